@@ -1,0 +1,158 @@
+//! Capabilities: what a backend offers, and what of it imapool can promise to a client.
+//!
+//! Offered is what the backend offers, less what a pooling proxy cannot keep, plus what imapool does itself.
+
+/// A list of capabilities, in the backend's order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Capabilities(Vec<String>);
+
+/// What decides about the list before login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Front {
+    /// STARTTLS can be given.
+    pub starttls: bool,
+    /// A password may be sent as things are.
+    pub login: bool,
+}
+
+/// Offered by imapool itself, whatever the backend: literals are its own affair on each side (RFC 7888), and so are
+/// SASL-IR (RFC 4959) and ID (RFC 2971).
+const OWN: [&str; 3] = ["SASL-IR", "LITERAL+", "ID"];
+
+/// Login mechanisms that need a token, which only the backend can judge.
+const TOKEN_MECHANISMS: [&str; 2] = ["XOAUTH2", "OAUTHBEARER"];
+
+/// Bound on one list: number of words kept. Real servers have some sixty.
+const MAX_WORDS: usize = 256;
+
+impl Capabilities {
+    /// Reads the words after `CAPABILITY`. What is not printable ASCII is left out.
+    #[must_use]
+    pub fn parse(words: &[u8]) -> Self {
+        let words = words.split(|b| b.is_ascii_whitespace()).filter(|word| !word.is_empty());
+        Self(
+            words
+                .filter(|word| word.iter().all(|b| b.is_ascii_graphic() && !matches!(b, b'[' | b']' | b'"' | b'\\')))
+                .filter_map(|word| std::str::from_utf8(word).ok())
+                .take(MAX_WORDS)
+                .map(str::to_owned)
+                .collect(),
+        )
+    }
+
+    /// Used before a backend was ever reached: what any IMAP server can do.
+    #[must_use]
+    pub fn minimal() -> Self {
+        Self(vec!["IMAP4rev1".into(), "AUTH=PLAIN".into()])
+    }
+
+    /// Whether `name` is in the list; case does not matter.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|word| word.eq_ignore_ascii_case(name))
+    }
+
+    /// Nothing was ever said.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a password can be verified: by LOGIN, or by AUTHENTICATE PLAIN.
+    #[must_use]
+    pub fn takes_password(&self) -> bool {
+        !self.has("LOGINDISABLED") || self.has("AUTH=PLAIN")
+    }
+
+    /// Whether the SASL mechanism is one that imapool speaks and can have verified by this backend.
+    #[must_use]
+    pub fn takes_mechanism(&self, mechanism: &str) -> bool {
+        match mechanism {
+            "PLAIN" | "LOGIN" => self.takes_password(),
+            _ => TOKEN_MECHANISMS.contains(&mechanism) && self.has(&format!("AUTH={mechanism}")),
+        }
+    }
+
+    /// The list for a client that has not logged in.
+    #[must_use]
+    pub fn before_login(&self, front: Front) -> String {
+        let mut words = self.kept();
+        if front.starttls {
+            words.push("STARTTLS".into());
+        }
+        if front.login {
+            for mechanism in ["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"] {
+                if self.takes_mechanism(mechanism) {
+                    words.push(format!("AUTH={mechanism}"));
+                }
+            }
+        }
+        if !front.login || !self.takes_password() {
+            words.push("LOGINDISABLED".into());
+        }
+        words.join(" ")
+    }
+
+    /// The list for a client that has logged in.
+    #[must_use]
+    pub fn after_login(&self) -> String {
+        self.kept().join(" ")
+    }
+
+    fn kept(&self) -> Vec<String> {
+        let mut words: Vec<String> = self.0.iter().filter(|word| keeps(word)).cloned().collect();
+        for own in OWN {
+            if !words.iter().any(|word| word.eq_ignore_ascii_case(own)) {
+                words.push(own.into());
+            }
+        }
+        words
+    }
+}
+
+/// Whether a backend's capability holds through a pool.
+fn keeps(word: &str) -> bool {
+    let word = word.to_ascii_uppercase();
+    // Each side's own affair: TLS, logins, literals (imapool takes `{n+}` of any size), compression.
+    !matches!(word.as_str(), "STARTTLS" | "LOGINDISABLED" | "LITERAL-" | "UNAUTHENTICATE")
+        && !word.starts_with("AUTH=")
+        && !word.starts_with("COMPRESS=")
+        // Would point a client past the proxy (RFC 9698, RFC 2221, RFC 2193).
+        && !word.starts_with("JMAPACCESS")
+        && !matches!(word.as_str(), "LOGIN-REFERRALS" | "MAILBOX-REFERRALS")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_kept_is_not_offered() {
+        let backend = Capabilities::parse(
+            b" IMAP4rev1 LITERAL- IDLE STARTTLS LOGINDISABLED AUTH=PLAIN AUTH=GSSAPI AUTH=XOAUTH2 COMPRESS=DEFLATE UNAUTHENTICATE",
+        );
+        assert_eq!(
+            backend.before_login(Front { starttls: false, login: true }),
+            "IMAP4rev1 IDLE SASL-IR LITERAL+ ID AUTH=PLAIN AUTH=LOGIN AUTH=XOAUTH2"
+        );
+        assert_eq!(
+            backend.before_login(Front { starttls: true, login: false }),
+            "IMAP4rev1 IDLE SASL-IR LITERAL+ ID STARTTLS LOGINDISABLED"
+        );
+        assert_eq!(backend.after_login(), "IMAP4rev1 IDLE SASL-IR LITERAL+ ID");
+    }
+
+    #[test]
+    fn a_password_nobody_can_verify_is_not_asked_for() {
+        let backend = Capabilities::parse(b"IMAP4rev1 LOGINDISABLED AUTH=OAUTHBEARER");
+        let offered = backend.before_login(Front { starttls: false, login: true });
+        assert_eq!(offered, "IMAP4rev1 SASL-IR LITERAL+ ID AUTH=OAUTHBEARER LOGINDISABLED");
+    }
+
+    #[test]
+    fn hostile_lists_break_no_line() {
+        let list = Capabilities::parse(b"IMAP4rev1 X]Y A\x00B \xff ID");
+        assert_eq!(list.after_login(), "IMAP4rev1 ID SASL-IR LITERAL+");
+        assert_eq!(Capabilities::parse(&b"X ".repeat(9999)).0.len(), MAX_WORDS);
+    }
+}

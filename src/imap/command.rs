@@ -1,0 +1,430 @@
+//! Commands of a client: tag, name, arguments, and what each leaves behind on a connection.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+/// Longest tag taken, in octets. RFC 9051 sets no bound.
+pub const MAX_TAG: usize = 128;
+
+/// A part of a command: text, and the literal that follows it, if one does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// Without line end, and without the literal's announcement.
+    pub text: Bytes,
+    /// The literal's octets, and whether it is binary (RFC 3516).
+    pub literal: Option<(Bytes, bool)>,
+}
+
+/// A whole command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// As the client sent it.
+    pub tag: Bytes,
+    /// Which command.
+    pub name: Name,
+    /// Everything after the tag and its space; never empty.
+    pub segments: Vec<Segment>,
+}
+
+macro_rules! names {
+    ($($variant:ident $text:literal),* $(,)?) => {
+        /// The commands imapool knows by name.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Name {
+            $(#[doc = $text] $variant,)*
+            /// Any other.
+            Other,
+        }
+
+        impl Name {
+            /// Case does not matter (RFC 9051 section 2.2).
+            #[must_use]
+            pub fn parse(verb: &[u8]) -> Self {
+                $(if verb.eq_ignore_ascii_case($text.as_bytes()) { return Self::$variant; })*
+                Self::Other
+            }
+
+            /// In capitals, as in the RFCs; `OTHER` for what is not known.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)*
+                    Self::Other => "OTHER",
+                }
+            }
+        }
+    };
+}
+
+names! {
+    Select "SELECT", Fetch "FETCH", Noop "NOOP", Login "LOGIN", Logout "LOGOUT", Capability "CAPABILITY",
+    List "LIST", Status "STATUS", Search "SEARCH", Store "STORE", Idle "IDLE", Append "APPEND",
+    Authenticate "AUTHENTICATE", Id "ID", StartTls "STARTTLS", Enable "ENABLE", Examine "EXAMINE", Create "CREATE",
+    Delete "DELETE", Rename "RENAME", Subscribe "SUBSCRIBE", Unsubscribe "UNSUBSCRIBE", Lsub "LSUB",
+    Namespace "NAMESPACE", Check "CHECK", Close "CLOSE", Unselect "UNSELECT", Expunge "EXPUNGE", Copy "COPY",
+    Move "MOVE", Sort "SORT", Thread "THREAD", Replace "REPLACE", GetQuota "GETQUOTA",
+    GetQuotaRoot "GETQUOTAROOT", SetQuota "SETQUOTA", GetAcl "GETACL", SetAcl "SETACL", DeleteAcl "DELETEACL",
+    ListRights "LISTRIGHTS", MyRights "MYRIGHTS", GetMetadata "GETMETADATA", SetMetadata "SETMETADATA",
+    GenUrlAuth "GENURLAUTH", UrlFetch "URLFETCH", ResetKey "RESETKEY", Notify "NOTIFY", Language "LANGUAGE",
+    Comparator "COMPARATOR", Compress "COMPRESS", Unauthenticate "UNAUTHENTICATE",
+    CancelUpdate "CANCELUPDATE", Uid "UID",
+}
+
+impl Name {
+    /// The message of these is a literal of any size, which must stream.
+    #[must_use]
+    pub fn carries_message(self) -> bool {
+        matches!(self, Self::Append | Self::Replace)
+    }
+
+    /// May be sent a second time when its connection was lost before any reply: changes nothing on the server.
+    #[must_use]
+    pub fn repeatable(self) -> bool {
+        use Name::{
+            Fetch, GetAcl, GetMetadata, GetQuota, GetQuotaRoot, Idle, List, ListRights, Lsub, MyRights, Namespace, Noop,
+            Search, Sort, Status, Thread,
+        };
+        matches!(
+            self,
+            Fetch
+                | GetAcl
+                | GetMetadata
+                | GetQuota
+                | GetQuotaRoot
+                | Idle
+                | List
+                | ListRights
+                | Lsub
+                | MyRights
+                | Namespace
+                | Noop
+                | Search
+                | Sort
+                | Status
+                | Thread
+                | Self::Select
+                | Self::Examine
+                | Self::Enable
+        )
+    }
+
+    /// Leaves something on the connection that cannot be undone nor named: no later session may have it.
+    #[must_use]
+    pub fn spoils_connection(self) -> bool {
+        matches!(self, Self::Notify | Self::Language | Self::Comparator | Self::Other)
+    }
+}
+
+/// Why a command's first line is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// No tag, or one with octets that no tag has (RFC 9051 section 9, `tag`).
+    #[error("Invalid tag")]
+    Tag,
+    /// Nothing after the tag, or no command name there.
+    #[error("Missing command")]
+    Command,
+}
+
+/// The head of a command's first line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The tag is `line[..tag_end]`; the command begins one octet on.
+    pub tag_end: usize,
+    /// The command; of `UID x`, `x`.
+    pub name: Name,
+}
+
+/// Reads tag and command name off `line` (without line end).
+///
+/// # Errors
+/// See [`HeadError`].
+pub fn parse_head(line: &[u8]) -> Result<Head, HeadError> {
+    let tag_end = memchr::memchr(b' ', line).unwrap_or(line.len());
+    if tag_end == 0 || tag_end > MAX_TAG || !line[..tag_end].iter().all(|b| is_astring_char(*b) && *b != b'+') {
+        return Err(HeadError::Tag);
+    }
+    let rest = line.get(tag_end + 1..).unwrap_or_default();
+    let (verb, rest) = split_word(rest);
+    if verb.is_empty() || !verb.iter().all(|b| is_atom_char(*b)) {
+        return Err(HeadError::Command);
+    }
+    let name = match Name::parse(verb) {
+        Name::Uid => match Name::parse(split_word(rest).0) {
+            name @ (Name::Fetch
+            | Name::Store
+            | Name::Search
+            | Name::Copy
+            | Name::Move
+            | Name::Expunge
+            | Name::Sort
+            | Name::Thread
+            | Name::Replace) => name,
+            _ => Name::Other,
+        },
+        name => name,
+    };
+    Ok(Head { tag_end, name })
+}
+
+fn split_word(text: &[u8]) -> (&[u8], &[u8]) {
+    let end = memchr::memchr(b' ', text).unwrap_or(text.len());
+    (&text[..end], text.get(end + 1..).unwrap_or_default())
+}
+
+/// `ATOM-CHAR` (RFC 9051 section 9).
+fn is_atom_char(octet: u8) -> bool {
+    octet.is_ascii_graphic() && !matches!(octet, b'(' | b')' | b'{' | b'%' | b'*' | b'"' | b'\\' | b']')
+}
+
+/// `ASTRING-CHAR` (RFC 9051 section 9).
+fn is_astring_char(octet: u8) -> bool {
+    is_atom_char(octet) || octet == b']'
+}
+
+impl Command {
+    /// A cursor behind the command's name (and, of `UID x`, behind `x`).
+    #[must_use]
+    pub fn arguments(&self) -> Arguments<'_> {
+        let text = &self.segments[0].text;
+        let (verb, rest) = split_word(text);
+        let skipped = if verb.eq_ignore_ascii_case(b"UID") {
+            verb.len() + 1 + split_word(rest).0.len()
+        } else {
+            verb.len()
+        };
+        Arguments { segments: &self.segments, at: skipped.min(text.len()) }
+    }
+
+    /// Whether a literal is part of it.
+    #[must_use]
+    pub fn has_literal(&self) -> bool {
+        self.segments.iter().any(|segment| segment.literal.is_some())
+    }
+
+    /// Whether it switches on CONDSTORE for the rest of the connection (RFC 7162 section 3.1): any mention of a
+    /// mod-sequence does. Says yes too often (a mailbox of that name), never too seldom.
+    #[must_use]
+    pub fn enables_condstore(&self) -> bool {
+        matches!(
+            self.name,
+            Name::Select
+                | Name::Examine
+                | Name::Fetch
+                | Name::Store
+                | Name::Search
+                | Name::Sort
+                | Name::Thread
+                | Name::Status
+                | Name::List
+                | Name::Other
+        ) && self
+            .segments
+            .iter()
+            .any(|segment| [&b"MODSEQ"[..], b"CONDSTORE", b"CHANGEDSINCE", b"QRESYNC"].iter().any(|w| mentions(&segment.text, w)))
+    }
+
+    /// Whether it resumes a mailbox by QRESYNC (RFC 7162 section 3.2.5).
+    #[must_use]
+    pub fn resynchronises(&self) -> bool {
+        self.segments.iter().any(|segment| mentions(&segment.text, b"QRESYNC"))
+    }
+
+    /// The mailbox of a SELECT or EXAMINE, as the key of a selected mailbox: its name with INBOX in capitals, after
+    /// `r` or `w` for the mode. `None` when the arguments make no sense (the server will say so).
+    #[must_use]
+    pub fn selected_mailbox(&self) -> Option<Bytes> {
+        let mode = match self.name {
+            Name::Select => b'w',
+            Name::Examine => b'r',
+            _ => return None,
+        };
+        let mut arguments = self.arguments();
+        let mailbox = arguments.astring()?;
+        let mut key = vec![mode];
+        if mailbox.eq_ignore_ascii_case(b"INBOX") {
+            key.extend_from_slice(b"INBOX");
+        } else {
+            key.extend_from_slice(&mailbox);
+        }
+        Some(key.into())
+    }
+}
+
+/// Whether `text` holds `word`, whatever the case.
+fn mentions(text: &[u8], word: &[u8]) -> bool {
+    text.len() >= word.len() && text.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
+}
+
+/// Reads a command's arguments one by one.
+#[derive(Debug, Clone)]
+pub struct Arguments<'a> {
+    segments: &'a [Segment],
+    at: usize,
+}
+
+impl<'a> Arguments<'a> {
+    /// A space and an `astring`: atom, quoted string or literal (RFC 9051 section 4.3), without its quoting.
+    pub fn astring(&mut self) -> Option<Cow<'a, [u8]>> {
+        let segment = self.segments.first()?;
+        let text = segment.text.get(self.at..)?.strip_prefix(b" ")?;
+        self.at += 1;
+        if let Some(quoted) = text.strip_prefix(b"\"") {
+            let (value, used) = unquote(quoted)?;
+            self.at += 1 + used;
+            return Some(Cow::Owned(value));
+        }
+        if text.is_empty() {
+            let (literal, _) = segment.literal.as_ref()?;
+            self.segments = &self.segments[1..];
+            self.at = 0;
+            return Some(Cow::Borrowed(literal));
+        }
+        let len = text.iter().position(|b| !is_astring_char(*b) && *b < 0x80).unwrap_or(text.len());
+        self.at += len;
+        (len > 0).then(|| Cow::Borrowed(&text[..len]))
+    }
+
+    /// A space and a word up to the next space.
+    pub fn word(&mut self) -> Option<&'a [u8]> {
+        let text = self.segments.first()?.text.get(self.at..)?.strip_prefix(b" ")?;
+        let (word, _) = split_word(text);
+        self.at += 1 + word.len();
+        (!word.is_empty()).then_some(word)
+    }
+
+    /// Nothing is left.
+    #[must_use]
+    pub fn at_end(&self) -> bool {
+        matches!(self.segments, [last] if last.text.len() == self.at && last.literal.is_none())
+    }
+}
+
+/// Reads up to the closing quote; gives the value and the octets read, the quote included.
+fn unquote(text: &[u8]) -> Option<(Vec<u8>, usize)> {
+    let mut value = Vec::new();
+    let mut at = 0;
+    loop {
+        match text.get(at)? {
+            b'"' => return Some((value, at + 1)),
+            b'\\' => {
+                at += 1;
+                value.push(*text.get(at).filter(|b| matches!(b, b'"' | b'\\'))?);
+            }
+            octet => value.push(*octet),
+        }
+        at += 1;
+    }
+}
+
+/// Writes `value` as a quoted string, when it can be one: no NUL, CR, LF or 8-bit octets, and not long.
+#[must_use]
+pub fn quoted(value: &[u8]) -> Option<Vec<u8>> {
+    if value.len() > 1000 || value.iter().any(|b| matches!(b, 0 | b'\r' | b'\n' | 0x80..)) {
+        return None;
+    }
+    let mut out = Vec::with_capacity(value.len() + 2);
+    out.push(b'"');
+    for octet in value {
+        if matches!(octet, b'"' | b'\\') {
+            out.push(b'\\');
+        }
+        out.push(*octet);
+    }
+    out.push(b'"');
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(line: &'static str) -> Command {
+        let head = parse_head(line.as_bytes()).unwrap();
+        Command {
+            tag: Bytes::from_static(&line.as_bytes()[..head.tag_end]),
+            name: head.name,
+            segments: vec![Segment {
+                text: Bytes::from_static(&line.as_bytes()[head.tag_end + 1..]),
+                literal: None,
+            }],
+        }
+    }
+
+    #[test]
+    fn heads() {
+        assert_eq!(parse_head(b"a1 noop"), Ok(Head { tag_end: 2, name: Name::Noop }));
+        assert_eq!(parse_head(b"a UID fetch 1 FLAGS"), Ok(Head { tag_end: 1, name: Name::Fetch }));
+        assert_eq!(parse_head(b"a UID LOGOUT").unwrap().name, Name::Other);
+        assert_eq!(parse_head(b"a XYZZY").unwrap().name, Name::Other);
+        for (line, error) in [
+            (&b""[..], HeadError::Tag),
+            (b" NOOP", HeadError::Tag),
+            (b"a+ NOOP", HeadError::Tag),
+            (b"* NOOP", HeadError::Tag),
+            (b"a{ NOOP", HeadError::Tag),
+            (b"a", HeadError::Command),
+            (b"a ", HeadError::Command),
+            (b"a  NOOP", HeadError::Command),
+            (b"a NO\tOP", HeadError::Command),
+        ] {
+            assert_eq!(parse_head(line), Err(error), "{:?}", String::from_utf8_lossy(line));
+        }
+        assert_eq!(parse_head(&[b'a'; 200]), Err(HeadError::Tag));
+    }
+
+    #[test]
+    fn astrings() {
+        let login = command("a LOGIN \"a \\\"b\\\\\" pass]word");
+        let mut arguments = login.arguments();
+        assert_eq!(arguments.astring().unwrap(), &b"a \"b\\"[..]);
+        assert_eq!(arguments.astring().unwrap(), &b"pass]word"[..]);
+        assert!(arguments.at_end());
+        for bad in ["a LOGIN", "a LOGIN ", "a LOGIN \"x", "a LOGIN \"\\n\"", "a LOGIN ("] {
+            assert_eq!(command(bad).arguments().astring(), None, "{bad}");
+        }
+        let literal = Command {
+            tag: "a".into(),
+            name: Name::Login,
+            segments: vec![
+                Segment { text: "LOGIN ".into(), literal: Some(("u\r\n8".into(), false)) },
+                Segment { text: " x".into(), literal: None },
+            ],
+        };
+        let mut arguments = literal.arguments();
+        assert_eq!(arguments.astring().unwrap(), &b"u\r\n8"[..]);
+        assert_eq!(arguments.astring().unwrap(), &b"x"[..]);
+        assert!(arguments.at_end());
+    }
+
+    #[test]
+    fn quoting_round_trips_or_declines() {
+        assert_eq!(quoted(b"a\"b\\"), Some(b"\"a\\\"b\\\\\"".to_vec()));
+        assert_eq!(quoted(b"a\r\nb"), None);
+        assert_eq!(quoted(b"a\0"), None);
+        assert_eq!(quoted("ü".as_bytes()), None);
+    }
+
+    #[test]
+    fn mailbox_keys() {
+        assert_eq!(command("a SELECT inbox").selected_mailbox().unwrap(), "wINBOX");
+        assert_eq!(command("a EXAMINE \"A b\" (CONDSTORE)").selected_mailbox().unwrap(), "rA b");
+        assert_eq!(command("a SELECT").selected_mailbox(), None);
+    }
+
+    #[test]
+    fn condstore_is_noticed() {
+        for line in [
+            "a SELECT x (CONDSTORE)",
+            "a FETCH 1 (modseq)",
+            "a UID FETCH 1 FLAGS (CHANGEDSINCE 1)",
+            "a STORE 1 (UNCHANGEDSINCE 1) FLAGS ()",
+            "a STATUS x (HIGHESTMODSEQ)",
+            "a SEARCH MODSEQ 1",
+        ] {
+            assert!(command(line).enables_condstore(), "{line}");
+        }
+        assert!(!command("a FETCH 1 FLAGS").enables_condstore());
+    }
+}

@@ -1,0 +1,10 @@
+//! IMAP on the wire (RFC 9051, RFC 3501): framing, and as much grammar as routing needs. Pure: `std` and `bytes` only.
+
+pub mod capability;
+pub mod command;
+pub mod frame;
+pub mod response;
+pub mod sasl;
+
+/// Longest line of a backend that has to be seen whole (status replies, CAPABILITY), in octets. Longer data lines stream.
+pub const MAX_WHOLE_LINE: usize = 64 * 1024;

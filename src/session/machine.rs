@@ -1,0 +1,679 @@
+//! One client session, from greeting to logout (RFC 9051 section 3), without sockets, clock or pool.
+//!
+//! Input goes in by the `handle_*` methods; what has to be done comes out of [`Machine::poll`], one [`Action`] at a
+//! time. One command runs at a time; what a client pipelines waits in the input buffer.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+use crate::imap::capability::Front;
+use crate::imap::command::{Command, HeadError, Name, Segment, parse_head};
+use crate::imap::frame::{Decoder, Frame, FrameError, Line, Literal};
+use crate::imap::sasl::{Credential, Exchange, Mechanism, SaslError, Step};
+
+/// Bounds on what a client may send, in octets.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Of one line.
+    pub line: usize,
+    /// Of all literals of one command together, but for the message of an APPEND.
+    pub literals: usize,
+}
+
+/// Malformed commands in a row after which a session is ended.
+const MAX_ERRORS: u8 = 20;
+
+/// Longest line of a SASL exchange, in octets: tokens of OAuth are some kilobytes.
+const MAX_SASL_LINE: usize = 64 * 1024;
+
+/// What has to be done next.
+#[derive(Debug)]
+pub enum Action {
+    /// Send to the client.
+    Write(Bytes),
+    /// Send what was written so far, then begin TLS, then [`Machine::handle_tls`].
+    StartTls,
+    /// Have it verified, then [`Machine::handle_login`].
+    Login(Box<Credential>),
+    /// Run on an upstream connection; what it says comes back by [`Machine::handle_continue`] and
+    /// [`Machine::handle_done`].
+    Run(Box<Run>),
+    /// Further octets of the running command: part of a literal, `DONE`, or a line.
+    Send(Bytes),
+    /// The text after a literal of the running command; a further literal may follow it.
+    SendSegment(Bytes, Option<Literal>),
+    /// The session is over; everything written so far is still owed to the client.
+    Close(End),
+}
+
+/// A command for the backend.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// The command; the last segment of a streaming one has no literal octets yet.
+    pub command: Command,
+    /// A literal of this size follows the last segment and will be streamed.
+    pub streams: Option<Literal>,
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// LOGOUT.
+    Logout,
+    /// The client closed, or stopped sending.
+    ClientClosed,
+    /// Too many malformed commands, or one after which the stream cannot be trusted.
+    ProtocolError,
+    /// The proxy is shutting down.
+    Drain,
+    /// No command for too long.
+    IdleTimeout,
+    /// Not logged in in time.
+    LoginTimeout,
+    /// The mailbox's connection was lost.
+    UpstreamLost,
+}
+
+/// What became of a login.
+#[derive(Debug)]
+pub enum LoginReply {
+    /// Accepted; the capabilities to offer from now on.
+    Accepted(Arc<str>),
+    /// Refused, with the text of the tagged reply (`NO [AUTHENTICATIONFAILED] …`), and the backend's base64 challenge
+    /// that explains why, which the mechanism wants answered first (RFC 7628 section 3.2.3).
+    Refused {
+        /// Without tag and line end.
+        reply: String,
+        /// Base64.
+        challenge: Option<String>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    NotAuthenticated,
+    Authenticated,
+    Selected,
+}
+
+/// What is going on.
+#[derive(Debug)]
+enum Op {
+    /// Waiting for a command's first line.
+    Ready,
+    /// A command whose literals are being collected.
+    Collecting { command: Command, literal: BytesMut, binary: bool, total: u64 },
+    /// AUTHENTICATE.
+    Sasl { tag: Bytes, exchange: Exchange },
+    /// A credential is being verified.
+    LoggingIn { tag: Bytes },
+    /// The client has to answer the challenge that tells why its token was refused.
+    Refusing { tag: Bytes, reply: String },
+    /// TLS is being negotiated.
+    StartingTls,
+    /// A command runs on the backend.
+    Running { tag: Bytes, name: Name, part: Part },
+    /// The rest of a command that was answered already.
+    Discarding,
+    /// Closed.
+    Over,
+}
+
+/// Which part of a running command the client still has to give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// None; the reply is awaited.
+    Nothing,
+    /// A literal, when the backend wants it.
+    LiteralHeld { sync: bool },
+    /// A literal, now. `answered`: the reply came already, but the backend still takes the rest.
+    Literal { answered: bool },
+    /// `DONE`, when IDLE was accepted.
+    DoneHeld,
+    /// `DONE`, now.
+    Done,
+    /// IDLE was ended by something else than `DONE`: its reply becomes a BAD.
+    NotDone,
+    /// A line, asked for by an unknown command's continuation.
+    Line,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Machine {
+    bounds: Bounds,
+    decoder: Decoder,
+    input: BytesMut,
+    actions: VecDeque<Action>,
+    state: State,
+    op: Op,
+    front: Front,
+    offered: Arc<str>,
+    errors: u8,
+    eof: bool,
+    draining: bool,
+}
+
+impl Machine {
+    /// A session that is about to be greeted with the capabilities `offered`.
+    #[must_use]
+    pub fn new(bounds: Bounds, front: Front, offered: Arc<str>) -> Self {
+        let mut machine = Self {
+            bounds,
+            decoder: Decoder::default(),
+            input: BytesMut::new(),
+            actions: VecDeque::new(),
+            state: State::NotAuthenticated,
+            op: Op::Ready,
+            front,
+            offered,
+            errors: 0,
+            eof: false,
+            draining: false,
+        };
+        machine.write(format!("* OK [CAPABILITY {}] imapool ready.\r\n", machine.offered));
+        machine
+    }
+
+    /// Whether the client has logged in.
+    #[must_use]
+    pub fn is_authenticated(&self) -> bool {
+        self.state != State::NotAuthenticated
+    }
+
+    /// Whether a mailbox is selected.
+    #[must_use]
+    pub fn is_selected(&self) -> bool {
+        self.state == State::Selected
+    }
+
+    /// Whether more input is of use now. False while enough pipelined commands wait, so that TCP slows the client.
+    #[must_use]
+    pub fn wants_input(&self) -> bool {
+        !self.eof
+            && match self.op {
+                Op::Over | Op::StartingTls => false,
+                Op::Running { part: Part::Literal { .. }, .. } | Op::Ready | Op::Collecting { .. } | Op::Discarding => true,
+                _ => self.input.len() < 4096,
+            }
+    }
+
+    /// At rest: no command begun, none running but IDLE.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.actions.is_empty() && (matches!(self.op, Op::Ready) || self.is_idling())
+    }
+
+    /// IDLE runs.
+    #[must_use]
+    pub fn is_idling(&self) -> bool {
+        matches!(self.op, Op::Running { part: Part::Done, .. })
+    }
+
+    /// Octets from the client.
+    pub fn handle_input(&mut self, octets: &[u8]) {
+        self.input.extend_from_slice(octets);
+    }
+
+    /// The client will send no more; it may still be reading.
+    pub fn handle_eof(&mut self) {
+        self.eof = true;
+    }
+
+    /// TLS stands: whatever was sent before it is forgotten (RFC 9051 section 6.2.1).
+    pub fn handle_tls(&mut self, front: Front, offered: Arc<str>) {
+        self.input.clear();
+        self.decoder = Decoder::default();
+        self.front = front;
+        self.offered = offered;
+        self.op = Op::Ready;
+    }
+
+    /// The proxy is shutting down: ends the session as soon as nothing runs.
+    pub fn handle_drain(&mut self) {
+        self.draining = true;
+        if self.is_idling() {
+            self.bye("[UNAVAILABLE] Server shutting down", End::Drain);
+        }
+    }
+
+    /// No command came for too long, or no login.
+    pub fn handle_timeout(&mut self) {
+        if self.is_authenticated() {
+            self.bye("Disconnected for inactivity", End::IdleTimeout);
+        } else {
+            self.bye("Disconnected: no login in time", End::LoginTimeout);
+        }
+    }
+
+    /// The answer to [`Action::Login`].
+    pub fn handle_login(&mut self, reply: LoginReply) {
+        let Op::LoggingIn { tag } = std::mem::replace(&mut self.op, Op::Ready) else { return };
+        match reply {
+            LoginReply::Accepted(offered) => {
+                self.state = State::Authenticated;
+                self.errors = 0;
+                self.write(reply_line(&tag, &format!("OK [CAPABILITY {offered}] Logged in")));
+                self.offered = offered;
+            }
+            LoginReply::Refused { reply, challenge: Some(challenge) } => {
+                self.write(format!("+ {challenge}\r\n"));
+                self.op = Op::Refusing { tag, reply };
+            }
+            LoginReply::Refused { reply, challenge: None } => self.write(reply_line(&tag, &reply)),
+        }
+    }
+
+    /// The backend asks for more of the running command; `line` is its whole line.
+    pub fn handle_continue(&mut self, line: Bytes) {
+        let Op::Running { name, part, .. } = &mut self.op else { return };
+        match *part {
+            Part::LiteralHeld { sync } => {
+                *part = Part::Literal { answered: false };
+                if sync {
+                    self.actions.push_back(Action::Write(line));
+                }
+            }
+            Part::DoneHeld => {
+                *part = Part::Done;
+                self.actions.push_back(Action::Write(line));
+                if self.draining {
+                    self.handle_drain();
+                }
+            }
+            Part::Nothing if *name == Name::Other => {
+                *part = Part::Line;
+                self.actions.push_back(Action::Write(line));
+            }
+            _ => {}
+        }
+    }
+
+    /// The running command's tagged reply came: ` OK …` with its line end. `selected`: whether a mailbox is selected
+    /// from now on. What the client gets is queued; [`Machine::poll`] goes on.
+    pub fn handle_done(&mut self, rest: &[u8], selected: bool) {
+        let Op::Running { tag, part, .. } = &mut self.op else { return };
+        let mut line = BytesMut::with_capacity(tag.len() + rest.len());
+        line.put_slice(tag);
+        line.put_slice(if *part == Part::NotDone { b" BAD Expected DONE.\r\n" } else { rest });
+        self.state = if selected { State::Selected } else { State::Authenticated };
+        self.errors = 0;
+        match part {
+            Part::Literal { answered } if !self.decoder.at_command_start() => *answered = true,
+            Part::LiteralHeld { sync: false } => self.op = Op::Discarding,
+            Part::LiteralHeld { sync: true } => {
+                self.decoder.cancel_literal();
+                self.op = Op::Ready;
+            }
+            _ => self.op = Op::Ready,
+        }
+        self.actions.push_back(Action::Write(line.freeze()));
+    }
+
+    /// The running command cannot be run, or its outcome will never be known: `reply` is the tagged reply's text. When
+    /// a mailbox was selected, the session ends.
+    pub fn handle_lost(&mut self, reply: &str) {
+        let lost = self.is_selected();
+        if matches!(self.op, Op::Running { .. }) {
+            self.handle_done(format!(" {reply}\r\n").as_bytes(), false);
+        }
+        if let Op::Running { .. } = self.op {
+            self.op = Op::Discarding;
+        }
+        if lost {
+            self.bye("[UNAVAILABLE] Connection to the mail server lost", End::UpstreamLost);
+        }
+    }
+
+    /// What to do next; `None`: wait for input, or for what was asked of the outside.
+    pub fn poll(&mut self) -> Option<Action> {
+        loop {
+            if let Some(action) = self.actions.pop_front() {
+                return Some(action);
+            }
+            if !self.step() {
+                break;
+            }
+        }
+        if self.eof && matches!(self.op, Op::Ready | Op::Collecting { .. } | Op::Sasl { .. } | Op::Discarding | Op::Refusing { .. })
+            || self.eof && matches!(self.op, Op::Running { part: Part::Literal { .. } | Part::Done | Part::Line, .. })
+        {
+            self.op = Op::Over;
+            return Some(Action::Close(End::ClientClosed));
+        }
+        if self.input.is_empty() && self.input.capacity() > 0 {
+            self.input = BytesMut::new();
+        }
+        None
+    }
+
+    /// Takes one step with the input at hand; false: nothing to do.
+    fn step(&mut self) -> bool {
+        match &self.op {
+            Op::Over | Op::StartingTls | Op::LoggingIn { .. } => return false,
+            Op::Ready if self.draining && self.decoder.at_command_start() => {
+                self.bye("[UNAVAILABLE] Server shutting down", End::Drain);
+                return true;
+            }
+            Op::Running { part: Part::Nothing | Part::NotDone | Part::LiteralHeld { .. } | Part::DoneHeld, .. } => return false,
+            _ => {}
+        }
+        let max_line = if matches!(self.op, Op::Sasl { .. }) { MAX_SASL_LINE } else { self.bounds.line };
+        match self.decoder.decode(&mut self.input, max_line) {
+            Ok(None) => return false,
+            Ok(Some(Frame::Line(line))) => self.line(line),
+            Ok(Some(Frame::Chunk { octets, last })) => self.chunk(octets, last),
+            Err(error) => self.unframed(error),
+        }
+        true
+    }
+
+    fn line(&mut self, line: Line) {
+        match std::mem::replace(&mut self.op, Op::Ready) {
+            Op::Ready => self.first_line(line),
+            Op::Collecting { command, literal, binary, total } => self.next_line(command, literal.freeze(), binary, total, line),
+            Op::Sasl { tag, exchange } => self.sasl_line(tag, exchange, &line),
+            Op::Refusing { tag, reply } => self.write(reply_line(&tag, &reply)),
+            Op::Running { tag, name, part } => self.running_line(tag, name, part, line),
+            Op::Discarding => self.discarded_line(line),
+            op @ (Op::LoggingIn { .. } | Op::StartingTls | Op::Over) => self.op = op,
+        }
+    }
+
+    /// Nothing of a command that was answered before it ended is run. A synchronising literal in it will not come.
+    fn discarded_line(&mut self, line: Line) {
+        match line.literal {
+            Some(literal) if literal.sync => self.decoder.cancel_literal(),
+            Some(_) => self.op = Op::Discarding,
+            None => {}
+        }
+    }
+
+    fn first_line(&mut self, line: Line) {
+        let head = match parse_head(&line.text) {
+            Ok(head) => head,
+            Err(error) => return self.bad_head(error, &line),
+        };
+        let command = Command {
+            tag: line.text.slice(..head.tag_end),
+            name: head.name,
+            segments: vec![Segment { text: line.text.slice(head.tag_end + 1..), literal: None }],
+        };
+        match line.literal {
+            None => self.command(command),
+            Some(literal) if head.name.carries_message() && self.is_authenticated() => self.stream(command, literal),
+            Some(literal) => self.collect(command, literal, 0),
+        }
+    }
+
+    fn bad_head(&mut self, error: HeadError, line: &Line) {
+        let tag_end = memchr::memchr(b' ', &line.text).unwrap_or(line.text.len());
+        let tag = if error == HeadError::Command { line.text.slice(..tag_end) } else { Bytes::from_static(b"*") };
+        if let Some(literal) = line.literal {
+            self.skip_literal(literal);
+        }
+        self.bad(&tag, &error.to_string());
+    }
+
+    /// The command with this literal has been answered: what follows of it is thrown away.
+    fn skip_literal(&mut self, literal: Literal) {
+        if literal.sync {
+            self.decoder.cancel_literal();
+        } else {
+            self.op = Op::Discarding;
+        }
+    }
+
+    fn collect(&mut self, command: Command, literal: Literal, total: u64) {
+        let total = total.saturating_add(literal.len);
+        if total > self.bounds.literals as u64 {
+            self.skip_literal(literal);
+            if literal.sync {
+                return self.no(&command.tag, "[TOOBIG] Literal too big");
+            }
+            // What a client is about to send unasked has to be read to be thrown away: only so much of it.
+            if total > self.bounds.literals as u64 * 16 {
+                self.no(&command.tag, "[TOOBIG] Literal too big");
+                return self.bye("[TOOBIG] Literal too big", End::ProtocolError);
+            }
+            return self.no(&command.tag, "[TOOBIG] Literal too big");
+        }
+        if literal.sync {
+            self.write(Bytes::from_static(b"+ OK\r\n"));
+        }
+        self.op = Op::Collecting { command, literal: BytesMut::new(), binary: literal.binary, total };
+    }
+
+    fn next_line(&mut self, mut command: Command, literal: Bytes, binary: bool, total: u64, line: Line) {
+        if let Some(last) = command.segments.last_mut() {
+            last.literal = Some((literal, binary));
+        }
+        command.segments.push(Segment { text: line.text, literal: None });
+        match line.literal {
+            Some(literal) => self.collect(command, literal, total),
+            None => self.command(command),
+        }
+    }
+
+    fn chunk(&mut self, octets: Bytes, last: bool) {
+        match &mut self.op {
+            Op::Collecting { literal, .. } => literal.extend_from_slice(&octets),
+            Op::Running { part: Part::Literal { .. }, .. } => {
+                if !octets.is_empty() || last {
+                    self.actions.push_back(Action::Send(octets));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn unframed(&mut self, error: FrameError) {
+        let op = std::mem::replace(&mut self.op, Op::Ready);
+        let tag = match op {
+            Op::Collecting { command, .. } => command.tag,
+            Op::Sasl { tag, .. } | Op::Running { tag, .. } => tag,
+            _ => Bytes::from_static(b"*"),
+        };
+        let code = if error == FrameError::TooLong { "[TOOBIG] " } else { "" };
+        self.write(reply_line(&tag, &format!("BAD {code}{error}")));
+        // A line that cannot be framed has no end that one could go on after.
+        self.bye(&format!("{code}{error}"), End::ProtocolError);
+    }
+
+    /// A whole command.
+    fn command(&mut self, command: Command) {
+        match (command.name, self.state) {
+            (Name::Capability, _) => {
+                self.write(format!("* CAPABILITY {}\r\n", self.offered));
+                self.ok(&command.tag, "Capability completed.");
+            }
+            (Name::Logout, _) => {
+                self.write(Bytes::from_static(b"* BYE Logging out\r\n"));
+                self.ok(&command.tag, "Logout completed.");
+                self.close(End::Logout);
+            }
+            (Name::Id, _) => {
+                self.write(concat!("* ID (\"name\" \"imapool\" \"version\" \"", env!("CARGO_PKG_VERSION"), "\")\r\n"));
+                self.ok(&command.tag, "ID completed.");
+            }
+            (Name::Noop, State::NotAuthenticated | State::Authenticated) => self.ok(&command.tag, "NOOP completed."),
+            (Name::StartTls, State::NotAuthenticated) => self.start_tls(&command),
+            (Name::Login, State::NotAuthenticated) => self.login(&command),
+            (Name::Authenticate, State::NotAuthenticated) => self.authenticate(&command),
+            (_, State::NotAuthenticated) => self.bad(&command.tag, "Log in first, or unknown command."),
+            (Name::Login | Name::Authenticate | Name::StartTls, _) => self.bad(&command.tag, "Already logged in."),
+            (Name::Compress | Name::Unauthenticate, _) => self.bad(&command.tag, "Unknown command."),
+            _ => {
+                let part = if command.name == Name::Idle { Part::DoneHeld } else { Part::Nothing };
+                self.run(command, None, part);
+            }
+        }
+    }
+
+    /// A command whose literal is a message: it goes on to the backend as it comes.
+    fn stream(&mut self, command: Command, literal: Literal) {
+        self.run(command, Some(literal), Part::LiteralHeld { sync: literal.sync });
+    }
+
+    fn run(&mut self, command: Command, streams: Option<Literal>, part: Part) {
+        self.op = Op::Running { tag: command.tag.clone(), name: command.name, part };
+        self.actions.push_back(Action::Run(Box::new(Run { command, streams })));
+    }
+
+    /// A line of the client while its command runs.
+    fn running_line(&mut self, tag: Bytes, name: Name, part: Part, line: Line) {
+        let part = match part {
+            Part::Literal { answered } => {
+                self.actions.push_back(Action::SendSegment(line.text, line.literal));
+                match (line.literal, answered) {
+                    (Some(literal), false) => Part::LiteralHeld { sync: literal.sync },
+                    (Some(literal), true) => return self.skip_literal(literal),
+                    (None, true) => return,
+                    (None, false) => Part::Nothing,
+                }
+            }
+            Part::Done => {
+                self.actions.push_back(Action::Send(Bytes::from_static(b"DONE\r\n")));
+                if let Some(literal) = line.literal {
+                    self.skip_literal(literal);
+                }
+                if line.text.eq_ignore_ascii_case(b"DONE") { Part::Nothing } else { Part::NotDone }
+            }
+            _ => {
+                let mut octets = BytesMut::from(&line.text[..]);
+                octets.put_slice(b"\r\n");
+                self.actions.push_back(Action::Send(octets.freeze()));
+                Part::Nothing
+            }
+        };
+        self.op = Op::Running { tag, name, part };
+    }
+
+    fn start_tls(&mut self, command: &Command) {
+        if !self.front.starttls {
+            return self.bad(&command.tag, "TLS is not available here, or active already.");
+        }
+        self.ok(&command.tag, "Begin TLS negotiation now.");
+        self.actions.push_back(Action::StartTls);
+        self.input.clear();
+        self.op = Op::StartingTls;
+    }
+
+    fn login(&mut self, command: &Command) {
+        let mut arguments = command.arguments();
+        let (Some(user), Some(password)) = (arguments.astring(), arguments.astring()) else {
+            return self.bad(&command.tag, "LOGIN needs a user name and a password.");
+        };
+        if !arguments.at_end() {
+            return self.bad(&command.tag, "LOGIN takes two arguments.");
+        }
+        let credential = Credential::new(Mechanism::LoginCommand, user.into_owned(), Vec::new(), password.into_owned());
+        self.verify(command.tag.clone(), credential);
+    }
+
+    fn verify(&mut self, tag: Bytes, credential: Credential) {
+        if !self.front.login {
+            return self.no(&tag, "[PRIVACYREQUIRED] Logging in needs TLS first.");
+        }
+        if !credential.is_sound() {
+            return self.no(&tag, "[AUTHENTICATIONFAILED] Authentication failed.");
+        }
+        self.op = Op::LoggingIn { tag };
+        self.actions.push_back(Action::Login(Box::new(credential)));
+    }
+
+    fn authenticate(&mut self, command: &Command) {
+        let mut arguments = command.arguments();
+        let Some(name) = arguments.word() else {
+            return self.bad(&command.tag, "AUTHENTICATE needs a mechanism.");
+        };
+        let offered = |mechanism: &Mechanism| {
+            self.offered.split(' ').any(|word| word.strip_prefix("AUTH=") == Some(mechanism.name()))
+        };
+        let Some(mechanism) = Mechanism::parse(name).filter(offered) else {
+            return self.no(&command.tag, "[CANNOT] Mechanism not available.");
+        };
+        let mut exchange = Exchange::new(mechanism);
+        let initial = arguments.word();
+        if command.has_literal() || !arguments.at_end() {
+            return self.bad(&command.tag, "AUTHENTICATE takes a mechanism and an initial response.");
+        }
+        let step = match initial {
+            None => Ok(Step::Challenge(exchange.first_challenge())),
+            Some(initial) => exchange.initial(initial),
+        };
+        self.sasl_step(command.tag.clone(), exchange, step);
+    }
+
+    fn sasl_line(&mut self, tag: Bytes, mut exchange: Exchange, line: &Line) {
+        let step = match line.literal {
+            Some(literal) => {
+                self.skip_literal(literal);
+                Err(SaslError::Malformed)
+            }
+            None => exchange.response(&line.text),
+        };
+        self.sasl_step(tag, exchange, step);
+    }
+
+    fn sasl_step(&mut self, tag: Bytes, exchange: Exchange, step: Result<Step, SaslError>) {
+        match step {
+            Ok(Step::Challenge(challenge)) => {
+                self.write(format!("+ {challenge}\r\n"));
+                self.op = Op::Sasl { tag, exchange };
+            }
+            Ok(Step::Done(credential)) => self.verify(tag, credential),
+            Err(error) => self.bad(&tag, &format!("{error}.")),
+        }
+    }
+
+    fn write(&mut self, octets: impl Into<Bytes>) {
+        self.actions.push_back(Action::Write(octets.into()));
+    }
+
+    fn ok(&mut self, tag: &[u8], text: &str) {
+        self.errors = 0;
+        self.write(reply_line(tag, &format!("OK {text}")));
+    }
+
+    fn no(&mut self, tag: &[u8], text: &str) {
+        self.write(reply_line(tag, &format!("NO {text}")));
+    }
+
+    /// A malformed command: after too many in a row, whoever sends them is not speaking IMAP.
+    fn bad(&mut self, tag: &[u8], text: &str) {
+        self.write(reply_line(tag, &format!("BAD {text}")));
+        self.errors += 1;
+        if self.errors >= MAX_ERRORS {
+            self.bye("Too many malformed commands", End::ProtocolError);
+        }
+    }
+
+    fn bye(&mut self, text: &str, end: End) {
+        if !matches!(self.op, Op::Over) {
+            self.write(format!("* BYE {text}\r\n"));
+            self.close(end);
+        }
+    }
+
+    fn close(&mut self, end: End) {
+        self.op = Op::Over;
+        self.actions.push_back(Action::Close(end));
+    }
+}
+
+/// A tagged reply (or, with `*` for a tag, an untagged one).
+fn reply_line(tag: &[u8], text: &str) -> Bytes {
+    let mut line = BytesMut::with_capacity(tag.len() + text.len() + 3);
+    line.put_slice(tag);
+    line.put_u8(b' ');
+    line.put_slice(text.as_bytes());
+    line.put_slice(b"\r\n");
+    line.freeze()
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

@@ -1,0 +1,4 @@
+//! Client sessions: the protocol machine of one, and the task that runs it.
+
+pub mod driver;
+pub mod machine;

@@ -1,0 +1,715 @@
+//! One upstream connection as IMAP sees it: what is in flight on it, what it is left with, and whether it may be handed
+//! on. No sockets, no clock, no pool.
+//!
+//! Every command goes out under a tag of our own, which no client can choose and which is used once in a
+//! connection's life. A connection is dirty from the first octet of a command until the reply with that very tag has
+//! come and nothing is left over; any other tag is a protocol error, after which the connection is not used again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+
+use crate::imap::MAX_WHOLE_LINE;
+use crate::imap::capability::Capabilities;
+use crate::imap::command::{Command, Name, Segment};
+use crate::imap::frame::{Literal, trailing_literal};
+use crate::imap::response::{CLASSIFY, Kind, Status, StatusReply, classify, esearch_tag, split_tag, trim_line_end};
+
+/// State that cannot be undone: the connection can only be handed to a session that wants just the same.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sticky {
+    /// CONDSTORE is on, by whatever command (RFC 7162 section 3.1).
+    pub condstore: bool,
+    /// The arguments of each ENABLE (RFC 5161), in capitals and sorted, in the order they were sent.
+    pub enabled: Vec<Vec<u8>>,
+}
+
+impl Sticky {
+    /// What this state becomes by `command`, if that changes it.
+    #[must_use]
+    pub fn after(&self, command: &Command) -> Option<Self> {
+        if command.name == Name::Enable {
+            let mut words: Vec<Vec<u8>> = command.segments[0]
+                .text
+                .split(|b| *b == b' ')
+                .skip(1)
+                .filter(|word| !word.is_empty())
+                .map(<[u8]>::to_ascii_uppercase)
+                .collect();
+            words.sort();
+            let mut enabled = self.enabled.clone();
+            enabled.push(words.join(&b' '));
+            return Some(Self { condstore: self.condstore, enabled });
+        }
+        (!self.condstore && command.enables_condstore()).then(|| Self { condstore: true, ..self.clone() })
+    }
+}
+
+/// What ENABLE answered on this connection, to be said again to a later session that wants the same.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EnableReply {
+    /// The untagged `ENABLED` line, if there was one.
+    pub untagged: Bytes,
+    /// What followed the tag, line end included.
+    pub tagged: Bytes,
+}
+
+/// What a pool has to know of a connection at rest.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// The mailbox that is selected ([`Command::selected_mailbox`]).
+    pub selected: Option<Bytes>,
+    /// See [`Sticky`].
+    pub sticky: Arc<Sticky>,
+    /// The reply to the last ENABLE.
+    pub enable_reply: Option<Arc<EnableReply>>,
+}
+
+/// Commands of our own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Own {
+    /// Sign of life.
+    Noop,
+    /// Leaves the mailbox without expunging: UNSELECT, or an EXAMINE that fails (RFC 3691 section 1).
+    Unselect,
+    /// The end.
+    Logout,
+}
+
+/// Why a backend's stream cannot be used further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// A tagged reply to no command of ours.
+    #[error("tagged reply to a command that was not sent")]
+    UnknownTag,
+    /// Neither OK, NO nor BAD after our tag.
+    #[error("malformed tagged reply")]
+    BadStatus,
+    /// A line that has to be seen whole is longer than it may be.
+    #[error("reply line too long")]
+    TooLong,
+    /// A literal's size is out of range.
+    #[error("literal size out of range")]
+    Literal,
+    /// A continuation that nothing waits for.
+    #[error("unexpected continuation")]
+    Continuation,
+}
+
+/// What came of the backend's octets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Part of the replies to the session's command, or news between its commands. Complete lines, but for literals and
+    /// very long lines, which come in parts.
+    Data(Bytes),
+    /// The backend waits for more of the session's command; the whole line.
+    Continue(Bytes),
+    /// The session's command is over: ` OK …` with line end, and whether a mailbox is selected now.
+    Done(Bytes, bool),
+    /// A command of ours is over, well or not.
+    OwnDone(Own, Status),
+    /// `* BYE …`: the text after BYE. The connection will take no further command.
+    Bye(Bytes),
+}
+
+#[derive(Debug)]
+enum InFlight {
+    Own(Own),
+    Session {
+        tag: Bytes,
+        name: Name,
+        mailbox: Option<Bytes>,
+        sticky: Option<Sticky>,
+        untagged_enabled: Bytes,
+        /// A mailbox of an earlier session was still selected.
+        lingering: bool,
+        had_literal: bool,
+    },
+}
+
+/// Where in a reply the input stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    LineStart,
+    /// In a line whose start has been classified and passed on (or dropped), within this kind.
+    InLine,
+    Literal(u64),
+}
+
+/// Octets of a long line held back while its end is looked for: an announcement has at most 23.
+const TAIL: usize = 32;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Machine {
+    capabilities: Arc<Capabilities>,
+    place: Place,
+    /// The reply at hand goes to nobody.
+    dropping: bool,
+    scanned: usize,
+    next_tag: u64,
+    in_flight: Option<InFlight>,
+    /// Parts of the command in flight that may only be sent when the backend asks: each is a literal and what follows.
+    held: VecDeque<(Bytes, Bytes)>,
+    /// The session's literal may be sent when the backend asks for it (`true`), or is being sent (`false`).
+    streaming: Option<bool>,
+    /// A session waits for this command; ours goes first.
+    deferred: Option<Box<(Command, Option<Literal>)>>,
+    attached: bool,
+    fresh: bool,
+    facts: Facts,
+    spoiled: Option<&'static str>,
+    closing: bool,
+    output: BytesMut,
+    events: VecDeque<Event>,
+    context_tags: Vec<(u64, Bytes)>,
+}
+
+/// Tags of searches with RETURN (UPDATE) remembered on a connection (RFC 5267 section 4.3).
+const MAX_CONTEXTS: usize = 64;
+
+impl Machine {
+    /// A connection that was just authenticated, `next_tag` tags having been used for that.
+    #[must_use]
+    pub fn new(capabilities: Arc<Capabilities>, next_tag: u64) -> Self {
+        Self {
+            capabilities,
+            place: Place::LineStart,
+            dropping: false,
+            scanned: 0,
+            next_tag,
+            in_flight: None,
+            held: VecDeque::new(),
+            streaming: None,
+            deferred: None,
+            attached: false,
+            fresh: true,
+            facts: Facts::default(),
+            spoiled: None,
+            closing: false,
+            output: BytesMut::new(),
+            events: VecDeque::new(),
+            context_tags: Vec::new(),
+        }
+    }
+
+    /// What is selected and enabled.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Nothing is in flight, no literal half sent, nothing half read.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.in_flight.is_none()
+            && self.deferred.is_none()
+            && self.held.is_empty()
+            && self.streaming.is_none()
+            && self.place == Place::LineStart
+            && self.output.is_empty()
+            && !self.closing
+    }
+
+    /// Between two lines of the backend, so that a line of ours to the client breaks nothing.
+    #[must_use]
+    pub fn at_line_start(&self) -> bool {
+        self.place == Place::LineStart
+    }
+
+    /// Why no later session may have this connection, if so.
+    #[must_use]
+    pub fn spoiled(&self) -> Option<&'static str> {
+        self.spoiled
+    }
+
+    /// A session takes the connection: what is selected now is not its own.
+    pub fn handle_attach(&mut self) {
+        self.attached = true;
+        self.fresh = true;
+    }
+
+    /// The session has left. Call only when clean.
+    pub fn handle_release(&mut self) {
+        self.attached = false;
+        self.context_tags.clear();
+    }
+
+    /// Sends a session's command, or holds it back until a command of ours is over. With `streams`, its last segment
+    /// is followed by a literal that comes by [`Machine::handle_octets`] after [`Event::Continue`].
+    pub fn handle_command(&mut self, command: Command, streams: Option<Literal>) {
+        if self.in_flight.is_some() {
+            self.deferred = Some(Box::new((command, streams)));
+            return;
+        }
+        let mailbox = command.selected_mailbox();
+        let selects = matches!(command.name, Name::Select | Name::Examine);
+        if self.fresh && self.facts.selected.is_some() && (!selects || command.resynchronises()) {
+            self.deferred = Some(Box::new((command, streams)));
+            return self.handle_own(Own::Unselect);
+        }
+        let lingering = std::mem::take(&mut self.fresh) && self.facts.selected.is_some();
+        let sticky = self.facts.sticky.after(&command);
+        if command.name.spoils_connection() {
+            self.spoiled = Some("unknown or unshareable command");
+        }
+        let tag_number = self.begin(&command, streams);
+        if command.name == Name::Search && command.segments.iter().any(|s| contains(&s.text, b"UPDATE")) {
+            if self.context_tags.len() >= MAX_CONTEXTS {
+                self.context_tags.remove(0);
+            }
+            self.context_tags.push((tag_number, command.tag.clone()));
+        }
+        self.in_flight = Some(InFlight::Session {
+            had_literal: command.has_literal() || streams.is_some(),
+            tag: command.tag,
+            name: command.name,
+            mailbox,
+            sticky,
+            untagged_enabled: Bytes::new(),
+            lingering,
+        });
+    }
+
+    /// Writes the command under a new tag; gives the tag's number.
+    fn begin(&mut self, command: &Command, streams: Option<Literal>) -> u64 {
+        let number = self.put_tag();
+        // A server that does not know a command may take its literal's octets for commands: let it ask for them.
+        let ask = command.name == Name::Other || !self.non_sync();
+        let mut asked = false;
+        for (at, segment) in command.segments.iter().enumerate() {
+            let last = at + 1 == command.segments.len();
+            let mut text = BytesMut::new();
+            let target = if asked { &mut text } else { &mut self.output };
+            put_segment_text(target, segment, command.name == Name::CancelUpdate, &self.context_tags);
+            match (&segment.literal, streams) {
+                (Some((octets, binary)), _) => put_announcement(target, octets.len() as u64, *binary, ask),
+                (None, Some(literal)) if last => {
+                    let sync = ask || literal.sync;
+                    put_announcement(target, literal.len, literal.binary, sync);
+                }
+                (None, _) => target.put_slice(b"\r\n"),
+            }
+            if asked {
+                if let Some(held) = self.held.back_mut() {
+                    held.1 = text.freeze();
+                }
+            }
+            if let Some((octets, _)) = &segment.literal {
+                if ask {
+                    asked = true;
+                    self.held.push_back((octets.clone(), Bytes::new()));
+                } else {
+                    self.output.put_slice(octets);
+                }
+            }
+        }
+        if let Some(literal) = streams {
+            self.start_streaming(literal);
+        }
+        number
+    }
+
+    /// Whether a literal may be sent without being asked for.
+    fn non_sync(&self) -> bool {
+        self.capabilities.has("LITERAL+")
+    }
+
+    fn start_streaming(&mut self, literal: Literal) {
+        if literal.sync || !self.non_sync() {
+            self.streaming = Some(true);
+        } else {
+            self.streaming = Some(false);
+            self.events.push_back(Event::Continue(Bytes::new()));
+        }
+    }
+
+    fn put_tag(&mut self) -> u64 {
+        let number = self.next_tag;
+        self.next_tag += 1;
+        put_own_tag(&mut self.output, number);
+        self.output.put_u8(b' ');
+        number
+    }
+
+    /// Further octets of the session's command, as they are.
+    pub fn handle_octets(&mut self, octets: &[u8]) {
+        self.output.extend_from_slice(octets);
+    }
+
+    /// The text after a streamed literal, and perhaps a further literal's announcement.
+    pub fn handle_segment(&mut self, text: &[u8], literal: Option<Literal>) {
+        self.output.put_slice(text);
+        match literal {
+            Some(literal) => {
+                put_announcement(&mut self.output, literal.len, literal.binary, literal.sync || !self.non_sync());
+                if self.in_flight.is_some() {
+                    self.start_streaming(literal);
+                } else {
+                    // Refused already: what the backend makes of a further literal is anybody's guess.
+                    self.closing = true;
+                }
+            }
+            None => {
+                self.output.put_slice(b"\r\n");
+                self.streaming = None;
+            }
+        }
+    }
+
+    /// Sends a command of our own. Call only when none is in flight.
+    pub fn handle_own(&mut self, own: Own) {
+        self.put_tag();
+        match own {
+            Own::Noop => self.output.put_slice(b"NOOP\r\n"),
+            Own::Unselect if self.capabilities.has("UNSELECT") || self.capabilities.has("IMAP4rev2") => {
+                self.output.put_slice(b"UNSELECT\r\n");
+            }
+            // A failed EXAMINE leaves nothing selected (RFC 9051 section 6.3.3).
+            Own::Unselect => self.output.put_slice(b"EXAMINE \"imapool/no/such/mailbox\"\r\n"),
+            Own::Logout => {
+                self.closing = true;
+                self.output.put_slice(b"LOGOUT\r\n");
+            }
+        }
+        self.in_flight = Some(InFlight::Own(own));
+    }
+
+    /// What is to be sent; empty: nothing. Take all of it.
+    pub fn poll_transmit(&mut self) -> Bytes {
+        let output = self.output.split().freeze();
+        if self.output.capacity() < 256 {
+            self.output = BytesMut::new();
+        }
+        output
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Takes what it can off the front of `input`. What is left must be given again with more behind it; it is never
+    /// more than [`MAX_WHOLE_LINE`].
+    ///
+    /// # Errors
+    /// The stream cannot be followed; the connection must not be used again.
+    pub fn handle_input(&mut self, input: &mut BytesMut) -> Result<(), ProtocolError> {
+        // Octets at the front that go to the session as they are.
+        let mut passed = 0;
+        loop {
+            match self.place {
+                Place::Literal(left) => {
+                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - passed);
+                    passed = self.pass(input, passed, take);
+                    self.place = if left == take as u64 { Place::InLine } else { Place::Literal(left - take as u64) };
+                    if left > take as u64 {
+                        break;
+                    }
+                }
+                Place::InLine => {
+                    let (len, ended) = self.line_rest(&input[passed..])?;
+                    passed = self.pass(input, passed, len);
+                    if !ended {
+                        break;
+                    }
+                }
+                Place::LineStart => match self.line_start(input, &mut passed)? {
+                    true => {}
+                    false => break,
+                },
+            }
+        }
+        self.flush(input, &mut passed);
+        Ok(())
+    }
+
+    /// Passes on, or drops, `len` octets at `passed`; gives the new `passed`.
+    fn pass(&mut self, input: &mut BytesMut, mut passed: usize, len: usize) -> usize {
+        if !self.dropping {
+            return passed + len;
+        }
+        self.flush(input, &mut passed);
+        input.advance(len);
+        0
+    }
+
+    fn flush(&mut self, input: &mut BytesMut, passed: &mut usize) {
+        if *passed > 0 {
+            self.events.push_back(Event::Data(input.split_to(*passed).freeze()));
+            *passed = 0;
+        }
+    }
+
+    /// The rest of a line that may end in a literal: how many octets of it can be passed on, and whether it ended.
+    fn line_rest(&mut self, rest: &[u8]) -> Result<(usize, bool), ProtocolError> {
+        let Some(at) = memchr::memchr(b'\n', &rest[self.scanned..]).map(|at| at + self.scanned) else {
+            let len = rest.len().saturating_sub(TAIL);
+            self.scanned = rest.len() - len;
+            return Ok((len, false));
+        };
+        self.scanned = 0;
+        let text = trim_line_end(&rest[..=at]);
+        self.place = match trailing_literal(text).map_err(|_| ProtocolError::Literal)? {
+            Some((_, literal)) if literal.sync => Place::Literal(literal.len),
+            _ => Place::LineStart,
+        };
+        Ok((at + 1, true))
+    }
+
+    /// The start of a line; false: more input is needed.
+    fn line_start(&mut self, input: &mut BytesMut, passed: &mut usize) -> Result<bool, ProtocolError> {
+        let rest = &input[*passed..];
+        if rest.is_empty() {
+            return Ok(false);
+        }
+        let end = memchr::memchr(b'\n', &rest[self.scanned..]).map(|at| at + self.scanned + 1);
+        if end.is_none() && rest.len() < CLASSIFY {
+            self.scanned = rest.len();
+            return Ok(false);
+        }
+        let kind = classify(&rest[..end.unwrap_or(rest.len())]);
+        if !kind.needs_whole_line() {
+            self.scanned = 0;
+            self.dropping = self.drops(kind);
+            self.place = Place::InLine;
+            if kind == Kind::Esearch && !self.dropping {
+                self.retag(input, passed);
+            }
+            return Ok(true);
+        }
+        let Some(end) = end else {
+            self.scanned = rest.len();
+            return if rest.len() > MAX_WHOLE_LINE { Err(ProtocolError::TooLong) } else { Ok(false) };
+        };
+        self.scanned = 0;
+        if matches!(kind, Kind::Status(Status::Ok | Status::No | Status::Bad)) && self.passes_status(&rest[..end]) {
+            *passed += end;
+            return Ok(true);
+        }
+        self.flush(input, passed);
+        let line = input.split_to(end).freeze();
+        self.whole_line(kind, &line)?;
+        Ok(true)
+    }
+
+    /// Whether a reply of this kind is nobody's: no session is there, or it is about the mailbox of an earlier one.
+    fn drops(&self, kind: Kind) -> bool {
+        if !self.attached {
+            return true;
+        }
+        match &self.in_flight {
+            Some(InFlight::Own(_)) => self.fresh,
+            Some(InFlight::Session { lingering, .. }) => *lingering && kind == Kind::MessageNews,
+            // Between commands, a session that has selected nothing is told nothing of mailboxes.
+            None => self.fresh && self.facts.selected.is_some(),
+        }
+    }
+
+    /// Whether an untagged status reply can go on as it is.
+    fn passes_status(&self, line: &[u8]) -> bool {
+        let Some(reply) = StatusReply::parse(&line[1..]) else { return false };
+        let lingering = matches!(self.in_flight, Some(InFlight::Session { lingering: true, .. }));
+        !self.drops(Kind::Data) && !reply.has_code("CAPABILITY") && !(lingering && reply.has_code("CLOSED"))
+    }
+
+    /// Passes on the start of an ESEARCH reply with the client's tag in place of ours.
+    fn retag(&mut self, input: &mut BytesMut, passed: &mut usize) {
+        let Some(range) = esearch_tag(&input[*passed..]) else { return };
+        let Some(tag) = self.client_tag(&input[*passed..][range.clone()]).map(Bytes::copy_from_slice) else { return };
+        self.flush(input, passed);
+        let mut head = input.split_to(range.end);
+        head.truncate(range.start);
+        head.extend_from_slice(&tag);
+        self.events.push_back(Event::Data(head.freeze()));
+    }
+
+    /// The client's tag for one of ours: of the command in flight, or of a search that keeps sending updates.
+    fn client_tag<'a>(&'a self, ours: &[u8]) -> Option<&'a [u8]> {
+        let number = own_tag_number(ours)?;
+        if let Some(InFlight::Session { tag, .. }) = &self.in_flight
+            && number + 1 == self.next_tag
+        {
+            return Some(tag);
+        }
+        self.context_tags.iter().find(|(known, _)| *known == number).map(|(_, tag)| &tag[..])
+    }
+
+    fn whole_line(&mut self, kind: Kind, line: &Bytes) -> Result<(), ProtocolError> {
+        match kind {
+            Kind::Tagged => return self.tagged(line),
+            Kind::Continuation => return self.continuation(line),
+            Kind::Status(Status::Bye) => {
+                let text = StatusReply::parse(&line[1..]).map_or(&b""[..], |reply| reply.text);
+                self.closing = true;
+                self.events.push_back(Event::Bye(line.slice_ref(text)));
+            }
+            Kind::Enabled => {
+                if let Some(InFlight::Session { name: Name::Enable, untagged_enabled, .. }) = &mut self.in_flight {
+                    *untagged_enabled = line.clone();
+                }
+                if !self.drops(kind) {
+                    self.events.push_back(Event::Data(line.clone()));
+                }
+            }
+            // What a backend says of its capabilities unasked is not what a client may rely on here.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn continuation(&mut self, line: &Bytes) -> Result<(), ProtocolError> {
+        if let Some((literal, text)) = self.held.pop_front() {
+            self.output.put_slice(&literal);
+            self.output.put_slice(&text);
+            return Ok(());
+        }
+        if self.streaming == Some(true) {
+            self.streaming = Some(false);
+        } else if !matches!(&self.in_flight, Some(InFlight::Session { name: Name::Idle | Name::Other, .. })) {
+            return Err(ProtocolError::Continuation);
+        }
+        self.events.push_back(Event::Continue(line.clone()));
+        Ok(())
+    }
+
+    fn tagged(&mut self, line: &Bytes) -> Result<(), ProtocolError> {
+        let (tag, rest) = split_tag(line);
+        if own_tag_number(tag) != self.next_tag.checked_sub(1) {
+            return Err(ProtocolError::UnknownTag);
+        }
+        let in_flight = self.in_flight.take().ok_or(ProtocolError::UnknownTag)?;
+        let reply = StatusReply::parse(rest).ok_or(ProtocolError::BadStatus)?;
+        if matches!(reply.status, Status::Bye | Status::PreAuth) {
+            return Err(ProtocolError::BadStatus);
+        }
+        self.held.clear();
+        // Refused before it was asked for: it will not be sent.
+        if self.streaming == Some(true) {
+            self.streaming = None;
+        }
+        match in_flight {
+            InFlight::Own(own) => self.own_done(own, reply.status),
+            InFlight::Session { .. } => {
+                self.session_done(in_flight, &reply);
+                let rest = if reply.has_code("CAPABILITY") { without_code(&reply) } else { line.slice_ref(rest) };
+                self.events.push_back(Event::Done(rest, self.facts.selected.is_some() && !self.fresh));
+            }
+        }
+        if let Some(deferred) = self.deferred.take() {
+            self.handle_command(deferred.0, deferred.1);
+        }
+        Ok(())
+    }
+
+    fn own_done(&mut self, own: Own, status: Status) {
+        if own == Own::Unselect {
+            let left = if self.capabilities.has("UNSELECT") { Status::Ok } else { Status::No };
+            self.facts.selected = None;
+            if status != left {
+                self.spoiled = Some("mailbox could not be unselected");
+            }
+        }
+        self.events.push_back(Event::OwnDone(own, status));
+    }
+
+    /// What the command has left behind.
+    fn session_done(&mut self, in_flight: InFlight, reply: &StatusReply<'_>) {
+        let InFlight::Session { name, mailbox, sticky, untagged_enabled, had_literal, .. } = in_flight else { return };
+        let ok = reply.status == Status::Ok;
+        match name {
+            Name::Select | Name::Examine => {
+                self.context_tags.clear();
+                if reply.status != Status::Bad {
+                    self.facts.selected = if ok { mailbox.or_else(|| Some(Bytes::new())) } else { None };
+                } else if self.facts.selected.is_some() {
+                    // Whether the old one is still selected is anybody's guess.
+                    self.spoiled = Some("SELECT refused as malformed");
+                }
+            }
+            Name::Close | Name::Unselect if ok => {
+                self.context_tags.clear();
+                self.facts.selected = None;
+            }
+            Name::Enable if ok => {
+                let tagged = Bytes::copy_from_slice(&reply_bytes(reply));
+                self.facts.enable_reply = Some(Arc::new(EnableReply { untagged: untagged_enabled, tagged }));
+            }
+            _ => {}
+        }
+        if let Some(sticky) = sticky.filter(|_| reply.status != Status::Bad) {
+            self.facts.sticky = Arc::new(sticky);
+        }
+        // A server that could not parse a command may have taken its literal for something else.
+        if had_literal && reply.status == Status::Bad {
+            self.spoiled = Some("literal refused as malformed");
+        }
+    }
+}
+
+/// ` OK [CODE] text` with line end, from its parts.
+fn reply_bytes(reply: &StatusReply<'_>) -> Vec<u8> {
+    let status = match reply.status {
+        Status::Ok => " OK",
+        Status::No => " NO",
+        _ => " BAD",
+    };
+    let mut out = status.as_bytes().to_vec();
+    if let Some(code) = reply.code {
+        out.extend_from_slice(b" [");
+        out.extend_from_slice(code);
+        out.push(b']');
+    }
+    out.push(b' ');
+    out.extend_from_slice(if reply.text.is_empty() { b"Done." } else { reply.text });
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+/// The reply without its response code.
+fn without_code(reply: &StatusReply<'_>) -> Bytes {
+    reply_bytes(&StatusReply { code: None, ..*reply }).into()
+}
+
+fn put_own_tag(out: &mut BytesMut, number: u64) {
+    use std::fmt::Write as _;
+    // Writing to memory cannot fail.
+    let _ = write!(out, "i{number:x}");
+}
+
+fn own_tag_number(tag: &[u8]) -> Option<u64> {
+    let digits = std::str::from_utf8(tag.strip_prefix(b"i")?).ok()?;
+    let number = u64::from_str_radix(digits, 16).ok()?;
+    // One spelling only.
+    (digits.len() == format!("{number:x}").len() && !digits.starts_with('+')).then_some(number)
+}
+
+fn put_announcement(out: &mut BytesMut, len: u64, binary: bool, sync: bool) {
+    use std::fmt::Write as _;
+    let _ = write!(out, "{}{{{len}{}}}\r\n", if binary { "~" } else { "" }, if sync { "" } else { "+" });
+}
+
+/// CANCELUPDATE names searches by the client's tags (RFC 5267 section 4.3.4): ours go out in their place.
+fn put_segment_text(out: &mut BytesMut, segment: &Segment, cancels: bool, contexts: &[(u64, Bytes)]) {
+    if !cancels {
+        return out.put_slice(&segment.text);
+    }
+    for (at, part) in segment.text.split(|b| *b == b'"').enumerate() {
+        if at > 0 {
+            out.put_u8(b'"');
+        }
+        match contexts.iter().find(|(_, tag)| at % 2 == 1 && part == &tag[..]) {
+            Some((number, _)) => put_own_tag(out, *number),
+            None => out.put_slice(part),
+        }
+    }
+}
+
+fn contains(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;
