@@ -4,3 +4,8 @@
 //! ARCHITECTURE.md has the map of these modules.
 
 pub mod config;
+pub mod listener;
+pub mod proxy_protocol;
+pub mod stream;
+pub mod tls;
+pub mod upstream;

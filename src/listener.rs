@@ -1,0 +1,462 @@
+//! Where client sessions come in: binding, accepting, and what must be settled before the first byte of IMAP.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use thiserror::Error;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::warn;
+
+use crate::config::{self, ListenAddr, TlsMode};
+use crate::proxy_protocol::{self, InvalidHeader, Progress};
+use crate::stream::{self, Stream};
+use crate::tls::{TlsAcceptorConfig, TlsConfigError, TlsError};
+
+/// What may wait to be accepted; the kernel cuts it down to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+/// Without a word from the other side for so long, the kernel asks.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
+/// Between such questions.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// After accepting failed for want of descriptors or memory: the first pause, doubled up to the last.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Why a listener cannot be set up.
+#[derive(Debug, Error)]
+pub enum BindError {
+    /// Somebody listens there already.
+    #[error("listener \"{listener}\": {address} is in use: stop the other server, or choose another address", address = written(address))]
+    InUse {
+        /// The listener's name.
+        listener: String,
+        /// Its address.
+        address: ListenAddr,
+    },
+    /// Ports below 1024, or a directory that may not be written to.
+    #[error("listener \"{listener}\": no permission to listen on {address}: a port below 1024 needs CAP_NET_BIND_SERVICE, a Unix socket a writable directory", address = written(address))]
+    Permission {
+        /// The listener's name.
+        listener: String,
+        /// Its address.
+        address: ListenAddr,
+    },
+    /// The address is none of this host's.
+    #[error("listener \"{listener}\": this host has no address {address}", address = written(address))]
+    NoSuchAddress {
+        /// The listener's name.
+        listener: String,
+        /// Its address.
+        address: ListenAddr,
+    },
+    /// The path of a Unix socket is taken by something else, which is not touched.
+    #[error("listener \"{listener}\": {address} exists and is not a socket: remove it, or choose another path", address = written(address))]
+    NotASocket {
+        /// The listener's name.
+        listener: String,
+        /// Its address.
+        address: ListenAddr,
+    },
+    /// Certificate or key.
+    #[error("listener \"{listener}\": {source}")]
+    Tls {
+        /// The listener's name.
+        listener: String,
+        /// What is wrong with them.
+        source: TlsConfigError,
+    },
+    /// Anything else.
+    #[error("listener \"{listener}\": cannot listen on {address}: {source}", address = written(address))]
+    Io {
+        /// The listener's name.
+        listener: String,
+        /// Its address.
+        address: ListenAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl BindError {
+    fn new(listener: &config::Listener, source: io::Error) -> Self {
+        let (name, address) = (listener.name.clone(), listener.address.clone());
+        match source.kind() {
+            io::ErrorKind::AddrInUse => Self::InUse { listener: name, address },
+            io::ErrorKind::PermissionDenied => Self::Permission { listener: name, address },
+            io::ErrorKind::AddrNotAvailable => Self::NoSuchAddress { listener: name, address },
+            io::ErrorKind::AlreadyExists => Self::NotASocket { listener: name, address },
+            _ => Self::Io { listener: name, address, source },
+        }
+    }
+}
+
+/// As in the configuration.
+fn written(address: &ListenAddr) -> String {
+    match address {
+        ListenAddr::Tcp(address) => address.to_string(),
+        ListenAddr::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+/// Who a client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ClientAddr {
+    /// IP address and port.
+    Tcp(SocketAddr),
+    /// A process of this host, by a Unix socket.
+    Unix,
+}
+
+impl ClientAddr {
+    /// The IP address; `None` for a Unix socket.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.ip()),
+            Self::Unix => None,
+        }
+    }
+
+    /// Whether the client is on this host: a loopback address or a Unix socket.
+    pub fn is_loopback(&self) -> bool {
+        self.ip().is_none_or(|ip| ip.is_loopback())
+    }
+}
+
+impl fmt::Display for ClientAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// What the sessions of a listener need of it.
+#[derive(Debug)]
+pub struct ListenerContext {
+    /// Its configuration.
+    pub config: config::Listener,
+    /// The server side of TLS, present when `config.tls` is not none.
+    pub tls: Option<TlsAcceptorConfig>,
+}
+
+/// A listener that accepts connections.
+pub struct BoundListener {
+    context: Arc<ListenerContext>,
+    address: ListenAddr,
+    socket: Listening,
+}
+
+enum Listening {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(unix::Listening),
+}
+
+impl BoundListener {
+    /// Binds and listens; loads certificate and key. Needs a tokio runtime. Blocks for the reading of two small files.
+    ///
+    /// IPv6 addresses are for IPv6 only: `[::]:143` and `0.0.0.0:143` are two listeners. A Unix socket gets mode 0660;
+    /// one left over from a process that is gone is replaced.
+    ///
+    /// # Errors
+    /// Names listener and address and what to do.
+    pub fn bind(config: &config::Listener) -> Result<Self, BindError> {
+        let tls = TlsAcceptorConfig::new(config)
+            .map_err(|source| BindError::Tls { listener: config.name.clone(), source })?;
+        let (socket, address) = match &config.address {
+            ListenAddr::Tcp(address) => listen_tcp(*address),
+            #[cfg(unix)]
+            ListenAddr::Unix(path) => {
+                unix::Listening::bind(path).map(|socket| (Listening::Unix(socket), config.address.clone()))
+            }
+            #[cfg(not(unix))]
+            ListenAddr::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+        .map_err(|error| BindError::new(config, error))?;
+        let context = Arc::new(ListenerContext { config: config.clone(), tls });
+        Ok(Self { context, address, socket })
+    }
+
+    /// Where it listens; with the real port where the configuration says 0.
+    pub fn local_address(&self) -> &ListenAddr {
+        &self.address
+    }
+
+    /// For the sessions.
+    pub fn context(&self) -> &Arc<ListenerContext> {
+        &self.context
+    }
+
+    /// The next connection, with TCP_NODELAY and keepalive. Never fails: what concerns one connection (ECONNABORTED and
+    /// network errors, see accept(2)) is passed over, and while descriptors or memory are short it pauses, saying so.
+    /// Cancel safe.
+    pub async fn accept(&self) -> (Stream, ClientAddr) {
+        let mut pause = PAUSE.0;
+        loop {
+            let error = match self.accept_once().await {
+                Ok(accepted) => return accepted,
+                Err(error) => error,
+            };
+            if concerns_one_connection(&error) {
+                continue;
+            }
+            warn!(
+                listener = %self.context.config.name,
+                %error,
+                pause = %humantime::format_duration(pause),
+                "cannot accept connections; new clients wait. If it is for want of descriptors: raise LimitNOFILE \
+                 (ulimit -n), or lower limits.sessions"
+            );
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    }
+
+    async fn accept_once(&self) -> io::Result<(Stream, ClientAddr)> {
+        match &self.socket {
+            Listening::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                // Linux hands these down from the listening socket: two system calls less for each session.
+                #[cfg(not(any(target_os = "linux", target_os = "android")))]
+                drop(tune(SockRef::from(&stream)));
+                Ok((stream.into(), ClientAddr::Tcp(peer)))
+            }
+            #[cfg(unix)]
+            Listening::Unix(listener) => Ok((listener.accept().await?.into(), ClientAddr::Unix)),
+        }
+    }
+}
+
+impl fmt::Debug for BoundListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoundListener")
+            .field("name", &self.context.config.name)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+fn listen_tcp(address: SocketAddr) -> io::Result<(Listening, ListenAddr)> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // On Unix: past connections in TIME_WAIT must not keep a new process from listening. On Windows the same name means
+    // that two may listen at once.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    tune(SockRef::from(&socket))?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::from(address))?;
+    socket.listen(BACKLOG)?;
+    let listener = TcpListener::from_std(socket.into())?;
+    let address = ListenAddr::Tcp(listener.local_addr()?);
+    Ok((Listening::Tcp(listener), address))
+}
+
+/// TCP_NODELAY, since replies are small and awaited, and keepalive, since hosts vanish.
+pub(crate) fn tune(socket: SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL))
+}
+
+/// Whether accept(2) reported the fate of one connection, which it has taken from the queue, so that the next may come.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted, NetworkDown,
+        NetworkUnreachable, TimedOut,
+    };
+    matches!(
+        error.kind(),
+        ConnectionAborted
+            | ConnectionRefused
+            | ConnectionReset
+            | HostUnreachable
+            | Interrupted
+            | NetworkDown
+            | NetworkUnreachable
+            | TimedOut
+    )
+}
+
+/// A connection that is ready for IMAP.
+#[derive(Debug)]
+pub struct Accepted {
+    /// With TLS where it is implicit.
+    pub stream: Stream,
+    /// Who the client is: as its PROXY header says where one is believed, else `via`.
+    pub client: ClientAddr,
+    /// Who connected to us: the client or its load balancer.
+    pub via: ClientAddr,
+}
+
+/// Why a connection never came to speak IMAP. It is closed.
+#[derive(Debug, Error)]
+pub enum HandshakeError {
+    /// Not done within the limit.
+    #[error("not ready within {} (limits.tls_handshake_timeout)", humantime::format_duration(*.0))]
+    Timeout(Duration),
+    /// The peer must send a PROXY header, and what it sent is none.
+    #[error("the peer is in proxy_protocol_from, but {0}")]
+    Proxy(#[from] InvalidHeader),
+    /// The peer went away, as port scans and health checks do.
+    #[error("closed before it was ready")]
+    Closed,
+    /// TLS failed.
+    #[error(transparent)]
+    Tls(TlsError),
+    /// The connection failed.
+    #[error("{0}")]
+    Io(io::Error),
+}
+
+impl HandshakeError {
+    /// A bounded name for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Timeout(_) => "timeout",
+            Self::Proxy(_) => "proxy_header",
+            Self::Closed => "closed",
+            Self::Tls(error) => error.label(),
+            Self::Io(_) => "io",
+        }
+    }
+}
+
+/// Settles what comes before IMAP: the PROXY header where the peer is in `proxy_protocol_from` (it is required there, and
+/// never looked for elsewhere), then implicit TLS. All within `limit`.
+///
+/// # Errors
+/// The connection is closed, without a word: the other side does not speak the same protocol.
+pub async fn prepare(
+    mut stream: Stream,
+    peer: ClientAddr,
+    context: &ListenerContext,
+    limit: Duration,
+) -> Result<Accepted, HandshakeError> {
+    let deadline = Instant::now() + limit;
+    let mut client = peer;
+    if let Stream::Plain(stream::Socket::Tcp(tcp)) = &mut stream
+        && context.expects_proxy_header(peer)
+    {
+        let header = timeout_at(deadline, read_proxy_header(tcp)).await;
+        if let Some(source) = header.map_err(|_| HandshakeError::Timeout(limit))?? {
+            client = ClientAddr::Tcp(source);
+        }
+    }
+    if let (TlsMode::Implicit, Some(tls)) = (context.config.tls, &context.tls) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        stream = stream.server_handshake(tls, left).await.map_err(|error| match error {
+            TlsError::Timeout(_) => HandshakeError::Timeout(limit),
+            TlsError::Closed => HandshakeError::Closed,
+            error => HandshakeError::Tls(error),
+        })?;
+    }
+    Ok(Accepted { stream, client, via: peer })
+}
+
+impl ListenerContext {
+    fn expects_proxy_header(&self, peer: ClientAddr) -> bool {
+        // An IPv4 peer may be written in either way, in the configuration as well as by the kernel.
+        peer.ip().is_some_and(|ip| self.config.proxy_protocol_from.iter().any(|net| net.contains(&ip.to_canonical())))
+    }
+}
+
+/// Takes the header from the socket and not one byte more: it looks (MSG_PEEK), and takes what it has seen to belong to
+/// the header. In most cases that is two system calls.
+async fn read_proxy_header(tcp: &mut TcpStream) -> Result<Option<SocketAddr>, HandshakeError> {
+    let mut buffer = Vec::new();
+    loop {
+        let taken = buffer.len();
+        let max = match proxy_protocol::parse(&buffer)? {
+            Progress::NeedMore(max) => max,
+            Progress::Header { source, .. } => return Ok(source),
+        };
+        buffer.resize(taken + max, 0);
+        let seen = tcp.peek(&mut buffer[taken..]).await.map_err(HandshakeError::Io)?;
+        if seen == 0 {
+            return Err(HandshakeError::Closed);
+        }
+        buffer.truncate(taken + seen);
+        if let Progress::Header { len, .. } = proxy_protocol::parse(&buffer)? {
+            buffer.truncate(len);
+        }
+        tcp.read_exact(&mut buffer[taken..]).await.map_err(HandshakeError::Io)?;
+    }
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+    use std::path::{Path, PathBuf};
+
+    use tokio::net::{UnixListener, UnixStream};
+
+    use super::{BACKLOG, Domain, SockAddr, Socket, Type, io};
+
+    /// Owner and group: those of the service and of its front ends.
+    const MODE: u32 = 0o660;
+
+    /// A listening Unix socket, which takes its file away with it.
+    pub(super) struct Listening {
+        listener: UnixListener,
+        path: PathBuf,
+        /// Device and inode, so that a successor's file is left alone.
+        file: (u64, u64),
+    }
+
+    impl Listening {
+        pub(super) fn bind(path: &Path) -> io::Result<Self> {
+            let address = SockAddr::unix(path)?;
+            remove_stale(path, &address)?;
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            socket.set_nonblocking(true)?;
+            socket.bind(&address)?;
+            // Before listening: until then nobody can connect, whatever the umask allowed.
+            fs::set_permissions(path, Permissions::from_mode(MODE))?;
+            socket.listen(BACKLOG)?;
+            let listener = UnixListener::from_std(socket.into())?;
+            let metadata = fs::symlink_metadata(path)?;
+            Ok(Self { listener, path: path.into(), file: (metadata.dev(), metadata.ino()) })
+        }
+
+        pub(super) async fn accept(&self) -> io::Result<UnixStream> {
+            self.listener.accept().await.map(|(stream, _)| stream)
+        }
+    }
+
+    impl Drop for Listening {
+        fn drop(&mut self) {
+            let ours = fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.file);
+            if ours {
+                drop(fs::remove_file(&self.path));
+            }
+        }
+    }
+
+    /// Removes the socket file of a process that is gone: one on which nobody answers.
+    fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
+        match fs::symlink_metadata(path) {
+            Ok(file) if !file.file_type().is_socket() => return Err(io::ErrorKind::AlreadyExists.into()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // A connect that would have to wait meets somebody whose backlog is full.
+        probe.set_nonblocking(true)?;
+        match probe.connect(address) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+            Ok(()) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! One type for every kind of connection: TCP or Unix socket, with or without TLS on either side of it, and the ways to
+//! end one that decide where TIME_WAIT is spent.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+#[cfg(unix)]
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use tokio_rustls::{client, server};
+
+use crate::tls::{TlsAcceptorConfig, TlsConnectorConfig, TlsError};
+
+/// What a peer may still send after it was told that the connection is over; beyond that it is cut off.
+const DISCARD_LIMIT: usize = 1 << 20;
+/// Read at a time while discarding.
+const DISCARD_CHUNK: usize = 4096;
+
+/// A connected socket.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP, of either family.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
+/// A connection: a socket, or TLS over one. Small (at most 40 octets): what is big is boxed.
+///
+/// The end of the other side's bytes is a read of 0 octets, also where TLS ended without a `close_notify`, as many
+/// clients and servers do it: IMAP lines and literals say themselves whether they are complete, so that a cut-off
+/// stream cannot be taken for a whole one.
+#[derive(Debug)]
+pub enum Stream {
+    /// No TLS (yet).
+    Plain(Socket),
+    /// We are the TLS server.
+    TlsServer(Box<server::TlsStream<Socket>>),
+    /// We are the TLS client.
+    TlsClient(Box<client::TlsStream<Socket>>),
+}
+
+/// How the orderly end of a connection went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The peer closed its side, too.
+    Closed,
+    /// The peer did not close in time, or sent more than is read here, or the connection failed.
+    Forced,
+}
+
+impl From<TcpStream> for Stream {
+    fn from(tcp: TcpStream) -> Self {
+        Self::Plain(Socket::Tcp(tcp))
+    }
+}
+
+#[cfg(unix)]
+impl From<UnixStream> for Stream {
+    fn from(unix: UnixStream) -> Self {
+        Self::Plain(Socket::Unix(unix))
+    }
+}
+
+impl Stream {
+    /// The socket beneath.
+    pub fn socket(&self) -> &Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::TlsServer(tls) => tls.get_ref().0,
+            Self::TlsClient(tls) => tls.get_ref().0,
+        }
+    }
+
+    /// The socket beneath, for good; the state of TLS is dropped.
+    fn into_socket(self) -> Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::TlsServer(tls) => tls.into_inner().0,
+            Self::TlsClient(tls) => tls.into_inner().0,
+        }
+    }
+
+    /// Whether TLS is active.
+    pub fn is_tls(&self) -> bool {
+        !matches!(self, Self::Plain(_))
+    }
+
+    /// `"TLSv1.3"` or `"TLSv1.2"`; `None` without TLS.
+    pub fn tls_version(&self) -> Option<&'static str> {
+        let version = match self {
+            Self::Plain(_) => None,
+            Self::TlsServer(tls) => tls.get_ref().1.protocol_version(),
+            Self::TlsClient(tls) => tls.get_ref().1.protocol_version(),
+        };
+        version.and_then(|version| version.as_str())
+    }
+
+    /// Our end's address; `None` for a Unix socket.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match self.socket() {
+            Socket::Tcp(tcp) => tcp.local_addr().ok(),
+            #[cfg(unix)]
+            Socket::Unix(_) => None,
+        }
+    }
+
+    /// The other end's address; `None` for a Unix socket and for a TCP connection that is gone.
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        match self.socket() {
+            Socket::Tcp(tcp) => tcp.peer_addr().ok(),
+            #[cfg(unix)]
+            Socket::Unix(_) => None,
+        }
+    }
+
+    /// TLS as the server, within `limit`.
+    ///
+    /// After STARTTLS the caller must throw away every plaintext byte it has read beyond the command: it came from
+    /// whoever sat on the wire (CVE-2021-33515, RFC 9051 section 6.2.1).
+    ///
+    /// # Errors
+    /// Why there is no TLS; the connection is closed then.
+    pub async fn server_handshake(self, tls: &TlsAcceptorConfig, limit: Duration) -> Result<Self, TlsError> {
+        let Self::Plain(socket) = self else { return Err(TlsError::AlreadyTls) };
+        // Boxed, so that the state of a handshake does not lie in the session's task for as long as that lives.
+        let handshake = Box::pin(tls.acceptor.accept(socket));
+        match timeout(limit, handshake).await {
+            Ok(Ok(stream)) => Ok(Self::TlsServer(Box::new(stream))),
+            Ok(Err(error)) => Err(TlsError::classify(error, None)),
+            Err(_) => Err(TlsError::Timeout(limit)),
+        }
+    }
+
+    /// TLS as the client, within `limit`. The certificate must be for `tls`'s server name. What
+    /// [`Stream::server_handshake`] says about plaintext bytes goes for the server's, too.
+    ///
+    /// # Errors
+    /// Why there is no TLS; the connection is closed then.
+    pub async fn client_handshake(self, tls: &TlsConnectorConfig, limit: Duration) -> Result<Self, TlsError> {
+        let Self::Plain(socket) = self else { return Err(TlsError::AlreadyTls) };
+        let handshake = Box::pin(tls.connector.connect(tls.server_name.clone(), socket));
+        match timeout(limit, handshake).await {
+            Ok(Ok(stream)) => Ok(Self::TlsClient(Box::new(stream))),
+            Ok(Err(error)) => Err(TlsError::classify(error, Some(&tls.server_name))),
+            Err(_) => Err(TlsError::Timeout(limit)),
+        }
+    }
+
+    /// Ends the connection by a reset: no TIME_WAIT on either side. Whatever the peer has not received yet is lost, so
+    /// only when nothing is owed. A Unix socket is closed.
+    pub fn reset(self) {
+        self.socket().linger(Linger::Reset);
+    }
+
+    /// Ends the connection from our side: `close_notify` where there is TLS, and FIN; then reads and discards until the
+    /// peer has closed, too. What was written before is delivered first. Closing first takes TIME_WAIT to our end: on a
+    /// listener's connection that is the listening port, where it costs nothing.
+    ///
+    /// All within `deadline` and 1 MiB; after that the socket is dropped, and the kernel goes on delivering.
+    pub async fn close(mut self, deadline: Duration) -> Ended {
+        self.socket().linger(Linger::Deliver);
+        let orderly = async {
+            self.shutdown().await?;
+            // Beneath TLS: whatever still comes need not be deciphered to be thrown away.
+            discard(&mut self.into_socket()).await
+        };
+        match timeout(deadline, orderly).await {
+            Ok(Ok(ended)) => ended,
+            Ok(Err(_)) | Err(_) => Ended::Forced,
+        }
+    }
+
+    /// Waits for the peer to close first (a server, after it has answered LOGOUT), reading and discarding, and closes
+    /// then: TIME_WAIT stays with the peer. If the peer has not closed within `deadline` and 1 MiB: reset.
+    pub async fn wait_peer_close(self, deadline: Duration) -> Ended {
+        let mut socket = self.into_socket();
+        if let Ok(Ok(Ended::Closed)) = timeout(deadline, discard(&mut socket)).await {
+            socket.linger(Linger::Deliver);
+            return Ended::Closed;
+        }
+        socket.linger(Linger::Reset);
+        Ended::Forced
+    }
+}
+
+/// Reads to the end. On the heap, since it would lie in the task's own memory otherwise.
+async fn discard(socket: &mut Socket) -> io::Result<Ended> {
+    let mut scratch = vec![0; DISCARD_CHUNK];
+    let mut left = DISCARD_LIMIT;
+    while left > 0 {
+        match socket.read(&mut scratch).await? {
+            0 => return Ok(Ended::Closed),
+            read => left = left.saturating_sub(read),
+        }
+    }
+    Ok(Ended::Forced)
+}
+
+/// What closing the socket does to TCP.
+#[derive(Clone, Copy)]
+enum Linger {
+    /// RST at once.
+    Reset,
+    /// FIN, after everything written is delivered: the default.
+    Deliver,
+}
+
+impl Socket {
+    /// A failure means that the connection is gone, and that there is nothing left to decide.
+    fn linger(&self, linger: Linger) {
+        match (self, linger) {
+            (Self::Tcp(tcp), Linger::Reset) => drop(tcp.set_zero_linger()),
+            (Self::Tcp(tcp), Linger::Deliver) => drop(socket2::SockRef::from(tcp).set_linger(None)),
+            #[cfg(unix)]
+            (Self::Unix(_), _) => {}
+        }
+    }
+}
+
+/// Runs `$call` on whichever stream it is.
+macro_rules! delegate {
+    ($self:expr, $enum:ident { $($variant:ident),+ }, $stream:ident => $call:expr) => {
+        match $self.get_mut() { $($enum::$variant($stream) => $call,)+ }
+    };
+}
+
+#[cfg(unix)]
+macro_rules! on_socket {
+    ($self:expr, $stream:ident => $call:expr) => { delegate!($self, Socket { Tcp, Unix }, $stream => $call) };
+}
+
+#[cfg(not(unix))]
+macro_rules! on_socket {
+    ($self:expr, $stream:ident => $call:expr) => { delegate!($self, Socket { Tcp }, $stream => $call) };
+}
+
+macro_rules! on_stream {
+    ($self:expr, $stream:ident => $call:expr) => {
+        delegate!($self, Stream { Plain, TlsServer, TlsClient }, $stream => $call)
+    };
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        on_socket!(self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        on_socket!(self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        on_socket!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_socket!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_socket!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let result = match this {
+            Self::Plain(socket) => return Pin::new(socket).poll_read(cx, buf),
+            Self::TlsServer(tls) => ready!(Pin::new(tls).poll_read(cx, buf)),
+            Self::TlsClient(tls) => ready!(Pin::new(tls).poll_read(cx, buf)),
+        };
+        // See the type's comment.
+        Poll::Ready(match result {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+            other => other,
+        })
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        on_stream!(self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        on_stream!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_stream!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_stream!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}

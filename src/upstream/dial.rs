@@ -1,0 +1,374 @@
+//! Dialing a backend: its addresses, a race between them (RFC 8305), source addresses, TLS.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use socket2::SockRef;
+use thiserror::Error;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::time::{Sleep, sleep, timeout};
+
+use crate::config::{self, TlsMode};
+use crate::listener::tune;
+use crate::stream::Stream;
+use crate::tls::{TlsConfigError, TlsConnectorConfig, TlsError};
+
+/// The Connection Attempt Delay of RFC 8305 section 5.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Why there is no connection to the backend.
+#[derive(Debug, Error)]
+pub enum DialError {
+    /// The name has no address, or the resolver does not answer.
+    #[error("cannot resolve {host}: {source}; check the backend's address and this host's resolver")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// What the resolver says.
+        source: io::Error,
+    },
+    /// None of the addresses is of the family of a source address.
+    #[error("{host} has no address of the same family as one of source_addresses: add one of the other family")]
+    NoSource {
+        /// The backend's host.
+        host: String,
+    },
+    /// Nobody listens there.
+    #[error("{address} refuses connections: is the IMAP server running, and the port right?")]
+    Refused {
+        /// The address that was tried.
+        address: SocketAddr,
+    },
+    /// No way there.
+    #[error("{address} cannot be reached: {source}; check routes and firewalls")]
+    Unreachable {
+        /// The address that was tried.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// No answer from any address.
+    #[error("{host} did not answer within {} (connect_timeout): it is down, overloaded, or behind a firewall that drops packets",
+        humantime::format_duration(*limit))]
+    Timeout {
+        /// The backend's host.
+        host: String,
+        /// The limit.
+        limit: Duration,
+    },
+    /// EADDRNOTAVAIL or EADDRINUSE of connect(2).
+    #[error(
+        "no free local port for {address}: add source_addresses, widen net.ipv4.ip_local_port_range, or lower pool.max_total"
+    )]
+    NoPorts {
+        /// The address that was tried.
+        address: SocketAddr,
+    },
+    /// A configured source address cannot be used.
+    #[error("cannot dial from {source_address}: {source}; source_addresses must be addresses of this host")]
+    Source {
+        /// The source address.
+        source_address: IpAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// EMFILE or ENFILE.
+    #[error("no file descriptors left: raise LimitNOFILE (ulimit -n), or lower limits.sessions or pool.max_total")]
+    NoDescriptors,
+    /// TLS failed.
+    #[error("{host}: {source}")]
+    Tls {
+        /// The backend's host.
+        host: String,
+        /// What is wrong.
+        source: TlsError,
+    },
+    /// Anything else.
+    #[error("cannot connect to {address}: {source}")]
+    Io {
+        /// The address that was tried.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl DialError {
+    /// A bounded name for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Resolve { .. } => "resolve",
+            Self::NoSource { .. } | Self::Source { .. } => "source_address",
+            Self::Refused { .. } => "refused",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Timeout { .. } => "timeout",
+            Self::NoPorts { .. } => "no_ports",
+            Self::NoDescriptors => "no_descriptors",
+            Self::Tls { source, .. } => source.label(),
+            Self::Io { .. } => "io",
+        }
+    }
+
+    /// Whether the fault lies with this host (ports, descriptors, source addresses) and says nothing about the backend,
+    /// which a circuit breaker must not hold against it.
+    pub fn is_local(&self) -> bool {
+        matches!(self, Self::NoPorts { .. } | Self::NoDescriptors | Self::Source { .. } | Self::NoSource { .. })
+    }
+
+    fn connect(address: SocketAddr, source: io::Error) -> Self {
+        use io::ErrorKind::{
+            AddrInUse, AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut,
+        };
+        match source.kind() {
+            ConnectionRefused => Self::Refused { address },
+            HostUnreachable | NetworkUnreachable | NetworkDown | TimedOut => Self::Unreachable { address, source },
+            AddrNotAvailable | AddrInUse => Self::NoPorts { address },
+            _ if no_descriptors(&source) => Self::NoDescriptors,
+            _ => Self::Io { address, source },
+        }
+    }
+
+    /// Which of several failures to tell: the one that a person can do most about.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::NoDescriptors | Self::NoPorts { .. } | Self::Source { .. } => 3,
+            Self::Refused { .. } => 2,
+            Self::Io { .. } => 1,
+            _ => 0,
+        }
+    }
+}
+
+#[cfg(unix)]
+fn no_descriptors(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    error.raw_os_error().is_some_and(|code| [Errno::EMFILE, Errno::ENFILE].contains(&Errno::from_raw(code)))
+}
+
+#[cfg(not(unix))]
+fn no_descriptors(_: &io::Error) -> bool {
+    false
+}
+
+/// Connects to one backend.
+#[derive(Debug)]
+pub struct Dialer {
+    host: String,
+    port: u16,
+    sources: Sources,
+    tls: Option<TlsConnectorConfig>,
+    implicit: bool,
+    connect_timeout: Duration,
+    login_timeout: Duration,
+}
+
+impl Dialer {
+    /// Loads the roots for TLS where it is on; resolves and connects nothing.
+    ///
+    /// # Errors
+    /// When `ca_file` or `server_name` cannot be used.
+    pub fn new(backend: &config::Backend) -> Result<Self, TlsConfigError> {
+        let tls = match backend.tls {
+            TlsMode::None => None,
+            TlsMode::StartTls | TlsMode::Implicit => Some(TlsConnectorConfig::new(backend)?),
+        };
+        Ok(Self {
+            host: backend.host.clone(),
+            port: backend.port,
+            sources: Sources::new(&backend.source_addresses),
+            tls,
+            implicit: backend.tls == TlsMode::Implicit,
+            connect_timeout: backend.connect_timeout,
+            login_timeout: backend.login_timeout,
+        })
+    }
+
+    /// A new connection, with TLS where it is implicit. Within `connect_timeout` over all addresses, and `login_timeout`
+    /// for TLS.
+    ///
+    /// The connection is set to be reset when it is dropped, so that whatever goes wrong with it, this host is not left
+    /// with a TIME_WAIT; [`Stream::close`] and [`Stream::wait_peer_close`] end it in an orderly way.
+    ///
+    /// # Errors
+    /// Each says what to do about it.
+    pub async fn connect(&self) -> Result<Stream, DialError> {
+        let stream = match timeout(self.connect_timeout, self.connect_tcp()).await {
+            Ok(result) => Stream::from(result?),
+            Err(_) => return Err(DialError::Timeout { host: self.host.clone(), limit: self.connect_timeout }),
+        };
+        if self.implicit { self.start_tls(stream).await } else { Ok(stream) }
+    }
+
+    /// TLS on a connection, once the backend has answered STARTTLS with OK. The caller must throw away whatever it has
+    /// read beyond that line (RFC 9051 section 6.2.1), and forget the capabilities.
+    ///
+    /// # Errors
+    /// [`DialError::Tls`]; the connection is closed then.
+    pub async fn start_tls(&self, stream: Stream) -> Result<Stream, DialError> {
+        // Where the configuration says no TLS, none is needed; who asks for it all the same gets none.
+        let Some(tls) = &self.tls else {
+            return Err(DialError::Tls { host: self.host.clone(), source: TlsError::NotConfigured });
+        };
+        let result = stream.client_handshake(tls, self.login_timeout).await;
+        result.map_err(|source| DialError::Tls { host: self.host.clone(), source })
+    }
+
+    async fn connect_tcp(&self) -> Result<TcpStream, DialError> {
+        let addresses = self.resolve().await?;
+        let usable: Vec<_> = addresses.into_iter().filter(|address| self.sources.serve(address)).collect();
+        if usable.is_empty() {
+            return Err(DialError::NoSource { host: self.host.clone() });
+        }
+        race(interleave(usable), |address| self.attempt(address)).await
+    }
+
+    /// The addresses in the resolver's order (RFC 6724); at least one. A literal address is not looked up.
+    async fn resolve(&self) -> Result<Vec<SocketAddr>, DialError> {
+        let literal = self.host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        if let Ok(ip) = literal {
+            return Ok(vec![SocketAddr::new(ip, self.port)]);
+        }
+        let failed = |source| DialError::Resolve { host: self.host.clone(), source };
+        let addresses: Vec<_> = lookup_host((self.host.as_str(), self.port)).await.map_err(failed)?.collect();
+        if addresses.is_empty() { Err(failed(io::ErrorKind::NotFound.into())) } else { Ok(addresses) }
+    }
+
+    /// One address. Where the ports of one source address are used up, the next one is tried at once.
+    async fn attempt(&self, address: SocketAddr) -> Result<TcpStream, DialError> {
+        let sources = self.sources.in_turn(&address);
+        if sources.is_empty() {
+            return connect_from(None, address).await;
+        }
+        let mut last = DialError::NoPorts { address };
+        for source in sources {
+            match connect_from(Some(source), address).await {
+                Err(error @ (DialError::NoPorts { .. } | DialError::Source { .. })) => last = error,
+                other => return other,
+            }
+        }
+        Err(last)
+    }
+}
+
+/// The source addresses by family, each taken in turn.
+#[derive(Debug)]
+struct Sources {
+    v4: Vec<IpAddr>,
+    v6: Vec<IpAddr>,
+    next: AtomicUsize,
+}
+
+impl Sources {
+    fn new(addresses: &[IpAddr]) -> Self {
+        let (v4, v6) = addresses.iter().partition(|address| address.is_ipv4());
+        Self { v4, v6, next: AtomicUsize::new(0) }
+    }
+
+    fn of_family(&self, address: &SocketAddr) -> &[IpAddr] {
+        if address.is_ipv4() { &self.v4 } else { &self.v6 }
+    }
+
+    /// Whether `address` can be dialed at all.
+    fn serve(&self, address: &SocketAddr) -> bool {
+        (self.v4.is_empty() && self.v6.is_empty()) || !self.of_family(address).is_empty()
+    }
+
+    /// All of the family, beginning with another one each time; none when the kernel is to choose.
+    fn in_turn(&self, address: &SocketAddr) -> Vec<IpAddr> {
+        let mut sources = self.of_family(address).to_vec();
+        if !sources.is_empty() {
+            let first = self.next.fetch_add(1, Ordering::Relaxed) % sources.len();
+            sources.rotate_left(first);
+        }
+        sources
+    }
+}
+
+async fn connect_from(source: Option<IpAddr>, address: SocketAddr) -> Result<TcpStream, DialError> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let socket = socket.map_err(|error| DialError::connect(address, error))?;
+    // A loser of the race that connects at the last moment, and whatever else is just dropped, leaves no TIME_WAIT.
+    let tuned = socket.set_zero_linger().and_then(|()| tune(SockRef::from(&socket)));
+    tuned.map_err(|error| DialError::connect(address, error))?;
+    if let Some(ip) = source {
+        bind(&socket, ip).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => DialError::NoPorts { address },
+            _ => DialError::Source { source_address: ip, source: error },
+        })?;
+    }
+    socket.connect(address).await.map_err(|error| DialError::connect(address, error))
+}
+
+/// Binds the address only: the port is chosen by connect(2), where one local port serves many remote addresses. A bind that
+/// chose it would take it for all of them.
+fn bind(socket: &TcpSocket, source: IpAddr) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
+    socket.bind(SocketAddr::new(source, 0))
+}
+
+/// The families by turns, beginning with that of the first address (RFC 8305 section 4).
+fn interleave(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
+    let first_is_v4 = addresses.first().is_some_and(SocketAddr::is_ipv4);
+    let count = addresses.len();
+    let (preferred, other): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv4() == first_is_v4);
+    let (mut preferred, mut other) = (preferred.into_iter(), other.into_iter());
+    let mut order = VecDeque::with_capacity(count);
+    while order.len() < count {
+        order.extend(preferred.next());
+        order.extend(other.next());
+    }
+    order
+}
+
+/// Happy Eyeballs (RFC 8305 section 5): the next attempt begins when the one before has failed, or after 250 ms; the
+/// first to succeed wins, and the others are dropped. When all have failed: the most telling error. `addresses` must not
+/// be empty.
+async fn race<T, A>(mut addresses: VecDeque<SocketAddr>, attempt: impl Fn(SocketAddr) -> A) -> Result<T, DialError>
+where
+    A: Future<Output = Result<T, DialError>>,
+{
+    let mut running: Vec<Pin<Box<A>>> = Vec::new();
+    let mut worst: Option<DialError> = None;
+    let mut delay: Option<Pin<Box<Sleep>>> = None;
+    poll_fn(|cx| {
+        loop {
+            let due = !addresses.is_empty() && delay.as_mut().is_none_or(|delay| delay.as_mut().poll(cx).is_ready());
+            if due && let Some(address) = addresses.pop_front() {
+                running.push(Box::pin(attempt(address)));
+                delay = Some(Box::pin(sleep(ATTEMPT_DELAY)));
+            }
+            let mut failed = false;
+            let mut index = 0;
+            while let Some(candidate) = running.get_mut(index) {
+                match candidate.as_mut().poll(cx) {
+                    Poll::Ready(Ok(stream)) => return Poll::Ready(Ok(stream)),
+                    Poll::Ready(Err(error)) => {
+                        drop(running.swap_remove(index));
+                        failed = true;
+                        if worst.as_ref().is_none_or(|worst| error.rank() > worst.rank()) {
+                            worst = Some(error);
+                        }
+                    }
+                    Poll::Pending => index += 1,
+                }
+            }
+            if running.is_empty() && addresses.is_empty() {
+                return Poll::Ready(Err(worst.take().expect("an address was tried, and all that were have failed")));
+            }
+            if failed {
+                delay = None;
+            } else if !due {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
+}

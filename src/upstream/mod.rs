@@ -1,0 +1,3 @@
+//! The backend's side.
+
+pub mod dial;
