@@ -4,3 +4,5 @@
 //! ARCHITECTURE.md has the map of these modules.
 
 pub mod config;
+pub mod metrics;
+mod process;
