@@ -3,6 +3,7 @@
 //!
 //! ARCHITECTURE.md has the map of these modules.
 
+pub mod admin;
 pub mod config;
 pub mod metrics;
 mod process;

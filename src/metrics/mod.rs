@@ -160,15 +160,13 @@ impl Metrics {
             "Time a client session waited for an upstream connection, whatever the result",
             backends.iter().map(|(label, b)| (label.to_vec(), b.checkout_wait.clone())).collect::<Series<_>>(),
         );
-        let ports: [(&str, &str, fn(&BackendMetrics) -> &Gauge); 3] = [
-            ("ports_capacity", "Local ports that connections to this backend may use", |b| &b.ports_capacity),
-            ("ports_in_use", "Local ports in use by connections to this backend", |b| &b.ports_in_use),
-            ("ports_time_wait", "Local ports held by TIME_WAIT towards this backend", |b| &b.ports_time_wait),
-        ];
-        for (name, help, gauge) in ports {
+        let mut ports = |name: &str, help: &str, gauge: fn(&BackendMetrics) -> &Gauge| {
             let series = backends.iter().map(|(label, backend)| (label.to_vec(), gauge(backend).clone()));
             registry.register(name, help, series.collect::<Series<_>>());
-        }
+        };
+        ports("ports_capacity", "Local ports that connections to this backend may use", |b| &b.ports_capacity);
+        ports("ports_in_use", "Local ports in use by connections to this backend", |b| &b.ports_in_use);
+        ports("ports_time_wait", "Local ports held by TIME_WAIT towards this backend", |b| &b.ports_time_wait);
     }
 
     fn register_process(&mut self) {
