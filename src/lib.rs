@@ -3,9 +3,18 @@
 //!
 //! ARCHITECTURE.md has the map of these modules.
 
+pub mod admin;
+pub mod app;
+pub mod auth;
 pub mod config;
+pub mod imap;
 pub mod listener;
+pub mod metrics;
+pub mod pool;
+mod process;
 pub mod proxy_protocol;
+pub mod secret;
+pub mod session;
 pub mod stream;
 pub mod tls;
 pub mod upstream;

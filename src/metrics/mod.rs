@@ -1,0 +1,252 @@
+//! The numbers imapool keeps about itself, for Prometheus.
+//!
+//! Whoever counts holds a handle and adds to an atomic: nothing on the way of a command looks a label up, takes a lock
+//! or allocates. All label values are closed sets but `backend`, which is known from the configuration.
+
+mod exposition;
+mod histogram;
+mod labels;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+pub use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+pub use self::exposition::CONTENT_TYPE;
+use self::exposition::{PerLabel, Series};
+pub use self::histogram::Histogram;
+pub use self::labels::{
+    CheckoutResult, CommandLabel, ConnectionState, DialResult, LoginPath, LoginResult, RetireReason, SessionClose,
+};
+use crate::process::ProcessCollector;
+
+/// Every number of one process.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Client sessions now open: `imapool_client_sessions`. Whoever opens one increments it, and decrements it with
+    /// [`Metrics::session_closed`].
+    pub client_sessions: Gauge,
+    sessions_closed: PerLabel<SessionClose, Counter>,
+    logins: PerLabel<LoginResult, Counter>,
+    login_seconds: PerLabel<LoginPath, Histogram>,
+    command_seconds: PerLabel<CommandLabel, Histogram>,
+    /// By the index of the backend in the configuration.
+    backends: Vec<Arc<BackendMetrics>>,
+    registry: Registry,
+}
+
+impl Metrics {
+    /// All numbers at zero, for backends of these names (in the configuration's order). Backends of one name share
+    /// their numbers.
+    pub fn new(backends: &[String]) -> Arc<Metrics> {
+        let mut by_name: HashMap<&str, Arc<BackendMetrics>> = HashMap::new();
+        let mut distinct = Vec::new();
+        let backends = backends
+            .iter()
+            .map(|name| {
+                let backend = by_name.entry(name).or_insert_with(|| {
+                    distinct.push((name.clone(), Arc::<BackendMetrics>::default()));
+                    distinct[distinct.len() - 1].1.clone()
+                });
+                Arc::clone(backend)
+            })
+            .collect();
+
+        let mut metrics = Metrics {
+            client_sessions: Gauge::default(),
+            sessions_closed: PerLabel::default(),
+            logins: PerLabel::default(),
+            login_seconds: PerLabel::default(),
+            command_seconds: PerLabel::default(),
+            backends,
+            registry: Registry::default(),
+        };
+        metrics.register_sessions();
+        metrics.register_upstream(&distinct);
+        metrics.register_process();
+        Arc::new(metrics)
+    }
+
+    /// The numbers of the backend at this index of the configuration.
+    ///
+    /// # Panics
+    /// If there are not so many backends.
+    pub fn backend(&self, index: usize) -> &Arc<BackendMetrics> {
+        &self.backends[index]
+    }
+
+    /// Counts a session that ended: `imapool_client_sessions_total`. Leaves [`Metrics::client_sessions`] alone.
+    pub fn session_closed(&self, close: SessionClose) {
+        self.sessions_closed.get(close).inc();
+    }
+
+    /// Counts a login: `imapool_logins_total`.
+    pub fn login(&self, result: LoginResult) {
+        self.logins.get(result).inc();
+    }
+
+    /// Records the time from a complete login command to its tagged reply: `imapool_login_seconds`.
+    pub fn login_seconds(&self, path: LoginPath, duration: Duration) {
+        self.login_seconds.get(path).observe(duration);
+    }
+
+    /// Records the time from a complete command to its tagged reply: `imapool_command_seconds`.
+    pub fn command(&self, name: CommandLabel, duration: Duration) {
+        self.command_seconds.get(name).observe(duration);
+    }
+
+    /// All numbers in the Prometheus text format 0.0.4 (see [`CONTENT_TYPE`]).
+    ///
+    /// Reads files in /proc: not for an async task.
+    pub fn render(&self) -> String {
+        exposition::render(&self.registry)
+    }
+
+    fn register_sessions(&mut self) {
+        let registry = self.registry.sub_registry_with_prefix("imapool");
+        registry.register("client_sessions", "Client sessions now open", self.client_sessions.clone());
+        registry.register(
+            "client_sessions",
+            "Client sessions that have ended, by how they ended",
+            self.sessions_closed.series(&[]).collect::<Series<_>>(),
+        );
+        registry.register(
+            "logins",
+            "Login attempts of client sessions, by their result",
+            self.logins.series(&[]).collect::<Series<_>>(),
+        );
+        registry.register(
+            "login_seconds",
+            "Time from a login command to its tagged reply, by the way it was answered",
+            self.login_seconds.series(&[]).collect::<Series<_>>(),
+        );
+        registry.register(
+            "command_seconds",
+            "Time from a client's complete command to its tagged reply",
+            self.command_seconds.series(&[]).collect::<Series<_>>(),
+        );
+    }
+
+    fn register_upstream(&mut self, backends: &[(String, Arc<BackendMetrics>)]) {
+        let backends: Vec<_> = backends.iter().map(|(name, metrics)| ([("backend", name.clone())], metrics)).collect();
+        let registry = self.registry.sub_registry_with_prefix("imapool");
+        registry.register(
+            "upstream_connections",
+            "Upstream connections now open or being opened, by what they are doing",
+            backends.iter().flat_map(|(label, backend)| backend.connections.series(label)).collect::<Series<_>>(),
+        );
+        registry.register(
+            "upstream_dials",
+            "Attempts to open an upstream connection, by their result",
+            backends.iter().flat_map(|(label, backend)| backend.dials.series(label)).collect::<Series<_>>(),
+        );
+        registry.register(
+            "upstream_retired",
+            "Upstream connections retired or destroyed, by the reason",
+            backends.iter().flat_map(|(label, backend)| backend.retired.series(label)).collect::<Series<_>>(),
+        );
+        registry.register(
+            "checkouts",
+            "Wishes of client sessions for an upstream connection, by their result",
+            backends.iter().flat_map(|(label, backend)| backend.checkouts.series(label)).collect::<Series<_>>(),
+        );
+        registry.register(
+            "checkout_wait_seconds",
+            "Time a client session waited for an upstream connection, whatever the result",
+            backends.iter().map(|(label, b)| (label.to_vec(), b.checkout_wait.clone())).collect::<Series<_>>(),
+        );
+        let mut ports = |name: &str, help: &str, gauge: fn(&BackendMetrics) -> &Gauge| {
+            let series = backends.iter().map(|(label, backend)| (label.to_vec(), gauge(backend).clone()));
+            registry.register(name, help, series.collect::<Series<_>>());
+        };
+        ports("ports_capacity", "Local ports that connections to this backend may use", |b| &b.ports_capacity);
+        ports("ports_in_use", "Local ports in use by connections to this backend", |b| &b.ports_in_use);
+        ports("ports_time_wait", "Local ports held by TIME_WAIT towards this backend", |b| &b.ports_time_wait);
+    }
+
+    fn register_process(&mut self) {
+        let build: Gauge = Gauge::default();
+        build.set(1);
+        let label = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+        let registry = self.registry.sub_registry_with_prefix("imapool");
+        registry.register(
+            "build_info",
+            "Always 1; the label says which version runs",
+            Series::from_iter([(label, build)]),
+        );
+        self.registry.register_collector(Box::new(ProcessCollector));
+    }
+}
+
+/// The numbers of one backend.
+#[derive(Debug, Default)]
+pub struct BackendMetrics {
+    /// Local ports that connections to this backend may use, over all source addresses.
+    pub ports_capacity: Gauge,
+    /// Local ports in use by connections to this backend.
+    pub ports_in_use: Gauge,
+    /// Local ports held by TIME_WAIT towards this backend.
+    pub ports_time_wait: Gauge,
+    connections: Arc<PerLabel<ConnectionState, Gauge>>,
+    dials: PerLabel<DialResult, Counter>,
+    retired: PerLabel<RetireReason, Counter>,
+    checkouts: PerLabel<CheckoutResult, Counter>,
+    checkout_wait: Histogram,
+}
+
+impl BackendMetrics {
+    /// Counts an attempt to open a connection: `imapool_upstream_dials_total`.
+    pub fn dial(&self, result: DialResult) {
+        self.dials.get(result).inc();
+    }
+
+    /// Counts a connection that is given up: `imapool_upstream_retired_total`.
+    pub fn retired(&self, reason: RetireReason) {
+        self.retired.get(reason).inc();
+    }
+
+    /// Counts a checkout and the time its session waited for it: `imapool_checkouts_total`,
+    /// `imapool_checkout_wait_seconds`.
+    pub fn checkout(&self, result: CheckoutResult, waited: Duration) {
+        self.checkouts.get(result).inc();
+        self.checkout_wait.observe(waited);
+    }
+
+    /// Counts a connection in `imapool_upstream_connections` for as long as the guard lives.
+    pub fn connection(&self, state: ConnectionState) -> StateGuard {
+        self.connections.get(state).inc();
+        StateGuard { connections: Arc::clone(&self.connections), state }
+    }
+}
+
+/// One upstream connection's place in `imapool_upstream_connections`; dropping it takes the connection out.
+#[derive(Debug)]
+pub struct StateGuard {
+    connections: Arc<PerLabel<ConnectionState, Gauge>>,
+    state: ConnectionState,
+}
+
+impl StateGuard {
+    /// Moves the connection to another state.
+    pub fn set(&mut self, state: ConnectionState) {
+        self.connections.get(state).inc();
+        self.connections.get(self.state).dec();
+        self.state = state;
+    }
+
+    /// The state the connection is counted under.
+    pub fn state(&self) -> ConnectionState {
+        self.state
+    }
+}
+
+impl Drop for StateGuard {
+    fn drop(&mut self) {
+        self.connections.get(self.state).dec();
+    }
+}
