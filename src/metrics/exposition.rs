@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 
 use super::labels::Label;
 
-/// The media type of [`render`]'s text.
+/// The media type of [`Metrics::render`](super::Metrics::render)'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// One metric for each value of a label, found by an array index.
