@@ -327,6 +327,8 @@ fn warnings() {
         "[[listener]]\naddress = \"0.0.0.0:143\"\nplaintext_login = \"always\"\n[[backend]]\naddress = \"h:143\"\n";
     assert_eq!(warnings(open), ["listener", "backend"]);
     assert_eq!(warnings(&open.replace("always", "loopback").replace("\"h:", "\"localhost:")), Vec::<String>::new());
+    assert_eq!(warnings(&open.replace("0.0.0.0", "[::1]")), ["backend"]);
+    assert_eq!(warnings(&open.replace("0.0.0.0:143", "unix:/s")), ["backend"]);
     let cases = [
         ("[admin]\naddress = \"0.0.0.0:9143\"", &["admin.address"][..]),
         ("[limits]\nidle_timeout = \"29m\"", &["limits.idle_timeout"]),
