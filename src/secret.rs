@@ -93,7 +93,9 @@ impl Fingerprinter {
             context.update(&(field.len() as u64).to_be_bytes());
             context.update(field);
         }
-        Fingerprint(context.sign())
+        let mut hash = [0; 32];
+        hash.copy_from_slice(context.sign().as_ref());
+        Fingerprint(hash)
     }
 }
 
@@ -105,11 +107,11 @@ impl fmt::Debug for Fingerprinter {
 
 /// HMAC-SHA256 of a credential's fields. Compared in constant time, and never printed.
 #[derive(Clone, Copy)]
-pub struct Fingerprint(hmac::Tag);
+pub struct Fingerprint([u8; 32]);
 
 impl PartialEq for Fingerprint {
     fn eq(&self, other: &Fingerprint) -> bool {
-        verify_slices_are_equal(self.0.as_ref(), other.0.as_ref()).is_ok()
+        verify_slices_are_equal(&self.0, &other.0).is_ok()
     }
 }
 
@@ -118,7 +120,7 @@ impl Eq for Fingerprint {}
 /// For pools keyed by credential. Equality still decides; a hash table's own timing tells only about a keyed hash.
 impl Hash for Fingerprint {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.as_ref().hash(state);
+        self.0.hash(state);
     }
 }
 

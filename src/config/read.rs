@@ -57,7 +57,9 @@ impl<'t> Reader<'t> {
     pub(super) fn finish(mut self, file: &Arc<str>) -> (Vec<Problem>, Vec<(&'static str, &'static str)>) {
         for (offset, section, key) in std::mem::take(&mut self.unknown) {
             let remedy = nearest(section, key, &self.known);
-            self.fault(offset, Fault::UnknownKey { key: qualified(section, key), remedy });
+            // A quoted key may have line ends in it, and the message is one line.
+            let key = qualified(section, &key.escape_debug().to_string());
+            self.fault(offset, Fault::UnknownKey { key, remedy });
         }
         self.faults.sort_by_key(|(offset, _)| *offset);
         let problems =
@@ -214,14 +216,17 @@ pub(super) fn syntax_problems(file: &Arc<str>, text: &str, mut errors: Vec<toml:
         let span = error.span().unwrap_or(0..0);
         let found = text.get(span.clone()).unwrap_or_default();
         let line_start = text.get(..span.start).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1);
-        let key = text.get(line_start..span.start).and_then(|before| before.split_once('='));
-        let key = key.map(|(key, _)| key.trim().to_owned()).filter(|key| !key.is_empty());
-        let remedy = match &key {
-            Some(_) if found.is_empty() => "",
-            Some(key) if !found.contains(['"', '\'', '\n']) => &format!("; text needs quotes: {key} = \"{found}\""),
+        let setting = text.get(line_start..span.start).and_then(|before| before.split_once('='));
+        let setting = setting.map(|(key, value)| (key.trim(), value.trim())).filter(|(key, _)| !key.is_empty());
+        let remedy = match setting {
+            Some((_, "")) if found.is_empty() => "; write a value, or delete the line to have the default",
+            Some((key, "")) if found.starts_with(char::is_alphanumeric) && !found.contains(['"', '\'', '\n']) => {
+                &format!("; text needs quotes: {key} = \"{found}\"")
+            }
             _ if error.message() == "duplicate key" => "; keep one of the two",
             _ => "",
         };
+        let key = setting.map(|(key, _)| key.escape_debug().to_string());
         let message = format!("{}{remedy}", error.message());
         let problem = Problem::new(file, text, span.start, Fault::Syntax { key, message });
         if problems.last().is_none_or(|last| last.line != problem.line) {
