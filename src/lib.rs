@@ -11,6 +11,7 @@ pub mod imap;
 pub mod listener;
 pub mod metrics;
 pub mod pool;
+pub mod ports;
 mod process;
 pub mod proxy_protocol;
 pub mod secret;

@@ -212,6 +212,21 @@ impl Machine {
             && !self.closing
     }
 
+    /// A reply is due from the backend: not while a client idles, or is slow to give a literal.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        match &self.in_flight {
+            Some(InFlight::Session { name: Name::Idle, .. }) | None => false,
+            Some(_) => self.streaming != Some(false),
+        }
+    }
+
+    /// The backend has said goodbye, or cannot be trusted to understand a further command.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+
     /// Between two lines of the backend, so that a line of ours to the client breaks nothing.
     #[must_use]
     pub fn at_line_start(&self) -> bool {

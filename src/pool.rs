@@ -1,0 +1,669 @@
+//! Accounts and their pools: who may use which upstream connection, and who has to wait.
+//!
+//! Each account has a deadpool of its own, found by the account's full key; so a connection cannot be handed to another
+//! account. Around it stand two fair semaphores, the account's first and the global one second; a connection at rest
+//! holds neither, so that it can be retired to make room. A checkout takes what deadpool gives and exchanges it for
+//! the connection at rest that fits best: the wanted mailbox selected, the wanted state enabled.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use deadpool::managed::{self, Metrics as ObjectMetrics, Object, PoolError, QueueMode, RecycleError, RecycleResult};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+use tracing::{info, warn};
+
+use crate::config;
+use crate::imap::capability::Capabilities;
+use crate::imap::command::{Command, Name, Segment};
+use crate::imap::sasl::{Credential, SecretKind};
+use crate::metrics::{CheckoutResult, RetireReason};
+use crate::secret::Fingerprint;
+use crate::session::machine::Run;
+use crate::upstream::backend::{Backend, OpenError, Unauthenticated};
+use crate::upstream::connection::{Connection, FromTask};
+use crate::upstream::login::{Outcome, Refusal};
+use crate::upstream::machine::{Facts, Sticky};
+
+/// For how long a backend's "too many connections" is remembered for the account.
+const LIMIT_MEMORY: Duration = Duration::from_secs(120);
+/// Credentials of one account that may be known at once.
+const MAX_CREDENTIALS: usize = 8;
+
+/// Whose connections a pool holds. Compared by equality of all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Index of the backend.
+    pub backend: usize,
+    /// Whose secret it is.
+    pub user: Vec<u8>,
+    /// Whose mail is read, if somebody else's.
+    pub authzid: Vec<u8>,
+    /// What the secret is.
+    pub kind: SecretKind,
+    /// With `pool.per_credential`: which.
+    pub credential: Option<Fingerprint>,
+}
+
+/// What a session needs of a connection.
+#[derive(Debug, Clone, Default)]
+pub struct Want {
+    /// It would be good to have this mailbox selected already.
+    pub mailbox: Option<Bytes>,
+    /// The state that must be on it.
+    pub sticky: Arc<Sticky>,
+    /// Or this one, which the session's next command would bring about.
+    pub or_sticky: Option<Sticky>,
+}
+
+/// Why there is no connection for a session.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckoutError {
+    /// All of the account's connections, or all there may be, were in use for `pool.checkout_timeout`.
+    #[error("no connection to the mail server became free in time")]
+    Timeout,
+    /// The backend takes no more connections of this account, and none is left of those it took.
+    #[error("the mail server takes no more connections for this account")]
+    Limit,
+    /// The backend now refuses the credential it had accepted.
+    #[error("the mail server no longer accepts this login")]
+    Refused,
+    /// The backend cannot be reached.
+    #[error("the mail server cannot be reached")]
+    Unavailable,
+}
+
+/// A seat in an account's deadpool, and the connection in it while it rests.
+#[derive(Debug, Default)]
+struct Seat(Mutex<Option<Connection>>);
+
+/// Fills seats.
+struct Manager {
+    account: Weak<Account>,
+}
+
+impl fmt::Debug for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Manager")
+    }
+}
+
+/// What went wrong with filling a seat.
+#[derive(Debug)]
+enum FillError {
+    Open(OpenError),
+    Refused(Refusal),
+    AccountGone,
+}
+
+impl managed::Manager for Manager {
+    type Type = Seat;
+    type Error = FillError;
+
+    async fn create(&self) -> Result<Seat, FillError> {
+        let account = self.account.upgrade().ok_or(FillError::AccountGone)?;
+        if let Some(mut verified) = account.take_verified()
+            && verified.attach()
+        {
+            return Ok(Seat(Mutex::new(Some(verified))));
+        }
+        Ok(Seat(Mutex::new(Some(account.dial().await?))))
+    }
+
+    async fn recycle(&self, seat: &mut Seat, _: &ObjectMetrics) -> RecycleResult<FillError> {
+        match seat.0.get_mut() {
+            Some(connection) if connection.attach() => Ok(()),
+            _ => Err(RecycleError::Message("closed while at rest".into())),
+        }
+    }
+}
+
+/// One account on one backend: its connections, and the credentials that were accepted.
+pub struct Account {
+    key: Key,
+    backend: Arc<Backend>,
+    config: config::Pool,
+    seats: managed::Pool<Manager>,
+    turns: Arc<Semaphore>,
+    everywhere: Arc<Semaphore>,
+    /// The newest credential that the backend accepted: for dialing.
+    credential: Mutex<Credential>,
+    accepted: Mutex<Vec<(Fingerprint, Instant)>>,
+    capabilities: ArcSwap<Capabilities>,
+    offered: Mutex<Arc<str>>,
+    /// Raised when a credential is no longer good: connections of an earlier generation are not used again.
+    generation: AtomicU64,
+    /// A connection that was made to verify a credential, until a seat takes it.
+    verified: Mutex<Option<Connection>>,
+    /// Turns that are withheld because the backend said that there are too many connections.
+    withheld: Mutex<Option<(OwnedSemaphorePermit, Instant)>>,
+    last_used: Mutex<Instant>,
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account").field("user", &self.name()).finish_non_exhaustive()
+    }
+}
+
+impl Account {
+    /// The user's name, for logs.
+    #[must_use]
+    pub fn name(&self) -> String {
+        String::from_utf8_lossy(&self.key.user).into_owned()
+    }
+
+    /// Where its mail is.
+    #[must_use]
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
+    /// The capabilities to offer its sessions.
+    #[must_use]
+    pub fn offered(&self) -> Arc<str> {
+        Arc::clone(&self.offered.lock())
+    }
+
+    /// Whether the backend has accepted this credential within `ttl`.
+    #[must_use]
+    pub fn has_accepted(&self, fingerprint: &Fingerprint, ttl: Duration) -> bool {
+        *self.last_used.lock() = Instant::now();
+        // All are compared, so that the time tells nothing of which it was.
+        let accepted = self.accepted.lock();
+        accepted.iter().fold(false, |found, (known, since)| found | (since.elapsed() < ttl && known == fingerprint))
+    }
+
+    /// The backend has just accepted this credential.
+    fn accept(&self, fingerprint: Fingerprint, credential: Credential) {
+        let mut accepted = self.accepted.lock();
+        accepted.retain(|(known, _)| *known != fingerprint);
+        if accepted.len() >= MAX_CREDENTIALS {
+            accepted.remove(0);
+        }
+        accepted.push((fingerprint, Instant::now()));
+        *self.credential.lock() = credential;
+    }
+
+    /// The backend has refused a credential that it had accepted before: nothing that was opened with it is used again.
+    pub fn forget(&self, fingerprint: Option<&Fingerprint>) {
+        let known = {
+            // Expired ones count: it is by those that a refusal is noticed.
+            let mut accepted = self.accepted.lock();
+            let before = accepted.len();
+            accepted.retain(|(known, _)| fingerprint.is_some_and(|refused| known != refused));
+            accepted.len() < before
+        };
+        if known {
+            info!(user = self.name(), backend = self.backend.config.name, "credential no longer accepted; retiring connections");
+            self.generation.fetch_add(1, Ordering::AcqRel);
+            self.retire_resting(RetireReason::Credential);
+        }
+    }
+
+    /// Retires what rests.
+    pub fn retire_resting(&self, reason: RetireReason) {
+        self.take_verified();
+        let removed = self.seats.retain(|_, _| false).removed;
+        for connection in removed.into_iter().filter_map(|seat| seat.0.into_inner()) {
+            connection.shared().retire(reason);
+        }
+    }
+
+    fn take_verified(&self) -> Option<Connection> {
+        self.verified.lock().take()
+    }
+
+    /// Takes in a connection on which a credential was just accepted: in place of the one at rest longest, or to be the
+    /// next that is needed.
+    fn adopt(&self, mut connection: Connection) {
+        if !connection.release() {
+            return;
+        }
+        let mut oldest: Option<(Instant, u64)> = None;
+        self.seats.retain(|seat, _| {
+            if let Some(resting) = seat.0.lock().as_ref().map(Connection::shared)
+                && let Some(since) = resting.resting_since()
+                && oldest.is_none_or(|(longest, _)| since < longest)
+            {
+                oldest = Some((since, resting.id));
+            }
+            true
+        });
+        let mut connection = Some(connection);
+        if let Some((_, oldest)) = oldest {
+            self.seats.retain(|seat, _| {
+                let mut seat = seat.0.lock();
+                if seat.as_ref().is_some_and(|resting| resting.shared().id == oldest) {
+                    std::mem::swap(&mut *seat, &mut connection);
+                }
+                true
+            });
+        } else if self.seats.status().size < self.config.max_per_account {
+            connection = std::mem::replace(&mut *self.verified.lock(), connection);
+        }
+        if let Some(replaced) = connection {
+            replaced.shared().retire(RetireReason::Replaced);
+        }
+    }
+
+    fn learn(&self, capabilities: Arc<Capabilities>) {
+        if **self.capabilities.load() != *capabilities {
+            *self.offered.lock() = Arc::from(capabilities.after_login());
+            self.capabilities.store(capabilities);
+        }
+    }
+
+    /// A further connection.
+    async fn dial(&self) -> Result<Connection, FillError> {
+        let credential = self.credential.lock().clone();
+        let mut connection = self.backend.unauthenticated().await.map_err(FillError::Open)?;
+        let outcome = match connection.log_in(&credential).await {
+            // One that had waited for long may just have been closed.
+            Err(OpenError::Closed | OpenError::Io(_)) => {
+                connection = self.backend.fresh().await.map_err(FillError::Open)?;
+                connection.log_in(&credential).await
+            }
+            outcome => outcome,
+        };
+        match outcome.map_err(FillError::Open)? {
+            Outcome::Refused(refusal) => {
+                self.backend.keep(connection);
+                Err(FillError::Refused(refusal))
+            }
+            _ => {
+                let (connection, capabilities) = self.backend.authenticated(connection);
+                self.learn(capabilities);
+                Ok(connection)
+            }
+        }
+    }
+
+    /// A connection for a session, within `pool.checkout_timeout`.
+    ///
+    /// # Errors
+    /// See [`CheckoutError`].
+    pub async fn checkout(self: &Arc<Self>, want: &Want) -> Result<Lease, CheckoutError> {
+        let start = Instant::now();
+        let deadline = start + self.config.checkout_timeout;
+        *self.last_used.lock() = start;
+        let result = timeout_at(deadline, self.checkout_in_turn(want)).await.unwrap_or(Err(CheckoutError::Timeout));
+        let label = match &result {
+            Ok(lease) if lease.dialed => CheckoutResult::Dialed,
+            Ok(_) => CheckoutResult::Reused,
+            Err(CheckoutError::Timeout) => CheckoutResult::Timeout,
+            Err(CheckoutError::Limit) => CheckoutResult::Limit,
+            Err(CheckoutError::Refused) => CheckoutResult::Refused,
+            Err(CheckoutError::Unavailable) => CheckoutResult::Unavailable,
+        };
+        self.backend.metrics().checkout(label, start.elapsed());
+        result
+    }
+
+    async fn checkout_in_turn(self: &Arc<Self>, want: &Want) -> Result<Lease, CheckoutError> {
+        self.restore_turns();
+        loop {
+            // Neither semaphore is ever closed.
+            let turn = Arc::clone(&self.turns).acquire_owned().await.expect("open semaphore");
+            let place = Arc::clone(&self.everywhere).acquire_owned().await.expect("open semaphore");
+            match self.seat(want).await {
+                Ok(Some(taken)) => return Ok(Lease::new(self, taken, turn, place)),
+                // It was closed just then, or did not answer: the next.
+                Ok(None) => {}
+                Err(FillError::Refused(_)) => {
+                    self.forget(None);
+                    return Err(CheckoutError::Refused);
+                }
+                Err(FillError::Open(OpenError::Limit(text))) => {
+                    drop((turn, place));
+                    if !self.lower_limit(&text) {
+                        return Err(CheckoutError::Limit);
+                    }
+                }
+                Err(FillError::Open(_) | FillError::AccountGone) => return Err(CheckoutError::Unavailable),
+            }
+        }
+    }
+
+    /// A seat with a connection that fits; `None`: try again.
+    async fn seat(&self, want: &Want) -> Result<Option<Taken>, FillError> {
+        let object = match self.seats.get().await {
+            Ok(object) => object,
+            Err(PoolError::Backend(error)) => return Err(error),
+            Err(_) => return Err(FillError::AccountGone),
+        };
+        let Some(mut connection) = object.0.lock().take() else { return Ok(None) };
+        self.exchange(&mut connection, want);
+        if fitness(&connection.shared().facts(), want) == 0 {
+            connection.retire(RetireReason::Sticky);
+            connection = self.dial().await?;
+            if !enable(&mut connection, &want.sticky).await {
+                return Ok(None);
+            }
+        }
+        if connection.rested_for() > self.config.check_after && !connection.check().await {
+            connection.retire(RetireReason::FailedCheck);
+            // Its seat goes with it.
+            let _ = Object::take(object);
+            return Ok(None);
+        }
+        Ok(Some(Taken { object, connection }))
+    }
+
+    /// Exchanges `mine` for the connection at rest that fits best, if one fits better.
+    fn exchange(&self, mine: &mut Connection, want: &Want) {
+        let mut fit = fitness(&mine.shared().facts(), want);
+        if fit == BEST_FIT || self.seats.status().available == 0 {
+            return;
+        }
+        self.seats.retain(|seat, _| {
+            let mut seat = seat.0.lock();
+            if let Some(other) = seat.as_mut() {
+                let other_fit = fitness(&other.shared().facts(), want);
+                if other_fit > fit && other.attach() {
+                    // If mine cannot be put to rest, its seat finds out when it is next wanted.
+                    let _ = mine.release();
+                    std::mem::swap(mine, other);
+                    fit = other_fit;
+                }
+            }
+            true
+        });
+    }
+
+    /// The backend takes no more connections: makes do with those there are, for a while. False: there are none.
+    fn lower_limit(&self, text: &str) -> bool {
+        let have = self.seats.status().size;
+        if have == 0 {
+            warn!(user = self.name(), backend = self.backend.config.name, text, "backend takes no connection of this account");
+            return false;
+        }
+        let mut withheld = self.withheld.lock();
+        let already = withheld.as_ref().map_or(0, |(permit, _)| permit.num_permits());
+        for _ in already..self.config.max_per_account.saturating_sub(have) {
+            let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else { break };
+            match withheld.as_mut() {
+                Some((permit, _)) => permit.merge(turn),
+                None => *withheld = Some((turn, Instant::now())),
+            }
+        }
+        warn!(
+            user = self.name(),
+            backend = self.backend.config.name,
+            connections = have,
+            text,
+            "backend takes no further connection of this account; lower pool.max_per_account"
+        );
+        true
+    }
+
+    fn restore_turns(&self) {
+        let mut withheld = self.withheld.lock();
+        if withheld.as_ref().is_some_and(|(_, since)| since.elapsed() >= LIMIT_MEMORY) {
+            *withheld = None;
+        }
+    }
+}
+
+/// The best that [`fitness`] knows.
+const BEST_FIT: u8 = 3;
+
+/// How well a connection suits; 0: not at all.
+fn fitness(facts: &Facts, want: &Want) -> u8 {
+    if want.or_sticky.as_ref().is_some_and(|sticky| *sticky == *facts.sticky) {
+        return 3;
+    }
+    if *facts.sticky != *want.sticky {
+        return 0;
+    }
+    let best = if want.or_sticky.is_some() { 2 } else { 3 };
+    match (&want.mailbox, &facts.selected) {
+        (None, None) => best,
+        (Some(wanted), Some(selected)) if wanted == selected => best,
+        _ => 1,
+    }
+}
+
+/// Brings a fresh connection into the state of one that was lost. False: it could not be.
+async fn enable(connection: &mut Connection, sticky: &Sticky) -> bool {
+    let implied = sticky.condstore.then(|| b"CONDSTORE".to_vec());
+    for words in implied.iter().chain(&sticky.enabled) {
+        let text = [b"ENABLE ", &words[..]].concat().into();
+        let command =
+            Command { tag: Bytes::new(), name: Name::Enable, segments: vec![Segment { text, literal: None }] };
+        if connection.run(Box::new(Run { command, streams: None })).await.is_err() {
+            return false;
+        }
+        loop {
+            match connection.event().await {
+                FromTask::Done(rest, _) if rest.starts_with(b" OK") => break,
+                FromTask::Done(..) | FromTask::Lost(_) => return false,
+                _ => {}
+            }
+        }
+    }
+    true
+}
+
+struct Taken {
+    object: Object<Manager>,
+    connection: Connection,
+}
+
+/// An upstream connection in use by one session. Dropping it puts the connection to rest in its account's pool, if
+/// nothing is left on it, and ends it otherwise.
+pub struct Lease {
+    account: Arc<Account>,
+    connection: Option<Connection>,
+    object: Option<Object<Manager>>,
+    generation: u64,
+    dialed: bool,
+    _turn: OwnedSemaphorePermit,
+    _place: OwnedSemaphorePermit,
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("connection", &self.connection).finish_non_exhaustive()
+    }
+}
+
+impl Lease {
+    fn new(account: &Arc<Account>, taken: Taken, turn: OwnedSemaphorePermit, place: OwnedSemaphorePermit) -> Self {
+        Self {
+            account: Arc::clone(account),
+            dialed: taken.connection.is_fresh(),
+            connection: Some(taken.connection),
+            object: Some(taken.object),
+            generation: account.generation.load(Ordering::Acquire),
+            _turn: turn,
+            _place: place,
+        }
+    }
+
+    /// Reads what is still to come for a session that has gone, within the budget for that, and puts the connection to
+    /// rest.
+    pub async fn drain(mut self) {
+        let (octets, time) = (self.account.config.drain_bytes, self.account.config.drain_timeout);
+        if !self.drain_connection(octets, time).await
+            && let Some(connection) = self.connection.take()
+        {
+            connection.retire(RetireReason::DrainBudget);
+        }
+    }
+
+    async fn drain_connection(&mut self, octets: usize, time: Duration) -> bool {
+        self.deref_mut().drain(octets, time).await
+    }
+}
+
+impl Deref for Lease {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.connection.as_ref().expect("taken only on drop")
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Connection {
+        self.connection.as_mut().expect("taken only on drop")
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(object) = self.object.take() else { return };
+        let current = self.account.generation.load(Ordering::Acquire) == self.generation;
+        match self.connection.take() {
+            Some(mut connection) if current && connection.release() => *object.0.lock() = Some(connection),
+            Some(connection) if !current => {
+                connection.retire(RetireReason::Credential);
+                let _ = Object::take(object);
+            }
+            _ => {
+                let _ = Object::take(object);
+            }
+        }
+        *self.account.last_used.lock() = Instant::now();
+    }
+}
+
+/// All accounts.
+pub struct Pools {
+    config: config::Pool,
+    backends: Vec<Arc<Backend>>,
+    accounts: RwLock<HashMap<Key, Arc<Account>>>,
+    everywhere: Arc<Semaphore>,
+}
+
+impl fmt::Debug for Pools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pools").field("accounts", &self.accounts.read().len()).finish_non_exhaustive()
+    }
+}
+
+impl Pools {
+    /// No accounts yet; at most `capacity` connections in use at once, anywhere.
+    #[must_use]
+    pub fn new(config: config::Pool, backends: Vec<Arc<Backend>>, capacity: usize) -> Self {
+        let everywhere = Arc::new(Semaphore::new(capacity));
+        Self { config, backends, accounts: RwLock::default(), everywhere }
+    }
+
+    /// The backends.
+    #[must_use]
+    pub fn backends(&self) -> &[Arc<Backend>] {
+        &self.backends
+    }
+
+    /// The key of the account that a credential is for.
+    #[must_use]
+    pub fn key(&self, backend: usize, credential: &Credential, fingerprint: Fingerprint) -> Key {
+        Key {
+            backend,
+            user: credential.user.clone(),
+            authzid: credential.authzid.clone(),
+            kind: credential.mechanism.kind(),
+            credential: self.config.per_credential.then_some(fingerprint),
+        }
+    }
+
+    /// The account, if a credential of it was ever accepted.
+    #[must_use]
+    pub fn find(&self, key: &Key) -> Option<Arc<Account>> {
+        self.accounts.read().get(key).cloned()
+    }
+
+    /// The backend has just accepted `credential` on `connection`: makes the account known, and keeps the connection.
+    pub fn accepted(
+        &self,
+        key: Key,
+        fingerprint: Fingerprint,
+        credential: Credential,
+        connection: Unauthenticated,
+    ) -> Arc<Account> {
+        let backend = Arc::clone(&self.backends[key.backend]);
+        let (connection, capabilities) = backend.authenticated(connection);
+        let account = {
+            let mut accounts = self.accounts.write();
+            Arc::clone(accounts.entry(key).or_insert_with_key(|key| self.account(key, backend, &credential)))
+        };
+        account.learn(capabilities);
+        account.accept(fingerprint, credential);
+        account.adopt(connection);
+        account
+    }
+
+    fn account(&self, key: &Key, backend: Arc<Backend>, credential: &Credential) -> Arc<Account> {
+        let max = self.config.max_per_account;
+        Arc::new_cyclic(|account| {
+            let manager = Manager { account: Weak::clone(account) };
+            // Fails only when time-outs are set without a runtime; none are.
+            let seats = managed::Pool::builder(manager)
+                .max_size(max)
+                .queue_mode(QueueMode::Lifo)
+                .build()
+                .expect("a pool without time-outs of its own");
+            Account {
+                key: key.clone(),
+                backend,
+                config: self.config.clone(),
+                seats,
+                turns: Arc::new(Semaphore::new(max)),
+                everywhere: Arc::clone(&self.everywhere),
+                credential: Mutex::new(credential.clone()),
+                accepted: Mutex::default(),
+                generation: AtomicU64::new(0),
+                capabilities: ArcSwap::default(),
+                offered: Mutex::new(Arc::from("")),
+                verified: Mutex::default(),
+                withheld: Mutex::default(),
+                last_used: Mutex::new(Instant::now()),
+            }
+        })
+    }
+
+    /// Forgets accounts without connections, sessions and credentials that are still good. Call it every few seconds.
+    pub fn sweep(&self, cache_ttl: Duration) {
+        let accounts: Vec<_> = self.accounts.read().values().cloned().collect();
+        for account in &accounts {
+            account.clear_away_closed();
+        }
+        drop(accounts);
+        // One that nobody else holds cannot be got hold of while the map is locked.
+        let unused = |account: &Arc<Account>| {
+            Arc::strong_count(account) == 1
+                && account.seats.status().size == 0
+                && account.verified.lock().is_none()
+                && account.last_used.lock().elapsed() > cache_ttl.max(LIMIT_MEMORY)
+        };
+        self.accounts.write().retain(|_, account| !unused(account));
+    }
+
+    /// Retires every connection at rest, and each other one when it comes back.
+    pub fn shut_down(&self) {
+        for account in self.accounts.read().values() {
+            account.generation.fetch_add(1, Ordering::AcqRel);
+            account.retire_resting(RetireReason::Shutdown);
+        }
+        for backend in &self.backends {
+            backend.shut_down();
+        }
+    }
+}
+
+impl Account {
+    /// Gives up the seats of connections that ended while at rest.
+    fn clear_away_closed(&self) {
+        self.seats.retain(|seat, _| seat.0.lock().as_ref().is_some_and(|resting| !resting.shared().is_closed()));
+        self.verified.lock().take_if(|verified| verified.shared().is_closed());
+    }
+}

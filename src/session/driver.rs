@@ -1,0 +1,549 @@
+//! The task of one client session: moves octets between the client's socket, the [`Machine`] and an upstream
+//! connection, and does what the machine asks for.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, LazyLock};
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use tokio::io::AsyncWrite;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use super::machine::{Action, Bounds, End, LoginReply, Machine, Run};
+use crate::auth::{Authenticator, Verdict};
+use crate::config::{Limits, PlaintextLogin};
+use crate::imap::capability::Front;
+use crate::imap::command::Name;
+use crate::imap::sasl::Credential;
+use crate::listener::{ClientAddr, ListenerContext};
+use crate::metrics::{CommandLabel, Metrics, SessionClose};
+use crate::pool::{Account, CheckoutError, Lease, Want};
+use crate::stream::Stream;
+use crate::upstream::backend::Backend;
+use crate::upstream::connection::{FromTask, Loss, poll_read_with};
+use crate::upstream::machine::Sticky;
+
+/// How long a client may take to answer our FIN with its own.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+/// Replies collected before they are written, in octets; what comes beyond waits with the backend.
+const MAX_QUEUED: usize = 64 * 1024;
+/// Times a command is run anew because its connection was gone.
+const MAX_ATTEMPTS: u8 = 3;
+
+/// What all sessions share.
+#[derive(Debug)]
+pub struct Context {
+    /// Judges logins.
+    pub auth: Arc<Authenticator>,
+    /// The backend that sessions log in to.
+    pub backend: Arc<Backend>,
+    /// `[limits]`
+    pub limits: Limits,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Cancelled when the proxy begins to shut down.
+    pub drain: CancellationToken,
+}
+
+/// Runs a session on a connection that is ready for IMAP, to its end.
+pub async fn run(stream: Stream, client: ClientAddr, listener: Arc<ListenerContext>, context: Arc<Context>) {
+    let front = front(&stream, client, &listener);
+    let bounds = Bounds { line: context.limits.command_line, literals: context.limits.literals };
+    let offered = context.backend.capabilities().before_login(front).into();
+    let now = Instant::now();
+    let mut session = Session {
+        stream,
+        machine: Machine::new(bounds, front, offered),
+        client,
+        listener,
+        account: None,
+        lease: None,
+        sticky: None,
+        running: None,
+        output: VecDeque::new(),
+        queued: 0,
+        started: now,
+        last_input: now,
+        last_output: now,
+        answered_eof: false,
+        context,
+    };
+    let ended = session.serve().await;
+    session.finish(ended).await;
+}
+
+/// What can be offered before login as the connection stands.
+fn front(stream: &Stream, client: ClientAddr, listener: &ListenerContext) -> Front {
+    let secure = stream.is_tls()
+        || match listener.config.plaintext_login {
+            PlaintextLogin::Never => false,
+            PlaintextLogin::Loopback => client.is_loopback(),
+            PlaintextLogin::Always => true,
+        };
+    Front { starttls: listener.tls.is_some() && !stream.is_tls(), login: secure }
+}
+
+/// The command that runs on the backend.
+struct Running {
+    name: Name,
+    since: Instant,
+    /// To run it anew, as long as that can be done.
+    again: Option<Box<Run>>,
+    attempts: u8,
+}
+
+/// Why a session is over.
+#[derive(Debug)]
+enum Ended {
+    /// In words, by one of the two sides.
+    By(End),
+    /// The client's connection failed.
+    ClientLost(io::Error),
+    /// The client took nothing for too long.
+    WriteTimeout,
+    /// TLS could not be negotiated after STARTTLS.
+    HandshakeFailed,
+    /// The backend's connection broke in the middle of a reply.
+    Cut,
+}
+
+struct Session {
+    stream: Stream,
+    machine: Machine,
+    client: ClientAddr,
+    listener: Arc<ListenerContext>,
+    account: Option<Arc<Account>>,
+    lease: Option<Lease>,
+    /// What was enabled on a connection that was lost.
+    sticky: Option<Arc<Sticky>>,
+    running: Option<Running>,
+    output: VecDeque<Bytes>,
+    queued: usize,
+    started: Instant,
+    last_input: Instant,
+    last_output: Instant,
+    /// Something was sent after the client had closed its side.
+    answered_eof: bool,
+    context: Arc<Context>,
+}
+
+enum Wake {
+    Input(io::Result<usize>),
+    Output(io::Result<usize>),
+    Upstream(FromTask),
+    Timer,
+    Drain,
+}
+
+impl Session {
+    async fn serve(&mut self) -> Ended {
+        let context = Arc::clone(&self.context);
+        let mut drained = pin!(context.drain.cancelled());
+        let mut timer = pin!(tokio::time::sleep_until(self.deadline()));
+        let mut draining = false;
+        loop {
+            while let Some(action) = self.machine.poll() {
+                if let Err(ended) = self.act(action).await {
+                    return ended;
+                }
+            }
+            let wake = poll_fn(|cx| {
+                if let Poll::Ready(wake) = self.poll_io(cx) {
+                    return Poll::Ready(wake);
+                }
+                if !draining && drained.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Wake::Drain);
+                }
+                poll_timer(timer.as_mut(), self.deadline(), cx).map(|()| Wake::Timer)
+            })
+            .await;
+            let result = match wake {
+                Wake::Input(read) => self.input(read),
+                Wake::Output(written) => self.written(written),
+                Wake::Upstream(event) => Box::pin(self.upstream(event)).await,
+                Wake::Timer => self.timed_out(),
+                Wake::Drain => {
+                    draining = true;
+                    self.machine.handle_drain();
+                    Ok(())
+                }
+            };
+            if let Err(ended) = result {
+                return ended;
+            }
+        }
+    }
+
+    fn poll_io(&mut self, cx: &mut TaskContext<'_>) -> Poll<Wake> {
+        if self.queued < MAX_QUEUED
+            && let Some(lease) = &mut self.lease
+            && let Poll::Ready(event) = lease.poll_event(cx)
+        {
+            return Poll::Ready(Wake::Upstream(event));
+        }
+        if let Poll::Ready(written) = self.poll_write(cx) {
+            return Poll::Ready(Wake::Output(written));
+        }
+        if self.machine.wants_input() {
+            let machine = &mut self.machine;
+            let read = poll_read_with(&mut self.stream, cx, |octets| machine.handle_input(octets));
+            return read.map(Wake::Input);
+        }
+        Poll::Pending
+    }
+
+    /// Ready with what was written; pending when there is nothing to write, too.
+    fn poll_write(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<usize>> {
+        if self.output.is_empty() {
+            return match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                _ => Poll::Pending,
+            };
+        }
+        let mut slices = [IoSlice::new(&[]); 8];
+        let mut used = 0;
+        for (slice, octets) in slices.iter_mut().zip(&self.output) {
+            *slice = IoSlice::new(octets);
+            used += 1;
+        }
+        Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..used])
+    }
+
+    fn written(&mut self, written: io::Result<usize>) -> Result<(), Ended> {
+        let mut written = written.map_err(Ended::ClientLost)?;
+        if written == 0 {
+            return Err(Ended::ClientLost(io::ErrorKind::WriteZero.into()));
+        }
+        self.queued -= written;
+        self.last_output = Instant::now();
+        while let Some(first) = self.output.front_mut() {
+            if written < first.len() {
+                first.advance(written);
+                break;
+            }
+            written -= first.len();
+            self.output.pop_front();
+        }
+        if self.output.is_empty() && self.output.capacity() > 8 {
+            self.output = VecDeque::new();
+        }
+        Ok(())
+    }
+
+    fn queue(&mut self, octets: Bytes) {
+        if !octets.is_empty() {
+            if self.output.is_empty() {
+                self.last_output = Instant::now();
+            }
+            self.queued += octets.len();
+            self.answered_eof |= self.machine.has_eof();
+            self.output.push_back(octets);
+        }
+    }
+
+    fn input(&mut self, read: io::Result<usize>) -> Result<(), Ended> {
+        match read {
+            Ok(0) => self.machine.handle_eof(),
+            Ok(_) => self.last_input = Instant::now(),
+            Err(error) => return Err(Ended::ClientLost(error)),
+        }
+        Ok(())
+    }
+
+    fn deadline(&self) -> Instant {
+        let limits = &self.context.limits;
+        if !self.output.is_empty() {
+            self.last_output + limits.write_timeout
+        } else if !self.machine.is_authenticated() {
+            self.started + limits.login_timeout
+        } else {
+            self.last_input + limits.idle_timeout
+        }
+    }
+
+    fn timed_out(&mut self) -> Result<(), Ended> {
+        if Instant::now() < self.deadline() {
+            return Ok(());
+        }
+        if !self.output.is_empty() {
+            return Err(Ended::WriteTimeout);
+        }
+        if self.running.is_some() && !self.machine.is_idling() && !self.machine.is_awaiting_client() {
+            // The backend is at work; its own time limit holds.
+            self.last_input = Instant::now();
+            return Ok(());
+        }
+        self.machine.handle_timeout();
+        Ok(())
+    }
+
+    async fn act(&mut self, action: Action) -> Result<(), Ended> {
+        match action {
+            Action::Write(octets) => self.queue(octets),
+            Action::StartTls => return Box::pin(self.start_tls()).await,
+            Action::Login(credential) => self.login(*credential).await,
+            Action::Run(run) => Box::pin(self.start(run, 1)).await,
+            Action::Send(octets) => {
+                if let Some(lease) = &self.lease {
+                    lease.send(octets).await;
+                }
+            }
+            Action::SendSegment(text, literal) => {
+                if let Some(lease) = &self.lease {
+                    lease.send_segment(text, literal).await;
+                }
+            }
+            Action::Close(end) => return Err(Ended::By(end)),
+        }
+        Ok(())
+    }
+
+    async fn start_tls(&mut self) -> Result<(), Ended> {
+        self.flush().await?;
+        let (Some(tls), Stream::Plain(socket)) = (&self.listener.tls, take_stream(&mut self.stream)) else {
+            return Err(Ended::HandshakeFailed);
+        };
+        let limit = self.context.limits.tls_handshake_timeout;
+        match Stream::Plain(socket).server_handshake(tls, limit).await {
+            Ok(stream) => self.stream = stream,
+            Err(error) => {
+                info!(client = %self.client, listener = self.listener.config.name, %error, "TLS handshake failed");
+                return Err(Ended::HandshakeFailed);
+            }
+        }
+        let front = front(&self.stream, self.client, &self.listener);
+        self.machine.handle_tls(front, self.context.backend.capabilities().before_login(front).into());
+        Ok(())
+    }
+
+    async fn login(&mut self, credential: Credential) {
+        let context = Arc::clone(&self.context);
+        let client: Option<IpAddr> = self.client.ip();
+        let reply = match context.auth.login(context.backend.index, credential, client).await {
+            Verdict::Accepted(account) => {
+                let offered = account.offered();
+                self.account = Some(account);
+                LoginReply::Accepted(offered)
+            }
+            Verdict::Refused(refusal) => LoginReply::Refused { reply: refusal.reply, challenge: refusal.challenge },
+            Verdict::Limit => refused("NO [LIMIT] The mail server takes no more connections for this account."),
+            Verdict::Unavailable => refused("NO [UNAVAILABLE] The mail server cannot check logins at the moment."),
+        };
+        self.last_input = Instant::now();
+        self.machine.handle_login(reply);
+    }
+
+    /// Runs a command on the session's connection, taking one if it has none.
+    async fn start(&mut self, run: Box<Run>, mut attempts: u8) {
+        let since = Instant::now();
+        let name = run.command.name;
+        let mut run = Some(run);
+        while let Some(command) = run.take() {
+            if self.lease.is_none() && !self.take_lease(&command).await {
+                return;
+            }
+            let Some(lease) = &self.lease else { return };
+            let again = (!self.machine.is_selected()).then(|| command.clone());
+            match lease.run(command).await {
+                Ok(()) => self.running = Some(Running { name, since, again, attempts }),
+                Err(unsent) if !self.machine.is_selected() && attempts < MAX_ATTEMPTS => {
+                    attempts += 1;
+                    self.drop_lease();
+                    run = Some(unsent);
+                }
+                Err(_) => {
+                    self.drop_lease();
+                    self.machine.handle_lost("NO [UNAVAILABLE] Connection to the mail server lost.");
+                }
+            }
+        }
+    }
+
+    /// Takes a connection out of the pool. False: the command has been answered, because none can be had, or because
+    /// the connection is in the state already that the command asks for.
+    async fn take_lease(&mut self, run: &Run) -> bool {
+        let Some(account) = &self.account else { return false };
+        let sticky = self.sticky.clone().unwrap_or_default();
+        let want = Want { mailbox: run.command.selected_mailbox(), or_sticky: sticky.after(&run.command), sticky };
+        match account.checkout(&want).await {
+            Ok(lease) => {
+                let facts = lease.shared().facts();
+                self.lease = Some(lease);
+                if let Some(reply) = facts.enable_reply.filter(|_| run.command.name == Name::Enable)
+                    && want.or_sticky.is_some_and(|sticky| sticky == *facts.sticky)
+                {
+                    self.queue(reply.untagged.clone());
+                    self.machine.handle_done(&reply.tagged, false);
+                    return false;
+                }
+                true
+            }
+            Err(error) => {
+                info!(client = %self.client, user = account.name(), %error, "no upstream connection for a command");
+                match error {
+                    CheckoutError::Timeout | CheckoutError::Unavailable => {
+                        self.machine.handle_lost(&format!("NO [UNAVAILABLE] {}.", capitalized(&error)));
+                    }
+                    CheckoutError::Limit => self.machine.handle_lost(&format!("NO [LIMIT] {}.", capitalized(&error))),
+                    CheckoutError::Refused => self.machine.handle_revoked(),
+                }
+                false
+            }
+        }
+    }
+
+    fn drop_lease(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            self.sticky = Some(lease.shared().facts().sticky);
+        }
+    }
+
+    async fn upstream(&mut self, event: FromTask) -> Result<(), Ended> {
+        match event {
+            FromTask::Data(octets) => self.queue(octets),
+            FromTask::Continue(line) => {
+                // A literal that has been sent cannot be sent again.
+                if let Some(running) = self.running.as_mut().filter(|running| running.name != Name::Idle) {
+                    running.again = None;
+                }
+                self.machine.handle_continue(line);
+            }
+            FromTask::Done(data, rest, selected) => {
+                self.queue(data);
+                if let Some(running) = self.running.take() {
+                    self.context.metrics.command(label(running.name), running.since.elapsed());
+                }
+                self.machine.handle_done(&rest, selected);
+            }
+            FromTask::Checked => {}
+            FromTask::Lost(loss) => return self.lost(loss).await,
+        }
+        Ok(())
+    }
+
+    /// The connection is gone: runs the command again where that is safe, and says what happened where it is not.
+    async fn lost(&mut self, loss: Loss) -> Result<(), Ended> {
+        self.drop_lease();
+        let Some(running) = self.running.take() else {
+            if self.machine.is_selected() {
+                self.machine.handle_lost("");
+            }
+            return Ok(());
+        };
+        if loss.cut {
+            return Err(Ended::Cut);
+        }
+        let repeatable = loss.unsent || (loss.unanswered && running.name.repeatable());
+        match running.again {
+            Some(run) if repeatable && running.attempts < MAX_ATTEMPTS => {
+                debug!(command = running.name.as_str(), "connection lost; running the command on another");
+                self.start(run, running.attempts + 1).await;
+            }
+            _ if loss.unsent || running.name.repeatable() => {
+                self.machine.handle_lost("NO [UNAVAILABLE] Connection to the mail server lost.");
+            }
+            _ => self.machine.handle_lost(
+                "NO [UNAVAILABLE] Connection to the mail server lost; whether the command was carried out is unknown.",
+            ),
+        }
+        Ok(())
+    }
+
+    /// Writes all that is queued.
+    async fn flush(&mut self) -> Result<(), Ended> {
+        let limit = self.context.limits.write_timeout;
+        while !self.output.is_empty() {
+            let written = tokio::time::timeout(limit, poll_fn(|cx| self.poll_write(cx)));
+            self.written(written.await.map_err(|_| Ended::WriteTimeout)?)?;
+        }
+        let flushed = tokio::time::timeout(limit, poll_fn(|cx| Pin::new(&mut self.stream).poll_flush(cx)));
+        flushed.await.map_err(|_| Ended::WriteTimeout)?.map_err(Ended::ClientLost)
+    }
+
+    /// Gives back the upstream connection, then ends the client's.
+    async fn finish(mut self, mut ended: Ended) {
+        self.release();
+        if matches!(ended, Ended::By(_))
+            && let Err(failed) = self.flush().await
+        {
+            ended = failed;
+        }
+        let close = self.close_label(&ended);
+        self.context.metrics.session_closed(close);
+        debug!(client = %self.client, listener = self.listener.config.name, close = close.as_str(), "client session ended");
+        let unasked = self.listener.config.reset_on_client_close && !self.answered_eof;
+        match ended {
+            Ended::By(End::ClientClosed) if unasked => self.stream.reset(),
+            Ended::By(_) => {
+                self.stream.close(CLOSE_DEADLINE).await;
+            }
+            Ended::ClientLost(_) | Ended::WriteTimeout | Ended::HandshakeFailed | Ended::Cut => self.stream.reset(),
+        }
+    }
+
+    /// A connection at rest goes back to its pool; one with a reply on the way is drained first, by a task of its own.
+    fn release(&mut self) {
+        let Some(lease) = self.lease.take() else { return };
+        if self.running.is_none() || self.machine.is_awaiting_literal() {
+            return drop(lease);
+        }
+        let idling = self.machine.is_idle_command();
+        tokio::spawn(async move {
+            if idling {
+                lease.send(Bytes::from_static(b"DONE\r\n")).await;
+            }
+            lease.drain().await;
+        });
+    }
+
+    fn close_label(&self, ended: &Ended) -> SessionClose {
+        match ended {
+            Ended::By(End::Logout) => SessionClose::Logout,
+            Ended::By(End::ClientClosed) => SessionClose::ClientClosed,
+            Ended::By(End::ProtocolError) => {
+                info!(client = %self.client, listener = self.listener.config.name, "session ended: malformed input");
+                SessionClose::ProtocolError
+            }
+            Ended::By(End::Drain) => SessionClose::Drain,
+            Ended::By(End::IdleTimeout) => SessionClose::IdleTimeout,
+            Ended::By(End::LoginTimeout) => SessionClose::LoginTimeout,
+            Ended::By(End::UpstreamLost) | Ended::Cut => SessionClose::UpstreamLost,
+            Ended::ClientLost(_) => SessionClose::ClientReset,
+            Ended::WriteTimeout => SessionClose::WriteTimeout,
+            Ended::HandshakeFailed => SessionClose::HandshakeFailed,
+        }
+    }
+}
+
+fn refused(reply: &str) -> LoginReply {
+    LoginReply::Refused { reply: reply.into(), challenge: None }
+}
+
+fn capitalized(error: &CheckoutError) -> String {
+    let text = error.to_string();
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+/// Moved only when it fires too early, not with each octet.
+fn poll_timer(mut timer: Pin<&mut Sleep>, deadline: Instant, cx: &mut TaskContext<'_>) -> Poll<()> {
+    if timer.deadline() > deadline || timer.is_elapsed() {
+        timer.as_mut().reset(deadline);
+    }
+    timer.poll(cx)
+}
+
+/// The metrics' label of a command, without a search.
+fn label(name: Name) -> CommandLabel {
+    static LABELS: LazyLock<Vec<CommandLabel>> = LazyLock::new(|| {
+        Name::ALL.iter().map(|name| CommandLabel::from_verb(name.as_str().as_bytes())).collect()
+    });
+    LABELS[name as usize]
+}

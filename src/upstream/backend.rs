@@ -1,0 +1,411 @@
+//! One backend: connections to it that nobody has logged in on yet, and what is known of its health.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::BytesMut;
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
+
+use super::breaker::Breaker;
+use super::connection::{Connection, Opened, Timing};
+use super::dial::{DialError, Dialer};
+use super::login::{Login, LoginError, Outcome, is_connection_limit};
+use super::machine::Machine;
+use crate::config;
+use crate::imap::MAX_WHOLE_LINE;
+use crate::imap::capability::Capabilities;
+use crate::imap::sasl::Credential;
+use crate::metrics::{BackendMetrics, ConnectionState, DialResult, StateGuard};
+use crate::ports::{Budget, Permit};
+use crate::stream::Stream;
+use crate::tls::TlsConfigError;
+
+/// Connections that may be dialed to one backend at once: after an outage, or at the start, the others queue.
+const DIALS_AT_ONCE: usize = 16;
+/// Connections that may be busy verifying credentials at once.
+const VERIFICATIONS_AT_ONCE: usize = 8;
+/// A spare connection is not kept for longer: servers hang up on those that do not log in (Dovecot: 3 min).
+const SPARE_AGE: Duration = Duration::from_secs(45);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Not even tried.
+    #[error("the backend has failed just now; waiting before the next attempt")]
+    Breaker,
+    /// No connection.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// A connection, but not one to log in on.
+    #[error(transparent)]
+    Login(#[from] LoginError),
+    /// Closed while something was awaited.
+    #[error("the backend closed the connection")]
+    Closed,
+    /// The connection failed.
+    #[error("the connection failed: {0}")]
+    Io(#[from] std::io::Error),
+    /// Silence.
+    #[error("the backend did not answer within {} (login_timeout)", humantime::format_duration(*.0))]
+    Timeout(Duration),
+    /// Too many connections, in the backend's own words.
+    #[error("the backend has reached a limit: {0}")]
+    Limit(String),
+    /// The backend cannot judge credentials now, in its own words.
+    #[error("the backend cannot log anyone in now: {0}")]
+    Unavailable(String),
+}
+
+impl OpenError {
+    fn result(&self) -> DialResult {
+        match self {
+            Self::Breaker => DialResult::Breaker,
+            Self::Dial(error) => DialResult::from_label(error.label()).unwrap_or(match error {
+                DialError::Tls { .. } => DialResult::Tls,
+                _ => DialResult::Io,
+            }),
+            Self::Login(LoginError::Bye(_) | LoginError::PreAuth) => DialResult::Greeting,
+            Self::Login(_) | Self::Limit(_) | Self::Unavailable(_) => DialResult::Protocol,
+            Self::Closed => DialResult::Closed,
+            Self::Io(_) => DialResult::Io,
+            Self::Timeout(_) => DialResult::Timeout,
+        }
+    }
+
+    /// Whether it speaks against the backend, and not against this host or one account.
+    fn blames_backend(&self) -> bool {
+        match self {
+            Self::Breaker | Self::Limit(_) | Self::Unavailable(_) | Self::Login(LoginError::NoMechanism) => false,
+            Self::Dial(error) => !error.is_local(),
+            _ => true,
+        }
+    }
+
+    /// A `BYE Too many connections` is a limit, too.
+    fn from_login(error: LoginError) -> Self {
+        match error {
+            LoginError::Bye(text) if is_connection_limit(&text) => Self::Limit(text),
+            error => Self::Login(error),
+        }
+    }
+}
+
+/// See the module.
+pub struct Backend {
+    /// Its place in the configuration, and in the metrics.
+    pub index: usize,
+    /// Its configuration.
+    pub config: config::Backend,
+    pool: config::Pool,
+    dialer: Dialer,
+    breaker: Mutex<Breaker>,
+    last_error: Mutex<Option<String>>,
+    reachable: watch::Sender<bool>,
+    dials: Semaphore,
+    /// Limits verifications, see [`Backend::verifications`].
+    verifying: Semaphore,
+    spares: Mutex<Vec<Unauthenticated>>,
+    capabilities: ArcSwap<Capabilities>,
+    budget: Arc<Budget>,
+    metrics: Arc<BackendMetrics>,
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend").field("name", &self.config.name).finish_non_exhaustive()
+    }
+}
+
+/// Gives numbers to connections.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+impl Backend {
+    /// Connects nothing yet.
+    ///
+    /// # Errors
+    /// When its TLS settings cannot be used.
+    pub fn new(
+        index: usize,
+        config: config::Backend,
+        pool: config::Pool,
+        budget: Arc<Budget>,
+        metrics: Arc<BackendMetrics>,
+    ) -> Result<Arc<Self>, TlsConfigError> {
+        Ok(Arc::new(Self {
+            index,
+            dialer: Dialer::new(&config)?,
+            config,
+            pool,
+            breaker: Mutex::default(),
+            last_error: Mutex::default(),
+            reachable: watch::Sender::new(false),
+            dials: Semaphore::new(DIALS_AT_ONCE),
+            verifying: Semaphore::new(VERIFICATIONS_AT_ONCE),
+            spares: Mutex::default(),
+            capabilities: ArcSwap::from_pointee(Capabilities::minimal()),
+            budget,
+            metrics,
+        }))
+    }
+
+    /// What it offers before login.
+    #[must_use]
+    pub fn capabilities(&self) -> Arc<Capabilities> {
+        self.capabilities.load_full()
+    }
+
+    /// Its numbers.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<BackendMetrics> {
+        &self.metrics
+    }
+
+    /// Why it cannot be reached, if so.
+    #[must_use]
+    pub fn outage(&self) -> Option<String> {
+        if *self.reachable.borrow() {
+            return None;
+        }
+        Some(self.last_error.lock().clone().unwrap_or_else(|| "not tried yet".into()))
+    }
+
+    /// At most so many verifications at once; hold it while one runs.
+    pub fn verifications(&self) -> &Semaphore {
+        &self.verifying
+    }
+
+    /// A connection to log in on: one that is kept for that, or a new one.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn unauthenticated(self: &Arc<Self>) -> Result<Unauthenticated, OpenError> {
+        while let Some(mut spare) = self.take_spare() {
+            if spare.is_alive() {
+                spare.state.set(ConnectionState::Connecting);
+                return Ok(spare);
+            }
+        }
+        self.fresh().await
+    }
+
+    /// A new connection to log in on. Who stops waiting for it does not stop the dialing: the outcome is noted, and the
+    /// connection kept for the next.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn fresh(self: &Arc<Self>) -> Result<Unauthenticated, OpenError> {
+        let (give, take) = oneshot::channel();
+        let backend = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(Ok(unwanted)) = give.send(backend.open().await) {
+                backend.keep(unwanted);
+            }
+        });
+        // The task ends by sending, or by a panic.
+        take.await.unwrap_or(Err(OpenError::Closed))
+    }
+
+    fn take_spare(&self) -> Option<Unauthenticated> {
+        self.spares.lock().pop()
+    }
+
+    /// Keeps a connection for the next login, if there is room for it.
+    pub fn keep(&self, mut spare: Unauthenticated) {
+        let mut spares = self.spares.lock();
+        if spares.len() < self.pool.spare && spare.opened.elapsed() < SPARE_AGE {
+            spare.state.set(ConnectionState::Spare);
+            spares.push(spare);
+            return;
+        }
+    }
+
+    /// Sees to the spare connections, and to whether the backend is there. Call it every few seconds.
+    pub async fn tend(self: &Arc<Self>) {
+        self.spares.lock().retain_mut(|spare| spare.opened.elapsed() < SPARE_AGE && spare.is_alive());
+        let known = self.reachable.borrow().to_owned();
+        // A backend that is down, or was never seen, is asked whether it is there; one that is used need not be.
+        if (!known || self.spares.lock().len() < self.pool.spare.min(1))
+            && let Ok(spare) = self.open().await
+        {
+            self.keep(spare);
+        }
+    }
+
+    /// Ends the spare connections.
+    pub fn shut_down(&self) {
+        self.spares.lock().clear();
+    }
+
+    /// Dials, as the breaker and the budget allow.
+    async fn open(&self) -> Result<Unauthenticated, OpenError> {
+        // The semaphore is never closed.
+        let _turn = self.dials.acquire().await.expect("open semaphore");
+        let result = if self.breaker.lock().try_attempt(std::time::Instant::now()) {
+            let permit = self.budget.permit().await;
+            self.connect(permit).await
+        } else {
+            Err(OpenError::Breaker)
+        };
+        self.note(result.as_ref().err());
+        result
+    }
+
+    /// Remembers what an attempt tells of the backend.
+    fn note(&self, error: Option<&OpenError>) {
+        self.metrics.dial(error.map_or(DialResult::Ok, OpenError::result));
+        let Some(error) = error else {
+            self.breaker.lock().succeeded();
+            if !self.reachable.send_replace(true) {
+                info!(backend = self.config.name, "backend reached");
+            }
+            return;
+        };
+        if matches!(error, OpenError::Breaker) {
+            return;
+        }
+        warn!(backend = self.config.name, %error, "cannot open an upstream connection");
+        *self.last_error.lock() = Some(error.to_string());
+        let mut breaker = self.breaker.lock();
+        if error.blames_backend() {
+            breaker.failed(std::time::Instant::now(), chance());
+            if breaker.is_open() {
+                self.reachable.send_replace(false);
+            }
+        } else {
+            breaker.succeeded();
+        }
+    }
+
+    async fn connect(&self, permit: Permit) -> Result<Unauthenticated, OpenError> {
+        let state = self.metrics.connection(ConnectionState::Connecting);
+        let stream = Box::pin(self.dialer.connect()).await?;
+        let mut connection = Unauthenticated {
+            stream,
+            input: BytesMut::new(),
+            login: Login::new(self.config.tls == config::TlsMode::StartTls),
+            opened: Instant::now(),
+            limit: self.config.login_timeout,
+            state,
+            permit,
+        };
+        if connection.outcome().await? == Outcome::StartTls {
+            connection.input.clear();
+            connection.stream = self.dialer.start_tls(connection.stream).await?;
+            connection.login.handle_tls();
+            connection.outcome().await?;
+        }
+        if **self.capabilities.load() != *connection.login.capabilities() {
+            self.capabilities.store(Arc::new(connection.login.capabilities().clone()));
+        }
+        Ok(connection)
+    }
+
+    /// Makes an upstream connection of one that has just been authenticated.
+    #[must_use]
+    pub fn authenticated(&self, connection: Unauthenticated) -> (Connection, Arc<Capabilities>) {
+        let capabilities = Arc::new(connection.login.capabilities().clone());
+        let timing = Timing {
+            linger: self.pool.linger,
+            keepalive: self.pool.keepalive,
+            idle_timeout: self.pool.idle_timeout,
+            lifetime: self.pool.max_lifetime.mul_f64(1.0 - chance() / 10.0),
+            reply_timeout: self.config.reply_timeout,
+        };
+        let opened = Opened {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            machine: Machine::new(Arc::clone(&capabilities), connection.login.next_tag()),
+            stream: connection.stream,
+            input: connection.input,
+            permit: connection.permit,
+        };
+        (Connection::spawn(opened, timing, &self.budget, &self.metrics), capabilities)
+    }
+}
+
+/// Between 0 and 1, different each time: enough to keep things from happening all at once.
+fn chance() -> f64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    #[expect(clippy::cast_precision_loss, reason = "chance has no precision")]
+    let chance = RandomState::new().hash_one(0) as f64 / u64::MAX as f64;
+    chance
+}
+
+/// A connection on which nobody is logged in. Dropping it resets it.
+#[derive(Debug)]
+pub struct Unauthenticated {
+    stream: Stream,
+    input: BytesMut,
+    login: Login,
+    opened: Instant,
+    limit: Duration,
+    state: StateGuard,
+    permit: Permit,
+}
+
+impl Unauthenticated {
+    /// Tries a credential. After a refusal the connection can be used again.
+    ///
+    /// # Errors
+    /// The connection is of no further use, but for [`LoginError::NoMechanism`].
+    pub async fn log_in(&mut self, credential: &Credential) -> Result<Outcome, OpenError> {
+        self.login.start(credential)?;
+        let outcome = self.outcome().await?;
+        match outcome {
+            Outcome::Limit(text) => Err(OpenError::Limit(text)),
+            Outcome::Unavailable(text) => Err(OpenError::Unavailable(text)),
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// When it was dialed. The server may have closed one that waited for long.
+    #[must_use]
+    pub fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    /// Sends what has to be sent and reads lines, until a step is over.
+    async fn outcome(&mut self) -> Result<Outcome, OpenError> {
+        let limit = self.limit;
+        timeout(limit, self.run()).await.unwrap_or(Err(OpenError::Timeout(limit)))
+    }
+
+    async fn run(&mut self) -> Result<Outcome, OpenError> {
+        loop {
+            let output = self.login.poll_transmit();
+            if !output.is_empty() {
+                self.stream.write_all(&output).await?;
+                self.stream.flush().await?;
+            }
+            if let Some(end) = memchr::memchr(b'\n', &self.input) {
+                let line = self.input.split_to(end + 1);
+                match self.login.handle_line(&line).map_err(OpenError::from_login)? {
+                    Some(outcome) => return Ok(outcome),
+                    None => continue,
+                }
+            }
+            if self.input.len() > MAX_WHOLE_LINE {
+                return Err(OpenError::Login(LoginError::Unexpected("a line without end".into())));
+            }
+            self.input.reserve(1024);
+            if self.stream.read_buf(&mut self.input).await? == 0 {
+                return Err(OpenError::Closed);
+            }
+        }
+    }
+
+    /// Whether the backend has neither closed it nor said anything: it has nothing to say before a login.
+    fn is_alive(&mut self) -> bool {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut scratch = [0; 64];
+        let mut buffer = tokio::io::ReadBuf::new(&mut scratch);
+        let read = tokio::io::AsyncRead::poll_read(std::pin::Pin::new(&mut self.stream), &mut context, &mut buffer);
+        read.is_pending() && self.input.is_empty()
+    }
+}

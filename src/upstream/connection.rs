@@ -1,0 +1,758 @@
+//! The task that owns one authenticated upstream socket, and the handle that others have of it.
+//!
+//! The task lives as long as the socket: while a session uses the connection, and while it rests in a pool, where the task
+//! goes on reading, so that a goodbye is seen at once. What a session leaves unread when it vanishes is read by whoever
+//! took over its handle; the task itself never stops half-way through a reply.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, Sleep};
+use tracing::{debug, info};
+
+use super::machine::{Event, Facts, Machine, Own, ProtocolError};
+use crate::imap::frame::Literal;
+use crate::imap::response::Status;
+use crate::metrics::{BackendMetrics, ConnectionState, RetireReason, StateGuard};
+use crate::ports::{Budget, Permit};
+use crate::session::machine::Run;
+use crate::stream::{Ended, Stream};
+
+/// Read at a time; also what may wait unread by a slow client, twice, in octets.
+const CHUNK: usize = 32 * 1024;
+/// How long a retired connection may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// How long a command of our own may take on an authenticated connection.
+const OWN_COMMAND: Duration = Duration::from_secs(30);
+
+const RESTING: u8 = 0;
+const LEASED: u8 = 1;
+const CLOSED: u8 = 2;
+
+/// What others may know of a connection without asking its task.
+#[derive(Debug)]
+pub struct Shared {
+    /// Unique in the process.
+    pub id: u64,
+    state: AtomicU8,
+    reusable: AtomicBool,
+    resting_since: AtomicU64,
+    epoch: Instant,
+    facts: Mutex<Facts>,
+    wake: Notify,
+    retire: Mutex<Option<RetireReason>>,
+}
+
+impl Shared {
+    /// What is selected and enabled on it.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        self.facts.lock().clone()
+    }
+
+    /// Since when it rests in a pool; `None`: it does not.
+    #[must_use]
+    pub fn resting_since(&self) -> Option<Instant> {
+        (self.state.load(Ordering::Acquire) == RESTING)
+            .then(|| self.epoch + Duration::from_micros(self.resting_since.load(Ordering::Relaxed)))
+    }
+
+    /// It will serve nobody any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.state.load(Ordering::Acquire) == CLOSED
+    }
+
+    /// Ends it if it rests; false: somebody uses it, or it is gone already.
+    pub fn retire(&self, reason: RetireReason) -> bool {
+        let retired = self.state.compare_exchange(RESTING, CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if retired {
+            *self.retire.lock() = Some(reason);
+            self.wake.notify_one();
+        }
+        retired
+    }
+
+    fn try_lease(&self) -> bool {
+        self.state.compare_exchange(RESTING, LEASED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    fn rest(&self) {
+        let since = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.resting_since.store(since, Ordering::Relaxed);
+        // Not if it was closed meanwhile.
+        let _ = self.state.compare_exchange(LEASED, RESTING, Ordering::AcqRel, Ordering::Acquire);
+    }
+}
+
+/// What a session tells the task.
+#[derive(Debug)]
+enum ToTask {
+    Run(Box<Run>),
+    Octets(Bytes),
+    Segment(Bytes, Option<Literal>),
+    /// NOOP, before the connection is handed out.
+    Check,
+    Release,
+    Retire(RetireReason),
+}
+
+/// What the task tells the session.
+#[derive(Debug)]
+pub enum FromTask {
+    /// Replies, or parts of them, for the client as they are.
+    Data(Bytes),
+    /// The backend asks for more.
+    Continue(Bytes),
+    /// The tagged reply without its tag; whether a mailbox is selected now.
+    Done(Bytes, bool),
+    /// The connection answered a NOOP.
+    Checked,
+    /// The connection is gone.
+    Lost(Loss),
+}
+
+/// How a connection was lost, for whoever used it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loss {
+    /// No octet of the command in flight was sent: it can be run elsewhere.
+    pub unsent: bool,
+    /// No octet of its reply had come.
+    pub unanswered: bool,
+    /// A line or a literal was cut: nothing sensible can be said to the client any more.
+    pub cut: bool,
+}
+
+/// How the task of a connection treats it.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// See [`crate::config::Pool`].
+    pub linger: Duration,
+    /// See [`crate::config::Pool`].
+    pub keepalive: Duration,
+    /// See [`crate::config::Pool`].
+    pub idle_timeout: Duration,
+    /// [`crate::config::Pool::max_lifetime`], less this connection's own jitter.
+    pub lifetime: Duration,
+    /// See [`crate::config::Backend`].
+    pub reply_timeout: Duration,
+}
+
+/// A connection that was just authenticated.
+#[derive(Debug)]
+pub struct Opened {
+    /// Unique in the process.
+    pub id: u64,
+    /// The socket.
+    pub stream: Stream,
+    /// What was read off it beyond the login's replies.
+    pub input: BytesMut,
+    /// Knows what was said so far.
+    pub machine: Machine,
+    /// Its share of the budget.
+    pub permit: Permit,
+}
+
+/// The handle of a connection; dropping it ends the connection.
+#[derive(Debug)]
+pub struct Connection {
+    shared: Arc<Shared>,
+    to_task: mpsc::Sender<(u32, ToTask)>,
+    from_task: mpsc::Receiver<(u32, FromTask)>,
+    /// Which use of the connection this is: what belongs to an earlier one is not for this one's ears.
+    lease: u32,
+    rested_for: Duration,
+}
+
+impl Connection {
+    /// Starts the task of a connection that was just authenticated. It counts as leased.
+    #[must_use]
+    pub fn spawn(opened: Opened, timing: Timing, budget: &Arc<Budget>, metrics: &Arc<BackendMetrics>) -> Self {
+        let now = Instant::now();
+        let shared = Arc::new(Shared {
+            id: opened.id,
+            state: AtomicU8::new(LEASED),
+            reusable: AtomicBool::new(true),
+            resting_since: AtomicU64::new(0),
+            epoch: now,
+            facts: Mutex::new(opened.machine.facts().clone()),
+            wake: Notify::new(),
+            retire: Mutex::new(None),
+        });
+        budget.register(&shared);
+        let (to_task, requests) = mpsc::channel(2);
+        let (replies, from_task) = mpsc::channel(1);
+        let task = Task {
+            stream: opened.stream,
+            machine: opened.machine,
+            input: opened.input,
+            output: Bytes::new(),
+            requests,
+            replies,
+            shared: Arc::clone(&shared),
+            timing,
+            lease: 0,
+            phase: Phase::Leased,
+            checking: false,
+            opened: now,
+            rested: now,
+            last_octet: now,
+            sent: false,
+            replied: false,
+            bulk: false,
+            timer: Box::pin(tokio::time::sleep_until(now)),
+            state: metrics.connection(ConnectionState::Active),
+            metrics: Arc::clone(metrics),
+            budget: Arc::clone(budget),
+            permit: opened.permit,
+        };
+        tokio::spawn(task.run());
+        Self { shared, to_task, from_task, lease: 0, rested_for: Duration::ZERO }
+    }
+
+    /// See [`Shared`].
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Takes it out of rest for a new user; false: it is closed.
+    pub fn attach(&mut self) -> bool {
+        self.lease = self.lease.wrapping_add(1);
+        self.rested_for = self.shared.resting_since().map_or(Duration::ZERO, |since| since.elapsed());
+        self.shared.try_lease()
+    }
+
+    /// Nobody has used it yet.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.lease == 0
+    }
+
+    /// How long it had rested when it was taken out.
+    #[must_use]
+    pub fn rested_for(&self) -> Duration {
+        self.rested_for
+    }
+
+    /// Puts it to rest. False: it cannot be used again, and should be dropped.
+    #[must_use]
+    pub fn release(&mut self) -> bool {
+        if !self.shared.reusable.load(Ordering::Acquire) || self.shared.is_closed() {
+            return false;
+        }
+        let told = self.to_task.try_send((self.lease, ToTask::Release)).is_ok();
+        self.shared.rest();
+        told
+    }
+
+    /// Runs a command; false: the connection is gone, and nothing was sent.
+    pub async fn run(&self, run: Box<Run>) -> Result<(), Box<Run>> {
+        match self.to_task.send((self.lease, ToTask::Run(run))).await {
+            Err(mpsc::error::SendError((_, ToTask::Run(run)))) => Err(run),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends further octets of the running command. What comes of it is told by the next event.
+    pub async fn send(&self, octets: Bytes) {
+        let _ = self.to_task.send((self.lease, ToTask::Octets(octets))).await;
+    }
+
+    /// Sends what follows a streamed literal. What comes of it is told by the next event.
+    pub async fn send_segment(&self, text: Bytes, literal: Option<Literal>) {
+        let _ = self.to_task.send((self.lease, ToTask::Segment(text, literal))).await;
+    }
+
+    /// The next event; after [`FromTask::Lost`], nothing else.
+    pub async fn event(&mut self) -> FromTask {
+        poll_fn(|cx| self.poll_event(cx)).await
+    }
+
+    /// See [`Connection::event`].
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<FromTask> {
+        loop {
+            return match ready!(self.from_task.poll_recv(cx)) {
+                Some((lease, event)) if lease == self.lease => Poll::Ready(event),
+                Some((_, FromTask::Lost(loss))) => Poll::Ready(FromTask::Lost(loss)),
+                Some(_) => continue,
+                // The task has died without a word: whatever was asked of it has an unknown outcome.
+                None => Poll::Ready(FromTask::Lost(Loss { unsent: false, unanswered: false, cut: true })),
+            };
+        }
+    }
+
+    /// Whether it still answers, asked by NOOP.
+    pub async fn check(&mut self) -> bool {
+        if self.to_task.send((self.lease, ToTask::Check)).await.is_err() {
+            return false;
+        }
+        loop {
+            match self.event().await {
+                FromTask::Checked => return true,
+                FromTask::Lost(_) => return false,
+                _ => {}
+            }
+        }
+    }
+
+    /// Reads what is still to come for a session that is gone, within `octets` and `time`. False: not to be used again.
+    pub async fn drain(&mut self, octets: usize, time: Duration) -> bool {
+        let read = async {
+            let mut left = octets;
+            loop {
+                match self.event().await {
+                    FromTask::Data(data) => match left.checked_sub(data.len()) {
+                        Some(rest) => left = rest,
+                        None => return false,
+                    },
+                    FromTask::Done(..) => return true,
+                    FromTask::Checked => {}
+                    FromTask::Continue(_) | FromTask::Lost(_) => return false,
+                }
+            }
+        };
+        tokio::time::timeout(time, read).await.unwrap_or(false)
+    }
+
+    /// Ends it, for this reason.
+    pub fn retire(self, reason: RetireReason) {
+        let _ = self.to_task.try_send((self.lease, ToTask::Retire(reason)));
+    }
+}
+
+/// What the task is waiting for besides the backend.
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    /// In a pool, with the times of what to do next.
+    Resting { unselect: Option<Instant>, noop: Instant },
+    /// A command of our own is in flight, in a pool or not.
+    Own(Instant),
+    /// A session has it.
+    Leased,
+}
+
+struct Task {
+    stream: Stream,
+    machine: Machine,
+    input: BytesMut,
+    output: Bytes,
+    requests: mpsc::Receiver<(u32, ToTask)>,
+    replies: mpsc::Sender<(u32, FromTask)>,
+    shared: Arc<Shared>,
+    timing: Timing,
+    lease: u32,
+    phase: Phase,
+    /// Somebody waits for [`FromTask::Checked`].
+    checking: bool,
+    opened: Instant,
+    /// When it was last put to rest.
+    rested: Instant,
+    last_octet: Instant,
+    /// An octet of the session's command was sent, one of its reply was received.
+    sent: bool,
+    replied: bool,
+    /// The last read filled its buffer: read into memory that is passed on, instead of copying small pieces.
+    bulk: bool,
+    timer: Pin<Box<Sleep>>,
+    state: StateGuard,
+    metrics: Arc<BackendMetrics>,
+    budget: Arc<Budget>,
+    permit: Permit,
+}
+
+/// Why the task ends.
+#[derive(Debug)]
+enum Exit {
+    /// In an orderly way: LOGOUT.
+    Retire(RetireReason),
+    /// The backend closed, after a BYE or not.
+    ServerClosed,
+    /// Its handle was dropped.
+    Abandoned,
+    Protocol(ProtocolError),
+    Io(io::Error),
+    Timeout,
+}
+
+enum Wake {
+    Request(Option<(u32, ToTask)>),
+    Read(io::Result<usize>),
+    Written(io::Result<usize>),
+    Timer,
+    Retired,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let exit = loop {
+            if let Err(exit) = self.step().await {
+                break exit;
+            }
+        };
+        self.end(exit).await;
+    }
+
+    async fn step(&mut self) -> Result<(), Exit> {
+        self.deliver().await?;
+        if self.output.is_empty() {
+            self.output = self.machine.poll_transmit();
+        }
+        match self.wait().await {
+            Wake::Request(Some((lease, request))) => self.request(lease, request)?,
+            Wake::Request(None) => return Err(Exit::Abandoned),
+            Wake::Written(written) => {
+                let written = written.map_err(Exit::Io)?;
+                if written == 0 {
+                    return Err(Exit::ServerClosed);
+                }
+                self.sent = true;
+                let _ = self.output.split_to(written);
+            }
+            Wake::Read(read) => {
+                if read.map_err(Exit::Io)? == 0 {
+                    return Err(Exit::ServerClosed);
+                }
+                self.last_octet = Instant::now();
+                self.replied = true;
+                self.machine.handle_input(&mut self.input).map_err(Exit::Protocol)?;
+                if self.input.is_empty() && !self.bulk {
+                    self.input = BytesMut::new();
+                }
+            }
+            Wake::Timer => self.timer_fired()?,
+            Wake::Retired => {
+                let reason = self.shared.retire.lock().unwrap_or(RetireReason::Error);
+                return Err(Exit::Retire(reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the first of: room to write, something to read, a request, the timer, an eviction.
+    async fn wait(&mut self) -> Wake {
+        let notified = self.shared.wake.notified();
+        let mut notified = std::pin::pin!(notified);
+        let deadline = self.deadline();
+        let resting = matches!(self.phase, Phase::Resting { .. });
+        let output = &self.output;
+        let (stream, requests, input, bulk, timer) =
+            (&mut self.stream, &mut self.requests, &mut self.input, &mut self.bulk, &mut self.timer);
+        poll_fn(|cx| {
+            if !output.is_empty() {
+                if let Poll::Ready(written) = Pin::new(&mut *stream).poll_write(cx, output) {
+                    return Poll::Ready(Wake::Written(written));
+                }
+                // TLS keeps what it could not send: it wants to be flushed. Reads do that.
+            } else {
+                ready_or_pending(Pin::new(&mut *stream).poll_flush(cx));
+                if let Poll::Ready(request) = requests.poll_recv(cx) {
+                    return Poll::Ready(Wake::Request(request));
+                }
+            }
+            if let Poll::Ready(read) = poll_read(stream, cx, input, bulk) {
+                return Poll::Ready(Wake::Read(read));
+            }
+            if resting && notified.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Wake::Retired);
+            }
+            if let Some(deadline) = deadline {
+                // The timer is moved only when it fires too early, not with each octet.
+                if timer.deadline() > deadline || timer.is_elapsed() {
+                    timer.as_mut().reset(deadline);
+                }
+                if timer.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Wake::Timer);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Resting { unselect, noop } => Some(unselect.unwrap_or(noop).min(noop).min(self.retires_at())),
+            Phase::Own(deadline) => Some(deadline),
+            // Clients idle as long as they like: TCP's keepalive watches over the backend then.
+            Phase::Leased if self.machine.is_waiting() => Some(self.last_octet + self.timing.reply_timeout),
+            Phase::Leased => None,
+        }
+    }
+
+    fn retires_at(&self) -> Instant {
+        (self.rested + self.timing.idle_timeout).min(self.opened + self.timing.lifetime)
+    }
+
+    fn timer_fired(&mut self) -> Result<(), Exit> {
+        let now = Instant::now();
+        if self.deadline().is_none_or(|deadline| now < deadline) {
+            return Ok(());
+        }
+        let Phase::Resting { unselect, .. } = self.phase else { return Err(Exit::Timeout) };
+        if now >= self.retires_at() {
+            let reason = if now >= self.opened + self.timing.lifetime { RetireReason::Lifetime } else { RetireReason::Idle };
+            // A session that has just taken it goes first; it will be back.
+            self.phase = Phase::Leased;
+            return if self.shared.retire(reason) { Err(Exit::Retire(reason)) } else { Ok(()) };
+        }
+        self.start_own(if unselect.is_some_and(|at| now >= at) { Own::Unselect } else { Own::Noop });
+        Ok(())
+    }
+
+    fn start_own(&mut self, own: Own) {
+        self.machine.handle_own(own);
+        self.phase = Phase::Own(Instant::now() + OWN_COMMAND);
+    }
+
+    fn request(&mut self, lease: u32, request: ToTask) -> Result<(), Exit> {
+        self.last_octet = Instant::now();
+        if lease != self.lease {
+            self.lease = lease;
+            self.machine.handle_attach();
+            self.state.set(ConnectionState::Active);
+        }
+        if !matches!(self.phase, Phase::Own(_)) {
+            self.phase = Phase::Leased;
+        }
+        match request {
+            ToTask::Run(run) => {
+                if self.machine.is_closing() {
+                    return Err(Exit::ServerClosed);
+                }
+                self.sent = false;
+                self.replied = false;
+                self.set_reusable(false);
+                self.machine.handle_command(run.command, run.streams);
+            }
+            ToTask::Octets(octets) => self.machine.handle_octets(&octets),
+            ToTask::Segment(text, literal) => {
+                self.machine.handle_segment(&text, literal);
+                if self.machine.is_closing() {
+                    return Err(Exit::ServerClosed);
+                }
+                self.publish();
+            }
+            ToTask::Check => {
+                self.checking = true;
+                // What comes with the reply is nobody's.
+                self.machine.handle_release();
+                if !matches!(self.phase, Phase::Own(_)) {
+                    self.start_own(Own::Noop);
+                }
+            }
+            ToTask::Release => {
+                let own = matches!(self.phase, Phase::Own(_));
+                if !own && !self.machine.is_clean() {
+                    return Err(Exit::Retire(RetireReason::Unclean));
+                }
+                self.machine.handle_release();
+                self.state.set(ConnectionState::Idle);
+                self.rested = Instant::now();
+                if !own {
+                    self.rest();
+                }
+            }
+            ToTask::Retire(reason) => return Err(Exit::Retire(reason)),
+        }
+        Ok(())
+    }
+
+    fn rest(&mut self) {
+        let now = Instant::now();
+        let unselect = self.machine.facts().selected.is_some().then(|| now + self.timing.linger);
+        self.phase = Phase::Resting { unselect, noop: now + self.timing.keepalive };
+    }
+
+    /// Hands the machine's events to the session, as fast as it takes them.
+    async fn deliver(&mut self) -> Result<(), Exit> {
+        while let Some(event) = self.machine.poll_event() {
+            let told = match event {
+                Event::Data(data) => FromTask::Data(data),
+                Event::Continue(line) => FromTask::Continue(line),
+                Event::Done(rest, selected) => {
+                    self.publish();
+                    FromTask::Done(rest, selected)
+                }
+                Event::OwnDone(own, status) => match self.own_done(own, status)? {
+                    Some(told) => told,
+                    None => continue,
+                },
+                Event::Bye(text) => {
+                    info!(connection = self.shared.id, text = %String::from_utf8_lossy(&text), "backend said goodbye");
+                    return Err(Exit::ServerClosed);
+                }
+            };
+            self.tell(told).await?;
+        }
+        Ok(())
+    }
+
+    fn own_done(&mut self, own: Own, status: Status) -> Result<Option<FromTask>, Exit> {
+        if self.machine.spoiled().is_some() || (own == Own::Noop && status != Status::Ok) {
+            return Err(Exit::Retire(RetireReason::FailedCheck));
+        }
+        *self.shared.facts.lock() = self.machine.facts().clone();
+        if self.checking {
+            if own != Own::Noop {
+                self.start_own(Own::Noop);
+                return Ok(None);
+            }
+            self.checking = false;
+            self.machine.handle_attach();
+            self.phase = Phase::Leased;
+            return Ok(Some(FromTask::Checked));
+        }
+        if matches!(self.phase, Phase::Own(_)) {
+            self.phase = Phase::Leased;
+            if self.shared.resting_since().is_some() {
+                self.rest();
+            }
+        }
+        Ok(None)
+    }
+
+    async fn tell(&mut self, event: FromTask) -> Result<(), Exit> {
+        match self.replies.try_send((self.lease, event)) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(Exit::Abandoned),
+            // A slow client: nothing more is read from the backend meanwhile, so that TCP slows it.
+            Err(mpsc::error::TrySendError::Full(event)) => {
+                self.replies.send(event).await.map_err(|_| Exit::Abandoned)?;
+                self.last_octet = Instant::now();
+                Ok(())
+            }
+        }
+    }
+
+    /// Says what is left on the connection, before the session learns that its command is over.
+    fn publish(&mut self) {
+        let facts = self.machine.facts();
+        let mut known = self.shared.facts.lock();
+        if known.selected != facts.selected || !Arc::ptr_eq(&known.sticky, &facts.sticky) {
+            *known = facts.clone();
+        }
+        drop(known);
+        self.set_reusable(self.machine.is_clean() && self.machine.spoiled().is_none() && self.input.is_empty());
+    }
+
+    fn set_reusable(&self, reusable: bool) {
+        self.shared.reusable.store(reusable, Ordering::Release);
+    }
+
+    /// Tells the session, then ends the connection so that TIME_WAIT stays with the backend, or nowhere.
+    async fn end(mut self, exit: Exit) {
+        self.shared.state.store(CLOSED, Ordering::Release);
+        self.budget.forget(self.shared.id);
+        let reason = self.reason(&exit);
+        self.metrics.retired(reason);
+        debug!(connection = self.shared.id, reason = reason.as_str(), cause = ?exit, "upstream connection retired");
+        let mut loss = Loss { unsent: !self.sent, unanswered: !self.replied, cut: !self.machine.at_line_start() };
+        // A command that was never looked at was not sent either.
+        self.requests.close();
+        while let Ok((lease, request)) = self.requests.try_recv() {
+            if let ToTask::Run(_) = request {
+                self.lease = lease;
+                loss = Loss { unsent: true, unanswered: true, cut: false };
+            }
+        }
+        let orderly = matches!(exit, Exit::Retire(_) | Exit::Abandoned) && self.machine.is_clean() && self.output.is_empty();
+        if orderly && tokio::time::timeout(GOODBYE, self.logout()).await == Ok(true) {
+            let _: Ended = self.stream.wait_peer_close(GOODBYE).await;
+        } else {
+            self.stream.reset();
+        }
+        drop(self.permit);
+        // When a slow client has room for it, or has gone.
+        let _ = self.replies.send((self.lease, FromTask::Lost(loss))).await;
+    }
+
+    fn reason(&self, exit: &Exit) -> RetireReason {
+        match exit {
+            Exit::Retire(reason) => *reason,
+            Exit::ServerClosed => RetireReason::ServerClosed,
+            Exit::Abandoned if self.machine.spoiled().is_some() => RetireReason::Sticky,
+            Exit::Abandoned if !self.machine.is_clean() => RetireReason::Unclean,
+            Exit::Abandoned => RetireReason::Shutdown,
+            Exit::Protocol(error) => {
+                info!(connection = self.shared.id, %error, "backend broke the protocol");
+                RetireReason::ProtocolError
+            }
+            Exit::Io(_) => RetireReason::Error,
+            Exit::Timeout => RetireReason::Timeout,
+        }
+    }
+
+    /// LOGOUT, and the reply to it. False: it could not be had.
+    async fn logout(&mut self) -> bool {
+        self.machine.handle_own(Own::Logout);
+        let mut output = self.machine.poll_transmit();
+        while !output.is_empty() {
+            let written = poll_fn(|cx| Pin::new(&mut self.stream).poll_write(cx, &output)).await;
+            match written {
+                Ok(written) if written > 0 => drop(output.split_to(written)),
+                _ => return false,
+            }
+        }
+        if poll_fn(|cx| Pin::new(&mut self.stream).poll_flush(cx)).await.is_err() {
+            return false;
+        }
+        loop {
+            while let Some(event) = self.machine.poll_event() {
+                if matches!(event, Event::OwnDone(Own::Logout, _)) {
+                    return true;
+                }
+            }
+            let (stream, input, bulk) = (&mut self.stream, &mut self.input, &mut self.bulk);
+            match poll_fn(|cx| poll_read(stream, cx, input, bulk)).await {
+                Ok(read) if read > 0 => {}
+                _ => return false,
+            }
+            if self.machine.handle_input(&mut self.input).is_err() {
+                return false;
+            }
+        }
+    }
+}
+
+/// Whatever a flush says, reads and writes will say, too.
+fn ready_or_pending(_: Poll<io::Result<()>>) {}
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
+}
+
+/// Reads into `buffer`. While little comes, by way of a buffer that all connections of a thread share, so that one that
+/// waits owns none; while much comes (`bulk`), without a copy.
+pub(crate) fn poll_read(
+    stream: &mut Stream,
+    cx: &mut Context<'_>,
+    buffer: &mut BytesMut,
+    bulk: &mut bool,
+) -> Poll<io::Result<usize>> {
+    if *bulk {
+        buffer.reserve(CHUNK);
+        let before = buffer.len();
+        let read = ready!(tokio_util::io::poll_read_buf(Pin::new(stream), cx, buffer));
+        *bulk = matches!(read, Ok(read) if read >= CHUNK / 4);
+        debug_assert!(buffer.len() >= before);
+        return Poll::Ready(read);
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        let mut target = ReadBuf::new(scratch);
+        ready!(Pin::new(stream).poll_read(cx, &mut target))?;
+        *bulk = target.filled().len() == CHUNK;
+        buffer.extend_from_slice(target.filled());
+        Poll::Ready(Ok(target.filled().len()))
+    })
+}
