@@ -1,0 +1,8 @@
+//! Connections over real loopback sockets: listeners, PROXY headers, TLS, dialing, and how connections end.
+
+mod closing;
+mod dialing;
+mod listening;
+mod proxy_header;
+mod support;
+mod tls;
