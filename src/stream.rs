@@ -31,7 +31,7 @@ pub enum Socket {
     Unix(UnixStream),
 }
 
-/// A connection: a socket, or TLS over one. Small (at most 40 octets): what is big is boxed.
+/// A connection: a socket, or TLS over one. Small (at most 48 octets): what is big is boxed.
 ///
 /// The end of the other side's bytes is a read of 0 octets, also where TLS ended without a `close_notify`, as many
 /// clients and servers do it: IMAP lines and literals say themselves whether they are complete, so that a cut-off

@@ -10,22 +10,22 @@ use std::time::Duration;
 use imapool::config::{self, ListenAddr, PlaintextLogin, TlsMode};
 use imapool::listener::{BoundListener, ClientAddr};
 use imapool::stream::Stream;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tokio::net::TcpStream;
 
 /// Beyond this a test has hung.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// Waits for `future`, but not for ever.
-pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, future).await.expect("finished in time")
 }
 
 /// A folder that goes with its owner. Short, since the path of a Unix socket is.
-pub struct Folder(pub PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("imapool-net-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
@@ -33,7 +33,7 @@ impl Folder {
         Self(path)
     }
 
-    pub fn file(&self, name: &str, content: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str, content: &str) -> PathBuf {
         let path = self.0.join(name);
         fs::write(&path, content).unwrap();
         path
@@ -46,7 +46,7 @@ impl Drop for Folder {
     }
 }
 
-pub fn listener(address: ListenAddr) -> config::Listener {
+pub(crate) fn listener(address: ListenAddr) -> config::Listener {
     config::Listener {
         name: "webmail".into(),
         address,
@@ -59,11 +59,11 @@ pub fn listener(address: ListenAddr) -> config::Listener {
     }
 }
 
-pub fn tcp_listener() -> config::Listener {
+pub(crate) fn tcp_listener() -> config::Listener {
     listener(ListenAddr::Tcp("127.0.0.1:0".parse().unwrap()))
 }
 
-pub fn backend(host: &str, port: u16) -> config::Backend {
+pub(crate) fn backend(host: &str, port: u16) -> config::Backend {
     config::Backend {
         name: "main".into(),
         host: host.into(),
@@ -78,7 +78,7 @@ pub fn backend(host: &str, port: u16) -> config::Backend {
     }
 }
 
-pub fn port_of(listener: &BoundListener) -> u16 {
+pub(crate) fn port_of(listener: &BoundListener) -> u16 {
     match listener.local_address() {
         ListenAddr::Tcp(address) => address.port(),
         ListenAddr::Unix(path) => panic!("{} has no port", path.display()),
@@ -86,14 +86,14 @@ pub fn port_of(listener: &BoundListener) -> u16 {
 }
 
 /// A client's bare socket, and the stream a listener made of its other end.
-pub async fn tcp_pair() -> (TcpStream, Stream) {
+pub(crate) async fn tcp_pair() -> (TcpStream, Stream) {
     let listener = BoundListener::bind(&tcp_listener()).unwrap();
     let (client, accepted) = accept_from(&listener).await;
     (client, accepted.0)
 }
 
 /// Connects to `listener` over TCP.
-pub async fn accept_from(listener: &BoundListener) -> (TcpStream, (Stream, ClientAddr)) {
+pub(crate) async fn accept_from(listener: &BoundListener) -> (TcpStream, (Stream, ClientAddr)) {
     let address: SocketAddr = ([127, 0, 0, 1], port_of(listener)).into();
     let (client, accepted) = soon(async { tokio::join!(TcpStream::connect(address), listener.accept()) }).await;
     let client = client.unwrap();
@@ -102,31 +102,36 @@ pub async fn accept_from(listener: &BoundListener) -> (TcpStream, (Stream, Clien
 }
 
 /// A certificate authority.
-pub struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pub pem: String,
+    pub(crate) pem: String,
 }
 
 /// A certificate and its key, in PEM.
-pub struct Pair {
-    pub certificate: String,
-    pub key: String,
+pub(crate) struct Pair {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
 impl Authority {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
+        Self::named("Test Authority")
+    }
+
+    pub(crate) fn named(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    pub fn sign(&self, name: &str) -> Pair {
+    pub(crate) fn sign(&self, name: &str) -> Pair {
         self.sign_with(name, |_| {})
     }
 
-    pub fn sign_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Pair {
+    pub(crate) fn sign_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Pair {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         change(&mut params);
         let key = KeyPair::generate().unwrap();
@@ -136,7 +141,7 @@ impl Authority {
 
 impl Pair {
     /// Written to files, and entered into `config`.
-    pub fn install(&self, folder: &Path, config: &mut config::Listener) {
+    pub(crate) fn install(&self, folder: &Path, config: &mut config::Listener) {
         let (certificate, key) = (folder.join("fullchain.pem"), folder.join("key.pem"));
         fs::write(&certificate, &self.certificate).unwrap();
         fs::write(&key, &self.key).unwrap();

@@ -130,9 +130,12 @@ async fn a_certificate_of_the_future_is_refused() {
 
 #[tokio::test]
 async fn an_unknown_authority_is_refused() {
-    let problem = refusal(&Authority::new().sign(NAME), &Authority::new().pem).await;
-    assert_eq!(problem, CertificateProblem::UnknownIssuer);
-    assert!(problem.to_string().contains("ca_file"), "{problem}");
+    // The second has our authority's name, but not its key.
+    for other in ["Another Authority", "Test Authority"] {
+        let problem = refusal(&Authority::named(other).sign(NAME), &Authority::new().pem).await;
+        assert_eq!(problem, CertificateProblem::UnknownIssuer);
+        assert!(problem.to_string().contains("ca_file"), "{problem}");
+    }
 }
 
 #[tokio::test]
