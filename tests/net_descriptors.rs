@@ -1,8 +1,9 @@
 //! Accepting when the process is out of file descriptors. In a process of its own: the limit is the process's.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
 #![cfg(unix)]
 
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
@@ -37,7 +38,7 @@ fn cpu() -> Duration {
 async fn accepting_goes_on_when_descriptors_are_back_and_does_not_spin() {
     let listener = listener();
     let ListenAddr::Tcp(address) = *listener.local_address() else { panic!("no TCP address") };
-    let clients: Vec<_> = (0..3).map(|_| TcpStream::connect(SocketAddr::from(address)).unwrap()).collect();
+    let clients: Vec<_> = (0..3).map(|_| TcpStream::connect(address).unwrap()).collect();
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     // The lowest free descriptor is the next to be given out, and from there on there are none.
     let free = std::fs::File::open("/dev/null").unwrap().as_raw_fd();

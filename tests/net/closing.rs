@@ -79,6 +79,54 @@ async fn a_client_that_half_closes_still_reads() {
     assert_eq!(read_to_end(&mut client).await.unwrap(), b"a1 OK bye\r\n");
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_the_client_has_not_taken_is_known() {
+    use tokio::io::AsyncWrite;
+
+    // Both families, and both ends of a connection.
+    for host in ["127.0.0.1", "[::1]"] {
+        let listener = BoundListener::bind(&listener(ListenAddr::Tcp(format!("{host}:0").parse().unwrap()))).unwrap();
+        let dialer = Dialer::new(&backend(host, port_of(&listener))).unwrap();
+        let (client, (mut server, _)) = soon(async { tokio::join!(dialer.connect(), listener.accept()) }).await;
+        let mut client = client.unwrap();
+        assert_eq!((server.undelivered(), client.undelivered()), (Some(0), Some(0)));
+
+        // Until nothing more goes in: the client's window is closed then, and the rest lies here.
+        let chunk = vec![b'x'; 1 << 16];
+        let mut written = 0;
+        let full = std::future::poll_fn(|cx| {
+            use std::task::Poll;
+            loop {
+                match std::pin::Pin::new(&mut server).poll_write(cx, &chunk) {
+                    Poll::Ready(Ok(len)) => written += len,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => return Poll::Ready(Ok(())),
+                }
+            }
+        });
+        full.await.unwrap();
+        let left = server.undelivered().unwrap();
+        assert!(left > 0 && left < written, "{left} of {written}");
+
+        let mut taken = vec![0; written];
+        soon(client.read_exact(&mut taken)).await.unwrap();
+        let delivered = async {
+            while server.undelivered() != Some(0) {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon(delivered).await;
+        // Where the question is asked: the client has closed its side.
+        client.shutdown().await.unwrap();
+        assert_eq!(read_to_end(&mut server).await.unwrap(), b"");
+        assert_eq!(server.undelivered(), Some(0));
+        client.reset();
+        assert_eq!(server.write_all(b"into the void").await.unwrap_err().kind(), ErrorKind::BrokenPipe);
+        assert_eq!(server.undelivered(), None, "the connection is gone");
+    }
+}
+
 #[tokio::test]
 async fn unix_sockets_close_and_reset() {
     let folder = Folder::new();

@@ -75,6 +75,8 @@ async fn a_black_hole_costs_the_connect_timeout() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn source_addresses_take_turns() {
+    use nix::sys::socket::{getsockopt, sockopt::IpBindAddressNoPort};
+
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut backend = backend("127.0.0.1", listener.local_addr().unwrap().port());
     let sources = ["127.0.0.2", "127.0.0.3", "::1"].map(|address| address.parse().unwrap());
@@ -85,7 +87,11 @@ async fn source_addresses_take_turns() {
     for _ in 0..4 {
         let (stream, accepted) = soon(async { tokio::join!(dialer.connect(), listener.accept()) }).await;
         seen.push(accepted.unwrap().1.ip());
-        open.push(stream.unwrap());
+        let stream = stream.unwrap();
+        // Else each bind would take a local port for all remote addresses.
+        let Socket::Tcp(tcp) = stream.socket() else { panic!("{stream:?} is not TCP") };
+        assert!(getsockopt(tcp, IpBindAddressNoPort).unwrap());
+        open.push(stream);
     }
     assert_eq!(seen, [sources[0], sources[1], sources[0], sources[1]]);
 }
