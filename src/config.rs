@@ -1,10 +1,26 @@
 //! The configuration file: TOML in, a [`Config`] that cannot be invalid out.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+mod error;
+mod read;
+mod sections;
+#[cfg(test)]
+mod tests;
+mod value;
+mod warning;
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use toml::de::DeTable;
+
+pub use error::{ConfigError, Fault, Problem};
+pub use warning::Warning;
 
 /// Everything `imapool run` needs to know. Made by [`Config::parse`]; every value has been validated.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +41,85 @@ pub struct Config {
     pub log: Log,
 }
 
+impl Config {
+    /// A configuration of one listener and one backend, everything else by default.
+    pub fn new(listener: Listener, backend: Backend) -> Config {
+        Config {
+            listeners: vec![listener],
+            backends: vec![backend],
+            pool: Pool::default(),
+            auth: Auth::default(),
+            limits: Limits::default(),
+            admin: Admin::default(),
+            log: Log::default(),
+        }
+    }
+
+    /// Reads and parses a file, and makes sure that the files it names (certificates, keys, roots) can be read.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`] when the file cannot be read, else as [`Config::parse`].
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let file = path.display().to_string();
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(source) => return Err(ConfigError::Read { file, source }),
+        };
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => parse(text, &file, &readable).0,
+            Err(error) => {
+                let (valid, _) = bytes.split_at(error.valid_up_to());
+                let valid = String::from_utf8_lossy(valid);
+                let problem = Problem::new(&Arc::from(file), &valid, valid.len(), Fault::NotUtf8);
+                Err(ConfigError::Invalid(vec![problem]))
+            }
+        }
+    }
+
+    /// Parses a configuration; `file_name` is for the messages. Pure: opens no file and looks up no name.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] with everything that is wrong. Where the text is not even TOML, with that alone.
+    pub fn parse(text: &str, file_name: &str) -> Result<Config, ConfigError> {
+        parse(text, file_name, &|_| Ok(())).0
+    }
+
+    /// Every key the parser knows, with its section (empty for the sections themselves).
+    pub fn keys() -> Vec<(&'static str, &'static str)> {
+        parse("[[listener]]\n[[backend]]\n", "", &|_| Ok(())).1
+    }
+
+    /// What is allowed and yet likely to be a mistake.
+    pub fn warnings(&self) -> Vec<Warning> {
+        warning::of(self)
+    }
+}
+
+type Keys = Vec<(&'static str, &'static str)>;
+
+fn parse(text: &str, file_name: &str, probe: read::Probe<'_>) -> (Result<Config, ConfigError>, Keys) {
+    let file = Arc::from(file_name);
+    let (root, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        return (Err(ConfigError::Invalid(read::syntax_problems(&file, text, errors))), Keys::new());
+    }
+    let mut reader = read::Reader::new(text, probe);
+    let config = sections::config(&mut reader, root.get_ref());
+    let (problems, keys) = reader.finish(&file);
+    let result = match config {
+        Some(config) if problems.is_empty() => Ok(config),
+        _ => Err(ConfigError::Invalid(problems)),
+    };
+    (result, keys)
+}
+
+fn readable(path: &Path) -> io::Result<()> {
+    if File::open(path)?.metadata()?.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    Ok(())
+}
+
 /// Where a listener listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddr {
@@ -32,6 +127,16 @@ pub enum ListenAddr {
     Tcp(SocketAddr),
     /// `unix:/run/imapool/imap.sock`
     Unix(PathBuf),
+}
+
+impl fmt::Display for ListenAddr {
+    /// As it is written in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenAddr::Tcp(address) => address.fmt(f),
+            ListenAddr::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// How TLS begins on a connection.
@@ -45,6 +150,17 @@ pub enum TlsMode {
     Implicit,
 }
 
+impl TlsMode {
+    /// The word for it in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TlsMode::None => "none",
+            TlsMode::StartTls => "starttls",
+            TlsMode::Implicit => "implicit",
+        }
+    }
+}
+
 /// Where a password may cross a connection without TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlaintextLogin {
@@ -54,6 +170,17 @@ pub enum PlaintextLogin {
     Loopback,
     /// From anywhere.
     Always,
+}
+
+impl PlaintextLogin {
+    /// The word for it in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PlaintextLogin::Never => "never",
+            PlaintextLogin::Loopback => "loopback",
+            PlaintextLogin::Always => "always",
+        }
+    }
 }
 
 /// `[[listener]]`
@@ -75,6 +202,22 @@ pub struct Listener {
     pub plaintext_login: PlaintextLogin,
     /// Answer a client that closes without LOGOUT by a reset, once all it is owed was delivered. Default: true.
     pub reset_on_client_close: bool,
+}
+
+impl Listener {
+    /// A listener with everything but its address by default; its name is the address.
+    pub fn new(address: ListenAddr) -> Listener {
+        Listener {
+            name: address.to_string(),
+            address,
+            tls: TlsMode::None,
+            certificate: None,
+            private_key: None,
+            proxy_protocol_from: Vec::new(),
+            plaintext_login: PlaintextLogin::Loopback,
+            reset_on_client_close: true,
+        }
+    }
 }
 
 /// `[[backend]]`
@@ -102,6 +245,36 @@ pub struct Backend {
     pub reply_timeout: Duration,
 }
 
+impl Backend {
+    /// A backend with everything but its address by default; its name is the address.
+    pub fn new(host: impl Into<String>, port: u16) -> Backend {
+        let host = host.into();
+        let mut backend = Backend {
+            name: String::new(),
+            // A certificate never has the dot that ends an absolute name.
+            server_name: host.trim_end_matches('.').to_owned(),
+            host,
+            port,
+            tls: TlsMode::None,
+            ca_file: None,
+            source_addresses: Vec::new(),
+            connect_timeout: Duration::from_secs(5),
+            login_timeout: Duration::from_secs(30),
+            reply_timeout: Duration::from_secs(600),
+        };
+        backend.name = backend.address();
+        backend
+    }
+
+    /// `host:port`, an IPv6 address in brackets.
+    pub fn address(&self) -> String {
+        match self.host.parse::<IpAddr>() {
+            Ok(ip) => SocketAddr::new(ip, self.port).to_string(),
+            Err(_) => format!("{}:{}", self.host, self.port),
+        }
+    }
+}
+
 /// `pool.mode`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolMode {
@@ -109,6 +282,16 @@ pub enum PoolMode {
     Multiplex,
     /// Each session holds one connection from its first command that needs the server until it ends.
     Session,
+}
+
+impl PoolMode {
+    /// The word for it in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PoolMode::Multiplex => "multiplex",
+            PoolMode::Session => "session",
+        }
+    }
 }
 
 /// `[pool]`
@@ -142,6 +325,26 @@ pub struct Pool {
     pub drain_timeout: Duration,
 }
 
+impl Default for Pool {
+    fn default() -> Pool {
+        Pool {
+            mode: PoolMode::Session,
+            max_per_account: 4,
+            max_total: 0,
+            linger: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(300),
+            max_lifetime: Duration::from_secs(3600),
+            check_after: Duration::from_secs(30),
+            keepalive: Duration::from_secs(600),
+            checkout_timeout: Duration::from_secs(10),
+            spare: 2,
+            per_credential: false,
+            drain_bytes: 256 * 1024,
+            drain_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
 /// `[auth]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Auth {
@@ -151,6 +354,12 @@ pub struct Auth {
     /// Answers to a wrong credential are held back this long (doubling with each further failure of the same
     /// account or client address within a minute, up to 16 times). Default 1 s.
     pub failure_delay: Duration,
+}
+
+impl Default for Auth {
+    fn default() -> Auth {
+        Auth { cache_ttl: Duration::from_secs(300), failure_delay: Duration::from_secs(1) }
+    }
 }
 
 /// `[limits]`
@@ -176,11 +385,33 @@ pub struct Limits {
     pub drain_timeout: Duration,
 }
 
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            sessions: 20_000,
+            sessions_per_address: 0,
+            tls_handshake_timeout: Duration::from_secs(10),
+            login_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(30 * 60),
+            write_timeout: Duration::from_secs(300),
+            command_line: 64 * 1024,
+            literals: 64 * 1024,
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
 /// `[admin]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
     /// Default 127.0.0.1:9143; `None` (written `""`): no admin address.
     pub address: Option<SocketAddr>,
+}
+
+impl Default for Admin {
+    fn default() -> Admin {
+        Admin { address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9143))) }
+    }
 }
 
 /// `log.format`
@@ -192,6 +423,16 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// The word for it in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        }
+    }
+}
+
 /// `[log]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Log {
@@ -199,4 +440,10 @@ pub struct Log {
     pub format: LogFormat,
     /// error | warn | info | debug | trace; default: info.
     pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log { format: LogFormat::Text, level: "info".to_owned() }
+    }
 }

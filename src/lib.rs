@@ -6,6 +6,7 @@
 pub mod config;
 pub mod listener;
 pub mod proxy_protocol;
+pub mod secret;
 pub mod stream;
 pub mod tls;
 pub mod upstream;

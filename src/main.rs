@@ -1,3 +1,191 @@
 //! The command line.
 
-fn main() {}
+mod logging;
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use imapool::config::{Config, ConfigError, Log};
+
+/// glibc's allocator keeps what a burst of sessions once used; this one gives it back.
+#[cfg(all(feature = "jemalloc", not(target_env = "msvc")))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// An IMAP proxy that keeps a few logged-in connections for each account and lets any number of short client
+/// sessions use them.
+#[derive(Debug, Parser)]
+#[command(version, subcommand_required = true, arg_required_else_help = true, after_help = EXAMPLES)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  imapool demo                               see what it does, without any IMAP server
+  imapool check --config /etc/imapool.toml   is this configuration right?
+  imapool run --config /etc/imapool.toml     serve
+
+Exit status: 0 done, 1 failed while running, 2 wrong configuration or command line.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or SIGINT; commands that run then may finish.
+    ///
+    /// The log goes to standard error: one line "listening" for each listener, with its real address. The environment
+    /// variable RUST_LOG goes before the level in the configuration.
+    #[command(after_help = "Example:\n  RUST_LOG=debug imapool run --config imapool.toml")]
+    Run(ConfigFile),
+    /// Tell whether a configuration is right, without running it.
+    ///
+    /// Opens no port and asks no server. What is wrong is told on standard error as FILE:LINE:COLUMN: MESSAGE, all of it at
+    /// once, and the exit status is 2. Warnings do not change the exit status.
+    #[command(after_help = "Example:\n  imapool check --config imapool.toml && systemctl restart imapool")]
+    Check(ConfigFile),
+    /// Show what imapool does, on this host alone and without any IMAP server.
+    ///
+    /// Starts an IMAP server in memory with imapool in front of it, runs a load of short sessions first directly and then
+    /// through imapool, and prints a table that compares the two.
+    #[command(after_help = "Example:\n  imapool demo --keep")]
+    Demo(Demo),
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The configuration, a TOML file.
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+struct Demo {
+    /// Leave server and proxy running afterwards, and tell how to connect; Ctrl-C ends them.
+    #[arg(long)]
+    keep: bool,
+    /// Sessions to run each way.
+    #[arg(long, value_name = "NUMBER", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    sessions: u32,
+}
+
+/// How a command fails.
+enum Failure {
+    /// By the configuration.
+    Config(ConfigError),
+    /// Anything else.
+    Runtime(anyhow::Error),
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Failure {
+        Failure::Config(error)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Failure {
+        Failure::Runtime(error)
+    }
+}
+
+fn main() -> ExitCode {
+    let result = match CommandLine::parse().command {
+        Command::Run(ConfigFile { config }) => run(&config),
+        Command::Check(ConfigFile { config }) => check(&config),
+        Command::Demo(options) => demo(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Config(error)) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Runtime(error)) => {
+            eprintln!("imapool: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(file: &Path) -> Result<(), Failure> {
+    let config = Config::load(file)?;
+    logging::start(&config.log).map_err(anyhow::Error::from)?;
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    raise_descriptor_limit();
+    block_on(serve(config))??;
+    Ok(())
+}
+
+fn demo(options: &Demo) -> Result<(), Failure> {
+    logging::start(&Log { level: "warn".to_owned(), ..Log::default() }).map_err(anyhow::Error::from)?;
+    raise_descriptor_limit();
+    block_on(show(options.keep, options.sessions))??;
+    Ok(())
+}
+
+fn check(file: &Path) -> Result<(), Failure> {
+    let config = Config::load(file)?;
+    for warning in config.warnings() {
+        eprintln!("{}: warning: {warning}", file.display());
+    }
+    println!("{}: ok", file.display());
+    for listener in &config.listeners {
+        println!("  listener \"{}\" on {}, TLS: {}", listener.name, listener.address, listener.tls.as_str());
+    }
+    for backend in &config.backends {
+        println!("  backend \"{}\" at {}, TLS: {}", backend.name, backend.address(), backend.tls.as_str());
+    }
+    println!(
+        "  at most {} connections for each account, mode: {}",
+        config.pool.max_per_account,
+        config.pool.mode.as_str()
+    );
+    match config.admin.address {
+        Some(address) => println!("  admin address {address}"),
+        None => println!("  no admin address"),
+    }
+    Ok(())
+}
+
+/// Runs a future to its end on a runtime with a thread for each core.
+fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("imapool")
+        .build()
+        .context("cannot start the runtime")?;
+    Ok(runtime.block_on(future))
+}
+
+/// Every session and every connection takes a file descriptor, and the soft limit is often just 1,024. The hard
+/// limit is what the administrator means.
+#[cfg(unix)]
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| (soft, hard)));
+    match raised {
+        Ok((soft, hard)) => tracing::debug!(soft, hard, "raised the limit of file descriptors"),
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of file descriptors"),
+    }
+}
+
+/// Windows has no such limit.
+#[cfg(not(unix))]
+fn raise_descriptor_limit() {}
+
+/// Serves until a signal ends it.
+async fn serve(_config: Config) -> anyhow::Result<()> {
+    anyhow::bail!("this build cannot serve yet")
+}
+
+/// Runs the demonstration.
+async fn show(_keep: bool, _sessions: u32) -> anyhow::Result<()> {
+    anyhow::bail!("this build has no demonstration yet")
+}

@@ -7,25 +7,11 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use imapool::config::{ListenAddr, Listener, PlaintextLogin, TlsMode};
+use imapool::config::{ListenAddr, Listener};
 use imapool::listener::BoundListener;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::time::{TimeVal, TimeValLike};
 use tokio::time::timeout;
-
-fn listener() -> BoundListener {
-    let config = Listener {
-        name: "webmail".into(),
-        address: ListenAddr::Tcp((Ipv4Addr::LOCALHOST, 0).into()),
-        tls: TlsMode::None,
-        certificate: None,
-        private_key: None,
-        proxy_protocol_from: Vec::new(),
-        plaintext_login: PlaintextLogin::Loopback,
-        reset_on_client_close: true,
-    };
-    BoundListener::bind(&config).unwrap()
-}
 
 /// What this process has spent of the CPU.
 fn cpu() -> Duration {
@@ -36,7 +22,8 @@ fn cpu() -> Duration {
 
 #[tokio::test]
 async fn accepting_goes_on_when_descriptors_are_back_and_does_not_spin() {
-    let listener = listener();
+    let config = Listener::new(ListenAddr::Tcp((Ipv4Addr::LOCALHOST, 0).into()));
+    let listener = BoundListener::bind(&config).unwrap();
     let ListenAddr::Tcp(address) = *listener.local_address() else { panic!("no TCP address") };
     let clients: Vec<_> = (0..3).map(|_| TcpStream::connect(address).unwrap()).collect();
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();

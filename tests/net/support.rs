@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use imapool::config::{self, ListenAddr, PlaintextLogin, TlsMode};
+use imapool::config::{self, ListenAddr};
 use imapool::listener::{BoundListener, ClientAddr};
 use imapool::stream::Stream;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -47,16 +47,7 @@ impl Drop for Folder {
 }
 
 pub(crate) fn listener(address: ListenAddr) -> config::Listener {
-    config::Listener {
-        name: "webmail".into(),
-        address,
-        tls: TlsMode::None,
-        certificate: None,
-        private_key: None,
-        proxy_protocol_from: Vec::new(),
-        plaintext_login: PlaintextLogin::Loopback,
-        reset_on_client_close: true,
-    }
+    config::Listener { name: "webmail".into(), ..config::Listener::new(address) }
 }
 
 pub(crate) fn tcp_listener() -> config::Listener {
@@ -65,16 +56,10 @@ pub(crate) fn tcp_listener() -> config::Listener {
 
 pub(crate) fn backend(host: &str, port: u16) -> config::Backend {
     config::Backend {
-        name: "main".into(),
-        host: host.into(),
-        port,
-        tls: TlsMode::None,
         server_name: "mail.example.org".into(),
-        ca_file: None,
-        source_addresses: Vec::new(),
         connect_timeout: LIMIT,
         login_timeout: LIMIT,
-        reply_timeout: LIMIT,
+        ..config::Backend::new(host, port)
     }
 }
 

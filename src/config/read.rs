@@ -1,0 +1,284 @@
+//! Takes values out of the TOML tree by section and key, and notes what is wrong on the way, so that one run tells all.
+
+use std::borrow::Cow;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use toml::de::{DeTable, DeValue};
+
+use super::error::{Fault, Problem};
+use super::value::{Reason, Refusal, Value};
+
+/// Tells whether a file that the configuration names can be read.
+pub(super) type Probe<'t> = &'t dyn Fn(&Path) -> io::Result<()>;
+
+/// Collects what is wrong, and which keys there are.
+pub(super) struct Reader<'t> {
+    text: &'t str,
+    probe: Probe<'t>,
+    faults: Vec<(usize, Fault)>,
+    /// Every key that was asked for, with its section: so the list of valid keys cannot go stale.
+    known: Vec<(&'static str, &'static str)>,
+    unknown: Vec<(usize, &'static str, &'t str)>,
+}
+
+impl<'t> Reader<'t> {
+    pub(super) fn new(text: &'t str, probe: Probe<'t>) -> Reader<'t> {
+        Reader { text, probe, faults: Vec::new(), known: Vec::new(), unknown: Vec::new() }
+    }
+
+    /// The top level of the file.
+    pub(super) fn root<'r>(&'r mut self, table: &'t DeTable<'t>) -> Section<'r, 't> {
+        self.section("", 0, Some(table))
+    }
+
+    /// A table, absent or not; `header` is where its header begins.
+    pub(super) fn section<'r>(
+        &'r mut self,
+        name: &'static str,
+        header: usize,
+        table: Option<&'t DeTable<'t>>,
+    ) -> Section<'r, 't> {
+        Section { reader: self, name, header, table, asked: Vec::new() }
+    }
+
+    /// Notes what is wrong at a place: bytes from the start of the text.
+    pub(super) fn fault(&mut self, offset: usize, fault: Fault) {
+        self.faults.push((offset, fault));
+    }
+
+    /// The line of a place, counted from 1.
+    pub(super) fn line(&self, offset: usize) -> usize {
+        self.text[..offset].matches('\n').count() + 1
+    }
+
+    /// All that is wrong, in the order of the file, and all keys that are known.
+    pub(super) fn finish(mut self, file: &Arc<str>) -> (Vec<Problem>, Vec<(&'static str, &'static str)>) {
+        for (offset, section, key) in std::mem::take(&mut self.unknown) {
+            let remedy = nearest(section, key, &self.known);
+            // A quoted key may have line ends in it, and the message is one line.
+            let key = qualified(section, &key.escape_debug().to_string());
+            self.fault(offset, Fault::UnknownKey { key, remedy });
+        }
+        self.faults.sort_by_key(|(offset, _)| *offset);
+        let problems =
+            self.faults.into_iter().map(|(offset, fault)| Problem::new(file, self.text, offset, fault)).collect();
+        (problems, self.known)
+    }
+}
+
+/// One table of the file.
+pub(super) struct Section<'r, 't> {
+    reader: &'r mut Reader<'t>,
+    name: &'static str,
+    header: usize,
+    table: Option<&'t DeTable<'t>>,
+    asked: Vec<&'static str>,
+}
+
+impl<'t> Section<'_, 't> {
+    fn get(&mut self, key: &'static str) -> Option<&'t Value<'t>> {
+        self.asked.push(key);
+        if !self.reader.known.contains(&(self.name, key)) {
+            self.reader.known.push((self.name, key));
+        }
+        self.table?.get(key)
+    }
+
+    /// The value of a key; `None` when it is absent, or was refused and noted.
+    pub(super) fn optional<T>(
+        &mut self,
+        key: &'static str,
+        convert: impl FnOnce(&'t Value<'t>) -> Result<T, Refusal>,
+    ) -> Option<T> {
+        let Refusal { span, reason } = match convert(self.get(key)?) {
+            Ok(value) => return Some(value),
+            Err(refusal) => refusal,
+        };
+        let start = span.start;
+        let key = qualified(self.name, key);
+        let fault = match reason {
+            Reason::Type { found, expected } => Fault::WrongType { key, found, expected },
+            Reason::Value(remedy) => Fault::BadValue { key, value: excerpt(&self.reader.text[span]), remedy },
+        };
+        self.reader.fault(start, fault);
+        None
+    }
+
+    /// The value of a key, or its default.
+    pub(super) fn or<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        convert: impl FnOnce(&'t Value<'t>) -> Result<T, Refusal>,
+    ) -> T {
+        self.optional(key, convert).unwrap_or(default)
+    }
+
+    /// The value of a key that must be there.
+    pub(super) fn required<T>(
+        &mut self,
+        key: &'static str,
+        remedy: &'static str,
+        convert: impl FnOnce(&'t Value<'t>) -> Result<T, Refusal>,
+    ) -> Option<T> {
+        if !self.has(key) {
+            self.missing(key, self.header, remedy);
+        }
+        self.optional(key, convert)
+    }
+
+    /// A table that is written once.
+    pub(super) fn table(&mut self, key: &'static str) -> Option<(usize, &'t DeTable<'t>)> {
+        let value = self.get(key)?;
+        match value.get_ref() {
+            DeValue::Table(table) => Some((value.span().start, table)),
+            _ => {
+                let expected = "a section that is written once, with its name in single brackets";
+                self.reader.fault(value.span().start, not_a_section(key, value, expected));
+                None
+            }
+        }
+    }
+
+    /// Tables of which there is at least one; `remedy` says how to write it.
+    pub(super) fn tables(&mut self, key: &'static str, remedy: &'static str) -> Vec<(usize, &'t DeTable<'t>)> {
+        let expected = "a section with its name in double brackets, since there may be several";
+        let Some(value) = self.get(key) else {
+            self.missing(key, self.header, remedy);
+            return Vec::new();
+        };
+        let DeValue::Array(array) = value.get_ref() else {
+            self.reader.fault(value.span().start, not_a_section(key, value, expected));
+            return Vec::new();
+        };
+        if array.is_empty() {
+            self.missing(key, value.span().start, remedy);
+        }
+        let mut tables = Vec::new();
+        for element in array.iter() {
+            match element.get_ref() {
+                DeValue::Table(table) => tables.push((element.span().start, table)),
+                _ => self.reader.fault(element.span().start, not_a_section(key, element, expected)),
+            }
+        }
+        tables
+    }
+
+    /// Is the key there, whatever its value?
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(key))
+    }
+
+    /// Where the value of a key is, or the section's header.
+    pub(super) fn offset(&self, key: &str) -> usize {
+        self.table.and_then(|table| table.get(key)).map_or(self.header, |value| value.span().start)
+    }
+
+    /// Notes that a key is missing.
+    pub(super) fn missing(&mut self, key: &'static str, offset: usize, remedy: impl Into<Cow<'static, str>>) {
+        let fault = Fault::Missing { key: qualified(self.name, key), remedy: remedy.into() };
+        self.reader.fault(offset, fault);
+    }
+
+    /// Notes that the value of a key, though well formed, will not do.
+    pub(super) fn refuse(&mut self, key: &'static str, remedy: impl Into<Cow<'static, str>>) {
+        let Some(value) = self.table.and_then(|table| table.get(key)) else { return };
+        let value = excerpt(&self.reader.text[value.span()]);
+        let fault = Fault::BadValue { key: qualified(self.name, key), value, remedy: remedy.into() };
+        self.reader.fault(self.offset(key), fault);
+    }
+
+    /// Notes it if the file that a key names cannot be read.
+    pub(super) fn must_be_readable(&mut self, key: &'static str, path: &Path) {
+        if let Err(error) = (self.reader.probe)(path) {
+            self.refuse(key, format!("the file cannot be read: {error}"));
+        }
+    }
+
+    /// Notes the keys that nobody asked for.
+    pub(super) fn finish(self) {
+        for key in self.table.into_iter().flat_map(DeTable::keys) {
+            let name: &'t str = key.get_ref();
+            if !self.asked.contains(&name) {
+                self.reader.unknown.push((key.span().start, self.name, name));
+            }
+        }
+    }
+}
+
+/// Turns what the TOML parser says into problems: the first of each line, since the others follow from it.
+pub(super) fn syntax_problems(file: &Arc<str>, text: &str, mut errors: Vec<toml::de::Error>) -> Vec<Problem> {
+    errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
+    let mut problems: Vec<Problem> = Vec::new();
+    for error in errors {
+        let span = error.span().unwrap_or(0..0);
+        let found = text.get(span.clone()).unwrap_or_default();
+        let line_start = text.get(..span.start).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1);
+        let setting = text.get(line_start..span.start).and_then(|before| before.split_once('='));
+        let setting = setting.map(|(key, value)| (key.trim(), value.trim())).filter(|(key, _)| !key.is_empty());
+        let remedy = match setting {
+            Some((_, "")) if found.is_empty() => "; write a value, or delete the line to have the default",
+            Some((key, "")) if found.starts_with(char::is_alphanumeric) && !found.contains(['"', '\'', '\n']) => {
+                &format!("; text needs quotes: {key} = \"{found}\"")
+            }
+            _ if error.message() == "duplicate key" => "; keep one of the two",
+            _ => "",
+        };
+        let key = setting.map(|(key, _)| key.escape_debug().to_string());
+        let message = format!("{}{remedy}", error.message());
+        let problem = Problem::new(file, text, span.start, Fault::Syntax { key, message });
+        if problems.last().is_none_or(|last| last.line != problem.line) {
+            problems.push(problem);
+        }
+    }
+    problems
+}
+
+fn qualified(section: &str, key: &str) -> String {
+    if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") }
+}
+
+/// A value as it stands in the file, if need be shortened.
+fn excerpt(source: &str) -> String {
+    const MOST: usize = 80;
+    let mut line: String = source.lines().next().unwrap_or_default().chars().take(MOST).collect();
+    if line.len() < source.len() {
+        line.push('…');
+    }
+    line
+}
+
+fn not_a_section(key: &'static str, value: &Value<'_>, expected: &'static str) -> Fault {
+    let found = match value.get_ref() {
+        DeValue::Table(_) => "a section with its name in single brackets",
+        DeValue::Array(_) => "a list",
+        _ => "a single value",
+    };
+    Fault::WrongType { key: key.to_owned(), found, expected }
+}
+
+fn place(section: &str) -> String {
+    match section {
+        "" => "at the top level".to_owned(),
+        "listener" | "backend" => format!("under [[{section}]]"),
+        _ => format!("under [{section}]"),
+    }
+}
+
+/// What to do about an unknown key, given all known ones.
+fn nearest(section: &str, key: &str, known: &[(&'static str, &'static str)]) -> String {
+    let elsewhere: Vec<String> =
+        known.iter().filter(|(_, name)| *name == key).map(|(section, _)| place(section)).collect();
+    if !elsewhere.is_empty() {
+        return format!("it belongs {}", elsewhere.join(" or "));
+    }
+    let here: Vec<&str> = known.iter().filter(|(name, _)| *name == section).map(|(_, key)| *key).collect();
+    let distance = |candidate: &&&str| strsim::damerau_levenshtein(key, candidate);
+    match here.iter().min_by_key(distance) {
+        Some(near) if distance(&near) <= key.len() / 3 + 1 => format!("did you mean `{near}`?"),
+        Some(near) => format!("the nearest is `{near}`; valid here: {}", here.join(", ")),
+        None => "there are no keys here".to_owned(),
+    }
+}

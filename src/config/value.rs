@@ -1,0 +1,310 @@
+//! From one TOML value to one value of the configuration.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::{Range, RangeInclusive};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use ipnet::IpNet;
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::ListenAddr;
+
+/// A value with its place in the file.
+pub(super) type Value<'t> = Spanned<DeValue<'t>>;
+
+/// A value that was refused: where, and why.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) span: Range<usize>,
+    pub(super) reason: Reason,
+}
+
+#[derive(Debug)]
+pub(super) enum Reason {
+    /// It has another type than this.
+    Type { found: &'static str, expected: &'static str },
+    /// The type is right; this is what to do about the value.
+    Value(Cow<'static, str>),
+}
+
+type Outcome<T> = Result<T, Refusal>;
+
+/// A year: nothing here is meant to take longer, so a longer time is a slip of the pen.
+pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// For durations where zero makes no sense.
+pub(super) const SOME: RangeInclusive<Duration> = Duration::from_millis(1)..=YEAR;
+/// For durations where zero means "at once" or "never".
+pub(super) const ANY: RangeInclusive<Duration> = Duration::ZERO..=YEAR;
+
+/// `sun_path` has 108 bytes on Linux, one of which ends the path.
+const UNIX_PATH_MAX: usize = 107;
+
+fn wrong_type<T>(value: &Value<'_>, expected: &'static str) -> Outcome<T> {
+    let found = match value.get_ref() {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a floating-point number",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    };
+    Err(Refusal { span: value.span(), reason: Reason::Type { found, expected } })
+}
+
+fn refuse<T>(value: &Value<'_>, remedy: impl Into<Cow<'static, str>>) -> Outcome<T> {
+    Err(Refusal { span: value.span(), reason: Reason::Value(remedy.into()) })
+}
+
+fn string<'v>(value: &'v Value<'_>, expected: &'static str) -> Outcome<&'v str> {
+    match value.get_ref() {
+        DeValue::String(text) => Ok(text),
+        _ => wrong_type(value, expected),
+    }
+}
+
+pub(super) fn boolean(value: &Value<'_>) -> Outcome<bool> {
+    match value.get_ref() {
+        DeValue::Boolean(boolean) => Ok(*boolean),
+        _ => wrong_type(value, "true or false, without quotes"),
+    }
+}
+
+/// A name for logs and metric labels.
+pub(super) fn name(value: &Value<'_>) -> Outcome<String> {
+    let text = string(value, "a string such as \"main\"")?;
+    if text.trim().is_empty() || text.chars().count() > 100 || text.chars().any(char::is_control) {
+        return refuse(value, "a name has 1 to 100 printable characters; without the key, it is the address");
+    }
+    Ok(text.to_owned())
+}
+
+pub(super) fn path(value: &Value<'_>) -> Outcome<PathBuf> {
+    let text = string(value, "a file's path in quotes")?;
+    if text.is_empty() || text.contains('\0') {
+        return refuse(value, "write the path of a PEM file, or delete the line");
+    }
+    Ok(PathBuf::from(text))
+}
+
+/// One of a few words; `word` gives each value's.
+pub(super) fn one_of<T: Copy>(
+    choices: &'static [T],
+    word: impl Fn(T) -> &'static str,
+) -> impl Fn(&Value<'_>) -> Outcome<T> {
+    move |value| {
+        let text = string(value, "one of a few words, in quotes")?;
+        match choices.iter().find(|choice| word(**choice) == text) {
+            Some(choice) => Ok(*choice),
+            None => {
+                let words: Vec<String> = choices.iter().map(|choice| format!("\"{}\"", word(*choice))).collect();
+                refuse(value, format!("write one of {}", words.join(", ")))
+            }
+        }
+    }
+}
+
+pub(super) fn integer(range: RangeInclusive<usize>) -> impl Fn(&Value<'_>) -> Outcome<usize> {
+    move |value| {
+        let DeValue::Integer(integer) = value.get_ref() else {
+            return wrong_type(value, "a whole number, without quotes");
+        };
+        match usize::from_str_radix(integer.as_str(), integer.radix()) {
+            Ok(number) if range.contains(&number) => Ok(number),
+            _ => refuse(value, format!("write a number from {} to {}", range.start(), range.end())),
+        }
+    }
+}
+
+/// Octets: an integer, or a string with a unit.
+pub(super) fn size(range: RangeInclusive<usize>) -> impl Fn(&Value<'_>) -> Outcome<usize> {
+    const EXPECTED: &str = "a size such as \"64KiB\", or a number of bytes";
+    move |value| {
+        let octets = match value.get_ref() {
+            DeValue::Integer(integer) => u64::from_str_radix(integer.as_str(), integer.radix()).ok(),
+            DeValue::String(text) => match text.parse::<ByteSize>() {
+                Ok(size) => Some(size.as_u64()),
+                Err(_) => return refuse(value, format!("write {EXPECTED}")),
+            },
+            _ => return wrong_type(value, EXPECTED),
+        };
+        match octets.and_then(|octets| usize::try_from(octets).ok()) {
+            Some(octets) if range.contains(&octets) => Ok(octets),
+            _ => {
+                let [least, most] = [*range.start(), *range.end()].map(|bound| ByteSize::b(bound as u64));
+                refuse(value, format!("write a size from {least} to {most}"))
+            }
+        }
+    }
+}
+
+pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Value<'_>) -> Outcome<Duration> {
+    const EXPECTED: &str = "a duration in quotes such as \"30s\", \"5m\" or \"1h\"";
+    move |value| {
+        let Ok(duration) = humantime::parse_duration(string(value, EXPECTED)?) else {
+            return refuse(value, format!("write {EXPECTED}"));
+        };
+        if duration < *range.start() {
+            return refuse(value, format!("too short, at least {}", in_words(*range.start())));
+        }
+        if duration > *range.end() {
+            return refuse(value, format!("too long, at most {}", in_words(*range.end())));
+        }
+        Ok(duration)
+    }
+}
+
+fn in_words(duration: Duration) -> String {
+    match duration {
+        // humantime would count in months of 30.44 days.
+        YEAR => "365days".to_owned(),
+        other => humantime::format_duration(other).to_string(),
+    }
+}
+
+/// Each element by `element`; an error is at the element, not at the list.
+pub(super) fn list<T>(
+    expected: &'static str,
+    element: impl Fn(&Value<'_>) -> Outcome<T>,
+) -> impl Fn(&Value<'_>) -> Outcome<Vec<T>> {
+    move |value| match value.get_ref() {
+        DeValue::Array(array) => array.iter().map(&element).collect(),
+        _ => wrong_type(value, expected),
+    }
+}
+
+pub(super) fn network(value: &Value<'_>) -> Outcome<IpNet> {
+    let text = string(value, "a network in quotes such as \"10.0.0.0/8\"")?;
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(IpNet::from(address));
+    }
+    match text.parse::<IpNet>() {
+        Ok(network) if network == network.trunc() => Ok(network),
+        Ok(network) => refuse(value, format!("it has bits beyond its prefix length, write \"{}\"", network.trunc())),
+        Err(_) => refuse(value, "write a network such as \"10.0.0.0/8\" or \"2001:db8::/32\", or one IP address"),
+    }
+}
+
+/// An address of this host to dial from.
+pub(super) fn source_address(value: &Value<'_>) -> Outcome<IpAddr> {
+    let text = string(value, "an IP address in quotes such as \"192.0.2.7\"")?;
+    match text.parse::<IpAddr>() {
+        Ok(address) if address.is_unspecified() => {
+            refuse(value, "for the kernel's own choice, leave the list empty: source_addresses = []")
+        }
+        Ok(address) if !address.is_multicast() => Ok(address),
+        _ => refuse(value, "write an IP address of this host, without a port, such as \"192.0.2.7\""),
+    }
+}
+
+pub(super) fn listen_address(value: &Value<'_>) -> Outcome<ListenAddr> {
+    let text = string(value, "an address in quotes such as \"127.0.0.1:1143\"")?;
+    match text.strip_prefix("unix:") {
+        Some(path) => unix_path(value, path).map(ListenAddr::Unix),
+        None => socket_address(value, text).map(ListenAddr::Tcp),
+    }
+}
+
+fn unix_path(value: &Value<'_>, path: &str) -> Outcome<PathBuf> {
+    if cfg!(not(unix)) {
+        return refuse(value, "there are no Unix sockets on this system, write an IP address and a port");
+    }
+    if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
+        return refuse(value, "write the socket's whole path, such as \"unix:/run/imapool/imap.sock\"");
+    }
+    if path.len() > UNIX_PATH_MAX {
+        return refuse(value, format!("a Unix socket's path has at most {UNIX_PATH_MAX} bytes, take a shorter one"));
+    }
+    Ok(PathBuf::from(path))
+}
+
+fn socket_address(value: &Value<'_>, text: &str) -> Outcome<SocketAddr> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return if address.ip().is_multicast() {
+            refuse(value, "nothing can listen on a multicast address, write an address of this host")
+        } else {
+            Ok(address)
+        };
+    }
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return refuse(value, format!("the port is missing, write \"{}\"", SocketAddr::new(ip, 1143)));
+    }
+    match text.rsplit_once(':') {
+        Some(("" | "*", port)) if port.parse::<u16>().is_ok() => {
+            refuse(value, format!("for all addresses write \"[::]:{port}\", or \"0.0.0.0:{port}\" for IPv4 alone"))
+        }
+        Some(("localhost", port)) if port.parse::<u16>().is_ok() => {
+            refuse(value, format!("names are not looked up here, write \"127.0.0.1:{port}\" or \"[::1]:{port}\""))
+        }
+        _ => refuse(
+            value,
+            "write an IP address and a port, such as \"127.0.0.1:1143\" or \"[::1]:1143\", or \"unix:/run/imapool/imap.sock\"",
+        ),
+    }
+}
+
+/// Empty: `None`.
+pub(super) fn admin_address(value: &Value<'_>) -> Outcome<Option<SocketAddr>> {
+    let text = string(value, "an address in quotes such as \"127.0.0.1:9143\"")?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match text.parse::<SocketAddr>() {
+        Ok(address) if !address.ip().is_multicast() => Ok(Some(address)),
+        _ => refuse(value, "write an IP address and a port, such as \"127.0.0.1:9143\", or \"\" for no admin address"),
+    }
+}
+
+/// A host (an IP address without brackets, or a name) and a port.
+pub(super) fn host_and_port(value: &Value<'_>) -> Outcome<(String, u16)> {
+    let text = string(value, "a host and a port in quotes such as \"127.0.0.1:143\"")?;
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return refuse(value, format!("the port is missing, write \"{}\"", SocketAddr::new(ip, 143)));
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return refuse(value, "the port is missing, write \"host:143\", or \"host:993\" for implicit TLS");
+    };
+    let port = match port.parse::<u16>() {
+        Ok(port) if port != 0 => port,
+        _ => return refuse(value, "after the host write a colon and a port from 1 to 65535"),
+    };
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return if address.ip().is_unspecified() || address.ip().is_multicast() {
+            refuse(value, "nothing can be dialed there, write the server's own address")
+        } else {
+            Ok((address.ip().to_string(), port))
+        };
+    }
+    if is_host_name(host) {
+        return Ok((host.to_owned(), port));
+    }
+    refuse(value, "write a host name or an IP address, and a port, such as \"mail.example.org:143\" or \"[::1]:143\"")
+}
+
+/// RFC 1123 section 2.1, and underscores, which occur in the names of containers.
+fn is_host_name(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    // A last label of digits alone is a misspelt IPv4 address.
+    host.len() <= 253
+        && host.split('.').all(is_label)
+        && !host.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// A name (or an IP address) that a certificate can carry.
+pub(super) fn server_name(value: &Value<'_>) -> Outcome<String> {
+    let text = string(value, "a host name in quotes such as \"mail.example.org\"")?;
+    match rustls_pki_types::ServerName::try_from(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => refuse(value, "write the name that the backend's certificate has, such as \"mail.example.org\""),
+    }
+}
