@@ -31,7 +31,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 #[derive(Debug, Error)]
 pub enum BindError {
     /// Somebody listens there already.
-    #[error("listener \"{listener}\": {address} is in use: stop the other server, or choose another address", address = written(address))]
+    #[error("listener \"{listener}\": {address} is in use: stop the other server, or choose another address")]
     InUse {
         /// The listener's name.
         listener: String,
@@ -39,7 +39,9 @@ pub enum BindError {
         address: ListenAddr,
     },
     /// Ports below 1024, or a directory that may not be written to.
-    #[error("listener \"{listener}\": no permission to listen on {address}: a port below 1024 needs CAP_NET_BIND_SERVICE, a Unix socket a writable directory", address = written(address))]
+    #[error(
+        "listener \"{listener}\": no permission to listen on {address}: a port below 1024 needs CAP_NET_BIND_SERVICE, a Unix socket a writable directory"
+    )]
     Permission {
         /// The listener's name.
         listener: String,
@@ -47,7 +49,7 @@ pub enum BindError {
         address: ListenAddr,
     },
     /// The address is none of this host's.
-    #[error("listener \"{listener}\": this host has no address {address}", address = written(address))]
+    #[error("listener \"{listener}\": this host has no address {address}")]
     NoSuchAddress {
         /// The listener's name.
         listener: String,
@@ -55,7 +57,7 @@ pub enum BindError {
         address: ListenAddr,
     },
     /// The path of a Unix socket is taken by something else, which is not touched.
-    #[error("listener \"{listener}\": {address} exists and is not a socket: remove it, or choose another path", address = written(address))]
+    #[error("listener \"{listener}\": {address} exists and is not a socket: remove it, or choose another path")]
     NotASocket {
         /// The listener's name.
         listener: String,
@@ -71,7 +73,7 @@ pub enum BindError {
         source: TlsConfigError,
     },
     /// Anything else.
-    #[error("listener \"{listener}\": cannot listen on {address}: {source}", address = written(address))]
+    #[error("listener \"{listener}\": cannot listen on {address}: {source}")]
     Io {
         /// The listener's name.
         listener: String,
@@ -92,14 +94,6 @@ impl BindError {
             io::ErrorKind::AlreadyExists => Self::NotASocket { listener: name, address },
             _ => Self::Io { listener: name, address, source },
         }
-    }
-}
-
-/// As in the configuration.
-fn written(address: &ListenAddr) -> String {
-    match address {
-        ListenAddr::Tcp(address) => address.to_string(),
-        ListenAddr::Unix(path) => format!("unix:{}", path.display()),
     }
 }
 

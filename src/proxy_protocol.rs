@@ -116,3 +116,147 @@ fn decode(header: &[u8]) -> Result<Progress, InvalidHeader> {
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proxy_header::{ProxiedAddress, Tlv};
+
+    use super::*;
+
+    const V4: &str = "192.0.2.7:40000";
+    const V6: &str = "[2001:db8::7]:40000";
+
+    fn v1(line: &str) -> Vec<u8> {
+        format!("PROXY {line}\r\n").into_bytes()
+    }
+
+    fn v2(source: &str, destination: &str, protocol: Protocol) -> Vec<u8> {
+        let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
+        let mut header = ProxyHeader::with_address(ProxiedAddress { protocol, source, destination });
+        header.append_tlv(Tlv::UniqueId(b"4711"[..].into()));
+        let mut bytes = Vec::new();
+        header.encode_v2(&mut bytes).unwrap();
+        bytes
+    }
+
+    /// Version and command, family, and what follows the length.
+    fn v2_raw(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+        let mut bytes = [SIGNATURE_V2, &[command, family]].concat();
+        bytes.extend(u16::try_from(rest.len()).unwrap().to_be_bytes());
+        bytes.extend(rest);
+        bytes
+    }
+
+    /// Headers with the source they carry.
+    fn good() -> Vec<(Vec<u8>, Option<&'static str>)> {
+        vec![
+            (v1("TCP4 192.0.2.7 198.51.100.1 40000 143"), Some(V4)),
+            (v1("TCP6 2001:db8::7 2001:db8::1 40000 143"), Some(V6)),
+            (v1("TCP6 ::ffff:192.0.2.7 ::ffff:198.51.100.1 40000 143"), Some(V4)),
+            (v1("UNKNOWN"), None),
+            (v1("UNKNOWN 2001:db8::7 what ever 1"), None),
+            (v2(V4, "198.51.100.1:143", Protocol::Stream), Some(V4)),
+            (v2(V6, "[2001:db8::1]:143", Protocol::Stream), Some(V6)),
+            (v2("[::ffff:192.0.2.7]:40000", "[::1]:143", Protocol::Stream), Some(V4)),
+            (v2_raw(0x20, 0x00, b""), None),
+            (v2_raw(0x20, 0x11, &[192, 0, 2, 9, 127, 0, 0, 1, 0, 1, 0, 2]), None),
+            (v2_raw(0x21, 0x00, b""), None),
+            (v2_raw(0x21, 0x31, &[b'/'; 216]), None),
+        ]
+    }
+
+    #[test]
+    fn good_headers_split_at_every_byte_and_followed_by_the_clients_bytes() {
+        for (header, source) in good() {
+            let expected = Progress::Header { source: source.map(|s| s.parse().unwrap()), len: header.len() };
+            for tail in [&b""[..], b"a1 NOOP\r\n", b"\x16\x03\x01\x02\x00", b"\r\n\r\n", b" 1 2\r\n"] {
+                let bytes = [&header, tail].concat();
+                assert_eq!(parse(&bytes), Ok(expected), "{}", bytes.escape_ascii());
+            }
+            for seen in 0..header.len() {
+                match parse(&header[..seen]) {
+                    // Enough to come to the end of it, or to know its length.
+                    Ok(Progress::NeedMore(max)) => assert!(seen + max >= header.len().min(FIXED_V2)),
+                    other => panic!("{:?} for {}", other, header[..seen].escape_ascii()),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_header_is_refused_with_its_reason() {
+        use InvalidHeader::{Datagram, Malformed, Missing, TooLong};
+        let datagram = v2(V4, "198.51.100.1:143", Protocol::Datagram);
+        let cases: &[(&[u8], InvalidHeader)] = &[
+            (b"a1 LOGIN u p\r\n", Missing),
+            (b"\x16\x03\x01\x02\x00", Missing),
+            (b"PROXX", Missing),
+            (b"\r\n\r\n\0\r\nQUIX", Missing),
+            (b"PROXY TCP4 192.0.2.7\r\na1 LOGIN u p\r\n", Malformed),
+            (b"PROXY TCP4 192.0.2.7 198.51.100.1 40000 143\na1 NOOP\r\n", Malformed),
+            (b"PROXY TCP4 192.0.2.7 198.51.100.1 70000 143\r\n", Malformed),
+            (b"PROXY TCP4 2001:db8::7 2001:db8::1 40000 143\r\n", Malformed),
+            (b"PROXY UDP4 192.0.2.7 198.51.100.1 40000 143\r\n", Malformed),
+            (b"PROXY TCP4 192.0.2.7 198.51.100.1 40000 143 \r\n", Malformed),
+            (b"PROXY \r\n", Malformed),
+            (&[b"PROXY UNKNOWN ", &[b'x'; 93][..]].concat(), TooLong),
+            (&[b"PROXY UNKNOWN ", &[b'x'; 93][..], b"\r\n"].concat(), TooLong),
+            (&v2_raw(0x11, 0x11, &[0; 12]), Malformed),
+            (&v2_raw(0x22, 0x11, &[0; 12]), Malformed),
+            (&v2_raw(0x21, 0x11, &[0; 11]), Malformed),
+            (&v2_raw(0x21, 0x41, &[0; 12]), Malformed),
+            (&v2_raw(0x21, 0x11, &[0; 4081])[..16], TooLong),
+            (&datagram, Datagram),
+        ];
+        for (bytes, reason) in cases {
+            assert_eq!(parse(bytes), Err(*reason), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn the_longest_headers_pass() {
+        let line = [b"PROXY UNKNOWN ", &[b'x'; MAX_V1 - 16][..], b"\r\n"].concat();
+        assert_eq!(parse(&line), Ok(Progress::Header { source: None, len: MAX_V1 }));
+        let header = v2_raw(0x20, 0x00, &[0; MAX_V2 - FIXED_V2]);
+        assert_eq!(parse(&header), Ok(Progress::Header { source: None, len: MAX_V2 }));
+    }
+
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        let wild = prop::collection::vec(any::<u8>(), 0..300);
+        let changed = (0..good().len(), any::<prop::sample::Index>(), any::<u8>(), wild.clone()).prop_map(
+            |(which, place, byte, tail)| {
+                let mut bytes = good().swap_remove(which).0;
+                let place = place.index(bytes.len());
+                bytes[place] = byte;
+                bytes.extend(tail);
+                bytes
+            },
+        );
+        let begun = (prop::bool::ANY, wild.clone())
+            .prop_map(|(first, tail)| [if first { SIGNATURE_V1 } else { SIGNATURE_V2 }, &tail].concat());
+        prop_oneof![wild, changed, begun]
+    }
+
+    proptest! {
+        /// However the bytes come in, the answer is the same, and nothing beyond the header is ever asked for or taken.
+        #[test]
+        fn pieces_and_whole_agree(bytes in bytes()) {
+            let whole = parse(&bytes);
+            if let Ok(Progress::Header { len, .. }) = whole {
+                prop_assert!(len <= bytes.len());
+            }
+            for seen in 0..bytes.len() {
+                match (parse(&bytes[..seen]), whole) {
+                    (Ok(Progress::NeedMore(max)), whole) => {
+                        prop_assert!(max > 0 && seen + max <= MAX_V2);
+                        if let Ok(Progress::Header { len, .. }) = whole {
+                            prop_assert!(seen < len);
+                        }
+                    }
+                    (decided, whole) => prop_assert_eq!(decided, whole),
+                }
+            }
+        }
+    }
+}

@@ -1,6 +1,9 @@
 //! One type for every kind of connection: TCP or Unix socket, with or without TLS on either side of it, and the ways to
 //! end one that decide where TIME_WAIT is spent.
 
+#[cfg(target_os = "linux")]
+mod undelivered;
+
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -31,7 +34,7 @@ pub enum Socket {
     Unix(UnixStream),
 }
 
-/// A connection: a socket, or TLS over one. Small (at most 40 octets): what is big is boxed.
+/// A connection: a socket, or TLS over one. Small (at most 48 octets): what is big is boxed.
 ///
 /// The end of the other side's bytes is a read of 0 octets, also where TLS ended without a `close_notify`, as many
 /// clients and servers do it: IMAP lines and literals say themselves whether they are complete, so that a cut-off
@@ -118,6 +121,18 @@ impl Stream {
             #[cfg(unix)]
             Socket::Unix(_) => None,
         }
+    }
+
+    /// Octets written that the peer's kernel has not acknowledged: 0 means that everything owed is delivered, and that
+    /// [`Stream::reset`] loses nothing. `None` where that cannot be known: the connection is gone, or the system does not
+    /// tell (only Linux does, by sock_diag). Costs a few microseconds; meant for the end of a session.
+    pub fn undelivered(&self) -> Option<usize> {
+        let in_tls = match self {
+            Self::Plain(_) => false,
+            Self::TlsServer(tls) => tls.get_ref().1.wants_write(),
+            Self::TlsClient(tls) => tls.get_ref().1.wants_write(),
+        };
+        Some(self.socket().undelivered()? + usize::from(in_tls))
     }
 
     /// TLS as the server, within `limit`.
@@ -213,6 +228,18 @@ enum Linger {
 }
 
 impl Socket {
+    fn undelivered(&self) -> Option<usize> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Tcp(tcp) => undelivered::undelivered(tcp.local_addr().ok()?, tcp.peer_addr().ok()?).ok(),
+            #[cfg(not(target_os = "linux"))]
+            Self::Tcp(_) => None,
+            // What is written lies in the peer's queue at once.
+            #[cfg(unix)]
+            Self::Unix(_) => Some(0),
+        }
+    }
+
     /// A failure means that the connection is gone, and that there is nothing left to decide.
     fn linger(&self, linger: Linger) {
         match (self, linger) {

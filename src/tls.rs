@@ -211,7 +211,8 @@ impl CertificateProblem {
             }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotValidYet,
-            CertificateError::UnknownIssuer => Self::UnknownIssuer,
+            // The second: an authority of the same name as one of ours, but with another key.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UnknownIssuer,
             other => Self::Other(other.clone()),
         }
     }

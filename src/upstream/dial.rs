@@ -372,3 +372,6 @@ where
     })
     .await
 }
+
+#[cfg(test)]
+mod tests;
