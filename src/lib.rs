@@ -4,3 +4,4 @@
 //! ARCHITECTURE.md has the map of these modules.
 
 pub mod config;
+pub mod demo;
