@@ -202,7 +202,7 @@ impl Content {
             return Err(NameError::Missing);
         }
         let below = format!("{from}/");
-        if to.starts_with(&below) {
+        if from != "INBOX" && to.starts_with(&below) {
             return Err(NameError::Invalid);
         }
         self.create(&to)?;
