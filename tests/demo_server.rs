@@ -1,12 +1,18 @@
 //! The in-memory IMAP server of the tests and the demo: raw transcripts, then real clients where they are installed.
 
+// A helper's panic is its test's failure.
+#![allow(clippy::unwrap_used)]
+
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use imapool::demo::load::{self, Load, SessionError};
 use imapool::demo::server::{Capabilities, Event, Fault, Kill, Options, Passwords, Server, Stage};
+use imapool::demo::{DemoArgs, Front};
+use indicatif::ProgressBar;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -536,6 +542,52 @@ async fn odd_input_is_answered_and_never_panics() {
     c.send(vec![b'x'; 100_000]).await;
     assert!(c.line().await.starts_with("* BYE"));
     assert_eq!(server.messages("ann", "INBOX/x").unwrap().len(), 10);
+}
+
+/// A proxy that only relays octets.
+async fn relay(to: SocketAddr) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut upstream = TcpStream::connect(to).await.unwrap();
+                // Either side may reset; then the session is over.
+                let _over = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_measures_both_ways() {
+    let sessions = std::env::var("DEMO_SESSIONS").map_or(300, |n| n.parse().unwrap());
+    let args = DemoArgs { sessions, accounts: 10, concurrency: 16, login_cost: Duration::from_millis(5), keep: false };
+    let demo = imapool::demo::run_with(args, async |toml| {
+        let backend = toml.split("[[backend]]").nth(1).unwrap();
+        let address = backend.split("address = \"").nth(1).unwrap().split('"').next().unwrap();
+        Ok(Front { listener: relay(address.parse()?).await, admin: None, stop: Box::pin(async {}) })
+    });
+    timeout(Duration::from_secs(40), demo).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_load_counts_what_fails_and_who_is_refused() {
+    // Every third session of the load is refused at LOGIN, one more is cut off.
+    let faults = Arc::new(|event: &Event<'_>| match (event.verb, event.conn) {
+        ("LOGIN", conn) if conn % 3 == 0 => Fault::Tagged("NO [UNAVAILABLE] later".into()),
+        ("FETCH", 1) => Fault::CloseMidReply(20),
+        _ => Fault::None,
+    });
+    let server = server(Options { faults: Some(faults), ..Options::default() }).await;
+    let time_limit = Duration::from_secs(20);
+    let load = Load { address: server.address(), sessions: 60, accounts: 7, concurrency: 4, time_limit };
+    let outcome = timeout(WAIT, load::run(load, &ProgressBar::hidden())).await.unwrap();
+    assert_eq!(outcome.durations.len(), 39);
+    let failures: Vec<_> = outcome.failures.into_iter().collect();
+    assert_eq!(failures, [(SessionError::Lost, 1), (SessionError::Refused, 20)]);
+    assert_eq!(server.counters().accepted, 60);
 }
 
 /// Runs a real client and returns its output; `None`, and a word on stderr, where it is not installed.
