@@ -604,7 +604,8 @@ async fn real_client(program: &str, arguments: &[String], input: &str) -> Option
         Err(error) => {
             assert!(std::env::var("IMAPOOL_REQUIRE_REAL").is_err(), "{program}: {error}");
             // Past the test harness, which would swallow it.
-            writeln!(std::io::stderr(), "SKIPPED: {program} is not installed").unwrap();
+            let mut stderr = std::io::stderr();
+            writeln!(stderr, "SKIPPED: {program} is not installed").unwrap();
             return None;
         }
     };
@@ -679,4 +680,40 @@ async fn curl() {
     let found = curl("/INBOX?SUBJECT%20%22message%205%22", &[], "").await.unwrap();
     assert_eq!(found.trim(), "* SEARCH 5");
     assert_eq!(server.counters().bad, 0);
+}
+
+#[tokio::test]
+async fn mbsync_both_ways() {
+    let server = server(Options::default()).await;
+    let folder = std::env::temp_dir().join(format!("imapool-mbsync-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("mail")).unwrap();
+    let (path, port) = (folder.display(), server.address().port());
+    let config = format!(
+        "IMAPAccount a\nHost 127.0.0.1\nPort {port}\nUser ann\nPass pw-ann\nSSLType None\nAuthMechs LOGIN\n\n\
+         IMAPStore far\nAccount a\n\nMaildirStore near\nPath {path}/mail/\nInbox {path}/mail/INBOX\nSubFolders Verbatim\n\n\
+         Channel c\nFar :far:\nNear :near:\nPatterns *\nCreate Both\nExpunge Both\nSyncState {path}/state-\n"
+    );
+    std::fs::write(folder.join("mbsyncrc"), config).unwrap();
+    let arguments = ["-c".to_owned(), folder.join("mbsyncrc").display().to_string(), "-a".into()];
+    let files = |mailbox: &str, sub: &str| -> Vec<std::path::PathBuf> {
+        let entries = std::fs::read_dir(folder.join("mail").join(mailbox).join(sub)).unwrap();
+        entries.map(|e| e.unwrap().path()).collect()
+    };
+    if real_client("mbsync", &arguments, "").await.is_some() {
+        assert_eq!(files("INBOX", "new").len() + files("INBOX", "cur").len(), 10);
+        assert_eq!(files("Archive/2024", "new").len() + files("Archive/2024", "cur").len(), 3);
+        // A message more and one less at the near side, one more at the far side.
+        std::fs::write(folder.join("mail/INBOX/new/1.local"), "Subject: local\n\nhello\n").unwrap();
+        let gone = files("INBOX", "new").into_iter().find(|f| !f.ends_with("1.local")).unwrap();
+        std::fs::remove_file(gone).unwrap();
+        server.deliver("ann", "INBOX", "Subject: far\r\n\r\n").unwrap();
+        real_client("mbsync", &arguments, "").await.unwrap();
+        assert_eq!(files("INBOX", "new").len() + files("INBOX", "cur").len(), 11);
+        let messages = server.messages("ann", "INBOX").unwrap();
+        assert_eq!(messages.len(), 11);
+        let holds = |text: &[u8]| messages.iter().any(|m| m.octets.windows(text.len()).any(|w| w == text));
+        assert!(holds(b"Subject: local\r\n") && holds(b"Subject: far\r\n"));
+        assert_eq!(server.counters().bad, 0);
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
 }

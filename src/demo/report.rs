@@ -98,9 +98,9 @@ impl Report {
         }
         writeln!(
             f,
-            "A port that was used stays taken for {TIME_WAIT_SECONDS} s (TIME_WAIT). This host has {}: directly, no more than {} \n\
-             sessions a second to one server can last, however fast both are. (Here it went on, where it did, because \n\
-             Linux reuses such ports early on the loopback interface; across a network it does not.)",
+            "A port that was used stays taken for {TIME_WAIT_SECONDS} s (TIME_WAIT), and this host has {} of them: directly, no more\n\
+             than {} sessions a second to one server can last, however fast both are. On the loopback interface, as\n\
+             here, Linux reuses such ports after a second, so fewer are counted; across a network it does not.",
             number(ephemeral.into()),
             number((ephemeral / TIME_WAIT_SECONDS).into())
         )

@@ -317,3 +317,93 @@ impl Drop for Registered {
         self.shared.population.send_replace(());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::fetch::{self, Item};
+    use super::mime::Part;
+    use super::parse::Parser;
+    use super::reply::Reply;
+    use super::*;
+
+    /// Octets that look enough like IMAP and MIME to get past the first check.
+    fn soup() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            prop::sample::select(vec![
+                "(",
+                ")",
+                "[",
+                "]",
+                "<",
+                ">",
+                "{3}\r\n",
+                "{3+}\r\n",
+                "\"",
+                "\\",
+                " ",
+                "*",
+                ":",
+                ",",
+                "1",
+                "0",
+                "4294967295",
+                "\r\n",
+                "\n",
+                "--b",
+                "--",
+                "\r\n\r\n",
+                "BODY",
+                "BODY.PEEK[",
+                "HEADER.FIELDS (",
+                ".MIME",
+                "FLAGS",
+                "NOT",
+                "OR",
+                "UID",
+                "SENTON",
+                "ON",
+                "1-Jan-2024",
+                "HEADER",
+                "From:",
+                "Date: 31 Dec 9999",
+                "a@b",
+                "=",
+                ";",
+                "ALL",
+                "Content-Type: multipart/mixed; boundary=b\r\n\r\n",
+                "Content-Type: message/rfc822\r\n\r\n",
+            ])
+            .prop_map(|s| s.as_bytes().to_vec()),
+            prop::collection::vec(any::<u8>(), 0..4),
+        ];
+        prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn no_octets_make_the_parsers_panic(octets in soup()) {
+            let octets = Bytes::from(octets);
+            let command = Parser::new(octets.clone());
+            let items = fetch::parse_items(&mut command.clone()).unwrap_or_default();
+            let key = search::parse(&mut command.clone());
+            let _date = date::DateTime::parse_imap(&mut command.clone()).map(date::DateTime::imap);
+            let message = store::Message {
+                uid: 1,
+                octets: octets.clone(),
+                date: date::DateTime::from_unix(0),
+                flags: Default::default(),
+                changed: 0,
+            };
+            let all = [Item::Envelope, Item::Structure { extended: true }];
+            let mut out = Reply::default();
+            fetch::write(1, &message, true, &[&all[..], &items].concat(), true, &mut out);
+            if let Ok(key) = key {
+                key.matches(&search::Candidate { number: 1, recent: false, message: &message, largest: (1, 1) });
+            }
+            let part = Part::parse(&octets);
+            prop_assert!(part.header.end == part.body.start && part.body.end == octets.len());
+        }
+    }
+}

@@ -164,8 +164,8 @@ pub(super) fn sets_seen(items: &[Item]) -> bool {
     items.iter().any(|i| matches!(i, Item::Octets { peek: false, .. }))
 }
 
-/// Writes `* n FETCH (…)` for one message.
-pub(super) fn write(number: u32, message: &Message, recent: bool, items: &[Item], out: &mut Reply) {
+/// Writes `* n FETCH (…)` for one message; `flags_too` adds FLAGS, which a change calls for.
+pub(super) fn write(number: u32, message: &Message, recent: bool, items: &[Item], flags_too: bool, out: &mut Reply) {
     let needs_parts = |i: &Item| match i {
         Item::Envelope | Item::Structure { .. } => true,
         Item::Octets { section, .. } => !section.path.is_empty(),
@@ -173,7 +173,8 @@ pub(super) fn write(number: u32, message: &Message, recent: bool, items: &[Item]
     };
     let part = items.iter().any(needs_parts).then(|| Part::parse(&message.octets));
     out.text(&format!("* {number} FETCH ("));
-    for (at, item) in items.iter().enumerate() {
+    let unasked = if flags_too { &[Item::Flags][..] } else { &[] };
+    for (at, item) in items.iter().chain(unasked).enumerate() {
         if at > 0 {
             out.text(" ");
         }

@@ -236,12 +236,9 @@ fn fetch_one(view: &mut View, mailbox: &mut Mailbox, number: u32, items: &[Item]
         newly_seen = flags.insert("\\Seen".into()) && mailbox.set_flags(entry.uid, flags);
     }
     let Some(message) = mailbox.message(entry.uid) else { return false };
-    let mut items = items.to_vec();
-    if newly_seen && !items.contains(&Item::Flags) {
-        items.push(Item::Flags);
-    }
-    fetch::write(number, message, entry.recent, &items, out);
-    if items.contains(&Item::Flags) {
+    let asked = items.contains(&Item::Flags);
+    fetch::write(number, message, entry.recent, items, newly_seen && !asked, out);
+    if asked || newly_seen {
         view.mark_told(number, message);
     }
     true
