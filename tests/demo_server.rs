@@ -562,14 +562,34 @@ async fn relay(to: SocketAddr) -> SocketAddr {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_measures_both_ways() {
-    let sessions = std::env::var("DEMO_SESSIONS").map_or(300, |n| n.parse().unwrap());
-    let args = DemoArgs { sessions, accounts: 10, concurrency: 16, login_cost: Duration::from_millis(5), keep: false };
+    let login_cost = Duration::from_millis(5);
+    let args = DemoArgs { sessions: 200, accounts: 10, concurrency: 16, login_cost, keep: false };
+    let server = imapool::demo::start_server(login_cost).await.unwrap();
+    let proxy = relay(server.addresses()[1]).await;
+    let report = timeout(WAIT * 3, imapool::demo::compare(&args, &server, proxy)).await.unwrap();
+    for run in [&report.direct, &report.pooled] {
+        // A relay spares the server nothing.
+        assert_eq!((run.connections, run.logins, run.outcome.failed()), (200, 200, 0));
+        assert_eq!(run.outcome.durations.len(), 200);
+        assert!(run.outcome.quantile(0.0).unwrap() >= login_cost);
+        if cfg!(target_os = "linux") {
+            assert!(run.front_end.unwrap().held() > 0, "{:?}", run.front_end);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_hands_its_proxy_a_configuration_and_ends_it() {
+    let (stopped, stop) = tokio::sync::oneshot::channel();
+    let args = DemoArgs { sessions: 20, accounts: 3, concurrency: 4, login_cost: Duration::ZERO, keep: false };
     let demo = imapool::demo::run_with(args, async |toml| {
         let backend = toml.split("[[backend]]").nth(1).unwrap();
         let address = backend.split("address = \"").nth(1).unwrap().split('"').next().unwrap();
-        Ok(Front { listener: relay(address.parse()?).await, admin: None, stop: Box::pin(async {}) })
+        let listener = relay(address.parse()?).await;
+        Ok(Front { listener, admin: None, stop: Box::pin(async { stopped.send(()).unwrap() }) })
     });
-    timeout(Duration::from_secs(40), demo).await.unwrap().unwrap();
+    timeout(WAIT * 3, demo).await.unwrap().unwrap();
+    stop.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -86,11 +86,31 @@ pub async fn run_with<F>(args: DemoArgs, start: F) -> Result<(), DemoError>
 where
     F: AsyncFnOnce(String) -> Result<Front, Box<dyn Error + Send + Sync>>,
 {
+    let server = start_server(args.login_cost).await.map_err(DemoError::Server)?;
+    let front = start(configuration(server.addresses()[1])).await.map_err(DemoError::Proxy)?;
+    print(&compare(&args, &server, front.listener).await.to_string())?;
+    if args.keep {
+        print(&invitation(server.address(), &front))?;
+        tokio::signal::ctrl_c().await.map_err(DemoError::Signal)?;
+    }
+    front.stop.await;
+    server.stop().await;
+    Ok(())
+}
+
+/// Starts the demo's server: its first address is for the direct run, its second one for the proxy.
+///
+/// # Errors
+/// Where no address can be bound.
+pub async fn start_server(login_cost: Duration) -> io::Result<Server> {
     let addresses = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); 2];
-    let options = Options { addresses, login_delay: args.login_cost, logout_grace: LOGOUT_GRACE, ..Options::default() };
-    let server = Server::start(options).await.map_err(DemoError::Server)?;
+    let options = Options { addresses, login_delay: login_cost, logout_grace: LOGOUT_GRACE, ..Options::default() };
+    Server::start(options).await
+}
+
+/// Runs the load against the server of [`start_server`], and then against the proxy before its second address.
+pub async fn compare(args: &DemoArgs, server: &Server, proxy: SocketAddr) -> Report {
     let (direct, behind) = (server.addresses()[0], server.addresses()[1]);
-    let front = start(configuration(behind)).await.map_err(DemoError::Proxy)?;
     let load = Load {
         address: direct,
         sessions: args.sessions,
@@ -99,22 +119,10 @@ where
         time_limit: DIRECT_LIMIT,
     };
     let begun = Instant::now();
-    let direct_run = measure(load, &server, None, "direct").await;
-    let load = Load { address: front.listener, time_limit: TIME_LIMIT.saturating_sub(begun.elapsed()), ..load };
-    let report = Report {
-        direct: direct_run,
-        pooled: measure(load, &server, Some(behind), "through imapool").await,
-        login_cost: args.login_cost,
-        ephemeral: sockets::ephemeral(),
-    };
-    print(&format!("{report}"))?;
-    if args.keep {
-        print(&invitation(direct, &front))?;
-        tokio::signal::ctrl_c().await.map_err(DemoError::Signal)?;
-    }
-    front.stop.await;
-    server.stop().await;
-    Ok(())
+    let direct = measure(load, server, None, "direct").await;
+    let load = Load { address: proxy, time_limit: TIME_LIMIT.saturating_sub(begun.elapsed()), ..load };
+    let pooled = measure(load, server, Some(behind), "through imapool").await;
+    Report { direct, pooled, login_cost: args.login_cost, ephemeral: sockets::ephemeral() }
 }
 
 /// The proxy's configuration; everything that is not said is the default.
