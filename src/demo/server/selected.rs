@@ -1,0 +1,321 @@
+//! The commands of the selected state (RFC 3501 section 6.4), UIDPLUS (RFC 4315) and MOVE (RFC 6851).
+
+use std::collections::BTreeSet;
+
+use super::commands::{Outcome, Refusal};
+use super::fetch::{self, Item};
+use super::parse::{ParseError, Parser, SequenceSet};
+use super::reply::Reply;
+use super::search::{self, Candidate};
+use super::session::Session;
+use super::store::{Account, Mailbox, Message};
+use super::view::{View, flag_list};
+
+/// Flags of one message, and octets of one keyword.
+const MAX_FLAGS: usize = 100;
+const MAX_KEYWORD: usize = 200;
+
+/// A session in its selected mailbox.
+pub(super) struct Here<'a> {
+    pub(super) session: &'a mut Session,
+    pub(super) account: &'a Account,
+    pub(super) view: View,
+    pub(super) by_uid: bool,
+}
+
+/// How STORE changes flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Add,
+    Remove,
+    Replace,
+}
+
+impl Here<'_> {
+    /// The message numbers a set names. Numbers the client cannot know are an error.
+    fn chosen(&self, set: &SequenceSet) -> Result<Vec<u32>, Refusal> {
+        if !self.by_uid && self.view.out_of_range(set) {
+            return Err(Refusal::bad("invalid message number"));
+        }
+        Ok(self.view.resolve(set, self.by_uid))
+    }
+
+    fn set(&self, p: &mut Parser) -> Result<Vec<u32>, Refusal> {
+        p.space()?;
+        let set = p.sequence_set()?;
+        self.chosen(&set)
+    }
+
+    /// The tagged text, or NO where messages asked for by number are gone (RFC 5530).
+    fn completed(&self, name: &str, gone: bool) -> Outcome {
+        if gone && !self.by_uid {
+            return Err(Refusal::No("[EXPUNGEISSUED] Some of the requested messages no longer exist.".into()));
+        }
+        Ok(format!("{name} completed."))
+    }
+
+    fn writable(&self) -> Result<(), Refusal> {
+        if self.view.read_only { Err(Refusal::No("[READ-ONLY] Mailbox is read-only.".into())) } else { Ok(()) }
+    }
+
+    pub(super) fn fetch(&mut self, mut p: Parser, out: &mut Reply) -> Outcome {
+        let chosen = self.set(&mut p)?;
+        p.space()?;
+        let mut items = fetch::parse_items(&mut p)?;
+        p.end()?;
+        if self.by_uid && !items.contains(&Item::Uid) {
+            items.insert(0, Item::Uid);
+        }
+        let seen = fetch::sets_seen(&items) && !self.view.read_only;
+        let mut all_there = true;
+        let id = self.view.mailbox;
+        let mut serve = |mailbox: &mut Mailbox| {
+            for &number in &chosen {
+                all_there &= fetch_one(&mut self.view, mailbox, number, &items, seen, out);
+            }
+        };
+        if seen {
+            self.account.change(|content| content.by_id_mut(id).map(&mut serve));
+        } else {
+            self.account.lock().by_id_mut(id).map(&mut serve);
+        }
+        self.completed("Fetch", !all_there)
+    }
+
+    pub(super) fn store(&mut self, mut p: Parser, out: &mut Reply) -> Outcome {
+        let chosen = self.set(&mut p)?;
+        p.space()?;
+        let (change, silent) = store_item(&mut p)?;
+        p.space()?;
+        let flags = stored_flags(flags(&mut p)?)?;
+        p.end()?;
+        self.writable()?;
+        let (view, by_uid) = (&mut self.view, self.by_uid);
+        let gone = self.account.change(|content| {
+            let Some(mailbox) = content.by_id_mut(view.mailbox) else { return true };
+            let mut gone = false;
+            for number in chosen {
+                let entry = view.entry(number);
+                let Some((entry, message)) = entry.and_then(|e| Some((e, mailbox.message(e.uid)?))) else {
+                    gone = true;
+                    continue;
+                };
+                let known = entry.told == message.changed;
+                let new = changed_flags(&message.flags, &flags, change);
+                mailbox.set_flags(entry.uid, new);
+                let Some(message) = mailbox.message(entry.uid) else { continue };
+                // What another session changed meanwhile is still news after a silent change of ours.
+                if !silent || known {
+                    view.mark_told(number, message);
+                }
+                if !silent {
+                    let uid = if by_uid { format!("UID {} ", entry.uid) } else { String::new() };
+                    out.untagged(&format!("{number} FETCH ({uid}FLAGS {})", flag_list(message, entry.recent)));
+                }
+            }
+            gone
+        });
+        self.completed("Store", gone)
+    }
+
+    pub(super) fn search(&mut self, mut p: Parser, out: &mut Reply) -> Outcome {
+        p.space()?;
+        let before = p.clone();
+        if p.keyword().is_ok_and(|k| k == "CHARSET") {
+            p.space()?;
+            let charset = p.astring()?;
+            if !charset.eq_ignore_ascii_case(b"UTF-8") && !charset.eq_ignore_ascii_case(b"US-ASCII") {
+                return Err(Refusal::No("[BADCHARSET (US-ASCII UTF-8)] Unknown charset.".into()));
+            }
+            p.space()?;
+        } else {
+            p = before;
+        }
+        let key = search::parse(&mut p)?;
+        if key.numbers().into_iter().any(|set| self.view.out_of_range(set)) {
+            return Err(Refusal::bad("invalid message number"));
+        }
+        let content = self.account.lock();
+        let mailbox = content.by_id(self.view.mailbox);
+        let largest = (self.view.len(), self.view.entries().last().map_or(0, |e| e.uid));
+        out.text("* SEARCH");
+        for (number, entry) in (1..).zip(self.view.entries()) {
+            let Some(message) = mailbox.and_then(|m| m.message(entry.uid)) else { continue };
+            if key.matches(&Candidate { number, recent: entry.recent, message, largest }) {
+                out.text(&format!(" {}", if self.by_uid { message.uid } else { number }));
+            }
+        }
+        out.text("\r\n");
+        Ok("Search completed.".into())
+    }
+
+    /// COPY and MOVE.
+    pub(super) fn copy(&mut self, mut p: Parser, and_remove: bool, out: &mut Reply) -> Outcome {
+        let chosen = self.set(&mut p)?;
+        p.space()?;
+        let target = mailbox_name(&mut p)?;
+        p.end()?;
+        if and_remove {
+            self.writable()?;
+        }
+        let wanted: Vec<u32> = chosen.iter().filter_map(|n| self.view.entry(*n)).map(|e| e.uid).collect();
+        let id = self.view.mailbox;
+        let copied = self.account.change(|content| {
+            let target = content.id(&target).ok_or_else(missing_target)?;
+            let source = content.by_id(id);
+            let found: Vec<Message> =
+                wanted.iter().filter_map(|uid| source.and_then(|m| m.message(*uid))).cloned().collect();
+            if found.len() < wanted.len() && !self.by_uid {
+                // All or nothing (RFC 3501 section 6.4.7).
+                return Err(Refusal::No("[EXPUNGEISSUED] Some of the requested messages no longer exist.".into()));
+            }
+            let from: Vec<u32> = found.iter().map(|m| m.uid).collect();
+            let Some(mailbox) = content.by_id_mut(target) else { return Err(missing_target()) };
+            let to: Vec<u32> = found.into_iter().map(|m| mailbox.append(m.octets, m.flags, m.date)).collect();
+            let validity = mailbox.uid_validity;
+            if and_remove && let Some(source) = content.by_id_mut(id) {
+                source.remove(|m| from.binary_search(&m.uid).is_ok());
+            }
+            Ok((validity, from, to))
+        });
+        let (validity, from, to) = copied?;
+        let code = if from.is_empty() || !self.session.offers("UIDPLUS") {
+            String::new()
+        } else {
+            format!("[COPYUID {validity} {} {}] ", uid_set(&from), uid_set(&to))
+        };
+        if and_remove {
+            if !code.is_empty() {
+                out.untagged(&self.session.marked(&format!("OK {code}Moved UIDs.")));
+            }
+            return Ok("Move completed.".into());
+        }
+        Ok(format!("{code}Copy completed."))
+    }
+
+    /// EXPUNGE and UID EXPUNGE; the news tell which messages went.
+    pub(super) fn expunge(&mut self, mut p: Parser) -> Outcome {
+        let uids: Option<Vec<u32>> = if self.by_uid {
+            let chosen = self.set(&mut p)?;
+            Some(chosen.iter().filter_map(|n| self.view.entry(*n)).map(|e| e.uid).collect())
+        } else {
+            None
+        };
+        p.end()?;
+        self.writable()?;
+        let named = |uid: u32| uids.as_ref().is_none_or(|uids| uids.binary_search(&uid).is_ok());
+        self.remove_deleted(named);
+        Ok("Expunge completed.".into())
+    }
+
+    /// CLOSE: expunges without telling this session.
+    pub(super) fn close(&mut self) {
+        if !self.view.read_only {
+            self.remove_deleted(|_| true);
+        }
+    }
+
+    fn remove_deleted(&self, named: impl Fn(u32) -> bool) {
+        let id = self.view.mailbox;
+        self.account.change(|content| {
+            if let Some(mailbox) = content.by_id_mut(id) {
+                mailbox.remove(|m| m.flags.contains("\\Deleted") && named(m.uid));
+            }
+        });
+    }
+}
+
+/// Writes one message; false where it is gone.
+fn fetch_one(view: &mut View, mailbox: &mut Mailbox, number: u32, items: &[Item], seen: bool, out: &mut Reply) -> bool {
+    let Some((entry, message)) = view.entry(number).and_then(|e| Some((e, mailbox.message(e.uid)?))) else {
+        return false;
+    };
+    let mut newly_seen = false;
+    if seen {
+        let mut flags = message.flags.clone();
+        newly_seen = flags.insert("\\Seen".into()) && mailbox.set_flags(entry.uid, flags);
+    }
+    let Some(message) = mailbox.message(entry.uid) else { return false };
+    let asked = items.contains(&Item::Flags);
+    fetch::write(number, message, entry.recent, items, newly_seen && !asked, out);
+    if asked || newly_seen {
+        view.mark_told(number, message);
+    }
+    true
+}
+
+/// `+FLAGS.SILENT`
+fn store_item(p: &mut Parser) -> Result<(Change, bool), ParseError> {
+    let change = if p.eat(b'+') {
+        Change::Add
+    } else if p.eat(b'-') {
+        Change::Remove
+    } else {
+        Change::Replace
+    };
+    match p.keyword()?.as_str() {
+        "FLAGS" => Ok((change, false)),
+        "FLAGS.SILENT" => Ok((change, true)),
+        _ => Err(ParseError("FLAGS")),
+    }
+}
+
+/// A list of flags, with or without parentheses.
+fn flags(p: &mut Parser) -> Result<Vec<String>, ParseError> {
+    if p.peek() == Some(b'(') {
+        return p.list(Parser::flag);
+    }
+    let mut flags = vec![p.flag()?];
+    while p.eat(b' ') {
+        flags.push(p.flag()?);
+    }
+    Ok(flags)
+}
+
+/// Flags in their usual spelling; \Recent is the server's alone.
+pub(super) fn stored_flags(flags: Vec<String>) -> Result<BTreeSet<String>, Refusal> {
+    const SYSTEM: [&str; 5] = ["\\Answered", "\\Flagged", "\\Deleted", "\\Seen", "\\Draft"];
+    if flags.len() > MAX_FLAGS || flags.iter().any(|f| f.len() > MAX_KEYWORD) {
+        return Err(Refusal::No("[LIMIT] Too many flags, or too long ones.".into()));
+    }
+    flags
+        .into_iter()
+        .map(|flag| match SYSTEM.iter().find(|s| s.eq_ignore_ascii_case(&flag)) {
+            Some(system) => Ok((*system).to_owned()),
+            None if flag.starts_with('\\') => Err(Refusal::bad("an unknown system flag")),
+            None => Ok(flag),
+        })
+        .collect()
+}
+
+fn changed_flags(old: &BTreeSet<String>, given: &BTreeSet<String>, change: Change) -> BTreeSet<String> {
+    match change {
+        Change::Add => old.iter().chain(given).take(MAX_FLAGS).cloned().collect(),
+        Change::Remove => old.iter().filter(|f| !given.iter().any(|g| g.eq_ignore_ascii_case(f))).cloned().collect(),
+        Change::Replace => given.clone(),
+    }
+}
+
+/// An argument that names a mailbox.
+pub(super) fn mailbox_name(p: &mut Parser) -> Result<String, Refusal> {
+    let name = p.astring()?;
+    String::from_utf8(name.into()).map_err(|_| Refusal::bad("a mailbox name that is not UTF-8"))
+}
+
+/// The refusal of COPY, MOVE and APPEND to a mailbox that is not there.
+pub(super) fn missing_target() -> Refusal {
+    Refusal::No("[TRYCREATE] Mailbox doesn't exist.".into())
+}
+
+/// `1:3,5`: ascending UIDs as a set.
+fn uid_set(uids: &[u32]) -> String {
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for &uid in uids {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == uid => *last = uid,
+            _ => ranges.push((uid, uid)),
+        }
+    }
+    let text = |&(a, b): &(u32, u32)| if a == b { a.to_string() } else { format!("{a}:{b}") };
+    ranges.iter().map(text).collect::<Vec<_>>().join(",")
+}

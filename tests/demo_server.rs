@@ -1,0 +1,739 @@
+//! The in-memory IMAP server of the tests and the demo: raw transcripts, then real clients where they are installed.
+
+// A helper's panic is its test's failure.
+#![allow(clippy::unwrap_used)]
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use imapool::demo::load::{self, Load, SessionError};
+use imapool::demo::server::{Capabilities, Event, Fault, Kill, Options, Passwords, Server, Stage};
+use imapool::demo::{DemoArgs, Front};
+use indicatif::ProgressBar;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+const WAIT: Duration = Duration::from_secs(10);
+
+/// A client that speaks raw octets.
+struct Client {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    closed: bool,
+}
+
+impl Client {
+    async fn connect(address: SocketAddr) -> Self {
+        let stream = timeout(WAIT, TcpStream::connect(address)).await.unwrap().unwrap();
+        Self { stream, buffer: Vec::new(), closed: false }
+    }
+
+    async fn login(server: &Server, user: &str) -> Self {
+        let mut client = Self::connect(server.address()).await;
+        client.line().await;
+        let reply = client.command(&format!("l LOGIN {user} pw-{user}")).await;
+        assert!(reply.last().unwrap().starts_with("l OK"), "{reply:?}");
+        client
+    }
+
+    async fn select(server: &Server, user: &str) -> Self {
+        let mut client = Self::login(server, user).await;
+        let reply = client.command("s SELECT INBOX").await;
+        assert!(reply.last().unwrap().starts_with("s OK [READ-WRITE]"), "{reply:?}");
+        client
+    }
+
+    async fn send(&mut self, octets: impl AsRef<[u8]>) {
+        timeout(WAIT, self.stream.write_all(octets.as_ref())).await.unwrap().unwrap();
+    }
+
+    /// One line without its end; what is left, at the end of the connection.
+    async fn line(&mut self) -> String {
+        loop {
+            if let Some(at) = self.buffer.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=at).collect();
+                return String::from_utf8_lossy(&line).trim_end_matches("\r\n").to_owned();
+            }
+            let mut chunk = [0; 4096];
+            match timeout(WAIT, self.stream.read(&mut chunk)).await.expect("no line in time") {
+                Ok(0) | Err(_) => {
+                    self.closed = true;
+                    return String::from_utf8_lossy(&std::mem::take(&mut self.buffer)).into_owned();
+                }
+                Ok(n) => self.buffer.extend_from_slice(&chunk[..n]),
+            }
+        }
+    }
+
+    /// Sends a line and returns all lines up to its tagged reply, or the end of the connection.
+    async fn command(&mut self, line: &str) -> Vec<String> {
+        self.send(format!("{line}\r\n")).await;
+        let tag = format!("{} ", line.split(' ').next().unwrap());
+        self.until(|l| l.starts_with(&tag)).await
+    }
+
+    async fn until(&mut self, last: impl Fn(&str) -> bool) -> Vec<String> {
+        let mut lines = Vec::new();
+        loop {
+            let line = self.line().await;
+            let found = last(&line);
+            lines.push(line);
+            if found || self.closed {
+                return lines;
+            }
+        }
+    }
+
+    /// Runs a transcript: `C:` lines are sent, `S:` lines are what must come. A trailing `…` matches any rest, and
+    /// `CRLF` in a `C:` line is a line end within.
+    async fn transcript(&mut self, text: &str) {
+        for step in text.lines().map(str::trim_start).filter(|l| !l.is_empty()) {
+            let (side, line) = step.split_at(2);
+            let line = line.strip_prefix(' ').unwrap_or(line);
+            match side {
+                "C:" => self.send(format!("{}\r\n", line.replace("CRLF", "\r\n"))).await,
+                "S:" => {
+                    let got = self.line().await;
+                    match line.strip_suffix('…') {
+                        Some(start) => assert!(got.starts_with(start), "wanted {line:?}, got {got:?}"),
+                        None => assert_eq!(got, line),
+                    }
+                }
+                _ => panic!("bad step {step:?}"),
+            }
+        }
+    }
+}
+
+async fn server(options: Options) -> Server {
+    Server::start(options).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_session_from_greeting_to_logout() {
+    let server = server(Options::default()).await;
+    let mut c = Client::connect(server.address()).await;
+    c.transcript(
+        "S: * OK [CAPABILITY IMAP4rev1 LITERAL+ SASL-IR ID ENABLE IDLE AUTH=PLAIN AUTH=LOGIN AUTH=XOAUTH2] imapool demo…
+         C: a0 SELECT INBOX
+         S: a0 BAD …
+         C: a1 LOGIN ann wrong
+         S: a1 NO [AUTHENTICATIONFAILED] …
+         C: a2 LOGIN \"ann\" {6}
+         S: + …
+         C: pw-ann
+         S: a2 OK [CAPABILITY IMAP4rev1 LITERAL+ SASL-IR ID ENABLE IDLE NAMESPACE UIDPLUS MOVE UNSELECT CHILDREN] …
+         C: a3 ENABLE UTF8=ACCEPT X-NONE CONDSTORE
+         S: * ENABLED UTF8=ACCEPT CONDSTORE
+         S: a3 OK …
+         C: a4 ID (\"name\" NIL)
+         S: * ID (…
+         S: a4 OK …
+         C: a5 NAMESPACE
+         S: * NAMESPACE ((\"\" \"/\")) NIL NIL
+         S: a5 OK …
+         C: a6 FETCH 1 FLAGS
+         S: a6 BAD Error in IMAP command: no mailbox selected.
+         C: a7 FROB
+         S: a7 BAD …
+         C: a8 SELECT nowhere
+         S: a8 NO [NONEXISTENT] …
+         C: a9 LOGOUT
+         S: * BYE Logging out
+         S: a9 OK …
+         S:",
+    )
+    .await;
+    assert!(c.closed);
+    let counters = server.counters();
+    assert_eq!((counters.accepted, counters.logins, counters.failed_logins), (1, 1, 1));
+    assert_eq!((counters.commands, counters.bad), (10, 3));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn authenticate_in_all_ways() {
+    let server = server(Options::default()).await;
+    for (exchange, result) in [
+        // NUL ann NUL pw-ann
+        ("C: t AUTHENTICATE PLAIN AGFubgBwdy1hbm4=", "t OK"),
+        ("C: t AUTHENTICATE PLAIN\nS: + \nC: AGFubgBwdy1hbm4=", "t OK"),
+        ("C: t AUTHENTICATE LOGIN\nS: + VXNlcm5hbWU6\nC: YW5u\nS: + UGFzc3dvcmQ6\nC: cHctYW5u", "t OK"),
+        ("C: t AUTHENTICATE LOGIN YW5u\nS: + UGFzc3dvcmQ6\nC: cHctYW5u", "t OK"),
+        // user=ann ^A auth=Bearer pw-ann ^A ^A
+        ("C: t AUTHENTICATE XOAUTH2 dXNlcj1hbm4BYXV0aD1CZWFyZXIgcHctYW5uAQE=", "t OK"),
+        (
+            "C: t AUTHENTICATE XOAUTH2 dXNlcj1hbm4BYXV0aD1CZWFyZXIgbm8BAQ==\nS: + eyJz…\nC: ",
+            "t NO [AUTHENTICATIONFAILED]",
+        ),
+        ("C: t AUTHENTICATE PLAIN\nS: + \nC: *", "t BAD"),
+        ("C: t AUTHENTICATE PLAIN\nS: + \nC: !!", "t BAD"),
+        ("C: t AUTHENTICATE PLAIN =", "t BAD"),
+        ("C: t AUTHENTICATE CRAM-MD5", "t NO"),
+        // bob NUL ann NUL pw-ann: another authorisation identity
+        ("C: t AUTHENTICATE PLAIN Ym9iAGFubgBwdy1hbm4=", "t NO [AUTHORIZATIONFAILED]"),
+    ] {
+        let mut c = Client::connect(server.address()).await;
+        c.line().await;
+        c.transcript(exchange).await;
+        let reply = c.line().await;
+        assert!(reply.starts_with(result), "{exchange}: {reply}");
+    }
+}
+
+#[tokio::test]
+async fn messages_can_be_read_in_parts() {
+    let server = server(Options::default()).await;
+    let message = "Subject: one\r\nFrom: A B <a@x>\r\nTo: b@y\r\nDate: 1 Jan 2024 00:00:00 +0000\r\n\r\nhello\r\n";
+    server.deliver("ann", "Box", message).unwrap();
+    let mut c = Client::login(&server, "ann").await;
+    c.command("x EXAMINE Box").await;
+    let size = message.len();
+    c.transcript(&format!(
+        "C: 1 FETCH 1 (UID RFC822.SIZE FLAGS)
+         S: * 1 FETCH (UID 1 RFC822.SIZE {size} FLAGS (\\Recent))
+         S: 1 OK …"
+    ))
+    .await;
+    c.transcript(
+        "C: 2 FETCH 1 ENVELOPE
+         S: * 1 FETCH (ENVELOPE (\"1 Jan 2024 00:00:00 +0000\" \"one\" ((\"A B\" NIL \"a\" \"x\")) ((\"A B\" NIL \"a\" \"x\")) ((\"A B\" NIL \"a\" \"x\")) ((NIL NIL \"b\" \"y\")) NIL NIL NIL NIL))
+         S: 2 OK …
+         C: 3 FETCH 1 BODY.PEEK[HEADER.FIELDS (Subject X)]
+         S: * 1 FETCH (BODY[HEADER.FIELDS (Subject X)] {16}
+         S: Subject: one
+         S:
+         S: )
+         S: 3 OK …
+         C: 4 FETCH 1 BODY[TEXT]<1.3>
+         S: * 1 FETCH (BODY[TEXT]<1> {3}
+         S: ell)
+         S: 4 OK …
+         C: 5 FETCH 1 (BODYSTRUCTURE BODY[2])
+         S: * 1 FETCH (BODYSTRUCTURE (\"TEXT\" \"PLAIN\" NIL NIL NIL \"7BIT\" 7 1 NIL NIL NIL NIL) BODY[2] NIL)
+         S: 5 OK …
+         C: 6 FETCH 2 FLAGS
+         S: 6 BAD …
+         C: 7 FETCH 1 BODY[HEADER
+         S: 7 BAD …
+         C: 8 UID FETCH 7:* FLAGS
+         S: * 1 FETCH (UID 1 FLAGS (\\Recent))
+         S: 8 OK …
+         C: 9 STORE 1 +FLAGS (\\Seen)
+         S: 9 NO [READ-ONLY] …
+         C: 10 UNSELECT
+         S: 10 OK …",
+    )
+    .await;
+    c.command("y SELECT INBOX").await;
+    let reply = c.command("11 FETCH 4 (BODYSTRUCTURE BODY.PEEK[2.MIME])").await;
+    let html = "\"TEXT\" \"HTML\" (\"CHARSET\" \"utf-8\") NIL NIL \"7BIT\"";
+    assert!(reply[0].contains("\"ALTERNATIVE\" (\"BOUNDARY\" \"=-demo-4\")") && reply[0].contains(html), "{reply:?}");
+    assert_eq!(reply[1], "Content-Type: text/html; charset=utf-8");
+}
+
+#[tokio::test]
+async fn mailboxes_and_appends() {
+    let server = server(Options::default()).await;
+    let mut c = Client::login(&server, "ann").await;
+    c.transcript(
+        "C: 1 CREATE a/b/
+         S: 1 OK …
+         C: 2 LIST \"\" a%
+         S: * LIST (\\HasChildren) \"/\" \"a\"
+         S: 2 OK …
+         C: 3 RENAME a \"c d\"
+         S: 3 OK …
+         C: 4 LIST \"c d/\" *
+         S: * LIST (\\HasNoChildren) \"/\" \"c d/b\"
+         S: 4 OK …
+         C: 5 SUBSCRIBE \"c d/b\"
+         S: 5 OK …
+         C: 6 LSUB \"\" c*
+         S: * LSUB (\\Noselect \\HasChildren) \"/\" \"c d\"
+         S: * LSUB (\\HasNoChildren) \"/\" \"c d/b\"
+         S: 6 OK …
+         C: 7 APPEND none {5}
+         S: 7 NO [TRYCREATE] …
+         C: 8 APPEND \"c d\" (\\Foo) {4+}CRLFa: b
+         S: 8 BAD …
+         C: 9 APPEND \"c d\" (\\seen Key) \" 1-Jan-2024 10:00:00 +0100\" {8+}CRLFa: bCRLFCRLF
+         S: 9 OK [APPENDUID …
+         C: 10 STATUS \"c d\" (MESSAGES UIDNEXT UNSEEN RECENT)
+         S: * STATUS \"c d\" (MESSAGES 1 UIDNEXT 2 UNSEEN 0 RECENT 1)
+         S: 10 OK …
+         C: 11 DELETE \"c d\"
+         S: 11 OK …
+         C: 12 LIST \"\" c*
+         S: * LIST (\\Noselect \\HasChildren) \"/\" \"c d\"
+         S: * LIST (\\HasNoChildren) \"/\" \"c d/b\"
+         S: 12 OK …
+         C: 13 DELETE INBOX
+         S: 13 NO …
+         C: 14 CREATE inbox
+         S: 14 NO [ALREADYEXISTS] …
+         C: 15 LIST \"\" \"\"
+         S: * LIST (\\Noselect) \"/\" \"\"
+         S: 15 OK …",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn searches() {
+    let server = server(Options::default()).await;
+    let mut c = Client::select(&server, "ann").await;
+    c.command("f STORE 2,3 +FLAGS.SILENT (\\Flagged Work)").await;
+    for (keys, found) in [
+        ("ALL", "1 2 3 4 5 6 7 8 9 10"),
+        ("FLAGGED 3:*", "3"),
+        ("KEYWORD work", "2 3"),
+        ("OR UID 1 (2:3 NOT 3)", "1 2"),
+        ("SUBJECT \"MESSAGE 10\"", "10"),
+        ("FROM sender7@ TO ann", "7"),
+        ("BODY \"of ann\" NOT 1:9", "10"),
+        ("SENTON 6-Feb-2024", "5"),
+        ("SINCE 1-Jan-2024 BEFORE 1-Jan-2025 9:*", "9 10"),
+        ("LARGER 400 1:5", "4"),
+        ("HEADER X-None \"\"", ""),
+        ("CHARSET UTF-8 TEXT {10+}\r\nmessage 10", "10"),
+    ] {
+        let reply = c.command(&format!("s SEARCH {keys}")).await;
+        assert_eq!(reply[0].trim_end(), format!("* SEARCH {found}").trim_end(), "{keys}: {reply:?}");
+    }
+    let refused = c.command("s SEARCH CHARSET KOI8-R ALL").await;
+    assert!(refused[0].starts_with("s NO [BADCHARSET"), "{refused:?}");
+    let deep = format!("s SEARCH {}ALL", "NOT ".repeat(99));
+    for bad in ["s SEARCH", "s SEARCH 11", "s SEARCH (ALL", "s SEARCH FROB", &deep] {
+        let refused = c.command(bad).await;
+        assert!(refused[0].starts_with("s BAD"), "{bad}: {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn two_sessions_hear_of_each_other_at_safe_points() {
+    let server = server(Options::default()).await;
+    let mut a = Client::select(&server, "ann").await;
+    let mut b = Client::select(&server, "ann").await;
+    a.transcript(
+        "C: 1 STORE 1,3 +FLAGS (\\Deleted)
+         S: * 1 FETCH (FLAGS (\\Deleted \\Recent))
+         S: * 3 FETCH (FLAGS (\\Deleted \\Recent))
+         S: 1 OK …
+         C: 2 EXPUNGE
+         S: * 3 EXPUNGE
+         S: * 1 EXPUNGE
+         S: 2 OK …",
+    )
+    .await;
+    server.deliver("ann", "INBOX", "Subject: new\r\n\r\n").unwrap();
+    // FETCH by number must not be told of EXPUNGE, but may be of new messages; its numbers are the old ones.
+    b.transcript(
+        "C: 1 FETCH 2,3 UID
+         S: * 2 FETCH (UID 2)
+         S: * 11 EXISTS
+         S: * 1 RECENT
+         S: 1 NO [EXPUNGEISSUED] …
+         C: 2 UID FETCH 1:2 UID
+         S: * 2 FETCH (UID 2)
+         S: * 3 EXPUNGE
+         S: * 1 EXPUNGE
+         S: 2 OK …
+         C: 3 IDLE
+         S: + idling",
+    )
+    .await;
+    assert_eq!(a.command("3 NOOP").await, ["* 9 EXISTS", "* 8 RECENT", "3 OK NOOP completed."]);
+    a.transcript(
+        "C: 4 UID MOVE 2 Trash
+         S: * OK [COPYUID …
+         S: * 1 EXPUNGE
+         S: 4 OK …
+         C: 5 UID STORE 4 FLAGS.SILENT (\\Seen)
+         S: 5 OK …",
+    )
+    .await;
+    b.transcript(
+        "S: * 1 EXPUNGE
+         S: * 1 FETCH (FLAGS (\\Seen))
+         C: DONE
+         S: 3 OK …
+         C: 4 CLOSE
+         S: 4 OK …",
+    )
+    .await;
+    a.command("6 STORE 1:2 FLAGS.SILENT (\\Deleted)").await;
+    assert_eq!(a.command("7 UID EXPUNGE 4").await[0], "* 1 EXPUNGE");
+    assert_eq!(server.messages("ann", "INBOX").unwrap().len(), 7);
+    assert_eq!(server.messages("ann", "Trash").unwrap().len(), 1);
+    let copied = a.command("8 COPY 1:2 Sent").await;
+    assert!(copied.last().unwrap().starts_with("8 OK [COPYUID"), "{copied:?}");
+    assert_eq!(server.messages("ann", "Sent").unwrap().len(), 4);
+    assert_eq!(server.messages("ann", "INBOX").unwrap().len(), 7);
+}
+
+#[tokio::test]
+async fn reading_a_body_marks_it_and_tells_the_other_session() {
+    let server = server(Options::default()).await;
+    let mut a = Client::select(&server, "ann").await;
+    let mut b = Client::select(&server, "ann").await;
+    let reply = a.command("1 FETCH 2 BODY[TEXT]").await;
+    assert!(reply.iter().any(|l| l.ends_with("FLAGS (\\Seen \\Recent))")), "{reply:?}");
+    assert_eq!(b.command("1 NOOP").await[0], "* 2 FETCH (FLAGS (\\Seen))");
+    assert_eq!(a.command("2 NOOP").await.len(), 1);
+}
+
+#[tokio::test]
+async fn deleting_a_selected_mailbox_ends_the_sessions_of_others() {
+    let server = server(Options::default()).await;
+    let mut a = Client::login(&server, "ann").await;
+    let mut b = Client::login(&server, "ann").await;
+    b.command("1 SELECT Trash").await;
+    a.command("0 SELECT Trash").await;
+    a.command("1 DELETE Trash").await;
+    assert!(b.command("2 NOOP").await[0].starts_with("* BYE"));
+    assert!(a.command("2 NOOP").await[0].starts_with("2 OK"));
+}
+
+#[tokio::test]
+async fn replies_carry_markers() {
+    let server = server(Options { marker: true, ..Options::default() }).await;
+    let _first = Client::login(&server, "ann").await;
+    let mut bob = Client::login(&server, "bob").await;
+    let reply = bob.command("1 SELECT INBOX").await;
+    assert!(reply.last().unwrap().ends_with(" acct=bob conn=2"), "{reply:?}");
+    bob.command("2 ENABLE CONDSTORE").await;
+    let reply = bob.command("3 FETCH 1 BODY.PEEK[HEADER.FIELDS (Subject)]").await;
+    assert_eq!(reply[1], "Subject: [bob] INBOX message 1");
+    assert!(reply.last().unwrap().ends_with(" acct=bob conn=2 enabled=CONDSTORE"), "{reply:?}");
+}
+
+#[tokio::test]
+async fn faults_happen_where_they_are_asked_for() {
+    let faults = Arc::new(|event: &Event<'_>| match (event.stage, event.verb) {
+        (Stage::Command, "NOOP") => Fault::CloseMidReply(6),
+        (Stage::Command, "CHECK") => Fault::Garbage("* WHAT\r\n".into()),
+        (Stage::Command, "STATUS") => Fault::Tagged("NO [UNAVAILABLE] later".into()),
+        (Stage::Command, "LSUB") => Fault::Silence,
+        (Stage::Command, "LIST") => Fault::ByeThenClose,
+        (Stage::Command, "ID") => Fault::Untagged("OK still here".into()),
+        (Stage::Command, "RENAME") => Fault::ResetBefore,
+        (Stage::Literal, "APPEND") => Fault::CloseBefore,
+        _ => Fault::None,
+    });
+    let server = server(Options { faults: Some(faults), ..Options::default() }).await;
+    let mut c = Client::select(&server, "ann").await;
+    assert_eq!(c.command("1 STATUS INBOX (MESSAGES)").await, ["1 NO [UNAVAILABLE] later"]);
+    assert_eq!(c.command("2 ID NIL").await[0], "* OK still here");
+    c.send("3 CHECK\r\n4 NOOP\r\n").await;
+    assert_eq!(c.line().await, "* WHAT");
+    assert_eq!(c.line().await, "4 OK N");
+    for (command, wanted) in [("1 LIST \"\" *", "* BYE"), ("1 APPEND INBOX {5}", ""), ("1 RENAME a b", "")] {
+        let mut c = Client::login(&server, "ann").await;
+        let reply = c.command(command).await;
+        assert!(reply[0].starts_with(wanted) && reply.iter().all(|l| !l.starts_with("1 ")), "{command}: {reply:?}");
+    }
+    let mut c = Client::login(&server, "ann").await;
+    c.send("1 LSUB \"\" *\r\n2 NOOP\r\n").await;
+    let answer = timeout(Duration::from_millis(100), c.stream.read_u8()).await;
+    assert!(answer.is_err(), "silence was broken: {answer:?}");
+}
+
+#[tokio::test]
+async fn limits_passwords_and_kills() {
+    let options = Options {
+        max_connections_per_account: Some(1),
+        passwords: Passwords::list([("ann", "old"), ("bob", "pw-bob")]),
+        capabilities: Capabilities::default().without("UNSELECT").without("LITERAL+"),
+        ..Options::default()
+    };
+    let server = server(options).await;
+    let mut a = Client::connect(server.address()).await;
+    a.line().await;
+    assert!(a.command("1 LOGIN ann old").await[0].starts_with("1 OK"));
+    let mut b = Client::connect(server.address()).await;
+    b.line().await;
+    assert_eq!(
+        b.command("1 LOGIN ann old").await,
+        ["1 NO [LIMIT] Maximum number of connections from user+IP exceeded (mail_max_userip_connections=1)"]
+    );
+    server.set_passwords(Passwords::list([("ann", "new")]));
+    assert!(b.command("2 LOGIN ann old").await[0].starts_with("2 NO [AUTHENTICATIONFAILED]"));
+    a.command("2 SELECT INBOX").await;
+    assert!(a.command("3 UNSELECT").await[0].starts_with("3 BAD"));
+    assert_eq!((server.open(), server.open_of("ann"), server.open_of("bob")), (2, 1, 0));
+    assert_eq!(server.kill_user("ann", Kill::Bye), 1);
+    assert!(a.line().await.starts_with("* BYE"));
+    drop(a);
+    timeout(WAIT, server.wait_open(|open| open == 1)).await.unwrap();
+    assert!(b.command("3 LOGIN ann new").await[0].starts_with("3 OK"));
+    // A literal that was not offered ends the connection; so does a reset.
+    assert!(b.command("4 APPEND INBOX {1+}").await[0].starts_with("* BYE"));
+    drop(b);
+    let _c = Client::connect(server.address()).await.line().await;
+    let mut d = Client::connect(server.address()).await;
+    d.line().await;
+    timeout(WAIT, server.wait_open(|open| open == 1)).await.unwrap();
+    server.kill(Kill::Reset);
+    timeout(WAIT, server.wait_open(|open| open == 0)).await.unwrap();
+    assert!(timeout(WAIT, d.stream.read_u8()).await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn a_restarted_server_goes_on_with_its_store() {
+    let first = server(Options::default()).await;
+    first.deliver("ann", "INBOX", "Subject: kept\r\n\r\n").unwrap();
+    let mut c = Client::select(&first, "ann").await;
+    let (address, store) = (first.address(), first.store());
+    let stopping = tokio::spawn(timeout(WAIT, first.stop()));
+    assert!(c.line().await.starts_with("* BYE"));
+    drop(c);
+    stopping.await.unwrap().unwrap();
+    let second = server(Options { addresses: vec![address], store: Some(store), ..Options::default() }).await;
+    let mut c = Client::login(&second, "ann").await;
+    assert_eq!(c.command("1 STATUS INBOX (MESSAGES)").await[0], "* STATUS \"INBOX\" (MESSAGES 11)");
+}
+
+#[tokio::test]
+async fn odd_input_is_answered_and_never_panics() {
+    let server = server(Options::default()).await;
+    let mut c = Client::select(&server, "ann").await;
+    for odd in [
+        "1 FETCH 1 BODY[1.2.3.4.5.MIME]<4294967295.4294967295>",
+        "1 FETCH 1 BODY[]<4294967295.4294967295>",
+        "1 FETCH 4294967295:* UID",
+        "1 UID FETCH 4294967295 UID",
+        "1 FETCH 0 UID",
+        "1 FETCH 1 BODY[0]",
+        "1 FETCH 1 ()",
+        "1 STORE 1 FLAGS (\\Foo)",
+        "1 STORE 1 FLAGS \"x\"",
+        "1 COPY 1 \u{fc}",
+        "1 LIST \"\" \"%%%%%%%%%%%%%%%%%%%%%%%%%%%%%*\"",
+        "1 SEARCH ON 31-Foo-2024",
+        "1 APPEND INBOX \"31-Feb-9999 99:99:99 +9999\" {0}",
+        "1 STATUS INBOX (",
+        "1 SELECT \"unclosed {3}",
+        "1 CREATE \"//\"",
+        "1 RENAME INBOX INBOX/x",
+        "1 UID",
+        "1 IDLE x",
+        "1 LOGOUT x",
+    ] {
+        c.send(format!("{odd}\r\n")).await;
+        let reply = c.until(|l| l.starts_with("1 ") || l.starts_with("+ ")).await;
+        if reply.last().unwrap().starts_with('+') {
+            c.send("\r\n").await;
+            c.until(|l| l.starts_with("1 ")).await;
+        }
+        assert!(!c.closed, "{odd}");
+    }
+    for odd in ["", " ", "\u{0}", "(", "1"] {
+        c.send(format!("{odd}\r\n")).await;
+        let reply = c.line().await;
+        assert!(reply.contains(" BAD "), "{odd:?}: {reply:?}");
+    }
+    let mut c = Client::connect(server.address()).await;
+    c.line().await;
+    c.send(vec![b'x'; 100_000]).await;
+    assert!(c.line().await.starts_with("* BYE"));
+    assert_eq!(server.messages("ann", "INBOX/x").unwrap().len(), 10);
+}
+
+/// A proxy that only relays octets.
+async fn relay(to: SocketAddr) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut upstream = TcpStream::connect(to).await.unwrap();
+                // Either side may reset; then the session is over.
+                let _over = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_measures_both_ways() {
+    let login_cost = Duration::from_millis(5);
+    let args = DemoArgs { sessions: 200, accounts: 10, concurrency: 16, login_cost, keep: false };
+    let server = imapool::demo::start_server(login_cost).await.unwrap();
+    let proxy = relay(server.addresses()[1]).await;
+    let report = timeout(WAIT * 3, imapool::demo::compare(&args, &server, proxy)).await.unwrap();
+    for run in [&report.direct, &report.pooled] {
+        // A relay spares the server nothing.
+        assert_eq!((run.connections, run.logins, run.outcome.failed()), (200, 200, 0));
+        assert_eq!(run.outcome.durations.len(), 200);
+        assert!(run.outcome.quantile(0.0).unwrap() >= login_cost);
+        if cfg!(target_os = "linux") {
+            assert!(run.front_end.unwrap().held() > 0, "{:?}", run.front_end);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_hands_its_proxy_a_configuration_and_ends_it() {
+    let (stopped, stop) = tokio::sync::oneshot::channel();
+    let args = DemoArgs { sessions: 20, accounts: 3, concurrency: 4, login_cost: Duration::ZERO, keep: false };
+    let demo = imapool::demo::run_with(args, async |toml| {
+        let backend = toml.split("[[backend]]").nth(1).unwrap();
+        let address = backend.split("address = \"").nth(1).unwrap().split('"').next().unwrap();
+        let listener = relay(address.parse()?).await;
+        Ok(Front { listener, admin: None, stop: Box::pin(async { stopped.send(()).unwrap() }) })
+    });
+    timeout(WAIT * 3, demo).await.unwrap().unwrap();
+    stop.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_load_counts_what_fails_and_who_is_refused() {
+    // Every third session of the load is refused at LOGIN, one more is cut off.
+    let faults = Arc::new(|event: &Event<'_>| match (event.verb, event.conn) {
+        ("LOGIN", conn) if conn % 3 == 0 => Fault::Tagged("NO [UNAVAILABLE] later".into()),
+        ("FETCH", 1) => Fault::CloseMidReply(20),
+        _ => Fault::None,
+    });
+    let server = server(Options { faults: Some(faults), ..Options::default() }).await;
+    let time_limit = Duration::from_secs(20);
+    let load = Load { address: server.address(), sessions: 60, accounts: 7, concurrency: 4, time_limit };
+    let outcome = timeout(WAIT, load::run(load, &ProgressBar::hidden())).await.unwrap();
+    assert_eq!(outcome.durations.len(), 39);
+    let failures: Vec<_> = outcome.failures.into_iter().collect();
+    assert_eq!(failures, [(SessionError::Lost, 1), (SessionError::Refused, 20)]);
+    assert_eq!(server.counters().accepted, 60);
+}
+
+/// Runs a real client and returns its output; `None`, and a word on stderr, where it is not installed.
+async fn real_client(program: &str, arguments: &[String], input: &str) -> Option<String> {
+    let child = tokio::process::Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(error) => {
+            assert!(std::env::var("IMAPOOL_REQUIRE_REAL").is_err(), "{program}: {error}");
+            // Past the test harness, which would swallow it.
+            let mut stderr = std::io::stderr();
+            writeln!(stderr, "SKIPPED: {program} is not installed").unwrap();
+            return None;
+        }
+    };
+    // A client that reads no input may be gone already.
+    let _gone = child.stdin.take().unwrap().write_all(input.as_bytes()).await;
+    let output = timeout(Duration::from_secs(30), child.wait_with_output()).await.expect("in time").unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{program}: {errors}");
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[tokio::test]
+async fn python_imaplib() {
+    let server = server(Options::default()).await;
+    let script = r#"
+import imaplib, sys, time
+m = imaplib.IMAP4("127.0.0.1", int(sys.argv[1]), timeout=10)
+m.login("ann", "pw-ann")
+def ok(r):
+    assert r[0] == "OK", r
+    return r[1]
+assert ok(m.select("INBOX")) == [b"10"]
+assert len(ok(m.list())) == 6, m.list()
+ok(m.create("Work"))
+date = imaplib.Time2Internaldate(time.time())
+ok(m.append("Work", "(\\Seen)", date, b"Subject: hi\r\n\r\nbody\r\n"))
+assert ok(m.search(None, "SUBJECT", '"message 3"')) == [b"3"]
+data = ok(m.fetch("1:3", "(FLAGS BODY.PEEK[HEADER])"))
+assert b"Subject: [ann] INBOX message 1" in data[0][1]
+assert b"multipart/alternative" in ok(m.fetch("4", "(RFC822)"))[0][1]
+ok(m.store("2", "+FLAGS", r"(\Deleted)"))
+assert ok(m.expunge()) == [b"2"]
+ok(m.copy("1", "Work"))
+assert ok(m.status("Work", "(MESSAGES)")) == [b'"Work" (MESSAGES 2)']
+assert ok(m.uid("FETCH", "1:*", "(ENVELOPE BODYSTRUCTURE INTERNALDATE)"))
+ok(m.rename("Work", "Done")); ok(m.delete("Done"))
+ok(m.close())
+assert m.logout()[0] == "BYE"
+a = imaplib.IMAP4("127.0.0.1", int(sys.argv[1]), timeout=10)
+assert a.authenticate("PLAIN", lambda c: b"\0bob\0pw-bob")[0] == "OK"
+a.logout()
+print("done")
+"#;
+    let arguments = ["-".to_owned(), server.address().port().to_string()];
+    if let Some(output) = real_client("python3", &arguments, script).await {
+        assert_eq!(output.trim(), "done");
+        assert_eq!(server.counters().bad, 0);
+    }
+}
+
+#[tokio::test]
+async fn curl() {
+    let server = server(Options::default()).await;
+    let base = format!("imap://127.0.0.1:{}", server.address().port());
+    let curl = async |path: &str, more: &[&str], input: &str| {
+        let mut arguments = vec!["-sS".to_owned(), "-m".into(), "20".into(), "-u".into(), "ann:pw-ann".into()];
+        arguments.push(format!("{base}{path}"));
+        arguments.extend(more.iter().map(|a| (*a).to_owned()));
+        real_client("curl", &arguments, input).await
+    };
+    let Some(message) = curl("/INBOX;MAILINDEX=3", &[], "").await else { return };
+    assert!(message.contains("Subject: [ann] INBOX message 3\r\n"), "{message}");
+    let list = curl("/", &[], "").await.unwrap();
+    assert!(list.contains("\"Archive/2024\""), "{list}");
+    let new = "Subject: from curl\r\n\r\nhello\r\n";
+    let file = std::env::temp_dir().join(format!("imapool-demo-{}.eml", std::process::id()));
+    std::fs::write(&file, new).unwrap();
+    let sent = curl("/Drafts", &["-T", file.to_str().unwrap()], "").await;
+    std::fs::remove_file(&file).unwrap();
+    sent.unwrap();
+    assert_eq!(server.messages("ann", "Drafts").unwrap()[0].octets, new);
+    let found = curl("/INBOX?SUBJECT%20%22message%205%22", &[], "").await.unwrap();
+    assert_eq!(found.trim(), "* SEARCH 5");
+    assert_eq!(server.counters().bad, 0);
+}
+
+#[tokio::test]
+async fn mbsync_both_ways() {
+    let server = server(Options::default()).await;
+    let folder = std::env::temp_dir().join(format!("imapool-mbsync-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("mail")).unwrap();
+    let (path, port) = (folder.display(), server.address().port());
+    let config = format!(
+        "IMAPAccount a\nHost 127.0.0.1\nPort {port}\nUser ann\nPass pw-ann\nSSLType None\nAuthMechs LOGIN\n\n\
+         IMAPStore far\nAccount a\n\nMaildirStore near\nPath {path}/mail/\nInbox {path}/mail/INBOX\nSubFolders Verbatim\n\n\
+         Channel c\nFar :far:\nNear :near:\nPatterns *\nCreate Both\nExpunge Both\nSyncState {path}/state-\n"
+    );
+    std::fs::write(folder.join("mbsyncrc"), config).unwrap();
+    let arguments = ["-c".to_owned(), folder.join("mbsyncrc").display().to_string(), "-a".into()];
+    let files = |mailbox: &str, sub: &str| -> Vec<std::path::PathBuf> {
+        let entries = std::fs::read_dir(folder.join("mail").join(mailbox).join(sub)).unwrap();
+        entries.map(|e| e.unwrap().path()).collect()
+    };
+    if real_client("mbsync", &arguments, "").await.is_some() {
+        assert_eq!(files("INBOX", "new").len() + files("INBOX", "cur").len(), 10);
+        assert_eq!(files("Archive/2024", "new").len() + files("Archive/2024", "cur").len(), 3);
+        // A message more and one less at the near side, one more at the far side.
+        std::fs::write(folder.join("mail/INBOX/new/1.local"), "Subject: local\n\nhello\n").unwrap();
+        let gone = files("INBOX", "new").into_iter().find(|f| !f.ends_with("1.local")).unwrap();
+        std::fs::remove_file(gone).unwrap();
+        server.deliver("ann", "INBOX", "Subject: far\r\n\r\n").unwrap();
+        real_client("mbsync", &arguments, "").await.unwrap();
+        assert_eq!(files("INBOX", "new").len() + files("INBOX", "cur").len(), 11);
+        let messages = server.messages("ann", "INBOX").unwrap();
+        assert_eq!(messages.len(), 11);
+        let holds = |text: &[u8]| messages.iter().any(|m| m.octets.windows(text.len()).any(|w| w == text));
+        assert!(holds(b"Subject: local\r\n") && holds(b"Subject: far\r\n"));
+        assert_eq!(server.counters().bad, 0);
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
