@@ -30,8 +30,7 @@ pub(crate) fn find() -> Result<PathBuf> {
 /// A Dovecot with mailboxes.
 pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
-    /// Ended with it.
-    _server: Server,
+    pub(crate) server: Server,
 }
 
 /// Starts Dovecot with `accounts` users, each with ten messages in INBOX.
@@ -56,7 +55,7 @@ pub(crate) fn start_backend(program: &Path, folder: &Path, accounts: usize) -> R
          userdb {{\n  driver = static\n  args = uid={uid} gid={gid} home={at}/mail/%u\n}}\n"
     )?;
     let server = start(program, folder, &config, address)?;
-    Ok(Backend { address, _server: server })
+    Ok(Backend { address, server })
 }
 
 /// Starts Dovecot as a proxy that sends every login on to `upstream`.

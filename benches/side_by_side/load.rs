@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Error, Result, ensure};
 
 use crate::client::{Buffers, Client, account, short_session};
+use crate::process::interrupted;
 
 /// After so many failures a run ends early.
 const FAILURES_LIMIT: usize = 100;
@@ -32,6 +33,13 @@ pub(crate) struct Outcome {
     pub(crate) elapsed: Duration,
     /// Of each LOGIN, sorted.
     pub(crate) logins: Vec<Duration>,
+}
+
+impl Outcome {
+    /// Sessions a second.
+    pub(crate) fn rate(&self) -> f64 {
+        self.sessions as f64 / self.elapsed.as_secs_f64()
+    }
 }
 
 /// Runs short sessions.
@@ -120,7 +128,7 @@ fn in_parallel<T: Send>(work: Work, job: impl Fn(usize, &mut Buffers) -> Result<
     let deadline = Instant::now() + work.time;
     let worker = || {
         let (mut buffers, mut done, mut errors) = (Buffers::new(), Vec::new(), Vec::new());
-        while Instant::now() < deadline && failures.load(Ordering::Relaxed) < FAILURES_LIMIT {
+        while Instant::now() < deadline && !interrupted() && failures.load(Ordering::Relaxed) < FAILURES_LIMIT {
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= work.sessions {
                 break;

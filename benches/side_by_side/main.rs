@@ -19,13 +19,14 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Handle};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::canned::Canned;
 use crate::dovecot::Backend;
 use crate::measure::{Measurement, Scale, Stage};
 use crate::peers::{Kind, Peer, Room};
-use crate::process::Scratch;
+use crate::process::{Scratch, interrupt, interrupted};
 use crate::report::Report;
 
 /// Compares imapool with a direct connection, HAProxy, nginx, Dovecot as proxy and up-imapproxy.
@@ -80,6 +81,10 @@ fn run(rounds: u32, measurements: &[Measurement], peers: &[Peer], stage: &Stage<
     for round in 1..=rounds {
         for measurement in measurements {
             for peer in peers.iter().filter(|peer| measurement.concerns(peer.kind)) {
+                if interrupted() {
+                    eprintln!("interrupted: what there is until now");
+                    return report;
+                }
                 let begun = Instant::now();
                 let (what, who) = (measurement.name(), peer.kind.name());
                 let figures = measurement.run(stage, peer).unwrap_or_else(|error| {
@@ -140,6 +145,9 @@ fn start_dovecot(measurements: &[Measurement], scratch: &Scratch, scale: &Scale)
 fn find_peers(kinds: &[Kind], stage: &Stage<'_>) -> Vec<Peer> {
     let mut peers = Vec::new();
     for kind in kinds {
+        if interrupted() {
+            break;
+        }
         match Peer::find(*kind).and_then(|peer| stage.probe(&peer).map(|()| peer)) {
             Ok(peer) => {
                 println!("peer {:<13} {}", kind.name(), peer.version);
@@ -165,7 +173,7 @@ fn print_facts(rounds: u32) {
     }
 }
 
-/// The runtime of the canned backend and the HTTP helper: one thread of its own.
+/// The runtime of the canned backend, the HTTP helper and the signals: one thread of its own.
 struct Background {
     handle: Handle,
     _stop: oneshot::Sender<()>,
@@ -175,6 +183,16 @@ impl Background {
     fn start() -> Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().build().context("start the runtime")?;
         let handle = runtime.handle().clone();
+        let entered = handle.enter();
+        for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+            let mut signals = signal(kind)?;
+            handle.spawn(async move {
+                while signals.recv().await.is_some() {
+                    interrupt();
+                }
+            });
+        }
+        drop(entered);
         let (stop, stopped) = oneshot::channel::<()>();
         // Ends when the sender is dropped, which is why the error is as good as a message.
         thread::spawn(move || runtime.block_on(stopped));

@@ -1,11 +1,15 @@
 //! The measurements. Each starts the peer afresh, warms it up, measures, and ends it, so that no peer works in the shadow
 //! of another one's caches, and resident memory is counted from a known state.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 
 use crate::canned::Canned;
+use crate::dovecot::Backend;
 use crate::load::{self, Outcome, Work};
 use crate::peers::{Kind, Peer, Room, Running};
 
@@ -127,22 +131,32 @@ impl Measurement {
                     &[
                         column("sessions/s", 0, true),
                         column("login p50 µs", 0, true),
-                        column("CPU µs/session", 0, false),
+                        column("proxy CPU µs", 0, false),
+                        column("Dovecot CPU µs", 0, true),
                         FAILED,
                     ]
                 }
             }
-            Self::Cpu => const { &[column("CPU µs/session", 1, true), column("sessions/s", 0, true), FAILED] },
+            Self::Cpu => {
+                const {
+                    &[
+                        column("proxy CPU µs", 1, true),
+                        column("sessions/s", 0, true),
+                        column("bench CPU µs", 1, false),
+                        FAILED,
+                    ]
+                }
+            }
             Self::Noop => {
-                const { &[column("p50 µs", 1, true), column("p99 µs", 1, false), column("CPU µs/NOOP", 1, false)] }
+                const { &[column("p50 µs", 1, true), column("p99 µs", 1, false), column("proxy CPU µs", 1, false)] }
             }
             Self::Bulk => const { &[column("MiB/s", 0, true), column("CPU ms/GiB", 0, true)] },
             Self::Memory => const { &[column("KiB/session", 2, true), column("sessions", 0, false)] },
             Self::Accounts => {
                 const {
                     &[
-                        column("CPU µs, few", 1, false),
-                        column("CPU µs, many", 1, true),
+                        column("few: CPU µs", 1, false),
+                        column("many: CPU µs", 1, true),
                         column("many ÷ few", 2, false),
                         FAILED,
                     ]
@@ -151,9 +165,9 @@ impl Measurement {
         }
     }
 
-    /// Whether the peer has anything to show in it: direct has no proxy whose processor time or memory could be counted.
+    /// Whether the peer has anything to show in it: direct has no proxy whose memory could be counted.
     pub(crate) fn concerns(self, kind: Kind) -> bool {
-        kind != Kind::Direct || matches!(self, Self::Sessions | Self::Noop | Self::Bulk)
+        kind != Kind::Direct || !matches!(self, Self::Memory | Self::Accounts)
     }
 
     /// Runs it once for one peer; the figures in the order of [`Measurement::columns`], NaN where there is none.
@@ -174,7 +188,7 @@ pub(crate) struct Stage<'a> {
     pub(crate) scale: Scale,
     pub(crate) room: Room<'a>,
     pub(crate) canned: &'a Canned,
-    pub(crate) dovecot: Option<&'a crate::dovecot::Backend>,
+    pub(crate) dovecot: Option<&'a Backend>,
 }
 
 impl Stage<'_> {
@@ -191,7 +205,7 @@ impl Stage<'_> {
     }
 
     /// A peer that has seen each account; twice, where a session of the same account may have been there at the same time.
-    fn warm(&self, peer: &Peer, upstream: std::net::SocketAddr, accounts: usize) -> Result<Running> {
+    fn warm(&self, peer: &Peer, upstream: SocketAddr, accounts: usize) -> Result<Running> {
         let running = peer.start(&self.room, upstream)?;
         let passes = if accounts <= 100 { 4 } else { 1 };
         let work = Work { sessions: accounts * passes, time: self.scale.warm_time, ..self.work(accounts) };
@@ -203,17 +217,20 @@ impl Stage<'_> {
         let backend = self.dovecot.context("no Dovecot as backend")?;
         let accounts = self.scale.dovecot_accounts;
         let running = self.warm(peer, backend.address, accounts)?;
+        let before = backend.server.cpu();
         let (outcome, cpu) = timed_sessions(&running, self.work(accounts))?;
-        let rate = outcome.sessions as f64 / outcome.elapsed.as_secs_f64();
-        Ok(vec![rate, microseconds(percentile(&outcome.logins, 50)), cpu, outcome.failed as f64])
+        let backend_cpu = microseconds(backend.server.cpu() - before) / outcome.sessions as f64;
+        let login = microseconds(percentile(&outcome.logins, 50));
+        Ok(vec![outcome.rate(), login, cpu, backend_cpu, outcome.failed as f64])
     }
 
     fn cpu(&self, peer: &Peer) -> Result<Vec<f64>> {
         let accounts = self.scale.few_accounts;
         let running = self.warm(peer, self.canned.address, accounts)?;
+        let before = own_cpu()?;
         let (outcome, cpu) = timed_sessions(&running, self.work(accounts))?;
-        let rate = outcome.sessions as f64 / outcome.elapsed.as_secs_f64();
-        Ok(vec![cpu, rate, outcome.failed as f64])
+        let bench_cpu = microseconds(own_cpu()? - before) / outcome.sessions as f64;
+        Ok(vec![cpu, outcome.rate(), bench_cpu, outcome.failed as f64])
     }
 
     fn noop(&self, peer: &Peer) -> Result<Vec<f64>> {
@@ -272,6 +289,13 @@ fn timed_sessions(running: &Running, work: Work) -> Result<(Outcome, f64)> {
 /// In seconds; NaN for direct.
 fn cpu_of(running: &Running) -> f64 {
     running.server.as_ref().map_or(f64::NAN, |server| server.cpu().as_secs_f64())
+}
+
+/// Of this process: the load and the canned backend.
+fn own_cpu() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    let microseconds = |time: TimeVal| u64::try_from(time.num_microseconds());
+    Ok(Duration::from_micros(microseconds(usage.user_time())? + microseconds(usage.system_time())?))
 }
 
 fn microseconds(time: Duration) -> f64 {

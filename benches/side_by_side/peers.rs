@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 
 use crate::auth_http::AuthHttp;
 use crate::dovecot::{self, User};
-use crate::process::{Scratch, Server, find_program, first_line_of, free_address};
+use crate::process::{Scratch, Server, find_program, first_line_of, free_address, interrupted};
 
 /// A free port can be taken by somebody else before the server binds it: then once more.
 const START_ATTEMPTS: usize = 3;
@@ -115,7 +115,9 @@ impl Peer {
         let mut attempt = 1;
         loop {
             match self.try_start(room, upstream) {
-                Err(error) if attempt < START_ATTEMPTS => eprintln!("{}: {error:#}; once more", self.kind.name()),
+                Err(error) if attempt < START_ATTEMPTS && !interrupted() => {
+                    eprintln!("{}: {error:#}; once more", self.kind.name())
+                }
                 result => return result,
             }
             attempt += 1;

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,18 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 const POLL: Duration = Duration::from_millis(10);
 /// USER_HZ, the unit of the times in /proc/PID/stat: 100 on every Linux architecture in use.
 const TICKS_PER_SECOND: f64 = 100.0;
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Notes that the user wants to stop: everything that loops looks at it, so that all servers are ended and the files removed.
+pub(crate) fn interrupt() {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// Whether to stop.
+pub(crate) fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
 
 /// A folder of its own, removed when dropped.
 pub(crate) struct Scratch(PathBuf);
@@ -108,6 +121,9 @@ impl Server {
         while !greets(address) {
             if let Some(status) = self.child.try_wait()? {
                 bail!("ended before it listened ({status}){}", self.log_tail());
+            }
+            if interrupted() {
+                bail!("interrupted");
             }
             if Instant::now() >= deadline {
                 bail!("no greeting after {START_TIMEOUT:?}{}", self.log_tail());
