@@ -64,6 +64,9 @@ impl Kind {
             Self::Imapproxy => {
                 let program = find_program(&["in.imapproxyd", "imapproxyd"]);
                 let program = program.ok_or_else(|| anyhow!("not found on PATH"))?;
+                if !User::current()?.is_root() {
+                    bail!("insists on being started by root (it calls setgroups)");
+                }
                 return Ok((program, "up-imapproxy (does not tell its version)".to_owned()));
             }
             Self::Imapool => {
@@ -210,9 +213,8 @@ fn start_nginx(setting: &Setting<'_>, auth_http: SocketAddr) -> Result<Server> {
 }
 
 fn start_imapproxy(setting: &Setting<'_>) -> Result<Server> {
-    let user = User::current()?;
-    // It refuses to run as root.
-    let (user, group) = if user.is_root() { ("nobody".to_owned(), group_of_nobody()) } else { (user.name, user.group) };
+    // It refuses to stay root.
+    let (user, group) = ("nobody", group_of_nobody());
     let at = setting.folder.display();
     let config = setting.write(&format!(
         "server_hostname {}\nserver_port {}\nlisten_address {}\nlisten_port {}\n\
@@ -229,10 +231,10 @@ fn start_imapproxy(setting: &Setting<'_>) -> Result<Server> {
     setting.start(Command::new(setting.program).arg("-f").arg(config).arg("-p").arg(pid))
 }
 
-fn group_of_nobody() -> String {
+fn group_of_nobody() -> &'static str {
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     let debian = groups.lines().any(|line| line.starts_with("nogroup:"));
-    if debian { "nogroup" } else { "nobody" }.to_owned()
+    if debian { "nogroup" } else { "nobody" }
 }
 
 fn start_imapool(setting: &Setting<'_>) -> Result<Server> {
