@@ -1,0 +1,308 @@
+//! The measurements. Each starts the peer afresh, warms it up, measures, and ends it, so that no peer works in the shadow
+//! of another one's caches, and resident memory is counted from a known state.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike as _};
+
+use crate::canned::Canned;
+use crate::dovecot::Backend;
+use crate::load::{self, Outcome, Work};
+use crate::peers::{Kind, Peer, Room, Running};
+
+/// How much of everything.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scale {
+    pub(crate) workers: usize,
+    pub(crate) dovecot_accounts: usize,
+    pub(crate) few_accounts: usize,
+    pub(crate) many_accounts: usize,
+    pub(crate) idle_sessions: usize,
+    pub(crate) noops: usize,
+    pub(crate) bulk_octets: usize,
+    pub(crate) bulk_count: usize,
+    /// Short sessions in a run, if the time suffices. Below the number of ephemeral ports, so that even a peer which
+    /// leaves all of them in TIME_WAIT gets through.
+    pub(crate) sessions: usize,
+    /// Of a timed run.
+    pub(crate) time: Duration,
+    /// Of a step that prepares one: logging in to all the accounts.
+    pub(crate) warm_time: Duration,
+}
+
+impl Scale {
+    pub(crate) const FULL: Self = Self {
+        workers: 8,
+        dovecot_accounts: 20,
+        few_accounts: 50,
+        many_accounts: 5000,
+        idle_sessions: 5000,
+        noops: 20_000,
+        bulk_octets: 64 << 20,
+        bulk_count: 8,
+        sessions: 20_000,
+        time: Duration::from_secs(3),
+        warm_time: Duration::from_secs(10),
+    };
+    pub(crate) const QUICK: Self = Self {
+        many_accounts: 500,
+        idle_sessions: 500,
+        noops: 1000,
+        bulk_octets: 8 << 20,
+        bulk_count: 2,
+        time: Duration::from_millis(300),
+        warm_time: Duration::from_secs(2),
+        ..Self::FULL
+    };
+}
+
+/// One of the comparisons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Measurement {
+    Sessions,
+    Cpu,
+    Noop,
+    Bulk,
+    Memory,
+    Accounts,
+}
+
+/// A figure of a measurement.
+pub(crate) struct Column {
+    pub(crate) title: &'static str,
+    pub(crate) decimals: usize,
+    /// Whether the ratio to the measurement's reference is shown.
+    pub(crate) ratio: bool,
+}
+
+const fn column(title: &'static str, decimals: usize, ratio: bool) -> Column {
+    Column { title, decimals, ratio }
+}
+
+impl Measurement {
+    pub(crate) const ALL: [Self; 6] = [Self::Sessions, Self::Cpu, Self::Noop, Self::Bulk, Self::Memory, Self::Accounts];
+
+    /// As given to `--only`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sessions => "sessions",
+            Self::Cpu => "cpu",
+            Self::Noop => "noop",
+            Self::Bulk => "bulk",
+            Self::Memory => "memory",
+            Self::Accounts => "accounts",
+        }
+    }
+
+    pub(crate) fn title(self, scale: &Scale) -> String {
+        let Scale { workers, dovecot_accounts, few_accounts, many_accounts, idle_sessions, .. } = scale;
+        match self {
+            Self::Sessions => format!(
+                "in front of Dovecot, warm: LOGIN, SELECT, FETCH of ten headers, LOGOUT; {workers} at once, \
+                 {dovecot_accounts} accounts"
+            ),
+            Self::Cpu => {
+                format!("the same in front of the canned backend; {workers} at once, {few_accounts} accounts")
+            }
+            Self::Noop => "NOOP round trips, canned backend, mailbox selected, one session".to_owned(),
+            Self::Bulk => {
+                format!("FETCH of one message of {} MiB, canned backend, one session", scale.bulk_octets >> 20)
+            }
+            Self::Memory => {
+                format!("{idle_sessions} idle logged-in sessions of {few_accounts} accounts, canned backend")
+            }
+            Self::Accounts => format!("sessions as in cpu, of {few_accounts} and of {many_accounts} accounts"),
+        }
+    }
+
+    /// Whom the ratios are to.
+    pub(crate) fn reference(self) -> Kind {
+        if self == Self::Sessions { Kind::Direct } else { Kind::Haproxy }
+    }
+
+    pub(crate) fn columns(self) -> &'static [Column] {
+        const FAILED: Column = column("failed", 0, false);
+        match self {
+            Self::Sessions => {
+                const {
+                    &[
+                        column("sessions/s", 0, true),
+                        column("login p50 µs", 0, true),
+                        column("proxy CPU µs", 0, false),
+                        column("Dovecot CPU µs", 0, true),
+                        FAILED,
+                    ]
+                }
+            }
+            Self::Cpu => {
+                const {
+                    &[
+                        column("proxy CPU µs", 1, true),
+                        column("sessions/s", 0, true),
+                        column("bench CPU µs", 1, false),
+                        FAILED,
+                    ]
+                }
+            }
+            Self::Noop => {
+                const { &[column("p50 µs", 1, true), column("p99 µs", 1, false), column("proxy CPU µs", 1, false)] }
+            }
+            Self::Bulk => const { &[column("MiB/s", 0, true), column("CPU ms/GiB", 0, true)] },
+            Self::Memory => const { &[column("KiB/session", 2, true), column("sessions", 0, false)] },
+            Self::Accounts => {
+                const {
+                    &[
+                        column("few: CPU µs", 1, false),
+                        column("many: CPU µs", 1, true),
+                        column("many ÷ few", 2, false),
+                        FAILED,
+                    ]
+                }
+            }
+        }
+    }
+
+    /// Whether the peer has anything to show in it: direct has no proxy whose memory could be counted.
+    pub(crate) fn concerns(self, kind: Kind) -> bool {
+        kind != Kind::Direct || !matches!(self, Self::Memory | Self::Accounts)
+    }
+
+    /// Runs it once for one peer; the figures in the order of [`Measurement::columns`], NaN where there is none.
+    pub(crate) fn run(self, stage: &Stage<'_>, peer: &Peer) -> Result<Vec<f64>> {
+        match self {
+            Self::Sessions => stage.sessions(peer),
+            Self::Cpu => stage.cpu(peer),
+            Self::Noop => stage.noop(peer),
+            Self::Bulk => stage.bulk(peer),
+            Self::Memory => stage.memory(peer),
+            Self::Accounts => stage.accounts(peer),
+        }
+    }
+}
+
+/// What the measurements stand on.
+pub(crate) struct Stage<'a> {
+    pub(crate) scale: Scale,
+    pub(crate) room: Room<'a>,
+    pub(crate) canned: &'a Canned,
+    pub(crate) dovecot: Option<&'a Backend>,
+}
+
+impl Stage<'_> {
+    /// One session through the peer, to see that it works at all.
+    pub(crate) fn probe(&self, peer: &Peer) -> Result<()> {
+        let running = peer.start(&self.room, self.canned.address)?;
+        let work = Work { workers: 1, accounts: 1, sessions: 2, time: self.scale.warm_time };
+        load::run(running.address, work)?;
+        Ok(())
+    }
+
+    fn work(&self, accounts: usize) -> Work {
+        Work { workers: self.scale.workers, accounts, sessions: self.scale.sessions, time: self.scale.time }
+    }
+
+    /// A peer that has seen each account; twice, where a session of the same account may have been there at the same time.
+    fn warm(&self, peer: &Peer, upstream: SocketAddr, accounts: usize) -> Result<Running> {
+        let running = peer.start(&self.room, upstream)?;
+        let passes = if accounts <= 100 { 4 } else { 1 };
+        let work = Work { sessions: accounts * passes, time: self.scale.warm_time, ..self.work(accounts) };
+        load::run(running.address, work).context("warming up")?;
+        Ok(running)
+    }
+
+    fn sessions(&self, peer: &Peer) -> Result<Vec<f64>> {
+        let backend = self.dovecot.context("no Dovecot as backend")?;
+        let accounts = self.scale.dovecot_accounts;
+        let running = self.warm(peer, backend.address, accounts)?;
+        let before = backend.server.cpu();
+        let (outcome, cpu) = timed_sessions(&running, self.work(accounts))?;
+        let backend_cpu = microseconds(backend.server.cpu() - before) / outcome.sessions as f64;
+        let login = microseconds(percentile(&outcome.logins, 50));
+        Ok(vec![outcome.rate(), login, cpu, backend_cpu, outcome.failed as f64])
+    }
+
+    fn cpu(&self, peer: &Peer) -> Result<Vec<f64>> {
+        let accounts = self.scale.few_accounts;
+        let running = self.warm(peer, self.canned.address, accounts)?;
+        let before = own_cpu()?;
+        let (outcome, cpu) = timed_sessions(&running, self.work(accounts))?;
+        let bench_cpu = microseconds(own_cpu()? - before) / outcome.sessions as f64;
+        Ok(vec![cpu, outcome.rate(), bench_cpu, outcome.failed as f64])
+    }
+
+    fn noop(&self, peer: &Peer) -> Result<Vec<f64>> {
+        let running = self.warm(peer, self.canned.address, 1)?;
+        let before = cpu_of(&running);
+        let times = load::noops(running.address, self.scale.noops, self.scale.time)?;
+        let cpu = (cpu_of(&running) - before) / times.len() as f64;
+        Ok(vec![microseconds(percentile(&times, 50)), microseconds(percentile(&times, 99)), cpu * 1e6])
+    }
+
+    fn bulk(&self, peer: &Peer) -> Result<Vec<f64>> {
+        let running = self.warm(peer, self.canned.address, 1)?;
+        let before = cpu_of(&running);
+        let (rate, octets) =
+            load::bulk(running.address, self.scale.bulk_octets, self.scale.bulk_count, self.scale.time)?;
+        let cpu = cpu_of(&running) - before;
+        Ok(vec![rate / f64::from(1 << 20), cpu * 1e3 / (octets as f64 / f64::from(1 << 30))])
+    }
+
+    fn memory(&self, peer: &Peer) -> Result<Vec<f64>> {
+        let accounts = self.scale.few_accounts;
+        let running = self.warm(peer, self.canned.address, accounts)?;
+        let server = running.server.as_ref().context("no process to look at")?;
+        let before = server.settled_resident();
+        let work = Work { sessions: self.scale.idle_sessions, time: self.scale.warm_time, ..self.work(accounts) };
+        let clients = load::hold(running.address, work)?;
+        let grown = server.settled_resident().saturating_sub(before);
+        let sessions = clients.len() as f64;
+        for client in clients {
+            client.reset()?;
+        }
+        Ok(vec![grown as f64 / 1024.0 / sessions, sessions])
+    }
+
+    fn accounts(&self, peer: &Peer) -> Result<Vec<f64>> {
+        let (mut cpus, mut failed) = (Vec::new(), 0);
+        for accounts in [self.scale.few_accounts, self.scale.many_accounts] {
+            let running = self.warm(peer, self.canned.address, accounts)?;
+            let (outcome, cpu) = timed_sessions(&running, self.work(accounts))?;
+            cpus.push(cpu);
+            failed += outcome.failed;
+        }
+        let growth = cpus[1] / cpus[0];
+        Ok([cpus, vec![growth, failed as f64]].concat())
+    }
+}
+
+/// Runs short sessions; with them the proxy's processor time per session in microseconds.
+fn timed_sessions(running: &Running, work: Work) -> Result<(Outcome, f64)> {
+    let before = cpu_of(running);
+    let outcome = load::run(running.address, work)?;
+    let cpu = (cpu_of(running) - before) * 1e6 / outcome.sessions as f64;
+    Ok((outcome, cpu))
+}
+
+/// In seconds; NaN for direct.
+fn cpu_of(running: &Running) -> f64 {
+    running.server.as_ref().map_or(f64::NAN, |server| server.cpu().as_secs_f64())
+}
+
+/// Of this process: the load and the canned backend.
+fn own_cpu() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    let microseconds = |time: TimeVal| u64::try_from(time.num_microseconds());
+    Ok(Duration::from_micros(microseconds(usage.user_time())? + microseconds(usage.system_time())?))
+}
+
+fn microseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+/// Of sorted values, of which there is at least one.
+fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    sorted[(sorted.len() - 1) * percent / 100]
+}
