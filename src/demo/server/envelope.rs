@@ -48,69 +48,76 @@ struct Address {
 
 /// Splits an address list (RFC 5322 section 3.4): tolerant, comments dropped.
 fn split_addresses(field: &[u8]) -> Vec<Address> {
-    let mut list = Vec::new();
-    let mut phrase = Vec::new();
-    let mut angle: Option<Vec<u8>> = None;
-    let (mut quoted, mut escaped, mut in_angle, mut comment) = (false, false, false, 0_u32);
-    let finish = |phrase: &mut Vec<u8>, angle: &mut Option<Vec<u8>>, list: &mut Vec<Address>| {
-        let name = std::mem::take(phrase).trim_ascii().to_vec();
-        match angle.take() {
-            Some(spec) => list.push(address((!name.is_empty()).then_some(name), &spec)),
-            None if !name.is_empty() => list.push(address(None, &name)),
-            None => {}
-        }
-    };
+    let mut splitter = Splitter::default();
     for &b in field {
-        if escaped {
-            escaped = false;
-        } else if b == b'\\' && (quoted || comment > 0) {
-            escaped = true;
-            continue;
-        } else if b == b'"' && comment == 0 {
-            quoted = !quoted;
-            continue;
-        } else if !quoted {
-            match b {
-                b'(' => comment += 1,
-                b')' if comment > 0 => {
-                    comment -= 1;
-                    continue;
-                }
-                _ if comment > 0 => {}
-                b'<' => {
-                    (in_angle, angle) = (true, Some(Vec::new()));
-                    continue;
-                }
-                b'>' => {
-                    in_angle = false;
-                    continue;
-                }
-                b':' if !in_angle => {
-                    let group = std::mem::take(&mut phrase).trim_ascii().to_vec();
-                    list.push(Address { mailbox: Some(group), ..Address::default() });
-                    continue;
-                }
-                b',' | b';' if !in_angle => {
-                    finish(&mut phrase, &mut angle, &mut list);
-                    if b == b';' {
-                        list.push(Address::default());
-                    }
-                    continue;
-                }
-                _ => {}
+        splitter.octet(b);
+    }
+    splitter.finish();
+    splitter.list
+}
+
+/// An address list that is being read octet by octet.
+#[derive(Default)]
+struct Splitter {
+    list: Vec<Address>,
+    /// Outside of angle brackets: a display name, or an address.
+    phrase: Vec<u8>,
+    /// Within angle brackets.
+    angle: Option<Vec<u8>>,
+    in_angle: bool,
+    quoted: bool,
+    escaped: bool,
+    /// How deep in comments.
+    comment: u32,
+}
+
+impl Splitter {
+    fn octet(&mut self, b: u8) {
+        if std::mem::take(&mut self.escaped) {
+            return self.keep(b);
+        }
+        match b {
+            b'\\' if self.quoted || self.comment > 0 => self.escaped = true,
+            b'"' if self.comment == 0 => self.quoted = !self.quoted,
+            _ if self.quoted => self.keep(b),
+            b'(' => self.comment += 1,
+            b')' => self.comment = self.comment.saturating_sub(1),
+            _ if self.comment > 0 => {}
+            b'<' => (self.in_angle, self.angle) = (true, Some(Vec::new())),
+            b'>' => self.in_angle = false,
+            b':' if !self.in_angle => {
+                let group = std::mem::take(&mut self.phrase).trim_ascii().to_vec();
+                self.list.push(Address { mailbox: Some(group), ..Address::default() });
             }
-        }
-        if comment > 0 {
-            continue;
-        }
-        match (&mut angle, in_angle) {
-            (Some(spec), true) => spec.push(b),
-            (Some(_), false) => {}
-            (None, _) => phrase.push(b),
+            b',' | b';' if !self.in_angle => {
+                self.finish();
+                if b == b';' {
+                    self.list.push(Address::default());
+                }
+            }
+            _ => self.keep(b),
         }
     }
-    finish(&mut phrase, &mut angle, &mut list);
-    list
+
+    fn keep(&mut self, b: u8) {
+        match (&mut self.angle, self.in_angle) {
+            _ if self.comment > 0 => {}
+            (Some(spec), true) => spec.push(b),
+            // What follows an address in angle brackets is no part of it.
+            (Some(_), false) => {}
+            (None, _) => self.phrase.push(b),
+        }
+    }
+
+    /// The end of one address.
+    fn finish(&mut self) {
+        let name = std::mem::take(&mut self.phrase).trim_ascii().to_vec();
+        match self.angle.take() {
+            Some(spec) => self.list.push(address((!name.is_empty()).then_some(name), &spec)),
+            None if !name.is_empty() => self.list.push(address(None, &name)),
+            None => {}
+        }
+    }
 }
 
 fn address(name: Option<Vec<u8>>, spec: &[u8]) -> Address {
