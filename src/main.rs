@@ -8,7 +8,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use imapool::config::{Config, ConfigError, Log};
+use imapool::app::Proxy;
+use imapool::config::{Config, ConfigError, ListenAddr, Log};
+use imapool::demo::{DemoArgs, Front};
+use imapool::lifecycle;
 
 /// glibc's allocator keeps what a burst of sessions once used; this one gives it back.
 #[cfg(all(feature = "jemalloc", not(target_env = "msvc")))]
@@ -51,7 +54,7 @@ enum Command {
     /// Starts an IMAP server in memory with imapool in front of it, runs a load of short sessions first directly and then
     /// through imapool, and prints a table that compares the two.
     #[command(after_help = "Example:\n  imapool demo --keep")]
-    Demo(Demo),
+    Demo(DemoArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -59,16 +62,6 @@ struct ConfigFile {
     /// The configuration, a TOML file.
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
-}
-
-#[derive(Debug, clap::Args)]
-struct Demo {
-    /// Leave server and proxy running afterwards, and tell how to connect; Ctrl-C ends them.
-    #[arg(long)]
-    keep: bool,
-    /// Sessions to run each way.
-    #[arg(long, value_name = "NUMBER", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    sessions: u32,
 }
 
 /// How a command fails.
@@ -95,7 +88,7 @@ fn main() -> ExitCode {
     let result = match CommandLine::parse().command {
         Command::Run(ConfigFile { config }) => run(&config),
         Command::Check(ConfigFile { config }) => check(&config),
-        Command::Demo(options) => demo(&options),
+        Command::Demo(args) => demo(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -121,10 +114,10 @@ fn run(file: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn demo(options: &Demo) -> Result<(), Failure> {
+fn demo(args: DemoArgs) -> Result<(), Failure> {
     logging::start(&Log { level: "warn".to_owned(), ..Log::default() }).map_err(anyhow::Error::from)?;
     raise_descriptor_limit();
-    block_on(show(options.keep, options.sessions))??;
+    block_on(show(args))??;
     Ok(())
 }
 
@@ -181,11 +174,23 @@ fn raise_descriptor_limit() {
 fn raise_descriptor_limit() {}
 
 /// Serves until a signal ends it.
-async fn serve(_config: Config) -> anyhow::Result<()> {
-    anyhow::bail!("this build cannot serve yet")
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let proxy = Proxy::start(config).await?;
+    let signal = lifecycle::termination().await.context("cannot wait for signals")?;
+    tracing::info!(signal, "shutting down");
+    proxy.drain().await;
+    Ok(())
 }
 
 /// Runs the demonstration.
-async fn show(_keep: bool, _sessions: u32) -> anyhow::Result<()> {
-    anyhow::bail!("this build has no demonstration yet")
+async fn show(args: DemoArgs) -> anyhow::Result<()> {
+    let start = async |toml: String| {
+        let proxy = Proxy::start(Config::parse(&toml, "demo")?).await?;
+        let listeners = proxy.listener_addresses();
+        let Some((_, ListenAddr::Tcp(listener))) = listeners.into_iter().next() else {
+            return Err("the demo's listener is a TCP listener".into());
+        };
+        Ok(Front { listener, admin: proxy.admin_address(), stop: Box::pin(proxy.drain()) })
+    };
+    Ok(imapool::demo::run_with(args, start).await?)
 }

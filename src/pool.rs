@@ -29,7 +29,7 @@ use crate::secret::Fingerprint;
 use crate::session::machine::Run;
 use crate::upstream::backend::{Backend, OpenError, Unauthenticated};
 use crate::upstream::connection::{Connection, FromTask};
-use crate::upstream::login::{Outcome, Refusal};
+use crate::upstream::login::Outcome;
 use crate::upstream::machine::{Facts, Sticky};
 
 /// For how long a backend's "too many connections" is remembered for the account.
@@ -99,7 +99,7 @@ impl fmt::Debug for Manager {
 #[derive(Debug)]
 enum FillError {
     Open(OpenError),
-    Refused(Refusal),
+    Refused,
     AccountGone,
 }
 
@@ -118,10 +118,10 @@ impl managed::Manager for Manager {
     }
 
     async fn recycle(&self, seat: &mut Seat, _: &ObjectMetrics) -> RecycleResult<FillError> {
-        match seat.0.get_mut() {
-            Some(connection) if connection.attach() => Ok(()),
-            _ => Err(RecycleError::Message("closed while at rest".into())),
+        if seat.0.get_mut().as_mut().is_some_and(Connection::attach) {
+            return Ok(());
         }
+        Err(RecycleError::Message("closed while at rest".into()))
     }
 }
 
@@ -202,7 +202,11 @@ impl Account {
             accepted.len() < before
         };
         if known {
-            info!(user = self.name(), backend = self.backend.config.name, "credential no longer accepted; retiring connections");
+            info!(
+                user = self.name(),
+                backend = self.backend.config.name,
+                "credential no longer accepted; retiring connections"
+            );
             self.generation.fetch_add(1, Ordering::AcqRel);
             self.retire_resting(RetireReason::Credential);
         }
@@ -274,9 +278,9 @@ impl Account {
             outcome => outcome,
         };
         match outcome.map_err(FillError::Open)? {
-            Outcome::Refused(refusal) => {
+            Outcome::Refused(_) => {
                 self.backend.keep(connection);
-                Err(FillError::Refused(refusal))
+                Err(FillError::Refused)
             }
             _ => {
                 let (connection, capabilities) = self.backend.authenticated(connection);
@@ -317,7 +321,7 @@ impl Account {
                 Ok(Some(taken)) => return Ok(Lease::new(self, taken, turn, place)),
                 // It was closed just then, or did not answer: the next.
                 Ok(None) => {}
-                Err(FillError::Refused(_)) => {
+                Err(FillError::Refused) => {
                     self.forget(None);
                     return Err(CheckoutError::Refused);
                 }
@@ -382,7 +386,12 @@ impl Account {
     fn lower_limit(&self, text: &str) -> bool {
         let have = self.seats.status().size;
         if have == 0 {
-            warn!(user = self.name(), backend = self.backend.config.name, text, "backend takes no connection of this account");
+            warn!(
+                user = self.name(),
+                backend = self.backend.config.name,
+                text,
+                "backend takes no connection of this account"
+            );
             return false;
         }
         let mut withheld = self.withheld.lock();
@@ -443,7 +452,7 @@ async fn enable(connection: &mut Connection, sticky: &Sticky) -> bool {
         }
         loop {
             match connection.event().await {
-                FromTask::Done(rest, _) if rest.starts_with(b" OK") => break,
+                FromTask::Done(_, rest, _) if rest.starts_with(b" OK") => break,
                 FromTask::Done(..) | FromTask::Lost(_) => return false,
                 _ => {}
             }
@@ -522,17 +531,16 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let Some(object) = self.object.take() else { return };
         let current = self.account.generation.load(Ordering::Acquire) == self.generation;
-        match self.connection.take() {
-            Some(mut connection) if current && connection.release() => *object.0.lock() = Some(connection),
-            Some(connection) if !current => {
+        if let Some(mut connection) = self.connection.take() {
+            if !current {
                 connection.retire(RetireReason::Credential);
-                let _ = Object::take(object);
-            }
-            _ => {
-                let _ = Object::take(object);
+            } else if connection.release() {
+                *object.0.lock() = Some(connection);
+                return;
             }
         }
-        *self.account.last_used.lock() = Instant::now();
+        // The seat goes with its connection.
+        let _ = Object::take(object);
     }
 }
 

@@ -32,7 +32,7 @@ impl Budget {
     /// For at most `capacity` connections; at least one.
     #[must_use]
     pub fn new(capacity: usize) -> Arc<Self> {
-        let capacity = capacity.clamp(1, Semaphore::MAX_PERMITS);
+        let capacity = capacity.clamp(1, 1_000_000);
         Arc::new(Self { connections: Arc::new(Semaphore::new(capacity)), capacity, registry: Mutex::default() })
     }
 
@@ -44,7 +44,8 @@ impl Budget {
         // A host with few descriptors shares them evenly between both sides.
         let beside_sessions = descriptors.saturating_sub(config.limits.sessions + RESERVED_DESCRIPTORS);
         let descriptors = beside_sessions.max(descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2);
-        let ports: usize = config.backends.iter().map(|backend| Self::ports_towards(backend.source_addresses.len())).sum();
+        let ports: usize =
+            config.backends.iter().map(|backend| Self::ports_towards(backend.source_addresses.len())).sum();
         let capacity = descriptors.min(ports).max(1);
         if config.pool.max_total == 0 { capacity } else { config.pool.max_total.min(descriptors.max(1)) }
     }
@@ -84,6 +85,13 @@ impl Budget {
     /// Room at once, or none.
     pub fn try_permit(self: &Arc<Self>) -> Option<Permit> {
         Arc::clone(&self.connections).try_acquire_owned().ok().map(Permit)
+    }
+
+    /// Waits until no connection exists. The caller sets the deadline.
+    pub async fn all_closed(&self) {
+        let all = u32::try_from(self.capacity).unwrap_or(u32::MAX);
+        // Given back at once: nothing is dialed any more, but nothing shall break if something is.
+        drop(self.connections.acquire_many(all).await);
     }
 
     /// Makes a connection known, so that it can be evicted.

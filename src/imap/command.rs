@@ -38,6 +38,9 @@ macro_rules! names {
         }
 
         impl Name {
+            /// Each of them, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$variant,)* Self::Other];
+
             /// Case does not matter (RFC 9051 section 2.2).
             #[must_use]
             pub fn parse(verb: &[u8]) -> Self {
@@ -82,8 +85,8 @@ impl Name {
     #[must_use]
     pub fn repeatable(self) -> bool {
         use Name::{
-            Fetch, GetAcl, GetMetadata, GetQuota, GetQuotaRoot, Idle, List, ListRights, Lsub, MyRights, Namespace, Noop,
-            Search, Sort, Status, Thread,
+            Fetch, GetAcl, GetMetadata, GetQuota, GetQuotaRoot, Idle, List, ListRights, Lsub, MyRights, Namespace,
+            Noop, Search, Sort, Status, Thread,
         };
         matches!(
             self,
@@ -189,11 +192,8 @@ impl Command {
     pub fn arguments(&self) -> Arguments<'_> {
         let text = &self.segments[0].text;
         let (verb, rest) = split_word(text);
-        let skipped = if verb.eq_ignore_ascii_case(b"UID") {
-            verb.len() + 1 + split_word(rest).0.len()
-        } else {
-            verb.len()
-        };
+        let skipped =
+            if verb.eq_ignore_ascii_case(b"UID") { verb.len() + 1 + split_word(rest).0.len() } else { verb.len() };
         Arguments { segments: &self.segments, at: skipped.min(text.len()) }
     }
 
@@ -219,10 +219,9 @@ impl Command {
                 | Name::Status
                 | Name::List
                 | Name::Other
-        ) && self
-            .segments
-            .iter()
-            .any(|segment| [&b"MODSEQ"[..], b"CONDSTORE", b"CHANGEDSINCE", b"QRESYNC"].iter().any(|w| mentions(&segment.text, w)))
+        ) && self.segments.iter().any(|segment| {
+            [&b"MODSEQ"[..], b"CONDSTORE", b"CHANGEDSINCE", b"QRESYNC"].iter().any(|w| mentions(&segment.text, w))
+        })
     }
 
     /// Whether it resumes a mailbox by QRESYNC (RFC 7162 section 3.2.5).
@@ -345,10 +344,7 @@ mod tests {
         Command {
             tag: Bytes::from_static(&line.as_bytes()[..head.tag_end]),
             name: head.name,
-            segments: vec![Segment {
-                text: Bytes::from_static(&line.as_bytes()[head.tag_end + 1..]),
-                literal: None,
-            }],
+            segments: vec![Segment { text: Bytes::from_static(&line.as_bytes()[head.tag_end + 1..]), literal: None }],
         }
     }
 

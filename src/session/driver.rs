@@ -75,7 +75,15 @@ pub async fn run(stream: Stream, client: ClientAddr, listener: Arc<ListenerConte
         answered_eof: false,
         context,
     };
-    let ended = session.serve().await;
+    let ended = loop {
+        match session.serve().await {
+            Ended::Not => match Box::pin(session.secure()).await {
+                Some(secured) => session = secured,
+                None => return,
+            },
+            ended => break ended,
+        }
+    };
     session.finish(ended).await;
 }
 
@@ -102,14 +110,14 @@ struct Running {
 /// Why a session is over.
 #[derive(Debug)]
 enum Ended {
+    /// It is not: TLS begins.
+    Not,
     /// In words, by one of the two sides.
     By(End),
     /// The client's connection failed.
-    ClientLost(io::Error),
+    ClientLost,
     /// The client took nothing for too long.
     WriteTimeout,
-    /// TLS could not be negotiated after STARTTLS.
-    HandshakeFailed,
     /// The backend's connection broke in the middle of a reply.
     Cut,
 }
@@ -217,9 +225,9 @@ impl Session {
     }
 
     fn written(&mut self, written: io::Result<usize>) -> Result<(), Ended> {
-        let mut written = written.map_err(Ended::ClientLost)?;
+        let mut written = written.map_err(|_| Ended::ClientLost)?;
         if written == 0 {
-            return Err(Ended::ClientLost(io::ErrorKind::WriteZero.into()));
+            return Err(Ended::ClientLost);
         }
         self.queued -= written;
         self.last_output = Instant::now();
@@ -252,7 +260,7 @@ impl Session {
         match read {
             Ok(0) => self.machine.handle_eof(),
             Ok(_) => self.last_input = Instant::now(),
-            Err(error) => return Err(Ended::ClientLost(error)),
+            Err(_) => return Err(Ended::ClientLost),
         }
         Ok(())
     }
@@ -287,7 +295,10 @@ impl Session {
     async fn act(&mut self, action: Action) -> Result<(), Ended> {
         match action {
             Action::Write(octets) => self.queue(octets),
-            Action::StartTls => return Box::pin(self.start_tls()).await,
+            Action::StartTls => {
+                self.flush().await?;
+                return Err(Ended::Not);
+            }
             Action::Login(credential) => self.login(*credential).await,
             Action::Run(run) => Box::pin(self.start(run, 1)).await,
             Action::Send(octets) => {
@@ -305,22 +316,24 @@ impl Session {
         Ok(())
     }
 
-    async fn start_tls(&mut self) -> Result<(), Ended> {
-        self.flush().await?;
-        let (Some(tls), Stream::Plain(socket)) = (&self.listener.tls, take_stream(&mut self.stream)) else {
-            return Err(Ended::HandshakeFailed);
-        };
-        let limit = self.context.limits.tls_handshake_timeout;
-        match Stream::Plain(socket).server_handshake(tls, limit).await {
-            Ok(stream) => self.stream = stream,
+    /// Negotiates TLS after STARTTLS was answered; `None`: the session has ended by that.
+    async fn secure(self) -> Option<Self> {
+        let listener = Arc::clone(&self.listener);
+        let tls = listener.tls.as_ref()?;
+        match self.stream.server_handshake(tls, self.context.limits.tls_handshake_timeout).await {
+            Ok(stream) => {
+                let mut session = Self { stream, ..self };
+                let front = front(&session.stream, session.client, &session.listener);
+                let offered = session.context.backend.capabilities().before_login(front);
+                session.machine.handle_tls(front, offered.into());
+                Some(session)
+            }
             Err(error) => {
-                info!(client = %self.client, listener = self.listener.config.name, %error, "TLS handshake failed");
-                return Err(Ended::HandshakeFailed);
+                info!(client = %self.client, listener = listener.config.name, %error, "TLS handshake failed");
+                self.context.metrics.session_closed(SessionClose::HandshakeFailed);
+                None
             }
         }
-        let front = front(&self.stream, self.client, &self.listener);
-        self.machine.handle_tls(front, self.context.backend.capabilities().before_login(front).into());
-        Ok(())
     }
 
     async fn login(&mut self, credential: Credential) {
@@ -460,11 +473,11 @@ impl Session {
     async fn flush(&mut self) -> Result<(), Ended> {
         let limit = self.context.limits.write_timeout;
         while !self.output.is_empty() {
-            let written = tokio::time::timeout(limit, poll_fn(|cx| self.poll_write(cx)));
-            self.written(written.await.map_err(|_| Ended::WriteTimeout)?)?;
+            let written = tokio::time::timeout(limit, poll_fn(|cx| self.poll_write(cx))).await;
+            self.written(written.map_err(|_| Ended::WriteTimeout)?)?;
         }
         let flushed = tokio::time::timeout(limit, poll_fn(|cx| Pin::new(&mut self.stream).poll_flush(cx)));
-        flushed.await.map_err(|_| Ended::WriteTimeout)?.map_err(Ended::ClientLost)
+        flushed.await.map_err(|_| Ended::WriteTimeout)?.map_err(|_| Ended::ClientLost)
     }
 
     /// Gives back the upstream connection, then ends the client's.
@@ -484,7 +497,7 @@ impl Session {
             Ended::By(_) => {
                 self.stream.close(CLOSE_DEADLINE).await;
             }
-            Ended::ClientLost(_) | Ended::WriteTimeout | Ended::HandshakeFailed | Ended::Cut => self.stream.reset(),
+            Ended::ClientLost | Ended::WriteTimeout | Ended::Cut | Ended::Not => self.stream.reset(),
         }
     }
 
@@ -515,9 +528,9 @@ impl Session {
             Ended::By(End::IdleTimeout) => SessionClose::IdleTimeout,
             Ended::By(End::LoginTimeout) => SessionClose::LoginTimeout,
             Ended::By(End::UpstreamLost) | Ended::Cut => SessionClose::UpstreamLost,
-            Ended::ClientLost(_) => SessionClose::ClientReset,
+            Ended::ClientLost => SessionClose::ClientReset,
             Ended::WriteTimeout => SessionClose::WriteTimeout,
-            Ended::HandshakeFailed => SessionClose::HandshakeFailed,
+            Ended::Not => SessionClose::Error,
         }
     }
 }
@@ -542,8 +555,7 @@ fn poll_timer(mut timer: Pin<&mut Sleep>, deadline: Instant, cx: &mut TaskContex
 
 /// The metrics' label of a command, without a search.
 fn label(name: Name) -> CommandLabel {
-    static LABELS: LazyLock<Vec<CommandLabel>> = LazyLock::new(|| {
-        Name::ALL.iter().map(|name| CommandLabel::from_verb(name.as_str().as_bytes())).collect()
-    });
+    static LABELS: LazyLock<Vec<CommandLabel>> =
+        LazyLock::new(|| Name::ALL.iter().map(|name| CommandLabel::from_verb(name.as_str().as_bytes())).collect());
     LABELS[name as usize]
 }

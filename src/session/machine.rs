@@ -195,7 +195,9 @@ impl Machine {
         !self.eof
             && match self.op {
                 Op::Over | Op::StartingTls => false,
-                Op::Running { part: Part::Literal { .. }, .. } | Op::Ready | Op::Collecting { .. } | Op::Discarding => true,
+                Op::Running { part: Part::Literal { .. }, .. } | Op::Ready | Op::Collecting { .. } | Op::Discarding => {
+                    true
+                }
                 _ => self.input.len() < 4096,
             }
     }
@@ -210,6 +212,30 @@ impl Machine {
     #[must_use]
     pub fn is_idling(&self) -> bool {
         matches!(self.op, Op::Running { part: Part::Done, .. })
+    }
+
+    /// IDLE was sent, accepted or not.
+    #[must_use]
+    pub fn is_idle_command(&self) -> bool {
+        matches!(self.op, Op::Running { name: Name::Idle, .. })
+    }
+
+    /// A message is being given, or is about to be.
+    #[must_use]
+    pub fn is_awaiting_literal(&self) -> bool {
+        matches!(self.op, Op::Running { part: Part::Literal { .. } | Part::LiteralHeld { .. }, .. })
+    }
+
+    /// A command runs that the client has to say more of.
+    #[must_use]
+    pub fn is_awaiting_client(&self) -> bool {
+        matches!(self.op, Op::Running { part: Part::Literal { .. } | Part::Line, .. })
+    }
+
+    /// The client has closed its side.
+    #[must_use]
+    pub fn has_eof(&self) -> bool {
+        self.eof
     }
 
     /// Octets from the client.
@@ -327,6 +353,12 @@ impl Machine {
         }
     }
 
+    /// The backend no longer accepts the login: ends the session.
+    pub fn handle_revoked(&mut self) {
+        self.handle_lost("NO [AUTHENTICATIONFAILED] The mail server no longer accepts this login.");
+        self.bye("The mail server no longer accepts this login", End::UpstreamLost);
+    }
+
     /// What to do next; `None`: wait for input, or for what was asked of the outside.
     pub fn poll(&mut self) -> Option<Action> {
         loop {
@@ -337,7 +369,11 @@ impl Machine {
                 break;
             }
         }
-        if self.eof && matches!(self.op, Op::Ready | Op::Collecting { .. } | Op::Sasl { .. } | Op::Discarding | Op::Refusing { .. })
+        if self.eof
+            && matches!(
+                self.op,
+                Op::Ready | Op::Collecting { .. } | Op::Sasl { .. } | Op::Discarding | Op::Refusing { .. }
+            )
             || self.eof && matches!(self.op, Op::Running { part: Part::Literal { .. } | Part::Done | Part::Line, .. })
         {
             self.op = Op::Over;
@@ -357,7 +393,9 @@ impl Machine {
                 self.bye("[UNAVAILABLE] Server shutting down", End::Drain);
                 return true;
             }
-            Op::Running { part: Part::Nothing | Part::NotDone | Part::LiteralHeld { .. } | Part::DoneHeld, .. } => return false,
+            Op::Running { part: Part::Nothing | Part::NotDone | Part::LiteralHeld { .. } | Part::DoneHeld, .. } => {
+                return false;
+            }
             _ => {}
         }
         let max_line = if matches!(self.op, Op::Sasl { .. }) { MAX_SASL_LINE } else { self.bounds.line };
@@ -373,7 +411,9 @@ impl Machine {
     fn line(&mut self, line: Line) {
         match std::mem::replace(&mut self.op, Op::Ready) {
             Op::Ready => self.first_line(line),
-            Op::Collecting { command, literal, binary, total } => self.next_line(command, literal.freeze(), binary, total, line),
+            Op::Collecting { command, literal, binary, total } => {
+                self.next_line(command, literal.freeze(), binary, total, line)
+            }
             Op::Sasl { tag, exchange } => self.sasl_line(tag, exchange, &line),
             Op::Refusing { tag, reply } => self.write(reply_line(&tag, &reply)),
             Op::Running { tag, name, part } => self.running_line(tag, name, part, line),

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, Sleep};
+use tokio_util::io::poll_read_buf;
 use tracing::{debug, info};
 
 use super::machine::{Event, Facts, Machine, Own, ProtocolError};
@@ -114,8 +115,8 @@ pub enum FromTask {
     Data(Bytes),
     /// The backend asks for more.
     Continue(Bytes),
-    /// The tagged reply without its tag; whether a mailbox is selected now.
-    Done(Bytes, bool),
+    /// The last of the replies, the tagged reply without its tag, and whether a mailbox is selected now.
+    Done(Bytes, Bytes, bool),
     /// The connection answered a NOOP.
     Checked,
     /// The connection is gone.
@@ -192,7 +193,7 @@ impl Connection {
         budget.register(&shared);
         let (to_task, requests) = mpsc::channel(2);
         let (replies, from_task) = mpsc::channel(1);
-        let task = Task {
+        let mut task = Task {
             stream: opened.stream,
             machine: opened.machine,
             input: opened.input,
@@ -216,6 +217,7 @@ impl Connection {
             budget: Arc::clone(budget),
             permit: opened.permit,
         };
+        task.machine.handle_attach();
         tokio::spawn(task.run());
         Self { shared, to_task, from_task, lease: 0, rested_for: Duration::ZERO }
     }
@@ -501,7 +503,8 @@ impl Task {
         }
         let Phase::Resting { unselect, .. } = self.phase else { return Err(Exit::Timeout) };
         if now >= self.retires_at() {
-            let reason = if now >= self.opened + self.timing.lifetime { RetireReason::Lifetime } else { RetireReason::Idle };
+            let reason =
+                if now >= self.opened + self.timing.lifetime { RetireReason::Lifetime } else { RetireReason::Idle };
             // A session that has just taken it goes first; it will be back.
             self.phase = Phase::Leased;
             return if self.shared.retire(reason) { Err(Exit::Retire(reason)) } else { Ok(()) };
@@ -578,11 +581,18 @@ impl Task {
     async fn deliver(&mut self) -> Result<(), Exit> {
         while let Some(event) = self.machine.poll_event() {
             let told = match event {
-                Event::Data(data) => FromTask::Data(data),
+                // In most cases all there is to say comes at once: then the session is woken once.
+                Event::Data(data) => match self.machine.poll_done() {
+                    Some((rest, selected)) => {
+                        self.publish();
+                        FromTask::Done(data, rest, selected)
+                    }
+                    None => FromTask::Data(data),
+                },
                 Event::Continue(line) => FromTask::Continue(line),
                 Event::Done(rest, selected) => {
                     self.publish();
-                    FromTask::Done(rest, selected)
+                    FromTask::Done(Bytes::new(), rest, selected)
                 }
                 Event::OwnDone(own, status) => match self.own_done(own, status)? {
                     Some(told) => told,
@@ -666,7 +676,8 @@ impl Task {
                 loss = Loss { unsent: true, unanswered: true, cut: false };
             }
         }
-        let orderly = matches!(exit, Exit::Retire(_) | Exit::Abandoned) && self.machine.is_clean() && self.output.is_empty();
+        let orderly =
+            matches!(exit, Exit::Retire(_) | Exit::Abandoned) && self.machine.is_clean() && self.output.is_empty();
         if orderly && tokio::time::timeout(GOODBYE, self.logout()).await == Ok(true) {
             let _: Ended = self.stream.wait_peer_close(GOODBYE).await;
         } else {
@@ -688,7 +699,10 @@ impl Task {
                 info!(connection = self.shared.id, %error, "backend broke the protocol");
                 RetireReason::ProtocolError
             }
-            Exit::Io(_) => RetireReason::Error,
+            Exit::Io(error) => {
+                info!(connection = self.shared.id, %error, "upstream connection failed");
+                RetireReason::Error
+            }
             Exit::Timeout => RetireReason::Timeout,
         }
     }
@@ -732,27 +746,33 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
 }
 
-/// Reads into `buffer`. While little comes, by way of a buffer that all connections of a thread share, so that one that
-/// waits owns none; while much comes (`bulk`), without a copy.
-pub(crate) fn poll_read(
+/// Reads by way of a buffer that all connections of a thread share, so that one that waits owns none.
+pub(crate) fn poll_read_with(
+    stream: &mut Stream,
+    cx: &mut Context<'_>,
+    take: impl FnOnce(&[u8]),
+) -> Poll<io::Result<usize>> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let mut target = ReadBuf::new(scratch);
+        ready!(Pin::new(stream).poll_read(cx, &mut target))?;
+        take(target.filled());
+        Poll::Ready(Ok(target.filled().len()))
+    })
+}
+
+/// Reads into `buffer`: while much comes (`bulk`), without a copy.
+fn poll_read(
     stream: &mut Stream,
     cx: &mut Context<'_>,
     buffer: &mut BytesMut,
     bulk: &mut bool,
 ) -> Poll<io::Result<usize>> {
-    if *bulk {
+    let read = if *bulk {
         buffer.reserve(CHUNK);
-        let before = buffer.len();
-        let read = ready!(tokio_util::io::poll_read_buf(Pin::new(stream), cx, buffer));
-        *bulk = matches!(read, Ok(read) if read >= CHUNK / 4);
-        debug_assert!(buffer.len() >= before);
-        return Poll::Ready(read);
-    }
-    SCRATCH.with_borrow_mut(|scratch| {
-        let mut target = ReadBuf::new(scratch);
-        ready!(Pin::new(stream).poll_read(cx, &mut target))?;
-        *bulk = target.filled().len() == CHUNK;
-        buffer.extend_from_slice(target.filled());
-        Poll::Ready(Ok(target.filled().len()))
-    })
+        ready!(poll_read_buf(Pin::new(stream), cx, buffer))
+    } else {
+        ready!(poll_read_with(stream, cx, |octets| buffer.extend_from_slice(octets)))
+    };
+    *bulk = matches!(read, Ok(read) if read >= CHUNK / 4);
+    Poll::Ready(read)
 }

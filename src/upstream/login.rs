@@ -371,7 +371,9 @@ mod tests {
         for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
             let (who, text) = line.split_once(' ').unwrap();
             match who {
-                "C:" => assert_eq!(String::from_utf8_lossy(&login.poll_transmit()), text.replace("\\r\\n", "\r\n") + "\r\n"),
+                "C:" => {
+                    assert_eq!(String::from_utf8_lossy(&login.poll_transmit()), text.replace("\\r\\n", "\r\n") + "\r\n")
+                }
                 "S:" => assert_eq!(login.handle_line(format!("{text}\r\n").as_bytes()), Ok(None), "{line}"),
                 "S=" => {
                     let (text, outcome) = text.rsplit_once(" => ").unwrap();

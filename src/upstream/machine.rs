@@ -358,7 +358,8 @@ impl Machine {
         self.output.put_slice(text);
         match literal {
             Some(literal) => {
-                put_announcement(&mut self.output, literal.len, literal.binary, literal.sync || !self.non_sync());
+                let sync = literal.sync || !self.non_sync();
+                put_announcement(&mut self.output, literal.len, literal.binary, sync);
                 if self.in_flight.is_some() {
                     self.start_streaming(literal);
                 } else {
@@ -403,6 +404,17 @@ impl Machine {
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
+    }
+
+    /// The next event, if it is the end of the session's command.
+    pub fn poll_done(&mut self) -> Option<(Bytes, bool)> {
+        match self.events.pop_front()? {
+            Event::Done(rest, selected) => Some((rest, selected)),
+            other => {
+                self.events.push_front(other);
+                None
+            }
+        }
     }
 
     /// Takes what it can off the front of `input`. What is left must be given again with more behind it; it is never
