@@ -319,8 +319,8 @@ impl Connection {
                         None => return false,
                     },
                     FromTask::Done(..) => return true,
-                    FromTask::Checked => {}
-                    FromTask::Continue(_) | FromTask::Lost(_) => return false,
+                    FromTask::Checked | FromTask::Continue(_) => {}
+                    FromTask::Lost(_) => return false,
                 }
             }
         };
@@ -446,7 +446,7 @@ impl Task {
         let notified = self.shared.wake.notified();
         let mut notified = std::pin::pin!(notified);
         let deadline = self.deadline();
-        let resting = matches!(self.phase, Phase::Resting { .. });
+        let resting = !matches!(self.phase, Phase::Leased);
         let output = &self.output;
         let (stream, requests, input, bulk, timer) =
             (&mut self.stream, &mut self.requests, &mut self.input, &mut self.bulk, &mut self.timer);
@@ -653,7 +653,8 @@ impl Task {
             *known = facts.clone();
         }
         drop(known);
-        self.set_reusable(self.machine.is_clean() && self.machine.spoiled().is_none() && self.input.is_empty());
+        let clean = self.machine.is_clean() && self.output.is_empty() && self.input.is_empty();
+        self.set_reusable(clean && self.machine.spoiled().is_none());
     }
 
     fn set_reusable(&self, reusable: bool) {
