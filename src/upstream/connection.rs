@@ -266,6 +266,15 @@ impl Connection {
         }
     }
 
+    /// Like [`Connection::run`], if that needs no waiting.
+    pub fn try_run(&self, run: Box<Run>) -> Result<(), Box<Run>> {
+        use mpsc::error::TrySendError::{Closed, Full};
+        match self.to_task.try_send((self.lease, ToTask::Run(run))) {
+            Err(Full((_, ToTask::Run(run))) | Closed((_, ToTask::Run(run)))) => Err(run),
+            _ => Ok(()),
+        }
+    }
+
     /// Sends further octets of the running command. What comes of it is told by the next event.
     pub async fn send(&self, octets: Bytes) {
         let _ = self.to_task.send((self.lease, ToTask::Octets(octets))).await;
