@@ -88,6 +88,7 @@ fn configuration(folder: &Path, address: SocketAddr, tls_address: Option<SocketA
          service imap-login {{\n service_count = 0\n process_limit = 4\n\
          inet_listener imap {{\n port = {port}\n }}\n\
          inet_listener imaps {{\n {tls_listener}\n }}\n}}\n\
+         service anvil {{\n unix_listener anvil-auth-penalty {{\n mode = 0\n }}\n}}\n\
          service stats {{\n unix_listener stats-writer {{\n mode = 0666\n }}\n}}\n",
         folder = folder.display(),
         delay = options.auth_failure_delay,
