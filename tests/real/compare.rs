@@ -16,6 +16,9 @@ const OWN_TEXT: [&str; 9] =
 /// Their replies may tell the capabilities in a response code or beside it; a refusal is a refusal.
 const LOGINS: [&str; 2] = ["LOGIN", "AUTHENTICATE"];
 
+/// Commands whose `RECENT` counts.
+const OPENING: [&str; 2] = ["SELECT", "EXAMINE"];
+
 /// Response codes that a refused login may have or lack.
 const REFUSAL_CODES: [&str; 3] = ["", " [ALERT]", " [AUTHENTICATIONFAILED]"];
 
@@ -112,6 +115,10 @@ impl Normaliser {
         }
         if response.to_ascii_uppercase().starts_with("* ID ") {
             return Edge { lines: vec!["* ID <its own>".to_owned()], capabilities: None };
+        }
+        if response.ends_with(" RECENT\r\n") && !OPENING.contains(&self.last_verb.as_str()) {
+            // Comes with the news, or a moment later, or not at all: RFC 9051 has dropped it.
+            return Edge { lines: Vec::new(), capabilities: None };
         }
         let mut capabilities = None;
         let text = CAPABILITIES.replace(response, |found: &Captures<'_>| {

@@ -19,6 +19,7 @@ mod conversation;
 mod conversations;
 mod cyrus;
 mod dovecot;
+mod leftovers;
 mod load;
 mod process;
 mod proxy;

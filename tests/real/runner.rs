@@ -120,7 +120,9 @@ impl Runner {
                 }
                 Step::Untagged(line) => {
                     self.send(&line.bytes()).await?;
+                    let before = self.transcript.lines.len();
                     self.wait(Some("")).await?;
+                    self.same_refusal(before);
                 }
                 Step::Await(wanted) => {
                     self.wait(Some(&wanted)).await?;
@@ -158,6 +160,26 @@ impl Runner {
         self.client.as_mut().expect("connected at the start")
     }
 
+    /// A line that is no command is refused, with its tag or without.
+    fn same_refusal(&mut self, from: usize) {
+        for line in &mut self.transcript.lines[from..] {
+            if line.ends_with(" BAD") {
+                *line = "S: <refused>".to_owned();
+            }
+        }
+    }
+
+    /// Servers may run pipelined commands in any order, Dovecot does: each reply must be there, and the tagged ones
+    /// in order.
+    fn sort_pipelined(&mut self, from: usize) {
+        let mut replies = self.transcript.lines.split_off(from);
+        replies.sort_by_cached_key(|line| {
+            let untagged = line.starts_with("S: * ");
+            (!untagged, if untagged { line.clone() } else { String::new() })
+        });
+        self.transcript.lines.extend(replies);
+    }
+
     /// Sends bytes, after those that wait to go with them.
     async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut all = std::mem::take(&mut self.pipelined);
@@ -177,12 +199,17 @@ impl Runner {
 
     async fn command(&mut self, line: &Line) -> io::Result<()> {
         self.begin(line);
+        let pipelined = !self.pipelined.is_empty();
+        let before = self.transcript.lines.len();
         for piece in &line.pieces {
             self.send(piece).await?;
             self.continued = matches!(self.wait(None).await?, Seen::Continuation);
             if !self.continued {
                 break;
             }
+        }
+        if pipelined {
+            self.sort_pipelined(before);
         }
         Ok(())
     }
@@ -214,7 +241,10 @@ impl Runner {
             self.variables.modseq = value;
         }
         let Edge { lines, capabilities } = self.normaliser.response(&text);
-        self.transcript.lines.extend(lines.into_iter().map(|line| format!("S: {line}")));
+        if !lines.is_empty() {
+            // One entry for one response: what is inside a literal stays in its place.
+            self.transcript.lines.push(format!("S: {}", lines.join("\n   ")));
+        }
         self.transcript.capabilities.extend(capabilities);
     }
 
