@@ -26,8 +26,8 @@ async fn try_login(address: SocketAddr, user: &str, password: &str) -> Reply {
     client.command(&format!("LOGIN {user} {password}")).await.expect("a reply")
 }
 
-/// On one connection and on two, before and after the right one was seen: the wrong one is told so in the code that
-/// clients know, the right one is let in, and a session that is in stays in.
+/// On one connection and on two, before and after the right one was seen: the wrong one is
+/// refused, the right one is let in, and a session that is in stays in.
 async fn wrong_password_then_the_right_one(kind: Kind) {
     let Some(server) = Server::start(kind, &Options::new(Accounts::numbered("u", 3))).await else { return };
     let proxy = Proxy::start(&server, &Settings::default()).await;
@@ -35,13 +35,13 @@ async fn wrong_password_then_the_right_one(kind: Kind) {
         let user = format!("u{n}");
         let mut client = Client::connect(proxy.address).await.expect("a greeting");
         let refused = client.command(&format!("LOGIN {user} wrong")).await.expect("a reply");
-        assert!(refused.tagged.starts_with("NO [AUTHENTICATIONFAILED]"), "{refused}");
+        assert_refused(kind, &refused);
         client.command(&format!("LOGIN {user} {}", password_of(&user))).await.expect("a reply").ok();
         client.command("SELECT INBOX").await.expect("a reply").ok();
 
         for wrong in ["wrong", &password_of("u9"), "PW-u0", "\"\""] {
             let refused = try_login(proxy.address, &user, wrong).await;
-            assert!(refused.tagged.starts_with("NO [AUTHENTICATIONFAILED]"), "{wrong}: {refused}");
+            assert_refused(kind, &refused);
         }
         client.command("FETCH 1:* FLAGS").await.expect("a reply");
         client.command("NOOP").await.expect("a session that is in").ok();
@@ -49,6 +49,13 @@ async fn wrong_password_then_the_right_one(kind: Kind) {
         client.logout().await.expect("LOGOUT");
     }
     proxy.finish();
+}
+
+/// Dovecot says it in a code, Cyrus only in words; what matters is that it does not look like an outage.
+fn assert_refused(kind: Kind, reply: &Reply) {
+    let coded = reply.tagged.starts_with("NO [AUTHENTICATIONFAILED]");
+    let plain = reply.tagged.starts_with("NO ") && !reply.tagged.contains('[');
+    assert!(coded || (plain && kind == Kind::Cyrus), "{reply}");
 }
 
 /// The server allows 2 connections of one user and address, imapool is told 4. Sessions come all the same: some wait,
@@ -68,7 +75,11 @@ async fn servers_limit_below_ours_fails_no_session() {
             }
         });
     }
-    let all = async { while let Some(end) = sessions.join_next().await { end.expect("no session fails") } };
+    let all = async {
+        while let Some(end) = sessions.join_next().await {
+            end.expect("no session fails")
+        }
+    };
     timeout(Duration::from_secs(60), all).await.expect("no session waits for ever");
     proxy.finish();
 }

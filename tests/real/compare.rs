@@ -62,12 +62,13 @@ static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     .into()
 });
 
+static RECENT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\\Recent | ?\\Recent").expect("a constant"));
+
 static CAPABILITIES: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"(?i)(^\* CAPABILITY|\[CAPABILITY)([^\]\r\n]*)").expect("a constant"));
 
-static STATUS: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?s)^(\S+) (OK|NO|BAD|BYE|PREAUTH)( \[(?:[^\]]*)\])?(.*)$").expect("a constant")
-});
+static STATUS: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"(?s)^(\S+) (OK|NO|BAD|BYE|PREAUTH)( \[(?:[^\]]*)\])?(.*)$").expect("a constant"));
 
 /// A response made comparable.
 #[derive(Debug)]
@@ -85,12 +86,14 @@ pub(crate) struct Normaliser {
     verbs: HashMap<String, String>,
     last_verb: String,
     greeted: bool,
+    recent_counts: bool,
 }
 
 impl Normaliser {
-    /// For the conversation of `user`.
-    pub(crate) fn new(user: &str) -> Self {
-        Self { user: user.to_owned(), verbs: HashMap::new(), last_verb: String::new(), greeted: false }
+    /// For the conversation of `user`. Which of several connections a message is recent for is chance; if there
+    /// are several, recent does not count.
+    pub(crate) fn new(user: &str, recent_counts: bool) -> Self {
+        Self { user: user.to_owned(), verbs: HashMap::new(), last_verb: String::new(), greeted: false, recent_counts }
     }
 
     /// Notes what a tag stands for.
@@ -116,7 +119,8 @@ impl Normaliser {
         if response.to_ascii_uppercase().starts_with("* ID ") {
             return Edge { lines: vec!["* ID <its own>".to_owned()], capabilities: None };
         }
-        if response.ends_with(" RECENT\r\n") && !OPENING.contains(&self.last_verb.as_str()) {
+        let counts = self.recent_counts && OPENING.contains(&self.last_verb.as_str());
+        if response.ends_with(" RECENT\r\n") && !counts {
             // Comes with the news, or a moment later, or not at all: RFC 9051 has dropped it.
             return Edge { lines: Vec::new(), capabilities: None };
         }
@@ -130,6 +134,9 @@ impl Normaliser {
             return Edge { lines: Vec::new(), capabilities };
         }
         let mut text = self.hide_account(&text);
+        if !self.recent_counts {
+            text = RECENT.replace_all(&text, "").into_owned();
+        }
         for (pattern, instead) in VOLATILE.iter() {
             text = pattern.replace_all(&text, *instead).into_owned();
         }
@@ -185,7 +192,7 @@ fn capability_difference(direct: &str, proxied: &str) -> String {
 #[test]
 fn what_must_differ_is_seen() {
     let transcript = |lines: &[&str]| {
-        let mut normaliser = Normaliser::new("u1");
+        let mut normaliser = Normaliser::new("u1", true);
         normaliser.command("a1", "SELECT");
         normaliser.command("a2", "LOGIN");
         let mut transcript = Transcript::default();

@@ -125,6 +125,11 @@ impl Conversation {
         self.lines.len()
     }
 
+    /// Whether others speak for the account meanwhile.
+    pub(crate) fn has_third_party(&self) -> bool {
+        self.lines.iter().any(|line| line.starts_with("X:"))
+    }
+
     /// The step of this index as the file has it.
     pub(crate) fn written(&self, index: usize) -> String {
         self.lines[index].clone()

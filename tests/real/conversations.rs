@@ -122,10 +122,11 @@ async fn once(
     server: SocketAddr,
     proxy: SocketAddr,
 ) -> String {
-    let start = std::time::Instant::now();
-    let (direct, proxied): (Transcript, Transcript) =
-        tokio::join!(run(conversation, direct, server, server), run(conversation, proxied, proxy, server));
-    if start.elapsed().as_millis()>500 { eprintln!("SLOW {:?} {} {how}", start.elapsed(), conversation.name);}
+    let recent_counts = how != "in sequence" && !conversation.has_third_party();
+    let (direct, proxied): (Transcript, Transcript) = tokio::join!(
+        run(conversation, direct, server, server, recent_counts),
+        run(conversation, proxied, proxy, server, recent_counts)
+    );
     show(&conversation.name, &direct);
     difference(&format!("{} ({how})", conversation.name), &direct, &proxied).unwrap_or_default()
 }

@@ -39,7 +39,7 @@ pub(crate) async fn start(options: &Options) -> Option<Server> {
             .env("LD_LIBRARY_PATH", root.join("usr/lib/x86_64-linux-gnu"));
         let mut processes = Group::spawn(&mut command, &folder.path().join("output")).expect("master can be run");
         let up = await_greeting(&mut processes, address).await;
-        let server = Server { kind: Kind::Cyrus, address, tls_address: None, processes, folder };
+        let server = Server { kind: Kind::Cyrus, address, tls_address: None, _processes: processes, folder };
         if up {
             return Some(server);
         }
@@ -90,6 +90,7 @@ fn prepare(folder: &Path, root: &Path, address: SocketAddr) -> User {
          imapidlepoll: 1\n\
          timeout: 60\n\
          failedloginpause: 0\n\
+         delete_mode: immediate\n\
          skiplist_unsafe: yes\n\
          syslog_prefix: cyrus\n",
     );

@@ -29,7 +29,7 @@ pub(crate) async fn start(options: &Options) -> Option<Server> {
         command.arg("-F").arg("-c").arg(&file);
         let mut processes = Group::spawn(&mut command, &folder.path().join("output")).expect("dovecot can be run");
         let up = await_greeting(&mut processes, address).await;
-        let server = Server { kind: Kind::Dovecot, address, tls_address, processes, folder };
+        let server = Server { kind: Kind::Dovecot, address, tls_address, _processes: processes, folder };
         if up {
             return Some(server);
         }

@@ -25,3 +25,4 @@ mod process;
 mod proxy;
 mod runner;
 mod server;
+mod tls;

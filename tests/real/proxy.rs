@@ -21,15 +21,17 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 pub(crate) struct Settings {
     /// `pool.max_per_account`
     pub(crate) max_per_account: usize,
-    /// Further lines for `[auth]`.
-    pub(crate) auth: &'static str,
+    /// `backend.tls`
+    pub(crate) tls: &'static str,
+    /// Further lines for `[[backend]]`.
+    pub(crate) backend: String,
     /// `pool.mode`
     pub(crate) mode: &'static str,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { max_per_account: 4, auth: "failure_delay = \"10ms\"", mode: "session" }
+        Self { max_per_account: 4, tls: "none", backend: String::new(), mode: "session" }
     }
 }
 
@@ -114,16 +116,17 @@ impl Metrics {
 fn configuration(server: &Server, settings: &Settings) -> String {
     format!(
         "[[listener]]\nname = \"webmail\"\naddress = \"127.0.0.1:0\"\n\
-         [[backend]]\nname = \"{kind}\"\naddress = \"{address}\"\n\
+         [[backend]]\nname = \"{kind}\"\naddress = \"{address}\"\ntls = \"{tls}\"\n{backend}\n\
          [pool]\nmode = \"{mode}\"\nmax_per_account = {max}\n\
-         [auth]\ncache_ttl = \"30m\"\n{auth}\n\
+         [auth]\ncache_ttl = \"30m\"\nfailure_delay = \"10ms\"\n\
          [admin]\naddress = \"127.0.0.1:0\"\n\
          [log]\nformat = \"text\"\nlevel = \"info\"\n",
         kind = server.kind.name(),
-        address = server.address,
+        address = if settings.tls == "implicit" { server.tls_address.expect("TLS is on") } else { server.address },
+        tls = settings.tls,
+        backend = settings.backend,
         mode = settings.mode,
         max = settings.max_per_account,
-        auth = settings.auth,
     )
 }
 
@@ -142,5 +145,9 @@ async fn http_get(address: SocketAddr, path: &str) -> io::Result<String> {
     let mut answer = String::new();
     tokio::time::timeout(Duration::from_secs(10), stream.read_to_string(&mut answer)).await??;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::InvalidData)?;
-    if head.starts_with("HTTP/1.") && head[8..].starts_with(" 200") { Ok(body.to_owned()) } else { Err(io::Error::other(answer)) }
+    if head.starts_with("HTTP/1.") && head[8..].starts_with(" 200") {
+        Ok(body.to_owned())
+    } else {
+        Err(io::Error::other(answer))
+    }
 }

@@ -59,6 +59,7 @@ pub(crate) async fn run(
     user: &str,
     address: SocketAddr,
     server: SocketAddr,
+    recent_counts: bool,
 ) -> Transcript {
     let variables = Variables::new(user);
     let mut runner = Runner {
@@ -67,7 +68,7 @@ pub(crate) async fn run(
         address,
         server,
         variables,
-        normaliser: Normaliser::new(user),
+        normaliser: Normaliser::new(user, recent_counts),
         transcript: Transcript::default(),
         pipelined: Vec::new(),
         tag: String::new(),

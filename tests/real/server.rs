@@ -61,7 +61,7 @@ pub(crate) struct Server {
     /// Where it listens with TLS from the first byte.
     pub(crate) tls_address: Option<SocketAddr>,
     /// Ended before the folder is removed: fields drop in this order.
-    pub(crate) processes: Group,
+    pub(crate) _processes: Group,
     /// Everything it writes.
     pub(crate) folder: tempfile::TempDir,
 }
@@ -73,11 +73,6 @@ impl Server {
             Kind::Dovecot => crate::dovecot::start(options).await,
             Kind::Cyrus => crate::cyrus::start(options).await,
         }
-    }
-
-    /// A connection to it whose greeting has been read.
-    pub(crate) async fn connect(&self) -> Client {
-        Client::connect(self.address).await.expect("a server that runs")
     }
 
     /// What it has logged, for a failing test.
