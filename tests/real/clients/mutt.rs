@@ -76,7 +76,7 @@ impl Terminal {
         std::fs::write(&config, text).expect("our folder");
         let terminal = Self { socket: way.folder.join("tmux") };
         let config = config.to_str().expect("ASCII");
-        let run = ["-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "30", "-e", "LC_ALL=C.UTF-8", "-e"];
+        let run = ["-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "30", "-e"];
         let home = format!("HOME={}", way.folder.display());
         terminal.tmux(&[&run[..], &[&home, "mutt", "-n", "-F", config]].concat());
         terminal
@@ -84,7 +84,13 @@ impl Terminal {
 
     fn tmux(&self, arguments: &[&str]) -> (bool, String) {
         let mut command = Command::new("tmux");
-        let output = command.arg("-S").arg(&self.socket).args(arguments).output().expect("tmux is here");
+        let output = command
+            .env("LC_ALL", "C.UTF-8")
+            .arg("-S")
+            .arg(&self.socket)
+            .args(arguments)
+            .output()
+            .expect("tmux is here");
         (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
