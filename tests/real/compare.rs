@@ -52,7 +52,7 @@ static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"UIDVALIDITY \d+", "UIDVALIDITY <n>"),
         (r"(APPENDUID|COPYUID) \d+", "$1 <n>"),
         (r"(HIGHESTMODSEQ|MODIFIED-SINCE) \d+", "$1 <n>"),
-        (r"MODSEQ \(?\d+\)?", "MODSEQ <n>"),
+        (r"MODSEQ (\(?)\d+", "MODSEQ $1<n>"),
         (r"(MAILBOXID|EMAILID|THREADID) \([^)]*\)", "$1 (<id>)"),
         (r#"(INTERNALDATE|SAVEDATE) "[^"]*(20[3-9]\d|202[5-9])[^"]*""#, "$1 <now>"),
         (r"SESSIONID=<[^>]*>", "SESSIONID"),

@@ -45,6 +45,8 @@ fn mail_owner() -> User {
     owner.expect("the user database can be read").expect("the user mail exists")
 }
 
+/// Everything Dovecot is told. `anvil-auth-penalty` is off: it slows every login from an address that has brought
+/// wrong passwords, and here all come from one. Tests of slowness set `auth_failure_delay`.
 fn configuration(folder: &Path, address: SocketAddr, tls_address: Option<SocketAddr>, options: &Options) -> String {
     let owner = mail_owner();
     let root = geteuid().is_root();
