@@ -464,15 +464,20 @@ impl Session {
     /// The connection is gone: runs the command again where that is safe, and says what happened where it is not.
     async fn lost(&mut self, loss: Loss) -> Result<(), Ended> {
         self.drop_lease();
-        let Some(running) = self.running.take() else {
+        let running = self.running.take();
+        if loss.cut && running.is_some() {
+            return Err(Ended::Cut);
+        }
+        if let Some(text) = loss.bye.filter(|_| self.machine.is_selected()) {
+            self.machine.handle_bye(&text);
+            return Ok(());
+        }
+        let Some(running) = running else {
             if self.machine.is_selected() {
                 self.machine.handle_lost("");
             }
             return Ok(());
         };
-        if loss.cut {
-            return Err(Ended::Cut);
-        }
         let repeatable = loss.unsent || (loss.unanswered && running.name.repeatable());
         match running.again {
             Some(run) if repeatable && running.attempts < MAX_ATTEMPTS => {

@@ -23,7 +23,6 @@ use tracing::{debug, info};
 
 use super::machine::{Event, Facts, Machine, Own, ProtocolError};
 use crate::imap::frame::Literal;
-use crate::imap::response::Status;
 use crate::metrics::{BackendMetrics, ConnectionState, RetireReason, StateGuard};
 use crate::ports::{Budget, Permit};
 use crate::session::machine::Run;
@@ -124,7 +123,7 @@ pub enum FromTask {
 }
 
 /// How a connection was lost, for whoever used it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loss {
     /// No octet of the command in flight was sent: it can be run elsewhere.
     pub unsent: bool,
@@ -132,6 +131,8 @@ pub struct Loss {
     pub unanswered: bool,
     /// A line or a literal was cut: nothing sensible can be said to the client any more.
     pub cut: bool,
+    /// What the backend said with its BYE.
+    pub bye: Option<Bytes>,
 }
 
 /// How the task of a connection treats it.
@@ -298,7 +299,7 @@ impl Connection {
                 Some((_, FromTask::Lost(loss))) => Poll::Ready(FromTask::Lost(loss)),
                 Some(_) => continue,
                 // The task has died without a word: whatever was asked of it has an unknown outcome.
-                None => Poll::Ready(FromTask::Lost(Loss { unsent: false, unanswered: false, cut: true })),
+                None => Poll::Ready(FromTask::Lost(Loss { unsent: false, unanswered: false, cut: true, bye: None })),
             };
         }
     }
@@ -387,8 +388,10 @@ struct Task {
 enum Exit {
     /// In an orderly way: LOGOUT.
     Retire(RetireReason),
-    /// The backend closed, after a BYE or not.
+    /// The backend closed.
     ServerClosed,
+    /// The backend said BYE, with this text.
+    Bye(Bytes),
     /// Its handle was dropped.
     Abandoned,
     Protocol(ProtocolError),
@@ -436,7 +439,12 @@ impl Task {
                 }
                 self.last_octet = Instant::now();
                 self.replied = true;
-                self.machine.handle_input(&mut self.input).map_err(Exit::Protocol)?;
+                let followed = self.machine.handle_input(&mut self.input);
+                if followed.is_err() {
+                    // What came before the error is good.
+                    self.deliver().await?;
+                }
+                followed.map_err(Exit::Protocol)?;
                 if self.input.is_empty() && !self.bulk {
                     self.input = BytesMut::new();
                 }
@@ -603,13 +611,13 @@ impl Task {
                     self.publish();
                     FromTask::Done(Bytes::new(), rest, selected)
                 }
-                Event::OwnDone(own, status) => match self.own_done(own, status)? {
+                Event::OwnDone(own, well) => match self.own_done(own, well)? {
                     Some(told) => told,
                     None => continue,
                 },
                 Event::Bye(text) => {
                     info!(connection = self.shared.id, text = %String::from_utf8_lossy(&text), "backend said goodbye");
-                    return Err(Exit::ServerClosed);
+                    return Err(Exit::Bye(text));
                 }
             };
             self.tell(told).await?;
@@ -617,8 +625,8 @@ impl Task {
         Ok(())
     }
 
-    fn own_done(&mut self, own: Own, status: Status) -> Result<Option<FromTask>, Exit> {
-        if self.machine.spoiled().is_some() || (own == Own::Noop && status != Status::Ok) {
+    fn own_done(&mut self, own: Own, well: bool) -> Result<Option<FromTask>, Exit> {
+        if !well {
             return Err(Exit::Retire(RetireReason::FailedCheck));
         }
         *self.shared.facts.lock() = self.machine.facts().clone();
@@ -677,13 +685,14 @@ impl Task {
         let reason = self.reason(&exit);
         self.metrics.retired(reason);
         debug!(connection = self.shared.id, reason = reason.as_str(), cause = ?exit, "upstream connection retired");
-        let mut loss = Loss { unsent: !self.sent, unanswered: !self.replied, cut: !self.machine.at_line_start() };
+        let bye = if let Exit::Bye(text) = &exit { Some(text.clone()) } else { None };
+        let mut loss = Loss { unsent: !self.sent, unanswered: !self.replied, cut: !self.machine.at_line_start(), bye };
         // A command that was never looked at was not sent either.
         self.requests.close();
         while let Ok((lease, request)) = self.requests.try_recv() {
             if let ToTask::Run(_) = request {
                 self.lease = lease;
-                loss = Loss { unsent: true, unanswered: true, cut: false };
+                loss = Loss { unsent: true, unanswered: true, cut: false, bye: None };
             }
         }
         let orderly =
@@ -701,7 +710,7 @@ impl Task {
     fn reason(&self, exit: &Exit) -> RetireReason {
         match exit {
             Exit::Retire(reason) => *reason,
-            Exit::ServerClosed => RetireReason::ServerClosed,
+            Exit::ServerClosed | Exit::Bye(_) => RetireReason::ServerClosed,
             Exit::Abandoned if self.machine.spoiled().is_some() => RetireReason::Sticky,
             Exit::Abandoned if !self.machine.is_clean() => RetireReason::Unclean,
             Exit::Abandoned => RetireReason::Shutdown,
