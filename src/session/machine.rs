@@ -474,19 +474,20 @@ impl Machine {
         }
     }
 
+    /// Collects a literal, unless the command gets too big by it. `total`: octets of the command so far, without the
+    /// last line's.
     fn collect(&mut self, command: Command, literal: Literal, total: u64) {
-        let total = total.saturating_add(literal.len);
-        if total > self.bounds.literals as u64 {
+        let line = command.segments.last().map_or(0, |last| last.text.len() as u64);
+        let total = total.saturating_add(line).saturating_add(literal.len);
+        let most = (self.bounds.line + self.bounds.literals) as u64;
+        if literal.len > self.bounds.literals as u64 || total > most {
             self.skip_literal(literal);
-            if literal.sync {
-                return self.no(&command.tag, "[TOOBIG] Literal too big");
-            }
+            self.no(&command.tag, "[TOOBIG] Literal too big");
             // What a client is about to send unasked has to be read to be thrown away: only so much of it.
-            if total > self.bounds.literals as u64 * 16 {
-                self.no(&command.tag, "[TOOBIG] Literal too big");
-                return self.bye("[TOOBIG] Literal too big", End::ProtocolError);
+            if !literal.sync && total > most * 16 {
+                self.bye("[TOOBIG] Literal too big", End::ProtocolError);
             }
-            return self.no(&command.tag, "[TOOBIG] Literal too big");
+            return;
         }
         if literal.sync {
             self.write(Bytes::from_static(b"+ OK\r\n"));

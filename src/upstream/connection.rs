@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, Sleep};
 use tokio_util::io::poll_read_buf;
+use tokio_util::sync::PollSender;
 use tracing::{debug, info};
 
 use super::machine::{Event, Facts, Machine, Own, ProtocolError};
@@ -122,6 +123,15 @@ pub enum FromTask {
     Lost(Loss),
 }
 
+/// A further part of a running command.
+#[derive(Debug)]
+pub enum Part {
+    /// Octets of a literal, `DONE`, or a line, as they are.
+    Octets(Bytes),
+    /// The text after a streamed literal, without line end, and perhaps a further literal.
+    Segment(Bytes, Option<Literal>),
+}
+
 /// How a connection was lost, for whoever used it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loss {
@@ -169,7 +179,7 @@ pub struct Opened {
 #[derive(Debug)]
 pub struct Connection {
     shared: Arc<Shared>,
-    to_task: mpsc::Sender<(u32, ToTask)>,
+    to_task: PollSender<(u32, ToTask)>,
     from_task: mpsc::Receiver<(u32, FromTask)>,
     /// Which use of the connection this is: what belongs to an earlier one is not for this one's ears.
     lease: u32,
@@ -220,7 +230,7 @@ impl Connection {
         };
         task.machine.handle_attach();
         tokio::spawn(task.run());
-        Self { shared, to_task, from_task, lease: 0, rested_for: Duration::ZERO }
+        Self { shared, to_task: PollSender::new(to_task), from_task, lease: 0, rested_for: Duration::ZERO }
     }
 
     /// See [`Shared`].
@@ -254,36 +264,40 @@ impl Connection {
         if !self.shared.reusable.load(Ordering::Acquire) || self.shared.is_closed() {
             return false;
         }
-        let told = self.to_task.try_send((self.lease, ToTask::Release)).is_ok();
+        let told = self.try_tell(ToTask::Release).is_ok();
         self.shared.rest();
         told
     }
 
-    /// Runs a command; false: the connection is gone, and nothing was sent.
-    pub async fn run(&self, run: Box<Run>) -> Result<(), Box<Run>> {
-        match self.to_task.send((self.lease, ToTask::Run(run))).await {
-            Err(mpsc::error::SendError((_, ToTask::Run(run)))) => Err(run),
+    /// Runs a command, or gives it back, unsent: the connection is gone, or does not even take requests.
+    pub fn run(&self, run: Box<Run>) -> Result<(), Box<Run>> {
+        match self.try_tell(ToTask::Run(run)) {
+            Err(ToTask::Run(run)) => Err(run),
             _ => Ok(()),
         }
     }
 
-    /// Like [`Connection::run`], if that needs no waiting.
-    pub fn try_run(&self, run: Box<Run>) -> Result<(), Box<Run>> {
+    fn try_tell(&self, request: ToTask) -> Result<(), ToTask> {
         use mpsc::error::TrySendError::{Closed, Full};
-        match self.to_task.try_send((self.lease, ToTask::Run(run))) {
-            Err(Full((_, ToTask::Run(run))) | Closed((_, ToTask::Run(run)))) => Err(run),
-            _ => Ok(()),
-        }
+        let Some(to_task) = self.to_task.get_ref() else { return Err(request) };
+        to_task.try_send((self.lease, request)).map_err(|error| match error {
+            Full((_, request)) | Closed((_, request)) => request,
+        })
     }
 
-    /// Sends further octets of the running command. What comes of it is told by the next event.
-    pub async fn send(&self, octets: Bytes) {
-        let _ = self.to_task.send((self.lease, ToTask::Octets(octets))).await;
+    /// Room for one more [`Part`] of the running command.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // A task that is gone takes nothing: the next event tells.
+        self.to_task.poll_reserve(cx).map(drop)
     }
 
-    /// Sends what follows a streamed literal. What comes of it is told by the next event.
-    pub async fn send_segment(&self, text: Bytes, literal: Option<Literal>) {
-        let _ = self.to_task.send((self.lease, ToTask::Segment(text, literal))).await;
+    /// Sends it; only after [`Connection::poll_ready`]. What comes of it is told by the next event.
+    pub fn send(&mut self, part: Part) {
+        let request = match part {
+            Part::Octets(octets) => ToTask::Octets(octets),
+            Part::Segment(text, literal) => ToTask::Segment(text, literal),
+        };
+        let _ = self.to_task.send_item((self.lease, request));
     }
 
     /// The next event; after [`FromTask::Lost`], nothing else.
@@ -306,7 +320,7 @@ impl Connection {
 
     /// Whether it still answers, asked by NOOP.
     pub async fn check(&mut self) -> bool {
-        if self.to_task.send((self.lease, ToTask::Check)).await.is_err() {
+        if self.try_tell(ToTask::Check).is_err() {
             return false;
         }
         loop {
@@ -339,7 +353,8 @@ impl Connection {
 
     /// Ends it, for this reason.
     pub fn retire(self, reason: RetireReason) {
-        let _ = self.to_task.try_send((self.lease, ToTask::Retire(reason)));
+        // Where there is no room for it, the dropped handle says as much.
+        let _ = self.try_tell(ToTask::Retire(reason));
     }
 }
 
@@ -431,6 +446,7 @@ impl Task {
                     return Err(Exit::ServerClosed);
                 }
                 self.sent = true;
+                self.last_octet = Instant::now();
                 let _ = self.output.split_to(written);
             }
             Wake::Read(read) => {
@@ -504,7 +520,9 @@ impl Task {
             Phase::Resting { unselect, noop } => Some(unselect.unwrap_or(noop).min(noop).min(self.retires_at())),
             Phase::Own(deadline) => Some(deadline),
             // Clients idle as long as they like: TCP's keepalive watches over the backend then.
-            Phase::Leased if self.machine.is_waiting() => Some(self.last_octet + self.timing.reply_timeout),
+            Phase::Leased if self.machine.is_waiting() || !self.output.is_empty() => {
+                Some(self.last_octet + self.timing.reply_timeout)
+            }
             Phase::Leased => None,
         }
     }

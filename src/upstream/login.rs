@@ -398,17 +398,17 @@ mod tests {
         login.start(&password("u\"8", "pä\r\nx")).unwrap();
         play(
             &mut login,
-            "C: i0 LOGIN \"u\\\"8\" {6+}\\r\\npä\\r\\nx
-             S= i0 NO [AUTHENTICATIONFAILED] no => Refused(Refusal { reply: \"NO [AUTHENTICATIONFAILED] no\"",
+            "C: i1 LOGIN \"u\\\"8\" {6+}\\r\\npä\\r\\nx
+             S= i1 NO [AUTHENTICATIONFAILED] no => Refused(Refusal { reply: \"NO [AUTHENTICATIONFAILED] no\"",
         );
         login.start(&password("u8", "x")).unwrap();
         play(
             &mut login,
-            "C: i1 LOGIN \"u8\" \"x\"
-             S: i1 OK hello
-             C: i2 CAPABILITY
+            "C: i2 LOGIN \"u8\" \"x\"
+             S: i2 OK hello
+             C: i3 CAPABILITY
              S: * CAPABILITY IMAP4rev1 SORT
-             S= i2 OK done => Accepted",
+             S= i3 OK done => Accepted",
         );
         assert!(login.capabilities().has("SORT"));
     }
@@ -420,13 +420,13 @@ mod tests {
         login.start(&password("ü", "ö")).unwrap();
         play(
             &mut login,
-            "C: i0 LOGIN {2}
+            "C: i1 LOGIN {2}
              S: + go",
         );
         assert_eq!(login.poll_transmit(), "ü {2}\r\n");
         play(&mut login, "S: + go");
         assert_eq!(login.poll_transmit(), "ö\r\n");
-        play(&mut login, "S= i0 OK [CAPABILITY IMAP4rev1 ID] in => Accepted");
+        play(&mut login, "S= i1 OK [CAPABILITY IMAP4rev1 ID] in => Accepted");
     }
 
     #[test]
@@ -479,7 +479,7 @@ mod tests {
             let mut login = Login::new(false);
             greet(&mut login, "IMAP4rev1");
             login.start(&password("u", "p")).unwrap();
-            play(&mut login, &format!("S= i0 {reply} => {outcome}"));
+            play(&mut login, &format!("S= i1 {reply} => {outcome}"));
         }
     }
 
@@ -491,13 +491,13 @@ mod tests {
         login.start(&token).unwrap();
         play(
             &mut login,
-            "C: i0 AUTHENTICATE XOAUTH2
+            "C: i1 AUTHENTICATE XOAUTH2
              S: +
              C: dG9r
              S: + eyJzdGF0dXMiOiI0MDEifQ==",
         );
         assert_eq!(login.poll_transmit(), "\r\n");
-        play(&mut login, "S= i0 NO failed => challenge: Some(\"eyJzdGF0dXMiOiI0MDEifQ==\")");
+        play(&mut login, "S= i1 NO failed => challenge: Some(\"eyJzdGF0dXMiOiI0MDEifQ==\")");
         assert_eq!(login.start(&password("u", "p")), Ok(()));
         login.capabilities = Capabilities::parse(b"LOGINDISABLED");
         assert_eq!(login.start(&password("u", "p")), Err(LoginError::NoMechanism));
