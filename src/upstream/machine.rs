@@ -140,6 +140,9 @@ enum Place {
 /// Octets of a long line held back while its end is looked for: an announcement has at most 23.
 const TAIL: usize = 32;
 
+/// Digits of a literal's size, leading zeros included.
+const MAX_DIGITS: usize = 20;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Machine {
@@ -154,6 +157,9 @@ pub struct Machine {
     held: VecDeque<(Bytes, Bytes)>,
     /// The session's literal may be sent when the backend asks for it (`true`), or is being sent (`false`).
     streaming: Option<bool>,
+    /// The backend has asked for more than literals (IDLE's `DONE`, or whatever an unknown command needs), and has not
+    /// got it yet.
+    asked: bool,
     /// A session waits for this command; ours goes first.
     deferred: Option<Box<(Command, Option<Literal>)>>,
     attached: bool,
@@ -182,6 +188,7 @@ impl Machine {
             in_flight: None,
             held: VecDeque::new(),
             streaming: None,
+            asked: false,
             deferred: None,
             attached: false,
             fresh: true,
@@ -216,8 +223,8 @@ impl Machine {
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         match &self.in_flight {
-            Some(InFlight::Session { name: Name::Idle, .. }) | None => false,
-            Some(_) => self.streaming != Some(false),
+            None => false,
+            Some(_) => self.streaming != Some(false) && !self.asked,
         }
     }
 
@@ -230,7 +237,7 @@ impl Machine {
     /// Between two lines of the backend, so that a line of ours to the client breaks nothing.
     #[must_use]
     pub fn at_line_start(&self) -> bool {
-        self.place == Place::LineStart
+        self.place == Place::LineStart || self.dropping
     }
 
     /// Why no later session may have this connection, if so.
@@ -331,6 +338,10 @@ impl Machine {
         self.capabilities.has("LITERAL+")
     }
 
+    fn has_unselect(&self) -> bool {
+        self.capabilities.has("UNSELECT") || self.capabilities.has("IMAP4rev2")
+    }
+
     fn start_streaming(&mut self, literal: Literal) {
         if literal.sync || !self.non_sync() {
             self.streaming = Some(true);
@@ -350,6 +361,7 @@ impl Machine {
 
     /// Further octets of the session's command, as they are.
     pub fn handle_octets(&mut self, octets: &[u8]) {
+        self.asked = false;
         self.output.extend_from_slice(octets);
     }
 
@@ -379,7 +391,7 @@ impl Machine {
         self.put_tag();
         match own {
             Own::Noop => self.output.put_slice(b"NOOP\r\n"),
-            Own::Unselect if self.capabilities.has("UNSELECT") || self.capabilities.has("IMAP4rev2") => {
+            Own::Unselect if self.has_unselect() => {
                 self.output.put_slice(b"UNSELECT\r\n");
             }
             // A failed EXAMINE leaves nothing selected (RFC 9051 section 6.3.3).
@@ -478,6 +490,13 @@ impl Machine {
         };
         self.scanned = 0;
         let text = trim_line_end(&rest[..=at]);
+        // So many digits that the brace before them may be out of sight already.
+        if text
+            .strip_suffix(b"}")
+            .is_some_and(|t| t.iter().rev().take_while(|b| b.is_ascii_digit()).count() > MAX_DIGITS)
+        {
+            return Err(ProtocolError::Literal);
+        }
         self.place = match trailing_literal(text).map_err(|_| ProtocolError::Literal)? {
             Some((_, literal)) if literal.sync => Place::Literal(literal.len),
             _ => Place::LineStart,
@@ -496,19 +515,24 @@ impl Machine {
             self.scanned = rest.len();
             return Ok(false);
         }
-        let kind = classify(&rest[..end.unwrap_or(rest.len())]);
+        let len = end.unwrap_or(rest.len());
+        // By the same octets however the line was cut on its way here.
+        let kind = classify(&rest[..len.min(CLASSIFY)]);
         if !kind.needs_whole_line() {
             self.scanned = 0;
             self.dropping = self.drops(kind);
             self.place = Place::InLine;
             if kind == Kind::Esearch && !self.dropping {
-                self.retag(input, passed);
+                self.retag(input, passed, len.min(CLASSIFY));
             }
             return Ok(true);
         }
+        if len > MAX_WHOLE_LINE {
+            return Err(ProtocolError::TooLong);
+        }
         let Some(end) = end else {
             self.scanned = rest.len();
-            return if rest.len() > MAX_WHOLE_LINE { Err(ProtocolError::TooLong) } else { Ok(false) };
+            return Ok(false);
         };
         self.scanned = 0;
         if matches!(kind, Kind::Status(Status::Ok | Status::No | Status::Bad)) && self.passes_status(&rest[..end]) {
@@ -528,7 +552,10 @@ impl Machine {
         }
         match &self.in_flight {
             Some(InFlight::Own(_)) => self.fresh,
-            Some(InFlight::Session { lingering, .. }) => *lingering && kind == Kind::MessageNews,
+            // None of these is part of the reply to a SELECT.
+            Some(InFlight::Session { lingering, .. }) => {
+                *lingering && matches!(kind, Kind::MessageNews | Kind::Esearch)
+            }
             // Between commands, a session that has selected nothing is told nothing of mailboxes.
             None => self.fresh && self.facts.selected.is_some(),
         }
@@ -541,9 +568,10 @@ impl Machine {
         !self.drops(Kind::Data) && !reply.has_code("CAPABILITY") && !(lingering && reply.has_code("CLOSED"))
     }
 
-    /// Passes on the start of an ESEARCH reply with the client's tag in place of ours.
-    fn retag(&mut self, input: &mut BytesMut, passed: &mut usize) {
-        let Some(range) = esearch_tag(&input[*passed..]) else { return };
+    /// Passes on the start of an ESEARCH reply with the client's tag in place of ours, which stands within the first
+    /// `len` octets.
+    fn retag(&mut self, input: &mut BytesMut, passed: &mut usize, len: usize) {
+        let Some(range) = esearch_tag(&input[*passed..*passed + len]) else { return };
         let Some(tag) = self.client_tag(&input[*passed..][range.clone()]).map(Bytes::copy_from_slice) else { return };
         self.flush(input, passed);
         let mut head = input.split_to(range.end);
@@ -596,6 +624,8 @@ impl Machine {
             self.streaming = Some(false);
         } else if !matches!(&self.in_flight, Some(InFlight::Session { name: Name::Idle | Name::Other, .. })) {
             return Err(ProtocolError::Continuation);
+        } else {
+            self.asked = true;
         }
         self.events.push_back(Event::Continue(line.clone()));
         Ok(())
@@ -612,6 +642,7 @@ impl Machine {
             return Err(ProtocolError::BadStatus);
         }
         self.held.clear();
+        self.asked = false;
         // Refused before it was asked for: it will not be sent.
         if self.streaming == Some(true) {
             self.streaming = None;
@@ -632,7 +663,7 @@ impl Machine {
 
     fn own_done(&mut self, own: Own, status: Status) {
         if own == Own::Unselect {
-            let left = if self.capabilities.has("UNSELECT") { Status::Ok } else { Status::No };
+            let left = if self.has_unselect() { Status::Ok } else { Status::No };
             self.facts.selected = None;
             if status != left {
                 self.spoiled = Some("mailbox could not be unselected");
@@ -643,13 +674,19 @@ impl Machine {
 
     /// What the command has left behind.
     fn session_done(&mut self, in_flight: InFlight, reply: &StatusReply<'_>) {
-        let InFlight::Session { name, mailbox, sticky, untagged_enabled, had_literal, .. } = in_flight else { return };
+        let InFlight::Session { name, mailbox, sticky, untagged_enabled, lingering, had_literal, .. } = in_flight
+        else {
+            return;
+        };
         let ok = reply.status == Status::Ok;
         match name {
             Name::Select | Name::Examine => {
                 self.context_tags.clear();
                 if reply.status != Status::Bad {
                     self.facts.selected = if ok { mailbox.or_else(|| Some(Bytes::new())) } else { None };
+                } else if lingering {
+                    // What an earlier session had selected may still be: it must not become this session's.
+                    self.fresh = true;
                 } else if self.facts.selected.is_some() {
                     // Whether the old one is still selected is anybody's guess.
                     self.spoiled = Some("SELECT refused as malformed");
@@ -709,7 +746,7 @@ fn own_tag_number(tag: &[u8]) -> Option<u64> {
     let digits = std::str::from_utf8(tag.strip_prefix(b"i")?).ok()?;
     let number = u64::from_str_radix(digits, 16).ok()?;
     // One spelling only.
-    (digits.len() == format!("{number:x}").len() && !digits.starts_with('+')).then_some(number)
+    (digits == format!("{number:x}")).then_some(number)
 }
 
 fn put_announcement(out: &mut BytesMut, len: u64, binary: bool, sync: bool) {
