@@ -230,10 +230,10 @@ impl Machine {
         matches!(self.op, Op::Running { part: Part::Done, .. })
     }
 
-    /// IDLE runs, or ran when the session ended, and `DONE` was not said yet.
+    /// IDLE was sent, accepted or not, and `DONE` was not; or so it was when the session ended.
     #[must_use]
     pub fn is_idle_command(&self) -> bool {
-        matches!(self.running(), Some((Name::Idle, Part::Done)))
+        matches!(self.running(), Some((Name::Idle, Part::DoneHeld | Part::Done)))
     }
 
     /// A message is being given, or is about to be; or was when the session ended, and will never be complete.
@@ -284,7 +284,7 @@ impl Machine {
     /// The proxy is shutting down: ends the session as soon as nothing runs.
     pub fn handle_drain(&mut self) {
         self.draining = true;
-        if self.is_idling() {
+        if self.is_idling() || matches!(self.op, Op::Collecting { .. } | Op::Sasl { .. } | Op::Refusing { .. }) {
             self.bye("[UNAVAILABLE] Server shutting down", End::Drain);
         }
     }
@@ -394,12 +394,7 @@ impl Machine {
                 break;
             }
         }
-        let gives_up = match &self.op {
-            Op::Ready | Op::Collecting { .. } | Op::Sasl { .. } | Op::Discarding | Op::Refusing { .. } => true,
-            Op::Running { part, .. } => part.takes_input(),
-            Op::LoggingIn { .. } | Op::StartingTls | Op::Over => false,
-        };
-        if self.eof && gives_up {
+        if self.eof && self.needs_client() {
             self.close(End::ClientClosed);
             return self.actions.pop_front();
         }
@@ -409,11 +404,20 @@ impl Machine {
         None
     }
 
+    /// Nothing can go on without more from the client.
+    fn needs_client(&self) -> bool {
+        match self.op {
+            Op::Ready | Op::Collecting { .. } | Op::Sasl { .. } | Op::Discarding | Op::Refusing { .. } => true,
+            Op::Running { part, .. } => part.takes_input(),
+            Op::LoggingIn { .. } | Op::StartingTls | Op::Over => false,
+        }
+    }
+
     /// Takes one step with the input at hand; false: nothing to do.
     fn step(&mut self) -> bool {
         match &self.op {
             Op::Over | Op::StartingTls | Op::LoggingIn { .. } => return false,
-            Op::Ready if self.draining && self.decoder.at_command_start() => {
+            Op::Ready if self.draining => {
                 self.bye("[UNAVAILABLE] Server shutting down", End::Drain);
                 return true;
             }
@@ -424,7 +428,7 @@ impl Machine {
         match self.decoder.decode(&mut self.input, max_line) {
             Ok(None) => return false,
             Ok(Some(Frame::Line(line))) => self.line(line),
-            Ok(Some(Frame::Chunk { octets, last })) => self.chunk(octets, last),
+            Ok(Some(Frame::Chunk { octets, .. })) => self.chunk(octets),
             Err(error) => self.unframed(error),
         }
         true
@@ -527,14 +531,10 @@ impl Machine {
         }
     }
 
-    fn chunk(&mut self, octets: Bytes, last: bool) {
+    fn chunk(&mut self, octets: Bytes) {
         match &mut self.op {
             Op::Collecting { literal, .. } => literal.extend_from_slice(&octets),
-            Op::Running { part: Part::Literal { .. }, .. } => {
-                if !octets.is_empty() || last {
-                    self.actions.push_back(Action::Send(octets));
-                }
-            }
+            Op::Running { part: Part::Literal { .. }, .. } => self.actions.push_back(Action::Send(octets)),
             _ => {}
         }
     }
