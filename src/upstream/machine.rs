@@ -139,6 +139,9 @@ enum Place {
 /// Octets of a long line held back while its end is looked for: an announcement has at most 23.
 const TAIL: usize = 32;
 
+/// Digits of a literal's size, leading zeros included.
+const MAX_DIGITS: usize = 20;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Machine {
@@ -153,6 +156,9 @@ pub struct Machine {
     held: VecDeque<(Bytes, Bytes)>,
     /// The session's literal may be sent when the backend asks for it (`true`), or is being sent (`false`).
     streaming: Option<bool>,
+    /// The backend has asked for more than literals (IDLE's `DONE`, or whatever an unknown command needs), and has not
+    /// got it yet.
+    asked: bool,
     /// A session waits for this command; ours goes first.
     deferred: Option<Box<(Command, Option<Literal>)>>,
     attached: bool,
@@ -181,6 +187,7 @@ impl Machine {
             in_flight: None,
             held: VecDeque::new(),
             streaming: None,
+            asked: false,
             deferred: None,
             attached: false,
             fresh: true,
@@ -215,8 +222,8 @@ impl Machine {
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         match &self.in_flight {
-            Some(InFlight::Session { name: Name::Idle, .. }) | None => false,
-            Some(_) => self.streaming != Some(false),
+            None => false,
+            Some(_) => self.streaming != Some(false) && !self.asked,
         }
     }
 
@@ -229,7 +236,7 @@ impl Machine {
     /// Between two lines of the backend, so that a line of ours to the client breaks nothing.
     #[must_use]
     pub fn at_line_start(&self) -> bool {
-        self.place == Place::LineStart
+        self.place == Place::LineStart || self.dropping
     }
 
     /// Why no later session may have this connection, if so.
@@ -323,6 +330,7 @@ impl Machine {
 
     /// Further octets of the session's command, as they are.
     pub fn handle_octets(&mut self, octets: &[u8]) {
+        self.asked = false;
         self.output.extend_from_slice(octets);
     }
 
@@ -445,6 +453,13 @@ impl Machine {
         };
         self.scanned = 0;
         let text = trim_line_end(&rest[..=at]);
+        // So many digits that the brace before them may be out of sight already.
+        if text
+            .strip_suffix(b"}")
+            .is_some_and(|t| t.iter().rev().take_while(|b| b.is_ascii_digit()).count() > MAX_DIGITS)
+        {
+            return Err(ProtocolError::Literal);
+        }
         self.place = match trailing_literal(text).map_err(|_| ProtocolError::Literal)? {
             Some((_, literal)) if literal.sync => Place::Literal(literal.len),
             _ => Place::LineStart,
@@ -463,19 +478,24 @@ impl Machine {
             self.scanned = rest.len();
             return Ok(false);
         }
-        let kind = classify(&rest[..end.unwrap_or(rest.len())]);
+        let len = end.unwrap_or(rest.len());
+        // By the same octets however the line was cut on its way here.
+        let kind = classify(&rest[..len.min(CLASSIFY)]);
         if !kind.needs_whole_line() {
             self.scanned = 0;
             self.dropping = self.drops(kind);
             self.place = Place::InLine;
             if kind == Kind::Esearch && !self.dropping {
-                self.retag(input, passed);
+                self.retag(input, passed, len.min(CLASSIFY));
             }
             return Ok(true);
         }
+        if len > MAX_WHOLE_LINE {
+            return Err(ProtocolError::TooLong);
+        }
         let Some(end) = end else {
             self.scanned = rest.len();
-            return if rest.len() > MAX_WHOLE_LINE { Err(ProtocolError::TooLong) } else { Ok(false) };
+            return Ok(false);
         };
         self.scanned = 0;
         if matches!(kind, Kind::Status(Status::Ok | Status::No | Status::Bad)) && self.passes_status(&rest[..end]) {
@@ -495,7 +515,10 @@ impl Machine {
         }
         match &self.in_flight {
             Some(InFlight::Own(_)) => self.fresh,
-            Some(InFlight::Session { lingering, .. }) => *lingering && kind == Kind::MessageNews,
+            // None of these is part of the reply to a SELECT.
+            Some(InFlight::Session { lingering, .. }) => {
+                *lingering && matches!(kind, Kind::MessageNews | Kind::Esearch)
+            }
             // Between commands, a session that has selected nothing is told nothing of mailboxes.
             None => self.fresh && self.facts.selected.is_some(),
         }
@@ -509,9 +532,10 @@ impl Machine {
         !closes_other && !reply.has_code("CAPABILITY") && !self.drops(Kind::Data)
     }
 
-    /// Passes on the start of an ESEARCH reply with the client's tag in place of ours.
-    fn retag(&mut self, input: &mut BytesMut, passed: &mut usize) {
-        let Some(range) = esearch_tag(&input[*passed..]) else { return };
+    /// Passes on the start of an ESEARCH reply with the client's tag in place of ours, which stands within the first
+    /// `len` octets.
+    fn retag(&mut self, input: &mut BytesMut, passed: &mut usize, len: usize) {
+        let Some(range) = esearch_tag(&input[*passed..*passed + len]) else { return };
         let Some(tag) = self.client_tag(&input[*passed..][range.clone()]).map(Bytes::copy_from_slice) else { return };
         self.flush(input, passed);
         let mut head = input.split_to(range.end);
@@ -564,6 +588,8 @@ impl Machine {
             self.streaming = Some(false);
         } else if !matches!(&self.in_flight, Some(InFlight::Session { name: Name::Idle | Name::Other, .. })) {
             return Err(ProtocolError::Continuation);
+        } else {
+            self.asked = true;
         }
         self.events.push_back(Event::Continue(line.clone()));
         Ok(())
@@ -580,6 +606,7 @@ impl Machine {
             return Err(ProtocolError::BadStatus);
         }
         self.held.clear();
+        self.asked = false;
         // Refused before it was asked for: it will not be sent.
         if self.streaming == Some(true) {
             self.streaming = None;
@@ -682,7 +709,7 @@ fn own_tag_number(tag: &[u8]) -> Option<u64> {
     let digits = std::str::from_utf8(tag.strip_prefix(b"i")?).ok()?;
     let number = u64::from_str_radix(digits, 16).ok()?;
     // One spelling only.
-    (digits.len() == format!("{number:x}").len() && !digits.starts_with('+')).then_some(number)
+    (digits == format!("{number:x}")).then_some(number)
 }
 
 fn put_announcement(out: &mut BytesMut, len: u64, binary: bool) {
