@@ -259,8 +259,7 @@ impl Machine {
             return;
         }
         let mailbox = command.selected_mailbox();
-        let selects = matches!(command.name, Name::Select | Name::Examine);
-        if self.fresh && self.facts.selected.is_some() && (!selects || command.resynchronises()) {
+        if self.fresh && self.facts.selected.is_some() && !self.selects_anew(mailbox.as_deref(), &command) {
             self.deferred = Some(Box::new((command, streams)));
             return self.handle_own(Own::Unselect);
         }
@@ -285,6 +284,14 @@ impl Machine {
             untagged_enabled: Bytes::new(),
             lingering,
         });
+    }
+
+    /// Whether the command selects the very mailbox that an earlier session has left selected: then what the backend
+    /// still says of its size and flags is true for the new session, too. Of any other mailbox it would not be.
+    fn selects_anew(&self, mailbox: Option<&[u8]>, command: &Command) -> bool {
+        // Whatever the mode, which is the first octet of the key.
+        let left = self.facts.selected.as_deref().and_then(|key| key.get(1..));
+        mailbox.and_then(|key| key.get(1..)).is_some_and(|name| left == Some(name)) && !command.resynchronises()
     }
 
     /// Writes the command under a new tag; gives the tag's number.

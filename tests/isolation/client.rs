@@ -268,8 +268,8 @@ impl Writer {
                 let line = format!("{} ENABLE CONDSTORE\r\n", self.tag());
                 self.push("ENABLE", None, None, vec![Part::Octets(line.into())]);
             }
-            34..38 => self.local("NOOP"),
-            38..40 => self.ask(),
+            34..36 => self.local("ID NIL"),
+            36..40 => self.ask(),
             _ => self.line(),
         }
     }
@@ -277,7 +277,7 @@ impl Writer {
     fn line(&mut self) {
         let token = self.token();
         let t = token.text();
-        let (verb, arguments) = match self.rng.below(14) {
+        let (verb, arguments) = match self.rng.below(16) {
             0 => ("LIST", format!("\"\" {t}")),
             1 => ("STATUS", format!("INBOX ({t})")),
             2..6 => ("FETCH", format!("1:* (BODY.PEEK[HEADER.FIELDS ({t})])")),
@@ -288,6 +288,8 @@ impl Writer {
             10 => ("CLOSE", t),
             11 => ("UNSELECT", t),
             12 => ("GETQUOTAROOT", t),
+            // Without a mailbox the proxy answers that itself.
+            13 | 14 => ("NOOP", t),
             _ => ("XNEW", t),
         };
         let line = format!("{} {verb} {arguments}\r\n", self.tag());
