@@ -26,7 +26,7 @@ use crate::imap::command::{Command, Name, Segment};
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::{CheckoutResult, RetireReason};
 use crate::secret::Fingerprint;
-use crate::session::machine::Run;
+use crate::session::machine::{Remnant, Run};
 use crate::upstream::backend::{Backend, OpenError, Unauthenticated};
 use crate::upstream::connection::{Connection, FromTask};
 use crate::upstream::login::Outcome;
@@ -499,17 +499,13 @@ impl Lease {
 
     /// Reads what is still to come for a session that has gone, within the budget for that, and puts the connection to
     /// rest.
-    pub async fn drain(mut self) {
+    pub async fn drain(mut self, remnant: Remnant) {
         let (octets, time) = (self.account.config.drain_bytes, self.account.config.drain_timeout);
-        if !self.drain_connection(octets, time).await
+        if !self.deref_mut().drain(remnant, octets, time).await
             && let Some(connection) = self.connection.take()
         {
             connection.retire(RetireReason::DrainBudget);
         }
-    }
-
-    async fn drain_connection(&mut self, octets: usize, time: Duration) -> bool {
-        self.deref_mut().drain(octets, time).await
     }
 }
 

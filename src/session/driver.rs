@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use super::machine::{Action, Bounds, End, LoginReply, Machine, Run};
+use super::machine::{Action, Bounds, End, LoginReply, Machine, Remnant, Run};
 use crate::auth::{Authenticator, Verdict};
 use crate::config::{Limits, PlaintextLogin};
 use crate::imap::capability::Front;
@@ -524,16 +524,10 @@ impl Session {
     /// A connection at rest goes back to its pool; one with a reply on the way is drained first, by a task of its own.
     fn release(&mut self) {
         let Some(lease) = self.lease.take() else { return };
-        if self.running.is_none() || self.machine.is_awaiting_literal() {
-            return drop(lease);
+        let remnant = self.machine.remnant();
+        if self.running.is_some() && remnant != Remnant::Unfinished {
+            tokio::spawn(lease.drain(remnant));
         }
-        let idling = self.machine.is_idle_command();
-        tokio::spawn(async move {
-            if idling {
-                lease.send(Bytes::from_static(b"DONE\r\n")).await;
-            }
-            lease.drain().await;
-        });
     }
 
     fn close_label(&self, ended: &Ended) -> SessionClose {

@@ -140,6 +140,20 @@ enum Part {
     Line,
 }
 
+/// What a session leaves on its connection when it ends while a command runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remnant {
+    /// A reply on its way.
+    Reply,
+    /// An IDLE, to be ended by `DONE`: now, if it was accepted, else when it is.
+    Idle {
+        /// The backend has said `+`.
+        accepted: bool,
+    },
+    /// A command that only the client could have said the rest of.
+    Unfinished,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Machine {
@@ -149,6 +163,8 @@ pub struct Machine {
     actions: VecDeque<Action>,
     state: State,
     op: Op,
+    /// Of the command that ran when the session was over.
+    remnant: Remnant,
     front: Front,
     offered: Arc<str>,
     errors: u8,
@@ -167,6 +183,7 @@ impl Machine {
             actions: VecDeque::new(),
             state: State::NotAuthenticated,
             op: Op::Ready,
+            remnant: Remnant::Reply,
             front,
             offered,
             errors: 0,
@@ -214,16 +231,18 @@ impl Machine {
         matches!(self.op, Op::Running { part: Part::Done, .. })
     }
 
-    /// IDLE was sent, accepted or not.
+    /// What the running command leaves on the connection when the session ends here, or has ended.
     #[must_use]
-    pub fn is_idle_command(&self) -> bool {
-        matches!(self.op, Op::Running { name: Name::Idle, .. })
-    }
-
-    /// A message is being given, or is about to be.
-    #[must_use]
-    pub fn is_awaiting_literal(&self) -> bool {
-        matches!(self.op, Op::Running { part: Part::Literal { .. } | Part::LiteralHeld { .. }, .. })
+    pub fn remnant(&self) -> Remnant {
+        match &self.op {
+            Op::Over => self.remnant,
+            Op::Running { part: Part::DoneHeld, .. } => Remnant::Idle { accepted: false },
+            Op::Running { part: Part::Done, .. } => Remnant::Idle { accepted: true },
+            Op::Running { part: Part::Literal { .. } | Part::LiteralHeld { .. } | Part::Line, .. } => {
+                Remnant::Unfinished
+            }
+            _ => Remnant::Reply,
+        }
     }
 
     /// A command runs that the client has to say more of.
@@ -370,8 +389,8 @@ impl Machine {
             }
         }
         if self.eof && self.needs_client() {
-            self.op = Op::Over;
-            return Some(Action::Close(End::ClientClosed));
+            self.close(End::ClientClosed);
+            return self.actions.pop_front();
         }
         if self.input.is_empty() && self.input.capacity() > 0 {
             self.input = BytesMut::new();
@@ -509,10 +528,9 @@ impl Machine {
     }
 
     fn unframed(&mut self, error: FrameError) {
-        let op = std::mem::replace(&mut self.op, Op::Ready);
-        let tag = match op {
-            Op::Collecting { command, .. } => command.tag,
-            Op::Sasl { tag, .. } | Op::Running { tag, .. } => tag,
+        let tag = match &self.op {
+            Op::Collecting { command, .. } => command.tag.clone(),
+            Op::Sasl { tag, .. } | Op::Running { tag, .. } => tag.clone(),
             _ => Bytes::from_static(b"*"),
         };
         let code = if error == FrameError::TooLong { "[TOOBIG] " } else { "" };
@@ -698,6 +716,7 @@ impl Machine {
     }
 
     fn close(&mut self, end: End) {
+        self.remnant = self.remnant();
         self.op = Op::Over;
         self.actions.push_back(Action::Close(end));
     }

@@ -26,7 +26,7 @@ use crate::imap::frame::Literal;
 use crate::imap::response::Status;
 use crate::metrics::{BackendMetrics, ConnectionState, RetireReason, StateGuard};
 use crate::ports::{Budget, Permit};
-use crate::session::machine::Run;
+use crate::session::machine::{Remnant, Run};
 use crate::stream::{Ended, Stream};
 
 /// Read at a time; also what may wait unread by a slow client, twice, in octets.
@@ -317,10 +317,15 @@ impl Connection {
         }
     }
 
-    /// Reads what is still to come for a session that is gone, within `octets` and `time`. False: not to be used again.
-    pub async fn drain(&mut self, octets: usize, time: Duration) -> bool {
+    /// Reads what is still to come for a session that is gone, within `octets` and `time`, and ends its IDLE. False: not
+    /// to be used again.
+    pub async fn drain(&mut self, remnant: Remnant, octets: usize, time: Duration) -> bool {
+        const DONE: Bytes = Bytes::from_static(b"DONE\r\n");
         let read = async {
             let mut left = octets;
+            if remnant == (Remnant::Idle { accepted: true }) {
+                self.send(DONE).await;
+            }
             loop {
                 match self.event().await {
                     FromTask::Data(data) => match left.checked_sub(data.len()) {
@@ -328,6 +333,8 @@ impl Connection {
                         None => return false,
                     },
                     FromTask::Done(..) => return true,
+                    // An IDLE that is refused must not be ended: the word would be taken for a command.
+                    FromTask::Continue(_) if remnant == (Remnant::Idle { accepted: false }) => self.send(DONE).await,
                     FromTask::Checked | FromTask::Continue(_) => {}
                     FromTask::Lost(_) => return false,
                 }
