@@ -443,7 +443,11 @@ impl Task {
                 }
                 self.last_octet = Instant::now();
                 self.replied = true;
-                self.machine.handle_input(&mut self.input).map_err(Exit::Protocol)?;
+                if let Err(error) = self.machine.handle_input(&mut self.input) {
+                    // What came before it is owed to the session: it may be the end of a literal.
+                    self.deliver().await?;
+                    return Err(Exit::Protocol(error));
+                }
                 if self.input.is_empty() && !self.bulk {
                     self.input = BytesMut::new();
                 }

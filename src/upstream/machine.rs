@@ -426,34 +426,39 @@ impl Machine {
     /// more than [`MAX_WHOLE_LINE`].
     ///
     /// # Errors
-    /// The stream cannot be followed; the connection must not be used again.
+    /// The stream cannot be followed; the connection must not be used again. The events say what came before that.
     pub fn handle_input(&mut self, input: &mut BytesMut) -> Result<(), ProtocolError> {
         // Octets at the front that go to the session as they are.
         let mut passed = 0;
+        let result = self.handle_lines(input, &mut passed);
+        self.flush(input, &mut passed);
+        result
+    }
+
+    fn handle_lines(&mut self, input: &mut BytesMut, passed: &mut usize) -> Result<(), ProtocolError> {
         loop {
             match self.place {
                 Place::Literal(left) => {
-                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - passed);
-                    passed = self.pass(input, passed, take);
+                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - *passed);
+                    *passed = self.pass(input, *passed, take);
                     self.place = if left == take as u64 { Place::InLine } else { Place::Literal(left - take as u64) };
                     if left > take as u64 {
                         break;
                     }
                 }
                 Place::InLine => {
-                    let (len, ended) = self.line_rest(&input[passed..])?;
-                    passed = self.pass(input, passed, len);
+                    let (len, ended) = self.line_rest(&input[*passed..])?;
+                    *passed = self.pass(input, *passed, len);
                     if !ended {
                         break;
                     }
                 }
-                Place::LineStart => match self.line_start(input, &mut passed)? {
+                Place::LineStart => match self.line_start(input, passed)? {
                     true => {}
                     false => break,
                 },
             }
         }
-        self.flush(input, &mut passed);
         Ok(())
     }
 
