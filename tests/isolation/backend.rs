@@ -113,6 +113,10 @@ impl Connection {
         self.stream.write_all(greeting.as_bytes()).await?;
         loop {
             let line = self.line().await?;
+            // What was to be said later comes before the next reply: it may be the rest of a line.
+            if let Some((_, Later::Say(octets))) = self.later.take_if(|(_, what)| matches!(what, Later::Say(_))) {
+                self.stream.write_all(&octets).await?;
+            }
             let Some(command) = self.command(line).await? else { continue };
             match self.account {
                 None => self.log_in(&command).await?,
