@@ -246,8 +246,7 @@ impl Connection {
         if verb == "IDLE" {
             self.idle(&mut reply, &plan).await?;
         } else if verb == "XASK" {
-            let marker = Marker::Continue { session, command: index, account, connection: self.id };
-            self.say(&format!("+ {}\r\n", marker.text())).await?;
+            self.say(&format!("+ {}\r\n", reply.asking().text())).await?;
             let line = self.line().await?;
             if Token::find(&line).is_none_or(|answer| (answer.session, answer.command) != (session, index)) {
                 self.world.fail(format!("an answer to {} is {:?}", token.text(), line.escape_ascii().to_string()));
@@ -329,14 +328,8 @@ impl Connection {
     }
 
     async fn idle(&mut self, reply: &mut Reply, plan: &Plan) -> Result<(), Over> {
-        let marker = Marker::Continue {
-            session: reply.session,
-            command: reply.command,
-            account: reply.account,
-            connection: self.id,
-        };
         let mut out = std::mem::take(&mut reply.out);
-        out.extend_from_slice(format!("+ {}\r\n", marker.text()).as_bytes());
+        out.extend_from_slice(format!("+ {}\r\n", reply.asking().text()).as_bytes());
         self.stream.write_all(&out).await?;
         if plan.lines > 0 {
             let mut out = Vec::new();
@@ -403,7 +396,7 @@ impl Connection {
                 reply.raw(&format!("{wrong} OK {}\r\n", Marker::Nobody { connection: self.id }.text()));
             }
             Fault::Garbage => reply.raw("\0\u{1}GARBAGE1 \u{7f}{12}\r\n\r\r\n GARBAGE2\r\n"),
-            Fault::Continuation => reply.raw(&format!("+ {}\r\n", Marker::Nobody { connection: self.id }.text())),
+            Fault::Continuation => reply.raw(&format!("+ {}\r\n", reply.asking().text())),
             Fault::Silence => {
                 // Until the proxy gives up.
                 loop {
@@ -481,6 +474,11 @@ impl Reply {
     fn marker(&self) -> Marker {
         let Self { session, command, account, connection, part, .. } = *self;
         Marker::Reply { session, command, account, connection, part }
+    }
+
+    fn asking(&self) -> Marker {
+        let Self { session, command, account, connection, .. } = *self;
+        Marker::Continue { session, command, account, connection }
     }
 
     fn raw(&mut self, text: &str) {
