@@ -64,7 +64,9 @@ impl<'a> Imapool<'a> {
         std::fs::write(&key, signing_key.serialize_pem()).unwrap();
         let (own, server) = (hosts.proxy_address, hosts.server_address);
         let listener = |name: &str, port: u16, rest: &str| {
-            format!("[[listener]]\nname = \"{name}\"\naddress = \"{own}:{port}\"\nplaintext_login = \"always\"\n{rest}\n")
+            format!(
+                "[[listener]]\nname = \"{name}\"\naddress = \"{own}:{port}\"\nplaintext_login = \"always\"\n{rest}\n"
+            )
         };
         let with_tls = format!("tls = \"implicit\"\ncertificate = {certificate:?}\nprivate_key = {key:?}\n");
         let mut text = listener("plain", PLAIN, "") + &listener("tls", TLS, &with_tls);
