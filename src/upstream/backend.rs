@@ -1,6 +1,8 @@
 //! One backend: connections to it that nobody has logged in on yet, and what is known of its health.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,7 +12,7 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{info, warn};
 
 use super::breaker::Breaker;
@@ -123,6 +125,9 @@ impl fmt::Debug for Backend {
     }
 }
 
+/// How long to wait for a port at first, after there was none.
+const PORT_PAUSE: Duration = Duration::from_millis(5);
+
 /// Gives numbers to connections.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -165,6 +170,12 @@ impl Backend {
     #[must_use]
     pub fn metrics(&self) -> &Arc<BackendMetrics> {
         &self.metrics
+    }
+
+    /// Its addresses, as far as they are known yet.
+    #[must_use]
+    pub fn addresses(&self) -> HashSet<SocketAddr> {
+        self.dialer.addresses()
     }
 
     /// Why it cannot be reached, if so.
@@ -232,7 +243,7 @@ impl Backend {
         // has to make room for that.
         let known = *self.reachable.borrow();
         if !known
-            && let Some(permit) = self.budget.try_permit()
+            && let Some(permit) = self.budget.try_permit(self.index)
             && let Ok(spare) = self.open(Some(permit)).await
         {
             self.keep(spare);
@@ -251,9 +262,9 @@ impl Backend {
         let result = if self.breaker.lock().try_attempt(std::time::Instant::now()) {
             let permit = match permit {
                 Some(permit) => permit,
-                None => self.budget.permit().await,
+                None => self.budget.permit(self.index).await,
             };
-            self.connect(permit).await
+            self.connect_in_place_of_another(permit).await
         } else {
             Err(OpenError::Breaker)
         };
@@ -284,6 +295,25 @@ impl Backend {
             }
         } else {
             breaker.succeeded();
+        }
+    }
+
+    /// Where the kernel has no port, although the budget had one, a connection at rest is given up for its port.
+    async fn connect_in_place_of_another(&self, mut permit: Permit) -> Result<Unauthenticated, OpenError> {
+        let deadline = Instant::now() + self.pool.checkout_timeout;
+        let mut pause = PORT_PAUSE;
+        loop {
+            match self.connect(permit).await {
+                Err(error @ OpenError::Dial(DialError::NoPorts { .. })) if Instant::now() + pause < deadline => {
+                    self.metrics.dial(error.result());
+                    self.budget.shrink(self.index);
+                    permit = timeout_at(deadline, self.budget.permit(self.index)).await.map_err(|_| error)?;
+                    // The port is free a round trip after its connection was closed, or when somebody else gives one back.
+                    sleep(pause).await;
+                    pause *= 2;
+                }
+                result => return result,
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Dialing a backend: its addresses, a race between them (RFC 8305), source addresses, TLS.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use socket2::SockRef;
 use thiserror::Error;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
@@ -166,6 +167,7 @@ pub struct Dialer {
     implicit: bool,
     connect_timeout: Duration,
     login_timeout: Duration,
+    addresses: Mutex<HashSet<SocketAddr>>,
 }
 
 impl Dialer {
@@ -186,7 +188,13 @@ impl Dialer {
             implicit: backend.tls == TlsMode::Implicit,
             connect_timeout: backend.connect_timeout,
             login_timeout: backend.login_timeout,
+            addresses: Mutex::default(),
         })
+    }
+
+    /// The backend's addresses, as they were last resolved.
+    pub fn addresses(&self) -> HashSet<SocketAddr> {
+        self.addresses.lock().clone()
     }
 
     /// A new connection, with TLS where it is implicit. Within `connect_timeout` over all addresses, and `login_timeout`
@@ -221,6 +229,12 @@ impl Dialer {
 
     async fn connect_tcp(&self) -> Result<TcpStream, DialError> {
         let addresses = self.resolve().await?;
+        {
+            let mut known = self.addresses.lock();
+            if addresses.len() != known.len() || !addresses.iter().all(|address| known.contains(address)) {
+                *known = addresses.iter().copied().collect();
+            }
+        }
         let usable: Vec<_> = addresses.into_iter().filter(|address| self.sources.serve(address)).collect();
         if usable.is_empty() {
             return Err(DialError::NoSource { host: self.host.clone() });

@@ -106,7 +106,7 @@ pub(crate) struct Hosts {
 }
 
 /// The first ephemeral port on all hosts.
-pub(crate) const FIRST_PORT: u16 = 40_000;
+const FIRST_PORT: u16 = 40_000;
 
 impl Hosts {
     /// With so many ephemeral ports on the front end's and on imapool's host. `None`: not possible here, and so the test

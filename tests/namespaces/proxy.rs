@@ -101,11 +101,6 @@ impl<'a> Imapool<'a> {
     pub(crate) fn metrics(&self) -> Numbers {
         Numbers(self.hosts.middle.run(scrape()))
     }
-
-    /// What it has logged.
-    pub(crate) fn log(&self) -> String {
-        self.log.lock().clone()
-    }
 }
 
 impl Drop for Imapool<'_> {
