@@ -109,6 +109,7 @@ impl Proxy {
         proxy.first_look(&backends).await;
         proxy.keep_house(&auth);
         if let Some(admin) = admin {
+            info!(listener = "admin", address = %admin.address(), "listening");
             tokio::spawn(admin.serve(proxy.admin_state(), proxy.stop.clone()));
         }
         let context = Arc::new(Context {
