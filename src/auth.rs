@@ -187,6 +187,8 @@ impl Authenticator {
                 warn!(backend = backend.config.name, user = %String::from_utf8_lossy(&key.user), text, "backend limits connections");
                 Verdict::Limit
             }
+            // Told once, when the circuit opened, and not with each login.
+            Err(OpenError::Breaker) => Verdict::Unavailable,
             Err(error) => {
                 warn!(backend = backend.config.name, %error, "cannot verify a credential");
                 Verdict::Unavailable

@@ -352,7 +352,9 @@ impl Account {
                 return Ok(None);
             }
         }
-        if connection.rested_for() > self.config.check_after && !connection.check().await {
+        // In an outage connections at rest are not to be trusted, however fresh: whoever is given one that hangs, hangs.
+        let doubtful = connection.rested_for() > self.config.check_after || !self.backend.is_reachable();
+        if doubtful && !connection.is_fresh() && !connection.check().await {
             connection.retire(RetireReason::FailedCheck);
             // Its seat goes with it.
             let _ = Object::take(object);

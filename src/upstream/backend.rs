@@ -55,7 +55,7 @@ pub enum OpenError {
     #[error("the connection failed: {0}")]
     Io(#[from] std::io::Error),
     /// Silence.
-    #[error("the backend did not answer within {} (login_timeout)", humantime::format_duration(*.0))]
+    #[error("the backend did not answer within {}", humantime::format_duration(*.0))]
     Timeout(Duration),
     /// Too many connections, in the backend's own words.
     #[error("the backend has reached a limit: {0}")]
@@ -176,6 +176,12 @@ impl Backend {
     #[must_use]
     pub fn addresses(&self) -> HashSet<SocketAddr> {
         self.dialer.addresses()
+    }
+
+    /// Whether it was reached when it was last tried.
+    #[must_use]
+    pub fn is_reachable(&self) -> bool {
+        *self.reachable.borrow()
     }
 
     /// Why it cannot be reached, if so.
@@ -329,7 +335,10 @@ impl Backend {
             state,
             permit,
         };
-        if connection.outcome().await? == Outcome::StartTls {
+        // Nobody waits longer for a connection; a turn to dial must not be held longer by a backend that is silent.
+        let greeting = timeout(self.pool.checkout_timeout, connection.outcome()).await;
+        let greeting = greeting.map_err(|_| OpenError::Timeout(self.pool.checkout_timeout))?;
+        if greeting? == Outcome::StartTls {
             connection.input.clear();
             connection.stream = self.dialer.start_tls(connection.stream).await?;
             connection.login.handle_tls();

@@ -8,9 +8,10 @@ const FAILURES: u32 = 3;
 /// Wait after the circuit opens; doubles with each further failure, up to [`MAX_WAIT`].
 const MIN_WAIT: Duration = Duration::from_millis(250);
 /// Longest wait between two attempts at a dead backend: after it is back, the first session gets through within this.
-const MAX_WAIT: Duration = Duration::from_secs(3);
-/// An attempt that never told its outcome is forgotten after this.
-const PROBE_LOST: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_secs(2);
+/// An attempt that has not told its outcome by then does not keep the next one from being made: it may hang on a connection
+/// that was lost in the outage, while the backend is back.
+const PROBE_LOST: Duration = Duration::from_secs(5);
 
 /// See the module.
 #[derive(Debug, Default)]
