@@ -107,8 +107,8 @@ pub enum Event {
     Continue(Bytes),
     /// The session's command is over: ` OK …` with line end, and whether a mailbox is selected now.
     Done(Bytes, bool),
-    /// A command of ours is over, well or not.
-    OwnDone(Own, Status),
+    /// A command of ours is over, and whether it did what it is for.
+    OwnDone(Own, bool),
     /// `* BYE …`: the text after BYE. The connection will take no further command.
     Bye(Bytes),
 }
@@ -124,7 +124,6 @@ enum InFlight {
         untagged_enabled: Bytes,
         /// A mailbox of an earlier session was still selected.
         lingering: bool,
-        had_literal: bool,
     },
 }
 
@@ -140,6 +139,9 @@ enum Place {
 /// Octets of a long line held back while its end is looked for: an announcement has at most 23.
 const TAIL: usize = 32;
 
+/// Digits of a literal's size, leading zeros included.
+const MAX_DIGITS: usize = 20;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Machine {
@@ -154,6 +156,9 @@ pub struct Machine {
     held: VecDeque<(Bytes, Bytes)>,
     /// The session's literal may be sent when the backend asks for it (`true`), or is being sent (`false`).
     streaming: Option<bool>,
+    /// The backend has asked for more than literals (IDLE's `DONE`, or whatever an unknown command needs), and has not
+    /// got it yet.
+    asked: bool,
     /// A session waits for this command; ours goes first.
     deferred: Option<Box<(Command, Option<Literal>)>>,
     attached: bool,
@@ -182,6 +187,7 @@ impl Machine {
             in_flight: None,
             held: VecDeque::new(),
             streaming: None,
+            asked: false,
             deferred: None,
             attached: false,
             fresh: true,
@@ -216,8 +222,8 @@ impl Machine {
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         match &self.in_flight {
-            Some(InFlight::Session { name: Name::Idle, .. }) | None => false,
-            Some(_) => self.streaming != Some(false),
+            None => false,
+            Some(_) => self.streaming != Some(false) && !self.asked,
         }
     }
 
@@ -230,7 +236,7 @@ impl Machine {
     /// Between two lines of the backend, so that a line of ours to the client breaks nothing.
     #[must_use]
     pub fn at_line_start(&self) -> bool {
-        self.place == Place::LineStart
+        self.place == Place::LineStart || self.dropping
     }
 
     /// Why no later session may have this connection, if so.
@@ -277,7 +283,6 @@ impl Machine {
             self.context_tags.push((tag_number, command.tag.clone()));
         }
         self.in_flight = Some(InFlight::Session {
-            had_literal: command.has_literal() || streams.is_some(),
             tag: command.tag,
             name: command.name,
             mailbox,
@@ -288,54 +293,31 @@ impl Machine {
     }
 
     /// Writes the command under a new tag; gives the tag's number.
+    ///
+    /// Literals go out only when the backend asks for them, whatever the client did: a server that stops to understand a
+    /// command before its literal takes the literal's octets for commands (Dovecot and Cyrus both do).
     fn begin(&mut self, command: &Command, streams: Option<Literal>) -> u64 {
         let number = self.put_tag();
-        // A server that does not know a command may take its literal's octets for commands: let it ask for them.
-        let ask = command.name == Name::Other || !self.non_sync();
-        let mut asked = false;
         for (at, segment) in command.segments.iter().enumerate() {
-            let last = at + 1 == command.segments.len();
             let mut text = BytesMut::new();
-            let target = if asked { &mut text } else { &mut self.output };
+            let target = if at == 0 { &mut self.output } else { &mut text };
             put_segment_text(target, segment, command.name == Name::CancelUpdate, &self.context_tags);
             match (&segment.literal, streams) {
-                (Some((octets, binary)), _) => put_announcement(target, octets.len() as u64, *binary, ask),
-                (None, Some(literal)) if last => {
-                    let sync = ask || literal.sync;
-                    put_announcement(target, literal.len, literal.binary, sync);
+                (Some((octets, binary)), _) => put_announcement(target, octets.len() as u64, *binary),
+                (None, Some(literal)) if at + 1 == command.segments.len() => {
+                    put_announcement(target, literal.len, literal.binary);
                 }
                 (None, _) => target.put_slice(b"\r\n"),
             }
-            if asked && let Some(held) = self.held.back_mut() {
+            if let Some(held) = self.held.back_mut().filter(|_| at > 0) {
                 held.1 = text.freeze();
             }
             if let Some((octets, _)) = &segment.literal {
-                if ask {
-                    asked = true;
-                    self.held.push_back((octets.clone(), Bytes::new()));
-                } else {
-                    self.output.put_slice(octets);
-                }
+                self.held.push_back((octets.clone(), Bytes::new()));
             }
         }
-        if let Some(literal) = streams {
-            self.start_streaming(literal);
-        }
+        self.streaming = streams.map(|_| true);
         number
-    }
-
-    /// Whether a literal may be sent without being asked for.
-    fn non_sync(&self) -> bool {
-        self.capabilities.has("LITERAL+")
-    }
-
-    fn start_streaming(&mut self, literal: Literal) {
-        if literal.sync || !self.non_sync() {
-            self.streaming = Some(true);
-        } else {
-            self.streaming = Some(false);
-            self.events.push_back(Event::Continue(Bytes::new()));
-        }
     }
 
     fn put_tag(&mut self) -> u64 {
@@ -348,6 +330,7 @@ impl Machine {
 
     /// Further octets of the session's command, as they are.
     pub fn handle_octets(&mut self, octets: &[u8]) {
+        self.asked = false;
         self.output.extend_from_slice(octets);
     }
 
@@ -356,14 +339,10 @@ impl Machine {
         self.output.put_slice(text);
         match literal {
             Some(literal) => {
-                let sync = literal.sync || !self.non_sync();
-                put_announcement(&mut self.output, literal.len, literal.binary, sync);
-                if self.in_flight.is_some() {
-                    self.start_streaming(literal);
-                } else {
-                    // Refused already: what the backend makes of a further literal is anybody's guess.
-                    self.closing = true;
-                }
+                put_announcement(&mut self.output, literal.len, literal.binary);
+                self.streaming = Some(true);
+                // Refused already: what the backend makes of a further literal is anybody's guess.
+                self.closing |= self.in_flight.is_none();
             }
             None => {
                 self.output.put_slice(b"\r\n");
@@ -377,9 +356,7 @@ impl Machine {
         self.put_tag();
         match own {
             Own::Noop => self.output.put_slice(b"NOOP\r\n"),
-            Own::Unselect if self.capabilities.has("UNSELECT") || self.capabilities.has("IMAP4rev2") => {
-                self.output.put_slice(b"UNSELECT\r\n");
-            }
+            Own::Unselect if self.has_unselect() => self.output.put_slice(b"UNSELECT\r\n"),
             // A failed EXAMINE leaves nothing selected (RFC 9051 section 6.3.3).
             Own::Unselect => self.output.put_slice(b"EXAMINE \"imapool/no/such/mailbox\"\r\n"),
             Own::Logout => {
@@ -476,6 +453,13 @@ impl Machine {
         };
         self.scanned = 0;
         let text = trim_line_end(&rest[..=at]);
+        // So many digits that the brace before them may be out of sight already.
+        if text
+            .strip_suffix(b"}")
+            .is_some_and(|t| t.iter().rev().take_while(|b| b.is_ascii_digit()).count() > MAX_DIGITS)
+        {
+            return Err(ProtocolError::Literal);
+        }
         self.place = match trailing_literal(text).map_err(|_| ProtocolError::Literal)? {
             Some((_, literal)) if literal.sync => Place::Literal(literal.len),
             _ => Place::LineStart,
@@ -494,19 +478,24 @@ impl Machine {
             self.scanned = rest.len();
             return Ok(false);
         }
-        let kind = classify(&rest[..end.unwrap_or(rest.len())]);
+        let len = end.unwrap_or(rest.len());
+        // By the same octets however the line was cut on its way here.
+        let kind = classify(&rest[..len.min(CLASSIFY)]);
         if !kind.needs_whole_line() {
             self.scanned = 0;
             self.dropping = self.drops(kind);
             self.place = Place::InLine;
             if kind == Kind::Esearch && !self.dropping {
-                self.retag(input, passed);
+                self.retag(input, passed, len.min(CLASSIFY));
             }
             return Ok(true);
         }
+        if len > MAX_WHOLE_LINE {
+            return Err(ProtocolError::TooLong);
+        }
         let Some(end) = end else {
             self.scanned = rest.len();
-            return if rest.len() > MAX_WHOLE_LINE { Err(ProtocolError::TooLong) } else { Ok(false) };
+            return Ok(false);
         };
         self.scanned = 0;
         if matches!(kind, Kind::Status(Status::Ok | Status::No | Status::Bad)) && self.passes_status(&rest[..end]) {
@@ -526,7 +515,10 @@ impl Machine {
         }
         match &self.in_flight {
             Some(InFlight::Own(_)) => self.fresh,
-            Some(InFlight::Session { lingering, .. }) => *lingering && kind == Kind::MessageNews,
+            // None of these is part of the reply to a SELECT.
+            Some(InFlight::Session { lingering, .. }) => {
+                *lingering && matches!(kind, Kind::MessageNews | Kind::Esearch)
+            }
             // Between commands, a session that has selected nothing is told nothing of mailboxes.
             None => self.fresh && self.facts.selected.is_some(),
         }
@@ -540,9 +532,10 @@ impl Machine {
         !closes_other && !reply.has_code("CAPABILITY") && !self.drops(Kind::Data)
     }
 
-    /// Passes on the start of an ESEARCH reply with the client's tag in place of ours.
-    fn retag(&mut self, input: &mut BytesMut, passed: &mut usize) {
-        let Some(range) = esearch_tag(&input[*passed..]) else { return };
+    /// Passes on the start of an ESEARCH reply with the client's tag in place of ours, which stands within the first
+    /// `len` octets.
+    fn retag(&mut self, input: &mut BytesMut, passed: &mut usize, len: usize) {
+        let Some(range) = esearch_tag(&input[*passed..*passed + len]) else { return };
         let Some(tag) = self.client_tag(&input[*passed..][range.clone()]).map(Bytes::copy_from_slice) else { return };
         self.flush(input, passed);
         let mut head = input.split_to(range.end);
@@ -595,6 +588,8 @@ impl Machine {
             self.streaming = Some(false);
         } else if !matches!(&self.in_flight, Some(InFlight::Session { name: Name::Idle | Name::Other, .. })) {
             return Err(ProtocolError::Continuation);
+        } else {
+            self.asked = true;
         }
         self.events.push_back(Event::Continue(line.clone()));
         Ok(())
@@ -611,6 +606,7 @@ impl Machine {
             return Err(ProtocolError::BadStatus);
         }
         self.held.clear();
+        self.asked = false;
         // Refused before it was asked for: it will not be sent.
         if self.streaming == Some(true) {
             self.streaming = None;
@@ -630,20 +626,23 @@ impl Machine {
     }
 
     fn own_done(&mut self, own: Own, status: Status) {
+        let wanted = match own {
+            Own::Unselect if !self.has_unselect() => Status::No,
+            _ => Status::Ok,
+        };
         if own == Own::Unselect {
-            let left = if self.capabilities.has("UNSELECT") { Status::Ok } else { Status::No };
             self.facts.selected = None;
-            if status != left {
-                self.spoiled = Some("mailbox could not be unselected");
-            }
         }
-        self.events.push_back(Event::OwnDone(own, status));
+        self.events.push_back(Event::OwnDone(own, status == wanted));
+    }
+
+    fn has_unselect(&self) -> bool {
+        self.capabilities.has("UNSELECT") || self.capabilities.has("IMAP4rev2")
     }
 
     /// What the command has left behind.
     fn session_done(&mut self, in_flight: InFlight, reply: &StatusReply<'_>) {
-        let InFlight::Session { name, mailbox, sticky, untagged_enabled, had_literal, lingering, .. } = in_flight
-        else {
+        let InFlight::Session { name, mailbox, sticky, untagged_enabled, lingering, .. } = in_flight else {
             return;
         };
         let ok = reply.status == Status::Ok;
@@ -672,10 +671,6 @@ impl Machine {
         }
         if let Some(sticky) = sticky.filter(|_| reply.status != Status::Bad) {
             self.facts.sticky = Arc::new(sticky);
-        }
-        // A server that could not parse a command may have taken its literal for something else.
-        if had_literal && reply.status == Status::Bad {
-            self.spoiled = Some("literal refused as malformed");
         }
     }
 }
@@ -714,12 +709,12 @@ fn own_tag_number(tag: &[u8]) -> Option<u64> {
     let digits = std::str::from_utf8(tag.strip_prefix(b"i")?).ok()?;
     let number = u64::from_str_radix(digits, 16).ok()?;
     // One spelling only.
-    (digits.len() == format!("{number:x}").len() && !digits.starts_with('+')).then_some(number)
+    (digits == format!("{number:x}")).then_some(number)
 }
 
-fn put_announcement(out: &mut BytesMut, len: u64, binary: bool, sync: bool) {
+fn put_announcement(out: &mut BytesMut, len: u64, binary: bool) {
     use std::fmt::Write as _;
-    let _ = write!(out, "{}{{{len}{}}}\r\n", if binary { "~" } else { "" }, if sync { "" } else { "+" });
+    let _ = write!(out, "{}{{{len}}}\r\n", if binary { "~" } else { "" });
 }
 
 /// CANCELUPDATE names searches by the client's tags (RFC 5267 section 4.3.4): ours go out in their place.
