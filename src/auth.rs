@@ -158,19 +158,7 @@ impl Authenticator {
         let backend = &self.pools.backends()[key.backend];
         // The semaphore is never closed.
         let _turn = backend.verifications().acquire().await.expect("open semaphore");
-        let asked = async {
-            let mut connection = backend.unauthenticated().await?;
-            let outcome = match connection.log_in(&credential).await {
-                // A spare one may have been closed just then.
-                Err(OpenError::Closed | OpenError::Io(_)) => {
-                    connection = backend.fresh().await?;
-                    connection.log_in(&credential).await?
-                }
-                outcome => outcome?,
-            };
-            Ok((connection, outcome))
-        };
-        match asked.await {
+        match backend.log_in(&credential).await {
             Ok((connection, Outcome::Refused(refusal))) => {
                 backend.keep(connection);
                 if let Some(account) = self.pools.find(&key) {

@@ -269,16 +269,8 @@ impl Account {
     /// A further connection.
     async fn dial(&self) -> Result<Connection, FillError> {
         let credential = self.credential.lock().clone();
-        let mut connection = self.backend.unauthenticated().await.map_err(FillError::Open)?;
-        let outcome = match connection.log_in(&credential).await {
-            // One that had waited for long may just have been closed.
-            Err(OpenError::Closed | OpenError::Io(_)) => {
-                connection = self.backend.fresh().await.map_err(FillError::Open)?;
-                connection.log_in(&credential).await
-            }
-            outcome => outcome,
-        };
-        match outcome.map_err(FillError::Open)? {
+        let (connection, outcome) = self.backend.log_in(&credential).await.map_err(FillError::Open)?;
+        match outcome {
             Outcome::Refused(_) => {
                 self.backend.keep(connection);
                 Err(FillError::Refused)

@@ -198,11 +198,25 @@ impl Backend {
         &self.verifying
     }
 
-    /// A connection to log in on: one that is kept for that, or a new one.
+    /// Has the backend judge a credential, on a connection kept for that or a new one. The connection comes with the
+    /// outcome.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub async fn unauthenticated(self: &Arc<Self>) -> Result<Unauthenticated, OpenError> {
+    pub async fn log_in(self: &Arc<Self>, credential: &Credential) -> Result<(Unauthenticated, Outcome), OpenError> {
+        let mut connection = self.unauthenticated().await?;
+        let mut result = connection.log_in(credential).await;
+        // One that had waited for long may just have been closed.
+        if connection.kept && matches!(result, Err(OpenError::Closed | OpenError::Io(_))) {
+            connection = self.fresh().await?;
+            result = connection.log_in(credential).await;
+        }
+        self.judge(result.as_ref().err());
+        Ok((connection, result?))
+    }
+
+    /// A connection to log in on: one that is kept for that, or a new one.
+    async fn unauthenticated(self: &Arc<Self>) -> Result<Unauthenticated, OpenError> {
         while let Some(mut spare) = self.take_spare() {
             if spare.is_alive() {
                 spare.state.set(ConnectionState::Connecting);
@@ -214,10 +228,7 @@ impl Backend {
 
     /// A new connection to log in on. Who stops waiting for it does not stop the dialing: the outcome is noted, and the
     /// connection kept for the next.
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub async fn fresh(self: &Arc<Self>) -> Result<Unauthenticated, OpenError> {
+    async fn fresh(self: &Arc<Self>) -> Result<Unauthenticated, OpenError> {
         let (give, take) = oneshot::channel();
         let backend = Arc::clone(self);
         tokio::spawn(async move {
@@ -238,6 +249,7 @@ impl Backend {
         let mut spares = self.spares.lock();
         if spares.len() < self.pool.spare && spare.opened.elapsed() < SPARE_AGE {
             spare.state.set(ConnectionState::Spare);
+            spare.kept = true;
             spares.push(spare);
         }
     }
@@ -282,7 +294,7 @@ impl Backend {
     fn note(&self, error: Option<&OpenError>) {
         self.metrics.dial(error.map_or(DialResult::Ok, OpenError::result));
         let Some(error) = error else {
-            self.breaker.lock().succeeded();
+            self.breaker.lock().greeted();
             if !self.reachable.send_replace(true) {
                 info!(backend = self.config.name, "backend reached");
             }
@@ -293,8 +305,13 @@ impl Backend {
         }
         warn!(backend = self.config.name, %error, "cannot open an upstream connection");
         *self.last_error.lock() = Some(error.to_string());
+        self.judge(Some(error));
+    }
+
+    /// Has the circuit breaker learn from the end of an attempt.
+    fn judge(&self, error: Option<&OpenError>) {
         let mut breaker = self.breaker.lock();
-        if error.blames_backend() {
+        if error.is_some_and(OpenError::blames_backend) {
             breaker.failed(std::time::Instant::now(), chance());
             if breaker.is_open() {
                 self.reachable.send_replace(false);
@@ -334,6 +351,7 @@ impl Backend {
             limit: self.config.login_timeout,
             state,
             permit,
+            kept: false,
         };
         // Nobody waits longer for a connection; a turn to dial must not be held longer by a backend that is silent.
         let greeting = timeout(self.pool.checkout_timeout, connection.outcome()).await;
@@ -390,6 +408,8 @@ pub struct Unauthenticated {
     limit: Duration,
     state: StateGuard,
     permit: Permit,
+    /// It has waited for its use: the backend may have closed it.
+    kept: bool,
 }
 
 impl Unauthenticated {

@@ -34,6 +34,13 @@ impl Breaker {
         true
     }
 
+    /// The backend has greeted: the circuit closes. But until it has judged a login, too, the next failure opens it again,
+    /// for longer: some servers greet and then fall over.
+    pub fn greeted(&mut self) {
+        self.open_until = None;
+        self.probing_since = None;
+    }
+
     /// An attempt succeeded: the circuit closes.
     pub fn succeeded(&mut self) {
         *self = Self::default();
@@ -84,6 +91,22 @@ mod tests {
         assert!(breaker.try_attempt(later + 2 * MIN_WAIT));
         breaker.succeeded();
         assert!(breaker.try_attempt(later) && !breaker.is_open());
+    }
+
+    #[test]
+    fn a_greeting_alone_does_not_make_failures_forgotten() {
+        let start = Instant::now();
+        let mut breaker = Breaker::default();
+        for _ in 0..FAILURES {
+            breaker.failed(start, 1.0);
+        }
+        breaker.greeted();
+        assert!(breaker.try_attempt(start) && !breaker.is_open());
+        breaker.failed(start, 1.0);
+        assert_eq!(breaker.open_until(), Some(start + 2 * MIN_WAIT));
+        breaker.succeeded();
+        breaker.failed(start, 1.0);
+        assert!(!breaker.is_open());
     }
 
     #[test]
