@@ -52,6 +52,7 @@ pub struct Shared {
     facts: Mutex<Facts>,
     wake: Notify,
     retire: Mutex<Option<RetireReason>>,
+    budget: Arc<Budget>,
 }
 
 impl Shared {
@@ -93,6 +94,7 @@ impl Shared {
         self.resting_since.store(since, Ordering::Relaxed);
         // Not if it was closed meanwhile.
         let _ = self.state.compare_exchange(LEASED, RESTING, Ordering::AcqRel, Ordering::Acquire);
+        self.budget.rested();
     }
 }
 
@@ -200,8 +202,9 @@ impl Connection {
             facts: Mutex::new(opened.machine.facts().clone()),
             wake: Notify::new(),
             retire: Mutex::new(None),
+            budget: Arc::clone(budget),
         });
-        budget.register(&shared);
+        budget.register(opened.permit.backend(), &shared);
         let (to_task, requests) = mpsc::channel(2);
         let (replies, from_task) = mpsc::channel(1);
         let mut task = Task {
@@ -225,7 +228,6 @@ impl Connection {
             timer: Box::pin(tokio::time::sleep_until(now)),
             state: metrics.connection(ConnectionState::Active),
             metrics: Arc::clone(metrics),
-            budget: Arc::clone(budget),
             permit: opened.permit,
         };
         task.machine.handle_attach();
@@ -405,7 +407,6 @@ struct Task {
     timer: Pin<Box<Sleep>>,
     state: StateGuard,
     metrics: Arc<BackendMetrics>,
-    budget: Arc<Budget>,
     permit: Permit,
 }
 
@@ -709,7 +710,7 @@ impl Task {
     /// Tells the session, then ends the connection so that TIME_WAIT stays with the backend, or nowhere.
     async fn end(mut self, exit: Exit) {
         self.shared.state.store(CLOSED, Ordering::Release);
-        self.budget.forget(self.shared.id);
+        self.shared.budget.forget(self.shared.id);
         let reason = self.reason(&exit);
         self.metrics.retired(reason);
         debug!(connection = self.shared.id, reason = reason.as_str(), cause = ?exit, "upstream connection retired");
