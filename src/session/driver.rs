@@ -34,6 +34,8 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// A client that closed its side and still got a reply has this long to read it before the reset: on Linux it can do so
 /// afterwards, too, but other systems throw away what lies unread when a reset comes.
 const READING_GRACE: Duration = Duration::from_millis(50);
+/// How long a message of a client that has closed its side may be on offer to the backend.
+const OFFER: Duration = Duration::from_secs(2);
 /// Replies collected before they are written, in octets; what comes beyond waits with the backend.
 const MAX_QUEUED: usize = 64 * 1024;
 /// Times a command is run anew because its connection was gone.
@@ -279,7 +281,10 @@ impl Session {
 
     fn input(&mut self, read: io::Result<usize>) -> Result<(), Ended> {
         match read {
-            Ok(0) => self.machine.handle_eof(),
+            Ok(0) => {
+                self.machine.handle_eof();
+                self.last_input = Instant::now();
+            }
             Ok(_) => self.last_input = Instant::now(),
             Err(_) => return Err(Ended::ClientLost),
         }
@@ -292,6 +297,9 @@ impl Session {
             self.last_output + limits.write_timeout
         } else if !self.machine.is_authenticated() {
             self.started + limits.login_timeout
+        } else if self.machine.has_eof() && self.machine.is_offering_message() {
+            // Nobody may be there any more, and a server may wait for more of a malformed command for ever.
+            self.last_input + OFFER
         } else {
             self.last_input + limits.idle_timeout
         }
@@ -304,7 +312,8 @@ impl Session {
         if !self.output.is_empty() {
             return Err(Ended::WriteTimeout);
         }
-        if self.running.is_some() && !self.machine.is_idling() && !self.machine.is_awaiting_client() {
+        let offering = self.machine.has_eof() && self.machine.is_offering_message();
+        if self.running.is_some() && !self.machine.is_idling() && !self.machine.is_awaiting_client() && !offering {
             // The backend is at work; its own time limit holds.
             self.last_input = Instant::now();
             return Ok(());

@@ -120,7 +120,7 @@ impl Normaliser {
             return Edge { lines: vec!["+".to_owned()], capabilities: None };
         }
         if response.to_ascii_uppercase().starts_with("* ID ") {
-            return Edge { lines: vec!["* ID <its own>".to_owned()], capabilities: None };
+            return Edge { lines: Vec::new(), capabilities: None };
         }
         let counts = self.recent_counts && OPENING.contains(&self.last_verb.as_str());
         if response.ends_with(" RECENT\r\n") && !counts {
@@ -184,8 +184,10 @@ pub(crate) fn difference(name: &str, direct: &Transcript, proxied: &Transcript) 
     if direct.capabilities.len() != proxied.capabilities.len() {
         report += "capabilities: not told as often\n";
     }
-    for (direct, proxied) in direct.capabilities.iter().zip(&proxied.capabilities) {
-        report += &capability_difference(direct, proxied);
+    for (at, (direct, proxied)) in direct.capabilities.iter().zip(&proxied.capabilities).enumerate() {
+        // A greeting may tell less than CAPABILITY does (Cyrus); imapool's tells all.
+        let all = if at == 0 { format!("{direct} {proxied}") } else { direct.clone() };
+        report += &capability_difference(&all, proxied);
     }
     if report.is_empty() { None } else { Some(format!("== {name}\n{report}")) }
 }
