@@ -26,7 +26,7 @@ use super::machine::{Event, Facts, Machine, Own, ProtocolError};
 use crate::imap::frame::Literal;
 use crate::metrics::{BackendMetrics, ConnectionState, RetireReason, StateGuard};
 use crate::ports::{Budget, Permit};
-use crate::session::machine::Run;
+use crate::session::machine::{Remnant, Run};
 use crate::stream::{Ended, Stream};
 
 /// Read at a time; also what may wait unread by a slow client, twice, in octets.
@@ -302,6 +302,11 @@ impl Connection {
         let _ = self.to_task.send_item((self.lease, request));
     }
 
+    async fn send_done(&mut self) {
+        poll_fn(|cx| self.poll_ready(cx)).await;
+        self.send(Part::Octets(Bytes::from_static(b"DONE\r\n")));
+    }
+
     /// The next event; after [`FromTask::Lost`], nothing else.
     pub async fn event(&mut self) -> FromTask {
         poll_fn(|cx| self.poll_event(cx)).await
@@ -334,10 +339,14 @@ impl Connection {
         }
     }
 
-    /// Reads what is still to come for a session that is gone, within `octets` and `time`. False: not to be used again.
-    pub async fn drain(&mut self, octets: usize, time: Duration) -> bool {
+    /// Reads what is still to come for a session that is gone, within `octets` and `time`, and ends its IDLE. False: not
+    /// to be used again.
+    pub async fn drain(&mut self, remnant: Remnant, octets: usize, time: Duration) -> bool {
         let read = async {
             let mut left = octets;
+            if remnant == (Remnant::Idle { accepted: true }) {
+                self.send_done().await;
+            }
             loop {
                 match self.event().await {
                     FromTask::Data(data) => match left.checked_sub(data.len()) {
@@ -345,6 +354,8 @@ impl Connection {
                         None => return false,
                     },
                     FromTask::Done(..) => return true,
+                    // An IDLE that is refused must not be ended: the word would be taken for a command.
+                    FromTask::Continue(_) if remnant == (Remnant::Idle { accepted: false }) => self.send_done().await,
                     FromTask::Checked | FromTask::Continue(_) => {}
                     FromTask::Lost(_) => return false,
                 }
@@ -456,12 +467,11 @@ impl Task {
                 }
                 self.last_octet = Instant::now();
                 self.replied = true;
-                let followed = self.machine.handle_input(&mut self.input);
-                if followed.is_err() {
-                    // What came before the error is good.
+                if let Err(error) = self.machine.handle_input(&mut self.input) {
+                    // What came before it is owed to the session: it may be the end of a literal.
                     self.deliver().await?;
+                    return Err(Exit::Protocol(error));
                 }
-                followed.map_err(Exit::Protocol)?;
                 if self.input.is_empty() && !self.bulk {
                     self.input = BytesMut::new();
                 }
