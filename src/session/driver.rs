@@ -528,12 +528,9 @@ impl Session {
     /// TIME_WAIT comes to lie on our listening port, or, where the client was the first to close, nowhere.
     async fn finish(mut self, mut ended: Ended) {
         self.release();
-        let client_first = self.listener.config.reset_on_client_close
-            && self.stream.peer_has_closed().unwrap_or_else(|| self.machine.has_eof());
+        let owed = self.answered_eof || !self.output.is_empty();
         if matches!(ended, Ended::By(_)) {
-            if !client_first {
-                self.stream.cork();
-            }
+            self.stream.cork(true);
             if let Err(failed) = self.flush().await {
                 ended = failed;
             }
@@ -541,13 +538,17 @@ impl Session {
         let close = self.close_label(&ended);
         self.context.metrics.session_closed(close);
         debug!(client = %self.client, listener = self.listener.config.name, close = close.as_str(), "client session ended");
+        // Asked at the last moment: some clients say LOGOUT, and close their side at once.
+        let client_first = self.listener.config.reset_on_client_close
+            && self.stream.peer_has_closed().unwrap_or_else(|| self.machine.has_eof());
         match ended {
             Ended::By(_) if !client_first => {
                 self.stream.close(CLOSE_DEADLINE).await;
             }
             // If it cannot be known what was delivered, it counts whether the client could be waiting for something.
-            Ended::By(_) if self.answered_eof || self.stream.undelivered().is_some() => {
-                let grace = if self.answered_eof { READING_GRACE } else { Duration::ZERO };
+            Ended::By(_) if owed || self.stream.undelivered().is_some() => {
+                self.stream.cork(false);
+                let grace = if owed { READING_GRACE } else { Duration::ZERO };
                 self.stream.reset_when_delivered(self.context.limits.write_timeout, grace).await;
             }
             _ => self.stream.reset(),
