@@ -46,7 +46,8 @@ fn reply(line: &[u8]) {
     if let Some(range) = esearch_tag(&line[..line.len().min(CLASSIFY)]) {
         assert!(!line[range].contains(&b'"'));
     }
-    assert!(!trim_line_end(line).ends_with(b"\n") || line.ends_with(b"\n\n") || line.ends_with(b"\n\r\n"));
+    let trimmed = trim_line_end(line);
+    assert!([&b""[..], b"\r", b"\n", b"\r\n"].contains(&&line[trimmed.len()..]));
 }
 
 fn capabilities(line: &[u8]) {

@@ -697,7 +697,7 @@ fn a_line_that_is_dropped_stays_dropped_to_its_end() {
     let mut play = Play::new("IMAP4rev1");
     play.play("C: s SELECT x\nB: i0 SELECT x\nS: i0 OK\n=:  OK [selected]");
     play.machine.handle_release();
-    play.play(&format!("S; * 1 FETCH (X {{5}}\\r\\nab"));
+    play.play("S; * 1 FETCH (X {5}\\r\\nab");
     assert!(!play.machine.is_clean() && play.machine.at_line_start());
     play.machine.handle_attach();
     play.play("S: cde FLAGS ())\nC: a SELECT x\nB: i1 SELECT x\nS: i1 OK\n=:  OK [selected]");
