@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -28,7 +29,7 @@ use crate::metrics::{CheckoutResult, RetireReason};
 use crate::secret::Fingerprint;
 use crate::session::machine::Run;
 use crate::upstream::backend::{Backend, OpenError, Unauthenticated};
-use crate::upstream::connection::{Connection, FromTask};
+use crate::upstream::connection::{Connection, FromTask, Part};
 use crate::upstream::login::Outcome;
 use crate::upstream::machine::{Facts, Sticky};
 
@@ -447,7 +448,7 @@ async fn enable(connection: &mut Connection, sticky: &Sticky) -> bool {
         let text = [b"ENABLE ", &words[..]].concat().into();
         let command =
             Command { tag: Bytes::new(), name: Name::Enable, segments: vec![Segment { text, literal: None }] };
-        if connection.run(Box::new(Run { command, streams: None })).await.is_err() {
+        if connection.run(Box::new(Run { command, streams: None })).is_err() {
             return false;
         }
         loop {
@@ -497,10 +498,14 @@ impl Lease {
         }
     }
 
-    /// Reads what is still to come for a session that has gone, within the budget for that, and puts the connection to
+    /// Reads what is still to come for a session that has gone (after ending its IDLE, if that is what it did), within the budget for that, and puts the connection to
     /// rest.
-    pub async fn drain(mut self) {
+    pub async fn drain(mut self, idling: bool) {
         let (octets, time) = (self.account.config.drain_bytes, self.account.config.drain_timeout);
+        if idling {
+            poll_fn(|cx| self.poll_ready(cx)).await;
+            self.send(Part::Octets(Bytes::from_static(b"DONE\r\n")));
+        }
         if !self.drain_connection(octets, time).await
             && let Some(connection) = self.connection.take()
         {
