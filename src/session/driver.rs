@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use super::machine::{Action, Bounds, End, LoginReply, Machine, Run};
+use super::machine::{Action, Bounds, End, LoginReply, Machine, Remnant, Run};
 use crate::auth::{Authenticator, Verdict};
 use crate::config::{Limits, PlaintextLogin};
 use crate::imap::capability::Front;
@@ -31,6 +31,9 @@ use crate::upstream::machine::Sticky;
 
 /// How long a client may take to answer our FIN with its own.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+/// A client that closed its side and still got a reply has this long to read it before the reset: on Linux it can do so
+/// afterwards, too, but other systems throw away what lies unread when a reset comes.
+const READING_GRACE: Duration = Duration::from_millis(50);
 /// Replies collected before they are written, in octets; what comes beyond waits with the backend.
 const MAX_QUEUED: usize = 64 * 1024;
 /// Times a command is run anew because its connection was gone.
@@ -215,6 +218,13 @@ impl Session {
         Poll::Pending
     }
 
+    /// Queues a part for the connection that has the rest of the command; for any other it would be commands.
+    fn pass_on(&mut self, part: Part) {
+        if self.lease.is_some() {
+            self.parts.push_back(part);
+        }
+    }
+
     /// Hands on what there is of the running command, as fast as the backend takes it.
     fn poll_parts(&mut self, cx: &mut TaskContext<'_>) {
         let Some(lease) = &mut self.lease else { return self.parts.clear() };
@@ -324,8 +334,8 @@ impl Session {
                     Box::pin(self.start(run, 1)).await;
                 }
             }
-            Action::Send(octets) => self.parts.push_back(Part::Octets(octets)),
-            Action::SendSegment(text, literal) => self.parts.push_back(Part::Segment(text, literal)),
+            Action::Send(octets) => self.pass_on(Part::Octets(octets)),
+            Action::SendSegment(text, literal) => self.pass_on(Part::Segment(text, literal)),
             Action::Close(end) => return Err(Ended::By(end)),
         }
         Ok(())
@@ -377,7 +387,12 @@ impl Session {
         let Some(lease) = &self.lease else { return Err(run) };
         let name = run.command.name;
         let again = (!self.machine.is_selected()).then(|| run.clone());
-        lease.run(run)?;
+        if self.parts.is_empty() {
+            lease.run(run)?;
+        } else {
+            // The rest of a message that was refused early is still to go: the backend counts its octets.
+            self.parts.push_back(Part::Run(run));
+        }
         self.running = Some(Running { name, since: Instant::now(), again, attempts: 1 });
         Ok(())
     }
@@ -442,6 +457,8 @@ impl Session {
     }
 
     fn drop_lease(&mut self) {
+        // What had not gone to this connection means nothing to another.
+        self.parts.clear();
         if let Some(lease) = self.lease.take() {
             self.sticky = Some(lease.shared().facts().sticky);
         }
@@ -469,7 +486,8 @@ impl Session {
     }
 
     /// The connection is gone: runs the command again where that is safe, and says what happened where it is not.
-    async fn lost(&mut self, loss: Loss) -> Result<(), Ended> {
+    async fn lost(&mut self, mut loss: Loss) -> Result<(), Ended> {
+        loss.unsent |= self.parts.iter().any(|part| matches!(part, Part::Run(_)));
         self.drop_lease();
         let running = self.running.take();
         if loss.cut && running.is_some() {
@@ -512,37 +530,44 @@ impl Session {
         flushed.await.map_err(|_| Ended::WriteTimeout)?.map_err(|_| Ended::ClientLost)
     }
 
-    /// Gives back the upstream connection, then ends the client's.
+    /// Gives back the upstream connection, delivers the last words, and closes so that the client's port is free at once:
+    /// TIME_WAIT comes to lie on our listening port, or, where the client was the first to close, nowhere.
     async fn finish(mut self, mut ended: Ended) {
         self.release();
-        if matches!(ended, Ended::By(_))
-            && let Err(failed) = self.flush().await
-        {
-            ended = failed;
+        let client_first = self.listener.config.reset_on_client_close
+            && self.stream.peer_has_closed().unwrap_or_else(|| self.machine.has_eof());
+        if matches!(ended, Ended::By(_)) {
+            if !client_first {
+                self.stream.cork();
+            }
+            if let Err(failed) = self.flush().await {
+                ended = failed;
+            }
         }
         let close = self.close_label(&ended);
         self.context.metrics.session_closed(close);
         debug!(client = %self.client, listener = self.listener.config.name, close = close.as_str(), "client session ended");
-        let unasked = self.listener.config.reset_on_client_close && !self.answered_eof;
         match ended {
-            Ended::By(End::ClientClosed) if unasked => self.stream.reset(),
-            Ended::By(_) => {
+            Ended::By(_) if !client_first => {
                 self.stream.close(CLOSE_DEADLINE).await;
             }
-            Ended::ClientLost | Ended::WriteTimeout | Ended::Cut | Ended::Not => self.stream.reset(),
+            // If it cannot be known what was delivered, it counts whether the client could be waiting for something.
+            Ended::By(_) if self.answered_eof || self.stream.undelivered().is_some() => {
+                let grace = if self.answered_eof { READING_GRACE } else { Duration::ZERO };
+                self.stream.reset_when_delivered(self.context.limits.write_timeout, grace).await;
+            }
+            _ => self.stream.reset(),
         }
     }
 
     /// A connection at rest goes back to its pool; one with a reply on the way is drained first, by a task of its own.
     fn release(&mut self) {
         let Some(lease) = self.lease.take() else { return };
-        let message_cut =
-            self.machine.is_awaiting_literal() || !self.parts.is_empty() && !self.machine.is_idle_command();
-        if self.running.is_none() || message_cut {
-            return drop(lease);
+        let remnant = self.machine.remnant();
+        // What has not gone on to the backend by now never will.
+        if self.running.is_some() && remnant != Remnant::Unfinished && self.parts.is_empty() {
+            tokio::spawn(lease.drain(remnant));
         }
-        let idling = self.machine.is_idle_command();
-        tokio::spawn(lease.drain(idling));
     }
 
     fn close_label(&self, ended: &Ended) -> SessionClose {

@@ -153,6 +153,20 @@ impl Part {
     }
 }
 
+/// What a session leaves on its connection when it ends while a command runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remnant {
+    /// A reply on its way.
+    Reply,
+    /// An IDLE, to be ended by `DONE`: now, if it was accepted, else when it is.
+    Idle {
+        /// The backend has said `+`.
+        accepted: bool,
+    },
+    /// A command that only the client could have said the rest of.
+    Unfinished,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Machine {
@@ -162,8 +176,8 @@ pub struct Machine {
     actions: VecDeque<Action>,
     state: State,
     op: Op,
-    /// The command that was running when the session ended.
-    left: Option<(Name, Part)>,
+    /// Of the command that ran when the session was over.
+    remnant: Remnant,
     front: Front,
     offered: Arc<str>,
     errors: u8,
@@ -182,7 +196,7 @@ impl Machine {
             actions: VecDeque::new(),
             state: State::NotAuthenticated,
             op: Op::Ready,
-            left: None,
+            remnant: Remnant::Reply,
             front,
             offered,
             errors: 0,
@@ -230,23 +244,17 @@ impl Machine {
         matches!(self.op, Op::Running { part: Part::Done, .. })
     }
 
-    /// IDLE was sent, accepted or not, and `DONE` was not; or so it was when the session ended.
+    /// What the running command leaves on the connection when the session ends here, or has ended.
     #[must_use]
-    pub fn is_idle_command(&self) -> bool {
-        matches!(self.running(), Some((Name::Idle, Part::DoneHeld | Part::Done)))
-    }
-
-    /// A message is being given, or is about to be; or was when the session ended, and will never be complete.
-    #[must_use]
-    pub fn is_awaiting_literal(&self) -> bool {
-        matches!(self.running(), Some((_, Part::Literal { .. } | Part::LiteralHeld { .. })))
-    }
-
-    fn running(&self) -> Option<(Name, Part)> {
-        match self.op {
-            Op::Running { name, part, .. } => Some((name, part)),
-            Op::Over => self.left,
-            _ => None,
+    pub fn remnant(&self) -> Remnant {
+        match &self.op {
+            Op::Over => self.remnant,
+            Op::Running { part: Part::DoneHeld, .. } => Remnant::Idle { accepted: false },
+            Op::Running { part: Part::Done, .. } => Remnant::Idle { accepted: true },
+            Op::Running { part: Part::Literal { .. } | Part::LiteralHeld { .. } | Part::Line, .. } => {
+                Remnant::Unfinished
+            }
+            _ => Remnant::Reply,
         }
     }
 
@@ -747,7 +755,7 @@ impl Machine {
     }
 
     fn close(&mut self, end: End) {
-        self.left = self.running();
+        self.remnant = self.remnant();
         self.op = Op::Over;
         self.actions.push_back(Action::Close(end));
     }

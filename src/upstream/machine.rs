@@ -222,7 +222,7 @@ impl Machine {
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         match &self.in_flight {
-            None => false,
+            None => self.deferred.is_some(),
             Some(_) => self.streaming != Some(false) && !self.asked,
         }
     }
@@ -257,16 +257,17 @@ impl Machine {
         self.context_tags.clear();
     }
 
-    /// Sends a session's command, or holds it back until a command of ours is over. With `streams`, its last segment
+    /// Sends a session's command, or holds it back until a command of ours is over, or the rest of one that was refused is
+    /// sent. With `streams`, its last segment
     /// is followed by a literal that comes by [`Machine::handle_octets`] after [`Event::Continue`].
     pub fn handle_command(&mut self, command: Command, streams: Option<Literal>) {
-        if self.in_flight.is_some() {
+        // Within a literal whose octets are still to come, a command would count as some of them.
+        if self.in_flight.is_some() || self.streaming.is_some() {
             self.deferred = Some(Box::new((command, streams)));
             return;
         }
         let mailbox = command.selected_mailbox();
-        let selects = matches!(command.name, Name::Select | Name::Examine);
-        if self.fresh && self.facts.selected.is_some() && (!selects || command.resynchronises()) {
+        if self.fresh && self.facts.selected.is_some() && !self.selects_anew(mailbox.as_deref(), &command) {
             self.deferred = Some(Box::new((command, streams)));
             return self.handle_own(Own::Unselect);
         }
@@ -290,6 +291,14 @@ impl Machine {
             untagged_enabled: Bytes::new(),
             lingering,
         });
+    }
+
+    /// Whether the command selects the very mailbox that an earlier session has left selected: then what the backend
+    /// still says of its size and flags is true for the new session, too. Of any other mailbox it would not be.
+    fn selects_anew(&self, mailbox: Option<&[u8]>, command: &Command) -> bool {
+        // Whatever the mode, which is the first octet of the key.
+        let left = self.facts.selected.as_deref().and_then(|key| key.get(1..));
+        mailbox.and_then(|key| key.get(1..)).is_some_and(|name| left == Some(name)) && !command.resynchronises()
     }
 
     /// Writes the command under a new tag; gives the tag's number.
@@ -347,7 +356,16 @@ impl Machine {
             None => {
                 self.output.put_slice(b"\r\n");
                 self.streaming = None;
+                if self.in_flight.is_none() {
+                    self.run_deferred();
+                }
             }
+        }
+    }
+
+    fn run_deferred(&mut self) {
+        if let Some((command, streams)) = self.deferred.take().map(|deferred| *deferred) {
+            self.handle_command(command, streams);
         }
     }
 
@@ -396,34 +414,39 @@ impl Machine {
     /// more than [`MAX_WHOLE_LINE`].
     ///
     /// # Errors
-    /// The stream cannot be followed; the connection must not be used again.
+    /// The stream cannot be followed; the connection must not be used again. The events say what came before that.
     pub fn handle_input(&mut self, input: &mut BytesMut) -> Result<(), ProtocolError> {
         // Octets at the front that go to the session as they are.
         let mut passed = 0;
+        let result = self.handle_lines(input, &mut passed);
+        self.flush(input, &mut passed);
+        result
+    }
+
+    fn handle_lines(&mut self, input: &mut BytesMut, passed: &mut usize) -> Result<(), ProtocolError> {
         loop {
             match self.place {
                 Place::Literal(left) => {
-                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - passed);
-                    passed = self.pass(input, passed, take);
+                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - *passed);
+                    *passed = self.pass(input, *passed, take);
                     self.place = if left == take as u64 { Place::InLine } else { Place::Literal(left - take as u64) };
                     if left > take as u64 {
                         break;
                     }
                 }
                 Place::InLine => {
-                    let (len, ended) = self.line_rest(&input[passed..])?;
-                    passed = self.pass(input, passed, len);
+                    let (len, ended) = self.line_rest(&input[*passed..])?;
+                    *passed = self.pass(input, *passed, len);
                     if !ended {
                         break;
                     }
                 }
-                Place::LineStart => match self.line_start(input, &mut passed)? {
+                Place::LineStart => match self.line_start(input, passed)? {
                     true => {}
                     false => break,
                 },
             }
         }
-        self.flush(input, &mut passed);
         Ok(())
     }
 
@@ -619,9 +642,7 @@ impl Machine {
                 self.events.push_back(Event::Done(rest, self.facts.selected.is_some() && !self.fresh));
             }
         }
-        if let Some(deferred) = self.deferred.take() {
-            self.handle_command(deferred.0, deferred.1);
-        }
+        self.run_deferred();
         Ok(())
     }
 
