@@ -1,5 +1,7 @@
 //! A message that the backend refuses before its end: what the client still gives of it is nobody's command.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -42,7 +42,10 @@ impl Session {
                     assert!(self.running.is_none() && self.machine.is_authenticated());
                     let size: usize = run.command.segments.iter().map(|s| s.text.len()).sum();
                     let literals = run.command.segments.iter().filter_map(|s| s.literal.as_ref());
-                    assert!(size + literals.map(|(octets, _)| octets.len()).sum::<usize>() <= BOUNDS.literals + 2 * BOUNDS.line);
+                    assert!(
+                        size + literals.map(|(octets, _)| octets.len()).sum::<usize>()
+                            <= BOUNDS.literals + 2 * BOUNDS.line
+                    );
                     self.streaming = run.streams.map(|literal| literal.len);
                     self.running = Some(run);
                 }
