@@ -220,6 +220,13 @@ impl Session {
         Poll::Pending
     }
 
+    /// Queues a part for the connection that has the rest of the command; for any other it would be commands.
+    fn pass_on(&mut self, part: Part) {
+        if self.lease.is_some() {
+            self.parts.push_back(part);
+        }
+    }
+
     /// Hands on what there is of the running command, as fast as the backend takes it.
     fn poll_parts(&mut self, cx: &mut TaskContext<'_>) {
         let Some(lease) = &mut self.lease else { return self.parts.clear() };
@@ -336,8 +343,8 @@ impl Session {
                     Box::pin(self.start(run, 1)).await;
                 }
             }
-            Action::Send(octets) => self.parts.push_back(Part::Octets(octets)),
-            Action::SendSegment(text, literal) => self.parts.push_back(Part::Segment(text, literal)),
+            Action::Send(octets) => self.pass_on(Part::Octets(octets)),
+            Action::SendSegment(text, literal) => self.pass_on(Part::Segment(text, literal)),
             Action::Close(end) => return Err(Ended::By(end)),
         }
         Ok(())
@@ -389,7 +396,12 @@ impl Session {
         let Some(lease) = &self.lease else { return Err(run) };
         let name = run.command.name;
         let again = (!self.machine.is_selected()).then(|| run.clone());
-        lease.run(run)?;
+        if self.parts.is_empty() {
+            lease.run(run)?;
+        } else {
+            // The rest of a message that was refused early is still to go: the backend counts its octets.
+            self.parts.push_back(Part::Run(run));
+        }
         self.running = Some(Running { name, since: Instant::now(), again, attempts: 1 });
         Ok(())
     }
@@ -454,6 +466,8 @@ impl Session {
     }
 
     fn drop_lease(&mut self) {
+        // What had not gone to this connection means nothing to another.
+        self.parts.clear();
         if let Some(lease) = self.lease.take() {
             self.sticky = Some(lease.shared().facts().sticky);
         }
@@ -481,7 +495,8 @@ impl Session {
     }
 
     /// The connection is gone: runs the command again where that is safe, and says what happened where it is not.
-    async fn lost(&mut self, loss: Loss) -> Result<(), Ended> {
+    async fn lost(&mut self, mut loss: Loss) -> Result<(), Ended> {
+        loss.unsent |= self.parts.iter().any(|part| matches!(part, Part::Run(_)));
         self.drop_lease();
         let running = self.running.take();
         if loss.cut && running.is_some() {
