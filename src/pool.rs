@@ -5,7 +5,7 @@
 //! holds neither, so that it can be retired to make room. A checkout takes what deadpool gives and exchanges it for
 //! the connection at rest that fits best: the wanted mailbox selected, the wanted state enabled.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +28,7 @@ use crate::metrics::{CheckoutResult, RetireReason};
 use crate::secret::Fingerprint;
 use crate::session::machine::{Remnant, Run};
 use crate::upstream::backend::{Backend, OpenError, Unauthenticated};
-use crate::upstream::connection::{Connection, FromTask};
+use crate::upstream::connection::{Connection, FromTask, Part};
 use crate::upstream::login::Outcome;
 use crate::upstream::machine::{Facts, Sticky};
 
@@ -447,7 +447,7 @@ async fn enable(connection: &mut Connection, sticky: &Sticky) -> bool {
         let text = [b"ENABLE ", &words[..]].concat().into();
         let command =
             Command { tag: Bytes::new(), name: Name::Enable, segments: vec![Segment { text, literal: None }] };
-        if connection.run(Box::new(Run { command, streams: None })).await.is_err() {
+        if connection.run(Box::new(Run { command, streams: None })).is_err() {
             return false;
         }
         loop {
@@ -497,11 +497,11 @@ impl Lease {
         }
     }
 
-    /// Reads what is still to come for a session that has gone, within the budget for that, and puts the connection to
-    /// rest.
-    pub async fn drain(mut self, remnant: Remnant) {
+    /// Says the rest of what a session said that has gone, ends its IDLE, and reads what is still to come, within the
+    /// budget for that; then puts the connection to rest.
+    pub async fn drain(mut self, remnant: Remnant, parts: VecDeque<Part>) {
         let (octets, time) = (self.account.config.drain_bytes, self.account.config.drain_timeout);
-        if !self.deref_mut().drain(remnant, octets, time).await
+        if !self.deref_mut().drain(remnant, parts, octets, time).await
             && let Some(connection) = self.connection.take()
         {
             connection.retire(RetireReason::DrainBudget);

@@ -26,7 +26,7 @@ use crate::metrics::{CommandLabel, Metrics, SessionClose};
 use crate::pool::{Account, CheckoutError, Lease, Want};
 use crate::stream::Stream;
 use crate::upstream::backend::Backend;
-use crate::upstream::connection::{FromTask, Loss, poll_read_with};
+use crate::upstream::connection::{FromTask, Loss, Part, poll_read_with};
 use crate::upstream::machine::Sticky;
 
 /// How long a client may take to answer our FIN with its own.
@@ -68,6 +68,7 @@ pub async fn run(stream: Stream, client: ClientAddr, listener: Arc<ListenerConte
         running: None,
         output: VecDeque::new(),
         queued: 0,
+        parts: VecDeque::new(),
         started: now,
         last_input: now,
         last_output: now,
@@ -133,6 +134,8 @@ struct Session {
     running: Option<Running>,
     output: VecDeque<Bytes>,
     queued: usize,
+    /// Of the running command, on their way to the backend.
+    parts: VecDeque<Part>,
     started: Instant,
     last_input: Instant,
     last_output: Instant,
@@ -202,12 +205,24 @@ impl Session {
         if let Poll::Ready(written) = self.poll_write(cx) {
             return Poll::Ready(Wake::Output(written));
         }
-        if self.machine.wants_input() {
+        self.poll_parts(cx);
+        // No more of a message is read than goes on to the backend.
+        if self.parts.is_empty() && self.machine.wants_input() {
             let machine = &mut self.machine;
             let read = poll_read_with(&mut self.stream, cx, |octets| machine.handle_input(octets));
             return read.map(Wake::Input);
         }
         Poll::Pending
+    }
+
+    /// Hands on what there is of the running command, as fast as the backend takes it.
+    fn poll_parts(&mut self, cx: &mut TaskContext<'_>) {
+        let Some(lease) = &mut self.lease else { return self.parts.clear() };
+        while !self.parts.is_empty() && lease.poll_ready(cx).is_ready() {
+            if let Some(part) = self.parts.pop_front() {
+                lease.send(part);
+            }
+        }
     }
 
     /// Ready with what was written; pending when there is nothing to write, too.
@@ -309,16 +324,8 @@ impl Session {
                     Box::pin(self.start(run, 1)).await;
                 }
             }
-            Action::Send(octets) => {
-                if let Some(lease) = &self.lease {
-                    lease.send(octets).await;
-                }
-            }
-            Action::SendSegment(text, literal) => {
-                if let Some(lease) = &self.lease {
-                    lease.send_segment(text, literal).await;
-                }
-            }
+            Action::Send(octets) => self.parts.push_back(Part::Octets(octets)),
+            Action::SendSegment(text, literal) => self.parts.push_back(Part::Segment(text, literal)),
             Action::Close(end) => return Err(Ended::By(end)),
         }
         Ok(())
@@ -370,7 +377,7 @@ impl Session {
         let Some(lease) = &self.lease else { return Err(run) };
         let name = run.command.name;
         let again = (!self.machine.is_selected()).then(|| run.clone());
-        lease.try_run(run)?;
+        lease.run(run)?;
         self.running = Some(Running { name, since: Instant::now(), again, attempts: 1 });
         Ok(())
     }
@@ -386,7 +393,7 @@ impl Session {
             }
             let Some(lease) = &self.lease else { return };
             let again = (!self.machine.is_selected()).then(|| command.clone());
-            match lease.run(command).await {
+            match lease.run(command) {
                 Ok(()) => self.running = Some(Running { name, since, again, attempts }),
                 Err(unsent) if !self.machine.is_selected() && attempts < MAX_ATTEMPTS => {
                     attempts += 1;
@@ -464,15 +471,20 @@ impl Session {
     /// The connection is gone: runs the command again where that is safe, and says what happened where it is not.
     async fn lost(&mut self, loss: Loss) -> Result<(), Ended> {
         self.drop_lease();
-        let Some(running) = self.running.take() else {
+        let running = self.running.take();
+        if loss.cut && running.is_some() {
+            return Err(Ended::Cut);
+        }
+        if let Some(text) = loss.bye.filter(|_| self.machine.is_selected()) {
+            self.machine.handle_bye(&text);
+            return Ok(());
+        }
+        let Some(running) = running else {
             if self.machine.is_selected() {
                 self.machine.handle_lost("");
             }
             return Ok(());
         };
-        if loss.cut {
-            return Err(Ended::Cut);
-        }
         let repeatable = loss.unsent || (loss.unanswered && running.name.repeatable());
         match running.again {
             Some(run) if repeatable && running.attempts < MAX_ATTEMPTS => {
@@ -526,7 +538,7 @@ impl Session {
         let Some(lease) = self.lease.take() else { return };
         let remnant = self.machine.remnant();
         if self.running.is_some() && remnant != Remnant::Unfinished {
-            tokio::spawn(lease.drain(remnant));
+            tokio::spawn(lease.drain(remnant, std::mem::take(&mut self.parts)));
         }
     }
 

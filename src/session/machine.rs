@@ -372,6 +372,11 @@ impl Machine {
         }
     }
 
+    /// The backend has ended the connection of the selected mailbox, with these words: so does the session.
+    pub fn handle_bye(&mut self, text: &[u8]) {
+        self.bye(&String::from_utf8_lossy(text), End::UpstreamLost);
+    }
+
     /// The backend no longer accepts the login: ends the session.
     pub fn handle_revoked(&mut self) {
         self.handle_lost("NO [AUTHENTICATIONFAILED] The mail server no longer accepts this login.");
@@ -488,19 +493,20 @@ impl Machine {
         }
     }
 
+    /// Collects a literal, unless the command gets too big by it. `total`: octets of the command so far, without the
+    /// last line's.
     fn collect(&mut self, command: Command, literal: Literal, total: u64) {
-        let total = total.saturating_add(literal.len);
-        if total > self.bounds.literals as u64 {
+        let line = command.segments.last().map_or(0, |last| last.text.len() as u64);
+        let total = total.saturating_add(line).saturating_add(literal.len);
+        let most = (self.bounds.line + self.bounds.literals) as u64;
+        if literal.len > self.bounds.literals as u64 || total > most {
             self.skip_literal(literal);
-            if literal.sync {
-                return self.no(&command.tag, "[TOOBIG] Literal too big");
-            }
+            self.no(&command.tag, "[TOOBIG] Literal too big");
             // What a client is about to send unasked has to be read to be thrown away: only so much of it.
-            if total > self.bounds.literals as u64 * 16 {
-                self.no(&command.tag, "[TOOBIG] Literal too big");
-                return self.bye("[TOOBIG] Literal too big", End::ProtocolError);
+            if !literal.sync && total > most * 16 {
+                self.bye("[TOOBIG] Literal too big", End::ProtocolError);
             }
-            return self.no(&command.tag, "[TOOBIG] Literal too big");
+            return;
         }
         if literal.sync {
             self.write(Bytes::from_static(b"+ OK\r\n"));
@@ -542,6 +548,10 @@ impl Machine {
     /// A whole command.
     fn command(&mut self, command: Command) {
         match (command.name, self.state) {
+            (Name::Capability | Name::Logout | Name::Noop | Name::StartTls, _) if !command.arguments().at_end() => {
+                self.bad(&command.tag, "This command takes no arguments.");
+            }
+            (Name::Id, _) if !is_id_list(&command) => self.bad(&command.tag, "ID takes NIL or a list of strings."),
             (Name::Capability, _) => {
                 self.write(format!("* CAPABILITY {}\r\n", self.offered));
                 self.ok(&command.tag, "Capability completed.");
@@ -650,7 +660,7 @@ impl Machine {
             self.offered.split(' ').any(|word| word.strip_prefix("AUTH=") == Some(mechanism.name()))
         };
         let Some(mechanism) = Mechanism::parse(name).filter(offered) else {
-            return self.no(&command.tag, "[CANNOT] Mechanism not available.");
+            return self.no(&command.tag, "Mechanism not available.");
         };
         let mut exchange = Exchange::new(mechanism);
         let initial = arguments.word();
@@ -720,6 +730,14 @@ impl Machine {
         self.op = Op::Over;
         self.actions.push_back(Action::Close(end));
     }
+}
+
+/// Whether the arguments are those of ID: `NIL`, or strings and NIL in parentheses (RFC 2971 section 3.1).
+fn is_id_list(command: &Command) -> bool {
+    let mut arguments = command.arguments();
+    let Some(first) = arguments.word() else { return false };
+    (first.eq_ignore_ascii_case(b"NIL") && arguments.at_end())
+        || (first.starts_with(b"(") && command.segments.last().is_some_and(|last| last.text.ends_with(b")")))
 }
 
 /// A tagged reply (or, with `*` for a tag, an untagged one).

@@ -5,6 +5,7 @@
 //! took over its handle; the task itself never stops half-way through a reply.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -19,11 +20,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, Sleep};
 use tokio_util::io::poll_read_buf;
+use tokio_util::sync::PollSender;
 use tracing::{debug, info};
 
 use super::machine::{Event, Facts, Machine, Own, ProtocolError};
 use crate::imap::frame::Literal;
-use crate::imap::response::Status;
 use crate::metrics::{BackendMetrics, ConnectionState, RetireReason, StateGuard};
 use crate::ports::{Budget, Permit};
 use crate::session::machine::{Remnant, Run};
@@ -123,8 +124,17 @@ pub enum FromTask {
     Lost(Loss),
 }
 
+/// A further part of a running command.
+#[derive(Debug)]
+pub enum Part {
+    /// Octets of a literal, `DONE`, or a line, as they are.
+    Octets(Bytes),
+    /// The text after a streamed literal, without line end, and perhaps a further literal.
+    Segment(Bytes, Option<Literal>),
+}
+
 /// How a connection was lost, for whoever used it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loss {
     /// No octet of the command in flight was sent: it can be run elsewhere.
     pub unsent: bool,
@@ -132,6 +142,8 @@ pub struct Loss {
     pub unanswered: bool,
     /// A line or a literal was cut: nothing sensible can be said to the client any more.
     pub cut: bool,
+    /// What the backend said with its BYE.
+    pub bye: Option<Bytes>,
 }
 
 /// How the task of a connection treats it.
@@ -168,7 +180,7 @@ pub struct Opened {
 #[derive(Debug)]
 pub struct Connection {
     shared: Arc<Shared>,
-    to_task: mpsc::Sender<(u32, ToTask)>,
+    to_task: PollSender<(u32, ToTask)>,
     from_task: mpsc::Receiver<(u32, FromTask)>,
     /// Which use of the connection this is: what belongs to an earlier one is not for this one's ears.
     lease: u32,
@@ -219,7 +231,7 @@ impl Connection {
         };
         task.machine.handle_attach();
         tokio::spawn(task.run());
-        Self { shared, to_task, from_task, lease: 0, rested_for: Duration::ZERO }
+        Self { shared, to_task: PollSender::new(to_task), from_task, lease: 0, rested_for: Duration::ZERO }
     }
 
     /// See [`Shared`].
@@ -253,36 +265,40 @@ impl Connection {
         if !self.shared.reusable.load(Ordering::Acquire) || self.shared.is_closed() {
             return false;
         }
-        let told = self.to_task.try_send((self.lease, ToTask::Release)).is_ok();
+        let told = self.try_tell(ToTask::Release).is_ok();
         self.shared.rest();
         told
     }
 
-    /// Runs a command; false: the connection is gone, and nothing was sent.
-    pub async fn run(&self, run: Box<Run>) -> Result<(), Box<Run>> {
-        match self.to_task.send((self.lease, ToTask::Run(run))).await {
-            Err(mpsc::error::SendError((_, ToTask::Run(run)))) => Err(run),
+    /// Runs a command, or gives it back, unsent: the connection is gone, or does not even take requests.
+    pub fn run(&self, run: Box<Run>) -> Result<(), Box<Run>> {
+        match self.try_tell(ToTask::Run(run)) {
+            Err(ToTask::Run(run)) => Err(run),
             _ => Ok(()),
         }
     }
 
-    /// Like [`Connection::run`], if that needs no waiting.
-    pub fn try_run(&self, run: Box<Run>) -> Result<(), Box<Run>> {
+    fn try_tell(&self, request: ToTask) -> Result<(), ToTask> {
         use mpsc::error::TrySendError::{Closed, Full};
-        match self.to_task.try_send((self.lease, ToTask::Run(run))) {
-            Err(Full((_, ToTask::Run(run))) | Closed((_, ToTask::Run(run)))) => Err(run),
-            _ => Ok(()),
-        }
+        let Some(to_task) = self.to_task.get_ref() else { return Err(request) };
+        to_task.try_send((self.lease, request)).map_err(|error| match error {
+            Full((_, request)) | Closed((_, request)) => request,
+        })
     }
 
-    /// Sends further octets of the running command. What comes of it is told by the next event.
-    pub async fn send(&self, octets: Bytes) {
-        let _ = self.to_task.send((self.lease, ToTask::Octets(octets))).await;
+    /// Room for one more [`Part`] of the running command.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // A task that is gone takes nothing: the next event tells.
+        self.to_task.poll_reserve(cx).map(drop)
     }
 
-    /// Sends what follows a streamed literal. What comes of it is told by the next event.
-    pub async fn send_segment(&self, text: Bytes, literal: Option<Literal>) {
-        let _ = self.to_task.send((self.lease, ToTask::Segment(text, literal))).await;
+    /// Sends it; only after [`Connection::poll_ready`]. What comes of it is told by the next event.
+    pub fn send(&mut self, part: Part) {
+        let request = match part {
+            Part::Octets(octets) => ToTask::Octets(octets),
+            Part::Segment(text, literal) => ToTask::Segment(text, literal),
+        };
+        let _ = self.to_task.send_item((self.lease, request));
     }
 
     /// The next event; after [`FromTask::Lost`], nothing else.
@@ -298,14 +314,14 @@ impl Connection {
                 Some((_, FromTask::Lost(loss))) => Poll::Ready(FromTask::Lost(loss)),
                 Some(_) => continue,
                 // The task has died without a word: whatever was asked of it has an unknown outcome.
-                None => Poll::Ready(FromTask::Lost(Loss { unsent: false, unanswered: false, cut: true })),
+                None => Poll::Ready(FromTask::Lost(Loss { unsent: false, unanswered: false, cut: true, bye: None })),
             };
         }
     }
 
     /// Whether it still answers, asked by NOOP.
     pub async fn check(&mut self) -> bool {
-        if self.to_task.send((self.lease, ToTask::Check)).await.is_err() {
+        if self.try_tell(ToTask::Check).is_err() {
             return false;
         }
         loop {
@@ -317,14 +333,15 @@ impl Connection {
         }
     }
 
-    /// Reads what is still to come for a session that is gone, within `octets` and `time`, and ends its IDLE. False: not
-    /// to be used again.
-    pub async fn drain(&mut self, remnant: Remnant, octets: usize, time: Duration) -> bool {
-        const DONE: Bytes = Bytes::from_static(b"DONE\r\n");
+    /// For a session that is gone: sends what it had said of its command, ends its IDLE, and reads what is still to come,
+    /// within `octets` and `time`. False: not to be used again.
+    pub async fn drain(&mut self, remnant: Remnant, parts: VecDeque<Part>, octets: usize, time: Duration) -> bool {
+        let done = || Part::Octets(Bytes::from_static(b"DONE\r\n"));
         let read = async {
             let mut left = octets;
-            if remnant == (Remnant::Idle { accepted: true }) {
-                self.send(DONE).await;
+            let idles = (remnant == Remnant::Idle { accepted: true }).then(done);
+            for part in parts.into_iter().chain(idles) {
+                self.send_when_ready(part).await;
             }
             loop {
                 match self.event().await {
@@ -333,8 +350,10 @@ impl Connection {
                         None => return false,
                     },
                     FromTask::Done(..) => return true,
-                    // An IDLE that is refused must not be ended: the word would be taken for a command.
-                    FromTask::Continue(_) if remnant == (Remnant::Idle { accepted: false }) => self.send(DONE).await,
+                    // Not before it is accepted: after a refusal the word would be taken for a command.
+                    FromTask::Continue(_) if remnant == Remnant::Idle { accepted: false } => {
+                        self.send_when_ready(done()).await;
+                    }
                     FromTask::Checked | FromTask::Continue(_) => {}
                     FromTask::Lost(_) => return false,
                 }
@@ -343,9 +362,15 @@ impl Connection {
         tokio::time::timeout(time, read).await.unwrap_or(false)
     }
 
+    async fn send_when_ready(&mut self, part: Part) {
+        poll_fn(|cx| self.poll_ready(cx)).await;
+        self.send(part);
+    }
+
     /// Ends it, for this reason.
     pub fn retire(self, reason: RetireReason) {
-        let _ = self.to_task.try_send((self.lease, ToTask::Retire(reason)));
+        // Where there is no room for it, the dropped handle says as much.
+        let _ = self.try_tell(ToTask::Retire(reason));
     }
 }
 
@@ -394,8 +419,10 @@ struct Task {
 enum Exit {
     /// In an orderly way: LOGOUT.
     Retire(RetireReason),
-    /// The backend closed, after a BYE or not.
+    /// The backend closed.
     ServerClosed,
+    /// The backend said BYE, with this text.
+    Bye(Bytes),
     /// Its handle was dropped.
     Abandoned,
     Protocol(ProtocolError),
@@ -435,6 +462,7 @@ impl Task {
                     return Err(Exit::ServerClosed);
                 }
                 self.sent = true;
+                self.last_octet = Instant::now();
                 let _ = self.output.split_to(written);
             }
             Wake::Read(read) => {
@@ -507,7 +535,9 @@ impl Task {
             Phase::Resting { unselect, noop } => Some(unselect.unwrap_or(noop).min(noop).min(self.retires_at())),
             Phase::Own(deadline) => Some(deadline),
             // Clients idle as long as they like: TCP's keepalive watches over the backend then.
-            Phase::Leased if self.machine.is_waiting() => Some(self.last_octet + self.timing.reply_timeout),
+            Phase::Leased if self.machine.is_waiting() || !self.output.is_empty() => {
+                Some(self.last_octet + self.timing.reply_timeout)
+            }
             Phase::Leased => None,
         }
     }
@@ -614,13 +644,13 @@ impl Task {
                     self.publish();
                     FromTask::Done(Bytes::new(), rest, selected)
                 }
-                Event::OwnDone(own, status) => match self.own_done(own, status)? {
+                Event::OwnDone(own, well) => match self.own_done(own, well)? {
                     Some(told) => told,
                     None => continue,
                 },
                 Event::Bye(text) => {
                     info!(connection = self.shared.id, text = %String::from_utf8_lossy(&text), "backend said goodbye");
-                    return Err(Exit::ServerClosed);
+                    return Err(Exit::Bye(text));
                 }
             };
             self.tell(told).await?;
@@ -628,8 +658,8 @@ impl Task {
         Ok(())
     }
 
-    fn own_done(&mut self, own: Own, status: Status) -> Result<Option<FromTask>, Exit> {
-        if self.machine.spoiled().is_some() || (own == Own::Noop && status != Status::Ok) {
+    fn own_done(&mut self, own: Own, well: bool) -> Result<Option<FromTask>, Exit> {
+        if !well {
             return Err(Exit::Retire(RetireReason::FailedCheck));
         }
         *self.shared.facts.lock() = self.machine.facts().clone();
@@ -688,13 +718,14 @@ impl Task {
         let reason = self.reason(&exit);
         self.metrics.retired(reason);
         debug!(connection = self.shared.id, reason = reason.as_str(), cause = ?exit, "upstream connection retired");
-        let mut loss = Loss { unsent: !self.sent, unanswered: !self.replied, cut: !self.machine.at_line_start() };
+        let bye = if let Exit::Bye(text) = &exit { Some(text.clone()) } else { None };
+        let mut loss = Loss { unsent: !self.sent, unanswered: !self.replied, cut: !self.machine.at_line_start(), bye };
         // A command that was never looked at was not sent either.
         self.requests.close();
         while let Ok((lease, request)) = self.requests.try_recv() {
             if let ToTask::Run(_) = request {
                 self.lease = lease;
-                loss = Loss { unsent: true, unanswered: true, cut: false };
+                loss = Loss { unsent: true, unanswered: true, cut: false, bye: None };
             }
         }
         let orderly =
@@ -712,7 +743,7 @@ impl Task {
     fn reason(&self, exit: &Exit) -> RetireReason {
         match exit {
             Exit::Retire(reason) => *reason,
-            Exit::ServerClosed => RetireReason::ServerClosed,
+            Exit::ServerClosed | Exit::Bye(_) => RetireReason::ServerClosed,
             Exit::Abandoned if self.machine.spoiled().is_some() => RetireReason::Sticky,
             Exit::Abandoned if !self.machine.is_clean() => RetireReason::Unclean,
             Exit::Abandoned => RetireReason::Shutdown,

@@ -107,8 +107,8 @@ pub enum Event {
     Continue(Bytes),
     /// The session's command is over: ` OK …` with line end, and whether a mailbox is selected now.
     Done(Bytes, bool),
-    /// A command of ours is over, well or not.
-    OwnDone(Own, Status),
+    /// A command of ours is over, and whether it did what it is for.
+    OwnDone(Own, bool),
     /// `* BYE …`: the text after BYE. The connection will take no further command.
     Bye(Bytes),
 }
@@ -124,7 +124,6 @@ enum InFlight {
         untagged_enabled: Bytes,
         /// A mailbox of an earlier session was still selected.
         lingering: bool,
-        had_literal: bool,
     },
 }
 
@@ -154,6 +153,8 @@ pub struct Machine {
     held: VecDeque<(Bytes, Bytes)>,
     /// The session's literal may be sent when the backend asks for it (`true`), or is being sent (`false`).
     streaming: Option<bool>,
+    /// IDLE was accepted, and not ended.
+    idles: bool,
     /// A session waits for this command; ours goes first.
     deferred: Option<Box<(Command, Option<Literal>)>>,
     attached: bool,
@@ -182,6 +183,7 @@ impl Machine {
             in_flight: None,
             held: VecDeque::new(),
             streaming: None,
+            idles: false,
             deferred: None,
             attached: false,
             fresh: true,
@@ -216,8 +218,8 @@ impl Machine {
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         match &self.in_flight {
-            Some(InFlight::Session { name: Name::Idle, .. }) | None => false,
-            Some(_) => self.streaming != Some(false),
+            None => false,
+            Some(_) => self.streaming != Some(false) && !self.idles,
         }
     }
 
@@ -276,7 +278,6 @@ impl Machine {
             self.context_tags.push((tag_number, command.tag.clone()));
         }
         self.in_flight = Some(InFlight::Session {
-            had_literal: command.has_literal() || streams.is_some(),
             tag: command.tag,
             name: command.name,
             mailbox,
@@ -295,54 +296,31 @@ impl Machine {
     }
 
     /// Writes the command under a new tag; gives the tag's number.
+    ///
+    /// Literals go out only when the backend asks for them, whatever the client did: a server that stops to understand a
+    /// command before its literal takes the literal's octets for commands (Dovecot and Cyrus both do).
     fn begin(&mut self, command: &Command, streams: Option<Literal>) -> u64 {
         let number = self.put_tag();
-        // A server that does not know a command may take its literal's octets for commands: let it ask for them.
-        let ask = command.name == Name::Other || !self.non_sync();
-        let mut asked = false;
         for (at, segment) in command.segments.iter().enumerate() {
-            let last = at + 1 == command.segments.len();
             let mut text = BytesMut::new();
-            let target = if asked { &mut text } else { &mut self.output };
+            let target = if at == 0 { &mut self.output } else { &mut text };
             put_segment_text(target, segment, command.name == Name::CancelUpdate, &self.context_tags);
             match (&segment.literal, streams) {
-                (Some((octets, binary)), _) => put_announcement(target, octets.len() as u64, *binary, ask),
-                (None, Some(literal)) if last => {
-                    let sync = ask || literal.sync;
-                    put_announcement(target, literal.len, literal.binary, sync);
+                (Some((octets, binary)), _) => put_announcement(target, octets.len() as u64, *binary),
+                (None, Some(literal)) if at + 1 == command.segments.len() => {
+                    put_announcement(target, literal.len, literal.binary);
                 }
                 (None, _) => target.put_slice(b"\r\n"),
             }
-            if asked && let Some(held) = self.held.back_mut() {
+            if let Some(held) = self.held.back_mut().filter(|_| at > 0) {
                 held.1 = text.freeze();
             }
             if let Some((octets, _)) = &segment.literal {
-                if ask {
-                    asked = true;
-                    self.held.push_back((octets.clone(), Bytes::new()));
-                } else {
-                    self.output.put_slice(octets);
-                }
+                self.held.push_back((octets.clone(), Bytes::new()));
             }
         }
-        if let Some(literal) = streams {
-            self.start_streaming(literal);
-        }
+        self.streaming = streams.map(|_| true);
         number
-    }
-
-    /// Whether a literal may be sent without being asked for.
-    fn non_sync(&self) -> bool {
-        self.capabilities.has("LITERAL+")
-    }
-
-    fn start_streaming(&mut self, literal: Literal) {
-        if literal.sync || !self.non_sync() {
-            self.streaming = Some(true);
-        } else {
-            self.streaming = Some(false);
-            self.events.push_back(Event::Continue(Bytes::new()));
-        }
     }
 
     fn put_tag(&mut self) -> u64 {
@@ -355,6 +333,7 @@ impl Machine {
 
     /// Further octets of the session's command, as they are.
     pub fn handle_octets(&mut self, octets: &[u8]) {
+        self.idles = false;
         self.output.extend_from_slice(octets);
     }
 
@@ -363,14 +342,10 @@ impl Machine {
         self.output.put_slice(text);
         match literal {
             Some(literal) => {
-                let sync = literal.sync || !self.non_sync();
-                put_announcement(&mut self.output, literal.len, literal.binary, sync);
-                if self.in_flight.is_some() {
-                    self.start_streaming(literal);
-                } else {
-                    // Refused already: what the backend makes of a further literal is anybody's guess.
-                    self.closing = true;
-                }
+                put_announcement(&mut self.output, literal.len, literal.binary);
+                self.streaming = Some(true);
+                // Refused already: what the backend makes of a further literal is anybody's guess.
+                self.closing |= self.in_flight.is_none();
             }
             None => {
                 self.output.put_slice(b"\r\n");
@@ -384,9 +359,7 @@ impl Machine {
         self.put_tag();
         match own {
             Own::Noop => self.output.put_slice(b"NOOP\r\n"),
-            Own::Unselect if self.capabilities.has("UNSELECT") || self.capabilities.has("IMAP4rev2") => {
-                self.output.put_slice(b"UNSELECT\r\n");
-            }
+            Own::Unselect if self.has_unselect() => self.output.put_slice(b"UNSELECT\r\n"),
             // A failed EXAMINE leaves nothing selected (RFC 9051 section 6.3.3).
             Own::Unselect => self.output.put_slice(b"EXAMINE \"imapool/no/such/mailbox\"\r\n"),
             Own::Logout => {
@@ -608,6 +581,7 @@ impl Machine {
         } else if !matches!(&self.in_flight, Some(InFlight::Session { name: Name::Idle | Name::Other, .. })) {
             return Err(ProtocolError::Continuation);
         }
+        self.idles = matches!(&self.in_flight, Some(InFlight::Session { name: Name::Idle, .. }));
         self.events.push_back(Event::Continue(line.clone()));
         Ok(())
     }
@@ -623,6 +597,7 @@ impl Machine {
             return Err(ProtocolError::BadStatus);
         }
         self.held.clear();
+        self.idles = false;
         // Refused before it was asked for: it will not be sent.
         if self.streaming == Some(true) {
             self.streaming = None;
@@ -642,20 +617,23 @@ impl Machine {
     }
 
     fn own_done(&mut self, own: Own, status: Status) {
+        let wanted = match own {
+            Own::Unselect if !self.has_unselect() => Status::No,
+            _ => Status::Ok,
+        };
         if own == Own::Unselect {
-            let left = if self.capabilities.has("UNSELECT") { Status::Ok } else { Status::No };
             self.facts.selected = None;
-            if status != left {
-                self.spoiled = Some("mailbox could not be unselected");
-            }
         }
-        self.events.push_back(Event::OwnDone(own, status));
+        self.events.push_back(Event::OwnDone(own, status == wanted));
+    }
+
+    fn has_unselect(&self) -> bool {
+        self.capabilities.has("UNSELECT") || self.capabilities.has("IMAP4rev2")
     }
 
     /// What the command has left behind.
     fn session_done(&mut self, in_flight: InFlight, reply: &StatusReply<'_>) {
-        let InFlight::Session { name, mailbox, sticky, untagged_enabled, had_literal, lingering, .. } = in_flight
-        else {
+        let InFlight::Session { name, mailbox, sticky, untagged_enabled, lingering, .. } = in_flight else {
             return;
         };
         let ok = reply.status == Status::Ok;
@@ -684,10 +662,6 @@ impl Machine {
         }
         if let Some(sticky) = sticky.filter(|_| reply.status != Status::Bad) {
             self.facts.sticky = Arc::new(sticky);
-        }
-        // A server that could not parse a command may have taken its literal for something else.
-        if had_literal && reply.status == Status::Bad {
-            self.spoiled = Some("literal refused as malformed");
         }
     }
 }
@@ -729,9 +703,9 @@ fn own_tag_number(tag: &[u8]) -> Option<u64> {
     (digits.len() == format!("{number:x}").len() && !digits.starts_with('+')).then_some(number)
 }
 
-fn put_announcement(out: &mut BytesMut, len: u64, binary: bool, sync: bool) {
+fn put_announcement(out: &mut BytesMut, len: u64, binary: bool) {
     use std::fmt::Write as _;
-    let _ = write!(out, "{}{{{len}{}}}\r\n", if binary { "~" } else { "" }, if sync { "" } else { "+" });
+    let _ = write!(out, "{}{{{len}}}\r\n", if binary { "~" } else { "" });
 }
 
 /// CANCELUPDATE names searches by the client's tags (RFC 5267 section 4.3.4): ours go out in their place.

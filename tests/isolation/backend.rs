@@ -129,7 +129,7 @@ impl Connection {
     /// A line without its end; meanwhile does what is due.
     async fn line(&mut self) -> Result<Vec<u8>, Over> {
         loop {
-            if let Some(end) = self.input.iter().position(|octet| *octet == b'\n') {
+            if let Some(end) = memchr::memchr(b'\n', &self.input) {
                 let mut line = self.input.split_to(end + 1).to_vec();
                 line.truncate(end.saturating_sub(usize::from(line[..end].ends_with(b"\r"))));
                 return Ok(line);
