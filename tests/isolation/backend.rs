@@ -197,6 +197,9 @@ impl Connection {
     async fn log_in(&mut self, command: &Command) -> Result<(), Over> {
         let tag = &command.tag;
         let verb = words(&command.text).nth(1).unwrap_or_default().to_ascii_uppercase();
+        if verb == b"CAPABILITY" {
+            return self.capability(tag).await;
+        }
         let (account, secret) = match &verb[..] {
             b"LOGIN" => {
                 let text = &command.text[tag.len() + " LOGIN ".len()..];
@@ -228,6 +231,11 @@ impl Connection {
         self.say(&format!("{tag} OK [CAPABILITY {capabilities}] welcome x{}\r\n", self.id)).await
     }
 
+    async fn capability(&mut self, tag: &str) -> Result<(), Over> {
+        let capabilities = self.traits.capabilities();
+        self.say(&format!("* CAPABILITY {capabilities}\r\n{tag} OK x{}\r\n", self.id)).await
+    }
+
     async fn refuse(&mut self, tag: &str, account: usize) -> Result<(), Over> {
         let marker = Marker::Account { account, connection: self.id };
         self.say(&format!("{tag} NO [AUTHENTICATIONFAILED] refused {}\r\n", marker.text())).await
@@ -237,7 +245,11 @@ impl Connection {
         let verb = String::from_utf8_lossy(words(&command.text).nth(1).unwrap_or_default()).to_ascii_uppercase();
         let Some(token) = Token::find(&command.text) else { return self.answer_unmarked(command, &verb, account).await };
         self.watch(command, &verb, token, account);
-        let plan = Plan::of(token.seed);
+        let mut plan = Plan::of(token.seed);
+        if verb == "XASK" && plan.fault == Fault::Continuation {
+            // For a command that nobody knows, it is none.
+            plan.fault = Fault::None;
+        }
         let Token { session, command: index, .. } = token;
         let mut reply = Reply { out: Vec::new(), session, command: index, account, connection: self.id, part: 0 };
         if plan.news_before {
@@ -259,6 +271,9 @@ impl Connection {
     /// Commands without a token: ENABLE, and those of the proxy itself.
     async fn answer_unmarked(&mut self, command: &Command, verb: &str, account: usize) -> Result<(), Over> {
         let tag = &command.tag;
+        if verb == "CAPABILITY" {
+            return self.capability(tag).await;
+        }
         let mut out = Vec::new();
         if self.rng.chance(300) {
             self.news(&mut out);
