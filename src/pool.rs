@@ -5,8 +5,9 @@
 //! holds neither, so that it can be retired to make room. A checkout takes what deadpool gives and exchanges it for
 //! the connection at rest that fits best: the wanted mailbox selected, the wanted state enabled.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fmt;
+use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -26,7 +27,7 @@ use crate::imap::command::{Command, Name, Segment};
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::{CheckoutResult, RetireReason};
 use crate::secret::Fingerprint;
-use crate::session::machine::{Remnant, Run};
+use crate::session::machine::Run;
 use crate::upstream::backend::{Backend, OpenError, Unauthenticated};
 use crate::upstream::connection::{Connection, FromTask, Part};
 use crate::upstream::login::Outcome;
@@ -497,15 +498,23 @@ impl Lease {
         }
     }
 
-    /// Says the rest of what a session said that has gone, ends its IDLE, and reads what is still to come, within the
-    /// budget for that; then puts the connection to rest.
-    pub async fn drain(mut self, remnant: Remnant, parts: VecDeque<Part>) {
+    /// Reads what is still to come for a session that has gone (after ending its IDLE, if that is what it did), within the budget for that, and puts the connection to
+    /// rest.
+    pub async fn drain(mut self, idling: bool) {
         let (octets, time) = (self.account.config.drain_bytes, self.account.config.drain_timeout);
-        if !self.deref_mut().drain(remnant, parts, octets, time).await
+        if idling {
+            poll_fn(|cx| self.poll_ready(cx)).await;
+            self.send(Part::Octets(Bytes::from_static(b"DONE\r\n")));
+        }
+        if !self.drain_connection(octets, time).await
             && let Some(connection) = self.connection.take()
         {
             connection.retire(RetireReason::DrainBudget);
         }
+    }
+
+    async fn drain_connection(&mut self, octets: usize, time: Duration) -> bool {
+        self.deref_mut().drain(octets, time).await
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use super::machine::{Action, Bounds, End, LoginReply, Machine, Remnant, Run};
+use super::machine::{Action, Bounds, End, LoginReply, Machine, Run};
 use crate::auth::{Authenticator, Verdict};
 use crate::config::{Limits, PlaintextLogin};
 use crate::imap::capability::Front;
@@ -536,10 +536,13 @@ impl Session {
     /// A connection at rest goes back to its pool; one with a reply on the way is drained first, by a task of its own.
     fn release(&mut self) {
         let Some(lease) = self.lease.take() else { return };
-        let remnant = self.machine.remnant();
-        if self.running.is_some() && remnant != Remnant::Unfinished {
-            tokio::spawn(lease.drain(remnant, std::mem::take(&mut self.parts)));
+        let message_cut =
+            self.machine.is_awaiting_literal() || !self.parts.is_empty() && !self.machine.is_idle_command();
+        if self.running.is_none() || message_cut {
+            return drop(lease);
         }
+        let idling = self.machine.is_idle_command();
+        tokio::spawn(lease.drain(idling));
     }
 
     fn close_label(&self, ended: &Ended) -> SessionClose {

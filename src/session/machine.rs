@@ -18,12 +18,18 @@ use crate::imap::sasl::{Credential, Exchange, Mechanism, SaslError, Step};
 pub struct Bounds {
     /// Of one line.
     pub line: usize,
-    /// Of all literals of one command together, but for the message of an APPEND.
+    /// Of all literals of one command together and the text between them, but for the message of an APPEND.
     pub literals: usize,
 }
 
 /// Malformed commands in a row after which a session is ended.
 const MAX_ERRORS: u8 = 20;
+
+/// Octets of pipelined commands after which no more are read while a command runs.
+const MAX_PIPELINED: usize = 4096;
+
+/// What a part of a collected command counts for at least, in octets: literals of no octets cost memory, too.
+const SEGMENT_COST: u64 = 128;
 
 /// Longest line of a SASL exchange, in octets: tokens of OAuth are some kilobytes.
 const MAX_SASL_LINE: usize = 64 * 1024;
@@ -140,18 +146,11 @@ enum Part {
     Line,
 }
 
-/// What a session leaves on its connection when it ends while a command runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Remnant {
-    /// A reply on its way.
-    Reply,
-    /// An IDLE, to be ended by `DONE`: now, if it was accepted, else when it is.
-    Idle {
-        /// The backend has said `+`.
-        accepted: bool,
-    },
-    /// A command that only the client could have said the rest of.
-    Unfinished,
+impl Part {
+    /// Whether what the client sends now belongs to the running command.
+    fn takes_input(self) -> bool {
+        matches!(self, Self::Literal { .. } | Self::Done | Self::Line)
+    }
 }
 
 /// See the module.
@@ -163,8 +162,8 @@ pub struct Machine {
     actions: VecDeque<Action>,
     state: State,
     op: Op,
-    /// Of the command that ran when the session was over.
-    remnant: Remnant,
+    /// The command that was running when the session ended.
+    left: Option<(Name, Part)>,
     front: Front,
     offered: Arc<str>,
     errors: u8,
@@ -183,7 +182,7 @@ impl Machine {
             actions: VecDeque::new(),
             state: State::NotAuthenticated,
             op: Op::Ready,
-            remnant: Remnant::Reply,
+            left: None,
             front,
             offered,
             errors: 0,
@@ -212,10 +211,10 @@ impl Machine {
         !self.eof
             && match self.op {
                 Op::Over | Op::StartingTls => false,
-                Op::Running { part: Part::Literal { .. }, .. } | Op::Ready | Op::Collecting { .. } | Op::Discarding => {
-                    true
-                }
-                _ => self.input.len() < 4096,
+                Op::LoggingIn { .. } => self.input.len() < MAX_PIPELINED,
+                Op::Running { part, .. } if !part.takes_input() => self.input.len() < MAX_PIPELINED,
+                // What is read is taken off the buffer, or is the start of one line, which has a bound of its own.
+                _ => true,
             }
     }
 
@@ -231,17 +230,23 @@ impl Machine {
         matches!(self.op, Op::Running { part: Part::Done, .. })
     }
 
-    /// What the running command leaves on the connection when the session ends here, or has ended.
+    /// IDLE was sent, accepted or not, and `DONE` was not; or so it was when the session ended.
     #[must_use]
-    pub fn remnant(&self) -> Remnant {
-        match &self.op {
-            Op::Over => self.remnant,
-            Op::Running { part: Part::DoneHeld, .. } => Remnant::Idle { accepted: false },
-            Op::Running { part: Part::Done, .. } => Remnant::Idle { accepted: true },
-            Op::Running { part: Part::Literal { .. } | Part::LiteralHeld { .. } | Part::Line, .. } => {
-                Remnant::Unfinished
-            }
-            _ => Remnant::Reply,
+    pub fn is_idle_command(&self) -> bool {
+        matches!(self.running(), Some((Name::Idle, Part::DoneHeld | Part::Done)))
+    }
+
+    /// A message is being given, or is about to be; or was when the session ended, and will never be complete.
+    #[must_use]
+    pub fn is_awaiting_literal(&self) -> bool {
+        matches!(self.running(), Some((_, Part::Literal { .. } | Part::LiteralHeld { .. })))
+    }
+
+    fn running(&self) -> Option<(Name, Part)> {
+        match self.op {
+            Op::Running { name, part, .. } => Some((name, part)),
+            Op::Over => self.left,
+            _ => None,
         }
     }
 
@@ -352,7 +357,8 @@ impl Machine {
                 self.decoder.cancel_literal();
                 self.op = Op::Ready;
             }
-            _ => self.op = Op::Ready,
+            _ if self.decoder.at_command_start() => self.op = Op::Ready,
+            _ => self.op = Op::Discarding,
         }
         self.actions.push_back(Action::Write(line.freeze()));
     }
@@ -407,7 +413,7 @@ impl Machine {
     fn needs_client(&self) -> bool {
         match self.op {
             Op::Ready | Op::Collecting { .. } | Op::Sasl { .. } | Op::Discarding | Op::Refusing { .. } => true,
-            Op::Running { part, .. } => matches!(part, Part::Literal { .. } | Part::Done | Part::Line),
+            Op::Running { part, .. } => part.takes_input(),
             Op::LoggingIn { .. } | Op::StartingTls | Op::Over => false,
         }
     }
@@ -420,9 +426,7 @@ impl Machine {
                 self.bye("[UNAVAILABLE] Server shutting down", End::Drain);
                 return true;
             }
-            Op::Running { part: Part::Nothing | Part::NotDone | Part::LiteralHeld { .. } | Part::DoneHeld, .. } => {
-                return false;
-            }
+            Op::Running { part, .. } if !part.takes_input() => return false,
             _ => {}
         }
         let max_line = if matches!(self.op, Op::Sasl { .. }) { MAX_SASL_LINE } else { self.bounds.line };
@@ -442,7 +446,12 @@ impl Machine {
                 self.next_line(command, literal.freeze(), binary, total, line)
             }
             Op::Sasl { tag, exchange } => self.sasl_line(tag, exchange, &line),
-            Op::Refusing { tag, reply } => self.write(reply_line(&tag, &reply)),
+            Op::Refusing { tag, reply } => {
+                if let Some(literal) = line.literal {
+                    self.skip_literal(literal);
+                }
+                self.write(reply_line(&tag, &reply));
+            }
             Op::Running { tag, name, part } => self.running_line(tag, name, part, line),
             Op::Discarding => self.discarded_line(line),
             op @ (Op::LoggingIn { .. } | Op::StartingTls | Op::Over) => self.op = op,
@@ -493,13 +502,11 @@ impl Machine {
         }
     }
 
-    /// Collects a literal, unless the command gets too big by it. `total`: octets of the command so far, without the
-    /// last line's.
+    /// Collects a literal, unless the command gets too big by it; `total` is its size without the literal.
     fn collect(&mut self, command: Command, literal: Literal, total: u64) {
-        let line = command.segments.last().map_or(0, |last| last.text.len() as u64);
-        let total = total.saturating_add(line).saturating_add(literal.len);
-        let most = (self.bounds.line + self.bounds.literals) as u64;
-        if literal.len > self.bounds.literals as u64 || total > most {
+        let total = total.saturating_add(literal.len);
+        let most = self.bounds.literals as u64;
+        if total > most {
             self.skip_literal(literal);
             self.no(&command.tag, "[TOOBIG] Literal too big");
             // What a client is about to send unasked has to be read to be thrown away: only so much of it.
@@ -520,7 +527,10 @@ impl Machine {
         }
         command.segments.push(Segment { text: line.text, literal: None });
         match line.literal {
-            Some(literal) => self.collect(command, literal, total),
+            Some(literal) => {
+                let text = command.segments.last().map_or(0, |last| last.text.len() as u64);
+                self.collect(command, literal, total.saturating_add(text).saturating_add(SEGMENT_COST));
+            }
             None => self.command(command),
         }
     }
@@ -536,7 +546,9 @@ impl Machine {
     fn unframed(&mut self, error: FrameError) {
         let tag = match &self.op {
             Op::Collecting { command, .. } => command.tag.clone(),
-            Op::Sasl { tag, .. } | Op::Running { tag, .. } => tag.clone(),
+            Op::Sasl { tag, .. } | Op::Refusing { tag, .. } => tag.clone(),
+            // Unless its reply was given already.
+            Op::Running { tag, part, .. } if *part != (Part::Literal { answered: true }) => tag.clone(),
             _ => Bytes::from_static(b"*"),
         };
         let code = if error == FrameError::TooLong { "[TOOBIG] " } else { "" };
@@ -603,10 +615,19 @@ impl Machine {
             }
             Part::Done => {
                 self.actions.push_back(Action::Send(Bytes::from_static(b"DONE\r\n")));
-                if let Some(literal) = line.literal {
-                    self.skip_literal(literal);
+                if line.literal.is_some_and(|literal| literal.sync) {
+                    self.decoder.cancel_literal();
                 }
-                if line.text.eq_ignore_ascii_case(b"DONE") { Part::Nothing } else { Part::NotDone }
+                if line.literal.is_none() && line.text.eq_ignore_ascii_case(b"DONE") {
+                    Part::Nothing
+                } else {
+                    Part::NotDone
+                }
+            }
+            // Whether the backend would take it for a literal depends on a command that is not known.
+            _ if line.literal.is_some() => {
+                self.op = Op::Running { tag, name, part };
+                return self.unframed(FrameError::LiteralPlace);
             }
             _ => {
                 let mut octets = BytesMut::from(&line.text[..]);
@@ -726,7 +747,7 @@ impl Machine {
     }
 
     fn close(&mut self, end: End) {
-        self.remnant = self.remnant();
+        self.left = self.running();
         self.op = Op::Over;
         self.actions.push_back(Action::Close(end));
     }

@@ -5,7 +5,6 @@
 //! took over its handle; the task itself never stops half-way through a reply.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -27,7 +26,7 @@ use super::machine::{Event, Facts, Machine, Own, ProtocolError};
 use crate::imap::frame::Literal;
 use crate::metrics::{BackendMetrics, ConnectionState, RetireReason, StateGuard};
 use crate::ports::{Budget, Permit};
-use crate::session::machine::{Remnant, Run};
+use crate::session::machine::Run;
 use crate::stream::{Ended, Stream};
 
 /// Read at a time; also what may wait unread by a slow client, twice, in octets.
@@ -333,16 +332,10 @@ impl Connection {
         }
     }
 
-    /// For a session that is gone: sends what it had said of its command, ends its IDLE, and reads what is still to come,
-    /// within `octets` and `time`. False: not to be used again.
-    pub async fn drain(&mut self, remnant: Remnant, parts: VecDeque<Part>, octets: usize, time: Duration) -> bool {
-        let done = || Part::Octets(Bytes::from_static(b"DONE\r\n"));
+    /// Reads what is still to come for a session that is gone, within `octets` and `time`. False: not to be used again.
+    pub async fn drain(&mut self, octets: usize, time: Duration) -> bool {
         let read = async {
             let mut left = octets;
-            let idles = (remnant == Remnant::Idle { accepted: true }).then(done);
-            for part in parts.into_iter().chain(idles) {
-                self.send_when_ready(part).await;
-            }
             loop {
                 match self.event().await {
                     FromTask::Data(data) => match left.checked_sub(data.len()) {
@@ -350,21 +343,12 @@ impl Connection {
                         None => return false,
                     },
                     FromTask::Done(..) => return true,
-                    // Not before it is accepted: after a refusal the word would be taken for a command.
-                    FromTask::Continue(_) if remnant == Remnant::Idle { accepted: false } => {
-                        self.send_when_ready(done()).await;
-                    }
                     FromTask::Checked | FromTask::Continue(_) => {}
                     FromTask::Lost(_) => return false,
                 }
             }
         };
         tokio::time::timeout(time, read).await.unwrap_or(false)
-    }
-
-    async fn send_when_ready(&mut self, part: Part) {
-        poll_fn(|cx| self.poll_ready(cx)).await;
-        self.send(part);
     }
 
     /// Ends it, for this reason.
@@ -471,11 +455,12 @@ impl Task {
                 }
                 self.last_octet = Instant::now();
                 self.replied = true;
-                if let Err(error) = self.machine.handle_input(&mut self.input) {
-                    // What came before it is owed to the session: it may be the end of a literal.
+                let followed = self.machine.handle_input(&mut self.input);
+                if followed.is_err() {
+                    // What came before the error is good.
                     self.deliver().await?;
-                    return Err(Exit::Protocol(error));
                 }
+                followed.map_err(Exit::Protocol)?;
                 if self.input.is_empty() && !self.bulk {
                     self.input = BytesMut::new();
                 }

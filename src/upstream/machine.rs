@@ -139,6 +139,9 @@ enum Place {
 /// Octets of a long line held back while its end is looked for: an announcement has at most 23.
 const TAIL: usize = 32;
 
+/// Digits of a literal's size, leading zeros included.
+const MAX_DIGITS: usize = 20;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Machine {
@@ -153,8 +156,9 @@ pub struct Machine {
     held: VecDeque<(Bytes, Bytes)>,
     /// The session's literal may be sent when the backend asks for it (`true`), or is being sent (`false`).
     streaming: Option<bool>,
-    /// IDLE was accepted, and not ended.
-    idles: bool,
+    /// The backend has asked for more than literals (IDLE's `DONE`, or whatever an unknown command needs), and has not
+    /// got it yet.
+    asked: bool,
     /// A session waits for this command; ours goes first.
     deferred: Option<Box<(Command, Option<Literal>)>>,
     attached: bool,
@@ -183,7 +187,7 @@ impl Machine {
             in_flight: None,
             held: VecDeque::new(),
             streaming: None,
-            idles: false,
+            asked: false,
             deferred: None,
             attached: false,
             fresh: true,
@@ -219,7 +223,7 @@ impl Machine {
     pub fn is_waiting(&self) -> bool {
         match &self.in_flight {
             None => false,
-            Some(_) => self.streaming != Some(false) && !self.idles,
+            Some(_) => self.streaming != Some(false) && !self.asked,
         }
     }
 
@@ -232,7 +236,7 @@ impl Machine {
     /// Between two lines of the backend, so that a line of ours to the client breaks nothing.
     #[must_use]
     pub fn at_line_start(&self) -> bool {
-        self.place == Place::LineStart
+        self.place == Place::LineStart || self.dropping
     }
 
     /// Why no later session may have this connection, if so.
@@ -261,7 +265,8 @@ impl Machine {
             return;
         }
         let mailbox = command.selected_mailbox();
-        if self.fresh && self.facts.selected.is_some() && !self.selects_anew(mailbox.as_deref(), &command) {
+        let selects = matches!(command.name, Name::Select | Name::Examine);
+        if self.fresh && self.facts.selected.is_some() && (!selects || command.resynchronises()) {
             self.deferred = Some(Box::new((command, streams)));
             return self.handle_own(Own::Unselect);
         }
@@ -285,14 +290,6 @@ impl Machine {
             untagged_enabled: Bytes::new(),
             lingering,
         });
-    }
-
-    /// Whether the command selects the very mailbox that an earlier session has left selected: then what the backend
-    /// still says of its size and flags is true for the new session, too. Of any other mailbox it would not be.
-    fn selects_anew(&self, mailbox: Option<&[u8]>, command: &Command) -> bool {
-        // Whatever the mode, which is the first octet of the key.
-        let left = self.facts.selected.as_deref().and_then(|key| key.get(1..));
-        mailbox.and_then(|key| key.get(1..)).is_some_and(|name| left == Some(name)) && !command.resynchronises()
     }
 
     /// Writes the command under a new tag; gives the tag's number.
@@ -333,7 +330,7 @@ impl Machine {
 
     /// Further octets of the session's command, as they are.
     pub fn handle_octets(&mut self, octets: &[u8]) {
-        self.idles = false;
+        self.asked = false;
         self.output.extend_from_slice(octets);
     }
 
@@ -399,39 +396,34 @@ impl Machine {
     /// more than [`MAX_WHOLE_LINE`].
     ///
     /// # Errors
-    /// The stream cannot be followed; the connection must not be used again. The events say what came before that.
+    /// The stream cannot be followed; the connection must not be used again.
     pub fn handle_input(&mut self, input: &mut BytesMut) -> Result<(), ProtocolError> {
         // Octets at the front that go to the session as they are.
         let mut passed = 0;
-        let result = self.handle_lines(input, &mut passed);
-        self.flush(input, &mut passed);
-        result
-    }
-
-    fn handle_lines(&mut self, input: &mut BytesMut, passed: &mut usize) -> Result<(), ProtocolError> {
         loop {
             match self.place {
                 Place::Literal(left) => {
-                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - *passed);
-                    *passed = self.pass(input, *passed, take);
+                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - passed);
+                    passed = self.pass(input, passed, take);
                     self.place = if left == take as u64 { Place::InLine } else { Place::Literal(left - take as u64) };
                     if left > take as u64 {
                         break;
                     }
                 }
                 Place::InLine => {
-                    let (len, ended) = self.line_rest(&input[*passed..])?;
-                    *passed = self.pass(input, *passed, len);
+                    let (len, ended) = self.line_rest(&input[passed..])?;
+                    passed = self.pass(input, passed, len);
                     if !ended {
                         break;
                     }
                 }
-                Place::LineStart => match self.line_start(input, passed)? {
+                Place::LineStart => match self.line_start(input, &mut passed)? {
                     true => {}
                     false => break,
                 },
             }
         }
+        self.flush(input, &mut passed);
         Ok(())
     }
 
@@ -461,6 +453,13 @@ impl Machine {
         };
         self.scanned = 0;
         let text = trim_line_end(&rest[..=at]);
+        // So many digits that the brace before them may be out of sight already.
+        if text
+            .strip_suffix(b"}")
+            .is_some_and(|t| t.iter().rev().take_while(|b| b.is_ascii_digit()).count() > MAX_DIGITS)
+        {
+            return Err(ProtocolError::Literal);
+        }
         self.place = match trailing_literal(text).map_err(|_| ProtocolError::Literal)? {
             Some((_, literal)) if literal.sync => Place::Literal(literal.len),
             _ => Place::LineStart,
@@ -479,19 +478,24 @@ impl Machine {
             self.scanned = rest.len();
             return Ok(false);
         }
-        let kind = classify(&rest[..end.unwrap_or(rest.len())]);
+        let len = end.unwrap_or(rest.len());
+        // By the same octets however the line was cut on its way here.
+        let kind = classify(&rest[..len.min(CLASSIFY)]);
         if !kind.needs_whole_line() {
             self.scanned = 0;
             self.dropping = self.drops(kind);
             self.place = Place::InLine;
             if kind == Kind::Esearch && !self.dropping {
-                self.retag(input, passed);
+                self.retag(input, passed, len.min(CLASSIFY));
             }
             return Ok(true);
         }
+        if len > MAX_WHOLE_LINE {
+            return Err(ProtocolError::TooLong);
+        }
         let Some(end) = end else {
             self.scanned = rest.len();
-            return if rest.len() > MAX_WHOLE_LINE { Err(ProtocolError::TooLong) } else { Ok(false) };
+            return Ok(false);
         };
         self.scanned = 0;
         if matches!(kind, Kind::Status(Status::Ok | Status::No | Status::Bad)) && self.passes_status(&rest[..end]) {
@@ -511,7 +515,10 @@ impl Machine {
         }
         match &self.in_flight {
             Some(InFlight::Own(_)) => self.fresh,
-            Some(InFlight::Session { lingering, .. }) => *lingering && kind == Kind::MessageNews,
+            // None of these is part of the reply to a SELECT.
+            Some(InFlight::Session { lingering, .. }) => {
+                *lingering && matches!(kind, Kind::MessageNews | Kind::Esearch)
+            }
             // Between commands, a session that has selected nothing is told nothing of mailboxes.
             None => self.fresh && self.facts.selected.is_some(),
         }
@@ -525,9 +532,10 @@ impl Machine {
         !closes_other && !reply.has_code("CAPABILITY") && !self.drops(Kind::Data)
     }
 
-    /// Passes on the start of an ESEARCH reply with the client's tag in place of ours.
-    fn retag(&mut self, input: &mut BytesMut, passed: &mut usize) {
-        let Some(range) = esearch_tag(&input[*passed..]) else { return };
+    /// Passes on the start of an ESEARCH reply with the client's tag in place of ours, which stands within the first
+    /// `len` octets.
+    fn retag(&mut self, input: &mut BytesMut, passed: &mut usize, len: usize) {
+        let Some(range) = esearch_tag(&input[*passed..*passed + len]) else { return };
         let Some(tag) = self.client_tag(&input[*passed..][range.clone()]).map(Bytes::copy_from_slice) else { return };
         self.flush(input, passed);
         let mut head = input.split_to(range.end);
@@ -580,8 +588,9 @@ impl Machine {
             self.streaming = Some(false);
         } else if !matches!(&self.in_flight, Some(InFlight::Session { name: Name::Idle | Name::Other, .. })) {
             return Err(ProtocolError::Continuation);
+        } else {
+            self.asked = true;
         }
-        self.idles = matches!(&self.in_flight, Some(InFlight::Session { name: Name::Idle, .. }));
         self.events.push_back(Event::Continue(line.clone()));
         Ok(())
     }
@@ -597,7 +606,7 @@ impl Machine {
             return Err(ProtocolError::BadStatus);
         }
         self.held.clear();
-        self.idles = false;
+        self.asked = false;
         // Refused before it was asked for: it will not be sent.
         if self.streaming == Some(true) {
             self.streaming = None;
@@ -700,7 +709,7 @@ fn own_tag_number(tag: &[u8]) -> Option<u64> {
     let digits = std::str::from_utf8(tag.strip_prefix(b"i")?).ok()?;
     let number = u64::from_str_radix(digits, 16).ok()?;
     // One spelling only.
-    (digits.len() == format!("{number:x}").len() && !digits.starts_with('+')).then_some(number)
+    (digits == format!("{number:x}")).then_some(number)
 }
 
 fn put_announcement(out: &mut BytesMut, len: u64, binary: bool) {
