@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -27,9 +26,9 @@ use crate::imap::command::{Command, Name, Segment};
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::{CheckoutResult, RetireReason};
 use crate::secret::Fingerprint;
-use crate::session::machine::Run;
+use crate::session::machine::{IdleLacks, Run};
 use crate::upstream::backend::{Backend, OpenError, Unauthenticated};
-use crate::upstream::connection::{Connection, FromTask, Part};
+use crate::upstream::connection::{Connection, FromTask};
 use crate::upstream::login::Outcome;
 use crate::upstream::machine::{Facts, Sticky};
 
@@ -498,23 +497,15 @@ impl Lease {
         }
     }
 
-    /// Reads what is still to come for a session that has gone (after ending its IDLE, if that is what it did), within the budget for that, and puts the connection to
-    /// rest.
-    pub async fn drain(mut self, idling: bool) {
+    /// Reads what is still to come for a session that has gone, after ending its IDLE, if that is what it did, within the
+    /// budget for that, and puts the connection to rest.
+    pub async fn drain(mut self, idle: IdleLacks) {
         let (octets, time) = (self.account.config.drain_bytes, self.account.config.drain_timeout);
-        if idling {
-            poll_fn(|cx| self.poll_ready(cx)).await;
-            self.send(Part::Octets(Bytes::from_static(b"DONE\r\n")));
-        }
-        if !self.drain_connection(octets, time).await
+        if !self.deref_mut().drain(idle, octets, time).await
             && let Some(connection) = self.connection.take()
         {
             connection.retire(RetireReason::DrainBudget);
         }
-    }
-
-    async fn drain_connection(&mut self, octets: usize, time: Duration) -> bool {
-        self.deref_mut().drain(octets, time).await
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use super::machine::{Action, Bounds, End, LoginReply, Machine, Run};
+use super::machine::{Action, Bounds, End, IdleLacks, LoginReply, Machine, Run};
 use crate::auth::{Authenticator, Verdict};
 use crate::config::{Limits, PlaintextLogin};
 use crate::imap::capability::Front;
@@ -536,13 +536,11 @@ impl Session {
     /// A connection at rest goes back to its pool; one with a reply on the way is drained first, by a task of its own.
     fn release(&mut self) {
         let Some(lease) = self.lease.take() else { return };
-        let message_cut =
-            self.machine.is_awaiting_literal() || !self.parts.is_empty() && !self.machine.is_idle_command();
-        if self.running.is_none() || message_cut {
-            return drop(lease);
+        let idle = self.machine.idle_lacks();
+        let message_cut = self.machine.is_awaiting_literal() || !self.parts.is_empty() && idle == IdleLacks::Nothing;
+        if self.running.is_some() && !message_cut {
+            tokio::spawn(lease.drain(idle));
         }
-        let idling = self.machine.is_idle_command();
-        tokio::spawn(lease.drain(idling));
     }
 
     fn close_label(&self, ended: &Ended) -> SessionClose {

@@ -146,6 +146,17 @@ enum Part {
     Line,
 }
 
+/// What has to come before an IDLE's tagged reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdleLacks {
+    /// Nothing; or it is no IDLE.
+    Nothing,
+    /// `DONE`.
+    Done,
+    /// The backend's `+`, and then `DONE`; or a refusal, and no `DONE`: that would be taken for a command.
+    Acceptance,
+}
+
 impl Part {
     /// Whether what the client sends now belongs to the running command.
     fn takes_input(self) -> bool {
@@ -230,10 +241,14 @@ impl Machine {
         matches!(self.op, Op::Running { part: Part::Done, .. })
     }
 
-    /// IDLE was sent, accepted or not, and `DONE` was not; or so it was when the session ended.
+    /// What the running command's IDLE lacks, if it is one, or if it was one when the session ended.
     #[must_use]
-    pub fn is_idle_command(&self) -> bool {
-        matches!(self.running(), Some((Name::Idle, Part::DoneHeld | Part::Done)))
+    pub fn idle_lacks(&self) -> IdleLacks {
+        match self.running() {
+            Some((Name::Idle, Part::DoneHeld)) => IdleLacks::Acceptance,
+            Some((Name::Idle, Part::Done)) => IdleLacks::Done,
+            _ => IdleLacks::Nothing,
+        }
     }
 
     /// A message is being given, or is about to be; or was when the session ended, and will never be complete.
@@ -366,7 +381,8 @@ impl Machine {
     /// The running command cannot be run, or its outcome will never be known: `reply` is the tagged reply's text. When
     /// a mailbox was selected, the session ends.
     pub fn handle_lost(&mut self, reply: &str) {
-        let lost = self.is_selected();
+        // A line that the client was asked for would be taken for a command.
+        let lost = self.is_selected() || matches!(self.op, Op::Running { part: Part::Line, .. });
         if matches!(self.op, Op::Running { .. }) {
             self.handle_done(format!(" {reply}\r\n").as_bytes(), false);
         }

@@ -26,7 +26,7 @@ use super::machine::{Event, Facts, Machine, Own, ProtocolError};
 use crate::imap::frame::Literal;
 use crate::metrics::{BackendMetrics, ConnectionState, RetireReason, StateGuard};
 use crate::ports::{Budget, Permit};
-use crate::session::machine::Run;
+use crate::session::machine::{IdleLacks, Run};
 use crate::stream::{Ended, Stream};
 
 /// Read at a time; also what may wait unread by a slow client, twice, in octets.
@@ -333,9 +333,12 @@ impl Connection {
     }
 
     /// Reads what is still to come for a session that is gone, within `octets` and `time`. False: not to be used again.
-    pub async fn drain(&mut self, octets: usize, time: Duration) -> bool {
+    pub async fn drain(&mut self, idle: IdleLacks, octets: usize, time: Duration) -> bool {
         let read = async {
             let mut left = octets;
+            if idle == IdleLacks::Done {
+                self.end_idle().await;
+            }
             loop {
                 match self.event().await {
                     FromTask::Data(data) => match left.checked_sub(data.len()) {
@@ -343,12 +346,18 @@ impl Connection {
                         None => return false,
                     },
                     FromTask::Done(..) => return true,
+                    FromTask::Continue(_) if idle == IdleLacks::Acceptance => self.end_idle().await,
                     FromTask::Checked | FromTask::Continue(_) => {}
                     FromTask::Lost(_) => return false,
                 }
             }
         };
         tokio::time::timeout(time, read).await.unwrap_or(false)
+    }
+
+    async fn end_idle(&mut self) {
+        poll_fn(|cx| self.poll_ready(cx)).await;
+        self.send(Part::Octets(Bytes::from_static(b"DONE\r\n")));
     }
 
     /// Ends it, for this reason.

@@ -265,8 +265,7 @@ impl Machine {
             return;
         }
         let mailbox = command.selected_mailbox();
-        let selects = matches!(command.name, Name::Select | Name::Examine);
-        if self.fresh && self.facts.selected.is_some() && (!selects || command.resynchronises()) {
+        if self.fresh && self.facts.selected.is_some() && !self.selects_anew(mailbox.as_deref(), &command) {
             self.deferred = Some(Box::new((command, streams)));
             return self.handle_own(Own::Unselect);
         }
@@ -290,6 +289,14 @@ impl Machine {
             untagged_enabled: Bytes::new(),
             lingering,
         });
+    }
+
+    /// Whether the command selects the very mailbox that an earlier session has left selected: then what the backend
+    /// still says of its size and flags is true for the new session, too. Of any other mailbox it would not be.
+    fn selects_anew(&self, mailbox: Option<&[u8]>, command: &Command) -> bool {
+        // Whatever the mode, which is the first octet of the key.
+        let left = self.facts.selected.as_deref().and_then(|key| key.get(1..));
+        mailbox.and_then(|key| key.get(1..)).is_some_and(|name| left == Some(name)) && !command.resynchronises()
     }
 
     /// Writes the command under a new tag; gives the tag's number.
@@ -400,30 +407,35 @@ impl Machine {
     pub fn handle_input(&mut self, input: &mut BytesMut) -> Result<(), ProtocolError> {
         // Octets at the front that go to the session as they are.
         let mut passed = 0;
+        let result = self.handle_lines(input, &mut passed);
+        self.flush(input, &mut passed);
+        result
+    }
+
+    fn handle_lines(&mut self, input: &mut BytesMut, passed: &mut usize) -> Result<(), ProtocolError> {
         loop {
             match self.place {
                 Place::Literal(left) => {
-                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - passed);
-                    passed = self.pass(input, passed, take);
+                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - *passed);
+                    *passed = self.pass(input, *passed, take);
                     self.place = if left == take as u64 { Place::InLine } else { Place::Literal(left - take as u64) };
                     if left > take as u64 {
                         break;
                     }
                 }
                 Place::InLine => {
-                    let (len, ended) = self.line_rest(&input[passed..])?;
-                    passed = self.pass(input, passed, len);
+                    let (len, ended) = self.line_rest(&input[*passed..])?;
+                    *passed = self.pass(input, *passed, len);
                     if !ended {
                         break;
                     }
                 }
-                Place::LineStart => match self.line_start(input, &mut passed)? {
+                Place::LineStart => match self.line_start(input, passed)? {
                     true => {}
                     false => break,
                 },
             }
         }
-        self.flush(input, &mut passed);
         Ok(())
     }
 

@@ -15,7 +15,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::plan::{ACCOUNTS, Fault, MAILBOXES, Marker, Plan, Rng, Token, account_by, account_of, literal, number, words};
+use crate::plan::{
+    ACCOUNTS, Fault, MAILBOXES, Marker, Plan, Rng, Token, account_by, account_of, literal, number, words,
+};
 use crate::world::World;
 
 /// What differs between backends.
@@ -243,7 +245,9 @@ impl Connection {
 
     async fn answer(&mut self, command: &Command, account: usize) -> Result<(), Over> {
         let verb = String::from_utf8_lossy(words(&command.text).nth(1).unwrap_or_default()).to_ascii_uppercase();
-        let Some(token) = Token::find(&command.text) else { return self.answer_unmarked(command, &verb, account).await };
+        let Some(token) = Token::find(&command.text) else {
+            return self.answer_unmarked(command, &verb, account).await;
+        };
         self.watch(command, &verb, token, account);
         let mut plan = Plan::of(token.seed);
         if verb == "XASK" && plan.fault == Fault::Continuation {

@@ -115,7 +115,8 @@ impl Session {
             Ok(End::Client(cut)) => Ok(Outcome { complete, cut: !complete, served, reset: cut == Cut::Reset }),
             Ok(End::Proxy) => Ok(Outcome { complete, cut: run.mute || run.half_closed, served, reset: false }),
             Err(Foreign(foreign)) => {
-                let story = format!("  {what}\n{}\n  sent {}, received {}", run.checker.story(), run.sent, run.received);
+                let story =
+                    format!("  {what}\n{}\n  sent {}, received {}", run.checker.story(), run.sent, run.received);
                 Err(Wrong { what: foreign, story })
             }
         }
@@ -465,7 +466,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Run<'_, S> {
                 None if answered || self.manner.pipelined => self.begun += 1,
                 None => return,
                 // Answered before it was said: the rest is not asked for any more.
-                Some(Part::Wait) if answered => self.script[self.begun].clear(),
+                Some(_) if answered => self.script[self.begun].clear(),
                 Some(Part::Wait) if self.checker.done() == self.begun && self.checker.asked() => {
                     self.script[self.begun].pop_front();
                 }

@@ -187,23 +187,38 @@ pub(crate) fn numbered(number: u64) -> (u64, usize) {
 pub(crate) enum Fault {
     None,
     /// The connection ends after so many thousandths of the reply, in order or by a reset.
-    Cut { thousandths: u64, reset: bool },
+    Cut {
+        thousandths: u64,
+        reset: bool,
+    },
     /// BYE before, or after, the tagged reply; then it closes.
-    Bye { before: bool },
+    Bye {
+        before: bool,
+    },
     /// A tagged reply to a command that was never sent, or that was answered already, before the right one.
-    WrongTag { old: bool },
+    WrongTag {
+        old: bool,
+    },
     /// Octets that are no IMAP, before the tagged reply.
     Garbage,
     /// `+` although nothing waits for it.
     Continuation,
     /// The tagged reply a second time, so many milliseconds later.
-    Twice { later: u64 },
+    Twice {
+        later: u64,
+    },
     /// More untagged data when the command was answered already.
-    Late { later: u64 },
+    Late {
+        later: u64,
+    },
     /// The same, with a pause in the middle of the line.
-    LateInParts { later: u64 },
+    LateInParts {
+        later: u64,
+    },
     /// Closes so many milliseconds after the reply.
-    Close { later: u64 },
+    Close {
+        later: u64,
+    },
     /// Never answers.
     Silence,
 }

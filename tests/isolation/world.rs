@@ -63,7 +63,8 @@ impl Running {
     pub(crate) async fn start(setting: Setting, seed: u64, worlds: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let backend = config::Backend::new("127.0.0.1", listener.local_addr().unwrap().port());
-        let world = Arc::new(World { seed, worlds, backend_connections: AtomicU64::new(0), failures: Mutex::default() });
+        let world =
+            Arc::new(World { seed, worlds, backend_connections: AtomicU64::new(0), failures: Mutex::default() });
         let backend_task = tokio::spawn(backend::serve(listener, setting.traits, Arc::clone(&world)));
         let socket = std::env::temp_dir().join(format!("imapool-{}-{}.sock", std::process::id(), setting.name));
         let proxy = Proxy::start(configuration(&setting, &socket, backend)).await.unwrap();
@@ -103,7 +104,9 @@ impl Running {
             self.world.fail(format!("with no client left: {lines}"));
         }
         self.proxy.drain().await;
-        if let Some(lines) = wait_for_zero(&metrics, &["imapool_client_sessions ", "imapool_upstream_connections{"]).await {
+        if let Some(lines) =
+            wait_for_zero(&metrics, &["imapool_client_sessions ", "imapool_upstream_connections{"]).await
+        {
             self.world.fail(format!("after the end: {lines}"));
         }
         self.backend.abort();
@@ -129,7 +132,9 @@ async fn wait_for_zero(metrics: &imapool::metrics::Metrics, words: &[&str]) -> O
         let text = metrics.render();
         let left: Vec<_> = text
             .lines()
-            .filter(|line| !line.starts_with('#') && words.iter().any(|word| line.contains(word)) && !line.ends_with(" 0"))
+            .filter(|line| {
+                !line.starts_with('#') && words.iter().any(|word| line.contains(word)) && !line.ends_with(" 0")
+            })
             .collect();
         if left.is_empty() {
             return None;
