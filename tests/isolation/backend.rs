@@ -250,8 +250,8 @@ impl Connection {
         };
         self.watch(command, &verb, token, account);
         let mut plan = Plan::of(token.seed);
-        if verb == "XASK" && plan.fault == Fault::Continuation {
-            // For a command that nobody knows, it is none.
+        if verb.starts_with('X') && plan.fault == Fault::Continuation {
+            // A command that nobody knows may ask for something whenever it likes.
             plan.fault = Fault::None;
         }
         let Token { session, command: index, .. } = token;
