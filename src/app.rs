@@ -19,7 +19,7 @@ use crate::config::{Config, ListenAddr, TlsMode};
 use crate::listener::{BindError, BoundListener, ClientAddr, ListenerContext, prepare};
 use crate::metrics::{Metrics, SessionClose};
 use crate::pool::Pools;
-use crate::ports::Budget;
+use crate::ports::{self, Budget};
 use crate::secret::NoRandomness;
 use crate::session::driver::{self, Context};
 use crate::stream::Stream;
@@ -91,8 +91,9 @@ impl Proxy {
         };
         let names: Vec<_> = config.backends.iter().map(|backend| backend.name.clone()).collect();
         let metrics = Metrics::new(&names);
-        let budget = Budget::new(Budget::capacity_for(&config));
+        let budget = Budget::new(&config);
         let backends = backends(&config, &budget, &metrics)?;
+        metrics.before_render(ports::census(backends.clone()));
         let pools = Arc::new(Pools::new(config.pool.clone(), backends.clone(), budget.capacity()));
         // For its turn, and for the backend's word: servers take their time with wrong passwords.
         let patience = config.pool.checkout_timeout + config.backends[0].login_timeout;
@@ -189,11 +190,12 @@ impl Proxy {
 
     fn keep_house(&self, auth: &Arc<Authenticator>) {
         let (auth, stop) = (Arc::clone(auth), self.drain.clone());
-        let backends = self.pools.backends().to_vec();
+        let (backends, budget) = (self.pools.backends().to_vec(), Arc::clone(&self.budget));
         let mut ticks = tokio::time::interval(HOUSEKEEPING);
         tokio::spawn(async move {
             while stop.run_until_cancelled(ticks.tick()).await.is_some() {
                 auth.sweep();
+                budget.warn_if_scarce(&backends);
                 for backend in &backends {
                     backend.tend().await;
                 }
@@ -220,8 +222,6 @@ impl Proxy {
 fn backends(config: &Config, budget: &Arc<Budget>, metrics: &Arc<Metrics>) -> Result<Vec<Arc<Backend>>, StartError> {
     let backends = config.backends.iter().enumerate().map(|(index, backend)| {
         let numbers = Arc::clone(metrics.backend(index));
-        let ports = Budget::ports_towards(backend.source_addresses.len()).min(budget.capacity());
-        numbers.ports_capacity.set(i64::try_from(ports).unwrap_or(i64::MAX));
         let (name, config) = (backend.name.clone(), (backend.clone(), config.pool.clone()));
         Backend::new(index, config.0, config.1, Arc::clone(budget), numbers)
             .map_err(|source| StartError::Tls { name, source })

@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use super::machine::{Action, Bounds, End, IdleLacks, LoginReply, Machine, Run};
+use super::machine::{Action, Bounds, End, LoginReply, Machine, Remnant, Run};
 use crate::auth::{Authenticator, Verdict};
 use crate::config::{Limits, PlaintextLogin};
 use crate::imap::capability::Front;
@@ -31,6 +31,9 @@ use crate::upstream::machine::Sticky;
 
 /// How long a client may take to answer our FIN with its own.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+/// A client that closed its side and still got a reply has this long to read it before the reset: on Linux it can do so
+/// afterwards, too, but other systems throw away what lies unread when a reset comes.
+const READING_GRACE: Duration = Duration::from_millis(50);
 /// Replies collected before they are written, in octets; what comes beyond waits with the backend.
 const MAX_QUEUED: usize = 64 * 1024;
 /// Times a command is run anew because its connection was gone.
@@ -512,34 +515,43 @@ impl Session {
         flushed.await.map_err(|_| Ended::WriteTimeout)?.map_err(|_| Ended::ClientLost)
     }
 
-    /// Gives back the upstream connection, then ends the client's.
+    /// Gives back the upstream connection, delivers the last words, and closes so that the client's port is free at once:
+    /// TIME_WAIT comes to lie on our listening port, or, where the client was the first to close, nowhere.
     async fn finish(mut self, mut ended: Ended) {
         self.release();
-        if matches!(ended, Ended::By(_))
-            && let Err(failed) = self.flush().await
-        {
-            ended = failed;
+        let client_first = self.listener.config.reset_on_client_close
+            && self.stream.peer_has_closed().unwrap_or_else(|| self.machine.has_eof());
+        if matches!(ended, Ended::By(_)) {
+            if !client_first {
+                self.stream.cork();
+            }
+            if let Err(failed) = self.flush().await {
+                ended = failed;
+            }
         }
         let close = self.close_label(&ended);
         self.context.metrics.session_closed(close);
         debug!(client = %self.client, listener = self.listener.config.name, close = close.as_str(), "client session ended");
-        let unasked = self.listener.config.reset_on_client_close && !self.answered_eof;
         match ended {
-            Ended::By(End::ClientClosed) if unasked => self.stream.reset(),
-            Ended::By(_) => {
+            Ended::By(_) if !client_first => {
                 self.stream.close(CLOSE_DEADLINE).await;
             }
-            Ended::ClientLost | Ended::WriteTimeout | Ended::Cut | Ended::Not => self.stream.reset(),
+            // If it cannot be known what was delivered, it counts whether the client could be waiting for something.
+            Ended::By(_) if self.answered_eof || self.stream.undelivered().is_some() => {
+                let grace = if self.answered_eof { READING_GRACE } else { Duration::ZERO };
+                self.stream.reset_when_delivered(self.context.limits.write_timeout, grace).await;
+            }
+            _ => self.stream.reset(),
         }
     }
 
     /// A connection at rest goes back to its pool; one with a reply on the way is drained first, by a task of its own.
     fn release(&mut self) {
         let Some(lease) = self.lease.take() else { return };
-        let idle = self.machine.idle_lacks();
-        let message_cut = self.machine.is_awaiting_literal() || !self.parts.is_empty() && idle == IdleLacks::Nothing;
-        if self.running.is_some() && !message_cut {
-            tokio::spawn(lease.drain(idle));
+        let remnant = self.machine.remnant();
+        // What has not gone on to the backend by now never will.
+        if self.running.is_some() && remnant != Remnant::Unfinished && self.parts.is_empty() {
+            tokio::spawn(lease.drain(remnant));
         }
     }
 

@@ -146,22 +146,25 @@ enum Part {
     Line,
 }
 
-/// What has to come before an IDLE's tagged reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IdleLacks {
-    /// Nothing; or it is no IDLE.
-    Nothing,
-    /// `DONE`.
-    Done,
-    /// The backend's `+`, and then `DONE`; or a refusal, and no `DONE`: that would be taken for a command.
-    Acceptance,
-}
-
 impl Part {
     /// Whether what the client sends now belongs to the running command.
     fn takes_input(self) -> bool {
         matches!(self, Self::Literal { .. } | Self::Done | Self::Line)
     }
+}
+
+/// What a session leaves on its connection when it ends while a command runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remnant {
+    /// A reply on its way.
+    Reply,
+    /// An IDLE, to be ended by `DONE`: now, if it was accepted, else when it is.
+    Idle {
+        /// The backend has said `+`.
+        accepted: bool,
+    },
+    /// A command that only the client could have said the rest of.
+    Unfinished,
 }
 
 /// See the module.
@@ -173,8 +176,8 @@ pub struct Machine {
     actions: VecDeque<Action>,
     state: State,
     op: Op,
-    /// The command that was running when the session ended.
-    left: Option<(Name, Part)>,
+    /// Of the command that ran when the session was over.
+    remnant: Remnant,
     front: Front,
     offered: Arc<str>,
     errors: u8,
@@ -193,7 +196,7 @@ impl Machine {
             actions: VecDeque::new(),
             state: State::NotAuthenticated,
             op: Op::Ready,
-            left: None,
+            remnant: Remnant::Reply,
             front,
             offered,
             errors: 0,
@@ -241,27 +244,17 @@ impl Machine {
         matches!(self.op, Op::Running { part: Part::Done, .. })
     }
 
-    /// What the running command's IDLE lacks, if it is one, or if it was one when the session ended.
+    /// What the running command leaves on the connection when the session ends here, or has ended.
     #[must_use]
-    pub fn idle_lacks(&self) -> IdleLacks {
-        match self.running() {
-            Some((Name::Idle, Part::DoneHeld)) => IdleLacks::Acceptance,
-            Some((Name::Idle, Part::Done)) => IdleLacks::Done,
-            _ => IdleLacks::Nothing,
-        }
-    }
-
-    /// A message is being given, or is about to be; or was when the session ended, and will never be complete.
-    #[must_use]
-    pub fn is_awaiting_literal(&self) -> bool {
-        matches!(self.running(), Some((_, Part::Literal { .. } | Part::LiteralHeld { .. })))
-    }
-
-    fn running(&self) -> Option<(Name, Part)> {
-        match self.op {
-            Op::Running { name, part, .. } => Some((name, part)),
-            Op::Over => self.left,
-            _ => None,
+    pub fn remnant(&self) -> Remnant {
+        match &self.op {
+            Op::Over => self.remnant,
+            Op::Running { part: Part::DoneHeld, .. } => Remnant::Idle { accepted: false },
+            Op::Running { part: Part::Done, .. } => Remnant::Idle { accepted: true },
+            Op::Running { part: Part::Literal { .. } | Part::LiteralHeld { .. } | Part::Line, .. } => {
+                Remnant::Unfinished
+            }
+            _ => Remnant::Reply,
         }
     }
 
@@ -381,8 +374,7 @@ impl Machine {
     /// The running command cannot be run, or its outcome will never be known: `reply` is the tagged reply's text. When
     /// a mailbox was selected, the session ends.
     pub fn handle_lost(&mut self, reply: &str) {
-        // A line that the client was asked for would be taken for a command.
-        let lost = self.is_selected() || matches!(self.op, Op::Running { part: Part::Line, .. });
+        let lost = self.is_selected();
         if matches!(self.op, Op::Running { .. }) {
             self.handle_done(format!(" {reply}\r\n").as_bytes(), false);
         }
@@ -763,7 +755,7 @@ impl Machine {
     }
 
     fn close(&mut self, end: End) {
-        self.left = self.running();
+        self.remnant = self.remnant();
         self.op = Op::Over;
         self.actions.push_back(Action::Close(end));
     }

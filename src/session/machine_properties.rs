@@ -43,7 +43,7 @@ fn answer(machine: &mut Machine, done: &mut Vec<String>) {
             Action::SendSegment(_, Some(_)) => machine.handle_continue("+ go\r\n".into()),
             Action::Run(run) => machine.handle_done(b" OK done\r\n", run.command.name == Name::Select),
             Action::SendSegment(_, None) => machine.handle_done(b" OK given\r\n", machine.is_selected()),
-            Action::Send(octets) if octets.ends_with(b"\r\n") && !machine.is_awaiting_literal() => {
+            Action::Send(octets) if octets.ends_with(b"\r\n") && machine.remnant() != Remnant::Unfinished => {
                 machine.handle_done(b" OK said\r\n", machine.is_selected());
             }
             _ => {}

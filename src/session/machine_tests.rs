@@ -401,7 +401,7 @@ fn literals_have_a_bound() {
 fn messages_stream() {
     let mut play = Play::logged_in();
     play.play("C: a APPEND x {5}\nRUN a APPEND x {5}");
-    assert!(play.machine.is_awaiting_literal() && !play.machine.is_awaiting_client());
+    assert!(play.machine.remnant() == Remnant::Unfinished && !play.machine.is_awaiting_client());
     play.play("> continue + come on\nS: + come on");
     assert!(play.machine.is_awaiting_client());
     play.play(
@@ -449,11 +449,15 @@ fn a_message_may_be_refused_at_any_point() {
 fn idle() {
     let mut play = Play::selected();
     play.play("C: a IDLE\nRUN a IDLE");
-    assert!(play.machine.is_idle_command() && !play.machine.is_idling() && !play.machine.is_at_rest());
+    assert!(
+        matches!(play.machine.remnant(), Remnant::Idle { .. })
+            && !play.machine.is_idling()
+            && !play.machine.is_at_rest()
+    );
     play.play("> continue + idling\nS: + idling");
     assert!(play.machine.is_idling() && play.machine.is_at_rest());
     play.play("> continue + again\nC: done\nSEND DONE\\r\\n");
-    assert!(!play.machine.is_idle_command(), "DONE was said");
+    assert!(!matches!(play.machine.remnant(), Remnant::Idle { .. }), "DONE was said");
     play.play("C: b NOOP\n> selected OK done\nS: a OK done\nRUN b NOOP");
     // DONE before the continuation, and a refusal.
     Play::logged_in().play(
@@ -513,18 +517,20 @@ fn the_clients_end() {
 fn what_was_running_at_the_end_is_known() {
     let mut play = Play::selected();
     play.play("C: a IDLE\nRUN a IDLE\n> continue + \nS: + \n> eof\nCLOSE ClientClosed");
-    assert!(play.machine.is_idle_command() && !play.machine.is_awaiting_literal());
+    assert!(matches!(play.machine.remnant(), Remnant::Idle { .. }) && play.machine.remnant() != Remnant::Unfinished);
     let mut play = Play::selected();
     play.play("C: a IDLE\nRUN a IDLE\n> continue + \nS: + \n> drain\nS: * BYE [UNAVAILABLE] Server shutting down\nCLOSE Drain");
-    assert!(play.machine.is_idle_command());
+    assert!(matches!(play.machine.remnant(), Remnant::Idle { .. }));
     for end in ["> eof\nCLOSE ClientClosed", "> timeout\nS: * BYE Disconnected for inactivity\nCLOSE IdleTimeout"] {
         let mut play = Play::logged_in();
         play.play(&format!("C: a APPEND x {{5}}\nRUN a APPEND x {{5}}\n> continue + \nS: + \nC; a\nSEND a\n{end}"));
-        assert!(play.machine.is_awaiting_literal() && !play.machine.is_idle_command());
+        assert!(
+            play.machine.remnant() == Remnant::Unfinished && !matches!(play.machine.remnant(), Remnant::Idle { .. })
+        );
     }
     let mut play = Play::logged_in();
     play.play("C: a LOGOUT\nS: * BYE Logging out\nS: a OK Logout completed.\nCLOSE Logout");
-    assert!(!play.machine.is_awaiting_literal() && !play.machine.is_idle_command());
+    assert!(play.machine.remnant() != Remnant::Unfinished && !matches!(play.machine.remnant(), Remnant::Idle { .. }));
 }
 
 const DRAINED: &str = "S: * BYE [UNAVAILABLE] Server shutting down\nCLOSE Drain\n";

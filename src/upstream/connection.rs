@@ -26,7 +26,7 @@ use super::machine::{Event, Facts, Machine, Own, ProtocolError};
 use crate::imap::frame::Literal;
 use crate::metrics::{BackendMetrics, ConnectionState, RetireReason, StateGuard};
 use crate::ports::{Budget, Permit};
-use crate::session::machine::{IdleLacks, Run};
+use crate::session::machine::{Remnant, Run};
 use crate::stream::{Ended, Stream};
 
 /// Read at a time; also what may wait unread by a slow client, twice, in octets.
@@ -52,6 +52,7 @@ pub struct Shared {
     facts: Mutex<Facts>,
     wake: Notify,
     retire: Mutex<Option<RetireReason>>,
+    budget: Arc<Budget>,
 }
 
 impl Shared {
@@ -93,6 +94,7 @@ impl Shared {
         self.resting_since.store(since, Ordering::Relaxed);
         // Not if it was closed meanwhile.
         let _ = self.state.compare_exchange(LEASED, RESTING, Ordering::AcqRel, Ordering::Acquire);
+        self.budget.rested();
     }
 }
 
@@ -200,8 +202,9 @@ impl Connection {
             facts: Mutex::new(opened.machine.facts().clone()),
             wake: Notify::new(),
             retire: Mutex::new(None),
+            budget: Arc::clone(budget),
         });
-        budget.register(&shared);
+        budget.register(opened.permit.backend(), &shared);
         let (to_task, requests) = mpsc::channel(2);
         let (replies, from_task) = mpsc::channel(1);
         let mut task = Task {
@@ -225,7 +228,6 @@ impl Connection {
             timer: Box::pin(tokio::time::sleep_until(now)),
             state: metrics.connection(ConnectionState::Active),
             metrics: Arc::clone(metrics),
-            budget: Arc::clone(budget),
             permit: opened.permit,
         };
         task.machine.handle_attach();
@@ -300,6 +302,11 @@ impl Connection {
         let _ = self.to_task.send_item((self.lease, request));
     }
 
+    async fn send_done(&mut self) {
+        poll_fn(|cx| self.poll_ready(cx)).await;
+        self.send(Part::Octets(Bytes::from_static(b"DONE\r\n")));
+    }
+
     /// The next event; after [`FromTask::Lost`], nothing else.
     pub async fn event(&mut self) -> FromTask {
         poll_fn(|cx| self.poll_event(cx)).await
@@ -332,12 +339,13 @@ impl Connection {
         }
     }
 
-    /// Reads what is still to come for a session that is gone, within `octets` and `time`. False: not to be used again.
-    pub async fn drain(&mut self, idle: IdleLacks, octets: usize, time: Duration) -> bool {
+    /// Reads what is still to come for a session that is gone, within `octets` and `time`, and ends its IDLE. False: not
+    /// to be used again.
+    pub async fn drain(&mut self, remnant: Remnant, octets: usize, time: Duration) -> bool {
         let read = async {
             let mut left = octets;
-            if idle == IdleLacks::Done {
-                self.end_idle().await;
+            if remnant == (Remnant::Idle { accepted: true }) {
+                self.send_done().await;
             }
             loop {
                 match self.event().await {
@@ -346,18 +354,14 @@ impl Connection {
                         None => return false,
                     },
                     FromTask::Done(..) => return true,
-                    FromTask::Continue(_) if idle == IdleLacks::Acceptance => self.end_idle().await,
+                    // An IDLE that is refused must not be ended: the word would be taken for a command.
+                    FromTask::Continue(_) if remnant == (Remnant::Idle { accepted: false }) => self.send_done().await,
                     FromTask::Checked | FromTask::Continue(_) => {}
                     FromTask::Lost(_) => return false,
                 }
             }
         };
         tokio::time::timeout(time, read).await.unwrap_or(false)
-    }
-
-    async fn end_idle(&mut self) {
-        poll_fn(|cx| self.poll_ready(cx)).await;
-        self.send(Part::Octets(Bytes::from_static(b"DONE\r\n")));
     }
 
     /// Ends it, for this reason.
@@ -403,7 +407,6 @@ struct Task {
     timer: Pin<Box<Sleep>>,
     state: StateGuard,
     metrics: Arc<BackendMetrics>,
-    budget: Arc<Budget>,
     permit: Permit,
 }
 
@@ -464,12 +467,11 @@ impl Task {
                 }
                 self.last_octet = Instant::now();
                 self.replied = true;
-                let followed = self.machine.handle_input(&mut self.input);
-                if followed.is_err() {
-                    // What came before the error is good.
+                if let Err(error) = self.machine.handle_input(&mut self.input) {
+                    // What came before it is owed to the session: it may be the end of a literal.
                     self.deliver().await?;
+                    return Err(Exit::Protocol(error));
                 }
-                followed.map_err(Exit::Protocol)?;
                 if self.input.is_empty() && !self.bulk {
                     self.input = BytesMut::new();
                 }
@@ -708,7 +710,7 @@ impl Task {
     /// Tells the session, then ends the connection so that TIME_WAIT stays with the backend, or nowhere.
     async fn end(mut self, exit: Exit) {
         self.shared.state.store(CLOSED, Ordering::Release);
-        self.budget.forget(self.shared.id);
+        self.shared.budget.forget(self.shared.id);
         let reason = self.reason(&exit);
         self.metrics.retired(reason);
         debug!(connection = self.shared.id, reason = reason.as_str(), cause = ?exit, "upstream connection retired");

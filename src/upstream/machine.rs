@@ -403,7 +403,7 @@ impl Machine {
     /// more than [`MAX_WHOLE_LINE`].
     ///
     /// # Errors
-    /// The stream cannot be followed; the connection must not be used again.
+    /// The stream cannot be followed; the connection must not be used again. The events say what came before that.
     pub fn handle_input(&mut self, input: &mut BytesMut) -> Result<(), ProtocolError> {
         // Octets at the front that go to the session as they are.
         let mut passed = 0;

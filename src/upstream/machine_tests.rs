@@ -339,8 +339,8 @@ fn searches_with_updates_are_known_by_the_clients_tag() {
            S: i3 OK
            =:  OK [selected]
            U:
-           C: u1 SELECT y
-           B: i4 SELECT y
+           C: u1 SELECT x
+           B: i4 SELECT x
            S: * ESEARCH (TAG "i1") UID ADDTO (0 6)
            S: * OK [CLOSED] was x
            S: i4 OK
@@ -362,8 +362,8 @@ fn the_mailbox_of_an_earlier_session_is_silent() {
         "S: * 9 EXISTS
          S: * 2 EXPUNGE
          S: * OK [ALERT] of the mailbox's time
-         C: a SELECT y
-         B: i1 SELECT y
+         C: a SELECT x
+         B: i1 SELECT x
          S: * 1 EXPUNGE
          S: * 3 FETCH (X {3}\\r\\nabc FLAGS ())
          S: * VANISHED 5
@@ -447,8 +447,8 @@ fn a_select_that_is_refused_as_malformed_gives_nobody_the_old_mailbox() {
     let mut play = Play::new("IMAP4rev1 UNSELECT");
     play.play(SELECTED);
     play.play(
-        "C: a SELECT
-         B: i1 SELECT
+        "C: a SELECT x (WHAT
+         B: i1 SELECT x (WHAT
          S: i1 BAD Missing argument
          =:  BAD Missing argument
          S: * 1 EXPUNGE
@@ -469,10 +469,30 @@ fn a_select_that_is_refused_as_malformed_gives_nobody_the_old_mailbox() {
 }
 
 #[test]
+fn another_mailbox_is_selected_from_none() {
+    let mut play = Play::new("IMAP4rev1 UNSELECT");
+    play.play(SELECTED);
+    play.play(
+        "C: a SELECT y
+         B: i1 UNSELECT
+         S: * 9 EXISTS
+         S: * FLAGS (of x)
+         S: i1 OK
+         !: Unselect true
+         B: i2 SELECT y
+         S: * 7 EXISTS
+         D: * 7 EXISTS
+         S: i2 OK
+         =:  OK [selected]",
+    );
+    play.clean();
+}
+
+#[test]
 fn a_refused_select_leaves_nothing_selected() {
     let mut play = Play::new("IMAP4rev1");
     play.play(SELECTED);
-    play.play("C: a EXAMINE nix\nB: i1 EXAMINE nix\nS: i1 NO nix\n=:  NO nix");
+    play.play("C: a EXAMINE x\nB: i1 EXAMINE x\nS: i1 NO nix\n=:  NO nix");
     assert_eq!(play.machine.facts().selected, None);
     play.play("C: a EXAMINE inbox\nB: i2 EXAMINE inbox\nS: i2 OK\n=:  OK [selected]");
     assert_eq!(play.machine.facts().selected.as_deref(), Some(&b"rINBOX"[..]));
