@@ -380,7 +380,8 @@ impl Machine {
     /// The running command cannot be run, or its outcome will never be known: `reply` is the tagged reply's text. When
     /// a mailbox was selected, the session ends.
     pub fn handle_lost(&mut self, reply: &str) {
-        let lost = self.is_selected();
+        // A line that the client was asked for would be taken for a command.
+        let lost = self.is_selected() || matches!(self.op, Op::Running { part: Part::Line, .. });
         if matches!(self.op, Op::Running { .. }) {
             self.handle_done(format!(" {reply}\r\n").as_bytes(), false);
         }
