@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::admin::{AdminError, AdminServer, AdminState, Readiness};
 use crate::auth::Authenticator;
-use crate::config::{Config, ListenAddr};
+use crate::config::{Config, ListenAddr, TlsMode};
 use crate::listener::{BindError, BoundListener, ClientAddr, ListenerContext, prepare};
 use crate::metrics::{Metrics, SessionClose};
 use crate::pool::Pools;
@@ -233,11 +233,10 @@ struct Gate {
     addresses: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// The right to one session.
+/// The right of one address to a further session.
 struct Admission {
     gate: Arc<Gate>,
     address: Option<IpAddr>,
-    _place: OwnedSemaphorePermit,
 }
 
 impl Gate {
@@ -245,8 +244,11 @@ impl Gate {
         Arc::new(Self { all: Arc::new(Semaphore::new(all)), per_address, addresses: Mutex::default() })
     }
 
+    fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.all).try_acquire_owned().ok()
+    }
+
     fn admit(self: &Arc<Self>, client: ClientAddr) -> Option<Admission> {
-        let place = Arc::clone(&self.all).try_acquire_owned().ok()?;
         let address = client.ip().filter(|_| self.per_address > 0);
         if let Some(address) = address {
             let mut addresses = self.addresses.lock();
@@ -256,7 +258,7 @@ impl Gate {
             }
             *count += 1;
         }
-        Some(Admission { gate: Arc::clone(self), address, _place: place })
+        Some(Admission { gate: Arc::clone(self), address })
     }
 }
 
@@ -286,15 +288,31 @@ impl Acceptor {
     async fn serve(self, listener: BoundListener) {
         let drain = self.context.drain.clone();
         while let Some((stream, peer)) = drain.run_until_cancelled(listener.accept()).await {
-            self.context.metrics.client_sessions.inc();
-            let acceptor = self.clone();
-            self.sessions.spawn(async move { acceptor.welcome(stream, peer).await });
+            match self.gate.place() {
+                Some(place) => {
+                    let acceptor = self.clone();
+                    let counted = Counted::new(&self.context.metrics, place);
+                    self.sessions.spawn(async move { acceptor.welcome(stream, peer, counted).await });
+                }
+                None => {
+                    self.turned_away(peer, "limits.sessions");
+                    if self.listener.config.tls == TlsMode::Implicit {
+                        stream.reset();
+                    } else {
+                        self.sessions.spawn(refuse(stream));
+                    }
+                }
+            }
         }
     }
 
+    fn turned_away(&self, client: ClientAddr, limit: &str) {
+        warn!(%client, listener = self.listener.config.name, limit, "too many sessions");
+        self.context.metrics.session_closed(SessionClose::Limit);
+    }
+
     /// What comes before the first greeting; then the session gets a task of its own size.
-    async fn welcome(self, stream: Stream, peer: ClientAddr) {
-        let counted = Counted(Arc::clone(&self.context.metrics));
+    async fn welcome(self, stream: Stream, peer: ClientAddr, counted: Counted) {
         let limit = self.context.limits.tls_handshake_timeout;
         let accepted = match Box::pin(prepare(stream, peer, &self.listener, limit)).await {
             Ok(accepted) => accepted,
@@ -304,8 +322,7 @@ impl Acceptor {
             }
         };
         let Some(admission) = self.gate.admit(accepted.client) else {
-            warn!(client = %accepted.client, listener = self.listener.config.name, "too many sessions; raise limits.sessions or limits.sessions_per_address");
-            self.context.metrics.session_closed(SessionClose::Limit);
+            self.turned_away(accepted.client, "limits.sessions_per_address");
             return refuse(accepted.stream).await;
         };
         let (listener, context) = (self.listener, self.context);
@@ -316,12 +333,22 @@ impl Acceptor {
     }
 }
 
-/// A session in `imapool_client_sessions`.
-struct Counted(Arc<Metrics>);
+/// A session in `imapool_client_sessions`, and its place among `limits.sessions`.
+struct Counted {
+    metrics: Arc<Metrics>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Counted {
+    fn new(metrics: &Arc<Metrics>, place: OwnedSemaphorePermit) -> Self {
+        metrics.client_sessions.inc();
+        Self { metrics: Arc::clone(metrics), _place: place }
+    }
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.client_sessions.dec();
+        self.metrics.client_sessions.dec();
     }
 }
 

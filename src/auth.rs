@@ -74,20 +74,18 @@ impl Authenticator {
         }))
     }
 
-    /// Logs a client in to the backend of this index, or not.
-    pub async fn login(self: &Arc<Self>, backend: usize, credential: Credential, client: Option<IpAddr>) -> Verdict {
+    /// The account, if the backend of this index has accepted the credential within `auth.cache_ttl`.
+    #[must_use]
+    pub fn known(&self, backend: usize, credential: &Credential) -> Option<Arc<Account>> {
         let start = Instant::now();
-        let fingerprint = self.fingerprint(backend, &credential);
-        let key = self.pools.key(backend, &credential, fingerprint);
-        if let Some(account) = self.pools.find(&key)
-            && account.has_accepted(&fingerprint, self.config.cache_ttl)
-        {
-            self.metrics.login(LoginResult::Cached);
-            self.metrics.login_seconds(LoginPath::Cached, start.elapsed());
-            return Verdict::Accepted(account);
+        let fingerprint = self.fingerprint(backend, credential);
+        let account = self.pools.find(&self.pools.key(backend, credential, fingerprint))?;
+        if !account.has_accepted(&fingerprint, self.config.cache_ttl) {
+            return None;
         }
-        // Boxed: few logins come here, and the rest of a session's life it would take up room.
-        Box::pin(self.verify(start, key, fingerprint, credential, client)).await
+        self.metrics.login(LoginResult::Cached);
+        self.metrics.login_seconds(LoginPath::Cached, start.elapsed());
+        Some(account)
     }
 
     fn fingerprint(&self, backend: usize, credential: &Credential) -> Fingerprint {
@@ -100,14 +98,11 @@ impl Authenticator {
         self.fingerprinter.fingerprint(&[&backend.to_be_bytes(), kind, &credential.user, &credential.authzid, secret])
     }
 
-    async fn verify(
-        self: &Arc<Self>,
-        start: Instant,
-        key: Key,
-        fingerprint: Fingerprint,
-        credential: Credential,
-        client: Option<IpAddr>,
-    ) -> Verdict {
+    /// Has the backend of this index judge a credential, unless too many wrong ones came before it.
+    pub async fn verify(self: &Arc<Self>, backend: usize, credential: Credential, client: Option<IpAddr>) -> Verdict {
+        let start = Instant::now();
+        let fingerprint = self.fingerprint(backend, &credential);
+        let key = self.pools.key(backend, &credential, fingerprint);
         let user = key.user.clone();
         let delay = self.throttle.lock().delay(&user, client, Instant::now());
         if !delay.is_zero() {

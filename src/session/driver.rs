@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, LazyLock};
 use std::task::{Context as TaskContext, Poll};
@@ -175,7 +174,11 @@ impl Session {
             let result = match wake {
                 Wake::Input(read) => self.input(read),
                 Wake::Output(written) => self.written(written),
-                Wake::Upstream(event) => Box::pin(self.upstream(event)).await,
+                Wake::Upstream(FromTask::Lost(loss)) => Box::pin(self.lost(loss)).await,
+                Wake::Upstream(event) => {
+                    self.upstream(event);
+                    Ok(())
+                }
                 Wake::Timer => self.timed_out(),
                 Wake::Drain => {
                     draining = true;
@@ -300,7 +303,12 @@ impl Session {
                 return Err(Ended::Not);
             }
             Action::Login(credential) => self.login(*credential).await,
-            Action::Run(run) => Box::pin(self.start(run, 1)).await,
+            Action::Run(run) => {
+                // With a connection at hand there is nothing to wait for; without one, what waiting needs is on the heap.
+                if let Err(run) = self.start_at_once(run) {
+                    Box::pin(self.start(run, 1)).await;
+                }
+            }
             Action::Send(octets) => {
                 if let Some(lease) = &self.lease {
                     lease.send(octets).await;
@@ -338,8 +346,12 @@ impl Session {
 
     async fn login(&mut self, credential: Credential) {
         let context = Arc::clone(&self.context);
-        let client: Option<IpAddr> = self.client.ip();
-        let reply = match context.auth.login(context.backend.index, credential, client).await {
+        let backend = context.backend.index;
+        let verdict = match context.auth.known(backend, &credential) {
+            Some(account) => Verdict::Accepted(account),
+            None => Box::pin(context.auth.verify(backend, credential, self.client.ip())).await,
+        };
+        let reply = match verdict {
             Verdict::Accepted(account) => {
                 let offered = account.offered();
                 self.account = Some(account);
@@ -351,6 +363,16 @@ impl Session {
         };
         self.last_input = Instant::now();
         self.machine.handle_login(reply);
+    }
+
+    /// Runs a command on the connection that the session has. Otherwise gives it back.
+    fn start_at_once(&mut self, run: Box<Run>) -> Result<(), Box<Run>> {
+        let Some(lease) = &self.lease else { return Err(run) };
+        let name = run.command.name;
+        let again = (!self.machine.is_selected()).then(|| run.clone());
+        lease.try_run(run)?;
+        self.running = Some(Running { name, since: Instant::now(), again, attempts: 1 });
+        Ok(())
     }
 
     /// Runs a command on the session's connection, taking one if it has none.
@@ -418,7 +440,7 @@ impl Session {
         }
     }
 
-    async fn upstream(&mut self, event: FromTask) -> Result<(), Ended> {
+    fn upstream(&mut self, event: FromTask) {
         match event {
             FromTask::Data(octets) => self.queue(octets),
             FromTask::Continue(line) => {
@@ -435,10 +457,8 @@ impl Session {
                 }
                 self.machine.handle_done(&rest, selected);
             }
-            FromTask::Checked => {}
-            FromTask::Lost(loss) => return self.lost(loss).await,
+            FromTask::Checked | FromTask::Lost(_) => {}
         }
-        Ok(())
     }
 
     /// The connection is gone: runs the command again where that is safe, and says what happened where it is not.

@@ -260,7 +260,7 @@ impl Machine {
     /// The proxy is shutting down: ends the session as soon as nothing runs.
     pub fn handle_drain(&mut self) {
         self.draining = true;
-        if self.is_idling() {
+        if self.is_idling() || matches!(self.op, Op::Collecting { .. } | Op::Sasl { .. } | Op::Refusing { .. }) {
             self.bye("[UNAVAILABLE] Server shutting down", End::Drain);
         }
     }
@@ -369,13 +369,7 @@ impl Machine {
                 break;
             }
         }
-        if self.eof
-            && matches!(
-                self.op,
-                Op::Ready | Op::Collecting { .. } | Op::Sasl { .. } | Op::Discarding | Op::Refusing { .. }
-            )
-            || self.eof && matches!(self.op, Op::Running { part: Part::Literal { .. } | Part::Done | Part::Line, .. })
-        {
+        if self.eof && self.needs_client() {
             self.op = Op::Over;
             return Some(Action::Close(End::ClientClosed));
         }
@@ -385,11 +379,20 @@ impl Machine {
         None
     }
 
+    /// Nothing can go on without more from the client.
+    fn needs_client(&self) -> bool {
+        match self.op {
+            Op::Ready | Op::Collecting { .. } | Op::Sasl { .. } | Op::Discarding | Op::Refusing { .. } => true,
+            Op::Running { part, .. } => matches!(part, Part::Literal { .. } | Part::Done | Part::Line),
+            Op::LoggingIn { .. } | Op::StartingTls | Op::Over => false,
+        }
+    }
+
     /// Takes one step with the input at hand; false: nothing to do.
     fn step(&mut self) -> bool {
         match &self.op {
             Op::Over | Op::StartingTls | Op::LoggingIn { .. } => return false,
-            Op::Ready if self.draining && self.decoder.at_command_start() => {
+            Op::Ready if self.draining => {
                 self.bye("[UNAVAILABLE] Server shutting down", End::Drain);
                 return true;
             }
@@ -402,7 +405,7 @@ impl Machine {
         match self.decoder.decode(&mut self.input, max_line) {
             Ok(None) => return false,
             Ok(Some(Frame::Line(line))) => self.line(line),
-            Ok(Some(Frame::Chunk { octets, last })) => self.chunk(octets, last),
+            Ok(Some(Frame::Chunk { octets, .. })) => self.chunk(octets),
             Err(error) => self.unframed(error),
         }
         true
@@ -497,14 +500,10 @@ impl Machine {
         }
     }
 
-    fn chunk(&mut self, octets: Bytes, last: bool) {
+    fn chunk(&mut self, octets: Bytes) {
         match &mut self.op {
             Op::Collecting { literal, .. } => literal.extend_from_slice(&octets),
-            Op::Running { part: Part::Literal { .. }, .. } => {
-                if !octets.is_empty() || last {
-                    self.actions.push_back(Action::Send(octets));
-                }
-            }
+            Op::Running { part: Part::Literal { .. }, .. } => self.actions.push_back(Action::Send(octets)),
             _ => {}
         }
     }

@@ -32,7 +32,7 @@ const DIALS_AT_ONCE: usize = 16;
 /// Connections that may be busy verifying credentials at once.
 const VERIFICATIONS_AT_ONCE: usize = 8;
 /// A spare connection is not kept for longer: servers hang up on those that do not log in (Dovecot: 3 min).
-const SPARE_AGE: Duration = Duration::from_secs(45);
+const SPARE_AGE: Duration = Duration::from_secs(120);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -204,7 +204,7 @@ impl Backend {
         let (give, take) = oneshot::channel();
         let backend = Arc::clone(self);
         tokio::spawn(async move {
-            if let Err(Ok(unwanted)) = give.send(backend.open().await) {
+            if let Err(Ok(unwanted)) = give.send(backend.open(None).await) {
                 backend.keep(unwanted);
             }
         });
@@ -222,17 +222,18 @@ impl Backend {
         if spares.len() < self.pool.spare && spare.opened.elapsed() < SPARE_AGE {
             spare.state.set(ConnectionState::Spare);
             spares.push(spare);
-            return;
         }
     }
 
     /// Sees to the spare connections, and to whether the backend is there. Call it every few seconds.
     pub async fn tend(self: &Arc<Self>) {
         self.spares.lock().retain_mut(|spare| spare.opened.elapsed() < SPARE_AGE && spare.is_alive());
-        let known = self.reachable.borrow().to_owned();
-        // A backend that is down, or was never seen, is asked whether it is there; one that is used need not be.
-        if (!known || self.spares.lock().len() < self.pool.spare.min(1))
-            && let Ok(spare) = self.open().await
+        // A backend that is down, or was never seen, is asked whether it is there; one that is used need not be. Nobody
+        // has to make room for that.
+        let known = *self.reachable.borrow();
+        if !known
+            && let Some(permit) = self.budget.try_permit()
+            && let Ok(spare) = self.open(Some(permit)).await
         {
             self.keep(spare);
         }
@@ -244,11 +245,14 @@ impl Backend {
     }
 
     /// Dials, as the breaker and the budget allow.
-    async fn open(&self) -> Result<Unauthenticated, OpenError> {
+    async fn open(&self, permit: Option<Permit>) -> Result<Unauthenticated, OpenError> {
         // The semaphore is never closed.
         let _turn = self.dials.acquire().await.expect("open semaphore");
         let result = if self.breaker.lock().try_attempt(std::time::Instant::now()) {
-            let permit = self.budget.permit().await;
+            let permit = match permit {
+                Some(permit) => permit,
+                None => self.budget.permit().await,
+            };
             self.connect(permit).await
         } else {
             Err(OpenError::Breaker)

@@ -266,6 +266,15 @@ impl Connection {
         }
     }
 
+    /// Like [`Connection::run`], if that needs no waiting.
+    pub fn try_run(&self, run: Box<Run>) -> Result<(), Box<Run>> {
+        use mpsc::error::TrySendError::{Closed, Full};
+        match self.to_task.try_send((self.lease, ToTask::Run(run))) {
+            Err(Full((_, ToTask::Run(run))) | Closed((_, ToTask::Run(run)))) => Err(run),
+            _ => Ok(()),
+        }
+    }
+
     /// Sends further octets of the running command. What comes of it is told by the next event.
     pub async fn send(&self, octets: Bytes) {
         let _ = self.to_task.send((self.lease, ToTask::Octets(octets))).await;
@@ -319,8 +328,8 @@ impl Connection {
                         None => return false,
                     },
                     FromTask::Done(..) => return true,
-                    FromTask::Checked => {}
-                    FromTask::Continue(_) | FromTask::Lost(_) => return false,
+                    FromTask::Checked | FromTask::Continue(_) => {}
+                    FromTask::Lost(_) => return false,
                 }
             }
         };
@@ -446,7 +455,7 @@ impl Task {
         let notified = self.shared.wake.notified();
         let mut notified = std::pin::pin!(notified);
         let deadline = self.deadline();
-        let resting = matches!(self.phase, Phase::Resting { .. });
+        let resting = !matches!(self.phase, Phase::Leased);
         let output = &self.output;
         let (stream, requests, input, bulk, timer) =
             (&mut self.stream, &mut self.requests, &mut self.input, &mut self.bulk, &mut self.timer);
@@ -653,7 +662,8 @@ impl Task {
             *known = facts.clone();
         }
         drop(known);
-        self.set_reusable(self.machine.is_clean() && self.machine.spoiled().is_none() && self.input.is_empty());
+        let clean = self.machine.is_clean() && self.output.is_empty() && self.input.is_empty();
+        self.set_reusable(clean && self.machine.spoiled().is_none());
     }
 
     fn set_reusable(&self, reusable: bool) {

@@ -306,10 +306,8 @@ impl Machine {
                 }
                 (None, _) => target.put_slice(b"\r\n"),
             }
-            if asked {
-                if let Some(held) = self.held.back_mut() {
-                    held.1 = text.freeze();
-                }
+            if asked && let Some(held) = self.held.back_mut() {
+                held.1 = text.freeze();
             }
             if let Some((octets, _)) = &segment.literal {
                 if ask {
@@ -538,7 +536,8 @@ impl Machine {
     fn passes_status(&self, line: &[u8]) -> bool {
         let Some(reply) = StatusReply::parse(&line[1..]) else { return false };
         let lingering = matches!(self.in_flight, Some(InFlight::Session { lingering: true, .. }));
-        !self.drops(Kind::Data) && !reply.has_code("CAPABILITY") && !(lingering && reply.has_code("CLOSED"))
+        let closes_other = lingering && reply.has_code("CLOSED");
+        !closes_other && !reply.has_code("CAPABILITY") && !self.drops(Kind::Data)
     }
 
     /// Passes on the start of an ESEARCH reply with the client's tag in place of ours.
@@ -643,13 +642,19 @@ impl Machine {
 
     /// What the command has left behind.
     fn session_done(&mut self, in_flight: InFlight, reply: &StatusReply<'_>) {
-        let InFlight::Session { name, mailbox, sticky, untagged_enabled, had_literal, .. } = in_flight else { return };
+        let InFlight::Session { name, mailbox, sticky, untagged_enabled, had_literal, lingering, .. } = in_flight
+        else {
+            return;
+        };
         let ok = reply.status == Status::Ok;
         match name {
             Name::Select | Name::Examine => {
                 self.context_tags.clear();
                 if reply.status != Status::Bad {
                     self.facts.selected = if ok { mailbox.or_else(|| Some(Bytes::new())) } else { None };
+                } else if lingering {
+                    // What is still selected is not the session's.
+                    self.fresh = true;
                 } else if self.facts.selected.is_some() {
                     // Whether the old one is still selected is anybody's guess.
                     self.spoiled = Some("SELECT refused as malformed");

@@ -1,0 +1,28 @@
+//! imapool in front of real IMAP servers (Dovecot, Cyrus), and real clients through it.
+//!
+//! Every test starts its own server, as a private instance on a loopback port with everything in a temporary
+//! folder. A server or client that is not installed makes a test say `SKIPPED` and pass, or fail when
+//! `IMAPOOL_REQUIRE_REAL=1`. `.ci/run` shows how to install them all.
+//!
+//! | variable | meaning |
+//! | --- | --- |
+//! | `IMAPOOL_REQUIRE_REAL` | `1`: what is missing is a failure |
+//! | `IMAPOOL_BIN` | the proxy to test instead of the one just built |
+//! | `IMAPOOL_CYRUS_ROOT` | where Debian's Cyrus packages were unpacked; else `/opt/imapool-test/cyrus`, else `/` |
+
+mod accounts;
+mod auth;
+mod client;
+mod clients;
+mod compare;
+mod conversation;
+mod conversations;
+mod cyrus;
+mod dovecot;
+mod leftovers;
+mod load;
+mod process;
+mod proxy;
+mod runner;
+mod server;
+mod tls;

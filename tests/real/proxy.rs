@@ -1,0 +1,153 @@
+//! The built `imapool` in front of a server.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::process::{Group, wait_until};
+use crate::server::{Server, scratch_folder};
+
+/// How long the proxy may take until it has told its addresses.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// What a test sets in the configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// `pool.max_per_account`
+    pub(crate) max_per_account: usize,
+    /// `backend.tls`
+    pub(crate) tls: &'static str,
+    /// Further lines for `[[backend]]`.
+    pub(crate) backend: String,
+    /// `pool.mode`
+    pub(crate) mode: &'static str,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { max_per_account: 4, tls: "none", backend: String::new(), mode: "session" }
+    }
+}
+
+/// A running proxy. [`Proxy::finish`] ends it and checks how it ended; dropping it only ends it.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    /// Where it accepts client sessions.
+    pub(crate) address: SocketAddr,
+    admin: SocketAddr,
+    process: Group,
+    folder: tempfile::TempDir,
+}
+
+impl Proxy {
+    /// Starts the proxy with `server` as its only backend.
+    pub(crate) async fn start(server: &Server, settings: &Settings) -> Self {
+        let folder = scratch_folder();
+        let config = folder.path().join("imapool.toml");
+        std::fs::write(&config, configuration(server, settings)).expect("write");
+        let log = folder.path().join("log");
+        let program = std::env::var_os("IMAPOOL_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_imapool").into());
+        let mut command = Command::new(PathBuf::from(program));
+        command.arg("run").arg("--config").arg(&config).env_remove("RUST_LOG");
+        let mut process = Group::spawn(&mut command, &log).expect("the proxy can be run");
+        let told = wait_until(START_LIMIT, || {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            match (listening(&text, "webmail"), listening(&text, "admin")) {
+                (Some(address), Some(admin)) => Some(Ok((address, admin))),
+                _ => process.exited().map(|status| Err(format!("{status}:\n{text}"))),
+            }
+        });
+        match told {
+            Some(Ok((address, admin))) => Self { address, admin, process, folder },
+            Some(Err(end)) => panic!("imapool ended at its start: {end}"),
+            None => panic!("imapool does not tell its addresses: {}", std::fs::read_to_string(&log).expect("log")),
+        }
+    }
+
+    /// What `/metrics` says, by name with labels, as in `imapool_logins_total{result="ok"}`.
+    pub(crate) async fn metrics(&self) -> Metrics {
+        let text = http_get(self.admin, "/metrics").await.expect("the admin address answers");
+        let samples = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.rsplit_once(' '))
+            .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+            .collect();
+        Metrics(samples)
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// SIGTERM; it must end by itself, without an error and without ever having panicked.
+    pub(crate) fn finish(mut self) {
+        let status = self.process.stop();
+        let log = self.log();
+        assert!(status.is_some_and(|status| status.success()), "imapool ended with {status:?}:\n{log}");
+        assert!(!log.contains("panicked"), "imapool panicked:\n{log}");
+    }
+}
+
+/// Samples of the metrics at one moment.
+#[derive(Debug)]
+pub(crate) struct Metrics(HashMap<String, f64>);
+
+impl Metrics {
+    /// The sum over all labels of one name.
+    pub(crate) fn sum(&self, name: &str) -> f64 {
+        let samples = self.0.iter().filter(|(key, _)| key.split('{').next() == Some(name));
+        samples.map(|(_, value)| value).sum()
+    }
+
+    /// Connections opened to the server, whatever came of them.
+    pub(crate) fn dials(&self) -> u64 {
+        self.sum("imapool_upstream_dials_total") as u64
+    }
+}
+
+fn configuration(server: &Server, settings: &Settings) -> String {
+    format!(
+        "[[listener]]\nname = \"webmail\"\naddress = \"127.0.0.1:0\"\n\
+         [[backend]]\nname = \"{kind}\"\naddress = \"{address}\"\ntls = \"{tls}\"\n{backend}\n\
+         [pool]\nmode = \"{mode}\"\nmax_per_account = {max}\n\
+         [auth]\ncache_ttl = \"30m\"\nfailure_delay = \"10ms\"\n\
+         [admin]\naddress = \"127.0.0.1:0\"\n\
+         [log]\nformat = \"text\"\nlevel = \"info\"\n",
+        kind = server.kind.name(),
+        address = if settings.tls == "implicit" { server.tls_address.expect("TLS is on") } else { server.address },
+        tls = settings.tls,
+        backend = settings.backend,
+        mode = settings.mode,
+        max = settings.max_per_account,
+    )
+}
+
+/// The address in the log line `… listening … name=NAME address=ADDRESS …`.
+fn listening(log: &str, name: &str) -> Option<SocketAddr> {
+    let complete = &log[..=log.rfind('\n')?];
+    let line = complete.lines().find(|line| line.contains("listening") && line.contains(name))?;
+    line.split(|c: char| c.is_whitespace() || "=\"'(),".contains(c)).find_map(|word| word.parse().ok())
+}
+
+async fn http_get(address: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    // 1.0: no chunks to put together.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    tokio::time::timeout(Duration::from_secs(10), stream.read_to_string(&mut answer)).await??;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::InvalidData)?;
+    if head.starts_with("HTTP/1.") && head[8..].starts_with(" 200") {
+        Ok(body.to_owned())
+    } else {
+        Err(io::Error::other(answer))
+    }
+}

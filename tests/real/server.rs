@@ -1,0 +1,110 @@
+//! What the tests know of a real IMAP server, whichever it is.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::accounts::Accounts;
+use crate::client::Client;
+use crate::process::Group;
+
+/// How long a server may take until its greeting.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// Which server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Dovecot 2.3
+    Dovecot,
+    /// Cyrus 3.6
+    Cyrus,
+}
+
+impl Kind {
+    /// As conversations name it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Dovecot => "dovecot",
+            Self::Cyrus => "cyrus",
+        }
+    }
+}
+
+/// What a test wants of its server.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// Who may log in.
+    pub(crate) accounts: Accounts,
+    /// Dovecot's `mail_max_userip_connections`.
+    pub(crate) max_userip_connections: usize,
+    /// Dovecot's `auth_failure_delay`, in seconds.
+    pub(crate) auth_failure_delay: u32,
+    /// PEM certificate and key: switches STARTTLS and the TLS port on.
+    pub(crate) tls: Option<(PathBuf, PathBuf)>,
+}
+
+impl Options {
+    /// Roomy limits, no TLS.
+    pub(crate) fn new(accounts: Accounts) -> Self {
+        Self { accounts, max_userip_connections: 1000, auth_failure_delay: 0, tls: None }
+    }
+}
+
+/// A running server. Dropping it ends its processes and removes its folder.
+#[derive(Debug)]
+pub(crate) struct Server {
+    /// Which it is.
+    pub(crate) kind: Kind,
+    /// Where it listens without TLS.
+    pub(crate) address: SocketAddr,
+    /// Where it listens with TLS from the first byte.
+    pub(crate) tls_address: Option<SocketAddr>,
+    /// Ended before the folder is removed: fields drop in this order.
+    pub(crate) _processes: Group,
+    /// Everything it writes.
+    pub(crate) folder: tempfile::TempDir,
+}
+
+impl Server {
+    /// Starts the server; `None` (after saying so) if it is not installed.
+    pub(crate) async fn start(kind: Kind, options: &Options) -> Option<Self> {
+        match kind {
+            Kind::Dovecot => crate::dovecot::start(options).await,
+            Kind::Cyrus => crate::cyrus::start(options).await,
+        }
+    }
+
+    /// What it has logged, for a failing test.
+    pub(crate) fn log(&self) -> String {
+        ["log", "output"]
+            .iter()
+            .filter_map(|name| std::fs::read(self.folder.path().join(name)).ok())
+            .map(|text| String::from_utf8_lossy(&text).into_owned())
+            .collect()
+    }
+}
+
+/// A folder that other users can enter, with a short name: Unix sockets go into it.
+pub(crate) fn scratch_folder() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let prefix = format!("imapool-{}-{}-", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    tempfile::Builder::new()
+        .prefix(&prefix)
+        .permissions(std::fs::Permissions::from_mode(0o755))
+        .tempdir()
+        .expect("a writable temporary folder")
+}
+
+/// Waits until the greeting comes, or the process ends, or time is up.
+pub(crate) async fn await_greeting(processes: &mut Group, address: SocketAddr) -> bool {
+    let start = tokio::time::Instant::now();
+    while start.elapsed() < START_LIMIT && processes.exited().is_none() {
+        if Client::connect(address).await.is_ok() {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    false
+}
