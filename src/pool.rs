@@ -498,18 +498,14 @@ impl Lease {
     }
 
     /// Reads what is still to come for a session that has gone, within the budget for that, and puts the connection to
-    /// rest.
-    pub async fn drain(mut self) {
+    /// rest. `asked_for` is sent when the backend asks for more.
+    pub async fn drain(mut self, asked_for: Option<Bytes>) {
         let (octets, time) = (self.account.config.drain_bytes, self.account.config.drain_timeout);
-        if !self.drain_connection(octets, time).await
+        if !self.deref_mut().drain(octets, time, asked_for).await
             && let Some(connection) = self.connection.take()
         {
             connection.retire(RetireReason::DrainBudget);
         }
-    }
-
-    async fn drain_connection(&mut self, octets: usize, time: Duration) -> bool {
-        self.deref_mut().drain(octets, time).await
     }
 }
 

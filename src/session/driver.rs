@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, LazyLock};
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
@@ -26,13 +26,15 @@ use crate::metrics::{CommandLabel, Metrics, SessionClose};
 use crate::pool::{Account, CheckoutError, Lease, Want};
 use crate::stream::Stream;
 use crate::upstream::backend::Backend;
-use crate::upstream::connection::{FromTask, Loss, poll_read_with};
+use crate::upstream::connection::{FromTask, Loss, Piece, Reserving, poll_read_with};
 use crate::upstream::machine::Sticky;
 
 /// How long a client may take to answer our FIN with its own.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// Replies collected before they are written, in octets; what comes beyond waits with the backend.
 const MAX_QUEUED: usize = 64 * 1024;
+/// What ends IDLE.
+const DONE: Bytes = Bytes::from_static(b"DONE\r\n");
 /// Times a command is run anew because its connection was gone.
 const MAX_ATTEMPTS: u8 = 3;
 
@@ -66,6 +68,7 @@ pub async fn run(stream: Stream, client: ClientAddr, listener: Arc<ListenerConte
         lease: None,
         sticky: None,
         running: None,
+        unsent: None,
         output: VecDeque::new(),
         queued: 0,
         started: now,
@@ -104,6 +107,30 @@ struct Running {
     /// To run it anew, as long as that can be done.
     again: Option<Box<Run>>,
     attempts: u8,
+    owes: Owes,
+}
+
+/// What the backend still has to be sent of the command that runs, should the client vanish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owes {
+    /// Nothing: only its reply is to come.
+    Nothing,
+    /// `DONE`, once IDLE is accepted.
+    DoneLater,
+    /// `DONE`.
+    Done,
+    /// What only the client knows.
+    Client,
+}
+
+impl Owes {
+    fn of(run: &Run) -> Self {
+        match run.command.name {
+            Name::Idle => Self::DoneLater,
+            _ if run.streams.is_some() => Self::Client,
+            _ => Self::Nothing,
+        }
+    }
 }
 
 /// Why a session is over.
@@ -131,6 +158,8 @@ struct Session {
     /// What was enabled on a connection that was lost.
     sticky: Option<Arc<Sticky>>,
     running: Option<Running>,
+    /// For the connection's task, once it has room: it may itself be waiting for us to listen.
+    unsent: Option<Reserving>,
     output: VecDeque<Bytes>,
     queued: usize,
     started: Instant,
@@ -145,6 +174,7 @@ enum Wake {
     Input(io::Result<usize>),
     Output(io::Result<usize>),
     Upstream(FromTask),
+    Sent,
     Timer,
     Drain,
 }
@@ -156,7 +186,9 @@ impl Session {
         let mut timer = pin!(tokio::time::sleep_until(self.deadline()));
         let mut draining = false;
         loop {
-            while let Some(action) = self.machine.poll() {
+            while self.unsent.is_none()
+                && let Some(action) = self.machine.poll()
+            {
                 if let Err(ended) = self.act(action).await {
                     return ended;
                 }
@@ -179,6 +211,7 @@ impl Session {
                     self.upstream(event);
                     Ok(())
                 }
+                Wake::Sent => Ok(()),
                 Wake::Timer => self.timed_out(),
                 Wake::Drain => {
                     draining = true;
@@ -201,6 +234,11 @@ impl Session {
         }
         if let Poll::Ready(written) = self.poll_write(cx) {
             return Poll::Ready(Wake::Output(written));
+        }
+        if let Some(unsent) = &mut self.unsent {
+            ready!(unsent.as_mut().poll(cx));
+            self.unsent = None;
+            return Poll::Ready(Wake::Sent);
         }
         if self.machine.wants_input() {
             let machine = &mut self.machine;
@@ -310,14 +348,12 @@ impl Session {
                 }
             }
             Action::Send(octets) => {
-                if let Some(lease) = &self.lease {
-                    lease.send(octets).await;
-                }
+                let message = self.machine.is_awaiting_literal();
+                self.send(Piece::Octets(octets), if message { Owes::Client } else { Owes::Nothing });
             }
             Action::SendSegment(text, literal) => {
-                if let Some(lease) = &self.lease {
-                    lease.send_segment(text, literal).await;
-                }
+                let owes = if literal.is_some() { Owes::Client } else { Owes::Nothing };
+                self.send(Piece::Segment(text, literal), owes);
             }
             Action::Close(end) => return Err(Ended::By(end)),
         }
@@ -365,13 +401,26 @@ impl Session {
         self.machine.handle_login(reply);
     }
 
+    /// Sends more of the running command, now or when there is room; what it owes then.
+    fn send(&mut self, piece: Piece, owes: Owes) {
+        let Some(lease) = &self.lease else { return };
+        // One that was answered already may still have to be sent to its end.
+        if let Some(running) = &mut self.running {
+            running.owes = owes;
+        }
+        if let Err(piece) = lease.try_send(piece) {
+            self.unsent = Some(lease.reserve(piece));
+        }
+    }
+
     /// Runs a command on the connection that the session has. Otherwise gives it back.
     fn start_at_once(&mut self, run: Box<Run>) -> Result<(), Box<Run>> {
         let Some(lease) = &self.lease else { return Err(run) };
         let name = run.command.name;
         let again = (!self.machine.is_selected()).then(|| run.clone());
+        let owes = Owes::of(&run);
         lease.try_run(run)?;
-        self.running = Some(Running { name, since: Instant::now(), again, attempts: 1 });
+        self.running = Some(Running { name, since: Instant::now(), again, attempts: 1, owes });
         Ok(())
     }
 
@@ -386,8 +435,9 @@ impl Session {
             }
             let Some(lease) = &self.lease else { return };
             let again = (!self.machine.is_selected()).then(|| command.clone());
+            let owes = Owes::of(&command);
             match lease.run(command).await {
-                Ok(()) => self.running = Some(Running { name, since, again, attempts }),
+                Ok(()) => self.running = Some(Running { name, since, again, attempts, owes }),
                 Err(unsent) if !self.machine.is_selected() && attempts < MAX_ATTEMPTS => {
                     attempts += 1;
                     self.drop_lease();
@@ -435,6 +485,7 @@ impl Session {
     }
 
     fn drop_lease(&mut self) {
+        self.unsent = None;
         if let Some(lease) = self.lease.take() {
             self.sticky = Some(lease.shared().facts().sticky);
         }
@@ -444,9 +495,14 @@ impl Session {
         match event {
             FromTask::Data(octets) => self.queue(octets),
             FromTask::Continue(line) => {
-                // A literal that has been sent cannot be sent again.
-                if let Some(running) = self.running.as_mut().filter(|running| running.name != Name::Idle) {
-                    running.again = None;
+                if let Some(running) = self.running.as_mut() {
+                    if running.name == Name::Idle {
+                        running.owes = Owes::Done;
+                    } else {
+                        // A literal that has been sent cannot be sent again.
+                        running.again = None;
+                        running.owes = Owes::Client;
+                    }
                 }
                 self.machine.handle_continue(line);
             }
@@ -524,16 +580,17 @@ impl Session {
     /// A connection at rest goes back to its pool; one with a reply on the way is drained first, by a task of its own.
     fn release(&mut self) {
         let Some(lease) = self.lease.take() else { return };
-        if self.running.is_none() || self.machine.is_awaiting_literal() {
-            return drop(lease);
+        let owes = self.running.as_ref().map(|running| running.owes);
+        match owes {
+            _ if self.unsent.take().is_some() => drop(lease),
+            None | Some(Owes::Client) => drop(lease),
+            Some(Owes::Nothing) => drop(tokio::spawn(lease.drain(None))),
+            Some(Owes::DoneLater) => drop(tokio::spawn(lease.drain(Some(DONE)))),
+            Some(Owes::Done) => drop(tokio::spawn(async move {
+                lease.send(Piece::Octets(DONE)).await;
+                lease.drain(None).await;
+            })),
         }
-        let idling = self.machine.is_idle_command();
-        tokio::spawn(async move {
-            if idling {
-                lease.send(Bytes::from_static(b"DONE\r\n")).await;
-            }
-            lease.drain().await;
-        });
     }
 
     fn close_label(&self, ended: &Ended) -> SessionClose {

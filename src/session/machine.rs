@@ -214,12 +214,6 @@ impl Machine {
         matches!(self.op, Op::Running { part: Part::Done, .. })
     }
 
-    /// IDLE was sent, accepted or not.
-    #[must_use]
-    pub fn is_idle_command(&self) -> bool {
-        matches!(self.op, Op::Running { name: Name::Idle, .. })
-    }
-
     /// A message is being given, or is about to be.
     #[must_use]
     pub fn is_awaiting_literal(&self) -> bool {

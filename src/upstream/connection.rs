@@ -100,13 +100,24 @@ impl Shared {
 #[derive(Debug)]
 enum ToTask {
     Run(Box<Run>),
-    Octets(Bytes),
-    Segment(Bytes, Option<Literal>),
+    Piece(Piece),
     /// NOOP, before the connection is handed out.
     Check,
     Release,
     Retire(RetireReason),
 }
+
+/// More of a running command.
+#[derive(Debug)]
+pub enum Piece {
+    /// Octets as they are: of a literal, or a line.
+    Octets(Bytes),
+    /// What follows a streamed literal, and perhaps a further literal's announcement.
+    Segment(Bytes, Option<Literal>),
+}
+
+/// A [`Piece`] that waits for room.
+pub type Reserving = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What the task tells the session.
 #[derive(Debug)]
@@ -275,14 +286,26 @@ impl Connection {
         }
     }
 
-    /// Sends further octets of the running command. What comes of it is told by the next event.
-    pub async fn send(&self, octets: Bytes) {
-        let _ = self.to_task.send((self.lease, ToTask::Octets(octets))).await;
+    /// Sends more of the running command. What comes of it is told by the next event.
+    pub async fn send(&self, piece: Piece) {
+        let _ = self.to_task.send((self.lease, ToTask::Piece(piece))).await;
     }
 
-    /// Sends what follows a streamed literal. What comes of it is told by the next event.
-    pub async fn send_segment(&self, text: Bytes, literal: Option<Literal>) {
-        let _ = self.to_task.send((self.lease, ToTask::Segment(text, literal))).await;
+    /// Like [`Connection::send`], if that needs no waiting; otherwise gives it back.
+    pub fn try_send(&self, piece: Piece) -> Result<(), Piece> {
+        match self.to_task.try_send((self.lease, ToTask::Piece(piece))) {
+            Err(mpsc::error::TrySendError::Full((_, ToTask::Piece(piece)))) => Err(piece),
+            _ => Ok(()),
+        }
+    }
+
+    /// Like [`Connection::send`], for one that has to listen to events meanwhile: the connection's task may be waiting
+    /// to tell one before it takes the next piece.
+    pub fn reserve(&self, piece: Piece) -> Reserving {
+        let (to_task, lease) = (self.to_task.clone(), self.lease);
+        Box::pin(async move {
+            let _ = to_task.send((lease, ToTask::Piece(piece))).await;
+        })
     }
 
     /// The next event; after [`FromTask::Lost`], nothing else.
@@ -317,8 +340,9 @@ impl Connection {
         }
     }
 
-    /// Reads what is still to come for a session that is gone, within `octets` and `time`. False: not to be used again.
-    pub async fn drain(&mut self, octets: usize, time: Duration) -> bool {
+    /// Reads what is still to come for a session that is gone, within `octets` and `time`; sends `asked_for` when the
+    /// backend asks for more. False: not to be used again.
+    pub async fn drain(&mut self, octets: usize, time: Duration, mut asked_for: Option<Bytes>) -> bool {
         let read = async {
             let mut left = octets;
             loop {
@@ -328,7 +352,11 @@ impl Connection {
                         None => return false,
                     },
                     FromTask::Done(..) => return true,
-                    FromTask::Checked | FromTask::Continue(_) => {}
+                    FromTask::Continue(_) => match asked_for.take() {
+                        Some(octets) => self.send(Piece::Octets(octets)).await,
+                        None => return false,
+                    },
+                    FromTask::Checked => {}
                     FromTask::Lost(_) => return false,
                 }
             }
@@ -428,6 +456,7 @@ impl Task {
                     return Err(Exit::ServerClosed);
                 }
                 self.sent = true;
+                self.last_octet = Instant::now();
                 let _ = self.output.split_to(written);
             }
             Wake::Read(read) => {
@@ -454,6 +483,7 @@ impl Task {
     async fn wait(&mut self) -> Wake {
         let notified = self.shared.wake.notified();
         let mut notified = std::pin::pin!(notified);
+        let mut abandoned = std::pin::pin!(self.replies.closed());
         let deadline = self.deadline();
         let resting = !matches!(self.phase, Phase::Leased);
         let output = &self.output;
@@ -463,6 +493,10 @@ impl Task {
             if !output.is_empty() {
                 if let Poll::Ready(written) = Pin::new(&mut *stream).poll_write(cx, output) {
                     return Poll::Ready(Wake::Written(written));
+                }
+                // Requests wait until all is written; that nobody is left to make them must not.
+                if abandoned.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Wake::Request(None));
                 }
                 // TLS keeps what it could not send: it wants to be flushed. Reads do that.
             } else {
@@ -495,8 +529,11 @@ impl Task {
         match self.phase {
             Phase::Resting { unselect, noop } => Some(unselect.unwrap_or(noop).min(noop).min(self.retires_at())),
             Phase::Own(deadline) => Some(deadline),
-            // Clients idle as long as they like: TCP's keepalive watches over the backend then.
-            Phase::Leased if self.machine.is_waiting() => Some(self.last_octet + self.timing.reply_timeout),
+            // Clients idle as long as they like: TCP's keepalive watches over the backend then. But a backend that takes
+            // no more of a message must not hold us for ever.
+            Phase::Leased if self.machine.is_waiting() || !self.output.is_empty() => {
+                Some(self.last_octet + self.timing.reply_timeout)
+            }
             Phase::Leased => None,
         }
     }
@@ -547,8 +584,8 @@ impl Task {
                 self.set_reusable(false);
                 self.machine.handle_command(run.command, run.streams);
             }
-            ToTask::Octets(octets) => self.machine.handle_octets(&octets),
-            ToTask::Segment(text, literal) => {
+            ToTask::Piece(Piece::Octets(octets)) => self.machine.handle_octets(&octets),
+            ToTask::Piece(Piece::Segment(text, literal)) => {
                 self.machine.handle_segment(&text, literal);
                 if self.machine.is_closing() {
                     return Err(Exit::ServerClosed);
@@ -674,18 +711,23 @@ impl Task {
     async fn end(mut self, exit: Exit) {
         self.shared.state.store(CLOSED, Ordering::Release);
         self.budget.forget(self.shared.id);
-        let reason = self.reason(&exit);
-        self.metrics.retired(reason);
-        debug!(connection = self.shared.id, reason = reason.as_str(), cause = ?exit, "upstream connection retired");
+        let mut reason = self.reason(&exit);
         let mut loss = Loss { unsent: !self.sent, unanswered: !self.replied, cut: !self.machine.at_line_start() };
         // A command that was never looked at was not sent either.
         self.requests.close();
         while let Ok((lease, request)) = self.requests.try_recv() {
-            if let ToTask::Run(_) = request {
-                self.lease = lease;
-                loss = Loss { unsent: true, unanswered: true, cut: false };
+            match request {
+                ToTask::Run(_) => {
+                    self.lease = lease;
+                    loss = Loss { unsent: true, unanswered: true, cut: false };
+                }
+                // Who gave it up could say why, but nobody was listening.
+                ToTask::Retire(why) if matches!(exit, Exit::Abandoned) => reason = why,
+                _ => {}
             }
         }
+        self.metrics.retired(reason);
+        debug!(connection = self.shared.id, reason = reason.as_str(), cause = ?exit, "upstream connection retired");
         let orderly =
             matches!(exit, Exit::Retire(_) | Exit::Abandoned) && self.machine.is_clean() && self.output.is_empty();
         if orderly && tokio::time::timeout(GOODBYE, self.logout()).await == Ok(true) {

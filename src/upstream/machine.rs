@@ -377,9 +377,7 @@ impl Machine {
         self.put_tag();
         match own {
             Own::Noop => self.output.put_slice(b"NOOP\r\n"),
-            Own::Unselect if self.capabilities.has("UNSELECT") || self.capabilities.has("IMAP4rev2") => {
-                self.output.put_slice(b"UNSELECT\r\n");
-            }
+            Own::Unselect if self.unselects() => self.output.put_slice(b"UNSELECT\r\n"),
             // A failed EXAMINE leaves nothing selected (RFC 9051 section 6.3.3).
             Own::Unselect => self.output.put_slice(b"EXAMINE \"imapool/no/such/mailbox\"\r\n"),
             Own::Logout => {
@@ -388,6 +386,11 @@ impl Machine {
             }
         }
         self.in_flight = Some(InFlight::Own(own));
+    }
+
+    /// Whether there is UNSELECT (RFC 3691; part of RFC 9051).
+    fn unselects(&self) -> bool {
+        self.capabilities.has("UNSELECT") || self.capabilities.has("IMAP4rev2")
     }
 
     /// What is to be sent; empty: nothing. Take all of it.
@@ -631,7 +634,7 @@ impl Machine {
 
     fn own_done(&mut self, own: Own, status: Status) {
         if own == Own::Unselect {
-            let left = if self.capabilities.has("UNSELECT") { Status::Ok } else { Status::No };
+            let left = if self.unselects() { Status::Ok } else { Status::No };
             self.facts.selected = None;
             if status != left {
                 self.spoiled = Some("mailbox could not be unselected");
