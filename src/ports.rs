@@ -4,6 +4,7 @@
 //! that has been at rest longest, anywhere, is retired to make room.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -22,6 +23,8 @@ pub struct Budget {
     connections: Arc<Semaphore>,
     capacity: usize,
     registry: Mutex<HashMap<u64, Weak<Shared>>>,
+    /// Who waits for a permit.
+    waiting: AtomicUsize,
 }
 
 /// The right to one upstream connection.
@@ -33,7 +36,12 @@ impl Budget {
     #[must_use]
     pub fn new(capacity: usize) -> Arc<Self> {
         let capacity = capacity.clamp(1, 1_000_000);
-        Arc::new(Self { connections: Arc::new(Semaphore::new(capacity)), capacity, registry: Mutex::default() })
+        Arc::new(Self {
+            connections: Arc::new(Semaphore::new(capacity)),
+            capacity,
+            registry: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+        })
     }
 
     /// `pool.max_total`, or, where that is 0, what the descriptor limit leaves beside `limits.sessions`, and four fifths
@@ -74,12 +82,21 @@ impl Budget {
         let permit = match Arc::clone(&self.connections).try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
+                // First this, then the look at what rests: whoever comes to rest looks the other way round.
+                let _waiting = Waiting::new(&self.waiting);
                 self.evict_longest_idle();
                 // The semaphore is never closed.
                 Arc::clone(&self.connections).acquire_owned().await.expect("open semaphore")
             }
         };
         Permit(permit)
+    }
+
+    /// A connection has come to rest: if somebody waits for a permit, the one at rest longest goes.
+    pub fn make_room(&self) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.evict_longest_idle();
+        }
     }
 
     /// Room at once, or none.
@@ -119,6 +136,22 @@ impl Budget {
                 None => return false,
             }
         }
+    }
+}
+
+/// Counts one that waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

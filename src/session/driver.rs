@@ -526,6 +526,8 @@ impl Session {
             }
             return Ok(());
         };
+        let user = self.account.as_ref().map(|account| account.name());
+        info!(client = %self.client, user, command = running.name.as_str(), "upstream connection lost during a command");
         if loss.cut {
             return Err(Ended::Cut);
         }

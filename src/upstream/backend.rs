@@ -201,10 +201,16 @@ impl Backend {
     /// # Errors
     /// See [`OpenError`].
     pub async fn fresh(self: &Arc<Self>) -> Result<Unauthenticated, OpenError> {
+        if self.breaker.lock().refuses(std::time::Instant::now()) {
+            self.note(Some(&OpenError::Breaker));
+            return Err(OpenError::Breaker);
+        }
+        // Here and not in the task: who stops waiting for room does not keep a place in the queue.
+        let permit = self.budget.permit().await;
         let (give, take) = oneshot::channel();
         let backend = Arc::clone(self);
         tokio::spawn(async move {
-            if let Err(Ok(unwanted)) = give.send(backend.open(None).await) {
+            if let Err(Ok(unwanted)) = give.send(backend.open(permit).await) {
                 backend.keep(unwanted);
             }
         });
@@ -233,7 +239,7 @@ impl Backend {
         let known = *self.reachable.borrow();
         if !known
             && let Some(permit) = self.budget.try_permit()
-            && let Ok(spare) = self.open(Some(permit)).await
+            && let Ok(spare) = self.open(permit).await
         {
             self.keep(spare);
         }
@@ -244,15 +250,11 @@ impl Backend {
         self.spares.lock().clear();
     }
 
-    /// Dials, as the breaker and the budget allow.
-    async fn open(&self, permit: Option<Permit>) -> Result<Unauthenticated, OpenError> {
+    /// Dials, as the breaker allows.
+    async fn open(&self, permit: Permit) -> Result<Unauthenticated, OpenError> {
         // The semaphore is never closed.
         let _turn = self.dials.acquire().await.expect("open semaphore");
         let result = if self.breaker.lock().try_attempt(std::time::Instant::now()) {
-            let permit = match permit {
-                Some(permit) => permit,
-                None => self.budget.permit().await,
-            };
             self.connect(permit).await
         } else {
             Err(OpenError::Breaker)

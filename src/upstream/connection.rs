@@ -184,6 +184,7 @@ pub struct Connection {
     /// Which use of the connection this is: what belongs to an earlier one is not for this one's ears.
     lease: u32,
     rested_for: Duration,
+    budget: Arc<Budget>,
 }
 
 impl Connection {
@@ -230,7 +231,7 @@ impl Connection {
         };
         task.machine.handle_attach();
         tokio::spawn(task.run());
-        Self { shared, to_task, from_task, lease: 0, rested_for: Duration::ZERO }
+        Self { shared, to_task, from_task, lease: 0, rested_for: Duration::ZERO, budget: Arc::clone(budget) }
     }
 
     /// See [`Shared`].
@@ -266,6 +267,7 @@ impl Connection {
         }
         let told = self.to_task.try_send((self.lease, ToTask::Release)).is_ok();
         self.shared.rest();
+        self.budget.make_room();
         told
     }
 
