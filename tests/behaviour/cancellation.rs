@@ -7,7 +7,7 @@ use imapool::demo::server::{Options, Server};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{Client, Conn, Harness, Scripted, soon, until};
+use crate::support::{Conn, Gate, Harness, Scripted, soon, until};
 
 /// A bare socket that can be closed (FIN) or reset (RST).
 async fn connect(address: SocketAddr) -> TcpStream {
@@ -29,7 +29,9 @@ async fn a_vanished_asker_shifts_no_reply() {
     let backend = Scripted::start(|mut conn: Conn| async move {
         while let Some(command) = conn.command().await {
             let tag = conn.tag.clone();
-            let Some(name) = command.strip_prefix("LIST \"\" ") else { return conn.send(format!("{tag} OK bye\r\n")).await };
+            let Some(name) = command.strip_prefix("LIST \"\" ") else {
+                return conn.send(format!("{tag} OK bye\r\n")).await;
+            };
             // In two pieces, so that there is always something half said.
             conn.send(format!("* LIST () \"/\" {name}\r\n")).await;
             tokio::task::yield_now().await;
@@ -85,14 +87,17 @@ async fn a_client_may_vanish_after_any_octet() {
 /// A session that is told only what it asked for.
 async fn probe(harness: &Harness, round: usize) {
     let mut client = harness.login("u8").await;
-    client.play(&format!("C: p{round} STATUS INBOX (MESSAGES)\nS: * STATUS INBOX (MESSAGES 10)\nS: p{round} OK…")).await;
+    client
+        .play(&format!("C: p{round} STATUS INBOX (MESSAGES)\nS: * STATUS \"INBOX\" (MESSAGES 10)\nS: p{round} OK…"))
+        .await;
     client.play("C: q LOGOUT\nS: * BYE…\nS: q OK…\nS.").await;
 }
 
 /// Vanishes in the middle of a reply: short ones are read to their end, long ones cost the connection.
 #[tokio::test]
 async fn a_reply_is_drained_within_its_budget_of_octets() {
-    for (size, budget, logins, reason) in [(200_000, 1 << 20, 1, "drain_budget"), (4 << 20, 1 << 20, 2, "drain_budget")] {
+    for (size, budget, logins, reason) in [(200_000, 1 << 20, 1, "drain_budget"), (4 << 20, 1 << 20, 2, "drain_budget")]
+    {
         let backend = Scripted::start(move |mut conn: Conn| async move {
             if conn.number == 1 {
                 conn.play("C: SELECT INBOX\nS: TAG OK x\nC: FETCH 1 BODY[]").await;
@@ -134,7 +139,7 @@ async fn a_reply_is_drained_within_its_budget_of_time() {
     let mut client = harness.login("u8").await;
     client.play("C: a LIST \"\" slow").await;
     until("LIST at the backend", || backend.received().contains("LIST")).await;
-    drop(client);
+    client.reset();
     until("given up", || harness.metric("imapool_upstream_retired_total", "reason=\"drain_budget\"") == 1).await;
     until("closed", || harness.connections("") == 0 && backend.open() == 0).await;
     harness.visit("u8").await;
@@ -144,18 +149,25 @@ async fn a_reply_is_drained_within_its_budget_of_time() {
 /// DONE and gone: DONE is said once, since a second one would be answered, and that reply would be the next session's.
 #[tokio::test]
 async fn done_is_said_once() {
-    let backend = Scripted::start(|mut conn: Conn| async move {
-        conn.play("C: IDLE\nS: + idling\nC> DONE").await;
-        // Whatever came beside DONE would be here by the time the client has gone.
-        conn.play("S: TAG OK idled").await;
-        conn.obey().await;
+    let (gate, gone) = Gate::pair();
+    let backend = Scripted::start(move |mut conn: Conn| {
+        let gone = gone.clone();
+        async move {
+            conn.play("C: IDLE\nS: + idling\nC> DONE").await;
+            gone.passed().await;
+            conn.play("S: TAG OK idled").await;
+            conn.obey().await;
+        }
     })
     .await;
     let harness = Harness::start(backend.address, |_| {}).await;
     let mut client = harness.login("u8").await;
     client.play("C: a IDLE\nS: + idling").await;
     client.send("DONE\r\n").await;
-    drop(client);
+    until("DONE at the backend", || backend.received().contains("DONE")).await;
+    client.reset();
+    harness.sessions(0).await;
+    gate.open();
     harness.sessions(0).await;
     harness.at_rest(1).await;
     harness.visit("u8").await;
@@ -194,11 +206,12 @@ async fn an_idle_that_is_refused_is_not_ended() {
         conn.play("C> DONE").await;
     })
     .await;
-    let harness = Harness::start(backend.address, |config| config.pool.drain_timeout = Duration::from_millis(100)).await;
+    let harness =
+        Harness::start(backend.address, |config| config.pool.drain_timeout = Duration::from_millis(100)).await;
     let mut client = harness.login("u8").await;
     client.play("C: a IDLE").await;
     until("IDLE at the backend", || backend.received().contains("IDLE")).await;
-    drop(client);
+    client.reset();
     until("given up", || harness.connections("") == 0).await;
     assert!(!backend.received().contains("DONE"), "{}", backend.received());
     harness.visit("u8").await;
@@ -246,8 +259,7 @@ async fn a_client_hears_that_the_backend_does_not_read() {
     })
     .await;
     let client = harness.login("u8").await;
-    let Client { stream, .. } = client;
-    let (mut reader, mut writer) = tokio::io::split(stream);
+    let (mut reader, mut writer) = tokio::io::split(client.into_stream());
     let writing = tokio::spawn(async move {
         let _cut = writer.write_all(b"a APPEND INBOX {50000000+}\r\n").await;
         let piece = vec![b'x'; 1 << 20];

@@ -8,4 +8,14 @@
 mod support;
 
 mod cancellation;
+mod capabilities;
+mod credentials;
+mod drain;
+mod limits;
+mod literals;
+mod malformed_backends;
+mod malformed_clients;
+mod outage;
+mod pool_limits;
 mod reuse;
+mod starttls;

@@ -9,8 +9,7 @@ use crate::support::{Conn, Gate, Harness, Scripted};
 /// up-imapproxy: the client closes with a reply in flight, and the next session of that user reads it.
 #[tokio::test]
 async fn a_reply_in_flight_is_not_the_next_sessions() {
-    let gone = Gate::default();
-    let gate = gone.clone();
+    let (gone, gate) = Gate::pair();
     let backend = Scripted::start(move |mut conn: Conn| {
         let gate = gate.clone();
         async move {
@@ -37,7 +36,7 @@ async fn a_reply_in_flight_is_not_the_next_sessions() {
     let mut first = harness.login("u8").await;
     first.play("C: a SELECT INBOX\nS: * 1 EXISTS\nS: a OK [READ-WRITE] selected\nC: b FETCH 1 BODY[]").await;
     crate::support::until("FETCH at the backend", || backend.received().contains("FETCH")).await;
-    drop(first);
+    first.reset();
     harness.sessions(0).await;
     let mut second = harness.login("u8").await;
     gone.open();
@@ -60,8 +59,7 @@ async fn a_reply_in_flight_is_not_the_next_sessions() {
 /// up-imapproxy: commands in one go with LOGOUT; the replies to them reach the next session.
 #[tokio::test]
 async fn what_was_pipelined_before_logout_is_not_the_next_sessions() {
-    let gone = Gate::default();
-    let gate = gone.clone();
+    let (gone, gate) = Gate::pair();
     let backend = Scripted::start(move |mut conn: Conn| {
         let gate = gate.clone();
         async move {
@@ -81,7 +79,9 @@ async fn what_was_pipelined_before_logout_is_not_the_next_sessions() {
     // Nothing is answered out of turn, LOGOUT least of all, and what waits has not been sent.
     assert!(!backend.received().contains("two"), "{}", backend.received());
     gone.open();
-    first.play("S: * LIST () \"/\" one\nS: a OK one\nS: * LIST () \"/\" two\nS: b OK two\nS: * BYE…\nS: c OK…\nS.").await;
+    first
+        .play("S: * LIST () \"/\" one\nS: a OK one\nS: * LIST () \"/\" two\nS: b OK two\nS: * BYE…\nS: c OK…\nS.")
+        .await;
     let mut second = harness.login("u8").await;
     second.play("C: d LIST \"\" mine\nS: * LIST () \"/\" mine\nS: d OK mine").await;
     drop(second);
@@ -93,46 +93,50 @@ async fn what_was_pipelined_before_logout_is_not_the_next_sessions() {
 #[tokio::test]
 async fn enable_and_the_selected_mailbox_are_not_the_next_sessions() {
     let backend = Scripted::start(|mut conn: Conn| async move {
-        match conn.number {
-            1 => {
-                conn.play(
-                    "C: ENABLE CONDSTORE
-                     S: * ENABLED CONDSTORE
-                     S: TAG OK [X] enabled
-                     C: SELECT INBOX
-                     S: * 7 EXISTS
-                     S: TAG OK [READ-WRITE] first",
-                )
-                .await;
-            }
-            _ => conn.play("C: FETCH 1 FLAGS\nS: TAG BAD no mailbox\nC: SELECT INBOX\nS: * 7 EXISTS\nS: TAG OK x").await,
-        }
-        // From the third session on.
-        match conn.number {
-            1 => conn.play("C: UNSELECT\nS: TAG OK left\nC: LIST \"\" x\nS: TAG OK x").await,
-            _ => conn.play("C: UNSELECT\nS: TAG OK left\nC: FETCH 1 FLAGS\nS: TAG BAD no mailbox").await,
+        if conn.number == 1 {
+            conn.play(
+                "C: ENABLE CONDSTORE
+                 S: * ENABLED CONDSTORE
+                 S: TAG OK [X] enabled
+                 C: SELECT INBOX
+                 S: * 7 EXISTS
+                 S: TAG OK [READ-WRITE] first
+                 C: UNSELECT
+                 S: TAG OK left
+                 C: LIST \"\" x
+                 S: TAG OK x",
+            )
+            .await;
+        } else {
+            conn.play("C: FETCH 1 FLAGS\nS: TAG BAD no mailbox\nC: SELECT INBOX\nS: * 7 EXISTS\nS: TAG OK x").await;
+            conn.play("C: UNSELECT\nS: TAG OK left\nC: FETCH 1 FLAGS\nS: TAG BAD no mailbox").await;
         }
         conn.obey().await;
     })
     .await;
     let harness = Harness::start(backend.address, |_| {}).await;
     let mut first = harness.login("u8").await;
-    first.play("C: a ENABLE CONDSTORE\nS: * ENABLED CONDSTORE\nS: a OK [X] enabled\nC: b SELECT INBOX\nS: * 7 EXISTS\nS: b OK…").await;
-    first.play("C: c LOGOUT\nS: * BYE…\nS: c OK…\nS.").await;
+    first.play("C: a ENABLE CONDSTORE\nS: * ENABLED CONDSTORE\nS: a OK [X] enabled").await;
+    first.play("C: b SELECT INBOX\nS: * 7 EXISTS\nS: b OK…\nC: c LOGOUT\nS: * BYE…\nS: c OK…\nS.").await;
     harness.at_rest(1).await;
-    // Has enabled nothing: a connection of its own, on which nothing is selected.
+    // Enables the same: gets that connection, and hears what was said there; the mailbox it does not see.
     let mut second = harness.login("u8").await;
-    second.play("C: a FETCH 1 FLAGS\nS: a BAD no mailbox").await;
-    assert_eq!(backend.logins(), 2);
-    second.play("C: b SELECT INBOX\nS: * 7 EXISTS\nS: b OK x\nC: c LOGOUT\nS: * BYE…\nS: c OK…\nS.").await;
-    // Enables the same: gets the first connection, and hears what was said there.
+    second
+        .play("C: a ENABLE CONDSTORE\nS: * ENABLED CONDSTORE\nS: a OK [X] enabled\nC: b LIST \"\" x\nS: b OK x")
+        .await;
+    second.play("C: c LOGOUT\nS: * BYE…\nS: c OK…\nS.").await;
+    assert_eq!((backend.logins(), backend.received().matches("ENABLE").count()), (1, 1));
+    harness.at_rest(1).await;
+    // Has enabled nothing: another connection, on which nothing is selected.
     let mut third = harness.login("u8").await;
-    third.play("C: a ENABLE CONDSTORE\nS: * ENABLED CONDSTORE\nS: a OK [X] enabled\nC: b LIST \"\" x\nS: b OK x").await;
-    // The second's connection was left with a mailbox selected, which nobody else sees.
+    third.play("C: a FETCH 1 FLAGS\nS: a BAD no mailbox\nC: b SELECT INBOX\nS: * 7 EXISTS\nS: b OK x").await;
+    third.play("C: c LOGOUT\nS: * BYE…\nS: c OK…\nS.").await;
+    assert_eq!(backend.logins(), 2);
+    // That one was left with a mailbox selected, which nobody else sees.
     let mut fourth = harness.login("u8").await;
     fourth.play("C: a FETCH 1 FLAGS\nS: a BAD no mailbox").await;
     assert_eq!((backend.logins(), backend.received().matches("ENABLE").count()), (2, 1));
-    drop((third, fourth));
+    drop(fourth);
     harness.finish().await;
 }
 
@@ -163,9 +167,13 @@ async fn without_unselect_a_failing_examine_leaves_the_mailbox() {
     let server = Server::start(Options { capabilities, ..Options::default() }).await.unwrap();
     let harness = Harness::start(server.address(), |_| {}).await;
     let mut first = harness.login("u8").await;
-    first.play("C: a SELECT INBOX\nS~ a OK…\nC: b STORE 1 +FLAGS.SILENT (\\Deleted)\nS: b OK…\nC: c LOGOUT\nS~ c OK…\nS.").await;
+    first
+        .play(
+            "C: a SELECT INBOX\nS~ a OK…\nC: b STORE 1 +FLAGS.SILENT (\\Deleted)\nS: b OK…\nC: c LOGOUT\nS~ c OK…\nS.",
+        )
+        .await;
     let mut second = harness.login("u8").await;
-    second.play("C: a FETCH 1 FLAGS\nS: a BAD…\nC: b STATUS INBOX (MESSAGES)\nS: * STATUS INBOX (MESSAGES 10)\nS: b OK…").await;
+    second.play("C: a FETCH 1 FLAGS\nS: a BAD…\nC: b STATUS INBOX (MESSAGES)\nS: * STATUS \"INBOX\" (MESSAGES 10)\nS: b OK…").await;
     assert_eq!(server.counters().logins, 1, "the same connection");
     drop(second);
     harness.finish().await;

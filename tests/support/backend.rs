@@ -77,7 +77,10 @@ impl Scripted {
     }
 
     /// As [`Scripted::start`], with these capabilities.
-    pub(crate) async fn offering<F>(capabilities: &'static str, script: impl Fn(Conn) -> F + Send + Sync + 'static) -> Self
+    pub(crate) async fn offering<F>(
+        capabilities: &'static str,
+        script: impl Fn(Conn) -> F + Send + Sync + 'static,
+    ) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -167,6 +170,23 @@ impl Conn {
         let (tag, rest) = line.split_once(' ').unwrap_or_else(|| panic!("no command: {line:?}"));
         self.tag = tag.to_owned();
         Some(rest.to_owned())
+    }
+
+    /// Whether a command comes, which must be this one.
+    pub(crate) async fn line_is(&mut self, wanted: &str) -> bool {
+        let command = self.command().await;
+        assert!(command.as_deref().is_none_or(|command| command == wanted), "{command:?}");
+        command.is_some()
+    }
+
+    /// TLS as the server; whatever was read before is forgotten.
+    pub(crate) async fn secure(mut self, acceptor: &tokio_rustls::TlsAcceptor) -> Self {
+        let plain = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
+        if let Ok(secured) = acceptor.accept(plain).await {
+            self.stream = Box::new(secured);
+        }
+        self.buffer.clear();
+        self
     }
 
     /// Accepts whatever login comes; false: none came.

@@ -1,7 +1,9 @@
 //! A client that speaks raw octets.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use socket2::{SockRef, Socket as Socket2};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -13,17 +15,28 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
 pub(crate) struct Client {
     pub(crate) stream: Box<dyn Socket>,
     buffer: Vec<u8>,
+    socket: Option<Socket2>,
 }
 
 impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = soon("connect", TcpStream::connect(address)).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        Self::over(stream)
+        let socket = SockRef::from(&stream).try_clone().unwrap();
+        Self { socket: Some(socket), ..Self::over(stream) }
+    }
+
+    /// Vanishes: what half-closes and still reads is another matter.
+    pub(crate) fn reset(self) {
+        self.socket.expect("a TCP socket").set_linger(Some(Duration::ZERO)).unwrap();
     }
 
     pub(crate) fn over(stream: impl Socket + 'static) -> Self {
-        Self { stream: Box::new(stream), buffer: Vec::new() }
+        Self { stream: Box::new(stream), buffer: Vec::new(), socket: None }
+    }
+
+    pub(crate) fn into_stream(self) -> Box<dyn Socket> {
+        self.stream
     }
 
     pub(crate) async fn send(&mut self, octets: impl AsRef<[u8]>) {

@@ -126,6 +126,14 @@ impl Harness {
         .await;
     }
 
+    /// As [`Harness::at_rest`], beside so many that are in use.
+    pub(crate) async fn at_rest_beside(&self, wanted: u64, in_use: u64) {
+        until(&format!("{wanted} connections at rest beside {in_use}"), || {
+            self.connections("idle") == wanted && self.connections("active") + self.connections("connecting") == in_use
+        })
+        .await;
+    }
+
     /// Waits for a log line that holds all of these.
     pub(crate) async fn logged(&self, parts: &[&str]) {
         let found = |log: &Log| log.text().lines().any(|line| parts.iter().all(|part| line.contains(part)));
@@ -149,7 +157,10 @@ impl Harness {
         let metrics = proxy.metrics();
         soon("drain", proxy.drain()).await;
         let gauge = |text: &str, name: &str| -> f64 {
-            text.lines().filter(|line| line.starts_with(name)).map(|l| l.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+            text.lines()
+                .filter(|line| line.starts_with(name))
+                .map(|l| l.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+                .sum()
         };
         until("no upstream connection", || gauge(&metrics.render(), "imapool_upstream_connections{") == 0.0).await;
         no_panics();
@@ -171,7 +182,8 @@ fn configuration(backend: SocketAddr) -> Config {
         name: "webmail".into(),
         ..config::Listener::new(ListenAddr::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))))
     };
-    let backend = config::Backend { name: "mail".into(), ..config::Backend::new(backend.ip().to_string(), backend.port()) };
+    let backend =
+        config::Backend { name: "mail".into(), ..config::Backend::new(backend.ip().to_string(), backend.port()) };
     let mut config = Config::new(listener, backend);
     config.admin.address = None;
     config.pool.spare = 0;
@@ -238,6 +250,12 @@ fn no_panics() {
 pub(crate) struct Gate(Arc<tokio::sync::watch::Sender<bool>>);
 
 impl Gate {
+    /// One for the test, one for the script.
+    pub(crate) fn pair() -> (Self, Self) {
+        let gate = Self::default();
+        (gate.clone(), gate)
+    }
+
     pub(crate) fn open(&self) {
         self.0.send_replace(true);
     }
