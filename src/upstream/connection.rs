@@ -467,7 +467,11 @@ impl Task {
                 }
                 self.last_octet = Instant::now();
                 self.replied = true;
-                self.machine.handle_input(&mut self.input).map_err(Exit::Protocol)?;
+                if let Err(error) = self.machine.handle_input(&mut self.input) {
+                    // What came before it in the same breath is as good as ever.
+                    self.deliver().await?;
+                    return Err(Exit::Protocol(error));
+                }
                 if self.input.is_empty() && !self.bulk {
                     self.input = BytesMut::new();
                 }
@@ -748,7 +752,8 @@ impl Task {
             Exit::ServerClosed => RetireReason::ServerClosed,
             Exit::Abandoned if self.machine.spoiled().is_some() => RetireReason::Sticky,
             Exit::Abandoned if !self.machine.is_clean() => RetireReason::Unclean,
-            Exit::Abandoned => RetireReason::Shutdown,
+            // Retired at rest, and its handle dropped before that was noticed; or the end of all.
+            Exit::Abandoned => self.shared.retire.lock().unwrap_or(RetireReason::Shutdown),
             Exit::Protocol(error) => {
                 info!(connection = self.shared.id, %error, "backend broke the protocol");
                 RetireReason::ProtocolError
