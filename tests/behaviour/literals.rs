@@ -10,14 +10,14 @@ use crate::support::{Conn, Gate, Harness, Scripted, until};
 #[tokio::test]
 async fn a_refused_literal_is_never_sent() {
     let backend = Scripted::offering("IMAP4rev1 UNSELECT", |mut conn: Conn| async move {
-        conn.play("C: APPEND INBOX {19}\nS: TAG NO [OVERQUOTA] full\nC: NOOP\nS: TAG OK noop").await;
+        conn.play("C: APPEND INBOX {19}\nS: TAG NO [OVERQUOTA] full\nC: LIST \"\" x\nS: TAG OK listed").await;
         conn.obey().await;
     })
     .await;
     let harness = Harness::start(backend.address, |_| {}).await;
     let mut client = harness.login("u8").await;
-    client.send("a APPEND INBOX {19+}\r\nx1 DELETE INBOX\r\nab\r\nb NOOP\r\n").await;
-    client.play("S: a NO [OVERQUOTA] full\nS: b OK noop").await;
+    client.send("a APPEND INBOX {19+}\r\nx1 DELETE INBOX\r\nab\r\nb LIST \"\" x\r\n").await;
+    client.play("S: a NO [OVERQUOTA] full\nS: b OK listed").await;
     assert!(!backend.received().contains("DELETE"), "{}", backend.received());
     assert_eq!(backend.logins(), 1);
     drop(client);
@@ -28,13 +28,13 @@ async fn a_refused_literal_is_never_sent() {
 #[tokio::test]
 async fn after_a_refusal_the_next_line_is_a_command() {
     let backend = Scripted::start(|mut conn: Conn| async move {
-        conn.play("C: APPEND nowhere {10}\nS: TAG NO [TRYCREATE] none\nC: NOOP\nS: TAG OK noop").await;
+        conn.play("C: APPEND nowhere {10}\nS: TAG NO [TRYCREATE] none\nC: LIST \"\" x\nS: TAG OK listed").await;
         conn.obey().await;
     })
     .await;
     let harness = Harness::start(backend.address, |_| {}).await;
     let mut client = harness.login("u8").await;
-    client.play("C: a APPEND nowhere {10}\nS: a NO [TRYCREATE] none\nC: b NOOP\nS: b OK noop").await;
+    client.play("C: a APPEND nowhere {10}\nS: a NO [TRYCREATE] none\nC: b LIST \"\" x\nS: b OK listed").await;
     drop(client);
     harness.finish().await;
 }
@@ -46,7 +46,7 @@ async fn an_early_refusal_does_not_cut_a_message() {
     let backend = Scripted::start(|mut conn: Conn| async move {
         conn.play("C: APPEND INBOX {12+}\nS: TAG NO [OVERQUOTA] full").await;
         assert_eq!(conn.octets(12).await, b"hello, world");
-        conn.play("C> \nC: NOOP\nS: TAG OK noop").await;
+        conn.play("C> \nC: LIST \"\" x\nS: TAG OK listed").await;
         conn.obey().await;
     })
     .await;
@@ -54,8 +54,8 @@ async fn an_early_refusal_does_not_cut_a_message() {
     let mut client = harness.login("u8").await;
     client.send("a APPEND INBOX {12+}\r\nhello").await;
     client.play("S: a NO [OVERQUOTA] full").await;
-    client.send(", world\r\nb NOOP\r\n").await;
-    client.play("S: b OK noop").await;
+    client.send(", world\r\nb LIST \"\" x\r\n").await;
+    client.play("S: b OK listed").await;
     assert_eq!(backend.logins(), 1);
     drop(client);
     harness.finish().await;

@@ -50,7 +50,7 @@ const BEFORE_LOGIN: &[(&str, &str)] = &[
     ("SASL without its NULs", "C: a AUTHENTICATE PLAIN dTg=\nS: a BAD Malformed SASL…"),
     ("an aborted SASL exchange", "C: a AUTHENTICATE PLAIN\nS: + \nC: *\nS: a BAD Authentication aborted…"),
     ("one aborted later", "C: a AUTHENTICATE LOGIN\nS: + …\nC: dTg=\nS: + …\nC: *\nS: a BAD Authentication aborted…"),
-    ("a literal for a SASL response", "C: a AUTHENTICATE PLAIN\nS: + \nC: {3+}\\r\\nxyz\nS: a BAD…"),
+    ("a literal for a SASL response", "C: a AUTHENTICATE PLAIN\nS: + \nC: {3+}\\r\\nxyz\nS: a BAD…\nS: * BYE…\nS."),
     ("an unknown mechanism", "C: a AUTHENTICATE GSSAPI\nS: a NO [CANNOT]…"),
     ("no mechanism", "C: a AUTHENTICATE\nS: a BAD…"),
     ("STARTTLS where there is none", "C: a STARTTLS\nS: a BAD…"),

@@ -171,8 +171,9 @@ async fn a_connection_is_tried_before_it_is_handed_out() {
     let backend = Scripted::start(|mut conn: Conn| async move {
         match conn.number {
             1 => {
-                conn.play("C: LIST \"\" INBOX\nS: * LIST () \"/\" INBOX\nS: TAG OK x").await;
-                conn.play("C: NOOP\nS: * 5 EXISTS\nS: TAG OK x\nC: LIST \"\" INBOX\nS: TAG OK x").await;
+                for _ in 0..2 {
+                    conn.play("C: NOOP\nS: * 5 EXISTS\nS: TAG OK x\nC: LIST \"\" INBOX\nS: TAG OK x").await;
+                }
                 // The third time, no more.
                 conn.play("C: NOOP\nS: TAG NO tired").await;
             }

@@ -97,11 +97,6 @@ impl Scripted {
         .await
     }
 
-    /// Connections accepted so far.
-    pub(crate) fn accepted(&self) -> usize {
-        self.shared.lock().unwrap().received.len()
-    }
-
     /// Connections that have logged in so far.
     pub(crate) fn logins(&self) -> usize {
         self.shared.lock().unwrap().logins
@@ -191,7 +186,14 @@ impl Conn {
 
     /// Accepts whatever login comes; false: none came.
     pub(crate) async fn log_in(&mut self, capabilities: &str) -> bool {
-        let Some(command) = self.command().await else { return false };
+        let Some(mut command) = self.command().await else { return false };
+        let first = command.clone();
+        while let Some(literal) = command.strip_suffix("+}").and_then(|rest| rest.rsplit_once('{')) {
+            let _octets = self.octets(literal.1.parse().unwrap()).await;
+            let Some(line) = self.line().await else { return false };
+            command = line;
+        }
+        let command = first;
         assert!(command.starts_with("LOGIN ") || command.starts_with("AUTHENTICATE "), "{command}");
         self.number = {
             let mut shared = self.shared.lock().unwrap();
