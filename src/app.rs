@@ -19,7 +19,7 @@ use crate::config::{Config, ListenAddr, TlsMode};
 use crate::listener::{BindError, BoundListener, ClientAddr, ListenerContext, prepare};
 use crate::metrics::{Metrics, SessionClose};
 use crate::pool::Pools;
-use crate::ports::Budget;
+use crate::ports::{self, Budget};
 use crate::secret::NoRandomness;
 use crate::session::driver::{self, Context};
 use crate::stream::Stream;
@@ -30,6 +30,8 @@ use crate::upstream::backend::Backend;
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
 /// How long the first look at the backends may hold up the start.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
+/// Clients that are told at once that there are too many; others are just cut off.
+const MAX_REFUSALS: usize = 256;
 /// How long upstream connections may take to say goodbye, at the end.
 const GOODBYES: Duration = Duration::from_secs(5);
 
@@ -89,10 +91,12 @@ impl Proxy {
         };
         let names: Vec<_> = config.backends.iter().map(|backend| backend.name.clone()).collect();
         let metrics = Metrics::new(&names);
-        let budget = Budget::new(Budget::capacity_for(&config));
+        let budget = Budget::new(&config);
         let backends = backends(&config, &budget, &metrics)?;
+        metrics.before_render(ports::census(backends.clone()));
         let pools = Arc::new(Pools::new(config.pool.clone(), backends.clone(), budget.capacity()));
-        let patience = config.pool.checkout_timeout;
+        // For its turn, and for the backend's word: servers take their time with wrong passwords.
+        let patience = config.pool.checkout_timeout + config.backends[0].login_timeout;
         let auth = Authenticator::new(config.auth.clone(), patience, Arc::clone(&pools), Arc::clone(&metrics))?;
         let proxy = Self {
             listeners: bound.iter().map(|l| (l.context().config.name.clone(), l.local_address().clone())).collect(),
@@ -108,6 +112,7 @@ impl Proxy {
         proxy.first_look(&backends).await;
         proxy.keep_house(&auth);
         if let Some(admin) = admin {
+            info!(listener = "admin", address = %admin.address(), "listening");
             tokio::spawn(admin.serve(proxy.admin_state(), proxy.stop.clone()));
         }
         let context = Arc::new(Context {
@@ -185,11 +190,12 @@ impl Proxy {
 
     fn keep_house(&self, auth: &Arc<Authenticator>) {
         let (auth, stop) = (Arc::clone(auth), self.drain.clone());
-        let backends = self.pools.backends().to_vec();
+        let (backends, budget) = (self.pools.backends().to_vec(), Arc::clone(&self.budget));
         let mut ticks = tokio::time::interval(HOUSEKEEPING);
         tokio::spawn(async move {
             while stop.run_until_cancelled(ticks.tick()).await.is_some() {
                 auth.sweep();
+                budget.warn_if_scarce(&backends);
                 for backend in &backends {
                     backend.tend().await;
                 }
@@ -203,10 +209,10 @@ impl Proxy {
             if drain.is_cancelled() {
                 return Readiness::Draining;
             }
-            let outages: Vec<_> = pools.backends().iter().filter_map(|backend| backend.outage()).collect();
-            match outages.first() {
-                Some(outage) if outages.len() == pools.backends().len() => Readiness::NoBackend(outage.clone()),
-                _ => Readiness::Ready,
+            // All sessions go to the first one.
+            match pools.backends()[0].outage() {
+                Some(outage) => Readiness::NoBackend(outage),
+                None => Readiness::Ready,
             }
         };
         AdminState { metrics: Arc::clone(&self.metrics), readiness: Arc::new(readiness) }
@@ -216,8 +222,6 @@ impl Proxy {
 fn backends(config: &Config, budget: &Arc<Budget>, metrics: &Arc<Metrics>) -> Result<Vec<Arc<Backend>>, StartError> {
     let backends = config.backends.iter().enumerate().map(|(index, backend)| {
         let numbers = Arc::clone(metrics.backend(index));
-        let ports = Budget::ports_towards(backend.source_addresses.len()).min(budget.capacity());
-        numbers.ports_capacity.set(i64::try_from(ports).unwrap_or(i64::MAX));
         let (name, config) = (backend.name.clone(), (backend.clone(), config.pool.clone()));
         Backend::new(index, config.0, config.1, Arc::clone(budget), numbers)
             .map_err(|source| StartError::Tls { name, source })
@@ -229,6 +233,8 @@ fn backends(config: &Config, budget: &Arc<Budget>, metrics: &Arc<Metrics>) -> Re
 #[derive(Debug)]
 struct Gate {
     all: Arc<Semaphore>,
+    /// Those who are told that there is no place, at once.
+    refusals: Arc<Semaphore>,
     per_address: usize,
     addresses: Mutex<HashMap<IpAddr, usize>>,
 }
@@ -241,7 +247,8 @@ struct Admission {
 
 impl Gate {
     fn new(all: usize, per_address: usize) -> Arc<Self> {
-        Arc::new(Self { all: Arc::new(Semaphore::new(all)), per_address, addresses: Mutex::default() })
+        let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
+        Arc::new(Self { all: Arc::new(Semaphore::new(all)), refusals, per_address, addresses: Mutex::default() })
     }
 
     fn place(&self) -> Option<OwnedSemaphorePermit> {
@@ -296,10 +303,14 @@ impl Acceptor {
                 }
                 None => {
                     self.turned_away(peer, "limits.sessions");
-                    if self.listener.config.tls == TlsMode::Implicit {
-                        stream.reset();
-                    } else {
-                        self.sessions.spawn(refuse(stream));
+                    match Arc::clone(&self.gate.refusals).try_acquire_owned() {
+                        Ok(turn) if self.listener.config.tls != TlsMode::Implicit => {
+                            self.sessions.spawn(async move {
+                                refuse(stream).await;
+                                drop(turn);
+                            });
+                        }
+                        _ => stream.reset(),
                     }
                 }
             }
@@ -354,8 +365,8 @@ impl Drop for Counted {
 
 /// Says why there is no session. A limit never looks like a wrong password.
 async fn refuse(mut stream: Stream) {
-    let said = stream.write_all(b"* BYE [LIMIT] Too many sessions; try again later.\r\n").await;
-    if said.is_ok() {
+    let say = stream.write_all(b"* BYE [LIMIT] Too many sessions; try again later.\r\n");
+    if let Ok(Ok(())) = tokio::time::timeout(Duration::from_secs(1), say).await {
         stream.close(Duration::from_secs(1)).await;
     }
 }

@@ -158,19 +158,7 @@ impl Authenticator {
         let backend = &self.pools.backends()[key.backend];
         // The semaphore is never closed.
         let _turn = backend.verifications().acquire().await.expect("open semaphore");
-        let asked = async {
-            let mut connection = backend.unauthenticated().await?;
-            let outcome = match connection.log_in(&credential).await {
-                // A spare one may have been closed just then.
-                Err(OpenError::Closed | OpenError::Io(_)) => {
-                    connection = backend.fresh().await?;
-                    connection.log_in(&credential).await?
-                }
-                outcome => outcome?,
-            };
-            Ok((connection, outcome))
-        };
-        match asked.await {
+        match backend.log_in(&credential).await {
             Ok((connection, Outcome::Refused(refusal))) => {
                 backend.keep(connection);
                 if let Some(account) = self.pools.find(&key) {
@@ -187,6 +175,8 @@ impl Authenticator {
                 warn!(backend = backend.config.name, user = %String::from_utf8_lossy(&key.user), text, "backend limits connections");
                 Verdict::Limit
             }
+            // Told once, when the circuit opened, and not with each login.
+            Err(OpenError::Breaker) => Verdict::Unavailable,
             Err(error) => {
                 warn!(backend = backend.config.name, %error, "cannot verify a credential");
                 Verdict::Unavailable

@@ -18,6 +18,8 @@ mod process;
 pub mod proxy_protocol;
 pub mod secret;
 pub mod session;
+#[cfg(target_os = "linux")]
+mod sock_diag;
 pub mod stream;
 pub mod throttle;
 pub mod tls;

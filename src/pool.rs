@@ -26,7 +26,7 @@ use crate::imap::command::{Command, Name, Segment};
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::{CheckoutResult, RetireReason};
 use crate::secret::Fingerprint;
-use crate::session::machine::Run;
+use crate::session::machine::{Remnant, Run};
 use crate::upstream::backend::{Backend, OpenError, Unauthenticated};
 use crate::upstream::connection::{Connection, FromTask};
 use crate::upstream::login::Outcome;
@@ -268,16 +268,8 @@ impl Account {
     /// A further connection.
     async fn dial(&self) -> Result<Connection, FillError> {
         let credential = self.credential.lock().clone();
-        let mut connection = self.backend.unauthenticated().await.map_err(FillError::Open)?;
-        let outcome = match connection.log_in(&credential).await {
-            // One that had waited for long may just have been closed.
-            Err(OpenError::Closed | OpenError::Io(_)) => {
-                connection = self.backend.fresh().await.map_err(FillError::Open)?;
-                connection.log_in(&credential).await
-            }
-            outcome => outcome,
-        };
-        match outcome.map_err(FillError::Open)? {
+        let (connection, outcome) = self.backend.log_in(&credential).await.map_err(FillError::Open)?;
+        match outcome {
             Outcome::Refused(_) => {
                 self.backend.keep(connection);
                 Err(FillError::Refused)
@@ -352,7 +344,9 @@ impl Account {
                 return Ok(None);
             }
         }
-        if connection.rested_for() > self.config.check_after && !connection.check().await {
+        // In an outage connections at rest are not to be trusted, however fresh: whoever is given one that hangs, hangs.
+        let doubtful = connection.rested_for() > self.config.check_after || !self.backend.is_reachable();
+        if doubtful && !connection.is_fresh() && !connection.check().await {
             connection.retire(RetireReason::FailedCheck);
             // Its seat goes with it.
             let _ = Object::take(object);
@@ -447,7 +441,7 @@ async fn enable(connection: &mut Connection, sticky: &Sticky) -> bool {
         let text = [b"ENABLE ", &words[..]].concat().into();
         let command =
             Command { tag: Bytes::new(), name: Name::Enable, segments: vec![Segment { text, literal: None }] };
-        if connection.run(Box::new(Run { command, streams: None })).await.is_err() {
+        if connection.run(Box::new(Run { command, streams: None })).is_err() {
             return false;
         }
         loop {
@@ -497,11 +491,11 @@ impl Lease {
         }
     }
 
-    /// Reads what is still to come for a session that has gone, within the budget for that, and puts the connection to
-    /// rest. `asked_for` is sent when the backend asks for more.
-    pub async fn drain(mut self, asked_for: Option<Bytes>) {
+    /// Reads what is still to come for a session that has gone (after ending its IDLE, if that is what it did), within the budget for that, and puts the connection to
+    /// rest.
+    pub async fn drain(mut self, remnant: Remnant) {
         let (octets, time) = (self.account.config.drain_bytes, self.account.config.drain_timeout);
-        if !self.deref_mut().drain(octets, time, asked_for).await
+        if !self.deref_mut().drain(remnant, octets, time).await
             && let Some(connection) = self.connection.take()
         {
             connection.retire(RetireReason::DrainBudget);

@@ -1,119 +1,184 @@
 //! The budget of upstream connections: how many this host can hold, who holds them, and who has to give one up.
 //!
 //! A connection holds a [`Permit`] from before it is dialed until its socket is closed. When none is left, the connection
-//! that has been at rest longest, anywhere, is retired to make room.
+//! that has been at rest longest, anywhere, is retired to make room; if none is at rest, the first that comes to rest.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep};
+use tracing::warn;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::metrics::RetireReason;
+use crate::upstream::backend::Backend;
 use crate::upstream::connection::Shared;
 
 /// Descriptors kept for everything that is neither a client session nor an upstream connection.
 const RESERVED_DESCRIPTORS: usize = 64;
+/// An evicted connection that has not made room by then was not enough.
+const EVICTION: Duration = Duration::from_secs(5);
+/// For how long ports are left alone that the kernel did not have.
+const SHORTAGE: Duration = Duration::from_secs(30);
+/// How often the log may say that ports run short.
+const WARNING_PAUSE: Duration = Duration::from_secs(600);
+/// Scrapes closer together than this see the same numbers of ports.
+const CENSUS_AGE: Duration = Duration::from_millis(500);
 
 /// See the module.
 #[derive(Debug)]
 pub struct Budget {
-    connections: Arc<Semaphore>,
-    capacity: usize,
-    registry: Mutex<HashMap<u64, Weak<Shared>>>,
-    /// Who waits for a permit.
+    /// Over all backends: `pool.max_total`, and what the file descriptors allow.
+    total: Share,
+    /// Towards each backend, by its index: ports.
+    backends: Vec<Share>,
+    registry: Mutex<HashMap<u64, (usize, Weak<Shared>)>>,
+    /// Wakes those who wait for room when a connection comes to rest.
+    rested: Notify,
     waiting: AtomicUsize,
+}
+
+/// So many connections.
+#[derive(Debug)]
+struct Share {
+    permits: Arc<Semaphore>,
+    capacity: usize,
+    warned: Mutex<Option<Instant>>,
 }
 
 /// The right to one upstream connection.
 #[derive(Debug)]
-pub struct Permit(#[allow(dead_code, reason = "held for its Drop")] OwnedSemaphorePermit);
+pub struct Permit {
+    backend: usize,
+    // Held for their Drop.
+    _port: OwnedSemaphorePermit,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Permit {
+    /// The index of the backend that it is for.
+    #[must_use]
+    pub fn backend(&self) -> usize {
+        self.backend
+    }
+}
+
+impl Share {
+    fn new(capacity: usize) -> Self {
+        let capacity = capacity.clamp(1, 1_000_000);
+        Self { permits: Arc::new(Semaphore::new(capacity)), capacity, warned: Mutex::default() }
+    }
+
+    fn in_use(&self) -> usize {
+        self.capacity - self.permits.available_permits()
+    }
+}
 
 impl Budget {
-    /// For at most `capacity` connections; at least one.
+    /// What the configuration and this host allow: for each backend four fifths of the ports that its source addresses
+    /// have, since other processes and TIME_WAIT need some, too; over all `pool.max_total`, which if it is set has
+    /// precedence over the four fifths; and never more than the descriptor limit leaves beside `limits.sessions`.
     #[must_use]
-    pub fn new(capacity: usize) -> Arc<Self> {
-        let capacity = capacity.clamp(1, 1_000_000);
-        Arc::new(Self {
-            connections: Arc::new(Semaphore::new(capacity)),
-            capacity,
-            registry: Mutex::default(),
-            waiting: AtomicUsize::new(0),
-        })
+    pub fn new(config: &Config) -> Arc<Self> {
+        let ports = config.backends.iter().map(ports_towards);
+        match config.pool.max_total {
+            0 => Self::of(descriptors(config), ports.map(|ports| ports * 4 / 5)),
+            max => Self::of(max.min(descriptors(config)), ports),
+        }
     }
 
-    /// `pool.max_total`, or, where that is 0, what the descriptor limit leaves beside `limits.sessions`, and four fifths
-    /// of the ephemeral ports that each source address has towards each backend.
-    #[must_use]
-    pub fn capacity_for(config: &Config) -> usize {
-        let descriptors = system::descriptor_limit();
-        // A host with few descriptors shares them evenly between both sides.
-        let beside_sessions = descriptors.saturating_sub(config.limits.sessions + RESERVED_DESCRIPTORS);
-        let descriptors = beside_sessions.max(descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2);
-        let ports: usize =
-            config.backends.iter().map(|backend| Self::ports_towards(backend.source_addresses.len())).sum();
-        let capacity = descriptors.min(ports).max(1);
-        if config.pool.max_total == 0 { capacity } else { config.pool.max_total.min(descriptors.max(1)) }
-    }
-
-    /// Ports that may be used towards one backend from so many source addresses (0: the kernel's choice, one).
-    #[must_use]
-    pub fn ports_towards(source_addresses: usize) -> usize {
-        system::ephemeral_ports().saturating_mul(source_addresses.max(1)) * 4 / 5
+    /// At most `total` connections, and so many to each backend; at least one each.
+    pub fn of(total: usize, backends: impl IntoIterator<Item = usize>) -> Arc<Self> {
+        let backends: Vec<_> = backends.into_iter().map(|ports| Share::new(ports.min(total))).collect();
+        let sum = backends.iter().map(|share| share.capacity).sum();
+        let total = Share::new(total.min(sum));
+        let (registry, rested, waiting) = Default::default();
+        Arc::new(Self { total, backends, registry, rested, waiting })
     }
 
     /// Connections that may exist at once.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.total.capacity
     }
 
     /// Connections that exist now, or are being dialed.
     #[must_use]
     pub fn in_use(&self) -> usize {
-        self.capacity - self.connections.available_permits()
+        self.total.in_use()
     }
 
-    /// Waits for room, in the order of asking, after retiring the connection at rest longest. The caller sets the
-    /// deadline.
-    pub async fn permit(self: &Arc<Self>) -> Permit {
-        let permit = match Arc::clone(&self.connections).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => {
-                // First this, then the look at what rests: whoever comes to rest looks the other way round.
-                let _waiting = Waiting::new(&self.waiting);
-                self.evict_longest_idle();
-                // The semaphore is never closed.
-                Arc::clone(&self.connections).acquire_owned().await.expect("open semaphore")
-            }
-        };
-        Permit(permit)
-    }
-
-    /// A connection has come to rest: if somebody waits for a permit, the one at rest longest goes.
-    pub fn make_room(&self) {
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.evict_longest_idle();
-        }
+    /// Waits for room for a connection to this backend, in the order of asking, and makes some by retiring what has been
+    /// at rest longest. The caller sets the deadline.
+    pub async fn permit(self: &Arc<Self>, backend: usize) -> Permit {
+        let port = self.acquire(&self.backends[backend].permits, Some(backend)).await;
+        let place = self.acquire(&self.total.permits, None).await;
+        Permit { backend, _port: port, _place: place }
     }
 
     /// Room at once, or none.
-    pub fn try_permit(self: &Arc<Self>) -> Option<Permit> {
-        Arc::clone(&self.connections).try_acquire_owned().ok().map(Permit)
+    pub fn try_permit(self: &Arc<Self>, backend: usize) -> Option<Permit> {
+        let port = Arc::clone(&self.backends[backend].permits).try_acquire_owned().ok()?;
+        let place = Arc::clone(&self.total.permits).try_acquire_owned().ok()?;
+        Some(Permit { backend, _port: port, _place: place })
+    }
+
+    async fn acquire(&self, permits: &Arc<Semaphore>, backend: Option<usize>) -> OwnedSemaphorePermit {
+        if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+            return permit;
+        }
+        let _waiting = Waiting::new(&self.waiting);
+        let mut permit = pin!(Arc::clone(permits).acquire_owned());
+        loop {
+            let rested = self.rested.notified();
+            // One that says goodbye makes room in a moment; no second one has to go for that.
+            let evicted = self.evict_longest_idle(backend);
+            let again = async {
+                if evicted {
+                    sleep(EVICTION).await;
+                } else {
+                    rested.await;
+                }
+            };
+            tokio::select! {
+                biased;
+                // The semaphore is never closed.
+                permit = &mut permit => return permit.expect("open semaphore"),
+                () = again => {}
+            }
+        }
+    }
+
+    /// The kernel has no port although there was a permit: others hold ports towards this backend, too. For a while it is
+    /// made do with the connections there are (at least one), so that each further one takes the place of another.
+    pub fn shrink(&self, backend: usize) {
+        let exists = self.registry.lock().values().any(|(of, _)| *of == backend);
+        let permits = &self.backends[backend].permits;
+        let surplus = permits.available_permits().saturating_sub(usize::from(!exists));
+        let surplus = u32::try_from(surplus).unwrap_or(u32::MAX);
+        if let Ok(withheld) = Arc::clone(permits).try_acquire_many_owned(surplus) {
+            tokio::spawn(async move {
+                sleep(SHORTAGE).await;
+                drop(withheld);
+            });
+        }
     }
 
     /// Waits until no connection exists. The caller sets the deadline.
     pub async fn all_closed(&self) {
-        let all = u32::try_from(self.capacity).unwrap_or(u32::MAX);
+        let all = u32::try_from(self.total.capacity).unwrap_or(u32::MAX);
         // Given back at once: nothing is dialed any more, but nothing shall break if something is.
-        drop(self.connections.acquire_many(all).await);
+        drop(self.total.permits.acquire_many(all).await);
     }
 
-    /// Makes a connection known, so that it can be evicted.
-    pub fn register(&self, shared: &Arc<Shared>) {
-        self.registry.lock().insert(shared.id, Arc::downgrade(shared));
+    /// Makes a connection to this backend known, so that it can be evicted.
+    pub fn register(&self, backend: usize, shared: &Arc<Shared>) {
+        self.registry.lock().insert(shared.id, (backend, Arc::downgrade(shared)));
     }
 
     /// The connection is gone.
@@ -121,12 +186,20 @@ impl Budget {
         self.registry.lock().remove(&id);
     }
 
-    /// Retires the connection at rest longest; false: none is at rest.
-    pub fn evict_longest_idle(&self) -> bool {
+    /// A connection has come to rest: whoever waits for room can have its place.
+    pub fn rested(&self) {
+        if self.waiting.load(Ordering::Acquire) > 0 {
+            self.rested.notify_waiters();
+        }
+    }
+
+    /// Retires the connection at rest longest, to this backend or to any; false: none is at rest.
+    pub fn evict_longest_idle(&self, backend: Option<usize>) -> bool {
         loop {
             let longest = {
                 let registry = self.registry.lock();
-                let resting = registry.values().filter_map(Weak::upgrade);
+                let ours = registry.values().filter(|(of, _)| backend.is_none_or(|backend| *of == backend));
+                let resting = ours.filter_map(|(_, shared)| shared.upgrade());
                 resting.filter_map(|shared| Some((shared.resting_since()?, shared))).min_by_key(|(since, _)| *since)
             };
             match longest {
@@ -137,59 +210,187 @@ impl Budget {
             }
         }
     }
+
+    /// Says in the log when more than four fifths are used, and what to do about it. Call it every few seconds.
+    pub fn warn_if_scarce(&self, backends: &[Arc<Backend>]) {
+        let shares = self.backends.iter().zip(backends).map(|(share, backend)| (share, backend.config.name.as_str()));
+        let of_ports: usize = self.backends.iter().map(|share| share.capacity).sum();
+        let total = (self.total.capacity < of_ports).then_some((&self.total, "(all)"));
+        for (share, backend) in shares.chain(total) {
+            let (in_use, capacity) = (share.in_use(), share.capacity);
+            let mut warned = share.warned.lock();
+            if in_use * 5 <= capacity * 4 || warned.is_some_and(|at| at.elapsed() < WARNING_PAUSE) {
+                continue;
+            }
+            *warned = Some(Instant::now());
+            warn!(
+                backend,
+                in_use,
+                capacity,
+                "upstream connections run short, those at rest make room for others; add source_addresses, widen \
+                 net.ipv4.ip_local_port_range, raise pool.max_total or LimitNOFILE, or lower pool.idle_timeout"
+            );
+        }
+    }
 }
 
-/// Counts one that waits.
+/// One who waits for room.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
     fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
+        count.fetch_add(1, Ordering::AcqRel);
         Self(count)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What the descriptor limit leaves for upstream connections.
+fn descriptors(config: &Config) -> usize {
+    let all = system::descriptor_limit();
+    // A host with few descriptors shares them evenly between both sides.
+    let beside_sessions = all.saturating_sub(config.limits.sessions + RESERVED_DESCRIPTORS);
+    beside_sessions.max(all.saturating_sub(RESERVED_DESCRIPTORS) / 2)
+}
+
+/// Local ports that connections to this backend can have, over all its source addresses.
+#[must_use]
+pub fn ports_towards(backend: &config::Backend) -> usize {
+    system::ephemeral_ports().saturating_mul(backend.source_addresses.len().max(1))
+}
+
+/// Counts the ports that are held towards each backend, for the metrics; at most twice a second. Not for an async task:
+/// the kernel's table of connections is walked through.
+pub fn census(backends: Vec<Arc<Backend>>) -> impl Fn() + Send + Sync {
+    let last: Mutex<Option<std::time::Instant>> = Mutex::default();
+    move || {
+        let mut last = last.lock();
+        if last.is_some_and(|last| last.elapsed() < CENSUS_AGE) {
+            return;
+        }
+        for backend in &backends {
+            let metrics = backend.metrics();
+            let (in_use, time_wait) = system::held(&backend.addresses())
+                .unwrap_or_else(|| (usize::try_from(metrics.connections_open()).unwrap_or_default(), 0));
+            let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+            metrics.ports_capacity.set(gauge(ports_towards(&backend.config)));
+            metrics.ports_in_use.set(gauge(in_use));
+            metrics.ports_time_wait.set(gauge(time_wait));
+        }
+        *last = Some(std::time::Instant::now());
     }
 }
 
 #[cfg(unix)]
 mod system {
+    use std::collections::HashSet;
+    use std::net::SocketAddr;
+
     pub(super) fn descriptor_limit() -> usize {
         nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
             .map_or(1024, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX))
+    }
+
+    /// Ports held towards these addresses: by connections, and by TIME_WAIT. `None`: the system does not tell.
+    pub(super) fn held(towards: &HashSet<SocketAddr>) -> Option<(usize, usize)> {
+        #[cfg(target_os = "linux")]
+        return crate::sock_diag::held(towards).ok().map(|held| (held.in_use, held.time_wait));
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = towards;
+            None
+        }
     }
 
     /// The size of the ephemeral range, less what is reserved in it (Linux).
     pub(super) fn ephemeral_ports() -> usize {
         let read = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok();
         let range = read("ip_local_port_range").unwrap_or_default();
+        let reserved = read("ip_local_reserved_ports").unwrap_or_default();
+        ports_in(&range, &reserved).unwrap_or(16_384)
+    }
+
+    /// `32768 60999`, less `8080,40000-40099`.
+    fn ports_in(range: &str, reserved: &str) -> Option<usize> {
         let mut bounds = range.split_whitespace().filter_map(|bound| bound.parse::<u16>().ok());
-        let (Some(low), Some(high)) = (bounds.next(), bounds.next()) else { return 16_384 };
-        let reserved: usize = read("ip_local_reserved_ports")
-            .unwrap_or_default()
-            .trim()
-            .split(',')
-            .filter_map(|part| {
-                let (from, to) = part.split_once('-').unwrap_or((part, part));
-                let (from, to) = (from.parse::<u16>().ok()?.max(low), to.parse::<u16>().ok()?.min(high));
-                (from <= to).then(|| usize::from(to - from) + 1)
-            })
-            .sum();
-        (usize::from(high.saturating_sub(low)) + 1).saturating_sub(reserved)
+        let (low, high) = (bounds.next()?, bounds.next()?);
+        let reserved = reserved.trim().split(',').filter_map(|part| {
+            let (from, to) = part.split_once('-').unwrap_or((part, part));
+            let (from, to) = (from.parse::<u16>().ok()?.max(low), to.parse::<u16>().ok()?.min(high));
+            (from <= to).then(|| usize::from(to - from) + 1)
+        });
+        Some((usize::from(high.saturating_sub(low)) + 1).saturating_sub(reserved.sum()))
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn reserved_ports_count_where_they_lie_in_the_range() {
+            assert_eq!(ports_in("32768\t60999\n", "\n"), Some(28_232));
+            assert_eq!(ports_in("40000 40099", "8080,39990-40009,40050,50000-50010"), Some(89));
+            assert_eq!(ports_in("40000 40000", ""), Some(1));
+            assert_eq!(ports_in("", ""), None);
+        }
     }
 }
 
 #[cfg(not(unix))]
 mod system {
+    use std::collections::HashSet;
+    use std::net::SocketAddr;
+
     pub(super) fn descriptor_limit() -> usize {
         usize::MAX / 4
+    }
+
+    pub(super) fn held(_: &HashSet<SocketAddr>) -> Option<(usize, usize)> {
+        None
     }
 
     /// Windows: 49152-65535.
     pub(super) fn ephemeral_ports() -> usize {
         16_384
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_backend_has_its_own_ports_and_all_together_no_more_than_the_total() {
+        let budget = Budget::of(3, [2, 2]);
+        assert_eq!(budget.capacity(), 3);
+        let first = [budget.permit(0).await, budget.permit(0).await];
+        assert!(budget.try_permit(0).is_none(), "its ports are used up");
+        let second = budget.permit(1).await;
+        assert!(budget.try_permit(1).is_none(), "the total is reached");
+        assert_eq!(budget.in_use(), 3);
+        drop(first);
+        assert!(budget.try_permit(1).is_some());
+        drop(second);
+        assert_eq!(budget.in_use(), 0);
+        assert_eq!(Budget::of(0, [0]).capacity(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_kernel_did_not_have_is_left_alone_for_a_while() {
+        let budget = Budget::of(10, [10, 10]);
+        let held = budget.permit(0).await;
+        budget.shrink(0);
+        let last = budget.try_permit(0).expect("without a connection to make do with, one may be tried");
+        assert!(budget.try_permit(0).is_none());
+        assert!(budget.try_permit(1).is_some(), "other backends are not concerned");
+        assert_eq!(budget.in_use(), 2);
+        sleep(SHORTAGE + Duration::from_secs(1)).await;
+        assert!(budget.try_permit(0).is_some());
+        drop((held, last));
     }
 }

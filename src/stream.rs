@@ -1,9 +1,6 @@
 //! One type for every kind of connection: TCP or Unix socket, with or without TLS on either side of it, and the ways to
 //! end one that decide where TIME_WAIT is spent.
 
-#[cfg(target_os = "linux")]
-mod undelivered;
-
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -14,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::{client, server};
 
 use crate::tls::{TlsAcceptorConfig, TlsConnectorConfig, TlsError};
@@ -23,6 +20,11 @@ use crate::tls::{TlsAcceptorConfig, TlsConnectorConfig, TlsError};
 const DISCARD_LIMIT: usize = 1 << 20;
 /// Read at a time while discarding.
 const DISCARD_CHUNK: usize = 4096;
+/// How long a peer whose delivery could not be waited for may take to close.
+const DISCARD_DEADLINE: Duration = Duration::from_secs(2);
+/// How often it is looked whether everything was delivered: at first, which is about a round trip, and at last.
+const DELIVERY_MIN_WAIT: Duration = Duration::from_millis(1);
+const DELIVERY_MAX_WAIT: Duration = Duration::from_millis(100);
 
 /// A connected socket.
 #[derive(Debug)]
@@ -132,7 +134,23 @@ impl Stream {
             Self::TlsServer(tls) => tls.get_ref().1.wants_write(),
             Self::TlsClient(tls) => tls.get_ref().1.wants_write(),
         };
-        Some(self.socket().undelivered()? + usize::from(in_tls))
+        Some(self.socket().delivery()?.undelivered + usize::from(in_tls))
+    }
+
+    /// Whether the peer's FIN has come, read or not. `None` where that cannot be known, see [`Stream::undelivered`].
+    pub fn peer_has_closed(&self) -> Option<bool> {
+        Some(self.socket().delivery()?.peer_closed)
+    }
+
+    /// What is written from now on is held back until [`Stream::close`] sends it together with its FIN, as far as it fits
+    /// into one segment: a peer that closes the moment it has read the last word cannot be the first to close. For the
+    /// last words only: without a close they wait for 200 ms. Does nothing where the system cannot do it.
+    pub fn cork(&self) {
+        #[cfg(target_os = "linux")]
+        if let Socket::Tcp(tcp) = self.socket() {
+            // A failure means that the connection is gone.
+            let _ = socket2::SockRef::from(tcp).set_tcp_cork(true);
+        }
     }
 
     /// TLS as the server, within `limit`.
@@ -172,6 +190,30 @@ impl Stream {
     /// only when nothing is owed. A Unix socket is closed.
     pub fn reset(self) {
         self.socket().linger(Linger::Reset);
+    }
+
+    /// Ends a connection that the peer has closed from its side: [`Stream::reset`], as soon as everything written was
+    /// delivered, and `grace` is over; so neither side is left with a TIME_WAIT. Where that does not come about within
+    /// `limit`, or cannot be known: [`Stream::close`].
+    pub async fn reset_when_delivered(self, limit: Duration, grace: Duration) -> Ended {
+        let delivered = timeout(limit, async {
+            let mut wait = DELIVERY_MIN_WAIT;
+            // No event tells of it: the socket becomes writable long before.
+            while let Some(undelivered) = self.undelivered() {
+                if undelivered == 0 {
+                    return true;
+                }
+                sleep(wait).await;
+                wait = (wait * 2).min(DELIVERY_MAX_WAIT);
+            }
+            false
+        });
+        if delivered.await == Ok(true) {
+            sleep(grace).await;
+            self.reset();
+            return Ended::Closed;
+        }
+        self.close(DISCARD_DEADLINE).await
     }
 
     /// Ends the connection from our side: `close_notify` where there is TLS, and FIN; then reads and discards until the
@@ -227,16 +269,26 @@ enum Linger {
     Deliver,
 }
 
+#[cfg(target_os = "linux")]
+use crate::sock_diag::{Delivery, delivery};
+
+/// Nothing is known of TCP here.
+#[cfg(not(target_os = "linux"))]
+struct Delivery {
+    undelivered: usize,
+    peer_closed: bool,
+}
+
 impl Socket {
-    fn undelivered(&self) -> Option<usize> {
+    fn delivery(&self) -> Option<Delivery> {
         match self {
             #[cfg(target_os = "linux")]
-            Self::Tcp(tcp) => undelivered::undelivered(tcp.local_addr().ok()?, tcp.peer_addr().ok()?).ok(),
+            Self::Tcp(tcp) => delivery(tcp.local_addr().ok()?, tcp.peer_addr().ok()?).ok(),
             #[cfg(not(target_os = "linux"))]
             Self::Tcp(_) => None,
-            // What is written lies in the peer's queue at once.
+            // What is written lies in the peer's queue at once; and no port is at stake in who closes first.
             #[cfg(unix)]
-            Self::Unix(_) => Some(0),
+            Self::Unix(_) => Some(Delivery { undelivered: 0, peer_closed: false }),
         }
     }
 

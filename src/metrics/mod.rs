@@ -10,7 +10,8 @@ mod labels;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -38,6 +39,16 @@ pub struct Metrics {
     /// By the index of the backend in the configuration.
     backends: Vec<Arc<BackendMetrics>>,
     registry: Registry,
+    refresh: OnceLock<Refresh>,
+}
+
+/// Brings numbers up to date that nobody counts as they change.
+struct Refresh(Box<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Refresh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Refresh(..)")
+    }
 }
 
 impl Metrics {
@@ -65,6 +76,7 @@ impl Metrics {
             command_seconds: PerLabel::default(),
             backends,
             registry: Registry::default(),
+            refresh: OnceLock::new(),
         };
         metrics.register_sessions();
         metrics.register_upstream(&distinct);
@@ -104,7 +116,15 @@ impl Metrics {
     ///
     /// Reads files in /proc: not for an async task.
     pub fn render(&self) -> String {
+        if let Some(Refresh(refresh)) = self.refresh.get() {
+            refresh();
+        }
         exposition::render(&self.registry)
+    }
+
+    /// Has `refresh` run before each rendering, where it may block for some milliseconds. Only the first one counts.
+    pub fn before_render(&self, refresh: impl Fn() + Send + Sync + 'static) {
+        let _ = self.refresh.set(Refresh(Box::new(refresh)));
     }
 
     fn register_sessions(&mut self) {
@@ -215,6 +235,11 @@ impl BackendMetrics {
     pub fn checkout(&self, result: CheckoutResult, waited: Duration) {
         self.checkouts.get(result).inc();
         self.checkout_wait.observe(waited);
+    }
+
+    /// Connections that are open or being opened.
+    pub fn connections_open(&self) -> i64 {
+        ConnectionState::ALL.iter().map(|state| self.connections.get(*state).get()).sum()
     }
 
     /// Counts a connection in `imapool_upstream_connections` for as long as the guard lives.

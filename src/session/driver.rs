@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, LazyLock};
-use std::task::{Context as TaskContext, Poll, ready};
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use super::machine::{Action, Bounds, End, LoginReply, Machine, Run};
+use super::machine::{Action, Bounds, End, LoginReply, Machine, Remnant, Run};
 use crate::auth::{Authenticator, Verdict};
 use crate::config::{Limits, PlaintextLogin};
 use crate::imap::capability::Front;
@@ -26,15 +26,16 @@ use crate::metrics::{CommandLabel, Metrics, SessionClose};
 use crate::pool::{Account, CheckoutError, Lease, Want};
 use crate::stream::Stream;
 use crate::upstream::backend::Backend;
-use crate::upstream::connection::{FromTask, Loss, Piece, Reserving, poll_read_with};
+use crate::upstream::connection::{FromTask, Loss, Part, poll_read_with};
 use crate::upstream::machine::Sticky;
 
 /// How long a client may take to answer our FIN with its own.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+/// A client that closed its side and still got a reply has this long to read it before the reset: on Linux it can do so
+/// afterwards, too, but other systems throw away what lies unread when a reset comes.
+const READING_GRACE: Duration = Duration::from_millis(50);
 /// Replies collected before they are written, in octets; what comes beyond waits with the backend.
 const MAX_QUEUED: usize = 64 * 1024;
-/// What ends IDLE.
-const DONE: Bytes = Bytes::from_static(b"DONE\r\n");
 /// Times a command is run anew because its connection was gone.
 const MAX_ATTEMPTS: u8 = 3;
 
@@ -68,9 +69,9 @@ pub async fn run(stream: Stream, client: ClientAddr, listener: Arc<ListenerConte
         lease: None,
         sticky: None,
         running: None,
-        unsent: None,
         output: VecDeque::new(),
         queued: 0,
+        parts: VecDeque::new(),
         started: now,
         last_input: now,
         last_output: now,
@@ -107,30 +108,6 @@ struct Running {
     /// To run it anew, as long as that can be done.
     again: Option<Box<Run>>,
     attempts: u8,
-    owes: Owes,
-}
-
-/// What the backend still has to be sent of the command that runs, should the client vanish.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Owes {
-    /// Nothing: only its reply is to come.
-    Nothing,
-    /// `DONE`, once IDLE is accepted.
-    DoneLater,
-    /// `DONE`.
-    Done,
-    /// What only the client knows.
-    Client,
-}
-
-impl Owes {
-    fn of(run: &Run) -> Self {
-        match run.command.name {
-            Name::Idle => Self::DoneLater,
-            _ if run.streams.is_some() => Self::Client,
-            _ => Self::Nothing,
-        }
-    }
 }
 
 /// Why a session is over.
@@ -158,10 +135,10 @@ struct Session {
     /// What was enabled on a connection that was lost.
     sticky: Option<Arc<Sticky>>,
     running: Option<Running>,
-    /// For the connection's task, once it has room: it may itself be waiting for us to listen.
-    unsent: Option<Reserving>,
     output: VecDeque<Bytes>,
     queued: usize,
+    /// Of the running command, on their way to the backend.
+    parts: VecDeque<Part>,
     started: Instant,
     last_input: Instant,
     last_output: Instant,
@@ -174,7 +151,6 @@ enum Wake {
     Input(io::Result<usize>),
     Output(io::Result<usize>),
     Upstream(FromTask),
-    Sent,
     Timer,
     Drain,
 }
@@ -186,9 +162,7 @@ impl Session {
         let mut timer = pin!(tokio::time::sleep_until(self.deadline()));
         let mut draining = false;
         loop {
-            while self.unsent.is_none()
-                && let Some(action) = self.machine.poll()
-            {
+            while let Some(action) = self.machine.poll() {
                 if let Err(ended) = self.act(action).await {
                     return ended;
                 }
@@ -211,7 +185,6 @@ impl Session {
                     self.upstream(event);
                     Ok(())
                 }
-                Wake::Sent => Ok(()),
                 Wake::Timer => self.timed_out(),
                 Wake::Drain => {
                     draining = true;
@@ -235,17 +208,24 @@ impl Session {
         if let Poll::Ready(written) = self.poll_write(cx) {
             return Poll::Ready(Wake::Output(written));
         }
-        if let Some(unsent) = &mut self.unsent {
-            ready!(unsent.as_mut().poll(cx));
-            self.unsent = None;
-            return Poll::Ready(Wake::Sent);
-        }
-        if self.machine.wants_input() {
+        self.poll_parts(cx);
+        // No more of a message is read than goes on to the backend.
+        if self.parts.is_empty() && self.machine.wants_input() {
             let machine = &mut self.machine;
             let read = poll_read_with(&mut self.stream, cx, |octets| machine.handle_input(octets));
             return read.map(Wake::Input);
         }
         Poll::Pending
+    }
+
+    /// Hands on what there is of the running command, as fast as the backend takes it.
+    fn poll_parts(&mut self, cx: &mut TaskContext<'_>) {
+        let Some(lease) = &mut self.lease else { return self.parts.clear() };
+        while !self.parts.is_empty() && lease.poll_ready(cx).is_ready() {
+            if let Some(part) = self.parts.pop_front() {
+                lease.send(part);
+            }
+        }
     }
 
     /// Ready with what was written; pending when there is nothing to write, too.
@@ -347,14 +327,8 @@ impl Session {
                     Box::pin(self.start(run, 1)).await;
                 }
             }
-            Action::Send(octets) => {
-                let message = self.machine.is_awaiting_literal();
-                self.send(Piece::Octets(octets), if message { Owes::Client } else { Owes::Nothing });
-            }
-            Action::SendSegment(text, literal) => {
-                let owes = if literal.is_some() { Owes::Client } else { Owes::Nothing };
-                self.send(Piece::Segment(text, literal), owes);
-            }
+            Action::Send(octets) => self.parts.push_back(Part::Octets(octets)),
+            Action::SendSegment(text, literal) => self.parts.push_back(Part::Segment(text, literal)),
             Action::Close(end) => return Err(Ended::By(end)),
         }
         Ok(())
@@ -401,26 +375,13 @@ impl Session {
         self.machine.handle_login(reply);
     }
 
-    /// Sends more of the running command, now or when there is room; what it owes then.
-    fn send(&mut self, piece: Piece, owes: Owes) {
-        let Some(lease) = &self.lease else { return };
-        // One that was answered already may still have to be sent to its end.
-        if let Some(running) = &mut self.running {
-            running.owes = owes;
-        }
-        if let Err(piece) = lease.try_send(piece) {
-            self.unsent = Some(lease.reserve(piece));
-        }
-    }
-
     /// Runs a command on the connection that the session has. Otherwise gives it back.
     fn start_at_once(&mut self, run: Box<Run>) -> Result<(), Box<Run>> {
         let Some(lease) = &self.lease else { return Err(run) };
         let name = run.command.name;
         let again = (!self.machine.is_selected()).then(|| run.clone());
-        let owes = Owes::of(&run);
-        lease.try_run(run)?;
-        self.running = Some(Running { name, since: Instant::now(), again, attempts: 1, owes });
+        lease.run(run)?;
+        self.running = Some(Running { name, since: Instant::now(), again, attempts: 1 });
         Ok(())
     }
 
@@ -435,9 +396,8 @@ impl Session {
             }
             let Some(lease) = &self.lease else { return };
             let again = (!self.machine.is_selected()).then(|| command.clone());
-            let owes = Owes::of(&command);
-            match lease.run(command).await {
-                Ok(()) => self.running = Some(Running { name, since, again, attempts, owes }),
+            match lease.run(command) {
+                Ok(()) => self.running = Some(Running { name, since, again, attempts }),
                 Err(unsent) if !self.machine.is_selected() && attempts < MAX_ATTEMPTS => {
                     attempts += 1;
                     self.drop_lease();
@@ -485,7 +445,6 @@ impl Session {
     }
 
     fn drop_lease(&mut self) {
-        self.unsent = None;
         if let Some(lease) = self.lease.take() {
             self.sticky = Some(lease.shared().facts().sticky);
         }
@@ -495,14 +454,9 @@ impl Session {
         match event {
             FromTask::Data(octets) => self.queue(octets),
             FromTask::Continue(line) => {
-                if let Some(running) = self.running.as_mut() {
-                    if running.name == Name::Idle {
-                        running.owes = Owes::Done;
-                    } else {
-                        // A literal that has been sent cannot be sent again.
-                        running.again = None;
-                        running.owes = Owes::Client;
-                    }
+                // A literal that has been sent cannot be sent again.
+                if let Some(running) = self.running.as_mut().filter(|running| running.name != Name::Idle) {
+                    running.again = None;
                 }
                 self.machine.handle_continue(line);
             }
@@ -520,17 +474,20 @@ impl Session {
     /// The connection is gone: runs the command again where that is safe, and says what happened where it is not.
     async fn lost(&mut self, loss: Loss) -> Result<(), Ended> {
         self.drop_lease();
-        let Some(running) = self.running.take() else {
+        let running = self.running.take();
+        if loss.cut && running.is_some() {
+            return Err(Ended::Cut);
+        }
+        if let Some(text) = loss.bye.filter(|_| self.machine.is_selected()) {
+            self.machine.handle_bye(&text);
+            return Ok(());
+        }
+        let Some(running) = running else {
             if self.machine.is_selected() {
                 self.machine.handle_lost("");
             }
             return Ok(());
         };
-        let user = self.account.as_ref().map(|account| account.name());
-        info!(client = %self.client, user, command = running.name.as_str(), "upstream connection lost during a command");
-        if loss.cut {
-            return Err(Ended::Cut);
-        }
         let repeatable = loss.unsent || (loss.unanswered && running.name.repeatable());
         match running.again {
             Some(run) if repeatable && running.attempts < MAX_ATTEMPTS => {
@@ -558,40 +515,43 @@ impl Session {
         flushed.await.map_err(|_| Ended::WriteTimeout)?.map_err(|_| Ended::ClientLost)
     }
 
-    /// Gives back the upstream connection, then ends the client's.
+    /// Gives back the upstream connection, delivers the last words, and closes so that the client's port is free at once:
+    /// TIME_WAIT comes to lie on our listening port, or, where the client was the first to close, nowhere.
     async fn finish(mut self, mut ended: Ended) {
         self.release();
-        if matches!(ended, Ended::By(_))
-            && let Err(failed) = self.flush().await
-        {
-            ended = failed;
+        let client_first = self.listener.config.reset_on_client_close
+            && self.stream.peer_has_closed().unwrap_or_else(|| self.machine.has_eof());
+        if matches!(ended, Ended::By(_)) {
+            if !client_first {
+                self.stream.cork();
+            }
+            if let Err(failed) = self.flush().await {
+                ended = failed;
+            }
         }
         let close = self.close_label(&ended);
         self.context.metrics.session_closed(close);
         debug!(client = %self.client, listener = self.listener.config.name, close = close.as_str(), "client session ended");
-        let unasked = self.listener.config.reset_on_client_close && !self.answered_eof;
         match ended {
-            Ended::By(End::ClientClosed) if unasked => self.stream.reset(),
-            Ended::By(_) => {
+            Ended::By(_) if !client_first => {
                 self.stream.close(CLOSE_DEADLINE).await;
             }
-            Ended::ClientLost | Ended::WriteTimeout | Ended::Cut | Ended::Not => self.stream.reset(),
+            // If it cannot be known what was delivered, it counts whether the client could be waiting for something.
+            Ended::By(_) if self.answered_eof || self.stream.undelivered().is_some() => {
+                let grace = if self.answered_eof { READING_GRACE } else { Duration::ZERO };
+                self.stream.reset_when_delivered(self.context.limits.write_timeout, grace).await;
+            }
+            _ => self.stream.reset(),
         }
     }
 
     /// A connection at rest goes back to its pool; one with a reply on the way is drained first, by a task of its own.
     fn release(&mut self) {
         let Some(lease) = self.lease.take() else { return };
-        let owes = self.running.as_ref().map(|running| running.owes);
-        match owes {
-            _ if self.unsent.take().is_some() => drop(lease),
-            None | Some(Owes::Client) => drop(lease),
-            Some(Owes::Nothing) => drop(tokio::spawn(lease.drain(None))),
-            Some(Owes::DoneLater) => drop(tokio::spawn(lease.drain(Some(DONE)))),
-            Some(Owes::Done) => drop(tokio::spawn(async move {
-                lease.send(Piece::Octets(DONE)).await;
-                lease.drain(None).await;
-            })),
+        let remnant = self.machine.remnant();
+        // What has not gone on to the backend by now never will.
+        if self.running.is_some() && remnant != Remnant::Unfinished && self.parts.is_empty() {
+            tokio::spawn(lease.drain(remnant));
         }
     }
 

@@ -18,12 +18,18 @@ use crate::imap::sasl::{Credential, Exchange, Mechanism, SaslError, Step};
 pub struct Bounds {
     /// Of one line.
     pub line: usize,
-    /// Of all literals of one command together, but for the message of an APPEND.
+    /// Of all literals of one command together and the text between them, but for the message of an APPEND.
     pub literals: usize,
 }
 
 /// Malformed commands in a row after which a session is ended.
 const MAX_ERRORS: u8 = 20;
+
+/// Octets of pipelined commands after which no more are read while a command runs.
+const MAX_PIPELINED: usize = 4096;
+
+/// What a part of a collected command counts for at least, in octets: literals of no octets cost memory, too.
+const SEGMENT_COST: u64 = 128;
 
 /// Longest line of a SASL exchange, in octets: tokens of OAuth are some kilobytes.
 const MAX_SASL_LINE: usize = 64 * 1024;
@@ -140,6 +146,27 @@ enum Part {
     Line,
 }
 
+impl Part {
+    /// Whether what the client sends now belongs to the running command.
+    fn takes_input(self) -> bool {
+        matches!(self, Self::Literal { .. } | Self::Done | Self::Line)
+    }
+}
+
+/// What a session leaves on its connection when it ends while a command runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remnant {
+    /// A reply on its way.
+    Reply,
+    /// An IDLE, to be ended by `DONE`: now, if it was accepted, else when it is.
+    Idle {
+        /// The backend has said `+`.
+        accepted: bool,
+    },
+    /// A command that only the client could have said the rest of.
+    Unfinished,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Machine {
@@ -149,6 +176,8 @@ pub struct Machine {
     actions: VecDeque<Action>,
     state: State,
     op: Op,
+    /// Of the command that ran when the session was over.
+    remnant: Remnant,
     front: Front,
     offered: Arc<str>,
     errors: u8,
@@ -167,6 +196,7 @@ impl Machine {
             actions: VecDeque::new(),
             state: State::NotAuthenticated,
             op: Op::Ready,
+            remnant: Remnant::Reply,
             front,
             offered,
             errors: 0,
@@ -195,10 +225,10 @@ impl Machine {
         !self.eof
             && match self.op {
                 Op::Over | Op::StartingTls => false,
-                Op::Running { part: Part::Literal { .. }, .. } | Op::Ready | Op::Collecting { .. } | Op::Discarding => {
-                    true
-                }
-                _ => self.input.len() < 4096,
+                Op::LoggingIn { .. } => self.input.len() < MAX_PIPELINED,
+                Op::Running { part, .. } if !part.takes_input() => self.input.len() < MAX_PIPELINED,
+                // What is read is taken off the buffer, or is the start of one line, which has a bound of its own.
+                _ => true,
             }
     }
 
@@ -214,10 +244,18 @@ impl Machine {
         matches!(self.op, Op::Running { part: Part::Done, .. })
     }
 
-    /// A message is being given, or is about to be.
+    /// What the running command leaves on the connection when the session ends here, or has ended.
     #[must_use]
-    pub fn is_awaiting_literal(&self) -> bool {
-        matches!(self.op, Op::Running { part: Part::Literal { .. } | Part::LiteralHeld { .. }, .. })
+    pub fn remnant(&self) -> Remnant {
+        match &self.op {
+            Op::Over => self.remnant,
+            Op::Running { part: Part::DoneHeld, .. } => Remnant::Idle { accepted: false },
+            Op::Running { part: Part::Done, .. } => Remnant::Idle { accepted: true },
+            Op::Running { part: Part::Literal { .. } | Part::LiteralHeld { .. } | Part::Line, .. } => {
+                Remnant::Unfinished
+            }
+            _ => Remnant::Reply,
+        }
     }
 
     /// A command runs that the client has to say more of.
@@ -327,7 +365,8 @@ impl Machine {
                 self.decoder.cancel_literal();
                 self.op = Op::Ready;
             }
-            _ => self.op = Op::Ready,
+            _ if self.decoder.at_command_start() => self.op = Op::Ready,
+            _ => self.op = Op::Discarding,
         }
         self.actions.push_back(Action::Write(line.freeze()));
     }
@@ -347,6 +386,11 @@ impl Machine {
         }
     }
 
+    /// The backend has ended the connection of the selected mailbox, with these words: so does the session.
+    pub fn handle_bye(&mut self, text: &[u8]) {
+        self.bye(&String::from_utf8_lossy(text), End::UpstreamLost);
+    }
+
     /// The backend no longer accepts the login: ends the session.
     pub fn handle_revoked(&mut self) {
         self.handle_lost("NO [AUTHENTICATIONFAILED] The mail server no longer accepts this login.");
@@ -364,8 +408,8 @@ impl Machine {
             }
         }
         if self.eof && self.needs_client() {
-            self.op = Op::Over;
-            return Some(Action::Close(End::ClientClosed));
+            self.close(End::ClientClosed);
+            return self.actions.pop_front();
         }
         if self.input.is_empty() && self.input.capacity() > 0 {
             self.input = BytesMut::new();
@@ -377,7 +421,7 @@ impl Machine {
     fn needs_client(&self) -> bool {
         match self.op {
             Op::Ready | Op::Collecting { .. } | Op::Sasl { .. } | Op::Discarding | Op::Refusing { .. } => true,
-            Op::Running { part, .. } => matches!(part, Part::Literal { .. } | Part::Done | Part::Line),
+            Op::Running { part, .. } => part.takes_input(),
             Op::LoggingIn { .. } | Op::StartingTls | Op::Over => false,
         }
     }
@@ -390,9 +434,7 @@ impl Machine {
                 self.bye("[UNAVAILABLE] Server shutting down", End::Drain);
                 return true;
             }
-            Op::Running { part: Part::Nothing | Part::NotDone | Part::LiteralHeld { .. } | Part::DoneHeld, .. } => {
-                return false;
-            }
+            Op::Running { part, .. } if !part.takes_input() => return false,
             _ => {}
         }
         let max_line = if matches!(self.op, Op::Sasl { .. }) { MAX_SASL_LINE } else { self.bounds.line };
@@ -412,7 +454,12 @@ impl Machine {
                 self.next_line(command, literal.freeze(), binary, total, line)
             }
             Op::Sasl { tag, exchange } => self.sasl_line(tag, exchange, &line),
-            Op::Refusing { tag, reply } => self.write(reply_line(&tag, &reply)),
+            Op::Refusing { tag, reply } => {
+                if let Some(literal) = line.literal {
+                    self.skip_literal(literal);
+                }
+                self.write(reply_line(&tag, &reply));
+            }
             Op::Running { tag, name, part } => self.running_line(tag, name, part, line),
             Op::Discarding => self.discarded_line(line),
             op @ (Op::LoggingIn { .. } | Op::StartingTls | Op::Over) => self.op = op,
@@ -463,19 +510,18 @@ impl Machine {
         }
     }
 
+    /// Collects a literal, unless the command gets too big by it; `total` is its size without the literal.
     fn collect(&mut self, command: Command, literal: Literal, total: u64) {
         let total = total.saturating_add(literal.len);
-        if total > self.bounds.literals as u64 {
+        let most = self.bounds.literals as u64;
+        if total > most {
             self.skip_literal(literal);
-            if literal.sync {
-                return self.no(&command.tag, "[TOOBIG] Literal too big");
-            }
+            self.no(&command.tag, "[TOOBIG] Literal too big");
             // What a client is about to send unasked has to be read to be thrown away: only so much of it.
-            if total > self.bounds.literals as u64 * 16 {
-                self.no(&command.tag, "[TOOBIG] Literal too big");
-                return self.bye("[TOOBIG] Literal too big", End::ProtocolError);
+            if !literal.sync && total > most * 16 {
+                self.bye("[TOOBIG] Literal too big", End::ProtocolError);
             }
-            return self.no(&command.tag, "[TOOBIG] Literal too big");
+            return;
         }
         if literal.sync {
             self.write(Bytes::from_static(b"+ OK\r\n"));
@@ -489,7 +535,10 @@ impl Machine {
         }
         command.segments.push(Segment { text: line.text, literal: None });
         match line.literal {
-            Some(literal) => self.collect(command, literal, total),
+            Some(literal) => {
+                let text = command.segments.last().map_or(0, |last| last.text.len() as u64);
+                self.collect(command, literal, total.saturating_add(text).saturating_add(SEGMENT_COST));
+            }
             None => self.command(command),
         }
     }
@@ -503,10 +552,11 @@ impl Machine {
     }
 
     fn unframed(&mut self, error: FrameError) {
-        let op = std::mem::replace(&mut self.op, Op::Ready);
-        let tag = match op {
-            Op::Collecting { command, .. } => command.tag,
-            Op::Sasl { tag, .. } | Op::Running { tag, .. } => tag,
+        let tag = match &self.op {
+            Op::Collecting { command, .. } => command.tag.clone(),
+            Op::Sasl { tag, .. } | Op::Refusing { tag, .. } => tag.clone(),
+            // Unless its reply was given already.
+            Op::Running { tag, part, .. } if *part != (Part::Literal { answered: true }) => tag.clone(),
             _ => Bytes::from_static(b"*"),
         };
         let code = if error == FrameError::TooLong { "[TOOBIG] " } else { "" };
@@ -518,6 +568,10 @@ impl Machine {
     /// A whole command.
     fn command(&mut self, command: Command) {
         match (command.name, self.state) {
+            (Name::Capability | Name::Logout | Name::Noop | Name::StartTls, _) if !command.arguments().at_end() => {
+                self.bad(&command.tag, "This command takes no arguments.");
+            }
+            (Name::Id, _) if !is_id_list(&command) => self.bad(&command.tag, "ID takes NIL or a list of strings."),
             (Name::Capability, _) => {
                 self.write(format!("* CAPABILITY {}\r\n", self.offered));
                 self.ok(&command.tag, "Capability completed.");
@@ -569,10 +623,19 @@ impl Machine {
             }
             Part::Done => {
                 self.actions.push_back(Action::Send(Bytes::from_static(b"DONE\r\n")));
-                if let Some(literal) = line.literal {
-                    self.skip_literal(literal);
+                if line.literal.is_some_and(|literal| literal.sync) {
+                    self.decoder.cancel_literal();
                 }
-                if line.text.eq_ignore_ascii_case(b"DONE") { Part::Nothing } else { Part::NotDone }
+                if line.literal.is_none() && line.text.eq_ignore_ascii_case(b"DONE") {
+                    Part::Nothing
+                } else {
+                    Part::NotDone
+                }
+            }
+            // Whether the backend would take it for a literal depends on a command that is not known.
+            _ if line.literal.is_some() => {
+                self.op = Op::Running { tag, name, part };
+                return self.unframed(FrameError::LiteralPlace);
             }
             _ => {
                 let mut octets = BytesMut::from(&line.text[..]);
@@ -626,7 +689,7 @@ impl Machine {
             self.offered.split(' ').any(|word| word.strip_prefix("AUTH=") == Some(mechanism.name()))
         };
         let Some(mechanism) = Mechanism::parse(name).filter(offered) else {
-            return self.no(&command.tag, "[CANNOT] Mechanism not available.");
+            return self.no(&command.tag, "Mechanism not available.");
         };
         let mut exchange = Exchange::new(mechanism);
         let initial = arguments.word();
@@ -692,9 +755,18 @@ impl Machine {
     }
 
     fn close(&mut self, end: End) {
+        self.remnant = self.remnant();
         self.op = Op::Over;
         self.actions.push_back(Action::Close(end));
     }
+}
+
+/// Whether the arguments are those of ID: `NIL`, or strings and NIL in parentheses (RFC 2971 section 3.1).
+fn is_id_list(command: &Command) -> bool {
+    let mut arguments = command.arguments();
+    let Some(first) = arguments.word() else { return false };
+    (first.eq_ignore_ascii_case(b"NIL") && arguments.at_end())
+        || (first.starts_with(b"(") && command.segments.last().is_some_and(|last| last.text.ends_with(b")")))
 }
 
 /// A tagged reply (or, with `*` for a tag, an untagged one).

@@ -1,6 +1,8 @@
 //! One backend: connections to it that nobody has logged in on yet, and what is known of its health.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,7 +12,7 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{info, warn};
 
 use super::breaker::Breaker;
@@ -53,7 +55,7 @@ pub enum OpenError {
     #[error("the connection failed: {0}")]
     Io(#[from] std::io::Error),
     /// Silence.
-    #[error("the backend did not answer within {} (login_timeout)", humantime::format_duration(*.0))]
+    #[error("the backend did not answer within {}", humantime::format_duration(*.0))]
     Timeout(Duration),
     /// Too many connections, in the backend's own words.
     #[error("the backend has reached a limit: {0}")]
@@ -123,6 +125,9 @@ impl fmt::Debug for Backend {
     }
 }
 
+/// How long to wait for a port at first, after there was none.
+const PORT_PAUSE: Duration = Duration::from_millis(5);
+
 /// Gives numbers to connections.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -167,6 +172,18 @@ impl Backend {
         &self.metrics
     }
 
+    /// Its addresses, as far as they are known yet.
+    #[must_use]
+    pub fn addresses(&self) -> HashSet<SocketAddr> {
+        self.dialer.addresses()
+    }
+
+    /// Whether it was reached when it was last tried.
+    #[must_use]
+    pub fn is_reachable(&self) -> bool {
+        *self.reachable.borrow()
+    }
+
     /// Why it cannot be reached, if so.
     #[must_use]
     pub fn outage(&self) -> Option<String> {
@@ -181,11 +198,25 @@ impl Backend {
         &self.verifying
     }
 
-    /// A connection to log in on: one that is kept for that, or a new one.
+    /// Has the backend judge a credential, on a connection kept for that or a new one. The connection comes with the
+    /// outcome.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub async fn unauthenticated(self: &Arc<Self>) -> Result<Unauthenticated, OpenError> {
+    pub async fn log_in(self: &Arc<Self>, credential: &Credential) -> Result<(Unauthenticated, Outcome), OpenError> {
+        let mut connection = self.unauthenticated().await?;
+        let mut result = connection.log_in(credential).await;
+        // One that had waited for long may just have been closed.
+        if connection.kept && matches!(result, Err(OpenError::Closed | OpenError::Io(_))) {
+            connection = self.fresh().await?;
+            result = connection.log_in(credential).await;
+        }
+        self.judge(result.as_ref().err());
+        Ok((connection, result?))
+    }
+
+    /// A connection to log in on: one that is kept for that, or a new one.
+    async fn unauthenticated(self: &Arc<Self>) -> Result<Unauthenticated, OpenError> {
         while let Some(mut spare) = self.take_spare() {
             if spare.is_alive() {
                 spare.state.set(ConnectionState::Connecting);
@@ -197,20 +228,11 @@ impl Backend {
 
     /// A new connection to log in on. Who stops waiting for it does not stop the dialing: the outcome is noted, and the
     /// connection kept for the next.
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub async fn fresh(self: &Arc<Self>) -> Result<Unauthenticated, OpenError> {
-        if self.breaker.lock().refuses(std::time::Instant::now()) {
-            self.note(Some(&OpenError::Breaker));
-            return Err(OpenError::Breaker);
-        }
-        // Here and not in the task: who stops waiting for room does not keep a place in the queue.
-        let permit = self.budget.permit().await;
+    async fn fresh(self: &Arc<Self>) -> Result<Unauthenticated, OpenError> {
         let (give, take) = oneshot::channel();
         let backend = Arc::clone(self);
         tokio::spawn(async move {
-            if let Err(Ok(unwanted)) = give.send(backend.open(permit).await) {
+            if let Err(Ok(unwanted)) = give.send(backend.open(None).await) {
                 backend.keep(unwanted);
             }
         });
@@ -227,6 +249,7 @@ impl Backend {
         let mut spares = self.spares.lock();
         if spares.len() < self.pool.spare && spare.opened.elapsed() < SPARE_AGE {
             spare.state.set(ConnectionState::Spare);
+            spare.kept = true;
             spares.push(spare);
         }
     }
@@ -238,8 +261,8 @@ impl Backend {
         // has to make room for that.
         let known = *self.reachable.borrow();
         if !known
-            && let Some(permit) = self.budget.try_permit()
-            && let Ok(spare) = self.open(permit).await
+            && let Some(permit) = self.budget.try_permit(self.index)
+            && let Ok(spare) = self.open(Some(permit)).await
         {
             self.keep(spare);
         }
@@ -250,12 +273,16 @@ impl Backend {
         self.spares.lock().clear();
     }
 
-    /// Dials, as the breaker allows.
-    async fn open(&self, permit: Permit) -> Result<Unauthenticated, OpenError> {
+    /// Dials, as the breaker and the budget allow.
+    async fn open(&self, permit: Option<Permit>) -> Result<Unauthenticated, OpenError> {
         // The semaphore is never closed.
         let _turn = self.dials.acquire().await.expect("open semaphore");
         let result = if self.breaker.lock().try_attempt(std::time::Instant::now()) {
-            self.connect(permit).await
+            let permit = match permit {
+                Some(permit) => permit,
+                None => self.budget.permit(self.index).await,
+            };
+            self.connect_in_place_of_another(permit).await
         } else {
             Err(OpenError::Breaker)
         };
@@ -267,7 +294,7 @@ impl Backend {
     fn note(&self, error: Option<&OpenError>) {
         self.metrics.dial(error.map_or(DialResult::Ok, OpenError::result));
         let Some(error) = error else {
-            self.breaker.lock().succeeded();
+            self.breaker.lock().greeted();
             if !self.reachable.send_replace(true) {
                 info!(backend = self.config.name, "backend reached");
             }
@@ -278,14 +305,38 @@ impl Backend {
         }
         warn!(backend = self.config.name, %error, "cannot open an upstream connection");
         *self.last_error.lock() = Some(error.to_string());
+        self.judge(Some(error));
+    }
+
+    /// Has the circuit breaker learn from the end of an attempt.
+    fn judge(&self, error: Option<&OpenError>) {
         let mut breaker = self.breaker.lock();
-        if error.blames_backend() {
+        if error.is_some_and(OpenError::blames_backend) {
             breaker.failed(std::time::Instant::now(), chance());
             if breaker.is_open() {
                 self.reachable.send_replace(false);
             }
         } else {
             breaker.succeeded();
+        }
+    }
+
+    /// Where the kernel has no port, although the budget had one, a connection at rest is given up for its port.
+    async fn connect_in_place_of_another(&self, mut permit: Permit) -> Result<Unauthenticated, OpenError> {
+        let deadline = Instant::now() + self.pool.checkout_timeout;
+        let mut pause = PORT_PAUSE;
+        loop {
+            match self.connect(permit).await {
+                Err(error @ OpenError::Dial(DialError::NoPorts { .. })) if Instant::now() + pause < deadline => {
+                    self.metrics.dial(error.result());
+                    self.budget.shrink(self.index);
+                    permit = timeout_at(deadline, self.budget.permit(self.index)).await.map_err(|_| error)?;
+                    // The port is free a round trip after its connection was closed, or when somebody else gives one back.
+                    sleep(pause).await;
+                    pause *= 2;
+                }
+                result => return result,
+            }
         }
     }
 
@@ -300,8 +351,12 @@ impl Backend {
             limit: self.config.login_timeout,
             state,
             permit,
+            kept: false,
         };
-        if connection.outcome().await? == Outcome::StartTls {
+        // Nobody waits longer for a connection; a turn to dial must not be held longer by a backend that is silent.
+        let greeting = timeout(self.pool.checkout_timeout, connection.outcome()).await;
+        let greeting = greeting.map_err(|_| OpenError::Timeout(self.pool.checkout_timeout))?;
+        if greeting? == Outcome::StartTls {
             connection.input.clear();
             connection.stream = self.dialer.start_tls(connection.stream).await?;
             connection.login.handle_tls();
@@ -353,6 +408,8 @@ pub struct Unauthenticated {
     limit: Duration,
     state: StateGuard,
     permit: Permit,
+    /// It has waited for its use: the backend may have closed it.
+    kept: bool,
 }
 
 impl Unauthenticated {

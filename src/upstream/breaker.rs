@@ -8,9 +8,10 @@ const FAILURES: u32 = 3;
 /// Wait after the circuit opens; doubles with each further failure, up to [`MAX_WAIT`].
 const MIN_WAIT: Duration = Duration::from_millis(250);
 /// Longest wait between two attempts at a dead backend: after it is back, the first session gets through within this.
-const MAX_WAIT: Duration = Duration::from_secs(3);
-/// An attempt that never told its outcome is forgotten after this.
-const PROBE_LOST: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_secs(2);
+/// An attempt that has not told its outcome by then does not keep the next one from being made: it may hang on a connection
+/// that was lost in the outage, while the backend is back.
+const PROBE_LOST: Duration = Duration::from_secs(5);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -21,21 +22,23 @@ pub struct Breaker {
 }
 
 impl Breaker {
-    /// Whether an attempt would be refused now.
-    #[must_use]
-    pub fn refuses(&self, now: Instant) -> bool {
-        let probing = self.probing_since.is_some_and(|since| now < since + PROBE_LOST);
-        self.open_until.is_some_and(|until| now < until || probing)
-    }
-
     /// Whether an attempt may be made now; each yes must be followed by [`Breaker::succeeded`] or
     /// [`Breaker::failed`].
     pub fn try_attempt(&mut self, now: Instant) -> bool {
-        if self.refuses(now) {
+        let Some(until) = self.open_until else { return true };
+        let probing = self.probing_since.is_some_and(|since| now < since + PROBE_LOST);
+        if now < until || probing {
             return false;
         }
-        self.probing_since = self.open_until.map(|_| now);
+        self.probing_since = Some(now);
         true
+    }
+
+    /// The backend has greeted: the circuit closes. But until it has judged a login, too, the next failure opens it again,
+    /// for longer: some servers greet and then fall over.
+    pub fn greeted(&mut self) {
+        self.open_until = None;
+        self.probing_since = None;
     }
 
     /// An attempt succeeded: the circuit closes.
@@ -88,6 +91,22 @@ mod tests {
         assert!(breaker.try_attempt(later + 2 * MIN_WAIT));
         breaker.succeeded();
         assert!(breaker.try_attempt(later) && !breaker.is_open());
+    }
+
+    #[test]
+    fn a_greeting_alone_does_not_make_failures_forgotten() {
+        let start = Instant::now();
+        let mut breaker = Breaker::default();
+        for _ in 0..FAILURES {
+            breaker.failed(start, 1.0);
+        }
+        breaker.greeted();
+        assert!(breaker.try_attempt(start) && !breaker.is_open());
+        breaker.failed(start, 1.0);
+        assert_eq!(breaker.open_until(), Some(start + 2 * MIN_WAIT));
+        breaker.succeeded();
+        breaker.failed(start, 1.0);
+        assert!(!breaker.is_open());
     }
 
     #[test]

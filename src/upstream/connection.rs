@@ -19,14 +19,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, Sleep};
 use tokio_util::io::poll_read_buf;
+use tokio_util::sync::PollSender;
 use tracing::{debug, info};
 
 use super::machine::{Event, Facts, Machine, Own, ProtocolError};
 use crate::imap::frame::Literal;
-use crate::imap::response::Status;
 use crate::metrics::{BackendMetrics, ConnectionState, RetireReason, StateGuard};
 use crate::ports::{Budget, Permit};
-use crate::session::machine::Run;
+use crate::session::machine::{Remnant, Run};
 use crate::stream::{Ended, Stream};
 
 /// Read at a time; also what may wait unread by a slow client, twice, in octets.
@@ -52,6 +52,7 @@ pub struct Shared {
     facts: Mutex<Facts>,
     wake: Notify,
     retire: Mutex<Option<RetireReason>>,
+    budget: Arc<Budget>,
 }
 
 impl Shared {
@@ -93,6 +94,7 @@ impl Shared {
         self.resting_since.store(since, Ordering::Relaxed);
         // Not if it was closed meanwhile.
         let _ = self.state.compare_exchange(LEASED, RESTING, Ordering::AcqRel, Ordering::Acquire);
+        self.budget.rested();
     }
 }
 
@@ -100,24 +102,13 @@ impl Shared {
 #[derive(Debug)]
 enum ToTask {
     Run(Box<Run>),
-    Piece(Piece),
+    Octets(Bytes),
+    Segment(Bytes, Option<Literal>),
     /// NOOP, before the connection is handed out.
     Check,
     Release,
     Retire(RetireReason),
 }
-
-/// More of a running command.
-#[derive(Debug)]
-pub enum Piece {
-    /// Octets as they are: of a literal, or a line.
-    Octets(Bytes),
-    /// What follows a streamed literal, and perhaps a further literal's announcement.
-    Segment(Bytes, Option<Literal>),
-}
-
-/// A [`Piece`] that waits for room.
-pub type Reserving = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What the task tells the session.
 #[derive(Debug)]
@@ -134,8 +125,17 @@ pub enum FromTask {
     Lost(Loss),
 }
 
+/// A further part of a running command.
+#[derive(Debug)]
+pub enum Part {
+    /// Octets of a literal, `DONE`, or a line, as they are.
+    Octets(Bytes),
+    /// The text after a streamed literal, without line end, and perhaps a further literal.
+    Segment(Bytes, Option<Literal>),
+}
+
 /// How a connection was lost, for whoever used it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loss {
     /// No octet of the command in flight was sent: it can be run elsewhere.
     pub unsent: bool,
@@ -143,6 +143,8 @@ pub struct Loss {
     pub unanswered: bool,
     /// A line or a literal was cut: nothing sensible can be said to the client any more.
     pub cut: bool,
+    /// What the backend said with its BYE.
+    pub bye: Option<Bytes>,
 }
 
 /// How the task of a connection treats it.
@@ -179,12 +181,11 @@ pub struct Opened {
 #[derive(Debug)]
 pub struct Connection {
     shared: Arc<Shared>,
-    to_task: mpsc::Sender<(u32, ToTask)>,
+    to_task: PollSender<(u32, ToTask)>,
     from_task: mpsc::Receiver<(u32, FromTask)>,
     /// Which use of the connection this is: what belongs to an earlier one is not for this one's ears.
     lease: u32,
     rested_for: Duration,
-    budget: Arc<Budget>,
 }
 
 impl Connection {
@@ -201,8 +202,9 @@ impl Connection {
             facts: Mutex::new(opened.machine.facts().clone()),
             wake: Notify::new(),
             retire: Mutex::new(None),
+            budget: Arc::clone(budget),
         });
-        budget.register(&shared);
+        budget.register(opened.permit.backend(), &shared);
         let (to_task, requests) = mpsc::channel(2);
         let (replies, from_task) = mpsc::channel(1);
         let mut task = Task {
@@ -226,12 +228,11 @@ impl Connection {
             timer: Box::pin(tokio::time::sleep_until(now)),
             state: metrics.connection(ConnectionState::Active),
             metrics: Arc::clone(metrics),
-            budget: Arc::clone(budget),
             permit: opened.permit,
         };
         task.machine.handle_attach();
         tokio::spawn(task.run());
-        Self { shared, to_task, from_task, lease: 0, rested_for: Duration::ZERO, budget: Arc::clone(budget) }
+        Self { shared, to_task: PollSender::new(to_task), from_task, lease: 0, rested_for: Duration::ZERO }
     }
 
     /// See [`Shared`].
@@ -265,49 +266,45 @@ impl Connection {
         if !self.shared.reusable.load(Ordering::Acquire) || self.shared.is_closed() {
             return false;
         }
-        let told = self.to_task.try_send((self.lease, ToTask::Release)).is_ok();
+        let told = self.try_tell(ToTask::Release).is_ok();
         self.shared.rest();
-        self.budget.make_room();
         told
     }
 
-    /// Runs a command; false: the connection is gone, and nothing was sent.
-    pub async fn run(&self, run: Box<Run>) -> Result<(), Box<Run>> {
-        match self.to_task.send((self.lease, ToTask::Run(run))).await {
-            Err(mpsc::error::SendError((_, ToTask::Run(run)))) => Err(run),
+    /// Runs a command, or gives it back, unsent: the connection is gone, or does not even take requests.
+    pub fn run(&self, run: Box<Run>) -> Result<(), Box<Run>> {
+        match self.try_tell(ToTask::Run(run)) {
+            Err(ToTask::Run(run)) => Err(run),
             _ => Ok(()),
         }
     }
 
-    /// Like [`Connection::run`], if that needs no waiting.
-    pub fn try_run(&self, run: Box<Run>) -> Result<(), Box<Run>> {
+    fn try_tell(&self, request: ToTask) -> Result<(), ToTask> {
         use mpsc::error::TrySendError::{Closed, Full};
-        match self.to_task.try_send((self.lease, ToTask::Run(run))) {
-            Err(Full((_, ToTask::Run(run))) | Closed((_, ToTask::Run(run)))) => Err(run),
-            _ => Ok(()),
-        }
-    }
-
-    /// Sends more of the running command. What comes of it is told by the next event.
-    pub async fn send(&self, piece: Piece) {
-        let _ = self.to_task.send((self.lease, ToTask::Piece(piece))).await;
-    }
-
-    /// Like [`Connection::send`], if that needs no waiting; otherwise gives it back.
-    pub fn try_send(&self, piece: Piece) -> Result<(), Piece> {
-        match self.to_task.try_send((self.lease, ToTask::Piece(piece))) {
-            Err(mpsc::error::TrySendError::Full((_, ToTask::Piece(piece)))) => Err(piece),
-            _ => Ok(()),
-        }
-    }
-
-    /// Like [`Connection::send`], for one that has to listen to events meanwhile: the connection's task may be waiting
-    /// to tell one before it takes the next piece.
-    pub fn reserve(&self, piece: Piece) -> Reserving {
-        let (to_task, lease) = (self.to_task.clone(), self.lease);
-        Box::pin(async move {
-            let _ = to_task.send((lease, ToTask::Piece(piece))).await;
+        let Some(to_task) = self.to_task.get_ref() else { return Err(request) };
+        to_task.try_send((self.lease, request)).map_err(|error| match error {
+            Full((_, request)) | Closed((_, request)) => request,
         })
+    }
+
+    /// Room for one more [`Part`] of the running command.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // A task that is gone takes nothing: the next event tells.
+        self.to_task.poll_reserve(cx).map(drop)
+    }
+
+    /// Sends it; only after [`Connection::poll_ready`]. What comes of it is told by the next event.
+    pub fn send(&mut self, part: Part) {
+        let request = match part {
+            Part::Octets(octets) => ToTask::Octets(octets),
+            Part::Segment(text, literal) => ToTask::Segment(text, literal),
+        };
+        let _ = self.to_task.send_item((self.lease, request));
+    }
+
+    async fn send_done(&mut self) {
+        poll_fn(|cx| self.poll_ready(cx)).await;
+        self.send(Part::Octets(Bytes::from_static(b"DONE\r\n")));
     }
 
     /// The next event; after [`FromTask::Lost`], nothing else.
@@ -323,14 +320,14 @@ impl Connection {
                 Some((_, FromTask::Lost(loss))) => Poll::Ready(FromTask::Lost(loss)),
                 Some(_) => continue,
                 // The task has died without a word: whatever was asked of it has an unknown outcome.
-                None => Poll::Ready(FromTask::Lost(Loss { unsent: false, unanswered: false, cut: true })),
+                None => Poll::Ready(FromTask::Lost(Loss { unsent: false, unanswered: false, cut: true, bye: None })),
             };
         }
     }
 
     /// Whether it still answers, asked by NOOP.
     pub async fn check(&mut self) -> bool {
-        if self.to_task.send((self.lease, ToTask::Check)).await.is_err() {
+        if self.try_tell(ToTask::Check).is_err() {
             return false;
         }
         loop {
@@ -342,11 +339,14 @@ impl Connection {
         }
     }
 
-    /// Reads what is still to come for a session that is gone, within `octets` and `time`; sends `asked_for` when the
-    /// backend asks for more. False: not to be used again.
-    pub async fn drain(&mut self, octets: usize, time: Duration, mut asked_for: Option<Bytes>) -> bool {
+    /// Reads what is still to come for a session that is gone, within `octets` and `time`, and ends its IDLE. False: not
+    /// to be used again.
+    pub async fn drain(&mut self, remnant: Remnant, octets: usize, time: Duration) -> bool {
         let read = async {
             let mut left = octets;
+            if remnant == (Remnant::Idle { accepted: true }) {
+                self.send_done().await;
+            }
             loop {
                 match self.event().await {
                     FromTask::Data(data) => match left.checked_sub(data.len()) {
@@ -354,11 +354,9 @@ impl Connection {
                         None => return false,
                     },
                     FromTask::Done(..) => return true,
-                    FromTask::Continue(_) => match asked_for.take() {
-                        Some(octets) => self.send(Piece::Octets(octets)).await,
-                        None => return false,
-                    },
-                    FromTask::Checked => {}
+                    // An IDLE that is refused must not be ended: the word would be taken for a command.
+                    FromTask::Continue(_) if remnant == (Remnant::Idle { accepted: false }) => self.send_done().await,
+                    FromTask::Checked | FromTask::Continue(_) => {}
                     FromTask::Lost(_) => return false,
                 }
             }
@@ -368,7 +366,8 @@ impl Connection {
 
     /// Ends it, for this reason.
     pub fn retire(self, reason: RetireReason) {
-        let _ = self.to_task.try_send((self.lease, ToTask::Retire(reason)));
+        // Where there is no room for it, the dropped handle says as much.
+        let _ = self.try_tell(ToTask::Retire(reason));
     }
 }
 
@@ -408,7 +407,6 @@ struct Task {
     timer: Pin<Box<Sleep>>,
     state: StateGuard,
     metrics: Arc<BackendMetrics>,
-    budget: Arc<Budget>,
     permit: Permit,
 }
 
@@ -417,8 +415,10 @@ struct Task {
 enum Exit {
     /// In an orderly way: LOGOUT.
     Retire(RetireReason),
-    /// The backend closed, after a BYE or not.
+    /// The backend closed.
     ServerClosed,
+    /// The backend said BYE, with this text.
+    Bye(Bytes),
     /// Its handle was dropped.
     Abandoned,
     Protocol(ProtocolError),
@@ -468,7 +468,7 @@ impl Task {
                 self.last_octet = Instant::now();
                 self.replied = true;
                 if let Err(error) = self.machine.handle_input(&mut self.input) {
-                    // What came before it in the same breath is as good as ever.
+                    // What came before it is owed to the session: it may be the end of a literal.
                     self.deliver().await?;
                     return Err(Exit::Protocol(error));
                 }
@@ -489,7 +489,6 @@ impl Task {
     async fn wait(&mut self) -> Wake {
         let notified = self.shared.wake.notified();
         let mut notified = std::pin::pin!(notified);
-        let mut abandoned = std::pin::pin!(self.replies.closed());
         let deadline = self.deadline();
         let resting = !matches!(self.phase, Phase::Leased);
         let output = &self.output;
@@ -499,10 +498,6 @@ impl Task {
             if !output.is_empty() {
                 if let Poll::Ready(written) = Pin::new(&mut *stream).poll_write(cx, output) {
                     return Poll::Ready(Wake::Written(written));
-                }
-                // Requests wait until all is written; that nobody is left to make them must not.
-                if abandoned.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Wake::Request(None));
                 }
                 // TLS keeps what it could not send: it wants to be flushed. Reads do that.
             } else {
@@ -535,8 +530,7 @@ impl Task {
         match self.phase {
             Phase::Resting { unselect, noop } => Some(unselect.unwrap_or(noop).min(noop).min(self.retires_at())),
             Phase::Own(deadline) => Some(deadline),
-            // Clients idle as long as they like: TCP's keepalive watches over the backend then. But a backend that takes
-            // no more of a message must not hold us for ever.
+            // Clients idle as long as they like: TCP's keepalive watches over the backend then.
             Phase::Leased if self.machine.is_waiting() || !self.output.is_empty() => {
                 Some(self.last_octet + self.timing.reply_timeout)
             }
@@ -590,8 +584,8 @@ impl Task {
                 self.set_reusable(false);
                 self.machine.handle_command(run.command, run.streams);
             }
-            ToTask::Piece(Piece::Octets(octets)) => self.machine.handle_octets(&octets),
-            ToTask::Piece(Piece::Segment(text, literal)) => {
+            ToTask::Octets(octets) => self.machine.handle_octets(&octets),
+            ToTask::Segment(text, literal) => {
                 self.machine.handle_segment(&text, literal);
                 if self.machine.is_closing() {
                     return Err(Exit::ServerClosed);
@@ -646,13 +640,13 @@ impl Task {
                     self.publish();
                     FromTask::Done(Bytes::new(), rest, selected)
                 }
-                Event::OwnDone(own, status) => match self.own_done(own, status)? {
+                Event::OwnDone(own, well) => match self.own_done(own, well)? {
                     Some(told) => told,
                     None => continue,
                 },
                 Event::Bye(text) => {
                     info!(connection = self.shared.id, text = %String::from_utf8_lossy(&text), "backend said goodbye");
-                    return Err(Exit::ServerClosed);
+                    return Err(Exit::Bye(text));
                 }
             };
             self.tell(told).await?;
@@ -660,8 +654,8 @@ impl Task {
         Ok(())
     }
 
-    fn own_done(&mut self, own: Own, status: Status) -> Result<Option<FromTask>, Exit> {
-        if self.machine.spoiled().is_some() || (own == Own::Noop && status != Status::Ok) {
+    fn own_done(&mut self, own: Own, well: bool) -> Result<Option<FromTask>, Exit> {
+        if !well {
             return Err(Exit::Retire(RetireReason::FailedCheck));
         }
         *self.shared.facts.lock() = self.machine.facts().clone();
@@ -716,24 +710,20 @@ impl Task {
     /// Tells the session, then ends the connection so that TIME_WAIT stays with the backend, or nowhere.
     async fn end(mut self, exit: Exit) {
         self.shared.state.store(CLOSED, Ordering::Release);
-        self.budget.forget(self.shared.id);
-        let mut reason = self.reason(&exit);
-        let mut loss = Loss { unsent: !self.sent, unanswered: !self.replied, cut: !self.machine.at_line_start() };
+        self.shared.budget.forget(self.shared.id);
+        let reason = self.reason(&exit);
+        self.metrics.retired(reason);
+        debug!(connection = self.shared.id, reason = reason.as_str(), cause = ?exit, "upstream connection retired");
+        let bye = if let Exit::Bye(text) = &exit { Some(text.clone()) } else { None };
+        let mut loss = Loss { unsent: !self.sent, unanswered: !self.replied, cut: !self.machine.at_line_start(), bye };
         // A command that was never looked at was not sent either.
         self.requests.close();
         while let Ok((lease, request)) = self.requests.try_recv() {
-            match request {
-                ToTask::Run(_) => {
-                    self.lease = lease;
-                    loss = Loss { unsent: true, unanswered: true, cut: false };
-                }
-                // Who gave it up could say why, but nobody was listening.
-                ToTask::Retire(why) if matches!(exit, Exit::Abandoned) => reason = why,
-                _ => {}
+            if let ToTask::Run(_) = request {
+                self.lease = lease;
+                loss = Loss { unsent: true, unanswered: true, cut: false, bye: None };
             }
         }
-        self.metrics.retired(reason);
-        debug!(connection = self.shared.id, reason = reason.as_str(), cause = ?exit, "upstream connection retired");
         let orderly =
             matches!(exit, Exit::Retire(_) | Exit::Abandoned) && self.machine.is_clean() && self.output.is_empty();
         if orderly && tokio::time::timeout(GOODBYE, self.logout()).await == Ok(true) {
@@ -749,11 +739,10 @@ impl Task {
     fn reason(&self, exit: &Exit) -> RetireReason {
         match exit {
             Exit::Retire(reason) => *reason,
-            Exit::ServerClosed => RetireReason::ServerClosed,
+            Exit::ServerClosed | Exit::Bye(_) => RetireReason::ServerClosed,
             Exit::Abandoned if self.machine.spoiled().is_some() => RetireReason::Sticky,
             Exit::Abandoned if !self.machine.is_clean() => RetireReason::Unclean,
-            // Retired at rest, and its handle dropped before that was noticed; or the end of all.
-            Exit::Abandoned => self.shared.retire.lock().unwrap_or(RetireReason::Shutdown),
+            Exit::Abandoned => RetireReason::Shutdown,
             Exit::Protocol(error) => {
                 info!(connection = self.shared.id, %error, "backend broke the protocol");
                 RetireReason::ProtocolError

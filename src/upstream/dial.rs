@@ -1,6 +1,6 @@
 //! Dialing a backend: its addresses, a race between them (RFC 8305), source addresses, TLS.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use socket2::SockRef;
 use thiserror::Error;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
@@ -21,6 +22,11 @@ use crate::tls::{TlsConfigError, TlsConnectorConfig, TlsError};
 
 /// The Connection Attempt Delay of RFC 8305 section 5.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// The backend's host is gone when it acknowledges nothing for so long, or has no room for a single octet: a command in
+/// flight learns it then, and not after the quarter of an hour that TCP takes by itself.
+#[cfg(target_os = "linux")]
+const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why there is no connection to the backend.
 #[derive(Debug, Error)]
@@ -166,6 +172,7 @@ pub struct Dialer {
     implicit: bool,
     connect_timeout: Duration,
     login_timeout: Duration,
+    addresses: Mutex<HashSet<SocketAddr>>,
 }
 
 impl Dialer {
@@ -186,7 +193,13 @@ impl Dialer {
             implicit: backend.tls == TlsMode::Implicit,
             connect_timeout: backend.connect_timeout,
             login_timeout: backend.login_timeout,
+            addresses: Mutex::default(),
         })
+    }
+
+    /// The backend's addresses, as they were last resolved.
+    pub fn addresses(&self) -> HashSet<SocketAddr> {
+        self.addresses.lock().clone()
     }
 
     /// A new connection, with TLS where it is implicit. Within `connect_timeout` over all addresses, and `login_timeout`
@@ -221,6 +234,12 @@ impl Dialer {
 
     async fn connect_tcp(&self) -> Result<TcpStream, DialError> {
         let addresses = self.resolve().await?;
+        {
+            let mut known = self.addresses.lock();
+            if addresses.len() != known.len() || !addresses.iter().all(|address| known.contains(address)) {
+                *known = addresses.iter().copied().collect();
+            }
+        }
         let usable: Vec<_> = addresses.into_iter().filter(|address| self.sources.serve(address)).collect();
         if usable.is_empty() {
             return Err(DialError::NoSource { host: self.host.clone() });
@@ -295,6 +314,8 @@ async fn connect_from(source: Option<IpAddr>, address: SocketAddr) -> Result<Tcp
     let socket = socket.map_err(|error| DialError::connect(address, error))?;
     // A loser of the race that connects at the last moment, and whatever else is just dropped, leaves no TIME_WAIT.
     let tuned = socket.set_zero_linger().and_then(|()| tune(SockRef::from(&socket)));
+    #[cfg(target_os = "linux")]
+    let tuned = tuned.and_then(|()| SockRef::from(&socket).set_tcp_user_timeout(Some(USER_TIMEOUT)));
     tuned.map_err(|error| DialError::connect(address, error))?;
     if let Some(ip) = source {
         bind(&socket, ip).map_err(|error| match error.kind() {

@@ -219,7 +219,6 @@ impl Login {
     }
 
     fn greeting(&mut self, status: Status, line: &[u8]) -> Result<Option<Outcome>, LoginError> {
-        let reply = StatusReply::parse(&line[1..]).ok_or_else(|| unexpected(line))?;
         match status {
             Status::Ok => {}
             Status::PreAuth => return Err(LoginError::PreAuth),
@@ -228,11 +227,8 @@ impl Login {
         if self.starttls {
             // Whether it is offered cannot be trusted before TLS stands; whether it works can.
             self.send("STARTTLS", Waiting::StartTls);
-        } else if let Some(words) = reply.capabilities() {
-            self.capabilities = Capabilities::parse(words);
-            self.waiting = Waiting::Nothing;
-            return Ok(Some(Outcome::Ready));
         } else {
+            // The greeting may tell them, too, but not all of them (Cyrus).
             self.send("CAPABILITY", Waiting::Capability { authenticated: false });
         }
         Ok(None)
@@ -385,24 +381,34 @@ mod tests {
         }
     }
 
+    fn greet(login: &mut Login, capabilities: &str) {
+        let script = format!(
+            "S: * OK [CAPABILITY IMAP4rev1] hi
+             C: i0 CAPABILITY
+             S: * CAPABILITY {capabilities}
+             S= i0 OK done => Ready"
+        );
+        play(login, &script);
+    }
+
     #[test]
     fn greeting_with_capabilities_then_login() {
         let mut login = Login::new(false);
-        play(&mut login, "S= * OK [CAPABILITY IMAP4rev1 LITERAL+] hi => Ready");
+        greet(&mut login, "IMAP4rev1 LITERAL+");
         login.start(&password("u\"8", "pä\r\nx")).unwrap();
         play(
             &mut login,
-            "C: i0 LOGIN \"u\\\"8\" {6+}\\r\\npä\\r\\nx
-             S= i0 NO [AUTHENTICATIONFAILED] no => Refused(Refusal { reply: \"NO [AUTHENTICATIONFAILED] no\"",
+            "C: i1 LOGIN \"u\\\"8\" {6+}\\r\\npä\\r\\nx
+             S= i1 NO [AUTHENTICATIONFAILED] no => Refused(Refusal { reply: \"NO [AUTHENTICATIONFAILED] no\"",
         );
         login.start(&password("u8", "x")).unwrap();
         play(
             &mut login,
-            "C: i1 LOGIN \"u8\" \"x\"
-             S: i1 OK hello
-             C: i2 CAPABILITY
+            "C: i2 LOGIN \"u8\" \"x\"
+             S: i2 OK hello
+             C: i3 CAPABILITY
              S: * CAPABILITY IMAP4rev1 SORT
-             S= i2 OK done => Accepted",
+             S= i3 OK done => Accepted",
         );
         assert!(login.capabilities().has("SORT"));
     }
@@ -410,17 +416,17 @@ mod tests {
     #[test]
     fn literals_wait_to_be_asked_for() {
         let mut login = Login::new(false);
-        play(&mut login, "S= * OK [CAPABILITY IMAP4rev1] hi => Ready");
+        greet(&mut login, "IMAP4rev1");
         login.start(&password("ü", "ö")).unwrap();
         play(
             &mut login,
-            "C: i0 LOGIN {2}
+            "C: i1 LOGIN {2}
              S: + go",
         );
         assert_eq!(login.poll_transmit(), "ü {2}\r\n");
         play(&mut login, "S: + go");
         assert_eq!(login.poll_transmit(), "ö\r\n");
-        play(&mut login, "S= i0 OK [CAPABILITY IMAP4rev1 ID] in => Accepted");
+        play(&mut login, "S= i1 OK [CAPABILITY IMAP4rev1 ID] in => Accepted");
     }
 
     #[test]
@@ -471,27 +477,27 @@ mod tests {
             ("BAD Plaintext not allowed", "Refused"),
         ] {
             let mut login = Login::new(false);
-            play(&mut login, "S= * OK [CAPABILITY IMAP4rev1] hi => Ready");
+            greet(&mut login, "IMAP4rev1");
             login.start(&password("u", "p")).unwrap();
-            play(&mut login, &format!("S= i0 {reply} => {outcome}"));
+            play(&mut login, &format!("S= i1 {reply} => {outcome}"));
         }
     }
 
     #[test]
     fn a_refused_token_says_why() {
         let mut login = Login::new(false);
-        play(&mut login, "S= * OK [CAPABILITY IMAP4rev1 AUTH=XOAUTH2] hi => Ready");
+        greet(&mut login, "IMAP4rev1 AUTH=XOAUTH2");
         let token = Credential::new(Mechanism::XOAuth2, b"u".to_vec(), Vec::new(), b"tok".to_vec());
         login.start(&token).unwrap();
         play(
             &mut login,
-            "C: i0 AUTHENTICATE XOAUTH2
+            "C: i1 AUTHENTICATE XOAUTH2
              S: +
              C: dG9r
              S: + eyJzdGF0dXMiOiI0MDEifQ==",
         );
         assert_eq!(login.poll_transmit(), "\r\n");
-        play(&mut login, "S= i0 NO failed => challenge: Some(\"eyJzdGF0dXMiOiI0MDEifQ==\")");
+        play(&mut login, "S= i1 NO failed => challenge: Some(\"eyJzdGF0dXMiOiI0MDEifQ==\")");
         assert_eq!(login.start(&password("u", "p")), Ok(()));
         login.capabilities = Capabilities::parse(b"LOGINDISABLED");
         assert_eq!(login.start(&password("u", "p")), Err(LoginError::NoMechanism));

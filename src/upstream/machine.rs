@@ -107,8 +107,8 @@ pub enum Event {
     Continue(Bytes),
     /// The session's command is over: ` OK …` with line end, and whether a mailbox is selected now.
     Done(Bytes, bool),
-    /// A command of ours is over, well or not.
-    OwnDone(Own, Status),
+    /// A command of ours is over, and whether it did what it is for.
+    OwnDone(Own, bool),
     /// `* BYE …`: the text after BYE. The connection will take no further command.
     Bye(Bytes),
 }
@@ -124,7 +124,6 @@ enum InFlight {
         untagged_enabled: Bytes,
         /// A mailbox of an earlier session was still selected.
         lingering: bool,
-        had_literal: bool,
     },
 }
 
@@ -140,6 +139,9 @@ enum Place {
 /// Octets of a long line held back while its end is looked for: an announcement has at most 23.
 const TAIL: usize = 32;
 
+/// Digits of a literal's size, leading zeros included.
+const MAX_DIGITS: usize = 20;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Machine {
@@ -147,8 +149,6 @@ pub struct Machine {
     place: Place,
     /// The reply at hand goes to nobody.
     dropping: bool,
-    /// The line at hand, whose kind is not known yet, began before the session came.
-    stale: bool,
     scanned: usize,
     next_tag: u64,
     in_flight: Option<InFlight>,
@@ -156,6 +156,9 @@ pub struct Machine {
     held: VecDeque<(Bytes, Bytes)>,
     /// The session's literal may be sent when the backend asks for it (`true`), or is being sent (`false`).
     streaming: Option<bool>,
+    /// The backend has asked for more than literals (IDLE's `DONE`, or whatever an unknown command needs), and has not
+    /// got it yet.
+    asked: bool,
     /// A session waits for this command; ours goes first.
     deferred: Option<Box<(Command, Option<Literal>)>>,
     attached: bool,
@@ -179,12 +182,12 @@ impl Machine {
             capabilities,
             place: Place::LineStart,
             dropping: false,
-            stale: false,
             scanned: 0,
             next_tag,
             in_flight: None,
             held: VecDeque::new(),
             streaming: None,
+            asked: false,
             deferred: None,
             attached: false,
             fresh: true,
@@ -219,8 +222,8 @@ impl Machine {
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         match &self.in_flight {
-            Some(InFlight::Session { name: Name::Idle, .. }) | None => false,
-            Some(_) => self.streaming != Some(false),
+            None => false,
+            Some(_) => self.streaming != Some(false) && !self.asked,
         }
     }
 
@@ -233,7 +236,7 @@ impl Machine {
     /// Between two lines of the backend, so that a line of ours to the client breaks nothing.
     #[must_use]
     pub fn at_line_start(&self) -> bool {
-        self.place == Place::LineStart
+        self.place == Place::LineStart || self.dropping
     }
 
     /// Why no later session may have this connection, if so.
@@ -246,7 +249,6 @@ impl Machine {
     pub fn handle_attach(&mut self) {
         self.attached = true;
         self.fresh = true;
-        self.stale = self.place == Place::LineStart && self.scanned > 0;
     }
 
     /// The session has left. Call only when clean.
@@ -263,8 +265,7 @@ impl Machine {
             return;
         }
         let mailbox = command.selected_mailbox();
-        let selects = matches!(command.name, Name::Select | Name::Examine);
-        if self.fresh && self.facts.selected.is_some() && (!selects || command.resynchronises()) {
+        if self.fresh && self.facts.selected.is_some() && !self.selects_anew(mailbox.as_deref(), &command) {
             self.deferred = Some(Box::new((command, streams)));
             return self.handle_own(Own::Unselect);
         }
@@ -281,7 +282,6 @@ impl Machine {
             self.context_tags.push((tag_number, command.tag.clone()));
         }
         self.in_flight = Some(InFlight::Session {
-            had_literal: command.has_literal() || streams.is_some(),
             tag: command.tag,
             name: command.name,
             mailbox,
@@ -291,55 +291,40 @@ impl Machine {
         });
     }
 
+    /// Whether the command selects the very mailbox that an earlier session has left selected: then what the backend
+    /// still says of its size and flags is true for the new session, too. Of any other mailbox it would not be.
+    fn selects_anew(&self, mailbox: Option<&[u8]>, command: &Command) -> bool {
+        // Whatever the mode, which is the first octet of the key.
+        let left = self.facts.selected.as_deref().and_then(|key| key.get(1..));
+        mailbox.and_then(|key| key.get(1..)).is_some_and(|name| left == Some(name)) && !command.resynchronises()
+    }
+
     /// Writes the command under a new tag; gives the tag's number.
+    ///
+    /// Literals go out only when the backend asks for them, whatever the client did: a server that stops to understand a
+    /// command before its literal takes the literal's octets for commands (Dovecot and Cyrus both do).
     fn begin(&mut self, command: &Command, streams: Option<Literal>) -> u64 {
         let number = self.put_tag();
-        // A server that does not know a command may take its literal's octets for commands: let it ask for them.
-        let ask = command.name == Name::Other || !self.non_sync();
-        let mut asked = false;
         for (at, segment) in command.segments.iter().enumerate() {
-            let last = at + 1 == command.segments.len();
             let mut text = BytesMut::new();
-            let target = if asked { &mut text } else { &mut self.output };
+            let target = if at == 0 { &mut self.output } else { &mut text };
             put_segment_text(target, segment, command.name == Name::CancelUpdate, &self.context_tags);
             match (&segment.literal, streams) {
-                (Some((octets, binary)), _) => put_announcement(target, octets.len() as u64, *binary, ask),
-                (None, Some(literal)) if last => {
-                    let sync = ask || literal.sync;
-                    put_announcement(target, literal.len, literal.binary, sync);
+                (Some((octets, binary)), _) => put_announcement(target, octets.len() as u64, *binary),
+                (None, Some(literal)) if at + 1 == command.segments.len() => {
+                    put_announcement(target, literal.len, literal.binary);
                 }
                 (None, _) => target.put_slice(b"\r\n"),
             }
-            if asked && let Some(held) = self.held.back_mut() {
+            if let Some(held) = self.held.back_mut().filter(|_| at > 0) {
                 held.1 = text.freeze();
             }
             if let Some((octets, _)) = &segment.literal {
-                if ask {
-                    asked = true;
-                    self.held.push_back((octets.clone(), Bytes::new()));
-                } else {
-                    self.output.put_slice(octets);
-                }
+                self.held.push_back((octets.clone(), Bytes::new()));
             }
         }
-        if let Some(literal) = streams {
-            self.start_streaming(literal);
-        }
+        self.streaming = streams.map(|_| true);
         number
-    }
-
-    /// Whether a literal may be sent without being asked for.
-    fn non_sync(&self) -> bool {
-        self.capabilities.has("LITERAL+")
-    }
-
-    fn start_streaming(&mut self, literal: Literal) {
-        if literal.sync || !self.non_sync() {
-            self.streaming = Some(true);
-        } else {
-            self.streaming = Some(false);
-            self.events.push_back(Event::Continue(Bytes::new()));
-        }
     }
 
     fn put_tag(&mut self) -> u64 {
@@ -352,6 +337,7 @@ impl Machine {
 
     /// Further octets of the session's command, as they are.
     pub fn handle_octets(&mut self, octets: &[u8]) {
+        self.asked = false;
         self.output.extend_from_slice(octets);
     }
 
@@ -360,14 +346,10 @@ impl Machine {
         self.output.put_slice(text);
         match literal {
             Some(literal) => {
-                let sync = literal.sync || !self.non_sync();
-                put_announcement(&mut self.output, literal.len, literal.binary, sync);
-                if self.in_flight.is_some() {
-                    self.start_streaming(literal);
-                } else {
-                    // Refused already: what the backend makes of a further literal is anybody's guess.
-                    self.closing = true;
-                }
+                put_announcement(&mut self.output, literal.len, literal.binary);
+                self.streaming = Some(true);
+                // Refused already: what the backend makes of a further literal is anybody's guess.
+                self.closing |= self.in_flight.is_none();
             }
             None => {
                 self.output.put_slice(b"\r\n");
@@ -381,7 +363,7 @@ impl Machine {
         self.put_tag();
         match own {
             Own::Noop => self.output.put_slice(b"NOOP\r\n"),
-            Own::Unselect if self.unselects() => self.output.put_slice(b"UNSELECT\r\n"),
+            Own::Unselect if self.has_unselect() => self.output.put_slice(b"UNSELECT\r\n"),
             // A failed EXAMINE leaves nothing selected (RFC 9051 section 6.3.3).
             Own::Unselect => self.output.put_slice(b"EXAMINE \"imapool/no/such/mailbox\"\r\n"),
             Own::Logout => {
@@ -390,11 +372,6 @@ impl Machine {
             }
         }
         self.in_flight = Some(InFlight::Own(own));
-    }
-
-    /// Whether there is UNSELECT (RFC 3691; part of RFC 9051).
-    fn unselects(&self) -> bool {
-        self.capabilities.has("UNSELECT") || self.capabilities.has("IMAP4rev2")
     }
 
     /// What is to be sent; empty: nothing. Take all of it.
@@ -426,34 +403,39 @@ impl Machine {
     /// more than [`MAX_WHOLE_LINE`].
     ///
     /// # Errors
-    /// The stream cannot be followed; the connection must not be used again.
+    /// The stream cannot be followed; the connection must not be used again. The events say what came before that.
     pub fn handle_input(&mut self, input: &mut BytesMut) -> Result<(), ProtocolError> {
         // Octets at the front that go to the session as they are.
         let mut passed = 0;
+        let result = self.handle_lines(input, &mut passed);
+        self.flush(input, &mut passed);
+        result
+    }
+
+    fn handle_lines(&mut self, input: &mut BytesMut, passed: &mut usize) -> Result<(), ProtocolError> {
         loop {
             match self.place {
                 Place::Literal(left) => {
-                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - passed);
-                    passed = self.pass(input, passed, take);
+                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - *passed);
+                    *passed = self.pass(input, *passed, take);
                     self.place = if left == take as u64 { Place::InLine } else { Place::Literal(left - take as u64) };
                     if left > take as u64 {
                         break;
                     }
                 }
                 Place::InLine => {
-                    let (len, ended) = self.line_rest(&input[passed..])?;
-                    passed = self.pass(input, passed, len);
+                    let (len, ended) = self.line_rest(&input[*passed..])?;
+                    *passed = self.pass(input, *passed, len);
                     if !ended {
                         break;
                     }
                 }
-                Place::LineStart => match self.line_start(input, &mut passed)? {
+                Place::LineStart => match self.line_start(input, passed)? {
                     true => {}
                     false => break,
                 },
             }
         }
-        self.flush(input, &mut passed);
         Ok(())
     }
 
@@ -483,6 +465,13 @@ impl Machine {
         };
         self.scanned = 0;
         let text = trim_line_end(&rest[..=at]);
+        // So many digits that the brace before them may be out of sight already.
+        if text
+            .strip_suffix(b"}")
+            .is_some_and(|t| t.iter().rev().take_while(|b| b.is_ascii_digit()).count() > MAX_DIGITS)
+        {
+            return Err(ProtocolError::Literal);
+        }
         self.place = match trailing_literal(text).map_err(|_| ProtocolError::Literal)? {
             Some((_, literal)) if literal.sync => Place::Literal(literal.len),
             _ => Place::LineStart,
@@ -501,20 +490,24 @@ impl Machine {
             self.scanned = rest.len();
             return Ok(false);
         }
-        let kind = classify(&rest[..end.unwrap_or(rest.len())]);
+        let len = end.unwrap_or(rest.len());
+        // By the same octets however the line was cut on its way here.
+        let kind = classify(&rest[..len.min(CLASSIFY)]);
         if !kind.needs_whole_line() {
             self.scanned = 0;
             self.dropping = self.drops(kind);
-            self.stale = false;
             self.place = Place::InLine;
             if kind == Kind::Esearch && !self.dropping {
-                self.retag(input, passed);
+                self.retag(input, passed, len.min(CLASSIFY));
             }
             return Ok(true);
         }
+        if len > MAX_WHOLE_LINE {
+            return Err(ProtocolError::TooLong);
+        }
         let Some(end) = end else {
             self.scanned = rest.len();
-            return if rest.len() > MAX_WHOLE_LINE { Err(ProtocolError::TooLong) } else { Ok(false) };
+            return Ok(false);
         };
         self.scanned = 0;
         if matches!(kind, Kind::Status(Status::Ok | Status::No | Status::Bad)) && self.passes_status(&rest[..end]) {
@@ -524,18 +517,20 @@ impl Machine {
         self.flush(input, passed);
         let line = input.split_to(end).freeze();
         self.whole_line(kind, &line)?;
-        self.stale = false;
         Ok(true)
     }
 
     /// Whether a reply of this kind is nobody's: no session is there, or it is about the mailbox of an earlier one.
     fn drops(&self, kind: Kind) -> bool {
-        if !self.attached || self.stale {
+        if !self.attached {
             return true;
         }
         match &self.in_flight {
             Some(InFlight::Own(_)) => self.fresh,
-            Some(InFlight::Session { lingering, .. }) => *lingering && kind == Kind::MessageNews,
+            // None of these is part of the reply to a SELECT.
+            Some(InFlight::Session { lingering, .. }) => {
+                *lingering && matches!(kind, Kind::MessageNews | Kind::Esearch)
+            }
             // Between commands, a session that has selected nothing is told nothing of mailboxes.
             None => self.fresh && self.facts.selected.is_some(),
         }
@@ -549,9 +544,10 @@ impl Machine {
         !closes_other && !reply.has_code("CAPABILITY") && !self.drops(Kind::Data)
     }
 
-    /// Passes on the start of an ESEARCH reply with the client's tag in place of ours.
-    fn retag(&mut self, input: &mut BytesMut, passed: &mut usize) {
-        let Some(range) = esearch_tag(&input[*passed..]) else { return };
+    /// Passes on the start of an ESEARCH reply with the client's tag in place of ours, which stands within the first
+    /// `len` octets.
+    fn retag(&mut self, input: &mut BytesMut, passed: &mut usize, len: usize) {
+        let Some(range) = esearch_tag(&input[*passed..*passed + len]) else { return };
         let Some(tag) = self.client_tag(&input[*passed..][range.clone()]).map(Bytes::copy_from_slice) else { return };
         self.flush(input, passed);
         let mut head = input.split_to(range.end);
@@ -604,6 +600,8 @@ impl Machine {
             self.streaming = Some(false);
         } else if !matches!(&self.in_flight, Some(InFlight::Session { name: Name::Idle | Name::Other, .. })) {
             return Err(ProtocolError::Continuation);
+        } else {
+            self.asked = true;
         }
         self.events.push_back(Event::Continue(line.clone()));
         Ok(())
@@ -620,6 +618,7 @@ impl Machine {
             return Err(ProtocolError::BadStatus);
         }
         self.held.clear();
+        self.asked = false;
         // Refused before it was asked for: it will not be sent.
         if self.streaming == Some(true) {
             self.streaming = None;
@@ -639,20 +638,23 @@ impl Machine {
     }
 
     fn own_done(&mut self, own: Own, status: Status) {
+        let wanted = match own {
+            Own::Unselect if !self.has_unselect() => Status::No,
+            _ => Status::Ok,
+        };
         if own == Own::Unselect {
-            let left = if self.unselects() { Status::Ok } else { Status::No };
             self.facts.selected = None;
-            if status != left {
-                self.spoiled = Some("mailbox could not be unselected");
-            }
         }
-        self.events.push_back(Event::OwnDone(own, status));
+        self.events.push_back(Event::OwnDone(own, status == wanted));
+    }
+
+    fn has_unselect(&self) -> bool {
+        self.capabilities.has("UNSELECT") || self.capabilities.has("IMAP4rev2")
     }
 
     /// What the command has left behind.
     fn session_done(&mut self, in_flight: InFlight, reply: &StatusReply<'_>) {
-        let InFlight::Session { name, mailbox, sticky, untagged_enabled, had_literal, lingering, .. } = in_flight
-        else {
+        let InFlight::Session { name, mailbox, sticky, untagged_enabled, lingering, .. } = in_flight else {
             return;
         };
         let ok = reply.status == Status::Ok;
@@ -681,10 +683,6 @@ impl Machine {
         }
         if let Some(sticky) = sticky.filter(|_| reply.status != Status::Bad) {
             self.facts.sticky = Arc::new(sticky);
-        }
-        // A server that could not parse a command may have taken its literal for something else.
-        if had_literal && reply.status == Status::Bad {
-            self.spoiled = Some("literal refused as malformed");
         }
     }
 }
@@ -723,12 +721,12 @@ fn own_tag_number(tag: &[u8]) -> Option<u64> {
     let digits = std::str::from_utf8(tag.strip_prefix(b"i")?).ok()?;
     let number = u64::from_str_radix(digits, 16).ok()?;
     // One spelling only.
-    (digits.len() == format!("{number:x}").len() && !digits.starts_with('+')).then_some(number)
+    (digits == format!("{number:x}")).then_some(number)
 }
 
-fn put_announcement(out: &mut BytesMut, len: u64, binary: bool, sync: bool) {
+fn put_announcement(out: &mut BytesMut, len: u64, binary: bool) {
     use std::fmt::Write as _;
-    let _ = write!(out, "{}{{{len}{}}}\r\n", if binary { "~" } else { "" }, if sync { "" } else { "+" });
+    let _ = write!(out, "{}{{{len}}}\r\n", if binary { "~" } else { "" });
 }
 
 /// CANCELUPDATE names searches by the client's tags (RFC 5267 section 4.3.4): ours go out in their place.

@@ -1,0 +1,215 @@
+//! What the kernel knows of TCP connections, from sock_diag(7): exact, without unsafe code, and far cheaper than reading
+//! /proc/net/tcp.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_DUMP: u16 = 0x300;
+const IPPROTO_TCP: u8 = 6;
+/// `struct nlmsghdr`.
+const HEADER: usize = 16;
+/// `struct inet_diag_req_v2`.
+const REQUEST: usize = 56;
+/// Where things are in `struct inet_diag_msg`, which follows the header.
+const FAMILY: usize = HEADER;
+const STATE: usize = HEADER + 1;
+const REMOTE_PORT: usize = HEADER + 6;
+const REMOTE_ADDRESS: usize = HEADER + 24;
+const WRITE_QUEUE: usize = HEADER + 60;
+/// States of a connection (`include/net/tcp_states.h`).
+const TIME_WAIT: u8 = 6;
+const CLOSE_WAIT: u8 = 8;
+const LAST_ACK: u8 = 9;
+const LISTEN: u8 = 10;
+const CLOSING: u8 = 11;
+
+/// How far what was written to a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Delivery {
+    /// Octets that the peer's kernel has not acknowledged.
+    pub(crate) undelivered: usize,
+    /// The peer's FIN has come.
+    pub(crate) peer_closed: bool,
+}
+
+/// Connections of this host (of its network namespace, by whatever process) to certain addresses. Each holds a local port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Held {
+    /// Over, and in TIME_WAIT.
+    pub(crate) time_wait: usize,
+    /// In any other state.
+    pub(crate) in_use: usize,
+}
+
+/// The state of the connection between `local` and `peer`, by one look-up in the kernel's hash table.
+///
+/// # Errors
+/// When the connection is gone, or the kernel does not offer sock_diag here.
+pub(crate) fn delivery(local: SocketAddr, peer: SocketAddr) -> io::Result<Delivery> {
+    let diag = open()?;
+    let family = if local.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    send(diag.as_raw_fd(), &request(family, 0, Some((local, peer)), peer.port()), MsgFlags::empty())?;
+    let mut reply = [0; 1024];
+    // The answer is there when send returns: nothing here waits.
+    let len = recv(diag.as_raw_fd(), &mut reply, MsgFlags::MSG_DONTWAIT)?;
+    let message = &reply[..len];
+    if u16_at(message, 4) != Some(SOCK_DIAG_BY_FAMILY) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let state = message.get(STATE).copied().unwrap_or_default();
+    let undelivered = u32_at(message, WRITE_QUEUE).and_then(|octets| usize::try_from(octets).ok());
+    Ok(Delivery {
+        undelivered: undelivered.ok_or(io::ErrorKind::InvalidData)?,
+        peer_closed: [TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING].contains(&state),
+    })
+}
+
+/// Counts the connections to these addresses. A walk through the kernel's hash table for each port among them and each
+/// family: microseconds to a few milliseconds.
+///
+/// # Errors
+/// When the kernel does not offer sock_diag here.
+pub(crate) fn held(towards: &HashSet<SocketAddr>) -> io::Result<Held> {
+    let mut held = Held::default();
+    let ports: HashSet<_> = towards.iter().map(SocketAddr::port).collect();
+    for port in ports {
+        // IPv4 addresses are in both tables: an IPv6 socket can be connected to one.
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            dump(family, port, |message| {
+                let Some((peer, state)) = remote(message).zip(message.get(STATE)) else { return };
+                if *state == LISTEN || !towards.contains(&peer) {
+                    return;
+                }
+                let counter = if *state == TIME_WAIT { &mut held.time_wait } else { &mut held.in_use };
+                *counter += 1;
+            })?;
+        }
+    }
+    Ok(held)
+}
+
+/// Shows every connection of this family to this port.
+fn dump(family: AddressFamily, port: u16, mut see: impl FnMut(&[u8])) -> io::Result<()> {
+    let diag = open()?;
+    send(diag.as_raw_fd(), &request(family, NLM_F_DUMP, None, port), MsgFlags::empty())?;
+    let mut buffer = vec![0; 32 * 1024];
+    loop {
+        // The kernel writes the next part while this one is taken: nothing here waits.
+        let len = recv(diag.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?;
+        let mut rest = &buffer[..len];
+        while let (Some(length), Some(kind)) = (u32_at(rest, 0), u16_at(rest, 4)) {
+            let length = usize::try_from(length).unwrap_or(usize::MAX).clamp(HEADER, rest.len());
+            match kind {
+                NLMSG_DONE => return Ok(()),
+                NLMSG_ERROR => return Err(io::ErrorKind::Unsupported.into()),
+                _ => see(&rest[..length]),
+            }
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        if len == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+fn open() -> nix::Result<OwnedFd> {
+    socket(AddressFamily::Netlink, SockType::Datagram, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)
+}
+
+/// Asks for one connection, or, in a dump, for all to `remote_port`.
+fn request(family: AddressFamily, flags: u16, one: Option<(SocketAddr, SocketAddr)>, remote_port: u16) -> Vec<u8> {
+    let mut message = Vec::with_capacity(HEADER + REQUEST);
+    message.extend(u32::try_from(HEADER + REQUEST).unwrap_or(u32::MAX).to_ne_bytes());
+    message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    message.extend((NLM_F_REQUEST | flags).to_ne_bytes());
+    message.extend([0; 8]); // sequence and port id: one question, one socket
+    message.extend([family as u8, IPPROTO_TCP, 0, 0]);
+    message.extend(u32::MAX.to_ne_bytes()); // states: any
+    message.extend(one.map_or(0, |(local, _)| local.port()).to_be_bytes());
+    message.extend(remote_port.to_be_bytes());
+    message.extend(one.map_or([0; 16], |(local, _)| octets(local.ip())));
+    message.extend(one.map_or([0; 16], |(_, peer)| octets(peer.ip())));
+    message.extend(one.map_or(0, |(_, peer)| scope(peer)).to_ne_bytes());
+    message.extend([0xff; 8]); // INET_DIAG_NOCOOKIE
+    message
+}
+
+fn octets(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V6(ip) => ip.octets(),
+        IpAddr::V4(ip) => {
+            let mut octets = [0; 16];
+            octets[..4].copy_from_slice(&ip.octets());
+            octets
+        }
+    }
+}
+
+/// The interface of a link-local address.
+fn scope(address: SocketAddr) -> u32 {
+    match address {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(address) => address.scope_id(),
+    }
+}
+
+/// The other end of a connection; an IPv4 address is one in either table.
+fn remote(message: &[u8]) -> Option<SocketAddr> {
+    let port = u16::from_be_bytes(message.get(REMOTE_PORT..)?.first_chunk().copied()?);
+    let address = message.get(REMOTE_ADDRESS..)?;
+    let ip = if *message.get(FAMILY)? == AddressFamily::Inet as u8 {
+        IpAddr::from(Ipv4Addr::from(*address.first_chunk::<4>()?))
+    } else {
+        Ipv6Addr::from(*address.first_chunk::<16>()?).to_canonical()
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+fn u16_at(message: &[u8], at: usize) -> Option<u16> {
+    message.get(at..)?.first_chunk().copied().map(u16::from_ne_bytes)
+}
+
+fn u32_at(message: &[u8], at: usize) -> Option<u32> {
+    message.get(at..)?.first_chunk().copied().map(u32::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn connections_are_counted_by_their_remote_address() {
+        for host in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(host).unwrap();
+            let address = listener.local_addr().unwrap();
+            let towards = HashSet::from([address]);
+            assert_eq!(held(&towards).unwrap(), Held::default());
+            let mut pairs: Vec<_> =
+                (0..300).map(|_| (TcpStream::connect(address).unwrap(), listener.accept().unwrap())).collect();
+            assert_eq!(held(&towards).unwrap(), Held { time_wait: 0, in_use: 300 });
+
+            let (client, (server, _)) = pairs.pop().unwrap();
+            let [near, far] = [client.local_addr().unwrap(), client.peer_addr().unwrap()];
+            assert_eq!(delivery(near, far).unwrap(), Delivery { undelivered: 0, peer_closed: false });
+            drop(server);
+            assert_eq!(delivery(near, far).unwrap(), Delivery { undelivered: 0, peer_closed: true });
+            drop(client);
+            assert_eq!(delivery(near, far).unwrap_err().kind(), io::ErrorKind::NotFound);
+
+            let (client, server) = pairs.pop().unwrap();
+            drop(client);
+            drop(server);
+            assert_eq!(held(&towards).unwrap(), Held { time_wait: 1, in_use: 298 });
+        }
+    }
+}
