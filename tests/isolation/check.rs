@@ -1,0 +1,289 @@
+//! What a client session is sent, looked at octet by octet: everything in it must be of this session, in order.
+
+use std::fmt::Write as _;
+
+use crate::plan::{Marker, Plan, account_of, numbered, words};
+
+/// A command of the session, as far as its reply is concerned.
+#[derive(Debug, Clone)]
+pub(crate) struct Expected {
+    pub(crate) tag: String,
+    /// Its number in the session.
+    pub(crate) command: u64,
+    pub(crate) verb: &'static str,
+    /// Of a SELECT or EXAMINE.
+    pub(crate) mailbox: Option<usize>,
+    /// `None`: the proxy answers it.
+    pub(crate) plan: Option<Plan>,
+}
+
+/// An octet that does not belong here, in words.
+#[derive(Debug)]
+pub(crate) struct Foreign(pub(crate) String);
+
+/// See the module.
+pub(crate) struct Checker {
+    session: u64,
+    worlds: u64,
+    account: usize,
+    expected: Vec<Expected>,
+    /// Commands answered.
+    done: usize,
+    /// Of those: answered by the backend.
+    served: u64,
+    /// Parts of the running command's reply that have come.
+    part: u64,
+    line: Vec<u8>,
+    /// What is left of a literal: its octets over and over, where in them, and how many.
+    literal: Option<(Vec<u8>, usize, usize)>,
+    /// In a line that goes on after a literal.
+    continued_line: bool,
+    /// The running command has been asked for more.
+    asked: bool,
+    selected: bool,
+    greeted: bool,
+    bye: bool,
+    /// The last lines, for whoever has to find out what went wrong.
+    seen: Vec<String>,
+}
+
+/// Words with digits in them that say nothing about a session.
+const HARMLESS: [&[u8]; 4] = [b"IMAP4rev1", b"XOAUTH2", b"AUTH=XOAUTH2", env!("CARGO_PKG_VERSION").as_bytes()];
+
+impl Checker {
+    pub(crate) fn new(session: u64, worlds: u64, expected: Vec<Expected>) -> Self {
+        Self {
+            session,
+            worlds,
+            account: account_of(session, worlds),
+            expected,
+            done: 0,
+            served: 0,
+            part: 0,
+            line: Vec::new(),
+            literal: None,
+            continued_line: false,
+            asked: false,
+            selected: false,
+            greeted: false,
+            bye: false,
+            seen: Vec::new(),
+        }
+    }
+
+    pub(crate) fn done(&self) -> usize {
+        self.done
+    }
+
+    pub(crate) fn served(&self) -> u64 {
+        self.served
+    }
+
+    pub(crate) fn asked(&self) -> bool {
+        self.asked
+    }
+
+    pub(crate) fn greeted(&self) -> bool {
+        self.greeted
+    }
+
+    pub(crate) fn bye(&self) -> bool {
+        self.bye
+    }
+
+    /// The last lines, and what was expected.
+    pub(crate) fn story(&self) -> String {
+        let mut story = String::new();
+        for command in &self.expected {
+            let _ = writeln!(story, "  {} {} {:?} {:?}", command.tag, command.verb, command.mailbox, command.plan);
+        }
+        for line in &self.seen {
+            let _ = writeln!(story, "  S: {line}");
+        }
+        let _ = write!(story, "  {} answered; unfinished: {:?}", self.done, self.line.escape_ascii().to_string());
+        story
+    }
+
+    pub(crate) fn take(&mut self, mut octets: &[u8]) -> Result<(), Foreign> {
+        while !octets.is_empty() {
+            if let Some((unit, at, left)) = &mut self.literal {
+                let len = octets.len().min(*left);
+                for octet in &octets[..len] {
+                    if *octet != unit[*at % unit.len()] {
+                        return Err(Foreign(format!(
+                            "octet {at} of a literal: {:?}",
+                            octet.escape_ascii().to_string()
+                        )));
+                    }
+                    *at += 1;
+                }
+                *left -= len;
+                octets = &octets[len..];
+                if *left == 0 {
+                    self.literal = None;
+                    self.continued_line = true;
+                }
+                continue;
+            }
+            let end = octets.iter().position(|octet| *octet == b'\n').map_or(octets.len(), |end| end + 1);
+            self.line.extend_from_slice(&octets[..end]);
+            octets = &octets[end..];
+            if self.line.ends_with(b"\n") {
+                let line = std::mem::take(&mut self.line);
+                self.note(&line);
+                self.whole_line(&line)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The stream has ended: what is left of a line must belong here, too, but for its last word, which may be cut.
+    pub(crate) fn end(&mut self) -> Result<(), Foreign> {
+        let mut line = std::mem::take(&mut self.line);
+        line.truncate(line.iter().rposition(|octet| *octet == b' ').unwrap_or(0));
+        self.note(&line);
+        // An announcement that has lost its line end would be taken for a number.
+        if line.ends_with(b"}") { Ok(()) } else { self.words(&line, None) }
+    }
+
+    fn note(&mut self, line: &[u8]) {
+        if self.seen.len() > 40 {
+            self.seen.drain(..20);
+        }
+        self.seen.push(line.escape_ascii().to_string());
+    }
+
+    fn whole_line(&mut self, line: &[u8]) -> Result<(), Foreign> {
+        if !line.ends_with(b"\r\n") {
+            return Err(Foreign("a line that ends in a bare LF".into()));
+        }
+        let mut line = &line[..line.len() - 2];
+        let mut announced = None;
+        if let Some(start) = line.iter().rposition(|octet| *octet == b'{').filter(|_| line.ends_with(b"}")) {
+            let len = std::str::from_utf8(&line[start + 1..line.len() - 1]).ok().and_then(|len| len.parse().ok());
+            announced = Some(len.ok_or_else(|| Foreign("the announcement of no literal".into()))?);
+            line = &line[..start];
+        }
+        if std::mem::take(&mut self.continued_line) {
+            return self.words(line, announced);
+        }
+        match line.first() {
+            Some(b'+') => {
+                self.asked = true;
+                self.words(line, announced)
+            }
+            Some(b'*') if !self.greeted => {
+                self.greeted = true;
+                self.words(line, announced)
+            }
+            Some(b'*') => {
+                self.bye |= line.starts_with(b"* BYE");
+                self.words(line, announced)
+            }
+            _ => self.tagged(line),
+        }
+    }
+
+    fn tagged(&mut self, line: &[u8]) -> Result<(), Foreign> {
+        let Some(expected) = self.expected.get(self.done).cloned() else {
+            return Err(Foreign("a tagged reply to nothing".into()));
+        };
+        let Some(rest) = line.strip_prefix(expected.tag.as_bytes()).and_then(|rest| rest.strip_prefix(b" ")) else {
+            return Err(Foreign(format!("a tagged reply to something else than {}", expected.tag)));
+        };
+        let status = words(rest).next().unwrap_or_default().to_vec();
+        let ours = words(rest).filter_map(Marker::parse).any(|marker| matches!(marker, Marker::Reply { .. }));
+        self.words(rest, None)?;
+        if ours {
+            self.served += 1;
+            if status == b"OK" && needs_mailbox(expected.verb) && !self.selected {
+                return Err(Foreign(format!("{} worked on a mailbox that was never selected", expected.tag)));
+            }
+            match (expected.verb, &status[..]) {
+                ("SELECT" | "EXAMINE", b"OK") => self.selected = true,
+                ("SELECT" | "EXAMINE", b"NO") | ("CLOSE" | "UNSELECT", b"OK") => self.selected = false,
+                _ => {}
+            }
+        }
+        self.done += 1;
+        self.part = 0;
+        self.asked = false;
+        Ok(())
+    }
+
+    /// Every word with a digit in it tells whose it is.
+    fn words(&mut self, line: &[u8], announced: Option<usize>) -> Result<(), Foreign> {
+        for word in words(line) {
+            if let Some(marker) = Marker::parse(word) {
+                self.marker(marker, line)?;
+            } else if let Some(number) = std::str::from_utf8(word).ok().and_then(|word| word.parse().ok()) {
+                self.number(number, line)?;
+            } else if word.iter().any(u8::is_ascii_digit)
+                && !HARMLESS.contains(&word)
+                && self.front().is_none_or(|front| front.tag.as_bytes() != word)
+            {
+                return Err(Foreign(format!("{:?}", word.escape_ascii().to_string())));
+            }
+        }
+        let Some(len) = announced else { return Ok(()) };
+        match self.front() {
+            Some(Expected { command, plan: Some(Plan { literal: Some(planned), .. }), .. }) if *planned == len => {
+                let unit = format!("m{}.{command}.{};", self.session, self.account).into_bytes();
+                self.literal = (len > 0).then_some((unit, 0, len));
+                self.continued_line = len == 0;
+                Ok(())
+            }
+            _ => Err(Foreign(format!("a literal of {len} octets, which is not this command's"))),
+        }
+    }
+
+    fn front(&self) -> Option<&Expected> {
+        self.expected.get(self.done)
+    }
+
+    fn marker(&mut self, marker: Marker, line: &[u8]) -> Result<(), Foreign> {
+        let front = self.front().map(|front| front.command);
+        let untagged = line.starts_with(b"*");
+        let good = match marker {
+            Marker::Reply { session, command, account, part, .. } => {
+                let mine = session == self.session && account == self.account && Some(command) == front;
+                let in_order = part == self.part;
+                self.part += u64::from(untagged);
+                mine && in_order
+            }
+            Marker::Continue { session, command, account, .. } => {
+                session == self.session && account == self.account && Some(command) == front
+            }
+            Marker::News { session, mailbox, account, .. } => {
+                let of_mailbox = line.starts_with(b"* FLAGS") || line.starts_with(b"* OK [PERMANENTFLAGS");
+                account == self.account && (session == self.session || of_mailbox && self.selects(session, mailbox))
+            }
+            Marker::Account { account, .. } => account == self.account,
+            Marker::Nobody { .. } => false,
+        };
+        if good { Ok(()) } else { Err(Foreign(format!("{marker:?}"))) }
+    }
+
+    fn number(&self, number: u64, line: &[u8]) -> Result<(), Foreign> {
+        if number > 0 {
+            let (session, mailbox) = numbered(number);
+            let size = line.ends_with(b"EXISTS") || line.ends_with(b"RECENT");
+            if session == self.session || size && self.selects(session, mailbox) {
+                return Ok(());
+            }
+        }
+        Err(Foreign(format!("the number {number}")))
+    }
+
+    /// Whether the running command selects the very mailbox that an earlier session of the account had selected: how big
+    /// that is and which flags it has is true for both.
+    fn selects(&self, session: u64, mailbox: usize) -> bool {
+        session % self.worlds == self.session % self.worlds
+            && account_of(session, self.worlds) == self.account
+            && self.front().is_some_and(|front| front.mailbox == Some(mailbox))
+    }
+}
+
+fn needs_mailbox(verb: &str) -> bool {
+    matches!(verb, "FETCH" | "STORE" | "SEARCH" | "UID SEARCH" | "CHECK" | "CLOSE")
+}
