@@ -225,7 +225,7 @@ async fn a_backend_that_does_not_read_holds_nothing_for_ever() {
         if conn.number > 1 {
             return conn.obey().await;
         }
-        conn.play("C: APPEND…").await;
+        conn.play("C: APPEND…\nS: + go").await;
         // Reads no more.
         std::future::pending::<()>().await;
     })
@@ -250,7 +250,7 @@ async fn a_backend_that_does_not_read_holds_nothing_for_ever() {
 #[tokio::test]
 async fn a_client_hears_that_the_backend_does_not_read() {
     let backend = Scripted::start(|mut conn: Conn| async move {
-        conn.play("C: APPEND…").await;
+        conn.play("C: APPEND…\nS: + go").await;
         std::future::pending::<()>().await;
     })
     .await;
@@ -280,7 +280,7 @@ async fn a_client_hears_that_the_backend_does_not_read() {
 #[tokio::test]
 async fn a_backend_that_talks_during_append_blocks_nothing() {
     let backend = Scripted::start(|mut conn: Conn| async move {
-        conn.play("C: APPEND…").await;
+        conn.play("C: APPEND…\nS: + go").await;
         // The proxy has more than it can pass on; meanwhile, news, each by itself.
         tokio::time::sleep(Duration::from_millis(200)).await;
         for n in 0..20 {

@@ -39,12 +39,12 @@ async fn after_a_refusal_the_next_line_is_a_command() {
     harness.finish().await;
 }
 
-/// A backend with LITERAL+ that answers before it has read a message reads it all the same: the rest is sent, and only then
-/// is there a next command.
+/// A backend that answers when it has asked for a message, but before it has read it, reads it all the same: the rest is
+/// sent, and only then is there a next command.
 #[tokio::test]
 async fn an_early_refusal_does_not_cut_a_message() {
     let backend = Scripted::start(|mut conn: Conn| async move {
-        conn.play("C: APPEND INBOX {12+}\nS: TAG NO [OVERQUOTA] full").await;
+        conn.play("C: APPEND INBOX {12}\nS: + go\nS: TAG NO [OVERQUOTA] full").await;
         assert_eq!(conn.octets(12).await, b"hello, world");
         conn.play("C> \nC: LIST \"\" x\nS: TAG OK listed").await;
         conn.obey().await;
@@ -72,7 +72,7 @@ async fn half_a_message_costs_the_connection() {
                 if conn.number > 1 {
                     return conn.obey().await;
                 }
-                conn.play("C: APPEND INBOX {12+}").await;
+                conn.play("C: APPEND INBOX {12}\nS: + go").await;
                 if early {
                     conn.play("S: TAG NO full").await;
                 }

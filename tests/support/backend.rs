@@ -186,15 +186,9 @@ impl Conn {
 
     /// Accepts whatever login comes; false: none came.
     pub(crate) async fn log_in(&mut self, capabilities: &str) -> bool {
-        let Some(mut command) = self.command().await else { return false };
-        let first = command.clone();
-        while let Some(literal) = command.strip_suffix("+}").and_then(|rest| rest.rsplit_once('{')) {
-            let _octets = self.octets(literal.1.parse().unwrap()).await;
-            let Some(line) = self.line().await else { return false };
-            command = line;
+        if !self.read_login(capabilities).await {
+            return false;
         }
-        let command = first;
-        assert!(command.starts_with("LOGIN ") || command.starts_with("AUTHENTICATE "), "{command}");
         self.number = {
             let mut shared = self.shared.lock().unwrap();
             shared.logins += 1;
@@ -202,6 +196,27 @@ impl Conn {
         };
         self.send(format!("{} OK [CAPABILITY {capabilities}] in\r\n", self.tag)).await;
         true
+    }
+
+    /// Answers CAPABILITY until a login comes, and reads that whole; false: none came.
+    pub(crate) async fn read_login(&mut self, capabilities: &str) -> bool {
+        loop {
+            let Some(mut command) = self.command().await else { return false };
+            if command == "CAPABILITY" {
+                self.play(&format!("S: * CAPABILITY {capabilities}\nS: TAG OK told")).await;
+                continue;
+            }
+            assert!(command.starts_with("LOGIN ") || command.starts_with("AUTHENTICATE "), "{command}");
+            while let Some((_, size)) = command.strip_suffix('}').and_then(|rest| rest.rsplit_once('{')) {
+                if !size.ends_with('+') {
+                    self.send("+ go\r\n").await;
+                }
+                let _octets = self.octets(size.trim_end_matches('+').parse().unwrap()).await;
+                let Some(line) = self.line().await else { return false };
+                command = line;
+            }
+            return true;
+        }
     }
 
     /// Runs a transcript. `C: ` is what must come next: of a command without its tag (`C> `: of any line, whole); `…` at
