@@ -34,6 +34,8 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// A client that closed its side and still got a reply has this long to read it before the reset: on Linux it can do so
 /// afterwards, too, but other systems throw away what lies unread when a reset comes.
 const READING_GRACE: Duration = Duration::from_millis(50);
+/// How long a message of a client that has closed its side may be on offer to the backend.
+const OFFER: Duration = Duration::from_secs(2);
 /// Replies collected before they are written, in octets; what comes beyond waits with the backend.
 const MAX_QUEUED: usize = 64 * 1024;
 /// Times a command is run anew because its connection was gone.
@@ -218,6 +220,13 @@ impl Session {
         Poll::Pending
     }
 
+    /// Queues a part for the connection that has the rest of the command; for any other it would be commands.
+    fn pass_on(&mut self, part: Part) {
+        if self.lease.is_some() {
+            self.parts.push_back(part);
+        }
+    }
+
     /// Hands on what there is of the running command, as fast as the backend takes it.
     fn poll_parts(&mut self, cx: &mut TaskContext<'_>) {
         let Some(lease) = &mut self.lease else { return self.parts.clear() };
@@ -279,7 +288,10 @@ impl Session {
 
     fn input(&mut self, read: io::Result<usize>) -> Result<(), Ended> {
         match read {
-            Ok(0) => self.machine.handle_eof(),
+            Ok(0) => {
+                self.machine.handle_eof();
+                self.last_input = Instant::now();
+            }
             Ok(_) => self.last_input = Instant::now(),
             Err(_) => return Err(Ended::ClientLost),
         }
@@ -292,6 +304,9 @@ impl Session {
             self.last_output + limits.write_timeout
         } else if !self.machine.is_authenticated() {
             self.started + limits.login_timeout
+        } else if self.machine.has_eof() && self.machine.is_offering_message() {
+            // Nobody may be there any more, and a server may wait for more of a malformed command for ever.
+            self.last_input + OFFER
         } else {
             self.last_input + limits.idle_timeout
         }
@@ -304,7 +319,8 @@ impl Session {
         if !self.output.is_empty() {
             return Err(Ended::WriteTimeout);
         }
-        if self.running.is_some() && !self.machine.is_idling() && !self.machine.is_awaiting_client() {
+        let offering = self.machine.has_eof() && self.machine.is_offering_message();
+        if self.running.is_some() && !self.machine.is_idling() && !self.machine.is_awaiting_client() && !offering {
             // The backend is at work; its own time limit holds.
             self.last_input = Instant::now();
             return Ok(());
@@ -327,8 +343,8 @@ impl Session {
                     Box::pin(self.start(run, 1)).await;
                 }
             }
-            Action::Send(octets) => self.parts.push_back(Part::Octets(octets)),
-            Action::SendSegment(text, literal) => self.parts.push_back(Part::Segment(text, literal)),
+            Action::Send(octets) => self.pass_on(Part::Octets(octets)),
+            Action::SendSegment(text, literal) => self.pass_on(Part::Segment(text, literal)),
             Action::Close(end) => return Err(Ended::By(end)),
         }
         Ok(())
@@ -380,7 +396,12 @@ impl Session {
         let Some(lease) = &self.lease else { return Err(run) };
         let name = run.command.name;
         let again = (!self.machine.is_selected()).then(|| run.clone());
-        lease.run(run)?;
+        if self.parts.is_empty() {
+            lease.run(run)?;
+        } else {
+            // The rest of a message that was refused early is still to go: the backend counts its octets.
+            self.parts.push_back(Part::Run(run));
+        }
         self.running = Some(Running { name, since: Instant::now(), again, attempts: 1 });
         Ok(())
     }
@@ -445,6 +466,8 @@ impl Session {
     }
 
     fn drop_lease(&mut self) {
+        // What had not gone to this connection means nothing to another.
+        self.parts.clear();
         if let Some(lease) = self.lease.take() {
             self.sticky = Some(lease.shared().facts().sticky);
         }
@@ -472,7 +495,8 @@ impl Session {
     }
 
     /// The connection is gone: runs the command again where that is safe, and says what happened where it is not.
-    async fn lost(&mut self, loss: Loss) -> Result<(), Ended> {
+    async fn lost(&mut self, mut loss: Loss) -> Result<(), Ended> {
+        loss.unsent |= self.parts.iter().any(|part| matches!(part, Part::Run(_)));
         self.drop_lease();
         let running = self.running.take();
         if loss.cut && running.is_some() {

@@ -132,6 +132,8 @@ pub enum Part {
     Octets(Bytes),
     /// The text after a streamed literal, without line end, and perhaps a further literal.
     Segment(Bytes, Option<Literal>),
+    /// The next command, behind the rest of one that was answered before it was complete.
+    Run(Box<Run>),
 }
 
 /// How a connection was lost, for whoever used it.
@@ -298,6 +300,7 @@ impl Connection {
         let request = match part {
             Part::Octets(octets) => ToTask::Octets(octets),
             Part::Segment(text, literal) => ToTask::Segment(text, literal),
+            Part::Run(run) => ToTask::Run(run),
         };
         let _ = self.to_task.send_item((self.lease, request));
     }

@@ -222,7 +222,7 @@ impl Machine {
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         match &self.in_flight {
-            None => false,
+            None => self.deferred.is_some(),
             Some(_) => self.streaming != Some(false) && !self.asked,
         }
     }
@@ -257,10 +257,12 @@ impl Machine {
         self.context_tags.clear();
     }
 
-    /// Sends a session's command, or holds it back until a command of ours is over. With `streams`, its last segment
+    /// Sends a session's command, or holds it back until a command of ours is over, or the rest of one that was refused is
+    /// sent. With `streams`, its last segment
     /// is followed by a literal that comes by [`Machine::handle_octets`] after [`Event::Continue`].
     pub fn handle_command(&mut self, command: Command, streams: Option<Literal>) {
-        if self.in_flight.is_some() {
+        // Within a literal whose octets are still to come, a command would count as some of them.
+        if self.in_flight.is_some() || self.streaming.is_some() {
             self.deferred = Some(Box::new((command, streams)));
             return;
         }
@@ -354,7 +356,16 @@ impl Machine {
             None => {
                 self.output.put_slice(b"\r\n");
                 self.streaming = None;
+                if self.in_flight.is_none() {
+                    self.run_deferred();
+                }
             }
+        }
+    }
+
+    fn run_deferred(&mut self) {
+        if let Some((command, streams)) = self.deferred.take().map(|deferred| *deferred) {
+            self.handle_command(command, streams);
         }
     }
 
@@ -631,9 +642,7 @@ impl Machine {
                 self.events.push_back(Event::Done(rest, self.facts.selected.is_some() && !self.fresh));
             }
         }
-        if let Some(deferred) = self.deferred.take() {
-            self.handle_command(deferred.0, deferred.1);
-        }
+        self.run_deferred();
         Ok(())
     }
 

@@ -560,6 +560,13 @@ fn refused_messages_leave_a_clean_connection_when_all_was_given() {
     assert!(!play.machine.is_clean());
     play.play("L: cd\nT:\nB: cd");
     play.clean();
+    // A command that comes before the rest is not taken for part of it.
+    let mut play = Play::new("IMAP4rev1");
+    play.play("C: a APPEND x {4}\nB: i0 APPEND x {4}\nS: +\n+: +\nL: ab\nB; ab\nS: i0 NO [TOOBIG]\n=:  NO [TOOBIG]");
+    play.play("C: b NAMESPACE");
+    assert!(!play.machine.is_clean() && play.machine.is_waiting());
+    play.play("L: cd\nT:\nB; cd\\r\\ni1 NAMESPACE\\r\\n\nS: i1 OK\n=:  OK");
+    play.clean();
     // A further literal for a server that has lost interest.
     let mut play = Play::new("IMAP4rev1");
     play.play("C: a APPEND x {4+}\nB: i0 APPEND x {4}\nS: +\n+: +\nL: abcd\nB; abcd\nS: i0 NO x\n=:  NO x");
@@ -708,7 +715,7 @@ fn a_line_that_is_dropped_stays_dropped_to_its_end() {
     let mut play = Play::new("IMAP4rev1");
     play.play("C: s SELECT x\nB: i0 SELECT x\nS: i0 OK\n=:  OK [selected]");
     play.machine.handle_release();
-    play.play(&format!("S; * 1 FETCH (X {{5}}\\r\\nab"));
+    play.play("S; * 1 FETCH (X {5}\\r\\nab");
     assert!(!play.machine.is_clean() && play.machine.at_line_start());
     play.machine.handle_attach();
     play.play("S: cde FLAGS ())\nC: a SELECT x\nB: i1 SELECT x\nS: i1 OK\n=:  OK [selected]");
