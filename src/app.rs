@@ -19,7 +19,7 @@ use crate::config::{Config, ListenAddr, TlsMode};
 use crate::listener::{BindError, BoundListener, ClientAddr, ListenerContext, prepare};
 use crate::metrics::{Metrics, SessionClose};
 use crate::pool::Pools;
-use crate::ports::{self, Budget};
+use crate::ports::{self, Budget, PortRangeError};
 use crate::secret::NoRandomness;
 use crate::session::driver::{self, Context};
 use crate::stream::Stream;
@@ -51,6 +51,14 @@ pub enum StartError {
         name: String,
         /// What is wrong.
         source: TlsConfigError,
+    },
+    /// The ports towards a backend.
+    #[error("backend {name:?}: {source}")]
+    Ports {
+        /// The backend.
+        name: String,
+        /// What is wrong.
+        source: PortRangeError,
     },
     /// No randomness to protect secrets with.
     #[error(transparent)]
@@ -222,6 +230,7 @@ impl Proxy {
 fn backends(config: &Config, budget: &Arc<Budget>, metrics: &Arc<Metrics>) -> Result<Vec<Arc<Backend>>, StartError> {
     let backends = config.backends.iter().enumerate().map(|(index, backend)| {
         let numbers = Arc::clone(metrics.backend(index));
+        ports::check_range(backend).map_err(|source| StartError::Ports { name: backend.name.clone(), source })?;
         let (name, config) = (backend.name.clone(), (backend.clone(), config.pool.clone()));
         Backend::new(index, config.0, config.1, Arc::clone(budget), numbers)
             .map_err(|source| StartError::Tls { name, source })

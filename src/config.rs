@@ -12,6 +12,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -237,6 +238,8 @@ pub struct Backend {
     pub ca_file: Option<PathBuf>,
     /// Local addresses to dial from, in turn; empty: the kernel chooses.
     pub source_addresses: Vec<IpAddr>,
+    /// Local ports to dial from; a part of the system's ephemeral range (Linux 6.3 and later). Default: all of it.
+    pub source_port_range: Option<RangeInclusive<u16>>,
     /// To connect, over all its addresses. Default 5 s.
     pub connect_timeout: Duration,
     /// For the TLS handshake, the greeting, and each own command before and during login. Default 30 s.
@@ -258,6 +261,7 @@ impl Backend {
             tls: TlsMode::None,
             ca_file: None,
             source_addresses: Vec::new(),
+            source_port_range: None,
             connect_timeout: Duration::from_secs(5),
             login_timeout: Duration::from_secs(30),
             reply_timeout: Duration::from_secs(600),

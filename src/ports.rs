@@ -4,12 +4,16 @@
 //! that has been at rest longest, anywhere, is retired to make room; if none is at rest, the first that comes to rest.
 
 use std::collections::HashMap;
+use std::io;
+use std::ops::RangeInclusive;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use socket2::{Domain, Socket, Type};
+use thiserror::Error;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
@@ -261,8 +265,45 @@ fn descriptors(config: &Config) -> usize {
 /// Local ports that connections to this backend can have, over all its source addresses.
 #[must_use]
 pub fn ports_towards(backend: &config::Backend) -> usize {
-    system::ephemeral_ports().saturating_mul(backend.source_addresses.len().max(1))
+    system::ephemeral_ports(backend.source_port_range.as_ref()).saturating_mul(backend.source_addresses.len().max(1))
 }
+
+/// Why `backend.source_port_range` cannot be used.
+#[derive(Debug, Error)]
+pub enum PortRangeError {
+    /// No such thing here.
+    #[error("source_port_range needs Linux 6.3 or later: {0}; delete the line")]
+    Unsupported(#[source] io::Error),
+    /// The kernel would not keep to it.
+    #[error(
+        "source_port_range {}-{} is not within this host's ephemeral ports, {}-{}: take a part of them, or widen \
+         net.ipv4.ip_local_port_range", range.start(), range.end(), host.start(), host.end()
+    )]
+    Outside {
+        /// What is configured.
+        range: RangeInclusive<u16>,
+        /// `net.ipv4.ip_local_port_range`
+        host: RangeInclusive<u16>,
+    },
+}
+
+/// Whether the kernel will keep to `backend.source_port_range`: it ignores, without a word, what lies outside of its own.
+///
+/// # Errors
+/// See [`PortRangeError`].
+pub fn check_range(backend: &config::Backend) -> Result<(), PortRangeError> {
+    let Some(range) = &backend.source_port_range else { return Ok(()) };
+    let probe = Socket::new(Domain::IPV4, Type::STREAM, None);
+    probe.and_then(|probe| keep_to_ports(&probe, range)).map_err(PortRangeError::Unsupported)?;
+    match system::ephemeral_range() {
+        Some(host) if !host.contains(range.start()) || !host.contains(range.end()) => {
+            Err(PortRangeError::Outside { range: range.clone(), host })
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(crate) use system::keep_to_ports;
 
 /// Counts the ports that are held towards each backend, for the metrics; at most twice a second. Not for an async task:
 /// the kernel's table of connections is walked through.
@@ -289,7 +330,40 @@ pub fn census(backends: Vec<Arc<Backend>>) -> impl Fn() + Send + Sync {
 #[cfg(unix)]
 mod system {
     use std::collections::HashSet;
+    use std::io;
     use std::net::SocketAddr;
+    use std::ops::RangeInclusive;
+    use std::os::fd::AsFd;
+
+    #[cfg(target_os = "linux")]
+    mod option {
+        /// `include/uapi/linux/in.h`
+        const IP_LOCAL_PORT_RANGE: i32 = 51;
+        /// The first port in the low half, the last one in the high half (ip(7)).
+        #[derive(Debug, Clone, Copy)]
+        pub(super) struct LocalPortRange;
+
+        nix::setsockopt_impl!(
+            LocalPortRange,
+            libc::IPPROTO_IP,
+            IP_LOCAL_PORT_RANGE,
+            u32,
+            nix::sys::socket::sockopt::SetStruct<u32>
+        );
+    }
+
+    /// Has connect(2) choose the socket's port from this range.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn keep_to_ports(socket: &impl AsFd, range: &RangeInclusive<u16>) -> io::Result<()> {
+        let both = u32::from(*range.end()) << 16 | u32::from(*range.start());
+        Ok(nix::sys::socket::setsockopt(socket, option::LocalPortRange, &both)?)
+    }
+
+    /// See the other one.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn keep_to_ports(_: &impl AsFd, _: &RangeInclusive<u16>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     pub(super) fn descriptor_limit() -> usize {
         nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
@@ -307,24 +381,36 @@ mod system {
         }
     }
 
-    /// The size of the ephemeral range, less what is reserved in it (Linux).
-    pub(super) fn ephemeral_ports() -> usize {
-        let read = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok();
-        let range = read("ip_local_port_range").unwrap_or_default();
-        let reserved = read("ip_local_reserved_ports").unwrap_or_default();
-        ports_in(&range, &reserved).unwrap_or(16_384)
+    fn setting(name: &str) -> String {
+        std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default()
     }
 
-    /// `32768 60999`, less `8080,40000-40099`.
-    fn ports_in(range: &str, reserved: &str) -> Option<usize> {
+    /// The ephemeral ports (Linux).
+    pub(super) fn ephemeral_range() -> Option<RangeInclusive<u16>> {
+        parse_range(&setting("ip_local_port_range"))
+    }
+
+    /// The size of `range`, or of all ephemeral ports, less what is reserved in it (Linux).
+    pub(super) fn ephemeral_ports(range: Option<&RangeInclusive<u16>>) -> usize {
+        let range = range.cloned().or_else(ephemeral_range);
+        range.map_or(16_384, |range| ports_in(&range, &setting("ip_local_reserved_ports")))
+    }
+
+    /// `32768 60999`
+    fn parse_range(range: &str) -> Option<RangeInclusive<u16>> {
         let mut bounds = range.split_whitespace().filter_map(|bound| bound.parse::<u16>().ok());
-        let (low, high) = (bounds.next()?, bounds.next()?);
+        Some(bounds.next()?..=bounds.next()?)
+    }
+
+    /// Less `8080,40000-40099`.
+    fn ports_in(range: &RangeInclusive<u16>, reserved: &str) -> usize {
+        let (low, high) = (*range.start(), *range.end());
         let reserved = reserved.trim().split(',').filter_map(|part| {
             let (from, to) = part.split_once('-').unwrap_or((part, part));
             let (from, to) = (from.parse::<u16>().ok()?.max(low), to.parse::<u16>().ok()?.min(high));
             (from <= to).then(|| usize::from(to - from) + 1)
         });
-        Some((usize::from(high.saturating_sub(low)) + 1).saturating_sub(reserved.sum()))
+        range.len().saturating_sub(reserved.sum())
     }
 
     #[cfg(test)]
@@ -333,10 +419,11 @@ mod system {
 
         #[test]
         fn reserved_ports_count_where_they_lie_in_the_range() {
-            assert_eq!(ports_in("32768\t60999\n", "\n"), Some(28_232));
-            assert_eq!(ports_in("40000 40099", "8080,39990-40009,40050,50000-50010"), Some(89));
-            assert_eq!(ports_in("40000 40000", ""), Some(1));
-            assert_eq!(ports_in("", ""), None);
+            assert_eq!(parse_range("32768\t60999\n"), Some(32_768..=60_999));
+            assert_eq!(parse_range(""), None);
+            assert_eq!(ports_in(&(32_768..=60_999), "\n"), 28_232);
+            assert_eq!(ports_in(&(40_000..=40_099), "8080,39990-40009,40050,50000-50010"), 89);
+            assert_eq!(ports_in(&(40_000..=40_000), ""), 1);
         }
     }
 }
@@ -344,7 +431,9 @@ mod system {
 #[cfg(not(unix))]
 mod system {
     use std::collections::HashSet;
+    use std::io;
     use std::net::SocketAddr;
+    use std::ops::RangeInclusive;
 
     pub(super) fn descriptor_limit() -> usize {
         usize::MAX / 4
@@ -354,9 +443,17 @@ mod system {
         None
     }
 
+    pub(super) fn ephemeral_range() -> Option<RangeInclusive<u16>> {
+        None
+    }
+
     /// Windows: 49152-65535.
-    pub(super) fn ephemeral_ports() -> usize {
+    pub(super) fn ephemeral_ports(_: Option<&RangeInclusive<u16>>) -> usize {
         16_384
+    }
+
+    pub(crate) fn keep_to_ports<S>(_: &S, _: &RangeInclusive<u16>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

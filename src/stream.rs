@@ -145,11 +145,13 @@ impl Stream {
     /// What is written from now on is held back until [`Stream::close`] sends it together with its FIN, as far as it fits
     /// into one segment: a peer that closes the moment it has read the last word cannot be the first to close. For the
     /// last words only: without a close they wait for 200 ms. Does nothing where the system cannot do it.
-    pub fn cork(&self) {
+    ///
+    /// `false` sends it after all.
+    pub fn cork(&self, hold_back: bool) {
         #[cfg(target_os = "linux")]
         if let Socket::Tcp(tcp) = self.socket() {
             // A failure means that the connection is gone.
-            let _ = socket2::SockRef::from(tcp).set_tcp_cork(true);
+            let _ = socket2::SockRef::from(tcp).set_tcp_cork(hold_back);
         }
     }
 

@@ -134,6 +134,7 @@ fn read_backend<'t>(reader: &mut Reader<'t>, (header, table): Table<'t>) -> Opti
             defaults.source_addresses,
             value::list("a list of IP addresses such as [\"192.0.2.7\"]", value::source_address),
         ),
+        source_port_range: section.optional("source_port_range", value::port_range),
         connect_timeout: section.or("connect_timeout", defaults.connect_timeout, value::duration(SOME)),
         login_timeout: section.or("login_timeout", defaults.login_timeout, value::duration(SOME)),
         reply_timeout: section.or("reply_timeout", defaults.reply_timeout, value::duration(SOME)),

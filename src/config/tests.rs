@@ -101,6 +101,7 @@ fn everything_can_be_said() {
         server_name = "imap.example.org"
         ca_file = "/ca.pem"
         source_addresses = ["192.0.2.8", "2001:db8::1"]
+        source_port_range = "40000-44999"
         connect_timeout = "1500ms"
         [[backend]]
         address = "[2001:db8::2]:143"
@@ -149,6 +150,7 @@ fn everything_can_be_said() {
             server_name: "imap.example.org".to_owned(),
             ca_file: Some(PathBuf::from("/ca.pem")),
             source_addresses: vec!["192.0.2.8".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+            source_port_range: Some(40_000..=44_999),
             connect_timeout: Duration::from_millis(1500),
             ..Backend::new("mail.example.org", 993)
         }
@@ -213,7 +215,7 @@ fn unknown_keys_get_the_nearest_valid_one() {
         (
             "\"x\\ny\" = 1\n",
             "f:5:1: unknown key `backend.x\\ny`: the nearest is `tls`; valid here: address, name, tls, \
-          server_name, ca_file, source_addresses, connect_timeout, login_timeout, reply_timeout",
+          server_name, ca_file, source_addresses, source_port_range, connect_timeout, login_timeout, reply_timeout",
         ),
         ("tsl = \"none\"\n", "f:5:1: unknown key `backend.tsl`: did you mean `tls`?"),
         (

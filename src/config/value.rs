@@ -201,6 +201,17 @@ pub(super) fn source_address(value: &Value<'_>) -> Outcome<IpAddr> {
     }
 }
 
+/// `40000-44999`
+pub(super) fn port_range(value: &Value<'_>) -> Outcome<RangeInclusive<u16>> {
+    let text = string(value, "a range of ports in quotes such as \"40000-44999\"")?;
+    let ends =
+        text.split_once('-').and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
+    match ends {
+        Some((first, last)) if 0 < first && first <= last => Ok(first..=last),
+        _ => refuse(value, "write the first and the last port, such as \"40000-44999\""),
+    }
+}
+
 pub(super) fn listen_address(value: &Value<'_>) -> Outcome<ListenAddr> {
     let text = string(value, "an address in quotes such as \"127.0.0.1:1143\"")?;
     match text.strip_prefix("unix:") {

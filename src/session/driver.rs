@@ -34,6 +34,8 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// A client that closed its side and still got a reply has this long to read it before the reset: on Linux it can do so
 /// afterwards, too, but other systems throw away what lies unread when a reset comes.
 const READING_GRACE: Duration = Duration::from_millis(50);
+/// How long a message of a client that has closed its side may be on offer to the backend.
+const OFFER: Duration = Duration::from_secs(2);
 /// Replies collected before they are written, in octets; what comes beyond waits with the backend.
 const MAX_QUEUED: usize = 64 * 1024;
 /// Times a command is run anew because its connection was gone.
@@ -286,7 +288,10 @@ impl Session {
 
     fn input(&mut self, read: io::Result<usize>) -> Result<(), Ended> {
         match read {
-            Ok(0) => self.machine.handle_eof(),
+            Ok(0) => {
+                self.machine.handle_eof();
+                self.last_input = Instant::now();
+            }
             Ok(_) => self.last_input = Instant::now(),
             Err(_) => return Err(Ended::ClientLost),
         }
@@ -299,6 +304,9 @@ impl Session {
             self.last_output + limits.write_timeout
         } else if !self.machine.is_authenticated() {
             self.started + limits.login_timeout
+        } else if self.machine.has_eof() && self.machine.is_offering_message() {
+            // Nobody may be there any more, and a server may wait for more of a malformed command for ever.
+            self.last_input + OFFER
         } else {
             self.last_input + limits.idle_timeout
         }
@@ -311,7 +319,8 @@ impl Session {
         if !self.output.is_empty() {
             return Err(Ended::WriteTimeout);
         }
-        if self.running.is_some() && !self.machine.is_idling() && !self.machine.is_awaiting_client() {
+        let offering = self.machine.has_eof() && self.machine.is_offering_message();
+        if self.running.is_some() && !self.machine.is_idling() && !self.machine.is_awaiting_client() && !offering {
             // The backend is at work; its own time limit holds.
             self.last_input = Instant::now();
             return Ok(());
@@ -534,12 +543,9 @@ impl Session {
     /// TIME_WAIT comes to lie on our listening port, or, where the client was the first to close, nowhere.
     async fn finish(mut self, mut ended: Ended) {
         self.release();
-        let client_first = self.listener.config.reset_on_client_close
-            && self.stream.peer_has_closed().unwrap_or_else(|| self.machine.has_eof());
+        let owed = self.answered_eof || !self.output.is_empty();
         if matches!(ended, Ended::By(_)) {
-            if !client_first {
-                self.stream.cork();
-            }
+            self.stream.cork(true);
             if let Err(failed) = self.flush().await {
                 ended = failed;
             }
@@ -547,13 +553,17 @@ impl Session {
         let close = self.close_label(&ended);
         self.context.metrics.session_closed(close);
         debug!(client = %self.client, listener = self.listener.config.name, close = close.as_str(), "client session ended");
+        // Asked at the last moment: some clients say LOGOUT, and close their side at once.
+        let client_first = self.listener.config.reset_on_client_close
+            && self.stream.peer_has_closed().unwrap_or_else(|| self.machine.has_eof());
         match ended {
             Ended::By(_) if !client_first => {
                 self.stream.close(CLOSE_DEADLINE).await;
             }
             // If it cannot be known what was delivered, it counts whether the client could be waiting for something.
-            Ended::By(_) if self.answered_eof || self.stream.undelivered().is_some() => {
-                let grace = if self.answered_eof { READING_GRACE } else { Duration::ZERO };
+            Ended::By(_) if owed || self.stream.undelivered().is_some() => {
+                self.stream.cork(false);
+                let grace = if owed { READING_GRACE } else { Duration::ZERO };
                 self.stream.reset_when_delivered(self.context.limits.write_timeout, grace).await;
             }
             _ => self.stream.reset(),

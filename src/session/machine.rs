@@ -264,6 +264,12 @@ impl Machine {
         matches!(self.op, Op::Running { part: Part::Literal { .. } | Part::Line, .. })
     }
 
+    /// The backend has yet to ask for a message that is announced to it. Servers do, or refuse it, at once.
+    #[must_use]
+    pub fn is_offering_message(&self) -> bool {
+        matches!(self.op, Op::Running { part: Part::LiteralHeld { .. }, .. })
+    }
+
     /// The client has closed its side.
     #[must_use]
     pub fn has_eof(&self) -> bool {
@@ -374,7 +380,8 @@ impl Machine {
     /// The running command cannot be run, or its outcome will never be known: `reply` is the tagged reply's text. When
     /// a mailbox was selected, the session ends.
     pub fn handle_lost(&mut self, reply: &str) {
-        let lost = self.is_selected();
+        // A line that the client was asked for would be taken for a command.
+        let lost = self.is_selected() || matches!(self.op, Op::Running { part: Part::Line, .. });
         if matches!(self.op, Op::Running { .. }) {
             self.handle_done(format!(" {reply}\r\n").as_bytes(), false);
         }
@@ -568,7 +575,7 @@ impl Machine {
     /// A whole command.
     fn command(&mut self, command: Command) {
         match (command.name, self.state) {
-            (Name::Capability | Name::Logout | Name::Noop | Name::StartTls, _) if !command.arguments().at_end() => {
+            (Name::Capability | Name::Logout | Name::StartTls, _) if !command.arguments().at_end() => {
                 self.bad(&command.tag, "This command takes no arguments.");
             }
             (Name::Id, _) if !is_id_list(&command) => self.bad(&command.tag, "ID takes NIL or a list of strings."),
@@ -585,7 +592,11 @@ impl Machine {
                 self.write(concat!("* ID (\"name\" \"imapool\" \"version\" \"", env!("CARGO_PKG_VERSION"), "\")\r\n"));
                 self.ok(&command.tag, "ID completed.");
             }
-            (Name::Noop, State::NotAuthenticated | State::Authenticated) => self.ok(&command.tag, "NOOP completed."),
+            // With arguments it is none; servers differ in what they make of that.
+            (Name::Noop, State::NotAuthenticated) => self.ok(&command.tag, "NOOP completed."),
+            (Name::Noop, State::Authenticated) if command.arguments().at_end() => {
+                self.ok(&command.tag, "NOOP completed.");
+            }
             (Name::StartTls, State::NotAuthenticated) => self.start_tls(&command),
             (Name::Login, State::NotAuthenticated) => self.login(&command),
             (Name::Authenticate, State::NotAuthenticated) => self.authenticate(&command),

@@ -4,6 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
@@ -17,6 +18,7 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use crate::config::{self, TlsMode};
 use crate::listener::tune;
+use crate::ports::keep_to_ports;
 use crate::stream::Stream;
 use crate::tls::{TlsConfigError, TlsConnectorConfig, TlsError};
 
@@ -168,6 +170,7 @@ pub struct Dialer {
     host: String,
     port: u16,
     sources: Sources,
+    ports: Option<RangeInclusive<u16>>,
     tls: Option<TlsConnectorConfig>,
     implicit: bool,
     connect_timeout: Duration,
@@ -189,6 +192,7 @@ impl Dialer {
             host: backend.host.clone(),
             port: backend.port,
             sources: Sources::new(&backend.source_addresses),
+            ports: backend.source_port_range.clone(),
             tls,
             implicit: backend.tls == TlsMode::Implicit,
             connect_timeout: backend.connect_timeout,
@@ -262,11 +266,11 @@ impl Dialer {
     async fn attempt(&self, address: SocketAddr) -> Result<TcpStream, DialError> {
         let sources = self.sources.in_turn(&address);
         if sources.is_empty() {
-            return connect_from(None, address).await;
+            return connect_from(None, self.ports.as_ref(), address).await;
         }
         let mut last = DialError::NoPorts { address };
         for source in sources {
-            match connect_from(Some(source), address).await {
+            match connect_from(Some(source), self.ports.as_ref(), address).await {
                 Err(error @ (DialError::NoPorts { .. } | DialError::Source { .. })) => last = error,
                 other => return other,
             }
@@ -309,7 +313,11 @@ impl Sources {
     }
 }
 
-async fn connect_from(source: Option<IpAddr>, address: SocketAddr) -> Result<TcpStream, DialError> {
+async fn connect_from(
+    source: Option<IpAddr>,
+    ports: Option<&RangeInclusive<u16>>,
+    address: SocketAddr,
+) -> Result<TcpStream, DialError> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
     let socket = socket.map_err(|error| DialError::connect(address, error))?;
     // A loser of the race that connects at the last moment, and whatever else is just dropped, leaves no TIME_WAIT.
@@ -317,6 +325,10 @@ async fn connect_from(source: Option<IpAddr>, address: SocketAddr) -> Result<Tcp
     #[cfg(target_os = "linux")]
     let tuned = tuned.and_then(|()| SockRef::from(&socket).set_tcp_user_timeout(Some(USER_TIMEOUT)));
     tuned.map_err(|error| DialError::connect(address, error))?;
+    if let Some(ports) = ports {
+        // That the kernel can do it was seen at the start.
+        keep_to_ports(&socket, ports).map_err(|error| DialError::connect(address, error))?;
+    }
     if let Some(ip) = source {
         bind(&socket, ip).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => DialError::NoPorts { address },

@@ -131,7 +131,7 @@ impl Connection {
     /// A line without its end; meanwhile does what is due.
     async fn line(&mut self) -> Result<Vec<u8>, Over> {
         loop {
-            if let Some(end) = self.input.iter().position(|octet| *octet == b'\n') {
+            if let Some(end) = memchr::memchr(b'\n', &self.input) {
                 let mut line = self.input.split_to(end + 1).to_vec();
                 line.truncate(end.saturating_sub(usize::from(line[..end].ends_with(b"\r"))));
                 return Ok(line);
@@ -199,6 +199,9 @@ impl Connection {
     async fn log_in(&mut self, command: &Command) -> Result<(), Over> {
         let tag = &command.tag;
         let verb = words(&command.text).nth(1).unwrap_or_default().to_ascii_uppercase();
+        if verb == b"CAPABILITY" {
+            return self.capability(tag).await;
+        }
         let (account, secret) = match &verb[..] {
             b"LOGIN" => {
                 let text = &command.text[tag.len() + " LOGIN ".len()..];
@@ -230,6 +233,11 @@ impl Connection {
         self.say(&format!("{tag} OK [CAPABILITY {capabilities}] welcome x{}\r\n", self.id)).await
     }
 
+    async fn capability(&mut self, tag: &str) -> Result<(), Over> {
+        let capabilities = self.traits.capabilities();
+        self.say(&format!("* CAPABILITY {capabilities}\r\n{tag} OK x{}\r\n", self.id)).await
+    }
+
     async fn refuse(&mut self, tag: &str, account: usize) -> Result<(), Over> {
         let marker = Marker::Account { account, connection: self.id };
         self.say(&format!("{tag} NO [AUTHENTICATIONFAILED] refused {}\r\n", marker.text())).await
@@ -241,7 +249,11 @@ impl Connection {
             return self.answer_unmarked(command, &verb, account).await;
         };
         self.watch(command, &verb, token, account);
-        let plan = Plan::of(token.seed);
+        let mut plan = Plan::of(token.seed);
+        if verb.starts_with('X') && plan.fault == Fault::Continuation {
+            // A command that nobody knows may ask for something whenever it likes.
+            plan.fault = Fault::None;
+        }
         let Token { session, command: index, .. } = token;
         let mut reply = Reply { out: Vec::new(), session, command: index, account, connection: self.id, part: 0 };
         if plan.news_before {
@@ -263,6 +275,9 @@ impl Connection {
     /// Commands without a token: ENABLE, and those of the proxy itself.
     async fn answer_unmarked(&mut self, command: &Command, verb: &str, account: usize) -> Result<(), Over> {
         let tag = &command.tag;
+        if verb == "CAPABILITY" {
+            return self.capability(tag).await;
+        }
         let mut out = Vec::new();
         if self.rng.chance(300) {
             self.news(&mut out);

@@ -466,7 +466,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Run<'_, S> {
                 None if answered || self.manner.pipelined => self.begun += 1,
                 None => return,
                 // Answered before it was said: the rest is not asked for any more.
-                Some(Part::Wait) if answered => self.script[self.begun].clear(),
+                Some(_) if answered => self.script[self.begun].clear(),
                 Some(Part::Wait) if self.checker.done() == self.begun && self.checker.asked() => {
                     self.script[self.begun].pop_front();
                 }

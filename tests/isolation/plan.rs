@@ -108,7 +108,9 @@ pub(crate) fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn repeat(unit: &str, len: usize) -> Vec<u8> {
-    unit.bytes().cycle().take(len).collect()
+    let mut octets = unit.repeat(len / unit.len() + 1).into_bytes();
+    octets.truncate(len);
+    octets
 }
 
 /// The octets of a literal in the reply to a command: each tells whose it is.

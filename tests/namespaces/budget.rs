@@ -115,6 +115,22 @@ fn three_source_addresses_have_three_times_the_ports() {
 }
 
 #[test]
+fn a_range_of_ports_is_kept_to() {
+    let Some(hosts) = Hosts::new(2000, 200) else { return };
+    let _server = start_server(&hosts, Options::default());
+    let imapool = Imapool::start(&hosts, "source_port_range = \"40050-40099\"", "[pool]\nmax_total = 50\nspare = 0");
+    let clients = hold(&hosts, &imapool, 50);
+    let sockets = hosts.middle.execute(&format!("ss -Htan state established dst {}", hosts.server_address));
+    let local = sockets.lines().map(|line| line.split_whitespace().nth(2).expect("a local address"));
+    let ports: Vec<u16> =
+        local.map(|local| local.rsplit_once(':').expect("a port").1.parse().expect("a number")).collect();
+    assert_eq!(ports.len(), 50, "{sockets}");
+    assert!(ports.iter().all(|port| (40_050..=40_099).contains(port)), "{ports:?}");
+    assert_eq!(imapool.metrics().sum("imapool_ports_capacity", "main"), 50);
+    drop(clients);
+}
+
+#[test]
 fn ports_that_others_hold_cost_connections_but_no_session() {
     let Some(hosts) = Hosts::new(2000, 50) else { return };
     let _server = start_server(&hosts, Options::default());

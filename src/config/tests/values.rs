@@ -35,6 +35,10 @@ fn values_of_a_wrong_type() {
             "f:5:20: `backend.source_addresses` is a string, but must be a list of IP addresses such as [\"192.0.2.7\"]",
         ),
         (
+            "source_port_range = 40000\n",
+            "f:5:21: `backend.source_port_range` is an integer, but must be a range of ports in quotes such as \"40000-44999\"",
+        ),
+        (
             "source_addresses = [\n  \"192.0.2.7\",\n  5]\n",
             "f:7:3: `backend.source_addresses` is an integer, but must be an IP address in quotes such as \"192.0.2.7\"",
         ),

@@ -1,0 +1,21 @@
+//! What clients and backends may do to a running proxy, one module for each class of behaviour. Every fault that proxies and
+//! pools of the field are known for is a test here.
+
+// A helper's panic is its test's failure.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cancellation;
+mod capabilities;
+mod credentials;
+mod drain;
+mod limits;
+mod literals;
+mod malformed_backends;
+mod malformed_clients;
+mod outage;
+mod pool_limits;
+mod reuse;
+mod starttls;
