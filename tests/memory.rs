@@ -1,4 +1,5 @@
 //! The memory of the proxy's process does not depend on how big messages are, nor much on how slowly they are read.
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
 #[cfg(not(target_os = "linux"))]
 #[test]

@@ -622,7 +622,8 @@ impl Task {
             }
             ToTask::Release => {
                 let own = matches!(self.phase, Phase::Own(_));
-                if !own && !self.machine.is_clean() {
+                // A command that waits for ours to end is the session's, and its session is gone.
+                if self.machine.defers() || !own && !self.machine.is_clean() {
                     return Err(Exit::Retire(RetireReason::Unclean));
                 }
                 self.machine.handle_release();
