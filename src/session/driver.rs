@@ -37,7 +37,7 @@ const READING_GRACE: Duration = Duration::from_millis(50);
 /// How long a message of a client that has closed its side may be on offer to the backend.
 const OFFER: Duration = Duration::from_secs(2);
 /// Replies collected before they are written, in octets; what comes beyond waits with the backend.
-const MAX_QUEUED: usize = 64 * 1024;
+const MAX_QUEUED: usize = 16 * 1024;
 /// Times a command is run anew because its connection was gone.
 const MAX_ATTEMPTS: u8 = 3;
 

@@ -29,7 +29,7 @@ use crate::ports::{Budget, Permit};
 use crate::session::machine::{Remnant, Run};
 use crate::stream::{Ended, Stream};
 
-/// Read at a time; also what may wait unread by a slow client, twice, in octets.
+/// Read at a time, in octets; also what may wait here for a slow client.
 const CHUNK: usize = 32 * 1024;
 /// How long a retired connection may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -494,9 +494,20 @@ impl Task {
         let mut notified = std::pin::pin!(notified);
         let deadline = self.deadline();
         let resting = !matches!(self.phase, Phase::Leased);
+        // A slow client: nothing more is read from the backend meanwhile, so that TCP slows it. At rest nobody has to be
+        // waited for.
+        let mut crowded = !resting && self.replies.capacity() == 0;
+        let replies = &self.replies;
+        let mut room = std::pin::pin!(async move { crowded && replies.reserve().await.is_ok() });
         let output = &self.output;
-        let (stream, requests, input, bulk, timer) =
-            (&mut self.stream, &mut self.requests, &mut self.input, &mut self.bulk, &mut self.timer);
+        let (stream, requests, input, bulk, timer, last_octet) = (
+            &mut self.stream,
+            &mut self.requests,
+            &mut self.input,
+            &mut self.bulk,
+            &mut self.timer,
+            &mut self.last_octet,
+        );
         poll_fn(|cx| {
             if !output.is_empty() {
                 if let Poll::Ready(written) = Pin::new(&mut *stream).poll_write(cx, output) {
@@ -508,6 +519,12 @@ impl Task {
                 if let Poll::Ready(request) = requests.poll_recv(cx) {
                     return Poll::Ready(Wake::Request(request));
                 }
+            }
+            if crowded {
+                ready!(room.as_mut().poll(cx));
+                // What the backend had to wait for is not held against it.
+                crowded = false;
+                *last_octet = Instant::now();
             }
             if let Poll::Ready(read) = poll_read(stream, cx, input, bulk) {
                 return Poll::Ready(Wake::Read(read));
@@ -605,7 +622,8 @@ impl Task {
             }
             ToTask::Release => {
                 let own = matches!(self.phase, Phase::Own(_));
-                if !own && !self.machine.is_clean() {
+                // A command that waits for ours to end is the session's, and its session is gone.
+                if self.machine.defers() || !own && !self.machine.is_clean() {
                     return Err(Exit::Retire(RetireReason::Unclean));
                 }
                 self.machine.handle_release();

@@ -218,6 +218,12 @@ impl Machine {
             && !self.closing
     }
 
+    /// A command of the session waits for one of ours to end.
+    #[must_use]
+    pub fn defers(&self) -> bool {
+        self.deferred.is_some()
+    }
+
     /// A reply is due from the backend: not while a client idles, or is slow to give a literal.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
