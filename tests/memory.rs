@@ -1,8 +1,6 @@
 //! The memory of the proxy's process does not depend on how big messages are, nor much on how slowly they are read.
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 #[cfg(not(target_os = "linux"))]
 #[test]
 fn memory_is_counted_on_linux_only() {

@@ -499,6 +499,10 @@ impl Session {
         loss.unsent |= self.parts.iter().any(|part| matches!(part, Part::Run(_)));
         self.drop_lease();
         let running = self.running.take();
+        if let Some(Running { name, .. }) = &running {
+            let user = self.account.as_ref().map(|account| account.name());
+            info!(client = %self.client, user, command = name.as_str(), "upstream connection lost during a command");
+        }
         if loss.cut && running.is_some() {
             return Err(Ended::Cut);
         }
