@@ -16,6 +16,9 @@ const OWN_TEXT: [&str; 9] =
 /// Their replies may tell the capabilities in a response code or beside it; a refusal is a refusal.
 const LOGINS: [&str; 2] = ["LOGIN", "AUTHENTICATE"];
 
+/// Stands before the capabilities that a greeting tells.
+const GREETING: &str = "<GREETING> ";
+
 /// Commands whose `RECENT` counts.
 const OPENING: [&str; 2] = ["SELECT", "EXAMINE"];
 
@@ -128,8 +131,9 @@ impl Normaliser {
             return Edge { lines: Vec::new(), capabilities: None };
         }
         let mut capabilities = None;
+        let of_greeting = if self.greeted { "" } else { GREETING };
         let text = CAPABILITIES.replace(response, |found: &Captures<'_>| {
-            capabilities = Some(found[2].trim().to_ascii_uppercase());
+            capabilities = Some(of_greeting.to_owned() + &found[2].trim().to_ascii_uppercase());
             format!("{} <capabilities>", &found[1])
         });
         if text.starts_with("* CAPABILITY") && LOGINS.contains(&self.last_verb.as_str()) {
@@ -184,9 +188,9 @@ pub(crate) fn difference(name: &str, direct: &Transcript, proxied: &Transcript) 
     if direct.capabilities.len() != proxied.capabilities.len() {
         report += "capabilities: not told as often\n";
     }
-    for (at, (direct, proxied)) in direct.capabilities.iter().zip(&proxied.capabilities).enumerate() {
+    for (direct, proxied) in direct.capabilities.iter().zip(&proxied.capabilities) {
         // A greeting may tell less than CAPABILITY does (Cyrus); imapool's tells all.
-        let all = if at == 0 { format!("{direct} {proxied}") } else { direct.clone() };
+        let all = if direct.starts_with(GREETING) { format!("{direct} {proxied}") } else { direct.clone() };
         report += &capability_difference(&all, proxied);
     }
     if report.is_empty() { None } else { Some(format!("== {name}\n{report}")) }
