@@ -9,6 +9,7 @@
 //! interleave does not. Environment: `IMAPOOL_ISOLATION_SEED`; `IMAPOOL_ISOLATION_SESSIONS`, how many in all (default
 //! 100,000); `IMAPOOL_ISOLATION_SECONDS`, instead, how long; `IMAPOOL_ISOLATION_ONLY`, a session's number, to run it alone.
 #![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
 #[path = "isolation/backend.rs"]
 mod backend;

@@ -37,7 +37,7 @@ const READING_GRACE: Duration = Duration::from_millis(50);
 /// How long a message of a client that has closed its side may be on offer to the backend.
 const OFFER: Duration = Duration::from_secs(2);
 /// Replies collected before they are written, in octets; what comes beyond waits with the backend.
-const MAX_QUEUED: usize = 64 * 1024;
+const MAX_QUEUED: usize = 16 * 1024;
 /// Times a command is run anew because its connection was gone.
 const MAX_ATTEMPTS: u8 = 3;
 
@@ -499,6 +499,10 @@ impl Session {
         loss.unsent |= self.parts.iter().any(|part| matches!(part, Part::Run(_)));
         self.drop_lease();
         let running = self.running.take();
+        if let Some(Running { name, .. }) = &running {
+            let user = self.account.as_ref().map(|account| account.name());
+            info!(client = %self.client, user, command = name.as_str(), "upstream connection lost during a command");
+        }
         if loss.cut && running.is_some() {
             return Err(Ended::Cut);
         }

@@ -54,6 +54,9 @@ pub enum OpenError {
     /// The connection failed.
     #[error("the connection failed: {0}")]
     Io(#[from] std::io::Error),
+    /// As many as there may be are in use.
+    #[error("no room for a further connection within {} (pool.max_total, ports, descriptors)", humantime::format_duration(*.0))]
+    NoRoom(Duration),
     /// Silence.
     #[error("the backend did not answer within {}", humantime::format_duration(*.0))]
     Timeout(Duration),
@@ -69,6 +72,7 @@ impl OpenError {
     fn result(&self) -> DialResult {
         match self {
             Self::Breaker => DialResult::Breaker,
+            Self::NoRoom(_) => DialResult::NoPorts,
             Self::Dial(error) => DialResult::from_label(error.label()).unwrap_or(match error {
                 DialError::Tls { .. } => DialResult::Tls,
                 _ => DialResult::Io,
@@ -84,7 +88,11 @@ impl OpenError {
     /// Whether it speaks against the backend, and not against this host or one account.
     fn blames_backend(&self) -> bool {
         match self {
-            Self::Breaker | Self::Limit(_) | Self::Unavailable(_) | Self::Login(LoginError::NoMechanism) => false,
+            Self::Breaker
+            | Self::NoRoom(_)
+            | Self::Limit(_)
+            | Self::Unavailable(_)
+            | Self::Login(LoginError::NoMechanism) => false,
             Self::Dial(error) => !error.is_local(),
             _ => true,
         }
@@ -229,10 +237,11 @@ impl Backend {
     /// A new connection to log in on. Who stops waiting for it does not stop the dialing: the outcome is noted, and the
     /// connection kept for the next.
     async fn fresh(self: &Arc<Self>) -> Result<Unauthenticated, OpenError> {
+        let permit = self.room().await?;
         let (give, take) = oneshot::channel();
         let backend = Arc::clone(self);
         tokio::spawn(async move {
-            if let Err(Ok(unwanted)) = give.send(backend.open(None).await) {
+            if let Err(Ok(unwanted)) = give.send(backend.open(permit).await) {
                 backend.keep(unwanted);
             }
         });
@@ -262,7 +271,7 @@ impl Backend {
         let known = *self.reachable.borrow();
         if !known
             && let Some(permit) = self.budget.try_permit(self.index)
-            && let Ok(spare) = self.open(Some(permit)).await
+            && let Ok(spare) = self.open(permit).await
         {
             self.keep(spare);
         }
@@ -273,15 +282,22 @@ impl Backend {
         self.spares.lock().clear();
     }
 
-    /// Dials, as the breaker and the budget allow.
-    async fn open(&self, permit: Option<Permit>) -> Result<Unauthenticated, OpenError> {
+    /// Room for a further connection. Whoever stops waiting for it keeps no place in the queue; and nothing is evicted for an
+    /// attempt that would not be made.
+    async fn room(&self) -> Result<Permit, OpenError> {
+        if self.breaker.lock().refuses(std::time::Instant::now()) {
+            self.metrics.dial(DialResult::Breaker);
+            return Err(OpenError::Breaker);
+        }
+        let limit = self.pool.checkout_timeout;
+        timeout(limit, self.budget.permit(self.index)).await.map_err(|_| OpenError::NoRoom(limit))
+    }
+
+    /// Dials, as the breaker allows.
+    async fn open(&self, permit: Permit) -> Result<Unauthenticated, OpenError> {
         // The semaphore is never closed.
         let _turn = self.dials.acquire().await.expect("open semaphore");
         let result = if self.breaker.lock().try_attempt(std::time::Instant::now()) {
-            let permit = match permit {
-                Some(permit) => permit,
-                None => self.budget.permit(self.index).await,
-            };
             self.connect_in_place_of_another(permit).await
         } else {
             Err(OpenError::Breaker)

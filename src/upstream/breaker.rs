@@ -22,15 +22,20 @@ pub struct Breaker {
 }
 
 impl Breaker {
+    /// Whether an attempt would be refused now.
+    #[must_use]
+    pub fn refuses(&self, now: Instant) -> bool {
+        let probing = self.probing_since.is_some_and(|since| now < since + PROBE_LOST);
+        self.open_until.is_some_and(|until| now < until || probing)
+    }
+
     /// Whether an attempt may be made now; each yes must be followed by [`Breaker::succeeded`] or
     /// [`Breaker::failed`].
     pub fn try_attempt(&mut self, now: Instant) -> bool {
-        let Some(until) = self.open_until else { return true };
-        let probing = self.probing_since.is_some_and(|since| now < since + PROBE_LOST);
-        if now < until || probing {
+        if self.refuses(now) {
             return false;
         }
-        self.probing_since = Some(now);
+        self.probing_since = self.open_until.map(|_| now);
         true
     }
 

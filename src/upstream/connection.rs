@@ -29,8 +29,10 @@ use crate::ports::{Budget, Permit};
 use crate::session::machine::{Remnant, Run};
 use crate::stream::{Ended, Stream};
 
-/// Read at a time; also what may wait unread by a slow client, twice, in octets.
+/// Read at a time, in octets; also what may wait here for a slow client.
 const CHUNK: usize = 32 * 1024;
+/// What is read of a connection at rest before a waiting session goes first, in octets: what was said before is not for it.
+const UNASKED: usize = 1024 * 1024;
 /// How long a retired connection may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// How long a command of our own may take on an authenticated connection.
@@ -226,6 +228,7 @@ impl Connection {
             last_octet: now,
             sent: false,
             replied: false,
+            unasked: 0,
             bulk: false,
             timer: Box::pin(tokio::time::sleep_until(now)),
             state: metrics.connection(ConnectionState::Active),
@@ -405,6 +408,8 @@ struct Task {
     /// An octet of the session's command was sent, one of its reply was received.
     sent: bool,
     replied: bool,
+    /// Octets read since the last request, while at rest.
+    unasked: usize,
     /// The last read filled its buffer: read into memory that is passed on, instead of copying small pieces.
     bulk: bool,
     timer: Pin<Box<Sleep>>,
@@ -465,9 +470,11 @@ impl Task {
                 let _ = self.output.split_to(written);
             }
             Wake::Read(read) => {
-                if read.map_err(Exit::Io)? == 0 {
+                let read = read.map_err(Exit::Io)?;
+                if read == 0 {
                     return Err(Exit::ServerClosed);
                 }
+                self.unasked = self.unasked.saturating_add(read);
                 self.last_octet = Instant::now();
                 self.replied = true;
                 if let Err(error) = self.machine.handle_input(&mut self.input) {
@@ -492,15 +499,35 @@ impl Task {
     async fn wait(&mut self) -> Wake {
         let notified = self.shared.wake.notified();
         let mut notified = std::pin::pin!(notified);
+        let mut abandoned = std::pin::pin!(self.replies.closed());
         let deadline = self.deadline();
         let resting = !matches!(self.phase, Phase::Leased);
+        // A slow client: nothing more is read from the backend meanwhile, so that TCP slows it. At rest nobody has to be
+        // waited for.
+        let mut crowded = !resting && self.replies.capacity() == 0;
+        let replies = &self.replies;
+        let mut room = std::pin::pin!(async move { crowded && replies.reserve().await.is_ok() });
+        let eager = resting && self.unasked < UNASKED;
         let output = &self.output;
-        let (stream, requests, input, bulk, timer) =
-            (&mut self.stream, &mut self.requests, &mut self.input, &mut self.bulk, &mut self.timer);
+        let (stream, requests, input, bulk, timer, last_octet) = (
+            &mut self.stream,
+            &mut self.requests,
+            &mut self.input,
+            &mut self.bulk,
+            &mut self.timer,
+            &mut self.last_octet,
+        );
         poll_fn(|cx| {
+            if eager && let Poll::Ready(read) = poll_read(stream, cx, input, bulk) {
+                return Poll::Ready(Wake::Read(read));
+            }
             if !output.is_empty() {
                 if let Poll::Ready(written) = Pin::new(&mut *stream).poll_write(cx, output) {
                     return Poll::Ready(Wake::Written(written));
+                }
+                // Requests wait until all is written. That nobody is left to make any must be seen all the same.
+                if abandoned.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Wake::Request(None));
                 }
                 // TLS keeps what it could not send: it wants to be flushed. Reads do that.
             } else {
@@ -508,6 +535,12 @@ impl Task {
                 if let Poll::Ready(request) = requests.poll_recv(cx) {
                     return Poll::Ready(Wake::Request(request));
                 }
+            }
+            if crowded {
+                ready!(room.as_mut().poll(cx));
+                // What the backend had to wait for is not held against it.
+                crowded = false;
+                *last_octet = Instant::now();
             }
             if let Poll::Ready(read) = poll_read(stream, cx, input, bulk) {
                 return Poll::Ready(Wake::Read(read));
@@ -569,6 +602,7 @@ impl Task {
 
     fn request(&mut self, lease: u32, request: ToTask) -> Result<(), Exit> {
         self.last_octet = Instant::now();
+        self.unasked = 0;
         if lease != self.lease {
             self.lease = lease;
             self.machine.handle_attach();
@@ -605,7 +639,8 @@ impl Task {
             }
             ToTask::Release => {
                 let own = matches!(self.phase, Phase::Own(_));
-                if !own && !self.machine.is_clean() {
+                // A command that waits for ours to end is the session's, and its session is gone.
+                if self.machine.defers() || !own && !self.machine.is_clean() {
                     return Err(Exit::Retire(RetireReason::Unclean));
                 }
                 self.machine.handle_release();
@@ -714,19 +749,24 @@ impl Task {
     async fn end(mut self, exit: Exit) {
         self.shared.state.store(CLOSED, Ordering::Release);
         self.shared.budget.forget(self.shared.id);
-        let reason = self.reason(&exit);
-        self.metrics.retired(reason);
-        debug!(connection = self.shared.id, reason = reason.as_str(), cause = ?exit, "upstream connection retired");
+        let mut reason = self.reason(&exit);
         let bye = if let Exit::Bye(text) = &exit { Some(text.clone()) } else { None };
         let mut loss = Loss { unsent: !self.sent, unanswered: !self.replied, cut: !self.machine.at_line_start(), bye };
         // A command that was never looked at was not sent either.
         self.requests.close();
         while let Ok((lease, request)) = self.requests.try_recv() {
-            if let ToTask::Run(_) = request {
-                self.lease = lease;
-                loss = Loss { unsent: true, unanswered: true, cut: false, bye: None };
+            match request {
+                ToTask::Run(_) => {
+                    self.lease = lease;
+                    loss = Loss { unsent: true, unanswered: true, cut: false, bye: None };
+                }
+                // Whoever gave it up has said why, and was not heard.
+                ToTask::Retire(why) if matches!(exit, Exit::Abandoned) => reason = why,
+                _ => {}
             }
         }
+        self.metrics.retired(reason);
+        debug!(connection = self.shared.id, reason = reason.as_str(), cause = ?exit, "upstream connection retired");
         let orderly =
             matches!(exit, Exit::Retire(_) | Exit::Abandoned) && self.machine.is_clean() && self.output.is_empty();
         if orderly && tokio::time::timeout(GOODBYE, self.logout()).await == Ok(true) {
@@ -745,7 +785,8 @@ impl Task {
             Exit::ServerClosed | Exit::Bye(_) => RetireReason::ServerClosed,
             Exit::Abandoned if self.machine.spoiled().is_some() => RetireReason::Sticky,
             Exit::Abandoned if !self.machine.is_clean() => RetireReason::Unclean,
-            Exit::Abandoned => RetireReason::Shutdown,
+            // Retired at rest, and its handle dropped before that was noticed; or the end of all.
+            Exit::Abandoned => self.shared.retire.lock().unwrap_or(RetireReason::Shutdown),
             Exit::Protocol(error) => {
                 info!(connection = self.shared.id, %error, "backend broke the protocol");
                 RetireReason::ProtocolError

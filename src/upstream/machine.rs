@@ -149,6 +149,8 @@ pub struct Machine {
     place: Place,
     /// The reply at hand goes to nobody.
     dropping: bool,
+    /// The line at hand, whose kind is not known yet, began before the session came.
+    stale: bool,
     scanned: usize,
     next_tag: u64,
     in_flight: Option<InFlight>,
@@ -182,6 +184,7 @@ impl Machine {
             capabilities,
             place: Place::LineStart,
             dropping: false,
+            stale: false,
             scanned: 0,
             next_tag,
             in_flight: None,
@@ -218,6 +221,12 @@ impl Machine {
             && !self.closing
     }
 
+    /// A command of the session waits for one of ours to end.
+    #[must_use]
+    pub fn defers(&self) -> bool {
+        self.deferred.is_some()
+    }
+
     /// A reply is due from the backend: not while a client idles, or is slow to give a literal.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
@@ -249,6 +258,7 @@ impl Machine {
     pub fn handle_attach(&mut self) {
         self.attached = true;
         self.fresh = true;
+        self.stale = self.place == Place::LineStart && self.scanned > 0;
     }
 
     /// The session has left. Call only when clean.
@@ -507,6 +517,7 @@ impl Machine {
         if !kind.needs_whole_line() {
             self.scanned = 0;
             self.dropping = self.drops(kind);
+            self.stale = false;
             self.place = Place::InLine;
             if kind == Kind::Esearch && !self.dropping {
                 self.retag(input, passed, len.min(CLASSIFY));
@@ -528,12 +539,13 @@ impl Machine {
         self.flush(input, passed);
         let line = input.split_to(end).freeze();
         self.whole_line(kind, &line)?;
+        self.stale = false;
         Ok(true)
     }
 
     /// Whether a reply of this kind is nobody's: no session is there, or it is about the mailbox of an earlier one.
     fn drops(&self, kind: Kind) -> bool {
-        if !self.attached {
+        if !self.attached || self.stale {
             return true;
         }
         match &self.in_flight {

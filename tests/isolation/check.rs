@@ -47,6 +47,9 @@ pub(crate) struct Checker {
     seen: Vec<String>,
 }
 
+/// For a verb: a login with a wrong secret.
+pub(crate) const WRONG_LOGIN: &str = "LOGIN with a wrong secret";
+
 /// Words with digits in them that say nothing about a session.
 const HARMLESS: [&[u8]; 4] = [b"IMAP4rev1", b"XOAUTH2", b"AUTH=XOAUTH2", env!("CARGO_PKG_VERSION").as_bytes()];
 
@@ -196,6 +199,9 @@ impl Checker {
         let status = words(rest).next().unwrap_or_default().to_vec();
         let ours = words(rest).filter_map(Marker::parse).any(|marker| matches!(marker, Marker::Reply { .. }));
         self.words(rest, None)?;
+        if expected.verb == WRONG_LOGIN && status == b"OK" {
+            return Err(Foreign("a wrong secret was accepted".into()));
+        }
         if ours {
             self.served += 1;
             if status == b"OK" && needs_mailbox(expected.verb) && !self.selected {

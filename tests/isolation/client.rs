@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::check::{Checker, Expected, Foreign};
+use crate::check::{Checker, Expected, Foreign, WRONG_LOGIN};
 use crate::plan::{ACCOUNTS, MAILBOXES, Plan, Rng, Token, account_of};
 
 /// No session may take longer: every time limit of the proxy is far below.
@@ -244,7 +244,7 @@ impl Writer {
                 ))],
             }
         };
-        self.push("LOGIN", None, None, parts);
+        self.push(if right { "LOGIN" } else { WRONG_LOGIN }, None, None, parts);
     }
 
     fn token(&mut self) -> Token {

@@ -84,7 +84,7 @@ impl Running {
         let session = Session::new(self.world.seed, number, self.world.worlds);
         let unconnected = |error| Wrong { what: format!("no connection to the proxy: {error}"), story: String::new() };
         // Resets exist on TCP only.
-        if number / self.world.worlds % 4 == 0 {
+        if (number / self.world.worlds).is_multiple_of(4) {
             let mut stream = TcpStream::connect(self.tcp).await.map_err(unconnected)?;
             let outcome = session.run(&mut stream).await?;
             if outcome.reset {

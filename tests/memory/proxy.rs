@@ -62,6 +62,13 @@ impl Proxy {
         self.status("VmRSS:")
     }
 
+    /// Time of processors used so far, in hundredths of a second.
+    pub(crate) fn cpu(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("the proxy still runs");
+        let after_name = stat.rsplit_once(')').expect("a name").1;
+        after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("ticks")).sum()
+    }
+
     fn status(&self, field: &str) -> u64 {
         let path = Path::new("/proc").join(self.child.id().to_string()).join("status");
         let status = std::fs::read_to_string(path).expect("the proxy still runs");

@@ -105,6 +105,9 @@ impl<'a> Imapool<'a> {
 
 impl Drop for Imapool<'_> {
     fn drop(&mut self) {
+        if let Ok(Some(status)) = self.child.try_wait() {
+            eprintln!("imapool had ended: {status}");
+        }
         let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"));
         let _ = kill(pid, Signal::SIGKILL);
         let _ = self.child.wait();
