@@ -33,6 +33,8 @@ fn command(line: &[u8]) {
 }
 
 fn reply(line: &[u8]) {
+    // Only ever given one line.
+    let line = line.split_inclusive(|b| *b == b'\n').next().unwrap_or_default();
     let kind = classify(line);
     let (tag, rest) = split_tag(line);
     assert_eq!([tag, rest].concat(), line);
