@@ -564,7 +564,7 @@ impl Machine {
         let Some(reply) = StatusReply::parse(&line[1..]) else { return false };
         let lingering = matches!(self.in_flight, Some(InFlight::Session { lingering: true, .. }));
         let closes_other = lingering && reply.has_code("CLOSED");
-        !closes_other && !reply.has_code("CAPABILITY") && !self.drops(Kind::Data)
+        !closes_other && !reply.has_code("CAPABILITY") && !names_a_tag(&reply) && !self.drops(Kind::Data)
     }
 
     /// Passes on the start of an ESEARCH reply with the client's tag in place of ours, which stands within the first
@@ -607,10 +607,26 @@ impl Machine {
                     self.events.push_back(Event::Data(line.clone()));
                 }
             }
+            Kind::Status(_) if StatusReply::parse(&line[1..]).is_some_and(|reply| names_a_tag(&reply)) => {
+                if !self.drops(kind)
+                    && let Some(mapped) = self.retag_code(line)
+                {
+                    self.events.push_back(Event::Data(mapped));
+                }
+            }
             // What a backend says of its capabilities unasked is not what a client may rely on here.
             _ => {}
         }
         Ok(())
+    }
+
+    /// The line with the client's tag in place of ours, which is the first quoted string of its response code. `None`: it is
+    /// about no command of this client's.
+    fn retag_code(&self, line: &Bytes) -> Option<Bytes> {
+        let Some(start) = memchr::memchr(b'"', line).map(|quote| quote + 1) else { return Some(line.clone()) };
+        let end = start + memchr::memchr(b'"', &line[start..])?;
+        let tag = self.client_tag(&line[start..end])?;
+        Some([&line[..start], tag, &line[end..]].concat().into())
     }
 
     fn continuation(&mut self, line: &Bytes) -> Result<(), ProtocolError> {
@@ -706,6 +722,12 @@ impl Machine {
             self.facts.sticky = Arc::new(sticky);
         }
     }
+}
+
+/// Whether the response code tells which command it is about: INPROGRESS (RFC 9585 section 4), NOUPDATE (RFC 5267
+/// section 4.3.2).
+fn names_a_tag(reply: &StatusReply<'_>) -> bool {
+    reply.has_code("INPROGRESS") || reply.has_code("NOUPDATE")
 }
 
 /// ` OK [CODE] text` with line end, from its parts.

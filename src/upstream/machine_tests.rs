@@ -317,6 +317,21 @@ fn esearch_names_the_clients_tag() {
 }
 
 #[test]
+fn progress_is_told_by_the_clients_tag() {
+    Play::new("IMAP4rev1").play(
+        r#"C: a1 SEARCH TEXT x
+           B: i0 SEARCH TEXT x
+           S: * OK [INPROGRESS ("i0" 454 1000)] Processed 45%
+           D: * OK [INPROGRESS ("a1" 454 1000)] Processed 45%
+           S: * OK [INPROGRESS] Still here
+           D: * OK [INPROGRESS] Still here
+           S: * NO [NOUPDATE "i7"] of somebody else's search
+           S: i0 OK
+           =:  OK"#,
+    );
+}
+
+#[test]
 fn searches_with_updates_are_known_by_the_clients_tag() {
     let mut play = Play::new("IMAP4rev1");
     play.play(
