@@ -62,7 +62,8 @@ pub async fn run(stream: Stream, client: ClientAddr, listener: Arc<ListenerConte
     let bounds = Bounds { line: context.limits.command_line, literals: context.limits.literals };
     let offered = context.backend.capabilities().before_login(front).into();
     let now = Instant::now();
-    let mut session = Session {
+    // On the heap, once: the steps below would each keep a place for it in the task's memory otherwise.
+    let mut session = Box::new(Session {
         stream,
         machine: Machine::new(bounds, front, offered),
         client,
@@ -79,7 +80,7 @@ pub async fn run(stream: Stream, client: ClientAddr, listener: Arc<ListenerConte
         last_output: now,
         answered_eof: false,
         context,
-    };
+    });
     let ended = loop {
         match session.serve().await {
             Ended::Not => match Box::pin(session.secure()).await {
@@ -89,7 +90,7 @@ pub async fn run(stream: Stream, client: ClientAddr, listener: Arc<ListenerConte
             ended => break ended,
         }
     };
-    session.finish(ended).await;
+    Box::pin(session.finish(ended)).await;
 }
 
 /// What can be offered before login as the connection stands.
@@ -351,20 +352,22 @@ impl Session {
     }
 
     /// Negotiates TLS after STARTTLS was answered; `None`: the session has ended by that.
-    async fn secure(self) -> Option<Self> {
+    async fn secure(self: Box<Self>) -> Option<Box<Self>> {
         let listener = Arc::clone(&self.listener);
         let tls = listener.tls.as_ref()?;
-        match self.stream.server_handshake(tls, self.context.limits.tls_handshake_timeout).await {
+        let session = *self;
+        let limit = session.context.limits.tls_handshake_timeout;
+        match session.stream.server_handshake(tls, limit).await {
             Ok(stream) => {
-                let mut session = Self { stream, ..self };
+                let mut session = Box::new(Self { stream, ..session });
                 let front = front(&session.stream, session.client, &session.listener);
                 let offered = session.context.backend.capabilities().before_login(front);
                 session.machine.handle_tls(front, offered.into());
                 Some(session)
             }
             Err(error) => {
-                info!(client = %self.client, listener = listener.config.name, %error, "TLS handshake failed");
-                self.context.metrics.session_closed(SessionClose::HandshakeFailed);
+                info!(client = %session.client, listener = listener.config.name, %error, "TLS handshake failed");
+                session.context.metrics.session_closed(SessionClose::HandshakeFailed);
                 None
             }
         }
@@ -545,7 +548,7 @@ impl Session {
 
     /// Gives back the upstream connection, delivers the last words, and closes so that the client's port is free at once:
     /// TIME_WAIT comes to lie on our listening port, or, where the client was the first to close, nowhere.
-    async fn finish(mut self, mut ended: Ended) {
+    async fn finish(mut self: Box<Self>, mut ended: Ended) {
         self.release();
         let owed = self.answered_eof || !self.output.is_empty();
         if matches!(ended, Ended::By(_)) {
