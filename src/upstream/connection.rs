@@ -347,7 +347,7 @@ impl Connection {
 
     /// Reads what is still to come for a session that is gone, within `octets` and `time`, and ends its IDLE. False: not
     /// to be used again.
-    pub async fn drain(&mut self, remnant: Remnant, octets: usize, time: Duration) -> bool {
+    pub async fn drain(&mut self, mut remnant: Remnant, octets: usize, time: Duration) -> bool {
         let read = async {
             let mut left = octets;
             if remnant == (Remnant::Idle { accepted: true }) {
@@ -361,7 +361,11 @@ impl Connection {
                     },
                     FromTask::Done(..) => return true,
                     // An IDLE that is refused must not be ended: the word would be taken for a command.
-                    FromTask::Continue(_) if remnant == (Remnant::Idle { accepted: false }) => self.send_done().await,
+                    FromTask::Continue(_) if remnant == (Remnant::Idle { accepted: false }) => {
+                        self.send_done().await;
+                        // Once, whatever the backend goes on to ask for.
+                        remnant = Remnant::Reply;
+                    }
                     FromTask::Checked | FromTask::Continue(_) => {}
                     FromTask::Lost(_) => return false,
                 }

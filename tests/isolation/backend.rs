@@ -305,7 +305,8 @@ impl Connection {
             }
             "NOOP" => "OK",
             _ => {
-                self.world.fail(format!("a command without token: {:?}", command.text.escape_ascii().to_string()));
+                let (text, last) = (command.text.escape_ascii().to_string(), &self.last);
+                self.world.fail(format!("a command without token on connection {}, after {last:?}: {text:?}", self.id));
                 "BAD"
             }
         };
