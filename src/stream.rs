@@ -139,6 +139,15 @@ impl Stream {
 
     /// Whether the peer's FIN has come, read or not. `None` where that cannot be known, see [`Stream::undelivered`].
     pub fn peer_has_closed(&self) -> Option<bool> {
+        if let Socket::Tcp(tcp) = self.socket() {
+            // One system call, where as a rule nothing lies unread before the FIN. The runtime's own idea of what can be
+            // read may be older than the FIN.
+            match socket2::SockRef::from(tcp).peek(&mut [std::mem::MaybeUninit::uninit()]) {
+                Ok(0) => return Some(true),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(false),
+                _ => {}
+            }
+        }
         Some(self.socket().delivery()?.peer_closed)
     }
 
