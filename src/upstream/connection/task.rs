@@ -21,7 +21,7 @@ use crate::ports::Permit;
 use crate::stream::{Ended, Stream};
 use crate::upstream::machine::{Event, Machine, Own, ProtocolError};
 
-/// What is read of a connection at rest before a waiting session goes first, in octets: what was said before is not for it.
+/// What a backend may say unasked while a connection rests, in octets.
 const UNASKED: usize = 1024 * 1024;
 /// How long a retired connection may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -164,6 +164,10 @@ impl Task {
                     return Err(Exit::ServerClosed);
                 }
                 self.unasked = self.unasked.saturating_add(read);
+                if self.unasked > UNASKED && !matches!(self.phase, Phase::Leased) {
+                    // No session can be served before all of it is read; whoever waits takes another connection.
+                    return Err(Exit::Retire(RetireReason::Unclean));
+                }
                 self.last_octet = Instant::now();
                 self.replied = true;
                 if let Err(error) = self.machine.handle_input(&mut self.input) {
@@ -196,7 +200,6 @@ impl Task {
         let mut crowded = !resting && self.replies.capacity() == 0;
         let replies = &self.replies;
         let mut room = std::pin::pin!(async move { crowded && replies.reserve().await.is_ok() });
-        let eager = resting && self.unasked < UNASKED;
         let output = &self.output;
         let (stream, requests, input, bulk, timer, last_octet) = (
             &mut self.stream,
@@ -207,7 +210,8 @@ impl Task {
             &mut self.last_octet,
         );
         poll_fn(|cx| {
-            if eager && let Poll::Ready(read) = poll_read(stream, cx, input, bulk) {
+            // What was said before a session came is read before it goes first: it is not for it.
+            if resting && let Poll::Ready(read) = poll_read(stream, cx, input, bulk) {
                 return Poll::Ready(Wake::Read(read));
             }
             if !output.is_empty() {
