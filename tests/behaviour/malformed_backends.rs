@@ -301,7 +301,7 @@ async fn what_is_said_at_rest_is_nobodys() {
         async move {
             conn.play("C: LIST \"\" one\nS: TAG OK one").await;
             rests.passed().await;
-            let flood = "* 99 EXISTS\r\n* OK [ALERT] not yours\r\n* LIST () \"/\" {9}\r\nnot yours\r\n".repeat(10_000);
+            let flood = "* 99 EXISTS\r\n* OK [ALERT] not yours\r\n* LIST () \"/\" {9}\r\nnot yours\r\n".repeat(500);
             conn.send(flood).await;
             conn.send("* LIST () \"/\" not yo").await;
             attaches.open();
