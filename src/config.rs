@@ -356,7 +356,7 @@ pub struct Auth {
     /// Default 5 min.
     pub cache_ttl: Duration,
     /// Answers to a wrong credential are held back this long (doubling with each further failure of the same
-    /// account or client address within a minute, up to 16 times). Default 1 s.
+    /// account from the same client address within a minute, up to 16 times). Default 1 s.
     pub failure_delay: Duration,
 }
 

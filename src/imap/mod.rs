@@ -1,4 +1,4 @@
-//! IMAP on the wire (RFC 9051, RFC 3501): framing, and as much grammar as routing needs. Pure: `std` and `bytes` only.
+//! IMAP on the wire (RFC 9051, RFC 3501): framing, and as much grammar as routing needs. Pure: no tokio, no sockets, no clock.
 
 pub mod capability;
 pub mod command;

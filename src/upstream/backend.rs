@@ -443,12 +443,6 @@ impl Unauthenticated {
         }
     }
 
-    /// When it was dialed. The server may have closed one that waited for long.
-    #[must_use]
-    pub fn opened(&self) -> Instant {
-        self.opened
-    }
-
     /// Sends what has to be sent and reads lines, until a step is over.
     async fn outcome(&mut self) -> Result<Outcome, OpenError> {
         let limit = self.limit;
