@@ -152,3 +152,17 @@ async fn the_program_shows_both_halves_and_ends_well() {
     let row = text.lines().find(|line| line.starts_with("sessions that failed")).expect("the second part's row");
     assert!(row.ends_with(" 0"), "{row}");
 }
+
+#[test]
+fn the_picture_is_the_one_of_the_figures() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/failed-sessions.py");
+    let output = match std::process::Command::new("python3").args([script, "--check"]).output() {
+        Ok(output) => output,
+        Err(error) => {
+            assert!(std::env::var("IMAPOOL_REQUIRE_REAL").is_err(), "python3: {error}");
+            writeln!(io::stderr(), "SKIPPED: python3 is not installed").unwrap();
+            return;
+        }
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
