@@ -27,6 +27,7 @@ use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::{CheckoutResult, RetireReason};
 use crate::secret::Fingerprint;
 use crate::session::machine::{Remnant, Run};
+use crate::throttle::Standing;
 use crate::upstream::backend::{Backend, OpenError, Unauthenticated};
 use crate::upstream::connection::{Connection, FromTask};
 use crate::upstream::login::Outcome;
@@ -172,13 +173,15 @@ impl Account {
         Arc::clone(&self.offered.lock())
     }
 
-    /// Whether the backend has accepted this credential within `ttl`.
+    /// How long ago the backend accepted this credential, if it is one of those that are remembered.
     #[must_use]
-    pub fn has_accepted(&self, fingerprint: &Fingerprint, ttl: Duration) -> bool {
+    pub fn accepted_ago(&self, fingerprint: &Fingerprint) -> Option<Duration> {
         *self.last_used.lock() = Instant::now();
         // All are compared, so that the time tells nothing of which it was.
         let accepted = self.accepted.lock();
-        accepted.iter().fold(false, |found, (known, since)| found | (since.elapsed() < ttl && known == fingerprint))
+        let found =
+            accepted.iter().fold(None, |found, (known, since)| if known == fingerprint { Some(since) } else { found });
+        found.map(Instant::elapsed)
     }
 
     /// The backend has just accepted this credential.
@@ -268,7 +271,8 @@ impl Account {
     /// A further connection.
     async fn dial(&self) -> Result<Connection, FillError> {
         let credential = self.credential.lock().clone();
-        let (connection, outcome) = self.backend.log_in(&credential).await.map_err(FillError::Open)?;
+        let (connection, outcome) =
+            self.backend.log_in(&credential, Standing::Proven).await.map_err(FillError::Open)?;
         match outcome {
             Outcome::Refused(_) => {
                 self.backend.keep(connection);
