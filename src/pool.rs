@@ -334,7 +334,7 @@ impl Account {
 
     /// A seat with a connection that fits; `None`: try again.
     async fn seat(&self, want: &Want) -> Result<Option<Taken>, FillError> {
-        let object = match self.seats.get().await {
+        let mut object = match self.seats.get().await {
             Ok(object) => object,
             Err(PoolError::Backend(error)) => return Err(error),
             Err(_) => return Err(FillError::AccountGone),
@@ -342,9 +342,15 @@ impl Account {
         let Some(mut connection) = object.0.lock().take() else { return Ok(None) };
         self.exchange(&mut connection, want);
         if fitness(&connection.shared().facts(), want) == 0 {
-            connection.retire(RetireReason::Sticky);
-            connection = self.dial().await?;
-            if !enable(&mut connection, &want.sticky).await {
+            if let Some(other) = self.further_seat(want).await {
+                put_back(std::mem::replace(&mut object, other.object), connection);
+                connection = other.connection;
+            } else {
+                connection.retire(RetireReason::Sticky);
+                connection = self.dial().await?;
+            }
+            let fits = fitness(&connection.shared().facts(), want) > 0;
+            if !fits && !enable(&mut connection, &want.sticky).await {
                 return Ok(None);
             }
         }
@@ -357,6 +363,19 @@ impl Account {
             return Ok(None);
         }
         Ok(Some(Taken { object, connection }))
+    }
+
+    /// A seat with a new connection, where there is room for one without waiting for anybody.
+    async fn further_seat(&self, want: &Want) -> Option<Taken> {
+        let at_once = managed::Timeouts { wait: Some(Duration::ZERO), ..managed::Timeouts::default() };
+        let object = self.seats.timeout_get(&at_once).await.ok()?;
+        let connection = object.0.lock().take()?;
+        if connection.is_fresh() || fitness(&connection.shared().facts(), want) > 0 {
+            return Some(Taken { object, connection });
+        }
+        // It came to rest meanwhile.
+        put_back(object, connection);
+        None
     }
 
     /// Exchanges `mine` for the connection at rest that fits best, if one fits better.
@@ -459,6 +478,15 @@ async fn enable(connection: &mut Connection, sticky: &Sticky) -> bool {
     true
 }
 
+/// Puts a connection to rest in its seat; the seat goes with it if that cannot be.
+fn put_back(object: Object<Manager>, mut connection: Connection) {
+    if connection.release() {
+        *object.0.lock() = Some(connection);
+    } else {
+        let _ = Object::take(object);
+    }
+}
+
 struct Taken {
     object: Object<Manager>,
     connection: Connection,
@@ -526,12 +554,10 @@ impl Drop for Lease {
         let Some(object) = self.object.take() else { return };
         let current = self.account.generation.load(Ordering::Acquire) == self.generation;
         if let Some(mut connection) = self.connection.take() {
-            if !current {
-                connection.retire(RetireReason::Credential);
-            } else if connection.release() {
-                *object.0.lock() = Some(connection);
-                return;
+            if current {
+                return put_back(object, connection);
             }
+            connection.retire(RetireReason::Credential);
         }
         // The seat goes with its connection.
         let _ = Object::take(object);

@@ -287,7 +287,7 @@ mod tests {
         let mut throttle = Throttle::new(SECOND);
         throttle.succeeded(b"good", address(1), now);
         for n in 0..=u32::try_from(MAX_ENTRIES).unwrap() {
-            let from = Some(IpAddr::from((10 << 24 | n).to_be_bytes()));
+            let from = Some(IpAddr::from(((10 << 24) | n).to_be_bytes()));
             throttle.failed(&n.to_be_bytes(), from, now);
         }
         let sizes = [throttle.pairs.len(), throttle.addresses.len(), throttle.accounts.len()];

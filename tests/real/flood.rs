@@ -87,7 +87,6 @@ impl World {
         let settings = Settings {
             through: Some(relay.address),
             auth: format!("cache_ttl = \"{time_to_live}s\""),
-            spare: 2,
             ..Settings::default()
         };
         let proxy = Proxy::start(&server, &settings).await;

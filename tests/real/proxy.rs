@@ -27,7 +27,7 @@ pub(crate) struct Settings {
     pub(crate) backend: String,
     /// `pool.mode`
     pub(crate) mode: &'static str,
-    /// `pool.spare`: none unless a test wants them, so that they do not blur the counts.
+    /// `pool.spare`; they blur the counts of connections.
     pub(crate) spare: usize,
     /// The lines of `[auth]`.
     pub(crate) auth: String,
@@ -42,7 +42,7 @@ impl Default for Settings {
             tls: "none",
             backend: String::new(),
             mode: "session",
-            spare: 0,
+            spare: 2,
             auth: "cache_ttl = \"30m\"\nfailure_delay = \"10ms\"".into(),
             through: None,
         }
