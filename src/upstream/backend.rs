@@ -275,13 +275,14 @@ impl Backend {
         take.await.unwrap_or(Err(OpenError::Closed))
     }
 
-    /// Suspects get those that others of them have used; the unused ones are for who stands better.
+    /// Those that refused somebody already are for who may well be refused, too; the unused ones for who stands better, and
+    /// never for suspects.
     fn take_spare(&self, standing: Standing) -> Option<Unauthenticated> {
         let mut spares = self.spares.lock();
-        let suspect = standing == Standing::Suspect;
-        match spares.iter().rposition(|spare| spare.used == suspect) {
+        let used = standing >= Standing::Unknown;
+        match spares.iter().rposition(|spare| spare.used == used) {
             Some(at) => Some(spares.swap_remove(at)),
-            None if suspect => None,
+            None if standing == Standing::Suspect => None,
             None => spares.pop(),
         }
     }

@@ -82,8 +82,8 @@ async fn a_wrong_password_disturbs_nobody() {
     let after = server.counters();
     assert_eq!(after.logins, before.logins, "the right password is still known, its connections still there");
     assert_eq!(after.failed_logins, before.failed_logins + 5);
-    // All wrong ones went over the same connection.
-    assert!(after.accepted <= before.accepted + 1, "{before:?} {after:?}");
+    // All wrong ones went over the same connection; the further ones are spare ones to take its place, and the one before's.
+    assert!(after.accepted <= before.accepted + 2, "{before:?} {after:?}");
     assert_eq!(harness.metric("imapool_upstream_retired_total", ""), 0);
     drop(working);
     harness.finish().await;
