@@ -395,7 +395,7 @@ impl Session {
     async fn login(&mut self, credential: Credential) {
         let context = Arc::clone(&self.context);
         let backend = context.backend.index;
-        let verdict = match context.auth.known(backend, &credential) {
+        let verdict = match context.auth.known(backend, &credential, self.client.ip()) {
             Some(account) => Verdict::Accepted(account),
             None => Box::pin(context.auth.verify(backend, credential, self.client.ip())).await,
         };
@@ -407,6 +407,7 @@ impl Session {
             }
             Verdict::Refused(refusal) => LoginReply::Refused { reply: refusal.reply, challenge: refusal.challenge },
             Verdict::Limit => refused("NO [LIMIT] The mail server takes no more connections for this account."),
+            Verdict::Throttled => refused("NO [UNAVAILABLE] Too many failed logins; try again later."),
             Verdict::Unavailable => refused("NO [UNAVAILABLE] The mail server cannot check logins at the moment."),
         };
         self.last_input = Instant::now();
