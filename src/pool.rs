@@ -553,7 +553,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let Some(object) = self.object.take() else { return };
         let current = self.account.generation.load(Ordering::Acquire) == self.generation;
-        if let Some(mut connection) = self.connection.take() {
+        if let Some(connection) = self.connection.take() {
             if current {
                 return put_back(object, connection);
             }
