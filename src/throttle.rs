@@ -206,7 +206,7 @@ mod tests {
         let (one, other) = (address(1), address(2));
         let now = Instant::now();
         let mut throttle = Throttle::new(SECOND);
-        let mut fail = |throttle: &mut Throttle| {
+        let fail = |throttle: &mut Throttle| {
             throttle.failed(b"u", one, now);
             throttle.hold(b"u", one, now)
         };
