@@ -12,6 +12,7 @@ pub mod imap;
 pub mod import;
 pub mod lifecycle;
 pub mod listener;
+pub mod mailbox;
 pub mod metrics;
 pub mod pool;
 pub mod ports;
