@@ -7,6 +7,7 @@ pub mod frame;
 pub mod numbering;
 mod program;
 pub mod ranges;
+pub mod renumber;
 pub mod response;
 pub mod rewrite;
 pub mod sasl;

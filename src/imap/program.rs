@@ -202,8 +202,12 @@ impl<'a> Program<'a> {
         self.stage = Stage::Keys;
         self.skip(false);
         match self.command.name {
-            Name::Search if self.take(b"CHARSET ") => drop(self.word()?),
-            Name::Search => return Ok(Some(Token::Keys(self.here()))),
+            Name::Search => {
+                if !self.take(b"CHARSET ") {
+                    return Ok(Some(Token::Keys(self.here())));
+                }
+                self.word()?;
+            }
             Name::Sort => {
                 let criteria = memchr::memchr(b')', self.text()).filter(|_| self.text().starts_with(b"("));
                 self.at += criteria.ok_or(Unknown::Malformed)? + 1;

@@ -180,11 +180,10 @@ impl Reader {
             if front.len() >= CLASSIFY || memchr::memchr(b'\n', front).is_some() {
                 return Some(());
             }
-            let next = self.queue.get_mut(1)?;
-            let more = next.split_to(next.len().min(CLASSIFY - front.len()));
             let mut joined = BytesMut::with_capacity(CLASSIFY);
             joined.extend_from_slice(front);
-            joined.extend_from_slice(&more);
+            let next = self.queue.get_mut(1)?;
+            joined.extend_from_slice(&next.split_to(next.len().min(CLASSIFY - joined.len())));
             if next.is_empty() {
                 self.queue.remove(1);
             }
