@@ -2,6 +2,7 @@
 
 pub mod capability;
 pub mod command;
+pub mod effects;
 pub mod fetch_items;
 pub mod frame;
 pub mod numbering;

@@ -40,6 +40,8 @@ enum Form {
     Correlator { quoted: bool },
     /// The name of an item.
     Name,
+    /// The rest of a name that is longer than any that matters.
+    LongName,
     /// A value without message numbers.
     Value { depth: u32, quoted: bool },
     /// MIN, MAX, ALL.
@@ -126,6 +128,14 @@ impl Renumber {
                 self.form = if octet == b')' && !quoted { Form::Between } else { Form::Correlator { quoted } };
             }
             Form::Name => self.name(octet, out),
+            Form::LongName => {
+                out.put_u8(octet);
+                self.form = match octet {
+                    b' ' => Form::Value { depth: 0, quoted: false },
+                    b'\r' | b'\n' => Form::Between,
+                    _ => Form::LongName,
+                };
+            }
             Form::Value { depth, quoted } => {
                 if depth == 0 && !quoted && matches!(octet, b' ' | b'\r' | b'\n') {
                     return self.between(octet, out);
@@ -205,8 +215,9 @@ impl Renumber {
             out.put_u8(octet);
             self.form = match octet {
                 b'\r' | b'\n' => Form::Between,
+                _ if octet != b' ' => Form::LongName,
                 // What follows are UIDs (RFC 4731 section 3.1).
-                b' ' if is(b"UID") => Form::Copy,
+                _ if is(b"UID") => Form::Copy,
                 _ => Form::Value { depth: 0, quoted: false },
             };
         }

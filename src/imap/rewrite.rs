@@ -299,4 +299,4 @@ fn first_word(command: &Command) -> Option<&[u8]> {
 
 #[cfg(test)]
 #[path = "rewrite_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -9,7 +9,7 @@ use crate::imap::ranges::Ranges;
 use crate::imap::sequence::SequenceSet;
 
 /// `{text}` is a literal.
-fn command(line: &str) -> Command {
+pub(in crate::imap) fn command(line: &str) -> Command {
     let head = parse_head(format!("a {line}").as_bytes()).unwrap();
     let mut segments = Vec::new();
     let mut rest = line;
@@ -23,7 +23,7 @@ fn command(line: &str) -> Command {
     Command { tag: "a".into(), name: head.name, segments }
 }
 
-fn print(command: &Command) -> String {
+pub(in crate::imap) fn print(command: &Command) -> String {
     let mut line = String::new();
     for segment in &command.segments {
         line.push_str(std::str::from_utf8(&segment.text).unwrap());
