@@ -150,7 +150,8 @@ fn start_prometheus(program: &std::path::Path, folder: &std::path::Path, target:
 
 /// The names of the alerts that fire.
 fn firing(prometheus: SocketAddr) -> BTreeSet<String> {
-    let answer: Value = serde_json::from_str(&get(prometheus, "/api/v1/alerts").unwrap_or_default()).unwrap_or_default();
+    let answer: Value =
+        serde_json::from_str(&get(prometheus, "/api/v1/alerts").unwrap_or_default()).unwrap_or_default();
     let alerts = answer["data"]["alerts"].as_array().cloned().unwrap_or_default();
     alerts
         .iter()
@@ -173,7 +174,12 @@ async fn a_real_prometheus_scrapes_it_and_its_alerts_fire() {
     let (path, target) = (folder.path().to_owned(), running.admin);
     let (_prometheus, address) = blocking(move || start_prometheus(&program, &path, target)).await;
     blocking(move || until("a good scrape", || up(address).filter(|up| up == "1"))).await;
-    blocking(move || until("the rules have run", || get(address, "/api/v1/rules").filter(|rules| rules.contains("\"health\":\"ok\"")))).await;
+    blocking(move || {
+        until("the rules have run", || {
+            get(address, "/api/v1/rules").filter(|rules| rules.contains("\"health\":\"ok\""))
+        })
+    })
+    .await;
     assert_eq!(firing(address), BTreeSet::new(), "all is well");
 
     // The server goes: what was connected is lost, and nothing new can be had.
