@@ -32,7 +32,7 @@ struct CommandLine {
 
 const EXAMPLES: &str = "\
 Examples:
-  imapool demo                               see what it does, without any IMAP server
+  imapool demo                                       see what it does, without any IMAP server
   imapool check --config /etc/imapool/imapool.toml   is this configuration right?
   imapool run --config /etc/imapool/imapool.toml     serve
 
