@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -35,10 +36,18 @@ pub enum Verdict {
 /// A verification that is under way, and where its verdict will be.
 type Flight = watch::Receiver<Option<Verdict>>;
 
+/// What a reload may change.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `[auth]`
+    pub auth: config::Auth,
+    /// How long a login may wait for its turn and for the backend's word.
+    pub patience: Duration,
+}
+
 /// See the module.
 pub struct Authenticator {
-    config: config::Auth,
-    patience: Duration,
+    settings: ArcSwap<Settings>,
     pools: Arc<Pools>,
     metrics: Arc<Metrics>,
     fingerprinter: Fingerprinter,
@@ -53,25 +62,25 @@ impl std::fmt::Debug for Authenticator {
 }
 
 impl Authenticator {
-    /// Knows nobody yet. `patience`: how long a login may wait for its turn and for the backend's word.
+    /// Knows nobody yet.
     ///
     /// # Errors
     /// Without randomness nothing can be fingerprinted.
-    pub fn new(
-        config: config::Auth,
-        patience: Duration,
-        pools: Arc<Pools>,
-        metrics: Arc<Metrics>,
-    ) -> Result<Arc<Self>, NoRandomness> {
+    pub fn new(settings: Settings, pools: Arc<Pools>, metrics: Arc<Metrics>) -> Result<Arc<Self>, NoRandomness> {
         Ok(Arc::new(Self {
-            throttle: Mutex::new(Throttle::new(config.failure_delay)),
-            config,
-            patience,
+            throttle: Mutex::new(Throttle::new(settings.auth.failure_delay)),
+            settings: ArcSwap::from_pointee(settings),
             pools,
             metrics,
             fingerprinter: Fingerprinter::new()?,
             flights: Mutex::default(),
         }))
+    }
+
+    /// Goes by other settings from now on; what is known and under way stays.
+    pub fn apply(&self, settings: Settings) {
+        self.throttle.lock().set_first_delay(settings.auth.failure_delay);
+        self.settings.store(Arc::new(settings));
     }
 
     /// The account, if the backend of this index has accepted the credential within `auth.cache_ttl`.
@@ -80,7 +89,7 @@ impl Authenticator {
         let start = Instant::now();
         let fingerprint = self.fingerprint(backend, credential);
         let account = self.pools.find(&self.pools.key(backend, credential, fingerprint))?;
-        if !account.has_accepted(&fingerprint, self.config.cache_ttl) {
+        if !account.has_accepted(&fingerprint, self.settings.load().auth.cache_ttl) {
             return None;
         }
         self.metrics.login(LoginResult::Cached);
@@ -140,7 +149,7 @@ impl Authenticator {
                     flights.insert(fingerprint, flight.clone());
                     let this = Arc::clone(self);
                     tokio::spawn(async move {
-                        let patience = this.patience;
+                        let patience = this.settings.load().patience;
                         let asked = timeout(patience, this.ask(key, fingerprint, credential)).await;
                         this.flights.lock().remove(&fingerprint);
                         land.send_replace(Some(asked.unwrap_or(Verdict::Unavailable)));
@@ -155,7 +164,9 @@ impl Authenticator {
 
     /// Asks the backend.
     async fn ask(&self, key: Key, fingerprint: Fingerprint, credential: Credential) -> Verdict {
-        let backend = &self.pools.backends()[key.backend];
+        // A reload has taken it away since the session began.
+        let Some(backend) = self.pools.backend(key.backend) else { return Verdict::Unavailable };
+        backend.in_service().await;
         // The semaphore is never closed.
         let _turn = backend.verifications().acquire().await.expect("open semaphore");
         match backend.log_in(&credential).await {
@@ -166,7 +177,9 @@ impl Authenticator {
                 }
                 Verdict::Refused(refusal)
             }
-            Ok((connection, _)) => Verdict::Accepted(self.pools.accepted(key, fingerprint, credential, connection)),
+            Ok((connection, _)) => {
+                Verdict::Accepted(self.pools.accepted(key, &backend, fingerprint, credential, connection))
+            }
             Err(OpenError::Login(LoginError::NoMechanism)) => {
                 warn!(backend = backend.config.name, error = %LoginError::NoMechanism, "cannot verify a credential");
                 Verdict::Unavailable
@@ -187,6 +200,6 @@ impl Authenticator {
     /// Forgets what need not be known any longer. Call it every few seconds.
     pub fn sweep(&self) {
         self.throttle.lock().sweep(Instant::now());
-        self.pools.sweep(self.config.cache_ttl);
+        self.pools.sweep(self.settings.load().auth.cache_ttl);
     }
 }

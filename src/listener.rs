@@ -85,6 +85,18 @@ pub enum BindError {
 }
 
 impl BindError {
+    /// Which listener cannot be set up.
+    pub fn listener(&self) -> &str {
+        match self {
+            Self::InUse { listener, .. }
+            | Self::Permission { listener, .. }
+            | Self::NoSuchAddress { listener, .. }
+            | Self::NotASocket { listener, .. }
+            | Self::Tls { listener, .. }
+            | Self::Io { listener, .. } => listener,
+        }
+    }
+
     fn new(listener: &config::Listener, source: io::Error) -> Self {
         let (name, address) = (listener.name.clone(), listener.address.clone());
         match source.kind() {
@@ -139,6 +151,18 @@ pub struct ListenerContext {
     pub tls: Option<TlsAcceptorConfig>,
 }
 
+impl ListenerContext {
+    /// Loads certificate and key. Blocks for the reading of two small files.
+    ///
+    /// # Errors
+    /// [`BindError::Tls`]
+    pub fn new(config: &config::Listener) -> Result<Self, BindError> {
+        let tls = TlsAcceptorConfig::new(config)
+            .map_err(|source| BindError::Tls { listener: config.name.clone(), source })?;
+        Ok(Self { config: config.clone(), tls })
+    }
+}
+
 /// A listener that accepts connections.
 pub struct BoundListener {
     context: Arc<ListenerContext>,
@@ -161,10 +185,9 @@ impl BoundListener {
     /// # Errors
     /// Names listener and address and what to do.
     pub fn bind(config: &config::Listener) -> Result<Self, BindError> {
-        let tls = TlsAcceptorConfig::new(config)
-            .map_err(|source| BindError::Tls { listener: config.name.clone(), source })?;
+        let context = Arc::new(ListenerContext::new(config)?);
         let (socket, address) = match &config.address {
-            ListenAddr::Tcp(address) => listen_tcp(*address),
+            ListenAddr::Tcp(address) => listen_tcp(*address, config.reuse_port),
             #[cfg(unix)]
             ListenAddr::Unix(path) => {
                 unix::Listening::bind(path).map(|socket| (Listening::Unix(socket), config.address.clone()))
@@ -173,7 +196,6 @@ impl BoundListener {
             ListenAddr::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
         }
         .map_err(|error| BindError::new(config, error))?;
-        let context = Arc::new(ListenerContext { config: config.clone(), tls });
         Ok(Self { context, address, socket })
     }
 
@@ -212,6 +234,23 @@ impl BoundListener {
         }
     }
 
+    /// Stops listening; gives the connections that wait to be accepted.
+    pub async fn close(self) -> Vec<(Stream, ClientAddr)> {
+        let mut waiting = Vec::new();
+        while let Some(Ok(accepted)) = std::future::poll_fn(|cx| {
+            let accepting = std::pin::pin!(self.accept_once());
+            std::task::Poll::Ready(match std::future::Future::poll(accepting, cx) {
+                std::task::Poll::Ready(accepted) => Some(accepted),
+                std::task::Poll::Pending => None,
+            })
+        })
+        .await
+        {
+            waiting.push(accepted);
+        }
+        waiting
+    }
+
     async fn accept_once(&self) -> io::Result<(Stream, ClientAddr)> {
         match &self.socket {
             Listening::Tcp(listener) => {
@@ -236,7 +275,7 @@ impl fmt::Debug for BoundListener {
     }
 }
 
-fn listen_tcp(address: SocketAddr) -> io::Result<(Listening, ListenAddr)> {
+fn listen_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<(Listening, ListenAddr)> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -245,6 +284,10 @@ fn listen_tcp(address: SocketAddr) -> io::Result<(Listening, ListenAddr)> {
     // that two may listen at once.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
+    #[cfg(unix)]
+    socket.set_reuse_port(reuse_port)?;
+    #[cfg(not(unix))]
+    let _ = reuse_port;
     tune(SockRef::from(&socket))?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::from(address))?;

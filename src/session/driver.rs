@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::machine::{Action, Bounds, End, LoginReply, Machine, Remnant, Run};
+use super::registry::{CLOSING, Record, Registry};
 use crate::auth::{Authenticator, Verdict};
-use crate::config::{Limits, PlaintextLogin};
+use crate::config::{Limits, Live, PlaintextLogin};
 use crate::imap::capability::Front;
 use crate::imap::command::Name;
 use crate::imap::sasl::Credential;
@@ -47,20 +48,24 @@ pub struct Context {
     /// Judges logins.
     pub auth: Arc<Authenticator>,
     /// The backend that sessions log in to.
-    pub backend: Arc<Backend>,
+    pub backend: Live<Backend>,
     /// `[limits]`
     pub limits: Limits,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Which sessions there are.
+    pub registry: Arc<Registry>,
     /// Cancelled when the proxy begins to shut down.
     pub drain: CancellationToken,
 }
 
 /// Runs a session on a connection that is ready for IMAP, to its end.
-pub async fn run(stream: Stream, client: ClientAddr, listener: Arc<ListenerContext>, context: Arc<Context>) {
+pub async fn run(stream: Stream, record: Arc<Record>, context: Arc<Context>) {
+    let (client, listener) = (record.client, Arc::clone(&record.listener));
+    record.set_tls(stream.tls_version());
     let front = front(&stream, client, &listener);
     let bounds = Bounds { line: context.limits.command_line, literals: context.limits.literals };
-    let offered = context.backend.capabilities().before_login(front).into();
+    let offered = context.backend.load().capabilities().before_login(front).into();
     let now = Instant::now();
     // On the heap, once: the steps below would each keep a place for it in the task's memory otherwise.
     let mut session = Box::new(Session {
@@ -79,6 +84,8 @@ pub async fn run(stream: Stream, client: ClientAddr, listener: Arc<ListenerConte
         last_input: now,
         last_output: now,
         answered_eof: false,
+        close_by: None,
+        record,
         context,
     });
     let ended = loop {
@@ -126,6 +133,8 @@ enum Ended {
     WriteTimeout,
     /// The backend's connection broke in the middle of a reply.
     Cut,
+    /// Somebody asked for its end, and its command has run on for too long.
+    Closed,
 }
 
 struct Session {
@@ -147,6 +156,9 @@ struct Session {
     last_output: Instant,
     /// Something was sent after the client had closed its side.
     answered_eof: bool,
+    /// Somebody asked for its end: by then, whatever runs.
+    close_by: Option<Instant>,
+    record: Arc<Record>,
     context: Arc<Context>,
 }
 
@@ -162,6 +174,8 @@ impl Session {
     async fn serve(&mut self) -> Ended {
         let context = Arc::clone(&self.context);
         let mut drained = pin!(context.drain.cancelled());
+        let record = Arc::clone(&self.record);
+        let mut closed = pin!(record.closed());
         let mut timer = pin!(tokio::time::sleep_until(self.deadline()));
         let mut draining = false;
         loop {
@@ -174,7 +188,7 @@ impl Session {
                 if let Poll::Ready(wake) = self.poll_io(cx) {
                     return Poll::Ready(wake);
                 }
-                if !draining && drained.as_mut().poll(cx).is_ready() {
+                if !draining && (drained.as_mut().poll(cx).is_ready() || closed.as_mut().poll(cx).is_ready()) {
                     return Poll::Ready(Wake::Drain);
                 }
                 poll_timer(timer.as_mut(), self.deadline(), cx).map(|()| Wake::Timer)
@@ -191,6 +205,7 @@ impl Session {
                 Wake::Timer => self.timed_out(),
                 Wake::Drain => {
                     draining = true;
+                    self.close_by = self.record.is_closing().then(|| Instant::now() + CLOSING);
                     self.machine.handle_drain();
                     Ok(())
                 }
@@ -261,6 +276,7 @@ impl Session {
             return Err(Ended::ClientLost);
         }
         self.queued -= written;
+        self.record.add_sent(written);
         self.last_output = Instant::now();
         while let Some(first) = self.output.front_mut() {
             if written < first.len() {
@@ -293,7 +309,10 @@ impl Session {
                 self.machine.handle_eof();
                 self.last_input = Instant::now();
             }
-            Ok(_) => self.last_input = Instant::now(),
+            Ok(octets) => {
+                self.last_input = Instant::now();
+                self.record.add_received(octets);
+            }
             Err(_) => return Err(Ended::ClientLost),
         }
         Ok(())
@@ -301,7 +320,9 @@ impl Session {
 
     fn deadline(&self) -> Instant {
         let limits = &self.context.limits;
-        if !self.output.is_empty() {
+        if let Some(close_by) = self.close_by {
+            close_by
+        } else if !self.output.is_empty() {
             self.last_output + limits.write_timeout
         } else if !self.machine.is_authenticated() {
             self.started + limits.login_timeout
@@ -316,6 +337,9 @@ impl Session {
     fn timed_out(&mut self) -> Result<(), Ended> {
         if Instant::now() < self.deadline() {
             return Ok(());
+        }
+        if self.close_by.is_some() {
+            return Err(Ended::Closed);
         }
         if !self.output.is_empty() {
             return Err(Ended::WriteTimeout);
@@ -359,15 +383,17 @@ impl Session {
         let limit = session.context.limits.tls_handshake_timeout;
         match session.stream.server_handshake(tls, limit).await {
             Ok(stream) => {
+                session.record.set_tls(stream.tls_version());
                 let mut session = Box::new(Self { stream, ..session });
                 let front = front(&session.stream, session.client, &session.listener);
-                let offered = session.context.backend.capabilities().before_login(front);
+                let offered = session.context.backend.load().capabilities().before_login(front);
                 session.machine.handle_tls(front, offered.into());
                 Some(session)
             }
             Err(error) => {
                 info!(client = %session.client, listener = listener.config.name, %error, "TLS handshake failed");
                 session.context.metrics.session_closed(SessionClose::HandshakeFailed);
+                session.record.ends(SessionClose::HandshakeFailed);
                 None
             }
         }
@@ -375,7 +401,7 @@ impl Session {
 
     async fn login(&mut self, credential: Credential) {
         let context = Arc::clone(&self.context);
-        let backend = context.backend.index;
+        let backend = context.backend.load().index;
         let verdict = match context.auth.known(backend, &credential) {
             Some(account) => Verdict::Accepted(account),
             None => Box::pin(context.auth.verify(backend, credential, self.client.ip())).await,
@@ -383,6 +409,7 @@ impl Session {
         let reply = match verdict {
             Verdict::Accepted(account) => {
                 let offered = account.offered();
+                self.record.set_account(&account);
                 self.account = Some(account);
                 LoginReply::Accepted(offered)
             }
@@ -405,6 +432,7 @@ impl Session {
             // The rest of a message that was refused early is still to go: the backend counts its octets.
             self.parts.push_back(Part::Run(run));
         }
+        self.record.command_begins(name);
         self.running = Some(Running { name, since: Instant::now(), again, attempts: 1 });
         Ok(())
     }
@@ -421,7 +449,10 @@ impl Session {
             let Some(lease) = &self.lease else { return };
             let again = (!self.machine.is_selected()).then(|| command.clone());
             match lease.run(command) {
-                Ok(()) => self.running = Some(Running { name, since, again, attempts }),
+                Ok(()) => {
+                    self.record.command_begins(name);
+                    self.running = Some(Running { name, since, again, attempts });
+                }
                 Err(unsent) if !self.machine.is_selected() && attempts < MAX_ATTEMPTS => {
                     attempts += 1;
                     self.drop_lease();
@@ -444,6 +475,7 @@ impl Session {
         match account.checkout(&want).await {
             Ok(lease) => {
                 let facts = lease.shared().facts();
+                self.record.takes(lease.shared().id);
                 self.lease = Some(lease);
                 if let Some(reply) = facts.enable_reply.filter(|_| run.command.name == Name::Enable)
                     && want.or_sticky.is_some_and(|sticky| sticky == *facts.sticky)
@@ -472,6 +504,7 @@ impl Session {
         // What had not gone to this connection means nothing to another.
         self.parts.clear();
         if let Some(lease) = self.lease.take() {
+            self.record.gives_back();
             self.sticky = Some(lease.shared().facts().sticky);
         }
     }
@@ -490,6 +523,7 @@ impl Session {
                 self.queue(data);
                 if let Some(running) = self.running.take() {
                     self.context.metrics.command(label(running.name), running.since.elapsed());
+                    self.record.command_ends();
                 }
                 self.machine.handle_done(&rest, selected);
             }
@@ -559,7 +593,7 @@ impl Session {
         }
         let close = self.close_label(&ended);
         self.context.metrics.session_closed(close);
-        debug!(client = %self.client, listener = self.listener.config.name, close = close.as_str(), "client session ended");
+        self.record.ends(close);
         // Asked at the last moment: some clients say LOGOUT, and close their side at once.
         let client_first = self.listener.config.reset_on_client_close
             && self.stream.peer_has_closed().unwrap_or_else(|| self.machine.has_eof());
@@ -595,7 +629,9 @@ impl Session {
                 info!(client = %self.client, listener = self.listener.config.name, "session ended: malformed input");
                 SessionClose::ProtocolError
             }
+            Ended::By(End::Drain) if self.record.is_closing() => SessionClose::Operator,
             Ended::By(End::Drain) => SessionClose::Drain,
+            Ended::Closed => SessionClose::Operator,
             Ended::By(End::IdleTimeout) => SessionClose::IdleTimeout,
             Ended::By(End::LoginTimeout) => SessionClose::LoginTimeout,
             Ended::By(End::UpstreamLost) | Ended::Cut => SessionClose::UpstreamLost,

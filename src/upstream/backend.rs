@@ -20,14 +20,14 @@ use super::connection::{Connection, Opened, Timing};
 use super::dial::{DialError, Dialer};
 use super::login::{Login, LoginError, Outcome, is_connection_limit};
 use super::machine::Machine;
-use crate::config;
+use crate::config::{self, Live};
 use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::capability::Capabilities;
 use crate::imap::sasl::Credential;
 use crate::metrics::{BackendMetrics, ConnectionState, DialResult, StateGuard};
 use crate::ports::{Budget, Permit};
 use crate::stream::Stream;
-use crate::tls::TlsConfigError;
+use crate::tls::{Stamp, TlsConfigError};
 
 /// Connections that may be dialed to one backend at once: after an outage, or at the start, the others queue.
 const DIALS_AT_ONCE: usize = 16;
@@ -107,17 +107,43 @@ impl OpenError {
     }
 }
 
+/// Whether sessions get connections to a backend, as an administrator wishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// They do.
+    Running,
+    /// They wait (within `pool.checkout_timeout`); what is open stays so.
+    Paused,
+    /// They wait, and what is open ends as soon as it can.
+    Drained,
+}
+
+impl Service {
+    /// The word for it in the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Drained => "drained",
+        }
+    }
+}
+
 /// See the module.
 pub struct Backend {
     /// Its place in the configuration, and in the metrics.
     pub index: usize,
     /// Its configuration.
     pub config: config::Backend,
-    pool: config::Pool,
+    pool: Live<config::Pool>,
+    /// The file of its authorities as it was when it was read.
+    authorities: Option<Stamp>,
     dialer: Dialer,
     breaker: Mutex<Breaker>,
     last_error: Mutex<Option<String>>,
     reachable: watch::Sender<bool>,
+    service: watch::Sender<Service>,
     dials: Semaphore,
     /// Limits verifications, see [`Backend::verifications`].
     verifying: Semaphore,
@@ -147,18 +173,20 @@ impl Backend {
     pub fn new(
         index: usize,
         config: config::Backend,
-        pool: config::Pool,
+        pool: Live<config::Pool>,
         budget: Arc<Budget>,
         metrics: Arc<BackendMetrics>,
     ) -> Result<Arc<Self>, TlsConfigError> {
         Ok(Arc::new(Self {
             index,
+            authorities: stamp(&config),
             dialer: Dialer::new(&config)?,
             config,
             pool,
             breaker: Mutex::default(),
             last_error: Mutex::default(),
             reachable: watch::Sender::new(false),
+            service: watch::Sender::new(Service::Running),
             dials: Semaphore::new(DIALS_AT_ONCE),
             verifying: Semaphore::new(VERIFICATIONS_AT_ONCE),
             spares: Mutex::default(),
@@ -166,6 +194,12 @@ impl Backend {
             budget,
             metrics,
         }))
+    }
+
+    /// Whether a backend of this configuration would be the same; not if the file of its authorities has changed since.
+    #[must_use]
+    pub fn is_made_of(&self, config: &config::Backend) -> bool {
+        self.config == *config && self.authorities == stamp(config)
     }
 
     /// What it offers before login.
@@ -190,6 +224,25 @@ impl Backend {
     #[must_use]
     pub fn is_reachable(&self) -> bool {
         *self.reachable.borrow()
+    }
+
+    /// Whether sessions get connections to it.
+    #[must_use]
+    pub fn service(&self) -> Service {
+        *self.service.borrow()
+    }
+
+    /// Pauses it, or has it serve again.
+    pub fn set_service(&self, service: Service) {
+        self.service.send_replace(service);
+    }
+
+    /// Waits while it is paused. The caller sets the deadline.
+    pub async fn in_service(&self) {
+        if self.service() != Service::Running {
+            // The sender lives as long as this.
+            let _ = self.service.subscribe().wait_for(|service| *service == Service::Running).await;
+        }
     }
 
     /// Why it cannot be reached, if so.
@@ -256,7 +309,7 @@ impl Backend {
     /// Keeps a connection for the next login, if there is room for it.
     pub fn keep(&self, mut spare: Unauthenticated) {
         let mut spares = self.spares.lock();
-        if spares.len() < self.pool.spare && spare.opened.elapsed() < SPARE_AGE {
+        if spares.len() < self.pool.load().spare && spare.opened.elapsed() < SPARE_AGE {
             spare.state.set(ConnectionState::Spare);
             spare.kept = true;
             spares.push(spare);
@@ -270,6 +323,7 @@ impl Backend {
         // has to make room for that.
         let known = *self.reachable.borrow();
         if !known
+            && self.service() == Service::Running
             && let Some(permit) = self.budget.try_permit(self.index)
             && let Ok(spare) = self.open(permit).await
         {
@@ -289,7 +343,7 @@ impl Backend {
             self.metrics.dial(DialResult::Breaker);
             return Err(OpenError::Breaker);
         }
-        let limit = self.pool.checkout_timeout;
+        let limit = self.pool.load().checkout_timeout;
         timeout(limit, self.budget.permit(self.index)).await.map_err(|_| OpenError::NoRoom(limit))
     }
 
@@ -339,7 +393,7 @@ impl Backend {
 
     /// Where the kernel has no port, although the budget had one, a connection at rest is given up for its port.
     async fn connect_in_place_of_another(&self, mut permit: Permit) -> Result<Unauthenticated, OpenError> {
-        let deadline = Instant::now() + self.pool.checkout_timeout;
+        let deadline = Instant::now() + self.pool.load().checkout_timeout;
         let mut pause = PORT_PAUSE;
         loop {
             match self.connect(permit).await {
@@ -370,8 +424,8 @@ impl Backend {
             kept: false,
         };
         // Nobody waits longer for a connection; a turn to dial must not be held longer by a backend that is silent.
-        let greeting = timeout(self.pool.checkout_timeout, connection.outcome()).await;
-        let greeting = greeting.map_err(|_| OpenError::Timeout(self.pool.checkout_timeout))?;
+        let limit = self.pool.load().checkout_timeout;
+        let greeting = timeout(limit, connection.outcome()).await.map_err(|_| OpenError::Timeout(limit))?;
         if greeting? == Outcome::StartTls {
             connection.input.clear();
             connection.stream = self.dialer.start_tls(connection.stream).await?;
@@ -388,11 +442,12 @@ impl Backend {
     #[must_use]
     pub fn authenticated(&self, connection: Unauthenticated) -> (Connection, Arc<Capabilities>) {
         let capabilities = Arc::new(connection.login.capabilities().clone());
+        let pool = self.pool.load();
         let timing = Timing {
-            linger: self.pool.linger,
-            keepalive: self.pool.keepalive,
-            idle_timeout: self.pool.idle_timeout,
-            lifetime: self.pool.max_lifetime.mul_f64(1.0 - chance() / 10.0),
+            linger: pool.linger,
+            keepalive: pool.keepalive,
+            idle_timeout: pool.idle_timeout,
+            lifetime: pool.max_lifetime.mul_f64(1.0 - chance() / 10.0),
             reply_timeout: self.config.reply_timeout,
         };
         let opened = Opened {
@@ -404,6 +459,10 @@ impl Backend {
         };
         (Connection::spawn(opened, timing, &self.budget, &self.metrics), capabilities)
     }
+}
+
+fn stamp(config: &config::Backend) -> Option<Stamp> {
+    config.ca_file.as_deref().and_then(Stamp::of)
 }
 
 /// Between 0 and 1, different each time: enough to keep things from happening all at once.

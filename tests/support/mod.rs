@@ -68,7 +68,7 @@ impl Harness {
         Self { proxy: Some(proxy), address, log, _log: guard }
     }
 
-    fn proxy(&self) -> &Proxy {
+    pub(crate) fn proxy(&self) -> &Proxy {
         self.proxy.as_ref().expect("not finished")
     }
 
