@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -153,6 +153,9 @@ pub struct Account {
     /// Sessions that wait for a connection now, and how often one had to so far.
     waiting: AtomicUsize,
     waits: AtomicU64,
+    /// Until when its protocol is shown in the log.
+    traced: Mutex<Option<Instant>>,
+    is_traced: AtomicBool,
 }
 
 /// What an account has and uses at one moment.
@@ -201,6 +204,25 @@ impl Account {
             waits: self.waits.load(Ordering::Relaxed),
             unused_for: self.last_used.lock().elapsed(),
         }
+    }
+
+    /// Has its protocol shown in the log for so long from now; zero ends that.
+    pub fn trace_for(&self, time: Duration) {
+        *self.traced.lock() = Some(Instant::now() + time);
+        self.is_traced.store(!time.is_zero(), Ordering::Relaxed);
+    }
+
+    /// Whether its protocol is to be shown in the log.
+    #[must_use]
+    pub fn is_traced(&self) -> bool {
+        if !self.is_traced.load(Ordering::Relaxed) {
+            return false;
+        }
+        let over = self.traced.lock().is_none_or(|until| until <= Instant::now());
+        if over {
+            self.is_traced.store(false, Ordering::Relaxed);
+        }
+        !over
     }
 
     /// Where its mail is.
@@ -313,6 +335,11 @@ impl Account {
         }
     }
 
+    fn opened(&self, connection: &Connection) {
+        let (connection, user, backend) = (connection.shared().id, self.name(), &self.backend.config.name);
+        info!(target: "imapool::connections", connection, user, backend, "upstream connection opened");
+    }
+
     fn learn(&self, capabilities: Arc<Capabilities>) {
         if **self.capabilities.load() != *capabilities {
             *self.offered.lock() = Arc::from(capabilities.after_login());
@@ -331,6 +358,7 @@ impl Account {
             }
             _ => {
                 let (connection, capabilities) = self.backend.authenticated(connection);
+                self.opened(&connection);
                 self.learn(capabilities);
                 Ok(connection)
             }
@@ -724,6 +752,7 @@ impl Pools {
             let new = |key: &Key| self.account(key, Arc::clone(backend), &credential);
             Arc::clone(accounts.entry(key).or_insert_with_key(new))
         };
+        account.opened(&connection);
         account.learn(capabilities);
         account.accept(fingerprint, credential);
         account.adopt(connection);
@@ -759,6 +788,8 @@ impl Pools {
                 last_used: Mutex::new(Instant::now()),
                 waiting: AtomicUsize::new(0),
                 waits: AtomicU64::new(0),
+                traced: Mutex::default(),
+                is_traced: AtomicBool::new(false),
             }
         })
     }

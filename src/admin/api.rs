@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use serde::Serialize;
@@ -18,6 +19,11 @@ use crate::upstream::backend::{Backend, Service};
 const PAGE: usize = 100;
 /// Rows of a page at most.
 const LONGEST_PAGE: usize = 1000;
+
+/// Seconds that a trace lasts, unless the request says otherwise, and at most.
+const TRACE: u64 = 60;
+/// See [`TRACE`].
+const LONGEST_TRACE: u64 = 3600;
 
 /// A part of a list: `?offset=0&limit=100&sort=...&filter=...`
 #[derive(Debug, Clone)]
@@ -229,11 +235,12 @@ pub(super) enum Done {
     Not(u16, String),
 }
 
-/// Carries out `POST /api/{path}`. `None`: there is no such action.
-pub(super) async fn act(proxy: &Proxy, path: &str) -> Option<Done> {
+/// Carries out `POST /api/{path}?{query}`. `None`: there is no such action.
+pub(super) async fn act(proxy: &Proxy, path: &str, query: &str) -> Option<Done> {
     let segments: Vec<_> = path.split('/').collect();
     Some(match segments[..] {
         ["accounts", account, "retire"] => retire(proxy, &octets(account)),
+        ["accounts", account, "trace"] => trace(proxy, &octets(account), query),
         ["sessions", id, "close"] => close(proxy, id),
         ["backends", name, verb @ ("pause" | "resume" | "drain")] => serve(proxy, &octets(name), verb),
         ["reload"] => reload(proxy).await,
@@ -254,6 +261,25 @@ fn retire(proxy: &Proxy, user: &[u8]) -> Done {
     }
     info!(user = %String::from_utf8_lossy(user), connections, "retired by an administrator");
     Done::Well(json!({ "accounts": accounts.len(), "connections": connections }))
+}
+
+/// For `seconds`, an hour at most and a minute by default.
+fn trace(proxy: &Proxy, user: &[u8], query: &str) -> Done {
+    let seconds = query.split('&').find_map(|pair| pair.strip_prefix("seconds="));
+    let Ok(seconds) = seconds.map_or(Ok(TRACE), str::parse::<u64>) else {
+        return Done::Not(400, "seconds must be a number".to_owned());
+    };
+    let seconds = seconds.min(LONGEST_TRACE);
+    let mut accounts = proxy.pools().accounts();
+    accounts.retain(|account| account.key().user == user);
+    if accounts.is_empty() {
+        return Done::NoSuch("account");
+    }
+    for account in &accounts {
+        account.trace_for(Duration::from_secs(seconds));
+    }
+    info!(user = %String::from_utf8_lossy(user), seconds, "protocol traced by an administrator");
+    Done::Well(json!({ "accounts": accounts.len(), "seconds": seconds }))
 }
 
 fn close(proxy: &Proxy, id: &str) -> Done {

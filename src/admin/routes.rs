@@ -109,7 +109,7 @@ impl Routes {
             if let Err(refused) = access::authorize(request.headers(), token.as_ref().as_ref()) {
                 return refuse(refused);
             }
-            return match api::act(proxy, call).await {
+            return match api::act(proxy, call, request.uri().query().unwrap_or_default()).await {
                 Some(done) => told(done),
                 None if is_list(call) => method_not_allowed("GET, HEAD"),
                 None => no_such_page(),

@@ -125,8 +125,12 @@ impl Acceptor {
         match self.gate.place() {
             Some(place) => {
                 let counted = Counted::new(&context.metrics, place);
-                let welcome = self.clone().welcome(stream, peer, counted, context, listener);
-                self.sessions.spawn(welcome);
+                if listener.is_ready(peer) {
+                    self.begin(stream, peer, counted, context, &listener);
+                } else {
+                    let welcome = self.clone().welcome(stream, peer, counted, context, listener);
+                    self.sessions.spawn(welcome);
+                }
             }
             None => {
                 turned_away(&context, &listener, peer, "limits.sessions");
@@ -143,7 +147,7 @@ impl Acceptor {
         }
     }
 
-    /// What comes before the first greeting; then the session gets a task of its own size.
+    /// What comes before the first greeting.
     async fn welcome(
         self,
         stream: Stream,
@@ -160,15 +164,31 @@ impl Acceptor {
                 return context.metrics.session_closed(SessionClose::HandshakeFailed);
             }
         };
-        let Some(admission) = self.gate.admit(accepted.client) else {
-            turned_away(&context, &listener, accepted.client, "limits.sessions_per_address");
-            return refuse(accepted.stream).await;
+        self.begin(accepted.stream, accepted.client, counted, context, &listener);
+    }
+
+    /// Gives the session a task of its own size.
+    fn begin(
+        &self,
+        stream: Stream,
+        client: ClientAddr,
+        counted: Counted,
+        context: Arc<Context>,
+        listener: &Arc<ListenerContext>,
+    ) {
+        let Some(admission) = self.gate.admit(client) else {
+            turned_away(&context, listener, client, "limits.sessions_per_address");
+            self.sessions.spawn(async move {
+                refuse(stream).await;
+                drop(counted);
+            });
+            return;
         };
-        let enrolled = context.registry.enroll(accepted.client, &listener);
+        let enrolled = context.registry.enroll(client, listener);
         self.sessions.spawn(async move {
             let record = Arc::clone(enrolled.record());
             let _held = (enrolled, counted, admission);
-            driver::run(accepted.stream, record, context).await;
+            driver::run(stream, record, context).await;
         });
     }
 }

@@ -3,8 +3,11 @@
 pub mod capability;
 pub mod command;
 pub mod frame;
+pub mod numbering;
+pub mod ranges;
 pub mod response;
 pub mod sasl;
+pub mod sequence;
 
 /// Longest line of a backend that has to be seen whole (status replies, CAPABILITY), in octets. Longer data lines stream.
 pub const MAX_WHOLE_LINE: usize = 64 * 1024;

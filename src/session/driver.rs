@@ -17,6 +17,7 @@ use tracing::{debug, info};
 
 use super::machine::{Action, Bounds, End, LoginReply, Machine, Remnant, Run};
 use super::registry::{CLOSING, Record, Registry};
+use super::trace::Trace;
 use crate::auth::{Authenticator, Verdict};
 use crate::config::{Limits, Live, PlaintextLogin};
 use crate::imap::capability::Front;
@@ -25,7 +26,7 @@ use crate::imap::sasl::Credential;
 use crate::listener::{ClientAddr, ListenerContext};
 use crate::metrics::{CommandLabel, Metrics, SessionClose};
 use crate::pool::{Account, CheckoutError, Lease, Want};
-use crate::stream::Stream;
+use crate::stream::{Peer, Stream};
 use crate::upstream::backend::Backend;
 use crate::upstream::connection::{FromTask, Loss, Part, poll_read_with};
 use crate::upstream::machine::Sticky;
@@ -86,8 +87,10 @@ pub async fn run(stream: Stream, record: Arc<Record>, context: Arc<Context>) {
         answered_eof: false,
         close_by: None,
         record,
+        trace: None,
         context,
     });
+    session.greet();
     let ended = loop {
         match session.serve().await {
             Ended::Not => match Box::pin(session.secure()).await {
@@ -159,6 +162,8 @@ struct Session {
     /// Somebody asked for its end: by then, whatever runs.
     close_by: Option<Instant>,
     record: Arc<Record>,
+    /// While an administrator wishes to see the account's protocol.
+    trace: Option<Box<Trace>>,
     context: Arc<Context>,
 }
 
@@ -171,6 +176,14 @@ enum Wake {
 }
 
 impl Session {
+    /// The machine's first words.
+    fn greet(&mut self) {
+        if let Some(Action::Write(greeting)) = self.machine.poll() {
+            self.queue(greeting);
+            self.write_now(false);
+        }
+    }
+
     async fn serve(&mut self) -> Ended {
         let context = Arc::clone(&self.context);
         let mut drained = pin!(context.drain.cancelled());
@@ -261,20 +274,31 @@ impl Session {
                 _ => Poll::Pending,
             };
         }
-        let mut slices = [IoSlice::new(&[]); 8];
-        let mut used = 0;
-        for (slice, octets) in slices.iter_mut().zip(&self.output) {
-            *slice = IoSlice::new(octets);
-            used += 1;
-        }
+        let (slices, used) = slices(&self.output);
         Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..used])
     }
 
-    fn written(&mut self, written: io::Result<usize>) -> Result<(), Ended> {
-        let mut written = written.map_err(|_| Ended::ClientLost)?;
-        if written == 0 {
-            return Err(Ended::ClientLost);
+    /// Writes what the socket takes without waiting; `last`: see [`Stream::write_now`].
+    fn write_now(&mut self, last: bool) {
+        if self.output.is_empty() {
+            return;
         }
+        let (slices, used) = slices(&self.output);
+        let written = self.stream.write_now(&slices[..used], last);
+        if written > 0 {
+            self.wrote(written);
+        }
+    }
+
+    fn written(&mut self, written: io::Result<usize>) -> Result<(), Ended> {
+        match written {
+            Ok(written) if written > 0 => self.wrote(written),
+            _ => return Err(Ended::ClientLost),
+        }
+        Ok(())
+    }
+
+    fn wrote(&mut self, mut written: usize) {
         self.queued -= written;
         self.record.add_sent(written);
         self.last_output = Instant::now();
@@ -289,11 +313,22 @@ impl Session {
         if self.output.is_empty() && self.output.capacity() > 8 {
             self.output = VecDeque::new();
         }
-        Ok(())
+    }
+
+    /// Shows a command in the log where that is wished. What is shown begins with a command: there, lines begin.
+    fn show(&mut self, run: &Run) {
+        self.trace = match &self.account {
+            Some(account) if account.is_traced() => Some(self.trace.take().unwrap_or_default()),
+            _ => return self.trace = None,
+        };
+        Trace::command(&self.record, &run.command);
     }
 
     fn queue(&mut self, octets: Bytes) {
         if !octets.is_empty() {
+            if let Some(trace) = &mut self.trace {
+                trace.reply(&self.record, &octets);
+            }
             if self.output.is_empty() {
                 self.last_output = Instant::now();
             }
@@ -363,6 +398,7 @@ impl Session {
             }
             Action::Login(credential) => self.login(*credential).await,
             Action::Run(run) => {
+                self.show(&run);
                 // With a connection at hand there is nothing to wait for; without one, what waiting needs is on the heap.
                 if let Err(run) = self.start_at_once(run) {
                     Box::pin(self.start(run, 1)).await;
@@ -585,19 +621,21 @@ impl Session {
     async fn finish(mut self: Box<Self>, mut ended: Ended) {
         self.release();
         let owed = self.answered_eof || !self.output.is_empty();
-        if matches!(ended, Ended::By(_)) {
-            self.stream.cork(true);
-            if let Err(failed) = self.flush().await {
-                ended = failed;
-            }
+        if matches!(ended, Ended::By(_))
+            && let Err(failed) = self.say_last().await
+        {
+            ended = failed;
         }
         let close = self.close_label(&ended);
         self.context.metrics.session_closed(close);
         self.record.ends(close);
         // Asked at the last moment: some clients say LOGOUT, and close their side at once.
+        let peer = self.stream.peer();
         let client_first = self.listener.config.reset_on_client_close
-            && self.stream.peer_has_closed().unwrap_or_else(|| self.machine.has_eof());
+            && peer.map_or_else(|| self.machine.has_eof(), |peer| peer == Peer::Closed);
         match ended {
+            // Nothing comes after LOGOUT but the client's FIN; beneath TLS, a `close_notify`.
+            Ended::By(End::Logout) if peer == Some(Peer::Silent) && !self.stream.is_tls() => self.stream.hang_up(),
             Ended::By(_) if !client_first => {
                 self.stream.close(CLOSE_DEADLINE).await;
             }
@@ -609,6 +647,16 @@ impl Session {
             }
             _ => self.stream.reset(),
         }
+    }
+
+    /// Writes all that is queued, to be sent together with FIN as far as it fits into one segment.
+    async fn say_last(&mut self) -> Result<(), Ended> {
+        self.write_now(true);
+        if self.output.is_empty() && !self.stream.is_tls() {
+            return Ok(());
+        }
+        self.stream.cork(true);
+        self.flush().await
     }
 
     /// A connection at rest goes back to its pool; one with a reply on the way is drained first, by a task of its own.
@@ -640,6 +688,17 @@ impl Session {
             Ended::Not => SessionClose::Error,
         }
     }
+}
+
+/// The first of what waits to be written, and how many those are.
+fn slices(output: &VecDeque<Bytes>) -> ([IoSlice<'_>; 8], usize) {
+    let mut slices = [IoSlice::new(&[]); 8];
+    let mut used = 0;
+    for (slice, octets) in slices.iter_mut().zip(output) {
+        *slice = IoSlice::new(octets);
+        used += 1;
+    }
+    (slices, used)
 }
 
 fn refused(reply: &str) -> LoginReply {

@@ -102,3 +102,9 @@ async fn visit(address: SocketAddr, tls: Option<&Authority>, number: usize) {
     );
     client.play(&script).await;
 }
+
+/// A LOGIN with the right password, tagged `a`, whatever octets the name has.
+pub(crate) fn login(user: &str) -> String {
+    let password = format!("pw-{user}");
+    format!("a LOGIN {{{}+}}\r\n{user} {{{}+}}\r\n{password}\r\n", user.len(), password.len())
+}

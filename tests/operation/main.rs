@@ -10,6 +10,8 @@ mod support;
 
 mod api;
 mod authority;
+mod commands;
 mod http;
 mod load;
+mod process;
 mod reload;

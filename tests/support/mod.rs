@@ -20,6 +20,7 @@ use imapool::config::{self, Config, ListenAddr};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::DefaultGuard;
 
+#[allow(unused_imports, reason = "not every test scripts a backend")]
 pub(crate) use backend::{Conn, Scripted};
 pub(crate) use client::Client;
 

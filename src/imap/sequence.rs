@@ -1,0 +1,189 @@
+//! Sequence sets of commands and replies (RFC 9051 section 9, `sequence-set`; RFC 3501 section 9).
+
+use super::ranges::Ranges;
+
+/// One end of a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Number {
+    /// A message number or UID; never zero.
+    Value(u32),
+    /// `*`: the largest in use.
+    Star,
+}
+
+impl Number {
+    /// What it stands for where the largest number in use is `star`.
+    #[must_use]
+    pub fn resolve(self, star: u32) -> u32 {
+        match self {
+            Self::Value(n) => n,
+            Self::Star => star,
+        }
+    }
+}
+
+/// A number (both ends are the same), or a range, either way round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Element {
+    /// What stands before the colon.
+    pub from: Number,
+    /// What stands after it.
+    pub to: Number,
+}
+
+impl Element {
+    /// Whether `*` is part of it.
+    #[must_use]
+    pub fn has_star(self) -> bool {
+        self.from == Number::Star || self.to == Number::Star
+    }
+
+    /// Smaller and larger end: `4:2` is the same as `2:4`, `*:4` as `4:*`.
+    #[must_use]
+    pub fn resolve(self, star: u32) -> (u32, u32) {
+        let (a, b) = (self.from.resolve(star), self.to.resolve(star));
+        (a.min(b), a.max(b))
+    }
+}
+
+/// Why a text is no set of numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SetError {
+    /// Zero, a number above [`u32::MAX`], nothing between two commas, or something else altogether. A server answers BAD.
+    #[error("malformed sequence set")]
+    Malformed,
+    /// `$`, the result of the last SEARCH RETURN (SAVE) (RFC 5182): only the connection it ran on knows it.
+    #[error("saved search result")]
+    SavedResult,
+}
+
+/// Reads the elements of a set one by one, in the order they are written. Takes no memory. Nothing follows an error.
+pub fn elements(set: &[u8]) -> impl Iterator<Item = Result<Element, SetError>> + '_ {
+    let mut failed = false;
+    // The dollar stands alone (RFC 9051 section 9: `sequence-set =/ seq-last-command`).
+    set.split(|b| *b == b',').map_while(move |text| {
+        let element = (!failed).then(|| if set == b"$" { Err(SetError::SavedResult) } else { element(text) });
+        failed |= matches!(element, Some(Err(_)));
+        element
+    })
+}
+
+fn element(text: &[u8]) -> Result<Element, SetError> {
+    let (from, to) = match memchr::memchr(b':', text) {
+        Some(colon) => (number(&text[..colon]), number(&text[colon + 1..])),
+        None => (number(text), number(text)),
+    };
+    match (from, to) {
+        (Some(from), Some(to)) => Ok(Element { from, to }),
+        _ => Err(SetError::Malformed),
+    }
+}
+
+fn number(text: &[u8]) -> Option<Number> {
+    if text == b"*" { Some(Number::Star) } else { nz_number(text).map(Number::Value) }
+}
+
+/// `nz-number` (RFC 9051 section 9): digits, the first of them not zero, up to [`u32::MAX`].
+#[must_use]
+pub fn nz_number(digits: &[u8]) -> Option<u32> {
+    if matches!(digits, [] | [b'0', ..]) {
+        return None;
+    }
+    digits.iter().try_fold(0u32, |n, digit| {
+        digit.is_ascii_digit().then_some(())?;
+        n.checked_mul(10)?.checked_add(u32::from(digit - b'0'))
+    })
+}
+
+/// A set as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SequenceSet {
+    elements: Vec<Element>,
+}
+
+impl SequenceSet {
+    /// Reads a whole text. Memory is at most eight times its length.
+    ///
+    /// # Errors
+    /// See [`SetError`].
+    pub fn parse(text: &[u8]) -> Result<Self, SetError> {
+        Ok(Self { elements: elements(text).collect::<Result<_, _>>()? })
+    }
+
+    /// In the order they are written.
+    #[must_use]
+    pub fn elements(&self) -> &[Element] {
+        &self.elements
+    }
+
+    /// Whether `*` occurs.
+    #[must_use]
+    pub fn has_star(&self) -> bool {
+        self.elements.iter().any(|element| element.has_star())
+    }
+
+    /// The numbers it means where the largest in use is `star`; with 0 (nothing is in use) `*` means nothing.
+    #[must_use]
+    pub fn resolve(&self, star: u32) -> Ranges {
+        let mut set = Ranges::new();
+        for element in &self.elements {
+            let (first, last) = element.resolve(star);
+            if first > 0 {
+                set.insert_range(first..=last);
+            }
+        }
+        set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn sets() {
+        let parse = |text: &str| SequenceSet::parse(text.as_bytes());
+        for (text, star, numbers) in [
+            ("1", 9, "1"),
+            ("*", 9, "9"),
+            ("2,4:7,9,12:*", 15, "2,4:7,9,12:15"),
+            ("4:2,3:5,6", 9, "2:6"),
+            ("*:4", 3, "3:4"),
+            ("3291:*", 7, "7:3291"),
+            ("*:*,1", 5, "1,5"),
+            ("*", 0, ""),
+            ("5:*", 0, ""),
+            ("4294967295", 1, "4294967295"),
+        ] {
+            let set = parse(text).unwrap();
+            assert_eq!(set.resolve(star).to_string(), numbers, "{text}");
+            assert_eq!(set.has_star(), text.contains('*'));
+        }
+        for text in
+            ["", "0", "1,", ",1", "1,,2", "1:", ":1", "1:2:3", "01", "4294967296", "a", "1 ", "$,1", "**", "1:$", "-1"]
+        {
+            assert_eq!(parse(text), Err(SetError::Malformed), "{text}");
+        }
+        assert_eq!(parse("$"), Err(SetError::SavedResult));
+    }
+
+    proptest! {
+        #[test]
+        fn order_and_direction_do_not_matter(
+            mut pairs in proptest::collection::vec((1u32..40, 1u32..40), 1..10), star in 1u32..50,
+        ) {
+            let print = |pairs: &[(u32, u32)]| {
+                let texts: Vec<_> = pairs.iter().map(|(a, b)| format!("{a}:{b}")).collect();
+                SequenceSet::parse(texts.join(",").as_bytes()).map(|set| set.resolve(star))
+            };
+            let one = print(&pairs);
+            pairs.reverse();
+            for pair in &mut pairs {
+                *pair = (pair.1, pair.0);
+            }
+            prop_assert_eq!(one, print(&pairs));
+        }
+    }
+}
