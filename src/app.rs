@@ -20,7 +20,7 @@ use self::accept::{Acceptor, Gate};
 use crate::admin::{AdminError, AdminServer, AdminState, Readiness, Token};
 use crate::auth::{Authenticator, Settings};
 use crate::config::{self, Config, ListenAddr, Live};
-use crate::listener::{BindError, BoundListener, ListenerContext};
+use crate::listener::{BindError, BoundListener, Inherited, ListenerContext};
 use crate::metrics::Metrics;
 use crate::pool::Pools;
 use crate::ports::{self, Budget, PortRangeError};
@@ -137,11 +137,27 @@ impl Proxy {
     /// # Errors
     /// See [`StartError`]; nothing is left behind.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let bound = config.listeners.iter().map(BoundListener::bind).collect::<Result<Vec<_>, _>>()?;
+        Self::start_with(config, Inherited::default()).await
+    }
+
+    /// As [`Proxy::start`], with listening sockets that the process was started with in place of those it would bind.
+    ///
+    /// # Errors
+    /// As [`Proxy::start`].
+    pub async fn start_with(config: Config, mut inherited: Inherited) -> Result<Self, StartError> {
+        let bind = |listener| BoundListener::bind_or_adopt(listener, &mut inherited);
+        let bound = config.listeners.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
         let admin = match &config.admin.address {
-            Some(_) => Some((AdminServer::bind(&config.admin).await?, Token::load(&config.admin)?)),
+            Some(address) => {
+                let server = AdminServer::bind_or_adopt(address, hands_over(&config), &mut inherited)?;
+                Some((server, Token::load(&config.admin)?))
+            }
             None => None,
         };
+        for address in inherited.left() {
+            warn!(address, "a socket was handed to imapool that no listener has the address of; it is closed");
+        }
+        drop(inherited);
         let proxy = Self(Arc::new(Inner::new(&config)?));
         proxy.0.first_look().await;
         proxy.keep_house();
@@ -206,6 +222,20 @@ impl Proxy {
     #[must_use]
     pub fn upstream_connections(&self) -> usize {
         self.0.budget.in_use()
+    }
+
+    /// Hands over to another process as on SIGUSR1: no new sessions, those that are open go on, at rest too, until they end
+    /// or `limits.drain_timeout` is over; then as [`Proxy::drain`].
+    pub async fn hand_over(self) {
+        let inner = &self.0;
+        let deadline = Instant::now() + inner.config.load().limits.drain_timeout;
+        for listener in &inner.running.lock().await.listeners {
+            listener.stop.cancel();
+        }
+        inner.sessions.close();
+        info!(sessions = inner.metrics.client_sessions.get(), "handing over; open sessions go on until drain_timeout");
+        let _ = timeout_at(deadline, inner.sessions.wait()).await;
+        self.drain().await;
     }
 
     /// Ends it as on SIGTERM: no new sessions, BYE to those at rest, the others finish their command, within
@@ -363,6 +393,11 @@ fn new_backend(
     let numbers = metrics.backend(&config.name);
     Backend::new(index, config.clone(), Arc::clone(pool), Arc::clone(budget), numbers)
         .map_err(|source| StartError::Tls { name: config.name.clone(), source })
+}
+
+/// Whether another process may take over by listening beside this one.
+fn hands_over(config: &Config) -> bool {
+    config.listeners.iter().any(|listener| listener.reuse_port)
 }
 
 /// For its turn, and for the backend's word: servers take their time with wrong passwords.

@@ -13,7 +13,8 @@ use imapool::admin::Token;
 use imapool::app::Proxy;
 use imapool::config::{Config, ConfigError, ListenAddr, Log, Places};
 use imapool::demo::{DemoArgs, Front};
-use imapool::lifecycle::{Request, Signals};
+use imapool::lifecycle::{Request, Signals, manager};
+use imapool::listener::Inherited;
 use tokio::runtime::Runtime;
 
 use self::cli::Target;
@@ -47,6 +48,9 @@ enum Command {
     ///
     /// The log goes to standard error: one line "listening" for each listener, with its real address. The environment
     /// variable RUST_LOG goes before the level in the configuration.
+    ///
+    /// SIGHUP: read the configuration again. SIGUSR1: no new sessions, end when those that are open have ended, at the latest
+    /// after limits.drain_timeout; for a new process that takes over (see reuse_port). Sockets are taken from systemd.
     #[command(after_help = "Example:\n  RUST_LOG=debug imapool run --config imapool.toml")]
     Run(ConfigFile),
     /// Tell whether a configuration is right, without running it.
@@ -310,24 +314,50 @@ fn raise_descriptor_limit() {}
 
 /// Serves until a signal ends it.
 async fn serve(file: PathBuf, config: Config, places: Places, level: logging::Level) -> anyhow::Result<()> {
+    let inherited = Inherited::from_environment();
     let mut signals = Signals::new().context("cannot wait for signals")?;
-    let proxy = match Proxy::start(config.clone()).await {
+    let proxy = match Proxy::start_with(config.clone(), inherited).await {
         Ok(proxy) => proxy,
         Err(error) => anyhow::bail!("{}: {error}", error.place(&config, &places)),
     };
     proxy.set_source(file);
     proxy.watch(move |config| level.apply(&config.log));
+    manager::ready();
+    tokio::spawn(manager::watchdog());
     loop {
         match signals.next().await.context("cannot wait for signals")? {
             Request::Reload => {
+                manager::reloading();
                 // What came of it is in the log.
                 let _ = proxy.reload_file().await;
+                manager::ready();
             }
             Request::Shutdown(signal) => {
                 tracing::info!(signal, "shutting down");
+                manager::stopping();
                 proxy.drain().await;
                 return Ok(());
             }
+            Request::HandOver => {
+                manager::stopping();
+                return end_after(proxy, &mut signals).await;
+            }
+        }
+    }
+}
+
+/// Hands over; who cannot wait for that says so by SIGTERM.
+async fn end_after(proxy: Proxy, signals: &mut Signals) -> anyhow::Result<()> {
+    let handing_over = proxy.clone().hand_over();
+    tokio::pin!(handing_over);
+    loop {
+        tokio::select! {
+            () = &mut handing_over => return Ok(()),
+            signal = signals.next() => if let Request::Shutdown(signal) = signal? {
+                tracing::info!(signal, "shutting down");
+                proxy.drain().await;
+                return Ok(());
+            },
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -28,6 +29,7 @@ use crate::metrics::{CheckoutResult, RetireReason};
 use crate::ports::{Allowance, Counted};
 use crate::secret::Fingerprint;
 use crate::session::machine::{Remnant, Run};
+use crate::throttle::Standing;
 use crate::upstream::backend::{Backend, OpenError, Unauthenticated};
 use crate::upstream::connection::{Connection, FromTask};
 use crate::upstream::login::Outcome;
@@ -62,6 +64,8 @@ pub struct Want {
     pub sticky: Arc<Sticky>,
     /// Or this one, which the session's next command would bring about.
     pub or_sticky: Option<Sticky>,
+    /// Whose session wants it.
+    pub client: Option<IpAddr>,
 }
 
 /// Why there is no connection for a session.
@@ -150,6 +154,8 @@ pub struct Account {
     /// Turns that are withheld because the backend said that there are too many connections.
     withheld: Mutex<Option<(OwnedSemaphorePermit, Instant)>>,
     last_used: Mutex<Instant>,
+    /// Who last asked for a connection: for whom one is opened.
+    last_client: Mutex<Option<IpAddr>>,
     /// Sessions that wait for a connection now, and how often one had to so far.
     waiting: AtomicUsize,
     waits: AtomicU64,
@@ -237,13 +243,15 @@ impl Account {
         Arc::clone(&self.offered.lock())
     }
 
-    /// Whether the backend has accepted this credential within `ttl`.
+    /// How long ago the backend accepted this credential, if it is one of those that are remembered.
     #[must_use]
-    pub fn has_accepted(&self, fingerprint: &Fingerprint, ttl: Duration) -> bool {
+    pub fn accepted_ago(&self, fingerprint: &Fingerprint) -> Option<Duration> {
         *self.last_used.lock() = Instant::now();
         // All are compared, so that the time tells nothing of which it was.
         let accepted = self.accepted.lock();
-        accepted.iter().fold(false, |found, (known, since)| found | (since.elapsed() < ttl && known == fingerprint))
+        let found =
+            accepted.iter().fold(None, |found, (known, since)| if known == fingerprint { Some(since) } else { found });
+        found.map(Instant::elapsed)
     }
 
     /// The backend has just accepted this credential.
@@ -350,7 +358,9 @@ impl Account {
     /// A further connection.
     async fn dial(&self) -> Result<Connection, FillError> {
         let credential = self.credential.lock().clone();
-        let (connection, outcome) = self.backend.log_in(&credential).await.map_err(FillError::Open)?;
+        let client = *self.last_client.lock();
+        let (connection, outcome) =
+            self.backend.log_in(&credential, Standing::Proven, client).await.map_err(FillError::Open)?;
         match outcome {
             Outcome::Refused(_) => {
                 self.backend.keep(connection);
@@ -373,6 +383,7 @@ impl Account {
         let start = Instant::now();
         let deadline = start + self.config.load().checkout_timeout;
         *self.last_used.lock() = start;
+        *self.last_client.lock() = want.client;
         if self.turns.available_permits() == 0 {
             self.waits.fetch_add(1, Ordering::Relaxed);
         }
@@ -419,7 +430,7 @@ impl Account {
 
     /// A seat with a connection that fits; `None`: try again.
     async fn seat(&self, want: &Want) -> Result<Option<Taken>, FillError> {
-        let object = match self.seats.get().await {
+        let mut object = match self.seats.get().await {
             Ok(object) => object,
             Err(PoolError::Backend(error)) => return Err(error),
             Err(_) => return Err(FillError::AccountGone),
@@ -427,9 +438,15 @@ impl Account {
         let Some(mut connection) = object.0.lock().take() else { return Ok(None) };
         self.exchange(&mut connection, want);
         if fitness(&connection.shared().facts(), want) == 0 {
-            connection.retire(RetireReason::Sticky);
-            connection = self.dial().await?;
-            if !enable(&mut connection, &want.sticky).await {
+            if let Some(other) = self.further_seat(want).await {
+                put_back(std::mem::replace(&mut object, other.object), connection);
+                connection = other.connection;
+            } else {
+                connection.retire(RetireReason::Sticky);
+                connection = self.dial().await?;
+            }
+            let fits = fitness(&connection.shared().facts(), want) > 0;
+            if !fits && !enable(&mut connection, &want.sticky).await {
                 return Ok(None);
             }
         }
@@ -442,6 +459,19 @@ impl Account {
             return Ok(None);
         }
         Ok(Some(Taken { object, connection }))
+    }
+
+    /// A seat with a new connection, where there is room for one without waiting for anybody.
+    async fn further_seat(&self, want: &Want) -> Option<Taken> {
+        let at_once = managed::Timeouts { wait: Some(Duration::ZERO), ..managed::Timeouts::default() };
+        let object = self.seats.timeout_get(&at_once).await.ok()?;
+        let connection = object.0.lock().take()?;
+        if connection.is_fresh() || fitness(&connection.shared().facts(), want) > 0 {
+            return Some(Taken { object, connection });
+        }
+        // It came to rest meanwhile.
+        put_back(object, connection);
+        None
     }
 
     /// Exchanges `mine` for the connection at rest that fits best, if one fits better.
@@ -544,6 +574,15 @@ async fn enable(connection: &mut Connection, sticky: &Sticky) -> bool {
     true
 }
 
+/// Puts a connection to rest in its seat; the seat goes with it if that cannot be.
+fn put_back(object: Object<Manager>, mut connection: Connection) {
+    if connection.release() {
+        *object.0.lock() = Some(connection);
+    } else {
+        let _ = Object::take(object);
+    }
+}
+
 struct Taken {
     object: Object<Manager>,
     connection: Connection,
@@ -612,13 +651,11 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let Some(object) = self.object.take() else { return };
         let current = self.account.generation.load(Ordering::Acquire) == self.generation;
-        if let Some(mut connection) = self.connection.take() {
-            if !current {
-                connection.retire(*self.account.outdated.lock());
-            } else if connection.release() {
-                *object.0.lock() = Some(connection);
-                return;
+        if let Some(connection) = self.connection.take() {
+            if current {
+                return put_back(object, connection);
             }
+            connection.retire(*self.account.outdated.lock());
         }
         // The seat goes with its connection.
         let _ = Object::take(object);
@@ -786,6 +823,7 @@ impl Pools {
                 verified: Mutex::default(),
                 withheld: Mutex::default(),
                 last_used: Mutex::new(Instant::now()),
+                last_client: Mutex::default(),
                 waiting: AtomicUsize::new(0),
                 waits: AtomicU64::new(0),
                 traced: Mutex::default(),
@@ -817,7 +855,7 @@ impl Pools {
         for account in self.accounts().iter().filter(|account| account.backend.index == backend.index) {
             account.retire(RetireReason::Operator);
         }
-        backend.shut_down();
+        backend.end_spares();
     }
 
     /// Retires every connection at rest, and each other one when it comes back.

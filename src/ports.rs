@@ -268,6 +268,13 @@ impl Budget {
         }
     }
 
+    /// Whether less than a tenth is left, of the ports towards this backend or of the connections in all.
+    #[must_use]
+    pub fn is_short(&self, backend: usize) -> bool {
+        let short = |share: &Share| share.allowance.in_use() * 10 > share.allowance.capacity() * 9;
+        short(&self.share(backend)) || short(&self.total)
+    }
+
     /// Waits until no connection exists. The caller sets the deadline.
     pub async fn all_closed(&self) {
         let all = u32::try_from(self.capacity()).unwrap_or(u32::MAX);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use imapool::admin::{AdminError, AdminLimits, AdminServer, AdminState, Readiness};
-use imapool::config::{Admin, ListenAddr};
+use imapool::config::ListenAddr;
 use imapool::metrics::{Metrics, SessionClose};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -81,8 +81,8 @@ impl Server {
     }
 }
 
-fn admin(address: &str) -> Admin {
-    Admin { address: Some(ListenAddr::Tcp(address.parse().unwrap())), ..Admin::default() }
+fn admin(address: &str) -> ListenAddr {
+    ListenAddr::Tcp(address.parse().unwrap())
 }
 
 fn request(method: &str, path: &str) -> String {

@@ -26,8 +26,8 @@ pub use self::access::{TOKEN_VARIABLE, Token, TokenError};
 pub use self::recent::{Recent, Remember, recent};
 use self::routes::Routes;
 use crate::app::Proxy;
-use crate::config::{self, ListenAddr, Listener, Live};
-use crate::listener::{BindError, BoundListener};
+use crate::config::{ListenAddr, Listener, Live};
+use crate::listener::{BindError, BoundListener, Inherited};
 use crate::metrics::Metrics;
 use crate::stream::Stream;
 
@@ -133,14 +133,26 @@ pub struct AdminServer {
 }
 
 impl AdminServer {
-    /// Binds the address (port 0: any free one; that of the default where there is none) without answering yet.
+    /// Binds the address (port 0: any free one) without answering yet.
     ///
     /// # Errors
     /// [`AdminError::Bind`], with the address.
-    pub async fn bind(config: &config::Admin) -> Result<Self, AdminError> {
-        let address = config.address.clone().or(config::Admin::default().address).into_iter();
-        let mut listeners = address.map(|address| config::Listener { name: "admin".into(), ..Listener::new(address) });
-        let listener = BoundListener::bind(&listeners.next().expect("there is a default"))?;
+    pub async fn bind(address: &ListenAddr) -> Result<Self, AdminError> {
+        Self::bind_or_adopt(address, false, &mut Inherited::default())
+    }
+
+    /// As [`AdminServer::bind`]; from the sockets that were inherited, if one is for it; with `reuse_port`, beside another
+    /// imapool or in place of it.
+    ///
+    /// # Errors
+    /// [`AdminError::Bind`], with the address.
+    pub fn bind_or_adopt(
+        address: &ListenAddr,
+        reuse_port: bool,
+        inherited: &mut Inherited,
+    ) -> Result<Self, AdminError> {
+        let listener = Listener { name: "admin".into(), reuse_port, ..Listener::new(address.clone()) };
+        let listener = BoundListener::bind_or_adopt(&listener, inherited)?;
         Ok(Self { listener, limits: AdminLimits::default() })
     }
 

@@ -23,6 +23,9 @@ use crate::stream::Stream;
 /// Clients that are told at once that there are too many; others are just cut off.
 const MAX_REFUSALS: usize = 256;
 
+/// How long a client may take to complete TCP's handshake with a listener that is being handed over.
+const HANDSHAKES: Duration = Duration::from_secs(1);
+
 /// Lets in as many client sessions as there may be, in all and of one address.
 #[derive(Debug)]
 pub(super) struct Gate {
@@ -113,6 +116,18 @@ impl Acceptor {
     pub(super) async fn serve(self, listener: BoundListener) {
         while let Some((stream, peer)) = self.stop.run_until_cancelled(listener.accept()).await {
             self.accepted(stream, peer);
+        }
+        if listener.hand_over() {
+            // Handshakes that have begun end here.
+            let over = tokio::time::sleep(HANDSHAKES);
+            tokio::pin!(over);
+            loop {
+                tokio::select! {
+                    biased;
+                    (stream, peer) = listener.accept() => self.accepted(stream, peer),
+                    () = &mut over => break,
+                }
+            }
         }
         // Whoever has connected by now is served, or told; to be reset would look like a refusal.
         for (stream, peer) in listener.close().await {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::{Proxy, Running, StartError, auth_settings, new_backend};
+use super::{Proxy, Running, StartError, auth_settings, hands_over, new_backend};
 use crate::admin::{AdminServer, Token};
 use crate::config::{self, Change, Config, ConfigError, Effect, ListenAddr, Places, diff};
-use crate::listener::{BindError, BoundListener, ListenerContext};
+use crate::listener::{BindError, BoundListener, Inherited, ListenerContext};
 use crate::session::driver::Context;
 use crate::tls::TlsConfigError;
 use crate::upstream::backend::Backend;
@@ -111,14 +111,14 @@ impl Proxy {
         if self.0.drain.is_cancelled() {
             return Err(StartError::Draining);
         }
-        let plan = self.plan(&running, &config).await?;
+        let plan = self.plan(&running, &config)?;
         let changes = differences(&self.0.config.load(), &config);
         self.exchange(&mut running, config, plan);
         Ok(changes)
     }
 
     /// Makes what the configuration needs, and everything that can fail.
-    async fn plan(&self, running: &Running, config: &Config) -> Result<Plan, StartError> {
+    fn plan(&self, running: &Running, config: &Config) -> Result<Plan, StartError> {
         let mut taken = HashSet::new();
         let mut listeners = Vec::new();
         for listener in &config.listeners {
@@ -129,9 +129,10 @@ impl Proxy {
             (Some(address), Some(admin)) if admin.configured == *address => {
                 PlannedAdmin::Kept(Token::load(&config.admin)?)
             }
-            (Some(_), _) => {
+            (Some(address), _) => {
                 let token = Token::load(&config.admin)?;
-                PlannedAdmin::Bound(AdminServer::bind(&config.admin).await?, token)
+                let mut none = Inherited::default();
+                PlannedAdmin::Bound(AdminServer::bind_or_adopt(address, hands_over(config), &mut none)?, token)
             }
         };
         let old = self.0.pools.backends();

@@ -438,7 +438,7 @@ impl Session {
     async fn login(&mut self, credential: Credential) {
         let context = Arc::clone(&self.context);
         let backend = context.backend.load().index;
-        let verdict = match context.auth.known(backend, &credential) {
+        let verdict = match context.auth.known(backend, &credential, self.client.ip()) {
             Some(account) => Verdict::Accepted(account),
             None => Box::pin(context.auth.verify(backend, credential, self.client.ip())).await,
         };
@@ -451,6 +451,7 @@ impl Session {
             }
             Verdict::Refused(refusal) => LoginReply::Refused { reply: refusal.reply, challenge: refusal.challenge },
             Verdict::Limit => refused("NO [LIMIT] The mail server takes no more connections for this account."),
+            Verdict::Throttled => refused("NO [UNAVAILABLE] Too many failed logins; try again later."),
             Verdict::Unavailable => refused("NO [UNAVAILABLE] The mail server cannot check logins at the moment."),
         };
         self.last_input = Instant::now();
@@ -507,7 +508,8 @@ impl Session {
     async fn take_lease(&mut self, run: &Run) -> bool {
         let Some(account) = &self.account else { return false };
         let sticky = self.sticky.clone().unwrap_or_default();
-        let want = Want { mailbox: run.command.selected_mailbox(), or_sticky: sticky.after(&run.command), sticky };
+        let or_sticky = sticky.after(&run.command);
+        let want = Want { mailbox: run.command.selected_mailbox(), or_sticky, sticky, client: self.client.ip() };
         match account.checkout(&want).await {
             Ok(lease) => {
                 let facts = lease.shared().facts();

@@ -10,8 +10,12 @@ mod support;
 
 mod api;
 mod authority;
+mod browser;
 mod commands;
+mod forward;
 mod http;
 mod load;
+mod page;
 mod process;
 mod reload;
+mod upgrade;

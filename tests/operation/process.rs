@@ -82,6 +82,10 @@ impl Imapool {
         until("the end of imapool", || self.child.try_wait().unwrap().is_some()).await;
     }
 
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Another `imapool`, with its configuration.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_imapool"));
