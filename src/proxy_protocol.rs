@@ -292,7 +292,8 @@ mod tests {
             (Some("192.0.2.7"), "127.0.0.1:143", Some("192.0.2.7:0")),
             (Some("2001:db8::7"), "[::1]:143", Some("[2001:db8::7]:0")),
             (Some("2001:db8::7"), "127.0.0.1:143", Some("[2001:db8::7]:0")),
-            (Some("192.0.2.7"), "[::1]:143", Some("[::ffff:192.0.2.7]:0")),
+            // Mapped there, and read as what it is.
+            (Some("192.0.2.7"), "[::1]:143", Some("192.0.2.7:0")),
             (None, "127.0.0.1:143", None),
         ] {
             let header = header(client.map(|client| client.parse().unwrap()), destination(to));

@@ -82,3 +82,20 @@ pub(crate) fn milliseconds(seconds: &Value) -> String {
 pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_terminal_gets_no_control_characters() {
+        assert_eq!(clean("a\u{1b}[31mb\r\n\u{9b}\u{7f}c"), "a\u{fffd}[31mb\u{fffd}\u{fffd}\u{fffd}\u{fffd}c");
+        let summary = json!({ "state": "no backend can be reached: \u{1b}]0;x\u{7}", "recent": [
+            { "level": "warn", "message": "a\nb", "fields": "text=\u{1b}c", "times": 2 },
+        ] });
+        let text = text(&summary);
+        assert!(!text.chars().any(|char| char.is_control() && char != '\n') && text.contains("a\u{fffd}b"), "{text}");
+    }
+}

@@ -136,13 +136,13 @@ fn every_family_of_the_contract_is_there_from_the_start() {
     let families = parse(&metrics.render());
     let contract: [(&str, &str, &[&str], usize); 14] = [
         ("imapool_client_sessions", "gauge", &[], 1),
-        ("imapool_client_sessions_total", "counter", &["close"], 12),
+        ("imapool_client_sessions_total", "counter", &["close"], 13),
         ("imapool_logins_total", "counter", &["result"], 8),
         ("imapool_login_seconds", "histogram", &["path"], 4 * 21),
         ("imapool_command_seconds", "histogram", &["command"], CommandLabel::ALL.len() * 21),
         ("imapool_upstream_connections", "gauge", &["backend", "state"], 2 * 4),
         ("imapool_upstream_dials_total", "counter", &["backend", "result"], 2 * 13),
-        ("imapool_upstream_retired_total", "counter", &["backend", "reason"], 2 * 14),
+        ("imapool_upstream_retired_total", "counter", &["backend", "reason"], 2 * 16),
         ("imapool_checkouts_total", "counter", &["backend", "result"], 2 * 7),
         ("imapool_checkout_wait_seconds", "histogram", &["backend"], 2 * 21),
         ("imapool_ports_capacity", "gauge", &["backend"], 2),

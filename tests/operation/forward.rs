@@ -31,9 +31,10 @@ async fn backend(header: bool) -> (Scripted, Seen) {
                     "LOGIN" => {
                         before.push(command);
                         seen.lock().unwrap().push((octets.clone(), before.clone()));
-                        let right = if before.last().unwrap().contains("wrong") { "NO" } else { "OK" };
-                        conn.send(format!("{tag} {right} well\r\n")).await;
-                        if right == "OK" {
+                        let wrong = before.last().unwrap().contains("wrong");
+                        let said = if wrong { "NO no" } else { "OK [CAPABILITY IMAP4rev1 LITERAL+ ID UNSELECT] in" };
+                        conn.send(format!("{tag} {said}\r\n")).await;
+                        if !wrong {
                             return conn.obey().await;
                         }
                     }

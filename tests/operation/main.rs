@@ -13,6 +13,7 @@ mod authority;
 mod browser;
 mod commands;
 mod forward;
+mod hostile;
 mod http;
 mod load;
 mod page;

@@ -55,6 +55,23 @@ impl Imapool {
         this
     }
 
+    /// With an admin address of TCP instead of the socket.
+    pub(crate) async fn with_tcp_admin(backend: SocketAddr, more: &str) -> Self {
+        let (folder, file) = Self::configured(backend, more);
+        let text = fs::read_to_string(&file).unwrap();
+        let socket = format!("unix:{}/admin.sock", folder.path().display());
+        fs::write(&file, text.replace(&socket, "127.0.0.1:0")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_imapool"));
+        command.arg("run").arg("--config").arg(file);
+        let imapool = Self::spawn(command, folder).await;
+        imapool.logged("listening listener=\"admin\"").await;
+        imapool
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }

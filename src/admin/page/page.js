@@ -37,16 +37,18 @@ const fill = (id, rows) => element(id).querySelector("tbody").replaceChildren(..
 // --- charts
 
 const KEPT = 450;
+const HEIGHT = 170;
 let points = [];
 let charts = [];
 
 const CHARTS = [
   { id: "chart-ports", lines: [["ports in use", "ports", "--blue"], ["TIME_WAIT", "time_wait", "--orange"], ["capacity", "capacity", "--red"]] },
   { id: "chart-connections", lines: [["sessions", "sessions", "--blue"], ["in use", "active", "--green"], ["at rest", "idle", "--violet"], ["connecting", "connecting", "--orange"]] },
-  { id: "chart-reuse", lines: [["reused, %", (p) => (p.reuse === null ? null : p.reuse * 100), "--green"], ["logins/s", "logins", "--blue"]] },
+  { id: "chart-rates", lines: [["logins", "logins", "--blue"], ["commands", "commands", "--green"]] },
   { id: "chart-latency", lines: [
-    ["login p50, ms", (p) => ms(p.login_p50), "--blue"], ["login p99, ms", (p) => ms(p.login_p99), "--violet"],
-    ["checkout p50, ms", (p) => ms(p.checkout_p50), "--green"], ["checkout p99, ms", (p) => ms(p.checkout_p99), "--orange"]] },
+    ["login p50", (p) => ms(p.login_p50), "--blue"], ["login p99", (p) => ms(p.login_p99), "--violet"],
+    ["checkout p50", (p) => ms(p.checkout_p50), "--green"], ["checkout p99", (p) => ms(p.checkout_p99), "--orange"]] },
+  { id: "chart-reuse", lines: [["reused", (p) => (p.reuse === null ? null : p.reuse * 100), "--green"]] },
 ];
 const ms = (seconds) => (seconds === null ? null : seconds * 1000);
 const pick = (key) => (typeof key === "function" ? key : (point) => point[key]);
@@ -60,7 +62,7 @@ function makeCharts() {
     const at = element(chart.id);
     const value = (_, v) => (v === null || v === undefined ? "–" : decimal.format(v));
     const plot = new uPlot({
-      width: at.clientWidth, height: at.clientHeight - 34,
+      width: at.clientWidth, height: HEIGHT,
       scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), (high ?? 1) * 1.05 || 1] } },
       axes: [axis, { ...axis, size: 60 }],
       series: [{ value: (_, v) => (v ? new Date(v * 1000).toLocaleTimeString() : "–") },
@@ -71,7 +73,7 @@ function makeCharts() {
 }
 
 const draw = () => charts.forEach(({ chart, plot }) => plot.setData(data(chart)));
-addEventListener("resize", () => charts.forEach(({ plot, at }) => plot.setSize({ width: at.clientWidth, height: at.clientHeight - 34 })));
+addEventListener("resize", () => charts.forEach(({ plot, at }) => plot.setSize({ width: at.clientWidth, height: HEIGHT })));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", makeCharts);
 
 // --- the summary
