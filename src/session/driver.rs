@@ -16,8 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::machine::{Action, Bounds, End, LoginReply, Machine, Remnant, Run};
+use super::registry::{CLOSING, Record, Registry};
+use super::trace::Trace;
 use crate::auth::{Authenticator, Verdict};
-use crate::config::{Limits, PlaintextLogin};
+use crate::config::{Limits, Live, PlaintextLogin};
 use crate::imap::capability::Front;
 use crate::imap::command::Name;
 use crate::imap::sasl::Credential;
@@ -47,20 +49,24 @@ pub struct Context {
     /// Judges logins.
     pub auth: Arc<Authenticator>,
     /// The backend that sessions log in to.
-    pub backend: Arc<Backend>,
+    pub backend: Live<Backend>,
     /// `[limits]`
     pub limits: Limits,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Which sessions there are.
+    pub registry: Arc<Registry>,
     /// Cancelled when the proxy begins to shut down.
     pub drain: CancellationToken,
 }
 
 /// Runs a session on a connection that is ready for IMAP, to its end.
-pub async fn run(stream: Stream, client: ClientAddr, listener: Arc<ListenerContext>, context: Arc<Context>) {
+pub async fn run(stream: Stream, record: Arc<Record>, context: Arc<Context>) {
+    let (client, listener) = (record.client, Arc::clone(&record.listener));
+    record.set_tls(stream.tls_version());
     let front = front(&stream, client, &listener);
     let bounds = Bounds { line: context.limits.command_line, literals: context.limits.literals };
-    let offered = context.backend.capabilities().before_login(front).into();
+    let offered = context.backend.load().capabilities().before_login(front).into();
     let now = Instant::now();
     // On the heap, once: the steps below would each keep a place for it in the task's memory otherwise.
     let mut session = Box::new(Session {
@@ -79,6 +85,9 @@ pub async fn run(stream: Stream, client: ClientAddr, listener: Arc<ListenerConte
         last_input: now,
         last_output: now,
         answered_eof: false,
+        close_by: None,
+        record,
+        trace: None,
         context,
     });
     session.greet();
@@ -127,6 +136,8 @@ enum Ended {
     WriteTimeout,
     /// The backend's connection broke in the middle of a reply.
     Cut,
+    /// Somebody asked for its end, and its command has run on for too long.
+    Closed,
 }
 
 struct Session {
@@ -148,6 +159,11 @@ struct Session {
     last_output: Instant,
     /// Something was sent after the client had closed its side.
     answered_eof: bool,
+    /// Somebody asked for its end: by then, whatever runs.
+    close_by: Option<Instant>,
+    record: Arc<Record>,
+    /// While an administrator wishes to see the account's protocol.
+    trace: Option<Box<Trace>>,
     context: Arc<Context>,
 }
 
@@ -171,6 +187,8 @@ impl Session {
     async fn serve(&mut self) -> Ended {
         let context = Arc::clone(&self.context);
         let mut drained = pin!(context.drain.cancelled());
+        let record = Arc::clone(&self.record);
+        let mut closed = pin!(record.closed());
         let mut timer = pin!(tokio::time::sleep_until(self.deadline()));
         let mut draining = false;
         loop {
@@ -183,7 +201,7 @@ impl Session {
                 if let Poll::Ready(wake) = self.poll_io(cx) {
                     return Poll::Ready(wake);
                 }
-                if !draining && drained.as_mut().poll(cx).is_ready() {
+                if !draining && (drained.as_mut().poll(cx).is_ready() || closed.as_mut().poll(cx).is_ready()) {
                     return Poll::Ready(Wake::Drain);
                 }
                 poll_timer(timer.as_mut(), self.deadline(), cx).map(|()| Wake::Timer)
@@ -200,6 +218,7 @@ impl Session {
                 Wake::Timer => self.timed_out(),
                 Wake::Drain => {
                     draining = true;
+                    self.close_by = self.record.is_closing().then(|| Instant::now() + CLOSING);
                     self.machine.handle_drain();
                     Ok(())
                 }
@@ -299,6 +318,7 @@ impl Session {
 
     fn wrote(&mut self, mut written: usize) {
         self.queued -= written;
+        self.record.add_sent(written);
         self.last_output = Instant::now();
         while let Some(first) = self.output.front_mut() {
             if written < first.len() {
@@ -313,8 +333,20 @@ impl Session {
         }
     }
 
+    /// Shows a command in the log where that is wished. What is shown begins with a command: there, lines begin.
+    fn show(&mut self, run: &Run) {
+        self.trace = match &self.account {
+            Some(account) if account.is_traced() => Some(self.trace.take().unwrap_or_default()),
+            _ => return self.trace = None,
+        };
+        Trace::command(&self.record, &run.command);
+    }
+
     fn queue(&mut self, octets: Bytes) {
         if !octets.is_empty() {
+            if let Some(trace) = &mut self.trace {
+                trace.reply(&self.record, &octets);
+            }
             if self.output.is_empty() {
                 self.last_output = Instant::now();
             }
@@ -330,7 +362,10 @@ impl Session {
                 self.machine.handle_eof();
                 self.last_input = Instant::now();
             }
-            Ok(_) => self.last_input = Instant::now(),
+            Ok(octets) => {
+                self.last_input = Instant::now();
+                self.record.add_received(octets);
+            }
             Err(_) => return Err(Ended::ClientLost),
         }
         Ok(())
@@ -338,7 +373,9 @@ impl Session {
 
     fn deadline(&self) -> Instant {
         let limits = &self.context.limits;
-        if !self.output.is_empty() {
+        if let Some(close_by) = self.close_by {
+            close_by
+        } else if !self.output.is_empty() {
             self.last_output + limits.write_timeout
         } else if !self.machine.is_authenticated() {
             self.started + limits.login_timeout
@@ -353,6 +390,9 @@ impl Session {
     fn timed_out(&mut self) -> Result<(), Ended> {
         if Instant::now() < self.deadline() {
             return Ok(());
+        }
+        if self.close_by.is_some() {
+            return Err(Ended::Closed);
         }
         if !self.output.is_empty() {
             return Err(Ended::WriteTimeout);
@@ -376,6 +416,7 @@ impl Session {
             }
             Action::Login(credential) => self.login(*credential).await,
             Action::Run(run) => {
+                self.show(&run);
                 // With a connection at hand there is nothing to wait for; without one, what waiting needs is on the heap.
                 if let Err(run) = self.start_at_once(run) {
                     Box::pin(self.start(run, 1)).await;
@@ -396,15 +437,17 @@ impl Session {
         let limit = session.context.limits.tls_handshake_timeout;
         match session.stream.server_handshake(tls, limit).await {
             Ok(stream) => {
+                session.record.set_tls(stream.tls_version());
                 let mut session = Box::new(Self { stream, ..session });
                 let front = front(&session.stream, session.client, &session.listener);
-                let offered = session.context.backend.capabilities().before_login(front);
+                let offered = session.context.backend.load().capabilities().before_login(front);
                 session.machine.handle_tls(front, offered.into());
                 Some(session)
             }
             Err(error) => {
                 info!(client = %session.client, listener = listener.config.name, %error, "TLS handshake failed");
                 session.context.metrics.session_closed(SessionClose::HandshakeFailed);
+                session.record.ends(SessionClose::HandshakeFailed);
                 None
             }
         }
@@ -412,7 +455,7 @@ impl Session {
 
     async fn login(&mut self, credential: Credential) {
         let context = Arc::clone(&self.context);
-        let backend = context.backend.index;
+        let backend = context.backend.load().index;
         let verdict = match context.auth.known(backend, &credential, self.client.ip()) {
             Some(account) => Verdict::Accepted(account),
             None => self.meanwhile(Box::pin(context.auth.verify(backend, credential, self.client.ip()))).await,
@@ -420,6 +463,7 @@ impl Session {
         let reply = match verdict {
             Verdict::Accepted(account) => {
                 let offered = account.offered();
+                self.record.set_account(&account);
                 self.account = Some(account);
                 LoginReply::Accepted(offered)
             }
@@ -446,6 +490,7 @@ impl Session {
             // The rest of a message that was refused early is still to go: the backend counts its octets.
             self.parts.push_back(Part::Run(run));
         }
+        self.record.command_begins(name);
         self.running = Some(Running { name, since: Instant::now(), again, attempts: 1 });
         Ok(())
     }
@@ -462,7 +507,10 @@ impl Session {
             let Some(lease) = &self.lease else { return };
             let again = (!self.machine.is_selected()).then(|| command.clone());
             match lease.run(command) {
-                Ok(()) => self.running = Some(Running { name, since, again, attempts }),
+                Ok(()) => {
+                    self.record.command_begins(name);
+                    self.running = Some(Running { name, since, again, attempts });
+                }
                 Err(unsent) if !self.machine.is_selected() && attempts < MAX_ATTEMPTS => {
                     attempts += 1;
                     self.drop_lease();
@@ -490,7 +538,8 @@ impl Session {
             Some(lease) => lease.shared().facts().sticky,
             None => self.sticky.clone().unwrap_or_default(),
         };
-        let want = Want { mailbox: run.command.selected_mailbox(), or_sticky: sticky.after(&run.command), sticky };
+        let or_sticky = sticky.after(&run.command);
+        let want = Want { mailbox: run.command.selected_mailbox(), or_sticky, sticky, client: self.client.ip() };
         let taken = match self.lease.take() {
             Some(lease) => self.meanwhile(lease.exchanged(&want)).await,
             None => self.meanwhile(account.checkout(&want)).await,
@@ -498,6 +547,7 @@ impl Session {
         match taken {
             Ok(lease) => {
                 let facts = lease.shared().facts();
+                self.record.takes(lease.shared().id);
                 self.lease = Some(lease);
                 if let Some(reply) = facts.enable_reply.filter(|_| run.command.name == Name::Enable)
                     && want.or_sticky.is_some_and(|sticky| sticky == *facts.sticky)
@@ -526,6 +576,7 @@ impl Session {
         // What had not gone to this connection means nothing to another.
         self.parts.clear();
         if let Some(lease) = self.lease.take() {
+            self.record.gives_back();
             self.sticky = Some(lease.shared().facts().sticky);
         }
     }
@@ -544,6 +595,7 @@ impl Session {
                 self.queue(data);
                 if let Some(running) = self.running.take() {
                     self.context.metrics.command(label(running.name), running.since.elapsed());
+                    self.record.command_ends();
                 }
                 self.machine.handle_done(&rest, selected);
             }
@@ -612,7 +664,7 @@ impl Session {
         }
         let close = self.close_label(&ended);
         self.context.metrics.session_closed(close);
-        debug!(client = %self.client, listener = self.listener.config.name, close = close.as_str(), "client session ended");
+        self.record.ends(close);
         // Asked at the last moment: some clients say LOGOUT, and close their side at once.
         let peer = self.stream.peer();
         let client_first = self.listener.config.reset_on_client_close
@@ -661,7 +713,9 @@ impl Session {
                 info!(client = %self.client, listener = self.listener.config.name, "session ended: malformed input");
                 SessionClose::ProtocolError
             }
+            Ended::By(End::Drain) if self.record.is_closing() => SessionClose::Operator,
             Ended::By(End::Drain) => SessionClose::Drain,
+            Ended::Closed => SessionClose::Operator,
             Ended::By(End::IdleTimeout) => SessionClose::IdleTimeout,
             Ended::By(End::LoginTimeout) => SessionClose::LoginTimeout,
             Ended::By(End::UpstreamLost) | Ended::Cut => SessionClose::UpstreamLost,
