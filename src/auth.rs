@@ -214,7 +214,12 @@ impl Authenticator {
         // A reload may have taken it away since the session began.
         let Some(backend) = self.pools.backend(key.backend) else { return Verdict::Unavailable };
         backend.in_service().await;
-        let Some((_turn, standing)) = self.turn(&backend, asker).await else { return Verdict::Throttled };
+        // Who is still waiting then is turned away: begun so late, the verification would be broken off in its middle, which
+        // costs a connection.
+        let in_time = self.settings.load().patience.saturating_sub(backend.config.login_timeout);
+        let Ok(Some((_turn, standing))) = timeout(in_time, self.turn(&backend, asker)).await else {
+            return Verdict::Throttled;
+        };
         match backend.log_in(&credential, standing, asker.client).await {
             Ok((connection, Outcome::Refused(refusal))) => {
                 // A password that was changed is no attack; from now on it is a wrong one.

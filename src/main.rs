@@ -2,13 +2,16 @@
 
 mod cli;
 mod logging;
+mod reference;
 
+use std::fs::File;
 use std::future::Future;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use imapool::admin::Token;
 use imapool::app::Proxy;
 use imapool::config::{Config, ConfigError, ListenAddr, Log, Places};
@@ -94,6 +97,25 @@ enum Command {
     /// status is 1 if a session through imapool failed.
     #[command(after_help = "Example:\n  imapool demo --keep")]
     Demo(DemoArgs),
+    /// Make a configuration of up-imapproxy's.
+    ///
+    /// Reads an imapproxy.conf and writes an imapool.toml. What has no counterpart is listed in comments at its end. No
+    /// secret is taken over.
+    #[command(after_help = "Example:\n  imapool import /etc/imapproxy.conf --output /etc/imapool/imapool.toml")]
+    Import(ImportArgs),
+    /// Write the man pages, the shells' completions or the schema of the configuration.
+    #[command(hide = true)]
+    Reference(reference::Args),
+}
+
+#[derive(Debug, clap::Args)]
+struct ImportArgs {
+    /// up-imapproxy's configuration.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Where to write, instead of standard output; must not exist yet.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 const CHECK_EXAMPLES: &str = "\
@@ -165,6 +187,10 @@ fn main() -> ExitCode {
         Command::Top { target } => top(&target),
         Command::Ctl { target, action } => ctl(&target, &action),
         Command::Demo(args) => demo(args),
+        Command::Import(args) => import(&args),
+        Command::Reference(args) => {
+            reference::write(&args, &CommandLine::command()).map(|()| Outcome::Well).map_err(Failure::from)
+        }
     };
     match result {
         Ok(Outcome::Well) => ExitCode::SUCCESS,
@@ -220,6 +246,20 @@ fn ctl(target: &Target, action: &Action) -> Result<Outcome, Failure> {
 
 fn top(target: &Target) -> Result<Outcome, Failure> {
     cli::top::run(&runtime()?, &target.client()?)?;
+    Ok(Outcome::Well)
+}
+
+fn import(args: &ImportArgs) -> Result<Outcome, Failure> {
+    let name = args.file.display().to_string();
+    let conf = std::fs::read(&args.file).with_context(|| name.clone())?;
+    let toml = imapool::import::imapproxy(&String::from_utf8_lossy(&conf), &name).context(name)?;
+    match &args.output {
+        // A configuration that somebody has worked on is not to be lost by a slip of the hand.
+        Some(path) => File::create_new(path)
+            .and_then(|mut file| file.write_all(toml.as_bytes()))
+            .with_context(|| path.display().to_string())?,
+        None => std::io::stdout().write_all(toml.as_bytes()).context("cannot print")?,
+    }
     Ok(Outcome::Well)
 }
 

@@ -461,6 +461,9 @@ impl Session {
     /// Runs a command on the connection that the session has. Otherwise gives it back.
     fn start_at_once(&mut self, run: Box<Run>) -> Result<(), Box<Run>> {
         let Some(lease) = &self.lease else { return Err(run) };
+        if self.may_exchange(&run) {
+            return Err(run);
+        }
         let name = run.command.name;
         let again = (!self.machine.is_selected()).then(|| run.clone());
         if self.parts.is_empty() {
@@ -480,7 +483,7 @@ impl Session {
         let name = run.command.name;
         let mut run = Some(run);
         while let Some(command) = run.take() {
-            if self.lease.is_none() && !self.take_lease(&command).await {
+            if (self.lease.is_none() || self.may_exchange(&command)) && !self.take_lease(&command).await {
                 return;
             }
             let Some(lease) = &self.lease else { return };
@@ -503,14 +506,27 @@ impl Session {
         }
     }
 
-    /// Takes a connection out of the pool. False: the command has been answered, because none can be had, or because
+    /// Whether another connection at rest may be better for a command than the one that the session has: one that carries
+    /// the state already that ENABLE asks for. Otherwise each session that says something before ENABLE would cost one.
+    fn may_exchange(&self, run: &Run) -> bool {
+        run.command.name == Name::Enable && !self.machine.is_selected() && self.parts.is_empty()
+    }
+
+    /// Takes a connection out of the pool, or exchanges the one at hand for a better. False: the command has been answered, because none can be had, or because
     /// the connection is in the state already that the command asks for.
     async fn take_lease(&mut self, run: &Run) -> bool {
         let Some(account) = &self.account else { return false };
-        let sticky = self.sticky.clone().unwrap_or_default();
+        let sticky = match &self.lease {
+            Some(lease) => lease.shared().facts().sticky,
+            None => self.sticky.clone().unwrap_or_default(),
+        };
         let or_sticky = sticky.after(&run.command);
         let want = Want { mailbox: run.command.selected_mailbox(), or_sticky, sticky, client: self.client.ip() };
-        match account.checkout(&want).await {
+        let taken = match self.lease.take() {
+            Some(lease) => lease.exchanged(&want).await,
+            None => account.checkout(&want).await,
+        };
+        match taken {
             Ok(lease) => {
                 let facts = lease.shared().facts();
                 self.record.takes(lease.shared().id);
