@@ -6,6 +6,7 @@ mod reload;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -95,6 +96,8 @@ struct Inner {
     budget: Arc<Budget>,
     registry: Arc<Registry>,
     sessions: TaskTracker,
+    /// Another process takes over.
+    handing_over: AtomicBool,
     /// Begins the end: no new sessions, those at rest are told.
     drain: CancellationToken,
     /// The end: the admin address closes, too.
@@ -170,7 +173,7 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// Name and bound address of each listener, with its real port.
+    /// Name and bound address of each listener, with its real port; none while the configuration is being exchanged.
     #[must_use]
     pub fn listener_addresses(&self) -> Vec<(String, ListenAddr)> {
         let Ok(running) = self.0.running.try_lock() else { return Vec::new() };
@@ -229,8 +232,16 @@ impl Proxy {
     pub async fn hand_over(self) {
         let inner = &self.0;
         let deadline = Instant::now() + inner.config.load().limits.drain_timeout;
-        for listener in &inner.running.lock().await.listeners {
-            listener.stop.cancel();
+        inner.handing_over.store(true, Ordering::Release);
+        {
+            let running = inner.running.lock().await;
+            for listener in &running.listeners {
+                listener.stop.cancel();
+            }
+            // The new process answers there.
+            if let Some(admin) = &running.admin {
+                admin.stop.cancel();
+            }
         }
         inner.sessions.close();
         info!(sessions = inner.metrics.client_sessions.get(), "handing over; open sessions go on until drain_timeout");
@@ -295,7 +306,7 @@ impl Proxy {
     fn readiness(&self) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
         let inner = Arc::clone(&self.0);
         Arc::new(move || {
-            if inner.drain.is_cancelled() {
+            if inner.drain.is_cancelled() || inner.handing_over.load(Ordering::Acquire) {
                 return Readiness::Draining;
             }
             // All sessions go to the first one.
@@ -344,6 +355,7 @@ impl Inner {
             budget,
             registry,
             sessions: TaskTracker::new(),
+            handing_over: AtomicBool::new(false),
             drain,
             stop: CancellationToken::new(),
         })

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tracing::info;
 
+use super::sampler::Sampler;
 use crate::app::{Proxy, ReloadError};
 use crate::metrics::{CheckoutResult, ConnectionState, DialResult, RetireReason};
 use crate::pool::Account;
@@ -33,12 +34,15 @@ pub(super) struct Query {
     sort: String,
     filter: String,
     account: Option<Vec<u8>>,
+    /// How old what is told may be: so that many viewers cost one look.
+    max_age: Duration,
 }
 
 impl Query {
     /// Of the part of a URL behind the question mark. What is not known or no number is as if it were not there.
     pub(super) fn parse(query: &str) -> Self {
-        let mut this = Self { offset: 0, limit: PAGE, sort: String::new(), filter: String::new(), account: None };
+        let (sort, filter) = Default::default();
+        let mut this = Self { offset: 0, limit: PAGE, sort, filter, account: None, max_age: Duration::ZERO };
         for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
             let octets: Vec<u8> = percent_decode_str(&value.replace('+', " ")).collect();
             let text = String::from_utf8_lossy(&octets).into_owned();
@@ -48,15 +52,11 @@ impl Query {
                 "sort" => this.sort = text,
                 "filter" => this.filter = text.to_lowercase(),
                 "account" => this.account = Some(octets),
+                "max_age" => this.max_age = Duration::from_secs(text.parse().unwrap_or_default()),
                 _ => {}
             }
         }
         this
-    }
-
-    fn page<T: Serialize>(&self, rows: &[T]) -> Value {
-        let page: Vec<_> = rows.iter().skip(self.offset).take(self.limit).collect();
-        json!({ "total": rows.len(), "offset": self.offset, "limit": self.limit, "rows": page })
     }
 }
 
@@ -104,8 +104,8 @@ fn account_row(account: &Account, sessions: usize) -> AccountRow {
     }
 }
 
-/// All accounts, sorted: `sessions` (the default), `connections`, `waiting`, `waits`, `name`.
-pub(super) fn account_rows(proxy: &Proxy, sort: &str) -> Vec<AccountRow> {
+/// All accounts, in no order.
+pub(super) fn account_rows(proxy: &Proxy) -> Vec<AccountRow> {
     let mut sessions: HashMap<*const Account, usize> = HashMap::new();
     for record in proxy.registry().all() {
         if let Some(account) = record.account() {
@@ -113,8 +113,11 @@ pub(super) fn account_rows(proxy: &Proxy, sort: &str) -> Vec<AccountRow> {
         }
     }
     let count = |account: &Arc<Account>| sessions.get(&Arc::as_ptr(account)).copied().unwrap_or_default();
-    let accounts = proxy.pools().accounts();
-    let mut rows: Vec<_> = accounts.iter().map(|account| account_row(account, count(account))).collect();
+    proxy.pools().accounts().iter().map(|account| account_row(account, count(account))).collect()
+}
+
+/// By `sessions` (the default), `connections`, `waiting`, `waits`, the most first; or by `name`.
+pub(super) fn sort_accounts(rows: &mut [&AccountRow], sort: &str) {
     rows.sort_by(|a, b| {
         let most_first = match sort {
             "connections" => b.connections.cmp(&a.connections),
@@ -125,13 +128,14 @@ pub(super) fn account_rows(proxy: &Proxy, sort: &str) -> Vec<AccountRow> {
         };
         most_first.then_with(|| a.user.cmp(&b.user)).then_with(|| a.backend.cmp(&b.backend))
     });
-    rows
 }
 
-pub(super) fn accounts(proxy: &Proxy, query: &Query) -> Value {
-    let mut rows = account_rows(proxy, &query.sort);
-    rows.retain(|row| row.user.to_lowercase().contains(&query.filter));
-    query.page(&rows)
+pub(super) fn accounts(sampler: &Sampler, query: &Query) -> Value {
+    let all = sampler.accounts(query.max_age);
+    let mut rows: Vec<_> = all.iter().filter(|row| row.user.to_lowercase().contains(&query.filter)).collect();
+    sort_accounts(&mut rows, &query.sort);
+    let page: Vec<_> = rows.iter().skip(query.offset).take(query.limit).collect();
+    json!({ "total": rows.len(), "offset": query.offset, "limit": query.limit, "rows": page })
 }
 
 /// One session, for those who look.

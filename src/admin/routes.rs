@@ -133,7 +133,7 @@ impl Routes {
         let Ok(_turn) = self.looking.acquire().await else { return unavailable("shutting down".to_owned()) };
         let (proxy, sampler) = (proxy.clone(), self.sampler.clone());
         let looked = tokio::task::spawn_blocking(move || match call.as_str() {
-            "accounts" => api::accounts(&proxy, &query),
+            "accounts" => sampler.map(|sampler| api::accounts(&sampler, &query)).unwrap_or_default(),
             "sessions" => api::sessions(&proxy, &query),
             "backends" => json!({ "rows": api::backends(&proxy) }),
             "config" => serde_json::to_value(&*proxy.config()).unwrap_or_default(),

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Readiness;
-use super::api;
+use super::api::{self, AccountRow};
 use super::recent::recent;
 use crate::app::Proxy;
 use crate::metrics::{CheckoutResult, ConnectionState, Counts, LoginResult, RetireReason, SessionClose};
@@ -26,6 +26,10 @@ const HISTORY: usize = 450;
 const WINDOW: usize = 30;
 /// Accounts that the page shows.
 const BUSIEST: usize = 20;
+/// What was looked at so long ago is not kept for the next viewer.
+const FORGOTTEN: Duration = Duration::from_secs(10);
+/// A viewer's connection ends after this, before the admin server ends it; browsers come back by themselves.
+const SHOWING: Duration = Duration::from_secs(50);
 /// A summary that is asked for is made anew when the last is older.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -39,6 +43,8 @@ pub(super) struct Sampler {
     samples: Mutex<Samples>,
     latest: watch::Sender<Bytes>,
     last: Mutex<Option<(Instant, Value)>>,
+    /// All accounts, when they were last looked at.
+    accounts: Mutex<Option<(Instant, Arc<Vec<AccountRow>>)>>,
 }
 
 #[derive(Default)]
@@ -94,6 +100,7 @@ impl Sampler {
             samples: Mutex::default(),
             latest: watch::Sender::new(Bytes::new()),
             last: Mutex::default(),
+            accounts: Mutex::default(),
         });
         let (sampling, stop) = (Arc::clone(&sampler), stop.clone());
         tokio::spawn(async move {
@@ -110,6 +117,7 @@ impl Sampler {
 
     fn tick(&self) {
         self.sample();
+        self.accounts.lock().take_if(|(at, _)| at.elapsed() > FORGOTTEN);
         if self.latest.receiver_count() > 0 {
             let summary = self.summary(false);
             self.latest.send_replace(event("summary", &summary));
@@ -123,10 +131,13 @@ impl Sampler {
         if viewer.send(event("history", &json!(history))).await.is_err() {
             return;
         }
+        let over = tokio::time::sleep(SHOWING);
+        tokio::pin!(over);
         loop {
             let told = tokio::select! {
                 changed = news.changed() => changed.is_ok(),
                 () = viewer.closed() => false,
+                () = &mut over => false,
             };
             let news = news.borrow_and_update().clone();
             if !told || viewer.send(news).await.is_err() {
@@ -149,6 +160,19 @@ impl Sampler {
             samples.points.pop_front();
         }
         samples.points.push_back(point);
+    }
+
+    /// All accounts, as they were at most so long ago.
+    pub(super) fn accounts(&self, max_age: Duration) -> Arc<Vec<AccountRow>> {
+        let mut accounts = self.accounts.lock();
+        if let Some((at, rows)) = &*accounts
+            && at.elapsed() < max_age
+        {
+            return Arc::clone(rows);
+        }
+        let rows = Arc::new(api::account_rows(&self.proxy));
+        *accounts = Some((Instant::now(), Arc::clone(&rows)));
+        rows
     }
 
     /// All that the page shows but the history. May take milliseconds where there are many accounts.
@@ -174,15 +198,16 @@ impl Sampler {
         let before = window.unwrap_or_else(|| now.clone());
         let state = (self.readiness)();
         let config = proxy.config();
-        let mut accounts = api::account_rows(proxy, "sessions");
-        let known = accounts.len();
-        accounts.truncate(BUSIEST);
+        let accounts = self.accounts(FRESH);
+        let mut busiest: Vec<_> = accounts.iter().collect();
+        api::sort_accounts(&mut busiest, "sessions");
+        busiest.truncate(BUSIEST);
         let backends = api::backends(proxy);
         let closed: HashMap<_, _> =
             SessionClose::ALL.iter().map(|close| (close.as_str(), metrics.sessions_closed_so_far(*close))).collect();
         let logins: HashMap<_, _> =
             LoginResult::ALL.iter().map(|result| (result.as_str(), metrics.logins_so_far(*result))).collect();
-        let per_second = |count: fn(&Raw) -> u64| rate(count(&now) - count(&before), now.at - before.at);
+        let per_second = |count: fn(&Raw) -> u64| rate(count(&now).saturating_sub(count(&before)), now.at - before.at);
         let seconds = |counts: Counts| json!({ "p50": counts.quantile(0.5), "p99": counts.quantile(0.99) });
         json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -196,12 +221,12 @@ impl Sampler {
                 "logins": per_second(|raw| raw.logins),
                 "commands": per_second(|raw| raw.commands),
             },
-            "reuse_ratio": share(now.reused - before.reused, now.opened - before.opened),
+            "reuse_ratio": share(now.reused.saturating_sub(before.reused), now.opened.saturating_sub(before.opened)),
             "login_seconds": seconds(now.login.since(&before.login)),
             "checkout_seconds": seconds(now.checkout.since(&before.checkout)),
             "logins": logins,
             "backends": backends,
-            "accounts": { "known": known, "busiest": accounts },
+            "accounts": { "known": accounts.len(), "busiest": busiest },
             "recent": recent(),
             "point": point,
         })
@@ -276,8 +301,8 @@ impl Point {
             ports: ports(|metrics| metrics.ports_in_use.get()),
             time_wait: ports(|metrics| metrics.ports_time_wait.get()),
             capacity: i64::try_from(proxy.budget().capacity()).unwrap_or(i64::MAX),
-            logins: rate(now.logins - before.logins, now.at - before.at),
-            commands: rate(now.commands - before.commands, now.at - before.at),
+            logins: rate(now.logins.saturating_sub(before.logins), now.at - before.at),
+            commands: rate(now.commands.saturating_sub(before.commands), now.at - before.at),
             reuse: share(now.reused.saturating_sub(before.reused), now.opened.saturating_sub(before.opened)),
             login_p50: login.quantile(0.5),
             login_p99: login.quantile(0.99),
@@ -298,5 +323,5 @@ fn share(reused: u64, opened: u64) -> Option<f64> {
 
 fn event(name: &str, data: &Value) -> Bytes {
     // JSON has its line ends escaped.
-    format!("event: {name}\ndata: {data}\n\n").into()
+    format!("retry: 500\nevent: {name}\ndata: {data}\n\n").into()
 }

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tracing::{error, info, warn};
 
@@ -108,7 +109,7 @@ impl Proxy {
     /// See [`StartError`]; nothing has changed then.
     pub async fn reload(&self, config: Config) -> Result<Vec<Change>, StartError> {
         let mut running = self.0.running.lock().await;
-        if self.0.drain.is_cancelled() {
+        if self.0.drain.is_cancelled() || self.0.handing_over.load(Ordering::Acquire) {
             return Err(StartError::Draining);
         }
         let plan = self.plan(&running, &config)?;

@@ -248,7 +248,7 @@ fn unknown_keys_get_the_nearest_valid_one() {
         ("tsl = \"none\"\n", "f:5:1: unknown key `backend.tsl`: did you mean `tls`?"),
         (
             "[log]\ncolour = true\n",
-            "f:6:1: unknown key `log.colour`: the nearest is `format`; valid here: level, format",
+            "f:6:1: unknown key `log.colour`: the nearest is `format`; valid here: level, format, sessions",
         ),
         (
             "[\"\"]\n",

@@ -156,7 +156,7 @@ async function accounts() {
   if (view.busy || document.hidden) return;
   view.busy = true;
   try {
-    const query = new URLSearchParams({ sort: view.sort, filter: view.filter, offset: view.offset, limit: ROWS });
+    const query = new URLSearchParams({ sort: view.sort, filter: view.filter, offset: view.offset, limit: ROWS, max_age: 2 });
     const page = await list("/api/accounts?" + query);
     fill("accounts", page.rows.map((account) => {
       const name = document.createElement("button");
@@ -224,9 +224,15 @@ makeCharts();
 const events = new EventSource("/api/events");
 events.addEventListener("history", (event) => { points = JSON.parse(event.data); draw(); });
 events.addEventListener("summary", (event) => summarize(JSON.parse(event.data)));
+// The stream ends now and then, and begins again by itself.
+let lost;
+events.addEventListener("open", () => clearTimeout(lost));
 events.addEventListener("error", () => {
-  element("state").textContent = "no connection to imapool";
-  element("state").className = "state bad";
+  clearTimeout(lost);
+  lost = setTimeout(() => {
+    element("state").textContent = "no connection to imapool";
+    element("state").className = "state bad";
+  }, 3000);
 });
 // The first summary at once, not after the next sample.
 list("/api/summary").then(summarize).catch(() => {});
