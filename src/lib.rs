@@ -11,6 +11,7 @@ pub mod demo;
 pub mod imap;
 pub mod lifecycle;
 pub mod listener;
+pub mod mailbox;
 pub mod metrics;
 pub mod pool;
 pub mod ports;

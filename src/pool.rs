@@ -24,6 +24,7 @@ use crate::config;
 use crate::imap::capability::Capabilities;
 use crate::imap::command::{Command, Name, Segment};
 use crate::imap::sasl::{Credential, SecretKind};
+use crate::mailbox::registry::Registry;
 use crate::metrics::{CheckoutResult, RetireReason};
 use crate::secret::Fingerprint;
 use crate::session::machine::{Remnant, Run};
@@ -64,7 +65,7 @@ pub struct Want {
 }
 
 /// Why there is no connection for a session.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CheckoutError {
     /// All of the account's connections, or all there may be, were in use for `pool.checkout_timeout`.
     #[error("no connection to the mail server became free in time")]
@@ -145,6 +146,7 @@ pub struct Account {
     /// Turns that are withheld because the backend said that there are too many connections.
     withheld: Mutex<Option<(OwnedSemaphorePermit, Instant)>>,
     last_used: Mutex<Instant>,
+    hubs: Arc<Registry>,
 }
 
 impl fmt::Debug for Account {
@@ -164,6 +166,30 @@ impl Account {
     #[must_use]
     pub fn backend(&self) -> &Arc<Backend> {
         &self.backend
+    }
+
+    /// `[pool]`
+    #[must_use]
+    pub fn config(&self) -> &config::Pool {
+        &self.config
+    }
+
+    /// The hubs of its mailboxes.
+    #[must_use]
+    pub fn hubs(&self) -> &Arc<Registry> {
+        &self.hubs
+    }
+
+    /// Whether the backend offers its sessions this capability.
+    #[must_use]
+    pub fn offers(&self, capability: &str) -> bool {
+        self.capabilities.load().has(capability)
+    }
+
+    /// Whether a checkout would not have to wait for anybody.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.turns.available_permits() > 0 && self.everywhere.available_permits() > 0
     }
 
     /// The capabilities to offer its sessions.
@@ -306,9 +332,7 @@ impl Account {
     async fn checkout_in_turn(self: &Arc<Self>, want: &Want) -> Result<Lease, CheckoutError> {
         self.restore_turns();
         loop {
-            // Neither semaphore is ever closed.
-            let turn = Arc::clone(&self.turns).acquire_owned().await.expect("open semaphore");
-            let place = Arc::clone(&self.everywhere).acquire_owned().await.expect("open semaphore");
+            let (turn, place) = self.turn().await;
             match self.seat(want).await {
                 Ok(Some(taken)) => return Ok(Lease::new(self, taken, turn, place)),
                 // It was closed just then, or did not answer: the next.
@@ -326,6 +350,15 @@ impl Account {
                 Err(FillError::Open(_) | FillError::AccountGone) => return Err(CheckoutError::Unavailable),
             }
         }
+    }
+
+    /// Waits until a further connection may be in use. Hubs that rest are asked for theirs meanwhile.
+    async fn turn(&self) -> (OwnedSemaphorePermit, OwnedSemaphorePermit) {
+        let _waiting = (!self.has_room()).then(|| self.hubs.wait());
+        // Neither semaphore is ever closed.
+        let turn = Arc::clone(&self.turns).acquire_owned().await.expect("open semaphore");
+        let place = Arc::clone(&self.everywhere).acquire_owned().await.expect("open semaphore");
+        (turn, place)
     }
 
     /// A seat with a connection that fits; `None`: try again.
@@ -491,6 +524,13 @@ impl Lease {
         }
     }
 
+    /// Ends the connection, for this reason.
+    pub fn retire(mut self, reason: RetireReason) {
+        if let Some(connection) = self.connection.take() {
+            connection.retire(reason);
+        }
+    }
+
     /// Reads what is still to come for a session that has gone (after ending its IDLE, if that is what it did), within the budget for that, and puts the connection to
     /// rest.
     pub async fn drain(mut self, remnant: Remnant) {
@@ -625,6 +665,7 @@ impl Pools {
                 verified: Mutex::default(),
                 withheld: Mutex::default(),
                 last_used: Mutex::new(Instant::now()),
+                hubs: Arc::default(),
             }
         })
     }

@@ -2,12 +2,16 @@
 
 pub mod capability;
 pub mod command;
+pub mod fetch_items;
 pub mod frame;
 pub mod numbering;
 pub mod ranges;
+pub mod renumber;
 pub mod response;
+pub mod rewrite;
 pub mod sasl;
 pub mod sequence;
+pub mod untagged;
 
 /// Longest line of a backend that has to be seen whole (status replies, CAPABILITY), in octets. Longer data lines stream.
 pub const MAX_WHOLE_LINE: usize = 64 * 1024;

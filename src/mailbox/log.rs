@@ -1,0 +1,412 @@
+//! What the server said of a selected mailbox, and how much of it each session has been told.
+//!
+//! The server speaks to one connection; the sessions that share it hear of an EXPUNGE only where the RFC lets them (RFC 3501
+//! section 7.4.1, RFC 9051 section 7.5.1), and of the rest when they run a command or idle. So news are appended to a log, and each session has
+//! a cursor. What lies before it, the session has been told, but for EXPUNGEs that were withheld: while a session only
+//! runs FETCH, STORE and SEARCH by number, it hears of new messages and flags, and keeps its numbers.
+//!
+//! What a session is told is the sum of its lag, not a recording: a message's flags once, as they are now; of messages that
+//! came and went meanwhile nothing. The view that a client builds from it is the server's.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+use crate::imap::numbering::Numbering;
+use crate::imap::ranges::Ranges;
+
+/// Events kept for sessions that lag. Who lags more has the flags it missed fetched anew ([`Log::take_stale`]).
+const MAX_EVENTS: usize = 4096;
+
+/// Octets of FETCH items kept for sessions that lag.
+const MAX_OCTETS: usize = 256 * 1024;
+
+/// One session's place in the log. Of no use with another log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Cursor(u64);
+
+/// How much of its lag a session may be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replay {
+    /// Everything: a command runs that is not FETCH, STORE or SEARCH by number, or the session idles.
+    All,
+    /// Everything but EXPUNGE: the session's numbers stay what they are.
+    KeepNumbers,
+}
+
+/// One thing to tell a session, in its own numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// `* n EXPUNGE` (RFC 9051 section 7.5.1)
+    Expunge(u32),
+    /// `* VANISHED uids` (RFC 7162 section 3.2.10): takes the place of EXPUNGE where [`Log::handle_vanished`] was used.
+    Vanished(Ranges),
+    /// `* n EXISTS` (RFC 9051 section 7.4.1)
+    Exists(u32),
+    /// `* n RECENT` (RFC 3501 section 7.3.2)
+    Recent(u32),
+    /// `* n FETCH items` (RFC 9051 section 7.5.2)
+    Fetch(u32, Bytes),
+}
+
+impl News {
+    /// Appends the reply's line.
+    pub fn write(&self, out: &mut BytesMut) {
+        match self {
+            Self::Expunge(n) => out.put_slice(format!("* {n} EXPUNGE\r\n").as_bytes()),
+            Self::Vanished(uids) => out.put_slice(format!("* VANISHED {uids}\r\n").as_bytes()),
+            Self::Exists(n) => out.put_slice(format!("* {n} EXISTS\r\n").as_bytes()),
+            Self::Recent(n) => out.put_slice(format!("* {n} RECENT\r\n").as_bytes()),
+            Self::Fetch(n, items) => {
+                out.put_slice(format!("* {n} FETCH ").as_bytes());
+                out.put_slice(items);
+                out.put_slice(b"\r\n");
+            }
+        }
+    }
+}
+
+/// The server said what cannot be. Nothing was logged; numbers can no longer be relied on, nor can the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    /// Of a message whose number is 0 or above what EXISTS said.
+    #[error("news of message {0}, of {1}")]
+    NoSuchMessage(u32, u32),
+    /// EXISTS says less than before, without EXPUNGE (RFC 9051 section 7.4.1).
+    #[error("{1} messages where there were {0}")]
+    Shrunk(u32, u32),
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    /// With the server's number at that moment, as all numbers in the log.
+    Expunge {
+        number: u32,
+        uid: Option<u32>,
+    },
+    Fetch(u32, Bytes),
+}
+
+/// Where a session stands. Its numbers are those it uses itself.
+#[derive(Debug, Clone)]
+struct Place {
+    /// Events before it are known to the session, or are in what follows.
+    position: u64,
+    /// Messages the session counts.
+    told: u32,
+    recent: u32,
+    /// Gone, and not told. None above `told`.
+    withheld: Ranges,
+    /// The UIDs of `withheld`, where the server tells UIDs.
+    vanished: Ranges,
+    /// Messages whose flags it missed. None above `told`.
+    stale: Ranges,
+}
+
+/// The sum of a session's lag.
+struct Lag<'a> {
+    /// Numbers of all messages gone; those the session does not know count on after those it does.
+    gone: Ranges,
+    vanished: Ranges,
+    /// The last FETCH of each.
+    fetched: BTreeMap<u32, &'a Bytes>,
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Log {
+    exists: u32,
+    recent: u32,
+    /// The number of the first of `events`.
+    first: u64,
+    events: VecDeque<Event>,
+    octets: usize,
+    next_cursor: u64,
+    places: HashMap<Cursor, Place>,
+    max_events: usize,
+}
+
+impl Log {
+    /// Of a mailbox that was just selected, with what SELECT said of its size.
+    #[must_use]
+    pub fn new(exists: u32, recent: u32) -> Self {
+        Self {
+            exists,
+            recent,
+            first: 0,
+            events: VecDeque::new(),
+            octets: 0,
+            next_cursor: 0,
+            places: HashMap::new(),
+            max_events: MAX_EVENTS,
+        }
+    }
+
+    /// How many messages the server counts.
+    #[must_use]
+    pub fn exists(&self) -> u32 {
+        self.exists
+    }
+
+    /// How many messages the server calls recent.
+    #[must_use]
+    pub fn recent(&self) -> u32 {
+        self.recent
+    }
+
+    /// A session that is told the mailbox's size, as it is now, by the reply to its SELECT.
+    pub fn join(&mut self) -> Cursor {
+        let cursor = Cursor(self.next_cursor);
+        self.next_cursor += 1;
+        let place = Place {
+            position: self.head(),
+            told: self.exists,
+            recent: self.recent,
+            withheld: Ranges::new(),
+            vanished: Ranges::new(),
+            stale: Ranges::new(),
+        };
+        self.places.insert(cursor, place);
+        cursor
+    }
+
+    /// The session is no longer interested.
+    pub fn leave(&mut self, cursor: Cursor) {
+        if let Some(place) = self.places.remove(&cursor) {
+            self.forget(place.position);
+        }
+    }
+
+    /// `* n EXISTS`
+    ///
+    /// # Errors
+    /// [`LogError::Shrunk`]
+    pub fn handle_exists(&mut self, number: u32) -> Result<(), LogError> {
+        if number < self.exists {
+            return Err(LogError::Shrunk(self.exists, number));
+        }
+        self.exists = number;
+        Ok(())
+    }
+
+    /// `* n RECENT`
+    pub fn handle_recent(&mut self, number: u32) {
+        self.recent = number;
+    }
+
+    /// `* n EXPUNGE`
+    ///
+    /// # Errors
+    /// [`LogError::NoSuchMessage`]
+    pub fn handle_expunge(&mut self, number: u32) -> Result<(), LogError> {
+        self.expunge(number, None)
+    }
+
+    /// One message of `* VANISHED uids` (RFC 7162 section 3.2.10). The caller knows the UIDs, and so the number, which has
+    /// to be right after the messages before it in the same reply were logged. `VANISHED (EARLIER)` is no news: it repeats what
+    /// is known, for the one that asked.
+    ///
+    /// # Errors
+    /// [`LogError::NoSuchMessage`]
+    pub fn handle_vanished(&mut self, number: u32, uid: u32) -> Result<(), LogError> {
+        self.expunge(number, Some(uid))
+    }
+
+    fn expunge(&mut self, number: u32, uid: Option<u32>) -> Result<(), LogError> {
+        self.check(number)?;
+        self.exists -= 1;
+        self.push(Event::Expunge { number, uid });
+        Ok(())
+    }
+
+    /// The flags of a message, or what else became known of it: `(FLAGS (\Seen) UID 5)`, with all of its flags, since only
+    /// the last word on a message is kept. `heard`: the session that got it as the reply to its own command.
+    ///
+    /// # Errors
+    /// [`LogError::NoSuchMessage`]
+    pub fn handle_fetch(&mut self, number: u32, items: Bytes, heard: Option<Cursor>) -> Result<(), LogError> {
+        self.check(number)?;
+        let head = self.head();
+        self.push(Event::Fetch(number, items));
+        // One that lags hears it again, in its turn.
+        if let Some(place) =
+            heard.and_then(|cursor| self.places.get_mut(&cursor)).filter(|place| place.position == head)
+        {
+            place.position += 1;
+            self.forget(head);
+        }
+        Ok(())
+    }
+
+    fn check(&self, number: u32) -> Result<(), LogError> {
+        if (1..=self.exists).contains(&number) { Ok(()) } else { Err(LogError::NoSuchMessage(number, self.exists)) }
+    }
+
+    /// How the session numbers messages now.
+    #[must_use]
+    pub fn numbering(&self, cursor: Cursor) -> Numbering {
+        match self.places.get(&cursor) {
+            Some(place) => Numbering::new(self.lag_of(place).gone, place.told, self.exists),
+            None => Numbering::new(Ranges::new(), self.exists, self.exists),
+        }
+    }
+
+    /// Events that the session has not been told of, those withheld not counted.
+    #[must_use]
+    pub fn lag(&self, cursor: Cursor) -> u64 {
+        self.places.get(&cursor).map_or(0, |place| self.head() - place.position)
+    }
+
+    /// EXPUNGEs before the cursor are owed to the session.
+    #[must_use]
+    pub fn withholds(&self, cursor: Cursor) -> bool {
+        self.places.get(&cursor).is_some_and(|place| !place.withheld.is_empty())
+    }
+
+    /// What to tell the session now, in this order; it counts as told. Its numbers are those it uses when it hears each.
+    pub fn replay(&mut self, cursor: Cursor, replay: Replay) -> Vec<News> {
+        let Some(mut place) = self.places.remove(&cursor) else { return Vec::new() };
+        let Lag { gone, vanished, fetched } = self.lag_of(&place);
+        let mut news = Vec::new();
+        place.withheld = known(&gone, place.told);
+        place.vanished = vanished;
+        for number in fetched.keys() {
+            place.stale.remove(*number);
+        }
+        // Of those still in the list, each counts what is told to be gone before it as gone, and what it never knew.
+        let mut told_gone = gone.difference(&place.withheld);
+        if replay == Replay::All {
+            tell_expunged(&mut place, &mut news);
+            told_gone = gone.clone();
+        }
+        let size = self.exists + place.withheld.len();
+        if size != place.told {
+            news.push(News::Exists(size));
+            place.told = size;
+        }
+        if self.recent != place.recent {
+            news.push(News::Recent(self.recent));
+            place.recent = self.recent;
+        }
+        let left = fetched.into_iter().filter(|(number, _)| !gone.contains(*number));
+        news.extend(left.map(|(number, items)| News::Fetch(number - told_gone.rank(number), items.clone())));
+        let before = std::mem::replace(&mut place.position, self.head());
+        self.places.insert(cursor, place);
+        self.forget(before);
+        news
+    }
+
+    /// The server's numbers of messages whose flags changed while the session lagged too far for it to be known how. Have
+    /// them fetched and tell the session. Call after [`Log::replay`].
+    pub fn take_stale(&mut self, cursor: Cursor) -> Option<Ranges> {
+        let stale = std::mem::take(&mut self.places.get_mut(&cursor)?.stale);
+        let left = self.numbering(cursor).forward_set(&stale);
+        (!left.is_empty()).then_some(left)
+    }
+
+    /// The number of the next event.
+    fn head(&self) -> u64 {
+        self.first + self.events.len() as u64
+    }
+
+    fn push(&mut self, event: Event) {
+        if self.places.is_empty() {
+            return;
+        }
+        self.octets += event.octets();
+        self.events.push_back(event);
+        if self.events.len() > self.max_events || self.octets > MAX_OCTETS {
+            self.make_room();
+        }
+    }
+
+    fn lag_of(&self, place: &Place) -> Lag<'_> {
+        let mut lag = Lag { gone: place.withheld.clone(), vanished: place.vanished.clone(), fetched: BTreeMap::new() };
+        // `position` is between `first` and `head`: events are forgotten only behind all cursors.
+        for event in self.events.range((place.position - self.first) as usize..) {
+            let (Event::Expunge { number, .. } | Event::Fetch(number, _)) = event;
+            // There are never more than u32::MAX messages, nor are more remembered.
+            let Some(own) = lag.gone.nth_absent(*number) else { continue };
+            match event {
+                Event::Expunge { uid, .. } => {
+                    lag.gone.insert(own);
+                    if let Some(uid) = uid.filter(|_| own <= place.told) {
+                        lag.vanished.insert(uid);
+                    }
+                }
+                Event::Fetch(_, items) => {
+                    lag.fetched.insert(own, items);
+                }
+            }
+        }
+        lag
+    }
+
+    /// Forgets what every cursor has passed, when one that stood at `position` has moved on.
+    fn forget(&mut self, position: u64) {
+        if position > self.first || self.events.is_empty() {
+            return;
+        }
+        let slowest = self.places.values().map(|place| place.position).min().unwrap_or(self.head());
+        for event in self.events.drain(..(slowest - self.first) as usize) {
+            self.octets -= event.octets();
+        }
+        self.first = slowest;
+    }
+
+    /// Moves the slowest cursors on to the middle of the log, and keeps for each which messages are gone, and of which the
+    /// flags are no longer known: sets, whose size depends on the mailbox alone.
+    fn make_room(&mut self) {
+        let middle = self.first + (self.events.len() as u64).div_ceil(2);
+        let behind: Vec<Cursor> =
+            self.places.iter().filter(|(_, place)| place.position < middle).map(|(cursor, _)| *cursor).collect();
+        let later = self.events.split_off((middle - self.first) as usize);
+        for cursor in behind {
+            let Some(mut place) = self.places.remove(&cursor) else { continue };
+            let lag = self.lag_of(&place);
+            place.stale.extend(lag.fetched.keys().copied().take_while(|number| *number <= place.told));
+            place.withheld = known(&lag.gone, place.told);
+            place.vanished = lag.vanished;
+            place.position = middle;
+            self.places.insert(cursor, place);
+        }
+        self.events = later;
+        self.octets = self.events.iter().map(Event::octets).sum();
+        self.first = middle;
+    }
+}
+
+impl Event {
+    fn octets(&self) -> usize {
+        match self {
+            Self::Expunge { .. } => 0,
+            Self::Fetch(_, items) => items.len(),
+        }
+    }
+}
+
+/// Those of `gone` that a session knows which counts `told` messages.
+fn known(gone: &Ranges, told: u32) -> Ranges {
+    let mut known = gone.clone();
+    if told < u32::MAX {
+        known.remove_range(told + 1..=u32::MAX);
+    }
+    known
+}
+
+/// Tells all that was withheld, the last message first, so that one EXPUNGE does not shift the next.
+fn tell_expunged(place: &mut Place, news: &mut Vec<News>) {
+    let gone = std::mem::take(&mut place.withheld);
+    let vanished = std::mem::take(&mut place.vanished);
+    place.stale = Numbering::new(gone.clone(), place.told, place.told).forward_set(&place.stale);
+    place.told -= gone.len();
+    if !gone.is_empty() && vanished.len() == gone.len() {
+        news.push(News::Vanished(vanished));
+    } else {
+        news.extend(gone.spans().rev().flat_map(Iterator::rev).map(News::Expunge));
+    }
+}
+
+#[cfg(test)]
+#[path = "log_properties.rs"]
+mod properties;

@@ -1,0 +1,277 @@
+//! Whatever happens, in whatever order: what sessions are told makes their view the server's.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+/// A message: who it is, and how often its flags were changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Message {
+    id: u32,
+    flags: u32,
+}
+
+/// A session as a client sees it: all its messages, in its own order.
+#[derive(Debug)]
+struct Client {
+    cursor: Cursor,
+    view: Vec<Message>,
+    recent: u32,
+    /// The last message it ever knew.
+    seen: u32,
+}
+
+#[derive(Debug)]
+struct World {
+    log: Log,
+    server: Vec<Message>,
+    clients: Vec<Client>,
+    next_id: u32,
+    /// The server speaks of VANISHED, not of EXPUNGE.
+    uids: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Deliver(u32),
+    Recent(u32),
+    Expunge(usize),
+    Flag(usize),
+    /// A session changes flags itself, and hears of it by the reply.
+    Store(usize, usize),
+    Join,
+    Leave(usize),
+    Replay(usize, Replay),
+}
+
+fn items(message: Message) -> Bytes {
+    format!("(UID {} X {})", message.id, message.flags).into()
+}
+
+impl World {
+    fn new(exists: u32, uids: bool, max_events: usize) -> Self {
+        let server = (1..=exists).map(|id| Message { id, flags: 0 }).collect();
+        let log = Log { max_events, ..Log::new(exists, 0) };
+        Self { log, server, clients: Vec::new(), next_id: exists + 1, uids }
+    }
+
+    fn step(&mut self, op: &Op) {
+        match *op {
+            Op::Deliver(count) => {
+                for _ in 0..count {
+                    self.server.push(Message { id: self.next_id, flags: 0 });
+                    self.next_id += 1;
+                }
+                self.log.handle_exists(self.server.len() as u32).unwrap();
+            }
+            Op::Recent(number) => self.log.handle_recent(number),
+            Op::Expunge(at) if !self.server.is_empty() => {
+                let at = at % self.server.len();
+                let gone = self.server.remove(at);
+                let number = at as u32 + 1;
+                if self.uids {
+                    self.log.handle_vanished(number, gone.id).unwrap();
+                } else {
+                    self.log.handle_expunge(number).unwrap();
+                }
+            }
+            Op::Flag(at) if !self.server.is_empty() => {
+                let at = at % self.server.len();
+                self.server[at].flags += 1;
+                self.log.handle_fetch(at as u32 + 1, items(self.server[at]), None).unwrap();
+            }
+            Op::Store(who, at) if !self.clients.is_empty() && !self.server.is_empty() => self.store(who, at),
+            Op::Join => {
+                let cursor = self.log.join();
+                let (view, recent, seen) = (self.server.clone(), self.log.recent(), self.next_id - 1);
+                self.clients.push(Client { cursor, view, recent, seen });
+            }
+            Op::Leave(who) if !self.clients.is_empty() => {
+                let client = self.clients.swap_remove(who % self.clients.len());
+                self.log.leave(client.cursor);
+            }
+            Op::Replay(who, replay) if !self.clients.is_empty() => {
+                let who = who % self.clients.len();
+                self.replay(who, replay);
+            }
+            _ => {}
+        }
+        self.check();
+    }
+
+    /// As a hub would: brings the session up to date, but for EXPUNGE, then runs its command.
+    fn store(&mut self, who: usize, at: usize) {
+        let who = who % self.clients.len();
+        self.replay(who, Replay::KeepNumbers);
+        let at = at % self.server.len();
+        let client = &mut self.clients[who];
+        self.server[at].flags += 1;
+        let own = self.log.numbering(client.cursor).back(at as u32 + 1).expect("it has been told");
+        client.view[own as usize - 1].flags += 1;
+        self.log.handle_fetch(at as u32 + 1, items(self.server[at]), Some(client.cursor)).unwrap();
+        assert_eq!(self.log.lag(client.cursor), 0, "it has heard it");
+    }
+
+    fn replay(&mut self, who: usize, replay: Replay) {
+        let client = &mut self.clients[who];
+        for news in self.log.replay(client.cursor, replay) {
+            match news {
+                News::Expunge(n) => {
+                    assert!(replay == Replay::All && !self.uids);
+                    client.view.remove(n as usize - 1);
+                }
+                News::Vanished(uids) => {
+                    assert!(replay == Replay::All && self.uids);
+                    let before = client.view.len();
+                    client.view.retain(|message| !uids.contains(message.id));
+                    assert_eq!(before - client.view.len(), uids.len() as usize);
+                }
+                News::Exists(n) => {
+                    // It fetches what it did not know.
+                    let seen = std::mem::replace(&mut client.seen, self.next_id - 1);
+                    client.view.extend(self.server.iter().filter(|message| message.id > seen));
+                    assert_eq!(client.view.len(), n as usize);
+                }
+                News::Recent(n) => client.recent = n,
+                News::Fetch(n, text) => {
+                    let message = &mut client.view[n as usize - 1];
+                    let told =
+                        self.server.iter().find(|other| other.id == message.id).expect("not of one that is gone");
+                    message.flags = told.flags;
+                    assert_eq!(text, items(*message));
+                }
+            }
+        }
+        if let Some(stale) = self.log.take_stale(client.cursor) {
+            for n in stale.iter() {
+                let told = self.server[n as usize - 1];
+                client.view.iter_mut().find(|message| message.id == told.id).expect("one it knows").flags = told.flags;
+            }
+        }
+        self.check_told(who, replay);
+    }
+
+    fn check_told(&self, who: usize, replay: Replay) {
+        let client = &self.clients[who];
+        assert_eq!(client.recent, self.log.recent());
+        assert_eq!(self.log.lag(client.cursor), 0);
+        if replay == Replay::All {
+            assert_eq!(client.view, self.server);
+            assert!(self.log.numbering(client.cursor).is_identity() && !self.log.withholds(client.cursor));
+        }
+        let left: Vec<_> = client.view.iter().filter(|message| self.has(message.id)).copied().collect();
+        assert_eq!(left, self.server, "all that is left, with its flags");
+        assert_eq!(left.len() < client.view.len(), self.log.withholds(client.cursor));
+    }
+
+    fn has(&self, id: u32) -> bool {
+        self.server.iter().any(|message| message.id == id)
+    }
+
+    /// Of each session at any moment.
+    fn check(&self) {
+        assert!(self.log.events.len() <= self.log.max_events);
+        let lagging = self.clients.iter().map(|client| self.log.lag(client.cursor)).max().unwrap_or(0);
+        assert_eq!(self.log.events.len() as u64, lagging, "no more than the slowest needs");
+        assert_eq!(self.log.octets, self.log.events.iter().map(Event::octets).sum::<usize>());
+        for client in &self.clients {
+            let numbering = self.log.numbering(client.cursor);
+            assert_eq!(
+                (numbering.known() as usize, numbering.exists() as usize),
+                (client.view.len(), self.server.len())
+            );
+            for (n, message) in (1..).zip(&client.view) {
+                let number = self.server.iter().position(|other| other.id == message.id).map(|at| at as u32 + 1);
+                assert_eq!(numbering.forward(n), number);
+            }
+            for (m, message) in (1..).zip(&self.server) {
+                let own = client.view.iter().position(|other| other.id == message.id).map(|at| at as u32 + 1);
+                assert_eq!(numbering.back(m), own);
+            }
+        }
+    }
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        3 => (1u32..4).prop_map(Op::Deliver),
+        1 => (0u32..4).prop_map(Op::Recent),
+        6 => any::<usize>().prop_map(Op::Expunge),
+        6 => any::<usize>().prop_map(Op::Flag),
+        3 => any::<(usize, usize)>().prop_map(|(who, at)| Op::Store(who, at)),
+        2 => Just(Op::Join),
+        1 => any::<usize>().prop_map(Op::Leave),
+        3 => any::<usize>().prop_map(|who| Op::Replay(who, Replay::All)),
+        4 => any::<usize>().prop_map(|who| Op::Replay(who, Replay::KeepNumbers)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn views_are_the_servers(
+        exists in 0u32..12, uids in any::<bool>(), max_events in prop_oneof![Just(3usize), Just(8), Just(1000)],
+        ops in vec(op(), 1..60),
+    ) {
+        let mut world = World::new(exists, uids, max_events);
+        for op in [Op::Join, Op::Join].iter().chain(&ops) {
+            world.step(op);
+        }
+        for who in 0..world.clients.len() {
+            world.replay(who, Replay::All);
+        }
+        prop_assert!(world.log.events.is_empty());
+    }
+}
+
+/// RFC 9051 section 7.5.1: no EXPUNGE during FETCH, STORE and SEARCH. The others are told in numbers that stay.
+#[test]
+fn what_is_told_and_when() {
+    let mut log = Log::new(4, 0);
+    let cursor = log.join();
+    log.handle_expunge(2).unwrap();
+    log.handle_exists(4).unwrap();
+    log.handle_fetch(2, "(FLAGS (\\Seen))".into(), None).unwrap();
+    log.handle_fetch(2, "(FLAGS ())".into(), None).unwrap();
+    let told = |news: Vec<News>| {
+        let mut out = BytesMut::new();
+        news.iter().for_each(|news| news.write(&mut out));
+        String::from_utf8(out.to_vec()).unwrap()
+    };
+    assert_eq!(told(log.replay(cursor, Replay::KeepNumbers)), "* 5 EXISTS\r\n* 3 FETCH (FLAGS ())\r\n");
+    log.handle_expunge(4).unwrap();
+    log.handle_recent(1);
+    assert_eq!(told(log.replay(cursor, Replay::All)), "* 5 EXPUNGE\r\n* 2 EXPUNGE\r\n* 1 RECENT\r\n");
+    assert_eq!(told(log.replay(cursor, Replay::All)), "");
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let mut log = Log::new(2, 0);
+    assert_eq!(log.handle_exists(1), Err(LogError::Shrunk(2, 1)));
+    assert_eq!(log.handle_expunge(3), Err(LogError::NoSuchMessage(3, 2)));
+    assert_eq!(log.handle_expunge(0), Err(LogError::NoSuchMessage(0, 2)));
+    assert_eq!(log.handle_fetch(3, Bytes::new(), None), Err(LogError::NoSuchMessage(3, 2)));
+    assert_eq!(log.exists(), 2);
+}
+
+#[test]
+fn a_session_at_rest_costs_no_more_than_the_bound() {
+    let mut log = Log::new(10_000, 0);
+    let (asleep, awake) = (log.join(), log.join());
+    for round in 0..3u32 {
+        for n in 1..=5000 {
+            log.handle_fetch(n, format!("(FLAGS ({round}) {})", "x".repeat(100)).into(), Some(awake)).unwrap();
+            assert!(log.events.len() <= MAX_EVENTS && log.octets <= MAX_OCTETS);
+        }
+    }
+    for _ in 0..9000 {
+        log.handle_expunge(1).unwrap();
+        log.replay(awake, Replay::All);
+    }
+    let news = log.replay(asleep, Replay::All);
+    assert_eq!(news.len(), 9000);
+    assert_eq!(log.take_stale(asleep), None, "those are gone");
+}
