@@ -112,7 +112,7 @@ struct Lag<'a> {
     fetched: BTreeMap<u32, &'a Bytes>,
 }
 
-/// See the module.
+/// See the module. A clone goes on from the same past, with the same cursors.
 #[derive(Debug, Clone)]
 pub struct Log {
     exists: u32,

@@ -141,7 +141,8 @@ impl Connection {
         }
         let quiet = !by_uid && matches!(verb.as_str(), "FETCH" | "STORE" | "SEARCH");
         if self.news_first {
-            self.news(world, !quiet, &mut out);
+            // The numbers of a COPY are those that the client knew when it sent it.
+            self.news(world, !quiet && (by_uid || !matches!(verb.as_str(), "COPY" | "MOVE")), &mut out);
         }
         let result = self.command(world, &verb, args, by_uid, &mut out);
         if !matches!(verb.as_str(), "SELECT" | "EXAMINE") && !(self.news_first && by_uid) {

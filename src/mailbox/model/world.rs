@@ -213,17 +213,19 @@ impl Sim {
         }
     }
 
-    /// Lets everything take its course, for a second or so.
+    /// Lets everything take its course, for some seconds.
     fn quiesce(&mut self) {
-        for round in 0..400 {
+        for _ in 0..6 {
             self.settle();
-            for at in 0..self.hubs.len() {
-                self.serve(at);
-                self.deliver(at, usize::MAX);
+            let mut moved = true;
+            while moved {
+                moved = false;
+                for at in 0..self.hubs.len() {
+                    self.serve(at);
+                    moved |= self.deliver(at, usize::MAX);
+                }
             }
-            if round % 20 == 19 {
-                self.now += Duration::from_millis(150);
-            }
+            self.now += Duration::from_millis(600);
         }
         self.settle();
     }
@@ -431,13 +433,13 @@ impl Sim {
         self.log.extend(lines);
     }
 
-    fn deliver(&mut self, at: usize, octets: usize) {
+    fn deliver(&mut self, at: usize, octets: usize) -> bool {
         let hub = &mut self.hubs[at];
         hub.machine.handle_time(self.now);
-        let Some(link) = &mut hub.link else { return };
+        let Some(link) = &mut hub.link else { return false };
         let take = octets.min(link.on_its_way.len());
         if take == 0 {
-            return;
+            return false;
         }
         link.replied = true;
         let piece = link.on_its_way.split_to(take);
@@ -454,6 +456,7 @@ impl Sim {
         }
         self.transmit(at);
         self.settle();
+        true
     }
 
     fn transmit(&mut self, at: usize) {
