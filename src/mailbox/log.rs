@@ -257,6 +257,15 @@ impl Log {
         self.places.get(&cursor).map_or(0, |place| self.head() - place.position)
     }
 
+    /// Whether [`Log::replay`] of all would tell the session anything.
+    #[must_use]
+    pub fn has_news(&self, cursor: Cursor) -> bool {
+        self.places.get(&cursor).is_some_and(|place| {
+            let size = self.exists + place.withheld.len();
+            self.head() > place.position || !place.withheld.is_empty() || size != place.told || self.recent != place.recent
+        })
+    }
+
     /// EXPUNGEs before the cursor are owed to the session.
     #[must_use]
     pub fn withholds(&self, cursor: Cursor) -> bool {

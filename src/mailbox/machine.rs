@@ -133,6 +133,8 @@ pub struct Machine {
     exists: u32,
     /// Of the first messages; of all when nothing was news since.
     uids: Ranges,
+    /// Members may know something of messages whose UIDs are not known here.
+    touched: bool,
     shadow: Shadow,
     members: HashMap<MemberId, Member>,
     /// Those with a command that waits.
@@ -172,6 +174,7 @@ impl Machine {
             log: Log::new(0, 0),
             exists: 0,
             uids: Ranges::new(),
+            touched: false,
             shadow: Shadow::default(),
             members: HashMap::new(),
             queue: VecDeque::new(),
@@ -317,6 +320,7 @@ impl Machine {
         other.log = self.log.clone();
         other.exists = self.exists;
         other.uids = self.uids.clone();
+        other.touched = self.touched;
         other.shadow = self.shadow.clone();
         for id in ids {
             if let Some(member) = self.members.remove(id) {

@@ -18,7 +18,9 @@ fn run(seeds: std::ops::Range<u64>, plan: impl Fn(u64) -> Plan) -> world::Totals
         let mut sim = Sim::new(seed, plan(seed));
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sim.run()));
         if let Err(panic) = result {
-            eprintln!("{}", sim.transcript());
+            let mut again = Sim::new(seed, plan(seed)).aloud();
+            let _same = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| again.run()));
+            eprintln!("{}", again.transcript());
             eprintln!("seed {seed}");
             std::panic::resume_unwind(panic);
         }

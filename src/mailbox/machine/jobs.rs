@@ -21,7 +21,7 @@ pub(super) enum Job {
     /// The SELECT of a hub that has members already.
     Reselect { selection: Selection },
     /// Asks for the UIDs of the messages; `fresh`: to find out what happened while there was no connection.
-    Census { list: BytesMut, found: Option<Ranges>, fresh: Option<Fresh> },
+    Census { list: BytesMut, fresh: Option<Fresh> },
     /// Asks what no news tell, for those who join.
     Status { joiners: Vec<MemberId>, text: BytesMut },
     /// Asks for all news, so that those who join see the mailbox as it is.
@@ -53,6 +53,9 @@ pub(super) struct Running {
     pub(super) missing: bool,
     /// The messages that a silent STORE names.
     pub(super) silent: Option<Ranges>,
+    /// Those whose flags the member was told since it gave the command, by its own numbers: it takes the last it hears for
+    /// what its STORE has made of them.
+    pub(super) told: Ranges,
     /// Something of the reply has gone to the member.
     pub(super) answered: bool,
 }
@@ -216,7 +219,7 @@ impl Machine {
         } else {
             Outcome::Unchanged
         };
-        self.replay(id, replay);
+        let told = self.replay(id, replay);
         let (command, missing) = match outcome {
             Outcome::Unchanged => (run.command.clone(), false),
             Outcome::Rewritten { command, missing } => (command, missing),
@@ -232,7 +235,7 @@ impl Machine {
         let silent = shape.store.as_ref().filter(|store| store.silent).map(|_| self.named(&command, shape.uid));
         let command = if silent.is_some() { aloud(&command) } else { command };
         let mapped = shape.keeps_numbers && self.log.withholds(cursor);
-        let job = Running { id, run: again, shape, replay, mapped, missing, silent, answered: false };
+        let job = Running { id, run: again, shape, replay, mapped, missing, silent, told, answered: false };
         let run = Box::new(Run { command, streams: None });
         self.begin(Job::Member(Box::new(job)), run);
     }
@@ -249,7 +252,7 @@ impl Machine {
         let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
         if self.members.len() == 1 {
             let moved = !self.log.numbering(cursor).is_identity() && run.command.name != Name::Enable;
-            self.replay(id, Replay::All);
+            let _flags = self.replay(id, Replay::All);
             if moved {
                 // Which of its numbers mean messages is not known.
                 return self.done(id, GONE);

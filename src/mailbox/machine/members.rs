@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 
 use super::{JOIN, Link, Machine, Member, MemberId, Told};
-use crate::mailbox::log::Replay;
+use crate::imap::ranges::Ranges;
+use crate::mailbox::log::{News, Replay};
 use crate::mailbox::plan::{Plan, plan};
 use crate::session::machine::Run;
 
@@ -41,7 +42,7 @@ impl Machine {
     /// What a member says in IDLE: its driver lets only `DONE` through.
     pub fn handle_octets(&mut self, id: MemberId) {
         if self.members.get(&id).is_some_and(|member| member.idling) {
-            self.replay(id, Replay::All);
+            let _flags = self.replay(id, Replay::All);
             if let Some(member) = self.members.get_mut(&id) {
                 member.idling = false;
             }
@@ -61,7 +62,7 @@ impl Machine {
     /// What a member is told next. Call it when the member can take it, and not otherwise.
     pub fn poll_member(&mut self, id: MemberId) -> Option<Told> {
         if self.members.get(&id)?.idling {
-            self.replay(id, Replay::All);
+            let _flags = self.replay(id, Replay::All);
         }
         let member = self.members.get_mut(&id)?;
         let mut told = member.out.pop_front()?;
@@ -92,7 +93,7 @@ impl Machine {
     #[must_use]
     pub fn has_news(&self, id: MemberId) -> bool {
         self.members.get(&id).is_some_and(|member| {
-            let lags = || member.cursor.is_some_and(|cursor| self.log.lag(cursor) > 0);
+            let lags = || member.cursor.is_some_and(|cursor| self.log.has_news(cursor));
             !member.out.is_empty() || member.idling && lags()
         })
     }
@@ -109,17 +110,22 @@ impl Machine {
         }
     }
 
-    /// Tells a member of the news.
-    pub(super) fn replay(&mut self, id: MemberId, replay: Replay) {
-        let Some(member) = self.members.get_mut(&id) else { return };
-        let Some(cursor) = member.cursor else { return };
+    /// Tells a member of the news; gives the messages whose flags are among them, by its own numbers.
+    pub(super) fn replay(&mut self, id: MemberId, replay: Replay) -> Ranges {
+        let mut told = Ranges::new();
+        let Some(member) = self.members.get_mut(&id) else { return told };
+        let Some(cursor) = member.cursor else { return told };
         let mut text = BytesMut::new();
         for news in self.log.replay(cursor, replay) {
+            if let News::Fetch(number, _) = &news {
+                told.insert(*number);
+            }
             news.write(&mut text);
         }
         if !text.is_empty() {
             member.out.push_back(Told::Data(text.freeze()));
         }
+        told
     }
 
     pub(super) fn done(&mut self, id: MemberId, rest: &'static [u8]) {

@@ -142,6 +142,7 @@ impl Machine {
         };
         renumber.head(&self.log.numbering(cursor), &mut self.passed);
         reading.begun = true;
+        self.touched |= !running.shape.uid;
         if running.mapped && !running.shape.uid {
             reading.renumber = Some(renumber);
         }
@@ -246,24 +247,16 @@ impl Machine {
         {
             self.uids.insert(uid);
         }
+        self.touched |= number > self.uids.len();
         let mut wanted = true;
         if let Some(flags) = &items.flags {
             let flags = normal(&flags.text);
-            let before = self.shadow.flags(number).cloned();
+            wanted = items.other || !self.goes_without_saying(number, items.uid, &flags);
             let learned = self.shadow.learn(number, &flags);
-            let (asked, store) = match &self.job {
-                Some(Job::Member(running)) => (running.shape.asks_flags, Some(running)),
-                Some(Job::Recheck) => (true, None),
-                _ => (false, None),
+            let asked = match &self.job {
+                Some(Job::Member(running)) => running.shape.asks_flags,
+                job => matches!(job, Some(Job::Recheck)),
             };
-            if let Some(running) = store
-                && let (Some(named), Some(store)) = (&running.silent, &running.shape.store)
-                && !items.other
-            {
-                let named = if running.shape.uid { items.uid.is_some_and(|uid| named.contains(uid)) } else { named.contains(number) };
-                let expected = before.is_none_or(|before| stored(&before, store.sign, &store.flags) == flags);
-                wanted = !(named && expected);
-            }
             let news = if asked { learned == Some(true) } else { learned != Some(false) };
             if let Some(text) = items.news().filter(|_| news) {
                 let heard = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
@@ -275,6 +268,22 @@ impl Machine {
         if let Some(held) = reading.held.take().filter(|_| wanted && reading.to.is_some()) {
             self.emit(&held.freeze());
         }
+    }
+
+    /// Whether the flags of the message are what the member whose silent STORE runs takes them for.
+    fn goes_without_saying(&mut self, number: u32, uid: Option<u32>, flags: &Bytes) -> bool {
+        let Some(own) = self.number_for_owner(number) else { return false };
+        let Some(Job::Member(running)) = &mut self.job else { return false };
+        let (Some(named), Some(store)) = (&running.silent, &running.shape.store) else { return false };
+        let named = if running.shape.uid { uid.is_some_and(|uid| named.contains(uid)) } else { named.contains(number) };
+        let expected =
+            self.shadow.flags(number).is_none_or(|before| stored(before, store.sign, &store.flags) == *flags);
+        // Once something was said, the last word has to be right.
+        let silent = named && expected && !running.told.contains(own);
+        if !silent {
+            running.told.insert(own);
+        }
+        silent
     }
 
     /// The members' views follow what is said.
@@ -299,6 +308,7 @@ impl Machine {
     pub(super) fn counts(&mut self, count: u32) {
         if count != self.exists {
             self.miscounted = 0;
+            self.touched &= self.uids.len() != self.exists;
             self.has_changed();
         }
         self.exists = count;
@@ -368,7 +378,7 @@ impl Machine {
 
     /// A list of UIDs is complete: it counts if it fits the number of messages at this very place.
     fn counted(&mut self) {
-        let Some(Job::Census { list, found, fresh }) = &mut self.job else { return };
+        let Some(Job::Census { list, fresh }) = &mut self.job else { return };
         let list = std::mem::take(list);
         let uids = parse_list(&list);
         match fresh {
@@ -384,7 +394,6 @@ impl Machine {
                 }
             }
         }
-        *found = Some(uids);
     }
 }
 

@@ -10,7 +10,7 @@ use crate::imap::ranges::Ranges;
 use crate::mailbox::log::Log;
 
 /// Times that UIDs are asked for when they do not fit the number of messages.
-const MAX_COUNTS: u8 = 3;
+const MAX_COUNTS: u8 = 8;
 /// Octets of the numbers in one command of ours.
 const MAX_SET: usize = 4000;
 
@@ -64,8 +64,8 @@ impl Machine {
             Job::Open { member, selection, .. } => self.opened(member, selection, rest, ok && selected),
             Job::Reselect { selection } => self.reselected(Selection { rest, ..selection }, ok && selected),
             Job::Census { fresh: Some(fresh), .. } => self.recounted(fresh, ok),
-            Job::Census { found, .. } => {
-                let fits = found.is_some() && self.uids.len() == self.exists;
+            Job::Census { .. } => {
+                let fits = self.uids.len() == self.exists;
                 self.miscounted = if fits { 0 } else { self.miscounted + 1 };
             }
             Job::Status { joiners, text } => {
@@ -96,6 +96,7 @@ impl Machine {
         self.exists = selection.exists;
         self.log = Log::new(selection.exists, selection.recent.unwrap_or(0));
         self.uids = Ranges::new();
+        self.touched = false;
         self.shadow = super::Shadow::default();
         self.recheck = None;
         self.selection = Some(Selection { rest: rest.clone(), ..selection });
@@ -122,7 +123,9 @@ impl Machine {
 
     /// Whether members can go on with another connection: it is known which messages they know.
     pub(super) fn is_resumable(&self) -> bool {
-        self.uids.len() == self.exists || self.selection.as_ref().is_some_and(|selection| !selection.changed)
+        self.uids.len() == self.exists
+            || !self.touched
+            || self.selection.as_ref().is_some_and(|selection| !selection.changed)
     }
 
     /// The UIDs of all messages would be good to know.
@@ -134,13 +137,18 @@ impl Machine {
     }
 
     pub(super) fn ask_for_uids(&mut self, fresh: Option<Fresh>) {
+        if fresh.is_none() && self.miscounted >= MAX_COUNTS / 2 {
+            // One by one cannot miscount, however many come and go meanwhile.
+            let run = own(Name::Fetch, format!("FETCH {}:* (UID)", self.uids.len() + 1));
+            return self.begin(Job::Census { list: BytesMut::new(), fresh: None }, run);
+        }
         let returns = if self.settings.esearch { "RETURN (ALL) " } else { "" };
         let set = match (self.uids.last(), &fresh) {
             (Some(last), None) => format!("UID {}:*", u64::from(last) + 1),
             _ => "ALL".into(),
         };
         let run = own(Name::Search, format!("UID SEARCH {returns}{set}"));
-        self.begin(Job::Census { list: BytesMut::new(), found: None, fresh }, run);
+        self.begin(Job::Census { list: BytesMut::new(), fresh }, run);
     }
 
     fn reselected(&mut self, selection: Selection, ok: bool) {
@@ -159,7 +167,7 @@ impl Machine {
             self.selection = Some(selection);
             return self.resumed();
         }
-        if self.uids.len() != self.exists {
+        if self.uids.len() != self.exists && self.touched {
             return self.bye_all(b"[UNAVAILABLE] Connection to the mail server lost");
         }
         let exists = selection.exists;
@@ -191,6 +199,10 @@ impl Machine {
         self.link = Link::Up { open: true };
         for uid in gone.into_iter().rev() {
             self.expunges(self.uids.rank(uid) + 1);
+        }
+        // Of the last ones nobody knows more than that they are there: any will do.
+        while self.exists > uids.len() {
+            self.expunges(self.exists);
         }
         if uids.len() > self.exists {
             self.counts(uids.len());

@@ -105,6 +105,7 @@ pub(super) struct Sim {
     now: Instant,
     next: MemberId,
     log: Vec<String>,
+    loud: bool,
     pub(super) totals: Totals,
 }
 
@@ -149,6 +150,7 @@ impl Sim {
             now: Instant::now(),
             next: 0,
             log: Vec::new(),
+            loud: false,
             totals: Totals::default(),
         }
     }
@@ -157,8 +159,16 @@ impl Sim {
         self.log.join("\n")
     }
 
-    fn say(&mut self, line: String) {
-        self.log.push(line);
+    /// Writes down what happens.
+    pub(super) fn aloud(mut self) -> Self {
+        self.loud = true;
+        self
+    }
+
+    fn say(&mut self, line: impl FnOnce() -> String) {
+        if self.loud {
+            self.log.push(line());
+        }
     }
 
     pub(super) fn run(&mut self) {
@@ -183,27 +193,27 @@ impl Sim {
 
     /// All is answered, and everybody looks once more.
     fn finish(&mut self) {
-        self.say("-- end".into());
+        self.say(|| "-- end".into());
         self.quiesce();
         let ids: Vec<MemberId> = self.clients.keys().copied().collect();
         for id in ids {
-            let client = &self.clients[&id];
+            let Some(client) = self.clients.get(&id) else { continue };
             if client.idling {
                 // Told without asking, as long as its hub has a connection.
                 if self.places.get(&id).is_some_and(|hub| self.hubs[*hub].link.is_some()) {
                     let mailbox = client.mailbox.clone().unwrap();
                     let messages = self.world.mailboxes[&mailbox].messages.clone();
-                    self.say(format!("{id} idles and should know all"));
+                    self.say(|| format!("{id} idles and should know all"));
                     self.clients[&id].equals(&messages);
                 }
-                self.say(format!("{id} C: DONE"));
+                self.say(|| format!("{id} C: DONE"));
                 self.end_idle(id);
                 self.quiesce();
             }
             let Some(client) = self.clients.get(&id) else { continue };
             if client.mailbox.is_some() {
                 self.give(id, "NOOP");
-                self.quiesce();
+                self.until_answered(id);
             }
             let Some(client) = self.clients.get(&id) else { continue };
             assert!(client.running.is_none(), "{id} waits for {:?}", client.running);
@@ -230,6 +240,22 @@ impl Sim {
         self.settle();
     }
 
+    fn until_answered(&mut self, id: MemberId) {
+        for round in 0..100 {
+            if self.clients.get(&id).is_none_or(|client| client.running.is_none()) {
+                return;
+            }
+            for at in 0..self.hubs.len() {
+                self.serve(at);
+                self.deliver(at, usize::MAX);
+            }
+            if round > 20 {
+                self.now += Duration::from_millis(100);
+            }
+            self.settle();
+        }
+    }
+
     fn arrive(&mut self) {
         let id = self.next;
         self.next += 1;
@@ -242,7 +268,7 @@ impl Sim {
         let name = self.chance.pick(&self.names.clone()).clone();
         let read_only = self.chance.one_in(6);
         let line = format!("{} {name}", if read_only { "EXAMINE" } else { "SELECT" });
-        self.say(format!("{id} C: {line}"));
+        self.say(|| format!("{id} C: {line}"));
         let run = command(&line);
         let key = run.command.selected_mailbox().unwrap();
         self.clients.get_mut(&id).unwrap().begin(&line);
@@ -280,7 +306,7 @@ impl Sim {
     }
 
     fn give(&mut self, id: MemberId, line: &str) {
-        self.say(format!("{id} C: {line}"));
+        self.say(|| format!("{id} C: {line}"));
         self.clients.get_mut(&id).unwrap().begin(line);
         let at = self.places[&id];
         let hub = &mut self.hubs[at];
@@ -305,14 +331,14 @@ impl Sim {
         }
         let id = *self.chance.pick(&ids);
         if self.chance.one_in(80) {
-            self.say(format!("{id} vanishes"));
+            self.say(|| format!("{id} vanishes"));
             self.leave(id);
             self.clients.remove(&id);
             return;
         }
         let client = &self.clients[&id];
         if client.idling {
-            self.say(format!("{id} C: DONE"));
+            self.say(|| format!("{id} C: DONE"));
             return self.end_idle(id);
         }
         if client.running.is_some() {
@@ -379,7 +405,7 @@ impl Sim {
         let what = self.chance.below(4);
         if what <= 1 || uids.is_empty() {
             let uid = mailbox.append(Flags::new());
-            self.say(format!("-- {name}: new {uid}"));
+            self.say(|| format!("-- {name}: new {uid}"));
         } else {
             let uid = *self.chance.pick(&uids);
             let mailbox = self.world.mailbox(&name).unwrap();
@@ -389,7 +415,7 @@ impl Sim {
                 let flag = if uid % 2 == 0 { "\\Flagged" } else { "\\Seen" };
                 mailbox.set(uid, [flag.to_owned()].into());
             }
-            self.say(format!("-- {name}: {} {uid}", if what == 2 { "gone" } else { "flags of" }));
+            self.say(|| format!("-- {name}: {} {uid}", if what == 2 { "gone" } else { "flags of" }));
         }
     }
 
@@ -414,23 +440,28 @@ impl Sim {
     fn serve(&mut self, at: usize) {
         let name = String::from_utf8(self.hubs[at].key[1..].to_vec()).unwrap();
         let Some(link) = &mut self.hubs[at].link else { return };
-        let mut lines = Vec::new();
+        let mut news = false;
         for line in std::mem::take(&mut link.to_server) {
             let reply = link.server.line(&mut self.world, &line);
-            lines.push(format!("   hub {at} C: {line}"));
-            lines.extend(reply.lines().map(|line| format!("   hub {at} S: {line}")));
+            news = true;
+            if self.loud {
+                self.log.push(format!("   hub {at} C: {line}"));
+                self.log.extend(reply.lines().map(|line| format!("   hub {at} S: {line}")));
+            }
             link.on_its_way.extend_from_slice(reply.as_bytes());
             link.sent = true;
         }
         if link.server.is_idling() {
-            let news = link.server.idle_news(&self.world);
-            lines.extend(news.lines().map(|line| format!("   hub {at} S: {line}")));
-            link.on_its_way.extend_from_slice(news.as_bytes());
+            let told = link.server.idle_news(&self.world);
+            news |= !told.is_empty();
+            if self.loud {
+                self.log.extend(told.lines().map(|line| format!("   hub {at} S: {line}")));
+            }
+            link.on_its_way.extend_from_slice(told.as_bytes());
         }
-        if !lines.is_empty() {
+        if news {
             link.seen = self.world.mailboxes.get(&name).map(|mailbox| mailbox.messages.clone());
         }
-        self.log.extend(lines);
     }
 
     fn deliver(&mut self, at: usize, octets: usize) -> bool {
@@ -524,7 +555,7 @@ impl Sim {
                     self.totals.parked += 1;
                     let link = hub.link.take().expect("a connection");
                     assert!(link.upstream.is_clean());
-                    self.say(format!("   hub {at} parks"));
+                    self.say(|| format!("   hub {at} parks"));
                     self.put_back(link);
                 }
                 Action::Abandon => panic!("the server made no sense"),
@@ -550,7 +581,7 @@ impl Sim {
         let key = self.hubs[at].key.clone();
         self.hubs[at].members.retain(|id| !ids.contains(id));
         let other = self.add(Hub { key, machine, link: None, connecting: false, shared, members: ids.to_vec() });
-        self.say(format!("   hub {at} divides: {ids:?} to {other}"));
+        self.say(|| format!("   hub {at} divides: {ids:?} to {other}"));
         for id in ids {
             self.places.insert(*id, other);
         }
@@ -612,9 +643,9 @@ impl Sim {
         let hub = &mut self.hubs[at];
         let link = hub.link.take().expect("chosen for it");
         self.totals.lost += 1;
-        self.log.push(format!("   hub {at} loses its connection"));
         hub.machine.handle_time(self.now);
         hub.machine.handle_lost(!link.sent, !link.replied, !link.upstream.at_line_start());
+        self.say(|| format!("   hub {at} loses its connection"));
     }
 
     fn tell(&mut self, at: usize) -> bool {
@@ -630,7 +661,7 @@ impl Sim {
     }
 
     fn told(&mut self, at: usize, id: MemberId, told: Told) {
-        self.log.push(format!("{id} S: {told:?}"));
+        self.say(|| format!("{id} S: {told:?}"));
         let Some(client) = self.clients.get_mut(&id) else { return };
         match told {
             Told::Data(data) => client.data(&data),
@@ -654,7 +685,8 @@ impl Sim {
                     self.gone(at, id);
                 }
             }
-            Told::Bye(_) => {
+            Told::Bye(text) => {
+                assert!(self.plan.losses, "BYE {text:?}");
                 self.totals.byes += 1;
                 self.clients.remove(&id);
                 self.gone(at, id);
