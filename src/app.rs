@@ -306,9 +306,13 @@ impl Acceptor {
         while let Some((stream, peer)) = drain.run_until_cancelled(listener.accept()).await {
             match self.gate.place() {
                 Some(place) => {
-                    let acceptor = self.clone();
                     let counted = Counted::new(&self.context.metrics, place);
-                    self.sessions.spawn(async move { acceptor.welcome(stream, peer, counted).await });
+                    if self.listener.is_ready(peer) {
+                        self.begin(stream, peer, counted);
+                    } else {
+                        let acceptor = self.clone();
+                        self.sessions.spawn(async move { acceptor.welcome(stream, peer, counted).await });
+                    }
                 }
                 None => {
                     self.turned_away(peer, "limits.sessions");
@@ -331,7 +335,7 @@ impl Acceptor {
         self.context.metrics.session_closed(SessionClose::Limit);
     }
 
-    /// What comes before the first greeting; then the session gets a task of its own size.
+    /// What comes before the first greeting.
     async fn welcome(self, stream: Stream, peer: ClientAddr, counted: Counted) {
         let limit = self.context.limits.tls_handshake_timeout;
         let accepted = match Box::pin(prepare(stream, peer, &self.listener, limit)).await {
@@ -341,14 +345,23 @@ impl Acceptor {
                 return self.context.metrics.session_closed(SessionClose::HandshakeFailed);
             }
         };
-        let Some(admission) = self.gate.admit(accepted.client) else {
-            self.turned_away(accepted.client, "limits.sessions_per_address");
-            return refuse(accepted.stream).await;
+        self.begin(accepted.stream, accepted.client, counted);
+    }
+
+    /// Gives the session a task of its own size.
+    fn begin(&self, stream: Stream, client: ClientAddr, counted: Counted) {
+        let Some(admission) = self.gate.admit(client) else {
+            self.turned_away(client, "limits.sessions_per_address");
+            self.sessions.spawn(async move {
+                refuse(stream).await;
+                drop(counted);
+            });
+            return;
         };
-        let (listener, context) = (self.listener, self.context);
+        let (listener, context) = (Arc::clone(&self.listener), Arc::clone(&self.context));
         self.sessions.spawn(async move {
             let _held = (counted, admission);
-            driver::run(accepted.stream, accepted.client, listener, context).await;
+            driver::run(stream, client, listener, context).await;
         });
     }
 }

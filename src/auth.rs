@@ -15,9 +15,10 @@ use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::{LoginPath, LoginResult, Metrics};
 use crate::pool::{Account, Key, Pools};
 use crate::secret::{Fingerprint, Fingerprinter, NoRandomness};
-use crate::throttle::Throttle;
-use crate::upstream::backend::OpenError;
+use crate::throttle::{Standing, Throttle};
+use crate::upstream::backend::{Backend, OpenError};
 use crate::upstream::login::{LoginError, Outcome, Refusal};
+use crate::upstream::turns::Turn;
 
 /// What became of a login.
 #[derive(Debug, Clone)]
@@ -30,7 +31,21 @@ pub enum Verdict {
     Limit,
     /// The backend cannot be asked.
     Unavailable,
+    /// Not asked: too many wrong ones came from there, or for this account, and wait already.
+    Throttled,
 }
+
+/// Who asks, for the queue.
+#[derive(Debug, Clone)]
+struct Asker {
+    user: Vec<u8>,
+    client: Option<IpAddr>,
+    proven: bool,
+}
+
+/// Of `auth.cache_ttl`: an older credential that is used is verified anew beside its use, so that who logs in all the time
+/// never waits for that.
+const REFRESH: f64 = 0.75;
 
 /// A verification that is under way, and where its verdict will be.
 type Flight = watch::Receiver<Option<Verdict>>;
@@ -76,12 +91,20 @@ impl Authenticator {
 
     /// The account, if the backend of this index has accepted the credential within `auth.cache_ttl`.
     #[must_use]
-    pub fn known(&self, backend: usize, credential: &Credential) -> Option<Arc<Account>> {
+    pub fn known(
+        self: &Arc<Self>,
+        backend: usize,
+        credential: &Credential,
+        client: Option<IpAddr>,
+    ) -> Option<Arc<Account>> {
         let start = Instant::now();
         let fingerprint = self.fingerprint(backend, credential);
-        let account = self.pools.find(&self.pools.key(backend, credential, fingerprint))?;
-        if !account.has_accepted(&fingerprint, self.config.cache_ttl) {
-            return None;
+        let key = self.pools.key(backend, credential, fingerprint);
+        let account = self.pools.find(&key)?;
+        let age = account.accepted_ago(&fingerprint).filter(|age| *age < self.config.cache_ttl)?;
+        if age > self.config.cache_ttl.mul_f64(REFRESH) {
+            let asker = Asker { user: key.user.clone(), client, proven: true };
+            drop(self.flight(key, fingerprint, credential.clone(), asker));
         }
         self.metrics.login(LoginResult::Cached);
         self.metrics.login_seconds(LoginPath::Cached, start.elapsed());
@@ -103,23 +126,27 @@ impl Authenticator {
         let start = Instant::now();
         let fingerprint = self.fingerprint(backend, &credential);
         let key = self.pools.key(backend, &credential, fingerprint);
-        let user = key.user.clone();
-        let delay = self.throttle.lock().delay(&user, client, Instant::now());
-        if !delay.is_zero() {
-            self.metrics.login(LoginResult::Throttled);
-            tokio::time::sleep(delay).await;
-        }
-        let verdict = self.flight(key, fingerprint, credential).await;
-        let (result, path) = match &verdict {
-            Verdict::Accepted(_) => {
-                self.throttle.lock().succeeded(&user, client);
-                (LoginResult::Verified, LoginPath::Verified)
-            }
-            Verdict::Refused(refusal) => {
-                info!(user = %String::from_utf8_lossy(&user), client = client.map(tracing::field::display), reply = refusal.reply, "login refused");
-                let delay = self.throttle.lock().failed(&user, client, Instant::now());
+        let proven = self.pools.find(&key).is_some_and(|account| account.accepted_ago(&fingerprint).is_some());
+        let asker = Asker { user: key.user.clone(), client, proven };
+        if !proven {
+            let delay = self.throttle.lock().delay(&asker.user, client, Instant::now());
+            if !delay.is_zero() {
+                self.metrics.login(LoginResult::Throttled);
                 tokio::time::sleep(delay).await;
+            }
+        }
+        let flight = self.flight(key, fingerprint, credential, asker.clone());
+        let verdict = landed(flight).await;
+        let (result, path) = match &verdict {
+            Verdict::Accepted(_) => (LoginResult::Verified, LoginPath::Verified),
+            Verdict::Refused(refusal) => {
+                info!(user = %String::from_utf8_lossy(&asker.user), client = client.map(tracing::field::display), reply = refusal.reply, "login refused");
+                self.hold(&asker).await;
                 (LoginResult::Refused, LoginPath::Refused)
+            }
+            Verdict::Throttled => {
+                self.hold(&asker).await;
+                (LoginResult::Throttled, LoginPath::Failed)
             }
             Verdict::Limit => (LoginResult::Limit, LoginPath::Failed),
             Verdict::Unavailable => (LoginResult::Unavailable, LoginPath::Failed),
@@ -129,44 +156,68 @@ impl Authenticator {
         verdict
     }
 
+    /// Holds an answer back that is not yes.
+    async fn hold(&self, asker: &Asker) {
+        let delay = self.throttle.lock().hold(&asker.user, asker.client, Instant::now());
+        tokio::time::sleep(delay).await;
+    }
+
     /// One verification for all who ask with the same credential at the same time. It runs to its end, whoever leaves.
-    async fn flight(self: &Arc<Self>, key: Key, fingerprint: Fingerprint, credential: Credential) -> Verdict {
-        let mut flight = {
-            let mut flights = self.flights.lock();
-            match flights.get(&fingerprint) {
-                Some(flight) => flight.clone(),
-                None => {
-                    let (land, flight) = watch::channel(None);
-                    flights.insert(fingerprint, flight.clone());
-                    let this = Arc::clone(self);
-                    tokio::spawn(async move {
-                        let patience = this.patience;
-                        let asked = timeout(patience, this.ask(key, fingerprint, credential)).await;
-                        this.flights.lock().remove(&fingerprint);
-                        land.send_replace(Some(asked.unwrap_or(Verdict::Unavailable)));
-                    });
-                    flight
-                }
+    fn flight(self: &Arc<Self>, key: Key, fingerprint: Fingerprint, credential: Credential, asker: Asker) -> Flight {
+        let mut flights = self.flights.lock();
+        if let Some(flight) = flights.get(&fingerprint) {
+            return flight.clone();
+        }
+        let (land, flight) = watch::channel(None);
+        flights.insert(fingerprint, flight.clone());
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            let asked = timeout(this.patience, this.ask(key, fingerprint, credential, &asker)).await;
+            this.flights.lock().remove(&fingerprint);
+            land.send_replace(Some(asked.unwrap_or(Verdict::Unavailable)));
+        });
+        flight
+    }
+
+    fn standing(&self, asker: &Asker) -> Standing {
+        if asker.proven {
+            return Standing::Proven;
+        }
+        self.throttle.lock().standing(&asker.user, asker.client, Instant::now())
+    }
+
+    /// A turn at the backend. While somebody waited for it, others who came with him may have been found wrong.
+    async fn turn<'b>(&self, backend: &'b Backend, asker: &Asker) -> Option<(Turn<'b>, Standing)> {
+        let mut standing = self.standing(asker);
+        loop {
+            let turn = backend.turns().take(standing).await?;
+            match self.standing(asker) {
+                worse if worse > standing => standing = worse,
+                _ => return Some((turn, standing)),
             }
-        };
-        let landed = flight.wait_for(Option::is_some).await.map(|verdict| verdict.clone());
-        landed.ok().flatten().unwrap_or(Verdict::Unavailable)
+        }
     }
 
     /// Asks the backend.
-    async fn ask(&self, key: Key, fingerprint: Fingerprint, credential: Credential) -> Verdict {
+    async fn ask(&self, key: Key, fingerprint: Fingerprint, credential: Credential, asker: &Asker) -> Verdict {
         let backend = &self.pools.backends()[key.backend];
-        // The semaphore is never closed.
-        let _turn = backend.verifications().acquire().await.expect("open semaphore");
-        match backend.log_in(&credential).await {
+        let Some((_turn, standing)) = self.turn(backend, asker).await else { return Verdict::Throttled };
+        match backend.log_in(&credential, standing).await {
             Ok((connection, Outcome::Refused(refusal))) => {
+                // A password that was changed is no attack; from now on it is a wrong one.
+                if !asker.proven {
+                    self.throttle.lock().failed(&asker.user, asker.client, Instant::now());
+                }
                 backend.keep(connection);
                 if let Some(account) = self.pools.find(&key) {
                     account.forget(Some(&fingerprint));
                 }
                 Verdict::Refused(refusal)
             }
-            Ok((connection, _)) => Verdict::Accepted(self.pools.accepted(key, fingerprint, credential, connection)),
+            Ok((connection, _)) => {
+                self.throttle.lock().succeeded(&asker.user, asker.client, Instant::now());
+                Verdict::Accepted(self.pools.accepted(key, fingerprint, credential, connection))
+            }
             Err(OpenError::Login(LoginError::NoMechanism)) => {
                 warn!(backend = backend.config.name, error = %LoginError::NoMechanism, "cannot verify a credential");
                 Verdict::Unavailable
@@ -177,6 +228,7 @@ impl Authenticator {
             }
             // Told once, when the circuit opened, and not with each login.
             Err(OpenError::Breaker) => Verdict::Unavailable,
+            Err(OpenError::Suspect) => Verdict::Throttled,
             Err(error) => {
                 warn!(backend = backend.config.name, %error, "cannot verify a credential");
                 Verdict::Unavailable
@@ -189,4 +241,10 @@ impl Authenticator {
         self.throttle.lock().sweep(Instant::now());
         self.pools.sweep(self.config.cache_ttl);
     }
+}
+
+/// What becomes of it.
+async fn landed(mut flight: Flight) -> Verdict {
+    let landed = flight.wait_for(Option::is_some).await.map(|verdict| verdict.clone());
+    landed.ok().flatten().unwrap_or(Verdict::Unavailable)
 }

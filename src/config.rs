@@ -322,7 +322,7 @@ pub struct Pool {
     pub keepalive: Duration,
     /// How long a session may wait for a connection. Default 10 s.
     pub checkout_timeout: Duration,
-    /// Not-authenticated connections kept per backend to verify credentials on. Default 2.
+    /// Not-authenticated connections kept ready for each backend, to verify credentials on. Default 2.
     pub spare: usize,
     /// Keep the connections of different credentials of one account apart. Default false.
     pub per_credential: bool,
@@ -360,7 +360,8 @@ pub struct Auth {
     /// Default 5 min.
     pub cache_ttl: Duration,
     /// Answers to a wrong credential are held back this long (doubling with each further failure of the same
-    /// account from the same client address within a minute, up to 16 times). Default 1 s.
+    /// account from the same client address within a minute, and with every four of that address; up to 16 times). Default
+    /// 1 s.
     pub failure_delay: Duration,
 }
 

@@ -9,6 +9,7 @@ pub mod auth;
 pub mod config;
 pub mod demo;
 pub mod imap;
+pub mod import;
 pub mod lifecycle;
 pub mod listener;
 pub mod mailbox;

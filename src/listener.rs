@@ -356,6 +356,12 @@ pub async fn prepare(
 }
 
 impl ListenerContext {
+    /// Whether there is nothing to [`prepare`] for this peer.
+    #[must_use]
+    pub fn is_ready(&self, peer: ClientAddr) -> bool {
+        self.config.tls != TlsMode::Implicit && !self.expects_proxy_header(peer)
+    }
+
     fn expects_proxy_header(&self, peer: ClientAddr) -> bool {
         // An IPv4 peer may be written in either way, in the configuration as well as by the kernel.
         peer.ip().is_some_and(|ip| self.config.proxy_protocol_from.iter().any(|net| net.contains(&ip.to_canonical())))

@@ -28,6 +28,7 @@ use crate::mailbox::registry::Registry;
 use crate::metrics::{CheckoutResult, RetireReason};
 use crate::secret::Fingerprint;
 use crate::session::machine::{Remnant, Run};
+use crate::throttle::Standing;
 use crate::upstream::backend::{Backend, OpenError, Unauthenticated};
 use crate::upstream::connection::{Connection, FromTask};
 use crate::upstream::login::Outcome;
@@ -198,13 +199,15 @@ impl Account {
         Arc::clone(&self.offered.lock())
     }
 
-    /// Whether the backend has accepted this credential within `ttl`.
+    /// How long ago the backend accepted this credential, if it is one of those that are remembered.
     #[must_use]
-    pub fn has_accepted(&self, fingerprint: &Fingerprint, ttl: Duration) -> bool {
+    pub fn accepted_ago(&self, fingerprint: &Fingerprint) -> Option<Duration> {
         *self.last_used.lock() = Instant::now();
         // All are compared, so that the time tells nothing of which it was.
         let accepted = self.accepted.lock();
-        accepted.iter().fold(false, |found, (known, since)| found | (since.elapsed() < ttl && known == fingerprint))
+        let found =
+            accepted.iter().fold(None, |found, (known, since)| if known == fingerprint { Some(since) } else { found });
+        found.map(Instant::elapsed)
     }
 
     /// The backend has just accepted this credential.
@@ -294,7 +297,8 @@ impl Account {
     /// A further connection.
     async fn dial(&self) -> Result<Connection, FillError> {
         let credential = self.credential.lock().clone();
-        let (connection, outcome) = self.backend.log_in(&credential).await.map_err(FillError::Open)?;
+        let (connection, outcome) =
+            self.backend.log_in(&credential, Standing::Proven).await.map_err(FillError::Open)?;
         match outcome {
             Outcome::Refused(_) => {
                 self.backend.keep(connection);
@@ -363,7 +367,7 @@ impl Account {
 
     /// A seat with a connection that fits; `None`: try again.
     async fn seat(&self, want: &Want) -> Result<Option<Taken>, FillError> {
-        let object = match self.seats.get().await {
+        let mut object = match self.seats.get().await {
             Ok(object) => object,
             Err(PoolError::Backend(error)) => return Err(error),
             Err(_) => return Err(FillError::AccountGone),
@@ -371,9 +375,15 @@ impl Account {
         let Some(mut connection) = object.0.lock().take() else { return Ok(None) };
         self.exchange(&mut connection, want);
         if fitness(&connection.shared().facts(), want) == 0 {
-            connection.retire(RetireReason::Sticky);
-            connection = self.dial().await?;
-            if !enable(&mut connection, &want.sticky).await {
+            if let Some(other) = self.further_seat(want).await {
+                put_back(std::mem::replace(&mut object, other.object), connection);
+                connection = other.connection;
+            } else {
+                connection.retire(RetireReason::Sticky);
+                connection = self.dial().await?;
+            }
+            let fits = fitness(&connection.shared().facts(), want) > 0;
+            if !fits && !enable(&mut connection, &want.sticky).await {
                 return Ok(None);
             }
         }
@@ -386,6 +396,19 @@ impl Account {
             return Ok(None);
         }
         Ok(Some(Taken { object, connection }))
+    }
+
+    /// A seat with a new connection, where there is room for one without waiting for anybody.
+    async fn further_seat(&self, want: &Want) -> Option<Taken> {
+        let at_once = managed::Timeouts { wait: Some(Duration::ZERO), ..managed::Timeouts::default() };
+        let object = self.seats.timeout_get(&at_once).await.ok()?;
+        let connection = object.0.lock().take()?;
+        if connection.is_fresh() || fitness(&connection.shared().facts(), want) > 0 {
+            return Some(Taken { object, connection });
+        }
+        // It came to rest meanwhile.
+        put_back(object, connection);
+        None
     }
 
     /// Exchanges `mine` for the connection at rest that fits best, if one fits better.
@@ -488,6 +511,15 @@ async fn enable(connection: &mut Connection, sticky: &Sticky) -> bool {
     true
 }
 
+/// Puts a connection to rest in its seat; the seat goes with it if that cannot be.
+fn put_back(object: Object<Manager>, mut connection: Connection) {
+    if connection.release() {
+        *object.0.lock() = Some(connection);
+    } else {
+        let _ = Object::take(object);
+    }
+}
+
 struct Taken {
     object: Object<Manager>,
     connection: Connection,
@@ -561,13 +593,11 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let Some(object) = self.object.take() else { return };
         let current = self.account.generation.load(Ordering::Acquire) == self.generation;
-        if let Some(mut connection) = self.connection.take() {
-            if !current {
-                connection.retire(RetireReason::Credential);
-            } else if connection.release() {
-                *object.0.lock() = Some(connection);
-                return;
+        if let Some(connection) = self.connection.take() {
+            if current {
+                return put_back(object, connection);
             }
+            connection.retire(RetireReason::Credential);
         }
         // The seat goes with its connection.
         let _ = Object::take(object);

@@ -173,6 +173,12 @@ impl Budget {
         }
     }
 
+    /// Whether less than a tenth is left, of the ports towards this backend or of the connections in all.
+    #[must_use]
+    pub fn is_short(&self, backend: usize) -> bool {
+        [&self.backends[backend], &self.total].iter().any(|share| share.in_use() * 10 > share.capacity * 9)
+    }
+
     /// Waits until no connection exists. The caller sets the deadline.
     pub async fn all_closed(&self) {
         let all = u32::try_from(self.total.capacity).unwrap_or(u32::MAX);

@@ -2,11 +2,13 @@
 //! end one that decide where TIME_WAIT is spent.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(unix)]
@@ -22,6 +24,11 @@ const DISCARD_LIMIT: usize = 1 << 20;
 const DISCARD_CHUNK: usize = 4096;
 /// How long a peer whose delivery could not be waited for may take to close.
 const DISCARD_DEADLINE: Duration = Duration::from_secs(2);
+/// A flag of send(2): more will follow, of which the FIN is enough.
+#[cfg(target_os = "linux")]
+const HOLD_BACK: i32 = libc::MSG_MORE;
+#[cfg(not(target_os = "linux"))]
+const HOLD_BACK: i32 = 0;
 /// How often it is looked whether everything was delivered: at first, which is about a round trip, and at last.
 const DELIVERY_MIN_WAIT: Duration = Duration::from_millis(1);
 const DELIVERY_MAX_WAIT: Duration = Duration::from_millis(100);
@@ -58,6 +65,17 @@ pub enum Ended {
     Closed,
     /// The peer did not close in time, or sent more than is read here, or the connection failed.
     Forced,
+}
+
+/// What is known of the other side of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// All it has sent was read, and it has not closed.
+    Silent,
+    /// It has not closed.
+    Open,
+    /// Its FIN has come, read or not.
+    Closed,
 }
 
 impl From<TcpStream> for Stream {
@@ -137,18 +155,32 @@ impl Stream {
         Some(self.socket().delivery()?.undelivered + usize::from(in_tls))
     }
 
-    /// Whether the peer's FIN has come, read or not. `None` where that cannot be known, see [`Stream::undelivered`].
-    pub fn peer_has_closed(&self) -> Option<bool> {
+    /// What is known of the peer's side. `None` where nothing can be, see [`Stream::undelivered`].
+    pub fn peer(&self) -> Option<Peer> {
         if let Socket::Tcp(tcp) = self.socket() {
             // One system call, where as a rule nothing lies unread before the FIN. The runtime's own idea of what can be
             // read may be older than the FIN.
-            match socket2::SockRef::from(tcp).peek(&mut [std::mem::MaybeUninit::uninit()]) {
-                Ok(0) => return Some(true),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(false),
+            match SockRef::from(tcp).peek(&mut [MaybeUninit::uninit()]) {
+                Ok(0) => return Some(Peer::Closed),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(Peer::Silent),
                 _ => {}
             }
         }
-        Some(self.socket().delivery()?.peer_closed)
+        Some(if self.socket().delivery()?.peer_closed { Peer::Closed } else { Peer::Open })
+    }
+
+    /// Writes what there is room for, without waiting for any, and gives how many octets that were: 0 also beneath TLS. A
+    /// socket that was just accepted has room before the runtime knows of it.
+    ///
+    /// With `last`, they are held back as [`Stream::cork`] says, without a system call for that.
+    pub fn write_now(&self, octets: &[IoSlice<'_>], last: bool) -> usize {
+        match self {
+            // What is wrong with the connection, the next write says, too.
+            Self::Plain(Socket::Tcp(tcp)) => {
+                SockRef::from(tcp).send_vectored_with_flags(octets, if last { HOLD_BACK } else { 0 }).unwrap_or(0)
+            }
+            _ => 0,
+        }
     }
 
     /// What is written from now on is held back until [`Stream::close`] sends it together with its FIN, as far as it fits
@@ -160,7 +192,7 @@ impl Stream {
         #[cfg(target_os = "linux")]
         if let Socket::Tcp(tcp) = self.socket() {
             // A failure means that the connection is gone.
-            let _ = socket2::SockRef::from(tcp).set_tcp_cork(hold_back);
+            let _ = SockRef::from(tcp).set_tcp_cork(hold_back);
         }
     }
 
@@ -232,8 +264,9 @@ impl Stream {
     /// listener's connection that is the listening port, where it costs nothing.
     ///
     /// All within `deadline` and 1 MiB; after that the socket is dropped, and the kernel goes on delivering.
+    ///
+    /// For sockets of a listener: those that were dialed are reset when they are dropped.
     pub async fn close(mut self, deadline: Duration) -> Ended {
-        self.socket().linger(Linger::Deliver);
         let orderly = async {
             self.shutdown().await?;
             // Beneath TLS: whatever still comes need not be deciphered to be thrown away.
@@ -243,6 +276,13 @@ impl Stream {
             Ok(Ok(ended)) => ended,
             Ok(Err(_)) | Err(_) => Ended::Forced,
         }
+    }
+
+    /// [`Stream::close`], without waiting for the peer: the kernel sends what was written, and FIN, and takes the peer's
+    /// FIN. Only where the peer has nothing more to say and is [`Peer::Silent`]: it is reset for every further octet, and
+    /// may lose what was sent last by that.
+    pub fn hang_up(self) {
+        drop(self);
     }
 
     /// Waits for the peer to close first (a server, after it has answered LOGOUT), reading and discarding, and closes
@@ -307,7 +347,7 @@ impl Socket {
     fn linger(&self, linger: Linger) {
         match (self, linger) {
             (Self::Tcp(tcp), Linger::Reset) => drop(tcp.set_zero_linger()),
-            (Self::Tcp(tcp), Linger::Deliver) => drop(socket2::SockRef::from(tcp).set_linger(None)),
+            (Self::Tcp(tcp), Linger::Deliver) => drop(SockRef::from(tcp).set_linger(None)),
             #[cfg(unix)]
             (Self::Unix(_), _) => {}
         }

@@ -1,19 +1,74 @@
-//! Slowing of wrong logins, here, before they reach a backend: each failure makes the next attempt at the same account
-//! from the same address wait longer. Pure: time is an argument.
+//! What wrong logins are held against, here, before the next attempt reaches a backend: how well an attempt stands in the
+//! queue for the backend's judgement, and how long its answer is held back. Pure: time is an argument.
 //!
-//! It is the pair that is slowed: a front end's address is everybody's, and an account must not be locked by whoever
-//! knows its name.
+//! Nobody is locked out. A front end's address is everybody's, and an account's name is known to anyone: so wrong logins
+//! make those behind them wait for their turn, and what speaks for an attempt (this credential was good once, right logins
+//! came from this address) counts for more than what others did to the account.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// Failures are remembered for this long after the last one.
+/// Failures of a pair are remembered for this long after the last one.
 const MEMORY: Duration = Duration::from_secs(60);
 /// Delays double up to this many times the first.
 const MAX_FACTOR: u32 = 16;
-/// Pairs remembered at once; beyond that, all are forgotten. 100 octets each.
-const MAX_PAIRS: usize = 100_000;
+/// Pairs, addresses, accounts remembered at once, each. 100 octets each.
+const MAX_ENTRIES: usize = 100_000;
+/// Wrong logins weigh half after this time.
+const BAD_HALF_LIFE: f64 = 60.0;
+/// Right ones that the backend judged: longer than `auth.cache_ttl`, within which there is no second one.
+const GOOD_HALF_LIFE: f64 = 1800.0;
+/// More right ones than this count no more, so that a front end which is taken over does not stay trusted for hours.
+const MAX_GOOD: f64 = 100.0;
+/// So many wrong ones of late from an address that is not familiar make what comes from it suspect.
+const BAD_ADDRESS: f64 = 3.0;
+/// So many wrong ones of late for an account, from anywhere, make suspect who comes from an address nothing is known of.
+const BAD_ACCOUNT: f64 = 10.0;
+/// So many failures of one account from one familiar address make the pair suspect.
+const BAD_PAIR: u32 = 4;
+/// A score below this is as good as none.
+const NOTHING: f64 = 0.1;
+
+/// How well an attempt stands: the better ones do not wait for the worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// The backend has accepted this very credential before. Nobody can forge that.
+    Proven,
+    /// Of late, more right logins than wrong ones came from the address.
+    Familiar,
+    /// Little is known.
+    Unknown,
+    /// Wrong ones came from the address, or for the account.
+    Suspect,
+}
+
+/// What is known of an address, or of an account.
+#[derive(Debug, Clone, Copy)]
+struct Record {
+    good: f64,
+    bad: f64,
+    at: Instant,
+}
+
+impl Record {
+    fn new(now: Instant) -> Self {
+        Self { good: 0.0, bad: 0.0, at: now }
+    }
+
+    /// What it weighs now.
+    fn aged(self, now: Instant) -> Self {
+        let seconds = now.saturating_duration_since(self.at).as_secs_f64();
+        let (good, bad) =
+            (self.good * (-seconds / GOOD_HALF_LIFE).exp2(), self.bad * (-seconds / BAD_HALF_LIFE).exp2());
+        Self { good, bad, at: now }
+    }
+
+    fn is_familiar(self) -> bool {
+        self.good > 0.5 && self.good > self.bad
+    }
+}
 
 type Pair = (Vec<u8>, Option<IpAddr>);
 
@@ -21,46 +76,96 @@ type Pair = (Vec<u8>, Option<IpAddr>);
 #[derive(Debug)]
 pub struct Throttle {
     first_delay: Duration,
-    failures: HashMap<Pair, (u32, Instant)>,
+    pairs: HashMap<Pair, (u32, Instant)>,
+    addresses: HashMap<Option<IpAddr>, Record>,
+    accounts: HashMap<Vec<u8>, Record>,
 }
 
 impl Throttle {
     /// `first_delay`: `auth.failure_delay`.
     #[must_use]
     pub fn new(first_delay: Duration) -> Self {
-        Self { first_delay, failures: HashMap::new() }
+        Self { first_delay, pairs: HashMap::new(), addresses: HashMap::new(), accounts: HashMap::new() }
+    }
+
+    /// How an attempt stands whose credential is not proven.
+    #[must_use]
+    pub fn standing(&self, user: &[u8], client: Option<IpAddr>, now: Instant) -> Standing {
+        let client = network(client);
+        let of_address = self.addresses.get(&client).map_or(Record::new(now), |record| record.aged(now));
+        let of_account = self.accounts.get(user).map_or(0.0, |record| record.aged(now).bad);
+        let of_pair = self.failures(user, client, now);
+        match of_address {
+            record if record.is_familiar() && of_pair < BAD_PAIR => Standing::Familiar,
+            record if record.is_familiar() || record.bad >= BAD_ADDRESS || of_account >= BAD_ACCOUNT => {
+                Standing::Suspect
+            }
+            _ => Standing::Unknown,
+        }
     }
 
     /// How long an attempt has to wait before it is made. The first failure costs the next attempt nothing: its answer
     /// was held back already.
     #[must_use]
     pub fn delay(&self, user: &[u8], client: Option<IpAddr>, now: Instant) -> Duration {
-        match self.failures.get(&(user.to_vec(), client)) {
-            Some((failures, last)) if *failures > 1 && now < *last + MEMORY => self.delay_after(*failures - 1),
-            _ => Duration::ZERO,
+        match self.failures(user, network(client), now) {
+            0 | 1 => Duration::ZERO,
+            failures => self.delay_after(failures - 1),
         }
     }
 
-    /// Notes a failure; gives how long its answer is to be held back.
-    pub fn failed(&mut self, user: &[u8], client: Option<IpAddr>, now: Instant) -> Duration {
-        if self.failures.len() >= MAX_PAIRS {
-            self.failures.clear();
-        }
-        let (failures, last) = self.failures.entry((user.to_vec(), client)).or_insert((0, now));
+    /// How long the answer to a wrong attempt, or to one that was turned away here, is held back: it grows with the failures
+    /// of the account from this address, and, four times more slowly, with all failures from this address.
+    #[must_use]
+    pub fn hold(&self, user: &[u8], client: Option<IpAddr>, now: Instant) -> Duration {
+        let client = network(client);
+        let of_address =
+            self.addresses.get(&client).map(|record| record.aged(now)).filter(|record| !record.is_familiar());
+        let of_address = of_address.map_or(0.0, |record| record.bad / 4.0).clamp(0.0, 1000.0);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 1000")]
+        let of_address = of_address as u32;
+        self.delay_after(self.failures(user, client, now).max(of_address).max(1))
+    }
+
+    /// The backend has refused.
+    pub fn failed(&mut self, user: &[u8], client: Option<IpAddr>, now: Instant) {
+        let client = network(client);
+        make_room(&mut self.pairs, |(_, last)| now < *last + MEMORY / 4);
+        let (failures, last) = self.pairs.entry((user.to_vec(), client)).or_insert((0, now));
         *failures = if now < *last + MEMORY { failures.saturating_add(1) } else { 1 };
         *last = now;
-        let failures = *failures;
-        self.delay_after(failures)
+        make_room(&mut self.addresses, |record| record.aged(now).is_familiar());
+        let address = self.addresses.entry(client).or_insert(Record::new(now));
+        *address = address.aged(now);
+        address.bad += 1.0;
+        make_room(&mut self.accounts, |record| record.aged(now).bad >= BAD_ACCOUNT);
+        let account = self.accounts.entry(user.to_vec()).or_insert(Record::new(now));
+        *account = account.aged(now);
+        account.bad += 1.0;
     }
 
-    /// The right credential came.
-    pub fn succeeded(&mut self, user: &[u8], client: Option<IpAddr>) {
-        self.failures.remove(&(user.to_vec(), client));
+    /// The backend has accepted. What came from memory does not count: who owns one account could have himself trusted by
+    /// logging in to it again and again.
+    pub fn succeeded(&mut self, user: &[u8], client: Option<IpAddr>, now: Instant) {
+        let client = network(client);
+        self.pairs.remove(&(user.to_vec(), client));
+        make_room(&mut self.addresses, |record| record.aged(now).is_familiar());
+        let address = self.addresses.entry(client).or_insert(Record::new(now));
+        *address = address.aged(now);
+        address.good = (address.good + 1.0).min(MAX_GOOD);
     }
 
-    /// Forgets old failures.
+    /// Forgets what no longer counts.
     pub fn sweep(&mut self, now: Instant) {
-        self.failures.retain(|_, (_, last)| now < *last + MEMORY);
+        self.pairs.retain(|_, (_, last)| now < *last + MEMORY);
+        let counts = |record: &mut Record| record.aged(now).good.max(record.aged(now).bad) >= NOTHING;
+        self.addresses.retain(|_, record| counts(record));
+        self.accounts.retain(|_, record| counts(record));
+    }
+
+    fn failures(&self, user: &[u8], client: Option<IpAddr>, now: Instant) -> u32 {
+        let known = self.pairs.get(&(user.to_vec(), client));
+        known.map_or(0, |(failures, last)| if now < *last + MEMORY { *failures } else { 0 })
     }
 
     fn delay_after(&self, failures: u32) -> Duration {
@@ -68,40 +173,127 @@ impl Throttle {
     }
 }
 
+/// Who has one address of a /64 has all of them.
+fn network(client: Option<IpAddr>) -> Option<IpAddr> {
+    client.map(|address| match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        v4 => v4,
+    })
+}
+
+/// Of a map that is full keeps what is worth keeping, or if that is all of it, nothing.
+fn make_room<K: Eq + Hash, V>(map: &mut HashMap<K, V>, worth: impl Fn(&V) -> bool) {
+    if map.len() >= MAX_ENTRIES {
+        map.retain(|_, value| worth(value));
+        if map.len() >= MAX_ENTRIES / 2 {
+            map.clear();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn address(last: u8) -> Option<IpAddr> {
+        Some(IpAddr::from([127, 0, 0, last]))
+    }
+
     #[test]
     fn failures_slow_only_their_own_pair() {
-        let (one, other) = (Some(IpAddr::from([127, 0, 0, 1])), Some(IpAddr::from([127, 0, 0, 2])));
-        let second = Duration::from_secs(1);
+        let (one, other) = (address(1), address(2));
         let now = Instant::now();
-        let mut throttle = Throttle::new(second);
-        assert_eq!(throttle.failed(b"u", one, now), second);
-        assert_eq!(throttle.delay(b"u", one, now), Duration::ZERO);
-        assert_eq!(throttle.failed(b"u", one, now), 2 * second);
-        assert_eq!(throttle.delay(b"u", one, now), second);
-        for _ in 0..40 {
+        let mut throttle = Throttle::new(SECOND);
+        let fail = |throttle: &mut Throttle| {
             throttle.failed(b"u", one, now);
+            throttle.hold(b"u", one, now)
+        };
+        assert_eq!(fail(&mut throttle), SECOND);
+        assert_eq!(throttle.delay(b"u", one, now), Duration::ZERO);
+        assert_eq!(fail(&mut throttle), 2 * SECOND);
+        assert_eq!(throttle.delay(b"u", one, now), SECOND);
+        for _ in 0..40 {
+            fail(&mut throttle);
         }
-        assert_eq!(throttle.delay(b"u", one, now), 16 * second);
+        assert_eq!(throttle.delay(b"u", one, now), 16 * SECOND);
         assert_eq!(throttle.delay(b"u", other, now), Duration::ZERO);
         assert_eq!(throttle.delay(b"v", one, now), Duration::ZERO);
         assert_eq!(throttle.delay(b"u", one, now + MEMORY), Duration::ZERO);
-        throttle.succeeded(b"u", one);
+        throttle.succeeded(b"u", one, now);
         assert_eq!(throttle.delay(b"u", one, now), Duration::ZERO);
+    }
+
+    #[test]
+    fn an_attack_makes_its_addresses_suspect_and_no_other() {
+        let now = Instant::now();
+        let mut throttle = Throttle::new(SECOND);
+        let front_end = address(1);
+        throttle.succeeded(b"somebody", front_end, now);
+        for n in 0..200_u32 {
+            let (user, from) = ([b'u', (n % 10) as u8], address(10 + (n % 20) as u8));
+            throttle.failed(&user, from, now);
+        }
+        for user in [&b"u\x01"[..], b"never seen"] {
+            assert_eq!(throttle.standing(user, address(10), now), Standing::Suspect);
+            assert_eq!(throttle.standing(user, front_end, now), Standing::Familiar, "{user:?}");
+        }
+        assert_eq!(throttle.standing(b"u\x01", address(99), now), Standing::Suspect, "an account under attack");
+        assert_eq!(throttle.standing(b"never seen", address(99), now), Standing::Unknown);
+        assert!(throttle.hold(b"never seen", address(10), now) > SECOND, "slowed by its address");
+        assert_eq!(throttle.hold(b"never seen", front_end, now), SECOND);
+        let later = now + 10 * MEMORY;
+        assert_eq!(throttle.standing(b"u\x01", address(10), later), Standing::Unknown, "nobody is locked out");
+    }
+
+    #[test]
+    fn a_front_end_through_which_an_attack_comes() {
+        let now = Instant::now();
+        let mut throttle = Throttle::new(SECOND);
+        for user in 0..50_u8 {
+            throttle.succeeded(&[user], None, now);
+        }
+        for _ in 0..BAD_PAIR {
+            assert_eq!(throttle.standing(b"attacked", None, now), Standing::Familiar);
+            throttle.failed(b"attacked", None, now);
+        }
+        assert_eq!(throttle.standing(b"attacked", None, now), Standing::Suspect, "the pair");
+        assert_eq!(throttle.standing(b"another", None, now), Standing::Familiar);
+        for n in 0..60_u32 {
+            throttle.failed(&n.to_be_bytes(), None, now);
+        }
+        assert_eq!(throttle.standing(b"another", None, now), Standing::Suspect, "more wrong than right");
+        assert_eq!(throttle.standing(b"another", None, now + 2 * MEMORY), Standing::Familiar);
+    }
+
+    #[test]
+    fn ipv6_is_counted_by_network() {
+        let now = Instant::now();
+        let mut throttle = Throttle::new(SECOND);
+        let from = |text: &str| Some(text.parse().unwrap());
+        for n in 0..10 {
+            throttle.failed(b"u", from(&format!("2001:db8:1:2::{n}")), now);
+        }
+        assert_eq!(throttle.standing(b"v", from("2001:db8:1:2:ffff::1"), now), Standing::Suspect);
+        assert_eq!(throttle.standing(b"v", from("2001:db8:1:3::1"), now), Standing::Unknown);
+        throttle.failed(b"u", from("::ffff:192.0.2.1"), now);
+        assert_eq!(throttle.standing(b"v", from("::ffff:192.0.2.2"), now), Standing::Unknown);
     }
 
     #[test]
     fn memory_is_bounded() {
         let now = Instant::now();
-        let mut throttle = Throttle::new(Duration::from_secs(1));
-        for n in 0..MAX_PAIRS + 10 {
-            throttle.failed(n.to_string().as_bytes(), None, now);
+        let mut throttle = Throttle::new(SECOND);
+        throttle.succeeded(b"good", address(1), now);
+        for n in 0..=u32::try_from(MAX_ENTRIES).unwrap() {
+            let from = Some(IpAddr::from(((10 << 24) | n).to_be_bytes()));
+            throttle.failed(&n.to_be_bytes(), from, now);
         }
-        assert!(throttle.failures.len() <= MAX_PAIRS);
-        throttle.sweep(now + MEMORY);
-        assert!(throttle.failures.is_empty());
+        let sizes = [throttle.pairs.len(), throttle.addresses.len(), throttle.accounts.len()];
+        assert!(sizes.iter().all(|size| *size <= MAX_ENTRIES), "{sizes:?}");
+        assert_eq!(throttle.standing(b"u", address(1), now), Standing::Familiar, "what is good is not pushed out");
+        throttle.sweep(now + 1000 * MEMORY);
+        assert!(throttle.pairs.is_empty() && throttle.addresses.is_empty() && throttle.accounts.is_empty());
     }
 }

@@ -4,71 +4,20 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use imapool::demo::load::{self, Load, SessionError};
+use imapool::demo::load::{self, Ending, Load, SessionError};
 use imapool::demo::server::{Event, Fault, Options, Server};
-use imapool::demo::{DemoArgs, Front};
 use indicatif::ProgressBar;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 const WAIT: Duration = Duration::from_secs(10);
 
 async fn server(options: Options) -> Server {
     Server::start(options).await.unwrap()
-}
-
-/// A proxy that only relays octets.
-async fn relay(to: SocketAddr) -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut client, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut upstream = TcpStream::connect(to).await.unwrap();
-                // Either side may reset; then the session is over.
-                let _over = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
-            });
-        }
-    });
-    address
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_demo_measures_both_ways() {
-    let login_cost = Duration::from_millis(5);
-    let args = DemoArgs { sessions: 200, accounts: 10, concurrency: 16, login_cost, keep: false };
-    let server = imapool::demo::start_server(login_cost).await.unwrap();
-    let proxy = relay(server.addresses()[1]).await;
-    let report = timeout(WAIT * 3, imapool::demo::compare(&args, &server, proxy)).await.unwrap();
-    for run in [&report.direct, &report.pooled] {
-        // A relay spares the server nothing.
-        assert_eq!((run.connections, run.logins, run.outcome.failed()), (200, 200, 0));
-        assert_eq!(run.outcome.durations.len(), 200);
-        assert!(run.outcome.quantile(0.0).unwrap() >= login_cost);
-        if cfg!(target_os = "linux") {
-            assert!(run.front_end.unwrap().held() > 0, "{:?}", run.front_end);
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_demo_hands_its_proxy_a_configuration_and_ends_it() {
-    let (stopped, stop) = tokio::sync::oneshot::channel();
-    let args = DemoArgs { sessions: 20, accounts: 3, concurrency: 4, login_cost: Duration::ZERO, keep: false };
-    let demo = imapool::demo::run_with(args, async |toml| {
-        let backend = toml.split("[[backend]]").nth(1).unwrap();
-        let address = backend.split("address = \"").nth(1).unwrap().split('"').next().unwrap();
-        let listener = relay(address.parse()?).await;
-        Ok(Front { listener, admin: None, stop: Box::pin(async { stopped.send(()).unwrap() }) })
-    });
-    timeout(WAIT * 3, demo).await.unwrap().unwrap();
-    stop.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,7 +30,16 @@ async fn the_load_counts_what_fails_and_who_is_refused() {
     });
     let server = server(Options { faults: Some(faults), ..Options::default() }).await;
     let time_limit = Duration::from_secs(20);
-    let load = Load { address: server.address(), sessions: 60, accounts: 7, concurrency: 4, time_limit };
+    let load = Load {
+        address: server.address(),
+        sessions: 60,
+        accounts: 7,
+        concurrency: 4,
+        ending: Ending::Logout,
+        rate: None,
+        ports: None,
+        time_limit,
+    };
     let outcome = timeout(WAIT, load::run(load, &ProgressBar::hidden())).await.unwrap();
     assert_eq!(outcome.durations.len(), 39);
     let failures: Vec<_> = outcome.failures.into_iter().collect();

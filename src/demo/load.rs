@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -10,17 +11,28 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
+
+use crate::ports::keep_to_ports;
 
 /// A session that takes longer than this has failed.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
 /// Octets of one reply.
 const REPLY_LIMIT: usize = 1 << 20;
 
+/// How a session ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// LOGOUT, and close as soon as it is answered.
+    Logout,
+    /// Close, without a word.
+    HangUp,
+}
+
 /// What to run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Load {
     /// Where the sessions connect to.
     pub address: SocketAddr,
@@ -30,6 +42,13 @@ pub struct Load {
     pub accounts: u32,
     /// Sessions at once, at least one.
     pub concurrency: u32,
+    /// How they end.
+    pub ending: Ending,
+    /// Sessions that begin in a second, at least one, as long as no more than `concurrency` are open; `None`: as fast as
+    /// they go.
+    pub rate: Option<u32>,
+    /// The local ports they may connect from (Linux 6.3); `None`: all that the host has.
+    pub ports: Option<RangeInclusive<u16>>,
     /// No session begins after this time.
     pub time_limit: Duration,
 }
@@ -109,7 +128,7 @@ pub async fn run(load: Load, bar: &ProgressBar) -> Outcome {
     let start = Instant::now();
     let mut workers = JoinSet::new();
     for _ in 0..load.concurrency {
-        workers.spawn(work(load, next.clone(), start, bar.clone()));
+        workers.spawn(work(load.clone(), next.clone(), start, bar.clone()));
     }
     let mut outcome = Outcome::default();
     while let Some(part) = workers.join_next().await {
@@ -130,9 +149,12 @@ async fn work(load: Load, next: Arc<AtomicU32>, start: Instant, bar: ProgressBar
         if n >= load.sessions || start.elapsed() > load.time_limit {
             return outcome;
         }
+        if let Some(rate) = load.rate {
+            sleep_until((start + Duration::from_secs_f64(f64::from(n) / f64::from(rate))).into()).await;
+        }
         let user = user(n % load.accounts + 1);
         let began = Instant::now();
-        match timeout(SESSION_TIMEOUT, session(load.address, &user, &mut buffer)).await {
+        match timeout(SESSION_TIMEOUT, session(&load, &user, &mut buffer)).await {
             Ok(Ok(())) => outcome.durations.push(began.elapsed()),
             Ok(Err(error)) => *outcome.failures.entry(error).or_default() += 1,
             Err(_) => *outcome.failures.entry(SessionError::TimedOut).or_default() += 1,
@@ -141,13 +163,9 @@ async fn work(load: Load, next: Arc<AtomicU32>, start: Instant, bar: ProgressBar
     }
 }
 
-/// One session: LOGIN, SELECT, FETCH, LOGOUT; then it just closes, as many front ends do.
-async fn session(address: SocketAddr, user: &str, buffer: &mut Vec<u8>) -> Result<(), SessionError> {
-    let mut stream = TcpStream::connect(address).await.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => SessionError::NoPort,
-        _ => SessionError::Connect,
-    })?;
-    stream.set_nodelay(true).map_err(|_| SessionError::Lost)?;
+/// One session: LOGIN, SELECT, FETCH, and the end.
+async fn session(load: &Load, user: &str, buffer: &mut Vec<u8>) -> Result<(), SessionError> {
+    let mut stream = connect(load).await?;
     reply(&mut stream, "*", buffer).await?;
     let login = format!("a1 LOGIN {user} {}\r\n", password(user));
     command(&mut stream, "a1", &login, buffer).await?;
@@ -155,7 +173,24 @@ async fn session(address: SocketAddr, user: &str, buffer: &mut Vec<u8>) -> Resul
     let fetch = "a3 FETCH 1:10 (UID FLAGS BODY.PEEK[HEADER.FIELDS (FROM SUBJECT DATE)])\r\n";
     command(&mut stream, "a3", fetch, buffer).await?;
     own_messages_only(buffer, user)?;
-    command(&mut stream, "a4", "a4 LOGOUT\r\n", buffer).await
+    match load.ending {
+        Ending::Logout => command(&mut stream, "a4", "a4 LOGOUT\r\n", buffer).await,
+        Ending::HangUp => Ok(()),
+    }
+}
+
+async fn connect(load: &Load) -> Result<TcpStream, SessionError> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => SessionError::NoPort,
+        _ => SessionError::Connect,
+    };
+    let socket = if load.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
+    if let Some(ports) = &load.ports {
+        keep_to_ports(&socket, ports).map_err(failed)?;
+    }
+    let stream = socket.connect(load.address).await.map_err(failed)?;
+    stream.set_nodelay(true).map_err(|_| SessionError::Lost)?;
+    Ok(stream)
 }
 
 /// Every message names its account in the subject.

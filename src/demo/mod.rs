@@ -1,7 +1,8 @@
 //! `imapool demo`, and the in-memory IMAP server which it and the tests use. Production code does not know it.
 //!
-//! The demo runs the same load twice: against the in-memory server itself, and through a proxy in front of it. The
-//! server has a port for each of the two, so that what one run leaves behind is not counted for the other.
+//! The demo runs each load twice: against the in-memory server itself, and through a proxy in front of it. First with
+//! few local ports, to show what goes wrong without a proxy; then with all of them, to show what either way costs. The
+//! server has a port for each way, so that what one run leaves behind is not counted for another.
 
 pub mod load;
 pub mod report;
@@ -18,22 +19,37 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use thiserror::Error;
+use tokio::time::sleep;
 
-use self::load::Load;
-use self::report::{Report, Run};
+use self::load::{Ending, Load};
+use self::report::{Cost, Run, Shortage, Ways};
 use self::server::{Options, Server};
+use self::sockets::Ports;
 
 /// No session begins later than this after the first one: the demo stays below 30 s, whatever happens.
 const TIME_LIMIT: Duration = Duration::from_secs(24);
-/// Of the direct run alone.
-const DIRECT_LIMIT: Duration = Duration::from_secs(14);
+/// Of each run with few ports.
+const SHORTAGE_LIMIT: Duration = Duration::from_secs(3);
+/// Of the direct run with all ports.
+const DIRECT_LIMIT: Duration = Duration::from_secs(10);
+/// Ports that the front end is left with where it is to have few.
+const FEW_PORTS: u16 = 200;
+/// Sessions that begin in a second where there are few ports. On the loopback interface Linux lends a port again after a
+/// second, so that `FEW_PORTS` of them can go well.
+const SHORTAGE_RATE: u32 = 1000;
+/// How many begin in all: two seconds of them.
+const SHORTAGE_SESSIONS: u32 = 2 * SHORTAGE_RATE;
+/// Of these, as many at once as leaves most of the ports free.
+const SHORTAGE_AT_ONCE: u32 = FEW_PORTS as u32 / 4;
+/// How long the last sessions' sockets may take to be gone.
+const SETTLING: Duration = Duration::from_millis(300);
 /// How long the server waits for the front end to close after LOGOUT: real ones have things to write down first.
 const LOGOUT_GRACE: Duration = Duration::from_millis(20);
 
 /// The command line of `imapool demo`.
 #[derive(Debug, Clone, Args)]
 pub struct DemoArgs {
-    /// Sessions to run each way.
+    /// Sessions to run each way, in the second part.
     #[arg(long, value_name = "NUMBER", default_value_t = 20_000,
         value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub sessions: u32,
@@ -66,6 +82,14 @@ pub enum DemoError {
     /// Ctrl-C cannot be waited for.
     #[error("cannot wait for Ctrl-C")]
     Signal(#[source] io::Error),
+    /// The proxy did not keep what it promises.
+    #[error("{failed} of {begun} sessions through imapool failed: they should all go well")]
+    SessionsFailed {
+        /// Sessions through the proxy that failed.
+        failed: u64,
+        /// All that were begun.
+        begun: u64,
+    },
 }
 
 /// A proxy that runs in front of the demo's server.
@@ -81,48 +105,101 @@ pub struct Front {
 /// Gives the demo. `start` is handed the proxy's configuration (TOML, ports 0) and starts it.
 ///
 /// # Errors
-/// Where server or proxy cannot start, or nothing can be printed. Sessions that fail are a number in the table.
+/// Where server or proxy cannot start, nothing can be printed, or a session through the proxy failed. Sessions that fail
+/// without it are what is to be shown.
 pub async fn run_with<F>(args: DemoArgs, start: F) -> Result<(), DemoError>
 where
     F: AsyncFnOnce(String) -> Result<Front, Box<dyn Error + Send + Sync>>,
 {
     let server = start_server(args.login_cost).await.map_err(DemoError::Server)?;
-    let front = start(configuration(server.addresses()[1])).await.map_err(DemoError::Proxy)?;
-    print(&compare(&args, &server, front.listener).await.to_string())?;
+    let front = start(configuration(server.addresses()[BEHIND])).await.map_err(DemoError::Proxy)?;
+    let begun = Instant::now();
+    print(report::INTRODUCTION)?;
+    let shortage = run_short(&args, &server, front.listener).await;
+    print(&shortage.as_ref().map_or_else(report::no_shortage, Shortage::to_string))?;
+    let cost = compare(&args, &server, front.listener, TIME_LIMIT.saturating_sub(begun.elapsed())).await;
+    print(&cost.to_string())?;
+    let verdict = report::verdict(shortage.ok().as_ref(), &cost);
+    print(&verdict.to_string())?;
     if args.keep {
-        print(&invitation(server.address(), &front))?;
+        print(&invitation(server.addresses()[DIRECT], &front))?;
         tokio::signal::ctrl_c().await.map_err(DemoError::Signal)?;
     }
     front.stop.await;
     server.stop().await;
-    Ok(())
+    if verdict.is_kept() {
+        Ok(())
+    } else {
+        Err(DemoError::SessionsFailed { failed: verdict.pooled.failed, begun: verdict.pooled.begun() })
+    }
 }
 
-/// Starts the demo's server: its first address is for the direct run, its second one for the proxy.
+/// The server's addresses: for the proxy, and for each of the direct runs.
+const BEHIND: usize = 0;
+const DIRECT: usize = 1;
+const DIRECT_LOGOUT: usize = 2;
+const DIRECT_HANG_UP: usize = 3;
+
+/// Starts the demo's server: its first address is for the proxy, the others are for direct runs.
 ///
 /// # Errors
 /// Where no address can be bound.
 pub async fn start_server(login_cost: Duration) -> io::Result<Server> {
-    let addresses = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); 2];
+    let addresses = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); 4];
     let options = Options { addresses, login_delay: login_cost, logout_grace: LOGOUT_GRACE, ..Options::default() };
     Server::start(options).await
 }
 
-/// Runs the load against the server of [`start_server`], and then against the proxy before its second address.
-pub async fn compare(args: &DemoArgs, server: &Server, proxy: SocketAddr) -> Report {
-    let (direct, behind) = (server.addresses()[0], server.addresses()[1]);
+/// Runs sessions of a front end that has few ports, against the server of [`start_server`] and against the proxy before
+/// it: once with LOGOUT at the end of each, once without.
+///
+/// # Errors
+/// Where this system cannot keep a socket to few ports.
+pub async fn run_short(args: &DemoArgs, server: &Server, proxy: SocketAddr) -> io::Result<Shortage> {
+    let ports = sockets::few(FEW_PORTS)?;
+    let both = async |direct: usize, ending: Ending| {
+        let load = Load {
+            address: server.addresses()[direct],
+            sessions: SHORTAGE_SESSIONS,
+            accounts: args.accounts,
+            concurrency: args.concurrency.min(SHORTAGE_AT_ONCE),
+            ending,
+            rate: Some(SHORTAGE_RATE),
+            ports: Some(ports.clone()),
+            time_limit: SHORTAGE_LIMIT,
+        };
+        let through = Load { address: proxy, ..load.clone() };
+        let direct = measure(load, server, "direct").await;
+        Ways { direct, pooled: measure(through, server, "through imapool").await }
+    };
+    let logout = both(DIRECT_LOGOUT, Ending::Logout).await;
+    let hang_up = both(DIRECT_HANG_UP, Ending::HangUp).await;
+    Ok(Shortage { rate: SHORTAGE_RATE, host: sockets::ephemeral(), ports, logout, hang_up })
+}
+
+/// Runs the load with all ports, against the server of [`start_server`] and against the proxy before it.
+pub async fn compare(args: &DemoArgs, server: &Server, proxy: SocketAddr, time_limit: Duration) -> Cost {
     let load = Load {
-        address: direct,
+        address: server.addresses()[DIRECT],
         sessions: args.sessions,
         accounts: args.accounts,
         concurrency: args.concurrency,
-        time_limit: DIRECT_LIMIT,
+        ending: Ending::Logout,
+        rate: None,
+        ports: None,
+        time_limit: DIRECT_LIMIT.min(time_limit),
     };
+    let through = Load { address: proxy, ..load.clone() };
     let begun = Instant::now();
-    let direct = measure(load, server, None, "direct").await;
-    let load = Load { address: proxy, time_limit: TIME_LIMIT.saturating_sub(begun.elapsed()), ..load };
-    let pooled = measure(load, server, Some(behind), "through imapool").await;
-    Report { direct, pooled, login_cost: args.login_cost, ephemeral: sockets::ephemeral() }
+    let direct = measure(load, server, "direct").await;
+    let through = Load { time_limit: time_limit.saturating_sub(begun.elapsed()), ..through };
+    let pooled = measure(through, server, "through imapool").await;
+    Cost {
+        ways: Ways { direct, pooled },
+        accounts: args.accounts,
+        login_cost: args.login_cost,
+        host: sockets::ephemeral(),
+    }
 }
 
 /// The proxy's configuration; everything that is not said is the default.
@@ -135,19 +212,33 @@ fn configuration(backend: SocketAddr) -> String {
 }
 
 /// Runs the load against one address and counts what it cost.
-async fn measure(load: Load, server: &Server, behind: Option<SocketAddr>, name: &str) -> Run {
+async fn measure(load: Load, server: &Server, name: &str) -> Run {
     let before = server.counters();
     let bar = progress_bar(load.sessions, name);
+    let (wanted, address) = (load.sessions, load.address);
     let outcome = load::run(load, &bar).await;
     bar.finish_and_clear();
     let after = server.counters();
     Run {
-        wanted: load.sessions,
+        wanted,
         outcome,
         connections: after.accepted - before.accepted,
         logins: after.logins + after.failed_logins - before.logins - before.failed_logins,
-        front_end: sockets::towards(load.address.port()),
-        proxy: behind.and_then(|address| sockets::towards(address.port())),
+        front_end: settled(address).await,
+        proxy: sockets::towards(server.addresses()[BEHIND]),
+    }
+}
+
+/// The ports that are held towards this address, once the last connections have ended.
+async fn settled(address: SocketAddr) -> Option<Ports> {
+    let deadline = Instant::now() + SETTLING;
+    loop {
+        let ports = sockets::towards(address)?;
+        if ports.in_use == 0 || Instant::now() >= deadline {
+            return Some(ports);
+        }
+        // The kernel gives no word of it.
+        sleep(SETTLING / 30).await;
     }
 }
 

@@ -1,15 +1,24 @@
-//! The table which the demo prints.
+//! What the demo prints.
 
 use std::fmt;
+use std::io;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::load::Outcome;
+use super::load::{Outcome, SessionError};
 use super::sockets::Ports;
 
 /// How long Linux keeps a port in TIME_WAIT, in seconds.
 const TIME_WAIT_SECONDS: u32 = 60;
 /// Width of the first column.
 const LABEL: usize = 44;
+
+/// What it is about.
+pub const INTRODUCTION: &str = "\
+A front end opens a connection for each request: login, a look into the mailbox, and the end. First straight to an IMAP
+server, then through imapool. All three are on this host, the server is in memory, nothing is installed or changed.
+
+";
 
 /// One way of running the load.
 #[derive(Debug)]
@@ -24,66 +33,198 @@ pub struct Run {
     pub logins: u64,
     /// Ports held by the front end after the run.
     pub front_end: Option<Ports>,
-    /// Ports held by imapool towards the server after the run; `None` in the direct run too.
+    /// Ports held by imapool towards the server after the run.
     pub proxy: Option<Ports>,
 }
 
-/// Both ways, and what is to be known about the circumstances.
+/// The same load, both ways.
 #[derive(Debug)]
-pub struct Report {
+pub struct Ways {
     /// Front end and server alone.
     pub direct: Run,
-    /// The same with imapool between them.
+    /// With imapool between them.
     pub pooled: Run,
+}
+
+/// The first part: a front end that has few ports.
+#[derive(Debug)]
+pub struct Shortage {
+    /// The few.
+    pub ports: RangeInclusive<u16>,
+    /// All that this host has.
+    pub host: Option<RangeInclusive<u16>>,
+    /// Sessions begun in a second.
+    pub rate: u32,
+    /// Sessions that end with LOGOUT.
+    pub logout: Ways,
+    /// Sessions that just end.
+    pub hang_up: Ways,
+}
+
+/// The second part: a front end that has all ports.
+#[derive(Debug)]
+pub struct Cost {
+    /// What was measured.
+    pub ways: Ways,
+    /// Whose sessions they were.
+    pub accounts: u32,
     /// Waited by the server in each login.
     pub login_cost: Duration,
     /// Ports this host can connect from.
-    pub ephemeral: Option<u32>,
+    pub host: Option<RangeInclusive<u16>>,
 }
 
-impl fmt::Display for Report {
+/// How sessions went, one way, in all of the demo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Those that went well.
+    pub well: u64,
+    /// Those that did not.
+    pub failed: u64,
+}
+
+impl Tally {
+    /// All that were begun.
+    pub fn begun(self) -> u64 {
+        self.well + self.failed
+    }
+
+    fn add(mut self, run: &Run) -> Self {
+        self.well += run.outcome.durations.len() as u64;
+        self.failed += u64::from(run.outcome.failed());
+        self
+    }
+}
+
+/// What all of it comes to.
+#[derive(Debug, Clone, Copy)]
+pub struct Verdict {
+    /// Without imapool.
+    pub direct: Tally,
+    /// With it.
+    pub pooled: Tally,
+}
+
+impl Verdict {
+    /// Whether all sessions through imapool went well, and there were some.
+    pub fn is_kept(&self) -> bool {
+        self.pooled.failed == 0 && self.pooled.well > 0
+    }
+}
+
+/// Sums up both parts; the first may not have been possible.
+pub fn verdict(shortage: Option<&Shortage>, cost: &Cost) -> Verdict {
+    let runs = || shortage.into_iter().flat_map(|s| [&s.logout, &s.hang_up]).chain([&cost.ways]);
+    let direct = runs().fold(Tally::default(), |tally, ways| tally.add(&ways.direct));
+    let pooled = runs().fold(Tally::default(), |tally, ways| tally.add(&ways.pooled));
+    Verdict { direct, pooled }
+}
+
+impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (direct, pooled) = (&self.direct, &self.pooled);
-        let mut row =
-            |label: &str, direct: String, pooled: String| writeln!(f, "{label:<LABEL$}{direct:>14}{pooled:>18}");
-        row("", "direct".into(), "through imapool".into())?;
-        let both = |value: fn(&Run) -> String| (value(direct), value(pooled));
-        let rows: [(&str, (String, String)); 9] = [
+        let Self { direct, pooled } = self;
+        write!(f, "\nDirect: {} of {} sessions failed. ", number(direct.failed), number(direct.begun()))?;
+        match (self.is_kept(), pooled.failed) {
+            (true, _) => writeln!(f, "Through imapool: none of {}.", number(pooled.begun())),
+            (false, 0) => writeln!(f, "Through imapool: none was begun."),
+            (false, failed) => {
+                writeln!(f, "Through imapool: {} of {}. This must not be.", number(failed), number(pooled.begun()))
+            }
+        }
+    }
+}
+
+/// Says that the first part cannot be shown, and why.
+pub fn no_shortage(error: &io::Error) -> String {
+    format!(
+        "1. A FRONT END THAT RUNS OUT OF PORTS cannot be shown on this system: it takes Linux 6.3 or later, where a\n\
+         program can keep its own sockets to few ports ({error}). The README has a picture of it.\n\n"
+    )
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let few = self.ports.len();
+        let wanted = self.logout.direct.wanted;
+        let all =
+            self.host.as_ref().map_or_else(String::new, |host| format!(" of this host's {}", thousands(host.len())));
+        writeln!(
+            f,
+            "1. A FRONT END THAT RUNS OUT OF PORTS. It may connect from {few}{all} ports only: {}-{}, by an\n\
+             option of its own sockets (IP_LOCAL_PORT_RANGE). It begins {} sessions a second, {} in all.\n",
+            self.ports.start(),
+            self.ports.end(),
+            number(self.rate.into()),
+            number(wanted.into())
+        )?;
+        write_header(f)?;
+        for (heading, ways) in
+            [("sessions that end with LOGOUT", &self.logout), ("sessions that just hang up", &self.hang_up)]
+        {
+            writeln!(f, "{heading}")?;
+            write_row(f, "  went well", ways.both(|r| number(r.outcome.durations.len() as u64)))?;
+            write_row(f, "  FAILED", ways.both(|r| number(r.outcome.failed().into())))?;
+            write_row(f, "  ports still taken afterwards", ways.both(|r| ports(r.front_end)))?;
+        }
+        writeln!(f)?;
+        self.logout.write_remarks(f, ", with LOGOUT")?;
+        self.hang_up.write_remarks(f, ", hanging up")?;
+        self.write_reason(f)
+    }
+}
+
+impl Shortage {
+    fn write_reason(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let few = self.ports.len();
+        let short = [&self.logout, &self.hang_up]
+            .iter()
+            .any(|ways| ways.direct.outcome.failures.contains_key(&SessionError::NoPort));
+        if short {
+            writeln!(
+                f,
+                "The side that closes first keeps the port in TIME_WAIT. Here, on the loopback interface, Linux lends such a\n\
+                 port again after a second; across a network not for {TIME_WAIT_SECONDS} s, and {few} ports are enough for {:.1} sessions a second.\n\
+                 imapool closes first, or resets the connection of a front end that did: its ports are free again at once.\n",
+                few as f64 / f64::from(TIME_WAIT_SECONDS)
+            )
+        } else {
+            writeln!(f, "No port was wanting: this machine is too slow for so many sessions.\n")
+        }
+    }
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "2. WHAT IT COSTS. {} sessions of {} accounts, with LOGOUT, as fast as they go; with all ports.\n",
+            number(self.ways.direct.wanted.into()),
+            number(self.accounts.into())
+        )?;
+        write_header(f)?;
+        let Ways { direct, pooled } = &self.ways;
+        let both = |value: fn(&Run) -> String| self.ways.both(value);
+        for (label, values) in [
             ("sessions that went well", both(|r| number(r.outcome.durations.len() as u64))),
             ("sessions that failed", both(|r| number(r.outcome.failed().into()))),
             ("connections opened to the IMAP server", both(|r| number(r.connections))),
             ("logins the IMAP server had to check", both(|r| number(r.logins))),
             ("ports the front end holds afterwards", both(|r| ports(r.front_end))),
-            ("ports imapool holds afterwards", ("-".into(), ports(pooled.proxy))),
+            ("ports imapool holds afterwards", ["-".into(), ports(pooled.proxy)]),
             ("sessions per second", both(|r| number(r.outcome.per_second().round() as u64))),
             ("one session, median", both(|r| duration(r.outcome.quantile(0.5)))),
             ("one session, 99 of 100 within", both(|r| duration(r.outcome.quantile(0.99)))),
-        ];
-        for (label, (direct, pooled)) in rows {
-            row(label, direct, pooled)?;
+        ] {
+            write_row(f, label, values)?;
         }
         writeln!(f)?;
-        for (name, run) in [("direct", direct), ("through imapool", pooled)] {
-            write_remarks(f, name, run)?;
-        }
-        self.write_notes(f)
+        self.ways.write_remarks(f, "")?;
+        self.write_notes(f, direct)
     }
 }
 
-/// Failures by reason, and sessions for which there was no time.
-fn write_remarks(f: &mut fmt::Formatter<'_>, name: &str, run: &Run) -> fmt::Result {
-    for (error, count) in &run.outcome.failures {
-        writeln!(f, "Failed, {name}: {error} ({}).", number((*count).into()))?;
-    }
-    let missing = u64::from(run.wanted - run.outcome.failed()).saturating_sub(run.outcome.durations.len() as u64);
-    if missing > 0 {
-        writeln!(f, "Not begun, {name}: {} sessions, for lack of time.", number(missing))?;
-    }
-    Ok(())
-}
-
-impl Report {
-    fn write_notes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Cost {
+    fn write_notes(&self, f: &mut fmt::Formatter<'_>, direct: &Run) -> fmt::Result {
         match self.login_cost {
             Duration::ZERO => writeln!(f, "The server takes no time to check a password (--login-cost).")?,
             cost => writeln!(
@@ -92,23 +233,55 @@ impl Report {
                 duration(Some(cost))
             )?,
         }
-        let (Some(ephemeral), Some(held)) = (self.ephemeral, self.direct.front_end) else { return Ok(()) };
+        let (Some(host), Some(held)) = (&self.host, direct.front_end) else { return Ok(()) };
         if held.time_wait == 0 {
             return Ok(());
         }
+        let all = u32::try_from(host.len()).unwrap_or(u32::MAX);
         writeln!(
             f,
-            "A port that was used stays taken for {TIME_WAIT_SECONDS} s (TIME_WAIT), and this host has {} of them: directly, no more\n\
-             than {} sessions a second to one server can last, however fast both are. On the loopback interface, as\n\
-             here, Linux reuses such ports after a second, so fewer are counted; across a network it does not.",
-            number(ephemeral.into()),
-            number((ephemeral / TIME_WAIT_SECONDS).into())
+            "Across a network, the {} ports of this host are enough for {} sessions a second, however fast both sides are.",
+            number(all.into()),
+            number((all / TIME_WAIT_SECONDS).into())
         )
     }
 }
 
+impl Ways {
+    fn both(&self, value: fn(&Run) -> String) -> [String; 2] {
+        [value(&self.direct), value(&self.pooled)]
+    }
+
+    /// Failures by reason, and sessions for which there was no time.
+    fn write_remarks(&self, f: &mut fmt::Formatter<'_>, what: &str) -> fmt::Result {
+        for (name, run) in [("direct", &self.direct), ("through imapool", &self.pooled)] {
+            for (error, count) in &run.outcome.failures {
+                writeln!(f, "Failed, {name}{what}: {error} ({}).", number((*count).into()))?;
+            }
+            let begun = Tally::default().add(run).begun();
+            let missing = u64::from(run.wanted).saturating_sub(begun);
+            if missing > 0 {
+                writeln!(f, "Not begun, {name}{what}: {} sessions, for lack of time.", number(missing))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write_header(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write_row(f, "", ["direct".into(), "through imapool".into()])
+}
+
+fn write_row(f: &mut fmt::Formatter<'_>, label: &str, [direct, pooled]: [String; 2]) -> fmt::Result {
+    writeln!(f, "{label:<LABEL$}{direct:>14}{pooled:>18}")
+}
+
 fn ports(ports: Option<Ports>) -> String {
-    ports.map_or_else(|| "n/a".into(), |p| number(p.held() as u64))
+    ports.map_or_else(|| "n/a".into(), |p| thousands(p.held()))
+}
+
+fn thousands(n: usize) -> String {
+    number(n as u64)
 }
 
 /// `20,000`
@@ -132,31 +305,74 @@ fn duration(duration: Option<Duration>) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::load::SessionError;
     use super::*;
 
     fn run(good: u64, failed: u32, wanted: u32) -> Run {
         let outcome = Outcome {
             elapsed: Duration::from_secs(2),
             durations: (0..good).map(Duration::from_millis).collect(),
-            failures: BTreeMap::from([(SessionError::NoPort, failed)]),
+            failures: if failed > 0 { BTreeMap::from([(SessionError::NoPort, failed)]) } else { BTreeMap::new() },
         };
         let ports = Some(Ports { time_wait: 1000, in_use: 234 });
         Run { wanted, outcome, connections: 1_234_567, logins: 7, front_end: ports, proxy: None }
     }
 
-    #[test]
-    fn the_table_says_what_was_counted() {
-        let report = Report {
-            direct: run(90, 5, 100),
-            pooled: run(100, 0, 100),
-            login_cost: Duration::from_millis(5),
-            ephemeral: Some(28_232),
-        };
-        let text = report.to_string();
-        for wanted in ["1,234,567", "1,234", "n/a", "5 sessions, for lack of time", "(5)", "than 470", "waits 5.0 ms"] {
+    fn ways(direct: Run, pooled: Run) -> Ways {
+        Ways { direct, pooled }
+    }
+
+    fn cost(ways: Ways) -> Cost {
+        Cost { ways, accounts: 50, login_cost: Duration::from_millis(5), host: Some(32_768..=60_999) }
+    }
+
+    fn shortage(logout: Ways, hang_up: Ways) -> Shortage {
+        Shortage { ports: 32_768..=32_967, host: Some(32_768..=60_999), rate: 1000, logout, hang_up }
+    }
+
+    fn assert_holds(text: &str, wanted: &[&str]) {
+        for wanted in wanted {
             assert!(text.contains(wanted), "{wanted} is missing:\n{text}");
         }
         assert!(text.lines().all(|l| l.chars().count() <= 120), "{text}");
+    }
+
+    #[test]
+    fn the_second_part_says_what_was_counted() {
+        let text = cost(ways(run(90, 5, 100), run(100, 0, 100))).to_string();
+        assert_holds(
+            &text,
+            &["1,234,567", "1,234", "n/a", "5 sessions, for lack of time", "(5)", "for 470", "waits 5.0 ms"],
+        );
+    }
+
+    #[test]
+    fn the_first_part_says_what_was_narrowed_and_what_ran_short() {
+        let both = || ways(run(400, 1600, 2000), run(2000, 0, 2000));
+        let text = shortage(both(), both()).to_string();
+        assert_holds(
+            &text,
+            &["200 of this host's 28,232 ports", "32768-32967", "1,600", "2,000", "TIME_WAIT", "for 3.3 "],
+        );
+        let slow = || ways(run(2000, 0, 2000), run(2000, 0, 2000));
+        assert_holds(&shortage(slow(), slow()).to_string(), &["too slow"]);
+        assert_holds(&no_shortage(&io::ErrorKind::Unsupported.into()), &["cannot be shown", "Linux 6.3"]);
+    }
+
+    #[test]
+    fn one_failed_session_through_imapool_breaks_the_promise() {
+        let good = || ways(run(1, 9, 10), run(10, 0, 10));
+        let bad = || ways(run(10, 0, 10), run(9, 1, 10));
+        let kept = verdict(Some(&shortage(good(), good())), &cost(good()));
+        assert!(kept.is_kept());
+        assert_holds(&kept.to_string(), &["Direct: 27 of 30 sessions failed. Through imapool: none of 30."]);
+        for broken in [
+            verdict(Some(&shortage(bad(), good())), &cost(good())),
+            verdict(Some(&shortage(good(), bad())), &cost(good())),
+            verdict(None, &cost(bad())),
+        ] {
+            assert!(!broken.is_kept());
+            assert_holds(&broken.to_string(), &["Through imapool: 1 of ", "must not be"]);
+        }
+        assert!(!verdict(None, &cost(ways(run(1, 0, 1), run(0, 0, 1)))).is_kept(), "nothing was shown");
     }
 }

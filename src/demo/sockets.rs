@@ -1,12 +1,17 @@
 //! What the kernel says about ports: Linux only, `None` elsewhere.
 
+#[cfg(target_os = "linux")]
+use std::collections::HashSet;
 use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 
-/// The kernel's `TCP_TIME_WAIT`, as /proc/net/tcp writes it.
-const TIME_WAIT: &str = "06";
-const LISTEN: &str = "0A";
+use socket2::{Domain, Socket, Type};
 
-/// Local ports that are taken by connections to one remote port.
+use crate::ports::keep_to_ports;
+
+/// Local ports that are taken by connections to one remote address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ports {
     /// By connections that are over, in TIME_WAIT.
@@ -22,52 +27,34 @@ impl Ports {
     }
 }
 
-/// The ports of this host which connections to this remote port hold.
-pub fn towards(port: u16) -> Option<Ports> {
-    let mut ports = Ports::default();
-    // IPv6 may be switched off.
-    for table in [fs::read_to_string("/proc/net/tcp").ok()?, fs::read_to_string("/proc/net/tcp6").unwrap_or_default()] {
-        count(&table, port, &mut ports);
-    }
-    Some(ports)
+/// The ports of this host which connections to this address hold.
+#[cfg(target_os = "linux")]
+pub fn towards(address: SocketAddr) -> Option<Ports> {
+    let held = crate::sock_diag::held(&HashSet::from([address])).ok()?;
+    Some(Ports { time_wait: held.time_wait, in_use: held.in_use })
 }
 
-/// `sl local_address rem_address st …`, addresses as `0100007F:1F90`.
-fn count(table: &str, port: u16, ports: &mut Ports) {
-    let wanted = format!("{port:04X}");
-    for line in table.lines().skip(1) {
-        let mut columns = line.split_ascii_whitespace().skip(2);
-        let (Some(remote), Some(state)) = (columns.next(), columns.next()) else { continue };
-        if remote.rsplit(':').next() != Some(&wanted) || state == LISTEN {
-            continue;
-        }
-        let counter = if state == TIME_WAIT { &mut ports.time_wait } else { &mut ports.in_use };
-        *counter += 1;
-    }
+/// Not known here.
+#[cfg(not(target_os = "linux"))]
+pub fn towards(_: SocketAddr) -> Option<Ports> {
+    None
 }
 
-/// How many ports the kernel may choose from for outgoing connections.
-pub fn ephemeral() -> Option<u32> {
+/// The ports the kernel may choose from for outgoing connections.
+pub fn ephemeral() -> Option<RangeInclusive<u16>> {
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
-    let mut ends = text.split_ascii_whitespace().map(|n| n.parse::<u32>().ok());
-    let (first, last) = (ends.next()??, ends.next()??);
-    (last + 1).checked_sub(first)
+    let mut ends = text.split_ascii_whitespace().map(|n| n.parse::<u16>().ok());
+    Some(ends.next()??..=ends.next()??)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_are_counted_by_remote_port_and_state() {
-        let table = "  sl  local_address rem_address   st tx_queue\n\
-                        0: 0100007F:1F90 00000000:0000 0A 0\n\
-                        1: 0100007F:A000 0100007F:1F90 06 0\n\
-                        2: 0100007F:A001 0100007F:1F90 01 0\n\
-                        3: 0100007F:1F90 0100007F:A001 01 0\n\
-                        4: broken\n";
-        let mut ports = Ports::default();
-        count(table, 0x1f90, &mut ports);
-        assert_eq!(ports, Ports { time_wait: 1, in_use: 1 });
-    }
+/// The first `number` of this host's ports, for sockets to be kept to; fewer where the host has fewer.
+///
+/// # Errors
+/// Where the system cannot keep a socket to a range of ports: `IP_LOCAL_PORT_RANGE` came with Linux 6.3.
+pub fn few(number: u16) -> io::Result<RangeInclusive<u16>> {
+    // The kernel ignores, without a word, what lies outside of its own range.
+    let host = ephemeral().ok_or(io::ErrorKind::Unsupported)?;
+    let few = *host.start()..=host.start().saturating_add(number - 1).min(*host.end());
+    keep_to_ports(&Socket::new(Domain::IPV4, Type::STREAM, None)?, &few)?;
+    Ok(few)
 }

@@ -1,19 +1,312 @@
-//! stub
-use bytes::Bytes;
-#[derive(Debug, Default)]
-pub struct FetchScanner { text: Vec<u8> }
-#[derive(Debug)]
-pub struct Flags { pub text: Bytes }
-#[derive(Debug)]
-pub struct Items { pub uid: Option<u32>, pub flags: Option<Flags>, pub other: bool }
-impl FetchScanner {
-    pub fn text(&mut self, t: &[u8]) { self.text.extend_from_slice(t); }
-    pub fn literal(&mut self) {}
-    pub fn finish(self) -> Items {
-        let t = String::from_utf8_lossy(&self.text).to_string();
-        let uid = t.split_once("UID ").and_then(|(_, r)| r.split([' ', ')']).next()?.parse().ok());
-        let flags = t.split_once("FLAGS (").map(|(_, r)| Flags { text: format!("({})", r.split(')').next().unwrap()).into() });
-        Items { uid, flags, other: t.contains("BODY") }
+//! What a FETCH reply says of a message's UID, flags and mod-sequence, among all else that it may hold, read while it passes by.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+/// Longest list of flags kept as text, in octets.
+const MAX_FLAGS: usize = 4096;
+
+/// Longest item name or number that matters, in octets.
+const MAX_WORD: usize = 24;
+
+/// A message's flags.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flags {
+    /// The same for the same flags, in whatever order and case; `\Recent`, which is each session's own (RFC 3501 section
+    /// 2.3.2), does not count.
+    pub hash: u64,
+    /// With parentheses and without `\Recent`; `None` when they are longer than 4 KiB.
+    pub text: Option<Bytes>,
+}
+
+/// What a FETCH reply held.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Items {
+    /// UID
+    pub uid: Option<u32>,
+    /// MODSEQ (RFC 7162 section 3.1.4)
+    pub modseq: Option<u64>,
+    /// FLAGS
+    pub flags: Option<Flags>,
+    /// Anything else.
+    pub other: bool,
+}
+
+impl Items {
+    /// What is news of it for others: `(FLAGS (\Seen) UID 5 MODSEQ (7))`. `None`: the flags are not in it, or too long.
+    #[must_use]
+    pub fn news(&self) -> Option<Bytes> {
+        let mut news = BytesMut::from(&b"(FLAGS "[..]);
+        news.put_slice(self.flags.as_ref()?.text.as_ref()?);
+        if let Some(uid) = self.uid {
+            news.put_slice(format!(" UID {uid}").as_bytes());
+        }
+        if let Some(modseq) = self.modseq {
+            news.put_slice(format!(" MODSEQ ({modseq})").as_bytes());
+        }
+        news.put_u8(b')');
+        Some(news.freeze())
     }
 }
-impl Items { pub fn news(&self) -> Option<Bytes> { self.flags.as_ref().map(|f| format!("(FLAGS {})", String::from_utf8_lossy(&f.text)).into()) } }
+
+/// Whose value comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Item {
+    /// A name comes next.
+    #[default]
+    None,
+    Uid,
+    Flags,
+    ModSeq,
+    Other,
+}
+
+/// See the module. Takes what follows the word FETCH; memory is bounded.
+#[derive(Debug, Default)]
+pub struct FetchScanner {
+    items: Items,
+    item: Item,
+    depth: u32,
+    /// In the brackets of `BODY[…]`.
+    section: bool,
+    quoted: bool,
+    escaped: bool,
+    word: Vec<u8>,
+    /// Of the word, all of it.
+    hash: u64,
+    in_word: bool,
+    flags: FlagList,
+}
+
+#[derive(Debug, Default)]
+struct FlagList {
+    hash: u64,
+    text: Vec<u8>,
+    too_long: bool,
+    /// Where in `text` the flag at hand starts.
+    start: usize,
+}
+
+impl FetchScanner {
+    /// Octets of its lines.
+    pub fn text(&mut self, octets: &[u8]) {
+        for octet in octets {
+            self.octet(*octet);
+        }
+    }
+
+    /// A literal stands here, whatever its octets.
+    pub fn literal(&mut self) {
+        if self.depth == 1 && !self.section {
+            self.item = Item::None;
+        }
+    }
+
+    /// The reply is over: what it held. The scanner is as new.
+    pub fn finish(&mut self) -> Items {
+        std::mem::take(self).items
+    }
+
+    fn octet(&mut self, octet: u8) {
+        if self.quoted {
+            return self.in_quotes(octet);
+        }
+        match octet {
+            b'"' => self.quoted = true,
+            _ if self.section => self.section = octet != b']',
+            b'[' if self.depth == 1 => self.section = true,
+            b'(' => {
+                self.end_word();
+                self.depth = self.depth.saturating_add(1);
+            }
+            b')' => {
+                self.end_word();
+                self.depth = self.depth.saturating_sub(1);
+                if self.depth == 1 {
+                    self.end_list();
+                }
+            }
+            b' ' | b'\r' | b'\n' => self.end_word(),
+            _ => self.put(octet),
+        }
+    }
+
+    fn in_quotes(&mut self, octet: u8) {
+        match octet {
+            _ if self.escaped => self.escaped = false,
+            b'\\' => self.escaped = true,
+            b'"' => {
+                self.quoted = false;
+                if self.depth == 1 && !self.section {
+                    self.item = Item::None;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn put(&mut self, octet: u8) {
+        if !self.in_word {
+            (self.in_word, self.hash) = (true, FNV_OFFSET);
+            self.word.clear();
+            self.flags.start = self.flags.text.len();
+        }
+        self.hash = fnv(self.hash, octet);
+        if self.word.len() < MAX_WORD {
+            self.word.push(octet);
+        } else {
+            // No name or number that matters is as long.
+            self.word[0] = 0;
+        }
+        if self.item == Item::Flags && self.depth == 2 {
+            self.flags.put(octet);
+        }
+    }
+
+    fn end_word(&mut self) {
+        if !std::mem::take(&mut self.in_word) {
+            return;
+        }
+        match (self.depth, self.item) {
+            (1, Item::None) => self.item = self.name(),
+            (1, Item::Uid) => {
+                self.items.uid = number(&self.word).and_then(|n| u32::try_from(n).ok());
+                self.item = Item::None;
+            }
+            (1, _) => self.item = Item::None,
+            (2, Item::Flags) => self.flags.end_flag(self.hash),
+            (2, Item::ModSeq) => self.items.modseq = number(&self.word),
+            _ => {}
+        }
+    }
+
+    fn name(&mut self) -> Item {
+        match &self.word {
+            word if word.eq_ignore_ascii_case(b"UID") => Item::Uid,
+            word if word.eq_ignore_ascii_case(b"FLAGS") => Item::Flags,
+            word if word.eq_ignore_ascii_case(b"MODSEQ") => Item::ModSeq,
+            _ => {
+                self.items.other = true;
+                Item::Other
+            }
+        }
+    }
+
+    /// The parentheses of a value are closed.
+    fn end_list(&mut self) {
+        if std::mem::take(&mut self.item) == Item::Flags {
+            let FlagList { hash, mut text, too_long, .. } = std::mem::take(&mut self.flags);
+            text.insert(0, b'(');
+            text.push(b')');
+            self.items.flags = Some(Flags { hash, text: (!too_long).then(|| text.into()) });
+        }
+    }
+}
+
+impl FlagList {
+    fn put(&mut self, octet: u8) {
+        if self.text.len() >= MAX_FLAGS {
+            self.too_long = true;
+            return;
+        }
+        if self.start == self.text.len() && self.start > 0 {
+            self.text.push(b' ');
+        }
+        self.text.push(octet);
+    }
+
+    fn end_flag(&mut self, hash: u64) {
+        if hash == RECENT {
+            self.text.truncate(self.start);
+        } else {
+            // A sum, so that the order does not matter; mixed first, so that the sums of different flags differ.
+            self.hash = self.hash.wrapping_add(mix(hash));
+        }
+    }
+}
+
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// The hash of `\recent`, which is not one flag more.
+const RECENT: u64 = {
+    let flag = b"\\recent";
+    let (mut hash, mut at) = (FNV_OFFSET, 0);
+    while at < flag.len() {
+        hash = fnv(hash, flag[at]);
+        at += 1;
+    }
+    hash
+};
+
+/// One step of FNV-1a, without case.
+const fn fnv(hash: u64, octet: u8) -> u64 {
+    (hash ^ octet.to_ascii_lowercase() as u64).wrapping_mul(0x0100_0000_01b3)
+}
+
+/// The finaliser of SplitMix64.
+fn mix(mut hash: u64) -> u64 {
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With `{text}` for a literal.
+    fn scan(text: &str, cut: usize) -> Items {
+        let mut scanner = FetchScanner::default();
+        for (at, part) in text.split(['{', '}']).enumerate() {
+            if at % 2 == 1 {
+                scanner.text(format!("{{{}}}\r\n", part.len()).as_bytes());
+                scanner.literal();
+            } else {
+                part.as_bytes().chunks(cut).for_each(|piece| scanner.text(piece));
+            }
+        }
+        scanner.finish()
+    }
+
+    fn told(text: &str) -> String {
+        let items = scan(text, text.len());
+        assert_eq!(items, scan(text, 1), "{text}");
+        let news = items.news().map_or("-".to_owned(), |news| String::from_utf8(news.to_vec()).unwrap());
+        format!("{news} {:?} {:?} {}", items.uid, items.modseq, if items.other { "more" } else { "only" })
+    }
+
+    #[test]
+    fn items_are_found() {
+        for (text, expected) in [
+            (" (FLAGS (\\Seen $X))\r\n", "(FLAGS (\\Seen $X)) None None only"),
+            (" (FLAGS () UID 7)\r\n", "(FLAGS () UID 7) Some(7) None only"),
+            (
+                " (uid 7 modseq (12) flags (\\Recent a \\RECENT b \\recent))\r\n",
+                "(FLAGS (a b) UID 7 MODSEQ (12)) Some(7) Some(12) only",
+            ),
+            (" (UID 7 BODY[] {(FLAGS (x))} MODSEQ (3))\r\n", "- Some(7) Some(3) more"),
+            (" (BODY[HEADER.FIELDS (UID \"]\" FLAGS)]<0> \"FLAGS (x\\\") UID 9\" UID 4)\r\n", "- Some(4) None more"),
+            (" (ENVELOPE (UID FLAGS (UID 8) \"UID\") UID 4)\r\n", "- Some(4) None more"),
+            (" (BODY[TEXT] NIL RFC822.SIZE 12 INTERNALDATE \"UID 5\" FLAGS (z))\r\n", "(FLAGS (z)) None None more"),
+            (" (X-GM-LABELS (\"UID\" {FLAGS} x) UID 2)\r\n", "- Some(2) None more"),
+            (" (UID 99999999999)\r\n", "- None None only"),
+            (" (AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAUID UID UID 3)\r\n", "- Some(3) None more"),
+        ] {
+            assert_eq!(told(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn flags_are_a_set() {
+        let hash = |text: &str| scan(&format!(" (FLAGS ({text}))\r\n"), 3).flags.unwrap().hash;
+        assert_eq!(hash("\\Seen $Junk \\Recent"), hash("$junk \\SEEN"));
+        assert_ne!(hash("\\Seen"), hash("\\Seen $Junk"));
+        assert_ne!(hash("ab c"), hash("a bc"));
+        assert_ne!(hash("a"), hash(""));
+        let long = scan(&format!(" (FLAGS ({}))", "x".repeat(5000)), 100);
+        assert!(long.flags.is_some_and(|flags| flags.text.is_none()));
+    }
+}

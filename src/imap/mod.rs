@@ -2,9 +2,11 @@
 
 pub mod capability;
 pub mod command;
+pub mod effects;
 pub mod fetch_items;
 pub mod frame;
 pub mod numbering;
+mod program;
 pub mod ranges;
 pub mod renumber;
 pub mod response;

@@ -201,6 +201,21 @@ impl Ranges {
     pub fn spans(&self) -> impl DoubleEndedIterator<Item = RangeInclusive<u32>> + '_ {
         self.spans.iter().map(|span| span.first..=span.last)
     }
+
+    /// As several sequence sets of at most `octets` each (but for one range, which may be longer), ascending: for commands,
+    /// whose lines servers limit.
+    pub fn sequence_sets(&self, octets: usize) -> impl Iterator<Item = String> + '_ {
+        let mut spans =
+            self.spans.iter().map(|span| Self { spans: vec![Span { before: 0, ..*span }] }.to_string()).peekable();
+        std::iter::from_fn(move || {
+            let mut set = spans.next()?;
+            while let Some(next) = spans.next_if(|next| set.len() + 1 + next.len() <= octets) {
+                set.push(',');
+                set.push_str(&next);
+            }
+            Some(set)
+        })
+    }
 }
 
 impl Extend<u32> for Ranges {
@@ -314,9 +329,12 @@ mod tests {
             let (set, _) = build(&changes);
             let read = crate::imap::sequence::SequenceSet::parse(set.to_string().as_bytes());
             match read {
-                Ok(read) => prop_assert_eq!(read.resolve(1), set),
+                Ok(read) => prop_assert_eq!(read.resolve(1), set.clone()),
                 Err(_) => prop_assert!(set.is_empty()),
             }
+            let sets: Vec<String> = set.sequence_sets(25).collect();
+            prop_assert!(sets.iter().all(|set| set.len() <= 25));
+            prop_assert_eq!(sets.join(","), set.to_string());
         }
     }
 

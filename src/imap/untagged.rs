@@ -1,56 +1,345 @@
-//! stub
-use bytes::{Bytes, BytesMut};
+//! A backend's replies, cut apart as they come: which reply this is, its lines and its literals. Nothing is collected but the
+//! first octets of a line, so memory does not depend on what the backend says.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+
+use super::frame::MAX_LITERAL;
+use super::response::{CLASSIFY, Kind, Status, classify};
+
+/// What an untagged reply is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reply { Fetch(u32), Expunge(u32), Exists(u32), Recent(u32), Vanished { earlier: bool }, Search, Sort, Thread, Esearch, Other }
-#[derive(Debug)]
-pub enum Part { Begin(Reply), Text(Bytes), Literal(Bytes), End }
+pub enum Reply {
+    /// `* n FETCH`
+    Fetch(u32),
+    /// `* n EXPUNGE`
+    Expunge(u32),
+    /// `* n EXISTS`
+    Exists(u32),
+    /// `* n RECENT`
+    Recent(u32),
+    /// `* VANISHED` (RFC 7162 section 3.2.10)
+    Vanished {
+        /// `(EARLIER)`: no news, but an answer.
+        earlier: bool,
+    },
+    /// `* SEARCH`
+    Search,
+    /// `* SORT` (RFC 5256)
+    Sort,
+    /// `* THREAD` (RFC 5256)
+    Thread,
+    /// `* ESEARCH` (RFC 4731)
+    Esearch,
+    /// `* FLAGS`: which there are in the mailbox.
+    Flags,
+    /// `* OK` and the like.
+    Status(Status),
+    /// Any other line.
+    Other,
+}
+
+/// A part of the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// A reply begins. Of FETCH, EXPUNGE, EXISTS, RECENT, VANISHED, SEARCH, SORT, THREAD and ESEARCH the octets up to and with
+    /// that word are not given again; of the others all are.
+    Begin(Reply),
+    /// What follows, line ends included; a line may come in several.
+    Text(Bytes),
+    /// Octets of a literal; it may come in several.
+    Literal(Bytes),
+    /// The reply is over.
+    End,
+}
+
+/// How much of a literal's announcement has been seen at the end of what was read so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Tail {
+    #[default]
+    None,
+    /// `{` and digits, how many of them.
+    Digits(u64, u8),
+    /// `{5+`
+    Plus(u64),
+    /// `{5}`
+    Closed(u64),
+    /// `{5}` CR
+    Cr(u64),
+}
+
+impl Tail {
+    fn after(self, octet: u8) -> Self {
+        match (self, octet) {
+            (_, b'{') => Self::Digits(0, 0),
+            (Self::Digits(value, count), b'0'..=b'9') => {
+                let more = value.checked_mul(10).and_then(|value| value.checked_add(u64::from(octet - b'0')));
+                more.filter(|value| *value <= MAX_LITERAL)
+                    .map_or(Self::None, |value| Self::Digits(value, count.saturating_add(1)))
+            }
+            (Self::Digits(value, 1..), b'+') => Self::Plus(value),
+            (Self::Digits(value, 1..) | Self::Plus(value), b'}') => Self::Closed(value),
+            (Self::Closed(value), b'\r') => Self::Cr(value),
+            _ => Self::None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum State {
+    #[default]
+    LineStart,
+    Line(Tail),
+    /// A line that ends in no literal, whatever it looks like.
+    PlainLine,
+    Literal(u64),
+    End,
+}
+
+/// See the module. Octets go in by [`Reader::feed`], however they are cut, and parts come out of [`Reader::poll`].
 #[derive(Debug, Default)]
-pub struct Reader { buf: BytesMut, state: S, q: std::collections::VecDeque<Part> }
-#[derive(Debug, Default, Clone, Copy)]
-enum S { #[default] Start, Line, Lit(usize) }
+pub struct Reader {
+    queue: VecDeque<Bytes>,
+    state: State,
+}
+
 impl Reader {
-    pub fn feed(&mut self, b: Bytes) { self.buf.extend_from_slice(&b); }
-    pub fn next(&mut self) -> Option<Part> {
-        if let Some(p) = self.q.pop_front() { return Some(p); }
+    /// Between two replies, with nothing left to read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.state == State::LineStart && self.queue.is_empty()
+    }
+
+    /// What the backend says next.
+    pub fn feed(&mut self, octets: Bytes) {
+        if !octets.is_empty() {
+            self.queue.push_back(octets);
+        }
+    }
+
+    /// The next part; `None`: more octets are needed. Then at most the start of a line is kept.
+    pub fn poll(&mut self) -> Option<Part> {
         match self.state {
-            S::Start => {
-                let at = memchr::memchr(b'\n', &self.buf)?;
-                let line = self.buf[..=at].to_vec();
-                let text = String::from_utf8_lossy(&line).to_string();
-                let w: Vec<&str> = text.trim_end().splitn(4, ' ').collect();
-                let n = w.get(1).and_then(|n| n.parse::<u32>().ok());
-                let (r, skip) = match (n, w.get(1).copied(), w.get(2).copied()) {
-                    (Some(n), _, Some("FETCH")) => (Reply::Fetch(n), 2 + w[1].len() + 6),
-                    (Some(n), _, Some("EXISTS")) => (Reply::Exists(n), 2 + w[1].len() + 7),
-                    (Some(n), _, Some("RECENT")) => (Reply::Recent(n), 2 + w[1].len() + 7),
-                    (Some(n), _, Some("EXPUNGE")) => (Reply::Expunge(n), 2 + w[1].len() + 8),
-                    (None, Some("SEARCH"), _) => (Reply::Search, 8),
-                    (None, Some("SORT"), _) => (Reply::Sort, 6),
-                    (None, Some("THREAD"), _) => (Reply::Thread, 8),
-                    (None, Some("ESEARCH"), _) => (Reply::Esearch, 9),
-                    _ => (Reply::Other, 0),
+            State::LineStart => self.begin(),
+            State::End => {
+                self.state = State::LineStart;
+                Some(Part::End)
+            }
+            State::Literal(left) => {
+                let front = self.queue.front_mut()?;
+                let octets = front.split_to(front.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
+                let left = left - octets.len() as u64;
+                self.state = if left > 0 { State::Literal(left) } else { State::Line(Tail::None) };
+                self.drop_empty();
+                Some(Part::Literal(octets))
+            }
+            State::Line(tail) => {
+                let (used, state) = line(self.queue.front()?, tail);
+                self.text(used, state)
+            }
+            State::PlainLine => {
+                let front = self.queue.front()?;
+                match memchr::memchr(b'\n', front) {
+                    Some(at) => self.text(at + 1, State::End),
+                    None => self.text(front.len(), State::PlainLine),
+                }
+            }
+        }
+    }
+
+    fn text(&mut self, used: usize, state: State) -> Option<Part> {
+        let text = self.queue.front_mut()?.split_to(used);
+        self.state = state;
+        self.drop_empty();
+        Some(Part::Text(text))
+    }
+
+    fn drop_empty(&mut self) {
+        if self.queue.front().is_some_and(Bytes::is_empty) {
+            self.queue.pop_front();
+        }
+    }
+
+    fn begin(&mut self) -> Option<Part> {
+        self.gather()?;
+        let front = self.queue.front_mut()?;
+        let end = memchr::memchr(b'\n', front).map_or(front.len(), |at| at + 1);
+        let start = &front[..end.min(CLASSIFY)];
+        let (reply, head) = reply(start);
+        self.state = if classify(start).may_end_in_literal() { State::Line(Tail::None) } else { State::PlainLine };
+        front.advance(head);
+        self.drop_empty();
+        Some(Part::Begin(reply))
+    }
+
+    /// Makes the front of the queue hold enough of a line to tell what it is.
+    fn gather(&mut self) -> Option<()> {
+        loop {
+            let front = self.queue.front()?;
+            if front.len() >= CLASSIFY || memchr::memchr(b'\n', front).is_some() {
+                return Some(());
+            }
+            let mut joined = BytesMut::with_capacity(CLASSIFY);
+            joined.extend_from_slice(front);
+            let next = self.queue.get_mut(1)?;
+            joined.extend_from_slice(&next.split_to(next.len().min(CLASSIFY - joined.len())));
+            if next.is_empty() {
+                self.queue.remove(1);
+            }
+            self.queue[0] = joined.freeze();
+        }
+    }
+}
+
+/// How many octets belong to the line, and what comes then.
+fn line(octets: &[u8], mut tail: Tail) -> (usize, State) {
+    let mut at = 0;
+    while at < octets.len() {
+        if tail == Tail::None {
+            match memchr::memchr2(b'{', b'\n', &octets[at..]) {
+                Some(skipped) => at += skipped,
+                None => break,
+            }
+        }
+        let octet = octets[at];
+        at += 1;
+        if octet == b'\n' {
+            let literal = match tail {
+                Tail::Closed(0) | Tail::Cr(0) => Some(State::Line(Tail::None)),
+                Tail::Closed(len) | Tail::Cr(len) => Some(State::Literal(len)),
+                _ => None,
+            };
+            return (at, literal.unwrap_or(State::End));
+        }
+        tail = tail.after(octet);
+    }
+    (octets.len(), State::Line(tail))
+}
+
+/// What the line that starts like this is, and how long its head is.
+fn reply(start: &[u8]) -> (Reply, usize) {
+    let kind = classify(start);
+    if let Kind::Status(status) = kind {
+        return (Reply::Status(status), 0);
+    }
+    if matches!(kind, Kind::Continuation | Kind::Tagged | Kind::Capability | Kind::Enabled) {
+        return (Reply::Other, 0);
+    }
+    let (first, after) = word(start, 1);
+    let digits = first.iter().all(u8::is_ascii_digit) && !first.is_empty();
+    let number = std::str::from_utf8(first).ok().filter(|_| digits).and_then(|text| text.parse::<u32>().ok());
+    if let Some(number) = number {
+        let (name, end) = word(start, after);
+        return match &*name.to_ascii_uppercase() {
+            b"FETCH" => (Reply::Fetch(number), end),
+            b"EXPUNGE" => (Reply::Expunge(number), end),
+            b"EXISTS" => (Reply::Exists(number), end),
+            b"RECENT" => (Reply::Recent(number), end),
+            _ => (Reply::Other, 0),
+        };
+    }
+    match &*first.to_ascii_uppercase() {
+        b"SEARCH" => (Reply::Search, after),
+        b"SORT" => (Reply::Sort, after),
+        b"THREAD" => (Reply::Thread, after),
+        b"ESEARCH" => (Reply::Esearch, after),
+        b"VANISHED" => (Reply::Vanished { earlier: word(start, after).0.eq_ignore_ascii_case(b"(EARLIER)") }, after),
+        b"FLAGS" => (Reply::Flags, 0),
+        _ => (Reply::Other, 0),
+    }
+}
+
+/// The word behind the spaces at `at`, and where it ends.
+fn word(line: &[u8], at: usize) -> (&[u8], usize) {
+    let start = at + line[at..].iter().take_while(|b| **b == b' ').count();
+    let end = start + line[start..].iter().take_while(|b| !matches!(b, b' ' | b'\r' | b'\n')).count();
+    (&line[start..end], end)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// All parts, those of one kind that follow each other in one piece.
+    fn read(octets: &[u8], cuts: &[usize]) -> Vec<String> {
+        let mut reader = Reader::default();
+        let mut parts: Vec<(&str, Vec<u8>)> = Vec::new();
+        let mut rest = octets;
+        let mut cuts = cuts.iter().cycle();
+        while !rest.is_empty() {
+            let (piece, next) = rest.split_at(cuts.next().map_or(rest.len(), |cut| cut % rest.len() + 1));
+            rest = next;
+            reader.feed(Bytes::copy_from_slice(piece));
+            while let Some(part) = reader.poll() {
+                let (kind, octets) = match &part {
+                    Part::Begin(reply) => ("begin", format!("{reply:?}").into_bytes()),
+                    Part::Text(text) => ("text", text.to_vec()),
+                    Part::Literal(octets) => ("literal", octets.to_vec()),
+                    Part::End => ("end", Vec::new()),
                 };
-                let _ = self.buf.split_to(skip);
-                self.state = S::Line;
-                Some(Part::Begin(r))
+                match parts.last_mut() {
+                    Some((last, all)) if *last == kind && (kind == "text" || kind == "literal") => all.extend(octets),
+                    _ => parts.push((kind, octets)),
+                }
             }
-            S::Line => {
-                let at = memchr::memchr(b'\n', &self.buf)?;
-                let line = self.buf.split_to(at + 1).freeze();
-                let t = crate::imap::response::trim_line_end(&line);
-                self.state = match crate::imap::frame::trailing_literal(t) {
-                    Ok(Some((_, l))) => S::Lit(l.len as usize),
-                    _ => { self.q.push_back(Part::End); S::Start }
-                };
-                Some(Part::Text(line))
-            }
-            S::Lit(n) => {
-                if n == 0 { self.state = S::Line; return self.next(); }
-                if self.buf.is_empty() { return None; }
-                let take = n.min(self.buf.len());
-                self.state = S::Lit(n - take);
-                Some(Part::Literal(self.buf.split_to(take).freeze()))
-            }
+            assert!(reader.queue.iter().map(Bytes::len).sum::<usize>() < CLASSIFY, "more kept than a line's start");
+        }
+        parts.into_iter().map(|(kind, octets)| format!("{kind} {}", String::from_utf8_lossy(&octets))).collect()
+    }
+
+    #[test]
+    fn replies() {
+        let whole = b"* 3 EXISTS\r\n* 2 FETCH (BODY[] {4}\r\n\r\n{9 UID 5)\r\n* SEARCH 1 2\r\n* OK {5}\r\n* VANISHED (EARLIER) 1\r\n";
+        let parts = [
+            "begin Exists(3)",
+            "text \r\n",
+            "end ",
+            "begin Fetch(2)",
+            "text  (BODY[] {4}\r\n",
+            "literal \r\n{9",
+            "text  UID 5)\r\n",
+            "end ",
+            "begin Search",
+            "text  1 2\r\n",
+            "end ",
+            "begin Status(Ok)",
+            "text * OK {5}\r\n",
+            "end ",
+            "begin Vanished { earlier: true }",
+            "text  (EARLIER) 1\r\n",
+            "end ",
+        ];
+        assert_eq!(read(whole, &[]), parts);
+        assert_eq!(read(whole, &[0]), parts);
+        let other = |line: &str| read(line.as_bytes(), &[]);
+        for line in
+            ["* 4294967296 EXISTS\r\n", "* LIST () {0}\r\n\"\"\r\n", "* XYZZY\r\n", "*\r\n", "\r\n", "a OK {5}\r\n"]
+        {
+            assert_eq!(other(line), ["begin Other", &format!("text {line}"), "end "], "{line}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn cutting_changes_nothing(
+            pieces in vec(
+                prop_oneof![
+                    Just("* 4 FETCH (FLAGS (\\Seen)".to_owned()), Just("* 12 EXISTS".to_owned()), Just("\r\n".to_owned()),
+                    Just(" {3}\r\n".to_owned()), Just(" {12+}\r\n".to_owned()), Just("* OK hi".to_owned()),
+                    Just("* ESEARCH (TAG \"x\")".to_owned()), "[{}+0-9\r\n* ]{0,6}", "[a-z ]{0,80}",
+                ],
+                0..20,
+            ),
+            cuts in vec(0usize..30, 1..8),
+        ) {
+            let octets = pieces.concat();
+            prop_assert_eq!(read(octets.as_bytes(), &[]), read(octets.as_bytes(), &cuts));
         }
     }
 }

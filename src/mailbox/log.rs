@@ -18,8 +18,11 @@ use crate::imap::ranges::Ranges;
 /// Events kept for sessions that lag. Who lags more has the flags it missed fetched anew ([`Log::take_stale`]).
 const MAX_EVENTS: usize = 4096;
 
-/// Octets of FETCH items kept for sessions that lag.
+/// Octets of FETCH items and lines kept for sessions that lag.
 const MAX_OCTETS: usize = 256 * 1024;
+
+/// Lines of news about the mailbox as a whole kept for a session that lags further.
+const MAX_TEXTS: usize = 8;
 
 /// One session's place in the log. Of no use with another log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,6 +50,8 @@ pub enum News {
     Recent(u32),
     /// `* n FETCH items` (RFC 9051 section 7.5.2)
     Fetch(u32, Bytes),
+    /// A whole line, as it came.
+    Text(Bytes),
 }
 
 impl News {
@@ -62,6 +67,7 @@ impl News {
                 out.put_slice(items);
                 out.put_slice(b"\r\n");
             }
+            Self::Text(line) => out.put_slice(line),
         }
     }
 }
@@ -85,6 +91,7 @@ enum Event {
         uid: Option<u32>,
     },
     Fetch(u32, Bytes),
+    Text(Bytes),
 }
 
 /// Where a session stands. Its numbers are those it uses itself.
@@ -101,6 +108,8 @@ struct Place {
     vanished: Ranges,
     /// Messages whose flags it missed. None above `told`.
     stale: Ranges,
+    /// The last lines of news about the mailbox as a whole.
+    texts: Vec<Bytes>,
 }
 
 /// The sum of a session's lag.
@@ -110,6 +119,7 @@ struct Lag<'a> {
     vanished: Ranges,
     /// The last FETCH of each.
     fetched: BTreeMap<u32, &'a Bytes>,
+    texts: Vec<Bytes>,
 }
 
 /// See the module. A clone goes on from the same past, with the same cursors.
@@ -165,6 +175,7 @@ impl Log {
             withheld: Ranges::new(),
             vanished: Ranges::new(),
             stale: Ranges::new(),
+            texts: Vec::new(),
         };
         self.places.insert(cursor, place);
         cursor
@@ -238,6 +249,12 @@ impl Log {
         Ok(())
     }
 
+    /// A line that concerns the mailbox as a whole, with line end: `* FLAGS (…)`, `* OK [PERMANENTFLAGS …] …`. It comes
+    /// before all other news, and of those that lag far, only the last few.
+    pub fn handle_text(&mut self, line: Bytes) {
+        self.push(Event::Text(line));
+    }
+
     fn check(&self, number: u32) -> Result<(), LogError> {
         if (1..=self.exists).contains(&number) { Ok(()) } else { Err(LogError::NoSuchMessage(number, self.exists)) }
     }
@@ -275,8 +292,9 @@ impl Log {
     /// What to tell the session now, in this order; it counts as told. Its numbers are those it uses when it hears each.
     pub fn replay(&mut self, cursor: Cursor, replay: Replay) -> Vec<News> {
         let Some(mut place) = self.places.remove(&cursor) else { return Vec::new() };
-        let Lag { gone, vanished, fetched } = self.lag_of(&place);
-        let mut news = Vec::new();
+        let Lag { gone, vanished, fetched, texts } = self.lag_of(&place);
+        let mut news: Vec<News> = texts.into_iter().map(News::Text).collect();
+        place.texts.clear();
         place.withheld = known(&gone, place.told);
         place.vanished = vanished;
         for number in fetched.keys() {
@@ -330,22 +348,27 @@ impl Log {
     }
 
     fn lag_of(&self, place: &Place) -> Lag<'_> {
-        let mut lag = Lag { gone: place.withheld.clone(), vanished: place.vanished.clone(), fetched: BTreeMap::new() };
+        let mut lag = Lag {
+            gone: place.withheld.clone(),
+            vanished: place.vanished.clone(),
+            fetched: BTreeMap::new(),
+            texts: place.texts.clone(),
+        };
         // `position` is between `first` and `head`: events are forgotten only behind all cursors.
         for event in self.events.range((place.position - self.first) as usize..) {
-            let (Event::Expunge { number, .. } | Event::Fetch(number, _)) = event;
-            // There are never more than u32::MAX messages, nor are more remembered.
-            let Some(own) = lag.gone.nth_absent(*number) else { continue };
             match event {
-                Event::Expunge { uid, .. } => {
+                Event::Expunge { number, uid } => {
+                    // `None`: there are never as many messages.
+                    let Some(own) = lag.gone.nth_absent(*number) else { continue };
                     lag.gone.insert(own);
                     if let Some(uid) = uid.filter(|_| own <= place.told) {
                         lag.vanished.insert(uid);
                     }
                 }
-                Event::Fetch(_, items) => {
-                    lag.fetched.insert(own, items);
+                Event::Fetch(number, items) => {
+                    lag.fetched.extend(lag.gone.nth_absent(*number).map(|own| (own, items)));
                 }
+                Event::Text(line) => lag.texts.push(line.clone()),
             }
         }
         lag
@@ -376,6 +399,8 @@ impl Log {
             place.stale.extend(lag.fetched.keys().copied().take_while(|number| *number <= place.told));
             place.withheld = known(&lag.gone, place.told);
             place.vanished = lag.vanished;
+            place.texts = lag.texts;
+            place.texts.drain(..place.texts.len().saturating_sub(MAX_TEXTS));
             place.position = middle;
             self.places.insert(cursor, place);
         }
@@ -389,7 +414,7 @@ impl Event {
     fn octets(&self) -> usize {
         match self {
             Self::Expunge { .. } => 0,
-            Self::Fetch(_, items) => items.len(),
+            Self::Fetch(_, text) | Self::Text(text) => text.len(),
         }
     }
 }

@@ -20,6 +20,8 @@ struct Client {
     recent: u32,
     /// The last message it ever knew.
     seen: u32,
+    /// The last line about the mailbox.
+    text: Bytes,
 }
 
 #[derive(Debug)]
@@ -30,12 +32,14 @@ struct World {
     next_id: u32,
     /// The server speaks of VANISHED, not of EXPUNGE.
     uids: bool,
+    text: Bytes,
 }
 
 #[derive(Debug, Clone)]
 enum Op {
     Deliver(u32),
     Recent(u32),
+    Text(u8),
     Expunge(usize),
     Flag(usize),
     /// A session changes flags itself, and hears of it by the reply.
@@ -53,7 +57,7 @@ impl World {
     fn new(exists: u32, uids: bool, max_events: usize) -> Self {
         let server = (1..=exists).map(|id| Message { id, flags: 0 }).collect();
         let log = Log { max_events, ..Log::new(exists, 0) };
-        Self { log, server, clients: Vec::new(), next_id: exists + 1, uids }
+        Self { log, server, clients: Vec::new(), next_id: exists + 1, uids, text: Bytes::new() }
     }
 
     fn step(&mut self, op: &Op) {
@@ -66,6 +70,10 @@ impl World {
                 self.log.handle_exists(self.server.len() as u32).unwrap();
             }
             Op::Recent(number) => self.log.handle_recent(number),
+            Op::Text(text) => {
+                self.text = vec![text].into();
+                self.log.handle_text(self.text.clone());
+            }
             Op::Expunge(at) if !self.server.is_empty() => {
                 let at = at % self.server.len();
                 let gone = self.server.remove(at);
@@ -85,7 +93,7 @@ impl World {
             Op::Join => {
                 let cursor = self.log.join();
                 let (view, recent, seen) = (self.server.clone(), self.log.recent(), self.next_id - 1);
-                self.clients.push(Client { cursor, view, recent, seen });
+                self.clients.push(Client { cursor, view, recent, seen, text: self.text.clone() });
             }
             Op::Leave(who) if !self.clients.is_empty() => {
                 let client = self.clients.swap_remove(who % self.clients.len());
@@ -134,6 +142,7 @@ impl World {
                     assert_eq!(client.view.len(), n as usize);
                 }
                 News::Recent(n) => client.recent = n,
+                News::Text(text) => client.text = text,
                 News::Fetch(n, text) => {
                     let message = &mut client.view[n as usize - 1];
                     let told =
@@ -154,7 +163,7 @@ impl World {
 
     fn check_told(&self, who: usize, replay: Replay) {
         let client = &self.clients[who];
-        assert_eq!(client.recent, self.log.recent());
+        assert_eq!((client.recent, &client.text), (self.log.recent(), &self.text));
         assert_eq!(self.log.lag(client.cursor), 0);
         if replay == Replay::All {
             assert_eq!(client.view, self.server);
@@ -197,6 +206,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         3 => (1u32..4).prop_map(Op::Deliver),
         1 => (0u32..4).prop_map(Op::Recent),
+        1 => any::<u8>().prop_map(Op::Text),
         6 => any::<usize>().prop_map(Op::Expunge),
         6 => any::<usize>().prop_map(Op::Flag),
         3 => any::<(usize, usize)>().prop_map(|(who, at)| Op::Store(who, at)),
@@ -208,7 +218,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn views_are_the_servers(

@@ -28,7 +28,7 @@ use crate::listener::{ClientAddr, ListenerContext};
 use crate::mailbox::hub::FromHub;
 use crate::metrics::{CommandLabel, Metrics, SessionClose};
 use crate::pool::{Account, CheckoutError, Lease, Want};
-use crate::stream::Stream;
+use crate::stream::{Peer, Stream};
 use crate::upstream::backend::Backend;
 use crate::upstream::connection::{FromTask, Loss, Part, poll_read_with};
 use crate::upstream::machine::Sticky;
@@ -86,6 +86,7 @@ pub async fn run(stream: Stream, client: ClientAddr, listener: Arc<ListenerConte
         answered_eof: false,
         context,
     });
+    session.greet();
     let ended = loop {
         match session.serve().await {
             Ended::Not => match Box::pin(session.secure()).await {
@@ -166,6 +167,14 @@ enum Wake {
 }
 
 impl Session {
+    /// The machine's first words.
+    fn greet(&mut self) {
+        if let Some(Action::Write(greeting)) = self.machine.poll() {
+            self.queue(greeting);
+            self.write_now(false);
+        }
+    }
+
     async fn serve(&mut self) -> Ended {
         let context = Arc::clone(&self.context);
         let mut drained = pin!(context.drain.cancelled());
@@ -264,20 +273,31 @@ impl Session {
                 _ => Poll::Pending,
             };
         }
-        let mut slices = [IoSlice::new(&[]); 8];
-        let mut used = 0;
-        for (slice, octets) in slices.iter_mut().zip(&self.output) {
-            *slice = IoSlice::new(octets);
-            used += 1;
-        }
+        let (slices, used) = slices(&self.output);
         Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..used])
     }
 
-    fn written(&mut self, written: io::Result<usize>) -> Result<(), Ended> {
-        let mut written = written.map_err(|_| Ended::ClientLost)?;
-        if written == 0 {
-            return Err(Ended::ClientLost);
+    /// Writes what the socket takes without waiting; `last`: see [`Stream::write_now`].
+    fn write_now(&mut self, last: bool) {
+        if self.output.is_empty() {
+            return;
         }
+        let (slices, used) = slices(&self.output);
+        let written = self.stream.write_now(&slices[..used], last);
+        if written > 0 {
+            self.wrote(written);
+        }
+    }
+
+    fn written(&mut self, written: io::Result<usize>) -> Result<(), Ended> {
+        match written {
+            Ok(written) if written > 0 => self.wrote(written),
+            _ => return Err(Ended::ClientLost),
+        }
+        Ok(())
+    }
+
+    fn wrote(&mut self, mut written: usize) {
         self.queued -= written;
         self.last_output = Instant::now();
         while let Some(first) = self.output.front_mut() {
@@ -291,7 +311,6 @@ impl Session {
         if self.output.is_empty() && self.output.capacity() > 8 {
             self.output = VecDeque::new();
         }
-        Ok(())
     }
 
     fn queue(&mut self, octets: Bytes) {
@@ -395,7 +414,7 @@ impl Session {
     async fn login(&mut self, credential: Credential) {
         let context = Arc::clone(&self.context);
         let backend = context.backend.index;
-        let verdict = match context.auth.known(backend, &credential) {
+        let verdict = match context.auth.known(backend, &credential, self.client.ip()) {
             Some(account) => Verdict::Accepted(account),
             None => Box::pin(context.auth.verify(backend, credential, self.client.ip())).await,
         };
@@ -407,6 +426,7 @@ impl Session {
             }
             Verdict::Refused(refusal) => LoginReply::Refused { reply: refusal.reply, challenge: refusal.challenge },
             Verdict::Limit => refused("NO [LIMIT] The mail server takes no more connections for this account."),
+            Verdict::Throttled => refused("NO [UNAVAILABLE] Too many failed logins; try again later."),
             Verdict::Unavailable => refused("NO [UNAVAILABLE] The mail server cannot check logins at the moment."),
         };
         self.last_input = Instant::now();
@@ -573,19 +593,21 @@ impl Session {
     async fn finish(mut self: Box<Self>, mut ended: Ended) {
         self.release();
         let owed = self.answered_eof || !self.output.is_empty();
-        if matches!(ended, Ended::By(_)) {
-            self.stream.cork(true);
-            if let Err(failed) = self.flush().await {
-                ended = failed;
-            }
+        if matches!(ended, Ended::By(_))
+            && let Err(failed) = self.say_last().await
+        {
+            ended = failed;
         }
         let close = self.close_label(&ended);
         self.context.metrics.session_closed(close);
         debug!(client = %self.client, listener = self.listener.config.name, close = close.as_str(), "client session ended");
         // Asked at the last moment: some clients say LOGOUT, and close their side at once.
+        let peer = self.stream.peer();
         let client_first = self.listener.config.reset_on_client_close
-            && self.stream.peer_has_closed().unwrap_or_else(|| self.machine.has_eof());
+            && peer.map_or_else(|| self.machine.has_eof(), |peer| peer == Peer::Closed);
         match ended {
+            // Nothing comes after LOGOUT but the client's FIN; beneath TLS, a `close_notify`.
+            Ended::By(End::Logout) if peer == Some(Peer::Silent) && !self.stream.is_tls() => self.stream.hang_up(),
             Ended::By(_) if !client_first => {
                 self.stream.close(CLOSE_DEADLINE).await;
             }
@@ -597,6 +619,16 @@ impl Session {
             }
             _ => self.stream.reset(),
         }
+    }
+
+    /// Writes all that is queued, to be sent together with FIN as far as it fits into one segment.
+    async fn say_last(&mut self) -> Result<(), Ended> {
+        self.write_now(true);
+        if self.output.is_empty() && !self.stream.is_tls() {
+            return Ok(());
+        }
+        self.stream.cork(true);
+        self.flush().await
     }
 
     /// A connection at rest goes back to its pool; one with a reply on the way is drained first, by a task of its own.
@@ -626,6 +658,17 @@ impl Session {
             Ended::Not => SessionClose::Error,
         }
     }
+}
+
+/// The first of what waits to be written, and how many those are.
+fn slices(output: &VecDeque<Bytes>) -> ([IoSlice<'_>; 8], usize) {
+    let mut slices = [IoSlice::new(&[]); 8];
+    let mut used = 0;
+    for (slice, octets) in slices.iter_mut().zip(output) {
+        *slice = IoSlice::new(octets);
+        used += 1;
+    }
+    (slices, used)
 }
 
 fn refused(reply: &str) -> LoginReply {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -20,6 +20,7 @@ use super::connection::{Connection, Opened, Timing};
 use super::dial::{DialError, Dialer};
 use super::login::{Login, LoginError, Outcome, is_connection_limit};
 use super::machine::Machine;
+use super::turns::Turns;
 use crate::config;
 use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::capability::Capabilities;
@@ -27,14 +28,17 @@ use crate::imap::sasl::Credential;
 use crate::metrics::{BackendMetrics, ConnectionState, DialResult, StateGuard};
 use crate::ports::{Budget, Permit};
 use crate::stream::Stream;
+use crate::throttle::Standing;
 use crate::tls::TlsConfigError;
 
 /// Connections that may be dialed to one backend at once: after an outage, or at the start, the others queue.
 const DIALS_AT_ONCE: usize = 16;
-/// Connections that may be busy verifying credentials at once.
-const VERIFICATIONS_AT_ONCE: usize = 8;
 /// A spare connection is not kept for longer: servers hang up on those that do not log in (Dovecot: 3 min).
 const SPARE_AGE: Duration = Duration::from_secs(120);
+/// Spare connections are renewed for so long after the last login at the backend: at night it is left alone.
+const SPARE_INTEREST: Duration = Duration::from_secs(600);
+/// One on which a credential was refused is kept for so long beyond `pool.spare`, for the next of a flood.
+const USED_SPARE_AGE: Duration = Duration::from_secs(10);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +46,9 @@ pub enum OpenError {
     /// Not even tried.
     #[error("the backend has failed just now; waiting before the next attempt")]
     Breaker,
+    /// Not even tried: wrong logins have opened enough connections lately.
+    #[error("wrong logins have opened as many connections as they may for now")]
+    Suspect,
     /// No connection.
     #[error(transparent)]
     Dial(#[from] DialError),
@@ -71,7 +78,7 @@ pub enum OpenError {
 impl OpenError {
     fn result(&self) -> DialResult {
         match self {
-            Self::Breaker => DialResult::Breaker,
+            Self::Breaker | Self::Suspect => DialResult::Breaker,
             Self::NoRoom(_) => DialResult::NoPorts,
             Self::Dial(error) => DialResult::from_label(error.label()).unwrap_or(match error {
                 DialError::Tls { .. } => DialResult::Tls,
@@ -89,6 +96,7 @@ impl OpenError {
     fn blames_backend(&self) -> bool {
         match self {
             Self::Breaker
+            | Self::Suspect
             | Self::NoRoom(_)
             | Self::Limit(_)
             | Self::Unavailable(_)
@@ -119,9 +127,13 @@ pub struct Backend {
     last_error: Mutex<Option<String>>,
     reachable: watch::Sender<bool>,
     dials: Semaphore,
-    /// Limits verifications, see [`Backend::verifications`].
-    verifying: Semaphore,
+    turns: Turns,
     spares: Mutex<Vec<Unauthenticated>>,
+    /// Spare connections are being opened.
+    refilling: AtomicBool,
+    /// No spare connections any more.
+    closing: AtomicBool,
+    last_login: Mutex<Instant>,
     capabilities: ArcSwap<Capabilities>,
     budget: Arc<Budget>,
     metrics: Arc<BackendMetrics>,
@@ -160,8 +172,11 @@ impl Backend {
             last_error: Mutex::default(),
             reachable: watch::Sender::new(false),
             dials: Semaphore::new(DIALS_AT_ONCE),
-            verifying: Semaphore::new(VERIFICATIONS_AT_ONCE),
+            turns: Turns::default(),
             spares: Mutex::default(),
+            refilling: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            last_login: Mutex::new(Instant::now()),
             capabilities: ArcSwap::from_pointee(Capabilities::minimal()),
             budget,
             metrics,
@@ -201,9 +216,9 @@ impl Backend {
         Some(self.last_error.lock().clone().unwrap_or_else(|| "not tried yet".into()))
     }
 
-    /// At most so many verifications at once; hold it while one runs.
-    pub fn verifications(&self) -> &Semaphore {
-        &self.verifying
+    /// Who may have a credential verified now: hold the turn while it is.
+    pub fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     /// Has the backend judge a credential, on a connection kept for that or a new one. The connection comes with the
@@ -211,32 +226,43 @@ impl Backend {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub async fn log_in(self: &Arc<Self>, credential: &Credential) -> Result<(Unauthenticated, Outcome), OpenError> {
-        let mut connection = self.unauthenticated().await?;
+    pub async fn log_in(
+        self: &Arc<Self>,
+        credential: &Credential,
+        standing: Standing,
+    ) -> Result<(Unauthenticated, Outcome), OpenError> {
+        *self.last_login.lock() = Instant::now();
+        let mut connection = self.unauthenticated(standing).await?;
         let mut result = connection.log_in(credential).await;
         // One that had waited for long may just have been closed.
         if connection.kept && matches!(result, Err(OpenError::Closed | OpenError::Io(_))) {
-            connection = self.fresh().await?;
+            drop(connection);
+            connection = self.fresh(standing).await?;
             result = connection.log_in(credential).await;
         }
+        connection.used = true;
         self.judge(result.as_ref().err());
         Ok((connection, result?))
     }
 
     /// A connection to log in on: one that is kept for that, or a new one.
-    async fn unauthenticated(self: &Arc<Self>) -> Result<Unauthenticated, OpenError> {
-        while let Some(mut spare) = self.take_spare() {
+    async fn unauthenticated(self: &Arc<Self>, standing: Standing) -> Result<Unauthenticated, OpenError> {
+        while let Some(mut spare) = self.take_spare(standing) {
             if spare.is_alive() {
                 spare.state.set(ConnectionState::Connecting);
+                self.refill_soon();
                 return Ok(spare);
             }
         }
-        self.fresh().await
+        self.fresh(standing).await
     }
 
     /// A new connection to log in on. Who stops waiting for it does not stop the dialing: the outcome is noted, and the
     /// connection kept for the next.
-    async fn fresh(self: &Arc<Self>) -> Result<Unauthenticated, OpenError> {
+    async fn fresh(self: &Arc<Self>, standing: Standing) -> Result<Unauthenticated, OpenError> {
+        if standing == Standing::Suspect && !self.turns.may_dial(std::time::Instant::now()) {
+            return Err(OpenError::Suspect);
+        }
         let permit = self.room().await?;
         let (give, take) = oneshot::channel();
         let backend = Arc::clone(self);
@@ -249,25 +275,39 @@ impl Backend {
         take.await.unwrap_or(Err(OpenError::Closed))
     }
 
-    fn take_spare(&self) -> Option<Unauthenticated> {
-        self.spares.lock().pop()
+    /// Those that refused somebody already are for who may well be refused, too; the unused ones for who stands better, and
+    /// never for suspects.
+    fn take_spare(&self, standing: Standing) -> Option<Unauthenticated> {
+        let mut spares = self.spares.lock();
+        let used = standing >= Standing::Unknown;
+        match spares.iter().rposition(|spare| spare.used == used) {
+            Some(at) => Some(spares.swap_remove(at)),
+            None if standing == Standing::Suspect => None,
+            None => spares.pop(),
+        }
     }
 
-    /// Keeps a connection for the next login, if there is room for it.
+    /// Keeps a connection for the next login, if there is room for it: in a flood of wrong ones, as many as there may be
+    /// verifications, so that each serves for many.
     pub fn keep(&self, mut spare: Unauthenticated) {
+        let room = match self.pool.spare {
+            0 => 0,
+            spares if spare.used => spares.max(self.turns.places()),
+            spares => spares,
+        };
         let mut spares = self.spares.lock();
-        if spares.len() < self.pool.spare && spare.opened.elapsed() < SPARE_AGE {
+        if !self.closing.load(Ordering::Acquire) && spares.len() < room && spare.opened.elapsed() < SPARE_AGE {
             spare.state.set(ConnectionState::Spare);
             spare.kept = true;
+            spare.since = Instant::now();
             spares.push(spare);
         }
     }
 
     /// Sees to the spare connections, and to whether the backend is there. Call it every few seconds.
     pub async fn tend(self: &Arc<Self>) {
-        self.spares.lock().retain_mut(|spare| spare.opened.elapsed() < SPARE_AGE && spare.is_alive());
-        // A backend that is down, or was never seen, is asked whether it is there; one that is used need not be. Nobody
-        // has to make room for that.
+        self.clear_away_spares();
+        // A backend that is down, or was never seen, is asked whether it is there, and nobody has to make room for that.
         let known = *self.reachable.borrow();
         if !known
             && let Some(permit) = self.budget.try_permit(self.index)
@@ -275,10 +315,55 @@ impl Backend {
         {
             self.keep(spare);
         }
+        self.refill_soon();
     }
 
-    /// Ends the spare connections.
+    /// Ends spare connections that are closed, old, or more than there should be; all, where others could use their ports.
+    fn clear_away_spares(&self) {
+        let mut spares = self.spares.lock();
+        if self.budget.is_short(self.index) {
+            spares.clear();
+        }
+        let mut surplus = spares.len().saturating_sub(self.pool.spare);
+        spares.retain_mut(|spare| {
+            let drop = surplus > 0 && spare.used && spare.since.elapsed() > USED_SPARE_AGE;
+            surplus -= usize::from(drop);
+            !drop && spare.opened.elapsed() < SPARE_AGE && spare.is_alive()
+        });
+    }
+
+    /// Opens spare connections, one after the other, until there are `pool.spare`; only to a backend that is in use and there,
+    /// and where nobody has to make room for them.
+    fn refill_soon(self: &Arc<Self>) {
+        if !self.lacks_spares() || self.refilling.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let backend = Arc::clone(self);
+        tokio::spawn(async move {
+            while backend.lacks_spares() {
+                let Some(permit) = backend.budget.try_permit(backend.index) else { break };
+                let Ok(spare) = backend.open(permit).await else { break };
+                backend.keep(spare);
+            }
+            backend.refilling.store(false, Ordering::Release);
+        });
+    }
+
+    fn lacks_spares(&self) -> bool {
+        let spares = self.spares.lock();
+        let unused = spares.iter().filter(|spare| !spare.used).count();
+        // Those that verify come back, most of them. Together they shall not be more than the places for them.
+        unused < self.pool.spare
+            && spares.len() + self.turns.running() < self.turns.places()
+            && *self.reachable.borrow()
+            && !self.closing.load(Ordering::Acquire)
+            && !self.budget.is_short(self.index)
+            && self.last_login.lock().elapsed() < SPARE_INTEREST
+    }
+
+    /// Ends the spare connections, for good.
     pub fn shut_down(&self) {
+        self.closing.store(true, Ordering::Release);
         self.spares.lock().clear();
     }
 
@@ -289,6 +374,11 @@ impl Backend {
             self.metrics.dial(DialResult::Breaker);
             return Err(OpenError::Breaker);
         }
+        if let Some(permit) = self.budget.try_permit(self.index) {
+            return Ok(permit);
+        }
+        // Better than to evict one that somebody is logged in on.
+        self.spares.lock().clear();
         let limit = self.pool.checkout_timeout;
         timeout(limit, self.budget.permit(self.index)).await.map_err(|_| OpenError::NoRoom(limit))
     }
@@ -368,6 +458,8 @@ impl Backend {
             state,
             permit,
             kept: false,
+            used: false,
+            since: Instant::now(),
         };
         // Nobody waits longer for a connection; a turn to dial must not be held longer by a backend that is silent.
         let greeting = timeout(self.pool.checkout_timeout, connection.outcome()).await;
@@ -426,6 +518,10 @@ pub struct Unauthenticated {
     permit: Permit,
     /// It has waited for its use: the backend may have closed it.
     kept: bool,
+    /// A credential was tried on it.
+    used: bool,
+    /// When it was last kept.
+    since: Instant,
 }
 
 impl Unauthenticated {

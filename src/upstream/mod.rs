@@ -6,3 +6,4 @@ pub mod connection;
 pub mod dial;
 pub mod login;
 pub mod machine;
+pub mod turns;

@@ -82,8 +82,8 @@ async fn a_wrong_password_disturbs_nobody() {
     let after = server.counters();
     assert_eq!(after.logins, before.logins, "the right password is still known, its connections still there");
     assert_eq!(after.failed_logins, before.failed_logins + 5);
-    // All wrong ones went over the same connection.
-    assert!(after.accepted <= before.accepted + 1, "{before:?} {after:?}");
+    // All wrong ones went over the same connection; the further ones are spare ones to take its place, and the one before's.
+    assert!(after.accepted <= before.accepted + 2, "{before:?} {after:?}");
     assert_eq!(harness.metric("imapool_upstream_retired_total", ""), 0);
     drop(working);
     harness.finish().await;
@@ -100,7 +100,7 @@ async fn a_changed_password_ends_with_its_time_to_live_however_often_it_is_used(
     working.play("C: a LIST \"\" INBOX\nS~ a OK…").await;
     harness.visit("u8").await;
     server.set_passwords(Passwords::list([("u8", "new")]));
-    // Used all the time: what counts is when the backend said yes.
+    // Used all the time: what counts is when the backend said yes. In the last quarter it is asked again.
     let mut refused_after = None;
     for _ in 0..2000 {
         let mut client = harness.client().await;
@@ -112,7 +112,10 @@ async fn a_changed_password_ends_with_its_time_to_live_however_often_it_is_used(
         assert!(reply.starts_with("l OK"), "{reply}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert!(refused_after.expect("refused in the end") >= ttl - Duration::from_millis(50), "{refused_after:?}");
+    assert!(
+        refused_after.expect("refused in the end") >= ttl.mul_f64(0.75) - Duration::from_millis(50),
+        "{refused_after:?}"
+    );
     // What was opened with it is not used again: at rest it goes at once, in use it goes when it comes back.
     until("one connection left", || server.open_of("u8") <= 1).await;
     drop(working);

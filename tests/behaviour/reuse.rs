@@ -137,6 +137,13 @@ async fn enable_and_the_selected_mailbox_are_not_the_next_sessions() {
     fourth.play("C: a FETCH 1 FLAGS\nS: a BAD no mailbox").await;
     assert_eq!((backend.logins(), backend.received().matches("ENABLE").count()), (2, 1));
     drop(fourth);
+    harness.at_rest(2).await;
+    // The account had room for both: the one with the enabled state is still there for who wants it.
+    let mut fifth = harness.login("u8").await;
+    fifth.play("C: a ENABLE CONDSTORE\nS: * ENABLED CONDSTORE\nS: a OK [X] enabled").await;
+    assert_eq!((backend.logins(), backend.received().matches("ENABLE").count()), (2, 1));
+    assert_eq!(harness.metric("imapool_upstream_retired_total", "reason=\"sticky\""), 0);
+    drop(fifth);
     harness.finish().await;
 }
 

@@ -1,11 +1,11 @@
 //! A small IMAP client: commands out, whole responses in (literals included), every wait bounded.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 /// The longest a test waits for one response.
@@ -47,7 +47,17 @@ impl std::fmt::Display for Reply {
 impl Client {
     /// Connects and reads the greeting.
     pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = bounded(TcpStream::connect(address)).await?;
+        Self::greeted(bounded(TcpStream::connect(address)).await?).await
+    }
+
+    /// Connects from a local address of the test's choice, which must be an IPv4 one.
+    pub(crate) async fn connect_from(source: IpAddr, address: SocketAddr) -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        Self::greeted(bounded(socket.connect(address)).await?).await
+    }
+
+    async fn greeted(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let mut client = Self { stream: BufReader::new(stream), greeting: Vec::new(), next_tag: 0 };
         client.greeting = client.response().await?.ok_or(io::ErrorKind::UnexpectedEof)?;

@@ -45,8 +45,8 @@ fn mail_owner() -> User {
     owner.expect("the user database can be read").expect("the user mail exists")
 }
 
-/// Everything Dovecot is told. `anvil-auth-penalty` is off: it slows every login from an address that has brought
-/// wrong passwords, and here all come from one. Tests of slowness set `auth_failure_delay`.
+/// Everything Dovecot is told. `anvil-auth-penalty` is off unless a test wants it: it slows every login from an address
+/// that has brought wrong passwords, and here all come from one. Tests of slowness set `auth_failure_delay`.
 fn configuration(folder: &Path, address: SocketAddr, tls_address: Option<SocketAddr>, options: &Options) -> String {
     let owner = mail_owner();
     let root = geteuid().is_root();
@@ -90,10 +90,11 @@ fn configuration(folder: &Path, address: SocketAddr, tls_address: Option<SocketA
          service imap-login {{\n service_count = 0\n process_limit = 4\n\
          inet_listener imap {{\n port = {port}\n }}\n\
          inet_listener imaps {{\n {tls_listener}\n }}\n}}\n\
-         service anvil {{\n unix_listener anvil-auth-penalty {{\n mode = 0\n }}\n}}\n\
+         service anvil {{\n unix_listener anvil-auth-penalty {{\n mode = {penalty}\n }}\n}}\n\
          service stats {{\n unix_listener stats-writer {{\n mode = 0666\n }}\n}}\n",
         folder = folder.display(),
         delay = options.auth_failure_delay,
+        penalty = if options.penalty { "0600" } else { "0" },
         uid = owner.uid,
         gid = owner.gid,
         per_user = options.max_userip_connections,

@@ -32,7 +32,8 @@ async fn ten_thousand_sessions(kind: Kind) {
     for n in 0..ACCOUNTS {
         put_marker(server.address, &account(n)).await;
     }
-    let proxy = Proxy::start(&server, &Settings { max_per_account: MAX_PER_ACCOUNT, ..Settings::default() }).await;
+    let proxy =
+        Proxy::start(&server, &Settings { max_per_account: MAX_PER_ACCOUNT, spare: 0, ..Settings::default() }).await;
     let most = (ACCOUNTS * MAX_PER_ACCOUNT) as u64;
 
     run_sessions(proxy.address, SESSIONS / 2).await;

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `IMAPOOL_REQUIRE_REAL` | `1`: what is missing is a failure |
 //! | `IMAPOOL_BIN` | the proxy to test instead of the one just built |
+//! | `IMAPOOL_FLOOD` | how many wrong passwords `flood` sends; 1,000 by default |
 //! | `IMAPOOL_CYRUS_ROOT` | where Debian's Cyrus packages were unpacked; else `/opt/imapool-test/cyrus`, else `/` |
 
 mod accounts;
@@ -19,6 +20,7 @@ mod conversation;
 mod conversations;
 mod cyrus;
 mod dovecot;
+mod flood;
 mod leftovers;
 mod load;
 mod process;

@@ -27,11 +27,25 @@ pub(crate) struct Settings {
     pub(crate) backend: String,
     /// `pool.mode`
     pub(crate) mode: &'static str,
+    /// `pool.spare`; they blur the counts of connections.
+    pub(crate) spare: usize,
+    /// The lines of `[auth]`.
+    pub(crate) auth: String,
+    /// Reach the server through this address.
+    pub(crate) through: Option<SocketAddr>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { max_per_account: 4, tls: "none", backend: String::new(), mode: "session" }
+        Self {
+            max_per_account: 4,
+            tls: "none",
+            backend: String::new(),
+            mode: "session",
+            spare: 2,
+            auth: "cache_ttl = \"30m\"\nfailure_delay = \"10ms\"".into(),
+            through: None,
+        }
     }
 }
 
@@ -117,16 +131,22 @@ fn configuration(server: &Server, settings: &Settings) -> String {
     format!(
         "[[listener]]\nname = \"webmail\"\naddress = \"127.0.0.1:0\"\n\
          [[backend]]\nname = \"{kind}\"\naddress = \"{address}\"\ntls = \"{tls}\"\n{backend}\n\
-         [pool]\nmode = \"{mode}\"\nmax_per_account = {max}\n\
-         [auth]\ncache_ttl = \"30m\"\nfailure_delay = \"10ms\"\n\
+         [pool]\nmode = \"{mode}\"\nmax_per_account = {max}\nspare = {spare}\n\
+         [auth]\n{auth}\n\
          [admin]\naddress = \"127.0.0.1:0\"\n\
          [log]\nformat = \"text\"\nlevel = \"info\"\n",
         kind = server.kind.name(),
-        address = if settings.tls == "implicit" { server.tls_address.expect("TLS is on") } else { server.address },
+        address = match settings.through {
+            Some(address) => address,
+            None if settings.tls == "implicit" => server.tls_address.expect("TLS is on"),
+            None => server.address,
+        },
         tls = settings.tls,
         backend = settings.backend,
         mode = settings.mode,
         max = settings.max_per_account,
+        spare = settings.spare,
+        auth = settings.auth,
     )
 }
 

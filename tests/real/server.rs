@@ -40,6 +40,8 @@ pub(crate) struct Options {
     pub(crate) max_userip_connections: usize,
     /// Dovecot's `auth_failure_delay`, in seconds.
     pub(crate) auth_failure_delay: u32,
+    /// Dovecot's `anvil-auth-penalty`: slows every login from an address that has brought wrong passwords.
+    pub(crate) penalty: bool,
     /// PEM certificate and key: switches STARTTLS and the TLS port on.
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
 }
@@ -47,7 +49,7 @@ pub(crate) struct Options {
 impl Options {
     /// Roomy limits, no TLS.
     pub(crate) fn new(accounts: Accounts) -> Self {
-        Self { accounts, max_userip_connections: 1000, auth_failure_delay: 0, tls: None }
+        Self { accounts, max_userip_connections: 1000, auth_failure_delay: 0, penalty: false, tls: None }
     }
 }
 

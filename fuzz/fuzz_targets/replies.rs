@@ -1,0 +1,52 @@
+//! A backend's replies, cut anywhere: what is read, renumbered and scanned is the same.
+
+#![no_main]
+
+use bytes::{Bytes, BytesMut};
+use imapool::imap::fetch_items::{FetchScanner, Items};
+use imapool::imap::numbering::Numbering;
+use imapool::imap::ranges::Ranges;
+use imapool::imap::renumber::{Renumber, modified};
+use imapool::imap::untagged::{Part, Reader, Reply};
+use libfuzzer_sys::fuzz_target;
+
+/// The replies, renumbered, and what FETCH replies held.
+fn read(octets: &[u8], cut: usize, numbering: &Numbering) -> (BytesMut, Vec<Items>) {
+    let (mut reader, mut out, mut items) = (Reader::default(), BytesMut::new(), Vec::new());
+    let (mut renumber, mut scanner) = (Renumber::new(Reply::Other, false), FetchScanner::default());
+    for piece in octets.chunks(cut) {
+        reader.feed(Bytes::copy_from_slice(piece));
+        while let Some(part) = reader.poll() {
+            match part {
+                Part::Begin(reply) => {
+                    renumber = Renumber::new(reply, false);
+                    renumber.head(numbering, &mut out);
+                }
+                Part::Text(text) => {
+                    renumber.text(&text, numbering, &mut out);
+                    scanner.text(&text);
+                }
+                Part::Literal(octets) => {
+                    // Said again for each piece of it, which changes nothing.
+                    scanner.literal();
+                    out.extend_from_slice(&octets);
+                }
+                Part::End => {
+                    assert!(out.ends_with(b"\n"));
+                    items.push(scanner.finish());
+                }
+            }
+        }
+    }
+    (out, items)
+}
+
+fuzz_target!(|octets: &[u8]| {
+    let [gone, cut, octets @ ..] = octets else { return };
+    let gone: Ranges = (0..8).filter(|bit| gone & (1 << bit) != 0).map(|bit| bit + 1).collect();
+    let numbering = Numbering::new(gone.clone(), 8, 8 - gone.len() + 2);
+    let whole = read(octets, octets.len().max(1), &numbering);
+    assert_eq!(whole, read(octets, 1 + usize::from(*cut), &numbering));
+    assert_eq!(whole, read(octets, 1, &numbering));
+    let _ = modified(octets, &numbering);
+});
