@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use super::shadow::normal;
 use crate::imap::command::{Command, Name, Segment};
-use crate::imap::rewrite::uses;
+use crate::imap::effects::fetch_effects;
+use crate::imap::rewrite::{is_uid, uses};
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,30 +83,16 @@ fn messages(command: &Command) -> Plan {
         return Plan::Pin;
     }
     let uid = is_uid(command);
+    let effects = fetch_effects(command);
     let name = command.name;
     let quiet = matches!(name, Name::Fetch | Name::Store | Name::Search | Name::Sort | Name::Thread);
     Plan::Run(Shape {
         keeps_numbers: !uid && quiet,
         by_number: uses.numbers,
         uid,
-        asks_flags: name == Name::Fetch && asks_flags(command),
+        asks_flags: effects.flags && !effects.seen,
         store: if name == Name::Store { store(command) } else { None },
     })
-}
-
-/// Whether the command is `UID …`.
-#[must_use]
-pub fn is_uid(command: &Command) -> bool {
-    command.segments[0].text.get(..4).is_some_and(|head| head.eq_ignore_ascii_case(b"UID "))
-}
-
-/// A FETCH that asks for FLAGS, and does not read what would set \Seen (RFC 9051 section 6.4.5).
-fn asks_flags(command: &Command) -> bool {
-    let text = command.segments[0].text.to_ascii_uppercase();
-    let has = |word: &[u8]| memchr::memmem::find(&text, word).is_some();
-    let asks = has(b"FLAGS") || has(b" ALL") || has(b" FAST") || has(b" FULL");
-    let reads = has(b"BODY[") || has(b"BINARY[") || has(b"RFC822 ") || has(b"RFC822)") || has(b"RFC822.TEXT");
-    asks && !reads && !text.ends_with(b"RFC822")
 }
 
 /// `UID STORE 1:3 +FLAGS.SILENT (\Seen)`; `None`: it is malformed, or uncommon enough for the server to say.
@@ -127,18 +114,6 @@ fn store(command: &Command) -> Option<Store> {
     let at = memchr::memmem::find(&text.to_ascii_uppercase(), &item)?;
     let flags = text.get(at + item.len() + 1..)?;
     Some(Store { silent, sign, flags: normal(flags) })
-}
-
-/// The STORE without its `.SILENT`: others have to be told what it does.
-#[must_use]
-pub fn aloud(command: &Command) -> Command {
-    let mut command = command.clone();
-    let upper = command.segments[0].text.to_ascii_uppercase();
-    if let Some(at) = memchr::memmem::find(&upper, b".SILENT ") {
-        let text = &command.segments[0].text;
-        command.segments[0].text = [&text[..at], &text[at + b".SILENT".len()..]].concat().into();
-    }
-    command
 }
 
 #[cfg(test)]
@@ -180,11 +155,9 @@ mod tests {
     }
 
     #[test]
-    fn silent_stores_are_asked_aloud() {
-        let silent = command("a UID STORE 1:2 +flags.silent (\\Seen x)");
+    fn what_a_store_does() {
         let store = shape("a UID STORE 1:2 +flags.silent (\\Seen x)").store.unwrap();
         assert_eq!((store.silent, store.sign, store.flags), (true, b'+', normal(b"x \\Seen")));
-        assert_eq!(aloud(&silent).segments[0].text, "UID STORE 1:2 +flags (\\Seen x)");
         assert_eq!(shape("a STORE 1 FLAGS x").store.unwrap().sign, b'F');
     }
 

@@ -6,11 +6,12 @@ use super::resume::Fresh;
 use super::selection::Selection;
 use super::{Action, BEFORE_CENSUS, BEFORE_IDLE, IDLE_RENEWAL, Link, MAX_ATTEMPTS, Machine, MemberId, QUANTUM, Told};
 use crate::imap::command::{Command, Name, Segment, quoted};
+use crate::imap::effects::loud;
 use crate::imap::ranges::Ranges;
 use crate::imap::rewrite::{Outcome, rewrite};
 use crate::imap::sequence::SequenceSet;
 use crate::mailbox::log::Replay;
-use crate::mailbox::plan::{Plan, Shape, aloud, plan};
+use crate::mailbox::plan::{Plan, Shape, plan};
 use crate::session::machine::Run;
 
 /// The one command upstream.
@@ -213,13 +214,20 @@ impl Machine {
     fn run(&mut self, id: MemberId, run: Box<Run>, shape: Shape) {
         let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
         let replay = if shape.keeps_numbers { Replay::KeepNumbers } else { Replay::All };
+        // Numbers mean what they did when the command was given; of new messages the client may hear first.
+        let mut told = Ranges::new();
+        if shape.keeps_numbers {
+            told = self.replay(id, replay);
+        }
         let numbering = self.log.numbering(cursor);
         let outcome = if shape.by_number && !numbering.is_identity() {
             rewrite(&run.command, &numbering)
         } else {
             Outcome::Unchanged
         };
-        let told = self.replay(id, replay);
+        if !shape.keeps_numbers {
+            told = self.replay(id, replay);
+        }
         let (command, missing) = match outcome {
             Outcome::Unchanged => (run.command.clone(), false),
             Outcome::Rewritten { command, missing } => (command, missing),
@@ -233,7 +241,7 @@ impl Machine {
         // Told of what is gone by now, the client's numbers are the backend's; a second attempt goes on from there.
         let again = if shape.keeps_numbers { run } else { Box::new(Run { command: command.clone(), streams: None }) };
         let silent = shape.store.as_ref().filter(|store| store.silent).map(|_| self.named(&command, shape.uid));
-        let command = if silent.is_some() { aloud(&command) } else { command };
+        let command = silent.as_ref().and_then(|_| loud(&command)).unwrap_or(command);
         let mapped = shape.keeps_numbers && self.log.withholds(cursor);
         let job = Running { id, run: again, shape, replay, mapped, missing, silent, told, answered: false };
         let run = Box::new(Run { command, streams: None });

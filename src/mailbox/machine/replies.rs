@@ -46,7 +46,7 @@ impl Machine {
     /// Untagged replies, or parts of them.
     pub fn handle_data(&mut self, data: Bytes) {
         self.reader.feed(data);
-        while let Some(part) = self.reader.next() {
+        while let Some(part) = self.reader.poll() {
             match part {
                 Part::Begin(reply) => self.begin_reply(reply),
                 Part::Text(text) => self.reply_text(&text),
@@ -119,7 +119,7 @@ impl Machine {
                 reading.items = Some(FetchScanner::default());
             }
             Reply::Search | Reply::Sort | Reply::Thread | Reply::Esearch => self.begin_result(&mut reading),
-            Reply::Vanished { .. } | Reply::Other => {}
+            Reply::Vanished { .. } | Reply::Flags | Reply::Status(_) | Reply::Other => {}
         }
         self.reading = Some(reading);
     }
@@ -136,7 +136,7 @@ impl Machine {
 
     fn begin_result(&mut self, reading: &mut Reading) {
         let Some(Job::Member(running)) = &self.job else { return };
-        let mut renumber = Renumber::new(reading.reply, running.shape.uid);
+        let renumber = Renumber::new(reading.reply, running.shape.uid);
         let Some(cursor) = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor) else {
             return;
         };
@@ -159,7 +159,7 @@ impl Machine {
                 self.fetch_octets(&mut reading, text, false);
             }
             Reply::Search | Reply::Sort | Reply::Thread | Reply::Esearch => self.result_text(&mut reading, text),
-            Reply::Other => {
+            Reply::Flags | Reply::Status(_) | Reply::Other => {
                 if reading.kept.len() + text.len() <= KEPT {
                     reading.kept.put_slice(text);
                 }
@@ -222,12 +222,13 @@ impl Machine {
         match reading.reply {
             Reply::Fetch(number) => self.end_fetch(number, &mut reading),
             Reply::Search | Reply::Esearch => self.counted(),
-            Reply::Other => match &mut self.job {
-                Some(Job::Open { selection, .. } | Job::Reselect { selection }) => selection.note(&reading.kept),
+            Reply::Flags | Reply::Status(_) | Reply::Other => match &mut self.job {
+                Some(Job::Open { selection, .. } | Job::Reselect { selection }) => drop(selection.note(&reading.kept)),
                 Some(Job::Status { text, .. }) => text.put_slice(&reading.kept),
                 _ => {
-                    if let Some(selection) = &mut self.selection {
-                        selection.note(&reading.kept);
+                    // Keywords have come into use, say.
+                    if self.selection.as_mut().is_some_and(|selection| selection.note(&reading.kept)) {
+                        self.log.handle_text(reading.kept.freeze());
                     }
                 }
             },
@@ -236,7 +237,7 @@ impl Machine {
     }
 
     fn end_fetch(&mut self, number: u32, reading: &mut Reading) {
-        let Some(items) = reading.items.take().map(FetchScanner::finish) else { return };
+        let Some(items) = reading.items.take().map(|mut items| items.finish()) else { return };
         // What is said of a mailbox that the members' views do not follow yet is asked for again when they do.
         if !self.is_open() {
             return;
@@ -249,8 +250,8 @@ impl Machine {
         }
         self.touched |= number > self.uids.len();
         let mut wanted = true;
-        if let Some(flags) = &items.flags {
-            let flags = normal(&flags.text);
+        if let Some(text) = items.flags.as_ref().and_then(|flags| flags.text.as_ref()) {
+            let flags = normal(text);
             wanted = items.other || !self.goes_without_saying(number, items.uid, &flags);
             let learned = self.shadow.learn(number, &flags);
             let asked = match &self.job {

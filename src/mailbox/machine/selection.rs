@@ -24,14 +24,13 @@ pub(super) struct Selection {
 
 impl Selection {
     /// Takes note of an untagged reply that is neither EXISTS nor RECENT: the whole line. Given also while the mailbox is
-    /// selected: keywords come into use.
-    pub(super) fn note(&mut self, line: &[u8]) {
-        let Some(rest) = line.strip_prefix(b"* ") else { return };
+    /// selected: keywords come into use. True: it says what was not known.
+    pub(super) fn note(&mut self, line: &[u8]) -> bool {
+        let Some(rest) = line.strip_prefix(b"* ") else { return false };
         let kind = match StatusReply::parse(rest) {
             Some(StatusReply { status: Status::Ok, code: Some(code), .. }) => first_word(code).to_ascii_uppercase(),
             None if first_word(rest).eq_ignore_ascii_case(b"FLAGS") => b"FLAGS".to_vec(),
-            None if first_word(rest).eq_ignore_ascii_case(b"LIST") => b"LIST".to_vec(),
-            _ => return,
+            _ => return false,
         };
         let number = || {
             let code = StatusReply::parse(rest)?.code?;
@@ -39,28 +38,35 @@ impl Selection {
         };
         match &kind[..] {
             // Not true any more by the time that it would be said again.
-            b"UIDNEXT" => self.uid_next = number(),
-            b"UNSEEN" | b"HIGHESTMODSEQ" | b"NOMODSEQ" | b"CLOSED" | b"ALERT" | b"INPROGRESS" => {}
+            b"UIDNEXT" => {
+                self.uid_next = number();
+                false
+            }
             b"UIDVALIDITY" => {
                 self.validity = number();
-                self.keep(&kind, line);
+                self.keep(&kind, line)
             }
-            b"FLAGS" | b"PERMANENTFLAGS" | b"UIDNOTSTICKY" | b"MAILBOXID" | b"LIST" => self.keep(&kind, line),
-            _ => {}
+            b"FLAGS" | b"PERMANENTFLAGS" | b"UIDNOTSTICKY" | b"MAILBOXID" => self.keep(&kind, line),
+            _ => false,
         }
     }
 
-    fn keep(&mut self, kind: &[u8], line: &[u8]) {
+    fn keep(&mut self, kind: &[u8], line: &[u8]) -> bool {
         let same = |known: &&mut Bytes| {
             let rest = known.strip_prefix(b"* OK [").or(known.strip_prefix(b"* ")).unwrap_or(known);
             rest.get(..kind.len()).is_some_and(|head| head.eq_ignore_ascii_case(kind))
         };
         let line = Bytes::copy_from_slice(line);
         if let Some(known) = self.lines.iter_mut().find(same) {
+            let new = *known != line;
             *known = line;
-        } else if self.lines.iter().map(Bytes::len).sum::<usize>() + line.len() <= MAX_KEPT {
+            return new;
+        }
+        let fits = self.lines.iter().map(Bytes::len).sum::<usize>() + line.len() <= MAX_KEPT;
+        if fits {
             self.lines.push(line);
         }
+        fits
     }
 
     /// The reply to a SELECT by which somebody joins now.
