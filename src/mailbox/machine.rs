@@ -108,6 +108,9 @@ struct Member {
     /// Its command, while that waits.
     waiting: Option<Box<Run>>,
     attempts: u8,
+    /// Messages whose flags it was told since it gave its command, by its own numbers: it takes the last that it hears for
+    /// what its STORE has made of them.
+    told: Ranges,
     out: VecDeque<Told>,
 }
 

@@ -32,7 +32,7 @@ fn run(seeds: std::ops::Range<u64>, plan: impl Fn(u64) -> Plan) -> world::Totals
 /// Few sessions, one mailbox, one connection.
 #[test]
 fn one_hub() {
-    let totals = run(0..programs(4000), |_| Plan { sessions: 3, mailboxes: 1, connections: 1, losses: false });
+    let totals = run(0..programs(8000), |_| Plan { sessions: 3, mailboxes: 1, connections: 1, losses: false });
     assert_eq!(totals.byes, 0, "{totals:?}");
     assert!(totals.joined > 0 && totals.checked > 0 && totals.withheld > 0, "{totals:?}");
 }
@@ -41,7 +41,7 @@ fn one_hub() {
 #[test]
 fn hubs_take_turns() {
     for connections in [1, 2, 4] {
-        let seeds = 1_000_000..1_000_000 + programs(4000);
+        let seeds = 1_000_000..1_000_000 + programs(8000) / 4;
         let totals = run(seeds, |seed| Plan {
             sessions: 2 + seed as usize % 19,
             mailboxes: 1 + seed as usize % 4,
@@ -57,7 +57,7 @@ fn hubs_take_turns() {
 #[test]
 fn connections_are_lost() {
     for connections in [1, 2, 4] {
-        let seeds = 2_000_000..2_000_000 + programs(4000) / 2;
+        let seeds = 2_000_000..2_000_000 + programs(8000) / 4;
         let totals = run(seeds, |seed| Plan {
             sessions: 1 + seed as usize % 20,
             mailboxes: 1 + seed as usize % 3,

@@ -54,9 +54,6 @@ pub(super) struct Running {
     pub(super) missing: bool,
     /// The messages that a silent STORE names.
     pub(super) silent: Option<Ranges>,
-    /// Those whose flags the member was told since it gave the command, by its own numbers: it takes the last it hears for
-    /// what its STORE has made of them.
-    pub(super) told: Ranges,
     /// Something of the reply has gone to the member.
     pub(super) answered: bool,
 }
@@ -215,9 +212,8 @@ impl Machine {
         let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
         let replay = if shape.keeps_numbers { Replay::KeepNumbers } else { Replay::All };
         // Numbers mean what they did when the command was given; of new messages the client may hear first.
-        let mut told = Ranges::new();
         if shape.keeps_numbers {
-            told = self.replay(id, replay);
+            self.replay(id, replay);
         }
         let numbering = self.log.numbering(cursor);
         let outcome = if shape.by_number && !numbering.is_identity() {
@@ -226,7 +222,7 @@ impl Machine {
             Outcome::Unchanged
         };
         if !shape.keeps_numbers {
-            told = self.replay(id, replay);
+            self.replay(id, replay);
         }
         let (command, missing) = match outcome {
             Outcome::Unchanged => (run.command.clone(), false),
@@ -243,7 +239,7 @@ impl Machine {
         let silent = shape.store.as_ref().filter(|store| store.silent).map(|_| self.named(&command, shape.uid));
         let command = silent.as_ref().and_then(|_| loud(&command)).unwrap_or(command);
         let mapped = shape.keeps_numbers && self.log.withholds(cursor);
-        let job = Running { id, run: again, shape, replay, mapped, missing, silent, told, answered: false };
+        let job = Running { id, run: again, shape, replay, mapped, missing, silent, answered: false };
         let run = Box::new(Run { command, streams: None });
         self.begin(Job::Member(Box::new(job)), run);
     }
@@ -260,7 +256,7 @@ impl Machine {
         let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
         if self.members.len() == 1 {
             let moved = !self.log.numbering(cursor).is_identity() && run.command.name != Name::Enable;
-            let _flags = self.replay(id, Replay::All);
+            self.replay(id, Replay::All);
             if moved {
                 // Which of its numbers mean messages is not known.
                 return self.done(id, GONE);

@@ -13,7 +13,7 @@ use crate::session::machine::Run;
 impl Machine {
     /// A session wants to join; `run` is its SELECT or EXAMINE of this mailbox.
     pub fn handle_join(&mut self, id: MemberId, run: Box<Run>) {
-        let member = Member { cursor: None, idling: false, waiting: Some(run), attempts: 0, out: VecDeque::new() };
+        let member = Member { cursor: None, idling: false, waiting: Some(run), attempts: 0, told: Ranges::new(), out: VecDeque::new() };
         self.members.insert(id, member);
         self.enqueue(id);
     }
@@ -22,6 +22,7 @@ impl Machine {
     pub fn handle_command(&mut self, id: MemberId, run: Box<Run>) {
         let read_only = self.is_read_only();
         let Some(member) = self.members.get_mut(&id) else { return };
+        member.told = Ranges::new();
         match plan(&run.command) {
             Plan::Idle if self.settings.idle => {
                 member.idling = true;
@@ -42,7 +43,7 @@ impl Machine {
     /// What a member says in IDLE: its driver lets only `DONE` through.
     pub fn handle_octets(&mut self, id: MemberId) {
         if self.members.get(&id).is_some_and(|member| member.idling) {
-            let _flags = self.replay(id, Replay::All);
+            self.replay(id, Replay::All);
             if let Some(member) = self.members.get_mut(&id) {
                 member.idling = false;
             }
@@ -62,7 +63,7 @@ impl Machine {
     /// What a member is told next. Call it when the member can take it, and not otherwise.
     pub fn poll_member(&mut self, id: MemberId) -> Option<Told> {
         if self.members.get(&id)?.idling {
-            let _flags = self.replay(id, Replay::All);
+            self.replay(id, Replay::All);
         }
         let member = self.members.get_mut(&id)?;
         let mut told = member.out.pop_front()?;
@@ -110,22 +111,20 @@ impl Machine {
         }
     }
 
-    /// Tells a member of the news; gives the messages whose flags are among them, by its own numbers.
-    pub(super) fn replay(&mut self, id: MemberId, replay: Replay) -> Ranges {
-        let mut told = Ranges::new();
-        let Some(member) = self.members.get_mut(&id) else { return told };
-        let Some(cursor) = member.cursor else { return told };
+    /// Tells a member of the news.
+    pub(super) fn replay(&mut self, id: MemberId, replay: Replay) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(cursor) = member.cursor else { return };
         let mut text = BytesMut::new();
         for news in self.log.replay(cursor, replay) {
             if let News::Fetch(number, _) = &news {
-                told.insert(*number);
+                member.told.insert(*number);
             }
             news.write(&mut text);
         }
         if !text.is_empty() {
             member.out.push_back(Told::Data(text.freeze()));
         }
-        told
     }
 
     pub(super) fn done(&mut self, id: MemberId, rest: &'static [u8]) {

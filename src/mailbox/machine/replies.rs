@@ -274,15 +274,16 @@ impl Machine {
     /// Whether the flags of the message are what the member whose silent STORE runs takes them for.
     fn goes_without_saying(&mut self, number: u32, uid: Option<u32>, flags: &Bytes) -> bool {
         let Some(own) = self.number_for_owner(number) else { return false };
-        let Some(Job::Member(running)) = &mut self.job else { return false };
+        let Some(Job::Member(running)) = &self.job else { return false };
+        let Some(member) = self.members.get_mut(&running.id) else { return false };
         let (Some(named), Some(store)) = (&running.silent, &running.shape.store) else { return false };
         let named = if running.shape.uid { uid.is_some_and(|uid| named.contains(uid)) } else { named.contains(number) };
         let expected =
             self.shadow.flags(number).is_none_or(|before| stored(before, store.sign, &store.flags) == *flags);
         // Once something was said, the last word has to be right.
-        let silent = named && expected && !running.told.contains(own);
+        let silent = named && expected && !member.told.contains(own);
         if !silent {
-            running.told.insert(own);
+            member.told.insert(own);
         }
         silent
     }
