@@ -59,6 +59,11 @@ impl Session {
                 self.queue(Bytes::from_static(b"* OK [CLOSED] Previous mailbox closed.\r\n"));
             }
         }
+        if needs_mailbox(run.command.name) && !self.machine.is_selected() {
+            // What an earlier session has left selected is none of this one's.
+            self.machine.handle_done(b" BAD Select a mailbox first.\r\n", false);
+            return None;
+        }
         let plain = self.sticky.as_ref().is_none_or(|sticky| **sticky == Sticky::default());
         match run.command.selected_mailbox().filter(|_| plain && is_plain_select(&run.command)) {
             Some(key) => {
@@ -164,6 +169,12 @@ impl Session {
 fn is_plain_select(command: &Command) -> bool {
     let mut arguments = command.arguments();
     arguments.astring().is_some() && arguments.at_end()
+}
+
+/// Makes sense only in a mailbox (RFC 9051 section 6.4).
+fn needs_mailbox(name: Name) -> bool {
+    use Name::{Check, Close, Copy, Expunge, Fetch, Move, Search, Sort, Store, Thread, Unselect};
+    matches!(name, Check | Close | Copy | Expunge | Fetch | Move | Search | Sort | Store | Thread | Unselect)
 }
 
 fn running(command: &Command) -> Running {
