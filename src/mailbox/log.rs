@@ -239,20 +239,26 @@ impl Log {
         self.check(number)?;
         let head = self.head();
         self.push(Event::Fetch(number, items));
-        // One that lags hears it again, in its turn.
+        self.pass_over(head, heard);
+        Ok(())
+    }
+
+    /// A line that concerns the mailbox as a whole, with line end: `* FLAGS (…)`, `* OK [PERMANENTFLAGS …] …`. It comes
+    /// before all other news, and of those that lag far, only the last few. `heard`: as in [`Log::handle_fetch`].
+    pub fn handle_text(&mut self, line: Bytes, heard: Option<Cursor>) {
+        let head = self.head();
+        self.push(Event::Text(line));
+        self.pass_over(head, heard);
+    }
+
+    /// The session knows what was just logged. One that lags hears it again, in its turn.
+    fn pass_over(&mut self, head: u64, heard: Option<Cursor>) {
         if let Some(place) =
             heard.and_then(|cursor| self.places.get_mut(&cursor)).filter(|place| place.position == head)
         {
             place.position += 1;
             self.forget(head);
         }
-        Ok(())
-    }
-
-    /// A line that concerns the mailbox as a whole, with line end: `* FLAGS (…)`, `* OK [PERMANENTFLAGS …] …`. It comes
-    /// before all other news, and of those that lag far, only the last few.
-    pub fn handle_text(&mut self, line: Bytes) {
-        self.push(Event::Text(line));
     }
 
     fn check(&self, number: u32) -> Result<(), LogError> {

@@ -100,6 +100,7 @@ async fn a_long_command_delays_nobody_for_long() {
     until("the search at the backend", || backend.received().contains("SEARCH BODY x")).await;
     two.play("C: b NOOP\nS: b OK done").await;
     assert_eq!(backend.logins(), 2);
-    drop((one, two));
+    one.reset();
+    drop(two);
     harness.finish().await;
 }

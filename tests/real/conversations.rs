@@ -18,12 +18,22 @@ const AT_ONCE: usize = 6;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conversations_in_front_of_dovecot() {
-    through_the_proxy(Kind::Dovecot).await;
+    through_the_proxy(Kind::Dovecot, "session").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conversations_in_front_of_cyrus() {
-    through_the_proxy(Kind::Cyrus).await;
+    through_the_proxy(Kind::Cyrus, "session").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conversations_multiplexed_in_front_of_dovecot() {
+    through_the_proxy(Kind::Dovecot, "multiplex").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conversations_multiplexed_in_front_of_cyrus() {
+    through_the_proxy(Kind::Cyrus, "multiplex").await;
 }
 
 /// The check of the checker: a server is the same as itself.
@@ -40,9 +50,9 @@ async fn conversations_repeat_on_cyrus() {
     direct_twice(Kind::Cyrus).await;
 }
 
-async fn through_the_proxy(kind: Kind) {
+async fn through_the_proxy(kind: Kind, mode: &'static str) {
     let Some(server) = start(kind).await else { return };
-    let proxy = Proxy::start(&server, &Settings::default()).await;
+    let proxy = Proxy::start(&server, &Settings { mode, ..Settings::default() }).await;
     let report = compare_all(kind, server.address, proxy.address).await;
     assert!(report.is_empty(), "{report}\n{}", proxy.log());
     proxy.finish();

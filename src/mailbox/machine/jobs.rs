@@ -33,8 +33,8 @@ pub(super) enum Job {
     KeepAlive,
     /// For all members in IDLE.
     Idle { accepted: bool, ended: bool },
-    /// The EXPUNGE of a member that closes the mailbox.
-    Close { member: MemberId },
+    /// The EXPUNGE of a member that closes the mailbox; of one that is alone there, its CLOSE.
+    Close { member: MemberId, alone: bool },
     /// A member's command.
     Member(Box<Running>),
 }
@@ -183,10 +183,17 @@ impl Machine {
         let Some(run) = member.waiting.take() else { return };
         if member.cursor.is_none() {
             member.waiting = Some(run);
-            return self.admit(id);
+            if self.members.values().any(|member| member.cursor.is_some()) {
+                return self.admit(id);
+            }
+            // The others have left meanwhile.
+            self.queue.push_front(id);
+            self.link = Link::Up { open: false };
+            return self.open();
         }
         match plan(&run.command) {
-            Plan::Close => self.begin(Job::Close { member: id }, own(Name::Expunge, "EXPUNGE")),
+            Plan::Close if self.members.len() == 1 => self.begin(Job::Close { member: id, alone: true }, run),
+            Plan::Close => self.begin(Job::Close { member: id, alone: false }, own(Name::Expunge, "EXPUNGE")),
             Plan::Run(shape) => self.run(id, run, shape),
             _ => self.pin(id, run),
         }
@@ -329,7 +336,7 @@ impl Machine {
                 }
             }
             // Others may find messages gone that are marked \Deleted; whoever closes does not care.
-            Some(Job::Close { member }) => self.leave_with(member, UNKNOWN),
+            Some(Job::Close { member, .. }) => self.leave_with(member, UNKNOWN),
             _ => {}
         }
     }

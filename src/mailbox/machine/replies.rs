@@ -223,12 +223,13 @@ impl Machine {
             Reply::Fetch(number) => self.end_fetch(number, &mut reading),
             Reply::Search | Reply::Esearch => self.counted(),
             Reply::Flags | Reply::Status(_) | Reply::Other => match &mut self.job {
-                Some(Job::Open { selection, .. } | Job::Reselect { selection }) => drop(selection.note(&reading.kept)),
+                Some(Job::Open { selection, .. } | Job::Reselect { selection }) => drop(selection.note(&reading.kept, true)),
                 Some(Job::Status { text, .. }) => text.put_slice(&reading.kept),
                 _ => {
                     // Keywords have come into use, say.
-                    if self.selection.as_mut().is_some_and(|selection| selection.note(&reading.kept)) {
-                        self.log.handle_text(reading.kept.freeze());
+                    if self.selection.as_mut().is_some_and(|selection| selection.note(&reading.kept, false)) {
+                        let heard = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
+                        self.log.handle_text(reading.kept.freeze(), heard);
                     }
                 }
             },

@@ -73,7 +73,10 @@ impl Machine {
                 self.begin(Job::Refresh { joiners, uid_next }, own(Name::Noop, "NOOP"));
             }
             Job::Refresh { joiners, uid_next } => self.refreshed(&joiners, uid_next),
-            Job::Close { member } => self.leave_with(member, b" OK Close completed.\r\n"),
+            // Whatever came of EXPUNGE: CLOSE of a mailbox that may not be changed only leaves it (RFC 9051 section 6.4.1).
+            Job::Close { member, alone: false } => self.leave_with(member, b" OK Close completed.\r\n"),
+            Job::Close { member, alone: true } if selected => self.tell(member, Told::Done(Bytes::new(), rest, true)),
+            Job::Close { member, alone: true } => self.done_with(member, rest, false),
             Job::Member(running) => {
                 let rest = if running.missing && ok {
                     Bytes::from_static(b" NO [EXPUNGEISSUED] Some of the requested messages no longer exist.\r\n")
@@ -154,10 +157,10 @@ impl Machine {
     fn reselected(&mut self, selection: Selection, ok: bool) {
         let Some(known) = &self.selection else { return };
         if !ok {
-            return self.bye_all(b"[UNAVAILABLE] The mailbox can no longer be selected");
+            return self.bye_all(b"The mailbox can no longer be selected");
         }
         if known.validity != selection.validity || access(known) != access(&selection) {
-            return self.bye_all(b"[UNAVAILABLE] The mailbox is no longer what it was");
+            return self.bye_all(b"The mailbox is no longer what it was");
         }
         let same = !known.changed
             && known.exists == selection.exists
@@ -192,7 +195,7 @@ impl Machine {
         let came = uids.difference(&self.uids);
         if came.first().is_some_and(|first| self.uids.last().is_some_and(|last| first < last)) {
             // UIDs only ever grow (RFC 9051 section 2.3.1.1).
-            return self.bye_all(b"[UNAVAILABLE] The mailbox is no longer what it was");
+            return self.bye_all(b"The mailbox is no longer what it was");
         }
         self.selection = Some(fresh.selection);
         let gone: Vec<u32> = self.uids.difference(&uids).iter().collect();

@@ -24,8 +24,8 @@ pub(super) struct Selection {
 
 impl Selection {
     /// Takes note of an untagged reply that is neither EXISTS nor RECENT: the whole line. Given also while the mailbox is
-    /// selected: keywords come into use. True: it says what was not known.
-    pub(super) fn note(&mut self, line: &[u8]) -> bool {
+    /// selected (`selecting` is false then): keywords come into use. True: it says what was not known.
+    pub(super) fn note(&mut self, line: &[u8], selecting: bool) -> bool {
         let Some(rest) = line.strip_prefix(b"* ") else { return false };
         let kind = match StatusReply::parse(rest) {
             Some(StatusReply { status: Status::Ok, code: Some(code), .. }) => first_word(code).to_ascii_uppercase(),
@@ -37,7 +37,6 @@ impl Selection {
             std::str::from_utf8(code.get(kind.len()..)?).ok()?.trim().parse().ok()
         };
         match &kind[..] {
-            // Not true any more by the time that it would be said again.
             b"UIDNEXT" => {
                 self.uid_next = number();
                 false
@@ -46,8 +45,10 @@ impl Selection {
                 self.validity = number();
                 self.keep(&kind, line)
             }
-            b"FLAGS" | b"PERMANENTFLAGS" | b"UIDNOTSTICKY" | b"MAILBOXID" => self.keep(&kind, line),
-            _ => false,
+            b"FLAGS" | b"PERMANENTFLAGS" => self.keep(&kind, line),
+            // Not true any more by the time that it would be said again, or not about the mailbox.
+            b"UNSEEN" | b"HIGHESTMODSEQ" | b"NOMODSEQ" | b"CLOSED" | b"ALERT" | b"INPROGRESS" | b"CAPABILITY" => false,
+            _ => selecting && self.keep(&kind, line),
         }
     }
 
@@ -110,7 +111,7 @@ mod tests {
             "* FLAGS (\\Seen new)\r\n",
             "* OK Still here\r\n",
         ] {
-            selection.note(line.as_bytes());
+            selection.note(line.as_bytes(), line.contains("next"));
         }
         assert_eq!((selection.validity, selection.uid_next), (Some(77), Some(5)));
         assert_eq!(
