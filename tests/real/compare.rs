@@ -63,7 +63,8 @@ static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"LIST \(\\(?:UnM|M)arked ?", "LIST ("),
         (r"SESSIONID=<[^>]*>", "SESSIONID"),
         // A hub says it itself.
-        (r"\[CLOSED\] .*", "[CLOSED]"),
+        (r"\[CLOSED\] [^\r\n]*", "[CLOSED]"),
+        (r"OK Unselect completed\.", "OK Completed"),
         (r"INTERNAL:[0-9a-f]+", "INTERNAL:<token>"),
     ]
     .map(|(pattern, instead)| (Regex::new(pattern).expect("a constant"), instead))

@@ -163,7 +163,9 @@ impl Machine {
                 if reading.kept.len() + text.len() <= KEPT {
                     reading.kept.put_slice(text);
                 }
-                if reading.to.is_some() {
+                // What is closed by a SELECT here was somebody else's.
+                let may_be_closed = matches!((&self.job, reading.reply), (Some(Job::Open { .. }), Reply::Status(_)));
+                if reading.to.is_some() && !may_be_closed {
                     reading.begun = true;
                     self.emit(text);
                 }
@@ -223,7 +225,13 @@ impl Machine {
             Reply::Fetch(number) => self.end_fetch(number, &mut reading),
             Reply::Search | Reply::Esearch => self.counted(),
             Reply::Flags | Reply::Status(_) | Reply::Other => match &mut self.job {
-                Some(Job::Open { selection, .. } | Job::Reselect { selection }) => drop(selection.note(&reading.kept, true)),
+                Some(Job::Open { selection, .. }) => {
+                    selection.note(&reading.kept, true);
+                    if matches!(reading.reply, Reply::Status(_)) && !reading.kept.starts_with(b"* OK [CLOSED]") {
+                        self.passed.put_slice(&reading.kept);
+                    }
+                }
+                Some(Job::Reselect { selection }) => drop(selection.note(&reading.kept, true)),
                 Some(Job::Status { text, .. }) => text.put_slice(&reading.kept),
                 _ => {
                     // Keywords have come into use, say.
