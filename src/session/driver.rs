@@ -437,7 +437,7 @@ impl Session {
     fn start_at_once(&mut self, run: Box<Run>) -> Result<(), Box<Run>> {
         let Some(lease) = &self.lease else { return Err(run) };
         let name = run.command.name;
-        let again = (!self.machine.is_selected()).then(|| run.clone());
+        let again = self.is_elsewhere_as_good().then(|| run.clone());
         if self.parts.is_empty() {
             lease.run(run)?;
         } else {
@@ -458,10 +458,10 @@ impl Session {
                 return;
             }
             let Some(lease) = &self.lease else { return };
-            let again = (!self.machine.is_selected()).then(|| command.clone());
+            let again = self.is_elsewhere_as_good().then(|| command.clone());
             match lease.run(command) {
                 Ok(()) => self.running = Some(Running { name, since, again, attempts }),
-                Err(unsent) if !self.machine.is_selected() && attempts < MAX_ATTEMPTS => {
+                Err(unsent) if self.is_elsewhere_as_good() && attempts < MAX_ATTEMPTS => {
                     attempts += 1;
                     self.drop_lease();
                     run = Some(unsent);

@@ -76,7 +76,8 @@ async fn at_work(kind: Kind, clients: u64, mailboxes: usize, connections: usize)
     let metrics = proxy.metrics().await;
     let open = metrics.sum("imapool_upstream_connections");
     assert!(open <= connections as f64, "{open} connections");
-    eprintln!("{kind:?}, {clients} clients, {} mailboxes: {checked} commands, {} dials", mailboxes.len(), metrics.dials());
+    let retired = metrics.text("imapool_upstream_retired_total");
+    eprintln!("{kind:?}, {clients} clients, {} mailboxes: {checked} commands\n{retired}", mailboxes.len());
     proxy.finish();
 }
 

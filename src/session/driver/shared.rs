@@ -154,6 +154,12 @@ impl Session {
         self.machine.handle_done(appended.as_deref().unwrap_or(rest), selected);
     }
 
+    /// Whether a command for a connection of the session's own could be run on any: the mailbox, if there is one, is not
+    /// selected there.
+    pub(super) fn is_elsewhere_as_good(&self) -> bool {
+        !self.machine.is_selected() || self.sharing.hub.is_some()
+    }
+
     /// The running command cannot be run, or its outcome will never be known. A mailbox that is selected in a hub stays
     /// selected.
     pub(super) fn fail(&mut self, reply: &str) {
