@@ -201,7 +201,12 @@ impl Authenticator {
     /// Asks the backend.
     async fn ask(&self, key: Key, fingerprint: Fingerprint, credential: Credential, asker: &Asker) -> Verdict {
         let backend = &self.pools.backends()[key.backend];
-        let Some((_turn, standing)) = self.turn(backend, asker).await else { return Verdict::Throttled };
+        // Who is still waiting then is turned away: begun so late, the verification would be broken off in its middle, which
+        // costs a connection.
+        let in_time = self.patience.saturating_sub(backend.config.login_timeout);
+        let Ok(Some((_turn, standing))) = timeout(in_time, self.turn(backend, asker)).await else {
+            return Verdict::Throttled;
+        };
         match backend.log_in(&credential, standing).await {
             Ok((connection, Outcome::Refused(refusal))) => {
                 // A password that was changed is no attack; from now on it is a wrong one.

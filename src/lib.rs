@@ -18,6 +18,7 @@ pub mod pool;
 pub mod ports;
 mod process;
 pub mod proxy_protocol;
+pub mod schema;
 pub mod secret;
 pub mod session;
 #[cfg(target_os = "linux")]

@@ -1,13 +1,16 @@
 //! The command line.
 
 mod logging;
+mod reference;
 
+use std::fs::File;
 use std::future::Future;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use imapool::app::Proxy;
 use imapool::config::{Config, ConfigError, ListenAddr, Log};
 use imapool::demo::{DemoArgs, Front};
@@ -29,9 +32,9 @@ struct CommandLine {
 
 const EXAMPLES: &str = "\
 Examples:
-  imapool demo                               see what it does, without any IMAP server
-  imapool check --config /etc/imapool.toml   is this configuration right?
-  imapool run --config /etc/imapool.toml     serve
+  imapool demo                                       see what it does, without any IMAP server
+  imapool check --config /etc/imapool/imapool.toml   is this configuration right?
+  imapool run --config /etc/imapool/imapool.toml     serve
 
 Exit status: 0 done, 1 failed while running, 2 wrong configuration or command line.";
 
@@ -56,6 +59,25 @@ enum Command {
     /// status is 1 if a session through imapool failed.
     #[command(after_help = "Example:\n  imapool demo --keep")]
     Demo(DemoArgs),
+    /// Make a configuration of up-imapproxy's.
+    ///
+    /// Reads an imapproxy.conf and writes an imapool.toml. What has no counterpart is listed in comments at its end. No
+    /// secret is taken over.
+    #[command(after_help = "Example:\n  imapool import /etc/imapproxy.conf --output /etc/imapool/imapool.toml")]
+    Import(ImportArgs),
+    /// Write the man pages, the shells' completions or the schema of the configuration.
+    #[command(hide = true)]
+    Reference(reference::Args),
+}
+
+#[derive(Debug, clap::Args)]
+struct ImportArgs {
+    /// up-imapproxy's configuration.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Where to write, instead of standard output; must not exist yet.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -90,6 +112,8 @@ fn main() -> ExitCode {
         Command::Run(ConfigFile { config }) => run(&config),
         Command::Check(ConfigFile { config }) => check(&config),
         Command::Demo(args) => demo(args),
+        Command::Import(args) => import(&args),
+        Command::Reference(args) => reference::write(&args, &CommandLine::command()).map_err(Failure::from),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -119,6 +143,20 @@ fn demo(args: DemoArgs) -> Result<(), Failure> {
     logging::start(&Log { level: "warn".to_owned(), ..Log::default() }).map_err(anyhow::Error::from)?;
     raise_descriptor_limit();
     block_on(show(args))??;
+    Ok(())
+}
+
+fn import(args: &ImportArgs) -> Result<(), Failure> {
+    let name = args.file.display().to_string();
+    let conf = std::fs::read(&args.file).with_context(|| name.clone())?;
+    let toml = imapool::import::imapproxy(&String::from_utf8_lossy(&conf), &name).context(name)?;
+    match &args.output {
+        // A configuration that somebody has worked on is not to be lost by a slip of the hand.
+        Some(path) => File::create_new(path)
+            .and_then(|mut file| file.write_all(toml.as_bytes()))
+            .with_context(|| path.display().to_string())?,
+        None => std::io::stdout().write_all(toml.as_bytes()).context("cannot print")?,
+    }
     Ok(())
 }
 

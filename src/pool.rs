@@ -17,7 +17,7 @@ use bytes::Bytes;
 use deadpool::managed::{self, Metrics as ObjectMetrics, Object, PoolError, QueueMode, RecycleError, RecycleResult};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
 use crate::config;
@@ -387,15 +387,20 @@ impl Account {
                 return Ok(None);
             }
         }
-        // In an outage connections at rest are not to be trusted, however fresh: whoever is given one that hangs, hangs.
-        let doubtful = connection.rested_for() > self.config.check_after || !self.backend.is_reachable();
-        if doubtful && !connection.is_fresh() && !connection.check().await {
+        if self.doubts(&connection) && !connection.check().await {
             connection.retire(RetireReason::FailedCheck);
             // Its seat goes with it.
             let _ = Object::take(object);
             return Ok(None);
         }
         Ok(Some(Taken { object, connection }))
+    }
+
+    /// Whether a connection has to show that it is alive before it is used again. In an outage those at rest are not to be
+    /// trusted, however fresh: whoever is given one that hangs, hangs.
+    fn doubts(&self, connection: &Connection) -> bool {
+        let doubtful = connection.rested_for() > self.config.check_after || !self.backend.is_reachable();
+        doubtful && !connection.is_fresh()
     }
 
     /// A seat with a new connection, where there is room for one without waiting for anybody.
@@ -561,6 +566,28 @@ impl Lease {
         if let Some(connection) = self.connection.take() {
             connection.retire(reason);
         }
+    }
+
+    /// The same lease, but of a connection at rest that fits better, if there is one; the one at hand comes to rest in its
+    /// seat.
+    ///
+    /// # Errors
+    /// See [`CheckoutError`]: when the other does not answer, and no further one can be had.
+    pub async fn exchanged(mut self, want: &Want) -> Result<Self, CheckoutError> {
+        let account = Arc::clone(&self.account);
+        let before = self.shared().id;
+        account.exchange(&mut self, want);
+        if self.shared().id == before || !account.doubts(&self) {
+            return Ok(self);
+        }
+        if let Ok(true) = timeout(account.config.checkout_timeout, self.check()).await {
+            return Ok(self);
+        }
+        if let Some(connection) = self.connection.take() {
+            connection.retire(RetireReason::FailedCheck);
+        }
+        drop(self);
+        account.checkout(want).await
     }
 
     /// Reads what is still to come for a session that has gone (after ending its IDLE, if that is what it did), within the budget for that, and puts the connection to

@@ -101,6 +101,12 @@ impl FetchScanner {
         }
     }
 
+    /// More than UID, FLAGS and MODSEQ is in it, as far as it has come.
+    #[must_use]
+    pub fn has_other(&self) -> bool {
+        self.items.other
+    }
+
     /// The reply is over: what it held. The scanner is as new.
     pub fn finish(&mut self) -> Items {
         std::mem::take(self).items

@@ -154,6 +154,11 @@ impl Renumber {
                     self.between(octet, out);
                 }
             }
+            // Broken off: the line has to end all the same.
+            Form::PartialRange if matches!(octet, b'\r' | b'\n') => {
+                out.put_slice(&self.set.prefix);
+                self.between(octet, out);
+            }
             Form::PartialRange => {
                 self.set.prefix.push(octet);
                 if octet == b' ' {
@@ -404,6 +409,7 @@ mod tests {
             ("* ESEARCH PARTIAL (1:3 3:6) MAX 3", "* ESEARCH PARTIAL (1:3 4:6) MAX 4"),
             ("* ESEARCH PARTIAL (3:3 NIL) MIN 3", "* ESEARCH PARTIAL (3:3 NIL) MIN 4"),
             ("* ESEARCH PARTIAL (-1:-3 6)", "* ESEARCH PARTIAL (-1:-3 NIL)"),
+            ("* ESEARCH PARTIAL (1", "* ESEARCH PARTIAL (1"),
             ("* ESEARCH RELEVANCY (3 (\"x)\")) ALL 3", "* ESEARCH RELEVANCY (3 (\"x)\")) ALL 4"),
             (
                 "* ESEARCH AVERYLONGITEMNAMETHATNOBODYKNOWS 3 ALL 3",

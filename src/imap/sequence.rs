@@ -136,6 +136,78 @@ impl SequenceSet {
     }
 }
 
+/// The numbers that a SEARCH reply, or the ALL of an ESEARCH reply (RFC 4731 section 3.1), is made of, collected while the
+/// line passes by. Memory depends on the runs of numbers alone.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// What comes next is the value of ALL.
+    all: bool,
+    esearch: bool,
+    depth: u32,
+    quoted: bool,
+    /// The first letters of a word.
+    word: Vec<u8>,
+    from: Option<u64>,
+    number: Option<u64>,
+    found: Ranges,
+}
+
+impl Found {
+    /// For an ESEARCH reply, or for a SEARCH (or SORT) reply.
+    #[must_use]
+    pub fn new(esearch: bool) -> Self {
+        Self { esearch, ..Self::default() }
+    }
+
+    /// What follows the reply's name, piece by piece.
+    pub fn text(&mut self, octets: &[u8]) {
+        for octet in octets {
+            self.octet(*octet);
+        }
+    }
+
+    /// All that was found; numbers out of range are not.
+    #[must_use]
+    pub fn finish(mut self) -> Ranges {
+        self.octet(b' ');
+        self.found
+    }
+
+    fn octet(&mut self, octet: u8) {
+        match octet {
+            b'"' => self.quoted = !self.quoted,
+            _ if self.quoted => {}
+            b'(' => self.depth = self.depth.saturating_add(1),
+            b')' => self.depth = self.depth.saturating_sub(1),
+            // The correlator, (MODSEQ n), PARTIAL.
+            _ if self.depth > 0 => {}
+            b'0'..=b'9' => {
+                let digit = u64::from(octet - b'0');
+                self.number = Some(self.number.unwrap_or(0).saturating_mul(10).saturating_add(digit));
+            }
+            b':' => self.from = self.number.take(),
+            b',' => self.element(),
+            b' ' | b'\r' | b'\n' => {
+                self.element();
+                self.all = self.word.eq_ignore_ascii_case(b"ALL");
+                self.word.clear();
+            }
+            _ if self.word.len() < 4 => self.word.push(octet),
+            _ => {}
+        }
+    }
+
+    fn element(&mut self) {
+        if let (Some(to), true) = (self.number.take(), self.all || !self.esearch) {
+            let from = self.from.unwrap_or(to);
+            if let (Ok(first), Ok(last)) = (u32::try_from(from.min(to)), u32::try_from(from.max(to))) {
+                self.found.insert_range(first..=last);
+            }
+        }
+        self.from = None;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -167,6 +239,23 @@ mod tests {
             assert_eq!(parse(text), Err(SetError::Malformed), "{text}");
         }
         assert_eq!(parse("$"), Err(SetError::SavedResult));
+    }
+
+    #[test]
+    fn found_numbers() {
+        for (esearch, text, numbers) in [
+            (false, " 3 1 2 9 (MODSEQ 12)\r\n", "1:3,9"),
+            (false, "\r\n", ""),
+            (false, " 42949672961 5", "5"),
+            (true, " (TAG \"ALL 7\") UID MIN 2 ALL 2,4:5,9:8 COUNT 5 MODSEQ 7\r\n", "2,4:5,8:9"),
+            (true, " (TAG \"x\") UID COUNT 0\r\n", ""),
+        ] {
+            for cut in [1, text.len()] {
+                let mut found = Found::new(esearch);
+                text.as_bytes().chunks(cut).for_each(|piece| found.text(piece));
+                assert_eq!(found.finish().to_string(), numbers, "{text}");
+            }
+        }
     }
 
     proptest! {

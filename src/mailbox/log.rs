@@ -285,7 +285,10 @@ impl Log {
     pub fn has_news(&self, cursor: Cursor) -> bool {
         self.places.get(&cursor).is_some_and(|place| {
             let size = self.exists + place.withheld.len();
-            self.head() > place.position || !place.withheld.is_empty() || size != place.told || self.recent != place.recent
+            self.head() > place.position
+                || !place.withheld.is_empty()
+                || size != place.told
+                || self.recent != place.recent
         })
     }
 

@@ -55,8 +55,9 @@ pub struct Store {
 pub fn plan(command: &Command) -> Plan {
     use Name::{
         Check, Close, Copy, Create, Delete, DeleteAcl, Examine, Expunge, Fetch, GenUrlAuth, GetAcl, GetMetadata,
-        GetQuota, GetQuotaRoot, Idle, List, ListRights, Lsub, Move, MyRights, Namespace, Noop, Rename, ResetKey, Search,
-        Select, SetAcl, SetMetadata, SetQuota, Sort, Status, Store, Subscribe, Thread, Unselect, Unsubscribe, UrlFetch,
+        GetQuota, GetQuotaRoot, Idle, List, ListRights, Lsub, Move, MyRights, Namespace, Noop, Rename, ResetKey,
+        Search, Select, SetAcl, SetMetadata, SetQuota, Sort, Status, Store, Subscribe, Thread, Unselect, Unsubscribe,
+        UrlFetch,
     };
     // The others would see mod-sequences from then on (RFC 7162 section 3.1).
     if command.enables_condstore() {

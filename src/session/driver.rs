@@ -277,6 +277,24 @@ impl Session {
         Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..used])
     }
 
+    /// Waits for something, and writes meanwhile what the client is owed already.
+    async fn meanwhile<T>(&mut self, awaited: impl Future<Output = T>) -> T {
+        let mut awaited = pin!(awaited);
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = awaited.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            // What is wrong with the client's connection, its next use says, too.
+            while let Poll::Ready(Ok(written)) = self.poll_write(cx)
+                && written > 0
+            {
+                self.wrote(written);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
     /// Writes what the socket takes without waiting; `last`: see [`Stream::write_now`].
     fn write_now(&mut self, last: bool) {
         if self.output.is_empty() {
@@ -416,7 +434,7 @@ impl Session {
         let backend = context.backend.index;
         let verdict = match context.auth.known(backend, &credential, self.client.ip()) {
             Some(account) => Verdict::Accepted(account),
-            None => Box::pin(context.auth.verify(backend, credential, self.client.ip())).await,
+            None => self.meanwhile(Box::pin(context.auth.verify(backend, credential, self.client.ip()))).await,
         };
         let reply = match verdict {
             Verdict::Accepted(account) => {
@@ -436,6 +454,9 @@ impl Session {
     /// Runs a command on the connection that the session has. Otherwise gives it back.
     fn start_at_once(&mut self, run: Box<Run>) -> Result<(), Box<Run>> {
         let Some(lease) = &self.lease else { return Err(run) };
+        if self.may_exchange(&run) {
+            return Err(run);
+        }
         let name = run.command.name;
         let again = self.is_elsewhere_as_good().then(|| run.clone());
         if self.parts.is_empty() {
@@ -454,7 +475,7 @@ impl Session {
         let name = run.command.name;
         let mut run = Some(run);
         while let Some(command) = run.take() {
-            if self.lease.is_none() && !self.take_lease(&command).await {
+            if (self.lease.is_none() || self.may_exchange(&command)) && !self.take_lease(&command).await {
                 return;
             }
             let Some(lease) = &self.lease else { return };
@@ -474,13 +495,26 @@ impl Session {
         }
     }
 
-    /// Takes a connection out of the pool. False: the command has been answered, because none can be had, or because
-    /// the connection is in the state already that the command asks for.
+    /// Whether another connection at rest may be better for a command than the one that the session has: one that carries
+    /// the state already that ENABLE asks for. Otherwise each session that says something before ENABLE would cost one.
+    fn may_exchange(&self, run: &Run) -> bool {
+        run.command.name == Name::Enable && !self.machine.is_selected() && self.parts.is_empty()
+    }
+
+    /// Takes a connection out of the pool, or exchanges the one at hand for a better. False: the command has been answered,
+    /// because none can be had, or because the connection is in the state already that the command asks for.
     async fn take_lease(&mut self, run: &Run) -> bool {
-        let Some(account) = &self.account else { return false };
-        let sticky = self.sticky.clone().unwrap_or_default();
+        let Some(account) = self.account.clone() else { return false };
+        let sticky = match &self.lease {
+            Some(lease) => lease.shared().facts().sticky,
+            None => self.sticky.clone().unwrap_or_default(),
+        };
         let want = Want { mailbox: run.command.selected_mailbox(), or_sticky: sticky.after(&run.command), sticky };
-        match account.checkout(&want).await {
+        let taken = match self.lease.take() {
+            Some(lease) => self.meanwhile(lease.exchanged(&want)).await,
+            None => self.meanwhile(account.checkout(&want)).await,
+        };
+        match taken {
             Ok(lease) => {
                 let facts = lease.shared().facts();
                 self.lease = Some(lease);

@@ -290,13 +290,13 @@ impl Backend {
     /// Keeps a connection for the next login, if there is room for it: in a flood of wrong ones, as many as there may be
     /// verifications, so that each serves for many.
     pub fn keep(&self, mut spare: Unauthenticated) {
-        let room = match self.pool.spare {
-            0 => 0,
-            spares if spare.used => spares.max(self.turns.places()),
-            spares => spares,
-        };
         let mut spares = self.spares.lock();
-        if !self.closing.load(Ordering::Acquire) && spares.len() < room && spare.opened.elapsed() < SPARE_AGE {
+        let room = match self.pool.spare {
+            0 => false,
+            most if spare.used => spares.len() < most.max(self.turns.places()),
+            most => spares.iter().filter(|other| !other.used).count() < most,
+        };
+        if room && !self.closing.load(Ordering::Acquire) && spare.opened.elapsed() < SPARE_AGE {
             spare.state.set(ConnectionState::Spare);
             spare.kept = true;
             spare.since = Instant::now();

@@ -72,7 +72,7 @@ fn configuration(folder: &Path, address: SocketAddr, tls_address: Option<SocketA
          {tls}\n\
          disable_plaintext_auth = no\n\
          auth_mechanisms = plain login\n\
-         auth_failure_delay = {delay}\n\
+         auth_failure_delay = {delay} s\n\
          auth_cache_size = 0\n\
          passdb {{\n driver = passwd-file\n args = scheme=plain username_format=%u {folder}/passwd\n}}\n\
          userdb {{\n driver = static\n args = uid={uid} gid={gid} home={folder}/mail/%u\n}}\n\

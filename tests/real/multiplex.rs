@@ -221,8 +221,7 @@ impl Viewer {
         }
         let tag = format!("v{}", self.commands);
         self.client.send(format!("{tag} {line}\r\n").as_bytes()).await?;
-        let keeps_numbers =
-            ["FETCH", "STORE", "SEARCH", "SORT", "THREAD"].iter().any(|verb| line.starts_with(verb));
+        let keeps_numbers = ["FETCH", "STORE", "SEARCH", "SORT", "THREAD"].iter().any(|verb| line.starts_with(verb));
         loop {
             let response = self.client.response().await?;
             let response = response.ok_or_else(|| io::Error::other(format!("closed during {line}")))?;

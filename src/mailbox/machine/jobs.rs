@@ -349,7 +349,8 @@ impl Machine {
 }
 
 const GONE: &[u8] = b" NO [EXPUNGEISSUED] Some of the requested messages no longer exist.\r\n";
-const UNKNOWN: &[u8] = b" NO [UNAVAILABLE] Connection to the mail server lost; whether the command was carried out is unknown.\r\n";
+const UNKNOWN: &[u8] =
+    b" NO [UNAVAILABLE] Connection to the mail server lost; whether the command was carried out is unknown.\r\n";
 
 /// A command of our own.
 pub(super) fn own(name: Name, text: impl Into<Bytes>) -> Box<Run> {

@@ -13,7 +13,14 @@ use crate::session::machine::Run;
 impl Machine {
     /// A session wants to join; `run` is its SELECT or EXAMINE of this mailbox.
     pub fn handle_join(&mut self, id: MemberId, run: Box<Run>) {
-        let member = Member { cursor: None, idling: false, waiting: Some(run), attempts: 0, told: Ranges::new(), out: VecDeque::new() };
+        let member = Member {
+            cursor: None,
+            idling: false,
+            waiting: Some(run),
+            attempts: 0,
+            told: Ranges::new(),
+            out: VecDeque::new(),
+        };
         self.members.insert(id, member);
         self.enqueue(id);
     }

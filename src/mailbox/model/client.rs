@@ -54,7 +54,8 @@ impl Client {
         loop {
             let end = at + self.buffer[at..].windows(2).position(|w| w == b"\r\n")? + 2;
             let line = std::str::from_utf8(&self.buffer[at..end - 2]).unwrap();
-            let size = line.strip_suffix('}').and_then(|l| l.rsplit_once('{')).map(|(_, n)| n.parse::<usize>().unwrap());
+            let size =
+                line.strip_suffix('}').and_then(|l| l.rsplit_once('{')).map(|(_, n)| n.parse::<usize>().unwrap());
             match size {
                 Some(size) if self.buffer.len() < end + size => return None,
                 Some(size) => at = end + size,
@@ -188,7 +189,11 @@ impl Client {
         let count = u32::try_from(self.view.len()).unwrap();
         for number in 1..=count {
             let known = &mut self.view[number as usize - 1];
-            let named = if by_uid { known.uid.is_none_or(|uid| in_set(set, uid, u32::MAX)) } else { in_set(set, number, count) };
+            let named = if by_uid {
+                known.uid.is_none_or(|uid| in_set(set, uid, u32::MAX))
+            } else {
+                in_set(set, number, count)
+            };
             if !named || running.fetched.contains(&number) {
                 continue;
             }

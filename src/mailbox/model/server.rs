@@ -219,8 +219,7 @@ impl Connection {
     fn select(&mut self, world: &World, name: &str, read_only: bool, out: &mut String) -> String {
         self.selected = None;
         let Some(mailbox) = world.mailboxes.get(name) else { return "NO no such mailbox".into() };
-        let entries: Vec<Entry> =
-            mailbox.messages.iter().map(|m| Entry { uid: m.uid, told: m.changed }).collect();
+        let entries: Vec<Entry> = mailbox.messages.iter().map(|m| Entry { uid: m.uid, told: m.changed }).collect();
         let _ = write!(
             out,
             "* FLAGS (\\Seen \\Deleted \\Flagged)\r\n* {} EXISTS\r\n* 0 RECENT\r\n\
@@ -230,8 +229,7 @@ impl Connection {
             mailbox.next
         );
         let known = mailbox.next - 1;
-        self.selected =
-            Some(Selected { name: name.into(), validity: mailbox.validity, read_only, entries, known });
+        self.selected = Some(Selected { name: name.into(), validity: mailbox.validity, read_only, entries, known });
         format!("OK [READ-{}] selected.", if read_only { "ONLY" } else { "WRITE" })
     }
 

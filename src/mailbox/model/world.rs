@@ -526,7 +526,11 @@ impl Sim {
 
     /// To the pool, if it is clean.
     fn put_back(&mut self, mut link: Link) {
-        if link.upstream.is_clean() && link.upstream.spoiled().is_none() && link.on_its_way.is_empty() && link.input.is_empty() {
+        if link.upstream.is_clean()
+            && link.upstream.spoiled().is_none()
+            && link.on_its_way.is_empty()
+            && link.input.is_empty()
+        {
             link.upstream.handle_release();
             self.resting.push(link);
         }
@@ -609,8 +613,7 @@ impl Sim {
                 let capabilities = Arc::new(Capabilities::parse(b"IMAP4rev1 IDLE ESEARCH UNSELECT UIDPLUS"));
                 let mut upstream = Upstream::new(capabilities, 1);
                 upstream.handle_attach();
-                let server =
-                    server::Connection::new(self.chance.one_in(2));
+                let server = server::Connection::new(self.chance.one_in(2));
                 Link {
                     upstream,
                     server,

@@ -88,7 +88,10 @@ impl Session {
         }
         let own_mailbox = name == Some(Name::Append) && self.sharing.appends_here;
         self.drop_lease();
-        if own_mailbox && rest.starts_with(b" OK") && let Some(hub) = &self.sharing.hub {
+        if own_mailbox
+            && rest.starts_with(b" OK")
+            && let Some(hub) = &self.sharing.hub
+        {
             // The client is to hear of its message before it hears that it is there (RFC 9051 section 6.3.12).
             hub.run(Box::new(noop()));
             self.sharing.appended = Some(rest);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWrite;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::time::{Instant, Sleep};
 use tokio_util::io::poll_read_buf;
 use tracing::{debug, info};
@@ -27,6 +27,12 @@ const UNASKED: usize = 1024 * 1024;
 const GOODBYE: Duration = Duration::from_secs(2);
 /// How long a command of our own may take on an authenticated connection.
 const OWN_COMMAND: Duration = Duration::from_secs(30);
+
+/// Read at a time from a backend that goes on filling [`CHUNK`], in octets. So much memory may wait for each of a few slow
+/// clients, but not for all.
+const STRETCH: usize = 128 * 1024;
+/// Connections that are read so.
+static STRETCHES: Semaphore = Semaphore::const_new(64);
 
 /// What the task is waiting for besides the backend.
 #[derive(Debug, Clone, Copy)]
@@ -61,8 +67,7 @@ pub(super) struct Task {
     replied: bool,
     /// Octets read since the last request, while at rest.
     unasked: usize,
-    /// The last read filled its buffer: read into memory that is passed on, instead of copying small pieces.
-    bulk: bool,
+    reading: Reading,
     timer: Pin<Box<Sleep>>,
     state: StateGuard,
     metrics: Arc<BackendMetrics>,
@@ -122,7 +127,7 @@ impl Task {
             sent: false,
             replied: false,
             unasked: 0,
-            bulk: false,
+            reading: Reading::Pieces,
             timer: Box::pin(tokio::time::sleep_until(now)),
             state: metrics.connection(ConnectionState::Active),
             metrics: Arc::clone(metrics),
@@ -175,7 +180,7 @@ impl Task {
                     self.deliver().await?;
                     return Err(Exit::Protocol(error));
                 }
-                if self.input.is_empty() && !self.bulk {
+                if self.input.is_empty() && matches!(self.reading, Reading::Pieces) {
                     self.input = BytesMut::new();
                 }
             }
@@ -201,17 +206,17 @@ impl Task {
         let replies = &self.replies;
         let mut room = std::pin::pin!(async move { crowded && replies.reserve().await.is_ok() });
         let output = &self.output;
-        let (stream, requests, input, bulk, timer, last_octet) = (
+        let (stream, requests, input, reading, timer, last_octet) = (
             &mut self.stream,
             &mut self.requests,
             &mut self.input,
-            &mut self.bulk,
+            &mut self.reading,
             &mut self.timer,
             &mut self.last_octet,
         );
         poll_fn(|cx| {
             // What was said before a session came is read before it goes first: it is not for it.
-            if resting && let Poll::Ready(read) = poll_read(stream, cx, input, bulk) {
+            if resting && let Poll::Ready(read) = poll_read(stream, cx, input, reading) {
                 return Poll::Ready(Wake::Read(read));
             }
             if !output.is_empty() {
@@ -235,7 +240,7 @@ impl Task {
                 crowded = false;
                 *last_octet = Instant::now();
             }
-            if let Poll::Ready(read) = poll_read(stream, cx, input, bulk) {
+            if let Poll::Ready(read) = poll_read(stream, cx, input, reading) {
                 return Poll::Ready(Wake::Read(read));
             }
             if resting && notified.as_mut().poll(cx).is_ready() {
@@ -337,6 +342,10 @@ impl Task {
                     return Err(Exit::Retire(RetireReason::Unclean));
                 }
                 self.machine.handle_release();
+                self.reading = Reading::Pieces;
+                if self.input.is_empty() {
+                    self.input = BytesMut::new();
+                }
                 self.state.set(ConnectionState::Idle);
                 self.rested = Instant::now();
                 if !own {
@@ -512,8 +521,8 @@ impl Task {
                     return true;
                 }
             }
-            let (stream, input, bulk) = (&mut self.stream, &mut self.input, &mut self.bulk);
-            match poll_fn(|cx| poll_read(stream, cx, input, bulk)).await {
+            let (stream, input, reading) = (&mut self.stream, &mut self.input, &mut self.reading);
+            match poll_fn(|cx| poll_read(stream, cx, input, reading)).await {
                 Ok(read) if read > 0 => {}
                 _ => return false,
             }
@@ -527,19 +536,44 @@ impl Task {
 /// Whatever a flush says, reads and writes will say, too.
 fn ready_or_pending(_: Poll<io::Result<()>>) {}
 
-/// Reads into `buffer`: while much comes (`bulk`), without a copy.
+/// How a connection is read, by how much has come at a time.
+enum Reading {
+    /// Small pieces, by way of a buffer that is shared.
+    Pieces,
+    /// [`CHUNK`], into memory that is passed on without a copy.
+    Chunks,
+    /// The same, [`STRETCH`] at a time.
+    Stretches { _turn: SemaphorePermit<'static> },
+}
+
+/// Reads into `buffer`.
 fn poll_read(
     stream: &mut Stream,
     cx: &mut Context<'_>,
     buffer: &mut BytesMut,
-    bulk: &mut bool,
+    reading: &mut Reading,
 ) -> Poll<io::Result<usize>> {
-    let read = if *bulk {
-        buffer.reserve(CHUNK);
-        ready!(poll_read_buf(Pin::new(stream), cx, buffer))
-    } else {
-        ready!(poll_read_with(stream, cx, |octets| buffer.extend_from_slice(octets)))
+    let size = match reading {
+        Reading::Pieces => {
+            let read = ready!(poll_read_with(stream, cx, |octets| buffer.extend_from_slice(octets)));
+            if matches!(read, Ok(read) if read >= CHUNK / 4) {
+                *reading = Reading::Chunks;
+            }
+            return Poll::Ready(read);
+        }
+        Reading::Chunks => CHUNK,
+        Reading::Stretches { .. } => STRETCH,
     };
-    *bulk = matches!(read, Ok(read) if read >= CHUNK / 4);
-    Poll::Ready(read)
+    buffer.reserve(size);
+    let read = ready!(poll_read_buf(Pin::new(stream), cx, buffer))?;
+    match reading {
+        _ if read < CHUNK / 4 => *reading = Reading::Pieces,
+        Reading::Chunks if read >= CHUNK => {
+            if let Ok(turn) = STRETCHES.try_acquire() {
+                *reading = Reading::Stretches { _turn: turn };
+            }
+        }
+        _ => {}
+    }
+    Poll::Ready(Ok(read))
 }

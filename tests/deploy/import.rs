@@ -1,0 +1,134 @@
+//! `imapool import`: what it makes passes `check`, and serves.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use imapool::demo::server::{Options, Server};
+
+use crate::support::{Imapool, finish, folder, imapool, skip, succeed};
+
+/// What Debian's package has in /etc/imapproxy.conf, without its comments.
+const DEBIAN: &str = "server_hostname localhost\nconnect_retries 10\nconnect_delay 5\ncache_size 3072\nlisten_port 1143\n\
+    server_port 143\ncache_expiration_time 300\nproc_username nobody\nproc_groupname nogroup\n\
+    stat_filename /var/run/pimpstats\nprotocol_log_filename /var/log/imapproxy_protocol.log\nsyslog_facility LOG_MAIL\n\
+    send_tcp_keepalives no\nenable_select_cache no\nforeground_mode no\nforce_tls no\n\
+    chroot_directory /var/lib/imapproxy/chroot\nenable_admin_commands no\n";
+
+/// Debian's, with lines in place of others, and more of them.
+fn edited(changes: &[(&str, &str)]) -> String {
+    let mut conf = DEBIAN.to_owned();
+    for (key, line) in changes {
+        let old = DEBIAN.lines().find(|line| line.split(' ').next() == Some(key));
+        match old {
+            Some(old) => conf = conf.replace(&format!("{old}\n"), &format!("{line}\n")),
+            None => writeln!(conf, "{line}").unwrap(),
+        }
+    }
+    conf
+}
+
+/// The Debian default and three that somebody has worked on; what must be listed as lost.
+fn configurations() -> Vec<(&'static str, String, &'static [&'static str])> {
+    let busy = [
+        ("server_hostname", "server_hostname 127.0.0.1"),
+        ("listen_address", "listen_address 127.0.0.1"),
+        ("cache_size", "cache_size\t500   "),
+        ("cache_expiration_time", "cache_expiration_time 60"),
+        ("enable_select_cache", "enable_select_cache yes"),
+        ("syslog_prioritymask", "syslog_prioritymask LOG_WARNING"),
+        ("preauth_command", "preauth_command ID (\"GUID\" \"1\")"),
+        ("dns_rr", "dns_rr yes"),
+    ];
+    let secret = [
+        ("server_hostname", "server_hostname localhost"),
+        ("auth_sasl_plain_username", "auth_sasl_plain_username master"),
+        ("auth_sasl_plain_password", "auth_sasl_plain_password s3cr3t-one"),
+        ("auth_shared_secret", "auth_shared_secret s3cr3t-two"),
+        ("ipversion_only", "ipversion_only 4"),
+        ("tls_no_tlsv1", "tls_no_tlsv1 yes"),
+    ];
+    let foreign = [
+        ("server_port", "server_port imap2"),
+        ("force_tls", "  force_tls  no\r"),
+        ("own_idea", "own_idea 42"),
+        ("tls_verify_server", "tls_verify_server no"),
+    ];
+    vec![
+        ("Debian's", DEBIAN.to_owned(), &[]),
+        ("a busy one", edited(&busy), &["preauth_command"]),
+        ("one with secrets", edited(&secret), &["auth_sasl_plain_password", "auth_shared_secret", "ipversion_only"]),
+        ("an odd one", edited(&foreign), &["own_idea", "tls_verify_server"]),
+    ]
+}
+
+/// Imports a file, checks what comes of it, and serves with it.
+async fn import_and_serve(folder: &Path, conf: &str, lost: &[&str]) {
+    let (old, new) = (folder.join("imapproxy.conf"), folder.join("imapool.toml"));
+    std::fs::write(&old, conf).unwrap();
+    let _ = std::fs::remove_file(&new);
+    succeed(imapool().arg("import").arg(&old).arg("--output").arg(&new));
+    succeed(imapool().args(["check", "--config"]).arg(&new));
+    let toml = std::fs::read_to_string(&new).unwrap();
+    let (_, not_taken) = toml.split_once("NOT TAKEN OVER").unwrap_or_default();
+    for key in lost {
+        assert!(not_taken.contains(&format!(", {key}: ")), "{key}: {toml}");
+    }
+    assert_eq!(lost.is_empty(), !toml.contains("NOT TAKEN OVER"), "{toml}");
+    assert!(!toml.contains("s3cr3t"), "{toml}");
+
+    // The same on ports that are free here.
+    let server = Server::start(Options::default()).await.unwrap();
+    let port = server.address().port();
+    let toml = toml
+        .replace("0.0.0.0:1143", "127.0.0.1:0")
+        .replace("127.0.0.1:1143", "127.0.0.1:0")
+        .replace("localhost:143", &format!("localhost:{port}"))
+        .replace("127.0.0.1:143", &format!("127.0.0.1:{port}"));
+    std::fs::write(&new, toml + "\n[admin]\naddress = \"127.0.0.1:0\"\n").unwrap();
+    let running = Imapool::start(&new);
+    let url = format!("imap://{}/INBOX;MAILINDEX=1", running.listener);
+    let message = tokio::task::spawn_blocking(move || {
+        succeed(Command::new("curl").args(["-sS", "-m", "20", "-u", "ann:pw-ann", &url]))
+    });
+    let message = message.await.unwrap();
+    assert!(message.contains("Subject: [ann] INBOX message 1\r\n"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_makes_passes_check_and_serves() {
+    if crate::support::find("curl").is_none() {
+        return;
+    }
+    let folder = folder();
+    for (name, conf, lost) in configurations() {
+        eprintln!("{name}");
+        import_and_serve(folder.path(), &conf, lost).await;
+    }
+}
+
+/// The file itself, so that the copy of its settings above stays what it says it is.
+#[test]
+fn debians_own_file_has_those_settings() {
+    let file = "/usr/share/imapproxy/imapproxy.conf.default";
+    let Ok(conf) = std::fs::read_to_string(file) else { return skip("Debian's package imapproxy is not installed") };
+    // What the package fills in when it is installed.
+    let conf = conf.replace("your.imap.server.com", "localhost").replace("listen_port 143\n", "listen_port 1143\n");
+    let settings = conf.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    assert_eq!(settings.collect::<Vec<_>>(), DEBIAN.lines().collect::<Vec<_>>());
+    succeed(imapool().args(["import", file]));
+}
+
+#[test]
+fn a_file_that_exists_is_not_overwritten_and_a_wrong_one_is_told() {
+    let folder = folder();
+    let (old, new) = (folder.path().join("imapproxy.conf"), folder.path().join("imapool.toml"));
+    std::fs::write(&old, DEBIAN).unwrap();
+    std::fs::write(&new, "mine").unwrap();
+    let output = finish(imapool().arg("import").arg(&old).arg("--output").arg(&new));
+    assert_eq!((output.status.code(), std::fs::read_to_string(&new).unwrap().as_str()), (Some(1), "mine"));
+    std::fs::write(&old, "server_hostname a\nserver_port x\n").unwrap();
+    let output = finish(imapool().arg("import").arg(&old));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("line 2: server_port x: write a port number") && output.stdout.is_empty(), "{told}");
+}
