@@ -523,6 +523,7 @@ impl Session {
                 {
                     self.queue(reply.untagged.clone());
                     self.machine.handle_done(&reply.tagged, false);
+                    self.let_go();
                     return false;
                 }
                 true

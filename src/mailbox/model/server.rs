@@ -145,7 +145,7 @@ impl Connection {
             self.news(world, !quiet && (by_uid || !matches!(verb.as_str(), "COPY" | "MOVE")), &mut out);
         }
         let result = self.command(world, &verb, args, by_uid, &mut out);
-        if !matches!(verb.as_str(), "SELECT" | "EXAMINE") && !(self.news_first && by_uid) {
+        if !(matches!(verb.as_str(), "SELECT" | "EXAMINE") || self.news_first && by_uid) {
             self.news(world, !quiet, &mut out);
         }
         let _ = write!(out, "{tag} {result}\r\n");

@@ -412,7 +412,7 @@ impl Sim {
             if what == 2 {
                 mailbox.expunge(|m| m.uid == uid);
             } else {
-                let flag = if uid % 2 == 0 { "\\Flagged" } else { "\\Seen" };
+                let flag = if uid.is_multiple_of(2) { "\\Flagged" } else { "\\Seen" };
                 mailbox.set(uid, [flag.to_owned()].into());
             }
             self.say(|| format!("-- {name}: {} {uid}", if what == 2 { "gone" } else { "flags of" }));

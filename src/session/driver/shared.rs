@@ -82,12 +82,10 @@ impl Session {
     /// A command has ended on the session's own connection: gives that back, unless it is pinned. Gives the tagged reply
     /// that is due now, if any.
     pub(super) fn unshare(&mut self, name: Option<Name>, rest: Bytes) -> Option<Bytes> {
-        let multiplex = self.account.as_ref().is_some_and(|account| account.config().mode == PoolMode::Multiplex);
-        if !multiplex || self.sharing.pinned {
+        let own_mailbox = name == Some(Name::Append) && self.sharing.appends_here;
+        if !self.let_go() {
             return Some(rest);
         }
-        let own_mailbox = name == Some(Name::Append) && self.sharing.appends_here;
-        self.drop_lease();
         if own_mailbox
             && rest.starts_with(b" OK")
             && let Some(hub) = &self.sharing.hub
@@ -98,6 +96,16 @@ impl Session {
             return None;
         }
         Some(rest)
+    }
+
+    /// Gives the session's own connection back, unless it is pinned; false: it is.
+    pub(super) fn let_go(&mut self) -> bool {
+        let multiplex = self.account.as_ref().is_some_and(|account| account.config().mode == PoolMode::Multiplex);
+        let lets_go = multiplex && !self.sharing.pinned;
+        if lets_go {
+            self.drop_lease();
+        }
+        lets_go
     }
 
     /// Something came from the hub.
