@@ -384,6 +384,7 @@ impl Hub {
     }
 
     async fn end(mut self) {
+        *self.status.resting_since.lock() = None;
         let Some(lease) = self.lease.take() else { return };
         match self.machine.in_flight() {
             None => drop(lease),

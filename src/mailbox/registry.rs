@@ -96,8 +96,10 @@ impl Registry {
     pub fn wait(&self) -> Waiting<'_> {
         self.waiting.fetch_add(1, Ordering::AcqRel);
         let entries = self.entries.lock();
-        let resting =
-            entries.iter().filter_map(|entry| Some((entry.status.resting_since.lock().as_ref().copied()?, entry)));
+        let resting = entries
+            .iter()
+            .filter(|entry| !entry.joins.is_closed())
+            .filter_map(|entry| Some((entry.status.resting_since.lock().as_ref().copied()?, entry)));
         if let Some((_, entry)) = resting.min_by_key(|(since, _)| *since) {
             *entry.status.resting_since.lock() = None;
             entry.status.wanted.notify_one();

@@ -274,3 +274,81 @@ impl Viewer {
         Ok(())
     }
 }
+
+const IDLERS: usize = 8;
+const IDLE_ACCOUNTS: usize = 20;
+
+/// One connection for each mailbox, however many idle there; all of them hear of a message, also after all connections were cut.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everybody_in_idle_hears_of_mail() {
+    let options = Options::new(Accounts::numbered("idler", IDLE_ACCOUNTS));
+    let Some(server) = Server::start(Kind::Dovecot, &options).await else { return };
+    let relay = Relay::start(server.address).await;
+    let settings = Settings { mode: "multiplex", spare: 0, through: Some(relay.address), ..Settings::default() };
+    let proxy = Proxy::start(&server, &settings).await;
+    let mut clients = Vec::new();
+    for n in 0..IDLE_ACCOUNTS * IDLERS {
+        let user = format!("idler{}", n % IDLE_ACCOUNTS);
+        let mut client = Client::login(proxy.address, &user, &password_of(&user)).await.unwrap();
+        client.command("SELECT INBOX").await.unwrap().ok();
+        client.send(b"i IDLE\r\n").await.unwrap();
+        assert!(client.response().await.unwrap().unwrap().starts_with(b"+"));
+        clients.push(client);
+    }
+    for round in 1..=2 {
+        let delivered = Instant::now();
+        for n in 0..IDLE_ACCOUNTS {
+            let user = format!("idler{n}");
+            let mut direct = Client::login(server.address, &user, &password_of(&user)).await.unwrap();
+            direct.append("INBOX", "", &message(1)).await.unwrap().ok();
+        }
+        for client in &mut clients {
+            loop {
+                let told = client.response().await.unwrap().expect("nobody is disconnected");
+                let told = String::from_utf8_lossy(&told).into_owned();
+                assert!(!told.starts_with("* BYE"), "{told}");
+                if told == format!("* {round} EXISTS\r\n") {
+                    break;
+                }
+            }
+        }
+        eprintln!("round {round}: all {} clients know after {:?}", clients.len(), delivered.elapsed());
+        let metrics = proxy.metrics().await;
+        assert!(metrics.sum("imapool_upstream_connections") <= IDLE_ACCOUNTS as f64);
+        relay.cut();
+    }
+    drop(clients);
+    proxy.finish();
+}
+
+/// Passes octets on, until it is told to cut all connections.
+struct Relay {
+    address: SocketAddr,
+    cut: tokio::sync::watch::Sender<u64>,
+}
+
+impl Relay {
+    async fn start(target: SocketAddr) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let cut = tokio::sync::watch::Sender::new(0);
+        let cuts = cut.clone();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut cut = cuts.subscribe();
+                tokio::spawn(async move {
+                    let Ok(mut far) = tokio::net::TcpStream::connect(target).await else { return };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = cut.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { address, cut }
+    }
+
+    fn cut(&self) {
+        self.cut.send_modify(|cuts| *cuts += 1);
+    }
+}

@@ -91,6 +91,7 @@ fn durations_that_may_be_zero() {
         zero,
         [
             ("pool", "linger"),
+            ("pool", "share_patience"),
             ("pool", "check_after"),
             ("pool", "drain_timeout"),
             ("auth", "cache_ttl"),

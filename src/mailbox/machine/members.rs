@@ -2,13 +2,27 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 
 use super::{JOIN, Link, Machine, Member, MemberId, Told};
 use crate::imap::ranges::Ranges;
 use crate::mailbox::log::{News, Replay};
 use crate::mailbox::plan::{Plan, plan};
 use crate::session::machine::Run;
+
+impl Member {
+    /// Keeps account of which messages' flags it was told.
+    pub(super) fn hears(&mut self, news: &News) {
+        match news {
+            News::Fetch(number, _) => drop(self.told.insert(*number)),
+            News::Expunge(gone) if !self.told.is_empty() => {
+                let others = self.told.iter().filter(|number| number != gone);
+                self.told = others.map(|number| number - u32::from(number > *gone)).collect();
+            }
+            _ => {}
+        }
+    }
+}
 
 impl Machine {
     /// A session wants to join; `run` is its SELECT or EXAMINE of this mailbox.
@@ -28,7 +42,7 @@ impl Machine {
     /// A command of a member, which has none running.
     pub fn handle_command(&mut self, id: MemberId, run: Box<Run>) {
         let read_only = self.is_read_only();
-        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(member) = self.members.get_mut(&id).filter(|member| member.cursor.is_some()) else { return };
         member.told = Ranges::new();
         match plan(&run.command) {
             Plan::Idle if self.settings.idle => {
@@ -124,10 +138,19 @@ impl Machine {
         let Some(cursor) = member.cursor else { return };
         let mut text = BytesMut::new();
         for news in self.log.replay(cursor, replay) {
-            if let News::Fetch(number, _) = &news {
-                member.told.insert(*number);
-            }
+            member.hears(&news);
             news.write(&mut text);
+        }
+        // Of what it missed long ago, the last word is known.
+        if let Some(stale) = self.log.take_stale(cursor) {
+            let numbering = self.log.numbering(cursor);
+            let known = |number: u32| Some((numbering.back(number)?, self.shadow.flags(number)?));
+            for (number, flags) in stale.iter().filter_map(known) {
+                member.told.insert(number);
+                text.put_slice(format!("* {number} FETCH (FLAGS (").as_bytes());
+                text.put_slice(flags);
+                text.put_slice(b"))\r\n");
+            }
         }
         if !text.is_empty() {
             member.out.push_back(Told::Data(text.freeze()));
@@ -152,6 +175,10 @@ impl Machine {
     pub(super) fn bye_all(&mut self, text: &'static [u8]) {
         self.queue.clear();
         for member in self.members.values_mut() {
+            // What becomes of the mailbox is no longer its affair.
+            if let Some(cursor) = member.cursor.take() {
+                self.log.leave(cursor);
+            }
             member.waiting = None;
             member.idling = false;
             member.out.push_back(Told::Bye(Bytes::from_static(text)));

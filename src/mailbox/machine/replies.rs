@@ -380,8 +380,10 @@ impl Machine {
     fn owner_hears(&mut self) {
         let Some(Job::Member(running)) = &mut self.job else { return };
         let (id, replay) = (running.id, running.replay);
-        let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(cursor) = member.cursor else { return };
         for news in self.log.replay(cursor, replay) {
+            member.hears(&news);
             news.write(&mut self.passed);
         }
         running.mapped = replay == Replay::KeepNumbers && self.log.withholds(cursor);

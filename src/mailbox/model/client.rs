@@ -84,6 +84,10 @@ impl Client {
                 assert!(!running.is_some_and(|r| r.keeps_numbers), "EXPUNGE during {running:?}");
                 assert!((1..=self.view.len()).contains(&(number as usize)), "EXPUNGE {number} of {}", self.view.len());
                 self.view.remove(number as usize - 1);
+                if let Some(running) = &mut self.running {
+                    running.fetched.retain(|fetched| *fetched != number);
+                    running.fetched.iter_mut().filter(|fetched| **fetched > number).for_each(|fetched| *fetched -= 1);
+                }
             }
             (Ok(number), "FETCH") => self.fetched(number, words.next().unwrap_or("")),
             (Err(_), _) if first == "SEARCH" => {
