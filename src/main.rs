@@ -39,9 +39,9 @@ struct CommandLine {
 
 const EXAMPLES: &str = "\
 Examples:
-  imapool demo                               see what it does, without any IMAP server
-  imapool check --config /etc/imapool.toml   is this configuration right?
-  imapool run --config /etc/imapool.toml     serve
+  imapool demo                                       see what it does, without any IMAP server
+  imapool check --config /etc/imapool/imapool.toml   is this configuration right?
+  imapool run --config /etc/imapool/imapool.toml     serve
 
 Exit status: 0 done, 1 failed while running, 2 wrong configuration or command line.";
 

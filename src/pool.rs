@@ -636,8 +636,7 @@ impl Lease {
         if self.shared().id == before || !account.doubts(&self) {
             return Ok(self);
         }
-        let limit = account.config.load().checkout_timeout;
-        if let Ok(true) = timeout(limit, self.check()).await {
+        if let Ok(true) = timeout(account.config.load().checkout_timeout, self.check()).await {
             return Ok(self);
         }
         if let Some(connection) = self.connection.take() {

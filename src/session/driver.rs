@@ -278,6 +278,24 @@ impl Session {
         Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..used])
     }
 
+    /// Waits for something, and writes meanwhile what the client is owed already.
+    async fn meanwhile<T>(&mut self, awaited: impl Future<Output = T>) -> T {
+        let mut awaited = pin!(awaited);
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = awaited.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            // What is wrong with the client's connection, its next use says, too.
+            while let Poll::Ready(Ok(written)) = self.poll_write(cx)
+                && written > 0
+            {
+                self.wrote(written);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
     /// Writes what the socket takes without waiting; `last`: see [`Stream::write_now`].
     fn write_now(&mut self, last: bool) {
         if self.output.is_empty() {
@@ -440,7 +458,7 @@ impl Session {
         let backend = context.backend.load().index;
         let verdict = match context.auth.known(backend, &credential, self.client.ip()) {
             Some(account) => Verdict::Accepted(account),
-            None => Box::pin(context.auth.verify(backend, credential, self.client.ip())).await,
+            None => self.meanwhile(Box::pin(context.auth.verify(backend, credential, self.client.ip()))).await,
         };
         let reply = match verdict {
             Verdict::Accepted(account) => {
@@ -512,10 +530,10 @@ impl Session {
         run.command.name == Name::Enable && !self.machine.is_selected() && self.parts.is_empty()
     }
 
-    /// Takes a connection out of the pool, or exchanges the one at hand for a better. False: the command has been answered, because none can be had, or because
-    /// the connection is in the state already that the command asks for.
+    /// Takes a connection out of the pool, or exchanges the one at hand for a better. False: the command has been answered,
+    /// because none can be had, or because the connection is in the state already that the command asks for.
     async fn take_lease(&mut self, run: &Run) -> bool {
-        let Some(account) = &self.account else { return false };
+        let Some(account) = self.account.clone() else { return false };
         let sticky = match &self.lease {
             Some(lease) => lease.shared().facts().sticky,
             None => self.sticky.clone().unwrap_or_default(),
@@ -523,8 +541,8 @@ impl Session {
         let or_sticky = sticky.after(&run.command);
         let want = Want { mailbox: run.command.selected_mailbox(), or_sticky, sticky, client: self.client.ip() };
         let taken = match self.lease.take() {
-            Some(lease) => lease.exchanged(&want).await,
-            None => account.checkout(&want).await,
+            Some(lease) => self.meanwhile(lease.exchanged(&want)).await,
+            None => self.meanwhile(account.checkout(&want)).await,
         };
         match taken {
             Ok(lease) => {

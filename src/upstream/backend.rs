@@ -353,14 +353,20 @@ impl Backend {
 
     /// Keeps a connection for the next login, if there is room for it: in a flood of wrong ones, as many as there may be
     /// verifications, so that each serves for many.
-    pub fn keep(&self, mut spare: Unauthenticated) {
+    pub fn keep(&self, spare: Unauthenticated) {
         let mut spares = self.spares.lock();
         let room = match self.spare() {
             0 => false,
             most if spare.used => spares.len() < most.max(self.turns.places()),
             most => spares.iter().filter(|other| !other.used).count() < most,
         };
-        if room && !self.closing.load(Ordering::Acquire) && spare.opened.elapsed() < SPARE_AGE {
+        if room {
+            self.hold(&mut spares, spare);
+        }
+    }
+
+    fn hold(&self, spares: &mut Vec<Unauthenticated>, mut spare: Unauthenticated) {
+        if !self.closing.load(Ordering::Acquire) && spare.opened.elapsed() < SPARE_AGE {
             spare.state.set(ConnectionState::Spare);
             spare.kept = true;
             spare.since = Instant::now();
@@ -378,7 +384,8 @@ impl Backend {
             && let Some(permit) = self.budget.try_permit(self.index)
             && let Ok(spare) = self.open(permit, None).await
         {
-            self.keep(spare);
+            // It serves for the first login, also where none are to be kept.
+            self.hold(&mut self.spares.lock(), spare);
         }
         self.refill_soon();
     }
@@ -490,8 +497,9 @@ impl Backend {
         let mut breaker = self.breaker.lock();
         if error.is_some_and(OpenError::blames_backend) {
             breaker.failed(std::time::Instant::now(), chance());
-            if breaker.is_open() {
-                self.reachable.send_replace(false);
+            if breaker.is_open() && self.reachable.send_replace(false) {
+                // Whoever logged in on one of these would wait for `login_timeout`.
+                self.end_spares();
             }
         } else {
             breaker.succeeded();

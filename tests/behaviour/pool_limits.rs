@@ -72,6 +72,23 @@ async fn who_waits_too_long_hears_so_and_goes_on() {
     harness.finish().await;
 }
 
+/// What is owed already does not wait with a command that waits for a connection.
+#[tokio::test]
+async fn who_waits_has_the_replies_to_what_came_before() {
+    let server = Server::start(Options::default()).await.unwrap();
+    let harness = Harness::start(server.address(), |config| config.pool.max_per_account = 1).await;
+    let mut holder = busy(&harness, "u8").await;
+    let mut client = harness.client().await;
+    client.send("l LOGIN u8 pw-u8\r\na NOOP\r\nb LIST \"\" INBOX\r\n").await;
+    // The connection is given back only after these.
+    client.play("S: l OK…\nS: a OK…").await;
+    holder.play(LOGOUT).await;
+    client.play("S: * LIST…\nS: b OK…").await;
+    assert_eq!(harness.metric("imapool_checkouts_total", "result=\"timeout\""), 0);
+    drop(client);
+    harness.finish().await;
+}
+
 #[tokio::test]
 async fn the_connection_at_rest_longest_makes_room() {
     let server = Server::start(Options::default()).await.unwrap();

@@ -112,6 +112,8 @@ async fn what_it_makes_passes_check_and_serves() {
 fn debians_own_file_has_those_settings() {
     let file = "/usr/share/imapproxy/imapproxy.conf.default";
     let Ok(conf) = std::fs::read_to_string(file) else { return skip("Debian's package imapproxy is not installed") };
+    // What the package fills in when it is installed.
+    let conf = conf.replace("your.imap.server.com", "localhost").replace("listen_port 143\n", "listen_port 1143\n");
     let settings = conf.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     assert_eq!(settings.collect::<Vec<_>>(), DEBIAN.lines().collect::<Vec<_>>());
     succeed(imapool().args(["import", file]));

@@ -94,7 +94,10 @@ pub(crate) struct Imapool {
 impl Imapool {
     /// With a configuration that has listeners and the admin address on 127.0.0.1, port 0.
     pub(crate) fn start(config: &Path) -> Self {
-        let mut child = imapool().args(["run", "--config"]).arg(config).stderr(Stdio::piped()).spawn().unwrap();
+        let mut command = imapool();
+        // Whatever the configuration says: where it listens is in the log.
+        command.env("RUST_LOG", "imapool=info").args(["run", "--config"]).arg(config);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let process = Process(child);
         let (tell, told) = mpsc::channel();
@@ -120,10 +123,8 @@ impl Imapool {
 
 /// The address in a `listening` line of the log.
 fn listening(line: &str) -> Option<SocketAddr> {
-    let (_, after) = line.split_once("listening")?;
-    let start = after.find("127.0.0.1:")?;
-    let end = after[start..].find(|char: char| !char.is_ascii_digit() && !matches!(char, '.' | ':'));
-    after[start..].get(..end.unwrap_or(after.len() - start))?.parse().ok()
+    let (_, address) = line.split_once("listening")?.1.split_once("address=")?;
+    address.split_whitespace().next()?.parse().ok()
 }
 
 /// GET over HTTP/1.0; the body, of a good answer.

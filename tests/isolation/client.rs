@@ -16,7 +16,7 @@ use crate::check::{Checker, Expected, Foreign, WRONG_LOGIN};
 use crate::plan::{ACCOUNTS, MAILBOXES, Plan, Rng, Token, account_of};
 
 /// No session may take longer: every time limit of the proxy is far below.
-const HANG: Duration = Duration::from_secs(20);
+const HANG: Duration = Duration::from_secs(90);
 
 /// A part of what a client says.
 #[derive(Debug)]
