@@ -383,8 +383,9 @@ impl Backend {
             && self.service() == Service::Running
             && let Some(permit) = self.budget.try_permit(self.index)
             && let Ok(spare) = self.open(permit, None).await
+            && !self.config.send_proxy
         {
-            // It serves for the first login, also where none are to be kept.
+            // It serves for the first login, also where none are to be kept; but not if it must be told whose that is.
             self.hold(&mut self.spares.lock(), spare);
         }
         self.refill_soon();

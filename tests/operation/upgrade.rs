@@ -52,9 +52,6 @@ async fn by_reuse_port() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn by_sockets_of_a_launcher() {
-    if Command::new("systemd-socket-activate").arg("--version").output().is_err() {
-        eprintln!("(systemd-socket-activate is not installed; the test has a launcher of its own)");
-    }
     let server = Server::start(Options::default()).await.unwrap();
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
