@@ -1,41 +1,46 @@
-//! The one place where the parts are put together: binds everything before anything is served, and takes it down again.
+//! The one place where the parts are put together: binds everything before anything is served, exchanges parts while it
+//! runs, and takes it all down again.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+mod accept;
+mod reload;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::io::AsyncWriteExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use arc_swap::ArcSwap;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::admin::{AdminError, AdminServer, AdminState, Readiness};
-use crate::auth::Authenticator;
-use crate::config::{Config, ListenAddr, TlsMode};
-use crate::listener::{BindError, BoundListener, ClientAddr, ListenerContext, prepare};
-use crate::metrics::{Metrics, SessionClose};
+use self::accept::{Acceptor, Gate};
+use crate::admin::{AdminError, AdminServer, AdminState, Readiness, Token};
+use crate::auth::{Authenticator, Settings};
+use crate::config::{self, Config, ListenAddr, Live};
+use crate::listener::{BindError, BoundListener, Inherited, ListenerContext};
+use crate::metrics::Metrics;
 use crate::pool::Pools;
 use crate::ports::{self, Budget, PortRangeError};
 use crate::secret::NoRandomness;
-use crate::session::driver::{self, Context};
-use crate::stream::Stream;
+use crate::session::driver::Context;
+use crate::session::registry::Registry;
 use crate::tls::TlsConfigError;
 use crate::upstream::backend::Backend;
+
+pub use self::reload::ReloadError;
 
 /// How often idle things are looked after.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
 /// How long the first look at the backends may hold up the start.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
-/// Clients that are told at once that there are too many; others are just cut off.
-const MAX_REFUSALS: usize = 256;
 /// How long upstream connections may take to say goodbye, at the end.
 const GOODBYES: Duration = Duration::from_secs(5);
 
-/// Why the proxy does not start.
+/// Why the proxy does not start, or does not take another configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address cannot be listened on.
@@ -63,26 +68,69 @@ pub enum StartError {
     /// No randomness to protect secrets with.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
+    /// The end has begun.
+    #[error("imapool is shutting down")]
+    Draining,
 }
 
 /// A running proxy. Dropping it leaves it running until the runtime ends; use [`Proxy::drain`].
-pub struct Proxy {
-    listeners: Vec<(String, ListenAddr)>,
-    admin: Option<SocketAddr>,
+#[derive(Clone)]
+pub struct Proxy(Arc<Inner>);
+
+struct Inner {
+    /// What runs by it, and by which configuration; held while that is exchanged.
+    running: Mutex<Running>,
+    /// The configuration, for those who look at it.
+    config: ArcSwap<Config>,
+    /// Where it came from.
+    source: OnceLock<PathBuf>,
+    /// Told of each new configuration.
+    watcher: OnceLock<Watcher>,
+    pool_config: Live<config::Pool>,
+    context: Live<Context>,
+    backend: Live<Backend>,
+    auth: Arc<Authenticator>,
+    gate: Arc<Gate>,
     metrics: Arc<Metrics>,
     pools: Arc<Pools>,
     budget: Arc<Budget>,
+    registry: Arc<Registry>,
     sessions: TaskTracker,
+    /// Another process takes over.
+    handing_over: AtomicBool,
     /// Begins the end: no new sessions, those at rest are told.
     drain: CancellationToken,
     /// The end: the admin address closes, too.
     stop: CancellationToken,
-    drain_timeout: Duration,
+}
+
+type Watcher = Box<dyn Fn(&Config) + Send + Sync>;
+
+#[derive(Default)]
+struct Running {
+    listeners: Vec<RunningListener>,
+    admin: Option<RunningAdmin>,
+}
+
+struct RunningListener {
+    /// As it is configured, and as it is bound.
+    configured: ListenAddr,
+    bound: ListenAddr,
+    context: Live<ListenerContext>,
+    stop: CancellationToken,
+}
+
+struct RunningAdmin {
+    configured: ListenAddr,
+    bound: ListenAddr,
+    token: Live<Option<Token>>,
+    hosts: Live<Vec<String>>,
+    stop: CancellationToken,
 }
 
 impl std::fmt::Debug for Proxy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Proxy").field("listeners", &self.listeners).finish_non_exhaustive()
+        f.debug_struct("Proxy").field("listeners", &self.listener_addresses()).finish_non_exhaustive()
     }
 }
 
@@ -92,103 +140,232 @@ impl Proxy {
     /// # Errors
     /// See [`StartError`]; nothing is left behind.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let bound = config.listeners.iter().map(BoundListener::bind).collect::<Result<Vec<_>, _>>()?;
-        let admin = match config.admin.address {
-            Some(address) => Some(AdminServer::bind(address).await?),
+        Self::start_with(config, Inherited::default()).await
+    }
+
+    /// As [`Proxy::start`], with listening sockets that the process was started with in place of those it would bind.
+    ///
+    /// # Errors
+    /// As [`Proxy::start`].
+    pub async fn start_with(config: Config, mut inherited: Inherited) -> Result<Self, StartError> {
+        let bind = |listener| BoundListener::bind_or_adopt(listener, &mut inherited);
+        let bound = config.listeners.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+        let admin = match &config.admin.address {
+            Some(address) => {
+                let server = AdminServer::bind_or_adopt(address, hands_over(&config), &mut inherited)?;
+                Some((server, Token::load(&config.admin)?))
+            }
             None => None,
         };
-        let names: Vec<_> = config.backends.iter().map(|backend| backend.name.clone()).collect();
-        let metrics = Metrics::new(&names);
-        let budget = Budget::new(&config);
-        let backends = backends(&config, &budget, &metrics)?;
-        metrics.before_render(ports::census(backends.clone()));
-        let pools = Arc::new(Pools::new(config.pool.clone(), backends.clone(), budget.capacity()));
-        // For its turn, and for the backend's word: servers take their time with wrong passwords.
-        let patience = config.pool.checkout_timeout + config.backends[0].login_timeout;
-        let auth = Authenticator::new(config.auth.clone(), patience, Arc::clone(&pools), Arc::clone(&metrics))?;
-        let proxy = Self {
-            listeners: bound.iter().map(|l| (l.context().config.name.clone(), l.local_address().clone())).collect(),
-            admin: admin.as_ref().map(AdminServer::address),
-            metrics: Arc::clone(&metrics),
-            pools,
-            budget,
-            sessions: TaskTracker::new(),
-            drain: CancellationToken::new(),
-            stop: CancellationToken::new(),
-            drain_timeout: config.limits.drain_timeout,
-        };
-        proxy.first_look(&backends).await;
-        proxy.keep_house(&auth);
-        if let Some(admin) = admin {
-            info!(listener = "admin", address = %admin.address(), "listening");
-            tokio::spawn(admin.serve(proxy.admin_state(), proxy.stop.clone()));
+        for address in inherited.left() {
+            warn!(address, "a socket was handed to imapool that no listener has the address of; it is closed");
         }
-        let context = Arc::new(Context {
-            auth,
-            backend: Arc::clone(&backends[0]),
-            limits: config.limits.clone(),
-            metrics,
-            drain: proxy.drain.clone(),
-        });
-        let gate = Gate::new(config.limits.sessions, config.limits.sessions_per_address);
-        for listener in bound {
-            let accepting = Acceptor {
-                context: Arc::clone(&context),
-                gate: Arc::clone(&gate),
-                sessions: proxy.sessions.clone(),
-                listener: Arc::clone(listener.context()),
-            };
-            info!(listener = accepting.listener.config.name, address = %listener.local_address(), "listening");
-            proxy.sessions.spawn(accepting.serve(listener));
+        drop(inherited);
+        let proxy = Self(Arc::new(Inner::new(&config)?));
+        proxy.0.first_look().await;
+        proxy.keep_house();
+        let mut running = proxy.0.running.lock().await;
+        if let Some((server, token)) = admin {
+            running.admin = Some(proxy.serve_admin(&config.admin, server, token));
         }
+        running.listeners = bound.into_iter().map(|listener| proxy.0.serve(listener)).collect();
+        drop(running);
         Ok(proxy)
     }
 
-    /// Name and bound address of each listener, with its real port.
+    /// Name and bound address of each listener, with its real port; none while the configuration is being exchanged.
     #[must_use]
     pub fn listener_addresses(&self) -> Vec<(String, ListenAddr)> {
-        self.listeners.clone()
+        let Ok(running) = self.0.running.try_lock() else { return Vec::new() };
+        let listeners = running.listeners.iter();
+        listeners.map(|l| (l.context.load().config.name.clone(), l.bound.clone())).collect()
     }
 
-    /// The bound admin address.
+    /// The bound admin address, if it is a TCP address.
     #[must_use]
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin
+        let running = self.0.running.try_lock().ok()?;
+        match &running.admin.as_ref()?.bound {
+            ListenAddr::Tcp(address) => Some(*address),
+            ListenAddr::Unix(_) => None,
+        }
     }
 
     /// Its numbers.
     #[must_use]
     pub fn metrics(&self) -> Arc<Metrics> {
-        Arc::clone(&self.metrics)
+        Arc::clone(&self.0.metrics)
+    }
+
+    /// Its client sessions.
+    #[must_use]
+    pub fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.0.registry)
+    }
+
+    /// Accounts and their upstream connections.
+    #[must_use]
+    pub fn pools(&self) -> Arc<Pools> {
+        Arc::clone(&self.0.pools)
+    }
+
+    /// How many upstream connections there may be.
+    #[must_use]
+    pub fn budget(&self) -> Arc<Budget> {
+        Arc::clone(&self.0.budget)
+    }
+
+    /// What it runs by.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        self.0.config.load_full()
     }
 
     /// The upstream connections that exist, those being dialed included.
     #[must_use]
     pub fn upstream_connections(&self) -> usize {
-        self.budget.in_use()
+        self.0.budget.in_use()
+    }
+
+    /// Hands over to another process as on SIGUSR1: no new sessions, those that are open go on, at rest too, until they end
+    /// or `limits.drain_timeout` is over; then as [`Proxy::drain`].
+    pub async fn hand_over(self) {
+        let inner = &self.0;
+        let deadline = Instant::now() + inner.config.load().limits.drain_timeout;
+        inner.handing_over.store(true, Ordering::Release);
+        {
+            let running = inner.running.lock().await;
+            for listener in &running.listeners {
+                listener.stop.cancel();
+            }
+            // The new process answers there.
+            if let Some(admin) = &running.admin {
+                admin.stop.cancel();
+            }
+        }
+        inner.sessions.close();
+        info!(sessions = inner.metrics.client_sessions.get(), "handing over; open sessions go on until drain_timeout");
+        let _ = timeout_at(deadline, inner.sessions.wait()).await;
+        self.drain().await;
     }
 
     /// Ends it as on SIGTERM: no new sessions, BYE to those at rest, the others finish their command, within
     /// `limits.drain_timeout`; then the upstream connections log out.
     pub async fn drain(self) {
-        let deadline = Instant::now() + self.drain_timeout;
-        self.drain.cancel();
-        self.sessions.close();
-        if timeout_at(deadline, self.sessions.wait()).await.is_err() {
-            warn!(sessions = self.sessions.len(), "drain_timeout is over; ending the remaining sessions");
+        let inner = &self.0;
+        let deadline = Instant::now() + inner.config.load().limits.drain_timeout;
+        inner.drain.cancel();
+        inner.sessions.close();
+        if timeout_at(deadline, inner.sessions.wait()).await.is_err() {
+            warn!(sessions = inner.sessions.len(), "drain_timeout is over; ending the remaining sessions");
         }
-        self.pools.shut_down();
+        inner.pools.shut_down();
         let goodbyes = Instant::now() + GOODBYES;
-        if timeout_at(goodbyes, self.budget.all_closed()).await.is_err() {
-            warn!(connections = self.budget.in_use(), "upstream connections that did not say goodbye in time");
+        if timeout_at(goodbyes, inner.budget.all_closed()).await.is_err() {
+            warn!(connections = inner.budget.in_use(), "upstream connections that did not say goodbye in time");
         }
-        self.stop.cancel();
+        inner.stop.cancel();
+    }
+
+    fn keep_house(&self) {
+        let inner = Arc::clone(&self.0);
+        let mut ticks = tokio::time::interval(HOUSEKEEPING);
+        tokio::spawn(async move {
+            while inner.drain.run_until_cancelled(ticks.tick()).await.is_some() {
+                let backends = inner.pools.backends();
+                inner.auth.sweep();
+                inner.budget.warn_if_scarce(&backends);
+                inner.renew_certificates().await;
+                for backend in backends.iter() {
+                    backend.tend().await;
+                }
+            }
+        });
+    }
+
+    fn serve_admin(&self, config: &config::Admin, server: AdminServer, token: Option<Token>) -> RunningAdmin {
+        let running = RunningAdmin {
+            configured: config.address.clone().unwrap_or_else(|| server.address().clone()),
+            bound: server.address().clone(),
+            token: Arc::new(ArcSwap::from_pointee(token)),
+            hosts: Arc::new(ArcSwap::from_pointee(config.hosts.clone())),
+            stop: self.0.stop.child_token(),
+        };
+        info!(listener = "admin", address = %server.address(), "listening");
+        let state = AdminState {
+            metrics: self.metrics(),
+            readiness: self.readiness(),
+            token: Arc::clone(&running.token),
+            hosts: Arc::clone(&running.hosts),
+            proxy: Some(self.clone()),
+        };
+        tokio::spawn(server.serve(state, running.stop.clone()));
+        running
+    }
+
+    fn readiness(&self) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
+        let inner = Arc::clone(&self.0);
+        Arc::new(move || {
+            if inner.drain.is_cancelled() || inner.handing_over.load(Ordering::Acquire) {
+                return Readiness::Draining;
+            }
+            // All sessions go to the first one.
+            match inner.backend.load().outage() {
+                Some(outage) => Readiness::NoBackend(outage),
+                None => Readiness::Ready,
+            }
+        })
+    }
+}
+
+impl Inner {
+    fn new(config: &Config) -> Result<Self, StartError> {
+        let names: Vec<_> = config.backends.iter().map(|backend| backend.name.clone()).collect();
+        let metrics = Metrics::new(&names);
+        let budget = Budget::new(config);
+        let pool_config: Live<_> = Arc::new(ArcSwap::from_pointee(config.pool.clone()));
+        let made = config.backends.iter().enumerate();
+        let made = made.map(|(index, backend)| new_backend(index, backend, &pool_config, &budget, &metrics));
+        let backends = made.collect::<Result<Vec<_>, _>>()?;
+        let backend: Live<_> = Arc::new(ArcSwap::new(Arc::clone(&backends[0])));
+        let pools = Arc::new(Pools::new(Arc::clone(&pool_config), backends, budget.capacity()));
+        metrics.before_render(ports::census(Arc::downgrade(&pools)));
+        let auth = Authenticator::new(auth_settings(config), Arc::clone(&pools), Arc::clone(&metrics))?;
+        let (registry, drain) = (Arc::<Registry>::default(), CancellationToken::new());
+        let context = Context {
+            auth: Arc::clone(&auth),
+            backend: Arc::clone(&backend),
+            limits: config.limits.clone(),
+            metrics: Arc::clone(&metrics),
+            registry: Arc::clone(&registry),
+            drain: drain.clone(),
+        };
+        Ok(Self {
+            running: Mutex::default(),
+            config: ArcSwap::from_pointee(config.clone()),
+            source: OnceLock::new(),
+            watcher: OnceLock::new(),
+            pool_config,
+            context: Arc::new(ArcSwap::from_pointee(context)),
+            backend,
+            auth,
+            gate: Gate::new(&config.limits),
+            metrics,
+            pools,
+            budget,
+            registry,
+            sessions: TaskTracker::new(),
+            handing_over: AtomicBool::new(false),
+            drain,
+            stop: CancellationToken::new(),
+        })
     }
 
     /// Learns the backends' capabilities, so that the first greeting tells them. A backend that is down does not keep
     /// the proxy from starting.
-    async fn first_look(&self, backends: &[Arc<Backend>]) {
+    async fn first_look(&self) {
         let deadline = Instant::now() + FIRST_LOOK;
+        let backends = self.pools.backends();
         let looks: Vec<_> =
             backends.iter().cloned().map(|backend| tokio::spawn(async move { backend.tend().await })).collect();
         for look in looks {
@@ -196,199 +373,47 @@ impl Proxy {
         }
     }
 
-    fn keep_house(&self, auth: &Arc<Authenticator>) {
-        let (auth, stop) = (Arc::clone(auth), self.drain.clone());
-        let (backends, budget) = (self.pools.backends().to_vec(), Arc::clone(&self.budget));
-        let mut ticks = tokio::time::interval(HOUSEKEEPING);
-        tokio::spawn(async move {
-            while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-                auth.sweep();
-                budget.warn_if_scarce(&backends);
-                for backend in &backends {
-                    backend.tend().await;
-                }
-            }
-        });
-    }
-
-    fn admin_state(&self) -> AdminState {
-        let (pools, drain) = (Arc::clone(&self.pools), self.drain.clone());
-        let readiness = move || {
-            if drain.is_cancelled() {
-                return Readiness::Draining;
-            }
-            // All sessions go to the first one.
-            match pools.backends()[0].outage() {
-                Some(outage) => Readiness::NoBackend(outage),
-                None => Readiness::Ready,
-            }
+    fn serve(&self, listener: BoundListener) -> RunningListener {
+        let config = &listener.context().config;
+        let running = RunningListener {
+            configured: config.address.clone(),
+            bound: listener.local_address().clone(),
+            context: Arc::new(ArcSwap::new(Arc::clone(listener.context()))),
+            stop: self.drain.child_token(),
         };
-        AdminState { metrics: Arc::clone(&self.metrics), readiness: Arc::new(readiness) }
-    }
-}
-
-fn backends(config: &Config, budget: &Arc<Budget>, metrics: &Arc<Metrics>) -> Result<Vec<Arc<Backend>>, StartError> {
-    let backends = config.backends.iter().enumerate().map(|(index, backend)| {
-        let numbers = Arc::clone(metrics.backend(index));
-        ports::check_range(backend).map_err(|source| StartError::Ports { name: backend.name.clone(), source })?;
-        let (name, config) = (backend.name.clone(), (backend.clone(), config.pool.clone()));
-        Backend::new(index, config.0, config.1, Arc::clone(budget), numbers)
-            .map_err(|source| StartError::Tls { name, source })
-    });
-    backends.collect()
-}
-
-/// Lets in as many client sessions as there may be, in all and of one address.
-#[derive(Debug)]
-struct Gate {
-    all: Arc<Semaphore>,
-    /// Those who are told that there is no place, at once.
-    refusals: Arc<Semaphore>,
-    per_address: usize,
-    addresses: Mutex<HashMap<IpAddr, usize>>,
-}
-
-/// The right of one address to a further session.
-struct Admission {
-    gate: Arc<Gate>,
-    address: Option<IpAddr>,
-}
-
-impl Gate {
-    fn new(all: usize, per_address: usize) -> Arc<Self> {
-        let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
-        Arc::new(Self { all: Arc::new(Semaphore::new(all)), refusals, per_address, addresses: Mutex::default() })
-    }
-
-    fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.all).try_acquire_owned().ok()
-    }
-
-    fn admit(self: &Arc<Self>, client: ClientAddr) -> Option<Admission> {
-        let address = client.ip().filter(|_| self.per_address > 0);
-        if let Some(address) = address {
-            let mut addresses = self.addresses.lock();
-            let count = addresses.entry(address).or_default();
-            if *count >= self.per_address {
-                return None;
-            }
-            *count += 1;
-        }
-        Some(Admission { gate: Arc::clone(self), address })
-    }
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        let Some(address) = self.address else { return };
-        let mut addresses = self.gate.addresses.lock();
-        if let Some(count) = addresses.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                addresses.remove(&address);
-            }
-        }
-    }
-}
-
-/// Accepts on one listener.
-#[derive(Clone)]
-struct Acceptor {
-    context: Arc<Context>,
-    gate: Arc<Gate>,
-    sessions: TaskTracker,
-    listener: Arc<ListenerContext>,
-}
-
-impl Acceptor {
-    async fn serve(self, listener: BoundListener) {
-        let drain = self.context.drain.clone();
-        while let Some((stream, peer)) = drain.run_until_cancelled(listener.accept()).await {
-            match self.gate.place() {
-                Some(place) => {
-                    let counted = Counted::new(&self.context.metrics, place);
-                    if self.listener.is_ready(peer) {
-                        self.begin(stream, peer, counted);
-                    } else {
-                        let acceptor = self.clone();
-                        self.sessions.spawn(async move { acceptor.welcome(stream, peer, counted).await });
-                    }
-                }
-                None => {
-                    self.turned_away(peer, "limits.sessions");
-                    match Arc::clone(&self.gate.refusals).try_acquire_owned() {
-                        Ok(turn) if self.listener.config.tls != TlsMode::Implicit => {
-                            self.sessions.spawn(async move {
-                                refuse(stream).await;
-                                drop(turn);
-                            });
-                        }
-                        _ => stream.reset(),
-                    }
-                }
-            }
-        }
-    }
-
-    fn turned_away(&self, client: ClientAddr, limit: &str) {
-        warn!(%client, listener = self.listener.config.name, limit, "too many sessions");
-        self.context.metrics.session_closed(SessionClose::Limit);
-    }
-
-    /// What comes before the first greeting.
-    async fn welcome(self, stream: Stream, peer: ClientAddr, counted: Counted) {
-        let limit = self.context.limits.tls_handshake_timeout;
-        let accepted = match Box::pin(prepare(stream, peer, &self.listener, limit)).await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                info!(client = %peer, listener = self.listener.config.name, %error, "handshake failed");
-                return self.context.metrics.session_closed(SessionClose::HandshakeFailed);
-            }
+        info!(listener = config.name, address = %running.bound, "listening");
+        let acceptor = Acceptor {
+            context: Arc::clone(&self.context),
+            gate: Arc::clone(&self.gate),
+            sessions: self.sessions.clone(),
+            listener: Arc::clone(&running.context),
+            stop: running.stop.clone(),
         };
-        self.begin(accepted.stream, accepted.client, counted);
-    }
-
-    /// Gives the session a task of its own size.
-    fn begin(&self, stream: Stream, client: ClientAddr, counted: Counted) {
-        let Some(admission) = self.gate.admit(client) else {
-            self.turned_away(client, "limits.sessions_per_address");
-            self.sessions.spawn(async move {
-                refuse(stream).await;
-                drop(counted);
-            });
-            return;
-        };
-        let (listener, context) = (Arc::clone(&self.listener), Arc::clone(&self.context));
-        self.sessions.spawn(async move {
-            let _held = (counted, admission);
-            driver::run(stream, client, listener, context).await;
-        });
+        self.sessions.spawn(acceptor.serve(listener));
+        running
     }
 }
 
-/// A session in `imapool_client_sessions`, and its place among `limits.sessions`.
-struct Counted {
-    metrics: Arc<Metrics>,
-    _place: OwnedSemaphorePermit,
+fn new_backend(
+    index: usize,
+    config: &config::Backend,
+    pool: &Live<config::Pool>,
+    budget: &Arc<Budget>,
+    metrics: &Metrics,
+) -> Result<Arc<Backend>, StartError> {
+    ports::check_range(config).map_err(|source| StartError::Ports { name: config.name.clone(), source })?;
+    let numbers = metrics.backend(&config.name);
+    Backend::new(index, config.clone(), Arc::clone(pool), Arc::clone(budget), numbers)
+        .map_err(|source| StartError::Tls { name: config.name.clone(), source })
 }
 
-impl Counted {
-    fn new(metrics: &Arc<Metrics>, place: OwnedSemaphorePermit) -> Self {
-        metrics.client_sessions.inc();
-        Self { metrics: Arc::clone(metrics), _place: place }
-    }
+/// Whether another process may take over by listening beside this one.
+fn hands_over(config: &Config) -> bool {
+    config.listeners.iter().any(|listener| listener.reuse_port)
 }
 
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.metrics.client_sessions.dec();
-    }
-}
-
-/// Says why there is no session. A limit never looks like a wrong password.
-async fn refuse(mut stream: Stream) {
-    let say = stream.write_all(b"* BYE [LIMIT] Too many sessions; try again later.\r\n");
-    if let Ok(Ok(())) = tokio::time::timeout(Duration::from_secs(1), say).await {
-        stream.close(Duration::from_secs(1)).await;
-    }
+/// For its turn, and for the backend's word: servers take their time with wrong passwords.
+fn auth_settings(config: &Config) -> Settings {
+    let patience = config.pool.checkout_timeout + config.backends[0].login_timeout;
+    Settings { auth: config.auth.clone(), patience }
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -50,10 +51,18 @@ const REFRESH: f64 = 0.75;
 /// A verification that is under way, and where its verdict will be.
 type Flight = watch::Receiver<Option<Verdict>>;
 
+/// What a reload may change.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `[auth]`
+    pub auth: config::Auth,
+    /// How long a login may wait for its turn and for the backend's word.
+    pub patience: Duration,
+}
+
 /// See the module.
 pub struct Authenticator {
-    config: config::Auth,
-    patience: Duration,
+    settings: ArcSwap<Settings>,
     pools: Arc<Pools>,
     metrics: Arc<Metrics>,
     fingerprinter: Fingerprinter,
@@ -68,25 +77,25 @@ impl std::fmt::Debug for Authenticator {
 }
 
 impl Authenticator {
-    /// Knows nobody yet. `patience`: how long a login may wait for its turn and for the backend's word.
+    /// Knows nobody yet.
     ///
     /// # Errors
     /// Without randomness nothing can be fingerprinted.
-    pub fn new(
-        config: config::Auth,
-        patience: Duration,
-        pools: Arc<Pools>,
-        metrics: Arc<Metrics>,
-    ) -> Result<Arc<Self>, NoRandomness> {
+    pub fn new(settings: Settings, pools: Arc<Pools>, metrics: Arc<Metrics>) -> Result<Arc<Self>, NoRandomness> {
         Ok(Arc::new(Self {
-            throttle: Mutex::new(Throttle::new(config.failure_delay)),
-            config,
-            patience,
+            throttle: Mutex::new(Throttle::new(settings.auth.failure_delay)),
+            settings: ArcSwap::from_pointee(settings),
             pools,
             metrics,
             fingerprinter: Fingerprinter::new()?,
             flights: Mutex::default(),
         }))
+    }
+
+    /// Goes by other settings from now on; what is known and under way stays.
+    pub fn apply(&self, settings: Settings) {
+        self.throttle.lock().set_first_delay(settings.auth.failure_delay);
+        self.settings.store(Arc::new(settings));
     }
 
     /// The account, if the backend of this index has accepted the credential within `auth.cache_ttl`.
@@ -101,8 +110,9 @@ impl Authenticator {
         let fingerprint = self.fingerprint(backend, credential);
         let key = self.pools.key(backend, credential, fingerprint);
         let account = self.pools.find(&key)?;
-        let age = account.accepted_ago(&fingerprint).filter(|age| *age < self.config.cache_ttl)?;
-        if age > self.config.cache_ttl.mul_f64(REFRESH) {
+        let cache_ttl = self.settings.load().auth.cache_ttl;
+        let age = account.accepted_ago(&fingerprint).filter(|age| *age < cache_ttl)?;
+        if age > cache_ttl.mul_f64(REFRESH) {
             let asker = Asker { user: key.user.clone(), client, proven: true };
             drop(self.flight(key, fingerprint, credential.clone(), asker));
         }
@@ -172,7 +182,8 @@ impl Authenticator {
         flights.insert(fingerprint, flight.clone());
         let this = Arc::clone(self);
         tokio::spawn(async move {
-            let asked = timeout(this.patience, this.ask(key, fingerprint, credential, &asker)).await;
+            let patience = this.settings.load().patience;
+            let asked = timeout(patience, this.ask(key, fingerprint, credential, &asker)).await;
             this.flights.lock().remove(&fingerprint);
             land.send_replace(Some(asked.unwrap_or(Verdict::Unavailable)));
         });
@@ -200,14 +211,16 @@ impl Authenticator {
 
     /// Asks the backend.
     async fn ask(&self, key: Key, fingerprint: Fingerprint, credential: Credential, asker: &Asker) -> Verdict {
-        let backend = &self.pools.backends()[key.backend];
+        // A reload may have taken it away since the session began.
+        let Some(backend) = self.pools.backend(key.backend) else { return Verdict::Unavailable };
+        backend.in_service().await;
         // Who is still waiting then is turned away: begun so late, the verification would be broken off in its middle, which
         // costs a connection.
-        let in_time = self.patience.saturating_sub(backend.config.login_timeout);
-        let Ok(Some((_turn, standing))) = timeout(in_time, self.turn(backend, asker)).await else {
+        let in_time = self.settings.load().patience.saturating_sub(backend.config.login_timeout);
+        let Ok(Some((_turn, standing))) = timeout(in_time, self.turn(&backend, asker)).await else {
             return Verdict::Throttled;
         };
-        match backend.log_in(&credential, standing).await {
+        match backend.log_in(&credential, standing, asker.client).await {
             Ok((connection, Outcome::Refused(refusal))) => {
                 // A password that was changed is no attack; from now on it is a wrong one.
                 if !asker.proven {
@@ -221,7 +234,7 @@ impl Authenticator {
             }
             Ok((connection, _)) => {
                 self.throttle.lock().succeeded(&asker.user, asker.client, Instant::now());
-                Verdict::Accepted(self.pools.accepted(key, fingerprint, credential, connection))
+                Verdict::Accepted(self.pools.accepted(key, &backend, fingerprint, credential, connection))
             }
             Err(OpenError::Login(LoginError::NoMechanism)) => {
                 warn!(backend = backend.config.name, error = %LoginError::NoMechanism, "cannot verify a credential");
@@ -244,7 +257,7 @@ impl Authenticator {
     /// Forgets what need not be known any longer. Call it every few seconds.
     pub fn sweep(&self) {
         self.throttle.lock().sweep(Instant::now());
-        self.pools.sweep(self.config.cache_ttl);
+        self.pools.sweep(self.settings.load().auth.cache_ttl);
     }
 }
 

@@ -1,6 +1,8 @@
 //! The configuration file: TOML in, a [`Config`] that cannot be invalid out.
 
+mod diff;
 mod error;
+mod place;
 mod read;
 mod sections;
 #[cfg(test)]
@@ -17,14 +19,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use serde::Serialize;
 use toml::de::DeTable;
 
+pub use diff::{Change, Effect, diff};
 pub use error::{ConfigError, Fault, Problem};
+pub use place::Places;
 pub use warning::Warning;
 
 /// Everything `imapool run` needs to know. Made by [`Config::parse`]; every value has been validated.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Config {
     /// Where client sessions are accepted; at least one.
     pub listeners: Vec<Listener>,
@@ -61,13 +67,21 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Read`] when the file cannot be read, else as [`Config::parse`].
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        Self::load_with_places(path).map(|(config, _)| config)
+    }
+
+    /// As [`Config::load`]; says also where in the file each value is, for errors that show only when it is used.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_with_places(path: &Path) -> Result<(Config, Places), ConfigError> {
         let file = path.display().to_string();
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(source) => return Err(ConfigError::Read { file, source }),
         };
         match std::str::from_utf8(&bytes) {
-            Ok(text) => parse(text, &file, &readable).0,
+            Ok(text) => parse(text, &file, &readable),
             Err(error) => {
                 let (valid, _) = bytes.split_at(error.valid_up_to());
                 let valid = String::from_utf8_lossy(valid);
@@ -82,12 +96,15 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Invalid`] with everything that is wrong. Where the text is not even TOML, with that alone.
     pub fn parse(text: &str, file_name: &str) -> Result<Config, ConfigError> {
-        parse(text, file_name, &|_| Ok(())).0
+        parse(text, file_name, &|_| Ok(())).map(|(config, _)| config)
     }
 
     /// Every key the parser knows, with its section (empty for the sections themselves).
     pub fn keys() -> Vec<(&'static str, &'static str)> {
-        parse("[[listener]]\n[[backend]]\n", "", &|_| Ok(())).1
+        let (root, _) = DeTable::parse_recoverable("[[listener]]\n[[backend]]\n");
+        let mut reader = read::Reader::new("[[listener]]\n[[backend]]\n", &|_| Ok(()));
+        sections::config(&mut reader, root.get_ref());
+        reader.finish(&Arc::from("")).keys
     }
 
     /// What is allowed and yet likely to be a mistake.
@@ -96,22 +113,22 @@ impl Config {
     }
 }
 
-type Keys = Vec<(&'static str, &'static str)>;
+/// A part of the configuration which a reload exchanges while it is being read.
+pub type Live<T> = Arc<ArcSwap<T>>;
 
-fn parse(text: &str, file_name: &str, probe: read::Probe<'_>) -> (Result<Config, ConfigError>, Keys) {
+fn parse(text: &str, file_name: &str, probe: read::Probe<'_>) -> Result<(Config, Places), ConfigError> {
     let file = Arc::from(file_name);
     let (root, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
-        return (Err(ConfigError::Invalid(read::syntax_problems(&file, text, errors))), Keys::new());
+        return Err(ConfigError::Invalid(read::syntax_problems(&file, text, errors)));
     }
     let mut reader = read::Reader::new(text, probe);
     let config = sections::config(&mut reader, root.get_ref());
-    let (problems, keys) = reader.finish(&file);
-    let result = match config {
-        Some(config) if problems.is_empty() => Ok(config),
-        _ => Err(ConfigError::Invalid(problems)),
-    };
-    (result, keys)
+    let found = reader.finish(&file);
+    match config {
+        Some(config) if found.problems.is_empty() => Ok((config, found.places)),
+        _ => Err(ConfigError::Invalid(found.problems)),
+    }
 }
 
 fn readable(path: &Path) -> io::Result<()> {
@@ -141,7 +158,8 @@ impl fmt::Display for ListenAddr {
 }
 
 /// How TLS begins on a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum TlsMode {
     /// Never.
     None,
@@ -163,7 +181,8 @@ impl TlsMode {
 }
 
 /// Where a password may cross a connection without TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum PlaintextLogin {
     /// Nowhere: LOGINDISABLED until TLS.
     Never,
@@ -185,11 +204,12 @@ impl PlaintextLogin {
 }
 
 /// `[[listener]]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Listener {
     /// For logs; the address by default.
     pub name: String,
     /// Required.
+    #[serde(serialize_with = "diff::shown")]
     pub address: ListenAddr,
     /// Default: none.
     pub tls: TlsMode,
@@ -203,6 +223,9 @@ pub struct Listener {
     pub plaintext_login: PlaintextLogin,
     /// Answer a client that closes without LOGOUT by a reset, once all it is owed was delivered. Default: true.
     pub reset_on_client_close: bool,
+    /// Let another imapool process of the same user listen on the same address, to take over from this one (Linux; TCP
+    /// only). Default: false.
+    pub reuse_port: bool,
 }
 
 impl Listener {
@@ -217,12 +240,13 @@ impl Listener {
             proxy_protocol_from: Vec::new(),
             plaintext_login: PlaintextLogin::Loopback,
             reset_on_client_close: true,
+            reuse_port: false,
         }
     }
 }
 
 /// `[[backend]]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Backend {
     /// For logs and metric labels; the address by default.
     pub name: String,
@@ -239,13 +263,21 @@ pub struct Backend {
     /// Local addresses to dial from, in turn; empty: the kernel chooses.
     pub source_addresses: Vec<IpAddr>,
     /// Local ports to dial from; a part of the system's ephemeral range (Linux 6.3 and later). Default: all of it.
+    #[serde(serialize_with = "diff::ports")]
     pub source_port_range: Option<RangeInclusive<u16>>,
     /// To connect, over all its addresses. Default 5 s.
+    #[serde(serialize_with = "diff::words")]
     pub connect_timeout: Duration,
     /// For the TLS handshake, the greeting, and each own command before and during login. Default 30 s.
+    #[serde(serialize_with = "diff::words")]
     pub login_timeout: Duration,
     /// How long a command may run without a byte from the backend. Default 10 min.
+    #[serde(serialize_with = "diff::words")]
     pub reply_timeout: Duration,
+    /// Tell the backend by ID for which client's login a connection is opened. Default: false.
+    pub forward_client_id: bool,
+    /// Begin each connection with a PROXY header, version 2. Default: false.
+    pub send_proxy: bool,
 }
 
 impl Backend {
@@ -265,6 +297,8 @@ impl Backend {
             connect_timeout: Duration::from_secs(5),
             login_timeout: Duration::from_secs(30),
             reply_timeout: Duration::from_secs(600),
+            forward_client_id: false,
+            send_proxy: false,
         };
         backend.name = backend.address();
         backend
@@ -280,7 +314,8 @@ impl Backend {
 }
 
 /// `pool.mode`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum PoolMode {
     /// Sessions share connections wherever that is invisible.
     Multiplex,
@@ -299,7 +334,7 @@ impl PoolMode {
 }
 
 /// `[pool]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Pool {
     /// Default (while multiplexing is being built): session.
     pub mode: PoolMode,
@@ -308,19 +343,25 @@ pub struct Pool {
     /// 0: from the port budget and the descriptor limit. Default 0.
     pub max_total: usize,
     /// How long a mailbox stays selected on a connection at rest. Default 30 s.
+    #[serde(serialize_with = "diff::words")]
     pub linger: Duration,
     /// With multiplexing: how long a command may keep others of its mailbox waiting before these get a further connection.
     /// Default 200 ms.
     pub share_patience: Duration,
     /// A connection at rest for so long is retired. Default 5 min.
+    #[serde(serialize_with = "diff::words")]
     pub idle_timeout: Duration,
     /// Age (less up to a tenth, by chance) at which a connection is retired. Default 1 h.
+    #[serde(serialize_with = "diff::words")]
     pub max_lifetime: Duration,
     /// At rest for longer than this: NOOP before handing out. Default 30 s.
+    #[serde(serialize_with = "diff::words")]
     pub check_after: Duration,
     /// NOOP on a connection at rest this often, below the server's own time-out. Default 10 min.
+    #[serde(serialize_with = "diff::words")]
     pub keepalive: Duration,
     /// How long a session may wait for a connection. Default 10 s.
+    #[serde(serialize_with = "diff::words")]
     pub checkout_timeout: Duration,
     /// Not-authenticated connections kept ready for each backend, to verify credentials on. Default 2.
     pub spare: usize,
@@ -329,6 +370,7 @@ pub struct Pool {
     /// A reply still coming when its client is gone is read to its end within this many bytes... Default 256 KiB.
     pub drain_bytes: usize,
     /// ...and this time, else the connection is destroyed. Default 2 s.
+    #[serde(serialize_with = "diff::words")]
     pub drain_timeout: Duration,
 }
 
@@ -354,14 +396,16 @@ impl Default for Pool {
 }
 
 /// `[auth]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Auth {
     /// How long a credential is accepted without asking the backend, counted from the backend's word. 0: never.
     /// Default 5 min.
+    #[serde(serialize_with = "diff::words")]
     pub cache_ttl: Duration,
     /// Answers to a wrong credential are held back this long (doubling with each further failure of the same
     /// account from the same client address within a minute, and with every four of that address; up to 16 times). Default
     /// 1 s.
+    #[serde(serialize_with = "diff::words")]
     pub failure_delay: Duration,
 }
 
@@ -372,25 +416,30 @@ impl Default for Auth {
 }
 
 /// `[limits]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Limits {
     /// Client sessions in all. Default 20,000.
     pub sessions: usize,
     /// Client sessions of one client address; 0: only `sessions` counts. Default 0: a front end is one address.
     pub sessions_per_address: usize,
     /// Default 10 s.
+    #[serde(serialize_with = "diff::words")]
     pub tls_handshake_timeout: Duration,
     /// From accept to authenticated. Default 60 s.
+    #[serde(serialize_with = "diff::words")]
     pub login_timeout: Duration,
     /// Without a byte from the client (RFC 9051 section 5.4: at least 30 min). Default 30 min.
+    #[serde(serialize_with = "diff::words")]
     pub idle_timeout: Duration,
     /// How long a client may refuse to take what it asked for. Default 5 min.
+    #[serde(serialize_with = "diff::words")]
     pub write_timeout: Duration,
     /// Octets of a command line. Default 64 KiB.
     pub command_line: usize,
     /// Octets of the literals of one command, other than a message's. Default 64 KiB.
     pub literals: usize,
     /// On SIGTERM: how long commands in flight may still run. Default 30 s.
+    #[serde(serialize_with = "diff::words")]
     pub drain_timeout: Duration,
 }
 
@@ -411,20 +460,35 @@ impl Default for Limits {
 }
 
 /// `[admin]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Admin {
     /// Default 127.0.0.1:9143; `None` (written `""`): no admin address.
-    pub address: Option<SocketAddr>,
+    #[serde(serialize_with = "diff::shown_or_empty")]
+    pub address: Option<ListenAddr>,
+    /// A file with the token that actions need. Default: none; then the environment variable IMAPOOL_ADMIN_TOKEN counts,
+    /// and without either there are no actions.
+    pub token_file: Option<PathBuf>,
+    /// Names, beside IP addresses and `localhost`, by which the admin address may be called.
+    pub hosts: Vec<String>,
 }
 
 impl Default for Admin {
     fn default() -> Admin {
-        Admin { address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9143))) }
+        let address = ListenAddr::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 9143)));
+        Admin { address: Some(address), token_file: None, hosts: Vec::new() }
+    }
+}
+
+impl Admin {
+    /// Whether other hosts may reach it.
+    pub fn is_public(&self) -> bool {
+        matches!(self.address, Some(ListenAddr::Tcp(address)) if !address.ip().is_loopback())
     }
 }
 
 /// `log.format`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
     Text,
@@ -443,16 +507,18 @@ impl LogFormat {
 }
 
 /// `[log]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Log {
     /// Default: text.
     pub format: LogFormat,
     /// error | warn | info | debug | trace; default: info.
     pub level: String,
+    /// A line for each client session at its end. Default: true.
+    pub sessions: bool,
 }
 
 impl Default for Log {
     fn default() -> Log {
-        Log { format: LogFormat::Text, level: "info".to_owned() }
+        Log { format: LogFormat::Text, level: "info".to_owned(), sessions: true }
     }
 }

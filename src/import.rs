@@ -72,8 +72,8 @@ fn fate(setting: &Setting<'_>) -> Fate {
         }
         "proc_username" | "proc_groupname" => Done("User= and Group= of the systemd service"),
         "chroot_directory" => Done("ProtectSystem= and the other lines of the systemd service"),
-        "stat_filename" => Done("/metrics at the admin address"),
-        "protocol_log_filename" => Done("log.level = \"debug\"; passwords are never in it"),
+        "stat_filename" => Done("imapool status and imapool top; for Prometheus, /metrics at the admin address"),
+        "protocol_log_filename" => Done("imapool ctl trace; passwords are never in it"),
         "syslog_facility" => Done("the log goes to standard error, and from there to the journal"),
         "send_tcp_keepalives" => Done("always on"),
         "foreground_mode" => Done("always in the foreground"),
@@ -81,7 +81,7 @@ fn fate(setting: &Setting<'_>) -> Fate {
             Done("pool.linger keeps the mailbox selected; a session still sees the server's own answer to its SELECT")
         }
         "enable_select_cache" => Done("answers to SELECT are never cached"),
-        "enable_admin_commands" if setting.is_yes() => Lost("there are no commands of its own inside IMAP"),
+        "enable_admin_commands" if setting.is_yes() => Done("imapool ctl, at the admin address"),
         "enable_admin_commands" => Done("there are none"),
         "preauth_command" => Lost("imapool sends no command of yours before the login"),
         "tls_ca_path" => Lost("name one PEM file in backend.ca_file, or delete it to trust the system's authorities"),

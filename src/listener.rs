@@ -85,6 +85,18 @@ pub enum BindError {
 }
 
 impl BindError {
+    /// Which listener cannot be set up.
+    pub fn listener(&self) -> &str {
+        match self {
+            Self::InUse { listener, .. }
+            | Self::Permission { listener, .. }
+            | Self::NoSuchAddress { listener, .. }
+            | Self::NotASocket { listener, .. }
+            | Self::Tls { listener, .. }
+            | Self::Io { listener, .. } => listener,
+        }
+    }
+
     fn new(listener: &config::Listener, source: io::Error) -> Self {
         let (name, address) = (listener.name.clone(), listener.address.clone());
         match source.kind() {
@@ -139,6 +151,86 @@ pub struct ListenerContext {
     pub tls: Option<TlsAcceptorConfig>,
 }
 
+impl ListenerContext {
+    /// Loads certificate and key. Blocks for the reading of two small files.
+    ///
+    /// # Errors
+    /// [`BindError::Tls`]
+    pub fn new(config: &config::Listener) -> Result<Self, BindError> {
+        let tls = TlsAcceptorConfig::new(config)
+            .map_err(|source| BindError::Tls { listener: config.name.clone(), source })?;
+        Ok(Self { config: config.clone(), tls })
+    }
+}
+
+/// Listening sockets that the process was started with: by systemd (socket activation), or by another launcher that speaks
+/// its protocol.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    tcp: Vec<std::net::TcpListener>,
+    #[cfg(unix)]
+    unix: Vec<std::os::unix::net::UnixListener>,
+}
+
+impl Inherited {
+    /// Those that the environment variables LISTEN_FDS and LISTEN_PID tell of. Call it once, before anything is opened.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        let mut fds = listenfd::ListenFd::from_env();
+        let mut inherited = Self::default();
+        for place in 0..fds.len() {
+            if let Ok(Some(socket)) = fds.take_tcp_listener(place) {
+                inherited.tcp.push(socket);
+                continue;
+            }
+            #[cfg(unix)]
+            if let Ok(Some(socket)) = fds.take_unix_listener(place) {
+                inherited.unix.push(socket);
+            }
+        }
+        inherited
+    }
+
+    /// The addresses of those that nobody took.
+    #[must_use]
+    pub fn left(&self) -> Vec<String> {
+        let tcp = self.tcp.iter().filter_map(|socket| socket.local_addr().ok()).map(|address| address.to_string());
+        #[cfg(unix)]
+        let unix = self
+            .unix
+            .iter()
+            .filter_map(|socket| socket.local_addr().ok()?.as_pathname().map(|path| path.display().to_string()));
+        #[cfg(not(unix))]
+        let unix = std::iter::empty();
+        tcp.chain(unix).collect()
+    }
+
+    fn take(&mut self, address: &ListenAddr) -> io::Result<Option<Listening>> {
+        match address {
+            ListenAddr::Tcp(address) => {
+                let Some(place) = self.tcp.iter().position(|socket| socket.local_addr().is_ok_and(|at| at == *address))
+                else {
+                    return Ok(None);
+                };
+                let socket = self.tcp.remove(place);
+                tune(SockRef::from(&socket))?;
+                socket.set_nonblocking(true)?;
+                Ok(Some(Listening::Tcp(TcpListener::from_std(socket)?)))
+            }
+            #[cfg(unix)]
+            ListenAddr::Unix(path) => {
+                let ours = |socket: &std::os::unix::net::UnixListener| {
+                    socket.local_addr().is_ok_and(|at| at.as_pathname() == Some(path))
+                };
+                let Some(place) = self.unix.iter().position(ours) else { return Ok(None) };
+                Ok(Some(Listening::Unix(unix::Listening::adopt(self.unix.remove(place))?)))
+            }
+            #[cfg(not(unix))]
+            ListenAddr::Unix(_) => Ok(None),
+        }
+    }
+}
+
 /// A listener that accepts connections.
 pub struct BoundListener {
     context: Arc<ListenerContext>,
@@ -161,19 +253,27 @@ impl BoundListener {
     /// # Errors
     /// Names listener and address and what to do.
     pub fn bind(config: &config::Listener) -> Result<Self, BindError> {
-        let tls = TlsAcceptorConfig::new(config)
-            .map_err(|source| BindError::Tls { listener: config.name.clone(), source })?;
+        Self::bind_or_adopt(config, &mut Inherited::default())
+    }
+
+    /// As [`BoundListener::bind`], but takes a socket of this address from those that were inherited, if there is one.
+    ///
+    /// # Errors
+    /// As [`BoundListener::bind`].
+    pub fn bind_or_adopt(config: &config::Listener, inherited: &mut Inherited) -> Result<Self, BindError> {
+        let context = Arc::new(ListenerContext::new(config)?);
+        if let Some(socket) = inherited.take(&config.address).map_err(|error| BindError::new(config, error))? {
+            return Ok(Self { context, address: config.address.clone(), socket });
+        }
         let (socket, address) = match &config.address {
-            ListenAddr::Tcp(address) => listen_tcp(*address),
+            ListenAddr::Tcp(address) => listen_tcp(*address, config.reuse_port),
             #[cfg(unix)]
-            ListenAddr::Unix(path) => {
-                unix::Listening::bind(path).map(|socket| (Listening::Unix(socket), config.address.clone()))
-            }
+            ListenAddr::Unix(path) => unix::Listening::bind(path, config.reuse_port)
+                .map(|socket| (Listening::Unix(socket), config.address.clone())),
             #[cfg(not(unix))]
             ListenAddr::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
         }
         .map_err(|error| BindError::new(config, error))?;
-        let context = Arc::new(ListenerContext { config: config.clone(), tls });
         Ok(Self { context, address, socket })
     }
 
@@ -212,6 +312,33 @@ impl BoundListener {
         }
     }
 
+    /// Has the kernel give connections that begin from now on to the process that takes over, if one listens here, too
+    /// (`reuse_port`). Those that have begun still come here: close after a while. False: not on this socket or system.
+    pub fn hand_over(&self) -> bool {
+        match &self.socket {
+            #[cfg(target_os = "linux")]
+            Listening::Tcp(listener) if self.context.config.reuse_port => steer::to_successor(listener).is_ok(),
+            _ => false,
+        }
+    }
+
+    /// Stops listening; gives the connections that wait to be accepted.
+    pub async fn close(self) -> Vec<(Stream, ClientAddr)> {
+        let mut waiting = Vec::new();
+        while let Some(Ok(accepted)) = std::future::poll_fn(|cx| {
+            let accepting = std::pin::pin!(self.accept_once());
+            std::task::Poll::Ready(match std::future::Future::poll(accepting, cx) {
+                std::task::Poll::Ready(accepted) => Some(accepted),
+                std::task::Poll::Pending => None,
+            })
+        })
+        .await
+        {
+            waiting.push(accepted);
+        }
+        waiting
+    }
+
     async fn accept_once(&self) -> io::Result<(Stream, ClientAddr)> {
         match &self.socket {
             Listening::Tcp(listener) => {
@@ -236,7 +363,7 @@ impl fmt::Debug for BoundListener {
     }
 }
 
-fn listen_tcp(address: SocketAddr) -> io::Result<(Listening, ListenAddr)> {
+fn listen_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<(Listening, ListenAddr)> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -245,6 +372,10 @@ fn listen_tcp(address: SocketAddr) -> io::Result<(Listening, ListenAddr)> {
     // that two may listen at once.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
+    #[cfg(unix)]
+    socket.set_reuse_port(reuse_port)?;
+    #[cfg(not(unix))]
+    let _ = reuse_port;
     tune(SockRef::from(&socket))?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::from(address))?;
@@ -391,6 +522,35 @@ async fn read_proxy_header(tcp: &mut TcpStream) -> Result<Option<SocketAddr>, Ha
     }
 }
 
+/// Which of the sockets of one address gets a connection (`SO_ATTACH_REUSEPORT_CBPF`, socket(7)).
+#[cfg(target_os = "linux")]
+mod steer {
+    use std::io;
+
+    use tokio::net::TcpListener;
+
+    nix::setsockopt_impl!(
+        Steer,
+        libc::SOL_SOCKET,
+        libc::SO_ATTACH_REUSEPORT_CBPF,
+        libc::sock_fprog,
+        nix::sys::socket::sockopt::SetStruct<libc::sock_fprog>
+    );
+
+    /// The option.
+    #[derive(Debug, Clone, Copy)]
+    struct Steer;
+
+    /// All that begin from now on go to the second that was bound: the first is the predecessor. Where there is none, the
+    /// kernel chooses as without.
+    pub(super) fn to_successor(listener: &TcpListener) -> io::Result<()> {
+        // BPF_RET | BPF_K: the place of the socket.
+        let mut program = [libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 1 }];
+        let program = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
+        Ok(nix::sys::socket::setsockopt(listener, Steer, &program)?)
+    }
+}
+
 #[cfg(unix)]
 mod unix {
     use std::fs::{self, Permissions};
@@ -408,23 +568,37 @@ mod unix {
     pub(super) struct Listening {
         listener: UnixListener,
         path: PathBuf,
-        /// Device and inode, so that a successor's file is left alone.
-        file: (u64, u64),
+        /// Device and inode, so that a successor's file is left alone; `None`: it is not ours to remove.
+        file: Option<(u64, u64)>,
     }
 
     impl Listening {
-        pub(super) fn bind(path: &Path) -> io::Result<Self> {
-            let address = SockAddr::unix(path)?;
-            remove_stale(path, &address)?;
+        /// `take_over`: in place of a process that listens there; connections go to either, and none is refused.
+        pub(super) fn bind(path: &Path, take_over: bool) -> io::Result<Self> {
+            let mut place = path.to_path_buf();
+            if take_over {
+                place.as_mut_os_string().push(format!(".{}", std::process::id()));
+            }
+            let address = SockAddr::unix(&place)?;
+            remove_stale(&place, &address)?;
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
             socket.set_nonblocking(true)?;
             socket.bind(&address)?;
             // Before listening: until then nobody can connect, whatever the umask allowed.
-            fs::set_permissions(path, Permissions::from_mode(MODE))?;
+            fs::set_permissions(&place, Permissions::from_mode(MODE))?;
             socket.listen(BACKLOG)?;
             let listener = UnixListener::from_std(socket.into())?;
-            let metadata = fs::symlink_metadata(path)?;
-            Ok(Self { listener, path: path.into(), file: (metadata.dev(), metadata.ino()) })
+            let metadata = fs::symlink_metadata(&place)?;
+            if take_over {
+                fs::rename(&place, path)?;
+            }
+            Ok(Self { listener, path: path.into(), file: Some((metadata.dev(), metadata.ino())) })
+        }
+
+        /// One that was bound by somebody else, who keeps it.
+        pub(super) fn adopt(socket: std::os::unix::net::UnixListener) -> io::Result<Self> {
+            socket.set_nonblocking(true)?;
+            Ok(Self { listener: UnixListener::from_std(socket)?, path: PathBuf::new(), file: None })
         }
 
         pub(super) async fn accept(&self) -> io::Result<UnixStream> {
@@ -434,8 +608,8 @@ mod unix {
 
     impl Drop for Listening {
         fn drop(&mut self) {
-            let ours = fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.file);
-            if ours {
+            let found = fs::symlink_metadata(&self.path).map(|file| (file.dev(), file.ino()));
+            if self.file.is_some_and(|ours| found.is_ok_and(|found| found == ours)) {
                 drop(fs::remove_file(&self.path));
             }
         }

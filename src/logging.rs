@@ -2,9 +2,13 @@
 
 use std::io::{self, IsTerminal};
 
+use imapool::admin::Remember;
 use imapool::config::{Log, LogFormat};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload::{self, Handle};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry};
 
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
@@ -17,27 +21,49 @@ pub(crate) enum LogError {
     Twice(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// Changes the level while the process runs.
+#[derive(Clone)]
+pub(crate) struct Level {
+    /// `None`: RUST_LOG rules.
+    filter: Option<Handle<EnvFilter, Registry>>,
+}
+
+impl Level {
+    /// Logs from now on as a new configuration says; the format stays.
+    pub(crate) fn apply(&self, log: &Log) {
+        if let Some(filter) = &self.filter {
+            // Fails only when there is no log any more.
+            let _ = filter.reload(EnvFilter::new(directives(log)));
+        }
+    }
+}
+
 /// Logs from now on as the configuration says, or RUST_LOG if it is set.
 ///
 /// # Errors
 /// When RUST_LOG is not a filter, or when this is called again.
-pub(crate) fn start(log: &Log) -> Result<(), LogError> {
-    let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
+pub(crate) fn start(log: &Log) -> Result<Level, LogError> {
+    let (filter, fixed) = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(directives) if !directives.trim().is_empty() => {
-            EnvFilter::try_new(directives).map_err(LogError::Environment)?
+            (EnvFilter::try_new(directives).map_err(LogError::Environment)?, true)
         }
-        _ => EnvFilter::new(directives(&log.level)),
+        _ => (EnvFilter::new(directives(log)), false),
     };
-    let log_to = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let (filter, handle) = reload::Layer::new(filter);
+    let output = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let log_to = tracing_subscriber::registry().with(filter).with(Remember);
     match log.format {
-        LogFormat::Text => log_to.with_ansi(io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => log_to.json().flatten_event(true).try_init(),
+        LogFormat::Text => log_to.with(output.with_ansi(io::stderr().is_terminal())).try_init(),
+        LogFormat::Json => log_to.with(output.json().flatten_event(true)).try_init(),
     }
-    .map_err(LogError::Twice)
+    .map_err(|error| LogError::Twice(Box::new(error)))?;
+    Ok(Level { filter: (!fixed).then_some(handle) })
 }
 
 /// The level is for imapool's own words: TLS and HTTP libraries speak only when something is wrong.
-fn directives(level: &str) -> String {
+fn directives(log: &Log) -> String {
+    let level = &log.level;
     let others = if level == "error" { "error" } else { "warn" };
-    format!("{others},imapool={level}")
+    let sessions = if log.sessions { "" } else { ",imapool::sessions=off" };
+    format!("{others},imapool={level}{sessions}")
 }

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod cli;
 mod logging;
 mod reference;
 
@@ -11,10 +12,16 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory as _, Parser, Subcommand};
+use imapool::admin::Token;
 use imapool::app::Proxy;
-use imapool::config::{Config, ConfigError, ListenAddr, Log};
+use imapool::config::{Config, ConfigError, ListenAddr, Log, Places};
 use imapool::demo::{DemoArgs, Front};
-use imapool::lifecycle;
+use imapool::lifecycle::{Request, Signals, manager};
+use imapool::listener::Inherited;
+use tokio::runtime::Runtime;
+
+use self::cli::Target;
+use self::cli::ctl::Action;
 
 /// glibc's allocator keeps what a burst of sessions once used; this one gives it back.
 #[cfg(all(feature = "jemalloc", not(target_env = "msvc")))]
@@ -44,14 +51,45 @@ enum Command {
     ///
     /// The log goes to standard error: one line "listening" for each listener, with its real address. The environment
     /// variable RUST_LOG goes before the level in the configuration.
+    ///
+    /// SIGHUP: read the configuration again. SIGUSR1: no new sessions, end when those that are open have ended, at the latest
+    /// after limits.drain_timeout; for a new process that takes over (see reuse_port). Sockets are taken from systemd.
     #[command(after_help = "Example:\n  RUST_LOG=debug imapool run --config imapool.toml")]
     Run(ConfigFile),
     /// Tell whether a configuration is right, without running it.
     ///
     /// Opens no port and asks no server. What is wrong is told on standard error as FILE:LINE:COLUMN: MESSAGE, all of it at
     /// once, and the exit status is 2. Warnings do not change the exit status.
-    #[command(after_help = "Example:\n  imapool check --config imapool.toml && systemctl restart imapool")]
-    Check(ConfigFile),
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(CheckArgs),
+    /// Tell how a running imapool is, by its admin address.
+    ///
+    /// The exit status is 0 when it is ready for sessions, and 1 when it is not, or cannot be reached.
+    #[command(after_help = "Example:\n  imapool status --json | jq .upstream.budget")]
+    Status {
+        #[command(flatten)]
+        target: Target,
+        /// As JSON, with everything that is known.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show accounts, sessions and backends of a running imapool, live.
+    ///
+    /// Keys: Tab for the next list, s to sort, / to filter, arrows and Page Up/Down to scroll, q to quit.
+    Top {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Change something in a running imapool.
+    ///
+    /// Needs the admin token: from the token_file of --config, or the environment variable IMAPOOL_ADMIN_TOKEN.
+    #[command(after_help = CTL_EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
+    Ctl {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        action: Action,
+    },
     /// Show what imapool does, on this host alone and without any IMAP server.
     ///
     /// Starts an IMAP server in memory with imapool in front of it. Short sessions run first directly, then through imapool:
@@ -80,6 +118,31 @@ struct ImportArgs {
     output: Option<PathBuf>,
 }
 
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  imapool check --config imapool.toml && systemctl reload imapool
+  imapool check --config imapool.toml --diff            what would a reload change?
+  imapool check --config new.toml --diff=imapool.toml   what is different between two files?";
+
+const CTL_EXAMPLES: &str = "\
+Examples:
+  imapool ctl --config /etc/imapool.toml reload
+  imapool ctl retire u8@example.org
+  imapool ctl drain main && imapool top";
+
+#[derive(Debug, clap::Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Tell also what is different from the configuration that the running imapool has (asked by the admin address of
+    /// FILE, or --admin), or from another file.
+    #[arg(long, value_name = "OTHER", num_args = 0..=1, require_equals = true)]
+    diff: Option<Option<PathBuf>>,
+    /// The running imapool's admin address.
+    #[arg(long, value_name = "ADDRESS", env = "IMAPOOL_ADMIN", requires = "diff")]
+    admin: Option<String>,
+}
+
 #[derive(Debug, clap::Args)]
 struct ConfigFile {
     /// The configuration, a TOML file.
@@ -87,10 +150,19 @@ struct ConfigFile {
     config: PathBuf,
 }
 
+/// How a command ends that did not fail.
+enum Outcome {
+    Well,
+    /// imapool runs, and cannot serve.
+    NotReady,
+}
+
 /// How a command fails.
 enum Failure {
     /// By the configuration.
     Config(ConfigError),
+    /// By the configuration, which has been told already.
+    Told,
     /// Anything else.
     Runtime(anyhow::Error),
 }
@@ -110,17 +182,24 @@ impl From<anyhow::Error> for Failure {
 fn main() -> ExitCode {
     let result = match CommandLine::parse().command {
         Command::Run(ConfigFile { config }) => run(&config),
-        Command::Check(ConfigFile { config }) => check(&config),
+        Command::Check(args) => check(&args),
+        Command::Status { target, json } => status(&target, json),
+        Command::Top { target } => top(&target),
+        Command::Ctl { target, action } => ctl(&target, &action),
         Command::Demo(args) => demo(args),
         Command::Import(args) => import(&args),
-        Command::Reference(args) => reference::write(&args, &CommandLine::command()).map_err(Failure::from),
+        Command::Reference(args) => {
+            reference::write(&args, &CommandLine::command()).map(|()| Outcome::Well).map_err(Failure::from)
+        }
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Outcome::Well) => ExitCode::SUCCESS,
+        Ok(Outcome::NotReady) => ExitCode::FAILURE,
         Err(Failure::Config(error)) => {
             eprintln!("{error}");
             ExitCode::from(2)
         }
+        Err(Failure::Told) => ExitCode::from(2),
         Err(Failure::Runtime(error)) => {
             eprintln!("imapool: {error:#}");
             ExitCode::FAILURE
@@ -128,25 +207,26 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(file: &Path) -> Result<(), Failure> {
-    let config = Config::load(file)?;
-    logging::start(&config.log).map_err(anyhow::Error::from)?;
+fn run(file: &Path) -> Result<Outcome, Failure> {
+    let (config, places) = Config::load_with_places(file)?;
+    let level = logging::start(&config.log).map_err(anyhow::Error::from)?;
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
     raise_descriptor_limit();
-    block_on(serve(config))??;
-    Ok(())
+    block_on(serve(file.to_owned(), config, places, level))??;
+    Ok(Outcome::Well)
 }
 
-fn demo(args: DemoArgs) -> Result<(), Failure> {
-    logging::start(&Log { level: "warn".to_owned(), ..Log::default() }).map_err(anyhow::Error::from)?;
+fn demo(args: DemoArgs) -> Result<Outcome, Failure> {
+    let log = Log { level: "warn".to_owned(), ..Log::default() };
+    logging::start(&log).map_err(anyhow::Error::from)?;
     raise_descriptor_limit();
     block_on(show(args))??;
-    Ok(())
+    Ok(Outcome::Well)
 }
 
-fn import(args: &ImportArgs) -> Result<(), Failure> {
+fn import(args: &ImportArgs) -> Result<Outcome, Failure> {
     let name = args.file.display().to_string();
     let conf = std::fs::read(&args.file).with_context(|| name.clone())?;
     let toml = imapool::import::imapproxy(&String::from_utf8_lossy(&conf), &name).context(name)?;
@@ -157,15 +237,75 @@ fn import(args: &ImportArgs) -> Result<(), Failure> {
             .with_context(|| path.display().to_string())?,
         None => std::io::stdout().write_all(toml.as_bytes()).context("cannot print")?,
     }
-    Ok(())
+    Ok(Outcome::Well)
 }
 
-fn check(file: &Path) -> Result<(), Failure> {
-    let config = Config::load(file)?;
+fn status(target: &Target, json: bool) -> Result<Outcome, Failure> {
+    let client = target.client()?;
+    let summary = block_on(async { client.get("summary").await })?.map_err(anyhow::Error::from)?;
+    if json {
+        println!("{summary:#}");
+    } else {
+        print!("{}", cli::status::text(&summary));
+    }
+    Ok(if summary["ready"] == true { Outcome::Well } else { Outcome::NotReady })
+}
+
+fn ctl(target: &Target, action: &Action) -> Result<Outcome, Failure> {
+    let client = target.client()?;
+    let told = block_on(async { cli::ctl::run(&client, action).await })?.map_err(anyhow::Error::from)?;
+    println!("{told}");
+    Ok(Outcome::Well)
+}
+
+fn top(target: &Target) -> Result<Outcome, Failure> {
+    cli::top::run(&runtime()?, &target.client()?)?;
+    Ok(Outcome::Well)
+}
+
+fn check(args: &CheckArgs) -> Result<Outcome, Failure> {
+    let file = &args.file.config;
+    let (config, places) = Config::load_with_places(file)?;
+    if let Err(error) = Token::load(&config.admin) {
+        eprintln!("{}: {error}", places.of("admin", 0, error.key()));
+        return Err(Failure::Told);
+    }
     for warning in config.warnings() {
         eprintln!("{}: warning: {warning}", file.display());
     }
     println!("{}: ok", file.display());
+    describe(&config);
+    if let Some(other) = &args.diff {
+        differences(args, other.as_deref(), &config)?;
+    }
+    Ok(Outcome::Well)
+}
+
+/// What is different from another file, or from what runs.
+fn differences(args: &CheckArgs, other: Option<&Path>, config: &Config) -> Result<(), Failure> {
+    let value = |config: &Config| serde_json::to_value(config).context("cannot compare");
+    let (old, whose) = match other {
+        Some(other) => (value(&Config::load(other)?)?, other.display().to_string()),
+        None => {
+            let target = Target::of(args.admin.clone(), args.file.config.clone());
+            let client = target.client()?;
+            let running = block_on(async { client.get("config").await })?.map_err(anyhow::Error::from)?;
+            (running, format!("imapool at {}", client.address()))
+        }
+    };
+    let changes = imapool::config::diff(&old, &value(config)?);
+    if changes.is_empty() {
+        println!("\nThe same as {whose}.");
+        return Ok(());
+    }
+    println!("\nDifferent from {whose}, and what a reload makes of it:");
+    for change in changes {
+        println!("  {change}");
+    }
+    Ok(())
+}
+
+fn describe(config: &Config) {
     for listener in &config.listeners {
         println!("  listener \"{}\" on {}, TLS: {}", listener.name, listener.address, listener.tls.as_str());
     }
@@ -177,21 +317,21 @@ fn check(file: &Path) -> Result<(), Failure> {
         config.pool.max_per_account,
         config.pool.mode.as_str()
     );
-    match config.admin.address {
+    match &config.admin.address {
         Some(address) => println!("  admin address {address}"),
         None => println!("  no admin address"),
     }
-    Ok(())
 }
 
-/// Runs a future to its end on a runtime with a thread for each core.
+/// A runtime with a thread for each core.
+fn runtime() -> anyhow::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().thread_name("imapool").build().context("cannot start the runtime")
+}
+
+/// Runs a future to its end.
 fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("imapool")
-        .build()
-        .context("cannot start the runtime")?;
-    Ok(runtime.block_on(future))
+    Ok(runtime()?.block_on(future))
 }
 
 /// Every session and every connection takes a file descriptor, and the soft limit is often just 1,024. The hard
@@ -213,12 +353,53 @@ fn raise_descriptor_limit() {
 fn raise_descriptor_limit() {}
 
 /// Serves until a signal ends it.
-async fn serve(config: Config) -> anyhow::Result<()> {
-    let proxy = Proxy::start(config).await?;
-    let signal = lifecycle::termination().await.context("cannot wait for signals")?;
-    tracing::info!(signal, "shutting down");
-    proxy.drain().await;
-    Ok(())
+async fn serve(file: PathBuf, config: Config, places: Places, level: logging::Level) -> anyhow::Result<()> {
+    let inherited = Inherited::from_environment();
+    let mut signals = Signals::new().context("cannot wait for signals")?;
+    let proxy = match Proxy::start_with(config.clone(), inherited).await {
+        Ok(proxy) => proxy,
+        Err(error) => anyhow::bail!("{}: {error}", error.place(&config, &places)),
+    };
+    proxy.set_source(file);
+    proxy.watch(move |config| level.apply(&config.log));
+    manager::ready();
+    tokio::spawn(manager::watchdog());
+    loop {
+        match signals.next().await.context("cannot wait for signals")? {
+            Request::Reload => {
+                manager::reloading();
+                // What came of it is in the log.
+                let _ = proxy.reload_file().await;
+                manager::ready();
+            }
+            Request::Shutdown(signal) => {
+                tracing::info!(signal, "shutting down");
+                manager::stopping();
+                proxy.drain().await;
+                return Ok(());
+            }
+            Request::HandOver => {
+                manager::stopping();
+                return end_after(proxy, &mut signals).await;
+            }
+        }
+    }
+}
+
+/// Hands over; who cannot wait for that says so by SIGTERM.
+async fn end_after(proxy: Proxy, signals: &mut Signals) -> anyhow::Result<()> {
+    let handing_over = proxy.clone().hand_over();
+    tokio::pin!(handing_over);
+    loop {
+        tokio::select! {
+            () = &mut handing_over => return Ok(()),
+            signal = signals.next() => if let Request::Shutdown(signal) = signal? {
+                tracing::info!(signal, "shutting down");
+                proxy.drain().await;
+                return Ok(());
+            },
+        }
+    }
 }
 
 /// Runs the demonstration.

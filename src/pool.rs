@@ -7,8 +7,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -20,12 +21,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
-use crate::config;
+use crate::config::{self, Live};
 use crate::imap::capability::Capabilities;
 use crate::imap::command::{Command, Name, Segment};
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::mailbox::registry::Registry;
 use crate::metrics::{CheckoutResult, RetireReason};
+use crate::ports::{Allowance, Counted};
 use crate::secret::Fingerprint;
 use crate::session::machine::{Remnant, Run};
 use crate::throttle::Standing;
@@ -63,6 +65,8 @@ pub struct Want {
     pub sticky: Arc<Sticky>,
     /// Or this one, which the session's next command would bring about.
     pub or_sticky: Option<Sticky>,
+    /// Whose session wants it.
+    pub client: Option<IpAddr>,
 }
 
 /// Why there is no connection for a session.
@@ -131,7 +135,9 @@ impl managed::Manager for Manager {
 pub struct Account {
     key: Key,
     backend: Arc<Backend>,
-    config: config::Pool,
+    config: Live<config::Pool>,
+    /// `pool.max_per_account` when it was made: seats and turns cannot be resized.
+    max: usize,
     seats: managed::Pool<Manager>,
     turns: Arc<Semaphore>,
     everywhere: Arc<Semaphore>,
@@ -142,12 +148,37 @@ pub struct Account {
     offered: Mutex<Arc<str>>,
     /// Raised when a credential is no longer good: connections of an earlier generation are not used again.
     generation: AtomicU64,
+    /// Why it was raised.
+    outdated: Mutex<RetireReason>,
     /// A connection that was made to verify a credential, until a seat takes it.
     verified: Mutex<Option<Connection>>,
     /// Turns that are withheld because the backend said that there are too many connections.
     withheld: Mutex<Option<(OwnedSemaphorePermit, Instant)>>,
     last_used: Mutex<Instant>,
     hubs: Arc<Registry>,
+    /// Who last asked for a connection: for whom one is opened.
+    last_client: Mutex<Option<IpAddr>>,
+    /// Sessions that wait for a connection now, and how often one had to so far.
+    waiting: AtomicUsize,
+    waits: AtomicU64,
+    /// Until when its protocol is shown in the log.
+    traced: Mutex<Option<Instant>>,
+    is_traced: AtomicBool,
+}
+
+/// What an account has and uses at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    /// Connections, in use or at rest.
+    pub connections: usize,
+    /// Of these: held by a session.
+    pub in_use: usize,
+    /// Sessions that wait for one.
+    pub waiting: usize,
+    /// How often a session had to wait so far, because all places were taken.
+    pub waits: u64,
+    /// Since a session last logged in or took a connection.
+    pub unused_for: Duration,
 }
 
 impl fmt::Debug for Account {
@@ -163,16 +194,55 @@ impl Account {
         String::from_utf8_lossy(&self.key.user).into_owned()
     }
 
+    /// What it is known by.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// What it has and uses now.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let seats = self.seats.status();
+        let verified = usize::from(self.verified.lock().is_some());
+        Usage {
+            connections: seats.size + verified,
+            in_use: seats.size.saturating_sub(seats.available),
+            waiting: self.waiting.load(Ordering::Relaxed),
+            waits: self.waits.load(Ordering::Relaxed),
+            unused_for: self.last_used.lock().elapsed(),
+        }
+    }
+
+    /// Has its protocol shown in the log for so long from now; zero ends that.
+    pub fn trace_for(&self, time: Duration) {
+        *self.traced.lock() = Some(Instant::now() + time);
+        self.is_traced.store(!time.is_zero(), Ordering::Relaxed);
+    }
+
+    /// Whether its protocol is to be shown in the log.
+    #[must_use]
+    pub fn is_traced(&self) -> bool {
+        if !self.is_traced.load(Ordering::Relaxed) {
+            return false;
+        }
+        let over = self.traced.lock().is_none_or(|until| until <= Instant::now());
+        if over {
+            self.is_traced.store(false, Ordering::Relaxed);
+        }
+        !over
+    }
+
     /// Where its mail is.
     #[must_use]
     pub fn backend(&self) -> &Arc<Backend> {
         &self.backend
     }
 
-    /// `[pool]`
+    /// `[pool]`, as it is now.
     #[must_use]
-    pub fn config(&self) -> &config::Pool {
-        &self.config
+    pub fn config(&self) -> Arc<config::Pool> {
+        self.config.load_full()
     }
 
     /// The hubs of its mailboxes.
@@ -236,9 +306,21 @@ impl Account {
                 backend = self.backend.config.name,
                 "credential no longer accepted; retiring connections"
             );
-            self.generation.fetch_add(1, Ordering::AcqRel);
-            self.retire_resting(RetireReason::Credential);
+            self.retire(RetireReason::Credential);
         }
+    }
+
+    /// As if the account had never been seen: no connection is used again, and each credential is verified anew.
+    pub fn retire_all(&self, reason: RetireReason) {
+        self.accepted.lock().clear();
+        self.retire(reason);
+    }
+
+    /// No connection that is open now is used again: those at rest end now, the others when they come back.
+    pub fn retire(&self, reason: RetireReason) {
+        *self.outdated.lock() = reason;
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.retire_resting(reason);
     }
 
     /// Retires what rests.
@@ -279,12 +361,17 @@ impl Account {
                 }
                 true
             });
-        } else if self.seats.status().size < self.config.max_per_account {
+        } else if self.seats.status().size < self.max {
             connection = std::mem::replace(&mut *self.verified.lock(), connection);
         }
         if let Some(replaced) = connection {
             replaced.shared().retire(RetireReason::Replaced);
         }
+    }
+
+    fn opened(&self, connection: &Connection) {
+        let (connection, user, backend) = (connection.shared().id, self.name(), &self.backend.config.name);
+        info!(target: "imapool::connections", connection, user, backend, "upstream connection opened");
     }
 
     fn learn(&self, capabilities: Arc<Capabilities>) {
@@ -297,8 +384,9 @@ impl Account {
     /// A further connection.
     async fn dial(&self) -> Result<Connection, FillError> {
         let credential = self.credential.lock().clone();
+        let client = *self.last_client.lock();
         let (connection, outcome) =
-            self.backend.log_in(&credential, Standing::Proven).await.map_err(FillError::Open)?;
+            self.backend.log_in(&credential, Standing::Proven, client).await.map_err(FillError::Open)?;
         match outcome {
             Outcome::Refused(_) => {
                 self.backend.keep(connection);
@@ -306,6 +394,7 @@ impl Account {
             }
             _ => {
                 let (connection, capabilities) = self.backend.authenticated(connection);
+                self.opened(&connection);
                 self.learn(capabilities);
                 Ok(connection)
             }
@@ -318,9 +407,15 @@ impl Account {
     /// See [`CheckoutError`].
     pub async fn checkout(self: &Arc<Self>, want: &Want) -> Result<Lease, CheckoutError> {
         let start = Instant::now();
-        let deadline = start + self.config.checkout_timeout;
+        let deadline = start + self.config.load().checkout_timeout;
         *self.last_used.lock() = start;
+        *self.last_client.lock() = want.client;
+        if self.turns.available_permits() == 0 {
+            self.waits.fetch_add(1, Ordering::Relaxed);
+        }
+        let waiting = Counted::new(&self.waiting);
         let result = timeout_at(deadline, self.checkout_in_turn(want)).await.unwrap_or(Err(CheckoutError::Timeout));
+        drop(waiting);
         let label = match &result {
             Ok(lease) if lease.dialed => CheckoutResult::Dialed,
             Ok(_) => CheckoutResult::Reused,
@@ -335,6 +430,7 @@ impl Account {
 
     async fn checkout_in_turn(self: &Arc<Self>, want: &Want) -> Result<Lease, CheckoutError> {
         self.restore_turns();
+        self.backend.in_service().await;
         loop {
             let (turn, place) = self.turn().await;
             match self.seat(want).await {
@@ -399,7 +495,7 @@ impl Account {
     /// Whether a connection has to show that it is alive before it is used again. In an outage those at rest are not to be
     /// trusted, however fresh: whoever is given one that hangs, hangs.
     fn doubts(&self, connection: &Connection) -> bool {
-        let doubtful = connection.rested_for() > self.config.check_after || !self.backend.is_reachable();
+        let doubtful = connection.rested_for() > self.config.load().check_after || !self.backend.is_reachable();
         doubtful && !connection.is_fresh()
     }
 
@@ -451,7 +547,7 @@ impl Account {
         }
         let mut withheld = self.withheld.lock();
         let already = withheld.as_ref().map_or(0, |(permit, _)| permit.num_permits());
-        for _ in already..self.config.max_per_account.saturating_sub(have) {
+        for _ in already..self.max.saturating_sub(have) {
             let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else { break };
             match withheld.as_mut() {
                 Some((permit, _)) => permit.merge(turn),
@@ -580,7 +676,7 @@ impl Lease {
         if self.shared().id == before || !account.doubts(&self) {
             return Ok(self);
         }
-        if let Ok(true) = timeout(account.config.checkout_timeout, self.check()).await {
+        if let Ok(true) = timeout(account.config.load().checkout_timeout, self.check()).await {
             return Ok(self);
         }
         if let Some(connection) = self.connection.take() {
@@ -593,7 +689,9 @@ impl Lease {
     /// Reads what is still to come for a session that has gone (after ending its IDLE, if that is what it did), within the budget for that, and puts the connection to
     /// rest.
     pub async fn drain(mut self, remnant: Remnant) {
-        let (octets, time) = (self.account.config.drain_bytes, self.account.config.drain_timeout);
+        let config = self.account.config.load();
+        let (octets, time) = (config.drain_bytes, config.drain_timeout);
+        drop(config);
         if !self.deref_mut().drain(remnant, octets, time).await
             && let Some(connection) = self.connection.take()
         {
@@ -624,7 +722,7 @@ impl Drop for Lease {
             if current {
                 return put_back(object, connection);
             }
-            connection.retire(RetireReason::Credential);
+            connection.retire(*self.account.outdated.lock());
         }
         // The seat goes with its connection.
         let _ = Object::take(object);
@@ -633,10 +731,10 @@ impl Drop for Lease {
 
 /// All accounts.
 pub struct Pools {
-    config: config::Pool,
-    backends: Vec<Arc<Backend>>,
+    config: Live<config::Pool>,
+    backends: ArcSwap<Vec<Arc<Backend>>>,
     accounts: RwLock<HashMap<Key, Arc<Account>>>,
-    everywhere: Arc<Semaphore>,
+    everywhere: Allowance,
 }
 
 impl fmt::Debug for Pools {
@@ -648,15 +746,81 @@ impl fmt::Debug for Pools {
 impl Pools {
     /// No accounts yet; at most `capacity` connections in use at once, anywhere.
     #[must_use]
-    pub fn new(config: config::Pool, backends: Vec<Arc<Backend>>, capacity: usize) -> Self {
-        let everywhere = Arc::new(Semaphore::new(capacity));
+    pub fn new(config: Live<config::Pool>, backends: Vec<Arc<Backend>>, capacity: usize) -> Self {
+        let (backends, everywhere) = (ArcSwap::from_pointee(backends), Allowance::new(capacity));
         Self { config, backends, accounts: RwLock::default(), everywhere }
     }
 
-    /// The backends.
+    /// The backends, the default one first.
     #[must_use]
-    pub fn backends(&self) -> &[Arc<Backend>] {
-        &self.backends
+    pub fn backends(&self) -> Arc<Vec<Arc<Backend>>> {
+        self.backends.load_full()
+    }
+
+    /// The backend of this index, if there still is one.
+    #[must_use]
+    pub fn backend(&self, index: usize) -> Option<Arc<Backend>> {
+        self.backends.load().iter().find(|backend| backend.index == index).cloned()
+    }
+
+    /// Every account, in no order.
+    #[must_use]
+    pub fn accounts(&self) -> Vec<Arc<Account>> {
+        self.accounts.read().values().cloned().collect()
+    }
+
+    /// Exchanges the backends, and the numbers of connections that may be in use at once. What is open to one that is
+    /// not among them any more is not used by further sessions.
+    pub fn set_backends(&self, backends: Vec<Arc<Backend>>, capacity: usize) {
+        self.everywhere.resize(capacity);
+        let kept = |index: usize| backends.iter().any(|backend| backend.index == index);
+        let gone: Vec<_> = self.backends.load().iter().filter(|backend| !kept(backend.index)).cloned().collect();
+        let mut orphans = Vec::new();
+        self.accounts.write().retain(|key, account| {
+            let stays = kept(key.backend);
+            if !stays {
+                orphans.push(Arc::clone(account));
+            }
+            stays
+        });
+        self.backends.store(Arc::new(backends));
+        for account in orphans {
+            account.retire(RetireReason::Reload);
+        }
+        for backend in gone {
+            backend.shut_down();
+        }
+    }
+
+    /// Goes by another `[pool]` from now on. Where the number of places changes or who shares connections, the accounts
+    /// get new pools; credentials that were accepted remain so, as long as keys do.
+    pub fn apply(&self, config: config::Pool) {
+        let old = self.config.load_full();
+        let same_keys = old.per_credential == config.per_credential;
+        let same_size = old.max_per_account == config.max_per_account;
+        self.config.store(Arc::new(config));
+        if same_keys && same_size {
+            return;
+        }
+        let replaced = {
+            let mut accounts = self.accounts.write();
+            let replaced = std::mem::take(&mut *accounts);
+            if same_keys {
+                accounts.extend(replaced.iter().map(|(key, account)| (key.clone(), self.successor(account))));
+            }
+            replaced
+        };
+        for account in replaced.values() {
+            account.retire(RetireReason::Reload);
+        }
+    }
+
+    fn successor(&self, account: &Account) -> Arc<Account> {
+        let credential = account.credential.lock().clone();
+        let new = self.account(&account.key, Arc::clone(&account.backend), &credential);
+        new.accepted.lock().clone_from(&account.accepted.lock());
+        new.learn(account.capabilities.load_full());
+        new
     }
 
     /// The key of the account that a credential is for.
@@ -667,7 +831,7 @@ impl Pools {
             user: credential.user.clone(),
             authzid: credential.authzid.clone(),
             kind: credential.mechanism.kind(),
-            credential: self.config.per_credential.then_some(fingerprint),
+            credential: self.config.load().per_credential.then_some(fingerprint),
         }
     }
 
@@ -681,16 +845,18 @@ impl Pools {
     pub fn accepted(
         &self,
         key: Key,
+        backend: &Arc<Backend>,
         fingerprint: Fingerprint,
         credential: Credential,
         connection: Unauthenticated,
     ) -> Arc<Account> {
-        let backend = Arc::clone(&self.backends[key.backend]);
         let (connection, capabilities) = backend.authenticated(connection);
         let account = {
             let mut accounts = self.accounts.write();
-            Arc::clone(accounts.entry(key).or_insert_with_key(|key| self.account(key, backend, &credential)))
+            let new = |key: &Key| self.account(key, Arc::clone(backend), &credential);
+            Arc::clone(accounts.entry(key).or_insert_with_key(new))
         };
+        account.opened(&connection);
         account.learn(capabilities);
         account.accept(fingerprint, credential);
         account.adopt(connection);
@@ -698,7 +864,7 @@ impl Pools {
     }
 
     fn account(&self, key: &Key, backend: Arc<Backend>, credential: &Credential) -> Arc<Account> {
-        let max = self.config.max_per_account;
+        let max = self.config.load().max_per_account;
         Arc::new_cyclic(|account| {
             let manager = Manager { account: Weak::clone(account) };
             // Fails only when time-outs are set without a runtime; none are.
@@ -710,25 +876,33 @@ impl Pools {
             Account {
                 key: key.clone(),
                 backend,
-                config: self.config.clone(),
+                config: Arc::clone(&self.config),
+                max,
                 seats,
                 turns: Arc::new(Semaphore::new(max)),
-                everywhere: Arc::clone(&self.everywhere),
+                everywhere: Arc::clone(self.everywhere.semaphore()),
                 credential: Mutex::new(credential.clone()),
                 accepted: Mutex::default(),
                 generation: AtomicU64::new(0),
+                outdated: Mutex::new(RetireReason::Credential),
                 capabilities: ArcSwap::default(),
                 offered: Mutex::new(Arc::from("")),
                 verified: Mutex::default(),
                 withheld: Mutex::default(),
                 last_used: Mutex::new(Instant::now()),
                 hubs: Arc::default(),
+                last_client: Mutex::default(),
+                waiting: AtomicUsize::new(0),
+                waits: AtomicU64::new(0),
+                traced: Mutex::default(),
+                is_traced: AtomicBool::new(false),
             }
         })
     }
 
     /// Forgets accounts without connections, sessions and credentials that are still good. Call it every few seconds.
     pub fn sweep(&self, cache_ttl: Duration) {
+        self.everywhere.settle();
         let accounts: Vec<_> = self.accounts.read().values().cloned().collect();
         for account in &accounts {
             account.clear_away_closed();
@@ -744,13 +918,20 @@ impl Pools {
         self.accounts.write().retain(|_, account| !unused(account));
     }
 
+    /// Retires what is open to this backend: what rests now, what is in use when it comes back.
+    pub fn drain_backend(&self, backend: &Backend) {
+        for account in self.accounts().iter().filter(|account| account.backend.index == backend.index) {
+            account.retire(RetireReason::Operator);
+        }
+        backend.end_spares();
+    }
+
     /// Retires every connection at rest, and each other one when it comes back.
     pub fn shut_down(&self) {
         for account in self.accounts.read().values() {
-            account.generation.fetch_add(1, Ordering::AcqRel);
-            account.retire_resting(RetireReason::Shutdown);
+            account.retire(RetireReason::Shutdown);
         }
-        for backend in &self.backends {
+        for backend in self.backends.load().iter() {
             backend.shut_down();
         }
     }

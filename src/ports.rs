@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use socket2::{Domain, Socket, Type};
 use thiserror::Error;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -20,6 +20,7 @@ use tracing::warn;
 
 use crate::config::{self, Config};
 use crate::metrics::RetireReason;
+use crate::pool::Pools;
 use crate::upstream::backend::Backend;
 use crate::upstream::connection::Shared;
 
@@ -39,8 +40,8 @@ const CENSUS_AGE: Duration = Duration::from_millis(500);
 pub struct Budget {
     /// Over all backends: `pool.max_total`, and what the file descriptors allow.
     total: Share,
-    /// Towards each backend, by its index: ports.
-    backends: Vec<Share>,
+    /// Towards each backend, by its index: ports. A reload adds to them and takes none away, as connections may be left.
+    backends: RwLock<Vec<Arc<Share>>>,
     registry: Mutex<HashMap<u64, (usize, Weak<Shared>)>>,
     /// Wakes those who wait for room when a connection comes to rest.
     rested: Notify,
@@ -50,8 +51,7 @@ pub struct Budget {
 /// So many connections.
 #[derive(Debug)]
 struct Share {
-    permits: Arc<Semaphore>,
-    capacity: usize,
+    allowance: Allowance,
     warned: Mutex<Option<Instant>>,
 }
 
@@ -59,9 +59,23 @@ struct Share {
 #[derive(Debug)]
 pub struct Permit {
     backend: usize,
-    // Held for their Drop.
-    _port: OwnedSemaphorePermit,
-    _place: OwnedSemaphorePermit,
+    port: Option<OwnedSemaphorePermit>,
+    place: Option<OwnedSemaphorePermit>,
+    /// Whose these two are.
+    shares: (Arc<Share>, Arc<Budget>),
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let (share, budget) = &self.shares;
+        for (permit, share) in [(self.port.take(), &**share), (self.place.take(), &budget.total)] {
+            if let Some(permit) = permit
+                && share.allowance.withholds()
+            {
+                permit.forget();
+            }
+        }
+    }
 }
 
 impl Permit {
@@ -74,12 +88,63 @@ impl Permit {
 
 impl Share {
     fn new(capacity: usize) -> Self {
+        Self { allowance: Allowance::new(capacity), warned: Mutex::default() }
+    }
+}
+
+/// A number of permits that can be changed. Where it is lowered below what is taken, permits that come back are withheld.
+#[derive(Debug)]
+pub(crate) struct Allowance {
+    permits: Arc<Semaphore>,
+    /// What there may be, and what is taken beyond that and must not be given again.
+    size: Mutex<(usize, usize)>,
+}
+
+impl Allowance {
+    pub(crate) fn new(capacity: usize) -> Self {
         let capacity = capacity.clamp(1, 1_000_000);
-        Self { permits: Arc::new(Semaphore::new(capacity)), capacity, warned: Mutex::default() }
+        Self { permits: Arc::new(Semaphore::new(capacity)), size: Mutex::new((capacity, 0)) }
+    }
+
+    pub(crate) fn semaphore(&self) -> &Arc<Semaphore> {
+        &self.permits
+    }
+
+    fn capacity(&self) -> usize {
+        self.size.lock().0
     }
 
     fn in_use(&self) -> usize {
-        self.capacity - self.permits.available_permits()
+        let (capacity, excess) = *self.size.lock();
+        (capacity + excess).saturating_sub(self.permits.available_permits())
+    }
+
+    pub(crate) fn resize(&self, capacity: usize) {
+        let capacity = capacity.clamp(1, 1_000_000);
+        let mut size = self.size.lock();
+        let (old, excess) = *size;
+        // All that were ever given out or lie there, less those that should.
+        let all = old + excess;
+        self.permits.add_permits(capacity.saturating_sub(all));
+        *size = (capacity, all.saturating_sub(capacity));
+        drop(size);
+        self.settle();
+    }
+
+    /// Withholds what has come back and is too much. Call it now and then.
+    pub(crate) fn settle(&self) {
+        let mut size = self.size.lock();
+        if size.1 > 0 {
+            size.1 -= self.permits.forget_permits(size.1);
+        }
+    }
+
+    /// Whether a permit that comes back must not be given to the next.
+    fn withholds(&self) -> bool {
+        let mut size = self.size.lock();
+        let withholds = size.1 > 0;
+        size.1 -= usize::from(withholds);
+        withholds
     }
 }
 
@@ -89,54 +154,83 @@ impl Budget {
     /// precedence over the four fifths; and never more than the descriptor limit leaves beside `limits.sessions`.
     #[must_use]
     pub fn new(config: &Config) -> Arc<Self> {
-        let ports = config.backends.iter().map(ports_towards);
-        match config.pool.max_total {
-            0 => Self::of(descriptors(config), ports.map(|ports| ports * 4 / 5)),
-            max => Self::of(max.min(descriptors(config)), ports),
-        }
+        Self::of(most(config), config.backends.iter().map(|backend| share_of(config, backend)))
     }
 
     /// At most `total` connections, and so many to each backend; at least one each.
     pub fn of(total: usize, backends: impl IntoIterator<Item = usize>) -> Arc<Self> {
-        let backends: Vec<_> = backends.into_iter().map(|ports| Share::new(ports.min(total))).collect();
-        let sum = backends.iter().map(|share| share.capacity).sum();
+        let backends: Vec<_> = backends.into_iter().map(|ports| Arc::new(Share::new(ports.min(total)))).collect();
+        let sum = backends.iter().map(|share| share.allowance.capacity()).sum();
         let total = Share::new(total.min(sum));
         let (registry, rested, waiting) = Default::default();
-        Arc::new(Self { total, backends, registry, rested, waiting })
+        Arc::new(Self { total, backends: RwLock::new(backends), registry, rested, waiting })
+    }
+
+    /// Makes room for a further backend; gives its index.
+    pub fn add(&self, config: &Config, backend: &config::Backend) -> usize {
+        let mut backends = self.backends.write();
+        backends.push(Arc::new(Share::new(share_of(config, backend).min(most(config)))));
+        backends.len() - 1
+    }
+
+    /// Goes by other limits from now on: `current` are the backends and their indices. What is there beyond them is not
+    /// ended, but not replaced either.
+    pub fn resize(&self, config: &Config, current: &[usize]) {
+        let backends = self.backends.read();
+        let mut sum = 0;
+        for (index, backend) in current.iter().zip(&config.backends) {
+            let ports = share_of(config, backend).min(most(config));
+            backends[*index].allowance.resize(ports);
+            sum += ports.max(1);
+        }
+        self.total.allowance.resize(most(config).min(sum));
     }
 
     /// Connections that may exist at once.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.total.capacity
+        self.total.allowance.capacity()
     }
 
     /// Connections that exist now, or are being dialed.
     #[must_use]
     pub fn in_use(&self) -> usize {
-        self.total.in_use()
+        self.total.allowance.in_use()
+    }
+
+    /// Connections to the backend of this index that exist or are being dialed, and how many there may be.
+    #[must_use]
+    pub fn usage(&self, backend: usize) -> (usize, usize) {
+        let share = self.share(backend);
+        (share.allowance.in_use(), share.allowance.capacity())
+    }
+
+    fn share(&self, backend: usize) -> Arc<Share> {
+        Arc::clone(&self.backends.read()[backend])
     }
 
     /// Waits for room for a connection to this backend, in the order of asking, and makes some by retiring what has been
     /// at rest longest. The caller sets the deadline.
     pub async fn permit(self: &Arc<Self>, backend: usize) -> Permit {
-        let port = self.acquire(&self.backends[backend].permits, Some(backend)).await;
-        let place = self.acquire(&self.total.permits, None).await;
-        Permit { backend, _port: port, _place: place }
+        let share = self.share(backend);
+        let port = self.acquire(share.allowance.semaphore(), Some(backend)).await;
+        let place = self.acquire(self.total.allowance.semaphore(), None).await;
+        Permit { backend, port: Some(port), place: Some(place), shares: (share, Arc::clone(self)) }
     }
 
     /// Room at once, or none.
     pub fn try_permit(self: &Arc<Self>, backend: usize) -> Option<Permit> {
-        let port = Arc::clone(&self.backends[backend].permits).try_acquire_owned().ok()?;
-        let place = Arc::clone(&self.total.permits).try_acquire_owned().ok()?;
-        Some(Permit { backend, _port: port, _place: place })
+        let share = self.share(backend);
+        let port = Arc::clone(share.allowance.semaphore()).try_acquire_owned().ok()?;
+        let place = Arc::clone(self.total.allowance.semaphore()).try_acquire_owned().ok()?;
+        Some(Permit { backend, port: Some(port), place: Some(place), shares: (share, Arc::clone(self)) })
     }
 
     async fn acquire(&self, permits: &Arc<Semaphore>, backend: Option<usize>) -> OwnedSemaphorePermit {
         if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
             return permit;
         }
-        let _waiting = Waiting::new(&self.waiting);
+        let _waiting = Counted::new(&self.waiting);
         let mut permit = pin!(Arc::clone(permits).acquire_owned());
         loop {
             let rested = self.rested.notified();
@@ -162,7 +256,8 @@ impl Budget {
     /// made do with the connections there are (at least one), so that each further one takes the place of another.
     pub fn shrink(&self, backend: usize) {
         let exists = self.registry.lock().values().any(|(of, _)| *of == backend);
-        let permits = &self.backends[backend].permits;
+        let share = self.share(backend);
+        let permits = share.allowance.semaphore();
         let surplus = permits.available_permits().saturating_sub(usize::from(!exists));
         let surplus = u32::try_from(surplus).unwrap_or(u32::MAX);
         if let Ok(withheld) = Arc::clone(permits).try_acquire_many_owned(surplus) {
@@ -176,14 +271,15 @@ impl Budget {
     /// Whether less than a tenth is left, of the ports towards this backend or of the connections in all.
     #[must_use]
     pub fn is_short(&self, backend: usize) -> bool {
-        [&self.backends[backend], &self.total].iter().any(|share| share.in_use() * 10 > share.capacity * 9)
+        let short = |share: &Share| share.allowance.in_use() * 10 > share.allowance.capacity() * 9;
+        short(&self.share(backend)) || short(&self.total)
     }
 
     /// Waits until no connection exists. The caller sets the deadline.
     pub async fn all_closed(&self) {
-        let all = u32::try_from(self.total.capacity).unwrap_or(u32::MAX);
+        let all = u32::try_from(self.capacity()).unwrap_or(u32::MAX);
         // Given back at once: nothing is dialed any more, but nothing shall break if something is.
-        drop(self.total.permits.acquire_many(all).await);
+        drop(self.total.allowance.semaphore().acquire_many(all).await);
     }
 
     /// Makes a connection to this backend known, so that it can be evicted.
@@ -223,11 +319,12 @@ impl Budget {
 
     /// Says in the log when more than four fifths are used, and what to do about it. Call it every few seconds.
     pub fn warn_if_scarce(&self, backends: &[Arc<Backend>]) {
-        let shares = self.backends.iter().zip(backends).map(|(share, backend)| (share, backend.config.name.as_str()));
-        let of_ports: usize = self.backends.iter().map(|share| share.capacity).sum();
-        let total = (self.total.capacity < of_ports).then_some((&self.total, "(all)"));
+        let shares: Vec<_> = backends.iter().map(|backend| (self.share(backend.index), &backend.config.name)).collect();
+        let of_ports: usize = shares.iter().map(|(share, _)| share.allowance.capacity()).sum();
+        let total = (self.capacity() < of_ports).then_some((&self.total, "(all)"));
+        let shares = shares.iter().map(|(share, name)| (&**share, name.as_str()));
         for (share, backend) in shares.chain(total) {
-            let (in_use, capacity) = (share.in_use(), share.capacity);
+            let (in_use, capacity) = (share.allowance.in_use(), share.allowance.capacity());
             let mut warned = share.warned.lock();
             if in_use * 5 <= capacity * 4 || warned.is_some_and(|at| at.elapsed() < WARNING_PAUSE) {
                 continue;
@@ -244,20 +341,34 @@ impl Budget {
     }
 }
 
-/// One who waits for room.
-struct Waiting<'a>(&'a AtomicUsize);
+/// One more of something, for as long as it lives.
+pub(crate) struct Counted<'a>(&'a AtomicUsize);
 
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
+impl<'a> Counted<'a> {
+    pub(crate) fn new(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::AcqRel);
         Self(count)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
+}
+
+/// Connections that there may be over all backends, as far as ports are not concerned.
+fn most(config: &Config) -> usize {
+    match config.pool.max_total {
+        0 => descriptors(config),
+        max => max.min(descriptors(config)),
+    }
+}
+
+/// Connections that there may be to one backend.
+fn share_of(config: &Config, backend: &config::Backend) -> usize {
+    let ports = ports_towards(backend);
+    if config.pool.max_total == 0 { ports * 4 / 5 } else { ports }
 }
 
 /// What the descriptor limit leaves for upstream connections.
@@ -313,14 +424,15 @@ pub(crate) use system::keep_to_ports;
 
 /// Counts the ports that are held towards each backend, for the metrics; at most twice a second. Not for an async task:
 /// the kernel's table of connections is walked through.
-pub fn census(backends: Vec<Arc<Backend>>) -> impl Fn() + Send + Sync {
+pub fn census(pools: Weak<Pools>) -> impl Fn() + Send + Sync {
     let last: Mutex<Option<std::time::Instant>> = Mutex::default();
     move || {
         let mut last = last.lock();
         if last.is_some_and(|last| last.elapsed() < CENSUS_AGE) {
             return;
         }
-        for backend in &backends {
+        let backends = pools.upgrade().map(|pools| pools.backends()).unwrap_or_default();
+        for backend in backends.iter() {
             let metrics = backend.metrics();
             let (in_use, time_wait) = system::held(&backend.addresses())
                 .unwrap_or_else(|| (usize::try_from(metrics.connections_open()).unwrap_or_default(), 0));

@@ -4,9 +4,9 @@
 //! a TLS ClientHello) begin, so whoever reads it must not take a byte more: [`parse`] says exactly how long it is, and
 //! while it is incomplete, that everything seen so far belongs to it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use proxy_header::{ParseConfig, Protocol, ProxyHeader};
+use proxy_header::{ParseConfig, Protocol, ProxiedAddress, ProxyHeader};
 use thiserror::Error;
 
 /// The longest version 1 header, CRLF included (section 2.1 of the specification).
@@ -117,10 +117,35 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
+/// A header of version 2 that says for whom a connection to `destination` is: `None`: for nobody (LOCAL).
+#[must_use]
+pub fn header(client: Option<IpAddr>, destination: SocketAddr) -> Vec<u8> {
+    let header = match client.map(|client| (client.to_canonical(), destination.ip().to_canonical())) {
+        None => ProxyHeader::with_local(),
+        Some((client, ip)) => {
+            // Both addresses are of one family there; the client's port is nobody's business.
+            let (client, ip) = if client.is_ipv4() == ip.is_ipv4() { (client, ip) } else { (wide(client), wide(ip)) };
+            let (source, destination) = (SocketAddr::new(client, 0), SocketAddr::new(ip, destination.port()));
+            ProxyHeader::with_address(ProxiedAddress::stream(source, destination))
+        }
+    };
+    let mut octets = Vec::new();
+    // Into a vector without additions it always fits.
+    let _ = header.encode_v2(&mut octets);
+    octets
+}
+
+fn wide(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) => IpAddr::V6(ip.to_ipv6_mapped()),
+        IpAddr::V6(_) => ip,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use proxy_header::{ProxiedAddress, Tlv};
+    use proxy_header::Tlv;
 
     use super::*;
 
@@ -257,6 +282,23 @@ mod tests {
                     (decided, whole) => prop_assert_eq!(decided, whole),
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_is_sent_is_what_is_read() {
+        let destination = |text: &str| text.parse::<SocketAddr>().unwrap();
+        for (client, to, read) in [
+            (Some("192.0.2.7"), "127.0.0.1:143", Some("192.0.2.7:0")),
+            (Some("2001:db8::7"), "[::1]:143", Some("[2001:db8::7]:0")),
+            (Some("2001:db8::7"), "127.0.0.1:143", Some("[2001:db8::7]:0")),
+            // Mapped there, and read as what it is.
+            (Some("192.0.2.7"), "[::1]:143", Some("192.0.2.7:0")),
+            (None, "127.0.0.1:143", None),
+        ] {
+            let header = header(client.map(|client| client.parse().unwrap()), destination(to));
+            let Ok(Progress::Header { source, len }) = parse(&header) else { panic!("{header:?}") };
+            assert_eq!((source.map(|s| s.to_string()).as_deref(), len), (read, header.len()), "{client:?} to {to}");
         }
     }
 }

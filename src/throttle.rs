@@ -104,6 +104,11 @@ impl Throttle {
         }
     }
 
+    /// `auth.failure_delay` has changed; failures so far count on.
+    pub fn set_first_delay(&mut self, first_delay: Duration) {
+        self.first_delay = first_delay;
+    }
+
     /// How long an attempt has to wait before it is made. The first failure costs the next attempt nothing: its answer
     /// was held back already.
     #[must_use]

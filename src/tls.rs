@@ -240,7 +240,7 @@ pub struct CertificateStore {
 
 /// What tells that a file was exchanged. Of the file a symlink leads to: Kubernetes exchanges the symlink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+pub(crate) struct Stamp {
     #[cfg(unix)]
     inode: (u64, u64),
     modified: Option<SystemTime>,
@@ -248,7 +248,7 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
+    pub(crate) fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         Some(Self {
             #[cfg(unix)]

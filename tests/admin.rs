@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use imapool::admin::{AdminError, AdminLimits, AdminServer, AdminState, Readiness};
+use imapool::config::ListenAddr;
 use imapool::metrics::{Metrics, SessionClose};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,13 +31,19 @@ struct Server {
 
 impl Server {
     async fn start(limits: AdminLimits) -> Server {
-        let server = AdminServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap().with_limits(limits);
-        let address = server.address();
+        let server = AdminServer::bind(&admin("127.0.0.1:0")).await.unwrap().with_limits(limits);
+        let ListenAddr::Tcp(address) = *server.address() else { panic!("TCP") };
         let metrics = Metrics::new(&["main".to_owned()]);
         let readiness = Arc::new(Mutex::new(Readiness::Ready));
         let shutdown = CancellationToken::new();
         let asked = Arc::clone(&readiness);
-        let state = AdminState { metrics: Arc::clone(&metrics), readiness: Arc::new(move || asked.lock().clone()) };
+        let state = AdminState {
+            metrics: Arc::clone(&metrics),
+            readiness: Arc::new(move || asked.lock().clone()),
+            token: Arc::default(),
+            hosts: Arc::default(),
+            proxy: None,
+        };
         let task = tokio::spawn(server.serve(state, shutdown.clone()));
         Server { address, metrics, readiness, shutdown, task }
     }
@@ -72,6 +79,10 @@ impl Server {
         })
         .await;
     }
+}
+
+fn admin(address: &str) -> ListenAddr {
+    ListenAddr::Tcp(address.parse().unwrap())
 }
 
 fn request(method: &str, path: &str) -> String {
@@ -328,8 +339,8 @@ async fn shutdown_ends_idle_connections_and_the_server() {
 
 #[tokio::test]
 async fn an_address_in_use_is_named() {
-    let first = AdminServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let error = AdminServer::bind(first.address()).await.unwrap_err();
-    assert!(matches!(error, AdminError::Bind { address, .. } if address == first.address()));
+    let first = AdminServer::bind(&admin("127.0.0.1:0")).await.unwrap();
+    let error = AdminServer::bind(&admin(&first.address().to_string())).await.unwrap_err();
+    assert!(matches!(error, AdminError::Bind(_)));
     assert!(error.to_string().contains(&first.address().to_string()), "{error}");
 }

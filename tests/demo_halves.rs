@@ -63,7 +63,9 @@ fn assert_direct_runs_short(ways: &Ways, ports: usize) {
     assert_eq!(short, outcome.failed(), "nothing else fails: {:?}", outcome.failures);
     // How many depends on how fast this machine is.
     assert!(short > 0, "the ports were enough for {} sessions in {:?}", outcome.durations.len(), outcome.elapsed);
-    assert_eq!(ways.direct.front_end.unwrap().time_wait, ports);
+    // Other programs of this host may have some of them.
+    let taken = ways.direct.front_end.unwrap().time_wait;
+    assert!((ports * 9 / 10..=ports).contains(&taken), "{taken} of {ports} ports are taken");
 }
 
 #[tokio::test(flavor = "multi_thread")]

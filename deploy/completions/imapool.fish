@@ -28,6 +28,9 @@ complete -c imapool -n "__fish_imapool_needs_command" -s h -l help -d 'Print hel
 complete -c imapool -n "__fish_imapool_needs_command" -s V -l version -d 'Print version'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "run" -d 'Serve until SIGTERM or SIGINT; commands that run then may finish'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "check" -d 'Tell whether a configuration is right, without running it'
+complete -c imapool -n "__fish_imapool_needs_command" -f -a "status" -d 'Tell how a running imapool is, by its admin address'
+complete -c imapool -n "__fish_imapool_needs_command" -f -a "top" -d 'Show accounts, sessions and backends of a running imapool, live'
+complete -c imapool -n "__fish_imapool_needs_command" -f -a "ctl" -d 'Change something in a running imapool'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "demo" -d 'Show what imapool does, on this host alone and without any IMAP server'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "import" -d 'Make a configuration of up-imapproxy\'s'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "reference" -d 'Write the man pages, the shells\' completions or the schema of the configuration'
@@ -35,7 +38,57 @@ complete -c imapool -n "__fish_imapool_needs_command" -f -a "help" -d 'Print thi
 complete -c imapool -n "__fish_imapool_using_subcommand run" -s c -l config -d 'The configuration, a TOML file' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c imapool -n "__fish_imapool_using_subcommand check" -s c -l config -d 'The configuration, a TOML file' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand check" -l diff -d 'Tell also what is different from the configuration that the running imapool has (asked by the admin address of FILE, or --admin), or from another file' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand check" -l admin -d 'The running imapool\'s admin address' -r
 complete -c imapool -n "__fish_imapool_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c imapool -n "__fish_imapool_using_subcommand status" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
+complete -c imapool -n "__fish_imapool_using_subcommand status" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand status" -l json -d 'As JSON, with everything that is known'
+complete -c imapool -n "__fish_imapool_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c imapool -n "__fish_imapool_using_subcommand top" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
+complete -c imapool -n "__fish_imapool_using_subcommand top" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand top" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "retire" -d 'Retire all connections of an account, and have its next login verified anew'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "close" -d 'Close a client session: at rest by BYE, else as soon as its command is over'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "pause" -d 'Have sessions wait for connections to a backend, up to pool.checkout_timeout'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "drain" -d 'Pause a backend, retire all connections to it, and close the sessions that hold one'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "resume" -d 'Have a backend serve again'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "trace" -d 'Log the commands and replies of an account for a while, without passwords, texts and messages'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "reload" -d 'Read the configuration again, as SIGHUP does'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from retire" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from retire" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from retire" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from close" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from close" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from close" -s h -l help -d 'Print help'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from pause" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from pause" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from pause" -s h -l help -d 'Print help'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from drain" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from drain" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from drain" -s h -l help -d 'Print help'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from resume" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from resume" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from resume" -s h -l help -d 'Print help'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from trace" -l for -d 'For how long, at most an hour; "0s" ends it' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from trace" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from trace" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from trace" -s h -l help -d 'Print help'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from reload" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from reload" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from reload" -s h -l help -d 'Print help'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "retire" -d 'Retire all connections of an account, and have its next login verified anew'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "close" -d 'Close a client session: at rest by BYE, else as soon as its command is over'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "pause" -d 'Have sessions wait for connections to a backend, up to pool.checkout_timeout'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "drain" -d 'Pause a backend, retire all connections to it, and close the sessions that hold one'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "resume" -d 'Have a backend serve again'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "trace" -d 'Log the commands and replies of an account for a while, without passwords, texts and messages'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "reload" -d 'Read the configuration again, as SIGHUP does'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c imapool -n "__fish_imapool_using_subcommand demo" -l sessions -d 'Sessions to run each way, in the second part' -r
 complete -c imapool -n "__fish_imapool_using_subcommand demo" -l accounts -d 'Accounts the sessions take turns in' -r
 complete -c imapool -n "__fish_imapool_using_subcommand demo" -l concurrency -d 'Sessions at once' -r
@@ -45,9 +98,19 @@ complete -c imapool -n "__fish_imapool_using_subcommand demo" -s h -l help -d 'P
 complete -c imapool -n "__fish_imapool_using_subcommand import" -s o -l output -d 'Where to write, instead of standard output; must not exist yet' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand import" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c imapool -n "__fish_imapool_using_subcommand reference" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check demo import reference help" -f -a "run" -d 'Serve until SIGTERM or SIGINT; commands that run then may finish'
-complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check demo import reference help" -f -a "check" -d 'Tell whether a configuration is right, without running it'
-complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check demo import reference help" -f -a "demo" -d 'Show what imapool does, on this host alone and without any IMAP server'
-complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check demo import reference help" -f -a "import" -d 'Make a configuration of up-imapproxy\'s'
-complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check demo import reference help" -f -a "reference" -d 'Write the man pages, the shells\' completions or the schema of the configuration'
-complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check demo import reference help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "run" -d 'Serve until SIGTERM or SIGINT; commands that run then may finish'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "check" -d 'Tell whether a configuration is right, without running it'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "status" -d 'Tell how a running imapool is, by its admin address'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "top" -d 'Show accounts, sessions and backends of a running imapool, live'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "ctl" -d 'Change something in a running imapool'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "demo" -d 'Show what imapool does, on this host alone and without any IMAP server'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "import" -d 'Make a configuration of up-imapproxy\'s'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "reference" -d 'Write the man pages, the shells\' completions or the schema of the configuration'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "retire" -d 'Retire all connections of an account, and have its next login verified anew'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "close" -d 'Close a client session: at rest by BYE, else as soon as its command is over'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "pause" -d 'Have sessions wait for connections to a backend, up to pool.checkout_timeout'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "drain" -d 'Pause a backend, retire all connections to it, and close the sessions that hold one'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "resume" -d 'Have a backend serve again'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "trace" -d 'Log the commands and replies of an account for a while, without passwords, texts and messages'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "reload" -d 'Read the configuration again, as SIGHUP does'

@@ -3,42 +3,66 @@
 //! It has an address of its own and cannot slow the mail service: the number, the age and the buffers of its connections
 //! are bounded, and it reads atomics, never what a session waits for. It goes on answering while imapool drains.
 
+mod access;
+mod api;
+mod page;
+mod recent;
 mod routes;
+mod sampler;
 
-use std::io;
-use std::net::SocketAddr;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::access::{TOKEN_VARIABLE, Token, TokenError};
+pub use self::recent::{Recent, Remember, recent};
 use self::routes::Routes;
+use crate::app::Proxy;
+use crate::config::{ListenAddr, Listener, Live};
+use crate::listener::{BindError, BoundListener, Inherited};
 use crate::metrics::Metrics;
+use crate::stream::Stream;
 
 /// Largest request head, in octets. A larger one is answered by 431.
 const REQUEST_HEAD: usize = 16 * 1024;
-
-/// Before accepting is tried again after the system refused it, for want of file descriptors as a rule.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why there is no admin server.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// The address is in use, not of this host, or not allowed: change `admin.address`, or what else listens there.
-    #[error("cannot listen on the admin address {address}: {source}")]
-    Bind {
+    #[error("the admin address: {0}")]
+    Bind(#[from] BindError),
+    /// The token cannot be had.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// Other hosts can reach the address, and nothing says who of them may do what.
+    #[error(
+        "admin.address {address} can be reached from other hosts, and there is no token: set admin.token_file or the \
+         environment variable IMAPOOL_ADMIN_TOKEN, or write a loopback address"
+    )]
+    NoToken {
         /// The address from the configuration.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
+        address: ListenAddr,
     },
+}
+
+impl AdminError {
+    /// The key of `[admin]` that is at fault.
+    #[must_use]
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Bind(_) | Self::NoToken { .. } => "address",
+            Self::Token(_) => "token_file",
+        }
+    }
 }
 
 /// Whether new client sessions can be served.
@@ -52,6 +76,16 @@ pub enum Readiness {
     NoBackend(String),
 }
 
+impl fmt::Display for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready => f.write_str("ready"),
+            Self::Draining => f.write_str("draining"),
+            Self::NoBackend(reason) => write!(f, "no backend can be reached: {reason}"),
+        }
+    }
+}
+
 /// What the admin server shows.
 #[derive(Clone)]
 pub struct AdminState {
@@ -59,6 +93,12 @@ pub struct AdminState {
     pub metrics: Arc<Metrics>,
     /// Asked for every `/readyz`, on an async task: it must not block.
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
+    /// What actions need; `None`: there are no actions.
+    pub token: Live<Option<Token>>,
+    /// `admin.hosts`
+    pub hosts: Live<Vec<String>>,
+    /// What is looked at and acted upon; without it there are only the numbers.
+    pub proxy: Option<Proxy>,
 }
 
 /// What one admin server may use.
@@ -88,8 +128,7 @@ impl Default for AdminLimits {
 /// A bound admin address, before and while it is served.
 #[derive(Debug)]
 pub struct AdminServer {
-    listener: TcpListener,
-    address: SocketAddr,
+    listener: BoundListener,
     limits: AdminLimits,
 }
 
@@ -98,11 +137,23 @@ impl AdminServer {
     ///
     /// # Errors
     /// [`AdminError::Bind`], with the address.
-    pub async fn bind(address: SocketAddr) -> Result<Self, AdminError> {
-        let refused = |source| AdminError::Bind { address, source };
-        let listener = TcpListener::bind(address).await.map_err(refused)?;
-        let address = listener.local_addr().map_err(refused)?;
-        Ok(Self { listener, address, limits: AdminLimits::default() })
+    pub async fn bind(address: &ListenAddr) -> Result<Self, AdminError> {
+        Self::bind_or_adopt(address, false, &mut Inherited::default())
+    }
+
+    /// As [`AdminServer::bind`]; from the sockets that were inherited, if one is for it; with `reuse_port`, beside another
+    /// imapool or in place of it.
+    ///
+    /// # Errors
+    /// [`AdminError::Bind`], with the address.
+    pub fn bind_or_adopt(
+        address: &ListenAddr,
+        reuse_port: bool,
+        inherited: &mut Inherited,
+    ) -> Result<Self, AdminError> {
+        let listener = Listener { name: "admin".into(), reuse_port, ..Listener::new(address.clone()) };
+        let listener = BoundListener::bind_or_adopt(&listener, inherited)?;
+        Ok(Self { listener, limits: AdminLimits::default() })
     }
 
     /// Replaces the default limits.
@@ -112,22 +163,22 @@ impl AdminServer {
     }
 
     /// The address that is bound, with its real port.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &ListenAddr {
+        self.listener.local_address()
     }
 
     /// Answers until `shutdown` is cancelled, and then, for at most [`AdminLimits::grace`], what is under way.
     ///
     /// To keep answering while imapool drains, cancel `shutdown` after the drain.
     pub async fn serve(self, state: AdminState, shutdown: CancellationToken) {
-        let routes = Arc::new(Routes::new(state));
+        let routes = Arc::new(Routes::new(state, &shutdown));
         let slots = Arc::new(Semaphore::new(self.limits.connections));
         let tasks = TaskTracker::new();
         loop {
             let stream = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                stream = accept(&self.listener) => stream,
+                (stream, _) = self.listener.accept() => stream,
             };
             // Without a free slot the stream is dropped here, which closes it.
             if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
@@ -145,20 +196,7 @@ impl AdminServer {
     }
 }
 
-/// The next connection, however long the system refuses one.
-async fn accept(listener: &TcpListener) -> TcpStream {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return stream,
-            Err(error) => {
-                tracing::warn!(%error, "the admin address cannot accept a connection");
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-async fn serve_connection(stream: TcpStream, routes: Arc<Routes>, limits: AdminLimits, shutdown: CancellationToken) {
+async fn serve_connection(stream: Stream, routes: Arc<Routes>, limits: AdminLimits, shutdown: CancellationToken) {
     let service = service_fn(move |request| {
         let routes = Arc::clone(&routes);
         async move { routes.respond(&request).await }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{Fault, Problem};
+use super::place::Places;
 use super::value::{Reason, Refusal, Value};
 
 /// Tells whether a file that the configuration names can be read.
@@ -21,11 +22,22 @@ pub(super) struct Reader<'t> {
     /// Every key that was asked for, with its section: so the list of valid keys cannot go stale.
     known: Vec<(&'static str, &'static str)>,
     unknown: Vec<(usize, &'static str, &'t str)>,
+    /// Section, where its header begins, key, where its value begins.
+    places: Vec<(&'static str, usize, &'static str, usize)>,
+}
+
+/// What a reader has to say in the end.
+pub(super) struct Found {
+    /// All that is wrong, in the order of the file.
+    pub(super) problems: Vec<Problem>,
+    /// All keys that are known, with their sections.
+    pub(super) keys: Vec<(&'static str, &'static str)>,
+    pub(super) places: Places,
 }
 
 impl<'t> Reader<'t> {
     pub(super) fn new(text: &'t str, probe: Probe<'t>) -> Reader<'t> {
-        Reader { text, probe, faults: Vec::new(), known: Vec::new(), unknown: Vec::new() }
+        Reader { text, probe, faults: Vec::new(), known: Vec::new(), unknown: Vec::new(), places: Vec::new() }
     }
 
     /// The top level of the file.
@@ -53,8 +65,7 @@ impl<'t> Reader<'t> {
         self.text[..offset].matches('\n').count() + 1
     }
 
-    /// All that is wrong, in the order of the file, and all keys that are known.
-    pub(super) fn finish(mut self, file: &Arc<str>) -> (Vec<Problem>, Vec<(&'static str, &'static str)>) {
+    pub(super) fn finish(mut self, file: &Arc<str>) -> Found {
         for (offset, section, key) in std::mem::take(&mut self.unknown) {
             let remedy = nearest(section, key, &self.known);
             // A quoted key may have line ends in it, and the message is one line.
@@ -64,7 +75,8 @@ impl<'t> Reader<'t> {
         self.faults.sort_by_key(|(offset, _)| *offset);
         let problems =
             self.faults.into_iter().map(|(offset, fault)| Problem::new(file, self.text, offset, fault)).collect();
-        (problems, self.known)
+        let places = Places::new(file, self.text, &self.places);
+        Found { problems, keys: self.known, places }
     }
 }
 
@@ -83,7 +95,9 @@ impl<'t> Section<'_, 't> {
         if !self.reader.known.contains(&(self.name, key)) {
             self.reader.known.push((self.name, key));
         }
-        self.table?.get(key)
+        let value = self.table?.get(key)?;
+        self.reader.places.push((self.name, self.header, key, value.span().start));
+        Some(value)
     }
 
     /// The value of a key; `None` when it is absent, or was refused and noted.

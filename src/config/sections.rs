@@ -57,7 +57,7 @@ pub(super) fn config<'t>(reader: &mut Reader<'t>, root: &'t DeTable<'t>) -> Opti
     let backends: Vec<_> = backends.drain(..).flatten().collect();
     names_are_unique(reader, "listener.name", listeners.iter().map(|placed| (placed.name_at, &placed.it.name)));
     names_are_unique(reader, "backend.name", backends.iter().map(|placed| (placed.name_at, &placed.it.name)));
-    addresses_are_unique(reader, &listeners, admin.address.map(|address| (admin_at, address)));
+    addresses_are_unique(reader, &listeners, admin.address.clone().map(|address| (admin_at, address)));
     no_backend_is_a_listener(reader, &listeners, &backends);
     (complete && !listeners.is_empty() && !backends.is_empty()).then(|| Config {
         listeners: listeners.into_iter().map(|placed| placed.it).collect(),
@@ -92,6 +92,7 @@ fn read_listener<'t>(reader: &mut Reader<'t>, (header, table): Table<'t>) -> Opt
             value::one_of(PLAINTEXT_LOGINS, PlaintextLogin::as_str),
         ),
         reset_on_client_close: section.or("reset_on_client_close", defaults.reset_on_client_close, value::boolean),
+        reuse_port: section.or("reuse_port", defaults.reuse_port, value::boolean),
     };
     if listener.tls != TlsMode::None {
         let files = [("certificate", &listener.certificate), ("private_key", &listener.private_key)];
@@ -138,6 +139,8 @@ fn read_backend<'t>(reader: &mut Reader<'t>, (header, table): Table<'t>) -> Opti
         connect_timeout: section.or("connect_timeout", defaults.connect_timeout, value::duration(SOME)),
         login_timeout: section.or("login_timeout", defaults.login_timeout, value::duration(SOME)),
         reply_timeout: section.or("reply_timeout", defaults.reply_timeout, value::duration(SOME)),
+        forward_client_id: section.or("forward_client_id", defaults.forward_client_id, value::boolean),
+        send_proxy: section.or("send_proxy", defaults.send_proxy, value::boolean),
     };
     check_source_addresses(&mut section, &backend);
     if let (Some(path), true) = (&backend.ca_file, backend.tls != TlsMode::None) {
@@ -224,7 +227,19 @@ fn read_limits<'t>(reader: &mut Reader<'t>, table: Option<Table<'t>>) -> Limits 
 /// And where its address is.
 fn read_admin<'t>(reader: &mut Reader<'t>, table: Option<Table<'t>>) -> (Admin, usize) {
     let mut section = optional_section(reader, "admin", table);
-    let admin = Admin { address: section.or("address", Admin::default().address, value::admin_address) };
+    let defaults = Admin::default();
+    let admin = Admin {
+        address: section.or("address", defaults.address, value::admin_address),
+        token_file: section.optional("token_file", value::path),
+        hosts: section.or(
+            "hosts",
+            defaults.hosts,
+            value::list("a list of host names such as [\"imapool.example.org\"]", value::host_name),
+        ),
+    };
+    if let Some(path) = &admin.token_file {
+        section.must_be_readable("token_file", path);
+    }
     let address_at = section.offset("address");
     section.finish();
     (admin, address_at)
@@ -237,6 +252,7 @@ fn read_log<'t>(reader: &mut Reader<'t>, table: Option<Table<'t>>) -> Log {
     let log = Log {
         format: section.or("format", defaults.format, value::one_of(LOG_FORMATS, LogFormat::as_str)),
         level: level.map_or(defaults.level, str::to_owned),
+        sessions: section.or("sessions", defaults.sessions, value::boolean),
     };
     section.finish();
     log
@@ -265,9 +281,9 @@ fn names_are_unique<'n>(
 }
 
 /// Port 0 means a free port, which is another one each time.
-fn addresses_are_unique(reader: &mut Reader<'_>, listeners: &[Placed<Listener>], admin: Option<(usize, SocketAddr)>) {
+fn addresses_are_unique(reader: &mut Reader<'_>, listeners: &[Placed<Listener>], admin: Option<(usize, ListenAddr)>) {
     let listeners = listeners.iter().map(|placed| ("listener.address", placed.address_at, placed.it.address.clone()));
-    let admin = admin.map(|(offset, address)| ("admin.address", offset, ListenAddr::Tcp(address)));
+    let admin = admin.map(|(offset, address)| ("admin.address", offset, address));
     let mut seen: Vec<(usize, ListenAddr)> = Vec::new();
     for (key, offset, address) in listeners.chain(admin) {
         if let ListenAddr::Tcp(tcp) = &address

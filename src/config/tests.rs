@@ -3,7 +3,7 @@
 mod values;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
@@ -91,6 +91,7 @@ fn everything_can_be_said() {
         proxy_protocol_from = ["10.0.0.0/8", "2001:db8::/32", "192.0.2.7"]
         plaintext_login = "never"
         reset_on_client_close = false
+        reuse_port = true
         [[listener]]
         address = "unix:/run/imapool/imap.sock"
         plaintext_login = "always"
@@ -103,6 +104,8 @@ fn everything_can_be_said() {
         source_addresses = ["192.0.2.8", "2001:db8::1"]
         source_port_range = "40000-44999"
         connect_timeout = "1500ms"
+        forward_client_id = true
+        send_proxy = true
         [[backend]]
         address = "[2001:db8::2]:143"
         tls = "starttls"
@@ -121,6 +124,7 @@ fn everything_can_be_said() {
         [log]
         format = "json"
         level = "trace"
+        sessions = false
     "#;
     let config = Config::parse(text, "f").unwrap();
     let [tls, unix] = &config.listeners[..] else { panic!("two listeners: {:?}", config.listeners) };
@@ -135,6 +139,7 @@ fn everything_can_be_said() {
             proxy_protocol_from: ["10.0.0.0/8", "2001:db8::/32", "192.0.2.7/32"].map(|net| net.parse().unwrap()).into(),
             plaintext_login: PlaintextLogin::Never,
             reset_on_client_close: false,
+            reuse_port: true,
         }
     );
     assert_eq!(unix.address, ListenAddr::Unix(PathBuf::from("/run/imapool/imap.sock")));
@@ -152,6 +157,8 @@ fn everything_can_be_said() {
             source_addresses: vec!["192.0.2.8".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             source_port_range: Some(40_000..=44_999),
             connect_timeout: Duration::from_millis(1500),
+            forward_client_id: true,
+            send_proxy: true,
             ..Backend::new("mail.example.org", 993)
         }
     );
@@ -170,7 +177,28 @@ fn everything_can_be_said() {
     assert_eq!(config.auth.cache_ttl, Duration::from_secs(5400));
     assert_eq!((config.limits.command_line, config.limits.literals), (1024 * 1024, 2000));
     assert_eq!(config.admin.address, None);
-    assert_eq!(config.log, Log { format: LogFormat::Json, level: "trace".to_owned() });
+    assert_eq!(config.log, Log { format: LogFormat::Json, level: "trace".to_owned(), sessions: false });
+}
+
+#[test]
+fn the_admin_section() {
+    let head = "[[listener]]\naddress = \"127.0.0.1:1143\"\n[[backend]]\naddress = \"127.0.0.1:143\"\n[admin]\n";
+    let of = |text: &str| Config::parse(&format!("{head}{text}"), "f").map(|config| config.admin);
+    let admin = of("address = \"unix:/run/a.sock\"\ntoken_file = \"/t\"\nhosts = [\"imapool.example.org\"]\n").unwrap();
+    assert_eq!(admin.address, Some(ListenAddr::Unix(PathBuf::from("/run/a.sock"))));
+    assert_eq!((admin.token_file.as_deref(), admin.is_public()), (Some(Path::new("/t")), false));
+    assert_eq!(admin.hosts, ["imapool.example.org"]);
+    assert!(of("address = \"0.0.0.0:9143\"\n").unwrap().is_public());
+    assert!(!of("address = \"[::1]:9143\"\n").unwrap().is_public());
+    for (text, place) in [
+        ("hosts = [\"http://x\"]", "f:6:10"),
+        ("address = \"unix:relative\"", "f:6:11"),
+        ("address = \"127.0.0.1:1143\"", "f:6:11"),
+        ("address = \"localhost:9143\"", "f:6:11"),
+    ] {
+        let error = of(text).unwrap_err().to_string();
+        assert!(error.starts_with(place), "{error}");
+    }
 }
 
 #[test]
@@ -215,12 +243,12 @@ fn unknown_keys_get_the_nearest_valid_one() {
         (
             "\"x\\ny\" = 1\n",
             "f:5:1: unknown key `backend.x\\ny`: the nearest is `tls`; valid here: address, name, tls, \
-          server_name, ca_file, source_addresses, source_port_range, connect_timeout, login_timeout, reply_timeout",
+          server_name, ca_file, source_addresses, source_port_range, connect_timeout, login_timeout, reply_timeout, forward_client_id, send_proxy",
         ),
         ("tsl = \"none\"\n", "f:5:1: unknown key `backend.tsl`: did you mean `tls`?"),
         (
             "[log]\ncolour = true\n",
-            "f:6:1: unknown key `log.colour`: the nearest is `format`; valid here: level, format",
+            "f:6:1: unknown key `log.colour`: the nearest is `format`; valid here: level, format, sessions",
         ),
         (
             "[\"\"]\n",

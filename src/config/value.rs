@@ -259,15 +259,30 @@ fn socket_address(value: &Value<'_>, text: &str) -> Outcome<SocketAddr> {
 }
 
 /// Empty: `None`.
-pub(super) fn admin_address(value: &Value<'_>) -> Outcome<Option<SocketAddr>> {
+pub(super) fn admin_address(value: &Value<'_>) -> Outcome<Option<ListenAddr>> {
     let text = string(value, "an address in quotes such as \"127.0.0.1:9143\"")?;
     if text.is_empty() {
         return Ok(None);
     }
-    match text.parse::<SocketAddr>() {
-        Ok(address) if !address.ip().is_multicast() => Ok(Some(address)),
-        _ => refuse(value, "write an IP address and a port, such as \"127.0.0.1:9143\", or \"\" for no admin address"),
+    if let Some(path) = text.strip_prefix("unix:") {
+        return unix_path(value, path).map(|path| Some(ListenAddr::Unix(path)));
     }
+    match text.parse::<SocketAddr>() {
+        Ok(address) if !address.ip().is_multicast() => Ok(Some(ListenAddr::Tcp(address))),
+        _ => refuse(
+            value,
+            "write an IP address and a port, such as \"127.0.0.1:9143\", or \"unix:/run/imapool/admin.sock\", or \"\" for no admin address",
+        ),
+    }
+}
+
+/// A name by which a host may be called.
+pub(super) fn host_name(value: &Value<'_>) -> Outcome<String> {
+    let text = string(value, "a host name in quotes such as \"imapool.example.org\"")?;
+    if is_host_name(text) {
+        return Ok(text.to_owned());
+    }
+    refuse(value, "write a host name without a port, such as \"imapool.example.org\"")
 }
 
 /// A host (an IP address without brackets, or a name) and a port.

@@ -65,8 +65,8 @@ impl fmt::Display for Warning {
             ),
             Warning::PublicAdmin { address } => write!(
                 f,
-                "admin.address {address} can be reached from other hosts and asks for no password: \
-                 restrict it by a firewall, or write a loopback address"
+                "admin.address {address} can be reached from other hosts, who can read the numbers and the names of accounts \
+                 without the token: restrict it by a firewall, or write a loopback address"
             ),
             Warning::ShortIdleTimeout { value } => write!(
                 f,
@@ -91,8 +91,10 @@ impl fmt::Display for Warning {
 pub(super) fn of(config: &Config) -> Vec<Warning> {
     let listeners = config.listeners.iter().filter_map(of_listener);
     let backends = config.backends.iter().filter_map(of_backend);
-    let admin = config.admin.address.filter(|address| !address.ip().is_loopback());
-    let admin = admin.map(|address| Warning::PublicAdmin { address });
+    let admin = match config.admin.address {
+        Some(ListenAddr::Tcp(address)) if config.admin.is_public() => Some(Warning::PublicAdmin { address }),
+        _ => None,
+    };
     listeners.chain(backends).chain(admin).chain(of_times_and_numbers(config)).collect()
 }
 

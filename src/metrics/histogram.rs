@@ -60,9 +60,55 @@ impl Histogram {
         self.cells.sum.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 
+    /// What has been recorded so far.
+    pub fn counts(&self) -> Counts {
+        Counts(std::array::from_fn(|bucket| self.cells.buckets[bucket].load(Ordering::Relaxed)))
+    }
+
     /// How many durations have been recorded.
     pub fn count(&self) -> u64 {
         self.cells.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// The buckets of a histogram at one moment, or what was added to them between two.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts([u64; BOUNDS.len() + 1]);
+
+impl Counts {
+    /// What was recorded since an earlier moment.
+    #[must_use]
+    pub fn since(&self, earlier: &Counts) -> Counts {
+        Counts(std::array::from_fn(|bucket| self.0[bucket].saturating_sub(earlier.0[bucket])))
+    }
+
+    /// Of two histograms together.
+    #[must_use]
+    pub fn and(&self, other: &Counts) -> Counts {
+        Counts(std::array::from_fn(|bucket| self.0[bucket] + other.0[bucket]))
+    }
+
+    /// The time in seconds that this share (0 to 1) of all stayed within, interpolated within its bucket as Prometheus
+    /// does; `None`: nothing was recorded.
+    #[must_use]
+    pub fn quantile(&self, share: f64) -> Option<f64> {
+        let all: u64 = self.0.iter().sum();
+        if all == 0 {
+            return None;
+        }
+        let rank = share * all as f64;
+        let (mut below, mut lower) = (0, 0);
+        for (bucket, count) in self.0.iter().enumerate() {
+            // What is above all bounds is at least the last of them.
+            let upper = BOUNDS.get(bucket).copied().unwrap_or(lower);
+            if *count > 0 && (below + count) as f64 >= rank {
+                let part = ((rank - below as f64) / *count as f64).clamp(0.0, 1.0);
+                return Some(seconds(lower) + part * (seconds(upper) - seconds(lower)));
+            }
+            below += count;
+            lower = upper;
+        }
+        Some(seconds(lower))
     }
 }
 
@@ -94,6 +140,22 @@ fn seconds(nanoseconds: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quantiles_lie_within_their_bucket() {
+        let histogram = Histogram::default();
+        assert_eq!(histogram.counts().quantile(0.5), None);
+        for _ in 0..99 {
+            histogram.observe(Duration::from_millis(2));
+        }
+        let before = histogram.counts();
+        let half = before.quantile(0.5).unwrap();
+        assert!((0.001..=0.0025).contains(&half), "{half}");
+        histogram.observe(Duration::from_secs(90));
+        assert_eq!(histogram.counts().quantile(1.0), Some(60.0));
+        assert_eq!(histogram.counts().since(&before).quantile(0.01), Some(60.0));
+        assert_eq!(before.since(&before).quantile(0.5), None);
+    }
 
     fn buckets(histogram: &Histogram) -> Vec<u64> {
         histogram.cells.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect()

@@ -66,6 +66,8 @@ labels! {
         HandshakeFailed = "handshake_failed",
         /// imapool is stopping.
         Drain = "drain",
+        /// An administrator closed it, or drained its backend.
+        Operator = "operator",
         /// There were too many sessions, in all or of one client address.
         Limit = "limit",
         /// The client broke the protocol beyond repair.
@@ -181,6 +183,10 @@ labels! {
         Replaced = "replaced",
         /// imapool is stopping.
         Shutdown = "shutdown",
+        /// A reload changed what it was opened by.
+        Reload = "reload",
+        /// An administrator retired it, or drained its backend.
+        Operator = "operator",
         /// An error of the operating system.
         Error = "error",
         /// The backend was silent for `reply_timeout`.

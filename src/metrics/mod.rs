@@ -9,18 +9,18 @@ mod labels;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 pub use self::exposition::CONTENT_TYPE;
 use self::exposition::{PerLabel, Series};
-pub use self::histogram::Histogram;
+pub use self::histogram::{Counts, Histogram};
 pub use self::labels::{
     CheckoutResult, CommandLabel, ConnectionState, DialResult, LoginPath, LoginResult, RetireReason, SessionClose,
 };
@@ -36,9 +36,10 @@ pub struct Metrics {
     logins: PerLabel<LoginResult, Counter>,
     login_seconds: PerLabel<LoginPath, Histogram>,
     command_seconds: PerLabel<CommandLabel, Histogram>,
-    /// By the index of the backend in the configuration.
-    backends: Vec<Arc<BackendMetrics>>,
-    registry: Registry,
+    /// By name, in the order in which they became known. One that a reload took away keeps its numbers.
+    backends: RwLock<Vec<(String, Arc<BackendMetrics>)>>,
+    /// Made anew when a backend becomes known.
+    registry: RwLock<Registry>,
     refresh: OnceLock<Refresh>,
 }
 
@@ -55,41 +56,34 @@ impl Metrics {
     /// All numbers at zero, for backends of these names (in the configuration's order). Backends of one name share
     /// their numbers.
     pub fn new(backends: &[String]) -> Arc<Metrics> {
-        let mut by_name: HashMap<&str, Arc<BackendMetrics>> = HashMap::new();
-        let mut distinct = Vec::new();
-        let backends = backends
-            .iter()
-            .map(|name| {
-                let backend = by_name.entry(name).or_insert_with(|| {
-                    distinct.push((name.clone(), Arc::<BackendMetrics>::default()));
-                    distinct[distinct.len() - 1].1.clone()
-                });
-                Arc::clone(backend)
-            })
-            .collect();
-
-        let mut metrics = Metrics {
+        let metrics = Metrics {
             client_sessions: Gauge::default(),
             sessions_closed: PerLabel::default(),
             logins: PerLabel::default(),
             login_seconds: PerLabel::default(),
             command_seconds: PerLabel::default(),
-            backends,
-            registry: Registry::default(),
+            backends: RwLock::default(),
+            registry: RwLock::default(),
             refresh: OnceLock::new(),
         };
-        metrics.register_sessions();
-        metrics.register_upstream(&distinct);
-        metrics.register_process();
+        for name in backends {
+            metrics.backend(name);
+        }
+        *metrics.registry.write() = metrics.registry();
         Arc::new(metrics)
     }
 
-    /// The numbers of the backend at this index of the configuration.
-    ///
-    /// # Panics
-    /// If there are not so many backends.
-    pub fn backend(&self, index: usize) -> &Arc<BackendMetrics> {
-        &self.backends[index]
+    /// The numbers of the backend of this name; all at zero where there was none.
+    pub fn backend(&self, name: &str) -> Arc<BackendMetrics> {
+        let mut backends = self.backends.write();
+        if let Some((_, numbers)) = backends.iter().find(|(known, _)| known == name) {
+            return Arc::clone(numbers);
+        }
+        let numbers = Arc::<BackendMetrics>::default();
+        backends.push((name.to_owned(), Arc::clone(&numbers)));
+        drop(backends);
+        *self.registry.write() = self.registry();
+        numbers
     }
 
     /// Counts a session that ended: `imapool_client_sessions_total`. Leaves [`Metrics::client_sessions`] alone.
@@ -116,10 +110,36 @@ impl Metrics {
     ///
     /// Reads files in /proc: not for an async task.
     pub fn render(&self) -> String {
+        self.refresh();
+        exposition::render(&self.registry.read())
+    }
+
+    /// Brings up to date what is not counted as it changes. May block for some milliseconds.
+    pub fn refresh(&self) {
         if let Some(Refresh(refresh)) = self.refresh.get() {
             refresh();
         }
-        exposition::render(&self.registry)
+    }
+
+    /// Sessions that ended so, so far.
+    pub fn sessions_closed_so_far(&self, close: SessionClose) -> u64 {
+        self.sessions_closed.get(close).get()
+    }
+
+    /// Logins with this result so far.
+    pub fn logins_so_far(&self, result: LoginResult) -> u64 {
+        self.logins.get(result).get()
+    }
+
+    /// The times of logins that were accepted, so far.
+    pub fn login_counts(&self) -> Counts {
+        let [cached, verified] = [LoginPath::Cached, LoginPath::Verified].map(|path| self.login_seconds.get(path));
+        cached.counts().and(&verified.counts())
+    }
+
+    /// Commands that were answered by a backend, so far.
+    pub fn commands_so_far(&self) -> u64 {
+        CommandLabel::ALL.iter().map(|label| self.command_seconds.get(*label).count()).sum()
     }
 
     /// Has `refresh` run before each rendering, where it may block for some milliseconds. Only the first one counts.
@@ -127,8 +147,17 @@ impl Metrics {
         let _ = self.refresh.set(Refresh(Box::new(refresh)));
     }
 
-    fn register_sessions(&mut self) {
-        let registry = self.registry.sub_registry_with_prefix("imapool");
+    fn registry(&self) -> Registry {
+        let mut registry = Registry::default();
+        let own = registry.sub_registry_with_prefix("imapool");
+        self.register_sessions(own);
+        self.register_upstream(own);
+        Self::register_process(own);
+        registry.register_collector(Box::new(ProcessCollector));
+        registry
+    }
+
+    fn register_sessions(&self, registry: &mut Registry) {
         registry.register("client_sessions", "Client sessions now open", self.client_sessions.clone());
         registry.register(
             "client_sessions",
@@ -152,9 +181,9 @@ impl Metrics {
         );
     }
 
-    fn register_upstream(&mut self, backends: &[(String, Arc<BackendMetrics>)]) {
+    fn register_upstream(&self, registry: &mut Registry) {
+        let backends = self.backends.read();
         let backends: Vec<_> = backends.iter().map(|(name, metrics)| ([("backend", name.clone())], metrics)).collect();
-        let registry = self.registry.sub_registry_with_prefix("imapool");
         registry.register(
             "upstream_connections",
             "Upstream connections now open or being opened, by what they are doing",
@@ -189,17 +218,15 @@ impl Metrics {
         ports("ports_time_wait", "Local ports held by TIME_WAIT towards this backend", |b| &b.ports_time_wait);
     }
 
-    fn register_process(&mut self) {
+    fn register_process(registry: &mut Registry) {
         let build: Gauge = Gauge::default();
         build.set(1);
         let label = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
-        let registry = self.registry.sub_registry_with_prefix("imapool");
         registry.register(
             "build_info",
             "Always 1; the label says which version runs",
             Series::from_iter([(label, build)]),
         );
-        self.registry.register_collector(Box::new(ProcessCollector));
     }
 }
 
@@ -235,6 +262,31 @@ impl BackendMetrics {
     pub fn checkout(&self, result: CheckoutResult, waited: Duration) {
         self.checkouts.get(result).inc();
         self.checkout_wait.observe(waited);
+    }
+
+    /// Connections in this state now.
+    pub fn connections_in(&self, state: ConnectionState) -> i64 {
+        self.connections.get(state).get()
+    }
+
+    /// Connections retired for this reason so far.
+    pub fn retired_so_far(&self, reason: RetireReason) -> u64 {
+        self.retired.get(reason).get()
+    }
+
+    /// Attempts to open a connection with this result so far.
+    pub fn dials_so_far(&self, result: DialResult) -> u64 {
+        self.dials.get(result).get()
+    }
+
+    /// Checkouts with this result so far.
+    pub fn checkouts_so_far(&self, result: CheckoutResult) -> u64 {
+        self.checkouts.get(result).get()
+    }
+
+    /// How long checkouts waited, so far.
+    pub fn checkout_counts(&self) -> Counts {
+        self.checkout_wait.counts()
     }
 
     /// Connections that are open or being opened.

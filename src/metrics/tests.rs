@@ -136,13 +136,13 @@ fn every_family_of_the_contract_is_there_from_the_start() {
     let families = parse(&metrics.render());
     let contract: [(&str, &str, &[&str], usize); 14] = [
         ("imapool_client_sessions", "gauge", &[], 1),
-        ("imapool_client_sessions_total", "counter", &["close"], 12),
+        ("imapool_client_sessions_total", "counter", &["close"], 13),
         ("imapool_logins_total", "counter", &["result"], 8),
         ("imapool_login_seconds", "histogram", &["path"], 4 * 21),
         ("imapool_command_seconds", "histogram", &["command"], CommandLabel::ALL.len() * 21),
         ("imapool_upstream_connections", "gauge", &["backend", "state"], 2 * 4),
         ("imapool_upstream_dials_total", "counter", &["backend", "result"], 2 * 13),
-        ("imapool_upstream_retired_total", "counter", &["backend", "reason"], 2 * 14),
+        ("imapool_upstream_retired_total", "counter", &["backend", "reason"], 2 * 16),
         ("imapool_checkouts_total", "counter", &["backend", "result"], 2 * 7),
         ("imapool_checkout_wait_seconds", "histogram", &["backend"], 2 * 21),
         ("imapool_ports_capacity", "gauge", &["backend"], 2),
@@ -168,7 +168,7 @@ fn every_family_of_the_contract_is_there_from_the_start() {
 #[test]
 fn each_handle_counts_under_its_own_labels() {
     let metrics = Metrics::new(&["main".to_owned(), AWKWARD.to_owned()]);
-    let second = metrics.backend(1);
+    let second = metrics.backend(AWKWARD);
     metrics.client_sessions.inc();
     metrics.session_closed(SessionClose::Drain);
     metrics.login(LoginResult::Throttled);
@@ -207,8 +207,8 @@ fn each_handle_counts_under_its_own_labels() {
 #[test]
 fn backends_of_one_name_share_their_numbers() {
     let metrics = Metrics::new(&["a".to_owned(), "b".to_owned(), "a".to_owned()]);
-    metrics.backend(0).dial(DialResult::Ok);
-    metrics.backend(2).dial(DialResult::Ok);
+    metrics.backend("a").dial(DialResult::Ok);
+    metrics.backend("a").dial(DialResult::Ok);
     assert_eq!(value(&metrics, "imapool_upstream_dials_total", &[("backend", "a"), ("result", "ok")]), 2.0);
     assert_eq!(value(&metrics, "imapool_upstream_dials_total", &[("backend", "b"), ("result", "ok")]), 0.0);
 }
@@ -216,7 +216,7 @@ fn backends_of_one_name_share_their_numbers() {
 #[test]
 fn a_guard_moves_its_connection_and_takes_it_out_when_dropped() {
     let metrics = Metrics::new(&["main".to_owned()]);
-    let backend = metrics.backend(0);
+    let backend = metrics.backend("main");
     let of = |state| backend.connections.get(state).get();
     let mut guard = backend.connection(ConnectionState::Connecting);
     assert_eq!((of(ConnectionState::Connecting), of(ConnectionState::Idle)), (1, 0));

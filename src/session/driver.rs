@@ -19,8 +19,10 @@ use tracing::{debug, info};
 
 use self::shared::Sharing;
 use super::machine::{Action, Bounds, End, LoginReply, Machine, Remnant, Run};
+use super::registry::{CLOSING, Record, Registry};
+use super::trace::Trace;
 use crate::auth::{Authenticator, Verdict};
-use crate::config::{Limits, PlaintextLogin};
+use crate::config::{Limits, Live, PlaintextLogin};
 use crate::imap::capability::Front;
 use crate::imap::command::Name;
 use crate::imap::sasl::Credential;
@@ -51,20 +53,24 @@ pub struct Context {
     /// Judges logins.
     pub auth: Arc<Authenticator>,
     /// The backend that sessions log in to.
-    pub backend: Arc<Backend>,
+    pub backend: Live<Backend>,
     /// `[limits]`
     pub limits: Limits,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Which sessions there are.
+    pub registry: Arc<Registry>,
     /// Cancelled when the proxy begins to shut down.
     pub drain: CancellationToken,
 }
 
 /// Runs a session on a connection that is ready for IMAP, to its end.
-pub async fn run(stream: Stream, client: ClientAddr, listener: Arc<ListenerContext>, context: Arc<Context>) {
+pub async fn run(stream: Stream, record: Arc<Record>, context: Arc<Context>) {
+    let (client, listener) = (record.client, Arc::clone(&record.listener));
+    record.set_tls(stream.tls_version());
     let front = front(&stream, client, &listener);
     let bounds = Bounds { line: context.limits.command_line, literals: context.limits.literals };
-    let offered = context.backend.capabilities().before_login(front).into();
+    let offered = context.backend.load().capabilities().before_login(front).into();
     let now = Instant::now();
     // On the heap, once: the steps below would each keep a place for it in the task's memory otherwise.
     let mut session = Box::new(Session {
@@ -84,6 +90,9 @@ pub async fn run(stream: Stream, client: ClientAddr, listener: Arc<ListenerConte
         last_input: now,
         last_output: now,
         answered_eof: false,
+        close_by: None,
+        record,
+        trace: None,
         context,
     });
     session.greet();
@@ -132,6 +141,8 @@ enum Ended {
     WriteTimeout,
     /// The backend's connection broke in the middle of a reply.
     Cut,
+    /// Somebody asked for its end, and its command has run on for too long.
+    Closed,
 }
 
 struct Session {
@@ -154,6 +165,11 @@ struct Session {
     last_output: Instant,
     /// Something was sent after the client had closed its side.
     answered_eof: bool,
+    /// Somebody asked for its end: by then, whatever runs.
+    close_by: Option<Instant>,
+    record: Arc<Record>,
+    /// While an administrator wishes to see the account's protocol.
+    trace: Option<Box<Trace>>,
     context: Arc<Context>,
 }
 
@@ -178,6 +194,8 @@ impl Session {
     async fn serve(&mut self) -> Ended {
         let context = Arc::clone(&self.context);
         let mut drained = pin!(context.drain.cancelled());
+        let record = Arc::clone(&self.record);
+        let mut closed = pin!(record.closed());
         let mut timer = pin!(tokio::time::sleep_until(self.deadline()));
         let mut draining = false;
         loop {
@@ -190,7 +208,7 @@ impl Session {
                 if let Poll::Ready(wake) = self.poll_io(cx) {
                     return Poll::Ready(wake);
                 }
-                if !draining && drained.as_mut().poll(cx).is_ready() {
+                if !draining && (drained.as_mut().poll(cx).is_ready() || closed.as_mut().poll(cx).is_ready()) {
                     return Poll::Ready(Wake::Drain);
                 }
                 poll_timer(timer.as_mut(), self.deadline(), cx).map(|()| Wake::Timer)
@@ -208,6 +226,7 @@ impl Session {
                 Wake::Timer => self.timed_out(),
                 Wake::Drain => {
                     draining = true;
+                    self.close_by = self.record.is_closing().then(|| Instant::now() + CLOSING);
                     self.machine.handle_drain();
                     Ok(())
                 }
@@ -317,6 +336,7 @@ impl Session {
 
     fn wrote(&mut self, mut written: usize) {
         self.queued -= written;
+        self.record.add_sent(written);
         self.last_output = Instant::now();
         while let Some(first) = self.output.front_mut() {
             if written < first.len() {
@@ -331,8 +351,20 @@ impl Session {
         }
     }
 
+    /// Shows a command in the log where that is wished. What is shown begins with a command: there, lines begin.
+    fn show(&mut self, run: &Run) {
+        self.trace = match &self.account {
+            Some(account) if account.is_traced() => Some(self.trace.take().unwrap_or_default()),
+            _ => return self.trace = None,
+        };
+        Trace::command(&self.record, &run.command);
+    }
+
     fn queue(&mut self, octets: Bytes) {
         if !octets.is_empty() {
+            if let Some(trace) = &mut self.trace {
+                trace.reply(&self.record, &octets);
+            }
             if self.output.is_empty() {
                 self.last_output = Instant::now();
             }
@@ -348,7 +380,10 @@ impl Session {
                 self.machine.handle_eof();
                 self.last_input = Instant::now();
             }
-            Ok(_) => self.last_input = Instant::now(),
+            Ok(octets) => {
+                self.last_input = Instant::now();
+                self.record.add_received(octets);
+            }
             Err(_) => return Err(Ended::ClientLost),
         }
         Ok(())
@@ -356,7 +391,9 @@ impl Session {
 
     fn deadline(&self) -> Instant {
         let limits = &self.context.limits;
-        if !self.output.is_empty() {
+        if let Some(close_by) = self.close_by {
+            close_by
+        } else if !self.output.is_empty() {
             self.last_output + limits.write_timeout
         } else if !self.machine.is_authenticated() {
             self.started + limits.login_timeout
@@ -371,6 +408,9 @@ impl Session {
     fn timed_out(&mut self) -> Result<(), Ended> {
         if Instant::now() < self.deadline() {
             return Ok(());
+        }
+        if self.close_by.is_some() {
+            return Err(Ended::Closed);
         }
         if !self.output.is_empty() {
             return Err(Ended::WriteTimeout);
@@ -394,6 +434,7 @@ impl Session {
             }
             Action::Login(credential) => self.login(*credential).await,
             Action::Run(run) => {
+                self.show(&run);
                 let Some(run) = self.share(run) else { return Ok(()) };
                 // With a connection at hand there is nothing to wait for; without one, what waiting needs is on the heap.
                 if let Err(run) = self.start_at_once(run) {
@@ -415,15 +456,17 @@ impl Session {
         let limit = session.context.limits.tls_handshake_timeout;
         match session.stream.server_handshake(tls, limit).await {
             Ok(stream) => {
+                session.record.set_tls(stream.tls_version());
                 let mut session = Box::new(Self { stream, ..session });
                 let front = front(&session.stream, session.client, &session.listener);
-                let offered = session.context.backend.capabilities().before_login(front);
+                let offered = session.context.backend.load().capabilities().before_login(front);
                 session.machine.handle_tls(front, offered.into());
                 Some(session)
             }
             Err(error) => {
                 info!(client = %session.client, listener = listener.config.name, %error, "TLS handshake failed");
                 session.context.metrics.session_closed(SessionClose::HandshakeFailed);
+                session.record.ends(SessionClose::HandshakeFailed);
                 None
             }
         }
@@ -431,7 +474,7 @@ impl Session {
 
     async fn login(&mut self, credential: Credential) {
         let context = Arc::clone(&self.context);
-        let backend = context.backend.index;
+        let backend = context.backend.load().index;
         let verdict = match context.auth.known(backend, &credential, self.client.ip()) {
             Some(account) => Verdict::Accepted(account),
             None => self.meanwhile(Box::pin(context.auth.verify(backend, credential, self.client.ip()))).await,
@@ -439,6 +482,7 @@ impl Session {
         let reply = match verdict {
             Verdict::Accepted(account) => {
                 let offered = account.offered();
+                self.record.set_account(&account);
                 self.account = Some(account);
                 LoginReply::Accepted(offered)
             }
@@ -465,6 +509,7 @@ impl Session {
             // The rest of a message that was refused early is still to go: the backend counts its octets.
             self.parts.push_back(Part::Run(run));
         }
+        self.record.command_begins(name);
         self.running = Some(Running { name, since: Instant::now(), again, attempts: 1 });
         Ok(())
     }
@@ -481,7 +526,10 @@ impl Session {
             let Some(lease) = &self.lease else { return };
             let again = self.is_elsewhere_as_good().then(|| command.clone());
             match lease.run(command) {
-                Ok(()) => self.running = Some(Running { name, since, again, attempts }),
+                Ok(()) => {
+                    self.record.command_begins(name);
+                    self.running = Some(Running { name, since, again, attempts });
+                }
                 Err(unsent) if self.is_elsewhere_as_good() && attempts < MAX_ATTEMPTS => {
                     attempts += 1;
                     self.drop_lease();
@@ -509,7 +557,8 @@ impl Session {
             Some(lease) => lease.shared().facts().sticky,
             None => self.sticky.clone().unwrap_or_default(),
         };
-        let want = Want { mailbox: run.command.selected_mailbox(), or_sticky: sticky.after(&run.command), sticky };
+        let or_sticky = sticky.after(&run.command);
+        let want = Want { mailbox: run.command.selected_mailbox(), or_sticky, sticky, client: self.client.ip() };
         let taken = match self.lease.take() {
             Some(lease) => self.meanwhile(lease.exchanged(&want)).await,
             None => self.meanwhile(account.checkout(&want)).await,
@@ -517,6 +566,7 @@ impl Session {
         match taken {
             Ok(lease) => {
                 let facts = lease.shared().facts();
+                self.record.takes(lease.shared().id);
                 self.lease = Some(lease);
                 if let Some(reply) = facts.enable_reply.filter(|_| run.command.name == Name::Enable)
                     && want.or_sticky.is_some_and(|sticky| sticky == *facts.sticky)
@@ -546,6 +596,7 @@ impl Session {
         // What had not gone to this connection means nothing to another.
         self.parts.clear();
         if let Some(lease) = self.lease.take() {
+            self.record.gives_back();
             self.sticky = Some(lease.shared().facts().sticky);
         }
     }
@@ -565,6 +616,7 @@ impl Session {
                 let running = self.running.take();
                 if let Some(running) = &running {
                     self.context.metrics.command(label(running.name), running.since.elapsed());
+                    self.record.command_ends();
                 }
                 if let Some(rest) = self.unshare(running.map(|running| running.name), rest) {
                     self.machine.handle_done(&rest, selected || self.sharing.hub.is_some());
@@ -635,7 +687,7 @@ impl Session {
         }
         let close = self.close_label(&ended);
         self.context.metrics.session_closed(close);
-        debug!(client = %self.client, listener = self.listener.config.name, close = close.as_str(), "client session ended");
+        self.record.ends(close);
         // Asked at the last moment: some clients say LOGOUT, and close their side at once.
         let peer = self.stream.peer();
         let client_first = self.listener.config.reset_on_client_close
@@ -684,7 +736,9 @@ impl Session {
                 info!(client = %self.client, listener = self.listener.config.name, "session ended: malformed input");
                 SessionClose::ProtocolError
             }
+            Ended::By(End::Drain) if self.record.is_closing() => SessionClose::Operator,
             Ended::By(End::Drain) => SessionClose::Drain,
+            Ended::Closed => SessionClose::Operator,
             Ended::By(End::IdleTimeout) => SessionClose::IdleTimeout,
             Ended::By(End::LoginTimeout) => SessionClose::LoginTimeout,
             Ended::By(End::UpstreamLost) | Ended::Cut => SessionClose::UpstreamLost,

@@ -2,3 +2,5 @@
 
 pub mod driver;
 pub mod machine;
+pub mod registry;
+mod trace;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use super::dial::{DialError, Dialer};
 use super::login::{Login, LoginError, Outcome, is_connection_limit};
 use super::machine::Machine;
 use super::turns::Turns;
-use crate::config;
+use crate::config::{self, Live};
 use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::capability::Capabilities;
 use crate::imap::sasl::Credential;
@@ -29,7 +29,7 @@ use crate::metrics::{BackendMetrics, ConnectionState, DialResult, StateGuard};
 use crate::ports::{Budget, Permit};
 use crate::stream::Stream;
 use crate::throttle::Standing;
-use crate::tls::TlsConfigError;
+use crate::tls::{Stamp, TlsConfigError};
 
 /// Connections that may be dialed to one backend at once: after an outage, or at the start, the others queue.
 const DIALS_AT_ONCE: usize = 16;
@@ -115,17 +115,43 @@ impl OpenError {
     }
 }
 
+/// Whether sessions get connections to a backend, as an administrator wishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// They do.
+    Running,
+    /// They wait (within `pool.checkout_timeout`); what is open stays so.
+    Paused,
+    /// They wait, and what is open ends as soon as it can.
+    Drained,
+}
+
+impl Service {
+    /// The word for it in the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Drained => "drained",
+        }
+    }
+}
+
 /// See the module.
 pub struct Backend {
     /// Its place in the configuration, and in the metrics.
     pub index: usize,
     /// Its configuration.
     pub config: config::Backend,
-    pool: config::Pool,
+    pool: Live<config::Pool>,
+    /// The file of its authorities as it was when it was read.
+    authorities: Option<Stamp>,
     dialer: Dialer,
     breaker: Mutex<Breaker>,
     last_error: Mutex<Option<String>>,
     reachable: watch::Sender<bool>,
+    service: watch::Sender<Service>,
     dials: Semaphore,
     turns: Turns,
     spares: Mutex<Vec<Unauthenticated>>,
@@ -159,18 +185,20 @@ impl Backend {
     pub fn new(
         index: usize,
         config: config::Backend,
-        pool: config::Pool,
+        pool: Live<config::Pool>,
         budget: Arc<Budget>,
         metrics: Arc<BackendMetrics>,
     ) -> Result<Arc<Self>, TlsConfigError> {
         Ok(Arc::new(Self {
             index,
+            authorities: stamp(&config),
             dialer: Dialer::new(&config)?,
             config,
             pool,
             breaker: Mutex::default(),
             last_error: Mutex::default(),
             reachable: watch::Sender::new(false),
+            service: watch::Sender::new(Service::Running),
             dials: Semaphore::new(DIALS_AT_ONCE),
             turns: Turns::default(),
             spares: Mutex::default(),
@@ -181,6 +209,12 @@ impl Backend {
             budget,
             metrics,
         }))
+    }
+
+    /// Whether a backend of this configuration would be the same; not if the file of its authorities has changed since.
+    #[must_use]
+    pub fn is_made_of(&self, config: &config::Backend) -> bool {
+        self.config == *config && self.authorities == stamp(config)
     }
 
     /// What it offers before login.
@@ -207,6 +241,25 @@ impl Backend {
         *self.reachable.borrow()
     }
 
+    /// Whether sessions get connections to it.
+    #[must_use]
+    pub fn service(&self) -> Service {
+        *self.service.borrow()
+    }
+
+    /// Pauses it, or has it serve again.
+    pub fn set_service(&self, service: Service) {
+        self.service.send_replace(service);
+    }
+
+    /// Waits while it is paused. The caller sets the deadline.
+    pub async fn in_service(&self) {
+        if self.service() != Service::Running {
+            // The sender lives as long as this.
+            let _ = self.service.subscribe().wait_for(|service| *service == Service::Running).await;
+        }
+    }
+
     /// Why it cannot be reached, if so.
     #[must_use]
     pub fn outage(&self) -> Option<String> {
@@ -230,15 +283,17 @@ impl Backend {
         self: &Arc<Self>,
         credential: &Credential,
         standing: Standing,
+        client: Option<IpAddr>,
     ) -> Result<(Unauthenticated, Outcome), OpenError> {
         *self.last_login.lock() = Instant::now();
-        let mut connection = self.unauthenticated(standing).await?;
-        let mut result = connection.log_in(credential).await;
+        let told = client.filter(|_| self.config.forward_client_id);
+        let mut connection = self.unauthenticated(standing, client).await?;
+        let mut result = connection.log_in(credential, told).await;
         // One that had waited for long may just have been closed.
         if connection.kept && matches!(result, Err(OpenError::Closed | OpenError::Io(_))) {
             drop(connection);
-            connection = self.fresh(standing).await?;
-            result = connection.log_in(credential).await;
+            connection = self.fresh(standing, client).await?;
+            result = connection.log_in(credential, told).await;
         }
         connection.used = true;
         self.judge(result.as_ref().err());
@@ -246,7 +301,11 @@ impl Backend {
     }
 
     /// A connection to log in on: one that is kept for that, or a new one.
-    async fn unauthenticated(self: &Arc<Self>, standing: Standing) -> Result<Unauthenticated, OpenError> {
+    async fn unauthenticated(
+        self: &Arc<Self>,
+        standing: Standing,
+        client: Option<IpAddr>,
+    ) -> Result<Unauthenticated, OpenError> {
         while let Some(mut spare) = self.take_spare(standing) {
             if spare.is_alive() {
                 spare.state.set(ConnectionState::Connecting);
@@ -254,12 +313,12 @@ impl Backend {
                 return Ok(spare);
             }
         }
-        self.fresh(standing).await
+        self.fresh(standing, client).await
     }
 
     /// A new connection to log in on. Who stops waiting for it does not stop the dialing: the outcome is noted, and the
     /// connection kept for the next.
-    async fn fresh(self: &Arc<Self>, standing: Standing) -> Result<Unauthenticated, OpenError> {
+    async fn fresh(self: &Arc<Self>, standing: Standing, client: Option<IpAddr>) -> Result<Unauthenticated, OpenError> {
         if standing == Standing::Suspect && !self.turns.may_dial(std::time::Instant::now()) {
             return Err(OpenError::Suspect);
         }
@@ -267,7 +326,7 @@ impl Backend {
         let (give, take) = oneshot::channel();
         let backend = Arc::clone(self);
         tokio::spawn(async move {
-            if let Err(Ok(unwanted)) = give.send(backend.open(permit).await) {
+            if let Err(Ok(unwanted)) = give.send(backend.open(permit, client).await) {
                 backend.keep(unwanted);
             }
         });
@@ -287,16 +346,27 @@ impl Backend {
         }
     }
 
+    /// How many unused ones there should be. One that began with a client's address is no other client's.
+    fn spare(&self) -> usize {
+        if self.config.send_proxy { 0 } else { self.pool.load().spare }
+    }
+
     /// Keeps a connection for the next login, if there is room for it: in a flood of wrong ones, as many as there may be
     /// verifications, so that each serves for many.
-    pub fn keep(&self, mut spare: Unauthenticated) {
+    pub fn keep(&self, spare: Unauthenticated) {
         let mut spares = self.spares.lock();
-        let room = match self.pool.spare {
+        let room = match self.spare() {
             0 => false,
             most if spare.used => spares.len() < most.max(self.turns.places()),
             most => spares.iter().filter(|other| !other.used).count() < most,
         };
-        if room && !self.closing.load(Ordering::Acquire) && spare.opened.elapsed() < SPARE_AGE {
+        if room {
+            self.hold(&mut spares, spare);
+        }
+    }
+
+    fn hold(&self, spares: &mut Vec<Unauthenticated>, mut spare: Unauthenticated) {
+        if !self.closing.load(Ordering::Acquire) && spare.opened.elapsed() < SPARE_AGE {
             spare.state.set(ConnectionState::Spare);
             spare.kept = true;
             spare.since = Instant::now();
@@ -310,10 +380,12 @@ impl Backend {
         // A backend that is down, or was never seen, is asked whether it is there, and nobody has to make room for that.
         let known = *self.reachable.borrow();
         if !known
+            && self.service() == Service::Running
             && let Some(permit) = self.budget.try_permit(self.index)
-            && let Ok(spare) = self.open(permit).await
+            && let Ok(spare) = self.open(permit, None).await
         {
-            self.keep(spare);
+            // It serves for the first login, also where none are to be kept.
+            self.hold(&mut self.spares.lock(), spare);
         }
         self.refill_soon();
     }
@@ -324,7 +396,7 @@ impl Backend {
         if self.budget.is_short(self.index) {
             spares.clear();
         }
-        let mut surplus = spares.len().saturating_sub(self.pool.spare);
+        let mut surplus = spares.len().saturating_sub(self.spare());
         spares.retain_mut(|spare| {
             let drop = surplus > 0 && spare.used && spare.since.elapsed() > USED_SPARE_AGE;
             surplus -= usize::from(drop);
@@ -342,7 +414,7 @@ impl Backend {
         tokio::spawn(async move {
             while backend.lacks_spares() {
                 let Some(permit) = backend.budget.try_permit(backend.index) else { break };
-                let Ok(spare) = backend.open(permit).await else { break };
+                let Ok(spare) = backend.open(permit, None).await else { break };
                 backend.keep(spare);
             }
             backend.refilling.store(false, Ordering::Release);
@@ -353,12 +425,18 @@ impl Backend {
         let spares = self.spares.lock();
         let unused = spares.iter().filter(|spare| !spare.used).count();
         // Those that verify come back, most of them. Together they shall not be more than the places for them.
-        unused < self.pool.spare
+        unused < self.spare()
             && spares.len() + self.turns.running() < self.turns.places()
             && *self.reachable.borrow()
             && !self.closing.load(Ordering::Acquire)
+            && self.service() == Service::Running
             && !self.budget.is_short(self.index)
             && self.last_login.lock().elapsed() < SPARE_INTEREST
+    }
+
+    /// Ends the spare connections.
+    pub fn end_spares(&self) {
+        self.spares.lock().clear();
     }
 
     /// Ends the spare connections, for good.
@@ -379,16 +457,16 @@ impl Backend {
         }
         // Better than to evict one that somebody is logged in on.
         self.spares.lock().clear();
-        let limit = self.pool.checkout_timeout;
+        let limit = self.pool.load().checkout_timeout;
         timeout(limit, self.budget.permit(self.index)).await.map_err(|_| OpenError::NoRoom(limit))
     }
 
     /// Dials, as the breaker allows.
-    async fn open(&self, permit: Permit) -> Result<Unauthenticated, OpenError> {
+    async fn open(&self, permit: Permit, client: Option<IpAddr>) -> Result<Unauthenticated, OpenError> {
         // The semaphore is never closed.
         let _turn = self.dials.acquire().await.expect("open semaphore");
         let result = if self.breaker.lock().try_attempt(std::time::Instant::now()) {
-            self.connect_in_place_of_another(permit).await
+            self.connect_in_place_of_another(permit, client).await
         } else {
             Err(OpenError::Breaker)
         };
@@ -419,8 +497,9 @@ impl Backend {
         let mut breaker = self.breaker.lock();
         if error.is_some_and(OpenError::blames_backend) {
             breaker.failed(std::time::Instant::now(), chance());
-            if breaker.is_open() {
-                self.reachable.send_replace(false);
+            if breaker.is_open() && self.reachable.send_replace(false) {
+                // Whoever logged in on one of these would wait for `login_timeout`.
+                self.end_spares();
             }
         } else {
             breaker.succeeded();
@@ -428,11 +507,15 @@ impl Backend {
     }
 
     /// Where the kernel has no port, although the budget had one, a connection at rest is given up for its port.
-    async fn connect_in_place_of_another(&self, mut permit: Permit) -> Result<Unauthenticated, OpenError> {
-        let deadline = Instant::now() + self.pool.checkout_timeout;
+    async fn connect_in_place_of_another(
+        &self,
+        mut permit: Permit,
+        client: Option<IpAddr>,
+    ) -> Result<Unauthenticated, OpenError> {
+        let deadline = Instant::now() + self.pool.load().checkout_timeout;
         let mut pause = PORT_PAUSE;
         loop {
-            match self.connect(permit).await {
+            match self.connect(permit, client).await {
                 Err(error @ OpenError::Dial(DialError::NoPorts { .. })) if Instant::now() + pause < deadline => {
                     self.metrics.dial(error.result());
                     self.budget.shrink(self.index);
@@ -446,9 +529,9 @@ impl Backend {
         }
     }
 
-    async fn connect(&self, permit: Permit) -> Result<Unauthenticated, OpenError> {
+    async fn connect(&self, permit: Permit, client: Option<IpAddr>) -> Result<Unauthenticated, OpenError> {
         let state = self.metrics.connection(ConnectionState::Connecting);
-        let stream = Box::pin(self.dialer.connect()).await?;
+        let stream = Box::pin(self.dialer.connect_for(client)).await?;
         let mut connection = Unauthenticated {
             stream,
             input: BytesMut::new(),
@@ -462,8 +545,8 @@ impl Backend {
             since: Instant::now(),
         };
         // Nobody waits longer for a connection; a turn to dial must not be held longer by a backend that is silent.
-        let greeting = timeout(self.pool.checkout_timeout, connection.outcome()).await;
-        let greeting = greeting.map_err(|_| OpenError::Timeout(self.pool.checkout_timeout))?;
+        let limit = self.pool.load().checkout_timeout;
+        let greeting = timeout(limit, connection.outcome()).await.map_err(|_| OpenError::Timeout(limit))?;
         if greeting? == Outcome::StartTls {
             connection.input.clear();
             connection.stream = self.dialer.start_tls(connection.stream).await?;
@@ -480,11 +563,12 @@ impl Backend {
     #[must_use]
     pub fn authenticated(&self, connection: Unauthenticated) -> (Connection, Arc<Capabilities>) {
         let capabilities = Arc::new(connection.login.capabilities().clone());
+        let pool = self.pool.load();
         let timing = Timing {
-            linger: self.pool.linger,
-            keepalive: self.pool.keepalive,
-            idle_timeout: self.pool.idle_timeout,
-            lifetime: self.pool.max_lifetime.mul_f64(1.0 - chance() / 10.0),
+            linger: pool.linger,
+            keepalive: pool.keepalive,
+            idle_timeout: pool.idle_timeout,
+            lifetime: pool.max_lifetime.mul_f64(1.0 - chance() / 10.0),
             reply_timeout: self.config.reply_timeout,
         };
         let opened = Opened {
@@ -496,6 +580,10 @@ impl Backend {
         };
         (Connection::spawn(opened, timing, &self.budget, &self.metrics), capabilities)
     }
+}
+
+fn stamp(config: &config::Backend) -> Option<Stamp> {
+    config.ca_file.as_deref().and_then(Stamp::of)
 }
 
 /// Between 0 and 1, different each time: enough to keep things from happening all at once.
@@ -529,7 +617,12 @@ impl Unauthenticated {
     ///
     /// # Errors
     /// The connection is of no further use, but for [`LoginError::NoMechanism`].
-    pub async fn log_in(&mut self, credential: &Credential) -> Result<Outcome, OpenError> {
+    async fn log_in(&mut self, credential: &Credential, client: Option<IpAddr>) -> Result<Outcome, OpenError> {
+        if let Some(client) = client
+            && self.login.introduce(client)
+        {
+            self.outcome().await?;
+        }
         self.login.start(credential)?;
         let outcome = self.outcome().await?;
         match outcome {

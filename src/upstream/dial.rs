@@ -13,12 +13,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use socket2::SockRef;
 use thiserror::Error;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::{Sleep, sleep, timeout};
 
 use crate::config::{self, TlsMode};
 use crate::listener::tune;
 use crate::ports::keep_to_ports;
+use crate::proxy_protocol;
 use crate::stream::Stream;
 use crate::tls::{TlsConfigError, TlsConnectorConfig, TlsError};
 
@@ -173,6 +175,7 @@ pub struct Dialer {
     ports: Option<RangeInclusive<u16>>,
     tls: Option<TlsConnectorConfig>,
     implicit: bool,
+    send_proxy: bool,
     connect_timeout: Duration,
     login_timeout: Duration,
     addresses: Mutex<HashSet<SocketAddr>>,
@@ -195,6 +198,7 @@ impl Dialer {
             ports: backend.source_port_range.clone(),
             tls,
             implicit: backend.tls == TlsMode::Implicit,
+            send_proxy: backend.send_proxy,
             connect_timeout: backend.connect_timeout,
             login_timeout: backend.login_timeout,
             addresses: Mutex::default(),
@@ -215,7 +219,24 @@ impl Dialer {
     /// # Errors
     /// Each says what to do about it.
     pub async fn connect(&self) -> Result<Stream, DialError> {
-        let stream = match timeout(self.connect_timeout, self.connect_tcp()).await {
+        self.connect_for(None).await
+    }
+
+    /// As [`Dialer::connect`], for the session of a client, if it is for one: `backend.send_proxy` tells the backend.
+    ///
+    /// # Errors
+    /// Each says what to do about it.
+    pub async fn connect_for(&self, client: Option<IpAddr>) -> Result<Stream, DialError> {
+        let connect = async {
+            let mut tcp = self.connect_tcp().await?;
+            if self.send_proxy {
+                let address = tcp.peer_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], self.port)));
+                let header = proxy_protocol::header(client, address);
+                tcp.write_all(&header).await.map_err(|error| DialError::connect(address, error))?;
+            }
+            Ok(tcp)
+        };
+        let stream = match timeout(self.connect_timeout, connect).await {
             Ok(result) => Stream::from(result?),
             Err(_) => return Err(DialError::Timeout { host: self.host.clone(), limit: self.connect_timeout }),
         };

@@ -3,6 +3,8 @@
 //!
 //! A refused credential leaves the connection as it was, for the next one to be tried on.
 
+use std::net::IpAddr;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::imap::capability::Capabilities;
@@ -63,6 +65,7 @@ enum Waiting {
     Tls,
     Capability { authenticated: bool },
     Nothing,
+    Id,
     Login,
     Sasl { sent: bool },
     Authenticated,
@@ -122,6 +125,16 @@ impl Login {
     pub fn handle_tls(&mut self) {
         self.starttls = false;
         self.send("CAPABILITY", Waiting::Capability { authenticated: false });
+    }
+
+    /// Tells the backend for whom a login is, which it may believe (Dovecot: `login_trusted_networks`); ends in
+    /// [`Outcome::Ready`]. False: the backend knows no ID (RFC 2971).
+    pub fn introduce(&mut self, client: IpAddr) -> bool {
+        let knows = self.capabilities.has("ID");
+        if knows {
+            self.send(&format!("ID (\"x-originating-ip\" \"{}\")", client.to_canonical()), Waiting::Id);
+        }
+        knows
     }
 
     /// Begins to log in; after [`Outcome::Ready`], or after a refusal.
@@ -250,6 +263,11 @@ impl Login {
                 self.capabilities = self.news.take().ok_or_else(|| unexpected(line))?;
                 self.waiting = if authenticated { Waiting::Authenticated } else { Waiting::Nothing };
                 Ok(Some(if authenticated { Outcome::Accepted } else { Outcome::Ready }))
+            }
+            // Whatever it thinks of that.
+            Waiting::Id => {
+                self.waiting = Waiting::Nothing;
+                Ok(Some(Outcome::Ready))
             }
             Waiting::Login | Waiting::Sasl { .. } if ok => Ok(self.accepted(&reply)),
             Waiting::Login | Waiting::Sasl { .. } => {

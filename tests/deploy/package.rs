@@ -100,6 +100,14 @@ fn it_is_installed_run_upgraded_and_removed() {
     let Some(package) = build(folder.path()) else { return };
     let contents = succeed(Command::new("dpkg-deb").arg("--contents").arg(&package));
     assert!(contents.contains("./etc/imapool/imapool.toml"), "{contents}");
+    // The socket stays open through an upgrade: nothing but a removal stops or restarts it.
+    let scripts = folder.path().join("scripts");
+    succeed(Command::new("dpkg-deb").arg("--control").arg(&package).arg(&scripts));
+    let script = |name: &str| std::fs::read_to_string(scripts.join(name)).unwrap();
+    let orders = script("postinst");
+    let mut orders = orders.lines().filter(|line| line.contains("deb-systemd-invoke"));
+    assert!(orders.all(|line| !line.contains("imapool.socket")), "{}", script("postinst"));
+    assert!(script("prerm").contains("[ \"$1\" = remove ]"), "{}", script("prerm"));
     if !nix::unistd::geteuid().is_root() {
         return skip("only root can install a package");
     }

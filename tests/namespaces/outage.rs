@@ -141,7 +141,7 @@ fn outage() -> Duration {
 }
 
 /// Runs the load, has the backend fail and come back, and judges what the sessions came to.
-/// `notice`: how long the outage may remain unnoticed; commands begun within that take as long as they take.
+/// `notice`: how long the outage may remain unnoticed, if it is not told; commands that run then take as long as they take.
 fn endure(
     name: &str,
     notice: Duration,
@@ -169,7 +169,8 @@ fn endure(
     let first =
         attempts.iter().filter(|a| a.result.is_ok() && a.ended > restored && a.begun > failed).map(|a| a.ended).min();
     let recovery = first.expect("a session that goes well again") - restored;
-    let known = attempts.iter().filter(|a| a.begun < failed || a.begun > failed + notice);
+    let unnoticed = |a: &&Attempt| !notice.is_zero() && a.begun < failed + notice && a.ended > failed;
+    let known = attempts.iter().filter(|a| !unnoticed(a));
     let slowest = known.map(|attempt| attempt.slowest).max().expect("attempts");
     let during: Vec<_> = attempts.iter().filter(|a| a.begun > failed && a.ended < restored).collect();
     let refused = during.iter().filter(|a| a.result.is_err()).count();

@@ -1,5 +1,8 @@
 //! Many clients in few mailboxes of one account, on few connections: each checks all it is told, all the time.
 
+// A helper's panic is its test's failure.
+#![allow(clippy::unwrap_used)]
+
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

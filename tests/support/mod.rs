@@ -20,6 +20,7 @@ use imapool::config::{self, Config, ListenAddr};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::DefaultGuard;
 
+#[allow(unused_imports, reason = "not every test scripts a backend")]
 pub(crate) use backend::{Conn, Scripted};
 pub(crate) use client::Client;
 
@@ -68,7 +69,7 @@ impl Harness {
         Self { proxy: Some(proxy), address, log, _log: guard }
     }
 
-    fn proxy(&self) -> &Proxy {
+    pub(crate) fn proxy(&self) -> &Proxy {
         self.proxy.as_ref().expect("not finished")
     }
 

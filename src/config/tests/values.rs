@@ -178,7 +178,7 @@ fn addresses_to_listen_on() {
     refused(
         with("admin", "address = \"localhost:9143\""),
         "f:6:11: `admin.address` cannot be \"localhost:9143\": write an IP address and a port, such as \"127.0.0.1:9143\", \
-         or \"\" for no admin address",
+         or \"unix:/run/imapool/admin.sock\", or \"\" for no admin address",
     );
 }
 

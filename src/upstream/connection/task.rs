@@ -13,7 +13,7 @@ use tokio::io::AsyncWrite;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::time::{Instant, Sleep};
 use tokio_util::io::poll_read_buf;
-use tracing::{debug, info};
+use tracing::info;
 
 use super::{CHUNK, CLOSED, FromTask, Loss, Opened, Shared, Timing, ToTask, poll_read_with};
 use crate::metrics::{BackendMetrics, ConnectionState, RetireReason, StateGuard};
@@ -468,7 +468,9 @@ impl Task {
             }
         }
         self.metrics.retired(reason);
-        debug!(connection = self.shared.id, reason = reason.as_str(), cause = ?exit, "upstream connection retired");
+        let seconds = self.opened.elapsed().as_secs();
+        let (connection, reason) = (self.shared.id, reason.as_str());
+        info!(target: "imapool::connections", connection, reason, seconds, cause = ?exit, "upstream connection retired");
         let orderly =
             matches!(exit, Exit::Retire(_) | Exit::Abandoned) && self.machine.is_clean() && self.output.is_empty();
         if orderly && tokio::time::timeout(GOODBYE, self.logout()).await == Ok(true) {

@@ -1,0 +1,333 @@
+//! What can be looked at and done by `/api/...`, as JSON.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tracing::info;
+
+use super::sampler::Sampler;
+use crate::app::{Proxy, ReloadError};
+use crate::metrics::{CheckoutResult, ConnectionState, DialResult, RetireReason};
+use crate::pool::Account;
+use crate::session::registry::Record;
+use crate::upstream::backend::{Backend, Service};
+
+/// Rows of a page, unless the request says otherwise.
+const PAGE: usize = 100;
+/// Rows of a page at most.
+const LONGEST_PAGE: usize = 1000;
+
+/// Seconds that a trace lasts, unless the request says otherwise, and at most.
+const TRACE: u64 = 60;
+/// See [`TRACE`].
+const LONGEST_TRACE: u64 = 3600;
+
+/// A part of a list: `?offset=0&limit=100&sort=...&filter=...`
+#[derive(Debug, Clone)]
+pub(super) struct Query {
+    offset: usize,
+    limit: usize,
+    sort: String,
+    filter: String,
+    account: Option<Vec<u8>>,
+    /// How old what is told may be: so that many viewers cost one look.
+    max_age: Duration,
+}
+
+impl Query {
+    /// Of the part of a URL behind the question mark. What is not known or no number is as if it were not there.
+    pub(super) fn parse(query: &str) -> Self {
+        let (sort, filter) = Default::default();
+        let mut this = Self { offset: 0, limit: PAGE, sort, filter, account: None, max_age: Duration::ZERO };
+        for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+            let octets: Vec<u8> = percent_decode_str(&value.replace('+', " ")).collect();
+            let text = String::from_utf8_lossy(&octets).into_owned();
+            match key {
+                "offset" => this.offset = text.parse().unwrap_or_default(),
+                "limit" => this.limit = text.parse().unwrap_or(PAGE).clamp(1, LONGEST_PAGE),
+                "sort" => this.sort = text,
+                "filter" => this.filter = text.to_lowercase(),
+                "account" => this.account = Some(octets),
+                "max_age" => this.max_age = Duration::from_secs(text.parse().unwrap_or_default()),
+                _ => {}
+            }
+        }
+        this
+    }
+}
+
+/// One account, for those who look.
+#[derive(Debug, Serialize)]
+pub(super) struct AccountRow {
+    /// The user's name as a segment of a path.
+    id: String,
+    user: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authzid: Option<String>,
+    backend: String,
+    sessions: usize,
+    connections: usize,
+    in_use: usize,
+    waiting: usize,
+    waits: u64,
+    unused_seconds: u64,
+}
+
+/// The name of a user, any octets, as one segment of a path.
+pub(super) fn segment(user: &[u8]) -> String {
+    percent_encode(user, NON_ALPHANUMERIC).to_string()
+}
+
+/// The octets of a segment.
+pub(super) fn octets(segment: &str) -> Vec<u8> {
+    percent_decode_str(segment).collect()
+}
+
+fn account_row(account: &Account, sessions: usize) -> AccountRow {
+    let (key, usage) = (account.key(), account.usage());
+    let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+    AccountRow {
+        id: segment(&key.user),
+        user: text(&key.user),
+        authzid: (!key.authzid.is_empty()).then(|| text(&key.authzid)),
+        backend: account.backend().config.name.clone(),
+        sessions,
+        connections: usage.connections,
+        in_use: usage.in_use,
+        waiting: usage.waiting,
+        waits: usage.waits,
+        unused_seconds: usage.unused_for.as_secs(),
+    }
+}
+
+/// All accounts, in no order.
+pub(super) fn account_rows(proxy: &Proxy) -> Vec<AccountRow> {
+    let mut sessions: HashMap<*const Account, usize> = HashMap::new();
+    for record in proxy.registry().all() {
+        if let Some(account) = record.account() {
+            *sessions.entry(Arc::as_ptr(account)).or_default() += 1;
+        }
+    }
+    let count = |account: &Arc<Account>| sessions.get(&Arc::as_ptr(account)).copied().unwrap_or_default();
+    proxy.pools().accounts().iter().map(|account| account_row(account, count(account))).collect()
+}
+
+/// By `sessions` (the default), `connections`, `waiting`, `waits`, the most first; or by `name`.
+pub(super) fn sort_accounts(rows: &mut [&AccountRow], sort: &str) {
+    rows.sort_by(|a, b| {
+        let most_first = match sort {
+            "connections" => b.connections.cmp(&a.connections),
+            "waiting" => b.waiting.cmp(&a.waiting),
+            "waits" => b.waits.cmp(&a.waits),
+            "name" => std::cmp::Ordering::Equal,
+            _ => b.sessions.cmp(&a.sessions),
+        };
+        most_first.then_with(|| a.user.cmp(&b.user)).then_with(|| a.backend.cmp(&b.backend))
+    });
+}
+
+pub(super) fn accounts(sampler: &Sampler, query: &Query) -> Value {
+    let all = sampler.accounts(query.max_age);
+    let mut rows: Vec<_> = all.iter().filter(|row| row.user.to_lowercase().contains(&query.filter)).collect();
+    sort_accounts(&mut rows, &query.sort);
+    let page: Vec<_> = rows.iter().skip(query.offset).take(query.limit).collect();
+    json!({ "total": rows.len(), "offset": query.offset, "limit": query.limit, "rows": page })
+}
+
+/// One session, for those who look.
+#[derive(Debug, Serialize)]
+struct SessionRow {
+    id: u64,
+    client: String,
+    listener: String,
+    tls: Option<&'static str>,
+    user: Option<String>,
+    seconds: u64,
+    commands: u64,
+    received: u64,
+    sent: u64,
+    command: Option<&'static str>,
+    connection: Option<u64>,
+}
+
+fn session_row(record: &Arc<Record>) -> SessionRow {
+    SessionRow {
+        id: record.id,
+        client: record.client.to_string(),
+        listener: record.listener.config.name.clone(),
+        tls: record.tls(),
+        user: record.account().map(|account| account.name()),
+        seconds: record.since.elapsed().as_secs(),
+        commands: record.commands(),
+        received: record.received(),
+        sent: record.sent(),
+        command: record.command(),
+        connection: record.connection(),
+    }
+}
+
+/// Sorted by `id` (the default: the oldest first), `commands`, `received`, `sent`. `account`: those of one user.
+pub(super) fn sessions(proxy: &Proxy, query: &Query) -> Value {
+    let mut records = proxy.registry().all();
+    if let Some(user) = &query.account {
+        records.retain(|record| record.account().is_some_and(|account| account.key().user == *user));
+    }
+    if !query.filter.is_empty() {
+        records.retain(|record| {
+            let user = record.account().map(|account| account.name().to_lowercase()).unwrap_or_default();
+            user.contains(&query.filter) || record.client.to_string().contains(&query.filter)
+        });
+    }
+    records.sort_by_key(|record| {
+        let most = match query.sort.as_str() {
+            "commands" => record.commands(),
+            "received" => record.received(),
+            "sent" => record.sent(),
+            _ => 0,
+        };
+        (std::cmp::Reverse(most), record.id)
+    });
+    let page: Vec<_> = records.iter().skip(query.offset).take(query.limit).map(session_row).collect();
+    json!({ "total": records.len(), "offset": query.offset, "limit": query.limit, "rows": page })
+}
+
+fn backend_row(proxy: &Proxy, backend: &Backend) -> Value {
+    let metrics = backend.metrics();
+    let connections: HashMap<_, _> =
+        ConnectionState::ALL.iter().map(|state| (state.as_str(), metrics.connections_in(*state))).collect();
+    let checkouts: HashMap<_, _> =
+        CheckoutResult::ALL.iter().map(|result| (result.as_str(), metrics.checkouts_so_far(*result))).collect();
+    let retired: HashMap<_, _> =
+        RetireReason::ALL.iter().map(|reason| (reason.as_str(), metrics.retired_so_far(*reason))).collect();
+    let dials: HashMap<_, _> =
+        DialResult::ALL.iter().map(|result| (result.as_str(), metrics.dials_so_far(*result))).collect();
+    let (in_use, capacity) = proxy.budget().usage(backend.index);
+    json!({
+        "name": backend.config.name,
+        "address": backend.config.address(),
+        "service": backend.service().as_str(),
+        "reachable": backend.is_reachable(),
+        "outage": backend.outage(),
+        "connections": connections,
+        "budget": { "in_use": in_use, "capacity": capacity },
+        "ports": {
+            "in_use": metrics.ports_in_use.get(),
+            "time_wait": metrics.ports_time_wait.get(),
+            "capacity": metrics.ports_capacity.get(),
+        },
+        "checkouts": checkouts,
+        "retired": retired,
+        "dials": dials,
+    })
+}
+
+pub(super) fn backends(proxy: &Proxy) -> Vec<Value> {
+    proxy.pools().backends().iter().map(|backend| backend_row(proxy, backend)).collect()
+}
+
+/// What an action says.
+pub(super) enum Done {
+    /// 200
+    Well(Value),
+    /// 404
+    NoSuch(&'static str),
+    /// 400, 409 or 422, and why.
+    Not(u16, String),
+}
+
+/// Carries out `POST /api/{path}?{query}`. `None`: there is no such action.
+pub(super) async fn act(proxy: &Proxy, path: &str, query: &str) -> Option<Done> {
+    let segments: Vec<_> = path.split('/').collect();
+    Some(match segments[..] {
+        ["accounts", account, "retire"] => retire(proxy, &octets(account)),
+        ["accounts", account, "trace"] => trace(proxy, &octets(account), query),
+        ["sessions", id, "close"] => close(proxy, id),
+        ["backends", name, verb @ ("pause" | "resume" | "drain")] => serve(proxy, &octets(name), verb),
+        ["reload"] => reload(proxy).await,
+        _ => return None,
+    })
+}
+
+/// Ends what imapool holds for an account: connections at rest at once, others when their sessions end; and the next login
+/// is verified anew.
+fn retire(proxy: &Proxy, user: &[u8]) -> Done {
+    let accounts: Vec<_> = proxy.pools().accounts().into_iter().filter(|account| account.key().user == user).collect();
+    if accounts.is_empty() {
+        return Done::NoSuch("account");
+    }
+    let connections: usize = accounts.iter().map(|account| account.usage().connections).sum();
+    for account in &accounts {
+        account.retire_all(RetireReason::Operator);
+    }
+    info!(user = %String::from_utf8_lossy(user), connections, "retired by an administrator");
+    Done::Well(json!({ "accounts": accounts.len(), "connections": connections }))
+}
+
+/// For `seconds`, an hour at most and a minute by default.
+fn trace(proxy: &Proxy, user: &[u8], query: &str) -> Done {
+    let seconds = query.split('&').find_map(|pair| pair.strip_prefix("seconds="));
+    let Ok(seconds) = seconds.map_or(Ok(TRACE), str::parse::<u64>) else {
+        return Done::Not(400, "seconds must be a number".to_owned());
+    };
+    let seconds = seconds.min(LONGEST_TRACE);
+    let mut accounts = proxy.pools().accounts();
+    accounts.retain(|account| account.key().user == user);
+    if accounts.is_empty() {
+        return Done::NoSuch("account");
+    }
+    for account in &accounts {
+        account.trace_for(Duration::from_secs(seconds));
+    }
+    info!(user = %String::from_utf8_lossy(user), seconds, "protocol traced by an administrator");
+    Done::Well(json!({ "accounts": accounts.len(), "seconds": seconds }))
+}
+
+fn close(proxy: &Proxy, id: &str) -> Done {
+    let record = id.parse().ok().and_then(|id| proxy.registry().find(id));
+    let Some(record) = record else { return Done::NoSuch("session") };
+    record.close();
+    info!(session = record.id, client = %record.client, "session closed by an administrator");
+    Done::Well(json!({ "session": record.id }))
+}
+
+fn serve(proxy: &Proxy, name: &[u8], verb: &str) -> Done {
+    let backends = proxy.pools().backends();
+    let Some(backend) = backends.iter().find(|backend| backend.config.name.as_bytes() == name) else {
+        return Done::NoSuch("backend");
+    };
+    let service = match verb {
+        "pause" => Service::Paused,
+        "drain" => Service::Drained,
+        _ => Service::Running,
+    };
+    backend.set_service(service);
+    let mut sessions = 0;
+    if service == Service::Drained {
+        proxy.pools().drain_backend(backend);
+        // Those that hold a connection there would keep it for as long as they last.
+        for record in proxy.registry().all() {
+            let there = record.account().is_some_and(|account| account.backend().index == backend.index);
+            if there && record.connection().is_some() {
+                record.close();
+                sessions += 1;
+            }
+        }
+    }
+    info!(backend = backend.config.name, service = service.as_str(), sessions, "set by an administrator");
+    let connections = backend.metrics().connections_open();
+    Done::Well(json!({
+        "backend": backend.config.name, "service": service.as_str(), "connections": connections, "sessions": sessions,
+    }))
+}
+
+async fn reload(proxy: &Proxy) -> Done {
+    match proxy.reload_file().await {
+        Ok(changes) => Done::Well(json!({ "changes": changes })),
+        Err(error @ ReloadError::NoFile) => Done::Not(409, error.to_string()),
+        Err(error) => Done::Not(422, error.to_string()),
+    }
+}

@@ -1,0 +1,327 @@
+//! The numbers over time, and what the status page shows of them: looked at once for all viewers.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Readiness;
+use super::api::{self, AccountRow};
+use super::recent::recent;
+use crate::app::Proxy;
+use crate::metrics::{CheckoutResult, ConnectionState, Counts, LoginResult, RetireReason, SessionClose};
+
+/// Between two samples.
+const PERIOD: Duration = Duration::from_secs(2);
+/// Samples that are kept: 15 minutes.
+const HISTORY: usize = 450;
+/// Samples that rates and latencies are told over: a minute.
+const WINDOW: usize = 30;
+/// Accounts that the page shows.
+const BUSIEST: usize = 20;
+/// What was looked at so long ago is not kept for the next viewer.
+const FORGOTTEN: Duration = Duration::from_secs(10);
+/// A viewer's connection ends after this, before the admin server ends it; browsers come back by themselves.
+const SHOWING: Duration = Duration::from_secs(50);
+/// A summary that is asked for is made anew when the last is older.
+const FRESH: Duration = Duration::from_secs(1);
+
+type Ready = Arc<dyn Fn() -> Readiness + Send + Sync>;
+
+/// See the module.
+pub(super) struct Sampler {
+    proxy: Proxy,
+    readiness: Ready,
+    started: Instant,
+    samples: Mutex<Samples>,
+    latest: watch::Sender<Bytes>,
+    last: Mutex<Option<(Instant, Value)>>,
+    /// All accounts, when they were last looked at.
+    accounts: Mutex<Option<(Instant, Arc<Vec<AccountRow>>)>>,
+}
+
+#[derive(Default)]
+struct Samples {
+    /// Those of the window, the oldest first.
+    raw: VecDeque<Raw>,
+    points: VecDeque<Point>,
+}
+
+/// Counters at one moment.
+#[derive(Debug, Clone)]
+struct Raw {
+    at: Instant,
+    sessions: u64,
+    logins: u64,
+    commands: u64,
+    reused: u64,
+    opened: u64,
+    login: Counts,
+    checkout: Counts,
+}
+
+/// One place in the charts.
+#[derive(Debug, Clone, Serialize)]
+struct Point {
+    /// Seconds since the Unix epoch.
+    at: f64,
+    sessions: i64,
+    idle: i64,
+    active: i64,
+    spare: i64,
+    connecting: i64,
+    ports: i64,
+    time_wait: i64,
+    capacity: i64,
+    logins: f64,
+    commands: f64,
+    /// Of the checkouts since the last point, those that needed no new connection.
+    reuse: Option<f64>,
+    login_p50: Option<f64>,
+    login_p99: Option<f64>,
+    checkout_p50: Option<f64>,
+    checkout_p99: Option<f64>,
+}
+
+impl Sampler {
+    /// Samples until `stop`.
+    pub(super) fn start(proxy: &Proxy, readiness: &Ready, stop: &CancellationToken) -> Arc<Self> {
+        let sampler = Arc::new(Self {
+            proxy: proxy.clone(),
+            readiness: Arc::clone(readiness),
+            started: Instant::now(),
+            samples: Mutex::default(),
+            latest: watch::Sender::new(Bytes::new()),
+            last: Mutex::default(),
+            accounts: Mutex::default(),
+        });
+        let (sampling, stop) = (Arc::clone(&sampler), stop.clone());
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(PERIOD);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+                let sampling = Arc::clone(&sampling);
+                // The kernel's table of connections is walked through, and all accounts where somebody looks.
+                let _ = tokio::task::spawn_blocking(move || sampling.tick()).await;
+            }
+        });
+        sampler
+    }
+
+    fn tick(&self) {
+        self.sample();
+        self.accounts.lock().take_if(|(at, _)| at.elapsed() > FORGOTTEN);
+        if self.latest.receiver_count() > 0 {
+            let summary = self.summary(false);
+            self.latest.send_replace(event("summary", &summary));
+        }
+    }
+
+    /// Tells a viewer what was, and what is new, until one of the two has gone.
+    pub(super) async fn show(&self, viewer: mpsc::Sender<Bytes>) {
+        let mut news = self.latest.subscribe();
+        let history: Vec<_> = self.samples.lock().points.iter().cloned().collect();
+        if viewer.send(event("history", &json!(history))).await.is_err() {
+            return;
+        }
+        let over = tokio::time::sleep(SHOWING);
+        tokio::pin!(over);
+        loop {
+            let told = tokio::select! {
+                changed = news.changed() => changed.is_ok(),
+                () = viewer.closed() => false,
+                () = &mut over => false,
+            };
+            let news = news.borrow_and_update().clone();
+            if !told || viewer.send(news).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn sample(&self) {
+        let metrics = self.proxy.metrics();
+        metrics.refresh();
+        let raw = Raw::of(&self.proxy);
+        let mut samples = self.samples.lock();
+        let point = Point::of(&self.proxy, &raw, samples.raw.back());
+        if samples.raw.len() > WINDOW {
+            samples.raw.pop_front();
+        }
+        samples.raw.push_back(raw);
+        if samples.points.len() == HISTORY {
+            samples.points.pop_front();
+        }
+        samples.points.push_back(point);
+    }
+
+    /// All accounts, as they were at most so long ago.
+    pub(super) fn accounts(&self, max_age: Duration) -> Arc<Vec<AccountRow>> {
+        let mut accounts = self.accounts.lock();
+        if let Some((at, rows)) = &*accounts
+            && at.elapsed() < max_age
+        {
+            return Arc::clone(rows);
+        }
+        let rows = Arc::new(api::account_rows(&self.proxy));
+        *accounts = Some((Instant::now(), Arc::clone(&rows)));
+        rows
+    }
+
+    /// All that the page shows but the history. May take milliseconds where there are many accounts.
+    pub(super) fn summary(&self, last_will_do: bool) -> Value {
+        if last_will_do
+            && let Some((at, summary)) = &*self.last.lock()
+            && at.elapsed() < FRESH
+        {
+            return summary.clone();
+        }
+        let summary = self.look();
+        *self.last.lock() = Some((Instant::now(), summary.clone()));
+        summary
+    }
+
+    fn look(&self) -> Value {
+        let (proxy, metrics) = (&self.proxy, self.proxy.metrics());
+        let (window, point) = {
+            let samples = self.samples.lock();
+            (samples.raw.front().cloned(), samples.points.back().cloned())
+        };
+        let now = Raw::of(proxy);
+        let before = window.unwrap_or_else(|| now.clone());
+        let state = (self.readiness)();
+        let config = proxy.config();
+        let accounts = self.accounts(FRESH);
+        let mut busiest: Vec<_> = accounts.iter().collect();
+        api::sort_accounts(&mut busiest, "sessions");
+        busiest.truncate(BUSIEST);
+        let backends = api::backends(proxy);
+        let closed: HashMap<_, _> =
+            SessionClose::ALL.iter().map(|close| (close.as_str(), metrics.sessions_closed_so_far(*close))).collect();
+        let logins: HashMap<_, _> =
+            LoginResult::ALL.iter().map(|result| (result.as_str(), metrics.logins_so_far(*result))).collect();
+        let per_second = |count: fn(&Raw) -> u64| rate(count(&now).saturating_sub(count(&before)), now.at - before.at);
+        let seconds = |counts: Counts| json!({ "p50": counts.quantile(0.5), "p99": counts.quantile(0.99) });
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_seconds": self.started.elapsed().as_secs(),
+            "ready": state == Readiness::Ready,
+            "state": state.to_string(),
+            "sessions": { "open": metrics.client_sessions.get(), "limit": config.limits.sessions, "closed": closed },
+            "upstream": upstream(proxy),
+            "rates": {
+                "sessions": per_second(|raw| raw.sessions),
+                "logins": per_second(|raw| raw.logins),
+                "commands": per_second(|raw| raw.commands),
+            },
+            "reuse_ratio": share(now.reused.saturating_sub(before.reused), now.opened.saturating_sub(before.opened)),
+            "login_seconds": seconds(now.login.since(&before.login)),
+            "checkout_seconds": seconds(now.checkout.since(&before.checkout)),
+            "logins": logins,
+            "backends": backends,
+            "accounts": { "known": accounts.len(), "busiest": busiest },
+            "recent": recent(),
+            "point": point,
+        })
+    }
+}
+
+/// Connections and ports, over all backends.
+fn upstream(proxy: &Proxy) -> Value {
+    let backends = proxy.pools().backends();
+    let sum = |count: &dyn Fn(&crate::metrics::BackendMetrics) -> i64| -> i64 {
+        backends.iter().map(|backend| count(backend.metrics())).sum()
+    };
+    let connections: HashMap<_, _> =
+        ConnectionState::ALL.iter().map(|state| (state.as_str(), sum(&|m| m.connections_in(*state)))).collect();
+    let retired: HashMap<_, _> = RetireReason::ALL
+        .iter()
+        .map(|reason| (reason.as_str(), sum(&|m| m.retired_so_far(*reason).try_into().unwrap_or(i64::MAX))))
+        .collect();
+    let budget = proxy.budget();
+    json!({
+        "connections": connections,
+        "budget": { "in_use": budget.in_use(), "capacity": budget.capacity() },
+        "ports": {
+            "in_use": sum(&|m| m.ports_in_use.get()),
+            "time_wait": sum(&|m| m.ports_time_wait.get()),
+            "capacity": sum(&|m| m.ports_capacity.get()),
+        },
+        "retired": retired,
+    })
+}
+
+impl Raw {
+    fn of(proxy: &Proxy) -> Self {
+        let metrics = proxy.metrics();
+        let backends = proxy.pools().backends();
+        let checkouts = |results: &[CheckoutResult]| -> u64 {
+            let of = |result: &CheckoutResult| -> u64 {
+                backends.iter().map(|backend| backend.metrics().checkouts_so_far(*result)).sum()
+            };
+            results.iter().map(of).sum()
+        };
+        let counts = backends.iter().map(|backend| backend.metrics().checkout_counts());
+        Self {
+            at: Instant::now(),
+            sessions: SessionClose::ALL.iter().map(|close| metrics.sessions_closed_so_far(*close)).sum(),
+            logins: [LoginResult::Cached, LoginResult::Verified].map(|r| metrics.logins_so_far(r)).iter().sum(),
+            commands: metrics.commands_so_far(),
+            reused: checkouts(&[CheckoutResult::Reused, CheckoutResult::Joined]),
+            opened: checkouts(&[CheckoutResult::Dialed]),
+            login: metrics.login_counts(),
+            checkout: counts.fold(Counts::default(), |sum, counts| sum.and(&counts)),
+        }
+    }
+}
+
+impl Point {
+    fn of(proxy: &Proxy, now: &Raw, before: Option<&Raw>) -> Self {
+        let before = before.unwrap_or(now);
+        let backends = proxy.pools().backends();
+        let sum = |state| backends.iter().map(|backend| backend.metrics().connections_in(state)).sum();
+        let ports = |gauge: fn(&crate::metrics::BackendMetrics) -> i64| -> i64 {
+            backends.iter().map(|backend| gauge(backend.metrics())).sum()
+        };
+        let (login, checkout) = (now.login.since(&before.login), now.checkout.since(&before.checkout));
+        Self {
+            at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
+            sessions: proxy.metrics().client_sessions.get(),
+            idle: sum(ConnectionState::Idle),
+            active: sum(ConnectionState::Active),
+            spare: sum(ConnectionState::Spare),
+            connecting: sum(ConnectionState::Connecting),
+            ports: ports(|metrics| metrics.ports_in_use.get()),
+            time_wait: ports(|metrics| metrics.ports_time_wait.get()),
+            capacity: i64::try_from(proxy.budget().capacity()).unwrap_or(i64::MAX),
+            logins: rate(now.logins.saturating_sub(before.logins), now.at - before.at),
+            commands: rate(now.commands.saturating_sub(before.commands), now.at - before.at),
+            reuse: share(now.reused.saturating_sub(before.reused), now.opened.saturating_sub(before.opened)),
+            login_p50: login.quantile(0.5),
+            login_p99: login.quantile(0.99),
+            checkout_p50: checkout.quantile(0.5),
+            checkout_p99: checkout.quantile(0.99),
+        }
+    }
+}
+
+fn rate(count: u64, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
+}
+
+/// Of both together, the first; `None`: there is nothing.
+fn share(reused: u64, opened: u64) -> Option<f64> {
+    (reused + opened > 0).then(|| reused as f64 / (reused + opened) as f64)
+}
+
+fn event(name: &str, data: &Value) -> Bytes {
+    // JSON has its line ends escaped.
+    format!("retry: 500\nevent: {name}\ndata: {data}\n\n").into()
+}

@@ -1,0 +1,241 @@
+//! Lets client sessions in: accepts, counts, prepares, and gives each session a task of its own.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::config::{Limits, Live, TlsMode};
+use crate::listener::{BoundListener, ClientAddr, ListenerContext, prepare};
+use crate::metrics::{Metrics, SessionClose};
+use crate::session::driver::{self, Context};
+use crate::stream::Stream;
+
+/// Clients that are told at once that there are too many; others are just cut off.
+const MAX_REFUSALS: usize = 256;
+
+/// How long a client may take to complete TCP's handshake with a listener that is being handed over.
+const HANDSHAKES: Duration = Duration::from_secs(1);
+
+/// Lets in as many client sessions as there may be, in all and of one address.
+#[derive(Debug)]
+pub(super) struct Gate {
+    sessions: AtomicUsize,
+    /// Of `[limits]`: in all, and of one address.
+    most: ArcSwap<(usize, usize)>,
+    /// Those who are told that there is no place, at once.
+    refusals: Arc<Semaphore>,
+    addresses: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// A place among `limits.sessions`.
+struct Place(Arc<Gate>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.sessions.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The right of one address to a further session.
+struct Admission {
+    gate: Arc<Gate>,
+    address: Option<IpAddr>,
+}
+
+impl Gate {
+    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+        let most = ArcSwap::from_pointee((limits.sessions, limits.sessions_per_address));
+        let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
+        Arc::new(Self { sessions: AtomicUsize::new(0), most, refusals, addresses: Mutex::default() })
+    }
+
+    /// Goes by other limits from now on; whoever is in stays.
+    pub(super) fn apply(&self, limits: &Limits) {
+        self.most.store(Arc::new((limits.sessions, limits.sessions_per_address)));
+    }
+
+    fn place(self: &Arc<Self>) -> Option<Place> {
+        let most = self.most.load().0;
+        let more = |sessions: usize| (sessions < most).then_some(sessions + 1);
+        self.sessions.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        Some(Place(Arc::clone(self)))
+    }
+
+    fn admit(self: &Arc<Self>, client: ClientAddr) -> Option<Admission> {
+        let most = self.most.load().1;
+        let address = client.ip().filter(|_| most > 0);
+        if let Some(address) = address {
+            let mut addresses = self.addresses.lock();
+            let count = addresses.entry(address).or_default();
+            if *count >= most {
+                return None;
+            }
+            *count += 1;
+        }
+        Some(Admission { gate: Arc::clone(self), address })
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let Some(address) = self.address else { return };
+        let mut addresses = self.gate.addresses.lock();
+        if let Some(count) = addresses.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                addresses.remove(&address);
+            }
+        }
+    }
+}
+
+/// Accepts on one listener.
+#[derive(Clone)]
+pub(super) struct Acceptor {
+    /// For sessions that begin.
+    pub(super) context: Live<Context>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) sessions: TaskTracker,
+    /// For connections that come.
+    pub(super) listener: Live<ListenerContext>,
+    /// The listener is not wanted any more, or the process ends.
+    pub(super) stop: CancellationToken,
+}
+
+impl Acceptor {
+    pub(super) async fn serve(self, listener: BoundListener) {
+        while let Some((stream, peer)) = self.stop.run_until_cancelled(listener.accept()).await {
+            self.accepted(stream, peer);
+        }
+        if listener.hand_over() {
+            // Handshakes that have begun end here.
+            let over = tokio::time::sleep(HANDSHAKES);
+            tokio::pin!(over);
+            loop {
+                tokio::select! {
+                    biased;
+                    (stream, peer) = listener.accept() => self.accepted(stream, peer),
+                    () = &mut over => break,
+                }
+            }
+        }
+        // Whoever has connected by now is served, or told; to be reset would look like a refusal.
+        for (stream, peer) in listener.close().await {
+            self.accepted(stream, peer);
+        }
+    }
+
+    fn accepted(&self, stream: Stream, peer: ClientAddr) {
+        let (context, listener) = (self.context.load_full(), self.listener.load_full());
+        match self.gate.place() {
+            Some(place) => {
+                let counted = Counted::new(&context.metrics, place);
+                if listener.is_ready(peer) {
+                    self.begin(stream, peer, counted, context, &listener);
+                } else {
+                    let welcome = self.clone().welcome(stream, peer, counted, context, listener);
+                    self.sessions.spawn(welcome);
+                }
+            }
+            None => {
+                turned_away(&context, &listener, peer, "limits.sessions");
+                match Arc::clone(&self.gate.refusals).try_acquire_owned() {
+                    Ok(turn) if listener.config.tls != TlsMode::Implicit => {
+                        self.sessions.spawn(async move {
+                            refuse(stream).await;
+                            drop(turn);
+                        });
+                    }
+                    _ => stream.reset(),
+                }
+            }
+        }
+    }
+
+    /// What comes before the first greeting.
+    async fn welcome(
+        self,
+        stream: Stream,
+        peer: ClientAddr,
+        counted: Counted,
+        context: Arc<Context>,
+        listener: Arc<ListenerContext>,
+    ) {
+        let limit = context.limits.tls_handshake_timeout;
+        let accepted = match Box::pin(prepare(stream, peer, &listener, limit)).await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                info!(client = %peer, listener = listener.config.name, %error, "handshake failed");
+                return context.metrics.session_closed(SessionClose::HandshakeFailed);
+            }
+        };
+        self.begin(accepted.stream, accepted.client, counted, context, &listener);
+    }
+
+    /// Gives the session a task of its own size.
+    fn begin(
+        &self,
+        stream: Stream,
+        client: ClientAddr,
+        counted: Counted,
+        context: Arc<Context>,
+        listener: &Arc<ListenerContext>,
+    ) {
+        let Some(admission) = self.gate.admit(client) else {
+            turned_away(&context, listener, client, "limits.sessions_per_address");
+            self.sessions.spawn(async move {
+                refuse(stream).await;
+                drop(counted);
+            });
+            return;
+        };
+        let enrolled = context.registry.enroll(client, listener);
+        self.sessions.spawn(async move {
+            let record = Arc::clone(enrolled.record());
+            let _held = (enrolled, counted, admission);
+            driver::run(stream, record, context).await;
+        });
+    }
+}
+
+fn turned_away(context: &Context, listener: &ListenerContext, client: ClientAddr, limit: &str) {
+    warn!(%client, listener = listener.config.name, limit, "too many sessions");
+    context.metrics.session_closed(SessionClose::Limit);
+}
+
+/// A session in `imapool_client_sessions`, and its place among `limits.sessions`.
+struct Counted {
+    metrics: Arc<Metrics>,
+    _place: Place,
+}
+
+impl Counted {
+    fn new(metrics: &Arc<Metrics>, place: Place) -> Self {
+        metrics.client_sessions.inc();
+        Self { metrics: Arc::clone(metrics), _place: place }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.metrics.client_sessions.dec();
+    }
+}
+
+/// Says why there is no session. A limit never looks like a wrong password.
+async fn refuse(mut stream: Stream) {
+    let say = stream.write_all(b"* BYE [LIMIT] Too many sessions; try again later.\r\n");
+    if let Ok(Ok(())) = tokio::time::timeout(Duration::from_secs(1), say).await {
+        stream.close(Duration::from_secs(1)).await;
+    }
+}

@@ -1,0 +1,309 @@
+//! Another configuration takes the place of the one that runs: all of it or nothing. First everything is made that can
+//! fail; then parts are exchanged, which cannot. Sessions notice nothing of it.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tracing::{error, info, warn};
+
+use super::{Proxy, Running, StartError, auth_settings, hands_over, new_backend};
+use crate::admin::{AdminServer, Token};
+use crate::config::{self, Change, Config, ConfigError, Effect, ListenAddr, Places, diff};
+use crate::listener::{BindError, BoundListener, Inherited, ListenerContext};
+use crate::session::driver::Context;
+use crate::tls::TlsConfigError;
+use crate::upstream::backend::Backend;
+
+/// Why the old configuration serves on. Displays with `FILE:LINE:COLUMN`.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The file is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What it says cannot be had.
+    #[error("{place}: {source}")]
+    Start {
+        /// Where in the file that stands.
+        place: String,
+        /// What cannot be had.
+        source: StartError,
+    },
+    /// The proxy was not started from a file.
+    #[error("there is no configuration file to reload: imapool was not started from one")]
+    NoFile,
+}
+
+/// All that a new configuration needs beyond what is there.
+struct Plan {
+    listeners: Vec<PlannedListener>,
+    /// In the order of the configuration.
+    backends: Vec<Arc<Backend>>,
+    admin: PlannedAdmin,
+}
+
+enum PlannedListener {
+    /// The running one at this place, with another context where that has changed.
+    Kept(usize, Option<Arc<ListenerContext>>),
+    Bound(BoundListener),
+}
+
+enum PlannedAdmin {
+    Off,
+    Kept(Option<Token>),
+    Bound(AdminServer, Option<Token>),
+}
+
+impl Proxy {
+    /// Says from which file the configuration came, for [`Proxy::reload_file`].
+    pub fn set_source(&self, file: PathBuf) {
+        let _ = self.0.source.set(file);
+    }
+
+    /// Has `watcher` told of each configuration that is taken from now on. Only the first one counts.
+    pub fn watch(&self, watcher: impl Fn(&Config) + Send + Sync + 'static) {
+        let _ = self.0.watcher.set(Box::new(watcher));
+    }
+
+    /// Reads the configuration file again and goes by it. Tells in the log what has changed, or why nothing has.
+    ///
+    /// # Errors
+    /// See [`ReloadError`]; the old configuration serves on.
+    pub async fn reload_file(&self) -> Result<Vec<Change>, ReloadError> {
+        let result = self.try_reload_file().await;
+        match &result {
+            Ok(changes) if changes.is_empty() => info!("configuration reloaded; nothing has changed"),
+            Ok(changes) => {
+                for change in changes {
+                    match change.effect {
+                        Effect::Restart => warn!(%change, "a change that needs a restart"),
+                        _ => info!(%change, "configuration changed"),
+                    }
+                }
+            }
+            Err(error) => {
+                for line in error.to_string().lines() {
+                    error!("cannot reload; the old configuration serves on: {line}");
+                }
+            }
+        }
+        result
+    }
+
+    async fn try_reload_file(&self) -> Result<Vec<Change>, ReloadError> {
+        let file = self.0.source.get().cloned().ok_or(ReloadError::NoFile)?;
+        let loading = tokio::task::spawn_blocking(move || Config::load_with_places(&file));
+        let Ok(loaded) = loading.await else { return Err(ReloadError::NoFile) };
+        let (config, places) = loaded?;
+        for warning in config.warnings() {
+            warn!("{warning}");
+        }
+        let placed = config.clone();
+        self.reload(config).await.map_err(|source| ReloadError::Start { place: source.place(&placed, &places), source })
+    }
+
+    /// Goes by this configuration from now on; gives what is different.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing has changed then.
+    pub async fn reload(&self, config: Config) -> Result<Vec<Change>, StartError> {
+        let mut running = self.0.running.lock().await;
+        if self.0.drain.is_cancelled() || self.0.handing_over.load(Ordering::Acquire) {
+            return Err(StartError::Draining);
+        }
+        let plan = self.plan(&running, &config)?;
+        let changes = differences(&self.0.config.load(), &config);
+        self.exchange(&mut running, config, plan);
+        Ok(changes)
+    }
+
+    /// Makes what the configuration needs, and everything that can fail.
+    fn plan(&self, running: &Running, config: &Config) -> Result<Plan, StartError> {
+        let mut taken = HashSet::new();
+        let mut listeners = Vec::new();
+        for listener in &config.listeners {
+            listeners.push(plan_listener(running, listener, &mut taken)?);
+        }
+        let admin = match (&config.admin.address, &running.admin) {
+            (None, _) => PlannedAdmin::Off,
+            (Some(address), Some(admin)) if admin.configured == *address => {
+                PlannedAdmin::Kept(Token::load(&config.admin)?)
+            }
+            (Some(address), _) => {
+                let token = Token::load(&config.admin)?;
+                let mut none = Inherited::default();
+                PlannedAdmin::Bound(AdminServer::bind_or_adopt(address, hands_over(config), &mut none)?, token)
+            }
+        };
+        let old = self.0.pools.backends();
+        let backends = config.backends.iter().map(|backend| {
+            if let Some(same) = old.iter().find(|old| old.is_made_of(backend)) {
+                return Ok(Arc::clone(same));
+            }
+            let index = self.0.budget.add(config, backend);
+            new_backend(index, backend, &self.0.pool_config, &self.0.budget, &self.0.metrics)
+        });
+        Ok(Plan { backends: backends.collect::<Result<_, _>>()?, listeners, admin })
+    }
+
+    /// Nothing here fails or waits.
+    fn exchange(&self, running: &mut Running, config: Config, plan: Plan) {
+        let inner = &self.0;
+        let indices: Vec<_> = plan.backends.iter().map(|backend| backend.index).collect();
+        inner.budget.resize(&config, &indices);
+        inner.pools.apply(config.pool.clone());
+        inner.auth.apply(auth_settings(&config));
+        inner.gate.apply(&config.limits);
+        inner.backend.store(Arc::clone(&plan.backends[0]));
+        inner.pools.set_backends(plan.backends, inner.budget.capacity());
+        let old = inner.context.load();
+        inner.context.store(Arc::new(Context {
+            auth: Arc::clone(&old.auth),
+            backend: Arc::clone(&old.backend),
+            limits: config.limits.clone(),
+            metrics: Arc::clone(&old.metrics),
+            registry: Arc::clone(&old.registry),
+            drain: old.drain.clone(),
+        }));
+        self.exchange_listeners(running, plan.listeners);
+        self.exchange_admin(running, &config.admin, plan.admin);
+        if let Some(watcher) = inner.watcher.get() {
+            watcher(&config);
+        }
+        inner.config.store(Arc::new(config));
+    }
+
+    fn exchange_listeners(&self, running: &mut Running, planned: Vec<PlannedListener>) {
+        let mut old: Vec<_> = std::mem::take(&mut running.listeners).into_iter().map(Some).collect();
+        for listener in planned {
+            running.listeners.push(match listener {
+                PlannedListener::Bound(listener) => self.0.serve(listener),
+                PlannedListener::Kept(index, context) => {
+                    let Some(kept) = old[index].take() else { continue };
+                    if let Some(context) = context {
+                        kept.context.store(context);
+                    }
+                    kept
+                }
+            });
+        }
+        for gone in old.into_iter().flatten() {
+            info!(listener = gone.context.load().config.name, address = %gone.bound, "no longer listening");
+            gone.stop.cancel();
+        }
+    }
+
+    fn exchange_admin(&self, running: &mut Running, config: &config::Admin, planned: PlannedAdmin) {
+        match planned {
+            PlannedAdmin::Kept(token) => {
+                if let Some(admin) = &running.admin {
+                    admin.token.store(Arc::new(token));
+                    admin.hosts.store(Arc::new(config.hosts.clone()));
+                }
+            }
+            PlannedAdmin::Off => {
+                if let Some(admin) = running.admin.take() {
+                    admin.stop.cancel();
+                }
+            }
+            PlannedAdmin::Bound(server, token) => {
+                let new = self.serve_admin(config, server, token);
+                if let Some(old) = running.admin.replace(new) {
+                    old.stop.cancel();
+                }
+            }
+        }
+    }
+}
+
+impl super::Inner {
+    /// Loads certificates and keys whose files have changed.
+    pub(super) async fn renew_certificates(&self) {
+        let contexts: Vec<_> = {
+            let Ok(running) = self.running.try_lock() else { return };
+            running.listeners.iter().map(|listener| listener.context.load_full()).collect()
+        };
+        let renewed = tokio::task::spawn_blocking(move || {
+            let renew = |context: Arc<ListenerContext>| {
+                let store = context.tls.as_ref().map(|tls| tls.certificates()).filter(|store| store.changed())?;
+                let result = store.reload();
+                Some((context, result))
+            };
+            contexts.into_iter().filter_map(renew).collect::<Vec<_>>()
+        });
+        for (context, result) in renewed.await.unwrap_or_default() {
+            let listener = &context.config.name;
+            match result {
+                Ok(()) => info!(listener, "certificate renewed"),
+                Err(error) => warn!(listener, %error, "cannot renew the certificate; the old one serves on"),
+            }
+        }
+    }
+}
+
+/// The running listener of this address, or a new one.
+fn plan_listener(
+    running: &Running,
+    config: &config::Listener,
+    taken: &mut HashSet<usize>,
+) -> Result<PlannedListener, StartError> {
+    let any_port = matches!(config.address, ListenAddr::Tcp(address) if address.port() == 0);
+    let kept = running.listeners.iter().position(|listener| {
+        let same_name = listener.context.load().config.name == config.name;
+        listener.configured == config.address && (same_name || !any_port)
+    });
+    let Some(index) = kept.filter(|index| taken.insert(*index)) else {
+        return Ok(PlannedListener::Bound(BoundListener::bind(config)?));
+    };
+    let context = running.listeners[index].context.load_full();
+    let renewed = context.tls.as_ref().is_some_and(|tls| tls.certificates().changed());
+    let changed = context.config != *config || renewed;
+    let context = changed.then(|| ListenerContext::new(config)).transpose()?;
+    Ok(PlannedListener::Kept(index, context.map(Arc::new)))
+}
+
+fn differences(old: &Config, new: &Config) -> Vec<Change> {
+    match (serde_json::to_value(old), serde_json::to_value(new)) {
+        (Ok(old), Ok(new)) => diff(&old, &new),
+        _ => Vec::new(),
+    }
+}
+
+impl StartError {
+    /// Where the configuration says what cannot be had: `FILE:LINE:COLUMN`.
+    #[must_use]
+    pub fn place(&self, config: &Config, places: &Places) -> String {
+        let of_listener = |name: &str, key| {
+            let index = config.listeners.iter().position(|listener| listener.name == name);
+            places.of("listener", index.unwrap_or_default(), key)
+        };
+        let of_backend = |name: &str, key| {
+            let index = config.backends.iter().position(|backend| backend.name == name);
+            places.of("backend", index.unwrap_or_default(), key)
+        };
+        match self {
+            Self::Bind(BindError::Tls { listener, source }) => {
+                let ours = config.listeners.iter().find(|ours| ours.name == *listener);
+                let certificate = ours.and_then(|listener| listener.certificate.as_deref());
+                let of_certificate = file_at_fault(source).is_some_and(|file| Some(file) == certificate);
+                of_listener(listener, if of_certificate { "certificate" } else { "private_key" })
+            }
+            Self::Bind(error) => of_listener(error.listener(), "address"),
+            Self::Admin(error) => places.of("admin", 0, error.key()),
+            Self::Tls { name, .. } => of_backend(name, "ca_file"),
+            Self::Ports { name, .. } => of_backend(name, "source_port_range"),
+            Self::Randomness(_) | Self::Draining => places.of("", 0, ""),
+        }
+    }
+}
+
+fn file_at_fault(error: &TlsConfigError) -> Option<&Path> {
+    match error {
+        TlsConfigError::Read { path, .. }
+        | TlsConfigError::Pem { path, .. }
+        | TlsConfigError::NoCertificate { path }
+        | TlsConfigError::BadCertificate { path, .. } => Some(path),
+        _ => None,
+    }
+}

@@ -1,0 +1,57 @@
+//! The commands that talk to a running imapool by its admin address.
+
+pub(crate) mod client;
+pub(crate) mod ctl;
+pub(crate) mod status;
+pub(crate) mod top;
+
+use std::path::PathBuf;
+
+use imapool::config::{Admin, Config, ListenAddr};
+
+use self::client::{Client, ClientError};
+
+/// Which imapool is meant.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Target {
+    /// Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143.
+    #[arg(long, value_name = "ADDRESS", env = "IMAPOOL_ADMIN", global = true)]
+    admin: Option<String>,
+    /// Its configuration, to take the admin address and the token from.
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+}
+
+impl Target {
+    /// That of a configuration file, unless an address is given.
+    pub(crate) fn of(admin: Option<String>, config: PathBuf) -> Self {
+        Self { admin, config: Some(config) }
+    }
+
+    /// A client for it.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read, or has no admin address.
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        let mut admin = match &self.config {
+            Some(file) => Config::load(file)?.admin,
+            None => Admin::default(),
+        };
+        if let Some(address) = &self.admin {
+            admin.address = Some(address_of(address)?);
+        }
+        let Some(address) = admin.address.clone() else {
+            anyhow::bail!("the configuration has no admin address: imapool cannot be asked");
+        };
+        // A token that cannot be read is missed only where one is needed.
+        let token = imapool::admin::Token::load(&Admin { address: None, ..admin });
+        Ok(Client::new(address, token.map_err(|error| error.to_string())))
+    }
+}
+
+fn address_of(text: &str) -> Result<ListenAddr, ClientError> {
+    match text.strip_prefix("unix:") {
+        Some(path) => Ok(ListenAddr::Unix(path.into())),
+        None => text.parse().map(ListenAddr::Tcp).map_err(|_| ClientError::Address { address: text.to_owned() }),
+    }
+}

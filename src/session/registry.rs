@@ -1,0 +1,246 @@
+//! Which client sessions there are: for the admin address, which may look at them and close them, and for the line that is
+//! logged at the end of each.
+//!
+//! A session notes what it does in a [`Record`] of its own, by atomics that nobody else writes. A lock is taken when it
+//! begins, when it logs in and when it takes an upstream connection; whoever looks at all of them holds it for
+//! microseconds.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::imap::command::Name;
+use crate::listener::{ClientAddr, ListenerContext};
+use crate::metrics::SessionClose;
+use crate::pool::Account;
+
+/// Locks that the sessions are spread over.
+const SHARDS: u64 = 16;
+/// Upstream connections of one session that are remembered, the latest: a line of the log has an end.
+const CONNECTIONS: usize = 16;
+
+/// What is known of one session.
+#[derive(Debug)]
+pub struct Record {
+    /// Unique in the process.
+    pub id: u64,
+    /// As the PROXY header says, where one is believed.
+    pub client: ClientAddr,
+    /// Where it was accepted.
+    pub listener: Arc<ListenerContext>,
+    /// When it was accepted.
+    pub since: Instant,
+    tls: OnceLock<&'static str>,
+    account: OnceLock<Arc<Account>>,
+    received: AtomicU64,
+    sent: AtomicU64,
+    commands: AtomicU64,
+    /// The command that runs on the backend: its place in [`Name::ALL`], from 1; 0: none.
+    command: AtomicU8,
+    /// The number of the upstream connection that it holds; 0: none.
+    connection: AtomicU64,
+    connections: Mutex<Vec<u64>>,
+    ended: OnceLock<SessionClose>,
+    closing: AtomicBool,
+    wake: Notify,
+}
+
+impl Record {
+    /// `"TLSv1.3"`; `None` without TLS.
+    pub fn tls(&self) -> Option<&'static str> {
+        self.tls.get().copied()
+    }
+
+    /// Whose session it is; `None` before login.
+    pub fn account(&self) -> Option<&Arc<Account>> {
+        self.account.get()
+    }
+
+    /// Octets from the client, without TLS.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Octets to the client, without TLS.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Commands that have gone to the backend.
+    pub fn commands(&self) -> u64 {
+        self.commands.load(Ordering::Relaxed)
+    }
+
+    /// The command that runs on the backend.
+    pub fn command(&self) -> Option<&'static str> {
+        let place = usize::from(self.command.load(Ordering::Relaxed)).checked_sub(1)?;
+        Name::ALL.get(place).map(|name| name.as_str())
+    }
+
+    /// The number of the upstream connection that it holds.
+    pub fn connection(&self) -> Option<u64> {
+        Some(self.connection.load(Ordering::Relaxed)).filter(|id| *id > 0)
+    }
+
+    /// Ends the session, politely: at rest by BYE, else as soon as its command is over.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// Whether somebody asked for its end.
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Waits until somebody asks for its end. For the session alone.
+    pub(super) async fn closed(&self) {
+        self.wake.notified().await;
+    }
+
+    pub(super) fn set_tls(&self, version: Option<&'static str>) {
+        if let Some(version) = version {
+            let _ = self.tls.set(version);
+        }
+    }
+
+    pub(super) fn set_account(&self, account: &Arc<Account>) {
+        let _ = self.account.set(Arc::clone(account));
+    }
+
+    pub(super) fn add_received(&self, octets: usize) {
+        add(&self.received, octets as u64);
+    }
+
+    pub(super) fn add_sent(&self, octets: usize) {
+        add(&self.sent, octets as u64);
+    }
+
+    pub(super) fn command_begins(&self, name: Name) {
+        add(&self.commands, 1);
+        self.command.store(name as u8 + 1, Ordering::Relaxed);
+    }
+
+    pub(super) fn command_ends(&self) {
+        self.command.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn takes(&self, connection: u64) {
+        self.connection.store(connection, Ordering::Relaxed);
+        let mut connections = self.connections.lock();
+        if connections.len() == CONNECTIONS {
+            connections.remove(0);
+        }
+        connections.push(connection);
+    }
+
+    pub(super) fn gives_back(&self) {
+        self.connection.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn ends(&self, close: SessionClose) {
+        let _ = self.ended.set(close);
+    }
+
+    /// The line about the whole session.
+    fn log(&self) {
+        let connections: Vec<_> = self.connections.lock().iter().map(u64::to_string).collect();
+        info!(
+            target: "imapool::sessions",
+            session = self.id,
+            client = %self.client,
+            listener = self.listener.config.name,
+            tls = self.tls(),
+            user = self.account().map(|account| account.name()),
+            connections = connections.join(","),
+            commands = self.commands(),
+            received = self.received(),
+            sent = self.sent(),
+            seconds = (self.since.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
+            close = self.ended.get().map_or("error", |close| close.as_str()),
+            "session ended"
+        );
+    }
+}
+
+/// Only the session itself writes, so that no locked instruction is needed.
+fn add(number: &AtomicU64, more: u64) {
+    number.store(number.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+}
+
+/// All sessions.
+#[derive(Debug, Default)]
+pub struct Registry {
+    shards: [Mutex<HashMap<u64, Arc<Record>>>; SHARDS as usize],
+    last: AtomicU64,
+}
+
+impl Registry {
+    fn shard(&self, id: u64) -> &Mutex<HashMap<u64, Arc<Record>>> {
+        &self.shards[(id % SHARDS) as usize]
+    }
+
+    /// A session begins; it is known for as long as the guard lives.
+    pub fn enroll(self: &Arc<Self>, client: ClientAddr, listener: &Arc<ListenerContext>) -> Enrolled {
+        let record = Arc::new(Record {
+            id: self.last.fetch_add(1, Ordering::Relaxed) + 1,
+            client,
+            listener: Arc::clone(listener),
+            since: Instant::now(),
+            tls: OnceLock::new(),
+            account: OnceLock::new(),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            commands: AtomicU64::new(0),
+            command: AtomicU8::new(0),
+            connection: AtomicU64::new(0),
+            connections: Mutex::default(),
+            ended: OnceLock::new(),
+            closing: AtomicBool::new(false),
+            wake: Notify::new(),
+        });
+        self.shard(record.id).lock().insert(record.id, Arc::clone(&record));
+        Enrolled { registry: Arc::clone(self), record }
+    }
+
+    /// The session of this number.
+    pub fn find(&self, id: u64) -> Option<Arc<Record>> {
+        self.shard(id).lock().get(&id).cloned()
+    }
+
+    /// All sessions, in no order.
+    pub fn all(&self) -> Vec<Arc<Record>> {
+        self.shards.iter().flat_map(|shard| shard.lock().values().cloned().collect::<Vec<_>>()).collect()
+    }
+}
+
+/// A session's place among all; dropping it ends the record, with its line in the log.
+#[derive(Debug)]
+pub struct Enrolled {
+    registry: Arc<Registry>,
+    record: Arc<Record>,
+}
+
+impl Enrolled {
+    /// What is known of the session.
+    pub fn record(&self) -> &Arc<Record> {
+        &self.record
+    }
+}
+
+impl Drop for Enrolled {
+    fn drop(&mut self) {
+        self.registry.shard(self.record.id).lock().remove(&self.record.id);
+        self.record.log();
+    }
+}
+
+/// How long a session that was asked to end may take for the command it runs.
+pub(super) const CLOSING: Duration = Duration::from_secs(5);

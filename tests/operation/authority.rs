@@ -1,0 +1,70 @@
+//! An authority that issues as many certificates as a test wants.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SerialNumber};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::support::soon;
+
+pub(crate) const NAME: &str = "mail.example.org";
+
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+/// A certificate and its key, in PEM.
+pub(crate) struct Issued {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Arc<Self> {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Arc::new(Self { issuer: Issuer::new(params, key), pem })
+    }
+
+    pub(crate) fn issue(&self, serial: u64) -> Issued {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([NAME.to_owned()]).unwrap();
+        params.serial_number = Some(SerialNumber::from(serial));
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Issued { certificate, key: key.serialize_pem() }
+    }
+
+    /// TLS as the client, without resumption: each handshake sees the certificate.
+    pub(crate) async fn connect(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config =
+            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        config.resumption = rustls::client::Resumption::disabled();
+        let name = ServerName::try_from(NAME).unwrap();
+        soon("TLS", TlsConnector::from(Arc::new(config)).connect(name, stream)).await
+    }
+}
+
+impl Issued {
+    pub(crate) fn write(&self, folder: &Path) {
+        std::fs::write(folder.join("certificate.pem"), &self.certificate).unwrap();
+        std::fs::write(folder.join("key.pem"), &self.key).unwrap();
+    }
+
+    /// Whether this is what the server has shown.
+    pub(crate) fn is_shown(&self, stream: &TlsStream<TcpStream>) -> bool {
+        let ours = CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap();
+        stream.get_ref().1.peer_certificates().is_some_and(|shown| shown[0] == ours)
+    }
+}

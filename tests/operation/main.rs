@@ -1,0 +1,22 @@
+//! What an operator does with a running proxy: another configuration, new certificates, the API, an upgrade; and what it
+//! tells of itself meanwhile.
+
+// A helper's panic is its test's failure.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod support;
+
+mod api;
+mod authority;
+mod browser;
+mod commands;
+mod forward;
+mod hostile;
+mod http;
+mod load;
+mod page;
+mod process;
+mod reload;
+mod upgrade;
