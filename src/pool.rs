@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use deadpool::managed::{self, Metrics as ObjectMetrics, Object, PoolError, QueueMode, RecycleError, RecycleResult};
 use parking_lot::{Mutex, RwLock};
@@ -239,10 +239,10 @@ impl Account {
         &self.backend
     }
 
-    /// `[pool]`
+    /// `[pool]`, as it is now.
     #[must_use]
-    pub fn config(&self) -> Guard<Arc<config::Pool>> {
-        self.config.load()
+    pub fn config(&self) -> Arc<config::Pool> {
+        self.config.load_full()
     }
 
     /// The hubs of its mailboxes.

@@ -12,13 +12,15 @@ use super::{Ended, Running, Session, capitalized, label};
 use crate::config::PoolMode;
 use crate::imap::command::{Command, Name};
 use crate::mailbox::hub::{FromHub, Member};
-use crate::pool::{Account, CheckoutError};
+use crate::pool::CheckoutError;
 use crate::session::machine::Run;
 use crate::upstream::machine::Sticky;
 
 /// A session's part in sharing.
 #[derive(Debug, Default)]
 pub(super) struct Sharing {
+    /// `pool.mode` is "multiplex": as it was when the session first needed a connection.
+    multiplex: Option<bool>,
     /// The hub of the selected mailbox.
     pub(super) hub: Option<Member>,
     /// Its SELECT is not answered yet.
@@ -35,7 +37,8 @@ impl Session {
     /// Runs the command in a hub, if it belongs there; else gives it back.
     pub(super) fn share(&mut self, run: Box<Run>) -> Option<Box<Run>> {
         let Some(account) = self.account.clone() else { return Some(run) };
-        if !self.multiplexes(&account) || self.lease.is_some() {
+        let multiplex = || account.config().mode == PoolMode::Multiplex;
+        if !*self.sharing.multiplex.get_or_insert_with(multiplex) || self.lease.is_some() {
             return Some(run);
         }
         let selects = matches!(run.command.name, Name::Select | Name::Examine);
@@ -45,6 +48,7 @@ impl Session {
                 return Some(run);
             }
             if !selects {
+                self.record.command_begins(run.command.name);
                 self.running = Some(running(&run.command));
                 hub.run(run);
                 return None;
@@ -67,6 +71,7 @@ impl Session {
         let plain = self.sticky.as_ref().is_none_or(|sticky| **sticky == Sticky::default());
         match run.command.selected_mailbox().filter(|_| plain && is_plain_select(&run.command)) {
             Some(key) => {
+                self.record.command_begins(run.command.name);
                 self.running = Some(running(&run.command));
                 self.sharing.joining = true;
                 self.sharing.hub = Some(Member::join(&account, key, run));
@@ -98,15 +103,9 @@ impl Session {
         Some(rest)
     }
 
-    /// As the configuration says now; a session that is in a hub stays there.
-    fn multiplexes(&self, account: &Account) -> bool {
-        self.sharing.hub.is_some() || account.config().mode == PoolMode::Multiplex
-    }
-
     /// Gives the session's own connection back, unless it is pinned; false: it is.
     pub(super) fn let_go(&mut self) -> bool {
-        let multiplexes = self.account.as_ref().is_some_and(|account| self.multiplexes(account));
-        let lets_go = multiplexes && !self.sharing.pinned;
+        let lets_go = self.sharing.multiplex == Some(true) && !self.sharing.pinned;
         if lets_go {
             self.drop_lease();
         }
@@ -147,6 +146,7 @@ impl Session {
             FromHub::Yours(lease, run) => {
                 self.sharing.hub = None;
                 self.sharing.pinned = true;
+                self.record.takes(lease.shared().id);
                 self.lease = Some(*lease);
                 if self.start_at_once(run).is_err() {
                     self.drop_lease();
@@ -161,6 +161,7 @@ impl Session {
     fn ended(&mut self, rest: &[u8], selected: bool) {
         if let Some(running) = self.running.take() {
             self.context.metrics.command(label(running.name), running.since.elapsed());
+            self.record.command_ends();
         }
         self.sharing.joining = false;
         if !selected {
