@@ -345,6 +345,9 @@ pub struct Pool {
     /// How long a mailbox stays selected on a connection at rest. Default 30 s.
     #[serde(serialize_with = "diff::words")]
     pub linger: Duration,
+    /// With multiplexing: how long a command may keep others of its mailbox waiting before these get a further connection.
+    /// Default 200 ms.
+    pub share_patience: Duration,
     /// A connection at rest for so long is retired. Default 5 min.
     #[serde(serialize_with = "diff::words")]
     pub idle_timeout: Duration,
@@ -378,6 +381,7 @@ impl Default for Pool {
             max_per_account: 4,
             max_total: 0,
             linger: Duration::from_secs(30),
+            share_patience: Duration::from_millis(200),
             idle_timeout: Duration::from_secs(300),
             max_lifetime: Duration::from_secs(3600),
             check_after: Duration::from_secs(30),

@@ -226,6 +226,20 @@ fn demo(args: DemoArgs) -> Result<Outcome, Failure> {
     Ok(Outcome::Well)
 }
 
+fn import(args: &ImportArgs) -> Result<Outcome, Failure> {
+    let name = args.file.display().to_string();
+    let conf = std::fs::read(&args.file).with_context(|| name.clone())?;
+    let toml = imapool::import::imapproxy(&String::from_utf8_lossy(&conf), &name).context(name)?;
+    match &args.output {
+        // A configuration that somebody has worked on is not to be lost by a slip of the hand.
+        Some(path) => File::create_new(path)
+            .and_then(|mut file| file.write_all(toml.as_bytes()))
+            .with_context(|| path.display().to_string())?,
+        None => std::io::stdout().write_all(toml.as_bytes()).context("cannot print")?,
+    }
+    Ok(Outcome::Well)
+}
+
 fn status(target: &Target, json: bool) -> Result<Outcome, Failure> {
     let client = target.client()?;
     let summary = block_on(async { client.get("summary").await })?.map_err(anyhow::Error::from)?;
@@ -246,20 +260,6 @@ fn ctl(target: &Target, action: &Action) -> Result<Outcome, Failure> {
 
 fn top(target: &Target) -> Result<Outcome, Failure> {
     cli::top::run(&runtime()?, &target.client()?)?;
-    Ok(Outcome::Well)
-}
-
-fn import(args: &ImportArgs) -> Result<Outcome, Failure> {
-    let name = args.file.display().to_string();
-    let conf = std::fs::read(&args.file).with_context(|| name.clone())?;
-    let toml = imapool::import::imapproxy(&String::from_utf8_lossy(&conf), &name).context(name)?;
-    match &args.output {
-        // A configuration that somebody has worked on is not to be lost by a slip of the hand.
-        Some(path) => File::create_new(path)
-            .and_then(|mut file| file.write_all(toml.as_bytes()))
-            .with_context(|| path.display().to_string())?,
-        None => std::io::stdout().write_all(toml.as_bytes()).context("cannot print")?,
-    }
     Ok(Outcome::Well)
 }
 

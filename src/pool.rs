@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use deadpool::managed::{self, Metrics as ObjectMetrics, Object, PoolError, QueueMode, RecycleError, RecycleResult};
 use parking_lot::{Mutex, RwLock};
@@ -25,6 +25,7 @@ use crate::config::{self, Live};
 use crate::imap::capability::Capabilities;
 use crate::imap::command::{Command, Name, Segment};
 use crate::imap::sasl::{Credential, SecretKind};
+use crate::mailbox::registry::Registry;
 use crate::metrics::{CheckoutResult, RetireReason};
 use crate::ports::{Allowance, Counted};
 use crate::secret::Fingerprint;
@@ -69,7 +70,7 @@ pub struct Want {
 }
 
 /// Why there is no connection for a session.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CheckoutError {
     /// All of the account's connections, or all there may be, were in use for `pool.checkout_timeout`.
     #[error("no connection to the mail server became free in time")]
@@ -154,6 +155,7 @@ pub struct Account {
     /// Turns that are withheld because the backend said that there are too many connections.
     withheld: Mutex<Option<(OwnedSemaphorePermit, Instant)>>,
     last_used: Mutex<Instant>,
+    hubs: Arc<Registry>,
     /// Who last asked for a connection: for whom one is opened.
     last_client: Mutex<Option<IpAddr>>,
     /// Sessions that wait for a connection now, and how often one had to so far.
@@ -235,6 +237,30 @@ impl Account {
     #[must_use]
     pub fn backend(&self) -> &Arc<Backend> {
         &self.backend
+    }
+
+    /// `[pool]`
+    #[must_use]
+    pub fn config(&self) -> Guard<Arc<config::Pool>> {
+        self.config.load()
+    }
+
+    /// The hubs of its mailboxes.
+    #[must_use]
+    pub fn hubs(&self) -> &Arc<Registry> {
+        &self.hubs
+    }
+
+    /// Whether the backend offers its sessions this capability.
+    #[must_use]
+    pub fn offers(&self, capability: &str) -> bool {
+        self.capabilities.load().has(capability)
+    }
+
+    /// Whether a checkout would not have to wait for anybody.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.turns.available_permits() > 0 && self.everywhere.available_permits() > 0
     }
 
     /// The capabilities to offer its sessions.
@@ -406,9 +432,7 @@ impl Account {
         self.restore_turns();
         self.backend.in_service().await;
         loop {
-            // Neither semaphore is ever closed.
-            let turn = Arc::clone(&self.turns).acquire_owned().await.expect("open semaphore");
-            let place = Arc::clone(&self.everywhere).acquire_owned().await.expect("open semaphore");
+            let (turn, place) = self.turn().await;
             match self.seat(want).await {
                 Ok(Some(taken)) => return Ok(Lease::new(self, taken, turn, place)),
                 // It was closed just then, or did not answer: the next.
@@ -426,6 +450,15 @@ impl Account {
                 Err(FillError::Open(_) | FillError::AccountGone) => return Err(CheckoutError::Unavailable),
             }
         }
+    }
+
+    /// Waits until a further connection may be in use. Hubs that rest are asked for theirs meanwhile.
+    async fn turn(&self) -> (OwnedSemaphorePermit, OwnedSemaphorePermit) {
+        let _waiting = (!self.has_room()).then(|| self.hubs.wait());
+        // Neither semaphore is ever closed.
+        let turn = Arc::clone(&self.turns).acquire_owned().await.expect("open semaphore");
+        let place = Arc::clone(&self.everywhere).acquire_owned().await.expect("open semaphore");
+        (turn, place)
     }
 
     /// A seat with a connection that fits; `None`: try again.
@@ -621,6 +654,13 @@ impl Lease {
             generation: account.generation.load(Ordering::Acquire),
             _turn: turn,
             _place: place,
+        }
+    }
+
+    /// Ends the connection, for this reason.
+    pub fn retire(mut self, reason: RetireReason) {
+        if let Some(connection) = self.connection.take() {
+            connection.retire(reason);
         }
     }
 
@@ -850,6 +890,7 @@ impl Pools {
                 verified: Mutex::default(),
                 withheld: Mutex::default(),
                 last_used: Mutex::new(Instant::now()),
+                hubs: Arc::default(),
                 last_client: Mutex::default(),
                 waiting: AtomicUsize::new(0),
                 waits: AtomicU64::new(0),

@@ -172,6 +172,7 @@ fn read_pool<'t>(reader: &mut Reader<'t>, table: Option<Table<'t>>) -> Pool {
         max_per_account: section.or("max_per_account", defaults.max_per_account, value::integer(1..=1000)),
         max_total: section.or("max_total", defaults.max_total, value::integer(0..=MANY)),
         linger: section.or("linger", defaults.linger, value::duration(ANY)),
+        share_patience: section.or("share_patience", defaults.share_patience, value::duration(ANY)),
         idle_timeout: section.or("idle_timeout", defaults.idle_timeout, value::duration(SOME)),
         max_lifetime: section.or("max_lifetime", defaults.max_lifetime, value::duration(SOME)),
         check_after: section.or("check_after", defaults.check_after, value::duration(ANY)),
@@ -182,10 +183,6 @@ fn read_pool<'t>(reader: &mut Reader<'t>, table: Option<Table<'t>>) -> Pool {
         drain_bytes: section.or("drain_bytes", defaults.drain_bytes, value::size(DRAIN_SIZES)),
         drain_timeout: section.or("drain_timeout", defaults.drain_timeout, value::duration(ANY)),
     };
-    // Delete this once sessions can share connections.
-    if pool.mode == PoolMode::Multiplex {
-        section.refuse("mode", "this version cannot multiplex yet, write \"session\"");
-    }
     section.finish();
     pool
 }

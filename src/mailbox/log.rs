@@ -239,20 +239,26 @@ impl Log {
         self.check(number)?;
         let head = self.head();
         self.push(Event::Fetch(number, items));
-        // One that lags hears it again, in its turn.
+        self.pass_over(head, heard);
+        Ok(())
+    }
+
+    /// A line that concerns the mailbox as a whole, with line end: `* FLAGS (…)`, `* OK [PERMANENTFLAGS …] …`. It comes
+    /// before all other news, and of those that lag far, only the last few. `heard`: as in [`Log::handle_fetch`].
+    pub fn handle_text(&mut self, line: Bytes, heard: Option<Cursor>) {
+        let head = self.head();
+        self.push(Event::Text(line));
+        self.pass_over(head, heard);
+    }
+
+    /// The session knows what was just logged. One that lags hears it again, in its turn.
+    fn pass_over(&mut self, head: u64, heard: Option<Cursor>) {
         if let Some(place) =
             heard.and_then(|cursor| self.places.get_mut(&cursor)).filter(|place| place.position == head)
         {
             place.position += 1;
             self.forget(head);
         }
-        Ok(())
-    }
-
-    /// A line that concerns the mailbox as a whole, with line end: `* FLAGS (…)`, `* OK [PERMANENTFLAGS …] …`. It comes
-    /// before all other news, and of those that lag far, only the last few.
-    pub fn handle_text(&mut self, line: Bytes) {
-        self.push(Event::Text(line));
     }
 
     fn check(&self, number: u32) -> Result<(), LogError> {
@@ -272,6 +278,18 @@ impl Log {
     #[must_use]
     pub fn lag(&self, cursor: Cursor) -> u64 {
         self.places.get(&cursor).map_or(0, |place| self.head() - place.position)
+    }
+
+    /// Whether [`Log::replay`] of all would tell the session anything.
+    #[must_use]
+    pub fn has_news(&self, cursor: Cursor) -> bool {
+        self.places.get(&cursor).is_some_and(|place| {
+            let size = self.exists + place.withheld.len();
+            self.head() > place.position
+                || !place.withheld.is_empty()
+                || size != place.told
+                || self.recent != place.recent
+        })
     }
 
     /// EXPUNGEs before the cursor are owed to the session.

@@ -72,7 +72,7 @@ impl World {
             Op::Recent(number) => self.log.handle_recent(number),
             Op::Text(text) => {
                 self.text = vec![text].into();
-                self.log.handle_text(self.text.clone());
+                self.log.handle_text(self.text.clone(), None);
             }
             Op::Expunge(at) if !self.server.is_empty() => {
                 let at = at % self.server.len();

@@ -1,6 +1,8 @@
 //! The task of one client session: moves octets between the client's socket, the [`Machine`] and an upstream
 //! connection, and does what the machine asks for.
 
+mod shared;
+
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -15,6 +17,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use self::shared::Sharing;
 use super::machine::{Action, Bounds, End, LoginReply, Machine, Remnant, Run};
 use super::registry::{CLOSING, Record, Registry};
 use super::trace::Trace;
@@ -24,6 +27,7 @@ use crate::imap::capability::Front;
 use crate::imap::command::Name;
 use crate::imap::sasl::Credential;
 use crate::listener::{ClientAddr, ListenerContext};
+use crate::mailbox::hub::FromHub;
 use crate::metrics::{CommandLabel, Metrics, SessionClose};
 use crate::pool::{Account, CheckoutError, Lease, Want};
 use crate::stream::{Peer, Stream};
@@ -81,6 +85,7 @@ pub async fn run(stream: Stream, record: Arc<Record>, context: Arc<Context>) {
         output: VecDeque::new(),
         queued: 0,
         parts: VecDeque::new(),
+        sharing: Sharing::default(),
         started: now,
         last_input: now,
         last_output: now,
@@ -154,6 +159,7 @@ struct Session {
     queued: usize,
     /// Of the running command, on their way to the backend.
     parts: VecDeque<Part>,
+    sharing: Sharing,
     started: Instant,
     last_input: Instant,
     last_output: Instant,
@@ -171,6 +177,7 @@ enum Wake {
     Input(io::Result<usize>),
     Output(io::Result<usize>),
     Upstream(FromTask),
+    Hub(FromHub),
     Timer,
     Drain,
 }
@@ -215,6 +222,7 @@ impl Session {
                     self.upstream(event);
                     Ok(())
                 }
+                Wake::Hub(event) => self.heard(event),
                 Wake::Timer => self.timed_out(),
                 Wake::Drain => {
                     draining = true;
@@ -236,6 +244,13 @@ impl Session {
         {
             return Poll::Ready(Wake::Upstream(event));
         }
+        if self.queued < MAX_QUEUED
+            && self.lease.is_none()
+            && let Some(hub) = &mut self.sharing.hub
+            && let Poll::Ready(event) = hub.poll_event(cx)
+        {
+            return Poll::Ready(Wake::Hub(event));
+        }
         if let Poll::Ready(written) = self.poll_write(cx) {
             return Poll::Ready(Wake::Output(written));
         }
@@ -253,6 +268,9 @@ impl Session {
     fn pass_on(&mut self, part: Part) {
         if self.lease.is_some() {
             self.parts.push_back(part);
+        } else if let Some(hub) = &self.sharing.hub {
+            // Nothing else is said while a command runs in a hub.
+            hub.end_idle();
         }
     }
 
@@ -417,6 +435,7 @@ impl Session {
             Action::Login(credential) => self.login(*credential).await,
             Action::Run(run) => {
                 self.show(&run);
+                let Some(run) = self.share(run) else { return Ok(()) };
                 // With a connection at hand there is nothing to wait for; without one, what waiting needs is on the heap.
                 if let Err(run) = self.start_at_once(run) {
                     Box::pin(self.start(run, 1)).await;
@@ -483,7 +502,7 @@ impl Session {
             return Err(run);
         }
         let name = run.command.name;
-        let again = (!self.machine.is_selected()).then(|| run.clone());
+        let again = self.is_elsewhere_as_good().then(|| run.clone());
         if self.parts.is_empty() {
             lease.run(run)?;
         } else {
@@ -505,20 +524,20 @@ impl Session {
                 return;
             }
             let Some(lease) = &self.lease else { return };
-            let again = (!self.machine.is_selected()).then(|| command.clone());
+            let again = self.is_elsewhere_as_good().then(|| command.clone());
             match lease.run(command) {
                 Ok(()) => {
                     self.record.command_begins(name);
                     self.running = Some(Running { name, since, again, attempts });
                 }
-                Err(unsent) if !self.machine.is_selected() && attempts < MAX_ATTEMPTS => {
+                Err(unsent) if self.is_elsewhere_as_good() && attempts < MAX_ATTEMPTS => {
                     attempts += 1;
                     self.drop_lease();
                     run = Some(unsent);
                 }
                 Err(_) => {
                     self.drop_lease();
-                    self.machine.handle_lost("NO [UNAVAILABLE] Connection to the mail server lost.");
+                    self.fail("NO [UNAVAILABLE] Connection to the mail server lost.");
                 }
             }
         }
@@ -554,6 +573,7 @@ impl Session {
                 {
                     self.queue(reply.untagged.clone());
                     self.machine.handle_done(&reply.tagged, false);
+                    self.let_go();
                     return false;
                 }
                 true
@@ -562,9 +582,9 @@ impl Session {
                 info!(client = %self.client, user = account.name(), %error, "no upstream connection for a command");
                 match error {
                     CheckoutError::Timeout | CheckoutError::Unavailable => {
-                        self.machine.handle_lost(&format!("NO [UNAVAILABLE] {}.", capitalized(&error)));
+                        self.fail(&format!("NO [UNAVAILABLE] {}.", capitalized(&error)));
                     }
-                    CheckoutError::Limit => self.machine.handle_lost(&format!("NO [LIMIT] {}.", capitalized(&error))),
+                    CheckoutError::Limit => self.fail(&format!("NO [LIMIT] {}.", capitalized(&error))),
                     CheckoutError::Refused => self.machine.handle_revoked(),
                 }
                 false
@@ -593,11 +613,14 @@ impl Session {
             }
             FromTask::Done(data, rest, selected) => {
                 self.queue(data);
-                if let Some(running) = self.running.take() {
+                let running = self.running.take();
+                if let Some(running) = &running {
                     self.context.metrics.command(label(running.name), running.since.elapsed());
                     self.record.command_ends();
                 }
-                self.machine.handle_done(&rest, selected);
+                if let Some(rest) = self.unshare(running.map(|running| running.name), rest) {
+                    self.machine.handle_done(&rest, selected || self.sharing.hub.is_some());
+                }
             }
             FromTask::Checked | FromTask::Lost(_) => {}
         }
@@ -615,12 +638,12 @@ impl Session {
         if loss.cut && running.is_some() {
             return Err(Ended::Cut);
         }
-        if let Some(text) = loss.bye.filter(|_| self.machine.is_selected()) {
+        if let Some(text) = loss.bye.filter(|_| self.machine.is_selected() && self.sharing.hub.is_none()) {
             self.machine.handle_bye(&text);
             return Ok(());
         }
         let Some(running) = running else {
-            if self.machine.is_selected() {
+            if self.machine.is_selected() && self.sharing.hub.is_none() {
                 self.machine.handle_lost("");
             }
             return Ok(());
@@ -632,9 +655,9 @@ impl Session {
                 self.start(run, running.attempts + 1).await;
             }
             _ if loss.unsent || running.name.repeatable() => {
-                self.machine.handle_lost("NO [UNAVAILABLE] Connection to the mail server lost.");
+                self.fail("NO [UNAVAILABLE] Connection to the mail server lost.");
             }
-            _ => self.machine.handle_lost(
+            _ => self.fail(
                 "NO [UNAVAILABLE] Connection to the mail server lost; whether the command was carried out is unknown.",
             ),
         }

@@ -62,6 +62,9 @@ static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"(\\(?:Has(?:No)?Children|Noselect)) \\(?:UnM|M)arked", "$1"),
         (r"LIST \(\\(?:UnM|M)arked ?", "LIST ("),
         (r"SESSIONID=<[^>]*>", "SESSIONID"),
+        // A hub says it itself.
+        (r"\[CLOSED\] [^\r\n]*", "[CLOSED]"),
+        (r"OK Unselect completed\.", "OK Completed"),
         (r"INTERNAL:[0-9a-f]+", "INTERNAL:<token>"),
     ]
     .map(|(pattern, instead)| (Regex::new(pattern).expect("a constant"), instead))

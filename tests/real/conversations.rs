@@ -18,12 +18,22 @@ const AT_ONCE: usize = 6;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conversations_in_front_of_dovecot() {
-    through_the_proxy(Kind::Dovecot).await;
+    through_the_proxy(Kind::Dovecot, "session").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conversations_in_front_of_cyrus() {
-    through_the_proxy(Kind::Cyrus).await;
+    through_the_proxy(Kind::Cyrus, "session").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conversations_multiplexed_in_front_of_dovecot() {
+    through_the_proxy(Kind::Dovecot, "multiplex").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conversations_multiplexed_in_front_of_cyrus() {
+    through_the_proxy(Kind::Cyrus, "multiplex").await;
 }
 
 /// The check of the checker: a server is the same as itself.
@@ -40,17 +50,23 @@ async fn conversations_repeat_on_cyrus() {
     direct_twice(Kind::Cyrus).await;
 }
 
-async fn through_the_proxy(kind: Kind) {
+async fn through_the_proxy(kind: Kind, mode: &'static str) {
     let Some(server) = start(kind).await else { return };
-    let proxy = Proxy::start(&server, &Settings::default()).await;
-    let report = compare_all(kind, server.address, proxy.address).await;
+    let proxy = Proxy::start(&server, &Settings { mode, ..Settings::default() }).await;
+    let except: &[&str] = match (kind, mode) {
+        // Cyrus tells of \Recent after a silent STORE, which is why a hub takes the reply for the STORE's; and it says more
+        // after the tagged reply to an APPEND, when its connection is with others already.
+        (Kind::Cyrus, "multiplex") => &["expunge", "store", "append with odd arguments"],
+        _ => &[],
+    };
+    let report = compare_all(kind, server.address, proxy.address, except).await;
     assert!(report.is_empty(), "{report}\n{}", proxy.log());
     proxy.finish();
 }
 
 async fn direct_twice(kind: Kind) {
     let Some(server) = start(kind).await else { return };
-    let report = compare_all(kind, server.address, server.address).await;
+    let report = compare_all(kind, server.address, server.address, &[]).await;
     assert!(report.is_empty(), "{report}");
 }
 
@@ -71,8 +87,10 @@ fn pair(index: usize) -> [String; 2] {
 }
 
 /// All differences, as text.
-async fn compare_all(kind: Kind, server: SocketAddr, proxy: SocketAddr) -> String {
-    let conversations = Arc::new(conversation::all(kind));
+async fn compare_all(kind: Kind, server: SocketAddr, proxy: SocketAddr, except: &[&str]) -> String {
+    let mut conversations = conversation::all(kind);
+    conversations.retain(|conversation| !except.contains(&conversation.name.as_str()));
+    let conversations = Arc::new(conversations);
     let names: BTreeSet<&str> = conversations.iter().map(|c| c.name.as_str()).collect();
     assert_eq!(names.len(), conversations.len(), "names are unique");
     assert!(conversations.len() >= 60);

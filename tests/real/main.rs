@@ -9,6 +9,7 @@
 //! | `IMAPOOL_REQUIRE_REAL` | `1`: what is missing is a failure |
 //! | `IMAPOOL_BIN` | the proxy to test instead of the one just built |
 //! | `IMAPOOL_FLOOD` | how many wrong passwords `flood` sends; 1,000 by default |
+//! | `IMAPOOL_SHARED_SECONDS` | how long the clients of `multiplex` are at work; 8 by default |
 //! | `IMAPOOL_CYRUS_ROOT` | where Debian's Cyrus packages were unpacked; else `/opt/imapool-test/cyrus`, else `/` |
 
 mod accounts;
@@ -23,6 +24,7 @@ mod dovecot;
 mod flood;
 mod leftovers;
 mod load;
+mod multiplex;
 mod process;
 mod proxy;
 mod runner;

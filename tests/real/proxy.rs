@@ -121,6 +121,12 @@ impl Metrics {
         samples.map(|(_, value)| value).sum()
     }
 
+    /// All samples of one name that are not 0, as text.
+    pub(crate) fn text(&self, name: &str) -> String {
+        let samples = self.0.iter().filter(|(key, value)| key.split('{').next() == Some(name) && **value > 0.0);
+        samples.map(|(key, value)| format!("{key} {value}\n")).collect()
+    }
+
     /// Connections opened to the server, whatever came of them.
     pub(crate) fn dials(&self) -> u64 {
         self.sum("imapool_upstream_dials_total") as u64

@@ -91,6 +91,7 @@ fn durations_that_may_be_zero() {
         zero,
         [
             ("pool", "linger"),
+            ("pool", "share_patience"),
             ("pool", "check_after"),
             ("pool", "drain_timeout"),
             ("auth", "cache_ttl"),
@@ -140,10 +141,7 @@ fn words_that_are_none_of_the_few() {
         backend("address = \"h:1\"\ntls = \"TLS\""),
         "f:5:7: `backend.tls` cannot be \"TLS\": write one of \"none\", \"starttls\", \"implicit\"",
     );
-    refused(
-        with("pool", "mode = \"multiplex\""),
-        "f:6:8: `pool.mode` cannot be \"multiplex\": this version cannot multiplex yet, write \"session\"",
-    );
+    assert_eq!(with("pool", "mode = \"multiplex\"").unwrap().pool.mode, PoolMode::Multiplex);
     for name in ["", "  ", "a\\nb", &"x".repeat(101)] {
         assert!(listener(&format!("address = \"127.0.0.1:1\"\nname = \"{name}\"")).is_err(), "{name:?}");
     }

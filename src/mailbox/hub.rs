@@ -1,0 +1,406 @@
+//! The task of a hub: moves commands, replies and news between its members, the [`Machine`] and an upstream connection.
+
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::PollSender;
+use tracing::debug;
+
+use super::machine::{Action, Machine, MemberId, Settings, Told};
+use super::registry::{Status, Yielding};
+use crate::imap::command::Command;
+use crate::metrics::{CheckoutResult, RetireReason};
+use crate::pool::{Account, CheckoutError, Lease, Want};
+use crate::session::machine::{Remnant, Run};
+use crate::upstream::connection::{FromTask, Part};
+
+/// Sessions that may be about to join one hub.
+const MAX_JOINING: usize = 64;
+/// A hub that could get no connection tries again after this, while members idle.
+const RETRY: Duration = Duration::from_secs(2);
+/// A hub whose connection went to another asks for one after this, while members idle.
+const PARKED: Duration = Duration::from_secs(5);
+
+static NEXT_MEMBER: AtomicU64 = AtomicU64::new(0);
+
+/// What a member tells its hub.
+#[derive(Debug)]
+enum Request {
+    Run(Box<Run>),
+    /// `DONE`
+    EndIdle,
+}
+
+/// What a hub tells a member.
+#[derive(Debug)]
+pub enum FromHub {
+    /// Replies, or parts of them, for the client as they are.
+    Data(Bytes),
+    /// `+ …`
+    Continue(Bytes),
+    /// The last of the replies, the tagged reply without its tag, and whether the mailbox is selected now.
+    Done(Bytes, Bytes, bool),
+    /// The mailbox cannot be gone on with; the text of the BYE. Nothing else follows.
+    Bye(Bytes),
+    /// The reply was cut within a line or literal. Nothing else follows.
+    Cut,
+    /// There is no connection for the command, and why. If it was no SELECT, the mailbox is still selected.
+    Unconnected(CheckoutError),
+    /// From now on the session has the connection for itself, and its command is to be run there. Nothing else follows.
+    Yours(Box<Lease>, Box<Run>),
+    /// The hub is gone.
+    Lost,
+}
+
+/// A session's place in a hub. Dropping it leaves the hub.
+#[derive(Debug)]
+pub struct Member {
+    /// The mailbox ([`crate::imap::command::Command::selected_mailbox`]).
+    key: Bytes,
+    to_hub: mpsc::Sender<Box<Request>>,
+    from_hub: mpsc::Receiver<Box<FromHub>>,
+}
+
+/// A session on its way into a hub.
+#[derive(Debug)]
+pub struct Join {
+    run: Box<Run>,
+    ends: Ends,
+    since: Instant,
+}
+
+/// The hub's ends of the channels to a member.
+#[derive(Debug)]
+struct Ends {
+    requests: mpsc::Receiver<Box<Request>>,
+    events: PollSender<Box<FromHub>>,
+}
+
+impl Member {
+    /// Joins the hub of the mailbox that `run` selects, or opens one. The reply to that command is the first thing heard.
+    #[must_use]
+    pub fn join(account: &Arc<Account>, key: Bytes, run: Box<Run>) -> Self {
+        let (to_hub, requests) = mpsc::channel(2);
+        let (events, from_hub) = mpsc::channel(1);
+        let join = Join { run, ends: Ends { requests, events: PollSender::new(events) }, since: Instant::now() };
+        if let Err(join) = account.hubs().join(&key, join) {
+            Hub::open(account, key.clone(), join);
+        }
+        Self { key, to_hub, from_hub }
+    }
+
+    /// Whether the first argument of the command is the hub's mailbox.
+    #[must_use]
+    pub fn is_named_by(&self, command: &Command) -> bool {
+        let name = &self.key[1..];
+        let inbox = name == b"INBOX";
+        command.arguments().astring().is_some_and(|it| *it == *name || inbox && it.eq_ignore_ascii_case(name))
+    }
+
+    /// Runs a command. What comes of it is told by the next events.
+    pub fn run(&self, run: Box<Run>) {
+        // There is room: one command runs at a time. A hub that is gone tells by its last event.
+        let _ = self.to_hub.try_send(Box::new(Request::Run(run)));
+    }
+
+    /// Ends IDLE.
+    pub fn end_idle(&self) {
+        let _ = self.to_hub.try_send(Box::new(Request::EndIdle));
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<FromHub> {
+        self.from_hub.poll_recv(cx).map(|event| event.map_or(FromHub::Lost, |event| *event))
+    }
+}
+
+type Checkout = Pin<Box<dyn Future<Output = Result<Lease, CheckoutError>> + Send>>;
+
+struct Hub {
+    account: Arc<Account>,
+    key: Bytes,
+    machine: Machine,
+    members: HashMap<MemberId, Ends>,
+    joins: mpsc::Receiver<Join>,
+    status: Arc<Status>,
+    lease: Option<Lease>,
+    checkout: Option<Checkout>,
+    /// `DONE` is to be sent.
+    ending_idle: bool,
+    /// The connection is given up for somebody who waits.
+    yielding: Option<Yielding>,
+    /// Of the member that is told that it is its own.
+    handed_over: Option<Lease>,
+    unconnected: CheckoutError,
+}
+
+impl Hub {
+    fn open(account: &Arc<Account>, key: Bytes, join: Join) {
+        let machine = Machine::new(key.clone(), settings(account), Instant::now().into_std());
+        let mut hub = Self::new(account, key, machine, true);
+        hub.admit(join, false);
+        tokio::spawn(hub.run());
+    }
+
+    /// `shared`: further sessions may join.
+    fn new(account: &Arc<Account>, key: Bytes, machine: Machine, shared: bool) -> Self {
+        let (joins, joining) = mpsc::channel(MAX_JOINING);
+        let status = Arc::new(Status::default());
+        if shared {
+            account.hubs().add(key.clone(), joins, Arc::clone(&status));
+        }
+        Self {
+            account: Arc::clone(account),
+            key,
+            machine,
+            members: HashMap::new(),
+            joins: joining,
+            status,
+            lease: None,
+            checkout: None,
+            ending_idle: false,
+            yielding: None,
+            handed_over: None,
+            unconnected: CheckoutError::Unavailable,
+        }
+    }
+
+    fn admit(&mut self, join: Join, joined: bool) {
+        let id = NEXT_MEMBER.fetch_add(1, Ordering::Relaxed);
+        if joined {
+            self.account.backend().metrics().checkout(CheckoutResult::Joined, join.since.elapsed());
+        }
+        self.members.insert(id, join.ends);
+        self.machine.handle_join(id, join.run);
+    }
+
+    async fn run(mut self) {
+        let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
+        loop {
+            self.machine.handle_time(Instant::now().into_std());
+            if self.lease.is_some() && self.yielding.is_none() {
+                self.yielding = self.account.hubs().claim();
+                if self.yielding.is_some() {
+                    self.machine.handle_yield();
+                }
+            }
+            while let Some(action) = self.machine.poll_action() {
+                self.act(action);
+            }
+            self.publish();
+            if self.machine.is_empty() && self.account.hubs().remove(&mut self.joins) {
+                break;
+            }
+            let status = Arc::clone(&self.status);
+            let mut wanted = pin!(status.wanted.notified());
+            poll_fn(|cx| {
+                // That somebody waits for a connection is looked at above.
+                if wanted.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                self.poll(timer.as_mut(), cx)
+            })
+            .await;
+        }
+        self.end().await;
+    }
+
+    fn publish(&self) {
+        self.status.members.store(self.members.len(), Ordering::Relaxed);
+        let resting = self.machine.resting_since().filter(|_| self.yielding.is_none());
+        *self.status.resting_since.lock() = resting.map(Instant::from_std);
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Connect => {
+                let (account, key) = (Arc::clone(&self.account), self.key.clone());
+                let want = Want { mailbox: Some(key), ..Want::default() };
+                self.checkout = Some(Box::pin(async move { account.checkout(&want).await }));
+            }
+            Action::Run(run) => {
+                let ran = self.lease.as_ref().is_some_and(|lease| lease.run(run).is_ok());
+                if !ran {
+                    self.lost(true, true, false);
+                }
+            }
+            Action::EndIdle => self.ending_idle = true,
+            Action::Disconnect => {
+                debug!(members = self.members.len(), "hub parked: its connection is wanted elsewhere");
+                self.lease = None;
+                self.yielding = None;
+            }
+            Action::Abandon => {
+                if let Some(lease) = self.lease.take() {
+                    lease.retire(RetireReason::ProtocolError);
+                }
+                self.lost(false, false, true);
+            }
+            Action::Overloaded(owner) => self.overloaded(owner),
+            Action::Split(id) => self.fork(&[id], false),
+            Action::HandOver(_) => self.handed_over = self.lease.take(),
+        }
+    }
+
+    /// The others go on with a connection of their own, if they can have one now.
+    fn overloaded(&mut self, owner: MemberId) {
+        if self.account.has_room() || self.account.hubs().has_resting(&self.status) {
+            let others: Vec<MemberId> = self.machine.members().filter(|id| *id != owner).collect();
+            self.fork(&others, true);
+        }
+    }
+
+    fn fork(&mut self, ids: &[MemberId], shared: bool) {
+        let Some(machine) = self.machine.fork(ids) else { return };
+        debug!(members = ids.len(), "hub divided");
+        let mut other = Self::new(&self.account, self.key.clone(), machine, shared);
+        other.members = ids.iter().filter_map(|id| Some((*id, self.members.remove(id)?))).collect();
+        tokio::spawn(other.run());
+    }
+
+    fn lost(&mut self, unsent: bool, unanswered: bool, cut: bool) {
+        self.lease = None;
+        self.yielding = None;
+        self.ending_idle = false;
+        self.machine.handle_lost(unsent, unanswered, cut);
+    }
+
+    /// Ready when something was done.
+    fn poll(&mut self, timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut progress = self.poll_members(cx);
+        while let Poll::Ready(Some(join)) = self.joins.poll_recv(cx) {
+            self.admit(join, true);
+            progress = true;
+        }
+        progress |= self.poll_upstream(cx);
+        if progress {
+            return Poll::Ready(());
+        }
+        self.poll_timer(timer, cx)
+    }
+
+    fn poll_timer(&self, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.machine.poll_timeout() else { return Poll::Pending };
+        let deadline = Instant::from_std(deadline);
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
+        }
+        timer.poll(cx)
+    }
+
+    fn poll_members(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut progress = false;
+        let mut gone = Vec::new();
+        for (id, ends) in &mut self.members {
+            while let Poll::Ready(request) = ends.requests.poll_recv(cx) {
+                progress = true;
+                match request.map(|request| *request) {
+                    Some(Request::Run(run)) => self.machine.handle_command(*id, run),
+                    Some(Request::EndIdle) => self.machine.handle_octets(*id),
+                    None => {
+                        gone.push(*id);
+                        break;
+                    }
+                }
+            }
+            while self.machine.has_news(*id) && ends.events.poll_reserve(cx).is_ready() {
+                progress = true;
+                let Some(told) = self.machine.poll_member(*id) else { break };
+                let event = match told {
+                    Told::Data(data) => FromHub::Data(data),
+                    Told::Continue(line) => FromHub::Continue(line),
+                    Told::Done(data, rest, selected) => FromHub::Done(data, rest, selected),
+                    Told::Bye(text) => FromHub::Bye(text),
+                    Told::Cut => FromHub::Cut,
+                    Told::Unconnected => FromHub::Unconnected(self.unconnected),
+                    Told::Yours(run) => match self.handed_over.take() {
+                        Some(lease) => FromHub::Yours(Box::new(lease), run),
+                        None => FromHub::Cut,
+                    },
+                };
+                // Whoever does not listen any more has left, which its requests will tell.
+                let _ = ends.events.send_item(Box::new(event));
+            }
+        }
+        for id in gone {
+            self.machine.handle_leave(id);
+        }
+        let machine = &self.machine;
+        self.members.retain(|id, _| machine.has_member(*id));
+        progress
+    }
+
+    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(checkout) = &mut self.checkout
+            && let Poll::Ready(result) = checkout.as_mut().poll(cx)
+        {
+            self.checkout = None;
+            self.checked_out(result);
+            return true;
+        }
+        let Some(lease) = &mut self.lease else { return false };
+        if self.ending_idle && lease.poll_ready(cx).is_ready() {
+            lease.send(Part::Octets(Bytes::from_static(b"DONE\r\n")));
+            self.ending_idle = false;
+        }
+        if !self.machine.wants_data() {
+            return false;
+        }
+        let Poll::Ready(event) = lease.poll_event(cx) else { return false };
+        match event {
+            FromTask::Data(data) => self.machine.handle_data(data),
+            FromTask::Continue(_) => self.machine.handle_continue(),
+            FromTask::Done(data, rest, selected) => self.machine.handle_done(data, rest, selected),
+            FromTask::Checked => {}
+            FromTask::Lost(loss) => self.lost(loss.unsent, loss.unanswered, loss.cut),
+        }
+        true
+    }
+
+    fn checked_out(&mut self, result: Result<Lease, CheckoutError>) {
+        match result {
+            Ok(lease) => {
+                self.lease = Some(lease);
+                self.machine.handle_connected();
+            }
+            Err(error) => {
+                debug!(user = self.account.name(), %error, "no upstream connection for a hub");
+                self.unconnected = error;
+                if error == CheckoutError::Refused {
+                    self.machine.handle_revoked();
+                } else {
+                    self.machine.handle_unconnected(RETRY);
+                }
+            }
+        }
+    }
+
+    async fn end(mut self) {
+        *self.status.resting_since.lock() = None;
+        let Some(lease) = self.lease.take() else { return };
+        match self.machine.in_flight() {
+            None => drop(lease),
+            Some(Some(accepted)) => lease.drain(Remnant::Idle { accepted }).await,
+            Some(None) => lease.drain(Remnant::Reply).await,
+        }
+    }
+}
+
+fn settings(account: &Account) -> Settings {
+    let config = account.config();
+    Settings {
+        idle: account.offers("IDLE"),
+        esearch: account.offers("ESEARCH") || account.offers("IMAP4rev2"),
+        keepalive: config.keepalive,
+        patience: config.share_patience,
+        parked: PARKED,
+    }
+}

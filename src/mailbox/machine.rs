@@ -1,0 +1,343 @@
+//! A hub: all sessions that have one mailbox selected, and the one upstream connection that they share. No sockets, no
+//! tasks, no clock.
+//!
+//! One command runs upstream at a time. What the backend says belongs to that command, or is news: then it goes into the
+//! [`Log`], from which each member is told when it may be. A member is at the head of the log for nearly every command;
+//! only a command during which it may not hear of an EXPUNGE that it has not heard of has its message numbers mapped.
+//!
+//! The connection can be taken away at any time ([`Machine::handle_lost`], [`Action::Disconnect`]). On the next the
+//! mailbox is selected anew, and what differs from what the members know becomes news for them (`resume.rs`).
+
+mod jobs;
+mod members;
+mod replies;
+mod resume;
+mod selection;
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use self::jobs::Job;
+use self::replies::Reading;
+use self::selection::Selection;
+use super::log::{Cursor, Log};
+use super::shadow::Shadow;
+use crate::imap::ranges::Ranges;
+use crate::imap::untagged::Reader;
+use crate::session::machine::Run;
+
+/// Names a member for as long as its hub lives.
+pub type MemberId = u64;
+
+/// Quiet before IDLE begins upstream, so that a burst of commands does not end and begin it each time.
+const BEFORE_IDLE: Duration = Duration::from_millis(50);
+/// Quiet before the messages' UIDs are asked for, which a later resume needs.
+const BEFORE_CENSUS: Duration = Duration::from_millis(500);
+/// IDLE is begun anew after this; servers end it after 30 minutes (RFC 2177 section 3).
+const IDLE_RENEWAL: Duration = Duration::from_secs(25 * 60);
+/// A hub whose members have commands keeps its connection for as long, even when others wait for one.
+const QUANTUM: Duration = Duration::from_millis(100);
+/// Times that a command is run anew because its connection was gone.
+const MAX_ATTEMPTS: u8 = 3;
+/// Small pieces for a member are joined up to this size, in octets.
+const JOIN: usize = 4096;
+
+/// What a backend can do, and how patient members are.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// IDLE (RFC 2177).
+    pub idle: bool,
+    /// ESEARCH (RFC 4731).
+    pub esearch: bool,
+    /// NOOP this often on a connection where nothing happens.
+    pub keepalive: Duration,
+    /// `pool.share_patience`
+    pub patience: Duration,
+    /// A hub without a connection whose members idle asks for one after this.
+    pub parked: Duration,
+}
+
+/// What the task has to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Get a connection, then [`Machine::handle_connected`] or [`Machine::handle_unconnected`].
+    Connect,
+    /// Run this on the connection.
+    Run(Box<Run>),
+    /// Send `DONE`.
+    EndIdle,
+    /// Give the connection back: the hub is parked.
+    Disconnect,
+    /// Close the connection, then [`Machine::handle_lost`]: what the backend says makes no sense.
+    Abandon,
+    /// The others wait for this member's command: see whether they can have a further connection ([`Machine::fork`]).
+    Overloaded(MemberId),
+    /// This member needs a connection of its own: [`Machine::fork`] with only it.
+    Split(MemberId),
+    /// The connection is this member's from now on; it is the last one, and has been told so.
+    HandOver(MemberId),
+}
+
+/// What a member is told.
+#[derive(Debug)]
+pub enum Told {
+    /// Replies, or parts of them.
+    Data(Bytes),
+    /// `+ …`
+    Continue(Bytes),
+    /// What came before it, the tagged reply without its tag, and whether the mailbox is still selected.
+    Done(Bytes, Bytes, bool),
+    /// It is no longer a member: the mailbox cannot be gone on with. The text of the BYE.
+    Bye(Bytes),
+    /// It is no longer a member: its reply was cut within a line or literal.
+    Cut,
+    /// Its command could not be run, for want of a connection; if it was no SELECT, the mailbox is still selected.
+    Unconnected,
+    /// It is no longer a member: the connection is its own, and the command is still to be run there.
+    Yours(Box<Run>),
+}
+
+#[derive(Debug)]
+struct Member {
+    /// What it has been told of the mailbox; `None`: its SELECT was not answered yet.
+    cursor: Option<Cursor>,
+    /// In IDLE: hears of everything at once.
+    idling: bool,
+    /// Its command, while that waits.
+    waiting: Option<Box<Run>>,
+    attempts: u8,
+    /// Messages whose flags it was told since it gave its command, by its own numbers: it takes the last that it hears for
+    /// what its STORE has made of them.
+    told: Ranges,
+    out: VecDeque<Told>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Down,
+    Connecting,
+    /// `open`: the mailbox is selected on it, and all members' views follow it.
+    Up {
+        open: bool,
+    },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Machine {
+    settings: Settings,
+    /// `r` or `w`, and the name ([`crate::imap::command::Command::selected_mailbox`]).
+    key: Bytes,
+    /// What SELECT said; `None`: it was never answered.
+    selection: Option<Selection>,
+    log: Log,
+    exists: u32,
+    /// Of the first messages; of all when nothing was news since.
+    uids: Ranges,
+    /// Members may know something of messages whose UIDs are not known here.
+    touched: bool,
+    shadow: Shadow,
+    members: HashMap<MemberId, Member>,
+    /// Those with a command that waits.
+    queue: VecDeque<MemberId>,
+    link: Link,
+    job: Option<Job>,
+    reader: Reader,
+    reading: Option<Reading>,
+    /// For the owner of the job, of what was just read.
+    passed: BytesMut,
+    actions: VecDeque<Action>,
+    now: Instant,
+    /// Since when nothing happened upstream, since when the job runs, and since when the connection is there.
+    quiet_since: Instant,
+    job_since: Instant,
+    connected_since: Instant,
+    /// When to ask for a connection again.
+    retry_at: Instant,
+    /// When to say again that members wait for a command.
+    overload_at: Instant,
+    yielding: bool,
+    /// The number from which on flags may have changed while there was no connection: they are asked for before members
+    /// are served.
+    recheck: Option<u32>,
+    /// Times in a row that the UIDs did not fit the number of messages.
+    miscounted: u8,
+}
+
+impl Machine {
+    /// A hub for the mailbox of `key` ([`crate::imap::command::Command::selected_mailbox`]), without members.
+    #[must_use]
+    pub fn new(key: Bytes, settings: Settings, now: Instant) -> Self {
+        Self {
+            settings,
+            key,
+            selection: None,
+            log: Log::new(0, 0),
+            exists: 0,
+            uids: Ranges::new(),
+            touched: false,
+            shadow: Shadow::default(),
+            members: HashMap::new(),
+            queue: VecDeque::new(),
+            link: Link::Down,
+            job: None,
+            reader: Reader::default(),
+            reading: None,
+            passed: BytesMut::new(),
+            actions: VecDeque::new(),
+            now,
+            quiet_since: now,
+            job_since: now,
+            connected_since: now,
+            retry_at: now,
+            overload_at: now,
+            yielding: false,
+            recheck: None,
+            miscounted: 0,
+        }
+    }
+
+    /// Nobody is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// The members, in no order.
+    pub fn members(&self) -> impl Iterator<Item = MemberId> {
+        self.members.keys().copied()
+    }
+
+    /// Whether it is still one.
+    #[must_use]
+    pub fn has_member(&self, id: MemberId) -> bool {
+        self.members.contains_key(&id)
+    }
+
+    /// Since when no member's command ran or waited; `None`: one does, or there is no connection.
+    #[must_use]
+    pub fn resting_since(&self) -> Option<Instant> {
+        let busy = !self.queue.is_empty() || !matches!(self.job, None | Some(Job::Idle { .. }));
+        (matches!(self.link, Link::Up { .. }) && !busy).then_some(self.quiet_since)
+    }
+
+    /// What runs upstream is left behind when the connection is given up now: `None`, or an IDLE (`Some(Some(accepted))`),
+    /// or something else.
+    #[must_use]
+    pub fn in_flight(&self) -> Option<Option<bool>> {
+        match self.job.as_ref()? {
+            Job::Idle { accepted, ended: false } => Some(Some(*accepted)),
+            _ => Some(None),
+        }
+    }
+
+    /// A connection is there; what is selected on it does not matter.
+    pub fn handle_connected(&mut self) {
+        self.link = Link::Up { open: false };
+        self.reader = Reader::default();
+        self.reading = None;
+        self.connected_since = self.now;
+        self.quiet_since = self.now;
+    }
+
+    /// None could be had: whoever waits is told so, and it is tried again `after` a while.
+    pub fn handle_unconnected(&mut self, after: Duration) {
+        self.link = Link::Down;
+        self.retry_at = self.now + after;
+        while let Some(id) = self.queue.pop_front() {
+            if let Some(member) = self.members.get_mut(&id) {
+                member.waiting = None;
+                member.out.push_back(Told::Unconnected);
+            }
+        }
+    }
+
+    /// The backend no longer accepts the login.
+    pub fn handle_revoked(&mut self) {
+        self.link = Link::Down;
+        self.bye_all(b"The mail server no longer accepts this login");
+    }
+
+    /// The connection is wanted elsewhere: it is given back as soon as that can be done.
+    pub fn handle_yield(&mut self) {
+        self.yielding = matches!(self.link, Link::Up { .. });
+    }
+
+    /// What time it is. Call it before each other input, and before [`Machine::poll_action`].
+    pub fn handle_time(&mut self, now: Instant) {
+        self.now = now;
+    }
+
+    /// When to call [`Machine::poll_action`] again at the latest.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match (self.link, &self.job) {
+            (Link::Connecting, _) => None,
+            (Link::Down, _) => self.wants_connection().then_some(self.retry_at),
+            (Link::Up { .. }, Some(Job::Idle { .. })) => Some(self.job_since + IDLE_RENEWAL),
+            (Link::Up { .. }, Some(Job::Member(_))) => (!self.queue.is_empty()).then_some(self.overload_at),
+            (Link::Up { .. }, Some(_)) => None,
+            (Link::Up { .. }, None) if self.wants_census() => Some(self.quiet_since + BEFORE_CENSUS),
+            (Link::Up { .. }, None) if self.wants_idle() => Some(self.quiet_since + BEFORE_IDLE),
+            (Link::Up { .. }, None) if self.yielding => Some(self.connected_since + QUANTUM),
+            (Link::Up { .. }, None) => Some(self.quiet_since + self.settings.keepalive),
+        }
+    }
+
+    /// What the task has to do next.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        if self.actions.is_empty() {
+            self.proceed();
+        }
+        self.actions.pop_front()
+    }
+
+    /// Whether more of the backend's octets can be taken: not while the member whose reply they are is slow.
+    #[must_use]
+    pub fn wants_data(&self) -> bool {
+        self.owner().and_then(|owner| self.members.get(&owner)).is_none_or(|owner| owner.out.is_empty())
+    }
+
+    fn wants_connection(&self) -> bool {
+        !self.queue.is_empty() || self.members.values().any(|member| member.idling)
+    }
+
+    fn wants_idle(&self) -> bool {
+        self.settings.idle && self.members.values().any(|member| member.idling)
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.key.first() == Some(&b'r')
+    }
+
+    /// A new hub with these members, which goes on from what this one knows, on another connection. `None`: it is not
+    /// known which messages there are. The members are no longer this one's.
+    pub fn fork(&mut self, ids: &[MemberId]) -> Option<Self> {
+        if self.selection.is_none() || !self.is_resumable() {
+            return None;
+        }
+        let mut other = Self::new(self.key.clone(), self.settings, self.now);
+        other.selection = self.selection.clone();
+        other.log = self.log.clone();
+        other.exists = self.exists;
+        other.uids = self.uids.clone();
+        other.touched = self.touched;
+        other.shadow = self.shadow.clone();
+        for id in ids {
+            if let Some(member) = self.members.remove(id) {
+                if let Some(cursor) = member.cursor {
+                    self.log.leave(cursor);
+                }
+                other.members.insert(*id, member);
+            }
+        }
+        for cursor in self.members.values().filter_map(|member| member.cursor) {
+            other.log.leave(cursor);
+        }
+        let (theirs, ours) = self.queue.drain(..).partition(|id| other.members.contains_key(id));
+        (other.queue, self.queue) = (theirs, ours);
+        Some(other)
+    }
+}

@@ -1,0 +1,359 @@
+//! What runs upstream, and what runs next.
+
+use bytes::{Bytes, BytesMut};
+
+use super::resume::Fresh;
+use super::selection::Selection;
+use super::{Action, BEFORE_CENSUS, BEFORE_IDLE, IDLE_RENEWAL, Link, MAX_ATTEMPTS, Machine, MemberId, QUANTUM, Told};
+use crate::imap::command::{Command, Name, Segment, quoted};
+use crate::imap::effects::loud;
+use crate::imap::ranges::Ranges;
+use crate::imap::rewrite::{Outcome, rewrite};
+use crate::imap::sequence::SequenceSet;
+use crate::mailbox::log::Replay;
+use crate::mailbox::plan::{Plan, Shape, plan};
+use crate::session::machine::Run;
+
+/// The one command upstream.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// The first SELECT, of this member.
+    Open { member: MemberId, run: Box<Run>, selection: Selection },
+    /// The SELECT of a hub that has members already.
+    Reselect { selection: Selection },
+    /// Asks for the UIDs of the messages; `fresh`: to find out what happened while there was no connection.
+    Census { list: BytesMut, fresh: Option<Fresh> },
+    /// Asks what no news tell, for those who join.
+    Status { joiners: Vec<MemberId>, text: BytesMut },
+    /// Asks for all news, so that those who join see the mailbox as it is.
+    Refresh { joiners: Vec<MemberId>, uid_next: Option<u32> },
+    /// Asks for flags that may have changed while there was no connection.
+    Recheck,
+    /// NOOP, to be kept.
+    KeepAlive,
+    /// For all members in IDLE.
+    Idle { accepted: bool, ended: bool },
+    /// The EXPUNGE of a member that closes the mailbox; of one that is alone there, its CLOSE.
+    Close { member: MemberId, alone: bool },
+    /// A member's command.
+    Member(Box<Running>),
+}
+
+/// A member's command that runs.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) id: MemberId,
+    /// To run it anew.
+    pub(super) run: Box<Run>,
+    pub(super) shape: Shape,
+    /// How the member is told of news meanwhile.
+    pub(super) replay: Replay,
+    /// Its numbers are not the backend's.
+    pub(super) mapped: bool,
+    /// Some of the messages it named are gone.
+    pub(super) missing: bool,
+    /// The messages that a silent STORE names.
+    pub(super) silent: Option<Ranges>,
+    /// Something of the reply has gone to the member.
+    pub(super) answered: bool,
+}
+
+impl Machine {
+    /// The member whose replies the backend's words are.
+    pub(super) fn owner(&self) -> Option<MemberId> {
+        match self.job.as_ref()? {
+            Job::Open { member, .. } => Some(*member),
+            Job::Member(command) => Some(command.id),
+            _ => None,
+        }
+    }
+
+    /// Finds out what is to be done now.
+    pub(super) fn proceed(&mut self) {
+        match (self.link, &self.job) {
+            (Link::Down, _) if self.wants_connection() && self.now >= self.retry_at => {
+                self.link = Link::Connecting;
+                self.actions.push_back(Action::Connect);
+            }
+            (Link::Up { .. }, Some(_)) => self.interrupt(),
+            (Link::Up { open }, None) => self.next(open),
+            _ => {}
+        }
+    }
+
+    fn interrupt(&mut self) {
+        match &mut self.job {
+            Some(Job::Idle { accepted: true, ended: ended @ false }) => {
+                let renew = self.now >= self.job_since + IDLE_RENEWAL;
+                let idlers = self.members.values().any(|member| member.idling);
+                if renew || self.yielding || !self.queue.is_empty() || !idlers {
+                    *ended = true;
+                    self.actions.push_back(Action::EndIdle);
+                }
+            }
+            Some(Job::Member(command)) if !self.queue.is_empty() && self.now >= self.overload_at => {
+                self.overload_at = self.now + self.settings.patience;
+                self.actions.push_back(Action::Overloaded(command.id));
+            }
+            _ => {}
+        }
+    }
+
+    fn next(&mut self, open: bool) {
+        while self.job.is_none() && self.link == (Link::Up { open }) && self.actions.is_empty() {
+            if self.yielding && (self.queue.is_empty() || self.now >= self.connected_since + QUANTUM) {
+                return self.give_up();
+            }
+            if !open {
+                return self.open();
+            }
+            if self.recheck.is_some() && self.ask_for_flags() {
+                return;
+            }
+            let Some(id) = self.queue.pop_front() else { return self.leisure() };
+            self.serve(id);
+        }
+    }
+
+    /// Gives the connection away, if it can be told afterwards what has changed meanwhile.
+    fn give_up(&mut self) {
+        if matches!(self.link, Link::Up { open: true }) && self.wants_census() {
+            return self.ask_for_uids(None);
+        }
+        self.yielding = false;
+        self.link = Link::Down;
+        self.retry_at = if self.queue.is_empty() { self.now + self.settings.parked } else { self.now };
+        self.actions.push_back(Action::Disconnect);
+    }
+
+    /// With nothing else to do.
+    fn leisure(&mut self) {
+        if self.wants_census() {
+            if self.now >= self.quiet_since + BEFORE_CENSUS {
+                self.ask_for_uids(None);
+            }
+        } else if self.wants_idle() {
+            if self.now >= self.quiet_since + BEFORE_IDLE {
+                self.begin(Job::Idle { accepted: false, ended: false }, own(Name::Idle, "IDLE"));
+            }
+        } else if self.now >= self.quiet_since + self.settings.keepalive {
+            self.begin(Job::KeepAlive, own(Name::Noop, "NOOP"));
+        }
+    }
+
+    pub(super) fn begin(&mut self, job: Job, run: Box<Run>) {
+        self.job = Some(job);
+        self.job_since = self.now;
+        self.overload_at = self.now + self.settings.patience;
+        self.actions.push_back(Action::Run(run));
+    }
+
+    /// Selects the mailbox on a connection.
+    fn open(&mut self) {
+        if self.members.values().any(|member| member.cursor.is_some()) {
+            let run = self.with_mailbox(if self.is_read_only() { Name::Examine } else { Name::Select }, "");
+            return self.begin(Job::Reselect { selection: Selection::default() }, run);
+        }
+        // Nobody knows anything of the mailbox.
+        let Some(id) = self.queue.pop_front() else { return };
+        let Some(run) = self.members.get_mut(&id).and_then(|member| member.waiting.take()) else { return };
+        self.begin(Job::Open { member: id, run: run.clone(), selection: Selection::default() }, run);
+    }
+
+    /// A command of our own about the mailbox.
+    pub(super) fn with_mailbox(&self, name: Name, tail: &'static str) -> Box<Run> {
+        let mailbox = self.key.slice(1..);
+        let verb = format!("{} ", name.as_str());
+        let segments = match quoted(&mailbox) {
+            Some(quoted) => {
+                let text = [verb.as_bytes(), &quoted, tail.as_bytes()].concat().into();
+                vec![Segment { text, literal: None }]
+            }
+            None => vec![
+                Segment { text: verb.into(), literal: Some((mailbox, false)) },
+                Segment { text: Bytes::from_static(tail.as_bytes()), literal: None },
+            ],
+        };
+        Box::new(Run { command: Command { tag: Bytes::new(), name, segments }, streams: None })
+    }
+
+    /// A member's turn has come.
+    fn serve(&mut self, id: MemberId) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(run) = member.waiting.take() else { return };
+        if member.cursor.is_none() {
+            member.waiting = Some(run);
+            if self.members.values().any(|member| member.cursor.is_some()) {
+                return self.admit(id);
+            }
+            // The others have left meanwhile.
+            self.queue.push_front(id);
+            self.link = Link::Up { open: false };
+            return self.open();
+        }
+        match plan(&run.command) {
+            Plan::Close if self.members.len() == 1 => self.begin(Job::Close { member: id, alone: true }, run),
+            Plan::Close => self.begin(Job::Close { member: id, alone: false }, own(Name::Expunge, "EXPUNGE")),
+            Plan::Run(shape) => self.run(id, run, shape),
+            _ => self.pin(id, run),
+        }
+    }
+
+    /// All who wait to join do so together.
+    fn admit(&mut self, first: MemberId) {
+        if self.wants_census() {
+            self.queue.push_front(first);
+            return self.ask_for_uids(None);
+        }
+        let members = &self.members;
+        let joins = |id: &MemberId| members.get(id).is_some_and(|member| member.cursor.is_none());
+        let (mut joiners, others): (Vec<_>, Vec<_>) = self.queue.drain(..).partition(joins);
+        self.queue = others.into();
+        joiners.insert(0, first);
+        let run = self.with_mailbox(Name::Status, " (UIDNEXT)");
+        self.begin(Job::Status { joiners, text: BytesMut::new() }, run);
+    }
+
+    /// Runs a member's command, with its message numbers made the backend's.
+    fn run(&mut self, id: MemberId, run: Box<Run>, shape: Shape) {
+        let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
+        let replay = if shape.keeps_numbers { Replay::KeepNumbers } else { Replay::All };
+        // Numbers mean what they did when the command was given; of new messages the client may hear first.
+        if shape.keeps_numbers {
+            self.replay(id, replay);
+        }
+        let numbering = self.log.numbering(cursor);
+        let outcome = if shape.by_number && !numbering.is_identity() {
+            rewrite(&run.command, &numbering)
+        } else {
+            Outcome::Unchanged
+        };
+        if !shape.keeps_numbers {
+            self.replay(id, replay);
+        }
+        let (command, missing) = match outcome {
+            Outcome::Unchanged => (run.command.clone(), false),
+            Outcome::Rewritten { command, missing } => (command, missing),
+            Outcome::AllGone | Outcome::Unmappable(_) => return self.done(id, GONE),
+            Outcome::Malformed => return self.done(id, b" BAD Malformed message numbers.\r\n"),
+        };
+        // All or nothing (RFC 9051 section 6.4.7).
+        if missing && matches!(command.name, Name::Copy | Name::Move) {
+            return self.done(id, GONE);
+        }
+        // Told of what is gone by now, the client's numbers are the backend's; a second attempt goes on from there.
+        let again = if shape.keeps_numbers { run } else { Box::new(Run { command: command.clone(), streams: None }) };
+        let silent = shape.store.as_ref().filter(|store| store.silent).map(|_| self.named(&command, shape.uid));
+        let command = silent.as_ref().and_then(|_| loud(&command)).unwrap_or(command);
+        let mapped = shape.keeps_numbers && self.log.withholds(cursor);
+        let job = Running { id, run: again, shape, replay, mapped, missing, silent, answered: false };
+        let run = Box::new(Run { command, streams: None });
+        self.begin(Job::Member(Box::new(job)), run);
+    }
+
+    /// The messages, by the backend's numbers or UIDs, that a command names.
+    fn named(&self, command: &Command, uid: bool) -> Ranges {
+        let star = if uid { self.uids.last().unwrap_or(0) } else { self.exists };
+        let set = command.arguments().word().and_then(|set| SequenceSet::parse(set).ok());
+        set.map_or_else(Ranges::new, |set| set.resolve(star))
+    }
+
+    /// A member needs a connection of its own.
+    fn pin(&mut self, id: MemberId, run: Box<Run>) {
+        let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
+        if self.members.len() == 1 {
+            let moved = !self.log.numbering(cursor).is_identity() && run.command.name != Name::Enable;
+            self.replay(id, Replay::All);
+            if moved {
+                // Which of its numbers mean messages is not known.
+                return self.done(id, GONE);
+            }
+            if let Some(member) = self.members.get_mut(&id) {
+                member.out.push_back(Told::Yours(run));
+            }
+            self.link = Link::Down;
+            return self.actions.push_back(Action::HandOver(id));
+        }
+        if let Some(member) = self.members.get_mut(&id) {
+            member.waiting = Some(run);
+            self.queue.push_front(id);
+        }
+        if self.is_resumable() {
+            self.actions.push_back(Action::Split(id));
+        } else if self.wants_census() {
+            self.ask_for_uids(None);
+        } else {
+            self.queue.pop_front();
+            self.done(id, b" NO [UNAVAILABLE] No connection can be had for this command.\r\n");
+        }
+    }
+
+    /// The connection is lost. `unsent`: nothing of the command was sent; `unanswered`: nothing was said in reply;
+    /// `cut`: within a line or a literal.
+    pub fn handle_lost(&mut self, unsent: bool, unanswered: bool, cut: bool) {
+        let passing = self.reading.take().is_some_and(|reading| reading.is_passing());
+        self.pass_on();
+        self.link = Link::Down;
+        self.yielding = false;
+        self.recheck = None;
+        self.retry_at = self.now;
+        self.actions.clear();
+        let again = |machine: &mut Self, id: MemberId, run: Box<Run>| {
+            if let Some(member) = machine.members.get_mut(&id) {
+                member.attempts += 1;
+                member.waiting = Some(run);
+                machine.queue.push_front(id);
+            }
+        };
+        let attempts = |machine: &Self, id: MemberId| machine.members.get(&id).map_or(0, |member| member.attempts);
+        match self.job.take() {
+            Some(Job::Open { member, run, .. }) => {
+                if cut && passing {
+                    self.tell(member, Told::Cut);
+                } else if (unsent || unanswered) && attempts(self, member) + 1 < MAX_ATTEMPTS {
+                    again(self, member, run);
+                } else {
+                    self.leave_with(member, b" NO [UNAVAILABLE] Connection to the mail server lost.\r\n");
+                }
+            }
+            Some(Job::Status { joiners, .. } | Job::Refresh { joiners, .. }) => {
+                for id in joiners.into_iter().rev() {
+                    if self.members.get(&id).is_some_and(|member| member.waiting.is_some()) {
+                        self.queue.push_front(id);
+                    }
+                }
+            }
+            Some(Job::Member(command)) => {
+                let repeatable = unsent || !command.answered && command.run.command.name.repeatable();
+                if passing && cut {
+                    self.tell(command.id, Told::Cut);
+                } else if repeatable && attempts(self, command.id) + 1 < MAX_ATTEMPTS {
+                    again(self, command.id, command.run);
+                } else if command.run.command.name.repeatable() {
+                    self.done(command.id, b" NO [UNAVAILABLE] Connection to the mail server lost.\r\n");
+                } else {
+                    self.done(command.id, UNKNOWN);
+                }
+            }
+            // Others may find messages gone that are marked \Deleted; whoever closes does not care.
+            Some(Job::Close { member, .. }) => self.leave_with(member, UNKNOWN),
+            _ => {}
+        }
+    }
+
+    pub(super) fn tell(&mut self, id: MemberId, told: Told) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.out.push_back(told);
+        }
+    }
+}
+
+const GONE: &[u8] = b" NO [EXPUNGEISSUED] Some of the requested messages no longer exist.\r\n";
+const UNKNOWN: &[u8] =
+    b" NO [UNAVAILABLE] Connection to the mail server lost; whether the command was carried out is unknown.\r\n";
+
+/// A command of our own.
+pub(super) fn own(name: Name, text: impl Into<Bytes>) -> Box<Run> {
+    let segments = vec![Segment { text: text.into(), literal: None }];
+    Box::new(Run { command: Command { tag: Bytes::new(), name, segments }, streams: None })
+}

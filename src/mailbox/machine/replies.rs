@@ -1,0 +1,432 @@
+//! What the backend says: whose it is, and what of it is news for the others.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+use super::jobs::Job;
+use super::{Action, Link, Machine, MemberId, Told};
+use crate::imap::fetch_items::FetchScanner;
+use crate::imap::ranges::Ranges;
+use crate::imap::renumber::Renumber;
+use crate::imap::untagged::{Part, Reply};
+use crate::mailbox::log::Replay;
+use crate::mailbox::shadow::{normal, stored};
+
+/// Octets of a FETCH held back until it is known whether there is more to it than flags.
+const HELD: usize = 512;
+/// Octets of a line that the hub keeps for itself. Other lines are passed on all the same.
+const KEPT: usize = 64 * 1024;
+/// Octets of a list of UIDs.
+const MAX_LIST: usize = 16 * 1024 * 1024;
+/// Pieces above this are passed on without a copy.
+const COPIED: usize = 2048;
+
+/// The untagged reply at hand.
+#[derive(Debug)]
+pub(super) struct Reading {
+    reply: Reply,
+    /// It goes to the member whose command runs.
+    to: Option<MemberId>,
+    /// Not yet passed on.
+    held: Option<BytesMut>,
+    items: Option<FetchScanner>,
+    renumber: Option<Renumber>,
+    /// For the hub itself.
+    kept: BytesMut,
+    begun: bool,
+}
+
+impl Reading {
+    /// Part of it has gone to a member, and part is still to come.
+    pub(super) fn is_passing(&self) -> bool {
+        self.to.is_some() && self.begun
+    }
+}
+
+impl Machine {
+    /// Untagged replies, or parts of them.
+    pub fn handle_data(&mut self, data: Bytes) {
+        self.reader.feed(data);
+        while let Some(part) = self.reader.poll() {
+            match part {
+                Part::Begin(reply) => self.begin_reply(reply),
+                Part::Text(text) => self.reply_text(&text),
+                Part::Literal(octets) => self.reply_literal(&octets),
+                Part::End => self.end_reply(),
+            }
+        }
+        self.pass_on();
+    }
+
+    /// The backend asks for more: it has begun to idle.
+    pub fn handle_continue(&mut self) {
+        if let Some(Job::Idle { accepted, .. }) = &mut self.job {
+            *accepted = true;
+        }
+    }
+
+    /// What was read goes to the member whose it is.
+    pub(super) fn pass_on(&mut self) {
+        if self.passed.is_empty() {
+            return;
+        }
+        let data = self.passed.split().freeze();
+        self.pass(data);
+    }
+
+    fn pass(&mut self, data: Bytes) {
+        if let Some(Job::Member(running)) = &mut self.job {
+            running.answered = true;
+        }
+        if let Some(owner) = self.owner() {
+            self.tell(owner, Told::Data(data));
+        }
+    }
+
+    fn emit(&mut self, octets: &Bytes) {
+        if octets.len() > COPIED {
+            self.pass_on();
+            self.pass(octets.clone());
+        } else {
+            self.passed.put_slice(octets);
+        }
+    }
+
+    fn present_owner(&self) -> Option<MemberId> {
+        self.owner().filter(|owner| self.members.contains_key(owner))
+    }
+
+    /// The backend contradicts itself: nothing can be known of the mailbox by this connection.
+    pub(super) fn broken(&mut self) {
+        self.reading = None;
+        self.actions.push_back(Action::Abandon);
+    }
+
+    fn begin_reply(&mut self, reply: Reply) {
+        let to = self.present_owner();
+        let mut reading =
+            Reading { reply, to, held: None, items: None, renumber: None, kept: BytesMut::new(), begun: false };
+        match reply {
+            Reply::Exists(count) => self.exists(count),
+            Reply::Expunge(number) => self.expunged(number),
+            Reply::Recent(count) => self.recent(count),
+            Reply::Fetch(number) => {
+                let mut head = BytesMut::new();
+                match self.number_for_owner(number) {
+                    Some(number) => head.put_slice(format!("* {number} FETCH").as_bytes()),
+                    None => reading.to = None,
+                }
+                reading.held = Some(head);
+                reading.items = Some(FetchScanner::default());
+            }
+            Reply::Search | Reply::Sort | Reply::Thread | Reply::Esearch => self.begin_result(&mut reading),
+            Reply::Vanished { .. } | Reply::Flags | Reply::Status(_) | Reply::Other => {}
+        }
+        self.reading = Some(reading);
+    }
+
+    /// The number by which the owner of the job knows the message.
+    fn number_for_owner(&self, number: u32) -> Option<u32> {
+        let Some(Job::Member(running)) = &self.job else { return Some(number) };
+        if !running.mapped {
+            return Some(number);
+        }
+        let cursor = self.members.get(&running.id)?.cursor?;
+        self.log.numbering(cursor).back(number)
+    }
+
+    fn begin_result(&mut self, reading: &mut Reading) {
+        let Some(Job::Member(running)) = &self.job else { return };
+        let renumber = Renumber::new(reading.reply, running.shape.uid);
+        let Some(cursor) = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor) else {
+            return;
+        };
+        renumber.head(&self.log.numbering(cursor), &mut self.passed);
+        reading.begun = true;
+        self.touched |= !running.shape.uid;
+        if running.mapped && !running.shape.uid {
+            reading.renumber = Some(renumber);
+        }
+    }
+
+    fn reply_text(&mut self, text: &Bytes) {
+        let Some(mut reading) = self.reading.take() else { return };
+        match reading.reply {
+            Reply::Exists(_) | Reply::Expunge(_) | Reply::Recent(_) | Reply::Vanished { .. } => {}
+            Reply::Fetch(_) => {
+                if let Some(items) = &mut reading.items {
+                    items.text(text);
+                }
+                self.fetch_octets(&mut reading, text, false);
+            }
+            Reply::Search | Reply::Sort | Reply::Thread | Reply::Esearch => self.result_text(&mut reading, text),
+            Reply::Flags | Reply::Status(_) | Reply::Other => {
+                if reading.kept.len() + text.len() <= KEPT {
+                    reading.kept.put_slice(text);
+                }
+                // What is closed by a SELECT here was somebody else's.
+                let may_be_closed = matches!((&self.job, reading.reply), (Some(Job::Open { .. }), Reply::Status(_)));
+                if reading.to.is_some() && !may_be_closed {
+                    reading.begun = true;
+                    self.emit(text);
+                }
+            }
+        }
+        self.reading = Some(reading);
+    }
+
+    fn result_text(&mut self, reading: &mut Reading, text: &Bytes) {
+        if let Some(Job::Census { list, .. }) = &mut self.job {
+            if list.len() + text.len() <= MAX_LIST {
+                list.put_slice(text);
+            }
+            return;
+        }
+        let Some(cursor) = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor) else {
+            return;
+        };
+        match &mut reading.renumber {
+            Some(renumber) => renumber.text(text, &self.log.numbering(cursor), &mut self.passed),
+            None => self.emit(text),
+        }
+    }
+
+    fn reply_literal(&mut self, octets: &Bytes) {
+        let Some(mut reading) = self.reading.take() else { return };
+        if let Some(items) = &mut reading.items {
+            items.literal();
+            self.fetch_octets(&mut reading, octets, true);
+        } else if reading.to.is_some() && reading.reply == Reply::Other {
+            self.emit(octets);
+        }
+        self.reading = Some(reading);
+    }
+
+    /// Holds a FETCH back as long as it may be one of only flags.
+    fn fetch_octets(&mut self, reading: &mut Reading, octets: &Bytes, literal: bool) {
+        if let Some(held) = &mut reading.held {
+            if !literal && held.len() + octets.len() <= HELD {
+                return held.put_slice(octets);
+            }
+            let head = std::mem::take(held).freeze();
+            reading.held = None;
+            if reading.to.is_some() {
+                reading.begun = true;
+                self.emit(&head);
+            }
+        }
+        if reading.to.is_some() {
+            self.emit(octets);
+        }
+    }
+
+    fn end_reply(&mut self) {
+        let Some(mut reading) = self.reading.take() else { return };
+        match reading.reply {
+            Reply::Fetch(number) => self.end_fetch(number, &mut reading),
+            Reply::Search | Reply::Esearch => self.counted(),
+            Reply::Flags | Reply::Status(_) | Reply::Other => match &mut self.job {
+                Some(Job::Open { selection, .. }) => {
+                    selection.note(&reading.kept, true);
+                    if matches!(reading.reply, Reply::Status(_)) && !reading.kept.starts_with(b"* OK [CLOSED]") {
+                        self.passed.put_slice(&reading.kept);
+                    }
+                }
+                Some(Job::Reselect { selection }) => drop(selection.note(&reading.kept, true)),
+                Some(Job::Status { text, .. }) => text.put_slice(&reading.kept),
+                _ => {
+                    // Keywords have come into use, say.
+                    if self.selection.as_mut().is_some_and(|selection| selection.note(&reading.kept, false)) {
+                        let heard = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
+                        self.log.handle_text(reading.kept.freeze(), heard);
+                    }
+                }
+            },
+            _ => {}
+        }
+    }
+
+    fn end_fetch(&mut self, number: u32, reading: &mut Reading) {
+        let Some(items) = reading.items.take().map(|mut items| items.finish()) else { return };
+        // What is said of a mailbox that the members' views do not follow yet is asked for again when they do.
+        if !self.is_open() {
+            return;
+        }
+        if let Some(uid) = items.uid
+            && number == self.uids.len() + 1
+            && self.uids.last().is_none_or(|last| last < uid)
+        {
+            self.uids.insert(uid);
+        }
+        self.touched |= number > self.uids.len();
+        let mut wanted = true;
+        if let Some(text) = items.flags.as_ref().and_then(|flags| flags.text.as_ref()) {
+            let flags = normal(text);
+            wanted = items.other || !self.goes_without_saying(number, items.uid, &flags);
+            let learned = self.shadow.learn(number, &flags);
+            let asked = match &self.job {
+                Some(Job::Member(running)) => running.shape.asks_flags,
+                job => matches!(job, Some(Job::Recheck)),
+            };
+            let news = if asked { learned == Some(true) } else { learned != Some(false) };
+            if let Some(text) = items.news().filter(|_| news) {
+                let heard = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
+                if self.log.handle_fetch(number, text, heard).is_err() {
+                    return self.broken();
+                }
+            }
+        }
+        if let Some(held) = reading.held.take().filter(|_| wanted && reading.to.is_some()) {
+            self.emit(&held.freeze());
+        }
+    }
+
+    /// Whether the flags of the message are what the member whose silent STORE runs takes them for.
+    fn goes_without_saying(&mut self, number: u32, uid: Option<u32>, flags: &Bytes) -> bool {
+        let Some(own) = self.number_for_owner(number) else { return false };
+        let Some(Job::Member(running)) = &self.job else { return false };
+        let Some(member) = self.members.get_mut(&running.id) else { return false };
+        let (Some(named), Some(store)) = (&running.silent, &running.shape.store) else { return false };
+        let named = if running.shape.uid { uid.is_some_and(|uid| named.contains(uid)) } else { named.contains(number) };
+        let expected =
+            self.shadow.flags(number).is_none_or(|before| stored(before, store.sign, &store.flags) == *flags);
+        // Once something was said, the last word has to be right.
+        let silent = named && expected && !member.told.contains(own);
+        if !silent {
+            member.told.insert(own);
+        }
+        silent
+    }
+
+    /// The members' views follow what is said.
+    pub(super) fn is_open(&self) -> bool {
+        self.link == (Link::Up { open: true })
+    }
+
+    fn exists(&mut self, count: u32) {
+        let open = self.is_open();
+        match &mut self.job {
+            Some(Job::Open { selection, .. }) => {
+                selection.exists = count;
+                self.passed.put_slice(format!("* {count} EXISTS\r\n").as_bytes());
+            }
+            Some(Job::Reselect { selection }) => selection.exists = count,
+            Some(Job::Census { fresh: Some(fresh), .. }) => fresh.exists(count),
+            _ if open => self.counts(count),
+            _ => {}
+        }
+    }
+
+    pub(super) fn counts(&mut self, count: u32) {
+        if count != self.exists {
+            self.miscounted = 0;
+            self.touched &= self.uids.len() != self.exists;
+            self.has_changed();
+        }
+        self.exists = count;
+        if self.log.handle_exists(count).is_err() {
+            return self.broken();
+        }
+        self.owner_hears();
+    }
+
+    fn recent(&mut self, count: u32) {
+        let open = self.is_open();
+        match &mut self.job {
+            Some(Job::Open { selection, .. }) => {
+                selection.recent = Some(count);
+                self.passed.put_slice(format!("* {count} RECENT\r\n").as_bytes());
+            }
+            Some(Job::Reselect { selection }) => selection.recent = Some(count),
+            _ if open => {
+                self.log.handle_recent(count);
+                self.owner_hears();
+            }
+            _ => {}
+        }
+    }
+
+    fn expunged(&mut self, number: u32) {
+        let open = self.is_open();
+        match &mut self.job {
+            Some(Job::Census { fresh: Some(fresh), .. }) => fresh.expunged(number),
+            _ if open => self.expunges(number),
+            _ => {}
+        }
+    }
+
+    pub(super) fn expunges(&mut self, number: u32) {
+        if self.log.handle_expunge(number).is_err() {
+            return self.broken();
+        }
+        self.exists -= 1;
+        if let Some(uid) = self.uids.nth(number) {
+            self.uids.remove(uid);
+        }
+        self.shadow.expunge(number);
+        if let Some(from) = self.recheck.as_mut().filter(|from| **from > number) {
+            *from -= 1;
+        }
+        self.has_changed();
+        self.owner_hears();
+    }
+
+    fn has_changed(&mut self) {
+        if let Some(selection) = &mut self.selection {
+            selection.changed = true;
+        }
+    }
+
+    /// The member whose command runs hears of news where they stand among its replies.
+    fn owner_hears(&mut self) {
+        let Some(Job::Member(running)) = &mut self.job else { return };
+        let (id, replay) = (running.id, running.replay);
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(cursor) = member.cursor else { return };
+        for news in self.log.replay(cursor, replay) {
+            member.hears(&news);
+            news.write(&mut self.passed);
+        }
+        running.mapped = replay == Replay::KeepNumbers && self.log.withholds(cursor);
+    }
+
+    /// A list of UIDs is complete: it counts if it fits the number of messages at this very place.
+    fn counted(&mut self) {
+        let Some(Job::Census { list, fresh }) = &mut self.job else { return };
+        let list = std::mem::take(list);
+        let uids = parse_list(&list);
+        match fresh {
+            Some(fresh) => fresh.counted(&uids),
+            None => {
+                let last = self.uids.last().unwrap_or(0);
+                // `n:*` names the last message whatever its UID.
+                let new: Vec<u32> = uids.iter().filter(|uid| *uid > last).collect();
+                if u32::try_from(new.len()).is_ok_and(|new| self.uids.len() + new == self.exists) {
+                    for uid in new {
+                        self.uids.insert(uid);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The UIDs of ` 1 2 3` (SEARCH) or ` (TAG "x") UID ALL 1:3` (ESEARCH).
+fn parse_list(text: &[u8]) -> Ranges {
+    let text = match text.iter().rposition(|b| *b == b'L' || *b == b'l') {
+        Some(all) => &text[all + 1..],
+        // An ESEARCH that found nothing.
+        None if text.contains(&b'(') => return Ranges::new(),
+        None => text,
+    };
+    let mut ranges = Ranges::new();
+    for part in text.split(|b| matches!(b, b' ' | b',' | b'\r' | b'\n')).filter(|part| !part.is_empty()) {
+        let Ok(part) = std::str::from_utf8(part) else { continue };
+        let (first, last) = part.split_once(':').unwrap_or((part, part));
+        if let (Ok(a), Ok(b)) = (first.parse::<u32>(), last.parse::<u32>())
+            && a.min(b) > 0
+        {
+            ranges.insert_range(a.min(b)..=a.max(b));
+        }
+    }
+    ranges
+}

@@ -1,0 +1,270 @@
+//! The ends of what runs upstream, and how a hub goes on with another connection.
+
+use bytes::{Bytes, BytesMut};
+
+use super::jobs::{Job, own};
+use super::selection::Selection;
+use super::{Link, Machine, MemberId, Told};
+use crate::imap::command::Name;
+use crate::imap::ranges::Ranges;
+use crate::mailbox::log::Log;
+
+/// Times that UIDs are asked for when they do not fit the number of messages.
+const MAX_COUNTS: u8 = 8;
+/// Octets of the numbers in one command of ours.
+const MAX_SET: usize = 4000;
+
+/// The mailbox as it is found on a new connection, before the members' views follow it.
+#[derive(Debug)]
+pub(super) struct Fresh {
+    selection: Selection,
+    exists: u32,
+    /// The UIDs, once they were seen to fit.
+    uids: Option<Ranges>,
+    /// What happened after that.
+    after: Vec<After>,
+}
+
+#[derive(Debug)]
+enum After {
+    Exists(u32),
+    Expunge(u32),
+}
+
+impl Fresh {
+    pub(super) fn exists(&mut self, count: u32) {
+        match self.uids {
+            Some(_) => self.after.push(After::Exists(count)),
+            None => self.exists = count,
+        }
+    }
+
+    pub(super) fn expunged(&mut self, number: u32) {
+        match self.uids {
+            Some(_) => self.after.push(After::Expunge(number)),
+            None => self.exists = self.exists.saturating_sub(1),
+        }
+    }
+
+    pub(super) fn counted(&mut self, uids: &Ranges) {
+        if self.uids.is_none() && uids.len() == self.exists {
+            self.uids = Some(uids.clone());
+        }
+    }
+}
+
+impl Machine {
+    /// What came before it, the tagged reply without its tag, and whether a mailbox is selected.
+    pub fn handle_done(&mut self, data: Bytes, rest: Bytes, selected: bool) {
+        self.handle_data(data);
+        let Some(job) = self.job.take() else { return };
+        self.quiet_since = self.now;
+        let ok = rest.get(..3).is_some_and(|status| status.eq_ignore_ascii_case(b" OK"));
+        match job {
+            Job::Open { member, selection, .. } => self.opened(member, selection, rest, ok && selected),
+            Job::Reselect { selection } => self.reselected(Selection { rest, ..selection }, ok && selected),
+            Job::Census { fresh: Some(fresh), .. } => self.recounted(fresh, ok),
+            Job::Census { .. } => {
+                let fits = self.uids.len() == self.exists;
+                self.miscounted = if fits { 0 } else { self.miscounted + 1 };
+            }
+            Job::Status { joiners, text } => {
+                let uid_next = if ok { uid_next(&text) } else { None };
+                self.begin(Job::Refresh { joiners, uid_next }, own(Name::Noop, "NOOP"));
+            }
+            Job::Refresh { joiners, uid_next } => self.refreshed(&joiners, uid_next),
+            // Whatever came of EXPUNGE: CLOSE of a mailbox that may not be changed only leaves it (RFC 9051 section 6.4.1).
+            Job::Close { member, alone: false } => self.leave_with(member, b" OK Close completed.\r\n"),
+            Job::Close { member, alone: true } if selected => self.tell(member, Told::Done(Bytes::new(), rest, true)),
+            Job::Close { member, alone: true } => self.done_with(member, rest, false),
+            Job::Member(running) => {
+                let rest = if running.missing && ok {
+                    Bytes::from_static(b" NO [EXPUNGEISSUED] Some of the requested messages no longer exist.\r\n")
+                } else {
+                    rest
+                };
+                self.tell(running.id, Told::Done(Bytes::new(), rest, true));
+            }
+            Job::Recheck | Job::KeepAlive | Job::Idle { .. } => {}
+        }
+        if !selected && self.is_open() {
+            self.link = Link::Up { open: false };
+        }
+    }
+
+    fn opened(&mut self, member: MemberId, selection: Selection, rest: Bytes, ok: bool) {
+        if !ok {
+            return self.done_with(member, rest, false);
+        }
+        self.exists = selection.exists;
+        self.log = Log::new(selection.exists, selection.recent.unwrap_or(0));
+        self.uids = Ranges::new();
+        self.touched = false;
+        self.shadow = super::Shadow::default();
+        self.recheck = None;
+        self.selection = Some(Selection { rest: rest.clone(), ..selection });
+        self.link = Link::Up { open: true };
+        if let Some(joined) = self.members.get_mut(&member) {
+            joined.cursor = Some(self.log.join());
+        }
+        self.done_with(member, rest, true);
+    }
+
+    /// All who wait join now: what they are told is how the mailbox is at this moment.
+    fn refreshed(&mut self, joiners: &[MemberId], uid_next: Option<u32>) {
+        let Some(selection) = &self.selection else { return };
+        for id in joiners {
+            let Some(member) = self.members.get_mut(id) else { continue };
+            if member.waiting.take().is_none() {
+                continue;
+            }
+            member.cursor = Some(self.log.join());
+            let reply = selection.reply(self.exists, uid_next);
+            member.out.push_back(Told::Done(reply.freeze(), selection.rest.clone(), true));
+        }
+    }
+
+    /// Whether members can go on with another connection: it is known which messages they know.
+    pub(super) fn is_resumable(&self) -> bool {
+        self.uids.len() == self.exists
+            || !self.touched
+            || self.selection.as_ref().is_some_and(|selection| !selection.changed)
+    }
+
+    /// The UIDs of all messages would be good to know.
+    pub(super) fn wants_census(&self) -> bool {
+        self.is_open()
+            && self.uids.len() != self.exists
+            && self.miscounted < MAX_COUNTS
+            && self.members.values().any(|member| member.cursor.is_some())
+    }
+
+    pub(super) fn ask_for_uids(&mut self, fresh: Option<Fresh>) {
+        if self.miscounted % 2 == 1 {
+            // Cyrus leaves out of UID SEARCH what is gone, and says so only when asked for news.
+            let job = Job::Census { list: BytesMut::new(), fresh };
+            return self.begin(job, own(Name::Noop, "NOOP"));
+        }
+        if fresh.is_none() && self.miscounted >= MAX_COUNTS / 2 {
+            // One by one cannot miscount, however many come and go meanwhile.
+            let run = own(Name::Fetch, format!("FETCH {}:* (UID)", self.uids.len() + 1));
+            return self.begin(Job::Census { list: BytesMut::new(), fresh: None }, run);
+        }
+        let returns = if self.settings.esearch { "RETURN (ALL) " } else { "" };
+        let set = match (self.uids.last(), &fresh) {
+            (Some(last), None) => format!("UID {}:*", u64::from(last) + 1),
+            _ => "ALL".into(),
+        };
+        let run = own(Name::Search, format!("UID SEARCH {returns}{set}"));
+        self.begin(Job::Census { list: BytesMut::new(), fresh }, run);
+    }
+
+    fn reselected(&mut self, selection: Selection, ok: bool) {
+        let Some(known) = &self.selection else { return };
+        if !ok {
+            return self.bye_all(b"The mailbox can no longer be selected");
+        }
+        if known.validity != selection.validity || access(known) != access(&selection) {
+            return self.bye_all(b"The mailbox is no longer what it was");
+        }
+        let same = !known.changed
+            && known.exists == selection.exists
+            && known.uid_next.is_some()
+            && known.uid_next == selection.uid_next;
+        if same || selection.exists == 0 && self.exists == 0 {
+            self.selection = Some(selection);
+            return self.resumed();
+        }
+        if self.uids.len() != self.exists && self.touched {
+            return self.bye_all(b"[UNAVAILABLE] Connection to the mail server lost");
+        }
+        let exists = selection.exists;
+        let fresh = Fresh { selection, exists, uids: None, after: Vec::new() };
+        self.miscounted = 0;
+        self.ask_for_uids(Some(fresh));
+    }
+
+    /// What differs from what the members know is news for them.
+    fn recounted(&mut self, fresh: Fresh, ok: bool) {
+        // An empty mailbox may have no list at all.
+        let uids = fresh.uids.or((fresh.exists == 0).then(Ranges::new));
+        let Some(uids) = uids.filter(|_| ok) else {
+            self.miscounted += 1;
+            if self.miscounted >= MAX_COUNTS || !ok {
+                return self.bye_all(b"[UNAVAILABLE] Connection to the mail server lost");
+            }
+            let again = Fresh { selection: fresh.selection, exists: fresh.exists, uids: None, after: Vec::new() };
+            return self.ask_for_uids(Some(again));
+        };
+        self.miscounted = 0;
+        let came = uids.difference(&self.uids);
+        if came.first().is_some_and(|first| self.uids.last().is_some_and(|last| first < last)) {
+            // UIDs only ever grow (RFC 9051 section 2.3.1.1).
+            return self.bye_all(b"The mailbox is no longer what it was");
+        }
+        self.selection = Some(fresh.selection);
+        let gone: Vec<u32> = self.uids.difference(&uids).iter().collect();
+        self.link = Link::Up { open: true };
+        for uid in gone.into_iter().rev() {
+            self.expunges(self.uids.rank(uid) + 1);
+        }
+        // Of the last ones nobody knows more than that they are there: any will do.
+        while self.exists > uids.len() {
+            self.expunges(self.exists);
+        }
+        if uids.len() > self.exists {
+            self.counts(uids.len());
+        }
+        self.uids = uids;
+        if let Some(selection) = &mut self.selection {
+            selection.changed = false;
+        }
+        for event in fresh.after {
+            match event {
+                After::Exists(count) => self.counts(count),
+                After::Expunge(number) => self.expunges(number),
+            }
+        }
+        self.resumed();
+    }
+
+    fn resumed(&mut self) {
+        self.link = Link::Up { open: true };
+        self.recheck = Some(1);
+    }
+
+    /// Asks for the flags that members know; false: there are none to ask for.
+    pub(super) fn ask_for_flags(&mut self) -> bool {
+        let from = self.recheck.unwrap_or(1);
+        let mut set = String::new();
+        let mut next = None;
+        for (first, last) in self.shadow.ranges().into_iter().filter(|(_, last)| *last >= from) {
+            if set.len() > MAX_SET {
+                next = Some(first);
+                break;
+            }
+            let comma = if set.is_empty() { "" } else { "," };
+            set.push_str(&format!("{comma}{}:{last}", first.max(from)));
+        }
+        self.recheck = next;
+        if set.is_empty() {
+            return false;
+        }
+        self.begin(Job::Recheck, own(Name::Fetch, format!("FETCH {set} (FLAGS)")));
+        true
+    }
+}
+
+/// READ-WRITE or READ-ONLY.
+fn access(selection: &Selection) -> Option<bool> {
+    let reply = crate::imap::response::StatusReply::parse(&selection.rest)?;
+    reply.code.map(|_| reply.has_code("READ-ONLY"))
+}
+
+/// Of a STATUS reply: what follows the mailbox's name, whatever that holds.
+fn uid_next(text: &[u8]) -> Option<u32> {
+    let at = memchr::memmem::rfind(&text.to_ascii_uppercase(), b"UIDNEXT ")?;
+    let digits = &text[at + b"UIDNEXT ".len()..];
+    let end = digits.iter().take_while(|b| b.is_ascii_digit()).count();
+    std::str::from_utf8(&digits[..end]).ok()?.parse().ok()
+}

@@ -1,0 +1,123 @@
+//! What SELECT said, to be said again to those who join later.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+use crate::imap::response::{Status, StatusReply, trim_line_end};
+
+/// Octets of a SELECT's lines that are kept.
+const MAX_KEPT: usize = 64 * 1024;
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Selection {
+    /// FLAGS, PERMANENTFLAGS and all else that holds as long as the mailbox is selected.
+    pub(super) lines: Vec<Bytes>,
+    /// The tagged reply, without its tag.
+    pub(super) rest: Bytes,
+    pub(super) validity: Option<u32>,
+    pub(super) uid_next: Option<u32>,
+    pub(super) exists: u32,
+    pub(super) recent: Option<u32>,
+    /// Messages have come or gone since.
+    pub(super) changed: bool,
+}
+
+impl Selection {
+    /// Takes note of an untagged reply that is neither EXISTS nor RECENT: the whole line. Given also while the mailbox is
+    /// selected (`selecting` is false then): keywords come into use. True: it says what was not known.
+    pub(super) fn note(&mut self, line: &[u8], selecting: bool) -> bool {
+        let Some(rest) = line.strip_prefix(b"* ") else { return false };
+        let kind = match StatusReply::parse(rest) {
+            Some(StatusReply { status: Status::Ok, code: Some(code), .. }) => first_word(code).to_ascii_uppercase(),
+            None if first_word(rest).eq_ignore_ascii_case(b"FLAGS") => b"FLAGS".to_vec(),
+            _ => return false,
+        };
+        let number = || {
+            let code = StatusReply::parse(rest)?.code?;
+            std::str::from_utf8(code.get(kind.len()..)?).ok()?.trim().parse().ok()
+        };
+        match &kind[..] {
+            b"UIDNEXT" => {
+                self.uid_next = number();
+                false
+            }
+            b"UIDVALIDITY" => {
+                self.validity = number();
+                self.keep(&kind, line)
+            }
+            b"FLAGS" | b"PERMANENTFLAGS" => self.keep(&kind, line),
+            // Not true any more by the time that it would be said again, or not about the mailbox.
+            b"UNSEEN" | b"HIGHESTMODSEQ" | b"NOMODSEQ" | b"CLOSED" | b"ALERT" | b"INPROGRESS" | b"CAPABILITY" => false,
+            _ => selecting && self.keep(&kind, line),
+        }
+    }
+
+    fn keep(&mut self, kind: &[u8], line: &[u8]) -> bool {
+        let same = |known: &&mut Bytes| {
+            let rest = known.strip_prefix(b"* OK [").or(known.strip_prefix(b"* ")).unwrap_or(known);
+            rest.get(..kind.len()).is_some_and(|head| head.eq_ignore_ascii_case(kind))
+        };
+        let line = Bytes::copy_from_slice(line);
+        if let Some(known) = self.lines.iter_mut().find(same) {
+            let new = *known != line;
+            *known = line;
+            return new;
+        }
+        let fits = self.lines.iter().map(Bytes::len).sum::<usize>() + line.len() <= MAX_KEPT;
+        if fits {
+            self.lines.push(line);
+        }
+        fits
+    }
+
+    /// The reply to a SELECT by which somebody joins now.
+    pub(super) fn reply(&self, exists: u32, uid_next: Option<u32>) -> BytesMut {
+        let mut out = BytesMut::new();
+        for line in &self.lines {
+            out.put_slice(trim_line_end(line));
+            out.put_slice(b"\r\n");
+        }
+        out.put_slice(format!("* {exists} EXISTS\r\n").as_bytes());
+        if self.recent.is_some() {
+            // The one who was told first has them (RFC 3501 section 2.3.2).
+            out.put_slice(b"* 0 RECENT\r\n");
+        }
+        if let Some(uid_next) = uid_next {
+            out.put_slice(format!("* OK [UIDNEXT {uid_next}] Predicted next UID\r\n").as_bytes());
+        }
+        out
+    }
+}
+
+fn first_word(text: &[u8]) -> &[u8] {
+    let end = text.iter().position(|b| matches!(b, b' ' | b'\r' | b'\n' | b']')).unwrap_or(text.len());
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stays_true_is_said_again() {
+        let mut selection = Selection { recent: Some(1), ..Selection::default() };
+        for line in [
+            "* FLAGS (\\Seen)\r\n",
+            "* OK [PERMANENTFLAGS (\\Seen)] x\r\n",
+            "* OK [UNSEEN 3] x\r\n",
+            "* OK [UIDVALIDITY 77] x\r\n",
+            "* OK [UIDNEXT 5] x\r\n",
+            "* OK [HIGHESTMODSEQ 5] x\r\n",
+            "* FLAGS (\\Seen new)\r\n",
+            "* OK Still here\r\n",
+        ] {
+            selection.note(line.as_bytes(), line.contains("next"));
+        }
+        assert_eq!((selection.validity, selection.uid_next), (Some(77), Some(5)));
+        assert_eq!(
+            selection.reply(2, Some(9)),
+            "* FLAGS (\\Seen new)\r\n* OK [PERMANENTFLAGS (\\Seen)] x\r\n* OK [UIDVALIDITY 77] x\r\n\
+             * 2 EXISTS\r\n* 0 RECENT\r\n* OK [UIDNEXT 9] Predicted next UID\r\n"
+        );
+    }
+}

@@ -1,0 +1,71 @@
+//! Random programs of many sessions and a third party, against a naive server: what each session is told has to add up to
+//! what the server has.
+
+mod client;
+mod server;
+mod world;
+
+use self::world::{Plan, Sim};
+
+/// Programs, by the environment: `IMAPOOL_MODEL_PROGRAMS`.
+fn programs(default: u64) -> u64 {
+    std::env::var("IMAPOOL_MODEL_PROGRAMS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+fn run(seeds: std::ops::Range<u64>, plan: impl Fn(u64) -> Plan) -> world::Totals {
+    let mut totals = world::Totals::default();
+    for seed in seeds {
+        let mut sim = Sim::new(seed, plan(seed));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sim.run()));
+        if let Err(panic) = result {
+            let mut again = Sim::new(seed, plan(seed)).aloud();
+            let _same = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| again.run()));
+            eprintln!("{}", again.transcript());
+            eprintln!("seed {seed}");
+            std::panic::resume_unwind(panic);
+        }
+        totals.add(&sim.totals);
+    }
+    totals
+}
+
+/// Few sessions, one mailbox, one connection.
+#[test]
+fn one_hub() {
+    let totals = run(0..programs(8000), |_| Plan { sessions: 3, mailboxes: 1, connections: 1, losses: false });
+    assert_eq!(totals.byes, 0, "{totals:?}");
+    assert!(totals.joined > 0 && totals.checked > 0 && totals.withheld > 0, "{totals:?}");
+}
+
+/// More sessions than connections, and more mailboxes: hubs park, resume and divide.
+#[test]
+fn hubs_take_turns() {
+    for connections in [1, 2, 4] {
+        let seeds = 1_000_000..1_000_000 + programs(8000) / 4;
+        let totals = run(seeds, |seed| Plan {
+            sessions: 2 + seed as usize % 19,
+            mailboxes: 1 + seed as usize % 4,
+            connections,
+            losses: false,
+        });
+        assert_eq!(totals.byes, 0, "{totals:?}");
+        assert!(totals.parked > 0 && totals.checked > 0, "{totals:?}");
+    }
+}
+
+/// Connections are lost at any moment.
+#[test]
+fn connections_are_lost() {
+    for connections in [1, 2, 4] {
+        let seeds = 2_000_000..2_000_000 + programs(8000) / 4;
+        let totals = run(seeds, |seed| Plan {
+            sessions: 1 + seed as usize % 20,
+            mailboxes: 1 + seed as usize % 3,
+            connections,
+            losses: true,
+        });
+        assert!(totals.lost > 0 && totals.checked > 0, "{totals:?}");
+        // Those of hubs that did not know yet which messages they had.
+        assert!(totals.byes * 10 < totals.joined, "{totals:?}");
+    }
+}

@@ -1,0 +1,235 @@
+//! A client that checks all it is told against what it may be told, and what it knows against the server.
+
+use super::server::{Flags, Message, in_set};
+
+/// A message as the client knows it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known {
+    pub(super) uid: Option<u32>,
+    pub(super) flags: Option<Flags>,
+}
+
+/// A command that runs.
+#[derive(Debug, Clone)]
+pub(super) struct Running {
+    pub(super) line: String,
+    /// By number, and neither COPY nor MOVE: no EXPUNGE may come.
+    pub(super) keeps_numbers: bool,
+    /// FETCH replies by number so far.
+    fetched: Vec<u32>,
+    found: Option<Vec<u32>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Client {
+    pub(super) mailbox: Option<String>,
+    pub(super) view: Vec<Known>,
+    pub(super) running: Option<Running>,
+    pub(super) idling: bool,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    /// Gives a command.
+    pub(super) fn begin(&mut self, line: &str) {
+        let upper = line.to_ascii_uppercase();
+        let keeps_numbers = ["FETCH", "STORE", "SEARCH"].iter().any(|verb| upper.starts_with(verb));
+        self.running = Some(Running { line: line.to_owned(), keeps_numbers, fetched: Vec::new(), found: None });
+        if upper.starts_with("SELECT") || upper.starts_with("EXAMINE") {
+            self.mailbox = None;
+            self.view.clear();
+        }
+    }
+
+    pub(super) fn data(&mut self, octets: &[u8]) {
+        self.buffer.extend_from_slice(octets);
+        while let Some(line) = self.take_line() {
+            self.untagged(&line);
+        }
+    }
+
+    /// A whole reply, literals included.
+    fn take_line(&mut self) -> Option<String> {
+        let mut at = 0;
+        loop {
+            let end = at + self.buffer[at..].windows(2).position(|w| w == b"\r\n")? + 2;
+            let line = std::str::from_utf8(&self.buffer[at..end - 2]).unwrap();
+            let size =
+                line.strip_suffix('}').and_then(|l| l.rsplit_once('{')).map(|(_, n)| n.parse::<usize>().unwrap());
+            match size {
+                Some(size) if self.buffer.len() < end + size => return None,
+                Some(size) => at = end + size,
+                None => {
+                    let line = String::from_utf8(self.buffer.drain(..end).collect()).unwrap();
+                    return Some(line);
+                }
+            }
+        }
+    }
+
+    fn untagged(&mut self, line: &str) {
+        let text = line.strip_prefix("* ").unwrap_or_else(|| panic!("not untagged: {line:?}"));
+        let mut words = text.trim_end().splitn(3, ' ');
+        let (first, second) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+        match (first.parse::<u32>(), second) {
+            (Ok(count), "EXISTS") => {
+                let count = count as usize;
+                assert!(count >= self.view.len(), "EXISTS {count} after {}", self.view.len());
+                self.view.resize(count, Known::default());
+            }
+            (Ok(_), "RECENT") => {}
+            (Ok(number), "EXPUNGE") => {
+                let running = self.running.as_ref();
+                assert!(running.is_some() || self.idling, "EXPUNGE without a command");
+                assert!(!running.is_some_and(|r| r.keeps_numbers), "EXPUNGE during {running:?}");
+                assert!((1..=self.view.len()).contains(&(number as usize)), "EXPUNGE {number} of {}", self.view.len());
+                self.view.remove(number as usize - 1);
+                if let Some(running) = &mut self.running {
+                    running.fetched.retain(|fetched| *fetched != number);
+                    running.fetched.iter_mut().filter(|fetched| **fetched > number).for_each(|fetched| *fetched -= 1);
+                }
+            }
+            (Ok(number), "FETCH") => self.fetched(number, words.next().unwrap_or("")),
+            (Err(_), _) if first == "SEARCH" => {
+                let found = text.trim_end().split(' ').skip(1).map(|n| n.parse().unwrap()).collect();
+                let running = self.running.as_mut().expect("a SEARCH result without a SEARCH");
+                assert!(running.line.contains("SEARCH"));
+                running.found = Some(found);
+            }
+            (Err(_), _) if matches!(first, "OK" | "FLAGS" | "LIST" | "STATUS" | "ESEARCH") => {}
+            _ => panic!("what is this: {line:?}"),
+        }
+    }
+
+    fn fetched(&mut self, number: u32, items: &str) {
+        assert!((1..=self.view.len()).contains(&(number as usize)), "FETCH {number} of {}", self.view.len());
+        let after = |word: &str| items.split_once(word).map(|(_, rest)| rest);
+        let uid = after("UID ").map(|rest| rest.split([' ', ')']).next().unwrap().parse::<u32>().unwrap());
+        let body = after("\r\nmessage ").map(|rest| rest.split('\r').next().unwrap().parse::<u32>().unwrap());
+        let flags = after("FLAGS (").map(|rest| flags(rest.split(')').next().unwrap()));
+        for uid in uid.into_iter().chain(body) {
+            let known = &mut self.view[number as usize - 1].uid;
+            assert!(known.is_none_or(|known| known == uid), "message {number} is {known:?}, not {uid}");
+            *known = Some(uid);
+        }
+        if let Some(flags) = flags {
+            self.view[number as usize - 1].flags = Some(flags);
+        }
+        let uids: Vec<u32> = self.view.iter().filter_map(|known| known.uid).collect();
+        assert!(uids.is_sorted_by(|a, b| a < b), "UIDs out of order: {uids:?}");
+        if let Some(running) = &mut self.running {
+            running.fetched.push(number);
+        }
+    }
+
+    /// The tagged reply came; `now`: the mailbox as the server had it when it answered.
+    pub(super) fn done(&mut self, rest: &str, now: Option<&[Message]>) -> &'static str {
+        assert!(self.buffer.is_empty(), "a tagged reply within a line");
+        let running = self.running.take().expect("a reply without a command");
+        let line = running.line.as_str();
+        let verb = line.split(' ').next().unwrap();
+        if rest.starts_with(" BAD") {
+            panic!("{line}: {rest}");
+        }
+        let ok = rest.starts_with(" OK");
+        match verb {
+            "SELECT" | "EXAMINE" if ok => {
+                self.mailbox = Some(line.split(' ').nth(1).unwrap().to_owned());
+                return "selected";
+            }
+            "NOOP" if ok => {
+                if let Some(now) = now {
+                    self.equals(now);
+                    return "checked";
+                }
+            }
+            "FETCH" => self.was_fetched(&running, line, rest, now),
+            "STORE" | "UID" if line.contains("SILENT") => self.stored_silently(&running, ok),
+            "SEARCH" if ok => self.was_searched(&running, line),
+            _ => {}
+        }
+        if rest.contains("EXPUNGEISSUED") {
+            if running.keeps_numbers {
+                self.something_is_gone(rest, now);
+            }
+            return "gone";
+        }
+        ""
+    }
+
+    /// What is asked for by number comes, or the reply says that something is gone.
+    fn was_fetched(&self, running: &Running, line: &str, rest: &str, now: Option<&[Message]>) {
+        let set = line.split(' ').nth(1).unwrap();
+        let count = u32::try_from(self.view.len()).unwrap();
+        for number in (1..=count).filter(|n| in_set(set, *n, count)) {
+            let Some(uid) = self.view[number as usize - 1].uid.filter(|_| rest.starts_with(" OK")) else { continue };
+            let there = now.is_none_or(|now| now.iter().any(|m| m.uid == uid));
+            assert!(running.fetched.contains(&number) || !there, "{line}: {number} did not come: {rest}");
+        }
+    }
+
+    fn was_searched(&self, running: &Running, line: &str) {
+        let Some(found) = &running.found else { panic!("{line}: no result") };
+        let count = u32::try_from(self.view.len()).unwrap();
+        for number in found {
+            assert!((1..=count).contains(number), "{line} found {number} of {count}");
+            let key = line.split_once(' ').unwrap().1;
+            let uid = self.view[*number as usize - 1].uid;
+            if let (Some(set), Some(uid)) = (key.strip_prefix("UID "), uid) {
+                assert!(in_set(set, uid, u32::MAX), "{line} found {number}, which is {uid}");
+            }
+        }
+        if let Some(set) = line.strip_prefix("SEARCH ").filter(|key| key.starts_with(|c: char| c.is_ascii_digit())) {
+            assert!(found.iter().all(|n| in_set(set, *n, count)), "{line} found {found:?}");
+        }
+    }
+
+    /// The client knows what its STORE did, unless it was told otherwise.
+    fn stored_silently(&mut self, running: &Running, ok: bool) {
+        let words: Vec<&str> = running.line.split(' ').collect();
+        let by_uid = words[0] == "UID";
+        let (set, item) = if by_uid { (words[2], words[3]) } else { (words[1], words[2]) };
+        let given = flags(running.line.rsplit_once('(').unwrap().1.trim_end_matches(')'));
+        let count = u32::try_from(self.view.len()).unwrap();
+        for number in 1..=count {
+            let known = &mut self.view[number as usize - 1];
+            let named = if by_uid {
+                known.uid.is_none_or(|uid| in_set(set, uid, u32::MAX))
+            } else {
+                in_set(set, number, count)
+            };
+            if !named || running.fetched.contains(&number) {
+                continue;
+            }
+            let Some(before) = known.flags.take().filter(|_| ok && (!by_uid || known.uid.is_some())) else { continue };
+            known.flags = Some(match item.as_bytes()[0] {
+                b'+' => before.union(&given).cloned().collect(),
+                b'-' => before.difference(&given).cloned().collect(),
+                _ => given.clone(),
+            });
+        }
+    }
+
+    fn something_is_gone(&self, rest: &str, now: Option<&[Message]>) {
+        let Some(now) = now else { return };
+        let all_known = self.view.iter().all(|known| known.uid.is_some());
+        let all_there = self.view.iter().all(|known| known.uid.is_none_or(|uid| now.iter().any(|m| m.uid == uid)));
+        assert!(!all_known || !all_there || self.view.is_empty(), "nothing is gone: {rest}");
+    }
+
+    /// What the client knows is what the server has.
+    pub(super) fn equals(&self, now: &[Message]) {
+        let uids: Vec<_> = now.iter().map(|m| m.uid).collect();
+        assert_eq!(self.view.len(), now.len(), "client {:?}, server {uids:?}", self.view);
+        for (known, message) in self.view.iter().zip(now) {
+            assert!(known.uid.is_none_or(|uid| uid == message.uid), "client {:?}, server {uids:?}", self.view);
+            if let Some(flags) = &known.flags {
+                assert_eq!(flags, &message.flags, "flags of UID {}", message.uid);
+            }
+        }
+    }
+}
+
+fn flags(text: &str) -> Flags {
+    text.split(' ').filter(|f| !f.is_empty()).map(Into::into).collect()
+}

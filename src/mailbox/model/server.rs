@@ -1,0 +1,424 @@
+//! A naive IMAP server in memory, without sockets: what the model test compares with.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+pub(super) type Flags = BTreeSet<String>;
+
+#[derive(Debug, Clone)]
+pub(super) struct Message {
+    pub(super) uid: u32,
+    pub(super) flags: Flags,
+    changed: u64,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Mailbox {
+    validity: u32,
+    next: u32,
+    changed: u64,
+    pub(super) messages: Vec<Message>,
+}
+
+impl Mailbox {
+    fn new(validity: u32) -> Self {
+        Self { validity, next: 1, changed: 0, messages: Vec::new() }
+    }
+
+    pub(super) fn append(&mut self, flags: Flags) -> u32 {
+        let uid = self.next;
+        self.next += 1;
+        self.changed += 1;
+        self.messages.push(Message { uid, flags, changed: self.changed });
+        uid
+    }
+
+    fn get(&self, uid: u32) -> Option<&Message> {
+        self.messages.iter().find(|m| m.uid == uid)
+    }
+
+    pub(super) fn set(&mut self, uid: u32, flags: Flags) {
+        if let Some(message) = self.messages.iter_mut().find(|m| m.uid == uid)
+            && message.flags != flags
+        {
+            self.changed += 1;
+            message.flags = flags;
+            message.changed = self.changed;
+        }
+    }
+
+    pub(super) fn expunge(&mut self, gone: impl Fn(&Message) -> bool) -> Vec<u32> {
+        let uids: Vec<u32> = self.messages.iter().filter(|m| gone(m)).map(|m| m.uid).collect();
+        self.messages.retain(|m| !gone(m));
+        uids
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct World {
+    pub(super) mailboxes: BTreeMap<String, Mailbox>,
+    made: u32,
+}
+
+impl World {
+    pub(super) fn create(&mut self, name: &str) {
+        self.made += 1;
+        let made = self.made;
+        self.mailboxes.entry(name.to_owned()).or_insert_with(|| Mailbox::new(1000 + made));
+    }
+
+    pub(super) fn mailbox(&mut self, name: &str) -> Option<&mut Mailbox> {
+        self.mailboxes.get_mut(name)
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    uid: u32,
+    told: u64,
+}
+
+#[derive(Debug)]
+struct Selected {
+    name: String,
+    validity: u32,
+    read_only: bool,
+    entries: Vec<Entry>,
+    known: u32,
+}
+
+/// What a connection is, seen by the server.
+#[derive(Debug, Default)]
+pub(super) struct Connection {
+    selected: Option<Selected>,
+    /// The tag of the IDLE that runs.
+    idling: Option<String>,
+    /// Tells news before the results of a command rather than after them.
+    news_first: bool,
+}
+
+fn flag_text(flags: &Flags) -> String {
+    format!("({})", flags.iter().cloned().collect::<Vec<_>>().join(" "))
+}
+
+/// A sequence set's members among 1..=`largest`.
+pub(super) fn in_set(set: &str, number: u32, largest: u32) -> bool {
+    set.split(',').any(|part| {
+        let value = |text: &str| if text == "*" { largest } else { text.parse().unwrap_or(0) };
+        let (a, b) = part.split_once(':').map_or_else(|| (value(part), value(part)), |(a, b)| (value(a), value(b)));
+        (a.min(b)..=a.max(b)).contains(&number)
+    })
+}
+
+impl Connection {
+    pub(super) fn new(news_first: bool) -> Self {
+        Self { news_first, ..Self::default() }
+    }
+
+    /// The reply to one line of the client.
+    pub(super) fn line(&mut self, world: &mut World, line: &str) -> String {
+        let mut out = String::new();
+        if let Some(tag) = self.idling.take() {
+            assert_eq!(line, "DONE", "in IDLE");
+            self.news(world, true, &mut out);
+            let _ = write!(out, "{tag} OK Idle done.\r\n");
+            return out;
+        }
+        let (tag, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let (verb, args) = rest.split_once(' ').unwrap_or((rest, ""));
+        let (by_uid, verb, args) = match verb.to_ascii_uppercase().as_str() {
+            "UID" => {
+                let (verb, args) = args.split_once(' ').unwrap_or((args, ""));
+                (true, verb.to_ascii_uppercase(), args)
+            }
+            verb => (false, verb.to_owned(), args),
+        };
+        if verb == "IDLE" {
+            self.idling = Some(tag.to_owned());
+            out.push_str("+ idling\r\n");
+            self.news(world, true, &mut out);
+            return out;
+        }
+        let quiet = !by_uid && matches!(verb.as_str(), "FETCH" | "STORE" | "SEARCH");
+        if self.news_first {
+            // The numbers of a COPY are those that the client knew when it sent it.
+            self.news(world, !quiet && (by_uid || !matches!(verb.as_str(), "COPY" | "MOVE")), &mut out);
+        }
+        let result = self.command(world, &verb, args, by_uid, &mut out);
+        if !(matches!(verb.as_str(), "SELECT" | "EXAMINE") || self.news_first && by_uid) {
+            self.news(world, !quiet, &mut out);
+        }
+        let _ = write!(out, "{tag} {result}\r\n");
+        out
+    }
+
+    /// What a client in IDLE is told now.
+    pub(super) fn idle_news(&mut self, world: &World) -> String {
+        let mut out = String::new();
+        if self.idling.is_some() {
+            self.news(world, true, &mut out);
+        }
+        out
+    }
+
+    pub(super) fn is_idling(&self) -> bool {
+        self.idling.is_some()
+    }
+
+    fn news(&mut self, world: &World, may_expunge: bool, out: &mut String) {
+        let Some(selected) = &mut self.selected else { return };
+        let Some(mailbox) = world.mailboxes.get(&selected.name).filter(|m| m.validity == selected.validity) else {
+            return;
+        };
+        for at in (0..selected.entries.len()).rev() {
+            match mailbox.get(selected.entries[at].uid) {
+                None if may_expunge => {
+                    selected.entries.remove(at);
+                    let _ = write!(out, "* {} EXPUNGE\r\n", at + 1);
+                }
+                None => {}
+                Some(message) if message.changed > selected.entries[at].told => {
+                    selected.entries[at].told = message.changed;
+                    let _ = write!(out, "* {} FETCH (FLAGS {})\r\n", at + 1, flag_text(&message.flags));
+                }
+                Some(_) => {}
+            }
+        }
+        let new: Vec<&Message> = mailbox.messages.iter().filter(|m| m.uid > selected.known).collect();
+        if let Some(last) = new.last() {
+            selected.known = last.uid;
+            selected.entries.extend(new.iter().map(|m| Entry { uid: m.uid, told: m.changed }));
+            let _ = write!(out, "* {} EXISTS\r\n", selected.entries.len());
+        }
+    }
+
+    fn command(&mut self, world: &mut World, verb: &str, args: &str, by_uid: bool, out: &mut String) -> String {
+        match verb {
+            "NOOP" | "CHECK" => "OK done.".into(),
+            "SELECT" | "EXAMINE" => self.select(world, args.trim_matches('"'), verb == "EXAMINE", out),
+            "UNSELECT" => {
+                self.selected = None;
+                "OK done.".into()
+            }
+            "LIST" => {
+                for name in world.mailboxes.keys() {
+                    let _ = write!(out, "* LIST () \"/\" {name}\r\n");
+                }
+                "OK done.".into()
+            }
+            "STATUS" => {
+                let name = args.split(' ').next().unwrap_or_default().trim_matches('"');
+                let Some(mailbox) = world.mailboxes.get(name) else { return "NO no such mailbox".into() };
+                let _ = write!(out, "* STATUS {name} (UIDNEXT {})\r\n", mailbox.next);
+                "OK done.".into()
+            }
+            _ => self.selected_command(world, verb, args, by_uid, out),
+        }
+    }
+
+    fn select(&mut self, world: &World, name: &str, read_only: bool, out: &mut String) -> String {
+        self.selected = None;
+        let Some(mailbox) = world.mailboxes.get(name) else { return "NO no such mailbox".into() };
+        let entries: Vec<Entry> = mailbox.messages.iter().map(|m| Entry { uid: m.uid, told: m.changed }).collect();
+        let _ = write!(
+            out,
+            "* FLAGS (\\Seen \\Deleted \\Flagged)\r\n* {} EXISTS\r\n* 0 RECENT\r\n\
+             * OK [UIDVALIDITY {}] ok\r\n* OK [UIDNEXT {}] ok\r\n",
+            entries.len(),
+            mailbox.validity,
+            mailbox.next
+        );
+        let known = mailbox.next - 1;
+        self.selected = Some(Selected { name: name.into(), validity: mailbox.validity, read_only, entries, known });
+        format!("OK [READ-{}] selected.", if read_only { "ONLY" } else { "WRITE" })
+    }
+
+    fn selected_command(
+        &mut self,
+        world: &mut World,
+        verb: &str,
+        args: &str,
+        by_uid: bool,
+        out: &mut String,
+    ) -> String {
+        let Some(selected) = &mut self.selected else { return "BAD select first".into() };
+        if !world.mailboxes.contains_key(&selected.name) {
+            return "NO mailbox is gone".into();
+        }
+        let (set, rest) = args.split_once(' ').unwrap_or((args, ""));
+        let count = u32::try_from(selected.entries.len()).unwrap();
+        let largest = if by_uid { selected.entries.last().map_or(0, |e| e.uid) } else { count };
+        let named: Vec<(usize, u32)> = selected
+            .entries
+            .iter()
+            .enumerate()
+            .filter(|(at, e)| in_set(set, if by_uid { e.uid } else { u32::try_from(*at).unwrap() + 1 }, largest))
+            .map(|(at, e)| (at, e.uid))
+            .collect();
+        if !by_uid
+            && matches!(verb, "FETCH" | "STORE" | "COPY" | "MOVE")
+            && set.split([':', ',']).any(|n| n != "*" && n.parse::<u32>().is_ok_and(|n| n > count || n == 0))
+        {
+            return format!("BAD no such number {args}");
+        }
+        let writes = matches!(verb, "STORE" | "EXPUNGE" | "MOVE" | "CLOSE");
+        if writes && selected.read_only {
+            return "NO [READ-ONLY] read-only".into();
+        }
+        match verb {
+            "FETCH" => fetch(selected, world, &named, rest, by_uid, out),
+            "STORE" => store(selected, world, &named, rest, by_uid, out),
+            "SEARCH" => search(selected, world, args, by_uid, out),
+            "COPY" | "MOVE" => copy(selected, world, &named, rest.trim_matches('"'), verb == "MOVE", by_uid),
+            "EXPUNGE" => {
+                let uids: Vec<u32> = named.iter().map(|(_, uid)| *uid).collect();
+                let mailbox = world.mailbox(&selected.name).unwrap();
+                mailbox.expunge(|m| m.flags.contains("\\Deleted") && (!by_uid || uids.contains(&m.uid)));
+                "OK expunged.".into()
+            }
+            "CLOSE" => {
+                let mailbox = world.mailbox(&selected.name).unwrap();
+                mailbox.expunge(|m| m.flags.contains("\\Deleted"));
+                self.selected = None;
+                "OK closed.".into()
+            }
+            _ => format!("BAD unknown {verb}"),
+        }
+    }
+}
+
+fn gone(missing: bool, by_uid: bool, text: &str) -> String {
+    if missing && !by_uid { "NO [EXPUNGEISSUED] some are gone".into() } else { format!("OK {text}") }
+}
+
+fn fetch(
+    selected: &mut Selected,
+    world: &mut World,
+    named: &[(usize, u32)],
+    items: &str,
+    by_uid: bool,
+    out: &mut String,
+) -> String {
+    let upper = items.to_ascii_uppercase();
+    let mailbox = world.mailbox(&selected.name).unwrap();
+    let mut missing = false;
+    for (at, uid) in named {
+        let Some(message) = mailbox.get(*uid) else {
+            missing = true;
+            continue;
+        };
+        let mut flags = message.flags.clone();
+        let seen = upper.contains("BODY[]") && !selected.read_only && flags.insert("\\Seen".into());
+        if seen {
+            mailbox.set(*uid, flags.clone());
+        }
+        let mut parts = Vec::new();
+        if upper.contains("UID") || by_uid {
+            parts.push(format!("UID {uid}"));
+        }
+        if upper.contains("BODY") {
+            let body = format!("message {uid}\r\n* 1 EXPUNGE\r\n");
+            parts.push(format!("BODY[] {{{}}}\r\n{body}", body.len()));
+        }
+        if upper.contains("FLAGS") || seen {
+            parts.push(format!("FLAGS {}", flag_text(&flags)));
+            selected.entries[*at].told = mailbox.changed;
+        }
+        let _ = write!(out, "* {} FETCH ({})\r\n", at + 1, parts.join(" "));
+    }
+    gone(missing, by_uid, "fetched.")
+}
+
+fn store(
+    selected: &mut Selected,
+    world: &mut World,
+    named: &[(usize, u32)],
+    rest: &str,
+    by_uid: bool,
+    out: &mut String,
+) -> String {
+    let (item, flags) = rest.split_once(' ').unwrap();
+    let silent = item.to_ascii_uppercase().ends_with(".SILENT");
+    let given: Flags = flags.trim_matches(['(', ')']).split(' ').filter(|f| !f.is_empty()).map(Into::into).collect();
+    let mailbox = world.mailbox(&selected.name).unwrap();
+    let mut missing = false;
+    for (at, uid) in named {
+        let Some(message) = mailbox.get(*uid) else {
+            missing = true;
+            continue;
+        };
+        let stale = message.changed > selected.entries[*at].told;
+        let new: Flags = match item.as_bytes()[0] {
+            b'+' => message.flags.union(&given).cloned().collect(),
+            b'-' => message.flags.difference(&given).cloned().collect(),
+            _ => given.clone(),
+        };
+        mailbox.set(*uid, new.clone());
+        if !silent || stale {
+            let uid = if by_uid { format!("UID {uid} ") } else { String::new() };
+            let _ = write!(out, "* {} FETCH ({uid}FLAGS {})\r\n", at + 1, flag_text(&new));
+        }
+        selected.entries[*at].told = mailbox.changed;
+    }
+    gone(missing, by_uid, "stored.")
+}
+
+fn search(selected: &Selected, world: &mut World, args: &str, by_uid: bool, out: &mut String) -> String {
+    let mailbox = world.mailbox(&selected.name).unwrap();
+    let (returns, key) = match args.strip_prefix("RETURN (ALL) ") {
+        Some(key) => (true, key),
+        None => (false, args),
+    };
+    let count = u32::try_from(selected.entries.len()).unwrap();
+    let max_uid = selected.entries.last().map_or(0, |e| e.uid);
+    let (negated, key) = key.strip_prefix("NOT ").map_or((false, key), |key| (true, key));
+    let found: Vec<String> = (1..=count)
+        .zip(&selected.entries)
+        .filter_map(|(number, entry)| {
+            let message = mailbox.get(entry.uid)?;
+            let hit = match key {
+                "ALL" => true,
+                "SEEN" => message.flags.contains("\\Seen"),
+                "DELETED" => message.flags.contains("\\Deleted"),
+                key => match key.strip_prefix("UID ") {
+                    Some(set) => in_set(set, entry.uid, max_uid),
+                    None => in_set(key, number, count),
+                },
+            };
+            (hit != negated).then(|| if by_uid { entry.uid.to_string() } else { number.to_string() })
+        })
+        .collect();
+    if returns {
+        let uid = if by_uid { " UID" } else { "" };
+        let all = if found.is_empty() { String::new() } else { format!(" ALL {}", found.join(",")) };
+        let _ = write!(out, "* ESEARCH (TAG \"\"){uid}{all}\r\n");
+    } else {
+        let _ = write!(out, "* SEARCH{}\r\n", found.iter().map(|n| format!(" {n}")).collect::<String>());
+    }
+    "OK searched.".into()
+}
+
+fn copy(
+    selected: &Selected,
+    world: &mut World,
+    named: &[(usize, u32)],
+    target: &str,
+    and_remove: bool,
+    by_uid: bool,
+) -> String {
+    if !world.mailboxes.contains_key(target) {
+        return "NO [TRYCREATE] no such mailbox".into();
+    }
+    let source = world.mailbox(&selected.name).unwrap();
+    let found: Vec<Message> = named.iter().filter_map(|(_, uid)| source.get(*uid).cloned()).collect();
+    if found.len() < named.len() && !by_uid {
+        return "NO [EXPUNGEISSUED] some are gone".into();
+    }
+    if and_remove {
+        source.expunge(|m| found.iter().any(|f| f.uid == m.uid));
+    }
+    for message in found {
+        world.mailbox(target).unwrap().append(message.flags);
+    }
+    "OK copied.".into()
+}

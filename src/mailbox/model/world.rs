@@ -1,0 +1,715 @@
+//! The clock, the connections, the clients and the chance of one program.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use super::client::Client;
+use super::server::{self, Flags, Message, World};
+use crate::imap::capability::Capabilities;
+use crate::imap::command::{Command, Segment, parse_head};
+use crate::mailbox::machine::{Action, Machine, MemberId, Settings, Told};
+use crate::session::machine::Run;
+use crate::upstream::machine::{Event, Machine as Upstream};
+
+/// What a program is about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan {
+    pub(super) sessions: usize,
+    pub(super) mailboxes: usize,
+    pub(super) connections: usize,
+    pub(super) losses: bool,
+}
+
+/// What happened in it.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Totals {
+    pub(super) joined: u64,
+    pub(super) checked: u64,
+    pub(super) withheld: u64,
+    pub(super) byes: u64,
+    pub(super) cuts: u64,
+    pub(super) parked: u64,
+    pub(super) lost: u64,
+    pub(super) divided: u64,
+    pub(super) pinned: u64,
+}
+
+impl Totals {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.joined += other.joined;
+        self.checked += other.checked;
+        self.withheld += other.withheld;
+        self.byes += other.byes;
+        self.cuts += other.cuts;
+        self.parked += other.parked;
+        self.lost += other.lost;
+        self.divided += other.divided;
+        self.pinned += other.pinned;
+    }
+}
+
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % n.max(1)
+    }
+
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+        &of[self.below(of.len())]
+    }
+}
+
+/// A connection of imapool to the server: the true upstream machine, and what is on its way.
+struct Link {
+    upstream: Upstream,
+    server: server::Connection,
+    to_server: Vec<String>,
+    input: BytesMut,
+    on_its_way: BytesMut,
+    /// The mailbox as it was when the server last answered.
+    seen: Option<Vec<Message>>,
+    sent: bool,
+    replied: bool,
+}
+
+struct Hub {
+    key: Bytes,
+    machine: Machine,
+    link: Option<Link>,
+    connecting: bool,
+    shared: bool,
+    members: Vec<MemberId>,
+}
+
+pub(super) struct Sim {
+    plan: Plan,
+    chance: Chance,
+    world: World,
+    names: Vec<String>,
+    hubs: Vec<Hub>,
+    clients: BTreeMap<MemberId, Client>,
+    /// Which hub a client is in.
+    places: HashMap<MemberId, usize>,
+    resting: Vec<Link>,
+    now: Instant,
+    next: MemberId,
+    log: Vec<String>,
+    loud: bool,
+    pub(super) totals: Totals,
+}
+
+const SETTINGS: Settings = Settings {
+    idle: true,
+    esearch: true,
+    keepalive: Duration::from_secs(600),
+    patience: Duration::from_millis(200),
+    parked: Duration::from_secs(5),
+};
+
+fn command(line: &str) -> Box<Run> {
+    let tagged = format!("t {line}");
+    let head = parse_head(tagged.as_bytes()).unwrap();
+    let segments = vec![Segment { text: Bytes::from(line.to_owned()), literal: None }];
+    Box::new(Run { command: Command { tag: Bytes::from_static(b"t"), name: head.name, segments }, streams: None })
+}
+
+impl Sim {
+    pub(super) fn new(seed: u64, plan: Plan) -> Self {
+        let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        for _ in 0..8 {
+            chance.below(2);
+        }
+        let mut world = World::default();
+        let names: Vec<String> = (0..plan.mailboxes).map(|n| format!("box{n}")).collect();
+        for name in &names {
+            world.create(name);
+            for _ in 0..chance.below(6) {
+                world.mailbox(name).unwrap().append(Flags::new());
+            }
+        }
+        Self {
+            plan,
+            chance,
+            world,
+            names,
+            hubs: Vec::new(),
+            clients: BTreeMap::new(),
+            places: HashMap::new(),
+            resting: Vec::new(),
+            now: Instant::now(),
+            next: 0,
+            log: Vec::new(),
+            loud: false,
+            totals: Totals::default(),
+        }
+    }
+
+    pub(super) fn transcript(&self) -> String {
+        self.log.join("\n")
+    }
+
+    /// Writes down what happens.
+    pub(super) fn aloud(mut self) -> Self {
+        self.loud = true;
+        self
+    }
+
+    fn say(&mut self, line: impl FnOnce() -> String) {
+        if self.loud {
+            self.log.push(line());
+        }
+    }
+
+    pub(super) fn run(&mut self) {
+        for _ in 0..self.plan.sessions {
+            self.arrive();
+        }
+        let steps = 30 + self.chance.below(40 * self.plan.sessions.min(6));
+        for _ in 0..steps {
+            match self.chance.below(12) {
+                0..=3 => self.client_step(),
+                4 => self.third_party(),
+                5 if self.plan.losses && self.chance.one_in(3) => self.lose(),
+                5 => self.now += Duration::from_millis(self.chance.below(700) as u64),
+                6 if self.chance.one_in(8) => self.now += Duration::from_secs(6),
+                7 => self.server_step(),
+                _ => self.deliver_some(),
+            }
+            self.settle();
+        }
+        self.finish();
+    }
+
+    /// All is answered, and everybody looks once more.
+    fn finish(&mut self) {
+        self.say(|| "-- end".into());
+        self.quiesce();
+        let ids: Vec<MemberId> = self.clients.keys().copied().collect();
+        for id in ids {
+            let Some(client) = self.clients.get(&id) else { continue };
+            if client.idling {
+                // Told without asking, as long as its hub has a connection.
+                if self.places.get(&id).is_some_and(|hub| self.hubs[*hub].link.is_some()) {
+                    let mailbox = client.mailbox.clone().unwrap();
+                    let messages = self.world.mailboxes[&mailbox].messages.clone();
+                    self.say(|| format!("{id} idles and should know all"));
+                    self.clients[&id].equals(&messages);
+                }
+                self.say(|| format!("{id} C: DONE"));
+                self.end_idle(id);
+                self.quiesce();
+            }
+            let Some(client) = self.clients.get(&id) else { continue };
+            if client.mailbox.is_some() {
+                self.give(id, "NOOP");
+                self.until_answered(id);
+            }
+            let Some(client) = self.clients.get(&id) else { continue };
+            assert!(client.running.is_none(), "{id} waits for {:?}", client.running);
+            if let Some(mailbox) = client.mailbox.clone() {
+                client.equals(&self.world.mailboxes[&mailbox].messages.clone());
+            }
+        }
+    }
+
+    /// Lets everything take its course, for some seconds.
+    fn quiesce(&mut self) {
+        for _ in 0..6 {
+            self.settle();
+            let mut moved = true;
+            while moved {
+                moved = false;
+                for at in 0..self.hubs.len() {
+                    self.serve(at);
+                    moved |= self.deliver(at, usize::MAX);
+                }
+            }
+            self.now += Duration::from_millis(600);
+        }
+        self.settle();
+    }
+
+    fn until_answered(&mut self, id: MemberId) {
+        for round in 0..100 {
+            if self.clients.get(&id).is_none_or(|client| client.running.is_none()) {
+                return;
+            }
+            for at in 0..self.hubs.len() {
+                self.serve(at);
+                self.deliver(at, usize::MAX);
+            }
+            if round > 20 {
+                self.now += Duration::from_millis(100);
+            }
+            self.settle();
+        }
+    }
+
+    fn arrive(&mut self) {
+        let id = self.next;
+        self.next += 1;
+        self.clients.insert(id, Client::default());
+        self.select(id);
+    }
+
+    fn select(&mut self, id: MemberId) {
+        self.leave(id);
+        let name = self.chance.pick(&self.names.clone()).clone();
+        let read_only = self.chance.one_in(6);
+        let line = format!("{} {name}", if read_only { "EXAMINE" } else { "SELECT" });
+        self.say(|| format!("{id} C: {line}"));
+        let run = command(&line);
+        let key = run.command.selected_mailbox().unwrap();
+        self.clients.get_mut(&id).unwrap().begin(&line);
+        let found = self.hubs.iter().rposition(|hub| hub.key == key && hub.shared && !hub.machine.is_empty());
+        let at = found.unwrap_or_else(|| {
+            let machine = Machine::new(key.clone(), SETTINGS, self.now);
+            self.add(Hub { key, machine, link: None, connecting: false, shared: true, members: Vec::new() })
+        });
+        let hub = &mut self.hubs[at];
+        hub.machine.handle_time(self.now);
+        hub.machine.handle_join(id, run);
+        hub.members.push(id);
+        self.places.insert(id, at);
+    }
+
+    fn add(&mut self, hub: Hub) -> usize {
+        match self.hubs.iter().position(|hub| hub.members.is_empty() && hub.link.is_none() && hub.machine.is_empty()) {
+            Some(at) => {
+                self.hubs[at] = hub;
+                at
+            }
+            None => {
+                self.hubs.push(hub);
+                self.hubs.len() - 1
+            }
+        }
+    }
+
+    fn leave(&mut self, id: MemberId) {
+        if let Some(at) = self.places.remove(&id) {
+            self.hubs[at].machine.handle_time(self.now);
+            self.hubs[at].machine.handle_leave(id);
+            self.hubs[at].members.retain(|member| *member != id);
+        }
+    }
+
+    fn give(&mut self, id: MemberId, line: &str) {
+        self.say(|| format!("{id} C: {line}"));
+        self.clients.get_mut(&id).unwrap().begin(line);
+        let at = self.places[&id];
+        let hub = &mut self.hubs[at];
+        hub.machine.handle_time(self.now);
+        hub.machine.handle_command(id, command(line));
+        self.settle();
+    }
+
+    fn end_idle(&mut self, id: MemberId) {
+        let hub = &mut self.hubs[self.places[&id]];
+        self.clients.get_mut(&id).unwrap().begin("DONE");
+        self.clients.get_mut(&id).unwrap().idling = false;
+        hub.machine.handle_time(self.now);
+        hub.machine.handle_octets(id);
+        self.settle();
+    }
+
+    fn client_step(&mut self) {
+        let ids: Vec<MemberId> = self.clients.keys().copied().collect();
+        if ids.is_empty() || self.chance.one_in(60) && ids.len() < self.plan.sessions {
+            return self.arrive();
+        }
+        let id = *self.chance.pick(&ids);
+        if self.chance.one_in(80) {
+            self.say(|| format!("{id} vanishes"));
+            self.leave(id);
+            self.clients.remove(&id);
+            return;
+        }
+        let client = &self.clients[&id];
+        if client.idling {
+            self.say(|| format!("{id} C: DONE"));
+            return self.end_idle(id);
+        }
+        if client.running.is_some() {
+            return;
+        }
+        if client.mailbox.is_none() || self.chance.one_in(15) {
+            return self.select(id);
+        }
+        let line = self.line(id);
+        if line == "IDLE" {
+            self.clients.get_mut(&id).unwrap().idling = true;
+        }
+        self.give(id, &line);
+    }
+
+    fn line(&mut self, id: MemberId) -> String {
+        let view = self.clients[&id].view.clone();
+        let count = view.len();
+        let uids: Vec<u32> = view.iter().filter_map(|known| known.uid).collect();
+        let by_uid = self.chance.one_in(3);
+        let mut number = || {
+            if by_uid && !uids.is_empty() {
+                self.chance.pick(&uids).to_string()
+            } else {
+                (1 + self.chance.below(count)).to_string()
+            }
+        };
+        let set = match (number(), number(), number().len() + count) {
+            (a, b, n) if n % 3 == 0 => format!("{a}:{b}"),
+            (a, b, n) if n % 3 == 1 => format!("{a},{b}"),
+            (a, _, _) => a,
+        };
+        let prefix = if by_uid { "UID " } else { "" };
+        let flags = *self.chance.pick(&["(\\Seen)", "(\\Deleted)", "(\\Flagged)", "(\\Seen \\Deleted)"]);
+        let sign = *self.chance.pick(&["+", "-", ""]);
+        let target = self.chance.pick(&self.names.clone()).clone();
+        match self.chance.below(if count == 0 { 4 } else { 22 }) {
+            0 | 1 => "NOOP".into(),
+            2 => "IDLE".into(),
+            3 if self.chance.one_in(3) => (*self.chance.pick(&["CLOSE", "UNSELECT", "XYZZY"])).into(),
+            3 => (*self.chance.pick(&["LIST \"\" *", "CHECK", "EXPUNGE"])).into(),
+            4 | 5 => "FETCH 1:* (UID FLAGS)".into(),
+            6 => format!("{prefix}FETCH {set} (FLAGS)"),
+            7 => format!("{prefix}FETCH {set} (UID BODY.PEEK[])"),
+            8 => format!("{prefix}FETCH {set} (BODY[])"),
+            9 => format!("FETCH *:{} (UID)", 1 + self.chance.below(count)),
+            10..=12 => format!("{prefix}STORE {set} {sign}FLAGS {flags}"),
+            13 | 14 => format!("{prefix}STORE {set} {sign}FLAGS.SILENT {flags}"),
+            15 => format!("{prefix}SEARCH {}", self.chance.pick(&["ALL", "SEEN", "NOT DELETED"])),
+            16 if !uids.is_empty() => format!("SEARCH UID {}", self.chance.pick(&uids)),
+            16 => format!("SEARCH 1:{count}"),
+            17 => format!("{prefix}COPY {set} {target}"),
+            18 => format!("{prefix}MOVE {set} {target}"),
+            19 if by_uid => format!("UID EXPUNGE {set}"),
+            _ => "FETCH 1:* FLAGS".into(),
+        }
+    }
+
+    /// Somebody who does not come by imapool.
+    fn third_party(&mut self) {
+        let name = self.chance.pick(&self.names.clone()).clone();
+        let mailbox = self.world.mailbox(&name).unwrap();
+        let uids: Vec<u32> = mailbox.messages.iter().map(|m| m.uid).collect();
+        let what = self.chance.below(4);
+        if what <= 1 || uids.is_empty() {
+            let uid = mailbox.append(Flags::new());
+            self.say(|| format!("-- {name}: new {uid}"));
+        } else {
+            let uid = *self.chance.pick(&uids);
+            let mailbox = self.world.mailbox(&name).unwrap();
+            if what == 2 {
+                mailbox.expunge(|m| m.uid == uid);
+            } else {
+                let flag = if uid.is_multiple_of(2) { "\\Flagged" } else { "\\Seen" };
+                mailbox.set(uid, [flag.to_owned()].into());
+            }
+            self.say(|| format!("-- {name}: {} {uid}", if what == 2 { "gone" } else { "flags of" }));
+        }
+    }
+
+    fn deliver_some(&mut self) {
+        if self.hubs.is_empty() {
+            return;
+        }
+        let at = self.chance.below(self.hubs.len());
+        let octets = if self.chance.one_in(3) { 1 + self.chance.below(40) } else { usize::MAX };
+        self.serve(at);
+        self.deliver(at, octets);
+    }
+
+    fn server_step(&mut self) {
+        if !self.hubs.is_empty() {
+            let at = self.chance.below(self.hubs.len());
+            self.serve(at);
+        }
+    }
+
+    /// The server reads and answers.
+    fn serve(&mut self, at: usize) {
+        let name = String::from_utf8(self.hubs[at].key[1..].to_vec()).unwrap();
+        let Some(link) = &mut self.hubs[at].link else { return };
+        let mut news = false;
+        for line in std::mem::take(&mut link.to_server) {
+            let reply = link.server.line(&mut self.world, &line);
+            news = true;
+            if self.loud {
+                self.log.push(format!("   hub {at} C: {line}"));
+                self.log.extend(reply.lines().map(|line| format!("   hub {at} S: {line}")));
+            }
+            link.on_its_way.extend_from_slice(reply.as_bytes());
+            link.sent = true;
+        }
+        if link.server.is_idling() {
+            let told = link.server.idle_news(&self.world);
+            news |= !told.is_empty();
+            if self.loud {
+                self.log.extend(told.lines().map(|line| format!("   hub {at} S: {line}")));
+            }
+            link.on_its_way.extend_from_slice(told.as_bytes());
+        }
+        if news {
+            link.seen = self.world.mailboxes.get(&name).map(|mailbox| mailbox.messages.clone());
+        }
+    }
+
+    fn deliver(&mut self, at: usize, octets: usize) -> bool {
+        let hub = &mut self.hubs[at];
+        hub.machine.handle_time(self.now);
+        let Some(link) = &mut hub.link else { return false };
+        let take = octets.min(link.on_its_way.len());
+        if take == 0 {
+            return false;
+        }
+        link.replied = true;
+        let piece = link.on_its_way.split_to(take);
+        link.input.unsplit(piece);
+        link.upstream.handle_input(&mut link.input).unwrap();
+        while let Some(event) = hub.link.as_mut().and_then(|link| link.upstream.poll_event()) {
+            match event {
+                Event::Data(data) => hub.machine.handle_data(data),
+                Event::Continue(_) => hub.machine.handle_continue(),
+                Event::Done(rest, selected) => hub.machine.handle_done(Bytes::new(), rest, selected),
+                Event::OwnDone(..) => {}
+                Event::Bye(text) => panic!("{text:?}"),
+            }
+        }
+        self.transmit(at);
+        self.settle();
+        true
+    }
+
+    fn transmit(&mut self, at: usize) {
+        if let Some(link) = &mut self.hubs[at].link {
+            let octets = link.upstream.poll_transmit();
+            let text = String::from_utf8(octets.to_vec()).unwrap();
+            link.to_server.extend(text.lines().map(str::to_owned));
+        }
+    }
+
+    /// Does what the machines ask for, and tells the clients what there is for them, until nothing is left.
+    fn settle(&mut self) {
+        loop {
+            let mut progress = false;
+            for at in 0..self.hubs.len() {
+                progress |= self.act(at);
+                progress |= self.tell(at);
+                self.close_if_empty(at);
+            }
+            progress |= self.connect();
+            if !progress {
+                return;
+            }
+        }
+    }
+
+    fn close_if_empty(&mut self, at: usize) {
+        let hub = &mut self.hubs[at];
+        if hub.machine.is_empty() {
+            hub.connecting = false;
+            if let Some(link) = hub.link.take() {
+                self.put_back(link);
+            }
+        }
+    }
+
+    /// To the pool, if it is clean.
+    fn put_back(&mut self, mut link: Link) {
+        if link.upstream.is_clean()
+            && link.upstream.spoiled().is_none()
+            && link.on_its_way.is_empty()
+            && link.input.is_empty()
+        {
+            link.upstream.handle_release();
+            self.resting.push(link);
+        }
+    }
+
+    fn act(&mut self, at: usize) -> bool {
+        let mut progress = false;
+        self.hubs[at].machine.handle_time(self.now);
+        while let Some(action) = self.hubs[at].machine.poll_action() {
+            progress = true;
+            let hub = &mut self.hubs[at];
+            match action {
+                Action::Connect => hub.connecting = true,
+                Action::Run(run) => {
+                    let link = hub.link.as_mut().expect("a connection");
+                    link.sent = false;
+                    link.replied = false;
+                    link.upstream.handle_command(run.command, None);
+                    self.transmit(at);
+                }
+                Action::EndIdle => {
+                    hub.link.as_mut().expect("a connection").upstream.handle_octets(b"DONE\r\n");
+                    self.transmit(at);
+                }
+                Action::Disconnect => {
+                    self.totals.parked += 1;
+                    let link = hub.link.take().expect("a connection");
+                    assert!(link.upstream.is_clean());
+                    self.say(|| format!("   hub {at} parks"));
+                    self.put_back(link);
+                }
+                Action::Abandon => panic!("the server made no sense"),
+                Action::Overloaded(owner) => {
+                    if self.in_use() < self.plan.connections {
+                        let others: Vec<MemberId> = self.hubs[at].machine.members().filter(|id| *id != owner).collect();
+                        self.fork(at, &others, true);
+                    }
+                }
+                Action::Split(id) => self.fork(at, &[id], false),
+                Action::HandOver(_) => {
+                    self.totals.pinned += 1;
+                    hub.link = None;
+                }
+            }
+        }
+        progress
+    }
+
+    fn fork(&mut self, at: usize, ids: &[MemberId], shared: bool) {
+        let Some(machine) = self.hubs[at].machine.fork(ids) else { return };
+        self.totals.divided += 1;
+        let key = self.hubs[at].key.clone();
+        self.hubs[at].members.retain(|id| !ids.contains(id));
+        let other = self.add(Hub { key, machine, link: None, connecting: false, shared, members: ids.to_vec() });
+        self.say(|| format!("   hub {at} divides: {ids:?} to {other}"));
+        for id in ids {
+            self.places.insert(*id, other);
+        }
+    }
+
+    fn in_use(&self) -> usize {
+        self.hubs.iter().filter(|hub| hub.link.is_some()).count()
+    }
+
+    fn connect(&mut self) -> bool {
+        let Some(at) = self.hubs.iter().position(|hub| hub.connecting) else { return false };
+        if self.in_use() >= self.plan.connections {
+            let holding: Vec<usize> = (0..self.hubs.len()).filter(|hub| self.hubs[*hub].link.is_some()).collect();
+            let other = *self.chance.pick(&holding);
+            self.hubs[other].machine.handle_time(self.now);
+            self.hubs[other].machine.handle_yield();
+            return self.act(other);
+        }
+        let link = match self.resting.pop() {
+            Some(mut link) => {
+                link.upstream.handle_attach();
+                link
+            }
+            None => {
+                let capabilities = Arc::new(Capabilities::parse(b"IMAP4rev1 IDLE ESEARCH UNSELECT UIDPLUS"));
+                let mut upstream = Upstream::new(capabilities, 1);
+                upstream.handle_attach();
+                let server = server::Connection::new(self.chance.one_in(2));
+                Link {
+                    upstream,
+                    server,
+                    to_server: Vec::new(),
+                    input: BytesMut::new(),
+                    on_its_way: BytesMut::new(),
+                    seen: None,
+                    sent: false,
+                    replied: false,
+                }
+            }
+        };
+        let hub = &mut self.hubs[at];
+        hub.connecting = false;
+        hub.link = Some(link);
+        hub.machine.handle_time(self.now);
+        hub.machine.handle_connected();
+        true
+    }
+
+    fn lose(&mut self) {
+        let holding: Vec<usize> = (0..self.hubs.len()).filter(|hub| self.hubs[*hub].link.is_some()).collect();
+        if holding.is_empty() {
+            return;
+        }
+        let at = *self.chance.pick(&holding);
+        if self.chance.one_in(2) {
+            self.serve(at);
+        }
+        let hub = &mut self.hubs[at];
+        let link = hub.link.take().expect("chosen for it");
+        self.totals.lost += 1;
+        hub.machine.handle_time(self.now);
+        hub.machine.handle_lost(!link.sent, !link.replied, !link.upstream.at_line_start());
+        self.say(|| format!("   hub {at} loses its connection"));
+    }
+
+    fn tell(&mut self, at: usize) -> bool {
+        let mut progress = false;
+        for id in self.hubs[at].members.clone() {
+            while self.hubs[at].machine.has_news(id) {
+                progress = true;
+                let Some(told) = self.hubs[at].machine.poll_member(id) else { break };
+                self.told(at, id, told);
+            }
+        }
+        progress
+    }
+
+    fn told(&mut self, at: usize, id: MemberId, told: Told) {
+        self.say(|| format!("{id} S: {told:?}"));
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        match told {
+            Told::Data(data) => client.data(&data),
+            Told::Continue(_) => {
+                assert!(client.idling);
+                client.running = None;
+            }
+            Told::Done(data, rest, selected) => {
+                client.data(&data);
+                let rest = String::from_utf8(rest.to_vec()).unwrap();
+                self.totals.withheld += u64::from(rest.contains("EXPUNGEISSUED"));
+                let seen = self.hubs[at].link.as_ref().and_then(|link| link.seen.as_deref());
+                match client.done(&rest, seen) {
+                    "selected" => self.totals.joined += 1,
+                    "checked" => self.totals.checked += 1,
+                    _ => {}
+                }
+                if !selected {
+                    client.mailbox = None;
+                    client.view.clear();
+                    self.gone(at, id);
+                }
+            }
+            Told::Bye(text) => {
+                assert!(self.plan.losses, "BYE {text:?}");
+                self.totals.byes += 1;
+                self.clients.remove(&id);
+                self.gone(at, id);
+            }
+            Told::Cut => {
+                self.totals.cuts += 1;
+                self.clients.remove(&id);
+                self.gone(at, id);
+            }
+            Told::Yours(_) => {
+                // What it does there is no affair of the hub's.
+                self.clients.remove(&id);
+                self.gone(at, id);
+            }
+            Told::Unconnected => panic!("connections can always be had"),
+        }
+    }
+
+    fn gone(&mut self, at: usize, id: MemberId) {
+        self.places.remove(&id);
+        self.hubs[at].members.retain(|member| *member != id);
+    }
+}

@@ -1,0 +1,182 @@
+//! What becomes of a command of a session that shares its connection.
+
+use bytes::Bytes;
+
+use super::shadow::normal;
+use crate::imap::command::{Command, Name, Segment};
+use crate::imap::effects::fetch_effects;
+use crate::imap::rewrite::{is_uid, uses};
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// The hub answers it.
+    Idle,
+    /// The session leaves; the others notice nothing.
+    Unselect,
+    /// What is marked \Deleted goes, and the session leaves.
+    Close,
+    /// It runs on the shared connection.
+    Run(Shape),
+    /// It leaves something on the connection that others must not meet, or may come to mean anything: the session needs a
+    /// connection of its own.
+    Pin,
+}
+
+/// What has to be known of a command that runs on a shared connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shape {
+    /// Names messages by number, and gets numbers in reply, so that the client must not hear of an EXPUNGE meanwhile
+    /// (RFC 9051 section 7.5.1; RFC 5256 section 3 for SORT and THREAD).
+    pub keeps_numbers: bool,
+    /// Names messages by number.
+    pub by_number: bool,
+    /// `UID …`
+    pub uid: bool,
+    /// Asks for flags and changes none: what comes is news only if it differs from what is known.
+    pub asks_flags: bool,
+    /// A STORE.
+    pub store: Option<Store>,
+}
+
+/// What a STORE does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// `.SILENT`
+    pub silent: bool,
+    /// `+`, `-`, or `F` for replacing.
+    pub sign: u8,
+    /// As by [`normal`].
+    pub flags: Bytes,
+}
+
+/// See the module.
+#[must_use]
+pub fn plan(command: &Command) -> Plan {
+    use Name::{
+        Check, Close, Copy, Create, Delete, DeleteAcl, Examine, Expunge, Fetch, GenUrlAuth, GetAcl, GetMetadata,
+        GetQuota, GetQuotaRoot, Idle, List, ListRights, Lsub, Move, MyRights, Namespace, Noop, Rename, ResetKey,
+        Search, Select, SetAcl, SetMetadata, SetQuota, Sort, Status, Store, Subscribe, Thread, Unselect, Unsubscribe,
+        UrlFetch,
+    };
+    // The others would see mod-sequences from then on (RFC 7162 section 3.1).
+    if command.enables_condstore() {
+        return Plan::Pin;
+    }
+    match command.name {
+        Idle if command.arguments().at_end() => Plan::Idle,
+        Unselect if command.arguments().at_end() => Plan::Unselect,
+        Close if command.arguments().at_end() => Plan::Close,
+        Fetch | Store | Search | Sort | Thread | Copy | Move | Expunge => messages(command),
+        // With literals or without, these say nothing of single messages.
+        Select | Examine | Noop | Check | List | Lsub | Status | Create | Delete | Rename | Subscribe | Unsubscribe
+        | Namespace | GetQuota | GetQuotaRoot | SetQuota | GetAcl | SetAcl | DeleteAcl | ListRights | MyRights
+        | GetMetadata | SetMetadata | GenUrlAuth | UrlFetch | ResetKey | Idle | Unselect | Close => {
+            Plan::Run(Shape::default())
+        }
+        _ => Plan::Pin,
+    }
+}
+
+fn messages(command: &Command) -> Plan {
+    let uses = uses(command);
+    if uses.saved_result || uses.saves_result || uses.context {
+        return Plan::Pin;
+    }
+    let uid = is_uid(command);
+    let effects = fetch_effects(command);
+    let name = command.name;
+    let quiet = matches!(name, Name::Fetch | Name::Store | Name::Search | Name::Sort | Name::Thread);
+    Plan::Run(Shape {
+        keeps_numbers: !uid && quiet,
+        by_number: uses.numbers,
+        uid,
+        asks_flags: effects.flags && !effects.seen,
+        store: if name == Name::Store { store(command) } else { None },
+    })
+}
+
+/// `UID STORE 1:3 +FLAGS.SILENT (\Seen)`; `None`: it is malformed, or uncommon enough for the server to say.
+fn store(command: &Command) -> Option<Store> {
+    let [Segment { text, literal: None }] = &command.segments[..] else { return None };
+    let mut arguments = command.arguments();
+    arguments.word()?;
+    let item = arguments.word()?.to_ascii_uppercase();
+    let (sign, rest) = match item.first()? {
+        sign @ (b'+' | b'-') => (*sign, &item[1..]),
+        _ => (b'F', &item[..]),
+    };
+    let silent = match rest {
+        b"FLAGS" => false,
+        b"FLAGS.SILENT" => true,
+        _ => return None,
+    };
+    // The item is a word of its own, so its first place is the one.
+    let at = memchr::memmem::find(&text.to_ascii_uppercase(), &item)?;
+    let flags = text.get(at + item.len() + 1..)?;
+    Some(Store { silent, sign, flags: normal(flags) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::imap::command::parse_head;
+
+    fn command(line: &'static str) -> Command {
+        let head = parse_head(line.as_bytes()).unwrap();
+        let text = Bytes::from_static(&line.as_bytes()[head.tag_end + 1..]);
+        Command { tag: "a".into(), name: head.name, segments: vec![Segment { text, literal: None }] }
+    }
+
+    fn shape(line: &'static str) -> Shape {
+        match plan(&command(line)) {
+            Plan::Run(shape) => shape,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn who_may_hear_of_expunge() {
+        for line in ["a FETCH 1 FLAGS", "a STORE 1 FLAGS ()", "a SEARCH ALL", "a SORT (DATE) UTF-8 ALL"] {
+            assert!(shape(line).keeps_numbers, "{line}");
+        }
+        for line in ["a UID FETCH 1 FLAGS", "a UID SEARCH 1", "a COPY 1 x", "a NOOP", "a EXPUNGE", "a LIST \"\" *"] {
+            assert!(!shape(line).keeps_numbers, "{line}");
+        }
+    }
+
+    #[test]
+    fn flags_that_were_asked_for() {
+        for line in ["a FETCH 1 (UID FLAGS)", "a FETCH 1 all", "a UID FETCH 1 (FLAGS BODY.PEEK[])"] {
+            assert!(shape(line).asks_flags, "{line}");
+        }
+        for line in ["a FETCH 1 (FLAGS BODY[])", "a FETCH 1 RFC822", "a FETCH 1 (FLAGS RFC822)", "a FETCH 1 UID"] {
+            assert!(!shape(line).asks_flags, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_a_store_does() {
+        let store = shape("a UID STORE 1:2 +flags.silent (\\Seen x)").store.unwrap();
+        assert_eq!((store.silent, store.sign, store.flags), (true, b'+', normal(b"x \\Seen")));
+        assert_eq!(shape("a STORE 1 FLAGS x").store.unwrap().sign, b'F');
+    }
+
+    #[test]
+    fn what_others_must_not_meet_pins() {
+        for line in [
+            "a NOTIFY NONE",
+            "a XYZZY",
+            "a ENABLE QRESYNC",
+            "a FETCH 1 (MODSEQ)",
+            "a SEARCH RETURN (SAVE) ALL",
+            "a FETCH $ FLAGS",
+            "a LANGUAGE de",
+            "a SEARCH RETURN (UPDATE) ALL",
+        ] {
+            assert_eq!(plan(&command(line)), Plan::Pin, "{line}");
+        }
+        assert_eq!(plan(&command("a IDLE")), Plan::Idle);
+        assert_eq!(plan(&command("a CLOSE")), Plan::Close);
+    }
+}

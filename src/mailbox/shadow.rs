@@ -1,0 +1,152 @@
+//! What is known of the flags of a mailbox's messages, so that only what changed is told to the others.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+/// Different sets of flags remembered by a shadow; with more, all is forgotten once. Mailboxes use some dozens.
+const MAX_SETS: usize = 60_000;
+
+/// Which flags each message had when a backend last told them, by message number. Two octets a message.
+#[derive(Debug, Clone, Default)]
+pub struct Shadow {
+    /// Of message `n` at `n - 1`: one more than the place in `sets`; 0 or none: not known.
+    known: Vec<u16>,
+    sets: Vec<Bytes>,
+    places: HashMap<Bytes, u16>,
+    /// All was forgotten once: what is not known may have been told all the same.
+    forgot: bool,
+}
+
+impl Shadow {
+    /// The flags of message `number`, if they are known: as by [`normal`].
+    #[must_use]
+    pub fn flags(&self, number: u32) -> Option<&Bytes> {
+        let place = *self.known.get(index(number)?)?;
+        self.sets.get(usize::from(place).checked_sub(1)?)
+    }
+
+    /// Notes the flags of message `number` (as by [`normal`]). `Some(true)`: they were known, and were others.
+    /// `Some(false)`: they were known, and the same.
+    pub fn learn(&mut self, number: u32, flags: &Bytes) -> Option<bool> {
+        let before = self.flags(number).map(|known| known != flags).or(self.forgot.then_some(true));
+        if before == Some(false) {
+            return before;
+        }
+        let place = self.place(flags);
+        if let Some(at) = index(number) {
+            if self.known.len() <= at {
+                self.known.resize(at + 1, 0);
+            }
+            self.known[at] = place;
+        }
+        before
+    }
+
+    fn place(&mut self, flags: &Bytes) -> u16 {
+        if let Some(place) = self.places.get(flags) {
+            return *place;
+        }
+        if self.sets.len() >= MAX_SETS {
+            *self = Self { forgot: true, ..Self::default() };
+        }
+        // A copy of its own: what was given may be part of a long reply.
+        let flags = Bytes::copy_from_slice(flags);
+        self.sets.push(flags.clone());
+        let place = u16::try_from(self.sets.len()).unwrap_or(u16::MAX);
+        self.places.insert(flags, place);
+        place
+    }
+
+    /// Message `number` is gone; those behind it move up.
+    pub fn expunge(&mut self, number: u32) {
+        if let Some(at) = index(number).filter(|at| *at < self.known.len()) {
+            self.known.remove(at);
+        }
+    }
+
+    /// The numbers of the messages whose flags are known, as ascending ranges.
+    #[must_use]
+    pub fn ranges(&self) -> Vec<(u32, u32)> {
+        let mut ranges: Vec<(u32, u32)> = Vec::new();
+        for (number, _) in (1..).zip(&self.known).filter(|(_, place)| **place != 0) {
+            match ranges.last_mut() {
+                Some((_, last)) if *last + 1 == number => *last = number,
+                _ => ranges.push((number, number)),
+            }
+        }
+        ranges
+    }
+}
+
+fn index(number: u32) -> Option<usize> {
+    usize::try_from(number).ok()?.checked_sub(1)
+}
+
+/// A list of flags (with or without its parentheses) in one order and spelling, without \Recent, which is told to one
+/// session only: what can be compared.
+#[must_use]
+pub fn normal(flags: &[u8]) -> Bytes {
+    let flags = flags.strip_prefix(b"(").unwrap_or(flags);
+    let flags = flags.strip_suffix(b")").unwrap_or(flags);
+    let mut words: Vec<&[u8]> = flags
+        .split(|b| *b == b' ')
+        .filter(|word| !word.is_empty() && !word.eq_ignore_ascii_case(b"\\Recent"))
+        .collect();
+    words.sort_unstable_by_key(|word| word.to_ascii_lowercase());
+    words.dedup_by(|a, b| a.eq_ignore_ascii_case(b));
+    words.join(&b' ').into()
+}
+
+/// What a STORE makes of `before` (both as by [`normal`]): `sign` is `+`, `-`, or anything else for replacing.
+#[must_use]
+pub fn stored(before: &[u8], sign: u8, given: &[u8]) -> Bytes {
+    let words = |text: &'_ [u8]| -> Vec<Vec<u8>> {
+        text.split(|b| *b == b' ').filter(|word| !word.is_empty()).map(<[u8]>::to_vec).collect()
+    };
+    let given = words(given);
+    let result: Vec<Vec<u8>> = match sign {
+        b'+' => words(before).into_iter().chain(given).collect(),
+        b'-' => words(before).into_iter().filter(|w| !given.iter().any(|g| g.eq_ignore_ascii_case(w))).collect(),
+        _ => given,
+    };
+    normal(&result.join(&b' '))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_changes_are_news() {
+        let mut shadow = Shadow::default();
+        let (seen, none) = (normal(b"(\\Seen)"), normal(b"(\\Recent)"));
+        assert_eq!(shadow.learn(3, &none), None);
+        assert_eq!(shadow.learn(3, &normal(b"()")), Some(false));
+        assert_eq!(shadow.learn(3, &seen), Some(true));
+        assert_eq!(shadow.flags(3), Some(&seen));
+        assert_eq!((shadow.flags(2), shadow.flags(4), shadow.flags(0)), (None, None, None));
+        shadow.expunge(1);
+        assert_eq!((shadow.flags(2), shadow.flags(3)), (Some(&seen), None));
+        shadow.expunge(2);
+        shadow.expunge(9);
+        assert_eq!(shadow.ranges(), []);
+    }
+
+    #[test]
+    fn ranges_of_what_is_known() {
+        let mut shadow = Shadow::default();
+        for number in [7, 1, 2, 4] {
+            shadow.learn(number, &normal(b"x"));
+        }
+        assert_eq!(shadow.ranges(), [(1, 2), (4, 4), (7, 7)]);
+    }
+
+    #[test]
+    fn order_and_case_of_flags_do_not_matter() {
+        assert_eq!(normal(b"(\\Seen  $Junk \\Recent)"), normal(b"$Junk \\Seen"));
+        assert_eq!(stored(b"\\Seen", b'+', b"\\Flagged"), normal(b"(\\Flagged \\Seen)"));
+        assert_eq!(stored(b"\\Seen a", b'-', b"\\SEEN"), normal(b"a"));
+        assert_eq!(stored(b"\\Seen a", b'F', b"b"), normal(b"b"));
+    }
+}

@@ -1,0 +1,210 @@
+//! With `pool.mode = "multiplex"`: which connection a command runs on.
+//!
+//! Without a mailbox, a connection is taken for each command (transient). With one, commands run in the mailbox's hub
+//! (shared). What cannot be shared has a connection of its own until the session ends (pinned): then all is as with
+//! `pool.mode = "session"`.
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tracing::info;
+
+use super::{Ended, Running, Session, capitalized, label};
+use crate::config::PoolMode;
+use crate::imap::command::{Command, Name};
+use crate::mailbox::hub::{FromHub, Member};
+use crate::pool::{Account, CheckoutError};
+use crate::session::machine::Run;
+use crate::upstream::machine::Sticky;
+
+/// A session's part in sharing.
+#[derive(Debug, Default)]
+pub(super) struct Sharing {
+    /// The hub of the selected mailbox.
+    pub(super) hub: Option<Member>,
+    /// Its SELECT is not answered yet.
+    joining: bool,
+    /// The session's connection is its own until it ends.
+    pub(super) pinned: bool,
+    /// The APPEND that runs is to the selected mailbox.
+    appends_here: bool,
+    /// The tagged reply to an APPEND to the selected mailbox, while the hub looks for the new message.
+    appended: Option<Bytes>,
+}
+
+impl Session {
+    /// Runs the command in a hub, if it belongs there; else gives it back.
+    pub(super) fn share(&mut self, run: Box<Run>) -> Option<Box<Run>> {
+        let Some(account) = self.account.clone() else { return Some(run) };
+        if !self.multiplexes(&account) || self.lease.is_some() {
+            return Some(run);
+        }
+        let selects = matches!(run.command.name, Name::Select | Name::Examine);
+        if let Some(hub) = &self.sharing.hub {
+            if run.command.name == Name::Append {
+                self.sharing.appends_here = hub.is_named_by(&run.command);
+                return Some(run);
+            }
+            if !selects {
+                self.running = Some(running(&run.command));
+                hub.run(run);
+                return None;
+            }
+            if run.command.selected_mailbox().is_none() {
+                self.machine.handle_done(b" BAD Malformed mailbox name.\r\n", true);
+                return None;
+            }
+            // Left, whatever comes of the command (RFC 9051 section 6.3.2).
+            self.sharing.hub = None;
+            if account.offers("QRESYNC") || account.offers("IMAP4rev2") {
+                self.queue(Bytes::from_static(b"* OK [CLOSED] Previous mailbox closed.\r\n"));
+            }
+        }
+        if needs_mailbox(run.command.name) && !self.machine.is_selected() {
+            // What an earlier session has left selected is none of this one's.
+            self.machine.handle_done(b" BAD Select a mailbox first.\r\n", false);
+            return None;
+        }
+        let plain = self.sticky.as_ref().is_none_or(|sticky| **sticky == Sticky::default());
+        match run.command.selected_mailbox().filter(|_| plain && is_plain_select(&run.command)) {
+            Some(key) => {
+                self.running = Some(running(&run.command));
+                self.sharing.joining = true;
+                self.sharing.hub = Some(Member::join(&account, key, run));
+                None
+            }
+            None => {
+                self.sharing.pinned |= selects || run.command.name.spoils_connection();
+                Some(run)
+            }
+        }
+    }
+
+    /// A command has ended on the session's own connection: gives that back, unless it is pinned. Gives the tagged reply
+    /// that is due now, if any.
+    pub(super) fn unshare(&mut self, name: Option<Name>, rest: Bytes) -> Option<Bytes> {
+        let own_mailbox = name == Some(Name::Append) && self.sharing.appends_here;
+        if !self.let_go() {
+            return Some(rest);
+        }
+        if own_mailbox
+            && rest.starts_with(b" OK")
+            && let Some(hub) = &self.sharing.hub
+        {
+            // The client is to hear of its message before it hears that it is there (RFC 9051 section 6.3.12).
+            hub.run(Box::new(noop()));
+            self.sharing.appended = Some(rest);
+            return None;
+        }
+        Some(rest)
+    }
+
+    /// As the configuration says now; a session that is in a hub stays there.
+    fn multiplexes(&self, account: &Account) -> bool {
+        self.sharing.hub.is_some() || account.config().mode == PoolMode::Multiplex
+    }
+
+    /// Gives the session's own connection back, unless it is pinned; false: it is.
+    pub(super) fn let_go(&mut self) -> bool {
+        let multiplexes = self.account.as_ref().is_some_and(|account| self.multiplexes(account));
+        let lets_go = multiplexes && !self.sharing.pinned;
+        if lets_go {
+            self.drop_lease();
+        }
+        lets_go
+    }
+
+    /// Something came from the hub.
+    pub(super) fn heard(&mut self, event: FromHub) -> Result<(), Ended> {
+        match event {
+            FromHub::Data(octets) => self.queue(octets),
+            FromHub::Continue(line) => self.machine.handle_continue(line),
+            FromHub::Done(data, rest, selected) => {
+                self.queue(data);
+                self.ended(&rest, selected);
+            }
+            FromHub::Unconnected(CheckoutError::Refused) => {
+                self.sharing.hub = None;
+                self.machine.handle_revoked();
+            }
+            FromHub::Unconnected(error) => {
+                info!(client = %self.client, %error, "no upstream connection for a command");
+                let code = if error == CheckoutError::Limit { "LIMIT" } else { "UNAVAILABLE" };
+                let selected = !self.sharing.joining;
+                self.ended(format!(" NO [{code}] {}.\r\n", capitalized(&error)).as_bytes(), selected);
+            }
+            FromHub::Bye(text) => {
+                self.sharing.hub = None;
+                self.machine.handle_bye(&text);
+            }
+            FromHub::Cut => {
+                self.sharing.hub = None;
+                return Err(Ended::Cut);
+            }
+            FromHub::Lost => {
+                self.sharing.hub = None;
+                self.machine.handle_lost("NO [UNAVAILABLE] Connection to the mail server lost.");
+            }
+            FromHub::Yours(lease, run) => {
+                self.sharing.hub = None;
+                self.sharing.pinned = true;
+                self.lease = Some(*lease);
+                if self.start_at_once(run).is_err() {
+                    self.drop_lease();
+                    self.machine.handle_lost("NO [UNAVAILABLE] Connection to the mail server lost.");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The hub has answered the running command.
+    fn ended(&mut self, rest: &[u8], selected: bool) {
+        if let Some(running) = self.running.take() {
+            self.context.metrics.command(label(running.name), running.since.elapsed());
+        }
+        self.sharing.joining = false;
+        if !selected {
+            self.sharing.hub = None;
+        }
+        let appended = self.sharing.appended.take();
+        self.machine.handle_done(appended.as_deref().unwrap_or(rest), selected);
+    }
+
+    /// Whether a command for a connection of the session's own could be run on any: the mailbox, if there is one, is not
+    /// selected there.
+    pub(super) fn is_elsewhere_as_good(&self) -> bool {
+        !self.machine.is_selected() || self.sharing.hub.is_some()
+    }
+
+    /// The running command cannot be run, or its outcome will never be known. A mailbox that is selected in a hub stays
+    /// selected.
+    pub(super) fn fail(&mut self, reply: &str) {
+        if self.sharing.hub.is_some() {
+            self.machine.handle_done(format!(" {reply}\r\n").as_bytes(), true);
+        } else {
+            self.machine.handle_lost(reply);
+        }
+    }
+}
+
+/// A SELECT or EXAMINE without parameters (RFC 4466), which may ask for CONDSTORE or QRESYNC.
+fn is_plain_select(command: &Command) -> bool {
+    let mut arguments = command.arguments();
+    arguments.astring().is_some() && arguments.at_end()
+}
+
+/// Makes sense only in a mailbox (RFC 9051 section 6.4).
+fn needs_mailbox(name: Name) -> bool {
+    use Name::{Check, Close, Copy, Expunge, Fetch, Move, Search, Sort, Store, Thread, Unselect};
+    matches!(name, Check | Close | Copy | Expunge | Fetch | Move | Search | Sort | Store | Thread | Unselect)
+}
+
+fn running(command: &Command) -> Running {
+    Running { name: command.name, since: Instant::now(), again: None, attempts: 1 }
+}
+
+fn noop() -> Run {
+    use crate::imap::command::Segment;
+    let segments = vec![Segment { text: Bytes::from_static(b"NOOP"), literal: None }];
+    Run { command: Command { tag: Bytes::new(), name: Name::Noop, segments }, streams: None }
+}

@@ -1,0 +1,106 @@
+//! How many connections there are, and what happens when one is taken away, lost, or too slow.
+
+use crate::support::until;
+
+use super::{Conn, SELECTED, Scripted, multiplexing, pair};
+
+/// Plays a mailbox of no messages for whatever is asked.
+async fn empty(conn: &mut Conn) {
+    while let Some(command) = conn.command().await {
+        match command.split(' ').next().unwrap() {
+            "SELECT" | "EXAMINE" => {
+                conn.play(
+                    "S: * 0 EXISTS
+                     S: * OK [UIDVALIDITY 7] valid
+                     S: * OK [UIDNEXT 1] next
+                     S: TAG OK [READ-WRITE] selected",
+                )
+                .await;
+            }
+            "IDLE" => conn.play("S: + idling\nC> DONE\nS: TAG OK idled").await,
+            "LOGOUT" => return conn.play("S: * BYE bye\nS: TAG OK bye").await,
+            _ => conn.play("S: TAG OK done").await,
+        }
+    }
+}
+
+/// With one connection, sessions in several mailboxes take turns.
+#[tokio::test]
+async fn mailboxes_take_turns_on_one_connection() {
+    let backend = Scripted::start(|mut conn: Conn| async move { empty(&mut conn).await }).await;
+    let harness = multiplexing(&backend, 1).await;
+    let mut clients = Vec::new();
+    for mailbox in ["INBOX", "Sent", "Trash"] {
+        let mut client = harness.login("u8").await;
+        client.play(&format!("C: a SELECT {mailbox}\nS~ a OK [READ-WRITE]…")).await;
+        clients.push(client);
+    }
+    for round in 0..3 {
+        for client in &mut clients {
+            client.play(&format!("C: b{round} NOOP\nS: b{round} OK done")).await;
+        }
+    }
+    assert_eq!(backend.logins(), 1);
+    drop(clients);
+    harness.finish().await;
+}
+
+/// A connection that is lost under sessions at rest is replaced, and nobody hears of it.
+#[tokio::test]
+async fn nobody_at_rest_hears_of_a_loss() {
+    let backend = Scripted::start(|mut conn: Conn| async move {
+        if conn.number == 1 {
+            conn.play(SELECTED).await;
+            return conn.play(super::JOINED).await;
+        }
+        conn.play(SELECTED.replace("INBOX", "\"INBOX\"").as_str()).await;
+        conn.play("C: NOOP\nS: TAG OK noop").await;
+        conn.obey().await;
+    })
+    .await;
+    let harness = multiplexing(&backend, 1).await;
+    let (mut one, two) = pair(&harness).await;
+    one.play("C: b NOOP\nS: b OK noop").await;
+    assert_eq!(backend.logins(), 2);
+    drop((one, two));
+    harness.finish().await;
+}
+
+/// What cannot be shared gets a connection of its own.
+#[tokio::test]
+async fn what_is_not_known_pins() {
+    let backend = Scripted::start(|mut conn: Conn| async move { empty(&mut conn).await }).await;
+    let harness = multiplexing(&backend, 2).await;
+    let (mut one, mut two) = pair(&harness).await;
+    one.play("C: b XYZZY\nS: b OK done\nC: c NOOP\nS: c OK done").await;
+    two.play("C: b NOOP\nS: b OK done").await;
+    assert_eq!(backend.logins(), 2);
+    drop((one, two));
+    harness.finish().await;
+}
+
+/// A command that takes long delays the others by `pool.share_patience`; then they have a connection of their own.
+#[tokio::test]
+async fn a_long_command_delays_nobody_for_long() {
+    let backend = Scripted::start(|mut conn: Conn| async move {
+        if conn.number == 1 {
+            conn.play(SELECTED).await;
+            conn.play(super::JOINED).await;
+            // It is never answered.
+            conn.play("C: SEARCH BODY x").await;
+            return conn.gone().await;
+        }
+        conn.play(SELECTED.replace("INBOX", "\"INBOX\"").as_str()).await;
+        conn.obey().await;
+    })
+    .await;
+    let harness = multiplexing(&backend, 2).await;
+    let (mut one, mut two) = pair(&harness).await;
+    one.play("C: b SEARCH BODY x").await;
+    until("the search at the backend", || backend.received().contains("SEARCH BODY x")).await;
+    two.play("C: b NOOP\nS: b OK done").await;
+    assert_eq!(backend.logins(), 2);
+    one.reset();
+    drop(two);
+    harness.finish().await;
+}
