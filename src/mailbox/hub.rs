@@ -388,6 +388,7 @@ impl Hub {
         let Some(lease) = self.lease.take() else { return };
         match self.machine.in_flight() {
             None => drop(lease),
+            Some(_) if self.ending_idle => lease.drain(Remnant::Idle { accepted: true }).await,
             Some(Some(accepted)) => lease.drain(Remnant::Idle { accepted }).await,
             Some(None) => lease.drain(Remnant::Reply).await,
         }

@@ -204,7 +204,8 @@ impl Connection {
             budget: Arc::clone(budget),
         });
         budget.register(opened.permit.backend(), &shared);
-        let (to_task, requests) = mpsc::channel(2);
+        // Those who take it and give it back unused, one after the other, leave room for the next one's command.
+        let (to_task, requests) = mpsc::channel(4);
         let (replies, from_task) = mpsc::channel(1);
         tokio::spawn(Task::new(opened, Arc::clone(&shared), timing, metrics, requests, replies).run());
         Self { shared, to_task: PollSender::new(to_task), from_task, lease: 0, rested_for: Duration::ZERO }
