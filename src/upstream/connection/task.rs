@@ -32,7 +32,7 @@ const OWN_COMMAND: Duration = Duration::from_secs(30);
 /// clients, but not for all.
 const STRETCH: usize = 128 * 1024;
 /// Connections that are read so.
-static STRETCHES: Semaphore = Semaphore::const_new(64);
+static STRETCHES: Semaphore = Semaphore::const_new(8);
 
 /// What the task is waiting for besides the backend.
 #[derive(Debug, Clone, Copy)]
