@@ -25,17 +25,29 @@ pub(crate) async fn start(options: &Options) -> Option<Server> {
         let file = folder.path().join("dovecot.conf");
         std::fs::write(&file, configuration(folder.path(), address, tls_address, options)).expect("write");
         std::fs::write(folder.path().join("passwd"), options.accounts.passwd_file()).expect("write");
-        let mut command = Command::new(&program);
-        command.arg("-F").arg("-c").arg(&file);
-        let mut processes = Group::spawn(&mut command, &folder.path().join("output")).expect("dovecot can be run");
+        let mut processes = spawn(&program, folder.path());
         let up = await_greeting(&mut processes, address).await;
-        let server = Server { kind: Kind::Dovecot, address, tls_address, _processes: processes, folder };
+        let server = Server { kind: Kind::Dovecot, address, tls_address, processes, folder };
         if up {
             return Some(server);
         }
         last_log = server.log();
     }
     panic!("Dovecot does not start:\n{last_log}");
+}
+
+fn spawn(program: &Path, folder: &Path) -> Group {
+    let mut command = Command::new(program);
+    command.arg("-F").arg("-c").arg(folder.join("dovecot.conf"));
+    Group::spawn(&mut command, &folder.join("output")).expect("dovecot can be run")
+}
+
+/// Starts one anew that has ended, where it was.
+pub(crate) async fn start_again(server: &mut Server) {
+    let program = find_program("dovecot").expect("it was there before");
+    server.processes = spawn(&program, server.folder.path());
+    let up = await_greeting(&mut server.processes, server.address).await;
+    assert!(up, "Dovecot does not start again:\n{}", server.log());
 }
 
 /// Whose the mail is: Dovecot refuses to serve root's.

@@ -63,7 +63,7 @@ pub(crate) struct Server {
     /// Where it listens with TLS from the first byte.
     pub(crate) tls_address: Option<SocketAddr>,
     /// Ended before the folder is removed: fields drop in this order.
-    pub(crate) _processes: Group,
+    pub(crate) processes: Group,
     /// Everything it writes.
     pub(crate) folder: tempfile::TempDir,
 }
