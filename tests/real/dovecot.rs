@@ -89,7 +89,7 @@ fn configuration(folder: &Path, address: SocketAddr, tls_address: Option<SocketA
          passdb {{\n driver = passwd-file\n args = scheme=plain username_format=%u {folder}/passwd\n}}\n\
          userdb {{\n driver = static\n args = uid={uid} gid={gid} home={folder}/mail/%u\n}}\n\
          first_valid_uid = 1\n\
-         mail_location = maildir:~/Maildir\n\
+         mail_location = {location}\n\
          mail_max_userip_connections = {per_user}\n\
          mail_fsync = never\n\
          mail_attribute_dict = file:%h/attributes\n\
@@ -106,6 +106,7 @@ fn configuration(folder: &Path, address: SocketAddr, tls_address: Option<SocketA
          service stats {{\n unix_listener stats-writer {{\n mode = 0666\n }}\n}}\n",
         folder = folder.display(),
         delay = options.auth_failure_delay,
+        location = options.mail_location,
         penalty = if options.penalty { "0600" } else { "0" },
         uid = owner.uid,
         gid = owner.gid,

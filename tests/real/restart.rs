@@ -39,7 +39,8 @@ async fn that_all_processes_are_killed_is_not_noticed_at_rest() {
 }
 
 async fn outage(end: impl FnOnce(&mut Server)) {
-    let options = Options::new(Accounts::numbered("rest", ACCOUNTS));
+    // Of a process that was killed, maildir keeps locks for two minutes.
+    let options = Options { mail_location: "sdbox:~/dbox", ..Options::new(Accounts::numbered("rest", ACCOUNTS)) };
     let Some(mut server) = Server::start(Kind::Dovecot, &options).await else { return };
     let settings = Settings { mode: "multiplex", spare: 0, ..Settings::default() };
     let proxy = Proxy::start(&server, &settings).await;
@@ -66,9 +67,8 @@ async fn outage(end: impl FnOnce(&mut Server)) {
     sleep(OUTAGE).await;
     dovecot::start_again(&mut server).await;
     let back = Instant::now();
-    for n in 0..ACCOUNTS {
-        third_party(server.address, &user(n)).await;
-    }
+    let third_parties: JoinSet<()> = (0..ACCOUNTS).map(|n| third_party(server.address, user(n))).collect();
+    third_parties.join_all().await;
     phase.send_replace(Phase::Back);
 
     let ledgers = tokio::time::timeout(LIMIT, working.join_all()).await.expect("all who work go on");
@@ -142,8 +142,8 @@ async fn sessions_at_rest(server: SocketAddr, proxy: SocketAddr, user: String) -
 }
 
 /// Changes what the sessions at rest know, as soon as that can be done again.
-async fn third_party(server: SocketAddr, user: &str) {
-    let mut direct = Client::login(server, user, &password_of(user)).await.unwrap();
+async fn third_party(server: SocketAddr, user: String) {
+    let mut direct = Client::login(server, &user, &password_of(&user)).await.unwrap();
     for mailbox in ["INBOX", "Copies"] {
         direct.append(mailbox, "", &message("new")).await.unwrap().ok();
         direct.command(&format!("SELECT {mailbox}")).await.unwrap().ok();

@@ -111,6 +111,10 @@ impl Machine {
                 return;
             }
             let Some(id) = self.queue.pop_front() else { return self.leisure() };
+            if self.needs_census(id) {
+                self.queue.push_front(id);
+                return self.ask_for_uids(None);
+            }
             self.serve(id);
         }
     }
@@ -251,11 +255,33 @@ impl Machine {
         self.begin(Job::Member(Box::new(job)), run);
     }
 
+    /// The UIDs have to be known before this member's command: after a loss the hub could not go on, once somebody knows more
+    /// of a message than that it is there. As long as nothing is news since SELECT, UIDNEXT will do, if all is soon over.
+    fn needs_census(&self, id: MemberId) -> bool {
+        if !self.wants_census() {
+            return false;
+        }
+        let changed = self.selection.as_ref().is_some_and(|selection| selection.changed);
+        let soon_over = !changed && self.now < self.connected_since + BEFORE_CENSUS;
+        let run = self.members.get(&id).and_then(|member| member.waiting.as_ref());
+        !soon_over && (self.touched || run.is_some_and(|run| self.may_touch(&run.command)))
+    }
+
+    /// Whether the reply may tell of messages whose UIDs are not known here.
+    fn may_touch(&self, command: &Command) -> bool {
+        let Plan::Run(shape) = plan(command) else { return false };
+        let (star, known) = if shape.uid { (u32::MAX, self.uids.last()) } else { (self.exists, Some(self.uids.len())) };
+        match command.name {
+            Name::Search | Name::Sort | Name::Thread => !shape.uid,
+            Name::Fetch | Name::Store => named(command, star).last() > known,
+            _ => false,
+        }
+    }
+
     /// The messages, by the backend's numbers or UIDs, that a command names.
     fn named(&self, command: &Command, uid: bool) -> Ranges {
         let star = if uid { self.uids.last().unwrap_or(0) } else { self.exists };
-        let set = command.arguments().word().and_then(|set| SequenceSet::parse(set).ok());
-        set.map_or_else(Ranges::new, |set| set.resolve(star))
+        named(command, star)
     }
 
     /// A member needs a connection of its own.
@@ -346,6 +372,11 @@ impl Machine {
             member.out.push_back(told);
         }
     }
+}
+
+fn named(command: &Command, star: u32) -> Ranges {
+    let set = command.arguments().word().and_then(|set| SequenceSet::parse(set).ok());
+    set.map_or_else(Ranges::new, |set| set.resolve(star))
 }
 
 const GONE: &[u8] = b" NO [EXPUNGEISSUED] Some of the requested messages no longer exist.\r\n";
