@@ -113,7 +113,7 @@ impl Machine {
             let Some(id) = self.queue.pop_front() else { return self.leisure() };
             if self.needs_census(id) {
                 self.queue.push_front(id);
-                return self.ask_for_uids(None);
+                return self.ask_for_new_uids();
             }
             self.serve(id);
         }
