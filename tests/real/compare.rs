@@ -205,12 +205,13 @@ pub(crate) fn difference(name: &str, direct: &Transcript, proxied: &Transcript) 
     if report.is_empty() { None } else { Some(format!("== {name}\n{report}")) }
 }
 
-/// Where Cyrus tells flags in reply to a silent STORE, which a server should not (RFC 9051 section 6.4.6). A hub does not.
+/// What Cyrus says and a hub does not: flags in reply to a silent STORE, which a server should not tell (RFC 9051 section
+/// 6.4.6), and an untagged BAD after the tagged one, when the connection is with others already.
 fn needless(transcript: &Transcript) -> BTreeSet<usize> {
     let mut silent = false;
     let mut told = |line: &String| {
         silent = line.contains(".SILENT") || silent && !line.starts_with("C: ");
-        silent && line.starts_with("S: * ") && line.contains(" FETCH (FLAGS")
+        line == "S: * BAD" || silent && line.starts_with("S: * ") && line.contains(" FETCH (FLAGS")
     };
     transcript.lines.iter().enumerate().filter(|(_, line)| told(line)).map(|(at, _)| at).collect()
 }

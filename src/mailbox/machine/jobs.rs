@@ -1,14 +1,16 @@
 //! What runs upstream, and what runs next.
 
+use std::ops::RangeInclusive;
+
 use bytes::{Bytes, BytesMut};
 
 use super::resume::Fresh;
 use super::selection::Selection;
 use super::{Action, BEFORE_CENSUS, BEFORE_IDLE, IDLE_RENEWAL, Link, MAX_ATTEMPTS, Machine, MemberId, QUANTUM, Told};
 use crate::imap::command::{Command, Name, Segment, quoted};
-use crate::imap::effects::loud;
+use crate::imap::effects::{fetch_effects, loud};
 use crate::imap::ranges::Ranges;
-use crate::imap::rewrite::{Outcome, rewrite};
+use crate::imap::rewrite::{Outcome, is_uid, rewrite};
 use crate::imap::sequence::SequenceSet;
 use crate::mailbox::log::Replay;
 use crate::mailbox::plan::{Plan, Shape, plan};
@@ -264,18 +266,31 @@ impl Machine {
         let changed = self.selection.as_ref().is_some_and(|selection| selection.changed);
         let soon_over = !changed && self.now < self.connected_since + BEFORE_CENSUS;
         let run = self.members.get(&id).and_then(|member| member.waiting.as_ref());
-        !soon_over && (self.touched || run.is_some_and(|run| self.may_touch(&run.command)))
+        !soon_over
+            && run.is_some_and(|run| !self.tells_uids(&run.command) && (self.touched || self.touches(&run.command)))
+    }
+
+    /// Whether the reply tells all UIDs that are not known here, one by one.
+    fn tells_uids(&self, command: &Command) -> bool {
+        let (star, known) = self.known(is_uid(command));
+        let all = |span: RangeInclusive<u32>| span.contains(&(known + 1)) && *span.end() >= star;
+        fetch_effects(command).uid && named(command, star).spans().any(all)
     }
 
     /// Whether the reply may tell of messages whose UIDs are not known here.
-    fn may_touch(&self, command: &Command) -> bool {
-        let Plan::Run(shape) = plan(command) else { return false };
-        let (star, known) = if shape.uid { (u32::MAX, self.uids.last()) } else { (self.exists, Some(self.uids.len())) };
+    fn touches(&self, command: &Command) -> bool {
+        let uid = is_uid(command);
+        let (star, known) = self.known(uid);
         match command.name {
-            Name::Search | Name::Sort | Name::Thread => !shape.uid,
-            Name::Fetch | Name::Store => named(command, star).last() > known,
+            Name::Search | Name::Sort | Name::Thread => !uid,
+            Name::Fetch | Name::Store => named(command, star).last().is_some_and(|last| last > known),
             _ => false,
         }
+    }
+
+    /// What `*` is for a command by UID or by number, and up to where UIDs are known.
+    fn known(&self, uid: bool) -> (u32, u32) {
+        if uid { (u32::MAX, self.uids.last().unwrap_or(0)) } else { (self.exists, self.uids.len()) }
     }
 
     /// The messages, by the backend's numbers or UIDs, that a command names.
