@@ -118,7 +118,8 @@ impl Play {
             "selected" => self.machine.handle_done(format!(" {text}\r\n").as_bytes(), true),
             "lost" => self.machine.handle_lost(text),
             "revoked" => self.machine.handle_revoked(),
-            "drain" => self.machine.handle_drain(),
+            "drain" => self.machine.handle_drain(End::Drain),
+            "close" => self.machine.handle_drain(End::Operator),
             "timeout" => self.machine.handle_timeout(),
             "eof" => self.machine.handle_eof(),
             "tls" => self.machine.handle_tls(Front { starttls: false, login: true }, text.into()),
@@ -552,6 +553,10 @@ fn draining() {
     ));
     Play::new(true, true)
         .play(&format!("C: a STARTTLS\nS: a OK Begin TLS negotiation now.\nTLS\n> drain\n> tls X\n{DRAINED}"));
+    Play::logged_in().play(
+        "C: a LIST x y\nRUN a LIST x y\n> close\n> done OK\nS: a OK\nS: * BYE [UNAVAILABLE] Session closed by the \
+         administrator\nCLOSE Operator",
+    );
 }
 
 #[test]
