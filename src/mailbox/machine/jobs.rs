@@ -251,9 +251,11 @@ impl Machine {
         self.begin(Job::Member(Box::new(job)), run);
     }
 
-    /// The messages, by the backend's numbers or UIDs, that a command names.
+    /// The messages, by the backend's numbers or UIDs, that a command names; the last UID is `u32::MAX` while it is not
+    /// known.
     fn named(&self, command: &Command, uid: bool) -> Ranges {
-        let star = if uid { self.uids.last().unwrap_or(0) } else { self.exists };
+        let known = self.uids.last().filter(|_| self.uids.len() == self.exists);
+        let star = if uid { known.unwrap_or(u32::MAX) } else { self.exists };
         let set = command.arguments().word().and_then(|set| SequenceSet::parse(set).ok());
         set.map_or_else(Ranges::new, |set| set.resolve(star))
     }
