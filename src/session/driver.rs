@@ -226,8 +226,9 @@ impl Session {
                 Wake::Timer => self.timed_out(),
                 Wake::Drain => {
                     draining = true;
-                    self.close_by = self.record.is_closing().then(|| Instant::now() + CLOSING);
-                    self.machine.handle_drain();
+                    let closing = self.record.is_closing();
+                    self.close_by = closing.then(|| Instant::now() + CLOSING);
+                    self.machine.handle_drain(if closing { End::Operator } else { End::Drain });
                     Ok(())
                 }
             };
@@ -736,9 +737,8 @@ impl Session {
                 info!(client = %self.client, listener = self.listener.config.name, "session ended: malformed input");
                 SessionClose::ProtocolError
             }
-            Ended::By(End::Drain) if self.record.is_closing() => SessionClose::Operator,
             Ended::By(End::Drain) => SessionClose::Drain,
-            Ended::Closed => SessionClose::Operator,
+            Ended::By(End::Operator) | Ended::Closed => SessionClose::Operator,
             Ended::By(End::IdleTimeout) => SessionClose::IdleTimeout,
             Ended::By(End::LoginTimeout) => SessionClose::LoginTimeout,
             Ended::By(End::UpstreamLost) | Ended::Cut => SessionClose::UpstreamLost,

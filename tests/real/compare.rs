@@ -64,7 +64,7 @@ static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"SESSIONID=<[^>]*>", "SESSIONID"),
         // A hub says it itself.
         (r"\[CLOSED\] [^\r\n]*", "[CLOSED]"),
-        (r"OK Unselect completed\.", "OK Completed"),
+        (r"OK (Unselect|Close) completed\.", "OK Completed"),
         (r"INTERNAL:[0-9a-f]+", "INTERNAL:<token>"),
     ]
     .map(|(pattern, instead)| (Regex::new(pattern).expect("a constant"), instead))

@@ -293,10 +293,11 @@ impl Machine {
         if uid { (u32::MAX, self.uids.last().unwrap_or(0)) } else { (self.exists, self.uids.len()) }
     }
 
-    /// The messages, by the backend's numbers or UIDs, that a command names.
+    /// The messages, by the backend's numbers or UIDs, that a command names; the last UID is `u32::MAX` while it is not
+    /// known.
     fn named(&self, command: &Command, uid: bool) -> Ranges {
-        let star = if uid { self.uids.last().unwrap_or(0) } else { self.exists };
-        named(command, star)
+        let known = self.uids.last().filter(|_| self.uids.len() == self.exists);
+        named(command, if uid { known.unwrap_or(u32::MAX) } else { self.exists })
     }
 
     /// A member needs a connection of its own.
