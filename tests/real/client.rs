@@ -97,7 +97,7 @@ impl Client {
     /// Whether something comes within `quiet`; it is left to be read. The end is an error.
     pub(crate) async fn has_more(&mut self, quiet: Duration) -> io::Result<bool> {
         match timeout(quiet, self.stream.fill_buf()).await {
-            Ok(Ok(octets)) if octets.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(Ok([])) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(result) => result.map(|_| true),
             Err(_) => Ok(false),
         }

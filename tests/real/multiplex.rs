@@ -133,7 +133,7 @@ async fn third_party(direct: &mut Client, mailboxes: &[String], chance: &mut Cha
         3 => drop(direct.command("STORE 1:* -FLAGS.SILENT (\\Seen \\Flagged)").await?),
         4 => drop(direct.command(&format!("MOVE 2 {}", mailboxes[chance.below(mailboxes.len())])).await?),
         _ => {
-            direct.command("STORE 1 +FLAGS.SILENT (\\Deleted)").await?;
+            direct.command("STORE 1:4 +FLAGS.SILENT (\\Deleted)").await?;
             direct.command("EXPUNGE").await?;
         }
     }
@@ -236,6 +236,8 @@ impl Worker {
                 viewer.run("FETCH 1:* (UID FLAGS)").await?;
                 viewer.select("SELECT", target).await
             }
+            // Enough is there.
+            (24.., _) if count > 50 => viewer.store(&[n, m], true, "+FLAGS.SILENT", "\\Deleted").await,
             (24, _) => viewer.append(target, &subject(), true).await,
             _ => viewer.append(target, &subject(), false).await,
         }

@@ -306,9 +306,12 @@ impl Viewer {
         if before.is_some_and(|before| uid.is_some_and(|uid| uid != before)) {
             return self.wrong(&format!("message {number} was {before:?}: {head}"));
         }
-        let uids: Vec<u32> = self.view.iter().filter_map(|message| message.uid).collect();
-        if !uids.is_sorted_by(|a, b| a < b) {
-            return self.wrong(&format!("UIDs out of order: {uids:?}"));
+        let (earlier, later) = self.view.split_at(number - 1);
+        let before = earlier.iter().rev().find_map(|message| message.uid);
+        let after = later.iter().skip(1).find_map(|message| message.uid);
+        let out_of_order = |uid| before.is_some_and(|before| uid <= before) || after.is_some_and(|after| uid >= after);
+        if uid.is_some_and(out_of_order) {
+            return self.wrong(&format!("UIDs out of order: {before:?}, {uid:?}, {after:?}"));
         }
         let subject = text.split_once("Subject: ").and_then(|(_, rest)| rest.lines().next());
         match (uid, subject) {
