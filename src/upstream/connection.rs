@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::PollSender;
 
@@ -49,6 +49,8 @@ pub struct Shared {
     facts: Mutex<Facts>,
     wake: Notify,
     retire: Mutex<Option<RetireReason>>,
+    /// Given back when the socket is closed; `None`: it is.
+    kept: Mutex<Option<Vec<OwnedSemaphorePermit>>>,
     budget: Arc<Budget>,
 }
 
@@ -201,6 +203,7 @@ impl Connection {
             facts: Mutex::new(opened.machine.facts().clone()),
             wake: Notify::new(),
             retire: Mutex::new(None),
+            kept: Mutex::new(Some(Vec::new())),
             budget: Arc::clone(budget),
         });
         budget.register(opened.permit.backend(), &shared);
@@ -343,6 +346,13 @@ impl Connection {
             }
         };
         tokio::time::timeout(time, read).await.unwrap_or(false)
+    }
+
+    /// These are given back when its socket is closed. What follows has to end it.
+    pub fn keep_to_the_end(&self, permits: impl IntoIterator<Item = OwnedSemaphorePermit>) {
+        if let Some(kept) = self.shared.kept.lock().as_mut() {
+            kept.extend(permits);
+        }
     }
 
     /// Ends it, for this reason.

@@ -479,6 +479,7 @@ impl Task {
             self.stream.reset();
         }
         drop(self.permit);
+        drop(self.shared.kept.lock().take());
         // When a slow client has room for it, or has gone.
         let _ = self.replies.send((self.lease, FromTask::Lost(loss))).await;
     }
