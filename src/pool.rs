@@ -25,7 +25,7 @@ use crate::config::{self, Live};
 use crate::imap::capability::Capabilities;
 use crate::imap::command::{Command, Name, Segment};
 use crate::imap::sasl::{Credential, SecretKind};
-use crate::mailbox::registry::Registry;
+use crate::mailbox::registry::{Everywhere, Registry};
 use crate::metrics::{CheckoutResult, RetireReason};
 use crate::ports::{Allowance, Counted};
 use crate::secret::Fingerprint;
@@ -156,6 +156,7 @@ pub struct Account {
     withheld: Mutex<Option<(OwnedSemaphorePermit, Instant)>>,
     last_used: Mutex<Instant>,
     hubs: Arc<Registry>,
+    all_hubs: Arc<Everywhere>,
     /// Who last asked for a connection: for whom one is opened.
     last_client: Mutex<Option<IpAddr>>,
     /// Sessions that wait for a connection now, and how often one had to so far.
@@ -454,9 +455,11 @@ impl Account {
 
     /// Waits until a further connection may be in use. Hubs that rest are asked for theirs meanwhile.
     async fn turn(&self) -> (OwnedSemaphorePermit, OwnedSemaphorePermit) {
-        let _waiting = (!self.has_room()).then(|| self.hubs.wait());
         // Neither semaphore is ever closed.
+        let waiting = (self.turns.available_permits() == 0).then(|| self.hubs.wait());
         let turn = Arc::clone(&self.turns).acquire_owned().await.expect("open semaphore");
+        drop(waiting);
+        let _waiting = (self.everywhere.available_permits() == 0).then(|| self.all_hubs.wait());
         let place = Arc::clone(&self.everywhere).acquire_owned().await.expect("open semaphore");
         (turn, place)
     }
@@ -739,6 +742,7 @@ pub struct Pools {
     backends: ArcSwap<Vec<Arc<Backend>>>,
     accounts: RwLock<HashMap<Key, Arc<Account>>>,
     everywhere: Allowance,
+    hubs: Arc<Everywhere>,
 }
 
 impl fmt::Debug for Pools {
@@ -752,7 +756,7 @@ impl Pools {
     #[must_use]
     pub fn new(config: Live<config::Pool>, backends: Vec<Arc<Backend>>, capacity: usize) -> Self {
         let (backends, everywhere) = (ArcSwap::from_pointee(backends), Allowance::new(capacity));
-        Self { config, backends, accounts: RwLock::default(), everywhere }
+        Self { config, backends, accounts: RwLock::default(), everywhere, hubs: Arc::default() }
     }
 
     /// The backends, the default one first.
@@ -894,7 +898,8 @@ impl Pools {
                 verified: Mutex::default(),
                 withheld: Mutex::default(),
                 last_used: Mutex::new(Instant::now()),
-                hubs: Arc::default(),
+                hubs: Arc::new(Registry::new(Arc::clone(&self.hubs))),
+                all_hubs: Arc::clone(&self.hubs),
                 last_client: Mutex::default(),
                 waiting: AtomicUsize::new(0),
                 waits: AtomicU64::new(0),

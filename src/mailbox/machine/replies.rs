@@ -175,7 +175,7 @@ impl Machine {
     }
 
     fn result_text(&mut self, reading: &mut Reading, text: &Bytes) {
-        if let Some(Job::Census { list, .. }) = &mut self.job {
+        if let Some(Job::Census { list, .. } | Job::Unseen { list, .. }) = &mut self.job {
             if list.len() + text.len() <= MAX_LIST {
                 list.put_slice(text);
             }
@@ -414,7 +414,7 @@ impl Machine {
 }
 
 /// The UIDs of ` 1 2 3` (SEARCH) or ` (TAG "x") UID ALL 1:3` (ESEARCH).
-fn parse_list(text: &[u8]) -> Ranges {
+pub(super) fn parse_list(text: &[u8]) -> Ranges {
     let text = match text.iter().rposition(|b| *b == b'L' || *b == b'l') {
         Some(all) => &text[all + 1..],
         // An ESEARCH that found nothing.
