@@ -85,8 +85,11 @@ impl Drop for HubGuard {
     }
 }
 
+/// A backend's label, and its numbers.
+type Labelled<'a> = ([(&'static str, String); 1], &'a Arc<BackendMetrics>);
+
 /// Those of all backends.
-pub(super) fn register(backends: &[([(&'static str, String); 1], &Arc<BackendMetrics>)], registry: &mut Registry) {
+pub(super) fn register(backends: &[Labelled<'_>], registry: &mut Registry) {
     let hubs = || backends.iter().map(|(label, backend)| (label, backend.hubs()));
     registry.register(
         "hubs",
