@@ -14,10 +14,10 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::PollSender;
 use tracing::debug;
 
-use super::machine::{Action, Machine, MemberId, Settings, Told};
+use super::machine::{Action, Machine, MemberId, Settings, Stat, Told};
 use super::registry::{Status, Yielding};
 use crate::imap::command::Command;
-use crate::metrics::{CheckoutResult, RetireReason};
+use crate::metrics::{CheckoutResult, HubGuard, HubState, ResumeResult, RetireReason, WaitCause};
 use crate::pool::{Account, CheckoutError, Lease, Want};
 use crate::session::machine::{Remnant, Run};
 use crate::upstream::connection::{FromTask, Part};
@@ -140,6 +140,7 @@ struct Hub {
     /// Of the member that is told that it is its own.
     handed_over: Option<Lease>,
     unconnected: CheckoutError,
+    counted: HubGuard,
 }
 
 impl Hub {
@@ -170,6 +171,7 @@ impl Hub {
             yielding: None,
             handed_over: None,
             unconnected: CheckoutError::Unavailable,
+            counted: HubGuard::new(Arc::clone(account.backend().metrics().hubs())),
         }
     }
 
@@ -195,6 +197,7 @@ impl Hub {
             while let Some(action) = self.machine.poll_action() {
                 self.act(action);
             }
+            self.count();
             self.publish();
             if self.machine.is_empty() && self.account.hubs().remove(&mut self.joins) {
                 break;
@@ -211,6 +214,21 @@ impl Hub {
             .await;
         }
         self.end().await;
+    }
+
+    fn count(&mut self) {
+        for stat in self.machine.take_stats() {
+            let metrics = self.counted.metrics();
+            match stat {
+                Stat::Waited { waited, connected: true } => metrics.waited(WaitCause::Command, waited),
+                Stat::Waited { waited, connected: false } => metrics.waited(WaitCause::Connection, waited),
+                Stat::Resumed { changed: true } => metrics.resumed(ResumeResult::Changed),
+                Stat::Resumed { changed: false } => metrics.resumed(ResumeResult::Same),
+                Stat::Ended => metrics.resumed(ResumeResult::Lost),
+            }
+        }
+        let state = if self.lease.is_some() { HubState::Connected } else { HubState::Parked };
+        self.counted.set(state, self.members.len(), self.machine.lag());
     }
 
     fn publish(&self) {
@@ -235,6 +253,7 @@ impl Hub {
             Action::EndIdle => self.ending_idle = true,
             Action::Disconnect => {
                 debug!(members = self.members.len(), "hub parked: its connection is wanted elsewhere");
+                self.counted.metrics().parked();
                 self.lease = None;
                 self.yielding = None;
             }
@@ -278,6 +297,7 @@ impl Hub {
     fn fork(&mut self, ids: &[MemberId], shared: bool) {
         let Some(machine) = self.machine.fork(ids) else { return };
         debug!(members = ids.len(), "hub divided");
+        self.counted.metrics().divided();
         let mut other = Self::new(&self.account, self.key.clone(), machine, shared);
         other.members = ids.iter().filter_map(|id| Some((*id, self.members.remove(id)?))).collect();
         tokio::spawn(other.run());
