@@ -227,7 +227,7 @@ impl Hub {
                 self.checkout = Some(Box::pin(async move { account.checkout(&want).await }));
             }
             Action::Run(run) => {
-                let ran = self.lease.as_ref().is_some_and(|lease| lease.run(run).is_ok());
+                let ran = self.lease.as_mut().is_some_and(|lease| lease.run(run).is_ok());
                 if !ran {
                     self.lost(true, true, false);
                 }
@@ -352,6 +352,7 @@ impl Hub {
             self.ending_idle = false;
         }
         if !self.machine.wants_data() {
+            lease.poll_held(cx);
             return false;
         }
         let Poll::Ready(event) = lease.poll_event(cx) else { return false };
