@@ -32,7 +32,7 @@ use crate::metrics::{CommandLabel, Metrics, SessionClose};
 use crate::pool::{Account, CheckoutError, Lease, Want};
 use crate::stream::{Peer, Stream};
 use crate::upstream::backend::Backend;
-use crate::upstream::connection::{FromTask, Loss, Part, poll_read_with};
+use crate::upstream::connection::{FromUpstream, Loss, Part, poll_read_with};
 use crate::upstream::machine::Sticky;
 
 /// How long a client may take to answer our FIN with its own.
@@ -176,7 +176,7 @@ struct Session {
 enum Wake {
     Input(io::Result<usize>),
     Output(io::Result<usize>),
-    Upstream(FromTask),
+    Upstream(FromUpstream),
     Hub(FromHub),
     Timer,
     Drain,
@@ -217,7 +217,7 @@ impl Session {
             let result = match wake {
                 Wake::Input(read) => self.input(read),
                 Wake::Output(written) => self.written(written),
-                Wake::Upstream(FromTask::Lost(loss)) => Box::pin(self.lost(loss)).await,
+                Wake::Upstream(FromUpstream::Lost(loss)) => Box::pin(self.lost(loss)).await,
                 Wake::Upstream(event) => {
                     self.upstream(event);
                     Ok(())
@@ -606,17 +606,17 @@ impl Session {
         }
     }
 
-    fn upstream(&mut self, event: FromTask) {
+    fn upstream(&mut self, event: FromUpstream) {
         match event {
-            FromTask::Data(octets) => self.queue(octets),
-            FromTask::Continue(line) => {
+            FromUpstream::Data(octets) => self.queue(octets),
+            FromUpstream::Continue(line) => {
                 // A literal that has been sent cannot be sent again.
                 if let Some(running) = self.running.as_mut().filter(|running| running.name != Name::Idle) {
                     running.again = None;
                 }
                 self.machine.handle_continue(line);
             }
-            FromTask::Done(data, rest, selected) => {
+            FromUpstream::Done(data, rest, selected) => {
                 self.queue(data);
                 let running = self.running.take();
                 if let Some(running) = &running {
@@ -627,7 +627,7 @@ impl Session {
                     self.machine.handle_done(&rest, selected || self.sharing.hub.is_some());
                 }
             }
-            FromTask::Checked | FromTask::Lost(_) => {}
+            FromUpstream::Checked | FromUpstream::Lost(_) => {}
         }
     }
 

@@ -89,7 +89,7 @@ impl Shared {
 
 /// What comes of a connection, for whoever has it.
 #[derive(Debug)]
-pub enum FromTask {
+pub enum FromUpstream {
     /// Replies, or parts of them, for the client as they are.
     Data(Bytes),
     /// The backend asks for more.
@@ -265,18 +265,18 @@ impl Connection {
         self.send(Part::Octets(Bytes::from_static(b"DONE\r\n")));
     }
 
-    /// The next event; after [`FromTask::Lost`], nothing else.
-    pub async fn event(&mut self) -> FromTask {
+    /// The next event; after [`FromUpstream::Lost`], nothing else.
+    pub async fn event(&mut self) -> FromUpstream {
         poll_fn(|cx| self.poll_event(cx)).await
     }
 
     /// See [`Connection::event`].
-    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<FromTask> {
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<FromUpstream> {
         let event = match &mut self.wire {
             Some(wire) => ready!(wire.poll_event(&self.shared, cx)),
             None => Err(Exit::Abandoned),
         };
-        Poll::Ready(event.unwrap_or_else(|exit| FromTask::Lost(self.lost(exit))))
+        Poll::Ready(event.unwrap_or_else(|exit| FromUpstream::Lost(self.lost(exit))))
     }
 
     fn lost(&mut self, exit: Exit) -> Loss {
@@ -292,8 +292,8 @@ impl Connection {
         wire.check();
         loop {
             match self.event().await {
-                FromTask::Checked => return true,
-                FromTask::Lost(_) => return false,
+                FromUpstream::Checked => return true,
+                FromUpstream::Lost(_) => return false,
                 _ => {}
             }
         }
@@ -309,19 +309,19 @@ impl Connection {
             }
             loop {
                 match self.event().await {
-                    FromTask::Data(data) => match left.checked_sub(data.len()) {
+                    FromUpstream::Data(data) => match left.checked_sub(data.len()) {
                         Some(rest) => left = rest,
                         None => return false,
                     },
-                    FromTask::Done(..) => return true,
+                    FromUpstream::Done(..) => return true,
                     // An IDLE that is refused must not be ended: the word would be taken for a command.
-                    FromTask::Continue(_) if remnant == (Remnant::Idle { accepted: false }) => {
+                    FromUpstream::Continue(_) if remnant == (Remnant::Idle { accepted: false }) => {
                         self.send_done().await;
                         // Once, whatever the backend goes on to ask for.
                         remnant = Remnant::Reply;
                     }
-                    FromTask::Checked | FromTask::Continue(_) => {}
-                    FromTask::Lost(_) => return false,
+                    FromUpstream::Checked | FromUpstream::Continue(_) => {}
+                    FromUpstream::Lost(_) => return false,
                 }
             }
         };

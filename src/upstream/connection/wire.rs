@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::io::poll_read_buf;
 use tracing::info;
 
-use super::{CHUNK, FromTask, Loss, Opened, Part, Shared, Timing, poll_read_with};
+use super::{CHUNK, FromUpstream, Loss, Opened, Part, Shared, Timing, poll_read_with};
 use crate::metrics::{BackendMetrics, ConnectionState, RetireReason, StateGuard};
 use crate::ports::Permit;
 use crate::session::machine::Run;
@@ -55,7 +55,7 @@ pub(super) struct Wire {
     phase: Phase,
     /// Somebody has it.
     leased: bool,
-    /// Who has it waits for [`FromTask::Checked`].
+    /// Who has it waits for [`FromUpstream::Checked`].
     checking: bool,
     /// Who has it does not want any events for now.
     held: bool,
@@ -240,7 +240,7 @@ impl Wire {
     }
 
     /// The next event; an error is the last of them.
-    pub(super) fn poll_event(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<Result<FromTask, Exit>> {
+    pub(super) fn poll_event(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<Result<FromUpstream, Exit>> {
         if std::mem::take(&mut self.held) {
             // What the backend had to wait for is not held against it.
             self.last_octet = Instant::now();
@@ -364,21 +364,21 @@ impl Wire {
         self.phase = Phase::Own(Instant::now() + OWN_COMMAND);
     }
 
-    fn next_event(&mut self, shared: &Shared) -> Result<Option<FromTask>, Exit> {
+    fn next_event(&mut self, shared: &Shared) -> Result<Option<FromUpstream>, Exit> {
         while let Some(event) = self.machine.poll_event() {
             return Ok(Some(match event {
                 // In most cases all there is to say comes at once: then the session goes on once.
                 Event::Data(data) => match self.machine.poll_done() {
                     Some((rest, selected)) => {
                         self.publish(shared);
-                        FromTask::Done(data, rest, selected)
+                        FromUpstream::Done(data, rest, selected)
                     }
-                    None => FromTask::Data(data),
+                    None => FromUpstream::Data(data),
                 },
-                Event::Continue(line) => FromTask::Continue(line),
+                Event::Continue(line) => FromUpstream::Continue(line),
                 Event::Done(rest, selected) => {
                     self.publish(shared);
-                    FromTask::Done(Bytes::new(), rest, selected)
+                    FromUpstream::Done(Bytes::new(), rest, selected)
                 }
                 Event::OwnDone(own, well) => match self.own_done(shared, own, well)? {
                     Some(told) => told,
@@ -393,7 +393,7 @@ impl Wire {
         Ok(None)
     }
 
-    fn own_done(&mut self, shared: &Shared, own: Own, well: bool) -> Result<Option<FromTask>, Exit> {
+    fn own_done(&mut self, shared: &Shared, own: Own, well: bool) -> Result<Option<FromUpstream>, Exit> {
         if !well {
             return Err(Exit::Retire(RetireReason::FailedCheck));
         }
@@ -406,7 +406,7 @@ impl Wire {
             self.checking = false;
             self.machine.handle_attach();
             self.phase = Phase::Leased;
-            return Ok(Some(FromTask::Checked));
+            return Ok(Some(FromUpstream::Checked));
         }
         if matches!(self.phase, Phase::Own(_)) {
             self.phase = Phase::Leased;
