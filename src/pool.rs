@@ -25,7 +25,7 @@ use crate::config::{self, Live};
 use crate::imap::capability::Capabilities;
 use crate::imap::command::{Command, Name, Segment};
 use crate::imap::sasl::{Credential, SecretKind};
-use crate::mailbox::registry::Registry;
+use crate::mailbox::registry::{Everywhere, Registry};
 use crate::metrics::{CheckoutResult, RetireReason};
 use crate::ports::{Allowance, Counted};
 use crate::secret::Fingerprint;
@@ -156,6 +156,7 @@ pub struct Account {
     withheld: Mutex<Option<(OwnedSemaphorePermit, Instant)>>,
     last_used: Mutex<Instant>,
     hubs: Arc<Registry>,
+    all_hubs: Arc<Everywhere>,
     /// Who last asked for a connection: for whom one is opened.
     last_client: Mutex<Option<IpAddr>>,
     /// Sessions that wait for a connection now, and how often one had to so far.
@@ -454,9 +455,11 @@ impl Account {
 
     /// Waits until a further connection may be in use. Hubs that rest are asked for theirs meanwhile.
     async fn turn(&self) -> (OwnedSemaphorePermit, OwnedSemaphorePermit) {
-        let _waiting = (!self.has_room()).then(|| self.hubs.wait());
         // Neither semaphore is ever closed.
+        let waiting = (self.turns.available_permits() == 0).then(|| self.hubs.wait());
         let turn = Arc::clone(&self.turns).acquire_owned().await.expect("open semaphore");
+        drop(waiting);
+        let _waiting = (self.everywhere.available_permits() == 0).then(|| self.all_hubs.wait());
         let place = Arc::clone(&self.everywhere).acquire_owned().await.expect("open semaphore");
         (turn, place)
     }
@@ -472,7 +475,7 @@ impl Account {
         self.exchange(&mut connection, want);
         if fitness(&connection.shared().facts(), want) == 0 {
             if let Some(other) = self.further_seat(want).await {
-                put_back(std::mem::replace(&mut object, other.object), connection);
+                drop(put_back(std::mem::replace(&mut object, other.object), connection));
                 connection = other.connection;
             } else {
                 connection.retire(RetireReason::Sticky);
@@ -508,7 +511,7 @@ impl Account {
             return Some(Taken { object, connection });
         }
         // It came to rest meanwhile.
-        put_back(object, connection);
+        drop(put_back(object, connection));
         None
     }
 
@@ -612,13 +615,14 @@ async fn enable(connection: &mut Connection, sticky: &Sticky) -> bool {
     true
 }
 
-/// Puts a connection to rest in its seat; the seat goes with it if that cannot be.
-fn put_back(object: Object<Manager>, mut connection: Connection) {
+/// Puts a connection to rest in its seat. If that cannot be, it is given back, to be ended, and its seat is gone.
+fn put_back(object: Object<Manager>, mut connection: Connection) -> Option<Connection> {
     if connection.release() {
         *object.0.lock() = Some(connection);
-    } else {
-        let _ = Object::take(object);
+        return None;
     }
+    let _ = Object::take(object);
+    Some(connection)
 }
 
 struct Taken {
@@ -634,8 +638,8 @@ pub struct Lease {
     object: Option<Object<Manager>>,
     generation: u64,
     dialed: bool,
-    _turn: OwnedSemaphorePermit,
-    _place: OwnedSemaphorePermit,
+    /// Its turn of the account and its place among all. Nobody else gets them before the socket is closed.
+    places: [Option<OwnedSemaphorePermit>; 2],
 }
 
 impl fmt::Debug for Lease {
@@ -652,14 +656,18 @@ impl Lease {
             connection: Some(taken.connection),
             object: Some(taken.object),
             generation: account.generation.load(Ordering::Acquire),
-            _turn: turn,
-            _place: place,
+            places: [Some(turn), Some(place)],
         }
     }
 
     /// Ends the connection, for this reason.
     pub fn retire(mut self, reason: RetireReason) {
+        self.end(reason);
+    }
+
+    fn end(&mut self, reason: RetireReason) {
         if let Some(connection) = self.connection.take() {
+            connection.keep_to_the_end(self.places.iter_mut().filter_map(Option::take));
             connection.retire(reason);
         }
     }
@@ -679,10 +687,7 @@ impl Lease {
         if let Ok(true) = timeout(account.config.load().checkout_timeout, self.check()).await {
             return Ok(self);
         }
-        if let Some(connection) = self.connection.take() {
-            connection.retire(RetireReason::FailedCheck);
-        }
-        drop(self);
+        self.retire(RetireReason::FailedCheck);
         account.checkout(want).await
     }
 
@@ -692,10 +697,8 @@ impl Lease {
         let config = self.account.config.load();
         let (octets, time) = (config.drain_bytes, config.drain_timeout);
         drop(config);
-        if !self.deref_mut().drain(remnant, octets, time).await
-            && let Some(connection) = self.connection.take()
-        {
-            connection.retire(RetireReason::DrainBudget);
+        if !self.deref_mut().drain(remnant, octets, time).await {
+            self.end(RetireReason::DrainBudget);
         }
     }
 }
@@ -717,15 +720,19 @@ impl DerefMut for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let Some(object) = self.object.take() else { return };
-        let current = self.account.generation.load(Ordering::Acquire) == self.generation;
-        if let Some(connection) = self.connection.take() {
-            if current {
-                return put_back(object, connection);
-            }
-            connection.retire(*self.account.outdated.lock());
+        if self.account.generation.load(Ordering::Acquire) != self.generation {
+            let reason = *self.account.outdated.lock();
+            self.end(reason);
         }
-        // The seat goes with its connection.
-        let _ = Object::take(object);
+        match self.connection.take() {
+            Some(connection) => {
+                if let Some(unfit) = put_back(object, connection) {
+                    unfit.keep_to_the_end(self.places.iter_mut().filter_map(Option::take));
+                }
+            }
+            // The seat goes with its connection.
+            None => drop(Object::take(object)),
+        }
     }
 }
 
@@ -735,6 +742,7 @@ pub struct Pools {
     backends: ArcSwap<Vec<Arc<Backend>>>,
     accounts: RwLock<HashMap<Key, Arc<Account>>>,
     everywhere: Allowance,
+    hubs: Arc<Everywhere>,
 }
 
 impl fmt::Debug for Pools {
@@ -748,7 +756,7 @@ impl Pools {
     #[must_use]
     pub fn new(config: Live<config::Pool>, backends: Vec<Arc<Backend>>, capacity: usize) -> Self {
         let (backends, everywhere) = (ArcSwap::from_pointee(backends), Allowance::new(capacity));
-        Self { config, backends, accounts: RwLock::default(), everywhere }
+        Self { config, backends, accounts: RwLock::default(), everywhere, hubs: Arc::default() }
     }
 
     /// The backends, the default one first.
@@ -890,7 +898,8 @@ impl Pools {
                 verified: Mutex::default(),
                 withheld: Mutex::default(),
                 last_used: Mutex::new(Instant::now()),
-                hubs: Arc::default(),
+                hubs: Arc::new(Registry::new(Arc::clone(&self.hubs))),
+                all_hubs: Arc::clone(&self.hubs),
                 last_client: Mutex::default(),
                 waiting: AtomicUsize::new(0),
                 waits: AtomicU64::new(0),

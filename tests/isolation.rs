@@ -28,23 +28,26 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use backend::Traits;
+use imapool::config::PoolMode;
 use world::{Running, Setting};
 
-const PLAIN: Traits = Traits { literal_plus: true, unselect: true, flaky_logins: 5 };
+const PLAIN: Traits = Traits { literal_plus: true, unselect: true, shared: false, flaky_logins: 5 };
 
 /// Each has its own way of using connections again.
-const SETTINGS: [Setting; 6] = [
-    Setting { name: "defaults", traits: PLAIN, clients: 24, configure: |_| {} },
+const SETTINGS: [Setting; 9] = [
+    Setting { name: "defaults", traits: PLAIN, clients: 24, every: 1, configure: |_| {} },
     Setting {
         name: "one",
-        traits: Traits { literal_plus: false, unselect: false, flaky_logins: 0 },
+        traits: Traits { literal_plus: false, unselect: false, shared: false, flaky_logins: 0 },
         clients: 16,
+        every: 1,
         configure: |config| config.pool.max_per_account = 1,
     },
     Setting {
         name: "restless",
         traits: PLAIN,
         clients: 24,
+        every: 1,
         configure: |config| {
             config.pool.max_per_account = 2;
             config.pool.linger = Duration::from_millis(1);
@@ -57,6 +60,7 @@ const SETTINGS: [Setting; 6] = [
         name: "patient",
         traits: Traits { unselect: false, ..PLAIN },
         clients: 24,
+        every: 1,
         configure: |config| {
             config.pool.max_per_account = 3;
             config.pool.drain_bytes = 1 << 20;
@@ -67,6 +71,7 @@ const SETTINGS: [Setting; 6] = [
         name: "crowded",
         traits: Traits { literal_plus: false, ..PLAIN },
         clients: 24,
+        every: 1,
         configure: |config| {
             config.pool.max_total = 5;
             config.pool.idle_timeout = Duration::from_millis(30);
@@ -76,9 +81,44 @@ const SETTINGS: [Setting; 6] = [
         name: "distrustful",
         traits: PLAIN,
         clients: 24,
+        every: 1,
         configure: |config| {
             config.auth.cache_ttl = Duration::from_millis(5);
             config.pool.per_credential = true;
+        },
+    },
+    Setting {
+        name: "shared",
+        traits: Traits { shared: true, ..PLAIN },
+        clients: 24,
+        every: 1,
+        configure: |config| {
+            config.pool.mode = PoolMode::Multiplex;
+            config.pool.share_patience = Duration::from_millis(10);
+        },
+    },
+    Setting {
+        name: "turns",
+        traits: Traits { shared: true, ..PLAIN },
+        clients: 24,
+        every: 10,
+        configure: |config| {
+            config.pool.mode = PoolMode::Multiplex;
+            config.pool.max_per_account = 1;
+        },
+    },
+    Setting {
+        name: "scarce",
+        traits: Traits { shared: true, unselect: false, ..PLAIN },
+        clients: 24,
+        every: 10,
+        configure: |config| {
+            config.pool.mode = PoolMode::Multiplex;
+            config.pool.max_total = 5;
+            config.pool.max_per_account = 2;
+            config.pool.linger = Duration::from_millis(1);
+            config.pool.keepalive = Duration::from_millis(3);
+            config.pool.share_patience = Duration::from_millis(1);
         },
     },
 ];
@@ -103,7 +143,7 @@ struct Load {
 
 impl Load {
     fn next(&self, world: usize) -> Option<u64> {
-        let number = self.next[world].fetch_add(SETTINGS.len() as u64, Ordering::Relaxed);
+        let number = self.next[world].fetch_add(SETTINGS.len() as u64 * SETTINGS[world].every, Ordering::Relaxed);
         let enough = match self.deadline {
             Some(deadline) => Instant::now() >= deadline,
             None => number >= self.last,

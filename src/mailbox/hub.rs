@@ -245,8 +245,12 @@ impl Hub {
                 self.lost(false, false, true);
             }
             Action::Overloaded(owner) => self.overloaded(owner),
+            Action::Elsewhere(ids) => self.send_elsewhere(&ids),
             Action::Split(id) => self.fork(&[id], false),
-            Action::HandOver(_) => self.handed_over = self.lease.take(),
+            Action::HandOver(_) => {
+                self.handed_over = self.lease.take();
+                self.yielding = None;
+            }
         }
     }
 
@@ -256,6 +260,19 @@ impl Hub {
             let others: Vec<MemberId> = self.machine.members().filter(|id| *id != owner).collect();
             self.fork(&others, true);
         }
+    }
+
+    /// To another hub of a mailbox with this name.
+    fn send_elsewhere(&mut self, ids: &[MemberId]) {
+        let machine = Machine::new(self.key.clone(), settings(&self.account), Instant::now().into_std());
+        let mut other = Self::new(&self.account, self.key.clone(), machine, true);
+        for id in ids {
+            if let (Some(run), Some(ends)) = (self.machine.eject(*id), self.members.remove(id)) {
+                other.machine.handle_join(*id, run);
+                other.members.insert(*id, ends);
+            }
+        }
+        tokio::spawn(other.run());
     }
 
     fn fork(&mut self, ids: &[MemberId], shared: bool) {
@@ -401,6 +418,7 @@ fn settings(account: &Account) -> Settings {
     Settings {
         idle: account.offers("IDLE"),
         esearch: account.offers("ESEARCH") || account.offers("IMAP4rev2"),
+        unseen: account.offers("IMAP4rev1"),
         keepalive: config.keepalive,
         patience: config.share_patience,
         parked: PARKED,

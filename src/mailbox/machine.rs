@@ -51,6 +51,8 @@ pub struct Settings {
     pub idle: bool,
     /// ESEARCH (RFC 4731).
     pub esearch: bool,
+    /// IMAP4rev1: SELECT says which message is the first without \\Seen.
+    pub unseen: bool,
     /// NOOP this often on a connection where nothing happens.
     pub keepalive: Duration,
     /// `pool.share_patience`
@@ -74,6 +76,9 @@ pub enum Action {
     Abandon,
     /// The others wait for this member's command: see whether they can have a further connection ([`Machine::fork`]).
     Overloaded(MemberId),
+    /// The mailbox that these select is not the hub's any more, which has another name now, or is gone: to a new hub with
+    /// them ([`Machine::eject`]).
+    Elsewhere(Vec<MemberId>),
     /// This member needs a connection of its own: [`Machine::fork`] with only it.
     Split(MemberId),
     /// The connection is this member's from now on; it is the last one, and has been told so.
@@ -159,6 +164,8 @@ pub struct Machine {
     /// When to say again that members wait for a command.
     overload_at: Instant,
     yielding: bool,
+    /// A member's command has run on this connection.
+    served: bool,
     /// The number from which on flags may have changed while there was no connection: they are asked for before members
     /// are served.
     recheck: Option<u32>,
@@ -194,6 +201,7 @@ impl Machine {
             retry_at: now,
             overload_at: now,
             yielding: false,
+            served: false,
             recheck: None,
             miscounted: 0,
         }
@@ -239,6 +247,7 @@ impl Machine {
         self.reader = Reader::default();
         self.reading = None;
         self.connected_since = self.now;
+        self.served = false;
         self.quiet_since = self.now;
     }
 
@@ -310,6 +319,13 @@ impl Machine {
 
     fn is_read_only(&self) -> bool {
         self.key.first() == Some(&b'r')
+    }
+
+    /// Gives back what somebody selects the mailbox with who is to do so in another hub, and is no member of this one any more.
+    pub fn eject(&mut self, id: MemberId) -> Option<Box<Run>> {
+        let run = self.members.get_mut(&id)?.waiting.take();
+        self.handle_leave(id);
+        run
     }
 
     /// A new hub with these members, which goes on from what this one knows, on another connection. `None`: it is not

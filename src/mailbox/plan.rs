@@ -16,6 +16,8 @@ pub enum Plan {
     Unselect,
     /// What is marked \Deleted goes, and the session leaves.
     Close,
+    /// With arguments that it cannot have: servers may take it all the same, and wait for more, or leave the mailbox.
+    Malformed,
     /// It runs on the shared connection.
     Run(Shape),
     /// It leaves something on the connection that others must not meet, or may come to mean anything: the session needs a
@@ -67,13 +69,12 @@ pub fn plan(command: &Command) -> Plan {
         Idle if command.arguments().at_end() => Plan::Idle,
         Unselect if command.arguments().at_end() => Plan::Unselect,
         Close if command.arguments().at_end() => Plan::Close,
+        Idle | Unselect | Close => Plan::Malformed,
         Fetch | Store | Search | Sort | Thread | Copy | Move | Expunge => messages(command),
         // With literals or without, these say nothing of single messages.
         Select | Examine | Noop | Check | List | Lsub | Status | Create | Delete | Rename | Subscribe | Unsubscribe
         | Namespace | GetQuota | GetQuotaRoot | SetQuota | GetAcl | SetAcl | DeleteAcl | ListRights | MyRights
-        | GetMetadata | SetMetadata | GenUrlAuth | UrlFetch | ResetKey | Idle | Unselect | Close => {
-            Plan::Run(Shape::default())
-        }
+        | GetMetadata | SetMetadata | GenUrlAuth | UrlFetch | ResetKey => Plan::Run(Shape::default()),
         _ => Plan::Pin,
     }
 }
@@ -177,6 +178,7 @@ mod tests {
             assert_eq!(plan(&command(line)), Plan::Pin, "{line}");
         }
         assert_eq!(plan(&command("a IDLE")), Plan::Idle);
+        assert_eq!(plan(&command("a IDLE now")), Plan::Malformed);
         assert_eq!(plan(&command("a CLOSE")), Plan::Close);
     }
 }

@@ -1,8 +1,8 @@
 //! An account's hubs: who can be joined, and who has to give up its connection when others wait for one.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -27,13 +27,41 @@ struct Entry {
     status: Arc<Status>,
 }
 
+/// Checkouts that wait for something of which there is no more, and hubs about to give up theirs.
+#[derive(Debug, Default)]
+struct Demand {
+    waiting: AtomicUsize,
+    yielding: AtomicUsize,
+}
+
+impl Demand {
+    fn wait(self: &Arc<Self>) -> Waiting {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        Waiting(Arc::clone(self))
+    }
+
+    /// More wait than hubs are about to give up theirs: the caller should.
+    fn claim(self: &Arc<Self>) -> Option<Yielding> {
+        let waiting = self.waiting.load(Ordering::Acquire);
+        let claim = |yielding| (yielding < waiting).then_some(yielding + 1);
+        self.yielding.fetch_update(Ordering::AcqRel, Ordering::Acquire, claim).ok()?;
+        Some(Yielding(Arc::clone(self)))
+    }
+}
+
+/// The hubs of all accounts: who has to give up its connection when there may be no more of them anywhere.
+#[derive(Debug, Default)]
+pub struct Everywhere {
+    hubs: Mutex<Vec<Weak<Status>>>,
+    demand: Arc<Demand>,
+}
+
 /// See the module.
 #[derive(Default)]
 pub struct Registry {
     entries: Mutex<Vec<Entry>>,
-    /// Checkouts that wait for a connection, and hubs about to give up theirs.
-    waiting: AtomicUsize,
-    yielding: AtomicUsize,
+    demand: Arc<Demand>,
+    everywhere: Arc<Everywhere>,
 }
 
 impl fmt::Debug for Registry {
@@ -44,9 +72,9 @@ impl fmt::Debug for Registry {
 
 /// A checkout waits for a connection as long as this lives.
 #[derive(Debug)]
-pub struct Waiting<'a>(&'a Registry);
+pub struct Waiting(Arc<Demand>);
 
-impl Drop for Waiting<'_> {
+impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::AcqRel);
     }
@@ -54,7 +82,7 @@ impl Drop for Waiting<'_> {
 
 /// A hub that is about to give up its connection.
 #[derive(Debug)]
-pub(super) struct Yielding(Arc<Registry>);
+pub(super) struct Yielding(Arc<Demand>);
 
 impl Drop for Yielding {
     fn drop(&mut self) {
@@ -62,7 +90,42 @@ impl Drop for Yielding {
     }
 }
 
+impl Status {
+    /// Asks the one of `hubs` that has rested longest for its connection.
+    fn ask<'a>(hubs: impl Iterator<Item = &'a Self>) {
+        let resting = hubs.filter_map(|hub| Some((*hub.resting_since.lock().as_ref()?, hub)));
+        if let Some((_, hub)) = resting.min_by_key(|(since, _)| *since) {
+            *hub.resting_since.lock() = None;
+            hub.wanted.notify_one();
+        }
+    }
+}
+
+impl Everywhere {
+    fn add(&self, status: &Arc<Status>) {
+        let mut hubs = self.hubs.lock();
+        if hubs.len() == hubs.capacity() {
+            hubs.retain(|hub| hub.strong_count() > 0);
+        }
+        hubs.push(Arc::downgrade(status));
+    }
+
+    /// A checkout finds that there may be no more connections in use, of any account.
+    pub fn wait(&self) -> Waiting {
+        let waiting = self.demand.wait();
+        let hubs: Vec<_> = self.hubs.lock().iter().filter_map(Weak::upgrade).collect();
+        Status::ask(hubs.iter().map(|hub| &**hub));
+        waiting
+    }
+}
+
 impl Registry {
+    /// Of one account.
+    #[must_use]
+    pub fn new(everywhere: Arc<Everywhere>) -> Self {
+        Self { everywhere, ..Self::default() }
+    }
+
     /// Hands the session to a hub of its mailbox; gives it back when there is none.
     pub(super) fn join(&self, key: &Bytes, mut join: Join) -> Result<(), Join> {
         let mut entries = self.entries.lock();
@@ -78,6 +141,7 @@ impl Registry {
     }
 
     pub(super) fn add(&self, key: Bytes, joins: mpsc::Sender<Join>, status: Arc<Status>) {
+        self.everywhere.add(&status);
         self.entries.lock().push(Entry { key, joins, status });
     }
 
@@ -92,19 +156,12 @@ impl Registry {
         last
     }
 
-    /// A checkout finds no connection free: the hub that has rested longest is asked for its own.
-    pub fn wait(&self) -> Waiting<'_> {
-        self.waiting.fetch_add(1, Ordering::AcqRel);
+    /// A checkout finds no connection of the account free: the hub that has rested longest is asked for its own.
+    pub fn wait(&self) -> Waiting {
+        let waiting = self.demand.wait();
         let entries = self.entries.lock();
-        let resting = entries
-            .iter()
-            .filter(|entry| !entry.joins.is_closed())
-            .filter_map(|entry| Some((entry.status.resting_since.lock().as_ref().copied()?, entry)));
-        if let Some((_, entry)) = resting.min_by_key(|(since, _)| *since) {
-            *entry.status.resting_since.lock() = None;
-            entry.status.wanted.notify_one();
-        }
-        Waiting(self)
+        Status::ask(entries.iter().filter(|entry| !entry.joins.is_closed()).map(|entry| &*entry.status));
+        waiting
     }
 
     /// Whether a hub would give up its connection if somebody waited for one.
@@ -113,12 +170,10 @@ impl Registry {
         entries.iter().any(|entry| !Arc::ptr_eq(&entry.status, but) && entry.status.resting_since.lock().is_some())
     }
 
-    /// More checkouts wait than hubs are about to give up their connections: the caller should.
-    pub(super) fn claim(self: &Arc<Self>) -> Option<Yielding> {
-        let waiting = self.waiting.load(Ordering::Acquire);
-        let claim = |yielding| (yielding < waiting).then_some(yielding + 1);
-        self.yielding.fetch_update(Ordering::AcqRel, Ordering::Acquire, claim).ok()?;
-        Some(Yielding(Arc::clone(self)))
+    /// More checkouts wait than hubs are about to give up their connections, of this account or anywhere: the caller
+    /// should.
+    pub(super) fn claim(&self) -> Option<Yielding> {
+        self.demand.claim().or_else(|| self.everywhere.demand.claim())
     }
 
     /// Hubs, and members of all of them.

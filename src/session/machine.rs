@@ -587,7 +587,7 @@ impl Machine {
     /// A whole command.
     fn command(&mut self, command: Command) {
         match (command.name, self.state) {
-            (Name::Capability | Name::Logout | Name::StartTls, _) if !command.arguments().at_end() => {
+            (Name::Capability | Name::Logout | Name::StartTls | Name::Idle, _) if !command.arguments().at_end() => {
                 self.bad(&command.tag, "This command takes no arguments.");
             }
             (Name::Id, _) if !is_id_list(&command) => self.bad(&command.tag, "ID takes NIL or a list of strings."),

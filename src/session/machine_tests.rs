@@ -463,7 +463,8 @@ fn idle() {
     // DONE before the continuation, and a refusal.
     Play::logged_in().play(
         "C: a IDLE\\r\\nDONE\\r\\nb NOOP\nRUN a IDLE\n> continue + \nS: + \nSEND DONE\\r\\n\n> done OK\nS: a OK
-         S: b OK NOOP completed.\nC: c IDLE\nRUN c IDLE\n> done BAD no\nS: c BAD no",
+         S: b OK NOOP completed.\nC: c IDLE\nRUN c IDLE\n> done BAD no\nS: c BAD no\n\
+         C: d IDLE now\nS: d BAD This command takes no arguments.",
     );
 }
 

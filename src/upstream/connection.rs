@@ -21,6 +21,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use self::keeper::Berth;
@@ -48,6 +49,8 @@ pub struct Shared {
     epoch: Instant,
     facts: Mutex<Facts>,
     berth: Berth,
+    /// Given back when the socket is closed; `None`: it is.
+    kept: Mutex<Option<Vec<OwnedSemaphorePermit>>>,
     budget: Arc<Budget>,
 }
 
@@ -182,6 +185,7 @@ impl Connection {
             epoch: Instant::now(),
             facts: Mutex::new(opened.machine.facts().clone()),
             berth: Berth::default(),
+            kept: Mutex::new(Some(Vec::new())),
             budget: Arc::clone(budget),
         });
         budget.register(opened.permit.backend(), &shared);
@@ -326,6 +330,13 @@ impl Connection {
             }
         };
         tokio::time::timeout(time, read).await.unwrap_or(false)
+    }
+
+    /// These are given back when its socket is closed. What follows has to end it.
+    pub fn keep_to_the_end(&self, permits: impl IntoIterator<Item = OwnedSemaphorePermit>) {
+        if let Some(kept) = self.shared.kept.lock().as_mut() {
+            kept.extend(permits);
+        }
     }
 
     /// Ends it, for this reason.

@@ -3,6 +3,9 @@
 //! It keeps watch in the other direction, too: a connection must carry only commands of sessions of its own account, and
 //! a message only octets of the command that it belongs to.
 
+#[path = "shared.rs"]
+mod shared;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::plan::{
-    ACCOUNTS, Fault, MAILBOXES, Marker, Plan, Rng, Token, account_by, account_of, literal, number, words,
+    ACCOUNTS, Fault, MAILBOXES, Marker, Plan, Rng, Token, account_by, account_of, literal, number, shared_number, words,
 };
 use crate::world::World;
 
@@ -25,6 +28,8 @@ use crate::world::World;
 pub(crate) struct Traits {
     pub(crate) literal_plus: bool,
     pub(crate) unselect: bool,
+    /// Sessions share connections: what is said of a mailbox has to make sense.
+    pub(crate) shared: bool,
     /// Logins that fail for no fault of the credential, of a thousand.
     pub(crate) flaky_logins: u64,
 }
@@ -59,6 +64,7 @@ pub(crate) async fn serve(listener: TcpListener, traits: Traits, world: Arc<Worl
                 rng: Rng::new(world.seed ^ id),
                 account: None,
                 selected: None,
+                seen: 0,
                 last: None,
                 later: None,
                 world,
@@ -93,6 +99,8 @@ struct Connection {
     account: Option<usize>,
     /// A mailbox, and the session that selected it.
     selected: Option<(usize, u64)>,
+    /// Of the messages that were expunged there, those that were told of.
+    seen: u64,
     /// Tag of the command before.
     last: Option<String>,
     later: Option<(Instant, Later)>,
@@ -246,7 +254,10 @@ impl Connection {
     async fn answer(&mut self, command: &Command, account: usize) -> Result<(), Over> {
         let verb = String::from_utf8_lossy(words(&command.text).nth(1).unwrap_or_default()).to_ascii_uppercase();
         let Some(token) = Token::find(&command.text) else {
-            return self.answer_unmarked(command, &verb, account).await;
+            return match self.traits.shared && !matches!(verb.as_str(), "CAPABILITY" | "ENABLE" | "LOGOUT") {
+                true => self.answer_sharer(command, &verb, account).await,
+                false => self.answer_unmarked(command, &verb, account).await,
+            };
         };
         self.watch(command, &verb, token, account);
         let mut plan = Plan::of(token.seed);
@@ -256,8 +267,9 @@ impl Connection {
         }
         let Token { session, command: index, .. } = token;
         let mut reply = Reply { out: Vec::new(), session, command: index, account, connection: self.id, part: 0 };
+        let keeps_numbers = matches!(verb.as_str(), "FETCH" | "STORE" | "SEARCH");
         if plan.news_before {
-            self.news(&mut reply.out);
+            self.news(&mut reply.out, !keeps_numbers);
         }
         if verb == "IDLE" {
             self.idle(&mut reply, &plan).await?;
@@ -280,7 +292,7 @@ impl Connection {
         }
         let mut out = Vec::new();
         if self.rng.chance(300) {
-            self.news(&mut out);
+            self.news(&mut out, true);
         }
         if verb == "ENABLE" {
             let marker = Marker::Account { account, connection: self.id };
@@ -329,7 +341,10 @@ impl Connection {
     }
 
     /// What happened in the selected mailbox, told to whoever selected it.
-    fn news(&mut self, out: &mut Vec<u8>) {
+    fn news(&mut self, out: &mut Vec<u8>, expunge: bool) {
+        if self.traits.shared {
+            return self.sharers_news(out, expunge);
+        }
         let Some((mailbox, session)) = self.selected else { return };
         let account = self.account.unwrap_or_default();
         let n = number(session, mailbox);
@@ -353,7 +368,7 @@ impl Connection {
         self.stream.write_all(&out).await?;
         if plan.lines > 0 {
             let mut out = Vec::new();
-            self.news(&mut out);
+            self.news(&mut out, true);
             self.later = Some((Instant::now() + Duration::from_millis(plan.lines), Later::Say(out)));
         }
         let line = self.line().await?;
@@ -366,7 +381,7 @@ impl Connection {
     /// The untagged part, and what becomes of the connection's state; gives the status.
     fn body(&mut self, reply: &mut Reply, command: &Command, verb: &str, plan: &Plan) -> &'static str {
         let mailbox = self.selected.map_or(0, |(mailbox, _)| mailbox);
-        let n = number(reply.session, mailbox);
+        let n = self.count(reply, mailbox);
         if self.selected.is_none() && matches!(verb, "FETCH" | "SEARCH" | "UID" | "STORE" | "CHECK" | "CLOSE") {
             return "BAD";
         }
@@ -382,6 +397,11 @@ impl Connection {
         plan.status
     }
 
+    /// How many messages the mailbox has.
+    fn count(&self, reply: &Reply, mailbox: usize) -> u64 {
+        if self.traits.shared { shared_number(reply.account, mailbox) } else { number(reply.session, mailbox) }
+    }
+
     fn select(&mut self, reply: &mut Reply, command: &Command, status: &str) {
         if let Some((mailbox, session)) = self.selected
             && status != "BAD"
@@ -393,8 +413,10 @@ impl Connection {
         let mailbox = MAILBOXES.iter().position(|mailbox| mailbox.as_bytes() == name).unwrap_or_default();
         match status {
             "OK" => {
-                self.selected = Some((mailbox, reply.session));
-                let n = number(reply.session, mailbox);
+                let session = if self.traits.shared { 0 } else { reply.session };
+                self.selected = Some((mailbox, session));
+                self.seen = self.world.gone[reply.account * MAILBOXES.len() + mailbox].load(Ordering::Relaxed);
+                let n = self.count(reply, mailbox);
                 reply.line("FLAGS (");
                 reply.line(&format!("OK [UIDVALIDITY {n}] "));
                 reply.out.extend_from_slice(format!("* {n} EXISTS\r\n* {n} RECENT\r\n").as_bytes());
@@ -428,7 +450,7 @@ impl Connection {
         }
         reply.raw(&tagged);
         if plan.news_after {
-            self.news(&mut reply.out);
+            self.news(&mut reply.out, false);
         }
         let line = format!("* LIST () \"/\" {account}\r\n");
         match plan.fault {

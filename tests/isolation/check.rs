@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::plan::{Marker, Plan, account_of, numbered, words};
+use crate::plan::{MAILBOXES, Marker, Plan, account_of, is_shared_number, numbered, words};
 
 /// A command of the session, as far as its reply is concerned.
 #[derive(Debug, Clone)]
@@ -25,6 +25,7 @@ pub(crate) struct Foreign(pub(crate) String);
 pub(crate) struct Checker {
     session: u64,
     worlds: u64,
+    shared: bool,
     account: usize,
     expected: Vec<Expected>,
     /// Commands answered.
@@ -41,6 +42,8 @@ pub(crate) struct Checker {
     /// The running command has been asked for more.
     asked: bool,
     selected: bool,
+    /// The mailbox, where connections are shared.
+    mailbox: Option<usize>,
     greeted: bool,
     bye: bool,
     /// The last lines, for whoever has to find out what went wrong.
@@ -54,10 +57,11 @@ pub(crate) const WRONG_LOGIN: &str = "LOGIN with a wrong secret";
 const HARMLESS: [&[u8]; 4] = [b"IMAP4rev1", b"XOAUTH2", b"AUTH=XOAUTH2", env!("CARGO_PKG_VERSION").as_bytes()];
 
 impl Checker {
-    pub(crate) fn new(session: u64, worlds: u64, expected: Vec<Expected>) -> Self {
+    pub(crate) fn new(session: u64, worlds: u64, shared: bool, expected: Vec<Expected>) -> Self {
         Self {
             session,
             worlds,
+            shared,
             account: account_of(session, worlds),
             expected,
             done: 0,
@@ -68,6 +72,7 @@ impl Checker {
             continued_line: false,
             asked: false,
             selected: false,
+            mailbox: None,
             greeted: false,
             bye: false,
             seen: Vec::new(),
@@ -202,6 +207,11 @@ impl Checker {
         if expected.verb == WRONG_LOGIN && status == b"OK" {
             return Err(Foreign("a wrong secret was accepted".into()));
         }
+        if self.shared && matches!(expected.verb, "SELECT" | "EXAMINE") {
+            // Of a shared connection, its reply bears no session's mark.
+            self.selected = status == b"OK" || self.selected && status == b"BAD";
+            self.mailbox = expected.mailbox.filter(|_| status == b"OK").or(self.mailbox);
+        }
         if ours {
             self.served += 1;
             if status == b"OK" && needs_mailbox(expected.verb) && !self.selected {
@@ -264,6 +274,7 @@ impl Checker {
             Marker::Continue { session, command, account, .. } => {
                 session == self.session && account == self.account && Some(command) == front
             }
+            Marker::News { mailbox, account, .. } if self.shared => account == self.account && self.is_in(mailbox),
             Marker::News { session, mailbox, account, .. } => {
                 let of_mailbox = line.starts_with(b"* FLAGS") || line.starts_with(b"* OK [PERMANENTFLAGS");
                 account == self.account && (session == self.session || of_mailbox && self.selects(session, mailbox))
@@ -275,6 +286,14 @@ impl Checker {
     }
 
     fn number(&self, number: u64, line: &[u8]) -> Result<(), Foreign> {
+        if self.shared {
+            let of_mailbox = |mailbox| self.is_in(mailbox) && is_shared_number(number, self.account, mailbox);
+            let none_recent = number == 0 && line.ends_with(b" RECENT");
+            return match none_recent || (0..MAILBOXES.len()).any(of_mailbox) {
+                true => Ok(()),
+                false => Err(Foreign(format!("the number {number}"))),
+            };
+        }
         if number > 0 {
             let (session, mailbox) = numbered(number);
             let size = line.ends_with(b"EXISTS") || line.ends_with(b"RECENT");
@@ -283,6 +302,11 @@ impl Checker {
             }
         }
         Err(Foreign(format!("the number {number}")))
+    }
+
+    /// Whether the session has this mailbox selected, or the running command selects it.
+    fn is_in(&self, mailbox: usize) -> bool {
+        self.mailbox == Some(mailbox) || self.front().is_some_and(|front| front.mailbox == Some(mailbox))
     }
 
     /// Whether the running command selects the very mailbox that an earlier session of the account had selected: how big

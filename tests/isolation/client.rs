@@ -77,14 +77,15 @@ pub(crate) struct Wrong {
 }
 
 impl Session {
-    pub(crate) fn new(seed: u64, number: u64, worlds: u64) -> Self {
+    /// `shared`: with sessions of the same account it shares connections, so that some of its commands bear no mark.
+    pub(crate) fn new(seed: u64, number: u64, worlds: u64, shared: bool) -> Self {
         let mut rng = Rng::new(seed ^ number.wrapping_mul(0xd134_2543_de82_ef95));
         let mut writer =
-            Writer { rng: Rng::new(rng.next()), session: number, script: Vec::new(), expected: Vec::new() };
+            Writer { rng: Rng::new(rng.next()), session: number, shared, script: Vec::new(), expected: Vec::new() };
         writer.write(account_of(number, worlds));
         let octets: usize = writer.script.iter().flatten().map(Part::len).sum();
         let manner = Manner::any(&mut rng, octets);
-        Self { script: writer.script, manner, checker: Checker::new(number, worlds, writer.expected) }
+        Self { script: writer.script, manner, checker: Checker::new(number, worlds, shared, writer.expected) }
     }
 
     /// From the connection's first octet to its last.
@@ -161,6 +162,7 @@ impl Manner {
 struct Writer {
     rng: Rng,
     session: u64,
+    shared: bool,
     script: Vec<Vec<Part>>,
     expected: Vec<Expected>,
 }
@@ -255,6 +257,10 @@ impl Writer {
         let token = self.token();
         let verb = if self.rng.chance(700) { "SELECT" } else { "EXAMINE" };
         let mailbox = usize::try_from(self.rng.below(MAILBOXES.len() as u64)).unwrap();
+        if self.shared && !self.rng.chance(100) {
+            let line = format!("{} {verb} {}\r\n", self.tag(), MAILBOXES[mailbox]);
+            return self.push(verb, Some(mailbox), None, vec![Part::Octets(line.into())]);
+        }
         let line = format!("{} {verb} {} ({})\r\n", self.tag(), MAILBOXES[mailbox], token.text());
         self.push(verb, Some(mailbox), Some(Plan::of(token.seed)), vec![Part::Octets(line.into())]);
     }
@@ -278,6 +284,10 @@ impl Writer {
     fn line(&mut self) {
         let token = self.token();
         let t = token.text();
+        if self.shared && self.rng.chance(100) {
+            let verb = self.rng.pick(&["CLOSE", "UNSELECT"]);
+            return self.local(verb);
+        }
         let (verb, arguments) = match self.rng.below(16) {
             0 => ("LIST", format!("\"\" {t}")),
             1 => ("STATUS", format!("INBOX ({t})")),
@@ -305,7 +315,11 @@ impl Writer {
             _ => self.rng.below(60_000),
         };
         let message = token.message(usize::try_from(len).unwrap());
-        let line = format!("{} APPEND {} ", self.tag(), token.text()).into_bytes();
+        let line = match self.shared && self.rng.chance(500) {
+            true => format!("{} APPEND INBOX ({}) ", self.tag(), token.text()),
+            false => format!("{} APPEND {} ", self.tag(), token.text()),
+        };
+        let line = line.into_bytes();
         self.literal("APPEND", line, &message, Plan::of(token.seed));
     }
 
@@ -328,7 +342,11 @@ impl Writer {
 
     fn idle(&mut self) {
         let token = self.token();
-        let begin = format!("{} IDLE {}\r\n", self.tag(), token.text());
+        let plan = (!self.shared || self.rng.chance(100)).then(|| Plan::of(token.seed));
+        let begin = match &plan {
+            Some(_) => format!("{} IDLE {}\r\n", self.tag(), token.text()),
+            None => format!("{} IDLE\r\n", self.tag()),
+        };
         let pause = Duration::from_millis(if self.rng.chance(100) { 100 } else { self.rng.below(6) });
         let parts = vec![
             Part::Octets(begin.into()),
@@ -337,7 +355,7 @@ impl Writer {
             // One in ten forgets how an IDLE is ended.
             Part::Octets(if self.rng.chance(100) { b"NOOP\r\n".to_vec() } else { b"DONE\r\n".to_vec() }),
         ];
-        self.push("IDLE", None, Some(Plan::of(token.seed)), parts);
+        self.push("IDLE", None, plan, parts);
     }
 
     /// A command nobody knows, whose continuation asks for a further line.

@@ -177,6 +177,23 @@ pub(crate) fn number(session: u64, mailbox: usize) -> u64 {
     session * 8 + mailbox as u64 + 1
 }
 
+/// Numbers of one mailbox in a world whose sessions share connections.
+const SPREAD: u64 = 10_000;
+
+/// Where sessions share connections, numbers name account and mailbox: how many messages a mailbox has, always. UIDs, and
+/// the numbers of a session that was not told of EXPUNGE yet, are up to [`MAX_GONE`] above it.
+pub(crate) fn shared_number(account: usize, mailbox: usize) -> u64 {
+    (1 + account * MAILBOXES.len() + mailbox) as u64 * SPREAD
+}
+
+/// Messages that may be expunged (and replaced by new ones) in a mailbox of a world whose sessions share connections.
+pub(crate) const MAX_GONE: u64 = SPREAD - 100;
+
+/// Whether a number is one of this mailbox: see [`shared_number`].
+pub(crate) fn is_shared_number(number: u64, account: usize, mailbox: usize) -> bool {
+    number / SPREAD == shared_number(account, mailbox) / SPREAD
+}
+
 /// The session and the mailbox of a [`number`].
 pub(crate) fn numbered(number: u64) -> (u64, usize) {
     ((number - 1) / 8, usize::try_from((number - 1) % 8).unwrap())

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::backend::{self, Traits};
 use crate::client::{Outcome, Session, Wrong};
+use crate::plan::{ACCOUNTS, MAILBOXES};
 
 /// What all tasks of one world share.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct World {
     /// Among how many worlds the sessions are dealt out.
     pub(crate) worlds: u64,
     pub(crate) backend_connections: AtomicU64,
+    /// Messages that were expunged and replaced, of each mailbox of each account.
+    pub(crate) gone: Vec<AtomicU64>,
     failures: Mutex<Vec<String>>,
 }
 
@@ -45,6 +48,8 @@ pub(crate) struct Setting {
     pub(crate) name: &'static str,
     pub(crate) traits: Traits,
     pub(crate) configure: fn(&mut Config),
+    /// One session in so many is run: where connections are scarce, sessions wait.
+    pub(crate) every: u64,
     /// Sessions at once.
     pub(crate) clients: usize,
 }
@@ -63,8 +68,9 @@ impl Running {
     pub(crate) async fn start(setting: Setting, seed: u64, worlds: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let backend = config::Backend::new("127.0.0.1", listener.local_addr().unwrap().port());
+        let gone = (0..ACCOUNTS.len() * MAILBOXES.len()).map(|_| AtomicU64::new(0)).collect();
         let world =
-            Arc::new(World { seed, worlds, backend_connections: AtomicU64::new(0), failures: Mutex::default() });
+            Arc::new(World { seed, worlds, backend_connections: AtomicU64::new(0), gone, failures: Mutex::default() });
         let backend_task = tokio::spawn(backend::serve(listener, setting.traits, Arc::clone(&world)));
         let socket = std::env::temp_dir().join(format!("imapool-{}-{}.sock", std::process::id(), setting.name));
         let proxy = Proxy::start(configuration(&setting, &socket, backend)).await.unwrap();
@@ -81,7 +87,7 @@ impl Running {
 
     /// Runs one session.
     pub(crate) async fn session(&self, number: u64) -> Result<Outcome, Wrong> {
-        let session = Session::new(self.world.seed, number, self.world.worlds);
+        let session = Session::new(self.world.seed, number, self.world.worlds, self.setting.traits.shared);
         let unconnected = |error| Wrong { what: format!("no connection to the proxy: {error}"), story: String::new() };
         // Resets exist on TCP only.
         if (number / self.world.worlds).is_multiple_of(4) {

@@ -1,14 +1,16 @@
 //! What runs upstream, and what runs next.
 
+use std::ops::RangeInclusive;
+
 use bytes::{Bytes, BytesMut};
 
 use super::resume::Fresh;
 use super::selection::Selection;
 use super::{Action, BEFORE_CENSUS, BEFORE_IDLE, IDLE_RENEWAL, Link, MAX_ATTEMPTS, Machine, MemberId, QUANTUM, Told};
 use crate::imap::command::{Command, Name, Segment, quoted};
-use crate::imap::effects::loud;
+use crate::imap::effects::{fetch_effects, loud};
 use crate::imap::ranges::Ranges;
-use crate::imap::rewrite::{Outcome, rewrite};
+use crate::imap::rewrite::{Outcome, is_uid, rewrite};
 use crate::imap::sequence::SequenceSet;
 use crate::mailbox::log::Replay;
 use crate::mailbox::plan::{Plan, Shape, plan};
@@ -24,9 +26,11 @@ pub(super) enum Job {
     /// Asks for the UIDs of the messages; `fresh`: to find out what happened while there was no connection.
     Census { list: BytesMut, fresh: Option<Fresh> },
     /// Asks what no news tell, for those who join.
-    Status { joiners: Vec<MemberId>, text: BytesMut },
+    Status { joining: Joining, text: BytesMut },
+    /// Looks for the first message without \Seen.
+    Unseen { joining: Joining, list: BytesMut },
     /// Asks for all news, so that those who join see the mailbox as it is.
-    Refresh { joiners: Vec<MemberId>, uid_next: Option<u32> },
+    Refresh(Joining),
     /// Asks for flags that may have changed while there was no connection.
     Recheck,
     /// NOOP, to be kept.
@@ -37,6 +41,15 @@ pub(super) enum Job {
     Close { member: MemberId, alone: bool },
     /// A member's command.
     Member(Box<Running>),
+}
+
+/// Those who join, and what is to be said in reply to their SELECT.
+#[derive(Debug, Default)]
+pub(super) struct Joining {
+    pub(super) ids: Vec<MemberId>,
+    pub(super) uid_next: Option<u32>,
+    /// The UID of the first message without \Seen.
+    pub(super) unseen: Option<u32>,
 }
 
 /// A member's command that runs.
@@ -101,7 +114,7 @@ impl Machine {
 
     fn next(&mut self, open: bool) {
         while self.job.is_none() && self.link == (Link::Up { open }) && self.actions.is_empty() {
-            if self.yielding && (self.queue.is_empty() || self.now >= self.connected_since + QUANTUM) {
+            if self.yielding && self.has_had_enough(open) {
                 return self.give_up();
             }
             if !open {
@@ -111,8 +124,22 @@ impl Machine {
                 return;
             }
             let Some(id) = self.queue.pop_front() else { return self.leisure() };
+            if self.needs_census(id) {
+                self.queue.push_front(id);
+                return self.ask_for_new_uids();
+            }
             self.serve(id);
         }
+    }
+
+    /// The connection may go to others: the members have been told what there is, and, if they ask for something, one was
+    /// served at least, however long it took to select the mailbox anew.
+    fn has_had_enough(&self, open: bool) -> bool {
+        if !self.wants_connection() {
+            return true;
+        }
+        let up_to_date = open && self.recheck.is_none();
+        up_to_date && (self.queue.is_empty() || self.served && self.now >= self.connected_since + QUANTUM)
     }
 
     /// Gives the connection away, if it can be told afterwards what has changed meanwhile.
@@ -142,6 +169,7 @@ impl Machine {
     }
 
     pub(super) fn begin(&mut self, job: Job, run: Box<Run>) {
+        self.served |= matches!(job, Job::Open { .. } | Job::Refresh(_) | Job::Close { .. } | Job::Member(_));
         self.job = Some(job);
         self.job_since = self.now;
         self.overload_at = self.now + self.settings.patience;
@@ -207,11 +235,12 @@ impl Machine {
         }
         let members = &self.members;
         let joins = |id: &MemberId| members.get(id).is_some_and(|member| member.cursor.is_none());
-        let (mut joiners, others): (Vec<_>, Vec<_>) = self.queue.drain(..).partition(joins);
+        let (mut ids, others): (Vec<_>, Vec<_>) = self.queue.drain(..).partition(joins);
         self.queue = others.into();
-        joiners.insert(0, first);
-        let run = self.with_mailbox(Name::Status, " (UIDNEXT)");
-        self.begin(Job::Status { joiners, text: BytesMut::new() }, run);
+        ids.insert(0, first);
+        let run = self.with_mailbox(Name::Status, " (UIDNEXT UIDVALIDITY)");
+        let joining = Joining { ids, ..Joining::default() };
+        self.begin(Job::Status { joining, text: BytesMut::new() }, run);
     }
 
     /// Runs a member's command, with its message numbers made the backend's.
@@ -251,11 +280,47 @@ impl Machine {
         self.begin(Job::Member(Box::new(job)), run);
     }
 
-    /// The messages, by the backend's numbers or UIDs, that a command names.
+    /// The UIDs have to be known before this member's command: after a loss the hub could not go on, once somebody knows more
+    /// of a message than that it is there. As long as nothing is news since SELECT, UIDNEXT will do, if all is soon over.
+    fn needs_census(&self, id: MemberId) -> bool {
+        if !self.wants_census() {
+            return false;
+        }
+        let changed = self.selection.as_ref().is_some_and(|selection| selection.changed);
+        let soon_over = !changed && self.now < self.connected_since + BEFORE_CENSUS;
+        let run = self.members.get(&id).and_then(|member| member.waiting.as_ref());
+        !soon_over
+            && run.is_some_and(|run| !self.tells_uids(&run.command) && (self.touched || self.touches(&run.command)))
+    }
+
+    /// Whether the reply tells all UIDs that are not known here, one by one.
+    fn tells_uids(&self, command: &Command) -> bool {
+        let (star, known) = self.known(is_uid(command));
+        let all = |span: RangeInclusive<u32>| span.contains(&(known + 1)) && *span.end() >= star;
+        fetch_effects(command).uid && named(command, star).spans().any(all)
+    }
+
+    /// Whether the reply may tell of messages whose UIDs are not known here.
+    fn touches(&self, command: &Command) -> bool {
+        let uid = is_uid(command);
+        let (star, known) = self.known(uid);
+        match command.name {
+            Name::Search | Name::Sort | Name::Thread => !uid,
+            Name::Fetch | Name::Store => named(command, star).last().is_some_and(|last| last > known),
+            _ => false,
+        }
+    }
+
+    /// What `*` is for a command by UID or by number, and up to where UIDs are known.
+    fn known(&self, uid: bool) -> (u32, u32) {
+        if uid { (u32::MAX, self.uids.last().unwrap_or(0)) } else { (self.exists, self.uids.len()) }
+    }
+
+    /// The messages, by the backend's numbers or UIDs, that a command names; the last UID is `u32::MAX` while it is not
+    /// known.
     fn named(&self, command: &Command, uid: bool) -> Ranges {
-        let star = if uid { self.uids.last().unwrap_or(0) } else { self.exists };
-        let set = command.arguments().word().and_then(|set| SequenceSet::parse(set).ok());
-        set.map_or_else(Ranges::new, |set| set.resolve(star))
+        let last = self.uids.last().filter(|_| self.uids.len() == self.exists);
+        named(command, if uid { last.unwrap_or(u32::MAX) } else { self.exists })
     }
 
     /// A member needs a connection of its own.
@@ -272,6 +337,7 @@ impl Machine {
                 member.out.push_back(Told::Yours(run));
             }
             self.link = Link::Down;
+            self.yielding = false;
             return self.actions.push_back(Action::HandOver(id));
         }
         if let Some(member) = self.members.get_mut(&id) {
@@ -316,8 +382,8 @@ impl Machine {
                     self.leave_with(member, b" NO [UNAVAILABLE] Connection to the mail server lost.\r\n");
                 }
             }
-            Some(Job::Status { joiners, .. } | Job::Refresh { joiners, .. }) => {
-                for id in joiners.into_iter().rev() {
+            Some(Job::Status { joining, .. } | Job::Unseen { joining, .. } | Job::Refresh(joining)) => {
+                for id in joining.ids.into_iter().rev() {
                     if self.members.get(&id).is_some_and(|member| member.waiting.is_some()) {
                         self.queue.push_front(id);
                     }
@@ -346,6 +412,11 @@ impl Machine {
             member.out.push_back(told);
         }
     }
+}
+
+fn named(command: &Command, star: u32) -> Ranges {
+    let set = command.arguments().word().and_then(|set| SequenceSet::parse(set).ok());
+    set.map_or_else(Ranges::new, |set| set.resolve(star))
 }
 
 const GONE: &[u8] = b" NO [EXPUNGEISSUED] Some of the requested messages no longer exist.\r\n";

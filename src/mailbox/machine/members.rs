@@ -51,6 +51,7 @@ impl Machine {
                 self.wake();
             }
             Plan::Idle => self.done(id, b" BAD IDLE is not available.\r\n"),
+            Plan::Malformed => self.done(id, b" BAD It takes no arguments.\r\n"),
             Plan::Unselect => self.leave_with(id, b" OK Unselect completed.\r\n"),
             Plan::Close if read_only => self.leave_with(id, b" OK Close completed.\r\n"),
             _ => {

@@ -175,7 +175,7 @@ impl Machine {
     }
 
     fn result_text(&mut self, reading: &mut Reading, text: &Bytes) {
-        if let Some(Job::Census { list, .. }) = &mut self.job {
+        if let Some(Job::Census { list, .. } | Job::Unseen { list, .. }) = &mut self.job {
             if list.len() + text.len() <= MAX_LIST {
                 list.put_slice(text);
             }
@@ -286,7 +286,10 @@ impl Machine {
         let Some(Job::Member(running)) = &self.job else { return false };
         let Some(member) = self.members.get_mut(&running.id) else { return false };
         let (Some(named), Some(store)) = (&running.silent, &running.shape.store) else { return false };
-        let named = if running.shape.uid { uid.is_some_and(|uid| named.contains(uid)) } else { named.contains(number) };
+        let named = match running.shape.uid {
+            true => uid.is_some_and(|uid| named.contains(uid)) || number == self.exists && named.contains(u32::MAX),
+            false => named.contains(number),
+        };
         let expected =
             self.shadow.flags(number).is_none_or(|before| stored(before, store.sign, &store.flags) == *flags);
         // Once something was said, the last word has to be right.
@@ -411,7 +414,7 @@ impl Machine {
 }
 
 /// The UIDs of ` 1 2 3` (SEARCH) or ` (TAG "x") UID ALL 1:3` (ESEARCH).
-fn parse_list(text: &[u8]) -> Ranges {
+pub(super) fn parse_list(text: &[u8]) -> Ranges {
     let text = match text.iter().rposition(|b| *b == b'L' || *b == b'l') {
         Some(all) => &text[all + 1..],
         // An ESEARCH that found nothing.

@@ -2,9 +2,10 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::jobs::{Job, own};
+use super::jobs::{Job, Joining, own};
+use super::replies::parse_list;
 use super::selection::Selection;
-use super::{Link, Machine, MemberId, Told};
+use super::{Action, Link, Machine, MemberId, Told};
 use crate::imap::command::Name;
 use crate::imap::ranges::Ranges;
 use crate::mailbox::log::Log;
@@ -13,6 +14,8 @@ use crate::mailbox::log::Log;
 const MAX_COUNTS: u8 = 8;
 /// Octets of the numbers in one command of ours.
 const MAX_SET: usize = 4000;
+/// Messages whose UIDs are asked for one by one.
+const FEW: u32 = 200;
 
 /// The mailbox as it is found on a new connection, before the members' views follow it.
 #[derive(Debug)]
@@ -68,11 +71,12 @@ impl Machine {
                 let fits = self.uids.len() == self.exists;
                 self.miscounted = if fits { 0 } else { self.miscounted + 1 };
             }
-            Job::Status { joiners, text } => {
-                let uid_next = if ok { uid_next(&text) } else { None };
-                self.begin(Job::Refresh { joiners, uid_next }, own(Name::Noop, "NOOP"));
+            Job::Status { joining, text } => self.told_status(joining, ok.then_some(&text)),
+            Job::Unseen { joining, list } => {
+                let unseen = first_found(&list);
+                self.begin(Job::Refresh(Joining { unseen, ..joining }), own(Name::Noop, "NOOP"));
             }
-            Job::Refresh { joiners, uid_next } => self.refreshed(&joiners, uid_next),
+            Job::Refresh(joining) => self.refreshed(&joining),
             // Whatever came of EXPUNGE: CLOSE of a mailbox that may not be changed only leaves it (RFC 9051 section 6.4.1).
             Job::Close { member, alone: false } => self.leave_with(member, b" OK Close completed.\r\n"),
             Job::Close { member, alone: true } if selected => self.tell(member, Told::Done(Bytes::new(), rest, true)),
@@ -110,16 +114,35 @@ impl Machine {
         self.done_with(member, rest, true);
     }
 
+    /// What STATUS said of the mailbox of this name, for those who join; `None`: that there is none.
+    fn told_status(&mut self, joining: Joining, text: Option<&BytesMut>) {
+        let validity = text.and_then(|text| number_after(text, b"UIDVALIDITY "));
+        let known = self.selection.as_ref().and_then(|selection| selection.validity);
+        if text.is_none() || known.is_some() && validity.is_some() && validity != known {
+            // It was renamed or deleted under the members (RFC 2180 section 3): who selects it now means another one.
+            return self.actions.push_back(Action::Elsewhere(joining.ids));
+        }
+        let joining = Joining { uid_next: text.and_then(|text| number_after(text, b"UIDNEXT ")), ..joining };
+        if self.settings.unseen && self.exists > 0 && self.uids.len() == self.exists {
+            let returns = if self.settings.esearch { "RETURN (MIN) " } else { "" };
+            let run = own(Name::Search, format!("UID SEARCH {returns}UNSEEN"));
+            return self.begin(Job::Unseen { joining, list: BytesMut::new() }, run);
+        }
+        self.begin(Job::Refresh(joining), own(Name::Noop, "NOOP"));
+    }
+
     /// All who wait join now: what they are told is how the mailbox is at this moment.
-    fn refreshed(&mut self, joiners: &[MemberId], uid_next: Option<u32>) {
+    fn refreshed(&mut self, joining: &Joining) {
         let Some(selection) = &self.selection else { return };
-        for id in joiners {
+        let there = joining.unseen.filter(|uid| self.uids.len() == self.exists && self.uids.contains(*uid));
+        let unseen = there.map(|uid| self.uids.rank(uid) + 1);
+        for id in &joining.ids {
             let Some(member) = self.members.get_mut(id) else { continue };
             if member.waiting.take().is_none() {
                 continue;
             }
             member.cursor = Some(self.log.join());
-            let reply = selection.reply(self.exists, uid_next);
+            let reply = selection.reply(self.exists, joining.uid_next, unseen);
             member.out.push_back(Told::Done(reply.freeze(), selection.rest.clone(), true));
         }
     }
@@ -139,6 +162,21 @@ impl Machine {
             && self.members.values().any(|member| member.cursor.is_some())
     }
 
+    /// The same, before a member's command: if it can be, in a way in which the backend may not tell of EXPUNGE
+    /// (RFC 9051 section 7.5.1), so that the numbers in that command stay what they are.
+    pub(super) fn ask_for_new_uids(&mut self) {
+        if self.miscounted == 0 && self.exists.saturating_sub(self.uids.len()) <= FEW {
+            self.ask_one_by_one();
+        } else {
+            self.ask_for_uids(None);
+        }
+    }
+
+    fn ask_one_by_one(&mut self) {
+        let run = own(Name::Fetch, format!("FETCH {}:* (UID)", self.uids.len() + 1));
+        self.begin(Job::Census { list: BytesMut::new(), fresh: None }, run);
+    }
+
     pub(super) fn ask_for_uids(&mut self, fresh: Option<Fresh>) {
         if self.miscounted % 2 == 1 {
             // Cyrus leaves out of UID SEARCH what is gone, and says so only when asked for news.
@@ -147,8 +185,7 @@ impl Machine {
         }
         if fresh.is_none() && self.miscounted >= MAX_COUNTS / 2 {
             // One by one cannot miscount, however many come and go meanwhile.
-            let run = own(Name::Fetch, format!("FETCH {}:* (UID)", self.uids.len() + 1));
-            return self.begin(Job::Census { list: BytesMut::new(), fresh: None }, run);
+            return self.ask_one_by_one();
         }
         let returns = if self.settings.esearch { "RETURN (ALL) " } else { "" };
         let set = match (self.uids.last(), &fresh) {
@@ -261,10 +298,15 @@ fn access(selection: &Selection) -> Option<bool> {
     reply.code.map(|_| reply.has_code("READ-ONLY"))
 }
 
-/// Of a STATUS reply: what follows the mailbox's name, whatever that holds.
-fn uid_next(text: &[u8]) -> Option<u32> {
-    let at = memchr::memmem::rfind(&text.to_ascii_uppercase(), b"UIDNEXT ")?;
-    let digits = &text[at + b"UIDNEXT ".len()..];
+/// The UID that a search found first: ` (TAG "x") UID MIN 7` (ESEARCH), ` 7 9` (SEARCH).
+fn first_found(text: &[u8]) -> Option<u32> {
+    if text.contains(&b'(') { number_after(text, b"MIN ") } else { parse_list(text).first() }
+}
+
+/// The number that follows the last `word`: in a STATUS reply, the mailbox's name comes before all items, whatever it holds.
+fn number_after(text: &[u8], word: &[u8]) -> Option<u32> {
+    let at = memchr::memmem::rfind(&text.to_ascii_uppercase(), word)?;
+    let digits = &text[at + word.len()..];
     let end = digits.iter().take_while(|b| b.is_ascii_digit()).count();
     std::str::from_utf8(&digits[..end]).ok()?.parse().ok()
 }

@@ -71,7 +71,7 @@ impl Selection {
     }
 
     /// The reply to a SELECT by which somebody joins now.
-    pub(super) fn reply(&self, exists: u32, uid_next: Option<u32>) -> BytesMut {
+    pub(super) fn reply(&self, exists: u32, uid_next: Option<u32>, unseen: Option<u32>) -> BytesMut {
         let mut out = BytesMut::new();
         for line in &self.lines {
             out.put_slice(trim_line_end(line));
@@ -81,6 +81,9 @@ impl Selection {
         if self.recent.is_some() {
             // The one who was told first has them (RFC 3501 section 2.3.2).
             out.put_slice(b"* 0 RECENT\r\n");
+        }
+        if let Some(unseen) = unseen {
+            out.put_slice(format!("* OK [UNSEEN {unseen}] First unseen message\r\n").as_bytes());
         }
         if let Some(uid_next) = uid_next {
             out.put_slice(format!("* OK [UIDNEXT {uid_next}] Predicted next UID\r\n").as_bytes());
@@ -115,9 +118,9 @@ mod tests {
         }
         assert_eq!((selection.validity, selection.uid_next), (Some(77), Some(5)));
         assert_eq!(
-            selection.reply(2, Some(9)),
+            selection.reply(2, Some(9), Some(2)),
             "* FLAGS (\\Seen new)\r\n* OK [PERMANENTFLAGS (\\Seen)] x\r\n* OK [UIDVALIDITY 77] x\r\n\
-             * 2 EXISTS\r\n* 0 RECENT\r\n* OK [UIDNEXT 9] Predicted next UID\r\n"
+             * 2 EXISTS\r\n* 0 RECENT\r\n* OK [UNSEEN 2] First unseen message\r\n* OK [UIDNEXT 9] Predicted next UID\r\n"
         );
     }
 }

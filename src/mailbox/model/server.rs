@@ -209,7 +209,7 @@ impl Connection {
             "STATUS" => {
                 let name = args.split(' ').next().unwrap_or_default().trim_matches('"');
                 let Some(mailbox) = world.mailboxes.get(name) else { return "NO no such mailbox".into() };
-                let _ = write!(out, "* STATUS {name} (UIDNEXT {})\r\n", mailbox.next);
+                let _ = write!(out, "* STATUS {name} (UIDNEXT {} UIDVALIDITY {})\r\n", mailbox.next, mailbox.validity);
                 "OK done.".into()
             }
             _ => self.selected_command(world, verb, args, by_uid, out),
@@ -365,9 +365,9 @@ fn store(
 
 fn search(selected: &Selected, world: &mut World, args: &str, by_uid: bool, out: &mut String) -> String {
     let mailbox = world.mailbox(&selected.name).unwrap();
-    let (returns, key) = match args.strip_prefix("RETURN (ALL) ") {
-        Some(key) => (true, key),
-        None => (false, args),
+    let (returns, key) = match args.strip_prefix("RETURN (").and_then(|rest| rest.split_once(") ")) {
+        Some((returns, key)) => (Some(returns), key),
+        None => (None, args),
     };
     let count = u32::try_from(selected.entries.len()).unwrap();
     let max_uid = selected.entries.last().map_or(0, |e| e.uid);
@@ -378,6 +378,7 @@ fn search(selected: &Selected, world: &mut World, args: &str, by_uid: bool, out:
             let message = mailbox.get(entry.uid)?;
             let hit = match key {
                 "ALL" => true,
+                "UNSEEN" => !message.flags.contains("\\Seen"),
                 "SEEN" => message.flags.contains("\\Seen"),
                 "DELETED" => message.flags.contains("\\Deleted"),
                 key => match key.strip_prefix("UID ") {
@@ -388,9 +389,10 @@ fn search(selected: &Selected, world: &mut World, args: &str, by_uid: bool, out:
             (hit != negated).then(|| if by_uid { entry.uid.to_string() } else { number.to_string() })
         })
         .collect();
-    if returns {
+    if let Some(returns) = returns {
         let uid = if by_uid { " UID" } else { "" };
-        let all = if found.is_empty() { String::new() } else { format!(" ALL {}", found.join(",")) };
+        let found = if returns == "MIN" { &found[..found.len().min(1)] } else { &found[..] };
+        let all = if found.is_empty() { String::new() } else { format!(" {returns} {}", found.join(",")) };
         let _ = write!(out, "* ESEARCH (TAG \"\"){uid}{all}\r\n");
     } else {
         let _ = write!(out, "* SEARCH{}\r\n", found.iter().map(|n| format!(" {n}")).collect::<String>());

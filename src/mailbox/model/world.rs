@@ -112,6 +112,7 @@ pub(super) struct Sim {
 const SETTINGS: Settings = Settings {
     idle: true,
     esearch: true,
+    unseen: true,
     keepalive: Duration::from_secs(600),
     patience: Duration::from_millis(200),
     parked: Duration::from_secs(5),
@@ -569,6 +570,7 @@ impl Sim {
                         self.fork(at, &others, true);
                     }
                 }
+                Action::Elsewhere(_) => panic!("nobody renames a mailbox"),
                 Action::Split(id) => self.fork(at, &[id], false),
                 Action::HandOver(_) => {
                     self.totals.pinned += 1;

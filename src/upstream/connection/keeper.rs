@@ -84,12 +84,17 @@ impl Shared {
         self.berth.put(leaving.map_or(Place::Gone, Place::Leaving));
         loss
     }
+
+    pub(super) fn socket_closed(&self) {
+        drop(self.kept.lock().take());
+    }
 }
 
 /// Watches over a connection while it rests, and says goodbye to it in the end.
 pub(super) async fn keep(shared: Arc<Shared>) {
     if let Some(wire) = poll_fn(|cx| poll(&shared, cx)).await {
         wire.say_goodbye().await;
+        shared.socket_closed();
     }
 }
 

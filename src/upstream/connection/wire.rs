@@ -443,6 +443,8 @@ impl Wire {
             return (loss, Some(self));
         }
         self.stream.reset();
+        drop(self.permit);
+        shared.socket_closed();
         (loss, None)
     }
 
