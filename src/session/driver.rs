@@ -198,7 +198,13 @@ impl Session {
         let mut closed = pin!(record.closed());
         let mut timer = pin!(tokio::time::sleep_until(self.deadline()));
         let mut draining = false;
+        let mut leave = None;
         loop {
+            if self.is_between_lines()
+                && let Some(reason) = leave.take()
+            {
+                self.machine.handle_drain(reason);
+            }
             while let Some(action) = self.machine.poll() {
                 if let Err(ended) = self.act(action).await {
                     return ended;
@@ -228,7 +234,7 @@ impl Session {
                     draining = true;
                     let closing = self.record.is_closing();
                     self.close_by = closing.then(|| Instant::now() + CLOSING);
-                    self.machine.handle_drain(if closing { End::Operator } else { End::Drain });
+                    leave = Some(if closing { End::Operator } else { End::Drain });
                     Ok(())
                 }
             };
@@ -426,8 +432,16 @@ impl Session {
             self.last_input = Instant::now();
             return Ok(());
         }
+        if !self.is_between_lines() {
+            return Err(Ended::Cut);
+        }
         self.machine.handle_timeout();
         Ok(())
+    }
+
+    /// What is said now does not come within something that the backend pushes during IDLE.
+    fn is_between_lines(&self) -> bool {
+        !self.machine.is_idling() || self.lease.as_ref().is_none_or(|lease| lease.at_line_start())
     }
 
     async fn act(&mut self, action: Action) -> Result<(), Ended> {

@@ -264,6 +264,12 @@ impl Connection {
         }
     }
 
+    /// What was passed on so far ends with a line.
+    #[must_use]
+    pub fn at_line_start(&self) -> bool {
+        self.wire.as_ref().is_none_or(|wire| wire.at_line_start())
+    }
+
     async fn send_done(&mut self) {
         poll_fn(|cx| self.poll_ready(cx)).await;
         self.send(Part::Octets(Bytes::from_static(b"DONE\r\n")));

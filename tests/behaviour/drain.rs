@@ -57,6 +57,34 @@ async fn sessions_at_rest_hear_bye_and_commands_finish() {
     assert!(!got.contains("never"), "{got}");
 }
 
+/// A goodbye comes before or after what the backend pushes during IDLE, not within.
+#[tokio::test]
+async fn a_push_is_not_cut_by_a_goodbye() {
+    let (gate, opened) = Gate::pair();
+    let backend = Scripted::start(move |mut conn: Conn| {
+        let opened = opened.clone();
+        async move {
+            conn.play("C: IDLE\nS: + idling").await;
+            conn.send("* 1 FETCH (BODY[] {4}\r\nab").await;
+            opened.passed().await;
+            conn.send("cd)\r\n").await;
+            conn.play("C> DONE\nS: TAG OK idled").await;
+            conn.obey().await;
+        }
+    })
+    .await;
+    let mut harness = Harness::start(backend.address, |_| {}).await;
+    let mut idles = harness.login("u8").await;
+    idles.play("C: a IDLE\nS: + idling\nS: * 1 FETCH (BODY[] {4}").await;
+    assert_eq!(idles.octets(2).await, b"ab");
+    let mut rests = harness.client().await;
+    let draining = tokio::spawn(harness.take().drain());
+    rests.play("S: * BYE [UNAVAILABLE]…\nS.").await;
+    gate.open();
+    idles.play("S: cd)\nS: * BYE [UNAVAILABLE]…\nS.").await;
+    soon("the end", draining).await.expect("no panic");
+}
+
 /// A command that does not end is not waited for longer than `limits.drain_timeout`.
 #[tokio::test]
 async fn the_drain_has_a_deadline() {

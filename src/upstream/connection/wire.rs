@@ -216,6 +216,11 @@ impl Wire {
         }
     }
 
+    /// See [`super::Connection::at_line_start`].
+    pub(super) fn at_line_start(&self) -> bool {
+        self.machine.at_line_start()
+    }
+
     /// Asks for a sign of life.
     pub(super) fn check(&mut self) {
         self.checking = true;
