@@ -1,4 +1,10 @@
-//! Where client sessions come in: binding, accepting, and what must be settled before the first byte of IMAP.
+//! Where client sessions come in: binding, accepting.
+
+mod handshake;
+#[cfg(target_os = "linux")]
+mod steer;
+#[cfg(unix)]
+mod unix;
 
 use std::fmt;
 use std::io;
@@ -6,17 +12,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::handshake::{Accepted, HandshakeError, prepare};
+
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use thiserror::Error;
-use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::net::TcpListener;
+use tokio::time::sleep;
 use tracing::warn;
 
-use crate::config::{self, ListenAddr, TlsMode};
-use crate::proxy_protocol::{self, InvalidHeader, Progress};
-use crate::stream::{self, Stream};
-use crate::tls::{TlsAcceptorConfig, TlsConfigError, TlsError};
+use crate::config::{self, ListenAddr};
+use crate::stream::Stream;
+use crate::tls::{TlsAcceptorConfig, TlsConfigError};
 
 /// What may wait to be accepted; the kernel cuts it down to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -408,229 +414,4 @@ fn concerns_one_connection(error: &io::Error) -> bool {
             | NetworkUnreachable
             | TimedOut
     )
-}
-
-/// A connection that is ready for IMAP.
-#[derive(Debug)]
-pub struct Accepted {
-    /// With TLS where it is implicit.
-    pub stream: Stream,
-    /// Who the client is: as its PROXY header says where one is believed, else `via`.
-    pub client: ClientAddr,
-    /// Who connected to us: the client or its load balancer.
-    pub via: ClientAddr,
-}
-
-/// Why a connection never came to speak IMAP. It is closed.
-#[derive(Debug, Error)]
-pub enum HandshakeError {
-    /// Not done within the limit.
-    #[error("not ready within {} (limits.tls_handshake_timeout)", humantime::format_duration(*.0))]
-    Timeout(Duration),
-    /// The peer must send a PROXY header, and what it sent is none.
-    #[error("the peer is in proxy_protocol_from, but {0}")]
-    Proxy(#[from] InvalidHeader),
-    /// The peer went away, as port scans and health checks do.
-    #[error("closed before it was ready")]
-    Closed,
-    /// TLS failed.
-    #[error(transparent)]
-    Tls(TlsError),
-    /// The connection failed.
-    #[error("{0}")]
-    Io(io::Error),
-}
-
-impl HandshakeError {
-    /// A bounded name for metrics.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Timeout(_) => "timeout",
-            Self::Proxy(_) => "proxy_header",
-            Self::Closed => "closed",
-            Self::Tls(error) => error.label(),
-            Self::Io(_) => "io",
-        }
-    }
-}
-
-/// Settles what comes before IMAP: the PROXY header where the peer is in `proxy_protocol_from` (it is required there, and
-/// never looked for elsewhere), then implicit TLS. All within `limit`.
-///
-/// # Errors
-/// The connection is closed, without a word: the other side does not speak the same protocol.
-pub async fn prepare(
-    mut stream: Stream,
-    peer: ClientAddr,
-    context: &ListenerContext,
-    limit: Duration,
-) -> Result<Accepted, HandshakeError> {
-    let deadline = Instant::now() + limit;
-    let mut client = peer;
-    if let Stream::Plain(stream::Socket::Tcp(tcp)) = &mut stream
-        && context.expects_proxy_header(peer)
-    {
-        let header = timeout_at(deadline, read_proxy_header(tcp)).await;
-        if let Some(source) = header.map_err(|_| HandshakeError::Timeout(limit))?? {
-            client = ClientAddr::Tcp(source);
-        }
-    }
-    if let (TlsMode::Implicit, Some(tls)) = (context.config.tls, &context.tls) {
-        let left = deadline.saturating_duration_since(Instant::now());
-        stream = stream.server_handshake(tls, left).await.map_err(|error| match error {
-            TlsError::Timeout(_) => HandshakeError::Timeout(limit),
-            TlsError::Closed => HandshakeError::Closed,
-            error => HandshakeError::Tls(error),
-        })?;
-    }
-    Ok(Accepted { stream, client, via: peer })
-}
-
-impl ListenerContext {
-    /// Whether there is nothing to [`prepare`] for this peer.
-    #[must_use]
-    pub fn is_ready(&self, peer: ClientAddr) -> bool {
-        self.config.tls != TlsMode::Implicit && !self.expects_proxy_header(peer)
-    }
-
-    fn expects_proxy_header(&self, peer: ClientAddr) -> bool {
-        // An IPv4 peer may be written in either way, in the configuration as well as by the kernel.
-        peer.ip().is_some_and(|ip| self.config.proxy_protocol_from.iter().any(|net| net.contains(&ip.to_canonical())))
-    }
-}
-
-/// Takes the header from the socket and not one byte more: it looks (MSG_PEEK), and takes what it has seen to belong to
-/// the header. In most cases that is two system calls.
-async fn read_proxy_header(tcp: &mut TcpStream) -> Result<Option<SocketAddr>, HandshakeError> {
-    let mut buffer = Vec::new();
-    loop {
-        let taken = buffer.len();
-        let max = match proxy_protocol::parse(&buffer)? {
-            Progress::NeedMore(max) => max,
-            Progress::Header { source, .. } => return Ok(source),
-        };
-        buffer.resize(taken + max, 0);
-        let seen = tcp.peek(&mut buffer[taken..]).await.map_err(HandshakeError::Io)?;
-        if seen == 0 {
-            return Err(HandshakeError::Closed);
-        }
-        buffer.truncate(taken + seen);
-        if let Progress::Header { len, .. } = proxy_protocol::parse(&buffer)? {
-            buffer.truncate(len);
-        }
-        tcp.read_exact(&mut buffer[taken..]).await.map_err(HandshakeError::Io)?;
-    }
-}
-
-/// Which of the sockets of one address gets a connection (`SO_ATTACH_REUSEPORT_CBPF`, socket(7)).
-#[cfg(target_os = "linux")]
-mod steer {
-    use std::io;
-
-    use tokio::net::TcpListener;
-
-    nix::setsockopt_impl!(
-        Steer,
-        libc::SOL_SOCKET,
-        libc::SO_ATTACH_REUSEPORT_CBPF,
-        libc::sock_fprog,
-        nix::sys::socket::sockopt::SetStruct<libc::sock_fprog>
-    );
-
-    /// The option.
-    #[derive(Debug, Clone, Copy)]
-    struct Steer;
-
-    /// All that begin from now on go to the second that was bound: the first is the predecessor. Where there is none, the
-    /// kernel chooses as without.
-    pub(super) fn to_successor(listener: &TcpListener) -> io::Result<()> {
-        // BPF_RET | BPF_K: the place of the socket.
-        let mut program = [libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 1 }];
-        let program = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
-        Ok(nix::sys::socket::setsockopt(listener, Steer, &program)?)
-    }
-}
-
-#[cfg(unix)]
-mod unix {
-    use std::fs::{self, Permissions};
-    use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-    use std::path::{Path, PathBuf};
-
-    use tokio::net::{UnixListener, UnixStream};
-
-    use super::{BACKLOG, Domain, SockAddr, Socket, Type, io};
-
-    /// Owner and group: those of the service and of its front ends.
-    const MODE: u32 = 0o660;
-
-    /// A listening Unix socket, which takes its file away with it.
-    pub(super) struct Listening {
-        listener: UnixListener,
-        path: PathBuf,
-        /// Device and inode, so that a successor's file is left alone; `None`: it is not ours to remove.
-        file: Option<(u64, u64)>,
-    }
-
-    impl Listening {
-        /// `take_over`: in place of a process that listens there; connections go to either, and none is refused.
-        pub(super) fn bind(path: &Path, take_over: bool) -> io::Result<Self> {
-            let mut place = path.to_path_buf();
-            if take_over {
-                place.as_mut_os_string().push(format!(".{}", std::process::id()));
-            }
-            let address = SockAddr::unix(&place)?;
-            remove_stale(&place, &address)?;
-            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-            socket.set_nonblocking(true)?;
-            socket.bind(&address)?;
-            // Before listening: until then nobody can connect, whatever the umask allowed.
-            fs::set_permissions(&place, Permissions::from_mode(MODE))?;
-            socket.listen(BACKLOG)?;
-            let listener = UnixListener::from_std(socket.into())?;
-            let metadata = fs::symlink_metadata(&place)?;
-            if take_over {
-                fs::rename(&place, path)?;
-            }
-            Ok(Self { listener, path: path.into(), file: Some((metadata.dev(), metadata.ino())) })
-        }
-
-        /// One that was bound by somebody else, who keeps it.
-        pub(super) fn adopt(socket: std::os::unix::net::UnixListener) -> io::Result<Self> {
-            socket.set_nonblocking(true)?;
-            Ok(Self { listener: UnixListener::from_std(socket)?, path: PathBuf::new(), file: None })
-        }
-
-        pub(super) async fn accept(&self) -> io::Result<UnixStream> {
-            self.listener.accept().await.map(|(stream, _)| stream)
-        }
-    }
-
-    impl Drop for Listening {
-        fn drop(&mut self) {
-            let found = fs::symlink_metadata(&self.path).map(|file| (file.dev(), file.ino()));
-            if self.file.is_some_and(|ours| found.is_ok_and(|found| found == ours)) {
-                drop(fs::remove_file(&self.path));
-            }
-        }
-    }
-
-    /// Removes the socket file of a process that is gone: one on which nobody answers.
-    fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
-        match fs::symlink_metadata(path) {
-            Ok(file) if !file.file_type().is_socket() => return Err(io::ErrorKind::AlreadyExists.into()),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        }
-        let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // A connect that would have to wait meets somebody whose backlog is full.
-        probe.set_nonblocking(true)?;
-        match probe.connect(address) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
-            Ok(()) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
-        }
-    }
 }

@@ -32,7 +32,7 @@ use crate::secret::Fingerprint;
 use crate::session::machine::{Remnant, Run};
 use crate::throttle::Standing;
 use crate::upstream::backend::{Backend, OpenError, Unauthenticated};
-use crate::upstream::connection::{Connection, FromTask};
+use crate::upstream::connection::{Connection, FromUpstream};
 use crate::upstream::login::Outcome;
 use crate::upstream::machine::{Facts, Sticky};
 
@@ -475,7 +475,7 @@ impl Account {
         self.exchange(&mut connection, want);
         if fitness(&connection.shared().facts(), want) == 0 {
             if let Some(other) = self.further_seat(want).await {
-                put_back(std::mem::replace(&mut object, other.object), connection);
+                drop(put_back(std::mem::replace(&mut object, other.object), connection));
                 connection = other.connection;
             } else {
                 connection.retire(RetireReason::Sticky);
@@ -511,7 +511,7 @@ impl Account {
             return Some(Taken { object, connection });
         }
         // It came to rest meanwhile.
-        put_back(object, connection);
+        drop(put_back(object, connection));
         None
     }
 
@@ -606,8 +606,8 @@ async fn enable(connection: &mut Connection, sticky: &Sticky) -> bool {
         }
         loop {
             match connection.event().await {
-                FromTask::Done(_, rest, _) if rest.starts_with(b" OK") => break,
-                FromTask::Done(..) | FromTask::Lost(_) => return false,
+                FromUpstream::Done(_, rest, _) if rest.starts_with(b" OK") => break,
+                FromUpstream::Done(..) | FromUpstream::Lost(_) => return false,
                 _ => {}
             }
         }
@@ -615,13 +615,14 @@ async fn enable(connection: &mut Connection, sticky: &Sticky) -> bool {
     true
 }
 
-/// Puts a connection to rest in its seat; the seat goes with it if that cannot be.
-fn put_back(object: Object<Manager>, mut connection: Connection) {
+/// Puts a connection to rest in its seat. If that cannot be, it is given back, to be ended, and its seat is gone.
+fn put_back(object: Object<Manager>, mut connection: Connection) -> Option<Connection> {
     if connection.release() {
         *object.0.lock() = Some(connection);
-    } else {
-        let _ = Object::take(object);
+        return None;
     }
+    let _ = Object::take(object);
+    Some(connection)
 }
 
 struct Taken {
@@ -637,8 +638,8 @@ pub struct Lease {
     object: Option<Object<Manager>>,
     generation: u64,
     dialed: bool,
-    _turn: OwnedSemaphorePermit,
-    _place: OwnedSemaphorePermit,
+    /// Its turn of the account and its place among all. Nobody else gets them before the socket is closed.
+    places: [Option<OwnedSemaphorePermit>; 2],
 }
 
 impl fmt::Debug for Lease {
@@ -655,14 +656,18 @@ impl Lease {
             connection: Some(taken.connection),
             object: Some(taken.object),
             generation: account.generation.load(Ordering::Acquire),
-            _turn: turn,
-            _place: place,
+            places: [Some(turn), Some(place)],
         }
     }
 
     /// Ends the connection, for this reason.
     pub fn retire(mut self, reason: RetireReason) {
+        self.end(reason);
+    }
+
+    fn end(&mut self, reason: RetireReason) {
         if let Some(connection) = self.connection.take() {
+            connection.keep_to_the_end(self.places.iter_mut().filter_map(Option::take));
             connection.retire(reason);
         }
     }
@@ -682,10 +687,7 @@ impl Lease {
         if let Ok(true) = timeout(account.config.load().checkout_timeout, self.check()).await {
             return Ok(self);
         }
-        if let Some(connection) = self.connection.take() {
-            connection.retire(RetireReason::FailedCheck);
-        }
-        drop(self);
+        self.retire(RetireReason::FailedCheck);
         account.checkout(want).await
     }
 
@@ -695,10 +697,8 @@ impl Lease {
         let config = self.account.config.load();
         let (octets, time) = (config.drain_bytes, config.drain_timeout);
         drop(config);
-        if !self.deref_mut().drain(remnant, octets, time).await
-            && let Some(connection) = self.connection.take()
-        {
-            connection.retire(RetireReason::DrainBudget);
+        if !self.deref_mut().drain(remnant, octets, time).await {
+            self.end(RetireReason::DrainBudget);
         }
     }
 }
@@ -720,15 +720,19 @@ impl DerefMut for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let Some(object) = self.object.take() else { return };
-        let current = self.account.generation.load(Ordering::Acquire) == self.generation;
-        if let Some(connection) = self.connection.take() {
-            if current {
-                return put_back(object, connection);
-            }
-            connection.retire(*self.account.outdated.lock());
+        if self.account.generation.load(Ordering::Acquire) != self.generation {
+            let reason = *self.account.outdated.lock();
+            self.end(reason);
         }
-        // The seat goes with its connection.
-        let _ = Object::take(object);
+        match self.connection.take() {
+            Some(connection) => {
+                if let Some(unfit) = put_back(object, connection) {
+                    unfit.keep_to_the_end(self.places.iter_mut().filter_map(Option::take));
+                }
+            }
+            // The seat goes with its connection.
+            None => drop(Object::take(object)),
+        }
     }
 }
 

@@ -23,6 +23,8 @@ const LINE_LIMIT: usize = 64 * 1024;
 pub(crate) struct Canned {
     pub(crate) address: SocketAddr,
     accepting: JoinHandle<()>,
+    /// Each connection has another.
+    open: Arc<()>,
 }
 
 impl Canned {
@@ -31,13 +33,25 @@ impl Canned {
         let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
         let address = listener.local_addr()?;
         let texts = Arc::new(Texts::new(bulk));
+        let open = Arc::new(());
+        let each = Arc::clone(&open);
         let accepting = runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                // An error means that the client has gone, which is its right.
-                tokio::spawn(serve(stream, Arc::clone(&texts)));
+                let (texts, open) = (Arc::clone(&texts), Arc::clone(&each));
+                tokio::spawn(async move {
+                    // An error means that the client has gone, which is its right.
+                    let _ = serve(stream, texts).await;
+                    drop(open);
+                });
             }
         });
-        Ok(Self { address, accepting })
+        Ok(Self { address, accepting, open })
+    }
+
+    /// How many there are.
+    pub(crate) fn connections(&self) -> usize {
+        // Less this one and the listener's.
+        Arc::strong_count(&self.open) - 2
     }
 }
 
@@ -52,6 +66,8 @@ struct Texts {
     greeting: String,
     capability: String,
     select: String,
+    status: String,
+    search: String,
     headers: String,
     bulk: usize,
     piece: Vec<u8>,
@@ -76,6 +92,8 @@ impl Texts {
                  * OK [UIDNEXT {}] Predicted next UID\r\n",
                 MESSAGES + 1
             ),
+            status: format!("* STATUS INBOX (UIDNEXT {})\r\n", MESSAGES + 1),
+            search: format!("* SEARCH{}\r\n", (1..=MESSAGES).map(|uid| format!(" {uid}")).collect::<String>()),
             headers: headers.collect(),
             bulk,
             piece: line.repeat(PIECE / line.len()),
@@ -172,6 +190,8 @@ impl Session {
             "EXAMINE" => self.finish("OK [READ-ONLY]", &texts.select),
             "FETCH" if memchr::memmem::find(&self.command, b"[]").is_some() => self.bulk = true,
             "FETCH" => self.finish("OK", &texts.headers),
+            "STATUS" => self.finish("OK", &texts.status),
+            "SEARCH" => self.finish("OK", &texts.search),
             "NOOP" | "UNSELECT" | "CLOSE" | "CHECK" => self.finish("OK", ""),
             "ID" => self.finish("OK", "* ID NIL\r\n"),
             "IDLE" => self.wait_for(Expect::Done, b"+ idling\r\n"),

@@ -71,6 +71,12 @@ impl Client {
         Ok(begun.elapsed())
     }
 
+    /// Begins IDLE.
+    pub(crate) fn idle(&mut self, buffers: &mut Buffers) -> Result<()> {
+        self.send(buffers, "IDLE")?;
+        self.read_until(buffers, 0, |input| last_line(input).starts_with(b"+")).context("IDLE").map(drop)
+    }
+
     /// LOGOUT, and waits for the server to close first, so that TIME_WAIT is left at its port and not at ours.
     pub(crate) fn logout(mut self, buffers: &mut Buffers) -> Result<()> {
         self.command(buffers, "LOGOUT")?;

@@ -61,14 +61,18 @@ pub(crate) fn run(address: SocketAddr, work: Work) -> Result<Outcome> {
     Ok(Outcome { sessions: logins.len(), failed, elapsed, logins })
 }
 
-/// Logs sessions in and leaves them idle.
+/// Logs sessions in and leaves them idle, or in IDLE on INBOX.
 ///
 /// # Errors
 /// The first error, when none could log in.
-pub(crate) fn hold(address: SocketAddr, work: Work) -> Result<Vec<Client>> {
+pub(crate) fn hold(address: SocketAddr, work: Work, idle: bool) -> Result<Vec<Client>> {
     let (clients, errors) = in_parallel(work, |number, buffers| {
         let mut client = Client::connect(address, buffers)?;
         client.login(buffers, &account(number % work.accounts))?;
+        if idle {
+            client.command(buffers, "SELECT INBOX")?;
+            client.idle(buffers)?;
+        }
         Ok(client)
     });
     match errors.into_iter().next() {

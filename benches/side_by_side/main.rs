@@ -151,10 +151,10 @@ fn find_peers(kinds: &[Kind], stage: &Stage<'_>) -> Vec<Peer> {
         }
         match Peer::find(*kind).and_then(|peer| stage.probe(&peer).map(|()| peer)) {
             Ok(peer) => {
-                println!("peer {:<13} {}", kind.name(), peer.version);
+                println!("peer {:<17} {}", kind.name(), peer.version);
                 peers.push(peer);
             }
-            Err(error) => println!("peer {:<13} LEFT OUT: {error:#}", kind.name()),
+            Err(error) => println!("peer {:<17} LEFT OUT: {error:#}", kind.name()),
         }
     }
     peers

@@ -21,6 +21,8 @@ pub(crate) struct Scale {
     pub(crate) few_accounts: usize,
     pub(crate) many_accounts: usize,
     pub(crate) idle_sessions: usize,
+    /// Of the sessions in IDLE.
+    pub(crate) idle_accounts: usize,
     pub(crate) noops: usize,
     pub(crate) bulk_octets: usize,
     pub(crate) bulk_count: usize,
@@ -40,6 +42,7 @@ impl Scale {
         few_accounts: 50,
         many_accounts: 5000,
         idle_sessions: 5000,
+        idle_accounts: 250,
         noops: 20_000,
         bulk_octets: 64 << 20,
         bulk_count: 8,
@@ -50,6 +53,7 @@ impl Scale {
     pub(crate) const QUICK: Self = Self {
         many_accounts: 500,
         idle_sessions: 500,
+        idle_accounts: 25,
         noops: 1000,
         bulk_octets: 8 << 20,
         bulk_count: 2,
@@ -67,6 +71,7 @@ pub(crate) enum Measurement {
     Noop,
     Bulk,
     Memory,
+    Idle,
     Accounts,
 }
 
@@ -83,7 +88,8 @@ const fn column(title: &'static str, decimals: usize, ratio: bool) -> Column {
 }
 
 impl Measurement {
-    pub(crate) const ALL: [Self; 6] = [Self::Sessions, Self::Cpu, Self::Noop, Self::Bulk, Self::Memory, Self::Accounts];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Sessions, Self::Cpu, Self::Noop, Self::Bulk, Self::Memory, Self::Idle, Self::Accounts];
 
     /// As given to `--only`.
     pub(crate) fn name(self) -> &'static str {
@@ -93,12 +99,13 @@ impl Measurement {
             Self::Noop => "noop",
             Self::Bulk => "bulk",
             Self::Memory => "memory",
+            Self::Idle => "idle",
             Self::Accounts => "accounts",
         }
     }
 
     pub(crate) fn title(self, scale: &Scale) -> String {
-        let Scale { workers, dovecot_accounts, few_accounts, many_accounts, idle_sessions, .. } = scale;
+        let Scale { workers, dovecot_accounts, few_accounts, many_accounts, idle_sessions, idle_accounts, .. } = scale;
         match self {
             Self::Sessions => format!(
                 "in front of Dovecot, warm: LOGIN, SELECT, FETCH of ten headers, LOGOUT; {workers} at once, \
@@ -114,6 +121,7 @@ impl Measurement {
             Self::Memory => {
                 format!("{idle_sessions} idle logged-in sessions of {few_accounts} accounts, canned backend")
             }
+            Self::Idle => format!("{idle_sessions} sessions in IDLE of {idle_accounts} accounts, canned backend"),
             Self::Accounts => format!("sessions as in cpu, of {few_accounts} and of {many_accounts} accounts"),
         }
     }
@@ -152,6 +160,9 @@ impl Measurement {
             }
             Self::Bulk => const { &[column("MiB/s", 0, true), column("CPU ms/GiB", 0, true)] },
             Self::Memory => const { &[column("KiB/session", 2, true), column("sessions", 0, false)] },
+            Self::Idle => {
+                const { &[column("KiB/session", 2, false), column("sessions", 0, false), column("upstream", 0, false)] }
+            }
             Self::Accounts => {
                 const {
                     &[
@@ -165,9 +176,14 @@ impl Measurement {
         }
     }
 
-    /// Whether the peer has anything to show in it: direct has no proxy whose memory could be counted.
+    /// Whether the peer has anything to show in it: direct has no proxy whose memory could be counted, and only those that
+    /// do not pool, or share what they pool, carry more sessions in IDLE than an account has connections.
     pub(crate) fn concerns(self, kind: Kind) -> bool {
-        kind != Kind::Direct || !matches!(self, Self::Memory | Self::Accounts)
+        match self {
+            Self::Memory | Self::Accounts => kind != Kind::Direct,
+            Self::Idle => kind == Kind::Multiplex,
+            _ => true,
+        }
     }
 
     /// Runs it once for one peer; the figures in the order of [`Measurement::columns`], NaN where there is none.
@@ -178,6 +194,7 @@ impl Measurement {
             Self::Noop => stage.noop(peer),
             Self::Bulk => stage.bulk(peer),
             Self::Memory => stage.memory(peer),
+            Self::Idle => stage.idle(peer),
             Self::Accounts => stage.accounts(peer),
         }
     }
@@ -251,18 +268,29 @@ impl Stage<'_> {
     }
 
     fn memory(&self, peer: &Peer) -> Result<Vec<f64>> {
-        let accounts = self.scale.few_accounts;
+        let (kibibytes, sessions, _) = self.hold(peer, self.scale.few_accounts, false)?;
+        Ok(vec![kibibytes, sessions])
+    }
+
+    fn idle(&self, peer: &Peer) -> Result<Vec<f64>> {
+        let (kibibytes, sessions, upstream) = self.hold(peer, self.scale.idle_accounts, true)?;
+        Ok(vec![kibibytes, sessions, upstream])
+    }
+
+    /// Many sessions at once, in IDLE or just logged in: how much memory the proxy takes for each, how many there are, and
+    /// how many connections it has for them.
+    fn hold(&self, peer: &Peer, accounts: usize, idle: bool) -> Result<(f64, f64, f64)> {
         let running = self.warm(peer, self.canned.address, accounts)?;
         let server = running.server.as_ref().context("no process to look at")?;
         let before = server.settled_resident();
         let work = Work { sessions: self.scale.idle_sessions, time: self.scale.warm_time, ..self.work(accounts) };
-        let clients = load::hold(running.address, work)?;
+        let clients = load::hold(running.address, work, idle)?;
         let grown = server.settled_resident().saturating_sub(before);
-        let sessions = clients.len() as f64;
+        let (sessions, upstream) = (clients.len() as f64, self.canned.connections() as f64);
         for client in clients {
             client.reset()?;
         }
-        Ok(vec![grown as f64 / 1024.0 / sessions, sessions])
+        Ok((grown as f64 / 1024.0 / sessions, sessions, upstream))
     }
 
     fn accounts(&self, peer: &Peer) -> Result<Vec<f64>> {

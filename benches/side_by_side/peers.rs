@@ -28,13 +28,15 @@ pub(crate) enum Kind {
     Dovecot,
     /// A caching IMAP proxy.
     Imapproxy,
-    /// This project.
+    /// This project, with `pool.mode = "session"`.
     Imapool,
+    /// This project, with `pool.mode = "multiplex"`.
+    Multiplex,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Direct, Self::Haproxy, Self::Nginx, Self::Dovecot, Self::Imapproxy, Self::Imapool];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Direct, Self::Haproxy, Self::Nginx, Self::Dovecot, Self::Imapproxy, Self::Imapool, Self::Multiplex];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -44,6 +46,7 @@ impl Kind {
             Self::Dovecot => "dovecot",
             Self::Imapproxy => "up-imapproxy",
             Self::Imapool => "imapool",
+            Self::Multiplex => "imapool-multiplex",
         }
     }
 
@@ -69,8 +72,9 @@ impl Kind {
                 }
                 return Ok((program, "up-imapproxy (does not tell its version)".to_owned()));
             }
-            Self::Imapool => {
-                let version = format!("imapool {} (this tree)", env!("CARGO_PKG_VERSION"));
+            Self::Imapool | Self::Multiplex => {
+                let mode = if self == Self::Imapool { "session" } else { "multiplex" };
+                let version = format!("imapool {} (this tree), mode {mode}", env!("CARGO_PKG_VERSION"));
                 return Ok((PathBuf::from(env!("CARGO_BIN_EXE_imapool")), version));
             }
         };
@@ -150,7 +154,8 @@ impl Peer {
                 dovecot::start_proxy(&self.program, setting.folder, setting.address, upstream, room.sessions)?
             }
             Kind::Imapproxy => start_imapproxy(&setting)?,
-            Kind::Imapool => start_imapool(&setting)?,
+            Kind::Imapool => start_imapool(&setting, "session")?,
+            Kind::Multiplex => start_imapool(&setting, "multiplex")?,
         };
         Ok(Running { address: setting.address, server: Some(server), _auth_http: auth_http })
     }
@@ -237,10 +242,10 @@ fn group_of_nobody() -> &'static str {
     if debian { "nogroup" } else { "nobody" }
 }
 
-fn start_imapool(setting: &Setting<'_>) -> Result<Server> {
+fn start_imapool(setting: &Setting<'_>, mode: &str) -> Result<Server> {
     let config = setting.write(&format!(
         "[[listener]]\naddress = \"{}\"\n\n[[backend]]\naddress = \"{}\"\n\n\
-         [admin]\naddress = \"\"\n\n[log]\nlevel = \"warn\"\n",
+         [pool]\nmode = \"{mode}\"\n\n[admin]\naddress = \"\"\n\n[log]\nlevel = \"warn\"\n",
         setting.address, setting.upstream,
     ))?;
     setting.start(Command::new(setting.program).arg("run").arg("--config").arg(config))

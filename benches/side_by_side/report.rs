@@ -18,11 +18,14 @@ pub(crate) struct Report {
 enum Figure {
     /// The column's ratio to the reference.
     Ratio,
+    /// The column's ratio to this peer's.
+    RatioTo(Kind),
     /// The column itself.
     Value,
 }
 
 struct Target {
+    kind: Kind,
     text: &'static str,
     measurement: Measurement,
     column: usize,
@@ -32,7 +35,7 @@ struct Target {
     unit: &'static str,
 }
 
-const TARGETS: [Target; 7] = [
+const TARGETS: [Target; 10] = [
     target("sessions/s in front of Dovecot", Measurement::Sessions, 0, Figure::Ratio, Ok(7.0), "× direct"),
     target("login p50 in front of Dovecot", Measurement::Sessions, 1, Figure::Ratio, Err(0.02), "× direct"),
     target("CPU per warm session", Measurement::Cpu, 0, Figure::Ratio, Err(0.6), "× HAProxy"),
@@ -40,7 +43,12 @@ const TARGETS: [Target; 7] = [
     target("bulk FETCH octets/s", Measurement::Bulk, 0, Figure::Ratio, Ok(1.2), "× HAProxy"),
     target("memory per idle session", Measurement::Memory, 0, Figure::Value, Err(4.0), "KiB"),
     target("CPU per session, many accounts", Measurement::Accounts, 2, Figure::Value, Err(1.2), "× few accounts"),
+    shared("CPU per warm session, multiplex", Measurement::Cpu, 0, SESSION_MODE, Err(1.15), "× session mode"),
+    shared("memory per session in IDLE", Measurement::Idle, 0, Figure::Value, Err(5.0), "KiB"),
+    shared("upstream connections for them", Measurement::Idle, 2, Figure::Value, Err(250.0), ""),
 ];
+
+const SESSION_MODE: Figure = Figure::RatioTo(Kind::Imapool);
 
 const fn target(
     text: &'static str,
@@ -50,7 +58,19 @@ const fn target(
     bound: Result<f64, f64>,
     unit: &'static str,
 ) -> Target {
-    Target { text, measurement, column, figure, bound, unit }
+    Target { kind: Kind::Imapool, text, measurement, column, figure, bound, unit }
+}
+
+/// Of the mode "multiplex".
+const fn shared(
+    text: &'static str,
+    measurement: Measurement,
+    column: usize,
+    figure: Figure,
+    bound: Result<f64, f64>,
+    unit: &'static str,
+) -> Target {
+    Target { kind: Kind::Multiplex, text, measurement, column, figure, bound, unit }
 }
 
 impl Report {
@@ -66,7 +86,7 @@ impl Report {
     pub(crate) fn print(&self, scale: &Scale) {
         for (measurement, peers) in &self.figures {
             println!("\n{}: {}", measurement.name(), measurement.title(scale));
-            print!("  {:<14}", "");
+            print!("  {:<18}", "");
             for column in measurement.columns() {
                 print!(" {:>16}", column.title);
                 if column.ratio {
@@ -85,11 +105,11 @@ impl Report {
     }
 
     fn print_row(&self, measurement: Measurement, kind: Kind) {
-        print!("  {:<14}", kind.name());
+        print!("  {:<18}", kind.name());
         for (index, column) in measurement.columns().iter().enumerate() {
             print!(" {:>16}", shown(self.value(measurement, kind, index), column.decimals));
             if column.ratio {
-                print!(" {:>9}", shown(self.ratio(measurement, kind, index), 3));
+                print!(" {:>9}", shown(self.ratio(measurement, kind, index, measurement.reference()), 3));
             }
         }
         let missing = self.rounds(measurement, kind).iter().filter(|round| round.is_empty()).count();
@@ -97,10 +117,11 @@ impl Report {
     }
 
     fn print_target(&self, target: &Target) {
-        let Target { text, measurement, column, bound, unit, .. } = target;
+        let Target { kind, text, measurement, column, bound, unit, .. } = target;
         let measured = match target.figure {
-            Figure::Ratio => self.ratio(*measurement, Kind::Imapool, *column),
-            Figure::Value => self.value(*measurement, Kind::Imapool, *column),
+            Figure::Ratio => self.ratio(*measurement, *kind, *column, measurement.reference()),
+            Figure::RatioTo(reference) => self.ratio(*measurement, *kind, *column, reference),
+            Figure::Value => self.value(*measurement, *kind, *column),
         };
         let (wanted, met) = match bound {
             Ok(least) => (format!("≥ {least}"), measured.map(|m| m >= *least)),
@@ -127,8 +148,8 @@ impl Report {
 
     /// The median of each round's ratio to the reference in the same round: what slows the machine down for a while slows
     /// both down.
-    fn ratio(&self, measurement: Measurement, kind: Kind, column: usize) -> Option<f64> {
-        let reference = self.rounds(measurement, measurement.reference());
+    fn ratio(&self, measurement: Measurement, kind: Kind, column: usize, reference: Kind) -> Option<f64> {
+        let reference = self.rounds(measurement, reference);
         let pairs = self.rounds(measurement, kind).iter().zip(reference);
         median(pairs.filter_map(|(a, b)| Some(a.get(column)? / b.get(column)?)).collect())
     }

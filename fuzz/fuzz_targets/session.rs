@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use imapool::imap::capability::Front;
-use imapool::session::machine::{Action, Bounds, LoginReply, Machine, Run};
+use imapool::session::machine::{Action, Bounds, End, LoginReply, Machine, Run};
 use libfuzzer_sys::fuzz_target;
 
 const OFFERED: &str = "IMAP4rev1 AUTH=PLAIN AUTH=LOGIN AUTH=XOAUTH2 AUTH=OAUTHBEARER";
@@ -93,7 +93,7 @@ impl Session {
                 self.machine.handle_lost("NO lost.");
             }
             8 if self.selected && self.running.is_none() => self.machine.handle_lost("NO lost."),
-            9 => self.machine.handle_drain(),
+            9 => self.machine.handle_drain(End::Drain),
             10 if self.running.is_none() && !self.logging_in => self.machine.handle_timeout(),
             11 => self.machine.handle_eof(),
             12 if self.securing => {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::command::{Command, Name};
+use super::rewrite::is_uid;
 
 /// The STORE (or UID STORE) without `.SILENT`, so that the server tells the new flags, of which the others shall hear (RFC
 /// 9051 section 6.4.6). `None`: it is not silent, or no STORE.
@@ -38,15 +39,17 @@ pub struct FetchEffects {
     pub flags: bool,
     /// Content other than by PEEK: it sets \Seen (RFC 9051 section 6.4.5, RFC 3516 section 4.2).
     pub seen: bool,
+    /// UID, whether by name or because it is a UID FETCH (RFC 9051 section 6.4.9).
+    pub uid: bool,
 }
 
 /// What a FETCH (or UID FETCH) asks for; nothing for other commands.
 #[must_use]
 pub fn fetch_effects(command: &Command) -> FetchEffects {
-    let mut effects = FetchEffects::default();
     if command.name != Name::Fetch {
-        return effects;
+        return FetchEffects::default();
     }
+    let mut effects = FetchEffects { uid: is_uid(command), ..FetchEffects::default() };
     // What is in the brackets of a section are no items; it may hold a literal.
     let mut section = false;
     for segment in &command.segments {
@@ -68,6 +71,7 @@ impl FetchEffects {
         let begins =
             |head: &str| word.get(..head.len()).is_some_and(|start| start.eq_ignore_ascii_case(head.as_bytes()));
         self.flags |= is(&["FLAGS", "ALL", "FAST", "FULL"]);
+        self.uid |= is(&["UID"]);
         self.seen |= is(&["RFC822", "RFC822.TEXT"]) || begins("BODY[") || begins("BINARY[");
     }
 }
@@ -92,18 +96,19 @@ mod tests {
 
     #[test]
     fn what_fetches_do() {
-        for (line, flags, seen) in [
-            ("FETCH 1 FLAGS", true, false),
-            ("FETCH 1 fast", true, false),
-            ("UID FETCH 1 (UID BODY.PEEK[HEADER.FIELDS (FLAGS {ALL})] RFC822.SIZE)", false, false),
-            ("UID FETCH 1 (BODY.PEEK[HEADER.FIELDS (A)] FLAGS)", true, false),
-            ("FETCH 1 body[]", false, true),
-            ("FETCH 1 (BINARY.PEEK[1] RFC822.HEADER BODY BODYSTRUCTURE)", false, false),
-            ("FETCH 1 (BINARY[1])", false, true),
-            ("FETCH 1 RFC822", false, true),
-            ("SEARCH FLAGS RFC822", false, false),
+        for (line, flags, seen, uid) in [
+            ("FETCH 1 FLAGS", true, false, false),
+            ("FETCH 1 fast", true, false, false),
+            ("FETCH 1 (uid flags)", true, false, true),
+            ("UID FETCH 1 (UID BODY.PEEK[HEADER.FIELDS (FLAGS {ALL})] RFC822.SIZE)", false, false, true),
+            ("FETCH 1 (BODY.PEEK[HEADER.FIELDS (UID)] FLAGS)", true, false, false),
+            ("FETCH 1 body[]", false, true, false),
+            ("FETCH 1 (BINARY.PEEK[1] RFC822.HEADER BODY BODYSTRUCTURE)", false, false, false),
+            ("FETCH 1 (BINARY[1])", false, true, false),
+            ("FETCH 1 RFC822", false, true, false),
+            ("UID SEARCH FLAGS RFC822", false, false, false),
         ] {
-            assert_eq!(fetch_effects(&command(line)), FetchEffects { flags, seen }, "{line}");
+            assert_eq!(fetch_effects(&command(line)), FetchEffects { flags, seen, uid }, "{line}");
         }
     }
 }

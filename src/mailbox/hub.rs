@@ -20,7 +20,7 @@ use crate::imap::command::Command;
 use crate::metrics::{CheckoutResult, HubGuard, HubState, ResumeResult, RetireReason, WaitCause};
 use crate::pool::{Account, CheckoutError, Lease, Want};
 use crate::session::machine::{Remnant, Run};
-use crate::upstream::connection::{FromTask, Part};
+use crate::upstream::connection::{FromUpstream, Part};
 
 /// Sessions that may be about to join one hub.
 const MAX_JOINING: usize = 64;
@@ -245,7 +245,7 @@ impl Hub {
                 self.checkout = Some(Box::pin(async move { account.checkout(&want).await }));
             }
             Action::Run(run) => {
-                let ran = self.lease.as_ref().is_some_and(|lease| lease.run(run).is_ok());
+                let ran = self.lease.as_mut().is_some_and(|lease| lease.run(run).is_ok());
                 if !ran {
                     self.lost(true, true, false);
                 }
@@ -389,15 +389,16 @@ impl Hub {
             self.ending_idle = false;
         }
         if !self.machine.wants_data() {
+            lease.poll_held(cx);
             return false;
         }
         let Poll::Ready(event) = lease.poll_event(cx) else { return false };
         match event {
-            FromTask::Data(data) => self.machine.handle_data(data),
-            FromTask::Continue(_) => self.machine.handle_continue(),
-            FromTask::Done(data, rest, selected) => self.machine.handle_done(data, rest, selected),
-            FromTask::Checked => {}
-            FromTask::Lost(loss) => self.lost(loss.unsent, loss.unanswered, loss.cut),
+            FromUpstream::Data(data) => self.machine.handle_data(data),
+            FromUpstream::Continue(_) => self.machine.handle_continue(),
+            FromUpstream::Done(data, rest, selected) => self.machine.handle_done(data, rest, selected),
+            FromUpstream::Checked => {}
+            FromUpstream::Lost(loss) => self.lost(loss.unsent, loss.unanswered, loss.cut),
         }
         true
     }

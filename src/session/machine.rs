@@ -74,6 +74,8 @@ pub enum End {
     ProtocolError,
     /// The proxy is shutting down.
     Drain,
+    /// An administrator asked for it.
+    Operator,
     /// No command for too long.
     IdleTimeout,
     /// Not logged in in time.
@@ -182,7 +184,8 @@ pub struct Machine {
     offered: Arc<str>,
     errors: u8,
     eof: bool,
-    draining: bool,
+    /// The session is to end as soon as nothing runs, for this reason.
+    draining: Option<End>,
 }
 
 impl Machine {
@@ -201,7 +204,7 @@ impl Machine {
             offered,
             errors: 0,
             eof: false,
-            draining: false,
+            draining: None,
         };
         machine.write(format!("* OK [CAPABILITY {}] imapool ready.\r\n", machine.offered));
         machine
@@ -295,12 +298,21 @@ impl Machine {
         self.op = Op::Ready;
     }
 
-    /// The proxy is shutting down: ends the session as soon as nothing runs.
-    pub fn handle_drain(&mut self) {
-        self.draining = true;
+    /// Ends the session as soon as nothing runs, because of `reason`: [`End::Drain`] or [`End::Operator`].
+    pub fn handle_drain(&mut self, reason: End) {
+        self.draining = Some(reason);
         if self.is_idling() || matches!(self.op, Op::Collecting { .. } | Op::Sasl { .. } | Op::Refusing { .. }) {
-            self.bye("[UNAVAILABLE] Server shutting down", End::Drain);
+            self.dismiss(reason);
         }
+    }
+
+    /// Takes leave of a client who did nothing to deserve it.
+    fn dismiss(&mut self, reason: End) {
+        let text = match reason {
+            End::Operator => "[UNAVAILABLE] Session closed by the administrator",
+            _ => "[UNAVAILABLE] Server shutting down",
+        };
+        self.bye(text, reason);
     }
 
     /// No command came for too long, or no login.
@@ -343,8 +355,8 @@ impl Machine {
             Part::DoneHeld => {
                 *part = Part::Done;
                 self.actions.push_back(Action::Write(line));
-                if self.draining {
-                    self.handle_drain();
+                if let Some(reason) = self.draining {
+                    self.handle_drain(reason);
                 }
             }
             Part::Nothing if *name == Name::Other => {
@@ -435,12 +447,12 @@ impl Machine {
 
     /// Takes one step with the input at hand; false: nothing to do.
     fn step(&mut self) -> bool {
+        if let (Op::Ready, Some(reason)) = (&self.op, self.draining) {
+            self.dismiss(reason);
+            return true;
+        }
         match &self.op {
             Op::Over | Op::StartingTls | Op::LoggingIn { .. } => return false,
-            Op::Ready if self.draining => {
-                self.bye("[UNAVAILABLE] Server shutting down", End::Drain);
-                return true;
-            }
             Op::Running { part, .. } if !part.takes_input() => return false,
             _ => {}
         }
@@ -575,7 +587,7 @@ impl Machine {
     /// A whole command.
     fn command(&mut self, command: Command) {
         match (command.name, self.state) {
-            (Name::Capability | Name::Logout | Name::StartTls, _) if !command.arguments().at_end() => {
+            (Name::Capability | Name::Logout | Name::StartTls | Name::Idle, _) if !command.arguments().at_end() => {
                 self.bad(&command.tag, "This command takes no arguments.");
             }
             (Name::Id, _) if !is_id_list(&command) => self.bad(&command.tag, "ID takes NIL or a list of strings."),

@@ -118,7 +118,8 @@ impl Play {
             "selected" => self.machine.handle_done(format!(" {text}\r\n").as_bytes(), true),
             "lost" => self.machine.handle_lost(text),
             "revoked" => self.machine.handle_revoked(),
-            "drain" => self.machine.handle_drain(),
+            "drain" => self.machine.handle_drain(End::Drain),
+            "close" => self.machine.handle_drain(End::Operator),
             "timeout" => self.machine.handle_timeout(),
             "eof" => self.machine.handle_eof(),
             "tls" => self.machine.handle_tls(Front { starttls: false, login: true }, text.into()),
@@ -462,7 +463,8 @@ fn idle() {
     // DONE before the continuation, and a refusal.
     Play::logged_in().play(
         "C: a IDLE\\r\\nDONE\\r\\nb NOOP\nRUN a IDLE\n> continue + \nS: + \nSEND DONE\\r\\n\n> done OK\nS: a OK
-         S: b OK NOOP completed.\nC: c IDLE\nRUN c IDLE\n> done BAD no\nS: c BAD no",
+         S: b OK NOOP completed.\nC: c IDLE\nRUN c IDLE\n> done BAD no\nS: c BAD no\n\
+         C: d IDLE now\nS: d BAD This command takes no arguments.",
     );
 }
 
@@ -552,6 +554,10 @@ fn draining() {
     ));
     Play::new(true, true)
         .play(&format!("C: a STARTTLS\nS: a OK Begin TLS negotiation now.\nTLS\n> drain\n> tls X\n{DRAINED}"));
+    Play::logged_in().play(
+        "C: a LIST x y\nRUN a LIST x y\n> close\n> done OK\nS: a OK\nS: * BYE [UNAVAILABLE] Session closed by the \
+         administrator\nCLOSE Operator",
+    );
 }
 
 #[test]

@@ -135,6 +135,9 @@ impl Record {
     pub(super) fn takes(&self, connection: u64) {
         self.connection.store(connection, Ordering::Relaxed);
         let mut connections = self.connections.lock();
+        if connections.last() == Some(&connection) {
+            return;
+        }
         if connections.len() == CONNECTIONS {
             connections.remove(0);
         }

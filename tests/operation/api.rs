@@ -267,7 +267,7 @@ async fn sessions_are_closed_at_rest_and_after_their_command() {
         assert_eq!(answer.status, 200);
     }
     for client in [&mut rests, &mut idles, &mut greeted] {
-        client.play("S: * BYE…\nS.").await;
+        client.play("S: * BYE [UNAVAILABLE] Session closed by the administrator\nS.").await;
     }
     world.harness.sessions(0).await;
     assert_eq!(world.harness.metric("imapool_client_sessions_total", "close=\"operator\""), 3);

@@ -94,6 +94,15 @@ impl Client {
         .await
     }
 
+    /// Whether something comes within `quiet`; it is left to be read. The end is an error.
+    pub(crate) async fn has_more(&mut self, quiet: Duration) -> io::Result<bool> {
+        match timeout(quiet, self.stream.fill_buf()).await {
+            Ok(Ok([])) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(result) => result.map(|_| true),
+            Err(_) => Ok(false),
+        }
+    }
+
     /// Sends a command under a tag of its own and reads up to its tagged response.
     pub(crate) async fn command(&mut self, command: &str) -> io::Result<Reply> {
         self.command_bytes(command.as_bytes()).await

@@ -100,7 +100,8 @@ pub(crate) fn all(kind: Kind) -> Vec<Conversation> {
     conversations.filter(|c| c.only.as_deref().is_none_or(|only| only == kind.name())).collect()
 }
 
-fn parse(text: &str) -> Vec<Conversation> {
+/// What a file holds.
+pub(crate) fn parse(text: &str) -> Vec<Conversation> {
     let mut conversations: Vec<Conversation> = Vec::new();
     for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         if let Some(title) = line.strip_prefix("== ") {

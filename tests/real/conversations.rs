@@ -10,6 +10,7 @@ use crate::accounts::{Accounts, password_of};
 use crate::compare::difference;
 use crate::conversation::{self, Conversation};
 use crate::proxy::{Proxy, Settings};
+use crate::random;
 use crate::runner::{Transcript, prepare_account, run};
 use crate::server::{Kind, Options, Server};
 
@@ -36,6 +37,26 @@ async fn conversations_multiplexed_in_front_of_cyrus() {
     through_the_proxy(Kind::Cyrus, "multiplex").await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conversations_at_random_in_front_of_dovecot() {
+    at_random(Kind::Dovecot, "session").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conversations_at_random_in_front_of_cyrus() {
+    at_random(Kind::Cyrus, "session").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conversations_at_random_multiplexed_in_front_of_dovecot() {
+    at_random(Kind::Dovecot, "multiplex").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conversations_at_random_multiplexed_in_front_of_cyrus() {
+    at_random(Kind::Cyrus, "multiplex").await;
+}
+
 /// The check of the checker: a server is the same as itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "concerns the conversations, not the proxy: run it after changing them"]
@@ -50,30 +71,50 @@ async fn conversations_repeat_on_cyrus() {
     direct_twice(Kind::Cyrus).await;
 }
 
+/// As above.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "concerns the conversations, not the proxy: run it after changing them"]
+async fn conversations_at_random_repeat() {
+    at_random(Kind::Dovecot, "direct").await;
+    at_random(Kind::Cyrus, "direct").await;
+}
+
 async fn through_the_proxy(kind: Kind, mode: &'static str) {
-    let Some(server) = start(kind).await else { return };
+    let Some(server) = start(kind, conversation::all(kind).len()).await else { return };
     let proxy = Proxy::start(&server, &Settings { mode, ..Settings::default() }).await;
-    let except: &[&str] = match (kind, mode) {
-        // Cyrus tells of \Recent after a silent STORE, which is why a hub takes the reply for the STORE's; and it says more
-        // after the tagged reply to an APPEND, when its connection is with others already.
-        (Kind::Cyrus, "multiplex") => &["expunge", "store", "append with odd arguments"],
-        _ => &[],
-    };
-    let report = compare_all(kind, server.address, proxy.address, except).await;
+    let report = compare_all(kind, server.address, proxy.address).await;
     assert!(report.is_empty(), "{report}\n{}", proxy.log());
     proxy.finish();
 }
 
+async fn at_random(kind: Kind, mode: &'static str) {
+    let number = |name: &str| std::env::var(name).ok().map(|value| value.parse().expect("a number"));
+    let (seed, count) = (number("IMAPOOL_RANDOM_SEED").unwrap_or(1), number("IMAPOOL_RANDOM").unwrap_or(20));
+    // Cyrus tells of \Recent after a silent STORE, which is why a hub takes the reply for the STORE's.
+    let talks = random::conversations(seed, count, (kind, mode) != (Kind::Cyrus, "multiplex"));
+    let Some(server) = start(kind, talks.len()).await else { return };
+    let report = if mode == "direct" {
+        compare_each(&Arc::new(talks), server.address, server.address).await
+    } else {
+        let proxy = Proxy::start(&server, &Settings { mode, ..Settings::default() }).await;
+        let report = compare_each(&Arc::new(talks), server.address, proxy.address).await;
+        assert!(report.is_empty(), "{report}");
+        proxy.finish();
+        report
+    };
+    assert!(report.is_empty(), "{report}");
+}
+
 async fn direct_twice(kind: Kind) {
-    let Some(server) = start(kind).await else { return };
-    let report = compare_all(kind, server.address, server.address, &[]).await;
+    let Some(server) = start(kind, conversation::all(kind).len()).await else { return };
+    let report = compare_all(kind, server.address, server.address).await;
     assert!(report.is_empty(), "{report}");
 }
 
 /// A server on which every conversation has a pair of accounts, and all of them together one more.
-async fn start(kind: Kind) -> Option<Server> {
+async fn start(kind: Kind, conversations: usize) -> Option<Server> {
     let accounts = Accounts::default();
-    for index in 0..=conversation::all(kind).len() {
+    for index in 0..=conversations {
         for user in pair(index) {
             accounts.set(&user, &password_of(&user));
         }
@@ -87,13 +128,15 @@ fn pair(index: usize) -> [String; 2] {
 }
 
 /// All differences, as text.
-async fn compare_all(kind: Kind, server: SocketAddr, proxy: SocketAddr, except: &[&str]) -> String {
-    let mut conversations = conversation::all(kind);
-    conversations.retain(|conversation| !except.contains(&conversation.name.as_str()));
-    let conversations = Arc::new(conversations);
+async fn compare_all(kind: Kind, server: SocketAddr, proxy: SocketAddr) -> String {
+    let conversations = Arc::new(conversation::all(kind));
     let names: BTreeSet<&str> = conversations.iter().map(|c| c.name.as_str()).collect();
     assert_eq!(names.len(), conversations.len(), "names are unique");
     assert!(conversations.len() >= 60);
+    compare_each(&conversations, server, proxy).await + &in_sequence(&conversations, server, proxy).await
+}
+
+async fn compare_each(conversations: &Arc<Vec<Conversation>>, server: SocketAddr, proxy: SocketAddr) -> String {
     let mut report = String::new();
     let mut running: JoinSet<String> = JoinSet::new();
     for index in 0..conversations.len() {
@@ -106,7 +149,7 @@ async fn compare_all(kind: Kind, server: SocketAddr, proxy: SocketAddr, except: 
     while let Some(part) = running.join_next().await {
         report += &part.expect("no panic");
     }
-    report + &in_sequence(&conversations, server, proxy).await
+    report
 }
 
 /// Once in front of a cold pool, and again on the same accounts in front of a warm one.

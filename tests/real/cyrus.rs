@@ -39,7 +39,7 @@ pub(crate) async fn start(options: &Options) -> Option<Server> {
             .env("LD_LIBRARY_PATH", root.join("usr/lib/x86_64-linux-gnu"));
         let mut processes = Group::spawn(&mut command, &folder.path().join("output")).expect("master can be run");
         let up = await_greeting(&mut processes, address).await;
-        let server = Server { kind: Kind::Cyrus, address, tls_address: None, _processes: processes, folder };
+        let server = Server { kind: Kind::Cyrus, address, tls_address: None, processes, folder };
         if up {
             return Some(server);
         }

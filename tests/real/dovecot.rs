@@ -25,17 +25,29 @@ pub(crate) async fn start(options: &Options) -> Option<Server> {
         let file = folder.path().join("dovecot.conf");
         std::fs::write(&file, configuration(folder.path(), address, tls_address, options)).expect("write");
         std::fs::write(folder.path().join("passwd"), options.accounts.passwd_file()).expect("write");
-        let mut command = Command::new(&program);
-        command.arg("-F").arg("-c").arg(&file);
-        let mut processes = Group::spawn(&mut command, &folder.path().join("output")).expect("dovecot can be run");
+        let mut processes = spawn(&program, folder.path());
         let up = await_greeting(&mut processes, address).await;
-        let server = Server { kind: Kind::Dovecot, address, tls_address, _processes: processes, folder };
+        let server = Server { kind: Kind::Dovecot, address, tls_address, processes, folder };
         if up {
             return Some(server);
         }
         last_log = server.log();
     }
     panic!("Dovecot does not start:\n{last_log}");
+}
+
+fn spawn(program: &Path, folder: &Path) -> Group {
+    let mut command = Command::new(program);
+    command.arg("-F").arg("-c").arg(folder.join("dovecot.conf"));
+    Group::spawn(&mut command, &folder.join("output")).expect("dovecot can be run")
+}
+
+/// Starts one anew that has ended, where it was.
+pub(crate) async fn start_again(server: &mut Server) {
+    let program = find_program("dovecot").expect("it was there before");
+    server.processes = spawn(&program, server.folder.path());
+    let up = await_greeting(&mut server.processes, server.address).await;
+    assert!(up, "Dovecot does not start again:\n{}", server.log());
 }
 
 /// Whose the mail is: Dovecot refuses to serve root's.
@@ -77,7 +89,7 @@ fn configuration(folder: &Path, address: SocketAddr, tls_address: Option<SocketA
          passdb {{\n driver = passwd-file\n args = scheme=plain username_format=%u {folder}/passwd\n}}\n\
          userdb {{\n driver = static\n args = uid={uid} gid={gid} home={folder}/mail/%u\n}}\n\
          first_valid_uid = 1\n\
-         mail_location = maildir:~/Maildir\n\
+         mail_location = {location}\n\
          mail_max_userip_connections = {per_user}\n\
          mail_fsync = never\n\
          mail_attribute_dict = file:%h/attributes\n\
@@ -94,6 +106,7 @@ fn configuration(folder: &Path, address: SocketAddr, tls_address: Option<SocketA
          service stats {{\n unix_listener stats-writer {{\n mode = 0666\n }}\n}}\n",
         folder = folder.display(),
         delay = options.auth_failure_delay,
+        location = options.mail_location,
         penalty = if options.penalty { "0600" } else { "0" },
         uid = owner.uid,
         gid = owner.gid,

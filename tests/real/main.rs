@@ -10,6 +10,7 @@
 //! | `IMAPOOL_BIN` | the proxy to test instead of the one just built |
 //! | `IMAPOOL_FLOOD` | how many wrong passwords `flood` sends; 1,000 by default |
 //! | `IMAPOOL_SHARED_SECONDS` | how long the clients of `multiplex` are at work; 8 by default |
+//! | `IMAPOOL_RANDOM`, `IMAPOOL_RANDOM_SEED` | how many conversations at random (20 by default), and from which number on |
 //! | `IMAPOOL_CYRUS_ROOT` | where Debian's Cyrus packages were unpacked; else `/opt/imapool-test/cyrus`, else `/` |
 
 mod accounts;
@@ -22,11 +23,15 @@ mod conversations;
 mod cyrus;
 mod dovecot;
 mod flood;
+mod idlers;
 mod leftovers;
 mod load;
 mod multiplex;
 mod process;
 mod proxy;
+mod random;
+mod restart;
 mod runner;
 mod server;
 mod tls;
+mod viewer;

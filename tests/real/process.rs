@@ -50,6 +50,13 @@ impl Group {
         }
         status
     }
+
+    /// SIGKILL to all of them at once: nobody can say or save anything any more.
+    pub(crate) fn kill(&mut self) {
+        self.ended = true;
+        let _ = killpg(Pid::from_raw(self.child.id() as i32), Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
 }
 
 impl Drop for Group {

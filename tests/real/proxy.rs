@@ -62,9 +62,19 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Starts the proxy with `server` as its only backend.
     pub(crate) async fn start(server: &Server, settings: &Settings) -> Self {
+        let address = match settings.through {
+            Some(address) => address,
+            None if settings.tls == "implicit" => server.tls_address.expect("TLS is on"),
+            None => server.address,
+        };
+        Self::in_front_of(server.kind.name(), address, settings).await
+    }
+
+    /// Starts the proxy with this backend.
+    pub(crate) async fn in_front_of(name: &str, backend: SocketAddr, settings: &Settings) -> Self {
         let folder = scratch_folder();
         let config = folder.path().join("imapool.toml");
-        std::fs::write(&config, configuration(server, settings)).expect("write");
+        std::fs::write(&config, configuration(name, backend, settings)).expect("write");
         let log = folder.path().join("log");
         let program = std::env::var_os("IMAPOOL_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_imapool").into());
         let mut command = Command::new(PathBuf::from(program));
@@ -133,20 +143,14 @@ impl Metrics {
     }
 }
 
-fn configuration(server: &Server, settings: &Settings) -> String {
+fn configuration(name: &str, address: SocketAddr, settings: &Settings) -> String {
     format!(
         "[[listener]]\nname = \"webmail\"\naddress = \"127.0.0.1:0\"\n\
-         [[backend]]\nname = \"{kind}\"\naddress = \"{address}\"\ntls = \"{tls}\"\n{backend}\n\
+         [[backend]]\nname = \"{name}\"\naddress = \"{address}\"\ntls = \"{tls}\"\n{backend}\n\
          [pool]\nmode = \"{mode}\"\nmax_per_account = {max}\nspare = {spare}\n\
          [auth]\n{auth}\n\
          [admin]\naddress = \"127.0.0.1:0\"\n\
          [log]\nformat = \"text\"\nlevel = \"info\"\n",
-        kind = server.kind.name(),
-        address = match settings.through {
-            Some(address) => address,
-            None if settings.tls == "implicit" => server.tls_address.expect("TLS is on"),
-            None => server.address,
-        },
         tls = settings.tls,
         backend = settings.backend,
         mode = settings.mode,

@@ -42,6 +42,8 @@ pub(crate) struct Options {
     pub(crate) auth_failure_delay: u32,
     /// Dovecot's `anvil-auth-penalty`: slows every login from an address that has brought wrong passwords.
     pub(crate) penalty: bool,
+    /// Dovecot's `mail_location`.
+    pub(crate) mail_location: &'static str,
     /// PEM certificate and key: switches STARTTLS and the TLS port on.
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
 }
@@ -49,7 +51,14 @@ pub(crate) struct Options {
 impl Options {
     /// Roomy limits, no TLS.
     pub(crate) fn new(accounts: Accounts) -> Self {
-        Self { accounts, max_userip_connections: 1000, auth_failure_delay: 0, penalty: false, tls: None }
+        Self {
+            accounts,
+            max_userip_connections: 1000,
+            auth_failure_delay: 0,
+            penalty: false,
+            mail_location: "maildir:~/Maildir",
+            tls: None,
+        }
     }
 }
 
@@ -63,7 +72,7 @@ pub(crate) struct Server {
     /// Where it listens with TLS from the first byte.
     pub(crate) tls_address: Option<SocketAddr>,
     /// Ended before the folder is removed: fields drop in this order.
-    pub(crate) _processes: Group,
+    pub(crate) processes: Group,
     /// Everything it writes.
     pub(crate) folder: tempfile::TempDir,
 }

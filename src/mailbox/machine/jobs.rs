@@ -1,5 +1,6 @@
 //! What runs upstream, and what runs next.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -11,9 +12,9 @@ use super::{
     Told,
 };
 use crate::imap::command::{Command, Name, Segment, quoted};
-use crate::imap::effects::loud;
+use crate::imap::effects::{fetch_effects, loud};
 use crate::imap::ranges::Ranges;
-use crate::imap::rewrite::{Outcome, rewrite};
+use crate::imap::rewrite::{Outcome, is_uid, rewrite};
 use crate::imap::sequence::SequenceSet;
 use crate::mailbox::log::Replay;
 use crate::mailbox::plan::{Plan, Shape, plan};
@@ -127,6 +128,10 @@ impl Machine {
                 return;
             }
             let Some(id) = self.queue.pop_front() else { return self.leisure() };
+            if self.needs_census(id) {
+                self.queue.push_front(id);
+                return self.ask_for_new_uids();
+            }
             self.serve(id);
         }
     }
@@ -283,11 +288,47 @@ impl Machine {
         self.begin(Job::Member(Box::new(job)), run);
     }
 
-    /// The messages, by the backend's numbers or UIDs, that a command names.
+    /// The UIDs have to be known before this member's command: after a loss the hub could not go on, once somebody knows more
+    /// of a message than that it is there. As long as nothing is news since SELECT, UIDNEXT will do, if all is soon over.
+    fn needs_census(&self, id: MemberId) -> bool {
+        if !self.wants_census() {
+            return false;
+        }
+        let changed = self.selection.as_ref().is_some_and(|selection| selection.changed);
+        let soon_over = !changed && self.now < self.connected_since + BEFORE_CENSUS;
+        let run = self.members.get(&id).and_then(|member| member.waiting.as_ref());
+        !soon_over
+            && run.is_some_and(|run| !self.tells_uids(&run.command) && (self.touched || self.touches(&run.command)))
+    }
+
+    /// Whether the reply tells all UIDs that are not known here, one by one.
+    fn tells_uids(&self, command: &Command) -> bool {
+        let (star, known) = self.known(is_uid(command));
+        let all = |span: RangeInclusive<u32>| span.contains(&(known + 1)) && *span.end() >= star;
+        fetch_effects(command).uid && named(command, star).spans().any(all)
+    }
+
+    /// Whether the reply may tell of messages whose UIDs are not known here.
+    fn touches(&self, command: &Command) -> bool {
+        let uid = is_uid(command);
+        let (star, known) = self.known(uid);
+        match command.name {
+            Name::Search | Name::Sort | Name::Thread => !uid,
+            Name::Fetch | Name::Store => named(command, star).last().is_some_and(|last| last > known),
+            _ => false,
+        }
+    }
+
+    /// What `*` is for a command by UID or by number, and up to where UIDs are known.
+    fn known(&self, uid: bool) -> (u32, u32) {
+        if uid { (u32::MAX, self.uids.last().unwrap_or(0)) } else { (self.exists, self.uids.len()) }
+    }
+
+    /// The messages, by the backend's numbers or UIDs, that a command names; the last UID is `u32::MAX` while it is not
+    /// known.
     fn named(&self, command: &Command, uid: bool) -> Ranges {
-        let star = if uid { self.uids.last().unwrap_or(0) } else { self.exists };
-        let set = command.arguments().word().and_then(|set| SequenceSet::parse(set).ok());
-        set.map_or_else(Ranges::new, |set| set.resolve(star))
+        let last = self.uids.last().filter(|_| self.uids.len() == self.exists);
+        named(command, if uid { last.unwrap_or(u32::MAX) } else { self.exists })
     }
 
     /// A member needs a connection of its own.
@@ -388,6 +429,11 @@ impl Machine {
             member.out.push_back(told);
         }
     }
+}
+
+fn named(command: &Command, star: u32) -> Ranges {
+    let set = command.arguments().word().and_then(|set| SequenceSet::parse(set).ok());
+    set.map_or_else(Ranges::new, |set| set.resolve(star))
 }
 
 const GONE: &[u8] = b" NO [EXPUNGEISSUED] Some of the requested messages no longer exist.\r\n";

@@ -286,7 +286,10 @@ impl Machine {
         let Some(Job::Member(running)) = &self.job else { return false };
         let Some(member) = self.members.get_mut(&running.id) else { return false };
         let (Some(named), Some(store)) = (&running.silent, &running.shape.store) else { return false };
-        let named = if running.shape.uid { uid.is_some_and(|uid| named.contains(uid)) } else { named.contains(number) };
+        let named = match running.shape.uid {
+            true => uid.is_some_and(|uid| named.contains(uid)) || number == self.exists && named.contains(u32::MAX),
+            false => named.contains(number),
+        };
         let expected =
             self.shadow.flags(number).is_none_or(|before| stored(before, store.sign, &store.flags) == *flags);
         // Once something was said, the last word has to be right.

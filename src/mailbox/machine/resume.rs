@@ -14,6 +14,8 @@ use crate::mailbox::log::Log;
 const MAX_COUNTS: u8 = 16;
 /// Octets of the numbers in one command of ours.
 const MAX_SET: usize = 4000;
+/// Messages whose UIDs are asked for one by one.
+const FEW: u32 = 200;
 
 /// The mailbox as it is found on a new connection, before the members' views follow it.
 #[derive(Debug)]
@@ -163,6 +165,21 @@ impl Machine {
             && self.members.values().any(|member| member.cursor.is_some())
     }
 
+    /// The same, before a member's command: if it can be, in a way in which the backend may not tell of EXPUNGE
+    /// (RFC 9051 section 7.5.1), so that the numbers in that command stay what they are.
+    pub(super) fn ask_for_new_uids(&mut self) {
+        if self.miscounted == 0 && self.exists.saturating_sub(self.uids.len()) <= FEW {
+            self.ask_one_by_one();
+        } else {
+            self.ask_for_uids(None);
+        }
+    }
+
+    fn ask_one_by_one(&mut self) {
+        let run = own(Name::Fetch, format!("FETCH {}:* (UID)", self.uids.len() + 1));
+        self.begin(Job::Census { list: BytesMut::new(), fresh: None }, run);
+    }
+
     pub(super) fn ask_for_uids(&mut self, fresh: Option<Fresh>) {
         if self.miscounted % 2 == 1 {
             // Cyrus leaves out of UID SEARCH what is gone, and says so only when asked for news.
@@ -171,8 +188,7 @@ impl Machine {
         }
         if fresh.is_none() && self.miscounted >= MAX_COUNTS / 4 {
             // One by one cannot miscount, however many come and go meanwhile.
-            let run = own(Name::Fetch, format!("FETCH {}:* (UID)", self.uids.len() + 1));
-            return self.begin(Job::Census { list: BytesMut::new(), fresh: None }, run);
+            return self.ask_one_by_one();
         }
         let returns = if self.settings.esearch { "RETURN (ALL) " } else { "" };
         let set = match (self.uids.last(), &fresh) {

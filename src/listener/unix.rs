@@ -1,0 +1,84 @@
+//! Listening on a path.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use tokio::net::{UnixListener, UnixStream};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::{BACKLOG, io};
+
+/// Owner and group: those of the service and of its front ends.
+const MODE: u32 = 0o660;
+
+/// A listening Unix socket, which takes its file away with it.
+pub(super) struct Listening {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode, so that a successor's file is left alone; `None`: it is not ours to remove.
+    file: Option<(u64, u64)>,
+}
+
+impl Listening {
+    /// `take_over`: in place of a process that listens there; connections go to either, and none is refused.
+    pub(super) fn bind(path: &Path, take_over: bool) -> io::Result<Self> {
+        let mut place = path.to_path_buf();
+        if take_over {
+            place.as_mut_os_string().push(format!(".{}", std::process::id()));
+        }
+        let address = SockAddr::unix(&place)?;
+        remove_stale(&place, &address)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address)?;
+        // Before listening: until then nobody can connect, whatever the umask allowed.
+        fs::set_permissions(&place, Permissions::from_mode(MODE))?;
+        socket.listen(BACKLOG)?;
+        let listener = UnixListener::from_std(socket.into())?;
+        let metadata = fs::symlink_metadata(&place)?;
+        if take_over {
+            fs::rename(&place, path)?;
+        }
+        Ok(Self { listener, path: path.into(), file: Some((metadata.dev(), metadata.ino())) })
+    }
+
+    /// One that was bound by somebody else, who keeps it.
+    pub(super) fn adopt(socket: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self { listener: UnixListener::from_std(socket)?, path: PathBuf::new(), file: None })
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
+        self.listener.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let found = fs::symlink_metadata(&self.path).map(|file| (file.dev(), file.ino()));
+        if self.file.is_some_and(|ours| found.is_ok_and(|found| found == ours)) {
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+/// Removes the socket file of a process that is gone: one on which nobody answers.
+fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(file) if !file.file_type().is_socket() => return Err(io::ErrorKind::AlreadyExists.into()),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // A connect that would have to wait meets somebody whose backlog is full.
+    probe.set_nonblocking(true)?;
+    match probe.connect(address) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+        Ok(()) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
+    }
+}
