@@ -295,7 +295,14 @@ impl Machine {
     /// The backend no longer accepts the login.
     pub fn handle_revoked(&mut self) {
         self.link = Link::Down;
-        self.bye_all(b"The mail server no longer accepts this login");
+        const REVOKED: &[u8] = b"The mail server no longer accepts this login";
+        self.bye_all(REVOKED);
+        for id in self.queue.drain(..) {
+            if let Some(member) = self.members.get_mut(&id) {
+                member.waiting = None;
+                member.out.push_back(Told::Bye(Bytes::from_static(REVOKED)));
+            }
+        }
     }
 
     /// The connection is wanted elsewhere: it is given back as soon as that can be done.

@@ -171,6 +171,10 @@ impl Machine {
     pub(super) fn done_with(&mut self, id: MemberId, rest: Bytes, selected: bool) {
         if let Some(member) = self.members.get_mut(&id) {
             member.out.push_back(Told::Done(Bytes::new(), rest, selected));
+            // It has left, though it has not heard so yet.
+            if let Some(cursor) = member.cursor.take_if(|_| !selected) {
+                self.log.leave(cursor);
+            }
         }
     }
 
@@ -178,11 +182,12 @@ impl Machine {
         self.done_with(id, Bytes::from_static(rest), false);
     }
 
-    /// The mailbox cannot be gone on with.
+    /// The mailbox cannot be gone on with. Those who have not heard of it yet can still select it.
     pub(super) fn bye_all(&mut self, text: &'static [u8]) {
         self.stats.push(Stat::Ended);
-        self.queue.clear();
-        for member in self.members.values_mut() {
+        let members = &self.members;
+        self.queue.retain(|id| members.get(id).is_some_and(|member| member.cursor.is_none()));
+        for member in self.members.values_mut().filter(|member| member.cursor.is_some()) {
             // What becomes of the mailbox is no longer its affair.
             if let Some(cursor) = member.cursor.take() {
                 self.log.leave(cursor);

@@ -11,7 +11,7 @@ use crate::imap::ranges::Ranges;
 use crate::mailbox::log::Log;
 
 /// Times that UIDs are asked for when they do not fit the number of messages.
-const MAX_COUNTS: u8 = 8;
+const MAX_COUNTS: u8 = 16;
 /// Octets of the numbers in one command of ours.
 const MAX_SET: usize = 4000;
 /// Messages whose UIDs are asked for one by one.
@@ -186,7 +186,7 @@ impl Machine {
             let job = Job::Census { list: BytesMut::new(), fresh };
             return self.begin(job, own(Name::Noop, "NOOP"));
         }
-        if fresh.is_none() && self.miscounted >= MAX_COUNTS / 2 {
+        if fresh.is_none() && self.miscounted >= MAX_COUNTS / 4 {
             // One by one cannot miscount, however many come and go meanwhile.
             return self.ask_one_by_one();
         }
