@@ -32,7 +32,7 @@ use crate::secret::Fingerprint;
 use crate::session::machine::{Remnant, Run};
 use crate::throttle::Standing;
 use crate::upstream::backend::{Backend, OpenError, Unauthenticated};
-use crate::upstream::connection::{Connection, FromTask};
+use crate::upstream::connection::{Connection, FromUpstream};
 use crate::upstream::login::Outcome;
 use crate::upstream::machine::{Facts, Sticky};
 
@@ -606,8 +606,8 @@ async fn enable(connection: &mut Connection, sticky: &Sticky) -> bool {
         }
         loop {
             match connection.event().await {
-                FromTask::Done(_, rest, _) if rest.starts_with(b" OK") => break,
-                FromTask::Done(..) | FromTask::Lost(_) => return false,
+                FromUpstream::Done(_, rest, _) if rest.starts_with(b" OK") => break,
+                FromUpstream::Done(..) | FromUpstream::Lost(_) => return false,
                 _ => {}
             }
         }

@@ -14,13 +14,13 @@ use tokio::time::{Instant, Sleep};
 use tracing::debug;
 
 use super::line::{self, HubEnd, MemberEnd, Request};
-use super::machine::{Action, Machine, MemberId, Settings, Told};
+use super::machine::{Action, Machine, MemberId, Settings, Stat, Told};
 use super::registry::{Status, Yielding};
 use crate::imap::command::Command;
-use crate::metrics::{CheckoutResult, RetireReason};
+use crate::metrics::{CheckoutResult, HubGuard, HubState, ResumeResult, RetireReason, WaitCause};
 use crate::pool::{Account, CheckoutError, Lease, Want};
 use crate::session::machine::{Remnant, Run};
-use crate::upstream::connection::{FromTask, Part};
+use crate::upstream::connection::{FromUpstream, Part};
 
 /// Sessions that may be about to join one hub.
 const MAX_JOINING: usize = 64;
@@ -122,6 +122,7 @@ struct Hub {
     /// Of the member that is told that it is its own.
     handed_over: Option<Lease>,
     unconnected: CheckoutError,
+    counted: HubGuard,
 }
 
 impl Hub {
@@ -152,6 +153,7 @@ impl Hub {
             yielding: None,
             handed_over: None,
             unconnected: CheckoutError::Unavailable,
+            counted: HubGuard::new(Arc::clone(account.backend().metrics().hubs())),
         }
     }
 
@@ -177,6 +179,7 @@ impl Hub {
             while let Some(action) = self.machine.poll_action() {
                 self.act(action);
             }
+            self.count();
             self.publish();
             if self.machine.is_empty() && self.account.hubs().remove(&mut self.joins) {
                 break;
@@ -195,6 +198,21 @@ impl Hub {
         self.end().await;
     }
 
+    fn count(&mut self) {
+        for stat in self.machine.take_stats() {
+            let metrics = self.counted.metrics();
+            match stat {
+                Stat::Waited { waited, connected: true } => metrics.waited(WaitCause::Command, waited),
+                Stat::Waited { waited, connected: false } => metrics.waited(WaitCause::Connection, waited),
+                Stat::Resumed { changed: true } => metrics.resumed(ResumeResult::Changed),
+                Stat::Resumed { changed: false } => metrics.resumed(ResumeResult::Same),
+                Stat::Ended => metrics.resumed(ResumeResult::Lost),
+            }
+        }
+        let state = if self.lease.is_some() { HubState::Connected } else { HubState::Parked };
+        self.counted.set(state, self.members.len(), self.machine.lag());
+    }
+
     fn publish(&self) {
         self.status.members.store(self.members.len(), Ordering::Relaxed);
         let resting = self.machine.resting_since().filter(|_| self.yielding.is_none());
@@ -209,7 +227,7 @@ impl Hub {
                 self.checkout = Some(Box::pin(async move { account.checkout(&want).await }));
             }
             Action::Run(run) => {
-                let ran = self.lease.as_ref().is_some_and(|lease| lease.run(run).is_ok());
+                let ran = self.lease.as_mut().is_some_and(|lease| lease.run(run).is_ok());
                 if !ran {
                     self.lost(true, true, false);
                 }
@@ -217,6 +235,7 @@ impl Hub {
             Action::EndIdle => self.ending_idle = true,
             Action::Disconnect => {
                 debug!(members = self.members.len(), "hub parked: its connection is wanted elsewhere");
+                self.counted.metrics().parked();
                 self.lease = None;
                 self.yielding = None;
             }
@@ -260,6 +279,7 @@ impl Hub {
     fn fork(&mut self, ids: &[MemberId], shared: bool) {
         let Some(machine) = self.machine.fork(ids) else { return };
         debug!(members = ids.len(), "hub divided");
+        self.counted.metrics().divided();
         let mut other = Self::new(&self.account, self.key.clone(), machine, shared);
         other.members = ids.iter().filter_map(|id| Some((*id, self.members.remove(id)?))).collect();
         tokio::spawn(other.run());
@@ -350,15 +370,16 @@ impl Hub {
             self.ending_idle = false;
         }
         if !self.machine.wants_data() {
+            lease.poll_held(cx);
             return false;
         }
         let Poll::Ready(event) = lease.poll_event(cx) else { return false };
         match event {
-            FromTask::Data(data) => self.machine.handle_data(data),
-            FromTask::Continue(_) => self.machine.handle_continue(),
-            FromTask::Done(data, rest, selected) => self.machine.handle_done(data, rest, selected),
-            FromTask::Checked => {}
-            FromTask::Lost(loss) => self.lost(loss.unsent, loss.unanswered, loss.cut),
+            FromUpstream::Data(data) => self.machine.handle_data(data),
+            FromUpstream::Continue(_) => self.machine.handle_continue(),
+            FromUpstream::Done(data, rest, selected) => self.machine.handle_done(data, rest, selected),
+            FromUpstream::Checked => {}
+            FromUpstream::Lost(loss) => self.lost(loss.unsent, loss.unanswered, loss.cut),
         }
         true
     }

@@ -274,6 +274,12 @@ impl Log {
         }
     }
 
+    /// Events kept for sessions that were not told of them.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        self.events.len()
+    }
+
     /// Events that the session has not been told of, those withheld not counted.
     #[must_use]
     pub fn lag(&self, cursor: Cursor) -> u64 {

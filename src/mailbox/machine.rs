@@ -41,6 +41,8 @@ const IDLE_RENEWAL: Duration = Duration::from_secs(25 * 60);
 const QUANTUM: Duration = Duration::from_millis(100);
 /// Times that a command is run anew because its connection was gone.
 const MAX_ATTEMPTS: u8 = 3;
+/// The longest pause before another connection is tried when they are all lost at once.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// Small pieces for a member are joined up to this size, in octets.
 const JOIN: usize = 4096;
 
@@ -85,6 +87,25 @@ pub enum Action {
     HandOver(MemberId),
 }
 
+/// What is worth counting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stat {
+    /// A member's command got its turn after this time. `connected`: all the while the mailbox was selected.
+    Waited {
+        /// Since it was given.
+        waited: Duration,
+        /// It waited for other commands only.
+        connected: bool,
+    },
+    /// The mailbox was selected anew.
+    Resumed {
+        /// Something had changed.
+        changed: bool,
+    },
+    /// The mailbox could not be gone on with.
+    Ended,
+}
+
 /// What a member is told.
 #[derive(Debug)]
 pub enum Told {
@@ -112,6 +133,9 @@ struct Member {
     idling: bool,
     /// Its command, while that waits.
     waiting: Option<Box<Run>>,
+    /// Since when it waits, and whether for other commands only.
+    since: Instant,
+    connected: bool,
     attempts: u8,
     /// Messages whose flags it was told since it gave its command, by its own numbers: it takes the last that it hears for
     /// what its STORE has made of them.
@@ -154,6 +178,7 @@ pub struct Machine {
     /// For the owner of the job, of what was just read.
     passed: BytesMut,
     actions: VecDeque<Action>,
+    stats: Vec<Stat>,
     now: Instant,
     /// Since when nothing happened upstream, since when the job runs, and since when the connection is there.
     quiet_since: Instant,
@@ -171,6 +196,8 @@ pub struct Machine {
     recheck: Option<u32>,
     /// Times in a row that the UIDs did not fit the number of messages.
     miscounted: u8,
+    /// Times in a row that a connection was lost before it was of any use.
+    losses: u32,
 }
 
 impl Machine {
@@ -194,6 +221,7 @@ impl Machine {
             reading: None,
             passed: BytesMut::new(),
             actions: VecDeque::new(),
+            stats: Vec::new(),
             now,
             quiet_since: now,
             job_since: now,
@@ -204,6 +232,7 @@ impl Machine {
             served: false,
             recheck: None,
             miscounted: 0,
+            losses: 0,
         }
     }
 
@@ -301,6 +330,17 @@ impl Machine {
             self.proceed();
         }
         self.actions.pop_front()
+    }
+
+    /// What was worth counting since it was last asked. Ask after [`Machine::poll_action`].
+    pub fn take_stats(&mut self) -> Vec<Stat> {
+        std::mem::take(&mut self.stats)
+    }
+
+    /// Events kept for members that may not hear of them yet.
+    #[must_use]
+    pub fn lag(&self) -> usize {
+        self.log.kept()
     }
 
     /// Whether more of the backend's octets can be taken: not while the member whose reply they are is slow.

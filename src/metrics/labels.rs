@@ -104,6 +104,38 @@ labels! {
 }
 
 labels! {
+    /// Whether a shared mailbox has a connection.
+    HubState("state") {
+        /// It has.
+        Connected = "connected",
+        /// It has given it up, lost it, or waits for one.
+        Parked = "parked",
+    }
+}
+
+labels! {
+    /// What was found when a mailbox was selected anew under its sessions.
+    ResumeResult("result") {
+        /// Nothing had changed.
+        Same = "same",
+        /// What had changed could be told.
+        Changed = "changed",
+        /// It could not: the sessions were ended.
+        Lost = "lost",
+    }
+}
+
+labels! {
+    /// What a command of a shared mailbox waited for.
+    WaitCause("cause") {
+        /// For a connection, and for the mailbox to be selected on it.
+        Connection = "connection",
+        /// For other commands on the connection.
+        Command = "command",
+    }
+}
+
+labels! {
     /// Which way a login went, for its duration.
     LoginPath("path") {
         /// Answered from memory.

@@ -5,6 +5,7 @@
 
 mod exposition;
 mod histogram;
+mod hubs;
 mod labels;
 #[cfg(test)]
 mod tests;
@@ -21,8 +22,10 @@ use prometheus_client::registry::Registry;
 pub use self::exposition::CONTENT_TYPE;
 use self::exposition::{PerLabel, Series};
 pub use self::histogram::{Counts, Histogram};
+pub use self::hubs::{HubGuard, HubMetrics};
 pub use self::labels::{
-    CheckoutResult, CommandLabel, ConnectionState, DialResult, LoginPath, LoginResult, RetireReason, SessionClose,
+    CheckoutResult, CommandLabel, ConnectionState, DialResult, HubState, LoginPath, LoginResult, ResumeResult,
+    RetireReason, SessionClose, WaitCause,
 };
 use crate::process::ProcessCollector;
 
@@ -209,6 +212,7 @@ impl Metrics {
             "Time a client session waited for an upstream connection, whatever the result",
             backends.iter().map(|(label, b)| (label.to_vec(), b.checkout_wait.clone())).collect::<Series<_>>(),
         );
+        hubs::register(&backends, registry);
         let mut ports = |name: &str, help: &str, gauge: fn(&BackendMetrics) -> &Gauge| {
             let series = backends.iter().map(|(label, backend)| (label.to_vec(), gauge(backend).clone()));
             registry.register(name, help, series.collect::<Series<_>>());
@@ -244,6 +248,7 @@ pub struct BackendMetrics {
     retired: PerLabel<RetireReason, Counter>,
     checkouts: PerLabel<CheckoutResult, Counter>,
     checkout_wait: Histogram,
+    hubs: Arc<HubMetrics>,
 }
 
 impl BackendMetrics {
@@ -262,6 +267,11 @@ impl BackendMetrics {
     pub fn checkout(&self, result: CheckoutResult, waited: Duration) {
         self.checkouts.get(result).inc();
         self.checkout_wait.observe(waited);
+    }
+
+    /// The numbers of shared mailboxes.
+    pub fn hubs(&self) -> &Arc<HubMetrics> {
+        &self.hubs
     }
 
     /// Connections in this state now.

@@ -134,7 +134,7 @@ fn value(metrics: &Metrics, sample: &str, labels: &[(&str, &str)]) -> f64 {
 fn every_family_of_the_contract_is_there_from_the_start() {
     let metrics = Metrics::new(&["main".to_owned(), AWKWARD.to_owned()]);
     let families = parse(&metrics.render());
-    let contract: [(&str, &str, &[&str], usize); 14] = [
+    let contract: [(&str, &str, &[&str], usize); 21] = [
         ("imapool_client_sessions", "gauge", &[], 1),
         ("imapool_client_sessions_total", "counter", &["close"], 13),
         ("imapool_logins_total", "counter", &["result"], 8),
@@ -145,6 +145,13 @@ fn every_family_of_the_contract_is_there_from_the_start() {
         ("imapool_upstream_retired_total", "counter", &["backend", "reason"], 2 * 16),
         ("imapool_checkouts_total", "counter", &["backend", "result"], 2 * 7),
         ("imapool_checkout_wait_seconds", "histogram", &["backend"], 2 * 21),
+        ("imapool_hubs", "gauge", &["backend", "state"], 2 * 2),
+        ("imapool_hub_sessions", "gauge", &["backend"], 2),
+        ("imapool_hub_lag_events", "gauge", &["backend"], 2),
+        ("imapool_hub_parks_total", "counter", &["backend"], 2),
+        ("imapool_hub_divisions_total", "counter", &["backend"], 2),
+        ("imapool_hub_resumes_total", "counter", &["backend", "result"], 2 * 3),
+        ("imapool_hub_wait_seconds", "histogram", &["backend", "cause"], 2 * 2 * 21),
         ("imapool_ports_capacity", "gauge", &["backend"], 2),
         ("imapool_ports_in_use", "gauge", &["backend"], 2),
         ("imapool_ports_time_wait", "gauge", &["backend"], 2),

@@ -32,7 +32,7 @@ use crate::metrics::{CommandLabel, Metrics, SessionClose};
 use crate::pool::{Account, CheckoutError, Lease, Want};
 use crate::stream::{Peer, Stream};
 use crate::upstream::backend::Backend;
-use crate::upstream::connection::{FromTask, Loss, Part, poll_read_with};
+use crate::upstream::connection::{FromUpstream, Loss, Part, poll_read_with};
 use crate::upstream::machine::Sticky;
 
 /// How long a client may take to answer our FIN with its own.
@@ -176,7 +176,7 @@ struct Session {
 enum Wake {
     Input(io::Result<usize>),
     Output(io::Result<usize>),
-    Upstream(FromTask),
+    Upstream(FromUpstream),
     Hub(FromHub),
     Timer,
     Drain,
@@ -217,7 +217,7 @@ impl Session {
             let result = match wake {
                 Wake::Input(read) => self.input(read),
                 Wake::Output(written) => self.written(written),
-                Wake::Upstream(FromTask::Lost(loss)) => Box::pin(self.lost(loss)).await,
+                Wake::Upstream(FromUpstream::Lost(loss)) => Box::pin(self.lost(loss)).await,
                 Wake::Upstream(event) => {
                     self.upstream(event);
                     Ok(())
@@ -239,11 +239,12 @@ impl Session {
     }
 
     fn poll_io(&mut self, cx: &mut TaskContext<'_>) -> Poll<Wake> {
-        if self.queued < MAX_QUEUED
-            && let Some(lease) = &mut self.lease
-            && let Poll::Ready(event) = lease.poll_event(cx)
-        {
-            return Poll::Ready(Wake::Upstream(event));
+        if let Some(lease) = &mut self.lease {
+            if self.queued >= MAX_QUEUED {
+                lease.poll_held(cx);
+            } else if let Poll::Ready(event) = lease.poll_event(cx) {
+                return Poll::Ready(Wake::Upstream(event));
+            }
         }
         if self.queued < MAX_QUEUED
             && self.lease.is_none()
@@ -278,10 +279,13 @@ impl Session {
     /// Hands on what there is of the running command, as fast as the backend takes it.
     fn poll_parts(&mut self, cx: &mut TaskContext<'_>) {
         let Some(lease) = &mut self.lease else { return self.parts.clear() };
-        while !self.parts.is_empty() && lease.poll_ready(cx).is_ready() {
-            if let Some(part) = self.parts.pop_front() {
-                lease.send(part);
-            }
+        if self.parts.is_empty() {
+            return;
+        }
+        // The last look for room sends the last part.
+        while lease.poll_ready(cx).is_ready() {
+            let Some(part) = self.parts.pop_front() else { return };
+            lease.send(part);
         }
     }
 
@@ -498,12 +502,12 @@ impl Session {
 
     /// Runs a command on the connection that the session has. Otherwise gives it back.
     fn start_at_once(&mut self, run: Box<Run>) -> Result<(), Box<Run>> {
-        let Some(lease) = &self.lease else { return Err(run) };
         if self.may_exchange(&run) {
             return Err(run);
         }
         let name = run.command.name;
         let again = self.is_elsewhere_as_good().then(|| run.clone());
+        let Some(lease) = &mut self.lease else { return Err(run) };
         if self.parts.is_empty() {
             lease.run(run)?;
         } else {
@@ -524,8 +528,8 @@ impl Session {
             if (self.lease.is_none() || self.may_exchange(&command)) && !self.take_lease(&command).await {
                 return;
             }
-            let Some(lease) = &self.lease else { return };
             let again = self.is_elsewhere_as_good().then(|| command.clone());
+            let Some(lease) = &mut self.lease else { return };
             match lease.run(command) {
                 Ok(()) => {
                     self.record.command_begins(name);
@@ -602,17 +606,17 @@ impl Session {
         }
     }
 
-    fn upstream(&mut self, event: FromTask) {
+    fn upstream(&mut self, event: FromUpstream) {
         match event {
-            FromTask::Data(octets) => self.queue(octets),
-            FromTask::Continue(line) => {
+            FromUpstream::Data(octets) => self.queue(octets),
+            FromUpstream::Continue(line) => {
                 // A literal that has been sent cannot be sent again.
                 if let Some(running) = self.running.as_mut().filter(|running| running.name != Name::Idle) {
                     running.again = None;
                 }
                 self.machine.handle_continue(line);
             }
-            FromTask::Done(data, rest, selected) => {
+            FromUpstream::Done(data, rest, selected) => {
                 self.queue(data);
                 let running = self.running.take();
                 if let Some(running) = &running {
@@ -623,7 +627,7 @@ impl Session {
                     self.machine.handle_done(&rest, selected || self.sharing.hub.is_some());
                 }
             }
-            FromTask::Checked | FromTask::Lost(_) => {}
+            FromUpstream::Checked | FromUpstream::Lost(_) => {}
         }
     }
 

@@ -1,28 +1,31 @@
-//! The task that owns one authenticated upstream socket, and the handle that others have of it.
+//! One authenticated upstream connection, and the handle that others have of it.
 //!
-//! The task lives as long as the socket: while a session uses the connection, and while it rests in a pool, where the task
-//! goes on reading, so that a goodbye is seen at once. What a session leaves unread when it vanishes is read by whoever
-//! took over its handle; the task itself never stops half-way through a reply.
+//! The handle of a connection in use holds all of it: socket, buffers, protocol. Whoever has the handle drives it, within
+//! his own task, so that no octet has to wait for another task. It keeps no state in futures: they can be dropped at any
+//! moment. What a session leaves unread when it vanishes is read by whoever took over its handle. At rest, the connection
+//! lies in its berth, where its keeper goes on reading, so that a goodbye is seen at once.
 
-mod task;
+mod keeper;
+mod wire;
 
 use std::cell::RefCell;
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
-use tokio_util::sync::PollSender;
 
-use self::task::Task;
+use self::keeper::Berth;
+use self::wire::{Exit, Wire};
 use super::machine::{Facts, Machine};
 use crate::imap::frame::Literal;
 use crate::metrics::{BackendMetrics, RetireReason};
@@ -37,21 +40,24 @@ const RESTING: u8 = 0;
 const LEASED: u8 = 1;
 const CLOSED: u8 = 2;
 
-/// What others may know of a connection without asking its task.
-#[derive(Debug)]
+/// What others may know of a connection without having it.
 pub struct Shared {
     /// Unique in the process.
     pub id: u64,
     state: AtomicU8,
-    reusable: AtomicBool,
     resting_since: AtomicU64,
     epoch: Instant,
     facts: Mutex<Facts>,
-    wake: Notify,
-    retire: Mutex<Option<RetireReason>>,
+    berth: Berth,
     /// Given back when the socket is closed; `None`: it is.
     kept: Mutex<Option<Vec<OwnedSemaphorePermit>>>,
     budget: Arc<Budget>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 impl Shared {
@@ -74,44 +80,19 @@ impl Shared {
         self.state.load(Ordering::Acquire) == CLOSED
     }
 
-    /// Ends it if it rests; false: somebody uses it, or it is gone already.
-    pub fn retire(&self, reason: RetireReason) -> bool {
-        let retired = self.state.compare_exchange(RESTING, CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        if retired {
-            *self.retire.lock() = Some(reason);
-            self.wake.notify_one();
-        }
-        retired
+    fn micros(&self, at: Instant) -> u64 {
+        u64::try_from((at - self.epoch).as_micros()).unwrap_or(u64::MAX)
     }
 
-    fn try_lease(&self) -> bool {
-        self.state.compare_exchange(RESTING, LEASED, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-
-    fn rest(&self) {
-        let since = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.resting_since.store(since, Ordering::Relaxed);
-        // Not if it was closed meanwhile.
-        let _ = self.state.compare_exchange(LEASED, RESTING, Ordering::AcqRel, Ordering::Acquire);
-        self.budget.rested();
+    fn closed(&self) {
+        self.state.store(CLOSED, Ordering::Release);
+        self.budget.forget(self.id);
     }
 }
 
-/// What a session tells the task.
+/// What comes of a connection, for whoever has it.
 #[derive(Debug)]
-enum ToTask {
-    Run(Box<Run>),
-    Octets(Bytes),
-    Segment(Bytes, Option<Literal>),
-    /// NOOP, before the connection is handed out.
-    Check,
-    Release,
-    Retire(RetireReason),
-}
-
-/// What the task tells the session.
-#[derive(Debug)]
-pub enum FromTask {
+pub enum FromUpstream {
     /// Replies, or parts of them, for the client as they are.
     Data(Bytes),
     /// The backend asks for more.
@@ -148,7 +129,7 @@ pub struct Loss {
     pub bye: Option<Bytes>,
 }
 
-/// How the task of a connection treats it.
+/// How a connection is treated.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
     /// See [`crate::config::Pool`].
@@ -179,39 +160,38 @@ pub struct Opened {
 }
 
 /// The handle of a connection; dropping it ends the connection.
-#[derive(Debug)]
 pub struct Connection {
     shared: Arc<Shared>,
-    to_task: PollSender<(u32, ToTask)>,
-    from_task: mpsc::Receiver<(u32, FromTask)>,
-    /// Which use of the connection this is: what belongs to an earlier one is not for this one's ears.
-    lease: u32,
+    /// `None`: it rests, or is gone.
+    wire: Option<Box<Wire>>,
+    fresh: bool,
     rested_for: Duration,
 }
 
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("shared", &self.shared).finish_non_exhaustive()
+    }
+}
+
 impl Connection {
-    /// Starts the task of a connection that was just authenticated. It counts as leased.
+    /// A connection that was just authenticated. It counts as leased.
     #[must_use]
     pub fn spawn(opened: Opened, timing: Timing, budget: &Arc<Budget>, metrics: &Arc<BackendMetrics>) -> Self {
-        let now = Instant::now();
         let shared = Arc::new(Shared {
             id: opened.id,
             state: AtomicU8::new(LEASED),
-            reusable: AtomicBool::new(true),
             resting_since: AtomicU64::new(0),
-            epoch: now,
+            epoch: Instant::now(),
             facts: Mutex::new(opened.machine.facts().clone()),
-            wake: Notify::new(),
-            retire: Mutex::new(None),
+            berth: Berth::default(),
             kept: Mutex::new(Some(Vec::new())),
             budget: Arc::clone(budget),
         });
         budget.register(opened.permit.backend(), &shared);
-        // Those who take it and give it back unused, one after the other, leave room for the next one's command.
-        let (to_task, requests) = mpsc::channel(4);
-        let (replies, from_task) = mpsc::channel(1);
-        tokio::spawn(Task::new(opened, Arc::clone(&shared), timing, metrics, requests, replies).run());
-        Self { shared, to_task: PollSender::new(to_task), from_task, lease: 0, rested_for: Duration::ZERO }
+        tokio::spawn(keeper::keep(Arc::clone(&shared)));
+        let wire = Some(Box::new(Wire::new(opened, timing, metrics)));
+        Self { shared, wire, fresh: true, rested_for: Duration::ZERO }
     }
 
     /// See [`Shared`].
@@ -222,15 +202,20 @@ impl Connection {
 
     /// Takes it out of rest for a new user; false: it is closed.
     pub fn attach(&mut self) -> bool {
-        self.lease = self.lease.wrapping_add(1);
-        self.rested_for = self.shared.resting_since().map_or(Duration::ZERO, |since| since.elapsed());
-        self.shared.try_lease()
+        self.fresh = false;
+        let Some(mut wire) = self.shared.take_to_use() else { return false };
+        self.rested_for = wire.rested().elapsed();
+        match wire.attach(&self.shared) {
+            Ok(()) => self.wire = Some(wire),
+            Err(exit) => drop(self.shared.end(wire, exit)),
+        }
+        self.wire.is_some()
     }
 
     /// Nobody has used it yet.
     #[must_use]
     pub fn is_fresh(&self) -> bool {
-        self.lease == 0
+        self.fresh
     }
 
     /// How long it had rested when it was taken out.
@@ -242,44 +227,41 @@ impl Connection {
     /// Puts it to rest. False: it cannot be used again, and should be dropped.
     #[must_use]
     pub fn release(&mut self) -> bool {
-        if !self.shared.reusable.load(Ordering::Acquire) || self.shared.is_closed() {
+        if !self.wire.as_mut().is_some_and(|wire| wire.release(&self.shared)) {
             return false;
         }
-        let told = self.try_tell(ToTask::Release).is_ok();
-        self.shared.rest();
-        told
-    }
-
-    /// Runs a command, or gives it back, unsent: the connection is gone, or does not even take requests.
-    pub fn run(&self, run: Box<Run>) -> Result<(), Box<Run>> {
-        match self.try_tell(ToTask::Run(run)) {
-            Err(ToTask::Run(run)) => Err(run),
-            _ => Ok(()),
+        if let Some(wire) = self.wire.take() {
+            self.shared.rest(wire);
         }
+        true
     }
 
-    fn try_tell(&self, request: ToTask) -> Result<(), ToTask> {
-        use mpsc::error::TrySendError::{Closed, Full};
-        let Some(to_task) = self.to_task.get_ref() else { return Err(request) };
-        to_task.try_send((self.lease, request)).map_err(|error| match error {
-            Full((_, request)) | Closed((_, request)) => request,
-        })
+    /// Runs a command, or gives it back, unsent: the connection is gone. It is sent by the functions that poll.
+    pub fn run(&mut self, run: Box<Run>) -> Result<(), Box<Run>> {
+        match &mut self.wire {
+            Some(wire) => wire.run(run),
+            None => Err(run),
+        }
     }
 
     /// Room for one more [`Part`] of the running command.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // A task that is gone takes nothing: the next event tells.
-        self.to_task.poll_reserve(cx).map(drop)
+        // One that is gone takes nothing: the next event tells.
+        self.wire.as_mut().map_or(Poll::Ready(()), |wire| wire.poll_output(cx))
     }
 
     /// Sends it; only after [`Connection::poll_ready`]. What comes of it is told by the next event.
     pub fn send(&mut self, part: Part) {
-        let request = match part {
-            Part::Octets(octets) => ToTask::Octets(octets),
-            Part::Segment(text, literal) => ToTask::Segment(text, literal),
-            Part::Run(run) => ToTask::Run(run),
-        };
-        let _ = self.to_task.send_item((self.lease, request));
+        if let Some(wire) = &mut self.wire {
+            wire.send(&self.shared, part);
+        }
+    }
+
+    /// Sends what is still to be sent, while no event is wanted. The backend is not read meanwhile, so that TCP slows it.
+    pub fn poll_held(&mut self, cx: &mut Context<'_>) {
+        if let Some(wire) = &mut self.wire {
+            wire.poll_held(cx);
+        }
     }
 
     async fn send_done(&mut self) {
@@ -287,33 +269,35 @@ impl Connection {
         self.send(Part::Octets(Bytes::from_static(b"DONE\r\n")));
     }
 
-    /// The next event; after [`FromTask::Lost`], nothing else.
-    pub async fn event(&mut self) -> FromTask {
+    /// The next event; after [`FromUpstream::Lost`], nothing else.
+    pub async fn event(&mut self) -> FromUpstream {
         poll_fn(|cx| self.poll_event(cx)).await
     }
 
     /// See [`Connection::event`].
-    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<FromTask> {
-        loop {
-            return match ready!(self.from_task.poll_recv(cx)) {
-                Some((lease, event)) if lease == self.lease => Poll::Ready(event),
-                Some((_, FromTask::Lost(loss))) => Poll::Ready(FromTask::Lost(loss)),
-                Some(_) => continue,
-                // The task has died without a word: whatever was asked of it has an unknown outcome.
-                None => Poll::Ready(FromTask::Lost(Loss { unsent: false, unanswered: false, cut: true, bye: None })),
-            };
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<FromUpstream> {
+        let event = match &mut self.wire {
+            Some(wire) => ready!(wire.poll_event(&self.shared, cx)),
+            None => Err(Exit::Abandoned),
+        };
+        Poll::Ready(event.unwrap_or_else(|exit| FromUpstream::Lost(self.lost(exit))))
+    }
+
+    fn lost(&mut self, exit: Exit) -> Loss {
+        match self.wire.take() {
+            Some(wire) => self.shared.end(wire, exit),
+            None => Loss { unsent: true, unanswered: true, cut: false, bye: None },
         }
     }
 
     /// Whether it still answers, asked by NOOP.
     pub async fn check(&mut self) -> bool {
-        if self.try_tell(ToTask::Check).is_err() {
-            return false;
-        }
+        let Some(wire) = &mut self.wire else { return false };
+        wire.check();
         loop {
             match self.event().await {
-                FromTask::Checked => return true,
-                FromTask::Lost(_) => return false,
+                FromUpstream::Checked => return true,
+                FromUpstream::Lost(_) => return false,
                 _ => {}
             }
         }
@@ -329,19 +313,19 @@ impl Connection {
             }
             loop {
                 match self.event().await {
-                    FromTask::Data(data) => match left.checked_sub(data.len()) {
+                    FromUpstream::Data(data) => match left.checked_sub(data.len()) {
                         Some(rest) => left = rest,
                         None => return false,
                     },
-                    FromTask::Done(..) => return true,
+                    FromUpstream::Done(..) => return true,
                     // An IDLE that is refused must not be ended: the word would be taken for a command.
-                    FromTask::Continue(_) if remnant == (Remnant::Idle { accepted: false }) => {
+                    FromUpstream::Continue(_) if remnant == (Remnant::Idle { accepted: false }) => {
                         self.send_done().await;
                         // Once, whatever the backend goes on to ask for.
                         remnant = Remnant::Reply;
                     }
-                    FromTask::Checked | FromTask::Continue(_) => {}
-                    FromTask::Lost(_) => return false,
+                    FromUpstream::Checked | FromUpstream::Continue(_) => {}
+                    FromUpstream::Lost(_) => return false,
                 }
             }
         };
@@ -356,9 +340,20 @@ impl Connection {
     }
 
     /// Ends it, for this reason.
-    pub fn retire(self, reason: RetireReason) {
-        // Where there is no room for it, the dropped handle says as much.
-        let _ = self.try_tell(ToTask::Retire(reason));
+    pub fn retire(mut self, reason: RetireReason) {
+        self.end(Exit::Retire(reason));
+    }
+
+    fn end(&mut self, exit: Exit) {
+        if let Some(wire) = self.wire.take().or_else(|| self.shared.take_to_end()) {
+            self.shared.end(wire, exit);
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.end(Exit::Abandoned);
     }
 }
 

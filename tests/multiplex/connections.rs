@@ -41,6 +41,12 @@ async fn mailboxes_take_turns_on_one_connection() {
         }
     }
     assert_eq!(backend.logins(), 1);
+    let metric = |name: &str, label: &str| harness.metric(&format!("imapool_{name}"), label);
+    assert_eq!(metric("hub_sessions", ""), 3);
+    assert_eq!((metric("hubs", "state=\"connected\""), metric("hubs", "state=\"parked\"")), (1, 2));
+    assert!(metric("hub_parks_total", "") >= 8);
+    assert!(metric("hub_resumes_total", "result=\"same\"") >= 8);
+    assert!(metric("hub_wait_seconds_count", "cause=\"connection\"") >= 8);
     drop(clients);
     harness.finish().await;
 }
@@ -102,5 +108,22 @@ async fn a_long_command_delays_nobody_for_long() {
     assert_eq!(backend.logins(), 2);
     one.reset();
     drop(two);
+    harness.finish().await;
+}
+
+/// Without a mailbox a session holds no connection between its commands.
+#[tokio::test]
+async fn a_session_without_a_mailbox_holds_nothing() {
+    let backend = Scripted::start(|mut conn: Conn| async move { conn.obey().await }).await;
+    let harness = multiplexing(&backend, 1).await;
+    let mut one = harness.login("u8").await;
+    let mut two = harness.login("u8").await;
+    for tag in 0..3 {
+        one.play(&format!("C: a{tag} LIST \"\" *\nS: a{tag} OK done")).await;
+        two.play(&format!("C: a{tag} STATUS x (MESSAGES)\nS: a{tag} OK done")).await;
+    }
+    harness.at_rest(1).await;
+    assert_eq!(backend.logins(), 1);
+    drop((one, two));
     harness.finish().await;
 }

@@ -9,7 +9,10 @@
 mod support;
 
 mod connections;
-mod sharing;
+mod news;
+mod numbers;
+mod selecting;
+mod stage;
 
 use imapool::config::PoolMode;
 use support::{Client, Conn, Harness, Scripted};
@@ -19,16 +22,6 @@ async fn multiplexing(backend: &Scripted, connections: usize) -> Harness {
     Harness::start(backend.address, |config| {
         config.pool.mode = PoolMode::Multiplex;
         config.pool.max_per_account = connections;
-    })
-    .await
-}
-
-/// Plays the backend of one mailbox with three messages (UIDs 11 to 13), then this script.
-async fn three_messages(script: &'static str) -> Scripted {
-    Scripted::start(move |mut conn: Conn| async move {
-        conn.play(SELECTED).await;
-        conn.play(script).await;
-        conn.obey().await;
     })
     .await
 }
@@ -46,9 +39,12 @@ const SELECTED: &str = "C: SELECT INBOX
 const JOINED: &str = "C: UID SEARCH ALL
     S: * SEARCH 11 12 13
     S: TAG OK searched
-    C: STATUS \"INBOX\" (UIDNEXT)
-    S: * STATUS INBOX (UIDNEXT 14)
+    C: STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
+    S: * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
     S: TAG OK status
+    C: UID SEARCH UNSEEN
+    S: * SEARCH
+    S: TAG OK searched
     C: NOOP
     S: TAG OK noop";
 

@@ -1,12 +1,16 @@
 //! What runs upstream, and what runs next.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
 use super::resume::Fresh;
 use super::selection::Selection;
-use super::{Action, BEFORE_CENSUS, BEFORE_IDLE, IDLE_RENEWAL, Link, MAX_ATTEMPTS, Machine, MemberId, QUANTUM, Told};
+use super::{
+    Action, BEFORE_CENSUS, BEFORE_IDLE, IDLE_RENEWAL, Link, MAX_ATTEMPTS, MAX_PAUSE, Machine, MemberId, QUANTUM, Stat,
+    Told,
+};
 use crate::imap::command::{Command, Name, Segment, quoted};
 use crate::imap::effects::{fetch_effects, loud};
 use crate::imap::ranges::Ranges;
@@ -155,6 +159,7 @@ impl Machine {
 
     /// With nothing else to do.
     fn leisure(&mut self) {
+        self.losses = 0;
         if self.wants_census() {
             if self.now >= self.quiet_since + BEFORE_CENSUS {
                 self.ask_for_uids(None);
@@ -209,7 +214,10 @@ impl Machine {
     fn serve(&mut self, id: MemberId) {
         let Some(member) = self.members.get_mut(&id) else { return };
         let Some(run) = member.waiting.take() else { return };
-        if member.cursor.is_none() {
+        if member.cursor.is_some() {
+            let waited = self.now.saturating_duration_since(member.since);
+            self.stats.push(Stat::Waited { waited, connected: member.connected });
+        } else {
             member.waiting = Some(run);
             if self.members.values().any(|member| member.cursor.is_some()) {
                 return self.admit(id);
@@ -404,6 +412,15 @@ impl Machine {
             // Others may find messages gone that are marked \Deleted; whoever closes does not care.
             Some(Job::Close { member, .. }) => self.leave_with(member, UNKNOWN),
             _ => {}
+        }
+        for member in self.members.values_mut() {
+            member.connected = false;
+        }
+        self.losses += 1;
+        if self.losses >= u32::from(MAX_ATTEMPTS) {
+            // Not again and again without a pause: each costs a port.
+            let pause = Duration::from_millis(25).saturating_mul(1 << self.losses.min(8));
+            self.handle_unconnected(pause.min(MAX_PAUSE));
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-use super::{JOIN, Link, Machine, Member, MemberId, Told};
+use super::{JOIN, Link, Machine, Member, MemberId, Stat, Told};
 use crate::imap::ranges::Ranges;
 use crate::mailbox::log::{News, Replay};
 use crate::mailbox::plan::{Plan, plan};
@@ -31,6 +31,8 @@ impl Machine {
             cursor: None,
             idling: false,
             waiting: Some(run),
+            since: self.now,
+            connected: true,
             attempts: 0,
             told: Ranges::new(),
             out: VecDeque::new(),
@@ -127,6 +129,10 @@ impl Machine {
 
     fn enqueue(&mut self, id: MemberId) {
         self.queue.push_back(id);
+        let (now, connected) = (self.now, self.is_open());
+        if let Some(member) = self.members.get_mut(&id) {
+            (member.since, member.connected) = (now, connected);
+        }
         self.wake();
     }
 
@@ -178,6 +184,7 @@ impl Machine {
 
     /// The mailbox cannot be gone on with.
     pub(super) fn bye_all(&mut self, text: &'static [u8]) {
+        self.stats.push(Stat::Ended);
         self.queue.clear();
         for member in self.members.values_mut() {
             // What becomes of the mailbox is no longer its affair.

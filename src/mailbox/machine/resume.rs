@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use super::jobs::{Job, Joining, own};
 use super::replies::parse_list;
 use super::selection::Selection;
-use super::{Action, Link, Machine, MemberId, Told};
+use super::{Action, Link, Machine, MemberId, Stat, Told};
 use crate::imap::command::Name;
 use crate::imap::ranges::Ranges;
 use crate::mailbox::log::Log;
@@ -63,6 +63,9 @@ impl Machine {
         let Some(job) = self.job.take() else { return };
         self.quiet_since = self.now;
         let ok = rest.get(..3).is_some_and(|status| status.eq_ignore_ascii_case(b" OK"));
+        if matches!(job, Job::Open { .. } | Job::Member(_)) {
+            self.losses = 0;
+        }
         match job {
             Job::Open { member, selection, .. } => self.opened(member, selection, rest, ok && selected),
             Job::Reselect { selection } => self.reselected(Selection { rest, ..selection }, ok && selected),
@@ -210,6 +213,7 @@ impl Machine {
             && known.uid_next == selection.uid_next;
         if same || selection.exists == 0 && self.exists == 0 {
             self.selection = Some(selection);
+            self.stats.push(Stat::Resumed { changed: false });
             return self.resumed();
         }
         if self.uids.len() != self.exists && self.touched {
@@ -262,6 +266,7 @@ impl Machine {
                 After::Expunge(number) => self.expunges(number),
             }
         }
+        self.stats.push(Stat::Resumed { changed: true });
         self.resumed();
     }
 

@@ -41,6 +41,12 @@ impl Client {
         }
     }
 
+    /// The command was not run; true: it was a SELECT.
+    pub(super) fn unconnected(&mut self) -> bool {
+        self.running.take().expect("a reply without a command");
+        self.mailbox.is_none()
+    }
+
     pub(super) fn data(&mut self, octets: &[u8]) {
         self.buffer.extend_from_slice(octets);
         while let Some(line) = self.take_line() {

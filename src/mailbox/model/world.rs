@@ -35,6 +35,7 @@ pub(super) struct Totals {
     pub(super) lost: u64,
     pub(super) divided: u64,
     pub(super) pinned: u64,
+    pub(super) refused: u64,
 }
 
 impl Totals {
@@ -48,6 +49,7 @@ impl Totals {
         self.lost += other.lost;
         self.divided += other.divided;
         self.pinned += other.pinned;
+        self.refused += other.refused;
     }
 }
 
@@ -706,7 +708,13 @@ impl Sim {
                 self.clients.remove(&id);
                 self.gone(at, id);
             }
-            Told::Unconnected => panic!("connections can always be had"),
+            Told::Unconnected => {
+                assert!(self.plan.losses, "connections can always be had");
+                match client.unconnected() {
+                    true => self.gone(at, id),
+                    false => self.totals.refused += 1,
+                }
+            }
         }
     }
 

@@ -1,0 +1,119 @@
+//! Where a connection is while nobody uses it: in its berth, watched by a task of its own.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+
+use super::wire::{Exit, Wire};
+use super::{CLOSED, LEASED, Loss, RESTING, Shared};
+use crate::metrics::RetireReason;
+
+/// Where the wire is.
+#[derive(Default)]
+enum Place {
+    /// At rest; its keeper reads, so that a goodbye is seen at once.
+    Resting(Box<Wire>),
+    /// In use; whoever has the handle has it.
+    #[default]
+    Away,
+    /// To be said goodbye to.
+    Leaving(Box<Wire>),
+    /// Closed.
+    Gone,
+}
+
+/// The place that a wire comes back to.
+#[derive(Default)]
+pub(super) struct Berth(Mutex<(Place, Option<Waker>)>);
+
+impl Berth {
+    fn put(&self, place: Place) {
+        let mut berth = self.0.lock();
+        berth.0 = place;
+        let keeper = berth.1.take();
+        drop(berth);
+        if let Some(keeper) = keeper {
+            keeper.wake();
+        }
+    }
+
+    /// Takes out what rests here, and says in `state` what becomes of it.
+    fn take(&self, shared: &Shared, state: u8) -> Option<Box<Wire>> {
+        let mut berth = self.0.lock();
+        match std::mem::take(&mut berth.0) {
+            Place::Resting(wire) => {
+                shared.state.store(state, Ordering::Release);
+                Some(wire)
+            }
+            other => {
+                berth.0 = other;
+                None
+            }
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn take_to_use(&self) -> Option<Box<Wire>> {
+        self.berth.take(self, LEASED)
+    }
+
+    pub(super) fn take_to_end(&self) -> Option<Box<Wire>> {
+        self.berth.take(self, CLOSED)
+    }
+
+    /// Ends it if it rests; false: somebody uses it, or it is gone already.
+    pub fn retire(&self, reason: RetireReason) -> bool {
+        let wire = self.take_to_end();
+        wire.map(|wire| self.end(wire, Exit::Retire(reason))).is_some()
+    }
+
+    pub(super) fn rest(&self, wire: Box<Wire>) {
+        self.resting_since.store(self.micros(wire.rested()), Ordering::Relaxed);
+        self.state.store(RESTING, Ordering::Release);
+        self.berth.put(Place::Resting(wire));
+        self.budget.rested();
+    }
+
+    /// Ends the connection. What takes time (LOGOUT) is its keeper's.
+    pub(super) fn end(&self, wire: Box<Wire>, exit: Exit) -> Loss {
+        let (loss, leaving) = wire.end(self, exit);
+        self.berth.put(leaving.map_or(Place::Gone, Place::Leaving));
+        loss
+    }
+
+    pub(super) fn socket_closed(&self) {
+        drop(self.kept.lock().take());
+    }
+}
+
+/// Watches over a connection while it rests, and says goodbye to it in the end.
+pub(super) async fn keep(shared: Arc<Shared>) {
+    if let Some(wire) = poll_fn(|cx| poll(&shared, cx)).await {
+        wire.say_goodbye().await;
+        shared.socket_closed();
+    }
+}
+
+/// Ready when the connection is not to be used again: with what is left of it.
+fn poll(shared: &Shared, cx: &mut Context<'_>) -> Poll<Option<Box<Wire>>> {
+    let mut berth = shared.berth.0.lock();
+    let exit = match &mut berth.0 {
+        Place::Resting(wire) => wire.poll_rest(shared, cx),
+        Place::Away => Poll::Pending,
+        Place::Leaving(_) | Place::Gone => {
+            let Place::Leaving(wire) = std::mem::take(&mut berth.0) else { return Poll::Ready(None) };
+            return Poll::Ready(Some(wire));
+        }
+    };
+    let Poll::Ready(exit) = exit else {
+        berth.1 = Some(cx.waker().clone());
+        return Poll::Pending;
+    };
+    let Place::Resting(wire) = std::mem::replace(&mut berth.0, Place::Gone) else { return Poll::Ready(None) };
+    drop(berth);
+    Poll::Ready(wire.end(shared, exit).1)
+}

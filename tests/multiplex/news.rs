@@ -1,0 +1,139 @@
+//! What one session does, told to the others.
+
+use crate::stage::two;
+
+/// RFC 9051 section 6.4.6: `.SILENT` is silent for the one who asks. Section 5.2: the others are told.
+#[tokio::test]
+async fn a_silent_store_is_told_to_the_others() {
+    two("1> b STORE 2 +FLAGS.SILENT (\\Seen)
+         U> STORE 2 +FLAGS (\\Seen)
+         U< * 2 FETCH (FLAGS (\\Seen))
+         U< TAG OK stored
+         1< b OK stored
+         2> b NOOP
+         U> NOOP
+         U< TAG OK noop
+         2< * 2 FETCH (FLAGS (\\Seen))
+         2< b OK noop")
+    .await;
+}
+
+/// RFC 9051 section 6.4.6: of a silent STORE one hears after all when the flags are not what it was to make of them: another
+/// program has set some.
+#[tokio::test]
+async fn a_silent_store_hides_nothing_else() {
+    two("1> b FETCH 2 (FLAGS)
+         U> FETCH 2 (FLAGS)
+         U< * 2 FETCH (FLAGS ())
+         U< TAG OK fetched
+         1< * 2 FETCH (FLAGS ())
+         1< b OK fetched
+         1> c STORE 2 +FLAGS.SILENT (\\Seen)
+         U> STORE 2 +FLAGS (\\Seen)
+         U< * 2 FETCH (FLAGS (\\Seen \\Flagged))
+         U< TAG OK stored
+         1< * 2 FETCH (FLAGS (\\Seen \\Flagged))
+         1< c OK stored")
+    .await;
+}
+
+/// RFC 9051 section 6.4.5: reading sets \Seen, of which the others hear. Section 7.5.2: what only one asked for is no news,
+/// unless it differs from what the others know (the flags shadow).
+#[tokio::test]
+async fn reading_is_news_and_looking_is_not() {
+    two("1> b FETCH 1 (BODY[])
+         U> FETCH 1 (BODY[])
+         U< * 1 FETCH (BODY[] {20}\\r\\n* 2 EXPUNGE {5}\\r\\n123 FLAGS (\\Seen))
+         U< TAG OK fetched
+         1~ b OK fetched
+         1> c FETCH 2 (FLAGS)
+         U> FETCH 2 (FLAGS)
+         U< * 2 FETCH (FLAGS (\\Deleted))
+         U< TAG OK fetched
+         1< * 2 FETCH (FLAGS (\\Deleted))
+         1< c OK fetched
+         2> b NOOP
+         U> NOOP
+         U< TAG OK noop
+         2< * 1 FETCH (FLAGS (\\Seen))
+         2< b OK noop
+         2> c FETCH 2 (FLAGS)
+         U> FETCH 2 (FLAGS)
+         U< * 2 FETCH (FLAGS (\\Answered))
+         U< TAG OK fetched
+         2< * 2 FETCH (FLAGS (\\Answered))
+         2< c OK fetched
+         1> d NOOP
+         U> NOOP
+         U< TAG OK noop
+         1< * 2 FETCH (FLAGS (\\Answered))
+         1< d OK noop")
+    .await;
+}
+
+/// RFC 2177: one IDLE serves all; a command of one interrupts it, and its news reach the others at once. RFC 9051 section
+/// 7.4.1: EXISTS.
+#[tokio::test]
+async fn one_idle_for_all() {
+    two("1> b IDLE
+         1< + idling
+         U> IDLE
+         U< + idling
+         U< * 4 EXISTS
+         1< * 4 EXISTS
+         2> b STORE 1 +FLAGS (\\Deleted)
+         U> DONE
+         U< TAG OK idled
+         U> STORE 1 +FLAGS (\\Deleted)
+         U< * 1 FETCH (FLAGS (\\Deleted))
+         U< TAG OK stored
+         2< * 4 EXISTS
+         2< * 1 FETCH (FLAGS (\\Deleted))
+         2< b OK stored
+         1< * 1 FETCH (FLAGS (\\Deleted))
+         1> DONE
+         1< b OK…")
+    .await;
+}
+
+/// RFC 9051 section 6.4.3: EXPUNGE is told to who asks and to who idles (section 7.5.1) at once, to the others when they may
+/// hear of it.
+#[tokio::test]
+async fn expunge_reaches_who_idles() {
+    two("2> b IDLE
+         2< + idling
+         U> IDLE
+         U< + idling
+         1> b UID EXPUNGE 12
+         U> DONE
+         U< TAG OK idled
+         U> UID EXPUNGE 12
+         U< * 2 EXPUNGE
+         U< TAG OK expunged
+         1< * 2 EXPUNGE
+         1< b OK expunged
+         2< * 2 EXPUNGE
+         2> DONE
+         2< b OK…")
+    .await;
+}
+
+/// RFC 9051 section 7.3.5: FLAGS tells of keywords; of those that come into use, all are told.
+#[tokio::test]
+async fn new_keywords_are_told_to_all() {
+    two("1> b STORE 1 +FLAGS ($Junk)
+         U> STORE 1 +FLAGS ($Junk)
+         U< * FLAGS (\\Seen \\Deleted $Junk)
+         U< * 1 FETCH (FLAGS ($Junk))
+         U< TAG OK stored
+         1< * FLAGS (\\Seen \\Deleted $Junk)
+         1< * 1 FETCH (FLAGS ($Junk))
+         1< b OK stored
+         2> b NOOP
+         U> NOOP
+         U< TAG OK noop
+         2< * FLAGS (\\Seen \\Deleted $Junk)
+         2< * 1 FETCH (FLAGS ($Junk))
+         2< b OK noop")
+    .await;
+}

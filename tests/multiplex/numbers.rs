@@ -1,0 +1,252 @@
+//! Numbers of messages, both ways: what a session may not hear of yet does not change its numbers.
+
+use crate::stage::{two, two_offering};
+
+/// Message 1 is expunged by session 1; session 2 does not know it yet, and goes on counting as before.
+const GONE: &str = "1> x EXPUNGE
+    U> EXPUNGE
+    U< * 1 EXPUNGE
+    U< TAG OK expunged
+    1< * 1 EXPUNGE
+    1< x OK expunged";
+
+async fn after_expunge(script: &str) {
+    two(&format!("{GONE}\n{script}")).await;
+}
+
+async fn after_expunge_offering(more: &'static str, script: &str) {
+    two_offering(more, &format!("{GONE}\n{script}")).await;
+}
+
+/// RFC 3501 section 7.4.1, RFC 9051 section 7.5.1: no EXPUNGE during FETCH; NOOP tells it.
+#[tokio::test]
+async fn fetch_keeps_its_numbers() {
+    after_expunge(
+        "2> b FETCH 3 (UID)
+         U> FETCH 2 (UID)
+         U< * 2 FETCH (UID 13)
+         U< TAG OK fetched
+         2< * 3 FETCH (UID 13)
+         2< b OK fetched
+         2> c NOOP
+         U> NOOP
+         U< TAG OK noop
+         2< * 1 EXPUNGE
+         2< c OK noop",
+    )
+    .await;
+}
+
+/// The same section: no EXPUNGE during STORE. Section 6.4.6: the changed message is told to who stores, in its numbers, and
+/// to the others in theirs.
+#[tokio::test]
+async fn store_keeps_its_numbers() {
+    after_expunge(
+        "2> b STORE 2:3 +FLAGS (\\Seen)
+         U> STORE 1:2 +FLAGS (\\Seen)
+         U< * 1 FETCH (FLAGS (\\Seen))
+         U< * 2 FETCH (FLAGS (\\Seen))
+         U< TAG OK stored
+         2< * 2 FETCH (FLAGS (\\Seen))
+         2< * 3 FETCH (FLAGS (\\Seen))
+         2< b OK stored
+         1> b NOOP
+         U> NOOP
+         U< TAG OK noop
+         1< * 1 FETCH (FLAGS (\\Seen))
+         1< * 2 FETCH (FLAGS (\\Seen))
+         1< b OK noop",
+    )
+    .await;
+}
+
+/// RFC 9051 section 7.5.1: EXPUNGE may come during COPY, whose numbers mean what they did when it was given.
+#[tokio::test]
+async fn copy_is_a_safe_point() {
+    after_expunge(
+        "2> b COPY 3 Trash
+         U> COPY 2 Trash
+         U< TAG OK [COPYUID 9 13 1] copied
+         2< * 1 EXPUNGE
+         2< b OK [COPYUID 9 13 1] copied",
+    )
+    .await;
+}
+
+/// RFC 9051 section 6.4.7: COPY copies all messages or none; RFC 5530 section 3: EXPUNGEISSUED.
+#[tokio::test]
+async fn copy_of_what_is_gone_copies_nothing() {
+    after_expunge(
+        "2> b COPY 1:2 Trash
+         2< * 1 EXPUNGE
+         2< b NO [EXPUNGEISSUED]…
+         2> c UID COPY 11:12 Trash
+         U> UID COPY 11:12 Trash
+         U< TAG OK copied
+         2< c OK copied",
+    )
+    .await;
+}
+
+/// RFC 6851 section 3.3: MOVE expunges what it moves; the others hear of it as of any EXPUNGE.
+#[tokio::test]
+async fn move_expunges() {
+    after_expunge(
+        "2> b MOVE 3 Trash
+         U> MOVE 2 Trash
+         U< * OK [COPYUID 9 13 1] moved
+         U< * 2 EXPUNGE
+         U< TAG OK done
+         2< * 1 EXPUNGE
+         2< * OK [COPYUID 9 13 1] moved
+         2< * 2 EXPUNGE
+         2< b OK done
+         1> b NOOP
+         U> NOOP
+         U< TAG OK noop
+         1< * 2 EXPUNGE
+         1< b OK noop",
+    )
+    .await;
+}
+
+/// RFC 9051 section 6.4.4: sets among the search keys, nested and negated, and `*`, are message numbers, too; those after UID
+/// are not. Section 7.5.1: no EXPUNGE during SEARCH.
+#[tokio::test]
+async fn search_keys_are_numbers() {
+    after_expunge(
+        "2> b SEARCH OR (2:3 NOT 3) (NOT (UID 12 2:*))
+         U> SEARCH OR (1:2 NOT 2) (NOT (UID 12 1:2))
+         U< * SEARCH 1 2
+         U< TAG OK searched
+         2< * SEARCH 2 3
+         2< b OK searched",
+    )
+    .await;
+}
+
+/// RFC 4731 section 3.1: MIN, MAX and ALL are message numbers, COUNT is not; with UID, none is.
+#[tokio::test]
+async fn esearch_items_are_numbers() {
+    after_expunge_offering(
+        "X",
+        "2> b SEARCH RETURN (MIN MAX COUNT ALL) NOT 1
+         U> SEARCH RETURN (MIN MAX COUNT ALL) NOT NOT ALL
+         U< * ESEARCH (tag \"TAG\") MIN 1 MAX 2 COUNT 2 ALL 1:2
+         U< TAG OK searched
+         2< * ESEARCH (tag \"b\") MIN 2 MAX 3 COUNT 2 ALL 2:3
+         2< b OK searched
+         2> c UID SEARCH RETURN (ALL) ALL
+         U> UID SEARCH RETURN (ALL) ALL
+         U< * ESEARCH (tag \"TAG\") UID ALL 12:13
+         U< TAG OK searched
+         2< * 1 EXPUNGE
+         2< * ESEARCH (tag \"c\") UID ALL 12:13
+         2< c OK searched",
+    )
+    .await;
+}
+
+/// RFC 5256 section 3: SORT and THREAD answer with message numbers.
+#[tokio::test]
+async fn sort_and_thread_are_numbers() {
+    after_expunge(
+        "2> b SORT (REVERSE DATE) UTF-8 2:3
+         U> SORT (REVERSE DATE) UTF-8 1:2
+         U< * SORT 2 1
+         U< TAG OK sorted
+         2< * SORT 3 2
+         2< b OK sorted
+         2> c THREAD REFERENCES UTF-8 ALL
+         U> THREAD REFERENCES UTF-8 ALL
+         U< * THREAD (1 (2))
+         U< TAG OK threaded
+         2< * THREAD (2 (3))
+         2< c OK threaded",
+    )
+    .await;
+}
+
+/// RFC 9051 section 9 (`seq-range`): ranges mean the same either way round, and `*` is the last message that the client
+/// knows. Section 7.4.1: EXISTS may come at any time, and comes first.
+#[tokio::test]
+async fn the_star_is_the_last_message_the_client_knows() {
+    after_expunge(
+        "1> b NOOP
+         U> NOOP
+         U< * 3 EXISTS
+         U< TAG OK noop
+         1< * 3 EXISTS
+         1< b OK noop
+         U> UID SEARCH UID 14:*
+         U< * SEARCH 14
+         U< TAG OK searched
+         2> b FETCH *:3 (UID)
+         U> FETCH 2:3 (UID)
+         U< * 2 FETCH (UID 13)
+         U< * 3 FETCH (UID 14)
+         U< TAG OK fetched
+         2< * 4 EXISTS
+         2< * 3 FETCH (UID 13)
+         2< * 4 FETCH (UID 14)
+         2< b OK fetched",
+    )
+    .await;
+}
+
+/// RFC 5530 section 3: what is there is served; the reply says that something is gone.
+#[tokio::test]
+async fn what_is_gone_is_said_to_be_gone() {
+    after_expunge(
+        "2> b FETCH 1:2 (UID)
+         U> FETCH 1 (UID)
+         U< * 1 FETCH (UID 12)
+         U< TAG OK fetched
+         2< * 2 FETCH (UID 12)
+         2< b NO [EXPUNGEISSUED]…
+         2> c STORE 1 +FLAGS (\\Seen)
+         2< c NO [EXPUNGEISSUED]…",
+    )
+    .await;
+}
+
+/// RFC 9051 section 7.5.1: EXPUNGE may come during commands by UID, whose FETCH replies then have the new numbers.
+#[tokio::test]
+async fn commands_by_uid_are_safe_points() {
+    after_expunge(
+        "2> b UID FETCH 13 (FLAGS)
+         U> UID FETCH 13 (FLAGS)
+         U< * 2 FETCH (UID 13 FLAGS ())
+         U< TAG OK fetched
+         2< * 1 EXPUNGE
+         2< * 2 FETCH (UID 13 FLAGS ())
+         2< b OK fetched",
+    )
+    .await;
+}
+
+/// RFC 9051 section 7.5.1: during FETCH by number a session does not hear that another program expunged something; it does
+/// with the next command that lets it, and its numbers are the old ones until then.
+#[tokio::test]
+async fn expunge_by_another_program_waits_as_well() {
+    two("1> b UID FETCH 12 (UID)
+         U> UID FETCH 12 (UID)
+         U< * 1 EXPUNGE
+         U< * 1 FETCH (UID 12)
+         U< TAG OK fetched
+         1< * 1 EXPUNGE
+         1< * 1 FETCH (UID 12)
+         1< b OK fetched
+         2> b FETCH 2 (UID)
+         U> FETCH 1 (UID)
+         U< * 1 FETCH (UID 12)
+         U< TAG OK fetched
+         2< * 2 FETCH (UID 12)
+         2< b OK fetched
+         2> c CHECK
+         U> CHECK
+         U< TAG OK checked
+         2< * 1 EXPUNGE
+         2< c OK checked")
+    .await;
+}
