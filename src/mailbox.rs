@@ -1,6 +1,7 @@
 //! A selected mailbox that several sessions share. Pure but for the hub's task and the registry.
 
 pub mod hub;
+mod line;
 pub mod log;
 pub mod machine;
 pub mod plan;

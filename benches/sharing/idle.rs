@@ -15,6 +15,8 @@ use crate::server::{Kind, Options as ServerOptions, Server};
 use crate::{Options, Quantiles, settings};
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// Longer than everything takes.
+const NEVER: Duration = Duration::from_secs(3600);
 const MESSAGE: &str = "Subject: news\r\n\r\nnews\r\n";
 
 /// In front of the in-memory server, which tells at once, and in front of Dovecot, which takes its time.
@@ -103,8 +105,9 @@ async fn idle(address: SocketAddr, account: usize, direct: bool, hears: &mpsc::U
     ensure!(client.response().await?.is_some_and(|response| response.starts_with(b"+")), "no IDLE");
     let hears = hears.clone();
     tokio::spawn(async move {
-        // Ends with the connection, or when nothing comes for long.
-        while let Ok(Some(response)) = client.response().await {
+        // Ends with the connection.
+        while let Ok(true) = client.has_more(NEVER).await {
+            let Ok(Some(response)) = client.response().await else { break };
             if response.ends_with(b" EXISTS\r\n") && hears.send((account, direct, Instant::now())).is_err() {
                 break;
             }

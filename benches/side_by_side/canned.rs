@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
 use memchr::memchr;
@@ -23,8 +24,7 @@ const LINE_LIMIT: usize = 64 * 1024;
 pub(crate) struct Canned {
     pub(crate) address: SocketAddr,
     accepting: JoinHandle<()>,
-    /// Each connection has another.
-    open: Arc<()>,
+    texts: Arc<Texts>,
 }
 
 impl Canned {
@@ -33,25 +33,19 @@ impl Canned {
         let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
         let address = listener.local_addr()?;
         let texts = Arc::new(Texts::new(bulk));
-        let open = Arc::new(());
-        let each = Arc::clone(&open);
+        let each = Arc::clone(&texts);
         let accepting = runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (texts, open) = (Arc::clone(&texts), Arc::clone(&each));
-                tokio::spawn(async move {
-                    // An error means that the client has gone, which is its right.
-                    let _ = serve(stream, texts).await;
-                    drop(open);
-                });
+                // An error means that the client has gone, which is its right.
+                tokio::spawn(serve(stream, Arc::clone(&each)));
             }
         });
-        Ok(Self { address, accepting, open })
+        Ok(Self { address, accepting, texts })
     }
 
-    /// How many there are.
+    /// How many are logged in.
     pub(crate) fn connections(&self) -> usize {
-        // Less this one and the listener's.
-        Arc::strong_count(&self.open) - 2
+        self.texts.logged_in.load(Ordering::Relaxed)
     }
 }
 
@@ -61,8 +55,10 @@ impl Drop for Canned {
     }
 }
 
-/// The fixed replies, without the tagged line.
+/// The fixed replies, without the tagged line, and what else is shared.
 struct Texts {
+    /// Connections.
+    logged_in: AtomicUsize,
     greeting: String,
     capability: String,
     select: String,
@@ -83,6 +79,7 @@ impl Texts {
         });
         let line = [&[b'x'; 62][..], b"\r\n"].concat();
         Self {
+            logged_in: AtomicUsize::new(0),
             greeting: format!("* OK [CAPABILITY {CAPABILITIES}] canned backend ready\r\n"),
             capability: format!("* CAPABILITY {CAPABILITIES}\r\n"),
             select: format!(
@@ -120,14 +117,22 @@ struct Session {
     command: Vec<u8>,
     out: Vec<u8>,
     bulk: bool,
+    logged_in: bool,
     closing: bool,
 }
 
 async fn serve(mut stream: TcpStream, texts: Arc<Texts>) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     stream.write_all(texts.greeting.as_bytes()).await?;
-    let mut session =
-        Session { texts, expect: Expect::Line, command: Vec::new(), out: Vec::new(), bulk: false, closing: false };
+    let mut session = Session {
+        texts,
+        expect: Expect::Line,
+        command: Vec::new(),
+        out: Vec::new(),
+        bulk: false,
+        logged_in: false,
+        closing: false,
+    };
     let mut input = Vec::with_capacity(512);
     while !session.closing && input.len() < LINE_LIMIT && stream.read_buf(&mut input).await? > 0 {
         let mut used = 0;
@@ -145,6 +150,12 @@ async fn serve(mut stream: TcpStream, texts: Arc<Texts>) -> std::io::Result<()> 
     stream.shutdown().await?;
     while stream.read(&mut [0; 64]).await? > 0 {}
     Ok(())
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.texts.logged_in.fetch_sub(usize::from(self.logged_in), Ordering::Relaxed);
+    }
 }
 
 impl Session {
@@ -181,6 +192,11 @@ impl Session {
         let texts = Arc::clone(&self.texts);
         let verb = self.word(1);
         let verb = if verb.eq_ignore_ascii_case("UID") { self.word(2) } else { verb };
+        // Any login is accepted.
+        if !self.logged_in && ["LOGIN", "AUTHENTICATE"].iter().any(|login| verb.eq_ignore_ascii_case(login)) {
+            self.logged_in = true;
+            texts.logged_in.fetch_add(1, Ordering::Relaxed);
+        }
         match verb.to_ascii_uppercase().as_str() {
             "LOGIN" => self.finish(&format!("OK [CAPABILITY {CAPABILITIES}]"), ""),
             "AUTHENTICATE" if self.word(3).is_empty() => self.wait_for(Expect::Sasl, b"+ \r\n"),

@@ -11,9 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::PollSender;
 use tracing::debug;
 
+use super::line::{self, HubEnd, MemberEnd, Request};
 use super::machine::{Action, Machine, MemberId, Settings, Stat, Told};
 use super::registry::{Status, Yielding};
 use crate::imap::command::Command;
@@ -30,14 +30,6 @@ const RETRY: Duration = Duration::from_secs(2);
 const PARKED: Duration = Duration::from_secs(5);
 
 static NEXT_MEMBER: AtomicU64 = AtomicU64::new(0);
-
-/// What a member tells its hub.
-#[derive(Debug)]
-enum Request {
-    Run(Box<Run>),
-    /// `DONE`
-    EndIdle,
-}
 
 /// What a hub tells a member.
 #[derive(Debug)]
@@ -65,36 +57,27 @@ pub enum FromHub {
 pub struct Member {
     /// The mailbox ([`crate::imap::command::Command::selected_mailbox`]).
     key: Bytes,
-    to_hub: mpsc::Sender<Box<Request>>,
-    from_hub: mpsc::Receiver<Box<FromHub>>,
+    line: MemberEnd,
 }
 
 /// A session on its way into a hub.
 #[derive(Debug)]
 pub struct Join {
     run: Box<Run>,
-    ends: Ends,
+    line: HubEnd,
     since: Instant,
-}
-
-/// The hub's ends of the channels to a member.
-#[derive(Debug)]
-struct Ends {
-    requests: mpsc::Receiver<Box<Request>>,
-    events: PollSender<Box<FromHub>>,
 }
 
 impl Member {
     /// Joins the hub of the mailbox that `run` selects, or opens one. The reply to that command is the first thing heard.
     #[must_use]
     pub fn join(account: &Arc<Account>, key: Bytes, run: Box<Run>) -> Self {
-        let (to_hub, requests) = mpsc::channel(2);
-        let (events, from_hub) = mpsc::channel(1);
-        let join = Join { run, ends: Ends { requests, events: PollSender::new(events) }, since: Instant::now() };
+        let (line, far_end) = line::pair();
+        let join = Join { run, line: far_end, since: Instant::now() };
         if let Err(join) = account.hubs().join(&key, join) {
             Hub::open(account, key.clone(), join);
         }
-        Self { key, to_hub, from_hub }
+        Self { key, line }
     }
 
     /// Whether the first argument of the command is the hub's mailbox.
@@ -107,18 +90,17 @@ impl Member {
 
     /// Runs a command. What comes of it is told by the next events.
     pub fn run(&self, run: Box<Run>) {
-        // There is room: one command runs at a time. A hub that is gone tells by its last event.
-        let _ = self.to_hub.try_send(Box::new(Request::Run(run)));
+        self.line.tell(Request::Run(run));
     }
 
     /// Ends IDLE.
     pub fn end_idle(&self) {
-        let _ = self.to_hub.try_send(Box::new(Request::EndIdle));
+        self.line.tell(Request::EndIdle);
     }
 
     /// The next event.
-    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<FromHub> {
-        self.from_hub.poll_recv(cx).map(|event| event.map_or(FromHub::Lost, |event| *event))
+    pub fn poll_event(&self, cx: &Context<'_>) -> Poll<FromHub> {
+        self.line.poll_event(cx).map(|event| event.unwrap_or(FromHub::Lost))
     }
 }
 
@@ -128,7 +110,7 @@ struct Hub {
     account: Arc<Account>,
     key: Bytes,
     machine: Machine,
-    members: HashMap<MemberId, Ends>,
+    members: HashMap<MemberId, HubEnd>,
     joins: mpsc::Receiver<Join>,
     status: Arc<Status>,
     lease: Option<Lease>,
@@ -180,7 +162,7 @@ impl Hub {
         if joined {
             self.account.backend().metrics().checkout(CheckoutResult::Joined, join.since.elapsed());
         }
-        self.members.insert(id, join.ends);
+        self.members.insert(id, join.line);
         self.machine.handle_join(id, join.run);
     }
 
@@ -336,10 +318,10 @@ impl Hub {
     fn poll_members(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
         let mut gone = Vec::new();
-        for (id, ends) in &mut self.members {
-            while let Poll::Ready(request) = ends.requests.poll_recv(cx) {
+        for (id, line) in &self.members {
+            while let Poll::Ready(request) = line.poll_request(cx) {
                 progress = true;
-                match request.map(|request| *request) {
+                match request {
                     Some(Request::Run(run)) => self.machine.handle_command(*id, run),
                     Some(Request::EndIdle) => self.machine.handle_octets(*id),
                     None => {
@@ -348,7 +330,7 @@ impl Hub {
                     }
                 }
             }
-            while self.machine.has_news(*id) && ends.events.poll_reserve(cx).is_ready() {
+            while self.machine.has_news(*id) && line.poll_room(cx).is_ready() {
                 progress = true;
                 let Some(told) = self.machine.poll_member(*id) else { break };
                 let event = match told {
@@ -363,8 +345,7 @@ impl Hub {
                         None => FromHub::Cut,
                     },
                 };
-                // Whoever does not listen any more has left, which its requests will tell.
-                let _ = ends.events.send_item(Box::new(event));
+                line.tell(event);
             }
         }
         for id in gone {

@@ -179,7 +179,7 @@ impl Normaliser {
 /// What is wrong with the proxied transcript, as a unified diff and a list; `None`: nothing.
 pub(crate) fn difference(name: &str, direct: &Transcript, proxied: &Transcript) -> Option<String> {
     let mut report = String::new();
-    let needless = needless(proxied).is_empty().then(|| needless(direct)).unwrap_or_default();
+    let needless = if needless(proxied).is_empty() { needless(direct) } else { BTreeSet::new() };
     // imapool asks for the literals of a command before the server sees it: one that is refused may have been asked for.
     let [old, new] = [direct, proxied].map(|transcript| {
         let (lines, next) = (&transcript.lines, transcript.lines.iter().skip(1).map(Some).chain([None]));

@@ -1,4 +1,5 @@
 //! Many clients in few mailboxes of one account, on few connections: each checks all it is told, all the time.
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
 use std::io;
 use std::net::SocketAddr;

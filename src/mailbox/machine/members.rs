@@ -103,6 +103,10 @@ impl Machine {
             }
             member.out.pop_front();
         }
+        if member.idling && member.out.is_empty() {
+            // It may idle for hours.
+            member.out = VecDeque::new();
+        }
         let gone = match told {
             Told::Bye(_) | Told::Cut | Told::Yours(_) | Told::Done(_, _, false) => true,
             Told::Unconnected => member.cursor.is_none(),

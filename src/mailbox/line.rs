@@ -1,0 +1,201 @@
+//! The line between a session and its hub: what each tells the other, in one small allocation. There are thousands of them,
+//! most at rest; a pair of channels takes ten times as much.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+
+use super::hub::FromHub;
+use crate::session::machine::Run;
+
+/// What a member tells its hub.
+#[derive(Debug)]
+pub(super) enum Request {
+    Run(Box<Run>),
+    /// `DONE`
+    EndIdle,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    run: Option<Box<Run>>,
+    end_idle: bool,
+    /// One at a time: the hub waits until the session has taken it.
+    event: Option<Box<FromHub>>,
+    /// To be woken when there is something for them.
+    hub: Option<Waker>,
+    member: Option<Waker>,
+    hub_wants_room: bool,
+    hub_gone: bool,
+    member_gone: bool,
+}
+
+/// The session's end. Dropping it leaves the hub.
+#[derive(Debug)]
+pub(super) struct MemberEnd(Arc<Mutex<State>>);
+
+/// The hub's end.
+#[derive(Debug)]
+pub(super) struct HubEnd(Arc<Mutex<State>>);
+
+pub(super) fn pair() -> (MemberEnd, HubEnd) {
+    let state = Arc::new(Mutex::new(State::default()));
+    (MemberEnd(Arc::clone(&state)), HubEnd(state))
+}
+
+/// Changes the state, and wakes whom that concerns once the lock is released.
+fn change(state: &Mutex<State>, change: impl FnOnce(&mut State) -> Option<Waker>) {
+    let waker = change(&mut state.lock());
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    if !slot.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        *slot = Some(cx.waker().clone());
+    }
+}
+
+impl MemberEnd {
+    /// There is one command at a time; `DONE` may follow before the hub has seen it.
+    pub(super) fn tell(&self, request: Request) {
+        change(&self.0, |state| {
+            match request {
+                Request::Run(run) => state.run = Some(run),
+                Request::EndIdle => state.end_idle = true,
+            }
+            state.hub.take()
+        });
+    }
+
+    /// `None`: the hub is gone, and all it said was heard.
+    pub(super) fn poll_event(&self, cx: &Context<'_>) -> Poll<Option<FromHub>> {
+        let mut state = self.0.lock();
+        if let Some(event) = state.event.take() {
+            let waker = if std::mem::take(&mut state.hub_wants_room) { state.hub.take() } else { None };
+            drop(state);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+            return Poll::Ready(Some(*event));
+        }
+        if state.hub_gone {
+            return Poll::Ready(None);
+        }
+        register(&mut state.member, cx);
+        Poll::Pending
+    }
+}
+
+impl Drop for MemberEnd {
+    fn drop(&mut self) {
+        change(&self.0, |state| {
+            state.member_gone = true;
+            state.hub.take()
+        });
+    }
+}
+
+impl HubEnd {
+    /// `None`: the member has left.
+    pub(super) fn poll_request(&self, cx: &Context<'_>) -> Poll<Option<Request>> {
+        let mut state = self.0.lock();
+        if let Some(run) = state.run.take() {
+            return Poll::Ready(Some(Request::Run(run)));
+        }
+        if std::mem::take(&mut state.end_idle) {
+            return Poll::Ready(Some(Request::EndIdle));
+        }
+        if state.member_gone {
+            return Poll::Ready(None);
+        }
+        register(&mut state.hub, cx);
+        Poll::Pending
+    }
+
+    /// Ready when an event can be told, or would be heard by nobody.
+    pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.0.lock();
+        if state.event.is_none() || state.member_gone {
+            return Poll::Ready(());
+        }
+        state.hub_wants_room = true;
+        register(&mut state.hub, cx);
+        Poll::Pending
+    }
+
+    /// Call it when there is room.
+    pub(super) fn tell(&self, event: FromHub) {
+        change(&self.0, |state| {
+            if !state.member_gone {
+                state.event = Some(Box::new(event));
+            }
+            state.member.take()
+        });
+    }
+}
+
+impl Drop for HubEnd {
+    fn drop(&mut self) {
+        change(&self.0, |state| {
+            state.hub_gone = true;
+            state.member.take()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn one_event_at_a_time_and_the_last_word_is_heard() {
+        let count = Arc::new(Count::default());
+        let woken = || count.0.swap(0, Ordering::Relaxed);
+        let waker = Arc::clone(&count).into();
+        let cx = Context::from_waker(&waker);
+        let (member, hub) = pair();
+        assert!(member.poll_event(&cx).is_pending() && hub.poll_room(&cx).is_ready());
+        hub.tell(FromHub::Continue(Bytes::new()));
+        assert_eq!(woken(), 1);
+        assert!(hub.poll_room(&cx).is_pending());
+        assert!(matches!(member.poll_event(&cx), Poll::Ready(Some(FromHub::Continue(_)))));
+        assert_eq!(woken(), 1, "the hub waits for room");
+        hub.tell(FromHub::Cut);
+        drop(hub);
+        assert!(matches!(member.poll_event(&cx), Poll::Ready(Some(FromHub::Cut))));
+        assert!(matches!(member.poll_event(&cx), Poll::Ready(None)));
+    }
+
+    #[test]
+    fn requests_come_in_order_and_leaving_comes_last() {
+        let count = Arc::new(Count::default());
+        let waker = Arc::clone(&count).into();
+        let cx = Context::from_waker(&waker);
+        let (member, hub) = pair();
+        assert!(hub.poll_request(&cx).is_pending());
+        member.tell(Request::EndIdle);
+        drop(member);
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        assert!(matches!(hub.poll_request(&cx), Poll::Ready(Some(Request::EndIdle))));
+        assert!(matches!(hub.poll_request(&cx), Poll::Ready(None)));
+        hub.tell(FromHub::Lost);
+        assert!(hub.poll_room(&cx).is_ready(), "nobody hears it");
+    }
+}
