@@ -11,7 +11,9 @@ use crate::imap::ranges::Ranges;
 use crate::mailbox::log::Log;
 
 /// Times that UIDs are asked for when they do not fit the number of messages.
-const MAX_COUNTS: u8 = 16;
+const MAX_COUNTS: u8 = 40;
+/// After so many times, one by one.
+const COUNTS: u8 = 4;
 /// Octets of the numbers in one command of ours.
 const MAX_SET: usize = 4000;
 /// Messages whose UIDs are asked for one by one.
@@ -24,6 +26,10 @@ pub(super) struct Fresh {
     exists: u32,
     /// The UIDs, once they were seen to fit.
     uids: Option<Ranges>,
+    /// The UIDs that were told one by one, from the first message on.
+    told: Ranges,
+    /// So many have to be told.
+    asked: u32,
     /// What happened after that.
     after: Vec<After>,
 }
@@ -35,6 +41,10 @@ enum After {
 }
 
 impl Fresh {
+    fn new(selection: Selection, exists: u32) -> Self {
+        Self { selection, exists, uids: None, told: Ranges::new(), asked: exists, after: Vec::new() }
+    }
+
     pub(super) fn exists(&mut self, count: u32) {
         match self.uids {
             Some(_) => self.after.push(After::Exists(count)),
@@ -45,8 +55,31 @@ impl Fresh {
     pub(super) fn expunged(&mut self, number: u32) {
         match self.uids {
             Some(_) => self.after.push(After::Expunge(number)),
-            None => self.exists = self.exists.saturating_sub(1),
+            None => {
+                self.exists = self.exists.saturating_sub(1);
+                // Which of those that were told is not known.
+                self.asked = u32::MAX;
+            }
         }
+    }
+
+    pub(super) fn told(&mut self, number: u32, uid: u32) {
+        if number == self.told.len() + 1 && self.told.last().is_none_or(|last| last < uid) {
+            self.told.insert(uid);
+        }
+    }
+
+    /// The UIDs, once the reply is over, and what happened after that. One by one cannot miscount: the backend may not tell of
+    /// EXPUNGE meanwhile, and who comes is told later.
+    fn found(&mut self) -> Option<Ranges> {
+        if self.uids.is_none() && self.told.len() >= self.asked.max(1) && self.told.len() <= self.exists {
+            if self.told.len() < self.exists {
+                self.after.push(After::Exists(self.exists));
+            }
+            return Some(std::mem::take(&mut self.told));
+        }
+        // An empty mailbox may have no list at all.
+        self.uids.take().or((self.exists == 0).then(Ranges::new))
     }
 
     pub(super) fn counted(&mut self, uids: &Ranges) {
@@ -169,15 +202,16 @@ impl Machine {
     /// (RFC 9051 section 7.5.1), so that the numbers in that command stay what they are.
     pub(super) fn ask_for_new_uids(&mut self) {
         if self.miscounted == 0 && self.exists.saturating_sub(self.uids.len()) <= FEW {
-            self.ask_one_by_one();
+            self.ask_one_by_one(None);
         } else {
             self.ask_for_uids(None);
         }
     }
 
-    fn ask_one_by_one(&mut self) {
-        let run = own(Name::Fetch, format!("FETCH {}:* (UID)", self.uids.len() + 1));
-        self.begin(Job::Census { list: BytesMut::new(), fresh: None }, run);
+    fn ask_one_by_one(&mut self, fresh: Option<Fresh>) {
+        let known = if fresh.is_some() { 0 } else { self.uids.len() };
+        let run = own(Name::Fetch, format!("FETCH {}:* (UID)", known + 1));
+        self.begin(Job::Census { list: BytesMut::new(), fresh }, run);
     }
 
     pub(super) fn ask_for_uids(&mut self, fresh: Option<Fresh>) {
@@ -186,9 +220,10 @@ impl Machine {
             let job = Job::Census { list: BytesMut::new(), fresh };
             return self.begin(job, own(Name::Noop, "NOOP"));
         }
-        if fresh.is_none() && self.miscounted >= MAX_COUNTS / 4 {
+        let there = fresh.as_ref().map_or(self.exists, |fresh| fresh.exists) > 0;
+        if there && self.miscounted >= COUNTS {
             // One by one cannot miscount, however many come and go meanwhile.
-            return self.ask_one_by_one();
+            return self.ask_one_by_one(fresh);
         }
         let returns = if self.settings.esearch { "RETURN (ALL) " } else { "" };
         let set = match (self.uids.last(), &fresh) {
@@ -220,21 +255,20 @@ impl Machine {
             return self.bye_all(b"[UNAVAILABLE] Connection to the mail server lost");
         }
         let exists = selection.exists;
-        let fresh = Fresh { selection, exists, uids: None, after: Vec::new() };
+        let fresh = Fresh::new(selection, exists);
         self.miscounted = 0;
         self.ask_for_uids(Some(fresh));
     }
 
     /// What differs from what the members know is news for them.
-    fn recounted(&mut self, fresh: Fresh, ok: bool) {
-        // An empty mailbox may have no list at all.
-        let uids = fresh.uids.or((fresh.exists == 0).then(Ranges::new));
-        let Some(uids) = uids.filter(|_| ok) else {
+    fn recounted(&mut self, mut fresh: Fresh, ok: bool) {
+        let Some(uids) = fresh.found().filter(|_| ok) else {
+            // One by one, it is refused when a message is gone of which the backend has not told yet: it will.
             self.miscounted += 1;
-            if self.miscounted >= MAX_COUNTS || !ok {
+            if self.miscounted >= MAX_COUNTS {
                 return self.bye_all(b"[UNAVAILABLE] Connection to the mail server lost");
             }
-            let again = Fresh { selection: fresh.selection, exists: fresh.exists, uids: None, after: Vec::new() };
+            let again = Fresh::new(fresh.selection, fresh.exists);
             return self.ask_for_uids(Some(again));
         };
         self.miscounted = 0;

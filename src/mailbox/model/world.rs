@@ -202,8 +202,9 @@ impl Sim {
         for id in ids {
             let Some(client) = self.clients.get(&id) else { continue };
             if client.idling {
-                // Told without asking, as long as its hub has a connection.
-                if self.places.get(&id).is_some_and(|hub| self.hubs[*hub].link.is_some()) {
+                // Told without asking, as long as its hub has a connection (and has not got it this very moment).
+                let link = self.places.get(&id).and_then(|hub| self.hubs[*hub].link.as_ref());
+                if link.is_some_and(|link| link.seen.is_some()) {
                     let mailbox = client.mailbox.clone().unwrap();
                     let messages = self.world.mailboxes[&mailbox].messages.clone();
                     self.say(|| format!("{id} idles and should know all"));
