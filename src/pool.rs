@@ -691,8 +691,8 @@ impl Lease {
         account.checkout(want).await
     }
 
-    /// Reads what is still to come for a session that has gone (after ending its IDLE, if that is what it did), within the budget for that, and puts the connection to
-    /// rest.
+    /// Reads what is still to come for a session that has gone (after ending its IDLE, if that is what it did), within the
+    /// budget for that, and puts the connection to rest.
     pub async fn drain(mut self, remnant: Remnant) {
         let config = self.account.config.load();
         let (octets, time) = (config.drain_bytes, config.drain_timeout);
