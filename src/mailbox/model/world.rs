@@ -202,17 +202,7 @@ impl Sim {
         for id in ids {
             let Some(client) = self.clients.get(&id) else { continue };
             if client.idling {
-                // Told without asking, as long as its hub has a connection (and has not got it this very moment).
-                let link = self.places.get(&id).and_then(|hub| self.hubs[*hub].link.as_ref());
-                if link.is_some_and(|link| link.seen.is_some()) {
-                    let mailbox = client.mailbox.clone().unwrap();
-                    let messages = self.world.mailboxes[&mailbox].messages.clone();
-                    self.say(|| format!("{id} idles and should know all"));
-                    self.clients[&id].equals(&messages);
-                }
-                self.say(|| format!("{id} C: DONE"));
-                self.end_idle(id);
-                self.quiesce();
+                self.idles(id);
             }
             let Some(client) = self.clients.get(&id) else { continue };
             if client.mailbox.is_some() {
@@ -224,6 +214,24 @@ impl Sim {
             if let Some(mailbox) = client.mailbox.clone() {
                 client.equals(&self.world.mailboxes[&mailbox].messages.clone());
             }
+        }
+    }
+
+    /// Who idles is told without asking, as long as its hub has a connection and has had the time to select the mailbox there.
+    fn idles(&mut self, id: MemberId) {
+        // Others have been asked meanwhile, and this hub may have been given a connection for it just now.
+        self.quiesce();
+        let link = self.places.get(&id).and_then(|hub| self.hubs[*hub].link.as_ref());
+        if link.is_some_and(|link| link.seen.is_some()) {
+            let mailbox = self.clients[&id].mailbox.clone().unwrap();
+            let messages = self.world.mailboxes[&mailbox].messages.clone();
+            self.say(|| format!("{id} idles and should know all"));
+            self.clients[&id].equals(&messages);
+        }
+        if self.clients.contains_key(&id) {
+            self.say(|| format!("{id} C: DONE"));
+            self.end_idle(id);
+            self.until_answered(id);
         }
     }
 
@@ -536,6 +544,8 @@ impl Sim {
             && link.input.is_empty()
         {
             link.upstream.handle_release();
+            // The next one to have it has been told nothing by it.
+            link.seen = None;
             self.resting.push(link);
         }
     }
