@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::line::{self, HubEnd, MemberEnd, Request};
 use super::machine::{Action, Machine, MemberId, Settings, Stat, Told};
@@ -48,6 +48,8 @@ pub enum FromHub {
     Unconnected(CheckoutError),
     /// From now on the session has the connection for itself, and its command is to be run there. Nothing else follows.
     Yours(Box<Lease>, Box<Run>),
+    /// It took nothing of its reply for too long, while others waited for that. Nothing else follows.
+    Stalled,
     /// The hub is gone.
     Lost,
 }
@@ -239,7 +241,8 @@ impl Hub {
                 self.lease = None;
                 self.yielding = None;
             }
-            Action::Abandon => {
+            Action::Abandon(error) => {
+                warn!(user = self.account.name(), %error, "a backend contradicts itself: its connection is closed");
                 if let Some(lease) = self.lease.take() {
                     lease.retire(RetireReason::ProtocolError);
                 }
@@ -255,11 +258,19 @@ impl Hub {
         }
     }
 
-    /// The others go on with a connection of their own, if they can have one now.
+    /// The others go on with a connection of their own, if they can have one now. If not, they wait for a reply that is read
+    /// slowly, but for one that is not read at all only as long as for a connection; what is left of it is then read by
+    /// nobody.
     fn overloaded(&mut self, owner: MemberId) {
         if self.account.has_room() || self.account.hubs().has_resting(&self.status) {
             let others: Vec<MemberId> = self.machine.members().filter(|id| *id != owner).collect();
             self.fork(&others, true);
+        } else if self.machine.stalled().is_some_and(|stalled| stalled >= self.account.config().checkout_timeout) {
+            debug!(waiting = self.members.len() - 1, "a client that takes nothing has to leave its hub");
+            self.machine.handle_leave(owner);
+            if let Some(line) = self.members.remove(&owner) {
+                line.tell(FromHub::Stalled);
+            }
         }
     }
 
@@ -332,6 +343,7 @@ impl Hub {
             }
             while self.machine.has_news(*id) && line.poll_room(cx).is_ready() {
                 progress = true;
+                self.machine.handle_time(Instant::now().into_std());
                 let Some(told) = self.machine.poll_member(*id) else { break };
                 let event = match told {
                     Told::Data(data) => FromHub::Data(data),

@@ -126,7 +126,7 @@ impl HubEnd {
         Poll::Pending
     }
 
-    /// Call it when there is room.
+    /// Call it when there is room, or to put it in the place of what the member has not taken.
     pub(super) fn tell(&self, event: FromHub) {
         change(&self.0, |state| {
             if !state.member_gone {

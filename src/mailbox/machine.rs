@@ -22,7 +22,7 @@ use bytes::{Bytes, BytesMut};
 use self::jobs::Job;
 use self::replies::Reading;
 use self::selection::Selection;
-use super::log::{Cursor, Log};
+use super::log::{Cursor, Log, LogError};
 use super::shadow::Shadow;
 use crate::imap::ranges::Ranges;
 use crate::imap::untagged::Reader;
@@ -75,7 +75,7 @@ pub enum Action {
     /// Give the connection back: the hub is parked.
     Disconnect,
     /// Close the connection, then [`Machine::handle_lost`]: what the backend says makes no sense.
-    Abandon,
+    Abandon(LogError),
     /// The others wait for this member's command: see whether they can have a further connection ([`Machine::fork`]).
     Overloaded(MemberId),
     /// The mailbox that these select is not the hub's any more, which has another name now, or is gone: to a new hub with
@@ -188,6 +188,8 @@ pub struct Machine {
     retry_at: Instant,
     /// When to say again that members wait for a command.
     overload_at: Instant,
+    /// When the owner of the job last took something of its reply.
+    taken_at: Instant,
     yielding: bool,
     /// A member's command has run on this connection.
     served: bool,
@@ -228,6 +230,7 @@ impl Machine {
             connected_since: now,
             retry_at: now,
             overload_at: now,
+            taken_at: now,
             yielding: false,
             served: false,
             recheck: None,
@@ -354,6 +357,12 @@ impl Machine {
     #[must_use]
     pub fn wants_data(&self) -> bool {
         self.owner().and_then(|owner| self.members.get(&owner)).is_none_or(|owner| owner.out.is_empty())
+    }
+
+    /// For how long that member has taken nothing of what lies there for it.
+    #[must_use]
+    pub fn stalled(&self) -> Option<Duration> {
+        (!self.wants_data()).then(|| self.now.saturating_duration_since(self.taken_at))
     }
 
     fn wants_connection(&self) -> bool {

@@ -1,8 +1,11 @@
 //! How many connections there are, and what happens when one is taken away, lost, or too slow.
 
-use crate::support::until;
+use std::time::Duration;
 
-use super::{Conn, SELECTED, Scripted, multiplexing, pair};
+use imapool::config::PoolMode;
+
+use super::{Conn, Harness, SELECTED, Scripted, multiplexing, pair};
+use crate::support::until;
 
 /// Plays a mailbox of no messages for whatever is asked.
 async fn empty(conn: &mut Conn) {
@@ -108,6 +111,70 @@ async fn a_long_command_delays_nobody_for_long() {
     assert_eq!(backend.logins(), 2);
     one.reset();
     drop(two);
+    harness.finish().await;
+}
+
+/// A reader that takes nothing, with no further connection free, delays its mailbox for `pool.checkout_timeout`, and not until
+/// `limits.write_timeout`: then its reply is read by nobody. It finds itself cut off.
+#[tokio::test]
+async fn a_reader_that_stalls_delays_nobody_for_long() {
+    const SIZE: usize = 32 << 20;
+    let backend = Scripted::start(|mut conn: Conn| async move {
+        conn.play(SELECTED).await;
+        conn.play(super::JOINED).await;
+        conn.play("C: FETCH 1 (BODY.PEEK[])").await;
+        conn.send(format!("* 1 FETCH (BODY[] {{{SIZE}}}\r\n")).await;
+        for _ in 0..SIZE >> 16 {
+            conn.send(vec![b'x'; 1 << 16]).await;
+        }
+        conn.play("S: )\nS: TAG OK fetched\nC: NOOP\nS: TAG OK done").await;
+        conn.obey().await;
+    })
+    .await;
+    let harness = Harness::start(backend.address, |config| {
+        config.pool.mode = PoolMode::Multiplex;
+        config.pool.max_per_account = 1;
+        config.pool.checkout_timeout = Duration::from_millis(300);
+    })
+    .await;
+    let (mut one, mut two) = pair(&harness).await;
+    one.play("C: b FETCH 1 (BODY.PEEK[])").await;
+    until("the fetch at the backend", || backend.received().contains("BODY.PEEK")).await;
+    two.play("C: b NOOP\nS: b OK done").await;
+    let read = one.rest().await;
+    assert!(read.len() < SIZE && !read.contains("b OK"), "{} octets", read.len());
+    drop(two);
+    harness.finish().await;
+}
+
+/// With `pool.max_total` reached, hubs of different accounts take turns; one in IDLE gives way, too.
+#[tokio::test]
+async fn accounts_take_turns_on_one_connection() {
+    let backend = Scripted::start(|mut conn: Conn| async move { empty(&mut conn).await }).await;
+    let harness = Harness::start(backend.address, |config| {
+        config.pool.mode = PoolMode::Multiplex;
+        config.pool.max_per_account = 1;
+        config.pool.max_total = 1;
+    })
+    .await;
+    let mut clients = Vec::new();
+    for user in ["one", "two"] {
+        let mut client = harness.login(user).await;
+        client.play("C: a SELECT INBOX\nS~ a OK [READ-WRITE]…").await;
+        clients.push(client);
+    }
+    for round in 0..3 {
+        for client in &mut clients {
+            client.play(&format!("C: n{round} NOOP\nS: n{round} OK done\nC: i{round} IDLE\nS: + …")).await;
+            until("IDLE at the backend", || backend.received().matches("IDLE").count() > round).await;
+            assert!(harness.metric("imapool_upstream_connections{", "") <= 1);
+        }
+        for client in &mut clients {
+            client.play(&format!("C: DONE\nS: i{round} OK…")).await;
+        }
+    }
+    assert!(harness.metric("imapool_hub_parks_total", "") >= 4);
+    drop(clients);
     harness.finish().await;
 }
 

@@ -137,3 +137,57 @@ async fn new_keywords_are_told_to_all() {
          2< b OK noop")
     .await;
 }
+
+/// RFC 2177: the IDLE that a command has interrupted goes on after it, and is ended upstream with the last one who idles.
+#[tokio::test]
+async fn idle_goes_on_after_a_command() {
+    two("1> b IDLE
+         1< + idling
+         U> IDLE
+         U< + idling
+         2> b NOOP
+         U> DONE
+         U< TAG OK idled
+         U> NOOP
+         U< TAG OK noop
+         2< b OK noop
+         U> IDLE
+         U< + idling
+         U< * 2 FETCH (FLAGS (\\Seen))
+         1< * 2 FETCH (FLAGS (\\Seen))
+         1> DONE
+         1< b OK…
+         U> DONE
+         U< TAG OK idled")
+    .await;
+}
+
+/// RFC 9051 section 6.4.6: `.SILENT`, by UID.
+#[tokio::test]
+async fn a_silent_store_by_uid_is_told_to_the_others() {
+    two("1> b UID STORE 12 FLAGS.SILENT (\\Answered)
+         U> UID STORE 12 FLAGS (\\Answered)
+         U< * 2 FETCH (UID 12 FLAGS (\\Answered))
+         U< TAG OK stored
+         1< b OK stored
+         2> b NOOP
+         U> NOOP
+         U< TAG OK noop
+         2< * 2 FETCH (…
+         2< b OK noop")
+    .await;
+}
+
+/// RFC 9051 section 6.4.7: TRYCREATE says what the client may do about it.
+#[tokio::test]
+async fn codes_of_tagged_replies_pass() {
+    two("1> b COPY 1 Nowhere
+         U> COPY 1 Nowhere
+         U< TAG NO [TRYCREATE] no such mailbox
+         1< b NO [TRYCREATE] no such mailbox
+         2> b UID MOVE 12 Nowhere
+         U> UID MOVE 12 Nowhere
+         U< TAG NO [TRYCREATE] no such mailbox
+         2< b NO [TRYCREATE] no such mailbox")
+    .await;
+}

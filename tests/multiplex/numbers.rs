@@ -1,6 +1,6 @@
 //! Numbers of messages, both ways: what a session may not hear of yet does not change its numbers.
 
-use crate::stage::{two, two_offering};
+use crate::stage::{play, two};
 
 /// Message 1 is expunged by session 1; session 2 does not know it yet, and goes on counting as before.
 const GONE: &str = "1> x EXPUNGE
@@ -12,10 +12,6 @@ const GONE: &str = "1> x EXPUNGE
 
 async fn after_expunge(script: &str) {
     two(&format!("{GONE}\n{script}")).await;
-}
-
-async fn after_expunge_offering(more: &'static str, script: &str) {
-    two_offering(more, &format!("{GONE}\n{script}")).await;
 }
 
 /// RFC 3501 section 7.4.1, RFC 9051 section 7.5.1: no EXPUNGE during FETCH; NOOP tells it.
@@ -128,8 +124,7 @@ async fn search_keys_are_numbers() {
 /// RFC 4731 section 3.1: MIN, MAX and ALL are message numbers, COUNT is not; with UID, none is.
 #[tokio::test]
 async fn esearch_items_are_numbers() {
-    after_expunge_offering(
-        "X",
+    after_expunge(
         "2> b SEARCH RETURN (MIN MAX COUNT ALL) NOT 1
          U> SEARCH RETURN (MIN MAX COUNT ALL) NOT NOT ALL
          U< * ESEARCH (tag \"TAG\") MIN 1 MAX 2 COUNT 2 ALL 1:2
@@ -248,5 +243,128 @@ async fn expunge_by_another_program_waits_as_well() {
          U< TAG OK checked
          2< * 1 EXPUNGE
          2< c OK checked")
+    .await;
+}
+
+/// RFC 9051 section 7.4.1: EXISTS comes before anything else is said of a message; also where the backend has said so
+/// to nobody (Cyrus, of what MOVE moves within a mailbox).
+#[tokio::test]
+async fn a_message_is_announced_before_anything_is_said_of_it() {
+    two("1> b MOVE 3 INBOX
+         U> MOVE 3 INBOX
+         U< * OK [COPYUID 7 13 14] moved
+         U< * 3 EXPUNGE
+         U< TAG OK done
+         1< * OK [COPYUID 7 13 14] moved
+         1< * 3 EXPUNGE
+         1< b OK done
+         1> c FETCH 1:* (UID)
+         U> FETCH 1:* (UID)
+         U< * 1 FETCH (UID 11)
+         U< * 2 FETCH (UID 12)
+         U< * 3 FETCH (UID 14)
+         U< TAG OK fetched
+         1< * 1 FETCH (UID 11)
+         1< * 2 FETCH (UID 12)
+         1< * 3 EXISTS
+         1< * 3 FETCH (UID 14)
+         1< c OK fetched
+         2> b NOOP
+         U> NOOP
+         U< TAG OK noop
+         2< * 3 EXPUNGE
+         2< * 3 EXISTS
+         2< b OK noop")
+    .await;
+}
+
+/// RFC 5530 section 3: of what a STORE names, that which is there is changed; the reply says that something is gone.
+#[tokio::test]
+async fn store_changes_what_is_there() {
+    after_expunge(
+        "2> b STORE 1:2 +FLAGS.SILENT (\\Seen)
+         U> STORE 1 +FLAGS (\\Seen)
+         U< * 1 FETCH (FLAGS (\\Seen))
+         U< TAG OK stored
+         2< b NO [EXPUNGEISSUED]…
+         1> b NOOP
+         U> NOOP
+         U< TAG OK noop
+         1< * 1 FETCH (FLAGS (\\Seen))
+         1< b OK noop",
+    )
+    .await;
+}
+
+/// RFC 9051 section 9 (`seq-range`): either way round, also in commands that change something; section 6.4.4.1: what is gone
+/// is found by no key, and so by its negation.
+#[tokio::test]
+async fn ranges_mean_the_same_either_way_round() {
+    after_expunge(
+        "2> b STORE *:2 +FLAGS (\\Flagged)
+         U> STORE 1:2 +FLAGS (\\Flagged)
+         U< * 1 FETCH (FLAGS (\\Flagged))
+         U< * 2 FETCH (FLAGS (\\Flagged))
+         U< TAG OK stored
+         2< * 2 FETCH (FLAGS (\\Flagged))
+         2< * 3 FETCH (FLAGS (\\Flagged))
+         2< b OK stored
+         2> c SEARCH NOT (1 SEEN) OR 3:2 UID 13:11
+         U> SEARCH NOT (NOT ALL SEEN) OR 1:2 UID 13:11
+         U< * SEARCH 1 2
+         U< TAG OK searched
+         2< * SEARCH 2 3
+         2< c OK searched
+         2> d COPY 3:2 Trash
+         U> COPY 1:2 Trash
+         U< TAG OK copied
+         2< * 1 EXPUNGE
+         2< d OK copied",
+    )
+    .await;
+}
+
+/// RFC 9394 section 3.1: in PARTIAL, the range counts what was found; what was found are message numbers.
+#[tokio::test]
+async fn partial_results_are_numbers() {
+    after_expunge(
+        "2> b SEARCH RETURN (PARTIAL 1:2 COUNT) 2:3
+         U> SEARCH RETURN (PARTIAL 1:2 COUNT) 1:2
+         U< * ESEARCH (TAG \"TAG\") PARTIAL (1:2 1:2) COUNT 2
+         U< TAG OK searched
+         2< * ESEARCH (TAG \"b\") PARTIAL (1:2 2:3) COUNT 2
+         2< b OK searched",
+    )
+    .await;
+}
+
+/// RFC 5182 section 2: a saved result is the connection's, so its owner gets one of its own.
+#[tokio::test]
+async fn saved_results_are_not_shared() {
+    play(
+        2,
+        "",
+        "ONE
+         TWO
+         2> b SEARCH RETURN (SAVE) ALL
+         V> SELECT \"INBOX\"
+         V< * 3 EXISTS
+         V< * OK [UIDVALIDITY 7] valid
+         V< * OK [UIDNEXT 14] next
+         V< TAG OK [READ-WRITE] selected
+         V> SEARCH RETURN (SAVE) ALL
+         V< TAG OK searched
+         2< b OK searched
+         2> c FETCH $ (UID)
+         V> FETCH $ (UID)
+         V< * 1 FETCH (UID 11)
+         V< TAG OK fetched
+         2< * 1 FETCH (UID 11)
+         2< c OK fetched
+         1> b NOOP
+         U> NOOP
+         U< TAG OK noop
+         1< b OK noop",
+    )
     .await;
 }

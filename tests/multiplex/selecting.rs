@@ -1,76 +1,74 @@
 //! Selecting a mailbox that others have selected, and leaving it.
 
-use crate::stage::{ONE, Stage, TWO, two};
+use crate::stage::{Stage, play, two};
 
 /// RFC 9051 section 6.3.2: a SELECT is answered with the mailbox as it is, though nothing is selected anew. RFC 3501 section
 /// 6.3.1: UNSEEN is the first message without \Seen.
 #[tokio::test]
 async fn who_joins_sees_the_mailbox_as_it_is() {
-    let mut stage = Stage::set(1, "").await;
-    stage.play(ONE).await;
-    stage
-        .play(
-            "2> a SELECT inbox
-             U> UID SEARCH ALL
-             U< * SEARCH 11 12 13
-             U< TAG OK searched
-             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
-             U< * STATUS INBOX (UIDNEXT 15 UIDVALIDITY 7)
-             U< TAG OK status
-             U> UID SEARCH UNSEEN
-             U< * SEARCH 12 13
-             U< TAG OK searched
-             U> NOOP
-             U< * 1 EXPUNGE
-             U< * 3 EXISTS
-             U< TAG OK noop
-             2< * FLAGS (\\Seen \\Deleted)
-             2< * OK [UIDVALIDITY 7]…
-             2< * 3 EXISTS
-             2< * 0 RECENT
-             2< * OK [UIDNEXT 15]…
-             2< a OK [READ-WRITE] selected
-             1> b CHECK
-             U> CHECK
-             U< TAG OK checked
-             1< * 1 EXPUNGE
-             1< * 3 EXISTS
-             1< b OK checked",
-        )
-        .await;
-    stage.end().await;
+    play(
+        1,
+        "",
+        "ONE
+         2> a SELECT inbox
+         U> UID SEARCH ALL
+         U< * SEARCH 11 12 13
+         U< TAG OK searched
+         U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
+         U< * STATUS INBOX (UIDNEXT 15 UIDVALIDITY 7)
+         U< TAG OK status
+         U> UID SEARCH UNSEEN
+         U< * SEARCH 12 13
+         U< TAG OK searched
+         U> NOOP
+         U< * 1 EXPUNGE
+         U< * 3 EXISTS
+         U< TAG OK noop
+         2< * FLAGS (\\Seen \\Deleted)
+         2< * OK [UIDVALIDITY 7]…
+         2< * 3 EXISTS
+         2< * 0 RECENT
+         2< * OK [UIDNEXT 15]…
+         2< a OK [READ-WRITE] selected
+         1> b CHECK
+         U> CHECK
+         U< TAG OK checked
+         1< * 1 EXPUNGE
+         1< * 3 EXISTS
+         1< b OK checked",
+    )
+    .await;
 }
 
 /// RFC 3501 section 6.3.1, with ESEARCH (RFC 4731 section 3.1) where the backend has it.
 #[tokio::test]
 async fn who_joins_is_told_what_is_unseen() {
-    let mut stage = Stage::set(1, "ESEARCH").await;
-    stage.play(ONE).await;
-    stage
-        .play(
-            "2> a SELECT INBOX
-             U> UID SEARCH RETURN (ALL) ALL
-             U< * ESEARCH (tag \"TAG\") UID ALL 11:13
-             U< TAG OK searched
-             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
-             U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
-             U< TAG OK status
-             U> UID SEARCH RETURN (MIN) UNSEEN
-             U< * ESEARCH (tag \"TAG\") UID MIN 12
-             U< TAG OK searched
-             U> NOOP
-             U< * 1 EXPUNGE
-             U< TAG OK noop
-             2< * FLAGS (\\Seen \\Deleted)
-             2< * OK [UIDVALIDITY 7]…
-             2< * 2 EXISTS
-             2< * 0 RECENT
-             2< * OK [UNSEEN 1]…
-             2< * OK [UIDNEXT 14]…
-             2< a OK [READ-WRITE] selected",
-        )
-        .await;
-    stage.end().await;
+    play(
+        1,
+        "ESEARCH",
+        "ONE
+         2> a SELECT INBOX
+         U> UID SEARCH RETURN (ALL) ALL
+         U< * ESEARCH (tag \"TAG\") UID ALL 11:13
+         U< TAG OK searched
+         U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
+         U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
+         U< TAG OK status
+         U> UID SEARCH RETURN (MIN) UNSEEN
+         U< * ESEARCH (tag \"TAG\") UID MIN 12
+         U< TAG OK searched
+         U> NOOP
+         U< * 1 EXPUNGE
+         U< TAG OK noop
+         2< * FLAGS (\\Seen \\Deleted)
+         2< * OK [UIDVALIDITY 7]…
+         2< * 2 EXISTS
+         2< * 0 RECENT
+         2< * OK [UNSEEN 1]…
+         2< * OK [UIDNEXT 14]…
+         2< a OK [READ-WRITE] selected",
+    )
+    .await;
 }
 
 /// RFC 9051 section 6.4.1: CLOSE says nothing of what it expunges, and the others are told.
@@ -109,29 +107,66 @@ async fn unselect_only_leaves() {
 /// then expunges nothing.
 #[tokio::test]
 async fn examine_is_beside_select() {
-    let mut stage = Stage::set(2, "").await;
-    stage.play(ONE).await;
-    stage
-        .play(
-            "2> a EXAMINE INBOX
-             V> EXAMINE INBOX
-             V< * 3 EXISTS
-             V< TAG OK [READ-ONLY] examined
-             2< * 3 EXISTS
-             2< a OK [READ-ONLY] examined
-             2> b STORE 1 FLAGS ()
-             V> STORE 1 FLAGS ()
-             V< TAG NO [READ-ONLY] no
-             2< b NO [READ-ONLY] no
-             2> c CLOSE
-             2< c OK…
-             1> b NOOP
-             U> NOOP
-             U< TAG OK noop
-             1< b OK noop",
-        )
-        .await;
-    stage.end().await;
+    play(
+        2,
+        "",
+        "ONE
+         2> a EXAMINE INBOX
+         V> EXAMINE INBOX
+         V< * 3 EXISTS
+         V< TAG OK [READ-ONLY] examined
+         2< * 3 EXISTS
+         2< a OK [READ-ONLY] examined
+         2> b STORE 1 FLAGS ()
+         V> STORE 1 FLAGS ()
+         V< TAG NO [READ-ONLY] no
+         2< b NO [READ-ONLY] no
+         2> c CLOSE
+         2< c OK…
+         1> b NOOP
+         U> NOOP
+         U< TAG OK noop
+         1< b OK noop",
+    )
+    .await;
+}
+
+/// RFC 9051 section 6.4.1: CLOSE of what was selected for reading only expunges nothing, and is no failure.
+#[tokio::test]
+async fn close_after_examine_only_leaves() {
+    play(
+        1,
+        "",
+        "1> a EXAMINE INBOX
+         U> EXAMINE INBOX
+         U< * 3 EXISTS
+         U< * OK [UIDVALIDITY 7] valid
+         U< * OK [UIDNEXT 14] next
+         U< TAG OK [READ-ONLY] examined
+         1~ a OK [READ-ONLY] examined
+         2> a EXAMINE INBOX
+         U> UID SEARCH ALL
+         U< * SEARCH 11 12 13
+         U< TAG OK searched
+         U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
+         U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
+         U< TAG OK status
+         U> UID SEARCH UNSEEN
+         U< * SEARCH
+         U< TAG OK searched
+         U> NOOP
+         U< TAG OK noop
+         2~ a OK [READ-ONLY] examined
+         1> b CLOSE
+         U> EXPUNGE
+         U< TAG NO [READ-ONLY] no
+         1< b OK…
+         2> b NOOP
+         U> NOOP
+         U< TAG OK noop
+         2< b OK noop",
+    )
+    .await;
 }
 
 /// RFC 9051 section 6.3.2: the last one who leaves leaves the mailbox selected for `pool.linger`; the next one's SELECT is
@@ -139,17 +174,16 @@ async fn examine_is_beside_select() {
 #[tokio::test]
 async fn a_mailbox_lingers() {
     let mut stage = Stage::set(1, "").await;
-    stage.play(ONE).await;
-    stage.play("1. ").await;
+    stage.play("ONE\n1. ").await;
     stage.harness.at_rest(1).await;
     stage
         .play(
             "2> a SELECT INBOX
-             U> SELECT INBOX
-             U< * 5 EXISTS
-             U< TAG OK [READ-WRITE] selected
-             2< * 5 EXISTS
-             2< a OK [READ-WRITE] selected",
+         U> SELECT INBOX
+         U< * 5 EXISTS
+         U< TAG OK [READ-WRITE] selected
+         2< * 5 EXISTS
+         2< a OK [READ-WRITE] selected",
         )
         .await;
     stage.end().await;
@@ -159,117 +193,95 @@ async fn a_mailbox_lingers() {
 /// the connection, BYE (RFC 9051 section 7.1.5), since the mailbox cannot be selected again.
 #[tokio::test]
 async fn a_mailbox_is_deleted() {
-    let mut stage = Stage::set(1, "").await;
-    stage.play(ONE).await;
-    stage.play(TWO).await;
-    stage
-        .play(
-            "1> b DELETE INBOX
-             U> DELETE INBOX
-             U< TAG OK deleted
-             1< b OK deleted
-             2> b FETCH 1 (UID)
-             U> FETCH 1 (UID)
-             U< * BYE Mailbox is gone
-             U!
-             V> SELECT \"INBOX\"
-             V< TAG NO [NONEXISTENT] no such mailbox
-             1< * BYE…
-             2< * BYE…
-             1. \n2. ",
-        )
-        .await;
-    stage.end().await;
+    two("1> b DELETE INBOX
+         U> DELETE INBOX
+         U< TAG OK deleted
+         1< b OK deleted
+         2> b FETCH 1 (UID)
+         U> FETCH 1 (UID)
+         U< * BYE Mailbox is gone
+         U!
+         V> SELECT \"INBOX\"
+         V< TAG NO [NONEXISTENT] no such mailbox
+         1< * BYE…
+         2< * BYE…
+         1. \n2. ")
+    .await;
 }
 
 /// RFC 2180 section 3.4: a mailbox that was renamed stays selected. Who selects that name means another one, with another
 /// UIDVALIDITY (RFC 9051 section 2.3.1.1), and gets it on a connection of its own.
 #[tokio::test]
 async fn a_mailbox_is_renamed() {
-    let mut stage = Stage::set(2, "").await;
-    stage.play(ONE).await;
-    stage
-        .play(
-            "2> a SELECT INBOX
-             U> UID SEARCH ALL
-             U< * SEARCH 11 12 13
-             U< TAG OK searched
-             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
-             U< * STATUS INBOX (UIDNEXT 1 UIDVALIDITY 8)
-             U< TAG OK status
-             V> SELECT INBOX
-             V< * 0 EXISTS
-             V< * OK [UIDVALIDITY 8] valid
-             V< TAG OK [READ-WRITE] selected
-             2< * 0 EXISTS
-             2< * OK [UIDVALIDITY 8] valid
-             2< a OK [READ-WRITE] selected
-             1> b FETCH 3 (UID)
-             U> FETCH 3 (UID)
-             U< * 3 FETCH (UID 13)
-             U< TAG OK fetched
-             1< * 3 FETCH (UID 13)
-             1< b OK fetched",
-        )
-        .await;
-    stage.end().await;
+    play(
+        2,
+        "",
+        "ONE
+         2> a SELECT INBOX
+         U> UID SEARCH ALL
+         U< * SEARCH 11 12 13
+         U< TAG OK searched
+         U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
+         U< * STATUS INBOX (UIDNEXT 1 UIDVALIDITY 8)
+         U< TAG OK status
+         V> SELECT INBOX
+         V< * 0 EXISTS
+         V< * OK [UIDVALIDITY 8] valid
+         V< TAG OK [READ-WRITE] selected
+         2< * 0 EXISTS
+         2< * OK [UIDVALIDITY 8] valid
+         2< a OK [READ-WRITE] selected
+         1> b FETCH 3 (UID)
+         U> FETCH 3 (UID)
+         U< * 3 FETCH (UID 13)
+         U< TAG OK fetched
+         1< * 3 FETCH (UID 13)
+         1< b OK fetched",
+    )
+    .await;
 }
 
 /// RFC 9051 section 2.3.1.1: with another UIDVALIDITY, nothing that a client knows of the mailbox holds any more. It is told
 /// the only way there is, by the end of the session.
 #[tokio::test]
 async fn uidvalidity_changes() {
-    let mut stage = Stage::set(1, "").await;
-    stage.play(ONE).await;
-    stage.play(TWO).await;
-    stage
-        .play(
-            "U!
-             2> b NOOP
-             V> SELECT \"INBOX\"
-             V< * 3 EXISTS
-             V< * OK [UIDVALIDITY 8] valid
-             V< TAG OK [READ-WRITE] selected
-             1< * BYE…
-             2< * BYE…
-             1. \n2. ",
-        )
-        .await;
-    stage.end().await;
+    two("U!
+         2> b NOOP
+         V> SELECT \"INBOX\"
+         V< * 3 EXISTS
+         V< * OK [UIDVALIDITY 8] valid
+         V< TAG OK [READ-WRITE] selected
+         1< * BYE…
+         2< * BYE…
+         1. \n2. ")
+    .await;
 }
 
 /// RFC 9051 section 7.5.1: what happened while there was no connection is told when it may be: here, in NOOP and in IDLE.
 #[tokio::test]
 async fn what_was_missed_is_told() {
-    let mut stage = Stage::set(1, "").await;
-    stage.play(ONE).await;
-    stage.play(TWO).await;
-    stage
-        .play(
-            "U!
-             2> b NOOP
-             V> SELECT \"INBOX\"
-             V< * 3 EXISTS
-             V< * OK [UIDVALIDITY 7] valid
-             V< * OK [UIDNEXT 15] next
-             V< TAG OK [READ-WRITE] selected
-             V> UID SEARCH ALL
-             V< * SEARCH 11 13 14
-             V< TAG OK searched
-             V> NOOP
-             V< TAG OK noop
-             2< * 2 EXPUNGE
-             2< * 3 EXISTS
-             2< b OK noop
-             1> b IDLE
-             1< + idling
-             1< * 2 EXPUNGE
-             1< * 3 EXISTS
-             1> DONE
-             1< b OK…",
-        )
-        .await;
-    stage.end().await;
+    two("U!
+         2> b NOOP
+         V> SELECT \"INBOX\"
+         V< * 3 EXISTS
+         V< * OK [UIDVALIDITY 7] valid
+         V< * OK [UIDNEXT 15] next
+         V< TAG OK [READ-WRITE] selected
+         V> UID SEARCH ALL
+         V< * SEARCH 11 13 14
+         V< TAG OK searched
+         V> NOOP
+         V< TAG OK noop
+         2< * 2 EXPUNGE
+         2< * 3 EXISTS
+         2< b OK noop
+         1> b IDLE
+         1< + idling
+         1< * 2 EXPUNGE
+         1< * 3 EXISTS
+         1> DONE
+         1< b OK…")
+    .await;
 }
 
 /// A client that vanishes leaves the others undisturbed, and nothing is unselected or expunged.

@@ -8,6 +8,7 @@
 //! 1< * 1 EXPUNGE          what client 1 hears; … at the end: whatever else
 //! U!                      the connection is lost
 //! 2.                      client 2 vanishes
+//! ONE                     client 1 selects a mailbox of three messages (TWO: client 2 does so, too)
 //! ```
 
 use std::collections::BTreeMap;
@@ -40,7 +41,7 @@ pub(crate) const ONE: &str = "1> a SELECT INBOX
     1~ a OK [READ-WRITE] selected";
 
 /// A second one joins it.
-pub(crate) const TWO: &str = "2> a SELECT INBOX
+const TWO: &str = "2> a SELECT INBOX
     U> UID SEARCH ALL
     U< * SEARCH 11 12 13
     U< TAG OK searched
@@ -70,7 +71,13 @@ impl Stage {
 
     /// Plays a script: see the module.
     pub(crate) async fn play(&mut self, script: &str) {
-        for step in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let openings = |line: &'_ str| match line.trim() {
+            "ONE" => ONE.to_owned(),
+            "TWO" => TWO.to_owned(),
+            line => line.to_owned(),
+        };
+        let script: Vec<String> = script.lines().map(openings).collect();
+        for step in script.iter().flat_map(|part| part.lines()).map(str::trim).filter(|line| !line.is_empty()) {
             let (side, text) = step.split_at(2);
             let text = text.strip_prefix(' ').unwrap_or(text);
             let (who, what) = (side.as_bytes()[0], side.as_bytes()[1]);
@@ -124,22 +131,21 @@ impl Stage {
             self.client(who, b'>', "z LOGOUT").await;
             self.client(who, b'<', "* BYE…").await;
         }
+        assert_eq!(self.backend.logins(), self.connections.len(), "connections of which the script says nothing");
         drop((self.clients, self.connections, self.arrivals));
         self.harness.finish().await;
     }
 }
 
-/// Two sessions in INBOX on one connection, and this script.
-pub(crate) async fn two(script: &str) {
-    two_offering("", script).await;
+/// With at most so many connections, and a backend that offers `more`: this script. Nobody hears anything else, and there
+/// are no other connections.
+pub(crate) async fn play(connections: usize, more: &'static str, script: &str) {
+    let mut stage = Stage::set(connections, more).await;
+    stage.play(script).await;
+    stage.end().await;
 }
 
-/// The same, with a backend that offers more.
-pub(crate) async fn two_offering(more: &'static str, script: &str) {
-    let mut stage = Stage::set(1, more).await;
-    stage.play(ONE).await;
-    stage.play(TWO).await;
-    stage.play(script).await;
-    assert_eq!(stage.backend.logins(), 1);
-    stage.end().await;
+/// Two sessions in INBOX on one connection, and this script.
+pub(crate) async fn two(script: &str) {
+    play(1, "", &format!("ONE\nTWO\n{script}")).await;
 }

@@ -178,6 +178,7 @@ impl Machine {
         self.job = Some(job);
         self.job_since = self.now;
         self.overload_at = self.now + self.settings.patience;
+        self.taken_at = self.now;
         self.actions.push_back(Action::Run(run));
     }
 

@@ -89,6 +89,9 @@ impl Machine {
         if self.members.get(&id)?.idling {
             self.replay(id, Replay::All);
         }
+        if self.owner() == Some(id) {
+            self.taken_at = self.now;
+        }
         let member = self.members.get_mut(&id)?;
         let mut told = member.out.pop_front()?;
         while let Told::Data(data) = &told {

@@ -8,7 +8,7 @@ use crate::imap::fetch_items::FetchScanner;
 use crate::imap::ranges::Ranges;
 use crate::imap::renumber::Renumber;
 use crate::imap::untagged::{Part, Reply};
-use crate::mailbox::log::Replay;
+use crate::mailbox::log::{LogError, Replay};
 use crate::mailbox::shadow::{normal, stored};
 
 /// Octets of a FETCH held back until it is known whether there is more to it than flags.
@@ -96,9 +96,9 @@ impl Machine {
     }
 
     /// The backend contradicts itself: nothing can be known of the mailbox by this connection.
-    pub(super) fn broken(&mut self) {
+    pub(super) fn broken(&mut self, error: LogError) {
         self.reading = None;
-        self.actions.push_back(Action::Abandon);
+        self.actions.push_back(Action::Abandon(error));
     }
 
     fn begin_reply(&mut self, reply: Reply) {
@@ -110,6 +110,10 @@ impl Machine {
             Reply::Expunge(number) => self.expunged(number),
             Reply::Recent(count) => self.recent(count),
             Reply::Fetch(number) => {
+                // Cyrus forgets EXISTS for what MOVE moves within a mailbox; of a message that is not there nothing can be said.
+                if number > self.exists && self.is_open() {
+                    self.counts(number);
+                }
                 let mut head = BytesMut::new();
                 match self.number_for_owner(number) {
                     Some(number) => head.put_slice(format!("* {number} FETCH").as_bytes()),
@@ -273,8 +277,8 @@ impl Machine {
             let news = if asked { learned == Some(true) } else { learned != Some(false) };
             if let Some(text) = items.news().filter(|_| news) {
                 let heard = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
-                if self.log.handle_fetch(number, text, heard).is_err() {
-                    return self.broken();
+                if let Err(error) = self.log.handle_fetch(number, text, heard) {
+                    return self.broken(error);
                 }
             }
         }
@@ -329,8 +333,8 @@ impl Machine {
             self.has_changed();
         }
         self.exists = count;
-        if self.log.handle_exists(count).is_err() {
-            return self.broken();
+        if let Err(error) = self.log.handle_exists(count) {
+            return self.broken(error);
         }
         self.owner_hears();
     }
@@ -361,8 +365,8 @@ impl Machine {
     }
 
     pub(super) fn expunges(&mut self, number: u32) {
-        if self.log.handle_expunge(number).is_err() {
-            return self.broken();
+        if let Err(error) = self.log.handle_expunge(number) {
+            return self.broken(error);
         }
         self.exists -= 1;
         if let Some(uid) = self.uids.nth(number) {

@@ -576,7 +576,7 @@ impl Sim {
                     self.say(|| format!("   hub {at} parks"));
                     self.put_back(link);
                 }
-                Action::Abandon => panic!("the server made no sense"),
+                Action::Abandon(error) => panic!("the server made no sense: {error}"),
                 Action::Overloaded(owner) => {
                     if self.in_use() < self.plan.connections {
                         let others: Vec<MemberId> = self.hubs[at].machine.members().filter(|id| *id != owner).collect();

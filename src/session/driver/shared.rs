@@ -139,6 +139,10 @@ impl Session {
                 self.sharing.hub = None;
                 return Err(Ended::Cut);
             }
+            FromHub::Stalled => {
+                self.sharing.hub = None;
+                return Err(Ended::WriteTimeout);
+            }
             FromHub::Lost => {
                 self.sharing.hub = None;
                 self.machine.handle_lost("NO [UNAVAILABLE] Connection to the mail server lost.");
