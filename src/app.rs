@@ -328,7 +328,7 @@ impl Inner {
         let made = made.map(|(index, backend)| new_backend(index, backend, &pool_config, &budget, &metrics));
         let backends = made.collect::<Result<Vec<_>, _>>()?;
         let backend: Live<_> = Arc::new(ArcSwap::new(Arc::clone(&backends[0])));
-        let pools = Arc::new(Pools::new(Arc::clone(&pool_config), backends, budget.capacity()));
+        let pools = Arc::new(Pools::new(Arc::clone(&pool_config), backends, &budget));
         metrics.before_render(ports::census(Arc::downgrade(&pools)));
         let auth = Authenticator::new(auth_settings(config), Arc::clone(&pools), Arc::clone(&metrics))?;
         let (registry, drain) = (Arc::<Registry>::default(), CancellationToken::new());

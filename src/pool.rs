@@ -27,7 +27,7 @@ use crate::imap::command::{Command, Name, Segment};
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::mailbox::registry::{Everywhere, Registry};
 use crate::metrics::{CheckoutResult, RetireReason};
-use crate::ports::{Allowance, Counted};
+use crate::ports::{Allowance, Budget, Counted};
 use crate::secret::Fingerprint;
 use crate::session::machine::{Remnant, Run};
 use crate::throttle::Standing;
@@ -752,11 +752,11 @@ impl fmt::Debug for Pools {
 }
 
 impl Pools {
-    /// No accounts yet; at most `capacity` connections in use at once, anywhere.
+    /// No accounts yet; at most as many connections in use at once, anywhere, as the budget has.
     #[must_use]
-    pub fn new(config: Live<config::Pool>, backends: Vec<Arc<Backend>>, capacity: usize) -> Self {
-        let (backends, everywhere) = (ArcSwap::from_pointee(backends), Allowance::new(capacity));
-        Self { config, backends, accounts: RwLock::default(), everywhere, hubs: Arc::default() }
+    pub fn new(config: Live<config::Pool>, backends: Vec<Arc<Backend>>, budget: &Budget) -> Self {
+        let (backends, everywhere) = (ArcSwap::from_pointee(backends), Allowance::new(budget.capacity()));
+        Self { config, backends, accounts: RwLock::default(), everywhere, hubs: Arc::clone(budget.hubs()) }
     }
 
     /// The backends, the default one first.

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::config::{self, Config};
+use crate::mailbox::registry::Everywhere;
 use crate::metrics::RetireReason;
 use crate::pool::Pools;
 use crate::upstream::backend::Backend;
@@ -46,6 +47,8 @@ pub struct Budget {
     /// Wakes those who wait for room when a connection comes to rest.
     rested: Notify,
     waiting: AtomicUsize,
+    /// Who is asked to let a connection rest when none does.
+    hubs: Arc<Everywhere>,
 }
 
 /// So many connections.
@@ -162,8 +165,8 @@ impl Budget {
         let backends: Vec<_> = backends.into_iter().map(|ports| Arc::new(Share::new(ports.min(total)))).collect();
         let sum = backends.iter().map(|share| share.allowance.capacity()).sum();
         let total = Share::new(total.min(sum));
-        let (registry, rested, waiting) = Default::default();
-        Arc::new(Self { total, backends: RwLock::new(backends), registry, rested, waiting })
+        let (registry, rested, waiting, hubs) = Default::default();
+        Arc::new(Self { total, backends: RwLock::new(backends), registry, rested, waiting, hubs })
     }
 
     /// Makes room for a further backend; gives its index.
@@ -184,6 +187,12 @@ impl Budget {
             sum += ports.max(1);
         }
         self.total.allowance.resize(most(config).min(sum));
+    }
+
+    /// The hubs of all accounts.
+    #[must_use]
+    pub fn hubs(&self) -> &Arc<Everywhere> {
+        &self.hubs
     }
 
     /// Connections that may exist at once.
@@ -210,7 +219,7 @@ impl Budget {
     }
 
     /// Waits for room for a connection to this backend, in the order of asking, and makes some by retiring what has been
-    /// at rest longest. The caller sets the deadline.
+    /// at rest longest; if none rests, hubs are asked for theirs. The caller sets the deadline.
     pub async fn permit(self: &Arc<Self>, backend: usize) -> Permit {
         let share = self.share(backend);
         let port = self.acquire(share.allowance.semaphore(), Some(backend)).await;
@@ -236,6 +245,7 @@ impl Budget {
             let rested = self.rested.notified();
             // One that says goodbye makes room in a moment; no second one has to go for that.
             let evicted = self.evict_longest_idle(backend);
+            let _asked = (!evicted).then(|| self.hubs.wait());
             let again = async {
                 if evicted {
                     sleep(EVICTION).await;

@@ -330,9 +330,9 @@ async fn partial_results_are_numbers() {
     after_expunge(
         "2> b SEARCH RETURN (PARTIAL 1:2 COUNT) 2:3
          U> SEARCH RETURN (PARTIAL 1:2 COUNT) 1:2
-         U< * ESEARCH (TAG \"TAG\") PARTIAL (1:2 1:2) COUNT 2
+         U< * ESEARCH (tag \"TAG\") PARTIAL (1:2 1:2) COUNT 2
          U< TAG OK searched
-         2< * ESEARCH (TAG \"b\") PARTIAL (1:2 2:3) COUNT 2
+         2< * ESEARCH (tag \"b\") PARTIAL (1:2 2:3) COUNT 2
          2< b OK searched",
     )
     .await;

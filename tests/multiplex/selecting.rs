@@ -158,8 +158,6 @@ async fn close_after_examine_only_leaves() {
          U< TAG OK noop
          2~ a OK [READ-ONLY] examined
          1> b CLOSE
-         U> EXPUNGE
-         U< TAG NO [READ-ONLY] no
          1< b OK…
          2> b NOOP
          U> NOOP
