@@ -11,6 +11,7 @@ mod support;
 mod connections;
 mod news;
 mod numbers;
+mod quirks;
 mod selecting;
 mod stage;
 

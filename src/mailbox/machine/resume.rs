@@ -183,11 +183,10 @@ impl Machine {
         }
     }
 
-    /// Whether members can go on with another connection: it is known which messages they know.
+    /// Whether members can go on with another connection, whatever has changed in the mailbox by then: it is known which
+    /// messages they know.
     pub(super) fn is_resumable(&self) -> bool {
-        self.uids.len() == self.exists
-            || !self.touched
-            || self.selection.as_ref().is_some_and(|selection| !selection.changed)
+        self.uids.len() == self.exists || !self.touched
     }
 
     /// The UIDs of all messages would be good to know.
