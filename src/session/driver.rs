@@ -14,7 +14,6 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes};
 use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use self::shared::Sharing;
@@ -60,8 +59,6 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Which sessions there are.
     pub registry: Arc<Registry>,
-    /// Cancelled when the proxy begins to shut down.
-    pub drain: CancellationToken,
 }
 
 /// Runs a session on a connection that is ready for IMAP, to its end.
@@ -70,7 +67,7 @@ pub async fn run(stream: Stream, record: Arc<Record>, context: Arc<Context>) {
     record.set_tls(stream.tls_version());
     let front = front(&stream, client, &listener);
     let bounds = Bounds { line: context.limits.command_line, literals: context.limits.literals };
-    let offered = context.backend.load().capabilities().before_login(front).into();
+    let offered = context.backend.load().capabilities().before_login(front);
     let now = Instant::now();
     // On the heap, once: the steps below would each keep a place for it in the task's memory otherwise.
     let mut session = Box::new(Session {
@@ -87,6 +84,7 @@ pub async fn run(stream: Stream, record: Arc<Record>, context: Arc<Context>) {
         parts: VecDeque::new(),
         sharing: Sharing::default(),
         started: now,
+        now,
         last_input: now,
         last_output: now,
         answered_eof: false,
@@ -161,6 +159,8 @@ struct Session {
     parts: VecDeque<Part>,
     sharing: Sharing,
     started: Instant,
+    /// When it last had something to do.
+    now: Instant,
     last_input: Instant,
     last_output: Instant,
     /// Something was sent after the client had closed its side.
@@ -192,8 +192,6 @@ impl Session {
     }
 
     async fn serve(&mut self) -> Ended {
-        let context = Arc::clone(&self.context);
-        let mut drained = pin!(context.drain.cancelled());
         let record = Arc::clone(&self.record);
         let mut closed = pin!(record.closed());
         let mut timer = pin!(tokio::time::sleep_until(self.deadline()));
@@ -214,12 +212,13 @@ impl Session {
                 if let Poll::Ready(wake) = self.poll_io(cx) {
                     return Poll::Ready(wake);
                 }
-                if !draining && (drained.as_mut().poll(cx).is_ready() || closed.as_mut().poll(cx).is_ready()) {
+                if !draining && closed.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Wake::Drain);
                 }
                 poll_timer(timer.as_mut(), self.deadline(), cx).map(|()| Wake::Timer)
             })
             .await;
+            self.now = Instant::now();
             let result = match wake {
                 Wake::Input(read) => self.input(read),
                 Wake::Output(written) => self.written(written),
@@ -233,7 +232,7 @@ impl Session {
                 Wake::Drain => {
                     draining = true;
                     let closing = self.record.is_closing();
-                    self.close_by = closing.then(|| Instant::now() + CLOSING);
+                    self.close_by = closing.then(|| self.now + CLOSING);
                     leave = Some(if closing { End::Operator } else { End::Drain });
                     Ok(())
                 }
@@ -311,6 +310,7 @@ impl Session {
     async fn meanwhile<T>(&mut self, awaited: impl Future<Output = T>) -> T {
         let mut awaited = pin!(awaited);
         poll_fn(|cx| {
+            self.now = Instant::now();
             if let Poll::Ready(result) = awaited.as_mut().poll(cx) {
                 return Poll::Ready(result);
             }
@@ -348,7 +348,7 @@ impl Session {
     fn wrote(&mut self, mut written: usize) {
         self.queued -= written;
         self.record.add_sent(written);
-        self.last_output = Instant::now();
+        self.last_output = self.now;
         while let Some(first) = self.output.front_mut() {
             if written < first.len() {
                 first.advance(written);
@@ -377,7 +377,7 @@ impl Session {
                 trace.reply(&self.record, &octets);
             }
             if self.output.is_empty() {
-                self.last_output = Instant::now();
+                self.last_output = self.now;
             }
             self.queued += octets.len();
             self.answered_eof |= self.machine.has_eof();
@@ -389,10 +389,10 @@ impl Session {
         match read {
             Ok(0) => {
                 self.machine.handle_eof();
-                self.last_input = Instant::now();
+                self.last_input = self.now;
             }
             Ok(octets) => {
-                self.last_input = Instant::now();
+                self.last_input = self.now;
                 self.record.add_received(octets);
             }
             Err(_) => return Err(Ended::ClientLost),
@@ -417,7 +417,7 @@ impl Session {
     }
 
     fn timed_out(&mut self) -> Result<(), Ended> {
-        if Instant::now() < self.deadline() {
+        if self.now < self.deadline() {
             return Ok(());
         }
         if self.close_by.is_some() {
@@ -429,7 +429,7 @@ impl Session {
         let offering = self.machine.has_eof() && self.machine.is_offering_message();
         if self.running.is_some() && !self.machine.is_idling() && !self.machine.is_awaiting_client() && !offering {
             // The backend is at work; its own time limit holds.
-            self.last_input = Instant::now();
+            self.last_input = self.now;
             return Ok(());
         }
         if !self.is_between_lines() {
@@ -479,7 +479,7 @@ impl Session {
                 let mut session = Box::new(Self { stream, ..session });
                 let front = front(&session.stream, session.client, &session.listener);
                 let offered = session.context.backend.load().capabilities().before_login(front);
-                session.machine.handle_tls(front, offered.into());
+                session.machine.handle_tls(front, offered);
                 Some(session)
             }
             Err(error) => {
@@ -510,7 +510,7 @@ impl Session {
             Verdict::Throttled => refused("NO [UNAVAILABLE] Too many failed logins; try again later."),
             Verdict::Unavailable => refused("NO [UNAVAILABLE] The mail server cannot check logins at the moment."),
         };
-        self.last_input = Instant::now();
+        self.last_input = self.now;
         self.machine.handle_login(reply);
     }
 
@@ -529,13 +529,13 @@ impl Session {
             self.parts.push_back(Part::Run(run));
         }
         self.record.command_begins(name);
-        self.running = Some(Running { name, since: Instant::now(), again, attempts: 1 });
+        self.running = Some(Running { name, since: self.now, again, attempts: 1 });
         Ok(())
     }
 
     /// Runs a command on the session's connection, taking one if it has none.
     async fn start(&mut self, run: Box<Run>, mut attempts: u8) {
-        let since = Instant::now();
+        let since = self.now;
         let name = run.command.name;
         let mut run = Some(run);
         while let Some(command) = run.take() {
@@ -634,7 +634,7 @@ impl Session {
                 self.queue(data);
                 let running = self.running.take();
                 if let Some(running) = &running {
-                    self.context.metrics.command(label(running.name), running.since.elapsed());
+                    self.context.metrics.command(label(running.name), self.now - running.since);
                     self.record.command_ends();
                 }
                 if let Some(rest) = self.unshare(running.map(|running| running.name), rest) {

@@ -331,14 +331,14 @@ impl Machine {
             LoginReply::Accepted(offered) => {
                 self.state = State::Authenticated;
                 self.errors = 0;
-                self.write(reply_line(&tag, &format!("OK [CAPABILITY {offered}] Logged in")));
+                self.write([&tag[..], b" OK [CAPABILITY ", offered.as_bytes(), b"] Logged in\r\n"].concat());
                 self.offered = offered;
             }
             LoginReply::Refused { reply, challenge: Some(challenge) } => {
                 self.write(format!("+ {challenge}\r\n"));
                 self.op = Op::Refusing { tag, reply };
             }
-            LoginReply::Refused { reply, challenge: None } => self.write(reply_line(&tag, &reply)),
+            LoginReply::Refused { reply, challenge: None } => self.write(reply_line(&tag, "", &reply)),
         }
     }
 
@@ -477,7 +477,7 @@ impl Machine {
                 if let Some(literal) = line.literal {
                     self.skip_literal(literal);
                 }
-                self.write(reply_line(&tag, &reply));
+                self.write(reply_line(&tag, "", &reply));
             }
             Op::Running { tag, name, part } => self.running_line(tag, name, part, line),
             Op::Discarding => self.discarded_line(line),
@@ -579,7 +579,7 @@ impl Machine {
             _ => Bytes::from_static(b"*"),
         };
         let code = if error == FrameError::TooLong { "[TOOBIG] " } else { "" };
-        self.write(reply_line(&tag, &format!("BAD {code}{error}")));
+        self.write(reply_line(&tag, "BAD ", &format!("{code}{error}")));
         // A line that cannot be framed has no end that one could go on after.
         self.bye(&format!("{code}{error}"), End::ProtocolError);
     }
@@ -754,16 +754,16 @@ impl Machine {
 
     fn ok(&mut self, tag: &[u8], text: &str) {
         self.errors = 0;
-        self.write(reply_line(tag, &format!("OK {text}")));
+        self.write(reply_line(tag, "OK ", text));
     }
 
     fn no(&mut self, tag: &[u8], text: &str) {
-        self.write(reply_line(tag, &format!("NO {text}")));
+        self.write(reply_line(tag, "NO ", text));
     }
 
     /// A malformed command: after too many in a row, whoever sends them is not speaking IMAP.
     fn bad(&mut self, tag: &[u8], text: &str) {
-        self.write(reply_line(tag, &format!("BAD {text}")));
+        self.write(reply_line(tag, "BAD ", text));
         self.errors += 1;
         if self.errors >= MAX_ERRORS {
             self.bye("Too many malformed commands", End::ProtocolError);
@@ -793,13 +793,8 @@ fn is_id_list(command: &Command) -> bool {
 }
 
 /// A tagged reply (or, with `*` for a tag, an untagged one).
-fn reply_line(tag: &[u8], text: &str) -> Bytes {
-    let mut line = BytesMut::with_capacity(tag.len() + text.len() + 3);
-    line.put_slice(tag);
-    line.put_u8(b' ');
-    line.put_slice(text.as_bytes());
-    line.put_slice(b"\r\n");
-    line.freeze()
+fn reply_line(tag: &[u8], status: &str, text: &str) -> Bytes {
+    [tag, b" ", status.as_bytes(), text.as_bytes(), b"\r\n"].concat().into()
 }
 
 #[cfg(test)]

@@ -139,6 +139,9 @@ enum Place {
 /// Octets of a long line held back while its end is looked for: an announcement has at most 23.
 const TAIL: usize = 32;
 
+/// Octets of a tag of ours and a literal's announcement, or more.
+const ROOM: usize = 48;
+
 /// Digits of a literal's size, leading zeros included.
 const MAX_DIGITS: usize = 20;
 
@@ -316,6 +319,7 @@ impl Machine {
     /// Literals go out only when the backend asks for them, whatever the client did: a server that stops to understand a
     /// command before its literal takes the literal's octets for commands (Dovecot and Cyrus both do).
     fn begin(&mut self, command: &Command, streams: Option<Literal>) -> u64 {
+        self.output.reserve(ROOM + command.segments.first().map_or(0, |first| first.text.len()));
         let number = self.put_tag();
         for (at, segment) in command.segments.iter().enumerate() {
             let mut text = BytesMut::new();
@@ -397,11 +401,7 @@ impl Machine {
 
     /// What is to be sent; empty: nothing. Take all of it.
     pub fn poll_transmit(&mut self) -> Bytes {
-        let output = self.output.split().freeze();
-        if self.output.capacity() < 256 {
-            self.output = BytesMut::new();
-        }
-        output
+        std::mem::take(&mut self.output).freeze()
     }
 
     /// The next event.
@@ -764,7 +764,8 @@ fn own_tag_number(tag: &[u8]) -> Option<u64> {
     let digits = std::str::from_utf8(tag.strip_prefix(b"i")?).ok()?;
     let number = u64::from_str_radix(digits, 16).ok()?;
     // One spelling only.
-    (digits == format!("{number:x}")).then_some(number)
+    let canonical = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    (canonical && (number == 0) == digits.starts_with('0') && (number > 0 || digits.len() == 1)).then_some(number)
 }
 
 fn put_announcement(out: &mut BytesMut, len: u64, binary: bool) {
