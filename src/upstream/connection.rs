@@ -380,3 +380,6 @@ pub(crate) fn poll_read_with(
         Poll::Ready(Ok(target.filled().len()))
     })
 }
+
+#[cfg(all(test, unix))]
+mod tests;
