@@ -1,50 +1,46 @@
 //! The task of one client session: moves octets between the client's socket, the [`Machine`] and an upstream
 //! connection, and does what the machine asks for.
 
+mod closing;
+mod running;
 mod shared;
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep};
-use tracing::{debug, info};
+use tracing::info;
 
+use self::closing::Ended;
+use self::running::Running;
 use self::shared::Sharing;
-use super::machine::{Action, Bounds, End, LoginReply, Machine, Remnant, Run};
+use super::machine::{Action, Bounds, End, LoginReply, Machine, Run};
 use super::registry::{CLOSING, Record, Registry};
 use super::trace::Trace;
 use crate::auth::{Authenticator, Verdict};
 use crate::config::{Limits, Live, PlaintextLogin};
 use crate::imap::capability::Front;
-use crate::imap::command::Name;
 use crate::imap::sasl::Credential;
 use crate::listener::{ClientAddr, ListenerContext};
 use crate::mailbox::hub::FromHub;
-use crate::metrics::{CommandLabel, Metrics, SessionClose};
-use crate::pool::{Account, CheckoutError, Lease, Want};
-use crate::stream::{Peer, Stream};
+use crate::metrics::{Metrics, SessionClose};
+use crate::pool::{Account, Lease};
+use crate::stream::Stream;
 use crate::upstream::backend::Backend;
-use crate::upstream::connection::{FromUpstream, Loss, Part, poll_read_with};
+use crate::upstream::connection::{FromUpstream, Part, poll_read_with};
 use crate::upstream::machine::Sticky;
 
-/// How long a client may take to answer our FIN with its own.
-const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
-/// A client that closed its side and still got a reply has this long to read it before the reset: on Linux it can do so
-/// afterwards, too, but other systems throw away what lies unread when a reset comes.
-const READING_GRACE: Duration = Duration::from_millis(50);
 /// How long a message of a client that has closed its side may be on offer to the backend.
 const OFFER: Duration = Duration::from_secs(2);
 /// Replies collected before they are written, in octets; what comes beyond waits with the backend.
 const MAX_QUEUED: usize = 16 * 1024;
-/// Times a command is run anew because its connection was gone.
-const MAX_ATTEMPTS: u8 = 3;
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -115,32 +111,6 @@ fn front(stream: &Stream, client: ClientAddr, listener: &ListenerContext) -> Fro
             PlaintextLogin::Always => true,
         };
     Front { starttls: listener.tls.is_some() && !stream.is_tls(), login: secure }
-}
-
-/// The command that runs on the backend.
-struct Running {
-    name: Name,
-    since: Instant,
-    /// To run it anew, as long as that can be done.
-    again: Option<Box<Run>>,
-    attempts: u8,
-}
-
-/// Why a session is over.
-#[derive(Debug)]
-enum Ended {
-    /// It is not: TLS begins.
-    Not,
-    /// In words, by one of the two sides.
-    By(End),
-    /// The client's connection failed.
-    ClientLost,
-    /// The client took nothing for too long.
-    WriteTimeout,
-    /// The backend's connection broke in the middle of a reply.
-    Cut,
-    /// Somebody asked for its end, and its command has run on for too long.
-    Closed,
 }
 
 struct Session {
@@ -514,175 +484,6 @@ impl Session {
         self.machine.handle_login(reply);
     }
 
-    /// Runs a command on the connection that the session has. Otherwise gives it back.
-    fn start_at_once(&mut self, run: Box<Run>) -> Result<(), Box<Run>> {
-        if self.may_exchange(&run) {
-            return Err(run);
-        }
-        let name = run.command.name;
-        let again = self.is_elsewhere_as_good().then(|| run.clone());
-        let Some(lease) = &mut self.lease else { return Err(run) };
-        if self.parts.is_empty() {
-            lease.run(run)?;
-        } else {
-            // The rest of a message that was refused early is still to go: the backend counts its octets.
-            self.parts.push_back(Part::Run(run));
-        }
-        self.record.command_begins(name);
-        self.running = Some(Running { name, since: self.now, again, attempts: 1 });
-        Ok(())
-    }
-
-    /// Runs a command on the session's connection, taking one if it has none.
-    async fn start(&mut self, run: Box<Run>, mut attempts: u8) {
-        let since = self.now;
-        let name = run.command.name;
-        let mut run = Some(run);
-        while let Some(command) = run.take() {
-            if (self.lease.is_none() || self.may_exchange(&command)) && !self.take_lease(&command).await {
-                return;
-            }
-            let again = self.is_elsewhere_as_good().then(|| command.clone());
-            let Some(lease) = &mut self.lease else { return };
-            match lease.run(command) {
-                Ok(()) => {
-                    self.record.command_begins(name);
-                    self.running = Some(Running { name, since, again, attempts });
-                }
-                Err(unsent) if self.is_elsewhere_as_good() && attempts < MAX_ATTEMPTS => {
-                    attempts += 1;
-                    self.drop_lease();
-                    run = Some(unsent);
-                }
-                Err(_) => {
-                    self.drop_lease();
-                    self.fail("NO [UNAVAILABLE] Connection to the mail server lost.");
-                }
-            }
-        }
-    }
-
-    /// Whether another connection at rest may be better for a command than the one that the session has: one that carries
-    /// the state already that ENABLE asks for. Otherwise each session that says something before ENABLE would cost one.
-    fn may_exchange(&self, run: &Run) -> bool {
-        run.command.name == Name::Enable && !self.machine.is_selected() && self.parts.is_empty()
-    }
-
-    /// Takes a connection out of the pool, or exchanges the one at hand for a better. False: the command has been answered,
-    /// because none can be had, or because the connection is in the state already that the command asks for.
-    async fn take_lease(&mut self, run: &Run) -> bool {
-        let Some(account) = self.account.clone() else { return false };
-        let sticky = match &self.lease {
-            Some(lease) => lease.shared().facts().sticky,
-            None => self.sticky.clone().unwrap_or_default(),
-        };
-        let or_sticky = sticky.after(&run.command);
-        let want = Want { mailbox: run.command.selected_mailbox(), or_sticky, sticky, client: self.client.ip() };
-        let taken = match self.lease.take() {
-            Some(lease) => self.meanwhile(lease.exchanged(&want)).await,
-            None => self.meanwhile(account.checkout(&want)).await,
-        };
-        match taken {
-            Ok(lease) => {
-                let facts = lease.shared().facts();
-                self.record.takes(lease.shared().id);
-                self.lease = Some(lease);
-                if let Some(reply) = facts.enable_reply.filter(|_| run.command.name == Name::Enable)
-                    && want.or_sticky.is_some_and(|sticky| sticky == *facts.sticky)
-                {
-                    self.queue(reply.untagged.clone());
-                    self.machine.handle_done(&reply.tagged, false);
-                    self.let_go();
-                    return false;
-                }
-                true
-            }
-            Err(error) => {
-                info!(client = %self.client, user = account.name(), %error, "no upstream connection for a command");
-                match error {
-                    CheckoutError::Timeout | CheckoutError::Unavailable => {
-                        self.fail(&format!("NO [UNAVAILABLE] {}.", capitalized(&error)));
-                    }
-                    CheckoutError::Limit => self.fail(&format!("NO [LIMIT] {}.", capitalized(&error))),
-                    CheckoutError::Refused => self.machine.handle_revoked(),
-                }
-                false
-            }
-        }
-    }
-
-    fn drop_lease(&mut self) {
-        // What had not gone to this connection means nothing to another.
-        self.parts.clear();
-        if let Some(lease) = self.lease.take() {
-            self.record.gives_back();
-            self.sticky = Some(lease.shared().facts().sticky);
-        }
-    }
-
-    fn upstream(&mut self, event: FromUpstream) {
-        match event {
-            FromUpstream::Data(octets) => self.queue(octets),
-            FromUpstream::Continue(line) => {
-                // A literal that has been sent cannot be sent again.
-                if let Some(running) = self.running.as_mut().filter(|running| running.name != Name::Idle) {
-                    running.again = None;
-                }
-                self.machine.handle_continue(line);
-            }
-            FromUpstream::Done(data, rest, selected) => {
-                self.queue(data);
-                let running = self.running.take();
-                if let Some(running) = &running {
-                    self.context.metrics.command(label(running.name), self.now - running.since);
-                    self.record.command_ends();
-                }
-                if let Some(rest) = self.unshare(running.map(|running| running.name), rest) {
-                    self.machine.handle_done(&rest, selected || self.sharing.hub.is_some());
-                }
-            }
-            FromUpstream::Checked | FromUpstream::Lost(_) => {}
-        }
-    }
-
-    /// The connection is gone: runs the command again where that is safe, and says what happened where it is not.
-    async fn lost(&mut self, mut loss: Loss) -> Result<(), Ended> {
-        loss.unsent |= self.parts.iter().any(|part| matches!(part, Part::Run(_)));
-        self.drop_lease();
-        let running = self.running.take();
-        if let Some(Running { name, .. }) = &running {
-            let user = self.account.as_ref().map(|account| account.name());
-            info!(client = %self.client, user, command = name.as_str(), "upstream connection lost during a command");
-        }
-        if loss.cut && running.is_some() {
-            return Err(Ended::Cut);
-        }
-        if let Some(text) = loss.bye.filter(|_| self.machine.is_selected() && self.sharing.hub.is_none()) {
-            self.machine.handle_bye(&text);
-            return Ok(());
-        }
-        let Some(running) = running else {
-            if self.machine.is_selected() && self.sharing.hub.is_none() {
-                self.machine.handle_lost("");
-            }
-            return Ok(());
-        };
-        let repeatable = loss.unsent || (loss.unanswered && running.name.repeatable());
-        match running.again {
-            Some(run) if repeatable && running.attempts < MAX_ATTEMPTS => {
-                debug!(command = running.name.as_str(), "connection lost; running the command on another");
-                self.start(run, running.attempts + 1).await;
-            }
-            _ if loss.unsent || running.name.repeatable() => {
-                self.fail("NO [UNAVAILABLE] Connection to the mail server lost.");
-            }
-            _ => self.fail(
-                "NO [UNAVAILABLE] Connection to the mail server lost; whether the command was carried out is unknown.",
-            ),
-        }
-        Ok(())
-    }
-
     /// Writes all that is queued.
     async fn flush(&mut self) -> Result<(), Ended> {
         let limit = self.context.limits.write_timeout;
@@ -692,78 +493,6 @@ impl Session {
         }
         let flushed = tokio::time::timeout(limit, poll_fn(|cx| Pin::new(&mut self.stream).poll_flush(cx)));
         flushed.await.map_err(|_| Ended::WriteTimeout)?.map_err(|_| Ended::ClientLost)
-    }
-
-    /// Gives back the upstream connection, delivers the last words, and closes so that the client's port is free at once:
-    /// TIME_WAIT comes to lie on our listening port, or, where the client was the first to close, nowhere.
-    async fn finish(mut self: Box<Self>, mut ended: Ended) {
-        self.release();
-        let owed = self.answered_eof || !self.output.is_empty();
-        if matches!(ended, Ended::By(_))
-            && let Err(failed) = self.say_last().await
-        {
-            ended = failed;
-        }
-        let close = self.close_label(&ended);
-        self.context.metrics.session_closed(close);
-        self.record.ends(close);
-        // Asked at the last moment: some clients say LOGOUT, and close their side at once.
-        let peer = self.stream.peer();
-        let client_first = self.listener.config.reset_on_client_close
-            && peer.map_or_else(|| self.machine.has_eof(), |peer| peer == Peer::Closed);
-        match ended {
-            // Nothing comes after LOGOUT but the client's FIN; beneath TLS, a `close_notify`.
-            Ended::By(End::Logout) if peer == Some(Peer::Silent) && !self.stream.is_tls() => self.stream.hang_up(),
-            Ended::By(_) if !client_first => {
-                self.stream.close(CLOSE_DEADLINE).await;
-            }
-            // If it cannot be known what was delivered, it counts whether the client could be waiting for something.
-            Ended::By(_) if owed || self.stream.undelivered().is_some() => {
-                self.stream.cork(false);
-                let grace = if owed { READING_GRACE } else { Duration::ZERO };
-                self.stream.reset_when_delivered(self.context.limits.write_timeout, grace).await;
-            }
-            _ => self.stream.reset(),
-        }
-    }
-
-    /// Writes all that is queued, to be sent together with FIN as far as it fits into one segment.
-    async fn say_last(&mut self) -> Result<(), Ended> {
-        self.write_now(true);
-        if self.output.is_empty() && !self.stream.is_tls() {
-            return Ok(());
-        }
-        self.stream.cork(true);
-        self.flush().await
-    }
-
-    /// A connection at rest goes back to its pool; one with a reply on the way is drained first, by a task of its own.
-    fn release(&mut self) {
-        let Some(lease) = self.lease.take() else { return };
-        let remnant = self.machine.remnant();
-        // What has not gone on to the backend by now never will.
-        if self.running.is_some() && remnant != Remnant::Unfinished && self.parts.is_empty() {
-            tokio::spawn(lease.drain(remnant));
-        }
-    }
-
-    fn close_label(&self, ended: &Ended) -> SessionClose {
-        match ended {
-            Ended::By(End::Logout) => SessionClose::Logout,
-            Ended::By(End::ClientClosed) => SessionClose::ClientClosed,
-            Ended::By(End::ProtocolError) => {
-                info!(client = %self.client, listener = self.listener.config.name, "session ended: malformed input");
-                SessionClose::ProtocolError
-            }
-            Ended::By(End::Drain) => SessionClose::Drain,
-            Ended::By(End::Operator) | Ended::Closed => SessionClose::Operator,
-            Ended::By(End::IdleTimeout) => SessionClose::IdleTimeout,
-            Ended::By(End::LoginTimeout) => SessionClose::LoginTimeout,
-            Ended::By(End::UpstreamLost) | Ended::Cut => SessionClose::UpstreamLost,
-            Ended::ClientLost => SessionClose::ClientReset,
-            Ended::WriteTimeout => SessionClose::WriteTimeout,
-            Ended::Not => SessionClose::Error,
-        }
     }
 }
 
@@ -782,23 +511,10 @@ fn refused(reply: &str) -> LoginReply {
     LoginReply::Refused { reply: reply.into(), challenge: None }
 }
 
-fn capitalized(error: &CheckoutError) -> String {
-    let text = error.to_string();
-    let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
-}
-
 /// Moved only when it fires too early, not with each octet.
 fn poll_timer(mut timer: Pin<&mut Sleep>, deadline: Instant, cx: &mut TaskContext<'_>) -> Poll<()> {
     if timer.deadline() > deadline || timer.is_elapsed() {
         timer.as_mut().reset(deadline);
     }
     timer.poll(cx)
-}
-
-/// The metrics' label of a command, without a search.
-fn label(name: Name) -> CommandLabel {
-    static LABELS: LazyLock<Vec<CommandLabel>> =
-        LazyLock::new(|| Name::ALL.iter().map(|name| CommandLabel::from_verb(name.as_str().as_bytes())).collect());
-    LABELS[name as usize]
 }

@@ -6,6 +6,7 @@
 //! lies in its berth, where its keeper goes on reading, so that a goodbye is seen at once.
 
 mod keeper;
+mod reading;
 mod wire;
 
 use std::cell::RefCell;

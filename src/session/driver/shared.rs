@@ -8,7 +8,9 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{Ended, Running, Session, capitalized, label};
+use super::Session;
+use super::closing::Ended;
+use super::running::{Running, capitalized, label};
 use crate::config::PoolMode;
 use crate::imap::command::{Command, Name};
 use crate::mailbox::hub::{FromHub, Member};

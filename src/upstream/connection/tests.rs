@@ -134,7 +134,10 @@ async fn the_rest_of_a_message_refused_early_goes_before_the_next_command() {
     connection.send(Part::Octets(Bytes::from_static(b"abc")));
     says(&mut backend, "i1 NO full\r\n").await;
     assert!(matches!(next(&mut connection).await, FromUpstream::Done(..)));
-    assert!(!connection.wire.as_mut().is_some_and(|wire| wire.release(&connection.shared)), "the backend waits for more");
+    assert!(
+        !connection.wire.as_mut().is_some_and(|wire| wire.release(&connection.shared)),
+        "the backend waits for more"
+    );
     connection.send(Part::Run(run(Name::Noop, "NOOP", None)));
     connection.send(Part::Octets(Bytes::from_static(b"def")));
     connection.send(Part::Segment(Bytes::new(), None));
