@@ -369,7 +369,9 @@ impl Hub {
             lease.send(Part::Octets(Bytes::from_static(b"DONE\r\n")));
             self.ending_idle = false;
         }
-        if !self.machine.wants_data() {
+        // Each part that waits somewhere on the way is memory for as long as a client is slow.
+        let owner = self.machine.owner().and_then(|owner| self.members.get(&owner));
+        if !self.machine.wants_data() || owner.is_some_and(|line| line.poll_room(cx).is_pending()) {
             lease.poll_held(cx);
             return false;
         }

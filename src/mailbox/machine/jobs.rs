@@ -77,7 +77,8 @@ pub(super) struct Running {
 
 impl Machine {
     /// The member whose replies the backend's words are.
-    pub(super) fn owner(&self) -> Option<MemberId> {
+    #[must_use]
+    pub fn owner(&self) -> Option<MemberId> {
         match self.job.as_ref()? {
             Job::Open { member, .. } => Some(*member),
             Job::Member(command) => Some(command.id),
