@@ -8,7 +8,9 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{Ended, Running, Session, capitalized, label};
+use super::Session;
+use super::closing::Ended;
+use super::running::{Running, capitalized, label};
 use crate::config::PoolMode;
 use crate::imap::command::{Command, Name};
 use crate::mailbox::hub::{FromHub, Member};
@@ -49,7 +51,7 @@ impl Session {
             }
             if !selects {
                 self.record.command_begins(run.command.name);
-                self.running = Some(running(&run.command));
+                self.running = Some(running(&run.command, self.now));
                 hub.run(run);
                 return None;
             }
@@ -72,7 +74,7 @@ impl Session {
         match run.command.selected_mailbox().filter(|_| plain && is_plain_select(&run.command)) {
             Some(key) => {
                 self.record.command_begins(run.command.name);
-                self.running = Some(running(&run.command));
+                self.running = Some(running(&run.command, self.now));
                 self.sharing.joining = true;
                 self.sharing.hub = Some(Member::join(&account, key, run));
                 None
@@ -160,7 +162,7 @@ impl Session {
     /// The hub has answered the running command.
     fn ended(&mut self, rest: &[u8], selected: bool) {
         if let Some(running) = self.running.take() {
-            self.context.metrics.command(label(running.name), running.since.elapsed());
+            self.context.metrics.command(label(running.name), self.now - running.since);
             self.record.command_ends();
         }
         self.sharing.joining = false;
@@ -200,8 +202,8 @@ fn needs_mailbox(name: Name) -> bool {
     matches!(name, Check | Close | Copy | Expunge | Fetch | Move | Search | Sort | Store | Thread | Unselect)
 }
 
-fn running(command: &Command) -> Running {
-    Running { name: command.name, since: Instant::now(), again: None, attempts: 1 }
+fn running(command: &Command, now: Instant) -> Running {
+    Running { name: command.name, since: now, again: None, attempts: 1 }
 }
 
 fn noop() -> Run {
