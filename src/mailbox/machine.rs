@@ -22,6 +22,7 @@ use bytes::{Bytes, BytesMut};
 use self::jobs::Job;
 use self::replies::Reading;
 use self::selection::Selection;
+use super::enabled::Enabled;
 use super::log::{Cursor, Log};
 use super::shadow::Shadow;
 use crate::imap::ranges::Ranges;
@@ -55,6 +56,8 @@ pub struct Settings {
     pub esearch: bool,
     /// IMAP4rev1: SELECT says which message is the first without \\Seen.
     pub unseen: bool,
+    /// What all members have switched on.
+    pub enabled: Enabled,
     /// NOOP this often on a connection where nothing happens.
     pub keepalive: Duration,
     /// `pool.share_patience`
@@ -198,6 +201,8 @@ pub struct Machine {
     miscounted: u8,
     /// Times in a row that a connection was lost before it was of any use.
     losses: u32,
+    /// Flags were told without their mod-sequence, which is to be asked for.
+    owes: bool,
 }
 
 impl Machine {
@@ -233,6 +238,7 @@ impl Machine {
             recheck: None,
             miscounted: 0,
             losses: 0,
+            owes: false,
         }
     }
 
@@ -362,6 +368,12 @@ impl Machine {
 
     fn wants_idle(&self) -> bool {
         self.settings.idle && self.members.values().any(|member| member.idling)
+    }
+
+    /// The mailbox has mod-sequences, and members are told them (RFC 7162 section 3.1.2.2: NOMODSEQ).
+    fn has_modseqs(&self) -> bool {
+        self.settings.enabled.has_modseqs()
+            && self.selection.as_ref().is_some_and(|selection| !selection.without_modseqs)
     }
 
     fn is_read_only(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::enabled::Enabled;
 use super::shadow::normal;
 use crate::imap::command::{Command, Name, Segment};
 use crate::imap::effects::fetch_effects;
@@ -46,15 +47,17 @@ pub struct Shape {
 pub struct Store {
     /// `.SILENT`
     pub silent: bool,
+    /// It changes only messages that did not change meanwhile (UNCHANGEDSINCE, RFC 7162 section 3.1.3).
+    pub conditional: bool,
     /// `+`, `-`, or `F` for replacing.
     pub sign: u8,
     /// As by [`normal`].
     pub flags: Bytes,
 }
 
-/// See the module.
+/// What becomes of a command on a connection with so much `enabled`.
 #[must_use]
-pub fn plan(command: &Command) -> Plan {
+pub fn plan(command: &Command, enabled: Enabled) -> Plan {
     use Name::{
         Check, Close, Copy, Create, Delete, DeleteAcl, Examine, Expunge, Fetch, GenUrlAuth, GetAcl, GetMetadata,
         GetQuota, GetQuotaRoot, Idle, List, ListRights, Lsub, Move, MyRights, Namespace, Noop, Rename, ResetKey,
@@ -62,7 +65,7 @@ pub fn plan(command: &Command) -> Plan {
         UrlFetch,
     };
     // The others would see mod-sequences from then on (RFC 7162 section 3.1).
-    if command.enables_condstore() {
+    if command.enables_condstore() && !enabled.has_modseqs() {
         return Plan::Pin;
     }
     match command.name {
@@ -102,7 +105,15 @@ fn store(command: &Command) -> Option<Store> {
     let [Segment { text, literal: None }] = &command.segments[..] else { return None };
     let mut arguments = command.arguments();
     arguments.word()?;
-    let item = arguments.word()?.to_ascii_uppercase();
+    let mut item = arguments.word()?;
+    let conditional = item.starts_with(b"(");
+    if conditional {
+        while !item.ends_with(b")") {
+            item = arguments.word()?;
+        }
+        item = arguments.word()?;
+    }
+    let item = item.to_ascii_uppercase();
     let (sign, rest) = match item.first()? {
         sign @ (b'+' | b'-') => (*sign, &item[1..]),
         _ => (b'F', &item[..]),
@@ -115,7 +126,7 @@ fn store(command: &Command) -> Option<Store> {
     // The item is a word of its own, so its first place is the one.
     let at = memchr::memmem::find(&text.to_ascii_uppercase(), &item)?;
     let flags = text.get(at + item.len() + 1..)?;
-    Some(Store { silent, sign, flags: normal(flags) })
+    Some(Store { silent, conditional, sign, flags: normal(flags) })
 }
 
 #[cfg(test)]
@@ -130,7 +141,7 @@ mod tests {
     }
 
     fn shape(line: &'static str) -> Shape {
-        match plan(&command(line)) {
+        match plan(&command(line), Enabled::Condstore) {
             Plan::Run(shape) => shape,
             other => panic!("{line}: {other:?}"),
         }
@@ -160,6 +171,8 @@ mod tests {
     fn what_a_store_does() {
         let store = shape("a UID STORE 1:2 +flags.silent (\\Seen x)").store.unwrap();
         assert_eq!((store.silent, store.sign, store.flags), (true, b'+', normal(b"x \\Seen")));
+        let store = shape("a STORE 1:2 (UNCHANGEDSINCE 5) -FLAGS (x)").store.unwrap();
+        assert_eq!((store.conditional, store.silent, store.flags), (true, false, normal(b"x")));
         assert_eq!(shape("a STORE 1 FLAGS x").store.unwrap().sign, b'F');
     }
 
@@ -175,10 +188,11 @@ mod tests {
             "a LANGUAGE de",
             "a SEARCH RETURN (UPDATE) ALL",
         ] {
-            assert_eq!(plan(&command(line)), Plan::Pin, "{line}");
+            assert_eq!(plan(&command(line), Enabled::Nothing), Plan::Pin, "{line}");
         }
-        assert_eq!(plan(&command("a IDLE")), Plan::Idle);
-        assert_eq!(plan(&command("a IDLE now")), Plan::Malformed);
-        assert_eq!(plan(&command("a CLOSE")), Plan::Close);
+        assert_eq!(plan(&command("a ENABLE QRESYNC"), Enabled::Condstore), Plan::Pin);
+        assert_eq!(plan(&command("a IDLE"), Enabled::Nothing), Plan::Idle);
+        assert_eq!(plan(&command("a IDLE now"), Enabled::Nothing), Plan::Malformed);
+        assert_eq!(plan(&command("a CLOSE"), Enabled::Nothing), Plan::Close);
     }
 }

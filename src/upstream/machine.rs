@@ -5,7 +5,7 @@
 //! connection's life. A connection is dirty from the first octet of a command until the reply with that very tag has
 //! come and nothing is left over; any other tag is a protocol error, after which the connection is not used again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
@@ -21,38 +21,59 @@ use crate::imap::response::{CLASSIFY, Kind, Status, StatusReply, classify, esear
 pub struct Sticky {
     /// CONDSTORE is on, by whatever command (RFC 7162 section 3.1).
     pub condstore: bool,
-    /// The arguments of each ENABLE (RFC 5161), in capitals and sorted, in the order they were sent.
-    pub enabled: Vec<Vec<u8>>,
+    /// What else ENABLE was asked for (RFC 5161), in capitals.
+    pub enabled: BTreeSet<Vec<u8>>,
 }
 
 impl Sticky {
-    /// What this state becomes by `command`, if that changes it.
+    /// What this state becomes by `command`, if that can change it.
     #[must_use]
     pub fn after(&self, command: &Command) -> Option<Self> {
+        let mut after = self.clone();
         if command.name == Name::Enable {
-            let mut words: Vec<Vec<u8>> = command.segments[0]
-                .text
-                .split(|b| *b == b' ')
-                .skip(1)
-                .filter(|word| !word.is_empty())
-                .map(<[u8]>::to_ascii_uppercase)
-                .collect();
-            words.sort();
-            let mut enabled = self.enabled.clone();
-            enabled.push(words.join(&b' '));
-            return Some(Self { condstore: self.condstore, enabled });
+            after.enabled.append(&mut enable_words(command));
+            // QRESYNC includes it (RFC 7162 section 3.2.3).
+            after.condstore |= after.enabled.remove(&b"CONDSTORE"[..]) || after.enabled.contains(&b"QRESYNC"[..]);
+            return Some(after);
         }
-        (!self.condstore && command.enables_condstore()).then(|| Self { condstore: true, ..self.clone() })
+        after.condstore = true;
+        (!self.condstore && command.enables_condstore()).then_some(after)
+    }
+
+    /// The ENABLE that brings a fresh connection into this state, if it takes one.
+    #[must_use]
+    pub fn command(&self) -> Option<Command> {
+        let condstore = self.condstore.then_some(&b"CONDSTORE"[..]);
+        let words: Vec<&[u8]> = condstore.into_iter().chain(self.enabled.iter().map(Vec::as_slice)).collect();
+        let text = [b"ENABLE ", &words.join(&b' ')[..]].concat().into();
+        let segments = vec![Segment { text, literal: None }];
+        (!words.is_empty()).then_some(Command { tag: Bytes::new(), name: Name::Enable, segments })
     }
 }
 
-/// What ENABLE answered on this connection, to be said again to a later session that wants the same.
+/// The arguments of an ENABLE, in capitals.
+fn enable_words(command: &Command) -> BTreeSet<Vec<u8>> {
+    let words = command.segments[0].text.split(|b| *b == b' ').skip(1);
+    words.filter(|word| !word.is_empty()).map(<[u8]>::to_ascii_uppercase).collect()
+}
+
+/// What ENABLE answered on this connection, to be said again to a later session that asks for the same.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EnableReply {
+    /// What it was asked for.
+    asked: BTreeSet<Vec<u8>>,
     /// The untagged `ENABLED` line, if there was one.
     pub untagged: Bytes,
     /// What followed the tag, line end included.
     pub tagged: Bytes,
+}
+
+impl EnableReply {
+    /// Whether it is the reply to this ENABLE, too.
+    #[must_use]
+    pub fn answers(&self, command: &Command) -> bool {
+        command.name == Name::Enable && self.asked == enable_words(command)
+    }
 }
 
 /// What a pool has to know of a connection at rest.
@@ -121,7 +142,8 @@ enum InFlight {
         name: Name,
         mailbox: Option<Bytes>,
         sticky: Option<Sticky>,
-        untagged_enabled: Bytes,
+        /// The reply to an ENABLE, as far as it has come.
+        enable: Option<Box<EnableReply>>,
         /// A mailbox of an earlier session was still selected.
         lingering: bool,
     },
@@ -283,6 +305,8 @@ impl Machine {
         }
         let lingering = std::mem::take(&mut self.fresh) && self.facts.selected.is_some();
         let sticky = self.facts.sticky.after(&command);
+        let enable = (command.name == Name::Enable)
+            .then(|| Box::new(EnableReply { asked: enable_words(&command), ..EnableReply::default() }));
         if command.name.spoils_connection() {
             self.spoiled = Some("unknown or unshareable command");
         }
@@ -293,14 +317,8 @@ impl Machine {
             }
             self.context_tags.push((tag_number, command.tag.clone()));
         }
-        self.in_flight = Some(InFlight::Session {
-            tag: command.tag,
-            name: command.name,
-            mailbox,
-            sticky,
-            untagged_enabled: Bytes::new(),
-            lingering,
-        });
+        self.in_flight =
+            Some(InFlight::Session { tag: command.tag, name: command.name, mailbox, sticky, enable, lingering });
     }
 
     /// Whether the command selects the very mailbox that an earlier session has left selected: then what the backend
@@ -600,8 +618,8 @@ impl Machine {
                 self.events.push_back(Event::Bye(line.slice_ref(text)));
             }
             Kind::Enabled => {
-                if let Some(InFlight::Session { name: Name::Enable, untagged_enabled, .. }) = &mut self.in_flight {
-                    *untagged_enabled = line.clone();
+                if let Some(InFlight::Session { enable: Some(reply), .. }) = &mut self.in_flight {
+                    reply.untagged = line.clone();
                 }
                 if !self.drops(kind) {
                     self.events.push_back(Event::Data(line.clone()));
@@ -691,7 +709,7 @@ impl Machine {
 
     /// What the command has left behind.
     fn session_done(&mut self, in_flight: InFlight, reply: &StatusReply<'_>) {
-        let InFlight::Session { name, mailbox, sticky, untagged_enabled, lingering, .. } = in_flight else {
+        let InFlight::Session { name, mailbox, sticky, enable, lingering, .. } = in_flight else {
             return;
         };
         let ok = reply.status == Status::Ok;
@@ -714,7 +732,7 @@ impl Machine {
             }
             Name::Enable if ok => {
                 let tagged = Bytes::copy_from_slice(&reply_bytes(reply));
-                self.facts.enable_reply = Some(Arc::new(EnableReply { untagged: untagged_enabled, tagged }));
+                self.facts.enable_reply = enable.map(|reply| Arc::new(EnableReply { tagged, ..*reply }));
             }
             _ => {}
         }

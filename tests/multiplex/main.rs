@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod condstore;
 mod connections;
 mod news;
 mod numbers;

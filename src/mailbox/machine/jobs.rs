@@ -54,6 +54,8 @@ pub(super) struct Joining {
     pub(super) uid_next: Option<u32>,
     /// The UID of the first message without \Seen.
     pub(super) unseen: Option<u32>,
+    /// HIGHESTMODSEQ (RFC 7162 section 3.1.2.1).
+    pub(super) modseq: Option<u64>,
 }
 
 /// A member's command that runs.
@@ -124,7 +126,7 @@ impl Machine {
             if !open {
                 return self.open();
             }
-            if self.recheck.is_some() && self.ask_for_flags() {
+            if (self.recheck.is_some() || self.owes) && self.ask_for_flags() {
                 return;
             }
             let Some(id) = self.queue.pop_front() else { return self.leisure() };
@@ -227,7 +229,7 @@ impl Machine {
             self.link = Link::Up { open: false };
             return self.open();
         }
-        match plan(&run.command) {
+        match plan(&run.command, self.settings.enabled) {
             Plan::Close if self.members.len() == 1 => self.begin(Job::Close { member: id, alone: true }, run),
             Plan::Close => self.begin(Job::Close { member: id, alone: false }, own(Name::Expunge, "EXPUNGE")),
             Plan::Run(shape) => self.run(id, run, shape),
@@ -246,7 +248,8 @@ impl Machine {
         let (mut ids, others): (Vec<_>, Vec<_>) = self.queue.drain(..).partition(joins);
         self.queue = others.into();
         ids.insert(0, first);
-        let run = self.with_mailbox(Name::Status, " (UIDNEXT UIDVALIDITY)");
+        let items = if self.has_modseqs() { " (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)" } else { " (UIDNEXT UIDVALIDITY)" };
+        let run = self.with_mailbox(Name::Status, items);
         let joining = Joining { ids, ..Joining::default() };
         self.begin(Job::Status { joining, text: BytesMut::new() }, run);
     }
@@ -280,8 +283,10 @@ impl Machine {
         }
         // Told of what is gone by now, the client's numbers are the backend's; a second attempt goes on from there.
         let again = if shape.keeps_numbers { run } else { Box::new(Run { command: command.clone(), streams: None }) };
-        let silent = shape.store.as_ref().filter(|store| store.silent).map(|_| self.named(&command, shape.uid));
-        let command = silent.as_ref().and_then(|_| loud(&command)).unwrap_or(command);
+        // Which of them a conditional one has changed is not known: so all that is said is passed on.
+        let silent = shape.store.as_ref().filter(|store| store.silent);
+        let command = silent.and_then(|_| loud(&command)).unwrap_or(command);
+        let silent = silent.filter(|store| !store.conditional).map(|_| self.named(&command, shape.uid));
         let mapped = shape.keeps_numbers && self.log.withholds(cursor);
         let job = Running { id, run: again, shape, replay, mapped, missing, silent, answered: false };
         let run = Box::new(Run { command, streams: None });
@@ -370,6 +375,7 @@ impl Machine {
         self.link = Link::Down;
         self.yielding = false;
         self.recheck = None;
+        self.owes = false;
         self.retry_at = self.now;
         self.actions.clear();
         let again = |machine: &mut Self, id: MemberId, run: Box<Run>| {

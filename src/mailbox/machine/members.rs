@@ -46,7 +46,8 @@ impl Machine {
         let read_only = self.is_read_only();
         let Some(member) = self.members.get_mut(&id).filter(|member| member.cursor.is_some()) else { return };
         member.told = Ranges::new();
-        match plan(&run.command) {
+        let enabled = self.settings.enabled;
+        match plan(&run.command, enabled) {
             Plan::Idle if self.settings.idle => {
                 member.idling = true;
                 member.out.push_back(Told::Continue(Bytes::from_static(b"+ idling\r\n")));
@@ -155,12 +156,14 @@ impl Machine {
         // Of what it missed long ago, the last word is known.
         if let Some(stale) = self.log.take_stale(cursor) {
             let numbering = self.log.numbering(cursor);
-            let known = |number: u32| Some((numbering.back(number)?, self.shadow.flags(number)?));
-            for (number, flags) in stale.iter().filter_map(known) {
+            let known =
+                |number: u32| Some((numbering.back(number)?, self.shadow.flags(number)?, self.shadow.modseq(number)));
+            for (number, flags, modseq) in stale.iter().filter_map(known) {
                 member.told.insert(number);
                 text.put_slice(format!("* {number} FETCH (FLAGS (").as_bytes());
                 text.put_slice(flags);
-                text.put_slice(b"))\r\n");
+                let modseq = modseq.map_or_else(String::new, |modseq| format!(" MODSEQ ({modseq})"));
+                text.put_slice(format!("){modseq})\r\n").as_bytes());
             }
         }
         if !text.is_empty() {

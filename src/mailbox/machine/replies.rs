@@ -4,7 +4,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 
 use super::jobs::Job;
 use super::{Action, Link, Machine, MemberId, Told};
-use crate::imap::fetch_items::FetchScanner;
+use crate::imap::fetch_items::{FetchScanner, Items};
 use crate::imap::ranges::Ranges;
 use crate::imap::renumber::Renumber;
 use crate::imap::untagged::{Part, Reply};
@@ -266,20 +266,37 @@ impl Machine {
             let flags = normal(text);
             wanted = items.other || !self.goes_without_saying(number, items.uid, &flags);
             let learned = self.shadow.learn(number, &flags);
+            let newer = items.modseq.is_some_and(|modseq| self.shadow.learn_modseq(number, modseq));
             let asked = match &self.job {
                 Some(Job::Member(running)) => running.shape.asks_flags,
                 job => matches!(job, Some(Job::Recheck)),
             };
-            let news = if asked { learned == Some(true) } else { learned != Some(false) };
-            if let Some(text) = items.news().filter(|_| news) {
+            let news = newer || if asked { learned == Some(true) } else { learned != Some(false) };
+            if news && items.modseq.is_none() && self.has_modseqs() {
+                // The others have to be told it as well (RFC 7162 section 3.1.4.2).
+                self.shadow.owe(number);
+                self.owes = true;
+            } else if let Some(text) = items.news().filter(|_| news) {
                 let heard = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
                 if self.log.handle_fetch(number, text, heard).is_err() {
                     return self.broken();
                 }
             }
         }
-        if let Some(held) = reading.held.take().filter(|_| wanted && reading.to.is_some()) {
-            self.emit(&held.freeze());
+        let held = reading.held.take().filter(|_| reading.to.is_some());
+        if let Some(held) = held.as_ref().filter(|_| wanted) {
+            self.emit(&held.clone().freeze());
+        } else if held.is_some() {
+            self.tell_modseq(number, &items);
+        }
+    }
+
+    /// Who silently stores is told the mod-sequence all the same, and nothing else (RFC 7162 section 3.1.3).
+    fn tell_modseq(&mut self, number: u32, items: &Items) {
+        if let (Some(own), Some(modseq)) = (self.number_for_owner(number), items.modseq.filter(|_| self.has_modseqs()))
+        {
+            let uid = items.uid.map_or_else(String::new, |uid| format!("UID {uid} "));
+            self.passed.put_slice(format!("* {own} FETCH ({uid}MODSEQ ({modseq}))\r\n").as_bytes());
         }
     }
 

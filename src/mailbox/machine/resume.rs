@@ -2,12 +2,14 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::jobs::{Job, Joining, own};
+use super::jobs::{Job, Joining, Running, own};
 use super::replies::parse_list;
 use super::selection::Selection;
 use super::{Action, Link, Machine, MemberId, Stat, Told};
 use crate::imap::command::Name;
 use crate::imap::ranges::Ranges;
+use crate::imap::renumber::modified;
+use crate::imap::response::StatusReply;
 use crate::mailbox::log::Log;
 
 /// Times that UIDs are asked for when they do not fit the number of messages.
@@ -118,17 +120,35 @@ impl Machine {
             Job::Close { member, alone: true } if selected => self.tell(member, Told::Done(Bytes::new(), rest, true)),
             Job::Close { member, alone: true } => self.done_with(member, rest, false),
             Job::Member(running) => {
-                let rest = if running.missing && ok {
+                let rest = self.in_own_numbers(&running, rest);
+                let is_modified = || StatusReply::parse(&rest).is_some_and(|reply| reply.has_code("MODIFIED"));
+                let rest = if running.missing && ok && !is_modified() {
                     Bytes::from_static(b" NO [EXPUNGEISSUED] Some of the requested messages no longer exist.\r\n")
                 } else {
                     rest
                 };
                 self.tell(running.id, Told::Done(Bytes::new(), rest, true));
             }
-            Job::Recheck | Job::KeepAlive | Job::Idle { .. } => {}
+            Job::Recheck => {
+                if self.recheck.is_none() {
+                    self.owes = false;
+                    self.shadow.forgive();
+                }
+            }
+            Job::KeepAlive | Job::Idle { .. } => {}
         }
         if !selected && self.is_open() {
             self.link = Link::Up { open: false };
+        }
+    }
+
+    /// `[MODIFIED 7,9]` in the tagged reply to a STORE (RFC 7162 section 3.1.3).
+    fn in_own_numbers(&self, running: &Running, rest: Bytes) -> Bytes {
+        let cursor = self.members.get(&running.id).and_then(|member| member.cursor);
+        let by_number = running.mapped && running.shape.store.is_some();
+        match cursor.filter(|_| by_number) {
+            Some(cursor) => Bytes::copy_from_slice(&modified(&rest, &self.log.numbering(cursor))),
+            None => rest,
         }
     }
 
@@ -152,13 +172,16 @@ impl Machine {
 
     /// What STATUS said of the mailbox of this name, for those who join; `None`: that there is none.
     fn told_status(&mut self, joining: Joining, text: Option<&BytesMut>) {
-        let validity = text.and_then(|text| number_after(text, b"UIDVALIDITY "));
+        let number = |word: &[u8]| text.and_then(|text| number_after(text, word));
+        let small = |word: &[u8]| number(word).and_then(|number| u32::try_from(number).ok());
+        let validity = small(b"UIDVALIDITY ");
         let known = self.selection.as_ref().and_then(|selection| selection.validity);
         if text.is_none() || known.is_some() && validity.is_some() && validity != known {
             // It was renamed or deleted under the members (RFC 2180 section 3): who selects it now means another one.
             return self.actions.push_back(Action::Elsewhere(joining.ids));
         }
-        let joining = Joining { uid_next: text.and_then(|text| number_after(text, b"UIDNEXT ")), ..joining };
+        let modseq = number(b"HIGHESTMODSEQ ").filter(|_| self.has_modseqs());
+        let joining = Joining { uid_next: small(b"UIDNEXT "), modseq, ..joining };
         if self.settings.unseen && self.exists > 0 && self.uids.len() == self.exists {
             let returns = if self.settings.esearch { "RETURN (MIN) " } else { "" };
             let run = own(Name::Search, format!("UID SEARCH {returns}UNSEEN"));
@@ -178,7 +201,7 @@ impl Machine {
                 continue;
             }
             member.cursor = Some(self.log.join());
-            let reply = selection.reply(self.exists, joining.uid_next, unseen);
+            let reply = selection.reply(self.exists, joining, unseen);
             member.out.push_back(Told::Done(reply.freeze(), selection.rest.clone(), true));
         }
     }
@@ -314,7 +337,11 @@ impl Machine {
         let from = self.recheck.unwrap_or(1);
         let mut set = String::new();
         let mut next = None;
-        for (first, last) in self.shadow.ranges().into_iter().filter(|(_, last)| *last >= from) {
+        let known = match self.recheck {
+            Some(_) => self.shadow.ranges(),
+            None => self.shadow.owed().map(|number| (number, number)).collect(),
+        };
+        for (first, last) in known.into_iter().filter(|(_, last)| *last >= from) {
             if set.len() > MAX_SET {
                 next = Some(first);
                 break;
@@ -324,9 +351,11 @@ impl Machine {
         }
         self.recheck = next;
         if set.is_empty() {
+            self.owes = false;
             return false;
         }
-        self.begin(Job::Recheck, own(Name::Fetch, format!("FETCH {set} (FLAGS)")));
+        let items = if self.has_modseqs() { "FLAGS MODSEQ" } else { "FLAGS" };
+        self.begin(Job::Recheck, own(Name::Fetch, format!("FETCH {set} ({items})")));
         true
     }
 }
@@ -339,11 +368,11 @@ fn access(selection: &Selection) -> Option<bool> {
 
 /// The UID that a search found first: ` (TAG "x") UID MIN 7` (ESEARCH), ` 7 9` (SEARCH).
 fn first_found(text: &[u8]) -> Option<u32> {
-    if text.contains(&b'(') { number_after(text, b"MIN ") } else { parse_list(text).first() }
+    if text.contains(&b'(') { u32::try_from(number_after(text, b"MIN ")?).ok() } else { parse_list(text).first() }
 }
 
 /// The number that follows the last `word`: in a STATUS reply, the mailbox's name comes before all items, whatever it holds.
-fn number_after(text: &[u8], word: &[u8]) -> Option<u32> {
+fn number_after(text: &[u8], word: &[u8]) -> Option<u64> {
     let at = memchr::memmem::rfind(&text.to_ascii_uppercase(), word)?;
     let digits = &text[at + word.len()..];
     let end = digits.iter().take_while(|b| b.is_ascii_digit()).count();

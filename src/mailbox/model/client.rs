@@ -1,12 +1,14 @@
 //! A client that checks all it is told against what it may be told, and what it knows against the server.
 
 use super::server::{Flags, Message, in_set};
+use crate::mailbox::enabled::Enabled;
 
 /// A message as the client knows it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Known {
     pub(super) uid: Option<u32>,
     pub(super) flags: Option<Flags>,
+    pub(super) modseq: Option<u64>,
 }
 
 /// A command that runs.
@@ -22,6 +24,7 @@ pub(super) struct Running {
 
 #[derive(Debug, Default)]
 pub(super) struct Client {
+    pub(super) enabled: Enabled,
     pub(super) mailbox: Option<String>,
     pub(super) view: Vec<Known>,
     pub(super) running: Option<Running>,
@@ -97,6 +100,7 @@ impl Client {
             }
             (Ok(number), "FETCH") => self.fetched(number, words.next().unwrap_or("")),
             (Err(_), _) if first == "SEARCH" => {
+                let text = text.split(" (MODSEQ").next().unwrap();
                 let found = text.trim_end().split(' ').skip(1).map(|n| n.parse().unwrap()).collect();
                 let running = self.running.as_mut().expect("a SEARCH result without a SEARCH");
                 assert!(running.line.contains("SEARCH"));
@@ -112,6 +116,15 @@ impl Client {
         let after = |word: &str| items.split_once(word).map(|(_, rest)| rest);
         let uid = after("UID ").map(|rest| rest.split([' ', ')']).next().unwrap().parse::<u32>().unwrap());
         let body = after("\r\nmessage ").map(|rest| rest.split('\r').next().unwrap().parse::<u32>().unwrap());
+        let modseq = after("MODSEQ (").map(|rest| rest.split(')').next().unwrap().parse::<u64>().unwrap());
+        assert!(self.enabled.has_modseqs() || modseq.is_none(), "a mod-sequence that nobody wants: {items}");
+        if self.enabled.has_modseqs() && modseq.is_none() && items.contains("FLAGS (") {
+            let asked = self.running.as_ref().is_some_and(|running| running.line.contains("FETCH"));
+            assert!(asked, "flags without mod-sequence: {items}");
+        }
+        if modseq.is_some() {
+            self.view[number as usize - 1].modseq = modseq;
+        }
         let flags = after("FLAGS (").map(|rest| flags(rest.split(')').next().unwrap()));
         for uid in uid.into_iter().chain(body) {
             let known = &mut self.view[number as usize - 1].uid;
@@ -150,7 +163,17 @@ impl Client {
                 }
             }
             "FETCH" => self.was_fetched(&running, line, rest, now),
-            "STORE" | "UID" if line.contains("SILENT") => self.stored_silently(&running, ok),
+            "STORE" | "UID" if line.contains("SILENT") && !line.contains("UNCHANGED") => {
+                self.stored_silently(&running, ok);
+            }
+            "STORE" if rest.contains("MODIFIED") => {
+                let set = rest.split_once("[MODIFIED ").unwrap().1.split(']').next().unwrap();
+                let own = line.split(' ').nth(1).unwrap();
+                let count = u32::try_from(self.view.len()).unwrap();
+                let of_own = |n: u32| !in_set(set, n, count) || in_set(own, n, count);
+                assert!((1..=count).all(of_own), "{line}: {rest}");
+                return "modified";
+            }
             "SEARCH" if ok => self.was_searched(&running, line),
             _ => {}
         }
@@ -168,7 +191,9 @@ impl Client {
         let set = line.split(' ').nth(1).unwrap();
         let count = u32::try_from(self.view.len()).unwrap();
         for number in (1..=count).filter(|n| in_set(set, *n, count)) {
-            let Some(uid) = self.view[number as usize - 1].uid.filter(|_| rest.starts_with(" OK")) else { continue };
+            let known = self.view[number as usize - 1].uid;
+            let all = rest.starts_with(" OK") && !line.contains("CHANGEDSINCE");
+            let Some(uid) = known.filter(|_| all) else { continue };
             let there = now.is_none_or(|now| now.iter().any(|m| m.uid == uid));
             assert!(running.fetched.contains(&number) || !there, "{line}: {number} did not come: {rest}");
         }
@@ -204,7 +229,7 @@ impl Client {
             } else {
                 in_set(set, number, count)
             };
-            if !named || running.fetched.contains(&number) {
+            if !named || running.fetched.contains(&number) && !self.enabled.has_modseqs() {
                 continue;
             }
             let Some(before) = known.flags.take().filter(|_| ok && (!by_uid || known.uid.is_some())) else { continue };
@@ -231,6 +256,9 @@ impl Client {
             assert!(known.uid.is_none_or(|uid| uid == message.uid), "client {:?}, server {uids:?}", self.view);
             if let Some(flags) = &known.flags {
                 assert_eq!(flags, &message.flags, "flags of UID {}", message.uid);
+            }
+            if let Some(modseq) = known.modseq {
+                assert_eq!(modseq, message.changed, "mod-sequence of UID {}", message.uid);
             }
         }
     }

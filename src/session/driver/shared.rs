@@ -4,6 +4,8 @@
 //! (shared). What cannot be shared has a connection of its own until the session ends (pinned): then all is as with
 //! `pool.mode = "session"`.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::info;
@@ -11,10 +13,10 @@ use tracing::info;
 use super::{Ended, Running, Session, capitalized, label};
 use crate::config::PoolMode;
 use crate::imap::command::{Command, Name};
+use crate::mailbox::enabled::{Enabled, Parameters};
 use crate::mailbox::hub::{FromHub, Member};
-use crate::pool::CheckoutError;
+use crate::pool::{Account, CheckoutError};
 use crate::session::machine::Run;
-use crate::upstream::machine::Sticky;
 
 /// A session's part in sharing.
 #[derive(Debug, Default)]
@@ -68,13 +70,13 @@ impl Session {
             self.machine.handle_done(b" BAD Select a mailbox first.\r\n", false);
             return None;
         }
-        let plain = self.sticky.as_ref().is_none_or(|sticky| **sticky == Sticky::default());
-        match run.command.selected_mailbox().filter(|_| plain && is_plain_select(&run.command)) {
-            Some(key) => {
+        match run.command.selected_mailbox().zip(self.shares_as(&account, &run.command)) {
+            Some((key, enabled)) => {
+                self.sticky = Some(Arc::new(enabled.sticky()));
                 self.record.command_begins(run.command.name);
                 self.running = Some(running(&run.command));
                 self.sharing.joining = true;
-                self.sharing.hub = Some(Member::join(&account, key, run));
+                self.sharing.hub = Some(Member::join(&account, key, enabled, run));
                 None
             }
             None => {
@@ -82,6 +84,16 @@ impl Session {
                 Some(run)
             }
         }
+    }
+
+    /// With whom a session that selects a mailbox so shares it. `None`: with nobody.
+    fn shares_as(&self, account: &Account, select: &Command) -> Option<Enabled> {
+        let on = self.sticky.as_deref().map_or(Some(Enabled::Nothing), Enabled::of)?;
+        let parameters = Parameters::of(select)?;
+        let enabled = if parameters.condstore { on.max(Enabled::Condstore) } else { on };
+        let offered = enabled.capability().is_none_or(|name| account.offers(name) && account.offers("ENABLE"));
+        // Without QRESYNC, the server will say that its parameter is not known to it (RFC 7162 section 3.2.5).
+        (offered && (parameters.resync.is_none() || on == Enabled::Qresync)).then_some(enabled)
     }
 
     /// A command has ended on the session's own connection: gives that back, unless it is pinned. Gives the tagged reply
@@ -186,12 +198,6 @@ impl Session {
             self.machine.handle_lost(reply);
         }
     }
-}
-
-/// A SELECT or EXAMINE without parameters (RFC 4466), which may ask for CONDSTORE or QRESYNC.
-fn is_plain_select(command: &Command) -> bool {
-    let mut arguments = command.arguments();
-    arguments.astring().is_some() && arguments.at_end()
 }
 
 /// Makes sense only in a mailbox (RFC 9051 section 6.4).
