@@ -116,8 +116,8 @@ impl Resync {
             _ => text.split_once(')')?,
         };
         let mut words = known.split(' ');
-        let validity = words.next()?.parse().ok()?;
-        let modseq = words.next()?.parse().ok()?;
+        let validity = words.next()?.parse().ok().filter(|validity| *validity > 0)?;
+        let modseq = words.next()?.parse().ok().filter(|modseq| *modseq > 0)?;
         let uids = words.next().map(str::to_owned);
         let well_formed = uids.as_ref().is_none_or(|uids| SequenceSet::parse(uids.as_bytes()).is_ok());
         (well_formed && words.next().is_none()).then_some((Self { validity, modseq, uids }, after))
@@ -188,6 +188,7 @@ mod tests {
             " (CONDSTOREX)",
             " (QRESYNC)",
             " (QRESYNC (7))",
+            " (QRESYNC (7 0))",
             " (QRESYNC (7 90 x))",
             " (QRESYNC (7 90 1 2))",
             " (QRESYNC (7 90)",

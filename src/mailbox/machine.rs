@@ -21,6 +21,7 @@ use bytes::{Bytes, BytesMut};
 
 use self::jobs::Job;
 use self::replies::Reading;
+use self::resume::Fresh;
 use self::selection::Selection;
 use super::enabled::Enabled;
 use super::log::{Cursor, Log};
@@ -143,6 +144,8 @@ struct Member {
     /// Messages whose flags it was told since it gave its command, by its own numbers: it takes the last that it hears for
     /// what its STORE has made of them.
     told: Ranges,
+    /// The tagged reply to its SELECT, while it is told what has changed since it knew the mailbox.
+    selecting: Option<Bytes>,
     out: VecDeque<Told>,
 }
 
@@ -197,6 +200,9 @@ pub struct Machine {
     /// The number from which on flags may have changed while there was no connection: they are asked for before members
     /// are served.
     recheck: Option<u32>,
+    /// Messages are gone of which only the UIDs are known, and not the numbers: the mailbox as it is to be found, before the
+    /// members' views follow it again.
+    strays: Option<Box<Fresh>>,
     /// Times in a row that the UIDs did not fit the number of messages.
     miscounted: u8,
     /// Times in a row that a connection was lost before it was of any use.
@@ -236,6 +242,7 @@ impl Machine {
             yielding: false,
             served: false,
             recheck: None,
+            strays: None,
             miscounted: 0,
             losses: 0,
             owes: false,
@@ -281,6 +288,7 @@ impl Machine {
         self.link = Link::Up { open: false };
         self.reader = Reader::default();
         self.reading = None;
+        self.strays = None;
         self.connected_since = self.now;
         self.served = false;
         self.quiet_since = self.now;

@@ -59,6 +59,23 @@ fn mod_sequences() {
     assert!(totals.joined > 0 && totals.checked > 0 && totals.modified > 0, "{totals:?}");
 }
 
+/// The same with QRESYNC: sessions leave mailboxes, and come back and ask what has changed.
+#[test]
+fn resynchronising() {
+    let seeds = 4_000_000..4_000_000 + programs(8000) / 2;
+    let totals = run(seeds, |seed| Plan {
+        sessions: 2 + seed as usize % 5,
+        mailboxes: 1 + seed as usize % 2,
+        connections: 2,
+        losses: false,
+        enable: Enabled::Qresync,
+    });
+    assert_eq!(totals.byes, 0, "{totals:?}");
+    assert!(totals.joined > 0 && totals.checked > 0 && totals.resumed > 0, "{totals:?}");
+}
+
+const ENABLE: [Enabled; 3] = [Enabled::Nothing, Enabled::Condstore, Enabled::Qresync];
+
 /// More sessions than connections, and more mailboxes: hubs park, resume and divide.
 #[test]
 fn hubs_take_turns() {
@@ -69,7 +86,7 @@ fn hubs_take_turns() {
             mailboxes: 1 + seed as usize % 4,
             connections,
             losses: false,
-            enable: if seed % 2 == 0 { Enabled::Condstore } else { Enabled::Nothing },
+            enable: ENABLE[seed as usize / 20 % 3],
         });
         assert_eq!(totals.byes, 0, "{totals:?}");
         assert!(totals.parked > 0 && totals.checked > 0, "{totals:?}");
@@ -86,7 +103,7 @@ fn connections_are_lost() {
             mailboxes: 1 + seed as usize % 3,
             connections,
             losses: true,
-            enable: if seed % 2 == 0 { Enabled::Condstore } else { Enabled::Nothing },
+            enable: ENABLE[seed as usize / 20 % 3],
         });
         assert!(totals.lost > 0 && totals.checked > 0, "{totals:?}");
         // Those of hubs that did not know yet which messages they had.

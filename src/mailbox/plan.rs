@@ -30,7 +30,7 @@ pub enum Plan {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shape {
     /// Names messages by number, and gets numbers in reply, so that the client must not hear of an EXPUNGE meanwhile
-    /// (RFC 9051 section 7.5.1; RFC 5256 section 3 for SORT and THREAD).
+    /// (RFC 9051 section 7.5.1; RFC 5256 section 3 for SORT and THREAD; RFC 7162 section 3.2.10 for UID SEARCH).
     pub keeps_numbers: bool,
     /// Names messages by number.
     pub by_number: bool,
@@ -92,7 +92,7 @@ fn messages(command: &Command) -> Plan {
     let name = command.name;
     let quiet = matches!(name, Name::Fetch | Name::Store | Name::Search | Name::Sort | Name::Thread);
     Plan::Run(Shape {
-        keeps_numbers: !uid && quiet,
+        keeps_numbers: quiet && (!uid || uses.numbers),
         by_number: uses.numbers,
         uid,
         asks_flags: effects.flags && !effects.seen,
@@ -149,10 +149,13 @@ mod tests {
 
     #[test]
     fn who_may_hear_of_expunge() {
-        for line in ["a FETCH 1 FLAGS", "a STORE 1 FLAGS ()", "a SEARCH ALL", "a SORT (DATE) UTF-8 ALL"] {
+        for line in
+            ["a FETCH 1 FLAGS", "a STORE 1 FLAGS ()", "a SEARCH ALL", "a SORT (DATE) UTF-8 ALL", "a UID SEARCH 1"]
+        {
             assert!(shape(line).keeps_numbers, "{line}");
         }
-        for line in ["a UID FETCH 1 FLAGS", "a UID SEARCH 1", "a COPY 1 x", "a NOOP", "a EXPUNGE", "a LIST \"\" *"] {
+        for line in ["a UID FETCH 1 FLAGS", "a UID SEARCH UID 1", "a COPY 1 x", "a NOOP", "a EXPUNGE", "a LIST \"\" *"]
+        {
             assert!(!shape(line).keeps_numbers, "{line}");
         }
     }

@@ -16,6 +16,7 @@ use crate::imap::effects::{fetch_effects, loud};
 use crate::imap::ranges::Ranges;
 use crate::imap::rewrite::{Outcome, is_uid, rewrite};
 use crate::imap::sequence::SequenceSet;
+use crate::mailbox::enabled::{Enabled, Parameters};
 use crate::mailbox::log::Replay;
 use crate::mailbox::plan::{Plan, Shape, plan};
 use crate::session::machine::Run;
@@ -100,12 +101,16 @@ impl Machine {
         }
     }
 
+    pub(super) fn is_selecting(&self, id: MemberId) -> bool {
+        self.members.get(&id).is_some_and(|member| member.selecting.is_some())
+    }
+
     fn interrupt(&mut self) {
         match &mut self.job {
             Some(Job::Idle { accepted: true, ended: ended @ false }) => {
                 let renew = self.now >= self.job_since + IDLE_RENEWAL;
                 let idlers = self.members.values().any(|member| member.idling);
-                if renew || self.yielding || !self.queue.is_empty() || !idlers {
+                if renew || self.yielding || self.strays.is_some() || !self.queue.is_empty() || !idlers {
                     *ended = true;
                     self.actions.push_back(Action::EndIdle);
                 }
@@ -142,7 +147,7 @@ impl Machine {
     /// served at least, however long it took to select the mailbox anew.
     fn has_had_enough(&self, open: bool) -> bool {
         if !self.wants_connection() {
-            return true;
+            return self.strays.is_none();
         }
         let up_to_date = open && self.recheck.is_none();
         up_to_date && (self.queue.is_empty() || self.served && self.now >= self.connected_since + QUANTUM)
@@ -185,6 +190,9 @@ impl Machine {
 
     /// Selects the mailbox on a connection.
     fn open(&mut self) {
+        if let Some(fresh) = self.strays.take() {
+            return self.ask_for_uids(Some(*fresh));
+        }
         if self.members.values().any(|member| member.cursor.is_some()) {
             let run = self.with_mailbox(if self.is_read_only() { Name::Examine } else { Name::Select }, "");
             return self.begin(Job::Reselect { selection: Selection::default() }, run);
@@ -192,7 +200,10 @@ impl Machine {
         // Nobody knows anything of the mailbox.
         let Some(id) = self.queue.pop_front() else { return };
         let Some(run) = self.members.get_mut(&id).and_then(|member| member.waiting.take()) else { return };
-        self.begin(Job::Open { member: id, run: run.clone(), selection: Selection::default() }, run);
+        // What it wants to know beside is asked for apart from that, as for those who join.
+        let resync = Parameters::of(&run.command).is_some_and(|parameters| parameters.resync.is_some());
+        let sent = if resync { self.with_mailbox(run.command.name, "") } else { run.clone() };
+        self.begin(Job::Open { member: id, run, selection: Selection::default() }, sent);
     }
 
     /// A command of our own about the mailbox.
@@ -232,7 +243,11 @@ impl Machine {
         match plan(&run.command, self.settings.enabled) {
             Plan::Close if self.members.len() == 1 => self.begin(Job::Close { member: id, alone: true }, run),
             Plan::Close => self.begin(Job::Close { member: id, alone: false }, own(Name::Expunge, "EXPUNGE")),
-            Plan::Run(shape) => self.run(id, run, shape),
+            Plan::Run(shape) => {
+                // Nothing is gone from a mailbox before it is selected.
+                let keeps_numbers = shape.keeps_numbers || self.is_selecting(id);
+                self.run(id, run, Shape { keeps_numbers, ..shape });
+            }
             _ => self.pin(id, run),
         }
     }
@@ -302,6 +317,10 @@ impl Machine {
         let changed = self.selection.as_ref().is_some_and(|selection| selection.changed);
         let soon_over = !changed && self.now < self.connected_since + BEFORE_CENSUS;
         let run = self.members.get(&id).and_then(|member| member.waiting.as_ref());
+        if self.settings.enabled == Enabled::Qresync {
+            // VANISHED speaks of UIDs.
+            return run.is_some_and(|run| !self.tells_uids(&run.command));
+        }
         !soon_over
             && run.is_some_and(|run| !self.tells_uids(&run.command) && (self.touched || self.touches(&run.command)))
     }
@@ -310,7 +329,8 @@ impl Machine {
     fn tells_uids(&self, command: &Command) -> bool {
         let (star, known) = self.known(is_uid(command));
         let all = |span: RangeInclusive<u32>| span.contains(&(known + 1)) && *span.end() >= star;
-        fetch_effects(command).uid && named(command, star).spans().any(all)
+        // CHANGEDSINCE (RFC 7162 section 3.1.4.1) leaves some out.
+        fetch_effects(command).uid && !command.enables_condstore() && named(command, star).spans().any(all)
     }
 
     /// Whether the reply may tell of messages whose UIDs are not known here.
@@ -397,11 +417,7 @@ impl Machine {
                 }
             }
             Some(Job::Status { joining, .. } | Job::Unseen { joining, .. } | Job::Refresh(joining)) => {
-                for id in joining.ids.into_iter().rev() {
-                    if self.members.get(&id).is_some_and(|member| member.waiting.is_some()) {
-                        self.queue.push_front(id);
-                    }
-                }
+                self.join_later(joining);
             }
             Some(Job::Member(command)) => {
                 let repeatable = unsent || !command.answered && command.run.command.name.repeatable();

@@ -1,5 +1,7 @@
 //! A client that checks all it is told against what it may be told, and what it knows against the server.
 
+use std::collections::{BTreeMap, HashMap};
+
 use super::server::{Flags, Message, in_set};
 use crate::mailbox::enabled::Enabled;
 
@@ -29,7 +31,19 @@ pub(super) struct Client {
     pub(super) view: Vec<Known>,
     pub(super) running: Option<Running>,
     pub(super) idling: bool,
+    /// What it knew of mailboxes when it left them.
+    memories: HashMap<String, Memory>,
+    /// What SELECT says of the one that it selects, and what it knew of that, unless it was told otherwise.
+    told: Memory,
     buffer: Vec<u8>,
+}
+
+/// What a client with QRESYNC keeps of a mailbox.
+#[derive(Debug, Clone, Default)]
+struct Memory {
+    validity: u32,
+    modseq: u64,
+    flags: BTreeMap<u32, Flags>,
 }
 
 impl Client {
@@ -39,8 +53,24 @@ impl Client {
         let keeps_numbers = ["FETCH", "STORE", "SEARCH"].iter().any(|verb| upper.starts_with(verb));
         self.running = Some(Running { line: line.to_owned(), keeps_numbers, fetched: Vec::new(), found: None });
         if upper.starts_with("SELECT") || upper.starts_with("EXAMINE") {
-            self.mailbox = None;
-            self.view.clear();
+            self.left();
+            let memory = self.memories.get(line.split(' ').nth(1).unwrap()).filter(|_| upper.contains("QRESYNC"));
+            self.told = Memory { flags: memory.map_or_else(BTreeMap::new, |it| it.flags.clone()), ..Memory::default() };
+        }
+    }
+
+    /// The parameters by which it selects a mailbox that it knows.
+    pub(super) fn resync(&self, name: &str) -> Option<String> {
+        let Memory { validity, modseq, .. } = self.memories.get(name)?;
+        Some(format!(" (QRESYNC ({validity} {modseq}))"))
+    }
+
+    /// The mailbox is not selected any more.
+    pub(super) fn left(&mut self) {
+        let view = std::mem::take(&mut self.view);
+        if let Some(name) = self.mailbox.take().filter(|_| self.told.modseq > 0) {
+            let flags = view.into_iter().filter_map(|known| known.uid.zip(known.flags)).collect();
+            self.memories.insert(name, Memory { flags, ..self.told.clone() });
         }
     }
 
@@ -91,6 +121,7 @@ impl Client {
                 let running = self.running.as_ref();
                 assert!(running.is_some() || self.idling, "EXPUNGE without a command");
                 assert!(!running.is_some_and(|r| r.keeps_numbers), "EXPUNGE during {running:?}");
+                assert!(self.enabled < Enabled::Qresync, "EXPUNGE in VANISHED's place");
                 assert!((1..=self.view.len()).contains(&(number as usize)), "EXPUNGE {number} of {}", self.view.len());
                 self.view.remove(number as usize - 1);
                 if let Some(running) = &mut self.running {
@@ -98,6 +129,7 @@ impl Client {
                     running.fetched.iter_mut().filter(|fetched| **fetched > number).for_each(|fetched| *fetched -= 1);
                 }
             }
+            (Err(_), _) if first == "VANISHED" => self.vanished(&text.trim_end()["VANISHED ".len()..]),
             (Ok(number), "FETCH") => self.fetched(number, words.next().unwrap_or("")),
             (Err(_), _) if first == "SEARCH" => {
                 let text = text.split(" (MODSEQ").next().unwrap();
@@ -106,8 +138,51 @@ impl Client {
                 assert!(running.line.contains("SEARCH"));
                 running.found = Some(found);
             }
+            (Err(_), _) if first == "OK" && self.mailbox.is_none() => {
+                let number = |word: &str| text.split_once(word)?.1.split(']').next()?.parse::<u64>().ok();
+                if let Some(modseq) = number("[HIGHESTMODSEQ ") {
+                    self.told.modseq = modseq;
+                }
+                if let Some(validity) = number("[UIDVALIDITY ") {
+                    self.told.validity = u32::try_from(validity).unwrap();
+                }
+            }
             (Err(_), _) if matches!(first, "OK" | "FLAGS" | "LIST" | "STATUS" | "ESEARCH") => {}
             _ => panic!("what is this: {line:?}"),
+        }
+    }
+
+    fn vanished(&mut self, set: &str) {
+        assert_eq!(self.enabled, Enabled::Qresync, "VANISHED {set}");
+        let running = self.running.as_mut();
+        if let Some(set) = set.strip_prefix("(EARLIER) ") {
+            assert!(running.is_some_and(|r| r.line.contains("QRESYNC") || r.line.contains("VANISHED")), "{set}");
+            return self.told.flags.retain(|uid, _| !in_set(set, *uid, u32::MAX));
+        }
+        assert!(running.is_some() || self.idling, "VANISHED without a command");
+        assert!(self.mailbox.is_some(), "VANISHED during SELECT");
+        assert!(!running.is_some_and(|r| r.keeps_numbers), "VANISHED during {:?}", self.running);
+        let uids = set.split(',').flat_map(|part| {
+            let (first, last) = part.split_once(':').unwrap_or((part, part));
+            first.parse::<u32>().unwrap()..=last.parse().unwrap()
+        });
+        for uid in uids {
+            // Of messages whose UIDs it does not know, it knows no longer which are which.
+            let known = |at: usize| self.view.get(at).and_then(|known| known.uid);
+            let first =
+                (0..self.view.len()).rev().find(|at| known(*at).is_some_and(|it| it < uid)).map_or(0, |at| at + 1);
+            let last = (first..self.view.len()).find(|at| known(*at).is_some()).unwrap_or(self.view.len());
+            let at = if known(last) == Some(uid) { last } else { first };
+            assert!(at < self.view.len() && (at < last || at == last && known(last) == Some(uid)), "no message {uid}");
+            if at < last {
+                self.view[first..last].fill(Known::default());
+            }
+            self.view.remove(at);
+            let number = u32::try_from(at).unwrap() + 1;
+            if let Some(running) = &mut self.running {
+                running.fetched.retain(|fetched| *fetched != number);
+                running.fetched.iter_mut().filter(|fetched| **fetched > number).for_each(|fetched| *fetched -= 1);
+            }
         }
     }
 
@@ -132,6 +207,9 @@ impl Client {
             *known = Some(uid);
         }
         if let Some(flags) = flags {
+            if let Some(uid) = uid.filter(|_| self.mailbox.is_none()) {
+                self.told.flags.insert(uid, flags.clone());
+            }
             self.view[number as usize - 1].flags = Some(flags);
         }
         let uids: Vec<u32> = self.view.iter().filter_map(|known| known.uid).collect();
@@ -154,7 +232,7 @@ impl Client {
         match verb {
             "SELECT" | "EXAMINE" if ok => {
                 self.mailbox = Some(line.split(' ').nth(1).unwrap().to_owned());
-                return "selected";
+                return if line.contains("QRESYNC") { self.caught_up(now) } else { "selected" };
             }
             "NOOP" if ok => {
                 if let Some(now) = now {
@@ -184,6 +262,17 @@ impl Client {
             return "gone";
         }
         ""
+    }
+
+    /// What the client knew of the mailbox, and was told of it since, is what the server has.
+    fn caught_up(&mut self, now: Option<&[Message]>) -> &'static str {
+        let Some(now) = now else { return "selected" };
+        for (uid, flags) in std::mem::take(&mut self.told.flags) {
+            let message = now.iter().find(|message| message.uid == uid);
+            let message = message.unwrap_or_else(|| panic!("UID {uid} has vanished, and nobody says so"));
+            assert_eq!(flags, message.flags, "flags of UID {uid}");
+        }
+        "resumed"
     }
 
     /// What is asked for by number comes, or the reply says that something is gone.

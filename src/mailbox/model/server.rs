@@ -21,11 +21,13 @@ pub(super) struct Mailbox {
     next: u32,
     changed: u64,
     pub(super) messages: Vec<Message>,
+    /// UIDs, and the mod-sequence of their end.
+    expunged: Vec<(u32, u64)>,
 }
 
 impl Mailbox {
     fn new(validity: u32) -> Self {
-        Self { validity, next: 1, changed: 0, messages: Vec::new() }
+        Self { validity, next: 1, changed: 1, messages: Vec::new(), expunged: Vec::new() }
     }
 
     pub(super) fn append(&mut self, flags: Flags) -> u32 {
@@ -53,6 +55,8 @@ impl Mailbox {
     pub(super) fn expunge(&mut self, gone: impl Fn(&Message) -> bool) -> Vec<u32> {
         let uids: Vec<u32> = self.messages.iter().filter(|m| gone(m)).map(|m| m.uid).collect();
         self.messages.retain(|m| !gone(m));
+        self.changed += u64::from(!uids.is_empty());
+        self.expunged.extend(uids.iter().map(|uid| (*uid, self.changed)));
         uids
     }
 }
@@ -179,8 +183,12 @@ impl Connection {
         let Some(mailbox) = world.mailboxes.get(&selected.name).filter(|m| m.validity == selected.validity) else {
             return;
         };
+        let mut vanished = Vec::new();
         for at in (0..selected.entries.len()).rev() {
             match mailbox.get(selected.entries[at].uid) {
+                None if may_expunge && self.enabled == Enabled::Qresync => {
+                    vanished.push(selected.entries.remove(at).uid.to_string());
+                }
                 None if may_expunge => {
                     selected.entries.remove(at);
                     let _ = write!(out, "* {} EXPUNGE\r\n", at + 1);
@@ -189,10 +197,18 @@ impl Connection {
                 Some(message) if message.changed > selected.entries[at].told => {
                     selected.entries[at].told = message.changed;
                     let modseq = modseq_text(self.enabled.has_modseqs(), message.changed);
-                    let _ = write!(out, "* {} FETCH (FLAGS {}{modseq})\r\n", at + 1, flag_text(&message.flags));
+                    let uid =
+                        if self.enabled == Enabled::Qresync { format!("UID {} ", message.uid) } else { "".into() };
+                    let _ = write!(out, "* {} FETCH ({uid}FLAGS {}{modseq})\r\n", at + 1, flag_text(&message.flags));
                 }
                 Some(_) => {}
             }
+        }
+        if !vanished.is_empty() {
+            let _ = write!(out, "* VANISHED {}\r\n", vanished.join(","));
+        }
+        if !vanished.is_empty() && self.news_first {
+            let _ = write!(out, "* OK [HIGHESTMODSEQ {}] highest\r\n", mailbox.changed);
         }
         let new: Vec<&Message> = mailbox.messages.iter().filter(|m| m.uid > selected.known).collect();
         if let Some(last) = new.last() {
@@ -206,6 +222,7 @@ impl Connection {
         match verb {
             "NOOP" | "CHECK" => "OK done.".into(),
             "SELECT" | "EXAMINE" => {
+                assert!(!args.contains("QRESYNC"));
                 self.select(world, args.split(' ').next().unwrap().trim_matches('"'), verb == "EXAMINE", out)
             }
             "UNSELECT" => {
@@ -286,7 +303,20 @@ impl Connection {
             return "NO [READ-ONLY] read-only".into();
         }
         match verb {
-            "FETCH" => fetch(selected, world, &named, rest, by_uid, self.enabled.has_modseqs(), out),
+            "FETCH" => {
+                if let Some(since) = rest.strip_suffix(" VANISHED)").and_then(|rest| rest.split_once("CHANGEDSINCE ")) {
+                    assert!(by_uid && self.enabled == Enabled::Qresync);
+                    let since = since.1.parse::<u64>().unwrap();
+                    let gone = &world.mailbox(&selected.name).unwrap().expunged;
+                    let gone = gone.iter().filter(|(uid, when)| *when > since && in_set(set, *uid, largest));
+                    let gone: Vec<String> = gone.map(|(uid, _)| uid.to_string()).collect();
+                    if !gone.is_empty() {
+                        let _ = write!(out, "* VANISHED (EARLIER) {}\r\n", gone.join(","));
+                    }
+                }
+                let rest = rest.replace(" VANISHED)", ")");
+                fetch(selected, world, &named, &rest, by_uid, self.enabled.has_modseqs(), out)
+            }
             "STORE" => store(selected, world, &named, rest, by_uid, self.enabled.has_modseqs(), out),
             "SEARCH" => search(selected, world, args, by_uid, out),
             "COPY" | "MOVE" => copy(selected, world, &named, rest.trim_matches('"'), verb == "MOVE", by_uid),

@@ -40,6 +40,7 @@ pub(super) struct Totals {
     pub(super) pinned: u64,
     pub(super) refused: u64,
     pub(super) modified: u64,
+    pub(super) resumed: u64,
 }
 
 impl Totals {
@@ -55,6 +56,7 @@ impl Totals {
         self.pinned += other.pinned;
         self.refused += other.refused;
         self.modified += other.modified;
+        self.resumed += other.resumed;
     }
 }
 
@@ -283,7 +285,12 @@ impl Sim {
             client.enabled = self.plan.enable;
         }
         let enabled = client.enabled;
-        let parameter = if enabled.has_modseqs() && self.chance.one_in(2) { " (CONDSTORE)" } else { "" };
+        let parameter =
+            match self.clients[&id].resync(&name).filter(|_| enabled == Enabled::Qresync && !self.chance.one_in(4)) {
+                Some(resync) => resync,
+                None if enabled.has_modseqs() && self.chance.one_in(2) => " (CONDSTORE)".into(),
+                None => String::new(),
+            };
         let line = format!("{} {name}{parameter}", if read_only { "EXAMINE" } else { "SELECT" });
         self.say(|| format!("{id} C: {line}"));
         let run = command(&line);
@@ -395,9 +402,11 @@ impl Sim {
         let flags = *self.chance.pick(&["(\\Seen)", "(\\Deleted)", "(\\Flagged)", "(\\Seen \\Deleted)"]);
         let sign = *self.chance.pick(&["+", "-", ""]);
         if self.clients[&id].enabled.has_modseqs() && count > 0 && self.chance.one_in(4) {
-            let modseq = self.chance.below(30);
+            let modseq = 1 + self.chance.below(30);
             let silent = if self.chance.one_in(2) { ".SILENT" } else { "" };
+            let vanished = self.clients[&id].enabled == Enabled::Qresync && self.chance.one_in(2);
             return match self.chance.below(5) {
+                1 if vanished => format!("UID FETCH 1:99 (UID FLAGS) (CHANGEDSINCE {modseq} VANISHED)"),
                 0 | 1 => format!("{prefix}FETCH {set} (FLAGS MODSEQ)"),
                 2 => format!("{prefix}FETCH 1:* (UID FLAGS) (CHANGEDSINCE {modseq})"),
                 3 => format!("SEARCH MODSEQ {modseq}"),
@@ -713,13 +722,13 @@ impl Sim {
                 let seen = self.hubs[at].link.as_ref().and_then(|link| link.seen.as_deref());
                 match client.done(&rest, seen) {
                     "selected" => self.totals.joined += 1,
+                    "resumed" => self.totals.resumed += 1,
                     "checked" => self.totals.checked += 1,
                     "modified" => self.totals.modified += 1,
                     _ => {}
                 }
                 if !selected {
-                    client.mailbox = None;
-                    client.view.clear();
+                    client.left();
                     self.gone(at, id);
                 }
             }
