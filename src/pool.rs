@@ -479,7 +479,8 @@ impl Account {
             } else if is_blank(&connection) && enable(&mut connection, &want.sticky).await {
                 // One that carries nothing yet is as good as a new one.
             } else {
-                connection.retire(RetireReason::Sticky);
+                // Its place is this one: the account never has more.
+                retire_and_wait(connection, RetireReason::Sticky).await;
                 connection = self.dial().await?;
             }
             let fits = fitness(&connection.shared().facts(), want) > 0;
@@ -593,6 +594,15 @@ fn fitness(facts: &Facts, want: &Want) -> u8 {
         (Some(wanted), Some(selected)) if wanted == selected => best,
         _ => 1,
     }
+}
+
+/// Retires a connection, and waits until its socket is closed.
+async fn retire_and_wait(connection: Connection, reason: RetireReason) {
+    let open = Arc::new(Semaphore::new(1));
+    connection.keep_to_the_end(Arc::clone(&open).try_acquire_owned());
+    connection.retire(reason);
+    // Never closed.
+    let _ = open.acquire().await;
 }
 
 /// Nothing was switched on yet, and no mailbox is selected (ENABLE comes before SELECT, RFC 5161 section 3.1).

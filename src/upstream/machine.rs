@@ -26,7 +26,7 @@ pub struct Sticky {
 }
 
 impl Sticky {
-    /// What this state becomes by `command`, if that can change it.
+    /// What this state becomes by `command`, if that changes it.
     #[must_use]
     pub fn after(&self, command: &Command) -> Option<Self> {
         let mut after = self.clone();
@@ -34,10 +34,10 @@ impl Sticky {
             after.enabled.append(&mut enable_words(command));
             // QRESYNC includes it (RFC 7162 section 3.2.3).
             after.condstore |= after.enabled.remove(&b"CONDSTORE"[..]) || after.enabled.contains(&b"QRESYNC"[..]);
-            return Some(after);
+        } else {
+            after.condstore |= command.enables_condstore();
         }
-        after.condstore = true;
-        (!self.condstore && command.enables_condstore()).then_some(after)
+        (after != *self).then_some(after)
     }
 
     /// The ENABLE that brings a fresh connection into this state, if it takes one.
@@ -305,7 +305,8 @@ impl Machine {
         }
         let lingering = std::mem::take(&mut self.fresh) && self.facts.selected.is_some();
         let sticky = self.facts.sticky.after(&command);
-        let enable = (command.name == Name::Enable)
+        // What is on already is not told again.
+        let enable = (command.name == Name::Enable && sticky.is_some())
             .then(|| Box::new(EnableReply { asked: enable_words(&command), ..EnableReply::default() }));
         if command.name.spoils_connection() {
             self.spoiled = Some("unknown or unshareable command");
@@ -732,7 +733,9 @@ impl Machine {
             }
             Name::Enable if ok => {
                 let tagged = Bytes::copy_from_slice(&reply_bytes(reply));
-                self.facts.enable_reply = enable.map(|reply| Arc::new(EnableReply { tagged, ..*reply }));
+                if let Some(reply) = enable {
+                    self.facts.enable_reply = Some(Arc::new(EnableReply { tagged, ..*reply }));
+                }
             }
             _ => {}
         }
