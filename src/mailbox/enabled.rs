@@ -46,7 +46,13 @@ impl Enabled {
         self >= Self::Condstore
     }
 
-    /// The capability that has to be there, beside ENABLE.
+    /// What a SELECT says, so that the connection comes into this state by that, if it can (RFC 7162 section 3.1.8).
+    #[must_use]
+    pub fn parameter(self) -> &'static str {
+        if self == Self::Condstore { " (CONDSTORE)" } else { "" }
+    }
+
+    /// The capability that has to be there.
     #[must_use]
     pub fn capability(self) -> Option<&'static str> {
         match self {

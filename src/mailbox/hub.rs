@@ -227,8 +227,12 @@ impl Hub {
         match action {
             Action::Connect => {
                 let (account, key) = (Arc::clone(&self.account), self.key.clone());
-                let sticky = Arc::new(self.enabled.sticky());
-                let want = Want { mailbox: Some(key), sticky, ..Want::default() };
+                // CONDSTORE comes by SELECT, where it is not on yet.
+                let (sticky, or_sticky) = match self.enabled {
+                    Enabled::Condstore => (Enabled::Nothing.sticky(), Some(self.enabled.sticky())),
+                    enabled => (enabled.sticky(), None),
+                };
+                let want = Want { mailbox: Some(key), sticky: Arc::new(sticky), or_sticky, ..Want::default() };
                 self.checkout = Some(Box::pin(async move { account.checkout(&want).await }));
             }
             Action::Run(run) => {

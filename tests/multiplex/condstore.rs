@@ -4,10 +4,7 @@ use crate::stage::{ONE, Stage};
 
 /// The first session selects a mailbox of three messages (UIDs 11 to 13).
 const FIRST: &str = "1> a SELECT INBOX (CONDSTORE)
-    U> ENABLE CONDSTORE
-    U< * ENABLED CONDSTORE
-    U< TAG OK enabled
-    U> SELECT INBOX (CONDSTORE)
+    U> SELECT \"INBOX\" (CONDSTORE)
     U< * 3 EXISTS
     U< * OK [UIDVALIDITY 7] valid
     U< * OK [HIGHESTMODSEQ 100] highest
@@ -146,7 +143,7 @@ async fn others_never_see_mod_sequences() {
              2< * ENABLED CONDSTORE
              2< a OK enabled
              2> b SELECT INBOX
-             V> SELECT INBOX
+             V> SELECT \"INBOX\" (CONDSTORE)
              V< * 3 EXISTS
              V< * OK [UIDVALIDITY 7] valid
              V< TAG OK [READ-WRITE] selected

@@ -76,7 +76,7 @@ async fn at_work(kind: Kind, mailboxes: usize, connections: usize) {
         work.spawn(async move { worker.run(Chance(n * 7919 + 1)).await });
     }
     let most = meddle(&proxy, &mut direct, &mailboxes, end).await;
-    assert!(most <= connections as f64, "{most} connections at once");
+    assert!(most <= connections as f64, "{most} connections at once\n{}", proxy.log());
 
     let (mut checked, mut viewers) = (0, Vec::new());
     while let Some(done) = work.join_next().await {

@@ -16,7 +16,7 @@ use crate::imap::effects::{fetch_effects, loud};
 use crate::imap::ranges::Ranges;
 use crate::imap::rewrite::{Outcome, is_uid, rewrite};
 use crate::imap::sequence::SequenceSet;
-use crate::mailbox::enabled::{Enabled, Parameters};
+use crate::mailbox::enabled::Enabled;
 use crate::mailbox::log::Replay;
 use crate::mailbox::plan::{Plan, Shape, plan};
 use crate::session::machine::Run;
@@ -194,15 +194,18 @@ impl Machine {
             return self.ask_for_uids(Some(*fresh));
         }
         if self.members.values().any(|member| member.cursor.is_some()) {
-            let run = self.with_mailbox(if self.is_read_only() { Name::Examine } else { Name::Select }, "");
+            let name = if self.is_read_only() { Name::Examine } else { Name::Select };
+            let run = self.with_mailbox(name, self.settings.enabled.parameter());
             return self.begin(Job::Reselect { selection: Selection::default() }, run);
         }
         // Nobody knows anything of the mailbox.
         let Some(id) = self.queue.pop_front() else { return };
         let Some(run) = self.members.get_mut(&id).and_then(|member| member.waiting.take()) else { return };
-        // What it wants to know beside is asked for apart from that, as for those who join.
-        let resync = Parameters::of(&run.command).is_some_and(|parameters| parameters.resync.is_some());
-        let sent = if resync { self.with_mailbox(run.command.name, "") } else { run.clone() };
+        // What else it wants to know is asked for apart from that, as for those who join.
+        let sent = match self.settings.enabled {
+            Enabled::Nothing => run.clone(),
+            enabled => self.with_mailbox(run.command.name, enabled.parameter()),
+        };
         self.begin(Job::Open { member: id, run, selection: Selection::default() }, sent);
     }
 

@@ -223,6 +223,9 @@ impl Connection {
             "NOOP" | "CHECK" => "OK done.".into(),
             "SELECT" | "EXAMINE" => {
                 assert!(!args.contains("QRESYNC"));
+                if args.ends_with(" (CONDSTORE)") {
+                    self.enabled = self.enabled.max(Enabled::Condstore);
+                }
                 self.select(world, args.split(' ').next().unwrap().trim_matches('"'), verb == "EXAMINE", out)
             }
             "UNSELECT" => {

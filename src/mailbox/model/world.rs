@@ -646,7 +646,10 @@ impl Sim {
             return self.act(other);
         }
         let enabled = self.hubs[at].enabled;
-        let found = self.resting.iter().position(|link| link.server.enabled == enabled);
+        let fits = |link: &Link| {
+            link.server.enabled == enabled || enabled == Enabled::Condstore && link.server.enabled < enabled
+        };
+        let found = self.resting.iter().position(fits);
         let link = match found.map(|found| self.resting.swap_remove(found)) {
             Some(mut link) => {
                 link.upstream.handle_attach();
@@ -656,7 +659,10 @@ impl Sim {
                 let capabilities = Arc::new(Capabilities::parse(b"IMAP4rev1 IDLE ESEARCH UNSELECT UIDPLUS"));
                 let mut upstream = Upstream::new(capabilities, 1);
                 upstream.handle_attach();
-                let server = server::Connection::new(self.chance.one_in(2), enabled);
+                let server = server::Connection::new(
+                    self.chance.one_in(2),
+                    if enabled == Enabled::Qresync { enabled } else { Enabled::Nothing },
+                );
                 Link {
                     upstream,
                     server,

@@ -91,7 +91,7 @@ impl Session {
         let on = self.sticky.as_deref().map_or(Some(Enabled::Nothing), Enabled::of)?;
         let parameters = Parameters::of(select)?;
         let enabled = if parameters.condstore { on.max(Enabled::Condstore) } else { on };
-        let offered = enabled.capability().is_none_or(|name| account.offers(name) && account.offers("ENABLE"));
+        let offered = enabled.capability().is_none_or(|name| account.offers(name));
         // Without QRESYNC, the server will say that its parameter is not known to it (RFC 7162 section 3.2.5).
         (offered && (parameters.resync.is_none() || on == Enabled::Qresync)).then_some(enabled)
     }
