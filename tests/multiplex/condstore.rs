@@ -1,6 +1,6 @@
 //! Sessions that have switched CONDSTORE on (RFC 7162) share with one another, and with nobody else.
 
-use crate::stage::{ONE, Stage};
+use crate::stage::{ONE, Stage, TWO};
 
 /// The first session selects a mailbox of three messages (UIDs 11 to 13).
 const FIRST: &str = "1> a SELECT INBOX (CONDSTORE)
@@ -179,6 +179,98 @@ async fn in_the_middle_of_a_mailbox_it_pins() {
              U< TAG OK fetched
              1< * 1 FETCH (MODSEQ (5))
              1< b OK fetched",
+        )
+        .await;
+    stage.end().await;
+}
+
+/// RFC 5161 section 3.1: ENABLE is for the time before a mailbox is selected. What a backend makes of it afterwards is the
+/// backend's affair: the session has a connection of its own for it, and the others do not notice.
+#[tokio::test]
+async fn enable_in_a_mailbox_pins() {
+    let mut stage = Stage::set(2, "CONDSTORE").await;
+    stage.play(ONE).await;
+    stage.play(TWO).await;
+    stage
+        .play(
+            "2> b ENABLE CONDSTORE
+             V> SELECT \"INBOX\"
+             V< * 3 EXISTS
+             V< * OK [UIDVALIDITY 7] valid
+             V< * OK [UIDNEXT 14] next
+             V< TAG OK [READ-WRITE] selected
+             V> ENABLE CONDSTORE
+             V< TAG BAD too late
+             2< b BAD too late
+             2> c FETCH 1 (UID)
+             V> FETCH 1 (UID)
+             V< * 1 FETCH (UID 11)
+             V< TAG OK fetched
+             2< * 1 FETCH (UID 11)
+             2< c OK fetched
+             1> b NOOP
+             U> NOOP
+             U< TAG OK noop
+             1< b OK noop",
+        )
+        .await;
+    stage.end().await;
+}
+
+/// RFC 7162 section 3.1.2.2: a mailbox without mod-sequences says so to everybody, and none are asked for.
+#[tokio::test]
+async fn a_mailbox_without_mod_sequences() {
+    let mut stage = Stage::set(1, "CONDSTORE").await;
+    stage
+        .play(
+            "1> a SELECT INBOX (CONDSTORE)
+             U> SELECT \"INBOX\" (CONDSTORE)
+             U< * 0 EXISTS
+             U< * OK [UIDVALIDITY 7] valid
+             U< * OK [NOMODSEQ] none
+             U< TAG OK [READ-WRITE] selected
+             1~ a OK [READ-WRITE] selected
+             2> a SELECT INBOX (CONDSTORE)
+             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
+             U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
+             U< TAG OK status
+             U> NOOP
+             U< TAG OK noop
+             2< * OK [UIDVALIDITY 7]…
+             2< * OK [NOMODSEQ]…
+             2< * 0 EXISTS
+             2< * OK [UIDNEXT 14]…
+             2< a OK [READ-WRITE] selected",
+        )
+        .await;
+    stage.end().await;
+}
+
+/// RFC 7162 section 3.1.2.1: what is news before the one who joins has joined is in the highest mod-sequence that it is told.
+#[tokio::test]
+async fn the_highest_mod_sequence_includes_what_came_last() {
+    let mut stage = Stage::set(1, "CONDSTORE").await;
+    stage.play(FIRST).await;
+    stage
+        .play(
+            "2> a SELECT INBOX (CONDSTORE)
+             U> UID SEARCH ALL
+             U< * SEARCH 11 12 13
+             U< TAG OK searched
+             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
+             U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 100)
+             U< TAG OK status
+             U> UID SEARCH UNSEEN
+             U< * SEARCH
+             U< TAG OK searched
+             U> NOOP
+             U< * 2 FETCH (FLAGS (\\Seen) MODSEQ (101))
+             U< TAG OK noop
+             2< * OK [UIDVALIDITY 7]…
+             2< * 3 EXISTS
+             2< * OK [HIGHESTMODSEQ 101]…
+             2< * OK [UIDNEXT 14]…
+             2< a OK [READ-WRITE] selected",
         )
         .await;
     stage.end().await;

@@ -12,6 +12,7 @@ mod condstore;
 mod connections;
 mod news;
 mod numbers;
+mod qresync;
 mod selecting;
 mod stage;
 

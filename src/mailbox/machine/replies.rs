@@ -330,11 +330,10 @@ impl Machine {
                 }
             }
         }
-        let held = reading.held.take().filter(|_| reading.to.is_some());
-        if let Some(held) = held.as_ref().filter(|_| wanted) {
-            self.emit(&held.clone().freeze());
-        } else if held.is_some() {
-            self.tell_modseq(number, &items);
+        match reading.held.take().filter(|_| reading.to.is_some()) {
+            Some(held) if wanted => self.emit(&held.freeze()),
+            Some(_) => self.tell_modseq(number, &items),
+            None => {}
         }
     }
 
@@ -421,17 +420,16 @@ impl Machine {
         match &mut self.job {
             Some(Job::Census { fresh: Some(fresh), .. }) => fresh.expunged(number),
             _ if open => {
-                self.expunges(number, None);
+                self.expunges(number);
                 self.owner_hears();
             }
             _ => {}
         }
     }
 
-    /// A message is gone, which had this UID, if that is known.
-    pub(super) fn expunges(&mut self, number: u32, uid: Option<u32>) {
-        let known = self.uids.nth(number);
-        let told = match known.or(uid).filter(|_| self.settings.enabled == Enabled::Qresync) {
+    pub(super) fn expunges(&mut self, number: u32) {
+        let uid = self.uids.nth(number);
+        let told = match uid.filter(|_| self.settings.enabled == Enabled::Qresync) {
             Some(uid) => self.log.handle_vanished(number, uid),
             None => self.log.handle_expunge(number),
         };
@@ -439,7 +437,7 @@ impl Machine {
             return self.broken();
         }
         self.exists -= 1;
-        if let Some(uid) = known {
+        if let Some(uid) = uid {
             self.uids.remove(uid);
         }
         self.shadow.expunge(number);
@@ -452,19 +450,27 @@ impl Machine {
     /// VANISHED (RFC 7162 section 3.2.10).
     pub(super) fn vanishes(&mut self, uids: &Ranges) {
         let unknown = self.exists.saturating_sub(self.uids.len());
-        let last = self.uids.last().unwrap_or(0);
-        let new: Ranges = uids.iter().skip_while(|uid| *uid <= last).take(size(unknown)).collect();
+        let new = self.beyond(uids, unknown);
         if new.len() == unknown {
-            self.uids.extend(new.iter());
+            self.uids.insert_all(&new);
         } else if !new.is_empty() {
             return self.strays_are_gone(uids);
         }
         for span in self.uids.intersection(uids).spans().rev() {
             for uid in span.rev() {
-                self.expunges(self.uids.rank(uid) + 1, Some(uid));
+                self.expunges(self.uids.rank(uid) + 1);
             }
         }
         self.owner_hears();
+    }
+
+    /// The first so many of those that are larger than all UIDs that are known.
+    pub(super) fn beyond(&self, uids: &Ranges, count: u32) -> Ranges {
+        let mut new = uids.clone();
+        if let Some(last) = self.uids.last() {
+            new.remove_range(1..=last);
+        }
+        new.iter().take(usize::try_from(count).unwrap_or(usize::MAX)).collect()
     }
 
     /// Which messages these are can be told once the UIDs of the others are known.
@@ -519,10 +525,6 @@ impl Machine {
             }
         }
     }
-}
-
-pub(super) fn size(count: u32) -> usize {
-    usize::try_from(count).unwrap_or(usize::MAX)
 }
 
 /// Whether a status reply says up to where the member knows the mailbox: of an EXPUNGE that is withheld from it, it would

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::jobs::{Job, Joining, Running, own};
-use super::replies::{parse_list, size, tells_highest_modseq};
+use super::replies::{parse_list, tells_highest_modseq};
 use super::selection::Selection;
 use super::{Action, Link, Machine, MemberId, Stat, Told};
 use crate::imap::command::Name;
@@ -83,7 +83,7 @@ impl Fresh {
             Some(_) => self.after.push(After::Vanished(uids.clone())),
             None => {
                 self.exists = self.exists.saturating_sub(uids.len());
-                self.gone.extend(uids.iter());
+                self.gone.insert_all(uids);
                 self.asked = u32::MAX;
             }
         }
@@ -384,11 +384,11 @@ impl Machine {
         let gone: Vec<u32> = self.uids.difference(&uids).iter().collect();
         self.link = Link::Up { open: true };
         for uid in gone.into_iter().rev() {
-            self.expunges(self.uids.rank(uid) + 1, None);
+            self.expunges(self.uids.rank(uid) + 1);
         }
         // Of the last ones nobody knows more than that they are there: any will do.
         while self.exists > uids.len() {
-            self.expunges(self.exists, None);
+            self.expunges(self.exists);
         }
         if uids.len() > self.exists {
             self.counts(uids.len());
@@ -400,7 +400,7 @@ impl Machine {
         for event in fresh.after {
             match event {
                 After::Exists(count) => self.counts(count),
-                After::Expunge(number) => self.expunges(number, None),
+                After::Expunge(number) => self.expunges(number),
                 After::Vanished(uids) => self.vanishes(&uids),
             }
         }
@@ -411,14 +411,13 @@ impl Machine {
     /// The members were told of messages in the order of their UIDs: so the ones whose UIDs were not known are the first of
     /// those that are there and those that have gone.
     fn place_strays(&mut self, there: &Ranges, gone: &Ranges) {
-        let mut all = there.clone();
-        all.extend(gone.iter());
-        let last = self.uids.last().unwrap_or(0);
-        let unknown = self.exists.saturating_sub(self.uids.len());
-        let strays: Vec<u32> = all.iter().skip_while(|uid| *uid <= last).take(size(unknown)).collect();
-        if !gone.is_empty() {
-            self.uids.extend(strays);
+        if gone.is_empty() {
+            return;
         }
+        let mut all = there.clone();
+        all.insert_all(gone);
+        let strays = self.beyond(&all, self.exists.saturating_sub(self.uids.len()));
+        self.uids.insert_all(&strays);
     }
 
     fn resumed(&mut self) {
