@@ -256,7 +256,7 @@ impl Hub {
             }
             Action::Overloaded(owner) => self.overloaded(owner),
             Action::Elsewhere(ids) => self.send_elsewhere(&ids),
-            Action::Split(id) => self.fork(&[id], false),
+            Action::Split(id) => drop(self.fork(&[id], false)),
             Action::HandOver(_) => {
                 self.handed_over = self.lease.take();
                 self.yielding = None;
@@ -267,13 +267,20 @@ impl Hub {
     /// The others go on with a connection of their own, if they can have one now.
     fn overloaded(&mut self, owner: MemberId) {
         if self.account.has_room() || self.account.hubs().has_resting(&self.status) {
-            let others: Vec<MemberId> = self.machine.members().filter(|id| *id != owner).collect();
-            self.fork(&others, true);
+            let mut others: Vec<MemberId> = self.machine.members().filter(|id| *id != owner).collect();
+            if !self.fork(&others, true) {
+                // Who knows nothing yet can begin anywhere.
+                others.retain(|id| self.machine.is_joining(*id));
+                self.send_elsewhere(&others);
+            }
         }
     }
 
     /// To another hub of a mailbox with this name.
     fn send_elsewhere(&mut self, ids: &[MemberId]) {
+        if ids.is_empty() {
+            return;
+        }
         let machine = Machine::new(self.key.clone(), settings(&self.account, self.enabled), Instant::now().into_std());
         let mut other = Self::new(&self.account, self.key.clone(), self.enabled, machine, true);
         for id in ids {
@@ -285,13 +292,15 @@ impl Hub {
         tokio::spawn(other.run());
     }
 
-    fn fork(&mut self, ids: &[MemberId], shared: bool) {
-        let Some(machine) = self.machine.fork(ids) else { return };
+    /// A hub of their own for these members; false: it cannot be.
+    fn fork(&mut self, ids: &[MemberId], shared: bool) -> bool {
+        let Some(machine) = self.machine.fork(ids) else { return false };
         debug!(members = ids.len(), "hub divided");
         self.counted.metrics().divided();
         let mut other = Self::new(&self.account, self.key.clone(), self.enabled, machine, shared);
         other.members = ids.iter().filter_map(|id| Some((*id, self.members.remove(id)?))).collect();
         tokio::spawn(other.run());
+        true
     }
 
     fn lost(&mut self, unsent: bool, unanswered: bool, cut: bool) {
@@ -378,7 +387,9 @@ impl Hub {
             lease.send(Part::Octets(Bytes::from_static(b"DONE\r\n")));
             self.ending_idle = false;
         }
-        if !self.machine.wants_data() {
+        // Each part that waits somewhere on the way is memory for as long as a client is slow.
+        let owner = self.machine.owner().and_then(|owner| self.members.get(&owner));
+        if !self.machine.wants_data() || owner.is_some_and(|line| line.poll_room(cx).is_pending()) {
             lease.poll_held(cx);
             return false;
         }

@@ -260,6 +260,12 @@ impl Machine {
         self.members.keys().copied()
     }
 
+    /// Whether its SELECT is not answered yet: it knows nothing of the mailbox.
+    #[must_use]
+    pub fn is_joining(&self, id: MemberId) -> bool {
+        self.members.get(&id).is_some_and(|member| member.cursor.is_none())
+    }
+
     /// Whether it is still one.
     #[must_use]
     pub fn has_member(&self, id: MemberId) -> bool {

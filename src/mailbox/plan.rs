@@ -59,10 +59,9 @@ pub struct Store {
 #[must_use]
 pub fn plan(command: &Command, enabled: Enabled) -> Plan {
     use Name::{
-        Check, Close, Copy, Create, Delete, DeleteAcl, Examine, Expunge, Fetch, GenUrlAuth, GetAcl, GetMetadata,
-        GetQuota, GetQuotaRoot, Idle, List, ListRights, Lsub, Move, MyRights, Namespace, Noop, Rename, ResetKey,
-        Search, Select, SetAcl, SetMetadata, SetQuota, Sort, Status, Store, Subscribe, Thread, Unselect, Unsubscribe,
-        UrlFetch,
+        Check, Close, Copy, Create, Delete, DeleteAcl, Expunge, Fetch, GenUrlAuth, GetAcl, GetMetadata, GetQuota,
+        GetQuotaRoot, Idle, List, ListRights, Lsub, Move, MyRights, Namespace, Noop, Rename, ResetKey, Search, SetAcl,
+        SetMetadata, SetQuota, Sort, Status, Store, Subscribe, Thread, Unselect, Unsubscribe, UrlFetch,
     };
     // The others would see mod-sequences from then on (RFC 7162 section 3.1).
     if command.enables_condstore() && !enabled.has_modseqs() {
@@ -75,9 +74,9 @@ pub fn plan(command: &Command, enabled: Enabled) -> Plan {
         Idle | Unselect | Close => Plan::Malformed,
         Fetch | Store | Search | Sort | Thread | Copy | Move | Expunge => messages(command),
         // With literals or without, these say nothing of single messages.
-        Select | Examine | Noop | Check | List | Lsub | Status | Create | Delete | Rename | Subscribe | Unsubscribe
-        | Namespace | GetQuota | GetQuotaRoot | SetQuota | GetAcl | SetAcl | DeleteAcl | ListRights | MyRights
-        | GetMetadata | SetMetadata | GenUrlAuth | UrlFetch | ResetKey => Plan::Run(Shape::default()),
+        Noop | Check | List | Lsub | Status | Create | Delete | Rename | Subscribe | Unsubscribe | Namespace
+        | GetQuota | GetQuotaRoot | SetQuota | GetAcl | SetAcl | DeleteAcl | ListRights | MyRights | GetMetadata
+        | SetMetadata | GenUrlAuth | UrlFetch | ResetKey => Plan::Run(Shape::default()),
         _ => Plan::Pin,
     }
 }

@@ -572,12 +572,15 @@ impl Backend {
             lifetime: pool.max_lifetime.mul_f64(1.0 - chance() / 10.0),
             reply_timeout: self.config.reply_timeout,
         };
+        let mut state = connection.state;
+        state.set(ConnectionState::Active);
         let opened = Opened {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             machine: Machine::new(Arc::clone(&capabilities), connection.login.next_tag()),
             stream: connection.stream,
             input: connection.input,
             permit: connection.permit,
+            state,
         };
         (Connection::spawn(opened, timing, &self.budget, &self.metrics), capabilities)
     }

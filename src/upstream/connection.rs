@@ -28,7 +28,7 @@ use self::keeper::Berth;
 use self::wire::{Exit, Wire};
 use super::machine::{Facts, Machine};
 use crate::imap::frame::Literal;
-use crate::metrics::{BackendMetrics, RetireReason};
+use crate::metrics::{BackendMetrics, RetireReason, StateGuard};
 use crate::ports::{Budget, Permit};
 use crate::session::machine::{Remnant, Run};
 use crate::stream::Stream;
@@ -157,6 +157,8 @@ pub struct Opened {
     pub machine: Machine,
     /// Its share of the budget.
     pub permit: Permit,
+    /// Its place among the numbers.
+    pub state: StateGuard,
 }
 
 /// The handle of a connection; dropping it ends the connection.

@@ -13,6 +13,7 @@ mod connections;
 mod news;
 mod numbers;
 mod qresync;
+mod quirks;
 mod selecting;
 mod stage;
 

@@ -80,7 +80,8 @@ pub(super) struct Running {
 
 impl Machine {
     /// The member whose replies the backend's words are.
-    pub(super) fn owner(&self) -> Option<MemberId> {
+    #[must_use]
+    pub fn owner(&self) -> Option<MemberId> {
         match self.job.as_ref()? {
             Job::Open { member, .. } => Some(*member),
             Job::Member(command) => Some(command.id),
@@ -363,7 +364,8 @@ impl Machine {
     fn pin(&mut self, id: MemberId, run: Box<Run>) {
         let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
         if self.members.len() == 1 {
-            let moved = !self.log.numbering(cursor).is_identity() && run.command.name != Name::Enable;
+            let names_messages = !matches!(run.command.name, Name::Enable | Name::Select | Name::Examine);
+            let moved = names_messages && !self.log.numbering(cursor).is_identity();
             self.replay(id, Replay::All);
             if moved {
                 // Which of its numbers mean messages is not known.

@@ -151,7 +151,7 @@ impl Machine {
         renumber.head(&self.log.numbering(cursor), &mut self.passed);
         reading.begun = true;
         self.touched |= !running.shape.uid;
-        if running.mapped && !running.shape.uid {
+        if !running.shape.uid {
             reading.renumber = Some(renumber);
         }
     }

@@ -281,13 +281,10 @@ impl Machine {
         }
     }
 
-    /// Whether members can go on with another connection: it is known which messages they know.
+    /// Whether members can go on with another connection, whatever has changed in the mailbox by then: it is known which
+    /// messages they know.
     pub(super) fn is_resumable(&self) -> bool {
-        self.are_known() || self.selection.as_ref().is_some_and(|selection| !selection.changed)
-    }
-
-    /// Which messages the members know more of than that they are there; with QRESYNC, they will be told the UIDs of what is gone.
-    fn are_known(&self) -> bool {
+        // With QRESYNC, they will be told the UIDs of what is gone.
         self.uids.len() == self.exists || !self.touched && self.settings.enabled < Enabled::Qresync
     }
 
@@ -352,7 +349,7 @@ impl Machine {
             self.stats.push(Stat::Resumed { changed: false });
             return self.resumed();
         }
-        if !self.are_known() {
+        if !self.is_resumable() {
             return self.bye_all(b"[UNAVAILABLE] Connection to the mail server lost");
         }
         let exists = selection.exists;

@@ -44,19 +44,21 @@ impl Session {
             return Some(run);
         }
         let selects = matches!(run.command.name, Name::Select | Name::Examine);
+        let enabled = if selects { self.shares_as(&account, &run.command) } else { None };
         if let Some(hub) = &self.sharing.hub {
             if run.command.name == Name::Append {
                 self.sharing.appends_here = hub.is_named_by(&run.command);
                 return Some(run);
             }
-            if !selects {
+            if selects && run.command.selected_mailbox().is_none() {
+                self.machine.handle_done(b" BAD Malformed mailbox name.\r\n", true);
+                return None;
+            }
+            // What selects a mailbox for nobody else needs a connection of its own, as any other command may.
+            if enabled.is_none() {
                 self.record.command_begins(run.command.name);
                 self.running = Some(running(&run.command));
                 hub.run(run);
-                return None;
-            }
-            if run.command.selected_mailbox().is_none() {
-                self.machine.handle_done(b" BAD Malformed mailbox name.\r\n", true);
                 return None;
             }
             // Left, whatever comes of the command (RFC 9051 section 6.3.2).
@@ -70,7 +72,7 @@ impl Session {
             self.machine.handle_done(b" BAD Select a mailbox first.\r\n", false);
             return None;
         }
-        match run.command.selected_mailbox().zip(self.shares_as(&account, &run.command)) {
+        match run.command.selected_mailbox().zip(enabled) {
             Some((key, enabled)) => {
                 self.sticky = Some(Arc::new(enabled.sticky()));
                 self.record.command_begins(run.command.name);

@@ -116,7 +116,7 @@ impl Wire {
             failed: None,
             reading: Reading::Pieces,
             timer: Box::pin(tokio::time::sleep_until(now)),
-            state: metrics.connection(ConnectionState::Active),
+            state: opened.state,
             metrics: Arc::clone(metrics),
             permit: opened.permit,
         };

@@ -15,10 +15,12 @@ pub(crate) struct Modseqs {
     /// UIDVALIDITY and HIGHESTMODSEQ, as SELECT said.
     told: (u32, u64),
     /// By mailbox: what SELECT said, and the flags of messages, when it was left.
-    memories: HashMap<String, ((u32, u64), HashMap<u32, BTreeSet<String>>)>,
+    memories: HashMap<String, ((u32, u64), FlagsByUid)>,
     /// What it knows of the mailbox that it selects.
-    resumed: Option<HashMap<u32, BTreeSet<String>>>,
+    resumed: Option<FlagsByUid>,
 }
+
+type FlagsByUid = HashMap<u32, BTreeSet<String>>;
 
 impl Viewer {
     /// Switches on CONDSTORE or QRESYNC.
