@@ -47,7 +47,7 @@ fn one_hub() {
 /// The same, and some of the sessions have switched CONDSTORE on.
 #[test]
 fn mod_sequences() {
-    let seeds = 3_000_000..3_000_000 + programs(8000) / 2;
+    let seeds = 3_000_000..3_000_000 + programs(8000) / 4;
     let totals = run(seeds, |seed| Plan {
         sessions: 2 + seed as usize % 5,
         mailboxes: 1,
@@ -62,7 +62,7 @@ fn mod_sequences() {
 /// The same with QRESYNC: sessions leave mailboxes, and come back and ask what has changed.
 #[test]
 fn resynchronising() {
-    let seeds = 4_000_000..4_000_000 + programs(8000) / 2;
+    let seeds = 4_000_000..4_000_000 + programs(8000) / 4;
     let totals = run(seeds, |seed| Plan {
         sessions: 2 + seed as usize % 5,
         mailboxes: 1 + seed as usize % 2,

@@ -30,9 +30,11 @@ const SECOND: &str = "2> a ENABLE CONDSTORE
     V< TAG OK enabled
     2~ b OK enabled
     2> c SELECT INBOX
-    U> UID SEARCH ALL
-    U< * SEARCH 11 12 13
-    U< TAG OK searched
+    U> FETCH 1:* (UID)
+    U< * 1 FETCH (UID 11)
+    U< * 2 FETCH (UID 12)
+    U< * 3 FETCH (UID 13)
+    U< TAG OK fetched
     U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
     U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 100)
     U< TAG OK status

@@ -129,6 +129,7 @@ impl Machine {
             Job::Open { member, run, selection } => self.opened(member, &run, selection, rest, ok && selected),
             Job::Reselect { selection } => self.reselected(Selection { rest, ..selection }, ok && selected),
             Job::Census { fresh: Some(fresh), .. } => self.recounted(fresh, ok),
+            Job::Census { .. } if self.strays.is_some() => {}
             Job::Census { .. } => {
                 let fits = self.uids.len() == self.exists;
                 self.miscounted = if fits { 0 } else { self.miscounted + 1 };
