@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tracing::debug;
 
+use super::enabled::Enabled;
 use super::line::{self, HubEnd, MemberEnd, Request};
 use super::machine::{Action, Machine, MemberId, Settings, Stat, Told};
 use super::registry::{Status, Yielding};
@@ -69,13 +70,14 @@ pub struct Join {
 }
 
 impl Member {
-    /// Joins the hub of the mailbox that `run` selects, or opens one. The reply to that command is the first thing heard.
+    /// Joins the hub of the mailbox that `run` selects, or opens one: of those who have `enabled` the same. The reply to that
+    /// command is the first thing heard.
     #[must_use]
-    pub fn join(account: &Arc<Account>, key: Bytes, run: Box<Run>) -> Self {
+    pub fn join(account: &Arc<Account>, key: Bytes, enabled: Enabled, run: Box<Run>) -> Self {
         let (line, far_end) = line::pair();
         let join = Join { run, line: far_end, since: Instant::now() };
-        if let Err(join) = account.hubs().join(&key, join) {
-            Hub::open(account, key.clone(), join);
+        if let Err(join) = account.hubs().join(&key, enabled, join) {
+            Hub::open(account, key.clone(), enabled, join);
         }
         Self { key, line }
     }
@@ -109,6 +111,7 @@ type Checkout = Pin<Box<dyn Future<Output = Result<Lease, CheckoutError>> + Send
 struct Hub {
     account: Arc<Account>,
     key: Bytes,
+    enabled: Enabled,
     machine: Machine,
     members: HashMap<MemberId, HubEnd>,
     joins: mpsc::Receiver<Join>,
@@ -126,23 +129,24 @@ struct Hub {
 }
 
 impl Hub {
-    fn open(account: &Arc<Account>, key: Bytes, join: Join) {
-        let machine = Machine::new(key.clone(), settings(account), Instant::now().into_std());
-        let mut hub = Self::new(account, key, machine, true);
+    fn open(account: &Arc<Account>, key: Bytes, enabled: Enabled, join: Join) {
+        let machine = Machine::new(key.clone(), settings(account, enabled), Instant::now().into_std());
+        let mut hub = Self::new(account, key, enabled, machine, true);
         hub.admit(join, false);
         tokio::spawn(hub.run());
     }
 
     /// `shared`: further sessions may join.
-    fn new(account: &Arc<Account>, key: Bytes, machine: Machine, shared: bool) -> Self {
+    fn new(account: &Arc<Account>, key: Bytes, enabled: Enabled, machine: Machine, shared: bool) -> Self {
         let (joins, joining) = mpsc::channel(MAX_JOINING);
         let status = Arc::new(Status::default());
         if shared {
-            account.hubs().add(key.clone(), joins, Arc::clone(&status));
+            account.hubs().add(key.clone(), enabled, joins, Arc::clone(&status));
         }
         Self {
             account: Arc::clone(account),
             key,
+            enabled,
             machine,
             members: HashMap::new(),
             joins: joining,
@@ -223,7 +227,12 @@ impl Hub {
         match action {
             Action::Connect => {
                 let (account, key) = (Arc::clone(&self.account), self.key.clone());
-                let want = Want { mailbox: Some(key), ..Want::default() };
+                // CONDSTORE comes by SELECT, where it is not on yet.
+                let (sticky, or_sticky) = match self.enabled {
+                    Enabled::Condstore => (Enabled::Nothing.sticky(), Some(self.enabled.sticky())),
+                    enabled => (enabled.sticky(), None),
+                };
+                let want = Want { mailbox: Some(key), sticky: Arc::new(sticky), or_sticky, ..Want::default() };
                 self.checkout = Some(Box::pin(async move { account.checkout(&want).await }));
             }
             Action::Run(run) => {
@@ -272,8 +281,8 @@ impl Hub {
         if ids.is_empty() {
             return;
         }
-        let machine = Machine::new(self.key.clone(), settings(&self.account), Instant::now().into_std());
-        let mut other = Self::new(&self.account, self.key.clone(), machine, true);
+        let machine = Machine::new(self.key.clone(), settings(&self.account, self.enabled), Instant::now().into_std());
+        let mut other = Self::new(&self.account, self.key.clone(), self.enabled, machine, true);
         for id in ids {
             if let (Some(run), Some(ends)) = (self.machine.eject(*id), self.members.remove(id)) {
                 other.machine.handle_join(*id, run);
@@ -288,7 +297,7 @@ impl Hub {
         let Some(machine) = self.machine.fork(ids) else { return false };
         debug!(members = ids.len(), "hub divided");
         self.counted.metrics().divided();
-        let mut other = Self::new(&self.account, self.key.clone(), machine, shared);
+        let mut other = Self::new(&self.account, self.key.clone(), self.enabled, machine, shared);
         other.members = ids.iter().filter_map(|id| Some((*id, self.members.remove(id)?))).collect();
         tokio::spawn(other.run());
         true
@@ -425,12 +434,13 @@ impl Hub {
     }
 }
 
-fn settings(account: &Account) -> Settings {
+fn settings(account: &Account, enabled: Enabled) -> Settings {
     let config = account.config();
     Settings {
         idle: account.offers("IDLE"),
         esearch: account.offers("ESEARCH") || account.offers("IMAP4rev2"),
         unseen: account.offers("IMAP4rev1"),
+        enabled,
         keepalive: config.keepalive,
         patience: config.share_patience,
         parked: PARKED,

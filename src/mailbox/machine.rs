@@ -21,7 +21,9 @@ use bytes::{Bytes, BytesMut};
 
 use self::jobs::Job;
 use self::replies::Reading;
+use self::resume::Fresh;
 use self::selection::Selection;
+use super::enabled::Enabled;
 use super::log::{Cursor, Log};
 use super::shadow::Shadow;
 use crate::imap::ranges::Ranges;
@@ -55,6 +57,8 @@ pub struct Settings {
     pub esearch: bool,
     /// IMAP4rev1: SELECT says which message is the first without \\Seen.
     pub unseen: bool,
+    /// What all members have switched on.
+    pub enabled: Enabled,
     /// NOOP this often on a connection where nothing happens.
     pub keepalive: Duration,
     /// `pool.share_patience`
@@ -140,6 +144,8 @@ struct Member {
     /// Messages whose flags it was told since it gave its command, by its own numbers: it takes the last that it hears for
     /// what its STORE has made of them.
     told: Ranges,
+    /// The tagged reply to its SELECT, while it is told what has changed since it knew the mailbox.
+    selecting: Option<Bytes>,
     out: VecDeque<Told>,
 }
 
@@ -194,10 +200,15 @@ pub struct Machine {
     /// The number from which on flags may have changed while there was no connection: they are asked for before members
     /// are served.
     recheck: Option<u32>,
+    /// Messages are gone of which only the UIDs are known, and not the numbers: the mailbox as it is to be found, before the
+    /// members' views follow it again.
+    strays: Option<Box<Fresh>>,
     /// Times in a row that the UIDs did not fit the number of messages.
     miscounted: u8,
     /// Times in a row that a connection was lost before it was of any use.
     losses: u32,
+    /// Flags were told without their mod-sequence, which is to be asked for.
+    owes: bool,
 }
 
 impl Machine {
@@ -231,8 +242,10 @@ impl Machine {
             yielding: false,
             served: false,
             recheck: None,
+            strays: None,
             miscounted: 0,
             losses: 0,
+            owes: false,
         }
     }
 
@@ -281,6 +294,7 @@ impl Machine {
         self.link = Link::Up { open: false };
         self.reader = Reader::default();
         self.reading = None;
+        self.strays = None;
         self.connected_since = self.now;
         self.served = false;
         self.quiet_since = self.now;
@@ -368,6 +382,12 @@ impl Machine {
 
     fn wants_idle(&self) -> bool {
         self.settings.idle && self.members.values().any(|member| member.idling)
+    }
+
+    /// The mailbox has mod-sequences, and members are told them (RFC 7162 section 3.1.2.2: NOMODSEQ).
+    fn has_modseqs(&self) -> bool {
+        self.settings.enabled.has_modseqs()
+            && self.selection.as_ref().is_some_and(|selection| !selection.without_modseqs)
     }
 
     fn is_read_only(&self) -> bool {

@@ -6,6 +6,7 @@ mod server;
 mod world;
 
 use self::world::{Plan, Sim};
+use super::enabled::Enabled;
 
 /// Programs, by the environment: `IMAPOOL_MODEL_PROGRAMS`.
 fn programs(default: u64) -> u64 {
@@ -32,10 +33,48 @@ fn run(seeds: std::ops::Range<u64>, plan: impl Fn(u64) -> Plan) -> world::Totals
 /// Few sessions, one mailbox, one connection.
 #[test]
 fn one_hub() {
-    let totals = run(0..programs(8000), |_| Plan { sessions: 3, mailboxes: 1, connections: 1, losses: false });
+    let totals = run(0..programs(8000), |_| Plan {
+        sessions: 3,
+        mailboxes: 1,
+        connections: 1,
+        losses: false,
+        enable: Enabled::Nothing,
+    });
     assert_eq!(totals.byes, 0, "{totals:?}");
     assert!(totals.joined > 0 && totals.checked > 0 && totals.withheld > 0, "{totals:?}");
 }
+
+/// The same, and some of the sessions have switched CONDSTORE on.
+#[test]
+fn mod_sequences() {
+    let seeds = 3_000_000..3_000_000 + programs(8000) / 4;
+    let totals = run(seeds, |seed| Plan {
+        sessions: 2 + seed as usize % 5,
+        mailboxes: 1,
+        connections: 2,
+        losses: false,
+        enable: Enabled::Condstore,
+    });
+    assert_eq!(totals.byes, 0, "{totals:?}");
+    assert!(totals.joined > 0 && totals.checked > 0 && totals.modified > 0, "{totals:?}");
+}
+
+/// The same with QRESYNC: sessions leave mailboxes, and come back and ask what has changed.
+#[test]
+fn resynchronising() {
+    let seeds = 4_000_000..4_000_000 + programs(8000) / 4;
+    let totals = run(seeds, |seed| Plan {
+        sessions: 2 + seed as usize % 5,
+        mailboxes: 1 + seed as usize % 2,
+        connections: 2,
+        losses: false,
+        enable: Enabled::Qresync,
+    });
+    assert_eq!(totals.byes, 0, "{totals:?}");
+    assert!(totals.joined > 0 && totals.checked > 0 && totals.resumed > 0, "{totals:?}");
+}
+
+const ENABLE: [Enabled; 3] = [Enabled::Nothing, Enabled::Condstore, Enabled::Qresync];
 
 /// More sessions than connections, and more mailboxes: hubs park, resume and divide.
 #[test]
@@ -47,6 +86,7 @@ fn hubs_take_turns() {
             mailboxes: 1 + seed as usize % 4,
             connections,
             losses: false,
+            enable: ENABLE[seed as usize / 20 % 3],
         });
         assert_eq!(totals.byes, 0, "{totals:?}");
         assert!(totals.parked > 0 && totals.checked > 0, "{totals:?}");
@@ -63,6 +103,7 @@ fn connections_are_lost() {
             mailboxes: 1 + seed as usize % 3,
             connections,
             losses: true,
+            enable: ENABLE[seed as usize / 20 % 3],
         });
         assert!(totals.lost > 0 && totals.checked > 0, "{totals:?}");
         // Those of hubs that did not know yet which messages they had.

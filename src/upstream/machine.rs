@@ -7,7 +7,7 @@
 
 mod replies;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -22,38 +22,59 @@ use crate::imap::frame::Literal;
 pub struct Sticky {
     /// CONDSTORE is on, by whatever command (RFC 7162 section 3.1).
     pub condstore: bool,
-    /// The arguments of each ENABLE (RFC 5161), in capitals and sorted, in the order they were sent.
-    pub enabled: Vec<Vec<u8>>,
+    /// What else ENABLE was asked for (RFC 5161), in capitals.
+    pub enabled: BTreeSet<Vec<u8>>,
 }
 
 impl Sticky {
     /// What this state becomes by `command`, if that changes it.
     #[must_use]
     pub fn after(&self, command: &Command) -> Option<Self> {
+        let mut after = self.clone();
         if command.name == Name::Enable {
-            let mut words: Vec<Vec<u8>> = command.segments[0]
-                .text
-                .split(|b| *b == b' ')
-                .skip(1)
-                .filter(|word| !word.is_empty())
-                .map(<[u8]>::to_ascii_uppercase)
-                .collect();
-            words.sort();
-            let mut enabled = self.enabled.clone();
-            enabled.push(words.join(&b' '));
-            return Some(Self { condstore: self.condstore, enabled });
+            after.enabled.append(&mut enable_words(command));
+            // QRESYNC includes it (RFC 7162 section 3.2.3).
+            after.condstore |= after.enabled.remove(&b"CONDSTORE"[..]) || after.enabled.contains(&b"QRESYNC"[..]);
+        } else {
+            after.condstore |= command.enables_condstore();
         }
-        (!self.condstore && command.enables_condstore()).then(|| Self { condstore: true, ..self.clone() })
+        (after != *self).then_some(after)
+    }
+
+    /// The ENABLE that brings a fresh connection into this state, if it takes one.
+    #[must_use]
+    pub fn command(&self) -> Option<Command> {
+        let condstore = self.condstore.then_some(&b"CONDSTORE"[..]);
+        let words: Vec<&[u8]> = condstore.into_iter().chain(self.enabled.iter().map(Vec::as_slice)).collect();
+        let text = [b"ENABLE ", &words.join(&b' ')[..]].concat().into();
+        let segments = vec![Segment { text, literal: None }];
+        (!words.is_empty()).then_some(Command { tag: Bytes::new(), name: Name::Enable, segments })
     }
 }
 
-/// What ENABLE answered on this connection, to be said again to a later session that wants the same.
+/// The arguments of an ENABLE, in capitals.
+fn enable_words(command: &Command) -> BTreeSet<Vec<u8>> {
+    let words = command.segments[0].text.split(|b| *b == b' ').skip(1);
+    words.filter(|word| !word.is_empty()).map(<[u8]>::to_ascii_uppercase).collect()
+}
+
+/// What ENABLE answered on this connection, to be said again to a later session that asks for the same.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EnableReply {
+    /// What it was asked for.
+    asked: BTreeSet<Vec<u8>>,
     /// The untagged `ENABLED` line, if there was one.
     pub untagged: Bytes,
     /// What followed the tag, line end included.
     pub tagged: Bytes,
+}
+
+impl EnableReply {
+    /// Whether it is the reply to this ENABLE, too.
+    #[must_use]
+    pub fn answers(&self, command: &Command) -> bool {
+        command.name == Name::Enable && self.asked == enable_words(command)
+    }
 }
 
 /// What a pool has to know of a connection at rest.
@@ -122,7 +143,8 @@ enum InFlight {
         name: Name,
         mailbox: Option<Bytes>,
         sticky: Option<Sticky>,
-        untagged_enabled: Bytes,
+        /// The reply to an ENABLE, as far as it has come.
+        enable: Option<Box<EnableReply>>,
         /// A mailbox of an earlier session was still selected.
         lingering: bool,
     },
@@ -272,6 +294,9 @@ impl Machine {
         }
         let lingering = std::mem::take(&mut self.fresh) && self.facts.selected.is_some();
         let sticky = self.facts.sticky.after(&command);
+        // What is on already is not told again.
+        let enable = (command.name == Name::Enable && sticky.is_some())
+            .then(|| Box::new(EnableReply { asked: enable_words(&command), ..EnableReply::default() }));
         if command.name.spoils_connection() {
             self.spoiled = Some("unknown or unshareable command");
         }
@@ -282,14 +307,8 @@ impl Machine {
             }
             self.context_tags.push((tag_number, command.tag.clone()));
         }
-        self.in_flight = Some(InFlight::Session {
-            tag: command.tag,
-            name: command.name,
-            mailbox,
-            sticky,
-            untagged_enabled: Bytes::new(),
-            lingering,
-        });
+        self.in_flight =
+            Some(InFlight::Session { tag: command.tag, name: command.name, mailbox, sticky, enable, lingering });
     }
 
     /// Whether the command selects the very mailbox that an earlier session has left selected: then what the backend

@@ -100,7 +100,7 @@ impl Session {
                 let facts = lease.shared().facts();
                 self.record.takes(lease.shared().id);
                 self.lease = Some(lease);
-                if let Some(reply) = facts.enable_reply.filter(|_| run.command.name == Name::Enable)
+                if let Some(reply) = facts.enable_reply.filter(|reply| reply.answers(&run.command))
                     && want.or_sticky.is_some_and(|sticky| sticky == *facts.sticky)
                 {
                     self.queue(reply.untagged.clone());

@@ -10,6 +10,7 @@ use tokio::time::{advance, timeout};
 use super::*;
 use crate::imap::capability::Capabilities;
 use crate::imap::command::{Command, Name, Segment};
+use crate::metrics::ConnectionState;
 use crate::stream::Socket;
 
 const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -25,15 +26,16 @@ const TIMING: Timing = Timing {
 /// A connection that a session has, and the backend's end of it.
 fn connection() -> (Connection, UnixStream) {
     let (ours, backend) = UnixStream::pair().expect("a pair of sockets");
-    let budget = Budget::of(1, [1]);
+    let (budget, metrics) = (Budget::of(1, [1]), Arc::<BackendMetrics>::default());
     let opened = Opened {
         id: 7,
         stream: Stream::Plain(Socket::Unix(ours)),
         input: BytesMut::new(),
         machine: Machine::new(Arc::new(Capabilities::minimal()), 1),
         permit: budget.try_permit(0).expect("room"),
+        state: metrics.connection(ConnectionState::Active),
     };
-    (Connection::spawn(opened, TIMING, &budget, &Arc::default()), backend)
+    (Connection::spawn(opened, TIMING, &budget, &metrics), backend)
 }
 
 fn run(name: Name, text: &'static str, streams: Option<u64>) -> Box<Run> {

@@ -207,8 +207,8 @@ impl Machine {
                 self.events.push_back(Event::Bye(line.slice_ref(text)));
             }
             Kind::Enabled => {
-                if let Some(InFlight::Session { name: Name::Enable, untagged_enabled, .. }) = &mut self.in_flight {
-                    *untagged_enabled = line.clone();
+                if let Some(InFlight::Session { enable: Some(reply), .. }) = &mut self.in_flight {
+                    reply.untagged = line.clone();
                 }
                 if !self.drops(kind) {
                     self.events.push_back(Event::Data(line.clone()));
@@ -294,7 +294,7 @@ impl Machine {
 
     /// What the command has left behind.
     fn session_done(&mut self, in_flight: InFlight, reply: &StatusReply<'_>) {
-        let InFlight::Session { name, mailbox, sticky, untagged_enabled, lingering, .. } = in_flight else {
+        let InFlight::Session { name, mailbox, sticky, enable, lingering, .. } = in_flight else {
             return;
         };
         let ok = reply.status == Status::Ok;
@@ -317,7 +317,9 @@ impl Machine {
             }
             Name::Enable if ok => {
                 let tagged = Bytes::copy_from_slice(&reply_bytes(reply));
-                self.facts.enable_reply = Some(Arc::new(EnableReply { untagged: untagged_enabled, tagged }));
+                if let Some(reply) = enable {
+                    self.facts.enable_reply = Some(Arc::new(EnableReply { tagged, ..*reply }));
+                }
             }
             _ => {}
         }
