@@ -1,5 +1,6 @@
 //! A selected mailbox that several sessions share. Pure but for the hub's task and the registry.
 
+pub mod enabled;
 pub mod hub;
 mod line;
 pub mod log;

@@ -23,7 +23,6 @@ use tracing::{info, warn};
 
 use crate::config::{self, Live};
 use crate::imap::capability::Capabilities;
-use crate::imap::command::{Command, Name, Segment};
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::mailbox::registry::{Everywhere, Registry};
 use crate::metrics::{CheckoutResult, RetireReason};
@@ -477,8 +476,11 @@ impl Account {
             if let Some(other) = self.further_seat(want).await {
                 drop(put_back(std::mem::replace(&mut object, other.object), connection));
                 connection = other.connection;
+            } else if is_blank(&connection) && enable(&mut connection, &want.sticky).await {
+                // One that carries nothing yet is as good as a new one.
             } else {
-                connection.retire(RetireReason::Sticky);
+                // Its place is this one: the account never has more.
+                retire_and_wait(connection, RetireReason::Sticky).await;
                 connection = self.dial().await?;
             }
             let fits = fitness(&connection.shared().facts(), want) > 0;
@@ -594,25 +596,34 @@ fn fitness(facts: &Facts, want: &Want) -> u8 {
     }
 }
 
-/// Brings a fresh connection into the state of one that was lost. False: it could not be.
+/// Retires a connection, and waits until its socket is closed.
+async fn retire_and_wait(connection: Connection, reason: RetireReason) {
+    let open = Arc::new(Semaphore::new(1));
+    connection.keep_to_the_end(Arc::clone(&open).try_acquire_owned());
+    connection.retire(reason);
+    // Never closed.
+    let _ = open.acquire().await;
+}
+
+/// Nothing was switched on yet, and no mailbox is selected (ENABLE comes before SELECT, RFC 5161 section 3.1).
+fn is_blank(connection: &Connection) -> bool {
+    let facts = connection.shared().facts();
+    *facts.sticky == Sticky::default() && facts.selected.is_none()
+}
+
+/// Brings a fresh connection into the state of one that was lost, or that a hub wants. False: it could not be.
 async fn enable(connection: &mut Connection, sticky: &Sticky) -> bool {
-    let implied = sticky.condstore.then(|| b"CONDSTORE".to_vec());
-    for words in implied.iter().chain(&sticky.enabled) {
-        let text = [b"ENABLE ", &words[..]].concat().into();
-        let command =
-            Command { tag: Bytes::new(), name: Name::Enable, segments: vec![Segment { text, literal: None }] };
-        if connection.run(Box::new(Run { command, streams: None })).is_err() {
-            return false;
-        }
-        loop {
-            match connection.event().await {
-                FromUpstream::Done(_, rest, _) if rest.starts_with(b" OK") => break,
-                FromUpstream::Done(..) | FromUpstream::Lost(_) => return false,
-                _ => {}
-            }
+    let Some(command) = sticky.command() else { return true };
+    if connection.run(Box::new(Run { command, streams: None })).is_err() {
+        return false;
+    }
+    loop {
+        match connection.event().await {
+            FromUpstream::Done(_, rest, _) => return rest.starts_with(b" OK"),
+            FromUpstream::Lost(_) => return false,
+            _ => {}
         }
     }
-    true
 }
 
 /// Puts a connection to rest in its seat. If that cannot be, it is given back, to be ended, and its seat is gone.

@@ -64,8 +64,9 @@ mod linux {
         assert!(line.starts_with(&format!("{tag} OK")), "{line}");
     }
 
-    /// Asks for the message, up to its first octet.
+    /// Selects the mailbox and asks for its message, up to the first octet.
     async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut BufReader<S>) {
+        command(stream, "s", "SELECT INBOX").await;
         stream.write_all(b"f FETCH 1 BODY[]\r\n").await.unwrap();
         stream.flush().await.unwrap();
         let mut line = String::new();
@@ -85,8 +86,10 @@ mod linux {
         stream.write_all(format!("a APPEND INBOX {{{MESSAGE}}}\r\n").as_bytes()).await.unwrap();
         stream.flush().await.unwrap();
         let mut line = String::new();
-        stream.read_line(&mut line).await.unwrap();
-        assert!(line.starts_with('+'), "{line}");
+        while !line.starts_with('+') {
+            line.clear();
+            assert_ne!(stream.read_line(&mut line).await.unwrap(), 0, "closed before the message could go");
+        }
         backend::send(&mut stream).await.unwrap();
         stream.write_all(b"\r\n").await.unwrap();
         stream.flush().await.unwrap();
@@ -96,13 +99,22 @@ mod linux {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_message_of_200_mb_passes_both_ways_in_64_mib() {
+        both_ways("session").await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_message_of_200_mb_passes_both_ways_in_64_mib_when_mailboxes_are_shared() {
+        both_ways("multiplex").await;
+    }
+
+    async fn both_ways(mode: &str) {
         let (address, seen) = backend().await;
-        let proxy = Proxy::start(folder("plain"), address, "");
+        let proxy = Proxy::start(folder(&format!("both-{mode}")), address, mode, "");
         let stream = TcpStream::connect(proxy.address).await.unwrap();
         timeout(PATIENCE, take_and_give(stream)).await.expect("in time");
         assert_eq!((seen.sent.load(Ordering::Relaxed), seen.received.load(Ordering::Relaxed)), (MESSAGE, MESSAGE));
         let peak = proxy.peak_resident();
-        println!("200 MB both ways: peak {:.1} MiB, CPU {}", peak as f64 / MIB as f64, proxy.cpu());
+        println!("200 MB both ways, {mode}: peak {:.1} MiB, CPU {}", peak as f64 / MIB as f64, proxy.cpu());
         assert!(peak < 64 * MIB, "{peak} octets resident");
     }
 
@@ -112,7 +124,7 @@ mod linux {
         let folder = folder("tls");
         let listener = certificate(&folder);
         let client = tls_client(&folder);
-        let proxy = Proxy::start(folder, address, &listener);
+        let proxy = Proxy::start(folder, address, "multiplex", &listener);
         let stream = TcpStream::connect(proxy.address).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let stream = client.connect(name, stream).await.unwrap();
@@ -146,6 +158,19 @@ mod linux {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_thousand_slow_readers_stay_below_128_mib() {
+        a_thousand("session").await;
+    }
+
+    /// Four of a mailbox cannot share a connection then: each gets one.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_thousand_slow_readers_of_shared_mailboxes_stay_below_128_mib() {
+        a_thousand("multiplex").await;
+    }
+
+    async fn a_thousand(mode: &str) {
+        // Two thousand would fill the kernel's own memory for TCP.
+        static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+        let _turn = ONE_AT_A_TIME.lock().await;
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         let need = 2 * SLOW_SESSIONS as u64 + 200;
         if hard < need {
@@ -153,7 +178,7 @@ mod linux {
         }
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
         let (address, seen) = backend().await;
-        let proxy = Proxy::start(folder("slow"), address, "");
+        let proxy = Proxy::start(folder(&format!("slow-{mode}")), address, mode, "");
         timeout(PATIENCE, slow_readers(&proxy, &seen)).await.expect("in time");
     }
 

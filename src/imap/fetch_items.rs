@@ -35,8 +35,14 @@ impl Items {
     /// What is news of it for others: `(FLAGS (\Seen) UID 5 MODSEQ (7))`. `None`: the flags are not in it, or too long.
     #[must_use]
     pub fn news(&self) -> Option<Bytes> {
+        Some(self.with_flags(self.flags.as_ref()?.text.as_ref()?))
+    }
+
+    /// The same, with these flags (with their parentheses).
+    #[must_use]
+    pub fn with_flags(&self, flags: &[u8]) -> Bytes {
         let mut news = BytesMut::from(&b"(FLAGS "[..]);
-        news.put_slice(self.flags.as_ref()?.text.as_ref()?);
+        news.put_slice(flags);
         if let Some(uid) = self.uid {
             news.put_slice(format!(" UID {uid}").as_bytes());
         }
@@ -44,7 +50,7 @@ impl Items {
             news.put_slice(format!(" MODSEQ ({modseq})").as_bytes());
         }
         news.put_u8(b')');
-        Some(news.freeze())
+        news.freeze()
     }
 }
 

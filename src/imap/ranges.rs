@@ -94,6 +94,11 @@ impl Ranges {
         self.recount(from);
     }
 
+    /// Adds all of `other`.
+    pub fn insert_all(&mut self, other: &Self) {
+        other.spans().for_each(|span| self.insert_range(span));
+    }
+
     /// Takes `n` out; whether it was a member.
     pub fn remove(&mut self, n: u32) -> bool {
         let len = self.len();

@@ -2,8 +2,8 @@
 //! a SEARCH reply can be megabytes.
 //!
 //! What the session does not know yet is left out. It is not counted either, since [`super::rewrite`] asks for what the
-//! session knows only; and a message that arrives while the search runs is announced by EXISTS before it can be found (RFC 9051
-//! section 7.4.1).
+//! session knows only. A message that arrives while the search runs should be announced by EXISTS before it can be found (RFC 9051
+//! section 7.4.1); Cyrus 3.6 finds it first.
 
 use std::borrow::Cow;
 

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tracing::{debug, warn};
 
+use super::enabled::Enabled;
 use super::line::{self, HubEnd, MemberEnd, Request};
 use super::machine::{Action, Machine, MemberId, Settings, Stat, Told};
 use super::registry::{Status, Yielding};
@@ -71,13 +72,14 @@ pub struct Join {
 }
 
 impl Member {
-    /// Joins the hub of the mailbox that `run` selects, or opens one. The reply to that command is the first thing heard.
+    /// Joins the hub of the mailbox that `run` selects, or opens one: of those who have `enabled` the same. The reply to that
+    /// command is the first thing heard.
     #[must_use]
-    pub fn join(account: &Arc<Account>, key: Bytes, run: Box<Run>) -> Self {
+    pub fn join(account: &Arc<Account>, key: Bytes, enabled: Enabled, run: Box<Run>) -> Self {
         let (line, far_end) = line::pair();
         let join = Join { run, line: far_end, since: Instant::now() };
-        if let Err(join) = account.hubs().join(&key, join) {
-            Hub::open(account, key.clone(), join);
+        if let Err(join) = account.hubs().join(&key, enabled, join) {
+            Hub::open(account, key.clone(), enabled, join);
         }
         Self { key, line }
     }
@@ -111,6 +113,7 @@ type Checkout = Pin<Box<dyn Future<Output = Result<Lease, CheckoutError>> + Send
 struct Hub {
     account: Arc<Account>,
     key: Bytes,
+    enabled: Enabled,
     machine: Machine,
     members: HashMap<MemberId, HubEnd>,
     joins: mpsc::Receiver<Join>,
@@ -128,23 +131,24 @@ struct Hub {
 }
 
 impl Hub {
-    fn open(account: &Arc<Account>, key: Bytes, join: Join) {
-        let machine = Machine::new(key.clone(), settings(account), Instant::now().into_std());
-        let mut hub = Self::new(account, key, machine, true);
+    fn open(account: &Arc<Account>, key: Bytes, enabled: Enabled, join: Join) {
+        let machine = Machine::new(key.clone(), settings(account, enabled), Instant::now().into_std());
+        let mut hub = Self::new(account, key, enabled, machine, true);
         hub.admit(join, false);
         tokio::spawn(hub.run());
     }
 
     /// `shared`: further sessions may join.
-    fn new(account: &Arc<Account>, key: Bytes, machine: Machine, shared: bool) -> Self {
+    fn new(account: &Arc<Account>, key: Bytes, enabled: Enabled, machine: Machine, shared: bool) -> Self {
         let (joins, joining) = mpsc::channel(MAX_JOINING);
         let status = Arc::new(Status::default());
         if shared {
-            account.hubs().add(key.clone(), joins, Arc::clone(&status));
+            account.hubs().add(key.clone(), enabled, joins, Arc::clone(&status));
         }
         Self {
             account: Arc::clone(account),
             key,
+            enabled,
             machine,
             members: HashMap::new(),
             joins: joining,
@@ -225,7 +229,12 @@ impl Hub {
         match action {
             Action::Connect => {
                 let (account, key) = (Arc::clone(&self.account), self.key.clone());
-                let want = Want { mailbox: Some(key), ..Want::default() };
+                // CONDSTORE comes by SELECT, where it is not on yet.
+                let (sticky, or_sticky) = match self.enabled {
+                    Enabled::Condstore => (Enabled::Nothing.sticky(), Some(self.enabled.sticky())),
+                    enabled => (enabled.sticky(), None),
+                };
+                let want = Want { mailbox: Some(key), sticky: Arc::new(sticky), or_sticky, ..Want::default() };
                 self.checkout = Some(Box::pin(async move { account.checkout(&want).await }));
             }
             Action::Run(run) => {
@@ -250,7 +259,7 @@ impl Hub {
             }
             Action::Overloaded(owner) => self.overloaded(owner),
             Action::Elsewhere(ids) => self.send_elsewhere(&ids),
-            Action::Split(id) => self.fork(&[id], false),
+            Action::Split(id) => drop(self.fork(&[id], false)),
             Action::HandOver(_) => {
                 self.handed_over = self.lease.take();
                 self.yielding = None;
@@ -263,8 +272,12 @@ impl Hub {
     /// nobody.
     fn overloaded(&mut self, owner: MemberId) {
         if self.account.has_room() || self.account.hubs().has_resting(&self.status) {
-            let others: Vec<MemberId> = self.machine.members().filter(|id| *id != owner).collect();
-            self.fork(&others, true);
+            let mut others: Vec<MemberId> = self.machine.members().filter(|id| *id != owner).collect();
+            if !self.fork(&others, true) {
+                // Who knows nothing yet can begin anywhere.
+                others.retain(|id| self.machine.is_joining(*id));
+                self.send_elsewhere(&others);
+            }
         } else if self.machine.stalled().is_some_and(|stalled| stalled >= self.account.config().checkout_timeout) {
             debug!(waiting = self.members.len() - 1, "a client that takes nothing has to leave its hub");
             self.machine.handle_leave(owner);
@@ -276,8 +289,11 @@ impl Hub {
 
     /// To another hub of a mailbox with this name.
     fn send_elsewhere(&mut self, ids: &[MemberId]) {
-        let machine = Machine::new(self.key.clone(), settings(&self.account), Instant::now().into_std());
-        let mut other = Self::new(&self.account, self.key.clone(), machine, true);
+        if ids.is_empty() {
+            return;
+        }
+        let machine = Machine::new(self.key.clone(), settings(&self.account, self.enabled), Instant::now().into_std());
+        let mut other = Self::new(&self.account, self.key.clone(), self.enabled, machine, true);
         for id in ids {
             if let (Some(run), Some(ends)) = (self.machine.eject(*id), self.members.remove(id)) {
                 other.machine.handle_join(*id, run);
@@ -287,13 +303,15 @@ impl Hub {
         tokio::spawn(other.run());
     }
 
-    fn fork(&mut self, ids: &[MemberId], shared: bool) {
-        let Some(machine) = self.machine.fork(ids) else { return };
+    /// A hub of their own for these members; false: it cannot be.
+    fn fork(&mut self, ids: &[MemberId], shared: bool) -> bool {
+        let Some(machine) = self.machine.fork(ids) else { return false };
         debug!(members = ids.len(), "hub divided");
         self.counted.metrics().divided();
-        let mut other = Self::new(&self.account, self.key.clone(), machine, shared);
+        let mut other = Self::new(&self.account, self.key.clone(), self.enabled, machine, shared);
         other.members = ids.iter().filter_map(|id| Some((*id, self.members.remove(id)?))).collect();
         tokio::spawn(other.run());
+        true
     }
 
     fn lost(&mut self, unsent: bool, unanswered: bool, cut: bool) {
@@ -381,7 +399,9 @@ impl Hub {
             lease.send(Part::Octets(Bytes::from_static(b"DONE\r\n")));
             self.ending_idle = false;
         }
-        if !self.machine.wants_data() {
+        // Each part that waits somewhere on the way is memory for as long as a client is slow.
+        let owner = self.machine.owner().and_then(|owner| self.members.get(&owner));
+        if !self.machine.wants_data() || owner.is_some_and(|line| line.poll_room(cx).is_pending()) {
             lease.poll_held(cx);
             return false;
         }
@@ -426,12 +446,13 @@ impl Hub {
     }
 }
 
-fn settings(account: &Account) -> Settings {
+fn settings(account: &Account, enabled: Enabled) -> Settings {
     let config = account.config();
     Settings {
         idle: account.offers("IDLE"),
         esearch: account.offers("ESEARCH") || account.offers("IMAP4rev2"),
         unseen: account.offers("IMAP4rev1"),
+        enabled,
         keepalive: config.keepalive,
         patience: config.share_patience,
         parked: PARKED,

@@ -43,7 +43,12 @@ pub enum News {
     /// `* n EXPUNGE` (RFC 9051 section 7.5.1)
     Expunge(u32),
     /// `* VANISHED uids` (RFC 7162 section 3.2.10): takes the place of EXPUNGE where [`Log::handle_vanished`] was used.
-    Vanished(Ranges),
+    Vanished {
+        /// Those that are gone.
+        uids: Ranges,
+        /// What their numbers were before.
+        numbers: Ranges,
+    },
     /// `* n EXISTS` (RFC 9051 section 7.4.1)
     Exists(u32),
     /// `* n RECENT` (RFC 3501 section 7.3.2)
@@ -59,7 +64,7 @@ impl News {
     pub fn write(&self, out: &mut BytesMut) {
         match self {
             Self::Expunge(n) => out.put_slice(format!("* {n} EXPUNGE\r\n").as_bytes()),
-            Self::Vanished(uids) => out.put_slice(format!("* VANISHED {uids}\r\n").as_bytes()),
+            Self::Vanished { uids, .. } => out.put_slice(format!("* VANISHED {uids}\r\n").as_bytes()),
             Self::Exists(n) => out.put_slice(format!("* {n} EXISTS\r\n").as_bytes()),
             Self::Recent(n) => out.put_slice(format!("* {n} RECENT\r\n").as_bytes()),
             Self::Fetch(n, items) => {
@@ -450,7 +455,7 @@ fn tell_expunged(place: &mut Place, news: &mut Vec<News>) {
     place.stale = Numbering::new(gone.clone(), place.told, place.told).forward_set(&place.stale);
     place.told -= gone.len();
     if !gone.is_empty() && vanished.len() == gone.len() {
-        news.push(News::Vanished(vanished));
+        news.push(News::Vanished { uids: vanished, numbers: gone });
     } else {
         news.extend(gone.spans().rev().flat_map(Iterator::rev).map(News::Expunge));
     }

@@ -129,7 +129,7 @@ impl World {
                     assert!(replay == Replay::All && !self.uids);
                     client.view.remove(n as usize - 1);
                 }
-                News::Vanished(uids) => {
+                News::Vanished { uids, .. } => {
                     assert!(replay == Replay::All && self.uids);
                     let before = client.view.len();
                     client.view.retain(|message| !uids.contains(message.id));

@@ -18,10 +18,13 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use thiserror::Error;
 
 use self::jobs::Job;
 use self::replies::Reading;
+use self::resume::Fresh;
 use self::selection::Selection;
+use super::enabled::Enabled;
 use super::log::{Cursor, Log, LogError};
 use super::shadow::Shadow;
 use crate::imap::ranges::Ranges;
@@ -55,6 +58,8 @@ pub struct Settings {
     pub esearch: bool,
     /// IMAP4rev1: SELECT says which message is the first without \\Seen.
     pub unseen: bool,
+    /// What all members have switched on.
+    pub enabled: Enabled,
     /// NOOP this often on a connection where nothing happens.
     pub keepalive: Duration,
     /// `pool.share_patience`
@@ -75,7 +80,7 @@ pub enum Action {
     /// Give the connection back: the hub is parked.
     Disconnect,
     /// Close the connection, then [`Machine::handle_lost`]: what the backend says makes no sense.
-    Abandon(LogError),
+    Abandon(Nonsense),
     /// The others wait for this member's command: see whether they can have a further connection ([`Machine::fork`]).
     Overloaded(MemberId),
     /// The mailbox that these select is not the hub's any more, which has another name now, or is gone: to a new hub with
@@ -85,6 +90,17 @@ pub enum Action {
     Split(MemberId),
     /// The connection is this member's from now on; it is the last one, and has been told so.
     HandOver(MemberId),
+}
+
+/// Why nothing can be known of a mailbox by a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Nonsense {
+    /// What is said contradicts what was said before.
+    #[error(transparent)]
+    Contradiction(#[from] LogError),
+    /// VANISHED (RFC 7162 section 3.2.10) that is too long, or of messages that nobody knows.
+    #[error("VANISHED that makes no sense")]
+    Vanished,
 }
 
 /// What is worth counting.
@@ -140,6 +156,8 @@ struct Member {
     /// Messages whose flags it was told since it gave its command, by its own numbers: it takes the last that it hears for
     /// what its STORE has made of them.
     told: Ranges,
+    /// The tagged reply to its SELECT, while it is told what has changed since it knew the mailbox.
+    selecting: Option<Bytes>,
     out: VecDeque<Told>,
 }
 
@@ -196,10 +214,15 @@ pub struct Machine {
     /// The number from which on flags may have changed while there was no connection: they are asked for before members
     /// are served.
     recheck: Option<u32>,
+    /// Messages are gone of which only the UIDs are known, and not the numbers: the mailbox as it is to be found, before the
+    /// members' views follow it again.
+    strays: Option<Box<Fresh>>,
     /// Times in a row that the UIDs did not fit the number of messages.
     miscounted: u8,
     /// Times in a row that a connection was lost before it was of any use.
     losses: u32,
+    /// Flags were told without their mod-sequence, which is to be asked for.
+    owes: bool,
 }
 
 impl Machine {
@@ -234,8 +257,10 @@ impl Machine {
             yielding: false,
             served: false,
             recheck: None,
+            strays: None,
             miscounted: 0,
             losses: 0,
+            owes: false,
         }
     }
 
@@ -248,6 +273,12 @@ impl Machine {
     /// The members, in no order.
     pub fn members(&self) -> impl Iterator<Item = MemberId> {
         self.members.keys().copied()
+    }
+
+    /// Whether its SELECT is not answered yet: it knows nothing of the mailbox.
+    #[must_use]
+    pub fn is_joining(&self, id: MemberId) -> bool {
+        self.members.get(&id).is_some_and(|member| member.cursor.is_none())
     }
 
     /// Whether it is still one.
@@ -278,6 +309,7 @@ impl Machine {
         self.link = Link::Up { open: false };
         self.reader = Reader::default();
         self.reading = None;
+        self.strays = None;
         self.connected_since = self.now;
         self.served = false;
         self.quiet_since = self.now;
@@ -371,6 +403,12 @@ impl Machine {
 
     fn wants_idle(&self) -> bool {
         self.settings.idle && self.members.values().any(|member| member.idling)
+    }
+
+    /// The mailbox has mod-sequences, and members are told them (RFC 7162 section 3.1.2.2: NOMODSEQ).
+    fn has_modseqs(&self) -> bool {
+        self.settings.enabled.has_modseqs()
+            && self.selection.as_ref().is_some_and(|selection| !selection.without_modseqs)
     }
 
     fn is_read_only(&self) -> bool {

@@ -6,6 +6,7 @@ mod server;
 mod world;
 
 use self::world::{Plan, Sim};
+use super::enabled::Enabled;
 
 /// Programs, by the environment: `IMAPOOL_MODEL_PROGRAMS`.
 fn programs(default: u64) -> u64 {
@@ -35,13 +36,52 @@ fn run(first: u64, programs: u64, plan: impl Fn(u64) -> Plan) -> Option<world::T
 /// Few sessions, one mailbox, one connection.
 #[test]
 fn one_hub() {
-    let Some(totals) = run(0, programs(8000), |_| Plan { sessions: 3, mailboxes: 1, connections: 1, losses: false })
-    else {
+    let Some(totals) = run(0, programs(8000), |_| Plan {
+        sessions: 3,
+        mailboxes: 1,
+        connections: 1,
+        losses: false,
+        enable: Enabled::Nothing,
+    }) else {
         return;
     };
     assert_eq!(totals.byes, 0, "{totals:?}");
     assert!(totals.joined > 0 && totals.checked > 0 && totals.withheld > 0, "{totals:?}");
 }
+
+/// The same, and some of the sessions have switched CONDSTORE on.
+#[test]
+fn mod_sequences() {
+    let Some(totals) = run(3_000_000, programs(8000) / 4, |seed| Plan {
+        sessions: 2 + seed as usize % 5,
+        mailboxes: 1,
+        connections: 2,
+        losses: false,
+        enable: Enabled::Condstore,
+    }) else {
+        return;
+    };
+    assert_eq!(totals.byes, 0, "{totals:?}");
+    assert!(totals.joined > 0 && totals.checked > 0 && totals.modified > 0, "{totals:?}");
+}
+
+/// The same with QRESYNC: sessions leave mailboxes, and come back and ask what has changed.
+#[test]
+fn resynchronising() {
+    let Some(totals) = run(4_000_000, programs(8000) / 4, |seed| Plan {
+        sessions: 2 + seed as usize % 5,
+        mailboxes: 1 + seed as usize % 2,
+        connections: 2,
+        losses: false,
+        enable: Enabled::Qresync,
+    }) else {
+        return;
+    };
+    assert_eq!(totals.byes, 0, "{totals:?}");
+    assert!(totals.joined > 0 && totals.checked > 0 && totals.resumed > 0, "{totals:?}");
+}
+
+const ENABLE: [Enabled; 3] = [Enabled::Nothing, Enabled::Condstore, Enabled::Qresync];
 
 /// More sessions than connections, and more mailboxes: hubs park, resume and divide.
 #[test]
@@ -52,6 +92,7 @@ fn hubs_take_turns() {
             mailboxes: 1 + seed as usize % 4,
             connections,
             losses: false,
+            enable: ENABLE[seed as usize / 20 % 3],
         }) else {
             continue;
         };
@@ -69,6 +110,7 @@ fn connections_are_lost() {
             mailboxes: 1 + seed as usize % 3,
             connections,
             losses: true,
+            enable: ENABLE[seed as usize / 20 % 3],
         }) else {
             continue;
         };

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::enabled::Enabled;
 use super::shadow::normal;
 use crate::imap::command::{Command, Name, Segment};
 use crate::imap::effects::fetch_effects;
@@ -29,7 +30,7 @@ pub enum Plan {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shape {
     /// Names messages by number, and gets numbers in reply, so that the client must not hear of an EXPUNGE meanwhile
-    /// (RFC 9051 section 7.5.1; RFC 5256 section 3 for SORT and THREAD).
+    /// (RFC 9051 section 7.5.1; RFC 5256 section 3 for SORT and THREAD; RFC 7162 section 3.2.10 for UID SEARCH).
     pub keeps_numbers: bool,
     /// Names messages by number.
     pub by_number: bool,
@@ -46,23 +47,24 @@ pub struct Shape {
 pub struct Store {
     /// `.SILENT`
     pub silent: bool,
+    /// It changes only messages that did not change meanwhile (UNCHANGEDSINCE, RFC 7162 section 3.1.3).
+    pub conditional: bool,
     /// `+`, `-`, or `F` for replacing.
     pub sign: u8,
     /// As by [`normal`].
     pub flags: Bytes,
 }
 
-/// See the module.
+/// What becomes of a command on a connection with so much `enabled`.
 #[must_use]
-pub fn plan(command: &Command) -> Plan {
+pub fn plan(command: &Command, enabled: Enabled) -> Plan {
     use Name::{
-        Check, Close, Copy, Create, Delete, DeleteAcl, Examine, Expunge, Fetch, GenUrlAuth, GetAcl, GetMetadata,
-        GetQuota, GetQuotaRoot, Idle, List, ListRights, Lsub, Move, MyRights, Namespace, Noop, Rename, ResetKey,
-        Search, Select, SetAcl, SetMetadata, SetQuota, Sort, Status, Store, Subscribe, Thread, Unselect, Unsubscribe,
-        UrlFetch,
+        Check, Close, Copy, Create, Delete, DeleteAcl, Expunge, Fetch, GenUrlAuth, GetAcl, GetMetadata, GetQuota,
+        GetQuotaRoot, Idle, List, ListRights, Lsub, Move, MyRights, Namespace, Noop, Rename, ResetKey, Search, SetAcl,
+        SetMetadata, SetQuota, Sort, Status, Store, Subscribe, Thread, Unselect, Unsubscribe, UrlFetch,
     };
     // The others would see mod-sequences from then on (RFC 7162 section 3.1).
-    if command.enables_condstore() {
+    if command.enables_condstore() && !enabled.has_modseqs() {
         return Plan::Pin;
     }
     match command.name {
@@ -72,9 +74,9 @@ pub fn plan(command: &Command) -> Plan {
         Idle | Unselect | Close => Plan::Malformed,
         Fetch | Store | Search | Sort | Thread | Copy | Move | Expunge => messages(command),
         // With literals or without, these say nothing of single messages.
-        Select | Examine | Noop | Check | List | Lsub | Status | Create | Delete | Rename | Subscribe | Unsubscribe
-        | Namespace | GetQuota | GetQuotaRoot | SetQuota | GetAcl | SetAcl | DeleteAcl | ListRights | MyRights
-        | GetMetadata | SetMetadata | GenUrlAuth | UrlFetch | ResetKey => Plan::Run(Shape::default()),
+        Noop | Check | List | Lsub | Status | Create | Delete | Rename | Subscribe | Unsubscribe | Namespace
+        | GetQuota | GetQuotaRoot | SetQuota | GetAcl | SetAcl | DeleteAcl | ListRights | MyRights | GetMetadata
+        | SetMetadata | GenUrlAuth | UrlFetch | ResetKey => Plan::Run(Shape::default()),
         _ => Plan::Pin,
     }
 }
@@ -89,7 +91,7 @@ fn messages(command: &Command) -> Plan {
     let name = command.name;
     let quiet = matches!(name, Name::Fetch | Name::Store | Name::Search | Name::Sort | Name::Thread);
     Plan::Run(Shape {
-        keeps_numbers: !uid && quiet,
+        keeps_numbers: quiet && (!uid || uses.numbers),
         by_number: uses.numbers,
         uid,
         asks_flags: effects.flags && !effects.seen,
@@ -102,7 +104,15 @@ fn store(command: &Command) -> Option<Store> {
     let [Segment { text, literal: None }] = &command.segments[..] else { return None };
     let mut arguments = command.arguments();
     arguments.word()?;
-    let item = arguments.word()?.to_ascii_uppercase();
+    let mut item = arguments.word()?;
+    let conditional = item.starts_with(b"(");
+    if conditional {
+        while !item.ends_with(b")") {
+            item = arguments.word()?;
+        }
+        item = arguments.word()?;
+    }
+    let item = item.to_ascii_uppercase();
     let (sign, rest) = match item.first()? {
         sign @ (b'+' | b'-') => (*sign, &item[1..]),
         _ => (b'F', &item[..]),
@@ -115,7 +125,7 @@ fn store(command: &Command) -> Option<Store> {
     // The item is a word of its own, so its first place is the one.
     let at = memchr::memmem::find(&text.to_ascii_uppercase(), &item)?;
     let flags = text.get(at + item.len() + 1..)?;
-    Some(Store { silent, sign, flags: normal(flags) })
+    Some(Store { silent, conditional, sign, flags: normal(flags) })
 }
 
 #[cfg(test)]
@@ -130,7 +140,7 @@ mod tests {
     }
 
     fn shape(line: &'static str) -> Shape {
-        match plan(&command(line)) {
+        match plan(&command(line), Enabled::Condstore) {
             Plan::Run(shape) => shape,
             other => panic!("{line}: {other:?}"),
         }
@@ -138,10 +148,13 @@ mod tests {
 
     #[test]
     fn who_may_hear_of_expunge() {
-        for line in ["a FETCH 1 FLAGS", "a STORE 1 FLAGS ()", "a SEARCH ALL", "a SORT (DATE) UTF-8 ALL"] {
+        for line in
+            ["a FETCH 1 FLAGS", "a STORE 1 FLAGS ()", "a SEARCH ALL", "a SORT (DATE) UTF-8 ALL", "a UID SEARCH 1"]
+        {
             assert!(shape(line).keeps_numbers, "{line}");
         }
-        for line in ["a UID FETCH 1 FLAGS", "a UID SEARCH 1", "a COPY 1 x", "a NOOP", "a EXPUNGE", "a LIST \"\" *"] {
+        for line in ["a UID FETCH 1 FLAGS", "a UID SEARCH UID 1", "a COPY 1 x", "a NOOP", "a EXPUNGE", "a LIST \"\" *"]
+        {
             assert!(!shape(line).keeps_numbers, "{line}");
         }
     }
@@ -160,6 +173,8 @@ mod tests {
     fn what_a_store_does() {
         let store = shape("a UID STORE 1:2 +flags.silent (\\Seen x)").store.unwrap();
         assert_eq!((store.silent, store.sign, store.flags), (true, b'+', normal(b"x \\Seen")));
+        let store = shape("a STORE 1:2 (UNCHANGEDSINCE 5) -FLAGS (x)").store.unwrap();
+        assert_eq!((store.conditional, store.silent, store.flags), (true, false, normal(b"x")));
         assert_eq!(shape("a STORE 1 FLAGS x").store.unwrap().sign, b'F');
     }
 
@@ -175,10 +190,11 @@ mod tests {
             "a LANGUAGE de",
             "a SEARCH RETURN (UPDATE) ALL",
         ] {
-            assert_eq!(plan(&command(line)), Plan::Pin, "{line}");
+            assert_eq!(plan(&command(line), Enabled::Nothing), Plan::Pin, "{line}");
         }
-        assert_eq!(plan(&command("a IDLE")), Plan::Idle);
-        assert_eq!(plan(&command("a IDLE now")), Plan::Malformed);
-        assert_eq!(plan(&command("a CLOSE")), Plan::Close);
+        assert_eq!(plan(&command("a ENABLE QRESYNC"), Enabled::Condstore), Plan::Pin);
+        assert_eq!(plan(&command("a IDLE"), Enabled::Nothing), Plan::Idle);
+        assert_eq!(plan(&command("a IDLE now"), Enabled::Nothing), Plan::Malformed);
+        assert_eq!(plan(&command("a CLOSE"), Enabled::Nothing), Plan::Close);
     }
 }

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
+use super::enabled::Enabled;
 use super::hub::Join;
 
 /// What others may know of a hub without asking its task.
@@ -23,6 +24,7 @@ pub(super) struct Status {
 
 struct Entry {
     key: Bytes,
+    enabled: Enabled,
     joins: mpsc::Sender<Join>,
     status: Arc<Status>,
 }
@@ -127,11 +129,11 @@ impl Registry {
     }
 
     /// Hands the session to a hub of its mailbox; gives it back when there is none.
-    pub(super) fn join(&self, key: &Bytes, mut join: Join) -> Result<(), Join> {
+    pub(super) fn join(&self, key: &Bytes, enabled: Enabled, mut join: Join) -> Result<(), Join> {
         let mut entries = self.entries.lock();
         entries.retain(|entry| !entry.joins.is_closed());
         // Where the mailbox has more than one, the others work on something long: the newest has the most patience.
-        for entry in entries.iter().rev().filter(|entry| entry.key == *key) {
+        for entry in entries.iter().rev().filter(|entry| entry.key == *key && entry.enabled == enabled) {
             match entry.joins.try_send(join) {
                 Ok(()) => return Ok(()),
                 Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => join = back,
@@ -140,9 +142,9 @@ impl Registry {
         Err(join)
     }
 
-    pub(super) fn add(&self, key: Bytes, joins: mpsc::Sender<Join>, status: Arc<Status>) {
+    pub(super) fn add(&self, key: Bytes, enabled: Enabled, joins: mpsc::Sender<Join>, status: Arc<Status>) {
         self.everywhere.add(&status);
-        self.entries.lock().push(Entry { key, joins, status });
+        self.entries.lock().push(Entry { key, enabled, joins, status });
     }
 
     /// Nobody joins this hub any more. False: somebody has, just now.

@@ -7,11 +7,16 @@ use bytes::Bytes;
 /// Different sets of flags remembered by a shadow; with more, all is forgotten once. Mailboxes use some dozens.
 const MAX_SETS: usize = 60_000;
 
+/// In place of a mod-sequence. (Real ones go up to 2^63 - 1.)
+const OWED: u64 = u64::MAX;
+
 /// Which flags each message had when a backend last told them, by message number. Two octets a message.
 #[derive(Debug, Clone, Default)]
 pub struct Shadow {
     /// Of message `n` at `n - 1`: one more than the place in `sets`; 0 or none: not known.
     known: Vec<u16>,
+    /// Their mod-sequences, where they are told (RFC 7162): 0 where they are not known, [`OWED`] where members are to be told.
+    modseqs: Vec<u64>,
     sets: Vec<Bytes>,
     places: HashMap<Bytes, u16>,
     /// All was forgotten once: what is not known may have been told all the same.
@@ -43,6 +48,37 @@ impl Shadow {
         before
     }
 
+    /// The mod-sequence of message `number`, if it is known.
+    #[must_use]
+    pub fn modseq(&self, number: u32) -> Option<u64> {
+        self.modseqs.get(index(number)?).copied().filter(|modseq| !matches!(*modseq, 0 | OWED))
+    }
+
+    /// Notes the mod-sequence of message `number`. True: another was known, or one was owed.
+    pub fn learn_modseq(&mut self, number: u32, modseq: u64) -> bool {
+        let Some(at) = index(number) else { return false };
+        if self.modseqs.len() <= at {
+            self.modseqs.resize(at + 1, 0);
+        }
+        let before = std::mem::replace(&mut self.modseqs[at], modseq);
+        before != 0 && before != modseq
+    }
+
+    /// Members are to be told the flags of this message with its mod-sequence, which is to be asked for first.
+    pub fn owe(&mut self, number: u32) {
+        self.learn_modseq(number, OWED);
+    }
+
+    /// The messages of which [`Shadow::owe`] says so.
+    pub fn owed(&self) -> impl Iterator<Item = u32> {
+        (1..).zip(&self.modseqs).filter(|(_, modseq)| **modseq == OWED).map(|(number, _)| number)
+    }
+
+    /// What is owed still cannot be had.
+    pub fn forgive(&mut self) {
+        self.modseqs.iter_mut().filter(|modseq| **modseq == OWED).for_each(|modseq| *modseq = 0);
+    }
+
     fn place(&mut self, flags: &Bytes) -> u16 {
         if let Some(place) = self.places.get(flags) {
             return *place;
@@ -62,6 +98,9 @@ impl Shadow {
     pub fn expunge(&mut self, number: u32) {
         if let Some(at) = index(number).filter(|at| *at < self.known.len()) {
             self.known.remove(at);
+        }
+        if let Some(at) = index(number).filter(|at| *at < self.modseqs.len()) {
+            self.modseqs.remove(at);
         }
     }
 

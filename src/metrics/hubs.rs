@@ -70,8 +70,11 @@ impl HubGuard {
     pub fn set(&mut self, state: HubState, sessions: usize, lag: usize) {
         let sessions = i64::try_from(sessions).unwrap_or(i64::MAX);
         let lag = i64::try_from(lag).unwrap_or(i64::MAX);
-        self.metrics.hubs.get(state).inc();
+        if (state, sessions, lag) == (self.state, self.sessions, self.lag) {
+            return;
+        }
         self.metrics.hubs.get(self.state).dec();
+        self.metrics.hubs.get(state).inc();
         self.metrics.sessions.inc_by(sessions - self.sessions);
         self.metrics.lag.inc_by(lag - self.lag);
         (self.state, self.sessions, self.lag) = (state, sessions, lag);

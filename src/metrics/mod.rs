@@ -14,7 +14,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -23,6 +23,7 @@ pub use self::exposition::CONTENT_TYPE;
 use self::exposition::{PerLabel, Series};
 pub use self::histogram::{Counts, Histogram};
 pub use self::hubs::{HubGuard, HubMetrics};
+use self::labels::Label as _;
 pub use self::labels::{
     CheckoutResult, CommandLabel, ConnectionState, DialResult, HubState, LoginPath, LoginResult, ResumeResult,
     RetireReason, SessionClose, WaitCause,
@@ -42,7 +43,7 @@ pub struct Metrics {
     /// By name, in the order in which they became known. One that a reload took away keeps its numbers.
     backends: RwLock<Vec<(String, Arc<BackendMetrics>)>>,
     /// Made anew when a backend becomes known.
-    registry: RwLock<Registry>,
+    registry: Mutex<Registry>,
     refresh: OnceLock<Refresh>,
 }
 
@@ -66,13 +67,13 @@ impl Metrics {
             login_seconds: PerLabel::default(),
             command_seconds: PerLabel::default(),
             backends: RwLock::default(),
-            registry: RwLock::default(),
+            registry: Mutex::default(),
             refresh: OnceLock::new(),
         };
         for name in backends {
             metrics.backend(name);
         }
-        *metrics.registry.write() = metrics.registry();
+        *metrics.registry.lock() = metrics.registry();
         Arc::new(metrics)
     }
 
@@ -85,7 +86,7 @@ impl Metrics {
         let numbers = Arc::<BackendMetrics>::default();
         backends.push((name.to_owned(), Arc::clone(&numbers)));
         drop(backends);
-        *self.registry.write() = self.registry();
+        *self.registry.lock() = self.registry();
         numbers
     }
 
@@ -114,7 +115,12 @@ impl Metrics {
     /// Reads files in /proc: not for an async task.
     pub fn render(&self) -> String {
         self.refresh();
-        exposition::render(&self.registry.read())
+        // One at a time: what is shown here stays until it is written.
+        let registry = self.registry.lock();
+        for (_, backend) in self.backends.read().iter() {
+            backend.connections.show();
+        }
+        exposition::render(&registry)
     }
 
     /// Brings up to date what is not counted as it changes. May block for some milliseconds.
@@ -190,7 +196,7 @@ impl Metrics {
         registry.register(
             "upstream_connections",
             "Upstream connections now open or being opened, by what they are doing",
-            backends.iter().flat_map(|(label, backend)| backend.connections.series(label)).collect::<Series<_>>(),
+            backends.iter().flat_map(|(label, backend)| backend.connections.shown.series(label)).collect::<Series<_>>(),
         );
         registry.register(
             "upstream_dials",
@@ -243,7 +249,7 @@ pub struct BackendMetrics {
     pub ports_in_use: Gauge,
     /// Local ports held by TIME_WAIT towards this backend.
     pub ports_time_wait: Gauge,
-    connections: Arc<PerLabel<ConnectionState, Gauge>>,
+    connections: Arc<Connections>,
     dials: PerLabel<DialResult, Counter>,
     retired: PerLabel<RetireReason, Counter>,
     checkouts: PerLabel<CheckoutResult, Counter>,
@@ -276,7 +282,7 @@ impl BackendMetrics {
 
     /// Connections in this state now.
     pub fn connections_in(&self, state: ConnectionState) -> i64 {
-        self.connections.get(state).get()
+        self.connections.now.lock()[state.index()]
     }
 
     /// Connections retired for this reason so far.
@@ -301,28 +307,47 @@ impl BackendMetrics {
 
     /// Connections that are open or being opened.
     pub fn connections_open(&self) -> i64 {
-        ConnectionState::ALL.iter().map(|state| self.connections.get(*state).get()).sum()
+        self.connections.now.lock().iter().sum()
     }
 
     /// Counts a connection in `imapool_upstream_connections` for as long as the guard lives.
     pub fn connection(&self, state: ConnectionState) -> StateGuard {
-        self.connections.get(state).inc();
+        self.connections.now.lock()[state.index()] += 1;
         StateGuard { connections: Arc::clone(&self.connections), state }
+    }
+}
+
+/// The upstream connections by their states. They change under one lock, so that a connection on its way from one state to
+/// another is shown once: all together are never more than there are.
+#[derive(Debug, Default)]
+struct Connections {
+    now: Mutex<[i64; ConnectionState::ALL.len()]>,
+    shown: PerLabel<ConnectionState, Gauge>,
+}
+
+impl Connections {
+    fn show(&self) {
+        let now = *self.now.lock();
+        for state in ConnectionState::ALL {
+            self.shown.get(*state).set(now[state.index()]);
+        }
     }
 }
 
 /// One upstream connection's place in `imapool_upstream_connections`; dropping it takes the connection out.
 #[derive(Debug)]
 pub struct StateGuard {
-    connections: Arc<PerLabel<ConnectionState, Gauge>>,
+    connections: Arc<Connections>,
     state: ConnectionState,
 }
 
 impl StateGuard {
     /// Moves the connection to another state.
     pub fn set(&mut self, state: ConnectionState) {
-        self.connections.get(state).inc();
-        self.connections.get(self.state).dec();
+        let mut now = self.connections.now.lock();
+        now[self.state.index()] -= 1;
+        now[state.index()] += 1;
+        drop(now);
         self.state = state;
     }
 
@@ -334,6 +359,6 @@ impl StateGuard {
 
 impl Drop for StateGuard {
     fn drop(&mut self) {
-        self.connections.get(self.state).dec();
+        self.connections.now.lock()[self.state.index()] -= 1;
     }
 }

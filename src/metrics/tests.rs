@@ -224,7 +224,7 @@ fn backends_of_one_name_share_their_numbers() {
 fn a_guard_moves_its_connection_and_takes_it_out_when_dropped() {
     let metrics = Metrics::new(&["main".to_owned()]);
     let backend = metrics.backend("main");
-    let of = |state| backend.connections.get(state).get();
+    let of = |state| backend.connections_in(state);
     let mut guard = backend.connection(ConnectionState::Connecting);
     assert_eq!((of(ConnectionState::Connecting), of(ConnectionState::Idle)), (1, 0));
     guard.set(ConnectionState::Idle);
@@ -233,6 +233,30 @@ fn a_guard_moves_its_connection_and_takes_it_out_when_dropped() {
     assert_eq!(guard.state(), ConnectionState::Idle);
     drop(guard);
     assert_eq!((of(ConnectionState::Connecting), of(ConnectionState::Idle)), (0, 0));
+}
+
+/// Whoever watches the limits must not see a connection twice that is on its way from one state to another.
+#[test]
+fn a_connection_is_shown_once_while_its_state_changes() {
+    let metrics = Metrics::new(&["main".to_owned()]);
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut guard = metrics.backend("main").connection(ConnectionState::Idle);
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                guard.set(ConnectionState::Active);
+                guard.set(ConnectionState::Idle);
+            }
+        });
+        for _ in 0..2000 {
+            let text = metrics.render();
+            let shown =
+                text.lines().filter(|line| line.starts_with("imapool_upstream_connections{") && line.ends_with(" 1"));
+            let shown = shown.count();
+            assert!(shown <= 1, "{text}");
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
 }
 
 /// A second opinion: the parser of Prometheus' own Python client, where it is installed.

@@ -6,6 +6,7 @@
 //! lies in its berth, where its keeper goes on reading, so that a goodbye is seen at once.
 
 mod keeper;
+mod reading;
 mod wire;
 
 use std::cell::RefCell;
@@ -28,7 +29,7 @@ use self::keeper::Berth;
 use self::wire::{Exit, Wire};
 use super::machine::{Facts, Machine};
 use crate::imap::frame::Literal;
-use crate::metrics::{BackendMetrics, RetireReason};
+use crate::metrics::{BackendMetrics, RetireReason, StateGuard};
 use crate::ports::{Budget, Permit};
 use crate::session::machine::{Remnant, Run};
 use crate::stream::Stream;
@@ -157,6 +158,8 @@ pub struct Opened {
     pub machine: Machine,
     /// Its share of the budget.
     pub permit: Permit,
+    /// Its place among the numbers.
+    pub state: StateGuard,
 }
 
 /// The handle of a connection; dropping it ends the connection.
@@ -380,3 +383,6 @@ pub(crate) fn poll_read_with(
         Poll::Ready(Ok(target.filled().len()))
     })
 }
+
+#[cfg(all(test, unix))]
+mod tests;

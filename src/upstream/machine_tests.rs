@@ -1,4 +1,5 @@
 use super::*;
+use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::command::parse_head;
 use crate::imap::frame::{Decoder, Frame};
 
@@ -614,15 +615,20 @@ fn what_is_enabled_sticks() {
          =:  OK [X] on",
     );
     let facts = play.machine.facts().clone();
-    assert_eq!(facts.sticky.enabled, [b"CONDSTORE QRESYNC".to_vec()]);
+    let words = |words: &[&str]| words.iter().map(|word| word.as_bytes().to_vec()).collect::<BTreeSet<_>>();
+    assert_eq!(*facts.sticky, Sticky { condstore: true, enabled: words(&["QRESYNC"]) });
+    let reply = facts.enable_reply.unwrap();
     assert_eq!(
-        *facts.enable_reply.unwrap(),
-        EnableReply { untagged: "* ENABLED QRESYNC CONDSTORE\r\n".into(), tagged: " OK [X] on\r\n".into() }
+        (&reply.untagged[..], &reply.tagged[..]),
+        (&b"* ENABLED QRESYNC CONDSTORE\r\n"[..], &b" OK [X] on\r\n"[..])
     );
+    let asked = |line: &str| super::tests::command(line.as_bytes()).0;
+    assert!(reply.answers(&asked("a ENABLE QRESYNC condstore")) && !reply.answers(&asked("a ENABLE QRESYNC")));
     play.play("C: a ENABLE x\nB: i1 ENABLE x\nS: i1 BAD no\n=:  BAD no");
     assert_eq!(play.machine.facts().sticky, facts.sticky);
     play.play("C: a ENABLE x\nB: i2 ENABLE x\nS: i2 OK\n=:  OK");
-    assert_eq!(play.machine.facts().sticky.enabled, [b"CONDSTORE QRESYNC".to_vec(), b"X".to_vec()]);
+    assert_eq!(play.machine.facts().sticky.enabled, words(&["QRESYNC", "X"]));
+    assert_eq!(&play.machine.facts().sticky.command().unwrap().segments[0].text, "ENABLE CONDSTORE QRESYNC X");
     assert_eq!(play.machine.facts().enable_reply.as_ref().unwrap().untagged, "");
 }
 

@@ -146,7 +146,7 @@ async fn without_a_cache_the_backend_is_asked_each_time() {
 #[tokio::test]
 async fn a_refusal_at_checkout_ends_the_session_and_forgets_the_credential() {
     let server = Server::start(Options::default()).await.unwrap();
-    let harness = Harness::start(server.address(), |_| {}).await;
+    let harness = Harness::by_session(server.address(), |_| {}).await;
     let mut first = harness.login("u8").await;
     first.play("C: a LIST \"\" INBOX\nS~ a OK…").await;
     server.set_passwords(Passwords::list([("u8", "new")]));

@@ -342,7 +342,7 @@ async fn a_breach_at_rest_costs_the_connection() {
             }
         })
         .await;
-        let harness = Harness::start(backend.address, |_| {}).await;
+        let harness = Harness::by_session(backend.address, |_| {}).await;
         let mut client = harness.login("u8").await;
         client.play("C: a LIST \"\" one\nS: a OK one").await;
         drop(client);
@@ -372,7 +372,7 @@ async fn a_selected_session_ends_with_its_connection() {
             ill.act(&mut conn).await;
         })
         .await;
-        let harness = Harness::start(backend.address, |_| {}).await;
+        let harness = Harness::by_session(backend.address, |_| {}).await;
         let mut client = harness.login("u8").await;
         client.play(&format!("C: a SELECT INBOX\nS: a OK x\nC: b FETCH 1 FLAGS\n{told}")).await;
         harness.visit("u8").await;

@@ -136,7 +136,7 @@ async fn after_login() {
         }
     })
     .await;
-    let harness = Harness::start(backend.address, |_| {}).await;
+    let harness = Harness::by_session(backend.address, |_| {}).await;
     let deep = "(".repeat(30_000);
     for (script, goes_on) in [
         ("C: a XYZZY\nS: a BAD judged".to_owned(), true),

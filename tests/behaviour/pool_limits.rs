@@ -20,7 +20,7 @@ async fn busy(harness: &Harness, user: &str) -> Client {
 #[tokio::test]
 async fn an_account_never_has_more_than_its_share_and_waiting_is_fair() {
     let server = Server::start(Options::default()).await.unwrap();
-    let harness = Harness::start(server.address(), |config| config.pool.max_per_account = 2).await;
+    let harness = Harness::by_session(server.address(), |config| config.pool.max_per_account = 2).await;
     let mut holders = vec![busy(&harness, "u8").await, busy(&harness, "u8").await];
     let mut waiting = Vec::new();
     for _ in 0..5 {
@@ -56,7 +56,7 @@ async fn settle() {
 #[tokio::test]
 async fn who_waits_too_long_hears_so_and_goes_on() {
     let server = Server::start(Options::default()).await.unwrap();
-    let harness = Harness::start(server.address(), |config| {
+    let harness = Harness::by_session(server.address(), |config| {
         config.pool.max_per_account = 1;
         config.pool.checkout_timeout = Duration::from_millis(200);
     })
@@ -130,7 +130,7 @@ async fn a_first_login_gets_the_place_of_a_connection_that_comes_to_rest() {
 #[tokio::test]
 async fn who_gave_up_waiting_is_not_dialed_for() {
     let server = Server::start(Options::default()).await.unwrap();
-    let harness = Harness::start(server.address(), |config| {
+    let harness = Harness::by_session(server.address(), |config| {
         config.pool.max_total = 1;
         config.pool.checkout_timeout = Duration::from_millis(150);
     })
@@ -252,7 +252,7 @@ async fn the_end_of_a_connection_at_rest_is_seen_at_once() {
 async fn a_backends_limit_is_learned() {
     let options = Options { max_connections_per_account: Some(2), ..Options::default() };
     let server = Server::start(options).await.unwrap();
-    let harness = Harness::start(server.address(), |config| config.pool.max_per_account = 4).await;
+    let harness = Harness::by_session(server.address(), |config| config.pool.max_per_account = 4).await;
     let mut holders = vec![busy(&harness, "u8").await, busy(&harness, "u8").await];
     let mut third = harness.login("u8").await;
     third.send("a LIST \"\" INBOX\r\n").await;

@@ -114,7 +114,7 @@ async fn enable_and_the_selected_mailbox_are_not_the_next_sessions() {
         conn.obey().await;
     })
     .await;
-    let harness = Harness::start(backend.address, |_| {}).await;
+    let harness = Harness::by_session(backend.address, |_| {}).await;
     let mut first = harness.login("u8").await;
     first.play("C: a ENABLE CONDSTORE\nS: * ENABLED CONDSTORE\nS: a OK [X] enabled").await;
     first.play("C: b SELECT INBOX\nS: * 7 EXISTS\nS: b OK…\nC: c LOGOUT\nS: * BYE…\nS: c OK…\nS.").await;

@@ -57,7 +57,15 @@ async fn speak(stream: TcpStream, seen: &Seen) -> io::Result<()> {
         let (tag, verb) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         match verb {
             "CAPABILITY" => stream.write_all(b"* CAPABILITY IMAP4rev1 LITERAL+ UNSELECT\r\n").await?,
-            "FETCH" => fetch(&mut stream, seen).await?,
+            "SELECT" => {
+                let mailbox = "* FLAGS (\\Seen)\r\n* 1 EXISTS\r\n* 0 RECENT\r\n* OK [UIDVALIDITY 1] valid\r\n\
+                               * OK [UIDNEXT 2] next\r\n";
+                stream.write_all(mailbox.as_bytes()).await?;
+            }
+            "UID" => stream.write_all(b"* SEARCH 1\r\n").await?,
+            "STATUS" => stream.write_all(b"* STATUS INBOX (UIDNEXT 2 UIDVALIDITY 1)\r\n").await?,
+            "FETCH" if line.contains("BODY[]") => fetch(&mut stream, seen).await?,
+            "FETCH" => stream.write_all(b"* 1 FETCH (UID 1 FLAGS ())\r\n").await?,
             "APPEND" => {
                 stream.write_all(b"+ go ahead\r\n").await?;
                 let received = receive(&mut stream, MESSAGE).await?;

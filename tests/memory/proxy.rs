@@ -15,13 +15,13 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// `listener`: further lines of `[[listener]]`. The folder is for its files, and goes with it.
-    pub(crate) fn start(folder: PathBuf, backend: SocketAddr, listener: &str) -> Self {
+    /// `mode`: of its pool; `listener`: further lines of `[[listener]]`. The folder is for its files, and goes with it.
+    pub(crate) fn start(folder: PathBuf, backend: SocketAddr, mode: &str, listener: &str) -> Self {
         let file = folder.join("imapool.toml");
         let config = format!(
             "[[listener]]\nname = \"front\"\naddress = \"127.0.0.1:0\"\n{listener}\n\
              [[backend]]\naddress = \"{backend}\"\n\
-             [pool]\nmax_per_account = 4\nmax_total = 1100\n\
+             [pool]\nmode = \"{mode}\"\nmax_per_account = 4\nmax_total = 1100\n\
              [limits]\nsessions = 2000\n\
              [admin]\naddress = \"\"\n"
         );

@@ -8,9 +8,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod condstore;
 mod connections;
 mod news;
 mod numbers;
+mod qresync;
+mod quirks;
 mod selecting;
 mod stage;
 

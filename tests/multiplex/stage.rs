@@ -41,7 +41,7 @@ pub(crate) const ONE: &str = "1> a SELECT INBOX
     1~ a OK [READ-WRITE] selected";
 
 /// A second one joins it.
-const TWO: &str = "2> a SELECT INBOX
+pub(crate) const TWO: &str = "2> a SELECT INBOX
     U> UID SEARCH ALL
     U< * SEARCH 11 12 13
     U< TAG OK searched
@@ -148,5 +148,10 @@ pub(crate) async fn play(connections: usize, more: &'static str, script: &str) {
 
 /// Two sessions in INBOX on one connection, and this script.
 pub(crate) async fn two(script: &str) {
-    play(1, "", &format!("ONE\nTWO\n{script}")).await;
+    two_offering("", script).await;
+}
+
+/// The same, with a backend that offers more.
+pub(crate) async fn two_offering(more: &'static str, script: &str) {
+    play(1, more, &format!("ONE\nTWO\n{script}")).await;
 }

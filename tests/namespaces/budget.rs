@@ -121,9 +121,8 @@ fn three_source_addresses_have_three_times_the_ports() {
     for source in sources {
         assert_eq!(counted(&hosts, &format!("state established src {source}"), &peer, 100), 100, "from {source}");
     }
-    let numbers = imapool.metrics();
-    assert_eq!(numbers.sum("imapool_ports_capacity", "main"), 300);
-    assert_eq!(numbers.sum("imapool_ports_in_use", "main"), 300);
+    assert_eq!(imapool.metrics().sum("imapool_ports_capacity", "main"), 300);
+    imapool.await_sum("imapool_ports_in_use", "main", 300);
     drop(clients);
 }
 

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -94,6 +94,19 @@ impl<'a> Imapool<'a> {
             folder,
             plain: address(PLAIN, None),
             tls: address(TLS, Some((connector, name))),
+        }
+    }
+
+    /// Scrapes until this sum is `wanted`: what is taken from the system is up to half a second old.
+    pub(crate) fn await_sum(&self, family: &str, label: &str, wanted: u64) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let sum = self.metrics().sum(family, label);
+            if sum == wanted {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{family} is {sum}, not {wanted}");
+            thread::sleep(Duration::from_millis(100));
         }
     }
 

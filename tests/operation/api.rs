@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use imapool::config::ListenAddr;
+use imapool::config::{Config, ListenAddr, PoolMode};
 use imapool::demo::server::{Options, Server};
 use serde_json::Value;
 
@@ -23,16 +23,24 @@ impl World {
     async fn new() -> Self {
         let server = Server::start(Options::default()).await.unwrap();
         let address = server.address();
-        Self::before(address, server).await
+        Self::before(address, server, |_| {}).await
     }
 
-    async fn before(backend: SocketAddr, server: Server) -> Self {
+    /// Sessions keep the connections that they have got.
+    async fn by_session() -> Self {
+        let server = Server::start(Options::default()).await.unwrap();
+        let address = server.address();
+        Self::before(address, server, |config| config.pool.mode = PoolMode::Session).await
+    }
+
+    async fn before(backend: SocketAddr, server: Server, change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let token = folder.path().join("token");
         std::fs::write(&token, format!("{TOKEN}\n")).unwrap();
         let harness = Harness::start(backend, |config| {
             config.admin.address = Some(ListenAddr::Tcp("127.0.0.1:0".parse().unwrap()));
             config.admin.token_file = Some(token);
+            change(config);
         })
         .await;
         let admin = harness.proxy().admin_address().unwrap();
@@ -50,7 +58,7 @@ impl World {
 
 #[tokio::test]
 async fn what_there_is_can_be_seen() {
-    let world = World::new().await;
+    let world = World::by_session().await;
     let mut client = world.harness.login("busy").await;
     client.play("C: a SELECT INBOX\nS~ a OK…").await;
     world.harness.visit("quiet").await;
@@ -205,7 +213,7 @@ async fn a_retired_account_begins_anew() {
 async fn odd_names_are_found_and_break_nothing() {
     // It takes whatever it is given; the in-memory server refuses control characters.
     let backend = Scripted::start(|mut conn| async move { conn.obey().await }).await;
-    let world = World::before(backend.address, Server::start(Options::default()).await.unwrap()).await;
+    let world = World::before(backend.address, Server::start(Options::default()).await.unwrap(), |_| {}).await;
     for (user, segment) in [
         ("a/b", "a%2Fb"),
         ("q\"uote", "q%22uote"),
@@ -278,7 +286,7 @@ async fn sessions_are_closed_at_rest_and_after_their_command() {
 
 #[tokio::test]
 async fn a_paused_backend_makes_sessions_wait_and_a_drained_one_is_left_alone() {
-    let world = World::new().await;
+    let world = World::by_session().await;
     world.harness.visit("u8").await;
     let paused = post(world.admin, "/api/backends/mail/pause").await.json();
     assert_eq!((&paused["service"], &paused["connections"]), (&"paused".into(), &1.into()));

@@ -118,7 +118,10 @@ async fn meddle(proxy: &Proxy, direct: &mut Client, mailboxes: &[String], end: I
     let (mut chance, mut most) = (Chance(4711), 0_f64);
     while Instant::now() < end {
         third_party(direct, mailboxes, &mut chance).await.unwrap();
-        most = most.max(proxy.metrics().await.sum("imapool_upstream_connections"));
+        // States are counted one after the other: a connection that changes its own meanwhile is counted twice.
+        let (one, other) = (proxy.metrics().await, proxy.metrics().await);
+        let [one, other] = [one, other].map(|metrics| metrics.sum("imapool_upstream_connections"));
+        most = most.max(one.min(other));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     most
@@ -180,6 +183,12 @@ impl Worker {
     }
 
     async fn work(&self, viewer: &mut Viewer, chance: &mut Chance) -> io::Result<()> {
+        match chance.below(6) {
+            0 => viewer.enable("CONDSTORE").await?,
+            1 => viewer.enable("QRESYNC").await?,
+            2 => viewer.enable("CONDSTORE QRESYNC").await?,
+            _ => {}
+        }
         viewer.select("SELECT", self.any(chance)).await?;
         for _ in 0..10 + chance.below(30) {
             if Instant::now() > self.end {
@@ -207,6 +216,14 @@ impl Worker {
         }
         let (n, m) = (1 + chance.below(count), 1 + chance.below(count));
         let (target, uid) = (self.any(chance), viewer.uid(n));
+        if let Some(modseq) = viewer.has_modseqs().filter(|_| chance.below(5) == 0) {
+            return match chance.below(4) {
+                0 => viewer.run(&format!("FETCH {n}:{m} (UID FLAGS) (CHANGEDSINCE {modseq})")).await,
+                1 => viewer.run(&format!("STORE {n}:{m} (UNCHANGEDSINCE {modseq}) +FLAGS.SILENT (\\Seen)")).await,
+                2 => viewer.search(&format!("SEARCH {n}:{m} MODSEQ {modseq}"), n, m).await,
+                _ => viewer.select("SELECT", target).await,
+            };
+        }
         match (chance.below(26), uid) {
             (0 | 1, _) => viewer.run("NOOP").await,
             (2 | 3, _) => viewer.idle(Duration::from_millis(20 + chance.below(150) as u64)).await,

@@ -1,11 +1,14 @@
 //! A client that checks all it is told: its view of a mailbox, as untagged replies build it up.
 
+mod modseq;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use self::modseq::Modseqs;
 use crate::accounts::password_of;
 use crate::client::Client;
 
@@ -21,6 +24,7 @@ pub(crate) struct Message {
     pub(crate) uid: Option<u32>,
     /// Without \Recent.
     pub(crate) flags: Option<BTreeSet<String>>,
+    pub(crate) modseq: Option<u64>,
     /// Its flags were told since the last command began.
     told: bool,
 }
@@ -36,6 +40,9 @@ pub(crate) struct Viewer {
     copied: Option<u32>,
     /// The numbers that a SEARCH may find.
     found: Option<(usize, usize)>,
+    modseqs: Modseqs,
+    /// A FETCH runs: flags come without their mod-sequence, if it does not ask for that.
+    fetches: bool,
     history: VecDeque<String>,
 }
 
@@ -53,6 +60,8 @@ impl Viewer {
             known: Arc::clone(known),
             copied: None,
             found: None,
+            modseqs: Modseqs::default(),
+            fetches: false,
             history: VecDeque::new(),
         })
     }
@@ -69,9 +78,11 @@ impl Viewer {
     /// SELECT or EXAMINE.
     pub(crate) async fn select(&mut self, verb: &str, mailbox: &str) -> io::Result<()> {
         self.quiet().await?;
+        let resync = self.resync(mailbox);
         self.view.clear();
         self.mailbox = mailbox.to_owned();
-        self.run(&format!("{verb} {mailbox}")).await
+        self.run(&format!("{verb} {mailbox}{resync}")).await?;
+        self.check_resumed().await
     }
 
     /// COPY or MOVE, by number or UID: what is copied must be what the client means.
@@ -233,6 +244,7 @@ impl Viewer {
         self.quiet().await?;
         self.commands += 1;
         self.view.iter_mut().for_each(|message| message.told = false);
+        self.fetches = line.starts_with("FETCH") || line.starts_with("UID FETCH");
         self.note(format!("C: {}", line.lines().next().unwrap_or_default()));
         let tag = self.tag();
         self.client.send(format!("{tag}{line}\r\n").as_bytes()).await
@@ -273,6 +285,10 @@ impl Viewer {
         self.check_copied(&text)?;
         let mut words = text.trim_end().splitn(4, ' ').skip(1);
         let first = words.next().unwrap_or_default();
+        if first == "VANISHED" {
+            return self.vanished(&text, keeps_numbers);
+        }
+        self.note_status(&text);
         let Ok(number) = first.parse::<usize>() else { return self.result(first, &text) };
         let count = self.view.len();
         let is_one = (1..=count).contains(&number);
@@ -282,7 +298,7 @@ impl Viewer {
                 self.view.resize(number, Message::default());
                 Ok(())
             }
-            Some("EXPUNGE") if keeps_numbers => self.wrong("EXPUNGE where none may come"),
+            Some("EXPUNGE") if keeps_numbers || self.modseqs.qresync => self.wrong("EXPUNGE where none may come"),
             Some("EXPUNGE" | "FETCH") if !is_one => self.wrong(&format!("of no message: {text}")),
             Some("EXPUNGE") => {
                 self.view.remove(number - 1);
@@ -306,6 +322,7 @@ impl Viewer {
         if before.is_some_and(|before| uid.is_some_and(|uid| uid != before)) {
             return self.wrong(&format!("message {number} was {before:?}: {head}"));
         }
+        self.note_modseq(number, head)?;
         let (earlier, later) = self.view.split_at(number - 1);
         let before = earlier.iter().rev().find_map(|message| message.uid);
         let after = later.iter().skip(1).find_map(|message| message.uid);
@@ -330,7 +347,7 @@ impl Viewer {
     /// The results of SEARCH, SORT and THREAD are messages that the client knows of.
     fn result(&self, kind: &str, text: &str) -> io::Result<()> {
         let numbers = match kind {
-            "SEARCH" | "SORT" | "THREAD" => text,
+            "SEARCH" | "SORT" | "THREAD" => text.split_once(" (MODSEQ").map_or(text, |(numbers, _)| numbers),
             "ESEARCH" => text.split_once(" ALL ").map_or("", |(_, numbers)| numbers),
             _ => return Ok(()),
         };
@@ -375,7 +392,7 @@ pub(crate) async fn truth(direct: &mut Client, mailbox: &str) -> io::Result<Vec<
     let parsed = lines.lines().filter_map(|line| {
         let uid = line.split_once("UID ")?.1.split([' ', ')']).next()?.parse().ok();
         let flags = line.split_once("FLAGS (")?.1.split(')').next().map(flags_of);
-        Some(Message { uid, flags, told: false })
+        Some(Message { uid, flags, modseq: None, told: false })
     });
     Ok(parsed.collect())
 }

@@ -16,7 +16,7 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use imapool::app::Proxy;
-use imapool::config::{self, Config, ListenAddr};
+use imapool::config::{self, Config, ListenAddr, PoolMode};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::DefaultGuard;
 
@@ -67,6 +67,16 @@ impl Harness {
             ListenAddr::Unix(path) => panic!("{} is no TCP address", path.display()),
         };
         Self { proxy: Some(proxy), address, log, _log: guard }
+    }
+
+    /// The same with `pool.mode = "session"`: who has got a connection keeps it to its end.
+    #[allow(dead_code, reason = "not every test needs it")]
+    pub(crate) async fn by_session(backend: SocketAddr, change: impl FnOnce(&mut Config)) -> Self {
+        Self::start(backend, |config| {
+            config.pool.mode = PoolMode::Session;
+            change(config);
+        })
+        .await
     }
 
     pub(crate) fn proxy(&self) -> &Proxy {
@@ -177,7 +187,8 @@ impl Drop for Harness {
 }
 
 /// The proxy's configuration unless a test changes it: quick to fail, no spare connections, whose comings and goings would
-/// blur what is counted, and no delay after a wrong password.
+/// blur what is counted, and no delay after a wrong password. `IMAPOOL_POOL_MODE=session` runs all tests in that mode that do
+/// not choose one.
 fn configuration(backend: SocketAddr) -> Config {
     let listener = config::Listener {
         name: "webmail".into(),
@@ -187,6 +198,9 @@ fn configuration(backend: SocketAddr) -> Config {
         config::Backend { name: "mail".into(), ..config::Backend::new(backend.ip().to_string(), backend.port()) };
     let mut config = Config::new(listener, backend);
     config.admin.address = None;
+    if std::env::var("IMAPOOL_POOL_MODE").is_ok_and(|mode| mode == PoolMode::Session.as_str()) {
+        config.pool.mode = PoolMode::Session;
+    }
     config.pool.spare = 0;
     config.auth.failure_delay = Duration::ZERO;
     config.limits.drain_timeout = Duration::from_secs(5);

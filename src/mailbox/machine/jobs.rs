@@ -16,6 +16,7 @@ use crate::imap::effects::{fetch_effects, loud};
 use crate::imap::ranges::Ranges;
 use crate::imap::rewrite::{Outcome, is_uid, rewrite};
 use crate::imap::sequence::SequenceSet;
+use crate::mailbox::enabled::Enabled;
 use crate::mailbox::log::Replay;
 use crate::mailbox::plan::{Plan, Shape, plan};
 use crate::session::machine::Run;
@@ -54,6 +55,8 @@ pub(super) struct Joining {
     pub(super) uid_next: Option<u32>,
     /// The UID of the first message without \Seen.
     pub(super) unseen: Option<u32>,
+    /// HIGHESTMODSEQ (RFC 7162 section 3.1.2.1).
+    pub(super) modseq: Option<u64>,
 }
 
 /// A member's command that runs.
@@ -77,7 +80,8 @@ pub(super) struct Running {
 
 impl Machine {
     /// The member whose replies the backend's words are.
-    pub(super) fn owner(&self) -> Option<MemberId> {
+    #[must_use]
+    pub fn owner(&self) -> Option<MemberId> {
         match self.job.as_ref()? {
             Job::Open { member, .. } => Some(*member),
             Job::Member(command) => Some(command.id),
@@ -98,12 +102,16 @@ impl Machine {
         }
     }
 
+    pub(super) fn is_selecting(&self, id: MemberId) -> bool {
+        self.members.get(&id).is_some_and(|member| member.selecting.is_some())
+    }
+
     fn interrupt(&mut self) {
         match &mut self.job {
             Some(Job::Idle { accepted: true, ended: ended @ false }) => {
                 let renew = self.now >= self.job_since + IDLE_RENEWAL;
                 let idlers = self.members.values().any(|member| member.idling);
-                if renew || self.yielding || !self.queue.is_empty() || !idlers {
+                if renew || self.yielding || self.strays.is_some() || !self.queue.is_empty() || !idlers {
                     *ended = true;
                     self.actions.push_back(Action::EndIdle);
                 }
@@ -124,7 +132,7 @@ impl Machine {
             if !open {
                 return self.open();
             }
-            if self.recheck.is_some() && self.ask_for_flags() {
+            if (self.recheck.is_some() || self.owes) && self.ask_for_flags() {
                 return;
             }
             let Some(id) = self.queue.pop_front() else { return self.leisure() };
@@ -140,7 +148,7 @@ impl Machine {
     /// served at least, however long it took to select the mailbox anew.
     fn has_had_enough(&self, open: bool) -> bool {
         if !self.wants_connection() {
-            return true;
+            return self.strays.is_none();
         }
         let up_to_date = open && self.recheck.is_none();
         up_to_date && (self.queue.is_empty() || self.served && self.now >= self.connected_since + QUANTUM)
@@ -184,14 +192,23 @@ impl Machine {
 
     /// Selects the mailbox on a connection.
     fn open(&mut self) {
+        if let Some(fresh) = self.strays.take() {
+            return self.ask_for_uids(Some(*fresh));
+        }
         if self.members.values().any(|member| member.cursor.is_some()) {
-            let run = self.with_mailbox(if self.is_read_only() { Name::Examine } else { Name::Select }, "");
+            let name = if self.is_read_only() { Name::Examine } else { Name::Select };
+            let run = self.with_mailbox(name, self.settings.enabled.parameter());
             return self.begin(Job::Reselect { selection: Selection::default() }, run);
         }
         // Nobody knows anything of the mailbox.
         let Some(id) = self.queue.pop_front() else { return };
         let Some(run) = self.members.get_mut(&id).and_then(|member| member.waiting.take()) else { return };
-        self.begin(Job::Open { member: id, run: run.clone(), selection: Selection::default() }, run);
+        // What else it wants to know is asked for apart from that, as for those who join.
+        let sent = match self.settings.enabled {
+            Enabled::Nothing => run.clone(),
+            enabled => self.with_mailbox(run.command.name, enabled.parameter()),
+        };
+        self.begin(Job::Open { member: id, run, selection: Selection::default() }, sent);
     }
 
     /// A command of our own about the mailbox.
@@ -228,10 +245,14 @@ impl Machine {
             self.link = Link::Up { open: false };
             return self.open();
         }
-        match plan(&run.command) {
+        match plan(&run.command, self.settings.enabled) {
             Plan::Close if self.members.len() == 1 => self.begin(Job::Close { member: id, alone: true }, run),
             Plan::Close => self.begin(Job::Close { member: id, alone: false }, own(Name::Expunge, "EXPUNGE")),
-            Plan::Run(shape) => self.run(id, run, shape),
+            Plan::Run(shape) => {
+                // Nothing is gone from a mailbox before it is selected.
+                let keeps_numbers = shape.keeps_numbers || self.is_selecting(id);
+                self.run(id, run, Shape { keeps_numbers, ..shape });
+            }
             _ => self.pin(id, run),
         }
     }
@@ -247,7 +268,8 @@ impl Machine {
         let (mut ids, others): (Vec<_>, Vec<_>) = self.queue.drain(..).partition(joins);
         self.queue = others.into();
         ids.insert(0, first);
-        let run = self.with_mailbox(Name::Status, " (UIDNEXT UIDVALIDITY)");
+        let items = if self.has_modseqs() { " (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)" } else { " (UIDNEXT UIDVALIDITY)" };
+        let run = self.with_mailbox(Name::Status, items);
         let joining = Joining { ids, ..Joining::default() };
         self.begin(Job::Status { joining, text: BytesMut::new() }, run);
     }
@@ -281,8 +303,10 @@ impl Machine {
         }
         // Told of what is gone by now, the client's numbers are the backend's; a second attempt goes on from there.
         let again = if shape.keeps_numbers { run } else { Box::new(Run { command: command.clone(), streams: None }) };
-        let silent = shape.store.as_ref().filter(|store| store.silent).map(|_| self.named(&command, shape.uid));
-        let command = silent.as_ref().and_then(|_| loud(&command)).unwrap_or(command);
+        // Which of them a conditional one has changed is not known: so all that is said is passed on.
+        let silent = shape.store.as_ref().filter(|store| store.silent);
+        let command = silent.and_then(|_| loud(&command)).unwrap_or(command);
+        let silent = silent.filter(|store| !store.conditional).map(|_| self.named(&command, shape.uid));
         let mapped = shape.keeps_numbers && self.log.withholds(cursor);
         let job = Running { id, run: again, shape, replay, mapped, missing, silent, answered: false };
         let run = Box::new(Run { command, streams: None });
@@ -298,6 +322,10 @@ impl Machine {
         let changed = self.selection.as_ref().is_some_and(|selection| selection.changed);
         let soon_over = !changed && self.now < self.connected_since + BEFORE_CENSUS;
         let run = self.members.get(&id).and_then(|member| member.waiting.as_ref());
+        if self.settings.enabled == Enabled::Qresync {
+            // VANISHED speaks of UIDs.
+            return run.is_some_and(|run| !self.tells_uids(&run.command));
+        }
         !soon_over
             && run.is_some_and(|run| !self.tells_uids(&run.command) && (self.touched || self.touches(&run.command)))
     }
@@ -306,7 +334,8 @@ impl Machine {
     fn tells_uids(&self, command: &Command) -> bool {
         let (star, known) = self.known(is_uid(command));
         let all = |span: RangeInclusive<u32>| span.contains(&(known + 1)) && *span.end() >= star;
-        fetch_effects(command).uid && named(command, star).spans().any(all)
+        // CHANGEDSINCE (RFC 7162 section 3.1.4.1) leaves some out.
+        fetch_effects(command).uid && !command.enables_condstore() && named(command, star).spans().any(all)
     }
 
     /// Whether the reply may tell of messages whose UIDs are not known here.
@@ -336,7 +365,8 @@ impl Machine {
     fn pin(&mut self, id: MemberId, run: Box<Run>) {
         let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
         if self.members.len() == 1 {
-            let moved = !self.log.numbering(cursor).is_identity() && run.command.name != Name::Enable;
+            let names_messages = !matches!(run.command.name, Name::Enable | Name::Select | Name::Examine);
+            let moved = names_messages && !self.log.numbering(cursor).is_identity();
             self.replay(id, Replay::All);
             if moved {
                 // Which of its numbers mean messages is not known.
@@ -371,6 +401,7 @@ impl Machine {
         self.link = Link::Down;
         self.yielding = false;
         self.recheck = None;
+        self.owes = false;
         self.retry_at = self.now;
         self.actions.clear();
         let again = |machine: &mut Self, id: MemberId, run: Box<Run>| {
@@ -392,11 +423,7 @@ impl Machine {
                 }
             }
             Some(Job::Status { joining, .. } | Job::Unseen { joining, .. } | Job::Refresh(joining)) => {
-                for id in joining.ids.into_iter().rev() {
-                    if self.members.get(&id).is_some_and(|member| member.waiting.is_some()) {
-                        self.queue.push_front(id);
-                    }
-                }
+                self.join_later(joining);
             }
             Some(Job::Member(command)) => {
                 let repeatable = unsent || !command.answered && command.run.command.name.repeatable();

@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 use super::{JOIN, Link, Machine, Member, MemberId, Stat, Told};
+use crate::imap::fetch_items::Items;
 use crate::imap::ranges::Ranges;
+use crate::mailbox::enabled::Enabled;
 use crate::mailbox::log::{News, Replay};
 use crate::mailbox::plan::{Plan, plan};
 use crate::session::machine::Run;
@@ -18,6 +20,9 @@ impl Member {
             News::Expunge(gone) if !self.told.is_empty() => {
                 let others = self.told.iter().filter(|number| number != gone);
                 self.told = others.map(|number| number - u32::from(number > *gone)).collect();
+            }
+            News::Vanished { numbers, .. } if !self.told.is_empty() => {
+                self.told = self.told.difference(numbers).iter().map(|number| number - numbers.rank(number)).collect();
             }
             _ => {}
         }
@@ -35,6 +40,7 @@ impl Machine {
             connected: true,
             attempts: 0,
             told: Ranges::new(),
+            selecting: None,
             out: VecDeque::new(),
         };
         self.members.insert(id, member);
@@ -46,7 +52,8 @@ impl Machine {
         let read_only = self.is_read_only();
         let Some(member) = self.members.get_mut(&id).filter(|member| member.cursor.is_some()) else { return };
         member.told = Ranges::new();
-        match plan(&run.command) {
+        let enabled = self.settings.enabled;
+        match plan(&run.command, enabled) {
             Plan::Idle if self.settings.idle => {
                 member.idling = true;
                 member.out.push_back(Told::Continue(Bytes::from_static(b"+ idling\r\n")));
@@ -158,12 +165,12 @@ impl Machine {
         // Of what it missed long ago, the last word is known.
         if let Some(stale) = self.log.take_stale(cursor) {
             let numbering = self.log.numbering(cursor);
-            let known = |number: u32| Some((numbering.back(number)?, self.shadow.flags(number)?));
-            for (number, flags) in stale.iter().filter_map(known) {
-                member.told.insert(number);
-                text.put_slice(format!("* {number} FETCH (FLAGS (").as_bytes());
-                text.put_slice(flags);
-                text.put_slice(b"))\r\n");
+            for number in stale.iter() {
+                let Some((own, flags)) = numbering.back(number).zip(self.shadow.flags(number)) else { continue };
+                member.told.insert(own);
+                let uid = self.uids.nth(number).filter(|_| self.settings.enabled == Enabled::Qresync);
+                let items = Items { uid, modseq: self.shadow.modseq(number), ..Items::default() };
+                News::Fetch(own, items.with_flags(&[b"(", &flags[..], b")"].concat())).write(&mut text);
             }
         }
         if !text.is_empty() {
@@ -177,6 +184,8 @@ impl Machine {
 
     pub(super) fn done_with(&mut self, id: MemberId, rest: Bytes, selected: bool) {
         if let Some(member) = self.members.get_mut(&id) {
+            // A SELECT that cannot be answered to its end has failed.
+            let selected = selected && member.selecting.take().is_none();
             member.out.push_back(Told::Done(Bytes::new(), rest, selected));
             // It has left, though it has not heard so yet.
             if let Some(cursor) = member.cursor.take_if(|_| !selected) {

@@ -3,12 +3,16 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use super::jobs::Job;
-use super::{Action, Link, Machine, MemberId, Told};
-use crate::imap::fetch_items::FetchScanner;
+use super::resume::Fresh;
+use super::{Action, Link, Machine, MemberId, Nonsense, Told};
+use crate::imap::command::Name;
+use crate::imap::fetch_items::{FetchScanner, Items};
 use crate::imap::ranges::Ranges;
 use crate::imap::renumber::Renumber;
+use crate::imap::response::StatusReply;
 use crate::imap::untagged::{Part, Reply};
-use crate::mailbox::log::{LogError, Replay};
+use crate::mailbox::enabled::Enabled;
+use crate::mailbox::log::Replay;
 use crate::mailbox::shadow::{normal, stored};
 
 /// Octets of a FETCH held back until it is known whether there is more to it than flags.
@@ -96,9 +100,9 @@ impl Machine {
     }
 
     /// The backend contradicts itself: nothing can be known of the mailbox by this connection.
-    pub(super) fn broken(&mut self, error: LogError) {
+    pub(super) fn broken(&mut self, why: impl Into<Nonsense>) {
         self.reading = None;
-        self.actions.push_back(Action::Abandon(error));
+        self.actions.push_back(Action::Abandon(why.into()));
     }
 
     fn begin_reply(&mut self, reply: Reply) {
@@ -123,6 +127,10 @@ impl Machine {
                 reading.items = Some(FetchScanner::default());
             }
             Reply::Search | Reply::Sort | Reply::Thread | Reply::Esearch => self.begin_result(&mut reading),
+            Reply::Vanished { earlier: true } if to.is_some() => {
+                reading.begun = true;
+                self.passed.put_slice(b"* VANISHED");
+            }
             Reply::Vanished { .. } | Reply::Flags | Reply::Status(_) | Reply::Other => {}
         }
         self.reading = Some(reading);
@@ -147,7 +155,7 @@ impl Machine {
         renumber.head(&self.log.numbering(cursor), &mut self.passed);
         reading.begun = true;
         self.touched |= !running.shape.uid;
-        if running.mapped && !running.shape.uid {
+        if !running.shape.uid {
             reading.renumber = Some(renumber);
         }
     }
@@ -155,7 +163,17 @@ impl Machine {
     fn reply_text(&mut self, text: &Bytes) {
         let Some(mut reading) = self.reading.take() else { return };
         match reading.reply {
-            Reply::Exists(_) | Reply::Expunge(_) | Reply::Recent(_) | Reply::Vanished { .. } => {}
+            Reply::Exists(_) | Reply::Expunge(_) | Reply::Recent(_) => {}
+            // An answer to the one who has asked (RFC 7162 section 3.2.6).
+            Reply::Vanished { earlier: true } => {
+                if reading.to.is_some() {
+                    self.emit(text);
+                }
+            }
+            Reply::Vanished { earlier: false } if reading.kept.len() + text.len() > MAX_LIST => {
+                return self.broken(Nonsense::Vanished);
+            }
+            Reply::Vanished { earlier: false } => reading.kept.put_slice(text),
             Reply::Fetch(_) => {
                 if let Some(items) = &mut reading.items {
                     items.text(text);
@@ -167,15 +185,23 @@ impl Machine {
                 if reading.kept.len() + text.len() <= KEPT {
                     reading.kept.put_slice(text);
                 }
-                // What is closed by a SELECT here was somebody else's.
-                let may_be_closed = matches!((&self.job, reading.reply), (Some(Job::Open { .. }), Reply::Status(_)));
-                if reading.to.is_some() && !may_be_closed {
+                if reading.to.is_some() && !self.is_doubtful(reading.reply) {
                     reading.begun = true;
                     self.emit(text);
                 }
             }
         }
         self.reading = Some(reading);
+    }
+
+    /// It depends on the whole line whether it is passed on.
+    fn is_doubtful(&self, reply: Reply) -> bool {
+        let job = match &self.job {
+            Some(Job::Open { .. }) => true,
+            Some(Job::Member(running)) => running.mapped || self.strays.is_some(),
+            _ => false,
+        };
+        job && matches!(reply, Reply::Status(_))
     }
 
     fn result_text(&mut self, reading: &mut Reading, text: &Bytes) {
@@ -228,9 +254,20 @@ impl Machine {
         match reading.reply {
             Reply::Fetch(number) => self.end_fetch(number, &mut reading),
             Reply::Search | Reply::Esearch => self.counted(),
+            Reply::Vanished { earlier: false } => {
+                let uids = parse_list(&reading.kept);
+                let open = self.is_open();
+                match &mut self.job {
+                    Some(Job::Census { fresh: Some(fresh), .. }) => fresh.vanished(&uids),
+                    _ if self.strays.is_some() => self.strays.iter_mut().for_each(|fresh| fresh.vanished(&uids)),
+                    _ if open => self.vanishes(&uids),
+                    _ => {}
+                }
+            }
             Reply::Flags | Reply::Status(_) | Reply::Other => match &mut self.job {
                 Some(Job::Open { selection, .. }) => {
                     selection.note(&reading.kept, true);
+                    // What is closed by a SELECT here was somebody else's.
                     if matches!(reading.reply, Reply::Status(_)) && !reading.kept.starts_with(b"* OK [CLOSED]") {
                         self.passed.put_slice(&reading.kept);
                     }
@@ -238,6 +275,10 @@ impl Machine {
                 Some(Job::Reselect { selection }) => drop(selection.note(&reading.kept, true)),
                 Some(Job::Status { text, .. }) => text.put_slice(&reading.kept),
                 _ => {
+                    let early = |line: &[u8]| line.strip_prefix(b"* ").is_some_and(tells_highest_modseq);
+                    if self.is_doubtful(reading.reply) && reading.to.is_some() && !early(&reading.kept) {
+                        self.passed.put_slice(&reading.kept);
+                    }
                     // Keywords have come into use, say.
                     if self.selection.as_mut().is_some_and(|selection| selection.note(&reading.kept, false)) {
                         let heard = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
@@ -250,7 +291,7 @@ impl Machine {
     }
 
     fn end_fetch(&mut self, number: u32, reading: &mut Reading) {
-        let Some(items) = reading.items.take().map(|mut items| items.finish()) else { return };
+        let Some(mut items) = reading.items.take().map(|mut items| items.finish()) else { return };
         if let (Some(Job::Census { fresh: Some(fresh), .. }), Some(uid)) = (&mut self.job, items.uid) {
             fresh.told(number, uid);
         }
@@ -264,26 +305,50 @@ impl Machine {
         {
             self.uids.insert(uid);
         }
+        if self.settings.enabled == Enabled::Qresync {
+            // Whoever has enabled QRESYNC is told it always (RFC 7162 section 3.2.4).
+            items.uid = items.uid.or(self.uids.nth(number));
+        }
+        if let Some(Job::Unseen { joining, .. } | Job::Refresh(joining)) = &mut self.job {
+            // Those who join will find it so.
+            joining.modseq = joining.modseq.max(items.modseq.filter(|_| joining.modseq.is_some()));
+        }
         self.touched |= number > self.uids.len();
         let mut wanted = true;
         if let Some(text) = items.flags.as_ref().and_then(|flags| flags.text.as_ref()) {
             let flags = normal(text);
             wanted = items.other || !self.goes_without_saying(number, items.uid, &flags);
             let learned = self.shadow.learn(number, &flags);
+            let newer = items.modseq.is_some_and(|modseq| self.shadow.learn_modseq(number, modseq));
             let asked = match &self.job {
                 Some(Job::Member(running)) => running.shape.asks_flags,
                 job => matches!(job, Some(Job::Recheck)),
             };
-            let news = if asked { learned == Some(true) } else { learned != Some(false) };
-            if let Some(text) = items.news().filter(|_| news) {
+            let news = newer || if asked { learned == Some(true) } else { learned != Some(false) };
+            if news && items.modseq.is_none() && self.has_modseqs() {
+                // The others have to be told it as well (RFC 7162 section 3.1.4.2).
+                self.shadow.owe(number);
+                self.owes = true;
+            } else if let Some(text) = items.news().filter(|_| news) {
                 let heard = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
                 if let Err(error) = self.log.handle_fetch(number, text, heard) {
                     return self.broken(error);
                 }
             }
         }
-        if let Some(held) = reading.held.take().filter(|_| wanted && reading.to.is_some()) {
-            self.emit(&held.freeze());
+        match reading.held.take().filter(|_| reading.to.is_some()) {
+            Some(held) if wanted => self.emit(&held.freeze()),
+            Some(_) => self.tell_modseq(number, &items),
+            None => {}
+        }
+    }
+
+    /// Who silently stores is told the mod-sequence all the same, and nothing else (RFC 7162 section 3.1.3).
+    fn tell_modseq(&mut self, number: u32, items: &Items) {
+        if let (Some(own), Some(modseq)) = (self.number_for_owner(number), items.modseq.filter(|_| self.has_modseqs()))
+        {
+            let uid = items.uid.map_or_else(String::new, |uid| format!("UID {uid} "));
+            self.passed.put_slice(format!("* {own} FETCH ({uid}MODSEQ ({modseq}))\r\n").as_bytes());
         }
     }
 
@@ -321,6 +386,7 @@ impl Machine {
             }
             Some(Job::Reselect { selection }) => selection.exists = count,
             Some(Job::Census { fresh: Some(fresh), .. }) => fresh.exists(count),
+            _ if self.strays.is_some() => self.strays.iter_mut().for_each(|fresh| fresh.exists(count)),
             _ if open => self.counts(count),
             _ => {}
         }
@@ -359,17 +425,25 @@ impl Machine {
         let open = self.is_open();
         match &mut self.job {
             Some(Job::Census { fresh: Some(fresh), .. }) => fresh.expunged(number),
-            _ if open => self.expunges(number),
+            _ if open => {
+                self.expunges(number);
+                self.owner_hears();
+            }
             _ => {}
         }
     }
 
     pub(super) fn expunges(&mut self, number: u32) {
-        if let Err(error) = self.log.handle_expunge(number) {
+        let uid = self.uids.nth(number);
+        let told = match uid.filter(|_| self.settings.enabled == Enabled::Qresync) {
+            Some(uid) => self.log.handle_vanished(number, uid),
+            None => self.log.handle_expunge(number),
+        };
+        if let Err(error) = told {
             return self.broken(error);
         }
         self.exists -= 1;
-        if let Some(uid) = self.uids.nth(number) {
+        if let Some(uid) = uid {
             self.uids.remove(uid);
         }
         self.shadow.expunge(number);
@@ -377,7 +451,48 @@ impl Machine {
             *from -= 1;
         }
         self.has_changed();
+    }
+
+    /// VANISHED (RFC 7162 section 3.2.10).
+    pub(super) fn vanishes(&mut self, uids: &Ranges) {
+        let unknown = self.exists.saturating_sub(self.uids.len());
+        let new = self.beyond(uids, unknown);
+        if new.len() == unknown {
+            self.uids.insert_all(&new);
+        } else if !new.is_empty() {
+            return self.strays_are_gone(uids);
+        }
+        for span in self.uids.intersection(uids).spans().rev() {
+            for uid in span.rev() {
+                self.expunges(self.uids.rank(uid) + 1);
+            }
+        }
         self.owner_hears();
+    }
+
+    /// The first so many of those that are larger than all UIDs that are known.
+    pub(super) fn beyond(&self, uids: &Ranges, count: u32) -> Ranges {
+        let mut new = uids.clone();
+        if let Some(last) = self.uids.last() {
+            new.remove_range(1..=last);
+        }
+        new.iter().take(usize::try_from(count).unwrap_or(usize::MAX)).collect()
+    }
+
+    /// Which messages these are can be told once the UIDs of the others are known.
+    fn strays_are_gone(&mut self, uids: &Ranges) {
+        let needs_numbers = match &self.job {
+            Some(Job::Member(running)) => matches!(running.run.command.name, Name::Fetch | Name::Store),
+            _ => false,
+        };
+        let Some(selection) = self.selection.clone().filter(|_| !needs_numbers) else {
+            return self.broken(Nonsense::Vanished);
+        };
+        let mut fresh = Fresh::new(selection, self.exists);
+        fresh.vanished(uids);
+        self.strays = Some(Box::new(fresh));
+        self.link = Link::Up { open: false };
+        self.miscounted = 0;
     }
 
     fn has_changed(&mut self) {
@@ -406,18 +521,24 @@ impl Machine {
         let uids = parse_list(&list);
         match fresh {
             Some(fresh) => fresh.counted(&uids),
+            // It will be asked for anew.
+            None if self.strays.is_some() => {}
             None => {
                 let last = self.uids.last().unwrap_or(0);
                 // `n:*` names the last message whatever its UID.
                 let new: Vec<u32> = uids.iter().filter(|uid| *uid > last).collect();
                 if u32::try_from(new.len()).is_ok_and(|new| self.uids.len() + new == self.exists) {
-                    for uid in new {
-                        self.uids.insert(uid);
-                    }
+                    self.uids.extend(new);
                 }
             }
         }
     }
+}
+
+/// Whether a status reply says up to where the member knows the mailbox: of an EXPUNGE that is withheld from it, it would
+/// never ask again (RFC 7162 section 3.2.5).
+pub(super) fn tells_highest_modseq(reply: &[u8]) -> bool {
+    StatusReply::parse(reply).is_some_and(|reply| reply.has_code("HIGHESTMODSEQ"))
 }
 
 /// The UIDs of ` 1 2 3` (SEARCH) or ` (TAG "x") UID ALL 1:3` (ESEARCH).

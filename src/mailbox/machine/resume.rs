@@ -2,13 +2,17 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::jobs::{Job, Joining, own};
-use super::replies::parse_list;
+use super::jobs::{Job, Joining, Running, own};
+use super::replies::{parse_list, tells_highest_modseq};
 use super::selection::Selection;
 use super::{Action, Link, Machine, MemberId, Stat, Told};
 use crate::imap::command::Name;
 use crate::imap::ranges::Ranges;
+use crate::imap::renumber::modified;
+use crate::imap::response::StatusReply;
+use crate::mailbox::enabled::{Enabled, Parameters};
 use crate::mailbox::log::Log;
+use crate::session::machine::Run;
 
 /// Times that UIDs are asked for when they do not fit the number of messages.
 const MAX_COUNTS: u8 = 40;
@@ -28,6 +32,8 @@ pub(super) struct Fresh {
     uids: Option<Ranges>,
     /// The UIDs that were told one by one, from the first message on.
     told: Ranges,
+    /// The UIDs of messages that went before that.
+    gone: Ranges,
     /// So many have to be told.
     asked: u32,
     /// What happened after that.
@@ -38,11 +44,20 @@ pub(super) struct Fresh {
 enum After {
     Exists(u32),
     Expunge(u32),
+    Vanished(Ranges),
 }
 
 impl Fresh {
-    fn new(selection: Selection, exists: u32) -> Self {
-        Self { selection, exists, uids: None, told: Ranges::new(), asked: exists, after: Vec::new() }
+    pub(super) fn new(selection: Selection, exists: u32) -> Self {
+        Self {
+            selection,
+            exists,
+            uids: None,
+            told: Ranges::new(),
+            gone: Ranges::new(),
+            asked: exists,
+            after: Vec::new(),
+        }
     }
 
     pub(super) fn exists(&mut self, count: u32) {
@@ -58,6 +73,17 @@ impl Fresh {
             None => {
                 self.exists = self.exists.saturating_sub(1);
                 // Which of those that were told is not known.
+                self.asked = u32::MAX;
+            }
+        }
+    }
+
+    pub(super) fn vanished(&mut self, uids: &Ranges) {
+        match self.uids {
+            Some(_) => self.after.push(After::Vanished(uids.clone())),
+            None => {
+                self.exists = self.exists.saturating_sub(uids.len());
+                self.gone.insert_all(uids);
                 self.asked = u32::MAX;
             }
         }
@@ -100,9 +126,10 @@ impl Machine {
             self.losses = 0;
         }
         match job {
-            Job::Open { member, selection, .. } => self.opened(member, selection, rest, ok && selected),
+            Job::Open { member, run, selection } => self.opened(member, &run, selection, rest, ok && selected),
             Job::Reselect { selection } => self.reselected(Selection { rest, ..selection }, ok && selected),
             Job::Census { fresh: Some(fresh), .. } => self.recounted(fresh, ok),
+            Job::Census { .. } if self.strays.is_some() => {}
             Job::Census { .. } => {
                 let fits = self.uids.len() == self.exists;
                 self.miscounted = if fits { 0 } else { self.miscounted + 1 };
@@ -112,27 +139,57 @@ impl Machine {
                 let unseen = first_found(&list);
                 self.begin(Job::Refresh(Joining { unseen, ..joining }), own(Name::Noop, "NOOP"));
             }
-            Job::Refresh(joining) => self.refreshed(&joining),
+            Job::Refresh(joining) => self.refreshed(joining),
             // Whatever came of EXPUNGE: CLOSE of a mailbox that may not be changed only leaves it (RFC 9051 section 6.4.1).
             Job::Close { member, alone: false } => self.leave_with(member, b" OK Close completed.\r\n"),
             Job::Close { member, alone: true } if selected => self.tell(member, Told::Done(Bytes::new(), rest, true)),
             Job::Close { member, alone: true } => self.done_with(member, rest, false),
+            Job::Member(running) if self.is_selecting(running.id) => self.caught_up(running.id, rest, ok),
             Job::Member(running) => {
-                let rest = if running.missing && ok {
+                let rest = self.in_own_numbers(&running, rest);
+                let is_modified = || StatusReply::parse(&rest).is_some_and(|reply| reply.has_code("MODIFIED"));
+                let rest = if running.missing && ok && !is_modified() {
                     Bytes::from_static(b" NO [EXPUNGEISSUED] Some of the requested messages no longer exist.\r\n")
                 } else {
                     rest
                 };
                 self.tell(running.id, Told::Done(Bytes::new(), rest, true));
             }
-            Job::Recheck | Job::KeepAlive | Job::Idle { .. } => {}
+            Job::Recheck => {
+                if self.recheck.is_none() {
+                    self.owes = false;
+                    self.shadow.forgive();
+                }
+            }
+            Job::KeepAlive | Job::Idle { .. } => {}
         }
         if !selected && self.is_open() {
             self.link = Link::Up { open: false };
         }
     }
 
-    fn opened(&mut self, member: MemberId, selection: Selection, rest: Bytes, ok: bool) {
+    /// A member was told what has changed since it knew the mailbox.
+    fn caught_up(&mut self, id: MemberId, rest: Bytes, ok: bool) {
+        let selected = self.members.get_mut(&id).and_then(|member| member.selecting.take());
+        match selected.filter(|_| ok) {
+            Some(selected) => self.tell(id, Told::Done(Bytes::new(), selected, true)),
+            None => self.done_with(id, rest, false),
+        }
+    }
+
+    /// `[MODIFIED 7,9]` in the tagged reply to a STORE (RFC 7162 section 3.1.3).
+    fn in_own_numbers(&self, running: &Running, rest: Bytes) -> Bytes {
+        let cursor = self.members.get(&running.id).and_then(|member| member.cursor);
+        match cursor.filter(|_| running.mapped || self.strays.is_some()) {
+            Some(_) if tells_highest_modseq(&rest) => Bytes::from_static(b" OK Completed.\r\n"),
+            Some(cursor) if running.shape.store.is_some() && !running.shape.uid => {
+                Bytes::copy_from_slice(&modified(&rest, &self.log.numbering(cursor)))
+            }
+            _ => rest,
+        }
+    }
+
+    fn opened(&mut self, member: MemberId, run: &Run, selection: Selection, rest: Bytes, ok: bool) {
         if !ok {
             return self.done_with(member, rest, false);
         }
@@ -144,21 +201,53 @@ impl Machine {
         self.recheck = None;
         self.selection = Some(Selection { rest: rest.clone(), ..selection });
         self.link = Link::Up { open: true };
-        if let Some(joined) = self.members.get_mut(&member) {
-            joined.cursor = Some(self.log.join());
+        let uid_next = self.selection.as_ref().and_then(|selection| selection.uid_next);
+        self.welcome(member, run, uid_next, Bytes::new(), rest);
+    }
+
+    /// The mailbox is selected for this member: it is told so, and before that, if it asks (RFC 7162 section 3.2.5), what has
+    /// changed since it knew the mailbox.
+    fn welcome(&mut self, id: MemberId, run: &Run, uid_next: Option<u32>, reply: Bytes, rest: Bytes) {
+        let catch_up = self.catch_up(run, uid_next);
+        let Some(member) = self.members.get_mut(&id) else { return };
+        member.cursor = Some(self.log.join());
+        if catch_up.is_none() {
+            return member.out.push_back(Told::Done(reply, rest, true));
         }
-        self.done_with(member, rest, true);
+        if !reply.is_empty() {
+            member.out.push_back(Told::Data(reply));
+        }
+        member.selecting = Some(rest);
+        member.waiting = catch_up;
+        self.queue.push_front(id);
+    }
+
+    /// The command that tells just what a SELECT with the parameter QRESYNC does (RFC 7162 section 3.2.6).
+    fn catch_up(&self, select: &Run, uid_next: Option<u32>) -> Option<Box<Run>> {
+        let resync = Parameters::of(&select.command)?.resync?;
+        let validity = self.selection.as_ref()?.validity;
+        // Not `1:*`: what was behind the last message has vanished, too.
+        let all = || uid_next.map_or("1:*".into(), |next| format!("1:{}", next.saturating_sub(1).max(1)));
+        let text =
+            format!("UID FETCH {} (FLAGS) (CHANGEDSINCE {} VANISHED)", resync.uids.unwrap_or_else(all), resync.modseq);
+        (self.has_modseqs() && validity == Some(resync.validity)).then(|| own(Name::Fetch, text))
     }
 
     /// What STATUS said of the mailbox of this name, for those who join; `None`: that there is none.
     fn told_status(&mut self, joining: Joining, text: Option<&BytesMut>) {
-        let validity = text.and_then(|text| number_after(text, b"UIDVALIDITY "));
+        if self.strays.is_some() {
+            return self.join_later(joining);
+        }
+        let number = |word: &[u8]| text.and_then(|text| number_after(text, word));
+        let small = |word: &[u8]| number(word).and_then(|number| u32::try_from(number).ok());
+        let validity = small(b"UIDVALIDITY ");
         let known = self.selection.as_ref().and_then(|selection| selection.validity);
         if text.is_none() || known.is_some() && validity.is_some() && validity != known {
             // It was renamed or deleted under the members (RFC 2180 section 3): who selects it now means another one.
             return self.actions.push_back(Action::Elsewhere(joining.ids));
         }
-        let joining = Joining { uid_next: text.and_then(|text| number_after(text, b"UIDNEXT ")), ..joining };
+        let modseq = number(b"HIGHESTMODSEQ ").filter(|_| self.has_modseqs());
+        let joining = Joining { uid_next: small(b"UIDNEXT "), modseq, ..joining };
         if self.settings.unseen && self.exists > 0 && self.uids.len() == self.exists {
             let returns = if self.settings.esearch { "RETURN (MIN) " } else { "" };
             let run = own(Name::Search, format!("UID SEARCH {returns}UNSEEN"));
@@ -168,26 +257,36 @@ impl Machine {
     }
 
     /// All who wait join now: what they are told is how the mailbox is at this moment.
-    fn refreshed(&mut self, joining: &Joining) {
+    fn refreshed(&mut self, joining: Joining) {
+        if self.strays.is_some() {
+            return self.join_later(joining);
+        }
         let Some(selection) = &self.selection else { return };
         let there = joining.unseen.filter(|uid| self.uids.len() == self.exists && self.uids.contains(*uid));
         let unseen = there.map(|uid| self.uids.rank(uid) + 1);
+        let (reply, rest) = (selection.reply(self.exists, &joining, unseen).freeze(), selection.rest.clone());
         for id in &joining.ids {
-            let Some(member) = self.members.get_mut(id) else { continue };
-            if member.waiting.take().is_none() {
-                continue;
+            let waiting = self.members.get_mut(id).and_then(|member| member.waiting.take());
+            if let Some(run) = waiting {
+                self.welcome(*id, &run, joining.uid_next, reply.clone(), rest.clone());
             }
-            member.cursor = Some(self.log.join());
-            let reply = selection.reply(self.exists, joining.uid_next, unseen);
-            member.out.push_back(Told::Done(reply.freeze(), selection.rest.clone(), true));
         }
     }
 
-    /// Whether members can go on with another connection: it is known which messages they know.
+    /// Those who were about to join wait again.
+    pub(super) fn join_later(&mut self, joining: Joining) {
+        for id in joining.ids.into_iter().rev() {
+            if self.members.get(&id).is_some_and(|member| member.waiting.is_some()) {
+                self.queue.push_front(id);
+            }
+        }
+    }
+
+    /// Whether members can go on with another connection, whatever has changed in the mailbox by then: it is known which
+    /// messages they know.
     pub(super) fn is_resumable(&self) -> bool {
-        self.uids.len() == self.exists
-            || !self.touched
-            || self.selection.as_ref().is_some_and(|selection| !selection.changed)
+        // With QRESYNC, they will be told the UIDs of what is gone.
+        self.uids.len() == self.exists || !self.touched && self.settings.enabled < Enabled::Qresync
     }
 
     /// The UIDs of all messages would be good to know.
@@ -251,7 +350,7 @@ impl Machine {
             self.stats.push(Stat::Resumed { changed: false });
             return self.resumed();
         }
-        if self.uids.len() != self.exists && self.touched {
+        if !self.is_resumable() {
             return self.bye_all(b"[UNAVAILABLE] Connection to the mail server lost");
         }
         let exists = selection.exists;
@@ -268,10 +367,12 @@ impl Machine {
             if self.miscounted >= MAX_COUNTS {
                 return self.bye_all(b"[UNAVAILABLE] Connection to the mail server lost");
             }
-            let again = Fresh::new(fresh.selection, fresh.exists);
+            let gone = std::mem::take(&mut fresh.gone);
+            let again = Fresh { gone, ..Fresh::new(fresh.selection, fresh.exists) };
             return self.ask_for_uids(Some(again));
         };
         self.miscounted = 0;
+        self.place_strays(&uids, &fresh.gone);
         let came = uids.difference(&self.uids);
         if came.first().is_some_and(|first| self.uids.last().is_some_and(|last| first < last)) {
             // UIDs only ever grow (RFC 9051 section 2.3.1.1).
@@ -298,10 +399,23 @@ impl Machine {
             match event {
                 After::Exists(count) => self.counts(count),
                 After::Expunge(number) => self.expunges(number),
+                After::Vanished(uids) => self.vanishes(&uids),
             }
         }
         self.stats.push(Stat::Resumed { changed: true });
         self.resumed();
+    }
+
+    /// The members were told of messages in the order of their UIDs: so the ones whose UIDs were not known are the first of
+    /// those that are there and those that have gone.
+    fn place_strays(&mut self, there: &Ranges, gone: &Ranges) {
+        if gone.is_empty() {
+            return;
+        }
+        let mut all = there.clone();
+        all.insert_all(gone);
+        let strays = self.beyond(&all, self.exists.saturating_sub(self.uids.len()));
+        self.uids.insert_all(&strays);
     }
 
     fn resumed(&mut self) {
@@ -314,7 +428,11 @@ impl Machine {
         let from = self.recheck.unwrap_or(1);
         let mut set = String::new();
         let mut next = None;
-        for (first, last) in self.shadow.ranges().into_iter().filter(|(_, last)| *last >= from) {
+        let known = match self.recheck {
+            Some(_) => self.shadow.ranges(),
+            None => self.shadow.owed().map(|number| (number, number)).collect(),
+        };
+        for (first, last) in known.into_iter().filter(|(_, last)| *last >= from) {
             if set.len() > MAX_SET {
                 next = Some(first);
                 break;
@@ -324,9 +442,11 @@ impl Machine {
         }
         self.recheck = next;
         if set.is_empty() {
+            self.owes = false;
             return false;
         }
-        self.begin(Job::Recheck, own(Name::Fetch, format!("FETCH {set} (FLAGS)")));
+        let items = if self.has_modseqs() { "FLAGS MODSEQ" } else { "FLAGS" };
+        self.begin(Job::Recheck, own(Name::Fetch, format!("FETCH {set} ({items})")));
         true
     }
 }
@@ -339,11 +459,11 @@ fn access(selection: &Selection) -> Option<bool> {
 
 /// The UID that a search found first: ` (TAG "x") UID MIN 7` (ESEARCH), ` 7 9` (SEARCH).
 fn first_found(text: &[u8]) -> Option<u32> {
-    if text.contains(&b'(') { number_after(text, b"MIN ") } else { parse_list(text).first() }
+    if text.contains(&b'(') { u32::try_from(number_after(text, b"MIN ")?).ok() } else { parse_list(text).first() }
 }
 
 /// The number that follows the last `word`: in a STATUS reply, the mailbox's name comes before all items, whatever it holds.
-fn number_after(text: &[u8], word: &[u8]) -> Option<u32> {
+fn number_after(text: &[u8], word: &[u8]) -> Option<u64> {
     let at = memchr::memmem::rfind(&text.to_ascii_uppercase(), word)?;
     let digits = &text[at + word.len()..];
     let end = digits.iter().take_while(|b| b.is_ascii_digit()).count();

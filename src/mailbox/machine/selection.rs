@@ -2,6 +2,7 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
+use super::jobs::Joining;
 use crate::imap::response::{Status, StatusReply, trim_line_end};
 
 /// Octets of a SELECT's lines that are kept.
@@ -18,6 +19,8 @@ pub(super) struct Selection {
     pub(super) uid_next: Option<u32>,
     pub(super) exists: u32,
     pub(super) recent: Option<u32>,
+    /// NOMODSEQ (RFC 7162 section 3.1.2.2).
+    pub(super) without_modseqs: bool,
     /// Messages have come or gone since.
     pub(super) changed: bool,
 }
@@ -46,8 +49,12 @@ impl Selection {
                 self.keep(&kind, line)
             }
             b"FLAGS" | b"PERMANENTFLAGS" => self.keep(&kind, line),
+            b"NOMODSEQ" => {
+                self.without_modseqs = true;
+                self.keep(&kind, line)
+            }
             // Not true any more by the time that it would be said again, or not about the mailbox.
-            b"UNSEEN" | b"HIGHESTMODSEQ" | b"NOMODSEQ" | b"CLOSED" | b"ALERT" | b"INPROGRESS" | b"CAPABILITY" => false,
+            b"UNSEEN" | b"HIGHESTMODSEQ" | b"CLOSED" | b"ALERT" | b"INPROGRESS" | b"CAPABILITY" => false,
             _ => selecting && self.keep(&kind, line),
         }
     }
@@ -71,7 +78,7 @@ impl Selection {
     }
 
     /// The reply to a SELECT by which somebody joins now.
-    pub(super) fn reply(&self, exists: u32, uid_next: Option<u32>, unseen: Option<u32>) -> BytesMut {
+    pub(super) fn reply(&self, exists: u32, joining: &Joining, unseen: Option<u32>) -> BytesMut {
         let mut out = BytesMut::new();
         for line in &self.lines {
             out.put_slice(trim_line_end(line));
@@ -85,7 +92,10 @@ impl Selection {
         if let Some(unseen) = unseen {
             out.put_slice(format!("* OK [UNSEEN {unseen}] First unseen message\r\n").as_bytes());
         }
-        if let Some(uid_next) = uid_next {
+        if let Some(modseq) = joining.modseq.filter(|modseq| *modseq > 0) {
+            out.put_slice(format!("* OK [HIGHESTMODSEQ {modseq}] Highest mod-sequence\r\n").as_bytes());
+        }
+        if let Some(uid_next) = joining.uid_next {
             out.put_slice(format!("* OK [UIDNEXT {uid_next}] Predicted next UID\r\n").as_bytes());
         }
         out
@@ -118,9 +128,10 @@ mod tests {
         }
         assert_eq!((selection.validity, selection.uid_next), (Some(77), Some(5)));
         assert_eq!(
-            selection.reply(2, Some(9), Some(2)),
+            selection.reply(2, &Joining { uid_next: Some(9), modseq: Some(4), ..Joining::default() }, Some(2)),
             "* FLAGS (\\Seen new)\r\n* OK [PERMANENTFLAGS (\\Seen)] x\r\n* OK [UIDVALIDITY 77] x\r\n\
-             * 2 EXISTS\r\n* 0 RECENT\r\n* OK [UNSEEN 2] First unseen message\r\n* OK [UIDNEXT 9] Predicted next UID\r\n"
+             * 2 EXISTS\r\n* 0 RECENT\r\n* OK [UNSEEN 2] First unseen message\r\n\
+             * OK [HIGHESTMODSEQ 4] Highest mod-sequence\r\n* OK [UIDNEXT 9] Predicted next UID\r\n"
         );
     }
 }

@@ -1,12 +1,16 @@
 //! A client that checks all it is told against what it may be told, and what it knows against the server.
 
+use std::collections::{BTreeMap, HashMap};
+
 use super::server::{Flags, Message, in_set};
+use crate::mailbox::enabled::Enabled;
 
 /// A message as the client knows it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Known {
     pub(super) uid: Option<u32>,
     pub(super) flags: Option<Flags>,
+    pub(super) modseq: Option<u64>,
 }
 
 /// A command that runs.
@@ -22,11 +26,24 @@ pub(super) struct Running {
 
 #[derive(Debug, Default)]
 pub(super) struct Client {
+    pub(super) enabled: Enabled,
     pub(super) mailbox: Option<String>,
     pub(super) view: Vec<Known>,
     pub(super) running: Option<Running>,
     pub(super) idling: bool,
+    /// What it knew of mailboxes when it left them.
+    memories: HashMap<String, Memory>,
+    /// What SELECT says of the one that it selects, and what it knew of that, unless it was told otherwise.
+    told: Memory,
     buffer: Vec<u8>,
+}
+
+/// What a client with QRESYNC keeps of a mailbox.
+#[derive(Debug, Clone, Default)]
+struct Memory {
+    validity: u32,
+    modseq: u64,
+    flags: BTreeMap<u32, Flags>,
 }
 
 impl Client {
@@ -36,8 +53,24 @@ impl Client {
         let keeps_numbers = ["FETCH", "STORE", "SEARCH"].iter().any(|verb| upper.starts_with(verb));
         self.running = Some(Running { line: line.to_owned(), keeps_numbers, fetched: Vec::new(), found: None });
         if upper.starts_with("SELECT") || upper.starts_with("EXAMINE") {
-            self.mailbox = None;
-            self.view.clear();
+            self.left();
+            let memory = self.memories.get(line.split(' ').nth(1).unwrap()).filter(|_| upper.contains("QRESYNC"));
+            self.told = Memory { flags: memory.map_or_else(BTreeMap::new, |it| it.flags.clone()), ..Memory::default() };
+        }
+    }
+
+    /// The parameters by which it selects a mailbox that it knows.
+    pub(super) fn resync(&self, name: &str) -> Option<String> {
+        let Memory { validity, modseq, .. } = self.memories.get(name)?;
+        Some(format!(" (QRESYNC ({validity} {modseq}))"))
+    }
+
+    /// The mailbox is not selected any more.
+    pub(super) fn left(&mut self) {
+        let view = std::mem::take(&mut self.view);
+        if let Some(name) = self.mailbox.take().filter(|_| self.told.modseq > 0) {
+            let flags = view.into_iter().filter_map(|known| known.uid.zip(known.flags)).collect();
+            self.memories.insert(name, Memory { flags, ..self.told.clone() });
         }
     }
 
@@ -88,6 +121,7 @@ impl Client {
                 let running = self.running.as_ref();
                 assert!(running.is_some() || self.idling, "EXPUNGE without a command");
                 assert!(!running.is_some_and(|r| r.keeps_numbers), "EXPUNGE during {running:?}");
+                assert!(self.enabled < Enabled::Qresync, "EXPUNGE in VANISHED's place");
                 assert!((1..=self.view.len()).contains(&(number as usize)), "EXPUNGE {number} of {}", self.view.len());
                 self.view.remove(number as usize - 1);
                 if let Some(running) = &mut self.running {
@@ -95,15 +129,60 @@ impl Client {
                     running.fetched.iter_mut().filter(|fetched| **fetched > number).for_each(|fetched| *fetched -= 1);
                 }
             }
+            (Err(_), _) if first == "VANISHED" => self.vanished(&text.trim_end()["VANISHED ".len()..]),
             (Ok(number), "FETCH") => self.fetched(number, words.next().unwrap_or("")),
             (Err(_), _) if first == "SEARCH" => {
+                let text = text.split(" (MODSEQ").next().unwrap();
                 let found = text.trim_end().split(' ').skip(1).map(|n| n.parse().unwrap()).collect();
                 let running = self.running.as_mut().expect("a SEARCH result without a SEARCH");
                 assert!(running.line.contains("SEARCH"));
                 running.found = Some(found);
             }
+            (Err(_), _) if first == "OK" && self.mailbox.is_none() => {
+                let number = |word: &str| text.split_once(word)?.1.split(']').next()?.parse::<u64>().ok();
+                if let Some(modseq) = number("[HIGHESTMODSEQ ") {
+                    self.told.modseq = modseq;
+                }
+                if let Some(validity) = number("[UIDVALIDITY ") {
+                    self.told.validity = u32::try_from(validity).unwrap();
+                }
+            }
             (Err(_), _) if matches!(first, "OK" | "FLAGS" | "LIST" | "STATUS" | "ESEARCH") => {}
             _ => panic!("what is this: {line:?}"),
+        }
+    }
+
+    fn vanished(&mut self, set: &str) {
+        assert_eq!(self.enabled, Enabled::Qresync, "VANISHED {set}");
+        let running = self.running.as_mut();
+        if let Some(set) = set.strip_prefix("(EARLIER) ") {
+            assert!(running.is_some_and(|r| r.line.contains("QRESYNC") || r.line.contains("VANISHED")), "{set}");
+            return self.told.flags.retain(|uid, _| !in_set(set, *uid, u32::MAX));
+        }
+        assert!(running.is_some() || self.idling, "VANISHED without a command");
+        assert!(self.mailbox.is_some(), "VANISHED during SELECT");
+        assert!(!running.is_some_and(|r| r.keeps_numbers), "VANISHED during {:?}", self.running);
+        let uids = set.split(',').flat_map(|part| {
+            let (first, last) = part.split_once(':').unwrap_or((part, part));
+            first.parse::<u32>().unwrap()..=last.parse().unwrap()
+        });
+        for uid in uids {
+            // Of messages whose UIDs it does not know, it knows no longer which are which.
+            let known = |at: usize| self.view.get(at).and_then(|known| known.uid);
+            let first =
+                (0..self.view.len()).rev().find(|at| known(*at).is_some_and(|it| it < uid)).map_or(0, |at| at + 1);
+            let last = (first..self.view.len()).find(|at| known(*at).is_some()).unwrap_or(self.view.len());
+            let at = if known(last) == Some(uid) { last } else { first };
+            assert!(at < self.view.len() && (at < last || at == last && known(last) == Some(uid)), "no message {uid}");
+            if at < last {
+                self.view[first..last].fill(Known::default());
+            }
+            self.view.remove(at);
+            let number = u32::try_from(at).unwrap() + 1;
+            if let Some(running) = &mut self.running {
+                running.fetched.retain(|fetched| *fetched != number);
+                running.fetched.iter_mut().filter(|fetched| **fetched > number).for_each(|fetched| *fetched -= 1);
+            }
         }
     }
 
@@ -112,6 +191,15 @@ impl Client {
         let after = |word: &str| items.split_once(word).map(|(_, rest)| rest);
         let uid = after("UID ").map(|rest| rest.split([' ', ')']).next().unwrap().parse::<u32>().unwrap());
         let body = after("\r\nmessage ").map(|rest| rest.split('\r').next().unwrap().parse::<u32>().unwrap());
+        let modseq = after("MODSEQ (").map(|rest| rest.split(')').next().unwrap().parse::<u64>().unwrap());
+        assert!(self.enabled.has_modseqs() || modseq.is_none(), "a mod-sequence that nobody wants: {items}");
+        if self.enabled.has_modseqs() && modseq.is_none() && items.contains("FLAGS (") {
+            let asked = self.running.as_ref().is_some_and(|running| running.line.contains("FETCH"));
+            assert!(asked, "flags without mod-sequence: {items}");
+        }
+        if modseq.is_some() {
+            self.view[number as usize - 1].modseq = modseq;
+        }
         let flags = after("FLAGS (").map(|rest| flags(rest.split(')').next().unwrap()));
         for uid in uid.into_iter().chain(body) {
             let known = &mut self.view[number as usize - 1].uid;
@@ -119,6 +207,9 @@ impl Client {
             *known = Some(uid);
         }
         if let Some(flags) = flags {
+            if let Some(uid) = uid.filter(|_| self.mailbox.is_none()) {
+                self.told.flags.insert(uid, flags.clone());
+            }
             self.view[number as usize - 1].flags = Some(flags);
         }
         let uids: Vec<u32> = self.view.iter().filter_map(|known| known.uid).collect();
@@ -141,7 +232,7 @@ impl Client {
         match verb {
             "SELECT" | "EXAMINE" if ok => {
                 self.mailbox = Some(line.split(' ').nth(1).unwrap().to_owned());
-                return "selected";
+                return if line.contains("QRESYNC") { self.caught_up(now) } else { "selected" };
             }
             "NOOP" if ok => {
                 if let Some(now) = now {
@@ -150,7 +241,17 @@ impl Client {
                 }
             }
             "FETCH" => self.was_fetched(&running, line, rest, now),
-            "STORE" | "UID" if line.contains("SILENT") => self.stored_silently(&running, ok),
+            "STORE" | "UID" if line.contains("SILENT") && !line.contains("UNCHANGED") => {
+                self.stored_silently(&running, ok);
+            }
+            "STORE" if rest.contains("MODIFIED") => {
+                let set = rest.split_once("[MODIFIED ").unwrap().1.split(']').next().unwrap();
+                let own = line.split(' ').nth(1).unwrap();
+                let count = u32::try_from(self.view.len()).unwrap();
+                let of_own = |n: u32| !in_set(set, n, count) || in_set(own, n, count);
+                assert!((1..=count).all(of_own), "{line}: {rest}");
+                return "modified";
+            }
             "SEARCH" if ok => self.was_searched(&running, line),
             _ => {}
         }
@@ -163,12 +264,28 @@ impl Client {
         ""
     }
 
+    /// What the client knew of the mailbox, and was told of it since, is what the server has.
+    fn caught_up(&mut self, now: Option<&[Message]>) -> &'static str {
+        let Some(now) = now else { return "selected" };
+        for (uid, flags) in std::mem::take(&mut self.told.flags) {
+            match now.iter().find(|message| message.uid == uid) {
+                Some(message) => assert_eq!(flags, message.flags, "flags of UID {uid}"),
+                // It counts the message, and will be told.
+                None if self.view.iter().any(|known| known.uid == Some(uid)) => {}
+                None => panic!("UID {uid} has vanished, and nobody says so"),
+            }
+        }
+        "resumed"
+    }
+
     /// What is asked for by number comes, or the reply says that something is gone.
     fn was_fetched(&self, running: &Running, line: &str, rest: &str, now: Option<&[Message]>) {
         let set = line.split(' ').nth(1).unwrap();
         let count = u32::try_from(self.view.len()).unwrap();
         for number in (1..=count).filter(|n| in_set(set, *n, count)) {
-            let Some(uid) = self.view[number as usize - 1].uid.filter(|_| rest.starts_with(" OK")) else { continue };
+            let known = self.view[number as usize - 1].uid;
+            let all = rest.starts_with(" OK") && !line.contains("CHANGEDSINCE");
+            let Some(uid) = known.filter(|_| all) else { continue };
             let there = now.is_none_or(|now| now.iter().any(|m| m.uid == uid));
             assert!(running.fetched.contains(&number) || !there, "{line}: {number} did not come: {rest}");
         }
@@ -204,7 +321,7 @@ impl Client {
             } else {
                 in_set(set, number, count)
             };
-            if !named || running.fetched.contains(&number) {
+            if !named || running.fetched.contains(&number) && !self.enabled.has_modseqs() {
                 continue;
             }
             let Some(before) = known.flags.take().filter(|_| ok && (!by_uid || known.uid.is_some())) else { continue };
@@ -231,6 +348,9 @@ impl Client {
             assert!(known.uid.is_none_or(|uid| uid == message.uid), "client {:?}, server {uids:?}", self.view);
             if let Some(flags) = &known.flags {
                 assert_eq!(flags, &message.flags, "flags of UID {}", message.uid);
+            }
+            if let Some(modseq) = known.modseq {
+                assert_eq!(modseq, message.changed, "mod-sequence of UID {}", message.uid);
             }
         }
     }

@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use crate::mailbox::enabled::Enabled;
+
 pub(super) type Flags = BTreeSet<String>;
 
 #[derive(Debug, Clone)]
 pub(super) struct Message {
     pub(super) uid: u32,
     pub(super) flags: Flags,
-    changed: u64,
+    /// Its mod-sequence.
+    pub(super) changed: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -18,11 +21,13 @@ pub(super) struct Mailbox {
     next: u32,
     changed: u64,
     pub(super) messages: Vec<Message>,
+    /// UIDs, and the mod-sequence of their end.
+    expunged: Vec<(u32, u64)>,
 }
 
 impl Mailbox {
     fn new(validity: u32) -> Self {
-        Self { validity, next: 1, changed: 0, messages: Vec::new() }
+        Self { validity, next: 1, changed: 1, messages: Vec::new(), expunged: Vec::new() }
     }
 
     pub(super) fn append(&mut self, flags: Flags) -> u32 {
@@ -50,6 +55,8 @@ impl Mailbox {
     pub(super) fn expunge(&mut self, gone: impl Fn(&Message) -> bool) -> Vec<u32> {
         let uids: Vec<u32> = self.messages.iter().filter(|m| gone(m)).map(|m| m.uid).collect();
         self.messages.retain(|m| !gone(m));
+        self.changed += u64::from(!uids.is_empty());
+        self.expunged.extend(uids.iter().map(|uid| (*uid, self.changed)));
         uids
     }
 }
@@ -95,6 +102,12 @@ pub(super) struct Connection {
     idling: Option<String>,
     /// Tells news before the results of a command rather than after them.
     news_first: bool,
+    pub(super) enabled: Enabled,
+}
+
+/// `MODSEQ (7)`, where CONDSTORE is on.
+fn modseq_text(condstore: bool, modseq: u64) -> String {
+    if condstore { format!(" MODSEQ ({modseq})") } else { String::new() }
 }
 
 fn flag_text(flags: &Flags) -> String {
@@ -111,8 +124,8 @@ pub(super) fn in_set(set: &str, number: u32, largest: u32) -> bool {
 }
 
 impl Connection {
-    pub(super) fn new(news_first: bool) -> Self {
-        Self { news_first, ..Self::default() }
+    pub(super) fn new(news_first: bool, enabled: Enabled) -> Self {
+        Self { news_first, enabled, ..Self::default() }
     }
 
     /// The reply to one line of the client.
@@ -170,8 +183,12 @@ impl Connection {
         let Some(mailbox) = world.mailboxes.get(&selected.name).filter(|m| m.validity == selected.validity) else {
             return;
         };
+        let mut vanished = Vec::new();
         for at in (0..selected.entries.len()).rev() {
             match mailbox.get(selected.entries[at].uid) {
+                None if may_expunge && self.enabled == Enabled::Qresync => {
+                    vanished.push(selected.entries.remove(at).uid.to_string());
+                }
                 None if may_expunge => {
                     selected.entries.remove(at);
                     let _ = write!(out, "* {} EXPUNGE\r\n", at + 1);
@@ -179,10 +196,19 @@ impl Connection {
                 None => {}
                 Some(message) if message.changed > selected.entries[at].told => {
                     selected.entries[at].told = message.changed;
-                    let _ = write!(out, "* {} FETCH (FLAGS {})\r\n", at + 1, flag_text(&message.flags));
+                    let modseq = modseq_text(self.enabled.has_modseqs(), message.changed);
+                    let uid =
+                        if self.enabled == Enabled::Qresync { format!("UID {} ", message.uid) } else { "".into() };
+                    let _ = write!(out, "* {} FETCH ({uid}FLAGS {}{modseq})\r\n", at + 1, flag_text(&message.flags));
                 }
                 Some(_) => {}
             }
+        }
+        if !vanished.is_empty() {
+            let _ = write!(out, "* VANISHED {}\r\n", vanished.join(","));
+        }
+        if !vanished.is_empty() && self.news_first {
+            let _ = write!(out, "* OK [HIGHESTMODSEQ {}] highest\r\n", mailbox.changed);
         }
         let new: Vec<&Message> = mailbox.messages.iter().filter(|m| m.uid > selected.known).collect();
         if let Some(last) = new.last() {
@@ -195,7 +221,13 @@ impl Connection {
     fn command(&mut self, world: &mut World, verb: &str, args: &str, by_uid: bool, out: &mut String) -> String {
         match verb {
             "NOOP" | "CHECK" => "OK done.".into(),
-            "SELECT" | "EXAMINE" => self.select(world, args.trim_matches('"'), verb == "EXAMINE", out),
+            "SELECT" | "EXAMINE" => {
+                assert!(!args.contains("QRESYNC"));
+                if args.ends_with(" (CONDSTORE)") {
+                    self.enabled = self.enabled.max(Enabled::Condstore);
+                }
+                self.select(world, args.split(' ').next().unwrap().trim_matches('"'), verb == "EXAMINE", out)
+            }
             "UNSELECT" => {
                 self.selected = None;
                 "OK done.".into()
@@ -209,7 +241,14 @@ impl Connection {
             "STATUS" => {
                 let name = args.split(' ').next().unwrap_or_default().trim_matches('"');
                 let Some(mailbox) = world.mailboxes.get(name) else { return "NO no such mailbox".into() };
-                let _ = write!(out, "* STATUS {name} (UIDNEXT {} UIDVALIDITY {})\r\n", mailbox.next, mailbox.validity);
+                assert_eq!(args.contains("HIGHESTMODSEQ"), self.enabled.has_modseqs());
+                let modseq = if self.enabled.has_modseqs() {
+                    format!(" HIGHESTMODSEQ {}", mailbox.changed)
+                } else {
+                    String::new()
+                };
+                let (next, validity) = (mailbox.next, mailbox.validity);
+                let _ = write!(out, "* STATUS {name} (UIDNEXT {next} UIDVALIDITY {validity}{modseq})\r\n");
                 "OK done.".into()
             }
             _ => self.selected_command(world, verb, args, by_uid, out),
@@ -223,8 +262,9 @@ impl Connection {
         let _ = write!(
             out,
             "* FLAGS (\\Seen \\Deleted \\Flagged)\r\n* {} EXISTS\r\n* 0 RECENT\r\n\
-             * OK [UIDVALIDITY {}] ok\r\n* OK [UIDNEXT {}] ok\r\n",
+             * OK [HIGHESTMODSEQ {}] ok\r\n* OK [UIDVALIDITY {}] ok\r\n* OK [UIDNEXT {}] ok\r\n",
             entries.len(),
+            mailbox.changed,
             mailbox.validity,
             mailbox.next
         );
@@ -266,8 +306,21 @@ impl Connection {
             return "NO [READ-ONLY] read-only".into();
         }
         match verb {
-            "FETCH" => fetch(selected, world, &named, rest, by_uid, out),
-            "STORE" => store(selected, world, &named, rest, by_uid, out),
+            "FETCH" => {
+                if let Some(since) = rest.strip_suffix(" VANISHED)").and_then(|rest| rest.split_once("CHANGEDSINCE ")) {
+                    assert!(by_uid && self.enabled == Enabled::Qresync);
+                    let since = since.1.parse::<u64>().unwrap();
+                    let gone = &world.mailbox(&selected.name).unwrap().expunged;
+                    let gone = gone.iter().filter(|(uid, when)| *when > since && in_set(set, *uid, largest));
+                    let gone: Vec<String> = gone.map(|(uid, _)| uid.to_string()).collect();
+                    if !gone.is_empty() {
+                        let _ = write!(out, "* VANISHED (EARLIER) {}\r\n", gone.join(","));
+                    }
+                }
+                let rest = rest.replace(" VANISHED)", ")");
+                fetch(selected, world, &named, &rest, by_uid, self.enabled.has_modseqs(), out)
+            }
+            "STORE" => store(selected, world, &named, rest, by_uid, self.enabled.has_modseqs(), out),
             "SEARCH" => search(selected, world, args, by_uid, out),
             "COPY" | "MOVE" => copy(selected, world, &named, rest.trim_matches('"'), verb == "MOVE", by_uid),
             "EXPUNGE" => {
@@ -297,9 +350,15 @@ fn fetch(
     named: &[(usize, u32)],
     items: &str,
     by_uid: bool,
+    condstore: bool,
     out: &mut String,
 ) -> String {
+    let (items, since) = match items.split_once(" (CHANGEDSINCE ") {
+        Some((items, since)) => (items, since.trim_end_matches(')').parse().unwrap()),
+        None => (items, 0),
+    };
     let upper = items.to_ascii_uppercase();
+    assert!(condstore || since == 0 && !upper.contains("MODSEQ"), "{upper}");
     let mailbox = world.mailbox(&selected.name).unwrap();
     let mut missing = false;
     for (at, uid) in named {
@@ -307,6 +366,9 @@ fn fetch(
             missing = true;
             continue;
         };
+        if message.changed <= since {
+            continue;
+        }
         let mut flags = message.flags.clone();
         let seen = upper.contains("BODY[]") && !selected.read_only && flags.insert("\\Seen".into());
         if seen {
@@ -320,9 +382,16 @@ fn fetch(
             let body = format!("message {uid}\r\n* 1 EXPUNGE\r\n");
             parts.push(format!("BODY[] {{{}}}\r\n{body}", body.len()));
         }
+        let modseq = mailbox.get(*uid).unwrap().changed;
+        if upper.contains("MODSEQ") || condstore && (seen || since > 0) {
+            parts.push(format!("MODSEQ ({modseq})"));
+        }
         if upper.contains("FLAGS") || seen {
             parts.push(format!("FLAGS {}", flag_text(&flags)));
-            selected.entries[*at].told = mailbox.changed;
+            // With CONDSTORE, who was told flags without their mod-sequence is told both.
+            if !condstore || parts.iter().any(|part| part.starts_with("MODSEQ")) {
+                selected.entries[*at].told = modseq;
+            }
         }
         let _ = write!(out, "* {} FETCH ({})\r\n", at + 1, parts.join(" "));
     }
@@ -335,9 +404,15 @@ fn store(
     named: &[(usize, u32)],
     rest: &str,
     by_uid: bool,
+    condstore: bool,
     out: &mut String,
 ) -> String {
+    let (since, rest) = match rest.strip_prefix("(UNCHANGEDSINCE ").and_then(|rest| rest.split_once(") ")) {
+        Some((since, rest)) => (since.parse().unwrap(), rest),
+        None => (u64::MAX, rest),
+    };
     let (item, flags) = rest.split_once(' ').unwrap();
+    let mut modified = Vec::new();
     let silent = item.to_ascii_uppercase().ends_with(".SILENT");
     let given: Flags = flags.trim_matches(['(', ')']).split(' ').filter(|f| !f.is_empty()).map(Into::into).collect();
     let mailbox = world.mailbox(&selected.name).unwrap();
@@ -347,6 +422,10 @@ fn store(
             missing = true;
             continue;
         };
+        if message.changed > since {
+            modified.push(if by_uid { *uid } else { u32::try_from(*at).unwrap() + 1 });
+            continue;
+        }
         let stale = message.changed > selected.entries[*at].told;
         let new: Flags = match item.as_bytes()[0] {
             b'+' => message.flags.union(&given).cloned().collect(),
@@ -355,10 +434,15 @@ fn store(
         };
         mailbox.set(*uid, new.clone());
         if !silent || stale {
+            let modseq = modseq_text(condstore, mailbox.get(*uid).unwrap().changed);
             let uid = if by_uid { format!("UID {uid} ") } else { String::new() };
-            let _ = write!(out, "* {} FETCH ({uid}FLAGS {})\r\n", at + 1, flag_text(&new));
+            let _ = write!(out, "* {} FETCH ({uid}FLAGS {}{modseq})\r\n", at + 1, flag_text(&new));
         }
         selected.entries[*at].told = mailbox.changed;
+    }
+    if !modified.is_empty() {
+        let modified: Vec<_> = modified.iter().map(u32::to_string).collect();
+        return format!("OK [MODIFIED {}] not all", modified.join(","));
     }
     gone(missing, by_uid, "stored.")
 }
@@ -381,6 +465,7 @@ fn search(selected: &Selected, world: &mut World, args: &str, by_uid: bool, out:
                 "UNSEEN" => !message.flags.contains("\\Seen"),
                 "SEEN" => message.flags.contains("\\Seen"),
                 "DELETED" => message.flags.contains("\\Deleted"),
+                key if key.starts_with("MODSEQ ") => message.changed >= key[7..].parse().unwrap(),
                 key => match key.strip_prefix("UID ") {
                     Some(set) => in_set(set, entry.uid, max_uid),
                     None => in_set(key, number, count),
@@ -394,10 +479,18 @@ fn search(selected: &Selected, world: &mut World, args: &str, by_uid: bool, out:
         let found = if returns == "MIN" { &found[..found.len().min(1)] } else { &found[..] };
         let all = if found.is_empty() { String::new() } else { format!(" {returns} {}", found.join(",")) };
         let _ = write!(out, "* ESEARCH (TAG \"\"){uid}{all}\r\n");
+    } else if let Some(highest) =
+        entries_highest(selected, mailbox).filter(|_| key.starts_with("MODSEQ ") && !found.is_empty())
+    {
+        let _ = write!(out, "* SEARCH {} (MODSEQ {highest})\r\n", found.join(" "));
     } else {
         let _ = write!(out, "* SEARCH{}\r\n", found.iter().map(|n| format!(" {n}")).collect::<String>());
     }
     "OK searched.".into()
+}
+
+fn entries_highest(selected: &Selected, mailbox: &Mailbox) -> Option<u64> {
+    selected.entries.iter().filter_map(|entry| Some(mailbox.get(entry.uid)?.changed)).max()
 }
 
 fn copy(

@@ -10,6 +10,7 @@ use super::client::Client;
 use super::server::{self, Flags, Message, World};
 use crate::imap::capability::Capabilities;
 use crate::imap::command::{Command, Segment, parse_head};
+use crate::mailbox::enabled::Enabled;
 use crate::mailbox::machine::{Action, Machine, MemberId, Settings, Told};
 use crate::session::machine::Run;
 use crate::upstream::machine::{Event, Machine as Upstream};
@@ -21,6 +22,8 @@ pub(super) struct Plan {
     pub(super) mailboxes: usize,
     pub(super) connections: usize,
     pub(super) losses: bool,
+    /// What some of the sessions switch on.
+    pub(super) enable: Enabled,
 }
 
 /// What happened in it.
@@ -36,6 +39,8 @@ pub(super) struct Totals {
     pub(super) divided: u64,
     pub(super) pinned: u64,
     pub(super) refused: u64,
+    pub(super) modified: u64,
+    pub(super) resumed: u64,
 }
 
 impl Totals {
@@ -50,6 +55,8 @@ impl Totals {
         self.divided += other.divided;
         self.pinned += other.pinned;
         self.refused += other.refused;
+        self.modified += other.modified;
+        self.resumed += other.resumed;
     }
 }
 
@@ -87,6 +94,7 @@ struct Link {
 
 struct Hub {
     key: Bytes,
+    enabled: Enabled,
     machine: Machine,
     link: Option<Link>,
     connecting: bool,
@@ -115,6 +123,7 @@ const SETTINGS: Settings = Settings {
     idle: true,
     esearch: true,
     unseen: true,
+    enabled: Enabled::Nothing,
     keepalive: Duration::from_secs(600),
     patience: Duration::from_millis(200),
     parked: Duration::from_secs(5),
@@ -279,15 +288,29 @@ impl Sim {
         self.leave(id);
         let name = self.chance.pick(&self.names.clone()).clone();
         let read_only = self.chance.one_in(6);
-        let line = format!("{} {name}", if read_only { "EXAMINE" } else { "SELECT" });
+        let client = self.clients.get_mut(&id).unwrap();
+        if self.chance.one_in(3) {
+            client.enabled = self.plan.enable;
+        }
+        let enabled = client.enabled;
+        let parameter =
+            match self.clients[&id].resync(&name).filter(|_| enabled == Enabled::Qresync && !self.chance.one_in(4)) {
+                Some(resync) => resync,
+                None if enabled.has_modseqs() && self.chance.one_in(2) => " (CONDSTORE)".into(),
+                None => String::new(),
+            };
+        let line = format!("{} {name}{parameter}", if read_only { "EXAMINE" } else { "SELECT" });
         self.say(|| format!("{id} C: {line}"));
         let run = command(&line);
         let key = run.command.selected_mailbox().unwrap();
         self.clients.get_mut(&id).unwrap().begin(&line);
-        let found = self.hubs.iter().rposition(|hub| hub.key == key && hub.shared && !hub.machine.is_empty());
+        let found = self
+            .hubs
+            .iter()
+            .rposition(|hub| hub.key == key && hub.enabled == enabled && hub.shared && !hub.machine.is_empty());
         let at = found.unwrap_or_else(|| {
-            let machine = Machine::new(key.clone(), SETTINGS, self.now);
-            self.add(Hub { key, machine, link: None, connecting: false, shared: true, members: Vec::new() })
+            let machine = Machine::new(key.clone(), Settings { enabled, ..SETTINGS }, self.now);
+            self.add(Hub { key, enabled, machine, link: None, connecting: false, shared: true, members: Vec::new() })
         });
         let hub = &mut self.hubs[at];
         hub.machine.handle_time(self.now);
@@ -386,6 +409,18 @@ impl Sim {
         let prefix = if by_uid { "UID " } else { "" };
         let flags = *self.chance.pick(&["(\\Seen)", "(\\Deleted)", "(\\Flagged)", "(\\Seen \\Deleted)"]);
         let sign = *self.chance.pick(&["+", "-", ""]);
+        if self.clients[&id].enabled.has_modseqs() && count > 0 && self.chance.one_in(4) {
+            let modseq = 1 + self.chance.below(30);
+            let silent = if self.chance.one_in(2) { ".SILENT" } else { "" };
+            let vanished = self.clients[&id].enabled == Enabled::Qresync && self.chance.one_in(2);
+            return match self.chance.below(5) {
+                1 if vanished => format!("UID FETCH 1:99 (UID FLAGS) (CHANGEDSINCE {modseq} VANISHED)"),
+                0 | 1 => format!("{prefix}FETCH {set} (FLAGS MODSEQ)"),
+                2 => format!("{prefix}FETCH 1:* (UID FLAGS) (CHANGEDSINCE {modseq})"),
+                3 => format!("SEARCH MODSEQ {modseq}"),
+                _ => format!("{prefix}STORE {set} (UNCHANGEDSINCE {modseq}) {sign}FLAGS{silent} {flags}"),
+            };
+        }
         let target = self.chance.pick(&self.names.clone()).clone();
         match self.chance.below(if count == 0 { 4 } else { 22 }) {
             0 | 1 => "NOOP".into(),
@@ -597,9 +632,10 @@ impl Sim {
     fn fork(&mut self, at: usize, ids: &[MemberId], shared: bool) {
         let Some(machine) = self.hubs[at].machine.fork(ids) else { return };
         self.totals.divided += 1;
-        let key = self.hubs[at].key.clone();
+        let (key, enabled) = (self.hubs[at].key.clone(), self.hubs[at].enabled);
         self.hubs[at].members.retain(|id| !ids.contains(id));
-        let other = self.add(Hub { key, machine, link: None, connecting: false, shared, members: ids.to_vec() });
+        let other =
+            self.add(Hub { key, enabled, machine, link: None, connecting: false, shared, members: ids.to_vec() });
         self.say(|| format!("   hub {at} divides: {ids:?} to {other}"));
         for id in ids {
             self.places.insert(*id, other);
@@ -619,7 +655,12 @@ impl Sim {
             self.hubs[other].machine.handle_yield();
             return self.act(other);
         }
-        let link = match self.resting.pop() {
+        let enabled = self.hubs[at].enabled;
+        let fits = |link: &Link| {
+            link.server.enabled == enabled || enabled == Enabled::Condstore && link.server.enabled < enabled
+        };
+        let found = self.resting.iter().position(fits);
+        let link = match found.map(|found| self.resting.swap_remove(found)) {
             Some(mut link) => {
                 link.upstream.handle_attach();
                 link
@@ -628,7 +669,10 @@ impl Sim {
                 let capabilities = Arc::new(Capabilities::parse(b"IMAP4rev1 IDLE ESEARCH UNSELECT UIDPLUS"));
                 let mut upstream = Upstream::new(capabilities, 1);
                 upstream.handle_attach();
-                let server = server::Connection::new(self.chance.one_in(2));
+                let server = server::Connection::new(
+                    self.chance.one_in(2),
+                    if enabled == Enabled::Qresync { enabled } else { Enabled::Nothing },
+                );
                 Link {
                     upstream,
                     server,
@@ -694,12 +738,13 @@ impl Sim {
                 let seen = self.hubs[at].link.as_ref().and_then(|link| link.seen.as_deref());
                 match client.done(&rest, seen) {
                     "selected" => self.totals.joined += 1,
+                    "resumed" => self.totals.resumed += 1,
                     "checked" => self.totals.checked += 1,
+                    "modified" => self.totals.modified += 1,
                     _ => {}
                 }
                 if !selected {
-                    client.mailbox = None;
-                    client.view.clear();
+                    client.left();
                     self.gone(at, id);
                 }
             }

@@ -4,17 +4,21 @@
 //! (shared). What cannot be shared has a connection of its own until the session ends (pinned): then all is as with
 //! `pool.mode = "session"`.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{Ended, Running, Session, capitalized, label};
+use super::Session;
+use super::closing::Ended;
+use super::running::{Running, capitalized, label};
 use crate::config::PoolMode;
 use crate::imap::command::{Command, Name};
+use crate::mailbox::enabled::{Enabled, Parameters};
 use crate::mailbox::hub::{FromHub, Member};
-use crate::pool::CheckoutError;
+use crate::pool::{Account, CheckoutError};
 use crate::session::machine::Run;
-use crate::upstream::machine::Sticky;
 
 /// A session's part in sharing.
 #[derive(Debug, Default)]
@@ -42,19 +46,21 @@ impl Session {
             return Some(run);
         }
         let selects = matches!(run.command.name, Name::Select | Name::Examine);
+        let enabled = if selects { self.shares_as(&account, &run.command) } else { None };
         if let Some(hub) = &self.sharing.hub {
             if run.command.name == Name::Append {
                 self.sharing.appends_here = hub.is_named_by(&run.command);
                 return Some(run);
             }
-            if !selects {
-                self.record.command_begins(run.command.name);
-                self.running = Some(running(&run.command));
-                hub.run(run);
+            if selects && run.command.selected_mailbox().is_none() {
+                self.machine.handle_done(b" BAD Malformed mailbox name.\r\n", true);
                 return None;
             }
-            if run.command.selected_mailbox().is_none() {
-                self.machine.handle_done(b" BAD Malformed mailbox name.\r\n", true);
+            // What selects a mailbox for nobody else needs a connection of its own, as any other command may.
+            if enabled.is_none() {
+                self.record.command_begins(run.command.name);
+                self.running = Some(running(&run.command, self.now));
+                hub.run(run);
                 return None;
             }
             // Left, whatever comes of the command (RFC 9051 section 6.3.2).
@@ -68,13 +74,13 @@ impl Session {
             self.machine.handle_done(b" BAD Select a mailbox first.\r\n", false);
             return None;
         }
-        let plain = self.sticky.as_ref().is_none_or(|sticky| **sticky == Sticky::default());
-        match run.command.selected_mailbox().filter(|_| plain && is_plain_select(&run.command)) {
-            Some(key) => {
+        match run.command.selected_mailbox().zip(enabled) {
+            Some((key, enabled)) => {
+                self.sticky = Some(Arc::new(enabled.sticky()));
                 self.record.command_begins(run.command.name);
-                self.running = Some(running(&run.command));
+                self.running = Some(running(&run.command, self.now));
                 self.sharing.joining = true;
-                self.sharing.hub = Some(Member::join(&account, key, run));
+                self.sharing.hub = Some(Member::join(&account, key, enabled, run));
                 None
             }
             None => {
@@ -82,6 +88,16 @@ impl Session {
                 Some(run)
             }
         }
+    }
+
+    /// With whom a session that selects a mailbox so shares it. `None`: with nobody.
+    fn shares_as(&self, account: &Account, select: &Command) -> Option<Enabled> {
+        let on = self.sticky.as_deref().map_or(Some(Enabled::Nothing), Enabled::of)?;
+        let parameters = Parameters::of(select)?;
+        let enabled = if parameters.condstore { on.max(Enabled::Condstore) } else { on };
+        let offered = enabled.capability().is_none_or(|name| account.offers(name));
+        // Without QRESYNC, the server will say that its parameter is not known to it (RFC 7162 section 3.2.5).
+        (offered && (parameters.resync.is_none() || on == Enabled::Qresync)).then_some(enabled)
     }
 
     /// A command has ended on the session's own connection: gives that back, unless it is pinned. Gives the tagged reply
@@ -164,7 +180,7 @@ impl Session {
     /// The hub has answered the running command.
     fn ended(&mut self, rest: &[u8], selected: bool) {
         if let Some(running) = self.running.take() {
-            self.context.metrics.command(label(running.name), running.since.elapsed());
+            self.context.metrics.command(label(running.name), self.now - running.since);
             self.record.command_ends();
         }
         self.sharing.joining = false;
@@ -192,20 +208,14 @@ impl Session {
     }
 }
 
-/// A SELECT or EXAMINE without parameters (RFC 4466), which may ask for CONDSTORE or QRESYNC.
-fn is_plain_select(command: &Command) -> bool {
-    let mut arguments = command.arguments();
-    arguments.astring().is_some() && arguments.at_end()
-}
-
 /// Makes sense only in a mailbox (RFC 9051 section 6.4).
 fn needs_mailbox(name: Name) -> bool {
     use Name::{Check, Close, Copy, Expunge, Fetch, Move, Search, Sort, Store, Thread, Unselect};
     matches!(name, Check | Close | Copy | Expunge | Fetch | Move | Search | Sort | Store | Thread | Unselect)
 }
 
-fn running(command: &Command) -> Running {
-    Running { name: command.name, since: Instant::now(), again: None, attempts: 1 }
+fn running(command: &Command, now: Instant) -> Running {
+    Running { name: command.name, since: now, again: None, attempts: 1 }
 }
 
 fn noop() -> Run {

@@ -1,0 +1,300 @@
+//! Sessions that have switched QRESYNC on (RFC 7162 section 3.2) share with one another, and with nobody else.
+
+use crate::stage::{ONE, Stage};
+
+/// The first session selects a mailbox of three messages (UIDs 11 to 13).
+const FIRST: &str = "1> a ENABLE QRESYNC
+    U> ENABLE QRESYNC
+    U< * ENABLED QRESYNC
+    U< TAG OK enabled
+    1< * ENABLED QRESYNC
+    1< a OK enabled
+    1> b SELECT INBOX
+    U> SELECT \"INBOX\"
+    U< * 3 EXISTS
+    U< * OK [UIDVALIDITY 7] valid
+    U< * OK [UIDNEXT 14] next
+    U< * OK [HIGHESTMODSEQ 100] highest
+    U< TAG OK [READ-WRITE] selected
+    1~ b OK [READ-WRITE] selected";
+
+/// A second one, which has asked for it in other words, joins it.
+const SECOND: &str = "2> a ENABLE CONDSTORE
+    V> ENABLE CONDSTORE
+    V< * ENABLED CONDSTORE
+    V< TAG OK enabled
+    2~ a OK enabled
+    2> b ENABLE QRESYNC
+    V> ENABLE QRESYNC
+    V< * ENABLED QRESYNC
+    V< TAG OK enabled
+    2~ b OK enabled
+    2> c SELECT INBOX
+    U> FETCH 1:* (UID)
+    U< * 1 FETCH (UID 11)
+    U< * 2 FETCH (UID 12)
+    U< * 3 FETCH (UID 13)
+    U< TAG OK fetched
+    U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
+    U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 100)
+    U< TAG OK status
+    U> UID SEARCH UNSEEN
+    U< * SEARCH
+    U< TAG OK searched
+    U> NOOP
+    U< TAG OK noop
+    2~ c OK [READ-WRITE] selected";
+
+async fn two(script: &str) {
+    let mut stage = Stage::set(2, "CONDSTORE QRESYNC").await;
+    stage.play(FIRST).await;
+    stage.play(SECOND).await;
+    stage.play(script).await;
+    stage.end().await;
+}
+
+/// RFC 7162 section 3.2.10: VANISHED takes the place of EXPUNGE, by UID; where EXPUNGE may not come, neither may it. The numbers
+/// of the one who has not heard of it yet stay what they were.
+#[tokio::test]
+async fn vanished_in_the_place_of_expunge() {
+    two("1> d UID EXPUNGE 12
+         U> UID EXPUNGE 12
+         U< * VANISHED 12
+         U< TAG OK [HIGHESTMODSEQ 101] expunged
+         1< * VANISHED 12
+         1< d OK [HIGHESTMODSEQ 101] expunged
+         2> d FETCH 3 (UID)
+         U> FETCH 2 (UID)
+         U< * 2 FETCH (UID 13)
+         U< TAG OK fetched
+         2< * 3 FETCH (UID 13)
+         2< d OK fetched
+         2> e NOOP
+         U> NOOP
+         U< TAG OK noop
+         2< * VANISHED 12
+         2< e OK noop")
+    .await;
+}
+
+/// RFC 7162 section 3.2.10: nor may it come during a UID SEARCH by message number.
+#[tokio::test]
+async fn uid_search_by_number_keeps_numbers() {
+    two("1> d UID EXPUNGE 12
+         U> UID EXPUNGE 12
+         U< * VANISHED 12
+         U< TAG OK expunged
+         1~ d OK expunged
+         2> d UID SEARCH 3
+         U> UID SEARCH 2
+         U< * SEARCH 13
+         U< TAG OK searched
+         2< * SEARCH 13
+         2< d OK searched
+         2> e CHECK
+         U> CHECK
+         U< TAG OK check
+         2< * VANISHED 12
+         2< e OK check")
+    .await;
+}
+
+/// RFC 7162 section 3.2.4: flags are told with UID and mod-sequence, whoever has changed them.
+#[tokio::test]
+async fn flags_come_with_the_uid() {
+    two("1> d STORE 2 +FLAGS.SILENT (\\Seen)
+         U> STORE 2 +FLAGS (\\Seen)
+         U< * 2 FETCH (FLAGS (\\Seen) MODSEQ (101))
+         U< TAG OK stored
+         1< * 2 FETCH (UID 12 MODSEQ (101))
+         1< d OK stored
+         2> d NOOP
+         U> NOOP
+         U< TAG OK noop
+         2< * 2 FETCH (FLAGS (\\Seen) UID 12 MODSEQ (101))
+         2< d OK noop")
+    .await;
+}
+
+/// RFC 7162 section 3.2.5: who selects a mailbox that it knows is told what has vanished and changed since, before the tagged
+/// reply; nobody else is. With another UIDVALIDITY the parameter means nothing.
+#[tokio::test]
+async fn who_joins_catches_up() {
+    two("2> d SELECT INBOX (QRESYNC (7 90 1:13 (1,2 3,4)))
+         2< * OK [CLOSED]…
+         U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
+         U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 102)
+         U< TAG OK status
+         U> UID SEARCH UNSEEN
+         U< * SEARCH
+         U< TAG OK searched
+         U> NOOP
+         U< TAG OK noop
+         U> UID FETCH 1:13 (FLAGS) (CHANGEDSINCE 90 VANISHED)
+         U< * VANISHED (EARLIER) 1:10
+         U< * 3 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (95))
+         U< TAG OK fetched
+         2< * OK [UIDVALIDITY 7]…
+         2< * 3 EXISTS
+         2< * OK [HIGHESTMODSEQ 102]…
+         2< * OK [UIDNEXT 14]…
+         2< * VANISHED (EARLIER) 1:10
+         2< * 3 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (95))
+         2< d OK [READ-WRITE] selected
+         1> d NOOP
+         U> NOOP
+         U< TAG OK noop
+         1< d OK noop
+         2> e SELECT INBOX (QRESYNC (8 90))
+         2< * OK [CLOSED]…
+         U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
+         U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 102)
+         U< TAG OK status
+         U> UID SEARCH UNSEEN
+         U< * SEARCH
+         U< TAG OK searched
+         U> NOOP
+         U< TAG OK noop
+         2~ e OK [READ-WRITE] selected")
+    .await;
+}
+
+/// RFC 7162 section 3.2.6: VANISHED (EARLIER) is for the one who asks.
+#[tokio::test]
+async fn earlier_is_for_the_one_who_asks() {
+    two("1> d UID FETCH 1:20 (FLAGS) (CHANGEDSINCE 90 VANISHED)
+         U> UID FETCH 1:20 (FLAGS) (CHANGEDSINCE 90 VANISHED)
+         U< * VANISHED (EARLIER) 1:10
+         U< TAG OK fetched
+         1< * VANISHED (EARLIER) 1:10
+         1< d OK fetched
+         2> d NOOP
+         U> NOOP
+         U< TAG OK noop
+         2< d OK noop")
+    .await;
+}
+
+/// RFC 7162 section 3.2.8: HIGHESTMODSEQ would have the one who closes overlook what it was not told of.
+#[tokio::test]
+async fn close_does_not_tell_the_highest_mod_sequence() {
+    two("1> d CLOSE
+         U> EXPUNGE
+         U< * VANISHED 12
+         U< TAG OK [HIGHESTMODSEQ 101] expunged
+         1< d OK Close completed.
+         2> d NOOP
+         U> NOOP
+         U< TAG OK noop
+         2< * VANISHED 12
+         2< d OK noop")
+    .await;
+}
+
+/// RFC 7162 section 3.2.10: the backend says by their UIDs which messages are gone, and the hub has to know which numbers
+/// that are: where it does not, it asks before anything else.
+#[tokio::test]
+async fn vanished_before_the_uids_are_known() {
+    let mut stage = Stage::set(2, "CONDSTORE QRESYNC").await;
+    stage.play(FIRST).await;
+    stage
+        .play(
+            "1> c NOOP
+             U> FETCH 1:* (UID)
+             U< * 1 FETCH (UID 11)
+             U< * 3 FETCH (UID 13)
+             U< TAG NO [EXPUNGEISSUED] gone
+             U> NOOP
+             U< * VANISHED 12
+             U< TAG OK noop
+             U> UID SEARCH ALL
+             U< * SEARCH 11 13
+             U< TAG OK searched
+             U> NOOP
+             U< TAG OK noop
+             1< * VANISHED 12
+             1< c OK noop",
+        )
+        .await;
+    stage.end().await;
+}
+
+/// RFC 5161 section 3.1: what one session has enabled is not on for others. Who has not enabled QRESYNC has other connections, and
+/// hears EXPUNGE.
+#[tokio::test]
+async fn others_hear_expunge() {
+    let mut stage = Stage::set(2, "CONDSTORE QRESYNC").await;
+    stage.play(ONE).await;
+    stage
+        .play(
+            "2> a ENABLE QRESYNC
+             V> ENABLE QRESYNC
+             V< * ENABLED QRESYNC
+             V< TAG OK enabled
+             2~ a OK enabled
+             2> b SELECT INBOX
+             V> SELECT \"INBOX\"
+             V< * 3 EXISTS
+             V< * OK [UIDVALIDITY 7] valid
+             V< TAG OK [READ-WRITE] selected
+             2~ b OK [READ-WRITE] selected
+             2> c UID EXPUNGE 12
+             V> FETCH 1:* (UID)
+             V< * 1 FETCH (UID 11)
+             V< * 2 FETCH (UID 12)
+             V< * 3 FETCH (UID 13)
+             V< TAG OK fetched
+             V> UID EXPUNGE 12
+             V< * VANISHED 12
+             V< TAG OK expunged
+             2< * VANISHED 12
+             2< c OK expunged
+             1> b NOOP
+             U> NOOP
+             U< * 2 EXPUNGE
+             U< TAG OK noop
+             1< * 2 EXPUNGE
+             1< b OK noop",
+        )
+        .await;
+    stage.end().await;
+}
+
+/// RFC 7162 section 3.2.5: without ENABLE the parameter is an error, and the backend says so.
+#[tokio::test]
+async fn the_parameter_needs_enable() {
+    let mut stage = Stage::set(1, "CONDSTORE QRESYNC").await;
+    stage
+        .play(
+            "1> a SELECT INBOX (QRESYNC (7 90))
+             U> SELECT INBOX (QRESYNC (7 90))
+             U< TAG BAD enable it first
+             1< a BAD enable it first",
+        )
+        .await;
+    stage.end().await;
+}
+
+/// RFC 7162 section 3.2.5: who knows the highest mod-sequence never asks again for what is below it: as long as a VANISHED is
+/// withheld from a session, it is not told.
+#[tokio::test]
+async fn the_highest_mod_sequence_waits_for_vanished() {
+    two("1> d UID EXPUNGE 12
+         U> UID EXPUNGE 12
+         U< * VANISHED 12
+         U< TAG OK [HIGHESTMODSEQ 101] expunged
+         1~ d OK [HIGHESTMODSEQ 101] expunged
+         2> d STORE 3 +FLAGS (\\Seen)
+         U> STORE 2 +FLAGS (\\Seen)
+         U< * OK [HIGHESTMODSEQ 102] highest
+         U< * 2 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (102))
+         U< TAG OK [HIGHESTMODSEQ 102] stored
+         2< * 3 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (102))
+         2< d OK Completed.
+         2> e NOOP
+         U> NOOP
+         U< TAG OK [HIGHESTMODSEQ 102] noop
+         2< * VANISHED 12
+         2< e OK [HIGHESTMODSEQ 102] noop")
+    .await;
+}

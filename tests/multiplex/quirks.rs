@@ -1,0 +1,21 @@
+//! What real servers say against the letter of the RFC.
+
+use crate::stage::two_offering;
+
+/// RFC 9051 section 7.4.1: a message is announced by EXISTS before it can be found. Cyrus 3.6 finds one that comes while it
+/// searches, and announces it afterwards.
+#[tokio::test]
+async fn a_message_that_was_not_announced_is_not_found() {
+    two_offering(
+        "SORT THREAD=REFERENCES",
+        "2> b SORT (DATE) UTF-8 ALL
+         U> SORT (DATE) UTF-8 ALL
+         U< * SORT 2 4 1 3
+         U< * 4 EXISTS
+         U< TAG OK sorted
+         2< * SORT 2 1 3
+         2< * 4 EXISTS
+         2< b OK sorted",
+    )
+    .await;
+}
