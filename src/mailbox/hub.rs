@@ -278,7 +278,9 @@ impl Hub {
                 others.retain(|id| self.machine.is_joining(*id));
                 self.send_elsewhere(&others);
             }
-        } else if self.machine.stalled().is_some_and(|stalled| stalled >= self.account.config().checkout_timeout) {
+        } else if self.members.get(&owner).is_some_and(HubEnd::is_full)
+            && self.machine.since_taken() >= self.account.config().checkout_timeout
+        {
             debug!(waiting = self.members.len() - 1, "a client that takes nothing has to leave its hub");
             self.machine.handle_leave(owner);
             if let Some(line) = self.members.remove(&owner) {

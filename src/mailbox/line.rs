@@ -126,6 +126,11 @@ impl HubEnd {
         Poll::Pending
     }
 
+    /// The member has not taken what it was told last.
+    pub(super) fn is_full(&self) -> bool {
+        self.0.lock().event.is_some()
+    }
+
     /// Call it when there is room, or to put it in the place of what the member has not taken.
     pub(super) fn tell(&self, event: FromHub) {
         change(&self.0, |state| {

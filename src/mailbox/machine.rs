@@ -391,10 +391,10 @@ impl Machine {
         self.owner().and_then(|owner| self.members.get(&owner)).is_none_or(|owner| owner.out.is_empty())
     }
 
-    /// For how long that member has taken nothing of what lies there for it.
+    /// How long ago that member was told something of its reply.
     #[must_use]
-    pub fn stalled(&self) -> Option<Duration> {
-        (!self.wants_data()).then(|| self.now.saturating_duration_since(self.taken_at))
+    pub fn since_taken(&self) -> Duration {
+        self.now.saturating_duration_since(self.taken_at)
     }
 
     fn wants_connection(&self) -> bool {
