@@ -109,7 +109,8 @@ impl Stage {
         let conn = self.connections[which].as_mut().expect("a connection that is there");
         match what {
             b'>' => {
-                let line = if text == "DONE" { conn.line().await } else { conn.command().await };
+                let next = async { if text == "DONE" { conn.line().await } else { conn.command().await } };
+                let line = soon(text, next).await;
                 assert_eq!(line.as_deref(), Some(text), "connection {which}");
             }
             b'<' => conn.send(unescape(&text.replace("TAG", &conn.tag)) + "\r\n").await,
