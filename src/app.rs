@@ -255,6 +255,7 @@ impl Proxy {
         let inner = &self.0;
         let deadline = Instant::now() + inner.config.load().limits.drain_timeout;
         inner.drain.cancel();
+        inner.registry.drain();
         inner.sessions.close();
         if timeout_at(deadline, inner.sessions.wait()).await.is_err() {
             warn!(sessions = inner.sessions.len(), "drain_timeout is over; ending the remaining sessions");
@@ -331,14 +332,13 @@ impl Inner {
         let pools = Arc::new(Pools::new(Arc::clone(&pool_config), backends, budget.capacity()));
         metrics.before_render(ports::census(Arc::downgrade(&pools)));
         let auth = Authenticator::new(auth_settings(config), Arc::clone(&pools), Arc::clone(&metrics))?;
-        let (registry, drain) = (Arc::<Registry>::default(), CancellationToken::new());
+        let registry = Arc::<Registry>::default();
         let context = Context {
             auth: Arc::clone(&auth),
             backend: Arc::clone(&backend),
             limits: config.limits.clone(),
             metrics: Arc::clone(&metrics),
             registry: Arc::clone(&registry),
-            drain: drain.clone(),
         };
         Ok(Self {
             running: Mutex::default(),
@@ -356,7 +356,7 @@ impl Inner {
             registry,
             sessions: TaskTracker::new(),
             handing_over: AtomicBool::new(false),
-            drain,
+            drain: CancellationToken::new(),
             stop: CancellationToken::new(),
         })
     }

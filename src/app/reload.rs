@@ -164,7 +164,6 @@ impl Proxy {
             limits: config.limits.clone(),
             metrics: Arc::clone(&old.metrics),
             registry: Arc::clone(&old.registry),
-            drain: old.drain.clone(),
         }));
         self.exchange_listeners(running, plan.listeners);
         self.exchange_admin(running, &config.admin, plan.admin);

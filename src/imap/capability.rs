@@ -2,9 +2,23 @@
 //!
 //! Offered is what the backend offers, less what a pooling proxy cannot keep, plus what imapool does itself.
 
+use std::sync::{Arc, OnceLock};
+
 /// A list of capabilities, in the backend's order.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Capabilities(Vec<String>);
+#[derive(Debug, Clone, Default)]
+pub struct Capabilities {
+    words: Vec<String>,
+    /// What is made of it for each [`Front`], once it was asked for: each session begins with one.
+    before_login: [OnceLock<Arc<str>>; 4],
+}
+
+impl PartialEq for Capabilities {
+    fn eq(&self, other: &Self) -> bool {
+        self.words == other.words
+    }
+}
+
+impl Eq for Capabilities {}
 
 /// What decides about the list before login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +44,7 @@ impl Capabilities {
     #[must_use]
     pub fn parse(words: &[u8]) -> Self {
         let words = words.split(|b| b.is_ascii_whitespace()).filter(|word| !word.is_empty());
-        Self(
+        Self::of(
             words
                 .filter(|word| word.iter().all(|b| b.is_ascii_graphic() && !matches!(b, b'[' | b']' | b'"' | b'\\')))
                 .filter_map(|word| std::str::from_utf8(word).ok())
@@ -43,19 +57,23 @@ impl Capabilities {
     /// Used before a backend was ever reached: what any IMAP server can do.
     #[must_use]
     pub fn minimal() -> Self {
-        Self(vec!["IMAP4rev1".into(), "AUTH=PLAIN".into()])
+        Self::of(vec!["IMAP4rev1".into(), "AUTH=PLAIN".into()])
+    }
+
+    fn of(words: Vec<String>) -> Self {
+        Self { words, ..Self::default() }
     }
 
     /// Whether `name` is in the list; case does not matter.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|word| word.eq_ignore_ascii_case(name))
+        self.words.iter().any(|word| word.eq_ignore_ascii_case(name))
     }
 
     /// Nothing was ever said.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.words.is_empty()
     }
 
     /// Whether a password can be verified: by LOGIN, or by AUTHENTICATE PLAIN.
@@ -75,7 +93,12 @@ impl Capabilities {
 
     /// The list for a client that has not logged in.
     #[must_use]
-    pub fn before_login(&self, front: Front) -> String {
+    pub fn before_login(&self, front: Front) -> Arc<str> {
+        let place = usize::from(front.starttls) * 2 + usize::from(front.login);
+        Arc::clone(self.before_login[place].get_or_init(|| self.list_before_login(front).into()))
+    }
+
+    fn list_before_login(&self, front: Front) -> String {
         let mut words = self.kept();
         if front.starttls {
             words.push("STARTTLS".into());
@@ -100,7 +123,7 @@ impl Capabilities {
     }
 
     fn kept(&self) -> Vec<String> {
-        let mut words: Vec<String> = self.0.iter().filter(|word| keeps(word)).cloned().collect();
+        let mut words: Vec<String> = self.words.iter().filter(|word| keeps(word)).cloned().collect();
         for own in OWN {
             if !words.iter().any(|word| word.eq_ignore_ascii_case(own)) {
                 words.push(own.into());
@@ -132,11 +155,11 @@ mod tests {
             b" IMAP4rev1 LITERAL- IDLE STARTTLS LOGINDISABLED AUTH=PLAIN AUTH=GSSAPI AUTH=XOAUTH2 COMPRESS=DEFLATE UNAUTHENTICATE",
         );
         assert_eq!(
-            backend.before_login(Front { starttls: false, login: true }),
+            &*backend.before_login(Front { starttls: false, login: true }),
             "IMAP4rev1 IDLE SASL-IR LITERAL+ ID AUTH=PLAIN AUTH=LOGIN AUTH=XOAUTH2"
         );
         assert_eq!(
-            backend.before_login(Front { starttls: true, login: false }),
+            &*backend.before_login(Front { starttls: true, login: false }),
             "IMAP4rev1 IDLE SASL-IR LITERAL+ ID STARTTLS LOGINDISABLED"
         );
         assert_eq!(backend.after_login(), "IMAP4rev1 IDLE SASL-IR LITERAL+ ID");
@@ -146,13 +169,13 @@ mod tests {
     fn a_password_nobody_can_verify_is_not_asked_for() {
         let backend = Capabilities::parse(b"IMAP4rev1 LOGINDISABLED AUTH=OAUTHBEARER");
         let offered = backend.before_login(Front { starttls: false, login: true });
-        assert_eq!(offered, "IMAP4rev1 SASL-IR LITERAL+ ID AUTH=OAUTHBEARER LOGINDISABLED");
+        assert_eq!(&*offered, "IMAP4rev1 SASL-IR LITERAL+ ID AUTH=OAUTHBEARER LOGINDISABLED");
     }
 
     #[test]
     fn hostile_lists_break_no_line() {
         let list = Capabilities::parse(b"IMAP4rev1 X]Y A\x00B \xff ID");
         assert_eq!(list.after_login(), "IMAP4rev1 ID SASL-IR LITERAL+");
-        assert_eq!(Capabilities::parse(&b"X ".repeat(9999)).0.len(), MAX_WORDS);
+        assert_eq!(Capabilities::parse(&b"X ".repeat(9999)).words.len(), MAX_WORDS);
     }
 }

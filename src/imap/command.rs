@@ -241,7 +241,8 @@ impl Command {
         };
         let mut arguments = self.arguments();
         let mailbox = arguments.astring()?;
-        let mut key = vec![mode];
+        let mut key = Vec::with_capacity(1 + mailbox.len());
+        key.push(mode);
         if mailbox.eq_ignore_ascii_case(b"INBOX") {
             key.extend_from_slice(b"INBOX");
         } else {

@@ -3,15 +3,19 @@
 //! Input goes in by the `handle_*` methods; what has to be done comes out of [`Machine::poll`], one [`Action`] at a
 //! time. One command runs at a time; what a client pipelines waits in the input buffer.
 
+mod login;
+mod running;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
+use self::running::Part;
 use crate::imap::capability::Front;
 use crate::imap::command::{Command, HeadError, Name, Segment, parse_head};
 use crate::imap::frame::{Decoder, Frame, FrameError, Line, Literal};
-use crate::imap::sasl::{Credential, Exchange, Mechanism, SaslError, Step};
+use crate::imap::sasl::{Credential, Exchange};
 
 /// Bounds on what a client may send, in octets.
 #[derive(Debug, Clone, Copy)]
@@ -127,32 +131,6 @@ enum Op {
     Discarding,
     /// Closed.
     Over,
-}
-
-/// Which part of a running command the client still has to give.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    /// None; the reply is awaited.
-    Nothing,
-    /// A literal, when the backend wants it.
-    LiteralHeld { sync: bool },
-    /// A literal, now. `answered`: the reply came already, but the backend still takes the rest.
-    Literal { answered: bool },
-    /// `DONE`, when IDLE was accepted.
-    DoneHeld,
-    /// `DONE`, now.
-    Done,
-    /// IDLE was ended by something else than `DONE`: its reply becomes a BAD.
-    NotDone,
-    /// A line, asked for by an unknown command's continuation.
-    Line,
-}
-
-impl Part {
-    /// Whether what the client sends now belongs to the running command.
-    fn takes_input(self) -> bool {
-        matches!(self, Self::Literal { .. } | Self::Done | Self::Line)
-    }
 }
 
 /// What a session leaves on its connection when it ends while a command runs.
@@ -324,87 +302,6 @@ impl Machine {
         }
     }
 
-    /// The answer to [`Action::Login`].
-    pub fn handle_login(&mut self, reply: LoginReply) {
-        let Op::LoggingIn { tag } = std::mem::replace(&mut self.op, Op::Ready) else { return };
-        match reply {
-            LoginReply::Accepted(offered) => {
-                self.state = State::Authenticated;
-                self.errors = 0;
-                self.write(reply_line(&tag, &format!("OK [CAPABILITY {offered}] Logged in")));
-                self.offered = offered;
-            }
-            LoginReply::Refused { reply, challenge: Some(challenge) } => {
-                self.write(format!("+ {challenge}\r\n"));
-                self.op = Op::Refusing { tag, reply };
-            }
-            LoginReply::Refused { reply, challenge: None } => self.write(reply_line(&tag, &reply)),
-        }
-    }
-
-    /// The backend asks for more of the running command; `line` is its whole line.
-    pub fn handle_continue(&mut self, line: Bytes) {
-        let Op::Running { name, part, .. } = &mut self.op else { return };
-        match *part {
-            Part::LiteralHeld { sync } => {
-                *part = Part::Literal { answered: false };
-                if sync {
-                    self.actions.push_back(Action::Write(line));
-                }
-            }
-            Part::DoneHeld => {
-                *part = Part::Done;
-                self.actions.push_back(Action::Write(line));
-                if let Some(reason) = self.draining {
-                    self.handle_drain(reason);
-                }
-            }
-            Part::Nothing if *name == Name::Other => {
-                *part = Part::Line;
-                self.actions.push_back(Action::Write(line));
-            }
-            _ => {}
-        }
-    }
-
-    /// The running command's tagged reply came: ` OK …` with its line end. `selected`: whether a mailbox is selected
-    /// from now on. What the client gets is queued; [`Machine::poll`] goes on.
-    pub fn handle_done(&mut self, rest: &[u8], selected: bool) {
-        let Op::Running { tag, part, .. } = &mut self.op else { return };
-        let mut line = BytesMut::with_capacity(tag.len() + rest.len());
-        line.put_slice(tag);
-        line.put_slice(if *part == Part::NotDone { b" BAD Expected DONE.\r\n" } else { rest });
-        self.state = if selected { State::Selected } else { State::Authenticated };
-        self.errors = 0;
-        match part {
-            Part::Literal { answered } if !self.decoder.at_command_start() => *answered = true,
-            Part::LiteralHeld { sync: false } => self.op = Op::Discarding,
-            Part::LiteralHeld { sync: true } => {
-                self.decoder.cancel_literal();
-                self.op = Op::Ready;
-            }
-            _ if self.decoder.at_command_start() => self.op = Op::Ready,
-            _ => self.op = Op::Discarding,
-        }
-        self.actions.push_back(Action::Write(line.freeze()));
-    }
-
-    /// The running command cannot be run, or its outcome will never be known: `reply` is the tagged reply's text. When
-    /// a mailbox was selected, the session ends.
-    pub fn handle_lost(&mut self, reply: &str) {
-        // A line that the client was asked for would be taken for a command.
-        let lost = self.is_selected() || matches!(self.op, Op::Running { part: Part::Line, .. });
-        if matches!(self.op, Op::Running { .. }) {
-            self.handle_done(format!(" {reply}\r\n").as_bytes(), false);
-        }
-        if let Op::Running { .. } = self.op {
-            self.op = Op::Discarding;
-        }
-        if lost {
-            self.bye("[UNAVAILABLE] Connection to the mail server lost", End::UpstreamLost);
-        }
-    }
-
     /// The backend has ended the connection of the selected mailbox, with these words: so does the session.
     pub fn handle_bye(&mut self, text: &[u8]) {
         self.bye(&String::from_utf8_lossy(text), End::UpstreamLost);
@@ -477,7 +374,7 @@ impl Machine {
                 if let Some(literal) = line.literal {
                     self.skip_literal(literal);
                 }
-                self.write(reply_line(&tag, &reply));
+                self.write(reply_line(&tag, "", &reply));
             }
             Op::Running { tag, name, part } => self.running_line(tag, name, part, line),
             Op::Discarding => self.discarded_line(line),
@@ -579,7 +476,7 @@ impl Machine {
             _ => Bytes::from_static(b"*"),
         };
         let code = if error == FrameError::TooLong { "[TOOBIG] " } else { "" };
-        self.write(reply_line(&tag, &format!("BAD {code}{error}")));
+        self.write(reply_line(&tag, "BAD ", &format!("{code}{error}")));
         // A line that cannot be framed has no end that one could go on after.
         self.bye(&format!("{code}{error}"), End::ProtocolError);
     }
@@ -622,54 +519,6 @@ impl Machine {
         }
     }
 
-    /// A command whose literal is a message: it goes on to the backend as it comes.
-    fn stream(&mut self, command: Command, literal: Literal) {
-        self.run(command, Some(literal), Part::LiteralHeld { sync: literal.sync });
-    }
-
-    fn run(&mut self, command: Command, streams: Option<Literal>, part: Part) {
-        self.op = Op::Running { tag: command.tag.clone(), name: command.name, part };
-        self.actions.push_back(Action::Run(Box::new(Run { command, streams })));
-    }
-
-    /// A line of the client while its command runs.
-    fn running_line(&mut self, tag: Bytes, name: Name, part: Part, line: Line) {
-        let part = match part {
-            Part::Literal { answered } => {
-                self.actions.push_back(Action::SendSegment(line.text, line.literal));
-                match (line.literal, answered) {
-                    (Some(literal), false) => Part::LiteralHeld { sync: literal.sync },
-                    (Some(literal), true) => return self.skip_literal(literal),
-                    (None, true) => return,
-                    (None, false) => Part::Nothing,
-                }
-            }
-            Part::Done => {
-                self.actions.push_back(Action::Send(Bytes::from_static(b"DONE\r\n")));
-                if line.literal.is_some_and(|literal| literal.sync) {
-                    self.decoder.cancel_literal();
-                }
-                if line.literal.is_none() && line.text.eq_ignore_ascii_case(b"DONE") {
-                    Part::Nothing
-                } else {
-                    Part::NotDone
-                }
-            }
-            // Whether the backend would take it for a literal depends on a command that is not known.
-            _ if line.literal.is_some() => {
-                self.op = Op::Running { tag, name, part };
-                return self.unframed(FrameError::LiteralPlace);
-            }
-            _ => {
-                let mut octets = BytesMut::from(&line.text[..]);
-                octets.put_slice(b"\r\n");
-                self.actions.push_back(Action::Send(octets.freeze()));
-                Part::Nothing
-            }
-        };
-        self.op = Op::Running { tag, name, part };
-    }
-
     fn start_tls(&mut self, command: &Command) {
         if !self.front.starttls {
             return self.bad(&command.tag, "TLS is not available here, or active already.");
@@ -680,90 +529,22 @@ impl Machine {
         self.op = Op::StartingTls;
     }
 
-    fn login(&mut self, command: &Command) {
-        let mut arguments = command.arguments();
-        let (Some(user), Some(password)) = (arguments.astring(), arguments.astring()) else {
-            return self.bad(&command.tag, "LOGIN needs a user name and a password.");
-        };
-        if !arguments.at_end() {
-            return self.bad(&command.tag, "LOGIN takes two arguments.");
-        }
-        let credential = Credential::new(Mechanism::LoginCommand, user.into_owned(), Vec::new(), password.into_owned());
-        self.verify(command.tag.clone(), credential);
-    }
-
-    fn verify(&mut self, tag: Bytes, credential: Credential) {
-        if !self.front.login {
-            return self.no(&tag, "[PRIVACYREQUIRED] Logging in needs TLS first.");
-        }
-        if !credential.is_sound() {
-            return self.no(&tag, "[AUTHENTICATIONFAILED] Authentication failed.");
-        }
-        self.op = Op::LoggingIn { tag };
-        self.actions.push_back(Action::Login(Box::new(credential)));
-    }
-
-    fn authenticate(&mut self, command: &Command) {
-        let mut arguments = command.arguments();
-        let Some(name) = arguments.word() else {
-            return self.bad(&command.tag, "AUTHENTICATE needs a mechanism.");
-        };
-        let offered = |mechanism: &Mechanism| {
-            self.offered.split(' ').any(|word| word.strip_prefix("AUTH=") == Some(mechanism.name()))
-        };
-        let Some(mechanism) = Mechanism::parse(name).filter(offered) else {
-            return self.no(&command.tag, "Mechanism not available.");
-        };
-        let mut exchange = Exchange::new(mechanism);
-        let initial = arguments.word();
-        if command.has_literal() || !arguments.at_end() {
-            return self.bad(&command.tag, "AUTHENTICATE takes a mechanism and an initial response.");
-        }
-        let step = match initial {
-            None => Ok(Step::Challenge(exchange.first_challenge())),
-            Some(initial) => exchange.initial(initial),
-        };
-        self.sasl_step(command.tag.clone(), exchange, step);
-    }
-
-    fn sasl_line(&mut self, tag: Bytes, mut exchange: Exchange, line: &Line) {
-        let step = match line.literal {
-            Some(literal) => {
-                self.skip_literal(literal);
-                Err(SaslError::Malformed)
-            }
-            None => exchange.response(&line.text),
-        };
-        self.sasl_step(tag, exchange, step);
-    }
-
-    fn sasl_step(&mut self, tag: Bytes, exchange: Exchange, step: Result<Step, SaslError>) {
-        match step {
-            Ok(Step::Challenge(challenge)) => {
-                self.write(format!("+ {challenge}\r\n"));
-                self.op = Op::Sasl { tag, exchange };
-            }
-            Ok(Step::Done(credential)) => self.verify(tag, credential),
-            Err(error) => self.bad(&tag, &format!("{error}.")),
-        }
-    }
-
     fn write(&mut self, octets: impl Into<Bytes>) {
         self.actions.push_back(Action::Write(octets.into()));
     }
 
     fn ok(&mut self, tag: &[u8], text: &str) {
         self.errors = 0;
-        self.write(reply_line(tag, &format!("OK {text}")));
+        self.write(reply_line(tag, "OK ", text));
     }
 
     fn no(&mut self, tag: &[u8], text: &str) {
-        self.write(reply_line(tag, &format!("NO {text}")));
+        self.write(reply_line(tag, "NO ", text));
     }
 
     /// A malformed command: after too many in a row, whoever sends them is not speaking IMAP.
     fn bad(&mut self, tag: &[u8], text: &str) {
-        self.write(reply_line(tag, &format!("BAD {text}")));
+        self.write(reply_line(tag, "BAD ", text));
         self.errors += 1;
         if self.errors >= MAX_ERRORS {
             self.bye("Too many malformed commands", End::ProtocolError);
@@ -793,13 +574,8 @@ fn is_id_list(command: &Command) -> bool {
 }
 
 /// A tagged reply (or, with `*` for a tag, an untagged one).
-fn reply_line(tag: &[u8], text: &str) -> Bytes {
-    let mut line = BytesMut::with_capacity(tag.len() + text.len() + 3);
-    line.put_slice(tag);
-    line.put_u8(b' ');
-    line.put_slice(text.as_bytes());
-    line.put_slice(b"\r\n");
-    line.freeze()
+fn reply_line(tag: &[u8], status: &str, text: &str) -> Bytes {
+    [tag, b" ", status.as_bytes(), text.as_bytes(), b"\r\n"].concat().into()
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::imap::sasl::Mechanism;
 
 #[path = "machine_properties.rs"]
 mod properties;

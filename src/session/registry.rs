@@ -100,7 +100,7 @@ impl Record {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// Waits until somebody asks for its end. For the session alone.
+    /// Waits until somebody asks for its end, or for that of all. For the session alone.
     pub(super) async fn closed(&self) {
         self.wake.notified().await;
     }
@@ -152,9 +152,12 @@ impl Record {
         let _ = self.ended.set(close);
     }
 
+    fn connections(&self) -> String {
+        self.connections.lock().iter().map(u64::to_string).collect::<Vec<_>>().join(",")
+    }
+
     /// The line about the whole session.
     fn log(&self) {
-        let connections: Vec<_> = self.connections.lock().iter().map(u64::to_string).collect();
         info!(
             target: "imapool::sessions",
             session = self.id,
@@ -162,7 +165,7 @@ impl Record {
             listener = self.listener.config.name,
             tls = self.tls(),
             user = self.account().map(|account| account.name()),
-            connections = connections.join(","),
+            connections = self.connections(),
             commands = self.commands(),
             received = self.received(),
             sent = self.sent(),
@@ -183,6 +186,7 @@ fn add(number: &AtomicU64, more: u64) {
 pub struct Registry {
     shards: [Mutex<HashMap<u64, Arc<Record>>>; SHARDS as usize],
     last: AtomicU64,
+    draining: AtomicBool,
 }
 
 impl Registry {
@@ -210,7 +214,19 @@ impl Registry {
             wake: Notify::new(),
         });
         self.shard(record.id).lock().insert(record.id, Arc::clone(&record));
+        if self.draining.load(Ordering::Acquire) {
+            record.wake.notify_one();
+        }
         Enrolled { registry: Arc::clone(self), record }
+    }
+
+    /// Ends all sessions, those to come, too: at rest by BYE, else as soon as their command is over.
+    pub fn drain(&self) {
+        // Whoever is not among them yet enrolls after this, and sees it.
+        self.draining.store(true, Ordering::Release);
+        for record in self.all() {
+            record.wake.notify_one();
+        }
     }
 
     /// The session of this number.

@@ -1,5 +1,8 @@
 //! One backend: connections to it that nobody has logged in on yet, and what is known of its health.
 
+mod spares;
+mod unauthenticated;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -10,11 +13,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{info, warn};
 
+pub use self::unauthenticated::Unauthenticated;
 use super::breaker::Breaker;
 use super::connection::{Connection, Opened, Timing};
 use super::dial::{DialError, Dialer};
@@ -22,23 +25,15 @@ use super::login::{Login, LoginError, Outcome, is_connection_limit};
 use super::machine::Machine;
 use super::turns::Turns;
 use crate::config::{self, Live};
-use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::capability::Capabilities;
 use crate::imap::sasl::Credential;
-use crate::metrics::{BackendMetrics, ConnectionState, DialResult, StateGuard};
+use crate::metrics::{BackendMetrics, ConnectionState, DialResult};
 use crate::ports::{Budget, Permit};
-use crate::stream::Stream;
 use crate::throttle::Standing;
 use crate::tls::{Stamp, TlsConfigError};
 
 /// Connections that may be dialed to one backend at once: after an outage, or at the start, the others queue.
 const DIALS_AT_ONCE: usize = 16;
-/// A spare connection is not kept for longer: servers hang up on those that do not log in (Dovecot: 3 min).
-const SPARE_AGE: Duration = Duration::from_secs(120);
-/// Spare connections are renewed for so long after the last login at the backend: at night it is left alone.
-const SPARE_INTEREST: Duration = Duration::from_secs(600);
-/// One on which a credential was refused is kept for so long beyond `pool.spare`, for the next of a flood.
-const USED_SPARE_AGE: Duration = Duration::from_secs(10);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -334,46 +329,6 @@ impl Backend {
         take.await.unwrap_or(Err(OpenError::Closed))
     }
 
-    /// Those that refused somebody already are for who may well be refused, too; the unused ones for who stands better, and
-    /// never for suspects.
-    fn take_spare(&self, standing: Standing) -> Option<Unauthenticated> {
-        let mut spares = self.spares.lock();
-        let used = standing >= Standing::Unknown;
-        match spares.iter().rposition(|spare| spare.used == used) {
-            Some(at) => Some(spares.swap_remove(at)),
-            None if standing == Standing::Suspect => None,
-            None => spares.pop(),
-        }
-    }
-
-    /// How many unused ones there should be. One that began with a client's address is no other client's.
-    fn spare(&self) -> usize {
-        if self.config.send_proxy { 0 } else { self.pool.load().spare }
-    }
-
-    /// Keeps a connection for the next login, if there is room for it: in a flood of wrong ones, as many as there may be
-    /// verifications, so that each serves for many.
-    pub fn keep(&self, spare: Unauthenticated) {
-        let mut spares = self.spares.lock();
-        let room = match self.spare() {
-            0 => false,
-            most if spare.used => spares.len() < most.max(self.turns.places()),
-            most => spares.iter().filter(|other| !other.used).count() < most,
-        };
-        if room {
-            self.hold(&mut spares, spare);
-        }
-    }
-
-    fn hold(&self, spares: &mut Vec<Unauthenticated>, mut spare: Unauthenticated) {
-        if !self.closing.load(Ordering::Acquire) && spare.opened.elapsed() < SPARE_AGE {
-            spare.state.set(ConnectionState::Spare);
-            spare.kept = true;
-            spare.since = Instant::now();
-            spares.push(spare);
-        }
-    }
-
     /// Sees to the spare connections, and to whether the backend is there. Call it every few seconds.
     pub async fn tend(self: &Arc<Self>) {
         self.clear_away_spares();
@@ -389,55 +344,6 @@ impl Backend {
             self.hold(&mut self.spares.lock(), spare);
         }
         self.refill_soon();
-    }
-
-    /// Ends spare connections that are closed, old, or more than there should be; all, where others could use their ports.
-    fn clear_away_spares(&self) {
-        let mut spares = self.spares.lock();
-        if self.budget.is_short(self.index) {
-            spares.clear();
-        }
-        let mut surplus = spares.len().saturating_sub(self.spare());
-        spares.retain_mut(|spare| {
-            let drop = surplus > 0 && spare.used && spare.since.elapsed() > USED_SPARE_AGE;
-            surplus -= usize::from(drop);
-            !drop && spare.opened.elapsed() < SPARE_AGE && spare.is_alive()
-        });
-    }
-
-    /// Opens spare connections, one after the other, until there are `pool.spare`; only to a backend that is in use and there,
-    /// and where nobody has to make room for them.
-    fn refill_soon(self: &Arc<Self>) {
-        if !self.lacks_spares() || self.refilling.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let backend = Arc::clone(self);
-        tokio::spawn(async move {
-            while backend.lacks_spares() {
-                let Some(permit) = backend.budget.try_permit(backend.index) else { break };
-                let Ok(spare) = backend.open(permit, None).await else { break };
-                backend.keep(spare);
-            }
-            backend.refilling.store(false, Ordering::Release);
-        });
-    }
-
-    fn lacks_spares(&self) -> bool {
-        let spares = self.spares.lock();
-        let unused = spares.iter().filter(|spare| !spare.used).count();
-        // Those that verify come back, most of them. Together they shall not be more than the places for them.
-        unused < self.spare()
-            && spares.len() + self.turns.running() < self.turns.places()
-            && *self.reachable.borrow()
-            && !self.closing.load(Ordering::Acquire)
-            && self.service() == Service::Running
-            && !self.budget.is_short(self.index)
-            && self.last_login.lock().elapsed() < SPARE_INTEREST
-    }
-
-    /// Ends the spare connections.
-    pub fn end_spares(&self) {
-        self.spares.lock().clear();
     }
 
     /// Ends the spare connections, for good.
@@ -596,82 +502,4 @@ fn chance() -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "chance has no precision")]
     let chance = RandomState::new().hash_one(0) as f64 / u64::MAX as f64;
     chance
-}
-
-/// A connection on which nobody is logged in. Dropping it resets it.
-#[derive(Debug)]
-pub struct Unauthenticated {
-    stream: Stream,
-    input: BytesMut,
-    login: Login,
-    opened: Instant,
-    limit: Duration,
-    state: StateGuard,
-    permit: Permit,
-    /// It has waited for its use: the backend may have closed it.
-    kept: bool,
-    /// A credential was tried on it.
-    used: bool,
-    /// When it was last kept.
-    since: Instant,
-}
-
-impl Unauthenticated {
-    /// Tries a credential. After a refusal the connection can be used again.
-    ///
-    /// # Errors
-    /// The connection is of no further use, but for [`LoginError::NoMechanism`].
-    async fn log_in(&mut self, credential: &Credential, client: Option<IpAddr>) -> Result<Outcome, OpenError> {
-        if let Some(client) = client
-            && self.login.introduce(client)
-        {
-            self.outcome().await?;
-        }
-        self.login.start(credential)?;
-        let outcome = self.outcome().await?;
-        match outcome {
-            Outcome::Limit(text) => Err(OpenError::Limit(text)),
-            Outcome::Unavailable(text) => Err(OpenError::Unavailable(text)),
-            outcome => Ok(outcome),
-        }
-    }
-
-    /// Sends what has to be sent and reads lines, until a step is over.
-    async fn outcome(&mut self) -> Result<Outcome, OpenError> {
-        let limit = self.limit;
-        timeout(limit, self.run()).await.unwrap_or(Err(OpenError::Timeout(limit)))
-    }
-
-    async fn run(&mut self) -> Result<Outcome, OpenError> {
-        loop {
-            let output = self.login.poll_transmit();
-            if !output.is_empty() {
-                self.stream.write_all(&output).await?;
-                self.stream.flush().await?;
-            }
-            if let Some(end) = memchr::memchr(b'\n', &self.input) {
-                let line = self.input.split_to(end + 1);
-                match self.login.handle_line(&line).map_err(OpenError::from_login)? {
-                    Some(outcome) => return Ok(outcome),
-                    None => continue,
-                }
-            }
-            if self.input.len() > MAX_WHOLE_LINE {
-                return Err(OpenError::Login(LoginError::Unexpected("a line without end".into())));
-            }
-            self.input.reserve(1024);
-            if self.stream.read_buf(&mut self.input).await? == 0 {
-                return Err(OpenError::Closed);
-            }
-        }
-    }
-
-    /// Whether the backend has neither closed it nor said anything: it has nothing to say before a login.
-    fn is_alive(&mut self) -> bool {
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        let mut scratch = [0; 64];
-        let mut buffer = tokio::io::ReadBuf::new(&mut scratch);
-        let read = tokio::io::AsyncRead::poll_read(std::pin::Pin::new(&mut self.stream), &mut context, &mut buffer);
-        read.is_pending() && self.input.is_empty()
-    }
 }

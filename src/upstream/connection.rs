@@ -6,6 +6,7 @@
 //! lies in its berth, where its keeper goes on reading, so that a goodbye is seen at once.
 
 mod keeper;
+mod reading;
 mod wire;
 
 use std::cell::RefCell;
@@ -382,3 +383,6 @@ pub(crate) fn poll_read_with(
         Poll::Ready(Ok(target.filled().len()))
     })
 }
+
+#[cfg(all(test, unix))]
+mod tests;

@@ -5,6 +5,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::{command, connected};
+use crate::imap::MAX_WHOLE_LINE;
+use crate::imap::response::CLASSIFY;
 use crate::upstream::machine::*;
 
 /// Everything a session gets, in order.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::command::parse_head;
 use crate::imap::frame::{Decoder, Frame};
 

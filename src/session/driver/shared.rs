@@ -10,7 +10,9 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{Ended, Running, Session, capitalized, label};
+use super::Session;
+use super::closing::Ended;
+use super::running::{Running, capitalized, label};
 use crate::config::PoolMode;
 use crate::imap::command::{Command, Name};
 use crate::mailbox::enabled::{Enabled, Parameters};
@@ -57,7 +59,7 @@ impl Session {
             // What selects a mailbox for nobody else needs a connection of its own, as any other command may.
             if enabled.is_none() {
                 self.record.command_begins(run.command.name);
-                self.running = Some(running(&run.command));
+                self.running = Some(running(&run.command, self.now));
                 hub.run(run);
                 return None;
             }
@@ -76,7 +78,7 @@ impl Session {
             Some((key, enabled)) => {
                 self.sticky = Some(Arc::new(enabled.sticky()));
                 self.record.command_begins(run.command.name);
-                self.running = Some(running(&run.command));
+                self.running = Some(running(&run.command, self.now));
                 self.sharing.joining = true;
                 self.sharing.hub = Some(Member::join(&account, key, enabled, run));
                 None
@@ -174,7 +176,7 @@ impl Session {
     /// The hub has answered the running command.
     fn ended(&mut self, rest: &[u8], selected: bool) {
         if let Some(running) = self.running.take() {
-            self.context.metrics.command(label(running.name), running.since.elapsed());
+            self.context.metrics.command(label(running.name), self.now - running.since);
             self.record.command_ends();
         }
         self.sharing.joining = false;
@@ -208,8 +210,8 @@ fn needs_mailbox(name: Name) -> bool {
     matches!(name, Check | Close | Copy | Expunge | Fetch | Move | Search | Sort | Store | Thread | Unselect)
 }
 
-fn running(command: &Command) -> Running {
-    Running { name: command.name, since: Instant::now(), again: None, attempts: 1 }
+fn running(command: &Command, now: Instant) -> Running {
+    Running { name: command.name, since: now, again: None, attempts: 1 }
 }
 
 fn noop() -> Run {

@@ -71,11 +71,27 @@ impl Shared {
         wire.map(|wire| self.end(wire, Exit::Retire(reason))).is_some()
     }
 
-    pub(super) fn rest(&self, wire: Box<Wire>) {
+    pub(super) fn rest(&self, mut wire: Box<Wire>) {
         self.resting_since.store(self.micros(wire.rested()), Ordering::Relaxed);
         self.state.store(RESTING, Ordering::Release);
-        self.berth.put(Place::Resting(wire));
-        self.budget.rested();
+        let mut berth = self.berth.0.lock();
+        // Watched in its keeper's name from here on, who need not be woken for that. One that has not told its name is
+        // about to look.
+        let over = match &berth.1 {
+            Some(keeper) => wire.poll_rest(self, &mut Context::from_waker(keeper)),
+            None => Poll::Pending,
+        };
+        match over {
+            Poll::Pending => {
+                berth.0 = Place::Resting(wire);
+                drop(berth);
+                self.budget.rested();
+            }
+            Poll::Ready(exit) => {
+                drop(berth);
+                drop(self.end(wire, exit));
+            }
+        }
     }
 
     /// Ends the connection. What takes time (LOGOUT) is its keeper's.

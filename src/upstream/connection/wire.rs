@@ -1,5 +1,7 @@
 //! One authenticated connection: its socket and its machine. Whoever holds it drives it; it has no task of its own.
 
+mod goodbye;
+
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -9,31 +11,22 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep};
-use tokio_util::io::poll_read_buf;
 use tracing::info;
 
-use super::{CHUNK, FromUpstream, Loss, Opened, Part, Shared, Timing, poll_read_with};
+use super::reading::{Reading, poll_read};
+use super::{FromUpstream, Opened, Part, Shared, Timing};
 use crate::metrics::{BackendMetrics, ConnectionState, RetireReason, StateGuard};
 use crate::ports::Permit;
 use crate::session::machine::Run;
-use crate::stream::{Ended, Stream};
+use crate::stream::Stream;
 use crate::upstream::machine::{Event, Machine, Own, ProtocolError};
 
 /// What a backend may say unasked while a connection rests, in octets.
 const UNASKED: usize = 1024 * 1024;
-/// How long a retired connection may take to say goodbye.
-const GOODBYE: Duration = Duration::from_secs(2);
 /// How long a command of our own may take on an authenticated connection.
 const OWN_COMMAND: Duration = Duration::from_secs(30);
-
-/// Read at a time from a backend that goes on filling [`CHUNK`], in octets. So much memory may wait for each of a few slow
-/// clients, but not for all.
-const STRETCH: usize = 128 * 1024;
-/// Connections that are read so.
-static STRETCHES: Semaphore = Semaphore::const_new(8);
 
 /// What is waited for besides the backend.
 #[derive(Debug, Clone, Copy)]
@@ -430,129 +423,4 @@ impl Wire {
             *known = facts.clone();
         }
     }
-
-    /// Ends the connection so that TIME_WAIT stays with the backend, or nowhere: at once, or, if it comes back, by
-    /// [`Wire::say_goodbye`].
-    pub(super) fn end(self: Box<Self>, shared: &Shared, exit: Exit) -> (Loss, Option<Box<Self>>) {
-        shared.closed();
-        let reason = self.reason(shared, &exit);
-        let bye = if let Exit::Bye(text) = &exit { Some(text.clone()) } else { None };
-        let loss = Loss { unsent: !self.sent, unanswered: !self.replied, cut: !self.machine.at_line_start(), bye };
-        self.metrics.retired(reason);
-        let seconds = self.opened.elapsed().as_secs();
-        let (connection, reason) = (shared.id, reason.as_str());
-        info!(target: "imapool::connections", connection, reason, seconds, cause = ?exit, "upstream connection retired");
-        let orderly =
-            matches!(exit, Exit::Retire(_) | Exit::Abandoned) && self.machine.is_clean() && self.output.is_empty();
-        if orderly {
-            return (loss, Some(self));
-        }
-        self.stream.reset();
-        drop(self.permit);
-        shared.socket_closed();
-        (loss, None)
-    }
-
-    /// LOGOUT, and whatever it takes.
-    pub(super) async fn say_goodbye(mut self: Box<Self>) {
-        if tokio::time::timeout(GOODBYE, self.logout()).await == Ok(true) {
-            let Self { stream, permit, .. } = *self;
-            let _: Ended = stream.wait_peer_close(GOODBYE).await;
-            drop(permit);
-        } else {
-            self.stream.reset();
-        }
-    }
-
-    fn reason(&self, shared: &Shared, exit: &Exit) -> RetireReason {
-        match exit {
-            Exit::Retire(reason) => *reason,
-            Exit::ServerClosed | Exit::Bye(_) => RetireReason::ServerClosed,
-            Exit::Abandoned if self.machine.spoiled().is_some() => RetireReason::Sticky,
-            Exit::Abandoned if !self.machine.is_clean() => RetireReason::Unclean,
-            Exit::Abandoned => RetireReason::Shutdown,
-            Exit::Protocol(error) => {
-                info!(connection = shared.id, %error, "backend broke the protocol");
-                RetireReason::ProtocolError
-            }
-            Exit::Io(error) => {
-                info!(connection = shared.id, %error, "upstream connection failed");
-                RetireReason::Error
-            }
-            Exit::Timeout => RetireReason::Timeout,
-        }
-    }
-
-    /// LOGOUT, and the reply to it. False: it could not be had.
-    async fn logout(&mut self) -> bool {
-        self.machine.handle_own(Own::Logout);
-        let mut output = self.machine.poll_transmit();
-        while !output.is_empty() {
-            let written = poll_fn(|cx| Pin::new(&mut self.stream).poll_write(cx, &output)).await;
-            match written {
-                Ok(written) if written > 0 => drop(output.split_to(written)),
-                _ => return false,
-            }
-        }
-        if poll_fn(|cx| Pin::new(&mut self.stream).poll_flush(cx)).await.is_err() {
-            return false;
-        }
-        loop {
-            while let Some(event) = self.machine.poll_event() {
-                if matches!(event, Event::OwnDone(Own::Logout, _)) {
-                    return true;
-                }
-            }
-            let (stream, input, reading) = (&mut self.stream, &mut self.input, &mut self.reading);
-            match poll_fn(|cx| poll_read(stream, cx, input, reading)).await {
-                Ok(read) if read > 0 => {}
-                _ => return false,
-            }
-            if self.machine.handle_input(&mut self.input).is_err() {
-                return false;
-            }
-        }
-    }
-}
-
-/// How a connection is read, by how much has come at a time.
-enum Reading {
-    /// Small pieces, by way of a buffer that is shared.
-    Pieces,
-    /// [`CHUNK`], into memory that is passed on without a copy.
-    Chunks,
-    /// The same, [`STRETCH`] at a time.
-    Stretches { _turn: SemaphorePermit<'static> },
-}
-
-/// Reads into `buffer`.
-fn poll_read(
-    stream: &mut Stream,
-    cx: &mut Context<'_>,
-    buffer: &mut BytesMut,
-    reading: &mut Reading,
-) -> Poll<io::Result<usize>> {
-    let size = match reading {
-        Reading::Pieces => {
-            let read = ready!(poll_read_with(stream, cx, |octets| buffer.extend_from_slice(octets)));
-            if matches!(read, Ok(read) if read >= CHUNK / 4) {
-                *reading = Reading::Chunks;
-            }
-            return Poll::Ready(read);
-        }
-        Reading::Chunks => CHUNK,
-        Reading::Stretches { .. } => STRETCH,
-    };
-    buffer.reserve(size);
-    let read = ready!(poll_read_buf(Pin::new(stream), cx, buffer))?;
-    match reading {
-        _ if read < CHUNK / 4 => *reading = Reading::Pieces,
-        Reading::Chunks if read >= CHUNK => {
-            if let Ok(turn) = STRETCHES.try_acquire() {
-                *reading = Reading::Stretches { _turn: turn };
-            }
-        }
-        _ => {}
-    }
-    Poll::Ready(Ok(read))
 }

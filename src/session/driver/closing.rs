@@ -1,0 +1,108 @@
+//! The end of a session: what is still owed to its client, what becomes of its connection, and who closes first.
+
+use std::time::Duration;
+
+use tracing::info;
+
+use super::Session;
+use crate::metrics::SessionClose;
+use crate::session::machine::{End, Remnant};
+use crate::stream::Peer;
+
+/// How long a client may take to answer our FIN with its own.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// A client that closed its side and still got a reply has this long to read it before the reset: on Linux it can do so
+/// afterwards, too, but other systems throw away what lies unread when a reset comes.
+const READING_GRACE: Duration = Duration::from_millis(50);
+
+/// Why a session is over.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// It is not: TLS begins.
+    Not,
+    /// In words, by one of the two sides.
+    By(End),
+    /// The client's connection failed.
+    ClientLost,
+    /// The client took nothing for too long.
+    WriteTimeout,
+    /// The backend's connection broke in the middle of a reply.
+    Cut,
+    /// Somebody asked for its end, and its command has run on for too long.
+    Closed,
+}
+
+impl Session {
+    /// Gives back the upstream connection, delivers the last words, and closes so that the client's port is free at once:
+    /// TIME_WAIT comes to lie on our listening port, or, where the client was the first to close, nowhere.
+    pub(super) async fn finish(mut self: Box<Self>, mut ended: Ended) {
+        self.release();
+        let owed = self.answered_eof || !self.output.is_empty();
+        if matches!(ended, Ended::By(_))
+            && let Err(failed) = self.say_last().await
+        {
+            ended = failed;
+        }
+        let close = self.close_label(&ended);
+        self.context.metrics.session_closed(close);
+        self.record.ends(close);
+        // Asked at the last moment: some clients say LOGOUT, and close their side at once.
+        let peer = self.stream.peer();
+        let client_first = self.listener.config.reset_on_client_close
+            && peer.map_or_else(|| self.machine.has_eof(), |peer| peer == Peer::Closed);
+        match ended {
+            // Nothing comes after LOGOUT but the client's FIN; beneath TLS, a `close_notify`.
+            Ended::By(End::Logout) if peer == Some(Peer::Silent) && !self.stream.is_tls() => self.stream.hang_up(),
+            Ended::By(_) if !client_first => {
+                self.stream.close(CLOSE_DEADLINE).await;
+            }
+            // If it cannot be known what was delivered, it counts whether the client could be waiting for something.
+            Ended::By(_) if owed || self.stream.undelivered().is_some() => {
+                self.stream.cork(false);
+                let grace = if owed { READING_GRACE } else { Duration::ZERO };
+                self.stream.reset_when_delivered(self.context.limits.write_timeout, grace).await;
+            }
+            _ => self.stream.reset(),
+        }
+    }
+
+    /// Writes all that is queued, to be sent together with FIN as far as it fits into one segment.
+    async fn say_last(&mut self) -> Result<(), Ended> {
+        self.write_now(true);
+        if self.output.is_empty() && !self.stream.is_tls() {
+            return Ok(());
+        }
+        self.stream.cork(true);
+        self.flush().await
+    }
+
+    /// A connection at rest goes back to its pool; one with a reply on the way is drained first, by a task of its own.
+    fn release(&mut self) {
+        let Some(lease) = self.lease.take() else { return };
+        let remnant = self.machine.remnant();
+        // What has not gone on to the backend by now never will.
+        if self.running.is_some() && remnant != Remnant::Unfinished && self.parts.is_empty() {
+            tokio::spawn(lease.drain(remnant));
+        }
+    }
+
+    fn close_label(&self, ended: &Ended) -> SessionClose {
+        match ended {
+            Ended::By(End::Logout) => SessionClose::Logout,
+            Ended::By(End::ClientClosed) => SessionClose::ClientClosed,
+            Ended::By(End::ProtocolError) => {
+                info!(client = %self.client, listener = self.listener.config.name, "session ended: malformed input");
+                SessionClose::ProtocolError
+            }
+            Ended::By(End::Drain) => SessionClose::Drain,
+            Ended::By(End::Operator) | Ended::Closed => SessionClose::Operator,
+            Ended::By(End::IdleTimeout) => SessionClose::IdleTimeout,
+            Ended::By(End::LoginTimeout) => SessionClose::LoginTimeout,
+            Ended::By(End::UpstreamLost) | Ended::Cut => SessionClose::UpstreamLost,
+            Ended::ClientLost => SessionClose::ClientReset,
+            Ended::WriteTimeout => SessionClose::WriteTimeout,
+            Ended::Not => SessionClose::Error,
+        }
+    }
+}

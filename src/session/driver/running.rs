@@ -1,0 +1,211 @@
+//! A command on a connection of the session's own: which connection that is, what comes of the command, and what is done when
+//! the connection is lost.
+
+use std::sync::LazyLock;
+
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::Session;
+use super::closing::Ended;
+use crate::imap::command::Name;
+use crate::metrics::CommandLabel;
+use crate::pool::{CheckoutError, Want};
+use crate::session::machine::Run;
+use crate::upstream::connection::{FromUpstream, Loss, Part};
+
+/// Times a command is run anew because its connection was gone.
+const MAX_ATTEMPTS: u8 = 3;
+
+/// The command that runs on the backend.
+pub(super) struct Running {
+    pub(super) name: Name,
+    pub(super) since: Instant,
+    /// To run it anew, as long as that can be done.
+    pub(super) again: Option<Box<Run>>,
+    pub(super) attempts: u8,
+}
+
+impl Session {
+    /// Runs a command on the connection that the session has. Otherwise gives it back.
+    pub(super) fn start_at_once(&mut self, run: Box<Run>) -> Result<(), Box<Run>> {
+        if self.may_exchange(&run) {
+            return Err(run);
+        }
+        let name = run.command.name;
+        let again = self.is_elsewhere_as_good().then(|| run.clone());
+        let Some(lease) = &mut self.lease else { return Err(run) };
+        if self.parts.is_empty() {
+            lease.run(run)?;
+        } else {
+            // The rest of a message that was refused early is still to go: the backend counts its octets.
+            self.parts.push_back(Part::Run(run));
+        }
+        self.record.command_begins(name);
+        self.running = Some(Running { name, since: self.now, again, attempts: 1 });
+        Ok(())
+    }
+
+    /// Runs a command on the session's connection, taking one if it has none.
+    pub(super) async fn start(&mut self, run: Box<Run>, mut attempts: u8) {
+        let since = self.now;
+        let name = run.command.name;
+        let mut run = Some(run);
+        while let Some(command) = run.take() {
+            if (self.lease.is_none() || self.may_exchange(&command)) && !self.take_lease(&command).await {
+                return;
+            }
+            let again = self.is_elsewhere_as_good().then(|| command.clone());
+            let Some(lease) = &mut self.lease else { return };
+            match lease.run(command) {
+                Ok(()) => {
+                    self.record.command_begins(name);
+                    self.running = Some(Running { name, since, again, attempts });
+                }
+                Err(unsent) if self.is_elsewhere_as_good() && attempts < MAX_ATTEMPTS => {
+                    attempts += 1;
+                    self.drop_lease();
+                    run = Some(unsent);
+                }
+                Err(_) => {
+                    self.drop_lease();
+                    self.fail("NO [UNAVAILABLE] Connection to the mail server lost.");
+                }
+            }
+        }
+    }
+
+    /// Whether another connection at rest may be better for a command than the one that the session has: one that carries
+    /// the state already that ENABLE asks for. Otherwise each session that says something before ENABLE would cost one.
+    fn may_exchange(&self, run: &Run) -> bool {
+        run.command.name == Name::Enable && !self.machine.is_selected() && self.parts.is_empty()
+    }
+
+    /// Takes a connection out of the pool, or exchanges the one at hand for a better. False: the command has been answered,
+    /// because none can be had, or because the connection is in the state already that the command asks for.
+    async fn take_lease(&mut self, run: &Run) -> bool {
+        let Some(account) = self.account.clone() else { return false };
+        let sticky = match &self.lease {
+            Some(lease) => lease.shared().facts().sticky,
+            None => self.sticky.clone().unwrap_or_default(),
+        };
+        let or_sticky = sticky.after(&run.command);
+        let want = Want { mailbox: run.command.selected_mailbox(), or_sticky, sticky, client: self.client.ip() };
+        let taken = match self.lease.take() {
+            Some(lease) => self.meanwhile(lease.exchanged(&want)).await,
+            None => self.meanwhile(account.checkout(&want)).await,
+        };
+        match taken {
+            Ok(lease) => {
+                let facts = lease.shared().facts();
+                self.record.takes(lease.shared().id);
+                self.lease = Some(lease);
+                if let Some(reply) = facts.enable_reply.filter(|reply| reply.answers(&run.command))
+                    && want.or_sticky.is_some_and(|sticky| sticky == *facts.sticky)
+                {
+                    self.queue(reply.untagged.clone());
+                    self.machine.handle_done(&reply.tagged, false);
+                    self.let_go();
+                    return false;
+                }
+                true
+            }
+            Err(error) => {
+                info!(client = %self.client, user = account.name(), %error, "no upstream connection for a command");
+                match error {
+                    CheckoutError::Timeout | CheckoutError::Unavailable => {
+                        self.fail(&format!("NO [UNAVAILABLE] {}.", capitalized(&error)));
+                    }
+                    CheckoutError::Limit => self.fail(&format!("NO [LIMIT] {}.", capitalized(&error))),
+                    CheckoutError::Refused => self.machine.handle_revoked(),
+                }
+                false
+            }
+        }
+    }
+
+    pub(super) fn drop_lease(&mut self) {
+        // What had not gone to this connection means nothing to another.
+        self.parts.clear();
+        if let Some(lease) = self.lease.take() {
+            self.record.gives_back();
+            self.sticky = Some(lease.shared().facts().sticky);
+        }
+    }
+
+    pub(super) fn upstream(&mut self, event: FromUpstream) {
+        match event {
+            FromUpstream::Data(octets) => self.queue(octets),
+            FromUpstream::Continue(line) => {
+                // A literal that has been sent cannot be sent again.
+                if let Some(running) = self.running.as_mut().filter(|running| running.name != Name::Idle) {
+                    running.again = None;
+                }
+                self.machine.handle_continue(line);
+            }
+            FromUpstream::Done(data, rest, selected) => {
+                self.queue(data);
+                let running = self.running.take();
+                if let Some(running) = &running {
+                    self.context.metrics.command(label(running.name), self.now - running.since);
+                    self.record.command_ends();
+                }
+                if let Some(rest) = self.unshare(running.map(|running| running.name), rest) {
+                    self.machine.handle_done(&rest, selected || self.sharing.hub.is_some());
+                }
+            }
+            FromUpstream::Checked | FromUpstream::Lost(_) => {}
+        }
+    }
+
+    /// The connection is gone: runs the command again where that is safe, and says what happened where it is not.
+    pub(super) async fn lost(&mut self, mut loss: Loss) -> Result<(), Ended> {
+        loss.unsent |= self.parts.iter().any(|part| matches!(part, Part::Run(_)));
+        self.drop_lease();
+        let running = self.running.take();
+        if let Some(Running { name, .. }) = &running {
+            let user = self.account.as_ref().map(|account| account.name());
+            info!(client = %self.client, user, command = name.as_str(), "upstream connection lost during a command");
+        }
+        if loss.cut && running.is_some() {
+            return Err(Ended::Cut);
+        }
+        if let Some(text) = loss.bye.filter(|_| self.machine.is_selected() && self.sharing.hub.is_none()) {
+            self.machine.handle_bye(&text);
+            return Ok(());
+        }
+        let Some(running) = running else {
+            if self.machine.is_selected() && self.sharing.hub.is_none() {
+                self.machine.handle_lost("");
+            }
+            return Ok(());
+        };
+        let repeatable = loss.unsent || (loss.unanswered && running.name.repeatable());
+        match running.again {
+            Some(run) if repeatable && running.attempts < MAX_ATTEMPTS => {
+                debug!(command = running.name.as_str(), "connection lost; running the command on another");
+                self.start(run, running.attempts + 1).await;
+            }
+            _ if loss.unsent || running.name.repeatable() => {
+                self.fail("NO [UNAVAILABLE] Connection to the mail server lost.");
+            }
+            _ => self.fail(
+                "NO [UNAVAILABLE] Connection to the mail server lost; whether the command was carried out is unknown.",
+            ),
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn capitalized(error: &CheckoutError) -> String {
+    let text = error.to_string();
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+/// The metrics' label of a command, without a search.
+pub(super) fn label(name: Name) -> CommandLabel {
+    static LABELS: LazyLock<Vec<CommandLabel>> =
+        LazyLock::new(|| Name::ALL.iter().map(|name| CommandLabel::from_verb(name.as_str().as_bytes())).collect());
+    LABELS[name as usize]
+}

@@ -1,0 +1,146 @@
+//! The command that runs on the backend: what its client still has to say of it, and what the backend says.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+use super::{Action, End, Machine, Op, Run, State};
+use crate::imap::command::{Command, Name};
+use crate::imap::frame::{FrameError, Line, Literal};
+
+/// Which part of a running command the client still has to give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// None; the reply is awaited.
+    Nothing,
+    /// A literal, when the backend wants it.
+    LiteralHeld { sync: bool },
+    /// A literal, now. `answered`: the reply came already, but the backend still takes the rest.
+    Literal { answered: bool },
+    /// `DONE`, when IDLE was accepted.
+    DoneHeld,
+    /// `DONE`, now.
+    Done,
+    /// IDLE was ended by something else than `DONE`: its reply becomes a BAD.
+    NotDone,
+    /// A line, asked for by an unknown command's continuation.
+    Line,
+}
+
+impl Part {
+    /// Whether what the client sends now belongs to the running command.
+    pub(super) fn takes_input(self) -> bool {
+        matches!(self, Self::Literal { .. } | Self::Done | Self::Line)
+    }
+}
+
+impl Machine {
+    /// A command whose literal is a message: it goes on to the backend as it comes.
+    pub(super) fn stream(&mut self, command: Command, literal: Literal) {
+        self.run(command, Some(literal), Part::LiteralHeld { sync: literal.sync });
+    }
+
+    pub(super) fn run(&mut self, command: Command, streams: Option<Literal>, part: Part) {
+        self.op = Op::Running { tag: command.tag.clone(), name: command.name, part };
+        self.actions.push_back(Action::Run(Box::new(Run { command, streams })));
+    }
+
+    /// A line of the client while its command runs.
+    pub(super) fn running_line(&mut self, tag: Bytes, name: Name, part: Part, line: Line) {
+        let part = match part {
+            Part::Literal { answered } => {
+                self.actions.push_back(Action::SendSegment(line.text, line.literal));
+                match (line.literal, answered) {
+                    (Some(literal), false) => Part::LiteralHeld { sync: literal.sync },
+                    (Some(literal), true) => return self.skip_literal(literal),
+                    (None, true) => return,
+                    (None, false) => Part::Nothing,
+                }
+            }
+            Part::Done => {
+                self.actions.push_back(Action::Send(Bytes::from_static(b"DONE\r\n")));
+                if line.literal.is_some_and(|literal| literal.sync) {
+                    self.decoder.cancel_literal();
+                }
+                if line.literal.is_none() && line.text.eq_ignore_ascii_case(b"DONE") {
+                    Part::Nothing
+                } else {
+                    Part::NotDone
+                }
+            }
+            // Whether the backend would take it for a literal depends on a command that is not known.
+            _ if line.literal.is_some() => {
+                self.op = Op::Running { tag, name, part };
+                return self.unframed(FrameError::LiteralPlace);
+            }
+            _ => {
+                let mut octets = BytesMut::from(&line.text[..]);
+                octets.put_slice(b"\r\n");
+                self.actions.push_back(Action::Send(octets.freeze()));
+                Part::Nothing
+            }
+        };
+        self.op = Op::Running { tag, name, part };
+    }
+
+    /// The backend asks for more of the running command; `line` is its whole line.
+    pub fn handle_continue(&mut self, line: Bytes) {
+        let Op::Running { name, part, .. } = &mut self.op else { return };
+        match *part {
+            Part::LiteralHeld { sync } => {
+                *part = Part::Literal { answered: false };
+                if sync {
+                    self.actions.push_back(Action::Write(line));
+                }
+            }
+            Part::DoneHeld => {
+                *part = Part::Done;
+                self.actions.push_back(Action::Write(line));
+                if let Some(reason) = self.draining {
+                    self.handle_drain(reason);
+                }
+            }
+            Part::Nothing if *name == Name::Other => {
+                *part = Part::Line;
+                self.actions.push_back(Action::Write(line));
+            }
+            _ => {}
+        }
+    }
+
+    /// The running command's tagged reply came: ` OK …` with its line end. `selected`: whether a mailbox is selected
+    /// from now on. What the client gets is queued; [`Machine::poll`] goes on.
+    pub fn handle_done(&mut self, rest: &[u8], selected: bool) {
+        let Op::Running { tag, part, .. } = &mut self.op else { return };
+        let mut line = BytesMut::with_capacity(tag.len() + rest.len());
+        line.put_slice(tag);
+        line.put_slice(if *part == Part::NotDone { b" BAD Expected DONE.\r\n" } else { rest });
+        self.state = if selected { State::Selected } else { State::Authenticated };
+        self.errors = 0;
+        match part {
+            Part::Literal { answered } if !self.decoder.at_command_start() => *answered = true,
+            Part::LiteralHeld { sync: false } => self.op = Op::Discarding,
+            Part::LiteralHeld { sync: true } => {
+                self.decoder.cancel_literal();
+                self.op = Op::Ready;
+            }
+            _ if self.decoder.at_command_start() => self.op = Op::Ready,
+            _ => self.op = Op::Discarding,
+        }
+        self.actions.push_back(Action::Write(line.freeze()));
+    }
+
+    /// The running command cannot be run, or its outcome will never be known: `reply` is the tagged reply's text. When
+    /// a mailbox was selected, the session ends.
+    pub fn handle_lost(&mut self, reply: &str) {
+        // A line that the client was asked for would be taken for a command.
+        let lost = self.is_selected() || matches!(self.op, Op::Running { part: Part::Line, .. });
+        if matches!(self.op, Op::Running { .. }) {
+            self.handle_done(format!(" {reply}\r\n").as_bytes(), false);
+        }
+        if let Op::Running { .. } = self.op {
+            self.op = Op::Discarding;
+        }
+        if lost {
+            self.bye("[UNAVAILABLE] Connection to the mail server lost", End::UpstreamLost);
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! One connection over a pair of sockets: the test is the backend at the other end of it.
+
+use std::sync::Barrier;
+use std::thread;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::time::{advance, timeout};
+
+use super::*;
+use crate::imap::capability::Capabilities;
+use crate::imap::command::{Command, Name, Segment};
+use crate::metrics::ConnectionState;
+use crate::stream::Socket;
+
+const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
+
+const TIMING: Timing = Timing {
+    linger: Duration::from_secs(600),
+    keepalive: Duration::from_secs(600),
+    idle_timeout: Duration::from_secs(1200),
+    lifetime: Duration::from_secs(3600),
+    reply_timeout: REPLY_TIMEOUT,
+};
+
+/// A connection that a session has, and the backend's end of it.
+fn connection() -> (Connection, UnixStream) {
+    let (ours, backend) = UnixStream::pair().expect("a pair of sockets");
+    let (budget, metrics) = (Budget::of(1, [1]), Arc::<BackendMetrics>::default());
+    let opened = Opened {
+        id: 7,
+        stream: Stream::Plain(Socket::Unix(ours)),
+        input: BytesMut::new(),
+        machine: Machine::new(Arc::new(Capabilities::minimal()), 1),
+        permit: budget.try_permit(0).expect("room"),
+        state: metrics.connection(ConnectionState::Active),
+    };
+    (Connection::spawn(opened, TIMING, &budget, &metrics), backend)
+}
+
+fn run(name: Name, text: &'static str, streams: Option<u64>) -> Box<Run> {
+    let segments = vec![Segment { text: Bytes::from_static(text.as_bytes()), literal: None }];
+    let streams = streams.map(|len| Literal { len, sync: true, binary: false });
+    Box::new(Run { command: Command { tag: Bytes::from_static(b"a"), name, segments }, streams })
+}
+
+/// The next event; time goes on by itself, so that none at all is noticed.
+async fn next(connection: &mut Connection) -> FromUpstream {
+    timeout(REPLY_TIMEOUT * 10, connection.event()).await.expect("an event")
+}
+
+async fn hears(backend: &mut UnixStream, wanted: &str) {
+    let mut heard = vec![0; wanted.len()];
+    let read = timeout(REPLY_TIMEOUT * 10, backend.read_exact(&mut heard)).await;
+    assert!(matches!(read, Ok(Ok(_))), "{wanted:?} was not sent: {:?}", String::from_utf8_lossy(&heard));
+    assert_eq!(String::from_utf8_lossy(&heard), wanted);
+}
+
+async fn says(backend: &mut UnixStream, text: &str) {
+    backend.write_all(text.as_bytes()).await.expect("room for it");
+}
+
+/// Waits until nobody can use the connection any more, without touching it.
+async fn closes(shared: &Shared) {
+    let seen = timeout(REPLY_TIMEOUT, async {
+        while !shared.is_closed() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    seen.await.expect("the keeper to see the end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_client_is_not_held_against_the_backend() {
+    let (mut connection, mut backend) = connection();
+    connection.run(run(Name::Fetch, "FETCH 1 BODY[]", None)).expect("a connection");
+    connection.poll_held(&mut Context::from_waker(std::task::Waker::noop()));
+    hears(&mut backend, "i1 FETCH 1 BODY[]\r\n").await;
+    says(&mut backend, "* 1 FETCH (FLAGS ())\r\n").await;
+    assert!(matches!(next(&mut connection).await, FromUpstream::Data(_)));
+    // The session does not read on, while its client takes nothing; nor can the backend say anything meanwhile.
+    connection.poll_held(&mut Context::from_waker(std::task::Waker::noop()));
+    advance(REPLY_TIMEOUT * 3).await;
+    let silent = timeout(REPLY_TIMEOUT / 2, connection.event()).await;
+    assert!(silent.is_err(), "the backend's time begins anew: {silent:?}");
+    says(&mut backend, "i1 OK done\r\n").await;
+    assert!(matches!(next(&mut connection).await, FromUpstream::Done(..)));
+    assert!(connection.release(), "clean");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_backend_is_given_up_where_the_client_is_not_slow() {
+    let (mut connection, mut backend) = connection();
+    connection.run(run(Name::Fetch, "FETCH 1 BODY[]", None)).expect("a connection");
+    let early = timeout(REPLY_TIMEOUT / 2, connection.event()).await;
+    assert!(early.is_err(), "{early:?}");
+    hears(&mut backend, "i1 FETCH 1 BODY[]\r\n").await;
+    let lost = timeout(REPLY_TIMEOUT, connection.event()).await.expect("given up in time");
+    assert_eq!(
+        match lost {
+            FromUpstream::Lost(loss) => (loss.unsent, loss.unanswered, loss.cut),
+            other => panic!("{other:?}"),
+        },
+        (false, true, false)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_part_of_a_message_goes_out_without_a_further_look_for_room() {
+    let (mut connection, mut backend) = connection();
+    connection.run(run(Name::Append, "APPEND x ", Some(6))).expect("a connection");
+    let (event, ()) = tokio::join!(next(&mut connection), async {
+        hears(&mut backend, "i1 APPEND x {6}\r\n").await;
+        says(&mut backend, "+ go\r\n").await;
+    });
+    assert!(matches!(event, FromUpstream::Continue(_)), "{event:?}");
+    connection.send(Part::Octets(Bytes::from_static(b"abcdef")));
+    connection.send(Part::Segment(Bytes::new(), None));
+    let (event, ()) = tokio::join!(next(&mut connection), async {
+        hears(&mut backend, "abcdef\r\n").await;
+        says(&mut backend, "i1 OK kept\r\n").await;
+    });
+    assert!(matches!(event, FromUpstream::Done(..)), "{event:?}");
+    assert!(connection.release(), "clean");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rest_of_a_message_refused_early_goes_before_the_next_command() {
+    let (mut connection, mut backend) = connection();
+    connection.run(run(Name::Append, "APPEND x ", Some(6))).expect("a connection");
+    let (event, ()) = tokio::join!(next(&mut connection), async {
+        hears(&mut backend, "i1 APPEND x {6}\r\n").await;
+        says(&mut backend, "+ go\r\n").await;
+    });
+    assert!(matches!(event, FromUpstream::Continue(_)), "{event:?}");
+    connection.send(Part::Octets(Bytes::from_static(b"abc")));
+    says(&mut backend, "i1 NO full\r\n").await;
+    assert!(matches!(next(&mut connection).await, FromUpstream::Done(..)));
+    assert!(
+        !connection.wire.as_mut().is_some_and(|wire| wire.release(&connection.shared)),
+        "the backend waits for more"
+    );
+    connection.send(Part::Run(run(Name::Noop, "NOOP", None)));
+    connection.send(Part::Octets(Bytes::from_static(b"def")));
+    connection.send(Part::Segment(Bytes::new(), None));
+    let (event, ()) = tokio::join!(next(&mut connection), async {
+        hears(&mut backend, "abcdef\r\ni2 NOOP\r\n").await;
+        says(&mut backend, "i2 OK done\r\n").await;
+    });
+    assert!(matches!(event, FromUpstream::Done(..)), "{event:?}");
+    assert!(connection.release(), "clean");
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_rest_a_goodbye_and_an_end_are_seen_at_once() {
+    for goodbye in [Some("* BYE restarting\r\n"), None] {
+        let (mut connection, mut backend) = connection();
+        // Twice, so that its keeper has begun its watch both ways: by itself, and having it begun in its name.
+        for _ in 0..2 {
+            assert!(connection.release());
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!(connection.attach(), "nothing was said");
+        }
+        assert!(connection.release());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        match goodbye {
+            Some(text) => says(&mut backend, text).await,
+            None => drop(backend),
+        }
+        closes(&connection.shared).await;
+        assert!(!connection.attach());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_had_ended_by_the_time_it_was_put_to_rest_is_not_used_again() {
+    let (mut connection, mut backend) = connection();
+    // Its keeper has told its name by now, so that it is looked at in that.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    connection.run(run(Name::Noop, "NOOP", None)).expect("a connection");
+    let (event, ()) = tokio::join!(next(&mut connection), async {
+        hears(&mut backend, "i1 NOOP\r\n").await;
+        says(&mut backend, "i1 OK done\r\n").await;
+    });
+    assert!(matches!(event, FromUpstream::Done(..)), "{event:?}");
+    says(&mut backend, "* BYE restarting\r\n").await;
+    // The runtime hears of it.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let _seen_or_not = connection.release();
+    closes(&connection.shared).await;
+    assert!(!connection.attach());
+}
+
+/// Whoever comes first has it: it is never used and ended at once.
+#[tokio::test]
+async fn taken_to_be_used_and_to_be_ended_at_the_same_moment() {
+    let (mut used, mut ended) = (0, 0);
+    for _ in 0..300 {
+        let (mut connection, mut backend) = connection();
+        assert!(connection.release());
+        let (start, runtime) = (Barrier::new(2), tokio::runtime::Handle::current());
+        let shared = Arc::clone(&connection.shared);
+        let (attached, retired) = thread::scope(|scope| {
+            let eviction = scope.spawn(|| {
+                let _runtime = runtime.enter();
+                start.wait();
+                shared.retire(RetireReason::Evicted)
+            });
+            start.wait();
+            (connection.attach(), eviction.join().expect("no panic"))
+        });
+        assert_ne!(attached, retired, "one of them has it");
+        assert_eq!(shared.is_closed(), retired);
+        if attached {
+            used += 1;
+            connection.run(run(Name::Noop, "NOOP", None)).expect("it can be used");
+            let (event, ()) = tokio::join!(next(&mut connection), async {
+                hears(&mut backend, "i1 NOOP\r\n").await;
+                says(&mut backend, "i1 OK done\r\n").await;
+            });
+            assert!(matches!(event, FromUpstream::Done(..)), "{event:?}");
+        } else {
+            ended += 1;
+            hears(&mut backend, "i1 LOGOUT\r\n").await;
+        }
+    }
+    assert_eq!(used + ended, 300);
+}

@@ -1,0 +1,107 @@
+//! How a connection ends.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::io::AsyncWrite;
+use tracing::info;
+
+use super::{Exit, Wire};
+use crate::metrics::RetireReason;
+use crate::stream::Ended;
+use crate::upstream::connection::reading::poll_read;
+use crate::upstream::connection::{Loss, Shared};
+use crate::upstream::machine::{Event, Own};
+
+/// How long a retired connection may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+impl Wire {
+    /// Ends the connection so that TIME_WAIT stays with the backend, or nowhere: at once, or, if it comes back, by
+    /// [`Wire::say_goodbye`].
+    pub(in crate::upstream::connection) fn end(
+        self: Box<Self>,
+        shared: &Shared,
+        exit: Exit,
+    ) -> (Loss, Option<Box<Self>>) {
+        shared.closed();
+        let reason = self.reason(shared, &exit);
+        let bye = if let Exit::Bye(text) = &exit { Some(text.clone()) } else { None };
+        let loss = Loss { unsent: !self.sent, unanswered: !self.replied, cut: !self.machine.at_line_start(), bye };
+        self.metrics.retired(reason);
+        let seconds = self.opened.elapsed().as_secs();
+        let (connection, reason) = (shared.id, reason.as_str());
+        info!(target: "imapool::connections", connection, reason, seconds, cause = ?exit, "upstream connection retired");
+        let orderly =
+            matches!(exit, Exit::Retire(_) | Exit::Abandoned) && self.machine.is_clean() && self.output.is_empty();
+        if orderly {
+            return (loss, Some(self));
+        }
+        self.stream.reset();
+        drop(self.permit);
+        shared.socket_closed();
+        (loss, None)
+    }
+
+    fn reason(&self, shared: &Shared, exit: &Exit) -> RetireReason {
+        match exit {
+            Exit::Retire(reason) => *reason,
+            Exit::ServerClosed | Exit::Bye(_) => RetireReason::ServerClosed,
+            Exit::Abandoned if self.machine.spoiled().is_some() => RetireReason::Sticky,
+            Exit::Abandoned if !self.machine.is_clean() => RetireReason::Unclean,
+            Exit::Abandoned => RetireReason::Shutdown,
+            Exit::Protocol(error) => {
+                info!(connection = shared.id, %error, "backend broke the protocol");
+                RetireReason::ProtocolError
+            }
+            Exit::Io(error) => {
+                info!(connection = shared.id, %error, "upstream connection failed");
+                RetireReason::Error
+            }
+            Exit::Timeout => RetireReason::Timeout,
+        }
+    }
+
+    /// LOGOUT, and whatever it takes.
+    pub(in crate::upstream::connection) async fn say_goodbye(mut self: Box<Self>) {
+        if tokio::time::timeout(GOODBYE, self.logout()).await == Ok(true) {
+            let Self { stream, permit, .. } = *self;
+            let _: Ended = stream.wait_peer_close(GOODBYE).await;
+            drop(permit);
+        } else {
+            self.stream.reset();
+        }
+    }
+
+    /// LOGOUT, and the reply to it. False: it could not be had.
+    async fn logout(&mut self) -> bool {
+        self.machine.handle_own(Own::Logout);
+        let mut output = self.machine.poll_transmit();
+        while !output.is_empty() {
+            let written = poll_fn(|cx| Pin::new(&mut self.stream).poll_write(cx, &output)).await;
+            match written {
+                Ok(written) if written > 0 => drop(output.split_to(written)),
+                _ => return false,
+            }
+        }
+        if poll_fn(|cx| Pin::new(&mut self.stream).poll_flush(cx)).await.is_err() {
+            return false;
+        }
+        loop {
+            while let Some(event) = self.machine.poll_event() {
+                if matches!(event, Event::OwnDone(Own::Logout, _)) {
+                    return true;
+                }
+            }
+            let (stream, input, reading) = (&mut self.stream, &mut self.input, &mut self.reading);
+            match poll_fn(|cx| poll_read(stream, cx, input, reading)).await {
+                Ok(read) if read > 0 => {}
+                _ => return false,
+            }
+            if self.machine.handle_input(&mut self.input).is_err() {
+                return false;
+            }
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! What the backend says: found out line by line what it is, and passed on, dropped, or taken for what it tells of the
+//! connection.
+
+use std::sync::Arc;
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+
+use super::{EnableReply, Event, InFlight, Machine, Own, ProtocolError};
+use crate::imap::MAX_WHOLE_LINE;
+use crate::imap::command::Name;
+use crate::imap::frame::trailing_literal;
+use crate::imap::response::{CLASSIFY, Kind, Status, StatusReply, classify, esearch_tag, split_tag, trim_line_end};
+
+/// Octets of a long line held back while its end is looked for: an announcement has at most 23.
+const TAIL: usize = 32;
+
+/// Digits of a literal's size, leading zeros included.
+const MAX_DIGITS: usize = 20;
+
+/// Where in a reply the input stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    LineStart,
+    /// In a line whose start has been classified and passed on (or dropped), within this kind.
+    InLine,
+    Literal(u64),
+}
+
+impl Machine {
+    /// Takes what it can off the front of `input`. What is left must be given again with more behind it; it is never
+    /// more than [`MAX_WHOLE_LINE`].
+    ///
+    /// # Errors
+    /// The stream cannot be followed; the connection must not be used again. The events say what came before that.
+    pub fn handle_input(&mut self, input: &mut BytesMut) -> Result<(), ProtocolError> {
+        // Octets at the front that go to the session as they are.
+        let mut passed = 0;
+        let result = self.handle_lines(input, &mut passed);
+        self.flush(input, &mut passed);
+        result
+    }
+
+    fn handle_lines(&mut self, input: &mut BytesMut, passed: &mut usize) -> Result<(), ProtocolError> {
+        loop {
+            match self.place {
+                Place::Literal(left) => {
+                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - *passed);
+                    *passed = self.pass(input, *passed, take);
+                    self.place = if left == take as u64 { Place::InLine } else { Place::Literal(left - take as u64) };
+                    if left > take as u64 {
+                        break;
+                    }
+                }
+                Place::InLine => {
+                    let (len, ended) = self.line_rest(&input[*passed..])?;
+                    *passed = self.pass(input, *passed, len);
+                    if !ended {
+                        break;
+                    }
+                }
+                Place::LineStart => match self.line_start(input, passed)? {
+                    true => {}
+                    false => break,
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes on, or drops, `len` octets at `passed`; gives the new `passed`.
+    fn pass(&mut self, input: &mut BytesMut, mut passed: usize, len: usize) -> usize {
+        if !self.dropping {
+            return passed + len;
+        }
+        self.flush(input, &mut passed);
+        input.advance(len);
+        0
+    }
+
+    fn flush(&mut self, input: &mut BytesMut, passed: &mut usize) {
+        if *passed > 0 {
+            self.events.push_back(Event::Data(input.split_to(*passed).freeze()));
+            *passed = 0;
+        }
+    }
+
+    /// The rest of a line that may end in a literal: how many octets of it can be passed on, and whether it ended.
+    fn line_rest(&mut self, rest: &[u8]) -> Result<(usize, bool), ProtocolError> {
+        let Some(at) = memchr::memchr(b'\n', &rest[self.scanned..]).map(|at| at + self.scanned) else {
+            let len = rest.len().saturating_sub(TAIL);
+            self.scanned = rest.len() - len;
+            return Ok((len, false));
+        };
+        self.scanned = 0;
+        let text = trim_line_end(&rest[..=at]);
+        // So many digits that the brace before them may be out of sight already.
+        if text
+            .strip_suffix(b"}")
+            .is_some_and(|t| t.iter().rev().take_while(|b| b.is_ascii_digit()).count() > MAX_DIGITS)
+        {
+            return Err(ProtocolError::Literal);
+        }
+        self.place = match trailing_literal(text).map_err(|_| ProtocolError::Literal)? {
+            Some((_, literal)) if literal.sync => Place::Literal(literal.len),
+            _ => Place::LineStart,
+        };
+        Ok((at + 1, true))
+    }
+
+    /// The start of a line; false: more input is needed.
+    fn line_start(&mut self, input: &mut BytesMut, passed: &mut usize) -> Result<bool, ProtocolError> {
+        let rest = &input[*passed..];
+        if rest.is_empty() {
+            return Ok(false);
+        }
+        let end = memchr::memchr(b'\n', &rest[self.scanned..]).map(|at| at + self.scanned + 1);
+        if end.is_none() && rest.len() < CLASSIFY {
+            self.scanned = rest.len();
+            return Ok(false);
+        }
+        let len = end.unwrap_or(rest.len());
+        // By the same octets however the line was cut on its way here.
+        let kind = classify(&rest[..len.min(CLASSIFY)]);
+        if !kind.needs_whole_line() {
+            self.scanned = 0;
+            self.dropping = self.drops(kind);
+            self.stale = false;
+            self.place = Place::InLine;
+            if kind == Kind::Esearch && !self.dropping {
+                self.retag(input, passed, len.min(CLASSIFY));
+            }
+            return Ok(true);
+        }
+        if len > MAX_WHOLE_LINE {
+            return Err(ProtocolError::TooLong);
+        }
+        let Some(end) = end else {
+            self.scanned = rest.len();
+            return Ok(false);
+        };
+        self.scanned = 0;
+        if matches!(kind, Kind::Status(Status::Ok | Status::No | Status::Bad)) && self.passes_status(&rest[..end]) {
+            *passed += end;
+            return Ok(true);
+        }
+        self.flush(input, passed);
+        let line = input.split_to(end).freeze();
+        self.whole_line(kind, &line)?;
+        self.stale = false;
+        Ok(true)
+    }
+
+    /// Whether a reply of this kind is nobody's: no session is there, or it is about the mailbox of an earlier one.
+    fn drops(&self, kind: Kind) -> bool {
+        if !self.attached || self.stale {
+            return true;
+        }
+        match &self.in_flight {
+            Some(InFlight::Own(_)) => self.fresh,
+            // None of these is part of the reply to a SELECT.
+            Some(InFlight::Session { lingering, .. }) => {
+                *lingering && matches!(kind, Kind::MessageNews | Kind::Esearch)
+            }
+            // Between commands, a session that has selected nothing is told nothing of mailboxes.
+            None => self.fresh && self.facts.selected.is_some(),
+        }
+    }
+
+    /// Whether an untagged status reply can go on as it is.
+    fn passes_status(&self, line: &[u8]) -> bool {
+        let Some(reply) = StatusReply::parse(&line[1..]) else { return false };
+        let lingering = matches!(self.in_flight, Some(InFlight::Session { lingering: true, .. }));
+        let closes_other = lingering && reply.has_code("CLOSED");
+        !closes_other && !reply.has_code("CAPABILITY") && !names_a_tag(&reply) && !self.drops(Kind::Data)
+    }
+
+    /// Passes on the start of an ESEARCH reply with the client's tag in place of ours, which stands within the first
+    /// `len` octets.
+    fn retag(&mut self, input: &mut BytesMut, passed: &mut usize, len: usize) {
+        let Some(range) = esearch_tag(&input[*passed..*passed + len]) else { return };
+        let Some(tag) = self.client_tag(&input[*passed..][range.clone()]).map(Bytes::copy_from_slice) else { return };
+        self.flush(input, passed);
+        let mut head = input.split_to(range.end);
+        head.truncate(range.start);
+        head.extend_from_slice(&tag);
+        self.events.push_back(Event::Data(head.freeze()));
+    }
+
+    /// The client's tag for one of ours: of the command in flight, or of a search that keeps sending updates.
+    fn client_tag<'a>(&'a self, ours: &[u8]) -> Option<&'a [u8]> {
+        let number = own_tag_number(ours)?;
+        if let Some(InFlight::Session { tag, .. }) = &self.in_flight
+            && number + 1 == self.next_tag
+        {
+            return Some(tag);
+        }
+        self.context_tags.iter().find(|(known, _)| *known == number).map(|(_, tag)| &tag[..])
+    }
+
+    fn whole_line(&mut self, kind: Kind, line: &Bytes) -> Result<(), ProtocolError> {
+        match kind {
+            Kind::Tagged => return self.tagged(line),
+            Kind::Continuation => return self.continuation(line),
+            Kind::Status(Status::Bye) => {
+                let text = StatusReply::parse(&line[1..]).map_or(&b""[..], |reply| reply.text);
+                self.closing = true;
+                self.events.push_back(Event::Bye(line.slice_ref(text)));
+            }
+            Kind::Enabled => {
+                if let Some(InFlight::Session { enable: Some(reply), .. }) = &mut self.in_flight {
+                    reply.untagged = line.clone();
+                }
+                if !self.drops(kind) {
+                    self.events.push_back(Event::Data(line.clone()));
+                }
+            }
+            Kind::Status(_) if StatusReply::parse(&line[1..]).is_some_and(|reply| names_a_tag(&reply)) => {
+                if !self.drops(kind)
+                    && let Some(mapped) = self.retag_code(line)
+                {
+                    self.events.push_back(Event::Data(mapped));
+                }
+            }
+            // What a backend says of its capabilities unasked is not what a client may rely on here.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The line with the client's tag in place of ours, which is the first quoted string of its response code. `None`: it is
+    /// about no command of this client's.
+    fn retag_code(&self, line: &Bytes) -> Option<Bytes> {
+        let Some(start) = memchr::memchr(b'"', line).map(|quote| quote + 1) else { return Some(line.clone()) };
+        let end = start + memchr::memchr(b'"', &line[start..])?;
+        let tag = self.client_tag(&line[start..end])?;
+        Some([&line[..start], tag, &line[end..]].concat().into())
+    }
+
+    fn continuation(&mut self, line: &Bytes) -> Result<(), ProtocolError> {
+        if let Some((literal, text)) = self.held.pop_front() {
+            self.output.put_slice(&literal);
+            self.output.put_slice(&text);
+            return Ok(());
+        }
+        if self.streaming == Some(true) {
+            self.streaming = Some(false);
+        } else if !matches!(&self.in_flight, Some(InFlight::Session { name: Name::Idle | Name::Other, .. })) {
+            return Err(ProtocolError::Continuation);
+        } else {
+            self.asked = true;
+        }
+        self.events.push_back(Event::Continue(line.clone()));
+        Ok(())
+    }
+
+    fn tagged(&mut self, line: &Bytes) -> Result<(), ProtocolError> {
+        let (tag, rest) = split_tag(line);
+        if own_tag_number(tag) != self.next_tag.checked_sub(1) {
+            return Err(ProtocolError::UnknownTag);
+        }
+        let in_flight = self.in_flight.take().ok_or(ProtocolError::UnknownTag)?;
+        let reply = StatusReply::parse(rest).ok_or(ProtocolError::BadStatus)?;
+        if matches!(reply.status, Status::Bye | Status::PreAuth) {
+            return Err(ProtocolError::BadStatus);
+        }
+        self.held.clear();
+        self.asked = false;
+        // Refused before it was asked for: it will not be sent.
+        if self.streaming == Some(true) {
+            self.streaming = None;
+        }
+        match in_flight {
+            InFlight::Own(own) => self.own_done(own, reply.status),
+            InFlight::Session { .. } => {
+                self.session_done(in_flight, &reply);
+                let rest = if reply.has_code("CAPABILITY") { without_code(&reply) } else { line.slice_ref(rest) };
+                self.events.push_back(Event::Done(rest, self.facts.selected.is_some() && !self.fresh));
+            }
+        }
+        self.run_deferred();
+        Ok(())
+    }
+
+    fn own_done(&mut self, own: Own, status: Status) {
+        let wanted = match own {
+            Own::Unselect if !self.has_unselect() => Status::No,
+            _ => Status::Ok,
+        };
+        if own == Own::Unselect {
+            self.facts.selected = None;
+        }
+        self.events.push_back(Event::OwnDone(own, status == wanted));
+    }
+
+    /// What the command has left behind.
+    fn session_done(&mut self, in_flight: InFlight, reply: &StatusReply<'_>) {
+        let InFlight::Session { name, mailbox, sticky, enable, lingering, .. } = in_flight else {
+            return;
+        };
+        let ok = reply.status == Status::Ok;
+        match name {
+            Name::Select | Name::Examine => {
+                self.context_tags.clear();
+                if reply.status != Status::Bad {
+                    self.facts.selected = if ok { mailbox.or_else(|| Some(Bytes::new())) } else { None };
+                } else if lingering {
+                    // What is still selected is not the session's.
+                    self.fresh = true;
+                } else if self.facts.selected.is_some() {
+                    // Whether the old one is still selected is anybody's guess.
+                    self.spoiled = Some("SELECT refused as malformed");
+                }
+            }
+            Name::Close | Name::Unselect if ok => {
+                self.context_tags.clear();
+                self.facts.selected = None;
+            }
+            Name::Enable if ok => {
+                let tagged = Bytes::copy_from_slice(&reply_bytes(reply));
+                if let Some(reply) = enable {
+                    self.facts.enable_reply = Some(Arc::new(EnableReply { tagged, ..*reply }));
+                }
+            }
+            _ => {}
+        }
+        if let Some(sticky) = sticky.filter(|_| reply.status != Status::Bad) {
+            self.facts.sticky = Arc::new(sticky);
+        }
+    }
+}
+
+/// Whether the response code tells which command it is about: INPROGRESS (RFC 9585 section 4), NOUPDATE (RFC 5267
+/// section 4.3.2).
+fn names_a_tag(reply: &StatusReply<'_>) -> bool {
+    reply.has_code("INPROGRESS") || reply.has_code("NOUPDATE")
+}
+
+/// ` OK [CODE] text` with line end, from its parts.
+fn reply_bytes(reply: &StatusReply<'_>) -> Vec<u8> {
+    let status = match reply.status {
+        Status::Ok => " OK",
+        Status::No => " NO",
+        _ => " BAD",
+    };
+    let mut out = status.as_bytes().to_vec();
+    if let Some(code) = reply.code {
+        out.extend_from_slice(b" [");
+        out.extend_from_slice(code);
+        out.push(b']');
+    }
+    out.push(b' ');
+    out.extend_from_slice(if reply.text.is_empty() { b"Done." } else { reply.text });
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+/// The reply without its response code.
+fn without_code(reply: &StatusReply<'_>) -> Bytes {
+    reply_bytes(&StatusReply { code: None, ..*reply }).into()
+}
+
+fn own_tag_number(tag: &[u8]) -> Option<u64> {
+    let digits = std::str::from_utf8(tag.strip_prefix(b"i")?).ok()?;
+    let number = u64::from_str_radix(digits, 16).ok()?;
+    // One spelling only.
+    let canonical = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    (canonical && (number == 0) == digits.starts_with('0') && (number > 0 || digits.len() == 1)).then_some(number)
+}
