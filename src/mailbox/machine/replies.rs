@@ -155,7 +155,8 @@ impl Machine {
         renumber.head(&self.log.numbering(cursor), &mut self.passed);
         reading.begun = true;
         self.touched |= !running.shape.uid;
-        if !running.shape.uid {
+        // Cyrus 3.6 answers SORT RETURN (MIN) by numbers that are none: they pass as they come.
+        if !running.shape.uid && (running.mapped || reading.reply != Reply::Esearch) {
             reading.renumber = Some(renumber);
         }
     }
