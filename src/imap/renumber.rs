@@ -58,6 +58,8 @@ struct List {
     number: Option<u64>,
     space: bool,
     opens: u32,
+    /// A number that the session does not know.
+    left_out: bool,
 }
 
 /// A set that is being read.
@@ -250,9 +252,14 @@ impl List {
             self.number = with_digit(self.number, octet);
             return false;
         }
-        if let Some(own) = self.number.take().and_then(|n| numbering.back(message(n))) {
-            self.lead(out);
-            out.put_slice(own.to_string().as_bytes());
+        if let Some(number) = self.number.take() {
+            match numbering.back(message(number)) {
+                Some(own) => {
+                    self.lead(out);
+                    out.put_slice(own.to_string().as_bytes());
+                }
+                None => self.left_out = true,
+            }
         }
         match octet {
             b' ' => self.space |= self.opens == 0,
@@ -263,7 +270,13 @@ impl List {
                 self.space = false;
                 out.put_u8(octet);
             }
-            b'\r' | b'\n' => out.put_u8(octet),
+            b'\r' | b'\n' => {
+                // Of a list that was empty from the start (Dovecot).
+                if std::mem::take(&mut self.space) && !self.left_out {
+                    out.put_u8(b' ');
+                }
+                out.put_u8(octet);
+            }
             // `(MODSEQ 7)` (RFC 7162 section 3.1.5).
             _ => {
                 self.lead(out);
@@ -397,6 +410,7 @@ mod tests {
             ("* THREAD (6)(3)", "* THREAD (4)"),
             ("* THREAD (6 3)((6)(4))", "* THREAD (4)((5))"),
             ("* THREAD (3 (6))", "* THREAD (4)"),
+            ("* THREAD ", "* THREAD "),
             (
                 "* ESEARCH (TAG \"3)\") MIN 3 MAX 5 COUNT 3 ALL 2:5 MODSEQ 3",
                 "* ESEARCH (TAG \"3)\") MIN 4 MAX 6 COUNT 3 ALL 2,4:6 MODSEQ 3",

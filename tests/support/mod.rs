@@ -187,7 +187,7 @@ impl Drop for Harness {
 }
 
 /// The proxy's configuration unless a test changes it: quick to fail, no spare connections, whose comings and goings would
-/// blur what is counted, and no delay after a wrong password. `IMAPOOL_POOL_MODE=session` runs all tests in that mode that do
+/// blur what is counted, and no delay after a wrong password. `IMAPOOL_POOL_MODE=multiplex` runs all tests in that mode that do
 /// not choose one.
 fn configuration(backend: SocketAddr) -> Config {
     let listener = config::Listener {
@@ -198,8 +198,9 @@ fn configuration(backend: SocketAddr) -> Config {
         config::Backend { name: "mail".into(), ..config::Backend::new(backend.ip().to_string(), backend.port()) };
     let mut config = Config::new(listener, backend);
     config.admin.address = None;
-    if std::env::var("IMAPOOL_POOL_MODE").is_ok_and(|mode| mode == PoolMode::Session.as_str()) {
-        config.pool.mode = PoolMode::Session;
+    if let Ok(mode) = std::env::var("IMAPOOL_POOL_MODE") {
+        let modes = [PoolMode::Session, PoolMode::Multiplex];
+        config.pool.mode = modes.into_iter().find(|known| known.as_str() == mode).expect("session or multiplex");
     }
     config.pool.spare = 0;
     config.auth.failure_delay = Duration::ZERO;
