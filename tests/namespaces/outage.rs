@@ -1,11 +1,12 @@
 //! A backend that fails in one of the ways backends fail, under load, and comes back.
 
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use imapool::demo::server::{Options, Server};
+use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -44,7 +45,7 @@ enum Mode {
 struct Switch<'a> {
     hosts: &'a Hosts,
     server: Server,
-    serving: Option<JoinHandle<()>>,
+    serving: Option<(Arc<TcpListener>, JoinHandle<()>)>,
 }
 
 impl<'a> Switch<'a> {
@@ -59,11 +60,16 @@ impl<'a> Switch<'a> {
     fn set(&mut self, mode: Mode) {
         let (before, target) = (self.serving.take(), self.server.address());
         self.serving = self.hosts.server.run(async move {
-            if let Some(before) = before {
+            if let Some((listener, before)) = before {
+                // To close it is not enough: a process that another test is about to start has it, too, until it runs.
+                let _ = SockRef::from(&*listener).shutdown(Shutdown::Both);
                 before.abort();
                 let _ = before.await;
             }
-            (mode != Mode::Refuse).then(|| tokio::spawn(accept(listen(mode), target, mode)))
+            (mode != Mode::Refuse).then(|| {
+                let listener = Arc::new(listen(mode));
+                (Arc::clone(&listener), tokio::spawn(accept(listener, target, mode)))
+            })
         });
     }
 }
@@ -76,7 +82,7 @@ fn listen(mode: Mode) -> TcpListener {
     socket.listen(if mode == Mode::SlowAccept { 1 } else { 1024 }).expect("a queue")
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, mode: Mode) {
+async fn accept(listener: Arc<TcpListener>, target: SocketAddr, mode: Mode) {
     let mut connections = JoinSet::new();
     loop {
         let (mut stream, _) = listener.accept().await.expect("a connection");
