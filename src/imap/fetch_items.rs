@@ -77,7 +77,7 @@ pub struct FetchScanner {
     quoted: bool,
     escaped: bool,
     word: Word,
-    /// Of the word, all of it.
+    /// Of the word, all of it, if it is a flag.
     hash: u64,
     in_word: bool,
     flags: FlagList,
@@ -118,8 +118,14 @@ struct FlagList {
 impl FetchScanner {
     /// Octets of its lines.
     pub fn text(&mut self, octets: &[u8]) {
-        for octet in octets {
+        let mut rest = octets;
+        while let Some((octet, more)) = rest.split_first() {
             self.octet(*octet);
+            rest = more;
+            if self.section && !self.quoted {
+                let end = memchr::memchr2(b']', b'"', rest).unwrap_or(rest.len());
+                rest = &rest[end..];
+            }
         }
     }
 
@@ -185,9 +191,9 @@ impl FetchScanner {
             self.word.len = 0;
             self.flags.start = self.flags.text.len();
         }
-        self.hash = fnv(self.hash, octet);
         self.word.push(octet);
         if self.item == Item::Flags && self.depth == 2 {
+            self.hash = fnv(self.hash, octet);
             self.flags.put(octet);
         }
     }

@@ -2,6 +2,7 @@
 //! first octets of a line, so memory does not depend on what the backend says.
 
 use std::collections::VecDeque;
+use std::ops::Deref;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
@@ -41,17 +42,40 @@ pub enum Reply {
 }
 
 /// A part of the stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Part {
+#[derive(Debug)]
+pub enum Part<'a> {
     /// A reply begins. Of FETCH, EXPUNGE, EXISTS, RECENT, VANISHED, SEARCH, SORT, THREAD and ESEARCH the octets up to and with
     /// that word are not given again; of the others all are.
     Begin(Reply),
     /// What follows, line ends included; a line may come in several.
-    Text(Bytes),
+    Text(Octets<'a>),
     /// Octets of a literal; it may come in several.
-    Literal(Bytes),
+    Literal(Octets<'a>),
     /// The reply is over.
     End,
+}
+
+/// Octets of a part, where they were read.
+#[derive(Debug)]
+pub struct Octets<'a> {
+    piece: &'a Bytes,
+    len: usize,
+}
+
+impl Octets<'_> {
+    /// To be kept, without a copy: then all that was read at once is.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        self.piece.slice(..self.len)
+    }
+}
+
+impl Deref for Octets<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.piece[..self.len]
+    }
 }
 
 /// How much of a literal's announcement has been seen at the end of what was read so far.
@@ -101,6 +125,8 @@ enum State {
 #[derive(Debug, Default)]
 pub struct Reader {
     queue: VecDeque<Bytes>,
+    /// Octets of the first that were given.
+    given: usize,
     state: State,
 }
 
@@ -119,7 +145,8 @@ impl Reader {
     }
 
     /// The next part; `None`: more octets are needed. Then at most the start of a line is kept.
-    pub fn poll(&mut self) -> Option<Part> {
+    pub fn poll(&mut self) -> Option<Part<'_>> {
+        self.advance();
         match self.state {
             State::LineStart => self.begin(),
             State::End => {
@@ -127,49 +154,47 @@ impl Reader {
                 Some(Part::End)
             }
             State::Literal(left) => {
-                let front = self.queue.front_mut()?;
-                let octets = front.split_to(front.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
-                let left = left - octets.len() as u64;
-                self.state = if left > 0 { State::Literal(left) } else { State::Line(Tail::None) };
-                self.drop_empty();
-                Some(Part::Literal(octets))
+                let len = self.queue.front()?.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                let left = left - len as u64;
+                Some(Part::Literal(
+                    self.give(len, if left > 0 { State::Literal(left) } else { State::Line(Tail::None) })?,
+                ))
             }
             State::Line(tail) => {
-                let (used, state) = line(self.queue.front()?, tail);
-                self.text(used, state)
+                let (len, state) = line(self.queue.front()?, tail);
+                Some(Part::Text(self.give(len, state)?))
             }
             State::PlainLine => {
                 let front = self.queue.front()?;
-                match memchr::memchr(b'\n', front) {
-                    Some(at) => self.text(at + 1, State::End),
-                    None => self.text(front.len(), State::PlainLine),
-                }
+                let (len, state) =
+                    memchr::memchr(b'\n', front).map_or((front.len(), State::PlainLine), |at| (at + 1, State::End));
+                Some(Part::Text(self.give(len, state)?))
             }
         }
     }
 
-    fn text(&mut self, used: usize, state: State) -> Option<Part> {
-        let text = self.queue.front_mut()?.split_to(used);
+    fn give(&mut self, len: usize, state: State) -> Option<Octets<'_>> {
         self.state = state;
-        self.drop_empty();
-        Some(Part::Text(text))
+        self.given = len;
+        Some(Octets { piece: self.queue.front()?, len })
     }
 
-    fn drop_empty(&mut self) {
-        if self.queue.front().is_some_and(Bytes::is_empty) {
-            self.queue.pop_front();
+    fn advance(&mut self) {
+        if let Some(front) = self.queue.front_mut() {
+            front.advance(std::mem::take(&mut self.given));
+            if front.is_empty() {
+                self.queue.pop_front();
+            }
         }
     }
 
-    fn begin(&mut self) -> Option<Part> {
+    fn begin(&mut self) -> Option<Part<'_>> {
         self.gather()?;
-        let front = self.queue.front_mut()?;
+        let front = self.queue.front()?;
         let end = memchr::memchr(b'\n', front).map_or(front.len(), |at| at + 1);
-        let start = &front[..end.min(CLASSIFY)];
-        let (reply, head) = reply(start);
-        self.state = if classify(start).may_end_in_literal() { State::Line(Tail::None) } else { State::PlainLine };
-        front.advance(head);
-        self.drop_empty();
+        let (reply, head, may_end_in_literal) = reply(&front[..end.min(CLASSIFY)]);
+        self.state = if may_end_in_literal { State::Line(Tail::None) } else { State::PlainLine };
+        self.given = head;
         Some(Part::Begin(reply))
     }
 
@@ -217,28 +242,37 @@ fn line(octets: &[u8], mut tail: Tail) -> (usize, State) {
     (octets.len(), State::Line(tail))
 }
 
-/// What the line that starts like this is, and how long its head is.
-fn reply(start: &[u8]) -> (Reply, usize) {
-    let kind = classify(start);
-    if let Kind::Status(status) = kind {
-        return (Reply::Status(status), 0);
-    }
-    if matches!(kind, Kind::Continuation | Kind::Tagged | Kind::Capability | Kind::Enabled) {
-        return (Reply::Other, 0);
-    }
+/// What the line that starts like this is, how long its head is, and whether a literal may end it.
+fn reply(start: &[u8]) -> (Reply, usize, bool) {
     let (first, after) = word(start, 1);
-    let digits = first.iter().all(u8::is_ascii_digit) && !first.is_empty();
-    let number = std::str::from_utf8(first).ok().filter(|_| digits).and_then(|text| text.parse::<u32>().ok());
-    if let Some(number) = number {
-        let (name, end) = word(start, after);
-        return match name {
-            _ if name.eq_ignore_ascii_case(b"FETCH") => (Reply::Fetch(number), end),
-            _ if name.eq_ignore_ascii_case(b"EXPUNGE") => (Reply::Expunge(number), end),
-            _ if name.eq_ignore_ascii_case(b"EXISTS") => (Reply::Exists(number), end),
-            _ if name.eq_ignore_ascii_case(b"RECENT") => (Reply::Recent(number), end),
-            _ => (Reply::Other, 0),
-        };
+    if start.starts_with(b"* ") && first.iter().all(u8::is_ascii_digit) {
+        let (reply, head) = numbered(first, word(start, after)).unwrap_or((Reply::Other, 0));
+        return (reply, head, true);
     }
+    let kind = classify(start);
+    let (reply, head) = match kind {
+        Kind::Status(status) => (Reply::Status(status), 0),
+        Kind::Continuation | Kind::Tagged | Kind::Capability | Kind::Enabled => (Reply::Other, 0),
+        _ => named(first, start, after),
+    };
+    (reply, head, kind.may_end_in_literal())
+}
+
+/// `* 12 EXISTS`: the number, and the word behind it with its end.
+fn numbered(number: &[u8], (name, end): (&[u8], usize)) -> Option<(Reply, usize)> {
+    let number = std::str::from_utf8(number).ok()?.parse().ok()?;
+    let reply = match name {
+        _ if name.eq_ignore_ascii_case(b"FETCH") => Reply::Fetch(number),
+        _ if name.eq_ignore_ascii_case(b"EXPUNGE") => Reply::Expunge(number),
+        _ if name.eq_ignore_ascii_case(b"EXISTS") => Reply::Exists(number),
+        _ if name.eq_ignore_ascii_case(b"RECENT") => Reply::Recent(number),
+        _ => return None,
+    };
+    Some((reply, end))
+}
+
+/// `* SEARCH`: the word, and the line in which it ends `after` so many octets.
+fn named(first: &[u8], start: &[u8], after: usize) -> (Reply, usize) {
     let earlier = || word(start, after).0.eq_ignore_ascii_case(b"(EARLIER)");
     match first {
         _ if first.eq_ignore_ascii_case(b"SEARCH") => (Reply::Search, after),

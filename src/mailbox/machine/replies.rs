@@ -12,15 +12,13 @@ use crate::imap::fetch_items::{FetchScanner, Items};
 use crate::imap::ranges::Ranges;
 use crate::imap::renumber::Renumber;
 use crate::imap::response::StatusReply;
-use crate::imap::untagged::{Part, Reply};
+use crate::imap::untagged::{Octets, Part, Reply};
 use crate::mailbox::enabled::Enabled;
 use crate::mailbox::log::Replay;
 use crate::mailbox::shadow::{normal, stored};
 
 /// Octets of a FETCH held back until it is known whether there is more to it than flags.
 const HELD: usize = 512;
-/// Octets that most FETCHes of only flags have.
-const HEAD: usize = 128;
 /// Octets of a line that the hub keeps for itself. Other lines are passed on all the same.
 const KEPT: usize = 64 * 1024;
 /// Octets of a list of UIDs.
@@ -36,7 +34,9 @@ pub(super) struct Reading {
     reply: Reply,
     /// It goes to the member whose command runs.
     to: Option<MemberId>,
-    /// Not yet passed on.
+    /// The message of a FETCH, by the number that the member knows it by.
+    number: u32,
+    /// Of a FETCH, the octets behind that word which are not passed on yet; `None`: it is passed on as it comes.
     held: Option<BytesMut>,
     items: Option<FetchScanner>,
     renumber: Option<Renumber>,
@@ -58,8 +58,9 @@ impl Machine {
         if matches!(self.job, Some(Job::Open { .. } | Job::Member(_))) {
             self.passed.reserve(data.len().min(COPIED) + LONGER);
         }
-        self.reader.feed(data);
-        while let Some(part) = self.reader.poll() {
+        let mut reader = std::mem::take(&mut self.reader);
+        reader.feed(data);
+        while let Some(part) = reader.poll() {
             match part {
                 Part::Begin(reply) => self.begin_reply(reply),
                 Part::Text(text) => self.reply_text(&text),
@@ -67,6 +68,7 @@ impl Machine {
                 Part::End => self.end_reply(),
             }
         }
+        self.reader = reader;
         self.pass_on();
     }
 
@@ -95,10 +97,10 @@ impl Machine {
         }
     }
 
-    fn emit(&mut self, octets: &Bytes) {
+    fn emit(&mut self, octets: &Octets<'_>) {
         if octets.len() > COPIED {
             self.pass_on();
-            self.pass(octets.clone());
+            self.pass(octets.to_bytes());
         } else {
             self.passed.put_slice(octets);
         }
@@ -119,6 +121,7 @@ impl Machine {
         let mut reading = Box::new(Reading {
             reply,
             to,
+            number: 0,
             held: None,
             items: None,
             renumber: None,
@@ -134,12 +137,11 @@ impl Machine {
                 if number > self.exists && self.is_open() {
                     self.counts(number);
                 }
-                let mut head = BytesMut::with_capacity(HEAD);
                 match self.number_for_owner(number) {
-                    Some(number) => drop(write!(head, "* {number} FETCH")),
+                    Some(number) => reading.number = number,
                     None => reading.to = None,
                 }
-                reading.held = Some(head);
+                reading.held = Some(BytesMut::new());
                 reading.items = Some(FetchScanner::default());
             }
             Reply::Search | Reply::Sort | Reply::Thread | Reply::Esearch => self.begin_result(&mut reading),
@@ -177,7 +179,7 @@ impl Machine {
         }
     }
 
-    fn reply_text(&mut self, text: &Bytes) {
+    fn reply_text(&mut self, text: &Octets<'_>) {
         let Some(mut reading) = self.reading.take() else { return };
         match reading.reply {
             Reply::Exists(_) | Reply::Expunge(_) | Reply::Recent(_) => {}
@@ -221,7 +223,7 @@ impl Machine {
         job && matches!(reply, Reply::Status(_))
     }
 
-    fn result_text(&mut self, reading: &mut Reading, text: &Bytes) {
+    fn result_text(&mut self, reading: &mut Reading, text: &Octets<'_>) {
         if let Some(Job::Census { list, .. } | Job::Unseen { list, .. }) = &mut self.job {
             if list.len() + text.len() <= MAX_LIST {
                 list.put_slice(text);
@@ -237,7 +239,7 @@ impl Machine {
         }
     }
 
-    fn reply_literal(&mut self, octets: &Bytes) {
+    fn reply_literal(&mut self, octets: &Octets<'_>) {
         let Some(mut reading) = self.reading.take() else { return };
         if let Some(items) = &mut reading.items {
             items.literal();
@@ -249,20 +251,28 @@ impl Machine {
     }
 
     /// Holds a FETCH back as long as it may be one of only flags.
-    fn fetch_octets(&mut self, reading: &mut Reading, octets: &Bytes, literal: bool) {
+    fn fetch_octets(&mut self, reading: &mut Reading, octets: &Octets<'_>, literal: bool) {
         if let Some(held) = &mut reading.held {
-            if !literal && held.len() + octets.len() <= HELD {
+            let other = reading.items.as_ref().is_some_and(FetchScanner::has_other) && octets.ends_with(b"\n");
+            if !literal && !other && held.len() + octets.len() <= HELD {
                 return held.put_slice(octets);
             }
             if reading.to.is_some() {
                 reading.begun = true;
-                self.passed.put_slice(held);
+                self.put_fetch(reading.number, held);
             }
             reading.held = None;
         }
         if reading.to.is_some() {
             self.emit(octets);
         }
+    }
+
+    fn put_fetch(&mut self, number: u32, octets: &[u8]) {
+        self.passed.put_slice(b"* ");
+        self.passed.put_slice(itoa::Buffer::new().format(number).as_bytes());
+        self.passed.put_slice(b" FETCH");
+        self.passed.put_slice(octets);
     }
 
     fn end_reply(&mut self) {
@@ -353,7 +363,7 @@ impl Machine {
             }
         }
         match reading.held.take().filter(|_| reading.to.is_some()) {
-            Some(held) if wanted => self.passed.put_slice(&held),
+            Some(held) if wanted => self.put_fetch(reading.number, &held),
             Some(_) => self.tell_modseq(number, &items),
             None => {}
         }
