@@ -2,8 +2,8 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::jobs::{Job, Joining, Running, own};
-use super::replies::{parse_list, tells_highest_modseq};
+use super::jobs::{GONE, GONE_SILENTLY, Job, Joining, Running, own};
+use super::replies::{highest_modseq, parse_list};
 use super::selection::Selection;
 use super::{Action, Link, Machine, MemberId, Stat, Told};
 use crate::imap::command::Name;
@@ -119,6 +119,7 @@ impl Machine {
     /// What came before it, the tagged reply without its tag, and whether a mailbox is selected.
     pub fn handle_done(&mut self, data: Bytes, rest: Bytes, selected: bool) {
         self.handle_data(data);
+        self.note_highest(highest_modseq(&rest));
         let Some(job) = self.job.take() else { return };
         self.quiet_since = self.now;
         let ok = rest.get(..3).is_some_and(|status| status.eq_ignore_ascii_case(b" OK"));
@@ -147,13 +148,8 @@ impl Machine {
             Job::Member(running) if self.is_selecting(running.id) => self.caught_up(running.id, rest, ok),
             Job::Member(running) => {
                 let rest = self.in_own_numbers(&running, rest);
-                let is_modified = || StatusReply::parse(&rest).is_some_and(|reply| reply.has_code("MODIFIED"));
-                let rest = if running.missing && ok && !is_modified() {
-                    Bytes::from_static(b" NO [EXPUNGEISSUED] Some of the requested messages no longer exist.\r\n")
-                } else {
-                    rest
-                };
-                self.tell(running.id, Told::Done(Bytes::new(), rest, true));
+                let rest = if running.missing && ok { something_is_gone(&running, &rest) } else { rest };
+                self.done_with(running.id, rest, true);
             }
             Job::Recheck => {
                 if self.recheck.is_none() {
@@ -168,11 +164,19 @@ impl Machine {
         }
     }
 
+    /// The backend says up to where it has told everything.
+    pub(super) fn note_highest(&mut self, modseq: Option<u64>) {
+        let open = self.is_open();
+        if let Some(selection) = self.selection.as_mut().filter(|_| open && modseq.is_some()) {
+            selection.highest_modseq = modseq;
+        }
+    }
+
     /// A member was told what has changed since it knew the mailbox.
     fn caught_up(&mut self, id: MemberId, rest: Bytes, ok: bool) {
         let selected = self.members.get_mut(&id).and_then(|member| member.selecting.take());
         match selected.filter(|_| ok) {
-            Some(selected) => self.tell(id, Told::Done(Bytes::new(), selected, true)),
+            Some(selected) => self.done_with(id, selected, true),
             None => self.done_with(id, rest, false),
         }
     }
@@ -181,7 +185,7 @@ impl Machine {
     fn in_own_numbers(&self, running: &Running, rest: Bytes) -> Bytes {
         let cursor = self.members.get(&running.id).and_then(|member| member.cursor);
         match cursor.filter(|_| running.mapped || self.strays.is_some()) {
-            Some(_) if tells_highest_modseq(&rest) => Bytes::from_static(b" OK Completed.\r\n"),
+            Some(_) if highest_modseq(&rest).is_some() => Bytes::from_static(b" OK Completed.\r\n"),
             Some(cursor) if running.shape.store.is_some() && !running.shape.uid => {
                 Bytes::copy_from_slice(&modified(&rest, &self.log.numbering(cursor)))
             }
@@ -209,8 +213,10 @@ impl Machine {
     /// changed since it knew the mailbox.
     fn welcome(&mut self, id: MemberId, run: &Run, uid_next: Option<u32>, reply: Bytes, rest: Bytes) {
         let catch_up = self.catch_up(run, uid_next);
+        let complete = self.selection.as_ref().and_then(|selection| selection.highest_modseq);
         let Some(member) = self.members.get_mut(&id) else { return };
         member.cursor = Some(self.log.join());
+        member.complete = complete;
         if catch_up.is_none() {
             return member.out.push_back(Told::Done(reply, rest, true));
         }
@@ -261,6 +267,7 @@ impl Machine {
         if self.strays.is_some() {
             return self.join_later(joining);
         }
+        self.note_highest(joining.modseq);
         let Some(selection) = &self.selection else { return };
         let there = joining.unseen.filter(|uid| self.uids.len() == self.exists && self.uids.contains(*uid));
         let unseen = there.map(|uid| self.uids.rank(uid) + 1);
@@ -449,6 +456,17 @@ impl Machine {
         self.begin(Job::Recheck, own(Name::Fetch, format!("FETCH {set} ({items})")));
         true
     }
+}
+
+/// The tagged reply to a command that named messages which are gone, besides others. One of them failed the test of a
+/// conditional STORE: RFC 7162 section 3.1.3. A silent one: RFC 2180 section 4.2.1.
+fn something_is_gone(running: &Running, rest: &Bytes) -> Bytes {
+    let is_modified = StatusReply::parse(rest).is_some_and(|reply| reply.has_code("MODIFIED"));
+    if let Some(rest) = rest.get(3..).filter(|_| is_modified) {
+        return [b" NO", rest].concat().into();
+    }
+    let silent = running.shape.store.as_ref().is_some_and(|store| store.silent);
+    if silent { GONE_SILENTLY } else { GONE }.into()
 }
 
 /// READ-WRITE or READ-ONLY.
