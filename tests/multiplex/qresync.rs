@@ -212,6 +212,8 @@ async fn vanished_before_the_uids_are_known() {
              U> UID SEARCH ALL
              U< * SEARCH 11 13
              U< TAG OK searched
+             U> FETCH 1:* (FLAGS) (CHANGEDSINCE 100)
+             U< TAG OK fetched
              U> NOOP
              U< TAG OK noop
              1< * VANISHED 12
@@ -352,5 +354,45 @@ async fn what_is_moved_vanishes() {
          2< * VANISHED 11:12
          2> DONE
          2< d OK…")
+    .await;
+}
+
+/// RFC 7162 section 6: a client with QRESYNC knows flags from another time. So what has changed since is news, though nobody was
+/// told those flags here: when one session's FETCH reveals it, and when a connection was lost.
+#[tokio::test]
+async fn flags_known_from_another_time() {
+    two("1> d FETCH 1:3 (FLAGS MODSEQ)
+         U> FETCH 1:3 (FLAGS MODSEQ)
+         U< * 1 FETCH (FLAGS (\\Seen) MODSEQ (100))
+         U< * 2 FETCH (FLAGS () MODSEQ (90))
+         U< * 3 FETCH (FLAGS (\\Flagged) MODSEQ (101))
+         U< TAG OK fetched
+         1~ d OK fetched
+         2> d NOOP
+         U> NOOP
+         U< TAG OK noop
+         2< * 3 FETCH (FLAGS (\\Flagged) UID 13 MODSEQ (101))
+         2< d OK noop
+         U!
+         1> e NOOP
+         V> SELECT \"INBOX\"
+         V< * 3 EXISTS
+         V< * OK [UIDVALIDITY 7] valid
+         V< * OK [UIDNEXT 14] next
+         V< * OK [HIGHESTMODSEQ 103] highest
+         V< TAG OK [READ-WRITE] selected
+         V> FETCH 1:* (FLAGS) (CHANGEDSINCE 100)
+         V< * 2 FETCH (UID 12 FLAGS (\\Deleted) MODSEQ (102))
+         V< * 3 FETCH (UID 13 FLAGS (\\Flagged) MODSEQ (101))
+         V< TAG OK fetched
+         V> NOOP
+         V< TAG OK noop
+         1< * 2 FETCH (FLAGS (\\Deleted) UID 12 MODSEQ (102))
+         1< e OK noop
+         2> e NOOP
+         V> NOOP
+         V< TAG OK noop
+         2< * 2 FETCH (FLAGS (\\Deleted) UID 12 MODSEQ (102))
+         2< e OK noop")
     .await;
 }

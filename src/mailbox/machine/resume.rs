@@ -148,13 +148,14 @@ impl Machine {
             Job::Member(running) if self.is_selecting(running.id) => self.caught_up(running.id, rest, ok),
             Job::Member(running) => {
                 let rest = self.in_own_numbers(&running, rest);
-                let rest = if running.missing && ok { something_is_gone(&running, &rest) } else { rest };
+                let rest = if running.missing && ok { something_is_gone(&running, rest) } else { rest };
                 self.done_with(running.id, rest, true);
             }
             Job::Recheck => {
                 if self.recheck.is_none() {
                     self.owes = false;
                     self.shadow.forgive();
+                    self.settle();
                 }
             }
             Job::KeepAlive | Job::Idle { .. } => {}
@@ -169,6 +170,13 @@ impl Machine {
         let open = self.is_open();
         if let Some(selection) = self.selection.as_mut().filter(|_| open && modseq.is_some()) {
             selection.highest_modseq = modseq;
+        }
+    }
+
+    /// All news are told, up to what the backend calls the highest mod-sequence.
+    fn settle(&mut self) {
+        if let Some(modseq) = self.selection.as_ref().and_then(|selection| selection.highest_modseq) {
+            self.shadow.settle(self.exists, modseq);
         }
     }
 
@@ -205,6 +213,7 @@ impl Machine {
         self.recheck = None;
         self.selection = Some(Selection { rest: rest.clone(), ..selection });
         self.link = Link::Up { open: true };
+        self.settle();
         let uid_next = self.selection.as_ref().and_then(|selection| selection.uid_next);
         self.welcome(member, run, uid_next, Bytes::new(), rest);
     }
@@ -268,6 +277,7 @@ impl Machine {
             return self.join_later(joining);
         }
         self.note_highest(joining.modseq);
+        self.settle();
         let Some(selection) = &self.selection else { return };
         let there = joining.unseen.filter(|uid| self.uids.len() == self.exists && self.uids.contains(*uid));
         let unseen = there.map(|uid| self.uids.rank(uid) + 1);
@@ -432,6 +442,15 @@ impl Machine {
 
     /// Asks for the flags that members know; false: there are none to ask for.
     pub(super) fn ask_for_flags(&mut self) -> bool {
+        if let Some(since) = self.shadow.settled().filter(|_| self.recheck.is_some() && self.has_modseqs()) {
+            // What members know from another time is not in the shadow.
+            self.recheck = None;
+            let text = format!("FETCH 1:* (FLAGS) (CHANGEDSINCE {since})");
+            if self.exists > 0 {
+                self.begin(Job::Recheck, own(Name::Fetch, text));
+            }
+            return self.exists > 0;
+        }
         let from = self.recheck.unwrap_or(1);
         let mut set = String::new();
         let mut next = None;
@@ -458,15 +477,16 @@ impl Machine {
     }
 }
 
-/// The tagged reply to a command that named messages which are gone, besides others. One of them failed the test of a
-/// conditional STORE: RFC 7162 section 3.1.3. A silent one: RFC 2180 section 4.2.1.
-fn something_is_gone(running: &Running, rest: &Bytes) -> Bytes {
-    let is_modified = StatusReply::parse(rest).is_some_and(|reply| reply.has_code("MODIFIED"));
-    if let Some(rest) = rest.get(3..).filter(|_| is_modified) {
-        return [b" NO", rest].concat().into();
+/// The tagged reply to a command that named messages which are gone, besides others. A silent STORE is no failure (RFC 2180
+/// section 4.2.1); of a conditional one it says which of the others were not changed (RFC 7162 section 3.1.3, example 11).
+fn something_is_gone(running: &Running, rest: Bytes) -> Bytes {
+    let is_modified = StatusReply::parse(&rest).is_some_and(|reply| reply.has_code("MODIFIED"));
+    match running.shape.store.as_ref().is_some_and(|store| store.silent) {
+        true if is_modified => rest,
+        true => GONE_SILENTLY.into(),
+        false if is_modified => [b" NO", &rest[3..]].concat().into(),
+        false => GONE.into(),
     }
-    let silent = running.shape.store.as_ref().is_some_and(|store| store.silent);
-    if silent { GONE_SILENTLY } else { GONE }.into()
 }
 
 /// READ-WRITE or READ-ONLY.
