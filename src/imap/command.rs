@@ -254,7 +254,9 @@ impl Command {
 
 /// Whether `text` holds `word`, whatever the case.
 fn mentions(text: &[u8], word: &[u8]) -> bool {
-    text.len() >= word.len() && text.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
+    let Some(first) = word.first() else { return true };
+    memchr::memchr2_iter(first.to_ascii_lowercase(), first.to_ascii_uppercase(), text)
+        .any(|at| text[at..].get(..word.len()).is_some_and(|here| here.eq_ignore_ascii_case(word)))
 }
 
 /// Reads a command's arguments one by one.

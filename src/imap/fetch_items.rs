@@ -76,11 +76,34 @@ pub struct FetchScanner {
     section: bool,
     quoted: bool,
     escaped: bool,
-    word: Vec<u8>,
+    word: Word,
     /// Of the word, all of it.
     hash: u64,
     in_word: bool,
     flags: FlagList,
+}
+
+/// A name or number, up to the length that matters.
+#[derive(Debug, Default)]
+struct Word {
+    octets: [u8; MAX_WORD],
+    len: usize,
+}
+
+impl Word {
+    fn push(&mut self, octet: u8) {
+        if let Some(free) = self.octets.get_mut(self.len) {
+            *free = octet;
+            self.len += 1;
+        } else {
+            // No name or number that matters is as long.
+            self.octets[0] = 0;
+        }
+    }
+
+    fn octets(&self) -> &[u8] {
+        &self.octets[..self.len]
+    }
 }
 
 #[derive(Debug, Default)]
@@ -159,16 +182,11 @@ impl FetchScanner {
     fn put(&mut self, octet: u8) {
         if !self.in_word {
             (self.in_word, self.hash) = (true, FNV_OFFSET);
-            self.word.clear();
+            self.word.len = 0;
             self.flags.start = self.flags.text.len();
         }
         self.hash = fnv(self.hash, octet);
-        if self.word.len() < MAX_WORD {
-            self.word.push(octet);
-        } else {
-            // No name or number that matters is as long.
-            self.word[0] = 0;
-        }
+        self.word.push(octet);
         if self.item == Item::Flags && self.depth == 2 {
             self.flags.put(octet);
         }
@@ -181,18 +199,18 @@ impl FetchScanner {
         match (self.depth, self.item) {
             (1, Item::None) => self.item = self.name(),
             (1, Item::Uid) => {
-                self.items.uid = number(&self.word).and_then(|n| u32::try_from(n).ok());
+                self.items.uid = number(self.word.octets()).and_then(|n| u32::try_from(n).ok());
                 self.item = Item::None;
             }
             (1, _) => self.item = Item::None,
             (2, Item::Flags) => self.flags.end_flag(self.hash),
-            (2, Item::ModSeq) => self.items.modseq = number(&self.word),
+            (2, Item::ModSeq) => self.items.modseq = number(self.word.octets()),
             _ => {}
         }
     }
 
     fn name(&mut self) -> Item {
-        match &self.word {
+        match self.word.octets() {
             word if word.eq_ignore_ascii_case(b"UID") => Item::Uid,
             word if word.eq_ignore_ascii_case(b"FLAGS") => Item::Flags,
             word if word.eq_ignore_ascii_case(b"MODSEQ") => Item::ModSeq,

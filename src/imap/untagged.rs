@@ -231,21 +231,22 @@ fn reply(start: &[u8]) -> (Reply, usize) {
     let number = std::str::from_utf8(first).ok().filter(|_| digits).and_then(|text| text.parse::<u32>().ok());
     if let Some(number) = number {
         let (name, end) = word(start, after);
-        return match &*name.to_ascii_uppercase() {
-            b"FETCH" => (Reply::Fetch(number), end),
-            b"EXPUNGE" => (Reply::Expunge(number), end),
-            b"EXISTS" => (Reply::Exists(number), end),
-            b"RECENT" => (Reply::Recent(number), end),
+        return match name {
+            _ if name.eq_ignore_ascii_case(b"FETCH") => (Reply::Fetch(number), end),
+            _ if name.eq_ignore_ascii_case(b"EXPUNGE") => (Reply::Expunge(number), end),
+            _ if name.eq_ignore_ascii_case(b"EXISTS") => (Reply::Exists(number), end),
+            _ if name.eq_ignore_ascii_case(b"RECENT") => (Reply::Recent(number), end),
             _ => (Reply::Other, 0),
         };
     }
-    match &*first.to_ascii_uppercase() {
-        b"SEARCH" => (Reply::Search, after),
-        b"SORT" => (Reply::Sort, after),
-        b"THREAD" => (Reply::Thread, after),
-        b"ESEARCH" => (Reply::Esearch, after),
-        b"VANISHED" => (Reply::Vanished { earlier: word(start, after).0.eq_ignore_ascii_case(b"(EARLIER)") }, after),
-        b"FLAGS" => (Reply::Flags, 0),
+    let earlier = || word(start, after).0.eq_ignore_ascii_case(b"(EARLIER)");
+    match first {
+        _ if first.eq_ignore_ascii_case(b"SEARCH") => (Reply::Search, after),
+        _ if first.eq_ignore_ascii_case(b"SORT") => (Reply::Sort, after),
+        _ if first.eq_ignore_ascii_case(b"THREAD") => (Reply::Thread, after),
+        _ if first.eq_ignore_ascii_case(b"ESEARCH") => (Reply::Esearch, after),
+        _ if first.eq_ignore_ascii_case(b"VANISHED") => (Reply::Vanished { earlier: earlier() }, after),
+        _ if first.eq_ignore_ascii_case(b"FLAGS") => (Reply::Flags, 0),
         _ => (Reply::Other, 0),
     }
 }

@@ -1,6 +1,5 @@
 //! The task of a hub: moves commands, replies and news between its members, the [`Machine`] and an upstream connection.
 
-use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -9,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use foldhash::HashMap;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tracing::{debug, warn};
@@ -29,6 +29,9 @@ const MAX_JOINING: usize = 64;
 const RETRY: Duration = Duration::from_secs(2);
 /// A hub whose connection went to another asks for one after this, while members idle.
 const PARKED: Duration = Duration::from_secs(5);
+
+/// Nothing that a hub waits for is later, or it is looked at in vain once a day.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 static NEXT_MEMBER: AtomicU64 = AtomicU64::new(0);
 
@@ -135,22 +138,22 @@ impl Hub {
         let machine = Machine::new(key.clone(), settings(account, enabled), Instant::now().into_std());
         let mut hub = Self::new(account, key, enabled, machine, true);
         hub.admit(join, false);
-        tokio::spawn(hub.run());
+        hub.start();
     }
 
     /// `shared`: further sessions may join.
-    fn new(account: &Arc<Account>, key: Bytes, enabled: Enabled, machine: Machine, shared: bool) -> Self {
+    fn new(account: &Arc<Account>, key: Bytes, enabled: Enabled, machine: Machine, shared: bool) -> Box<Self> {
         let (joins, joining) = mpsc::channel(MAX_JOINING);
         let status = Arc::new(Status::default());
         if shared {
             account.hubs().add(key.clone(), enabled, joins, Arc::clone(&status));
         }
-        Self {
+        Box::new(Self {
             account: Arc::clone(account),
             key,
             enabled,
             machine,
-            members: HashMap::new(),
+            members: HashMap::default(),
             joins: joining,
             status,
             lease: None,
@@ -160,7 +163,11 @@ impl Hub {
             handed_over: None,
             unconnected: CheckoutError::Unavailable,
             counted: HubGuard::new(Arc::clone(account.backend().metrics().hubs())),
-        }
+        })
+    }
+
+    fn start(self: Box<Self>) {
+        tokio::spawn(self.run());
     }
 
     fn admit(&mut self, join: Join, joined: bool) {
@@ -172,10 +179,11 @@ impl Hub {
         self.machine.handle_join(id, join.run);
     }
 
-    async fn run(mut self) {
-        let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
+    async fn run(mut self: Box<Self>) {
+        let mut timer = pin!(tokio::time::sleep(DAY));
+        let status = Arc::clone(&self.status);
+        let mut wanted = pin!(status.wanted.notified());
         loop {
-            self.machine.handle_time(Instant::now().into_std());
             if self.lease.is_some() && self.yielding.is_none() {
                 self.yielding = self.account.hubs().claim();
                 if self.yielding.is_some() {
@@ -190,11 +198,11 @@ impl Hub {
             if self.machine.is_empty() && self.account.hubs().remove(&mut self.joins) {
                 break;
             }
-            let status = Arc::clone(&self.status);
-            let mut wanted = pin!(status.wanted.notified());
             poll_fn(|cx| {
+                self.machine.handle_time(Instant::now().into_std());
                 // That somebody waits for a connection is looked at above.
                 if wanted.as_mut().poll(cx).is_ready() {
+                    wanted.set(status.wanted.notified());
                     return Poll::Ready(());
                 }
                 self.poll(timer.as_mut(), cx)
@@ -302,7 +310,7 @@ impl Hub {
                 other.members.insert(*id, ends);
             }
         }
-        tokio::spawn(other.run());
+        other.start();
     }
 
     /// A hub of their own for these members; false: it cannot be.
@@ -312,7 +320,7 @@ impl Hub {
         self.counted.metrics().divided();
         let mut other = Self::new(&self.account, self.key.clone(), self.enabled, machine, shared);
         other.members = ids.iter().filter_map(|id| Some((*id, self.members.remove(id)?))).collect();
-        tokio::spawn(other.run());
+        other.start();
         true
     }
 
@@ -340,7 +348,9 @@ impl Hub {
     fn poll_timer(&self, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = self.machine.poll_timeout() else { return Poll::Pending };
         let deadline = Instant::from_std(deadline);
-        if timer.deadline() != deadline {
+        // To be woken too early costs less than to set it anew with each command.
+        let set = timer.deadline();
+        if set > deadline || timer.is_elapsed() {
             timer.as_mut().reset(deadline);
         }
         timer.poll(cx)
@@ -363,7 +373,6 @@ impl Hub {
             }
             while self.machine.has_news(*id) && line.poll_room(cx).is_ready() {
                 progress = true;
-                self.machine.handle_time(Instant::now().into_std());
                 let Some(told) = self.machine.poll_member(*id) else { break };
                 let event = match told {
                     Told::Data(data) => FromHub::Data(data),
@@ -436,7 +445,7 @@ impl Hub {
         }
     }
 
-    async fn end(mut self) {
+    async fn end(mut self: Box<Self>) {
         *self.status.resting_since.lock() = None;
         let Some(lease) = self.lease.take() else { return };
         match self.machine.in_flight() {

@@ -8,9 +8,10 @@
 //! What a session is told is the sum of its lag, not a recording: a message's flags once, as they are now; of messages that
 //! came and went meanwhile nothing. The view that a client builds from it is the server's.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use foldhash::HashMap;
 
 use crate::imap::numbering::Numbering;
 use crate::imap::ranges::Ranges;
@@ -152,7 +153,7 @@ impl Log {
             events: VecDeque::new(),
             octets: 0,
             next_cursor: 0,
-            places: HashMap::new(),
+            places: HashMap::default(),
             max_events: MAX_EVENTS,
         }
     }

@@ -14,10 +14,11 @@ mod replies;
 mod resume;
 mod selection;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use foldhash::HashMap;
 use thiserror::Error;
 
 use self::jobs::Job;
@@ -194,7 +195,7 @@ pub struct Machine {
     link: Link,
     job: Option<Job>,
     reader: Reader,
-    reading: Option<Reading>,
+    reading: Option<Box<Reading>>,
     /// For the owner of the job, of what was just read.
     passed: BytesMut,
     actions: VecDeque<Action>,
@@ -240,7 +241,7 @@ impl Machine {
             uids: Ranges::new(),
             touched: false,
             shadow: Shadow::default(),
-            members: HashMap::new(),
+            members: HashMap::default(),
             queue: VecDeque::new(),
             link: Link::Down,
             job: None,

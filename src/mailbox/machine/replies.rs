@@ -1,5 +1,7 @@
 //! What the backend says: whose it is, and what of it is news for the others.
 
+use std::fmt::Write as _;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use super::jobs::Job;
@@ -16,12 +18,16 @@ use crate::mailbox::shadow::{normal, stored};
 
 /// Octets of a FETCH held back until it is known whether there is more to it than flags.
 const HELD: usize = 512;
+/// Octets that most FETCHes of only flags have.
+const HEAD: usize = 128;
 /// Octets of a line that the hub keeps for itself. Other lines are passed on all the same.
 const KEPT: usize = 64 * 1024;
 /// Octets of a list of UIDs.
 const MAX_LIST: usize = 16 * 1024 * 1024;
 /// Pieces above this are passed on without a copy.
 const COPIED: usize = 2048;
+/// Octets that a reply may take more than it did, by a longer number.
+const LONGER: usize = 64;
 
 /// The untagged reply at hand.
 #[derive(Debug)]
@@ -48,6 +54,9 @@ impl Reading {
 impl Machine {
     /// Untagged replies, or parts of them.
     pub fn handle_data(&mut self, data: Bytes) {
+        if matches!(self.job, Some(Job::Open { .. } | Job::Member(_))) {
+            self.passed.reserve(data.len().min(COPIED) + LONGER);
+        }
         self.reader.feed(data);
         while let Some(part) = self.reader.poll() {
             match part {
@@ -72,7 +81,7 @@ impl Machine {
         if self.passed.is_empty() {
             return;
         }
-        let data = self.passed.split().freeze();
+        let data = std::mem::take(&mut self.passed).freeze();
         self.pass(data);
     }
 
@@ -106,8 +115,15 @@ impl Machine {
 
     fn begin_reply(&mut self, reply: Reply) {
         let to = self.present_owner();
-        let mut reading =
-            Reading { reply, to, held: None, items: None, renumber: None, kept: BytesMut::new(), begun: false };
+        let mut reading = Box::new(Reading {
+            reply,
+            to,
+            held: None,
+            items: None,
+            renumber: None,
+            kept: BytesMut::new(),
+            begun: false,
+        });
         match reply {
             Reply::Exists(count) => self.exists(count),
             Reply::Expunge(number) => self.expunged(number),
@@ -117,9 +133,9 @@ impl Machine {
                 if number > self.exists && self.is_open() {
                     self.counts(number);
                 }
-                let mut head = BytesMut::new();
+                let mut head = BytesMut::with_capacity(HEAD);
                 match self.number_for_owner(number) {
-                    Some(number) => head.put_slice(format!("* {number} FETCH").as_bytes()),
+                    Some(number) => drop(write!(head, "* {number} FETCH")),
                     None => reading.to = None,
                 }
                 reading.held = Some(head);
@@ -237,12 +253,11 @@ impl Machine {
             if !literal && held.len() + octets.len() <= HELD {
                 return held.put_slice(octets);
             }
-            let head = std::mem::take(held).freeze();
-            reading.held = None;
             if reading.to.is_some() {
                 reading.begun = true;
-                self.emit(&head);
+                self.passed.put_slice(held);
             }
+            reading.held = None;
         }
         if reading.to.is_some() {
             self.emit(octets);
@@ -338,7 +353,7 @@ impl Machine {
             }
         }
         match reading.held.take().filter(|_| reading.to.is_some()) {
-            Some(held) if wanted => self.emit(&held.freeze()),
+            Some(held) if wanted => self.passed.put_slice(&held),
             Some(_) => self.tell_modseq(number, &items),
             None => {}
         }
@@ -383,7 +398,7 @@ impl Machine {
         match &mut self.job {
             Some(Job::Open { selection, .. }) => {
                 selection.exists = count;
-                self.passed.put_slice(format!("* {count} EXISTS\r\n").as_bytes());
+                let _ = write!(self.passed, "* {count} EXISTS\r\n");
             }
             Some(Job::Reselect { selection }) => selection.exists = count,
             Some(Job::Census { fresh: Some(fresh), .. }) => fresh.exists(count),
@@ -411,7 +426,7 @@ impl Machine {
         match &mut self.job {
             Some(Job::Open { selection, .. }) => {
                 selection.recent = Some(count);
-                self.passed.put_slice(format!("* {count} RECENT\r\n").as_bytes());
+                let _ = write!(self.passed, "* {count} RECENT\r\n");
             }
             Some(Job::Reselect { selection }) => selection.recent = Some(count),
             _ if open => {
