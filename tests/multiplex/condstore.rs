@@ -170,16 +170,36 @@ async fn others_never_see_mod_sequences() {
 /// connection of its own from then on.
 #[tokio::test]
 async fn in_the_middle_of_a_mailbox_it_pins() {
-    let mut stage = Stage::set(1, "CONDSTORE").await;
+    let mut stage = Stage::set(2, "CONDSTORE").await;
     stage.play(ONE).await;
+    stage.play(TWO).await;
     stage
         .play(
-            "1> b FETCH 1 (MODSEQ)
-             U> FETCH 1 (MODSEQ)
-             U< * 1 FETCH (MODSEQ (5))
-             U< TAG OK fetched
-             1< * 1 FETCH (MODSEQ (5))
-             1< b OK fetched",
+            "2> b FETCH 1 (MODSEQ)
+             V> SELECT \"INBOX\"
+             V< * 3 EXISTS
+             V< * OK [UIDVALIDITY 7] valid
+             V< * OK [UIDNEXT 14] next
+             V< TAG OK [READ-WRITE] selected
+             V> FETCH 1 (MODSEQ)
+             V< * OK [HIGHESTMODSEQ 100] highest
+             V< * 1 FETCH (MODSEQ (5))
+             V< TAG OK fetched
+             2< * OK [HIGHESTMODSEQ 100] highest
+             2< * 1 FETCH (MODSEQ (5))
+             2< b OK fetched
+             2> c NOOP
+             V> NOOP
+             V< * 1 FETCH (FLAGS () MODSEQ (101))
+             V< TAG OK noop
+             2< * 1 FETCH (FLAGS () MODSEQ (101))
+             2< c OK noop
+             1> b STORE 1 FLAGS ()
+             U> STORE 1 FLAGS ()
+             U< * 1 FETCH (FLAGS ())
+             U< TAG OK stored
+             1< * 1 FETCH (FLAGS ())
+             1< b OK stored",
         )
         .await;
     stage.end().await;

@@ -429,3 +429,12 @@ pub(crate) async fn truth(direct: &mut Client, mailbox: &str) -> io::Result<Vec<
     });
     Ok(parsed.collect())
 }
+
+#[test]
+fn sets_name_messages_either_way_round() {
+    let named = |set: &str| (1..=5).filter(|number| names(set, *number, 5)).collect::<Vec<_>>();
+    assert_eq!(named("2"), [2]);
+    assert_eq!(named("*:4,1"), [1, 4, 5]);
+    assert_eq!(named("2:1"), [1, 2]);
+    assert_eq!(named("9"), []);
+}
