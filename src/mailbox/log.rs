@@ -43,7 +43,7 @@ pub enum Replay {
 pub enum News {
     /// `* n EXPUNGE` (RFC 9051 section 7.5.1)
     Expunge(u32),
-    /// `* VANISHED uids` (RFC 7162 section 3.2.10): takes the place of EXPUNGE where [`Log::handle_vanished`] was used.
+    /// `* VANISHED uids` (RFC 7162 section 3.2.10.2): takes the place of EXPUNGE where [`Log::handle_vanished`] was used.
     Vanished {
         /// Those that are gone.
         uids: Ranges,
@@ -84,7 +84,7 @@ pub enum LogError {
     /// Of a message whose number is 0 or above what EXISTS said.
     #[error("news of message {0}, of {1}")]
     NoSuchMessage(u32, u32),
-    /// EXISTS says less than before, without EXPUNGE (RFC 9051 section 7.4.1).
+    /// EXISTS says less than before, without EXPUNGE (RFC 9051 section 5.2).
     #[error("{1} messages where there were {0}")]
     Shrunk(u32, u32),
 }
@@ -219,7 +219,7 @@ impl Log {
         self.expunge(number, None)
     }
 
-    /// One message of `* VANISHED uids` (RFC 7162 section 3.2.10). The caller knows the UIDs, and so the number, which has
+    /// One message of `* VANISHED uids` (RFC 7162 section 3.2.10.2). The caller knows the UIDs, and so the number, which has
     /// to be right after the messages before it in the same reply were logged. `VANISHED (EARLIER)` is no news: it repeats what
     /// is known, for the one that asked.
     ///

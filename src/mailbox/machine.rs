@@ -99,7 +99,7 @@ pub enum Nonsense {
     /// What is said contradicts what was said before.
     #[error(transparent)]
     Contradiction(#[from] LogError),
-    /// VANISHED (RFC 7162 section 3.2.10) that is too long, or of messages that nobody knows.
+    /// VANISHED (RFC 7162 section 3.2.10.2) that is too long, or of messages that nobody knows.
     #[error("VANISHED that makes no sense")]
     Vanished,
 }
@@ -159,6 +159,8 @@ struct Member {
     told: Ranges,
     /// The tagged reply to its SELECT, while it is told what has changed since it knew the mailbox.
     selecting: Option<Bytes>,
+    /// The mod-sequence up to which it was told everything, as far as the backend has said.
+    complete: Option<u64>,
     out: VecDeque<Told>,
 }
 
@@ -410,6 +412,11 @@ impl Machine {
     fn has_modseqs(&self) -> bool {
         self.settings.enabled.has_modseqs()
             && self.selection.as_ref().is_some_and(|selection| !selection.without_modseqs)
+    }
+
+    /// Members are told VANISHED, and not EXPUNGE (RFC 7162 section 3.2.10.2).
+    fn tells_vanished(&self) -> bool {
+        self.settings.enabled == Enabled::Qresync && self.has_modseqs()
     }
 
     fn is_read_only(&self) -> bool {

@@ -30,7 +30,7 @@ pub enum Plan {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shape {
     /// Names messages by number, and gets numbers in reply, so that the client must not hear of an EXPUNGE meanwhile
-    /// (RFC 9051 section 7.5.1; RFC 5256 section 3 for SORT and THREAD; RFC 7162 section 3.2.10 for UID SEARCH).
+    /// (RFC 9051 section 7.5.1; RFC 5256 section 3 for SORT and THREAD; RFC 7162 section 3.2.10.2 for UID SEARCH).
     pub keeps_numbers: bool,
     /// Names messages by number.
     pub by_number: bool,

@@ -21,6 +21,8 @@ pub struct Shadow {
     places: HashMap<Bytes, u16>,
     /// All was forgotten once: what is not known may have been told all the same.
     forgot: bool,
+    /// Of the first so many messages, those whose mod-sequence is not known have none above this.
+    settled: (u32, u64),
 }
 
 impl Shadow {
@@ -54,14 +56,27 @@ impl Shadow {
         self.modseqs.get(index(number)?).copied().filter(|modseq| !matches!(*modseq, 0 | OWED))
     }
 
-    /// Notes the mod-sequence of message `number`. True: another was known, or one was owed.
+    /// There are so many messages, and everything up to this mod-sequence was told. A member may know flags that were never
+    /// told here: from another time, with the mod-sequence up to which they hold (RFC 7162 section 6).
+    pub fn settle(&mut self, messages: u32, modseq: u64) {
+        self.settled = (messages, modseq);
+    }
+
+    /// The mod-sequence of [`Shadow::settle`], if there was one.
+    #[must_use]
+    pub fn settled(&self) -> Option<u64> {
+        Some(self.settled.1).filter(|modseq| *modseq > 0)
+    }
+
+    /// Notes the mod-sequence of message `number`. True: it has changed, or was owed.
     pub fn learn_modseq(&mut self, number: u32, modseq: u64) -> bool {
         let Some(at) = index(number) else { return false };
         if self.modseqs.len() <= at {
             self.modseqs.resize(at + 1, 0);
         }
         let before = std::mem::replace(&mut self.modseqs[at], modseq);
-        before != 0 && before != modseq
+        let (messages, settled) = self.settled;
+        before != modseq && (before != 0 || number <= messages && modseq > settled)
     }
 
     /// Members are to be told the flags of this message with its mod-sequence, which is to be asked for first.
@@ -84,7 +99,7 @@ impl Shadow {
             return *place;
         }
         if self.sets.len() >= MAX_SETS {
-            *self = Self { forgot: true, ..Self::default() };
+            *self = Self { forgot: true, settled: self.settled, ..Self::default() };
         }
         // A copy of its own: what was given may be part of a long reply.
         let flags = Bytes::copy_from_slice(flags);
@@ -102,6 +117,7 @@ impl Shadow {
         if let Some(at) = index(number).filter(|at| *at < self.modseqs.len()) {
             self.modseqs.remove(at);
         }
+        self.settled.0 -= u32::from((1..=self.settled.0).contains(&number));
     }
 
     /// The numbers of the messages whose flags are known, as ascending ranges.
@@ -170,6 +186,20 @@ mod tests {
         shadow.expunge(2);
         shadow.expunge(9);
         assert_eq!(shadow.ranges(), []);
+    }
+
+    #[test]
+    fn what_has_changed_since_all_was_told() {
+        let mut shadow = Shadow::default();
+        assert!(!shadow.learn_modseq(1, 9));
+        shadow.settle(3, 10);
+        shadow.expunge(2);
+        assert!(!shadow.learn_modseq(2, 10));
+        assert!(shadow.learn_modseq(2, 11));
+        assert!(!shadow.learn_modseq(2, 11));
+        // It has come since: nobody knows anything of it.
+        assert!(!shadow.learn_modseq(3, 11));
+        assert!(!shadow.learn_modseq(1, 9));
     }
 
     #[test]

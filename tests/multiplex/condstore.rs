@@ -42,8 +42,8 @@ async fn two(script: &str) {
     stage.end().await;
 }
 
-/// RFC 7162 section 3.1.2.1: who joins is told HIGHESTMODSEQ as it is. Section 3.1.4.2: flags are told with their
-/// mod-sequence.
+/// RFC 7162 section 3.1.2.1: who joins is told HIGHESTMODSEQ as it is. Sections 3.1.4.2 and 3.2.4: flags are told with their
+/// mod-sequence and UID.
 #[tokio::test]
 async fn news_bear_their_mod_sequence() {
     two("1> b STORE 2 +FLAGS (\\Seen)
@@ -55,12 +55,12 @@ async fn news_bear_their_mod_sequence() {
          2> b NOOP
          U> NOOP
          U< TAG OK noop
-         2< * 2 FETCH (FLAGS (\\Seen) MODSEQ (101))
+         2< * 2 FETCH (FLAGS (\\Seen) UID 12 MODSEQ (101))
          2< b OK noop")
     .await;
 }
 
-/// RFC 7162 section 3.1.3: who stores silently is told the mod-sequence all the same, and the others are told all.
+/// RFC 7162 section 3.1.4.2, example 14: who stores silently is told the mod-sequence all the same, and the others are told all.
 #[tokio::test]
 async fn a_silent_store_tells_the_mod_sequence() {
     two("1> b UID STORE 12 +FLAGS.SILENT (\\Seen)
@@ -77,7 +77,8 @@ async fn a_silent_store_tells_the_mod_sequence() {
     .await;
 }
 
-/// RFC 7162 section 3.1.3: UNCHANGEDSINCE; those of `[MODIFIED …]` are message numbers. Section 3.1.5: SEARCH MODSEQ.
+/// RFC 7162 section 3.1.3: UNCHANGEDSINCE; those of `[MODIFIED …]` are message numbers. Section 3.1.6: the last number
+/// of a SEARCH by mod-sequence is none.
 #[tokio::test]
 async fn modified_messages_are_numbers() {
     two("1> b EXPUNGE
@@ -123,12 +124,12 @@ async fn what_was_told_without_it_is_asked_for() {
          1> c NOOP
          U> NOOP
          U< TAG OK noop
-         1< * 2 FETCH (FLAGS (\\Answered) MODSEQ (104))
+         1< * 2 FETCH (FLAGS (\\Answered) UID 12 MODSEQ (104))
          1< c OK noop")
     .await;
 }
 
-/// RFC 5161 section 3.1, RFC 7162 section 3.1: nobody is told mod-sequences who has not switched them on: such sessions have
+/// RFC 5161 section 1, RFC 7162 section 3.1: nobody is told mod-sequences who has not switched them on: such sessions have
 /// a connection of their own. ENABLE before SELECT is as good as its parameter.
 #[tokio::test]
 async fn others_never_see_mod_sequences() {
@@ -169,16 +170,36 @@ async fn others_never_see_mod_sequences() {
 /// connection of its own from then on.
 #[tokio::test]
 async fn in_the_middle_of_a_mailbox_it_pins() {
-    let mut stage = Stage::set(1, "CONDSTORE").await;
+    let mut stage = Stage::set(2, "CONDSTORE").await;
     stage.play(ONE).await;
+    stage.play(TWO).await;
     stage
         .play(
-            "1> b FETCH 1 (MODSEQ)
-             U> FETCH 1 (MODSEQ)
-             U< * 1 FETCH (MODSEQ (5))
-             U< TAG OK fetched
-             1< * 1 FETCH (MODSEQ (5))
-             1< b OK fetched",
+            "2> b FETCH 1 (MODSEQ)
+             V> SELECT \"INBOX\"
+             V< * 3 EXISTS
+             V< * OK [UIDVALIDITY 7] valid
+             V< * OK [UIDNEXT 14] next
+             V< TAG OK [READ-WRITE] selected
+             V> FETCH 1 (MODSEQ)
+             V< * OK [HIGHESTMODSEQ 100] highest
+             V< * 1 FETCH (MODSEQ (5))
+             V< TAG OK fetched
+             2< * OK [HIGHESTMODSEQ 100] highest
+             2< * 1 FETCH (MODSEQ (5))
+             2< b OK fetched
+             2> c NOOP
+             V> NOOP
+             V< * 1 FETCH (FLAGS () MODSEQ (101))
+             V< TAG OK noop
+             2< * 1 FETCH (FLAGS () MODSEQ (101))
+             2< c OK noop
+             1> b STORE 1 FLAGS ()
+             U> STORE 1 FLAGS ()
+             U< * 1 FETCH (FLAGS ())
+             U< TAG OK stored
+             1< * 1 FETCH (FLAGS ())
+             1< b OK stored",
         )
         .await;
     stage.end().await;
@@ -274,4 +295,40 @@ async fn the_highest_mod_sequence_includes_what_came_last() {
         )
         .await;
     stage.end().await;
+}
+
+/// RFC 7162 section 3.1.3, example 11: where some are gone, the reply to a conditional STORE is NO, and says all the same which
+/// of the others were not changed.
+#[tokio::test]
+async fn modified_messages_beside_those_that_are_gone() {
+    two("1> b EXPUNGE
+         U> EXPUNGE
+         U< * 1 EXPUNGE
+         U< TAG OK expunged
+         1~ b OK expunged
+         2> b STORE 1:3 (UNCHANGEDSINCE 100) +FLAGS (\\Seen)
+         U> STORE 1:2 (UNCHANGEDSINCE 100) +FLAGS (\\Seen)
+         U< * 1 FETCH (FLAGS (\\Seen) MODSEQ (103))
+         U< TAG OK [MODIFIED 2] conditional
+         2< * 2 FETCH (FLAGS (\\Seen) MODSEQ (103))
+         2< b NO [MODIFIED 3] conditional")
+    .await;
+}
+
+/// RFC 7162 section 3.2.11: who selects another mailbox hears where the news of the one before end, also from a server that has
+/// only CONDSTORE.
+#[tokio::test]
+async fn the_mailbox_before_is_closed() {
+    two("2> b SELECT Other
+         2< * OK [CLOSED]…
+         U> UNSELECT
+         U< TAG OK unselected
+         U> SELECT \"Other\" (CONDSTORE)
+         U< * 0 EXISTS
+         U< TAG OK [READ-WRITE] selected
+         2< * 0 EXISTS
+         2< b OK [READ-WRITE] selected
+         2> c UNSELECT
+         2< c OK…")
+    .await;
 }

@@ -10,8 +10,12 @@ mod support;
 
 mod condstore;
 mod connections;
+mod idle;
+mod literals;
+mod losses;
 mod news;
 mod numbers;
+mod parking;
 mod qresync;
 mod quirks;
 mod selecting;

@@ -71,8 +71,8 @@ async fn reading_is_news_and_looking_is_not() {
     .await;
 }
 
-/// RFC 2177: one IDLE serves all; a command of one interrupts it, and its news reach the others at once. RFC 9051 section
-/// 7.4.1: EXISTS.
+/// RFC 2177 section 3, RFC 9051 section 6.3.13: one IDLE serves all; a command of one interrupts it, and its news reach the others
+/// at once.
 #[tokio::test]
 async fn one_idle_for_all() {
     two("1> b IDLE
@@ -82,7 +82,7 @@ async fn one_idle_for_all() {
          U< * 4 EXISTS
          1< * 4 EXISTS
          2> b STORE 1 +FLAGS (\\Deleted)
-         U> DONE
+         U- DONE
          U< TAG OK idled
          U> STORE 1 +FLAGS (\\Deleted)
          U< * 1 FETCH (FLAGS (\\Deleted))
@@ -96,8 +96,8 @@ async fn one_idle_for_all() {
     .await;
 }
 
-/// RFC 9051 section 6.4.3: EXPUNGE is told to who asks and to who idles (section 7.5.1) at once, to the others when they may
-/// hear of it.
+/// RFC 9051 section 6.4.9 (UID EXPUNGE; RFC 4315 section 2.1), section 6.3.13: EXPUNGE is told at once to who asks and to who
+/// idles.
 #[tokio::test]
 async fn expunge_reaches_who_idles() {
     two("2> b IDLE
@@ -105,7 +105,7 @@ async fn expunge_reaches_who_idles() {
          U> IDLE
          U< + idling
          1> b UID EXPUNGE 12
-         U> DONE
+         U- DONE
          U< TAG OK idled
          U> UID EXPUNGE 12
          U< * 2 EXPUNGE
@@ -138,7 +138,7 @@ async fn new_keywords_are_told_to_all() {
     .await;
 }
 
-/// RFC 2177: the IDLE that a command has interrupted goes on after it, and is ended upstream with the last one who idles.
+/// RFC 2177 section 3: the IDLE that a command has interrupted goes on after it, and is ended upstream with the last one who idles.
 #[tokio::test]
 async fn idle_goes_on_after_a_command() {
     two("1> b IDLE
@@ -146,7 +146,7 @@ async fn idle_goes_on_after_a_command() {
          U> IDLE
          U< + idling
          2> b NOOP
-         U> DONE
+         U- DONE
          U< TAG OK idled
          U> NOOP
          U< TAG OK noop
@@ -157,7 +157,7 @@ async fn idle_goes_on_after_a_command() {
          1< * 2 FETCH (FLAGS (\\Seen))
          1> DONE
          1< b OK…
-         U> DONE
+         U- DONE
          U< TAG OK idled")
     .await;
 }
@@ -178,7 +178,7 @@ async fn a_silent_store_by_uid_is_told_to_the_others() {
     .await;
 }
 
-/// RFC 9051 section 6.4.7: TRYCREATE says what the client may do about it.
+/// RFC 9051 sections 6.4.7 and 6.4.8: TRYCREATE says what the client may do about it.
 #[tokio::test]
 async fn codes_of_tagged_replies_pass() {
     two("1> b COPY 1 Nowhere
@@ -189,5 +189,47 @@ async fn codes_of_tagged_replies_pass() {
          U> UID MOVE 12 Nowhere
          U< TAG NO [TRYCREATE] no such mailbox
          2< b NO [TRYCREATE] no such mailbox")
+    .await;
+}
+
+/// RFC 3501 section 7.3.2: RECENT goes with EXISTS.
+#[tokio::test]
+async fn recent_messages_are_told_to_all() {
+    two("1> b NOOP
+         U> NOOP
+         U< * 4 EXISTS
+         U< * 1 RECENT
+         U< TAG OK noop
+         1< * 4 EXISTS
+         1< * 1 RECENT
+         1< b OK noop
+         2> b IDLE
+         2< + idling
+         2< * 4 EXISTS
+         2< * 1 RECENT
+         2> DONE
+         2< b OK…")
+    .await;
+}
+
+/// RFC 9051 section 7.5.1: no EXPUNGE while no command is in progress; section 5.2: what came and went meanwhile is no news.
+#[tokio::test]
+async fn what_came_and_went_is_no_news() {
+    two("1> b NOOP
+         U> NOOP
+         U< * 5 EXISTS
+         U< * 1 EXPUNGE
+         U< * 4 EXPUNGE
+         U< * 2 FETCH (FLAGS (\\Seen))
+         U< * 2 FETCH (FLAGS (\\Deleted))
+         U< TAG OK noop
+         1~ b OK noop
+         2> b NOOP
+         U> NOOP
+         U< TAG OK noop
+         2< * 1 EXPUNGE
+         2< * 3 EXISTS
+         2< * 2 FETCH (FLAGS (\\Deleted))
+         2< b OK noop")
     .await;
 }

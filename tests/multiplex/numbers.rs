@@ -56,7 +56,7 @@ async fn store_keeps_its_numbers() {
     .await;
 }
 
-/// RFC 9051 section 7.5.1: EXPUNGE may come during COPY, whose numbers mean what they did when it was given.
+/// RFC 2180 section 4.4.2: EXPUNGE comes during COPY, whose numbers mean what they did when it was given.
 #[tokio::test]
 async fn copy_is_a_safe_point() {
     after_expunge(
@@ -69,7 +69,8 @@ async fn copy_is_a_safe_point() {
     .await;
 }
 
-/// RFC 9051 section 6.4.7: COPY copies all messages or none; RFC 5530 section 3: EXPUNGEISSUED.
+/// RFC 9051 section 6.4.7: COPY copies all messages or none, and so, RFC 2180 section 4.4.1, none where some are gone. RFC 5530
+/// section 3: EXPUNGEISSUED.
 #[tokio::test]
 async fn copy_of_what_is_gone_copies_nothing() {
     after_expunge(
@@ -142,7 +143,7 @@ async fn esearch_items_are_numbers() {
     .await;
 }
 
-/// RFC 5256 section 3: SORT and THREAD answer with message numbers.
+/// RFC 5256 section 3: SORT and THREAD answer with message numbers, and no EXPUNGE comes meanwhile; during UID SORT it may.
 #[tokio::test]
 async fn sort_and_thread_are_numbers() {
     after_expunge(
@@ -157,13 +158,20 @@ async fn sort_and_thread_are_numbers() {
          U< * THREAD (1 (2))
          U< TAG OK threaded
          2< * THREAD (2 (3))
-         2< c OK threaded",
+         2< c OK threaded
+         2> d UID SORT (DATE) UTF-8 ALL
+         U> UID SORT (DATE) UTF-8 ALL
+         U< * SORT 13 12
+         U< TAG OK sorted
+         2< * 1 EXPUNGE
+         2< * SORT 13 12
+         2< d OK sorted",
     )
     .await;
 }
 
 /// RFC 9051 section 9 (`seq-range`): ranges mean the same either way round, and `*` is the last message that the client
-/// knows. Section 7.4.1: EXISTS may come at any time, and comes first.
+/// knows. Section 5.2: EXISTS comes with the next command.
 #[tokio::test]
 async fn the_star_is_the_last_message_the_client_knows() {
     after_expunge(
@@ -189,7 +197,7 @@ async fn the_star_is_the_last_message_the_client_knows() {
     .await;
 }
 
-/// RFC 5530 section 3: what is there is served; the reply says that something is gone.
+/// RFC 2180 sections 4.1.2 and 4.2.2: what is there is served; the reply says that something is gone (RFC 5530 section 3).
 #[tokio::test]
 async fn what_is_gone_is_said_to_be_gone() {
     after_expunge(
@@ -246,8 +254,8 @@ async fn expunge_by_another_program_waits_as_well() {
     .await;
 }
 
-/// RFC 9051 section 7.4.1: EXISTS comes before anything else is said of a message; also where the backend has said so
-/// to nobody (Cyrus, of what MOVE moves within a mailbox).
+/// RFC 9051 sections 2.3.1.2 and 7.4.1: nothing is said of a number above what EXISTS said, which comes before it; also where the
+/// backend has said so to nobody (Cyrus, of what MOVE moves within a mailbox).
 #[tokio::test]
 async fn a_message_is_announced_before_anything_is_said_of_it() {
     two("1> b MOVE 3 INBOX
@@ -278,7 +286,8 @@ async fn a_message_is_announced_before_anything_is_said_of_it() {
     .await;
 }
 
-/// RFC 5530 section 3: of what a STORE names, that which is there is changed; the reply says that something is gone.
+/// RFC 2180 section 4.2: of what a STORE names, that which is there is changed. The reply says that something is gone, and is no
+/// refusal where the STORE is silent (section 4.2.1).
 #[tokio::test]
 async fn store_changes_what_is_there() {
     after_expunge(
@@ -286,7 +295,15 @@ async fn store_changes_what_is_there() {
          U> STORE 1 +FLAGS (\\Seen)
          U< * 1 FETCH (FLAGS (\\Seen))
          U< TAG OK stored
-         2< b NO [EXPUNGEISSUED]…
+         2< b OK [EXPUNGEISSUED]…
+         2> c STORE 1 +FLAGS.SILENT (\\Seen)
+         2< c OK [EXPUNGEISSUED]…
+         2> d STORE 1:2 -FLAGS (\\Deleted)
+         U> STORE 1 -FLAGS (\\Deleted)
+         U< * 1 FETCH (FLAGS (\\Seen))
+         U< TAG OK stored
+         2< * 2 FETCH (FLAGS (\\Seen))
+         2< d NO [EXPUNGEISSUED]…
          1> b NOOP
          U> NOOP
          U< TAG OK noop
@@ -296,8 +313,8 @@ async fn store_changes_what_is_there() {
     .await;
 }
 
-/// RFC 9051 section 9 (`seq-range`): either way round, also in commands that change something; section 6.4.4.1: what is gone
-/// is found by no key, and so by its negation.
+/// RFC 9051 section 9 (`seq-range`): either way round, also in commands that change something. RFC 2180 section 4.3:
+/// what is gone is not found, and so by the negation of its number all the others are.
 #[tokio::test]
 async fn ranges_mean_the_same_either_way_round() {
     after_expunge(
@@ -338,7 +355,7 @@ async fn partial_results_are_numbers() {
     .await;
 }
 
-/// RFC 5182 section 2: a saved result is the connection's, so its owner gets one of its own.
+/// RFC 5182 section 2.1: a saved result is the connection's, so its owner gets one of its own.
 #[tokio::test]
 async fn saved_results_are_not_shared() {
     play(
@@ -365,6 +382,45 @@ async fn saved_results_are_not_shared() {
          U> NOOP
          U< TAG OK noop
          1< b OK noop",
+    )
+    .await;
+}
+
+/// RFC 9051 section 4.3: what is in a literal is no reply, and has no numbers.
+#[tokio::test]
+async fn literals_pass_as_they_are() {
+    after_expunge(
+        "2> b FETCH 2 (BODY.PEEK[] FLAGS)
+         U> FETCH 1 (BODY.PEEK[] FLAGS)
+         U< * 1 FETCH (BODY[] {35}\\r\\n* 2 EXPUNGE\\r\\n* 3 FETCH (FLAGS ())\\r\\n FLAGS ())
+         U< TAG OK fetched
+         2< * 2 FETCH (BODY[] {35}
+         2< * 2 EXPUNGE
+         2< * 3 FETCH (FLAGS ())
+         2<  FLAGS ())
+         2< b OK fetched",
+    )
+    .await;
+}
+
+/// RFC 9051 section 6.4.9: among the keys of UID SEARCH there may be message numbers, which mean what they did before any EXPUNGE
+/// that comes meanwhile (section 5.5). RFC 7162 section 3.2.10.2 has it that none comes.
+#[tokio::test]
+async fn uid_search_has_numbers_as_well() {
+    after_expunge(
+        "2> b UID SEARCH 2:* UID 11:13
+         U> UID SEARCH 1:2 UID 11:13
+         U< * SEARCH 12 13
+         U< TAG OK searched
+         2< * SEARCH 12 13
+         2< b OK searched
+         2> c UID SEARCH NOT SEEN
+         U> UID SEARCH NOT SEEN
+         U< * SEARCH 12 13
+         U< TAG OK searched
+         2< * 1 EXPUNGE
+         2< * SEARCH 12 13
+         2< c OK searched",
     )
     .await;
 }

@@ -53,7 +53,7 @@ async fn two(script: &str) {
     stage.end().await;
 }
 
-/// RFC 7162 section 3.2.10: VANISHED takes the place of EXPUNGE, by UID; where EXPUNGE may not come, neither may it. The numbers
+/// RFC 7162 section 3.2.10.2: VANISHED takes the place of EXPUNGE, by UID; where EXPUNGE may not come, neither may it. The numbers
 /// of the one who has not heard of it yet stay what they were.
 #[tokio::test]
 async fn vanished_in_the_place_of_expunge() {
@@ -68,6 +68,7 @@ async fn vanished_in_the_place_of_expunge() {
          U< * 2 FETCH (UID 13)
          U< TAG OK fetched
          2< * 3 FETCH (UID 13)
+         2< * OK [HIGHESTMODSEQ 100]…
          2< d OK fetched
          2> e NOOP
          U> NOOP
@@ -77,7 +78,7 @@ async fn vanished_in_the_place_of_expunge() {
     .await;
 }
 
-/// RFC 7162 section 3.2.10: nor may it come during a UID SEARCH by message number.
+/// RFC 7162 section 3.2.10.2: nor may it come during a UID SEARCH by message number.
 #[tokio::test]
 async fn uid_search_by_number_keeps_numbers() {
     two("1> d UID EXPUNGE 12
@@ -90,6 +91,7 @@ async fn uid_search_by_number_keeps_numbers() {
          U< * SEARCH 13
          U< TAG OK searched
          2< * SEARCH 13
+         2< * OK [HIGHESTMODSEQ 100]…
          2< d OK searched
          2> e CHECK
          U> CHECK
@@ -116,8 +118,8 @@ async fn flags_come_with_the_uid() {
     .await;
 }
 
-/// RFC 7162 section 3.2.5: who selects a mailbox that it knows is told what has vanished and changed since, before the tagged
-/// reply; nobody else is. With another UIDVALIDITY the parameter means nothing.
+/// RFC 7162 section 3.2.5.1: who selects a mailbox that it knows is told what has vanished and changed since, before the tagged
+/// reply; nobody else is. With another UIDVALIDITY the parameter means nothing (section 3.2.5). Section 3.2.11: CLOSED.
 #[tokio::test]
 async fn who_joins_catches_up() {
     two("2> d SELECT INBOX (QRESYNC (7 90 1:13 (1,2 3,4)))
@@ -159,7 +161,7 @@ async fn who_joins_catches_up() {
     .await;
 }
 
-/// RFC 7162 section 3.2.6: VANISHED (EARLIER) is for the one who asks.
+/// RFC 7162 sections 3.2.6 and 3.2.10.1: VANISHED (EARLIER) is for the one who asks.
 #[tokio::test]
 async fn earlier_is_for_the_one_who_asks() {
     two("1> d UID FETCH 1:20 (FLAGS) (CHANGEDSINCE 90 VANISHED)
@@ -191,7 +193,7 @@ async fn close_does_not_tell_the_highest_mod_sequence() {
     .await;
 }
 
-/// RFC 7162 section 3.2.10: the backend says by their UIDs which messages are gone, and the hub has to know which numbers
+/// RFC 7162 section 3.2.10.2: the backend says by their UIDs which messages are gone, and the hub has to know which numbers
 /// that are: where it does not, it asks before anything else.
 #[tokio::test]
 async fn vanished_before_the_uids_are_known() {
@@ -210,6 +212,8 @@ async fn vanished_before_the_uids_are_known() {
              U> UID SEARCH ALL
              U< * SEARCH 11 13
              U< TAG OK searched
+             U> FETCH 1:* (FLAGS) (CHANGEDSINCE 100)
+             U< TAG OK fetched
              U> NOOP
              U< TAG OK noop
              1< * VANISHED 12
@@ -219,7 +223,7 @@ async fn vanished_before_the_uids_are_known() {
     stage.end().await;
 }
 
-/// RFC 5161 section 3.1: what one session has enabled is not on for others. Who has not enabled QRESYNC has other connections, and
+/// RFC 5161 section 3.1: what is enabled is so for a connection. Who has not enabled QRESYNC has other connections, and
 /// hears EXPUNGE.
 #[tokio::test]
 async fn others_hear_expunge() {
@@ -275,8 +279,8 @@ async fn the_parameter_needs_enable() {
     stage.end().await;
 }
 
-/// RFC 7162 section 3.2.5: who knows the highest mod-sequence never asks again for what is below it: as long as a VANISHED is
-/// withheld from a session, it is not told.
+/// RFC 7162 sections 3.2 and 6: a client takes the highest mod-sequence that it sees for the one up to which it knows everything,
+/// unless it is told another one. As long as a VANISHED is withheld from it, it is told one before that.
 #[tokio::test]
 async fn the_highest_mod_sequence_waits_for_vanished() {
     two("1> d UID EXPUNGE 12
@@ -290,11 +294,105 @@ async fn the_highest_mod_sequence_waits_for_vanished() {
          U< * 2 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (102))
          U< TAG OK [HIGHESTMODSEQ 102] stored
          2< * 3 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (102))
+         2< * OK [HIGHESTMODSEQ 100]…
          2< d OK Completed.
          2> e NOOP
          U> NOOP
          U< TAG OK [HIGHESTMODSEQ 102] noop
          2< * VANISHED 12
-         2< e OK [HIGHESTMODSEQ 102] noop")
+         2< e OK [HIGHESTMODSEQ 102] noop
+         1> e UID EXPUNGE 11
+         U> UID EXPUNGE 11
+         U< * VANISHED 11
+         U< TAG OK [HIGHESTMODSEQ 103] expunged
+         1~ e OK [HIGHESTMODSEQ 103] expunged
+         2> f STORE 1 +FLAGS (\\Seen)
+         2< * OK [HIGHESTMODSEQ 102]…
+         2< f NO [EXPUNGEISSUED]…")
+    .await;
+}
+
+/// RFC 7162 section 3.2.10.2: of a mailbox without mod-sequences, EXPUNGE tells what is gone; section 3.2.5.1: there the parameter
+/// means nothing.
+#[tokio::test]
+async fn without_mod_sequences_nothing_vanishes() {
+    let mut stage = Stage::set(2, "CONDSTORE QRESYNC").await;
+    stage.play(&FIRST.replace("HIGHESTMODSEQ 100", "NOMODSEQ")).await;
+    let second = SECOND.replace(" HIGHESTMODSEQ 100", "").replace(" HIGHESTMODSEQ", "");
+    stage.play(&second.replace("2> c SELECT INBOX", "2> c SELECT INBOX (QRESYNC (7 90))")).await;
+    stage
+        .play(
+            "1> d EXPUNGE
+             U> EXPUNGE
+             U< * 2 EXPUNGE
+             U< TAG OK expunged
+             1< * 2 EXPUNGE
+             1< d OK expunged
+             2> d NOOP
+             U> NOOP
+             U< TAG OK noop
+             2< * 2 EXPUNGE
+             2< d OK noop",
+        )
+        .await;
+    stage.end().await;
+}
+
+/// RFC 6851 section 4.4: what is moved vanishes as well, and the mod-sequence of that is told.
+#[tokio::test]
+async fn what_is_moved_vanishes() {
+    two("1> d UID MOVE 11:12 Trash
+         U> UID MOVE 11:12 Trash
+         U< * OK [COPYUID 9 11:12 1:2] moved
+         U< * VANISHED 11:12
+         U< TAG OK [HIGHESTMODSEQ 101] done
+         1< * OK [COPYUID 9 11:12 1:2] moved
+         1< * VANISHED 11:12
+         1< d OK [HIGHESTMODSEQ 101] done
+         2> d IDLE
+         2< + idling
+         2< * VANISHED 11:12
+         2> DONE
+         2< d OK…")
+    .await;
+}
+
+/// RFC 7162 section 6: a client with QRESYNC knows flags from another time. So what has changed since is news, though nobody was
+/// told those flags here: when one session's FETCH reveals it, and when a connection was lost.
+#[tokio::test]
+async fn flags_known_from_another_time() {
+    two("1> d FETCH 1:3 (FLAGS MODSEQ)
+         U> FETCH 1:3 (FLAGS MODSEQ)
+         U< * 1 FETCH (FLAGS (\\Seen) MODSEQ (100))
+         U< * 2 FETCH (FLAGS () MODSEQ (90))
+         U< * 3 FETCH (FLAGS (\\Flagged) MODSEQ (101))
+         U< TAG OK fetched
+         1~ d OK fetched
+         2> d NOOP
+         U> NOOP
+         U< TAG OK noop
+         2< * 3 FETCH (FLAGS (\\Flagged) UID 13 MODSEQ (101))
+         2< d OK noop
+         U!
+         1> e NOOP
+         V> SELECT \"INBOX\"
+         V< * 3 EXISTS
+         V< * OK [UIDVALIDITY 7] valid
+         V< * OK [UIDNEXT 14] next
+         V< * OK [HIGHESTMODSEQ 103] highest
+         V< TAG OK [READ-WRITE] selected
+         V> FETCH 1:* (FLAGS) (CHANGEDSINCE 100)
+         V< * 2 FETCH (UID 12 FLAGS (\\Deleted) MODSEQ (102))
+         V< * 3 FETCH (UID 13 FLAGS (\\Flagged) MODSEQ (101))
+         V< TAG OK fetched
+         V> NOOP
+         V< TAG OK noop
+         1< * 2 FETCH (FLAGS (\\Deleted) UID 12 MODSEQ (102))
+         1< e OK noop
+         2> e NOOP
+         V> NOOP
+         V< TAG OK noop
+         2< * 2 FETCH (FLAGS (\\Deleted) UID 12 MODSEQ (102))
+         2< e OK noop")
     .await;
 }

@@ -2,8 +2,8 @@
 
 use crate::stage::two_offering;
 
-/// RFC 9051 section 7.4.1: a message is announced by EXISTS before it can be found. Cyrus 3.6 finds one that comes while it
-/// searches, and announces it afterwards.
+/// RFC 9051 sections 2.3.1.2 and 7.4.1: numbers go up to what EXISTS said, so a message is announced before it can be found. Cyrus
+/// 3.6 finds one that comes while it searches, and announces it afterwards.
 #[tokio::test]
 async fn a_message_that_was_not_announced_is_not_found() {
     two_offering(

@@ -201,8 +201,8 @@ async fn a_mailbox_is_deleted() {
          U!
          V> SELECT \"INBOX\"
          V< TAG NO [NONEXISTENT] no such mailbox
-         1< * BYE…
-         2< * BYE…
+         1< * BYE The mailbox can no longer…
+         2< * BYE The mailbox can no longer…
          1. \n2. ")
     .await;
 }
@@ -255,7 +255,8 @@ async fn uidvalidity_changes() {
     .await;
 }
 
-/// RFC 9051 section 7.5.1: what happened while there was no connection is told when it may be: here, in NOOP and in IDLE.
+/// RFC 9051 sections 7.5.1 and 6.3.13: what happened while there was no connection is told when it may be: here, in NOOP and in
+/// IDLE.
 #[tokio::test]
 async fn what_was_missed_is_told() {
     two("U!
@@ -282,7 +283,7 @@ async fn what_was_missed_is_told() {
     .await;
 }
 
-/// A client that vanishes leaves the others undisturbed, and nothing is unselected or expunged.
+/// RFC 9051 section 3.4: a client that vanishes leaves the others undisturbed; section 6.4.1: nothing is expunged.
 #[tokio::test]
 async fn vanishing_disturbs_nobody() {
     two("1. 
@@ -292,5 +293,71 @@ async fn vanishing_disturbs_nobody() {
          2< b OK noop
          2> c UNSELECT
          2< c OK…")
+    .await;
+}
+
+/// RFC 9051 section 6.3.2: SELECT leaves the mailbox before, whatever comes of it, and expunges nothing (section 6.4.1).
+#[tokio::test]
+async fn select_leaves_the_mailbox_before() {
+    play(
+        2,
+        "",
+        "ONE
+         TWO
+         2> b SELECT Nowhere
+         V> SELECT Nowhere
+         V< TAG NO [NONEXISTENT] no such mailbox
+         2< b NO [NONEXISTENT] no such mailbox
+         2> c FETCH 1 (UID)
+         2< c BAD…
+         1> b NOOP
+         U> NOOP
+         U< TAG OK noop
+         1< b OK noop",
+    )
+    .await;
+}
+
+/// RFC 9051 section 6.4.1: nobody else is to be told what CLOSE expunges when the last one closes.
+#[tokio::test]
+async fn the_last_one_closes_the_mailbox() {
+    two("1> b UNSELECT
+         1< b OK…
+         2> b CLOSE
+         U> CLOSE
+         U< TAG OK closed
+         2< b OK closed
+         2> c CHECK
+         2< c BAD…")
+    .await;
+}
+
+/// RFC 2180 section 3.2: a server may let those go on who have a deleted mailbox selected; for others it is not there.
+#[tokio::test]
+async fn a_deleted_mailbox_is_there_for_its_sessions_only() {
+    play(
+        2,
+        "",
+        "ONE
+         1> b DELETE INBOX
+         U> DELETE INBOX
+         U< TAG OK deleted
+         1< b OK deleted
+         2> a SELECT INBOX
+         U> UID SEARCH ALL
+         U< * SEARCH 11 12 13
+         U< TAG OK searched
+         U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
+         U< TAG NO [NONEXISTENT] no such mailbox
+         V> SELECT INBOX
+         V< TAG NO [NONEXISTENT] no such mailbox
+         2< a NO [NONEXISTENT] no such mailbox
+         1> c FETCH 3 (UID)
+         U> FETCH 3 (UID)
+         U< * 3 FETCH (UID 13)
+         U< TAG OK fetched
+         1< * 3 FETCH (UID 13)
+         1< c OK fetched",
+    )
     .await;
 }

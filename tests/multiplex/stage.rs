@@ -5,6 +5,7 @@
 //! U> EXPUNGE              and the first upstream connection gets (V and W: the second and the third)
 //! U< * 1 EXPUNGE          what the backend answers there
 //! U< TAG OK expunged      TAG: of the command it got last
+//! U- text                 it gets this line: the rest of a command, after a literal's length
 //! 1< * 1 EXPUNGE          what client 1 hears; … at the end: whatever else
 //! U!                      the connection is lost
 //! 2.                      client 2 vanishes
@@ -116,10 +117,10 @@ impl Stage {
         let conn = self.connections[which].as_mut().expect("a connection that is there");
         match what {
             b'>' => {
-                let line = async { if text == "DONE" { conn.line().await } else { conn.command().await } };
-                let line = soon(text, line).await;
+                let line = soon(text, conn.command()).await;
                 assert_eq!(line.as_deref(), Some(text), "connection {which}");
             }
+            b'-' => assert_eq!(soon(text, conn.line()).await.as_deref(), Some(text), "connection {which}"),
             b'<' => conn.send(unescape(&text.replace("TAG", &conn.tag)) + "\r\n").await,
             b'!' => self.connections[which] = None,
             _ => panic!("no step of a connection: {text:?}"),

@@ -27,6 +27,8 @@ pub(crate) struct Message {
     pub(crate) modseq: Option<u64>,
     /// Its flags were told since the last command began.
     told: bool,
+    /// The last FETCH, COPY or MOVE by number named it.
+    named: bool,
 }
 
 /// See the module.
@@ -45,6 +47,9 @@ pub(crate) struct Viewer {
     fetches: bool,
     history: VecDeque<String>,
 }
+
+/// What Cyrus says of a FETCH, COPY or MOVE by number when all that it names is gone (RFC 2180 sections 4.1.2 and 4.4.1).
+const NONE_OF_THEM: &str = "NO No matching messages";
 
 /// `OK` or not: what a tagged reply says after the tag.
 pub(crate) type Tagged = String;
@@ -189,7 +194,21 @@ impl Viewer {
         self.begin(line).await?;
         let keeps_numbers = ["FETCH", "STORE", "SEARCH", "SORT", "THREAD"].iter().any(|verb| line.starts_with(verb));
         let tagged = self.until(&self.tag(), keeps_numbers).await?;
+        if tagged.starts_with(NONE_OF_THEM) && ["FETCH ", "COPY ", "MOVE "].iter().any(|verb| line.starts_with(verb)) {
+            return self.none_of_them(line, &tagged).await;
+        }
         self.judge(line, &tagged)
+    }
+
+    /// It is said that no message is there of those that it named: then it is told so with the next command.
+    async fn none_of_them(&mut self, line: &str, refusal: &str) -> io::Result<()> {
+        self.begin("NOOP").await?;
+        let tagged = self.until(&self.tag(), false).await?;
+        self.judge("NOOP", &tagged)?;
+        match self.view.iter().find(|message| message.named) {
+            Some(message) => self.wrong(&format!("{line}: {refusal}, but there is {message:?}")),
+            None => Ok(()),
+        }
     }
 
     /// Compares with what the server says itself, while nobody changes anything: after a NOOP all was told.
@@ -244,6 +263,10 @@ impl Viewer {
         self.quiet().await?;
         self.commands += 1;
         self.view.iter_mut().for_each(|message| message.told = false);
+        if let Some(set) = ["FETCH ", "COPY ", "MOVE "].iter().find_map(|verb| line.strip_prefix(verb)) {
+            let (set, count) = (set.split(' ').next().unwrap_or_default(), self.view.len());
+            (1..).zip(&mut self.view).for_each(|(number, message)| message.named = names(set, number, count));
+        }
         self.fetches = line.starts_with("FETCH") || line.starts_with("UID FETCH");
         self.note(format!("C: {}", line.lines().next().unwrap_or_default()));
         let tag = self.tag();
@@ -271,7 +294,7 @@ impl Viewer {
     }
 
     fn judge(&self, line: &str, tagged: &str) -> io::Result<()> {
-        // The only refusal there may be: messages that the client has not heard the end of yet (RFC 5530).
+        // The only refusal there may be: messages that the client has not heard the end of yet (RFC 5530 section 3).
         let gone = tagged.starts_with("NO [EXPUNGEISSUED]") && line.split(' ').any(|word| word != "NOOP");
         if tagged.starts_with("OK") || gone { Ok(()) } else { self.wrong(&format!("{line}: {tagged}")) }
     }
@@ -369,6 +392,16 @@ impl Viewer {
     }
 }
 
+/// Whether a sequence set names the message, of so many.
+fn names(set: &str, number: usize, count: usize) -> bool {
+    let bound = |word: &str| if word == "*" { count } else { word.parse().unwrap_or(0) };
+    set.split(',').any(|part| {
+        let (from, to) = part.split_once(':').unwrap_or((part, part));
+        let (from, to) = (bound(from), bound(to));
+        (from.min(to)..=from.max(to)).contains(&number)
+    })
+}
+
 /// The words of a response code, without its name.
 fn code<'a>(text: &'a str, name: &str) -> Option<Vec<&'a str>> {
     let (_, rest) = text.split_once(&format!("[{name} "))?;
@@ -392,7 +425,16 @@ pub(crate) async fn truth(direct: &mut Client, mailbox: &str) -> io::Result<Vec<
     let parsed = lines.lines().filter_map(|line| {
         let uid = line.split_once("UID ")?.1.split([' ', ')']).next()?.parse().ok();
         let flags = line.split_once("FLAGS (")?.1.split(')').next().map(flags_of);
-        Some(Message { uid, flags, modseq: None, told: false })
+        Some(Message { uid, flags, modseq: None, told: false, named: false })
     });
     Ok(parsed.collect())
+}
+
+#[test]
+fn sets_name_messages_either_way_round() {
+    let named = |set: &str| (1..=5).filter(|number| names(set, *number, 5)).collect::<Vec<_>>();
+    assert_eq!(named("2"), [2]);
+    assert_eq!(named("*:4,1"), [1, 4, 5]);
+    assert_eq!(named("2:1"), [1, 2]);
+    assert_eq!(named("9"), []);
 }

@@ -7,7 +7,6 @@ use bytes::{Bytes, BytesMut};
 use super::{JOIN, Link, Machine, Member, MemberId, Stat, Told};
 use crate::imap::fetch_items::Items;
 use crate::imap::ranges::Ranges;
-use crate::mailbox::enabled::Enabled;
 use crate::mailbox::log::{News, Replay};
 use crate::mailbox::plan::{Plan, plan};
 use crate::session::machine::Run;
@@ -41,6 +40,7 @@ impl Machine {
             attempts: 0,
             told: Ranges::new(),
             selecting: None,
+            complete: None,
             out: VecDeque::new(),
         };
         self.members.insert(id, member);
@@ -155,6 +155,7 @@ impl Machine {
 
     /// Tells a member of the news.
     pub(super) fn replay(&mut self, id: MemberId, replay: Replay) {
+        let has_modseqs = self.has_modseqs();
         let Some(member) = self.members.get_mut(&id) else { return };
         let Some(cursor) = member.cursor else { return };
         let mut text = BytesMut::new();
@@ -168,7 +169,7 @@ impl Machine {
             for number in stale.iter() {
                 let Some((own, flags)) = numbering.back(number).zip(self.shadow.flags(number)) else { continue };
                 member.told.insert(own);
-                let uid = self.uids.nth(number).filter(|_| self.settings.enabled == Enabled::Qresync);
+                let uid = self.uids.nth(number).filter(|_| has_modseqs);
                 let items = Items { uid, modseq: self.shadow.modseq(number), ..Items::default() };
                 News::Fetch(own, items.with_flags(&[b"(", &flags[..], b")"].concat())).write(&mut text);
             }
@@ -183,14 +184,31 @@ impl Machine {
     }
 
     pub(super) fn done_with(&mut self, id: MemberId, rest: Bytes, selected: bool) {
+        let caution = self.caution(id);
         if let Some(member) = self.members.get_mut(&id) {
             // A SELECT that cannot be answered to its end has failed.
             let selected = selected && member.selecting.take().is_none();
-            member.out.push_back(Told::Done(Bytes::new(), rest, selected));
+            member.out.push_back(Told::Done(caution, rest, selected));
             // It has left, though it has not heard so yet.
             if let Some(cursor) = member.cursor.take_if(|_| !selected) {
                 self.log.leave(cursor);
             }
+        }
+    }
+
+    /// What is said before a tagged reply as long as a VANISHED is withheld from the member: else it would take the highest
+    /// mod-sequence that it has seen for the one up to which it knows everything (RFC 7162 sections 3.2 and 6).
+    fn caution(&mut self, id: MemberId) -> Bytes {
+        let highest = self.selection.as_ref().and_then(|selection| selection.highest_modseq);
+        let tells_vanished = self.tells_vanished();
+        let Some(member) = self.members.get_mut(&id) else { return Bytes::new() };
+        let Some(cursor) = member.cursor.filter(|_| tells_vanished) else { return Bytes::new() };
+        if !self.log.has_news(cursor) {
+            member.complete = highest;
+        }
+        match member.complete.filter(|_| self.log.withholds(cursor)) {
+            Some(modseq) => format!("* OK [HIGHESTMODSEQ {modseq}] Messages have vanished since\r\n").into(),
+            None => Bytes::new(),
         }
     }
 

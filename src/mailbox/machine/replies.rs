@@ -13,7 +13,6 @@ use crate::imap::ranges::Ranges;
 use crate::imap::renumber::Renumber;
 use crate::imap::response::StatusReply;
 use crate::imap::untagged::{Octets, Part, Reply};
-use crate::mailbox::enabled::Enabled;
 use crate::mailbox::log::Replay;
 use crate::mailbox::shadow::{normal, stored};
 
@@ -301,8 +300,9 @@ impl Machine {
                 Some(Job::Reselect { selection }) => drop(selection.note(&reading.kept, true)),
                 Some(Job::Status { text, .. }) => text.put_slice(&reading.kept),
                 _ => {
-                    let early = |line: &[u8]| line.strip_prefix(b"* ").is_some_and(tells_highest_modseq);
-                    if self.is_doubtful(reading.reply) && reading.to.is_some() && !early(&reading.kept) {
+                    let highest = reading.kept.strip_prefix(b"* ").and_then(highest_modseq);
+                    self.note_highest(highest);
+                    if self.is_doubtful(reading.reply) && reading.to.is_some() && highest.is_none() {
                         self.passed.put_slice(&reading.kept);
                     }
                     // Keywords have come into use, say.
@@ -331,8 +331,8 @@ impl Machine {
         {
             self.uids.insert(uid);
         }
-        if self.settings.enabled == Enabled::Qresync {
-            // Whoever has enabled QRESYNC is told it always (RFC 7162 section 3.2.4).
+        if self.has_modseqs() {
+            // Whoever is told mod-sequences is told it always (RFC 7162 section 3.2.4).
             items.uid = items.uid.or(self.uids.nth(number));
         }
         if let Some(Job::Unseen { joining, .. } | Job::Refresh(joining)) = &mut self.job {
@@ -369,7 +369,7 @@ impl Machine {
         }
     }
 
-    /// Who silently stores is told the mod-sequence all the same, and nothing else (RFC 7162 section 3.1.3).
+    /// Who silently stores is told the mod-sequence all the same, and nothing else (RFC 7162 section 3.1.4.2).
     fn tell_modseq(&mut self, number: u32, items: &Items) {
         if let (Some(own), Some(modseq)) = (self.number_for_owner(number), items.modseq.filter(|_| self.has_modseqs()))
         {
@@ -461,7 +461,7 @@ impl Machine {
 
     pub(super) fn expunges(&mut self, number: u32) {
         let uid = self.uids.nth(number);
-        let told = match uid.filter(|_| self.settings.enabled == Enabled::Qresync) {
+        let told = match uid.filter(|_| self.tells_vanished()) {
             Some(uid) => self.log.handle_vanished(number, uid),
             None => self.log.handle_expunge(number),
         };
@@ -479,7 +479,7 @@ impl Machine {
         self.has_changed();
     }
 
-    /// VANISHED (RFC 7162 section 3.2.10).
+    /// VANISHED (RFC 7162 section 3.2.10.2).
     pub(super) fn vanishes(&mut self, uids: &Ranges) {
         let unknown = self.exists.saturating_sub(self.uids.len());
         let new = self.beyond(uids, unknown);
@@ -561,10 +561,11 @@ impl Machine {
     }
 }
 
-/// Whether a status reply says up to where the member knows the mailbox: of an EXPUNGE that is withheld from it, it would
-/// never ask again (RFC 7162 section 3.2.5).
-pub(super) fn tells_highest_modseq(reply: &[u8]) -> bool {
-    StatusReply::parse(reply).is_some_and(|reply| reply.has_code("HIGHESTMODSEQ"))
+/// `OK [HIGHESTMODSEQ 7]` (RFC 7162 section 3.1.2.1): up to where whoever hears it knows the mailbox. Of a VANISHED that is
+/// withheld from it, it would never ask again (sections 3.2 and 6).
+pub(super) fn highest_modseq(reply: &[u8]) -> Option<u64> {
+    let reply = StatusReply::parse(reply).filter(|reply| reply.has_code("HIGHESTMODSEQ"))?;
+    std::str::from_utf8(reply.code?.get("HIGHESTMODSEQ ".len()..)?).ok()?.trim().parse().ok()
 }
 
 /// The UIDs of ` 1 2 3` (SEARCH) or ` (TAG "x") UID ALL 1:3` (ESEARCH).

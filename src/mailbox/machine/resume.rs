@@ -2,8 +2,8 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::jobs::{Job, Joining, Running, own};
-use super::replies::{parse_list, tells_highest_modseq};
+use super::jobs::{GONE, GONE_SILENTLY, Job, Joining, Running, own};
+use super::replies::{highest_modseq, parse_list};
 use super::selection::Selection;
 use super::{Action, Link, Machine, MemberId, Stat, Told};
 use crate::imap::command::Name;
@@ -119,6 +119,7 @@ impl Machine {
     /// What came before it, the tagged reply without its tag, and whether a mailbox is selected.
     pub fn handle_done(&mut self, data: Bytes, rest: Bytes, selected: bool) {
         self.handle_data(data);
+        self.note_highest(highest_modseq(&rest));
         let Some(job) = self.job.take() else { return };
         self.quiet_since = self.now;
         let ok = rest.get(..3).is_some_and(|status| status.eq_ignore_ascii_case(b" OK"));
@@ -147,18 +148,14 @@ impl Machine {
             Job::Member(running) if self.is_selecting(running.id) => self.caught_up(running.id, rest, ok),
             Job::Member(running) => {
                 let rest = self.in_own_numbers(&running, rest);
-                let is_modified = || StatusReply::parse(&rest).is_some_and(|reply| reply.has_code("MODIFIED"));
-                let rest = if running.missing && ok && !is_modified() {
-                    Bytes::from_static(b" NO [EXPUNGEISSUED] Some of the requested messages no longer exist.\r\n")
-                } else {
-                    rest
-                };
-                self.tell(running.id, Told::Done(Bytes::new(), rest, true));
+                let rest = if running.missing && ok { something_is_gone(&running, rest) } else { rest };
+                self.done_with(running.id, rest, true);
             }
             Job::Recheck => {
                 if self.recheck.is_none() {
                     self.owes = false;
                     self.shadow.forgive();
+                    self.settle();
                 }
             }
             Job::KeepAlive | Job::Idle { .. } => {}
@@ -168,11 +165,26 @@ impl Machine {
         }
     }
 
+    /// The backend says up to where it has told everything.
+    pub(super) fn note_highest(&mut self, modseq: Option<u64>) {
+        let open = self.is_open();
+        if let Some(selection) = self.selection.as_mut().filter(|_| open && modseq.is_some()) {
+            selection.highest_modseq = modseq;
+        }
+    }
+
+    /// All news are told, up to what the backend calls the highest mod-sequence.
+    fn settle(&mut self) {
+        if let Some(modseq) = self.selection.as_ref().and_then(|selection| selection.highest_modseq) {
+            self.shadow.settle(self.exists, modseq);
+        }
+    }
+
     /// A member was told what has changed since it knew the mailbox.
     fn caught_up(&mut self, id: MemberId, rest: Bytes, ok: bool) {
         let selected = self.members.get_mut(&id).and_then(|member| member.selecting.take());
         match selected.filter(|_| ok) {
-            Some(selected) => self.tell(id, Told::Done(Bytes::new(), selected, true)),
+            Some(selected) => self.done_with(id, selected, true),
             None => self.done_with(id, rest, false),
         }
     }
@@ -181,7 +193,7 @@ impl Machine {
     fn in_own_numbers(&self, running: &Running, rest: Bytes) -> Bytes {
         let cursor = self.members.get(&running.id).and_then(|member| member.cursor);
         match cursor.filter(|_| running.mapped || self.strays.is_some()) {
-            Some(_) if tells_highest_modseq(&rest) => Bytes::from_static(b" OK Completed.\r\n"),
+            Some(_) if highest_modseq(&rest).is_some() => Bytes::from_static(b" OK Completed.\r\n"),
             Some(cursor) if running.shape.store.is_some() && !running.shape.uid => {
                 Bytes::copy_from_slice(&modified(&rest, &self.log.numbering(cursor)))
             }
@@ -201,6 +213,7 @@ impl Machine {
         self.recheck = None;
         self.selection = Some(Selection { rest: rest.clone(), ..selection });
         self.link = Link::Up { open: true };
+        self.settle();
         let uid_next = self.selection.as_ref().and_then(|selection| selection.uid_next);
         self.welcome(member, run, uid_next, Bytes::new(), rest);
     }
@@ -209,8 +222,10 @@ impl Machine {
     /// changed since it knew the mailbox.
     fn welcome(&mut self, id: MemberId, run: &Run, uid_next: Option<u32>, reply: Bytes, rest: Bytes) {
         let catch_up = self.catch_up(run, uid_next);
+        let complete = self.selection.as_ref().and_then(|selection| selection.highest_modseq);
         let Some(member) = self.members.get_mut(&id) else { return };
         member.cursor = Some(self.log.join());
+        member.complete = complete;
         if catch_up.is_none() {
             return member.out.push_back(Told::Done(reply, rest, true));
         }
@@ -261,6 +276,8 @@ impl Machine {
         if self.strays.is_some() {
             return self.join_later(joining);
         }
+        self.note_highest(joining.modseq);
+        self.settle();
         let Some(selection) = &self.selection else { return };
         let there = joining.unseen.filter(|uid| self.uids.len() == self.exists && self.uids.contains(*uid));
         let unseen = there.map(|uid| self.uids.rank(uid) + 1);
@@ -425,6 +442,15 @@ impl Machine {
 
     /// Asks for the flags that members know; false: there are none to ask for.
     pub(super) fn ask_for_flags(&mut self) -> bool {
+        if let Some(since) = self.shadow.settled().filter(|_| self.recheck.is_some() && self.has_modseqs()) {
+            // What members know from another time is not in the shadow.
+            self.recheck = None;
+            let text = format!("FETCH 1:* (FLAGS) (CHANGEDSINCE {since})");
+            if self.exists > 0 {
+                self.begin(Job::Recheck, own(Name::Fetch, text));
+            }
+            return self.exists > 0;
+        }
         let from = self.recheck.unwrap_or(1);
         let mut set = String::new();
         let mut next = None;
@@ -448,6 +474,18 @@ impl Machine {
         let items = if self.has_modseqs() { "FLAGS MODSEQ" } else { "FLAGS" };
         self.begin(Job::Recheck, own(Name::Fetch, format!("FETCH {set} ({items})")));
         true
+    }
+}
+
+/// The tagged reply to a command that named messages which are gone, besides others. A silent STORE is no failure (RFC 2180
+/// section 4.2.1); of a conditional one it says which of the others were not changed (RFC 7162 section 3.1.3, example 11).
+fn something_is_gone(running: &Running, rest: Bytes) -> Bytes {
+    let is_modified = StatusReply::parse(&rest).is_some_and(|reply| reply.has_code("MODIFIED"));
+    match running.shape.store.as_ref().is_some_and(|store| store.silent) {
+        true if is_modified => rest,
+        true => GONE_SILENTLY.into(),
+        false if is_modified => [b" NO", &rest[3..]].concat().into(),
+        false => GONE.into(),
     }
 }
 

@@ -3,6 +3,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use super::jobs::Joining;
+use super::replies::highest_modseq;
 use crate::imap::response::{Status, StatusReply, trim_line_end};
 
 /// Octets of a SELECT's lines that are kept.
@@ -19,6 +20,8 @@ pub(super) struct Selection {
     pub(super) uid_next: Option<u32>,
     pub(super) exists: u32,
     pub(super) recent: Option<u32>,
+    /// HIGHESTMODSEQ (RFC 7162 section 3.1.2.1), as it was told last: here, or later.
+    pub(super) highest_modseq: Option<u64>,
     /// NOMODSEQ (RFC 7162 section 3.1.2.2).
     pub(super) without_modseqs: bool,
     /// Messages have come or gone since.
@@ -52,6 +55,10 @@ impl Selection {
             b"NOMODSEQ" => {
                 self.without_modseqs = true;
                 self.keep(&kind, line)
+            }
+            b"HIGHESTMODSEQ" if selecting => {
+                self.highest_modseq = highest_modseq(rest);
+                false
             }
             // Not true any more by the time that it would be said again, or not about the mailbox.
             b"UNSEEN" | b"HIGHESTMODSEQ" | b"CLOSED" | b"ALERT" | b"INPROGRESS" | b"CAPABILITY" => false,

@@ -35,6 +35,9 @@ pub(super) struct Client {
     memories: HashMap<String, Memory>,
     /// What SELECT says of the one that it selects, and what it knew of that, unless it was told otherwise.
     told: Memory,
+    /// With QRESYNC, the flags that it knows from another time, or was told since.
+    cached: BTreeMap<u32, Flags>,
+    seen: Seen,
     buffer: Vec<u8>,
 }
 
@@ -44,6 +47,13 @@ struct Memory {
     validity: u32,
     modseq: u64,
     flags: BTreeMap<u32, Flags>,
+}
+
+/// The highest mod-sequence in the replies to a command, and what HIGHESTMODSEQ said in its place (RFC 7162 section 6).
+#[derive(Debug, Default)]
+struct Seen {
+    highest: u64,
+    said: Option<u64>,
 }
 
 impl Client {
@@ -68,6 +78,8 @@ impl Client {
     /// The mailbox is not selected any more.
     pub(super) fn left(&mut self) {
         let view = std::mem::take(&mut self.view);
+        self.cached.clear();
+        self.seen = Seen::default();
         if let Some(name) = self.mailbox.take().filter(|_| self.told.modseq > 0) {
             let flags = view.into_iter().filter_map(|known| known.uid.zip(known.flags)).collect();
             self.memories.insert(name, Memory { flags, ..self.told.clone() });
@@ -139,15 +151,15 @@ impl Client {
                 running.found = Some(found);
             }
             (Err(_), _) if first == "OK" && self.mailbox.is_none() => {
-                let number = |word: &str| text.split_once(word)?.1.split(']').next()?.parse::<u64>().ok();
-                if let Some(modseq) = number("[HIGHESTMODSEQ ") {
+                if let Some(modseq) = code(text, "[HIGHESTMODSEQ ") {
                     self.told.modseq = modseq;
                 }
-                if let Some(validity) = number("[UIDVALIDITY ") {
+                if let Some(validity) = code(text, "[UIDVALIDITY ") {
                     self.told.validity = u32::try_from(validity).unwrap();
                 }
             }
-            (Err(_), _) if matches!(first, "OK" | "FLAGS" | "LIST" | "STATUS" | "ESEARCH") => {}
+            (Err(_), _) if first == "OK" => self.seen.said = code(text, "[HIGHESTMODSEQ ").or(self.seen.said),
+            (Err(_), _) if matches!(first, "FLAGS" | "LIST" | "STATUS" | "ESEARCH") => {}
             _ => panic!("what is this: {line:?}"),
         }
     }
@@ -167,6 +179,7 @@ impl Client {
             first.parse::<u32>().unwrap()..=last.parse().unwrap()
         });
         for uid in uids {
+            self.cached.remove(&uid);
             // Of messages whose UIDs it does not know, it knows no longer which are which.
             let known = |at: usize| self.view.get(at).and_then(|known| known.uid);
             let first =
@@ -200,6 +213,7 @@ impl Client {
         if modseq.is_some() {
             self.view[number as usize - 1].modseq = modseq;
         }
+        self.seen.highest = self.seen.highest.max(modseq.filter(|_| self.mailbox.is_some()).unwrap_or(0));
         let flags = after("FLAGS (").map(|rest| flags(rest.split(')').next().unwrap()));
         for uid in uid.into_iter().chain(body) {
             let known = &mut self.view[number as usize - 1].uid;
@@ -209,6 +223,11 @@ impl Client {
         if let Some(flags) = flags {
             if let Some(uid) = uid.filter(|_| self.mailbox.is_none()) {
                 self.told.flags.insert(uid, flags.clone());
+            }
+            match self.view[number as usize - 1].uid {
+                Some(uid) if self.enabled == Enabled::Qresync => drop(self.cached.insert(uid, flags.clone())),
+                // Which one is not known here.
+                _ => self.cached.clear(),
             }
             self.view[number as usize - 1].flags = Some(flags);
         }
@@ -229,6 +248,11 @@ impl Client {
             panic!("{line}: {rest}");
         }
         let ok = rest.starts_with(" OK");
+        let Seen { highest, said } = std::mem::take(&mut self.seen);
+        if self.mailbox.is_some() && self.told.modseq > 0 {
+            let said = code(rest, "[HIGHESTMODSEQ ").or(said);
+            self.told.modseq = said.unwrap_or(highest.max(self.told.modseq));
+        }
         match verb {
             "SELECT" | "EXAMINE" if ok => {
                 self.mailbox = Some(line.split(' ').nth(1).unwrap().to_owned());
@@ -266,8 +290,10 @@ impl Client {
 
     /// What the client knew of the mailbox, and was told of it since, is what the server has.
     fn caught_up(&mut self, now: Option<&[Message]>) -> &'static str {
+        let known = std::mem::take(&mut self.told.flags);
+        self.cached = known.clone();
         let Some(now) = now else { return "selected" };
-        for (uid, flags) in std::mem::take(&mut self.told.flags) {
+        for (uid, flags) in known {
             match now.iter().find(|message| message.uid == uid) {
                 Some(message) => assert_eq!(flags, message.flags, "flags of UID {uid}"),
                 // It counts the message, and will be told.
@@ -309,6 +335,7 @@ impl Client {
 
     /// The client knows what its STORE did, unless it was told otherwise.
     fn stored_silently(&mut self, running: &Running, ok: bool) {
+        self.cached.clear();
         let words: Vec<&str> = running.line.split(' ').collect();
         let by_uid = words[0] == "UID";
         let (set, item) = if by_uid { (words[2], words[3]) } else { (words[1], words[2]) };
@@ -352,8 +379,18 @@ impl Client {
             if let Some(modseq) = known.modseq {
                 assert_eq!(modseq, message.changed, "mod-sequence of UID {}", message.uid);
             }
+            if let Some(flags) = self.cached.get(&message.uid) {
+                assert_eq!(flags, &message.flags, "flags of UID {}, from another time", message.uid);
+            }
         }
+        let vanished = self.cached.keys().find(|uid| !uids.contains(uid));
+        assert_eq!(vanished, None, "nobody says so");
     }
+}
+
+/// The number in a response code.
+fn code(text: &str, name: &str) -> Option<u64> {
+    text.split_once(name)?.1.split(']').next()?.parse().ok()
 }
 
 fn flags(text: &str) -> Flags {

@@ -92,6 +92,8 @@ struct Selected {
     read_only: bool,
     entries: Vec<Entry>,
     known: u32,
+    /// The mod-sequence up to which all was told.
+    synced: u64,
 }
 
 /// What a connection is, seen by the server.
@@ -183,7 +185,7 @@ impl Connection {
         let Some(mailbox) = world.mailboxes.get(&selected.name).filter(|m| m.validity == selected.validity) else {
             return;
         };
-        let mut vanished = Vec::new();
+        let (mut vanished, mut delayed) = (Vec::new(), false);
         for at in (0..selected.entries.len()).rev() {
             match mailbox.get(selected.entries[at].uid) {
                 None if may_expunge && self.enabled == Enabled::Qresync => {
@@ -193,6 +195,7 @@ impl Connection {
                     selected.entries.remove(at);
                     let _ = write!(out, "* {} EXPUNGE\r\n", at + 1);
                 }
+                None if self.enabled == Enabled::Qresync => delayed = true,
                 None => {}
                 Some(message) if message.changed > selected.entries[at].told => {
                     selected.entries[at].told = message.changed;
@@ -206,6 +209,12 @@ impl Connection {
         }
         if !vanished.is_empty() {
             let _ = write!(out, "* VANISHED {}\r\n", vanished.join(","));
+        }
+        if delayed {
+            // RFC 7162 section 3.2
+            let _ = write!(out, "* OK [HIGHESTMODSEQ {}] delayed\r\n", selected.synced);
+        } else {
+            selected.synced = mailbox.changed;
         }
         if !vanished.is_empty() && self.news_first {
             let _ = write!(out, "* OK [HIGHESTMODSEQ {}] highest\r\n", mailbox.changed);
@@ -268,8 +277,9 @@ impl Connection {
             mailbox.validity,
             mailbox.next
         );
-        let known = mailbox.next - 1;
-        self.selected = Some(Selected { name: name.into(), validity: mailbox.validity, read_only, entries, known });
+        let (known, synced) = (mailbox.next - 1, mailbox.changed);
+        self.selected =
+            Some(Selected { name: name.into(), validity: mailbox.validity, read_only, entries, known, synced });
         format!("OK [READ-{}] selected.", if read_only { "ONLY" } else { "WRITE" })
     }
 

@@ -65,7 +65,8 @@ impl Session {
             }
             // Left, whatever comes of the command (RFC 9051 section 6.3.2).
             self.sharing.hub = None;
-            if account.offers("QRESYNC") || account.offers("IMAP4rev2") {
+            // RFC 7162 section 3.2.11, RFC 9051 section 6.3.2.
+            if ["CONDSTORE", "QRESYNC", "IMAP4rev2"].iter().any(|name| account.offers(name)) {
                 self.queue(Bytes::from_static(b"* OK [CLOSED] Previous mailbox closed.\r\n"));
             }
         }

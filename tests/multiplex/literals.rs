@@ -1,0 +1,86 @@
+//! Literals of commands: nobody waits in a mailbox for the octets of somebody else.
+
+use crate::stage::{play, two};
+
+/// RFC 9051 section 4.3: a command with literals is one when it is complete. Until then the others are served.
+#[tokio::test]
+async fn nobody_waits_for_a_literal() {
+    two("2> b SEARCH TEXT {3}
+         2< + …
+         1> b NOOP
+         U> NOOP
+         U< TAG OK noop
+         1< b OK noop
+         2> abc
+         U> SEARCH TEXT {3}
+         U< + go
+         U- abc
+         U< * SEARCH 2
+         U< TAG OK searched
+         2< * SEARCH 2
+         2< b OK searched")
+    .await;
+}
+
+/// RFC 9051 section 6.3.12: APPEND needs no mailbox selected. So it runs on another connection, and however long it takes, nobody
+/// waits for it.
+#[tokio::test]
+async fn nobody_waits_for_append() {
+    play(
+        2,
+        "",
+        "ONE
+         TWO
+         2> b APPEND Sent {10}
+         V> APPEND Sent {10}
+         V< + go
+         2< + …
+         1> b NOOP
+         U> NOOP
+         U< TAG OK noop
+         1< b OK noop
+         2> 0123456789
+         V- 0123456789
+         1> c FETCH 1 (UID)
+         U> FETCH 1 (UID)
+         U< * 1 FETCH (UID 11)
+         U< TAG OK fetched
+         1< * 1 FETCH (UID 11)
+         1< c OK fetched
+         V< TAG OK [APPENDUID 9 1] appended
+         2< b OK [APPENDUID 9 1] appended",
+    )
+    .await;
+}
+
+/// RFC 9051 section 6.3.12: who appends to the mailbox that is selected hears of EXISTS before the reply, and the others hear of
+/// it as of any new message.
+#[tokio::test]
+async fn what_is_appended_to_the_selected_mailbox_is_there() {
+    play(
+        2,
+        "",
+        "ONE
+         TWO
+         1> b IDLE
+         1< + idling
+         U> IDLE
+         U< + idling
+         2> b APPEND INBOX {10+}\\r\\n0123456789
+         V> APPEND INBOX {10}
+         V< + go
+         V- 0123456789
+         V< TAG OK [APPENDUID 7 14] appended
+         U- DONE
+         U< TAG OK idled
+         U> NOOP
+         U< * 4 EXISTS
+         U< TAG OK noop
+         2< * 4 EXISTS
+         2< b OK [APPENDUID 7 14] appended
+         1< * 4 EXISTS
+         1> DONE
+         1< b OK…",
+    )
+    .await;
+}
