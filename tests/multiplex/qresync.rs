@@ -267,13 +267,14 @@ async fn others_hear_expunge() {
 /// RFC 7162 section 3.2.5: without ENABLE the parameter is an error, and the backend says so.
 #[tokio::test]
 async fn the_parameter_needs_enable() {
-    let mut stage = Stage::set(1, "CONDSTORE QRESYNC").await;
+    let mut stage = Stage::set(2, "CONDSTORE QRESYNC").await;
+    stage.play(ONE).await;
     stage
         .play(
-            "1> a SELECT INBOX (QRESYNC (7 90))
-             U> SELECT INBOX (QRESYNC (7 90))
-             U< TAG BAD enable it first
-             1< a BAD enable it first",
+            "2> a SELECT INBOX (QRESYNC (7 90))
+             V> SELECT INBOX (QRESYNC (7 90))
+             V< TAG BAD enable it first
+             2< a BAD enable it first",
         )
         .await;
     stage.end().await;
