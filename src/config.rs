@@ -377,7 +377,7 @@ pub struct Pool {
 impl Default for Pool {
     fn default() -> Pool {
         Pool {
-            mode: PoolMode::Session,
+            mode: PoolMode::Multiplex,
             max_per_account: 4,
             max_total: 0,
             linger: Duration::from_secs(30),

@@ -54,7 +54,7 @@ fn check_accepts_the_example() {
         "config/imapool.toml: ok\n\
         \x20 listener \"webmail\" on 127.0.0.1:1143, TLS: none\n\
         \x20 backend \"main\" at 127.0.0.1:143, TLS: none\n\
-        \x20 at most 4 connections for each account, mode: session\n\
+        \x20 at most 4 connections for each account, mode: multiplex\n\
         \x20 admin address 127.0.0.1:9143\n"
     );
 }

@@ -41,7 +41,7 @@ impl Default for Settings {
             max_per_account: 4,
             tls: "none",
             backend: String::new(),
-            mode: "session",
+            mode: "multiplex",
             spare: 2,
             auth: "cache_ttl = \"30m\"\nfailure_delay = \"10ms\"".into(),
             through: None,

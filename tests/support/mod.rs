@@ -187,8 +187,8 @@ impl Drop for Harness {
 }
 
 /// The proxy's configuration unless a test changes it: quick to fail, no spare connections, whose comings and goings would
-/// blur what is counted, and no delay after a wrong password. `IMAPOOL_POOL_MODE=multiplex` runs all tests in that mode that do
-/// not choose one.
+/// blur what is counted, and no delay after a wrong password. `IMAPOOL_POOL_MODE=session` runs all tests in that mode that do not
+/// choose one.
 fn configuration(backend: SocketAddr) -> Config {
     let listener = config::Listener {
         name: "webmail".into(),
