@@ -172,7 +172,15 @@ async fn close_after_examine_only_leaves() {
 #[tokio::test]
 async fn a_mailbox_lingers() {
     let mut stage = Stage::set(1, "").await;
-    stage.play("ONE\n1. ").await;
+    stage
+        .play(
+            "ONE
+             U> UID SEARCH ALL
+             U< * SEARCH 11 12 13
+             U< TAG OK searched
+             1. ",
+        )
+        .await;
     stage.harness.at_rest(1).await;
     stage
         .play(
