@@ -294,9 +294,6 @@ impl Machine {
         let (command, missing) = match outcome {
             Outcome::Unchanged => (run.command.clone(), false),
             Outcome::Rewritten { command, missing } => (command, missing),
-            Outcome::AllGone if shape.store.as_ref().is_some_and(|store| store.silent) => {
-                return self.done(id, GONE_SILENTLY);
-            }
             Outcome::AllGone | Outcome::Unmappable(_) => return self.done(id, GONE),
             Outcome::Malformed => return self.done(id, b" BAD Malformed message numbers.\r\n"),
         };
@@ -468,7 +465,6 @@ fn named(command: &Command, star: u32) -> Ranges {
 }
 
 pub(super) const GONE: &[u8] = b" NO [EXPUNGEISSUED] Some of the requested messages no longer exist.\r\n";
-pub(super) const GONE_SILENTLY: &[u8] = b" OK [EXPUNGEISSUED] Some of the requested messages no longer exist.\r\n";
 const UNKNOWN: &[u8] =
     b" NO [UNAVAILABLE] Connection to the mail server lost; whether the command was carried out is unknown.\r\n";
 
