@@ -34,6 +34,8 @@ use crate::tls::{Stamp, TlsConfigError};
 
 /// Connections that may be dialed to one backend at once: after an outage, or at the start, the others queue.
 const DIALS_AT_ONCE: usize = 16;
+/// A backend has as long to greet, however long it took to reach it.
+const TO_GREET: Duration = Duration::from_secs(1);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -438,6 +440,7 @@ impl Backend {
 
     async fn connect(&self, permit: Permit, client: Option<IpAddr>) -> Result<Unauthenticated, OpenError> {
         let state = self.metrics.connection(ConnectionState::Connecting);
+        let begun = Instant::now();
         let stream = Box::pin(self.dialer.connect_for(client)).await?;
         let mut connection = Unauthenticated {
             stream,
@@ -452,7 +455,8 @@ impl Backend {
             since: Instant::now(),
         };
         // Nobody waits longer for a connection; a turn to dial must not be held longer by a backend that is silent.
-        let limit = self.pool.load().checkout_timeout;
+        let patience = self.pool.load().checkout_timeout;
+        let limit = patience.saturating_sub(begun.elapsed()).max(patience.min(TO_GREET));
         let greeting = timeout(limit, connection.outcome()).await.map_err(|_| OpenError::Timeout(limit))?;
         if greeting? == Outcome::StartTls {
             connection.input.clear();
