@@ -8,6 +8,7 @@
 //! The connection can be taken away at any time ([`Machine::handle_lost`], [`Action::Disconnect`]). On the next the
 //! mailbox is selected anew, and what differs from what the members know becomes news for them (`resume.rs`).
 
+mod changes;
 mod jobs;
 mod members;
 mod replies;
