@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use imapool::app::Proxy;
-use imapool::config::{Backend, Config, ListenAddr, Listener};
+use imapool::config::{Backend, Config, ListenAddr, Listener, PoolMode};
 use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -57,7 +57,10 @@ async fn serve(stream: TcpStream, after: AfterRefusal, seen: Arc<Mutex<Seen>>, g
                     }
                     AfterRefusal::ReadOn => {
                         let _ = gone.send(());
-                        stream.read_exact(&mut octets[2..]).await.unwrap();
+                        // Where the session did not keep the connection, that has ended.
+                        if stream.read_exact(&mut octets[2..]).await.is_err() {
+                            return;
+                        }
                         seen.lock().literal = octets;
                         stream.read_line(&mut line).await.unwrap();
                         assert_eq!(std::mem::take(&mut line), "\r\n", "the end of the message's command");
@@ -87,7 +90,7 @@ async fn reply(client: &mut BufReader<TcpStream>, tag: &str) -> String {
 }
 
 /// Gives a message of `size` octets that look like commands, and the next command in the same breath.
-async fn give(after: AfterRefusal, size: usize) -> Arc<Mutex<Seen>> {
+async fn give(after: AfterRefusal, size: usize, mode: PoolMode) -> Arc<Mutex<Seen>> {
     let backend = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = backend.local_addr().unwrap().port();
     let seen = Arc::new(Mutex::new(Seen::default()));
@@ -101,6 +104,7 @@ async fn give(after: AfterRefusal, size: usize) -> Arc<Mutex<Seen>> {
     let listener = Listener::new(ListenAddr::Tcp("127.0.0.1:0".parse().unwrap()));
     let mut config = Config::new(listener, Backend::new("127.0.0.1", port));
     config.admin.address = None;
+    config.pool.mode = mode;
     let proxy = Proxy::start(config).await.unwrap();
     let [(_, ListenAddr::Tcp(address))] = &proxy.listener_addresses()[..] else { panic!("one TCP listener") };
 
@@ -120,7 +124,7 @@ async fn give(after: AfterRefusal, size: usize) -> Arc<Mutex<Seen>> {
     assert_eq!(reply(&mut client, "d ").await, "d OK done\r\n");
     timeout(LIMIT, proxy.drain()).await.expect("a drain in time");
     serving.abort();
-    if matches!(after, AfterRefusal::ReadOn) {
+    if matches!((after, mode), (AfterRefusal::ReadOn, PoolMode::Session)) {
         assert!(seen.lock().literal == message, "the message arrived as it was given");
     }
     seen
@@ -130,12 +134,21 @@ const COMMANDS: [&str; 2] = ["STATUS x (MESSAGES)", "STATUS y (MESSAGES)"];
 
 #[tokio::test]
 async fn its_rest_does_not_go_to_the_next_connection() {
-    let seen = give(AfterRefusal::Close, 1000).await;
-    assert_eq!(seen.lock().lines, COMMANDS);
+    for mode in [PoolMode::Session, PoolMode::Multiplex] {
+        let seen = give(AfterRefusal::Close, 1000, mode).await;
+        assert_eq!(seen.lock().lines, COMMANDS, "{mode:?}");
+    }
 }
 
 #[tokio::test]
 async fn its_rest_goes_before_the_next_command() {
-    let seen = give(AfterRefusal::ReadOn, 20_000_000).await;
+    let seen = give(AfterRefusal::ReadOn, 20_000_000, PoolMode::Session).await;
+    assert_eq!(seen.lock().lines, COMMANDS);
+}
+
+/// The session has given the connection back, which is closed in the middle of the message.
+#[tokio::test]
+async fn its_rest_goes_nowhere_where_the_connection_is_not_kept() {
+    let seen = give(AfterRefusal::ReadOn, 20_000_000, PoolMode::Multiplex).await;
     assert_eq!(seen.lock().lines, COMMANDS);
 }
