@@ -221,6 +221,7 @@ impl Hub {
                 Stat::Resumed { changed: true } => metrics.resumed(ResumeResult::Changed),
                 Stat::Resumed { changed: false } => metrics.resumed(ResumeResult::Same),
                 Stat::Ended => metrics.resumed(ResumeResult::Lost),
+                Stat::Parked => metrics.parked(),
             }
         }
         let state = if self.lease.is_some() { HubState::Connected } else { HubState::Parked };
@@ -253,8 +254,7 @@ impl Hub {
             }
             Action::EndIdle => self.ending_idle = true,
             Action::Disconnect => {
-                debug!(members = self.members.len(), "hub parked: its connection is wanted elsewhere");
-                self.counted.metrics().parked();
+                debug!(members = self.members.len(), "hub parked");
                 self.lease = None;
                 self.yielding = None;
             }

@@ -79,7 +79,7 @@ pub enum Action {
     Run(Box<Run>),
     /// Send `DONE`.
     EndIdle,
-    /// Give the connection back: the hub is parked.
+    /// Give the connection back.
     Disconnect,
     /// Close the connection, then [`Machine::handle_lost`]: what the backend says makes no sense.
     Abandon(Nonsense),
@@ -122,6 +122,8 @@ pub enum Stat {
     },
     /// The mailbox could not be gone on with.
     Ended,
+    /// The connection was wanted elsewhere.
+    Parked,
 }
 
 /// What a member is told.

@@ -109,6 +109,42 @@ async fn flags_that_were_missed_are_told() {
     .await;
 }
 
+/// RFC 5530 section 3: SERVERBUG, and the like, say nothing of the mailbox. Who asks for something hears it, nobody has to leave, and
+/// the next command tries again.
+#[tokio::test]
+async fn a_mailbox_that_cannot_be_selected_just_now_is_not_left() {
+    two(&format!(
+        "U!
+         2> b NOOP
+         V> SELECT \"INBOX\"
+         V< TAG NO [SERVERBUG] internal error
+         2< b NO [SERVERBUG] internal error
+         2> c NOOP
+         {SAME}
+         V> NOOP
+         V< TAG OK noop
+         2< c OK noop
+         1> b NOOP
+         V> NOOP
+         V< TAG OK noop
+         1< b OK noop"
+    ))
+    .await;
+}
+
+/// RFC 9051 section 7.1.5: a mailbox that is not there any more cannot be told of but by BYE.
+#[tokio::test]
+async fn a_mailbox_that_cannot_be_selected_any_more_ends_the_session() {
+    two("U!
+         2> b NOOP
+         V> SELECT \"INBOX\"
+         V< TAG NO [NONEXISTENT] no such mailbox
+         1< * BYE…
+         2< * BYE…
+         1. \n2. ")
+    .await;
+}
+
 /// RFC 9051 section 2.3.1.1: UIDs only ever grow. Where one comes before those that are known, the mailbox is another one.
 #[tokio::test]
 async fn a_message_before_those_that_are_known_ends_the_session() {

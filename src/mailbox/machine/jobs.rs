@@ -1,7 +1,7 @@
 //! What runs upstream, and what runs next.
 
 use std::ops::RangeInclusive;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -159,9 +159,15 @@ impl Machine {
         if matches!(self.link, Link::Up { open: true }) && self.wants_census() {
             return self.ask_for_uids(None);
         }
+        self.stats.push(Stat::Parked);
+        self.disconnect(if self.queue.is_empty() { self.now + self.settings.parked } else { self.now });
+    }
+
+    /// Gives the connection back and asks for one at that time, or as soon as a member wants something.
+    pub(super) fn disconnect(&mut self, retry_at: Instant) {
         self.yielding = false;
         self.link = Link::Down;
-        self.retry_at = if self.queue.is_empty() { self.now + self.settings.parked } else { self.now };
+        self.retry_at = retry_at;
         self.actions.push_back(Action::Disconnect);
     }
 

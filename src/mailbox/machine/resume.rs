@@ -352,6 +352,9 @@ impl Machine {
 
     fn reselected(&mut self, selection: Selection, ok: bool) {
         let Some(known) = &self.selection else { return };
+        if !ok && passes(&selection.rest) {
+            return self.selected_later(&selection.rest);
+        }
         if !ok {
             return self.bye_all(b"The mailbox can no longer be selected");
         }
@@ -374,6 +377,17 @@ impl Machine {
         let fresh = Fresh::new(selection, exists);
         self.miscounted = 0;
         self.ask_for_uids(Some(fresh));
+    }
+
+    /// The backend cannot select the mailbox just now: whoever waits hears that in its words, and it is tried again.
+    fn selected_later(&mut self, refusal: &Bytes) {
+        for id in std::mem::take(&mut self.queue) {
+            let Some(member) = self.members.get_mut(&id) else { continue };
+            member.waiting = None;
+            let selected = member.cursor.is_some();
+            self.done_with(id, refusal.clone(), selected);
+        }
+        self.disconnect(self.now + self.settings.parked);
     }
 
     /// What differs from what the members know is news for them.
@@ -489,9 +503,15 @@ fn something_is_gone(running: &Running, rest: Bytes) -> Bytes {
     }
 }
 
+/// Whether a refusal says that it may be otherwise later (RFC 5530 section 3).
+fn passes(refusal: &[u8]) -> bool {
+    let codes = ["UNAVAILABLE", "SERVERBUG", "INUSE", "LIMIT"];
+    StatusReply::parse(refusal).is_some_and(|reply| codes.iter().any(|code| reply.has_code(code)))
+}
+
 /// READ-WRITE or READ-ONLY.
 fn access(selection: &Selection) -> Option<bool> {
-    let reply = crate::imap::response::StatusReply::parse(&selection.rest)?;
+    let reply = StatusReply::parse(&selection.rest)?;
     reply.code.map(|_| reply.has_code("READ-ONLY"))
 }
 

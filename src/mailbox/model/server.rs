@@ -65,6 +65,8 @@ impl Mailbox {
 pub(super) struct World {
     pub(super) mailboxes: BTreeMap<String, Mailbox>,
     made: u32,
+    /// So many mailboxes cannot be selected.
+    pub(super) refusing: usize,
 }
 
 impl World {
@@ -264,8 +266,12 @@ impl Connection {
         }
     }
 
-    fn select(&mut self, world: &World, name: &str, read_only: bool, out: &mut String) -> String {
+    fn select(&mut self, world: &mut World, name: &str, read_only: bool, out: &mut String) -> String {
         self.selected = None;
+        if world.refusing > 0 {
+            world.refusing -= 1;
+            return "NO [SERVERBUG] not just now".into();
+        }
         let Some(mailbox) = world.mailboxes.get(name) else { return "NO no such mailbox".into() };
         let entries: Vec<Entry> = mailbox.messages.iter().map(|m| Entry { uid: m.uid, told: m.changed }).collect();
         let _ = write!(

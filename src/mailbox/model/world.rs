@@ -206,6 +206,7 @@ impl Sim {
     /// All is answered, and everybody looks once more.
     fn finish(&mut self) {
         self.say(|| "-- end".into());
+        self.world.refusing = 0;
         self.quiesce();
         let ids: Vec<MemberId> = self.clients.keys().copied().collect();
         for id in ids {
@@ -705,6 +706,7 @@ impl Sim {
         let hub = &mut self.hubs[at];
         let link = hub.link.take().expect("chosen for it");
         self.totals.lost += 1;
+        self.world.refusing = self.chance.below(3);
         hub.machine.handle_time(self.now);
         hub.machine.handle_lost(!link.sent, !link.replied, !link.upstream.at_line_start());
         self.say(|| format!("   hub {at} loses its connection"));
