@@ -229,6 +229,9 @@ pub struct Machine {
     losses: u32,
     /// Flags were told without their mod-sequence, which is to be asked for.
     owes: bool,
+    /// The backend withholds that messages have vanished, and has said so during the command that runs, or before.
+    delays: bool,
+    delayed: bool,
 }
 
 impl Machine {
@@ -267,6 +270,8 @@ impl Machine {
             miscounted: 0,
             losses: 0,
             owes: false,
+            delays: false,
+            delayed: false,
         }
     }
 
@@ -446,6 +451,7 @@ impl Machine {
         other.uids = self.uids.clone();
         other.touched = self.touched;
         other.shadow = self.shadow.clone();
+        other.delayed = self.delayed || self.delays;
         for id in ids {
             if let Some(member) = self.members.remove(id) {
                 if let Some(cursor) = member.cursor {

@@ -78,6 +78,40 @@ async fn vanished_in_the_place_of_expunge() {
     .await;
 }
 
+/// RFC 7162 section 3.2.10.2: a backend that withholds a VANISHED says up to where all is told. It holds for those, too, who did not
+/// give that command, as long as the VANISHED is withheld.
+#[tokio::test]
+async fn what_the_backend_withholds_is_withheld_from_all() {
+    two("1> d FETCH 1 (FLAGS)
+         U> FETCH 1 (FLAGS)
+         U< * 1 FETCH (FLAGS (\\Seen) MODSEQ (105))
+         U< * OK [HIGHESTMODSEQ 101] delayed
+         U< TAG OK fetched
+         1< * 1 FETCH (FLAGS (\\Seen) MODSEQ (105))
+         1< * OK [HIGHESTMODSEQ 101] delayed
+         1< d OK fetched
+         2> d FETCH 3 (UID)
+         U> FETCH 3 (UID)
+         U< * 3 FETCH (UID 13)
+         U< TAG OK fetched
+         2< * 1 FETCH (FLAGS (\\Seen) UID 11 MODSEQ (105))
+         2< * 3 FETCH (UID 13)
+         2< * OK [HIGHESTMODSEQ 101]…
+         2< d OK fetched
+         2> e NOOP
+         U> NOOP
+         U< * VANISHED 12
+         U< TAG OK noop
+         2< * VANISHED 12
+         2< e OK noop
+         1> e NOOP
+         U> NOOP
+         U< TAG OK noop
+         1< * VANISHED 12
+         1< e OK noop")
+    .await;
+}
+
 /// RFC 7162 section 3.2.10.2: nor may it come during a UID SEARCH by message number.
 #[tokio::test]
 async fn uid_search_by_number_keeps_numbers() {

@@ -48,6 +48,17 @@ pub(super) enum Job {
     Member(Box<Running>),
 }
 
+impl Job {
+    /// Once it is done, the backend withholds nothing.
+    pub(super) fn tells_all(&self) -> bool {
+        match self {
+            Self::Member(running) => !running.shape.keeps_numbers,
+            Self::Open { .. } | Self::Refresh(_) | Self::KeepAlive | Self::Idle { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 /// Those who join, and what is to be said in reply to their SELECT.
 #[derive(Debug, Default)]
 pub(super) struct Joining {
@@ -408,6 +419,7 @@ impl Machine {
         self.yielding = false;
         self.recheck = None;
         self.owes = false;
+        self.delayed |= std::mem::take(&mut self.delays);
         self.retry_at = self.now;
         self.actions.clear();
         let again = |machine: &mut Self, id: MemberId, run: Box<Run>| {

@@ -196,8 +196,9 @@ impl Machine {
         }
     }
 
-    /// What is said before a tagged reply as long as a VANISHED is withheld from the member: else it would take the highest
-    /// mod-sequence that it has seen for the one up to which it knows everything (RFC 7162 sections 3.2 and 6).
+    /// What is said before a tagged reply as long as a VANISHED is withheld from the member, here or by the backend: else it
+    /// would take the highest mod-sequence that it has seen for the one up to which it knows everything (RFC 7162 sections 3.2
+    /// and 6).
     fn caution(&mut self, id: MemberId) -> Bytes {
         let highest = self.selection.as_ref().and_then(|selection| selection.highest_modseq);
         let tells_vanished = self.tells_vanished();
@@ -206,7 +207,7 @@ impl Machine {
         if !self.log.has_news(cursor) {
             member.complete = highest;
         }
-        match member.complete.filter(|_| self.log.withholds(cursor)) {
+        match member.complete.filter(|_| self.delayed || self.log.withholds(cursor)) {
             Some(modseq) => format!("* OK [HIGHESTMODSEQ {modseq}] Messages have vanished since\r\n").into(),
             None => Bytes::new(),
         }

@@ -297,6 +297,7 @@ impl Machine {
                 _ => {
                     let highest = reading.kept.strip_prefix(b"* ").and_then(highest_modseq);
                     self.note_highest(highest);
+                    self.delays |= highest.is_some();
                     if self.is_doubtful(reading.reply) && reading.to.is_some() && highest.is_none() {
                         self.passed.put_slice(&reading.kept);
                     }

@@ -126,6 +126,10 @@ impl Machine {
         if matches!(job, Job::Open { .. } | Job::Member(_)) {
             self.losses = 0;
         }
+        let tells_all = job.tells_all();
+        let delays = std::mem::take(&mut self.delays);
+        // Who gave the command has heard it.
+        self.delayed &= !tells_all && !delays;
         match job {
             Job::Open { member, run, selection } => self.opened(member, &run, selection, rest, ok && selected),
             Job::Reselect { selection } => self.reselected(Selection { rest, ..selection }, ok && selected),
@@ -160,6 +164,7 @@ impl Machine {
             }
             Job::KeepAlive | Job::Idle { .. } => {}
         }
+        self.delayed |= delays && !tells_all;
         if !selected && self.is_open() {
             self.link = Link::Up { open: false };
         }
@@ -451,6 +456,7 @@ impl Machine {
 
     fn resumed(&mut self) {
         self.link = Link::Up { open: true };
+        self.delayed = false;
         self.recheck = Some(1);
     }
 
