@@ -1,0 +1,305 @@
+//! Which connection a session gets, and how long it waits for one.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use deadpool::managed::{self, Object, PoolError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+use tracing::warn;
+
+use super::lease::Lease;
+use super::seat::{FillError, Manager, put_back};
+use super::{Account, LIMIT_MEMORY};
+use crate::metrics::{CheckoutResult, RetireReason};
+use crate::ports::Counted;
+use crate::session::machine::Run;
+use crate::throttle::Standing;
+use crate::upstream::backend::OpenError;
+use crate::upstream::connection::{Connection, FromUpstream};
+use crate::upstream::login::Outcome;
+use crate::upstream::machine::{Facts, Sticky};
+
+/// What a session needs of a connection.
+#[derive(Debug, Clone, Default)]
+pub struct Want {
+    /// It would be good to have this mailbox selected already.
+    pub mailbox: Option<Bytes>,
+    /// The state that must be on it.
+    pub sticky: Arc<Sticky>,
+    /// Or this one, which the session's next command would bring about.
+    pub or_sticky: Option<Sticky>,
+    /// Whose session wants it.
+    pub client: Option<IpAddr>,
+}
+
+/// Why there is no connection for a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CheckoutError {
+    /// All of the account's connections, or all there may be, were in use for `pool.checkout_timeout`.
+    #[error("no connection to the mail server became free in time")]
+    Timeout,
+    /// The backend takes no more connections of this account, and none is left of those it took.
+    #[error("the mail server takes no more connections for this account")]
+    Limit,
+    /// The backend now refuses the credential it had accepted.
+    #[error("the mail server no longer accepts this login")]
+    Refused,
+    /// The backend cannot be reached.
+    #[error("the mail server cannot be reached")]
+    Unavailable,
+}
+
+pub(super) struct Taken {
+    pub(super) object: Object<Manager>,
+    pub(super) connection: Connection,
+}
+
+impl Account {
+    /// A further connection.
+    pub(super) async fn dial(&self) -> Result<Connection, FillError> {
+        let credential = self.credential.lock().clone();
+        let client = *self.last_client.lock();
+        let (connection, outcome) =
+            self.backend.log_in(&credential, Standing::Proven, client).await.map_err(FillError::Open)?;
+        match outcome {
+            Outcome::Refused(_) => {
+                self.backend.keep(connection);
+                Err(FillError::Refused)
+            }
+            _ => {
+                let (connection, capabilities) = self.backend.authenticated(connection);
+                self.opened(&connection);
+                self.learn(capabilities);
+                Ok(connection)
+            }
+        }
+    }
+
+    /// A connection for a session, within `pool.checkout_timeout`.
+    ///
+    /// # Errors
+    /// See [`CheckoutError`].
+    pub async fn checkout(self: &Arc<Self>, want: &Want) -> Result<Lease, CheckoutError> {
+        let start = Instant::now();
+        let deadline = start + self.config.load().checkout_timeout;
+        *self.last_used.lock() = start;
+        *self.last_client.lock() = want.client;
+        if self.turns.available_permits() == 0 {
+            self.waits.fetch_add(1, Ordering::Relaxed);
+        }
+        let waiting = Counted::new(&self.waiting);
+        let result = timeout_at(deadline, self.checkout_in_turn(want)).await.unwrap_or(Err(CheckoutError::Timeout));
+        drop(waiting);
+        let label = match &result {
+            Ok(lease) if lease.dialed => CheckoutResult::Dialed,
+            Ok(_) => CheckoutResult::Reused,
+            Err(CheckoutError::Timeout) => CheckoutResult::Timeout,
+            Err(CheckoutError::Limit) => CheckoutResult::Limit,
+            Err(CheckoutError::Refused) => CheckoutResult::Refused,
+            Err(CheckoutError::Unavailable) => CheckoutResult::Unavailable,
+        };
+        self.backend.metrics().checkout(label, start.elapsed());
+        result
+    }
+
+    async fn checkout_in_turn(self: &Arc<Self>, want: &Want) -> Result<Lease, CheckoutError> {
+        self.restore_turns();
+        self.backend.in_service().await;
+        loop {
+            let (turn, place) = self.turn().await;
+            match self.seat(want).await {
+                Ok(Some(taken)) => return Ok(Lease::new(self, taken, turn, place)),
+                // It was closed just then, or did not answer: the next.
+                Ok(None) => {}
+                Err(FillError::Refused) => {
+                    self.forget(None);
+                    return Err(CheckoutError::Refused);
+                }
+                Err(FillError::Open(OpenError::Limit(text))) => {
+                    drop((turn, place));
+                    if !self.lower_limit(&text) {
+                        return Err(CheckoutError::Limit);
+                    }
+                }
+                Err(FillError::Open(_) | FillError::AccountGone) => return Err(CheckoutError::Unavailable),
+            }
+        }
+    }
+
+    /// Waits until a further connection may be in use. Hubs that rest are asked for theirs meanwhile.
+    async fn turn(&self) -> (OwnedSemaphorePermit, OwnedSemaphorePermit) {
+        // Neither semaphore is ever closed.
+        let waiting = (self.turns.available_permits() == 0).then(|| self.hubs.wait());
+        let turn = Arc::clone(&self.turns).acquire_owned().await.expect("open semaphore");
+        drop(waiting);
+        let _waiting = (self.everywhere.available_permits() == 0).then(|| self.all_hubs.wait());
+        let place = Arc::clone(&self.everywhere).acquire_owned().await.expect("open semaphore");
+        (turn, place)
+    }
+
+    /// A seat with a connection that fits; `None`: try again.
+    async fn seat(&self, want: &Want) -> Result<Option<Taken>, FillError> {
+        let mut object = match self.seats.get().await {
+            Ok(object) => object,
+            Err(PoolError::Backend(error)) => return Err(error),
+            Err(_) => return Err(FillError::AccountGone),
+        };
+        let Some(mut connection) = object.0.lock().take() else { return Ok(None) };
+        self.exchange(&mut connection, want);
+        if fitness(&connection.shared().facts(), want) == 0 {
+            if let Some(other) = self.further_seat(want).await {
+                drop(put_back(std::mem::replace(&mut object, other.object), connection));
+                connection = other.connection;
+            } else if is_blank(&connection) && enable(&mut connection, &want.sticky).await {
+                // One that carries nothing yet is as good as a new one.
+            } else {
+                // Its place is this one: the account never has more.
+                retire_and_wait(connection, RetireReason::Sticky).await;
+                connection = self.dial().await?;
+            }
+            let fits = fitness(&connection.shared().facts(), want) > 0;
+            if !fits && !enable(&mut connection, &want.sticky).await {
+                return Ok(None);
+            }
+        }
+        if self.doubts(&connection) && !connection.check().await {
+            connection.retire(RetireReason::FailedCheck);
+            // Its seat goes with it.
+            let _ = Object::take(object);
+            return Ok(None);
+        }
+        Ok(Some(Taken { object, connection }))
+    }
+
+    /// Whether a connection has to show that it is alive before it is used again. In an outage those at rest are not to be
+    /// trusted, however fresh: whoever is given one that hangs, hangs.
+    pub(super) fn doubts(&self, connection: &Connection) -> bool {
+        let doubtful = connection.rested_for() > self.config.load().check_after || !self.backend.is_reachable();
+        doubtful && !connection.is_fresh()
+    }
+
+    /// A seat with a new connection, where there is room for one without waiting for anybody.
+    async fn further_seat(&self, want: &Want) -> Option<Taken> {
+        let at_once = managed::Timeouts { wait: Some(Duration::ZERO), ..managed::Timeouts::default() };
+        let object = self.seats.timeout_get(&at_once).await.ok()?;
+        let connection = object.0.lock().take()?;
+        if connection.is_fresh() || fitness(&connection.shared().facts(), want) > 0 {
+            return Some(Taken { object, connection });
+        }
+        // It came to rest meanwhile.
+        drop(put_back(object, connection));
+        None
+    }
+
+    /// Exchanges `mine` for the connection at rest that fits best, if one fits better.
+    pub(super) fn exchange(&self, mine: &mut Connection, want: &Want) {
+        let mut fit = fitness(&mine.shared().facts(), want);
+        if fit == BEST_FIT || self.seats.status().available == 0 {
+            return;
+        }
+        self.seats.retain(|seat, _| {
+            let mut seat = seat.0.lock();
+            if let Some(other) = seat.as_mut() {
+                let other_fit = fitness(&other.shared().facts(), want);
+                if other_fit > fit && other.attach() {
+                    // If mine cannot be put to rest, its seat finds out when it is next wanted.
+                    let _ = mine.release();
+                    std::mem::swap(mine, other);
+                    fit = other_fit;
+                }
+            }
+            true
+        });
+    }
+
+    /// The backend takes no more connections: makes do with those there are, for a while. False: there are none.
+    fn lower_limit(&self, text: &str) -> bool {
+        let have = self.seats.status().size;
+        if have == 0 {
+            warn!(
+                user = self.name(),
+                backend = self.backend.config.name,
+                text,
+                "backend takes no connection of this account"
+            );
+            return false;
+        }
+        let mut withheld = self.withheld.lock();
+        let already = withheld.as_ref().map_or(0, |(permit, _)| permit.num_permits());
+        for _ in already..self.max.saturating_sub(have) {
+            let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else { break };
+            match withheld.as_mut() {
+                Some((permit, _)) => permit.merge(turn),
+                None => *withheld = Some((turn, Instant::now())),
+            }
+        }
+        warn!(
+            user = self.name(),
+            backend = self.backend.config.name,
+            connections = have,
+            text,
+            "backend takes no further connection of this account; lower pool.max_per_account"
+        );
+        true
+    }
+
+    fn restore_turns(&self) {
+        let mut withheld = self.withheld.lock();
+        if withheld.as_ref().is_some_and(|(_, since)| since.elapsed() >= LIMIT_MEMORY) {
+            *withheld = None;
+        }
+    }
+}
+
+/// The best that [`fitness`] knows.
+const BEST_FIT: u8 = 3;
+
+/// How well a connection suits; 0: not at all.
+fn fitness(facts: &Facts, want: &Want) -> u8 {
+    if want.or_sticky.as_ref().is_some_and(|sticky| *sticky == *facts.sticky) {
+        return 3;
+    }
+    if *facts.sticky != *want.sticky {
+        return 0;
+    }
+    let best = if want.or_sticky.is_some() { 2 } else { 3 };
+    match (&want.mailbox, &facts.selected) {
+        (None, None) => best,
+        (Some(wanted), Some(selected)) if wanted == selected => best,
+        _ => 1,
+    }
+}
+
+/// Retires a connection, and waits until its socket is closed.
+async fn retire_and_wait(connection: Connection, reason: RetireReason) {
+    let open = Arc::new(Semaphore::new(1));
+    connection.keep_to_the_end(Arc::clone(&open).try_acquire_owned());
+    connection.retire(reason);
+    // Never closed.
+    let _ = open.acquire().await;
+}
+
+/// Nothing was switched on yet, and no mailbox is selected (ENABLE comes before SELECT, RFC 5161 section 3.1).
+fn is_blank(connection: &Connection) -> bool {
+    let facts = connection.shared().facts();
+    *facts.sticky == Sticky::default() && facts.selected.is_none()
+}
+
+/// Brings a fresh connection into the state of one that was lost, or that a hub wants. False: it could not be.
+async fn enable(connection: &mut Connection, sticky: &Sticky) -> bool {
+    let Some(command) = sticky.command() else { return true };
+    if connection.run(Box::new(Run { command, streams: None })).is_err() {
+        return false;
+    }
+    loop {
+        match connection.event().await {
+            FromUpstream::Done(_, rest, _) => return rest.starts_with(b" OK"),
+            FromUpstream::Lost(_) => return false,
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! An upstream connection while a session, or the sessions that share it, have it.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use deadpool::managed::Object;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use super::Account;
+use super::checkout::{CheckoutError, Taken, Want};
+use super::seat::{Manager, put_back};
+use crate::metrics::RetireReason;
+use crate::session::machine::Remnant;
+use crate::upstream::connection::Connection;
+
+/// An upstream connection in use by one session. Dropping it puts the connection to rest in its account's pool, if
+/// nothing is left on it, and ends it otherwise.
+pub struct Lease {
+    account: Arc<Account>,
+    connection: Option<Connection>,
+    object: Option<Object<Manager>>,
+    generation: u64,
+    pub(super) dialed: bool,
+    /// Its turn of the account and its place among all. Nobody else gets them before the socket is closed.
+    places: [Option<OwnedSemaphorePermit>; 2],
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("connection", &self.connection).finish_non_exhaustive()
+    }
+}
+
+impl Lease {
+    pub(super) fn new(
+        account: &Arc<Account>,
+        taken: Taken,
+        turn: OwnedSemaphorePermit,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        Self {
+            account: Arc::clone(account),
+            dialed: taken.connection.is_fresh(),
+            connection: Some(taken.connection),
+            object: Some(taken.object),
+            generation: account.generation.load(Ordering::Acquire),
+            places: [Some(turn), Some(place)],
+        }
+    }
+
+    /// Ends the connection, for this reason.
+    pub fn retire(mut self, reason: RetireReason) {
+        self.end(reason);
+    }
+
+    fn end(&mut self, reason: RetireReason) {
+        if let Some(connection) = self.connection.take() {
+            connection.keep_to_the_end(self.places.iter_mut().filter_map(Option::take));
+            connection.retire(reason);
+        }
+    }
+
+    /// The same lease, but of a connection at rest that fits better, if there is one; the one at hand comes to rest in its
+    /// seat.
+    ///
+    /// # Errors
+    /// See [`CheckoutError`]: when the other does not answer, and no further one can be had.
+    pub async fn exchanged(mut self, want: &Want) -> Result<Self, CheckoutError> {
+        let account = Arc::clone(&self.account);
+        let before = self.shared().id;
+        account.exchange(&mut self, want);
+        if self.shared().id == before || !account.doubts(&self) {
+            return Ok(self);
+        }
+        if let Ok(true) = timeout(account.config.load().checkout_timeout, self.check()).await {
+            return Ok(self);
+        }
+        self.retire(RetireReason::FailedCheck);
+        account.checkout(want).await
+    }
+
+    /// Reads what is still to come for a session that has gone (after ending its IDLE, if that is what it did), within the
+    /// budget for that, and puts the connection to rest.
+    pub async fn drain(mut self, remnant: Remnant) {
+        let config = self.account.config.load();
+        let (octets, time) = (config.drain_bytes, config.drain_timeout);
+        drop(config);
+        if !self.deref_mut().drain(remnant, octets, time).await {
+            self.end(RetireReason::DrainBudget);
+        }
+    }
+}
+
+impl Deref for Lease {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.connection.as_ref().expect("taken only on drop")
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Connection {
+        self.connection.as_mut().expect("taken only on drop")
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(object) = self.object.take() else { return };
+        if self.account.generation.load(Ordering::Acquire) != self.generation {
+            let reason = *self.account.outdated.lock();
+            self.end(reason);
+        }
+        match self.connection.take() {
+            Some(connection) => {
+                if let Some(unfit) = put_back(object, connection) {
+                    unfit.keep_to_the_end(self.places.iter_mut().filter_map(Option::take));
+                }
+            }
+            // The seat goes with its connection.
+            None => drop(Object::take(object)),
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! All accounts.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use deadpool::managed::{self, QueueMode};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::seat::Manager;
+use super::{Account, Key, LIMIT_MEMORY};
+use crate::config::{self, Live};
+use crate::imap::sasl::Credential;
+use crate::mailbox::registry::{Everywhere, Registry};
+use crate::metrics::RetireReason;
+use crate::ports::{Allowance, Budget};
+use crate::secret::Fingerprint;
+use crate::upstream::backend::{Backend, Unauthenticated};
+
+/// All accounts.
+pub struct Pools {
+    config: Live<config::Pool>,
+    backends: ArcSwap<Vec<Arc<Backend>>>,
+    accounts: RwLock<HashMap<Key, Arc<Account>>>,
+    everywhere: Allowance,
+    hubs: Arc<Everywhere>,
+}
+
+impl fmt::Debug for Pools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pools").field("accounts", &self.accounts.read().len()).finish_non_exhaustive()
+    }
+}
+
+impl Pools {
+    /// No accounts yet; at most as many connections in use at once, anywhere, as the budget has.
+    #[must_use]
+    pub fn new(config: Live<config::Pool>, backends: Vec<Arc<Backend>>, budget: &Budget) -> Self {
+        let (backends, everywhere) = (ArcSwap::from_pointee(backends), Allowance::new(budget.capacity()));
+        Self { config, backends, accounts: RwLock::default(), everywhere, hubs: Arc::clone(budget.hubs()) }
+    }
+
+    /// The backends, the default one first.
+    #[must_use]
+    pub fn backends(&self) -> Arc<Vec<Arc<Backend>>> {
+        self.backends.load_full()
+    }
+
+    /// The backend of this index, if there still is one.
+    #[must_use]
+    pub fn backend(&self, index: usize) -> Option<Arc<Backend>> {
+        self.backends.load().iter().find(|backend| backend.index == index).cloned()
+    }
+
+    /// Every account, in no order.
+    #[must_use]
+    pub fn accounts(&self) -> Vec<Arc<Account>> {
+        self.accounts.read().values().cloned().collect()
+    }
+
+    /// Exchanges the backends, and the numbers of connections that may be in use at once. What is open to one that is
+    /// not among them any more is not used by further sessions.
+    pub fn set_backends(&self, backends: Vec<Arc<Backend>>, capacity: usize) {
+        self.everywhere.resize(capacity);
+        let kept = |index: usize| backends.iter().any(|backend| backend.index == index);
+        let gone: Vec<_> = self.backends.load().iter().filter(|backend| !kept(backend.index)).cloned().collect();
+        let mut orphans = Vec::new();
+        self.accounts.write().retain(|key, account| {
+            let stays = kept(key.backend);
+            if !stays {
+                orphans.push(Arc::clone(account));
+            }
+            stays
+        });
+        self.backends.store(Arc::new(backends));
+        for account in orphans {
+            account.retire(RetireReason::Reload);
+        }
+        for backend in gone {
+            backend.shut_down();
+        }
+    }
+
+    /// Goes by another `[pool]` from now on. Where the number of places changes or who shares connections, the accounts
+    /// get new pools; credentials that were accepted remain so, as long as keys do.
+    pub fn apply(&self, config: config::Pool) {
+        let old = self.config.load_full();
+        let same_keys = old.per_credential == config.per_credential;
+        let same_size = old.max_per_account == config.max_per_account;
+        self.config.store(Arc::new(config));
+        if same_keys && same_size {
+            return;
+        }
+        let replaced = {
+            let mut accounts = self.accounts.write();
+            let replaced = std::mem::take(&mut *accounts);
+            if same_keys {
+                accounts.extend(replaced.iter().map(|(key, account)| (key.clone(), self.successor(account))));
+            }
+            replaced
+        };
+        for account in replaced.values() {
+            account.retire(RetireReason::Reload);
+        }
+    }
+
+    fn successor(&self, account: &Account) -> Arc<Account> {
+        let credential = account.credential.lock().clone();
+        let new = self.account(&account.key, Arc::clone(&account.backend), &credential);
+        new.accepted.lock().clone_from(&account.accepted.lock());
+        new.learn(account.capabilities.load_full());
+        new
+    }
+
+    /// The key of the account that a credential is for.
+    #[must_use]
+    pub fn key(&self, backend: usize, credential: &Credential, fingerprint: Fingerprint) -> Key {
+        Key {
+            backend,
+            user: credential.user.clone(),
+            authzid: credential.authzid.clone(),
+            kind: credential.mechanism.kind(),
+            credential: self.config.load().per_credential.then_some(fingerprint),
+        }
+    }
+
+    /// The account, if a credential of it was ever accepted.
+    #[must_use]
+    pub fn find(&self, key: &Key) -> Option<Arc<Account>> {
+        self.accounts.read().get(key).cloned()
+    }
+
+    /// The backend has just accepted `credential` on `connection`: makes the account known, and keeps the connection.
+    pub fn accepted(
+        &self,
+        key: Key,
+        backend: &Arc<Backend>,
+        fingerprint: Fingerprint,
+        credential: Credential,
+        connection: Unauthenticated,
+    ) -> Arc<Account> {
+        let (connection, capabilities) = backend.authenticated(connection);
+        let account = {
+            let mut accounts = self.accounts.write();
+            let new = |key: &Key| self.account(key, Arc::clone(backend), &credential);
+            Arc::clone(accounts.entry(key).or_insert_with_key(new))
+        };
+        account.opened(&connection);
+        account.learn(capabilities);
+        account.accept(fingerprint, credential);
+        account.adopt(connection);
+        account
+    }
+
+    fn account(&self, key: &Key, backend: Arc<Backend>, credential: &Credential) -> Arc<Account> {
+        let max = self.config.load().max_per_account;
+        Arc::new_cyclic(|account| {
+            let manager = Manager { account: Weak::clone(account) };
+            // Fails only when time-outs are set without a runtime; none are.
+            let seats = managed::Pool::builder(manager)
+                .max_size(max)
+                .queue_mode(QueueMode::Lifo)
+                .build()
+                .expect("a pool without time-outs of its own");
+            Account {
+                key: key.clone(),
+                backend,
+                config: Arc::clone(&self.config),
+                max,
+                seats,
+                turns: Arc::new(Semaphore::new(max)),
+                everywhere: Arc::clone(self.everywhere.semaphore()),
+                credential: Mutex::new(credential.clone()),
+                accepted: Mutex::default(),
+                generation: AtomicU64::new(0),
+                outdated: Mutex::new(RetireReason::Credential),
+                capabilities: ArcSwap::default(),
+                offered: Mutex::new(Arc::from("")),
+                verified: Mutex::default(),
+                withheld: Mutex::default(),
+                last_used: Mutex::new(Instant::now()),
+                hubs: Arc::new(Registry::new(Arc::clone(&self.hubs))),
+                all_hubs: Arc::clone(&self.hubs),
+                last_client: Mutex::default(),
+                waiting: AtomicUsize::new(0),
+                waits: AtomicU64::new(0),
+                traced: Mutex::default(),
+                is_traced: AtomicBool::new(false),
+            }
+        })
+    }
+
+    /// Forgets accounts without connections, sessions and credentials that are still good. Call it every few seconds.
+    pub fn sweep(&self, cache_ttl: Duration) {
+        self.everywhere.settle();
+        let accounts: Vec<_> = self.accounts.read().values().cloned().collect();
+        for account in &accounts {
+            account.clear_away_closed();
+        }
+        drop(accounts);
+        // One that nobody else holds cannot be got hold of while the map is locked.
+        let unused = |account: &Arc<Account>| {
+            Arc::strong_count(account) == 1
+                && account.seats.status().size == 0
+                && account.verified.lock().is_none()
+                && account.last_used.lock().elapsed() > cache_ttl.max(LIMIT_MEMORY)
+        };
+        self.accounts.write().retain(|_, account| !unused(account));
+    }
+
+    /// Retires what is open to this backend: what rests now, what is in use when it comes back.
+    pub fn drain_backend(&self, backend: &Backend) {
+        for account in self.accounts().iter().filter(|account| account.backend.index == backend.index) {
+            account.retire(RetireReason::Operator);
+        }
+        backend.end_spares();
+    }
+
+    /// Retires every connection at rest, and each other one when it comes back.
+    pub fn shut_down(&self) {
+        for account in self.accounts.read().values() {
+            account.retire(RetireReason::Shutdown);
+        }
+        for backend in self.backends.load().iter() {
+            backend.shut_down();
+        }
+    }
+}
