@@ -254,6 +254,8 @@ impl Account {
         self.take_verified();
         let removed = self.seats.retain(|_, _| false).removed;
         for connection in removed.into_iter().filter_map(|seat| seat.0.into_inner()) {
+            // None is opened in its place before it is closed.
+            connection.shared().keep_to_the_end(Arc::clone(&self.turns).try_acquire_owned());
             connection.shared().retire(reason);
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use deadpool::managed::{self, Object, PoolError};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
@@ -53,11 +53,6 @@ pub enum CheckoutError {
     Unavailable,
 }
 
-pub(super) struct Taken {
-    pub(super) object: Object<Manager>,
-    pub(super) connection: Connection,
-}
-
 impl Account {
     /// A further connection.
     pub(super) async fn dial(&self) -> Result<Connection, FillError> {
@@ -95,7 +90,7 @@ impl Account {
         let result = timeout_at(deadline, self.checkout_in_turn(want)).await.unwrap_or(Err(CheckoutError::Timeout));
         drop(waiting);
         let label = match &result {
-            Ok(lease) if lease.dialed => CheckoutResult::Dialed,
+            Ok(lease) if lease.is_fresh() => CheckoutResult::Dialed,
             Ok(_) => CheckoutResult::Reused,
             Err(CheckoutError::Timeout) => CheckoutResult::Timeout,
             Err(CheckoutError::Limit) => CheckoutResult::Limit,
@@ -110,9 +105,9 @@ impl Account {
         self.restore_turns();
         self.backend.in_service().await;
         loop {
-            let (turn, place) = self.turn().await;
-            match self.seat(want).await {
-                Ok(Some(taken)) => return Ok(Lease::new(self, taken, turn, place)),
+            let places = self.turn().await;
+            match self.seat(want, places).await {
+                Ok(Some(lease)) => return Ok(lease),
                 // It was closed just then, or did not answer: the next.
                 Ok(None) => {}
                 Err(FillError::Refused) => {
@@ -120,7 +115,6 @@ impl Account {
                     return Err(CheckoutError::Refused);
                 }
                 Err(FillError::Open(OpenError::Limit(text))) => {
-                    drop((turn, place));
                     if !self.lower_limit(&text) {
                         return Err(CheckoutError::Limit);
                     }
@@ -131,48 +125,51 @@ impl Account {
     }
 
     /// Waits until a further connection may be in use. Hubs that rest are asked for theirs meanwhile.
-    async fn turn(&self) -> (OwnedSemaphorePermit, OwnedSemaphorePermit) {
+    async fn turn(&self) -> [OwnedSemaphorePermit; 2] {
         // Neither semaphore is ever closed.
         let waiting = (self.turns.available_permits() == 0).then(|| self.hubs.wait());
         let turn = Arc::clone(&self.turns).acquire_owned().await.expect("open semaphore");
         drop(waiting);
         let _waiting = (self.everywhere.available_permits() == 0).then(|| self.all_hubs.wait());
         let place = Arc::clone(&self.everywhere).acquire_owned().await.expect("open semaphore");
-        (turn, place)
+        [turn, place]
     }
 
-    /// A seat with a connection that fits; `None`: try again.
-    async fn seat(&self, want: &Want) -> Result<Option<Taken>, FillError> {
-        let mut object = match self.seats.get().await {
+    /// A connection that fits; `None`: try again. Whatever becomes of the wait, `places` are not free as long as a connection
+    /// that was taken with them is open and in no seat.
+    async fn seat(
+        self: &Arc<Self>,
+        want: &Want,
+        places: [OwnedSemaphorePermit; 2],
+    ) -> Result<Option<Lease>, FillError> {
+        let object = match self.seats.get().await {
             Ok(object) => object,
             Err(PoolError::Backend(error)) => return Err(error),
             Err(_) => return Err(FillError::AccountGone),
         };
-        let Some(mut connection) = object.0.lock().take() else { return Ok(None) };
-        self.exchange(&mut connection, want);
-        if fitness(&connection.shared().facts(), want) == 0 {
-            if let Some(other) = self.further_seat(want).await {
-                drop(put_back(std::mem::replace(&mut object, other.object), connection));
-                connection = other.connection;
-            } else if is_blank(&connection) && enable(&mut connection, &want.sticky).await {
+        let Some(connection) = object.0.lock().take() else { return Ok(None) };
+        let mut lease = Lease::new(self, object, connection, places);
+        self.exchange(&mut lease, want);
+        if fitness(&lease.shared().facts(), want) == 0 {
+            if let Some((object, connection)) = self.further_seat(want).await {
+                lease.change_seats(object, connection);
+            } else if is_blank(&lease) && enable(&mut lease, &want.sticky).await {
                 // One that carries nothing yet is as good as a new one.
             } else {
                 // Its place is this one: the account never has more.
-                retire_and_wait(connection, RetireReason::Sticky).await;
-                connection = self.dial().await?;
+                lease.end_and_wait(RetireReason::Sticky).await;
+                lease.fill(self.dial().await?);
             }
-            let fits = fitness(&connection.shared().facts(), want) > 0;
-            if !fits && !enable(&mut connection, &want.sticky).await {
+            let fits = fitness(&lease.shared().facts(), want) > 0;
+            if !fits && !enable(&mut lease, &want.sticky).await {
                 return Ok(None);
             }
         }
-        if self.doubts(&connection) && !connection.check().await {
-            connection.retire(RetireReason::FailedCheck);
-            // Its seat goes with it.
-            let _ = Object::take(object);
+        if self.doubts(&lease) && !lease.check().await {
+            lease.retire(RetireReason::FailedCheck);
             return Ok(None);
         }
-        Ok(Some(Taken { object, connection }))
+        Ok(Some(lease))
     }
 
     /// Whether a connection has to show that it is alive before it is used again. In an outage those at rest are not to be
@@ -183,12 +180,12 @@ impl Account {
     }
 
     /// A seat with a new connection, where there is room for one without waiting for anybody.
-    async fn further_seat(&self, want: &Want) -> Option<Taken> {
+    async fn further_seat(&self, want: &Want) -> Option<(Object<Manager>, Connection)> {
         let at_once = managed::Timeouts { wait: Some(Duration::ZERO), ..managed::Timeouts::default() };
         let object = self.seats.timeout_get(&at_once).await.ok()?;
         let connection = object.0.lock().take()?;
         if connection.is_fresh() || fitness(&connection.shared().facts(), want) > 0 {
-            return Some(Taken { object, connection });
+            return Some((object, connection));
         }
         // It came to rest meanwhile.
         drop(put_back(object, connection));
@@ -272,15 +269,6 @@ fn fitness(facts: &Facts, want: &Want) -> u8 {
         (Some(wanted), Some(selected)) if wanted == selected => best,
         _ => 1,
     }
-}
-
-/// Retires a connection, and waits until its socket is closed.
-async fn retire_and_wait(connection: Connection, reason: RetireReason) {
-    let open = Arc::new(Semaphore::new(1));
-    connection.keep_to_the_end(Arc::clone(&open).try_acquire_owned());
-    connection.retire(reason);
-    // Never closed.
-    let _ = open.acquire().await;
 }
 
 /// Nothing was switched on yet, and no mailbox is selected (ENABLE comes before SELECT, RFC 5161 section 3.1).

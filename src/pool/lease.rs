@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use deadpool::managed::Object;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::Account;
-use super::checkout::{CheckoutError, Taken, Want};
+use super::checkout::{CheckoutError, Want};
 use super::seat::{Manager, put_back};
 use crate::metrics::RetireReason;
 use crate::session::machine::Remnant;
-use crate::upstream::connection::Connection;
+use crate::upstream::connection::{Connection, Shared};
 
 /// An upstream connection in use by one session. Dropping it puts the connection to rest in its account's pool, if
 /// nothing is left on it, and ends it otherwise.
@@ -23,9 +23,10 @@ pub struct Lease {
     connection: Option<Connection>,
     object: Option<Object<Manager>>,
     generation: u64,
-    pub(super) dialed: bool,
     /// Its turn of the account and its place among all. Nobody else gets them before the socket is closed.
     places: [Option<OwnedSemaphorePermit>; 2],
+    /// A connection that ends and is to be replaced.
+    leaving: Option<Arc<Shared>>,
 }
 
 impl fmt::Debug for Lease {
@@ -37,18 +38,42 @@ impl fmt::Debug for Lease {
 impl Lease {
     pub(super) fn new(
         account: &Arc<Account>,
-        taken: Taken,
-        turn: OwnedSemaphorePermit,
-        place: OwnedSemaphorePermit,
+        object: Object<Manager>,
+        connection: Connection,
+        places: [OwnedSemaphorePermit; 2],
     ) -> Self {
         Self {
             account: Arc::clone(account),
-            dialed: taken.connection.is_fresh(),
-            connection: Some(taken.connection),
-            object: Some(taken.object),
+            connection: Some(connection),
+            object: Some(object),
             generation: account.generation.load(Ordering::Acquire),
-            places: [Some(turn), Some(place)],
+            places: places.map(Some),
+            leaving: None,
         }
+    }
+
+    /// Puts its connection to rest and goes on with the one of another seat.
+    pub(super) fn change_seats(&mut self, object: Object<Manager>, connection: Connection) {
+        let (object, connection) = (self.object.replace(object), self.connection.replace(connection));
+        if let (Some(object), Some(connection)) = (object, connection) {
+            drop(put_back(object, connection));
+        }
+    }
+
+    /// Ends its connection, and waits until the socket is closed; then [`Lease::fill`] it.
+    pub(super) async fn end_and_wait(&mut self, reason: RetireReason) {
+        let Some(connection) = self.connection.take() else { return };
+        self.leaving = Some(Arc::clone(connection.shared()));
+        let open = Arc::new(Semaphore::new(1));
+        connection.shared().keep_to_the_end(Arc::clone(&open).try_acquire_owned());
+        connection.retire(reason);
+        // Never closed.
+        let _ = open.acquire().await;
+        self.leaving = None;
+    }
+
+    pub(super) fn fill(&mut self, connection: Connection) {
+        self.connection = Some(connection);
     }
 
     /// Ends the connection, for this reason.
@@ -58,9 +83,14 @@ impl Lease {
 
     fn end(&mut self, reason: RetireReason) {
         if let Some(connection) = self.connection.take() {
-            connection.keep_to_the_end(self.places.iter_mut().filter_map(Option::take));
+            self.give_up_places(connection.shared());
             connection.retire(reason);
         }
+    }
+
+    /// Nobody gets them before the socket of this one is closed.
+    fn give_up_places(&mut self, leaving: &Shared) {
+        leaving.keep_to_the_end(self.places.iter_mut().filter_map(Option::take));
     }
 
     /// The same lease, but of a connection at rest that fits better, if there is one; the one at hand comes to rest in its
@@ -118,11 +148,14 @@ impl Drop for Lease {
         match self.connection.take() {
             Some(connection) => {
                 if let Some(unfit) = put_back(object, connection) {
-                    unfit.keep_to_the_end(self.places.iter_mut().filter_map(Option::take));
+                    self.give_up_places(unfit.shared());
                 }
             }
             // The seat goes with its connection.
             None => drop(Object::take(object)),
+        }
+        if let Some(leaving) = self.leaving.take() {
+            self.give_up_places(&leaving);
         }
     }
 }

@@ -81,6 +81,13 @@ impl Shared {
         self.state.load(Ordering::Acquire) == CLOSED
     }
 
+    /// These are given back when its socket is closed, which has to be ended for that.
+    pub fn keep_to_the_end(&self, permits: impl IntoIterator<Item = OwnedSemaphorePermit>) {
+        if let Some(kept) = self.kept.lock().as_mut() {
+            kept.extend(permits);
+        }
+    }
+
     fn micros(&self, at: Instant) -> u64 {
         u64::try_from((at - self.epoch).as_micros()).unwrap_or(u64::MAX)
     }
@@ -339,13 +346,6 @@ impl Connection {
             }
         };
         tokio::time::timeout(time, read).await.unwrap_or(false)
-    }
-
-    /// These are given back when its socket is closed. What follows has to end it.
-    pub fn keep_to_the_end(&self, permits: impl IntoIterator<Item = OwnedSemaphorePermit>) {
-        if let Some(kept) = self.shared.kept.lock().as_mut() {
-            kept.extend(permits);
-        }
     }
 
     /// Ends it, for this reason.

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use imapool::demo::server::{Event, Fault, Kill, Options, Server, Stage};
 
-use crate::support::{Client, Conn, Harness, Scripted, until};
+use crate::support::{Client, Conn, Gate, Harness, Scripted, until};
 
 const LOGOUT: &str = "C: o LOGOUT\nS: * BYE…\nS: o OK…\nS.";
 
@@ -323,5 +323,46 @@ async fn a_crowd_fits_through_a_narrow_door() {
         most.fetch_max(server.counters().open, Ordering::Relaxed);
     }
     assert!(most.load(Ordering::Relaxed) <= 4);
+    harness.finish().await;
+}
+
+/// A connection that has to make room for another is not replaced before it is closed, even if nobody waits for that any more.
+#[tokio::test]
+async fn a_checkout_that_is_given_up_leaves_no_room_for_two() {
+    let (gate, held) = Gate::pair();
+    let backend = Scripted::start(move |mut conn: Conn| {
+        let held = held.clone();
+        async move {
+            while let Some(command) = conn.command().await {
+                if command == "LOGOUT" {
+                    held.passed().await;
+                    return;
+                }
+                conn.send(format!("{} OK done\r\n", conn.tag)).await;
+            }
+        }
+    })
+    .await;
+    let harness = Harness::start(backend.address, |config| config.pool.max_per_account = 1).await;
+    let mut first = harness.login("u8").await;
+    first.play(&format!("C: a ENABLE CONDSTORE\nS: a OK done\n{LOGOUT}")).await;
+    harness.at_rest(1).await;
+    // It needs one on which nothing was switched on, and has gone before it has it.
+    let mut second = harness.login("u8").await;
+    second.send("a SELECT INBOX\r\n").await;
+    let said = Instant::now();
+    until("the goodbye to be said", || backend.received().contains("LOGOUT")).await;
+    second.reset();
+    harness.sessions(0).await;
+    let mut third = harness.login("u8").await;
+    third.send("a LIST \"\" *\r\n").await;
+    // By the time that another account is served, it would have been.
+    harness.visit("u9").await;
+    let over = said.elapsed() > Duration::from_secs(2);
+    assert!(backend.logins() == 2 || over, "u8's first, and u9's: not {}", backend.logins());
+    gate.open();
+    third.play("S: a OK done").await;
+    assert_eq!(backend.logins(), 3);
+    third.play(LOGOUT).await;
     harness.finish().await;
 }

@@ -38,8 +38,11 @@ impl Wire {
         if orderly {
             return (loss, Some(self));
         }
-        self.stream.reset();
-        drop(self.permit);
+        let Self { stream, state, permit, .. } = *self;
+        stream.reset();
+        // It is counted no more before its places are free.
+        drop(state);
+        drop(permit);
         shared.socket_closed();
         (loss, None)
     }
@@ -66,8 +69,9 @@ impl Wire {
     /// LOGOUT, and whatever it takes.
     pub(in crate::upstream::connection) async fn say_goodbye(mut self: Box<Self>) {
         if tokio::time::timeout(GOODBYE, self.logout()).await == Ok(true) {
-            let Self { stream, permit, .. } = *self;
+            let Self { stream, state, permit, .. } = *self;
             let _: Ended = stream.wait_peer_close(GOODBYE).await;
+            drop(state);
             drop(permit);
         } else {
             self.stream.reset();
