@@ -1,13 +1,11 @@
 //! What sessions switch on for the rest of a connection (RFC 5161) and can share nevertheless, each with its like: CONDSTORE and
-//! QRESYNC (RFC 7162).
-
-use std::collections::BTreeSet;
+//! QRESYNC (RFC 7162), UTF8=ACCEPT (RFC 6855), IMAP4rev2 (RFC 9051).
 
 use crate::imap::command::{Arguments, Command};
 use crate::imap::sequence::SequenceSet;
 use crate::upstream::machine::Sticky;
 
-/// What all sessions of a hub have switched on, and so has its connection. Each includes the ones before it.
+/// What all sessions of a hub are told of mod-sequences. Each includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Enabled {
     /// Nothing.
@@ -19,27 +17,7 @@ pub enum Enabled {
     Qresync,
 }
 
-const QRESYNC: &[u8] = b"QRESYNC";
-
 impl Enabled {
-    /// What a session that has switched on so much shares with others. `None`: there is more to it, so it shares nothing.
-    #[must_use]
-    pub fn of(sticky: &Sticky) -> Option<Self> {
-        match sticky.enabled.iter().map(Vec::as_slice).collect::<Vec<_>>()[..] {
-            [] if sticky.condstore => Some(Self::Condstore),
-            [] => Some(Self::Nothing),
-            [QRESYNC] => Some(Self::Qresync),
-            _ => None,
-        }
-    }
-
-    /// The state of a connection on which just this is switched on.
-    #[must_use]
-    pub fn sticky(self) -> Sticky {
-        let enabled = (self == Self::Qresync).then(|| QRESYNC.to_vec());
-        Sticky { condstore: self.has_modseqs(), enabled: BTreeSet::from_iter(enabled) }
-    }
-
     /// Mod-sequences are told.
     #[must_use]
     pub fn has_modseqs(self) -> bool {
@@ -60,6 +38,49 @@ impl Enabled {
             Self::Condstore => Some("CONDSTORE"),
             Self::Qresync => Some("QRESYNC"),
         }
+    }
+}
+
+const QRESYNC: &[u8] = b"QRESYNC";
+const UTF8: &[u8] = b"UTF8=ACCEPT";
+const REV2: &[u8] = b"IMAP4REV2";
+
+/// All that the sessions of a hub have switched on, and so has its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EnableSet {
+    /// CONDSTORE or QRESYNC.
+    pub enabled: Enabled,
+    /// Names and headers are in UTF-8 (RFC 6855 section 3).
+    pub utf8: bool,
+    /// IMAP4rev2 (RFC 9051 section 6.3.1).
+    pub rev2: bool,
+}
+
+impl EnableSet {
+    /// What a session that has switched on so much shares with others. `None`: there is more to it, so it shares nothing.
+    #[must_use]
+    pub fn of(sticky: &Sticky) -> Option<Self> {
+        let mut set = Self::default();
+        if sticky.condstore {
+            set.enabled = Enabled::Condstore;
+        }
+        for word in &sticky.enabled {
+            match &word[..] {
+                QRESYNC => set.enabled = Enabled::Qresync,
+                UTF8 => set.utf8 = true,
+                REV2 => set.rev2 = true,
+                _ => return None,
+            }
+        }
+        Some(set)
+    }
+
+    /// The state of a connection on which just this is switched on.
+    #[must_use]
+    pub fn sticky(self) -> Sticky {
+        let words = [(self.enabled == Enabled::Qresync, QRESYNC), (self.utf8, UTF8), (self.rev2, REV2)];
+        let enabled = words.iter().filter(|(on, _)| *on).map(|(_, word)| word.to_vec());
+        Sticky { condstore: self.enabled.has_modseqs(), enabled: enabled.collect() }
     }
 }
 
@@ -159,15 +180,20 @@ mod tests {
     fn what_is_shared() {
         let of = |condstore: bool, words: &[&str]| {
             let enabled = words.iter().map(|word| word.as_bytes().to_vec()).collect();
-            Enabled::of(&Sticky { condstore, enabled })
+            EnableSet::of(&Sticky { condstore, enabled })
         };
-        assert_eq!(of(false, &[]), Some(Enabled::Nothing));
-        assert_eq!(of(true, &[]), Some(Enabled::Condstore));
-        assert_eq!(of(true, &["QRESYNC"]), Some(Enabled::Qresync));
-        assert_eq!(of(true, &["QRESYNC", "UTF8=ACCEPT"]), None);
-        assert_eq!(of(false, &["IMAP4REV2"]), None);
+        let level = |enabled: Enabled| Some(EnableSet { enabled, ..EnableSet::default() });
+        assert_eq!(of(false, &[]), level(Enabled::Nothing));
+        assert_eq!(of(true, &[]), level(Enabled::Condstore));
+        assert_eq!(of(true, &["QRESYNC"]), level(Enabled::Qresync));
+        let all = EnableSet { enabled: Enabled::Qresync, utf8: true, rev2: true };
+        assert_eq!(of(true, &["QRESYNC", "UTF8=ACCEPT", "IMAP4REV2"]), Some(all));
+        assert_eq!(of(false, &["X-OTHER"]), None);
         for enabled in [Enabled::Nothing, Enabled::Condstore, Enabled::Qresync] {
-            assert_eq!(Enabled::of(&enabled.sticky()), Some(enabled));
+            for (utf8, rev2) in [(false, false), (true, false), (false, true)] {
+                let set = EnableSet { enabled, utf8, rev2 };
+                assert_eq!(EnableSet::of(&set.sticky()), Some(set));
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tracing::{debug, warn};
 
-use super::enabled::Enabled;
+use super::enabled::{EnableSet, Enabled};
 use super::line::{self, HubEnd, MemberEnd, Request};
 use super::machine::{Action, Machine, MemberId, Settings, Stat, Told};
 use super::registry::{Status, Yielding};
@@ -78,7 +78,7 @@ impl Member {
     /// Joins the hub of the mailbox that `run` selects, or opens one: of those who have `enabled` the same. The reply to that
     /// command is the first thing heard.
     #[must_use]
-    pub fn join(account: &Arc<Account>, key: Bytes, enabled: Enabled, run: Box<Run>) -> Self {
+    pub fn join(account: &Arc<Account>, key: Bytes, enabled: EnableSet, run: Box<Run>) -> Self {
         let (line, far_end) = line::pair();
         let join = Join { run, line: far_end, since: Instant::now() };
         if let Err(join) = account.hubs().join(&key, enabled, join) {
@@ -116,7 +116,7 @@ type Checkout = Pin<Box<dyn Future<Output = Result<Lease, CheckoutError>> + Send
 struct Hub {
     account: Arc<Account>,
     key: Bytes,
-    enabled: Enabled,
+    enabled: EnableSet,
     machine: Machine,
     members: HashMap<MemberId, HubEnd>,
     joins: mpsc::Receiver<Join>,
@@ -134,7 +134,7 @@ struct Hub {
 }
 
 impl Hub {
-    fn open(account: &Arc<Account>, key: Bytes, enabled: Enabled, join: Join) {
+    fn open(account: &Arc<Account>, key: Bytes, enabled: EnableSet, join: Join) {
         let machine = Machine::new(key.clone(), settings(account, enabled), Instant::now().into_std());
         let mut hub = Self::new(account, key, enabled, machine, true);
         hub.admit(join, false);
@@ -142,7 +142,7 @@ impl Hub {
     }
 
     /// `shared`: further sessions may join.
-    fn new(account: &Arc<Account>, key: Bytes, enabled: Enabled, machine: Machine, shared: bool) -> Box<Self> {
+    fn new(account: &Arc<Account>, key: Bytes, enabled: EnableSet, machine: Machine, shared: bool) -> Box<Self> {
         let (joins, joining) = mpsc::channel(MAX_JOINING);
         let status = Arc::new(Status::default());
         if shared {
@@ -240,8 +240,10 @@ impl Hub {
                 let (account, key) = (Arc::clone(&self.account), self.key.clone());
                 // CONDSTORE comes by SELECT, where it is not on yet.
                 let (sticky, or_sticky) = match self.enabled {
-                    Enabled::Condstore => (Enabled::Nothing.sticky(), Some(self.enabled.sticky())),
-                    enabled => (enabled.sticky(), None),
+                    all @ EnableSet { enabled: Enabled::Condstore, .. } => {
+                        (EnableSet { enabled: Enabled::Nothing, ..all }.sticky(), Some(all.sticky()))
+                    }
+                    all => (all.sticky(), None),
                 };
                 let want = Want { mailbox: Some(key), sticky: Arc::new(sticky), or_sticky, ..Want::default() };
                 self.checkout = Some(Box::pin(async move { account.checkout(&want).await }));
@@ -457,13 +459,13 @@ impl Hub {
     }
 }
 
-fn settings(account: &Account, enabled: Enabled) -> Settings {
+fn settings(account: &Account, all: EnableSet) -> Settings {
     let config = account.config();
     Settings {
         idle: account.offers("IDLE"),
         esearch: account.offers("ESEARCH") || account.offers("IMAP4rev2"),
-        unseen: account.offers("IMAP4rev1"),
-        enabled,
+        unseen: account.offers("IMAP4rev1") && !(all.rev2 && account.offers("IMAP4rev2")),
+        enabled: all.enabled,
         keepalive: config.keepalive,
         patience: config.share_patience,
         parked: PARKED,

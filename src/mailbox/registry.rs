@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::enabled::Enabled;
+use super::enabled::EnableSet;
 use super::hub::Join;
 
 /// What others may know of a hub without asking its task.
@@ -24,7 +24,7 @@ pub(super) struct Status {
 
 struct Entry {
     key: Bytes,
-    enabled: Enabled,
+    enabled: EnableSet,
     joins: mpsc::Sender<Join>,
     status: Arc<Status>,
 }
@@ -129,7 +129,7 @@ impl Registry {
     }
 
     /// Hands the session to a hub of its mailbox; gives it back when there is none.
-    pub(super) fn join(&self, key: &Bytes, enabled: Enabled, mut join: Join) -> Result<(), Join> {
+    pub(super) fn join(&self, key: &Bytes, enabled: EnableSet, mut join: Join) -> Result<(), Join> {
         let mut entries = self.entries.lock();
         entries.retain(|entry| !entry.joins.is_closed());
         // Where the mailbox has more than one, the others work on something long: the newest has the most patience.
@@ -142,7 +142,7 @@ impl Registry {
         Err(join)
     }
 
-    pub(super) fn add(&self, key: Bytes, enabled: Enabled, joins: mpsc::Sender<Join>, status: Arc<Status>) {
+    pub(super) fn add(&self, key: Bytes, enabled: EnableSet, joins: mpsc::Sender<Join>, status: Arc<Status>) {
         self.everywhere.add(&status);
         self.entries.lock().push(Entry { key, enabled, joins, status });
     }

@@ -10,6 +10,7 @@ mod support;
 
 mod condstore;
 mod connections;
+mod enabled;
 mod idle;
 mod literals;
 mod losses;

@@ -1,6 +1,7 @@
 //! What SELECT said, to be said again to those who join later.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use memchr::memmem;
 
 use super::jobs::Joining;
 use super::replies::highest_modseq;
@@ -36,6 +37,13 @@ impl Selection {
         let kind = match StatusReply::parse(rest) {
             Some(StatusReply { status: Status::Ok, code: Some(code), .. }) => first_word(code).to_ascii_uppercase(),
             None if first_word(rest).eq_ignore_ascii_case(b"FLAGS") => b"FLAGS".to_vec(),
+            // The mailbox's attributes (RFC 9051 section 6.3.2), unless its name is a literal.
+            None if selecting
+                && first_word(rest).eq_ignore_ascii_case(b"LIST")
+                && memmem::find(rest, b"}\r\n").is_none() =>
+            {
+                b"LIST".to_vec()
+            }
             _ => return false,
         };
         let number = || {
@@ -123,6 +131,7 @@ mod tests {
         let mut selection = Selection { recent: Some(1), ..Selection::default() };
         for line in [
             "* FLAGS (\\Seen)\r\n",
+            "* LIST () \"/\" next\r\n",
             "* OK [PERMANENTFLAGS (\\Seen)] x\r\n",
             "* OK [UNSEEN 3] x\r\n",
             "* OK [UIDVALIDITY 77] x\r\n",
@@ -136,7 +145,7 @@ mod tests {
         assert_eq!((selection.validity, selection.uid_next), (Some(77), Some(5)));
         assert_eq!(
             selection.reply(2, &Joining { uid_next: Some(9), modseq: Some(4), ..Joining::default() }, Some(2)),
-            "* FLAGS (\\Seen new)\r\n* OK [PERMANENTFLAGS (\\Seen)] x\r\n* OK [UIDVALIDITY 77] x\r\n\
+            "* FLAGS (\\Seen new)\r\n* LIST () \"/\" next\r\n* OK [PERMANENTFLAGS (\\Seen)] x\r\n* OK [UIDVALIDITY 77] x\r\n\
              * 2 EXISTS\r\n* 0 RECENT\r\n* OK [UNSEEN 2] First unseen message\r\n\
              * OK [HIGHESTMODSEQ 4] Highest mod-sequence\r\n* OK [UIDNEXT 9] Predicted next UID\r\n"
         );

@@ -15,7 +15,7 @@ use super::closing::Ended;
 use super::running::{Running, capitalized, label};
 use crate::config::PoolMode;
 use crate::imap::command::{Command, Name};
-use crate::mailbox::enabled::{Enabled, Parameters};
+use crate::mailbox::enabled::{EnableSet, Enabled, Parameters};
 use crate::mailbox::hub::{FromHub, Member};
 use crate::pool::{Account, CheckoutError};
 use crate::session::machine::Run;
@@ -92,13 +92,14 @@ impl Session {
     }
 
     /// With whom a session that selects a mailbox so shares it. `None`: with nobody.
-    fn shares_as(&self, account: &Account, select: &Command) -> Option<Enabled> {
-        let on = self.sticky.as_deref().map_or(Some(Enabled::Nothing), Enabled::of)?;
+    fn shares_as(&self, account: &Account, select: &Command) -> Option<EnableSet> {
+        let on = self.sticky.as_deref().map_or(Some(EnableSet::default()), EnableSet::of)?;
         let parameters = Parameters::of(select)?;
-        let enabled = if parameters.condstore { on.max(Enabled::Condstore) } else { on };
+        let enabled = if parameters.condstore { on.enabled.max(Enabled::Condstore) } else { on.enabled };
         let offered = enabled.capability().is_none_or(|name| account.offers(name));
         // Without QRESYNC, the server will say that its parameter is not known to it (RFC 7162 section 3.2.5).
-        (offered && (parameters.resync.is_none() || on == Enabled::Qresync)).then_some(enabled)
+        let known = parameters.resync.is_none() || on.enabled == Enabled::Qresync;
+        (offered && known).then_some(EnableSet { enabled, ..on })
     }
 
     /// A command has ended on the session's own connection: gives that back, unless it is pinned. Gives the tagged reply
