@@ -11,7 +11,7 @@ use bytes::Bytes;
 use foldhash::HashMap;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::enabled::{EnableSet, Enabled};
 use super::line::{self, HubEnd, MemberEnd, Request};
@@ -220,7 +220,11 @@ impl Hub {
                 Stat::Waited { waited, connected: false } => metrics.waited(WaitCause::Connection, waited),
                 Stat::Resumed { changed: true } => metrics.resumed(ResumeResult::Changed),
                 Stat::Resumed { changed: false } => metrics.resumed(ResumeResult::Same),
-                Stat::Ended => metrics.resumed(ResumeResult::Lost),
+                Stat::Ended { why, known, exists, counts } => {
+                    let (user, why) = (self.account.name(), why.escape_ascii());
+                    info!(user, %why, known, exists, counts, "the sessions of a mailbox are ended");
+                    metrics.resumed(ResumeResult::Lost);
+                }
                 Stat::Parked => metrics.parked(),
             }
         }

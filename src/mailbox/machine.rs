@@ -121,7 +121,16 @@ pub enum Stat {
         changed: bool,
     },
     /// The mailbox could not be gone on with.
-    Ended,
+    Ended {
+        /// What the members are told.
+        why: &'static [u8],
+        /// UIDs that were known, of so many messages, and times that they were asked for in vain.
+        known: u32,
+        /// See `known`.
+        exists: u32,
+        /// See `known`.
+        counts: u8,
+    },
     /// The connection was wanted elsewhere.
     Parked,
 }

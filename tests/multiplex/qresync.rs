@@ -431,3 +431,52 @@ async fn flags_known_from_another_time() {
          2< e OK noop")
     .await;
 }
+
+/// RFC 9051 section 7.4.1: where what a backend tells of a mailbox never fits the number of messages that it told first, SELECT
+/// counts anew.
+#[tokio::test]
+async fn what_never_fits_is_selected_anew() {
+    let select = |exists: u32| {
+        format!(
+            "V> SELECT \"INBOX\"
+             V< * {exists} EXISTS
+             V< * OK [UIDVALIDITY 7] valid
+             V< * OK [UIDNEXT 14] next
+             V< * OK [HIGHESTMODSEQ 101] highest
+             V< TAG OK [READ-WRITE] selected\n"
+        )
+    };
+    let search = "V> UID SEARCH ALL
+         V< * SEARCH 11 13
+         V< TAG OK searched
+         V> NOOP
+         V< TAG OK noop\n";
+    let one_by_one = "V> FETCH 1:* (UID)
+         V< * 1 FETCH (UID 11)
+         V< * 2 FETCH (UID 13)
+         V< TAG OK fetched
+         V> NOOP
+         V< TAG OK noop\n";
+    let (wrong, right) = (select(5), select(2));
+    two(&format!(
+        "U!
+         1> d NOOP
+         {wrong}{search}{search}{one_by_one}{one_by_one}{right}
+         V> FETCH 1:* (UID)
+         V< * 1 FETCH (UID 11)
+         V< * 2 FETCH (UID 13)
+         V< TAG OK fetched
+         V> FETCH 1:* (FLAGS) (CHANGEDSINCE 100)
+         V< TAG OK fetched
+         V> NOOP
+         V< TAG OK noop
+         1< * VANISHED 12
+         1< d OK noop
+         2> d NOOP
+         V> NOOP
+         V< TAG OK noop
+         2< * VANISHED 12
+         2< d OK noop"
+    ))
+    .await;
+}

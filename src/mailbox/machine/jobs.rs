@@ -141,6 +141,7 @@ impl Machine {
                 return self.give_up();
             }
             if !open {
+                self.miscounted = 0;
                 return self.open();
             }
             if (self.recheck.is_some() || self.owes) && self.ask_for_flags() {
@@ -208,7 +209,7 @@ impl Machine {
     }
 
     /// Selects the mailbox on a connection.
-    fn open(&mut self) {
+    pub(super) fn open(&mut self) {
         if let Some(fresh) = self.strays.take() {
             return self.ask_for_uids(Some(*fresh));
         }

@@ -219,7 +219,8 @@ impl Machine {
 
     /// The mailbox cannot be gone on with. Those who have not heard of it yet can still select it.
     pub(super) fn bye_all(&mut self, text: &'static [u8]) {
-        self.stats.push(Stat::Ended);
+        let (known, exists, counts) = (self.uids.len(), self.exists, self.miscounted);
+        self.stats.push(Stat::Ended { why: text, known, exists, counts });
         let members = &self.members;
         self.queue.retain(|id| members.get(id).is_some_and(|member| member.cursor.is_none()));
         for member in self.members.values_mut().filter(|member| member.cursor.is_some()) {

@@ -18,6 +18,8 @@ use crate::session::machine::Run;
 const MAX_COUNTS: u8 = 40;
 /// After so many times, one by one.
 const COUNTS: u8 = 4;
+/// After so many times, SELECT counts anew.
+const RESELECT: u8 = 8;
 /// Octets of the numbers in one command of ours.
 const MAX_SET: usize = 4000;
 /// Messages whose UIDs are asked for one by one.
@@ -380,7 +382,6 @@ impl Machine {
         }
         let exists = selection.exists;
         let fresh = Fresh::new(selection, exists);
-        self.miscounted = 0;
         self.ask_for_uids(Some(fresh));
     }
 
@@ -402,6 +403,9 @@ impl Machine {
             self.miscounted += 1;
             if self.miscounted >= MAX_COUNTS {
                 return self.bye_all(b"[UNAVAILABLE] Connection to the mail server lost");
+            }
+            if self.miscounted.is_multiple_of(RESELECT) && self.is_resumable() {
+                return self.open();
             }
             let gone = std::mem::take(&mut fresh.gone);
             let again = Fresh { gone, ..Fresh::new(fresh.selection, fresh.exists) };
