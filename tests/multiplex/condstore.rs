@@ -16,7 +16,7 @@ const FIRST: &str = "1> a SELECT INBOX (CONDSTORE)
 
 /// The second one has said so before: its SELECT needs no parameter.
 const SECOND: &str = "2> a SELECT INBOX (CONDSTORE)
-    U> UID SEARCH ALL
+    U> UID SEARCH 1:3
     U< * SEARCH 11 12 13
     U< TAG OK searched
     U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
@@ -275,7 +275,7 @@ async fn the_highest_mod_sequence_includes_what_came_last() {
     stage
         .play(
             "2> a SELECT INBOX (CONDSTORE)
-             U> UID SEARCH ALL
+             U> UID SEARCH 1:3
              U< * SEARCH 11 12 13
              U< TAG OK searched
              U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)

@@ -27,7 +27,7 @@ async fn names_in_utf_8_are_shared_by_those_who_accept_them() {
              V< TAG OK enabled
              2~ a OK enabled
              2> b SELECT Entwürfe
-             U> UID SEARCH ALL
+             U> UID SEARCH 1:1
              U< * SEARCH 11
              U< TAG OK searched
              U> STATUS {9}
@@ -98,7 +98,7 @@ async fn imap4rev2_is_shared() {
     stage
         .play(
             "2> b SELECT INBOX
-             U> UID SEARCH RETURN (ALL) ALL
+             U> UID SEARCH RETURN (ALL) 1:3
              U< * ESEARCH (tag \"TAG\") UID ALL 11:13
              U< TAG OK searched
              U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)

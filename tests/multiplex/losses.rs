@@ -40,7 +40,7 @@ async fn what_changes_something_is_not_run_again() {
          V< * OK [UIDVALIDITY 7] valid
          V< * OK [UIDNEXT 14] next
          V< TAG OK [READ-WRITE] selected
-         V> UID SEARCH ALL
+         V> UID SEARCH 1:2
          V< * SEARCH 11 13
          V< TAG OK searched
          V> NOOP
@@ -155,7 +155,7 @@ async fn a_message_before_those_that_are_known_ends_the_session() {
          V< * OK [UIDVALIDITY 7] valid
          V< * OK [UIDNEXT 15] next
          V< TAG OK [READ-WRITE] selected
-         V> UID SEARCH ALL
+         V> UID SEARCH 1:3
          V< * SEARCH 5 12 13
          V< TAG OK searched
          1< * BYE…

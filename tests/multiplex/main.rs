@@ -44,7 +44,7 @@ const SELECTED: &str = "C: SELECT INBOX
     S: TAG OK [READ-WRITE] selected";
 
 /// What is asked for when a second session joins.
-const JOINED: &str = "C: UID SEARCH ALL
+const JOINED: &str = "C: UID SEARCH 1:3
     S: * SEARCH 11 12 13
     S: TAG OK searched
     C: STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)

@@ -181,7 +181,7 @@ async fn the_star_is_the_last_message_the_client_knows() {
          U< TAG OK noop
          1< * 3 EXISTS
          1< b OK noop
-         U> UID SEARCH UID 14:*
+         U> UID SEARCH 3:3
          U< * SEARCH 14
          U< TAG OK searched
          2> b FETCH *:3 (UID)

@@ -34,7 +34,7 @@ async fn what_changes_meanwhile_is_told() {
              U< * OK [UIDVALIDITY 7] valid
              U< * OK [UIDNEXT 15] next
              U< TAG OK [READ-WRITE] selected
-             U> UID SEARCH ALL
+             U> UID SEARCH 1:3
              U< * SEARCH 11 13 14
              U< TAG OK searched
              U> FETCH 1:2 (FLAGS)
@@ -60,7 +60,7 @@ async fn what_is_as_it_was_costs_a_select() {
     stage
         .play(
             "2> a SELECT Sent
-             U> UID SEARCH ALL
+             U> UID SEARCH 1:3
              U< * SEARCH 11 12 13
              U< TAG OK searched
              U> UNSELECT

@@ -243,7 +243,7 @@ async fn vanished_before_the_uids_are_known() {
              U> NOOP
              U< * VANISHED 12
              U< TAG OK noop
-             U> UID SEARCH ALL
+             U> UID SEARCH 1:2
              U< * SEARCH 11 13
              U< TAG OK searched
              U> FETCH 1:* (FLAGS) (CHANGEDSINCE 100)
@@ -446,7 +446,7 @@ async fn what_never_fits_is_selected_anew() {
              V< TAG OK [READ-WRITE] selected\n"
         )
     };
-    let search = "V> UID SEARCH ALL
+    let search = "V> UID SEARCH 1:5
          V< * SEARCH 11 13
          V< TAG OK searched
          V> NOOP

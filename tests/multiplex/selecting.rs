@@ -11,7 +11,7 @@ async fn who_joins_sees_the_mailbox_as_it_is() {
         "",
         "ONE
          2> a SELECT inbox
-         U> UID SEARCH ALL
+         U> UID SEARCH 1:3
          U< * SEARCH 11 12 13
          U< TAG OK searched
          U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
@@ -48,7 +48,7 @@ async fn who_joins_is_told_what_is_unseen() {
         "ESEARCH",
         "ONE
          2> a SELECT INBOX
-         U> UID SEARCH RETURN (ALL) ALL
+         U> UID SEARCH RETURN (ALL) 1:3
          U< * ESEARCH (tag \"TAG\") UID ALL 11:13
          U< TAG OK searched
          U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
@@ -145,7 +145,7 @@ async fn close_after_examine_only_leaves() {
          U< TAG OK [READ-ONLY] examined
          1~ a OK [READ-ONLY] examined
          2> a EXAMINE INBOX
-         U> UID SEARCH ALL
+         U> UID SEARCH 1:3
          U< * SEARCH 11 12 13
          U< TAG OK searched
          U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
@@ -175,7 +175,7 @@ async fn a_mailbox_lingers() {
     stage
         .play(
             "ONE
-             U> UID SEARCH ALL
+             U> UID SEARCH 1:3
              U< * SEARCH 11 12 13
              U< TAG OK searched
              1. ",
@@ -224,7 +224,7 @@ async fn a_mailbox_is_renamed() {
         "",
         "ONE
          2> a SELECT INBOX
-         U> UID SEARCH ALL
+         U> UID SEARCH 1:3
          U< * SEARCH 11 12 13
          U< TAG OK searched
          U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
@@ -274,7 +274,7 @@ async fn what_was_missed_is_told() {
          V< * OK [UIDVALIDITY 7] valid
          V< * OK [UIDNEXT 15] next
          V< TAG OK [READ-WRITE] selected
-         V> UID SEARCH ALL
+         V> UID SEARCH 1:3
          V< * SEARCH 11 13 14
          V< TAG OK searched
          V> NOOP
@@ -352,7 +352,7 @@ async fn a_deleted_mailbox_is_there_for_its_sessions_only() {
          U< TAG OK deleted
          1< b OK deleted
          2> a SELECT INBOX
-         U> UID SEARCH ALL
+         U> UID SEARCH 1:3
          U< * SEARCH 11 12 13
          U< TAG OK searched
          U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)

@@ -43,7 +43,7 @@ pub(crate) const ONE: &str = "1> a SELECT INBOX
 
 /// A second one joins it.
 pub(crate) const TWO: &str = "2> a SELECT INBOX
-    U> UID SEARCH ALL
+    U> UID SEARCH 1:3
     U< * SEARCH 11 12 13
     U< TAG OK searched
     U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)

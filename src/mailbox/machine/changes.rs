@@ -159,7 +159,6 @@ impl Machine {
             None if self.strays.is_some() => {}
             None => {
                 let last = self.uids.last().unwrap_or(0);
-                // `n:*` names the last message whatever its UID.
                 let new: Vec<u32> = uids.iter().filter(|uid| *uid > last).collect();
                 if u32::try_from(new.len()).is_ok_and(|new| self.uids.len() + new == self.exists) {
                     self.uids.extend(new);

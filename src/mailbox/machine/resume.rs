@@ -343,16 +343,15 @@ impl Machine {
             let job = Job::Census { list: BytesMut::new(), fresh };
             return self.begin(job, own(Name::Noop, "NOOP"));
         }
-        let there = fresh.as_ref().map_or(self.exists, |fresh| fresh.exists) > 0;
-        if there && self.miscounted >= COUNTS {
+        let exists = fresh.as_ref().map_or(self.exists, |fresh| fresh.exists);
+        if exists > 0 && self.miscounted >= COUNTS {
             // One by one cannot miscount, however many come and go meanwhile.
             return self.ask_one_by_one(fresh);
         }
+        let known = if fresh.is_some() { 0 } else { self.uids.len() };
         let returns = if self.settings.esearch { "RETURN (ALL) " } else { "" };
-        let set = match (self.uids.last(), &fresh) {
-            (Some(last), None) => format!("UID {}:*", u64::from(last) + 1),
-            _ => "ALL".into(),
-        };
+        // By number: Cyrus finds messages of which it has not told yet, in the place of those that are gone.
+        let set = if exists > known { format!("{}:{exists}", known + 1) } else { "ALL".into() };
         let run = own(Name::Search, format!("UID SEARCH {returns}{set}"));
         self.begin(Job::Census { list: BytesMut::new(), fresh }, run);
     }
