@@ -151,8 +151,8 @@ impl Account {
         let mut lease = Lease::new(self, object, connection, places);
         self.exchange(&mut lease, want);
         if fitness(&lease.shared().facts(), want) == 0 {
-            if let Some((object, connection)) = self.further_seat(want).await {
-                lease.change_seats(object, connection);
+            if let Some((object, connection, turn)) = self.further_seat(want).await {
+                lease.change_seats(object, connection, turn);
             } else if is_blank(&lease) && enable(&mut lease, &want.sticky).await {
                 // One that carries nothing yet is as good as a new one.
             } else {
@@ -179,13 +179,16 @@ impl Account {
         doubtful && !connection.is_fresh()
     }
 
-    /// A seat with a new connection, where there is room for one without waiting for anybody.
-    async fn further_seat(&self, want: &Want) -> Option<(Object<Manager>, Connection)> {
+    /// A seat with a new connection, where there is room for one without waiting for anybody, and a turn: as long as the
+    /// other is not at rest, both are in use. That there is a seat is not enough: one whose connection is not closed yet is
+    /// free already.
+    async fn further_seat(&self, want: &Want) -> Option<(Object<Manager>, Connection, OwnedSemaphorePermit)> {
+        let turn = Arc::clone(&self.turns).try_acquire_owned().ok()?;
         let at_once = managed::Timeouts { wait: Some(Duration::ZERO), ..managed::Timeouts::default() };
         let object = self.seats.timeout_get(&at_once).await.ok()?;
         let connection = object.0.lock().take()?;
         if connection.is_fresh() || fitness(&connection.shared().facts(), want) > 0 {
-            return Some((object, connection));
+            return Some((object, connection, turn));
         }
         // It came to rest meanwhile.
         drop(put_back(object, connection));

@@ -52,11 +52,11 @@ impl Lease {
         }
     }
 
-    /// Puts its connection to rest and goes on with the one of another seat.
-    pub(super) fn change_seats(&mut self, object: Object<Manager>, connection: Connection) {
+    /// Puts its connection to rest and goes on with the one of another seat, which has had a `turn` of its own so far.
+    pub(super) fn change_seats(&mut self, object: Object<Manager>, connection: Connection, turn: OwnedSemaphorePermit) {
         let (object, connection) = (self.object.replace(object), self.connection.replace(connection));
-        if let (Some(object), Some(connection)) = (object, connection) {
-            drop(put_back(object, connection));
+        if let Some(unfit) = object.zip(connection).and_then(|(object, connection)| put_back(object, connection)) {
+            unfit.shared().keep_to_the_end([turn]);
         }
     }
 

@@ -326,23 +326,28 @@ async fn a_crowd_fits_through_a_narrow_door() {
     harness.finish().await;
 }
 
-/// A connection that has to make room for another is not replaced before it is closed, even if nobody waits for that any more.
-#[tokio::test]
-async fn a_checkout_that_is_given_up_leaves_no_room_for_two() {
+/// A backend that closes no connection before the gate is open.
+async fn slow_to_say_goodbye() -> (Gate, Scripted) {
     let (gate, held) = Gate::pair();
     let backend = Scripted::start(move |mut conn: Conn| {
         let held = held.clone();
         async move {
             while let Some(command) = conn.command().await {
                 if command == "LOGOUT" {
-                    held.passed().await;
-                    return;
+                    return held.passed().await;
                 }
                 conn.send(format!("{} OK done\r\n", conn.tag)).await;
             }
         }
     })
     .await;
+    (gate, backend)
+}
+
+/// A connection that has to make room for another is not replaced before it is closed, even if nobody waits for that any more.
+#[tokio::test]
+async fn a_checkout_that_is_given_up_leaves_no_room_for_two() {
+    let (gate, backend) = slow_to_say_goodbye().await;
     let harness = Harness::start(backend.address, |config| config.pool.max_per_account = 1).await;
     let mut first = harness.login("u8").await;
     first.play(&format!("C: a ENABLE CONDSTORE\nS: a OK done\n{LOGOUT}")).await;
@@ -363,6 +368,32 @@ async fn a_checkout_that_is_given_up_leaves_no_room_for_two() {
     gate.open();
     third.play("S: a OK done").await;
     assert_eq!(backend.logins(), 3);
+    third.play(LOGOUT).await;
+    harness.finish().await;
+}
+
+/// One that is not closed yet leaves no room for a further one beside one at rest.
+#[tokio::test]
+async fn a_connection_that_ends_counts_until_it_is_closed() {
+    let (gate, backend) = slow_to_say_goodbye().await;
+    let harness = Harness::start(backend.address, |config| config.pool.max_per_account = 2).await;
+    let mut first = harness.login("u8").await;
+    first.play("C: a NOTIFY NONE\nS: a OK done").await;
+    let mut second = harness.login("u8").await;
+    second.play(&format!("C: a ENABLE CONDSTORE\nS: a OK done\n{LOGOUT}")).await;
+    harness.at_rest_beside(1, 1).await;
+    // Nobody else may meet what the first has left on its connection.
+    first.play(LOGOUT).await;
+    let said = Instant::now();
+    until("the goodbye to be said", || backend.received().contains("LOGOUT")).await;
+    let mut third = harness.login("u8").await;
+    third.send("a LIST \"\" *\r\n").await;
+    // By the time that another account is served, it would have been.
+    harness.visit("u9").await;
+    let over = said.elapsed() > Duration::from_secs(2);
+    assert!(backend.logins() == 3 || over, "u8's two, and u9's: not {}", backend.logins());
+    gate.open();
+    third.play("S: a OK done").await;
     third.play(LOGOUT).await;
     harness.finish().await;
 }
