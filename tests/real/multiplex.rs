@@ -118,7 +118,7 @@ async fn meddle(proxy: &Proxy, direct: &mut Client, mailboxes: &[String], end: I
     let (mut chance, mut most) = (Chance(4711), 0_f64);
     while Instant::now() < end {
         third_party(direct, mailboxes, &mut chance).await.unwrap();
-        most = most.max(proxy.metrics().await.sum("imapool_upstream_connections"));
+        most = most.max(proxy.metrics().await.logged_in());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     most
