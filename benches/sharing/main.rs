@@ -7,8 +7,12 @@
 mod accounts;
 #[path = "../../tests/real/client.rs"]
 mod client;
+#[path = "../../tests/real/courier.rs"]
+mod courier;
 #[path = "../../tests/real/cyrus.rs"]
 mod cyrus;
+#[path = "../../tests/real/debian13.rs"]
+mod debian13;
 #[path = "../../tests/real/dovecot.rs"]
 mod dovecot;
 mod fairness;

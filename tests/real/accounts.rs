@@ -28,6 +28,11 @@ impl Accounts {
         self.0.read().expect("no holder panics").get(user).is_some_and(|known| known == password)
     }
 
+    /// Of all accounts.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.0.read().expect("no holder panics").keys().cloned().collect()
+    }
+
     /// As a passwd-file, one `user:{PLAIN}password` a line.
     pub(crate) fn passwd_file(&self) -> String {
         let map = self.0.read().expect("no holder panics");

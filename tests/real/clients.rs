@@ -1,4 +1,4 @@
-//! Programs that people use, each run twice: straight on Dovecot, and through imapool. What they show and what they
+//! Programs that people use, each run twice in front of each server: straight, and through imapool. What they show and what they
 //! leave on the server must be the same.
 
 mod curl;
@@ -15,6 +15,9 @@ use crate::client::Client;
 use crate::process::{find_program, skip, wait_until};
 use crate::proxy::{Proxy, Settings};
 use crate::server::{Kind, Options, Server, scratch_folder};
+
+/// In front of which they run.
+const SERVERS: [Kind; 3] = [Kind::Dovecot, Kind::Dovecot24, Kind::Cyrus310];
 
 /// How long a program may run.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -36,7 +39,7 @@ struct Way {
 
 impl Ways {
     /// `None` (after saying so) if a program or the server is missing.
-    async fn start(programs: &[&str]) -> Option<Self> {
+    async fn start(kind: Kind, programs: &[&str]) -> Option<Self> {
         for program in programs {
             if find_program(program).is_none() {
                 skip(program);
@@ -47,7 +50,7 @@ impl Ways {
         for user in ["direct", "pooled"] {
             accounts.set(user, &password_of(user));
         }
-        let server = Server::start(Kind::Dovecot, &Options::new(accounts)).await?;
+        let server = Server::start(kind, &Options::new(accounts)).await?;
         let proxy = Proxy::start(&server, &Settings::default()).await;
         Some(Self { server, proxy, folder: scratch_folder() })
     }

@@ -71,6 +71,11 @@ static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     .into()
 });
 
+/// News that came while the server idled: there Cyrus 3.10 tells the UID, and elsewhere not. A hub hears of them where
+/// it may.
+static TOLD_WITH_UID: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"^(\* \d+ FETCH \(FLAGS \([^()]*\)) UID \d+\)").expect("a constant"));
+
 static RECENT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\\Recent | ?\\Recent").expect("a constant"));
 
 static CAPABILITIES: LazyLock<Regex> =
@@ -148,6 +153,9 @@ impl Normaliser {
             return Edge { lines: Vec::new(), capabilities };
         }
         let mut text = self.hide_account(&text);
+        if self.last_verb == "IDLE" {
+            text = TOLD_WITH_UID.replace(&text, "$1)").into_owned();
+        }
         if !self.recent_counts {
             text = RECENT.replace_all(&text, "").into_owned();
         }

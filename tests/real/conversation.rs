@@ -14,6 +14,7 @@ pub(crate) struct Conversation {
     /// The client logs in by itself.
     pub(crate) fresh: bool,
     only: Option<String>,
+    not: Option<String>,
     lines: Vec<String>,
 }
 
@@ -95,9 +96,12 @@ pub(crate) fn all(kind: Kind) -> Vec<Conversation> {
         include_str!("conversations/mailboxes.txt"),
         include_str!("conversations/messages.txt"),
         include_str!("conversations/syntax.txt"),
+        include_str!("conversations/newer.txt"),
     ];
     let conversations = files.iter().flat_map(|text| parse(text));
-    conversations.filter(|c| c.only.as_deref().is_none_or(|only| only == kind.name())).collect()
+    let means = |name: &str| name == kind.name() || name == kind.family();
+    let fits = |c: &Conversation| c.only.as_deref().is_none_or(means) && !c.not.as_deref().is_some_and(means);
+    conversations.filter(fits).collect()
 }
 
 /// What a file holds.
@@ -110,7 +114,8 @@ pub(crate) fn parse(text: &str) -> Vec<Conversation> {
             conversations.push(Conversation {
                 name: name.to_owned(),
                 fresh: attributes.clone().any(|a| a == "fresh"),
-                only: attributes.find_map(|a| a.strip_prefix("only ")).map(str::to_owned),
+                only: attributes.clone().find_map(|a| a.strip_prefix("only ")).map(str::to_owned),
+                not: attributes.find_map(|a| a.strip_prefix("not ")).map(str::to_owned),
                 lines: Vec::new(),
             });
         } else {

@@ -38,6 +38,26 @@ async fn conversations_multiplexed_in_front_of_cyrus() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conversations_in_front_of_dovecot_24() {
+    through_the_proxy(Kind::Dovecot24, "session").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conversations_multiplexed_in_front_of_dovecot_24() {
+    through_the_proxy(Kind::Dovecot24, "multiplex").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conversations_in_front_of_cyrus_310() {
+    through_the_proxy(Kind::Cyrus310, "session").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conversations_multiplexed_in_front_of_cyrus_310() {
+    through_the_proxy(Kind::Cyrus310, "multiplex").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conversations_at_random_in_front_of_dovecot() {
     at_random(Kind::Dovecot, "session").await;
 }
@@ -69,6 +89,14 @@ async fn conversations_repeat_on_dovecot() {
 #[ignore = "concerns the conversations, not the proxy: run it after changing them"]
 async fn conversations_repeat_on_cyrus() {
     direct_twice(Kind::Cyrus).await;
+}
+
+/// As above.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "concerns the conversations, not the proxy: run it after changing them"]
+async fn conversations_repeat_on_newer_ones() {
+    direct_twice(Kind::Dovecot24).await;
+    direct_twice(Kind::Cyrus310).await;
 }
 
 /// As above.

@@ -1,4 +1,4 @@
-//! A private Cyrus 3.6, from the system or from unpacked Debian packages.
+//! A private Cyrus: 3.6, from the system or from unpacked Debian packages, or 3.10, of Debian 13.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -10,6 +10,7 @@ use std::process::Command;
 use nix::unistd::{User, geteuid};
 
 use crate::accounts::Accounts;
+use crate::debian13;
 use crate::process::{Group, free_port, skip};
 use crate::server::{Kind, Options, Server, await_greeting, scratch_folder};
 
@@ -17,29 +18,20 @@ use crate::server::{Kind, Options, Server, await_greeting, scratch_folder};
 const BINARIES: &str = "usr/lib/cyrus/bin";
 
 /// Starts one; `None` (after saying so) if Cyrus is not installed.
-pub(crate) async fn start(options: &Options) -> Option<Server> {
-    let Some(root) = root_folder() else {
-        skip("Cyrus (Debian: cyrus-imapd, or unpacked at IMAPOOL_CYRUS_ROOT)");
-        return None;
-    };
+pub(crate) async fn start(kind: Kind, options: &Options) -> Option<Server> {
+    let newer = kind == Kind::Cyrus310;
+    let root = root(kind)?;
     let mut last_log = String::new();
     for _attempt in 0..3 {
         let folder = scratch_folder();
         let address = free_port();
-        let owner = prepare(folder.path(), &root, address);
+        let owner = owner(newer);
+        prepare(folder.path(), &binaries(&root, newer), address);
         check_passwords(&folder.path().join("auth"), options.accounts.clone()).expect("a socket in a fresh folder");
         give_to(folder.path(), &owner);
-        let mut command = Command::new(root.join(BINARIES).join("master"));
-        command
-            .arg("-D")
-            .args([Path::new("-C"), &folder.path().join("imapd.conf")])
-            .args([Path::new("-M"), &folder.path().join("cyrus.conf")])
-            .args([Path::new("-p"), &folder.path().join("master.pid")])
-            .env("CYRUS_USER", &owner.name)
-            .env("LD_LIBRARY_PATH", root.join("usr/lib/x86_64-linux-gnu"));
-        let mut processes = Group::spawn(&mut command, &folder.path().join("output")).expect("master can be run");
+        let mut processes = run(kind, folder.path());
         let up = await_greeting(&mut processes, address).await;
-        let server = Server { kind: Kind::Cyrus, address, tls_address: None, processes, folder };
+        let server = Server { kind, address, tls_address: None, processes, folder };
         if up {
             return Some(server);
         }
@@ -48,16 +40,52 @@ pub(crate) async fn start(options: &Options) -> Option<Server> {
     panic!("Cyrus does not start:\n{last_log}");
 }
 
+/// Its processes, from the configuration in the folder.
+pub(crate) fn run(kind: Kind, folder: &Path) -> Group {
+    let newer = kind == Kind::Cyrus310;
+    let root = root(kind).expect("it was there before");
+    let master = binaries(&root, newer).join("master");
+    let mut command = if newer { debian13::command(&root, "", &master) } else { Command::new(&master) };
+    if !newer {
+        command.env("LD_LIBRARY_PATH", root.join("usr/lib/x86_64-linux-gnu"));
+    }
+    command
+        .arg("-D")
+        .args([Path::new("-C"), &folder.join("imapd.conf")])
+        .args([Path::new("-M"), &folder.join("cyrus.conf")])
+        .args([Path::new("-p"), &folder.join("master.pid")])
+        .env("CYRUS_USER", &owner(newer).name);
+    Group::spawn(&mut command, &folder.join("output")).expect("master can be run")
+}
+
+fn root(kind: Kind) -> Option<PathBuf> {
+    match kind {
+        Kind::Cyrus310 => debian13::root_with("usr/lib/cyrus/bin/master", "Cyrus 3.10"),
+        _ => root_folder(),
+    }
+}
+
+/// Where its programs are, as its own processes see it.
+fn binaries(root: &Path, newer: bool) -> PathBuf {
+    if newer { Path::new("/").join(BINARIES) } else { root.join(BINARIES) }
+}
+
 fn root_folder() -> Option<PathBuf> {
     let named = std::env::var_os("IMAPOOL_CYRUS_ROOT").map(PathBuf::from);
     let usual = ["/opt/imapool-test/cyrus", "/"].map(PathBuf::from);
-    named.into_iter().chain(usual).find(|root| root.join(BINARIES).join("master").is_file())
+    let root = named.into_iter().chain(usual).find(|root| root.join(BINARIES).join("master").is_file());
+    if root.is_none() {
+        skip("Cyrus (Debian: cyrus-imapd, or unpacked at IMAPOOL_CYRUS_ROOT)");
+    }
+    root
 }
 
-/// Whom Cyrus runs as: its processes refuse to serve as root.
-fn owner() -> User {
+/// Whom Cyrus runs as: its processes refuse to serve as root. The user `mail` has one number in every Debian.
+fn owner(newer: bool) -> User {
     let me = geteuid();
-    let found = if me.is_root() {
+    let found = if newer {
+        User::from_name("mail").ok().flatten()
+    } else if me.is_root() {
         User::from_name("cyrus").ok().flatten().or_else(|| User::from_name("mail").ok().flatten())
     } else {
         User::from_uid(me).ok().flatten()
@@ -65,11 +93,10 @@ fn owner() -> User {
     found.expect("the user cyrus or mail exists")
 }
 
-fn prepare(folder: &Path, root: &Path, address: SocketAddr) -> User {
+fn prepare(folder: &Path, binaries: &Path, address: SocketAddr) {
     for name in ["conf", "conf/socket", "spool", "run", "sieve"] {
         std::fs::create_dir(folder.join(name)).expect("a fresh folder");
     }
-    let binaries = root.join(BINARIES);
     let (folder_text, binaries) = (folder.display(), binaries.display());
     let imapd = format!(
         "configdirectory: {folder_text}/conf\n\
@@ -103,7 +130,6 @@ fn prepare(folder: &Path, root: &Path, address: SocketAddr) -> User {
          DAEMON {{\n idled cmd=\"{binaries}/idled -C {folder_text}/imapd.conf\"\n}}\n",
     );
     std::fs::write(folder.join("cyrus.conf"), cyrus).expect("write");
-    owner()
 }
 
 /// Everything in the folder belongs to whom the server runs as.

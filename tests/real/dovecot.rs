@@ -1,33 +1,36 @@
-//! A private Dovecot 2.3.
+//! A private Dovecot, 2.3 or 2.4.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::chown;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::unistd::{User, geteuid};
 
+use crate::debian13;
 use crate::process::{Group, find_program, free_port, skip};
 use crate::server::{Kind, Options, Server, await_greeting, scratch_folder};
 
 /// Starts one; `None` (after saying so) if Dovecot is not installed.
-pub(crate) async fn start(options: &Options) -> Option<Server> {
-    let Some(program) = find_program("dovecot") else {
-        skip("Dovecot (Debian: dovecot-imapd)");
-        return None;
-    };
+pub(crate) async fn start(kind: Kind, options: &Options) -> Option<Server> {
+    let program = program(kind)?;
     let mut last_log = String::new();
     for _attempt in 0..3 {
         let folder = scratch_folder();
         let address = free_port();
         let tls_address = options.tls.is_some().then(free_port);
         let file = folder.path().join("dovecot.conf");
+        make_folders(folder.path());
+        let configuration = match kind {
+            Kind::Dovecot24 => configuration_of_2_4,
+            _ => configuration,
+        };
         std::fs::write(&file, configuration(folder.path(), address, tls_address, options)).expect("write");
         std::fs::write(folder.path().join("passwd"), options.accounts.passwd_file()).expect("write");
         let mut processes = spawn(&program, folder.path());
         let up = await_greeting(&mut processes, address).await;
-        let server = Server { kind: Kind::Dovecot, address, tls_address, processes, folder };
+        let server = Server { kind, address, tls_address, processes, folder };
         if up {
             return Some(server);
         }
@@ -36,18 +39,35 @@ pub(crate) async fn start(options: &Options) -> Option<Server> {
     panic!("Dovecot does not start:\n{last_log}");
 }
 
-fn spawn(program: &Path, folder: &Path) -> Group {
-    let mut command = Command::new(program);
-    command.arg("-F").arg("-c").arg(folder.join("dovecot.conf"));
-    Group::spawn(&mut command, &folder.join("output")).expect("dovecot can be run")
+/// Where it is: on this machine, or in the root folder of another.
+enum Program {
+    Here(PathBuf),
+    In(PathBuf),
 }
 
-/// Starts one anew that has ended, where it was.
-pub(crate) async fn start_again(server: &mut Server) {
-    let program = find_program("dovecot").expect("it was there before");
-    server.processes = spawn(&program, server.folder.path());
-    let up = await_greeting(&mut server.processes, server.address).await;
-    assert!(up, "Dovecot does not start again:\n{}", server.log());
+fn program(kind: Kind) -> Option<Program> {
+    if kind == Kind::Dovecot24 {
+        return debian13::root_with("usr/sbin/dovecot", "Dovecot 2.4").map(Program::In);
+    }
+    let program = find_program("dovecot");
+    if program.is_none() {
+        skip("Dovecot (Debian: dovecot-imapd)");
+    }
+    program.map(Program::Here)
+}
+
+/// Its processes, from the configuration in the folder.
+pub(crate) fn run(kind: Kind, folder: &Path) -> Group {
+    spawn(&program(kind).expect("it was there before"), folder)
+}
+
+fn spawn(program: &Program, folder: &Path) -> Group {
+    let mut command = match program {
+        Program::Here(program) => Command::new(program),
+        Program::In(root) => debian13::command(root, "", "/usr/sbin/dovecot"),
+    };
+    command.arg("-F").arg("-c").arg(folder.join("dovecot.conf"));
+    Group::spawn(&mut command, &folder.join("output")).expect("dovecot can be run")
 }
 
 /// Whose the mail is: Dovecot refuses to serve root's.
@@ -61,13 +81,6 @@ fn mail_owner() -> User {
 /// that has brought wrong passwords, and here all come from one. Tests of slowness set `auth_failure_delay`.
 fn configuration(folder: &Path, address: SocketAddr, tls_address: Option<SocketAddr>, options: &Options) -> String {
     let owner = mail_owner();
-    let root = geteuid().is_root();
-    for name in ["mail", "run", "state"] {
-        std::fs::create_dir(folder.join(name)).expect("a fresh folder");
-    }
-    if root {
-        chown(folder.join("mail"), Some(owner.uid.as_raw()), Some(owner.gid.as_raw())).expect("root may");
-    }
     let tls = match &options.tls {
         None => "ssl = no".to_owned(),
         Some((certificate, key)) => {
@@ -113,10 +126,82 @@ fn configuration(folder: &Path, address: SocketAddr, tls_address: Option<SocketA
         per_user = options.max_userip_connections,
         port = address.port(),
     );
-    if !root {
+    if !geteuid().is_root() {
         write_unprivileged(&mut text, &owner);
     }
     text
+}
+
+fn make_folders(folder: &Path) {
+    for name in ["mail", "run", "state"] {
+        std::fs::create_dir(folder.join(name)).expect("a fresh folder");
+    }
+    if geteuid().is_root() {
+        let owner = mail_owner();
+        chown(folder.join("mail"), Some(owner.uid.as_raw()), Some(owner.gid.as_raw())).expect("root may");
+    }
+}
+
+/// The same in the language of 2.4. Only for root, who alone can start it.
+fn configuration_of_2_4(
+    folder: &Path,
+    address: SocketAddr,
+    tls_address: Option<SocketAddr>,
+    options: &Options,
+) -> String {
+    let owner = mail_owner();
+    let tls = match &options.tls {
+        None => "ssl = no".to_owned(),
+        Some((certificate, key)) => {
+            let (certificate, key) = (certificate.display(), key.display());
+            format!("ssl = yes\nssl_server {{\n cert_file = {certificate}\n key_file = {key}\n}}")
+        }
+    };
+    let tls_listener = tls_address.map_or(String::from("port = 0"), |a| format!("port = {}\n ssl = yes", a.port()));
+    let (driver, path) = options.mail_location.split_once(':').expect("a driver and a path");
+    format!(
+        "dovecot_config_version = 2.4.1\n\
+         dovecot_storage_version = 2.4.1\n\
+         base_dir = {folder}/run\n\
+         state_dir = {folder}/state\n\
+         log_path = {folder}/log\n\
+         listen = 127.0.0.1\n\
+         protocols = imap\n\
+         {tls}\n\
+         auth_allow_cleartext = yes\n\
+         auth_mechanisms = plain login\n\
+         auth_failure_delay = {delay} s\n\
+         auth_cache_size = 0\n\
+         passdb passwd-file {{\n default_password_scheme = plain\n auth_username_format = %{{user}}\n \
+         passwd_file_path = {folder}/passwd\n}}\n\
+         userdb static {{\n fields {{\n uid = {uid}\n gid = {gid}\n home = {folder}/mail/%{{user}}\n }}\n}}\n\
+         first_valid_uid = 1\n\
+         mail_driver = {driver}\n\
+         mail_path = {path}\n\
+         mail_max_userip_connections = {per_user}\n\
+         mail_fsync = never\n\
+         mail_utf8_extensions = yes\n\
+         mail_plugins {{\n acl = yes\n quota = yes\n}}\n\
+         mail_attribute {{\n dict file {{\n path = %{{home}}/attributes\n }}\n}}\n\
+         protocol imap {{\n mail_plugins {{\n imap_acl = yes\n imap_quota = yes\n }}\n imap_metadata = yes\n}}\n\
+         acl_driver = vfile\n\
+         quota \"User quota\" {{\n storage_size = 1G\n}}\n\
+         namespace inbox {{\n inbox = yes\n separator = /\n\
+         mailbox Drafts {{\n special_use = \\Drafts\n auto = create\n }}\n\
+         mailbox Sent {{\n special_use = \\Sent\n auto = create\n }}\n}}\n\
+         service imap-login {{\n restart_request_count = unlimited\n process_limit = 4\n\
+         inet_listener imap {{\n port = {port}\n }}\n\
+         inet_listener imaps {{\n {tls_listener}\n }}\n}}\n\
+         service anvil {{\n unix_listener anvil-auth-penalty {{\n mode = {penalty}\n }}\n}}\n\
+         service stats {{\n unix_listener stats-writer {{\n mode = 0666\n }}\n}}\n",
+        folder = folder.display(),
+        delay = options.auth_failure_delay,
+        penalty = if options.penalty { "0600" } else { "0" },
+        uid = owner.uid,
+        gid = owner.gid,
+        per_user = options.max_userip_connections,
+        port = address.port(),
+    )
 }
 
 /// Without root nothing can change its user or its root folder.

@@ -12,6 +12,7 @@
 //! | `IMAPOOL_SHARED_SECONDS` | how long the clients of `multiplex` are at work; 8 by default |
 //! | `IMAPOOL_RANDOM`, `IMAPOOL_RANDOM_SEED` | how many conversations at random (20 by default), and from which number on |
 //! | `IMAPOOL_CYRUS_ROOT` | where Debian's Cyrus packages were unpacked; else `/opt/imapool-test/cyrus`, else `/` |
+//! | `IMAPOOL_DEBIAN13_ROOT` | a Debian 13 with Dovecot 2.4, Cyrus 3.10 and Courier; else `/opt/imapool-test/debian13` |
 
 mod accounts;
 mod auth;
@@ -20,7 +21,9 @@ mod clients;
 mod compare;
 mod conversation;
 mod conversations;
+mod courier;
 mod cyrus;
+mod debian13;
 mod dovecot;
 mod flood;
 mod idlers;

@@ -60,6 +60,59 @@ async fn five_mailboxes_of_cyrus_on_one_connection() {
     at_work(Kind::Cyrus, 5, 1).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_mailbox_in_front_of_dovecot_24() {
+    at_work(Kind::Dovecot24, 1, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_mailboxes_on_one_connection_to_dovecot_24() {
+    at_work(Kind::Dovecot24, 5, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_mailbox_in_front_of_cyrus_310() {
+    at_work(Kind::Cyrus310, 1, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_mailboxes_on_one_connection_to_cyrus_310() {
+    at_work(Kind::Cyrus310, 5, 1).await;
+}
+
+/// Courier has other names for mailboxes, and no MOVE: two sessions only, who see the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_sessions_share_a_mailbox_of_courier() {
+    let Some(server) = Server::start(Kind::Courier, &Options::new(Accounts::numbered("shared", 1))).await else {
+        return;
+    };
+    let proxy = Proxy::start(&server, &Settings { mode: "multiplex", spare: 0, ..Settings::default() }).await;
+    let mut client = Client::login(proxy.address, USER, &password_of(USER)).await.unwrap();
+    for _ in 0..6 {
+        // By LITERAL+, which imapool has and Courier has not.
+        client.append("INBOX", "", &message(&subject())).await.unwrap().ok();
+    }
+    let known = Known::default();
+    let mut one = Viewer::login(proxy.address, USER, &known).await.unwrap();
+    let mut other = Viewer::login(proxy.address, USER, &known).await.unwrap();
+    for viewer in [&mut one, &mut other] {
+        viewer.select("SELECT", "INBOX").await.unwrap();
+        viewer.run("FETCH 1:* (UID FLAGS)").await.unwrap();
+    }
+    one.store(&[2], false, "+FLAGS", "\\Flagged").await.unwrap();
+    one.store(&[3], false, "+FLAGS.SILENT", "\\Deleted").await.unwrap();
+    one.run("EXPUNGE").await.unwrap();
+    let mut direct = Client::login(server.address, USER, &password_of(USER)).await.unwrap();
+    let truth = truth(&mut direct, "INBOX").await.unwrap();
+    assert_eq!(truth.len(), 5);
+    for viewer in [&mut one, &mut other] {
+        viewer.settle(&truth).await.unwrap();
+    }
+    assert_eq!(proxy.metrics().await.logged_in(), 1.0);
+    drop((one, other));
+    proxy.finish();
+}
+
 async fn at_work(kind: Kind, mailboxes: usize, connections: usize) {
     let Some(server) = Server::start(kind, &Options::new(Accounts::numbered("shared", 1))).await else { return };
     let mailboxes: Vec<String> =

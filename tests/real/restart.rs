@@ -12,7 +12,6 @@ use tokio::time::sleep;
 
 use crate::accounts::{Accounts, password_of};
 use crate::client::Client;
-use crate::dovecot;
 use crate::proxy::{Proxy, Settings};
 use crate::server::{Kind, Options, Server};
 use crate::viewer::{Known, Viewer, message, truth};
@@ -32,18 +31,33 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_is_not_noticed_at_rest() {
-    outage(|server| assert!(server.processes.stop().is_some())).await;
+    outage(Kind::Dovecot, |server| assert!(server.processes.stop().is_some())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn that_all_processes_are_killed_is_not_noticed_at_rest() {
-    outage(|server| server.processes.kill()).await;
+    outage(Kind::Dovecot, |server| server.processes.kill()).await;
 }
 
-async fn outage(end: impl FnOnce(&mut Server)) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_of_dovecot_24_is_not_noticed_at_rest() {
+    outage(Kind::Dovecot24, |server| assert!(server.processes.stop().is_some())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_dovecot_24_is_killed_is_not_noticed_at_rest() {
+    outage(Kind::Dovecot24, |server| server.processes.kill()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_of_cyrus_310_is_not_noticed_at_rest() {
+    outage(Kind::Cyrus310, |server| assert!(server.processes.stop().is_some())).await;
+}
+
+async fn outage(kind: Kind, end: impl FnOnce(&mut Server)) {
     // Of a process that was killed, maildir keeps locks for two minutes.
     let options = Options { mail_location: "sdbox:~/dbox", ..Options::new(Accounts::numbered("rest", ACCOUNTS)) };
-    let Some(mut server) = Server::start(Kind::Dovecot, &options).await else { return };
+    let Some(mut server) = Server::start(kind, &options).await else { return };
     let settings = Settings { mode: "multiplex", spare: 0, ..Settings::default() };
     let proxy = Proxy::start(&server, &settings).await;
     let mut resting = JoinSet::new();
@@ -67,7 +81,7 @@ async fn outage(end: impl FnOnce(&mut Server)) {
     phase.send_replace(Phase::Away);
     end(&mut server);
     sleep(OUTAGE).await;
-    dovecot::start_again(&mut server).await;
+    server.start_again().await;
     let back = Instant::now();
     let third_parties: JoinSet<()> = (0..ACCOUNTS).map(|n| third_party(server.address, user(n))).collect();
     third_parties.join_all().await;

@@ -19,15 +19,29 @@ pub(crate) enum Kind {
     Dovecot,
     /// Cyrus 3.6
     Cyrus,
+    /// Dovecot 2.4, of Debian 13
+    Dovecot24,
+    /// Cyrus 3.10, of Debian 13
+    Cyrus310,
+    /// Courier-IMAP 5.2, of Debian 13
+    Courier,
 }
 
 impl Kind {
     /// As conversations name it.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Dovecot => "dovecot",
-            Self::Cyrus => "cyrus",
+            Self::Dovecot => "dovecot-2.3",
+            Self::Cyrus => "cyrus-3.6",
+            Self::Dovecot24 => "dovecot-2.4",
+            Self::Cyrus310 => "cyrus-3.10",
+            Self::Courier => "courier",
         }
+    }
+
+    /// Without its version.
+    pub(crate) fn family(self) -> &'static str {
+        self.name().split('-').next().unwrap_or_default()
     }
 }
 
@@ -81,9 +95,21 @@ impl Server {
     /// Starts the server; `None` (after saying so) if it is not installed.
     pub(crate) async fn start(kind: Kind, options: &Options) -> Option<Self> {
         match kind {
-            Kind::Dovecot => crate::dovecot::start(options).await,
-            Kind::Cyrus => crate::cyrus::start(options).await,
+            Kind::Dovecot | Kind::Dovecot24 => crate::dovecot::start(kind, options).await,
+            Kind::Cyrus | Kind::Cyrus310 => crate::cyrus::start(kind, options).await,
+            Kind::Courier => crate::courier::start(options).await,
         }
+    }
+
+    /// Starts one anew that has ended, where it was.
+    pub(crate) async fn start_again(&mut self) {
+        self.processes = match self.kind {
+            Kind::Dovecot | Kind::Dovecot24 => crate::dovecot::run(self.kind, self.folder.path()),
+            Kind::Cyrus | Kind::Cyrus310 => crate::cyrus::run(self.kind, self.folder.path()),
+            Kind::Courier => panic!("no test wants this of Courier"),
+        };
+        let up = await_greeting(&mut self.processes, self.address).await;
+        assert!(up, "it does not start again:\n{}", self.log());
     }
 
     /// What it has logged, for a failing test.

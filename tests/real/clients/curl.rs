@@ -2,12 +2,19 @@
 
 use std::process::Command;
 
-use super::{Way, Ways, fill, finish};
+use super::{SERVERS, Way, Ways, fill, finish};
 use crate::accounts::password_of;
+use crate::server::Kind;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn curl_shows_the_same() {
-    let Some(ways) = Ways::start(&["curl"]).await else { return };
+    for kind in SERVERS {
+        curl_shows_the_same_in_front_of(kind).await;
+    }
+}
+
+async fn curl_shows_the_same_in_front_of(kind: Kind) {
+    let Some(ways) = Ways::start(kind, &["curl"]).await else { return };
     let mut shown = Vec::new();
     for way in ways.both() {
         fill(&mut ways.login(&way).await, 0..5).await;

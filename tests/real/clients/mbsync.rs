@@ -4,14 +4,21 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Way, Ways, fill, finish, message};
+use super::{SERVERS, Way, Ways, fill, finish, message};
 use crate::accounts::password_of;
+use crate::server::Kind;
 
 const MESSAGES: usize = 1_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mbsync_brings_about_the_same() {
-    let Some(ways) = Ways::start(&["mbsync"]).await else { return };
+    for kind in SERVERS {
+        mbsync_brings_about_the_same_in_front_of(kind).await;
+    }
+}
+
+async fn mbsync_brings_about_the_same_in_front_of(kind: Kind) {
+    let Some(ways) = Ways::start(kind, &["mbsync"]).await else { return };
     let mut results = Vec::new();
     for way in ways.both() {
         let mut client = ways.login(&way).await;

@@ -5,16 +5,23 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use super::{Way, Ways, fill};
+use super::{SERVERS, Way, Ways, fill};
 use crate::accounts::password_of;
 use crate::process::wait_until;
+use crate::server::Kind;
 
 /// How long mutt may take to show what is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mutt_shows_and_does_the_same() {
-    let Some(ways) = Ways::start(&["tmux", "mutt"]).await else { return };
+    for kind in SERVERS {
+        mutt_shows_and_does_the_same_in_front_of(kind).await;
+    }
+}
+
+async fn mutt_shows_and_does_the_same_in_front_of(kind: Kind) {
+    let Some(ways) = Ways::start(kind, &["tmux", "mutt"]).await else { return };
     let mut results = Vec::new();
     for way in ways.both() {
         fill(&mut ways.login(&way).await, 1..8).await;
