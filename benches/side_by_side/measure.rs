@@ -181,7 +181,7 @@ impl Measurement {
     pub(crate) fn concerns(self, kind: Kind) -> bool {
         match self {
             Self::Memory | Self::Accounts => kind != Kind::Direct,
-            Self::Idle => kind == Kind::Multiplex,
+            Self::Idle => matches!(kind, Kind::Multiplex | Kind::MultiplexBefore),
             _ => true,
         }
     }

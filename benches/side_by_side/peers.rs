@@ -32,11 +32,27 @@ pub(crate) enum Kind {
     Imapool,
     /// This project, with `pool.mode = "multiplex"`.
     Multiplex,
+    /// An earlier build of it, at `IMAPOOL_BEFORE`, with `pool.mode = "session"`.
+    Before,
+    /// The same, with `pool.mode = "multiplex"`.
+    MultiplexBefore,
 }
 
+/// Names the program of an earlier build, to be measured beside this one.
+const BEFORE: &str = "IMAPOOL_BEFORE";
+
 impl Kind {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Direct, Self::Haproxy, Self::Nginx, Self::Dovecot, Self::Imapproxy, Self::Imapool, Self::Multiplex];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Direct,
+        Self::Haproxy,
+        Self::Nginx,
+        Self::Dovecot,
+        Self::Imapproxy,
+        Self::Imapool,
+        Self::Multiplex,
+        Self::Before,
+        Self::MultiplexBefore,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -47,6 +63,8 @@ impl Kind {
             Self::Imapproxy => "up-imapproxy",
             Self::Imapool => "imapool",
             Self::Multiplex => "imapool-multiplex",
+            Self::Before => "before",
+            Self::MultiplexBefore => "before-multiplex",
         }
     }
 
@@ -71,6 +89,12 @@ impl Kind {
                     bail!("insists on being started by root (it calls setgroups)");
                 }
                 return Ok((program, "up-imapproxy (does not tell its version)".to_owned()));
+            }
+            Self::Before | Self::MultiplexBefore => {
+                let program = std::env::var_os(BEFORE).map(PathBuf::from);
+                let program = program.ok_or_else(|| anyhow!("{BEFORE} names no earlier build"))?;
+                let version = format!("an earlier build, {}", first_line_of(&program, "--version"));
+                return Ok((program, version));
             }
             Self::Imapool | Self::Multiplex => {
                 let mode = if self == Self::Imapool { "session" } else { "multiplex" };
@@ -154,8 +178,8 @@ impl Peer {
                 dovecot::start_proxy(&self.program, setting.folder, setting.address, upstream, room.sessions)?
             }
             Kind::Imapproxy => start_imapproxy(&setting)?,
-            Kind::Imapool => start_imapool(&setting, "session")?,
-            Kind::Multiplex => start_imapool(&setting, "multiplex")?,
+            Kind::Imapool | Kind::Before => start_imapool(&setting, "session")?,
+            Kind::Multiplex | Kind::MultiplexBefore => start_imapool(&setting, "multiplex")?,
         };
         Ok(Running { address: setting.address, server: Some(server), _auth_http: auth_http })
     }
