@@ -205,12 +205,12 @@ impl FetchScanner {
         match (self.depth, self.item) {
             (1, Item::None) => self.item = self.name(),
             (1, Item::Uid) => {
-                self.items.uid = number(self.word.octets()).and_then(|n| u32::try_from(n).ok());
+                self.items.uid = mod_sequence(self.word.octets()).and_then(|n| u32::try_from(n).ok());
                 self.item = Item::None;
             }
             (1, _) => self.item = Item::None,
             (2, Item::Flags) => self.flags.end_flag(self.hash),
-            (2, Item::ModSeq) => self.items.modseq = number(self.word.octets()),
+            (2, Item::ModSeq) => self.items.modseq = mod_sequence(self.word.octets()),
             _ => {}
         }
     }
@@ -285,8 +285,11 @@ fn mix(mut hash: u64) -> u64 {
     hash ^ (hash >> 31)
 }
 
-fn number(digits: &[u8]) -> Option<u64> {
-    std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
+/// `mod-sequence-value` (RFC 7162 section 7): from 1 to 2^63 - 1.
+#[must_use]
+pub fn mod_sequence(digits: &[u8]) -> Option<u64> {
+    let digits = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
+    digits.parse().ok().filter(|value| (1..=i64::MAX as u64).contains(value))
 }
 
 #[cfg(test)]

@@ -21,9 +21,7 @@ impl Numbering {
     /// messages the session counts, `exists`: how many the server does.
     #[must_use]
     pub fn new(mut gone: Ranges, known: u32, exists: u32) -> Self {
-        if known < u32::MAX {
-            gone.remove_range(known + 1..=u32::MAX);
-        }
+        drop(gone.split_above(known));
         Self { gone, known, exists }
     }
 
@@ -78,7 +76,7 @@ impl Numbering {
             return None;
         }
         let before = first - 1 - self.gone.rank(first);
-        let upto = last - self.gone.rank(last) - u32::from(self.gone.contains(last));
+        let upto = last - self.gone.upto(last);
         (before < upto).then(|| before + 1..=upto)
     }
 
@@ -86,11 +84,7 @@ impl Numbering {
     #[must_use]
     pub fn gone_in(&self, range: RangeInclusive<u32>) -> u32 {
         let (first, last) = (*range.start(), *range.end().min(&self.known));
-        if first > last {
-            0
-        } else {
-            self.gone.rank(last) + u32::from(self.gone.contains(last)) - self.gone.rank(first)
-        }
+        if first > last { 0 } else { self.gone.upto(last) - self.gone.rank(first) }
     }
 
     /// The server's numbers for those of a set that are left.
@@ -107,14 +101,12 @@ impl Numbering {
     /// does not know are left out.
     pub fn back_range(&self, range: RangeInclusive<u32>) -> impl Iterator<Item = RangeInclusive<u32>> + '_ {
         let (first, last) = (*range.start().max(&1), *range.end().min(&self.common()));
-        let mut next = first;
+        let mut next = Some(first);
         std::iter::from_fn(move || {
-            if next > last {
-                return None;
-            }
-            let start = self.gone.nth_absent(next)?;
+            let at = next.filter(|at| *at <= last)?;
+            let start = self.gone.nth_absent(at)?;
             let end = self.gone.absent_until(start).min(self.gone.nth_absent(last)?);
-            next += end - start + 1;
+            next = at.checked_add(end - start + 1);
             Some(start..=end)
         })
     }
@@ -171,5 +163,14 @@ pub(crate) mod tests {
         assert!(numbering.is_identity(), "what is above known does not count");
         assert_eq!((numbering.forward(7), numbering.forward(8), numbering.back(8)), (Some(7), None, None));
         assert!(!Numbering::new(Ranges::new(), 7, 8).is_identity());
+    }
+
+    #[test]
+    fn the_whole_domain() {
+        let numbering = Numbering::new(Ranges::from_iter([1]), u32::MAX, u32::MAX);
+        assert_eq!(numbering.back_range(1..=u32::MAX).collect::<Vec<_>>(), [2..=u32::MAX]);
+        assert_eq!(numbering.forward_range(0..=u32::MAX), Some(1..=u32::MAX - 1));
+        let numbering = Numbering::new(Ranges::new(), u32::MAX, u32::MAX);
+        assert_eq!(numbering.back_range(1..=u32::MAX).collect::<Vec<_>>(), [1..=u32::MAX]);
     }
 }

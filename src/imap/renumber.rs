@@ -17,6 +17,9 @@ use super::untagged::Reply;
 /// Longest name of an item of ESEARCH that is looked at, in octets.
 const MAX_NAME: usize = 16;
 
+/// Items of ESEARCH that name messages: MIN, MAX, ALL, PARTIAL.
+const ITEMS: usize = 4;
+
 /// Rewrites one reply. See the module.
 #[derive(Debug)]
 pub struct Renumber {
@@ -70,6 +73,8 @@ struct Set {
     /// What is written before the first element: an item without value is none.
     prefix: Vec<u8>,
     written: bool,
+    /// Elements written beyond those that were read, in all sets of the reply.
+    extra: usize,
 }
 
 impl Renumber {
@@ -99,7 +104,7 @@ impl Renumber {
             Reply::Sort => return plain(out, "* SORT"),
             Reply::Thread => return plain(out, "* THREAD"),
             Reply::Esearch => return plain(out, "* ESEARCH"),
-            Reply::Flags | Reply::Status(_) | Reply::Other => return true,
+            Reply::Flags | Reply::Status(_) | Reply::Other | Reply::OutOfRange => return true,
         };
         number.is_some_and(|n| plain(out, &format!("* {n} {name}")))
     }
@@ -212,10 +217,10 @@ impl Renumber {
         let is = |name: &[u8]| self.name.eq_ignore_ascii_case(name);
         let prefix = [b" ", &self.name[..]].concat();
         if octet == b' ' && (is(b"MIN") || is(b"MAX") || is(b"ALL")) {
-            self.set = Set { prefix: [&prefix[..], b" "].concat(), ..Set::default() };
+            self.set = Set { prefix: [&prefix[..], b" "].concat(), extra: self.set.extra, ..Set::default() };
             self.form = Form::Set;
         } else if octet == b' ' && is(b"PARTIAL") {
-            self.set = Set { prefix: [&prefix[..], b" "].concat(), ..Set::default() };
+            self.set = Set { prefix: [&prefix[..], b" "].concat(), extra: self.set.extra, ..Set::default() };
             self.form = Form::PartialRange;
         } else {
             out.put_slice(&prefix);
@@ -315,11 +320,16 @@ impl Set {
         true
     }
 
-    /// An element is complete. Sets of SORT are in order (RFC 5267 section 3.1), so a range may go down.
+    /// An element is complete. Sets of SORT are in order (RFC 5267 section 3.1), so a range may go down. Messages that are gone
+    /// divide it; in a reply that names no message twice, each of them divides it once for each item. What is divided further is
+    /// not believed, and left out.
     fn element(&mut self, numbering: &Numbering, out: &mut BytesMut) {
         let Some(to) = self.number.take().map(message) else { return };
         let from = self.from.take().map_or(to, message);
-        let mut pieces: Vec<_> = numbering.back_range(from.min(to)..=from.max(to)).map(|r| r.into_inner()).collect();
+        let room = (ITEMS * numbering.gone().runs() + 1).saturating_sub(self.extra).max(1);
+        let ranges = numbering.back_range(from.min(to)..=from.max(to)).take(room);
+        let mut pieces: Vec<_> = ranges.map(|r| r.into_inner()).collect();
+        self.extra += pieces.len().saturating_sub(1);
         if from > to {
             pieces.reverse();
             pieces.iter_mut().for_each(|(a, b)| std::mem::swap(a, b));
@@ -438,6 +448,16 @@ mod tests {
         for line in ["* SEARCH 3 6", "* SORT 3 6", "* THREAD (3 6)"] {
             assert_eq!(told(line, true), line);
         }
+    }
+
+    /// However often a reply names the same messages, what it becomes is not much longer.
+    #[test]
+    fn what_is_gone_divides_a_set_only_so_often() {
+        let numbering = Numbering::new((1..1000).filter(|n| n % 2 == 0).collect(), 1000, 501);
+        let line = format!("* ESEARCH{}\r\n", " ALL 1:501,1:4294967295".repeat(1000));
+        let told = told_by(&line, false, line.len(), &numbering);
+        assert!(told.starts_with("* ESEARCH ALL 1,3,5,7,"), "{}", &told[..50]);
+        assert!(told.len() < line.len() + ITEMS * 500 * ",999".len(), "{} octets of {}", told.len(), line.len());
     }
 
     #[test]

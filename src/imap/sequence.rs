@@ -136,27 +136,38 @@ impl SequenceSet {
     }
 }
 
-/// The numbers that a SEARCH reply, or the ALL of an ESEARCH reply (RFC 4731 section 3.1), is made of, collected while the
-/// line passes by. Memory depends on the runs of numbers alone.
+/// Runs of numbers in one reply, as they come, before it is no longer believed: 32 MiB.
+const MAX_RUNS: usize = 4 * 1024 * 1024;
+
+/// The numbers that a SEARCH or VANISHED reply, or an item of an ESEARCH reply (RFC 4731 section 3.1), is made of, collected while
+/// the line passes by. Memory depends on the runs of numbers alone, and is bounded.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// What comes next is the value of ALL.
-    all: bool,
-    esearch: bool,
+    /// Of ESEARCH, the item that is looked for.
+    item: Option<&'static [u8]>,
+    /// What comes next is its value.
+    wanted: bool,
     depth: u32,
     quoted: bool,
     /// The first letters of a word.
     word: Vec<u8>,
     from: Option<u64>,
     number: Option<u64>,
-    found: Ranges,
+    runs: Vec<(u32, u32)>,
+    too_many: bool,
 }
 
 impl Found {
-    /// For an ESEARCH reply, or for a SEARCH (or SORT) reply.
+    /// For a SEARCH (or SORT) or VANISHED reply.
     #[must_use]
-    pub fn new(esearch: bool) -> Self {
-        Self { esearch, ..Self::default() }
+    pub fn list() -> Self {
+        Self::default()
+    }
+
+    /// For an ESEARCH reply: this item (of at most three letters).
+    #[must_use]
+    pub fn item(name: &'static [u8]) -> Self {
+        Self { item: Some(name), ..Self::default() }
     }
 
     /// What follows the reply's name, piece by piece.
@@ -166,11 +177,11 @@ impl Found {
         }
     }
 
-    /// All that was found; numbers out of range are not.
+    /// All that was found; numbers out of range are not. `None`: more than can be.
     #[must_use]
-    pub fn finish(mut self) -> Ranges {
+    pub fn finish(mut self) -> Option<Ranges> {
         self.octet(b' ');
-        self.found
+        (!self.too_many).then(|| Ranges::from_runs(self.runs))
     }
 
     fn octet(&mut self, octet: u8) {
@@ -189,7 +200,7 @@ impl Found {
             b',' => self.element(),
             b' ' | b'\r' | b'\n' => {
                 self.element();
-                self.all = self.word.eq_ignore_ascii_case(b"ALL");
+                self.wanted = self.item.is_some_and(|item| self.word.eq_ignore_ascii_case(item));
                 self.word.clear();
             }
             _ if self.word.len() < 4 => self.word.push(octet),
@@ -198,13 +209,22 @@ impl Found {
     }
 
     fn element(&mut self) {
-        if let (Some(to), true) = (self.number.take(), self.all || !self.esearch) {
+        if let (Some(to), true) = (self.number.take(), self.wanted || self.item.is_none()) {
             let from = self.from.unwrap_or(to);
-            if let (Ok(first), Ok(last)) = (u32::try_from(from.min(to)), u32::try_from(from.max(to))) {
-                self.found.insert_range(first..=last);
+            if let (Ok(first @ 1..), Ok(last)) = (u32::try_from(from.min(to)), u32::try_from(from.max(to))) {
+                self.run(first, last);
             }
         }
         self.from = None;
+    }
+
+    fn run(&mut self, first: u32, last: u32) {
+        let few = self.runs.len() < MAX_RUNS;
+        match self.runs.last_mut() {
+            Some((_, end)) if end.checked_add(1) == Some(first) => *end = last,
+            _ if few => self.runs.push((first, last)),
+            _ => self.too_many = true,
+        }
     }
 }
 
@@ -243,19 +263,33 @@ mod tests {
 
     #[test]
     fn found_numbers() {
-        for (esearch, text, numbers) in [
-            (false, " 3 1 2 9 (MODSEQ 12)\r\n", "1:3,9"),
-            (false, "\r\n", ""),
-            (false, " 42949672961 5", "5"),
-            (true, " (TAG \"ALL 7\") UID MIN 2 ALL 2,4:5,9:8 COUNT 5 MODSEQ 7\r\n", "2,4:5,8:9"),
-            (true, " (TAG \"x\") UID COUNT 0\r\n", ""),
+        let esearch = " (TAG \"ALL 7\") UID MIN 2 ALL 2,4:5,9:8 COUNT 5 MODSEQ 7\r\n";
+        for (item, text, numbers) in [
+            ("", " 3 1 2 9 (MODSEQ 12)\r\n", "1:3,9"),
+            ("", " 1:4294967295\r\n", "1:4294967295"),
+            ("", " 4294967295,1,0,4294967296,0:0\r\n", "1,4294967295"),
+            ("", "\r\n", ""),
+            ("", " 42949672961 5", "5"),
+            ("ALL", esearch, "2,4:5,8:9"),
+            ("MIN", esearch, "2"),
+            ("ALL", " (TAG \"x\") UID COUNT 0\r\n", ""),
         ] {
             for cut in [1, text.len()] {
-                let mut found = Found::new(esearch);
+                let mut found = if item.is_empty() { Found::list() } else { Found::item(item.as_bytes()) };
                 text.as_bytes().chunks(cut).for_each(|piece| found.text(piece));
-                assert_eq!(found.finish().to_string(), numbers, "{text}");
+                assert_eq!(found.finish().unwrap().to_string(), numbers, "{text}");
             }
         }
+    }
+
+    #[test]
+    fn too_many_runs_are_not_believed() {
+        let mut found = Found::list();
+        for _ in 0..=MAX_RUNS / 2 {
+            found.text(b"9,7,");
+        }
+        assert!(found.runs.len() <= MAX_RUNS);
+        assert_eq!(found.finish(), None);
     }
 
     proptest! {

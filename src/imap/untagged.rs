@@ -33,6 +33,8 @@ pub enum Reply {
     Thread,
     /// `* ESEARCH` (RFC 4731)
     Esearch,
+    /// FETCH or EXPUNGE of message 0, and these, EXISTS and RECENT with a number of more than 32 bits: it cannot be true.
+    OutOfRange,
     /// `* FLAGS`: which there are in the mailbox.
     Flags,
     /// `* OK` and the like.
@@ -246,7 +248,7 @@ fn line(octets: &[u8], mut tail: Tail) -> (usize, State) {
 fn reply(start: &[u8]) -> (Reply, usize, bool) {
     let (first, after) = word(start, 1);
     if start.starts_with(b"* ") && first.iter().all(u8::is_ascii_digit) {
-        let (reply, head) = numbered(first, word(start, after)).unwrap_or((Reply::Other, 0));
+        let (reply, head) = numbered(first, word(start, after));
         return (reply, head, true);
     }
     let kind = classify(start);
@@ -259,16 +261,21 @@ fn reply(start: &[u8]) -> (Reply, usize, bool) {
 }
 
 /// `* 12 EXISTS`: the number, and the word behind it with its end.
-fn numbered(number: &[u8], (name, end): (&[u8], usize)) -> Option<(Reply, usize)> {
-    let number = std::str::from_utf8(number).ok()?.parse().ok()?;
-    let reply = match name {
-        _ if name.eq_ignore_ascii_case(b"FETCH") => Reply::Fetch(number),
-        _ if name.eq_ignore_ascii_case(b"EXPUNGE") => Reply::Expunge(number),
-        _ if name.eq_ignore_ascii_case(b"EXISTS") => Reply::Exists(number),
-        _ if name.eq_ignore_ascii_case(b"RECENT") => Reply::Recent(number),
-        _ => return None,
+fn numbered(number: &[u8], (name, end): (&[u8], usize)) -> (Reply, usize) {
+    let is = |word: &[u8]| name.eq_ignore_ascii_case(word);
+    let (of_message, reply): (bool, fn(u32) -> Reply) = match name {
+        _ if number.is_empty() => return (Reply::Other, 0),
+        _ if is(b"FETCH") => (true, Reply::Fetch),
+        _ if is(b"EXPUNGE") => (true, Reply::Expunge),
+        _ if is(b"EXISTS") => (false, Reply::Exists),
+        _ if is(b"RECENT") => (false, Reply::Recent),
+        _ => return (Reply::Other, 0),
     };
-    Some((reply, end))
+    // They are digits.
+    match std::str::from_utf8(number).ok().and_then(|number| number.parse().ok()) {
+        Some(number) if number > 0 || !of_message => (reply(number), end),
+        _ => (Reply::OutOfRange, 0),
+    }
 }
 
 /// `* SEARCH`: the word, and the line in which it ends `after` so many octets.
@@ -352,10 +359,19 @@ mod tests {
         assert_eq!(read(whole, &[0]), parts);
         let other = |line: &str| read(line.as_bytes(), &[]);
         for line in
-            ["* 4294967296 EXISTS\r\n", "* LIST () {0}\r\n\"\"\r\n", "* XYZZY\r\n", "*\r\n", "\r\n", "a OK {5}\r\n"]
+            ["* 4294967296 LIST\r\n", "* LIST () {0}\r\n\"\"\r\n", "* XYZZY\r\n", "*\r\n", "\r\n", "a OK {5}\r\n"]
         {
             assert_eq!(other(line), ["begin Other", &format!("text {line}"), "end "], "{line}");
         }
+        for line in [
+            "* 4294967296 EXISTS\r\n",
+            "* 0 FETCH (UID 1)\r\n",
+            "* 00 expunge\r\n",
+            "* 99999999999999999999 RECENT\r\n",
+        ] {
+            assert_eq!(other(line), ["begin OutOfRange", &format!("text {line}"), "end "], "{line}");
+        }
+        assert_eq!(other("* 0 EXISTS\r\n")[0], "begin Exists(0)");
     }
 
     proptest! {

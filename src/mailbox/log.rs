@@ -8,6 +8,7 @@
 //! What a session is told is the sum of its lag, not a recording: a message's flags once, as they are now; of messages that
 //! came and went meanwhile nothing. The view that a client builds from it is the server's.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -41,9 +42,9 @@ pub enum Replay {
 /// One thing to tell a session, in its own numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
-    /// `* n EXPUNGE` (RFC 9051 section 7.5.1)
-    Expunge(u32),
-    /// `* VANISHED uids` (RFC 7162 section 3.2.10.2): takes the place of EXPUNGE where [`Log::handle_vanished`] was used.
+    /// `* n EXPUNGE` (RFC 9051 section 7.5.1) for each of these messages, the last first, so that none shifts the next.
+    Expunge(Ranges),
+    /// `* VANISHED uids` (RFC 7162 section 3.2.10.2): takes the place of EXPUNGE where the UIDs were given.
     Vanished {
         /// Those that are gone.
         uids: Ranges,
@@ -61,10 +62,10 @@ pub enum News {
 }
 
 impl News {
-    /// Appends the reply's line.
+    /// Appends the reply's line; of [`News::Expunge`] all lines.
     pub fn write(&self, out: &mut BytesMut) {
         match self {
-            Self::Expunge(n) => out.put_slice(format!("* {n} EXPUNGE\r\n").as_bytes()),
+            Self::Expunge(gone) => write_expunged(gone, out),
             Self::Vanished { uids, .. } => out.put_slice(format!("* VANISHED {uids}\r\n").as_bytes()),
             Self::Exists(n) => out.put_slice(format!("* {n} EXISTS\r\n").as_bytes()),
             Self::Recent(n) => out.put_slice(format!("* {n} RECENT\r\n").as_bytes()),
@@ -75,6 +76,15 @@ impl News {
             }
             Self::Text(line) => out.put_slice(line),
         }
+    }
+}
+
+/// `* n EXPUNGE` for each, the last first.
+pub fn write_expunged(gone: &Ranges, out: &mut BytesMut) {
+    for number in gone.spans().rev().flat_map(Iterator::rev) {
+        out.put_slice(b"* ");
+        out.put_slice(itoa::Buffer::new().format(number).as_bytes());
+        out.put_slice(b" EXPUNGE\r\n");
     }
 }
 
@@ -89,12 +99,13 @@ pub enum LogError {
     Shrunk(u32, u32),
 }
 
+/// With the server's numbers at that moment.
 #[derive(Debug, Clone)]
 enum Event {
-    /// With the server's number at that moment, as all numbers in the log.
-    Expunge {
-        number: u32,
-        uid: Option<u32>,
+    /// All at once. As many UIDs, in the same order, or none.
+    Gone {
+        numbers: Ranges,
+        uids: Ranges,
     },
     Fetch(u32, Bytes),
     Text(Bytes),
@@ -112,15 +123,15 @@ struct Place {
     withheld: Ranges,
     /// The UIDs of `withheld`, where the server tells UIDs.
     vanished: Ranges,
-    /// Messages whose flags it missed. None above `told`.
+    /// Messages whose flags it missed. None above `told`, and none of `withheld`.
     stale: Ranges,
     /// The last lines of news about the mailbox as a whole.
     texts: Vec<Bytes>,
 }
 
-/// The sum of a session's lag.
+/// The sum of a session's lag. Numbers are the session's own; messages that it does not know are numbered behind those that it does.
 struct Lag<'a> {
-    /// Numbers of all messages gone; those the session does not know count on after those it does.
+    /// All messages gone.
     gone: Ranges,
     vanished: Ranges,
     /// The last FETCH of each.
@@ -137,6 +148,8 @@ pub struct Log {
     first: u64,
     events: VecDeque<Event>,
     octets: usize,
+    /// Behind the last event that changed numbers.
+    moved: u64,
     next_cursor: u64,
     places: HashMap<Cursor, Place>,
     max_events: usize,
@@ -152,6 +165,7 @@ impl Log {
             first: 0,
             events: VecDeque::new(),
             octets: 0,
+            moved: 0,
             next_cursor: 0,
             places: HashMap::default(),
             max_events: MAX_EVENTS,
@@ -164,10 +178,10 @@ impl Log {
         self.exists
     }
 
-    /// How many messages the server calls recent.
+    /// How many messages the server calls recent: of those that there are.
     #[must_use]
     pub fn recent(&self) -> u32 {
-        self.recent
+        self.recent.min(self.exists)
     }
 
     /// A session that is told the mailbox's size, as it is now, by the reply to its SELECT.
@@ -177,7 +191,7 @@ impl Log {
         let place = Place {
             position: self.head(),
             told: self.exists,
-            recent: self.recent,
+            recent: self.recent(),
             withheld: Ranges::new(),
             vanished: Ranges::new(),
             stale: Ranges::new(),
@@ -216,23 +230,21 @@ impl Log {
     /// # Errors
     /// [`LogError::NoSuchMessage`]
     pub fn handle_expunge(&mut self, number: u32) -> Result<(), LogError> {
-        self.expunge(number, None)
+        self.handle_gone(Ranges::from_iter([number]), Ranges::new())
     }
 
-    /// One message of `* VANISHED uids` (RFC 7162 section 3.2.10.2). The caller knows the UIDs, and so the number, which has
-    /// to be right after the messages before it in the same reply were logged. `VANISHED (EARLIER)` is no news: it repeats what
-    /// is known, for the one that asked.
+    /// These messages are gone, all at once. `uids`: as many, in the same order, where sessions are to be told VANISHED (RFC 7162
+    /// section 3.2.10.2); else none. `VANISHED (EARLIER)` is no news: it repeats what is known, for the one that asked.
     ///
     /// # Errors
     /// [`LogError::NoSuchMessage`]
-    pub fn handle_vanished(&mut self, number: u32, uid: u32) -> Result<(), LogError> {
-        self.expunge(number, Some(uid))
-    }
-
-    fn expunge(&mut self, number: u32, uid: Option<u32>) -> Result<(), LogError> {
-        self.check(number)?;
-        self.exists -= 1;
-        self.push(Event::Expunge { number, uid });
+    pub fn handle_gone(&mut self, numbers: Ranges, uids: Ranges) -> Result<(), LogError> {
+        debug_assert!(uids.is_empty() || uids.len() == numbers.len());
+        let Some(last) = numbers.last() else { return Err(LogError::NoSuchMessage(0, self.exists)) };
+        self.check(last)?;
+        self.exists -= numbers.len();
+        self.push(Event::Gone { numbers, uids });
+        self.moved = self.head();
         Ok(())
     }
 
@@ -275,9 +287,21 @@ impl Log {
     #[must_use]
     pub fn numbering(&self, cursor: Cursor) -> Numbering {
         match self.places.get(&cursor) {
-            Some(place) => Numbering::new(self.lag_of(place).gone, place.told, self.exists),
+            Some(place) => Numbering::new(self.gone(place).into_owned(), place.told, self.exists),
             None => Numbering::new(Ranges::new(), self.exists, self.exists),
         }
+    }
+
+    /// The session's number for the server's, as [`Numbering::back`]: O(log runs) for one that was told all but EXPUNGE.
+    #[must_use]
+    pub fn back(&self, cursor: Cursor, number: u32) -> Option<u32> {
+        let place = self.places.get(&cursor)?;
+        (1..=self.exists).contains(&number).then_some(())?;
+        self.gone(place).nth_absent(number).filter(|own| *own <= place.told)
+    }
+
+    fn gone<'a>(&'a self, place: &'a Place) -> Cow<'a, Ranges> {
+        if place.position >= self.moved { Cow::Borrowed(&place.withheld) } else { Cow::Owned(self.lag_of(place).gone) }
     }
 
     /// Events kept for sessions that were not told of them.
@@ -292,16 +316,27 @@ impl Log {
         self.places.get(&cursor).map_or(0, |place| self.head() - place.position)
     }
 
-    /// Whether [`Log::replay`] of all would tell the session anything.
+    /// Whether [`Log::replay`] of all, or [`Log::take_stale`], would tell the session anything.
     #[must_use]
     pub fn has_news(&self, cursor: Cursor) -> bool {
         self.places.get(&cursor).is_some_and(|place| {
-            let size = self.exists + place.withheld.len();
             self.head() > place.position
                 || !place.withheld.is_empty()
-                || size != place.told
-                || self.recent != place.recent
+                || !place.stale.is_empty()
+                || self.size(place) != place.told
+                || self.recent() != place.recent
         })
+    }
+
+    /// How many messages the session counts once it knows of the new ones. (No session counts more than numbers go.)
+    fn size(&self, place: &Place) -> u32 {
+        self.exists.saturating_add(place.withheld.len())
+    }
+
+    /// Whether [`Log::take_stale`] would give anything.
+    #[must_use]
+    pub fn is_stale(&self, cursor: Cursor) -> bool {
+        self.places.get(&cursor).is_some_and(|place| !place.stale.is_empty())
     }
 
     /// EXPUNGEs before the cursor are owed to the session.
@@ -313,43 +348,60 @@ impl Log {
     /// What to tell the session now, in this order; it counts as told. Its numbers are those it uses when it hears each.
     pub fn replay(&mut self, cursor: Cursor, replay: Replay) -> Vec<News> {
         let Some(mut place) = self.places.remove(&cursor) else { return Vec::new() };
-        let Lag { gone, vanished, fetched, texts } = self.lag_of(&place);
+        let Lag { mut gone, vanished, fetched, texts } = self.take_lag(&mut place);
         let mut news: Vec<News> = texts.into_iter().map(News::Text).collect();
-        place.texts.clear();
-        place.withheld = known(&gone, place.told);
-        place.vanished = vanished;
+        // Of those that it never knew, it is told nothing.
+        let unknown = gone.split_above(place.told);
         for number in fetched.keys() {
             place.stale.remove(*number);
         }
-        // Of those still in the list, each counts what is told to be gone before it as gone, and what it never knew.
-        let mut told_gone = gone.difference(&place.withheld);
+        place.stale.remove_all(&gone);
+        let left: Vec<(u32, &Bytes)> = fetched
+            .into_iter()
+            .filter(|(number, _)| !gone.contains(*number) && !unknown.contains(*number))
+            .map(|(number, items)| {
+                // Each counts what is told to be gone before it as gone, and what the session never knew.
+                let told_gone = if replay == Replay::All { gone.rank(number) } else { 0 };
+                (number - told_gone - unknown.rank(number), items)
+            })
+            .collect();
+        place.withheld = gone;
+        place.vanished = vanished;
         if replay == Replay::All {
             tell_expunged(&mut place, &mut news);
-            told_gone = gone.clone();
         }
-        let size = self.exists + place.withheld.len();
+        let size = self.size(&place);
         if size != place.told {
             news.push(News::Exists(size));
             place.told = size;
         }
-        if self.recent != place.recent {
-            news.push(News::Recent(self.recent));
-            place.recent = self.recent;
+        if self.recent() != place.recent {
+            place.recent = self.recent();
+            news.push(News::Recent(place.recent));
         }
-        let left = fetched.into_iter().filter(|(number, _)| !gone.contains(*number));
-        news.extend(left.map(|(number, items)| News::Fetch(number - told_gone.rank(number), items.clone())));
+        // A number that is larger than numbers go is of a message that it does not know.
+        news.extend(
+            left.into_iter().filter(|(number, _)| *number <= size).map(|(n, items)| News::Fetch(n, items.clone())),
+        );
         let before = std::mem::replace(&mut place.position, self.head());
         self.places.insert(cursor, place);
         self.forget(before);
         news
     }
 
-    /// The server's numbers of messages whose flags changed while the session lagged too far for it to be known how. Have
-    /// them fetched and tell the session. Call after [`Log::replay`].
-    pub fn take_stale(&mut self, cursor: Cursor) -> Option<Ranges> {
-        let stale = std::mem::take(&mut self.places.get_mut(&cursor)?.stale);
-        let left = self.numbering(cursor).forward_set(&stale);
-        (!left.is_empty()).then_some(left)
+    /// Messages whose flags changed while the session lagged too far for it to be known how: at most so many, each by the session's
+    /// number and by the server's. Tell it their flags as they are now. Nothing is given before all else was told
+    /// ([`Log::replay`]).
+    pub fn take_stale(&mut self, cursor: Cursor, at_most: u32) -> Vec<(u32, u32)> {
+        let head = self.head();
+        let Some(place) = self.places.get_mut(&cursor).filter(|place| place.position == head) else {
+            return Vec::new();
+        };
+        let few = place.stale.first_few(at_most);
+        if let Some(last) = few.last() {
+            place.stale.remove_range(1..=last);
+        }
+        few.iter().map(|own| (own, own - place.withheld.rank(own))).collect()
     }
 
     /// The number of the next event.
@@ -369,24 +421,33 @@ impl Log {
     }
 
     fn lag_of(&self, place: &Place) -> Lag<'_> {
-        let mut lag = Lag {
+        let lag = Lag {
             gone: place.withheld.clone(),
             vanished: place.vanished.clone(),
             fetched: BTreeMap::new(),
             texts: place.texts.clone(),
         };
+        self.sum_up(lag, place)
+    }
+
+    /// The same, with what `place` itself held of it.
+    fn take_lag(&self, place: &mut Place) -> Lag<'_> {
+        let lag = Lag {
+            gone: std::mem::take(&mut place.withheld),
+            vanished: std::mem::take(&mut place.vanished),
+            fetched: BTreeMap::new(),
+            texts: std::mem::take(&mut place.texts),
+        };
+        self.sum_up(lag, place)
+    }
+
+    fn sum_up<'a>(&'a self, mut lag: Lag<'a>, place: &Place) -> Lag<'a> {
         // `position` is between `first` and `head`: events are forgotten only behind all cursors.
         for event in self.events.range((place.position - self.first) as usize..) {
             match event {
-                Event::Expunge { number, uid } => {
-                    // `None`: there are never as many messages.
-                    let Some(own) = lag.gone.nth_absent(*number) else { continue };
-                    lag.gone.insert(own);
-                    if let Some(uid) = uid.filter(|_| own <= place.told) {
-                        lag.vanished.insert(uid);
-                    }
-                }
+                Event::Gone { numbers, uids } => lag.lose(numbers, uids, place.told),
                 Event::Fetch(number, items) => {
+                    // `None`: its number is larger than numbers go.
                     lag.fetched.extend(lag.gone.nth_absent(*number).map(|own| (own, items)));
                 }
                 Event::Text(line) => lag.texts.push(line.clone()),
@@ -416,9 +477,11 @@ impl Log {
         let later = self.events.split_off((middle - self.first) as usize);
         for cursor in behind {
             let Some(mut place) = self.places.remove(&cursor) else { continue };
-            let lag = self.lag_of(&place);
+            let mut lag = self.take_lag(&mut place);
             place.stale.extend(lag.fetched.keys().copied().take_while(|number| *number <= place.told));
-            place.withheld = known(&lag.gone, place.told);
+            drop(lag.gone.split_above(place.told));
+            place.stale.remove_all(&lag.gone);
+            place.withheld = lag.gone;
             place.vanished = lag.vanished;
             place.texts = lag.texts;
             place.texts.drain(..place.texts.len().saturating_sub(MAX_TEXTS));
@@ -431,34 +494,45 @@ impl Log {
     }
 }
 
+impl Lag<'_> {
+    /// These messages are gone, by the server's numbers; the session knows `told`.
+    fn lose(&mut self, numbers: &Ranges, uids: &Ranges, told: u32) {
+        if !uids.is_empty() {
+            let known = told - self.gone.upto(told);
+            self.vanished.insert_all(&uids.first_few(numbers.upto(known)));
+        }
+        // The last first, which does not change the numbers of those before. Between two of the server's numbers that follow each
+        // other there are only messages that are gone already. One whose number is larger than numbers go, no session knows.
+        for span in numbers.spans().rev() {
+            if let Some(first) = self.gone.nth_absent(*span.start()) {
+                self.gone.insert_range(first..=self.gone.nth_absent(*span.end()).unwrap_or(u32::MAX));
+            }
+        }
+    }
+}
+
 impl Event {
     fn octets(&self) -> usize {
         match self {
-            Self::Expunge { .. } => 0,
+            Self::Gone { numbers, uids } => numbers.octets() + uids.octets(),
             Self::Fetch(_, text) | Self::Text(text) => text.len(),
         }
     }
 }
 
-/// Those of `gone` that a session knows which counts `told` messages.
-fn known(gone: &Ranges, told: u32) -> Ranges {
-    let mut known = gone.clone();
-    if told < u32::MAX {
-        known.remove_range(told + 1..=u32::MAX);
-    }
-    known
-}
-
-/// Tells all that was withheld, the last message first, so that one EXPUNGE does not shift the next.
+/// Tells all that was withheld.
 fn tell_expunged(place: &mut Place, news: &mut Vec<News>) {
     let gone = std::mem::take(&mut place.withheld);
     let vanished = std::mem::take(&mut place.vanished);
+    if gone.is_empty() {
+        return;
+    }
     place.stale = Numbering::new(gone.clone(), place.told, place.told).forward_set(&place.stale);
     place.told -= gone.len();
-    if !gone.is_empty() && vanished.len() == gone.len() {
+    if vanished.len() == gone.len() {
         news.push(News::Vanished { uids: vanished, numbers: gone });
     } else {
-        news.extend(gone.spans().rev().flat_map(Iterator::rev).map(News::Expunge));
+        news.push(News::Expunge(gone));
     }
 }
 

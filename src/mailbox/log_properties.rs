@@ -41,6 +41,8 @@ enum Op {
     Recent(u32),
     Text(u8),
     Expunge(usize),
+    /// Those that chance has it, all at once.
+    Purge(u64),
     Flag(usize),
     /// A session changes flags itself, and hears of it by the reply.
     Store(usize, usize),
@@ -79,10 +81,18 @@ impl World {
                 let gone = self.server.remove(at);
                 let number = at as u32 + 1;
                 if self.uids {
-                    self.log.handle_vanished(number, gone.id).unwrap();
+                    self.log.handle_gone(Ranges::from_iter([number]), Ranges::from_iter([gone.id])).unwrap();
                 } else {
                     self.log.handle_expunge(number).unwrap();
                 }
+            }
+            Op::Purge(chance) => {
+                let goes = |at: usize| chance & (1 << (at % 64)) != 0;
+                let numbers: Ranges = (0..self.server.len()).filter(|at| goes(*at)).map(|at| at as u32 + 1).collect();
+                let uids = numbers.iter().filter(|_| self.uids).map(|n| self.server[n as usize - 1].id).collect();
+                let mut at = 0..;
+                self.server.retain(|_| at.next().is_some_and(|at| !goes(at)));
+                assert_eq!(self.log.handle_gone(numbers.clone(), uids).is_ok(), !numbers.is_empty());
             }
             Op::Flag(at) if !self.server.is_empty() => {
                 let at = at % self.server.len();
@@ -125,9 +135,10 @@ impl World {
         let client = &mut self.clients[who];
         for news in self.log.replay(client.cursor, replay) {
             match news {
-                News::Expunge(n) => {
+                News::Expunge(gone) => {
                     assert!(replay == Replay::All && !self.uids);
-                    client.view.remove(n as usize - 1);
+                    let mut at = 1..;
+                    client.view.retain(|_| at.next().is_some_and(|at| !gone.contains(at)));
                 }
                 News::Vanished { uids, .. } => {
                     assert!(replay == Replay::All && self.uids);
@@ -152,10 +163,11 @@ impl World {
                 }
             }
         }
-        if let Some(stale) = self.log.take_stale(client.cursor) {
-            for n in stale.iter() {
+        while self.log.is_stale(client.cursor) {
+            for (own, n) in self.log.take_stale(client.cursor, 2) {
                 let told = self.server[n as usize - 1];
-                client.view.iter_mut().find(|message| message.id == told.id).expect("one it knows").flags = told.flags;
+                assert_eq!(client.view[own as usize - 1].id, told.id);
+                client.view[own as usize - 1].flags = told.flags;
             }
         }
         self.check_told(who, replay);
@@ -197,6 +209,7 @@ impl World {
             for (m, message) in (1..).zip(&self.server) {
                 let own = client.view.iter().position(|other| other.id == message.id).map(|at| at as u32 + 1);
                 assert_eq!(numbering.back(m), own);
+                assert_eq!(self.log.back(client.cursor, m), own);
             }
         }
     }
@@ -208,6 +221,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0u32..4).prop_map(Op::Recent),
         1 => any::<u8>().prop_map(Op::Text),
         6 => any::<usize>().prop_map(Op::Expunge),
+        2 => any::<u64>().prop_map(Op::Purge),
+        1 => Just(Op::Purge(u64::MAX)),
         6 => any::<usize>().prop_map(Op::Flag),
         3 => any::<(usize, usize)>().prop_map(|(who, at)| Op::Store(who, at)),
         2 => Just(Op::Join),
@@ -263,6 +278,8 @@ fn what_cannot_be_is_refused() {
     assert_eq!(log.handle_exists(1), Err(LogError::Shrunk(2, 1)));
     assert_eq!(log.handle_expunge(3), Err(LogError::NoSuchMessage(3, 2)));
     assert_eq!(log.handle_expunge(0), Err(LogError::NoSuchMessage(0, 2)));
+    assert_eq!(log.handle_gone(Ranges::from_iter([1, 3]), Ranges::new()), Err(LogError::NoSuchMessage(3, 2)));
+    assert_eq!(log.handle_gone(Ranges::new(), Ranges::new()), Err(LogError::NoSuchMessage(0, 2)));
     assert_eq!(log.handle_fetch(3, Bytes::new(), None), Err(LogError::NoSuchMessage(3, 2)));
     assert_eq!(log.exists(), 2);
 }
@@ -281,7 +298,33 @@ fn a_session_at_rest_costs_no_more_than_the_bound() {
         log.handle_expunge(1).unwrap();
         log.replay(awake, Replay::All);
     }
-    let news = log.replay(asleep, Replay::All);
-    assert_eq!(news.len(), 9000);
-    assert_eq!(log.take_stale(asleep), None, "those are gone");
+    assert_eq!(log.replay(asleep, Replay::All), [News::Expunge((1..=9000).collect())]);
+    assert!(!log.is_stale(asleep), "those are gone");
+}
+
+/// A mailbox of as many messages as there can be, which are gone, and as many again: to count them costs nothing.
+#[test]
+fn all_the_numbers_there_are() {
+    let all = || Ranges::from_runs(vec![(1, u32::MAX)]);
+    let mut log = Log::new(3, u32::MAX);
+    let (asleep, awake) = (log.join(), log.join());
+    for _ in 0..3 {
+        log.handle_exists(u32::MAX).unwrap();
+        log.handle_fetch(u32::MAX, "(FLAGS ())".into(), None).unwrap();
+        log.replay(awake, Replay::KeepNumbers);
+        log.handle_gone(all(), Ranges::new()).unwrap();
+        log.replay(awake, Replay::KeepNumbers);
+        assert!(log.withholds(awake));
+    }
+    log.handle_exists(7).unwrap();
+    log.handle_fetch(7, "(FLAGS ())".into(), None).unwrap();
+    assert_eq!(log.back(awake, 7), None, "numbers go no further");
+    assert_eq!(log.replay(awake, Replay::KeepNumbers), [News::Recent(7)]);
+    let gone = News::Expunge(all());
+    assert_eq!(log.replay(awake, Replay::All), [gone, News::Exists(7)]);
+    let told = log.replay(asleep, Replay::All);
+    let gone = News::Expunge((1..=3).collect());
+    // The flags of those that are new to it, it asks for.
+    assert_eq!(told, [gone, News::Exists(7), News::Recent(7)]);
+    assert_eq!(log.back(awake, 7), Some(7));
 }

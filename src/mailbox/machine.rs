@@ -11,6 +11,7 @@
 mod changes;
 mod jobs;
 mod members;
+mod outgoing;
 mod replies;
 mod resume;
 mod selection;
@@ -23,6 +24,7 @@ use foldhash::HashMap;
 use thiserror::Error;
 
 use self::jobs::Job;
+use self::outgoing::Outgoing;
 use self::replies::Reading;
 use self::resume::Fresh;
 use self::selection::Selection;
@@ -48,8 +50,6 @@ const QUANTUM: Duration = Duration::from_millis(100);
 const MAX_ATTEMPTS: u8 = 3;
 /// The longest pause before another connection is tried when they are all lost at once.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// Small pieces for a member are joined up to this size, in octets.
-const JOIN: usize = 4096;
 
 /// What a backend can do, and how patient members are.
 #[derive(Debug, Clone, Copy)]
@@ -103,6 +103,15 @@ pub enum Nonsense {
     /// VANISHED (RFC 7162 section 3.2.10.2) that is too long, or of messages that nobody knows.
     #[error("VANISHED that makes no sense")]
     Vanished,
+    /// A number that no message can have, or no mailbox.
+    #[error("a number out of range")]
+    OutOfRange,
+    /// More happens at once than can be kept.
+    #[error("more news than can be")]
+    TooMuch,
+    /// A message with this number has another UID, by what was said before (RFC 9051 section 2.3.1.1).
+    #[error("UID {1} for message {0}")]
+    OtherUid(u32, u32),
 }
 
 /// What is worth counting.
@@ -166,14 +175,16 @@ struct Member {
     since: Instant,
     connected: bool,
     attempts: u8,
-    /// Messages whose flags it was told since it gave its command, by its own numbers: it takes the last that it hears for
-    /// what its STORE has made of them.
-    told: Ranges,
+    /// It is told what it missed, piece by piece, before its command gets its turn.
+    catching_up: bool,
+    /// Of one whose silent STORE waits or runs: messages whose flags it was told since it gave that, by its own numbers. It takes
+    /// the last that it hears for what its STORE has made of them.
+    told: Option<Ranges>,
     /// The tagged reply to its SELECT, while it is told what has changed since it knew the mailbox.
     selecting: Option<Bytes>,
     /// The mod-sequence up to which it was told everything, as far as the backend has said.
     complete: Option<u64>,
-    out: VecDeque<Told>,
+    out: Outgoing,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,6 +195,8 @@ enum Link {
     Up {
         open: bool,
     },
+    /// What was said on it makes no sense. It is to be closed, and nothing that it says counts any more.
+    Broken,
 }
 
 /// See the module.
@@ -374,7 +387,7 @@ impl Machine {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         match (self.link, &self.job) {
-            (Link::Connecting, _) => None,
+            (Link::Connecting | Link::Broken, _) => None,
             (Link::Down, _) => self.wants_connection().then_some(self.retry_at),
             (Link::Up { .. }, Some(Job::Idle { .. })) => Some(self.job_since + IDLE_RENEWAL),
             (Link::Up { .. }, Some(Job::Member(_))) => (!self.queue.is_empty()).then_some(self.overload_at),

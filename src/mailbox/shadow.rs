@@ -1,36 +1,87 @@
 //! What is known of the flags of a mailbox's messages, so that only what changed is told to the others.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
+
+use crate::imap::ranges::Ranges;
 
 /// Different sets of flags remembered by a shadow; with more, all is forgotten once. Mailboxes use some dozens.
 const MAX_SETS: usize = 60_000;
 
-/// In place of a mod-sequence. (Real ones go up to 2^63 - 1.)
-const OWED: u64 = u64::MAX;
+/// Messages in a block: what is told of one costs memory for so many.
+const BLOCK: u32 = 64;
 
-/// Which flags each message had when a backend last told them, by message number. Two octets a message.
+/// Octets that a shadow may take; with more, all is forgotten. Of a message whose neighbours are known, too, two octets are kept, ten
+/// with its mod-sequence.
+const MAX_OCTETS: usize = if cfg!(test) { 256 * 1024 } else { 128 * 1024 * 1024 };
+
+/// Of [`BLOCK`] messages that follow each other.
+#[derive(Debug, Clone)]
+struct Block {
+    /// One more than the place in `sets`; 0: not known.
+    flags: [u16; BLOCK as usize],
+    /// Mod-sequences, where they are told (RFC 7162); 0: not known.
+    modseqs: Option<Box<[u64; BLOCK as usize]>>,
+}
+
+/// Which flags each message had when a backend last told them, by message number. What it costs depends on how many messages were
+/// told of, and how many are gone, never on how many there are said to be.
 #[derive(Debug, Clone, Default)]
 pub struct Shadow {
-    /// Of message `n` at `n - 1`: one more than the place in `sets`; 0 or none: not known.
-    known: Vec<u16>,
-    /// Their mod-sequences, where they are told (RFC 7162): 0 where they are not known, [`OWED`] where members are to be told.
-    modseqs: Vec<u64>,
+    /// Messages that are gone. Each is kept under the number it would have if none had gone ever since.
+    gone: Ranges,
+    /// By the kept number of their first message, divided by [`BLOCK`].
+    blocks: BTreeMap<u32, Block>,
+    /// Blocks that have mod-sequences.
+    with_modseqs: usize,
     sets: Vec<Bytes>,
     places: HashMap<Bytes, u16>,
+    /// Members are to be told the flags of these with their mod-sequence.
+    owed: Ranges,
     /// All was forgotten once: what is not known may have been told all the same.
     forgot: bool,
     /// Of the first so many messages, those whose mod-sequence is not known have none above this.
     settled: (u32, u64),
 }
 
+impl Block {
+    const EMPTY: Self = Self { flags: [0; BLOCK as usize], modseqs: None };
+    /// With its place among the others.
+    const OCTETS: usize = size_of::<Self>() + 24;
+    const MODSEQS: usize = size_of::<[u64; BLOCK as usize]>();
+
+    /// Nothing is known of these any more.
+    fn clear(&mut self, from: usize, to: usize) {
+        self.flags[from..=to].fill(0);
+        if let Some(modseqs) = &mut self.modseqs {
+            modseqs[from..=to].fill(0);
+        }
+    }
+}
+
+/// The block of a kept number, and where in it.
+fn place(kept: u32) -> (u32, usize) {
+    (kept / BLOCK, (kept % BLOCK) as usize)
+}
+
 impl Shadow {
+    /// The number under which message `number` is kept.
+    fn kept(&self, number: u32) -> Option<u32> {
+        self.gone.nth_absent(number).filter(|_| number > 0)
+    }
+
+    /// The same the other way round.
+    fn number(&self, kept: u32) -> u32 {
+        kept - self.gone.rank(kept)
+    }
+
     /// The flags of message `number`, if they are known: as by [`normal`].
     #[must_use]
     pub fn flags(&self, number: u32) -> Option<&Bytes> {
-        let place = *self.known.get(index(number)?)?;
-        self.sets.get(usize::from(place).checked_sub(1)?)
+        let (block, at) = place(self.kept(number)?);
+        let set = self.blocks.get(&block)?.flags[at];
+        self.sets.get(usize::from(set).checked_sub(1)?)
     }
 
     /// Notes the flags of message `number` (as by [`normal`]). `Some(true)`: they were known, and were others.
@@ -40,20 +91,42 @@ impl Shadow {
         if before == Some(false) {
             return before;
         }
-        let place = self.place(flags);
-        if let Some(at) = index(number) {
-            if self.known.len() <= at {
-                self.known.resize(at + 1, 0);
-            }
-            self.known[at] = place;
+        let set = self.set(flags);
+        if let Some((block, at)) = self.block(number) {
+            block.flags[at] = set;
         }
         before
+    }
+
+    /// Where message `number` is noted.
+    fn block(&mut self, number: u32) -> Option<(&mut Block, usize)> {
+        if self.octets() > MAX_OCTETS || number > 0 && self.kept(number).is_none() {
+            self.forget(false);
+        }
+        let (block, at) = place(self.kept(number)?);
+        Some((self.blocks.entry(block).or_insert(Block::EMPTY), at))
+    }
+
+    /// How much memory it takes, but for the sets of flags.
+    #[must_use]
+    pub fn octets(&self) -> usize {
+        let blocks = self.blocks.len() * Block::OCTETS + self.with_modseqs * Block::MODSEQS;
+        blocks + self.gone.octets() + self.owed.octets()
+    }
+
+    fn forget(&mut self, sets: bool) {
+        let old = std::mem::take(self);
+        let (sets, places) = if sets { Default::default() } else { (old.sets, old.places) };
+        *self = Self { forgot: true, settled: old.settled, sets, places, ..Self::default() };
     }
 
     /// The mod-sequence of message `number`, if it is known.
     #[must_use]
     pub fn modseq(&self, number: u32) -> Option<u64> {
-        self.modseqs.get(index(number)?).copied().filter(|modseq| !matches!(*modseq, 0 | OWED))
+        let kept = self.kept(number)?;
+        let (block, at) = place(kept);
+        let modseq = self.blocks.get(&block)?.modseqs.as_ref()?[at];
+        (modseq > 0 && !self.owed.contains(kept)).then_some(modseq)
     }
 
     /// There are so many messages, and everything up to this mod-sequence was told. A member may know flags that were never
@@ -70,36 +143,44 @@ impl Shadow {
 
     /// Notes the mod-sequence of message `number`. True: it has changed, or was owed.
     pub fn learn_modseq(&mut self, number: u32, modseq: u64) -> bool {
-        let Some(at) = index(number) else { return false };
-        if self.modseqs.len() <= at {
-            self.modseqs.resize(at + 1, 0);
-        }
-        let before = std::mem::replace(&mut self.modseqs[at], modseq);
         let (messages, settled) = self.settled;
-        before != modseq && (before != 0 || number <= messages && modseq > settled)
+        let Some((block, at)) = self.block(number) else { return false };
+        let first = block.modseqs.is_none();
+        let modseqs = block.modseqs.get_or_insert_with(|| Box::new([0; BLOCK as usize]));
+        let before = std::mem::replace(&mut modseqs[at], modseq);
+        self.with_modseqs += usize::from(first);
+        let owed = self.kept(number).is_some_and(|kept| self.owed.remove(kept));
+        owed || before != modseq && (before != 0 || number <= messages && modseq > settled)
     }
 
     /// Members are to be told the flags of this message with its mod-sequence, which is to be asked for first.
     pub fn owe(&mut self, number: u32) {
-        self.learn_modseq(number, OWED);
+        let kept = self.block(number).is_some().then(|| self.kept(number)).flatten();
+        self.owed.extend(kept);
     }
 
-    /// The messages of which [`Shadow::owe`] says so.
-    pub fn owed(&self) -> impl Iterator<Item = u32> {
-        (1..).zip(&self.modseqs).filter(|(_, modseq)| **modseq == OWED).map(|(number, _)| number)
+    /// The messages of which [`Shadow::owe`] says so, from message `from` on.
+    pub fn owed(&self, from: u32) -> impl Iterator<Item = u32> {
+        let first = self.kept(from.max(1)).unwrap_or(u32::MAX);
+        self.owed.from(first).flatten().map(|kept| self.number(kept))
     }
 
     /// What is owed still cannot be had.
     pub fn forgive(&mut self) {
-        self.modseqs.iter_mut().filter(|modseq| **modseq == OWED).for_each(|modseq| *modseq = 0);
+        for kept in std::mem::take(&mut self.owed).iter() {
+            let (block, at) = place(kept);
+            if let Some(modseqs) = self.blocks.get_mut(&block).and_then(|block| block.modseqs.as_mut()) {
+                modseqs[at] = 0;
+            }
+        }
     }
 
-    fn place(&mut self, flags: &Bytes) -> u16 {
+    fn set(&mut self, flags: &Bytes) -> u16 {
         if let Some(place) = self.places.get(flags) {
             return *place;
         }
         if self.sets.len() >= MAX_SETS {
-            *self = Self { forgot: true, settled: self.settled, ..Self::default() };
+            self.forget(true);
         }
         // A copy of its own: what was given may be part of a long reply.
         let flags = Bytes::copy_from_slice(flags);
@@ -109,33 +190,70 @@ impl Shadow {
         place
     }
 
-    /// Message `number` is gone; those behind it move up.
-    pub fn expunge(&mut self, number: u32) {
-        if let Some(at) = index(number).filter(|at| *at < self.known.len()) {
-            self.known.remove(at);
+    /// These messages are gone, all at once; those behind them move up.
+    pub fn expunge(&mut self, numbers: &Ranges) {
+        self.settled.0 -= numbers.upto(self.settled.0);
+        // The last first, which does not change the numbers of those before.
+        for span in numbers.spans().rev() {
+            let Some(first) = self.kept(*span.start()) else { continue };
+            let last = self.kept(*span.end()).unwrap_or(u32::MAX);
+            self.gone.insert_range(first..=last);
+            self.owed.remove_range(first..=last);
+            self.clear(first, last);
         }
-        if let Some(at) = index(number).filter(|at| *at < self.modseqs.len()) {
-            self.modseqs.remove(at);
+        if self.octets() > MAX_OCTETS {
+            self.forget(false);
+        } else if self.blocks.is_empty() && self.owed.is_empty() {
+            // Nobody is there whose number would change.
+            self.gone = Ranges::new();
         }
-        self.settled.0 -= u32::from((1..=self.settled.0).contains(&number));
     }
 
-    /// The numbers of the messages whose flags are known, as ascending ranges.
-    #[must_use]
-    pub fn ranges(&self) -> Vec<(u32, u32)> {
-        let mut ranges: Vec<(u32, u32)> = Vec::new();
-        for (number, _) in (1..).zip(&self.known).filter(|(_, place)| **place != 0) {
-            match ranges.last_mut() {
-                Some((_, last)) if *last + 1 == number => *last = number,
-                _ => ranges.push((number, number)),
+    fn clear(&mut self, first: u32, last: u32) {
+        let ((head, from), (tail, to)) = (place(first), place(last));
+        if head == tail {
+            if let Some(block) = self.blocks.get_mut(&head) {
+                block.clear(from, to);
             }
+            return;
         }
-        ranges
+        let whole = (BLOCK - 1) as usize;
+        if let Some(block) = self.blocks.get_mut(&head) {
+            block.clear(from, whole);
+        }
+        if let Some(block) = self.blocks.get_mut(&tail) {
+            block.clear(0, to);
+        }
+        // Each is taken out once.
+        while let Some((block, _)) = self.blocks.range(head + 1..tail).next() {
+            let block = *block;
+            let taken = self.blocks.remove(&block);
+            self.with_modseqs -= usize::from(taken.is_some_and(|block| block.modseqs.is_some()));
+        }
     }
-}
 
-fn index(number: u32) -> Option<usize> {
-    usize::try_from(number).ok()?.checked_sub(1)
+    /// The numbers of the messages whose flags are known, from message `from` on.
+    pub fn known(&self, from: u32) -> impl Iterator<Item = u32> {
+        let first = self.kept(from.max(1)).unwrap_or(u32::MAX);
+        let known = self.blocks.range(first / BLOCK..).flat_map(move |(block, Block { flags, .. })| {
+            let all = (block * BLOCK..=block * BLOCK + (BLOCK - 1)).zip(flags);
+            all.filter(move |(kept, set)| **set != 0 && *kept >= first).map(|(kept, _)| kept)
+        });
+        // How many are gone before it is the same for all up to the next that is gone.
+        let (mut gone, mut until) = (0, 0);
+        known.map(move |kept| {
+            if kept > until {
+                (gone, until) = (self.gone.rank(kept), self.gone.absent_until(kept));
+            }
+            kept - gone
+        })
+    }
+
+    /// All was forgotten once: members may have been told the flags of any message.
+    #[must_use]
+    pub fn has_forgotten(&self) -> bool {
+        self.forgot
+    }
 }
 
 /// A list of flags (with or without its parentheses) in one order and spelling, without \Recent, which is told to one
@@ -170,6 +288,9 @@ pub fn stored(before: &[u8], sign: u8, given: &[u8]) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -181,11 +302,11 @@ mod tests {
         assert_eq!(shadow.learn(3, &seen), Some(true));
         assert_eq!(shadow.flags(3), Some(&seen));
         assert_eq!((shadow.flags(2), shadow.flags(4), shadow.flags(0)), (None, None, None));
-        shadow.expunge(1);
+        shadow.expunge(&[1].into_iter().collect());
         assert_eq!((shadow.flags(2), shadow.flags(3)), (Some(&seen), None));
-        shadow.expunge(2);
-        shadow.expunge(9);
-        assert_eq!(shadow.ranges(), []);
+        shadow.expunge(&[2].into_iter().collect());
+        shadow.expunge(&[9].into_iter().collect());
+        assert_eq!(shadow.known(1).count(), 0);
     }
 
     #[test]
@@ -193,7 +314,7 @@ mod tests {
         let mut shadow = Shadow::default();
         assert!(!shadow.learn_modseq(1, 9));
         shadow.settle(3, 10);
-        shadow.expunge(2);
+        shadow.expunge(&[2].into_iter().collect());
         assert!(!shadow.learn_modseq(2, 10));
         assert!(shadow.learn_modseq(2, 11));
         assert!(!shadow.learn_modseq(2, 11));
@@ -202,13 +323,76 @@ mod tests {
         assert!(!shadow.learn_modseq(1, 9));
     }
 
-    #[test]
-    fn ranges_of_what_is_known() {
-        let mut shadow = Shadow::default();
-        for number in [7, 1, 2, 4] {
-            shadow.learn(number, &normal(b"x"));
+    /// What a naive list of all messages would know: flags, mod-sequence, whether it is owed.
+    type Model = Vec<(Option<Bytes>, Option<u64>, bool)>;
+
+    fn equals(shadow: &Shadow, model: &Model) {
+        for (number, (flags, modseq, owed)) in (1..).zip(model) {
+            assert_eq!(shadow.flags(number), flags.as_ref(), "{number}");
+            assert_eq!(shadow.modseq(number), modseq.filter(|_| !owed), "{number}");
         }
-        assert_eq!(shadow.ranges(), [(1, 2), (4, 4), (7, 7)]);
+        for from in [1, 2, 30] {
+            let known = (1..).zip(model).filter(|(n, (flags, ..))| *n >= from && flags.is_some()).map(|(n, _)| n);
+            assert_eq!(shadow.known(from).collect::<Vec<_>>(), known.collect::<Vec<u32>>());
+            let owed = (1..).zip(model).filter(|(n, (.., owed))| *n >= from && *owed).map(|(n, _)| n);
+            assert_eq!(shadow.owed(from).collect::<Vec<_>>(), owed.collect::<Vec<u32>>());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn is_a_list(ops in vec((0u8..5, 1u32..200, 1u32..90), 1..60)) {
+            let (mut shadow, mut model) = (Shadow::default(), Model::new());
+            for (op, number, what) in ops {
+                model.resize(model.len().max(200), (None, None, false));
+                let (of, at) = (&mut model[number as usize - 1], number as usize - 1);
+                match op {
+                    0 => {
+                        let flags = normal(format!("f{what}").as_bytes());
+                        prop_assert_eq!(shadow.learn(number, &flags), of.0.as_ref().map(|known| *known != flags));
+                        of.0 = Some(flags);
+                    }
+                    1 => {
+                        let new = of.2 || of.1.is_some_and(|known| known != u64::from(what));
+                        prop_assert_eq!(shadow.learn_modseq(number, what.into()), new);
+                        (of.1, of.2) = (Some(what.into()), false);
+                    }
+                    2 => {
+                        shadow.owe(number);
+                        of.2 = true;
+                    }
+                    3 => {
+                        shadow.expunge(&[number].into_iter().collect());
+                        model.remove(at);
+                    }
+                    _ => {
+                        let numbers: Ranges = (number..number + what).step_by(1 + what as usize % 3).collect();
+                        shadow.expunge(&numbers);
+                        let mut at = 1..;
+                        model.retain(|_| at.next().is_some_and(|at| !numbers.contains(at)));
+                    }
+                }
+                equals(&shadow, &model);
+            }
+            shadow.forgive();
+            prop_assert_eq!(shadow.owed(1).count(), 0);
+        }
+
+        /// Whatever numbers are told of, and however many are gone, memory is bounded.
+        #[test]
+        fn is_bounded(ops in vec((0u8..4, any::<u32>(), any::<u32>()), 1..2000)) {
+            let mut shadow = Shadow::default();
+            for (op, number, what) in ops {
+                match op {
+                    0 => drop(shadow.learn(number, &normal(format!("f{}", what % 9).as_bytes()))),
+                    1 => drop(shadow.learn_modseq(number, what.into())),
+                    2 => shadow.owe(number),
+                    _ => shadow.expunge(&Ranges::from_runs(vec![(number.min(what), number.max(what)), (3, 3)])),
+                }
+                // One message more than fits, and what is gone since it was last looked at.
+                prop_assert!(shadow.octets() < MAX_OCTETS + 2 * Block::OCTETS + Block::MODSEQS + 1000);
+            }
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod condstore;
 mod connections;
 mod enabled;
 mod idle;
+mod lies;
 mod literals;
 mod losses;
 mod news;

@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 
 use super::jobs::Job;
-use super::replies::parse_list;
 use super::resume::Fresh;
 use super::{Link, Machine, Nonsense};
 use crate::imap::command::Name;
 use crate::imap::ranges::Ranges;
+use crate::imap::sequence::Found;
 use crate::mailbox::log::Replay;
 
 impl Machine {
@@ -19,23 +19,36 @@ impl Machine {
                 let _ = write!(self.passed, "* {count} EXISTS\r\n");
             }
             Some(Job::Reselect { selection }) => selection.exists = count,
-            Some(Job::Census { fresh: Some(fresh), .. }) => fresh.exists(count),
-            _ if self.strays.is_some() => self.strays.iter_mut().for_each(|fresh| fresh.exists(count)),
+            Some(Job::Census { fresh: Some(fresh) }) => {
+                let checked = fresh.exists(count);
+                self.check(checked);
+            }
+            _ if self.strays.is_some() => {
+                let checked = self.strays.as_mut().map_or(Ok(()), |fresh| fresh.exists(count));
+                self.check(checked);
+            }
             _ if open => self.counts(count),
             _ => {}
         }
     }
 
+    /// Where what is said cannot be, nothing that follows counts.
+    fn check(&mut self, checked: Result<(), Nonsense>) {
+        if let Err(why) = checked {
+            self.broken(why);
+        }
+    }
+
     pub(super) fn counts(&mut self, count: u32) {
+        if let Err(error) = self.log.handle_exists(count) {
+            return self.broken(error);
+        }
         if count != self.exists {
             self.miscounted = 0;
             self.touched &= self.uids.len() != self.exists;
             self.has_changed();
         }
         self.exists = count;
-        if let Err(error) = self.log.handle_exists(count) {
-            return self.broken(error);
-        }
         self.owner_hears();
     }
 
@@ -58,36 +71,86 @@ impl Machine {
     pub(super) fn expunged(&mut self, number: u32) {
         let open = self.is_open();
         match &mut self.job {
-            Some(Job::Census { fresh: Some(fresh), .. }) => fresh.expunged(number),
+            Some(Job::Open { selection, .. }) => {
+                let there = selection.expunged(number);
+                if there {
+                    let _ = write!(self.passed, "* {number} EXPUNGE\r\n");
+                }
+            }
+            Some(Job::Reselect { selection }) => drop(selection.expunged(number)),
+            Some(Job::Census { fresh: Some(fresh) }) => {
+                let checked = fresh.expunged(number);
+                self.check(checked);
+            }
+            _ if self.strays.is_some() => {
+                let checked = self.strays.as_mut().map_or(Ok(()), |fresh| fresh.expunged(number));
+                self.check(checked);
+            }
             _ if open => {
-                self.expunges(number);
+                self.loses(&Ranges::from_iter([number]));
                 self.owner_hears();
             }
             _ => {}
         }
     }
 
-    pub(super) fn expunges(&mut self, number: u32) {
-        let uid = self.uids.nth(number);
-        let told = match uid.filter(|_| self.tells_vanished()) {
-            Some(uid) => self.log.handle_vanished(number, uid),
-            None => self.log.handle_expunge(number),
-        };
-        if let Err(error) = told {
+    /// These messages are gone, all at once.
+    pub(super) fn loses(&mut self, numbers: &Ranges) {
+        if numbers.is_empty() {
+            return;
+        }
+        let uids = self.uids_of(numbers);
+        let told = if self.tells_vanished() && uids.len() == numbers.len() { uids.clone() } else { Ranges::new() };
+        if let Err(error) = self.log.handle_gone(numbers.clone(), told) {
             return self.broken(error);
         }
-        self.exists -= 1;
-        if let Some(uid) = uid {
-            self.uids.remove(uid);
-        }
-        self.shadow.expunge(number);
-        if let Some(from) = self.recheck.as_mut().filter(|from| **from > number) {
-            *from -= 1;
+        self.exists -= numbers.len();
+        self.uids.remove_all(&uids);
+        self.shadow.expunge(numbers);
+        if let Some(from) = &mut self.recheck {
+            *from -= numbers.rank(*from);
         }
         self.has_changed();
     }
 
+    /// The UIDs of these messages, as far as they are known.
+    fn uids_of(&self, numbers: &Ranges) -> Ranges {
+        let mut uids = Ranges::new();
+        for span in numbers.spans() {
+            let last = (*span.end()).min(self.uids.len());
+            let (Some(first), Some(last)) = (self.uids.nth(*span.start()), self.uids.nth(last)) else { break };
+            self.uids.within(first..=last).for_each(|run| uids.insert_range(run));
+        }
+        uids
+    }
+
+    /// The messages with these UIDs are gone, all at once; others than those that are known do not matter.
+    pub(super) fn loses_uids(&mut self, uids: &Ranges) {
+        let mut numbers = Ranges::new();
+        for span in self.uids.intersection(uids).spans() {
+            // They are members.
+            numbers.insert_range(self.uids.rank(*span.start()) + 1..=self.uids.upto(*span.end()));
+        }
+        self.loses(&numbers);
+    }
+
     /// VANISHED (RFC 7162 section 3.2.10.2).
+    pub(super) fn vanished(&mut self, uids: &Ranges) {
+        let open = self.is_open();
+        match &mut self.job {
+            Some(Job::Census { fresh: Some(fresh) }) => {
+                let checked = fresh.vanished(uids);
+                self.check(checked);
+            }
+            _ if self.strays.is_some() => {
+                let checked = self.strays.as_mut().map_or(Ok(()), |fresh| fresh.vanished(uids));
+                self.check(checked);
+            }
+            _ if open => self.vanishes(uids),
+            _ => {}
+        }
+    }
+
     pub(super) fn vanishes(&mut self, uids: &Ranges) {
         let unknown = self.exists.saturating_sub(self.uids.len());
         let new = self.beyond(uids, unknown);
@@ -96,21 +159,13 @@ impl Machine {
         } else if !new.is_empty() {
             return self.strays_are_gone(uids);
         }
-        for span in self.uids.intersection(uids).spans().rev() {
-            for uid in span.rev() {
-                self.expunges(self.uids.rank(uid) + 1);
-            }
-        }
+        self.loses_uids(uids);
         self.owner_hears();
     }
 
     /// The first so many of those that are larger than all UIDs that are known.
     pub(super) fn beyond(&self, uids: &Ranges, count: u32) -> Ranges {
-        let mut new = uids.clone();
-        if let Some(last) = self.uids.last() {
-            new.remove_range(1..=last);
-        }
-        new.iter().take(usize::try_from(count).unwrap_or(usize::MAX)).collect()
+        uids.above(self.uids.last().unwrap_or(0)).first_few(count)
     }
 
     /// Which messages these are can be told once the UIDs of the others are known.
@@ -123,7 +178,9 @@ impl Machine {
             return self.broken(Nonsense::Vanished);
         };
         let mut fresh = Fresh::new(selection, self.exists);
-        fresh.vanished(uids);
+        if let Err(why) = fresh.vanished(uids) {
+            return self.broken(why);
+        }
         self.strays = Some(Box::new(fresh));
         self.link = Link::Up { open: false };
         self.miscounted = 0;
@@ -139,31 +196,33 @@ impl Machine {
     fn owner_hears(&mut self) {
         let Some(Job::Member(running)) = &mut self.job else { return };
         let (id, replay) = (running.id, running.replay);
-        let Some(member) = self.members.get_mut(&id) else { return };
-        let Some(cursor) = member.cursor else { return };
-        for news in self.log.replay(cursor, replay) {
-            member.hears(&news);
-            news.write(&mut self.passed);
+        let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
+        let news = self.log.replay(cursor, replay);
+        // What is long goes behind what was passed on before it.
+        let mut text = std::mem::take(&mut self.passed);
+        self.hear(id, news, &mut text);
+        self.passed = text;
+        let withholds = self.log.withholds(cursor);
+        if let Some(Job::Member(running)) = &mut self.job {
+            running.mapped = replay == Replay::KeepNumbers && withholds;
+            running.answered |= self.members.get(&id).is_some_and(|member| !member.out.is_empty());
         }
-        running.mapped = replay == Replay::KeepNumbers && self.log.withholds(cursor);
     }
 
     /// A list of UIDs is complete: it counts if it fits the number of messages at this very place.
-    pub(super) fn counted(&mut self) {
-        let Some(Job::Census { list, fresh }) = &mut self.job else { return };
-        let list = std::mem::take(list);
-        let uids = parse_list(&list);
-        match fresh {
-            Some(fresh) => fresh.counted(&uids),
-            // It will be asked for anew.
-            None if self.strays.is_some() => {}
-            None => {
-                let last = self.uids.last().unwrap_or(0);
-                let new: Vec<u32> = uids.iter().filter(|uid| *uid > last).collect();
-                if u32::try_from(new.len()).is_ok_and(|new| self.uids.len() + new == self.exists) {
-                    self.uids.extend(new);
+    pub(super) fn counted(&mut self, found: Option<Found>) {
+        let Some(uids) = found.and_then(Found::finish) else { return };
+        match &mut self.job {
+            Some(Job::Unseen { first, .. }) => *first = first.iter().copied().chain(uids.first()).min(),
+            Some(Job::Census { fresh: Some(fresh) }) => fresh.counted(uids),
+            // Where there are strays, it will be asked for anew.
+            Some(Job::Census { fresh: None }) if self.strays.is_none() => {
+                let new = uids.above(self.uids.last().unwrap_or(0));
+                if self.uids.len().checked_add(new.len()) == Some(self.exists) {
+                    self.uids.insert_all(&new);
                 }
             }
+            _ => {}
         }
     }
 }

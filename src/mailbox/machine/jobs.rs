@@ -29,11 +29,11 @@ pub(super) enum Job {
     /// The SELECT of a hub that has members already.
     Reselect { selection: Selection },
     /// Asks for the UIDs of the messages; `fresh`: to find out what happened while there was no connection.
-    Census { list: BytesMut, fresh: Option<Fresh> },
+    Census { fresh: Option<Fresh> },
     /// Asks what no news tell, for those who join.
     Status { joining: Joining, text: BytesMut },
     /// Looks for the first message without \Seen.
-    Unseen { joining: Joining, list: BytesMut },
+    Unseen { joining: Joining, first: Option<u32> },
     /// Asks for all news, so that those who join see the mailbox as it is.
     Refresh(Joining),
     /// Asks for flags that may have changed while there was no connection.
@@ -248,6 +248,9 @@ impl Machine {
 
     /// A member's turn has come.
     fn serve(&mut self, id: MemberId) {
+        if !self.is_caught_up(id) {
+            return;
+        }
         let Some(member) = self.members.get_mut(&id) else { return };
         let Some(run) = member.waiting.take() else { return };
         if member.cursor.is_some() {
@@ -309,6 +312,9 @@ impl Machine {
         if !shape.keeps_numbers {
             self.replay(id, replay);
         }
+        if self.has_to_leave(id) {
+            return;
+        }
         let (command, missing) = match outcome {
             Outcome::Unchanged => (run.command.clone(), false),
             Outcome::Rewritten { command, missing } => (command, missing),
@@ -351,7 +357,8 @@ impl Machine {
     /// Whether the reply tells all UIDs that are not known here, one by one.
     fn tells_uids(&self, command: &Command) -> bool {
         let (star, known) = self.known(is_uid(command));
-        let all = |span: RangeInclusive<u32>| span.contains(&(known + 1)) && *span.end() >= star;
+        let next = known.saturating_add(1);
+        let all = |span: RangeInclusive<u32>| span.contains(&next) && *span.end() >= star;
         // CHANGEDSINCE (RFC 7162 section 3.1.4.1) leaves some out.
         fetch_effects(command).uid && !command.enables_condstore() && named(command, star).spans().any(all)
     }
@@ -386,6 +393,9 @@ impl Machine {
             let names_messages = !matches!(run.command.name, Name::Enable | Name::Select | Name::Examine);
             let moved = names_messages && !self.log.numbering(cursor).is_identity();
             self.replay(id, Replay::All);
+            if self.has_to_leave(id) {
+                return;
+            }
             if moved {
                 // Which of its numbers mean messages is not known.
                 return self.done(id, GONE);
@@ -446,7 +456,9 @@ impl Machine {
             }
             Some(Job::Member(command)) => {
                 let repeatable = unsent || !command.answered && command.run.command.name.repeatable();
-                if passing && cut {
+                if self.has_to_leave(command.id) {
+                    // It asks for nothing any more.
+                } else if passing && cut {
                     self.tell(command.id, Told::Cut);
                 } else if repeatable && attempts(self, command.id) + 1 < MAX_ATTEMPTS {
                     again(self, command.id, command.run);

@@ -1,30 +1,43 @@
 //! The members' side: what they ask for, and what they are told.
 
-use std::collections::VecDeque;
-
 use bytes::{Bytes, BytesMut};
 
-use super::{JOIN, Link, Machine, Member, MemberId, Stat, Told};
+use super::outgoing::Outgoing;
+use super::{Link, Machine, Member, MemberId, Stat, Told};
 use crate::imap::fetch_items::Items;
+use crate::imap::numbering::Numbering;
 use crate::imap::ranges::Ranges;
-use crate::mailbox::log::{News, Replay};
+use crate::mailbox::log::{Cursor, News, Replay};
 use crate::mailbox::plan::{Plan, plan};
 use crate::session::machine::Run;
+
+/// Messages whose flags a member missed that it is told at a time.
+const STALE: u32 = 512;
+
+/// EXPUNGEs that a member is told at a time: some dozens of megabytes of lines.
+const MAX_EXPUNGED: u32 = 4 * 1024 * 1024;
 
 impl Member {
     /// Keeps account of which messages' flags it was told.
     pub(super) fn hears(&mut self, news: &News) {
+        let Some(told) = &mut self.told else { return };
         match news {
-            News::Fetch(number, _) => drop(self.told.insert(*number)),
-            News::Expunge(gone) if !self.told.is_empty() => {
-                let others = self.told.iter().filter(|number| number != gone);
-                self.told = others.map(|number| number - u32::from(number > *gone)).collect();
-            }
-            News::Vanished { numbers, .. } if !self.told.is_empty() => {
-                self.told = self.told.difference(numbers).iter().map(|number| number - numbers.rank(number)).collect();
+            News::Fetch(number, _) => drop(told.insert(*number)),
+            News::Expunge(gone) | News::Vanished { numbers: gone, .. } => {
+                let known = told.last().unwrap_or(0);
+                *told = Numbering::new(gone.clone(), known, known).forward_set(told);
             }
             _ => {}
         }
+    }
+
+    /// What becomes of the mailbox is no longer its affair. Its place in the log, which is to be left.
+    fn dismiss(&mut self, text: &'static [u8]) -> Option<Cursor> {
+        self.waiting = None;
+        self.idling = false;
+        self.catching_up = false;
+        self.out.push_back(Told::Bye(Bytes::from_static(text)));
+        self.cursor.take()
     }
 }
 
@@ -38,10 +51,11 @@ impl Machine {
             since: self.now,
             connected: true,
             attempts: 0,
-            told: Ranges::new(),
+            catching_up: false,
+            told: None,
             selecting: None,
             complete: None,
-            out: VecDeque::new(),
+            out: Outgoing::default(),
         };
         self.members.insert(id, member);
         self.enqueue(id);
@@ -51,9 +65,12 @@ impl Machine {
     pub fn handle_command(&mut self, id: MemberId, run: Box<Run>) {
         let read_only = self.is_read_only();
         let Some(member) = self.members.get_mut(&id).filter(|member| member.cursor.is_some()) else { return };
-        member.told = Ranges::new();
         let enabled = self.settings.enabled;
-        match plan(&run.command, enabled) {
+        let plan = plan(&run.command, enabled);
+        let silent = matches!(&plan, Plan::Run(shape) if shape.store.as_ref().is_some_and(|store| store.silent));
+        member.told = silent.then(Ranges::new);
+        member.catching_up = false;
+        match plan {
             Plan::Idle if self.settings.idle => {
                 member.idling = true;
                 member.out.push_back(Told::Continue(Bytes::from_static(b"+ idling\r\n")));
@@ -93,30 +110,20 @@ impl Machine {
 
     /// What a member is told next. Call it when the member can take it, and not otherwise.
     pub fn poll_member(&mut self, id: MemberId) -> Option<Told> {
-        if self.members.get(&id)?.idling {
-            self.replay(id, Replay::All);
+        let member = self.members.get(&id)?;
+        if member.out.is_empty() {
+            // Nothing is looked up before what was said earlier has been taken.
+            match (member.idling, member.catching_up) {
+                (true, _) => self.replay(id, Replay::All),
+                (false, true) => self.catch_up_further(id),
+                (false, false) => {}
+            }
         }
         if self.owner() == Some(id) {
             self.taken_at = self.now;
         }
         let member = self.members.get_mut(&id)?;
-        let mut told = member.out.pop_front()?;
-        while let Told::Data(data) = &told {
-            match member.out.front() {
-                Some(Told::Data(more)) if data.len() + more.len() <= JOIN => {
-                    told = Told::Data([&data[..], more].concat().into());
-                }
-                Some(Told::Done(more, rest, selected)) if more.is_empty() => {
-                    told = Told::Done(data.clone(), rest.clone(), *selected);
-                }
-                _ => break,
-            }
-            member.out.pop_front();
-        }
-        if member.idling && member.out.is_empty() {
-            // It may idle for hours.
-            member.out = VecDeque::new();
-        }
+        let told = member.out.pop_front()?;
         let gone = match told {
             Told::Bye(_) | Told::Cut | Told::Yours(_) | Told::Done(_, _, false) => true,
             Told::Unconnected => member.cursor.is_none(),
@@ -133,7 +140,7 @@ impl Machine {
     pub fn has_news(&self, id: MemberId) -> bool {
         self.members.get(&id).is_some_and(|member| {
             let lags = || member.cursor.is_some_and(|cursor| self.log.has_news(cursor));
-            !member.out.is_empty() || member.idling && lags()
+            !member.out.is_empty() || member.catching_up || member.idling && lags()
         })
     }
 
@@ -153,29 +160,58 @@ impl Machine {
         }
     }
 
-    /// Tells a member of the news.
+    /// Tells a member of the news, and of some of what it missed long ago: of that, the last word is known.
     pub(super) fn replay(&mut self, id: MemberId, replay: Replay) {
-        let has_modseqs = self.has_modseqs();
-        let Some(member) = self.members.get_mut(&id) else { return };
-        let Some(cursor) = member.cursor else { return };
+        let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
         let mut text = BytesMut::new();
-        for news in self.log.replay(cursor, replay) {
-            member.hears(&news);
-            news.write(&mut text);
-        }
-        // Of what it missed long ago, the last word is known.
-        if let Some(stale) = self.log.take_stale(cursor) {
-            let numbering = self.log.numbering(cursor);
-            for number in stale.iter() {
-                let Some((own, flags)) = numbering.back(number).zip(self.shadow.flags(number)) else { continue };
-                member.told.insert(own);
-                let uid = self.uids.nth(number).filter(|_| has_modseqs);
-                let items = Items { uid, modseq: self.shadow.modseq(number), ..Items::default() };
-                News::Fetch(own, items.with_flags(&[b"(", &flags[..], b")"].concat())).write(&mut text);
+        let news = self.log.replay(cursor, replay);
+        self.hear(id, news, &mut text);
+        let stale = self.log.take_stale(cursor, STALE);
+        let Some(member) = self.members.get_mut(&id).filter(|member| member.cursor.is_some()) else { return };
+        let has_modseqs = self.settings.enabled.has_modseqs()
+            && self.selection.as_ref().is_some_and(|selection| !selection.without_modseqs);
+        for (own, number) in stale {
+            let Some(flags) = self.shadow.flags(number) else { continue };
+            if let Some(told) = &mut member.told {
+                told.insert(own);
             }
+            let uid = self.uids.nth(number).filter(|_| has_modseqs);
+            let items = Items { uid, modseq: self.shadow.modseq(number), ..Items::default() };
+            News::Fetch(own, items.with_flags(&[b"(", &flags[..], b")"].concat())).write(&mut text);
         }
-        if !text.is_empty() {
-            member.out.push_back(Told::Data(text.freeze()));
+        member.out.push_text(&mut text);
+    }
+
+    /// News for a member, behind `text`, to which they are appended unless they are long. Who would have to be told too much has to
+    /// select the mailbox anew.
+    pub(super) fn hear(&mut self, id: MemberId, news: Vec<News>, text: &mut BytesMut) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        for news in news {
+            member.hears(&news);
+            if matches!(&news, News::Expunge(gone) if gone.len() > MAX_EXPUNGED) {
+                return self.dismiss(id, b"[UNAVAILABLE] The mailbox is no longer what it was");
+            }
+            member.out.push_news(news, text);
+        }
+    }
+
+    /// Tells a member what it missed, before its command gets its turn: false if that takes more than one piece. Its numbers stay
+    /// what they were when it gave the command.
+    pub(super) fn is_caught_up(&mut self, id: MemberId) -> bool {
+        let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return true };
+        if self.log.is_stale(cursor) {
+            self.replay(id, Replay::KeepNumbers);
+        }
+        let stale = self.log.is_stale(cursor);
+        if let Some(member) = self.members.get_mut(&id) {
+            member.catching_up = stale;
+        }
+        !stale
+    }
+
+    fn catch_up_further(&mut self, id: MemberId) {
+        if self.is_caught_up(id) && self.members.get(&id).is_some_and(|member| member.waiting.is_some()) {
+            self.queue.push_front(id);
         }
     }
 
@@ -217,6 +253,20 @@ impl Machine {
         self.done_with(id, Bytes::from_static(rest), false);
     }
 
+    /// It knew the mailbox, and was told that it cannot go on with it.
+    pub(super) fn has_to_leave(&self, id: MemberId) -> bool {
+        self.members.get(&id).is_some_and(|member| member.cursor.is_none() && member.waiting.is_none())
+    }
+
+    /// This member cannot go on with the mailbox.
+    fn dismiss(&mut self, id: MemberId, text: &'static [u8]) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if let Some(cursor) = member.dismiss(text) {
+            self.log.leave(cursor);
+        }
+        self.queue.retain(|waiting| *waiting != id);
+    }
+
     /// The mailbox cannot be gone on with. Those who have not heard of it yet can still select it.
     pub(super) fn bye_all(&mut self, text: &'static [u8]) {
         let (known, exists, counts) = (self.uids.len(), self.exists, self.miscounted);
@@ -224,13 +274,9 @@ impl Machine {
         let members = &self.members;
         self.queue.retain(|id| members.get(id).is_some_and(|member| member.cursor.is_none()));
         for member in self.members.values_mut().filter(|member| member.cursor.is_some()) {
-            // What becomes of the mailbox is no longer its affair.
-            if let Some(cursor) = member.cursor.take() {
+            if let Some(cursor) = member.dismiss(text) {
                 self.log.leave(cursor);
             }
-            member.waiting = None;
-            member.idling = false;
-            member.out.push_back(Told::Bye(Bytes::from_static(text)));
         }
     }
 }

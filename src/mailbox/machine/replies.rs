@@ -4,19 +4,20 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 
 use super::jobs::Job;
 use super::{Action, Link, Machine, MemberId, Nonsense, Told};
-use crate::imap::fetch_items::{FetchScanner, Items};
-use crate::imap::ranges::Ranges;
+use crate::imap::fetch_items::{FetchScanner, Items, mod_sequence};
 use crate::imap::renumber::Renumber;
 use crate::imap::response::StatusReply;
-use crate::imap::untagged::{Octets, Part, Reply};
+use crate::imap::sequence::Found;
+use crate::imap::untagged::{Octets, Part, Reader, Reply};
+use crate::mailbox::log::LogError;
 use crate::mailbox::shadow::{normal, stored};
 
 /// Octets of a FETCH held back until it is known whether there is more to it than flags.
 const HELD: usize = 512;
 /// Octets of a line that the hub keeps for itself. Other lines are passed on all the same.
 const KEPT: usize = 64 * 1024;
-/// Octets of a list of UIDs.
-const MAX_LIST: usize = 16 * 1024 * 1024;
+/// Messages that a FETCH may be of beyond those that were announced: as many as a command may have moved to their mailbox.
+const UNANNOUNCED: u32 = 1000;
 /// Pieces above this are passed on without a copy.
 const COPIED: usize = 2048;
 /// Octets that a reply may take more than it did, by a longer number.
@@ -34,6 +35,8 @@ pub(super) struct Reading {
     held: Option<BytesMut>,
     items: Option<FetchScanner>,
     renumber: Option<Renumber>,
+    /// UIDs in it that the hub asked for, or that have vanished.
+    found: Option<Found>,
     /// For the hub itself.
     kept: BytesMut,
     begun: bool,
@@ -49,6 +52,9 @@ impl Reading {
 impl Machine {
     /// Untagged replies, or parts of them.
     pub fn handle_data(&mut self, data: Bytes) {
+        if self.link == Link::Broken {
+            return;
+        }
         if matches!(self.job, Some(Job::Open { .. } | Job::Member(_))) {
             self.passed.reserve(data.len().min(COPIED) + LONGER);
         }
@@ -60,6 +66,9 @@ impl Machine {
                 Part::Text(text) => self.reply_text(&text),
                 Part::Literal(octets) => self.reply_literal(&octets),
                 Part::End => self.end_reply(),
+            }
+            if self.link == Link::Broken {
+                reader = Reader::default();
             }
         }
         self.reader = reader;
@@ -104,10 +113,13 @@ impl Machine {
         self.owner().filter(|owner| self.members.contains_key(owner))
     }
 
-    /// The backend contradicts itself: nothing can be known of the mailbox by this connection.
+    /// The backend contradicts itself: nothing can be known of the mailbox by this connection, and nothing more of it counts.
     pub(super) fn broken(&mut self, why: impl Into<Nonsense>) {
         self.reading = None;
-        self.actions.push_back(Action::Abandon(why.into()));
+        if self.link != Link::Broken {
+            self.link = Link::Broken;
+            self.actions.push_back(Action::Abandon(why.into()));
+        }
     }
 
     fn begin_reply(&mut self, reply: Reply) {
@@ -119,6 +131,7 @@ impl Machine {
             held: None,
             items: None,
             renumber: None,
+            found: None,
             kept: BytesMut::new(),
             begun: false,
         });
@@ -127,10 +140,7 @@ impl Machine {
             Reply::Expunge(number) => self.expunged(number),
             Reply::Recent(count) => self.recent(count),
             Reply::Fetch(number) => {
-                // Cyrus forgets EXISTS for what MOVE moves within a mailbox; of a message that is not there nothing can be said.
-                if number > self.exists && self.is_open() {
-                    self.counts(number);
-                }
+                self.announced(number);
                 match self.number_for_owner(number) {
                     Some(number) => reading.number = number,
                     None => reading.to = None,
@@ -143,9 +153,24 @@ impl Machine {
                 reading.begun = true;
                 self.passed.put_slice(b"* VANISHED");
             }
-            Reply::Vanished { .. } | Reply::Flags | Reply::Status(_) | Reply::Other => {}
+            Reply::Vanished { .. } => reading.found = Some(Found::list()),
+            Reply::OutOfRange => self.broken(Nonsense::OutOfRange),
+            Reply::Flags | Reply::Status(_) | Reply::Other => {}
         }
-        self.reading = Some(reading);
+        if self.link != Link::Broken {
+            self.reading = Some(reading);
+        }
+    }
+
+    /// Cyrus forgets EXISTS for what MOVE moves within a mailbox. Of a message that is not there nothing can be said.
+    fn announced(&mut self, number: u32) {
+        let beyond = number.saturating_sub(self.exists);
+        if beyond > 0 && self.is_open() {
+            match beyond <= UNANNOUNCED {
+                true => self.counts(number),
+                false => self.broken(LogError::NoSuchMessage(number, self.exists)),
+            }
+        }
     }
 
     /// The number by which the owner of the job knows the message.
@@ -155,11 +180,19 @@ impl Machine {
             return Some(number);
         }
         let cursor = self.members.get(&running.id)?.cursor?;
-        self.log.numbering(cursor).back(number)
+        self.log.back(cursor, number)
     }
 
     fn begin_result(&mut self, reading: &mut Reading) {
-        let Some(Job::Member(running)) = &self.job else { return };
+        let Some(Job::Member(running)) = &self.job else {
+            reading.found = match (&self.job, reading.reply) {
+                (Some(Job::Census { .. } | Job::Unseen { .. }), Reply::Search) => Some(Found::list()),
+                (Some(Job::Census { .. }), Reply::Esearch) => Some(Found::item(b"ALL")),
+                (Some(Job::Unseen { .. }), Reply::Esearch) => Some(Found::item(b"MIN")),
+                _ => None,
+            };
+            return;
+        };
         let renumber = Renumber::new(reading.reply, running.shape.uid);
         let Some(cursor) = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor) else {
             return;
@@ -176,17 +209,14 @@ impl Machine {
     fn reply_text(&mut self, text: &Octets<'_>) {
         let Some(mut reading) = self.reading.take() else { return };
         match reading.reply {
-            Reply::Exists(_) | Reply::Expunge(_) | Reply::Recent(_) => {}
+            Reply::Exists(_) | Reply::Expunge(_) | Reply::Recent(_) | Reply::OutOfRange => {}
             // An answer to the one who has asked (RFC 7162 section 3.2.6).
             Reply::Vanished { earlier: true } => {
                 if reading.to.is_some() {
                     self.emit(text);
                 }
             }
-            Reply::Vanished { earlier: false } if reading.kept.len() + text.len() > MAX_LIST => {
-                return self.broken(Nonsense::Vanished);
-            }
-            Reply::Vanished { earlier: false } => reading.kept.put_slice(text),
+            Reply::Vanished { earlier: false } => reading.found.iter_mut().for_each(|found| found.text(text)),
             Reply::Fetch(_) => {
                 if let Some(items) = &mut reading.items {
                     items.text(text);
@@ -218,11 +248,8 @@ impl Machine {
     }
 
     fn result_text(&mut self, reading: &mut Reading, text: &Octets<'_>) {
-        if let Some(Job::Census { list, .. } | Job::Unseen { list, .. }) = &mut self.job {
-            if list.len() + text.len() <= MAX_LIST {
-                list.put_slice(text);
-            }
-            return;
+        if let Some(found) = &mut reading.found {
+            return found.text(text);
         }
         let Some(cursor) = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor) else {
             return;
@@ -273,17 +300,11 @@ impl Machine {
         let Some(mut reading) = self.reading.take() else { return };
         match reading.reply {
             Reply::Fetch(number) => self.end_fetch(number, &mut reading),
-            Reply::Search | Reply::Esearch => self.counted(),
-            Reply::Vanished { earlier: false } => {
-                let uids = parse_list(&reading.kept);
-                let open = self.is_open();
-                match &mut self.job {
-                    Some(Job::Census { fresh: Some(fresh), .. }) => fresh.vanished(&uids),
-                    _ if self.strays.is_some() => self.strays.iter_mut().for_each(|fresh| fresh.vanished(&uids)),
-                    _ if open => self.vanishes(&uids),
-                    _ => {}
-                }
-            }
+            Reply::Search | Reply::Esearch => self.counted(reading.found),
+            Reply::Vanished { earlier: false } => match reading.found.and_then(Found::finish) {
+                Some(uids) => self.vanished(&uids),
+                None => self.broken(Nonsense::Vanished),
+            },
             Reply::Flags | Reply::Status(_) | Reply::Other => match &mut self.job {
                 Some(Job::Open { selection, .. }) => {
                     selection.note(&reading.kept, true);
@@ -314,18 +335,23 @@ impl Machine {
 
     fn end_fetch(&mut self, number: u32, reading: &mut Reading) {
         let Some(mut items) = reading.items.take().map(|mut items| items.finish()) else { return };
-        if let (Some(Job::Census { fresh: Some(fresh), .. }), Some(uid)) = (&mut self.job, items.uid) {
+        if let (Some(Job::Census { fresh: Some(fresh) }), Some(uid)) = (&mut self.job, items.uid) {
             fresh.told(number, uid);
         }
         // What is said of a mailbox that the members' views do not follow yet is asked for again when they do.
         if !self.is_open() {
             return;
         }
-        if let Some(uid) = items.uid
-            && number == self.uids.len() + 1
-            && self.uids.last().is_none_or(|last| last < uid)
-        {
-            self.uids.insert(uid);
+        if let Some(uid) = items.uid {
+            match self.uids.nth(number) {
+                Some(known) if known == uid => {}
+                None if self.uids.last().is_none_or(|last| last < uid) => {
+                    if number - 1 == self.uids.len() {
+                        self.uids.insert(uid);
+                    }
+                }
+                _ => return self.broken(Nonsense::OtherUid(number, uid)),
+            }
         }
         if self.has_modseqs() {
             // Whoever is told mod-sequences is told it always (RFC 7162 section 3.2.4).
@@ -387,9 +413,10 @@ impl Machine {
         let expected =
             self.shadow.flags(number).is_none_or(|before| stored(before, store.sign, &store.flags) == *flags);
         // Once something was said, the last word has to be right.
-        let silent = named && expected && !member.told.contains(own);
+        let told = member.told.get_or_insert_default();
+        let silent = named && expected && !told.contains(own);
         if !silent {
-            member.told.insert(own);
+            told.insert(own);
         }
         silent
     }
@@ -404,26 +431,5 @@ impl Machine {
 /// withheld from it, it would never ask again (sections 3.2 and 6).
 pub(super) fn highest_modseq(reply: &[u8]) -> Option<u64> {
     let reply = StatusReply::parse(reply).filter(|reply| reply.has_code("HIGHESTMODSEQ"))?;
-    std::str::from_utf8(reply.code?.get("HIGHESTMODSEQ ".len()..)?).ok()?.trim().parse().ok()
-}
-
-/// The UIDs of ` 1 2 3` (SEARCH) or ` (TAG "x") UID ALL 1:3` (ESEARCH).
-pub(super) fn parse_list(text: &[u8]) -> Ranges {
-    let text = match text.iter().rposition(|b| *b == b'L' || *b == b'l') {
-        Some(all) => &text[all + 1..],
-        // An ESEARCH that found nothing.
-        None if text.contains(&b'(') => return Ranges::new(),
-        None => text,
-    };
-    let mut ranges = Ranges::new();
-    for part in text.split(|b| matches!(b, b' ' | b',' | b'\r' | b'\n')).filter(|part| !part.is_empty()) {
-        let Ok(part) = std::str::from_utf8(part) else { continue };
-        let (first, last) = part.split_once(':').unwrap_or((part, part));
-        if let (Ok(a), Ok(b)) = (first.parse::<u32>(), last.parse::<u32>())
-            && a.min(b) > 0
-        {
-            ranges.insert_range(a.min(b)..=a.max(b));
-        }
-    }
-    ranges
+    mod_sequence(reply.code?.get("HIGHESTMODSEQ ".len()..)?.trim_ascii())
 }

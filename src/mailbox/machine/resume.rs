@@ -3,15 +3,16 @@
 use bytes::{Bytes, BytesMut};
 
 use super::jobs::{GONE, Job, Joining, Running, own};
-use super::replies::{highest_modseq, parse_list};
+use super::replies::highest_modseq;
 use super::selection::Selection;
-use super::{Action, Link, Machine, MemberId, Stat, Told};
+use super::{Action, Link, Machine, MemberId, Nonsense, Stat, Told};
 use crate::imap::command::Name;
+use crate::imap::fetch_items::mod_sequence;
 use crate::imap::ranges::Ranges;
 use crate::imap::renumber::modified;
 use crate::imap::response::StatusReply;
 use crate::mailbox::enabled::{Enabled, Parameters};
-use crate::mailbox::log::Log;
+use crate::mailbox::log::{Log, LogError};
 use crate::session::machine::Run;
 
 /// Times that UIDs are asked for when they do not fit the number of messages.
@@ -22,6 +23,8 @@ const COUNTS: u8 = 4;
 const RESELECT: u8 = 8;
 /// Octets of the numbers in one command of ours.
 const MAX_SET: usize = 4000;
+/// Octets of the news between a list of UIDs and the end of the command that asked for it.
+const MAX_AFTER: usize = 16 * 1024 * 1024;
 /// Messages whose UIDs are asked for one by one.
 const FEW: u32 = 200;
 
@@ -40,6 +43,8 @@ pub(super) struct Fresh {
     asked: u32,
     /// What happened after that.
     after: Vec<After>,
+    /// What it takes.
+    octets: usize,
 }
 
 #[derive(Debug)]
@@ -59,40 +64,56 @@ impl Fresh {
             gone: Ranges::new(),
             asked: exists,
             after: Vec::new(),
+            octets: 0,
         }
     }
 
-    pub(super) fn exists(&mut self, count: u32) {
+    pub(super) fn exists(&mut self, count: u32) -> Result<(), Nonsense> {
         match self.uids {
-            Some(_) => self.after.push(After::Exists(count)),
-            None => self.exists = count,
-        }
-    }
-
-    pub(super) fn expunged(&mut self, number: u32) {
-        match self.uids {
-            Some(_) => self.after.push(After::Expunge(number)),
+            Some(_) => self.happens(After::Exists(count)),
+            None if count < self.exists => Err(LogError::Shrunk(self.exists, count).into()),
             None => {
-                self.exists = self.exists.saturating_sub(1);
-                // Which of those that were told is not known.
-                self.asked = u32::MAX;
+                self.exists = count;
+                Ok(())
             }
         }
     }
 
-    pub(super) fn vanished(&mut self, uids: &Ranges) {
-        match self.uids {
-            Some(_) => self.after.push(After::Vanished(uids.clone())),
-            None => {
-                self.exists = self.exists.saturating_sub(uids.len());
-                self.gone.insert_all(uids);
-                self.asked = u32::MAX;
-            }
+    pub(super) fn expunged(&mut self, number: u32) -> Result<(), Nonsense> {
+        if self.uids.is_some() {
+            return self.happens(After::Expunge(number));
         }
+        if number > self.exists {
+            return Err(LogError::NoSuchMessage(number, self.exists).into());
+        }
+        self.exists -= 1;
+        // Which of those that were told is not known.
+        self.asked = u32::MAX;
+        Ok(())
+    }
+
+    pub(super) fn vanished(&mut self, uids: &Ranges) -> Result<(), Nonsense> {
+        if self.uids.is_some() {
+            return self.happens(After::Vanished(uids.clone()));
+        }
+        // Each was there.
+        self.exists = self.exists.checked_sub(uids.len()).ok_or(Nonsense::Vanished)?;
+        self.gone.insert_all(uids);
+        self.asked = u32::MAX;
+        Ok(())
+    }
+
+    fn happens(&mut self, event: After) -> Result<(), Nonsense> {
+        self.octets += size_of::<After>();
+        if let After::Vanished(uids) = &event {
+            self.octets += uids.octets();
+        }
+        self.after.push(event);
+        if self.octets > MAX_AFTER { Err(Nonsense::TooMuch) } else { Ok(()) }
     }
 
     pub(super) fn told(&mut self, number: u32, uid: u32) {
-        if number == self.told.len() + 1 && self.told.last().is_none_or(|last| last < uid) {
+        if number - 1 == self.told.len() && self.told.last().is_none_or(|last| last < uid) {
             self.told.insert(uid);
         }
     }
@@ -110,9 +131,9 @@ impl Fresh {
         self.uids.take().or((self.exists == 0).then(Ranges::new))
     }
 
-    pub(super) fn counted(&mut self, uids: &Ranges) {
+    pub(super) fn counted(&mut self, uids: Ranges) {
         if self.uids.is_none() && uids.len() == self.exists {
-            self.uids = Some(uids.clone());
+            self.uids = Some(uids);
         }
     }
 }
@@ -121,6 +142,9 @@ impl Machine {
     /// What came before it, the tagged reply without its tag, and whether a mailbox is selected.
     pub fn handle_done(&mut self, data: Bytes, rest: Bytes, selected: bool) {
         self.handle_data(data);
+        if self.link == Link::Broken {
+            return;
+        }
         self.note_highest(highest_modseq(&rest));
         let Some(job) = self.job.take() else { return };
         self.quiet_since = self.now;
@@ -135,15 +159,14 @@ impl Machine {
         match job {
             Job::Open { member, run, selection } => self.opened(member, &run, selection, rest, ok && selected),
             Job::Reselect { selection } => self.reselected(Selection { rest, ..selection }, ok && selected),
-            Job::Census { fresh: Some(fresh), .. } => self.recounted(fresh, ok),
+            Job::Census { fresh: Some(fresh) } => self.recounted(fresh, ok),
             Job::Census { .. } if self.strays.is_some() => {}
             Job::Census { .. } => {
                 let fits = self.uids.len() == self.exists;
-                self.miscounted = if fits { 0 } else { self.miscounted + 1 };
+                self.miscounted = if fits { 0 } else { self.miscounted.saturating_add(1) };
             }
             Job::Status { joining, text } => self.told_status(joining, ok.then_some(&text)),
-            Job::Unseen { joining, list } => {
-                let unseen = first_found(&list);
+            Job::Unseen { joining, first: unseen } => {
                 self.begin(Job::Refresh(Joining { unseen, ..joining }), own(Name::Noop, "NOOP"));
             }
             Job::Refresh(joining) => self.refreshed(joining),
@@ -273,7 +296,7 @@ impl Machine {
         if self.settings.unseen && self.exists > 0 && self.uids.len() == self.exists {
             let returns = if self.settings.esearch { "RETURN (MIN) " } else { "" };
             let run = own(Name::Search, format!("UID SEARCH {returns}UNSEEN"));
-            return self.begin(Job::Unseen { joining, list: BytesMut::new() }, run);
+            return self.begin(Job::Unseen { joining, first: None }, run);
         }
         self.begin(Job::Refresh(joining), own(Name::Noop, "NOOP"));
     }
@@ -333,15 +356,14 @@ impl Machine {
 
     fn ask_one_by_one(&mut self, fresh: Option<Fresh>) {
         let known = if fresh.is_some() { 0 } else { self.uids.len() };
-        let run = own(Name::Fetch, format!("FETCH {}:* (UID)", known + 1));
-        self.begin(Job::Census { list: BytesMut::new(), fresh }, run);
+        let run = own(Name::Fetch, format!("FETCH {}:* (UID)", known.saturating_add(1)));
+        self.begin(Job::Census { fresh }, run);
     }
 
     pub(super) fn ask_for_uids(&mut self, fresh: Option<Fresh>) {
         if self.miscounted % 2 == 1 {
             // Cyrus leaves out of UID SEARCH what is gone, and says so only when asked for news.
-            let job = Job::Census { list: BytesMut::new(), fresh };
-            return self.begin(job, own(Name::Noop, "NOOP"));
+            return self.begin(Job::Census { fresh }, own(Name::Noop, "NOOP"));
         }
         let exists = fresh.as_ref().map_or(self.exists, |fresh| fresh.exists);
         if exists > 0 && self.miscounted >= COUNTS {
@@ -353,7 +375,7 @@ impl Machine {
         // By number: Cyrus finds messages of which it has not told yet, in the place of those that are gone.
         let set = if exists > known { format!("{}:{exists}", known + 1) } else { "ALL".into() };
         let run = own(Name::Search, format!("UID SEARCH {returns}{set}"));
-        self.begin(Job::Census { list: BytesMut::new(), fresh }, run);
+        self.begin(Job::Census { fresh }, run);
     }
 
     fn reselected(&mut self, selection: Selection, ok: bool) {
@@ -399,7 +421,7 @@ impl Machine {
     fn recounted(&mut self, mut fresh: Fresh, ok: bool) {
         let Some(uids) = fresh.found().filter(|_| ok) else {
             // One by one, it is refused when a message is gone of which the backend has not told yet: it will.
-            self.miscounted += 1;
+            self.miscounted = self.miscounted.saturating_add(1);
             if self.miscounted >= MAX_COUNTS {
                 return self.bye_all(b"[UNAVAILABLE] Connection to the mail server lost");
             }
@@ -418,16 +440,12 @@ impl Machine {
             return self.bye_all(b"The mailbox is no longer what it was");
         }
         self.selection = Some(fresh.selection);
-        let gone: Vec<u32> = self.uids.difference(&uids).iter().collect();
         self.link = Link::Up { open: true };
-        for uid in gone.into_iter().rev() {
-            self.expunges(self.uids.rank(uid) + 1);
-        }
-        // Of the last ones nobody knows more than that they are there: any will do.
-        while self.exists > uids.len() {
-            self.expunges(self.exists);
-        }
-        if uids.len() > self.exists {
+        self.loses_uids(&self.uids.difference(&uids));
+        if self.exists > uids.len() {
+            // Of the last ones nobody knows more than that they are there: any will do.
+            self.loses(&Ranges::from_runs(vec![(uids.len() + 1, self.exists)]));
+        } else {
             self.counts(uids.len());
         }
         self.uids = uids;
@@ -437,8 +455,11 @@ impl Machine {
         for event in fresh.after {
             match event {
                 After::Exists(count) => self.counts(count),
-                After::Expunge(number) => self.expunges(number),
+                After::Expunge(number) => self.loses(&Ranges::from_iter([number])),
                 After::Vanished(uids) => self.vanishes(&uids),
+            }
+            if self.link == Link::Broken {
+                return;
             }
         }
         self.stats.push(Stat::Resumed { changed: true });
@@ -474,21 +495,12 @@ impl Machine {
             }
             return self.exists > 0;
         }
-        let from = self.recheck.unwrap_or(1);
-        let mut set = String::new();
-        let mut next = None;
-        let known = match self.recheck {
-            Some(_) => self.shadow.ranges(),
-            None => self.shadow.owed().map(|number| (number, number)).collect(),
+        let (set, next) = match self.recheck {
+            // Members may know the flags of any message.
+            Some(_) if self.shadow.has_forgotten() && self.exists > 0 => ("1:*".to_owned(), None),
+            Some(from) => some_runs(self.shadow.known(from)),
+            None => some_runs(self.shadow.owed(1)),
         };
-        for (first, last) in known.into_iter().filter(|(_, last)| *last >= from) {
-            if set.len() > MAX_SET {
-                next = Some(first);
-                break;
-            }
-            let comma = if set.is_empty() { "" } else { "," };
-            set.push_str(&format!("{comma}{}:{last}", first.max(from)));
-        }
         self.recheck = next;
         if set.is_empty() {
             self.owes = false;
@@ -524,9 +536,27 @@ fn access(selection: &Selection) -> Option<bool> {
     reply.code.map(|_| reply.has_code("READ-ONLY"))
 }
 
-/// The UID that a search found first: ` (TAG "x") UID MIN 7` (ESEARCH), ` 7 9` (SEARCH).
-fn first_found(text: &[u8]) -> Option<u32> {
-    if text.contains(&b'(') { u32::try_from(number_after(text, b"MIN ")?).ok() } else { parse_list(text).first() }
+/// These numbers, which ascend, as a set that is not much longer than it may be, and the first that is left.
+fn some_runs(numbers: impl Iterator<Item = u32>) -> (String, Option<u32>) {
+    let (mut set, mut run) = (String::new(), None);
+    let push = |set: &mut String, (first, last): (u32, u32)| {
+        let comma = if set.is_empty() { "" } else { "," };
+        set.push_str(&format!("{comma}{first}:{last}"));
+    };
+    for number in numbers {
+        match &mut run {
+            Some((_, last)) if number - 1 == *last => *last = number,
+            Some(whole) => {
+                push(&mut set, std::mem::replace(whole, (number, number)));
+                if set.len() > MAX_SET {
+                    return (set, Some(number));
+                }
+            }
+            None => run = Some((number, number)),
+        }
+    }
+    run.into_iter().for_each(|run| push(&mut set, run));
+    (set, None)
 }
 
 /// The number that follows the last `word`: in a STATUS reply, the mailbox's name comes before all items, whatever it holds.
@@ -534,5 +564,5 @@ fn number_after(text: &[u8], word: &[u8]) -> Option<u64> {
     let at = memchr::memmem::rfind(&text.to_ascii_uppercase(), word)?;
     let digits = &text[at + word.len()..];
     let end = digits.iter().take_while(|b| b.is_ascii_digit()).count();
-    std::str::from_utf8(&digits[..end]).ok()?.parse().ok()
+    mod_sequence(&digits[..end])
 }

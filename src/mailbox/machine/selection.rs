@@ -5,6 +5,7 @@ use memchr::memmem;
 
 use super::jobs::Joining;
 use super::replies::highest_modseq;
+use crate::imap::fetch_items::mod_sequence;
 use crate::imap::response::{Status, StatusReply, trim_line_end};
 
 /// Octets of a SELECT's lines that are kept.
@@ -48,7 +49,7 @@ impl Selection {
         };
         let number = || {
             let code = StatusReply::parse(rest)?.code?;
-            std::str::from_utf8(code.get(kind.len()..)?).ok()?.trim().parse().ok()
+            mod_sequence(code.get(kind.len()..)?.trim_ascii()).and_then(|number| u32::try_from(number).ok())
         };
         match &kind[..] {
             b"UIDNEXT" => {
@@ -72,6 +73,14 @@ impl Selection {
             b"UNSEEN" | b"HIGHESTMODSEQ" | b"CLOSED" | b"ALERT" | b"INPROGRESS" | b"CAPABILITY" => false,
             _ => selecting && self.keep(&kind, line),
         }
+    }
+
+    /// EXPUNGE, before all is said. True: of a message that is there. What is said before EXISTS is about the mailbox that was
+    /// selected earlier.
+    pub(super) fn expunged(&mut self, number: u32) -> bool {
+        let there = (1..=self.exists).contains(&number);
+        self.exists -= u32::from(there);
+        there
     }
 
     fn keep(&mut self, kind: &[u8], line: &[u8]) -> bool {

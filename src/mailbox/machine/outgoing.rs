@@ -1,0 +1,107 @@
+//! What a member is still to be told. What is long is written only when its turn comes, piece by piece: so it takes no memory before,
+//! and the hub can do something else between two pieces.
+
+use std::collections::VecDeque;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+use super::Told;
+use crate::imap::ranges::Ranges;
+use crate::mailbox::log::{News, write_expunged};
+
+/// Small pieces are joined up to this size, in octets.
+const JOIN: usize = 4096;
+/// Messages, or runs of UIDs, in one piece.
+const PIECE: u32 = 1024;
+
+#[derive(Debug)]
+enum Pending {
+    Told(Told),
+    /// `* n EXPUNGE` for each of these, the last first.
+    Expunged(Ranges),
+    /// `* VANISHED` for these, in as many lines as it takes.
+    Vanished(Ranges),
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    queue: VecDeque<Pending>,
+}
+
+impl Outgoing {
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(super) fn push_back(&mut self, told: Told) {
+        self.queue.push_back(Pending::Told(told));
+    }
+
+    /// News, behind `text`, to which those that are short are appended.
+    pub(super) fn push_news(&mut self, news: News, text: &mut BytesMut) {
+        let pending = match news {
+            News::Expunge(gone) if gone.len() > PIECE => Pending::Expunged(gone),
+            News::Vanished { uids, .. } if uids.runs() > PIECE as usize => Pending::Vanished(uids),
+            news => return news.write(text),
+        };
+        self.push_text(text);
+        self.queue.push_back(pending);
+    }
+
+    /// Leaves `text` empty.
+    pub(super) fn push_text(&mut self, text: &mut BytesMut) {
+        if !text.is_empty() {
+            self.push_back(Told::Data(text.split().freeze()));
+        }
+    }
+
+    /// The next piece.
+    pub(super) fn pop_front(&mut self) -> Option<Told> {
+        let mut told = self.next()?;
+        while let Told::Data(data) = &told {
+            match self.queue.front() {
+                Some(Pending::Told(Told::Data(more))) if data.len() + more.len() <= JOIN => {
+                    told = Told::Data([&data[..], more].concat().into());
+                }
+                Some(Pending::Told(Told::Done(more, rest, selected))) if more.is_empty() => {
+                    told = Told::Done(data.clone(), rest.clone(), *selected);
+                }
+                _ => break,
+            }
+            self.queue.pop_front();
+        }
+        if self.queue.is_empty() {
+            // It may be silent for hours.
+            self.queue = VecDeque::new();
+        }
+        Some(told)
+    }
+
+    fn next(&mut self) -> Option<Told> {
+        let (piece, over) = match self.queue.front_mut()? {
+            Pending::Told(_) => {
+                return match self.queue.pop_front()? {
+                    Pending::Told(told) => Some(told),
+                    _ => None,
+                };
+            }
+            Pending::Expunged(gone) => {
+                let mut text = BytesMut::new();
+                write_expunged(&gone.take_last(PIECE), &mut text);
+                (text, gone.is_empty())
+            }
+            Pending::Vanished(uids) => {
+                let few = Ranges::from_runs(uids.spans().take(PIECE as usize).map(|span| span.into_inner()).collect());
+                uids.remove_all(&few);
+                let mut text = BytesMut::new();
+                text.put_slice(format!("* VANISHED {few}\r\n").as_bytes());
+                (text, uids.is_empty())
+            }
+        };
+        if over {
+            self.queue.pop_front();
+        }
+        Some(Told::Data(Bytes::from(piece)))
+    }
+}
