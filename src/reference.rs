@@ -1,4 +1,5 @@
-//! Files that are made from the command line and the configuration: man pages, completions, the schema.
+//! Files that are made from the command line, the configuration and the table of servers: man pages, completions, the schema,
+//! docs/servers.md.
 
 use std::fs;
 use std::path::PathBuf;
@@ -24,6 +25,8 @@ enum Kind {
     Completions,
     /// imapool.schema.json
     Schema,
+    /// servers.md
+    Servers,
 }
 
 /// Writes the files of one kind.
@@ -40,6 +43,7 @@ pub(crate) fn write(args: &Args, command: &Command) -> anyhow::Result<()> {
         Kind::Schema => {
             fs::write(args.folder.join("imapool.schema.json"), imapool::schema::text()).context("schema")?
         }
+        Kind::Servers => fs::write(args.folder.join("servers.md"), imapool::demo::page::page()).context("servers")?,
     }
     Ok(())
 }

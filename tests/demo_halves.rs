@@ -25,7 +25,7 @@ static ALONE: Mutex<()> = Mutex::const_new(());
 const LOGIN_COST: Duration = Duration::from_millis(5);
 
 fn arguments() -> DemoArgs {
-    DemoArgs { sessions: 200, accounts: 10, concurrency: 16, login_cost: LOGIN_COST, keep: false }
+    DemoArgs { sessions: 200, accounts: 10, concurrency: 16, login_cost: LOGIN_COST, server: None, keep: false }
 }
 
 /// A proxy that only relays octets: it spares nobody anything.
@@ -71,7 +71,7 @@ fn assert_direct_runs_short(ways: &Ways, ports: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_few_ports_sessions_fail_directly_and_none_does_through_imapool() {
     let _alone = ALONE.lock().await;
-    let server = imapool::demo::start_server(Duration::ZERO).await.unwrap();
+    let server = imapool::demo::start_server(Duration::ZERO, None).await.unwrap();
     let backend = server.address();
     let toml = format!(
         "listener = [{{ address = \"127.0.0.1:0\" }}]\nbackend = [{{ address = \"{backend}\" }}]\n\
@@ -97,7 +97,7 @@ async fn with_few_ports_sessions_fail_directly_and_none_does_through_imapool() {
 #[tokio::test(flavor = "multi_thread")]
 async fn both_ways_are_measured() {
     let _alone = ALONE.lock().await;
-    let server = imapool::demo::start_server(LOGIN_COST).await.unwrap();
+    let server = imapool::demo::start_server(LOGIN_COST, None).await.unwrap();
     let proxy = relay(server.address()).await;
     let cost = timeout(WAIT, imapool::demo::compare(&arguments(), &server, proxy, WAIT)).await.unwrap();
     for run in [&cost.ways.direct, &cost.ways.pooled] {

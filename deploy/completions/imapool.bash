@@ -496,7 +496,7 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__demo)
-            opts="-h --sessions --accounts --concurrency --login-cost --keep --help"
+            opts="-h --sessions --accounts --concurrency --login-cost --server --keep --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -515,6 +515,10 @@ _imapool() {
                     return 0
                     ;;
                 --login-cost)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --server)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -786,7 +790,7 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__reference)
-            opts="-h --help man completions schema"
+            opts="-h --help man completions schema servers"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

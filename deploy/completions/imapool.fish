@@ -93,6 +93,7 @@ complete -c imapool -n "__fish_imapool_using_subcommand demo" -l sessions -d 'Se
 complete -c imapool -n "__fish_imapool_using_subcommand demo" -l accounts -d 'Accounts the sessions take turns in' -r
 complete -c imapool -n "__fish_imapool_using_subcommand demo" -l concurrency -d 'Sessions at once' -r
 complete -c imapool -n "__fish_imapool_using_subcommand demo" -l login-cost -d 'How long the server takes to check a password, such as 5ms or 0s' -r
+complete -c imapool -n "__fish_imapool_using_subcommand demo" -l server -d 'Which kind of server to run: dovecot, exchange, gmail and others, one that lacks an extension, lies, or dies at a step; "list" prints them all' -r
 complete -c imapool -n "__fish_imapool_using_subcommand demo" -l keep -d 'Leave server and proxy running afterwards, until Ctrl-C, to try them out'
 complete -c imapool -n "__fish_imapool_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c imapool -n "__fish_imapool_using_subcommand import" -s o -l output -d 'Where to write, instead of standard output; must not exist yet' -r -F

@@ -5,6 +5,7 @@
 //! server has a port for each way, so that what one run leaves behind is not counted for another.
 
 pub mod load;
+pub mod page;
 pub mod report;
 pub mod server;
 pub mod sockets;
@@ -23,6 +24,7 @@ use tokio::time::sleep;
 
 use self::load::{Ending, Load};
 use self::report::{Cost, Run, Shortage, Ways};
+use self::server::personality::Personality;
 use self::server::{Options, Server};
 use self::sockets::Ports;
 
@@ -62,10 +64,25 @@ pub struct DemoArgs {
     /// How long the server takes to check a password, such as 5ms or 0s.
     #[arg(long, value_name = "DURATION", default_value = "5ms", value_parser = humantime::parse_duration)]
     pub login_cost: Duration,
+    /// Which kind of server to run: dovecot, exchange, gmail and others, one that lacks an extension, lies, or dies at
+    /// a step; "list" prints them all.
+    #[arg(long, value_name = "KIND", value_parser = kind)]
+    pub server: Option<String>,
     /// Leave server and proxy running afterwards, until Ctrl-C, to try them out.
     #[arg(long)]
     pub keep: bool,
 }
+
+/// A kind of server that there is, or `list`.
+fn kind(name: &str) -> Result<String, String> {
+    if name == LIST || Personality::of(name).is_some() {
+        return Ok(name.to_owned());
+    }
+    Err(format!("there is no such kind; \"--server {LIST}\" prints them"))
+}
+
+/// Prints the kinds of servers instead of running one.
+const LIST: &str = "list";
 
 /// Why the demo could not be given.
 #[derive(Debug, Error)]
@@ -111,10 +128,17 @@ pub async fn run_with<F>(args: DemoArgs, start: F) -> Result<(), DemoError>
 where
     F: AsyncFn(String) -> Result<Front, Box<dyn Error + Send + Sync>>,
 {
-    let server = start_server(args.login_cost).await.map_err(DemoError::Server)?;
+    if args.server.as_deref() == Some(LIST) {
+        return print(&report::kinds(&Personality::all()));
+    }
+    let kind = args.server.as_deref().and_then(Personality::of);
+    let server = start_server(args.login_cost, kind.as_ref()).await.map_err(DemoError::Server)?;
     let start = async || start(configuration(server.addresses()[BEHIND])).await.map_err(DemoError::Proxy);
     let begun = Instant::now();
     print(report::INTRODUCTION)?;
+    if let Some(kind) = &kind {
+        print(&report::kind(kind))?;
+    }
     let front = start().await?;
     let shortage = run_short(&args, &server, front.listener).await;
     front.stop.await;
@@ -130,7 +154,8 @@ where
     }
     front.stop.await;
     server.stop().await;
-    if verdict.is_kept() {
+    // Nothing was promised for a server that cannot be worked with.
+    if verdict.is_kept() || kind.is_some_and(|kind| !kind.verdict.pooling) {
         Ok(())
     } else {
         Err(DemoError::SessionsFailed { failed: verdict.pooled.failed, begun: verdict.pooled.begun() })
@@ -143,13 +168,15 @@ const DIRECT: usize = 1;
 const DIRECT_LOGOUT: usize = 2;
 const DIRECT_HANG_UP: usize = 3;
 
-/// Starts the demo's server: its first address is for the proxy, the others are for direct runs.
+/// Starts the demo's server, of this kind if there is one. Its first address is for the proxy, the others are for direct
+/// runs.
 ///
 /// # Errors
 /// Where no address can be bound.
-pub async fn start_server(login_cost: Duration) -> io::Result<Server> {
+pub async fn start_server(login_cost: Duration, kind: Option<&Personality>) -> io::Result<Server> {
     let addresses = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); 4];
-    let options = Options { addresses, login_delay: login_cost, logout_grace: LOGOUT_GRACE, ..Options::default() };
+    let options = kind.map_or_else(Options::default, Personality::options);
+    let options = Options { addresses, login_delay: login_cost, logout_grace: LOGOUT_GRACE, ..options };
     Server::start(options).await
 }
 
@@ -295,6 +322,8 @@ mod tests {
         let parse = |more: &[&str]| CommandLine::try_parse_from(["demo"].iter().chain(more)).map(|c| c.demo);
         let defaults = parse(&[]).unwrap();
         assert_eq!((defaults.sessions, defaults.accounts, defaults.keep), (20_000, 50, false));
+        assert_eq!(parse(&["--server", "gmail"]).unwrap().server.as_deref(), Some("gmail"));
+        assert!(parse(&["--server", "list"]).is_ok() && parse(&["--server", "nosuch"]).is_err());
         assert_eq!(parse(&["--login-cost", "0s"]).unwrap().login_cost, Duration::ZERO);
         for wrong in [["--sessions", "0"], ["--accounts", "0"], ["--concurrency", "0"], ["--login-cost", "x"]] {
             assert!(parse(&wrong).is_err(), "{wrong:?}");

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::load::{Outcome, SessionError};
+use super::server::personality::Personality;
 use super::sockets::Ports;
 
 /// How long Linux keeps a port in TIME_WAIT, in seconds.
@@ -19,6 +20,18 @@ A front end opens a connection for each request: login, a look into the mailbox,
 server, then through imapool. All three are on this host, the server is in memory, nothing is installed or changed.
 
 ";
+
+/// The kinds of servers, one line each.
+pub fn kinds(kinds: &[Personality]) -> String {
+    let width = kinds.iter().map(|kind| kind.name.len()).max().unwrap_or_default();
+    kinds.iter().map(|kind| format!("{:width$}  {}\n", kind.name, kind.about)).collect()
+}
+
+/// Which kind of server runs, and what is known of it.
+pub fn kind(kind: &Personality) -> String {
+    let know = if kind.verdict.know.is_empty() { String::new() } else { format!("{}\n", kind.verdict.know) };
+    format!("The server is of the kind {}: {}.\n{know}\n", kind.name, kind.about)
+}
 
 /// One way of running the load.
 #[derive(Debug)]

@@ -4,15 +4,18 @@
 //! when its [`Store`] is dropped. Octets from the network never make it panic, and everything they can fill has a
 //! limit.
 
+mod changes;
 mod commands;
 mod date;
 mod envelope;
 mod fetch;
 mod folders;
+mod list;
 mod login;
 mod mime;
 mod options;
 mod parse;
+pub mod personality;
 mod reply;
 mod search;
 mod seed;
@@ -23,14 +26,15 @@ mod view;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::io::DuplexStream;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -40,10 +44,12 @@ pub use self::options::{
 };
 pub use self::store::Store;
 
-use self::session::Session;
+use self::session::{Session, Wire};
 
 /// Connections the kernel may hold before they are accepted.
 const BACKLOG: u32 = 4096;
+/// Octets under way in each direction of a connection without a socket.
+const IN_MEMORY: usize = 64 << 10;
 /// How long [`Server::stop`] waits for its connections.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -134,6 +140,14 @@ impl Server {
             server.tasks.spawn(accept(listener, shared, stop, tasks));
         }
         Ok(server)
+    }
+
+    /// Connects without a socket: what the server says and does is the same.
+    pub fn connect(&self) -> DuplexStream {
+        let (client, server) = tokio::io::duplex(IN_MEMORY);
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        self.tasks.spawn(serve(Box::new(server), nowhere, self.shared.clone(), self.stop.clone()));
+        client
     }
 
     /// The first address.
@@ -274,7 +288,9 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationTo
         };
         match accepted {
             Ok((stream, _)) => {
-                tasks.spawn(serve(stream, address, shared.clone(), stop.clone()));
+                // A connection without NODELAY only is a slow one.
+                let _slow = stream.set_nodelay(true);
+                tasks.spawn(serve(Box::new(stream), address, shared.clone(), stop.clone()));
             }
             // Out of descriptors, most likely: they come back when connections end.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -283,7 +299,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationTo
 }
 
 /// Serves one connection from accept to close.
-async fn serve(stream: TcpStream, address: SocketAddr, shared: Arc<Shared>, stop: CancellationToken) {
+async fn serve(stream: Box<dyn Wire>, address: SocketAddr, shared: Arc<Shared>, stop: CancellationToken) {
     let conn = shared.counting.accepted.fetch_add(1, Ordering::Relaxed) + 1;
     let (kill, mut killed) = watch::channel(None);
     {
@@ -295,8 +311,6 @@ async fn serve(stream: TcpStream, address: SocketAddr, shared: Arc<Shared>, stop
     }
     shared.population.send_replace(());
     let _registered = Registered { shared: shared.clone(), conn };
-    // A connection without NODELAY only is a slow one.
-    let _slow = stream.set_nodelay(true);
     let mut session = Session::new(shared, stream, address, conn);
     let end = tokio::select! {
         end = session.run() => end,
@@ -398,7 +412,7 @@ mod tests {
             };
             let all = [Item::Envelope, Item::Structure { extended: true }];
             let mut out = Reply::default();
-            fetch::write(1, &message, true, &[&all[..], &items].concat(), true, &mut out);
+            fetch::write(1, &message, true, &[&all[..], &items].concat(), &[Item::Flags], &mut out);
             if let Ok(key) = key {
                 key.matches(&search::Candidate { number: 1, recent: false, message: &message, largest: (1, 1) });
             }

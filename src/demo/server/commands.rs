@@ -18,6 +18,15 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
+    /// A whole status, as the tables of kinds have it.
+    pub(super) fn of(status: &str) -> Self {
+        match status.split_once(' ') {
+            Some(("BAD", text)) => Self::Bad(text.into()),
+            Some(("NO", text)) => Self::No(text.into()),
+            _ => Self::No(status.into()),
+        }
+    }
+
     pub(super) fn bad(why: &str) -> Self {
         Self::Bad(format!("Error in IMAP command: {why}."))
     }
@@ -39,7 +48,18 @@ impl Session {
     /// Runs a command; untagged replies and news go to `out`.
     pub(super) async fn execute(&mut self, command: Command, out: &mut Reply) -> Flow<Outcome> {
         let Command { tag, verb, rest: p } = command;
+        self.tag.clone_from(&tag);
+        let quirks = &self.shared.options.quirks;
+        if self.not_connected
+            && !matches!(verb.as_str(), "CAPABILITY" | "LOGOUT")
+            && let Some(status) = quirks.not_connected
+        {
+            return Ok(Err(Refusal::of(status)));
+        }
         match verb.as_str() {
+            "IDLE" if self.offers("IDLE") && quirks.idle_refused.is_some() => {
+                return Ok(Err(quirks.idle_refused.map_or_else(|| self.unknown(), Refusal::of)));
+            }
             "LOGOUT" => return self.logout(&tag, p, out).await,
             "IDLE" if self.offers("IDLE") && self.account.is_some() => return self.idle(p, out).await,
             "LOGIN" | "AUTHENTICATE" if self.account.is_some() => {
@@ -86,7 +106,9 @@ impl Session {
             "APPEND" => self.append(account, p),
             "NAMESPACE" if self.offers("NAMESPACE") => {
                 p.end()?;
-                out.untagged("NAMESPACE ((\"\" \"/\")) NIL NIL");
+                let names = self.shared.options.names;
+                let delimiter = names.quoted_delimiter();
+                out.untagged(&format!("NAMESPACE ((\"{}\" {delimiter})) NIL NIL", names.prefix));
                 Ok("Namespace completed.".into())
             }
             _ => self.selected(account, verb, p, out),
@@ -107,7 +129,7 @@ impl Session {
             _ => false,
         };
         if !known {
-            return Err(Refusal::bad("an unknown command"));
+            return Err(self.unknown());
         }
         let Some(view) = self.view.take() else {
             return Err(Refusal::bad("no mailbox selected"));
@@ -139,10 +161,11 @@ impl Session {
 
     /// Tells the selected mailbox's news. A mailbox that was deleted by another session ends the connection.
     pub(super) fn tell_news(&mut self, may_expunge: bool, out: &mut Reply) -> Flow<bool> {
+        let telling = self.telling();
         let (Some(account), Some(view)) = (&self.account, &mut self.view) else { return Ok(false) };
         let mut content = account.lock();
         match content.by_id_mut(view.mailbox) {
-            Some(mailbox) => Ok(view.tell(mailbox, may_expunge, out)),
+            Some(mailbox) => Ok(view.tell(mailbox, may_expunge, telling, out)),
             None => Err(End::Killed(super::options::Kill::Bye)),
         }
     }
@@ -202,6 +225,7 @@ impl Session {
             return Err(Refusal::bad("expected a list or NIL"));
         }
         p.end()?;
+        self.identified |= self.account.is_some();
         out.untagged("ID (\"name\" \"imapool demo server\")");
         Ok("ID completed.".into())
     }
@@ -209,10 +233,11 @@ impl Session {
     /// ENABLE (RFC 5161): unknown names are passed over.
     fn enable(&mut self, mut p: Parser, out: &mut Reply) -> Outcome {
         let mut enabled = Vec::new();
+        let silent = self.shared.options.quirks.silent_enable;
         p.space()?;
         loop {
             let name = p.keyword()?;
-            if self.shared.options.enable.contains(&name) && self.enabled.insert(name.clone()) {
+            if !silent && self.shared.options.enable.contains(&name) && self.enabled.insert(name.clone()) {
                 enabled.push(name);
             }
             if !p.eat(b' ') {
@@ -220,6 +245,10 @@ impl Session {
             }
         }
         p.end()?;
+        if silent {
+            return Ok("ENABLE completed".into());
+        }
+        self.switch_on(&enabled);
         let separator = if enabled.is_empty() { "" } else { " " };
         out.untagged(&format!("ENABLED{separator}{}", enabled.join(" ")));
         Ok("Enabled.".into())

@@ -9,7 +9,8 @@ use super::reply::Reply;
 pub(super) fn envelope(octets: &Bytes, message: &Part, out: &mut Reply) {
     let get = |name| message.field(octets, name);
     let from = get("From");
-    out.text("(").nstring(get("Date").as_deref()).text(" ").nstring(get("Subject").as_deref()).text(" ");
+    let subject = if out.folded_strings { message.folded_field(octets, "Subject") } else { get("Subject") };
+    out.text("(").nstring(get("Date").as_deref()).text(" ").nstring(subject.as_deref()).text(" ");
     addresses(from.as_deref(), out);
     for name in ["Sender", "Reply-To"] {
         out.text(" ");
@@ -134,6 +135,10 @@ pub(super) fn structure(octets: &Bytes, part: &Part, extended: bool, out: &mut R
     if part.is_multipart() {
         for inner in &part.parts {
             structure(octets, inner, extended, out);
+        }
+        if out.odd_structure {
+            out.text(")");
+            return;
         }
         out.text(" ").string(part.subtype.as_bytes());
         if extended {

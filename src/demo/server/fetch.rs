@@ -16,6 +16,7 @@ pub(super) enum Item {
     Uid,
     InternalDate,
     Size,
+    ModSeq,
     Envelope,
     Structure { extended: bool },
     Octets { label: String, section: Section, partial: Option<(u32, u32)>, peek: bool },
@@ -70,6 +71,7 @@ fn item(p: &mut Parser) -> Result<Vec<Item>, ParseError> {
         b"UID" => Item::Uid,
         b"INTERNALDATE" => Item::InternalDate,
         b"RFC822.SIZE" => Item::Size,
+        b"MODSEQ" => Item::ModSeq,
         b"ENVELOPE" => Item::Envelope,
         b"BODYSTRUCTURE" => Item::Structure { extended: true },
         b"RFC822" => whole(What::All, "RFC822", false),
@@ -164,8 +166,13 @@ pub(super) fn sets_seen(items: &[Item]) -> bool {
     items.iter().any(|i| matches!(i, Item::Octets { peek: false, .. }))
 }
 
-/// Writes `* n FETCH (…)` for one message; `flags_too` adds FLAGS, which a change calls for.
-pub(super) fn write(number: u32, message: &Message, recent: bool, items: &[Item], flags_too: bool, out: &mut Reply) {
+/// Whether the items need the message's structure.
+pub(super) fn needs_structure(items: &[Item]) -> bool {
+    items.iter().any(|item| matches!(item, Item::Envelope | Item::Structure { .. }))
+}
+
+/// Writes `* n FETCH (…)` for one message; `unasked` is what a change calls for besides.
+pub(super) fn write(number: u32, message: &Message, recent: bool, items: &[Item], unasked: &[Item], out: &mut Reply) {
     let needs_parts = |i: &Item| match i {
         Item::Envelope | Item::Structure { .. } => true,
         Item::Octets { section, .. } => !section.path.is_empty(),
@@ -173,7 +180,7 @@ pub(super) fn write(number: u32, message: &Message, recent: bool, items: &[Item]
     };
     let part = items.iter().any(needs_parts).then(|| Part::parse(&message.octets));
     out.text(&format!("* {number} FETCH ("));
-    let unasked = if flags_too { &[Item::Flags][..] } else { &[] };
+    let mut had_literal = false;
     for (at, item) in items.iter().chain(unasked).enumerate() {
         if at > 0 {
             out.text(" ");
@@ -182,6 +189,7 @@ pub(super) fn write(number: u32, message: &Message, recent: bool, items: &[Item]
             (Item::Flags, _) => drop(out.text("FLAGS ").text(&flag_list(message, recent))),
             (Item::Uid, _) => drop(out.text(&format!("UID {}", message.uid))),
             (Item::InternalDate, _) => drop(out.text("INTERNALDATE ").text(&message.date.imap())),
+            (Item::ModSeq, _) => drop(out.text(&format!("MODSEQ ({})", message.changed.max(1)))),
             (Item::Size, _) => drop(out.text(&format!("RFC822.SIZE {}", message.octets.len()))),
             (Item::Envelope, Some(part)) => {
                 out.text("ENVELOPE ");
@@ -194,14 +202,17 @@ pub(super) fn write(number: u32, message: &Message, recent: bool, items: &[Item]
             (Item::Octets { label, section, partial, .. }, part) => {
                 out.text(label).text(" ");
                 match cut(section.extract(&message.octets, part.as_ref()), *partial) {
-                    Some(octets) => out.literal(&octets),
+                    Some(octets) => {
+                        had_literal = true;
+                        out.literal(&octets)
+                    }
                     None => out.text("NIL"),
                 };
             }
             (Item::Envelope | Item::Structure { .. }, None) => drop(out.text("NIL")),
         }
     }
-    out.text(")\r\n");
+    out.end_of_fetch(had_literal);
 }
 
 fn cut(octets: Option<Bytes>, partial: Option<(u32, u32)>) -> Option<Bytes> {

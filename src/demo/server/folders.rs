@@ -1,14 +1,13 @@
 //! The commands on mailboxes as a whole: SELECT, CREATE, LIST, STATUS, APPEND … (RFC 3501 section 6.3).
 
-use std::collections::BTreeMap;
-
+use super::changes::Parameters;
 use super::commands::{Outcome, Refusal};
 use super::date::DateTime;
 use super::parse::Parser;
 use super::reply::Reply;
-use super::selected::{mailbox_name, missing_target, stored_flags};
+use super::selected::{missing_target, stored_flags};
 use super::session::Session;
-use super::store::{Account, Content, Mailbox, Message, NameError};
+use super::store::{Account, Mailbox, Message, NameError};
 use super::view::View;
 
 const SYSTEM_FLAGS: &str = "\\Answered \\Flagged \\Deleted \\Seen \\Draft";
@@ -29,36 +28,67 @@ impl From<NameError> for Refusal {
 }
 
 impl Session {
-    /// SELECT and EXAMINE. Where they fail, no mailbox is selected any more.
+    /// SELECT and EXAMINE. Where they fail, no mailbox is selected any more, unless this kind of server keeps it.
     pub(super) fn select(&mut self, account: &Account, mut p: Parser, read_only: bool, out: &mut Reply) -> Outcome {
+        let shared = self.shared.clone();
+        let quirks = &shared.options.quirks;
+        if let Some(status) = quirks.id_before_select.filter(|_| !self.identified) {
+            return Err(Refusal::of(status));
+        }
         p.space()?;
-        let name = mailbox_name(&mut p)?;
+        let name = self.mailbox_name(&mut p);
+        // Also where the name is none: the arguments are read to their end.
+        let parameters = Parameters::parse(&mut p)?;
         p.end()?;
-        self.view = None;
+        self.allow(&parameters)?;
         let mut content = account.lock();
-        let id = content.id(&name).ok_or(NameError::Missing)?;
+        let found = name.and_then(|name| content.id(&name).ok_or_else(|| self.no_mailbox()));
+        let left = if found.is_err() && quirks.failed_select_keeps { None } else { self.view.take() };
+        let id = found?;
         let mailbox = content.by_id_mut(id).ok_or(NameError::Missing)?;
-        let view = View::new(id, mailbox, read_only);
+        if left.is_some() && self.offers("QRESYNC") {
+            out.untagged(&self.marked("OK [CLOSED] Previous mailbox closed."));
+        }
+        let view = View::new(id, mailbox, read_only, quirks.no_recent);
         let keywords: String = mailbox.keywords().iter().map(|k| format!(" {k}")).collect();
         out.untagged(&format!("FLAGS ({SYSTEM_FLAGS}{keywords})"));
         let permanent = if read_only { String::new() } else { format!("{SYSTEM_FLAGS}{keywords} \\*") };
         out.untagged(&self.marked(&format!("OK [PERMANENTFLAGS ({permanent})] Flags permitted.")));
-        out.untagged(&format!("{} EXISTS", view.len()));
+        let wide = if quirks.wide_exists { " " } else { "" };
+        out.untagged(&format!("{wide}{} EXISTS", view.len()));
         out.untagged(&format!("{} RECENT", view.recent()));
         if let Some(unseen) = mailbox.messages().iter().position(unseen) {
             out.untagged(&self.marked(&format!("OK [UNSEEN {}] First unseen.", unseen + 1)));
         }
-        out.untagged(&self.marked(&format!("OK [UIDVALIDITY {}] UIDs valid", mailbox.uid_validity)));
-        out.untagged(&self.marked(&format!("OK [UIDNEXT {}] Predicted next UID", mailbox.uid_next)));
+        if !(read_only && quirks.examine_without_validity) {
+            out.untagged(&self.marked(&format!("OK [UIDVALIDITY {}] UIDs valid", mailbox.uid_validity)));
+            out.untagged(&self.marked(&format!("OK [UIDNEXT {}] Predicted next UID", mailbox.uid_next)));
+        }
+        if self.offers("CONDSTORE") {
+            out.untagged(&self.marked(&format!("OK [HIGHESTMODSEQ {}] Highest", mailbox.highest())));
+        }
+        self.catch_up(&parameters, mailbox, &view, out);
         drop(content);
         self.view = Some(view);
         Ok(if read_only { "[READ-ONLY] Examine completed." } else { "[READ-WRITE] Select completed." }.into())
     }
 
+    /// The refusal of a mailbox that is not there.
+    fn no_mailbox(&self) -> Refusal {
+        Refusal::of(self.shared.options.words.no_mailbox)
+    }
+
+    /// An argument that names a mailbox: the store's name for it.
+    pub(super) fn mailbox_name(&self, p: &mut Parser) -> Result<String, Refusal> {
+        let name = p.astring()?;
+        let name = std::str::from_utf8(&name).map_err(|_| Refusal::bad("a mailbox name that is not UTF-8"))?;
+        self.shared.options.names.inner(name).ok_or_else(|| self.no_mailbox())
+    }
+
     /// CREATE, DELETE, SUBSCRIBE and UNSUBSCRIBE.
     pub(super) fn change_name(&mut self, account: &Account, verb: &str, mut p: Parser) -> Outcome {
         p.space()?;
-        let name = mailbox_name(&mut p)?;
+        let name = self.mailbox_name(&mut p)?;
         p.end()?;
         let selected = self.view.as_ref().map(|v| v.mailbox);
         let deleted_selected = account.change(|content| {
@@ -83,76 +113,66 @@ impl Session {
     /// RENAME
     pub(super) fn rename(&mut self, account: &Account, mut p: Parser) -> Outcome {
         p.space()?;
-        let from = mailbox_name(&mut p)?;
+        let from = self.mailbox_name(&mut p)?;
         p.space()?;
-        let to = mailbox_name(&mut p)?;
+        let to = self.mailbox_name(&mut p)?;
         p.end()?;
         account.change(|content| content.rename(&from, &to))?;
         Ok("Rename completed.".into())
     }
 
-    /// LIST and LSUB.
-    pub(super) fn list(&mut self, account: &Account, mut p: Parser, subscribed: bool, out: &mut Reply) -> Outcome {
-        p.space()?;
-        let reference = p.astring()?;
-        p.space()?;
-        let pattern = p.pattern()?;
-        p.end()?;
-        let verb = if subscribed { "LSUB" } else { "LIST" };
-        if pattern.is_empty() {
-            out.untagged(&format!("{verb} (\\Noselect) \"/\" \"\""));
-            return Ok(format!("{verb} completed."));
-        }
-        let pattern = [&reference[..], &pattern[..]].concat();
-        let content = account.lock();
-        for (name, exists) in listed(&content, subscribed) {
-            if !matches(&pattern, name.as_bytes()) {
-                continue;
-            }
-            let below = format!("{name}/");
-            let parent = content.names().any(|n| n.starts_with(&below));
-            let children = match (self.offers("CHILDREN"), parent) {
-                (false, _) => "",
-                (true, false) => "\\HasNoChildren",
-                (true, true) => "\\HasChildren",
-            };
-            let flags = [if exists { "" } else { "\\Noselect" }, children];
-            let flags: Vec<_> = flags.into_iter().filter(|f| !f.is_empty()).collect();
-            out.text(&format!("* {verb} ({}) \"/\" ", flags.join(" "))).string(name.as_bytes()).text("\r\n");
-        }
-        Ok(format!("{verb} completed."))
-    }
-
     /// STATUS
     pub(super) fn status(&mut self, account: &Account, mut p: Parser, out: &mut Reply) -> Outcome {
         p.space()?;
-        let name = mailbox_name(&mut p)?;
+        let name = self.mailbox_name(&mut p)?;
         p.space()?;
         let items = p.list(Parser::keyword)?;
         p.end()?;
         let content = account.lock();
-        let mailbox = content.by_name(&name).ok_or(NameError::Missing)?;
+        let id = content.id(&name).ok_or_else(|| self.no_mailbox())?;
+        let is_selected = self.view.as_ref().is_some_and(|view| view.mailbox == id);
+        if let Some(status) = self.shared.options.quirks.status_of_selected.filter(|_| is_selected) {
+            return Err(Refusal::of(status));
+        }
+        self.condstore |= self.offers("CONDSTORE") && items.iter().any(|item| item == "HIGHESTMODSEQ");
+        let mailbox = content.by_id(id).ok_or(NameError::Missing)?;
+        let outer = self.shared.options.names.outer(&content.canonical(&name));
+        self.status_line(&outer, mailbox, &items, out)?;
+        Ok("Status completed.".into())
+    }
+
+    /// `* STATUS`, of STATUS and of LIST.
+    pub(super) fn status_line(
+        &self,
+        outer: &str,
+        mailbox: &Mailbox,
+        items: &[String],
+        out: &mut Reply,
+    ) -> Result<(), Refusal> {
+        let no_recent = self.shared.options.quirks.no_recent;
         let mut values = Vec::new();
         for item in items {
+            let messages = mailbox.messages();
             let value = match item.as_str() {
-                "MESSAGES" => mailbox.messages().len(),
-                "RECENT" => mailbox.messages().iter().filter(|m| m.uid >= mailbox.recent_from).count(),
-                "UIDNEXT" => mailbox.uid_next as usize,
-                "UIDVALIDITY" => mailbox.uid_validity as usize,
-                "UNSEEN" => mailbox.messages().iter().filter(|m| unseen(m)).count(),
+                "MESSAGES" => messages.len() as u64,
+                "RECENT" => messages.iter().filter(|m| !no_recent && m.uid >= mailbox.recent_from).count() as u64,
+                "UIDNEXT" => mailbox.uid_next.into(),
+                "UIDVALIDITY" => mailbox.uid_validity.into(),
+                "UNSEEN" => messages.iter().filter(|m| unseen(m)).count() as u64,
+                "SIZE" if self.offers("STATUS=SIZE") => messages.iter().map(|m| m.octets.len() as u64).sum(),
+                "HIGHESTMODSEQ" if self.offers("CONDSTORE") => mailbox.highest(),
                 _ => return Err(Refusal::bad("an unknown item of STATUS")),
             };
             values.push(format!("{item} {value}"));
         }
-        out.text("* STATUS ").string(content.canonical(&name).as_bytes());
-        out.text(&format!(" ({})\r\n", values.join(" ")));
-        Ok("Status completed.".into())
+        out.text("* STATUS ").string(outer.as_bytes()).text(&format!(" ({})\r\n", values.join(" ")));
+        Ok(())
     }
 
     /// APPEND with one message.
     pub(super) fn append(&mut self, account: &Account, mut p: Parser) -> Outcome {
         p.space()?;
-        let name = mailbox_name(&mut p)?;
+        let name = self.mailbox_name(&mut p)?;
         p.space()?;
         let mut flags = Vec::new();
         if p.peek() == Some(b'(') {
@@ -185,61 +205,11 @@ impl Session {
     pub(super) fn refuses_append(&self, mut p: Parser) -> Option<Refusal> {
         let account = self.account.as_ref()?;
         // A name which is itself a literal is not here yet: then APPEND is refused at its end.
-        let name = p.space().ok().and_then(|()| mailbox_name(&mut p).ok())?;
+        let name = p.space().ok().and_then(|()| self.mailbox_name(&mut p).ok())?;
         account.lock().id(&name).is_none().then(missing_target)
     }
 }
 
 fn unseen(message: &Message) -> bool {
     !message.flags.contains("\\Seen")
-}
-
-/// The names LIST or LSUB may show, and whether each exists; parents that do not exist are shown as such.
-fn listed(content: &Content, subscribed: bool) -> BTreeMap<String, bool> {
-    let names: Vec<&str> =
-        if subscribed { content.subscribed.iter().map(String::as_str).collect() } else { content.names().collect() };
-    let mut listed = BTreeMap::new();
-    for name in &names {
-        for (end, _) in name.match_indices('/') {
-            listed.entry(name[..end].to_owned()).or_insert(false);
-        }
-    }
-    listed.extend(names.into_iter().map(|name| (name.to_owned(), true)));
-    listed
-}
-
-/// Whether a name matches a pattern of LIST: `*` is anything, `%` anything but the delimiter. INBOX has no case.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
-    if name == b"INBOX" && pattern.eq_ignore_ascii_case(name) {
-        return true;
-    }
-    // Backtracking over two wildcards without recursion: reachable[i] says that the pattern so far can match name[..i].
-    let mut reachable = vec![false; name.len() + 1];
-    reachable[0] = true;
-    for &p in pattern {
-        if matches!(p, b'*' | b'%') {
-            for i in 0..name.len() {
-                reachable[i + 1] |= reachable[i] && (p == b'*' || name[i] != b'/');
-            }
-        } else {
-            for i in (0..name.len()).rev() {
-                reachable[i + 1] = reachable[i] && name[i] == p;
-            }
-            reachable[0] = false;
-        }
-    }
-    reachable[name.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::matches;
-
-    #[test]
-    fn wildcards() {
-        let found = |pattern: &str, name: &str| matches(pattern.as_bytes(), name.as_bytes());
-        assert!(found("*", "a/b/c") && found("%", "a") && !found("%", "a/b") && found("a/%", "a/b"));
-        assert!(found("*c", "a/b/c") && found("%/%/c", "a/b/c") && !found("%/c", "a/b/c"));
-        assert!(found("inbox", "INBOX") && !found("A", "a") && !found("", "a") && found("**%", "a"));
-    }
 }

@@ -6,9 +6,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::commands::{Outcome, Refusal};
+use super::options::Seed;
 use super::parse::Parser;
 use super::reply::Reply;
 use super::session::{Flow, Session};
+use super::store::Store;
 
 /// Octets of one line of an exchange.
 const RESPONSE_LIMIT: usize = 16 << 10;
@@ -133,7 +135,15 @@ impl Session {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        let result = self.check(user, password);
+        let mut result = self.check(user, password);
+        let user = String::from_utf8_lossy(user);
+        let quirks = &self.shared.options.quirks;
+        if result.is_err() && quirks.not_connected.is_some() && quirks.befall(Some(&user)) && !user.is_empty() {
+            // An account of its own, which nobody can ask for anything.
+            self.account = Store::default().account("", &Seed { mailboxes: Vec::new(), ..Seed::default() });
+            self.not_connected = true;
+            result = Ok(self.shared.options.words.logged_in.into());
+        }
         let counting = &self.shared.counting;
         let counter = if result.is_ok() { &counting.logins } else { &counting.failed_logins };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -142,7 +152,8 @@ impl Session {
 
     fn check(&mut self, user: &[u8], password: &[u8]) -> Outcome {
         let shared = self.shared.clone();
-        let refused = || Refusal::No("[AUTHENTICATIONFAILED] Authentication failed.".into());
+        let words = &shared.options.words;
+        let refused = || Refusal::of(words.wrong_password);
         let (Ok(user), Ok(password)) = (std::str::from_utf8(user), std::str::from_utf8(password)) else {
             return Err(refused());
         };
@@ -154,9 +165,7 @@ impl Session {
         if let Some(max) = shared.options.max_connections_per_account
             && connections.values().filter(|c| c.user.as_deref() == Some(user)).count() >= max
         {
-            return Err(Refusal::No(format!(
-                "[LIMIT] Maximum number of connections from user+IP exceeded (mail_max_userip_connections={max})"
-            )));
+            return Err(Refusal::of(&words.too_many.replace("{max}", &max.to_string())));
         }
         let account = shared.store.account(user, &shared.options.seed);
         let account = account.ok_or_else(|| Refusal::No("[LIMIT] Too many accounts.".into()))?;
@@ -168,6 +177,6 @@ impl Session {
         self.account = Some(account);
         let offered = &shared.options.capabilities;
         let code = if offered.after_login { format!("[CAPABILITY {}] ", offered.after) } else { String::new() };
-        Ok(format!("{code}Logged in"))
+        Ok(format!("{code}{}", words.logged_in))
     }
 }

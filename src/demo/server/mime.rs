@@ -134,6 +134,13 @@ impl Part {
         field(&octets[self.header.clone()], name)
     }
 
+    /// A field's value as it stands in the message, folds included.
+    pub(super) fn folded_field(&self, octets: &Bytes, name: &str) -> Option<Vec<u8>> {
+        let header = &octets[self.header.clone()];
+        let (name, field) = fields(header).find(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes()))?;
+        Some(field[(name.len() + 1).min(field.len())..].trim_ascii().to_vec())
+    }
+
     /// A basic type without parts, when the MIME structure says so or is broken.
     pub(super) fn is_multipart(&self) -> bool {
         !self.parts.is_empty()

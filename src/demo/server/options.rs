@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::personality::{Names, Quirks, Words};
 use super::store::Store;
 
 /// How a [`Server`](super::Server) behaves. `Options::default()` is a well-behaved server on a free port of
@@ -41,6 +42,12 @@ pub struct Options {
     pub append_limit: usize,
     /// After LOGOUT, how long to wait for the client to close first. Default: zero, the server closes first.
     pub logout_grace: Duration,
+    /// What it says. Default: words much like Dovecot's.
+    pub words: Words,
+    /// How mailboxes are named.
+    pub names: Names,
+    /// In what it differs from the RFC. Default: in nothing.
+    pub quirks: Quirks,
     /// Asked at the greeting, at each announced literal and at each command.
     pub faults: Option<FaultHook>,
 }
@@ -61,6 +68,9 @@ impl Default for Options {
             max_connections: 20_000,
             append_limit: 64 << 20,
             logout_grace: Duration::ZERO,
+            words: Words::default(),
+            names: Names::default(),
+            quirks: Quirks::default(),
             faults: None,
         }
     }

@@ -84,6 +84,12 @@ impl Parser {
         std::str::from_utf8(&digits).ok().and_then(|d| d.parse().ok()).ok_or(ParseError("a number"))
     }
 
+    /// `mod-sequence-value` (RFC 7162 section 7)
+    pub(super) fn long_number(&mut self) -> Result<u64, ParseError> {
+        let digits = self.run(|b| b.is_ascii_digit());
+        std::str::from_utf8(&digits).ok().and_then(|d| d.parse().ok()).ok_or(ParseError("a number"))
+    }
+
     /// `astring`
     pub(super) fn astring(&mut self) -> Result<Bytes, ParseError> {
         if let Some(string) = self.string()? {

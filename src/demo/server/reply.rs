@@ -2,6 +2,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::personality::{Literals, Quirks};
+
 /// Pieces above this size are kept by reference.
 const COPY_BELOW: usize = 4096;
 
@@ -10,9 +12,18 @@ const COPY_BELOW: usize = 4096;
 pub(super) struct Reply {
     parts: Vec<Bytes>,
     tail: BytesMut,
+    literals: Literals,
+    pub(super) folded_strings: bool,
+    pub(super) odd_structure: bool,
 }
 
 impl Reply {
+    /// An empty reply of a server with these quirks.
+    pub(super) fn with(quirks: &Quirks) -> Self {
+        let Quirks { literals, folded_strings, odd_structure, .. } = *quirks;
+        Self { literals, folded_strings, odd_structure, ..Self::default() }
+    }
+
     /// Appends text as it is.
     pub(super) fn text(&mut self, text: &str) -> &mut Self {
         self.tail.put_slice(text.as_bytes());
@@ -32,7 +43,8 @@ impl Reply {
 
     /// A literal with these octets (RFC 3501 section 4.3).
     pub(super) fn literal(&mut self, octets: &Bytes) -> &mut Self {
-        self.text(&format!("{{{}}}\r\n", octets.len()));
+        let plus = if self.literals == Literals::Plus { "+" } else { "" };
+        self.text(&format!("{{{}{plus}}}\r\n", octets.len()));
         if octets.len() < COPY_BELOW {
             return self.raw(octets);
         }
@@ -42,9 +54,18 @@ impl Reply {
         self
     }
 
+    /// The end of a FETCH of one message.
+    pub(super) fn end_of_fetch(&mut self, had_literal: bool) -> &mut Self {
+        // The parenthesis stands after the empty line in the reports.
+        let line = if had_literal && self.literals == Literals::LineAfter { "\r\n" } else { "" };
+        self.text(line).text(")\r\n")
+    }
+
     /// A quoted string, or a literal where quoting cannot carry the octets.
     pub(super) fn string(&mut self, octets: &[u8]) -> &mut Self {
-        let quotable = octets.len() < 1000 && octets.iter().all(|b| (0x20..0x7f).contains(b) || *b == b'\t');
+        let line_end = |b: &u8| self.folded_strings && matches!(b, b'\r' | b'\n');
+        let quotable =
+            octets.len() < 1000 && octets.iter().all(|b| (0x20..0x7f).contains(b) || *b == b'\t' || line_end(b));
         if !quotable {
             return self.text(&format!("{{{}}}\r\n", octets.len())).raw(octets);
         }

@@ -6,6 +6,8 @@ use memchr::memmem;
 use super::date;
 use super::mime;
 use super::parse::{ParseError, Parser, SequenceSet};
+use super::reply::Reply;
+use super::selected::uid_set;
 use super::store::Message;
 
 /// Keys within keys.
@@ -30,6 +32,8 @@ pub(super) enum Key {
     Sent(Order, i64),
     Larger(u32),
     Smaller(u32),
+    /// Changed at this mod-sequence or later.
+    Modseq(u64),
     Not(Box<Key>),
     Or(Box<Key>, Box<Key>),
     And(Vec<Key>),
@@ -99,6 +103,14 @@ fn key(p: &mut Parser, depth: usize) -> Result<Key, ParseError> {
         "SENTSINCE" => Key::Sent(Order::Since, date::parse_imap_date(p)?),
         "LARGER" => Key::Larger(p.number()?),
         "SMALLER" => Key::Smaller(p.number()?),
+        "MODSEQ" => {
+            if p.peek() == Some(b'"') {
+                // Mod-sequences of single flags (RFC 7162 section 3.1.5): this server has but one.
+                let (_entry, _kind) = (p.string()?, p.space().and_then(|()| p.keyword())?);
+                p.space()?;
+            }
+            Key::Modseq(p.long_number()?)
+        }
         "NOT" => Key::Not(Box::new(key(p, depth + 1)?)),
         "OR" => {
             let first = key(p, depth + 1)?;
@@ -127,7 +139,67 @@ fn lower(octets: &Bytes) -> Vec<u8> {
     octets.to_ascii_lowercase()
 }
 
+/// What a search is to give (RFC 4731): `RETURN (MIN MAX COUNT ALL)`.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    min: bool,
+    max: bool,
+    count: bool,
+    all: bool,
+}
+
+impl Wanted {
+    /// The options after `RETURN `; none of them is ALL.
+    pub(super) fn parse(p: &mut Parser) -> Result<Self, ParseError> {
+        let mut wanted = Self::default();
+        let options = p.list(|p| {
+            match p.keyword()?.as_str() {
+                "MIN" => wanted.min = true,
+                "MAX" => wanted.max = true,
+                "COUNT" => wanted.count = true,
+                "ALL" => wanted.all = true,
+                _ => return Err(ParseError("an option of SEARCH")),
+            }
+            Ok(())
+        })?;
+        wanted.all |= options.is_empty();
+        Ok(wanted)
+    }
+
+    /// `* ESEARCH (TAG "a") UID MIN 2 ALL 2:5`; `found` is ascending.
+    pub(super) fn write(&self, tag: &str, by_uid: bool, found: &[u32], modseq: Option<u64>, out: &mut Reply) {
+        let mut text = format!("ESEARCH (TAG \"{tag}\")");
+        text.push_str(if by_uid { " UID" } else { "" });
+        if let (Some(first), Some(last)) = (found.first(), found.last()) {
+            for (wanted, value) in [(self.min, format!(" MIN {first}")), (self.max, format!(" MAX {last}"))] {
+                text.push_str(if wanted { &value } else { "" });
+            }
+            if self.all {
+                text.push_str(&format!(" ALL {}", uid_set(found)));
+            }
+        }
+        if self.count {
+            text.push_str(&format!(" COUNT {}", found.len()));
+        }
+        if let Some(modseq) = modseq {
+            text.push_str(&format!(" MODSEQ {modseq}"));
+        }
+        out.untagged(&text);
+    }
+}
+
 impl Key {
+    /// Whether mod-sequences are asked for.
+    pub(super) fn names_modseq(&self) -> bool {
+        match self {
+            Self::Modseq(_) => true,
+            Self::Not(key) => key.names_modseq(),
+            Self::Or(a, b) => a.names_modseq() || b.names_modseq(),
+            Self::And(keys) => keys.iter().any(Self::names_modseq),
+            _ => false,
+        }
+    }
+
     /// Whether a sequence set in the key is out of the mailbox's range.
     pub(super) fn numbers(&self) -> Vec<&SequenceSet> {
         match self {
@@ -163,6 +235,7 @@ impl Key {
                 sent.is_some_and(|sent| order.holds(sent, *day))
             }
             Self::Larger(size) => octets.len() > *size as usize,
+            Self::Modseq(modseq) => c.message.changed >= *modseq,
             Self::Smaller(size) => octets.len() < *size as usize,
             Self::Not(key) => !key.matches(c),
             Self::Or(a, b) => a.matches(c) || b.matches(c),

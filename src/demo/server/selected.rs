@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use super::changes::{self, Since};
 use super::commands::{Outcome, Refusal};
 use super::fetch::{self, Item};
 use super::parse::{ParseError, Parser, SequenceSet};
+use super::personality::CopyUid;
 use super::reply::Reply;
-use super::search::{self, Candidate};
+use super::search::{self, Candidate, Wanted};
 use super::session::Session;
 use super::store::{Account, Mailbox, Message};
 use super::view::{View, flag_list};
@@ -59,19 +61,33 @@ impl Here<'_> {
     }
 
     pub(super) fn fetch(&mut self, mut p: Parser, out: &mut Reply) -> Outcome {
-        let chosen = self.set(&mut p)?;
+        p.space()?;
+        let set = p.sequence_set()?;
+        let mut chosen = self.chosen(&set)?;
         p.space()?;
         let mut items = fetch::parse_items(&mut p)?;
+        let since = Since::parse(&mut p)?;
         p.end()?;
         if self.by_uid && !items.contains(&Item::Uid) {
             items.insert(0, Item::Uid);
         }
+        if since.modseq.is_some() && !items.contains(&Item::ModSeq) {
+            items.push(Item::ModSeq);
+        }
+        if items.contains(&Item::ModSeq) {
+            self.needs_condstore()?;
+        }
+        self.readable(&chosen, &items)?;
+        if let Some(modseq) = since.modseq {
+            self.only_changed(&mut chosen, modseq, since.vanished.then_some(&set), out)?;
+        }
         let seen = fetch::sets_seen(&items) && !self.view.read_only;
         let mut all_there = true;
         let id = self.view.mailbox;
+        let unasked = self.unasked();
         let mut serve = |mailbox: &mut Mailbox| {
             for &number in &chosen {
-                all_there &= fetch_one(&mut self.view, mailbox, number, &items, seen, out);
+                all_there &= fetch_one(&mut self.view, mailbox, number, &items, seen.then_some(&unasked[..]), out);
             }
         };
         if seen {
@@ -82,15 +98,75 @@ impl Here<'_> {
         self.completed("Fetch", !all_there)
     }
 
+    /// From now on FETCH replies have MODSEQ (RFC 7162 section 3.1).
+    fn needs_condstore(&mut self) -> Result<(), Refusal> {
+        if !self.session.offers("CONDSTORE") {
+            return Err(Refusal::bad("CONDSTORE was not offered"));
+        }
+        self.session.condstore = true;
+        Ok(())
+    }
+
+    /// What is told of a message whose flags change.
+    fn unasked(&self) -> Vec<Item> {
+        let telling = self.session.telling();
+        let all = [(telling.qresync, Item::Uid), (telling.condstore, Item::ModSeq), (true, Item::Flags)];
+        all.into_iter().filter(|(told, _)| *told).map(|(_, item)| item).collect()
+    }
+
+    /// A server that cannot read one of these messages says so.
+    fn readable(&self, chosen: &[u32], items: &[Item]) -> Result<(), Refusal> {
+        let Some(status) = self.session.shared.options.quirks.unreadable.filter(|_| fetch::needs_structure(items))
+        else {
+            return Ok(());
+        };
+        let content = self.account.lock();
+        let mailbox = content.by_id(self.view.mailbox);
+        let mut messages = chosen.iter().filter_map(|n| mailbox?.message(self.view.entry(*n)?.uid));
+        let unreadable = |m: &Message| {
+            let header = &m.octets[..super::mime::header_end(&m.octets)];
+            super::mime::field(header, "X-Unreadable").is_some()
+        };
+        if messages.any(unreadable) { Err(Refusal::of(status)) } else { Ok(()) }
+    }
+
+    /// Leaves those that changed after the mod-sequence; with VANISHED, tells which of the set are gone since.
+    fn only_changed(
+        &self,
+        chosen: &mut Vec<u32>,
+        modseq: u64,
+        vanished: Option<&SequenceSet>,
+        out: &mut Reply,
+    ) -> Result<(), Refusal> {
+        let content = self.account.lock();
+        let Some(mailbox) = content.by_id(self.view.mailbox) else { return Ok(()) };
+        if let Some(uids) = vanished {
+            if !(self.by_uid && self.session.telling().qresync) {
+                return Err(Refusal::bad("VANISHED is for UID FETCH once QRESYNC was enabled"));
+            }
+            changes::tell_vanished(mailbox, modseq, Some(uids), out);
+        }
+        let changed =
+            |n: &u32| self.view.entry(*n).and_then(|e| mailbox.message(e.uid)).is_none_or(|m| m.changed > modseq);
+        chosen.retain(changed);
+        Ok(())
+    }
+
     pub(super) fn store(&mut self, mut p: Parser, out: &mut Reply) -> Outcome {
         let chosen = self.set(&mut p)?;
         p.space()?;
+        let unchanged_since = changes::unchanged_since(&mut p)?;
+        if unchanged_since.is_some() {
+            self.needs_condstore()?;
+        }
+        let telling = self.session.telling();
         let (change, silent) = store_item(&mut p)?;
         p.space()?;
         let flags = stored_flags(flags(&mut p)?)?;
         p.end()?;
         self.writable()?;
         let (view, by_uid) = (&mut self.view, self.by_uid);
+        let mut modified = Vec::new();
         let gone = self.account.change(|content| {
             let Some(mailbox) = content.by_id_mut(view.mailbox) else { return true };
             let mut gone = false;
@@ -100,6 +176,10 @@ impl Here<'_> {
                     gone = true;
                     continue;
                 };
+                if unchanged_since.is_some_and(|modseq| message.changed > modseq) {
+                    modified.push(if by_uid { entry.uid } else { number });
+                    continue;
+                }
                 let known = entry.told == message.changed;
                 let new = changed_flags(&message.flags, &flags, change);
                 mailbox.set_flags(entry.uid, new);
@@ -108,18 +188,35 @@ impl Here<'_> {
                 if !silent || known {
                     view.mark_told(number, message);
                 }
-                if !silent {
-                    let uid = if by_uid { format!("UID {} ", entry.uid) } else { String::new() };
-                    out.untagged(&format!("{number} FETCH ({uid}FLAGS {})", flag_list(message, entry.recent)));
+                let items = [
+                    (by_uid || telling.qresync).then(|| format!("UID {}", entry.uid)),
+                    telling.condstore.then(|| format!("MODSEQ ({})", message.changed.max(1))),
+                    (!silent).then(|| format!("FLAGS {}", flag_list(message, entry.recent))),
+                ];
+                if !silent || telling.condstore {
+                    let items: Vec<_> = items.into_iter().flatten().collect();
+                    out.untagged(&format!("{number} FETCH ({})", items.join(" ")));
                 }
             }
             gone
         });
+        if !modified.is_empty() {
+            return Ok(format!("[MODIFIED {}] Conditional STORE failed.", uid_set(&modified)));
+        }
         self.completed("Store", gone)
     }
 
     pub(super) fn search(&mut self, mut p: Parser, out: &mut Reply) -> Outcome {
         p.space()?;
+        let before = p.clone();
+        let mut wanted = None;
+        if self.session.offers("ESEARCH") && p.keyword().is_ok_and(|k| k == "RETURN") {
+            p.space()?;
+            wanted = Some(Wanted::parse(&mut p)?);
+            p.space()?;
+        } else {
+            p = before;
+        }
         let before = p.clone();
         if p.keyword().is_ok_and(|k| k == "CHARSET") {
             p.space()?;
@@ -135,17 +232,27 @@ impl Here<'_> {
         if key.numbers().into_iter().any(|set| self.view.out_of_range(set)) {
             return Err(Refusal::bad("invalid message number"));
         }
+        if key.names_modseq() {
+            self.needs_condstore()?;
+        }
         let content = self.account.lock();
         let mailbox = content.by_id(self.view.mailbox);
         let largest = (self.view.len(), self.view.entries().last().map_or(0, |e| e.uid));
-        out.text("* SEARCH");
+        let (mut found, mut modseq) = (Vec::new(), 0);
         for (number, entry) in (1..).zip(self.view.entries()) {
             let Some(message) = mailbox.and_then(|m| m.message(entry.uid)) else { continue };
             if key.matches(&Candidate { number, recent: entry.recent, message, largest }) {
-                out.text(&format!(" {}", if self.by_uid { message.uid } else { number }));
+                found.push(if self.by_uid { message.uid } else { number });
+                modseq = modseq.max(message.changed);
             }
         }
-        out.text("\r\n");
+        let modseq = Some(modseq).filter(|_| key.names_modseq() && !found.is_empty());
+        if let Some(wanted) = wanted {
+            wanted.write(&self.session.tag, self.by_uid, &found, modseq, out);
+            return Ok("Search completed.".into());
+        }
+        let found: String = found.iter().map(|n| format!(" {n}")).collect();
+        out.untagged(&format!("SEARCH{found}{}", modseq.map_or_else(String::new, |m| format!(" (MODSEQ {m})"))));
         Ok("Search completed.".into())
     }
 
@@ -153,7 +260,7 @@ impl Here<'_> {
     pub(super) fn copy(&mut self, mut p: Parser, and_remove: bool, out: &mut Reply) -> Outcome {
         let chosen = self.set(&mut p)?;
         p.space()?;
-        let target = mailbox_name(&mut p)?;
+        let target = self.session.mailbox_name(&mut p)?;
         p.end()?;
         if and_remove {
             self.writable()?;
@@ -185,8 +292,11 @@ impl Here<'_> {
             format!("[COPYUID {validity} {} {}] ", uid_set(&from), uid_set(&to))
         };
         if and_remove {
-            if !code.is_empty() {
-                out.untagged(&self.session.marked(&format!("OK {code}Moved UIDs.")));
+            match self.session.shared.options.quirks.copyuid {
+                _ if code.is_empty() => {}
+                CopyUid::Untagged => drop(out.untagged(&self.session.marked(&format!("OK {code}Moved UIDs.")))),
+                CopyUid::Bare => drop(out.text(code.trim_end()).text("\r\n")),
+                CopyUid::Tagged => return Ok(format!("{code}Move completed.")),
             }
             return Ok("Move completed.".into());
         }
@@ -205,7 +315,7 @@ impl Here<'_> {
         self.writable()?;
         let named = |uid: u32| uids.as_ref().is_none_or(|uids| uids.binary_search(&uid).is_ok());
         self.remove_deleted(named);
-        Ok("Expunge completed.".into())
+        self.session.removed("Expunge", self.account.lock().by_id(self.view.mailbox))
     }
 
     /// CLOSE: expunges without telling this session.
@@ -226,18 +336,29 @@ impl Here<'_> {
 }
 
 /// Writes one message; false where it is gone.
-fn fetch_one(view: &mut View, mailbox: &mut Mailbox, number: u32, items: &[Item], seen: bool, out: &mut Reply) -> bool {
+///
+/// With `seen`, it is marked as read, and what a change of flags calls for is said.
+fn fetch_one(
+    view: &mut View,
+    mailbox: &mut Mailbox,
+    number: u32,
+    items: &[Item],
+    seen: Option<&[Item]>,
+    out: &mut Reply,
+) -> bool {
     let Some((entry, message)) = view.entry(number).and_then(|e| Some((e, mailbox.message(e.uid)?))) else {
         return false;
     };
     let mut newly_seen = false;
-    if seen {
+    if seen.is_some() {
         let mut flags = message.flags.clone();
         newly_seen = flags.insert("\\Seen".into()) && mailbox.set_flags(entry.uid, flags);
     }
     let Some(message) = mailbox.message(entry.uid) else { return false };
     let asked = items.contains(&Item::Flags);
-    fetch::write(number, message, entry.recent, items, newly_seen && !asked, out);
+    let called_for = seen.filter(|_| newly_seen).unwrap_or_default();
+    let unasked: Vec<_> = called_for.iter().filter(|item| !items.contains(item)).cloned().collect();
+    fetch::write(number, message, entry.recent, items, &unasked, out);
     if asked || newly_seen {
         view.mark_told(number, message);
     }
@@ -296,19 +417,13 @@ fn changed_flags(old: &BTreeSet<String>, given: &BTreeSet<String>, change: Chang
     }
 }
 
-/// An argument that names a mailbox.
-pub(super) fn mailbox_name(p: &mut Parser) -> Result<String, Refusal> {
-    let name = p.astring()?;
-    String::from_utf8(name.into()).map_err(|_| Refusal::bad("a mailbox name that is not UTF-8"))
-}
-
 /// The refusal of COPY, MOVE and APPEND to a mailbox that is not there.
 pub(super) fn missing_target() -> Refusal {
     Refusal::No("[TRYCREATE] Mailbox doesn't exist.".into())
 }
 
 /// `1:3,5`: ascending UIDs as a set.
-fn uid_set(uids: &[u32]) -> String {
+pub(super) fn uid_set(uids: &[u32]) -> String {
     let mut ranges: Vec<(u32, u32)> = Vec::new();
     for &uid in uids {
         match ranges.last_mut() {

@@ -7,13 +7,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 
 use super::Shared;
 use super::commands::Refusal;
 use super::options::{Event, Fault, Kill, Stage};
 use super::parse::Parser;
+use super::personality::{Death, Step};
 use super::reply::Reply;
 use super::store::Account;
 use super::view::View;
@@ -22,6 +23,8 @@ use super::view::View;
 const LINE_LIMIT: usize = 64 << 10;
 /// Octets of all literals of a command that is no APPEND.
 const LITERAL_LIMIT: usize = 1 << 20;
+/// Octets of a literal that is not waited for, where only LITERAL- is offered (RFC 7888 section 5).
+const LITERAL_MINUS: usize = 4096;
 /// Octets of a command before login.
 const LOGIN_LIMIT: usize = 16 << 10;
 /// How long a closing connection is read on for the client's FIN.
@@ -42,6 +45,23 @@ pub(super) enum End {
     Killed(Kill),
 }
 
+/// What a connection runs over: a socket, or memory.
+pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Has the end be a reset instead of a FIN, where there is such a thing.
+    fn reset_at_end(&self);
+}
+
+impl Wire for TcpStream {
+    fn reset_at_end(&self) {
+        // Where lingering cannot be set, the close is a FIN.
+        let _fin = self.set_zero_linger();
+    }
+}
+
+impl Wire for DuplexStream {
+    fn reset_at_end(&self) {}
+}
+
 /// Goes on, or the connection ends.
 pub(super) type Flow<T> = Result<T, End>;
 
@@ -52,7 +72,15 @@ pub(super) struct Session {
     pub(super) account: Option<Arc<Account>>,
     pub(super) view: Option<View>,
     pub(super) enabled: BTreeSet<String>,
-    pub(super) stream: TcpStream,
+    /// The tag of the command that runs.
+    pub(super) tag: String,
+    /// ID was sent after login.
+    pub(super) identified: bool,
+    /// The login was answered with OK, and nothing else will be.
+    pub(super) not_connected: bool,
+    /// FETCH replies have MODSEQ (RFC 7162 section 3.1).
+    pub(super) condstore: bool,
+    stream: Box<dyn Wire>,
     address: SocketAddr,
     buffer: BytesMut,
     commands: u64,
@@ -67,6 +95,15 @@ pub(super) struct Command {
     pub(super) verb: String,
     /// After the verb.
     pub(super) rest: Parser,
+}
+
+impl Command {
+    /// The user that LOGIN names.
+    fn user(&self) -> Option<String> {
+        let mut rest = self.rest.clone();
+        let user = rest.space().and_then(|()| rest.astring()).ok()?;
+        String::from_utf8(user.into()).ok()
+    }
 }
 
 /// What reading came to.
@@ -87,13 +124,17 @@ struct Announced {
 }
 
 impl Session {
-    pub(super) fn new(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr, conn: u64) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, stream: Box<dyn Wire>, address: SocketAddr, conn: u64) -> Self {
         Self {
             shared,
             conn,
             account: None,
             view: None,
             enabled: BTreeSet::new(),
+            tag: String::new(),
+            identified: false,
+            not_connected: false,
+            condstore: false,
             stream,
             address,
             buffer: BytesMut::new(),
@@ -119,8 +160,8 @@ impl Session {
         let mut out = Reply::default();
         let offered = &self.shared.options.capabilities;
         let code = if offered.in_greeting { format!("[CAPABILITY {}] ", offered.before) } else { String::new() };
-        out.untagged(&self.marked(&format!("OK {code}imapool demo server ready.")));
-        let fault = self.fault(Stage::Greeting, "");
+        out.untagged(&self.marked(&format!("OK {code}{}", self.shared.options.words.greeting)));
+        let fault = self.fault(Stage::Greeting, "", None);
         if self.misbehave(fault, "*", &mut Reply::default()).await? {
             self.send(out).await?;
         }
@@ -129,11 +170,12 @@ impl Session {
 
     /// One command and its reply.
     async fn step(&mut self) -> Flow<()> {
-        let mut out = Reply::default();
+        let mut out = Reply::with(&self.shared.options.quirks);
+        let was_there = self.account.is_some();
         let (tag, result) = match self.read_command().await? {
             Read::Refused { tag, refusal } => (tag, Err(refusal)),
             Read::Command(command) => {
-                let fault = self.fault(Stage::Command, &command.verb);
+                let fault = self.fault(Stage::Command, &command.verb, Some(&command));
                 if !self.misbehave(fault, &command.tag, &mut out).await? {
                     return Ok(());
                 }
@@ -141,18 +183,46 @@ impl Session {
                 if !delay.is_zero() {
                     tokio::time::sleep(delay).await;
                 }
-                let tag = command.tag.clone();
-                (tag, self.execute(command, &mut out).await?)
+                let (tag, verb) = (command.tag.clone(), command.verb.clone());
+                let result = self.execute(command, &mut out).await?;
+                self.remark(&verb, &mut out);
+                (tag, result)
             }
         };
         self.finish(&tag, result, &mut out);
-        self.send(out).await
+        self.send(out).await?;
+        if !was_there && self.account.is_some() { self.after_login().await } else { Ok(()) }
+    }
+
+    /// What this kind of server says besides.
+    fn remark(&self, verb: &str, out: &mut Reply) {
+        let quirks = &self.shared.options.quirks;
+        let Some(account) = self.account.as_ref().filter(|a| quirks.befall(Some(&a.user))) else { return };
+        let mut remarks = quirks.remarks.iter().filter(|remark| remark.suits(verb)).peekable();
+        if remarks.peek().is_some_and(|remark| remark.instead) {
+            *out = Reply::with(quirks);
+        }
+        for remark in remarks {
+            out.text(&remark.line.replace("TAG", &self.tag).replace("USER", &account.user)).text("\r\n");
+        }
+    }
+
+    /// A server that dies once it has answered the login.
+    async fn after_login(&mut self) -> Flow<()> {
+        let quirks = &self.shared.options.quirks;
+        let user = self.account.as_ref().map(|account| account.user.as_str());
+        match quirks.dies {
+            Some(Death { at: Step::AfterLogin, bye }) if quirks.befall(user) => {
+                Err(if bye { self.bye_words().await } else { End::Finished })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The tagged reply.
     pub(super) fn finish(&self, tag: &str, result: Result<String, Refusal>, out: &mut Reply) {
         let text = match result {
-            Ok(text) => format!("OK {text}"),
+            Ok(text) => format!("OK {text}{}", self.shared.options.words.suffix),
             Err(Refusal::No(text)) => format!("NO {text}"),
             Err(Refusal::Bad(text)) => {
                 self.shared.counting.bad.fetch_add(1, Ordering::Relaxed);
@@ -176,8 +246,21 @@ impl Session {
         marked
     }
 
-    fn fault(&self, stage: Stage, verb: &str) -> Fault {
-        let Some(hook) = &self.shared.options.faults else { return Fault::None };
+    /// What this kind of server does to its connections at this moment.
+    fn own_fault(&self, stage: Stage, verb: &str, command: Option<&Command>) -> Fault {
+        let quirks = &self.shared.options.quirks;
+        if quirks.dies.is_none() {
+            return Fault::None;
+        }
+        let asked = command.filter(|command| command.verb == "LOGIN").and_then(Command::user);
+        let user = self.account.as_ref().map(|a| a.user.as_str()).or(asked.as_deref());
+        quirks.fault(user, stage, verb)
+    }
+
+    /// What goes wrong at this moment: of this kind of server's own doing, or of the caller's.
+    fn fault(&self, stage: Stage, verb: &str, command: Option<&Command>) -> Fault {
+        let own = self.own_fault(stage, verb, command);
+        let Some(hook) = self.shared.options.faults.as_ref().filter(|_| own == Fault::None) else { return own };
         let user = self.account.as_ref().map(|a| a.user.as_str());
         hook(&Event { conn: self.conn, user, address: self.address, stage, command: self.commands, verb })
     }
@@ -206,9 +289,7 @@ impl Session {
                 self.fill().await?;
             },
             Fault::ByeThenClose => {
-                instead.untagged(&self.marked("BYE Shutting down."));
-                self.send(instead).await?;
-                return Err(End::Finished);
+                return Err(self.bye_words().await);
             }
             Fault::Garbage(octets) => instead.raw(&octets),
             Fault::Tagged(text) => instead.text(tag).text(" ").text(&self.marked(&text)).text("\r\n"),
@@ -242,13 +323,12 @@ impl Session {
         let grace = self.shared.options.logout_grace;
         match end {
             End::Reset | End::Killed(Kill::Reset) => {
-                // Where lingering cannot be set, the close is a FIN.
-                let _fin = self.stream.set_zero_linger();
+                self.stream.reset_at_end();
                 return;
             }
             End::Killed(Kill::Bye) if !self.writing => {
                 let mut out = Reply::default();
-                out.untagged(&self.marked("BYE Server shutting down."));
+                out.untagged(&self.marked(&format!("BYE {}", self.shared.options.words.bye)));
                 // The connection ends whether or not the client hears of it.
                 let _unheard = tokio::time::timeout(CLOSE_TIMEOUT, self.send(out)).await;
             }
@@ -303,6 +383,13 @@ impl Session {
         self.send(out).await.err().unwrap_or(End::Finished)
     }
 
+    /// Says BYE in this server's words; the end to return.
+    async fn bye_words(&mut self) -> End {
+        let mut out = Reply::default();
+        out.untagged(&self.marked(&format!("BYE {}", self.shared.options.words.bye)));
+        self.send(out).await.err().unwrap_or(End::Finished)
+    }
+
     /// One command with its literals.
     async fn read_command(&mut self) -> Flow<Read> {
         let mut command = BytesMut::new();
@@ -317,7 +404,7 @@ impl Session {
             }
             let Some(Announced { size, synchronising }) = announced else { break };
             let (tag, verb, rest) = head(&command.clone().freeze());
-            let fault = self.fault(Stage::Literal, &verb);
+            let fault = self.fault(Stage::Literal, &verb, None);
             if !self.misbehave(fault, &tag, &mut Reply::default()).await? {
                 return Err(End::Finished);
             }
@@ -332,7 +419,7 @@ impl Session {
                 let mut out = Reply::default();
                 out.text("+ ").text(&self.marked("Ready for literal")).text("\r\n");
                 self.send(out).await?;
-            } else if !self.offers("LITERAL+") {
+            } else if !(self.offers("LITERAL+") || self.offers("LITERAL-") && size <= LITERAL_MINUS) {
                 return Err(self.bye("BYE LITERAL+ was not offered.").await);
             }
             self.read_literal(&mut command, size).await?;
@@ -375,6 +462,11 @@ impl Session {
             return Some(Refusal::No("[TOOBIG] Literal too large.".into()));
         }
         if verb == "APPEND" { self.refuses_append(rest) } else { None }
+    }
+
+    /// The refusal of what is not known, or not offered.
+    pub(super) fn unknown(&self) -> Refusal {
+        Refusal::of(self.shared.options.words.unknown)
     }
 
     /// Whether the extension is offered in the present state; only then it is understood.

@@ -244,6 +244,8 @@ pub(super) struct Mailbox {
     pub(super) changed: u64,
     /// Ascending by UID.
     messages: Vec<Message>,
+    /// What is gone: UID, and the counter when it went.
+    expunged: Vec<(u32, u64)>,
 }
 
 /// One message.
@@ -260,7 +262,17 @@ pub(super) struct Message {
 
 impl Mailbox {
     fn new(uid_validity: u32) -> Self {
-        Self { uid_validity, uid_next: 1, recent_from: 1, changed: 0, messages: Vec::new() }
+        Self { uid_validity, uid_next: 1, recent_from: 1, changed: 0, messages: Vec::new(), expunged: Vec::new() }
+    }
+
+    /// HIGHESTMODSEQ (RFC 7162 section 3.1.2.1), which is never 0.
+    pub(super) fn highest(&self) -> u64 {
+        self.changed.max(1)
+    }
+
+    /// The messages that are gone, in the order in which they went.
+    pub(super) fn expunged(&self) -> &[(u32, u64)] {
+        &self.expunged
     }
 
     pub(super) fn messages(&self) -> &[Message] {
@@ -295,14 +307,23 @@ impl Mailbox {
 
     /// Removes the messages the predicate names.
     pub(super) fn remove(&mut self, gone: impl Fn(&Message) -> bool) {
-        let before = self.messages.len();
-        self.messages.retain(|m| !gone(m));
+        let now = self.changed + 1;
+        let (expunged, before) = (&mut self.expunged, self.messages.len());
+        self.messages.retain(|m| {
+            let gone = gone(m);
+            if gone {
+                expunged.push((m.uid, now));
+            }
+            !gone
+        });
         self.changed += u64::from(self.messages.len() != before);
     }
 
     fn take_all(&mut self) -> Vec<Message> {
         self.changed += 1;
-        std::mem::take(&mut self.messages)
+        let taken = std::mem::take(&mut self.messages);
+        self.expunged.extend(taken.iter().map(|m| (m.uid, self.changed)));
+        taken
     }
 
     /// The keywords in use, for FLAGS and PERMANENTFLAGS.

@@ -1,7 +1,9 @@
 //! What one session knows of its selected mailbox, and how it learns the news (RFC 3501 sections 5.2 and 7.4.1).
 
+use super::changes::Telling;
 use super::parse::SequenceSet;
 use super::reply::Reply;
+use super::selected::uid_set;
 use super::store::{Mailbox, MailboxId, Message};
 
 /// A selected mailbox as its client sees it: message number `n` is `entries[n - 1]`.
@@ -9,6 +11,8 @@ use super::store::{Mailbox, MailboxId, Message};
 pub(super) struct View {
     pub(super) mailbox: MailboxId,
     pub(super) read_only: bool,
+    /// No message is \Recent, on a server that does not know the flag.
+    no_recent: bool,
     entries: Vec<Entry>,
     /// The largest UID the client knows; later ones are new.
     known: u32,
@@ -27,8 +31,8 @@ pub(super) struct Entry {
 
 impl View {
     /// Selects: the client is about to be told the mailbox's state as it is now.
-    pub(super) fn new(id: MailboxId, mailbox: &mut Mailbox, read_only: bool) -> Self {
-        let mut view = Self { mailbox: id, read_only, entries: Vec::new(), known: 0, told: 0 };
+    pub(super) fn new(id: MailboxId, mailbox: &mut Mailbox, read_only: bool, no_recent: bool) -> Self {
+        let mut view = Self { mailbox: id, read_only, no_recent, entries: Vec::new(), known: 0, told: 0 };
         view.take_new(mailbox);
         view.told = mailbox.changed;
         view
@@ -50,7 +54,7 @@ impl View {
     fn take_new(&mut self, mailbox: &mut Mailbox) -> bool {
         let first = mailbox.messages().partition_point(|m| m.uid <= self.known);
         let new = &mailbox.messages()[first..];
-        let recent_from = mailbox.recent_from;
+        let recent_from = if self.no_recent { u32::MAX } else { mailbox.recent_from };
         self.entries.extend(new.iter().map(|m| Entry { uid: m.uid, recent: m.uid >= recent_from, told: m.changed }));
         let Some(last) = new.last() else { return false };
         self.known = last.uid;
@@ -95,17 +99,23 @@ impl View {
     }
 
     /// Tells the news: EXPUNGE where it may be said now, flags, EXISTS. Says whether there was any.
-    pub(super) fn tell(&mut self, mailbox: &mut Mailbox, may_expunge: bool, out: &mut Reply) -> bool {
+    pub(super) fn tell(&mut self, mailbox: &mut Mailbox, may_expunge: bool, telling: Telling, out: &mut Reply) -> bool {
         if self.told == mailbox.changed {
             return false;
         }
         let mut news = false;
         let mut all_told = true;
+        let mut vanished = Vec::new();
         for at in (0..self.entries.len()).rev() {
-            let Some(message) = mailbox.message(self.entries[at].uid) else {
+            let uid = self.entries[at].uid;
+            let Some(message) = mailbox.message(uid) else {
                 if may_expunge {
                     self.entries.remove(at);
-                    out.untagged(&format!("{} EXPUNGE", at + 1));
+                    if telling.qresync {
+                        vanished.push(uid);
+                    } else {
+                        out.untagged(&format!("{} EXPUNGE", at + 1));
+                    }
                     news = true;
                 }
                 all_told &= may_expunge;
@@ -113,10 +123,13 @@ impl View {
             };
             if message.changed > self.entries[at].told {
                 self.entries[at].told = message.changed;
-                let flags = flag_list(message, self.entries[at].recent);
-                out.untagged(&format!("{} FETCH (FLAGS {flags})", at + 1));
+                out.untagged(&flags_line(at as u32 + 1, message, self.entries[at].recent, telling));
                 news = true;
             }
+        }
+        if !vanished.is_empty() {
+            vanished.reverse();
+            out.untagged(&format!("VANISHED {}", uid_set(&vanished)));
         }
         if self.take_new(mailbox) {
             out.untagged(&format!("{} EXISTS", self.entries.len()));
@@ -128,6 +141,13 @@ impl View {
         }
         news
     }
+}
+
+/// `3 FETCH (UID 7 MODSEQ (12) FLAGS (\Seen))`: flags that changed without this session's doing.
+fn flags_line(number: u32, message: &Message, recent: bool, telling: Telling) -> String {
+    let uid = if telling.qresync { format!("UID {} ", message.uid) } else { String::new() };
+    let modseq = if telling.condstore { format!("MODSEQ ({}) ", message.changed) } else { String::new() };
+    format!("{number} FETCH ({uid}{modseq}FLAGS {})", flag_list(message, recent))
 }
 
 /// `(\Seen \Recent)`

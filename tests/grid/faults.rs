@@ -1,0 +1,216 @@
+//! Servers that lie, and servers that die: nothing hangs, nobody is let in who should not be, what is dialed is
+//! bounded, and another account on the same server works on.
+
+use imapool::config::PoolMode;
+use imapool::demo::server::Server;
+use imapool::demo::server::personality::{Personality, Step};
+
+use crate::support::{Client, Harness};
+use crate::{kind, proxy};
+
+/// Whom the fault befalls.
+const VICTIM: &str = "victim";
+/// How often the victim's sessions begin anew.
+const ROUNDS: usize = 5;
+/// What they do.
+const COMMANDS: [&str; 9] = [
+    "SELECT INBOX",
+    "NOOP",
+    "FETCH 1:* (FLAGS)",
+    "UID SEARCH ALL",
+    "STORE 1 +FLAGS (\\Seen)",
+    "IDLE",
+    "NOOP",
+    "APPEND INBOX",
+    "LOGOUT",
+];
+
+/// A kind whose fault befalls the victim alone.
+fn befalling(name: &str) -> Personality {
+    let mut kind = kind(name);
+    kind.options.quirks.victim = Some(VICTIM.into());
+    kind
+}
+
+/// How a session of the victim went.
+#[derive(Debug, Default)]
+struct Went {
+    /// Commands that were given.
+    commands: usize,
+    /// Of these, the ones that were answered with OK.
+    well: usize,
+}
+
+/// A session of the victim: each command gets its tagged reply, or the connection ends.
+async fn round(harness: &Harness, went: &mut Went) {
+    let mut client = Client::connect(harness.address).await;
+    let login = format!("LOGIN {VICTIM} pw-{VICTIM}");
+    for (at, command) in std::iter::once(login.as_str()).chain(COMMANDS).enumerate() {
+        went.commands += 1;
+        let tag = format!("t{at} ");
+        match command {
+            "APPEND INBOX" => client.try_send(format!("{tag}APPEND INBOX {{6+}}\r\na: b\r\n\r\n")).await,
+            _ => client.try_send(format!("{tag}{command}\r\n")).await,
+        }
+        loop {
+            let Some(line) = client.try_line().await else { return };
+            if line.starts_with('+') && command == "IDLE" {
+                client.try_send("DONE\r\n").await;
+            }
+            if let Some(status) = line.strip_prefix(&tag) {
+                went.well += usize::from(status.starts_with("OK"));
+                break;
+            }
+        }
+    }
+}
+
+/// Another account's session: all goes well.
+async fn visit(harness: &Harness, user: &str) {
+    let mut client = harness.login(user).await;
+    client
+        .play(
+            "C: a SELECT INBOX
+             S~ a OK…
+             C: b FETCH 1 (FLAGS)
+             S: * 1 FETCH…
+             S~ b OK…
+             C: c LOGOUT
+             S: * BYE…
+             S: c OK…
+             S.",
+        )
+        .await;
+}
+
+/// What holds for every fault, in one mode.
+async fn endures(name: &str, mode: PoolMode) {
+    let kind = befalling(name);
+    let server = Server::start(kind.options()).await.unwrap();
+    let harness = proxy(&server, mode).await;
+    let mut went = Went::default();
+    for _ in 0..ROUNDS {
+        round(&harness, &mut went).await;
+        visit(&harness, "other").await;
+    }
+    let others = server.open_of("other") as u64;
+    let dials = server.counters().accepted - others;
+    let seldom = name.starts_with("dies:logout") || !name.starts_with("dies:");
+    assert!(dials > 1 || seldom, "{name}: the server never died: {went:?}");
+    // A command may be run again once on another connection, if that cannot do harm.
+    assert!(dials <= 2 * went.commands as u64, "{name}: {dials} dials for {} commands", went.commands);
+    assert!(others >= 1, "{name}: the other account's connection has gone");
+    if kind.verdict.pooling {
+        assert!(went.well >= ROUNDS, "{name}: {went:?}");
+    }
+    harness.finish().await;
+    server.stop().await;
+}
+
+/// A backend that greets nobody: sessions hear so, and it is not dialed for each of them again and again.
+async fn greets_nobody(name: &str, mode: PoolMode) {
+    let kind = kind(name);
+    assert!(matches!(kind.options.quirks.dies.unwrap().at, Step::Greeting));
+    let server = Server::start(kind.options()).await.unwrap();
+    let harness = proxy(&server, mode).await;
+    for _ in 0..ROUNDS {
+        let mut client = Client::connect(harness.address).await;
+        let greeting = client.line().await;
+        assert!(greeting.starts_with("* OK"), "{greeting}");
+        let lines = client.command(&format!("a LOGIN {VICTIM} pw-{VICTIM}")).await;
+        assert!(lines.last().unwrap().starts_with("a NO [UNAVAILABLE]"), "{lines:?}");
+    }
+    let dials = server.counters().accepted;
+    assert!(dials <= 3 * ROUNDS as u64, "{name}: {dials} dials for {ROUNDS} logins");
+    harness.finish().await;
+    server.stop().await;
+}
+
+/// A wrong password that the server says OK to gets nobody in: neither before nor after the right one was seen, and
+/// the right user works on.
+async fn lets_no_intruder_in(name: &str, mode: PoolMode) {
+    let mut kind = kind(name);
+    // Only what it says to a wrong password matters here.
+    kind.options.quirks.remarks = &[];
+    let server = Server::start(kind.options()).await.unwrap();
+    let harness = proxy(&server, mode).await;
+    let intrude = async || {
+        let mut client = Client::connect(harness.address).await;
+        client.line().await;
+        let lines = client.command("w LOGIN anna wrong").await;
+        assert!(lines.last().unwrap().starts_with("w NO"), "{lines:?}");
+        let lines = client.command("s SELECT INBOX").await;
+        assert!(!lines.last().unwrap().starts_with("s OK"), "{lines:?}");
+    };
+    intrude().await;
+    let mut right = harness.login("anna").await;
+    right.play("C: a SELECT INBOX\nS~ a OK…").await;
+    intrude().await;
+    right.play("C: b FETCH 1 (FLAGS)\nS: * 1 FETCH…\nS~ b OK…\nC: c LOGOUT\nS: * BYE…\nS: c OK…\nS.").await;
+    visit(&harness, "anna").await;
+    harness.finish().await;
+    server.stop().await;
+}
+
+/// A test for each fault and mode, and the list of all their names. What follows a kind is why it does not hold yet.
+macro_rules! faults {
+    ($($test:ident: $holds:ident($kind:literal) $(ignored $why:literal)?,)*) => {
+        $(
+            mod $test {
+                use imapool::config::PoolMode;
+
+                #[tokio::test]
+                $(#[ignore = $why])?
+                async fn multiplex() {
+                    super::$holds($kind, PoolMode::Multiplex).await;
+                }
+
+                #[tokio::test]
+                $(#[ignore = $why])?
+                async fn session() {
+                    super::$holds($kind, PoolMode::Session).await;
+                }
+            }
+        )*
+
+        /// The kinds above.
+        pub(crate) const TESTED: &[&str] = &[$($kind),*];
+    };
+}
+
+faults! {
+    liar_exists: endures("liar:exists"),
+    liar_search: endures("liar:search"),
+    liar_expunge: endures("liar:expunge") ignored "panics: EXPUNGE of what is not there is believed",
+    liar_fetch: endures("liar:fetch") ignored "allocates by a message number that is not there",
+    liar: endures("liar") ignored "panics: numbers that contradict are believed",
+    liar_login: lets_no_intruder_in("liar:login") ignored "OK to a wrong password lets the intruder in",
+    liar_and_intruder: lets_no_intruder_in("liar") ignored "OK to a wrong password lets the intruder in",
+    exchange_and_intruder: lets_no_intruder_in("exchange") ignored "OK to a wrong password lets the intruder in",
+    dies_greeting: greets_nobody("dies:greeting"),
+    dies_greeting_bye: greets_nobody("dies:greeting+bye"),
+    dies_capability: endures("dies:capability"),
+    dies_capability_bye: endures("dies:capability+bye"),
+    dies_login: endures("dies:login"),
+    dies_login_bye: endures("dies:login+bye"),
+    dies_after_login: endures("dies:after-login"),
+    dies_after_login_bye: endures("dies:after-login+bye"),
+    dies_select: endures("dies:select"),
+    dies_select_bye: endures("dies:select+bye"),
+    dies_mid_select: endures("dies:mid-select"),
+    dies_fetch: endures("dies:fetch"),
+    dies_fetch_bye: endures("dies:fetch+bye"),
+    dies_mid_fetch: endures("dies:mid-fetch"),
+    dies_search: endures("dies:search"),
+    dies_search_bye: endures("dies:search+bye"),
+    dies_store: endures("dies:store"),
+    dies_store_bye: endures("dies:store+bye"),
+    dies_idle: endures("dies:idle"),
+    dies_idle_bye: endures("dies:idle+bye"),
+    dies_literal: endures("dies:literal"),
+    dies_literal_bye: endures("dies:literal+bye"),
+    dies_append: endures("dies:append"),
+    dies_append_bye: endures("dies:append+bye"),
+    dies_logout: endures("dies:logout"),
+    dies_logout_bye: endures("dies:logout+bye"),
+}
