@@ -1,20 +1,21 @@
 //! Who may log in: whoever's credential the backend has accepted, now or within `auth.cache_ttl`.
 
-use std::collections::HashMap;
+mod flights;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use self::flights::{Flight, Flights};
 use crate::config;
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::{LoginPath, LoginResult, Metrics};
-use crate::pool::{Account, Key, Pools};
+use crate::pool::{Account, CheckoutError, Grant, Key, Pass, Pools};
 use crate::secret::{Fingerprint, Fingerprinter, NoRandomness};
 use crate::throttle::{Standing, Throttle};
 use crate::upstream::backend::{Backend, OpenError};
@@ -25,7 +26,7 @@ use crate::upstream::turns::Turn;
 #[derive(Debug, Clone)]
 pub enum Verdict {
     /// The backend has accepted the credential.
-    Accepted(Arc<Account>),
+    Accepted(Pass),
     /// The backend has refused it.
     Refused(Refusal),
     /// The backend allows no further connection for it.
@@ -48,8 +49,17 @@ struct Asker {
 /// never waits for that.
 const REFRESH: f64 = 0.75;
 
-/// A verification that is under way, and where its verdict will be.
-type Flight = watch::Receiver<Option<Verdict>>;
+/// What the backend is asked.
+#[derive(Debug)]
+struct Question {
+    backend: Arc<Backend>,
+    key: Key,
+    /// Whose sessions ask: it may have a successor by now.
+    account: Option<Arc<Account>>,
+    fingerprint: Fingerprint,
+    credential: Credential,
+    asker: Asker,
+}
 
 /// What a reload may change.
 #[derive(Debug, Clone)]
@@ -66,7 +76,7 @@ pub struct Authenticator {
     pools: Arc<Pools>,
     metrics: Arc<Metrics>,
     fingerprinter: Fingerprinter,
-    flights: Mutex<HashMap<Fingerprint, Flight>>,
+    flights: Arc<Flights>,
     throttle: Mutex<Throttle>,
 }
 
@@ -88,7 +98,7 @@ impl Authenticator {
             pools,
             metrics,
             fingerprinter: Fingerprinter::new()?,
-            flights: Mutex::default(),
+            flights: Arc::default(),
         }))
     }
 
@@ -98,27 +108,68 @@ impl Authenticator {
         self.settings.store(Arc::new(settings));
     }
 
-    /// The account, if the backend of this index has accepted the credential within `auth.cache_ttl`.
+    /// Whoever shows this credential is let in, if the backend of this index has accepted it within `auth.cache_ttl`.
     #[must_use]
-    pub fn known(
-        self: &Arc<Self>,
-        backend: usize,
-        credential: &Credential,
-        client: Option<IpAddr>,
-    ) -> Option<Arc<Account>> {
+    pub fn known(self: &Arc<Self>, backend: usize, credential: &Credential, client: Option<IpAddr>) -> Option<Pass> {
         let start = Instant::now();
+        if self.settings.load().auth.cache_ttl.is_zero() {
+            return None;
+        }
         let fingerprint = self.fingerprint(backend, credential);
         let key = self.pools.key(backend, credential, fingerprint);
-        let account = self.pools.find(&key)?;
-        let cache_ttl = self.settings.load().auth.cache_ttl;
-        let age = account.accepted_ago(&fingerprint).filter(|age| *age < cache_ttl)?;
-        if age > cache_ttl.mul_f64(REFRESH) {
-            let asker = Asker { user: key.user.clone(), client, proven: true };
-            drop(self.flight(key, fingerprint, credential.clone(), asker));
-        }
+        let grant = self.pools.find(&key)?.grant(&fingerprint, credential)?;
+        let pass = self.pass(&grant, client)?;
         self.metrics.login(LoginResult::Cached);
         self.metrics.login_seconds(LoginPath::Cached, start.elapsed());
-        Some(account)
+        Some(pass)
+    }
+
+    /// The right of a session to go on, if its credential was accepted within `auth.cache_ttl` (with zero: at its own login)
+    /// and nothing speaks against it since. In the last quarter of that time the backend is asked beside it.
+    #[must_use]
+    pub fn pass(self: &Arc<Self>, grant: &Grant, client: Option<IpAddr>) -> Option<Pass> {
+        let cache_ttl = self.settings.load().auth.cache_ttl;
+        let pass = grant.pass(cache_ttl)?;
+        if !cache_ttl.is_zero() && pass.age() > cache_ttl.mul_f64(REFRESH) && grant.may_ask() {
+            drop(self.ask_again(grant, client));
+        }
+        Some(pass)
+    }
+
+    /// The same, asking the backend if need be: one verification for all who have the credential, within
+    /// `pool.checkout_timeout`.
+    ///
+    /// # Errors
+    /// [`CheckoutError::Refused`] when the credential is no longer accepted, any other when that cannot be found out now.
+    pub async fn renew(self: &Arc<Self>, grant: &Grant, client: Option<IpAddr>) -> Result<Pass, CheckoutError> {
+        if let Some(pass) = self.pass(grant, client) {
+            return Ok(pass);
+        }
+        // Who was let in with what was refused since would ask for each of its sessions. A login asks.
+        if grant.is_refused() {
+            return Err(CheckoutError::Refused);
+        }
+        let patience = grant.account().config().checkout_timeout;
+        let landed = timeout(patience, self.ask_again(grant, client).landed()).await;
+        match landed.map_err(|_| CheckoutError::Unavailable)? {
+            Verdict::Accepted(pass) => grant.renewed(&pass).ok_or(CheckoutError::Unavailable),
+            Verdict::Refused(_) if grant.is_refused() => Err(CheckoutError::Refused),
+            Verdict::Limit => Err(CheckoutError::Limit),
+            Verdict::Refused(_) | Verdict::Unavailable | Verdict::Throttled => Err(CheckoutError::Unavailable),
+        }
+    }
+
+    fn ask_again(self: &Arc<Self>, grant: &Grant, client: Option<IpAddr>) -> Flight {
+        let account = grant.account();
+        let key = account.key().clone();
+        self.flight(Question {
+            backend: Arc::clone(account.backend()),
+            fingerprint: grant.fingerprint(),
+            credential: Credential::clone(grant.credential()),
+            asker: Asker { user: key.user.clone(), client, proven: true },
+            account: Some(Arc::clone(account)),
+            key,
+        })
     }
 
     fn fingerprint(&self, backend: usize, credential: &Credential) -> Fingerprint {
@@ -136,7 +187,7 @@ impl Authenticator {
         let start = Instant::now();
         let fingerprint = self.fingerprint(backend, &credential);
         let key = self.pools.key(backend, &credential, fingerprint);
-        let proven = self.pools.find(&key).is_some_and(|account| account.accepted_ago(&fingerprint).is_some());
+        let proven = self.pools.find(&key).is_some_and(|account| account.has_accepted(&fingerprint));
         let asker = Asker { user: key.user.clone(), client, proven };
         if !proven {
             let delay = self.throttle.lock().delay(&asker.user, client, Instant::now());
@@ -145,8 +196,14 @@ impl Authenticator {
                 tokio::time::sleep(delay).await;
             }
         }
-        let flight = self.flight(key, fingerprint, credential, asker.clone());
-        let verdict = landed(flight).await;
+        // A reload may have taken the backend away since the session began.
+        let verdict = match self.pools.backend(backend) {
+            Some(backend) => {
+                let asker = asker.clone();
+                self.flight(Question { backend, key, account: None, fingerprint, credential, asker }).landed().await
+            }
+            None => Verdict::Unavailable,
+        };
         let (result, path) = match &verdict {
             Verdict::Accepted(_) => (LoginResult::Verified, LoginPath::Verified),
             Verdict::Refused(refusal) => {
@@ -173,21 +230,10 @@ impl Authenticator {
     }
 
     /// One verification for all who ask with the same credential at the same time. It runs to its end, whoever leaves.
-    fn flight(self: &Arc<Self>, key: Key, fingerprint: Fingerprint, credential: Credential, asker: Asker) -> Flight {
-        let mut flights = self.flights.lock();
-        if let Some(flight) = flights.get(&fingerprint) {
-            return flight.clone();
-        }
-        let (land, flight) = watch::channel(None);
-        flights.insert(fingerprint, flight.clone());
+    fn flight(self: &Arc<Self>, question: Question) -> Flight {
         let this = Arc::clone(self);
-        tokio::spawn(async move {
-            let patience = this.settings.load().patience;
-            let asked = timeout(patience, this.ask(key, fingerprint, credential, &asker)).await;
-            this.flights.lock().remove(&fingerprint);
-            land.send_replace(Some(asked.unwrap_or(Verdict::Unavailable)));
-        });
-        flight
+        let patience = self.settings.load().patience;
+        self.flights.join(question.fingerprint, patience, || async move { this.ask(question).await })
     }
 
     fn standing(&self, asker: &Asker) -> Standing {
@@ -210,31 +256,43 @@ impl Authenticator {
     }
 
     /// Asks the backend.
-    async fn ask(&self, key: Key, fingerprint: Fingerprint, credential: Credential, asker: &Asker) -> Verdict {
-        // A reload may have taken it away since the session began.
-        let Some(backend) = self.pools.backend(key.backend) else { return Verdict::Unavailable };
+    async fn ask(&self, question: Question) -> Verdict {
+        let Question { backend, key, account, fingerprint, credential, asker } = question;
         backend.in_service().await;
         // Who is still waiting then is turned away: begun so late, the verification would be broken off in its middle, which
         // costs a connection.
         let in_time = self.settings.load().patience.saturating_sub(backend.config.login_timeout);
-        let Ok(Some((_turn, standing))) = timeout(in_time, self.turn(&backend, asker)).await else {
+        let Ok(Some((_turn, standing))) = timeout(in_time, self.turn(&backend, &asker)).await else {
             return Verdict::Throttled;
         };
-        match backend.log_in(&credential, standing, asker.client).await {
+        let known = account.clone().or_else(|| self.pools.find(&key));
+        let before = known.as_ref().map(|known| known.generation());
+        let mut answer = backend.log_in(&credential, standing, asker.client).await;
+        // A connection at rest would be replaced by this one anyway, and those of earlier tokens serve nobody.
+        if matches!(answer, Err(OpenError::Limit(_))) && self.pools.make_room(&key, asker.proven).await {
+            answer = backend.log_in(&credential, standing, asker.client).await;
+        }
+        match answer {
             Ok((connection, Outcome::Refused(refusal))) => {
                 // A password that was changed is no attack; from now on it is a wrong one.
                 if !asker.proven {
                     self.throttle.lock().failed(&asker.user, asker.client, Instant::now());
                 }
                 backend.keep(connection);
-                if let Some(account) = self.pools.find(&key) {
-                    account.forget(Some(&fingerprint));
+                if let Some(account) = known {
+                    account.forget(&fingerprint);
                 }
                 Verdict::Refused(refusal)
             }
             Ok((connection, _)) => {
                 self.throttle.lock().succeeded(&asker.user, asker.client, Instant::now());
-                Verdict::Accepted(self.pools.accepted(key, &backend, fingerprint, credential, connection))
+                let is_current = |known: &Arc<Account>| {
+                    account.is_some() || self.pools.find(&key).is_some_and(|now| Arc::ptr_eq(&now, known))
+                };
+                Verdict::Accepted(match known.filter(is_current) {
+                    Some(account) => account.accepted(fingerprint, &credential, connection, before),
+                    None => self.pools.accepted(key, &backend, fingerprint, &credential, connection),
+                })
             }
             Err(OpenError::Login(LoginError::NoMechanism)) => {
                 warn!(backend = backend.config.name, error = %LoginError::NoMechanism, "cannot verify a credential");
@@ -259,10 +317,4 @@ impl Authenticator {
         self.throttle.lock().sweep(Instant::now());
         self.pools.sweep(self.settings.load().auth.cache_ttl);
     }
-}
-
-/// What becomes of it.
-async fn landed(mut flight: Flight) -> Verdict {
-    let landed = flight.wait_for(Option::is_some).await.map(|verdict| verdict.clone());
-    landed.ok().flatten().unwrap_or(Verdict::Unavailable)
 }

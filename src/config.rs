@@ -333,6 +333,29 @@ impl PoolMode {
     }
 }
 
+/// `pool.per_credential`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PerCredential {
+    /// Each token has connections of its own; the passwords of an account share.
+    Tokens,
+    /// Each password has, too.
+    Always,
+    /// Whatever was accepted for an account shares.
+    Never,
+}
+
+impl PerCredential {
+    /// The word for it in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PerCredential::Tokens => "tokens",
+            PerCredential::Always => "always",
+            PerCredential::Never => "never",
+        }
+    }
+}
+
 /// `[pool]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Pool {
@@ -365,8 +388,8 @@ pub struct Pool {
     pub checkout_timeout: Duration,
     /// Not-authenticated connections kept ready for each backend, to verify credentials on. Default 2.
     pub spare: usize,
-    /// Keep the connections of different credentials of one account apart. Default false.
-    pub per_credential: bool,
+    /// Which credentials of one account have connections of their own. Default: tokens.
+    pub per_credential: PerCredential,
     /// A reply still coming when its client is gone is read to its end within this many bytes... Default 256 KiB.
     pub drain_bytes: usize,
     /// ...and this time, else the connection is destroyed. Default 2 s.
@@ -388,7 +411,7 @@ impl Default for Pool {
             keepalive: Duration::from_secs(600),
             checkout_timeout: Duration::from_secs(10),
             spare: 2,
-            per_credential: false,
+            per_credential: PerCredential::Tokens,
             drain_bytes: 256 * 1024,
             drain_timeout: Duration::from_secs(2),
         }

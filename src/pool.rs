@@ -6,6 +6,7 @@
 //! the connection at rest that fits best: the wanted mailbox selected, the wanted state enabled.
 
 mod checkout;
+mod grant;
 mod lease;
 mod pools;
 mod seat;
@@ -24,16 +25,18 @@ use tokio::time::Instant;
 use tracing::info;
 
 pub use self::checkout::{CheckoutError, Want};
+use self::grant::Proof;
+pub use self::grant::{Grant, Pass};
 pub use self::lease::Lease;
 pub use self::pools::Pools;
-use self::seat::Manager;
+use self::seat::{Manager, Seat};
 use crate::config::{self, Live};
 use crate::imap::capability::Capabilities;
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::mailbox::registry::{Everywhere, Registry};
 use crate::metrics::RetireReason;
 use crate::secret::Fingerprint;
-use crate::upstream::backend::Backend;
+use crate::upstream::backend::{Backend, Unauthenticated};
 use crate::upstream::connection::Connection;
 
 /// For how long a backend's "too many connections" is remembered for the account.
@@ -52,8 +55,16 @@ pub struct Key {
     pub authzid: Vec<u8>,
     /// What the secret is.
     pub kind: SecretKind,
-    /// With `pool.per_credential`: which.
+    /// Which, where `pool.per_credential` keeps credentials of its kind apart.
     pub credential: Option<Fingerprint>,
+}
+
+impl Key {
+    /// What it has in common with the keys of the same person's other credentials.
+    #[must_use]
+    pub fn without_credential(&self) -> Self {
+        Self { credential: None, ..self.clone() }
+    }
 }
 
 /// One account on one backend: its connections, and the credentials that were accepted.
@@ -66,9 +77,10 @@ pub struct Account {
     seats: managed::Pool<Manager>,
     turns: Arc<Semaphore>,
     everywhere: Arc<Semaphore>,
-    /// The newest credential that the backend accepted: for dialing.
-    credential: Mutex<Credential>,
-    accepted: Mutex<Vec<(Fingerprint, Instant)>>,
+    /// The credentials that the backend has accepted, in the order in which it last did so.
+    proofs: Mutex<Vec<Arc<Proof>>>,
+    /// Its token has a successor, and nobody has logged in with it since.
+    superseded: AtomicBool,
     capabilities: ArcSwap<Capabilities>,
     offered: Mutex<Arc<str>>,
     /// Raised when a credential is no longer good: connections of an earlier generation are not used again.
@@ -195,38 +207,77 @@ impl Account {
         Arc::clone(&self.offered.lock())
     }
 
-    /// How long ago the backend accepted this credential, if it is one of those that are remembered.
+    /// What is known of a credential that was shown just now, if the backend ever accepted it.
     #[must_use]
-    pub fn accepted_ago(&self, fingerprint: &Fingerprint) -> Option<Duration> {
+    pub fn grant(self: &Arc<Self>, fingerprint: &Fingerprint, credential: &Credential) -> Option<Grant> {
         *self.last_used.lock() = Instant::now();
+        self.superseded.store(false, Ordering::Relaxed);
+        let proof = self.proof(fingerprint)?;
+        Some(Grant::new(Arc::clone(self), proof, credential))
+    }
+
+    /// Whether the backend has accepted this credential, however long ago, and not refused it since.
+    #[must_use]
+    pub fn has_accepted(&self, fingerprint: &Fingerprint) -> bool {
+        self.proof(fingerprint).is_some_and(|proof| !proof.is_refused())
+    }
+
+    fn proof(&self, fingerprint: &Fingerprint) -> Option<Arc<Proof>> {
         // All are compared, so that the time tells nothing of which it was.
-        let accepted = self.accepted.lock();
-        let found =
-            accepted.iter().fold(None, |found, (known, since)| if known == fingerprint { Some(since) } else { found });
-        found.map(Instant::elapsed)
+        let proofs = self.proofs.lock();
+        proofs
+            .iter()
+            .fold(None, |found, known| if known.fingerprint == *fingerprint { Some(known) } else { found })
+            .cloned()
     }
 
     /// The backend has just accepted this credential.
-    fn accept(&self, fingerprint: Fingerprint, credential: Credential) {
-        let mut accepted = self.accepted.lock();
-        accepted.retain(|(known, _)| *known != fingerprint);
-        if accepted.len() >= MAX_CREDENTIALS {
-            accepted.remove(0);
+    fn accept(self: &Arc<Self>, fingerprint: Fingerprint, credential: &Credential) -> Pass {
+        self.superseded.store(false, Ordering::Relaxed);
+        let mut proofs = self.proofs.lock();
+        let known = proofs.iter().position(|known| known.fingerprint == fingerprint);
+        let proof = match known.map(|at| proofs.remove(at)) {
+            Some(proof) => {
+                proof.accept();
+                proof
+            }
+            None => Proof::new(fingerprint),
+        };
+        // Those that sessions have are as many as there are sessions.
+        let unused = |proof: &Arc<Proof>| Arc::strong_count(proof) == 1;
+        if proofs.iter().filter(|proof| unused(proof)).count() >= MAX_CREDENTIALS
+            && let Some(oldest) = proofs.iter().position(unused)
+        {
+            proofs.remove(oldest);
         }
-        accepted.push((fingerprint, Instant::now()));
-        *self.credential.lock() = credential;
+        proofs.push(Arc::clone(&proof));
+        drop(proofs);
+        Pass::new(Grant::new(Arc::clone(self), proof, credential))
     }
 
-    /// The backend has refused a credential that it had accepted before: nothing that was opened with it is used again.
-    pub fn forget(&self, fingerprint: Option<&Fingerprint>) {
-        let known = {
-            // Expired ones count: it is by those that a refusal is noticed.
-            let mut accepted = self.accepted.lock();
-            let before = accepted.len();
-            accepted.retain(|(known, _)| fingerprint.is_some_and(|refused| known != refused));
-            accepted.len() < before
-        };
-        if known {
+    /// The backend has just accepted `credential` on `connection`, which is kept. `before`: the generation before the backend
+    /// was asked, if the account was known then.
+    pub fn accepted(
+        self: &Arc<Self>,
+        fingerprint: Fingerprint,
+        credential: &Credential,
+        connection: Unauthenticated,
+        before: Option<u64>,
+    ) -> Pass {
+        let generation = before.unwrap_or_else(|| self.generation());
+        let (connection, capabilities) = self.backend.authenticated(connection, generation);
+        self.opened(&connection);
+        self.learn(capabilities);
+        let pass = self.accept(fingerprint, credential);
+        self.adopt(connection);
+        pass
+    }
+
+    /// The backend has refused a credential that it had accepted before: who was let in with it is let go, and nothing that is
+    /// open is used again.
+    pub fn forget(&self, fingerprint: &Fingerprint) {
+        // Expired ones count: it is by those that a refusal is noticed.
+        if self.proof(fingerprint).is_some_and(|proof| proof.refuse()) {
             info!(
                 user = self.name(),
                 backend = self.backend.config.name,
@@ -234,11 +285,15 @@ impl Account {
             );
             self.retire(RetireReason::Credential);
         }
+        self.proofs.lock().retain(|proof| !proof.is_refused() || Arc::strong_count(proof) > 1);
     }
 
     /// As if the account had never been seen: no connection is used again, and each credential is verified anew.
     pub fn retire_all(&self, reason: RetireReason) {
-        self.accepted.lock().clear();
+        let mut proofs = self.proofs.lock();
+        proofs.retain(|proof| Arc::strong_count(proof) > 1);
+        proofs.iter().for_each(|proof| proof.void());
+        drop(proofs);
         self.retire(reason);
     }
 
@@ -247,6 +302,12 @@ impl Account {
         *self.outdated.lock() = reason;
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.retire_resting(reason);
+        self.hubs.look_up();
+    }
+
+    /// How often [`Account::retire`] was called: what is older than that is not used again.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Retires what rests.
@@ -264,24 +325,29 @@ impl Account {
         self.verified.lock().take()
     }
 
+    fn is_current(&self, connection: &Connection) -> bool {
+        connection.shared().generation == self.generation()
+    }
+
+    /// Something of this generation was put to rest just now: if it was raised meanwhile, it is retired like the others.
+    fn look_after(&self, generation: u64) {
+        if self.generation() != generation {
+            self.retire_resting(*self.outdated.lock());
+        }
+    }
+
     /// Takes in a connection on which a credential was just accepted: in place of the one at rest longest, or to be the
     /// next that is needed.
     fn adopt(&self, mut connection: Connection) {
+        if !self.is_current(&connection) {
+            return connection.retire(*self.outdated.lock());
+        }
         if !connection.release() {
             return;
         }
-        let mut oldest: Option<(Instant, u64)> = None;
-        self.seats.retain(|seat, _| {
-            if let Some(resting) = seat.0.lock().as_ref().map(Connection::shared)
-                && let Some(since) = resting.resting_since()
-                && oldest.is_none_or(|(longest, _)| since < longest)
-            {
-                oldest = Some((since, resting.id));
-            }
-            true
-        });
+        let generation = connection.shared().generation;
         let mut connection = Some(connection);
-        if let Some((_, oldest)) = oldest {
+        if let Some((_, oldest)) = self.longest_at_rest() {
             self.seats.retain(|seat, _| {
                 let mut seat = seat.0.lock();
                 if seat.as_ref().is_some_and(|resting| resting.shared().id == oldest) {
@@ -295,6 +361,36 @@ impl Account {
         if let Some(replaced) = connection {
             replaced.shared().retire(RetireReason::Replaced);
         }
+        self.look_after(generation);
+    }
+
+    /// The connection at rest longest in a seat: since when, and its number.
+    fn longest_at_rest(&self) -> Option<(Instant, u64)> {
+        let mut oldest: Option<(Instant, u64)> = None;
+        self.seats.retain(|seat, _| {
+            if let Some(resting) = seat.0.lock().as_ref().map(Connection::shared)
+                && let Some(since) = resting.resting_since()
+                && oldest.is_none_or(|(longest, _)| since < longest)
+            {
+                oldest = Some((since, resting.id));
+            }
+            true
+        });
+        oldest
+    }
+
+    /// Ends that one, and waits until its socket is closed. False: there is none.
+    async fn give_up_longest_at_rest(&self) -> bool {
+        let Some((_, oldest)) = self.longest_at_rest() else { return false };
+        let is_it = |seat: &Seat| seat.0.lock().as_ref().is_some_and(|resting| resting.shared().id == oldest);
+        let removed = self.seats.retain(|seat, _| !is_it(seat)).removed;
+        let Some(connection) = removed.into_iter().find_map(|seat| seat.0.into_inner()) else { return false };
+        let open = Arc::new(Semaphore::new(1));
+        connection.shared().keep_to_the_end(Arc::clone(&open).try_acquire_owned());
+        connection.shared().retire(RetireReason::Replaced);
+        drop(connection);
+        // Never closed.
+        open.acquire().await.is_ok()
     }
 
     fn opened(&self, connection: &Connection) {

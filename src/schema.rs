@@ -65,9 +65,10 @@ fn kind(section: &str, key: &str) -> Value {
         ("log", "format") => json!({ "enum": ["text", "json"] }),
         ("log", "level") => json!({ "enum": ["error", "warn", "info", "debug", "trace"] }),
         ("log", "sessions") => json!({ "type": "boolean" }),
-        ("listener", "reset_on_client_close" | "reuse_port")
-        | ("backend", "forward_client_id" | "send_proxy")
-        | ("pool", "per_credential") => json!({ "type": "boolean" }),
+        ("pool", "per_credential") => json!({ "enum": ["tokens", "always", "never", true, false] }),
+        ("listener", "reset_on_client_close" | "reuse_port") | ("backend", "forward_client_id" | "send_proxy") => {
+            json!({ "type": "boolean" })
+        }
         ("pool", "max_per_account") => json!({ "type": "integer", "minimum": 1, "maximum": 1000 }),
         ("pool", "spare") => json!({ "type": "integer", "minimum": 0, "maximum": 100 }),
         ("limits", "sessions") => json!({ "type": "integer", "minimum": 1, "maximum": 1_000_000 }),
@@ -154,6 +155,7 @@ mod tests {
         "\"implicit\"",
         "\"never\"",
         "\"always\"",
+        "\"tokens\"",
         "\"session\"",
         "\"multiplex\"",
         "\"json\"",
@@ -255,7 +257,9 @@ mod tests {
 
     #[test]
     fn words_that_the_parser_does_not_know_are_refused() {
-        for (section, key) in [("listener", "tls"), ("backend", "tls"), ("log", "level"), ("pool", "mode")] {
+        for (section, key) in
+            [("listener", "tls"), ("backend", "tls"), ("log", "level"), ("pool", "mode"), ("pool", "per_credential")]
+        {
             let schema = property(section, key);
             for word in schema["enum"].as_array().unwrap() {
                 // A word may ask for more lines, or for a later version; its type is right, and it is known.

@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use backend::Traits;
-use imapool::config::PoolMode;
+use imapool::config::{PerCredential, PoolMode};
 use world::{Running, Setting};
 
 const PLAIN: Traits = Traits { literal_plus: true, unselect: true, shared: false, flaky_logins: 5 };
@@ -84,7 +84,7 @@ const SETTINGS: [Setting; 9] = [
         every: 1,
         configure: |config| {
             config.auth.cache_ttl = Duration::from_millis(5);
-            config.pool.per_credential = true;
+            config.pool.per_credential = PerCredential::Always;
         },
     },
     Setting {

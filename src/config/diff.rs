@@ -197,6 +197,10 @@ mod tests {
             "~ pool.max_total: 0 -> 7  (at once)",
         ];
         assert_eq!(of(MAIN, &new), wanted);
+        let apart = |word: &str| format!("{MAIN}[pool]\nper_credential = {word}\n");
+        let wanted = "~ pool.per_credential: \"tokens\" -> \"always\"  (connections are retired and opened anew)";
+        assert_eq!(of(MAIN, &apart("true")), [wanted]);
+        assert_eq!(of(&apart("\"always\""), &apart("true")), [""; 0]);
     }
 
     #[test]

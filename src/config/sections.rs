@@ -9,12 +9,14 @@ use super::error::Fault;
 use super::read::{Reader, Section};
 use super::value::{self, ANY, SOME};
 use super::{
-    Admin, Auth, Backend, Config, Limits, ListenAddr, Listener, Log, LogFormat, PlaintextLogin, Pool, PoolMode, TlsMode,
+    Admin, Auth, Backend, Config, Limits, ListenAddr, Listener, Log, LogFormat, PerCredential, PlaintextLogin, Pool,
+    PoolMode, TlsMode,
 };
 
 const TLS_MODES: &[TlsMode] = &[TlsMode::None, TlsMode::StartTls, TlsMode::Implicit];
 const PLAINTEXT_LOGINS: &[PlaintextLogin] = &[PlaintextLogin::Never, PlaintextLogin::Loopback, PlaintextLogin::Always];
 const POOL_MODES: &[PoolMode] = &[PoolMode::Multiplex, PoolMode::Session];
+const PER_CREDENTIAL: &[PerCredential] = &[PerCredential::Tokens, PerCredential::Always, PerCredential::Never];
 const LOG_FORMATS: &[LogFormat] = &[LogFormat::Text, LogFormat::Json];
 const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 
@@ -179,7 +181,15 @@ fn read_pool<'t>(reader: &mut Reader<'t>, table: Option<Table<'t>>) -> Pool {
         keepalive: section.or("keepalive", defaults.keepalive, value::duration(SOME)),
         checkout_timeout: section.or("checkout_timeout", defaults.checkout_timeout, value::duration(SOME)),
         spare: section.or("spare", defaults.spare, value::integer(0..=100)),
-        per_credential: section.or("per_credential", defaults.per_credential, value::boolean),
+        per_credential: section.or(
+            "per_credential",
+            defaults.per_credential,
+            // As it was written before there was a third way.
+            value::boolean_or(
+                [PerCredential::Never, PerCredential::Always],
+                value::one_of(PER_CREDENTIAL, PerCredential::as_str),
+            ),
+        ),
         drain_bytes: section.or("drain_bytes", defaults.drain_bytes, value::size(DRAIN_SIZES)),
         drain_timeout: section.or("drain_timeout", defaults.drain_timeout, value::duration(ANY)),
     };

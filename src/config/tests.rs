@@ -113,7 +113,7 @@ fn everything_can_be_said() {
         linger = "0s"
         max_per_account = 0x10
         drain_bytes = 1024
-        per_credential = true
+        per_credential = "always"
         [auth]
         cache_ttl = "1h 30m"
         [limits]
@@ -170,7 +170,7 @@ fn everything_can_be_said() {
         linger: Duration::ZERO,
         max_per_account: 16,
         drain_bytes: 1024,
-        per_credential: true,
+        per_credential: PerCredential::Always,
         ..Pool::default()
     };
     assert_eq!(config.pool, pool);

@@ -74,6 +74,17 @@ pub(super) fn boolean(value: &Value<'_>) -> Outcome<bool> {
     }
 }
 
+/// One of a few words; `false` and `true` stand for two of them.
+pub(super) fn boolean_or<T: Copy>(
+    [no, yes]: [T; 2],
+    word: impl Fn(&Value<'_>) -> Outcome<T>,
+) -> impl Fn(&Value<'_>) -> Outcome<T> {
+    move |value| match value.get_ref() {
+        DeValue::Boolean(boolean) => Ok(if *boolean { yes } else { no }),
+        _ => word(value),
+    }
+}
+
 /// A name for logs and metric labels.
 pub(super) fn name(value: &Value<'_>) -> Outcome<String> {
     let text = string(value, "a string such as \"main\"")?;

@@ -17,9 +17,10 @@ use super::enabled::{EnableSet, Enabled};
 use super::line::{self, HubEnd, MemberEnd, Request};
 use super::machine::{Action, Machine, MemberId, Settings, Stat, Told};
 use super::registry::{Status, Yielding};
+use crate::auth::Authenticator;
 use crate::imap::command::Command;
 use crate::metrics::{CheckoutResult, HubGuard, HubState, ResumeResult, RetireReason, WaitCause};
-use crate::pool::{Account, CheckoutError, Lease, Want};
+use crate::pool::{Account, CheckoutError, Grant, Lease, Pass, Want};
 use crate::session::machine::{Remnant, Run};
 use crate::upstream::connection::{FromUpstream, Part};
 
@@ -70,19 +71,27 @@ pub struct Member {
 #[derive(Debug)]
 pub struct Join {
     run: Box<Run>,
-    line: HubEnd,
+    place: Place,
     since: Instant,
+}
+
+/// What a hub knows of a member.
+#[derive(Debug)]
+struct Place {
+    line: HubEnd,
+    grant: Grant,
 }
 
 impl Member {
     /// Joins the hub of the mailbox that `run` selects, or opens one: of those who have `enabled` the same. The reply to that
-    /// command is the first thing heard.
+    /// command is the first thing heard. `auth` is asked when no member's credential is known to be good any more.
     #[must_use]
-    pub fn join(account: &Arc<Account>, key: Bytes, enabled: EnableSet, run: Box<Run>) -> Self {
+    pub fn join(auth: &Arc<Authenticator>, pass: &Pass, key: Bytes, enabled: EnableSet, run: Box<Run>) -> Self {
         let (line, far_end) = line::pair();
-        let join = Join { run, line: far_end, since: Instant::now() };
-        if let Err(join) = account.hubs().join(&key, enabled, join) {
-            Hub::open(account, key.clone(), enabled, join);
+        let place = Place { line: far_end, grant: pass.grant().clone() };
+        let join = Join { run, place, since: Instant::now() };
+        if let Err(join) = pass.account().hubs().join(&key, enabled, join) {
+            Hub::open(auth, key.clone(), enabled, join);
         }
         Self { key, line }
     }
@@ -95,7 +104,7 @@ impl Member {
         command.arguments().astring().is_some_and(|it| *it == *name || inbox && it.eq_ignore_ascii_case(name))
     }
 
-    /// Runs a command. What comes of it is told by the next events.
+    /// Runs a command of a session whose credential stands. What comes of it is told by the next events.
     pub fn run(&self, run: Box<Run>) {
         self.line.tell(Request::Run(run));
     }
@@ -114,11 +123,14 @@ impl Member {
 type Checkout = Pin<Box<dyn Future<Output = Result<Lease, CheckoutError>> + Send>>;
 
 struct Hub {
+    auth: Arc<Authenticator>,
     account: Arc<Account>,
+    /// The account's generation when it was last looked at.
+    generation: u64,
     key: Bytes,
     enabled: EnableSet,
     machine: Machine,
-    members: HashMap<MemberId, HubEnd>,
+    members: HashMap<MemberId, Place>,
     joins: mpsc::Receiver<Join>,
     status: Arc<Status>,
     lease: Option<Lease>,
@@ -134,22 +146,32 @@ struct Hub {
 }
 
 impl Hub {
-    fn open(account: &Arc<Account>, key: Bytes, enabled: EnableSet, join: Join) {
-        let machine = Machine::new(key.clone(), settings(account, enabled), Instant::now().into_std());
-        let mut hub = Self::new(account, key, enabled, machine, true);
+    fn open(auth: &Arc<Authenticator>, key: Bytes, enabled: EnableSet, join: Join) {
+        let account = Arc::clone(join.place.grant.account());
+        let machine = Machine::new(key.clone(), settings(&account, enabled), Instant::now().into_std());
+        let mut hub = Self::new(auth, &account, key, enabled, machine, true);
         hub.admit(join, false);
         hub.start();
     }
 
     /// `shared`: further sessions may join.
-    fn new(account: &Arc<Account>, key: Bytes, enabled: EnableSet, machine: Machine, shared: bool) -> Box<Self> {
+    fn new(
+        auth: &Arc<Authenticator>,
+        account: &Arc<Account>,
+        key: Bytes,
+        enabled: EnableSet,
+        machine: Machine,
+        shared: bool,
+    ) -> Box<Self> {
         let (joins, joining) = mpsc::channel(MAX_JOINING);
         let status = Arc::new(Status::default());
         if shared {
             account.hubs().add(key.clone(), enabled, joins, Arc::clone(&status));
         }
         Box::new(Self {
+            auth: Arc::clone(auth),
             account: Arc::clone(account),
+            generation: account.generation(),
             key,
             enabled,
             machine,
@@ -175,7 +197,7 @@ impl Hub {
         if joined {
             self.account.backend().metrics().checkout(CheckoutResult::Joined, join.since.elapsed());
         }
-        self.members.insert(id, join.line);
+        self.members.insert(id, join.place);
         self.machine.handle_join(id, join.run);
     }
 
@@ -184,6 +206,7 @@ impl Hub {
         let status = Arc::clone(&self.status);
         let mut wanted = pin!(status.wanted.notified());
         loop {
+            self.look_at_account();
             if self.lease.is_some() && self.yielding.is_none() {
                 self.yielding = self.account.hubs().claim();
                 if self.yielding.is_some() {
@@ -210,6 +233,53 @@ impl Hub {
             .await;
         }
         self.end().await;
+    }
+
+    /// What was retired is given up between two commands, and whose credential was refused since hears that: not in the middle
+    /// of a reply.
+    fn look_at_account(&mut self) {
+        if self.lease.as_ref().is_some_and(Lease::is_outdated) {
+            self.machine.handle_outdated();
+        }
+        let generation = self.account.generation();
+        if generation == self.generation {
+            return;
+        }
+        let owner = self.machine.owner();
+        let (later, now): (Vec<_>, Vec<_>) = self.refused().into_iter().partition(|id| Some(*id) == owner);
+        self.machine.handle_revoked(&now);
+        if later.is_empty() {
+            self.generation = generation;
+        }
+    }
+
+    /// The members whose credential the backend has refused.
+    fn refused(&self) -> Vec<MemberId> {
+        let refused = self.members.iter().filter(|(_, place)| place.grant.is_refused());
+        refused.map(|(id, _)| *id).collect()
+    }
+
+    /// With whose credential a connection is opened: of those who wait for one, or of anybody, whose own stands; if nobody's
+    /// does, it is verified.
+    fn whose(&self) -> Option<&Grant> {
+        let grants = || self.machine.by_need().filter_map(|id| self.members.get(&id)).map(|place| &place.grant);
+        grants().find(|grant| self.auth.pass(grant, None).is_some()).or_else(|| grants().next())
+    }
+
+    fn connect(&mut self) {
+        let Some(grant) = self.whose().cloned() else { return self.machine.handle_unconnected(RETRY) };
+        let (auth, mailbox) = (Arc::clone(&self.auth), Some(self.key.clone()));
+        // CONDSTORE comes by SELECT, where it is not on yet.
+        let (sticky, or_sticky) = match self.enabled {
+            all @ EnableSet { enabled: Enabled::Condstore, .. } => {
+                (EnableSet { enabled: Enabled::Nothing, ..all }.sticky(), Some(all.sticky()))
+            }
+            all => (all.sticky(), None),
+        };
+        self.checkout = Some(Box::pin(async move {
+            let pass = auth.renew(&grant, None).await?;
+            Want { pass, mailbox, sticky: Arc::new(sticky), or_sticky, client: None }.checkout().await
+        }));
     }
 
     fn count(&mut self) {
@@ -240,18 +310,7 @@ impl Hub {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Connect => {
-                let (account, key) = (Arc::clone(&self.account), self.key.clone());
-                // CONDSTORE comes by SELECT, where it is not on yet.
-                let (sticky, or_sticky) = match self.enabled {
-                    all @ EnableSet { enabled: Enabled::Condstore, .. } => {
-                        (EnableSet { enabled: Enabled::Nothing, ..all }.sticky(), Some(all.sticky()))
-                    }
-                    all => (all.sticky(), None),
-                };
-                let want = Want { mailbox: Some(key), sticky: Arc::new(sticky), or_sticky, ..Want::default() };
-                self.checkout = Some(Box::pin(async move { account.checkout(&want).await }));
-            }
+            Action::Connect => self.connect(),
             Action::Run(run) => {
                 let ran = self.lease.as_mut().is_some_and(|lease| lease.run(run).is_ok());
                 if !ran {
@@ -292,13 +351,13 @@ impl Hub {
                 others.retain(|id| self.machine.is_joining(*id));
                 self.send_elsewhere(&others);
             }
-        } else if self.members.get(&owner).is_some_and(HubEnd::is_full)
+        } else if self.members.get(&owner).is_some_and(|place| place.line.is_full())
             && self.machine.since_taken() >= self.account.config().checkout_timeout
         {
             debug!(waiting = self.members.len() - 1, "a client that takes nothing has to leave its hub");
             self.machine.handle_leave(owner);
-            if let Some(line) = self.members.remove(&owner) {
-                line.tell(FromHub::Stalled);
+            if let Some(place) = self.members.remove(&owner) {
+                place.line.tell(FromHub::Stalled);
             }
         }
     }
@@ -309,11 +368,11 @@ impl Hub {
             return;
         }
         let machine = Machine::new(self.key.clone(), settings(&self.account, self.enabled), Instant::now().into_std());
-        let mut other = Self::new(&self.account, self.key.clone(), self.enabled, machine, true);
+        let mut other = Self::new(&self.auth, &self.account, self.key.clone(), self.enabled, machine, true);
         for id in ids {
-            if let (Some(run), Some(ends)) = (self.machine.eject(*id), self.members.remove(id)) {
+            if let (Some(run), Some(place)) = (self.machine.eject(*id), self.members.remove(id)) {
                 other.machine.handle_join(*id, run);
-                other.members.insert(*id, ends);
+                other.members.insert(*id, place);
             }
         }
         other.start();
@@ -324,7 +383,8 @@ impl Hub {
         let Some(machine) = self.machine.fork(ids) else { return false };
         debug!(members = ids.len(), "hub divided");
         self.counted.metrics().divided();
-        let mut other = Self::new(&self.account, self.key.clone(), self.enabled, machine, shared);
+        let mut other = Self::new(&self.auth, &self.account, self.key.clone(), self.enabled, machine, shared);
+        other.generation = self.generation;
         other.members = ids.iter().filter_map(|id| Some((*id, self.members.remove(id)?))).collect();
         other.start();
         true
@@ -365,7 +425,7 @@ impl Hub {
     fn poll_members(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
         let mut gone = Vec::new();
-        for (id, line) in &self.members {
+        for (id, Place { line, .. }) in &self.members {
             while let Poll::Ready(request) = line.poll_request(cx) {
                 progress = true;
                 match request {
@@ -387,6 +447,7 @@ impl Hub {
                     Told::Bye(text) => FromHub::Bye(text),
                     Told::Cut => FromHub::Cut,
                     Told::Unconnected => FromHub::Unconnected(self.unconnected),
+                    Told::Revoked => FromHub::Unconnected(CheckoutError::Refused),
                     Told::Yours(run) => match self.handed_over.take() {
                         Some(lease) => FromHub::Yours(Box::new(lease), run),
                         None => FromHub::Cut,
@@ -418,7 +479,7 @@ impl Hub {
         }
         // Each part that waits somewhere on the way is memory for as long as a client is slow.
         let owner = self.machine.owner().and_then(|owner| self.members.get(&owner));
-        if !self.machine.wants_data() || owner.is_some_and(|line| line.poll_room(cx).is_pending()) {
+        if !self.machine.wants_data() || owner.is_some_and(|place| place.line.poll_room(cx).is_pending()) {
             lease.poll_held(cx);
             return false;
         }
@@ -442,10 +503,13 @@ impl Hub {
             Err(error) => {
                 debug!(user = self.account.name(), %error, "no upstream connection for a hub");
                 self.unconnected = error;
-                if error == CheckoutError::Refused {
-                    self.machine.handle_revoked();
-                } else {
+                let refused = self.refused();
+                if refused.is_empty() {
                     self.machine.handle_unconnected(RETRY);
+                } else {
+                    // The others may have better ones.
+                    self.machine.handle_refused();
+                    self.machine.handle_revoked(&refused);
                 }
             }
         }

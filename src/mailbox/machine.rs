@@ -159,6 +159,8 @@ pub enum Told {
     Cut,
     /// Its command could not be run, for want of a connection; if it was no SELECT, the mailbox is still selected.
     Unconnected,
+    /// It is no longer a member: the backend has refused its credential.
+    Revoked,
     /// It is no longer a member: the connection is its own, and the command is still to be run there.
     Yours(Box<Run>),
 }
@@ -237,6 +239,8 @@ pub struct Machine {
     /// When the owner of the job last took something of its reply.
     taken_at: Instant,
     yielding: bool,
+    /// The connection is to be given up for another.
+    outdated: bool,
     /// A member's command has run on this connection.
     served: bool,
     /// The number from which on flags may have changed while there was no connection: they are asked for before members
@@ -286,6 +290,7 @@ impl Machine {
             overload_at: now,
             taken_at: now,
             yielding: false,
+            outdated: false,
             served: false,
             recheck: None,
             strays: None,
@@ -340,6 +345,7 @@ impl Machine {
     /// A connection is there; what is selected on it does not matter.
     pub fn handle_connected(&mut self) {
         self.link = Link::Up { open: false };
+        self.outdated = false;
         self.reader = Reader::default();
         self.reading = None;
         self.strays = None;
@@ -360,17 +366,30 @@ impl Machine {
         }
     }
 
-    /// The backend no longer accepts the login.
-    pub fn handle_revoked(&mut self) {
+    /// The backend no longer accepts the credential that a connection was to be opened with: another may do.
+    pub fn handle_refused(&mut self) {
         self.link = Link::Down;
-        const REVOKED: &[u8] = b"The mail server no longer accepts this login";
-        self.bye_all(REVOKED);
-        for id in self.queue.drain(..) {
-            if let Some(member) = self.members.get_mut(&id) {
-                member.waiting = None;
-                member.out.push_back(Told::Bye(Bytes::from_static(REVOKED)));
+        self.retry_at = self.now;
+    }
+
+    /// The backend no longer accepts these members' credentials. Whatever they wait for, they are told so and are members no
+    /// more; not to be called of one whose command runs.
+    pub fn handle_revoked(&mut self, ids: &[MemberId]) {
+        for id in ids {
+            if !self.has_to_leave(*id) {
+                self.dismiss(*id, Told::Revoked);
             }
         }
+    }
+
+    /// The connection is not to be used any more: it is given back between two commands, for another.
+    pub fn handle_outdated(&mut self) {
+        self.outdated = matches!(self.link, Link::Up { .. });
+    }
+
+    /// The members: first those with a command that waits, then all, in no order.
+    pub fn by_need(&self) -> impl Iterator<Item = MemberId> {
+        self.queue.iter().copied().chain(self.members.keys().copied())
     }
 
     /// The connection is wanted elsewhere: it is given back as soon as that can be done.

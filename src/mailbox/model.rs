@@ -41,6 +41,7 @@ fn one_hub() {
         mailboxes: 1,
         connections: 1,
         losses: false,
+        retires: false,
         enable: Enabled::Nothing,
     }) else {
         return;
@@ -57,6 +58,7 @@ fn mod_sequences() {
         mailboxes: 1,
         connections: 2,
         losses: false,
+        retires: false,
         enable: Enabled::Condstore,
     }) else {
         return;
@@ -73,6 +75,7 @@ fn resynchronising() {
         mailboxes: 1 + seed as usize % 2,
         connections: 2,
         losses: false,
+        retires: false,
         enable: Enabled::Qresync,
     }) else {
         return;
@@ -92,6 +95,7 @@ fn hubs_take_turns() {
             mailboxes: 1 + seed as usize % 4,
             connections,
             losses: false,
+            retires: false,
             enable: ENABLE[seed as usize / 20 % 3],
         }) else {
             continue;
@@ -110,6 +114,7 @@ fn connections_are_lost() {
             mailboxes: 1 + seed as usize % 3,
             connections,
             losses: true,
+            retires: false,
             enable: ENABLE[seed as usize / 20 % 3],
         }) else {
             continue;
@@ -117,5 +122,24 @@ fn connections_are_lost() {
         assert!(totals.lost > 0 && totals.checked > 0, "{totals:?}");
         // Those of hubs that did not know yet which messages they had.
         assert!(totals.byes * 10 < totals.joined, "{totals:?}");
+    }
+}
+
+/// Connections are retired at any moment, and sessions let go: nobody else notices anything.
+#[test]
+fn connections_are_retired() {
+    for connections in [1, 2, 4] {
+        let Some(totals) = run(5_000_000, programs(8000) / 4, |seed| Plan {
+            sessions: 1 + seed as usize % 20,
+            mailboxes: 1 + seed as usize % 3,
+            connections,
+            losses: false,
+            retires: true,
+            enable: ENABLE[seed as usize / 20 % 3],
+        }) else {
+            continue;
+        };
+        assert_eq!(totals.byes, 0, "{totals:?}");
+        assert!(totals.retired > 0 && totals.revoked > 0 && totals.checked > 0, "{totals:?}");
     }
 }

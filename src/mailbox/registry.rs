@@ -17,7 +17,7 @@ use super::hub::Join;
 pub(super) struct Status {
     /// Since when nobody has asked for anything; `None`: it works, or has no connection.
     pub(super) resting_since: Mutex<Option<Instant>>,
-    /// Its connection is wanted.
+    /// Its connection is wanted, or is not to be used any more.
     pub(super) wanted: Notify,
     pub(super) members: AtomicUsize,
 }
@@ -164,6 +164,11 @@ impl Registry {
         let entries = self.entries.lock();
         Status::ask(entries.iter().filter(|entry| !entry.joins.is_closed()).map(|entry| &*entry.status));
         waiting
+    }
+
+    /// Something has changed that all hubs have to see: [`crate::pool::Account::retire`].
+    pub(crate) fn look_up(&self) {
+        self.entries.lock().iter().for_each(|entry| entry.status.wanted.notify_one());
     }
 
     /// Whether a hub would give up its connection if somebody waited for one.

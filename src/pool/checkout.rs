@@ -12,8 +12,8 @@ use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::lease::Lease;
-use super::seat::{FillError, Manager, put_back};
-use super::{Account, LIMIT_MEMORY};
+use super::seat::{FillError, Manager, TakenSeat, put_back};
+use super::{Account, LIMIT_MEMORY, Pass};
 use crate::metrics::{CheckoutResult, RetireReason};
 use crate::ports::Counted;
 use crate::session::machine::Run;
@@ -24,8 +24,10 @@ use crate::upstream::login::Outcome;
 use crate::upstream::machine::{Facts, Sticky};
 
 /// What a session needs of a connection.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Want {
+    /// Who may have one, and with which credential it is opened.
+    pub pass: Pass,
     /// It would be good to have this mailbox selected already.
     pub mailbox: Option<Bytes>,
     /// The state that must be on it.
@@ -53,20 +55,31 @@ pub enum CheckoutError {
     Unavailable,
 }
 
+impl Want {
+    /// A connection for a session, within `pool.checkout_timeout`.
+    ///
+    /// # Errors
+    /// See [`CheckoutError`].
+    pub async fn checkout(&self) -> Result<Lease, CheckoutError> {
+        self.pass.account().checkout(self).await
+    }
+}
+
 impl Account {
     /// A further connection.
-    pub(super) async fn dial(&self) -> Result<Connection, FillError> {
-        let credential = self.credential.lock().clone();
+    async fn dial(&self, want: &Want) -> Result<Connection, FillError> {
         let client = *self.last_client.lock();
+        let credential = want.pass.grant().credential();
+        let generation = self.generation();
         let (connection, outcome) =
-            self.backend.log_in(&credential, Standing::Proven, client).await.map_err(FillError::Open)?;
+            self.backend.log_in(credential, Standing::Proven, client).await.map_err(FillError::Open)?;
         match outcome {
             Outcome::Refused(_) => {
                 self.backend.keep(connection);
                 Err(FillError::Refused)
             }
             _ => {
-                let (connection, capabilities) = self.backend.authenticated(connection);
+                let (connection, capabilities) = self.backend.authenticated(connection, generation);
                 self.opened(&connection);
                 self.learn(capabilities);
                 Ok(connection)
@@ -74,11 +87,7 @@ impl Account {
         }
     }
 
-    /// A connection for a session, within `pool.checkout_timeout`.
-    ///
-    /// # Errors
-    /// See [`CheckoutError`].
-    pub async fn checkout(self: &Arc<Self>, want: &Want) -> Result<Lease, CheckoutError> {
+    async fn checkout(self: &Arc<Self>, want: &Want) -> Result<Lease, CheckoutError> {
         let start = Instant::now();
         let deadline = start + self.config.load().checkout_timeout;
         *self.last_used.lock() = start;
@@ -107,11 +116,11 @@ impl Account {
         loop {
             let places = self.turn().await;
             match self.seat(want, places).await {
-                Ok(Some(lease)) => return Ok(lease),
-                // It was closed just then, or did not answer: the next.
-                Ok(None) => {}
+                Ok(Some(lease)) if !lease.is_outdated() => return Ok(lease),
+                // It was closed or retired just then, or did not answer: the next.
+                Ok(_) => {}
                 Err(FillError::Refused) => {
-                    self.forget(None);
+                    self.forget(&want.pass.grant().fingerprint());
                     return Err(CheckoutError::Refused);
                 }
                 Err(FillError::Open(OpenError::Limit(text))) => {
@@ -147,8 +156,12 @@ impl Account {
             Err(PoolError::Backend(error)) => return Err(error),
             Err(_) => return Err(FillError::AccountGone),
         };
-        let Some(connection) = object.0.lock().take() else { return Ok(None) };
-        let mut lease = Lease::new(self, object, connection, places);
+        let resting = object.0.lock().take();
+        let is_vacant = resting.is_none();
+        let mut lease = Lease::new(self, object, resting, places);
+        if is_vacant {
+            lease.fill(self.dial(want).await?);
+        }
         self.exchange(&mut lease, want);
         if fitness(&lease.shared().facts(), want) == 0 {
             if let Some((object, connection, turn)) = self.further_seat(want).await {
@@ -158,7 +171,7 @@ impl Account {
             } else {
                 // Its place is this one: the account never has more.
                 lease.end_and_wait(RetireReason::Sticky).await;
-                lease.fill(self.dial().await?);
+                lease.fill(self.dial(want).await?);
             }
             let fits = fitness(&lease.shared().facts(), want) > 0;
             if !fits && !enable(&mut lease, &want.sticky).await {
@@ -185,13 +198,17 @@ impl Account {
     async fn further_seat(&self, want: &Want) -> Option<(Object<Manager>, Connection, OwnedSemaphorePermit)> {
         let turn = Arc::clone(&self.turns).try_acquire_owned().ok()?;
         let at_once = managed::Timeouts { wait: Some(Duration::ZERO), ..managed::Timeouts::default() };
-        let object = self.seats.timeout_get(&at_once).await.ok()?;
-        let connection = object.0.lock().take()?;
+        let seat = TakenSeat::new(self.seats.timeout_get(&at_once).await.ok()?);
+        let connection = match seat.connection() {
+            Some(resting) => resting,
+            None => self.dial(want).await.ok()?,
+        };
+        let object = seat.into_inner()?;
         if connection.is_fresh() || fitness(&connection.shared().facts(), want) > 0 {
             return Some((object, connection, turn));
         }
         // It came to rest meanwhile.
-        drop(put_back(object, connection));
+        drop(put_back(self, object, connection));
         None
     }
 
@@ -205,7 +222,7 @@ impl Account {
             let mut seat = seat.0.lock();
             if let Some(other) = seat.as_mut() {
                 let other_fit = fitness(&other.shared().facts(), want);
-                if other_fit > fit && other.attach() {
+                if other_fit > fit && self.is_current(mine) && other.attach() {
                     // If mine cannot be put to rest, its seat finds out when it is next wanted.
                     let _ = mine.release();
                     std::mem::swap(mine, other);

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use deadpool::managed::Object;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -22,7 +21,6 @@ pub struct Lease {
     account: Arc<Account>,
     connection: Option<Connection>,
     object: Option<Object<Manager>>,
-    generation: u64,
     /// Its turn of the account and its place among all. Nobody else gets them before the socket is closed.
     places: [Option<OwnedSemaphorePermit>; 2],
     /// A connection that ends and is to be replaced.
@@ -36,26 +34,22 @@ impl fmt::Debug for Lease {
 }
 
 impl Lease {
+    /// Without a connection, [`Lease::fill`] it before anything else.
     pub(super) fn new(
         account: &Arc<Account>,
         object: Object<Manager>,
-        connection: Connection,
+        connection: Option<Connection>,
         places: [OwnedSemaphorePermit; 2],
     ) -> Self {
-        Self {
-            account: Arc::clone(account),
-            connection: Some(connection),
-            object: Some(object),
-            generation: account.generation.load(Ordering::Acquire),
-            places: places.map(Some),
-            leaving: None,
-        }
+        Self { account: Arc::clone(account), connection, object: Some(object), places: places.map(Some), leaving: None }
     }
 
     /// Puts its connection to rest and goes on with the one of another seat, which has had a `turn` of its own so far.
     pub(super) fn change_seats(&mut self, object: Object<Manager>, connection: Connection, turn: OwnedSemaphorePermit) {
         let (object, connection) = (self.object.replace(object), self.connection.replace(connection));
-        if let Some(unfit) = object.zip(connection).and_then(|(object, connection)| put_back(object, connection)) {
+        if let Some(unfit) =
+            object.zip(connection).and_then(|(object, connection)| put_back(&self.account, object, connection))
+        {
             unfit.shared().keep_to_the_end([turn]);
         }
     }
@@ -74,6 +68,16 @@ impl Lease {
 
     pub(super) fn fill(&mut self, connection: Connection) {
         self.connection = Some(connection);
+    }
+
+    /// Nobody who comes gets this connection any more, and those who share it are to leave it between two commands.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        !self.is_current() && matches!(*self.account.outdated.lock(), RetireReason::Credential | RetireReason::Operator)
+    }
+
+    fn is_current(&self) -> bool {
+        self.connection.as_ref().is_none_or(|connection| self.account.is_current(connection))
     }
 
     /// Ends the connection, for this reason.
@@ -99,6 +103,10 @@ impl Lease {
     /// # Errors
     /// See [`CheckoutError`]: when the other does not answer, and no further one can be had.
     pub async fn exchanged(mut self, want: &Want) -> Result<Self, CheckoutError> {
+        if !self.is_current() {
+            drop(self);
+            return want.checkout().await;
+        }
         let account = Arc::clone(&self.account);
         let before = self.shared().id;
         account.exchange(&mut self, want);
@@ -109,7 +117,7 @@ impl Lease {
             return Ok(self);
         }
         self.retire(RetireReason::FailedCheck);
-        account.checkout(want).await
+        want.checkout().await
     }
 
     /// Reads what is still to come for a session that has gone (after ending its IDLE, if that is what it did), within the
@@ -141,13 +149,13 @@ impl DerefMut for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let Some(object) = self.object.take() else { return };
-        if self.account.generation.load(Ordering::Acquire) != self.generation {
+        if !self.is_current() {
             let reason = *self.account.outdated.lock();
             self.end(reason);
         }
         match self.connection.take() {
             Some(connection) => {
-                if let Some(unfit) = put_back(object, connection) {
+                if let Some(unfit) = put_back(&self.account, object, connection) {
                     self.give_up_places(unfit.shared());
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::seat::Manager;
-use super::{Account, Key, LIMIT_MEMORY};
-use crate::config::{self, Live};
-use crate::imap::sasl::Credential;
+use super::{Account, Key, LIMIT_MEMORY, Pass};
+use crate::config::{self, Live, PerCredential};
+use crate::imap::sasl::{Credential, SecretKind};
 use crate::mailbox::registry::{Everywhere, Registry};
 use crate::metrics::RetireReason;
 use crate::ports::{Allowance, Budget};
@@ -27,6 +27,8 @@ pub struct Pools {
     config: Live<config::Pool>,
     backends: ArcSwap<Vec<Arc<Backend>>>,
     accounts: RwLock<HashMap<Key, Arc<Account>>>,
+    /// By what tokens of one person have in common: the accounts of each.
+    siblings: Mutex<HashMap<Key, Vec<Weak<Account>>>>,
     everywhere: Allowance,
     hubs: Arc<Everywhere>,
 }
@@ -42,7 +44,8 @@ impl Pools {
     #[must_use]
     pub fn new(config: Live<config::Pool>, backends: Vec<Arc<Backend>>, budget: &Budget) -> Self {
         let (backends, everywhere) = (ArcSwap::from_pointee(backends), Allowance::new(budget.capacity()));
-        Self { config, backends, accounts: RwLock::default(), everywhere, hubs: Arc::clone(budget.hubs()) }
+        let (accounts, siblings) = (RwLock::default(), Mutex::default());
+        Self { config, backends, accounts, siblings, everywhere, hubs: Arc::clone(budget.hubs()) }
     }
 
     /// The backends, the default one first.
@@ -110,9 +113,8 @@ impl Pools {
     }
 
     fn successor(&self, account: &Account) -> Arc<Account> {
-        let credential = account.credential.lock().clone();
-        let new = self.account(&account.key, Arc::clone(&account.backend), &credential);
-        new.accepted.lock().clone_from(&account.accepted.lock());
+        let new = self.account(&account.key, Arc::clone(&account.backend));
+        new.proofs.lock().clone_from(&account.proofs.lock());
         new.learn(account.capabilities.load_full());
         new
     }
@@ -120,12 +122,18 @@ impl Pools {
     /// The key of the account that a credential is for.
     #[must_use]
     pub fn key(&self, backend: usize, credential: &Credential, fingerprint: Fingerprint) -> Key {
+        let kind = credential.mechanism.kind();
+        let apart = match self.config.load().per_credential {
+            PerCredential::Tokens => kind != SecretKind::Password,
+            PerCredential::Always => true,
+            PerCredential::Never => false,
+        };
         Key {
             backend,
             user: credential.user.clone(),
             authzid: credential.authzid.clone(),
-            kind: credential.mechanism.kind(),
-            credential: self.config.load().per_credential.then_some(fingerprint),
+            kind,
+            credential: apart.then_some(fingerprint),
         }
     }
 
@@ -141,23 +149,60 @@ impl Pools {
         key: Key,
         backend: &Arc<Backend>,
         fingerprint: Fingerprint,
-        credential: Credential,
+        credential: &Credential,
         connection: Unauthenticated,
-    ) -> Arc<Account> {
-        let (connection, capabilities) = backend.authenticated(connection);
+    ) -> Pass {
+        let mut is_new = false;
         let account = {
             let mut accounts = self.accounts.write();
-            let new = |key: &Key| self.account(key, Arc::clone(backend), &credential);
+            let new = |key: &Key| {
+                is_new = true;
+                self.account(key, Arc::clone(backend))
+            };
             Arc::clone(accounts.entry(key).or_insert_with_key(new))
         };
-        account.opened(&connection);
-        account.learn(capabilities);
-        account.accept(fingerprint, credential);
-        account.adopt(connection);
-        account
+        if is_new && account.key.credential.is_some() {
+            self.succeeds(&account);
+        }
+        account.accepted(fingerprint, credential, connection, None)
     }
 
-    fn account(&self, key: &Key, backend: Arc<Backend>, credential: &Credential) -> Arc<Account> {
+    /// This account takes the place of those of the same person's earlier tokens, which expire: what rests there is given up
+    /// as soon as nobody has a session there.
+    fn succeeds(&self, new: &Arc<Account>) {
+        let earlier = {
+            let mut siblings = self.siblings.lock();
+            let siblings = siblings.entry(new.key.without_credential()).or_default();
+            let earlier: Vec<_> = siblings.iter().filter_map(Weak::upgrade).collect();
+            siblings.retain(|sibling| sibling.strong_count() > 0);
+            siblings.push(Arc::downgrade(new));
+            earlier
+        };
+        // Passwords do not expire: several devices may have one each.
+        let earlier = earlier.into_iter().filter(|_| new.key.kind != SecretKind::Password);
+        for account in earlier {
+            account.superseded.store(true, Ordering::Relaxed);
+            clear_away_superseded(&account);
+        }
+    }
+
+    /// Gives up the connection at rest longest among those of a person: of this account, if `own`, and of the same person's
+    /// other tokens. False: there is none. Waits until it is closed; the caller sets the deadline.
+    pub async fn make_room(&self, key: &Key, own: bool) -> bool {
+        let mut accounts: Vec<_> = {
+            let siblings = self.siblings.lock();
+            siblings.get(&key.without_credential()).into_iter().flatten().filter_map(Weak::upgrade).collect()
+        };
+        accounts.retain(|account| account.key != *key);
+        if own {
+            accounts.extend(self.find(key));
+        }
+        let resting = accounts.iter().filter_map(|account| Some((account.longest_at_rest()?.0, account)));
+        let Some((_, account)) = resting.min_by_key(|(since, _)| *since) else { return false };
+        account.give_up_longest_at_rest().await
+    }
+
+    fn account(&self, key: &Key, backend: Arc<Backend>) -> Arc<Account> {
         let max = self.config.load().max_per_account;
         Arc::new_cyclic(|account| {
             let manager = Manager { account: Weak::clone(account) };
@@ -175,8 +220,8 @@ impl Pools {
                 seats,
                 turns: Arc::new(Semaphore::new(max)),
                 everywhere: Arc::clone(self.everywhere.semaphore()),
-                credential: Mutex::new(credential.clone()),
-                accepted: Mutex::default(),
+                proofs: Mutex::default(),
+                superseded: AtomicBool::new(false),
                 generation: AtomicU64::new(0),
                 outdated: Mutex::new(RetireReason::Credential),
                 capabilities: ArcSwap::default(),
@@ -201,6 +246,7 @@ impl Pools {
         let accounts: Vec<_> = self.accounts.read().values().cloned().collect();
         for account in &accounts {
             account.clear_away_closed();
+            clear_away_superseded(account);
         }
         drop(accounts);
         // One that nobody else holds cannot be got hold of while the map is locked.
@@ -211,6 +257,10 @@ impl Pools {
                 && account.last_used.lock().elapsed() > cache_ttl.max(LIMIT_MEMORY)
         };
         self.accounts.write().retain(|_, account| !unused(account));
+        self.siblings.lock().retain(|_, siblings| {
+            siblings.retain(|sibling| sibling.strong_count() > 0);
+            !siblings.is_empty()
+        });
     }
 
     /// Retires what is open to this backend: what rests now, what is in use when it comes back.
@@ -229,5 +279,12 @@ impl Pools {
         for backend in self.backends.load().iter() {
             backend.shut_down();
         }
+    }
+}
+
+/// Who has another token by now will not need what rests here. Held by the map and the caller alone, it has no session.
+fn clear_away_superseded(account: &Arc<Account>) {
+    if account.superseded.load(Ordering::Relaxed) && Arc::strong_count(account) <= 2 {
+        account.retire_resting(RetireReason::Replaced);
     }
 }

@@ -39,12 +39,9 @@ impl managed::Manager for Manager {
 
     async fn create(&self) -> Result<Seat, FillError> {
         let account = self.account.upgrade().ok_or(FillError::AccountGone)?;
-        if let Some(mut verified) = account.take_verified()
-            && verified.attach()
-        {
-            return Ok(Seat(Mutex::new(Some(verified))));
-        }
-        Ok(Seat(Mutex::new(Some(account.dial().await?))))
+        let verified = account.take_verified().and_then(|mut verified| verified.attach().then_some(verified));
+        // Empty: whoever takes the seat opens a connection, with a credential of its own.
+        Ok(Seat(Mutex::new(verified)))
     }
 
     async fn recycle(&self, seat: &mut Seat, _: &ObjectMetrics) -> RecycleResult<FillError> {
@@ -55,12 +52,41 @@ impl managed::Manager for Manager {
     }
 }
 
-/// Puts a connection to rest in its seat. If that cannot be, it is given back, to be ended, and its seat is gone.
-pub(super) fn put_back(object: Object<Manager>, mut connection: Connection) -> Option<Connection> {
-    if connection.release() {
-        *object.0.lock() = Some(connection);
-        return None;
+/// A seat that was taken out of the pool and whose connection is elsewhere. Dropped, it is gone.
+pub(super) struct TakenSeat(Option<Object<Manager>>);
+
+impl TakenSeat {
+    pub(super) fn new(object: Object<Manager>) -> Self {
+        Self(Some(object))
     }
-    let _ = Object::take(object);
-    Some(connection)
+
+    /// The connection that rested there.
+    pub(super) fn connection(&self) -> Option<Connection> {
+        self.0.as_ref().and_then(|object| object.0.lock().take())
+    }
+
+    pub(super) fn into_inner(mut self) -> Option<Object<Manager>> {
+        self.0.take()
+    }
+}
+
+impl Drop for TakenSeat {
+    fn drop(&mut self) {
+        if let Some(object) = self.0.take() {
+            drop(Object::take(object));
+        }
+    }
+}
+
+/// Puts a connection to rest in its seat. If that cannot be, it is given back, to be ended, and its seat is gone.
+pub(super) fn put_back(account: &Account, object: Object<Manager>, mut connection: Connection) -> Option<Connection> {
+    if !account.is_current(&connection) || !connection.release() {
+        let _ = Object::take(object);
+        return Some(connection);
+    }
+    let generation = connection.shared().generation;
+    *object.0.lock() = Some(connection);
+    drop(object);
+    account.look_after(generation);
+    None
 }

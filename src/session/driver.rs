@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep};
 use tracing::info;
 
 use self::closing::Ended;
-use self::running::Running;
+use self::running::{Running, capitalized};
 use self::shared::Sharing;
 use super::machine::{Action, Bounds, End, LoginReply, Machine, Run};
 use super::registry::{CLOSING, Record, Registry};
@@ -27,11 +27,12 @@ use super::trace::Trace;
 use crate::auth::{Authenticator, Verdict};
 use crate::config::{Limits, Live, PlaintextLogin};
 use crate::imap::capability::Front;
+use crate::imap::command::Name;
 use crate::imap::sasl::Credential;
 use crate::listener::{ClientAddr, ListenerContext};
 use crate::mailbox::hub::FromHub;
 use crate::metrics::{Metrics, SessionClose};
-use crate::pool::{Account, Lease};
+use crate::pool::{Account, CheckoutError, Grant, Lease, Pass};
 use crate::stream::Stream;
 use crate::upstream::backend::Backend;
 use crate::upstream::connection::{FromUpstream, Part, poll_read_with};
@@ -71,7 +72,7 @@ pub async fn run(stream: Stream, record: Arc<Record>, context: Arc<Context>) {
         machine: Machine::new(bounds, front, offered),
         client,
         listener,
-        account: None,
+        grant: None,
         lease: None,
         sticky: None,
         running: None,
@@ -118,7 +119,8 @@ struct Session {
     machine: Machine,
     client: ClientAddr,
     listener: Arc<ListenerContext>,
-    account: Option<Arc<Account>>,
+    /// What it was let in with.
+    grant: Option<Grant>,
     lease: Option<Lease>,
     /// What was enabled on a connection that was lost.
     sticky: Option<Arc<Sticky>>,
@@ -334,7 +336,7 @@ impl Session {
 
     /// Shows a command in the log where that is wished. What is shown begins with a command: there, lines begin.
     fn show(&mut self, run: &Run) {
-        self.trace = match &self.account {
+        self.trace = match self.account() {
             Some(account) if account.is_traced() => Some(self.trace.take().unwrap_or_default()),
             _ => return self.trace = None,
         };
@@ -424,10 +426,14 @@ impl Session {
             Action::Login(credential) => self.login(*credential).await,
             Action::Run(run) => {
                 self.show(&run);
-                let Some(run) = self.share(run) else { return Ok(()) };
-                // With a connection at hand there is nothing to wait for; without one, what waiting needs is on the heap.
-                if let Err(run) = self.start_at_once(run) {
-                    Box::pin(self.start(run, 1)).await;
+                // A connection that it has is its own.
+                if self.lease.is_none() {
+                    let Some(pass) = self.pass_for(&run).await else { return Ok(()) };
+                    let Some(run) = self.share(run, &pass) else { return Ok(()) };
+                    Box::pin(self.start(run, 1, Some(pass))).await;
+                } else if let Err(run) = self.start_at_once(run) {
+                    // With a connection at hand there is nothing to wait for; otherwise what waiting needs is on the heap.
+                    Box::pin(self.start(run, 1, None)).await;
                 }
             }
             Action::Send(octets) => self.pass_on(Part::Octets(octets)),
@@ -465,14 +471,14 @@ impl Session {
         let context = Arc::clone(&self.context);
         let backend = context.backend.load().index;
         let verdict = match context.auth.known(backend, &credential, self.client.ip()) {
-            Some(account) => Verdict::Accepted(account),
+            Some(pass) => Verdict::Accepted(pass),
             None => self.meanwhile(Box::pin(context.auth.verify(backend, credential, self.client.ip()))).await,
         };
         let reply = match verdict {
-            Verdict::Accepted(account) => {
-                let offered = account.offered();
-                self.record.set_account(&account);
-                self.account = Some(account);
+            Verdict::Accepted(pass) => {
+                let offered = pass.account().offered();
+                self.record.set_account(pass.account());
+                self.grant = Some(pass.grant().clone());
                 LoginReply::Accepted(offered)
             }
             Verdict::Refused(refusal) => LoginReply::Refused { reply: refusal.reply, challenge: refusal.challenge },
@@ -482,6 +488,47 @@ impl Session {
         };
         self.last_input = self.now;
         self.machine.handle_login(reply);
+    }
+
+    fn account(&self) -> Option<&Arc<Account>> {
+        self.grant.as_ref().map(Grant::account)
+    }
+
+    /// The right to a connection, or to a part in one: the session's own credential must be accepted still. `None`: it is not,
+    /// or that cannot be found out now, and the command has been answered.
+    async fn pass_for(&mut self, run: &Run) -> Option<Pass> {
+        let grant = self.grant.as_ref()?;
+        if let Some(pass) = self.context.auth.pass(grant, self.client.ip()) {
+            return Some(pass);
+        }
+        Box::pin(self.renewed(run)).await
+    }
+
+    async fn renewed(&mut self, run: &Run) -> Option<Pass> {
+        let (grant, auth) = (self.grant.clone()?, Arc::clone(&self.context.auth));
+        let error = match self.meanwhile(auth.renew(&grant, self.client.ip())).await {
+            Ok(pass) => return Some(pass),
+            Err(error) => error,
+        };
+        info!(client = %self.client, user = grant.account().name(), %error, "a session's credential was asked about again");
+        self.last_input = self.now;
+        if matches!(run.command.name, Name::Select | Name::Examine) {
+            // Left, whatever comes of the command (RFC 9051 section 6.3.2).
+            self.sharing.hub = None;
+        }
+        self.unconnected(error);
+        None
+    }
+
+    /// There is no connection for a command.
+    fn unconnected(&mut self, error: CheckoutError) {
+        match error {
+            CheckoutError::Timeout | CheckoutError::Unavailable => {
+                self.fail(&format!("NO [UNAVAILABLE] {}.", capitalized(&error)));
+            }
+            CheckoutError::Limit => self.fail(&format!("NO [LIMIT] {}.", capitalized(&error))),
+            CheckoutError::Refused => self.machine.handle_revoked(),
+        }
     }
 
     /// Writes all that is queued.

@@ -309,7 +309,7 @@ impl Machine {
 
     /// The backend no longer accepts the login: ends the session.
     pub fn handle_revoked(&mut self) {
-        self.handle_lost("NO [AUTHENTICATIONFAILED] The mail server no longer accepts this login.");
+        self.answer_lost("NO [AUTHENTICATIONFAILED] The mail server no longer accepts this login.");
         self.bye("The mail server no longer accepts this login", End::UpstreamLost);
     }
 

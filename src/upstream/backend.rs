@@ -470,9 +470,9 @@ impl Backend {
         Ok(connection)
     }
 
-    /// Makes an upstream connection of one that has just been authenticated.
+    /// Makes an upstream connection of one that has just been authenticated. `generation`: of its account, before that.
     #[must_use]
-    pub fn authenticated(&self, connection: Unauthenticated) -> (Connection, Arc<Capabilities>) {
+    pub fn authenticated(&self, connection: Unauthenticated, generation: u64) -> (Connection, Arc<Capabilities>) {
         let capabilities = Arc::new(connection.login.capabilities().clone());
         let pool = self.pool.load();
         let timing = Timing {
@@ -486,6 +486,7 @@ impl Backend {
         state.set(ConnectionState::Active);
         let opened = Opened {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            generation,
             machine: Machine::new(Arc::clone(&capabilities), connection.login.next_tag()),
             stream: connection.stream,
             input: connection.input,

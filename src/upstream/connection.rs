@@ -45,6 +45,8 @@ const CLOSED: u8 = 2;
 pub struct Shared {
     /// Unique in the process.
     pub id: u64,
+    /// What its account's generation was before the login: [`crate::pool::Account::retire`].
+    pub generation: u64,
     state: AtomicU8,
     resting_since: AtomicU64,
     epoch: Instant,
@@ -157,6 +159,8 @@ pub struct Timing {
 pub struct Opened {
     /// Unique in the process.
     pub id: u64,
+    /// Of its account.
+    pub generation: u64,
     /// The socket.
     pub stream: Stream,
     /// What was read off it beyond the login's replies.
@@ -190,6 +194,7 @@ impl Connection {
     pub fn spawn(opened: Opened, timing: Timing, budget: &Arc<Budget>, metrics: &Arc<BackendMetrics>) -> Self {
         let shared = Arc::new(Shared {
             id: opened.id,
+            generation: opened.generation,
             state: AtomicU8::new(LEASED),
             resting_since: AtomicU64::new(0),
             epoch: Instant::now(),

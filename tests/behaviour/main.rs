@@ -19,3 +19,6 @@ mod outage;
 mod pool_limits;
 mod reuse;
 mod starttls;
+mod whose;
+mod whose_random;
+mod whose_storm;

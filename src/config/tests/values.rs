@@ -2,6 +2,26 @@
 
 use super::*;
 
+/// `true` and `false` are what the key was before.
+#[test]
+fn which_credentials_are_kept_apart() {
+    let of = |line: &str| Config::parse(&format!("{MINIMAL}[pool]\n{line}\n"), "f").map(|it| it.pool.per_credential);
+    for (line, wanted) in [
+        ("", PerCredential::Tokens),
+        ("per_credential = \"tokens\"", PerCredential::Tokens),
+        ("per_credential = \"always\"", PerCredential::Always),
+        ("per_credential = \"never\"", PerCredential::Never),
+        ("per_credential = true", PerCredential::Always),
+        ("per_credential = false", PerCredential::Never),
+    ] {
+        assert_eq!(of(line).unwrap(), wanted, "{line}");
+    }
+    assert_eq!(
+        wrong_after_minimal("[pool]\nper_credential = \"yes\"\n"),
+        "f:6:18: `pool.per_credential` cannot be \"yes\": write one of \"tokens\", \"always\", \"never\""
+    );
+}
+
 #[test]
 fn values_of_a_wrong_type() {
     let cases = [
@@ -18,8 +38,12 @@ fn values_of_a_wrong_type() {
             "f:6:13: `pool.max_total` is a floating-point number, but must be a whole number, without quotes",
         ),
         (
-            "[pool]\nper_credential = \"yes\"\n",
-            "f:6:18: `pool.per_credential` is a string, but must be true or false, without quotes",
+            "[pool]\nper_credential = 1\n",
+            "f:6:18: `pool.per_credential` is an integer, but must be one of a few words, in quotes",
+        ),
+        (
+            "[log]\nsessions = \"yes\"\n",
+            "f:6:12: `log.sessions` is a string, but must be true or false, without quotes",
         ),
         ("[pool]\nmode = true\n", "f:6:8: `pool.mode` is a boolean, but must be one of a few words, in quotes"),
         (

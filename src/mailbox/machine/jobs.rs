@@ -122,7 +122,8 @@ impl Machine {
             Some(Job::Idle { accepted: true, ended: ended @ false }) => {
                 let renew = self.now >= self.job_since + IDLE_RENEWAL;
                 let idlers = self.members.values().any(|member| member.idling);
-                if renew || self.yielding || self.strays.is_some() || !self.queue.is_empty() || !idlers {
+                if renew || self.yielding || self.outdated || self.strays.is_some() || !self.queue.is_empty() || !idlers
+                {
                     *ended = true;
                     self.actions.push_back(Action::EndIdle);
                 }
@@ -137,6 +138,9 @@ impl Machine {
 
     fn next(&mut self, open: bool) {
         while self.job.is_none() && self.link == (Link::Up { open }) && self.actions.is_empty() {
+            if self.outdated && self.strays.is_none() {
+                return self.change_connections(open);
+            }
             if self.yielding && self.has_had_enough(open) {
                 return self.give_up();
             }
@@ -175,9 +179,18 @@ impl Machine {
         self.disconnect(if self.queue.is_empty() { self.now + self.settings.parked } else { self.now });
     }
 
+    /// Gives the connection up for another at once, if it can be told then what has changed meanwhile.
+    fn change_connections(&mut self, open: bool) {
+        if open && self.wants_census() {
+            return self.ask_for_uids(None);
+        }
+        self.disconnect(self.now);
+    }
+
     /// Gives the connection back and asks for one at that time, or as soon as a member wants something.
     pub(super) fn disconnect(&mut self, retry_at: Instant) {
         self.yielding = false;
+        self.outdated = false;
         self.link = Link::Down;
         self.retry_at = retry_at;
         self.actions.push_back(Action::Disconnect);
@@ -405,6 +418,7 @@ impl Machine {
             }
             self.link = Link::Down;
             self.yielding = false;
+            self.outdated = false;
             return self.actions.push_back(Action::HandOver(id));
         }
         if let Some(member) = self.members.get_mut(&id) {
@@ -428,6 +442,7 @@ impl Machine {
         self.pass_on();
         self.link = Link::Down;
         self.yielding = false;
+        self.outdated = false;
         self.recheck = None;
         self.owes = false;
         self.delayed |= std::mem::take(&mut self.delays);

@@ -32,11 +32,11 @@ impl Member {
     }
 
     /// What becomes of the mailbox is no longer its affair. Its place in the log, which is to be left.
-    fn dismiss(&mut self, text: &'static [u8]) -> Option<Cursor> {
+    fn dismiss(&mut self, last: Told) -> Option<Cursor> {
         self.waiting = None;
         self.idling = false;
         self.catching_up = false;
-        self.out.push_back(Told::Bye(Bytes::from_static(text)));
+        self.out.push_back(last);
         self.cursor.take()
     }
 }
@@ -125,7 +125,7 @@ impl Machine {
         let member = self.members.get_mut(&id)?;
         let told = member.out.pop_front()?;
         let gone = match told {
-            Told::Bye(_) | Told::Cut | Told::Yours(_) | Told::Done(_, _, false) => true,
+            Told::Bye(_) | Told::Cut | Told::Yours(_) | Told::Revoked | Told::Done(_, _, false) => true,
             Told::Unconnected => member.cursor.is_none(),
             _ => false,
         };
@@ -189,7 +189,8 @@ impl Machine {
         for news in news {
             member.hears(&news);
             if matches!(&news, News::Expunge(gone) if gone.len() > MAX_EXPUNGED) {
-                return self.dismiss(id, b"[UNAVAILABLE] The mailbox is no longer what it was");
+                const OTHER: &[u8] = b"[UNAVAILABLE] The mailbox is no longer what it was";
+                return self.dismiss(id, Told::Bye(Bytes::from_static(OTHER)));
             }
             member.out.push_news(news, text);
         }
@@ -259,9 +260,9 @@ impl Machine {
     }
 
     /// This member cannot go on with the mailbox.
-    fn dismiss(&mut self, id: MemberId, text: &'static [u8]) {
+    pub(super) fn dismiss(&mut self, id: MemberId, last: Told) {
         let Some(member) = self.members.get_mut(&id) else { return };
-        if let Some(cursor) = member.dismiss(text) {
+        if let Some(cursor) = member.dismiss(last) {
             self.log.leave(cursor);
         }
         self.queue.retain(|waiting| *waiting != id);
@@ -274,7 +275,7 @@ impl Machine {
         let members = &self.members;
         self.queue.retain(|id| members.get(id).is_some_and(|member| member.cursor.is_none()));
         for member in self.members.values_mut().filter(|member| member.cursor.is_some()) {
-            if let Some(cursor) = member.dismiss(text) {
+            if let Some(cursor) = member.dismiss(Told::Bye(Bytes::from_static(text))) {
                 self.log.leave(cursor);
             }
         }

@@ -22,6 +22,8 @@ pub(super) struct Plan {
     pub(super) mailboxes: usize,
     pub(super) connections: usize,
     pub(super) losses: bool,
+    /// Connections are retired, and sessions' credentials refused.
+    pub(super) retires: bool,
     /// What some of the sessions switch on.
     pub(super) enable: Enabled,
 }
@@ -41,6 +43,8 @@ pub(super) struct Totals {
     pub(super) refused: u64,
     pub(super) modified: u64,
     pub(super) resumed: u64,
+    pub(super) revoked: u64,
+    pub(super) retired: u64,
 }
 
 impl Totals {
@@ -57,6 +61,8 @@ impl Totals {
         self.refused += other.refused;
         self.modified += other.modified;
         self.resumed += other.resumed;
+        self.revoked += other.revoked;
+        self.retired += other.retired;
     }
 }
 
@@ -97,6 +103,8 @@ struct Hub {
     enabled: Enabled,
     machine: Machine,
     link: Option<Link>,
+    /// Its connection was retired.
+    outdated: bool,
     connecting: bool,
     shared: bool,
     members: Vec<MemberId>,
@@ -189,6 +197,9 @@ impl Sim {
         }
         let steps = 30 + self.chance.below(40 * self.plan.sessions.min(6));
         for _ in 0..steps {
+            if self.plan.retires && self.chance.one_in(12) {
+                self.retire();
+            }
             match self.chance.below(12) {
                 0..=3 => self.client_step(),
                 4 => self.third_party(),
@@ -208,6 +219,10 @@ impl Sim {
         self.say(|| "-- end".into());
         self.world.refusing = 0;
         self.quiesce();
+        assert!(
+            !self.hubs.iter().any(|hub| hub.link.is_some() && hub.outdated),
+            "a connection that was retired is kept"
+        );
         let ids: Vec<MemberId> = self.clients.keys().copied().collect();
         for id in ids {
             let Some(client) = self.clients.get(&id) else { continue };
@@ -311,7 +326,16 @@ impl Sim {
             .rposition(|hub| hub.key == key && hub.enabled == enabled && hub.shared && !hub.machine.is_empty());
         let at = found.unwrap_or_else(|| {
             let machine = Machine::new(key.clone(), Settings { enabled, ..SETTINGS }, self.now);
-            self.add(Hub { key, enabled, machine, link: None, connecting: false, shared: true, members: Vec::new() })
+            self.add(Hub {
+                key,
+                enabled,
+                machine,
+                link: None,
+                outdated: false,
+                connecting: false,
+                shared: true,
+                members: Vec::new(),
+            })
         });
         let hub = &mut self.hubs[at];
         hub.machine.handle_time(self.now);
@@ -609,8 +633,13 @@ impl Sim {
                     self.totals.parked += 1;
                     let link = hub.link.take().expect("a connection");
                     assert!(link.upstream.is_clean());
+                    let outdated = hub.outdated;
                     self.say(|| format!("   hub {at} parks"));
-                    self.put_back(link);
+                    if outdated {
+                        self.totals.retired += 1;
+                    } else {
+                        self.put_back(link);
+                    }
                 }
                 Action::Abandon(error) => panic!("the server made no sense: {error}"),
                 Action::Overloaded(owner) => {
@@ -635,8 +664,16 @@ impl Sim {
         self.totals.divided += 1;
         let (key, enabled) = (self.hubs[at].key.clone(), self.hubs[at].enabled);
         self.hubs[at].members.retain(|id| !ids.contains(id));
-        let other =
-            self.add(Hub { key, enabled, machine, link: None, connecting: false, shared, members: ids.to_vec() });
+        let other = self.add(Hub {
+            key,
+            enabled,
+            machine,
+            link: None,
+            outdated: false,
+            connecting: false,
+            shared,
+            members: ids.to_vec(),
+        });
         self.say(|| format!("   hub {at} divides: {ids:?} to {other}"));
         for id in ids {
             self.places.insert(*id, other);
@@ -688,10 +725,32 @@ impl Sim {
         };
         let hub = &mut self.hubs[at];
         hub.connecting = false;
+        hub.outdated = false;
         hub.link = Some(link);
         hub.machine.handle_time(self.now);
         hub.machine.handle_connected();
         true
+    }
+
+    /// A hub is to go on with another connection, or one of its members is let go, whose command does not run.
+    fn retire(&mut self) {
+        if self.hubs.is_empty() {
+            return;
+        }
+        let at = self.chance.below(self.hubs.len());
+        let hub = &mut self.hubs[at];
+        hub.machine.handle_time(self.now);
+        let owner = hub.machine.owner();
+        let others: Vec<MemberId> = hub.members.iter().copied().filter(|id| Some(*id) != owner).collect();
+        if self.chance.one_in(4) && !others.is_empty() {
+            let id = *self.chance.pick(&others);
+            self.hubs[at].machine.handle_revoked(&[id]);
+            self.say(|| format!("{id} is let go"));
+        } else if hub.link.is_some() {
+            hub.machine.handle_outdated();
+            hub.outdated = true;
+            self.say(|| format!("   hub {at} is to change connections"));
+        }
     }
 
     fn lose(&mut self) {
@@ -763,6 +822,11 @@ impl Sim {
             }
             Told::Yours(_) => {
                 // What it does there is no affair of the hub's.
+                self.clients.remove(&id);
+                self.gone(at, id);
+            }
+            Told::Revoked => {
+                self.totals.revoked += 1;
                 self.clients.remove(&id);
                 self.gone(at, id);
             }

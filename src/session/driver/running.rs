@@ -10,7 +10,7 @@ use super::Session;
 use super::closing::Ended;
 use crate::imap::command::Name;
 use crate::metrics::CommandLabel;
-use crate::pool::{CheckoutError, Want};
+use crate::pool::{CheckoutError, Pass, Want};
 use crate::session::machine::Run;
 use crate::upstream::connection::{FromUpstream, Loss, Part};
 
@@ -47,12 +47,12 @@ impl Session {
     }
 
     /// Runs a command on the session's connection, taking one if it has none.
-    pub(super) async fn start(&mut self, run: Box<Run>, mut attempts: u8) {
+    pub(super) async fn start(&mut self, run: Box<Run>, mut attempts: u8, mut pass: Option<Pass>) {
         let since = self.now;
         let name = run.command.name;
         let mut run = Some(run);
         while let Some(command) = run.take() {
-            if (self.lease.is_none() || self.may_exchange(&command)) && !self.take_lease(&command).await {
+            if (self.lease.is_none() || self.may_exchange(&command)) && !self.take_lease(&command, pass.take()).await {
                 return;
             }
             let again = self.is_elsewhere_as_good().then(|| command.clone());
@@ -83,17 +83,23 @@ impl Session {
 
     /// Takes a connection out of the pool, or exchanges the one at hand for a better. False: the command has been answered,
     /// because none can be had, or because the connection is in the state already that the command asks for.
-    async fn take_lease(&mut self, run: &Run) -> bool {
-        let Some(account) = self.account.clone() else { return false };
+    async fn take_lease(&mut self, run: &Run, pass: Option<Pass>) -> bool {
+        let pass = match pass {
+            Some(pass) => pass,
+            None => match self.pass_for(run).await {
+                Some(pass) => pass,
+                None => return false,
+            },
+        };
         let sticky = match &self.lease {
             Some(lease) => lease.shared().facts().sticky,
             None => self.sticky.clone().unwrap_or_default(),
         };
         let or_sticky = sticky.after(&run.command);
-        let want = Want { mailbox: run.command.selected_mailbox(), or_sticky, sticky, client: self.client.ip() };
+        let want = Want { pass, mailbox: run.command.selected_mailbox(), or_sticky, sticky, client: self.client.ip() };
         let taken = match self.lease.take() {
             Some(lease) => self.meanwhile(lease.exchanged(&want)).await,
-            None => self.meanwhile(account.checkout(&want)).await,
+            None => self.meanwhile(want.checkout()).await,
         };
         match taken {
             Ok(lease) => {
@@ -111,14 +117,9 @@ impl Session {
                 true
             }
             Err(error) => {
-                info!(client = %self.client, user = account.name(), %error, "no upstream connection for a command");
-                match error {
-                    CheckoutError::Timeout | CheckoutError::Unavailable => {
-                        self.fail(&format!("NO [UNAVAILABLE] {}.", capitalized(&error)));
-                    }
-                    CheckoutError::Limit => self.fail(&format!("NO [LIMIT] {}.", capitalized(&error))),
-                    CheckoutError::Refused => self.machine.handle_revoked(),
-                }
+                let user = want.pass.account().name();
+                info!(client = %self.client, user, %error, "no upstream connection for a command");
+                self.unconnected(error);
                 false
             }
         }
@@ -164,7 +165,7 @@ impl Session {
         self.drop_lease();
         let running = self.running.take();
         if let Some(Running { name, .. }) = &running {
-            let user = self.account.as_ref().map(|account| account.name());
+            let user = self.account().map(|account| account.name());
             info!(client = %self.client, user, command = name.as_str(), "upstream connection lost during a command");
         }
         if loss.cut && running.is_some() {
@@ -184,7 +185,7 @@ impl Session {
         match running.again {
             Some(run) if repeatable && running.attempts < MAX_ATTEMPTS => {
                 debug!(command = running.name.as_str(), "connection lost; running the command on another");
-                self.start(run, running.attempts + 1).await;
+                self.start(run, running.attempts + 1, None).await;
             }
             _ if loss.unsent || running.name.repeatable() => {
                 self.fail("NO [UNAVAILABLE] Connection to the mail server lost.");

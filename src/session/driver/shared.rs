@@ -17,7 +17,7 @@ use crate::config::PoolMode;
 use crate::imap::command::{Command, Name};
 use crate::mailbox::enabled::{EnableSet, Enabled, Parameters};
 use crate::mailbox::hub::{FromHub, Member};
-use crate::pool::{Account, CheckoutError};
+use crate::pool::{Account, CheckoutError, Pass};
 use crate::session::machine::Run;
 
 /// A session's part in sharing.
@@ -38,9 +38,9 @@ pub(super) struct Sharing {
 }
 
 impl Session {
-    /// Runs the command in a hub, if it belongs there; else gives it back.
-    pub(super) fn share(&mut self, run: Box<Run>) -> Option<Box<Run>> {
-        let Some(account) = self.account.clone() else { return Some(run) };
+    /// Runs the command of a session whose credential stands in a hub, if it belongs there; else gives it back.
+    pub(super) fn share(&mut self, run: Box<Run>, pass: &Pass) -> Option<Box<Run>> {
+        let account = Arc::clone(pass.account());
         let multiplex = || account.config().mode == PoolMode::Multiplex;
         if !*self.sharing.multiplex.get_or_insert_with(multiplex) || self.lease.is_some() {
             return Some(run);
@@ -81,7 +81,7 @@ impl Session {
                 self.record.command_begins(run.command.name);
                 self.running = Some(running(&run.command, self.now));
                 self.sharing.joining = true;
-                self.sharing.hub = Some(Member::join(&account, key, enabled, run));
+                self.sharing.hub = Some(Member::join(&self.context.auth, pass, key, enabled, run));
                 None
             }
             None => {

@@ -133,14 +133,19 @@ impl Machine {
     pub fn handle_lost(&mut self, reply: &str) {
         // A line that the client was asked for would be taken for a command.
         let lost = self.is_selected() || matches!(self.op, Op::Running { part: Part::Line, .. });
+        self.answer_lost(reply);
+        if lost {
+            self.bye("[UNAVAILABLE] Connection to the mail server lost", End::UpstreamLost);
+        }
+    }
+
+    /// The running command, if there is one, will not be answered otherwise.
+    pub(super) fn answer_lost(&mut self, reply: &str) {
         if matches!(self.op, Op::Running { .. }) {
             self.handle_done(format!(" {reply}\r\n").as_bytes(), false);
         }
         if let Op::Running { .. } = self.op {
             self.op = Op::Discarding;
-        }
-        if lost {
-            self.bye("[UNAVAILABLE] Connection to the mail server lost", End::UpstreamLost);
         }
     }
 }

@@ -28,6 +28,7 @@ fn connection() -> (Connection, UnixStream) {
     let (ours, backend) = UnixStream::pair().expect("a pair of sockets");
     let (budget, metrics) = (Budget::of(1, [1]), Arc::<BackendMetrics>::default());
     let opened = Opened {
+        generation: 0,
         id: 7,
         stream: Stream::Plain(Socket::Unix(ours)),
         input: BytesMut::new(),

@@ -1,0 +1,124 @@
+//! One verification for all who ask with the same credential at the same time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::Verdict;
+use crate::secret::Fingerprint;
+
+/// A verification that is under way, and where its verdict will be.
+#[derive(Debug, Clone)]
+pub(super) struct Flight(watch::Receiver<Option<Verdict>>);
+
+/// Those that are under way.
+#[derive(Debug, Default)]
+pub(super) struct Flights(Mutex<HashMap<Fingerprint, Flight>>);
+
+/// Whatever becomes of a flight, it is taken off the list, and lands with a verdict.
+struct Landing {
+    flights: Arc<Flights>,
+    fingerprint: Fingerprint,
+    land: watch::Sender<Option<Verdict>>,
+    verdict: Verdict,
+}
+
+impl Landing {
+    fn bring(&mut self, verdict: Verdict) {
+        self.verdict = verdict;
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        // Whoever comes after the verdict begins anew.
+        self.flights.0.lock().remove(&self.fingerprint);
+        self.land.send_replace(Some(self.verdict.clone()));
+    }
+}
+
+impl Flights {
+    /// The one that is under way for this credential, or `ask` from now on, which runs to its end within `patience`, whoever
+    /// leaves.
+    pub(super) fn join<F>(
+        self: &Arc<Self>,
+        fingerprint: Fingerprint,
+        patience: Duration,
+        ask: impl FnOnce() -> F,
+    ) -> Flight
+    where
+        F: Future<Output = Verdict> + Send + 'static,
+    {
+        let mut flights = self.0.lock();
+        if let Some(flight) = flights.get(&fingerprint) {
+            return flight.clone();
+        }
+        let (land, flight) = watch::channel(None);
+        let flight = Flight(flight);
+        flights.insert(fingerprint, flight.clone());
+        drop(flights);
+        let mut landing = Landing { flights: Arc::clone(self), fingerprint, land, verdict: Verdict::Unavailable };
+        let asked = timeout(patience, ask());
+        tokio::spawn(async move {
+            if let Ok(verdict) = asked.await {
+                landing.bring(verdict);
+            }
+        });
+        flight
+    }
+}
+
+impl Flight {
+    /// What becomes of it.
+    pub(super) async fn landed(mut self) -> Verdict {
+        let landed = self.0.wait_for(Option::is_some).await.map(|verdict| verdict.clone());
+        // None lands without a verdict.
+        landed.ok().flatten().unwrap_or(Verdict::Unavailable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::secret::Fingerprinter;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    /// A verification that panics is over: the next asks the backend again.
+    #[tokio::test(start_paused = true)]
+    async fn one_that_crashes_stands_in_nobodys_way() {
+        let flights = Arc::new(Flights::default());
+        let fingerprint = Fingerprinter::new().unwrap().fingerprint(&[b"x"]);
+        let crash = |_: &str| -> Verdict { panic!("on purpose") };
+        let flight = flights.join(fingerprint, LONG, || async move { crash("") });
+        assert!(matches!(flight.landed().await, Verdict::Unavailable));
+        let flight = flights.join(fingerprint, LONG, || async { Verdict::Limit });
+        assert!(matches!(flight.landed().await, Verdict::Limit));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_of_one_credential_share_one_that_is_bounded() {
+        let flights = Arc::new(Flights::default());
+        let fingerprint = Fingerprinter::new().unwrap().fingerprint(&[b"x"]);
+        let asked = Arc::new(AtomicUsize::new(0));
+        let join = || {
+            let asked = Arc::clone(&asked);
+            flights.join(fingerprint, LONG, || async move {
+                asked.fetch_add(1, Ordering::Relaxed);
+                std::future::pending().await
+            })
+        };
+        let passengers = [join(), join(), join()];
+        for flight in passengers {
+            assert!(matches!(flight.landed().await, Verdict::Unavailable));
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert!(flights.0.lock().is_empty());
+    }
+}

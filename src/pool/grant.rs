@@ -1,0 +1,191 @@
+//! What sessions are let in with, and whether the backend still accepts it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::Account;
+use crate::imap::sasl::Credential;
+use crate::secret::Fingerprint;
+
+/// The backend has to be asked again.
+const VOID: u64 = 0;
+/// The backend has refused it after it had accepted it.
+const REFUSED: u64 = 1;
+/// Added to milliseconds, so that they are neither.
+const FIRST: u64 = 2;
+/// A credential is asked about ahead of time at most this often.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What is known of one credential of an account: kept as long as the account remembers it or a session was let in with it.
+#[derive(Debug)]
+pub(super) struct Proof {
+    pub(super) fingerprint: Fingerprint,
+    since: Instant,
+    /// When the backend last accepted it, in milliseconds after `since`; or [`VOID`], or [`REFUSED`].
+    accepted: AtomicU64,
+    /// When it was last asked about ahead of time, in milliseconds after `since`.
+    asked: AtomicU64,
+    /// While sessions have it, they share one copy.
+    credential: Mutex<Weak<Credential>>,
+}
+
+impl Proof {
+    /// Of a credential that was just accepted.
+    pub(super) fn new(fingerprint: Fingerprint) -> Arc<Self> {
+        Arc::new(Self {
+            fingerprint,
+            since: Instant::now(),
+            accepted: AtomicU64::new(FIRST),
+            asked: AtomicU64::new(VOID),
+            credential: Mutex::default(),
+        })
+    }
+
+    fn now(&self) -> u64 {
+        FIRST.saturating_add(u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn accept(&self) {
+        self.accepted.store(self.now(), Ordering::Release);
+    }
+
+    /// False: it was refused already.
+    pub(super) fn refuse(&self) -> bool {
+        self.accepted.swap(REFUSED, Ordering::AcqRel) != REFUSED
+    }
+
+    /// Has the backend asked before it is good again, unless it was refused.
+    pub(super) fn void(&self) {
+        let _ = self.accepted.fetch_update(Ordering::AcqRel, Ordering::Acquire, |at| (at >= FIRST).then_some(VOID));
+    }
+
+    pub(super) fn is_refused(&self) -> bool {
+        self.accepted.load(Ordering::Acquire) == REFUSED
+    }
+
+    fn age(&self) -> Option<Duration> {
+        let accepted = self.accepted.load(Ordering::Acquire);
+        (accepted >= FIRST).then(|| Duration::from_millis(self.now().saturating_sub(accepted)))
+    }
+
+    /// The copy that sessions share.
+    pub(super) fn share(&self, credential: &Credential) -> Arc<Credential> {
+        let mut shared = self.credential.lock();
+        shared.upgrade().unwrap_or_else(|| {
+            let credential = Arc::new(credential.clone());
+            *shared = Arc::downgrade(&credential);
+            credential
+        })
+    }
+}
+
+/// The credential that a session was let in with, and the account that it is of. The secret is wiped with the last of them.
+#[derive(Clone)]
+pub struct Grant {
+    account: Arc<Account>,
+    proof: Arc<Proof>,
+    credential: Arc<Credential>,
+}
+
+impl fmt::Debug for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grant").field("account", &self.account).finish_non_exhaustive()
+    }
+}
+
+impl Grant {
+    pub(super) fn new(account: Arc<Account>, proof: Arc<Proof>, credential: &Credential) -> Self {
+        let credential = proof.share(credential);
+        Self { account, proof, credential }
+    }
+
+    /// The account.
+    #[must_use]
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// What was shown.
+    #[must_use]
+    pub fn credential(&self) -> &Arc<Credential> {
+        &self.credential
+    }
+
+    /// What it is known by.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.proof.fingerprint
+    }
+
+    /// Whether the backend has refused it since.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.proof.is_refused()
+    }
+
+    /// The right to go on, if the backend has accepted it within this time. Zero: a session's own login counts for as long
+    /// as nothing speaks against it.
+    #[must_use]
+    pub fn pass(&self, cache_ttl: Duration) -> Option<Pass> {
+        let age = self.proof.age()?;
+        (cache_ttl.is_zero() || age < cache_ttl).then(|| Pass { grant: self.clone(), age })
+    }
+
+    /// Whether the backend may be asked ahead of time: if that fails, not again at once.
+    #[must_use]
+    pub fn may_ask(&self) -> bool {
+        let (now, pause) = (self.proof.now(), u64::try_from(PAUSE.as_millis()).unwrap_or(u64::MAX));
+        let due = |asked: u64| (asked == VOID || now.saturating_sub(asked) >= pause).then_some(now);
+        self.proof.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, due).is_ok()
+    }
+
+    /// The backend has accepted this credential just now, as `pass` shows, which may be of an account that has taken the
+    /// place of this one.
+    #[must_use]
+    pub fn renewed(&self, pass: &Pass) -> Option<Pass> {
+        if !Arc::ptr_eq(&self.proof, &pass.grant.proof) {
+            if self.proof.fingerprint != pass.grant.proof.fingerprint {
+                return None;
+            }
+            self.proof.accept();
+        }
+        Some(Pass::new(self.clone()))
+    }
+}
+
+/// A [`Grant`] that was seen to stand: only with it a session gets a connection, or joins those who share one.
+#[derive(Debug, Clone)]
+pub struct Pass {
+    grant: Grant,
+    age: Duration,
+}
+
+impl Pass {
+    /// The backend has said so just now.
+    pub(super) fn new(grant: Grant) -> Self {
+        Self { grant, age: Duration::ZERO }
+    }
+
+    /// Whose.
+    #[must_use]
+    pub fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    /// The account.
+    #[must_use]
+    pub fn account(&self) -> &Arc<Account> {
+        &self.grant.account
+    }
+
+    /// How long ago the backend had accepted the credential when this was made.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.age
+    }
+}
