@@ -182,11 +182,19 @@ fn is_atom_char(octet: u8) -> bool {
 }
 
 /// `ASTRING-CHAR` (RFC 9051 section 9).
-fn is_astring_char(octet: u8) -> bool {
+pub(super) fn is_astring_char(octet: u8) -> bool {
     is_atom_char(octet) || octet == b']'
 }
 
 impl Command {
+    /// Takes spaces off its end, which many servers do not mind.
+    pub fn trim_end(&mut self) {
+        if let [Segment { text, literal: None }] = &mut self.segments[..] {
+            let spaces = text.iter().rev().take_while(|b| **b == b' ').count();
+            text.truncate(text.len() - spaces);
+        }
+    }
+
     /// A cursor behind the command's name (and, of `UID x`, behind `x`).
     #[must_use]
     pub fn arguments(&self) -> Arguments<'_> {
@@ -296,6 +304,48 @@ impl<'a> Arguments<'a> {
         (!word.is_empty()).then_some(word)
     }
 
+    /// An argument of LOGIN, as Dovecot reads it: any number of spaces, then a quoted string in which `\` quotes any octet, a
+    /// literal, or an atom that may hold what clients forget to quote (`DOMAIN\user`, `user*master`, 8-bit octets). Whatever
+    /// comes of it goes on to a backend quoted anew.
+    pub fn login_string(&mut self) -> Option<Cow<'a, [u8]>> {
+        self.skip_spaces();
+        let segment = self.segments.first()?;
+        let text = segment.text.get(self.at..)?;
+        if let Some(quoted) = text.strip_prefix(b"\"") {
+            let (value, used) = unquote_any(quoted)?;
+            self.at += 1 + used;
+            return Some(Cow::Owned(value));
+        }
+        if text.is_empty() {
+            let (literal, _) = segment.literal.as_ref()?;
+            self.segments = &self.segments[1..];
+            self.at = 0;
+            return Some(Cow::Borrowed(literal));
+        }
+        let ends = |octet: u8| octet.is_ascii_control() || matches!(octet, b' ' | b'(' | b')' | b'"');
+        let len = text.iter().position(|b| ends(*b)).unwrap_or(text.len());
+        // What begins like a literal is none here.
+        if len == 0 || text[0] == b'{' || text.get(len).is_some_and(|b| *b != b' ') {
+            return None;
+        }
+        self.at += len;
+        Some(Cow::Borrowed(&text[..len]))
+    }
+
+    /// Spaces, one or more, and a word up to the next.
+    pub fn spaced_word(&mut self) -> Option<&'a [u8]> {
+        let text = self.segments.first()?.text.get(self.at..)?;
+        // All but the one that [`Arguments::word`] takes.
+        self.at += text.iter().take_while(|b| **b == b' ').count().saturating_sub(1);
+        self.word()
+    }
+
+    /// Goes past spaces, where any number of them will do.
+    pub fn skip_spaces(&mut self) {
+        let rest = self.segments.first().and_then(|segment| segment.text.get(self.at..)).unwrap_or_default();
+        self.at += rest.iter().take_while(|b| **b == b' ').count();
+    }
+
     /// Nothing is left.
     #[must_use]
     pub fn at_end(&self) -> bool {
@@ -313,6 +363,23 @@ fn unquote(text: &[u8]) -> Option<(Vec<u8>, usize)> {
             b'\\' => {
                 at += 1;
                 value.push(*text.get(at).filter(|b| matches!(b, b'"' | b'\\'))?);
+            }
+            octet => value.push(*octet),
+        }
+        at += 1;
+    }
+}
+
+/// The same, with any octet quoted by `\`.
+fn unquote_any(text: &[u8]) -> Option<(Vec<u8>, usize)> {
+    let mut value = Vec::new();
+    let mut at = 0;
+    loop {
+        match text.get(at)? {
+            b'"' => return Some((value, at + 1)),
+            b'\\' => {
+                at += 1;
+                value.push(*text.get(at)?);
             }
             octet => value.push(*octet),
         }
@@ -395,6 +462,55 @@ mod tests {
         assert_eq!(arguments.astring().unwrap(), &b"u\r\n8"[..]);
         assert_eq!(arguments.astring().unwrap(), &b"x"[..]);
         assert!(arguments.at_end());
+    }
+
+    /// As Dovecot 2.3.19 reads them, but for the last two, which it refuses, and which can mean nothing else.
+    #[test]
+    fn arguments_of_login() {
+        for (line, user, password) in [
+            ("u pw", "u", "pw"),
+            ("   u    pw  ", "u", "pw"),
+            ("DOMAIN\\user \"pw\"", "DOMAIN\\user", "pw"),
+            ("\"DOMAIN\\\\user\" \"a\\\"b\"", "DOMAIN\\user", "a\"b"),
+            ("\"DOMAIN\\user\" pw", "DOMAINuser", "pw"),
+            ("user*master %", "user*master", "%"),
+            ("u+8@x p]w}", "u+8@x", "p]w}"),
+            ("\"u\"\"pw\"", "u", "pw"),
+            ("NIL nil", "NIL", "nil"),
+            ("\"\" \"\"", "", ""),
+            ("+ *", "+", "*"),
+            ("\"ü\" \"p {5}\"", "ü", "p {5}"),
+            ("ü pwü", "ü", "pwü"),
+            ("u{x p{", "u{x", "p{"),
+        ] {
+            let login = command(format!("a LOGIN {line}").leak());
+            let mut arguments = login.arguments();
+            assert_eq!(arguments.login_string().as_deref(), Some(user.as_bytes()), "{line}");
+            assert_eq!(arguments.login_string().as_deref(), Some(password.as_bytes()), "{line}");
+            arguments.skip_spaces();
+            assert!(arguments.at_end(), "{line}");
+        }
+        for line in [
+            "u",
+            "u ",
+            "u (pw)",
+            "u pw\"",
+            "u p\"w",
+            "u pw)",
+            "u \"pw",
+            "u \"pw\\",
+            "u\tpw",
+            "{x pw",
+            "u {5",
+            "u pw x",
+            "u \"pw\"x",
+        ] {
+            let login = command(format!("a LOGIN {line}").leak());
+            let mut arguments = login.arguments();
+            let both = arguments.login_string().is_some() && arguments.login_string().is_some();
+            arguments.skip_spaces();
+            assert!(!both || !arguments.at_end(), "{line}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod command;
 pub mod effects;
 pub mod fetch_items;
 pub mod frame;
+pub mod framer;
 pub mod numbering;
 mod program;
 pub mod ranges;
@@ -15,5 +16,6 @@ pub mod sasl;
 pub mod sequence;
 pub mod untagged;
 
-/// Longest line of a backend that has to be seen whole (status replies, CAPABILITY), in octets. Longer data lines stream.
+/// Octets that are awaited of a line of a backend that is best seen whole (status replies, CAPABILITY). Of a longer one, what
+/// there is has to do.
 pub const MAX_WHOLE_LINE: usize = 64 * 1024;

@@ -104,7 +104,7 @@ impl Renumber {
             Reply::Sort => return plain(out, "* SORT"),
             Reply::Thread => return plain(out, "* THREAD"),
             Reply::Esearch => return plain(out, "* ESEARCH"),
-            Reply::Flags | Reply::Status(_) | Reply::Other | Reply::OutOfRange => return true,
+            Reply::Flags | Reply::Status(_) | Reply::Other | Reply::OutOfRange | Reply::Stray => return true,
         };
         number.is_some_and(|n| plain(out, &format!("* {n} {name}")))
     }

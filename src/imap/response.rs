@@ -1,5 +1,7 @@
 //! Replies of a backend: what a line is, as far as routing needs to know (RFC 9051 section 7).
 
+use super::command::is_astring_char;
+
 /// The five status replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -34,21 +36,34 @@ pub enum Kind {
     MailboxSize,
     /// Any other untagged reply.
     Data,
-    /// Starts with neither `*` nor `+`.
+    /// `i7 OK …`: something that can be a tag, then OK, NO or BAD.
     Tagged,
+    /// None of these: no line that a server may say.
+    Stray {
+        /// `OK [COPYUID …`: a status reply whose `*` was forgotten.
+        status: bool,
+    },
 }
 
 impl Kind {
     /// Whether a literal may end the line: never in the free text of status replies (`a OK see ticket {5}`).
     #[must_use]
     pub fn may_end_in_literal(self) -> bool {
-        !matches!(self, Self::Continuation | Self::Status(_) | Self::Tagged | Self::Capability | Self::Enabled)
+        !matches!(
+            self,
+            Self::Continuation
+                | Self::Status(_)
+                | Self::Tagged
+                | Self::Capability
+                | Self::Enabled
+                | Self::Stray { status: true }
+        )
     }
 
-    /// Whether the line has to be seen whole before anything is done with it.
+    /// Whether the line is best seen whole before anything is done with it.
     #[must_use]
-    pub fn needs_whole_line(self) -> bool {
-        !matches!(self, Self::Data | Self::MessageNews | Self::MailboxSize | Self::Esearch)
+    pub fn wants_whole_line(self) -> bool {
+        matches!(self, Self::Continuation | Self::Status(_) | Self::Tagged | Self::Capability | Self::Enabled)
     }
 }
 
@@ -61,7 +76,7 @@ pub fn classify(line: &[u8]) -> Kind {
     let rest = match line {
         [b'+', ..] => return Kind::Continuation,
         [b'*', b' ', rest @ ..] => rest,
-        _ => return Kind::Tagged,
+        _ => return tagged_or_stray(line),
     };
     let rest = skip_spaces(rest);
     if rest.first().is_some_and(u8::is_ascii_digit) {
@@ -83,6 +98,16 @@ pub fn classify(line: &[u8]) -> Kind {
         w if w.eq_ignore_ascii_case(b"VANISHED") => Kind::MessageNews,
         _ => Kind::Data,
     }
+}
+
+/// What proves the end of a reply is taken by the letter; all else is for people to wonder at.
+fn tagged_or_stray(line: &[u8]) -> Kind {
+    let tag = word(line);
+    let second = word(skip_spaces(&line[tag.len()..]));
+    if is_tag(tag) && matches!(status(second), Some(Status::Ok | Status::No | Status::Bad)) {
+        return Kind::Tagged;
+    }
+    Kind::Stray { status: status(tag).is_some() }
 }
 
 fn status(word: &[u8]) -> Option<Status> {
@@ -133,6 +158,16 @@ impl<'a> StatusReply<'a> {
         })
     }
 
+    /// Parses the start of a line that goes on: a response code may have no end yet.
+    #[must_use]
+    pub fn parse_start(rest: &'a [u8]) -> Option<Self> {
+        let reply = Self::parse(rest)?;
+        Some(match reply.text.strip_prefix(b"[").filter(|_| reply.code.is_none()) {
+            Some(code) => Self { code: Some(code), text: b"", ..reply },
+            None => reply,
+        })
+    }
+
     /// Whether the response code's name is `name`.
     #[must_use]
     pub fn has_code(&self, name: &str) -> bool {
@@ -151,6 +186,11 @@ impl<'a> StatusReply<'a> {
 pub fn trim_line_end(line: &[u8]) -> &[u8] {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// Whether a word can be a tag (RFC 9051 section 9).
+fn is_tag(word: &[u8]) -> bool {
+    !word.is_empty() && word.iter().all(|b| is_astring_char(*b) && *b != b'+')
 }
 
 /// Splits a tagged line into its tag and the rest, the space before it included.
@@ -193,7 +233,28 @@ mod tests {
             ("* ESEARCH (TAG \"x\")\r\n", Kind::Esearch),
             ("* ENABLED\r\n", Kind::Enabled),
             ("i1 OK done\r\n", Kind::Tagged),
-            ("\r\n", Kind::Tagged),
+            ("i1  no\r\n", Kind::Tagged),
+            ("foo BAD\n", Kind::Tagged),
+            ("OK OK\r\n", Kind::Tagged),
+            ("OK [COPYUID 1 2 3] Moved\r\n", Kind::Stray { status: true }),
+            ("BYE\r\n", Kind::Stray { status: true }),
+            ("\r\n", Kind::Stray { status: false }),
+            ("\n", Kind::Stray { status: false }),
+            ("   \r\n", Kind::Stray { status: false }),
+            (" i1 OK done\r\n", Kind::Stray { status: false }),
+            (")\r\n", Kind::Stray { status: false }),
+            ("*\r\n", Kind::Stray { status: false }),
+            ("*OK x\r\n", Kind::Stray { status: false }),
+            ("foo\r\n", Kind::Stray { status: false }),
+            ("foo bar\r\n", Kind::Stray { status: false }),
+            ("foo OKAY\r\n", Kind::Stray { status: false }),
+            ("i1 BYE x\r\n", Kind::Stray { status: false }),
+            ("i1\tOK\r\n", Kind::Stray { status: false }),
+            ("\"a OK b\r\n", Kind::Stray { status: false }),
+            ("\0 OK\r\n", Kind::Stray { status: false }),
+            ("\u{fc} OK\r\n", Kind::Stray { status: false }),
+            ("* 12\r\n", Kind::Data),
+            ("* \r\n", Kind::Data),
         ] {
             assert_eq!(classify(line.as_bytes()), kind, "{line}");
         }

@@ -6,7 +6,7 @@ use std::ops::Deref;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use super::frame::MAX_LITERAL;
+use super::framer::Framer;
 use super::response::{CLASSIFY, Kind, Status, classify};
 
 /// What an untagged reply is about.
@@ -39,8 +39,10 @@ pub enum Reply {
     Flags,
     /// `* OK` and the like.
     Status(Status),
-    /// Any other line.
+    /// Any other reply.
     Other,
+    /// No reply, or the rest of one that has a line's end where it may have none.
+    Stray,
 }
 
 /// A part of the stream.
@@ -80,63 +82,22 @@ impl Deref for Octets<'_> {
     }
 }
 
-/// How much of a literal's announcement has been seen at the end of what was read so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Tail {
-    #[default]
-    None,
-    /// `{` and digits, how many of them.
-    Digits(u64, u8),
-    /// `{5+`
-    Plus(u64),
-    /// `{5}`
-    Closed(u64),
-    /// `{5}` CR
-    Cr(u64),
-}
-
-impl Tail {
-    fn after(self, octet: u8) -> Self {
-        match (self, octet) {
-            (_, b'{') => Self::Digits(0, 0),
-            (Self::Digits(value, count), b'0'..=b'9') => {
-                let more = value.checked_mul(10).and_then(|value| value.checked_add(u64::from(octet - b'0')));
-                more.filter(|value| *value <= MAX_LITERAL)
-                    .map_or(Self::None, |value| Self::Digits(value, count.saturating_add(1)))
-            }
-            (Self::Digits(value, 1..), b'+') => Self::Plus(value),
-            (Self::Digits(value, 1..) | Self::Plus(value), b'}') => Self::Closed(value),
-            (Self::Closed(value), b'\r') => Self::Cr(value),
-            _ => Self::None,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum State {
-    #[default]
-    LineStart,
-    Line(Tail),
-    /// A line that ends in no literal, whatever it looks like.
-    PlainLine,
-    Literal(u64),
-    End,
-}
-
 /// See the module. Octets go in by [`Reader::feed`], however they are cut, and parts come out of [`Reader::poll`].
 #[derive(Debug, Default)]
 pub struct Reader {
     queue: VecDeque<Bytes>,
     /// Octets of the first that were given.
     given: usize,
-    state: State,
+    framer: Framer,
+    /// A reply has begun, and its end was not told yet.
+    within: bool,
 }
 
 impl Reader {
     /// Between two replies, with nothing left to read.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.state == State::LineStart && self.queue.is_empty()
+        !self.within && self.queue.is_empty()
     }
 
     /// What the backend says next.
@@ -149,36 +110,20 @@ impl Reader {
     /// The next part; `None`: more octets are needed. Then at most the start of a line is kept.
     pub fn poll(&mut self) -> Option<Part<'_>> {
         self.advance();
-        match self.state {
-            State::LineStart => self.begin(),
-            State::End => {
-                self.state = State::LineStart;
+        match (self.within, self.framer.at_line_start()) {
+            (false, _) => self.begin(),
+            (true, true) => {
+                self.within = false;
                 Some(Part::End)
             }
-            State::Literal(left) => {
-                let len = self.queue.front()?.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-                let left = left - len as u64;
-                Some(Part::Literal(
-                    self.give(len, if left > 0 { State::Literal(left) } else { State::Line(Tail::None) })?,
-                ))
-            }
-            State::Line(tail) => {
-                let (len, state) = line(self.queue.front()?, tail);
-                Some(Part::Text(self.give(len, state)?))
-            }
-            State::PlainLine => {
-                let front = self.queue.front()?;
-                let (len, state) =
-                    memchr::memchr(b'\n', front).map_or((front.len(), State::PlainLine), |at| (at + 1, State::End));
-                Some(Part::Text(self.give(len, state)?))
+            (true, false) => {
+                let piece = self.queue.front()?;
+                let literal = self.framer.in_literal();
+                self.given = self.framer.take(piece);
+                let octets = Octets { piece, len: self.given };
+                Some(if literal { Part::Literal(octets) } else { Part::Text(octets) })
             }
         }
-    }
-
-    fn give(&mut self, len: usize, state: State) -> Option<Octets<'_>> {
-        self.state = state;
-        self.given = len;
-        Some(Octets { piece: self.queue.front()?, len })
     }
 
     fn advance(&mut self) {
@@ -194,8 +139,9 @@ impl Reader {
         self.gather()?;
         let front = self.queue.front()?;
         let end = memchr::memchr(b'\n', front).map_or(front.len(), |at| at + 1);
-        let (reply, head, may_end_in_literal) = reply(&front[..end.min(CLASSIFY)]);
-        self.state = if may_end_in_literal { State::Line(Tail::None) } else { State::PlainLine };
+        let (reply, head, kind) = reply(&front[..end.min(CLASSIFY)]);
+        self.framer.begin(kind);
+        self.within = true;
         self.given = head;
         Some(Part::Begin(reply))
     }
@@ -219,45 +165,18 @@ impl Reader {
     }
 }
 
-/// How many octets belong to the line, and what comes then.
-fn line(octets: &[u8], mut tail: Tail) -> (usize, State) {
-    let mut at = 0;
-    while at < octets.len() {
-        if tail == Tail::None {
-            match memchr::memchr2(b'{', b'\n', &octets[at..]) {
-                Some(skipped) => at += skipped,
-                None => break,
-            }
-        }
-        let octet = octets[at];
-        at += 1;
-        if octet == b'\n' {
-            let literal = match tail {
-                Tail::Closed(0) | Tail::Cr(0) => Some(State::Line(Tail::None)),
-                Tail::Closed(len) | Tail::Cr(len) => Some(State::Literal(len)),
-                _ => None,
-            };
-            return (at, literal.unwrap_or(State::End));
-        }
-        tail = tail.after(octet);
-    }
-    (octets.len(), State::Line(tail))
-}
-
-/// What the line that starts like this is, how long its head is, and whether a literal may end it.
-fn reply(start: &[u8]) -> (Reply, usize, bool) {
+/// What the line that starts like this is, how long its head is, and of which kind.
+fn reply(start: &[u8]) -> (Reply, usize, Kind) {
     let (first, after) = word(start, 1);
-    if start.starts_with(b"* ") && first.iter().all(u8::is_ascii_digit) {
-        let (reply, head) = numbered(first, word(start, after));
-        return (reply, head, true);
-    }
     let kind = classify(start);
     let (reply, head) = match kind {
+        _ if start.starts_with(b"* ") && first.iter().all(u8::is_ascii_digit) => numbered(first, word(start, after)),
         Kind::Status(status) => (Reply::Status(status), 0),
+        Kind::Stray { .. } => (Reply::Stray, 0),
         Kind::Continuation | Kind::Tagged | Kind::Capability | Kind::Enabled => (Reply::Other, 0),
         _ => named(first, start, after),
     };
-    (reply, head, kind.may_end_in_literal())
+    (reply, head, kind)
 }
 
 /// `* 12 EXISTS`: the number, and the word behind it with its end.
@@ -359,7 +278,7 @@ mod tests {
         assert_eq!(read(whole, &[0]), parts);
         let other = |line: &str| read(line.as_bytes(), &[]);
         for line in
-            ["* 4294967296 LIST\r\n", "* LIST () {0}\r\n\"\"\r\n", "* XYZZY\r\n", "*\r\n", "\r\n", "a OK {5}\r\n"]
+            ["* 4294967296 LIST\r\n", "* LIST () {0}\r\n\"\"\r\n", "* XYZZY\r\n", "a OK {5}\r\n", "* 12\r\n", "* \r\n"]
         {
             assert_eq!(other(line), ["begin Other", &format!("text {line}"), "end "], "{line}");
         }
@@ -372,6 +291,9 @@ mod tests {
             assert_eq!(other(line), ["begin OutOfRange", &format!("text {line}"), "end "], "{line}");
         }
         assert_eq!(other("* 0 EXISTS\r\n")[0], "begin Exists(0)");
+        for line in ["*\r\n", "\r\n", "  \r\n", ")\r\n", "foo bar\n", "OK [X] {5}\r\n"] {
+            assert_eq!(other(line), ["begin Stray", &format!("text {line}"), "end "], "{line}");
+        }
     }
 
     proptest! {

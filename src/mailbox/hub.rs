@@ -43,6 +43,8 @@ pub enum FromHub {
     Data(Bytes),
     /// `+ …`
     Continue(Bytes),
+    /// Part of the tagged reply, without its tag; of what was told so, [`FromHub::Done`] has nothing.
+    Tagged(Bytes),
     /// The last of the replies, the tagged reply without its tag, and whether the mailbox is selected now.
     Done(Bytes, Bytes, bool),
     /// The mailbox cannot be gone on with; the text of the BYE. Nothing else follows.
@@ -443,6 +445,7 @@ impl Hub {
                 let event = match told {
                     Told::Data(data) => FromHub::Data(data),
                     Told::Continue(line) => FromHub::Continue(line),
+                    Told::Tagged(octets) => FromHub::Tagged(octets),
                     Told::Done(data, rest, selected) => FromHub::Done(data, rest, selected),
                     Told::Bye(text) => FromHub::Bye(text),
                     Told::Cut => FromHub::Cut,
@@ -450,7 +453,7 @@ impl Hub {
                     Told::Revoked => FromHub::Unconnected(CheckoutError::Refused),
                     Told::Yours(run) => match self.handed_over.take() {
                         Some(lease) => FromHub::Yours(Box::new(lease), run),
-                        None => FromHub::Cut,
+                        None => FromHub::Lost,
                     },
                 };
                 line.tell(event);
@@ -487,6 +490,7 @@ impl Hub {
         match event {
             FromUpstream::Data(data) => self.machine.handle_data(data),
             FromUpstream::Continue(_) => self.machine.handle_continue(),
+            FromUpstream::Tagged(octets) => self.machine.handle_tagged(octets),
             FromUpstream::Done(data, rest, selected) => self.machine.handle_done(data, rest, selected),
             FromUpstream::Checked => {}
             FromUpstream::Lost(loss) => self.lost(loss.unsent, loss.unanswered, loss.cut),

@@ -15,6 +15,7 @@ mod outgoing;
 mod replies;
 mod resume;
 mod selection;
+mod tagged;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ use self::outgoing::Outgoing;
 use self::replies::Reading;
 use self::resume::Fresh;
 use self::selection::Selection;
+use self::tagged::Tagged;
 use super::enabled::Enabled;
 use super::log::{Cursor, Log, LogError};
 use super::shadow::Shadow;
@@ -151,6 +153,8 @@ pub enum Told {
     Data(Bytes),
     /// `+ …`
     Continue(Bytes),
+    /// Part of the tagged reply, without its tag; of what was told so, [`Told::Done`] has nothing.
+    Tagged(Bytes),
     /// What came before it, the tagged reply without its tag, and whether the mailbox is still selected.
     Done(Bytes, Bytes, bool),
     /// It is no longer a member: the mailbox cannot be gone on with. The text of the BYE.
@@ -223,6 +227,9 @@ pub struct Machine {
     job: Option<Job>,
     reader: Reader,
     reading: Option<Box<Reading>>,
+    /// A stray line is not the owner's: nor was the reply before it.
+    astray: bool,
+    tagged: Option<Tagged>,
     /// For the owner of the job, of what was just read.
     passed: BytesMut,
     actions: VecDeque<Action>,
@@ -279,6 +286,8 @@ impl Machine {
             job: None,
             reader: Reader::default(),
             reading: None,
+            astray: false,
+            tagged: None,
             passed: BytesMut::new(),
             actions: VecDeque::new(),
             stats: Vec::new(),
@@ -348,6 +357,7 @@ impl Machine {
         self.outdated = false;
         self.reader = Reader::default();
         self.reading = None;
+        self.tagged = None;
         self.strays = None;
         self.connected_since = self.now;
         self.served = false;

@@ -161,6 +161,8 @@ pub struct Machine {
     front: Front,
     offered: Arc<str>,
     errors: u8,
+    /// Part of the running command's tagged reply was written.
+    half_answered: bool,
     eof: bool,
     /// The session is to end as soon as nothing runs, for this reason.
     draining: Option<End>,
@@ -181,6 +183,7 @@ impl Machine {
             front,
             offered,
             errors: 0,
+            half_answered: false,
             eof: false,
             draining: None,
         };
@@ -302,8 +305,10 @@ impl Machine {
         }
     }
 
-    /// The backend has ended the connection of the selected mailbox, with these words: so does the session.
-    pub fn handle_bye(&mut self, text: &[u8]) {
+    /// The backend has ended the connection of the selected mailbox, with these words: so does the session. A command that runs
+    /// is answered by `reply`.
+    pub fn handle_bye(&mut self, reply: &str, text: &[u8]) {
+        self.answer_lost(reply);
         self.bye(&String::from_utf8_lossy(text), End::UpstreamLost);
     }
 
@@ -482,7 +487,12 @@ impl Machine {
     }
 
     /// A whole command.
-    fn command(&mut self, command: Command) {
+    fn command(&mut self, mut command: Command) {
+        // What is answered here, or in a hub. To all else, the server says what it thinks of such a space.
+        use Name::{Authenticate, Capability, Close, Id, Idle, Logout, StartTls, Unselect};
+        if matches!(command.name, Authenticate | Capability | Close | Id | Idle | Logout | StartTls | Unselect) {
+            command.trim_end();
+        }
         match (command.name, self.state) {
             (Name::Capability | Name::Logout | Name::StartTls | Name::Idle, _) if !command.arguments().at_end() => {
                 self.bad(&command.tag, "This command takes no arguments.");

@@ -107,6 +107,8 @@ pub enum FromUpstream {
     Data(Bytes),
     /// The backend asks for more.
     Continue(Bytes),
+    /// Part of the tagged reply, without its tag; of what was told so, [`FromUpstream::Done`] has nothing.
+    Tagged(Bytes),
     /// The last of the replies, the tagged reply without its tag, and whether a mailbox is selected now.
     Done(Bytes, Bytes, bool),
     /// The connection answered a NOOP.
@@ -334,7 +336,7 @@ impl Connection {
             }
             loop {
                 match self.event().await {
-                    FromUpstream::Data(data) => match left.checked_sub(data.len()) {
+                    FromUpstream::Data(data) | FromUpstream::Tagged(data) => match left.checked_sub(data.len()) {
                         Some(rest) => left = rest,
                         None => return false,
                     },

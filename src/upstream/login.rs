@@ -225,7 +225,9 @@ impl Login {
                 self.news = Some(Capabilities::parse(&words[words.len().min("* CAPABILITY".len())..]));
                 Ok(None)
             }
-            Kind::Tagged => self.tagged(line),
+            // What is no reply at all says nothing, unless it stands where the end of our command should be told.
+            Kind::Stray { .. } if !self.is_ours(split_tag(line).0) => Ok(None),
+            Kind::Tagged | Kind::Stray { .. } => self.tagged(line),
             Kind::Continuation => self.continuation(line),
             _ => Ok(None),
         }
@@ -247,11 +249,15 @@ impl Login {
         Ok(None)
     }
 
-    fn tagged(&mut self, line: &[u8]) -> Result<Option<Outcome>, LoginError> {
-        let (tag, rest) = split_tag(line);
+    fn is_ours(&self, tag: &[u8]) -> bool {
         let mut ours = BytesMut::new();
         put_tag(&mut ours, self.next_tag.wrapping_sub(1));
-        let reply = StatusReply::parse(rest).filter(|_| tag == ours).ok_or_else(|| unexpected(line))?;
+        tag == ours
+    }
+
+    fn tagged(&mut self, line: &[u8]) -> Result<Option<Outcome>, LoginError> {
+        let (tag, rest) = split_tag(line);
+        let reply = StatusReply::parse(rest).filter(|_| self.is_ours(tag)).ok_or_else(|| unexpected(line))?;
         let ok = reply.status == Status::Ok;
         match self.waiting {
             Waiting::StartTls if ok => {

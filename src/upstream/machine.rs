@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-use self::replies::Place;
 use crate::imap::capability::Capabilities;
 use crate::imap::command::{Command, Name, Segment};
 use crate::imap::frame::Literal;
+use crate::imap::framer::Framer;
 
 /// State that cannot be undone: the connection can only be handed to a session that wants just the same.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -105,12 +105,9 @@ pub enum ProtocolError {
     /// A tagged reply to no command of ours.
     #[error("tagged reply to a command that was not sent")]
     UnknownTag,
-    /// Neither OK, NO nor BAD after our tag.
+    /// Neither OK, NO nor BAD after the tag of the command in flight.
     #[error("malformed tagged reply")]
     BadStatus,
-    /// A line that has to be seen whole is longer than it may be.
-    #[error("reply line too long")]
-    TooLong,
     /// A literal's size is out of range.
     #[error("literal size out of range")]
     Literal,
@@ -127,12 +124,26 @@ pub enum Event {
     Data(Bytes),
     /// The backend waits for more of the session's command; the whole line.
     Continue(Bytes),
+    /// Part of the tagged reply to the session's command, where that is too long to be had whole: from the space after the tag to
+    /// the line's end, in as many parts as come. Then [`Event::Done`] has nothing more of it.
+    Tagged(Bytes),
     /// The session's command is over: ` OK …` with line end, and whether a mailbox is selected now.
     Done(Bytes, bool),
     /// A command of ours is over, and whether it did what it is for.
     OwnDone(Own, bool),
     /// `* BYE …`: the text after BYE. The connection will take no further command.
     Bye(Bytes),
+    /// A line that nobody gets, which one may wonder about: its first octets.
+    Ignored(Ignored, Bytes),
+}
+
+/// Why a line was ignored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ignored {
+    /// It is none that a server may say.
+    Stray,
+    /// A list of capabilities, or of what was enabled, that is longer than is kept.
+    TooLong,
 }
 
 #[derive(Debug)]
@@ -157,9 +168,13 @@ const ROOM: usize = 48;
 #[derive(Debug)]
 pub struct Machine {
     capabilities: Arc<Capabilities>,
-    place: Place,
+    framer: Framer,
     /// The reply at hand goes to nobody.
     dropping: bool,
+    /// Octets of the line at hand were passed on, and its end was not.
+    half_passed: bool,
+    /// The start of the tagged reply at hand, from the space after the tag on, whose end is still to come.
+    ending: Option<Bytes>,
     /// The line at hand, whose kind is not known yet, began before the session came.
     stale: bool,
     scanned: usize,
@@ -193,8 +208,10 @@ impl Machine {
     pub fn new(capabilities: Arc<Capabilities>, next_tag: u64) -> Self {
         Self {
             capabilities,
-            place: Place::LineStart,
+            framer: Framer::default(),
             dropping: false,
+            half_passed: false,
+            ending: None,
             stale: false,
             scanned: 0,
             next_tag,
@@ -227,7 +244,7 @@ impl Machine {
             && self.deferred.is_none()
             && self.held.is_empty()
             && self.streaming.is_none()
-            && self.place == Place::LineStart
+            && self.framer.at_line_start()
             && self.output.is_empty()
             && !self.closing
     }
@@ -253,10 +270,10 @@ impl Machine {
         self.closing
     }
 
-    /// Between two lines of the backend, so that a line of ours to the client breaks nothing.
+    /// What was passed on ends with a line, so that a line of ours to the client breaks nothing.
     #[must_use]
     pub fn at_line_start(&self) -> bool {
-        self.place == Place::LineStart || self.dropping
+        !self.half_passed
     }
 
     /// Why no later session may have this connection, if so.
@@ -269,7 +286,7 @@ impl Machine {
     pub fn handle_attach(&mut self) {
         self.attached = true;
         self.fresh = true;
-        self.stale = self.place == Place::LineStart && self.scanned > 0;
+        self.stale = self.framer.at_line_start() && self.scanned > 0;
     }
 
     /// The session has left. Call only when clean.
@@ -324,6 +341,8 @@ impl Machine {
     /// Literals go out only when the backend asks for them, whatever the client did: a server that stops to understand a
     /// command before its literal takes the literal's octets for commands (Dovecot and Cyrus both do).
     fn begin(&mut self, command: &Command, streams: Option<Literal>) -> u64 {
+        // A stray line before any reply is the session's.
+        self.dropping &= !self.framer.at_line_start();
         self.output.reserve(ROOM + command.segments.first().map_or(0, |first| first.text.len()));
         let number = self.put_tag();
         for (at, segment) in command.segments.iter().enumerate() {

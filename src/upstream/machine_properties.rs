@@ -62,6 +62,8 @@ impl Heard {
                     assert!(!octets.is_empty());
                     self.octets.extend_from_slice(&octets);
                 }
+                // Of many in a row, how many are told depends on how they come.
+                Event::Ignored(..) => {}
                 other => self.marks.push((self.octets.len(), format!("{other:?}"))),
             }
         }

@@ -40,7 +40,7 @@ const BEFORE_LOGIN: &[(&str, &str)] = &[
     ("LOGIN with three", "C: a LOGIN u8 pw-u8 x\nS: a BAD…"),
     ("LOGIN with a list", "C: a LOGIN (u8) pw-u8\nS: a BAD…"),
     ("LOGIN of nobody", "C: a LOGIN \"\" pw\nS: a NO [AUTHENTICATIONFAILED]…"),
-    ("a wrong escape", "C: a LOGIN \"u\\8\" pw\nS: a BAD…"),
+    ("an escape of any octet", "C: a LOGIN \"u\\8\" pw\nS: a NO [AUTHENTICATIONFAILED]…"),
     ("an open quote", "C: a LOGIN \"u8 pw\nS: a BAD…"),
     ("8-bit octets", "C: a LOGIN \"ü8\" \"pw-ü\"\nS: a NO [AUTHENTICATIONFAILED]…"),
     ("8-bit octets for a command", "C: a ÜBER\nS: a BAD…"),

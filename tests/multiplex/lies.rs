@@ -146,6 +146,7 @@ async fn four_billion_messages_that_vanish() {
          U< * SEARCH
          U< TAG OK searched
          2> d NOOP
+         2< d NO [UNAVAILABLE]…
          2< * BYE…
          2. \n
          1> b NOOP

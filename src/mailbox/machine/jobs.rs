@@ -215,6 +215,7 @@ impl Machine {
     pub(super) fn begin(&mut self, job: Job, run: Box<Run>) {
         self.served |= matches!(job, Job::Open { .. } | Job::Refresh(_) | Job::Close { .. } | Job::Member(_));
         self.job = Some(job);
+        self.astray = false;
         self.job_since = self.now;
         self.overload_at = self.now + self.settings.patience;
         self.taken_at = self.now;
@@ -438,7 +439,8 @@ impl Machine {
     /// The connection is lost. `unsent`: nothing of the command was sent; `unanswered`: nothing was said in reply;
     /// `cut`: within a line or a literal.
     pub fn handle_lost(&mut self, unsent: bool, unanswered: bool, cut: bool) {
-        let passing = self.reading.take().is_some_and(|reading| reading.is_passing());
+        let passing = self.reading.take().is_some_and(|reading| reading.is_passing())
+            || self.tagged.take().is_some_and(|tagged| tagged.passes);
         self.pass_on();
         self.link = Link::Down;
         self.yielding = false;

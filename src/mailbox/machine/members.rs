@@ -236,7 +236,7 @@ impl Machine {
     /// What is said before a tagged reply as long as a VANISHED is withheld from the member, here or by the backend: else it
     /// would take the highest mod-sequence that it has seen for the one up to which it knows everything (RFC 7162 sections 3.2
     /// and 6).
-    fn caution(&mut self, id: MemberId) -> Bytes {
+    pub(super) fn caution(&mut self, id: MemberId) -> Bytes {
         let highest = self.selection.as_ref().and_then(|selection| selection.highest_modseq);
         let tells_vanished = self.tells_vanished();
         let Some(member) = self.members.get_mut(&id) else { return Bytes::new() };

@@ -40,6 +40,8 @@ pub(super) struct Reading {
     /// For the hub itself.
     kept: BytesMut,
     begun: bool,
+    /// It is longer than what is kept.
+    overflows: bool,
 }
 
 impl Reading {
@@ -134,6 +136,7 @@ impl Machine {
             found: None,
             kept: BytesMut::new(),
             begun: false,
+            overflows: false,
         });
         match reply {
             Reply::Exists(count) => self.exists(count),
@@ -155,7 +158,9 @@ impl Machine {
             }
             Reply::Vanished { .. } => reading.found = Some(Found::list()),
             Reply::OutOfRange => self.broken(Nonsense::OutOfRange),
-            Reply::Flags | Reply::Status(_) | Reply::Other => {}
+            // It may be the rest of the reply before it, which has a line's end where it may have none.
+            Reply::Stray if self.astray || !matches!(self.job, Some(Job::Member(_))) => reading.to = None,
+            Reply::Flags | Reply::Status(_) | Reply::Other | Reply::Stray => {}
         }
         if self.link != Link::Broken {
             self.reading = Some(reading);
@@ -225,10 +230,23 @@ impl Machine {
             }
             Reply::Search | Reply::Sort | Reply::Thread | Reply::Esearch => self.result_text(&mut reading, text),
             Reply::Flags | Reply::Status(_) | Reply::Other => {
-                if reading.kept.len() + text.len() <= KEPT {
+                let doubtful = self.is_doubtful(reading.reply) && !reading.overflows;
+                if !reading.overflows && reading.kept.len() + text.len() > KEPT {
+                    reading.overflows = true;
+                    // It is nothing that the hub would have said otherwise.
+                    if doubtful && reading.to.is_some() {
+                        self.passed.put_slice(&reading.kept);
+                    }
+                } else if !reading.overflows {
                     reading.kept.put_slice(text);
                 }
-                if reading.to.is_some() && !self.is_doubtful(reading.reply) {
+                if reading.to.is_some() && (!doubtful || reading.overflows) {
+                    reading.begun = true;
+                    self.emit(text);
+                }
+            }
+            Reply::Stray => {
+                if reading.to.is_some() {
                     reading.begun = true;
                     self.emit(text);
                 }
@@ -265,7 +283,7 @@ impl Machine {
         if let Some(items) = &mut reading.items {
             items.literal();
             self.fetch_octets(&mut reading, octets, true);
-        } else if reading.to.is_some() && reading.reply == Reply::Other {
+        } else if reading.to.is_some() && matches!(reading.reply, Reply::Other | Reply::Stray) {
             self.emit(octets);
         }
         self.reading = Some(reading);
@@ -298,6 +316,7 @@ impl Machine {
 
     fn end_reply(&mut self) {
         let Some(mut reading) = self.reading.take() else { return };
+        self.astray = reading.to.is_none();
         match reading.reply {
             Reply::Fetch(number) => self.end_fetch(number, &mut reading),
             Reply::Search | Reply::Esearch => self.counted(reading.found),
@@ -305,6 +324,7 @@ impl Machine {
                 Some(uids) => self.vanished(&uids),
                 None => self.broken(Nonsense::Vanished),
             },
+            Reply::Flags | Reply::Status(_) | Reply::Other if reading.overflows => {}
             Reply::Flags | Reply::Status(_) | Reply::Other => match &mut self.job {
                 Some(Job::Open { selection, .. }) => {
                     selection.note(&reading.kept, true);

@@ -145,6 +145,9 @@ impl Machine {
         if self.link == Link::Broken {
             return;
         }
+        let tagged = self.tagged.take();
+        let told = tagged.as_ref().is_some_and(|tagged| tagged.passes);
+        let rest = tagged.map_or(rest, |tagged| tagged.in_short());
         self.note_highest(highest_modseq(&rest));
         let Some(job) = self.job.take() else { return };
         self.quiet_since = self.now;
@@ -174,6 +177,7 @@ impl Machine {
             Job::Close { member, alone: false } => self.leave_with(member, b" OK Close completed.\r\n"),
             Job::Close { member, alone: true } if selected => self.tell(member, Told::Done(Bytes::new(), rest, true)),
             Job::Close { member, alone: true } => self.done_with(member, rest, false),
+            Job::Member(running) if told => self.tell(running.id, Told::Done(Bytes::new(), Bytes::new(), true)),
             Job::Member(running) if self.is_selecting(running.id) => self.caught_up(running.id, rest, ok),
             Job::Member(running) => {
                 let rest = self.in_own_numbers(&running, rest);

@@ -552,8 +552,9 @@ impl Sim {
             match event {
                 Event::Data(data) => hub.machine.handle_data(data),
                 Event::Continue(_) => hub.machine.handle_continue(),
+                Event::Tagged(octets) => hub.machine.handle_tagged(octets),
                 Event::Done(rest, selected) => hub.machine.handle_done(Bytes::new(), rest, selected),
-                Event::OwnDone(..) => {}
+                Event::OwnDone(..) | Event::Ignored(..) => {}
                 Event::Bye(text) => panic!("{text:?}"),
             }
         }
@@ -792,6 +793,7 @@ impl Sim {
                 assert!(client.idling);
                 client.running = None;
             }
+            Told::Tagged(_) => panic!("no reply is so long"),
             Told::Done(data, rest, selected) => {
                 client.data(&data);
                 let rest = String::from_utf8(rest.to_vec()).unwrap();

@@ -17,6 +17,11 @@ use crate::upstream::connection::{FromUpstream, Loss, Part};
 /// Times a command is run anew because its connection was gone.
 const MAX_ATTEMPTS: u8 = 3;
 
+/// The tagged reply when a command was not carried out, or changes nothing.
+pub(super) const LOST: &str = "NO [UNAVAILABLE] Connection to the mail server lost.";
+const UNKNOWN: &str =
+    "NO [UNAVAILABLE] Connection to the mail server lost; whether the command was carried out is unknown.";
+
 /// The command that runs on the backend.
 pub(super) struct Running {
     pub(super) name: Name,
@@ -69,7 +74,7 @@ impl Session {
                 }
                 Err(_) => {
                     self.drop_lease();
-                    self.fail("NO [UNAVAILABLE] Connection to the mail server lost.");
+                    self.fail(LOST);
                 }
             }
         }
@@ -137,6 +142,7 @@ impl Session {
     pub(super) fn upstream(&mut self, event: FromUpstream) {
         match event {
             FromUpstream::Data(octets) => self.queue(octets),
+            FromUpstream::Tagged(octets) => self.machine.handle_tagged(octets),
             FromUpstream::Continue(line) => {
                 // A literal that has been sent cannot be sent again.
                 if let Some(running) = self.running.as_mut().filter(|running| running.name != Name::Idle) {
@@ -168,15 +174,20 @@ impl Session {
             let user = self.account().map(|account| account.name());
             info!(client = %self.client, user, command = name.as_str(), "upstream connection lost during a command");
         }
-        if loss.cut && running.is_some() {
+        if loss.cut {
             return Err(Ended::Cut);
         }
-        if let Some(text) = loss.bye.filter(|_| self.machine.is_selected() && self.sharing.hub.is_none()) {
-            self.machine.handle_bye(&text);
+        let ends = self.machine.is_selected() && self.sharing.hub.is_none();
+        let reply = match &running {
+            Some(running) if !loss.unsent && !running.name.repeatable() => UNKNOWN,
+            _ => LOST,
+        };
+        if let Some(text) = loss.bye.filter(|_| ends) {
+            self.machine.handle_bye(reply, &text);
             return Ok(());
         }
         let Some(running) = running else {
-            if self.machine.is_selected() && self.sharing.hub.is_none() {
+            if ends {
                 self.machine.handle_lost("");
             }
             return Ok(());
@@ -187,12 +198,7 @@ impl Session {
                 debug!(command = running.name.as_str(), "connection lost; running the command on another");
                 self.start(run, running.attempts + 1, None).await;
             }
-            _ if loss.unsent || running.name.repeatable() => {
-                self.fail("NO [UNAVAILABLE] Connection to the mail server lost.");
-            }
-            _ => self.fail(
-                "NO [UNAVAILABLE] Connection to the mail server lost; whether the command was carried out is unknown.",
-            ),
+            _ => self.fail(reply),
         }
         Ok(())
     }

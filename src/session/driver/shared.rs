@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::Session;
 use super::closing::Ended;
-use super::running::{Running, capitalized, label};
+use super::running::{LOST, Running, capitalized, label};
 use crate::config::PoolMode;
 use crate::imap::command::{Command, Name};
 use crate::mailbox::enabled::{EnableSet, Enabled, Parameters};
@@ -135,12 +135,13 @@ impl Session {
         match event {
             FromHub::Data(octets) => self.queue(octets),
             FromHub::Continue(line) => self.machine.handle_continue(line),
+            FromHub::Tagged(octets) => self.machine.handle_tagged(octets),
             FromHub::Done(data, rest, selected) => {
                 self.queue(data);
                 self.ended(&rest, selected);
             }
             FromHub::Unconnected(CheckoutError::Refused) => {
-                self.sharing.hub = None;
+                self.leave_hub();
                 self.machine.handle_revoked();
             }
             FromHub::Unconnected(error) => {
@@ -150,8 +151,9 @@ impl Session {
                 self.ended(format!(" NO [{code}] {}.\r\n", capitalized(&error)).as_bytes(), selected);
             }
             FromHub::Bye(text) => {
-                self.sharing.hub = None;
-                self.machine.handle_bye(&text);
+                self.leave_hub();
+                // What waited to be run, or to be run again, was not.
+                self.machine.handle_bye(LOST, &text);
             }
             FromHub::Cut => {
                 self.sharing.hub = None;
@@ -162,8 +164,8 @@ impl Session {
                 return Err(Ended::WriteTimeout);
             }
             FromHub::Lost => {
-                self.sharing.hub = None;
-                self.machine.handle_lost("NO [UNAVAILABLE] Connection to the mail server lost.");
+                self.leave_hub();
+                self.machine.handle_lost(LOST);
             }
             FromHub::Yours(lease, run) => {
                 self.sharing.hub = None;
@@ -172,11 +174,19 @@ impl Session {
                 self.lease = Some(*lease);
                 if self.start_at_once(run).is_err() {
                     self.drop_lease();
-                    self.machine.handle_lost("NO [UNAVAILABLE] Connection to the mail server lost.");
+                    self.machine.handle_lost(LOST);
                 }
             }
         }
         Ok(())
+    }
+
+    /// The hub is no more. Of an APPEND that was done before, its client hears all the same.
+    fn leave_hub(&mut self) {
+        self.sharing.hub = None;
+        if let Some(appended) = self.sharing.appended.take() {
+            self.machine.handle_done(&appended, true);
+        }
     }
 
     /// The hub has answered the running command.

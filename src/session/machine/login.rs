@@ -10,9 +10,10 @@ use crate::imap::sasl::{Credential, Exchange, Mechanism, SaslError, Step};
 impl Machine {
     pub(super) fn login(&mut self, command: &Command) {
         let mut arguments = command.arguments();
-        let (Some(user), Some(password)) = (arguments.astring(), arguments.astring()) else {
+        let (Some(user), Some(password)) = (arguments.login_string(), arguments.login_string()) else {
             return self.bad(&command.tag, "LOGIN needs a user name and a password.");
         };
+        arguments.skip_spaces();
         if !arguments.at_end() {
             return self.bad(&command.tag, "LOGIN takes two arguments.");
         }
@@ -32,7 +33,7 @@ impl Machine {
             return self.no(&command.tag, "Mechanism not available.");
         };
         let mut exchange = Exchange::new(mechanism);
-        let initial = arguments.word();
+        let initial = arguments.spaced_word();
         if command.has_literal() || !arguments.at_end() {
             return self.bad(&command.tag, "AUTHENTICATE takes a mechanism and an initial response.");
         }

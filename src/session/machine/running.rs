@@ -106,13 +106,25 @@ impl Machine {
         }
     }
 
+    /// Part of the running command's tagged reply, which is too long to be had whole: from the space after the tag on. Of what
+    /// was given so, [`Machine::handle_done`] has nothing.
+    pub fn handle_tagged(&mut self, octets: Bytes) {
+        let Op::Running { tag, .. } = &self.op else { return };
+        if !std::mem::replace(&mut self.half_answered, true) {
+            self.actions.push_back(Action::Write(tag.clone()));
+        }
+        self.actions.push_back(Action::Write(octets));
+    }
+
     /// The running command's tagged reply came: ` OK …` with its line end. `selected`: whether a mailbox is selected
     /// from now on. What the client gets is queued; [`Machine::poll`] goes on.
     pub fn handle_done(&mut self, rest: &[u8], selected: bool) {
         let Op::Running { tag, part, .. } = &mut self.op else { return };
         let mut line = BytesMut::with_capacity(tag.len() + rest.len());
-        line.put_slice(tag);
-        line.put_slice(if *part == Part::NotDone { b" BAD Expected DONE.\r\n" } else { rest });
+        if !std::mem::take(&mut self.half_answered) {
+            line.put_slice(tag);
+            line.put_slice(if *part == Part::NotDone { b" BAD Expected DONE.\r\n" } else { rest });
+        }
         self.state = if selected { State::Selected } else { State::Authenticated };
         self.errors = 0;
         match part {

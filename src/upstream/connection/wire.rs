@@ -13,7 +13,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep};
-use tracing::info;
+use tracing::{debug, info, warn};
 
 use super::reading::{Reading, poll_read};
 use super::{FromUpstream, Opened, Part, Shared, Timing};
@@ -21,10 +21,12 @@ use crate::metrics::{BackendMetrics, ConnectionState, RetireReason, StateGuard};
 use crate::ports::Permit;
 use crate::session::machine::Run;
 use crate::stream::Stream;
-use crate::upstream::machine::{Event, Machine, Own, ProtocolError};
+use crate::upstream::machine::{Event, Ignored, Machine, Own, ProtocolError};
 
 /// What a backend may say unasked while a connection rests, in octets.
 const UNASKED: usize = 1024 * 1024;
+/// Lines in the log about lines of one connection that nobody understands.
+const REMARKS: u8 = 10;
 /// How long a command of our own may take on an authenticated connection.
 const OWN_COMMAND: Duration = Duration::from_secs(30);
 
@@ -61,6 +63,8 @@ pub(super) struct Wire {
     replied: bool,
     /// Octets read since the last request, while at rest.
     unasked: usize,
+    /// Lines in the log that it may still cause by what nobody understands.
+    remarks: u8,
     /// To be told after the events that came before it.
     failed: Option<Exit>,
     reading: Reading,
@@ -106,6 +110,7 @@ impl Wire {
             sent: false,
             replied: false,
             unasked: 0,
+            remarks: REMARKS,
             failed: None,
             reading: Reading::Pieces,
             timer: Box::pin(tokio::time::sleep_until(now)),
@@ -374,6 +379,11 @@ impl Wire {
                     None => FromUpstream::Data(data),
                 },
                 Event::Continue(line) => FromUpstream::Continue(line),
+                Event::Tagged(octets) => FromUpstream::Tagged(octets),
+                Event::Ignored(why, start) => {
+                    self.ignored(shared, why, &start);
+                    continue;
+                }
                 Event::Done(rest, selected) => {
                     self.publish(shared);
                     FromUpstream::Done(Bytes::new(), rest, selected)
@@ -389,6 +399,16 @@ impl Wire {
             }));
         }
         Ok(None)
+    }
+
+    fn ignored(&mut self, shared: &Shared, why: Ignored, start: &[u8]) {
+        let Some(left) = self.remarks.checked_sub(1) else { return };
+        self.remarks = left;
+        let (connection, start) = (shared.id, start.escape_ascii());
+        match why {
+            Ignored::Stray => debug!(connection, %start, "a line that is no reply is ignored"),
+            Ignored::TooLong => warn!(connection, %start, "a list that is longer than any ought to be is ignored"),
+        }
     }
 
     fn own_done(&mut self, shared: &Shared, own: Own, well: bool) -> Result<Option<FromUpstream>, Exit> {

@@ -5,26 +5,15 @@ use std::sync::Arc;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
-use super::{EnableReply, Event, InFlight, Machine, Own, ProtocolError};
+use super::{EnableReply, Event, Ignored, InFlight, Machine, Own, ProtocolError};
 use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::command::Name;
-use crate::imap::frame::trailing_literal;
 use crate::imap::response::{CLASSIFY, Kind, Status, StatusReply, classify, esearch_tag, split_tag, trim_line_end};
 
-/// Octets of a long line held back while its end is looked for: an announcement has at most 23.
-const TAIL: usize = 32;
-
-/// Digits of a literal's size, leading zeros included.
-const MAX_DIGITS: usize = 20;
-
-/// Where in a reply the input stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    LineStart,
-    /// In a line whose start has been classified and passed on (or dropped), within this kind.
-    InLine,
-    Literal(u64),
-}
+/// Octets of an over-long tagged reply that are kept to judge it by.
+const KEPT: usize = 1024;
+/// Octets shown of a line that is not understood.
+const SHOWN: usize = 40;
 
 impl Machine {
     /// Takes what it can off the front of `input`. What is left must be given again with more behind it; it is never
@@ -42,34 +31,30 @@ impl Machine {
 
     fn handle_lines(&mut self, input: &mut BytesMut, passed: &mut usize) -> Result<(), ProtocolError> {
         loop {
-            match self.place {
-                Place::Literal(left) => {
-                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - *passed);
-                    *passed = self.pass(input, *passed, take);
-                    self.place = if left == take as u64 { Place::InLine } else { Place::Literal(left - take as u64) };
-                    if left > take as u64 {
-                        break;
-                    }
+            if self.framer.at_line_start() {
+                match self.line_start(input, passed)? {
+                    true => continue,
+                    false => return Ok(()),
                 }
-                Place::InLine => {
-                    let (len, ended) = self.line_rest(&input[*passed..])?;
-                    *passed = self.pass(input, *passed, len);
-                    if !ended {
-                        break;
-                    }
-                }
-                Place::LineStart => match self.line_start(input, passed)? {
-                    true => {}
-                    false => break,
-                },
+            }
+            let len = self.framer.take(&input[*passed..]);
+            if self.framer.is_lost() {
+                return Err(ProtocolError::Literal);
+            }
+            if len == 0 {
+                return Ok(());
+            }
+            *passed = self.pass(input, *passed, len);
+            if self.framer.at_line_start() {
+                self.line_over(input, passed);
             }
         }
-        Ok(())
     }
 
     /// Passes on, or drops, `len` octets at `passed`; gives the new `passed`.
     fn pass(&mut self, input: &mut BytesMut, mut passed: usize, len: usize) -> usize {
         if !self.dropping {
+            self.half_passed = true;
             return passed + len;
         }
         self.flush(input, &mut passed);
@@ -79,32 +64,24 @@ impl Machine {
 
     fn flush(&mut self, input: &mut BytesMut, passed: &mut usize) {
         if *passed > 0 {
-            self.events.push_back(Event::Data(input.split_to(*passed).freeze()));
+            let octets = input.split_to(*passed).freeze();
+            self.events.push_back(if self.ending.is_some() { Event::Tagged(octets) } else { Event::Data(octets) });
             *passed = 0;
         }
     }
 
-    /// The rest of a line that may end in a literal: how many octets of it can be passed on, and whether it ended.
-    fn line_rest(&mut self, rest: &[u8]) -> Result<(usize, bool), ProtocolError> {
-        let Some(at) = memchr::memchr(b'\n', &rest[self.scanned..]).map(|at| at + self.scanned) else {
-            let len = rest.len().saturating_sub(TAIL);
-            self.scanned = rest.len() - len;
-            return Ok((len, false));
-        };
-        self.scanned = 0;
-        let text = trim_line_end(&rest[..=at]);
-        // So many digits that the brace before them may be out of sight already.
-        if text
-            .strip_suffix(b"}")
-            .is_some_and(|t| t.iter().rev().take_while(|b| b.is_ascii_digit()).count() > MAX_DIGITS)
-        {
-            return Err(ProtocolError::Literal);
+    /// The end of a line, or of what was passed on of it.
+    fn line_over(&mut self, input: &mut BytesMut, passed: &mut usize) {
+        self.half_passed = false;
+        if self.ending.is_none() {
+            return;
         }
-        self.place = match trailing_literal(text).map_err(|_| ProtocolError::Literal)? {
-            Some((_, literal)) if literal.sync => Place::Literal(literal.len),
-            _ => Place::LineStart,
-        };
-        Ok((at + 1, true))
+        self.flush(input, passed);
+        let Some(start) = self.ending.take() else { return };
+        if let Some(reply) = StatusReply::parse_start(&start) {
+            let rest = if std::mem::take(&mut self.dropping) { without_code(&reply) } else { Bytes::new() };
+            self.done(&reply, rest);
+        }
     }
 
     /// The start of a line; false: more input is needed.
@@ -121,22 +98,32 @@ impl Machine {
         let len = end.unwrap_or(rest.len());
         // By the same octets however the line was cut on its way here.
         let kind = classify(&rest[..len.min(CLASSIFY)]);
-        if !kind.needs_whole_line() {
+        if !kind.wants_whole_line() {
             self.scanned = 0;
-            self.dropping = self.drops(kind);
+            let start = &rest[..len.min(CLASSIFY)];
+            if matches!(kind, Kind::Stray { .. }) {
+                self.stray(start)?;
+            } else {
+                self.dropping = self.drops(kind);
+            }
             self.stale = false;
-            self.place = Place::InLine;
+            self.framer.begin(kind);
             if kind == Kind::Esearch && !self.dropping {
                 self.retag(input, passed, len.min(CLASSIFY));
             }
             return Ok(true);
         }
-        if len > MAX_WHOLE_LINE {
-            return Err(ProtocolError::TooLong);
-        }
-        let Some(end) = end else {
-            self.scanned = rest.len();
-            return Ok(false);
+        let Some(end) = end.filter(|end| *end <= MAX_WHOLE_LINE) else {
+            if len <= MAX_WHOLE_LINE {
+                self.scanned = rest.len();
+                return Ok(false);
+            }
+            self.scanned = 0;
+            self.flush(input, passed);
+            self.long_line(kind, input)?;
+            self.stale = false;
+            self.framer.begin(kind);
+            return Ok(true);
         };
         self.scanned = 0;
         if matches!(kind, Kind::Status(Status::Ok | Status::No | Status::Bad)) && self.passes_status(&rest[..end]) {
@@ -148,6 +135,52 @@ impl Machine {
         self.whole_line(kind, &line)?;
         self.stale = false;
         Ok(true)
+    }
+
+    /// A line that no server may say. In the reply to a session's command it goes where the reply before it went, of which it
+    /// may be the rest: a quoted string with a line's end in it. All else is nobody's.
+    fn stray(&mut self, start: &[u8]) -> Result<(), ProtocolError> {
+        if self.after_tag(start).is_ok() {
+            return Err(ProtocolError::BadStatus);
+        }
+        let within = matches!(self.in_flight, Some(InFlight::Session { .. })) && !self.stale && self.attached;
+        if !within {
+            self.dropping = true;
+            self.ignore(Ignored::Stray, trim_line_end(start));
+        }
+        Ok(())
+    }
+
+    /// Of many such lines in a row, one is told of.
+    fn ignore(&mut self, why: Ignored, start: &[u8]) {
+        if !matches!(self.events.back(), Some(Event::Ignored(last, _)) if *last == why) {
+            let shown = Bytes::copy_from_slice(&start[..start.len().min(SHOWN)]);
+            self.events.push_back(Event::Ignored(why, shown));
+        }
+    }
+
+    /// The start of a line of which there is more than is kept: its first octets have to do. It stays at the front of `input`,
+    /// less what is not to be passed on; the rest goes where it goes.
+    fn long_line(&mut self, kind: Kind, input: &mut BytesMut) -> Result<(), ProtocolError> {
+        self.dropping = true;
+        match kind {
+            Kind::Tagged => {
+                let rest = self.after_tag(input)?;
+                let (tag, kept) = (input.len() - rest.len(), Bytes::copy_from_slice(&rest[..KEPT]));
+                let reply = StatusReply::parse_start(&kept).ok_or(ProtocolError::BadStatus)?;
+                let own = matches!(self.in_flight, Some(InFlight::Own(_)));
+                self.dropping = own || reply.has_code("CAPABILITY");
+                input.advance(tag);
+                self.ending = Some(kept);
+            }
+            Kind::Status(Status::Ok | Status::No | Status::Bad) if self.passes_status(input) => self.dropping = false,
+            Kind::Capability | Kind::Enabled => self.ignore(Ignored::TooLong, input),
+            _ => {
+                let line = Bytes::from([&input[..MAX_WHOLE_LINE], b"\r\n"].concat());
+                self.whole_line(kind, &line)?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether a reply of this kind is nobody's: no session is there, or it is about the mailbox of an earlier one.
@@ -168,7 +201,7 @@ impl Machine {
 
     /// Whether an untagged status reply can go on as it is.
     fn passes_status(&self, line: &[u8]) -> bool {
-        let Some(reply) = StatusReply::parse(&line[1..]) else { return false };
+        let Some(reply) = StatusReply::parse_start(&line[1..]) else { return false };
         let lingering = matches!(self.in_flight, Some(InFlight::Session { lingering: true, .. }));
         let closes_other = lingering && reply.has_code("CLOSED");
         !closes_other && !reply.has_code("CAPABILITY") && !names_a_tag(&reply) && !self.drops(Kind::Data)
@@ -214,7 +247,7 @@ impl Machine {
                     self.events.push_back(Event::Data(line.clone()));
                 }
             }
-            Kind::Status(_) if StatusReply::parse(&line[1..]).is_some_and(|reply| names_a_tag(&reply)) => {
+            Kind::Status(_) if StatusReply::parse_start(&line[1..]).is_some_and(|reply| names_a_tag(&reply)) => {
                 if !self.drops(kind)
                     && let Some(mapped) = self.retag_code(line)
                 {
@@ -253,16 +286,23 @@ impl Machine {
         Ok(())
     }
 
-    fn tagged(&mut self, line: &Bytes) -> Result<(), ProtocolError> {
+    /// What follows our tag.
+    fn after_tag<'a>(&self, line: &'a [u8]) -> Result<&'a [u8], ProtocolError> {
         let (tag, rest) = split_tag(line);
-        if own_tag_number(tag) != self.next_tag.checked_sub(1) {
-            return Err(ProtocolError::UnknownTag);
-        }
-        let in_flight = self.in_flight.take().ok_or(ProtocolError::UnknownTag)?;
+        let ours = self.in_flight.is_some() && own_tag_number(tag) == self.next_tag.checked_sub(1);
+        ours.then_some(rest).ok_or(ProtocolError::UnknownTag)
+    }
+
+    fn tagged(&mut self, line: &Bytes) -> Result<(), ProtocolError> {
+        let rest = self.after_tag(line)?;
         let reply = StatusReply::parse(rest).ok_or(ProtocolError::BadStatus)?;
-        if matches!(reply.status, Status::Bye | Status::PreAuth) {
-            return Err(ProtocolError::BadStatus);
-        }
+        self.done(&reply, if reply.has_code("CAPABILITY") { without_code(&reply) } else { line.slice_ref(rest) });
+        Ok(())
+    }
+
+    /// The command in flight is over; `rest` is what its session is still to be told of the tagged reply.
+    fn done(&mut self, reply: &StatusReply<'_>, rest: Bytes) {
+        let Some(in_flight) = self.in_flight.take() else { return };
         self.held.clear();
         self.asked = false;
         // Refused before it was asked for: it will not be sent.
@@ -272,13 +312,11 @@ impl Machine {
         match in_flight {
             InFlight::Own(own) => self.own_done(own, reply.status),
             InFlight::Session { .. } => {
-                self.session_done(in_flight, &reply);
-                let rest = if reply.has_code("CAPABILITY") { without_code(&reply) } else { line.slice_ref(rest) };
+                self.session_done(in_flight, reply);
                 self.events.push_back(Event::Done(rest, self.facts.selected.is_some() && !self.fresh));
             }
         }
         self.run_deferred();
-        Ok(())
     }
 
     fn own_done(&mut self, own: Own, status: Status) {

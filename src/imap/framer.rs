@@ -1,0 +1,190 @@
+//! Where a backend's lines and literals end (RFC 9051 section 4.3). There is this one reader of it: whoever follows the
+//! stream asks it, so that no two can differ in what is a line and what is a literal's octets.
+
+use super::frame::MAX_LITERAL;
+use super::response::Kind;
+
+/// Digits of a literal's size, leading zeros included.
+const MAX_DIGITS: u8 = 20;
+
+/// How much of a literal's announcement has been seen at the end of what was read so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Tail {
+    #[default]
+    None,
+    /// `{` and digits, how many of them. The size is out of range once it is above [`MAX_LITERAL`].
+    Digits(u64, u8),
+    /// `{5+`: no server may write it (RFC 7888 section 4), but what follows one that does is a literal all the same.
+    Plus(u64),
+    /// `{5}`
+    Closed(u64),
+    /// `{5}` CR
+    Cr(u64),
+}
+
+impl Tail {
+    fn after(self, octet: u8) -> Self {
+        match (self, octet) {
+            (_, b'{') => Self::Digits(0, 0),
+            (Self::Digits(value, count), b'0'..=b'9') => {
+                let more = value.checked_mul(10).and_then(|value| value.checked_add(u64::from(octet - b'0')));
+                let size = more.filter(|_| count < MAX_DIGITS).unwrap_or(u64::MAX);
+                Self::Digits(if value > MAX_LITERAL { u64::MAX } else { size }, count.saturating_add(1))
+            }
+            (Self::Digits(value, 1..), b'+') => Self::Plus(value),
+            (Self::Digits(value, 1..) | Self::Plus(value), b'}') => Self::Closed(value),
+            (Self::Closed(value), b'\r') => Self::Cr(value),
+            _ => Self::None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Place {
+    #[default]
+    LineStart,
+    Line(Tail),
+    /// A line that ends in no literal, whatever it looks like.
+    PlainLine,
+    /// Octets still to come.
+    Literal(u64),
+    /// A literal of a size out of range: nothing behind it can be found.
+    Lost,
+}
+
+/// See the module. It starts between two lines; [`Framer::begin`], then [`Framer::take`] until the line is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Framer {
+    place: Place,
+}
+
+impl Framer {
+    /// Between two lines.
+    #[must_use]
+    pub fn at_line_start(self) -> bool {
+        self.place == Place::LineStart
+    }
+
+    /// What comes next is a literal's.
+    #[must_use]
+    pub fn in_literal(self) -> bool {
+        matches!(self.place, Place::Literal(_) | Place::Lost)
+    }
+
+    /// A literal's size is out of range: all that follows counts as octets of it.
+    #[must_use]
+    pub fn is_lost(self) -> bool {
+        self.place == Place::Lost
+    }
+
+    /// A line of this kind begins.
+    pub fn begin(&mut self, kind: Kind) {
+        self.place = if kind.may_end_in_literal() { Place::Line(Tail::None) } else { Place::PlainLine };
+    }
+
+    /// Goes on by the next part of the stream: how many of `octets` are its. It ends with a line, a literal, or `octets`.
+    pub fn take(&mut self, octets: &[u8]) -> usize {
+        match self.place {
+            Place::LineStart => 0,
+            Place::Lost => octets.len(),
+            Place::Literal(left) => {
+                let len = octets.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                self.place = after_literal(left - len as u64);
+                len
+            }
+            Place::PlainLine => memchr::memchr(b'\n', octets).map_or(octets.len(), |at| {
+                self.place = Place::LineStart;
+                at + 1
+            }),
+            Place::Line(tail) => {
+                let (len, place) = line(octets, tail);
+                self.place = place;
+                len
+            }
+        }
+    }
+}
+
+fn after_literal(left: u64) -> Place {
+    match left {
+        0 => Place::Line(Tail::None),
+        _ if left > MAX_LITERAL => Place::Lost,
+        _ => Place::Literal(left),
+    }
+}
+
+/// How many octets belong to the line, and what comes then.
+fn line(octets: &[u8], mut tail: Tail) -> (usize, Place) {
+    let mut at = 0;
+    while at < octets.len() {
+        if tail == Tail::None {
+            match memchr::memchr2(b'{', b'\n', &octets[at..]) {
+                Some(skipped) => at += skipped,
+                None => break,
+            }
+        }
+        let octet = octets[at];
+        at += 1;
+        if octet == b'\n' {
+            let place = match tail {
+                Tail::Closed(size) | Tail::Cr(size) => after_literal(size),
+                _ => Place::LineStart,
+            };
+            return (at, place);
+        }
+        tail = tail.after(octet);
+    }
+    (octets.len(), Place::Line(tail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What stands behind a data line with this end: a line's start, a literal of so many octets, or nothing that can be found.
+    fn behind(end: &str) -> String {
+        let whole = format!("* LIST {end}\n");
+        let mut slow = Framer::default();
+        slow.begin(Kind::Data);
+        for octet in whole.as_bytes().chunks(1) {
+            assert_eq!(slow.take(octet), 1);
+        }
+        let mut framer = Framer::default();
+        framer.begin(Kind::Data);
+        assert_eq!((framer.take(whole.as_bytes()), framer.place), (whole.len(), slow.place), "{end}");
+        match slow.place {
+            Place::LineStart => "line".into(),
+            Place::Line(_) => "0".into(),
+            Place::Literal(size) => size.to_string(),
+            place => format!("{place:?}"),
+        }
+    }
+
+    #[test]
+    fn announcements() {
+        for (end, then) in [
+            ("x", "line"),
+            ("{5}", "5"),
+            ("{5}\r", "5"),
+            ("x~{5}\r", "5"),
+            ("{5+}\r", "5"),
+            ("{{5}\r", "5"),
+            ("{0}\r", "0"),
+            ("{9223372036854775807}", "9223372036854775807"),
+            ("{9223372036854775808}\r", "Lost"),
+            ("{99999999999999999999}\r", "Lost"),
+            ("{18446744073709551621}\r", "Lost"),
+            ("{000000000000000000001}\r", "Lost"),
+            ("{99999999999999999999999999999999999999}\r", "Lost"),
+            ("{99999999999999999999\r", "line"),
+            ("{}\r", "line"),
+            ("{+}\r", "line"),
+            ("{5}x\r", "line"),
+            ("{5}\r\r", "line"),
+            ("{-5}\r", "line"),
+            ("{5 }\r", "line"),
+        ] {
+            assert_eq!(behind(end), then, "{end:?}");
+        }
+    }
+}
