@@ -390,7 +390,13 @@ fn unquote_any(text: &[u8]) -> Option<(Vec<u8>, usize)> {
 /// Writes `value` as a quoted string, when it can be one: no NUL, CR, LF or 8-bit octets, and not long.
 #[must_use]
 pub fn quoted(value: &[u8]) -> Option<Vec<u8>> {
-    if value.len() > 1000 || value.iter().any(|b| matches!(b, 0 | b'\r' | b'\n' | 0x80..)) {
+    value.is_ascii().then(|| quoted_8bit(value)).flatten()
+}
+
+/// As [`quoted`], with 8-bit octets as they are. No IMAP4rev1 grammar has that, but many servers take it.
+#[must_use]
+pub fn quoted_8bit(value: &[u8]) -> Option<Vec<u8>> {
+    if value.len() > 1000 || value.iter().any(|b| matches!(b, 0 | b'\r' | b'\n')) {
         return None;
     }
     let mut out = Vec::with_capacity(value.len() + 2);

@@ -211,6 +211,8 @@ pub struct Machine {
     settings: Settings,
     /// `r` or `w`, and the name ([`crate::imap::command::Command::selected_mailbox`]).
     key: Bytes,
+    /// A member has written the name within its line, and not as a literal: so does the hub.
+    in_line: bool,
     /// What SELECT said; `None`: it was never answered.
     selection: Option<Selection>,
     log: Log,
@@ -274,6 +276,7 @@ impl Machine {
         Self {
             settings,
             key,
+            in_line: false,
             selection: None,
             log: Log::new(0, 0),
             exists: 0,
@@ -496,6 +499,7 @@ impl Machine {
             return None;
         }
         let mut other = Self::new(self.key.clone(), self.settings, self.now);
+        other.in_line = self.in_line;
         other.selection = self.selection.clone();
         other.log = self.log.clone();
         other.exists = self.exists;

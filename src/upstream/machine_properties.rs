@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::{command, connected};
 use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::response::CLASSIFY;
+use crate::imap::untagged::Reader;
 use crate::upstream::machine::*;
 
 /// Everything a session gets, in order.
@@ -249,6 +250,39 @@ proptest! {
             prop_assert_eq!(heard.error.is_some(), whole.error.is_some());
             let common = whole.octets.len().min(heard.octets.len());
             prop_assert_eq!(&whole.octets[..common], &heard.octets[..common]);
+        }
+    }
+
+    /// The hub cuts what is passed on into replies anew: it must see no other lines and literals in it than were seen here.
+    #[test]
+    fn the_hub_sees_the_same_lines_and_literals(octets in vec(prop_oneof![
+        Just(b"* 1 FETCH (BODY[] ".to_vec()), Just(b"* 4 EXISTS\r\n".to_vec()), Just(b"* OK x".to_vec()), Just(b"\r\n".to_vec()),
+        Just(b"\n".to_vec()), Just(b"{3}\r\n".to_vec()), Just(b"{12+}\r\n".to_vec()), Just(b"OK [COPYUID".to_vec()),
+        Just(b"* ESEARCH (TAG \"i0\") ".to_vec()), Just(b"i0 OK {5}\r\n".to_vec()), Just(b"* CAPABILITY ".to_vec()),
+        Just(b"\"a\r\nb\"".to_vec()), Just(b")\r\n".to_vec()), Just(vec![b' '; 70]), vec(any::<u8>(), 0..20),
+    ], 0..40), cuts in cuts()) {
+        let mut machine = connected("IMAP4rev1");
+        let (command, streams) = command(b"a UID SEARCH RETURN (ALL) 1");
+        machine.handle_command(command, streams);
+        let _ = machine.poll_transmit();
+        let (mut reader, mut input) = (Reader::default(), BytesMut::new());
+        let octets = octets.concat();
+        let (mut rest, mut cuts) = (&octets[..], cuts.iter().cycle());
+        while !rest.is_empty() {
+            let (piece, next) = rest.split_at(cuts.next().map_or(rest.len(), |cut| cut % rest.len() + 1));
+            rest = next;
+            input.extend_from_slice(piece);
+            let sane = machine.handle_input(&mut input).is_ok();
+            while let Some(event) = machine.poll_event() {
+                if let Event::Data(octets) = event {
+                    reader.feed(octets);
+                }
+                while reader.poll().is_some() {}
+            }
+            prop_assert_eq!(reader.is_empty(), machine.at_line_start());
+            if !sane {
+                break;
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use super::{
     Action, BEFORE_CENSUS, BEFORE_IDLE, IDLE_RENEWAL, Link, MAX_ATTEMPTS, MAX_PAUSE, Machine, MemberId, QUANTUM, Stat,
     Told,
 };
-use crate::imap::command::{Command, Name, Segment, quoted};
+use crate::imap::command::{Command, Name, Segment, quoted, quoted_8bit};
 use crate::imap::effects::{fetch_effects, loud};
 use crate::imap::ranges::Ranges;
 use crate::imap::rewrite::{Outcome, is_uid, rewrite};
@@ -247,7 +247,8 @@ impl Machine {
     pub(super) fn with_mailbox(&self, name: Name, tail: &'static str) -> Box<Run> {
         let mailbox = self.key.slice(1..);
         let verb = format!("{} ", name.as_str());
-        let segments = match quoted(&mailbox) {
+        let in_line = || quoted_8bit(&mailbox).filter(|_| self.in_line);
+        let segments = match quoted(&mailbox).or_else(in_line) {
             Some(quoted) => {
                 let text = [verb.as_bytes(), &quoted, tail.as_bytes()].concat().into();
                 vec![Segment { text, literal: None }]

@@ -44,6 +44,7 @@ impl Member {
 impl Machine {
     /// A session wants to join; `run` is its SELECT or EXAMINE of this mailbox.
     pub fn handle_join(&mut self, id: MemberId, run: Box<Run>) {
+        self.in_line |= !run.command.has_literal();
         let member = Member {
             cursor: None,
             idling: false,
