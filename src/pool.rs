@@ -20,7 +20,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use deadpool::managed;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -92,6 +92,8 @@ pub struct Account {
     /// Turns that are withheld because the backend said that there are too many connections.
     withheld: Mutex<Option<(OwnedSemaphorePermit, Instant)>>,
     last_used: Mutex<Instant>,
+    /// A connection was put to rest.
+    rested: Notify,
     hubs: Arc<Registry>,
     all_hubs: Arc<Everywhere>,
     /// Who last asked for a connection: for whom one is opened.
@@ -331,6 +333,7 @@ impl Account {
 
     /// Something of this generation was put to rest just now: if it was raised meanwhile, it is retired like the others.
     fn look_after(&self, generation: u64) {
+        self.rested.notify_one();
         if self.generation() != generation {
             self.retire_resting(*self.outdated.lock());
         }
@@ -377,6 +380,14 @@ impl Account {
             true
         });
         oldest
+    }
+
+    /// Waits until a connection rests, and asks a hub for its own. The caller sets the deadline.
+    async fn something_at_rest(&self) {
+        let _waiting = self.hubs.wait();
+        while self.longest_at_rest().is_none() {
+            self.rested.notified().await;
+        }
     }
 
     /// Ends that one, and waits until its socket is closed. False: there is none.

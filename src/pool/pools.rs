@@ -9,8 +9,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use deadpool::managed::{self, QueueMode};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, timeout};
 
 use super::seat::Manager;
 use super::{Account, Key, LIMIT_MEMORY, Pass};
@@ -21,6 +21,9 @@ use crate::metrics::RetireReason;
 use crate::ports::{Allowance, Budget};
 use crate::secret::Fingerprint;
 use crate::upstream::backend::{Backend, Unauthenticated};
+
+/// How long a hub may take to give up its connection.
+const TO_PARK: Duration = Duration::from_secs(2);
 
 /// All accounts.
 pub struct Pools {
@@ -187,19 +190,26 @@ impl Pools {
     }
 
     /// Gives up the connection at rest longest among those of a person: of this account, if `own`, and of the same person's
-    /// other tokens. False: there is none. Waits until it is closed; the caller sets the deadline.
+    /// other tokens. Of this account, a hub gives up its own. False: there is none. Waits until it is closed; the caller sets the
+    /// deadline.
     pub async fn make_room(&self, key: &Key, own: bool) -> bool {
+        let own = if own { self.find(key) } else { None };
         let mut accounts: Vec<_> = {
             let siblings = self.siblings.lock();
             siblings.get(&key.without_credential()).into_iter().flatten().filter_map(Weak::upgrade).collect()
         };
         accounts.retain(|account| account.key != *key);
-        if own {
-            accounts.extend(self.find(key));
-        }
+        accounts.extend(own.clone());
         let resting = accounts.iter().filter_map(|account| Some((account.longest_at_rest()?.0, account)));
-        let Some((_, account)) = resting.min_by_key(|(since, _)| *since) else { return false };
-        account.give_up_longest_at_rest().await
+        let longest = resting.min_by_key(|(since, _)| *since).map(|(_, account)| account);
+        match (longest, &own) {
+            (Some(account), _) => account.give_up_longest_at_rest().await,
+            (None, Some(own)) => {
+                let resting = timeout(TO_PARK, own.something_at_rest()).await;
+                resting.is_ok() && own.give_up_longest_at_rest().await
+            }
+            (None, None) => false,
+        }
     }
 
     fn account(&self, key: &Key, backend: Arc<Backend>) -> Arc<Account> {
@@ -229,6 +239,7 @@ impl Pools {
                 verified: Mutex::default(),
                 withheld: Mutex::default(),
                 last_used: Mutex::new(Instant::now()),
+                rested: Notify::new(),
                 hubs: Arc::new(Registry::new(Arc::clone(&self.hubs))),
                 all_hubs: Arc::clone(&self.hubs),
                 last_client: Mutex::default(),

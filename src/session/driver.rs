@@ -512,11 +512,14 @@ impl Session {
         };
         info!(client = %self.client, user = grant.account().name(), %error, "a session's credential was asked about again");
         self.last_input = self.now;
-        if matches!(run.command.name, Name::Select | Name::Examine) {
-            // Left, whatever comes of the command (RFC 9051 section 6.3.2).
+        if matches!(run.command.name, Name::Select | Name::Examine) && error != CheckoutError::Refused {
+            // The mailbox is left, whatever comes of the command (RFC 9051 section 6.3.2).
             self.sharing.hub = None;
+            let code = if error == CheckoutError::Limit { "LIMIT" } else { "UNAVAILABLE" };
+            self.machine.handle_done(format!(" NO [{code}] {}.\r\n", capitalized(&error)).as_bytes(), false);
+        } else {
+            self.unconnected(error);
         }
-        self.unconnected(error);
         None
     }
 

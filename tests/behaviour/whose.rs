@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use imapool::config::{PerCredential, PoolMode};
 use imapool::metrics::RetireReason;
+use imapool::upstream::backend::Service;
 use tokio::sync::watch;
 
 use crate::support::{Client, Conn, Harness, Scripted, until};
@@ -475,12 +476,44 @@ async fn what_cannot_be_found_out_now_ends_no_session() {
     .await;
     let mut client = enter(&harness, "LOGIN u8 one").await;
     let backends = harness.proxy().pools().backends();
-    backends[0].set_service(imapool::upstream::backend::Service::Paused);
+    backends[0].set_service(Service::Paused);
     let start = std::time::Instant::now();
     until("the time is over", || start.elapsed() > ttl).await;
     client.play("C: a LIST \"\" x\nS: a NO [UNAVAILABLE]…").await;
-    backends[0].set_service(imapool::upstream::backend::Service::Running);
+    client.play("C: b SELECT INBOX\nS: b NO [UNAVAILABLE]…").await;
+    backends[0].set_service(Service::Running);
     assert_eq!(secret(&mut client, "LIST \"\" x").await, "one");
+    // In a mailbox, that of another one fails, which leaves the first.
+    client.play("C: a SELECT INBOX\nS~ a OK…").await;
+    backends[0].set_service(Service::Paused);
+    let start = std::time::Instant::now();
+    until("the time is over", || start.elapsed() > ttl).await;
+    client.play("C: b NOOP\nS: b NO [UNAVAILABLE]…\nC: c SELECT two\nS~ c NO [UNAVAILABLE]…").await;
+    backends[0].set_service(Service::Running);
+    client.play("C: d FETCH 1 (UID)\nS~ d BAD…").await;
+    client.play("C: e SELECT two\nS~ e OK…").await;
+    assert_eq!(secret(&mut client, "NOOP").await, "one");
+    drop(client);
+    harness.finish().await;
+}
+
+/// A backend that allows the account just the connection that a session is in a mailbox with: it is asked again all the same.
+#[tokio::test]
+async fn whoever_has_the_only_connection_can_be_verified() {
+    let teller = Teller::start(["one"]).await;
+    teller.allow(1);
+    let ttl = Duration::from_millis(200);
+    let harness = Harness::start(teller.backend.address, |config| {
+        config.auth.cache_ttl = ttl;
+        config.pool.mode = PoolMode::Multiplex;
+    })
+    .await;
+    let mut client = enter(&harness, "LOGIN u8 one").await;
+    client.play("C: a SELECT INBOX\nS~ a OK…").await;
+    while teller.logins("one") < 5 {
+        assert_eq!(secret(&mut client, "NOOP").await, "one");
+        assert_eq!(secret(&mut client, "LIST \"\" x").await, "one");
+    }
     drop(client);
     harness.finish().await;
 }

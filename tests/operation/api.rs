@@ -199,9 +199,10 @@ async fn a_retired_account_begins_anew() {
     let logins = world.server.counters().logins;
     let answer = post(world.admin, "/api/accounts/u8/retire").await;
     assert_eq!((answer.status, &answer.json()["accounts"]), (200, &1.into()), "{answer:?}");
-    // The one in use goes on until its session ends; then it is not used again.
+    // The session goes on, and nobody gets what is older than that.
     holds.play("C: b FETCH 1 (FLAGS)\nS~ b OK…\nC: z LOGOUT\nS: * BYE…\nS: z OK…\nS.").await;
-    world.harness.at_rest(1).await;
+    until("nothing in use", || world.harness.connections("active") + world.harness.connections("connecting") == 0)
+        .await;
     world.harness.visit("u8").await;
     assert_eq!(world.server.counters().logins, logins + 1, "its password was verified anew");
     assert_eq!(world.harness.metric("imapool_upstream_retired_total", "operator"), 1);
