@@ -538,3 +538,118 @@ async fn odd_input_is_answered_and_never_panics() {
     assert!(c.line().await.starts_with("* BYE"));
     assert_eq!(server.messages("ann", "INBOX/x").unwrap().len(), 10);
 }
+
+/// Over memory instead of a socket, the same octets.
+#[tokio::test(start_paused = true)]
+async fn a_connection_needs_no_socket() {
+    let options = Options { addresses: Vec::new(), login_delay: Duration::from_secs(60), ..Options::default() };
+    let server = Server::start(options).await.unwrap();
+    let mut stream = server.connect();
+    stream.write_all(b"a LOGIN u pw-u\r\nb LOGOUT\r\n").await.unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).await.unwrap();
+    assert!(said.starts_with("* OK") && said.contains("a OK") && said.contains("b OK"), "{said}");
+    assert_eq!(server.counters().logins, 1);
+    server.stop().await;
+}
+
+/// A server of this kind.
+async fn like(kind: &str) -> Server {
+    let kind = imapool::demo::server::personality::Personality::of(kind).unwrap();
+    Server::start(kind.options()).await.unwrap()
+}
+
+#[tokio::test]
+async fn changes_are_told_by_mod_sequence() {
+    let server = like("dovecot").await;
+    let mut a = Client::login(&server, "u").await;
+    let reply = a.command("a SELECT INBOX (QRESYNC (1 1))").await;
+    assert!(reply.last().unwrap().starts_with("a BAD"), "not enabled: {reply:?}");
+    let reply = a.command("b ENABLE QRESYNC").await;
+    assert_eq!(reply[0], "* ENABLED QRESYNC");
+    let reply = a.command("c SELECT INBOX").await;
+    assert!(reply.iter().any(|line| line.starts_with("* OK [HIGHESTMODSEQ 10]")), "{reply:?}");
+    let validity = reply.iter().find_map(|line| line.strip_prefix("* OK [UIDVALIDITY ")?.split(']').next()).unwrap();
+    let validity = validity.to_owned();
+    assert_eq!(a.command("d STORE 2 +FLAGS.SILENT (\\Deleted)").await[0], "* 2 FETCH (UID 2 MODSEQ (11))");
+    let reply = a.command("e STORE 2:3 (UNCHANGEDSINCE 10) +FLAGS (\\Seen)").await;
+    assert_eq!(reply[0], "* 3 FETCH (UID 3 MODSEQ (12) FLAGS (\\Seen \\Recent))");
+    assert!(reply[1].starts_with("e OK [MODIFIED 2]"), "{reply:?}");
+    let reply = a.command("f EXPUNGE").await;
+    assert_eq!(reply[0], "* VANISHED 2");
+    assert!(reply[1].starts_with("f OK [HIGHESTMODSEQ 13]"), "{reply:?}");
+    let reply = a.command("g UID FETCH 1:* (FLAGS) (CHANGEDSINCE 10 VANISHED)").await;
+    assert_eq!(reply[0], "* VANISHED (EARLIER) 2");
+    assert_eq!(reply[1], "* 2 FETCH (UID 3 FLAGS (\\Seen \\Recent) MODSEQ (12))");
+    assert_eq!(reply.len(), 3);
+    assert_eq!(a.command("h SEARCH MODSEQ 12").await[0], "* SEARCH 2 (MODSEQ 12)");
+    let reply = a.command(&format!("i SELECT INBOX (QRESYNC ({validity} 11 1:5))")).await;
+    assert!(reply.contains(&"* VANISHED (EARLIER) 2".to_owned()), "{reply:?}");
+    assert!(reply.contains(&"* 2 FETCH (UID 3 FLAGS (\\Seen) MODSEQ (12))".to_owned()), "{reply:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_returned_of_search_and_list() {
+    let server = like("dovecot").await;
+    let mut a = Client::select(&server, "u").await;
+    let reply = a.command("a UID SEARCH RETURN (MIN MAX COUNT) 3:5").await;
+    assert_eq!(reply[0], "* ESEARCH (TAG \"a\") UID MIN 3 MAX 5 COUNT 3");
+    assert_eq!(a.command("b SEARCH RETURN () 2,4:5").await[0], "* ESEARCH (TAG \"b\") ALL 2,4:5");
+    assert_eq!(a.command("c SEARCH RETURN (COUNT) DELETED").await[0], "* ESEARCH (TAG \"c\") COUNT 0");
+    let reply = a.command("d LIST (SPECIAL-USE) \"\" (\"*\") RETURN (STATUS (MESSAGES))").await;
+    assert!(reply.contains(&"* LIST (\\HasNoChildren \\Sent) \"/\" \"Sent\"".to_owned()), "{reply:?}");
+    assert!(reply.contains(&"* STATUS \"Sent\" (MESSAGES 2)".to_owned()), "{reply:?}");
+    assert!(!reply.iter().any(|line| line.contains("INBOX")), "{reply:?}");
+    server.stop().await;
+}
+
+/// What a kind says and does is what its reports have.
+#[tokio::test]
+async fn kinds_differ_as_reported() {
+    let script: &[(&str, &[(&str, &str)])] = &[
+        (
+            "netease",
+            &[("a SELECT INBOX", "a NO SELECT Unsafe Login"), ("b ID NIL", "b OK"), ("c SELECT INBOX", "c OK")],
+        ),
+        (
+            "exchange-2013",
+            &[("a SELECT INBOX", "a OK"), ("b MOVE 1 Trash", "[COPYUID "), ("c UNSELECT", "c BAD Command")],
+        ),
+        ("gmail", &[("a SELECT INBOX", "* 0 RECENT"), ("b NOOP", "b OK NOOP completed. [THROTTLED]")]),
+        (
+            "hmailserver",
+            &[("a SELECT INBOX", "a OK"), ("b EXAMINE nosuch", "b BAD"), ("c CHECK", "c OK"), ("d IDLE", "d NO")],
+        ),
+        (
+            "davmail",
+            &[("a SELECT INBOX", "*  10 EXISTS"), ("b STATUS INBOX (MESSAGES)", "b NO"), ("c EXAMINE x", "c NO")],
+        ),
+        (
+            "icloud",
+            &[("a ENABLE QRESYNC", "a OK"), ("b SELECT INBOX", "b OK"), ("c SELECT INBOX (QRESYNC (1 1))", "c BAD")],
+        ),
+        ("xeams", &[("a EXAMINE INBOX", "* 10 EXISTS"), ("b FETCH 1 BODY.PEEK[TEXT]", "* 1 FETCH (BODY[TEXT] {34+}")]),
+        (
+            "courier",
+            &[("a SELECT Sent", "a NO"), ("b SELECT INBOX.Sent", "b OK"), ("c LIST \"\" %", "* LIST (\\HasChildren)")],
+        ),
+        ("domino", &[("a LIST \"\" \"\"", "* LIST (\\Noselect) \"\\\\\""), ("b SELECT \"Archive\\\\2024\"", "b OK")]),
+        ("lacks:MOVE", &[("a SELECT INBOX", "a OK"), ("b MOVE 1 Trash", "b BAD")]),
+    ];
+    for (kind, steps) in script {
+        let server = like(kind).await;
+        let mut client = Client::login(&server, "u").await;
+        for (command, expected) in *steps {
+            let reply = client.command(command).await;
+            assert!(reply.iter().any(|line| line.starts_with(expected)), "{kind}: {command}: {reply:#?}");
+        }
+        server.stop().await;
+    }
+    let server = like("exchange").await;
+    let mut client = Client::connect(server.address()).await;
+    client.line().await;
+    assert!(client.command("a LOGIN u wrong").await[0].starts_with("a OK"));
+    assert_eq!(client.command("b SELECT INBOX").await, ["b BAD User is authenticated but not connected."]);
+    server.stop().await;
+}

@@ -28,9 +28,9 @@ const LACKING: &str = "
 Of these, a server may lack any one, and pooling and sharing work the same: ";
 
 const FAULTY: &str = "
-## Servers that lie or die
+## Servers that throttle, lie or die
 
-The demo's server can contradict itself, or close the connection at one step of it; with `+bye` after the name, it says
+The demo's server can refuse a second connection, contradict itself, or close the connection at one step of it; with `+bye` after the name, it says
 BYE before. Nothing hangs then, nobody is let in who should not be, what is dialed is bounded, and other accounts on the
 same server work on.
 
@@ -51,7 +51,7 @@ pub fn page() -> String {
             });
         } else if name.ends_with("+bye") {
             // The row without says it.
-        } else if name.starts_with("liar") || name.starts_with("dies") {
+        } else if ["liar", "dies", "throttles"].iter().any(|fault| name.starts_with(fault)) {
             faulty.push_str(&format!("| `{name}` | {about} | {told} |\n"));
         } else {
             let yes = |works: bool| if works { "yes" } else { "no" };

@@ -386,6 +386,10 @@ mod tests {
                 "=",
                 ";",
                 "ALL",
+                "MODSEQ",
+                "CHANGEDSINCE",
+                "QRESYNC",
+                "RETURN (MIN)",
                 "Content-Type: multipart/mixed; boundary=b\r\n\r\n",
                 "Content-Type: message/rfc822\r\n\r\n",
             ])
@@ -402,6 +406,12 @@ mod tests {
             let command = Parser::new(octets.clone());
             let items = fetch::parse_items(&mut command.clone()).unwrap_or_default();
             let key = search::parse(&mut command.clone());
+            let _changes = (
+                changes::Parameters::parse(&mut command.clone()),
+                changes::Since::parse(&mut command.clone()),
+                changes::unchanged_since(&mut command.clone()),
+                search::Wanted::parse(&mut command.clone()),
+            );
             let _date = date::DateTime::parse_imap(&mut command.clone()).map(date::DateTime::imap);
             let message = store::Message {
                 uid: 1,

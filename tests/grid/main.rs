@@ -12,7 +12,6 @@ mod support;
 mod door;
 mod faults;
 mod scenes;
-mod table;
 
 use imapool::config::PoolMode;
 use imapool::demo::load::{self, Ending, Load};

@@ -155,7 +155,7 @@ pub struct Quirks {
     /// BODYSTRUCTURE of a multipart has no subtype and no parameters.
     pub odd_structure: bool,
     /// Lines said before the tagged reply of a command, as they are.
-    pub remarks: &'static [Remark],
+    pub remarks: Cow<'static, [Remark]>,
     /// Where the connection ends of itself.
     pub dies: Option<Death>,
     /// `remarks`, `dies` and `not_connected` befall this user alone; `None`: everybody.
@@ -187,12 +187,12 @@ pub enum Literals {
 }
 
 /// A line that a server says before the tagged reply of a command. `TAG` in it stands for the command's tag.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Remark {
     /// The command's name in upper case; `*` is any command after login.
     pub verb: &'static str,
     /// The line without its end; an empty one is just that.
-    pub line: &'static str,
+    pub line: Cow<'static, str>,
     /// The command's own untagged replies are not said.
     pub instead: bool,
 }
@@ -271,6 +271,7 @@ impl Personality {
     pub fn all() -> Vec<Self> {
         let mut all = kinds::servers();
         all.extend(kinds::lacking());
+        all.extend(kinds::throttling());
         all.extend(kinds::liars());
         all.extend(kinds::dying());
         all

@@ -63,6 +63,10 @@ fn names(list: &[&str]) -> Vec<String> {
     list.iter().map(|name| (*name).to_owned()).collect()
 }
 
+const fn remark(verb: &'static str, line: &'static str, instead: bool) -> Remark {
+    Remark { verb, line: Cow::Borrowed(line), instead }
+}
+
 /// The servers that people run.
 pub(super) fn servers() -> Vec<Personality> {
     vec![
@@ -399,7 +403,7 @@ fn domino() -> Personality {
         quirks: Quirks {
             folded_strings: true,
             literals: Literals::LineAfter,
-            remarks: &[Remark { verb: "FETCH", line: "* OK", instead: false }],
+            remarks: vec![remark("FETCH", "* OK", false)].into(),
             ..Quirks::default()
         },
         ..Options::default()
@@ -465,43 +469,70 @@ pub(super) fn lacking() -> Vec<Personality> {
     all
 }
 
+/// In what words a login too many is refused: imapsync/imapsync #272, lefcha/imapfilter #146, zone-eu/wildduck #35,
+/// jstedfast/MailKit #377, mscdex/node-imap #606 and #882; the bandwidth as Google's help has it.
+const THROTTLES: [(&str, &str); 7] = [
+    ("backoff", "BAD Request is throttled. Suggested Backoff Time: 299961 milliseconds"),
+    ("no-backoff", "NO Request is throttled. Suggested Backoff Time: 299961 milliseconds"),
+    ("unavailable", "NO Server Unavailable. 15"),
+    ("bandwidth", "NO [ALERT] Account exceeded command or bandwidth limits. (Failure)"),
+    ("connections", "NO [ALERT] Too many simultaneous connections. (Failure)"),
+    ("rate", "NO [LIMIT] LOGIN Rate limit hit."),
+    ("dovecot", "NO [UNAVAILABLE] Maximum number of connections from user+IP exceeded (mail_max_userip_connections=1)"),
+];
+
+/// Servers that let an account have one connection.
+pub(super) fn throttling() -> Vec<Personality> {
+    let throttles = |(name, too_many): (&str, &'static str)| {
+        let base = dovecot().options;
+        let words = Words { too_many, ..base.words };
+        Personality {
+            name: format!("throttles:{name}").into(),
+            about: format!("lets an account have one connection; `{too_many}` to the next").into(),
+            verdict: Verdict { set: "Set `pool.max_per_account` to what it allows.".into(), ..WORKS },
+            options: Options { words, max_connections_per_account: Some(1), ..base },
+        }
+    };
+    THROTTLES.into_iter().map(throttles).collect()
+}
+
 /// Numbers that contradict what is known. The victim of these is a mailbox, and whoever works in it.
 const LIES: [(&str, &str, &[Remark]); 6] = [
     (
         "liar:exists",
         "announces 4,294,967,295 messages, and then none",
         &[
-            Remark { verb: "NOOP", line: "* 4294967295 EXISTS", instead: false },
-            Remark { verb: "NOOP", line: "* 0 EXISTS", instead: false },
-            Remark { verb: "FETCH", line: "* 4294967295 EXISTS", instead: false },
+            remark("NOOP", "* 4294967295 EXISTS", false),
+            remark("NOOP", "* 0 EXISTS", false),
+            remark("FETCH", "* 4294967295 EXISTS", false),
         ],
     ),
     (
         "liar:search",
         "finds all 4,294,967,295 UIDs",
         &[
-            Remark { verb: "SEARCH", line: "* ESEARCH (TAG \"TAG\") UID ALL 1:4294967295", instead: true },
-            Remark { verb: "SEARCH", line: "* SEARCH 4294967295 1 1 0", instead: true },
+            remark("SEARCH", "* ESEARCH (TAG \"TAG\") UID ALL 1:4294967295", true),
+            remark("SEARCH", "* SEARCH 4294967295 1 1 0", true),
         ],
     ),
     (
         "liar:expunge",
         "expunges messages that are not there",
         &[
-            Remark { verb: "NOOP", line: "* 4294967295 EXPUNGE", instead: false },
-            Remark { verb: "NOOP", line: "* 0 EXPUNGE", instead: false },
-            Remark { verb: "NOOP", line: "* 0 EXISTS", instead: false },
-            Remark { verb: "NOOP", line: "* 1 EXPUNGE", instead: false },
-            Remark { verb: "FETCH", line: "* VANISHED 1:4294967295", instead: false },
+            remark("NOOP", "* 4294967295 EXPUNGE", false),
+            remark("NOOP", "* 0 EXPUNGE", false),
+            remark("NOOP", "* 0 EXISTS", false),
+            remark("NOOP", "* 1 EXPUNGE", false),
+            remark("FETCH", "* VANISHED 1:4294967295", false),
         ],
     ),
     (
         "liar:fetch",
         "tells of flags of messages that are not there",
         &[
-            Remark { verb: "NOOP", line: "* 4294967295 FETCH (FLAGS (\\Seen))", instead: false },
-            Remark { verb: "FETCH", line: "* 4294967294 FETCH (UID 4294967295 FLAGS (\\Seen))", instead: false },
-            Remark { verb: "STORE", line: "* 0 FETCH (FLAGS (\\Seen))", instead: false },
+            remark("NOOP", "* 4294967295 FETCH (FLAGS (\\Seen))", false),
+            remark("FETCH", "* 4294967294 FETCH (UID 4294967295 FLAGS (\\Seen))", false),
+            remark("STORE", "* 0 FETCH (FLAGS (\\Seen))", false),
         ],
     ),
     ("liar:login", "answers any login with OK, and refuses what comes after a wrong one", &[]),
@@ -509,12 +540,12 @@ const LIES: [(&str, &str, &[Remark]); 6] = [
         "liar",
         "contradicts itself in every way at once",
         &[
-            Remark { verb: "SELECT", line: "* 4294967295 EXISTS", instead: false },
-            Remark { verb: "NOOP", line: "* 0 EXISTS", instead: false },
-            Remark { verb: "NOOP", line: "* 1 EXPUNGE", instead: false },
-            Remark { verb: "SEARCH", line: "* ESEARCH (TAG \"TAG\") UID ALL 1:4294967295", instead: true },
-            Remark { verb: "FETCH", line: "* 4294967295 FETCH (FLAGS (\\Seen))", instead: false },
-            Remark { verb: "STORE", line: "* 4294967295 EXPUNGE", instead: false },
+            remark("SELECT", "* 4294967295 EXISTS", false),
+            remark("NOOP", "* 0 EXISTS", false),
+            remark("NOOP", "* 1 EXPUNGE", false),
+            remark("SEARCH", "* ESEARCH (TAG \"TAG\") UID ALL 1:4294967295", true),
+            remark("FETCH", "* 4294967295 FETCH (FLAGS (\\Seen))", false),
+            remark("STORE", "* 4294967295 EXPUNGE", false),
         ],
     ),
 ];
@@ -524,7 +555,10 @@ pub(super) fn liars() -> Vec<Personality> {
     let lies = |(name, about, remarks): (&'static str, &'static str, &'static [Remark])| {
         let not_connected =
             matches!(name, "liar" | "liar:login").then_some("BAD User is authenticated but not connected.");
-        let options = Options { quirks: Quirks { remarks, not_connected, ..Quirks::default() }, ..dovecot().options };
+        let options = Options {
+            quirks: Quirks { remarks: Cow::Borrowed(remarks), not_connected, ..Quirks::default() },
+            ..dovecot().options
+        };
         // A wrong login alone hurts nobody else.
         let well = name == "liar:login";
         let know = if well { "" } else { "Sessions in the mailbox end. Other accounts work on." };
