@@ -17,6 +17,7 @@ use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::{LoginPath, LoginResult, Metrics};
 use crate::pool::{Account, CheckoutError, Grant, Key, Pass, Pools};
 use crate::secret::{Fingerprint, Fingerprinter, NoRandomness};
+use crate::shown;
 use crate::throttle::{Standing, Throttle};
 use crate::upstream::backend::{Backend, OpenError};
 use crate::upstream::login::{LoginError, Outcome, Refusal};
@@ -207,7 +208,8 @@ impl Authenticator {
         let (result, path) = match &verdict {
             Verdict::Accepted(_) => (LoginResult::Verified, LoginPath::Verified),
             Verdict::Refused(refusal) => {
-                info!(user = %String::from_utf8_lossy(&asker.user), client = client.map(tracing::field::display), reply = refusal.reply, "login refused");
+                let (client, user) = (client.map(tracing::field::display), shown::text(&asker.user));
+                info!(client, user, reply = refusal.reply, "login refused");
                 self.hold(&asker).await;
                 (LoginResult::Refused, LoginPath::Refused)
             }
@@ -299,7 +301,7 @@ impl Authenticator {
                 Verdict::Unavailable
             }
             Err(OpenError::Limit(text)) => {
-                warn!(backend = backend.config.name, user = %String::from_utf8_lossy(&key.user), text, "backend limits connections");
+                warn!(backend = backend.config.name, user = shown::text(&key.user), text, "backend limits connections");
                 Verdict::Limit
             }
             // Told once, when the circuit opened, and not with each login.

@@ -443,6 +443,8 @@ impl Default for Auth {
 pub struct Limits {
     /// Client sessions in all. Default 20,000.
     pub sessions: usize,
+    /// Of these, connections that have not logged in; the oldest gives way to the next. Default 25 %.
+    pub unauthenticated: Share,
     /// Client sessions of one client address; 0: only `sessions` counts. Default 0: a front end is one address.
     pub sessions_per_address: usize,
     /// Default 10 s.
@@ -470,6 +472,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             sessions: 20_000,
+            unauthenticated: Share::Percent(25),
             sessions_per_address: 0,
             tls_handshake_timeout: Duration::from_secs(10),
             login_timeout: Duration::from_secs(60),
@@ -478,6 +481,38 @@ impl Default for Limits {
             command_line: 64 * 1024,
             literals: 64 * 1024,
             drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A limit within another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// So many.
+    Number(usize),
+    /// Such a part of the other, 1 to 100.
+    Percent(u8),
+}
+
+impl Share {
+    /// Of a part: a few at least, so that small numbers do not leave less than a burst needs.
+    const LEAST: usize = 10;
+
+    /// As a number, where the other limit is `whole`.
+    #[must_use]
+    pub fn of(self, whole: usize) -> usize {
+        match self {
+            Self::Number(number) => number.min(whole),
+            Self::Percent(percent) => (whole.saturating_mul(percent.into()) / 100).max(Self::LEAST).min(whole),
+        }
+    }
+}
+
+impl Serialize for Share {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Number(number) => serializer.serialize_u64(*number as u64),
+            Self::Percent(percent) => serializer.collect_str(&format_args!("{percent}%")),
         }
     }
 }

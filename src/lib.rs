@@ -12,8 +12,10 @@ pub mod imap;
 pub mod import;
 pub mod lifecycle;
 pub mod listener;
+pub mod log_format;
 pub mod mailbox;
 pub mod metrics;
+pub mod names;
 pub mod pool;
 pub mod ports;
 mod process;
@@ -21,6 +23,7 @@ pub mod proxy_protocol;
 pub mod schema;
 pub mod secret;
 pub mod session;
+pub mod shown;
 #[cfg(target_os = "linux")]
 mod sock_diag;
 pub mod stream;

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal};
 
 use imapool::admin::Remember;
 use imapool::config::{Log, LogFormat};
+use imapool::log_format::{Fields, JsonLines};
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::reload::{self, Handle};
@@ -50,11 +51,11 @@ pub(crate) fn start(log: &Log) -> Result<Level, LogError> {
         _ => (EnvFilter::new(directives(log)), false),
     };
     let (filter, handle) = reload::Layer::new(filter);
-    let output = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let output = tracing_subscriber::fmt::layer().fmt_fields(Fields).with_writer(io::stderr);
     let log_to = tracing_subscriber::registry().with(filter).with(Remember);
     match log.format {
         LogFormat::Text => log_to.with(output.with_ansi(io::stderr().is_terminal())).try_init(),
-        LogFormat::Json => log_to.with(output.json().flatten_event(true)).try_init(),
+        LogFormat::Json => log_to.with(output.event_format(JsonLines)).try_init(),
     }
     .map_err(|error| LogError::Twice(Box::new(error)))?;
     Ok(Level { filter: (!fixed).then_some(handle) })

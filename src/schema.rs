@@ -75,6 +75,9 @@ fn kind(section: &str, key: &str) -> Value {
         ("pool", "max_total") | ("limits", "sessions_per_address") => {
             json!({ "type": "integer", "minimum": 0, "maximum": 1_000_000 })
         }
+        ("limits", "unauthenticated") => json!({ "anyOf": [
+            { "type": "integer", "minimum": 1, "maximum": 1_000_000 }, { "type": "string", "pattern": "^ *[0-9]+ *% *$" }
+        ] }),
         ("limits", "command_line" | "literals") | ("pool", "drain_bytes") => {
             json!({ "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": "^[0-9.]+ *[A-Za-z]*$" }] })
         }
@@ -169,6 +172,7 @@ mod tests {
         "\"4096\"",
         "\"/etc/x.pem\"",
         "\"40000-49999\"",
+        "\"25%\"",
         "\"127.0.0.1:143\"",
         "\"unix:/run/x.sock\"",
     ];

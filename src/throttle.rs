@@ -4,17 +4,21 @@
 //! Nobody is locked out. A front end's address is everybody's, and an account's name is known to anyone: so wrong logins
 //! make those behind them wait for their turn, and what speaks for an attempt (this credential was good once, right logins
 //! came from this address) counts for more than what others did to the account.
+//!
+//! All that is held against a name is held against its spellings, too ([`attacked`]).
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
+
+use crate::names::attacked;
 
 /// Failures of a pair are remembered for this long after the last one.
 const MEMORY: Duration = Duration::from_secs(60);
 /// Delays double up to this many times the first.
 const MAX_FACTOR: u32 = 16;
-/// Pairs, addresses, accounts remembered at once, each. 100 octets each.
+/// Pairs, addresses, accounts remembered at once, each. 100 octets each as a rule; 400 at most, by the length of names.
 const MAX_ENTRIES: usize = 100_000;
 /// Wrong logins weigh half after this time.
 const BAD_HALF_LIFE: f64 = 60.0;
@@ -72,11 +76,26 @@ impl Record {
 
 type Pair = (Vec<u8>, Option<IpAddr>);
 
+/// Of a pair.
+#[derive(Debug, Clone, Copy)]
+struct Failures {
+    number: u32,
+    last: Instant,
+    /// How the name was spelled, if always in the same way.
+    spelling: Option<u64>,
+}
+
+fn spelling(user: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    user.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Throttle {
     first_delay: Duration,
-    pairs: HashMap<Pair, (u32, Instant)>,
+    pairs: HashMap<Pair, Failures>,
     addresses: HashMap<Option<IpAddr>, Record>,
     accounts: HashMap<Vec<u8>, Record>,
 }
@@ -93,8 +112,9 @@ impl Throttle {
     pub fn standing(&self, user: &[u8], client: Option<IpAddr>, now: Instant) -> Standing {
         let client = network(client);
         let of_address = self.addresses.get(&client).map_or(Record::new(now), |record| record.aged(now));
-        let of_account = self.accounts.get(user).map_or(0.0, |record| record.aged(now).bad);
-        let of_pair = self.failures(user, client, now);
+        let user = attacked(user);
+        let of_account = self.accounts.get(&user).map_or(0.0, |record| record.aged(now).bad);
+        let of_pair = self.failures(&(user, client), now);
         match of_address {
             record if record.is_familiar() && of_pair < BAD_PAIR => Standing::Familiar,
             record if record.is_familiar() || record.bad >= BAD_ADDRESS || of_account >= BAD_ACCOUNT => {
@@ -113,7 +133,7 @@ impl Throttle {
     /// was held back already.
     #[must_use]
     pub fn delay(&self, user: &[u8], client: Option<IpAddr>, now: Instant) -> Duration {
-        match self.failures(user, network(client), now) {
+        match self.failures(&(attacked(user), network(client)), now) {
             0 | 1 => Duration::ZERO,
             failures => self.delay_after(failures - 1),
         }
@@ -129,22 +149,25 @@ impl Throttle {
         let of_address = of_address.map_or(0.0, |record| record.bad / 4.0).clamp(0.0, 1000.0);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 1000")]
         let of_address = of_address as u32;
-        self.delay_after(self.failures(user, client, now).max(of_address).max(1))
+        self.delay_after(self.failures(&(attacked(user), client), now).max(of_address).max(1))
     }
 
     /// The backend has refused.
     pub fn failed(&mut self, user: &[u8], client: Option<IpAddr>, now: Instant) {
         let client = network(client);
-        make_room(&mut self.pairs, |(_, last)| now < *last + MEMORY / 4);
-        let (failures, last) = self.pairs.entry((user.to_vec(), client)).or_insert((0, now));
-        *failures = if now < *last + MEMORY { failures.saturating_add(1) } else { 1 };
-        *last = now;
+        let name = attacked(user);
+        make_room(&mut self.pairs, |failures| now < failures.last + MEMORY / 4);
+        let none = Failures { number: 0, last: now, spelling: Some(spelling(user)) };
+        let failures = self.pairs.entry((name.clone(), client)).or_insert(none);
+        failures.number = if now < failures.last + MEMORY { failures.number.saturating_add(1) } else { 1 };
+        failures.last = now;
+        failures.spelling = failures.spelling.filter(|known| *known == spelling(user));
         make_room(&mut self.addresses, |record| record.aged(now).is_familiar());
         let address = self.addresses.entry(client).or_insert(Record::new(now));
         *address = address.aged(now);
         address.bad += 1.0;
         make_room(&mut self.accounts, |record| record.aged(now).bad >= BAD_ACCOUNT);
-        let account = self.accounts.entry(user.to_vec()).or_insert(Record::new(now));
+        let account = self.accounts.entry(name).or_insert(Record::new(now));
         *account = account.aged(now);
         account.bad += 1.0;
     }
@@ -153,7 +176,11 @@ impl Throttle {
     /// logging in to it again and again.
     pub fn succeeded(&mut self, user: &[u8], client: Option<IpAddr>, now: Instant) {
         let client = network(client);
-        self.pairs.remove(&(user.to_vec(), client));
+        // Only by the name that failed: a server may have given one of its spellings to somebody else.
+        let pair = (attacked(user), client);
+        if self.pairs.get(&pair).is_some_and(|failures| failures.spelling == Some(spelling(user))) {
+            self.pairs.remove(&pair);
+        }
         make_room(&mut self.addresses, |record| record.aged(now).is_familiar());
         let address = self.addresses.entry(client).or_insert(Record::new(now));
         *address = address.aged(now);
@@ -162,15 +189,14 @@ impl Throttle {
 
     /// Forgets what no longer counts.
     pub fn sweep(&mut self, now: Instant) {
-        self.pairs.retain(|_, (_, last)| now < *last + MEMORY);
+        self.pairs.retain(|_, failures| now < failures.last + MEMORY);
         let counts = |record: &mut Record| record.aged(now).good.max(record.aged(now).bad) >= NOTHING;
         self.addresses.retain(|_, record| counts(record));
         self.accounts.retain(|_, record| counts(record));
     }
 
-    fn failures(&self, user: &[u8], client: Option<IpAddr>, now: Instant) -> u32 {
-        let known = self.pairs.get(&(user.to_vec(), client));
-        known.map_or(0, |(failures, last)| if now < *last + MEMORY { *failures } else { 0 })
+    fn failures(&self, pair: &Pair, now: Instant) -> u32 {
+        self.pairs.get(pair).map_or(0, |failures| if now < failures.last + MEMORY { failures.number } else { 0 })
     }
 
     fn delay_after(&self, failures: u32) -> Duration {
@@ -284,6 +310,39 @@ mod tests {
         assert_eq!(throttle.standing(b"v", from("2001:db8:1:3::1"), now), Standing::Unknown);
         throttle.failed(b"u", from("::ffff:192.0.2.1"), now);
         assert_eq!(throttle.standing(b"v", from("::ffff:192.0.2.2"), now), Standing::Unknown);
+    }
+
+    #[test]
+    fn spellings_of_a_name_count_together() {
+        let now = Instant::now();
+        let mut throttle = Throttle::new(SECOND);
+        throttle.succeeded(b"somebody", address(1), now);
+        let spellings: Vec<String> =
+            (0..160).map(|n| format!("{}vIctim{}", " ".repeat(n % 7), "\t".repeat(n / 7))).collect();
+        for (n, user) in spellings.iter().enumerate() {
+            throttle.failed(user.as_bytes(), address(10 + n as u8), now);
+        }
+        let stands = |throttle: &Throttle, user: &[u8], from| throttle.standing(user, address(from), now);
+        assert_eq!(stands(&throttle, b"Victim", 250), Standing::Suspect, "from a new address");
+        assert_eq!(stands(&throttle, b"VICTIM", 1), Standing::Familiar);
+        for user in &spellings[..BAD_PAIR as usize] {
+            throttle.failed(user.as_bytes(), address(1), now);
+        }
+        assert_eq!(stands(&throttle, b"VICTIM", 1), Standing::Suspect, "through the front end");
+        assert!(throttle.delay(b"victim", address(1), now) > SECOND);
+    }
+
+    #[test]
+    fn who_owns_another_spelling_cannot_clear_what_is_held_against_this_one() {
+        let now = Instant::now();
+        let mut throttle = Throttle::new(SECOND);
+        for _ in 0..3 {
+            throttle.failed(b"victim", address(1), now);
+        }
+        throttle.succeeded(b"Victim", address(1), now);
+        assert_eq!(throttle.delay(b"victim", address(1), now), 2 * SECOND);
+        throttle.succeeded(b"victim", address(1), now);
+        assert_eq!(throttle.delay(b"victim", address(1), now), Duration::ZERO);
     }
 
     #[test]

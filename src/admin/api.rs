@@ -12,8 +12,10 @@ use tracing::info;
 use super::sampler::Sampler;
 use crate::app::{Proxy, ReloadError};
 use crate::metrics::{CheckoutResult, ConnectionState, DialResult, RetireReason};
+use crate::names::folded;
 use crate::pool::Account;
 use crate::session::registry::Record;
+use crate::shown;
 use crate::upstream::backend::{Backend, Service};
 
 /// Rows of a page, unless the request says otherwise.
@@ -174,7 +176,8 @@ fn session_row(record: &Arc<Record>) -> SessionRow {
 pub(super) fn sessions(proxy: &Proxy, query: &Query) -> Value {
     let mut records = proxy.registry().all();
     if let Some(user) = &query.account {
-        records.retain(|record| record.account().is_some_and(|account| account.key().user == *user));
+        let name = folded(user);
+        records.retain(|record| record.account().is_some_and(|account| folded(&account.key().user) == name));
     }
     if !query.filter.is_empty() {
         records.retain(|record| {
@@ -245,6 +248,7 @@ pub(super) async fn act(proxy: &Proxy, path: &str, query: &str) -> Option<Done> 
     Some(match segments[..] {
         ["accounts", account, "retire"] => retire(proxy, &octets(account)),
         ["accounts", account, "trace"] => trace(proxy, &octets(account), query),
+        ["accounts", account, "close"] => close_all(proxy, &octets(account)),
         ["sessions", id, "close"] => close(proxy, id),
         ["backends", name, verb @ ("pause" | "resume" | "drain")] => serve(proxy, &octets(name), verb),
         ["reload"] => reload(proxy).await,
@@ -252,10 +256,21 @@ pub(super) async fn act(proxy: &Proxy, path: &str, query: &str) -> Option<Done> 
     })
 }
 
-/// Ends what imapool holds for an account: connections at rest at once, others when their sessions end; and the next login
-/// is verified anew.
+/// All accounts that this name may mean, however it is spelled, and their names.
+fn named(proxy: &Proxy, user: &[u8]) -> (Vec<Arc<Account>>, Vec<String>) {
+    let name = folded(user);
+    let mut accounts = proxy.pools().accounts();
+    accounts.retain(|account| folded(&account.key().user) == name);
+    let mut users: Vec<_> = accounts.iter().map(|account| account.name()).collect();
+    users.sort();
+    users.dedup();
+    (accounts, users)
+}
+
+/// Ends what imapool holds for an account, however its name is spelled: connections at rest at once, others when their
+/// sessions end; and the next login is verified anew.
 fn retire(proxy: &Proxy, user: &[u8]) -> Done {
-    let accounts: Vec<_> = proxy.pools().accounts().into_iter().filter(|account| account.key().user == user).collect();
+    let (accounts, users) = named(proxy, user);
     if accounts.is_empty() {
         return Done::NoSuch("account");
     }
@@ -263,8 +278,8 @@ fn retire(proxy: &Proxy, user: &[u8]) -> Done {
     for account in &accounts {
         account.retire_all(RetireReason::Operator);
     }
-    info!(user = %String::from_utf8_lossy(user), connections, "retired by an administrator");
-    Done::Well(json!({ "accounts": accounts.len(), "connections": connections }))
+    info!(user = shown::text(user), accounts = accounts.len(), connections, "retired by an administrator");
+    Done::Well(json!({ "accounts": accounts.len(), "connections": connections, "users": users }))
 }
 
 /// For `seconds`, an hour at most and a minute by default.
@@ -274,16 +289,33 @@ fn trace(proxy: &Proxy, user: &[u8], query: &str) -> Done {
         return Done::Not(400, "seconds must be a number".to_owned());
     };
     let seconds = seconds.min(LONGEST_TRACE);
-    let mut accounts = proxy.pools().accounts();
-    accounts.retain(|account| account.key().user == user);
+    let (accounts, users) = named(proxy, user);
     if accounts.is_empty() {
         return Done::NoSuch("account");
     }
     for account in &accounts {
         account.trace_for(Duration::from_secs(seconds));
     }
-    info!(user = %String::from_utf8_lossy(user), seconds, "protocol traced by an administrator");
-    Done::Well(json!({ "accounts": accounts.len(), "seconds": seconds }))
+    info!(user = shown::text(user), accounts = accounts.len(), seconds, "protocol traced by an administrator");
+    Done::Well(json!({ "accounts": accounts.len(), "seconds": seconds, "users": users }))
+}
+
+/// Closes all sessions of an account, however its name is spelled.
+fn close_all(proxy: &Proxy, user: &[u8]) -> Done {
+    let name = folded(user);
+    let mut records = proxy.registry().all();
+    records.retain(|record| record.account().is_some_and(|account| folded(&account.key().user) == name));
+    if records.is_empty() {
+        return Done::NoSuch("account with a session");
+    }
+    let mut users: Vec<_> = records.iter().filter_map(|record| Some(record.account()?.name())).collect();
+    users.sort();
+    users.dedup();
+    for record in &records {
+        record.close();
+    }
+    info!(user = shown::text(user), sessions = records.len(), "sessions closed by an administrator");
+    Done::Well(json!({ "sessions": records.len(), "users": users }))
 }
 
 fn close(proxy: &Proxy, id: &str) -> Done {

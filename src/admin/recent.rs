@@ -1,18 +1,18 @@
 //! The latest warnings and errors of the log, each of which says what to do, for the status page.
 
 use std::collections::VecDeque;
-use std::fmt::{self, Write as _};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 
+use crate::log_format::Line;
+
 /// Different messages that are remembered.
 const MOST: usize = 50;
-/// Octets of the fields of one message that are remembered.
+/// Characters of the fields of one message that are remembered.
 const LONGEST: usize = 500;
 
 /// One message, as often as it came.
@@ -48,9 +48,10 @@ impl<S: Subscriber> Layer<S> for Remember {
             Level::WARN => "warn",
             _ => return,
         };
-        let mut text = Text::default();
+        let mut text = Line::default();
         event.record(&mut text);
         let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        text.fields = text.fields.chars().take(LONGEST).collect();
         let mut recent = RECENT.lock();
         let known = recent.iter().position(|known| known.message == text.message);
         let times = known.and_then(|known| recent.remove(known)).map_or(0, |known| known.times);
@@ -58,23 +59,6 @@ impl<S: Subscriber> Layer<S> for Remember {
             recent.pop_front();
         }
         recent.push_back(Recent { level, at, times: times + 1, message: text.message, fields: text.fields });
-    }
-}
-
-#[derive(Default)]
-struct Text {
-    message: String,
-    fields: String,
-}
-
-impl Visit for Text {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if field.name() == "message" {
-            let _ = write!(self.message, "{value:?}");
-        } else if self.fields.len() < LONGEST {
-            let space = if self.fields.is_empty() { "" } else { " " };
-            let _ = write!(self.fields, "{space}{}={value:?}", field.name());
-        }
     }
 }
 

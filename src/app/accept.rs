@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::config::{Limits, Live, TlsMode};
 use crate::listener::{BoundListener, ClientAddr, ListenerContext, prepare};
 use crate::metrics::{Metrics, SessionClose};
+use crate::session::crowd::{Crowd, Place};
 use crate::session::driver::{self, Context};
 use crate::stream::Stream;
 
@@ -26,24 +27,20 @@ const MAX_REFUSALS: usize = 256;
 /// How long a client may take to complete TCP's handshake with a listener that is being handed over.
 const HANDSHAKES: Duration = Duration::from_secs(1);
 
+/// Those who gave way are told of in the log this often at most; each has its own line besides.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+
 /// Lets in as many client sessions as there may be, in all and of one address.
 #[derive(Debug)]
 pub(super) struct Gate {
-    sessions: AtomicUsize,
-    /// Of `[limits]`: in all, and of one address.
-    most: ArcSwap<(usize, usize)>,
+    crowd: Arc<Crowd>,
+    /// `limits.sessions_per_address`
+    most_of_address: AtomicUsize,
     /// Those who are told that there is no place, at once.
     refusals: Arc<Semaphore>,
     addresses: Mutex<HashMap<IpAddr, usize>>,
-}
-
-/// A place among `limits.sessions`.
-struct Place(Arc<Gate>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Ordering::AcqRel);
-    }
+    /// When it was last told that somebody had to give way.
+    told: Mutex<Option<Instant>>,
 }
 
 /// The right of one address to a further session.
@@ -54,25 +51,39 @@ struct Admission {
 
 impl Gate {
     pub(super) fn new(limits: &Limits) -> Arc<Self> {
-        let most = ArcSwap::from_pointee((limits.sessions, limits.sessions_per_address));
-        let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
-        Arc::new(Self { sessions: AtomicUsize::new(0), most, refusals, addresses: Mutex::default() })
+        Arc::new(Self {
+            crowd: Crowd::new(limits),
+            most_of_address: AtomicUsize::new(limits.sessions_per_address),
+            refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
+            addresses: Mutex::default(),
+            told: Mutex::default(),
+        })
     }
 
-    /// Goes by other limits from now on; whoever is in stays.
+    /// Goes by other limits from now on; whoever has logged in stays.
     pub(super) fn apply(&self, limits: &Limits) {
-        self.most.store(Arc::new((limits.sessions, limits.sessions_per_address)));
+        self.crowd.apply(limits);
+        self.most_of_address.store(limits.sessions_per_address, Ordering::Relaxed);
     }
 
-    fn place(self: &Arc<Self>) -> Option<Place> {
-        let most = self.most.load().0;
-        let more = |sessions: usize| (sessions < most).then_some(sessions + 1);
-        self.sessions.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
-        Some(Place(Arc::clone(self)))
+    fn place(&self) -> Option<Arc<Place>> {
+        let (place, gave_way) = self.crowd.enter();
+        if gave_way > 0 {
+            let mut told = self.told.lock();
+            if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
+                *told = Some(Instant::now());
+                let waiting = self.crowd.strangers();
+                warn!(
+                    waiting,
+                    "too many connections that have not logged in; the oldest give way (limits.unauthenticated)"
+                );
+            }
+        }
+        place.map(Arc::new)
     }
 
     fn admit(self: &Arc<Self>, client: ClientAddr) -> Option<Admission> {
-        let most = self.most.load().1;
+        let most = self.most_of_address.load(Ordering::Relaxed);
         let address = client.ip().filter(|_| most > 0);
         if let Some(address) = address {
             let mut addresses = self.addresses.lock();
@@ -172,7 +183,19 @@ impl Acceptor {
         listener: Arc<ListenerContext>,
     ) {
         let limit = context.limits.tls_handshake_timeout;
-        let accepted = match Box::pin(prepare(stream, peer, &listener, limit)).await {
+        let prepared = {
+            let prepared = Box::pin(prepare(stream, peer, &listener, limit));
+            tokio::select! {
+                biased;
+                // Nothing can be said in the middle of a handshake.
+                () = counted.place.given_up() => {
+                    info!(client = %peer, listener = listener.config.name, "gave way before it was ready");
+                    return context.metrics.session_closed(SessionClose::GaveWay);
+                }
+                prepared = prepared => prepared,
+            }
+        };
+        let accepted = match prepared {
             Ok(accepted) => accepted,
             Err(error) => {
                 info!(client = %peer, listener = listener.config.name, %error, "handshake failed");
@@ -199,7 +222,7 @@ impl Acceptor {
             });
             return;
         };
-        let enrolled = context.registry.enroll(client, listener);
+        let enrolled = context.registry.enroll(client, listener, &counted.place);
         self.sessions.spawn(async move {
             let record = Arc::clone(enrolled.record());
             let _held = (enrolled, counted, admission);
@@ -213,16 +236,16 @@ fn turned_away(context: &Context, listener: &ListenerContext, client: ClientAddr
     context.metrics.session_closed(SessionClose::Limit);
 }
 
-/// A session in `imapool_client_sessions`, and its place among `limits.sessions`.
+/// A session in `imapool_client_sessions`, and its place inside.
 struct Counted {
     metrics: Arc<Metrics>,
-    _place: Place,
+    place: Arc<Place>,
 }
 
 impl Counted {
-    fn new(metrics: &Arc<Metrics>, place: Place) -> Self {
+    fn new(metrics: &Arc<Metrics>, place: Arc<Place>) -> Self {
         metrics.client_sessions.inc();
-        Self { metrics: Arc::clone(metrics), _place: place }
+        Self { metrics: Arc::clone(metrics), place }
     }
 }
 

@@ -1,6 +1,7 @@
 //! `imapool ctl`: the actions.
 
 use clap::Subcommand;
+use imapool::shown::Plain;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
@@ -14,13 +15,17 @@ pub(crate) enum Action {
     /// Connections at rest end at once, those in use when their sessions end. For a password that has changed, or a mailbox
     /// that has moved.
     Retire {
-        /// The user's name, as it logs in.
+        /// The user's name; all that differ only in case and the like are meant.
         account: String,
     },
-    /// Close a client session: at rest by BYE, else as soon as its command is over.
+    /// Close a client session, or all of an account: at rest by BYE, else as soon as its command is over.
     Close {
         /// Its number, as `imapool top` and the log tell it.
-        session: u64,
+        #[arg(required_unless_present = "account")]
+        session: Option<u64>,
+        /// The user's name instead; all that differ only in case and the like are meant.
+        #[arg(long, value_name = "USER", conflicts_with = "session")]
+        account: Option<String>,
     },
     /// Have sessions wait for connections to a backend, up to pool.checkout_timeout.
     Pause {
@@ -39,7 +44,7 @@ pub(crate) enum Action {
     },
     /// Log the commands and replies of an account for a while, without passwords, texts and messages.
     Trace {
-        /// The user's name, as it logs in.
+        /// The user's name; all that differ only in case and the like are meant.
         account: String,
         /// For how long, at most an hour; "0s" ends it.
         #[arg(long = "for", value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
@@ -54,7 +59,8 @@ impl Action {
         let segment = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         match self {
             Self::Retire { account } => format!("accounts/{}/retire", segment(account)),
-            Self::Close { session } => format!("sessions/{session}/close"),
+            Self::Close { account: Some(account), .. } => format!("accounts/{}/close", segment(account)),
+            Self::Close { session, .. } => format!("sessions/{}/close", session.unwrap_or_default()),
             Self::Pause { backend } => format!("backends/{}/pause", segment(backend)),
             Self::Drain { backend } => format!("backends/{}/drain", segment(backend)),
             Self::Resume { backend } => format!("backends/{}/resume", segment(backend)),
@@ -71,20 +77,29 @@ impl Action {
 pub(crate) async fn run(client: &Client, action: &Action) -> Result<String, ClientError> {
     let told = client.post(&action.path()).await?;
     Ok(match action {
-        Action::Retire { account } => format!("{account}: {} connections retired", told["connections"]),
-        Action::Close { session } => format!("session {session} is being closed"),
+        Action::Retire { .. } => format!("{}: {} connections retired", users(&told), told["connections"]),
+        Action::Close { account: Some(_), .. } => {
+            format!("{}: {} sessions are being closed", users(&told), told["sessions"])
+        }
+        Action::Close { session, .. } => format!("session {} is being closed", session.unwrap_or_default()),
         Action::Pause { backend } | Action::Resume { backend } => {
             format!("{backend}: {}, {} connections", text(&told["service"]), told["connections"])
         }
         Action::Drain { backend } => {
             format!("{backend}: drained; {} sessions are being closed", told["sessions"])
         }
-        Action::Trace { account, time } if time.is_zero() => format!("{account}: no longer traced"),
-        Action::Trace { account, time } => {
-            format!("{account}: traced into the log for {}", humantime::format_duration(*time))
+        Action::Trace { time, .. } if time.is_zero() => format!("{}: no longer traced", users(&told)),
+        Action::Trace { time, .. } => {
+            format!("{}: traced into the log for {}", users(&told), humantime::format_duration(*time))
         }
         Action::Reload => changes(&told["changes"]),
     })
+}
+
+/// The names that the account was found by.
+fn users(told: &Value) -> String {
+    let users: Vec<_> = told["users"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    users.iter().map(|user| Plain(user).to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn text(value: &Value) -> &str {

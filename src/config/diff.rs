@@ -135,7 +135,7 @@ fn effect(section: &str, key: &str) -> Effect {
         ("backend", _) | ("pool", "max_per_account" | "per_credential" | "mode") => Effect::Reconnect,
         ("pool", "linger" | "idle_timeout" | "max_lifetime" | "keepalive") => Effect::NewConnections,
         ("listener", _) => Effect::NewSessions,
-        ("limits", "sessions" | "sessions_per_address" | "drain_timeout") => Effect::AtOnce,
+        ("limits", "sessions" | "unauthenticated" | "sessions_per_address" | "drain_timeout") => Effect::AtOnce,
         ("limits", _) => Effect::NewSessions,
         ("log", "format") => Effect::Restart,
         _ => Effect::AtOnce,

@@ -213,6 +213,7 @@ fn read_limits<'t>(reader: &mut Reader<'t>, table: Option<Table<'t>>) -> Limits 
     let defaults = Limits::default();
     let limits = Limits {
         sessions: section.or("sessions", defaults.sessions, value::integer(1..=MANY)),
+        unauthenticated: section.or("unauthenticated", defaults.unauthenticated, value::share(1..=MANY)),
         sessions_per_address: section.or(
             "sessions_per_address",
             defaults.sessions_per_address,

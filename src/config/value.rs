@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::ListenAddr;
+use super::{ListenAddr, Share};
 
 /// A value with its place in the file.
 pub(super) type Value<'t> = Spanned<DeValue<'t>>;
@@ -128,6 +128,19 @@ pub(super) fn integer(range: RangeInclusive<usize>) -> impl Fn(&Value<'_>) -> Ou
             Ok(number) if range.contains(&number) => Ok(number),
             _ => refuse(value, format!("write a number from {} to {}", range.start(), range.end())),
         }
+    }
+}
+
+/// A number, or a part of another number.
+pub(super) fn share(range: RangeInclusive<usize>) -> impl Fn(&Value<'_>) -> Outcome<Share> {
+    const EXPECTED: &str = "a number, or a part such as \"25%\"";
+    move |value| match value.get_ref() {
+        DeValue::Integer(_) => integer(range.clone())(value).map(Share::Number),
+        DeValue::String(text) => match text.trim().strip_suffix('%').map(|number| number.trim_end().parse()) {
+            Some(Ok(percent @ 1..=100)) => Ok(Share::Percent(percent)),
+            _ => refuse(value, format!("write {EXPECTED}, from 1% to 100%")),
+        },
+        _ => wrong_type(value, EXPECTED),
     }
 }
 

@@ -6,6 +6,9 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::secret::Secret;
 
+/// Octets of a user name; no server knows a longer one.
+const MAX_NAME: usize = 1024;
+
 /// How a credential was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mechanism {
@@ -110,6 +113,12 @@ impl Exchange {
         Self { mechanism, user: None }
     }
 
+    /// Octets of memory held for what came from the client.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.user.as_ref().map_or(0, Vec::capacity)
+    }
+
     /// What to ask before anything came.
     #[must_use]
     pub fn first_challenge(&self) -> &'static str {
@@ -136,6 +145,7 @@ impl Exchange {
         let credential = match self.mechanism {
             Mechanism::Plain | Mechanism::LoginCommand => plain(&message)?,
             Mechanism::Login => match self.user.take() {
+                None if message.len() > MAX_NAME => return Err(SaslError::Malformed),
                 None => {
                     self.user = Some(message);
                     return Ok(Step::Challenge("UGFzc3dvcmQ6"));
@@ -163,11 +173,11 @@ impl Credential {
         Self { mechanism, user, authzid, secret: Secret::new(secret) }
     }
 
-    /// Somebody's, and sayable to a backend: a user name, no NUL in name or password (no IMAP string has one, and in
+    /// Somebody's, and sayable to a backend: a user name of at most 1,024 octets, no NUL in name or password (no IMAP string has one, and in
     /// PLAIN it is the separator), no control characters in the name.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        let name_sound = |name: &[u8]| !name.iter().any(u8::is_ascii_control);
+        let name_sound = |name: &[u8]| name.len() <= MAX_NAME && !name.iter().any(u8::is_ascii_control);
         !self.user.is_empty()
             && name_sound(&self.user)
             && name_sound(&self.authzid)

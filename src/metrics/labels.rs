@@ -70,6 +70,8 @@ labels! {
         Operator = "operator",
         /// There were too many sessions, in all or of one client address.
         Limit = "limit",
+        /// It had not logged in, and gave way to the next: `limits.unauthenticated`, or `limits.sessions`.
+        GaveWay = "gave_way",
         /// The client broke the protocol beyond repair.
         ProtocolError = "protocol_error",
         /// The upstream connection was lost together with state that cannot be restored.

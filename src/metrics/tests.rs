@@ -136,7 +136,7 @@ fn every_family_of_the_contract_is_there_from_the_start() {
     let families = parse(&metrics.render());
     let contract: [(&str, &str, &[&str], usize); 21] = [
         ("imapool_client_sessions", "gauge", &[], 1),
-        ("imapool_client_sessions_total", "counter", &["close"], 13),
+        ("imapool_client_sessions_total", "counter", &["close"], 14),
         ("imapool_logins_total", "counter", &["result"], 8),
         ("imapool_login_seconds", "histogram", &["path"], 4 * 21),
         ("imapool_command_seconds", "histogram", &["command"], CommandLabel::ALL.len() * 21),

@@ -175,7 +175,10 @@ impl Session {
             {
                 self.machine.handle_drain(reason);
             }
-            while let Some(action) = self.machine.poll() {
+            // Nor is anything more answered than the client takes.
+            while self.queued < MAX_QUEUED
+                && let Some(action) = self.machine.poll()
+            {
                 if let Err(ended) = self.act(action).await {
                     return ended;
                 }
@@ -201,6 +204,10 @@ impl Session {
                 }
                 Wake::Hub(event) => self.heard(event),
                 Wake::Timer => self.timed_out(),
+                Wake::Drain if self.gives_way() => {
+                    draining = true;
+                    Err(self.gave_way())
+                }
                 Wake::Drain => {
                     draining = true;
                     let closing = self.record.is_closing();
@@ -213,6 +220,22 @@ impl Session {
                 return ended;
             }
         }
+    }
+
+    /// Whether somebody else has its place.
+    fn gives_way(&self) -> bool {
+        !self.machine.is_authenticated() && self.record.place().is_given_up()
+    }
+
+    /// Queues the last words of one whose place somebody else has.
+    fn gave_way(&mut self) -> Ended {
+        self.machine.handle_gave_way();
+        while let Some(action) = self.machine.poll() {
+            if let Action::Write(octets) = action {
+                self.queue(octets);
+            }
+        }
+        Ended::By(End::GaveWay)
     }
 
     fn poll_io(&mut self, cx: &mut TaskContext<'_>) -> Poll<Wake> {
@@ -235,9 +258,10 @@ impl Session {
         }
         self.poll_parts(cx);
         // No more of a message is read than goes on to the backend.
-        if self.parts.is_empty() && self.machine.wants_input() {
+        let room = self.machine.room();
+        if self.parts.is_empty() && self.queued < MAX_QUEUED && room > 0 {
             let machine = &mut self.machine;
-            let read = poll_read_with(&mut self.stream, cx, |octets| machine.handle_input(octets));
+            let read = poll_read_with(&mut self.stream, cx, room, |octets| machine.handle_input(octets));
             return read.map(Wake::Input);
         }
         Poll::Pending
@@ -338,9 +362,11 @@ impl Session {
     fn show(&mut self, run: &Run) {
         self.trace = match self.account() {
             Some(account) if account.is_traced() => Some(self.trace.take().unwrap_or_default()),
-            _ => return self.trace = None,
+            _ => None,
         };
-        Trace::command(&self.record, &run.command);
+        if let Some(trace) = &mut self.trace {
+            trace.command(&self.record, &run.command);
+        }
     }
 
     fn queue(&mut self, octets: Bytes) {
@@ -376,10 +402,11 @@ impl Session {
         let limits = &self.context.limits;
         if let Some(close_by) = self.close_by {
             close_by
+        } else if !self.machine.is_authenticated() {
+            // Whether it reads or not.
+            self.started + limits.login_timeout
         } else if !self.output.is_empty() {
             self.last_output + limits.write_timeout
-        } else if !self.machine.is_authenticated() {
-            self.started + limits.login_timeout
         } else if self.machine.has_eof() && self.machine.is_offering_message() {
             // Nobody may be there any more, and a server may wait for more of a malformed command for ever.
             self.last_input + OFFER
@@ -423,7 +450,7 @@ impl Session {
                 self.flush().await?;
                 return Err(Ended::Not);
             }
-            Action::Login(credential) => self.login(*credential).await,
+            Action::Login(credential) => return self.login(*credential).await,
             Action::Run(run) => {
                 self.show(&run);
                 // A connection that it has is its own.
@@ -449,7 +476,18 @@ impl Session {
         let tls = listener.tls.as_ref()?;
         let session = *self;
         let limit = session.context.limits.tls_handshake_timeout;
-        match session.stream.server_handshake(tls, limit).await {
+        let record = Arc::clone(&session.record);
+        let secured = tokio::select! {
+            biased;
+            // Nothing can be said in the middle of a handshake.
+            () = record.place().given_up() => {
+                session.context.metrics.session_closed(SessionClose::GaveWay);
+                session.record.ends(SessionClose::GaveWay);
+                return None;
+            }
+            secured = session.stream.server_handshake(tls, limit) => secured,
+        };
+        match secured {
             Ok(stream) => {
                 session.record.set_tls(stream.tls_version());
                 let mut session = Box::new(Self { stream, ..session });
@@ -467,13 +505,32 @@ impl Session {
         }
     }
 
-    async fn login(&mut self, credential: Credential) {
+    async fn login(&mut self, credential: Credential) -> Result<(), Ended> {
         let context = Arc::clone(&self.context);
         let backend = context.backend.load().index;
         let verdict = match context.auth.known(backend, &credential, self.client.ip()) {
             Some(pass) => Verdict::Accepted(pass),
-            None => self.meanwhile(Box::pin(context.auth.verify(backend, credential, self.client.ip()))).await,
+            None => {
+                let record = Arc::clone(&self.record);
+                let verify = Box::pin(context.auth.verify(backend, credential, self.client.ip()));
+                record.place().verifies(true);
+                let verdict = self
+                    .meanwhile(async {
+                        tokio::select! {
+                            biased;
+                            () = record.place().given_up() => None,
+                            verdict = verify => Some(verdict),
+                        }
+                    })
+                    .await;
+                record.place().verifies(false);
+                let Some(verdict) = verdict else { return Err(self.gave_way()) };
+                verdict
+            }
         };
+        if matches!(verdict, Verdict::Accepted(_)) && !self.record.place().logged_in() {
+            return Err(self.gave_way());
+        }
         let reply = match verdict {
             Verdict::Accepted(pass) => {
                 let offered = pass.account().offered();
@@ -488,6 +545,7 @@ impl Session {
         };
         self.last_input = self.now;
         self.machine.handle_login(reply);
+        Ok(())
     }
 
     fn account(&self) -> Option<&Arc<Account>> {

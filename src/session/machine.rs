@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 
 use self::running::Part;
 use crate::imap::capability::Front;
-use crate::imap::command::{Command, HeadError, Name, Segment, parse_head};
+use crate::imap::command::{Command, HeadError, MAX_TAG, Name, Segment, parse_head};
 use crate::imap::frame::{Decoder, Frame, FrameError, Line, Literal};
 use crate::imap::sasl::{Credential, Exchange};
 
@@ -35,8 +35,15 @@ const MAX_PIPELINED: usize = 4096;
 /// What a part of a collected command counts for at least, in octets: literals of no octets cost memory, too.
 const SEGMENT_COST: u64 = 128;
 
-/// Longest line of a SASL exchange, in octets: tokens of OAuth are some kilobytes.
-const MAX_SASL_LINE: usize = 64 * 1024;
+/// Longest line of a client that has not logged in, and all literals of one command of it, in octets: enough for names
+/// and passwords. Anybody may have as many connections as there are sessions.
+const MAX_STRANGERS: usize = 8 * 1024;
+
+/// Longest line of a SASL exchange, its first one included, in octets: tokens of OAuth are some kilobytes.
+const MAX_SASL_LINE: usize = 16 * 1024;
+
+/// What the buffers of a client that has not logged in grow by, in octets.
+const GROWTH: usize = 256;
 
 /// What has to be done next.
 #[derive(Debug)]
@@ -86,6 +93,8 @@ pub enum End {
     LoginTimeout,
     /// The mailbox's connection was lost.
     UpstreamLost,
+    /// Not logged in, with too many others who are not either.
+    GaveWay,
 }
 
 /// What became of a login.
@@ -260,9 +269,51 @@ impl Machine {
         self.eof
     }
 
+    /// How many octets [`Machine::handle_input`] takes now. Before login, no more than complete one line.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        match self.op {
+            _ if !self.wants_input() => 0,
+            _ if self.is_authenticated() => usize::MAX,
+            Op::LoggingIn { .. } => MAX_PIPELINED - self.input.len(),
+            _ => (self.max_line() + 1).saturating_sub(self.input.len()),
+        }
+    }
+
     /// Octets from the client.
     pub fn handle_input(&mut self, octets: &[u8]) {
-        self.input.extend_from_slice(octets);
+        if self.is_authenticated() {
+            self.input.extend_from_slice(octets);
+        } else {
+            append(&mut self.input, octets);
+        }
+    }
+
+    /// The longest line that is taken now.
+    fn max_line(&self) -> usize {
+        match self.op {
+            Op::Sasl { .. } => MAX_SASL_LINE,
+            _ if self.is_authenticated() => self.bounds.line,
+            // The initial response (RFC 4959) is a part of the exchange.
+            Op::Ready if begins_authenticate(&self.input) => MAX_SASL_LINE,
+            _ => self.bounds.line.min(MAX_STRANGERS),
+        }
+    }
+
+    /// Octets of memory held for what came from the client.
+    #[cfg(test)]
+    fn held(&self) -> usize {
+        let begun = match &self.op {
+            Op::Collecting { command, literal, .. } => {
+                let parts = command.segments.iter();
+                let octets =
+                    |part: &Segment| part.text.len() + part.literal.as_ref().map_or(0, |(octets, _)| octets.len());
+                parts.map(octets).sum::<usize>() + literal.capacity()
+            }
+            Op::Sasl { exchange, .. } => exchange.held(),
+            _ => 0,
+        };
+        self.input.capacity() + begun
     }
 
     /// The client will send no more; it may still be reading.
@@ -287,10 +338,16 @@ impl Machine {
         }
     }
 
+    /// The client has not logged in, and gives way to others, whatever it was about to do.
+    pub fn handle_gave_way(&mut self) {
+        self.dismiss(End::GaveWay);
+    }
+
     /// Takes leave of a client who did nothing to deserve it.
     fn dismiss(&mut self, reason: End) {
         let text = match reason {
             End::Operator => "[UNAVAILABLE] Session closed by the administrator",
+            End::GaveWay => "[UNAVAILABLE] Too many connections that have not logged in; try again later",
             _ => "[UNAVAILABLE] Server shutting down",
         };
         self.bye(text, reason);
@@ -358,7 +415,7 @@ impl Machine {
             Op::Running { part, .. } if !part.takes_input() => return false,
             _ => {}
         }
-        let max_line = if matches!(self.op, Op::Sasl { .. }) { MAX_SASL_LINE } else { self.bounds.line };
+        let max_line = self.max_line();
         match self.decoder.decode(&mut self.input, max_line) {
             Ok(None) => return false,
             Ok(Some(Frame::Line(line))) => self.line(line),
@@ -402,15 +459,23 @@ impl Machine {
             Err(error) => return self.bad_head(error, &line),
         };
         let command = Command {
-            tag: line.text.slice(..head.tag_end),
+            tag: self.own(line.text.slice(..head.tag_end)),
             name: head.name,
-            segments: vec![Segment { text: line.text.slice(head.tag_end + 1..), literal: None }],
+            segments: vec![Segment { text: self.own(line.text.slice(head.tag_end + 1..)), literal: None }],
         };
         match line.literal {
             None => self.command(command),
             Some(literal) if head.name.carries_message() && self.is_authenticated() => self.stream(command, literal),
-            Some(literal) => self.collect(command, literal, 0),
+            Some(literal) => {
+                let total = if self.is_authenticated() { 0 } else { line.text.len() as u64 };
+                self.collect(command, literal, total);
+            }
         }
+    }
+
+    /// Before login, a copy: a slice would hold the whole buffer that the line came in.
+    fn own(&self, text: Bytes) -> Bytes {
+        if self.is_authenticated() { text } else { Bytes::copy_from_slice(&text) }
     }
 
     fn bad_head(&mut self, error: HeadError, line: &Line) {
@@ -434,7 +499,8 @@ impl Machine {
     /// Collects a literal, unless the command gets too big by it; `total` is its size without the literal.
     fn collect(&mut self, command: Command, literal: Literal, total: u64) {
         let total = total.saturating_add(literal.len);
-        let most = self.bounds.literals as u64;
+        let strangers = if self.is_authenticated() { usize::MAX } else { MAX_STRANGERS };
+        let most = self.bounds.literals.min(strangers) as u64;
         if total > most {
             self.skip_literal(literal);
             self.no(&command.tag, "[TOOBIG] Literal too big");
@@ -454,7 +520,7 @@ impl Machine {
         if let Some(last) = command.segments.last_mut() {
             last.literal = Some((literal, binary));
         }
-        command.segments.push(Segment { text: line.text, literal: None });
+        command.segments.push(Segment { text: self.own(line.text), literal: None });
         match line.literal {
             Some(literal) => {
                 let text = command.segments.last().map_or(0, |last| last.text.len() as u64);
@@ -466,6 +532,7 @@ impl Machine {
 
     fn chunk(&mut self, octets: Bytes) {
         match &mut self.op {
+            Op::Collecting { literal, .. } if self.state == State::NotAuthenticated => append(literal, &octets),
             Op::Collecting { literal, .. } => literal.extend_from_slice(&octets),
             Op::Running { part: Part::Literal { .. }, .. } => self.actions.push_back(Action::Send(octets)),
             _ => {}
@@ -573,6 +640,24 @@ impl Machine {
         self.op = Op::Over;
         self.actions.push_back(Action::Close(end));
     }
+}
+
+/// Grows by small steps: by itself, a buffer grows to twice its size.
+fn append(buffer: &mut BytesMut, octets: &[u8]) {
+    let needed = buffer.len() + octets.len();
+    if needed > buffer.capacity() {
+        let mut larger = BytesMut::with_capacity(needed.next_multiple_of(GROWTH));
+        larger.extend_from_slice(buffer);
+        *buffer = larger;
+    }
+    buffer.extend_from_slice(octets);
+}
+
+/// Whether a command begins like AUTHENTICATE, as far as it has come.
+fn begins_authenticate(input: &[u8]) -> bool {
+    let Some(tag_end) = memchr::memchr(b' ', &input[..input.len().min(MAX_TAG + 1)]) else { return false };
+    let name = input[tag_end + 1..].split(|octet| *octet == b' ').next().unwrap_or_default();
+    Name::parse(&name[..name.len().min(32)]) == Name::Authenticate
 }
 
 /// Whether the arguments are those of ID: `NIL`, or strings and NIL in parentheses (RFC 2971 section 3.1).

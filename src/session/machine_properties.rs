@@ -77,4 +77,48 @@ proptest! {
     fn cutting_changes_nothing(octets in pieces(), cuts in vec(0usize..40, 1..10), eof in any::<bool>()) {
         prop_assert_eq!(run(&octets, &[], eof), run(&octets, &cuts, eof));
     }
+
+    /// Whoever has not logged in holds what it sent, rounded up, and of that a bounded part.
+    #[test]
+    fn a_stranger_holds_little(octets in floods(), cuts in vec(1usize..20_000, 1..10), refuse in any::<bool>()) {
+        let bounds = Bounds { line: 1 << 20, literals: 1 << 20 };
+        let mut machine = Machine::new(bounds, Front { starttls: false, login: true }, OFFERED.into());
+        let (mut rest, mut cuts) = (&octets[..], cuts.iter().cycle());
+        let mut sent: usize = 0;
+        loop {
+            while let Some(action) = machine.poll() {
+                if matches!(action, Action::Login(_)) && refuse {
+                    machine.handle_login(LoginReply::Refused { reply: "NO".into(), challenge: None });
+                }
+            }
+            prop_assert!(machine.held() <= sent + 3 * GROWTH, "{} of {sent}", machine.held());
+            prop_assert!(machine.held() <= MAX_SASL_LINE + 2048, "{}", machine.held());
+            let room = machine.room().min(rest.len());
+            if room == 0 {
+                break;
+            }
+            let (piece, next) = rest.split_at(room.min(*cuts.next().unwrap()));
+            machine.handle_input(piece);
+            (rest, sent) = (next, sent + piece.len());
+        }
+        // What is not taken is not taken for a reason.
+        prop_assert!(rest.is_empty() || matches!(machine.op, Op::Over | Op::LoggingIn { .. }), "stuck: {:?}", machine.op);
+    }
+}
+
+fn floods() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        (0usize..20_000).prop_map(|length| vec![b'x'; length]),
+        (0usize..9_000).prop_map(|length| format!("a LOGIN {{{length}+}}\r\n{} ", "y".repeat(length)).into_bytes()),
+        (0usize..9_000).prop_map(|length| format!(" {{{length}}}\r\n{}", "z".repeat(length)).into_bytes()),
+        (0usize..200).prop_map(|times| " {1+}\r\nx".repeat(times).into_bytes()),
+        (0usize..2_000).prop_map(|times| "a CAPABILITY\r\n".repeat(times).into_bytes()),
+        Just(b"a AUTHENTICATE LOGIN\r\n".to_vec()),
+        Just(b"a AUTHENTICATE PLAIN ".to_vec()),
+        (0usize..5_000).prop_map(|times| format!("{}\r\n", "dXNl".repeat(times)).into_bytes()),
+        Just(b"\r\n".to_vec()),
+        Just(b"a LOGIN ".to_vec()),
+        vec(any::<u8>(), 0..3000),
+    ];
+    vec(piece, 0..12).prop_map(|pieces| pieces.concat())
 }

@@ -20,6 +20,7 @@ use crate::imap::command::Name;
 use crate::listener::{ClientAddr, ListenerContext};
 use crate::metrics::SessionClose;
 use crate::pool::Account;
+use crate::session::crowd::Place;
 
 /// Locks that the sessions are spread over.
 const SHARDS: u64 = 16;
@@ -50,6 +51,7 @@ pub struct Record {
     ended: OnceLock<SessionClose>,
     closing: AtomicBool,
     wake: Notify,
+    place: Arc<Place>,
 }
 
 impl Record {
@@ -100,9 +102,17 @@ impl Record {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// Waits until somebody asks for its end, or for that of all. For the session alone.
+    /// Its place inside; until it has logged in, it may have to give it up.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Waits until somebody asks for its end, or for that of all, or it has to give way. For the session alone.
     pub(super) async fn closed(&self) {
-        self.wake.notified().await;
+        tokio::select! {
+            () = self.wake.notified() => {}
+            () = self.place.given_up() => {}
+        }
     }
 
     pub(super) fn set_tls(&self, version: Option<&'static str>) {
@@ -195,7 +205,12 @@ impl Registry {
     }
 
     /// A session begins; it is known for as long as the guard lives.
-    pub fn enroll(self: &Arc<Self>, client: ClientAddr, listener: &Arc<ListenerContext>) -> Enrolled {
+    pub fn enroll(
+        self: &Arc<Self>,
+        client: ClientAddr,
+        listener: &Arc<ListenerContext>,
+        place: &Arc<Place>,
+    ) -> Enrolled {
         let record = Arc::new(Record {
             id: self.last.fetch_add(1, Ordering::Relaxed) + 1,
             client,
@@ -212,6 +227,7 @@ impl Registry {
             ended: OnceLock::new(),
             closing: AtomicBool::new(false),
             wake: Notify::new(),
+            place: Arc::clone(place),
         });
         self.shard(record.id).lock().insert(record.id, Arc::clone(&record));
         if self.draining.load(Ordering::Acquire) {

@@ -1,13 +1,20 @@
 //! The protocol of one account in the log, for a while and by an administrator's wish: what was asked and answered, without
 //! the contents of strings and literals, which are people's mail and secrets. Pure but for the log.
+//!
+//! Arguments are shown of the commands of [`shows_arguments`] alone. Of any other, the name is all: whoever mistypes LOGIN,
+//! or sends a password where a command is expected, must not find it in a log. That goes for its tag and for what the server
+//! answers, too, which may repeat it.
 
 use tracing::info;
 
 use super::registry::Record;
 use crate::imap::command::{Command, Name};
+use crate::shown;
 
 /// Octets of a line that are shown.
 const SHOWN: usize = 300;
+/// Octets of the name of a command that is not known.
+const SHOWN_NAME: usize = 32;
 
 /// Makes lines fit to be shown out of what goes to a client.
 #[derive(Debug, Default)]
@@ -16,11 +23,23 @@ pub(super) struct Trace {
     line: Vec<u8>,
     /// Octets of a literal that are still to come.
     literal: usize,
+    /// The command that runs is none whose arguments are shown.
+    is_hidden: bool,
 }
 
 impl Trace {
     /// A command on its way to the backend.
-    pub(super) fn command(record: &Record, command: &Command) {
+    pub(super) fn command(&mut self, record: &Record, command: &Command) {
+        log(record, "C", &self.asked(command));
+    }
+
+    fn asked(&mut self, command: &Command) -> String {
+        self.is_hidden = !shows_arguments(command.name);
+        if self.is_hidden {
+            let first = command.segments.first().map_or(&b""[..], |segment| &segment.text[..]);
+            let name = first.split(|octet| *octet == b' ').next().unwrap_or_default();
+            return text(&name[..name.len().min(SHOWN_NAME)]);
+        }
         let mut redacted = Vec::new();
         for segment in &command.segments {
             redact(&segment.text, &mut redacted);
@@ -28,10 +47,7 @@ impl Trace {
                 redacted.extend_from_slice(format!("{{{}}} ", literal.len()).as_bytes());
             }
         }
-        // Nobody logs in twice; who tries has a password in it.
-        let secret = matches!(command.name, Name::Login | Name::Authenticate);
-        let line = if secret { command.name.as_str().to_owned() } else { text(&redacted) };
-        log(record, "C", &format!("{} {line}", text(&command.tag)));
+        format!("{} {}", text(&command.tag), text(&redacted))
     }
 
     /// Octets on their way to the client.
@@ -54,7 +70,8 @@ impl Trace {
                 }
                 continue;
             }
-            let line = std::mem::take(&mut self.line);
+            let mut line = std::mem::take(&mut self.line);
+            line.truncate(line.trim_ascii_end().len());
             match literal_after(&line) {
                 Some(length) => {
                     self.literal = length;
@@ -64,7 +81,7 @@ impl Trace {
                 None => {
                     let mut redacted = Vec::new();
                     redact(&line, &mut redacted);
-                    shown(&text(&redacted));
+                    shown(&if self.is_hidden { status(&line) } else { text(&redacted) });
                 }
             }
         }
@@ -110,10 +127,30 @@ fn redact(line: &[u8], to: &mut Vec<u8>) {
     }
 }
 
+/// Those of which all atoms are protocol or names of mailboxes: no secret has its place there. Not those with URLs that let
+/// anybody in who knows them (RFC 4467), nor what nobody knows.
+fn shows_arguments(name: Name) -> bool {
+    use Name::{Authenticate, GenUrlAuth, Login, Other, ResetKey, UrlFetch};
+    !matches!(name, Other | Login | Authenticate | GenUrlAuth | UrlFetch | ResetKey)
+}
+
+/// Of a line that may repeat a secret: whether it is an answer, and which.
+fn status(line: &[u8]) -> String {
+    let mut words = line.trim_ascii_end().split(|octet| *octet == b' ');
+    let first = words.next().unwrap_or_default();
+    let known = |word: &&[u8]| [&b"OK"[..], b"NO", b"BAD", b"BYE"].iter().any(|known| word.eq_ignore_ascii_case(known));
+    match (first, words.next().filter(known)) {
+        (b"+", _) => "+".to_owned(),
+        (b"*", Some(status)) => format!("* {}", text(status)),
+        (b"*", None) => "*".to_owned(),
+        (_, Some(status)) => text(status),
+        _ => String::new(),
+    }
+}
+
 fn text(line: &[u8]) -> String {
     let shown = &line[..line.len().min(SHOWN)];
-    let mut text: String =
-        String::from_utf8_lossy(shown.trim_ascii_end()).chars().filter(|char| !char.is_control()).collect();
+    let mut text = shown::text(shown.trim_ascii_end());
     if shown.len() < line.len() {
         text.push('…');
     }
@@ -123,6 +160,7 @@ fn text(line: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::imap::command::{Segment, parse_head};
 
     fn shown(chunks: &[&[u8]]) -> Vec<String> {
         let (mut trace, mut lines) = (Trace::default(), Vec::new());
@@ -154,13 +192,49 @@ mod tests {
     }
 
     #[test]
-    fn long_lines_are_shortened_and_no_control_character_gets_through() {
-        let mut line = b"* 1 FETCH (X \x1b[31m ".to_vec();
+    fn long_lines_are_shortened() {
+        let mut line = b"* 1 FETCH (X ".to_vec();
         line.extend(std::iter::repeat_n(b'y', 200_000));
         line.extend_from_slice(b" {4}\r\nabcd)\r\n* 3 EXISTS\r\n");
         let lines = shown(&[&line]);
         assert_eq!(lines.len(), 2);
-        assert!(lines[0].len() < 2 * SHOWN && lines[0].ends_with('…') && !lines[0].contains('\u{1b}'), "{}", lines[0]);
+        assert!(lines[0].len() < 2 * SHOWN && lines[0].ends_with('…'), "{}", lines[0]);
         assert_eq!(lines[1], "* 3 EXISTS");
+    }
+
+    fn command(line: &str) -> Command {
+        let (tag, rest) = line.split_once(' ').unwrap();
+        let head = parse_head(line.as_bytes()).unwrap();
+        let segments = vec![Segment { text: rest.to_owned().into(), literal: Some((b"s3cret"[..].into(), false)) }];
+        Command { tag: tag.to_owned().into(), name: head.name, segments }
+    }
+
+    #[test]
+    fn of_a_command_that_is_not_known_only_the_name_is_shown() {
+        for line in [
+            "a LOGINN u s3cret",
+            "a LOGI u \"s3cret",
+            "a LOGIN u s3cret",
+            "a AUTHENTICAT PLAIN s3cret",
+            "a AUTH PLAIN s3cret",
+            "a UID LOGIN u s3cret",
+            "s3cret phrase of words",
+            "a X-PASSWD s3cret",
+            "a GENURLAUTH imap://u@x/INBOX/;UID=1;URLAUTH=user+u s3cret",
+            "a URLFETCH imap://u@x/INBOX/;UID=1:internal:s3cret",
+        ] {
+            let mut trace = Trace::default();
+            let asked = trace.asked(&command(line));
+            assert!(!asked.contains("s3cret") && asked.len() <= SHOWN_NAME, "{asked}");
+            let mut lines = vec![asked];
+            trace.lines(b"* BAD s3cret {3}\r\n* X s3cret\r\n+ s3cret\r\ns3cret BAD s3cret?\r\n", |line| {
+                lines.push(line.to_owned());
+            });
+            assert_eq!(lines[1..], ["* BAD", "*", "+", "BAD"], "{line}");
+            // The next one is itself again.
+            assert_eq!(trace.asked(&command("b LIST \"\" INBOX")), "b LIST \"0\" INBOX{6}");
+        }
+        assert_eq!(Trace::default().asked(&command("a LOGINN u pw")), "LOGINN");
+        assert!(Trace::default().asked(&command(&format!("a {} x", "Y".repeat(9999)))).len() <= SHOWN_NAME);
     }
 }

@@ -377,14 +377,16 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
 }
 
-/// Reads by way of a buffer that all connections of a thread share, so that one that waits owns none.
+/// Reads at most `most` octets, by way of a buffer that all connections of a thread share, so that one that waits owns none.
 pub(crate) fn poll_read_with(
     stream: &mut Stream,
     cx: &mut Context<'_>,
+    most: usize,
     take: impl FnOnce(&[u8]),
 ) -> Poll<io::Result<usize>> {
     SCRATCH.with_borrow_mut(|scratch| {
-        let mut target = ReadBuf::new(scratch);
+        let most = most.min(scratch.len());
+        let mut target = ReadBuf::new(&mut scratch[..most]);
         ready!(Pin::new(stream).poll_read(cx, &mut target))?;
         take(target.filled());
         Poll::Ready(Ok(target.filled().len()))

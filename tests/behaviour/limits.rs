@@ -59,7 +59,7 @@ async fn too_many_sessions_hear_so() {
             false => config.limits.sessions = 2,
         })
         .await;
-        let held = (harness.client().await, harness.client().await);
+        let held = (harness.login("u8").await, harness.login("u9").await);
         let mut third = Client::connect(harness.address).await;
         third.play("S: * BYE [LIMIT]…\nS.").await;
         harness.logged(&["WARN", "webmail", "too many sessions"]).await;

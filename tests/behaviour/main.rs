@@ -22,6 +22,7 @@ mod outage;
 mod pool_limits;
 mod reuse;
 mod starttls;
+mod strangers;
 mod whose;
 mod whose_random;
 mod whose_storm;

@@ -32,7 +32,7 @@ const BEFORE_LOGIN: &[(&str, &str)] = &[
     ("a glued literal", "C: a LOGIN u8{3+}\nS: * BAD Literal in the middle…\nS: * BYE…\nS."),
     ("a glued literal after a literal", "C: a LOGIN {2+}\\r\\nu8{3+}\nS: a BAD Literal in the middle…\nS: * BYE…\nS."),
     ("a literal that is too big", "C: a LOGIN {70000}\nS: a NO [TOOBIG]…"),
-    ("literals too big together", "C: a LOGIN {40000}\nS: + …\nC: @40000@ {40000}\nS: a NO [TOOBIG]…"),
+    ("literals too big together", "C: a LOGIN {5000}\nS: + …\nC: @5000@ {5000}\nS: a NO [TOOBIG]…"),
     ("one too big that comes unasked", "C: a LOGIN {70000+}\\r\\n@70000@ pw\nS: a NO [TOOBIG]…"),
     ("one much too big", "C: a LOGIN {2000000+}\nS: a NO [TOOBIG]…\nS: * BYE [TOOBIG]…\nS."),
     ("LOGIN without arguments", "C: a LOGIN\nS: a BAD…"),

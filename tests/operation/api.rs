@@ -128,6 +128,7 @@ async fn actions_need_the_token_and_the_right_origin() {
     let actions = [
         "/api/accounts/u8/retire",
         "/api/accounts/u8/trace",
+        "/api/accounts/u8/close",
         "/api/sessions/1/close",
         "/api/backends/mail/pause",
         "/api/backends/mail/resume",
@@ -345,6 +346,61 @@ async fn a_trace_shows_the_protocol_of_one_account_and_no_contents() {
     for secret in ["very secret", "Subject:", "pw-u8"] {
         assert!(!log.contains(secret), "{secret}");
     }
+}
+
+/// Passwords that come where a command is expected.
+#[tokio::test]
+async fn a_trace_shows_only_the_name_of_a_command_that_is_not_known() {
+    let world = World::new().await;
+    world.harness.visit("u8").await;
+    post(world.admin, "/api/accounts/U8/trace").await;
+    let mut client = world.harness.login("u8").await;
+    for line in [
+        "a LOGINN u8 s3cret",
+        "a LOGIN u8 s3cret",
+        "a AUTHENTICATE PLAIN s3cret",
+        "a AUTHENTICAT PLAIN s3cret",
+        "a X {6+}\r\ns3cret s3cret",
+        "s3cret phrase of s3cret words",
+        "s3cret",
+        "a IDLE\r\ns3cret",
+    ] {
+        client.send(format!("{line}\r\n")).await;
+    }
+    client.send("b SELECT INBOX\r\nc LOGOUT\r\n").await;
+    client.rest().await;
+    let log = world.harness.log.text();
+    assert!(log.contains("C: LOGINN") && log.contains("C: AUTHENTICAT") && log.contains("S: BAD"), "{log}");
+    assert!(!log.contains("s3cret"), "{log}");
+    world.harness.finish().await;
+}
+
+#[tokio::test]
+async fn an_account_is_retired_traced_and_closed_however_it_is_spelled() {
+    let world = World::new().await;
+    let mut clients = Vec::new();
+    for user in ["u600", "U600", "u6000"] {
+        world.harness.visit(user).await;
+        clients.push(world.harness.login(user).await);
+    }
+    world.harness.at_rest(3).await;
+    let told = post(world.admin, "/api/accounts/u600/trace").await.json();
+    assert_eq!((&told["accounts"], &told["users"]), (&2.into(), &serde_json::json!(["U600", "u600"])), "{told}");
+    let told = post(world.admin, "/api/accounts/%20u600/retire").await.json();
+    assert_eq!((&told["accounts"], &told["connections"]), (&2.into(), &2.into()), "{told}");
+    assert_eq!(told["users"], serde_json::json!(["U600", "u600"]));
+    world.harness.at_rest(1).await;
+    assert_eq!(get(world.admin, "/api/sessions?account=U600").await["total"], 2);
+    let told = post(world.admin, "/api/accounts/U600/close").await.json();
+    assert_eq!((&told["sessions"], &told["users"]), (&2.into(), &serde_json::json!(["U600", "u600"])), "{told}");
+    for client in &mut clients[..2] {
+        client.play("S: * BYE [UNAVAILABLE]…\nS.").await;
+    }
+    world.harness.sessions(1).await;
+    clients[2].play("C: z LOGOUT\nS: * BYE…\nS: z OK…\nS.").await;
+    assert_eq!(post(world.admin, "/api/accounts/u600/close").await.status, 404);
+    drop(clients);
+    world.harness.finish().await;
 }
 
 #[tokio::test]

@@ -69,6 +69,7 @@ async fn ctl_does_what_the_api_does() {
         (&["ctl", "pause", "main"], "main: paused"),
         (&["ctl", "resume", "main"], "main: running"),
         (&["ctl", "close", session], "session 1 is being closed"),
+        (&["ctl", "retire", &odd.to_uppercase()], &format!("{odd}: 1 connections retired")),
         (&["ctl", "drain", "main"], "main: drained"),
         (&["ctl", "resume", "main"], "main: running"),
         (&["ctl", "reload"], "nothing has changed"),
@@ -107,7 +108,7 @@ async fn sighup_and_ctl_reload_and_check_tells_before() {
     assert!(told.contains("~ pool.max_per_account: 4 -> 9"), "{told}");
     assert!(told.contains("~ log.format: \"text\" -> \"json\"  (NEEDS A RESTART)"), "{told}");
     imapool.signal(Signal::SIGHUP);
-    imapool.logged("configuration changed change=~ pool.max_per_account: 4 -> 9").await;
+    imapool.logged("configuration changed change=\"~ pool.max_per_account: 4 -> 9").await;
     imapool.logged("needs a restart").await;
     // A wrong file: told by line, by signal and by command.
     imapool.rewrite(server.address(), "[pool]\nmax_per_acount = 9\n");

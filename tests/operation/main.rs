@@ -19,4 +19,5 @@ mod load;
 mod page;
 mod process;
 mod reload;
+mod strangers;
 mod upgrade;

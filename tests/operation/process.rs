@@ -51,7 +51,9 @@ impl Imapool {
             }
         });
         let this = Self { child, log, folder };
-        this.logged("listening listener=\"webmail\"").await;
+        // As text or as JSON.
+        until("it listens", || this.log().lines().any(|line| line.contains("listening") && line.contains("webmail")))
+            .await;
         this
     }
 
@@ -87,6 +89,10 @@ impl Imapool {
 
     pub(crate) fn listening(&self, listener: &str) -> SocketAddr {
         let log = self.log();
+        let json = format!("\"listening\",\"listener\":\"{listener}\",\"address\":\"");
+        if let Some(line) = log.split(&json).nth(1) {
+            return line.split('"').next().unwrap().parse().unwrap();
+        }
         let line = log.split(&format!("listening listener=\"{listener}\" address=")).nth(1).unwrap();
         line.split_whitespace().next().unwrap().parse().unwrap()
     }

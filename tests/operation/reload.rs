@@ -271,7 +271,13 @@ async fn limits_hold_at_once_in_both_directions() {
     let server = Server::start(Options::default()).await.unwrap();
     let file = File::new(server.address(), "");
     let harness = started(&file, server.address()).await;
-    let first = harness.client().await;
+    let mut strangers = [harness.client().await, harness.client().await, harness.client().await];
+    file.reload(&harness, "[limits]\nunauthenticated = 1\n").await.unwrap();
+    for stranger in &mut strangers[..2] {
+        stranger.play("S: * BYE [UNAVAILABLE] Too many connections…\nS.").await;
+    }
+    strangers[2].play("C: z LOGOUT\nS: * BYE…\nS: z OK…\nS.").await;
+    let first = harness.login("one").await;
     file.reload(&harness, "[limits]\nsessions = 1\n").await.unwrap();
     let mut second = Client::connect(harness.address).await;
     second.play("S: * BYE [LIMIT]…\nS.").await;

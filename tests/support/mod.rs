@@ -221,6 +221,7 @@ impl Log {
         let log = self.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(LevelFilter::DEBUG)
+            .fmt_fields(imapool::log_format::Fields)
             .with_ansi(false)
             .with_writer(move || log.clone())
             .finish();

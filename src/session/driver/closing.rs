@@ -38,6 +38,9 @@ impl Session {
     /// TIME_WAIT comes to lie on our listening port, or, where the client was the first to close, nowhere.
     pub(super) async fn finish(mut self: Box<Self>, mut ended: Ended) {
         self.release();
+        if matches!(ended, Ended::By(End::GaveWay)) {
+            return self.give_way().await;
+        }
         let owed = self.answered_eof || !self.output.is_empty();
         if matches!(ended, Ended::By(_))
             && let Err(failed) = self.say_last().await
@@ -65,6 +68,16 @@ impl Session {
             }
             _ => self.stream.reset(),
         }
+    }
+
+    /// Somebody else has its place: says so as far as the client takes it at once, and is gone.
+    async fn give_way(mut self: Box<Self>) {
+        self.context.metrics.session_closed(SessionClose::GaveWay);
+        self.record.ends(SessionClose::GaveWay);
+        self.write_now(false);
+        // Beneath TLS. Whoever does not read does not hear.
+        let _ = tokio::time::timeout(Duration::ZERO, self.flush()).await;
+        self.stream.hang_up();
     }
 
     /// Writes all that is queued, to be sent together with FIN as far as it fits into one segment.
@@ -98,6 +111,7 @@ impl Session {
             Ended::By(End::Drain) => SessionClose::Drain,
             Ended::By(End::Operator) | Ended::Closed => SessionClose::Operator,
             Ended::By(End::IdleTimeout) => SessionClose::IdleTimeout,
+            Ended::By(End::GaveWay) => SessionClose::GaveWay,
             Ended::By(End::LoginTimeout) => SessionClose::LoginTimeout,
             Ended::By(End::UpstreamLost) | Ended::Cut => SessionClose::UpstreamLost,
             Ended::ClientLost => SessionClose::ClientReset,

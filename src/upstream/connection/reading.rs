@@ -37,7 +37,7 @@ pub(super) fn poll_read(
 ) -> Poll<io::Result<usize>> {
     let size = match reading {
         Reading::Pieces => {
-            let read = ready!(poll_read_with(stream, cx, |octets| buffer.extend_from_slice(octets)));
+            let read = ready!(poll_read_with(stream, cx, CHUNK, |octets| buffer.extend_from_slice(octets)));
             if matches!(read, Ok(read) if read >= CHUNK / 4) {
                 *reading = Reading::Chunks;
             }

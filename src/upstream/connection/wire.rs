@@ -20,6 +20,7 @@ use super::{FromUpstream, Opened, Part, Shared, Timing};
 use crate::metrics::{BackendMetrics, ConnectionState, RetireReason, StateGuard};
 use crate::ports::Permit;
 use crate::session::machine::Run;
+use crate::shown;
 use crate::stream::Stream;
 use crate::upstream::machine::{Event, Ignored, Machine, Own, ProtocolError};
 
@@ -393,7 +394,7 @@ impl Wire {
                     None => continue,
                 },
                 Event::Bye(text) => {
-                    info!(connection = shared.id, text = %String::from_utf8_lossy(&text), "backend said goodbye");
+                    info!(connection = shared.id, text = shown::text(&text), "backend said goodbye");
                     return Err(Exit::Bye(text));
                 }
             }));
