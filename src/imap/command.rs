@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
+use super::sasl::Form;
+
 /// Longest tag taken, in octets. RFC 9051 sets no bound.
 pub const MAX_TAG: usize = 128;
 
@@ -296,6 +298,15 @@ impl<'a> Arguments<'a> {
         (len > 0).then(|| Cow::Borrowed(&text[..len]))
     }
 
+    /// How the next string is written.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        match self.segments.first().and_then(|segment| segment.text.get(self.at..)?.strip_prefix(b" ")) {
+            Some([]) | None => Form::Literal,
+            Some(_) => Form::Quoted,
+        }
+    }
+
     /// A space and a word up to the next space.
     pub fn word(&mut self) -> Option<&'a [u8]> {
         let text = self.segments.first()?.text.get(self.at..)?.strip_prefix(b" ")?;
@@ -390,7 +401,13 @@ fn unquote_any(text: &[u8]) -> Option<(Vec<u8>, usize)> {
 /// Writes `value` as a quoted string, when it can be one: no NUL, CR, LF or 8-bit octets, and not long.
 #[must_use]
 pub fn quoted(value: &[u8]) -> Option<Vec<u8>> {
-    if value.len() > 1000 || value.iter().any(|b| matches!(b, 0 | b'\r' | b'\n' | 0x80..)) {
+    value.is_ascii().then(|| quoted_8bit(value)).flatten()
+}
+
+/// As [`quoted`], with 8-bit octets as they are. No IMAP4rev1 grammar has that, but many servers take it.
+#[must_use]
+pub fn quoted_8bit(value: &[u8]) -> Option<Vec<u8>> {
+    if value.len() > 1000 || value.iter().any(|b| matches!(b, 0 | b'\r' | b'\n')) {
         return None;
     }
     let mut out = Vec::with_capacity(value.len() + 2);
