@@ -163,7 +163,7 @@ fn sessions(c: &mut Criterion) {
                 while let Some(action) = session.poll() {
                     actions += 1;
                     match action {
-                        Action::Login(_) => session.handle_login(LoginReply::Accepted(Arc::clone(&offered))),
+                        Action::Login(_) => session.handle_login(LoginReply::Accepted(Arc::clone(&offered)), &[]),
                         Action::Run(_) => session.handle_done(b" OK done\r\n", true),
                         other => drop(black_box(other)),
                     }

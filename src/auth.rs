@@ -20,7 +20,7 @@ use crate::secret::{Fingerprint, Fingerprinter, NoRandomness};
 use crate::shown;
 use crate::throttle::{Standing, Throttle};
 use crate::upstream::backend::{Backend, OpenError};
-use crate::upstream::login::{LoginError, Outcome, Refusal};
+use crate::upstream::login::{Outcome, Refusal};
 use crate::upstream::turns::Turn;
 
 /// What became of a login.
@@ -30,12 +30,33 @@ pub enum Verdict {
     Accepted(Pass),
     /// The backend has refused it.
     Refused(Refusal),
-    /// The backend allows no further connection for it.
-    Limit,
-    /// The backend cannot be asked.
-    Unavailable,
+    /// The backend allows no further connection for it. What the client is told.
+    Limit(Arc<str>),
+    /// The backend cannot be asked, or does not say. What the client is told.
+    Unavailable(Arc<str>),
     /// Not asked: too many wrong ones came from there, or for this account, and wait already.
     Throttled,
+}
+
+impl Verdict {
+    fn unavailable() -> Self {
+        Self::Unavailable("The mail server cannot check logins at the moment.".into())
+    }
+}
+
+/// A verdict, and what else the backend said.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// What became of the login.
+    pub verdict: Verdict,
+    /// What the backend wants the user to see, each as an untagged reply without `*` and line end.
+    pub alerts: Arc<[String]>,
+}
+
+impl From<Verdict> for Answer {
+    fn from(verdict: Verdict) -> Self {
+        Self { verdict, alerts: Arc::default() }
+    }
 }
 
 /// Who asks, for the queue.
@@ -152,11 +173,11 @@ impl Authenticator {
         }
         let patience = grant.account().config().checkout_timeout;
         let landed = timeout(patience, self.ask_again(grant, client).landed()).await;
-        match landed.map_err(|_| CheckoutError::Unavailable)? {
+        match landed.map_err(|_| CheckoutError::Unavailable)?.verdict {
             Verdict::Accepted(pass) => grant.renewed(&pass).ok_or(CheckoutError::Unavailable),
             Verdict::Refused(_) if grant.is_refused() => Err(CheckoutError::Refused),
-            Verdict::Limit => Err(CheckoutError::Limit),
-            Verdict::Refused(_) | Verdict::Unavailable | Verdict::Throttled => Err(CheckoutError::Unavailable),
+            Verdict::Limit(_) => Err(CheckoutError::Limit),
+            Verdict::Refused(_) | Verdict::Unavailable(_) | Verdict::Throttled => Err(CheckoutError::Unavailable),
         }
     }
 
@@ -184,7 +205,7 @@ impl Authenticator {
     }
 
     /// Has the backend of this index judge a credential, unless too many wrong ones came before it.
-    pub async fn verify(self: &Arc<Self>, backend: usize, credential: Credential, client: Option<IpAddr>) -> Verdict {
+    pub async fn verify(self: &Arc<Self>, backend: usize, credential: Credential, client: Option<IpAddr>) -> Answer {
         let start = Instant::now();
         let fingerprint = self.fingerprint(backend, &credential);
         let key = self.pools.key(backend, &credential, fingerprint);
@@ -198,14 +219,14 @@ impl Authenticator {
             }
         }
         // A reload may have taken the backend away since the session began.
-        let verdict = match self.pools.backend(backend) {
+        let answer = match self.pools.backend(backend) {
             Some(backend) => {
                 let asker = asker.clone();
                 self.flight(Question { backend, key, account: None, fingerprint, credential, asker }).landed().await
             }
-            None => Verdict::Unavailable,
+            None => Verdict::unavailable().into(),
         };
-        let (result, path) = match &verdict {
+        let (result, path) = match &answer.verdict {
             Verdict::Accepted(_) => (LoginResult::Verified, LoginPath::Verified),
             Verdict::Refused(refusal) => {
                 let (client, user) = (client.map(tracing::field::display), shown::text(&asker.user));
@@ -217,12 +238,12 @@ impl Authenticator {
                 self.hold(&asker).await;
                 (LoginResult::Throttled, LoginPath::Failed)
             }
-            Verdict::Limit => (LoginResult::Limit, LoginPath::Failed),
-            Verdict::Unavailable => (LoginResult::Unavailable, LoginPath::Failed),
+            Verdict::Limit(_) => (LoginResult::Limit, LoginPath::Failed),
+            Verdict::Unavailable(_) => (LoginResult::Unavailable, LoginPath::Failed),
         };
         self.metrics.login(result);
         self.metrics.login_seconds(path, start.elapsed());
-        verdict
+        answer
     }
 
     /// Holds an answer back that is not yes.
@@ -258,23 +279,24 @@ impl Authenticator {
     }
 
     /// Asks the backend.
-    async fn ask(&self, question: Question) -> Verdict {
+    async fn ask(&self, question: Question) -> Answer {
         let Question { backend, key, account, fingerprint, credential, asker } = question;
         backend.in_service().await;
         // Who is still waiting then is turned away: begun so late, the verification would be broken off in its middle, which
         // costs a connection.
         let in_time = self.settings.load().patience.saturating_sub(backend.config.login_timeout);
         let Ok(Some((_turn, standing))) = timeout(in_time, self.turn(&backend, &asker)).await else {
-            return Verdict::Throttled;
+            return Verdict::Throttled.into();
         };
         let known = account.clone().or_else(|| self.pools.find(&key));
         let before = known.as_ref().map(|known| known.generation());
-        let mut answer = backend.log_in(&credential, standing, asker.client).await;
+        let mut judgement = backend.log_in(&credential, standing, asker.client).await;
         // A connection at rest would be replaced by this one anyway, and those of earlier tokens serve nobody.
-        if matches!(answer, Err(OpenError::Limit(_))) && self.pools.make_room(&key, asker.proven).await {
-            answer = backend.log_in(&credential, standing, asker.client).await;
+        if matches!(judgement.result, Err(OpenError::Limit(_))) && self.pools.make_room(&key, asker.proven).await {
+            judgement = backend.log_in(&credential, standing, asker.client).await;
         }
-        match answer {
+        let alerts = judgement.alerts.into();
+        let verdict = match judgement.result {
             Ok((connection, Outcome::Refused(refusal))) => {
                 // A password that was changed is no attack; from now on it is a wrong one.
                 if !asker.proven {
@@ -282,7 +304,7 @@ impl Authenticator {
                 }
                 backend.keep(connection);
                 if let Some(account) = known {
-                    account.forget(&fingerprint);
+                    account.refused(&fingerprint, &refusal);
                 }
                 Verdict::Refused(refusal)
             }
@@ -296,27 +318,48 @@ impl Authenticator {
                     None => self.pools.accepted(key, &backend, fingerprint, &credential, connection),
                 })
             }
-            Err(OpenError::Login(LoginError::NoMechanism)) => {
-                warn!(backend = backend.config.name, error = %LoginError::NoMechanism, "cannot verify a credential");
-                Verdict::Unavailable
-            }
-            Err(OpenError::Limit(text)) => {
-                warn!(backend = backend.config.name, user = shown::text(&key.user), text, "backend limits connections");
-                Verdict::Limit
-            }
-            // Told once, when the circuit opened, and not with each login.
-            Err(OpenError::Breaker) => Verdict::Unavailable,
-            Err(OpenError::Suspect) => Verdict::Throttled,
-            Err(error) => {
-                warn!(backend = backend.config.name, %error, "cannot verify a credential");
-                Verdict::Unavailable
-            }
-        }
+            Err(error) => unjudged(&backend, &key, error),
+        };
+        Answer { verdict, alerts }
     }
 
     /// Forgets what need not be known any longer. Call it every few seconds.
     pub fn sweep(&self) {
         self.throttle.lock().sweep(Instant::now());
         self.pools.sweep(self.settings.load().auth.cache_ttl);
+    }
+}
+
+/// What is told of a credential that the backend has not judged.
+fn unjudged(backend: &Backend, key: &Key, error: OpenError) -> Verdict {
+    let name = &backend.config.name;
+    match &error {
+        // Told once, when the circuit opened, and not with each login.
+        OpenError::Breaker => return Verdict::unavailable(),
+        OpenError::Suspect => return Verdict::Throttled,
+        OpenError::Limit(text) => {
+            warn!(backend = name, user = shown::text(&key.user), text, "backend limits connections");
+        }
+        error => {
+            warn!(backend = name, user = shown::text(&key.user), %error, "cannot verify a credential");
+        }
+    }
+    match error {
+        OpenError::Limit(text) => {
+            Verdict::Limit(format!("The mail server takes no more connections for this account: {text}").into())
+        }
+        OpenError::Unavailable(text) => {
+            Verdict::Unavailable(format!("The mail server cannot check this login at the moment: {text}").into())
+        }
+        OpenError::NotConnected(text) => {
+            Verdict::Unavailable(format!("The mail server took the login, but opened no session for it: {text}").into())
+        }
+        OpenError::Unjudged { words: Some(text), .. } => {
+            Verdict::Unavailable(format!("The mail server hung up on this login: {text}").into())
+        }
+        OpenError::Unjudged { error, .. } if matches!(*error, OpenError::Closed | OpenError::Io(_)) => {
+            Verdict::Unavailable("The mail server hung up on this login without a word.".into())
+        }
+        _ => Verdict::unavailable(),
     }
 }

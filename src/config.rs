@@ -180,6 +180,29 @@ impl TlsMode {
     }
 }
 
+/// Whether imapool tells a backend by ID what it is (RFC 2971).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Identify {
+    /// Where the backend offers ID.
+    Auto,
+    /// Everywhere.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
+impl Identify {
+    /// The word for it in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Identify::Auto => "auto",
+            Identify::Always => "always",
+            Identify::Never => "never",
+        }
+    }
+}
+
 /// Where a password may cross a connection without TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -274,6 +297,8 @@ pub struct Backend {
     /// How long a command may run without a byte from the backend. Default 10 min.
     #[serde(serialize_with = "diff::words")]
     pub reply_timeout: Duration,
+    /// Tell the backend by ID, after each login, that this is imapool. Default: auto.
+    pub id: Identify,
     /// Tell the backend by ID for which client's login a connection is opened. Default: false.
     pub forward_client_id: bool,
     /// Begin each connection with a PROXY header, version 2. Default: false.
@@ -297,6 +322,7 @@ impl Backend {
             connect_timeout: Duration::from_secs(5),
             login_timeout: Duration::from_secs(30),
             reply_timeout: Duration::from_secs(600),
+            id: Identify::Auto,
             forward_client_id: false,
             send_proxy: false,
         };

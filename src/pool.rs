@@ -38,6 +38,7 @@ use crate::metrics::RetireReason;
 use crate::secret::Fingerprint;
 use crate::upstream::backend::{Backend, Unauthenticated};
 use crate::upstream::connection::Connection;
+use crate::upstream::login::Refusal;
 
 /// For how long a backend's "too many connections" is remembered for the account.
 const LIMIT_MEMORY: Duration = Duration::from_secs(120);
@@ -275,9 +276,25 @@ impl Account {
         pass
     }
 
+    /// The backend has refused this credential. If it had accepted it before, it is forgotten as soon as the refusal is
+    /// certain: by its response code, or because it comes again. Gives whether it is certain.
+    pub fn refused(&self, fingerprint: &Fingerprint, refusal: &Refusal) -> bool {
+        let certain = refusal.definite || self.proof(fingerprint).is_none_or(|proof| proof.is_refused_again(refusal));
+        if certain {
+            self.forget(fingerprint);
+        } else {
+            info!(
+                user = self.name(),
+                reply = refusal.reply,
+                "a known credential was refused; it counts if that is repeated"
+            );
+        }
+        certain
+    }
+
     /// The backend has refused a credential that it had accepted before: who was let in with it is let go, and nothing that is
     /// open is used again.
-    pub fn forget(&self, fingerprint: &Fingerprint) {
+    fn forget(&self, fingerprint: &Fingerprint) {
         // Expired ones count: it is by those that a refusal is noticed.
         if self.proof(fingerprint).is_some_and(|proof| proof.refuse()) {
             info!(

@@ -60,6 +60,7 @@ fn property(section: &str, key: &str) -> Value {
 fn kind(section: &str, key: &str) -> Value {
     match (section, key) {
         ("listener" | "backend", "tls") => json!({ "enum": ["none", "starttls", "implicit"] }),
+        ("backend", "id") => json!({ "enum": ["auto", "always", "never"] }),
         ("listener", "plaintext_login") => json!({ "enum": ["never", "loopback", "always"] }),
         ("pool", "mode") => json!({ "enum": ["session", "multiplex"] }),
         ("log", "format") => json!({ "enum": ["text", "json"] }),

@@ -209,6 +209,8 @@ impl Session {
             "STATUS" => self.finish("OK", &texts.status),
             "SEARCH" => self.finish("OK", &texts.search),
             "NOOP" | "UNSELECT" | "CLOSE" | "CHECK" => self.finish("OK", ""),
+            "LIST" => self.finish("OK", "* LIST (\\Noselect) \"/\" \"\"\r\n"),
+            "NAMESPACE" => self.finish("OK", "* NAMESPACE ((\"\" \"/\")) NIL NIL\r\n"),
             "ID" => self.finish("OK", "* ID NIL\r\n"),
             "IDLE" => self.wait_for(Expect::Done, b"+ idling\r\n"),
             "LOGOUT" => {

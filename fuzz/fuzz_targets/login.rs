@@ -3,6 +3,8 @@
 
 #![no_main]
 
+use bytes::BytesMut;
+use imapool::config::Identify;
 use imapool::imap::sasl::{Credential, Mechanism};
 use imapool::upstream::login::{Login, Outcome};
 use libfuzzer_sys::fuzz_target;
@@ -19,29 +21,43 @@ fuzz_target!(|octets: &[u8]| {
     if !credential.is_sound() {
         return;
     }
-    let mut login = Login::new(how & 0x80 != 0);
+    let identify = [Identify::Auto, Identify::Always, Identify::Never][usize::from(*how >> 3) % 3];
+    let mut login = Login::new(how & 0x80 != 0, identify);
     let mut started = false;
-    for line in lines.split_inclusive(|b| *b == b'\n') {
-        let tag = format!("i{:x} ", login.next_tag().wrapping_sub(1));
-        let outcome = login.handle_line(line);
+    let mut input = BytesMut::from(lines);
+    loop {
+        let left = input.len();
+        let before = login.next_tag();
+        let outcome = login.handle_input(&mut input);
         let sent = login.poll_transmit();
         assert!(sent.is_empty() || sent.ends_with(b"\r\n"));
+        let said = &lines[lines.len() - left..lines.len() - input.len()];
+        let last = said.split_inclusive(|b| *b == b'\n').next_back().unwrap_or_default();
         match outcome {
-            Ok(None) => {}
+            Ok(None) => {
+                assert!(login.take_alerts().iter().all(|alert| !alert.contains(['\r', '\n', '\0'])));
+                // However it ends, nobody is let in by that.
+                assert!(!matches!(login.handle_end("over"), Some(Outcome::Accepted | Outcome::Ready)));
+                return;
+            }
             Ok(Some(Outcome::StartTls)) => {
                 assert!(how & 0x80 != 0 && !started);
                 login.handle_tls();
                 assert!(login.poll_transmit().ends_with(b" CAPABILITY\r\n"));
             }
             Ok(Some(Outcome::Accepted)) => {
-                assert!(started && line.starts_with(tag.as_bytes()));
+                assert!(started && last.starts_with(b"i"));
+                // The login's own, and the one that proved the session.
+                assert!(login.next_tag() >= 3 && before >= 2);
                 return;
             }
             Ok(Some(outcome)) => {
-                assert!(line.starts_with(tag.as_bytes()) || outcome == Outcome::Ready);
                 if let Outcome::Refused(refusal) = &outcome {
                     assert!(!refusal.reply.contains(['\r', '\n', '\0']));
                     assert!(refusal.challenge.iter().all(|text| text.bytes().all(|b| b.is_ascii_graphic())));
+                }
+                if !login.is_ready() {
+                    return;
                 }
                 started = login.start(&credential).is_ok();
                 if !started {

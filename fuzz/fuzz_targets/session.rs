@@ -75,12 +75,12 @@ impl Session {
         match which & 15 {
             0 if self.logging_in => {
                 self.logging_in = false;
-                self.machine.handle_login(LoginReply::Accepted(Arc::from(OFFERED)));
+                self.machine.handle_login(LoginReply::Accepted(Arc::from(OFFERED)), &[]);
             }
             1 if self.logging_in => {
                 self.logging_in = false;
                 let challenge = (which & 16 != 0).then(|| "e30=".into());
-                self.machine.handle_login(LoginReply::Refused { reply: "NO no".into(), challenge });
+                self.machine.handle_login(LoginReply::Refused { reply: "NO no".into(), challenge }, &[]);
             }
             2 | 3 if self.running.is_some() => self.machine.handle_continue(Bytes::from_static(b"+ go\r\n")),
             4..=6 if self.running.is_some() => {

@@ -8,28 +8,28 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::Verdict;
+use super::{Answer, Verdict};
 use crate::secret::Fingerprint;
 
-/// A verification that is under way, and where its verdict will be.
+/// A verification that is under way, and where its answer will be.
 #[derive(Debug, Clone)]
-pub(super) struct Flight(watch::Receiver<Option<Verdict>>);
+pub(super) struct Flight(watch::Receiver<Option<Answer>>);
 
 /// Those that are under way.
 #[derive(Debug, Default)]
 pub(super) struct Flights(Mutex<HashMap<Fingerprint, Flight>>);
 
-/// Whatever becomes of a flight, it is taken off the list, and lands with a verdict.
+/// Whatever becomes of a flight, it is taken off the list, and lands with an answer.
 struct Landing {
     flights: Arc<Flights>,
     fingerprint: Fingerprint,
-    land: watch::Sender<Option<Verdict>>,
-    verdict: Verdict,
+    land: watch::Sender<Option<Answer>>,
+    answer: Answer,
 }
 
 impl Landing {
-    fn bring(&mut self, verdict: Verdict) {
-        self.verdict = verdict;
+    fn bring(&mut self, answer: Answer) {
+        self.answer = answer;
     }
 }
 
@@ -37,7 +37,7 @@ impl Drop for Landing {
     fn drop(&mut self) {
         // Whoever comes after the verdict begins anew.
         self.flights.0.lock().remove(&self.fingerprint);
-        self.land.send_replace(Some(self.verdict.clone()));
+        self.land.send_replace(Some(self.answer.clone()));
     }
 }
 
@@ -51,7 +51,7 @@ impl Flights {
         ask: impl FnOnce() -> F,
     ) -> Flight
     where
-        F: Future<Output = Verdict> + Send + 'static,
+        F: Future<Output = Answer> + Send + 'static,
     {
         let mut flights = self.0.lock();
         if let Some(flight) = flights.get(&fingerprint) {
@@ -61,11 +61,12 @@ impl Flights {
         let flight = Flight(flight);
         flights.insert(fingerprint, flight.clone());
         drop(flights);
-        let mut landing = Landing { flights: Arc::clone(self), fingerprint, land, verdict: Verdict::Unavailable };
+        let mut landing =
+            Landing { flights: Arc::clone(self), fingerprint, land, answer: Verdict::unavailable().into() };
         let asked = timeout(patience, ask());
         tokio::spawn(async move {
-            if let Ok(verdict) = asked.await {
-                landing.bring(verdict);
+            if let Ok(answer) = asked.await {
+                landing.bring(answer);
             }
         });
         flight
@@ -74,10 +75,10 @@ impl Flights {
 
 impl Flight {
     /// What becomes of it.
-    pub(super) async fn landed(mut self) -> Verdict {
-        let landed = self.0.wait_for(Option::is_some).await.map(|verdict| verdict.clone());
-        // None lands without a verdict.
-        landed.ok().flatten().unwrap_or(Verdict::Unavailable)
+    pub(super) async fn landed(mut self) -> Answer {
+        let landed = self.0.wait_for(Option::is_some).await.map(|answer| answer.clone());
+        // None lands without an answer.
+        landed.ok().flatten().unwrap_or_else(|| Verdict::unavailable().into())
     }
 }
 
@@ -95,11 +96,11 @@ mod tests {
     async fn one_that_crashes_stands_in_nobodys_way() {
         let flights = Arc::new(Flights::default());
         let fingerprint = Fingerprinter::new().unwrap().fingerprint(&[b"x"]);
-        let crash = |_: &str| -> Verdict { panic!("on purpose") };
+        let crash = |_: &str| -> Answer { panic!("on purpose") };
         let flight = flights.join(fingerprint, LONG, || async move { crash("") });
-        assert!(matches!(flight.landed().await, Verdict::Unavailable));
-        let flight = flights.join(fingerprint, LONG, || async { Verdict::Limit });
-        assert!(matches!(flight.landed().await, Verdict::Limit));
+        assert!(matches!(flight.landed().await.verdict, Verdict::Unavailable(_)));
+        let flight = flights.join(fingerprint, LONG, || async { Verdict::Limit("x".into()).into() });
+        assert!(matches!(flight.landed().await.verdict, Verdict::Limit(_)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -116,7 +117,7 @@ mod tests {
         };
         let passengers = [join(), join(), join()];
         for flight in passengers {
-            assert!(matches!(flight.landed().await, Verdict::Unavailable));
+            assert!(matches!(flight.landed().await.verdict, Verdict::Unavailable(_)));
         }
         assert_eq!(asked.load(Ordering::Relaxed), 1);
         assert!(flights.0.lock().is_empty());

@@ -9,10 +9,11 @@ use super::error::Fault;
 use super::read::{Reader, Section};
 use super::value::{self, ANY, SOME};
 use super::{
-    Admin, Auth, Backend, Config, Limits, ListenAddr, Listener, Log, LogFormat, PerCredential, PlaintextLogin, Pool,
-    PoolMode, TlsMode,
+    Admin, Auth, Backend, Config, Identify, Limits, ListenAddr, Listener, Log, LogFormat, PerCredential,
+    PlaintextLogin, Pool, PoolMode, TlsMode,
 };
 
+const IDENTIFY: &[Identify] = &[Identify::Auto, Identify::Always, Identify::Never];
 const TLS_MODES: &[TlsMode] = &[TlsMode::None, TlsMode::StartTls, TlsMode::Implicit];
 const PLAINTEXT_LOGINS: &[PlaintextLogin] = &[PlaintextLogin::Never, PlaintextLogin::Loopback, PlaintextLogin::Always];
 const POOL_MODES: &[PoolMode] = &[PoolMode::Multiplex, PoolMode::Session];
@@ -141,6 +142,7 @@ fn read_backend<'t>(reader: &mut Reader<'t>, (header, table): Table<'t>) -> Opti
         connect_timeout: section.or("connect_timeout", defaults.connect_timeout, value::duration(SOME)),
         login_timeout: section.or("login_timeout", defaults.login_timeout, value::duration(SOME)),
         reply_timeout: section.or("reply_timeout", defaults.reply_timeout, value::duration(SOME)),
+        id: section.or("id", defaults.id, value::one_of(IDENTIFY, Identify::as_str)),
         forward_client_id: section.or("forward_client_id", defaults.forward_client_id, value::boolean),
         send_proxy: section.or("send_proxy", defaults.send_proxy, value::boolean),
     };

@@ -104,6 +104,7 @@ fn everything_can_be_said() {
         source_addresses = ["192.0.2.8", "2001:db8::1"]
         source_port_range = "40000-44999"
         connect_timeout = "1500ms"
+        id = "always"
         forward_client_id = true
         send_proxy = true
         [[backend]]
@@ -157,6 +158,7 @@ fn everything_can_be_said() {
             source_addresses: vec!["192.0.2.8".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             source_port_range: Some(40_000..=44_999),
             connect_timeout: Duration::from_millis(1500),
+            id: Identify::Always,
             forward_client_id: true,
             send_proxy: true,
             ..Backend::new("mail.example.org", 993)
@@ -243,7 +245,7 @@ fn unknown_keys_get_the_nearest_valid_one() {
         (
             "\"x\\ny\" = 1\n",
             "f:5:1: unknown key `backend.x\\ny`: the nearest is `tls`; valid here: address, name, tls, \
-          server_name, ca_file, source_addresses, source_port_range, connect_timeout, login_timeout, reply_timeout, forward_client_id, send_proxy",
+          server_name, ca_file, source_addresses, source_port_range, connect_timeout, login_timeout, reply_timeout, id, forward_client_id, send_proxy",
         ),
         ("tsl = \"none\"\n", "f:5:1: unknown key `backend.tsl`: did you mean `tls`?"),
         (

@@ -76,10 +76,10 @@ impl Capabilities {
         self.words.is_empty()
     }
 
-    /// Whether a password can be verified: by LOGIN, or by AUTHENTICATE PLAIN.
+    /// Whether a password can be verified: by LOGIN, or by AUTHENTICATE with PLAIN or LOGIN.
     #[must_use]
     pub fn takes_password(&self) -> bool {
-        !self.has("LOGINDISABLED") || self.has("AUTH=PLAIN")
+        !self.has("LOGINDISABLED") || self.has("AUTH=PLAIN") || self.has("AUTH=LOGIN")
     }
 
     /// Whether the SASL mechanism is one that imapool speaks and can have verified by this backend.

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
+use super::sasl::Form;
+
 /// Longest tag taken, in octets. RFC 9051 sets no bound.
 pub const MAX_TAG: usize = 128;
 
@@ -294,6 +296,15 @@ impl<'a> Arguments<'a> {
         let len = text.iter().position(|b| !is_astring_char(*b) && *b < 0x80).unwrap_or(text.len());
         self.at += len;
         (len > 0).then(|| Cow::Borrowed(&text[..len]))
+    }
+
+    /// How the next string is written.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        match self.segments.first().and_then(|segment| segment.text.get(self.at..)?.strip_prefix(b" ")) {
+            Some([]) | None => Form::Literal,
+            Some(_) => Form::Quoted,
+        }
     }
 
     /// A space and a word up to the next space.

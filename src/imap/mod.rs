@@ -7,6 +7,7 @@ pub mod fetch_items;
 pub mod frame;
 pub mod framer;
 pub mod numbering;
+pub mod phrases;
 mod program;
 pub mod ranges;
 pub mod renumber;

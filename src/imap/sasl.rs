@@ -66,6 +66,15 @@ pub enum SecretKind {
     OAuthBearer,
 }
 
+/// How a string was written by the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// As a quoted string, or an atom: within the line.
+    Quoted,
+    /// As a literal, or in base64.
+    Literal,
+}
+
 /// Who wants to log in, and with what.
 #[derive(Debug, Clone)]
 pub struct Credential {
@@ -77,6 +86,8 @@ pub struct Credential {
     pub authzid: Vec<u8>,
     /// The password; for XOAUTH2 and OAUTHBEARER the whole initial response.
     pub secret: Secret,
+    /// How user and secret were written. It makes no other credential of it.
+    pub forms: [Form; 2],
 }
 
 /// Why a credential is refused before any backend sees it.
@@ -170,7 +181,13 @@ impl Credential {
     #[must_use]
     pub fn new(mechanism: Mechanism, user: Vec<u8>, authzid: Vec<u8>, secret: Vec<u8>) -> Self {
         let authzid = if authzid == user { Vec::new() } else { authzid };
-        Self { mechanism, user, authzid, secret: Secret::new(secret) }
+        Self { mechanism, user, authzid, secret: Secret::new(secret), forms: [Form::Literal; 2] }
+    }
+
+    /// The same, its user and secret having been written so.
+    #[must_use]
+    pub fn written(self, user: Form, secret: Form) -> Self {
+        Self { forms: [user, secret], ..self }
     }
 
     /// Somebody's, and sayable to a backend: a user name of at most 1,024 octets, no NUL in name or password (no IMAP string has one, and in
@@ -182,6 +199,12 @@ impl Credential {
             && name_sound(&self.user)
             && name_sound(&self.authzid)
             && !self.secret.expose().contains(&0)
+    }
+
+    /// The two messages of AUTHENTICATE LOGIN for it, in base64: name and password.
+    #[must_use]
+    pub fn login_messages(&self) -> [Secret; 2] {
+        [&self.user[..], self.secret.expose()].map(|part| Secret::new(STANDARD.encode(part).into_bytes()))
     }
 
     /// The message of AUTHENTICATE for it, in base64.

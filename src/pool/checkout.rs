@@ -72,11 +72,11 @@ impl Account {
         let credential = want.pass.grant().credential();
         let generation = self.generation();
         let (connection, outcome) =
-            self.backend.log_in(credential, Standing::Proven, client).await.map_err(FillError::Open)?;
+            self.backend.log_in(credential, Standing::Proven, client).await.result.map_err(FillError::Open)?;
         match outcome {
-            Outcome::Refused(_) => {
+            Outcome::Refused(refusal) => {
                 self.backend.keep(connection);
-                Err(FillError::Refused)
+                Err(FillError::Refused(refusal))
             }
             _ => {
                 let (connection, capabilities) = self.backend.authenticated(connection, generation);
@@ -119,9 +119,9 @@ impl Account {
                 Ok(Some(lease)) if !lease.is_outdated() => return Ok(lease),
                 // It was closed or retired just then, or did not answer: the next.
                 Ok(_) => {}
-                Err(FillError::Refused) => {
-                    self.forget(&want.pass.grant().fingerprint());
-                    return Err(CheckoutError::Refused);
+                Err(FillError::Refused(refusal)) => {
+                    let certain = self.refused(&want.pass.grant().fingerprint(), &refusal);
+                    return Err(if certain { CheckoutError::Refused } else { CheckoutError::Unavailable });
                 }
                 Err(FillError::Open(OpenError::Limit(text))) => {
                     if !self.lower_limit(&text) {

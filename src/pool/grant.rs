@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::Account;
 use crate::imap::sasl::Credential;
 use crate::secret::Fingerprint;
+use crate::upstream::login::Refusal;
 
 /// The backend has to be asked again.
 const VOID: u64 = 0;
@@ -20,6 +21,9 @@ const REFUSED: u64 = 1;
 const FIRST: u64 = 2;
 /// A credential is asked about ahead of time at most this often.
 const PAUSE: Duration = Duration::from_secs(1);
+/// A refusal that does not say by a response code that the credential is no longer good counts when it comes again after so
+/// long: what is wrong with a server for a moment, many put as a plain NO.
+const DOUBT: Duration = Duration::from_secs(2);
 
 /// What is known of one credential of an account: kept as long as the account remembers it or a session was let in with it.
 #[derive(Debug)]
@@ -30,6 +34,8 @@ pub(super) struct Proof {
     accepted: AtomicU64,
     /// When it was last asked about ahead of time, in milliseconds after `since`.
     asked: AtomicU64,
+    /// A refusal that does not say for certain that the credential is no longer good: its words, and when they came.
+    doubt: Mutex<Option<(String, Instant)>>,
     /// While sessions have it, they share one copy.
     credential: Mutex<Weak<Credential>>,
 }
@@ -42,6 +48,7 @@ impl Proof {
             since: Instant::now(),
             accepted: AtomicU64::new(FIRST),
             asked: AtomicU64::new(VOID),
+            doubt: Mutex::default(),
             credential: Mutex::default(),
         })
     }
@@ -51,7 +58,24 @@ impl Proof {
     }
 
     pub(super) fn accept(&self) {
+        *self.doubt.lock() = None;
         self.accepted.store(self.now(), Ordering::Release);
+    }
+
+    /// Whether the same was said at least [`DOUBT`] ago, and no OK since.
+    pub(super) fn is_refused_again(&self, refusal: &Refusal) -> bool {
+        let mut doubt = self.doubt.lock();
+        match doubt.as_ref().filter(|(reply, _)| *reply == refusal.reply) {
+            Some((_, since)) => since.elapsed() >= DOUBT,
+            None => {
+                *doubt = Some((refusal.reply.clone(), Instant::now()));
+                false
+            }
+        }
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        self.doubt.lock().as_ref().is_some_and(|(_, since)| since.elapsed() < DOUBT)
     }
 
     /// False: it was refused already.
@@ -141,7 +165,7 @@ impl Grant {
     pub fn may_ask(&self) -> bool {
         let (now, pause) = (self.proof.now(), u64::try_from(PAUSE.as_millis()).unwrap_or(u64::MAX));
         let due = |asked: u64| (asked == VOID || now.saturating_sub(asked) >= pause).then_some(now);
-        self.proof.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, due).is_ok()
+        !self.proof.is_in_doubt() && self.proof.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, due).is_ok()
     }
 
     /// The backend has accepted this credential just now, as `pass` shows, which may be of an account that has taken the

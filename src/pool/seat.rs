@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::Account;
 use crate::upstream::backend::OpenError;
 use crate::upstream::connection::Connection;
+use crate::upstream::login::Refusal;
 
 /// A seat in an account's deadpool, and the connection in it while it rests.
 #[derive(Debug, Default)]
@@ -29,7 +30,7 @@ impl fmt::Debug for Manager {
 #[derive(Debug)]
 pub(super) enum FillError {
     Open(OpenError),
-    Refused,
+    Refused(Refusal),
     AccountGone,
 }
 

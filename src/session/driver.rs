@@ -508,30 +508,30 @@ impl Session {
     async fn login(&mut self, credential: Credential) -> Result<(), Ended> {
         let context = Arc::clone(&self.context);
         let backend = context.backend.load().index;
-        let verdict = match context.auth.known(backend, &credential, self.client.ip()) {
-            Some(pass) => Verdict::Accepted(pass),
+        let answer = match context.auth.known(backend, &credential, self.client.ip()) {
+            Some(pass) => Verdict::Accepted(pass).into(),
             None => {
                 let record = Arc::clone(&self.record);
                 let verify = Box::pin(context.auth.verify(backend, credential, self.client.ip()));
                 record.place().verifies(true);
-                let verdict = self
+                let answer = self
                     .meanwhile(async {
                         tokio::select! {
                             biased;
                             () = record.place().given_up() => None,
-                            verdict = verify => Some(verdict),
+                            answer = verify => Some(answer),
                         }
                     })
                     .await;
                 record.place().verifies(false);
-                let Some(verdict) = verdict else { return Err(self.gave_way()) };
-                verdict
+                let Some(answer) = answer else { return Err(self.gave_way()) };
+                answer
             }
         };
-        if matches!(verdict, Verdict::Accepted(_)) && !self.record.place().logged_in() {
+        if matches!(answer.verdict, Verdict::Accepted(_)) && !self.record.place().logged_in() {
             return Err(self.gave_way());
         }
-        let reply = match verdict {
+        let reply = match answer.verdict {
             Verdict::Accepted(pass) => {
                 let offered = pass.account().offered();
                 self.record.set_account(pass.account());
@@ -539,12 +539,12 @@ impl Session {
                 LoginReply::Accepted(offered)
             }
             Verdict::Refused(refusal) => LoginReply::Refused { reply: refusal.reply, challenge: refusal.challenge },
-            Verdict::Limit => refused("NO [LIMIT] The mail server takes no more connections for this account."),
-            Verdict::Throttled => refused("NO [UNAVAILABLE] Too many failed logins; try again later."),
-            Verdict::Unavailable => refused("NO [UNAVAILABLE] The mail server cannot check logins at the moment."),
+            Verdict::Limit(text) => refused(format!("NO [LIMIT] {text}")),
+            Verdict::Throttled => refused("NO [UNAVAILABLE] Too many failed logins; try again later.".into()),
+            Verdict::Unavailable(text) => refused(format!("NO [UNAVAILABLE] {text}")),
         };
         self.last_input = self.now;
-        self.machine.handle_login(reply);
+        self.machine.handle_login(reply, &answer.alerts);
         Ok(())
     }
 
@@ -615,8 +615,8 @@ fn slices(output: &VecDeque<Bytes>) -> ([IoSlice<'_>; 8], usize) {
     (slices, used)
 }
 
-fn refused(reply: &str) -> LoginReply {
-    LoginReply::Refused { reply: reply.into(), challenge: None }
+fn refused(reply: String) -> LoginReply {
+    LoginReply::Refused { reply, challenge: None }
 }
 
 /// Moved only when it fires too early, not with each octet.

@@ -36,7 +36,7 @@ fn answer(machine: &mut Machine, done: &mut Vec<String>) {
             _ => done.push(text),
         }
         match action {
-            Action::Login(_) => machine.handle_login(LoginReply::Accepted("X".into())),
+            Action::Login(_) => machine.handle_login(LoginReply::Accepted("X".into()), &[]),
             Action::Run(run) if run.streams.is_some() || matches!(run.command.name, Name::Idle | Name::Other) => {
                 machine.handle_continue("+ go\r\n".into());
             }

@@ -107,12 +107,12 @@ impl Play {
     fn event(&mut self, event: &str) {
         let (word, text) = event.split_once(' ').unwrap_or((event, ""));
         match word {
-            "accept" => self.machine.handle_login(LoginReply::Accepted(text.into())),
-            "refuse" => self.machine.handle_login(LoginReply::Refused { reply: text.into(), challenge: None }),
+            "accept" => self.machine.handle_login(LoginReply::Accepted(text.into()), &[]),
+            "refuse" => self.machine.handle_login(LoginReply::Refused { reply: text.into(), challenge: None }, &[]),
             "challenge" => {
                 let (challenge, reply) = text.split_once(' ').unwrap();
                 let challenge = Some(challenge.into());
-                self.machine.handle_login(LoginReply::Refused { reply: reply.into(), challenge });
+                self.machine.handle_login(LoginReply::Refused { reply: reply.into(), challenge }, &[]);
             }
             "continue" => self.machine.handle_continue(format!("{text}\r\n").into()),
             "done" => self.machine.handle_done(format!(" {text}\r\n").as_bytes(), false),

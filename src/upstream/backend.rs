@@ -21,11 +21,12 @@ pub use self::unauthenticated::Unauthenticated;
 use super::breaker::Breaker;
 use super::connection::{Connection, Opened, Timing};
 use super::dial::{DialError, Dialer};
-use super::login::{Login, LoginError, Outcome, is_connection_limit};
+use super::login::{Login, LoginError, Outcome};
 use super::machine::Machine;
 use super::turns::Turns;
 use crate::config::{self, Live};
 use crate::imap::capability::Capabilities;
+use crate::imap::phrases::{self, Meaning};
 use crate::imap::sasl::Credential;
 use crate::metrics::{BackendMetrics, ConnectionState, DialResult};
 use crate::ports::{Budget, Permit};
@@ -67,9 +68,37 @@ pub enum OpenError {
     /// Too many connections, in the backend's own words.
     #[error("the backend has reached a limit: {0}")]
     Limit(String),
-    /// The backend cannot judge credentials now, in its own words.
-    #[error("the backend cannot log anyone in now: {0}")]
+    /// The backend cannot judge this credential now, in its own words.
+    #[error("the backend cannot log this user in now: {0}")]
     Unavailable(String),
+    /// The backend has accepted a credential, but there is no session behind it; in its own words.
+    #[error("the backend has accepted the login, but not opened a session: {0}")]
+    NotConnected(String),
+    /// The connection ended, or nothing was said, after a credential was sent.
+    #[error("the backend did not judge the credential: {error}")]
+    Unjudged {
+        /// The backend's last words, if it had any.
+        words: Option<String>,
+        /// What happened.
+        error: Box<OpenError>,
+    },
+}
+
+/// Whom a failure concerns. What was said to an account's credential is no other account's business.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Concern {
+    Account,
+    Host,
+    Backend,
+}
+
+/// What came of a credential.
+#[derive(Debug)]
+pub struct Judgement {
+    /// The outcome, and the connection.
+    pub result: Result<(Unauthenticated, Outcome), OpenError>,
+    /// What the backend wants the user to see, each as an untagged reply without `*` and line end.
+    pub alerts: Vec<String>,
 }
 
 impl OpenError {
@@ -82,31 +111,31 @@ impl OpenError {
                 _ => DialResult::Io,
             }),
             Self::Login(LoginError::Bye(_) | LoginError::PreAuth) => DialResult::Greeting,
-            Self::Login(_) | Self::Limit(_) | Self::Unavailable(_) => DialResult::Protocol,
+            Self::Login(_) | Self::Limit(_) | Self::Unavailable(_) | Self::NotConnected(_) => DialResult::Protocol,
+            Self::Unjudged { error, .. } => error.result(),
             Self::Closed => DialResult::Closed,
             Self::Io(_) => DialResult::Io,
             Self::Timeout(_) => DialResult::Timeout,
         }
     }
 
-    /// Whether it speaks against the backend, and not against this host or one account.
-    fn blames_backend(&self) -> bool {
+    fn concerns(&self) -> Concern {
         match self {
-            Self::Breaker
-            | Self::Suspect
-            | Self::NoRoom(_)
-            | Self::Limit(_)
+            Self::Limit(_)
             | Self::Unavailable(_)
-            | Self::Login(LoginError::NoMechanism) => false,
-            Self::Dial(error) => !error.is_local(),
-            _ => true,
+            | Self::NotConnected(_)
+            | Self::Unjudged { .. }
+            | Self::Login(LoginError::NoMechanism) => Concern::Account,
+            Self::Breaker | Self::Suspect | Self::NoRoom(_) => Concern::Host,
+            Self::Dial(error) if error.is_local() => Concern::Host,
+            Self::Dial(_) | Self::Login(_) | Self::Closed | Self::Io(_) | Self::Timeout(_) => Concern::Backend,
         }
     }
 
     /// A `BYE Too many connections` is a limit, too.
     fn from_login(error: LoginError) -> Self {
         match error {
-            LoginError::Bye(text) if is_connection_limit(&text) => Self::Limit(text),
+            LoginError::Bye(text) if phrases::of_words(text.as_bytes()) == Some(Meaning::Limit) => Self::Limit(text),
             error => Self::Login(error),
         }
     }
@@ -272,29 +301,45 @@ impl Backend {
     }
 
     /// Has the backend judge a credential, on a connection kept for that or a new one. The connection comes with the
-    /// outcome.
-    ///
-    /// # Errors
-    /// See [`OpenError`].
+    /// outcome. A credential is shown on one connection only.
     pub async fn log_in(
         self: &Arc<Self>,
         credential: &Credential,
         standing: Standing,
         client: Option<IpAddr>,
-    ) -> Result<(Unauthenticated, Outcome), OpenError> {
+    ) -> Judgement {
         *self.last_login.lock() = Instant::now();
-        let told = client.filter(|_| self.config.forward_client_id);
-        let mut connection = self.unauthenticated(standing, client).await?;
-        let mut result = connection.log_in(credential, told).await;
-        // One that had waited for long may just have been closed.
-        if connection.kept && matches!(result, Err(OpenError::Closed | OpenError::Io(_))) {
-            drop(connection);
-            connection = self.fresh(standing, client).await?;
-            result = connection.log_in(credential, told).await;
-        }
+        let mut connection = match self.ready_for(standing, client).await {
+            Ok(connection) => connection,
+            Err(error) => return Judgement { result: Err(error), alerts: Vec::new() },
+        };
+        // From here on, what happens is the account's: the backend has seen its credential, and nobody else's.
         connection.used = true;
+        let result = connection.log_in(credential).await;
+        let alerts = connection.login.take_alerts();
         self.judge(result.as_ref().err());
-        Ok((connection, result?))
+        Judgement { result: result.map(|outcome| (connection, outcome)), alerts }
+    }
+
+    /// A connection to log in on that was there a moment ago.
+    async fn ready_for(
+        self: &Arc<Self>,
+        standing: Standing,
+        client: Option<IpAddr>,
+    ) -> Result<Unauthenticated, OpenError> {
+        let told = client.filter(|_| self.config.forward_client_id);
+        loop {
+            let mut connection = self.unauthenticated(standing, client).await?;
+            match connection.prepare(told).await {
+                Ok(()) => return Ok(connection),
+                // One that had waited for long has been closed meanwhile: the next, and a new one at last.
+                Err(_) if connection.kept => {}
+                Err(error) => {
+                    self.judge(Some(&error));
+                    return Err(error);
+                }
+            }
+        }
     }
 
     /// A connection to log in on: one that is kept for that, or a new one.
@@ -404,14 +449,16 @@ impl Backend {
     /// Has the circuit breaker learn from the end of an attempt.
     fn judge(&self, error: Option<&OpenError>) {
         let mut breaker = self.breaker.lock();
-        if error.is_some_and(OpenError::blames_backend) {
-            breaker.failed(std::time::Instant::now(), chance());
-            if breaker.is_open() && self.reachable.send_replace(false) {
-                // Whoever logged in on one of these would wait for `login_timeout`.
-                self.end_spares();
+        match error.map(OpenError::concerns) {
+            None => breaker.succeeded(),
+            Some(Concern::Account | Concern::Host) => breaker.undecided(),
+            Some(Concern::Backend) => {
+                breaker.failed(std::time::Instant::now(), chance());
+                if breaker.is_open() && self.reachable.send_replace(false) {
+                    // Whoever logged in on one of these would wait for `login_timeout`.
+                    self.end_spares();
+                }
             }
-        } else {
-            breaker.succeeded();
         }
     }
 
@@ -445,7 +492,7 @@ impl Backend {
         let mut connection = Unauthenticated {
             stream,
             input: BytesMut::new(),
-            login: Login::new(self.config.tls == config::TlsMode::StartTls),
+            login: Login::new(self.config.tls == config::TlsMode::StartTls, self.config.id),
             opened: Instant::now(),
             limit: self.config.login_timeout,
             state,

@@ -29,8 +29,8 @@ impl Breaker {
         self.open_until.is_some_and(|until| now < until || probing)
     }
 
-    /// Whether an attempt may be made now; each yes must be followed by [`Breaker::succeeded`] or
-    /// [`Breaker::failed`].
+    /// Whether an attempt may be made now; each yes must be followed by [`Breaker::succeeded`],
+    /// [`Breaker::failed`] or [`Breaker::undecided`].
     pub fn try_attempt(&mut self, now: Instant) -> bool {
         if self.refuses(now) {
             return false;
@@ -49,6 +49,11 @@ impl Breaker {
     /// An attempt succeeded: the circuit closes.
     pub fn succeeded(&mut self) {
         *self = Self::default();
+    }
+
+    /// An attempt came to nothing for a reason that tells nothing of the backend: things stay as they are.
+    pub fn undecided(&mut self) {
+        self.probing_since = None;
     }
 
     /// An attempt failed. `chance` in 0..1 spreads the next one over the second half of the wait.
@@ -112,6 +117,25 @@ mod tests {
         breaker.succeeded();
         breaker.failed(start, 1.0);
         assert!(!breaker.is_open());
+    }
+
+    #[test]
+    fn what_tells_nothing_of_the_backend_neither_opens_nor_closes() {
+        let start = Instant::now();
+        let mut breaker = Breaker::default();
+        for _ in 0..10 {
+            assert!(breaker.try_attempt(start));
+            breaker.undecided();
+        }
+        assert!(!breaker.is_open());
+        for _ in 0..FAILURES {
+            breaker.failed(start, 1.0);
+        }
+        assert!(breaker.try_attempt(start + MIN_WAIT));
+        breaker.undecided();
+        assert!(breaker.is_open() && breaker.try_attempt(start + MIN_WAIT), "the next may try");
+        breaker.failed(start + MIN_WAIT, 1.0);
+        assert_eq!(breaker.open_until(), Some(start + 3 * MIN_WAIT), "as if there had been none between");
     }
 
     #[test]

@@ -1,42 +1,33 @@
 //! From the greeting to an authenticated connection, line by line (RFC 9051 sections 3, 6.2 and 7.1): greeting, STARTTLS,
-//! CAPABILITY, then LOGIN or AUTHENTICATE. No sockets, no clock.
+//! CAPABILITY, then LOGIN or AUTHENTICATE, and a first command, which shows that the session behind the login works. No
+//! sockets, no clock.
 //!
 //! A refused credential leaves the connection as it was, for the next one to be tried on.
 
+mod alerts;
+mod refusal;
+#[cfg(test)]
+mod tests;
+mod ways;
+
+use std::collections::VecDeque;
 use std::net::IpAddr;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
+use self::alerts::Alerts;
+pub use self::refusal::{Outcome, Refusal};
+use self::refusal::{Parting, judge, printable, text_of};
+use crate::config::Identify;
+use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::capability::Capabilities;
-use crate::imap::command::quoted;
+use crate::imap::frame::trailing_literal;
+use crate::imap::phrases::{self, Meaning};
 use crate::imap::response::{Kind, Status, StatusReply, classify, split_tag, trim_line_end};
-use crate::imap::sasl::{Credential, Mechanism, SecretKind};
+use crate::imap::sasl::{Credential, SecretKind};
 
-/// What a step ended in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// The backend agreed to STARTTLS: do the handshake, forget what was read, then [`Login::handle_tls`].
-    StartTls,
-    /// Not authenticated, capabilities known: ready for [`Login::start`].
-    Ready,
-    /// Authenticated.
-    Accepted,
-    /// The credential was refused.
-    Refused(Refusal),
-    /// Not the credential's fault: too many connections or logins. The backend's words.
-    Limit(String),
-    /// Not the credential's fault: the backend cannot judge now. The backend's words.
-    Unavailable(String),
-}
-
-/// A backend's refusal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// The tagged reply without tag and line end: `NO [AUTHENTICATIONFAILED] …`.
-    pub reply: String,
-    /// Base64 that explains why a token was refused (RFC 7628 section 3.2.2).
-    pub challenge: Option<String>,
-}
+/// Octets that a backend may say until a step is over.
+const MAX_HEARD: usize = 256 * 1024;
 
 /// Why a connection cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,43 +54,79 @@ enum Waiting {
     Greeting,
     StartTls,
     Tls,
-    Capability { authenticated: bool },
+    Capability,
     Nothing,
-    Id,
+    Probe,
     Login,
-    Sasl { sent: bool },
-    Authenticated,
+    Sasl,
+    Trial,
+    Over,
+}
+
+/// What a command is for that follows the OK to a login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trial {
+    /// What is offered now.
+    Capability,
+    /// Who imapool is; the answer does not matter.
+    Id,
+    /// Whether there is a session behind the login.
+    Proof,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Login {
     starttls: bool,
+    identify: Identify,
     next_tag: u64,
     waiting: Waiting,
     capabilities: Capabilities,
     /// Capabilities told since the login began.
     news: Option<Capabilities>,
-    /// What goes out when the backend asks for it, last first: octets of literals with what follows, or a SASL message.
+    /// What goes out when the backend asks for it, last first: octets of literals with what follows, or SASL messages.
     held: Vec<Bytes>,
+    /// The same LOGIN without literals, for servers that know none there.
+    unasked: Option<Bytes>,
     kind: SecretKind,
     challenge: Option<String>,
+    /// A BYE that came in place of the answer to the credential, or before it.
+    bye: Option<Parting>,
+    /// Commands that follow the login, by the number of their tag.
+    trial: VecDeque<(u64, Trial)>,
+    /// ID was sent since the login's OK.
+    identified: bool,
+    alerts: Alerts,
+    /// Octets of a literal that are still to come.
+    literal: u64,
+    /// What comes next is the rest of a line with a literal in it.
+    continued: bool,
+    heard: usize,
     output: BytesMut,
 }
 
 impl Login {
     /// A connection just made (and secured, if TLS is implicit); `starttls`: STARTTLS must come before anything.
     #[must_use]
-    pub fn new(starttls: bool) -> Self {
+    pub fn new(starttls: bool, identify: Identify) -> Self {
         Self {
             starttls,
+            identify,
             next_tag: 0,
             waiting: Waiting::Greeting,
             capabilities: Capabilities::default(),
             news: None,
             held: Vec::new(),
+            unasked: None,
             kind: SecretKind::Password,
             challenge: None,
+            bye: None,
+            trial: VecDeque::new(),
+            identified: false,
+            alerts: Alerts::default(),
+            literal: 0,
+            continued: false,
+            heard: 0,
             output: BytesMut::new(),
         }
     }
@@ -116,15 +143,33 @@ impl Login {
         self.next_tag
     }
 
+    /// Nobody is logged in, nothing is under way, and the backend has not said goodbye.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.waiting == Waiting::Nothing && self.bye.is_none()
+    }
+
+    /// What the backend wants the user to see (RFC 9051 section 7.1, ALERT) since the login began: `OK [ALERT] …`, safe to
+    /// be sent on. They are told once.
+    pub fn take_alerts(&mut self) -> Vec<String> {
+        self.alerts.take()
+    }
+
     /// What is to be sent. It may hold secrets.
     pub fn poll_transmit(&mut self) -> Bytes {
         self.output.split().freeze()
     }
 
+    /// Whether something is to be sent.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
     /// TLS stands.
     pub fn handle_tls(&mut self) {
         self.starttls = false;
-        self.send("CAPABILITY", Waiting::Capability { authenticated: false });
+        self.send("CAPABILITY", Waiting::Capability);
     }
 
     /// Tells the backend for whom a login is, which it may believe (Dovecot: `login_trusted_networks`); ends in
@@ -132,9 +177,14 @@ impl Login {
     pub fn introduce(&mut self, client: IpAddr) -> bool {
         let knows = self.capabilities.has("ID");
         if knows {
-            self.send(&format!("ID (\"x-originating-ip\" \"{}\")", client.to_canonical()), Waiting::Id);
+            self.send(&format!("ID (\"x-originating-ip\" \"{}\")", client.to_canonical()), Waiting::Probe);
         }
         knows
+    }
+
+    /// Asks for a sign of life; ends in [`Outcome::Ready`].
+    pub fn probe(&mut self) {
+        self.send("NOOP", Waiting::Probe);
     }
 
     /// Begins to log in; after [`Outcome::Ready`], or after a refusal.
@@ -142,95 +192,136 @@ impl Login {
     /// # Errors
     /// [`LoginError::NoMechanism`]; the connection is as good as before.
     pub fn start(&mut self, credential: &Credential) -> Result<(), LoginError> {
+        let way = ways::way(&self.capabilities, credential).ok_or(LoginError::NoMechanism)?;
+        let said = way.say(&self.capabilities, credential);
         self.kind = credential.mechanism.kind();
         self.news = None;
         self.challenge = None;
-        self.held.clear();
-        let sasl = match self.kind {
-            SecretKind::Password => "PLAIN",
-            SecretKind::XOAuth2 | SecretKind::OAuthBearer => credential.mechanism.name(),
-        };
-        let by_login = self.kind == SecretKind::Password
-            && credential.authzid.is_empty()
-            && !self.capabilities.has("LOGINDISABLED")
-            && (credential.mechanism == Mechanism::LoginCommand || !self.capabilities.has("AUTH=PLAIN"));
-        if by_login {
-            self.start_login(credential);
-        } else if self.capabilities.has(&format!("AUTH={sasl}")) {
-            self.start_sasl(sasl, credential);
-        } else {
-            return Err(LoginError::NoMechanism);
+        self.identified = false;
+        self.alerts = Alerts::default();
+        self.heard = 0;
+        self.held = said.held;
+        self.unasked = said.unasked;
+        self.waiting = if way == ways::Way::Login { Waiting::Login } else { Waiting::Sasl };
+        self.put(&said.first);
+        Ok(())
+    }
+
+    /// Takes whole lines off the front of `input` until a step is over. `None`: more must come.
+    ///
+    /// # Errors
+    /// The connection cannot be used.
+    pub fn handle_input(&mut self, input: &mut BytesMut) -> Result<Option<Outcome>, LoginError> {
+        loop {
+            if self.literal > 0 {
+                let take = usize::try_from(self.literal).unwrap_or(usize::MAX).min(input.len());
+                input.advance(take);
+                self.literal -= take as u64;
+                self.hear(take)?;
+            }
+            let end = memchr::memchr(b'\n', input).map(|at| at + 1);
+            if self.literal == 0 && end.unwrap_or(input.len()) > MAX_WHOLE_LINE {
+                return Err(LoginError::Unexpected("a line without end".into()));
+            }
+            let Some(end) = end.filter(|_| self.literal == 0) else { return Ok(None) };
+            self.hear(end)?;
+            let line = input.split_to(end);
+            if let Some(outcome) = self.handle_line(&line)? {
+                return Ok(Some(outcome));
+            }
+        }
+    }
+
+    fn hear(&mut self, octets: usize) -> Result<(), LoginError> {
+        self.heard = self.heard.saturating_add(octets);
+        if self.heard > MAX_HEARD {
+            return Err(LoginError::Unexpected("more than belongs to a login".into()));
         }
         Ok(())
     }
 
-    /// Each argument as a quoted string where it can be one, else as a literal: no octet of it can end the line.
-    fn start_login(&mut self, credential: &Credential) {
-        let ask = !self.capabilities.has("LITERAL+");
-        let mut parts: Vec<BytesMut> = vec![BytesMut::new()];
-        put_tag(&mut parts[0], self.next_tag);
-        parts[0].put_slice(b" LOGIN");
-        for argument in [&credential.user[..], credential.secret.expose()] {
-            let last = parts.len() - 1;
-            parts[last].put_u8(b' ');
-            if let Some(quoted) = quoted(argument) {
-                parts[last].put_slice(&quoted);
-                continue;
+    /// A line, line end included.
+    fn handle_line(&mut self, line: &[u8]) -> Result<Option<Outcome>, LoginError> {
+        let kind = classify(line);
+        let continued = std::mem::take(&mut self.continued);
+        // What is no reply at all says nothing, unless it stands where the end of a command of ours should be told.
+        if !continued && matches!(kind, Kind::Stray { .. }) && self.is_ours(split_tag(line).0) {
+            return Err(unexpected(line));
+        }
+        if continued || kind.may_end_in_literal() {
+            // What data says does not matter here, but where it ends does.
+            let literal = trailing_literal(trim_line_end(line)).map_err(|_| unexpected(line))?;
+            self.literal = literal.map_or(0, |(_, literal)| literal.len);
+            if self.literal > MAX_HEARD as u64 {
+                return Err(unexpected(line));
             }
-            parts[last].put_slice(format!("{{{}{}}}\r\n", argument.len(), if ask { "" } else { "+" }).as_bytes());
-            if ask {
-                parts.push(BytesMut::from(argument));
-            } else {
-                parts[last].put_slice(argument);
-            }
+            self.continued = literal.is_some();
+            return if self.waiting == Waiting::Greeting { Err(unexpected(line)) } else { Ok(None) };
         }
-        if let Some(last) = parts.last_mut() {
-            last.put_slice(b"\r\n");
-        }
-        self.next_tag += 1;
-        self.waiting = Waiting::Login;
-        self.output.put_slice(&parts[0]);
-        self.held = parts.drain(1..).rev().map(BytesMut::freeze).collect();
-    }
-
-    fn start_sasl(&mut self, mechanism: &str, credential: &Credential) {
-        let message = credential.sasl_message();
-        put_tag(&mut self.output, self.next_tag);
-        self.next_tag += 1;
-        self.output.put_slice(format!(" AUTHENTICATE {mechanism}").as_bytes());
-        let initial = self.capabilities.has("SASL-IR");
-        if initial {
-            self.output.put_u8(b' ');
-            self.output.put_slice(message.expose());
-        } else {
-            let mut line = BytesMut::from(message.expose());
-            line.put_slice(b"\r\n");
-            self.held.push(line.freeze());
-        }
-        self.output.put_slice(b"\r\n");
-        self.waiting = Waiting::Sasl { sent: initial };
-    }
-
-    /// A line of the backend, line end included. `None`: more must come.
-    ///
-    /// # Errors
-    /// The connection cannot be used.
-    pub fn handle_line(&mut self, line: &[u8]) -> Result<Option<Outcome>, LoginError> {
-        match classify(line) {
-            Kind::Status(Status::Bye) => Err(LoginError::Bye(text_of(&line[1..]))),
+        match kind {
+            Kind::Status(Status::Bye) => self.goodbye(line),
             Kind::Status(status) if self.waiting == Waiting::Greeting => self.greeting(status, line),
             _ if self.waiting == Waiting::Greeting => Err(unexpected(line)),
+            Kind::Status(_) => {
+                if let Some(reply) = StatusReply::parse(&line[1..]).filter(|_| self.is_logging_in()) {
+                    self.alerts.note(&reply);
+                }
+                Ok(None)
+            }
             Kind::Capability => {
                 let words = trim_line_end(line);
                 self.news = Some(Capabilities::parse(&words[words.len().min("* CAPABILITY".len())..]));
                 Ok(None)
             }
-            // What is no reply at all says nothing, unless it stands where the end of our command should be told.
-            Kind::Stray { .. } if !self.is_ours(split_tag(line).0) => Ok(None),
-            Kind::Tagged | Kind::Stray { .. } => self.tagged(line),
+            Kind::Tagged => self.tagged(line),
             Kind::Continuation => self.continuation(line),
             _ => Ok(None),
         }
+    }
+
+    fn is_ours(&self, tag: &[u8]) -> bool {
+        is_tag(tag, self.next_tag.wrapping_sub(1)) || self.trial.iter().any(|(number, _)| is_tag(tag, *number))
+    }
+
+    fn is_logging_in(&self) -> bool {
+        matches!(self.waiting, Waiting::Login | Waiting::Sasl | Waiting::Trial)
+    }
+
+    /// The answer to a credential may still follow a BYE.
+    fn goodbye(&mut self, line: &[u8]) -> Result<Option<Outcome>, LoginError> {
+        let text = text_of(&line[1..]);
+        match self.waiting {
+            Waiting::Trial => Ok(Some(self.not_connected(text))),
+            Waiting::Login | Waiting::Sasl => {
+                self.bye = Some(Parting::new(&line[1..], text));
+                Ok(None)
+            }
+            _ => Err(LoginError::Bye(text)),
+        }
+    }
+
+    /// The connection has ended, or nothing more is waited for, for the reason `why`. What that means for the credential that
+    /// was sent, if it can be told.
+    pub fn handle_end(&mut self, why: &str) -> Option<Outcome> {
+        match self.waiting {
+            Waiting::Trial => Some(self.not_connected(why.to_owned())),
+            Waiting::Login | Waiting::Sasl => {
+                self.waiting = Waiting::Over;
+                self.bye.as_ref().and_then(Parting::outcome)
+            }
+            _ => None,
+        }
+    }
+
+    /// The backend's last words, if it said goodbye in place of an answer.
+    #[must_use]
+    pub fn last_words(&self) -> Option<&str> {
+        self.bye.as_ref().map(Parting::text)
+    }
+
+    fn not_connected(&mut self, words: String) -> Outcome {
+        self.waiting = Waiting::Over;
+        Outcome::NotConnected(words)
     }
 
     fn greeting(&mut self, status: Status, line: &[u8]) -> Result<Option<Outcome>, LoginError> {
@@ -244,20 +335,24 @@ impl Login {
             self.send("STARTTLS", Waiting::StartTls);
         } else {
             // The greeting may tell them, too, but not all of them (Cyrus).
-            self.send("CAPABILITY", Waiting::Capability { authenticated: false });
+            self.send("CAPABILITY", Waiting::Capability);
         }
         Ok(None)
     }
 
-    fn is_ours(&self, tag: &[u8]) -> bool {
-        let mut ours = BytesMut::new();
-        put_tag(&mut ours, self.next_tag.wrapping_sub(1));
-        tag == ours
-    }
-
     fn tagged(&mut self, line: &[u8]) -> Result<Option<Outcome>, LoginError> {
         let (tag, rest) = split_tag(line);
-        let reply = StatusReply::parse(rest).filter(|_| self.is_ours(tag)).ok_or_else(|| unexpected(line))?;
+        let reply = StatusReply::parse(rest)
+            .filter(|reply| matches!(reply.status, Status::Ok | Status::No | Status::Bad))
+            .ok_or_else(|| unexpected(line))?;
+        if self.waiting == Waiting::Trial {
+            let at = self.trial.iter().position(|(number, _)| is_tag(tag, *number)).ok_or_else(|| unexpected(line))?;
+            let trial = self.trial.remove(at).map_or(Trial::Id, |(_, trial)| trial);
+            return Ok(self.tried(trial, &reply));
+        }
+        if !is_tag(tag, self.next_tag.wrapping_sub(1)) {
+            return Err(unexpected(line));
+        }
         let ok = reply.status == Status::Ok;
         match self.waiting {
             Waiting::StartTls if ok => {
@@ -265,47 +360,113 @@ impl Login {
                 Ok(Some(Outcome::StartTls))
             }
             Waiting::StartTls => Err(LoginError::NoStartTls(text_of(rest))),
-            Waiting::Capability { authenticated } if ok => {
+            Waiting::Capability if ok => {
                 self.capabilities = self.news.take().ok_or_else(|| unexpected(line))?;
-                self.waiting = if authenticated { Waiting::Authenticated } else { Waiting::Nothing };
-                Ok(Some(if authenticated { Outcome::Accepted } else { Outcome::Ready }))
-            }
-            // Whatever it thinks of that.
-            Waiting::Id => {
                 self.waiting = Waiting::Nothing;
                 Ok(Some(Outcome::Ready))
             }
-            Waiting::Login | Waiting::Sasl { .. } if ok => Ok(self.accepted(&reply)),
-            Waiting::Login | Waiting::Sasl { .. } => {
+            // Whatever it thinks of that.
+            Waiting::Probe => {
                 self.waiting = Waiting::Nothing;
-                self.held.clear();
-                Ok(Some(judge(&reply, self.challenge.take())))
+                Ok(Some(Outcome::Ready))
             }
+            Waiting::Login | Waiting::Sasl if ok => Ok(self.accepted(&reply)),
+            Waiting::Login | Waiting::Sasl => Ok(self.refused(&reply)),
             _ => Err(unexpected(line)),
         }
     }
 
+    fn refused(&mut self, reply: &StatusReply<'_>) -> Option<Outcome> {
+        let unheard = !std::mem::take(&mut self.held).is_empty();
+        if let Some(without_literals) = self.unasked.take().filter(|_| unheard && reply.status == Status::Bad) {
+            self.put(&without_literals);
+            return None;
+        }
+        self.waiting = Waiting::Nothing;
+        let outcome = judge(reply, self.challenge.take());
+        if !matches!(outcome, Outcome::Refused(_)) {
+            self.alerts.note(reply);
+        }
+        Some(outcome)
+    }
+
+    /// The backend says OK to the credential. Some say so to whatever they are shown, and refuse what follows: only then do
+    /// they ask whoever knows.
     fn accepted(&mut self, reply: &StatusReply<'_>) -> Option<Outcome> {
         self.held.clear();
-        let told = reply.capabilities().map(Capabilities::parse).or_else(|| self.news.take());
-        if let Some(capabilities) = told {
-            self.capabilities = capabilities;
-            self.waiting = Waiting::Authenticated;
-            return Some(Outcome::Accepted);
+        self.unasked = None;
+        self.alerts.note(reply);
+        if let Some(bye) = self.bye.take() {
+            return Some(self.not_connected(bye.text().to_owned()));
         }
-        self.send("CAPABILITY", Waiting::Capability { authenticated: true });
+        let offered_id = self.capabilities.has("ID");
+        let told = reply.capabilities().map(Capabilities::parse).or_else(|| self.news.take());
+        self.news = None;
+        self.waiting = Waiting::Trial;
+        match told {
+            Some(capabilities) => self.capabilities = capabilities,
+            None => self.try_out("CAPABILITY", Trial::Capability),
+        }
+        match self.identify {
+            Identify::Auto if offered_id || self.capabilities.has("ID") => self.say_who(),
+            Identify::Always => self.say_who(),
+            Identify::Auto | Identify::Never => {}
+        }
+        self.prove();
         None
+    }
+
+    /// A command that any session takes, whatever there is in its mailboxes.
+    fn prove(&mut self) {
+        let harmless = if self.capabilities.has("NAMESPACE") { "NAMESPACE" } else { "LIST \"\" \"\"" };
+        self.try_out(harmless, Trial::Proof);
+    }
+
+    fn say_who(&mut self) {
+        self.identified = true;
+        let version = env!("CARGO_PKG_VERSION");
+        self.try_out(&format!("ID (\"name\" \"imapool\" \"version\" \"{version}\")"), Trial::Id);
+    }
+
+    fn try_out(&mut self, command: &str, trial: Trial) {
+        self.trial.push_back((self.next_tag, trial));
+        self.put(format!("{command}\r\n").as_bytes());
+    }
+
+    fn tried(&mut self, trial: Trial, reply: &StatusReply<'_>) -> Option<Outcome> {
+        let ok = reply.status == Status::Ok;
+        match trial {
+            Trial::Id => {}
+            Trial::Proof if ok => {}
+            Trial::Capability if ok => match self.news.take() {
+                Some(capabilities) => self.capabilities = capabilities,
+                None => return Some(self.not_connected("CAPABILITY tells nothing".into())),
+            },
+            Trial::Proof
+                if !self.identified
+                    && self.identify == Identify::Auto
+                    && phrases::meaning(reply) == Some(Meaning::NeedsId) =>
+            {
+                self.say_who();
+                self.prove();
+            }
+            Trial::Proof | Trial::Capability => return Some(self.not_connected(printable(reply.text))),
+        }
+        if self.trial.is_empty() && !self.identified && self.identify == Identify::Auto && self.capabilities.has("ID") {
+            // That it is offered was told only now.
+            self.say_who();
+        }
+        if !self.trial.is_empty() {
+            return None;
+        }
+        self.waiting = Waiting::Over;
+        Some(Outcome::Accepted)
     }
 
     fn continuation(&mut self, line: &[u8]) -> Result<Option<Outcome>, LoginError> {
         match (self.waiting, self.held.pop()) {
-            (Waiting::Login | Waiting::Sasl { sent: false }, Some(part)) => {
-                self.output.put_slice(&part);
-                if self.waiting != Waiting::Login {
-                    self.waiting = Waiting::Sasl { sent: true };
-                }
-            }
-            (Waiting::Sasl { sent: true }, None) => {
+            (Waiting::Login | Waiting::Sasl, Some(part)) => self.output.put_slice(&part),
+            (Waiting::Sasl, None) => {
                 let answer: &[u8] = match self.kind {
                     // Nothing more to say: abort.
                     SecretKind::Password => b"*\r\n",
@@ -324,206 +485,24 @@ impl Login {
     }
 
     fn send(&mut self, command: &str, waiting: Waiting) {
-        put_tag(&mut self.output, self.next_tag);
-        self.next_tag += 1;
-        self.output.put_u8(b' ');
-        self.output.put_slice(command.as_bytes());
-        self.output.put_slice(b"\r\n");
         self.news = None;
+        self.heard = 0;
         self.waiting = waiting;
+        self.put(format!("{command}\r\n").as_bytes());
+    }
+
+    /// Sends this under the next tag.
+    fn put(&mut self, command: &[u8]) {
+        self.output.put_slice(format!("i{:x} ", self.next_tag).as_bytes());
+        self.next_tag += 1;
+        self.output.put_slice(command);
     }
 }
 
-/// Whether it is the credential that is refused (RFC 5530 section 3), or something else is the matter.
-fn judge(reply: &StatusReply<'_>, challenge: Option<String>) -> Outcome {
-    let text = printable(reply.text);
-    if reply.has_code("LIMIT") || reply.has_code("INUSE") || is_connection_limit(&text) {
-        return Outcome::Limit(text);
-    }
-    if reply.has_code("UNAVAILABLE") || reply.has_code("SERVERBUG") || reply.has_code("CORRUPTION") {
-        return Outcome::Unavailable(text);
-    }
-    let status = if reply.status == Status::Bad { "BAD" } else { "NO" };
-    let code = match reply.code {
-        Some(code) if reply.capabilities().is_none() => format!("[{}] ", printable(code)),
-        _ => String::new(),
-    };
-    Outcome::Refused(Refusal { reply: format!("{status} {code}{text}"), challenge })
-}
-
-/// Whether a backend's words say that there are too many connections, as servers without `[LIMIT]` put it.
-#[must_use]
-pub fn is_connection_limit(text: &str) -> bool {
-    let text = text.to_ascii_lowercase();
-    (text.contains("too many") || text.contains("maximum number") || text.contains("limit"))
-        && ["connection", "session", "login"].iter().any(|what| text.contains(what))
-        && !text.contains("fail")
-        || text.contains("too many simultaneous connections")
-}
-
-fn text_of(rest: &[u8]) -> String {
-    StatusReply::parse(rest).map_or_else(|| printable(rest), |reply| printable(reply.text))
-}
-
-/// For logs and replies: one line, bounded.
-fn printable(text: &[u8]) -> String {
-    String::from_utf8_lossy(trim_line_end(text)).chars().filter(|c| !c.is_control()).take(300).collect()
+fn is_tag(tag: &[u8], number: u64) -> bool {
+    tag == format!("i{number:x}").as_bytes()
 }
 
 fn unexpected(line: &[u8]) -> LoginError {
     LoginError::Unexpected(printable(&line[..line.len().min(100)]))
-}
-
-fn put_tag(out: &mut BytesMut, number: u64) {
-    out.put_slice(format!("i{number:x}").as_bytes());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn password(user: &str, password: &str) -> Credential {
-        Credential::new(Mechanism::LoginCommand, user.into(), Vec::new(), password.into())
-    }
-
-    /// `C:` is what the machine has to send, `S:` what the server says, `=` the outcome.
-    fn play(login: &mut Login, script: &str) {
-        for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            let (who, text) = line.split_once(' ').unwrap();
-            match who {
-                "C:" => {
-                    assert_eq!(String::from_utf8_lossy(&login.poll_transmit()), text.replace("\\r\\n", "\r\n") + "\r\n")
-                }
-                "S:" => assert_eq!(login.handle_line(format!("{text}\r\n").as_bytes()), Ok(None), "{line}"),
-                "S=" => {
-                    let (text, outcome) = text.rsplit_once(" => ").unwrap();
-                    let got = login.handle_line(format!("{text}\r\n").as_bytes());
-                    assert!(format!("{got:?}").contains(outcome), "{line}: {got:?}");
-                }
-                _ => panic!("{line}"),
-            }
-        }
-    }
-
-    fn greet(login: &mut Login, capabilities: &str) {
-        let script = format!(
-            "S: * OK [CAPABILITY IMAP4rev1] hi
-             C: i0 CAPABILITY
-             S: * CAPABILITY {capabilities}
-             S= i0 OK done => Ready"
-        );
-        play(login, &script);
-    }
-
-    #[test]
-    fn greeting_with_capabilities_then_login() {
-        let mut login = Login::new(false);
-        greet(&mut login, "IMAP4rev1 LITERAL+");
-        login.start(&password("u\"8", "pä\r\nx")).unwrap();
-        play(
-            &mut login,
-            "C: i1 LOGIN \"u\\\"8\" {6+}\\r\\npä\\r\\nx
-             S= i1 NO [AUTHENTICATIONFAILED] no => Refused(Refusal { reply: \"NO [AUTHENTICATIONFAILED] no\"",
-        );
-        login.start(&password("u8", "x")).unwrap();
-        play(
-            &mut login,
-            "C: i2 LOGIN \"u8\" \"x\"
-             S: i2 OK hello
-             C: i3 CAPABILITY
-             S: * CAPABILITY IMAP4rev1 SORT
-             S= i3 OK done => Accepted",
-        );
-        assert!(login.capabilities().has("SORT"));
-    }
-
-    #[test]
-    fn literals_wait_to_be_asked_for() {
-        let mut login = Login::new(false);
-        greet(&mut login, "IMAP4rev1");
-        login.start(&password("ü", "ö")).unwrap();
-        play(
-            &mut login,
-            "C: i1 LOGIN {2}
-             S: + go",
-        );
-        assert_eq!(login.poll_transmit(), "ü {2}\r\n");
-        play(&mut login, "S: + go");
-        assert_eq!(login.poll_transmit(), "ö\r\n");
-        play(&mut login, "S= i1 OK [CAPABILITY IMAP4rev1 ID] in => Accepted");
-    }
-
-    #[test]
-    fn starttls_forgets_what_came_before() {
-        let mut login = Login::new(true);
-        play(
-            &mut login,
-            "S: * OK [CAPABILITY IMAP4rev1 EVIL] hi
-             C: i0 STARTTLS
-             S= i0 OK begin => StartTls",
-        );
-        assert!(login.capabilities().is_empty());
-        login.handle_tls();
-        play(
-            &mut login,
-            "C: i1 CAPABILITY
-             S: * CAPABILITY IMAP4rev1 AUTH=PLAIN SASL-IR LOGINDISABLED
-             S= i1 OK done => Ready",
-        );
-        login.start(&password("u", "p")).unwrap();
-        play(&mut login, "C: i2 AUTHENTICATE PLAIN AHUAcA==");
-    }
-
-    #[test]
-    fn what_is_not_an_imap_server_that_can_be_used() {
-        for (starttls, script) in [
-            (true, "S= * PREAUTH hi => PreAuth"),
-            (false, "S= * PREAUTH hi => PreAuth"),
-            (false, "S= * BYE too busy => Bye(\"too busy\")"),
-            (false, "S= 220 smtp ready => Unexpected"),
-            (false, "S= * NO go away => Unexpected"),
-        ] {
-            play(&mut Login::new(starttls), script);
-        }
-        play(&mut Login::new(true), "S: * OK hi\nC: i0 STARTTLS\nS= i0 BAD what => NoStartTls(\"what\")");
-        play(&mut Login::new(false), "S: * OK hi\nC: i0 CAPABILITY\nS= i7 OK what => Unexpected");
-    }
-
-    #[test]
-    fn a_limit_is_not_a_wrong_password() {
-        for (reply, outcome) in [
-            ("NO [LIMIT] Maximum number of connections from user+IP exceeded", "Limit"),
-            ("NO [ALERT] Too many simultaneous connections. (Failure)", "Limit"),
-            ("NO Too many open connections", "Limit"),
-            ("NO [UNAVAILABLE] Temporary authentication failure.", "Unavailable"),
-            ("NO [AUTHENTICATIONFAILED] Authentication failed.", "Refused"),
-            ("NO Too many login failures", "Refused"),
-            ("BAD Plaintext not allowed", "Refused"),
-        ] {
-            let mut login = Login::new(false);
-            greet(&mut login, "IMAP4rev1");
-            login.start(&password("u", "p")).unwrap();
-            play(&mut login, &format!("S= i1 {reply} => {outcome}"));
-        }
-    }
-
-    #[test]
-    fn a_refused_token_says_why() {
-        let mut login = Login::new(false);
-        greet(&mut login, "IMAP4rev1 AUTH=XOAUTH2");
-        let token = Credential::new(Mechanism::XOAuth2, b"u".to_vec(), Vec::new(), b"tok".to_vec());
-        login.start(&token).unwrap();
-        play(
-            &mut login,
-            "C: i1 AUTHENTICATE XOAUTH2
-             S: +
-             C: dG9r
-             S: + eyJzdGF0dXMiOiI0MDEifQ==",
-        );
-        assert_eq!(login.poll_transmit(), "\r\n");
-        play(&mut login, "S= i1 NO failed => challenge: Some(\"eyJzdGF0dXMiOiI0MDEifQ==\")");
-        assert_eq!(login.start(&password("u", "p")), Ok(()));
-        login.capabilities = Capabilities::parse(b"LOGINDISABLED");
-        assert_eq!(login.start(&password("u", "p")), Err(LoginError::NoMechanism));
-    }
 }

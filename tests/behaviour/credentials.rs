@@ -327,7 +327,7 @@ async fn limits_and_outages_are_not_wrong_passwords() {
         let server = Server::start(Options { faults: Some(Arc::new(fault)), ..Options::default() }).await.unwrap();
         let harness = Harness::start(server.address(), |_| {}).await;
         let mut client = harness.client().await;
-        let said = client.command("a LOGIN u8 pw-u8").await.remove(0);
+        let said = client.command("a LOGIN u8 pw-u8").await.pop().unwrap();
         assert!(said.starts_with(wanted), "{reply}: {said}");
         assert_eq!(said.contains("AUTHENTICATIONFAILED"), reply.contains("AUTHENTICATIONFAILED"));
         drop(client);

@@ -15,6 +15,7 @@ mod drain;
 mod lax_clients;
 mod limits;
 mod literals;
+mod logins;
 mod malformed_backends;
 mod malformed_clients;
 mod malformed_replies;

@@ -10,7 +10,7 @@ const QUICK: Duration = Duration::from_millis(250);
 
 /// What a sick backend does instead of the right thing.
 #[derive(Debug, Clone, Copy)]
-enum Ill {
+pub(crate) enum Ill {
     Says(&'static str),
     Endless,
     Silent,
@@ -18,7 +18,7 @@ enum Ill {
 }
 
 impl Ill {
-    async fn act(self, conn: &mut Conn) {
+    pub(crate) async fn act(self, conn: &mut Conn) {
         match self {
             Self::Says(text) => {
                 let text = text.replace("TAG", &conn.tag);

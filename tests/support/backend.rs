@@ -195,7 +195,25 @@ impl Conn {
             shared.logins
         };
         self.send(format!("{} OK [CAPABILITY {capabilities}] in\r\n", self.tag)).await;
-        true
+        self.prove().await
+    }
+
+    /// Answers what comes after a login's OK, up to the command that shows whether there is a session; false: it did not come.
+    pub(crate) async fn prove(&mut self) -> bool {
+        loop {
+            let Some(command) = self.command().await else { return false };
+            match &*command {
+                "NAMESPACE" => self.play("S: * NAMESPACE ((\"\" \"/\")) NIL NIL").await,
+                "LIST \"\" \"\"" => self.play("S: * LIST (\\Noselect) \"/\" \"\"").await,
+                "CAPABILITY" => self.play(&format!("S: * CAPABILITY {CAPABILITIES}")).await,
+                id if id.starts_with("ID (\"name\" \"imapool\"") => self.play("S: * ID NIL").await,
+                other => panic!("after a login: {other}"),
+            }
+            self.play("S: TAG OK done").await;
+            if command == "NAMESPACE" || command.starts_with("LIST") {
+                return true;
+            }
+        }
     }
 
     /// Answers CAPABILITY until a login comes, and reads that whole; false: none came.

@@ -10,7 +10,9 @@ use crate::imap::sasl::{Credential, Exchange, Mechanism, SaslError, Step};
 impl Machine {
     pub(super) fn login(&mut self, command: &Command) {
         let mut arguments = command.arguments();
-        let (Some(user), Some(password)) = (arguments.login_string(), arguments.login_string()) else {
+        let (user_form, user) = (arguments.form(), arguments.login_string());
+        let (password_form, password) = (arguments.form(), arguments.login_string());
+        let (Some(user), Some(password)) = (user, password) else {
             return self.bad(&command.tag, "LOGIN needs a user name and a password.");
         };
         arguments.skip_spaces();
@@ -18,7 +20,7 @@ impl Machine {
             return self.bad(&command.tag, "LOGIN takes two arguments.");
         }
         let credential = Credential::new(Mechanism::LoginCommand, user.into_owned(), Vec::new(), password.into_owned());
-        self.verify(command.tag.clone(), credential);
+        self.verify(command.tag.clone(), credential.written(user_form, password_form));
     }
 
     pub(super) fn authenticate(&mut self, command: &Command) {
@@ -77,9 +79,12 @@ impl Machine {
         self.actions.push_back(Action::Login(Box::new(credential)));
     }
 
-    /// The answer to [`Action::Login`].
-    pub fn handle_login(&mut self, reply: LoginReply) {
+    /// The answer to [`Action::Login`], after what the backend wants the user to see: each a line without `*` and line end.
+    pub fn handle_login(&mut self, reply: LoginReply, alerts: &[String]) {
         let Op::LoggingIn { tag } = std::mem::replace(&mut self.op, Op::Ready) else { return };
+        for alert in alerts {
+            self.write(format!("* {alert}\r\n"));
+        }
         match reply {
             LoginReply::Accepted(offered) => {
                 self.state = State::Authenticated;

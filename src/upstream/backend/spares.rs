@@ -52,7 +52,7 @@ impl Backend {
     }
 
     pub(super) fn hold(&self, spares: &mut Vec<Unauthenticated>, mut spare: Unauthenticated) {
-        if !self.closing.load(Ordering::Acquire) && spare.opened.elapsed() < SPARE_AGE {
+        if !self.closing.load(Ordering::Acquire) && spare.is_ready() && spare.opened.elapsed() < SPARE_AGE {
             spare.state.set(ConnectionState::Spare);
             spare.kept = true;
             spare.since = Instant::now();

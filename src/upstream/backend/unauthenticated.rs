@@ -8,12 +8,17 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
 use super::OpenError;
-use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::sasl::Credential;
 use crate::metrics::StateGuard;
 use crate::ports::Permit;
 use crate::stream::Stream;
 use crate::upstream::login::{Login, LoginError, Outcome};
+
+/// A connection that was kept for longer has to show that it is alive before a credential is shown to it: firewalls forget
+/// without a word.
+const SURE_FOR: Duration = Duration::from_secs(30);
+/// For so long the answer to a credential is waited for after a BYE.
+const AFTER_BYE: Duration = Duration::from_secs(2);
 
 /// A connection on which nobody is logged in. Dropping it resets it.
 #[derive(Debug)]
@@ -34,27 +39,50 @@ pub struct Unauthenticated {
 }
 
 impl Unauthenticated {
-    /// Tries a credential. After a refusal the connection can be used again.
+    /// Makes sure of the connection before a credential is shown to it: one that has waited may have been closed meanwhile. It
+    /// tells the backend of `client`, where that is wished.
     ///
     /// # Errors
-    /// The connection is of no further use, but for [`LoginError::NoMechanism`].
-    pub(super) async fn log_in(
-        &mut self,
-        credential: &Credential,
-        client: Option<IpAddr>,
-    ) -> Result<Outcome, OpenError> {
-        if let Some(client) = client
-            && self.login.introduce(client)
-        {
+    /// The connection is of no further use. No credential was written to it.
+    pub(super) async fn prepare(&mut self, client: Option<IpAddr>) -> Result<(), OpenError> {
+        let told = client.is_some_and(|client| self.login.introduce(client));
+        if !told && self.kept && self.since.elapsed() > SURE_FOR {
+            self.login.probe();
+        }
+        if self.login.has_output() {
             self.outcome().await?;
         }
+        if self.kept && !self.is_alive() { Err(OpenError::Closed) } else { Ok(()) }
+    }
+
+    /// Tries a credential. After a refusal the connection can be used again, if it is still there.
+    ///
+    /// # Errors
+    /// The connection is of no further use, but for [`OpenError::Login`] with `NoMechanism`.
+    pub(super) async fn log_in(&mut self, credential: &Credential) -> Result<Outcome, OpenError> {
         self.login.start(credential)?;
-        let outcome = self.outcome().await?;
+        let outcome = match self.outcome().await {
+            Ok(outcome) => outcome,
+            Err(error) => match self.login.handle_end(&error.to_string()) {
+                Some(outcome) => outcome,
+                None => {
+                    let words = self.login.last_words().map(str::to_owned);
+                    let error = words.clone().map_or(error, |words| OpenError::Login(LoginError::Bye(words)));
+                    return Err(OpenError::Unjudged { words, error: Box::new(error) });
+                }
+            },
+        };
         match outcome {
             Outcome::Limit(text) => Err(OpenError::Limit(text)),
             Outcome::Unavailable(text) => Err(OpenError::Unavailable(text)),
+            Outcome::NotConnected(text) => Err(OpenError::NotConnected(text)),
             outcome => Ok(outcome),
         }
+    }
+
+    /// Whether a further credential can be tried on it.
+    pub(super) fn is_ready(&self) -> bool {
+        self.login.is_ready()
     }
 
     /// Sends what has to be sent and reads lines, until a step is over.
@@ -70,18 +98,20 @@ impl Unauthenticated {
                 self.stream.write_all(&output).await?;
                 self.stream.flush().await?;
             }
-            if let Some(end) = memchr::memchr(b'\n', &self.input) {
-                let line = self.input.split_to(end + 1);
-                match self.login.handle_line(&line).map_err(OpenError::from_login)? {
-                    Some(outcome) => return Ok(outcome),
-                    None => continue,
-                }
+            if let Some(outcome) = self.login.handle_input(&mut self.input).map_err(OpenError::from_login)? {
+                return Ok(outcome);
             }
-            if self.input.len() > MAX_WHOLE_LINE {
-                return Err(OpenError::Login(LoginError::Unexpected("a line without end".into())));
+            if self.login.has_output() {
+                continue;
             }
             self.input.reserve(1024);
-            if self.stream.read_buf(&mut self.input).await? == 0 {
+            let read = self.stream.read_buf(&mut self.input);
+            let read = match self.login.last_words() {
+                // The answer that may follow a BYE follows it closely.
+                Some(_) => timeout(AFTER_BYE, read).await.unwrap_or(Ok(0)),
+                None => read.await,
+            };
+            if read? == 0 {
                 return Err(OpenError::Closed);
             }
         }

@@ -8,6 +8,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use super::{EnableReply, Event, Ignored, InFlight, Machine, Own, ProtocolError};
 use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::command::Name;
+use crate::imap::phrases;
 use crate::imap::response::{CLASSIFY, Kind, Status, StatusReply, classify, esearch_tag, split_tag, trim_line_end};
 
 /// Octets of an over-long tagged reply that are kept to judge it by.
@@ -314,6 +315,12 @@ impl Machine {
             InFlight::Session { .. } => {
                 self.session_done(in_flight, reply);
                 self.events.push_back(Event::Done(rest, self.facts.selected.is_some() && !self.fresh));
+                if phrases::says_not_connected(reply) {
+                    // Whatever is asked next, the answer would be the same: as good as a BYE.
+                    self.closing = true;
+                    self.events.push_back(Event::Bye(Bytes::copy_from_slice(reply.text)));
+                    return;
+                }
             }
         }
         self.run_deferred();

@@ -1,0 +1,106 @@
+//! What the answer to a credential means.
+
+use crate::imap::phrases::{self, Meaning};
+use crate::imap::response::{Status, StatusReply, trim_line_end};
+
+/// What a step ended in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The backend agreed to STARTTLS: do the handshake, forget what was read, then [`super::Login::handle_tls`].
+    StartTls,
+    /// Not authenticated, capabilities known: ready for [`super::Login::start`].
+    Ready,
+    /// Authenticated, and the session behind the login works.
+    Accepted,
+    /// The credential was refused.
+    Refused(Refusal),
+    /// Not the credential's fault: too many connections or logins. The backend's words.
+    Limit(String),
+    /// Not the credential's fault: the backend cannot judge now. The backend's words.
+    Unavailable(String),
+    /// The backend said OK to the credential, but no session is behind it; so nothing is proven. The backend's words.
+    NotConnected(String),
+}
+
+/// A backend's refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The tagged reply without tag and line end: `NO [AUTHENTICATIONFAILED] …`.
+    pub reply: String,
+    /// Base64 that explains why a token was refused (RFC 7628 section 3.2.2).
+    pub challenge: Option<String>,
+    /// It says by its response code that the credential is no longer good (RFC 5530 section 3), which words alone do not:
+    /// many servers say just NO to whatever goes wrong.
+    pub definite: bool,
+}
+
+/// Whether it is the credential that is refused, or something else is the matter. BAD is no other answer than NO.
+pub(super) fn judge(reply: &StatusReply<'_>, challenge: Option<String>) -> Outcome {
+    let text = printable(reply.text);
+    match phrases::meaning(reply) {
+        Some(Meaning::Limit) => return Outcome::Limit(text),
+        Some(Meaning::Later | Meaning::NeedsId) => return Outcome::Unavailable(text),
+        Some(Meaning::NotConnected) => return Outcome::NotConnected(text),
+        Some(Meaning::Refused) | None => {}
+    }
+    let status = if reply.status == Status::Bad { "BAD" } else { "NO" };
+    let code = match reply.code {
+        Some(code) if reply.capabilities().is_none() => format!("[{}] ", printable(code)),
+        _ => String::new(),
+    };
+    let definite = phrases::refuses_by_code(reply);
+    Outcome::Refused(Refusal { reply: format!("{status} {code}{text}"), challenge, definite })
+}
+
+/// A BYE after a credential.
+#[derive(Debug)]
+pub(super) struct Parting {
+    meaning: Option<Meaning>,
+    definite: bool,
+    text: String,
+}
+
+impl Parting {
+    /// `rest` is what follows the `*`.
+    pub(super) fn new(rest: &[u8], text: String) -> Self {
+        let reply = StatusReply::parse(rest);
+        Self {
+            meaning: reply.as_ref().and_then(phrases::meaning),
+            definite: reply.as_ref().is_some_and(phrases::refuses_by_code),
+            text,
+        }
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What it means if nothing followed it; `None`: it does not say.
+    pub(super) fn outcome(&self) -> Option<Outcome> {
+        let text = self.text.clone();
+        match self.meaning? {
+            Meaning::Limit => Some(Outcome::Limit(text)),
+            Meaning::Later | Meaning::NeedsId => Some(Outcome::Unavailable(text)),
+            Meaning::NotConnected => Some(Outcome::NotConnected(text)),
+            Meaning::Refused => Some(Outcome::Refused(Refusal {
+                reply: format!("NO [AUTHENTICATIONFAILED] {text}"),
+                challenge: None,
+                definite: self.definite,
+            })),
+        }
+    }
+}
+
+pub(super) fn text_of(rest: &[u8]) -> String {
+    StatusReply::parse(rest).map_or_else(|| printable(rest), |reply| printable(reply.text))
+}
+
+/// For logs and replies: one line, bounded.
+pub(super) fn printable(text: &[u8]) -> String {
+    printable_up_to(text, 300)
+}
+
+/// One line of so many characters at most.
+pub(super) fn printable_up_to(text: &[u8], characters: usize) -> String {
+    String::from_utf8_lossy(trim_line_end(text)).chars().filter(|c| !c.is_control()).take(characters).collect()
+}
