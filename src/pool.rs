@@ -38,6 +38,7 @@ use crate::metrics::RetireReason;
 use crate::secret::Fingerprint;
 use crate::upstream::backend::{Backend, Unauthenticated};
 use crate::upstream::connection::Connection;
+use crate::upstream::manners::Manners;
 
 /// For how long a backend's "too many connections" is remembered for the account.
 const LIMIT_MEMORY: Duration = Duration::from_secs(120);
@@ -92,6 +93,7 @@ pub struct Account {
     /// Turns that are withheld because the backend said that there are too many connections.
     withheld: Mutex<Option<(OwnedSemaphorePermit, Instant)>>,
     last_used: Mutex<Instant>,
+    manners: Arc<Manners>,
     hubs: Arc<Registry>,
     all_hubs: Arc<Everywhere>,
     /// Who last asked for a connection: for whom one is opened.
@@ -187,6 +189,18 @@ impl Account {
     #[must_use]
     pub fn hubs(&self) -> &Arc<Registry> {
         &self.hubs
+    }
+
+    /// What the backend was found to refuse.
+    #[must_use]
+    pub fn manners(&self) -> &Arc<Manners> {
+        &self.manners
+    }
+
+    /// Whether a mailbox that is selected on a connection cannot be left there.
+    #[must_use]
+    pub fn stays(&self) -> bool {
+        !self.manners.known().leaving.allows(Instant::now().into_std())
     }
 
     /// Whether the backend offers its sessions this capability.
@@ -342,6 +356,7 @@ impl Account {
         if !self.is_current(&connection) {
             return connection.retire(*self.outdated.lock());
         }
+        connection.set_manners(&self.manners);
         if !connection.release() {
             return;
         }

@@ -229,6 +229,7 @@ impl Pools {
                 verified: Mutex::default(),
                 withheld: Mutex::default(),
                 last_used: Mutex::new(Instant::now()),
+                manners: Arc::default(),
                 hubs: Arc::new(Registry::new(Arc::clone(&self.hubs))),
                 all_hubs: Arc::clone(&self.hubs),
                 last_client: Mutex::default(),

@@ -31,6 +31,8 @@ pub(super) enum FillError {
     Open(OpenError),
     Refused,
     AccountGone,
+    /// What it has to have switched on is refused.
+    Unfit,
 }
 
 impl managed::Manager for Manager {
