@@ -360,7 +360,7 @@ impl Machine {
 
     fn end_fetch(&mut self, number: u32, reading: &mut Reading) {
         let Some(mut items) = reading.items.take().map(|mut items| items.finish()) else { return };
-        if let (Some(Job::Census { fresh: Some(fresh) }), Some(uid)) = (&mut self.job, items.uid) {
+        if let (Some(Job::Census { fresh: Some(fresh), .. }), Some(uid)) = (&mut self.job, items.uid) {
             fresh.told(number, uid);
         }
         // What is said of a mailbox that the members' views do not follow yet is asked for again when they do.
