@@ -39,6 +39,7 @@ use crate::secret::Fingerprint;
 use crate::upstream::backend::{Backend, Unauthenticated};
 use crate::upstream::connection::Connection;
 use crate::upstream::login::Refusal;
+use crate::upstream::manners::Manners;
 
 /// For how long a backend's "too many connections" is remembered for the account.
 const LIMIT_MEMORY: Duration = Duration::from_secs(120);
@@ -95,6 +96,7 @@ pub struct Account {
     last_used: Mutex<Instant>,
     /// A connection was put to rest.
     rested: Notify,
+    manners: Arc<Manners>,
     hubs: Arc<Registry>,
     all_hubs: Arc<Everywhere>,
     /// Who last asked for a connection: for whom one is opened.
@@ -190,6 +192,18 @@ impl Account {
     #[must_use]
     pub fn hubs(&self) -> &Arc<Registry> {
         &self.hubs
+    }
+
+    /// What the backend was found to refuse.
+    #[must_use]
+    pub fn manners(&self) -> &Arc<Manners> {
+        &self.manners
+    }
+
+    /// Whether a mailbox that is selected on a connection cannot be left there.
+    #[must_use]
+    pub fn stays(&self) -> bool {
+        !self.manners.known().leaving.allows(Instant::now().into_std())
     }
 
     /// Whether the backend offers its sessions this capability.
@@ -362,6 +376,7 @@ impl Account {
         if !self.is_current(&connection) {
             return connection.retire(*self.outdated.lock());
         }
+        connection.set_manners(&self.manners);
         if !connection.release() {
             return;
         }

@@ -153,7 +153,7 @@ impl World {
             parked: Duration::from_secs(5),
         };
         let now = Instant::now();
-        let machine = Machine::new(Bytes::from_static(b"wINBOX"), settings, now);
+        let machine = Machine::new(Bytes::from_static(b"wINBOX"), settings, Arc::default(), now);
         let (clients, next) = (BTreeMap::new(), 0);
         Self { machine, now, clients, next, runs: None, connected: false, honest: false, enabled }
     }

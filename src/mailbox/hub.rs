@@ -150,7 +150,7 @@ struct Hub {
 impl Hub {
     fn open(auth: &Arc<Authenticator>, key: Bytes, enabled: EnableSet, join: Join) {
         let account = Arc::clone(join.place.grant.account());
-        let machine = Machine::new(key.clone(), settings(&account, enabled), Instant::now().into_std());
+        let machine = machine(&account, key.clone(), enabled);
         let mut hub = Self::new(auth, &account, key, enabled, machine, true);
         hub.admit(join, false);
         hub.start();
@@ -280,7 +280,8 @@ impl Hub {
         };
         self.checkout = Some(Box::pin(async move {
             let pass = auth.renew(&grant, None).await?;
-            Want { pass, mailbox, sticky: Arc::new(sticky), or_sticky, client: None }.checkout().await
+            let stays = pass.account().stays();
+            Want { pass, mailbox, sticky: Arc::new(sticky), or_sticky, stays, client: None }.checkout().await
         }));
     }
 
@@ -326,7 +327,7 @@ impl Hub {
                 self.yielding = None;
             }
             Action::Abandon(error) => {
-                warn!(user = self.account.name(), %error, "a backend contradicts itself: its connection is closed");
+                warn!(user = self.account.name(), %error, "a backend makes no sense: its connection is closed");
                 if let Some(lease) = self.lease.take() {
                     lease.retire(RetireReason::ProtocolError);
                 }
@@ -369,7 +370,7 @@ impl Hub {
         if ids.is_empty() {
             return;
         }
-        let machine = Machine::new(self.key.clone(), settings(&self.account, self.enabled), Instant::now().into_std());
+        let machine = machine(&self.account, self.key.clone(), self.enabled);
         let mut other = Self::new(&self.auth, &self.account, self.key.clone(), self.enabled, machine, true);
         for id in ids {
             if let (Some(run), Some(place)) = (self.machine.eject(*id), self.members.remove(id)) {
@@ -529,6 +530,10 @@ impl Hub {
             Some(None) => lease.drain(Remnant::Reply).await,
         }
     }
+}
+
+fn machine(account: &Account, key: Bytes, enabled: EnableSet) -> Machine {
+    Machine::new(key, settings(account, enabled), Arc::clone(account.manners()), Instant::now().into_std())
 }
 
 fn settings(account: &Account, all: EnableSet) -> Settings {

@@ -9,6 +9,7 @@
 //! mailbox is selected anew, and what differs from what the members know becomes news for them (`resume.rs`).
 
 mod changes;
+mod idle;
 mod jobs;
 mod members;
 mod outgoing;
@@ -18,6 +19,7 @@ mod selection;
 mod tagged;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -36,6 +38,7 @@ use super::shadow::Shadow;
 use crate::imap::ranges::Ranges;
 use crate::imap::untagged::Reader;
 use crate::session::machine::Run;
+use crate::upstream::manners::Manners;
 
 /// Names a member for as long as its hub lives.
 pub type MemberId = u64;
@@ -114,6 +117,9 @@ pub enum Nonsense {
     /// A message with this number has another UID, by what was said before (RFC 9051 section 2.3.1.1).
     #[error("UID {1} for message {0}")]
     OtherUid(u32, u32),
+    /// Neither IDLE nor DONE was answered in time.
+    #[error("IDLE or DONE not answered")]
+    Unanswered,
 }
 
 /// What is worth counting.
@@ -209,6 +215,8 @@ enum Link {
 #[derive(Debug)]
 pub struct Machine {
     settings: Settings,
+    /// What the backend was found to refuse.
+    manners: Arc<Manners>,
     /// `r` or `w`, and the name ([`crate::imap::command::Command::selected_mailbox`]).
     key: Bytes,
     /// A member has written the name within its line, and not as a literal: so does the hub.
@@ -262,6 +270,10 @@ pub struct Machine {
     miscounted: u8,
     /// Times in a row that a connection was lost before it was of any use.
     losses: u32,
+    /// The mailbox was selected anew for those who wait to join.
+    anew: bool,
+    /// NOOPs in a row that were refused.
+    refused_polls: u32,
     /// Flags were told without their mod-sequence, which is to be asked for.
     owes: bool,
     /// The backend withholds that messages have vanished, and has said so during the command that runs, or before.
@@ -272,9 +284,10 @@ pub struct Machine {
 impl Machine {
     /// A hub for the mailbox of `key` ([`crate::imap::command::Command::selected_mailbox`]), without members.
     #[must_use]
-    pub fn new(key: Bytes, settings: Settings, now: Instant) -> Self {
+    pub fn new(key: Bytes, settings: Settings, manners: Arc<Manners>, now: Instant) -> Self {
         Self {
             settings,
+            manners,
             key,
             in_line: false,
             selection: None,
@@ -308,6 +321,8 @@ impl Machine {
             strays: None,
             miscounted: 0,
             losses: 0,
+            anew: false,
+            refused_polls: 0,
             owes: false,
             delays: false,
             delayed: false,
@@ -340,7 +355,7 @@ impl Machine {
     /// Since when no member's command ran or waited; `None`: one does, or there is no connection.
     #[must_use]
     pub fn resting_since(&self) -> Option<Instant> {
-        let busy = !self.queue.is_empty() || !matches!(self.job, None | Some(Job::Idle { .. }));
+        let busy = !self.queue.is_empty() || !matches!(self.job, None | Some(Job::Idle(_)));
         (matches!(self.link, Link::Up { .. }) && !busy).then_some(self.quiet_since)
     }
 
@@ -349,7 +364,7 @@ impl Machine {
     #[must_use]
     pub fn in_flight(&self) -> Option<Option<bool>> {
         match self.job.as_ref()? {
-            Job::Idle { accepted, ended: false } => Some(Some(*accepted)),
+            Job::Idle(idle) if idle.ended.is_none() => Some(Some(idle.accepted)),
             _ => Some(None),
         }
     }
@@ -421,13 +436,13 @@ impl Machine {
         match (self.link, &self.job) {
             (Link::Connecting | Link::Broken, _) => None,
             (Link::Down, _) => self.wants_connection().then_some(self.retry_at),
-            (Link::Up { .. }, Some(Job::Idle { .. })) => Some(self.job_since + IDLE_RENEWAL),
+            (Link::Up { .. }, Some(Job::Idle(idle))) => Some(self.idle_deadline(idle)),
             (Link::Up { .. }, Some(Job::Member(_))) => (!self.queue.is_empty()).then_some(self.overload_at),
             (Link::Up { .. }, Some(_)) => None,
             (Link::Up { .. }, None) if self.wants_census() => Some(self.quiet_since + BEFORE_CENSUS),
             (Link::Up { .. }, None) if self.wants_idle() => Some(self.quiet_since + BEFORE_IDLE),
             (Link::Up { .. }, None) if self.yielding => Some(self.connected_since + QUANTUM),
-            (Link::Up { .. }, None) => Some(self.quiet_since + self.settings.keepalive),
+            (Link::Up { .. }, None) => Some(self.quiet_since + self.before_poll()),
         }
     }
 
@@ -463,17 +478,14 @@ impl Machine {
     }
 
     fn wants_connection(&self) -> bool {
-        !self.queue.is_empty() || self.members.values().any(|member| member.idling)
+        !self.queue.is_empty() || self.has_idlers()
     }
 
-    fn wants_idle(&self) -> bool {
-        self.settings.idle && self.members.values().any(|member| member.idling)
-    }
-
-    /// The mailbox has mod-sequences, and members are told them (RFC 7162 section 3.1.2.2: NOMODSEQ).
+    /// The mailbox has mod-sequences, and members are told them: not where the backend says that there are none (NOMODSEQ, RFC 7162
+    /// section 3.1.2.2), or does not say so much as the highest.
     fn has_modseqs(&self) -> bool {
         self.settings.enabled.has_modseqs()
-            && self.selection.as_ref().is_some_and(|selection| !selection.without_modseqs)
+            && self.selection.as_ref().is_some_and(|it| !it.without_modseqs && it.highest_modseq.is_some())
     }
 
     /// Members are told VANISHED, and not EXPUNGE (RFC 7162 section 3.2.10.2).
@@ -498,7 +510,7 @@ impl Machine {
         if self.selection.is_none() || !self.is_resumable() {
             return None;
         }
-        let mut other = Self::new(self.key.clone(), self.settings, self.now);
+        let mut other = Self::new(self.key.clone(), self.settings, Arc::clone(&self.manners), self.now);
         other.in_line = self.in_line;
         other.selection = self.selection.clone();
         other.log = self.log.clone();

@@ -42,6 +42,7 @@ fn one_hub() {
         connections: 1,
         losses: false,
         retires: false,
+        refusals: false,
         enable: Enabled::Nothing,
     }) else {
         return;
@@ -59,6 +60,7 @@ fn mod_sequences() {
         connections: 2,
         losses: false,
         retires: false,
+        refusals: false,
         enable: Enabled::Condstore,
     }) else {
         return;
@@ -76,6 +78,7 @@ fn resynchronising() {
         connections: 2,
         losses: false,
         retires: false,
+        refusals: false,
         enable: Enabled::Qresync,
     }) else {
         return;
@@ -96,12 +99,33 @@ fn hubs_take_turns() {
             connections,
             losses: false,
             retires: false,
+            refusals: false,
             enable: ENABLE[seed as usize / 20 % 3],
         }) else {
             continue;
         };
         assert_eq!(totals.byes, 0, "{totals:?}");
         assert!(totals.parked > 0 && totals.checked > 0, "{totals:?}");
+    }
+}
+
+/// The server refuses what imapool asks of its own accord: everybody is served, and hears the truth.
+#[test]
+fn what_is_refused() {
+    for connections in [1, 2] {
+        let Some(totals) = run(5_000_000, programs(8000) / 4, |seed| Plan {
+            sessions: 2 + seed as usize % 7,
+            mailboxes: 1 + seed as usize % 2,
+            connections,
+            losses: false,
+            retires: false,
+            refusals: true,
+            enable: ENABLE[seed as usize / 20 % 3],
+        }) else {
+            continue;
+        };
+        assert_eq!(totals.byes, 0, "{totals:?}");
+        assert!(totals.joined > 0 && totals.checked > 0, "{totals:?}");
     }
 }
 
@@ -115,6 +139,7 @@ fn connections_are_lost() {
             connections,
             losses: true,
             retires: false,
+            refusals: seed % 4 == 3,
             enable: ENABLE[seed as usize / 20 % 3],
         }) else {
             continue;
@@ -129,12 +154,13 @@ fn connections_are_lost() {
 #[test]
 fn connections_are_retired() {
     for connections in [1, 2, 4] {
-        let Some(totals) = run(5_000_000, programs(8000) / 4, |seed| Plan {
+        let Some(totals) = run(6_000_000, programs(8000) / 4, |seed| Plan {
             sessions: 1 + seed as usize % 20,
             mailboxes: 1 + seed as usize % 3,
             connections,
             losses: false,
             retires: true,
+            refusals: false,
             enable: ENABLE[seed as usize / 20 % 3],
         }) else {
             continue;

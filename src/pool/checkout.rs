@@ -34,6 +34,8 @@ pub struct Want {
     pub sticky: Arc<Sticky>,
     /// Or this one, which the session's next command would bring about.
     pub or_sticky: Option<Sticky>,
+    /// Mailboxes cannot be left on this backend: none but this may be selected.
+    pub stays: bool,
     /// Whose session wants it.
     pub client: Option<IpAddr>,
 }
@@ -79,7 +81,8 @@ impl Account {
                 Err(FillError::Refused(refusal))
             }
             _ => {
-                let (connection, capabilities) = self.backend.authenticated(connection, generation);
+                let (mut connection, capabilities) = self.backend.authenticated(connection, generation);
+                connection.set_manners(&self.manners);
                 self.opened(&connection);
                 self.learn(capabilities);
                 Ok(connection)
@@ -128,7 +131,9 @@ impl Account {
                         return Err(CheckoutError::Limit);
                     }
                 }
-                Err(FillError::Open(_) | FillError::AccountGone) => return Err(CheckoutError::Unavailable),
+                Err(FillError::Open(_) | FillError::AccountGone | FillError::Unfit) => {
+                    return Err(CheckoutError::Unavailable);
+                }
             }
         }
     }
@@ -164,9 +169,10 @@ impl Account {
         }
         self.exchange(&mut lease, want);
         if fitness(&lease.shared().facts(), want) == 0 {
+            self.may_enable(want)?;
             if let Some((object, connection, turn)) = self.further_seat(want).await {
                 lease.change_seats(object, connection, turn);
-            } else if is_blank(&lease) && enable(&mut lease, &want.sticky).await {
+            } else if is_blank(&lease) && self.enable(&mut lease, &want.sticky).await? {
                 // One that carries nothing yet is as good as a new one.
             } else {
                 // Its place is this one: the account never has more.
@@ -174,7 +180,7 @@ impl Account {
                 lease.fill(self.dial(want).await?);
             }
             let fits = fitness(&lease.shared().facts(), want) > 0;
-            if !fits && !enable(&mut lease, &want.sticky).await {
+            if !fits && !self.enable(&mut lease, &want.sticky).await? {
                 return Ok(None);
             }
         }
@@ -190,6 +196,31 @@ impl Account {
     pub(super) fn doubts(&self, connection: &Connection) -> bool {
         let doubtful = connection.rested_for() > self.config.load().check_after || !self.backend.is_reachable();
         doubtful && !connection.is_fresh()
+    }
+
+    /// Whether what has to be switched on may be asked for: not what the backend has refused of late.
+    fn may_enable(&self, want: &Want) -> Result<(), FillError> {
+        let allowed = self.manners.known().enable.allows(Instant::now().into_std());
+        if allowed || *want.sticky == Sticky::default() { Ok(()) } else { Err(FillError::Unfit) }
+    }
+
+    /// Brings a fresh connection into the state of one that was lost, or that a hub wants. False: it was lost.
+    async fn enable(&self, connection: &mut Connection, sticky: &Sticky) -> Result<bool, FillError> {
+        let Some(command) = sticky.command() else { return Ok(true) };
+        if connection.run(Box::new(Run { command, streams: None })).is_err() {
+            return Ok(false);
+        }
+        loop {
+            match connection.event().await {
+                FromUpstream::Done(..) => break,
+                FromUpstream::Lost(_) => return Ok(false),
+                _ => {}
+            }
+        }
+        let granted = sticky.is_part_of(&connection.shared().facts().granted);
+        let now = Instant::now().into_std();
+        self.manners.learn(|known| if granted { known.enable.works() } else { known.enable.refused(now) });
+        if granted { Ok(true) } else { Err(FillError::Unfit) }
     }
 
     /// A seat with a new connection, where there is room for one without waiting for anybody, and a turn: as long as the
@@ -277,6 +308,10 @@ const BEST_FIT: u8 = 3;
 
 /// How well a connection suits; 0: not at all.
 fn fitness(facts: &Facts, want: &Want) -> u8 {
+    let name = |key: &Option<Bytes>| key.as_ref().map(|key| key.slice(1.min(key.len())..));
+    if want.stays && facts.selected.is_some() && name(&facts.selected) != name(&want.mailbox) {
+        return 0;
+    }
     if want.or_sticky.as_ref().is_some_and(|sticky| *sticky == *facts.sticky) {
         return 3;
     }
@@ -295,19 +330,4 @@ fn fitness(facts: &Facts, want: &Want) -> u8 {
 fn is_blank(connection: &Connection) -> bool {
     let facts = connection.shared().facts();
     *facts.sticky == Sticky::default() && facts.selected.is_none()
-}
-
-/// Brings a fresh connection into the state of one that was lost, or that a hub wants. False: it could not be.
-async fn enable(connection: &mut Connection, sticky: &Sticky) -> bool {
-    let Some(command) = sticky.command() else { return true };
-    if connection.run(Box::new(Run { command, streams: None })).is_err() {
-        return false;
-    }
-    loop {
-        match connection.event().await {
-            FromUpstream::Done(_, rest, _) => return rest.starts_with(b" OK"),
-            FromUpstream::Lost(_) => return false,
-            _ => {}
-        }
-    }
 }

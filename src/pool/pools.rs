@@ -240,6 +240,7 @@ impl Pools {
                 withheld: Mutex::default(),
                 last_used: Mutex::new(Instant::now()),
                 rested: Notify::new(),
+                manners: Arc::default(),
                 hubs: Arc::new(Registry::new(Arc::clone(&self.hubs))),
                 all_hubs: Arc::clone(&self.hubs),
                 last_client: Mutex::default(),

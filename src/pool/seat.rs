@@ -32,6 +32,8 @@ pub(super) enum FillError {
     Open(OpenError),
     Refused(Refusal),
     AccountGone,
+    /// What it has to have switched on is refused.
+    Unfit,
 }
 
 impl managed::Manager for Manager {

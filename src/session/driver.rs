@@ -269,7 +269,9 @@ impl Session {
 
     /// Queues a part for the connection that has the rest of the command; for any other it would be commands.
     fn pass_on(&mut self, part: Part) {
-        if self.lease.is_some() {
+        if self.sharing.end_idle_alone() {
+            self.machine.handle_done(b" OK Idle completed.\r\n", false);
+        } else if self.lease.is_some() {
             self.parts.push_back(part);
         } else if let Some(hub) = &self.sharing.hub {
             // Nothing else is said while a command runs in a hub.
@@ -453,6 +455,7 @@ impl Session {
             Action::Login(credential) => return self.login(*credential).await,
             Action::Run(run) => {
                 self.show(&run);
+                let Some(run) = self.answer_alone(run) else { return Ok(()) };
                 // A connection that it has is its own.
                 if self.lease.is_none() {
                     let Some(pass) = self.pass_for(&run).await else { return Ok(()) };

@@ -88,7 +88,7 @@ proptest! {
         loop {
             while let Some(action) = machine.poll() {
                 if matches!(action, Action::Login(_)) && refuse {
-                    machine.handle_login(LoginReply::Refused { reply: "NO".into(), challenge: None });
+                    machine.handle_login(LoginReply::Refused { reply: "NO".into(), challenge: None }, &[]);
                 }
             }
             prop_assert!(machine.held() <= sent + 3 * GROWTH, "{} of {sent}", machine.held());

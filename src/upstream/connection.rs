@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use self::keeper::Berth;
 use self::wire::{Exit, Wire};
 use super::machine::{Facts, Machine};
+use super::manners::Manners;
 use crate::imap::frame::Literal;
 use crate::metrics::{BackendMetrics, RetireReason, StateGuard};
 use crate::ports::{Budget, Permit};
@@ -215,6 +216,13 @@ impl Connection {
     #[must_use]
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Tells it what is known of the backend's manners, and where to say what it learns of them.
+    pub fn set_manners(&mut self, manners: &Arc<Manners>) {
+        if let Some(wire) = &mut self.wire {
+            wire.set_manners(Arc::clone(manners));
+        }
     }
 
     /// Takes it out of rest for a new user; false: it is closed.

@@ -5,6 +5,7 @@
 //! connection's life. A connection is dirty from the first octet of a command until the reply with that very tag has
 //! come and nothing is left over; any other tag is a protocol error, after which the connection is not used again.
 
+mod leaving;
 mod replies;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -12,10 +13,12 @@ use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
+use self::leaving::Leaving;
 use crate::imap::capability::Capabilities;
 use crate::imap::command::{Command, Name, Segment};
 use crate::imap::frame::Literal;
 use crate::imap::framer::Framer;
+use crate::upstream::manners::Manners;
 
 /// State that cannot be undone: the connection can only be handed to a session that wants just the same.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -32,13 +35,30 @@ impl Sticky {
     pub fn after(&self, command: &Command) -> Option<Self> {
         let mut after = self.clone();
         if command.name == Name::Enable {
-            after.enabled.append(&mut enable_words(command));
-            // QRESYNC includes it (RFC 7162 section 3.2.3).
-            after.condstore |= after.enabled.remove(&b"CONDSTORE"[..]) || after.enabled.contains(&b"QRESYNC"[..]);
+            after = after.with(&Self::of_words(enable_words(command)));
         } else {
             after.condstore |= command.enables_condstore();
         }
         (after != *self).then_some(after)
+    }
+
+    /// What is on by this `ENABLED` line, in words as ENABLE takes them.
+    fn of_words(mut enabled: BTreeSet<Vec<u8>>) -> Self {
+        // QRESYNC includes it (RFC 7162 section 3.2.3).
+        let condstore = enabled.remove(&b"CONDSTORE"[..]) || enabled.contains(&b"QRESYNC"[..]);
+        Self { condstore, enabled }
+    }
+
+    /// This and the other.
+    #[must_use]
+    pub fn with(&self, other: &Self) -> Self {
+        Self { condstore: self.condstore || other.condstore, enabled: &self.enabled | &other.enabled }
+    }
+
+    /// All of this is on in the other, too.
+    #[must_use]
+    pub fn is_part_of(&self, other: &Self) -> bool {
+        (other.condstore || !self.condstore) && self.enabled.is_subset(&other.enabled)
     }
 
     /// The ENABLE that brings a fresh connection into this state, if it takes one.
@@ -54,8 +74,13 @@ impl Sticky {
 
 /// The arguments of an ENABLE, in capitals.
 fn enable_words(command: &Command) -> BTreeSet<Vec<u8>> {
-    let words = command.segments[0].text.split(|b| *b == b' ').skip(1);
-    words.filter(|word| !word.is_empty()).map(<[u8]>::to_ascii_uppercase).collect()
+    words(&command.segments[0].text, 1)
+}
+
+/// The words of a text but the first so many, in capitals.
+fn words(text: &[u8], but: usize) -> BTreeSet<Vec<u8>> {
+    let words = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    words.skip(but).map(<[u8]>::to_ascii_uppercase).collect()
 }
 
 /// What ENABLE answered on this connection, to be said again to a later session that asks for the same.
@@ -82,8 +107,10 @@ impl EnableReply {
 pub struct Facts {
     /// The mailbox that is selected ([`Command::selected_mailbox`]).
     pub selected: Option<Bytes>,
-    /// See [`Sticky`].
+    /// What may be on, by what was asked for and not refused: nobody gets the connection who has not asked for just that.
     pub sticky: Arc<Sticky>,
+    /// What the backend has said to be on: what the session may go by (RFC 5161 section 3.2, RFC 7162 section 3.1.8).
+    pub granted: Arc<Sticky>,
     /// The reply to the last ENABLE.
     pub enable_reply: Option<Arc<EnableReply>>,
 }
@@ -93,7 +120,7 @@ pub struct Facts {
 pub enum Own {
     /// Sign of life.
     Noop,
-    /// Leaves the mailbox without expunging: UNSELECT, or an EXAMINE that fails (RFC 3691 section 1).
+    /// Leaves the mailbox without expunging (`leaving.rs`).
     Unselect,
     /// The end.
     Logout,
@@ -158,6 +185,10 @@ enum InFlight {
         enable: Option<Box<EnableReply>>,
         /// A mailbox of an earlier session was still selected.
         lingering: bool,
+        /// CLOSED was said (RFC 7162 section 3.2.11): whatever was selected is not any more.
+        closed: bool,
+        /// HIGHESTMODSEQ or NOMODSEQ was said (RFC 7162 section 3.1.2).
+        modseq: bool,
     },
 }
 
@@ -192,6 +223,10 @@ pub struct Machine {
     attached: bool,
     fresh: bool,
     facts: Facts,
+    /// Whether what is selected surely is: a SELECT that failed may have left the earlier mailbox or not.
+    uncertain: bool,
+    leaving: Option<Leaving>,
+    manners: Arc<Manners>,
     spoiled: Option<&'static str>,
     closing: bool,
     output: BytesMut,
@@ -223,12 +258,26 @@ impl Machine {
             attached: false,
             fresh: true,
             facts: Facts::default(),
+            uncertain: false,
+            leaving: None,
+            manners: Arc::default(),
             spoiled: None,
             closing: false,
             output: BytesMut::new(),
             events: VecDeque::new(),
             context_tags: Vec::new(),
         }
+    }
+
+    /// What is known of the backend's manners, by other connections, too.
+    pub fn set_manners(&mut self, manners: Arc<Manners>) {
+        self.manners = manners;
+    }
+
+    /// See [`Machine::set_manners`].
+    #[must_use]
+    pub fn manners(&self) -> &Arc<Manners> {
+        &self.manners
     }
 
     /// What is selected and enabled.
@@ -324,8 +373,16 @@ impl Machine {
             }
             self.context_tags.push((tag_number, command.tag.clone()));
         }
-        self.in_flight =
-            Some(InFlight::Session { tag: command.tag, name: command.name, mailbox, sticky, enable, lingering });
+        self.in_flight = Some(InFlight::Session {
+            tag: command.tag,
+            name: command.name,
+            mailbox,
+            sticky,
+            enable,
+            lingering,
+            closed: false,
+            modseq: false,
+        });
     }
 
     /// Whether the command selects the very mailbox that an earlier session has left selected: then what the backend
@@ -409,17 +466,19 @@ impl Machine {
 
     /// Sends a command of our own. Call only when none is in flight.
     pub fn handle_own(&mut self, own: Own) {
-        self.put_tag();
         match own {
-            Own::Noop => self.output.put_slice(b"NOOP\r\n"),
-            Own::Unselect if self.has_unselect() => self.output.put_slice(b"UNSELECT\r\n"),
-            // A failed EXAMINE leaves nothing selected (RFC 9051 section 6.3.3).
-            Own::Unselect => self.output.put_slice(b"EXAMINE \"imapool/no/such/mailbox\"\r\n"),
+            Own::Noop => self.put_own(own, b"NOOP\r\n"),
+            Own::Unselect => self.leave(),
             Own::Logout => {
                 self.closing = true;
-                self.output.put_slice(b"LOGOUT\r\n");
+                self.put_own(own, b"LOGOUT\r\n");
             }
         }
+    }
+
+    fn put_own(&mut self, own: Own, text: &[u8]) {
+        self.put_tag();
+        self.output.put_slice(text);
         self.in_flight = Some(InFlight::Own(own));
     }
 
@@ -442,10 +501,6 @@ impl Machine {
                 None
             }
         }
-    }
-
-    fn has_unselect(&self) -> bool {
-        self.capabilities.has("UNSELECT") || self.capabilities.has("IMAP4rev2")
     }
 }
 

@@ -405,11 +405,7 @@ fn the_mailbox_of_an_earlier_session_is_silent() {
 
 #[test]
 fn other_commands_than_select_find_nothing_selected() {
-    for (capabilities, leave, reply) in [
-        ("IMAP4rev1 UNSELECT", "UNSELECT", "OK"),
-        ("IMAP4rev2", "UNSELECT", "OK"),
-        ("IMAP4rev1", "EXAMINE \"imapool/no/such/mailbox\"", "NO"),
-    ] {
+    for (capabilities, leave, reply) in [("IMAP4rev1 UNSELECT", "UNSELECT", "OK"), ("IMAP4rev2", "UNSELECT", "OK")] {
         let mut play = Play::new(capabilities);
         play.play(SELECTED);
         play.play(&format!(
@@ -430,18 +426,86 @@ fn other_commands_than_select_find_nothing_selected() {
 
 #[test]
 fn a_mailbox_that_cannot_be_left_is_told() {
-    for (capabilities, reply, left) in [
-        ("IMAP4rev1 UNSELECT", "OK", true),
-        ("IMAP4rev1 UNSELECT", "NO", false),
-        ("IMAP4rev1 UNSELECT", "BAD", false),
-        ("IMAP4rev1", "OK", false),
-        ("IMAP4rev1", "NO", true),
+    const EXAMINED: &str = "B: i1 EXAMINE \"x\"\nS: * 3 EXISTS\nS: i1 OK [READ-ONLY] x\nB: i2 CLOSE\n";
+    for (capabilities, script, left) in [
+        ("IMAP4rev1 UNSELECT", "B: i1 UNSELECT\nS: i1 OK x", true),
+        ("IMAP4rev1", "B: i1 EXAMINE \"x\"\nS: i1 OK [READ-WRITE] x", false),
+        ("IMAP4rev1", "B: i1 EXAMINE \"x\"\nS: i1 OK x", false),
+        ("IMAP4rev1", "B: i1 EXAMINE \"x\"\nS: i1 NO x", false),
+        ("IMAP4rev1", "B: i1 EXAMINE \"x\"\nS: i1 BAD x", false),
+        ("IMAP4rev1", &format!("{EXAMINED}S: i2 OK x"), true),
+        ("IMAP4rev1", &format!("{EXAMINED}S: i2 NO x"), false),
+        ("IMAP4rev1", &format!("{EXAMINED}S: i2 BAD x"), false),
     ] {
         let mut play = Play::new(capabilities);
         play.play(SELECTED).machine.handle_own(Own::Unselect);
-        let _ = play.machine.poll_transmit();
-        play.play(&format!("S: i1 {reply} x\n!: Unselect {left}"));
+        play.play(&format!("{script}\n!: Unselect {left}"));
+        assert_eq!(play.machine.facts().selected.is_none(), left, "{script}");
+        // What waits for that is not sent when it comes to nothing.
+        let mut play = Play::new(capabilities);
+        play.play(SELECTED);
+        let then = if left { "B: CREATE" } else { "" };
+        let number = if script.contains("CLOSE") { 3 } else { 2 };
+        let then = then.replace("B: ", &format!("B: i{number} "));
+        play.play(&format!("C: a CREATE\n{script}\n!: Unselect {left}\n{then}"));
+        assert_eq!(play.machine.defers(), !left, "{script}");
     }
+}
+
+/// What works is found out once.
+#[test]
+fn unselect_that_is_refused_is_not_asked_for_again() {
+    let manners = Arc::new(Manners::default());
+    let leaves = "B: i2 EXAMINE \"x\"\nS: i2 OK [READ-ONLY] x\nB: i3 CLOSE\nS: i3 OK left\n!: Unselect true";
+    for (first, refusal) in [(1, "B: i1 UNSELECT\nS: i1 BAD what\n"), (0, "")] {
+        let mut play = Play::new("IMAP4rev1 UNSELECT");
+        play.machine.set_manners(Arc::clone(&manners));
+        play.play(SELECTED).machine.handle_own(Own::Unselect);
+        let leaves = if first == 1 { leaves.to_owned() } else { leaves.replace("i2", "i1").replace("i3", "i2") };
+        play.play(&format!("{refusal}{leaves}"));
+    }
+}
+
+/// DavMail and others: a mailbox may stay selected when the SELECT of another fails. Nobody can say, so it is left for sure before
+/// anything else is run; UNSELECT proves nothing then.
+#[test]
+fn after_a_failed_select_nothing_is_certain() {
+    let mut play = Play::new("IMAP4rev1 UNSELECT");
+    play.play("C: s SELECT x\nB: i0 SELECT x\nS: i0 OK\n=:  OK [selected]");
+    play.play(
+        "C: a SELECT y
+         B: i1 SELECT y
+         S: i1 NO no such mailbox
+         =:  NO no such mailbox
+         S: * 1 EXPUNGE
+         C: b EXPUNGE
+         B: i2 EXAMINE \"x\"
+         S: * 3 EXISTS
+         S: i2 OK [READ-ONLY] examined
+         B: i3 CLOSE
+         S: i3 OK closed
+         !: Unselect true
+         B: i4 EXPUNGE
+         S: i4 BAD nothing selected
+         =:  BAD nothing selected",
+    );
+    play.clean();
+    // A server that says that it has closed it has.
+    let mut play = Play::new("IMAP4rev1 UNSELECT");
+    play.play("C: s SELECT x\nB: i0 SELECT x\nS: i0 OK\n=:  OK [selected]");
+    play.play(
+        "C: a SELECT y
+         B: i1 SELECT y
+         S: * OK [CLOSED] x
+         D: * OK [CLOSED] x
+         S: i1 NO no such mailbox
+         =:  NO no such mailbox
+         C: b LIST
+         B: i2 LIST
+         S: i2 OK
+         =:  OK",
+    );
+    play.clean();
 }
 
 #[test]
@@ -510,8 +574,9 @@ fn another_mailbox_is_selected_from_none() {
 #[test]
 fn a_refused_select_leaves_nothing_selected() {
     let mut play = Play::new("IMAP4rev1");
-    play.play(SELECTED);
-    play.play("C: a EXAMINE x\nB: i1 EXAMINE x\nS: i1 NO nix\n=:  NO nix");
+    play.play("C: a EXAMINE x\nB: i0 EXAMINE x\nS: i0 NO nix\n=:  NO nix");
+    assert_eq!(play.machine.facts().selected, None);
+    play.play("C: a EXAMINE x\nB: i1 EXAMINE x\nS: i1 BAD nix\n=:  BAD nix");
     assert_eq!(play.machine.facts().selected, None);
     play.play("C: a EXAMINE inbox\nB: i2 EXAMINE inbox\nS: i2 OK\n=:  OK [selected]");
     assert_eq!(play.machine.facts().selected.as_deref(), Some(&b"rINBOX"[..]));
@@ -629,10 +694,59 @@ fn what_is_enabled_sticks() {
     assert!(reply.answers(&asked("a ENABLE QRESYNC condstore")) && !reply.answers(&asked("a ENABLE QRESYNC")));
     play.play("C: a ENABLE x\nB: i1 ENABLE x\nS: i1 BAD no\n=:  BAD no");
     assert_eq!(play.machine.facts().sticky, facts.sticky);
+    assert_eq!(play.machine.facts().granted, facts.sticky);
     play.play("C: a ENABLE x\nB: i2 ENABLE x\nS: i2 OK\n=:  OK");
+    assert_eq!(play.machine.facts().granted, facts.sticky, "not listed");
     assert_eq!(play.machine.facts().sticky.enabled, words(&["QRESYNC", "X"]));
     assert_eq!(&play.machine.facts().sticky.command().unwrap().segments[0].text, "ENABLE CONDSTORE QRESYNC X");
     assert_eq!(play.machine.facts().enable_reply.as_ref().unwrap().untagged, "");
+}
+
+/// RFC 5161 section 3.2: what is on is what is listed. The connection may carry what was asked for all the same.
+#[test]
+fn what_is_granted_is_what_is_listed() {
+    for (asked, reply, granted, carried) in [
+        ("QRESYNC", "S: i0 NO x", "", ""),
+        ("QRESYNC", "S: i0 BAD x", "", ""),
+        ("QRESYNC", "S: i0 OK x", "", "QRESYNC"),
+        ("QRESYNC", "S: * ENABLED\nS: i0 OK x", "", "QRESYNC"),
+        ("QRESYNC", "S: * ENABLED CONDSTORE\nS: i0 OK x", "CONDSTORE", "QRESYNC"),
+        ("QRESYNC", "S: * ENABLED qresync\nS: i0 OK x", "QRESYNC", "QRESYNC"),
+        ("QRESYNC", "S: * ENABLED QRESYNC\nS: i0 NO x", "", "QRESYNC"),
+        ("CONDSTORE", "S: * ENABLED QRESYNC\nS: i0 OK x", "CONDSTORE", "QRESYNC"),
+        ("QRESYNC X", "S: * ENABLED X\nS: i0 OK x", "X", "QRESYNC X"),
+    ] {
+        let mut play = Play::new("IMAP4rev1 CONDSTORE QRESYNC");
+        let (parsed, _) = super::tests::command(format!("a ENABLE {asked}").as_bytes());
+        play.machine.handle_command(parsed, None);
+        let _ = play.machine.poll_transmit();
+        for line in reply.lines() {
+            assert_eq!(play.server((line[3..].to_owned() + "\r\n").as_bytes()), Ok(()));
+        }
+        let state = |text: &str| Sticky::of_words(words(text.as_bytes(), 0));
+        let facts = play.machine.facts();
+        assert_eq!((&*facts.granted, &*facts.sticky), (&state(granted), &state(carried)), "{asked}: {reply}");
+    }
+}
+
+/// RFC 7162 section 3.1.8: a SELECT that switches CONDSTORE on is told the highest mod-sequence, or that there are none.
+#[test]
+fn condstore_is_granted_with_a_mod_sequence() {
+    for (line, reply, granted, carried) in [
+        ("* OK [HIGHESTMODSEQ 7] x", "OK x", true, true),
+        ("* OK [NOMODSEQ] x", "OK x", true, true),
+        ("* OK [UIDNEXT 7] x", "OK x", false, true),
+        ("* OK [HIGHESTMODSEQ 7] x", "NO x", false, true),
+        ("* OK [HIGHESTMODSEQ 7] x", "BAD x", false, false),
+    ] {
+        let mut play = Play::new("IMAP4rev1 CONDSTORE");
+        let (parsed, _) = super::tests::command(b"a SELECT x (CONDSTORE)");
+        play.machine.handle_command(parsed, None);
+        let _ = play.machine.poll_transmit();
+        assert_eq!(play.server(format!("{line}\r\ni0 {reply}\r\n").as_bytes()), Ok(()));
+        let facts = play.machine.facts();
+        assert_eq!((facts.granted.condstore, facts.sticky.condstore), (granted, carried), "{line} {reply}");
+    }
 }
 
 #[test]

@@ -6,4 +6,5 @@ pub mod connection;
 pub mod dial;
 pub mod login;
 pub mod machine;
+pub mod manners;
 pub mod turns;

@@ -153,16 +153,16 @@ async fn done_is_said_once() {
     let backend = Scripted::start(move |mut conn: Conn| {
         let gone = gone.clone();
         async move {
-            conn.play("C: IDLE\nS: + idling\nC> DONE").await;
+            conn.play("C: SELECT INBOX\nS: TAG OK selected\nC: IDLE\nS: + idling\nC> DONE").await;
             gone.passed().await;
             conn.play("S: TAG OK idled").await;
             conn.obey().await;
         }
     })
     .await;
-    let harness = Harness::start(backend.address, |_| {}).await;
+    let harness = Harness::by_session(backend.address, |_| {}).await;
     let mut client = harness.login("u8").await;
-    client.play("C: a IDLE\nS: + idling").await;
+    client.play("C: s SELECT INBOX\nS: s OK selected\nC: a IDLE\nS: + idling").await;
     client.send("DONE\r\n").await;
     until("DONE at the backend", || backend.received().contains("DONE")).await;
     client.reset();
@@ -180,13 +180,13 @@ async fn done_is_said_once() {
 #[tokio::test]
 async fn an_idle_that_was_left_is_ended() {
     let backend = Scripted::start(|mut conn: Conn| async move {
-        conn.play("C: IDLE\nS: + idling\nS: * 3 EXISTS\nC> DONE\nS: * 4 EXISTS\nS: TAG OK idled").await;
+        conn.play("C: SELECT INBOX\nS: TAG OK selected\nC: IDLE\nS: + idling\nS: * 3 EXISTS\nC> DONE\nS: * 4 EXISTS\nS: TAG OK idled").await;
         conn.obey().await;
     })
     .await;
-    let harness = Harness::start(backend.address, |_| {}).await;
+    let harness = Harness::by_session(backend.address, |_| {}).await;
     let mut client = harness.login("u8").await;
-    client.play("C: a IDLE\nS: + idling\nS: * 3 EXISTS").await;
+    client.play("C: s SELECT INBOX\nS: s OK selected\nC: a IDLE\nS: + idling\nS: * 3 EXISTS").await;
     drop(client);
     harness.at_rest(1).await;
     harness.visit("u8").await;
@@ -201,15 +201,15 @@ async fn an_idle_that_is_refused_is_not_ended() {
         if conn.number > 1 {
             return conn.obey().await;
         }
-        conn.play("C: IDLE").await;
+        conn.play("C: SELECT INBOX\nS: TAG OK selected\nC: IDLE").await;
         // Wait for the client to be gone; see below.
         conn.play("C> DONE").await;
     })
     .await;
     let harness =
-        Harness::start(backend.address, |config| config.pool.drain_timeout = Duration::from_millis(100)).await;
+        Harness::by_session(backend.address, |config| config.pool.drain_timeout = Duration::from_millis(100)).await;
     let mut client = harness.login("u8").await;
-    client.play("C: a IDLE").await;
+    client.play("C: s SELECT INBOX\nS: s OK selected\nC: a IDLE").await;
     until("IDLE at the backend", || backend.received().contains("IDLE")).await;
     client.reset();
     until("given up", || harness.connections("") == 0).await;

@@ -64,7 +64,7 @@ async fn a_push_is_not_cut_by_a_goodbye() {
     let backend = Scripted::start(move |mut conn: Conn| {
         let opened = opened.clone();
         async move {
-            conn.play("C: IDLE\nS: + idling").await;
+            conn.play("C: SELECT INBOX\nS: TAG OK selected\nC: IDLE\nS: + idling").await;
             conn.send("* 1 FETCH (BODY[] {4}\r\nab").await;
             opened.passed().await;
             conn.send("cd)\r\n").await;
@@ -73,9 +73,9 @@ async fn a_push_is_not_cut_by_a_goodbye() {
         }
     })
     .await;
-    let mut harness = Harness::start(backend.address, |_| {}).await;
+    let mut harness = Harness::by_session(backend.address, |_| {}).await;
     let mut idles = harness.login("u8").await;
-    idles.play("C: a IDLE\nS: + idling\nS: * 1 FETCH (BODY[] {4}").await;
+    idles.play("C: s SELECT INBOX\nS: s OK selected\nC: a IDLE\nS: + idling\nS: * 1 FETCH (BODY[] {4}").await;
     assert_eq!(idles.octets(2).await, b"ab");
     let mut rests = harness.client().await;
     let draining = tokio::spawn(harness.take().drain());

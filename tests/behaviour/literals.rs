@@ -109,7 +109,7 @@ async fn nothing_passes_before_idle_is_agreed() {
     let backend = Scripted::start(move |mut conn: Conn| {
         let held = held.clone();
         async move {
-            conn.play("C: IDLE").await;
+            conn.play("C: SELECT INBOX\nS: TAG OK selected\nC: IDLE").await;
             held.passed().await;
             conn.play("S: TAG NO not today\nC: LIST \"\" x\nS: TAG OK x").await;
             conn.play("C: IDLE\nS: + idling\nC> DONE\nS: TAG OK idled\nC: LIST \"\" y\nS: TAG OK y").await;
@@ -117,8 +117,9 @@ async fn nothing_passes_before_idle_is_agreed() {
         }
     })
     .await;
-    let harness = Harness::start(backend.address, |_| {}).await;
+    let harness = Harness::by_session(backend.address, |_| {}).await;
     let mut client = harness.login("u8").await;
+    client.play("C: s SELECT INBOX\nS: s OK selected").await;
     client.send("a IDLE\r\nb LIST \"\" x\r\n").await;
     until("IDLE at the backend", || backend.received().contains("IDLE")).await;
     assert!(!backend.received().contains("LIST \"\" x"));

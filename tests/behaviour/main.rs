@@ -20,6 +20,7 @@ mod malformed_backends;
 mod malformed_clients;
 mod malformed_replies;
 mod outage;
+mod own_jobs;
 mod pool_limits;
 mod reuse;
 mod starttls;

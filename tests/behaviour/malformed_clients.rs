@@ -124,7 +124,7 @@ async fn after_login() {
         while let Some(command) = conn.command().await {
             let tag = conn.tag.clone();
             let reply = match &*command {
-                "LOGOUT" | "NOOP" | "UNSELECT" => "OK",
+                "LOGOUT" | "NOOP" | "UNSELECT" | "SELECT INBOX" => "OK",
                 "IDLE" => {
                     conn.send("+ idling\r\n").await;
                     conn.play("C> DONE").await;
@@ -138,10 +138,11 @@ async fn after_login() {
     .await;
     let harness = Harness::by_session(backend.address, |_| {}).await;
     let deep = "(".repeat(30_000);
+    let selected = "C: s SELECT INBOX\nS: s OK judged\n";
     for (script, goes_on) in [
         ("C: a XYZZY\nS: a BAD judged".to_owned(), true),
-        (format!("C: a FETCH 1 {deep}\nS: a BAD judged"), true),
-        (format!("C: a SEARCH {deep}{}\nS: a BAD judged", ")".repeat(30_000)), true),
+        (format!("{selected}C: a FETCH 1 {deep}\nS: a BAD judged"), true),
+        (format!("{selected}C: a SEARCH {deep}{}\nS: a BAD judged", ")".repeat(30_000)), true),
         ("C: a SELECT\nS: a BAD judged".into(), true),
         ("C: a SELECT \"x\nS: a BAD judged".into(), true),
         ("C: a LIST ü *\nS: a BAD judged".into(), true),

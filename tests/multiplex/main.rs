@@ -20,6 +20,7 @@ mod numbers;
 mod parking;
 mod qresync;
 mod quirks;
+mod refusals;
 mod selecting;
 mod stage;
 

@@ -276,8 +276,11 @@ impl Conn {
                     self.send(format!("{} {}", self.tag, if done.is_some() { "OK idled\r\n" } else { "" })).await;
                 }
                 other => {
+                    if let Some(words) = other.strip_prefix("ENABLE ") {
+                        self.send(format!("* ENABLED {words}\r\n")).await;
+                    }
                     let code = if other.starts_with("SELECT") { "[READ-WRITE] " } else { "" };
-                    self.send(format!("{tag} OK {code}done\r\n")).await;
+                    self.send(format!("{} OK {code}done\r\n", self.tag)).await;
                 }
             }
         }

@@ -19,7 +19,7 @@ impl Machine {
                 let _ = write!(self.passed, "* {count} EXISTS\r\n");
             }
             Some(Job::Reselect { selection }) => selection.exists = count,
-            Some(Job::Census { fresh: Some(fresh) }) => {
+            Some(Job::Census { fresh: Some(fresh), .. }) => {
                 let checked = fresh.exists(count);
                 self.check(checked);
             }
@@ -78,7 +78,7 @@ impl Machine {
                 }
             }
             Some(Job::Reselect { selection }) => drop(selection.expunged(number)),
-            Some(Job::Census { fresh: Some(fresh) }) => {
+            Some(Job::Census { fresh: Some(fresh), .. }) => {
                 let checked = fresh.expunged(number);
                 self.check(checked);
             }
@@ -138,7 +138,7 @@ impl Machine {
     pub(super) fn vanished(&mut self, uids: &Ranges) {
         let open = self.is_open();
         match &mut self.job {
-            Some(Job::Census { fresh: Some(fresh) }) => {
+            Some(Job::Census { fresh: Some(fresh), .. }) => {
                 let checked = fresh.vanished(uids);
                 self.check(checked);
             }
@@ -214,9 +214,9 @@ impl Machine {
         let Some(uids) = found.and_then(Found::finish) else { return };
         match &mut self.job {
             Some(Job::Unseen { first, .. }) => *first = first.iter().copied().chain(uids.first()).min(),
-            Some(Job::Census { fresh: Some(fresh) }) => fresh.counted(uids),
+            Some(Job::Census { fresh: Some(fresh), .. }) => fresh.counted(uids),
             // Where there are strays, it will be asked for anew.
-            Some(Job::Census { fresh: None }) if self.strays.is_none() => {
+            Some(Job::Census { fresh: None, .. }) if self.strays.is_none() => {
                 let new = uids.above(self.uids.last().unwrap_or(0));
                 if self.uids.len().checked_add(new.len()) == Some(self.exists) {
                     self.uids.insert_all(&new);

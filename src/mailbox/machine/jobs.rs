@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
+use super::idle::Idle;
 use super::resume::Fresh;
 use super::selection::Selection;
 use super::{
-    Action, BEFORE_CENSUS, BEFORE_IDLE, IDLE_RENEWAL, Link, MAX_ATTEMPTS, MAX_PAUSE, Machine, MemberId, QUANTUM, Stat,
-    Told,
+    Action, BEFORE_CENSUS, BEFORE_IDLE, Link, MAX_ATTEMPTS, MAX_PAUSE, Machine, MemberId, QUANTUM, Stat, Told,
 };
 use crate::imap::command::{Command, Name, Segment, quoted, quoted_8bit};
 use crate::imap::effects::{fetch_effects, loud};
@@ -29,9 +29,11 @@ pub(super) enum Job {
     /// The SELECT of a hub that has members already.
     Reselect { selection: Selection },
     /// Asks for the UIDs of the messages; `fresh`: to find out what happened while there was no connection.
-    Census { fresh: Option<Fresh> },
+    Census { by: By, fresh: Option<Fresh> },
     /// Asks what no news tell, for those who join.
     Status { joining: Joining, text: BytesMut },
+    /// Asks whether there is a mailbox of this name, of which STATUS says nothing.
+    Exists { joining: Joining, found: bool },
     /// Looks for the first message without \Seen.
     Unseen { joining: Joining, first: Option<u32> },
     /// Asks for all news, so that those who join see the mailbox as it is.
@@ -41,7 +43,7 @@ pub(super) enum Job {
     /// NOOP, to be kept.
     KeepAlive,
     /// For all members in IDLE.
-    Idle { accepted: bool, ended: bool },
+    Idle(Idle),
     /// The EXPUNGE of a member that closes the mailbox; of one that is alone there, its CLOSE.
     Close { member: MemberId, alone: bool },
     /// A member's command.
@@ -53,10 +55,21 @@ impl Job {
     pub(super) fn tells_all(&self) -> bool {
         match self {
             Self::Member(running) => !running.shape.keeps_numbers,
-            Self::Open { .. } | Self::Refresh(_) | Self::KeepAlive | Self::Idle { .. } => true,
+            Self::Open { .. } | Self::Refresh(_) | Self::KeepAlive | Self::Idle(_) => true,
             _ => false,
         }
     }
+}
+
+/// How UIDs are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// UID SEARCH, with RETURN or without.
+    Search { returns: bool },
+    /// `FETCH n:* (UID)`
+    Fetch,
+    /// NOOP: the backend has yet to tell what is gone.
+    Noop,
 }
 
 /// Those who join, and what is to be said in reply to their SELECT.
@@ -119,15 +132,7 @@ impl Machine {
 
     fn interrupt(&mut self) {
         match &mut self.job {
-            Some(Job::Idle { accepted: true, ended: ended @ false }) => {
-                let renew = self.now >= self.job_since + IDLE_RENEWAL;
-                let idlers = self.members.values().any(|member| member.idling);
-                if renew || self.yielding || self.outdated || self.strays.is_some() || !self.queue.is_empty() || !idlers
-                {
-                    *ended = true;
-                    self.actions.push_back(Action::EndIdle);
-                }
-            }
+            Some(Job::Idle(_)) => self.interrupt_idle(),
             Some(Job::Member(command)) if !self.queue.is_empty() && self.now >= self.overload_at => {
                 self.overload_at = self.now + self.settings.patience;
                 self.actions.push_back(Action::Overloaded(command.id));
@@ -198,16 +203,16 @@ impl Machine {
 
     /// With nothing else to do.
     fn leisure(&mut self) {
-        self.losses = 0;
+        self.anew = false;
         if self.wants_census() {
             if self.now >= self.quiet_since + BEFORE_CENSUS {
                 self.ask_for_uids(None);
             }
         } else if self.wants_idle() {
             if self.now >= self.quiet_since + BEFORE_IDLE {
-                self.begin(Job::Idle { accepted: false, ended: false }, own(Name::Idle, "IDLE"));
+                self.begin_idle();
             }
-        } else if self.now >= self.quiet_since + self.settings.keepalive {
+        } else if self.now >= self.quiet_since + self.before_poll() {
             self.begin(Job::KeepAlive, own(Name::Noop, "NOOP"));
         }
     }
@@ -246,7 +251,7 @@ impl Machine {
     /// A command of our own about the mailbox.
     pub(super) fn with_mailbox(&self, name: Name, tail: &'static str) -> Box<Run> {
         let mailbox = self.key.slice(1..);
-        let verb = format!("{} ", name.as_str());
+        let verb = if name == Name::List { "LIST \"\" ".into() } else { format!("{} ", name.as_str()) };
         let in_line = || quoted_8bit(&mailbox).filter(|_| self.in_line);
         let segments = match quoted(&mailbox).or_else(in_line) {
             Some(quoted) => {
@@ -304,6 +309,9 @@ impl Machine {
         let (mut ids, others): (Vec<_>, Vec<_>) = self.queue.drain(..).partition(joins);
         self.queue = others.into();
         ids.insert(0, first);
+        if !self.manners.known().status.allows(self.now) {
+            return self.admit_without_status(Joining { ids, ..Joining::default() });
+        }
         let items = if self.has_modseqs() { " (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)" } else { " (UIDNEXT UIDVALIDITY)" };
         let run = self.with_mailbox(Name::Status, items);
         let joining = Joining { ids, ..Joining::default() };
@@ -469,9 +477,13 @@ impl Machine {
                     self.leave_with(member, b" NO [UNAVAILABLE] Connection to the mail server lost.\r\n");
                 }
             }
-            Some(Job::Status { joining, .. } | Job::Unseen { joining, .. } | Job::Refresh(joining)) => {
-                self.join_later(joining);
-            }
+            Some(
+                Job::Status { joining, .. }
+                | Job::Exists { joining, .. }
+                | Job::Unseen { joining, .. }
+                | Job::Refresh(joining),
+            ) => self.join_later(joining),
+            Some(Job::Idle(idle)) => self.idle_lost(&idle),
             Some(Job::Member(command)) => {
                 let repeatable = unsent || !command.answered && command.run.command.name.repeatable();
                 if self.has_to_leave(command.id) {

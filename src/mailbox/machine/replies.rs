@@ -79,8 +79,8 @@ impl Machine {
 
     /// The backend asks for more: it has begun to idle.
     pub fn handle_continue(&mut self) {
-        if let Some(Job::Idle { accepted, .. }) = &mut self.job {
-            *accepted = true;
+        if let Some(Job::Idle(idle)) = &mut self.job {
+            idle.accepted = true;
         }
     }
 
@@ -138,6 +138,10 @@ impl Machine {
             begun: false,
             overflows: false,
         });
+        if let Some(Job::Idle(idle)) = &mut self.job {
+            idle.heard |=
+                matches!(reply, Reply::Exists(_) | Reply::Expunge(_) | Reply::Fetch(_) | Reply::Vanished { .. });
+        }
         match reply {
             Reply::Exists(count) => self.exists(count),
             Reply::Expunge(number) => self.expunged(number),
@@ -336,6 +340,7 @@ impl Machine {
                 }
                 Some(Job::Reselect { selection }) => drop(selection.note(&reading.kept, true)),
                 Some(Job::Status { text, .. }) => text.put_slice(&reading.kept),
+                Some(Job::Exists { found, .. }) => *found |= is_listed(&reading.kept),
                 _ => {
                     let highest = reading.kept.strip_prefix(b"* ").and_then(highest_modseq);
                     self.note_highest(highest);
@@ -356,7 +361,7 @@ impl Machine {
 
     fn end_fetch(&mut self, number: u32, reading: &mut Reading) {
         let Some(mut items) = reading.items.take().map(|mut items| items.finish()) else { return };
-        if let (Some(Job::Census { fresh: Some(fresh) }), Some(uid)) = (&mut self.job, items.uid) {
+        if let (Some(Job::Census { fresh: Some(fresh), .. }), Some(uid)) = (&mut self.job, items.uid) {
             fresh.told(number, uid);
         }
         // What is said of a mailbox that the members' views do not follow yet is asked for again when they do.
@@ -372,6 +377,12 @@ impl Machine {
                     }
                 }
                 _ => return self.broken(Nonsense::OtherUid(number, uid)),
+            }
+        }
+        if items.modseq.is_some() && !self.has_modseqs() {
+            items.modseq = None;
+            if !items.other {
+                reading.held = reading.held.take().and_then(|held| without_modseq(&items, held));
             }
         }
         if self.has_modseqs() {
@@ -446,6 +457,26 @@ impl Machine {
     pub(super) fn is_open(&self) -> bool {
         self.link == (Link::Up { open: true })
     }
+}
+
+/// The items of a FETCH, which are no others than these, less its mod-sequence; `None`: nothing is left.
+fn without_modseq(items: &Items, held: BytesMut) -> Option<BytesMut> {
+    let text = match (&items.flags, items.uid) {
+        (Some(_), _) => match items.news() {
+            Some(news) => news,
+            None => return Some(held),
+        },
+        (None, Some(uid)) => format!("(UID {uid})").into(),
+        (None, None) => return None,
+    };
+    Some(BytesMut::from(&[b" ", &text[..], b"\r\n"].concat()[..]))
+}
+
+/// A LIST reply to a mailbox that there is (RFC 9051 section 7.3.1).
+fn is_listed(line: &[u8]) -> bool {
+    let line = line.to_ascii_uppercase();
+    let holds = |word: &[u8]| memchr::memmem::find(&line, word).is_some();
+    line.starts_with(b"* LIST ") && !holds(b"\\NONEXISTENT") && !holds(b"\\NOSELECT")
 }
 
 /// `OK [HIGHESTMODSEQ 7]` (RFC 7162 section 3.1.2.1): up to where whoever hears it knows the mailbox. Of a VANISHED that is

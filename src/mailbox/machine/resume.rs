@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::jobs::{GONE, Job, Joining, Running, own};
+use super::jobs::{By, GONE, Job, Joining, Running, own};
 use super::replies::highest_modseq;
 use super::selection::Selection;
 use super::{Action, Link, Machine, MemberId, Nonsense, Stat, Told};
@@ -153,7 +153,8 @@ impl Machine {
         let rest = tagged.map_or(rest, |tagged| tagged.in_short());
         self.note_highest(highest_modseq(&rest));
         let Some(job) = self.job.take() else { return };
-        self.quiet_since = self.now;
+        let now = self.now;
+        self.quiet_since = now;
         let ok = rest.get(..3).is_some_and(|status| status.eq_ignore_ascii_case(b" OK"));
         if matches!(job, Job::Open { .. } | Job::Member(_)) {
             self.losses = 0;
@@ -165,14 +166,26 @@ impl Machine {
         match job {
             Job::Open { member, run, selection } => self.opened(member, &run, selection, rest, ok && selected),
             Job::Reselect { selection } => self.reselected(Selection { rest, ..selection }, ok && selected),
-            Job::Census { fresh: Some(fresh) } => self.recounted(fresh, ok),
-            Job::Census { .. } if self.strays.is_some() => {}
-            Job::Census { .. } => {
-                let fits = self.uids.len() == self.exists;
-                self.miscounted = if fits { 0 } else { self.miscounted.saturating_add(1) };
+            Job::Census { by, fresh: Some(fresh) } => {
+                self.note_search(by, ok);
+                self.recounted(fresh, ok);
             }
-            Job::Status { joining, text } => self.told_status(joining, ok.then_some(&text)),
+            Job::Census { .. } if self.strays.is_some() => {}
+            Job::Census { by, .. } => {
+                self.note_search(by, ok);
+                self.note_census();
+            }
+            Job::Status { joining, text } => self.told_status(joining, &rest, ok.then_some(&text)),
+            // Whether there is one is not to be learned: to select it will tell.
+            Job::Exists { joining, found } if found || !ok => {
+                self.manners.learn(|known| known.status.refused(now));
+                self.admit_without_status(joining);
+            }
+            Job::Exists { joining, .. } => self.actions.push_back(Action::Elsewhere(joining.ids)),
             Job::Unseen { joining, first: unseen } => {
+                if !ok {
+                    self.manners.learn(|known| known.search.refused(now));
+                }
                 self.begin(Job::Refresh(Joining { unseen, ..joining }), own(Name::Noop, "NOOP"));
             }
             Job::Refresh(joining) => self.refreshed(joining),
@@ -189,12 +202,16 @@ impl Machine {
             }
             Job::Recheck => {
                 if self.recheck.is_none() {
+                    // What is refused is not asked for again and again.
                     self.owes = false;
                     self.shadow.forgive();
-                    self.settle();
+                    if ok {
+                        self.settle();
+                    }
                 }
             }
-            Job::KeepAlive | Job::Idle { .. } => {}
+            Job::KeepAlive => self.polled(ok),
+            Job::Idle(idle) => self.idle_done(&idle),
         }
         self.delayed |= delays && !tells_all;
         if !selected && self.is_open() {
@@ -286,7 +303,7 @@ impl Machine {
     }
 
     /// What STATUS said of the mailbox of this name, for those who join; `None`: that there is none.
-    fn told_status(&mut self, joining: Joining, text: Option<&BytesMut>) {
+    fn told_status(&mut self, joining: Joining, rest: &[u8], text: Option<&BytesMut>) {
         if self.strays.is_some() {
             return self.join_later(joining);
         }
@@ -294,14 +311,49 @@ impl Machine {
         let small = |word: &[u8]| number(word).and_then(|number| u32::try_from(number).ok());
         let validity = small(b"UIDVALIDITY ");
         let known = self.selection.as_ref().and_then(|selection| selection.validity);
-        if text.is_none() || known.is_some() && validity.is_some() && validity != known {
+        let is_gone = || StatusReply::parse(rest).is_some_and(|reply| reply.has_code("NONEXISTENT"));
+        if text.is_none() && is_gone() || known.is_some() && validity.is_some() && validity != known {
             // It was renamed or deleted under the members (RFC 2180 section 3): who selects it now means another one.
             return self.actions.push_back(Action::Elsewhere(joining.ids));
         }
+        let uid_next = small(b"UIDNEXT ");
+        if uid_next.is_none() {
+            // It is gone, or may not be asked for while it is selected (RFC 3501 section 6.3.10).
+            let run = self.with_mailbox(Name::List, "");
+            return self.begin(Job::Exists { joining, found: false }, run);
+        }
+        self.manners.learn(|known| known.status.works());
         let modseq = number(b"HIGHESTMODSEQ ").filter(|_| self.has_modseqs());
-        let joining = Joining { uid_next: small(b"UIDNEXT "), modseq, ..joining };
-        if self.settings.unseen && self.exists > 0 && self.uids.len() == self.exists {
-            let returns = if self.settings.esearch { "RETURN (MIN) " } else { "" };
+        self.look_for_unseen(Joining { uid_next, modseq, ..joining });
+    }
+
+    /// Without STATUS, what those who join are to be told is learned by selecting the mailbox anew; what that shows is news for
+    /// the others.
+    pub(super) fn admit_without_status(&mut self, joining: Joining) {
+        if !std::mem::take(&mut self.anew) {
+            if self.wants_census() {
+                return self.join_later(joining);
+            }
+            if !self.is_resumable() {
+                return self.actions.push_back(Action::Elsewhere(joining.ids));
+            }
+            self.anew = true;
+            self.join_later(joining);
+            self.link = Link::Up { open: false };
+            return;
+        }
+        let Some(selection) = &self.selection else { return };
+        // More may have come since.
+        let after_last = self.uids.last().map(|last| last.saturating_add(1));
+        let uid_next = selection.uid_next.map(|next| after_last.map_or(next, |after| after.max(next)));
+        let modseq = selection.highest_modseq.filter(|_| self.has_modseqs());
+        self.look_for_unseen(Joining { uid_next, modseq, ..joining });
+    }
+
+    fn look_for_unseen(&mut self, joining: Joining) {
+        let known = self.manners.known();
+        if self.settings.unseen && known.search.allows(self.now) && self.exists > 0 && self.uids.len() == self.exists {
+            let returns = if self.returns() { "RETURN (MIN) " } else { "" };
             let run = own(Name::Search, format!("UID SEARCH {returns}UNSEEN"));
             return self.begin(Job::Unseen { joining, first: None }, run);
         }
@@ -348,6 +400,7 @@ impl Machine {
         self.is_open()
             && self.uids.len() != self.exists
             && self.miscounted < MAX_COUNTS
+            && self.manners.known().census.allows(self.now)
             && self.members.values().any(|member| member.cursor.is_some())
     }
 
@@ -364,25 +417,58 @@ impl Machine {
     fn ask_one_by_one(&mut self, fresh: Option<Fresh>) {
         let known = if fresh.is_some() { 0 } else { self.uids.len() };
         let run = own(Name::Fetch, format!("FETCH {}:* (UID)", known.saturating_add(1)));
-        self.begin(Job::Census { fresh }, run);
+        self.begin(Job::Census { by: By::Fetch, fresh }, run);
+    }
+
+    /// Whether SEARCH may be asked for its result in this form (RFC 4731).
+    fn returns(&self) -> bool {
+        self.settings.esearch && self.manners.known().esearch.allows(self.now)
+    }
+
+    /// Whether UID SEARCH is a way to ask for UIDs.
+    fn note_search(&mut self, by: By, ok: bool) {
+        let now = self.now;
+        self.manners.learn(|known| match by {
+            By::Search { returns: true } if ok => known.esearch.works(),
+            By::Search { returns: true } => known.esearch.refused(now),
+            By::Search { returns: false } if ok => known.search.works(),
+            By::Search { returns: false } => known.search.refused(now),
+            By::Fetch | By::Noop => {}
+        });
+    }
+
+    /// Whether there is a way at all. Once all were tried for long, there is a pause.
+    fn note_census(&mut self) {
+        let now = self.now;
+        if self.uids.len() == self.exists {
+            self.miscounted = 0;
+            return self.manners.learn(|known| known.census.works());
+        }
+        self.miscounted = self.miscounted.saturating_add(1);
+        if self.miscounted >= MAX_COUNTS {
+            self.manners.learn(|known| known.census.failed(now));
+        }
     }
 
     pub(super) fn ask_for_uids(&mut self, fresh: Option<Fresh>) {
         if self.miscounted % 2 == 1 {
             // Cyrus leaves out of UID SEARCH what is gone, and says so only when asked for news.
-            return self.begin(Job::Census { fresh }, own(Name::Noop, "NOOP"));
+            return self.begin(Job::Census { by: By::Noop, fresh }, own(Name::Noop, "NOOP"));
         }
         let exists = fresh.as_ref().map_or(self.exists, |fresh| fresh.exists);
-        if exists > 0 && self.miscounted >= COUNTS {
+        let searches = self.manners.known().search.allows(self.now);
+        if exists > 0 && (self.miscounted >= COUNTS || !searches) {
             // One by one cannot miscount, however many come and go meanwhile.
             return self.ask_one_by_one(fresh);
         }
         let known = if fresh.is_some() { 0 } else { self.uids.len() };
-        let returns = if self.settings.esearch { "RETURN (ALL) " } else { "" };
+        let returns = self.returns();
+        let by = By::Search { returns };
+        let returns = if returns { "RETURN (ALL) " } else { "" };
         // By number: Cyrus finds messages of which it has not told yet, in the place of those that are gone.
         let set = if exists > known { format!("{}:{exists}", known + 1) } else { "ALL".into() };
         let run = own(Name::Search, format!("UID SEARCH {returns}{set}"));
-        self.begin(Job::Census { fresh }, run);
+        self.begin(Job::Census { by, fresh }, run);
     }
 
     fn reselected(&mut self, selection: Selection, ok: bool) {

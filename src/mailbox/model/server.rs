@@ -67,6 +67,56 @@ pub(super) struct World {
     made: u32,
     /// So many mailboxes cannot be selected.
     pub(super) refusing: usize,
+    /// What it always refuses.
+    pub(super) refusals: Refusals,
+    /// Times that it was asked for IDLE and refused it.
+    pub(super) refused_idles: usize,
+}
+
+/// How a server refuses something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    No,
+    Bad,
+    /// OK, without doing anything.
+    Nothing,
+}
+
+impl Refusal {
+    fn reply(self) -> String {
+        match self {
+            Self::No => "NO not here",
+            Self::Bad => "BAD what is that",
+            Self::Nothing => "OK done, or not",
+        }
+        .into()
+    }
+}
+
+/// What a server refuses of what imapool asks of its own accord.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Refusals {
+    pub(super) idle: Option<Refusal>,
+    /// IDLE is begun before it is refused.
+    pub(super) late: bool,
+    /// Of the mailbox that is selected.
+    pub(super) status: Option<Refusal>,
+    /// With RETURN.
+    pub(super) esearch: Option<Refusal>,
+    /// As imapool puts it.
+    pub(super) search: Option<Refusal>,
+}
+
+impl Refusals {
+    fn of(&self, verb: &str, args: &str, by_uid: bool) -> Option<Refusal> {
+        let unseen = args.ends_with("UNSEEN");
+        match verb {
+            "STATUS" => self.status,
+            "SEARCH" if by_uid && args.starts_with("RETURN") => self.esearch.or(self.search),
+            "SEARCH" if by_uid && (unseen || args.starts_with(|c: char| c.is_ascii_digit())) => self.search,
+            _ => None,
+        }
+    }
 }
 
 impl World {
@@ -150,6 +200,13 @@ impl Connection {
             }
             verb => (false, verb.to_owned(), args),
         };
+        if verb == "IDLE"
+            && let Some(refusal) = world.refusals.idle
+        {
+            world.refused_idles += 1;
+            let late = if world.refusals.late { "+ idling\r\n" } else { "" };
+            return format!("{late}{tag} {}\r\n", refusal.reply());
+        }
         if verb == "IDLE" {
             self.idling = Some(tag.to_owned());
             out.push_str("+ idling\r\n");
@@ -161,7 +218,10 @@ impl Connection {
             // The numbers of a COPY are those that the client knew when it sent it.
             self.news(world, !quiet && (by_uid || !matches!(verb.as_str(), "COPY" | "MOVE")), &mut out);
         }
-        let result = self.command(world, &verb, args, by_uid, &mut out);
+        let result = match world.refusals.of(&verb, args, by_uid) {
+            Some(refusal) => refusal.reply(),
+            None => self.command(world, &verb, args, by_uid, &mut out),
+        };
         if !(matches!(verb.as_str(), "SELECT" | "EXAMINE") || self.news_first && by_uid) {
             self.news(world, !quiet, &mut out);
         }
@@ -317,7 +377,7 @@ impl Connection {
         {
             return format!("BAD no such number {args}");
         }
-        let writes = matches!(verb, "STORE" | "EXPUNGE" | "MOVE" | "CLOSE");
+        let writes = matches!(verb, "STORE" | "EXPUNGE" | "MOVE");
         if writes && selected.read_only {
             return "NO [READ-ONLY] read-only".into();
         }

@@ -14,6 +14,7 @@ use crate::mailbox::enabled::Enabled;
 use crate::mailbox::machine::{Action, Machine, MemberId, Settings, Told};
 use crate::session::machine::Run;
 use crate::upstream::machine::{Event, Machine as Upstream};
+use crate::upstream::manners::Manners;
 
 /// What a program is about.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +25,8 @@ pub(super) struct Plan {
     pub(super) losses: bool,
     /// Connections are retired, and sessions' credentials refused.
     pub(super) retires: bool,
+    /// The server refuses what imapool asks of its own accord.
+    pub(super) refusals: bool,
     /// What some of the sessions switch on.
     pub(super) enable: Enabled,
 }
@@ -115,6 +118,7 @@ pub(super) struct Sim {
     chance: Chance,
     world: World,
     names: Vec<String>,
+    manners: Arc<Manners>,
     hubs: Vec<Hub>,
     clients: BTreeMap<MemberId, Client>,
     /// Which hub a client is in.
@@ -144,6 +148,13 @@ fn command(line: &str) -> Box<Run> {
     Box::new(Run { command: Command { tag: Bytes::from_static(b"t"), name: head.name, segments }, streams: None })
 }
 
+fn refusals(chance: &mut Chance) -> server::Refusals {
+    use server::Refusal::{Bad, No, Nothing};
+    let mut some = || *chance.pick(&[None, Some(No), Some(Bad), Some(Nothing)]);
+    let (idle, status, esearch, search) = (some(), some(), some(), some());
+    server::Refusals { idle, status, esearch, search, late: chance.one_in(2) }
+}
+
 impl Sim {
     pub(super) fn new(seed: u64, plan: Plan) -> Self {
         let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
@@ -151,6 +162,9 @@ impl Sim {
             chance.below(2);
         }
         let mut world = World::default();
+        if plan.refusals {
+            world.refusals = refusals(&mut chance);
+        }
         let names: Vec<String> = (0..plan.mailboxes).map(|n| format!("box{n}")).collect();
         for name in &names {
             world.create(name);
@@ -163,6 +177,7 @@ impl Sim {
             chance,
             world,
             names,
+            manners: Arc::default(),
             hubs: Vec::new(),
             clients: BTreeMap::new(),
             places: HashMap::new(),
@@ -205,7 +220,11 @@ impl Sim {
                 4 => self.third_party(),
                 5 if self.plan.losses && self.chance.one_in(3) => self.lose(),
                 5 => self.now += Duration::from_millis(self.chance.below(700) as u64),
-                6 if self.chance.one_in(8) => self.now += Duration::from_secs(6),
+                6 if self.chance.one_in(8) => {
+                    // No server takes as long as that.
+                    self.deliver_all();
+                    self.now += Duration::from_secs(6);
+                }
                 7 => self.server_step(),
                 _ => self.deliver_some(),
             }
@@ -240,12 +259,20 @@ impl Sim {
                 client.equals(&self.world.mailboxes[&mailbox].messages.clone());
             }
         }
+        // It may be asked by several hubs at once, before the first has heard.
+        let most = self.plan.connections.min(self.plan.mailboxes * 8);
+        assert!(self.world.refused_idles <= 2 * most, "{} times IDLE", self.world.refused_idles);
     }
 
     /// Who idles is told without asking, as long as its hub has a connection and has had the time to select the mailbox there.
     fn idles(&mut self, id: MemberId) {
         // Others have been asked meanwhile, and this hub may have been given a connection for it just now.
         self.quiesce();
+        if self.world.refusals.idle.is_some() {
+            // News are asked for now and then.
+            self.now += Duration::from_secs(16);
+            self.quiesce();
+        }
         let link = self.places.get(&id).and_then(|hub| self.hubs[*hub].link.as_ref());
         if link.is_some_and(|link| link.seen.is_some()) {
             let mailbox = self.clients[&id].mailbox.clone().unwrap();
@@ -264,17 +291,21 @@ impl Sim {
     fn quiesce(&mut self) {
         for _ in 0..6 {
             self.settle();
-            let mut moved = true;
-            while moved {
-                moved = false;
-                for at in 0..self.hubs.len() {
-                    self.serve(at);
-                    moved |= self.deliver(at, usize::MAX);
-                }
-            }
+            self.deliver_all();
             self.now += Duration::from_millis(600);
         }
         self.settle();
+    }
+
+    fn deliver_all(&mut self) {
+        let mut moved = true;
+        while moved {
+            moved = false;
+            for at in 0..self.hubs.len() {
+                self.serve(at);
+                moved |= self.deliver(at, usize::MAX);
+            }
+        }
     }
 
     fn until_answered(&mut self, id: MemberId) {
@@ -325,7 +356,8 @@ impl Sim {
             .iter()
             .rposition(|hub| hub.key == key && hub.enabled == enabled && hub.shared && !hub.machine.is_empty());
         let at = found.unwrap_or_else(|| {
-            let machine = Machine::new(key.clone(), Settings { enabled, ..SETTINGS }, self.now);
+            let machine =
+                Machine::new(key.clone(), Settings { enabled, ..SETTINGS }, Arc::clone(&self.manners), self.now);
             self.add(Hub {
                 key,
                 enabled,

@@ -97,11 +97,13 @@ impl Session {
             },
         };
         let sticky = match &self.lease {
-            Some(lease) => lease.shared().facts().sticky,
+            Some(lease) => lease.shared().facts().granted,
             None => self.sticky.clone().unwrap_or_default(),
         };
         let or_sticky = sticky.after(&run.command);
-        let want = Want { pass, mailbox: run.command.selected_mailbox(), or_sticky, sticky, client: self.client.ip() };
+        let stays = pass.account().stays();
+        let client = self.client.ip();
+        let want = Want { pass, mailbox: run.command.selected_mailbox(), or_sticky, sticky, stays, client };
         let taken = match self.lease.take() {
             Some(lease) => self.meanwhile(lease.exchanged(&want)).await,
             None => self.meanwhile(want.checkout()).await,
@@ -135,7 +137,7 @@ impl Session {
         self.parts.clear();
         if let Some(lease) = self.lease.take() {
             self.record.gives_back();
-            self.sticky = Some(lease.shared().facts().sticky);
+            self.sticky = Some(lease.shared().facts().granted);
         }
     }
 

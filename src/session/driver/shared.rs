@@ -29,6 +29,12 @@ pub(super) struct Sharing {
     pub(super) hub: Option<Member>,
     /// Its SELECT is not answered yet.
     joining: bool,
+    /// What it has switched on, once that is answered.
+    joins_as: EnableSet,
+    /// In IDLE without a mailbox, which is nobody's affair but imapool's.
+    idles_alone: bool,
+    /// It has said what changes how the backend speaks to it (NOTIFY, say): IDLE without a mailbox may tell it something.
+    has_spoiled: bool,
     /// The session's connection is its own until it ends.
     pub(super) pinned: bool,
     /// The APPEND that runs is to the selected mailbox.
@@ -37,7 +43,35 @@ pub(super) struct Sharing {
     appended: Option<Bytes>,
 }
 
+impl Sharing {
+    /// Whether the session was in IDLE without a mailbox, which is over.
+    pub(super) fn end_idle_alone(&mut self) -> bool {
+        std::mem::take(&mut self.idles_alone)
+    }
+}
+
 impl Session {
+    /// Answers what makes no sense without a mailbox, and an IDLE there, of which nothing can come; gives back all else. So
+    /// nothing reaches a mailbox that is still selected on a connection, but not by this session.
+    pub(super) fn answer_alone(&mut self, run: Box<Run>) -> Option<Box<Run>> {
+        let name = run.command.name;
+        self.sharing.has_spoiled |= name.spoils_connection();
+        if self.machine.is_selected() {
+            return Some(run);
+        }
+        if needs_mailbox(name) {
+            self.machine.handle_done(b" BAD Select a mailbox first.\r\n", false);
+            return None;
+        }
+        let offered = self.account().is_some_and(|account| account.offers("IDLE"));
+        if name != Name::Idle || !offered || self.sharing.has_spoiled {
+            return Some(run);
+        }
+        self.sharing.idles_alone = true;
+        self.machine.handle_continue(Bytes::from_static(b"+ idling\r\n"));
+        None
+    }
+
     /// Runs the command of a session whose credential stands in a hub, if it belongs there; else gives it back.
     pub(super) fn share(&mut self, run: Box<Run>, pass: &Pass) -> Option<Box<Run>> {
         let account = Arc::clone(pass.account());
@@ -70,14 +104,9 @@ impl Session {
                 self.queue(Bytes::from_static(b"* OK [CLOSED] Previous mailbox closed.\r\n"));
             }
         }
-        if needs_mailbox(run.command.name) && !self.machine.is_selected() {
-            // What an earlier session has left selected is none of this one's.
-            self.machine.handle_done(b" BAD Select a mailbox first.\r\n", false);
-            return None;
-        }
         match run.command.selected_mailbox().zip(enabled) {
             Some((key, enabled)) => {
-                self.sticky = Some(Arc::new(enabled.sticky()));
+                self.sharing.joins_as = enabled;
                 self.record.command_begins(run.command.name);
                 self.running = Some(running(&run.command, self.now));
                 self.sharing.joining = true;
@@ -195,7 +224,9 @@ impl Session {
             self.context.metrics.command(label(running.name), self.now - running.since);
             self.record.command_ends();
         }
-        self.sharing.joining = false;
+        if std::mem::take(&mut self.sharing.joining) && selected {
+            self.sticky = Some(Arc::new(self.sharing.joins_as.sticky()));
+        }
         if !selected {
             self.sharing.hub = None;
         }
@@ -222,8 +253,25 @@ impl Session {
 
 /// Makes sense only in a mailbox (RFC 9051 section 6.4).
 fn needs_mailbox(name: Name) -> bool {
-    use Name::{Check, Close, Copy, Expunge, Fetch, Move, Search, Sort, Store, Thread, Unselect};
-    matches!(name, Check | Close | Copy | Expunge | Fetch | Move | Search | Sort | Store | Thread | Unselect)
+    use Name::{
+        CancelUpdate, Check, Close, Copy, Expunge, Fetch, Move, Replace, Search, Sort, Store, Thread, Unselect,
+    };
+    matches!(
+        name,
+        CancelUpdate
+            | Check
+            | Close
+            | Copy
+            | Expunge
+            | Fetch
+            | Move
+            | Replace
+            | Search
+            | Sort
+            | Store
+            | Thread
+            | Unselect
+    )
 }
 
 fn running(command: &Command, now: Instant) -> Running {

@@ -22,7 +22,8 @@ use crate::ports::Permit;
 use crate::session::machine::Run;
 use crate::shown;
 use crate::stream::Stream;
-use crate::upstream::machine::{Event, Ignored, Machine, Own, ProtocolError};
+use crate::upstream::machine::{Event, Facts, Ignored, Machine, Own, ProtocolError};
+use crate::upstream::manners::Manners;
 
 /// What a backend may say unasked while a connection rests, in octets.
 const UNASKED: usize = 1024 * 1024;
@@ -123,6 +124,11 @@ impl Wire {
         wire
     }
 
+    /// See [`Machine::set_manners`].
+    pub(super) fn set_manners(&mut self, manners: Arc<Manners>) {
+        self.machine.set_manners(manners);
+    }
+
     /// When it was last put to rest.
     pub(super) fn rested(&self) -> Instant {
         self.rested
@@ -175,7 +181,8 @@ impl Wire {
     }
 
     fn rest(&mut self) {
-        let unselect = self.machine.facts().selected.is_some().then(|| self.rested + self.timing.linger);
+        let leaves = self.machine.manners().known().leaving.allows(Instant::now().into_std());
+        let unselect = (self.machine.facts().selected.is_some() && leaves).then(|| self.rested + self.timing.linger);
         self.phase = Phase::Resting { unselect, noop: Instant::now() + self.timing.keepalive };
     }
 
@@ -413,6 +420,10 @@ impl Wire {
     }
 
     fn own_done(&mut self, shared: &Shared, own: Own, well: bool) -> Result<Option<FromUpstream>, Exit> {
+        if own == Own::Unselect {
+            let now = Instant::now().into_std();
+            self.machine.manners().learn(|known| if well { known.leaving.works() } else { known.leaving.failed(now) });
+        }
         if !well {
             return Err(Exit::Retire(RetireReason::FailedCheck));
         }
@@ -440,7 +451,8 @@ impl Wire {
     fn publish(&self, shared: &Shared) {
         let facts = self.machine.facts();
         let mut known = shared.facts.lock();
-        if known.selected != facts.selected || !Arc::ptr_eq(&known.sticky, &facts.sticky) {
+        let on = |facts: &Facts| (Arc::as_ptr(&facts.sticky), Arc::as_ptr(&facts.granted));
+        if known.selected != facts.selected || on(&known) != on(facts) {
             *known = facts.clone();
         }
     }

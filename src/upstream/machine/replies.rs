@@ -1,11 +1,12 @@
 //! What the backend says: found out line by line what it is, and passed on, dropped, or taken for what it tells of the
 //! connection.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
-use super::{EnableReply, Event, Ignored, InFlight, Machine, Own, ProtocolError};
+use super::{EnableReply, Event, Ignored, InFlight, Machine, Own, ProtocolError, Sticky, words};
 use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::command::Name;
 use crate::imap::phrases;
@@ -127,9 +128,12 @@ impl Machine {
             return Ok(true);
         };
         self.scanned = 0;
-        if matches!(kind, Kind::Status(Status::Ok | Status::No | Status::Bad)) && self.passes_status(&rest[..end]) {
-            *passed += end;
-            return Ok(true);
+        if matches!(kind, Kind::Status(Status::Ok | Status::No | Status::Bad)) {
+            self.note_status(&rest[..end]);
+            if self.passes_status(&rest[..end]) {
+                *passed += end;
+                return Ok(true);
+            }
         }
         self.flush(input, passed);
         let line = input.split_to(end).freeze();
@@ -198,6 +202,14 @@ impl Machine {
             // Between commands, a session that has selected nothing is told nothing of mailboxes.
             None => self.fresh && self.facts.selected.is_some(),
         }
+    }
+
+    /// What an untagged status reply says of the mailbox that is selected.
+    fn note_status(&mut self, line: &[u8]) {
+        let Some(InFlight::Session { closed, modseq, .. }) = &mut self.in_flight else { return };
+        let Some(reply) = StatusReply::parse(&line[1..]).filter(|reply| reply.status == Status::Ok) else { return };
+        *closed |= reply.has_code("CLOSED");
+        *modseq |= reply.has_code("HIGHESTMODSEQ") || reply.has_code("NOMODSEQ");
     }
 
     /// Whether an untagged status reply can go on as it is.
@@ -311,7 +323,8 @@ impl Machine {
             self.streaming = None;
         }
         match in_flight {
-            InFlight::Own(own) => self.own_done(own, reply.status),
+            InFlight::Own(Own::Unselect) => self.left(reply),
+            InFlight::Own(own) => self.events.push_back(Event::OwnDone(own, reply.status == Status::Ok)),
             InFlight::Session { .. } => {
                 self.session_done(in_flight, reply);
                 self.events.push_back(Event::Done(rest, self.facts.selected.is_some() && !self.fresh));
@@ -323,31 +336,32 @@ impl Machine {
                 }
             }
         }
-        self.run_deferred();
-    }
-
-    fn own_done(&mut self, own: Own, status: Status) {
-        let wanted = match own {
-            Own::Unselect if !self.has_unselect() => Status::No,
-            _ => Status::Ok,
-        };
-        if own == Own::Unselect {
-            self.facts.selected = None;
+        // Behind a mailbox that cannot be left, nothing is run.
+        if self.events.back() != Some(&Event::OwnDone(Own::Unselect, false)) {
+            self.run_deferred();
         }
-        self.events.push_back(Event::OwnDone(own, status == wanted));
     }
 
     /// What the command has left behind.
     fn session_done(&mut self, in_flight: InFlight, reply: &StatusReply<'_>) {
-        let InFlight::Session { name, mailbox, sticky, enable, lingering, .. } = in_flight else {
+        let InFlight::Session { name, mailbox, sticky, enable, lingering, closed, modseq, .. } = in_flight else {
             return;
         };
         let ok = reply.status == Status::Ok;
+        let listed = Sticky::of_words(enable.as_ref().map_or_else(BTreeSet::new, |enable| words(&enable.untagged, 2)));
         match name {
             Name::Select | Name::Examine => {
                 self.context_tags.clear();
-                if reply.status != Status::Bad {
-                    self.facts.selected = if ok { mailbox.or_else(|| Some(Bytes::new())) } else { None };
+                if ok {
+                    self.facts.selected = mailbox.or_else(|| Some(Bytes::new()));
+                    self.uncertain = false;
+                } else if closed {
+                    self.facts.selected = None;
+                } else if reply.status == Status::No {
+                    // The mailbox that was selected before should not be any more (RFC 9051 section 6.3.2). With some servers it
+                    // is; to the session it is not.
+                    self.uncertain |= self.facts.selected.is_some();
+                    self.fresh = true;
                 } else if lingering {
                     // What is still selected is not the session's.
                     self.fresh = true;
@@ -368,8 +382,30 @@ impl Machine {
             }
             _ => {}
         }
-        if let Some(sticky) = sticky.filter(|_| reply.status != Status::Bad) {
-            self.facts.sticky = Arc::new(sticky);
+        self.switched_on(name, sticky, &listed, modseq, reply.status);
+    }
+
+    /// What may be on now, and what the backend says to be: of ENABLE, what it lists; CONDSTORE in a mailbox, if it tells
+    /// mod-sequences or that there are none.
+    fn switched_on(&mut self, name: Name, asked: Option<Sticky>, listed: &Sticky, modseq: bool, status: Status) {
+        let Some(asked) = asked else { return };
+        let (ok, enables) = (status == Status::Ok, name == Name::Enable);
+        let selects = matches!(name, Name::Select | Name::Examine);
+        // ENABLE does nothing that it does not answer by OK (RFC 5161 section 3.1).
+        if ok || !enables && status != Status::Bad {
+            self.facts.sticky = Arc::new(asked.clone());
+        }
+        let granted = if enables {
+            Sticky { condstore: listed.condstore && asked.condstore, enabled: &listed.enabled & &asked.enabled }
+        } else {
+            let known = ["CONDSTORE", "QRESYNC"].iter().any(|name| self.capabilities.has(name));
+            Sticky { condstore: asked.condstore && if selects { modseq } else { known }, ..Sticky::default() }
+        };
+        if ok {
+            self.facts.granted = Arc::new(self.facts.granted.with(&granted));
+        }
+        if !listed.is_part_of(&self.facts.sticky) {
+            self.facts.sticky = Arc::new(self.facts.sticky.with(listed));
         }
     }
 }

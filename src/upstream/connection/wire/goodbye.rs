@@ -28,7 +28,9 @@ impl Wire {
         shared.closed();
         let reason = self.reason(shared, &exit);
         let bye = if let Exit::Bye(text) = &exit { Some(text.clone()) } else { None };
-        let loss = Loss { unsent: !self.sent, unanswered: !self.replied, cut: !self.machine.at_line_start(), bye };
+        // A command that waits for one of our own was not sent, whatever else was.
+        let unsent = !self.sent || self.machine.defers();
+        let loss = Loss { unsent, unanswered: !self.replied, cut: !self.machine.at_line_start(), bye };
         self.metrics.retired(reason);
         let seconds = self.opened.elapsed().as_secs();
         let (connection, reason) = (shared.id, reason.as_str());

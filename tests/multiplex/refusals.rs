@@ -1,0 +1,332 @@
+//! What the backend refuses of what imapool asks of its own accord: it is not asked again and again, and nobody has to wait for
+//! it.
+
+use std::time::Duration;
+
+use crate::stage::{ONE, Stage, TWO};
+
+/// Lets so much time pass at once.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+/// Longer than news are waited for where the backend does not idle.
+const POLL: Duration = Duration::from_secs(16);
+
+/// Two members idle, and hear of news by NOOP.
+async fn hears_by_noop(stage: &mut Stage, connection: char, count: u32) {
+    pass(POLL).await;
+    let script = "U> NOOP
+         U< * COUNT EXISTS
+         U< TAG OK noop
+         1< * COUNT EXISTS
+         2< * COUNT EXISTS";
+    let script = script.replace("U>", &format!("{connection}>")).replace("U<", &format!("{connection}<"));
+    stage.play(&script.replace("COUNT", &count.to_string())).await;
+}
+
+/// The mailbox as it was, on a further connection.
+fn again(connection: char) -> String {
+    let script = "U> SELECT \"INBOX\"
+         U< * FLAGS (\\Seen \\Deleted)
+         U< * 3 EXISTS
+         U< * 0 RECENT
+         U< * OK [UIDVALIDITY 7] valid
+         U< * OK [UIDNEXT 14] next
+         U< TAG OK [READ-WRITE] selected";
+    script.replace("U>", &format!("{connection}>")).replace("U<", &format!("{connection}<"))
+}
+
+const IDLERS: &str = "1> b IDLE
+     1< + idling
+     2> b IDLE
+     2< + idling";
+
+/// hMailServer announces IDLE and answers NO; others end it by themselves. A refusal is one in whatever form.
+#[tokio::test]
+async fn idle_that_is_refused_is_not_asked_for_again() {
+    for answer in [
+        "U< TAG NO not here",
+        "U< TAG BAD what",
+        "U< TAG OK done",
+        "U< + idling\nU< TAG OK done",
+        "U< + idling\nU< TAG NO over",
+        "U< TAG NO [CANNOT] {5}",
+    ] {
+        let mut stage = Stage::set(1, "").await;
+        stage.play(&format!("{ONE}\n{TWO}\n{IDLERS}\nU> IDLE\n{answer}")).await;
+        hears_by_noop(&mut stage, 'U', 4).await;
+        hears_by_noop(&mut stage, 'U', 5).await;
+        // A command in between does not make it be asked for, either.
+        stage
+            .play(
+                "1> DONE
+                 1< b OK…
+                 1> c CHECK
+                 U> CHECK
+                 U< TAG OK checked
+                 1< c OK checked
+                 1> d IDLE
+                 1< + idling",
+            )
+            .await;
+        hears_by_noop(&mut stage, 'U', 6).await;
+        assert_eq!(stage.backend.received().matches(" IDLE\r\n").count(), 1, "{answer}");
+        stage.play("1> DONE\n1< d OK…\n2> DONE\n2< b OK…").await;
+        stage.end().await;
+    }
+}
+
+/// After a long time it is asked for once more, and when it works, all is forgotten.
+#[tokio::test]
+async fn idle_is_tried_again_after_a_long_time() {
+    let mut stage = Stage::set(1, "").await;
+    stage.play(&format!("{ONE}\n{TWO}\n{IDLERS}\nU> IDLE\nU< TAG NO not now")).await;
+    hears_by_noop(&mut stage, 'U', 4).await;
+    pass(Duration::from_secs(11 * 60)).await;
+    stage
+        .play(
+            "U> NOOP
+             U< TAG OK noop
+             U> UID SEARCH 4:4
+             U< * SEARCH 14
+             U< TAG OK searched
+             U> IDLE
+             U< + idling
+             U< * 5 EXISTS
+             1< * 5 EXISTS
+             2< * 5 EXISTS
+             1> DONE
+             1< b OK…
+             2> DONE
+             2< b OK…
+             U- DONE
+             U< TAG OK idled
+             1> c IDLE
+             1< + idling
+             U> UID SEARCH 5:5
+             U< * SEARCH 15
+             U< TAG OK searched
+             U> IDLE
+             U< + idling
+             1> DONE
+             1< c OK…
+             U- DONE
+             U< TAG OK idled",
+        )
+        .await;
+    stage.end().await;
+}
+
+/// A server that dies whenever IDLE begins: once it may be chance; then news are asked for by NOOP.
+#[tokio::test]
+async fn a_server_that_dies_of_idle_is_not_asked_to() {
+    let mut stage = Stage::set(1, "").await;
+    stage.play(&format!("{ONE}\n{TWO}\n{IDLERS}\nU> IDLE\nU!")).await;
+    stage.play(&format!("{}\nV> IDLE\nV< + idling\nV!", again('V'))).await;
+    stage.play(&again('W')).await;
+    hears_by_noop(&mut stage, 'W', 4).await;
+    hears_by_noop(&mut stage, 'W', 5).await;
+    stage.play("1> DONE\n1< b OK…\n2> DONE\n2< b OK…").await;
+    stage.end().await;
+}
+
+/// Who gives a command does not wait for ever for a server that does not end IDLE, nor for one that does not begin it.
+#[tokio::test]
+async fn an_idle_that_is_not_answered_is_given_up() {
+    for answer in ["U< + idling\n1> DONE\n1< b OK…\n1> c NOOP\nU- DONE", "1> DONE\n1< b OK…\n1> c NOOP"] {
+        let mut stage = Stage::set(1, "").await;
+        stage.play(&format!("{ONE}\n{TWO}\n{IDLERS}\nU> IDLE\n{answer}")).await;
+        pass(POLL).await;
+        stage.play(&again('V')).await;
+        stage
+            .play(
+                "V> NOOP
+                 V< TAG OK noop
+                 1< c OK noop
+                 1> d IDLE
+                 1< + idling",
+            )
+            .await;
+        hears_by_noop(&mut stage, 'V', 4).await;
+        stage.play("1> DONE\n1< d OK…\n2> DONE\n2< b OK…").await;
+        stage.end().await;
+    }
+}
+
+/// RFC 3501 section 6.3.10: STATUS of the mailbox that is selected may be refused. It is shared all the same: to select it anew
+/// tells what has to be known.
+#[tokio::test]
+async fn without_status_a_mailbox_is_shared() {
+    for refusal in ["TAG NO STATUS of the selected mailbox", "TAG BAD not now", "TAG OK nothing"] {
+        let mut stage = Stage::set(1, "").await;
+        stage
+            .play(&format!(
+                "ONE
+                 2> a SELECT INBOX
+                 U> UID SEARCH 1:3
+                 U< * SEARCH 11 12 13
+                 U< TAG OK searched
+                 U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
+                 U< {refusal}
+                 U> LIST \"\" \"INBOX\"
+                 U< * LIST () \"/\" INBOX
+                 U< TAG OK listed
+                 {}
+                 U> UID SEARCH UNSEEN
+                 U< * SEARCH 12
+                 U< TAG OK searched
+                 U> NOOP
+                 U< TAG OK noop
+                 2< * FLAGS (\\Seen \\Deleted)
+                 2< * OK [UIDVALIDITY 7] valid
+                 2< * 3 EXISTS
+                 2< * 0 RECENT
+                 2< * OK [UNSEEN 2]…
+                 2< * OK [UIDNEXT 14]…
+                 2< a OK [READ-WRITE] selected",
+                again('U')
+            ))
+            .await;
+        // What has happened meanwhile is news for those who are there.
+        stage
+            .play(
+                "3> a SELECT INBOX
+                 U> SELECT \"INBOX\"
+                 U< * FLAGS (\\Seen \\Deleted)
+                 U< * 3 EXISTS
+                 U< * 0 RECENT
+                 U< * OK [UIDVALIDITY 7] valid
+                 U< * OK [UIDNEXT 15] next
+                 U< TAG OK [READ-WRITE] selected
+                 U> UID SEARCH 1:3
+                 U< * SEARCH 11 13 14
+                 U< TAG OK searched
+                 U> UID SEARCH UNSEEN
+                 U< * SEARCH
+                 U< TAG OK searched
+                 U> NOOP
+                 U< TAG OK noop
+                 3~ * 3 EXISTS
+                 3~ * OK [UIDNEXT 15]…
+                 3< a OK [READ-WRITE] selected
+                 1> b NOOP
+                 U> NOOP
+                 U< TAG OK noop
+                 1< * 2 EXPUNGE
+                 1< * 3 EXISTS
+                 1< b OK noop",
+            )
+            .await;
+        assert_eq!(stage.backend.received().matches("STATUS").count(), 1, "{refusal}");
+        stage.end().await;
+    }
+}
+
+/// UIDs are asked for in whatever way the backend takes: by SEARCH, or by FETCH.
+#[tokio::test]
+async fn without_search_uids_are_fetched() {
+    let mut stage = Stage::set(1, "ESEARCH").await;
+    stage
+        .play(
+            "ONE
+             2> a SELECT INBOX
+             U> UID SEARCH RETURN (ALL) 1:3
+             U< TAG BAD what is RETURN
+             U> NOOP
+             U< TAG OK noop
+             U> UID SEARCH 1:3
+             U< TAG NO no searching here
+             U> NOOP
+             U< TAG OK noop
+             U> FETCH 1:* (UID)
+             U< * 1 FETCH (UID 11)
+             U< * 2 FETCH (UID 12)
+             U< * 3 FETCH (UID 13)
+             U< TAG OK fetched
+             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
+             U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
+             U< TAG OK status
+             U> NOOP
+             U< * 4 EXISTS
+             U< TAG OK noop
+             2~ a OK [READ-WRITE] selected
+             3> a SELECT INBOX
+             U> FETCH 4:* (UID)
+             U< * 4 FETCH (UID 14)
+             U< TAG OK fetched
+             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
+             U< * STATUS INBOX (UIDNEXT 15 UIDVALIDITY 7)
+             U< TAG OK status
+             U> NOOP
+             U< TAG OK noop
+             3~ a OK [READ-WRITE] selected",
+        )
+        .await;
+    stage.end().await;
+}
+
+/// RFC 5161 section 3.2: on is what ENABLED lists. Whoever did not get QRESYNC hears EXPUNGE (RFC 7162 section 3.2.10), and no
+/// mod-sequences, whatever the backend says.
+#[tokio::test]
+async fn who_was_refused_qresync_hears_expunge() {
+    let mut stage = Stage::set(1, "CONDSTORE QRESYNC").await;
+    stage
+        .play(
+            "1> e ENABLE QRESYNC
+             U> ENABLE QRESYNC
+             U< TAG NO not for you
+             1< e NO not for you
+             ONE
+             TWO
+             1> b NOOP
+             U> NOOP
+             U< * VANISHED 12
+             U< * 1 FETCH (FLAGS (\\Seen) MODSEQ (99))
+             U< * 2 FETCH (UID 13 MODSEQ (100))
+             U< TAG OK noop
+             1< * 2 EXPUNGE
+             1< * 1 FETCH (FLAGS (\\Seen))
+             1< b OK noop
+             2> b NOOP
+             U> NOOP
+             U< TAG OK noop
+             2< * 2 EXPUNGE
+             2< * 1 FETCH (FLAGS (\\Seen))
+             2< b OK noop",
+        )
+        .await;
+    stage.end().await;
+}
+
+/// The same where ENABLE is answered OK and lists nothing: the connection may carry it all the same, and goes to nobody who has not
+/// asked for it.
+#[tokio::test]
+async fn what_enabled_does_not_list_is_not_on() {
+    for listed in ["", "U< * ENABLED\n", "U< * ENABLED X-OTHER\n"] {
+        let mut stage = Stage::set(2, "CONDSTORE QRESYNC").await;
+        let told = if listed.is_empty() { "" } else { "1< * ENABLED…\n" };
+        stage
+            .play(&format!(
+                "1> e ENABLE QRESYNC
+                 U> ENABLE QRESYNC
+                 {listed}U< TAG OK enabled
+                 {told}1< e OK enabled
+                 1> a SELECT INBOX
+                 V> SELECT INBOX
+                 V< * 3 EXISTS
+                 V< * OK [UIDVALIDITY 7] valid
+                 V< * OK [UIDNEXT 14] next
+                 V< TAG OK [READ-WRITE] selected
+                 1~ a OK [READ-WRITE] selected
+                 1> b NOOP
+                 V> NOOP
+                 V< TAG OK noop
+                 1< b OK noop"
+            ))
+            .await;
+        stage.end().await;
+    }
+}
