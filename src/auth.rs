@@ -18,7 +18,7 @@ use crate::metrics::{LoginPath, LoginResult, Metrics};
 use crate::pool::{Account, CheckoutError, Grant, Key, Pass, Pools};
 use crate::secret::{Fingerprint, Fingerprinter, NoRandomness};
 use crate::throttle::{Standing, Throttle};
-use crate::upstream::backend::{Backend, OpenError};
+use crate::upstream::backend::{Backend, Entry, OpenError};
 use crate::upstream::login::{LoginError, Outcome, Refusal};
 use crate::upstream::turns::Turn;
 
@@ -255,10 +255,19 @@ impl Authenticator {
         }
     }
 
+    /// The right to log in once. Only who is proven takes it from the account's.
+    async fn entry(&self, backend: &Backend, key: &Key, asker: &Asker) -> Result<Entry, OpenError> {
+        match self.pools.find(key).filter(|_| asker.proven) {
+            Some(account) => backend.enter(account.queue()).await,
+            None => Ok(Entry::verification()),
+        }
+    }
+
     /// Asks the backend.
     async fn ask(&self, question: Question) -> Verdict {
         let Question { backend, key, account, fingerprint, credential, asker } = question;
         backend.in_service().await;
+        let Ok(entry) = self.entry(&backend, &key, &asker).await else { return Verdict::Unavailable };
         // Who is still waiting then is turned away: begun so late, the verification would be broken off in its middle, which
         // costs a connection.
         let in_time = self.settings.load().patience.saturating_sub(backend.config.login_timeout);
@@ -267,10 +276,13 @@ impl Authenticator {
         };
         let known = account.clone().or_else(|| self.pools.find(&key));
         let before = known.as_ref().map(|known| known.generation());
-        let mut answer = backend.log_in(&credential, standing, asker.client).await;
+        let mut answer = backend.log_in(entry, &credential, standing, asker.client).await;
         // A connection at rest would be replaced by this one anyway, and those of earlier tokens serve nobody.
-        if matches!(answer, Err(OpenError::Limit(_))) && self.pools.make_room(&key, asker.proven).await {
-            answer = backend.log_in(&credential, standing, asker.client).await;
+        if matches!(answer, Err(OpenError::Limit(_)))
+            && self.pools.make_room(&key, asker.proven).await
+            && let Ok(entry) = self.entry(&backend, &key, &asker).await
+        {
+            answer = backend.log_in(entry, &credential, standing, asker.client).await;
         }
         match answer {
             Ok((connection, Outcome::Refused(refusal))) => {
@@ -303,7 +315,7 @@ impl Authenticator {
                 Verdict::Limit
             }
             // Told once, when the circuit opened, and not with each login.
-            Err(OpenError::Breaker) => Verdict::Unavailable,
+            Err(OpenError::Breaker | OpenError::Gate(_)) => Verdict::Unavailable,
             Err(OpenError::Suspect) => Verdict::Throttled,
             Err(error) => {
                 warn!(backend = backend.config.name, %error, "cannot verify a credential");

@@ -36,7 +36,7 @@ use crate::imap::sasl::{Credential, SecretKind};
 use crate::mailbox::registry::{Everywhere, Registry};
 use crate::metrics::RetireReason;
 use crate::secret::Fingerprint;
-use crate::upstream::backend::{Backend, Unauthenticated};
+use crate::upstream::backend::{Backend, Queue, Unauthenticated};
 use crate::upstream::connection::Connection;
 
 /// For how long a backend's "too many connections" is remembered for the account.
@@ -92,6 +92,8 @@ pub struct Account {
     /// Turns that are withheld because the backend said that there are too many connections.
     withheld: Mutex<Option<(OwnedSemaphorePermit, Instant)>>,
     last_used: Mutex<Instant>,
+    /// Its place in front of the backend's gate.
+    queue: Arc<Queue>,
     hubs: Arc<Registry>,
     all_hubs: Arc<Everywhere>,
     /// Who last asked for a connection: for whom one is opened.
@@ -175,6 +177,12 @@ impl Account {
     #[must_use]
     pub fn backend(&self) -> &Arc<Backend> {
         &self.backend
+    }
+
+    /// Where it waits for the right to log in once more.
+    #[must_use]
+    pub fn queue(&self) -> &Arc<Queue> {
+        &self.queue
     }
 
     /// `[pool]`, as it is now.
@@ -394,6 +402,7 @@ impl Account {
     }
 
     fn opened(&self, connection: &Connection) {
+        connection.shared().proves(Arc::clone(&self.queue));
         let (connection, user, backend) = (connection.shared().id, self.name(), &self.backend.config.name);
         info!(target: "imapool::connections", connection, user, backend, "upstream connection opened");
     }

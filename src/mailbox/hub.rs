@@ -280,7 +280,7 @@ impl Hub {
         };
         self.checkout = Some(Box::pin(async move {
             let pass = auth.renew(&grant, None).await?;
-            Want { pass, mailbox, sticky: Arc::new(sticky), or_sticky, client: None }.checkout().await
+            Want { pass, mailbox, sticky: Arc::new(sticky), or_sticky, lends: false, client: None }.checkout().await
         }));
     }
 

@@ -20,7 +20,7 @@ use crate::mailbox::registry::{Everywhere, Registry};
 use crate::metrics::RetireReason;
 use crate::ports::{Allowance, Budget};
 use crate::secret::Fingerprint;
-use crate::upstream::backend::{Backend, Unauthenticated};
+use crate::upstream::backend::{Backend, Queue, Unauthenticated};
 
 /// All accounts.
 pub struct Pools {
@@ -204,6 +204,7 @@ impl Pools {
 
     fn account(&self, key: &Key, backend: Arc<Backend>) -> Arc<Account> {
         let max = self.config.load().max_per_account;
+        let queue = Queue::new(max, backend.metrics());
         Arc::new_cyclic(|account| {
             let manager = Manager { account: Weak::clone(account) };
             // Fails only when time-outs are set without a runtime; none are.
@@ -229,6 +230,7 @@ impl Pools {
                 verified: Mutex::default(),
                 withheld: Mutex::default(),
                 last_used: Mutex::new(Instant::now()),
+                queue,
                 hubs: Arc::new(Registry::new(Arc::clone(&self.hubs))),
                 all_hubs: Arc::clone(&self.hubs),
                 last_client: Mutex::default(),

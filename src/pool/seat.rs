@@ -30,6 +30,8 @@ impl fmt::Debug for Manager {
 pub(super) enum FillError {
     Open(OpenError),
     Refused,
+    /// What a session has switched on cannot be switched on.
+    Unfit,
     AccountGone,
 }
 
