@@ -180,10 +180,11 @@ impl Machine {
 
     /// The number by which the owner of the job knows the message.
     fn number_for_owner(&self, number: u32) -> Option<u32> {
-        let Some(Job::Member(running)) = &self.job else { return Some(number) };
-        if !running.mapped {
-            return Some(number);
-        }
+        let running = match &self.job {
+            Some(Job::Member(running)) if running.mapped => running,
+            Some(Job::Open { selection, .. }) if number > selection.exists => return None,
+            _ => return Some(number),
+        };
         let cursor = self.members.get(&running.id)?.cursor?;
         self.log.back(cursor, number)
     }

@@ -96,7 +96,10 @@ impl Fresh {
         if self.uids.is_some() {
             return self.happens(After::Vanished(uids.clone()));
         }
-        // Each was there.
+        // Each was there, and is gone once.
+        if !self.gone.intersection(uids).is_empty() {
+            return Err(Nonsense::Vanished);
+        }
         self.exists = self.exists.checked_sub(uids.len()).ok_or(Nonsense::Vanished)?;
         self.gone.insert_all(uids);
         self.asked = u32::MAX;
@@ -454,7 +457,7 @@ impl Machine {
         }
         self.uids = uids;
         if let Some(selection) = &mut self.selection {
-            selection.changed = false;
+            (selection.exists, selection.changed) = (self.exists, false);
         }
         for event in fresh.after {
             match event {
