@@ -277,8 +277,10 @@ impl Proxy {
                 inner.auth.sweep();
                 inner.budget.warn_if_scarce(&backends);
                 inner.renew_certificates().await;
+                // None waits for another, nor does the next round for one that does not answer.
                 for backend in backends.iter() {
-                    backend.tend().await;
+                    let backend = Arc::clone(backend);
+                    tokio::spawn(async move { backend.tend().await });
                 }
             }
         });

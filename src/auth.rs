@@ -19,7 +19,7 @@ use crate::pool::{Account, CheckoutError, Grant, Key, Pass, Pools};
 use crate::secret::{Fingerprint, Fingerprinter, NoRandomness};
 use crate::shown;
 use crate::throttle::{Standing, Throttle};
-use crate::upstream::backend::{Backend, OpenError};
+use crate::upstream::backend::{Backend, Entry, OpenError};
 use crate::upstream::login::{Outcome, Refusal};
 use crate::upstream::turns::Turn;
 
@@ -278,10 +278,19 @@ impl Authenticator {
         }
     }
 
+    /// The right to log in once. Only who is proven takes it from the account's.
+    async fn entry(&self, backend: &Backend, key: &Key, asker: &Asker) -> Result<Entry, OpenError> {
+        match self.pools.find(key).filter(|_| asker.proven) {
+            Some(account) => backend.enter(account.queue()).await,
+            None => Ok(Entry::verification()),
+        }
+    }
+
     /// Asks the backend.
     async fn ask(&self, question: Question) -> Answer {
         let Question { backend, key, account, fingerprint, credential, asker } = question;
         backend.in_service().await;
+        let Ok(entry) = self.entry(&backend, &key, &asker).await else { return Verdict::unavailable().into() };
         // Who is still waiting then is turned away: begun so late, the verification would be broken off in its middle, which
         // costs a connection.
         let in_time = self.settings.load().patience.saturating_sub(backend.config.login_timeout);
@@ -290,10 +299,13 @@ impl Authenticator {
         };
         let known = account.clone().or_else(|| self.pools.find(&key));
         let before = known.as_ref().map(|known| known.generation());
-        let mut judgement = backend.log_in(&credential, standing, asker.client).await;
+        let mut judgement = backend.log_in(entry, &credential, standing, asker.client).await;
         // A connection at rest would be replaced by this one anyway, and those of earlier tokens serve nobody.
-        if matches!(judgement.result, Err(OpenError::Limit(_))) && self.pools.make_room(&key, asker.proven).await {
-            judgement = backend.log_in(&credential, standing, asker.client).await;
+        if matches!(judgement.result, Err(OpenError::Limit(_)))
+            && self.pools.make_room(&key, asker.proven).await
+            && let Ok(entry) = self.entry(&backend, &key, &asker).await
+        {
+            judgement = backend.log_in(entry, &credential, standing, asker.client).await;
         }
         let alerts = judgement.alerts.into();
         let verdict = match judgement.result {
@@ -335,7 +347,7 @@ fn unjudged(backend: &Backend, key: &Key, error: OpenError) -> Verdict {
     let name = &backend.config.name;
     match &error {
         // Told once, when the circuit opened, and not with each login.
-        OpenError::Breaker => return Verdict::unavailable(),
+        OpenError::Breaker | OpenError::Gate(_) => return Verdict::unavailable(),
         OpenError::Suspect => return Verdict::Throttled,
         OpenError::Limit(text) => {
             warn!(backend = name, user = shown::text(&key.user), text, "backend limits connections");

@@ -36,7 +36,7 @@ use crate::imap::sasl::{Credential, SecretKind};
 use crate::mailbox::registry::{Everywhere, Registry};
 use crate::metrics::RetireReason;
 use crate::secret::Fingerprint;
-use crate::upstream::backend::{Backend, Unauthenticated};
+use crate::upstream::backend::{Backend, Queue, Unauthenticated};
 use crate::upstream::connection::Connection;
 use crate::upstream::login::Refusal;
 use crate::upstream::manners::Manners;
@@ -97,6 +97,8 @@ pub struct Account {
     /// A connection was put to rest.
     rested: Notify,
     manners: Arc<Manners>,
+    /// Its place in front of the backend's gate.
+    queue: Arc<Queue>,
     hubs: Arc<Registry>,
     all_hubs: Arc<Everywhere>,
     /// Who last asked for a connection: for whom one is opened.
@@ -180,6 +182,12 @@ impl Account {
     #[must_use]
     pub fn backend(&self) -> &Arc<Backend> {
         &self.backend
+    }
+
+    /// Where it waits for the right to log in once more.
+    #[must_use]
+    pub fn queue(&self) -> &Arc<Queue> {
+        &self.queue
     }
 
     /// `[pool]`, as it is now.
@@ -437,6 +445,7 @@ impl Account {
     }
 
     fn opened(&self, connection: &Connection) {
+        connection.shared().proves(Arc::clone(&self.queue));
         let (connection, user, backend) = (connection.shared().id, self.name(), &self.backend.config.name);
         info!(target: "imapool::connections", connection, user, backend, "upstream connection opened");
     }

@@ -1,9 +1,11 @@
 //! The budget of upstream connections: how many this host can hold, who holds them, and who has to give one up.
 //!
 //! A connection holds a [`Permit`] from before it is dialed until its socket is closed. When none is left, the connection
-//! that has been at rest longest, anywhere, is retired to make room; if none is at rest, the first that comes to rest.
+//! that has been at rest longest, anywhere, is retired to make room; if none is at rest, the first that comes to rest. As many
+//! are retired as somebody waits for, and each makes room for the one who has waited longest.
 
-use std::collections::HashMap;
+mod resting;
+
 use std::io;
 use std::ops::RangeInclusive;
 use std::pin::pin;
@@ -14,21 +16,19 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use socket2::{Domain, Socket, Type};
 use thiserror::Error;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
+pub(crate) use self::resting::{Evict, Since};
+use self::resting::{Need, Resting};
 use crate::config::{self, Config};
 use crate::mailbox::registry::Everywhere;
-use crate::metrics::RetireReason;
 use crate::pool::Pools;
 use crate::upstream::backend::Backend;
-use crate::upstream::connection::Shared;
 
 /// Descriptors kept for everything that is neither a client session nor an upstream connection.
 const RESERVED_DESCRIPTORS: usize = 64;
-/// An evicted connection that has not made room by then was not enough.
-const EVICTION: Duration = Duration::from_secs(5);
 /// For how long ports are left alone that the kernel did not have.
 const SHORTAGE: Duration = Duration::from_secs(30);
 /// How often the log may say that ports run short.
@@ -43,18 +43,19 @@ pub struct Budget {
     total: Share,
     /// Towards each backend, by its index: ports. A reload adds to them and takes none away, as connections may be left.
     backends: RwLock<Vec<Arc<Share>>>,
-    registry: Mutex<HashMap<u64, (usize, Weak<Shared>)>>,
-    /// Wakes those who wait for room when a connection comes to rest.
-    rested: Notify,
-    waiting: AtomicUsize,
     /// Who is asked to let a connection rest when none does.
     hubs: Arc<Everywhere>,
 }
 
 /// So many connections.
 #[derive(Debug)]
-struct Share {
+pub(crate) struct Share {
     allowance: Allowance,
+    /// Who waits for one, and what is about to be closed for them.
+    need: Need,
+    /// Authenticated ones that are open, and those of them that rest.
+    open: AtomicUsize,
+    resting: Resting,
     warned: Mutex<Option<Instant>>,
 }
 
@@ -66,16 +67,24 @@ pub struct Permit {
     place: Option<OwnedSemaphorePermit>,
     /// Whose these two are.
     shares: (Arc<Share>, Arc<Budget>),
+    /// Its connection is about to be closed, for somebody who waits.
+    leaving: bool,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         let (share, budget) = &self.shares;
-        for (permit, share) in [(self.port.take(), &**share), (self.place.take(), &budget.total)] {
+        for (permit, share, of) in
+            [(self.port.take(), &**share, Some(&**share)), (self.place.take(), &budget.total, None)]
+        {
+            let withheld = permit.is_some() && share.allowance.withholds();
+            share.need.left(self.leaving, permit.is_some() && !withheld);
             if let Some(permit) = permit
-                && share.allowance.withholds()
+                && withheld
             {
                 permit.forget();
+                // Who waits for it waits for another.
+                budget.make_room(share, of);
             }
         }
     }
@@ -87,11 +96,25 @@ impl Permit {
     pub fn backend(&self) -> usize {
         self.backend
     }
+
+    /// Its connection is about to be closed, for somebody who waits: nobody else has to go for that.
+    pub(crate) fn leave(&mut self) {
+        if !std::mem::replace(&mut self.leaving, true) {
+            self.shares.0.need.leaves();
+            self.shares.1.total.need.leaves();
+        }
+    }
 }
 
 impl Share {
+    fn resize(&self, capacity: usize) {
+        let more = self.allowance.resize(capacity);
+        self.need.granted(more);
+    }
+
     fn new(capacity: usize) -> Self {
-        Self { allowance: Allowance::new(capacity), warned: Mutex::default() }
+        let (need, open, resting, warned) = Default::default();
+        Self { allowance: Allowance::new(capacity), need, open, resting, warned }
     }
 }
 
@@ -122,16 +145,19 @@ impl Allowance {
         (capacity + excess).saturating_sub(self.permits.available_permits())
     }
 
-    pub(crate) fn resize(&self, capacity: usize) {
+    /// Gives how many more there are at once.
+    pub(crate) fn resize(&self, capacity: usize) -> usize {
         let capacity = capacity.clamp(1, 1_000_000);
         let mut size = self.size.lock();
         let (old, excess) = *size;
         // All that were ever given out or lie there, less those that should.
         let all = old + excess;
-        self.permits.add_permits(capacity.saturating_sub(all));
+        let more = capacity.saturating_sub(all);
+        self.permits.add_permits(more);
         *size = (capacity, all.saturating_sub(capacity));
         drop(size);
         self.settle();
+        more
     }
 
     /// Withholds what has come back and is too much. Call it now and then.
@@ -165,8 +191,7 @@ impl Budget {
         let backends: Vec<_> = backends.into_iter().map(|ports| Arc::new(Share::new(ports.min(total)))).collect();
         let sum = backends.iter().map(|share| share.allowance.capacity()).sum();
         let total = Share::new(total.min(sum));
-        let (registry, rested, waiting, hubs) = Default::default();
-        Arc::new(Self { total, backends: RwLock::new(backends), registry, rested, waiting, hubs })
+        Arc::new(Self { total, backends: RwLock::new(backends), hubs: Arc::default() })
     }
 
     /// Makes room for a further backend; gives its index.
@@ -183,10 +208,10 @@ impl Budget {
         let mut sum = 0;
         for (index, backend) in current.iter().zip(&config.backends) {
             let ports = share_of(config, backend).min(most(config));
-            backends[*index].allowance.resize(ports);
+            backends[*index].resize(ports);
             sum += ports.max(1);
         }
-        self.total.allowance.resize(most(config).min(sum));
+        self.total.resize(most(config).min(sum));
     }
 
     /// The hubs of all accounts.
@@ -222,9 +247,11 @@ impl Budget {
     /// at rest longest; if none rests, hubs are asked for theirs. The caller sets the deadline.
     pub async fn permit(self: &Arc<Self>, backend: usize) -> Permit {
         let share = self.share(backend);
-        let port = self.acquire(share.allowance.semaphore(), Some(backend)).await;
-        let place = self.acquire(self.total.allowance.semaphore(), None).await;
-        Permit { backend, port: Some(port), place: Some(place), shares: (share, Arc::clone(self)) }
+        let mut permit = Permit { backend, port: None, place: None, shares: (share, Arc::clone(self)), leaving: false };
+        // What is given up in between goes to the next, as any permit does.
+        permit.port = Some(self.acquire(&permit.shares.0, Some(&permit.shares.0)).await);
+        permit.place = Some(self.acquire(&self.total, None).await);
+        permit
     }
 
     /// Room at once, or none.
@@ -232,47 +259,71 @@ impl Budget {
         let share = self.share(backend);
         let port = Arc::clone(share.allowance.semaphore()).try_acquire_owned().ok()?;
         let place = Arc::clone(self.total.allowance.semaphore()).try_acquire_owned().ok()?;
-        Some(Permit { backend, port: Some(port), place: Some(place), shares: (share, Arc::clone(self)) })
+        Some(Permit {
+            backend,
+            port: Some(port),
+            place: Some(place),
+            shares: (share, Arc::clone(self)),
+            leaving: false,
+        })
     }
 
-    async fn acquire(&self, permits: &Arc<Semaphore>, backend: Option<usize>) -> OwnedSemaphorePermit {
+    async fn acquire(&self, share: &Share, of: Option<&Share>) -> OwnedSemaphorePermit {
+        let permits = share.allowance.semaphore();
         if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
             return permit;
         }
-        let _waiting = Counted::new(&self.waiting);
         let mut permit = pin!(Arc::clone(permits).acquire_owned());
-        loop {
-            let rested = self.rested.notified();
-            // One that says goodbye makes room in a moment; no second one has to go for that.
-            let evicted = self.evict_longest_idle(backend);
-            let _asked = (!evicted).then(|| self.hubs.wait());
-            let again = async {
-                if evicted {
-                    sleep(EVICTION).await;
-                } else {
-                    rested.await;
-                }
-            };
-            tokio::select! {
-                biased;
-                // The semaphore is never closed.
-                permit = &mut permit => return permit.expect("open semaphore"),
-                () = again => {}
+        let waiting = share.need.wait();
+        tokio::select! {
+            biased;
+            // Its place in the queue comes first. The semaphore is never closed.
+            permit = &mut permit => {
+                waiting.served();
+                return permit.expect("open semaphore");
             }
+            () = std::future::ready(()) => {}
+        }
+        // As long as nothing is about to be closed for this one, hubs are asked, too.
+        let _asked = (!self.make_room(share, of)).then(|| self.hubs.wait());
+        let permit = permit.await.expect("open semaphore");
+        waiting.served();
+        permit
+    }
+
+    /// Retires what rests longest, one for each who waits. False: there were not enough at rest.
+    fn make_room(&self, share: &Share, of: Option<&Share>) -> bool {
+        while let Some(claim) = share.need.claim() {
+            let evicted = self.evict_longest_idle(of);
+            drop(claim);
+            // What has come to rest while this one was claimed was not looked at by whoever let it rest.
+            if !evicted && !self.any_resting(of) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn any_resting(&self, of: Option<&Share>) -> bool {
+        match of {
+            Some(share) => share.resting.first().is_some(),
+            None => self.backends.read().iter().any(|share| share.resting.first().is_some()),
         }
     }
 
     /// The kernel has no port although there was a permit: others hold ports towards this backend, too. For a while it is
     /// made do with the connections there are (at least one), so that each further one takes the place of another.
     pub fn shrink(&self, backend: usize) {
-        let exists = self.registry.lock().values().any(|(of, _)| *of == backend);
         let share = self.share(backend);
+        let exists = share.open.load(Ordering::Acquire) > 0;
         let permits = share.allowance.semaphore();
         let surplus = permits.available_permits().saturating_sub(usize::from(!exists));
         let surplus = u32::try_from(surplus).unwrap_or(u32::MAX);
         if let Ok(withheld) = Arc::clone(permits).try_acquire_many_owned(surplus) {
+            let share = Arc::clone(&share);
             tokio::spawn(async move {
                 sleep(SHORTAGE).await;
+                share.need.granted(withheld.num_permits());
                 drop(withheld);
             });
         }
@@ -292,37 +343,50 @@ impl Budget {
         drop(self.total.allowance.semaphore().acquire_many(all).await);
     }
 
-    /// Makes a connection to this backend known, so that it can be evicted.
-    pub fn register(&self, backend: usize, shared: &Arc<Shared>) {
-        self.registry.lock().insert(shared.id, (backend, Arc::downgrade(shared)));
+    /// A connection to this backend is open. The share is for the functions below.
+    pub(crate) fn opened(&self, backend: usize) -> Arc<Share> {
+        let share = self.share(backend);
+        share.open.fetch_add(1, Ordering::AcqRel);
+        share
     }
 
-    /// The connection is gone.
-    pub fn forget(&self, id: u64) {
-        self.registry.lock().remove(&id);
+    /// It is closed.
+    pub(crate) fn closed(&self, share: &Share, since: Since) {
+        share.open.fetch_sub(1, Ordering::AcqRel);
+        share.resting.remove(since);
+    }
+
+    /// It has come to rest, and can be evicted from now on. Call [`Budget::rested`] once it can be taken.
+    pub(crate) fn rests(&self, share: &Share, since: Since, connection: Weak<dyn Evict>) {
+        share.resting.insert(since, connection);
+    }
+
+    /// It rests no more.
+    pub(crate) fn taken(&self, share: &Share, since: Since) {
+        share.resting.remove(since);
     }
 
     /// A connection has come to rest: whoever waits for room can have its place.
-    pub fn rested(&self) {
-        if self.waiting.load(Ordering::Acquire) > 0 {
-            self.rested.notify_waiters();
-        }
+    pub(crate) fn rested(&self, share: &Share) {
+        self.make_room(share, Some(share));
+        self.make_room(&self.total, None);
     }
 
     /// Retires the connection at rest longest, to this backend or to any; false: none is at rest.
-    pub fn evict_longest_idle(&self, backend: Option<usize>) -> bool {
+    fn evict_longest_idle(&self, of: Option<&Share>) -> bool {
         loop {
-            let longest = {
-                let registry = self.registry.lock();
-                let ours = registry.values().filter(|(of, _)| backend.is_none_or(|backend| *of == backend));
-                let resting = ours.filter_map(|(_, shared)| shared.upgrade());
-                resting.filter_map(|shared| Some((shared.resting_since()?, shared))).min_by_key(|(since, _)| *since)
+            let connection = match of {
+                Some(share) => share.resting.take_first(),
+                None => {
+                    let backends = self.backends.read();
+                    let longest = backends.iter().filter_map(|share| Some((share.resting.first()?, share)));
+                    longest.min_by_key(|(since, _)| *since).and_then(|(_, share)| share.resting.take_first())
+                }
             };
-            match longest {
-                // Somebody may have taken it meanwhile: look again.
-                Some((_, shared)) if shared.retire(RetireReason::Evicted) => return true,
-                Some(_) => {}
-                None => return false,
+            let Some(connection) = connection else { return false };
+            // Somebody may have taken it meanwhile: the next.
+            if connection.upgrade().is_some_and(|connection| connection.evict()) {
+                return true;
             }
         }
     }
@@ -488,36 +552,4 @@ mod system {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_backend_has_its_own_ports_and_all_together_no_more_than_the_total() {
-        let budget = Budget::of(3, [2, 2]);
-        assert_eq!(budget.capacity(), 3);
-        let first = [budget.permit(0).await, budget.permit(0).await];
-        assert!(budget.try_permit(0).is_none(), "its ports are used up");
-        let second = budget.permit(1).await;
-        assert!(budget.try_permit(1).is_none(), "the total is reached");
-        assert_eq!(budget.in_use(), 3);
-        drop(first);
-        assert!(budget.try_permit(1).is_some());
-        drop(second);
-        assert_eq!(budget.in_use(), 0);
-        assert_eq!(Budget::of(0, [0]).capacity(), 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_the_kernel_did_not_have_is_left_alone_for_a_while() {
-        let budget = Budget::of(10, [10, 10]);
-        let held = budget.permit(0).await;
-        budget.shrink(0);
-        let last = budget.try_permit(0).expect("without a connection to make do with, one may be tried");
-        assert!(budget.try_permit(0).is_none());
-        assert!(budget.try_permit(1).is_some(), "other backends are not concerned");
-        assert_eq!(budget.in_use(), 2);
-        sleep(SHORTAGE + Duration::from_secs(1)).await;
-        assert!(budget.try_permit(0).is_some());
-        drop((held, last));
-    }
-}
+mod tests;

@@ -11,7 +11,7 @@ use tracing::info;
 
 use super::sampler::Sampler;
 use crate::app::{Proxy, ReloadError};
-use crate::metrics::{CheckoutResult, ConnectionState, DialResult, RetireReason};
+use crate::metrics::{CheckoutResult, ConnectionState, DelayReason, DialResult, RetireReason};
 use crate::names::folded;
 use crate::pool::Account;
 use crate::session::registry::Record;
@@ -208,6 +208,8 @@ fn backend_row(proxy: &Proxy, backend: &Backend) -> Value {
         RetireReason::ALL.iter().map(|reason| (reason.as_str(), metrics.retired_so_far(*reason))).collect();
     let dials: HashMap<_, _> =
         DialResult::ALL.iter().map(|result| (result.as_str(), metrics.dials_so_far(*result))).collect();
+    let delayed: HashMap<_, _> =
+        DelayReason::ALL.iter().map(|reason| (reason.as_str(), metrics.dials_delayed_so_far(*reason))).collect();
     let (in_use, capacity) = proxy.budget().usage(backend.index);
     json!({
         "name": backend.config.name,
@@ -225,6 +227,7 @@ fn backend_row(proxy: &Proxy, backend: &Backend) -> Value {
         "checkouts": checkouts,
         "retired": retired,
         "dials": dials,
+        "gate": { "free": backend.gate_free(), "delayed": delayed, "backing_off": metrics.backing_off.get() },
     })
 }
 

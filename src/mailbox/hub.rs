@@ -281,7 +281,8 @@ impl Hub {
         self.checkout = Some(Box::pin(async move {
             let pass = auth.renew(&grant, None).await?;
             let stays = pass.account().stays();
-            Want { pass, mailbox, sticky: Arc::new(sticky), or_sticky, stays, client: None }.checkout().await
+            let sticky = Arc::new(sticky);
+            Want { pass, mailbox, sticky, or_sticky, lends: false, stays, client: None }.checkout().await
         }));
     }
 

@@ -178,6 +178,8 @@ labels! {
         Closed = "closed",
         /// Any other error of the operating system.
         Io = "io",
+        /// Not tried: as many were opened as may be for now.
+        Gate = "gate",
         /// Not tried: the backend failed too often just now.
         Breaker = "breaker",
     }
@@ -259,6 +261,20 @@ labels! {
         Limit = "limit",
         /// The backend refused the credential.
         Refused = "refused",
+        /// A further connection may not be opened for now, as too many were opened of late.
+        Delayed = "delayed",
+    }
+}
+
+labels! {
+    /// Why a connection was not opened at once.
+    DelayReason("reason") {
+        /// Its account has opened as many as it may for now.
+        Account = "account",
+        /// Those that its account opened of late were of no use.
+        BackOff = "back_off",
+        /// As many have been opened to the backend as may be for now.
+        Backend = "backend",
     }
 }
 
@@ -370,6 +386,7 @@ mod tests {
         assert_indexed::<RetireReason>();
         assert_indexed::<ConnectionState>();
         assert_indexed::<CheckoutResult>();
+        assert_indexed::<DelayReason>();
         assert_indexed::<CommandLabel>();
     }
 

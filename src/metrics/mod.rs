@@ -25,8 +25,8 @@ pub use self::histogram::{Counts, Histogram};
 pub use self::hubs::{HubGuard, HubMetrics};
 use self::labels::Label as _;
 pub use self::labels::{
-    CheckoutResult, CommandLabel, ConnectionState, DialResult, HubState, LoginPath, LoginResult, ResumeResult,
-    RetireReason, SessionClose, WaitCause,
+    CheckoutResult, CommandLabel, ConnectionState, DelayReason, DialResult, HubState, LoginPath, LoginResult,
+    ResumeResult, RetireReason, SessionClose, WaitCause,
 };
 use crate::process::ProcessCollector;
 
@@ -204,6 +204,16 @@ impl Metrics {
             backends.iter().flat_map(|(label, backend)| backend.dials.series(label)).collect::<Series<_>>(),
         );
         registry.register(
+            "dials_delayed",
+            "Upstream connections that were not opened at once, by the reason",
+            backends.iter().flat_map(|(label, backend)| backend.delayed.series(label)).collect::<Series<_>>(),
+        );
+        registry.register(
+            "accounts_backing_off",
+            "Accounts that pause before each upstream connection, as too many in a row were of no use",
+            backends.iter().map(|(label, b)| (label.to_vec(), b.backing_off.clone())).collect::<Series<_>>(),
+        );
+        registry.register(
             "upstream_retired",
             "Upstream connections retired or destroyed, by the reason",
             backends.iter().flat_map(|(label, backend)| backend.retired.series(label)).collect::<Series<_>>(),
@@ -251,6 +261,9 @@ pub struct BackendMetrics {
     pub ports_time_wait: Gauge,
     connections: Arc<Connections>,
     dials: PerLabel<DialResult, Counter>,
+    delayed: PerLabel<DelayReason, Counter>,
+    /// Accounts that pause before each connection: `imapool_accounts_backing_off`.
+    pub backing_off: Gauge,
     retired: PerLabel<RetireReason, Counter>,
     checkouts: PerLabel<CheckoutResult, Counter>,
     checkout_wait: Histogram,
@@ -261,6 +274,16 @@ impl BackendMetrics {
     /// Counts an attempt to open a connection: `imapool_upstream_dials_total`.
     pub fn dial(&self, result: DialResult) {
         self.dials.get(result).inc();
+    }
+
+    /// Counts a connection that is not opened at once: `imapool_dials_delayed_total`.
+    pub fn dial_delayed(&self, reason: DelayReason) {
+        self.delayed.get(reason).inc();
+    }
+
+    /// Connections that were not opened at once for this reason so far.
+    pub fn dials_delayed_so_far(&self, reason: DelayReason) -> u64 {
+        self.delayed.get(reason).get()
     }
 
     /// Counts a connection that is given up: `imapool_upstream_retired_total`.

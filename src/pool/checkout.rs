@@ -14,11 +14,12 @@ use tracing::warn;
 use super::lease::Lease;
 use super::seat::{FillError, Manager, TakenSeat, put_back};
 use super::{Account, LIMIT_MEMORY, Pass};
+use crate::imap::command::{Command, Name};
 use crate::metrics::{CheckoutResult, RetireReason};
 use crate::ports::Counted;
 use crate::session::machine::Run;
 use crate::throttle::Standing;
-use crate::upstream::backend::OpenError;
+use crate::upstream::backend::{Entry, OpenError};
 use crate::upstream::connection::{Connection, FromUpstream};
 use crate::upstream::login::Outcome;
 use crate::upstream::machine::{Facts, Sticky};
@@ -32,6 +33,8 @@ pub struct Want {
     pub mailbox: Option<Bytes>,
     /// The state that must be on it.
     pub sticky: Arc<Sticky>,
+    /// No mailbox is selected while the session has it, so that more may be on that shows only in one.
+    pub lends: bool,
     /// Or this one, which the session's next command would bring about.
     pub or_sticky: Option<Sticky>,
     /// Mailboxes cannot be left on this backend: none but this may be selected.
@@ -52,6 +55,12 @@ pub enum CheckoutError {
     /// The backend now refuses the credential it had accepted.
     #[error("the mail server no longer accepts this login")]
     Refused,
+    /// Too many connections were opened for the account of late: none may be for now.
+    #[error("too many connections were opened to the mail server of late, try again in a moment")]
+    Delayed,
+    /// The backend does not switch on what the session has switched on.
+    #[error("the mail server refuses what this session has switched on")]
+    Unfit,
     /// The backend cannot be reached.
     #[error("the mail server cannot be reached")]
     Unavailable,
@@ -70,11 +79,16 @@ impl Want {
 impl Account {
     /// A further connection.
     async fn dial(&self, want: &Want) -> Result<Connection, FillError> {
+        let entry = self.backend.enter(&self.queue).await.map_err(FillError::Open)?;
+        self.dial_with(entry, want).await
+    }
+
+    async fn dial_with(&self, entry: Entry, want: &Want) -> Result<Connection, FillError> {
         let client = *self.last_client.lock();
         let credential = want.pass.grant().credential();
         let generation = self.generation();
         let (connection, outcome) =
-            self.backend.log_in(credential, Standing::Proven, client).await.result.map_err(FillError::Open)?;
+            self.backend.log_in(entry, credential, Standing::Proven, client).await.result.map_err(FillError::Open)?;
         match outcome {
             Outcome::Refused(refusal) => {
                 self.backend.keep(connection);
@@ -107,7 +121,8 @@ impl Account {
             Err(CheckoutError::Timeout) => CheckoutResult::Timeout,
             Err(CheckoutError::Limit) => CheckoutResult::Limit,
             Err(CheckoutError::Refused) => CheckoutResult::Refused,
-            Err(CheckoutError::Unavailable) => CheckoutResult::Unavailable,
+            Err(CheckoutError::Delayed) => CheckoutResult::Delayed,
+            Err(CheckoutError::Unavailable | CheckoutError::Unfit) => CheckoutResult::Unavailable,
         };
         self.backend.metrics().checkout(label, start.elapsed());
         result
@@ -131,9 +146,9 @@ impl Account {
                         return Err(CheckoutError::Limit);
                     }
                 }
-                Err(FillError::Open(_) | FillError::AccountGone | FillError::Unfit) => {
-                    return Err(CheckoutError::Unavailable);
-                }
+                Err(FillError::Unfit) => return Err(CheckoutError::Unfit),
+                Err(FillError::Open(OpenError::Gate(_))) => return Err(CheckoutError::Delayed),
+                Err(FillError::Open(_) | FillError::AccountGone) => return Err(CheckoutError::Unavailable),
             }
         }
     }
@@ -168,27 +183,34 @@ impl Account {
             lease.fill(self.dial(want).await?);
         }
         self.exchange(&mut lease, want);
-        if fitness(&lease.shared().facts(), want) == 0 {
-            self.may_enable(want)?;
-            if let Some((object, connection, turn)) = self.further_seat(want).await {
-                lease.change_seats(object, connection, turn);
-            } else if is_blank(&lease) && self.enable(&mut lease, &want.sticky).await? {
-                // One that carries nothing yet is as good as a new one.
-            } else {
-                // Its place is this one: the account never has more.
-                lease.end_and_wait(RetireReason::Sticky).await;
-                lease.fill(self.dial(want).await?);
-            }
-            let fits = fitness(&lease.shared().facts(), want) > 0;
-            if !fits && !self.enable(&mut lease, &want.sticky).await? {
-                return Ok(None);
-            }
+        if fitness(&lease.shared().facts(), want) == 0 && !self.make_fit(&mut lease, want).await? {
+            return Ok(None);
         }
         if self.doubts(&lease) && !lease.check().await {
             lease.retire(RetireReason::FailedCheck);
             return Ok(None);
         }
         Ok(Some(lease))
+    }
+
+    /// Has the lease, whose connection does not fit, go on with one that does: a further one, or this one if what is missing
+    /// can be switched on, or one in its place. False: it was closed just then.
+    async fn make_fit(&self, lease: &mut Lease, want: &Want) -> Result<bool, FillError> {
+        self.may_enable(want)?;
+        let facts = lease.shared().facts();
+        if let Some((object, connection, turn)) = self.further_seat(want).await {
+            lease.change_seats(object, connection, turn);
+        } else if !facts.sticky.is_within(&want.sticky) || is_stuck(&facts, want) {
+            // Its place is this one: the account never has more. It stays if there may be no other for now.
+            let entry = self.backend.enter(&self.queue).await.map_err(FillError::Open)?;
+            lease.end_and_wait(RetireReason::Sticky).await;
+            lease.fill(self.dial_with(entry, want).await?);
+        }
+        if fitness(&lease.shared().facts(), want) > 0 {
+            return Ok(true);
+        }
+        // A mailbox that is still selected is left before that (RFC 5161 section 3.1).
+        self.enable(lease, &want.sticky).await
     }
 
     /// Whether a connection has to show that it is alive before it is used again. In an outage those at rest are not to be
@@ -204,20 +226,12 @@ impl Account {
         if allowed || *want.sticky == Sticky::default() { Ok(()) } else { Err(FillError::Unfit) }
     }
 
-    /// Brings a fresh connection into the state of one that was lost, or that a hub wants. False: it was lost.
+    /// Switches on what a connection lacks of this. False: it was lost.
     async fn enable(&self, connection: &mut Connection, sticky: &Sticky) -> Result<bool, FillError> {
-        let Some(command) = sticky.command() else { return Ok(true) };
-        if connection.run(Box::new(Run { command, streams: None })).is_err() {
-            return Ok(false);
-        }
-        loop {
-            match connection.event().await {
-                FromUpstream::Done(..) => break,
-                FromUpstream::Lost(_) => return Ok(false),
-                _ => {}
-            }
-        }
-        let granted = sticky.is_part_of(&connection.shared().facts().granted);
+        let command = sticky.command(self.offers("ENABLE")).ok_or(FillError::Unfit)?;
+        let by_enable = command.name == Name::Enable;
+        let Some(answered_ok) = run(connection, command).await else { return Ok(false) };
+        let granted = if by_enable { sticky.is_within(&connection.shared().facts().granted) } else { answered_ok };
         let now = Instant::now().into_std();
         self.manners.learn(|known| if granted { known.enable.works() } else { known.enable.refused(now) });
         if granted { Ok(true) } else { Err(FillError::Unfit) }
@@ -307,16 +321,15 @@ impl Account {
 const BEST_FIT: u8 = 3;
 
 /// How well a connection suits; 0: not at all.
-fn fitness(facts: &Facts, want: &Want) -> u8 {
-    let name = |key: &Option<Bytes>| key.as_ref().map(|key| key.slice(1.min(key.len())..));
-    if want.stays && facts.selected.is_some() && name(&facts.selected) != name(&want.mailbox) {
+pub(super) fn fitness(facts: &Facts, want: &Want) -> u8 {
+    if is_stuck(facts, want) {
         return 0;
     }
     if want.or_sticky.as_ref().is_some_and(|sticky| *sticky == *facts.sticky) {
         return 3;
     }
     if *facts.sticky != *want.sticky {
-        return 0;
+        return u8::from(want.lends && facts.sticky.shows_as(&want.sticky));
     }
     let best = if want.or_sticky.is_some() { 2 } else { 3 };
     match (&want.mailbox, &facts.selected) {
@@ -326,8 +339,20 @@ fn fitness(facts: &Facts, want: &Want) -> u8 {
     }
 }
 
-/// Nothing was switched on yet, and no mailbox is selected (ENABLE comes before SELECT, RFC 5161 section 3.1).
-fn is_blank(connection: &Connection) -> bool {
-    let facts = connection.shared().facts();
-    *facts.sticky == Sticky::default() && facts.selected.is_none()
+/// Another mailbox is selected, and the backend was found to have no way to leave it.
+fn is_stuck(facts: &Facts, want: &Want) -> bool {
+    let name = |key: &Option<Bytes>| key.as_ref().map(|key| key.slice(1.min(key.len())..));
+    want.stays && facts.selected.is_some() && name(&facts.selected) != name(&want.mailbox)
+}
+
+/// Whether the command is answered OK; `None`: the connection was lost.
+async fn run(connection: &mut Connection, command: Command) -> Option<bool> {
+    connection.run(Box::new(Run { command, streams: None })).ok()?;
+    loop {
+        match connection.event().await {
+            FromUpstream::Done(_, rest, _) => return Some(rest.starts_with(b" OK")),
+            FromUpstream::Lost(_) => return None,
+            _ => {}
+        }
+    }
 }

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::Account;
-use super::checkout::{CheckoutError, Want};
+use super::checkout::{CheckoutError, Want, fitness};
 use super::seat::{Manager, put_back};
 use crate::metrics::RetireReason;
 use crate::session::machine::Remnant;
@@ -98,10 +98,10 @@ impl Lease {
     }
 
     /// The same lease, but of a connection at rest that fits better, if there is one; the one at hand comes to rest in its
-    /// seat.
+    /// seat. If neither fits at all, another one is checked out.
     ///
     /// # Errors
-    /// See [`CheckoutError`]: when the other does not answer, and no further one can be had.
+    /// See [`CheckoutError`]: when no other can be had, but is needed, or does not answer.
     pub async fn exchanged(mut self, want: &Want) -> Result<Self, CheckoutError> {
         if !self.is_current() {
             drop(self);
@@ -110,6 +110,10 @@ impl Lease {
         let account = Arc::clone(&self.account);
         let before = self.shared().id;
         account.exchange(&mut self, want);
+        if fitness(&self.shared().facts(), want) == 0 {
+            drop(self);
+            return want.checkout().await;
+        }
         if self.shared().id == before || !account.doubts(&self) {
             return Ok(self);
         }

@@ -20,7 +20,7 @@ use crate::mailbox::registry::{Everywhere, Registry};
 use crate::metrics::RetireReason;
 use crate::ports::{Allowance, Budget};
 use crate::secret::Fingerprint;
-use crate::upstream::backend::{Backend, Unauthenticated};
+use crate::upstream::backend::{Backend, Queue, Unauthenticated};
 
 /// How long a hub may take to give up its connection.
 const TO_PARK: Duration = Duration::from_secs(2);
@@ -214,6 +214,7 @@ impl Pools {
 
     fn account(&self, key: &Key, backend: Arc<Backend>) -> Arc<Account> {
         let max = self.config.load().max_per_account;
+        let queue = Queue::new(max, backend.metrics());
         Arc::new_cyclic(|account| {
             let manager = Manager { account: Weak::clone(account) };
             // Fails only when time-outs are set without a runtime; none are.
@@ -241,6 +242,7 @@ impl Pools {
                 last_used: Mutex::new(Instant::now()),
                 rested: Notify::new(),
                 manners: Arc::default(),
+                queue,
                 hubs: Arc::new(Registry::new(Arc::clone(&self.hubs))),
                 all_hubs: Arc::clone(&self.hubs),
                 last_client: Mutex::default(),

@@ -31,9 +31,9 @@ impl fmt::Debug for Manager {
 pub(super) enum FillError {
     Open(OpenError),
     Refused(Refusal),
-    AccountGone,
-    /// What it has to have switched on is refused.
+    /// What a session has switched on cannot be switched on.
     Unfit,
+    AccountGone,
 }
 
 impl managed::Manager for Manager {

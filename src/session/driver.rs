@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep};
 use tracing::info;
 
 use self::closing::Ended;
-use self::running::{Running, capitalized};
+use self::running::{Lent, Running, capitalized};
 use self::shared::Sharing;
 use super::machine::{Action, Bounds, End, LoginReply, Machine, Run};
 use super::registry::{CLOSING, Record, Registry};
@@ -75,6 +75,7 @@ pub async fn run(stream: Stream, record: Arc<Record>, context: Arc<Context>) {
         grant: None,
         lease: None,
         sticky: None,
+        lent: None,
         running: None,
         output: VecDeque::new(),
         queued: 0,
@@ -124,6 +125,8 @@ struct Session {
     lease: Option<Lease>,
     /// What was enabled on a connection that was lost.
     sticky: Option<Arc<Sticky>>,
+    /// What it has switched on, while its connection carries more: then it has no mailbox selected.
+    lent: Option<Lent>,
     running: Option<Running>,
     output: VecDeque<Bytes>,
     queued: usize,
@@ -587,7 +590,7 @@ impl Session {
     /// There is no connection for a command.
     fn unconnected(&mut self, error: CheckoutError) {
         match error {
-            CheckoutError::Timeout | CheckoutError::Unavailable => {
+            CheckoutError::Timeout | CheckoutError::Unavailable | CheckoutError::Delayed | CheckoutError::Unfit => {
                 self.fail(&format!("NO [UNAVAILABLE] {}.", capitalized(&error)));
             }
             CheckoutError::Limit => self.fail(&format!("NO [LIMIT] {}.", capitalized(&error))),

@@ -1,5 +1,6 @@
 //! One backend: connections to it that nobody has logged in on yet, and what is known of its health.
 
+mod admission;
 mod spares;
 mod unauthenticated;
 
@@ -17,10 +18,12 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{info, warn};
 
+pub use self::admission::{Entry, Queue};
 pub use self::unauthenticated::Unauthenticated;
 use super::breaker::Breaker;
 use super::connection::{Connection, Opened, Timing};
 use super::dial::{DialError, Dialer};
+use super::gate::{Gate, Pass, Reason, Whom};
 use super::login::{Login, LoginError, Outcome};
 use super::machine::Machine;
 use super::turns::Turns;
@@ -44,6 +47,9 @@ pub enum OpenError {
     /// Not even tried.
     #[error("the backend has failed just now; waiting before the next attempt")]
     Breaker,
+    /// Not even tried.
+    #[error("too many connections were opened of late; waiting before the next")]
+    Gate(Reason),
     /// Not even tried: wrong logins have opened enough connections lately.
     #[error("wrong logins have opened as many connections as they may for now")]
     Suspect,
@@ -105,6 +111,7 @@ impl OpenError {
     fn result(&self) -> DialResult {
         match self {
             Self::Breaker | Self::Suspect => DialResult::Breaker,
+            Self::Gate(_) => DialResult::Gate,
             Self::NoRoom(_) => DialResult::NoPorts,
             Self::Dial(error) => DialResult::from_label(error.label()).unwrap_or(match error {
                 DialError::Tls { .. } => DialResult::Tls,
@@ -119,6 +126,11 @@ impl OpenError {
         }
     }
 
+    /// Whether nothing has left this host.
+    fn is_untried(&self) -> bool {
+        self.concerns() == Concern::Host
+    }
+
     fn concerns(&self) -> Concern {
         match self {
             Self::Limit(_)
@@ -126,7 +138,7 @@ impl OpenError {
             | Self::NotConnected(_)
             | Self::Unjudged { .. }
             | Self::Login(LoginError::NoMechanism) => Concern::Account,
-            Self::Breaker | Self::Suspect | Self::NoRoom(_) => Concern::Host,
+            Self::Breaker | Self::Gate(_) | Self::Suspect | Self::NoRoom(_) => Concern::Host,
             Self::Dial(error) if error.is_local() => Concern::Host,
             Self::Dial(_) | Self::Login(_) | Self::Closed | Self::Io(_) | Self::Timeout(_) => Concern::Backend,
         }
@@ -175,12 +187,15 @@ pub struct Backend {
     authorities: Option<Stamp>,
     dialer: Dialer,
     breaker: Mutex<Breaker>,
+    gate: Mutex<Gate>,
     last_error: Mutex<Option<String>>,
     reachable: watch::Sender<bool>,
     service: watch::Sender<Service>,
     dials: Semaphore,
     turns: Turns,
     spares: Mutex<Vec<Unauthenticated>>,
+    /// Held while it is looked after.
+    tending: tokio::sync::Mutex<()>,
     /// Spare connections are being opened.
     refilling: AtomicBool,
     /// No spare connections any more.
@@ -222,12 +237,14 @@ impl Backend {
             config,
             pool,
             breaker: Mutex::default(),
+            gate: Mutex::default(),
             last_error: Mutex::default(),
             reachable: watch::Sender::new(false),
             service: watch::Sender::new(Service::Running),
             dials: Semaphore::new(DIALS_AT_ONCE),
             turns: Turns::default(),
             spares: Mutex::default(),
+            tending: tokio::sync::Mutex::default(),
             refilling: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             last_login: Mutex::new(Instant::now()),
@@ -295,15 +312,22 @@ impl Backend {
         Some(self.last_error.lock().clone().unwrap_or_else(|| "not tried yet".into()))
     }
 
+    /// Connections that the gate would let be opened at once now.
+    #[must_use]
+    pub fn gate_free(&self) -> u32 {
+        self.gate.lock().free(Instant::now().into_std())
+    }
+
     /// Who may have a credential verified now: hold the turn while it is.
     pub fn turns(&self) -> &Turns {
         &self.turns
     }
 
     /// Has the backend judge a credential, on a connection kept for that or a new one. The connection comes with the
-    /// outcome. A credential is shown on one connection only.
+    /// outcome. A credential is shown on one connection only, and the entry is used up by that.
     pub async fn log_in(
         self: &Arc<Self>,
+        mut entry: Entry,
         credential: &Credential,
         standing: Standing,
         client: Option<IpAddr>,
@@ -311,8 +335,14 @@ impl Backend {
         *self.last_login.lock() = Instant::now();
         let mut connection = match self.ready_for(standing, client).await {
             Ok(connection) => connection,
-            Err(error) => return Judgement { result: Err(error), alerts: Vec::new() },
+            Err(error) => {
+                if !error.is_untried() {
+                    entry.tried();
+                }
+                return Judgement { result: Err(error), alerts: Vec::new() };
+            }
         };
+        entry.used();
         // From here on, what happens is the account's: the backend has seen its credential, and nobody else's.
         connection.used = true;
         let result = connection.log_in(credential).await;
@@ -368,7 +398,7 @@ impl Backend {
         let (give, take) = oneshot::channel();
         let backend = Arc::clone(self);
         tokio::spawn(async move {
-            if let Err(Ok(unwanted)) = give.send(backend.open(permit, client).await) {
+            if let Err(Ok(unwanted)) = give.send(backend.open(Whom::Login, permit, client).await) {
                 backend.keep(unwanted);
             }
         });
@@ -376,15 +406,17 @@ impl Backend {
         take.await.unwrap_or(Err(OpenError::Closed))
     }
 
-    /// Sees to the spare connections, and to whether the backend is there. Call it every few seconds.
+    /// Sees to the spare connections, and to whether the backend is there. Call it every few seconds; while one call is at work,
+    /// another does nothing.
     pub async fn tend(self: &Arc<Self>) {
+        let Ok(_alone) = self.tending.try_lock() else { return };
         self.clear_away_spares();
         // A backend that is down, or was never seen, is asked whether it is there, and nobody has to make room for that.
         let known = *self.reachable.borrow();
         if !known
             && self.service() == Service::Running
             && let Some(permit) = self.budget.try_permit(self.index)
-            && let Ok(spare) = self.open(permit, None).await
+            && let Ok(spare) = self.open(Whom::Look, permit, None).await
             && !self.config.send_proxy
         {
             // It serves for the first login, also where none are to be kept; but not if it must be told whose that is.
@@ -415,13 +447,15 @@ impl Backend {
         timeout(limit, self.budget.permit(self.index)).await.map_err(|_| OpenError::NoRoom(limit))
     }
 
-    /// Dials, as the breaker allows.
-    async fn open(&self, permit: Permit, client: Option<IpAddr>) -> Result<Unauthenticated, OpenError> {
+    /// Dials, as gate and breaker allow.
+    async fn open(&self, whom: Whom, permit: Permit, client: Option<IpAddr>) -> Result<Unauthenticated, OpenError> {
         // The semaphore is never closed.
         let _turn = self.dials.acquire().await.expect("open semaphore");
+        let pass = self.pass(whom).await?;
         let result = if self.breaker.lock().try_attempt(std::time::Instant::now()) {
-            self.connect_in_place_of_another(permit, client).await
+            self.connect_in_place_of_another(pass, permit, client).await
         } else {
+            self.gate.lock().give_back(pass);
             Err(OpenError::Breaker)
         };
         self.note(result.as_ref().err());
@@ -465,13 +499,14 @@ impl Backend {
     /// Where the kernel has no port, although the budget had one, a connection at rest is given up for its port.
     async fn connect_in_place_of_another(
         &self,
+        mut pass: Pass,
         mut permit: Permit,
         client: Option<IpAddr>,
     ) -> Result<Unauthenticated, OpenError> {
         let deadline = Instant::now() + self.pool.load().checkout_timeout;
         let mut pause = PORT_PAUSE;
         loop {
-            match self.connect(permit, client).await {
+            match self.connect(pass, permit, client).await {
                 Err(error @ OpenError::Dial(DialError::NoPorts { .. })) if Instant::now() + pause < deadline => {
                     self.metrics.dial(error.result());
                     self.budget.shrink(self.index);
@@ -479,16 +514,17 @@ impl Backend {
                     // The port is free a round trip after its connection was closed, or when somebody else gives one back.
                     sleep(pause).await;
                     pause *= 2;
+                    pass = self.pass(Whom::Login).await?;
                 }
                 result => return result,
             }
         }
     }
 
-    async fn connect(&self, permit: Permit, client: Option<IpAddr>) -> Result<Unauthenticated, OpenError> {
+    async fn connect(&self, pass: Pass, permit: Permit, client: Option<IpAddr>) -> Result<Unauthenticated, OpenError> {
         let state = self.metrics.connection(ConnectionState::Connecting);
         let begun = Instant::now();
-        let stream = Box::pin(self.dialer.connect_for(client)).await?;
+        let stream = Box::pin(self.dialer.connect_for(pass, client)).await?;
         let mut connection = Unauthenticated {
             stream,
             input: BytesMut::new(),

@@ -14,8 +14,8 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -27,11 +27,13 @@ use tokio::time::Instant;
 
 use self::keeper::Berth;
 use self::wire::{Exit, Wire};
+use super::backend::Queue;
 use super::machine::{Facts, Machine};
 use super::manners::Manners;
+use crate::imap::command::Name;
 use crate::imap::frame::Literal;
 use crate::metrics::{BackendMetrics, RetireReason, StateGuard};
-use crate::ports::{Budget, Permit};
+use crate::ports::{Budget, Permit, Share};
 use crate::session::machine::{Remnant, Run};
 use crate::stream::Stream;
 
@@ -56,6 +58,9 @@ pub struct Shared {
     /// Given back when the socket is closed; `None`: it is.
     kept: Mutex<Option<Vec<OwnedSemaphorePermit>>>,
     budget: Arc<Budget>,
+    share: Arc<Share>,
+    /// Who is told once it was of use.
+    proves: OnceLock<Arc<Queue>>,
 }
 
 impl fmt::Debug for Shared {
@@ -84,6 +89,12 @@ impl Shared {
         self.state.load(Ordering::Acquire) == CLOSED
     }
 
+    /// Tells the account's queue, and no other, once it was of use: a client's command was answered OK on it, or an IDLE lasted
+    /// or heard something. That somebody could log in on it is no proof of that.
+    pub fn proves(&self, queue: Arc<Queue>) {
+        let _ = self.proves.set(queue);
+    }
+
     /// These are given back when its socket is closed, which has to be ended for that.
     pub fn keep_to_the_end(&self, permits: impl IntoIterator<Item = OwnedSemaphorePermit>) {
         if let Some(kept) = self.kept.lock().as_mut() {
@@ -97,7 +108,7 @@ impl Shared {
 
     fn closed(&self) {
         self.state.store(CLOSED, Ordering::Release);
-        self.budget.forget(self.id);
+        self.budget.closed(&self.share, self.since());
     }
 }
 
@@ -183,6 +194,38 @@ pub struct Connection {
     wire: Option<Box<Wire>>,
     fresh: bool,
     rested_for: Duration,
+    /// Until it was of use.
+    proof: Option<Proof>,
+}
+
+/// What would show that a connection is of use.
+#[derive(Debug, Default)]
+struct Proof {
+    /// The command that runs is a client's, and no IDLE.
+    command: bool,
+    /// Since when the IDLE lasts that runs, whose ever it is.
+    idle_since: Option<Instant>,
+}
+
+/// An IDLE that has lasted for so long was of use.
+const LASTING: Duration = Duration::from_secs(30);
+
+impl Proof {
+    fn of(run: &Run) -> Self {
+        let idle = run.command.name == Name::Idle;
+        // A command of a hub's own has no tag.
+        Self { command: !idle && !run.command.tag.is_empty(), idle_since: idle.then(Instant::now) }
+    }
+
+    fn is_given_by(&self, event: &FromUpstream) -> bool {
+        let lasted = || self.idle_since.is_some_and(|since| since.elapsed() >= LASTING);
+        match event {
+            FromUpstream::Data(_) => self.idle_since.is_some(),
+            FromUpstream::Done(_, rest, _) => self.command && rest.starts_with(b" OK") || lasted(),
+            FromUpstream::Lost(_) => lasted(),
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Debug for Connection {
@@ -205,11 +248,12 @@ impl Connection {
             berth: Berth::default(),
             kept: Mutex::new(Some(Vec::new())),
             budget: Arc::clone(budget),
+            share: budget.opened(opened.permit.backend()),
+            proves: OnceLock::new(),
         });
-        budget.register(opened.permit.backend(), &shared);
         tokio::spawn(keeper::keep(Arc::clone(&shared)));
         let wire = Some(Box::new(Wire::new(opened, timing, metrics)));
-        Self { shared, wire, fresh: true, rested_for: Duration::ZERO }
+        Self { shared, wire, fresh: true, rested_for: Duration::ZERO, proof: Some(Proof::default()) }
     }
 
     /// See [`Shared`].
@@ -249,6 +293,12 @@ impl Connection {
         self.rested_for
     }
 
+    /// Whether it could be put to rest now, for another session.
+    #[must_use]
+    pub fn may_rest(&self) -> bool {
+        self.wire.as_ref().is_some_and(|wire| wire.may_rest())
+    }
+
     /// Puts it to rest. False: it cannot be used again, and should be dropped.
     #[must_use]
     pub fn release(&mut self) -> bool {
@@ -263,6 +313,9 @@ impl Connection {
 
     /// Runs a command, or gives it back, unsent: the connection is gone. It is sent by the functions that poll.
     pub fn run(&mut self, run: Box<Run>) -> Result<(), Box<Run>> {
+        if let Some(proof) = &mut self.proof {
+            *proof = Proof::of(&run);
+        }
         match &mut self.wire {
             Some(wire) => wire.run(run),
             None => Err(run),
@@ -311,7 +364,14 @@ impl Connection {
             Some(wire) => ready!(wire.poll_event(&self.shared, cx)),
             None => Err(Exit::Abandoned),
         };
-        Poll::Ready(event.unwrap_or_else(|exit| FromUpstream::Lost(self.lost(exit))))
+        let event = event.unwrap_or_else(|exit| FromUpstream::Lost(self.lost(exit)));
+        if self.proof.as_ref().is_some_and(|proof| proof.is_given_by(&event)) {
+            self.proof = None;
+            if let Some(queue) = self.shared.proves.get() {
+                queue.proven();
+            }
+        }
+        Poll::Ready(event)
     }
 
     fn lost(&mut self, exit: Exit) -> Loss {

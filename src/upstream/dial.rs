@@ -17,6 +17,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::{Sleep, sleep, timeout};
 
+use super::gate::Pass;
 use crate::config::{self, TlsMode};
 use crate::listener::tune;
 use crate::ports::keep_to_ports;
@@ -218,15 +219,16 @@ impl Dialer {
     ///
     /// # Errors
     /// Each says what to do about it.
-    pub async fn connect(&self) -> Result<Stream, DialError> {
-        self.connect_for(None).await
+    pub async fn connect(&self, pass: Pass) -> Result<Stream, DialError> {
+        self.connect_for(pass, None).await
     }
 
-    /// As [`Dialer::connect`], for the session of a client, if it is for one: `backend.send_proxy` tells the backend.
+    /// As [`Dialer::connect`], for the session of a client, if it is for one: `backend.send_proxy` tells the backend. The pass
+    /// is used up: each attempt needs one of its own.
     ///
     /// # Errors
     /// Each says what to do about it.
-    pub async fn connect_for(&self, client: Option<IpAddr>) -> Result<Stream, DialError> {
+    pub async fn connect_for(&self, _: Pass, client: Option<IpAddr>) -> Result<Stream, DialError> {
         let connect = async {
             let mut tcp = self.connect_tcp().await?;
             if self.send_proxy {

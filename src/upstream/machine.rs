@@ -55,20 +55,33 @@ impl Sticky {
         Self { condstore: self.condstore || other.condstore, enabled: &self.enabled | &other.enabled }
     }
 
-    /// All of this is on in the other, too.
+    /// Whether all of it is on in the `other`, too.
     #[must_use]
-    pub fn is_part_of(&self, other: &Self) -> bool {
-        (other.condstore || !self.condstore) && self.enabled.is_subset(&other.enabled)
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.condstore <= other.condstore && self.enabled.is_subset(&other.enabled)
     }
 
-    /// The ENABLE that brings a fresh connection into this state, if it takes one.
+    /// Whether nobody can tell it from the `other` as long as no mailbox is selected: CONDSTORE and QRESYNC change only what is
+    /// said of messages (RFC 7162 sections 3.1 and 3.2).
     #[must_use]
-    pub fn command(&self) -> Option<Command> {
+    pub fn shows_as(&self, other: &Self) -> bool {
+        let shows = |word: &&Vec<u8>| &***word != b"QRESYNC";
+        self.enabled.iter().filter(shows).eq(other.enabled.iter().filter(shows))
+    }
+
+    /// The command that brings a connection into this state, if it takes one: ENABLE, or, where the server does not know that,
+    /// what else switches CONDSTORE on (RFC 7162 section 3.1).
+    #[must_use]
+    pub fn command(&self, has_enable: bool) -> Option<Command> {
         let condstore = self.condstore.then_some(&b"CONDSTORE"[..]);
         let words: Vec<&[u8]> = condstore.into_iter().chain(self.enabled.iter().map(Vec::as_slice)).collect();
-        let text = [b"ENABLE ", &words.join(&b' ')[..]].concat().into();
-        let segments = vec![Segment { text, literal: None }];
-        (!words.is_empty()).then_some(Command { tag: Bytes::new(), name: Name::Enable, segments })
+        let (name, text) = if !has_enable && self.enabled.is_empty() {
+            (Name::Status, b"STATUS INBOX (HIGHESTMODSEQ)".to_vec())
+        } else {
+            (Name::Enable, [b"ENABLE ", &words.join(&b' ')[..]].concat())
+        };
+        let segments = vec![Segment { text: text.into(), literal: None }];
+        (!words.is_empty()).then_some(Command { tag: Bytes::new(), name, segments })
     }
 }
 

@@ -698,7 +698,7 @@ fn what_is_enabled_sticks() {
     play.play("C: a ENABLE x\nB: i2 ENABLE x\nS: i2 OK\n=:  OK");
     assert_eq!(play.machine.facts().granted, facts.sticky, "not listed");
     assert_eq!(play.machine.facts().sticky.enabled, words(&["QRESYNC", "X"]));
-    assert_eq!(&play.machine.facts().sticky.command().unwrap().segments[0].text, "ENABLE CONDSTORE QRESYNC X");
+    assert_eq!(&play.machine.facts().sticky.command(true).unwrap().segments[0].text, "ENABLE CONDSTORE QRESYNC X");
     assert_eq!(play.machine.facts().enable_reply.as_ref().unwrap().untagged, "");
 }
 

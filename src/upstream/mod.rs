@@ -4,6 +4,7 @@ pub mod backend;
 pub mod breaker;
 pub mod connection;
 pub mod dial;
+pub mod gate;
 pub mod login;
 pub mod machine;
 pub mod manners;

@@ -52,7 +52,7 @@ impl Mouth {
         if self.left == 0 {
             return;
         }
-        while let Some(command) = soon("a command", self.conn.command()).await {
+        while let Some(command) = self.conn.command().await {
             let tag = self.conn.tag.clone();
             if command == "IDLE" {
                 if !self.say("+ idling\r\n* 4 EXISTS\r\n").await || self.conn.line().await.is_none() {

@@ -35,6 +35,7 @@ async fn no_reply_waits_for_an_acknowledgement() {
     use imapool::listener::BoundListener;
     use imapool::stream::{Socket, Stream};
     use imapool::upstream::dial::Dialer;
+    use imapool::upstream::gate::{Gate, Whom};
     use socket2::SockRef;
 
     let nodelay = |stream: &Stream| match stream {
@@ -45,7 +46,8 @@ async fn no_reply_waits_for_an_acknowledgement() {
     let listener = BoundListener::bind(&config::Listener::new(ListenAddr::Tcp(address))).unwrap();
     let ListenAddr::Tcp(bound) = *listener.local_address() else { panic!("a TCP listener") };
     let dialer = Dialer::new(&config::Backend::new(bound.ip().to_string(), bound.port())).unwrap();
-    let (dialed, accepted) = soon("connected", async { tokio::join!(dialer.connect(), listener.accept()) }).await;
+    let pass = Gate::default().enter(Whom::Login, false, std::time::Instant::now()).unwrap();
+    let (dialed, accepted) = soon("connected", async { tokio::join!(dialer.connect(pass), listener.accept()) }).await;
     assert!(nodelay(&dialed.unwrap()), "towards the backend");
     assert!(nodelay(&accepted.0), "towards the client");
 }

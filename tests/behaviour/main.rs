@@ -12,6 +12,7 @@ mod capabilities;
 mod credentials;
 mod cut_anywhere;
 mod drain;
+mod gate;
 mod lax_clients;
 mod limits;
 mod literals;

@@ -147,20 +147,20 @@ async fn enable_and_the_selected_mailbox_are_not_the_next_sessions() {
     harness.finish().await;
 }
 
-/// Clients that say something before ENABLE (as imapflow does) have a connection by then: it is exchanged for the one at
-/// rest that carries the state already, instead of a further one being put into that state for each session.
+/// Clients that say something before ENABLE (as imapflow does): without a mailbox, the connection that carries the state already
+/// serves for that, too, instead of a further one being put into that state for each session.
 #[tokio::test]
 async fn enable_after_another_command_takes_the_connection_that_has_it() {
     let backend = Scripted::start(|mut conn: Conn| async move { conn.obey().await }).await;
     let harness = Harness::start(backend.address, |_| {}).await;
-    for logins in [1_u64, 2, 2, 2] {
+    for _ in 0..4 {
         let mut client = harness.login("u8").await;
         client
             .play("C: a NAMESPACE\nS: a OK done\nC: b ENABLE CONDSTORE\nS: * ENABLED CONDSTORE\nS: b OK done\nC: c SELECT INBOX\nS: c OK…")
             .await;
         client.play("C: d LOGOUT\nS: * BYE…\nS: d OK…\nS.").await;
-        harness.at_rest(logins).await;
-        assert_eq!(u64::try_from(backend.logins()).unwrap(), logins);
+        harness.at_rest(1).await;
+        assert_eq!(backend.logins(), 1);
         assert_eq!(backend.received().matches("ENABLE").count(), 1);
     }
     assert_eq!(harness.metric("imapool_upstream_retired_total", "reason=\"sticky\""), 0);

@@ -10,7 +10,7 @@ use imapool::upstream::dial::Dialer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
-use crate::support::{Authority, Folder, LIMIT, backend, listener, port_of, soon, tcp_listener, tcp_pair};
+use crate::support::{Authority, Folder, LIMIT, backend, listener, pass, port_of, soon, tcp_listener, tcp_pair};
 
 const SHORT: Duration = Duration::from_millis(50);
 
@@ -89,7 +89,7 @@ async fn what_the_client_has_not_taken_is_known() {
     for host in ["127.0.0.1", "[::1]"] {
         let listener = BoundListener::bind(&listener(ListenAddr::Tcp(format!("{host}:0").parse().unwrap()))).unwrap();
         let dialer = Dialer::new(&backend(host, port_of(&listener))).unwrap();
-        let (client, (mut server, _)) = soon(async { tokio::join!(dialer.connect(), listener.accept()) }).await;
+        let (client, (mut server, _)) = soon(async { tokio::join!(dialer.connect(pass()), listener.accept()) }).await;
         let mut client = client.unwrap();
         assert_eq!((server.undelivered(), client.undelivered()), (Some(0), Some(0)));
 
@@ -162,7 +162,7 @@ async fn tls_says_close_notify_before_the_fin() {
         let (stream, peer) = listener.accept().await;
         prepare(stream, peer, listener.context(), LIMIT).await.unwrap().stream
     };
-    let (client, mut server) = soon(async { tokio::join!(dialer.connect(), accepted) }).await;
+    let (client, mut server) = soon(async { tokio::join!(dialer.connect(pass()), accepted) }).await;
     server.write_all(b"* BYE\r\n").await.unwrap();
     let closing = tokio::spawn(server.close(LIMIT));
     // tokio-rustls itself, which makes an error of a FIN that comes without close_notify.
@@ -176,7 +176,7 @@ async fn tls_says_close_notify_before_the_fin() {
 async fn dialed() -> (TcpStream, Stream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dialer = Dialer::new(&backend("127.0.0.1", listener.local_addr().unwrap().port())).unwrap();
-    let (stream, accepted) = soon(async { tokio::join!(dialer.connect(), listener.accept()) }).await;
+    let (stream, accepted) = soon(async { tokio::join!(dialer.connect(pass()), listener.accept()) }).await;
     (accepted.unwrap().0, stream.unwrap())
 }
 

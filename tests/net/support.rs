@@ -5,11 +5,12 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use imapool::config::{self, ListenAddr};
 use imapool::listener::{BoundListener, ClientAddr};
 use imapool::stream::Stream;
+use imapool::upstream::gate::{Gate, Pass, Whom};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tokio::net::TcpStream;
 
@@ -19,6 +20,11 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 /// Waits for `future`, but not for ever.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, future).await.expect("finished in time")
+}
+
+/// The gate of a backend that nobody has dialed yet lets everybody pass.
+pub(crate) fn pass() -> Pass {
+    Gate::default().enter(Whom::Login, false, Instant::now()).expect("nobody has dialed yet")
 }
 
 /// A folder that goes with its owner. Short, since the path of a Unix socket is.

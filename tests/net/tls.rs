@@ -14,7 +14,9 @@ use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
-use crate::support::{Authority, Folder, LIMIT, Pair, accept_from, backend, listener, port_of, soon, tcp_listener};
+use crate::support::{
+    Authority, Folder, LIMIT, Pair, accept_from, backend, listener, pass, port_of, soon, tcp_listener,
+};
 
 const NAME: &str = "mail.example.org";
 
@@ -36,7 +38,7 @@ async fn connect(
     dialer: &Dialer,
 ) -> (Result<Stream, DialError>, Result<listener::Accepted, HandshakeError>) {
     soon(async {
-        tokio::join!(dialer.connect(), async {
+        tokio::join!(dialer.connect(pass()), async {
             let (stream, peer) = listener.accept().await;
             prepare(stream, peer, listener.context(), LIMIT).await
         })
@@ -177,7 +179,7 @@ async fn a_backend_without_tls_is_told_apart() {
         server.write_all(b"* OK IMAP4rev1 ready\r\n").await.unwrap();
         server
     };
-    let (result, _server) = soon(async { tokio::join!(dialer.connect(), greet) }).await;
+    let (result, _server) = soon(async { tokio::join!(dialer.connect(pass()), greet) }).await;
     let Err(error @ DialError::Tls { source: TlsError::NotTls, .. }) = result else { panic!("{result:?}") };
     assert!(error.to_string().contains("STARTTLS"), "{error}");
 }

@@ -1,18 +1,20 @@
 //! A command on a connection of the session's own: which connection that is, what comes of the command, and what is done when
 //! the connection is lost.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::Session;
 use super::closing::Ended;
+use super::shared::needs_mailbox;
 use crate::imap::command::Name;
 use crate::metrics::CommandLabel;
 use crate::pool::{CheckoutError, Pass, Want};
 use crate::session::machine::Run;
 use crate::upstream::connection::{FromUpstream, Loss, Part};
+use crate::upstream::machine::Sticky;
 
 /// Times a command is run anew because its connection was gone.
 const MAX_ATTEMPTS: u8 = 3;
@@ -31,6 +33,14 @@ pub(super) struct Running {
     pub(super) attempts: u8,
 }
 
+/// What a session has switched on, where its connection carries more than that.
+#[derive(Debug)]
+pub(super) struct Lent {
+    sticky: Arc<Sticky>,
+    /// What it will have switched on if the command that runs is answered OK.
+    after: Option<Sticky>,
+}
+
 impl Session {
     /// Runs a command on the connection that the session has. Otherwise gives it back.
     pub(super) fn start_at_once(&mut self, run: Box<Run>) -> Result<(), Box<Run>> {
@@ -39,6 +49,7 @@ impl Session {
         }
         let name = run.command.name;
         let again = self.is_elsewhere_as_good().then(|| run.clone());
+        self.lent_for(&run);
         let Some(lease) = &mut self.lease else { return Err(run) };
         if self.parts.is_empty() {
             lease.run(run)?;
@@ -61,6 +72,7 @@ impl Session {
                 return;
             }
             let again = self.is_elsewhere_as_good().then(|| command.clone());
+            self.lent_for(&command);
             let Some(lease) = &mut self.lease else { return };
             match lease.run(command) {
                 Ok(()) => {
@@ -81,9 +93,43 @@ impl Session {
     }
 
     /// Whether another connection at rest may be better for a command than the one that the session has: one that carries
-    /// the state already that ENABLE asks for. Otherwise each session that says something before ENABLE would cost one.
+    /// the state already that it brings about. Otherwise each session that says something before that would cost one. And before a
+    /// mailbox is selected, one that carries no more than the session has switched on.
     fn may_exchange(&self, run: &Run) -> bool {
-        run.command.name == Name::Enable && !self.machine.is_selected() && self.parts.is_empty()
+        let name = run.command.name;
+        let needs_its_own =
+            self.lent.is_some() && (matches!(name, Name::Select | Name::Examine) || name.spoils_connection());
+        !self.machine.is_selected()
+            && self.parts.is_empty()
+            && self.lease.as_ref().is_some_and(|lease| lease.may_rest())
+            && (needs_its_own || name == Name::Enable || run.command.enables_condstore())
+    }
+
+    /// What the session has switched on.
+    fn own_sticky(&self) -> Arc<Sticky> {
+        match (&self.lent, &self.lease) {
+            (Some(lent), _) => Arc::clone(&lent.sticky),
+            (None, Some(lease)) => lease.shared().facts().sticky,
+            (None, None) => self.sticky.clone().unwrap_or_default(),
+        }
+    }
+
+    /// The command begins on a connection that may carry more than the session has switched on.
+    fn lent_for(&mut self, run: &Run) {
+        if let Some(lent) = &mut self.lent {
+            lent.after = lent.sticky.after(&run.command);
+        }
+    }
+
+    /// The command has ended there.
+    fn lent_after(&mut self, rest: &[u8]) {
+        let Some(lent) = &mut self.lent else { return };
+        if let Some(after) = lent.after.take().filter(|_| rest.starts_with(b" OK")) {
+            lent.sticky = Arc::new(after);
+        }
+        if self.lease.as_ref().is_none_or(|lease| lease.shared().facts().sticky == lent.sticky) {
+            self.lent = None;
+        }
     }
 
     /// Takes a connection out of the pool, or exchanges the one at hand for a better. False: the command has been answered,
@@ -96,14 +142,21 @@ impl Session {
                 None => return false,
             },
         };
-        let sticky = match &self.lease {
-            Some(lease) => lease.shared().facts().granted,
-            None => self.sticky.clone().unwrap_or_default(),
-        };
+        let sticky = self.own_sticky();
         let or_sticky = sticky.after(&run.command);
+        let name = run.command.name;
+        let for_mailbox = self.machine.is_selected() && self.sharing.hub.is_none();
+        let selects = matches!(name, Name::Enable | Name::Select | Name::Examine) || needs_mailbox(name);
         let stays = pass.account().stays();
-        let client = self.client.ip();
-        let want = Want { pass, mailbox: run.command.selected_mailbox(), or_sticky, sticky, stays, client };
+        let want = Want {
+            pass,
+            mailbox: run.command.selected_mailbox(),
+            or_sticky,
+            sticky,
+            lends: !for_mailbox && !selects && !name.spoils_connection(),
+            stays,
+            client: self.client.ip(),
+        };
         let taken = match self.lease.take() {
             Some(lease) => self.meanwhile(lease.exchanged(&want)).await,
             None => self.meanwhile(want.checkout()).await,
@@ -113,9 +166,12 @@ impl Session {
                 let facts = lease.shared().facts();
                 self.record.takes(lease.shared().id);
                 self.lease = Some(lease);
+                let lent = Lent { sticky: Arc::clone(&want.sticky), after: None };
+                self.lent = (facts.sticky != want.sticky).then_some(lent);
                 if let Some(reply) = facts.enable_reply.filter(|reply| reply.answers(&run.command))
                     && want.or_sticky.is_some_and(|sticky| sticky == *facts.sticky)
                 {
+                    self.lent = None;
                     self.queue(reply.untagged.clone());
                     self.machine.handle_done(&reply.tagged, false);
                     self.let_go();
@@ -137,7 +193,8 @@ impl Session {
         self.parts.clear();
         if let Some(lease) = self.lease.take() {
             self.record.gives_back();
-            self.sticky = Some(lease.shared().facts().granted);
+            let lent = self.lent.take().map(|lent| lent.sticky);
+            self.sticky = Some(lent.unwrap_or_else(|| lease.shared().facts().granted));
         }
     }
 
@@ -154,6 +211,7 @@ impl Session {
             }
             FromUpstream::Done(data, rest, selected) => {
                 self.queue(data);
+                self.lent_after(&rest);
                 let running = self.running.take();
                 if let Some(running) = &running {
                     self.context.metrics.command(label(running.name), self.now - running.since);

@@ -252,7 +252,7 @@ impl Session {
 }
 
 /// Makes sense only in a mailbox (RFC 9051 section 6.4).
-fn needs_mailbox(name: Name) -> bool {
+pub(super) fn needs_mailbox(name: Name) -> bool {
     use Name::{
         CancelUpdate, Check, Close, Copy, Expunge, Fetch, Move, Replace, Search, Sort, Store, Thread, Unselect,
     };

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{Backend, Service, Unauthenticated};
 use crate::metrics::ConnectionState;
 use crate::throttle::Standing;
+use crate::upstream::gate::Whom;
 
 /// A spare connection is not kept for longer: servers hang up on those that do not log in (Dovecot: 3 min).
 const SPARE_AGE: Duration = Duration::from_secs(120);
@@ -84,7 +85,7 @@ impl Backend {
         tokio::spawn(async move {
             while backend.lacks_spares() {
                 let Some(permit) = backend.budget.try_permit(backend.index) else { break };
-                let Ok(spare) = backend.open(permit, None).await else { break };
+                let Ok(spare) = backend.open(Whom::Spare, permit, None).await else { break };
                 backend.keep(spare);
             }
             backend.refilling.store(false, Ordering::Release);

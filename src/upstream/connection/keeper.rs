@@ -4,12 +4,14 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::wire::{Exit, Wire};
 use super::{CLOSED, LEASED, Loss, RESTING, Shared};
 use crate::metrics::RetireReason;
+use crate::ports::{Evict, Since};
 
 /// Where the wire is.
 #[derive(Default)]
@@ -45,6 +47,7 @@ impl Berth {
         let mut berth = self.0.lock();
         match std::mem::take(&mut berth.0) {
             Place::Resting(wire) => {
+                shared.budget.taken(&shared.share, shared.since());
                 shared.state.store(state, Ordering::Release);
                 Some(wire)
             }
@@ -56,7 +59,18 @@ impl Berth {
     }
 }
 
+impl Evict for Shared {
+    fn evict(&self) -> bool {
+        self.retire(RetireReason::Evicted)
+    }
+}
+
 impl Shared {
+    /// Since when it rests, or rested last.
+    pub(super) fn since(&self) -> Since {
+        (self.epoch + Duration::from_micros(self.resting_since.load(Ordering::Relaxed)), self.id)
+    }
+
     pub(super) fn take_to_use(&self) -> Option<Box<Wire>> {
         self.berth.take(self, LEASED)
     }
@@ -71,7 +85,7 @@ impl Shared {
         wire.map(|wire| self.end(wire, Exit::Retire(reason))).is_some()
     }
 
-    pub(super) fn rest(&self, mut wire: Box<Wire>) {
+    pub(super) fn rest(self: &Arc<Self>, mut wire: Box<Wire>) {
         self.resting_since.store(self.micros(wire.rested()), Ordering::Relaxed);
         self.state.store(RESTING, Ordering::Release);
         let mut berth = self.berth.0.lock();
@@ -84,8 +98,10 @@ impl Shared {
         match over {
             Poll::Pending => {
                 berth.0 = Place::Resting(wire);
+                let this: Arc<dyn Evict> = Arc::<Self>::clone(self);
+                self.budget.rests(&self.share, self.since(), Arc::downgrade(&this));
                 drop(berth);
-                self.budget.rested();
+                self.budget.rested(&self.share);
             }
             Poll::Ready(exit) => {
                 drop(berth);

@@ -186,6 +186,11 @@ impl Wire {
         self.phase = Phase::Resting { unselect, noop: Instant::now() + self.timing.keepalive };
     }
 
+    /// It could be put to rest now, for another session.
+    pub(super) fn may_rest(&self) -> bool {
+        self.is_clean() && self.failed.is_none() && !self.machine.is_closing() && self.machine.spoiled().is_none()
+    }
+
     /// Runs a command, or gives it back, unsent.
     pub(super) fn run(&mut self, run: Box<Run>) -> Result<(), Box<Run>> {
         if self.failed.is_some() || self.machine.is_closing() {

@@ -404,7 +404,7 @@ impl Machine {
         if ok {
             self.facts.granted = Arc::new(self.facts.granted.with(&granted));
         }
-        if !listed.is_part_of(&self.facts.sticky) {
+        if !listed.is_within(&self.facts.sticky) {
             self.facts.sticky = Arc::new(self.facts.sticky.with(listed));
         }
     }

@@ -21,11 +21,14 @@ impl Wire {
     /// Ends the connection so that TIME_WAIT stays with the backend, or nowhere: at once, or, if it comes back, by
     /// [`Wire::say_goodbye`].
     pub(in crate::upstream::connection) fn end(
-        self: Box<Self>,
+        mut self: Box<Self>,
         shared: &Shared,
         exit: Exit,
     ) -> (Loss, Option<Box<Self>>) {
         shared.closed();
+        if matches!(exit, Exit::Retire(RetireReason::Evicted)) {
+            self.permit.leave();
+        }
         let reason = self.reason(shared, &exit);
         let bye = if let Exit::Bye(text) = &exit { Some(text.clone()) } else { None };
         // A command that waits for one of our own was not sent, whatever else was.
