@@ -482,10 +482,11 @@ impl Machine {
     }
 
     /// The mailbox has mod-sequences, and members are told them: not where the backend says that there are none (NOMODSEQ, RFC 7162
-    /// section 3.1.2.2), or does not say so much as the highest.
+    /// section 3.1.2.2), or, asked for CONDSTORE, does not say so much as the highest.
     fn has_modseqs(&self) -> bool {
-        self.settings.enabled.has_modseqs()
-            && self.selection.as_ref().is_some_and(|it| !it.without_modseqs && it.highest_modseq.is_some())
+        let enabled = self.settings.enabled;
+        let told = |it: &Selection| enabled == Enabled::Qresync || it.highest_modseq.is_some();
+        enabled.has_modseqs() && self.selection.as_ref().is_some_and(|it| !it.without_modseqs && told(it))
     }
 
     /// Members are told VANISHED, and not EXPUNGE (RFC 7162 section 3.2.10.2).

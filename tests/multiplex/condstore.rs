@@ -147,6 +147,7 @@ async fn others_never_see_mod_sequences() {
              V> SELECT \"INBOX\" (CONDSTORE)
              V< * 3 EXISTS
              V< * OK [UIDVALIDITY 7] valid
+             V< * OK [HIGHESTMODSEQ 100] highest
              V< TAG OK [READ-WRITE] selected
              2~ b OK [READ-WRITE] selected
              2> c STORE 2 +FLAGS (\\Seen)

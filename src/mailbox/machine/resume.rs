@@ -331,7 +331,9 @@ impl Machine {
     /// the others.
     pub(super) fn admit_without_status(&mut self, joining: Joining) {
         if !std::mem::take(&mut self.anew) {
-            if self.wants_census() {
+            // If the others have left meanwhile, it is selected by one of those who wait.
+            let has_others = self.members.values().any(|member| member.cursor.is_some());
+            if !has_others || self.wants_census() {
                 return self.join_later(joining);
             }
             if !self.is_resumable() {
@@ -340,7 +342,8 @@ impl Machine {
             self.anew = true;
             self.join_later(joining);
             self.link = Link::Up { open: false };
-            return;
+            self.miscounted = 0;
+            return self.open();
         }
         let Some(selection) = &self.selection else { return };
         // More may have come since.
