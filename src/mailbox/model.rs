@@ -159,7 +159,6 @@ fn connections_are_retired() {
             mailboxes: 1 + seed as usize % 3,
             connections,
             losses: false,
-            refusals: false,
             retires: true,
             refusals: false,
             enable: ENABLE[seed as usize / 20 % 3],
