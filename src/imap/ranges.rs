@@ -35,17 +35,12 @@ impl Span {
 #[derive(Clone, Default)]
 struct Chunk {
     spans: Vec<Span>,
-    /// Members in the chunks before this one.
-    before: u32,
 }
 
 impl Chunk {
-    fn span(&self, at: usize) -> Option<Span> {
-        self.spans.get(at).map(|span| Span { before: self.before + span.before, ..*span })
-    }
-
-    fn last(&self) -> Option<Span> {
-        self.span(self.spans.len().checked_sub(1)?)
+    /// Its members.
+    fn len(&self) -> u32 {
+        self.spans.last().map_or(0, |span| span.upto())
     }
 
     /// Makes `before` of its runs right from run `at` on.
@@ -64,10 +59,12 @@ type Place = (usize, usize);
 /// A set of numbers from 1 to [`u32::MAX`] (`nz-number`, RFC 9051 section 9). Zero is no member, ever.
 ///
 /// Twelve octets for each run of members, in chunks of up to [`MAX_RUNS`]. Looking up is O(log runs), and so is adding what is there
-/// already; a change moves the runs of one chunk, and touches the counts of the chunks behind it.
+/// already; a change moves the runs of one chunk.
 #[derive(Clone, Default)]
 pub struct Ranges {
     chunks: Vec<Chunk>,
+    /// Sums of the chunks' members, as a Fenwick tree.
+    sums: Vec<u32>,
 }
 
 impl Ranges {
@@ -91,7 +88,7 @@ impl Ranges {
     /// How many members.
     #[must_use]
     pub fn len(&self) -> u32 {
-        self.last_span().map_or(0, Span::upto)
+        self.before(self.chunks.len())
     }
 
     /// No member.
@@ -123,7 +120,7 @@ impl Ranges {
     /// The largest member.
     #[must_use]
     pub fn last(&self) -> Option<u32> {
-        self.last_span().map(|span| span.last)
+        self.chunks.last()?.spans.last().map(|span| span.last)
     }
 
     /// Whether `n` is a member.
@@ -132,28 +129,70 @@ impl Ranges {
         self.get(self.find(|span| span.last < n)).is_some_and(|span| span.first <= n)
     }
 
-    fn last_span(&self) -> Option<Span> {
-        self.chunks.last()?.last()
+    /// Members in the chunks before this one.
+    fn before(&self, chunk: usize) -> u32 {
+        let (mut at, mut sum) = (chunk, 0);
+        while at > 0 {
+            sum += self.sums[at - 1];
+            at &= at - 1;
+        }
+        sum
     }
 
-    /// The first run for which `precedes` does not hold; it holds for those before it only.
+    /// A chunk has other members than it had: so many more, or fewer (modulo 2^32).
+    fn adjust(&mut self, chunk: usize, more: u32) {
+        let mut at = chunk + 1;
+        while let Some(sum) = self.sums.get_mut(at - 1) {
+            *sum = sum.wrapping_add(more);
+            at += at & at.wrapping_neg();
+        }
+    }
+
+    /// There are other chunks than there were.
+    fn add_up(&mut self) {
+        self.sums.clear();
+        self.sums.extend(self.chunks.iter().map(Chunk::len));
+        for at in 1..=self.sums.len() {
+            let sum = self.sums[at - 1];
+            if let Some(above) = self.sums.get_mut(at + (at & at.wrapping_neg()) - 1) {
+                *above += sum;
+            }
+        }
+    }
+
+    /// The first run for which `precedes` does not hold; it holds for those before it only, whatever was counted before them.
     fn find(&self, precedes: impl Fn(Span) -> bool) -> Place {
-        let chunk = self.chunks.partition_point(|chunk| chunk.last().is_some_and(&precedes));
-        let at = self.chunks.get(chunk).map_or(0, |chunk| {
-            chunk.spans.partition_point(|span| precedes(Span { before: chunk.before + span.before, ..*span }))
-        });
-        (chunk, at)
+        let last = |chunk: &Chunk| chunk.spans.last().is_some_and(|span| precedes(*span));
+        let chunk = self.chunks.partition_point(last);
+        (chunk, self.chunks.get(chunk).map_or(0, |chunk| chunk.spans.partition_point(|span| precedes(*span))))
+    }
+
+    /// The same, where what was counted before them matters.
+    fn find_counted(&self, precedes: impl Fn(Span) -> bool) -> Place {
+        let (mut low, mut high) = (0, self.chunks.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            let last = self.get((middle, self.chunks[middle].spans.len() - 1));
+            if last.is_some_and(&precedes) { low = middle + 1 } else { high = middle }
+        }
+        let before = self.before(low);
+        let precedes = |span: &Span| precedes(Span { before: before + span.before, ..*span });
+        (low, self.chunks.get(low).map_or(0, |chunk| chunk.spans.partition_point(precedes)))
     }
 
     fn get(&self, (chunk, at): Place) -> Option<Span> {
-        self.chunks.get(chunk)?.span(at)
+        let span = self.chunks.get(chunk)?.spans.get(at)?;
+        Some(Span { before: self.before(chunk) + span.before, ..*span })
     }
 
     /// The run before a place.
     fn previous(&self, (chunk, at): Place) -> Option<Span> {
         match at.checked_sub(1) {
             Some(at) => self.get((chunk, at)),
-            None => self.chunks[..chunk].last()?.last(),
+            None => {
+                let chunk = chunk.checked_sub(1)?;
+                self.get((chunk, self.chunks[chunk].spans.len().checked_sub(1)?))
+            }
         }
     }
 
@@ -261,6 +300,9 @@ impl Ranges {
                 None => self.chunks.push(Chunk::default()),
             }
         }
+        let (chunks, members) = (self.sums.len(), self.chunks[chunk].len());
+        // Else the one behind changes as well.
+        let only = to.0 <= chunk || to == (chunk + 1, 0);
         if to.0 > chunk {
             self.chunks[chunk].spans.truncate(at);
             if let Some(last) = self.chunks.get_mut(to.0) {
@@ -274,7 +316,11 @@ impl Ranges {
         self.chunks[chunk].spans.splice(at..at, new.iter().copied());
         self.chunks[chunk].recount(at);
         self.divide(chunk);
-        self.recount(chunk);
+        if only && self.chunks.len() == chunks {
+            self.adjust(chunk, self.chunks[chunk].len().wrapping_sub(members));
+        } else {
+            self.add_up();
+        }
     }
 
     /// Two chunks in place of one that has become too long; none in place of one that has become empty.
@@ -285,25 +331,16 @@ impl Ranges {
         if spans.is_empty() {
             self.chunks.remove(chunk);
         } else if spans.len() > MAX_RUNS {
-            let mut further = Chunk { spans: spans.split_off(kept), before: 0 };
+            let mut further = Chunk { spans: spans.split_off(kept) };
             further.recount(0);
             self.chunks.insert(chunk + 1, further);
-        }
-    }
-
-    /// Makes `before` of the chunks right from `chunk` on.
-    fn recount(&mut self, chunk: usize) {
-        let mut before = self.chunks[..chunk].last().and_then(Chunk::last).map_or(0, Span::upto);
-        for chunk in &mut self.chunks[chunk..] {
-            chunk.before = before;
-            before = chunk.last().map_or(before, Span::upto);
         }
     }
 
     /// The `k`-th member, counted from 1 in ascending order.
     #[must_use]
     pub fn nth(&self, k: u32) -> Option<u32> {
-        let span = self.previous(self.find(|span| span.before < k))?;
+        let span = self.previous(self.find_counted(|span| span.before < k))?;
         (k <= span.upto()).then(|| span.first + (k - span.before - 1))
     }
 
@@ -325,7 +362,7 @@ impl Ranges {
     #[must_use]
     pub fn nth_absent(&self, k: u32) -> Option<u32> {
         // Runs behind fewer than k absent numbers lie before the k-th.
-        let span = self.previous(self.find(|span| span.first - 1 - span.before < k));
+        let span = self.previous(self.find_counted(|span| span.first - 1 - span.before < k));
         k.checked_add(span.map_or(0, Span::upto))
     }
 
