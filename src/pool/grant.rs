@@ -213,3 +213,30 @@ impl Pass {
         self.age
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Fingerprinter;
+
+    fn refusal(reply: &str) -> Refusal {
+        Refusal { reply: reply.into(), challenge: None, definite: false }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_counts_when_it_comes_again_later_and_nothing_good_came_between() {
+        let proof = Proof::new(Fingerprinter::new().unwrap().fingerprint(&[b"x"]));
+        let no = refusal("NO LOGIN failed.");
+        assert!(!proof.is_refused_again(&no) && !proof.is_refused_again(&no), "at once");
+        assert!(proof.is_in_doubt());
+        tokio::time::advance(DOUBT).await;
+        assert!(!proof.is_in_doubt());
+        assert!(!proof.is_refused_again(&refusal("NO busy")), "another one");
+        assert!(!proof.is_refused_again(&no), "the first again, anew");
+        proof.accept();
+        tokio::time::advance(DOUBT).await;
+        assert!(!proof.is_refused_again(&no), "accepted between");
+        tokio::time::advance(DOUBT).await;
+        assert!(proof.is_refused_again(&no));
+    }
+}

@@ -1,5 +1,7 @@
 //! Transcripts of logins.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::imap::sasl::{Form, Mechanism};
 
@@ -388,5 +390,79 @@ fn what_is_said_is_bounded() {
         let mut login = logged_in("IMAP4rev1", Identify::Auto);
         let heard = login.handle_input(&mut BytesMut::from(flood.as_bytes()));
         assert!(matches!(heard, Err(LoginError::Unexpected(_))), "{heard:?}");
+    }
+}
+
+/// What a server may say after a greeting and CAPABILITY; `#` stands for the tag of the last command, `@` for that before it.
+const SAID: [&str; 24] = [
+    "# OK in",
+    "@ OK told",
+    "# OK [CAPABILITY IMAP4rev1 NAMESPACE ID] in",
+    "# NO no",
+    "# BAD User is authenticated but not connected.",
+    "@ NO no",
+    "# NO [ALERT] no",
+    "* OK [ALERT] look",
+    "* NO [WEBALERT http://x/] look",
+    "* BYE go",
+    "* BYE Authentication failed",
+    "* CAPABILITY IMAP4rev1 ID",
+    "* LIST () NIL {3}",
+    "* LIST () NIL {4294967295}",
+    "abc)",
+    "i77 OK no",
+    "i1 OK in",
+    "i2 OK in",
+    "#",
+    "+ ",
+    "+ more",
+    "",
+    "x",
+    "# PREAUTH in",
+];
+
+proptest! {
+    /// However the server's words come, and however they are cut: nobody is let in before the login was answered OK, and then
+    /// the first command of the session, each under its own tag.
+    #[test]
+    fn nobody_is_let_in_without_a_session(
+        script in proptest::collection::vec((0..SAID.len(), 1usize..40), 1..12), ms in 0usize..2, never: bool,
+    ) {
+        let identify = if never { Identify::Never } else { Identify::Auto };
+        let mut login = Login::new(false, identify);
+        greet(&mut login, ["IMAP4rev1 ID LITERAL+", "IMAP4rev1 AUTH=LOGIN LOGINDISABLED"][ms]);
+        login.start(&password("u", "p")).unwrap();
+        let first = format!("i{:x}", login.next_tag() - 1);
+        // Tags to which OK was said, and the one of the command that proves a session.
+        let (mut well, mut proof) = (Vec::new(), None);
+        let mut input = BytesMut::new();
+        'script: for (said, cut) in script {
+            let sent = login.poll_transmit();
+            for line in sent.split(|b| *b == b'\n').filter(|line| line.ends_with(b"LIST \"\" \"\"\r") || line.ends_with(b"NAMESPACE\r")) {
+                let tag = String::from_utf8_lossy(line).split(' ').next().unwrap().to_owned();
+                proof = Some(tag);
+            }
+            let last = login.next_tag() - 1;
+            let line = SAID[said].replace('#', &format!("i{last:x}")).replace('@', &format!("i{:x}", last - 1)) + "\r\n";
+            if let Some((tag, _)) = line.split_once(" OK") {
+                well.push(tag.to_owned());
+            }
+            for piece in line.as_bytes().chunks(cut) {
+                input.extend_from_slice(piece);
+                match login.handle_input(&mut input) {
+                    Ok(None) => {}
+                    Ok(Some(Outcome::Accepted)) => {
+                        prop_assert!(well.contains(&first));
+                        prop_assert!(proof.as_ref().is_some_and(|tag| well.contains(tag)), "{:?} of {:?}", proof, well);
+                        break 'script;
+                    }
+                    Ok(Some(_)) | Err(_) => break 'script,
+                }
+            }
+        }
+        for alert in login.take_alerts() {
+            prop_assert!(alert.len() < 3000 && !alert.contains(['\r', '\n']));
+        }
+        prop_assert!(!matches!(login.handle_end("over"), Some(Outcome::Accepted | Outcome::Ready | Outcome::StartTls)));
     }
 }
