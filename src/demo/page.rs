@@ -30,9 +30,9 @@ Of these, a server may lack any one, and pooling and sharing work the same: ";
 const FAULTY: &str = "
 ## Servers that throttle, lie or die
 
-The demo's server can refuse a second connection, contradict itself, or close the connection at one step of it; with `+bye` after the name, it says
-BYE before. Nothing hangs then, nobody is let in who should not be, what is dialed is bounded, and other accounts on the
-same server work on.
+The demo's server can refuse a second connection, contradict itself, or close the connection at one step of it; with
+`+bye` after the name, it says BYE before. Nothing hangs then, nobody is let in who should not be, what is dialed is
+bounded, and other accounts on the same server work on.
 
 | kind | what it does | what becomes of its sessions |
 | --- | --- | --- |

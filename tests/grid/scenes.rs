@@ -199,7 +199,7 @@ async fn idle(door: &mut Door<'_>) {
         waiting.client.send("DONE\r\n").await;
         waiting.client.until(|line| line.starts_with("idle OK")).await;
     } else {
-        let lines = door.run(&mut waiting, "NOOP").await;
+        let lines = waiting.client.command("ask NOOP").await;
         assert!(lines.iter().any(|line| line.ends_with("11 EXISTS")), "{lines:?}");
     }
     door.run(&mut waiting, "FETCH 11 (UID FLAGS)").await;

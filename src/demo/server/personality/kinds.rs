@@ -303,7 +303,7 @@ fn icloud() -> Personality {
         quirks: Quirks { silent_enable: true, ..Quirks::default() },
         ..Options::default()
     };
-    let know = "ENABLE QRESYNC is answered with OK and switches nothing on: clients get EXPUNGE, as they do directly.";
+    let know = "ENABLE QRESYNC is answered with OK and switches nothing on: clients hear EXPUNGE, as they do directly.";
     kind("icloud", "iCloud Mail", knows(know), options)
 }
 
@@ -379,7 +379,8 @@ fn davmail() -> Personality {
         },
         ..Options::default()
     };
-    let know = "It has no UNSELECT, and a failed EXAMINE does not leave a mailbox either.";
+    let know =
+        "It refuses STATUS of the selected mailbox: imapool selects the mailbox anew for each session that joins.";
     kind("davmail", "DavMail 6", knows(know), options)
 }
 
@@ -433,8 +434,7 @@ fn xeams() -> Personality {
         quirks: Quirks { examine_without_validity: true, literals: Literals::Plus, ..Quirks::default() },
         ..Options::default()
     };
-    let know = "It has no UNSELECT. EXAMINE does not say UIDVALIDITY: sessions that only read do not outlive a lost \
-                connection.";
+    let know = "It has no UNSELECT, and EXAMINE does not say UIDVALIDITY.";
     kind("xeams", "Xeams", knows(know), options)
 }
 
