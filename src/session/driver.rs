@@ -461,9 +461,13 @@ impl Session {
                 let Some(run) = self.answer_alone(run) else { return Ok(()) };
                 // A connection that it has is its own.
                 if self.lease.is_none() {
-                    let Some(pass) = self.pass_for(&run).await else { return Ok(()) };
-                    let Some(run) = self.share(run, &pass) else { return Ok(()) };
-                    Box::pin(self.start(run, 1, Some(pass))).await;
+                    match self.pass_for(&run).await {
+                        Ok(pass) => {
+                            let Some(run) = self.share(run, &pass) else { return Ok(()) };
+                            Box::pin(self.start(run, 1, Some(pass))).await;
+                        }
+                        Err(error) => self.without_pass(run, error),
+                    }
                 } else if let Err(run) = self.start_at_once(run) {
                     // With a connection at hand there is nothing to wait for; otherwise what waiting needs is on the heap.
                     Box::pin(self.start(run, 1, None)).await;
@@ -558,33 +562,50 @@ impl Session {
         self.grant.as_ref().map(Grant::account)
     }
 
-    /// The right to a connection, or to a part in one: the session's own credential must be accepted still. `None`: it is not,
-    /// or that cannot be found out now, and the command has been answered.
-    async fn pass_for(&mut self, run: &Run) -> Option<Pass> {
-        let grant = self.grant.as_ref()?;
+    /// The right to a connection, or to a part in one: the session's own credential must be accepted still.
+    async fn pass_for(&mut self, run: &Run) -> Result<Pass, CheckoutError> {
+        let Some(grant) = &self.grant else { return Err(CheckoutError::Unavailable) };
         if let Some(pass) = self.context.auth.pass(grant, self.client.ip()) {
-            return Some(pass);
+            return Ok(pass);
         }
-        Box::pin(self.renewed(run)).await
+        // In a mailbox, whoever asked in vain a moment ago need not ask with each command.
+        if self.stays_in_hub(run) && !grant.is_refused() && !grant.may_ask() {
+            return Err(CheckoutError::Unavailable);
+        }
+        Box::pin(self.renewed()).await
     }
 
-    async fn renewed(&mut self, run: &Run) -> Option<Pass> {
-        let (grant, auth) = (self.grant.clone()?, Arc::clone(&self.context.auth));
-        let error = match self.meanwhile(auth.renew(&grant, self.client.ip())).await {
-            Ok(pass) => return Some(pass),
-            Err(error) => error,
-        };
-        info!(client = %self.client, user = grant.account().name(), %error, "a session's credential was asked about again");
-        self.last_input = self.now;
-        if matches!(run.command.name, Name::Select | Name::Examine) && error != CheckoutError::Refused {
-            // The mailbox is left, whatever comes of the command (RFC 9051 section 6.3.2).
-            self.sharing.hub = None;
-            let code = if error == CheckoutError::Limit { "LIMIT" } else { "UNAVAILABLE" };
-            self.machine.handle_done(format!(" NO [{code}] {}.\r\n", capitalized(&error)).as_bytes(), false);
-        } else {
-            self.unconnected(error);
+    async fn renewed(&mut self) -> Result<Pass, CheckoutError> {
+        let (grant, auth) = (self.grant.clone().ok_or(CheckoutError::Unavailable)?, Arc::clone(&self.context.auth));
+        let renewed = self.meanwhile(auth.renew(&grant, self.client.ip())).await;
+        if let Err(error) = &renewed {
+            let user = grant.account().name();
+            info!(client = %self.client, user, %error, "a session's credential was asked about again");
+            self.last_input = self.now;
         }
-        None
+        renewed
+    }
+
+    /// The credential is no longer accepted, or that cannot be found out now. Then a session goes on in the mailbox that it has
+    /// selected: its hub looks after the connection, which is there already.
+    fn without_pass(&mut self, run: Box<Run>, error: CheckoutError) {
+        if error != CheckoutError::Refused && self.stays_in_hub(&run) {
+            self.run_in_hub(run);
+        } else {
+            self.turned_away(&run, error);
+        }
+    }
+
+    /// Answers a command for which there can be no connection.
+    fn turned_away(&mut self, run: &Run, error: CheckoutError) {
+        let selects = matches!(run.command.name, Name::Select | Name::Examine);
+        if error == CheckoutError::Refused || !selects {
+            return self.unconnected(error);
+        }
+        // The mailbox is left, whatever comes of the command (RFC 9051 section 6.3.2).
+        self.sharing.hub = None;
+        let code = if error == CheckoutError::Limit { "LIMIT" } else { "UNAVAILABLE" };
+        self.machine.handle_done(format!(" NO [{code}] {}.\r\n", capitalized(&error)).as_bytes(), false);
     }
 
     /// There is no connection for a command.

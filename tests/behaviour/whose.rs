@@ -463,7 +463,7 @@ async fn without_a_memory_a_session_stands_for_its_own_login() {
     harness.finish().await;
 }
 
-/// What cannot be judged now is no refusal: the session hears NO, and goes on afterwards.
+/// What cannot be judged now is no refusal: the session hears NO where it needs a connection, and goes on in its mailbox.
 #[tokio::test]
 async fn what_cannot_be_found_out_now_ends_no_session() {
     let teller = Teller::start(["one"]).await;
@@ -488,7 +488,7 @@ async fn what_cannot_be_found_out_now_ends_no_session() {
     backends[0].set_service(Service::Paused);
     let start = std::time::Instant::now();
     until("the time is over", || start.elapsed() > ttl).await;
-    client.play("C: b NOOP\nS: b NO [UNAVAILABLE]…\nC: c SELECT two\nS~ c NO [UNAVAILABLE]…").await;
+    client.play("C: b NOOP\nS~ b OK…\nC: c SELECT two\nS~ c NO [UNAVAILABLE]…").await;
     backends[0].set_service(Service::Running);
     client.play("C: d FETCH 1 (UID)\nS~ d BAD…").await;
     client.play("C: e SELECT two\nS~ e OK…").await;

@@ -138,8 +138,11 @@ impl Session {
         let pass = match pass {
             Some(pass) => pass,
             None => match self.pass_for(run).await {
-                Some(pass) => pass,
-                None => return false,
+                Ok(pass) => pass,
+                Err(error) => {
+                    self.turned_away(run, error);
+                    return false;
+                }
             },
         };
         let sticky = self.own_sticky();

@@ -92,9 +92,7 @@ impl Session {
             }
             // What selects a mailbox for nobody else needs a connection of its own, as any other command may.
             if enabled.is_none() {
-                self.record.command_begins(run.command.name);
-                self.running = Some(running(&run.command, self.now));
-                hub.run(run);
+                self.run_in_hub(run);
                 return None;
             }
             // Left, whatever comes of the command (RFC 9051 section 6.3.2).
@@ -118,6 +116,19 @@ impl Session {
                 Some(run)
             }
         }
+    }
+
+    /// Whether the command runs in the hub that the session is in, on the connection that this has.
+    pub(super) fn stays_in_hub(&self, run: &Run) -> bool {
+        let leaves = matches!(run.command.name, Name::Select | Name::Examine | Name::Append);
+        self.sharing.hub.is_some() && !leaves
+    }
+
+    pub(super) fn run_in_hub(&mut self, run: Box<Run>) {
+        let Some(hub) = &self.sharing.hub else { return };
+        self.record.command_begins(run.command.name);
+        self.running = Some(running(&run.command, self.now));
+        hub.run(run);
     }
 
     /// With whom a session that selects a mailbox so shares it. `None`: with nobody.
