@@ -30,9 +30,7 @@ async fn names_in_utf_8_are_shared_by_those_who_accept_them() {
              U> UID SEARCH 1:1
              U< * SEARCH 11
              U< TAG OK searched
-             U> STATUS {9}
-             U< + go on
-             U- Entwürfe (UIDNEXT UIDVALIDITY)
+             U> STATUS \"Entwürfe\" (UIDNEXT UIDVALIDITY)
              U< * STATUS \"Entwürfe\" (UIDNEXT 12 UIDVALIDITY 7)
              U< TAG OK status
              U> UID SEARCH UNSEEN
