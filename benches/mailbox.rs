@@ -11,6 +11,7 @@ use imapool::mailbox::enabled::Enabled;
 use imapool::mailbox::machine::{Action, Machine, Settings, Told};
 use imapool::session::machine::Run;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const MESSAGES: u32 = 1_000_000;
@@ -35,7 +36,7 @@ fn hub() -> Machine {
         patience: Duration::from_secs(5),
         parked: Duration::from_secs(5),
     };
-    let mut machine = Machine::new(Bytes::from_static(b"wINBOX"), settings, Instant::now());
+    let mut machine = Machine::new(Bytes::from_static(b"wINBOX"), settings, Arc::default(), Instant::now());
     machine.handle_join(1, command("SELECT INBOX"));
     step(&mut machine);
     machine.handle_connected();
