@@ -674,6 +674,8 @@ impl Sim {
                         self.put_back(link);
                     }
                 }
+                // Its task has ended, whatever ran there.
+                Action::Abandon(_) if hub.machine.is_empty() => hub.machine.handle_lost(false, false, true),
                 Action::Abandon(error) => panic!("the server made no sense: {error}"),
                 Action::Overloaded(owner) => {
                     if self.in_use() < self.plan.connections {
