@@ -191,6 +191,10 @@ impl Connection {
             let _ = write!(out, "{tag} OK Idle done.\r\n");
             return out;
         }
+        if line == "DONE" {
+            // On its way when the server ended IDLE by itself. One that answers it loses the connection by that.
+            return out;
+        }
         let (tag, rest) = line.split_once(' ').unwrap_or((line, ""));
         let (verb, args) = rest.split_once(' ').unwrap_or((rest, ""));
         let (by_uid, verb, args) = match verb.to_ascii_uppercase().as_str() {

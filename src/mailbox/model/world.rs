@@ -125,11 +125,16 @@ pub(super) struct Sim {
     places: HashMap<MemberId, usize>,
     resting: Vec<Link>,
     now: Instant,
+    /// When the server had last answered all.
+    delivered: Instant,
     next: MemberId,
     log: Vec<String>,
     loud: bool,
     pub(super) totals: Totals,
 }
+
+/// No server takes longer to answer.
+const LATEST: Duration = Duration::from_secs(5);
 
 const SETTINGS: Settings = Settings {
     idle: true,
@@ -183,6 +188,7 @@ impl Sim {
             places: HashMap::new(),
             resting: Vec::new(),
             now: Instant::now(),
+            delivered: Instant::now(),
             next: 0,
             log: Vec::new(),
             loud: false,
@@ -219,9 +225,13 @@ impl Sim {
                 0..=3 => self.client_step(),
                 4 => self.third_party(),
                 5 if self.plan.losses && self.chance.one_in(3) => self.lose(),
-                5 => self.now += Duration::from_millis(self.chance.below(700) as u64),
+                5 => {
+                    if self.now >= self.delivered + LATEST {
+                        self.deliver_all();
+                    }
+                    self.now += Duration::from_millis(self.chance.below(700) as u64);
+                }
                 6 if self.chance.one_in(8) => {
-                    // No server takes as long as that.
                     self.deliver_all();
                     self.now += Duration::from_secs(6);
                 }
@@ -297,7 +307,9 @@ impl Sim {
         self.settle();
     }
 
+    /// Lets the server answer all that it was asked.
     fn deliver_all(&mut self) {
+        self.delivered = self.now;
         let mut moved = true;
         while moved {
             moved = false;
