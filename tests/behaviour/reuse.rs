@@ -109,6 +109,7 @@ async fn enable_and_the_selected_mailbox_are_not_the_next_sessions() {
             .await;
         } else {
             conn.play("C: SELECT INBOX\nS: * 7 EXISTS\nS: TAG OK x").await;
+            conn.play("C: UNSELECT\nS: TAG OK left\nC: LIST \"\" z\nS: TAG OK z").await;
         }
         conn.obey().await;
     })
@@ -126,14 +127,14 @@ async fn enable_and_the_selected_mailbox_are_not_the_next_sessions() {
     second.play("C: c LOGOUT\nS: * BYE…\nS: c OK…\nS.").await;
     assert_eq!((backend.logins(), backend.received().matches("ENABLE").count()), (1, 1));
     harness.at_rest(1).await;
-    // Has enabled nothing: another connection, on which nothing is selected.
+    // Has enabled nothing: a mailbox is selected on another connection.
     let mut third = harness.login("u8").await;
-    third.play("C: a FETCH 1 FLAGS\nS: a BAD…\nC: b SELECT INBOX\nS: * 7 EXISTS\nS: b OK x").await;
+    third.play("C: a LIST \"\" y\nS: a OK done\nC: b SELECT INBOX\nS: * 7 EXISTS\nS: b OK x").await;
     third.play("C: c LOGOUT\nS: * BYE…\nS: c OK…\nS.").await;
     assert_eq!(backend.logins(), 2);
     // That one was left with a mailbox selected, which nobody else sees.
     let mut fourth = harness.login("u8").await;
-    fourth.play("C: a FETCH 1 FLAGS\nS: a BAD…").await;
+    fourth.play("C: a LIST \"\" z\nS: a OK z").await;
     assert_eq!((backend.logins(), backend.received().matches("ENABLE").count()), (2, 1));
     drop(fourth);
     harness.at_rest(2).await;

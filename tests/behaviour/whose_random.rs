@@ -42,9 +42,9 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(slot, command)| Step::Run(slot, command)),
         2 => (0..SLOTS).prop_map(Step::Idle),
         1 => (0..SLOTS).prop_map(Step::Leave),
-        2 => (0..SECRETS.len()).prop_map(Step::Refuse),
+        3 => (0..SECRETS.len()).prop_map(Step::Refuse),
         2 => (0..SECRETS.len()).prop_map(Step::Accept),
-        2 => Just(Step::Retire),
+        4 => Just(Step::Retire),
         1 => Just(Step::HangUp),
     ]
 }
@@ -52,7 +52,7 @@ fn step() -> impl Strategy<Value = Step> {
 fn play() -> impl Strategy<Value = Play> {
     let modes = prop::sample::select(&[PoolMode::Multiplex, PoolMode::Multiplex, PoolMode::Session][..]);
     let apart = prop::sample::select(&[PerCredential::Tokens, PerCredential::Always, PerCredential::Never][..]);
-    (modes, apart, 1..4usize, prop::collection::vec(step(), 10..50)).prop_map(|(mode, apart, connections, steps)| {
+    (modes, apart, 1..4usize, prop::collection::vec(step(), 20..100)).prop_map(|(mode, apart, connections, steps)| {
         // Each session holds one.
         let connections = if mode == PoolMode::Session { SLOTS + 1 } else { connections };
         Play { mode, apart, connections, steps }
@@ -228,7 +228,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(Cases { cases: 48, failure_persistence: None, max_shrink_iters: 20, ..Cases::default() })]
+    #![proptest_config(Cases { cases: 64, failure_persistence: None, max_shrink_iters: 8, ..Cases::default() })]
 
     #[test]
     fn no_command_runs_with_what_its_session_did_not_show(play in play()) {
