@@ -598,6 +598,15 @@ impl Sim {
                 Event::Continue(_) => hub.machine.handle_continue(),
                 Event::Tagged(octets) => hub.machine.handle_tagged(octets),
                 Event::Done(rest, selected) => hub.machine.handle_done(Bytes::new(), rest, selected),
+                // What the connection's owner does with one whose mailbox cannot be left: the command that waits for it was not
+                // sent.
+                Event::OwnDone(_, false) => {
+                    hub.link = None;
+                    self.totals.lost += 1;
+                    hub.machine.handle_lost(true, true, false);
+                    self.settle();
+                    return true;
+                }
                 Event::OwnDone(..) | Event::Ignored(..) => {}
                 Event::Bye(text) => panic!("{text:?}"),
             }
