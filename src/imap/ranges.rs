@@ -58,7 +58,7 @@ type Place = (usize, usize);
 
 /// A set of numbers from 1 to [`u32::MAX`] (`nz-number`, RFC 9051 section 9). Zero is no member, ever.
 ///
-/// Twelve octets for each run of members, in chunks of up to [`MAX_RUNS`]. Looking up is O(log runs), and so is adding what is there
+/// Twelve octets for each run of members, in chunks of up to `MAX_RUNS`. Looking up is O(log runs), and so is adding what is there
 /// already; a change moves the runs of one chunk.
 #[derive(Clone, Default)]
 pub struct Ranges {
