@@ -148,7 +148,7 @@ async fn what_cannot_be_shared_is_opened_at_the_gates_pace() {
 #[tokio::test]
 async fn a_backend_that_dies_of_idle_is_not_dialed_in_a_loop() {
     let backend = backend(|command| command == "IDLE").await;
-    let harness = Harness::start(backend.address, |_| {}).await;
+    let harness = Harness::start(backend.address, |config| config.pool.mode = PoolMode::Multiplex).await;
     let mut clients = Vec::new();
     for _ in 0..5 {
         let mut client = harness.login("u8").await;

@@ -173,7 +173,11 @@ async fn a_connection_whose_session_is_gone_is_not_used_again() {
         }
     })
     .await;
-    let harness = Harness::start(backend.address, |config| config.pool.max_per_account = 1).await;
+    let harness = Harness::start(backend.address, |config| {
+        config.pool.max_per_account = 1;
+        config.pool.mode = PoolMode::Multiplex;
+    })
+    .await;
     let mut client = harness.login("u8").await;
     client.play("C: a SELECT INBOX\nS~ a OK…").await;
     client.play(&format!("C: b CREATE x\nS: b {NOT_CONNECTED}\nC: c CHECK\nS: c OK…")).await;

@@ -291,7 +291,12 @@ async fn a_session_does_not_outlive_its_password() {
     for command in ["LIST \"\" x", "SELECT INBOX", "NOOP"] {
         let teller = Teller::start(["old", "new"]).await;
         let ttl = Duration::from_millis(400);
-        let harness = Harness::start(teller.backend.address, |config| config.auth.cache_ttl = ttl).await;
+        // With "session", a session's own connection is not cut.
+        let harness = Harness::start(teller.backend.address, |config| {
+            config.auth.cache_ttl = ttl;
+            config.pool.mode = PoolMode::Multiplex;
+        })
+        .await;
         let mut old = enter(&harness, "LOGIN u8 old").await;
         let mut new = enter(&harness, "LOGIN u8 new").await;
         if command == "NOOP" {
@@ -470,6 +475,7 @@ async fn what_cannot_be_found_out_now_ends_no_session() {
     let ttl = Duration::from_millis(50);
     let harness = Harness::start(teller.backend.address, |config| {
         config.auth.cache_ttl = ttl;
+        config.pool.mode = PoolMode::Multiplex;
         config.pool.checkout_timeout = Duration::from_millis(300);
         config.pool.per_credential = PerCredential::Never;
     })
