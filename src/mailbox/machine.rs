@@ -53,6 +53,8 @@ const IDLE_RENEWAL: Duration = Duration::from_secs(25 * 60);
 const QUANTUM: Duration = Duration::from_millis(100);
 /// Times that a command is run anew because its connection was gone.
 const MAX_ATTEMPTS: u8 = 3;
+/// What imapool may ask in a row while members wait: twice as much as an honest backend ever takes.
+const MAX_OWN: u32 = 100;
 /// The longest pause before another connection is tried when they are all lost at once.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
@@ -120,6 +122,9 @@ pub enum Nonsense {
     /// Neither IDLE nor DONE was answered in time.
     #[error("IDLE or DONE not answered")]
     Unanswered,
+    /// Each answer gives reason to ask again.
+    #[error("no end of what is to be asked")]
+    Endless,
 }
 
 /// What is worth counting.
@@ -268,6 +273,8 @@ pub struct Machine {
     strays: Option<Box<Fresh>>,
     /// Times in a row that the UIDs did not fit the number of messages.
     miscounted: u8,
+    /// What was asked in a row, beside what members ask.
+    own_in_a_row: u32,
     /// Times in a row that a connection was lost before it was of any use.
     losses: u32,
     /// The mailbox was selected anew for those who wait to join.
@@ -320,6 +327,7 @@ impl Machine {
             recheck: None,
             strays: None,
             miscounted: 0,
+            own_in_a_row: 0,
             losses: 0,
             anew: false,
             refused_polls: 0,

@@ -237,6 +237,20 @@ proptest! {
     }
 }
 
+/// Each answer to a question of imapool's own contradicts the last, so that there is always another to ask.
+#[tokio::test]
+async fn contradictions_without_end() {
+    let line = |verb, line: &'static str, instead| Remark { verb, line: line.into(), instead };
+    let remarks = vec![line("NOOP", "* 4294967294 EXPUNGE", true), line("FETCH", "* 4294967294 EXISTS", false)];
+    for mode in [PoolMode::Multiplex, PoolMode::Session] {
+        let mut kind = kind("dovecot");
+        kind.options.quirks =
+            Quirks { victim: Some(VICTIM.into()), remarks: Cow::Owned(remarks.clone()), ..Quirks::default() };
+        kind.verdict.pooling = false;
+        endures_kind(&kind, mode, 2).await;
+    }
+}
+
 /// A test for each fault and mode, and the list of all their names. What follows a kind is why it does not hold yet.
 macro_rules! faults {
     ($($test:ident: $holds:ident($kind:literal) $(ignored $why:literal)?,)*) => {

@@ -182,6 +182,8 @@ impl Drop for Harness {
     fn drop(&mut self) {
         if thread::panicking() {
             eprintln!("--- log\n{}", self.log.text());
+            // Told already: the next case of a property test, on this thread, must not fail for it.
+            panics_here();
         }
     }
 }
@@ -256,12 +258,15 @@ fn watch_panics() {
     });
 }
 
-fn no_panics() {
+/// Takes out what panicked on this thread: a property test runs many cases on it.
+fn panics_here() -> Option<Vec<String>> {
     let mut panics = PANICS.lock().unwrap_or_else(PoisonError::into_inner);
-    // Taken out: a property test runs many cases on one thread.
-    let ours = panics.as_mut().and_then(|panics| panics.remove(&thread::current().id()));
+    panics.as_mut().and_then(|panics| panics.remove(&thread::current().id()))
+}
+
+fn no_panics() {
     // A panic takes the lock, too.
-    drop(panics);
+    let ours = panics_here();
     assert!(ours.is_none(), "a task has panicked: {ours:?}");
 }
 

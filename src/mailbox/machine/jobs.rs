@@ -9,7 +9,8 @@ use super::idle::Idle;
 use super::resume::Fresh;
 use super::selection::Selection;
 use super::{
-    Action, BEFORE_CENSUS, BEFORE_IDLE, Link, MAX_ATTEMPTS, MAX_PAUSE, Machine, MemberId, QUANTUM, Stat, Told,
+    Action, BEFORE_CENSUS, BEFORE_IDLE, Link, MAX_ATTEMPTS, MAX_OWN, MAX_PAUSE, Machine, MemberId, Nonsense, QUANTUM,
+    Stat, Told,
 };
 use crate::imap::command::{Command, Name, Segment, quoted, quoted_8bit};
 use crate::imap::effects::{fetch_effects, loud};
@@ -143,6 +144,10 @@ impl Machine {
 
     fn next(&mut self, open: bool) {
         while self.job.is_none() && self.link == (Link::Up { open }) && self.actions.is_empty() {
+            if self.own_in_a_row >= MAX_OWN {
+                self.asks_in_vain();
+                continue;
+            }
             if self.outdated && self.strays.is_none() {
                 return self.change_connections(open);
             }
@@ -201,9 +206,24 @@ impl Machine {
         self.actions.push_back(Action::Disconnect);
     }
 
+    /// Members wait while imapool asks questions of its own, and no answer ends that: first without the UIDs, then without
+    /// this connection.
+    fn asks_in_vain(&mut self) {
+        self.own_in_a_row = 0;
+        let (now, counts) = (self.now, self.manners.known().census.allows(self.now));
+        if counts {
+            self.manners.learn(|known| known.census.refused(now));
+        } else {
+            self.broken(Nonsense::Endless);
+        }
+    }
+
     /// With nothing else to do.
     fn leisure(&mut self) {
         self.anew = false;
+        if !self.wants_census() {
+            self.own_in_a_row = 0;
+        }
         if self.wants_census() {
             if self.now >= self.quiet_since + BEFORE_CENSUS {
                 self.ask_for_uids(None);
@@ -219,6 +239,12 @@ impl Machine {
 
     pub(super) fn begin(&mut self, job: Job, run: Box<Run>) {
         self.served |= matches!(job, Job::Open { .. } | Job::Refresh(_) | Job::Close { .. } | Job::Member(_));
+        match job {
+            Job::Open { .. } | Job::Close { .. } | Job::Member(_) => self.own_in_a_row = 0,
+            // Goes on with the messages that follow.
+            Job::Recheck if self.recheck.is_some_and(|from| from > 1) => {}
+            _ => self.own_in_a_row += 1,
+        }
         self.job = Some(job);
         self.astray = false;
         self.job_since = self.now;
