@@ -152,6 +152,12 @@ impl Grant {
         self.proof.is_refused()
     }
 
+    /// Whether the backend has accepted it, however long ago, and nothing has spoken against it since.
+    #[must_use]
+    pub fn stands(&self) -> bool {
+        self.proof.age().is_some()
+    }
+
     /// The right to go on, if the backend has accepted it within this time. Zero: a session's own login counts for as long
     /// as nothing speaks against it.
     #[must_use]

@@ -569,7 +569,7 @@ impl Session {
             return Ok(pass);
         }
         // In a mailbox, whoever asked in vain a moment ago need not ask with each command.
-        if self.stays_in_hub(run) && !grant.is_refused() && !grant.may_ask() {
+        if self.stays_in_hub(run) && grant.stands() && !grant.may_ask() {
             return Err(CheckoutError::Unavailable);
         }
         Box::pin(self.renewed()).await
@@ -586,10 +586,12 @@ impl Session {
         renewed
     }
 
-    /// The credential is no longer accepted, or that cannot be found out now. Then a session goes on in the mailbox that it has
-    /// selected: its hub looks after the connection, which is there already.
+    /// The credential is no longer accepted, or that cannot be found out now. In the latter case a session goes on in the mailbox
+    /// that it has selected, if its credential is but old: its hub looks after the connection, which is there already. What was
+    /// retired has to be accepted anew: the hub's next connection is another session's.
     fn without_pass(&mut self, run: Box<Run>, error: CheckoutError) {
-        if error != CheckoutError::Refused && self.stays_in_hub(&run) {
+        let stands = self.grant.as_ref().is_some_and(Grant::stands);
+        if error != CheckoutError::Refused && stands && self.stays_in_hub(&run) {
             self.run_in_hub(run);
         } else {
             self.turned_away(&run, error);

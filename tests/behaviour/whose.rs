@@ -396,6 +396,29 @@ async fn a_refused_password_ends_the_sessions_that_had_it() {
     harness.finish().await;
 }
 
+/// That both were asked about a moment ago, after a retirement, is no reason not to ask again after the next one.
+#[tokio::test]
+async fn a_second_retirement_is_as_good_as_the_first() {
+    let teller = Teller::start(["one", "two"]).await;
+    let harness = both_modes(&teller, PoolMode::Multiplex).await;
+    let mut first = enter(&harness, "LOGIN u8 one").await;
+    first.play("C: a SELECT INBOX\nS~ a OK…").await;
+    let mut second = enter(&harness, "LOGIN u8 two").await;
+    second.play("C: a SELECT INBOX\nS~ a OK…").await;
+    let retire =
+        || harness.proxy().pools().accounts().iter().for_each(|account| account.retire_all(RetireReason::Operator));
+    retire();
+    for client in [&mut first, &mut second] {
+        whose(client, "NOOP").await.expect("the session goes on");
+    }
+    teller.refuse("one");
+    retire();
+    assert_eq!(secret(&mut second, "NOOP").await, "two");
+    first.play("C: b NOOP\nS: b NO [AUTHENTICATIONFAILED]…\nS: * BYE…\nS.").await;
+    drop((first, second));
+    harness.finish().await;
+}
+
 /// A hub whose connection is lost dials with a credential that a member was let in with, and not with what came last.
 #[tokio::test]
 async fn a_hub_dials_with_what_its_members_were_let_in_with() {
