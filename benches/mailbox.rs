@@ -1,5 +1,5 @@
-//! What changes cost in a mailbox of a million messages: it has to be the number of changes that counts, in whatever order they come.
-//! `cargo bench --bench mailbox`. Each figure is for all changes together.
+//! What changes cost in a mailbox of a million messages: it has to be the number of changes that counts, in whatever
+//! order they come. `cargo bench --bench mailbox`. Each figure is for all changes together.
 
 #![allow(missing_docs, reason = "what criterion's macros make")]
 

@@ -227,8 +227,8 @@ impl Proxy {
         self.0.budget.in_use()
     }
 
-    /// Hands over to another process as on SIGUSR1: no new sessions, those that are open go on, at rest too, until they end
-    /// or `limits.drain_timeout` is over; then as [`Proxy::drain`].
+    /// Hands over to another process as on SIGUSR1: no new sessions, those that are open go on, at rest too, until
+    /// they end or `limits.drain_timeout` is over; then as [`Proxy::drain`].
     pub async fn hand_over(self) {
         let inner = &self.0;
         let deadline = Instant::now() + inner.config.load().limits.drain_timeout;

@@ -67,8 +67,8 @@ struct Asker {
     proven: bool,
 }
 
-/// Of `auth.cache_ttl`: an older credential that is used is verified anew beside its use, so that who logs in all the time
-/// never waits for that.
+/// Of `auth.cache_ttl`: an older credential that is used is verified anew beside its use, so that who logs in all the
+/// time never waits for that.
 const REFRESH: f64 = 0.75;
 
 /// What the backend is asked.
@@ -146,8 +146,8 @@ impl Authenticator {
         Some(pass)
     }
 
-    /// The right of a session to go on, if its credential was accepted within `auth.cache_ttl` (with zero: at its own login)
-    /// and nothing speaks against it since. In the last quarter of that time the backend is asked beside it.
+    /// The right of a session to go on, if its credential was accepted within `auth.cache_ttl` (with zero: at its own
+    /// login) and nothing speaks against it since. In the last quarter of that time the backend is asked beside it.
     #[must_use]
     pub fn pass(self: &Arc<Self>, grant: &Grant, client: Option<IpAddr>) -> Option<Pass> {
         let cache_ttl = self.settings.load().auth.cache_ttl;
@@ -162,7 +162,8 @@ impl Authenticator {
     /// `pool.checkout_timeout`.
     ///
     /// # Errors
-    /// [`CheckoutError::Refused`] when the credential is no longer accepted, any other when that cannot be found out now.
+    /// [`CheckoutError::Refused`] when the credential is no longer accepted, any other when that cannot be found out
+    /// now.
     pub async fn renew(self: &Arc<Self>, grant: &Grant, client: Option<IpAddr>) -> Result<Pass, CheckoutError> {
         if let Some(pass) = self.pass(grant, client) {
             return Ok(pass);
@@ -291,8 +292,8 @@ impl Authenticator {
         let Question { backend, key, account, fingerprint, credential, asker } = question;
         backend.in_service().await;
         let Ok(entry) = self.entry(&backend, &key, &asker).await else { return Verdict::unavailable().into() };
-        // Who is still waiting then is turned away: begun so late, the verification would be broken off in its middle, which
-        // costs a connection.
+        // Who is still waiting then is turned away: begun so late, the verification would be broken off in its
+        // middle, which costs a connection.
         let in_time = self.settings.load().patience.saturating_sub(backend.config.login_timeout);
         let Ok(Some((_turn, standing))) = timeout(in_time, self.turn(&backend, &asker)).await else {
             return Verdict::Throttled.into();

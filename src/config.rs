@@ -394,8 +394,8 @@ pub struct Pool {
     /// How long a mailbox stays selected on a connection at rest. Default 30 s.
     #[serde(serialize_with = "diff::words")]
     pub linger: Duration,
-    /// With multiplexing: how long a command may keep others of its mailbox waiting before these get a further connection.
-    /// Default 200 ms.
+    /// With multiplexing: how long a command may keep others of its mailbox waiting before these get a further
+    /// connection. Default 200 ms.
     pub share_patience: Duration,
     /// A connection at rest for so long is retired. Default 5 min.
     #[serde(serialize_with = "diff::words")]
@@ -452,8 +452,8 @@ pub struct Auth {
     #[serde(serialize_with = "diff::words")]
     pub cache_ttl: Duration,
     /// Answers to a wrong credential are held back this long (doubling with each further failure of the same
-    /// account from the same client address within a minute, and with every four of that address; up to 16 times). Default
-    /// 1 s.
+    /// account from the same client address within a minute, and with every four of that address; up to 16 times).
+    /// Default 1 s.
     #[serde(serialize_with = "diff::words")]
     pub failure_delay: Duration,
 }
@@ -549,8 +549,8 @@ pub struct Admin {
     /// Default 127.0.0.1:9143; `None` (written `""`): no admin address.
     #[serde(serialize_with = "diff::shown_or_empty")]
     pub address: Option<ListenAddr>,
-    /// A file with the token that actions need. Default: none; then the environment variable IMAPOOL_ADMIN_TOKEN counts,
-    /// and without either there are no actions.
+    /// A file with the token that actions need. Default: none; then the environment variable IMAPOOL_ADMIN_TOKEN
+    /// counts, and without either there are no actions.
     pub token_file: Option<PathBuf>,
     /// Names, beside IP addresses and `localhost`, by which the admin address may be called.
     pub hosts: Vec<String>,

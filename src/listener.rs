@@ -169,8 +169,8 @@ impl ListenerContext {
     }
 }
 
-/// Listening sockets that the process was started with: by systemd (socket activation), or by another launcher that speaks
-/// its protocol.
+/// Listening sockets that the process was started with: by systemd (socket activation), or by another launcher that
+/// speaks its protocol.
 #[derive(Debug, Default)]
 pub struct Inherited {
     tcp: Vec<std::net::TcpListener>,

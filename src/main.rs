@@ -52,14 +52,15 @@ enum Command {
     /// The log goes to standard error: one line "listening" for each listener, with its real address. The environment
     /// variable RUST_LOG goes before the level in the configuration.
     ///
-    /// SIGHUP: read the configuration again. SIGUSR1: no new sessions, end when those that are open have ended, at the latest
-    /// after limits.drain_timeout; for a new process that takes over (see reuse_port). Sockets are taken from systemd.
+    /// SIGHUP: read the configuration again. SIGUSR1: no new sessions, end when those that are open have ended, at
+    /// the latest after limits.drain_timeout; for a new process that takes over (see reuse_port). Sockets are taken
+    /// from systemd.
     #[command(after_help = "Example:\n  RUST_LOG=debug imapool run --config imapool.toml")]
     Run(ConfigFile),
     /// Tell whether a configuration is right, without running it.
     ///
-    /// Opens no port and asks no server. What is wrong is told on standard error as FILE:LINE:COLUMN: MESSAGE, all of it at
-    /// once, and the exit status is 2. Warnings do not change the exit status.
+    /// Opens no port and asks no server. What is wrong is told on standard error as FILE:LINE:COLUMN: MESSAGE, all of
+    /// it at once, and the exit status is 2. Warnings do not change the exit status.
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
     /// Tell how a running imapool is, by its admin address.
@@ -92,9 +93,9 @@ enum Command {
     },
     /// Show what imapool does, on this host alone and without any IMAP server.
     ///
-    /// Starts an IMAP server in memory with imapool in front of it. Short sessions run first directly, then through imapool:
-    /// from few ports, which shows what goes wrong without it, and from all, which shows what either way costs. The exit
-    /// status is 1 if a session through imapool failed.
+    /// Starts an IMAP server in memory with imapool in front of it. Short sessions run first directly, then through
+    /// imapool: from few ports, which shows what goes wrong without it, and from all, which shows what either way
+    /// costs. The exit status is 1 if a session through imapool failed.
     #[command(after_help = "Example:\n  imapool demo --keep")]
     Demo(DemoArgs),
     /// Make a configuration of up-imapproxy's.

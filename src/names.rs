@@ -1,17 +1,19 @@
 //! User names as a server may take them: which spellings are likely to be one account.
 //!
-//! Pools go by the exact name, since what two spellings share must be certain. What is done *against* or *for the care of* an
-//! account goes by the folded one: else whoever attacks it has as many attempts as it has spellings, and whoever
-//! retires it leaves the others.
+//! Pools go by the exact name, since what two spellings share must be certain. What is done *against* or *for the
+//! care of* an account goes by the folded one: else whoever attacks it has as many attempts as it has spellings, and
+//! whoever retires it leaves the others.
 
 /// Octets of a name that count, once it is folded.
 const MOST: usize = 256;
 
 /// The name in one spelling: without surrounding white space, letters of one case, of one width, without what is not
-/// seen, and without dots at the end of a domain. Servers do all of these: Dovecot and Cyrus fold case by default, Exchange
-/// too; SASLprep (RFC 4013) and PRECIS (RFC 8265) fold width and drop what is not seen; DNS knows the last dot.
+/// seen, and without dots at the end of a domain. Servers do all of these: Dovecot and Cyrus fold case by default,
+/// Exchange too; SASLprep (RFC 4013) and PRECIS (RFC 8265) fold width and drop what is not seen; DNS knows the last
+/// dot.
 ///
-/// What is no UTF-8 is folded as far as it is ASCII. At most 256 octets count: names that differ only after those are one.
+/// What is no UTF-8 is folded as far as it is ASCII. At most 256 octets count: names that differ only after those are
+/// one.
 #[must_use]
 pub fn folded(user: &[u8]) -> Vec<u8> {
     // Some characters get longer by folding, and some go: a bound before, and one after.
@@ -30,9 +32,9 @@ pub fn folded(user: &[u8]) -> Vec<u8> {
     folded.as_bytes()[..end].to_vec()
 }
 
-/// [`folded`], and what some servers leave out of the part before `@`: dots and, from a plus sign on, a detail. For what
-/// is held against a name only: there it harms nobody if two accounts are taken for one, since anybody can
-/// spell the other as well.
+/// [`folded`], and what some servers leave out of the part before `@`: dots and, from a plus sign on, a detail. For
+/// what is held against a name only: there it harms nobody if two accounts are taken for one, since anybody can spell
+/// the other as well.
 #[must_use]
 pub fn attacked(user: &[u8]) -> Vec<u8> {
     let folded = folded(user);

@@ -280,8 +280,8 @@ impl Account {
         Pass::new(Grant::new(Arc::clone(self), proof, credential))
     }
 
-    /// The backend has just accepted `credential` on `connection`, which is kept. `before`: the generation before the backend
-    /// was asked, if the account was known then.
+    /// The backend has just accepted `credential` on `connection`, which is kept. `before`: the generation before the
+    /// backend was asked, if the account was known then.
     pub fn accepted(
         self: &Arc<Self>,
         fingerprint: Fingerprint,
@@ -314,8 +314,8 @@ impl Account {
         certain
     }
 
-    /// The backend has refused a credential that it had accepted before: who was let in with it is let go, and nothing that is
-    /// open is used again.
+    /// The backend has refused a credential that it had accepted before: who was let in with it is let go, and
+    /// nothing that is open is used again.
     fn forget(&self, fingerprint: &Fingerprint) {
         // Expired ones count: it is by those that a refusal is noticed.
         if self.proof(fingerprint).is_some_and(|proof| proof.refuse()) {
@@ -370,7 +370,8 @@ impl Account {
         connection.shared().generation == self.generation()
     }
 
-    /// Something of this generation was put to rest just now: if it was raised meanwhile, it is retired like the others.
+    /// Something of this generation was put to rest just now: if it was raised meanwhile, it is retired like the
+    /// others.
     fn look_after(&self, generation: u64) {
         self.rested.notify_one();
         if self.generation() != generation {

@@ -1,8 +1,8 @@
 //! The budget of upstream connections: how many this host can hold, who holds them, and who has to give one up.
 //!
-//! A connection holds a [`Permit`] from before it is dialed until its socket is closed. When none is left, the connection
-//! that has been at rest longest, anywhere, is retired to make room; if none is at rest, the first that comes to rest. As many
-//! are retired as somebody waits for, and each makes room for the one who has waited longest.
+//! A connection holds a [`Permit`] from before it is dialed until its socket is closed. When none is left, the
+//! connection that has been at rest longest, anywhere, is retired to make room; if none is at rest, the first that
+//! comes to rest. As many are retired as somebody waits for, and each makes room for the one who has waited longest.
 
 mod resting;
 
@@ -41,7 +41,8 @@ const CENSUS_AGE: Duration = Duration::from_millis(500);
 pub struct Budget {
     /// Over all backends: `pool.max_total`, and what the file descriptors allow.
     total: Share,
-    /// Towards each backend, by its index: ports. A reload adds to them and takes none away, as connections may be left.
+    /// Towards each backend, by its index: ports. A reload adds to them and takes none away, as connections may be
+    /// left.
     backends: RwLock<Vec<Arc<Share>>>,
     /// Who is asked to let a connection rest when none does.
     hubs: Arc<Everywhere>,
@@ -118,7 +119,8 @@ impl Share {
     }
 }
 
-/// A number of permits that can be changed. Where it is lowered below what is taken, permits that come back are withheld.
+/// A number of permits that can be changed. Where it is lowered below what is taken, permits that come back are
+/// withheld.
 #[derive(Debug)]
 pub(crate) struct Allowance {
     permits: Arc<Semaphore>,
@@ -243,8 +245,8 @@ impl Budget {
         Arc::clone(&self.backends.read()[backend])
     }
 
-    /// Waits for room for a connection to this backend, in the order of asking, and makes some by retiring what has been
-    /// at rest longest; if none rests, hubs are asked for theirs. The caller sets the deadline.
+    /// Waits for room for a connection to this backend, in the order of asking, and makes some by retiring what has
+    /// been at rest longest; if none rests, hubs are asked for theirs. The caller sets the deadline.
     pub async fn permit(self: &Arc<Self>, backend: usize) -> Permit {
         let share = self.share(backend);
         let mut permit = Permit { backend, port: None, place: None, shares: (share, Arc::clone(self)), leaving: false };
@@ -311,8 +313,9 @@ impl Budget {
         }
     }
 
-    /// The kernel has no port although there was a permit: others hold ports towards this backend, too. For a while it is
-    /// made do with the connections there are (at least one), so that each further one takes the place of another.
+    /// The kernel has no port although there was a permit: others hold ports towards this backend, too. For a while
+    /// it is made do with the connections there are (at least one), so that each further one takes the place of
+    /// another.
     pub fn shrink(&self, backend: usize) {
         let share = self.share(backend);
         let exists = share.open.load(Ordering::Acquire) > 0;
@@ -478,7 +481,8 @@ pub enum PortRangeError {
     },
 }
 
-/// Whether the kernel will keep to `backend.source_port_range`: it ignores, without a word, what lies outside of its own.
+/// Whether the kernel will keep to `backend.source_port_range`: it ignores, without a word, what lies outside of its
+/// own.
 ///
 /// # Errors
 /// See [`PortRangeError`].

@@ -124,7 +124,8 @@ mod linux {
 
     /// Field 22 of /proc/self/stat: ticks from boot to this process's start.
     pub(super) fn start_ticks(stat: &str) -> Option<f64> {
-        // Field 2, the command's name, may hold spaces and parentheses: count from the last one, after which is field 3.
+        // Field 2, the command's name, may hold spaces and parentheses: count from the last one, after which is field
+        // 3.
         let (_, fields) = stat.rsplit_once(')')?;
         fields.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
     }

@@ -1,5 +1,5 @@
-//! Files that are made from the command line, the configuration and the table of servers: man pages, completions, the schema,
-//! docs/servers.md.
+//! Files that are made from the command line, the configuration and the table of servers: man pages, completions, the
+//! schema, docs/servers.md.
 
 use std::fs;
 use std::path::PathBuf;

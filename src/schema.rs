@@ -1,5 +1,5 @@
-//! A JSON schema (draft 7) of the configuration, for editors. The keys are those that the parser asks for; what is said of
-//! each, and its default, is what config/imapool.toml says. Pure.
+//! A JSON schema (draft 7) of the configuration, for editors. The keys are those that the parser asks for; what is
+//! said of each, and its default, is what config/imapool.toml says. Pure.
 
 use serde_json::{Map, Value, json};
 

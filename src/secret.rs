@@ -1,7 +1,7 @@
 //! Passwords and tokens in memory: never printed, wiped when dropped, compared in constant time.
 //!
-//! What is remembered of a credential is a [`Fingerprint`]: a hash under a key which is made anew in each process, so that
-//! it is of no use to anyone who comes by it.
+//! What is remembered of a credential is a [`Fingerprint`]: a hash under a key which is made anew in each process, so
+//! that it is of no use to anyone who comes by it.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};

@@ -1,5 +1,6 @@
-//! Text of strangers (user names, what clients and servers say) where people read it and filters search it: no character
-//! of it ends a field or a line, turns the direction of writing round, hides, or is taken for a field of the line itself.
+//! Text of strangers (user names, what clients and servers say) where people read it and filters search it: no
+//! character of it ends a field or a line, turns the direction of writing round, hides, or is taken for a field of
+//! the line itself.
 
 use std::fmt::{self, Write};
 
@@ -35,7 +36,8 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// Without quotes, for words that are the line's own but may quote others; and cut after four times [`MOST`] characters.
+/// Without quotes, for words that are the line's own but may quote others; and cut after four times [`MOST`]
+/// characters.
 #[derive(Debug, Clone, Copy)]
 pub struct Plain<'a>(pub &'a str);
 

@@ -1,5 +1,5 @@
-//! What the kernel knows of TCP connections, from sock_diag(7): exact, without unsafe code, and far cheaper than reading
-//! /proc/net/tcp.
+//! What the kernel knows of TCP connections, from sock_diag(7): exact, without unsafe code, and far cheaper than
+//! reading /proc/net/tcp.
 
 use std::collections::HashSet;
 use std::io;
@@ -40,7 +40,8 @@ pub(crate) struct Delivery {
     pub(crate) peer_closed: bool,
 }
 
-/// Connections of this host (of its network namespace, by whatever process) to certain addresses. Each holds a local port.
+/// Connections of this host (of its network namespace, by whatever process) to certain addresses. Each holds a local
+/// port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Held {
     /// Over, and in TIME_WAIT.

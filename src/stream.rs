@@ -144,8 +144,8 @@ impl Stream {
     }
 
     /// Octets written that the peer's kernel has not acknowledged: 0 means that everything owed is delivered, and that
-    /// [`Stream::reset`] loses nothing. `None` where that cannot be known: the connection is gone, or the system does not
-    /// tell (only Linux does, by sock_diag). Costs a few microseconds; meant for the end of a session.
+    /// [`Stream::reset`] loses nothing. `None` where that cannot be known: the connection is gone, or the system does
+    /// not tell (only Linux does, by sock_diag). Costs a few microseconds; meant for the end of a session.
     pub fn undelivered(&self) -> Option<usize> {
         let in_tls = match self {
             Self::Plain(_) => false,
@@ -158,8 +158,8 @@ impl Stream {
     /// What is known of the peer's side. `None` where nothing can be, see [`Stream::undelivered`].
     pub fn peer(&self) -> Option<Peer> {
         if let Socket::Tcp(tcp) = self.socket() {
-            // One system call, where as a rule nothing lies unread before the FIN. The runtime's own idea of what can be
-            // read may be older than the FIN.
+            // One system call, where as a rule nothing lies unread before the FIN. The runtime's own idea of what can
+            // be read may be older than the FIN.
             match SockRef::from(tcp).peek(&mut [MaybeUninit::uninit()]) {
                 Ok(0) => return Some(Peer::Closed),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(Peer::Silent),
@@ -169,8 +169,8 @@ impl Stream {
         Some(if self.socket().delivery()?.peer_closed { Peer::Closed } else { Peer::Open })
     }
 
-    /// Writes what there is room for, without waiting for any, and gives how many octets that were: 0 also beneath TLS. A
-    /// socket that was just accepted has room before the runtime knows of it.
+    /// Writes what there is room for, without waiting for any, and gives how many octets that were: 0 also beneath
+    /// TLS. A socket that was just accepted has room before the runtime knows of it.
     ///
     /// With `last`, they are held back as [`Stream::cork`] says, without a system call for that.
     pub fn write_now(&self, octets: &[IoSlice<'_>], last: bool) -> usize {
@@ -183,9 +183,9 @@ impl Stream {
         }
     }
 
-    /// What is written from now on is held back until [`Stream::close`] sends it together with its FIN, as far as it fits
-    /// into one segment: a peer that closes the moment it has read the last word cannot be the first to close. For the
-    /// last words only: without a close they wait for 200 ms. Does nothing where the system cannot do it.
+    /// What is written from now on is held back until [`Stream::close`] sends it together with its FIN, as far as it
+    /// fits into one segment: a peer that closes the moment it has read the last word cannot be the first to close.
+    /// For the last words only: without a close they wait for 200 ms. Does nothing where the system cannot do it.
     ///
     /// `false` sends it after all.
     pub fn cork(&self, hold_back: bool) {
@@ -278,9 +278,9 @@ impl Stream {
         }
     }
 
-    /// [`Stream::close`], without waiting for the peer: the kernel sends what was written, and FIN, and takes the peer's
-    /// FIN. Only where the peer has nothing more to say and is [`Peer::Silent`]: it is reset for every further octet, and
-    /// may lose what was sent last by that.
+    /// [`Stream::close`], without waiting for the peer: the kernel sends what was written, and FIN, and takes the
+    /// peer's FIN. Only where the peer has nothing more to say and is [`Peer::Silent`]: it is reset for every further
+    /// octet, and may lose what was sent last by that.
     pub fn hang_up(self) {
         drop(self);
     }

@@ -1,9 +1,9 @@
-//! What wrong logins are held against, here, before the next attempt reaches a backend: how well an attempt stands in the
-//! queue for the backend's judgement, and how long its answer is held back. Pure: time is an argument.
+//! What wrong logins are held against, here, before the next attempt reaches a backend: how well an attempt stands in
+//! the queue for the backend's judgement, and how long its answer is held back. Pure: time is an argument.
 //!
-//! Nobody is locked out. A front end's address is everybody's, and an account's name is known to anyone: so wrong logins
-//! make those behind them wait for their turn, and what speaks for an attempt (this credential was good once, right logins
-//! came from this address) counts for more than what others did to the account.
+//! Nobody is locked out. A front end's address is everybody's, and an account's name is known to anyone: so wrong
+//! logins make those behind them wait for their turn, and what speaks for an attempt (this credential was good once,
+//! right logins came from this address) counts for more than what others did to the account.
 //!
 //! All that is held against a name is held against its spellings, too ([`attacked`]).
 
@@ -28,7 +28,8 @@ const GOOD_HALF_LIFE: f64 = 1800.0;
 const MAX_GOOD: f64 = 100.0;
 /// So many wrong ones of late from an address that is not familiar make what comes from it suspect.
 const BAD_ADDRESS: f64 = 3.0;
-/// So many wrong ones of late for an account, from anywhere, make suspect who comes from an address nothing is known of.
+/// So many wrong ones of late for an account, from anywhere, make suspect who comes from an address nothing is known
+/// of.
 const BAD_ACCOUNT: f64 = 10.0;
 /// So many failures of one account from one familiar address make the pair suspect.
 const BAD_PAIR: u32 = 4;
@@ -139,8 +140,8 @@ impl Throttle {
         }
     }
 
-    /// How long the answer to a wrong attempt, or to one that was turned away here, is held back: it grows with the failures
-    /// of the account from this address, and, four times more slowly, with all failures from this address.
+    /// How long the answer to a wrong attempt, or to one that was turned away here, is held back: it grows with the
+    /// failures of the account from this address, and, four times more slowly, with all failures from this address.
     #[must_use]
     pub fn hold(&self, user: &[u8], client: Option<IpAddr>, now: Instant) -> Duration {
         let client = network(client);
@@ -172,8 +173,8 @@ impl Throttle {
         account.bad += 1.0;
     }
 
-    /// The backend has accepted. What came from memory does not count: who owns one account could have himself trusted by
-    /// logging in to it again and again.
+    /// The backend has accepted. What came from memory does not count: who owns one account could have himself
+    /// trusted by logging in to it again and again.
     pub fn succeeded(&mut self, user: &[u8], client: Option<IpAddr>, now: Instant) {
         let client = network(client);
         // Only by the name that failed: a server may have given one of its spellings to somebody else.

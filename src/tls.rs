@@ -279,8 +279,8 @@ impl CertificateStore {
     /// Loads the files again; handshakes from now on use them. Blocks for the reading of two small files.
     ///
     /// # Errors
-    /// As [`CertificateStore::load`]. The certificate in use stays, and [`CertificateStore::changed`] is false until the
-    /// files change once more: a half-written pair is reported once and repaired by its other half.
+    /// As [`CertificateStore::load`]. The certificate in use stays, and [`CertificateStore::changed`] is false until
+    /// the files change once more: a half-written pair is reported once and repaired by its other half.
     pub fn reload(&self) -> Result<(), TlsConfigError> {
         // Before reading, so that a change while reading is seen by the next poll.
         *self.tried.lock() = self.stamps();

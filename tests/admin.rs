@@ -286,24 +286,46 @@ async fn what_is_not_http_is_refused() {
 }
 
 #[tokio::test]
-async fn of_200_connections_at_once_100_are_served_and_100_closed() {
+async fn of_200_connections_at_once_the_100_oldest_give_way() {
     let server = Server::start(AdminLimits::default()).await;
     let mut streams = Vec::new();
     for _ in 0..200 {
         streams.push(server.connect().await);
     }
     // Connections are accepted in the order they were made.
-    for stream in &mut streams[100..] {
+    for stream in &mut streams[..100] {
         assert!(ended_silently(stream).await);
     }
-    for stream in &mut streams[..100] {
+    for stream in &mut streams[100..] {
         stream.write_all(request("GET", "/metrics").as_bytes()).await.unwrap();
     }
-    for stream in &mut streams[..100] {
+    for stream in &mut streams[100..] {
         assert!(read_all(stream).await.starts_with("HTTP/1.1 200"));
     }
     drop(streams);
     server.until_served().await;
+}
+
+/// Whoever begins requests and never ends them keeps nobody out who asks.
+#[tokio::test]
+async fn half_requests_give_way_to_whole_ones() {
+    let limits =
+        AdminLimits { connections: 8, header_read_timeout: Duration::from_secs(300), ..AdminLimits::default() };
+    let server = Server::start(limits).await;
+    let mut asker = server.connect().await;
+    asker.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    read_until(&mut asker, "ok\n").await;
+    let mut halves = Vec::new();
+    for _ in 0..40 {
+        let mut half = server.connect().await;
+        // It may have given way already.
+        let _ = half.write_all(b"GET /x HTTP/1.1\r\nX:").await;
+        halves.push(half);
+        assert_eq!(server.get("/healthz").await.status, 200);
+    }
+    // Who has asked before is older than all of them, and stays.
+    asker.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    read_until(&mut asker, "ok\n").await;
 }
 
 #[tokio::test]

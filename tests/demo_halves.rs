@@ -65,7 +65,7 @@ fn assert_direct_runs_short(ways: &Ways, ports: usize) {
     assert!(short > 0, "the ports were enough for {} sessions in {:?}", outcome.durations.len(), outcome.elapsed);
     // Other programs of this host may have some of them.
     let taken = ways.direct.front_end.unwrap().time_wait;
-    assert!((ports * 9 / 10..=ports).contains(&taken), "{taken} of {ports} ports are taken");
+    assert!((ports / 2..=ports).contains(&taken), "{taken} of {ports} ports are taken");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,8 +7,8 @@
 //!
 //! What a session does and what the backend does to it follow from the seed and the session's number; how the sessions
 //! interleave does not. Environment: `IMAPOOL_ISOLATION_SEED`; `IMAPOOL_ISOLATION_SESSIONS`, how many in all (default
-//! 20,000); `IMAPOOL_ISOLATION_SECONDS`, instead, how long; `IMAPOOL_ISOLATION_ONLY`, a session's number, to run it alone.
-//! `IMAPOOL_ISOLATION_NUMBERS`, anything, prints the metrics of each proxy in the end.
+//! 20,000); `IMAPOOL_ISOLATION_SECONDS`, instead, how long; `IMAPOOL_ISOLATION_ONLY`, a session's number, to run it
+//! alone. `IMAPOOL_ISOLATION_NUMBERS`, anything, prints the metrics of each proxy in the end.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 

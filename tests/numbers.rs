@@ -1,6 +1,6 @@
-//! A backend that lies about numbers, of every size, at every moment, against a hub with several members: nothing panics or hangs, memory
-//! is bounded by the kernel, nobody is told what contradicts what it was told before, and once the backend tells the truth, everybody
-//! knows it, or was dismissed.
+//! A backend that lies about numbers, of every size, at every moment, against a hub with several members: nothing
+//! panics or hangs, memory is bounded by the kernel, nobody is told what contradicts what it was told before, and
+//! once the backend tells the truth, everybody knows it, or was dismissed.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test")]

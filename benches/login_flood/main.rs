@@ -1,5 +1,5 @@
-//! What a flood of wrong passwords costs those with the right one: their LOGIN times with and without it, in turn, in front
-//! of a real Dovecot. `cargo bench --bench login_flood`, or with `-- --rounds N`.
+//! What a flood of wrong passwords costs those with the right one: their LOGIN times with and without it, in turn, in
+//! front of a real Dovecot. `cargo bench --bench login_flood`, or with `-- --rounds N`.
 
 #![allow(dead_code, reason = "the tests' own parts, of which a benchmark needs some")]
 

@@ -1,5 +1,5 @@
-//! Many clients in IDLE on INBOX, of many accounts; beside them, one direct client for each account. A message is delivered
-//! to each: when do they hear of it?
+//! Many clients in IDLE on INBOX, of many accounts; beside them, one direct client for each account. A message is
+//! delivered to each: when do they hear of it?
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -1,5 +1,6 @@
-//! What sharing connections costs those who share: how long after a direct client those in IDLE hear of mail, and how long
-//! others wait beside a long command and a slow reader. `cargo bench --bench sharing`; benches/README.md says more.
+//! What sharing connections costs those who share: how long after a direct client those in IDLE hear of mail, and how
+//! long others wait beside a long command and a slow reader. `cargo bench --bench sharing`; benches/README.md says
+//! more.
 
 #![allow(dead_code, reason = "the tests' own parts, of which a benchmark needs some")]
 

@@ -1,5 +1,5 @@
-//! A backend that costs next to nothing: it knows any account, and answers with fixed octets. What is left of a session is
-//! then the proxy in front of it.
+//! A backend that costs next to nothing: it knows any account, and answers with fixed octets. What is left of a
+//! session is then the proxy in front of it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! A small IMAP client: one write for each command, then reads until its tagged reply. What it costs is counted against no
-//! peer, but it must be little, or it would be what is measured.
+//! A small IMAP client: one write for each command, then reads until its tagged reply. What it costs is counted
+//! against no peer, but it must be little, or it would be what is measured.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

@@ -68,7 +68,8 @@ pub(crate) fn start_proxy(
 ) -> Result<Server> {
     let mut config = common_config(folder, address, &User::current()?);
     let (host, port) = (upstream.ip(), upstream.port());
-    // The login processes carry all sessions themselves: Dovecot's "high-performance" mode, as its manual advises for proxies.
+    // The login processes carry all sessions themselves: Dovecot's "high-performance" mode, as its manual advises for
+    // proxies.
     write!(
         config,
         "service imap-login {{\n  service_count = 0\n  process_min_avail = 2\n  client_limit = {}\n}}\n\

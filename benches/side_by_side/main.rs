@@ -1,5 +1,5 @@
-//! imapool beside its peers, on the same work in turn: `cargo bench --bench side_by_side`. benches/README.md says what is
-//! measured and how.
+//! imapool beside its peers, on the same work in turn: `cargo bench --bench side_by_side`. benches/README.md says
+//! what is measured and how.
 
 mod auth_http;
 mod canned;

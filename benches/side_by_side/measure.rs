@@ -1,5 +1,5 @@
-//! The measurements. Each starts the peer afresh, warms it up, measures, and ends it, so that no peer works in the shadow
-//! of another one's caches, and resident memory is counted from a known state.
+//! The measurements. Each starts the peer afresh, warms it up, measures, and ends it, so that no peer works in the
+//! shadow of another one's caches, and resident memory is counted from a known state.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -176,8 +176,8 @@ impl Measurement {
         }
     }
 
-    /// Whether the peer has anything to show in it: direct has no proxy whose memory could be counted, and only those that
-    /// do not pool, or share what they pool, carry more sessions in IDLE than an account has connections.
+    /// Whether the peer has anything to show in it: direct has no proxy whose memory could be counted, and only those
+    /// that do not pool, or share what they pool, carry more sessions in IDLE than an account has connections.
     pub(crate) fn concerns(self, kind: Kind) -> bool {
         match self {
             Self::Memory | Self::Accounts => kind != Kind::Direct,
@@ -221,7 +221,8 @@ impl Stage<'_> {
         Work { workers: self.scale.workers, accounts, sessions: self.scale.sessions, time: self.scale.time }
     }
 
-    /// A peer that has seen each account; twice, where a session of the same account may have been there at the same time.
+    /// A peer that has seen each account; twice, where a session of the same account may have been there at the same
+    /// time.
     fn warm(&self, peer: &Peer, upstream: SocketAddr, accounts: usize) -> Result<Running> {
         let running = peer.start(&self.room, upstream)?;
         let passes = if accounts <= 100 { 4 } else { 1 };
@@ -277,8 +278,8 @@ impl Stage<'_> {
         Ok(vec![kibibytes, sessions, upstream])
     }
 
-    /// Many sessions at once, in IDLE or just logged in: how much memory the proxy takes for each, how many there are, and
-    /// how many connections it has for them.
+    /// Many sessions at once, in IDLE or just logged in: how much memory the proxy takes for each, how many there
+    /// are, and how many connections it has for them.
     fn hold(&self, peer: &Peer, accounts: usize, idle: bool) -> Result<(f64, f64, f64)> {
         let running = self.warm(peer, self.canned.address, accounts)?;
         let server = running.server.as_ref().context("no process to look at")?;

@@ -1,4 +1,5 @@
-//! Child processes: started in the foreground with a log file, ended by their id, and asked what they cost through /proc.
+//! Child processes: started in the foreground with a log file, ended by their id, and asked what they cost through
+//! /proc.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -26,7 +27,8 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Notes that the user wants to stop: everything that loops looks at it, so that all servers are ended and the files removed.
+/// Notes that the user wants to stop: everything that loops looks at it, so that all servers are ended and the files
+/// removed.
 pub(crate) fn interrupt() {
     INTERRUPTED.store(true, Ordering::Relaxed);
 }

@@ -146,8 +146,8 @@ impl Report {
         median(rounds.filter_map(|round| round.get(column).copied()).collect())
     }
 
-    /// The median of each round's ratio to the reference in the same round: what slows the machine down for a while slows
-    /// both down.
+    /// The median of each round's ratio to the reference in the same round: what slows the machine down for a while
+    /// slows both down.
     fn ratio(&self, measurement: Measurement, kind: Kind, column: usize, reference: Kind) -> Option<f64> {
         let reference = self.rounds(measurement, reference);
         let pairs = self.rounds(measurement, kind).iter().zip(reference);

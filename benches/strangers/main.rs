@@ -1,5 +1,6 @@
-//! What those who never log in cost the others: thousands of connections that send a little now and then, and the times from
-//! connecting to OK of LOGIN of right users, with and without them. `cargo bench --bench strangers`; benches/README.md says more.
+//! What those who never log in cost the others: thousands of connections that send a little now and then, and the
+//! times from connecting to OK of LOGIN of right users, with and without them. `cargo bench --bench strangers`;
+//! benches/README.md says more.
 
 #[cfg(target_os = "linux")]
 mod proxy;

@@ -1,5 +1,5 @@
-//! The way to an authenticated connection: whatever a backend says, what is sent are whole lines of our own making, and a
-//! connection is accepted only by an OK to our own tag.
+//! The way to an authenticated connection: whatever a backend says, what is sent are whole lines of our own making,
+//! and a connection is accepted only by an OK to our own tag.
 
 #![no_main]
 

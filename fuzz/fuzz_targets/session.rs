@@ -1,5 +1,6 @@
-//! A client session: arbitrary octets of the client, cut anywhere, and arbitrary answers of what is outside the machine.
-//! Whatever reaches the client are whole lines, each command that ran is answered once, and a closed session says nothing.
+//! A client session: arbitrary octets of the client, cut anywhere, and arbitrary answers of what is outside the
+//! machine. Whatever reaches the client are whole lines, each command that ran is answered once, and a closed session
+//! says nothing.
 
 #![no_main]
 

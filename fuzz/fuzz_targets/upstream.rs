@@ -1,5 +1,5 @@
-//! An upstream connection: arbitrary commands, and arbitrary octets from the backend, cut anywhere. Nothing that a backend
-//! says makes a connection look clean that is not, no octet is made up, and nothing is kept without a bound.
+//! An upstream connection: arbitrary commands, and arbitrary octets from the backend, cut anywhere. Nothing that a
+//! backend says makes a connection look clean that is not, no octet is made up, and nothing is kept without a bound.
 
 #![no_main]
 

@@ -1,7 +1,8 @@
 //! Who may do what at the admin address.
 //!
-//! Whoever reaches it may read: by default that is this host. A browser on this host reaches it, too, and runs other sites'
-//! scripts; so requests that such a script can send are told by their headers and refused. Actions need a token besides.
+//! Whoever reaches it may read: by default that is this host. A browser on this host reaches it, too, and runs other
+//! sites' scripts; so requests that such a script can send are told by their headers and refused. Actions need a
+//! token besides.
 
 use std::fs;
 use std::io;

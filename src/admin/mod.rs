@@ -1,7 +1,8 @@
 //! The HTTP side, for operators and their tools: `/metrics`, `/healthz`, `/readyz`, and a page that links to them.
 //!
-//! It has an address of its own and cannot slow the mail service: the number, the age and the buffers of its connections
-//! are bounded, and it reads atomics, never what a session waits for. It goes on answering while imapool drains.
+//! It has an address of its own and cannot slow the mail service: the number, the age and the buffers of its
+//! connections are bounded, and it reads atomics, never what a session waits for. It goes on answering while imapool
+//! drains.
 
 mod access;
 mod api;
@@ -17,7 +18,6 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,6 +29,7 @@ use crate::app::Proxy;
 use crate::config::{ListenAddr, Listener, Live};
 use crate::listener::{BindError, BoundListener, Inherited};
 use crate::metrics::Metrics;
+use crate::session::crowd::{Crowd, Place};
 use crate::stream::Stream;
 
 /// Largest request head, in octets. A larger one is answered by 431.
@@ -104,7 +105,8 @@ pub struct AdminState {
 /// What one admin server may use.
 #[derive(Debug, Clone)]
 pub struct AdminLimits {
-    /// Connections at a time; further ones are closed at once. Default 100.
+    /// Connections at a time. The oldest of those that have asked for nothing yet gives way to the next that comes;
+    /// if there is none, the oldest. Default 100.
     pub connections: usize,
     /// From the end of one answer (or accept) to the end of the next request's head. Default 5 s.
     pub header_read_timeout: Duration,
@@ -141,8 +143,8 @@ impl AdminServer {
         Self::bind_or_adopt(address, false, &mut Inherited::default())
     }
 
-    /// As [`AdminServer::bind`]; from the sockets that were inherited, if one is for it; with `reuse_port`, beside another
-    /// imapool or in place of it.
+    /// As [`AdminServer::bind`]; from the sockets that were inherited, if one is for it; with `reuse_port`, beside
+    /// another imapool or in place of it.
     ///
     /// # Errors
     /// [`AdminError::Bind`], with the address.
@@ -172,7 +174,7 @@ impl AdminServer {
     /// To keep answering while imapool drains, cancel `shutdown` after the drain.
     pub async fn serve(self, state: AdminState, shutdown: CancellationToken) {
         let routes = Arc::new(Routes::new(state, &shutdown));
-        let slots = Arc::new(Semaphore::new(self.limits.connections));
+        let crowd = Crowd::of_strangers(self.limits.connections);
         let tasks = TaskTracker::new();
         loop {
             let stream = tokio::select! {
@@ -180,13 +182,9 @@ impl AdminServer {
                 () = shutdown.cancelled() => break,
                 (stream, _) = self.listener.accept() => stream,
             };
-            // Without a free slot the stream is dropped here, which closes it.
-            if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
-                let connection = serve_connection(stream, Arc::clone(&routes), self.limits.clone(), shutdown.clone());
-                tasks.spawn(async move {
-                    connection.await;
-                    drop(slot);
-                });
+            if let (Some(place), _) = crowd.enter() {
+                let (routes, limits) = (Arc::clone(&routes), self.limits.clone());
+                tasks.spawn(serve_connection(stream, place, routes, limits, shutdown.clone()));
             }
         }
         drop(self.listener);
@@ -196,9 +194,16 @@ impl AdminServer {
     }
 }
 
-async fn serve_connection(stream: Stream, routes: Arc<Routes>, limits: AdminLimits, shutdown: CancellationToken) {
-    let service = service_fn(move |request| {
+async fn serve_connection(
+    stream: Stream,
+    place: Place,
+    routes: Arc<Routes>,
+    limits: AdminLimits,
+    shutdown: CancellationToken,
+) {
+    let service = service_fn(|request| {
         let routes = Arc::clone(&routes);
+        place.verifies(true);
         async move { routes.respond(&request).await }
     });
     let connection = http1::Builder::new()
@@ -211,6 +216,7 @@ async fn serve_connection(stream: Stream, routes: Arc<Routes>, limits: AdminLimi
     tokio::select! {
         // An error is the peer's (a malformed or slow request, a reset), who has been told as far as that was possible.
         _ = connection.as_mut() => return,
+        () = place.given_up() => return,
         () = shutdown.cancelled() => {}
         () = sleep(limits.connection_lifetime) => {}
     }

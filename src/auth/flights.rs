@@ -42,8 +42,8 @@ impl Drop for Landing {
 }
 
 impl Flights {
-    /// The one that is under way for this credential, or `ask` from now on, which runs to its end within `patience`, whoever
-    /// leaves.
+    /// The one that is under way for this credential, or `ask` from now on, which runs to its end within `patience`,
+    /// whoever leaves.
     pub(super) fn join<F>(
         self: &Arc<Self>,
         fingerprint: Fingerprint,

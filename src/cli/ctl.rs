@@ -12,8 +12,8 @@ use super::client::{Client, ClientError};
 pub(crate) enum Action {
     /// Retire all connections of an account, and have its next login verified anew.
     ///
-    /// Connections at rest end at once, those in use when their sessions end. For a password that has changed, or a mailbox
-    /// that has moved.
+    /// Connections at rest end at once, those in use when their sessions end. For a password that has changed, or a
+    /// mailbox that has moved.
     Retire {
         /// The user's name; all that differ only in case and the like are meant.
         account: String,

@@ -1,5 +1,5 @@
-//! Where in the file a value is, for what turns out to be wrong only when it is used: a port that is taken, a key that does
-//! not belong to its certificate.
+//! Where in the file a value is, for what turns out to be wrong only when it is used: a port that is taken, a key
+//! that does not belong to its certificate.
 
 use std::sync::Arc;
 

@@ -44,8 +44,8 @@ pub struct Load {
     pub concurrency: u32,
     /// How they end.
     pub ending: Ending,
-    /// Sessions that begin in a second, at least one, as long as no more than `concurrency` are open; `None`: as fast as
-    /// they go.
+    /// Sessions that begin in a second, at least one, as long as no more than `concurrency` are open; `None`: as fast
+    /// as they go.
     pub rate: Option<u32>,
     /// The local ports they may connect from (Linux 6.3); `None`: all that the host has.
     pub ports: Option<RangeInclusive<u16>>,

@@ -36,8 +36,8 @@ const SHORTAGE_LIMIT: Duration = Duration::from_secs(3);
 const DIRECT_LIMIT: Duration = Duration::from_secs(12);
 /// Ports that the front end is left with where it is to have few.
 const FEW_PORTS: u16 = 200;
-/// Sessions that begin in a second where there are few ports. On the loopback interface Linux lends a port again after a
-/// second, so that `FEW_PORTS` of them can go well.
+/// Sessions that begin in a second where there are few ports. On the loopback interface Linux lends a port again
+/// after a second, so that `FEW_PORTS` of them can go well.
 const SHORTAGE_RATE: u32 = 1000;
 /// How many begin in all: two seconds of them.
 const SHORTAGE_SESSIONS: u32 = 2 * SHORTAGE_RATE;
@@ -122,8 +122,8 @@ pub struct Front {
 /// Gives the demo. `start` is handed the proxy's configuration (TOML, ports 0) and starts one, for each half anew.
 ///
 /// # Errors
-/// Where server or proxy cannot start, nothing can be printed, or a session through the proxy failed. Sessions that fail
-/// without it are what is to be shown.
+/// Where server or proxy cannot start, nothing can be printed, or a session through the proxy failed. Sessions that
+/// fail without it are what is to be shown.
 pub async fn run_with<F>(args: DemoArgs, start: F) -> Result<(), DemoError>
 where
     F: AsyncFn(String) -> Result<Front, Box<dyn Error + Send + Sync>>,
@@ -168,8 +168,8 @@ const DIRECT: usize = 1;
 const DIRECT_LOGOUT: usize = 2;
 const DIRECT_HANG_UP: usize = 3;
 
-/// Starts the demo's server, of this kind if there is one. Its first address is for the proxy, the others are for direct
-/// runs.
+/// Starts the demo's server, of this kind if there is one. Its first address is for the proxy, the others are for
+/// direct runs.
 ///
 /// # Errors
 /// Where no address can be bound.

@@ -315,9 +315,9 @@ impl<'a> Arguments<'a> {
         (!word.is_empty()).then_some(word)
     }
 
-    /// An argument of LOGIN, as Dovecot reads it: any number of spaces, then a quoted string in which `\` quotes any octet, a
-    /// literal, or an atom that may hold what clients forget to quote (`DOMAIN\user`, `user*master`, 8-bit octets). Whatever
-    /// comes of it goes on to a backend quoted anew.
+    /// An argument of LOGIN, as Dovecot reads it: any number of spaces, then a quoted string in which `\` quotes any
+    /// octet, a literal, or an atom that may hold what clients forget to quote (`DOMAIN\user`, `user*master`, 8-bit
+    /// octets). Whatever comes of it goes on to a backend quoted anew.
     pub fn login_string(&mut self) -> Option<Cow<'a, [u8]>> {
         self.skip_spaces();
         let segment = self.segments.first()?;

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use super::command::{Command, Name};
 use super::rewrite::is_uid;
 
-/// The STORE (or UID STORE) without `.SILENT`, so that the server tells the new flags, of which the others shall hear (RFC
-/// 9051 section 6.4.6). `None`: it is not silent, or no STORE.
+/// The STORE (or UID STORE) without `.SILENT`, so that the server tells the new flags, of which the others shall hear
+/// (RFC 9051 section 6.4.6). `None`: it is not silent, or no STORE.
 #[must_use]
 pub fn loud(command: &Command) -> Option<Command> {
     if command.name != Name::Store {

@@ -1,4 +1,5 @@
-//! What a FETCH reply says of a message's UID, flags and mod-sequence, among all else that it may hold, read while it passes by.
+//! What a FETCH reply says of a message's UID, flags and mod-sequence, among all else that it may hold, read while it
+//! passes by.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
@@ -11,7 +12,8 @@ const MAX_WORD: usize = 24;
 /// A message's flags.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flags {
-    /// The same for the same flags, in whatever order and case; `\Recent`, which is each session's own (RFC 3501 section
+    /// The same for the same flags, in whatever order and case; `\Recent`, which is each session's own (RFC 3501
+    /// section
     /// 2.3.2), does not count.
     pub hash: u64,
     /// With parentheses and without `\Recent`; `None` when they are longer than 4 KiB.

@@ -82,7 +82,8 @@ impl Framer {
         self.place = if kind.may_end_in_literal() { Place::Line(Tail::None) } else { Place::PlainLine };
     }
 
-    /// Goes on by the next part of the stream: how many of `octets` are its. It ends with a line, a literal, or `octets`.
+    /// Goes on by the next part of the stream: how many of `octets` are its. It ends with a line, a literal, or
+    /// `octets`.
     pub fn take(&mut self, octets: &[u8]) -> usize {
         match self.place {
             Place::LineStart => 0,
@@ -141,7 +142,8 @@ fn line(octets: &[u8], mut tail: Tail) -> (usize, Place) {
 mod tests {
     use super::*;
 
-    /// What stands behind a data line with this end: a line's start, a literal of so many octets, or nothing that can be found.
+    /// What stands behind a data line with this end: a line's start, a literal of so many octets, or nothing that can
+    /// be found.
     fn behind(end: &str) -> String {
         let whole = format!("* LIST {end}\n");
         let mut slow = Framer::default();

@@ -1,4 +1,5 @@
-//! IMAP on the wire (RFC 9051, RFC 3501): framing, and as much grammar as routing needs. Pure: no tokio, no sockets, no clock.
+//! IMAP on the wire (RFC 9051, RFC 3501): framing, and as much grammar as routing needs. Pure: no tokio, no sockets,
+//! no clock.
 
 pub mod capability;
 pub mod command;
@@ -17,6 +18,6 @@ pub mod sasl;
 pub mod sequence;
 pub mod untagged;
 
-/// Octets that are awaited of a line of a backend that is best seen whole (status replies, CAPABILITY). Of a longer one, what
-/// there is has to do.
+/// Octets that are awaited of a line of a backend that is best seen whole (status replies, CAPABILITY). Of a longer
+/// one, what there is has to do.
 pub const MAX_WHOLE_LINE: usize = 64 * 1024;

@@ -1,8 +1,8 @@
 //! How one session numbers the messages of a mailbox, where it has not yet been told all that the server has said.
 //!
-//! A message keeps its number for a session until the session is told of an EXPUNGE before it (RFC 9051 section 2.3.1.2),
-//! and new ones are numbered behind all others. So the session's list is the server's, with messages that are gone between,
-//! and without the newest.
+//! A message keeps its number for a session until the session is told of an EXPUNGE before it (RFC 9051 section
+//! 2.3.1.2), and new ones are numbered behind all others. So the session's list is the server's, with messages that
+//! are gone between, and without the newest.
 
 use std::ops::RangeInclusive;
 
@@ -17,8 +17,8 @@ pub struct Numbering {
 }
 
 impl Numbering {
-    /// `gone`: the session's numbers for messages that are no more; those above `known` do not matter. `known`: how many
-    /// messages the session counts, `exists`: how many the server does.
+    /// `gone`: the session's numbers for messages that are no more; those above `known` do not matter. `known`: how
+    /// many messages the session counts, `exists`: how many the server does.
     #[must_use]
     pub fn new(mut gone: Ranges, known: u32, exists: u32) -> Self {
         drop(gone.split_above(known));
@@ -97,8 +97,8 @@ impl Numbering {
         mapped
     }
 
-    /// The session's numbers for a range of the server's, in pieces: messages that are gone stand between them. Those it
-    /// does not know are left out.
+    /// The session's numbers for a range of the server's, in pieces: messages that are gone stand between them. Those
+    /// it does not know are left out.
     pub fn back_range(&self, range: RangeInclusive<u32>) -> impl Iterator<Item = RangeInclusive<u32>> + '_ {
         let (first, last) = (*range.start().max(&1), *range.end().min(&self.common()));
         let mut next = Some(first);

@@ -1,5 +1,5 @@
-//! What servers say in words where response codes would be clearer: limits, throttling, logins that were accepted but do
-//! not work. The words are data: one line for each way of saying it, with the server or the report it comes from.
+//! What servers say in words where response codes would be clearer: limits, throttling, logins that were accepted but
+//! do not work. The words are data: one line for each way of saying it, with the server or the report it comes from.
 
 use super::response::{Status, StatusReply};
 

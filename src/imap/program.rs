@@ -1,7 +1,7 @@
 //! The program of SEARCH, SORT and THREAD (RFC 9051 section 6.4.4, RFC 5256): which of its words are what.
 //!
-//! Only words are told apart, not how they are nested: `NOT`, `OR` and parentheses change what is found, never where the arguments
-//! of a key end. Memory and stack do not depend on the program.
+//! Only words are told apart, not how they are nested: `NOT`, `OR` and parentheses change what is found, never where
+//! the arguments of a key end. Memory and stack do not depend on the program.
 
 use std::ops::Range;
 

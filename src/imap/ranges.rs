@@ -1,5 +1,5 @@
-//! Sets of message numbers or UIDs, kept as ranges: a mailbox of 100,000 messages of which few were ever deleted takes some
-//! hundred octets.
+//! Sets of message numbers or UIDs, kept as ranges: a mailbox of 100,000 messages of which few were ever deleted
+//! takes some hundred octets.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -58,8 +58,8 @@ type Place = (usize, usize);
 
 /// A set of numbers from 1 to [`u32::MAX`] (`nz-number`, RFC 9051 section 9). Zero is no member, ever.
 ///
-/// Twelve octets for each run of members, in chunks of up to `MAX_RUNS`. Looking up is O(log runs), and so is adding what is there
-/// already; a change moves the runs of one chunk.
+/// Twelve octets for each run of members, in chunks of up to `MAX_RUNS`. Looking up is O(log runs), and so is adding
+/// what is there already; a change moves the runs of one chunk.
 #[derive(Clone, Default)]
 pub struct Ranges {
     chunks: Vec<Chunk>,
@@ -160,7 +160,8 @@ impl Ranges {
         }
     }
 
-    /// The first run for which `precedes` does not hold; it holds for those before it only, whatever was counted before them.
+    /// The first run for which `precedes` does not hold; it holds for those before it only, whatever was counted
+    /// before them.
     fn find(&self, precedes: impl Fn(Span) -> bool) -> Place {
         let last = |chunk: &Chunk| chunk.spans.last().is_some_and(|span| precedes(*span));
         let chunk = self.chunks.partition_point(last);
@@ -469,8 +470,8 @@ impl Ranges {
         self.chunks.iter().flat_map(|chunk| &chunk.spans).map(|span| span.first..=span.last)
     }
 
-    /// As several sequence sets of at most `octets` each (but for one range, which may be longer), ascending: for commands,
-    /// whose lines servers limit.
+    /// As several sequence sets of at most `octets` each (but for one range, which may be longer), ascending: for
+    /// commands, whose lines servers limit.
     pub fn sequence_sets(&self, octets: usize) -> impl Iterator<Item = String> + '_ {
         let mut spans = self.spans().map(|span| Element(span).to_string()).peekable();
         std::iter::from_fn(move || {

@@ -1,9 +1,9 @@
-//! Message numbers in replies, for a session that numbers messages otherwise than the server. One pass, however long the line:
-//! a SEARCH reply can be megabytes.
+//! Message numbers in replies, for a session that numbers messages otherwise than the server. One pass, however long
+//! the line: a SEARCH reply can be megabytes.
 //!
 //! What the session does not know yet is left out. It is not counted either, since [`super::rewrite`] asks for what the
-//! session knows only. A message that arrives while the search runs should be announced by EXISTS before it can be found (RFC 9051
-//! section 7.4.1); Cyrus 3.6 finds it first.
+//! session knows only. A message that arrives while the search runs should be announced by EXISTS before it can be
+//! found (RFC 9051 section 7.4.1); Cyrus 3.6 finds it first.
 
 use std::borrow::Cow;
 
@@ -78,8 +78,8 @@ struct Set {
 }
 
 impl Renumber {
-    /// For the reply that begins; `uid`: it answers a UID command, whose SEARCH, SORT and THREAD replies are made of UIDs.
-    /// (ESEARCH says so itself.)
+    /// For the reply that begins; `uid`: it answers a UID command, whose SEARCH, SORT and THREAD replies are made of
+    /// UIDs. (ESEARCH says so itself.)
     #[must_use]
     pub fn new(reply: Reply, uid: bool) -> Self {
         let form = match reply {
@@ -320,9 +320,9 @@ impl Set {
         true
     }
 
-    /// An element is complete. Sets of SORT are in order (RFC 5267 section 3.1), so a range may go down. Messages that are gone
-    /// divide it; in a reply that names no message twice, each of them divides it once for each item. What is divided further is
-    /// not believed, and left out.
+    /// An element is complete. Sets of SORT are in order (RFC 5267 section 3.1), so a range may go down. Messages
+    /// that are gone divide it; in a reply that names no message twice, each of them divides it once for each item.
+    /// What is divided further is not believed, and left out.
     fn element(&mut self, numbering: &Numbering, out: &mut BytesMut) {
         let Some(to) = self.number.take().map(message) else { return };
         let from = self.from.take().map_or(to, message);
@@ -342,8 +342,8 @@ impl Set {
     }
 }
 
-/// The tagged reply to a STORE by number (what follows the tag): those of `[MODIFIED 7,9]` (RFC 7162 section 3.1.3) are message
-/// numbers. Any other reply as it is.
+/// The tagged reply to a STORE by number (what follows the tag): those of `[MODIFIED 7,9]` (RFC 7162 section 3.1.3)
+/// are message numbers. Any other reply as it is.
 #[must_use]
 pub fn modified<'a>(rest: &'a [u8], numbering: &Numbering) -> Cow<'a, [u8]> {
     let code = StatusReply::parse(rest).filter(|status| status.has_code("MODIFIED")).and_then(|status| status.code);

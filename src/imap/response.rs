@@ -199,8 +199,8 @@ pub fn split_tag(line: &[u8]) -> (&[u8], &[u8]) {
     line.split_at(word(line).len())
 }
 
-/// Where in an ESEARCH reply, `* ESEARCH (TAG "ours") …` (RFC 4731 section 3.1), the tag stands. The start of the line is
-/// enough.
+/// Where in an ESEARCH reply, `* ESEARCH (TAG "ours") …` (RFC 4731 section 3.1), the tag stands. The start of the
+/// line is enough.
 #[must_use]
 pub fn esearch_tag(line: &[u8]) -> Option<std::ops::Range<usize>> {
     let open = memchr::memchr(b'(', line)?;

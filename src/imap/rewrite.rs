@@ -1,9 +1,9 @@
 //! Message numbers in commands: found wherever they may stand, and exchanged for the server's.
 //!
-//! FETCH, STORE, COPY, MOVE, REPLACE have one set, as their first argument. SEARCH, SORT and THREAD have them as keys anywhere in
-//! their program, so every key has to be known by its arguments: an unknown one could have an argument that looks like a
-//! set, and a `SUBJECT` certainly can. The arguments of UID commands are UIDs, which are everybody's; but a `UID SEARCH` may
-//! have keys that are message numbers.
+//! FETCH, STORE, COPY, MOVE, REPLACE have one set, as their first argument. SEARCH, SORT and THREAD have them as keys
+//! anywhere in their program, so every key has to be known by its arguments: an unknown one could have an argument
+//! that looks like a set, and a `SUBJECT` certainly can. The arguments of UID commands are UIDs, which are
+//! everybody's; but a `UID SEARCH` may have keys that are message numbers.
 
 use std::ops::Range;
 
@@ -109,11 +109,12 @@ fn note_set(uses: &mut Uses, set: &[u8], uids: bool) {
     }
 }
 
-/// Exchanges the session's message numbers for the server's. Call it before the session is told of what it did not know when it
-/// sent the command: `*` is the last message that it knows. (Where [`Numbering::is_identity`], there is no need to.)
+/// Exchanges the session's message numbers for the server's. Call it before the session is told of what it did not
+/// know when it sent the command: `*` is the last message that it knows. (Where [`Numbering::is_identity`], there is
+/// no need to.)
 ///
-/// Numbers that no message of the session has (RFC 9051 section 9: `seq-number` above EXISTS) become numbers that no message
-/// of the server has, so that it is the server who complains, or does not.
+/// Numbers that no message of the session has (RFC 9051 section 9: `seq-number` above EXISTS) become numbers that no
+/// message of the server has, so that it is the server who complains, or does not.
 #[must_use]
 pub fn rewrite(command: &Command, numbering: &Numbering) -> Outcome {
     if numbering.is_identity() {
@@ -169,8 +170,8 @@ fn rewrite_program(command: &Command, numbering: &Numbering) -> Outcome {
     Outcome::Rewritten { command: apply(command, edits), missing: false }
 }
 
-/// A key before all others, for a session that does not know the newest messages: they shall not be counted among the matches
-/// (RFC 4731 section 3.1: COUNT, MAX). In UID commands the session may be told of them first.
+/// A key before all others, for a session that does not know the newest messages: they shall not be counted among the
+/// matches (RFC 4731 section 3.1: COUNT, MAX). In UID commands the session may be told of them first.
 fn restrict(command: &Command, place: Place, numbering: &Numbering) -> Option<Edit> {
     let common = numbering.common();
     let key = match common {

@@ -190,8 +190,8 @@ impl Credential {
         Self { forms: [user, secret], ..self }
     }
 
-    /// Somebody's, and sayable to a backend: a user name of at most 1,024 octets, no NUL in name or password (no IMAP string has one, and in
-    /// PLAIN it is the separator), no control characters in the name.
+    /// Somebody's, and sayable to a backend: a user name of at most 1,024 octets, no NUL in name or password (no IMAP
+    /// string has one, and in PLAIN it is the separator), no control characters in the name.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         let name_sound = |name: &[u8]| name.len() <= MAX_NAME && !name.iter().any(u8::is_ascii_control);

@@ -49,7 +49,8 @@ impl Element {
 /// Why a text is no set of numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SetError {
-    /// Zero, a number above [`u32::MAX`], nothing between two commas, or something else altogether. A server answers BAD.
+    /// Zero, a number above [`u32::MAX`], nothing between two commas, or something else altogether. A server answers
+    /// BAD.
     #[error("malformed sequence set")]
     Malformed,
     /// `$`, the result of the last SEARCH RETURN (SAVE) (RFC 5182): only the connection it ran on knows it.
@@ -139,8 +140,8 @@ impl SequenceSet {
 /// Runs of numbers in one reply, as they come, before it is no longer believed: 32 MiB.
 const MAX_RUNS: usize = 4 * 1024 * 1024;
 
-/// The numbers that a SEARCH or VANISHED reply, or an item of an ESEARCH reply (RFC 4731 section 3.1), is made of, collected while
-/// the line passes by. Memory depends on the runs of numbers alone, and is bounded.
+/// The numbers that a SEARCH or VANISHED reply, or an item of an ESEARCH reply (RFC 4731 section 3.1), is made of,
+/// collected while the line passes by. Memory depends on the runs of numbers alone, and is bounded.
 #[derive(Debug, Default)]
 pub struct Found {
     /// Of ESEARCH, the item that is looked for.

@@ -1,5 +1,5 @@
-//! A backend's replies, cut apart as they come: which reply this is, its lines and its literals. Nothing is collected but the
-//! first octets of a line, so memory does not depend on what the backend says.
+//! A backend's replies, cut apart as they come: which reply this is, its lines and its literals. Nothing is collected
+//! but the first octets of a line, so memory does not depend on what the backend says.
 
 use std::collections::VecDeque;
 use std::ops::Deref;
@@ -33,7 +33,8 @@ pub enum Reply {
     Thread,
     /// `* ESEARCH` (RFC 4731)
     Esearch,
-    /// FETCH or EXPUNGE of message 0, and these, EXISTS and RECENT with a number of more than 32 bits: it cannot be true.
+    /// FETCH or EXPUNGE of message 0, and these, EXISTS and RECENT with a number of more than 32 bits: it cannot be
+    /// true.
     OutOfRange,
     /// `* FLAGS`: which there are in the mailbox.
     Flags,
@@ -48,8 +49,8 @@ pub enum Reply {
 /// A part of the stream.
 #[derive(Debug)]
 pub enum Part<'a> {
-    /// A reply begins. Of FETCH, EXPUNGE, EXISTS, RECENT, VANISHED, SEARCH, SORT, THREAD and ESEARCH the octets up to and with
-    /// that word are not given again; of the others all are.
+    /// A reply begins. Of FETCH, EXPUNGE, EXISTS, RECENT, VANISHED, SEARCH, SORT, THREAD and ESEARCH the octets up to
+    /// and with that word are not given again; of the others all are.
     Begin(Reply),
     /// What follows, line ends included; a line may come in several.
     Text(Octets<'a>),

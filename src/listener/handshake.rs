@@ -59,8 +59,8 @@ impl HandshakeError {
     }
 }
 
-/// Settles what comes before IMAP: the PROXY header where the peer is in `proxy_protocol_from` (it is required there, and
-/// never looked for elsewhere), then implicit TLS. All within `limit`.
+/// Settles what comes before IMAP: the PROXY header where the peer is in `proxy_protocol_from` (it is required there,
+/// and never looked for elsewhere), then implicit TLS. All within `limit`.
 ///
 /// # Errors
 /// The connection is closed, without a word: the other side does not speak the same protocol.

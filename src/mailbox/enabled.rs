@@ -1,5 +1,5 @@
-//! What sessions switch on for the rest of a connection (RFC 5161) and can share nevertheless, each with its like: CONDSTORE and
-//! QRESYNC (RFC 7162), UTF8=ACCEPT (RFC 6855), IMAP4rev2 (RFC 9051).
+//! What sessions switch on for the rest of a connection (RFC 5161) and can share nevertheless, each with its like:
+//! CONDSTORE and QRESYNC (RFC 7162), UTF8=ACCEPT (RFC 6855), IMAP4rev2 (RFC 9051).
 
 use crate::imap::command::{Arguments, Command};
 use crate::imap::sequence::SequenceSet;
@@ -57,7 +57,8 @@ pub struct EnableSet {
 }
 
 impl EnableSet {
-    /// What a session that has switched on so much shares with others. `None`: there is more to it, so it shares nothing.
+    /// What a session that has switched on so much shares with others. `None`: there is more to it, so it shares
+    /// nothing.
     #[must_use]
     pub fn of(sticky: &Sticky) -> Option<Self> {
         let mut set = Self::default();
@@ -93,8 +94,8 @@ pub struct Parameters {
     pub resync: Option<Resync>,
 }
 
-/// What a client knows of a mailbox that it selects (RFC 7162 section 3.2.5). The match data, by which it may say more, are left
-/// out: they only shorten the answer.
+/// What a client knows of a mailbox that it selects (RFC 7162 section 3.2.5). The match data, by which it may say
+/// more, are left out: they only shorten the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resync {
     /// The mailbox's UIDVALIDITY.

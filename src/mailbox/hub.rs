@@ -85,8 +85,9 @@ struct Place {
 }
 
 impl Member {
-    /// Joins the hub of the mailbox that `run` selects, or opens one: of those who have `enabled` the same. The reply to that
-    /// command is the first thing heard. `auth` is asked when no member's credential is known to be good any more.
+    /// Joins the hub of the mailbox that `run` selects, or opens one: of those who have `enabled` the same. The reply
+    /// to that command is the first thing heard. `auth` is asked when no member's credential is known to be good any
+    /// more.
     #[must_use]
     pub fn join(auth: &Arc<Authenticator>, pass: &Pass, key: Bytes, enabled: EnableSet, run: Box<Run>) -> Self {
         let (line, far_end) = line::pair();
@@ -237,8 +238,8 @@ impl Hub {
         self.end().await;
     }
 
-    /// What was retired is given up between two commands, and whose credential was refused since hears that: not in the middle
-    /// of a reply.
+    /// What was retired is given up between two commands, and whose credential was refused since hears that: not in
+    /// the middle of a reply.
     fn look_at_account(&mut self) {
         if self.lease.as_ref().is_some_and(Lease::is_outdated) {
             self.machine.handle_outdated();
@@ -261,8 +262,8 @@ impl Hub {
         refused.map(|(id, _)| *id).collect()
     }
 
-    /// With whose credential a connection is opened: of those who wait for one, or of anybody, whose own stands; if nobody's
-    /// does, it is verified.
+    /// With whose credential a connection is opened: of those who wait for one, or of anybody, whose own stands; if
+    /// nobody's does, it is verified.
     fn whose(&self) -> Option<&Grant> {
         let grants = || self.machine.by_need().filter_map(|id| self.members.get(&id)).map(|place| &place.grant);
         grants().find(|grant| self.auth.pass(grant, None).is_some()).or_else(|| grants().next())
@@ -344,9 +345,9 @@ impl Hub {
         }
     }
 
-    /// The others go on with a connection of their own, if they can have one now. If not, they wait for a reply that is read
-    /// slowly, but for one that is not read at all only as long as for a connection; what is left of it is then read by
-    /// nobody.
+    /// The others go on with a connection of their own, if they can have one now. If not, they wait for a reply that
+    /// is read slowly, but for one that is not read at all only as long as for a connection; what is left of it is
+    /// then read by nobody.
     fn overloaded(&mut self, owner: MemberId) {
         if self.account.has_room() || self.account.hubs().has_resting(&self.status) {
             let mut others: Vec<MemberId> = self.machine.members().filter(|id| *id != owner).collect();

@@ -1,5 +1,5 @@
-//! The line between a session and its hub: what each tells the other, in one small allocation. There are thousands of them,
-//! most at rest; a pair of channels takes ten times as much.
+//! The line between a session and its hub: what each tells the other, in one small allocation. There are thousands of
+//! them, most at rest; a pair of channels takes ten times as much.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};

@@ -1,12 +1,13 @@
 //! What the server said of a selected mailbox, and how much of it each session has been told.
 //!
-//! The server speaks to one connection; the sessions that share it hear of an EXPUNGE only where the RFC lets them (RFC 3501
-//! section 7.4.1, RFC 9051 section 7.5.1), and of the rest when they run a command or idle. So news are appended to a log, and each session has
-//! a cursor. What lies before it, the session has been told, but for EXPUNGEs that were withheld: while a session only
-//! runs FETCH, STORE and SEARCH by number, it hears of new messages and flags, and keeps its numbers.
+//! The server speaks to one connection; the sessions that share it hear of an EXPUNGE only where the RFC lets them
+//! (RFC 3501 section 7.4.1, RFC 9051 section 7.5.1), and of the rest when they run a command or idle. So news are
+//! appended to a log, and each session has a cursor. What lies before it, the session has been told, but for EXPUNGEs
+//! that were withheld: while a session only runs FETCH, STORE and SEARCH by number, it hears of new messages and
+//! flags, and keeps its numbers.
 //!
-//! What a session is told is the sum of its lag, not a recording: a message's flags once, as they are now; of messages that
-//! came and went meanwhile nothing. The view that a client builds from it is the server's.
+//! What a session is told is the sum of its lag, not a recording: a message's flags once, as they are now; of
+//! messages that came and went meanwhile nothing. The view that a client builds from it is the server's.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
@@ -129,7 +130,8 @@ struct Place {
     texts: Vec<Bytes>,
 }
 
-/// The sum of a session's lag. Numbers are the session's own; messages that it does not know are numbered behind those that it does.
+/// The sum of a session's lag. Numbers are the session's own; messages that it does not know are numbered behind
+/// those that it does.
 struct Lag<'a> {
     /// All messages gone.
     gone: Ranges,
@@ -233,8 +235,9 @@ impl Log {
         self.handle_gone(Ranges::from_iter([number]), Ranges::new())
     }
 
-    /// These messages are gone, all at once. `uids`: as many, in the same order, where sessions are to be told VANISHED (RFC 7162
-    /// section 3.2.10.2); else none. `VANISHED (EARLIER)` is no news: it repeats what is known, for the one that asked.
+    /// These messages are gone, all at once. `uids`: as many, in the same order, where sessions are to be told
+    /// VANISHED (RFC 7162 section 3.2.10.2); else none. `VANISHED (EARLIER)` is no news: it repeats what is known,
+    /// for the one that asked.
     ///
     /// # Errors
     /// [`LogError::NoSuchMessage`]
@@ -248,8 +251,8 @@ impl Log {
         Ok(())
     }
 
-    /// The flags of a message, or what else became known of it: `(FLAGS (\Seen) UID 5)`, with all of its flags, since only
-    /// the last word on a message is kept. `heard`: the session that got it as the reply to its own command.
+    /// The flags of a message, or what else became known of it: `(FLAGS (\Seen) UID 5)`, with all of its flags, since
+    /// only the last word on a message is kept. `heard`: the session that got it as the reply to its own command.
     ///
     /// # Errors
     /// [`LogError::NoSuchMessage`]
@@ -292,7 +295,8 @@ impl Log {
         }
     }
 
-    /// The session's number for the server's, as [`Numbering::back`]: O(log runs) for one that was told all but EXPUNGE.
+    /// The session's number for the server's, as [`Numbering::back`]: O(log runs) for one that was told all but
+    /// EXPUNGE.
     #[must_use]
     pub fn back(&self, cursor: Cursor, number: u32) -> Option<u32> {
         let place = self.places.get(&cursor)?;
@@ -345,7 +349,8 @@ impl Log {
         self.places.get(&cursor).is_some_and(|place| !place.withheld.is_empty())
     }
 
-    /// What to tell the session now, in this order; it counts as told. Its numbers are those it uses when it hears each.
+    /// What to tell the session now, in this order; it counts as told. Its numbers are those it uses when it hears
+    /// each.
     pub fn replay(&mut self, cursor: Cursor, replay: Replay) -> Vec<News> {
         let Some(mut place) = self.places.remove(&cursor) else { return Vec::new() };
         let Lag { mut gone, vanished, fetched, texts } = self.take_lag(&mut place);
@@ -389,9 +394,9 @@ impl Log {
         news
     }
 
-    /// Messages whose flags changed while the session lagged too far for it to be known how: at most so many, each by the session's
-    /// number and by the server's. Tell it their flags as they are now. Nothing is given before all else was told
-    /// ([`Log::replay`]).
+    /// Messages whose flags changed while the session lagged too far for it to be known how: at most so many, each by
+    /// the session's number and by the server's. Tell it their flags as they are now. Nothing is given before all
+    /// else was told ([`Log::replay`]).
     pub fn take_stale(&mut self, cursor: Cursor, at_most: u32) -> Vec<(u32, u32)> {
         let head = self.head();
         let Some(place) = self.places.get_mut(&cursor).filter(|place| place.position == head) else {
@@ -468,8 +473,8 @@ impl Log {
         self.first = slowest;
     }
 
-    /// Moves the slowest cursors on to the middle of the log, and keeps for each which messages are gone, and of which the
-    /// flags are no longer known: sets, whose size depends on the mailbox alone.
+    /// Moves the slowest cursors on to the middle of the log, and keeps for each which messages are gone, and of
+    /// which the flags are no longer known: sets, whose size depends on the mailbox alone.
     fn make_room(&mut self) {
         let middle = self.first + (self.events.len() as u64).div_ceil(2);
         let behind: Vec<Cursor> =
@@ -501,8 +506,9 @@ impl Lag<'_> {
             let known = told - self.gone.upto(told);
             self.vanished.insert_all(&uids.first_few(numbers.upto(known)));
         }
-        // The last first, which does not change the numbers of those before. Between two of the server's numbers that follow each
-        // other there are only messages that are gone already. One whose number is larger than numbers go, no session knows.
+        // The last first, which does not change the numbers of those before. Between two of the server's numbers that
+        // follow each other there are only messages that are gone already. One whose number is larger than numbers
+        // go, no session knows.
         for span in numbers.spans().rev() {
             if let Some(first) = self.gone.nth_absent(*span.start()) {
                 self.gone.insert_range(first..=self.gone.nth_absent(*span.end()).unwrap_or(u32::MAX));

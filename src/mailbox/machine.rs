@@ -1,9 +1,10 @@
 //! A hub: all sessions that have one mailbox selected, and the one upstream connection that they share. No sockets, no
 //! tasks, no clock.
 //!
-//! One command runs upstream at a time. What the backend says belongs to that command, or is news: then it goes into the
-//! [`Log`], from which each member is told when it may be. A member is at the head of the log for nearly every command;
-//! only a command during which it may not hear of an EXPUNGE that it has not heard of has its message numbers mapped.
+//! One command runs upstream at a time. What the backend says belongs to that command, or is news: then it goes into
+//! the [`Log`], from which each member is told when it may be. A member is at the head of the log for nearly every
+//! command; only a command during which it may not hear of an EXPUNGE that it has not heard of has its message
+//! numbers mapped.
 //!
 //! The connection can be taken away at any time ([`Machine::handle_lost`], [`Action::Disconnect`]). On the next the
 //! mailbox is selected anew, and what differs from what the members know becomes news for them (`resume.rs`).
@@ -92,8 +93,8 @@ pub enum Action {
     Abandon(Nonsense),
     /// The others wait for this member's command: see whether they can have a further connection ([`Machine::fork`]).
     Overloaded(MemberId),
-    /// The mailbox that these select is not the hub's any more, which has another name now, or is gone: to a new hub with
-    /// them ([`Machine::eject`]).
+    /// The mailbox that these select is not the hub's any more, which has another name now, or is gone: to a new hub
+    /// with them ([`Machine::eject`]).
     Elsewhere(Vec<MemberId>),
     /// This member needs a connection of its own: [`Machine::fork`] with only it.
     Split(MemberId),
@@ -194,8 +195,8 @@ struct Member {
     attempts: u8,
     /// It is told what it missed, piece by piece, before its command gets its turn.
     catching_up: bool,
-    /// Of one whose silent STORE waits or runs: messages whose flags it was told since it gave that, by its own numbers. It takes
-    /// the last that it hears for what its STORE has made of them.
+    /// Of one whose silent STORE waits or runs: messages whose flags it was told since it gave that, by its own
+    /// numbers. It takes the last that it hears for what its STORE has made of them.
     told: Option<Ranges>,
     /// The tagged reply to its SELECT, while it is told what has changed since it knew the mailbox.
     selecting: Option<Bytes>,
@@ -268,8 +269,8 @@ pub struct Machine {
     /// The number from which on flags may have changed while there was no connection: they are asked for before members
     /// are served.
     recheck: Option<u32>,
-    /// Messages are gone of which only the UIDs are known, and not the numbers: the mailbox as it is to be found, before the
-    /// members' views follow it again.
+    /// Messages are gone of which only the UIDs are known, and not the numbers: the mailbox as it is to be found,
+    /// before the members' views follow it again.
     strays: Option<Box<Fresh>>,
     /// Times in a row that the UIDs did not fit the number of messages.
     miscounted: u8,
@@ -367,8 +368,8 @@ impl Machine {
         (matches!(self.link, Link::Up { .. }) && !busy).then_some(self.quiet_since)
     }
 
-    /// What runs upstream is left behind when the connection is given up now: `None`, or an IDLE (`Some(Some(accepted))`),
-    /// or something else.
+    /// What runs upstream is left behind when the connection is given up now: `None`, or an IDLE
+    /// (`Some(Some(accepted))`), or something else.
     #[must_use]
     pub fn in_flight(&self) -> Option<Option<bool>> {
         match self.job.as_ref()? {
@@ -408,8 +409,8 @@ impl Machine {
         self.retry_at = self.now;
     }
 
-    /// The backend no longer accepts these members' credentials. Whatever they wait for, they are told so and are members no
-    /// more; not to be called of one whose command runs.
+    /// The backend no longer accepts these members' credentials. Whatever they wait for, they are told so and are
+    /// members no more; not to be called of one whose command runs.
     pub fn handle_revoked(&mut self, ids: &[MemberId]) {
         for id in ids {
             if !self.has_to_leave(*id) {
@@ -489,8 +490,8 @@ impl Machine {
         !self.queue.is_empty() || self.has_idlers()
     }
 
-    /// The mailbox has mod-sequences, and members are told them: not where the backend says that there are none (NOMODSEQ, RFC 7162
-    /// section 3.1.2.2), or, asked for CONDSTORE, does not say so much as the highest.
+    /// The mailbox has mod-sequences, and members are told them: not where the backend says that there are none
+    /// (NOMODSEQ, RFC 7162 section 3.1.2.2), or, asked for CONDSTORE, does not say so much as the highest.
     fn has_modseqs(&self) -> bool {
         let enabled = self.settings.enabled;
         let told = |it: &Selection| enabled == Enabled::Qresync || it.highest_modseq.is_some();
@@ -506,7 +507,8 @@ impl Machine {
         self.key.first() == Some(&b'r')
     }
 
-    /// Gives back what somebody selects the mailbox with who is to do so in another hub, and is no member of this one any more.
+    /// Gives back what somebody selects the mailbox with who is to do so in another hub, and is no member of this one
+    /// any more.
     pub fn eject(&mut self, id: MemberId) -> Option<Box<Run>> {
         let run = self.members.get_mut(&id)?.waiting.take();
         self.handle_leave(id);

@@ -1,5 +1,5 @@
-//! Random programs of many sessions and a third party, against a naive server: what each session is told has to add up to
-//! what the server has.
+//! Random programs of many sessions and a third party, against a naive server: what each session is told has to add
+//! up to what the server has.
 
 mod client;
 mod server;

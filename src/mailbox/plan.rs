@@ -21,8 +21,8 @@ pub enum Plan {
     Malformed,
     /// It runs on the shared connection.
     Run(Shape),
-    /// It leaves something on the connection that others must not meet, or may come to mean anything: the session needs a
-    /// connection of its own.
+    /// It leaves something on the connection that others must not meet, or may come to mean anything: the session
+    /// needs a connection of its own.
     Pin,
 }
 

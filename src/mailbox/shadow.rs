@@ -12,8 +12,8 @@ const MAX_SETS: usize = 60_000;
 /// Messages in a block: what is told of one costs memory for so many.
 const BLOCK: u32 = 64;
 
-/// Octets that a shadow may take; with more, all is forgotten. Of a message whose neighbours are known, too, two octets are kept, ten
-/// with its mod-sequence.
+/// Octets that a shadow may take; with more, all is forgotten. Of a message whose neighbours are known, too, two
+/// octets are kept, ten with its mod-sequence.
 const MAX_OCTETS: usize = if cfg!(test) { 256 * 1024 } else { 128 * 1024 * 1024 };
 
 /// Of [`BLOCK`] messages that follow each other.
@@ -25,8 +25,8 @@ struct Block {
     modseqs: Option<Box<[u64; BLOCK as usize]>>,
 }
 
-/// Which flags each message had when a backend last told them, by message number. What it costs depends on how many messages were
-/// told of, and how many are gone, never on how many there are said to be.
+/// Which flags each message had when a backend last told them, by message number. What it costs depends on how many
+/// messages were told of, and how many are gone, never on how many there are said to be.
 #[derive(Debug, Clone, Default)]
 pub struct Shadow {
     /// Messages that are gone. Each is kept under the number it would have if none had gone ever since.
@@ -129,8 +129,8 @@ impl Shadow {
         (modseq > 0 && !self.owed.contains(kept)).then_some(modseq)
     }
 
-    /// There are so many messages, and everything up to this mod-sequence was told. A member may know flags that were never
-    /// told here: from another time, with the mod-sequence up to which they hold (RFC 7162 section 6).
+    /// There are so many messages, and everything up to this mod-sequence was told. A member may know flags that were
+    /// never told here: from another time, with the mod-sequence up to which they hold (RFC 7162 section 6).
     pub fn settle(&mut self, messages: u32, modseq: u64) {
         self.settled = (messages, modseq);
     }

@@ -132,7 +132,8 @@ impl EncodeMetric for Histogram {
     }
 }
 
-/// Prometheus' base unit of time. Exact to the microsecond for sums below 285 years, and to the last bit for the bounds.
+/// Prometheus' base unit of time. Exact to the microsecond for sums below 285 years, and to the last bit for the
+/// bounds.
 fn seconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / SECOND as f64
 }

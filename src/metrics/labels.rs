@@ -279,7 +279,8 @@ labels! {
 }
 
 labels! {
-    /// An IMAP command, as far as it is told apart in `imapool_command_seconds`. `UID FETCH` counts as FETCH, and so on.
+    /// An IMAP command, as far as it is told apart in `imapool_command_seconds`. `UID FETCH` counts as FETCH, and so
+    /// on.
     CommandLabel("command") {
         /// RFC 9051 section 6.3.12
         Append = "append",

@@ -340,8 +340,8 @@ impl BackendMetrics {
     }
 }
 
-/// The upstream connections by their states. They change under one lock, so that a connection on its way from one state to
-/// another is shown once: all together are never more than there are.
+/// The upstream connections by their states. They change under one lock, so that a connection on its way from one
+/// state to another is shown once: all together are never more than there are.
 #[derive(Debug, Default)]
 struct Connections {
     now: Mutex<[i64; ConnectionState::ALL.len()]>,

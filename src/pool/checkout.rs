@@ -164,8 +164,8 @@ impl Account {
         [turn, place]
     }
 
-    /// A connection that fits; `None`: try again. Whatever becomes of the wait, `places` are not free as long as a connection
-    /// that was taken with them is open and in no seat.
+    /// A connection that fits; `None`: try again. Whatever becomes of the wait, `places` are not free as long as a
+    /// connection that was taken with them is open and in no seat.
     async fn seat(
         self: &Arc<Self>,
         want: &Want,
@@ -193,8 +193,8 @@ impl Account {
         Ok(Some(lease))
     }
 
-    /// Has the lease, whose connection does not fit, go on with one that does: a further one, or this one if what is missing
-    /// can be switched on, or one in its place. False: it was closed just then.
+    /// Has the lease, whose connection does not fit, go on with one that does: a further one, or this one if what is
+    /// missing can be switched on, or one in its place. False: it was closed just then.
     async fn make_fit(&self, lease: &mut Lease, want: &Want) -> Result<bool, FillError> {
         self.may_enable(want)?;
         let facts = lease.shared().facts();
@@ -213,8 +213,8 @@ impl Account {
         self.enable(lease, &want.sticky).await
     }
 
-    /// Whether a connection has to show that it is alive before it is used again. In an outage those at rest are not to be
-    /// trusted, however fresh: whoever is given one that hangs, hangs.
+    /// Whether a connection has to show that it is alive before it is used again. In an outage those at rest are not
+    /// to be trusted, however fresh: whoever is given one that hangs, hangs.
     pub(super) fn doubts(&self, connection: &Connection) -> bool {
         let doubtful = connection.rested_for() > self.config.load().check_after || !self.backend.is_reachable();
         doubtful && !connection.is_fresh()
@@ -237,9 +237,9 @@ impl Account {
         if granted { Ok(true) } else { Err(FillError::Unfit) }
     }
 
-    /// A seat with a new connection, where there is room for one without waiting for anybody, and a turn: as long as the
-    /// other is not at rest, both are in use. That there is a seat is not enough: one whose connection is not closed yet is
-    /// free already.
+    /// A seat with a new connection, where there is room for one without waiting for anybody, and a turn: as long as
+    /// the other is not at rest, both are in use. That there is a seat is not enough: one whose connection is not
+    /// closed yet is free already.
     async fn further_seat(&self, want: &Want) -> Option<(Object<Manager>, Connection, OwnedSemaphorePermit)> {
         let turn = Arc::clone(&self.turns).try_acquire_owned().ok()?;
         let at_once = managed::Timeouts { wait: Some(Duration::ZERO), ..managed::Timeouts::default() };

@@ -21,11 +21,12 @@ const REFUSED: u64 = 1;
 const FIRST: u64 = 2;
 /// A credential is asked about ahead of time at most this often.
 const PAUSE: Duration = Duration::from_secs(1);
-/// A refusal that does not say by a response code that the credential is no longer good counts when it comes again after so
-/// long: what is wrong with a server for a moment, many put as a plain NO.
+/// A refusal that does not say by a response code that the credential is no longer good counts when it comes again
+/// after so long: what is wrong with a server for a moment, many put as a plain NO.
 const DOUBT: Duration = Duration::from_secs(2);
 
-/// What is known of one credential of an account: kept as long as the account remembers it or a session was let in with it.
+/// What is known of one credential of an account: kept as long as the account remembers it or a session was let in
+/// with it.
 #[derive(Debug)]
 pub(super) struct Proof {
     pub(super) fingerprint: Fingerprint,
@@ -108,7 +109,8 @@ impl Proof {
     }
 }
 
-/// The credential that a session was let in with, and the account that it is of. The secret is wiped with the last of them.
+/// The credential that a session was let in with, and the account that it is of. The secret is wiped with the last of
+/// them.
 #[derive(Clone)]
 pub struct Grant {
     account: Arc<Account>,
@@ -158,8 +160,8 @@ impl Grant {
         self.proof.age().is_some()
     }
 
-    /// The right to go on, if the backend has accepted it within this time. Zero: a session's own login counts for as long
-    /// as nothing speaks against it.
+    /// The right to go on, if the backend has accepted it within this time. Zero: a session's own login counts for as
+    /// long as nothing speaks against it.
     #[must_use]
     pub fn pass(&self, cache_ttl: Duration) -> Option<Pass> {
         let age = self.proof.age()?;
@@ -174,8 +176,8 @@ impl Grant {
         !self.proof.is_in_doubt() && self.proof.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, due).is_ok()
     }
 
-    /// The backend has accepted this credential just now, as `pass` shows, which may be of an account that has taken the
-    /// place of this one.
+    /// The backend has accepted this credential just now, as `pass` shows, which may be of an account that has taken
+    /// the place of this one.
     #[must_use]
     pub fn renewed(&self, pass: &Pass) -> Option<Pass> {
         if !Arc::ptr_eq(&self.proof, &pass.grant.proof) {

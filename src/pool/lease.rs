@@ -97,8 +97,8 @@ impl Lease {
         leaving.keep_to_the_end(self.places.iter_mut().filter_map(Option::take));
     }
 
-    /// The same lease, but of a connection at rest that fits better, if there is one; the one at hand comes to rest in its
-    /// seat. If neither fits at all, another one is checked out.
+    /// The same lease, but of a connection at rest that fits better, if there is one; the one at hand comes to rest
+    /// in its seat. If neither fits at all, another one is checked out.
     ///
     /// # Errors
     /// See [`CheckoutError`]: when no other can be had, but is needed, or does not answer.
@@ -124,8 +124,8 @@ impl Lease {
         want.checkout().await
     }
 
-    /// Reads what is still to come for a session that has gone (after ending its IDLE, if that is what it did), within the
-    /// budget for that, and puts the connection to rest.
+    /// Reads what is still to come for a session that has gone (after ending its IDLE, if that is what it did),
+    /// within the budget for that, and puts the connection to rest.
     pub async fn drain(mut self, remnant: Remnant) {
         let config = self.account.config.load();
         let (octets, time) = (config.drain_bytes, config.drain_timeout);

@@ -170,8 +170,8 @@ impl Pools {
         account.accepted(fingerprint, credential, connection, None)
     }
 
-    /// This account takes the place of those of the same person's earlier tokens, which expire: what rests there is given up
-    /// as soon as nobody has a session there.
+    /// This account takes the place of those of the same person's earlier tokens, which expire: what rests there is
+    /// given up as soon as nobody has a session there.
     fn succeeds(&self, new: &Arc<Account>) {
         let earlier = {
             let mut siblings = self.siblings.lock();
@@ -189,9 +189,9 @@ impl Pools {
         }
     }
 
-    /// Gives up the connection at rest longest among those of a person: of this account, if `own`, and of the same person's
-    /// other tokens. Of this account, a hub gives up its own. False: there is none. Waits until it is closed; the caller sets the
-    /// deadline.
+    /// Gives up the connection at rest longest among those of a person: of this account, if `own`, and of the same
+    /// person's other tokens. Of this account, a hub gives up its own. False: there is none. Waits until it is
+    /// closed; the caller sets the deadline.
     pub async fn make_room(&self, key: &Key, own: bool) -> bool {
         let own = if own { self.find(key) } else { None };
         let mut accounts: Vec<_> = {

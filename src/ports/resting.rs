@@ -12,7 +12,8 @@ pub(crate) type Since = (Instant, u64);
 
 /// A connection that can be closed to make room.
 pub(crate) trait Evict: fmt::Debug + Send + Sync {
-    /// Ends it, if it still rests; its permit has been told that it leaves by then ([`super::Permit::leave`]). False: it does not.
+    /// Ends it, if it still rests; its permit has been told that it leaves by then ([`super::Permit::leave`]). False:
+    /// it does not.
     fn evict(&self) -> bool;
 }
 

@@ -110,8 +110,8 @@ impl World {
     }
 }
 
-/// Ten thousand at rest, a thousand who wait: a thousand are closed, those that rested longest, and each makes room for the one
-/// who has waited longest.
+/// Ten thousand at rest, a thousand who wait: a thousand are closed, those that rested longest, and each makes room
+/// for the one who has waited longest.
 #[tokio::test(start_paused = true)]
 async fn as_many_go_as_somebody_waits_for() {
     const ALL: usize = 10_000;
@@ -198,8 +198,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Whatever happens, in whatever order: once nothing moves any more, nobody waits while a connection rests that could be closed,
-    /// or while there is room; and no more were closed than somebody waited for.
+    /// Whatever happens, in whatever order: once nothing moves any more, nobody waits while a connection rests that
+    /// could be closed, or while there is room; and no more were closed than somebody waited for.
     #[test]
     fn no_wake_up_is_lost(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();

@@ -1,6 +1,6 @@
-//! Who is inside: how many client connections there may be, and how many of them that have not logged in. Where there are too
-//! many of the latter, the one that has been silent longest gives way to the next that comes: who means to log in does so within
-//! moments, and who does not must not keep others out.
+//! Who is inside: how many client connections there may be, and how many of them that have not logged in. Where there
+//! are too many of the latter, the one that has been silent longest gives way to the next that comes: who means to
+//! log in does so within moments, and who does not must not keep others out.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,8 +55,18 @@ impl Crowd {
     /// Nobody yet.
     #[must_use]
     pub fn new(limits: &Limits) -> Arc<Self> {
+        Self::with(Most::of(limits))
+    }
+
+    /// So many, all of whom may have shown nothing.
+    #[must_use]
+    pub fn of_strangers(most: usize) -> Arc<Self> {
+        Self::with(Most { sessions: most, strangers: most })
+    }
+
+    fn with(most: Most) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Inside {
-            most: Most::of(limits),
+            most,
             sessions: 0,
             last: 0,
             silent: BTreeMap::new(),
@@ -71,8 +81,8 @@ impl Crowd {
         while inside.strangers() > inside.most.strangers && inside.dismiss(true) {}
     }
 
-    /// One more has come, which has not logged in: its place, and how many had to give way to it. `None`: there are too many
-    /// who have logged in, or are about to.
+    /// One more has come, which has not logged in: its place, and how many had to give way to it. `None`: there are
+    /// too many who have logged in, or are about to.
     pub fn enter(self: &Arc<Self>) -> (Option<Place>, usize) {
         let mut inside = self.0.lock();
         let before = inside.strangers();
@@ -107,7 +117,8 @@ impl Inside {
         self.silent.len() + self.verified.len()
     }
 
-    /// The oldest of the silent ones gives way; if there is none, and `any`, the oldest of the others. False: nobody does.
+    /// The oldest of the silent ones gives way; if there is none, and `any`, the oldest of the others. False: nobody
+    /// does.
     fn dismiss(&mut self, any: bool) -> bool {
         let silent = self.silent.pop_first();
         let Some((_, notice)) = silent.or_else(|| any.then(|| self.verified.pop_first()).flatten()) else {

@@ -469,7 +469,8 @@ impl Session {
                         Err(error) => self.without_pass(run, error),
                     }
                 } else if let Err(run) = self.start_at_once(run) {
-                    // With a connection at hand there is nothing to wait for; otherwise what waiting needs is on the heap.
+                    // With a connection at hand there is nothing to wait for; otherwise what waiting needs is on the
+                    // heap.
                     Box::pin(self.start(run, 1, None)).await;
                 }
             }
@@ -586,9 +587,9 @@ impl Session {
         renewed
     }
 
-    /// The credential is no longer accepted, or that cannot be found out now. In the latter case a session goes on in the mailbox
-    /// that it has selected, if its credential is but old: its hub looks after the connection, which is there already. What was
-    /// retired has to be accepted anew: the hub's next connection is another session's.
+    /// The credential is no longer accepted, or that cannot be found out now. In the latter case a session goes on in
+    /// the mailbox that it has selected, if its credential is but old: its hub looks after the connection, which is
+    /// there already. What was retired has to be accepted anew: the hub's next connection is another session's.
     fn without_pass(&mut self, run: Box<Run>, error: CheckoutError) {
         let stands = self.grant.as_ref().is_some_and(Grant::stands);
         if error != CheckoutError::Refused && stands && self.stays_in_hub(&run) {

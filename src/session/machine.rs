@@ -362,8 +362,8 @@ impl Machine {
         }
     }
 
-    /// The backend has ended the connection of the selected mailbox, with these words: so does the session. A command that runs
-    /// is answered by `reply`.
+    /// The backend has ended the connection of the selected mailbox, with these words: so does the session. A command
+    /// that runs is answered by `reply`.
     pub fn handle_bye(&mut self, reply: &str, text: &[u8]) {
         self.answer_lost(reply);
         self.bye(&String::from_utf8_lossy(text), End::UpstreamLost);

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Plays `octets` in pieces to a session whose outside answers at once: each login is accepted, each command done, unless it
-/// asks for more first. Gives all that was done, what is streamed in one piece.
+/// Plays `octets` in pieces to a session whose outside answers at once: each login is accepted, each command done,
+/// unless it asks for more first. Gives all that was done, what is streamed in one piece.
 fn run(octets: &[u8], cuts: &[usize], eof: bool) -> Vec<String> {
     let mut machine = Machine::new(BOUNDS, Front { starttls: false, login: true }, OFFERED.into());
     let mut done = Vec::new();

@@ -1,5 +1,5 @@
-//! Which client sessions there are: for the admin address, which may look at them and close them, and for the line that is
-//! logged at the end of each.
+//! Which client sessions there are: for the admin address, which may look at them and close them, and for the line
+//! that is logged at the end of each.
 //!
 //! A session notes what it does in a [`Record`] of its own, by atomics that nobody else writes. A lock is taken when it
 //! begins, when it logs in and when it takes an upstream connection; whoever looks at all of them holds it for

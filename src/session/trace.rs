@@ -1,9 +1,9 @@
-//! The protocol of one account in the log, for a while and by an administrator's wish: what was asked and answered, without
-//! the contents of strings and literals, which are people's mail and secrets. Pure but for the log.
+//! The protocol of one account in the log, for a while and by an administrator's wish: what was asked and answered,
+//! without the contents of strings and literals, which are people's mail and secrets. Pure but for the log.
 //!
-//! Arguments are shown of the commands of [`shows_arguments`] alone. Of any other, the name is all: whoever mistypes LOGIN,
-//! or sends a password where a command is expected, must not find it in a log. That goes for its tag and for what the server
-//! answers, too, which may repeat it.
+//! Arguments are shown of the commands that take some, and of which [`shows_arguments`] says so. Of any other, the name
+//! is all, if it can be a command's: whoever mistypes LOGIN, or sends a password where a command is expected, must not
+//! find it in a log. That goes for its tag and for what the server answers, too, which may repeat it.
 
 use tracing::info;
 
@@ -35,10 +35,14 @@ impl Trace {
 
     fn asked(&mut self, command: &Command) -> String {
         self.is_hidden = !shows_arguments(command.name);
+        let first = command.segments.first().map_or(&b""[..], |segment| &segment.text[..]);
+        let name = first.split(|octet| *octet == b' ').next().unwrap_or_default();
         if self.is_hidden {
-            let first = command.segments.first().map_or(&b""[..], |segment| &segment.text[..]);
-            let name = first.split(|octet| *octet == b' ').next().unwrap_or_default();
-            return text(&name[..name.len().min(SHOWN_NAME)]);
+            return name_of_unknown(name);
+        }
+        if takes_nothing(command.name) {
+            let more = if name.len() < first.trim_ascii_end().len() { " …" } else { "" };
+            return format!("{} {}{more}", text(&command.tag), text(name));
         }
         let mut redacted = Vec::new();
         for segment in &command.segments {
@@ -127,11 +131,27 @@ fn redact(line: &[u8], to: &mut Vec<u8>) {
     }
 }
 
-/// Those of which all atoms are protocol or names of mailboxes: no secret has its place there. Not those with URLs that let
-/// anybody in who knows them (RFC 4467), nor what nobody knows.
+/// Those of which all atoms are protocol or names of mailboxes: no secret has its place there. Not those with URLs
+/// that let anybody in who knows them (RFC 4467), nor what nobody knows.
 fn shows_arguments(name: Name) -> bool {
     use Name::{Authenticate, GenUrlAuth, Login, Other, ResetKey, UrlFetch};
     !matches!(name, Other | Login | Authenticate | GenUrlAuth | UrlFetch | ResetKey)
+}
+
+/// Whatever follows the name is a mistake.
+fn takes_nothing(name: Name) -> bool {
+    use Name::{Capability, Check, Close, Expunge, Idle, Logout, Namespace, Noop, StartTls, Unauthenticate, Unselect};
+    matches!(
+        name,
+        Capability | Check | Close | Expunge | Idle | Logout | Namespace | Noop | StartTls | Unauthenticate | Unselect
+    )
+}
+
+/// Commands are made of letters, in capitals as a rule: all else may be anything.
+fn name_of_unknown(name: &[u8]) -> String {
+    let is_one =
+        !name.is_empty() && name.iter().all(|octet| octet.is_ascii_uppercase() || matches!(octet, b'-' | b'='));
+    if is_one { text(&name[..name.len().min(SHOWN_NAME)]) } else { format!("({} octets)", name.len()) }
 }
 
 /// Of a line that may repeat a secret: whether it is an answer, and which.
@@ -235,6 +255,17 @@ mod tests {
             assert_eq!(trace.asked(&command("b LIST \"\" INBOX")), "b LIST \"0\" INBOX{6}");
         }
         assert_eq!(Trace::default().asked(&command("a LOGINN u pw")), "LOGINN");
+        for line in ["correct horse battery", "my hunter2", "Tr0ub4dor &3", "a xyzzy"] {
+            let word = line.split(' ').nth(1).unwrap();
+            assert_eq!(Trace::default().asked(&command(line)), format!("({} octets)", word.len()));
+        }
+    }
+
+    #[test]
+    fn of_a_command_that_takes_none_no_argument_is_shown() {
+        assert_eq!(Trace::default().asked(&command("a NOOP s3cret")), "a NOOP …");
+        assert_eq!(Trace::default().asked(&command("a close hunter2")), "a close …");
+        assert_eq!(Trace::default().asked(&command("a IDLE")), "a IDLE");
         assert!(Trace::default().asked(&command(&format!("a {} x", "Y".repeat(9999)))).len() <= SHOWN_NAME);
     }
 }

@@ -406,12 +406,13 @@ impl Backend {
         take.await.unwrap_or(Err(OpenError::Closed))
     }
 
-    /// Sees to the spare connections, and to whether the backend is there. Call it every few seconds; while one call is at work,
-    /// another does nothing.
+    /// Sees to the spare connections, and to whether the backend is there. Call it every few seconds; while one call
+    /// is at work, another does nothing.
     pub async fn tend(self: &Arc<Self>) {
         let Ok(_alone) = self.tending.try_lock() else { return };
         self.clear_away_spares();
-        // A backend that is down, or was never seen, is asked whether it is there, and nobody has to make room for that.
+        // A backend that is down, or was never seen, is asked whether it is there, and nobody has to make room for
+        // that.
         let known = *self.reachable.borrow();
         if !known
             && self.service() == Service::Running
@@ -431,8 +432,8 @@ impl Backend {
         self.spares.lock().clear();
     }
 
-    /// Room for a further connection. Whoever stops waiting for it keeps no place in the queue; and nothing is evicted for an
-    /// attempt that would not be made.
+    /// Room for a further connection. Whoever stops waiting for it keeps no place in the queue; and nothing is
+    /// evicted for an attempt that would not be made.
     async fn room(&self) -> Result<Permit, OpenError> {
         if self.breaker.lock().refuses(std::time::Instant::now()) {
             self.metrics.dial(DialResult::Breaker);
@@ -511,7 +512,8 @@ impl Backend {
                     self.metrics.dial(error.result());
                     self.budget.shrink(self.index);
                     permit = timeout_at(deadline, self.budget.permit(self.index)).await.map_err(|_| error)?;
-                    // The port is free a round trip after its connection was closed, or when somebody else gives one back.
+                    // The port is free a round trip after its connection was closed, or when somebody else gives one
+                    // back.
                     sleep(pause).await;
                     pause *= 2;
                     pass = self.pass(Whom::Login).await?;

@@ -9,8 +9,8 @@ const FAILURES: u32 = 3;
 const MIN_WAIT: Duration = Duration::from_millis(250);
 /// Longest wait between two attempts at a dead backend: after it is back, the first session gets through within this.
 const MAX_WAIT: Duration = Duration::from_secs(2);
-/// An attempt that has not told its outcome by then does not keep the next one from being made: it may hang on a connection
-/// that was lost in the outage, while the backend is back.
+/// An attempt that has not told its outcome by then does not keep the next one from being made: it may hang on a
+/// connection that was lost in the outage, while the backend is back.
 const PROBE_LOST: Duration = Duration::from_secs(5);
 
 /// See the module.
@@ -39,8 +39,8 @@ impl Breaker {
         true
     }
 
-    /// The backend has greeted: the circuit closes. But until it has judged a login, too, the next failure opens it again,
-    /// for longer: some servers greet and then fall over.
+    /// The backend has greeted: the circuit closes. But until it has judged a login, too, the next failure opens it
+    /// again, for longer: some servers greet and then fall over.
     pub fn greeted(&mut self) {
         self.open_until = None;
         self.probing_since = None;

@@ -1,9 +1,9 @@
 //! One authenticated upstream connection, and the handle that others have of it.
 //!
-//! The handle of a connection in use holds all of it: socket, buffers, protocol. Whoever has the handle drives it, within
-//! his own task, so that no octet has to wait for another task. It keeps no state in futures: they can be dropped at any
-//! moment. What a session leaves unread when it vanishes is read by whoever took over its handle. At rest, the connection
-//! lies in its berth, where its keeper goes on reading, so that a goodbye is seen at once.
+//! The handle of a connection in use holds all of it: socket, buffers, protocol. Whoever has the handle drives it,
+//! within his own task, so that no octet has to wait for another task. It keeps no state in futures: they can be
+//! dropped at any moment. What a session leaves unread when it vanishes is read by whoever took over its handle. At
+//! rest, the connection lies in its berth, where its keeper goes on reading, so that a goodbye is seen at once.
 
 mod keeper;
 mod reading;
@@ -89,8 +89,8 @@ impl Shared {
         self.state.load(Ordering::Acquire) == CLOSED
     }
 
-    /// Tells the account's queue, and no other, once it was of use: a client's command was answered OK on it, or an IDLE lasted
-    /// or heard something. That somebody could log in on it is no proof of that.
+    /// Tells the account's queue, and no other, once it was of use: a client's command was answered OK on it, or an
+    /// IDLE lasted or heard something. That somebody could log in on it is no proof of that.
     pub fn proves(&self, queue: Arc<Queue>) {
         let _ = self.proves.set(queue);
     }
@@ -335,7 +335,8 @@ impl Connection {
         }
     }
 
-    /// Sends what is still to be sent, while no event is wanted. The backend is not read meanwhile, so that TCP slows it.
+    /// Sends what is still to be sent, while no event is wanted. The backend is not read meanwhile, so that TCP slows
+    /// it.
     pub fn poll_held(&mut self, cx: &mut Context<'_>) {
         if let Some(wire) = &mut self.wire {
             wire.poll_held(cx);
@@ -394,8 +395,8 @@ impl Connection {
         }
     }
 
-    /// Reads what is still to come for a session that is gone, within `octets` and `time`, and ends its IDLE. False: not
-    /// to be used again.
+    /// Reads what is still to come for a session that is gone, within `octets` and `time`, and ends its IDLE. False:
+    /// not to be used again.
     pub async fn drain(&mut self, mut remnant: Remnant, octets: usize, time: Duration) -> bool {
         let read = async {
             let mut left = octets;
@@ -445,7 +446,8 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
 }
 
-/// Reads at most `most` octets, by way of a buffer that all connections of a thread share, so that one that waits owns none.
+/// Reads at most `most` octets, by way of a buffer that all connections of a thread share, so that one that waits
+/// owns none.
 pub(crate) fn poll_read_with(
     stream: &mut Stream,
     cx: &mut Context<'_>,

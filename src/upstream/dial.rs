@@ -211,8 +211,8 @@ impl Dialer {
         self.addresses.lock().clone()
     }
 
-    /// A new connection, with TLS where it is implicit. Within `connect_timeout` over all addresses, and `login_timeout`
-    /// for TLS.
+    /// A new connection, with TLS where it is implicit. Within `connect_timeout` over all addresses, and
+    /// `login_timeout` for TLS.
     ///
     /// The connection is set to be reset when it is dropped, so that whatever goes wrong with it, this host is not left
     /// with a TIME_WAIT; [`Stream::close`] and [`Stream::wait_peer_close`] end it in an orderly way.
@@ -223,8 +223,8 @@ impl Dialer {
         self.connect_for(pass, None).await
     }
 
-    /// As [`Dialer::connect`], for the session of a client, if it is for one: `backend.send_proxy` tells the backend. The pass
-    /// is used up: each attempt needs one of its own.
+    /// As [`Dialer::connect`], for the session of a client, if it is for one: `backend.send_proxy` tells the backend.
+    /// The pass is used up: each attempt needs one of its own.
     ///
     /// # Errors
     /// Each says what to do about it.
@@ -361,8 +361,8 @@ async fn connect_from(
     socket.connect(address).await.map_err(|error| DialError::connect(address, error))
 }
 
-/// Binds the address only: the port is chosen by connect(2), where one local port serves many remote addresses. A bind that
-/// chose it would take it for all of them.
+/// Binds the address only: the port is chosen by connect(2), where one local port serves many remote addresses. A
+/// bind that chose it would take it for all of them.
 fn bind(socket: &TcpSocket, source: IpAddr) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
@@ -385,8 +385,8 @@ fn interleave(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
 }
 
 /// Happy Eyeballs (RFC 8305 section 5): the next attempt begins when the one before has failed, or after 250 ms; the
-/// first to succeed wins, and the others are dropped. When all have failed: the most telling error. `addresses` must not
-/// be empty.
+/// first to succeed wins, and the others are dropped. When all have failed: the most telling error. `addresses` must
+/// not be empty.
 async fn race<T, A>(mut addresses: VecDeque<SocketAddr>, attempt: impl Fn(SocketAddr) -> A) -> Result<T, DialError>
 where
     A: Future<Output = Result<T, DialError>>,

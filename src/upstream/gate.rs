@@ -1,23 +1,23 @@
 //! The gate in front of every connection that is opened: how many, how fast, and for whom. Pure: time is an argument.
 //!
-//! Two things stand in the way of a loop, whatever its cause. Each account has a [`Line`]: a burst of connections, then one at a
-//! time, and after too many that were of no use pauses that grow until one is used. All connections to a backend pass its
-//! [`Gate`], which alone gives the [`Pass`] that dialing takes.
+//! Two things stand in the way of a loop, whatever its cause. Each account has a [`Line`]: a burst of connections,
+//! then one at a time, and after too many that were of no use pauses that grow until one is used. All connections to
+//! a backend pass its [`Gate`], which alone gives the [`Pass`] that dialing takes.
 
 use std::time::{Duration, Instant};
 
-/// Connections to one backend that may be opened at once, and one more for each [`BACKEND_PAUSE`]: that many accounts can log in
-/// at the start, or dial again after an outage.
+/// Connections to one backend that may be opened at once, and one more for each [`BACKEND_PAUSE`]: that many accounts
+/// can log in at the start, or dial again after an outage.
 const BACKEND_BURST: u32 = 20_000;
 /// See [`BACKEND_BURST`].
 const BACKEND_PAUSE: Duration = Duration::from_millis(2);
 /// Connections that an account may open at once, beyond twice `pool.max_per_account`.
 const FURTHER: u32 = 4;
-/// One more each, after that. Mailboxes whose sessions have switched on different things take turns on few connections, and
-/// most of these turns cost one: clients of mixed kinds were seen to need forty a second.
+/// One more each, after that. Mailboxes whose sessions have switched on different things take turns on few
+/// connections, and most of these turns cost one: clients of mixed kinds were seen to need forty a second.
 const ACCOUNT_PAUSE: Duration = Duration::from_millis(25);
-/// The pause before the next connection, once twice `pool.max_per_account` were opened in a row of which none was used; it doubles
-/// with each further one, up to [`LONGEST_PAUSE`].
+/// The pause before the next connection, once twice `pool.max_per_account` were opened in a row of which none was
+/// used; it doubles with each further one, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// See [`FIRST_PAUSE`].
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);

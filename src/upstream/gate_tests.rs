@@ -38,8 +38,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Whatever happens: no stretch of time has more connections than a burst and one for each pause, and of those that were of
-    /// no use in a row, each beyond the grace came after a pause. Who does as told is let pass in the end.
+    /// Whatever happens: no stretch of time has more connections than a burst and one for each pause, and of those
+    /// that were of no use in a row, each beyond the grace came after a pause. Who does as told is let pass in the
+    /// end.
     #[test]
     fn a_line_keeps_its_bounds(places in 1..6usize, steps in steps()) {
         let mut line = Line::new(places);
@@ -103,7 +104,8 @@ proptest! {
         }
     }
 
-    /// Those who wait are let pass in the order of asking, each at the time it was told or before, and nobody in between.
+    /// Those who wait are let pass in the order of asking, each at the time it was told or before, and nobody in
+    /// between.
     #[test]
     fn who_waits_is_not_overtaken(waiting in 1..40u32, newcomers in prop::collection::vec(0..200u64, 0..40)) {
         let mut bucket = Bucket::new(3, Duration::from_millis(100));
@@ -148,7 +150,8 @@ fn what_nobody_waits_for_leaves_half_to_the_others() {
     assert_eq!(gate.free(later.at), 1);
 }
 
-/// What honest load needs: ten thousand first logins at the start, and the same again after an outage of all connections.
+/// What honest load needs: ten thousand first logins at the start, and the same again after an outage of all
+/// connections.
 #[test]
 fn honest_load_does_not_wait() {
     let (mut gate, start) = (Gate::default(), Instant::now());

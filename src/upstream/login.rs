@@ -1,6 +1,6 @@
-//! From the greeting to an authenticated connection, line by line (RFC 9051 sections 3, 6.2 and 7.1): greeting, STARTTLS,
-//! CAPABILITY, then LOGIN or AUTHENTICATE, and a first command, which shows that the session behind the login works. No
-//! sockets, no clock.
+//! From the greeting to an authenticated connection, line by line (RFC 9051 sections 3, 6.2 and 7.1): greeting,
+//! STARTTLS, CAPABILITY, then LOGIN or AUTHENTICATE, and a first command, which shows that the session behind the
+//! login works. No sockets, no clock.
 //!
 //! A refused credential leaves the connection as it was, for the next one to be tried on.
 
@@ -149,8 +149,8 @@ impl Login {
         self.waiting == Waiting::Nothing && self.bye.is_none()
     }
 
-    /// What the backend wants the user to see (RFC 9051 section 7.1, ALERT) since the login began: `OK [ALERT] …`, safe to
-    /// be sent on. They are told once.
+    /// What the backend wants the user to see (RFC 9051 section 7.1, ALERT) since the login began: `OK [ALERT] …`,
+    /// safe to be sent on. They are told once.
     pub fn take_alerts(&mut self) -> Vec<String> {
         self.alerts.take()
     }
@@ -300,8 +300,8 @@ impl Login {
         }
     }
 
-    /// The connection has ended, or nothing more is waited for, for the reason `why`. What that means for the credential that
-    /// was sent, if it can be told.
+    /// The connection has ended, or nothing more is waited for, for the reason `why`. What that means for the
+    /// credential that was sent, if it can be told.
     pub fn handle_end(&mut self, why: &str) -> Option<Outcome> {
         match self.waiting {
             Waiting::Trial => Some(self.not_connected(why.to_owned())),
@@ -390,8 +390,8 @@ impl Login {
         Some(outcome)
     }
 
-    /// The backend says OK to the credential. Some say so to whatever they are shown, and refuse what follows: only then do
-    /// they ask whoever knows.
+    /// The backend says OK to the credential. Some say so to whatever they are shown, and refuse what follows: only
+    /// then do they ask whoever knows.
     fn accepted(&mut self, reply: &StatusReply<'_>) -> Option<Outcome> {
         self.held.clear();
         self.unasked = None;

@@ -61,16 +61,16 @@ impl Sticky {
         self.condstore <= other.condstore && self.enabled.is_subset(&other.enabled)
     }
 
-    /// Whether nobody can tell it from the `other` as long as no mailbox is selected: CONDSTORE and QRESYNC change only what is
-    /// said of messages (RFC 7162 sections 3.1 and 3.2).
+    /// Whether nobody can tell it from the `other` as long as no mailbox is selected: CONDSTORE and QRESYNC change
+    /// only what is said of messages (RFC 7162 sections 3.1 and 3.2).
     #[must_use]
     pub fn shows_as(&self, other: &Self) -> bool {
         let shows = |word: &&Vec<u8>| &***word != b"QRESYNC";
         self.enabled.iter().filter(shows).eq(other.enabled.iter().filter(shows))
     }
 
-    /// The command that brings a connection into this state, if it takes one: ENABLE, or, where the server does not know that,
-    /// what else switches CONDSTORE on (RFC 7162 section 3.1).
+    /// The command that brings a connection into this state, if it takes one: ENABLE, or, where the server does not
+    /// know that, what else switches CONDSTORE on (RFC 7162 section 3.1).
     #[must_use]
     pub fn command(&self, has_enable: bool) -> Option<Command> {
         let condstore = self.condstore.then_some(&b"CONDSTORE"[..]);
@@ -120,7 +120,8 @@ impl EnableReply {
 pub struct Facts {
     /// The mailbox that is selected ([`Command::selected_mailbox`]).
     pub selected: Option<Bytes>,
-    /// What may be on, by what was asked for and not refused: nobody gets the connection who has not asked for just that.
+    /// What may be on, by what was asked for and not refused: nobody gets the connection who has not asked for just
+    /// that.
     pub sticky: Arc<Sticky>,
     /// What the backend has said to be on: what the session may go by (RFC 5161 section 3.2, RFC 7162 section 3.1.8).
     pub granted: Arc<Sticky>,
@@ -164,8 +165,8 @@ pub enum Event {
     Data(Bytes),
     /// The backend waits for more of the session's command; the whole line.
     Continue(Bytes),
-    /// Part of the tagged reply to the session's command, where that is too long to be had whole: from the space after the tag to
-    /// the line's end, in as many parts as come. Then [`Event::Done`] has nothing more of it.
+    /// Part of the tagged reply to the session's command, where that is too long to be had whole: from the space
+    /// after the tag to the line's end, in as many parts as come. Then [`Event::Done`] has nothing more of it.
     Tagged(Bytes),
     /// The session's command is over: ` OK …` with line end, and whether a mailbox is selected now.
     Done(Bytes, bool),
@@ -357,9 +358,9 @@ impl Machine {
         self.context_tags.clear();
     }
 
-    /// Sends a session's command, or holds it back until a command of ours is over, or the rest of one that was refused is
-    /// sent. With `streams`, its last segment
-    /// is followed by a literal that comes by [`Machine::handle_octets`] after [`Event::Continue`].
+    /// Sends a session's command, or holds it back until a command of ours is over, or the rest of one that was
+    /// refused is sent. With `streams`, its last segment is followed by a literal that comes by
+    /// [`Machine::handle_octets`] after [`Event::Continue`].
     pub fn handle_command(&mut self, command: Command, streams: Option<Literal>) {
         // Within a literal whose octets are still to come, a command would count as some of them.
         if self.in_flight.is_some() || self.streaming.is_some() {
@@ -408,8 +409,8 @@ impl Machine {
 
     /// Writes the command under a new tag; gives the tag's number.
     ///
-    /// Literals go out only when the backend asks for them, whatever the client did: a server that stops to understand a
-    /// command before its literal takes the literal's octets for commands (Dovecot and Cyrus both do).
+    /// Literals go out only when the backend asks for them, whatever the client did: a server that stops to
+    /// understand a command before its literal takes the literal's octets for commands (Dovecot and Cyrus both do).
     fn begin(&mut self, command: &Command, streams: Option<Literal>) -> u64 {
         // A stray line before any reply is the session's.
         self.dropping &= !self.framer.at_line_start();

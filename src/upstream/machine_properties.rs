@@ -19,8 +19,8 @@ struct Heard {
     error: Option<ProtocolError>,
 }
 
-/// Plays `parts` to a machine in pieces, each cut at `cuts` (modulo what is left of it). It has the first of `commands` to
-/// begin with, and the next after each reply, as far as they go.
+/// Plays `parts` to a machine in pieces, each cut at `cuts` (modulo what is left of it). It has the first of
+/// `commands` to begin with, and the next after each reply, as far as they go.
 fn hear(parts: &[Vec<u8>], cuts: &[usize], commands: &[&str]) -> Heard {
     let mut machine = connected("IMAP4rev1 LITERAL+ UNSELECT");
     let mut heard = Heard::default();
@@ -253,7 +253,8 @@ proptest! {
         }
     }
 
-    /// The hub cuts what is passed on into replies anew: it must see no other lines and literals in it than were seen here.
+    /// The hub cuts what is passed on into replies anew: it must see no other lines and literals in it than were seen
+    /// here.
     #[test]
     fn the_hub_sees_the_same_lines_and_literals(octets in vec(prop_oneof![
         Just(b"* 1 FETCH (BODY[] ".to_vec()), Just(b"* 4 EXISTS\r\n".to_vec()), Just(b"* OK x".to_vec()), Just(b"\r\n".to_vec()),

@@ -98,8 +98,8 @@ impl Play {
 
     /// `C:` a command (`L:` octets of a literal, `T:` the text after one, `O:` other octets) of the session, `B:` what
     /// the backend has to get for it; `S:` what the backend says, `D:` what of it has to reach the session as data,
-    /// `+:` the session being asked for more, `=:` the end of its command. `U:` a session's end and the next one's start.
-    /// Each line is one, with `\r\n` for line ends within; `S;` and `D;` have none at the end.
+    /// `+:` the session being asked for more, `=:` the end of its command. `U:` a session's end and the next one's
+    /// start. Each line is one, with `\r\n` for line ends within; `S;` and `D;` have none at the end.
     fn play(&mut self, script: &str) -> &mut Self {
         let mut before = "";
         for line in script.lines().map(str::trim_start).filter(|line| !line.is_empty()) {
@@ -466,8 +466,8 @@ fn unselect_that_is_refused_is_not_asked_for_again() {
     }
 }
 
-/// DavMail and others: a mailbox may stay selected when the SELECT of another fails. Nobody can say, so it is left for sure before
-/// anything else is run; UNSELECT proves nothing then.
+/// DavMail and others: a mailbox may stay selected when the SELECT of another fails. Nobody can say, so it is left
+/// for sure before anything else is run; UNSELECT proves nothing then.
 #[test]
 fn after_a_failed_select_nothing_is_certain() {
     let mut play = Play::new("IMAP4rev1 UNSELECT");
@@ -729,7 +729,8 @@ fn what_is_granted_is_what_is_listed() {
     }
 }
 
-/// RFC 7162 section 3.1.8: a SELECT that switches CONDSTORE on is told the highest mod-sequence, or that there are none.
+/// RFC 7162 section 3.1.8: a SELECT that switches CONDSTORE on is told the highest mod-sequence, or that there are
+/// none.
 #[test]
 fn condstore_is_granted_with_a_mod_sequence() {
     for (line, reply, granted, carried) in [
@@ -815,8 +816,8 @@ fn what_no_server_says() {
     }
 }
 
-/// What a session hears of `stream` while its NAMESPACE runs, given in pieces of this size: data, parts of the tagged reply, and
-/// what else there is.
+/// What a session hears of `stream` while its NAMESPACE runs, given in pieces of this size: data, parts of the tagged
+/// reply, and what else there is.
 fn told_of_long(stream: &[u8], piece: usize) -> (Vec<u8>, Vec<u8>, Vec<String>) {
     let mut play = Play::new("IMAP4rev1");
     play.play("C: a NAMESPACE\nB: i0 NAMESPACE");

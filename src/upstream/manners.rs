@@ -1,5 +1,5 @@
-//! What a backend was found to refuse of what imapool asks of its own accord. It is remembered for an account, so that nothing is
-//! asked again and again: the next connection and the next hub know it, too.
+//! What a backend was found to refuse of what imapool asks of its own accord. It is remembered for an account, so
+//! that nothing is asked again and again: the next connection and the next hub know it, too.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,9 @@
-//! Whose credential the backend is asked about next: a bounded number at once, and the better an attempt stands the more of
-//! these places are open to it.
+//! Whose credential the backend is asked about next: a bounded number at once, and the better an attempt stands the
+//! more of these places are open to it.
 //!
-//! A backend answers a right password within milliseconds and a wrong one after seconds, so wrong ones fill any queue. They
-//! find two of the eight places open, and what is proven or comes from a familiar address does not wait behind them.
+//! A backend answers a right password within milliseconds and a wrong one after seconds, so wrong ones fill any
+//! queue. They find two of the eight places open, and what is proven or comes from a familiar address does not wait
+//! behind them.
 
 use std::time::{Duration, Instant};
 
@@ -47,8 +48,8 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// Waits for a turn, in the order of asking among those who stand equally. `None`: too many suspects wait already. The
-    /// caller sets the deadline.
+    /// Waits for a turn, in the order of asking among those who stand equally. `None`: too many suspects wait
+    /// already. The caller sets the deadline.
     pub async fn take(&self, standing: Standing) -> Option<Turn<'_>> {
         let _place = match standing {
             Standing::Suspect => Some(self.suspects.try_acquire().ok()?),

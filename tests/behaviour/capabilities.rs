@@ -1,4 +1,5 @@
-//! CAPABILITY is a promise: the backend's own list, before and after login, less what cannot be kept, told alike everywhere.
+//! CAPABILITY is a promise: the backend's own list, before and after login, less what cannot be kept, told alike
+//! everywhere.
 
 use imapool::demo::server::{Capabilities, Options, Server};
 

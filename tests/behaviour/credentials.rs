@@ -83,7 +83,8 @@ async fn a_wrong_password_disturbs_nobody() {
     let after = server.counters();
     assert_eq!(after.logins, before.logins, "the right password is still known, its connections still there");
     assert_eq!(after.failed_logins, before.failed_logins + 5);
-    // All wrong ones went over the same connection; the further ones are spare ones to take its place, and the one before's.
+    // All wrong ones went over the same connection; the further ones are spare ones to take its place, and the one
+    // before's.
     assert!(after.accepted <= before.accepted + 2, "{before:?} {after:?}");
     assert_eq!(harness.metric("imapool_upstream_retired_total", ""), 0);
     drop(working);
@@ -336,8 +337,8 @@ async fn limits_and_outages_are_not_wrong_passwords() {
 }
 
 /// Dovecot CVE-2026-27856: a comparison that ends at the first difference tells how far a guess was right. Sixteen
-/// megabytes that differ at once take as long as ones that differ at their end; an early exit would be a hundred thousand
-/// times faster, so a factor of ten is no race with the machine's load.
+/// megabytes that differ at once take as long as ones that differ at their end; an early exit would be a hundred
+/// thousand times faster, so a factor of ten is no race with the machine's load.
 #[test]
 fn secrets_are_compared_in_constant_time() {
     let size = 16 << 20;

@@ -1,5 +1,6 @@
-//! A backend that closes after any octet of what it says: every command of a client is answered, or its connection ends; what is
-//! answered is not the end of somebody else's line or literal, and the next connection serves on. Both modes.
+//! A backend that closes after any octet of what it says: every command of a client is answered, or its connection
+//! ends; what is answered is not the end of somebody else's line or literal, and the next connection serves on. Both
+//! modes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,12 +23,16 @@ const FAREWELLS: &[&str] = &[
     "+ \r\n",
 ];
 
+/// Nothing is cut.
 const WHOLE: usize = usize::MAX;
+/// Neither is what was to be.
+const HEALED: usize = usize::MAX - 1;
 
 /// Octets that may still be said.
 struct Mouth {
     conn: Conn,
     left: usize,
+    limit: Arc<AtomicUsize>,
     /// What is said last.
     farewell: &'static str,
 }
@@ -35,6 +40,9 @@ struct Mouth {
 impl Mouth {
     /// False: it is shut.
     async fn say(&mut self, octets: &str) -> bool {
+        if self.limit.load(Ordering::SeqCst) == HEALED {
+            self.left = WHOLE;
+        }
         let said = &octets.as_bytes()[..octets.len().min(self.left)];
         self.conn.send(said).await;
         self.left = self.left.saturating_sub(octets.len());
@@ -111,7 +119,8 @@ const COMMANDS: [&str; 10] = [
     "NOOP",
 ];
 
-/// Whether the reply with this tag stands at the end of `heard`, which is well-framed up to there; `None`: more has to come.
+/// Whether the reply with this tag stands at the end of `heard`, which is well-framed up to there; `None`: more has
+/// to come.
 fn is_answered(heard: &[u8], tag: &str) -> Option<()> {
     let mut rest = heard;
     while let Some(end) = rest.iter().position(|b| *b == b'\n') {
@@ -174,8 +183,8 @@ async fn talk(harness: &Harness, user: &str) -> Talk {
     Talk { stream: harness.login(user).await.into_stream(), heard: Vec::new(), number: 0 }
 }
 
-/// Runs these commands of one session, beside one that has selected the mailbox, and closes the first connection after so many
-/// octets. False: none was.
+/// Runs these commands of one session, beside one that has selected the mailbox, and closes the first connection
+/// after so many octets. False: none was.
 async fn dialogue(harness: &Harness, limit: &AtomicUsize, user: &str, commands: &[&str], octets: usize) -> bool {
     limit.store(octets, Ordering::SeqCst);
     let mut one = talk(harness, user).await;
@@ -187,13 +196,14 @@ async fn dialogue(harness: &Harness, limit: &AtomicUsize, user: &str, commands: 
         }
         there = there && two.command("NOOP").await;
     }
-    // Whatever became of those two: the next one is served.
+    // Whatever became of those two: the next one is served, on whichever connection.
+    let cut = limit.swap(HEALED, Ordering::SeqCst) == WHOLE;
     let mut three = talk(harness, user).await;
     assert!(three.command("LIST \"\" *").await && three.command("SELECT INBOX").await && three.command("NOOP").await);
     let heard = String::from_utf8_lossy(&three.heard).into_owned();
     // What was cut may be a part of a status's text.
     assert!(heard.lines().last().is_some_and(|last| last.starts_with("c3 OK")), "{heard:?}");
-    limit.swap(WHOLE, Ordering::SeqCst) == WHOLE
+    cut
 }
 
 async fn stage(mode: PoolMode, farewell: &'static str) -> (Scripted, Harness, Arc<AtomicUsize>) {
@@ -201,8 +211,9 @@ async fn stage(mode: PoolMode, farewell: &'static str) -> (Scripted, Harness, Ar
     let ours = Arc::clone(&limit);
     let backend = Scripted::start(move |conn: Conn| {
         // Only the first connection since the number was set.
-        let left = ours.swap(WHOLE, Ordering::SeqCst);
-        async move { Mouth { conn, left, farewell }.serve().await }
+        let taken = ours.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| (left != HEALED).then_some(WHOLE));
+        let (left, limit) = (taken.unwrap_or(WHOLE), Arc::clone(&ours));
+        async move { Mouth { conn, left, limit, farewell }.serve().await }
     })
     .await;
     let harness = Harness::start(backend.address, |config| config.pool.mode = mode).await;

@@ -1,5 +1,5 @@
-//! What a loop costs: whatever a client or a backend does again and again, connections are opened within the gate's bounds, and
-//! others notice nothing.
+//! What a loop costs: whatever a client or a backend does again and again, connections are opened within the gate's
+//! bounds, and others notice nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -96,8 +96,8 @@ async fn logins_of(mode: PoolMode, offered: &'static str, visits: usize, script:
     logins
 }
 
-/// RFC 7162 section 3.1: each of these switches CONDSTORE on, which cannot be switched off. With sessions between them that do
-/// not.
+/// RFC 7162 section 3.1: each of these switches CONDSTORE on, which cannot be switched off. With sessions between
+/// them that do not.
 #[tokio::test]
 async fn who_switches_condstore_on_costs_no_more_connections_than_it_may_have() {
     for (mode, offered) in MODES.into_iter().flat_map(|mode| [(mode, CAPABILITIES), (mode, WITHOUT_ENABLE)]) {
@@ -113,8 +113,8 @@ async fn who_switches_condstore_on_costs_no_more_connections_than_it_may_have() 
     }
 }
 
-/// What cannot be avoided is slowed: two kinds of sessions that take turns on the only connection there may be. Each is served,
-/// or hears why not, and goes on.
+/// What cannot be avoided is slowed: two kinds of sessions that take turns on the only connection there may be. Each
+/// is served, or hears why not, and goes on.
 #[tokio::test]
 async fn what_cannot_be_shared_is_opened_at_the_gates_pace() {
     for mode in MODES {
@@ -307,8 +307,8 @@ async fn tricky(mut conn: Conn, tricks: Arc<(Vec<Mischief>, AtomicUsize)>, login
 proptest! {
     #![proptest_config(ProptestConfig { cases: 10, max_shrink_iters: 20, ..ProptestConfig::default() })]
 
-    /// A backend that refuses, ends, lies or hangs for one account at any step, and clients that ask for anything: its connections stay
-    /// within the gate's bounds, and another account's commands go on.
+    /// A backend that refuses, ends, lies or hangs for one account at any step, and clients that ask for anything:
+    /// its connections stay within the gate's bounds, and another account's commands go on.
     #[test]
     fn dials_stay_within_bounds_whatever_happens(
         tricks in prop::collection::vec(mischief(), 1..12),

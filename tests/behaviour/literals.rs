@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::support::{Conn, Gate, Harness, Scripted, until};
 
-/// Pingora CVE-2025-4366 and CVE-2026-2833: octets that pass before the server has agreed, or that are left unread when it
-/// has not, are read as commands. Here: a backend without LITERAL+ that refuses an APPEND whose message the client sends
-/// unasked, and in whose message a command stands.
+/// Pingora CVE-2025-4366 and CVE-2026-2833: octets that pass before the server has agreed, or that are left unread
+/// when it has not, are read as commands. Here: a backend without LITERAL+ that refuses an APPEND whose message the
+/// client sends unasked, and in whose message a command stands.
 #[tokio::test]
 async fn a_refused_literal_is_never_sent() {
     let backend = Scripted::offering("IMAP4rev1 UNSELECT", |mut conn: Conn| async move {
@@ -39,8 +39,8 @@ async fn after_a_refusal_the_next_line_is_a_command() {
     harness.finish().await;
 }
 
-/// A backend that answers when it has asked for a message, but before it has read it, may read it all the same: nothing of
-/// the next command is ever taken for the rest of the message, nor the rest for a command.
+/// A backend that answers when it has asked for a message, but before it has read it, may read it all the same:
+/// nothing of the next command is ever taken for the rest of the message, nor the rest for a command.
 #[tokio::test]
 async fn an_early_refusal_does_not_cut_a_message() {
     let backend = Scripted::start(|mut conn: Conn| async move {
@@ -147,8 +147,8 @@ async fn compress_is_not_passed_on() {
     harness.finish().await;
 }
 
-/// A literal is each side's own affair: what the client may send at once is asked for at a backend without LITERAL+, and
-/// what stands in it, line ends and all, is octets.
+/// A literal is each side's own affair: what the client may send at once is asked for at a backend without LITERAL+,
+/// and what stands in it, line ends and all, is octets.
 #[tokio::test]
 async fn literals_are_translated() {
     let backend = Scripted::offering("IMAP4rev1", |mut conn: Conn| async move {

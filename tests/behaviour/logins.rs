@@ -232,8 +232,8 @@ async fn ill_for_one(conn: &mut Conn, step: Step, ill: Ill) {
     }
 }
 
-/// Refusals of every sort at every step: nobody is let in, the backend is not blamed, others log in, and a credential is
-/// shown once for each time that a client shows it.
+/// Refusals of every sort at every step: nobody is let in, the backend is not blamed, others log in, and a credential
+/// is shown once for each time that a client shows it.
 #[tokio::test]
 async fn what_happens_to_one_login_is_that_accounts_affair() {
     let ills = [
@@ -540,7 +540,8 @@ async fn a_password_reaches_a_server_that_knows_only_the_login_mechanism() {
     harness.finish().await;
 }
 
-/// 8-bit octets in a quoted string stay in one; what is sent as a literal goes as one, and both are the same credential.
+/// 8-bit octets in a quoted string stay in one; what is sent as a literal goes as one, and both are the same
+/// credential.
 #[tokio::test]
 async fn a_quoted_password_stays_quoted() {
     let backend = Scripted::raw(|mut conn: Conn| async move {

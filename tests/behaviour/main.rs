@@ -1,5 +1,5 @@
-//! What clients and backends may do to a running proxy, one module for each class of behaviour. Every fault that proxies and
-//! pools of the field are known for is a test here.
+//! What clients and backends may do to a running proxy, one module for each class of behaviour. Every fault that
+//! proxies and pools of the field are known for is a test here.
 
 // A helper's panic is its test's failure.
 #![allow(clippy::unwrap_used)]

@@ -1,5 +1,5 @@
-//! Backends that do not speak IMAP, do so badly, fall silent or close: `NO [UNAVAILABLE]` or BYE for the client, a log line
-//! for the operator, no panic, and the pool works on.
+//! Backends that do not speak IMAP, do so badly, fall silent or close: `NO [UNAVAILABLE]` or BYE for the client, a
+//! log line for the operator, no panic, and the pool works on.
 
 use std::time::Duration;
 

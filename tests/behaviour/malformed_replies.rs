@@ -1,12 +1,14 @@
-//! Replies that are none, as servers of the field say them: the client gets what the server has said, octet for octet, and its
-//! command, its session and the connection go on. Both modes, with a second session beside that hears none of it.
+//! Replies that are none, as servers of the field say them: the client gets what the server has said, octet for
+//! octet, and its command, its session and the connection go on. Both modes, with a second session beside that hears
+//! none of it.
 
 use imapool::config::PoolMode;
 use proptest::prelude::*;
 
 use crate::support::{Client, Conn, Harness, Scripted, soon};
 
-/// A server with three messages (UIDs 11 to 13) in each mailbox, that answers `command` by `reply` (`TAG` stands for the tag).
+/// A server with three messages (UIDs 11 to 13) in each mailbox, that answers `command` by `reply` (`TAG` stands for
+/// the tag).
 pub(crate) async fn serve(mut conn: Conn, command: &str, reply: &[u8]) {
     while let Some(got) = soon("a command", conn.command()).await {
         let tag = conn.tag.clone();
@@ -57,8 +59,8 @@ async fn selected(harness: &Harness) -> Client {
     client
 }
 
-/// The client that gives `command` hears this `reply`, and goes on; one beside it hears nothing. There is one connection for
-/// both where they share, and neither mode loses it.
+/// The client that gives `command` hears this `reply`, and goes on; one beside it hears nothing. There is one
+/// connection for both where they share, and neither mode loses it.
 async fn heard_as_said(mode: PoolMode, command: &'static str, reply: &[u8]) {
     eprintln!("{mode:?}: {command}: {:?}", String::from_utf8_lossy(&reply[..reply.len().min(300)]));
     let said = reply.to_vec();
@@ -256,7 +258,8 @@ fn stray() -> impl Strategy<Value = Vec<u8>> {
         Just(b"* LIST () \"/\" {8+}\r\nx OK y\r\n".to_vec()),
         Just(b"OK [COPYUID 1 2 3] {7}".to_vec()),
     ];
-    // What means something is not meant here: a continuation, a farewell, a status behind a tag, news, and a literal that is none.
+    // What means something is not meant here: a continuation, a farewell, a status behind a tag, news, and a literal
+    // that is none.
     line.prop_filter("garbage", |line| {
         let text = String::from_utf8_lossy(line).to_ascii_uppercase();
         let first = line.first().copied().unwrap_or(b' ');

@@ -6,8 +6,8 @@ use crate::support::{Conn, Harness, Scripted};
 
 const MODES: [PoolMode; 2] = [PoolMode::Multiplex, PoolMode::Session];
 
-/// IDLE without a mailbox tells nothing (RFC 2177 section 1 knows of news of a mailbox only): imapool answers it itself, and no
-/// connection is held by those who do so.
+/// IDLE without a mailbox tells nothing (RFC 2177 section 1 knows of news of a mailbox only): imapool answers it
+/// itself, and no connection is held by those who do so.
 #[tokio::test]
 async fn idle_without_a_mailbox_holds_no_connection() {
     for mode in MODES {
@@ -53,8 +53,8 @@ async fn idle_without_a_mailbox_ends_with_the_proxy() {
     crate::support::soon("drain", drain).await.unwrap();
 }
 
-/// DavMail, go-imap #351: a failed EXAMINE leaves the earlier mailbox selected. A session that has selected nothing reads nothing
-/// there, and its CLOSE expunges nothing.
+/// DavMail, go-imap #351: a failed EXAMINE leaves the earlier mailbox selected. A session that has selected nothing
+/// reads nothing there, and its CLOSE expunges nothing.
 #[tokio::test]
 async fn nobody_is_in_a_mailbox_that_an_earlier_session_has_left_selected() {
     for mode in MODES {
@@ -97,8 +97,8 @@ async fn nobody_is_in_a_mailbox_that_an_earlier_session_has_left_selected() {
     }
 }
 
-/// A server as DavMail: only SELECT and CLOSE that succeed change what is selected. It sees to it that nothing but that is done in a
-/// mailbox, and that it is not closed as long as it may be changed.
+/// A server as DavMail: only SELECT and CLOSE that succeed change what is selected. It sees to it that nothing but
+/// that is done in a mailbox, and that it is not closed as long as it may be changed.
 async fn stubborn(mut conn: Conn) {
     let mut selected: Option<bool> = None;
     while let Some(command) = conn.command().await {
@@ -125,8 +125,8 @@ async fn stubborn(mut conn: Conn) {
     }
 }
 
-/// hMailServer: no UNSELECT, and an EXAMINE of nothing is answered BAD. What a session leaves selected costs neither a login nor
-/// the next one's first command.
+/// hMailServer: no UNSELECT, and an EXAMINE of nothing is answered BAD. What a session leaves selected costs neither
+/// a login nor the next one's first command.
 #[tokio::test]
 async fn without_unselect_a_mailbox_is_left_by_examine_and_close() {
     for mode in MODES {
@@ -144,8 +144,8 @@ async fn without_unselect_a_mailbox_is_left_by_examine_and_close() {
     }
 }
 
-/// Where a mailbox cannot be left, its connection goes to those who select it, or ends; nobody's command fails of that, and once that
-/// is known, it is not tried.
+/// Where a mailbox cannot be left, its connection goes to those who select it, or ends; nobody's command fails of
+/// that, and once that is known, it is not tried.
 #[tokio::test]
 async fn where_no_mailbox_can_be_left_nobody_has_to_suffer() {
     for mode in MODES {
@@ -181,8 +181,8 @@ async fn where_no_mailbox_can_be_left_nobody_has_to_suffer() {
     }
 }
 
-/// A command that waits for imapool's own UNSELECT was not sent, however the connection is lost: it is run elsewhere, whatever it
-/// does.
+/// A command that waits for imapool's own UNSELECT was not sent, however the connection is lost: it is run elsewhere,
+/// whatever it does.
 #[tokio::test]
 async fn what_waits_for_unselect_was_not_sent() {
     for mode in MODES {

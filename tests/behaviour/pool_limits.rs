@@ -110,7 +110,8 @@ async fn the_connection_at_rest_longest_makes_room() {
     harness.finish().await;
 }
 
-/// All there may be are in use: a first login of another account waits, too, and gets the place of the first that rests.
+/// All there may be are in use: a first login of another account waits, too, and gets the place of the first that
+/// rests.
 #[tokio::test]
 async fn a_first_login_gets_the_place_of_a_connection_that_comes_to_rest() {
     let server = Server::start(Options::default()).await.unwrap();
@@ -344,7 +345,8 @@ async fn slow_to_say_goodbye() -> (Gate, Scripted) {
     (gate, backend)
 }
 
-/// A connection that has to make room for another is not replaced before it is closed, even if nobody waits for that any more.
+/// A connection that has to make room for another is not replaced before it is closed, even if nobody waits for that
+/// any more.
 #[tokio::test]
 async fn a_checkout_that_is_given_up_leaves_no_room_for_two() {
     let (gate, backend) = slow_to_say_goodbye().await;

@@ -147,8 +147,8 @@ async fn enable_and_the_selected_mailbox_are_not_the_next_sessions() {
     harness.finish().await;
 }
 
-/// Clients that say something before ENABLE (as imapflow does): without a mailbox, the connection that carries the state already
-/// serves for that, too, instead of a further one being put into that state for each session.
+/// Clients that say something before ENABLE (as imapflow does): without a mailbox, the connection that carries the
+/// state already serves for that, too, instead of a further one being put into that state for each session.
 #[tokio::test]
 async fn enable_after_another_command_takes_the_connection_that_has_it() {
     let backend = Scripted::start(|mut conn: Conn| async move { conn.obey().await }).await;

@@ -61,7 +61,8 @@ async fn an_account_is_not_attacked_by_its_spellings() {
             guesses.push(client);
         }
     }
-    // Two of those who are suspect are asked about, and sixteen wait. All others hear so while the backend still thinks.
+    // Two of those who are suspect are asked about, and sixteen wait. All others hear so while the backend still
+    // thinks.
     let turned_away = Arc::<AtomicUsize>::default();
     let heard: Vec<_> = guesses
         .into_iter()

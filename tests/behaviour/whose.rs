@@ -1,4 +1,5 @@
-//! Whose credential a session's commands run with: its own, or one that may share with it, as long as its own is accepted.
+//! Whose credential a session's commands run with: its own, or one that may share with it, as long as its own is
+//! accepted.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -240,8 +241,8 @@ async fn a_dial_uses_the_credential_of_who_needs_it() {
     }
 }
 
-/// Two people with tokens for one shared mailbox may differ in rights: they share nothing, neither a connection nor a hub nor
-/// what is offered to them. The expired token of one ends no session of the other's.
+/// Two people with tokens for one shared mailbox may differ in rights: they share nothing, neither a connection nor a
+/// hub nor what is offered to them. The expired token of one ends no session of the other's.
 #[tokio::test]
 async fn tokens_share_nothing() {
     for mode in MODES {
@@ -284,8 +285,8 @@ async fn tokens_share_nothing() {
     }
 }
 
-/// CVE-2025-2291 and its like, for who is in already: with a password that was changed, a session gets nothing more once
-/// `auth.cache_ttl` is over, whoever else of the account is let in, and whatever connection rests there.
+/// CVE-2025-2291 and its like, for who is in already: with a password that was changed, a session gets nothing more
+/// once `auth.cache_ttl` is over, whoever else of the account is let in, and whatever connection rests there.
 #[tokio::test]
 async fn a_session_does_not_outlive_its_password() {
     for command in ["LIST \"\" x", "SELECT INBOX", "NOOP"] {
@@ -438,8 +439,8 @@ async fn a_hub_dials_with_what_its_members_were_let_in_with() {
     harness.finish().await;
 }
 
-/// A member whose credential was refused leaves when a connection is dialed with it; the others of the hub go on with their
-/// own.
+/// A member whose credential was refused leaves when a connection is dialed with it; the others of the hub go on with
+/// their own.
 #[tokio::test]
 async fn a_hub_goes_on_with_those_whose_credential_stands() {
     let teller = Teller::start(["one", "two"]).await;
@@ -491,7 +492,8 @@ async fn without_a_memory_a_session_stands_for_its_own_login() {
     harness.finish().await;
 }
 
-/// What cannot be judged now is no refusal: the session hears NO where it needs a connection, and goes on in its mailbox.
+/// What cannot be judged now is no refusal: the session hears NO where it needs a connection, and goes on in its
+/// mailbox.
 #[tokio::test]
 async fn what_cannot_be_found_out_now_ends_no_session() {
     let teller = Teller::start(["one"]).await;
@@ -526,7 +528,8 @@ async fn what_cannot_be_found_out_now_ends_no_session() {
     harness.finish().await;
 }
 
-/// A backend that allows the account just the connection that a session is in a mailbox with: it is asked again all the same.
+/// A backend that allows the account just the connection that a session is in a mailbox with: it is asked again all
+/// the same.
 #[tokio::test]
 async fn whoever_has_the_only_connection_can_be_verified() {
     let teller = Teller::start(["one"]).await;

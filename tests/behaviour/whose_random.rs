@@ -1,5 +1,5 @@
-//! Random sessions, passwords that are changed, tokens, retirements and losses: no command ever runs with a credential that
-//! its session may not have.
+//! Random sessions, passwords that are changed, tokens, retirements and losses: no command ever runs with a
+//! credential that its session may not have.
 
 use std::time::Duration;
 

@@ -34,8 +34,8 @@ async fn all_visit(harness: &Harness, age: &str) {
     }
 }
 
-/// A login each, and nobody fails; what the old tokens had opened is given up, at once where nobody has a session, else when the
-/// last one has ended.
+/// A login each, and nobody fails; what the old tokens had opened is given up, at once where nobody has a session,
+/// else when the last one has ended.
 #[tokio::test]
 async fn new_tokens_for_everybody_cost_a_login_each() {
     for mode in [PoolMode::Multiplex, PoolMode::Session] {

@@ -1,5 +1,5 @@
-//! What is put in place beside the binary: reference files, the import of up-imapproxy's configuration, systemd units, the
-//! Debian package, Kubernetes manifests, Prometheus' rules and the dashboard.
+//! What is put in place beside the binary: reference files, the import of up-imapproxy's configuration, systemd
+//! units, the Debian package, Kubernetes manifests, Prometheus' rules and the dashboard.
 //!
 //! What needs a program that is not installed is skipped with a word on standard error, and fails if
 //! `IMAPOOL_REQUIRE_REAL=1`. The package is installed only by root, in namespaces of its own.

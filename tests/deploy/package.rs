@@ -1,5 +1,5 @@
-//! The Debian package: built, installed, run, upgraded, removed. On a copy of this host's files that nobody else sees: a
-//! mount namespace with an overlay of memory over `/`, and network and process namespaces of its own.
+//! The Debian package: built, installed, run, upgraded, removed. On a copy of this host's files that nobody else
+//! sees: a mount namespace with an overlay of memory over `/`, and network and process namespaces of its own.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -2,10 +2,12 @@
 //! bounded, and another account on the same server works on.
 
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use imapool::config::PoolMode;
-use imapool::demo::server::Server;
 use imapool::demo::server::personality::{Death, Personality, Quirks, Remark, Step};
+use imapool::demo::server::{Fault, FaultHook, Server, Stage};
 use proptest::prelude::*;
 
 use crate::support::{Client, Harness};
@@ -159,8 +161,8 @@ async fn lets_no_intruder_in(name: &str, mode: PoolMode) {
     server.stop().await;
 }
 
-/// Who needs a second connection, which the server refuses, hears that it is for now: not that the password is wrong. Who has the
-/// first one works on, and so does everybody once it is free.
+/// Who needs a second connection, which the server refuses, hears that it is for now: not that the password is wrong.
+/// Who has the first one works on, and so does everybody once it is free.
 async fn is_refused_for_now(name: &str, mode: PoolMode) {
     let server = Server::start(kind(name).options()).await.unwrap();
     let harness = proxy(&server, mode).await;
@@ -216,15 +218,111 @@ fn fault() -> impl Strategy<Value = Quirks> {
     let verbs = vec!["LOGIN", "SELECT", "NOOP", "FETCH", "SEARCH", "STORE", "IDLE", "APPEND", "STATUS", "NAMESPACE"];
     let lies = proptest::collection::vec(lie(), 1..6)
         .prop_map(|lies| Quirks { remarks: Cow::Owned(lies), ..Quirks::default() });
-    let death = (proptest::sample::select(verbs), 0..600_usize).prop_map(|(verb, octets)| {
-        let at = Step::Command { verb, after: Some(octets) };
-        Quirks { dies: Some(Death { at, bye: false }), ..Quirks::default() }
+    let octets = proptest::option::of(0..600_usize);
+    let death = (proptest::sample::select(verbs), octets, any::<bool>()).prop_map(|(verb, after, bye)| Quirks {
+        dies: Some(Death { at: Step::Command { verb, after }, bye }),
+        ..Quirks::default()
     });
     prop_oneof![2 => lies, 1 => death]
 }
 
+/// What a server does in place of a command, or with it.
+fn misdeed() -> impl Strategy<Value = Fault> {
+    let tagged = vec![
+        "NO no",
+        "NO [UNAVAILABLE] later",
+        "NO [ALERT] Account exceeded command or bandwidth limits.",
+        "NO [LIMIT] too much",
+        "NO [AUTHENTICATIONFAILED] who are you",
+        "NO [NONEXISTENT] what",
+        "BAD no",
+        "BAD Request is throttled. Suggested Backoff Time: 100 milliseconds",
+        "BAD User is authenticated but not connected.",
+        "OK",
+        "OK [CLOSED] done",
+    ];
+    let untagged =
+        vec!["BAD what", "NO slow", "OK [ALERT] news", "CAPABILITY IMAP4rev1", "BYE not really", "LIST () \"/\" x"];
+    prop_oneof![
+        6 => proptest::sample::select(tagged).prop_map(|text| Fault::Tagged(text.into())),
+        1 => Just(Fault::CloseBefore),
+        1 => Just(Fault::ResetBefore),
+        1 => Just(Fault::ByeThenClose),
+        1 => (0..300_usize).prop_map(Fault::CloseMidReply),
+        1 => Just(Fault::DelayMs(40)),
+        1 => proptest::sample::select(untagged).prop_map(|text| Fault::Untagged(text.into())),
+    ]
+}
+
+/// What is done at a command, so many times after so many.
+#[derive(Debug, Clone)]
+struct Whim {
+    verb: &'static str,
+    misdeed: Fault,
+    spared: u64,
+    times: u64,
+}
+
+fn whim() -> impl Strategy<Value = Whim> {
+    let verbs = vec![
+        "CAPABILITY",
+        "NAMESPACE",
+        "ID",
+        "ENABLE",
+        "NOOP",
+        "LIST",
+        "STATUS",
+        "SELECT",
+        "EXAMINE",
+        "UNSELECT",
+        "CLOSE",
+        "IDLE",
+        "FETCH",
+        "UID FETCH",
+        "SEARCH",
+        "UID SEARCH",
+        "STORE",
+        "APPEND",
+        "LOGOUT",
+    ];
+    let times = prop_oneof![Just(1), Just(2), Just(u64::MAX)];
+    (proptest::sample::select(verbs), misdeed(), 0..4_u64, times).prop_map(|(verb, misdeed, spared, times)| Whim {
+        verb,
+        misdeed,
+        spared,
+        times,
+    })
+}
+
+/// Has the victim's connections suffer from these.
+fn moody(whims: Vec<Whim>) -> FaultHook {
+    let counts: Vec<AtomicU64> = whims.iter().map(|_| AtomicU64::new(0)).collect();
+    Arc::new(move |event| {
+        let suits =
+            |whim: &Whim| event.stage == Stage::Command && event.user == Some(VICTIM) && event.verb == whim.verb;
+        let mut fault = Fault::None;
+        for (whim, count) in whims.iter().zip(&counts).filter(|(whim, _)| suits(whim)) {
+            let before = count.fetch_add(1, Ordering::Relaxed);
+            if before.checked_sub(whim.spared).is_some_and(|nth| nth < whim.times) {
+                fault = whim.misdeed.clone();
+            }
+        }
+        fault
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_refusal_is_endured(whims in proptest::collection::vec(whim(), 1..4), multiplex in any::<bool>()) {
+        let mut kind = kind("dovecot");
+        kind.options.faults = Some(moody(whims));
+        kind.verdict.pooling = false;
+        let mode = if multiplex { PoolMode::Multiplex } else { PoolMode::Session };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(endures_kind(&kind, mode, 2));
+    }
 
     #[test]
     fn any_fault_is_endured(quirks in fault(), multiplex in any::<bool>()) {

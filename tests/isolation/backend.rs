@@ -1,7 +1,7 @@
 //! An IMAP server which says of every octet whose it is, and which misbehaves as the commands' [`Plan`]s want it.
 //!
-//! It keeps watch in the other direction, too: a connection must carry only commands of sessions of its own account, and
-//! a message only octets of the command that it belongs to.
+//! It keeps watch in the other direction, too: a connection must carry only commands of sessions of its own account,
+//! and a message only octets of the command that it belongs to.
 
 #[path = "shared.rs"]
 mod shared;

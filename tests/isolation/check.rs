@@ -318,8 +318,8 @@ impl Checker {
         self.mailbox == Some(mailbox) || self.front().is_some_and(|front| front.mailbox == Some(mailbox))
     }
 
-    /// Whether the running command selects the very mailbox that an earlier session of the account had selected: how big
-    /// that is and which flags it has is true for both.
+    /// Whether the running command selects the very mailbox that an earlier session of the account had selected: how
+    /// big that is and which flags it has is true for both.
     fn selects(&self, session: u64, mailbox: usize) -> bool {
         session % self.worlds == self.session % self.worlds
             && account_of(session, self.worlds) == self.account

@@ -180,8 +180,8 @@ pub(crate) fn number(session: u64, mailbox: usize) -> u64 {
 /// Numbers of one mailbox in a world whose sessions share connections.
 const SPREAD: u64 = 10_000;
 
-/// Where sessions share connections, numbers name account and mailbox: how many messages a mailbox has, always. UIDs, and
-/// the numbers of a session that was not told of EXPUNGE yet, are up to [`MAX_GONE`] above it.
+/// Where sessions share connections, numbers name account and mailbox: how many messages a mailbox has, always. UIDs,
+/// and the numbers of a session that was not told of EXPUNGE yet, are up to [`MAX_GONE`] above it.
 pub(crate) fn shared_number(account: usize, mailbox: usize) -> u64 {
     (1 + account * MAILBOXES.len() + mailbox) as u64 * SPREAD
 }

@@ -1,5 +1,5 @@
-//! What the backend says of mailboxes whose connections are shared: it has to make sense, since the proxy keeps account of
-//! it. The number of messages tells whose mailbox it is; when one is expunged, a new one takes its place.
+//! What the backend says of mailboxes whose connections are shared: it has to make sense, since the proxy keeps
+//! account of it. The number of messages tells whose mailbox it is; when one is expunged, a new one takes its place.
 
 use std::sync::atomic::Ordering;
 
@@ -9,8 +9,8 @@ use super::{Command, Connection, Over};
 use crate::plan::{MAILBOXES, MAX_GONE, Marker, shared_number, words};
 
 impl Connection {
-    /// Commands without a token: those of the proxy itself, and those of clients that may have no arguments. Their replies
-    /// are told to all who share the mailbox, or to nobody.
+    /// Commands without a token: those of the proxy itself, and those of clients that may have no arguments. Their
+    /// replies are told to all who share the mailbox, or to nobody.
     pub(super) async fn answer_sharer(&mut self, command: &Command, verb: &str, account: usize) -> Result<(), Over> {
         let marker = Marker::Account { account, connection: self.id }.text();
         let nobody = Marker::Nobody { connection: self.id }.text();

@@ -42,8 +42,8 @@ async fn two(script: &str) {
     stage.end().await;
 }
 
-/// RFC 7162 section 3.1.2.1: who joins is told HIGHESTMODSEQ as it is. Sections 3.1.4.2 and 3.2.4: flags are told with their
-/// mod-sequence and UID.
+/// RFC 7162 section 3.1.2.1: who joins is told HIGHESTMODSEQ as it is. Sections 3.1.4.2 and 3.2.4: flags are told
+/// with their mod-sequence and UID.
 #[tokio::test]
 async fn news_bear_their_mod_sequence() {
     two("1> b STORE 2 +FLAGS (\\Seen)
@@ -60,7 +60,8 @@ async fn news_bear_their_mod_sequence() {
     .await;
 }
 
-/// RFC 7162 section 3.1.4.2, example 14: who stores silently is told the mod-sequence all the same, and the others are told all.
+/// RFC 7162 section 3.1.4.2, example 14: who stores silently is told the mod-sequence all the same, and the others
+/// are told all.
 #[tokio::test]
 async fn a_silent_store_tells_the_mod_sequence() {
     two("1> b UID STORE 12 +FLAGS.SILENT (\\Seen)
@@ -102,8 +103,8 @@ async fn modified_messages_are_numbers() {
     .await;
 }
 
-/// RFC 7162 section 3.1.4.2: flags that only one asked for, without their mod-sequence, and that the others know otherwise:
-/// they are told with it.
+/// RFC 7162 section 3.1.4.2: flags that only one asked for, without their mod-sequence, and that the others know
+/// otherwise: they are told with it.
 #[tokio::test]
 async fn what_was_told_without_it_is_asked_for() {
     two("1> b FETCH 2 (FLAGS MODSEQ)
@@ -129,8 +130,8 @@ async fn what_was_told_without_it_is_asked_for() {
     .await;
 }
 
-/// RFC 5161 section 1, RFC 7162 section 3.1: nobody is told mod-sequences who has not switched them on: such sessions have
-/// a connection of their own. ENABLE before SELECT is as good as its parameter.
+/// RFC 5161 section 1, RFC 7162 section 3.1: nobody is told mod-sequences who has not switched them on: such sessions
+/// have a connection of their own. ENABLE before SELECT is as good as its parameter.
 #[tokio::test]
 async fn others_never_see_mod_sequences() {
     let mut stage = Stage::set(2, "CONDSTORE").await;
@@ -167,8 +168,8 @@ async fn others_never_see_mod_sequences() {
     stage.end().await;
 }
 
-/// RFC 7162 section 3.1: who switches CONDSTORE on in the middle of a mailbox, as here by FETCH (section 3.1.4.1), has a
-/// connection of its own from then on.
+/// RFC 7162 section 3.1: who switches CONDSTORE on in the middle of a mailbox, as here by FETCH (section 3.1.4.1),
+/// has a connection of its own from then on.
 #[tokio::test]
 async fn in_the_middle_of_a_mailbox_it_pins() {
     let mut stage = Stage::set(2, "CONDSTORE").await;
@@ -206,8 +207,8 @@ async fn in_the_middle_of_a_mailbox_it_pins() {
     stage.end().await;
 }
 
-/// RFC 5161 section 3.1: ENABLE is for the time before a mailbox is selected. What a backend makes of it afterwards is the
-/// backend's affair: the session has a connection of its own for it, and the others do not notice.
+/// RFC 5161 section 3.1: ENABLE is for the time before a mailbox is selected. What a backend makes of it afterwards
+/// is the backend's affair: the session has a connection of its own for it, and the others do not notice.
 #[tokio::test]
 async fn enable_in_a_mailbox_pins() {
     let mut stage = Stage::set(2, "CONDSTORE").await;
@@ -268,7 +269,8 @@ async fn a_mailbox_without_mod_sequences() {
     stage.end().await;
 }
 
-/// RFC 7162 section 3.1.2.1: what is news before the one who joins has joined is in the highest mod-sequence that it is told.
+/// RFC 7162 section 3.1.2.1: what is news before the one who joins has joined is in the highest mod-sequence that it
+/// is told.
 #[tokio::test]
 async fn the_highest_mod_sequence_includes_what_came_last() {
     let mut stage = Stage::set(1, "CONDSTORE").await;
@@ -298,8 +300,8 @@ async fn the_highest_mod_sequence_includes_what_came_last() {
     stage.end().await;
 }
 
-/// RFC 7162 section 3.1.3, example 11: where some are gone, the reply to a conditional STORE is NO, and says all the same which
-/// of the others were not changed.
+/// RFC 7162 section 3.1.3, example 11: where some are gone, the reply to a conditional STORE is NO, and says all the
+/// same which of the others were not changed.
 #[tokio::test]
 async fn modified_messages_beside_those_that_are_gone() {
     two("1> b EXPUNGE
@@ -316,8 +318,8 @@ async fn modified_messages_beside_those_that_are_gone() {
     .await;
 }
 
-/// RFC 7162 section 3.2.11: who selects another mailbox hears where the news of the one before end, also from a server that has
-/// only CONDSTORE.
+/// RFC 7162 section 3.2.11: who selects another mailbox hears where the news of the one before end, also from a
+/// server that has only CONDSTORE.
 #[tokio::test]
 async fn the_mailbox_before_is_closed() {
     two("2> b SELECT Other

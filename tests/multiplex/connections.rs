@@ -27,8 +27,8 @@ async fn empty(conn: &mut Conn) {
     }
 }
 
-/// RFC 9051 section 6.3.2: a connection has one mailbox selected at a time. With one connection, sessions in several mailboxes take
-/// turns.
+/// RFC 9051 section 6.3.2: a connection has one mailbox selected at a time. With one connection, sessions in several
+/// mailboxes take turns.
 #[tokio::test]
 async fn mailboxes_take_turns_on_one_connection() {
     let backend = Scripted::start(|mut conn: Conn| async move { empty(&mut conn).await }).await;
@@ -55,8 +55,8 @@ async fn mailboxes_take_turns_on_one_connection() {
     harness.finish().await;
 }
 
-/// RFC 9051 section 2.3.1.1: by UIDVALIDITY and UIDNEXT it is seen that nothing has changed. So a connection that is lost under
-/// sessions at rest is replaced, and nobody hears of it.
+/// RFC 9051 section 2.3.1.1: by UIDVALIDITY and UIDNEXT it is seen that nothing has changed. So a connection that is
+/// lost under sessions at rest is replaced, and nobody hears of it.
 #[tokio::test]
 async fn nobody_at_rest_hears_of_a_loss() {
     let backend = Scripted::start(|mut conn: Conn| async move {
@@ -90,8 +90,8 @@ async fn what_is_not_known_pins() {
     harness.finish().await;
 }
 
-/// RFC 9051 section 5.5: commands of one connection may wait for one another; those of several do not. A command that takes long
-/// delays the others by `pool.share_patience`; then they have a connection of their own.
+/// RFC 9051 section 5.5: commands of one connection may wait for one another; those of several do not. A command that
+/// takes long delays the others by `pool.share_patience`; then they have a connection of their own.
 #[tokio::test]
 async fn a_long_command_delays_nobody_for_long() {
     let backend = Scripted::start(|mut conn: Conn| async move {
@@ -117,9 +117,9 @@ async fn a_long_command_delays_nobody_for_long() {
     harness.finish().await;
 }
 
-/// RFC 9051 section 5.3: flow control is the server's affair. A reader that takes nothing, with no further connection free,
-/// delays its mailbox for `pool.checkout_timeout`, and not until `limits.write_timeout`: then its reply is read by nobody. It finds
-/// itself cut off.
+/// RFC 9051 section 5.3: flow control is the server's affair. A reader that takes nothing, with no further connection
+/// free, delays its mailbox for `pool.checkout_timeout`, and not until `limits.write_timeout`: then its reply is read
+/// by nobody. It finds itself cut off.
 #[tokio::test]
 async fn a_reader_that_stalls_delays_nobody_for_long() {
     const SIZE: usize = 32 << 20;
@@ -151,8 +151,8 @@ async fn a_reader_that_stalls_delays_nobody_for_long() {
     harness.finish().await;
 }
 
-/// RFC 9051 section 6.3.13: IDLE can be ended and begun anew. With `pool.max_total` reached, hubs of different accounts take turns;
-/// one in IDLE gives way, too.
+/// RFC 9051 section 6.3.13: IDLE can be ended and begun anew. With `pool.max_total` reached, hubs of different
+/// accounts take turns; one in IDLE gives way, too.
 #[tokio::test]
 async fn accounts_take_turns_on_one_connection() {
     let backend = Scripted::start(|mut conn: Conn| async move { empty(&mut conn).await }).await;
@@ -183,7 +183,8 @@ async fn accounts_take_turns_on_one_connection() {
     harness.finish().await;
 }
 
-/// RFC 9051 section 3.2: without a mailbox, no command depends on the one before. So a session holds no connection in between.
+/// RFC 9051 section 3.2: without a mailbox, no command depends on the one before. So a session holds no connection in
+/// between.
 #[tokio::test]
 async fn a_session_without_a_mailbox_holds_nothing() {
     let backend = Scripted::start(|mut conn: Conn| async move { conn.obey().await }).await;

@@ -59,8 +59,8 @@ async fn names_in_utf_8_are_shared_by_those_who_accept_them() {
     stage.end().await;
 }
 
-/// RFC 9051 sections 6.3.2 and 7.3.4: who joins is told the mailbox's attributes, but nothing of RECENT and UNSEEN, and a SEARCH is
-/// answered by ESEARCH, in the numbers of the one who asks.
+/// RFC 9051 sections 6.3.2 and 7.3.4: who joins is told the mailbox's attributes, but nothing of RECENT and UNSEEN,
+/// and a SEARCH is answered by ESEARCH, in the numbers of the one who asks.
 #[tokio::test]
 async fn imap4rev2_is_shared() {
     let enable = |who: u8, connection: char| {

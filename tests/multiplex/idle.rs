@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::stage::{ONE, Stage, TWO};
 
-/// RFC 2177 section 3: a server may log out who has not begun IDLE anew for 29 minutes. Clients that idle for longer hear
-/// nothing of it.
+/// RFC 2177 section 3: a server may log out who has not begun IDLE anew for 29 minutes. Clients that idle for longer
+/// hear nothing of it.
 #[tokio::test]
 async fn idle_is_renewed_in_time() {
     let mut stage = Stage::set(1, "").await;

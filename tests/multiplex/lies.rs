@@ -1,5 +1,5 @@
-//! Numbers that cannot be: what a backend says against what it said before. The connection is given up at once, nothing that
-//! came after it counts, and the mailbox is compared on another: so clients end up with the truth.
+//! Numbers that cannot be: what a backend says against what it said before. The connection is given up at once,
+//! nothing that came after it counts, and the mailbox is compared on another: so clients end up with the truth.
 
 use crate::stage::{play, two};
 
@@ -10,7 +10,8 @@ const SAME: &str = "V> SELECT \"INBOX\"
     V< * OK [UIDNEXT 14] next
     V< TAG OK [READ-WRITE] selected";
 
-/// During a NOOP the backend says this, in one piece, and goes on as if nothing had happened. The client hears nothing of it.
+/// During a NOOP the backend says this, in one piece, and goes on as if nothing had happened. The client hears
+/// nothing of it.
 async fn after(lie: &str) {
     println!("{lie}");
     // The second connection is there before the first is closed.
@@ -127,8 +128,8 @@ async fn a_search_that_finds_four_billion() {
     .await;
 }
 
-/// A mailbox may have four billion messages, and lose them all. It costs no more than to say so; whoever would have to be told
-/// message by message has to leave.
+/// A mailbox may have four billion messages, and lose them all. It costs no more than to say so; whoever would have
+/// to be told message by message has to leave.
 #[tokio::test]
 async fn four_billion_messages_that_vanish() {
     two("2> b NOOP

@@ -22,8 +22,8 @@ async fn nobody_waits_for_a_literal() {
     .await;
 }
 
-/// RFC 9051 section 6.3.12: APPEND needs no mailbox selected. So it runs on another connection, and however long it takes, nobody
-/// waits for it.
+/// RFC 9051 section 6.3.12: APPEND needs no mailbox selected. So it runs on another connection, and however long it
+/// takes, nobody waits for it.
 #[tokio::test]
 async fn nobody_waits_for_append() {
     play(
@@ -53,8 +53,8 @@ async fn nobody_waits_for_append() {
     .await;
 }
 
-/// RFC 9051 section 6.3.12: who appends to the mailbox that is selected hears of EXISTS before the reply, and the others hear of
-/// it as of any new message.
+/// RFC 9051 section 6.3.12: who appends to the mailbox that is selected hears of EXISTS before the reply, and the
+/// others hear of it as of any new message.
 #[tokio::test]
 async fn what_is_appended_to_the_selected_mailbox_is_there() {
     play(

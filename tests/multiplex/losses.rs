@@ -26,8 +26,8 @@ async fn what_only_reads_is_run_again() {
     .await;
 }
 
-/// RFC 9051 section 6.4.8: what moves must not move twice. RFC 5530 section 3: UNAVAILABLE; the mailbox stays selected, and what
-/// has become of it is told.
+/// RFC 9051 section 6.4.8: what moves must not move twice. RFC 5530 section 3: UNAVAILABLE; the mailbox stays
+/// selected, and what has become of it is told.
 #[tokio::test]
 async fn what_changes_something_is_not_run_again() {
     two("1> b MOVE 2 Trash
@@ -56,8 +56,8 @@ async fn what_changes_something_is_not_run_again() {
     .await;
 }
 
-/// RFC 9051 section 2.2.1: a reply that has begun cannot be begun anew; what has come of it is whole, and the mailbox stays
-/// selected.
+/// RFC 9051 section 2.2.1: a reply that has begun cannot be begun anew; what has come of it is whole, and the mailbox
+/// stays selected.
 #[tokio::test]
 async fn a_reply_that_has_begun_is_not_begun_anew() {
     two(&format!(
@@ -76,7 +76,8 @@ async fn a_reply_that_has_begun_is_not_begun_anew() {
     .await;
 }
 
-/// RFC 9051 section 7.5.2: flags that were changed while there was no connection are told to those who know them otherwise.
+/// RFC 9051 section 7.5.2: flags that were changed while there was no connection are told to those who know them
+/// otherwise.
 #[tokio::test]
 async fn flags_that_were_missed_are_told() {
     two_offering(
@@ -109,8 +110,8 @@ async fn flags_that_were_missed_are_told() {
     .await;
 }
 
-/// RFC 5530 section 3: SERVERBUG, and the like, say nothing of the mailbox. Who asks for something hears it, nobody has to leave, and
-/// the next command tries again.
+/// RFC 5530 section 3: SERVERBUG, and the like, say nothing of the mailbox. Who asks for something hears it, nobody
+/// has to leave, and the next command tries again.
 #[tokio::test]
 async fn a_mailbox_that_cannot_be_selected_just_now_is_not_left() {
     two(&format!(
@@ -146,7 +147,8 @@ async fn a_mailbox_that_cannot_be_selected_any_more_ends_the_session() {
     .await;
 }
 
-/// RFC 9051 section 2.3.1.1: UIDs only ever grow. Where one comes before those that are known, the mailbox is another one.
+/// RFC 9051 section 2.3.1.1: UIDs only ever grow. Where one comes before those that are known, the mailbox is another
+/// one.
 #[tokio::test]
 async fn a_message_before_those_that_are_known_ends_the_session() {
     two("U!

@@ -1,5 +1,5 @@
-//! Several sessions, one mailbox, one connection: what each is told, and when, by the RFCs. The backend follows a script, so
-//! every octet that goes to it is checked as well.
+//! Several sessions, one mailbox, one connection: what each is told, and when, by the RFCs. The backend follows a
+//! script, so every octet that goes to it is checked as well.
 
 // A helper's panic is its test's failure.
 #![allow(clippy::unwrap_used)]

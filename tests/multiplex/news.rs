@@ -18,8 +18,8 @@ async fn a_silent_store_is_told_to_the_others() {
     .await;
 }
 
-/// RFC 9051 section 6.4.6: of a silent STORE one hears after all when the flags are not what it was to make of them: another
-/// program has set some.
+/// RFC 9051 section 6.4.6: of a silent STORE one hears after all when the flags are not what it was to make of them:
+/// another program has set some.
 #[tokio::test]
 async fn a_silent_store_hides_nothing_else() {
     two("1> b FETCH 2 (FLAGS)
@@ -37,8 +37,8 @@ async fn a_silent_store_hides_nothing_else() {
     .await;
 }
 
-/// RFC 9051 section 6.4.5: reading sets \Seen, of which the others hear. Section 7.5.2: what only one asked for is no news,
-/// unless it differs from what the others know (the flags shadow).
+/// RFC 9051 section 6.4.5: reading sets \Seen, of which the others hear. Section 7.5.2: what only one asked for is no
+/// news, unless it differs from what the others know (the flags shadow).
 #[tokio::test]
 async fn reading_is_news_and_looking_is_not() {
     two("1> b FETCH 1 (BODY[])
@@ -71,8 +71,8 @@ async fn reading_is_news_and_looking_is_not() {
     .await;
 }
 
-/// RFC 2177 section 3, RFC 9051 section 6.3.13: one IDLE serves all; a command of one interrupts it, and its news reach the others
-/// at once.
+/// RFC 2177 section 3, RFC 9051 section 6.3.13: one IDLE serves all; a command of one interrupts it, and its news
+/// reach the others at once.
 #[tokio::test]
 async fn one_idle_for_all() {
     two("1> b IDLE
@@ -96,8 +96,8 @@ async fn one_idle_for_all() {
     .await;
 }
 
-/// RFC 9051 section 6.4.9 (UID EXPUNGE; RFC 4315 section 2.1), section 6.3.13: EXPUNGE is told at once to who asks and to who
-/// idles.
+/// RFC 9051 section 6.4.9 (UID EXPUNGE; RFC 4315 section 2.1), section 6.3.13: EXPUNGE is told at once to who asks
+/// and to who idles.
 #[tokio::test]
 async fn expunge_reaches_who_idles() {
     two("2> b IDLE
@@ -138,7 +138,8 @@ async fn new_keywords_are_told_to_all() {
     .await;
 }
 
-/// RFC 2177 section 3: the IDLE that a command has interrupted goes on after it, and is ended upstream with the last one who idles.
+/// RFC 2177 section 3: the IDLE that a command has interrupted goes on after it, and is ended upstream with the last
+/// one who idles.
 #[tokio::test]
 async fn idle_goes_on_after_a_command() {
     two("1> b IDLE
@@ -212,7 +213,8 @@ async fn recent_messages_are_told_to_all() {
     .await;
 }
 
-/// RFC 9051 section 7.5.1: no EXPUNGE while no command is in progress; section 5.2: what came and went meanwhile is no news.
+/// RFC 9051 section 7.5.1: no EXPUNGE while no command is in progress; section 5.2: what came and went meanwhile is
+/// no news.
 #[tokio::test]
 async fn what_came_and_went_is_no_news() {
     two("1> b NOOP

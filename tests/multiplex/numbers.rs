@@ -33,8 +33,8 @@ async fn fetch_keeps_its_numbers() {
     .await;
 }
 
-/// The same section: no EXPUNGE during STORE. Section 6.4.6: the changed message is told to who stores, in its numbers, and
-/// to the others in theirs.
+/// The same section: no EXPUNGE during STORE. Section 6.4.6: the changed message is told to who stores, in its
+/// numbers, and to the others in theirs.
 #[tokio::test]
 async fn store_keeps_its_numbers() {
     after_expunge(
@@ -69,8 +69,8 @@ async fn copy_is_a_safe_point() {
     .await;
 }
 
-/// RFC 9051 section 6.4.7: COPY copies all messages or none, and so, RFC 2180 section 4.4.1, none where some are gone. RFC 5530
-/// section 3: EXPUNGEISSUED.
+/// RFC 9051 section 6.4.7: COPY copies all messages or none, and so, RFC 2180 section 4.4.1, none where some are
+/// gone. RFC 5530 section 3: EXPUNGEISSUED.
 #[tokio::test]
 async fn copy_of_what_is_gone_copies_nothing() {
     after_expunge(
@@ -107,8 +107,8 @@ async fn move_expunges() {
     .await;
 }
 
-/// RFC 9051 section 6.4.4: sets among the search keys, nested and negated, and `*`, are message numbers, too; those after UID
-/// are not. Section 7.5.1: no EXPUNGE during SEARCH.
+/// RFC 9051 section 6.4.4: sets among the search keys, nested and negated, and `*`, are message numbers, too; those
+/// after UID are not. Section 7.5.1: no EXPUNGE during SEARCH.
 #[tokio::test]
 async fn search_keys_are_numbers() {
     after_expunge(
@@ -143,7 +143,8 @@ async fn esearch_items_are_numbers() {
     .await;
 }
 
-/// RFC 5256 section 3: SORT and THREAD answer with message numbers, and no EXPUNGE comes meanwhile; during UID SORT it may.
+/// RFC 5256 section 3: SORT and THREAD answer with message numbers, and no EXPUNGE comes meanwhile; during UID SORT
+/// it may.
 #[tokio::test]
 async fn sort_and_thread_are_numbers() {
     after_expunge(
@@ -197,7 +198,8 @@ async fn the_star_is_the_last_message_the_client_knows() {
     .await;
 }
 
-/// RFC 2180 sections 4.1.2 and 4.2.2: what is there is served; the reply says that something is gone (RFC 5530 section 3).
+/// RFC 2180 sections 4.1.2 and 4.2.2: what is there is served; the reply says that something is gone (RFC 5530
+/// section 3).
 #[tokio::test]
 async fn what_is_gone_is_said_to_be_gone() {
     after_expunge(
@@ -228,8 +230,8 @@ async fn commands_by_uid_are_safe_points() {
     .await;
 }
 
-/// RFC 9051 section 7.5.1: during FETCH by number a session does not hear that another program expunged something; it does
-/// with the next command that lets it, and its numbers are the old ones until then.
+/// RFC 9051 section 7.5.1: during FETCH by number a session does not hear that another program expunged something; it
+/// does with the next command that lets it, and its numbers are the old ones until then.
 #[tokio::test]
 async fn expunge_by_another_program_waits_as_well() {
     two("1> b UID FETCH 12 (UID)
@@ -254,8 +256,8 @@ async fn expunge_by_another_program_waits_as_well() {
     .await;
 }
 
-/// RFC 9051 sections 2.3.1.2 and 7.4.1: nothing is said of a number above what EXISTS said, which comes before it; also where the
-/// backend has said so to nobody (Cyrus, of what MOVE moves within a mailbox).
+/// RFC 9051 sections 2.3.1.2 and 7.4.1: nothing is said of a number above what EXISTS said, which comes before it;
+/// also where the backend has said so to nobody (Cyrus, of what MOVE moves within a mailbox).
 #[tokio::test]
 async fn a_message_is_announced_before_anything_is_said_of_it() {
     two("1> b MOVE 3 INBOX
@@ -286,8 +288,8 @@ async fn a_message_is_announced_before_anything_is_said_of_it() {
     .await;
 }
 
-/// RFC 2180 section 4.2: of what a STORE names, that which is there is changed. The reply says that something is gone, silent or
-/// not (section 4.2.1 would have OK for a silent one; NO makes sure that the client looks).
+/// RFC 2180 section 4.2: of what a STORE names, that which is there is changed. The reply says that something is
+/// gone, silent or not (section 4.2.1 would have OK for a silent one; NO makes sure that the client looks).
 #[tokio::test]
 async fn store_changes_what_is_there() {
     after_expunge(
@@ -403,8 +405,8 @@ async fn literals_pass_as_they_are() {
     .await;
 }
 
-/// RFC 9051 section 6.4.9: among the keys of UID SEARCH there may be message numbers, which mean what they did before any EXPUNGE
-/// that comes meanwhile (section 5.5). RFC 7162 section 3.2.10.2 has it that none comes.
+/// RFC 9051 section 6.4.9: among the keys of UID SEARCH there may be message numbers, which mean what they did before
+/// any EXPUNGE that comes meanwhile (section 5.5). RFC 7162 section 3.2.10.2 has it that none comes.
 #[tokio::test]
 async fn uid_search_has_numbers_as_well() {
     after_expunge(

@@ -53,8 +53,8 @@ async fn two(script: &str) {
     stage.end().await;
 }
 
-/// RFC 7162 section 3.2.10.2: VANISHED takes the place of EXPUNGE, by UID; where EXPUNGE may not come, neither may it. The numbers
-/// of the one who has not heard of it yet stay what they were.
+/// RFC 7162 section 3.2.10.2: VANISHED takes the place of EXPUNGE, by UID; where EXPUNGE may not come, neither may
+/// it. The numbers of the one who has not heard of it yet stay what they were.
 #[tokio::test]
 async fn vanished_in_the_place_of_expunge() {
     two("1> d UID EXPUNGE 12
@@ -78,8 +78,8 @@ async fn vanished_in_the_place_of_expunge() {
     .await;
 }
 
-/// RFC 7162 section 3.2.10.2: a backend that withholds a VANISHED says up to where all is told. It holds for those, too, who did not
-/// give that command, as long as the VANISHED is withheld.
+/// RFC 7162 section 3.2.10.2: a backend that withholds a VANISHED says up to where all is told. It holds for those,
+/// too, who did not give that command, as long as the VANISHED is withheld.
 #[tokio::test]
 async fn what_the_backend_withholds_is_withheld_from_all() {
     two("1> d FETCH 1 (FLAGS)
@@ -152,8 +152,9 @@ async fn flags_come_with_the_uid() {
     .await;
 }
 
-/// RFC 7162 section 3.2.5.1: who selects a mailbox that it knows is told what has vanished and changed since, before the tagged
-/// reply; nobody else is. With another UIDVALIDITY the parameter means nothing (section 3.2.5). Section 3.2.11: CLOSED.
+/// RFC 7162 section 3.2.5.1: who selects a mailbox that it knows is told what has vanished and changed since, before
+/// the tagged reply; nobody else is. With another UIDVALIDITY the parameter means nothing (section 3.2.5). Section
+/// 3.2.11: CLOSED.
 #[tokio::test]
 async fn who_joins_catches_up() {
     two("2> d SELECT INBOX (QRESYNC (7 90 1:13 (1,2 3,4)))
@@ -227,8 +228,8 @@ async fn close_does_not_tell_the_highest_mod_sequence() {
     .await;
 }
 
-/// RFC 7162 section 3.2.10.2: the backend says by their UIDs which messages are gone, and the hub has to know which numbers
-/// that are: where it does not, it asks before anything else.
+/// RFC 7162 section 3.2.10.2: the backend says by their UIDs which messages are gone, and the hub has to know which
+/// numbers that are: where it does not, it asks before anything else.
 #[tokio::test]
 async fn vanished_before_the_uids_are_known() {
     let mut stage = Stage::set(2, "CONDSTORE QRESYNC").await;
@@ -314,8 +315,8 @@ async fn the_parameter_needs_enable() {
     stage.end().await;
 }
 
-/// RFC 7162 sections 3.2 and 6: a client takes the highest mod-sequence that it sees for the one up to which it knows everything,
-/// unless it is told another one. As long as a VANISHED is withheld from it, it is told one before that.
+/// RFC 7162 sections 3.2 and 6: a client takes the highest mod-sequence that it sees for the one up to which it knows
+/// everything, unless it is told another one. As long as a VANISHED is withheld from it, it is told one before that.
 #[tokio::test]
 async fn the_highest_mod_sequence_waits_for_vanished() {
     two("1> d UID EXPUNGE 12
@@ -347,8 +348,8 @@ async fn the_highest_mod_sequence_waits_for_vanished() {
     .await;
 }
 
-/// RFC 7162 section 3.2.10.2: of a mailbox without mod-sequences, EXPUNGE tells what is gone; section 3.2.5.1: there the parameter
-/// means nothing.
+/// RFC 7162 section 3.2.10.2: of a mailbox without mod-sequences, EXPUNGE tells what is gone; section 3.2.5.1: there
+/// the parameter means nothing.
 #[tokio::test]
 async fn without_mod_sequences_nothing_vanishes() {
     let mut stage = Stage::set(2, "CONDSTORE QRESYNC").await;
@@ -392,8 +393,8 @@ async fn what_is_moved_vanishes() {
     .await;
 }
 
-/// RFC 7162 section 6: a client with QRESYNC knows flags from another time. So what has changed since is news, though nobody was
-/// told those flags here: when one session's FETCH reveals it, and when a connection was lost.
+/// RFC 7162 section 6: a client with QRESYNC knows flags from another time. So what has changed since is news, though
+/// nobody was told those flags here: when one session's FETCH reveals it, and when a connection was lost.
 #[tokio::test]
 async fn flags_known_from_another_time() {
     two("1> d FETCH 1:3 (FLAGS MODSEQ)
@@ -432,8 +433,8 @@ async fn flags_known_from_another_time() {
     .await;
 }
 
-/// RFC 9051 section 7.4.1: where what a backend tells of a mailbox never fits the number of messages that it told first, SELECT
-/// counts anew.
+/// RFC 9051 section 7.4.1: where what a backend tells of a mailbox never fits the number of messages that it told
+/// first, SELECT counts anew.
 #[tokio::test]
 async fn what_never_fits_is_selected_anew() {
     let select = |exists: u32| {

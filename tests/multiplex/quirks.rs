@@ -2,7 +2,8 @@
 
 use crate::stage::{ONE, TWO, play, two_offering};
 
-/// RFC 9051 sections 2.3.1.2 and 7.4.1: numbers go up to what EXISTS said, so a message is announced before it can be found. Cyrus
+/// RFC 9051 sections 2.3.1.2 and 7.4.1: numbers go up to what EXISTS said, so a message is announced before it can be
+/// found. Cyrus
 /// 3.6 finds one that comes while it searches, and announces it afterwards.
 #[tokio::test]
 async fn a_message_that_was_not_announced_is_not_found() {
@@ -20,8 +21,8 @@ async fn a_message_that_was_not_announced_is_not_found() {
     .await;
 }
 
-/// RFC 9051 section 4.3: what a client has quoted, 8-bit octets included, is quoted by the hub, too. Not all servers that take it so
-/// know what to make of it as a literal.
+/// RFC 9051 section 4.3: what a client has quoted, 8-bit octets included, is quoted by the hub, too. Not all servers
+/// that take it so know what to make of it as a literal.
 #[tokio::test]
 async fn a_name_is_written_as_its_client_wrote_it() {
     let quoted = format!("{ONE}\n{TWO}").replace("\"INBOX\"", "INBOX").replace("INBOX", "\"Entw\u{fc}rfe\"");

@@ -1,5 +1,5 @@
-//! What the backend refuses of what imapool asks of its own accord: it is not asked again and again, and nobody has to wait for
-//! it.
+//! What the backend refuses of what imapool asks of its own accord: it is not asked again and again, and nobody has
+//! to wait for it.
 
 use std::time::Duration;
 
@@ -151,8 +151,8 @@ async fn an_idle_that_is_not_answered_is_given_up() {
     }
 }
 
-/// RFC 3501 section 6.3.10: STATUS of the mailbox that is selected may be refused. It is shared all the same: to select it anew
-/// tells what has to be known.
+/// RFC 3501 section 6.3.10: STATUS of the mailbox that is selected may be refused. It is shared all the same: to
+/// select it anew tells what has to be known.
 #[tokio::test]
 async fn without_status_a_mailbox_is_shared() {
     for refusal in ["TAG NO STATUS of the selected mailbox", "TAG BAD not now", "TAG OK nothing"] {
@@ -263,8 +263,8 @@ async fn without_search_uids_are_fetched() {
     stage.end().await;
 }
 
-/// RFC 5161 section 3.2: on is what ENABLED lists. Whoever did not get QRESYNC hears EXPUNGE (RFC 7162 section 3.2.10), and no
-/// mod-sequences, whatever the backend says.
+/// RFC 5161 section 3.2: on is what ENABLED lists. Whoever did not get QRESYNC hears EXPUNGE (RFC 7162 section
+/// 3.2.10), and no mod-sequences, whatever the backend says.
 #[tokio::test]
 async fn who_was_refused_qresync_hears_expunge() {
     let mut stage = Stage::set(1, "CONDSTORE QRESYNC").await;
@@ -297,8 +297,8 @@ async fn who_was_refused_qresync_hears_expunge() {
     stage.end().await;
 }
 
-/// The same where ENABLE is answered OK and lists nothing: the connection may carry it all the same, and goes to nobody who has not
-/// asked for it.
+/// The same where ENABLE is answered OK and lists nothing: the connection may carry it all the same, and goes to
+/// nobody who has not asked for it.
 #[tokio::test]
 async fn what_enabled_does_not_list_is_not_on() {
     for listed in ["", "U< * ENABLED\n", "U< * ENABLED X-OTHER\n"] {

@@ -2,7 +2,8 @@
 
 use crate::stage::{Stage, play, two};
 
-/// RFC 9051 section 6.3.2: a SELECT is answered with the mailbox as it is, though nothing is selected anew. RFC 3501 section
+/// RFC 9051 section 6.3.2: a SELECT is answered with the mailbox as it is, though nothing is selected anew. RFC 3501
+/// section
 /// 6.3.1: UNSEEN is the first message without \Seen.
 #[tokio::test]
 async fn who_joins_sees_the_mailbox_as_it_is() {
@@ -103,8 +104,8 @@ async fn unselect_only_leaves() {
     .await;
 }
 
-/// RFC 9051 section 6.3.3: EXAMINE selects for reading only: beside SELECT, on a connection of its own. Section 6.4.1: CLOSE
-/// then expunges nothing.
+/// RFC 9051 section 6.3.3: EXAMINE selects for reading only: beside SELECT, on a connection of its own. Section
+/// 6.4.1: CLOSE then expunges nothing.
 #[tokio::test]
 async fn examine_is_beside_select() {
     play(
@@ -167,8 +168,8 @@ async fn close_after_examine_only_leaves() {
     .await;
 }
 
-/// RFC 9051 section 6.3.2: the last one who leaves leaves the mailbox selected for `pool.linger`; the next one's SELECT is
-/// answered with the mailbox as it is then.
+/// RFC 9051 section 6.3.2: the last one who leaves leaves the mailbox selected for `pool.linger`; the next one's
+/// SELECT is answered with the mailbox as it is then.
 #[tokio::test]
 async fn a_mailbox_lingers() {
     let mut stage = Stage::set(1, "").await;
@@ -195,8 +196,8 @@ async fn a_mailbox_lingers() {
     stage.end().await;
 }
 
-/// RFC 2180 section 3.3: a mailbox that was deleted under its sessions: who asks hears what the server says, and when that ends
-/// the connection, BYE (RFC 9051 section 7.1.5), since the mailbox cannot be selected again.
+/// RFC 2180 section 3.3: a mailbox that was deleted under its sessions: who asks hears what the server says, and when
+/// that ends the connection, BYE (RFC 9051 section 7.1.5), since the mailbox cannot be selected again.
 #[tokio::test]
 async fn a_mailbox_is_deleted() {
     two("1> b DELETE INBOX
@@ -216,8 +217,8 @@ async fn a_mailbox_is_deleted() {
     .await;
 }
 
-/// RFC 2180 section 3.4: a mailbox that was renamed stays selected. Who selects that name means another one, with another
-/// UIDVALIDITY (RFC 9051 section 2.3.1.1), and gets it on a connection of its own.
+/// RFC 2180 section 3.4: a mailbox that was renamed stays selected. Who selects that name means another one, with
+/// another UIDVALIDITY (RFC 9051 section 2.3.1.1), and gets it on a connection of its own.
 #[tokio::test]
 async fn a_mailbox_is_renamed() {
     play(
@@ -248,8 +249,8 @@ async fn a_mailbox_is_renamed() {
     .await;
 }
 
-/// RFC 9051 section 2.3.1.1: with another UIDVALIDITY, nothing that a client knows of the mailbox holds any more. It is told
-/// the only way there is, by the end of the session.
+/// RFC 9051 section 2.3.1.1: with another UIDVALIDITY, nothing that a client knows of the mailbox holds any more. It
+/// is told the only way there is, by the end of the session.
 #[tokio::test]
 async fn uidvalidity_changes() {
     two("U!
@@ -265,8 +266,8 @@ async fn uidvalidity_changes() {
     .await;
 }
 
-/// RFC 9051 sections 7.5.1 and 6.3.13: what happened while there was no connection is told when it may be: here, in NOOP and in
-/// IDLE.
+/// RFC 9051 sections 7.5.1 and 6.3.13: what happened while there was no connection is told when it may be: here, in
+/// NOOP and in IDLE.
 #[tokio::test]
 async fn what_was_missed_is_told() {
     two("U!
@@ -306,7 +307,8 @@ async fn vanishing_disturbs_nobody() {
     .await;
 }
 
-/// RFC 9051 section 6.3.2: SELECT leaves the mailbox before, whatever comes of it, and expunges nothing (section 6.4.1).
+/// RFC 9051 section 6.3.2: SELECT leaves the mailbox before, whatever comes of it, and expunges nothing (section
+/// 6.4.1).
 #[tokio::test]
 async fn select_leaves_the_mailbox_before() {
     play(

@@ -139,8 +139,8 @@ impl Stage {
     }
 }
 
-/// With at most so many connections, and a backend that offers `more`: this script. Nobody hears anything else, and there
-/// are no other connections.
+/// With at most so many connections, and a backend that offers `more`: this script. Nobody hears anything else, and
+/// there are no other connections.
 pub(crate) async fn play(connections: usize, more: &'static str, script: &str) {
     let mut stage = Stage::set(connections, more).await;
     stage.play(script).await;

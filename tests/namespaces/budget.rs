@@ -74,8 +74,8 @@ fn many_accounts_live_on_few_ports() {
     assert_eq!(hosts.middle.sockets("state time-wait", &peer), 0, "TIME_WAIT on imapool's host");
 }
 
-/// How many sockets there are: `wanted`, or what ss(8) says again and again. One walk may miss some, when those of other
-/// namespaces come and go meanwhile.
+/// How many sockets there are: `wanted`, or what ss(8) says again and again. One walk may miss some, when those of
+/// other namespaces come and go meanwhile.
 fn counted(hosts: &Hosts, states: &str, peer: &str, wanted: usize) -> usize {
     let mut found = 0;
     for _ in 0..20 {

@@ -109,8 +109,8 @@ pub(crate) struct Hosts {
 const FIRST_PORT: u16 = 40_000;
 
 impl Hosts {
-    /// With so many ephemeral ports on the front end's and on imapool's host. `None`: not possible here, and so the test
-    /// is skipped.
+    /// With so many ephemeral ports on the front end's and on imapool's host. `None`: not possible here, and so the
+    /// test is skipped.
     pub(crate) fn new(front_ports: u16, middle_ports: u16) -> Option<Self> {
         let host = |ports: u16| match Host::new(FIRST_PORT, FIRST_PORT + ports - 1) {
             Ok(host) => Some(host),

@@ -150,7 +150,8 @@ fn outage() -> Duration {
 }
 
 /// Runs the load, has the backend fail and come back, and judges what the sessions came to.
-/// `notice`: how long the outage may remain unnoticed, if it is not told; commands that run then take as long as they take.
+/// `notice`: how long the outage may remain unnoticed, if it is not told; commands that run then take as long as they
+/// take.
 fn endure(
     name: &str,
     notice: Duration,

@@ -1,5 +1,5 @@
-//! What an operator does with a running proxy: another configuration, new certificates, the API, an upgrade; and what it
-//! tells of itself meanwhile.
+//! What an operator does with a running proxy: another configuration, new certificates, the API, an upgrade; and what
+//! it tells of itself meanwhile.
 
 // A helper's panic is its test's failure.
 #![allow(clippy::unwrap_used)]

@@ -1,4 +1,5 @@
-//! A new process takes over under load: nobody is refused, and who is connected stays with the old one until its deadline.
+//! A new process takes over under load: nobody is refused, and who is connected stays with the old one until its
+//! deadline.
 
 use std::net::TcpListener;
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! Programs that people use, each run twice in front of each server: straight, and through imapool. What they show and what they
-//! leave on the server must be the same.
+//! Programs that people use, each run twice in front of each server: straight, and through imapool. What they show
+//! and what they leave on the server must be the same.
 
 mod curl;
 mod imaplib;

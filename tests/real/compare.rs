@@ -186,13 +186,14 @@ impl Normaliser {
 
 /// What is wrong with the proxied transcript, as a unified diff and a list; `None`: nothing.
 ///
-/// One after another on one account: Dovecot tells HIGHESTMODSEQ of a mailbox to everybody from the first time on that a
-/// connection with CONDSTORE has opened it, and Cyrus lists what ENABLE has switched on just now. Which connection it is, the
-/// pool decides.
+/// One after another on one account: Dovecot tells HIGHESTMODSEQ of a mailbox to everybody from the first time on
+/// that a connection with CONDSTORE has opened it, and Cyrus lists what ENABLE has switched on just now. Which
+/// connection it is, the pool decides.
 pub(crate) fn difference(name: &str, direct: &Transcript, proxied: &Transcript) -> Option<String> {
     let mut report = String::new();
     let needless = if needless(proxied).is_empty() { needless(direct) } else { BTreeSet::new() };
-    // imapool asks for the literals of a command before the server sees it: one that is refused may have been asked for.
+    // imapool asks for the literals of a command before the server sees it: one that is refused may have been asked
+    // for.
     let in_sequence = name.ends_with("(in sequence)");
     let [old, new] = [direct, proxied].map(|transcript| {
         let (lines, next) = (&transcript.lines, transcript.lines.iter().skip(1).map(Some).chain([None]));
@@ -225,7 +226,8 @@ pub(crate) fn difference(name: &str, direct: &Transcript, proxied: &Transcript) 
     if report.is_empty() { None } else { Some(format!("== {name}\n{report}")) }
 }
 
-/// What Cyrus says and a hub does not: flags in reply to a silent STORE, which a server should not tell (RFC 9051 section
+/// What Cyrus says and a hub does not: flags in reply to a silent STORE, which a server should not tell (RFC 9051
+/// section
 /// 6.4.6), and an untagged BAD after the tagged one, when the connection is with others already.
 fn needless(transcript: &Transcript) -> BTreeSet<usize> {
     let mut silent = false;

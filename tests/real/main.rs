@@ -10,9 +10,11 @@
 //! | `IMAPOOL_BIN` | the proxy to test instead of the one just built |
 //! | `IMAPOOL_FLOOD` | how many wrong passwords `flood` sends; 1,000 by default |
 //! | `IMAPOOL_SHARED_SECONDS` | how long the clients of `multiplex` are at work; 8 by default |
-//! | `IMAPOOL_RANDOM`, `IMAPOOL_RANDOM_SEED` | how many conversations at random (20 by default), and from which number on |
+//! | `IMAPOOL_RANDOM`, `IMAPOOL_RANDOM_SEED` | how many conversations at random (20 by default), and from which
+//! number on |
 //! | `IMAPOOL_CYRUS_ROOT` | where Debian's Cyrus packages were unpacked; else `/opt/imapool-test/cyrus`, else `/` |
-//! | `IMAPOOL_DEBIAN13_ROOT` | a Debian 13 with Dovecot 2.4, Cyrus 3.10 and Courier; else `/opt/imapool-test/debian13` |
+//! | `IMAPOOL_DEBIAN13_ROOT` | a Debian 13 with Dovecot 2.4, Cyrus 3.10 and Courier; else
+//! `/opt/imapool-test/debian13` |
 
 mod accounts;
 mod auth;

@@ -166,7 +166,8 @@ async fn fill(server: &Server, mailboxes: &[String]) -> io::Result<Client> {
     Ok(direct)
 }
 
-/// A third party changes the mailboxes until the end, not by imapool. The most connections that imapool had at any time.
+/// A third party changes the mailboxes until the end, not by imapool. The most connections that imapool had at any
+/// time.
 async fn meddle(proxy: &Proxy, direct: &mut Client, mailboxes: &[String], end: Instant) -> f64 {
     let (mut chance, mut most) = (Chance(4711), 0_f64);
     while Instant::now() < end {

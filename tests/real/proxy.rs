@@ -131,8 +131,8 @@ impl Metrics {
         samples.map(|(_, value)| value).sum()
     }
 
-    /// Connections that are logged in: one that is being opened belongs to no account yet, and who stops waiting for it does not
-    /// stop it.
+    /// Connections that are logged in: one that is being opened belongs to no account yet, and who stops waiting for
+    /// it does not stop it.
     pub(crate) fn logged_in(&self) -> f64 {
         let of_account = |key: &str| ["active", "idle"].iter().any(|state| key.contains(&format!("state=\"{state}\"")));
         let samples = self.0.iter().filter(|(key, _)| key.starts_with("imapool_upstream_connections{"));

@@ -1,5 +1,5 @@
-//! The server is restarted, or killed, under many sessions: those at rest notice nothing, and those at work lose at most
-//! the command that runs.
+//! The server is restarted, or killed, under many sessions: those at rest notice nothing, and those at work lose at
+//! most the command that runs.
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
 use std::collections::HashMap;

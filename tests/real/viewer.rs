@@ -48,7 +48,8 @@ pub(crate) struct Viewer {
     history: VecDeque<String>,
 }
 
-/// What Cyrus says of a FETCH, COPY or MOVE by number when all that it names is gone (RFC 2180 sections 4.1.2 and 4.4.1).
+/// What Cyrus says of a FETCH, COPY or MOVE by number when all that it names is gone (RFC 2180 sections 4.1.2 and
+/// 4.4.1).
 const NONE_OF_THEM: &str = "NO No matching messages";
 
 /// `OK` or not: what a tagged reply says after the tag.

@@ -198,7 +198,8 @@ impl Conn {
         self.prove().await
     }
 
-    /// Answers what comes after a login's OK, up to the command that shows whether there is a session; false: it did not come.
+    /// Answers what comes after a login's OK, up to the command that shows whether there is a session; false: it did
+    /// not come.
     pub(crate) async fn prove(&mut self) -> bool {
         loop {
             let Some(command) = self.command().await else { return false };
@@ -237,9 +238,9 @@ impl Conn {
         }
     }
 
-    /// Runs a transcript. `C: ` is what must come next: of a command without its tag (`C> `: of any line, whole); `…` at
-    /// the end stands for any rest. `S: ` sends a line (`S- `: without line end), in which `TAG` stands for the last
-    /// command's tag. `C.` is the end of the connection.
+    /// Runs a transcript. `C: ` is what must come next: of a command without its tag (`C> `: of any line, whole); `…`
+    /// at the end stands for any rest. `S: ` sends a line (`S- `: without line end), in which `TAG` stands for the
+    /// last command's tag. `C.` is the end of the connection.
     pub(crate) async fn play(&mut self, script: &str) {
         for step in script.lines().map(str::trim_start).filter(|line| !line.is_empty()) {
             let (side, text) = step.split_at(2);

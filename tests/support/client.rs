@@ -111,9 +111,9 @@ impl Client {
         self.until(|line| line.starts_with(&tag)).await
     }
 
-    /// Runs a transcript. `C: ` sends a line (`C- `: without line end), in which `\r`, `\n`, `\0` stand for these octets;
-    /// `S: ` is the line that must come next, `S~ ` one that must come, whatever stands before it; `…` at the end stands
-    /// for any rest; `S.` is the end of the connection.
+    /// Runs a transcript. `C: ` sends a line (`C- `: without line end), in which `\r`, `\n`, `\0` stand for these
+    /// octets; `S: ` is the line that must come next, `S~ ` one that must come, whatever stands before it; `…` at the
+    /// end stands for any rest; `S.` is the end of the connection.
     pub(crate) async fn play(&mut self, script: &str) {
         for step in script.lines().map(str::trim_start).filter(|line| !line.is_empty()) {
             let (side, line) = step.split_at(2);

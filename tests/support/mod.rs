@@ -1,7 +1,7 @@
 //! What the behaviour tests share: a proxy in this process, a client of raw octets, a backend that follows a script.
 //!
-//! Each test runs on a runtime of one thread, so that its log and its panics, those of the proxy's tasks included, are its
-//! own.
+//! Each test runs on a runtime of one thread, so that its log and its panics, those of the proxy's tasks included,
+//! are its own.
 
 pub(crate) mod backend;
 pub(crate) mod client;
@@ -188,9 +188,9 @@ impl Drop for Harness {
     }
 }
 
-/// The proxy's configuration unless a test changes it: quick to fail, no spare connections, whose comings and goings would
-/// blur what is counted, and no delay after a wrong password. `IMAPOOL_POOL_MODE=session` runs all tests in that mode that do not
-/// choose one.
+/// The proxy's configuration unless a test changes it: quick to fail, no spare connections, whose comings and goings
+/// would blur what is counted, and no delay after a wrong password. `IMAPOOL_POOL_MODE=session` runs all tests in
+/// that mode that do not choose one.
 fn configuration(backend: SocketAddr) -> Config {
     let listener = config::Listener {
         name: "webmail".into(),

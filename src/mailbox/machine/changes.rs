@@ -1,4 +1,5 @@
-//! What the backend says has become of the mailbox: how many messages there are, which have gone, and which UIDs they have.
+//! What the backend says has become of the mailbox: how many messages there are, which have gone, and which UIDs they
+//! have.
 
 use std::fmt::Write as _;
 

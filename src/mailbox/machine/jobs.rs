@@ -170,8 +170,8 @@ impl Machine {
         }
     }
 
-    /// The connection may go to others: the members have been told what there is, and, if they ask for something, one was
-    /// served at least, however long it took to select the mailbox anew.
+    /// The connection may go to others: the members have been told what there is, and, if they ask for something, one
+    /// was served at least, however long it took to select the mailbox anew.
     fn has_had_enough(&self, open: bool) -> bool {
         if !self.wants_connection() {
             return self.strays.is_none();
@@ -206,8 +206,8 @@ impl Machine {
         self.actions.push_back(Action::Disconnect);
     }
 
-    /// Members wait while imapool asks questions of its own, and no answer ends that: first without the UIDs, then without
-    /// this connection.
+    /// Members wait while imapool asks questions of its own, and no answer ends that: first without the UIDs, then
+    /// without this connection.
     fn asks_in_vain(&mut self) {
         self.own_in_a_row = 0;
         let (now, counts) = (self.now, self.manners.known().census.allows(self.now));
@@ -386,8 +386,9 @@ impl Machine {
         self.begin(Job::Member(Box::new(job)), run);
     }
 
-    /// The UIDs have to be known before this member's command: after a loss the hub could not go on, once somebody knows more
-    /// of a message than that it is there. As long as nothing is news since SELECT, UIDNEXT will do, if all is soon over.
+    /// The UIDs have to be known before this member's command: after a loss the hub could not go on, once somebody
+    /// knows more of a message than that it is there. As long as nothing is news since SELECT, UIDNEXT will do, if
+    /// all is soon over.
     fn needs_census(&self, id: MemberId) -> bool {
         if !self.wants_census() {
             return false;

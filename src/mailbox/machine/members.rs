@@ -183,8 +183,8 @@ impl Machine {
         member.out.push_text(&mut text);
     }
 
-    /// News for a member, behind `text`, to which they are appended unless they are long. Who would have to be told too much has to
-    /// select the mailbox anew.
+    /// News for a member, behind `text`, to which they are appended unless they are long. Who would have to be told
+    /// too much has to select the mailbox anew.
     pub(super) fn hear(&mut self, id: MemberId, news: Vec<News>, text: &mut BytesMut) {
         let Some(member) = self.members.get_mut(&id) else { return };
         for news in news {
@@ -197,8 +197,8 @@ impl Machine {
         }
     }
 
-    /// Tells a member what it missed, before its command gets its turn: false if that takes more than one piece. Its numbers stay
-    /// what they were when it gave the command.
+    /// Tells a member what it missed, before its command gets its turn: false if that takes more than one piece. Its
+    /// numbers stay what they were when it gave the command.
     pub(super) fn is_caught_up(&mut self, id: MemberId) -> bool {
         let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return true };
         if self.log.is_stale(cursor) {
@@ -234,9 +234,9 @@ impl Machine {
         }
     }
 
-    /// What is said before a tagged reply as long as a VANISHED is withheld from the member, here or by the backend: else it
-    /// would take the highest mod-sequence that it has seen for the one up to which it knows everything (RFC 7162 sections 3.2
-    /// and 6).
+    /// What is said before a tagged reply as long as a VANISHED is withheld from the member, here or by the backend:
+    /// else it would take the highest mod-sequence that it has seen for the one up to which it knows everything (RFC
+    /// 7162 sections 3.2 and 6).
     pub(super) fn caution(&mut self, id: MemberId) -> Bytes {
         let highest = self.selection.as_ref().and_then(|selection| selection.highest_modseq);
         let tells_vanished = self.tells_vanished();

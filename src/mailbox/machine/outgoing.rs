@@ -1,5 +1,5 @@
-//! What a member is still to be told. What is long is written only when its turn comes, piece by piece: so it takes no memory before,
-//! and the hub can do something else between two pieces.
+//! What a member is still to be told. What is long is written only when its turn comes, piece by piece: so it takes
+//! no memory before, and the hub can do something else between two pieces.
 
 use std::collections::VecDeque;
 

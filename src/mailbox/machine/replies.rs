@@ -16,7 +16,8 @@ use crate::mailbox::shadow::{normal, stored};
 const HELD: usize = 512;
 /// Octets of a line that the hub keeps for itself. Other lines are passed on all the same.
 const KEPT: usize = 64 * 1024;
-/// Messages that a FETCH may be of beyond those that were announced: as many as a command may have moved to their mailbox.
+/// Messages that a FETCH may be of beyond those that were announced: as many as a command may have moved to their
+/// mailbox.
 const UNANNOUNCED: u32 = 1000;
 /// Pieces above this are passed on without a copy.
 const COPIED: usize = 2048;
@@ -115,7 +116,8 @@ impl Machine {
         self.owner().filter(|owner| self.members.contains_key(owner))
     }
 
-    /// The backend contradicts itself: nothing can be known of the mailbox by this connection, and nothing more of it counts.
+    /// The backend contradicts itself: nothing can be known of the mailbox by this connection, and nothing more of it
+    /// counts.
     pub(super) fn broken(&mut self, why: impl Into<Nonsense>) {
         self.reading = None;
         if self.link != Link::Broken {
@@ -163,7 +165,7 @@ impl Machine {
             Reply::Vanished { .. } => reading.found = Some(Found::list()),
             Reply::OutOfRange => self.broken(Nonsense::OutOfRange),
             // It may be the rest of the reply before it, which has a line's end where it may have none.
-            Reply::Stray if self.astray || !matches!(self.job, Some(Job::Member(_))) => reading.to = None,
+            Reply::Stray if self.astray => reading.to = None,
             Reply::Flags | Reply::Status(_) | Reply::Other | Reply::Stray => {}
         }
         if self.link != Link::Broken {
@@ -234,30 +236,29 @@ impl Machine {
                 self.fetch_octets(&mut reading, text, false);
             }
             Reply::Search | Reply::Sort | Reply::Thread | Reply::Esearch => self.result_text(&mut reading, text),
-            Reply::Flags | Reply::Status(_) | Reply::Other => {
-                let doubtful = self.is_doubtful(reading.reply) && !reading.overflows;
-                if !reading.overflows && reading.kept.len() + text.len() > KEPT {
-                    reading.overflows = true;
-                    // It is nothing that the hub would have said otherwise.
-                    if doubtful && reading.to.is_some() {
-                        self.passed.put_slice(&reading.kept);
-                    }
-                } else if !reading.overflows {
-                    reading.kept.put_slice(text);
-                }
-                if reading.to.is_some() && (!doubtful || reading.overflows) {
-                    reading.begun = true;
-                    self.emit(text);
-                }
-            }
-            Reply::Stray => {
-                if reading.to.is_some() {
-                    reading.begun = true;
-                    self.emit(text);
-                }
-            }
+            Reply::Flags | Reply::Status(_) | Reply::Other | Reply::Stray => self.line_octets(&mut reading, text),
         }
         self.reading = Some(reading);
+    }
+
+    /// Of a line that goes on as it is, unless the hub says something in its place; literals are part of it.
+    fn line_octets(&mut self, reading: &mut Reading, octets: &Octets<'_>) {
+        let doubtful = self.is_doubtful(reading.reply) && !reading.overflows;
+        if reading.reply == Reply::Stray {
+            // The hub does not read it.
+        } else if !reading.overflows && reading.kept.len() + octets.len() > KEPT {
+            reading.overflows = true;
+            // It is nothing that the hub would have said otherwise.
+            if doubtful && reading.to.is_some() {
+                self.passed.put_slice(&reading.kept);
+            }
+        } else if !reading.overflows {
+            reading.kept.put_slice(octets);
+        }
+        if reading.to.is_some() && (!doubtful || reading.overflows) {
+            reading.begun = true;
+            self.emit(octets);
+        }
     }
 
     /// It depends on the whole line whether it is passed on.
@@ -285,11 +286,19 @@ impl Machine {
 
     fn reply_literal(&mut self, octets: &Octets<'_>) {
         let Some(mut reading) = self.reading.take() else { return };
-        if let Some(items) = &mut reading.items {
-            items.literal();
-            self.fetch_octets(&mut reading, octets, true);
-        } else if reading.to.is_some() && matches!(reading.reply, Reply::Other | Reply::Stray) {
-            self.emit(octets);
+        match reading.reply {
+            Reply::Exists(_) | Reply::Expunge(_) | Reply::Recent(_) | Reply::OutOfRange => {}
+            Reply::Fetch(_) => {
+                reading.items.iter_mut().for_each(FetchScanner::literal);
+                self.fetch_octets(&mut reading, octets, true);
+            }
+            Reply::Flags | Reply::Status(_) | Reply::Other | Reply::Stray => self.line_octets(&mut reading, octets),
+            // No number is said in one: the name of a mailbox, say (RFC 7377 section 2.1).
+            Reply::Search | Reply::Sort | Reply::Thread | Reply::Esearch | Reply::Vanished { .. } => {
+                if reading.to.is_some() && reading.found.is_none() {
+                    self.emit(octets);
+                }
+            }
         }
         self.reading = Some(reading);
     }
@@ -479,8 +488,8 @@ fn is_listed(line: &[u8]) -> bool {
     line.starts_with(b"* LIST ") && !holds(b"\\NONEXISTENT") && !holds(b"\\NOSELECT")
 }
 
-/// `OK [HIGHESTMODSEQ 7]` (RFC 7162 section 3.1.2.1): up to where whoever hears it knows the mailbox. Of a VANISHED that is
-/// withheld from it, it would never ask again (sections 3.2 and 6).
+/// `OK [HIGHESTMODSEQ 7]` (RFC 7162 section 3.1.2.1): up to where whoever hears it knows the mailbox. Of a VANISHED
+/// that is withheld from it, it would never ask again (sections 3.2 and 6).
 pub(super) fn highest_modseq(reply: &[u8]) -> Option<u64> {
     let reply = StatusReply::parse(reply).filter(|reply| reply.has_code("HIGHESTMODSEQ"))?;
     mod_sequence(reply.code?.get("HIGHESTMODSEQ ".len()..)?.trim_ascii())

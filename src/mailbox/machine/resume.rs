@@ -121,8 +121,8 @@ impl Fresh {
         }
     }
 
-    /// The UIDs, once the reply is over, and what happened after that. One by one cannot miscount: the backend may not tell of
-    /// EXPUNGE meanwhile, and who comes is told later.
+    /// The UIDs, once the reply is over, and what happened after that. One by one cannot miscount: the backend may
+    /// not tell of EXPUNGE meanwhile, and who comes is told later.
     fn found(&mut self) -> Option<Ranges> {
         if self.uids.is_none() && self.told.len() >= self.asked.max(1) && self.told.len() <= self.exists {
             if self.told.len() < self.exists {
@@ -189,7 +189,8 @@ impl Machine {
                 self.begin(Job::Refresh(Joining { unseen, ..joining }), own(Name::Noop, "NOOP"));
             }
             Job::Refresh(joining) => self.refreshed(joining),
-            // Whatever came of EXPUNGE: CLOSE of a mailbox that may not be changed only leaves it (RFC 9051 section 6.4.1).
+            // Whatever came of EXPUNGE: CLOSE of a mailbox that may not be changed only leaves it (RFC 9051 section
+            // 6.4.1).
             Job::Close { member, alone: false } => self.leave_with(member, b" OK Close completed.\r\n"),
             Job::Close { member, alone: true } if selected => self.tell(member, Told::Done(Bytes::new(), rest, true)),
             Job::Close { member, alone: true } => self.done_with(member, rest, false),
@@ -272,8 +273,8 @@ impl Machine {
         self.welcome(member, run, uid_next, Bytes::new(), rest);
     }
 
-    /// The mailbox is selected for this member: it is told so, and before that, if it asks (RFC 7162 section 3.2.5), what has
-    /// changed since it knew the mailbox.
+    /// The mailbox is selected for this member: it is told so, and before that, if it asks (RFC 7162 section 3.2.5),
+    /// what has changed since it knew the mailbox.
     fn welcome(&mut self, id: MemberId, run: &Run, uid_next: Option<u32>, reply: Bytes, rest: Bytes) {
         let catch_up = self.catch_up(run, uid_next);
         let complete = self.selection.as_ref().and_then(|selection| selection.highest_modseq);
@@ -327,8 +328,8 @@ impl Machine {
         self.look_for_unseen(Joining { uid_next, modseq, ..joining });
     }
 
-    /// Without STATUS, what those who join are to be told is learned by selecting the mailbox anew; what that shows is news for
-    /// the others.
+    /// Without STATUS, what those who join are to be told is learned by selecting the mailbox anew; what that shows
+    /// is news for the others.
     pub(super) fn admit_without_status(&mut self, joining: Joining) {
         if !std::mem::take(&mut self.anew) {
             // If the others have left meanwhile, it is selected by one of those who wait.
@@ -391,8 +392,8 @@ impl Machine {
         }
     }
 
-    /// Whether members can go on with another connection, whatever has changed in the mailbox by then: it is known which
-    /// messages they know.
+    /// Whether members can go on with another connection, whatever has changed in the mailbox by then: it is known
+    /// which messages they know.
     pub(super) fn is_resumable(&self) -> bool {
         // With QRESYNC, they will be told the UIDs of what is gone.
         self.uids.len() == self.exists || !self.touched && self.settings.enabled < Enabled::Qresync
@@ -562,8 +563,8 @@ impl Machine {
         self.resumed();
     }
 
-    /// The members were told of messages in the order of their UIDs: so the ones whose UIDs were not known are the first of
-    /// those that are there and those that have gone.
+    /// The members were told of messages in the order of their UIDs: so the ones whose UIDs were not known are the
+    /// first of those that are there and those that have gone.
     fn place_strays(&mut self, there: &Ranges, gone: &Ranges) {
         if gone.is_empty() {
             return;
@@ -608,9 +609,9 @@ impl Machine {
     }
 }
 
-/// The tagged reply to a command that named messages which are gone, besides others. Of a conditional STORE it says which of the
-/// others were not changed (RFC 7162 section 3.1.3, example 11); a silent one is none the worse for those that are gone (RFC 2180
-/// section 4.2.1).
+/// The tagged reply to a command that named messages which are gone, besides others. Of a conditional STORE it says
+/// which of the others were not changed (RFC 7162 section 3.1.3, example 11); a silent one is none the worse for
+/// those that are gone (RFC 2180 section 4.2.1).
 fn something_is_gone(running: &Running, rest: Bytes) -> Bytes {
     let is_modified = StatusReply::parse(&rest).is_some_and(|reply| reply.has_code("MODIFIED"));
     match running.shape.store.as_ref().is_some_and(|store| store.silent) {
@@ -655,7 +656,8 @@ fn some_runs(numbers: impl Iterator<Item = u32>) -> (String, Option<u32>) {
     (set, None)
 }
 
-/// The number that follows the last `word`: in a STATUS reply, the mailbox's name comes before all items, whatever it holds.
+/// The number that follows the last `word`: in a STATUS reply, the mailbox's name comes before all items, whatever it
+/// holds.
 fn number_after(text: &[u8], word: &[u8]) -> Option<u64> {
     let at = memchr::memmem::rfind(&text.to_ascii_uppercase(), word)?;
     let digits = &text[at + word.len()..];

@@ -31,8 +31,8 @@ pub(super) struct Selection {
 }
 
 impl Selection {
-    /// Takes note of an untagged reply that is neither EXISTS nor RECENT: the whole line. Given also while the mailbox is
-    /// selected (`selecting` is false then): keywords come into use. True: it says what was not known.
+    /// Takes note of an untagged reply that is neither EXISTS nor RECENT: the whole line. Given also while the
+    /// mailbox is selected (`selecting` is false then): keywords come into use. True: it says what was not known.
     pub(super) fn note(&mut self, line: &[u8], selecting: bool) -> bool {
         let Some(rest) = line.strip_prefix(b"* ") else { return false };
         let kind = match StatusReply::parse(rest) {
@@ -75,8 +75,8 @@ impl Selection {
         }
     }
 
-    /// EXPUNGE, before all is said. True: of a message that is there. What is said before EXISTS is about the mailbox that was
-    /// selected earlier.
+    /// EXPUNGE, before all is said. True: of a message that is there. What is said before EXISTS is about the mailbox
+    /// that was selected earlier.
     pub(super) fn expunged(&mut self, number: u32) -> bool {
         let there = (1..=self.exists).contains(&number);
         self.exists -= u32::from(there);

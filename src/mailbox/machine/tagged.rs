@@ -1,5 +1,5 @@
-//! A tagged reply that is too long to be had whole: COPYUID of many messages, say (RFC 4315 section 3). It goes to the member
-//! whose command it ends as it comes, unless something has to be said in its place.
+//! A tagged reply that is too long to be had whole: COPYUID of many messages, say (RFC 4315 section 3). It goes to
+//! the member whose command it ends as it comes, unless something has to be said in its place.
 
 use bytes::Bytes;
 

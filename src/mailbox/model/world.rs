@@ -274,7 +274,8 @@ impl Sim {
         assert!(self.world.refused_idles <= 2 * most, "{} times IDLE", self.world.refused_idles);
     }
 
-    /// Who idles is told without asking, as long as its hub has a connection and has had the time to select the mailbox there.
+    /// Who idles is told without asking, as long as its hub has a connection and has had the time to select the
+    /// mailbox there.
     fn idles(&mut self, id: MemberId) {
         // Others have been asked meanwhile, and this hub may have been given a connection for it just now.
         self.quiesce();
@@ -598,8 +599,8 @@ impl Sim {
                 Event::Continue(_) => hub.machine.handle_continue(),
                 Event::Tagged(octets) => hub.machine.handle_tagged(octets),
                 Event::Done(rest, selected) => hub.machine.handle_done(Bytes::new(), rest, selected),
-                // What the connection's owner does with one whose mailbox cannot be left: the command that waits for it was not
-                // sent.
+                // What the connection's owner does with one whose mailbox cannot be left: the command that waits for
+                // it was not sent.
                 Event::OwnDone(_, false) => {
                     hub.link = None;
                     self.totals.lost += 1;

@@ -34,8 +34,8 @@ pub(super) enum Ended {
 }
 
 impl Session {
-    /// Gives back the upstream connection, delivers the last words, and closes so that the client's port is free at once:
-    /// TIME_WAIT comes to lie on our listening port, or, where the client was the first to close, nowhere.
+    /// Gives back the upstream connection, delivers the last words, and closes so that the client's port is free at
+    /// once: TIME_WAIT comes to lie on our listening port, or, where the client was the first to close, nowhere.
     pub(super) async fn finish(mut self: Box<Self>, mut ended: Ended) {
         self.release();
         if matches!(ended, Ended::By(End::GaveWay)) {

@@ -1,5 +1,5 @@
-//! A command on a connection of the session's own: which connection that is, what comes of the command, and what is done when
-//! the connection is lost.
+//! A command on a connection of the session's own: which connection that is, what comes of the command, and what is
+//! done when the connection is lost.
 
 use std::sync::{Arc, LazyLock};
 
@@ -92,9 +92,9 @@ impl Session {
         }
     }
 
-    /// Whether another connection at rest may be better for a command than the one that the session has: one that carries
-    /// the state already that it brings about. Otherwise each session that says something before that would cost one. And before a
-    /// mailbox is selected, one that carries no more than the session has switched on.
+    /// Whether another connection at rest may be better for a command than the one that the session has: one that
+    /// carries the state already that it brings about. Otherwise each session that says something before that would
+    /// cost one. And before a mailbox is selected, one that carries no more than the session has switched on.
     fn may_exchange(&self, run: &Run) -> bool {
         let name = run.command.name;
         let needs_its_own =
@@ -132,8 +132,9 @@ impl Session {
         }
     }
 
-    /// Takes a connection out of the pool, or exchanges the one at hand for a better. False: the command has been answered,
-    /// because none can be had, or because the connection is in the state already that the command asks for.
+    /// Takes a connection out of the pool, or exchanges the one at hand for a better. False: the command has been
+    /// answered, because none can be had, or because the connection is in the state already that the command asks
+    /// for.
     async fn take_lease(&mut self, run: &Run, pass: Option<Pass>) -> bool {
         let pass = match pass {
             Some(pass) => pass,

@@ -33,7 +33,8 @@ pub(super) struct Sharing {
     joins_as: EnableSet,
     /// In IDLE without a mailbox, which is nobody's affair but imapool's.
     idles_alone: bool,
-    /// It has said what changes how the backend speaks to it (NOTIFY, say): IDLE without a mailbox may tell it something.
+    /// It has said what changes how the backend speaks to it (NOTIFY, say): IDLE without a mailbox may tell it
+    /// something.
     has_spoiled: bool,
     /// The session's connection is its own until it ends.
     pub(super) pinned: bool,
@@ -51,8 +52,8 @@ impl Sharing {
 }
 
 impl Session {
-    /// Answers what makes no sense without a mailbox, and an IDLE there, of which nothing can come; gives back all else. So
-    /// nothing reaches a mailbox that is still selected on a connection, but not by this session.
+    /// Answers what makes no sense without a mailbox, and an IDLE there, of which nothing can come; gives back all
+    /// else. So nothing reaches a mailbox that is still selected on a connection, but not by this session.
     pub(super) fn answer_alone(&mut self, run: Box<Run>) -> Option<Box<Run>> {
         let name = run.command.name;
         self.sharing.has_spoiled |= name.spoils_connection();
@@ -142,8 +143,8 @@ impl Session {
         (offered && known).then_some(EnableSet { enabled, ..on })
     }
 
-    /// A command has ended on the session's own connection: gives that back, unless it is pinned. Gives the tagged reply
-    /// that is due now, if any.
+    /// A command has ended on the session's own connection: gives that back, unless it is pinned. Gives the tagged
+    /// reply that is due now, if any.
     pub(super) fn unshare(&mut self, name: Option<Name>, rest: Bytes) -> Option<Bytes> {
         let own_mailbox = name == Some(Name::Append) && self.sharing.appends_here;
         if !self.let_go() {
@@ -245,8 +246,8 @@ impl Session {
         self.machine.handle_done(appended.as_deref().unwrap_or(rest), selected);
     }
 
-    /// Whether a command for a connection of the session's own could be run on any: the mailbox, if there is one, is not
-    /// selected there.
+    /// Whether a command for a connection of the session's own could be run on any: the mailbox, if there is one, is
+    /// not selected there.
     pub(super) fn is_elsewhere_as_good(&self) -> bool {
         !self.machine.is_selected() || self.sharing.hub.is_some()
     }

@@ -79,7 +79,8 @@ impl Machine {
         self.actions.push_back(Action::Login(Box::new(credential)));
     }
 
-    /// The answer to [`Action::Login`], after what the backend wants the user to see: each a line without `*` and line end.
+    /// The answer to [`Action::Login`], after what the backend wants the user to see: each a line without `*` and
+    /// line end.
     pub fn handle_login(&mut self, reply: LoginReply, alerts: &[String]) {
         let Op::LoggingIn { tag } = std::mem::replace(&mut self.op, Op::Ready) else { return };
         for alert in alerts {

@@ -106,8 +106,8 @@ impl Machine {
         }
     }
 
-    /// Part of the running command's tagged reply, which is too long to be had whole: from the space after the tag on. Of what
-    /// was given so, [`Machine::handle_done`] has nothing.
+    /// Part of the running command's tagged reply, which is too long to be had whole: from the space after the tag
+    /// on. Of what was given so, [`Machine::handle_done`] has nothing.
     pub fn handle_tagged(&mut self, octets: Bytes) {
         let Op::Running { tag, .. } = &self.op else { return };
         if !std::mem::replace(&mut self.half_answered, true) {

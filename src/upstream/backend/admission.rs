@@ -1,4 +1,5 @@
-//! Waiting at the [`gate`](crate::upstream::gate): for a further login of an account, and for each connection that is opened.
+//! Waiting at the [`gate`](crate::upstream::gate): for a further login of an account, and for each connection that is
+//! opened.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,8 +68,8 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// To have a credential verified that is not proven: who may do so is decided by [`crate::upstream::turns`], so that wrong
-    /// ones take nothing from their account.
+    /// To have a credential verified that is not proven: who may do so is decided by [`crate::upstream::turns`], so
+    /// that wrong ones take nothing from their account.
     pub fn verification() -> Self {
         Self { queue: None, tried: false }
     }

@@ -21,8 +21,8 @@ const SPARE_INTEREST: Duration = Duration::from_secs(600);
 const USED_SPARE_AGE: Duration = Duration::from_secs(10);
 
 impl Backend {
-    /// Those that refused somebody already are for who may well be refused, too; the unused ones for who stands better, and
-    /// never for suspects.
+    /// Those that refused somebody already are for who may well be refused, too; the unused ones for who stands
+    /// better, and never for suspects.
     pub(super) fn take_spare(&self, standing: Standing) -> Option<Unauthenticated> {
         let mut spares = self.spares.lock();
         let used = standing >= Standing::Unknown;
@@ -38,8 +38,8 @@ impl Backend {
         if self.config.send_proxy { 0 } else { self.pool.load().spare }
     }
 
-    /// Keeps a connection for the next login, if there is room for it: in a flood of wrong ones, as many as there may be
-    /// verifications, so that each serves for many.
+    /// Keeps a connection for the next login, if there is room for it: in a flood of wrong ones, as many as there may
+    /// be verifications, so that each serves for many.
     pub fn keep(&self, spare: Unauthenticated) {
         let mut spares = self.spares.lock();
         let room = match self.spare() {
@@ -61,7 +61,8 @@ impl Backend {
         }
     }
 
-    /// Ends spare connections that are closed, old, or more than there should be; all, where others could use their ports.
+    /// Ends spare connections that are closed, old, or more than there should be; all, where others could use their
+    /// ports.
     pub(super) fn clear_away_spares(&self) {
         let mut spares = self.spares.lock();
         if self.budget.is_short(self.index) {
@@ -75,8 +76,8 @@ impl Backend {
         });
     }
 
-    /// Opens spare connections, one after the other, until there are `pool.spare`; only to a backend that is in use and there,
-    /// and where nobody has to make room for them.
+    /// Opens spare connections, one after the other, until there are `pool.spare`; only to a backend that is in use
+    /// and there, and where nobody has to make room for them.
     pub(super) fn refill_soon(self: &Arc<Self>) {
         if !self.lacks_spares() || self.refilling.swap(true, Ordering::AcqRel) {
             return;

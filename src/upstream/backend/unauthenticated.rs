@@ -14,8 +14,8 @@ use crate::ports::Permit;
 use crate::stream::Stream;
 use crate::upstream::login::{Login, LoginError, Outcome};
 
-/// A connection that was kept for longer has to show that it is alive before a credential is shown to it: firewalls forget
-/// without a word.
+/// A connection that was kept for longer has to show that it is alive before a credential is shown to it: firewalls
+/// forget without a word.
 const SURE_FOR: Duration = Duration::from_secs(30);
 /// For so long the answer to a credential is waited for after a BYE.
 const AFTER_BYE: Duration = Duration::from_secs(2);
@@ -39,8 +39,8 @@ pub struct Unauthenticated {
 }
 
 impl Unauthenticated {
-    /// Makes sure of the connection before a credential is shown to it: one that has waited may have been closed meanwhile. It
-    /// tells the backend of `client`, where that is wished.
+    /// Makes sure of the connection before a credential is shown to it: one that has waited may have been closed
+    /// meanwhile. It tells the backend of `client`, where that is wished.
     ///
     /// # Errors
     /// The connection is of no further use. No credential was written to it.

@@ -11,8 +11,8 @@ use tokio_util::io::poll_read_buf;
 use super::{CHUNK, poll_read_with};
 use crate::stream::Stream;
 
-/// Read at a time from a backend that goes on filling [`CHUNK`], in octets. So much memory may wait for each of a few slow
-/// clients, but not for all.
+/// Read at a time from a backend that goes on filling [`CHUNK`], in octets. So much memory may wait for each of a few
+/// slow clients, but not for all.
 const STRETCH: usize = 128 * 1024;
 
 /// Connections that are read so.

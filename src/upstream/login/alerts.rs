@@ -13,7 +13,8 @@ const MAX_LENGTH: usize = 1000;
 pub(super) struct Alerts(Vec<String>);
 
 impl Alerts {
-    /// Keeps the reply if it is an alert: ALERT (RFC 9051 section 7.1), or WEBALERT with an address to visit, as Gmail says.
+    /// Keeps the reply if it is an alert: ALERT (RFC 9051 section 7.1), or WEBALERT with an address to visit, as
+    /// Gmail says.
     pub(super) fn note(&mut self, reply: &StatusReply<'_>) {
         let Some(code) = reply.code.filter(|_| reply.has_code("ALERT") || reply.has_code("WEBALERT")) else { return };
         if self.0.len() >= MAX_ALERTS || code.len() > MAX_LENGTH {

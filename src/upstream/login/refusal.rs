@@ -29,8 +29,8 @@ pub struct Refusal {
     pub reply: String,
     /// Base64 that explains why a token was refused (RFC 7628 section 3.2.2).
     pub challenge: Option<String>,
-    /// It says by its response code that the credential is no longer good (RFC 5530 section 3), which words alone do not:
-    /// many servers say just NO to whatever goes wrong.
+    /// It says by its response code that the credential is no longer good (RFC 5530 section 3), which words alone do
+    /// not: many servers say just NO to whatever goes wrong.
     pub definite: bool,
 }
 

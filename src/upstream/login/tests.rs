@@ -393,7 +393,8 @@ fn what_is_said_is_bounded() {
     }
 }
 
-/// What a server may say after a greeting and CAPABILITY; `#` stands for the tag of the last command, `@` for that before it.
+/// What a server may say after a greeting and CAPABILITY; `#` stands for the tag of the last command, `@` for that
+/// before it.
 const SAID: [&str; 24] = [
     "# OK in",
     "@ OK told",
@@ -422,8 +423,8 @@ const SAID: [&str; 24] = [
 ];
 
 proptest! {
-    /// However the server's words come, and however they are cut: nobody is let in before the login was answered OK, and then
-    /// the first command of the session, each under its own tag.
+    /// However the server's words come, and however they are cut: nobody is let in before the login was answered OK,
+    /// and then the first command of the session, each under its own tag.
     #[test]
     fn nobody_is_let_in_without_a_session(
         script in proptest::collection::vec((0..SAID.len(), 1usize..40), 1..12), ms in 0usize..2, never: bool,

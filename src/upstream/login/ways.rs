@@ -69,8 +69,8 @@ impl Way {
     }
 }
 
-/// Each argument as a quoted string where it can be one, else as a literal: no octet of it can end the line. 8-bit octets are
-/// quoted only as a client has quoted them, as servers take that which do not understand literals here.
+/// Each argument as a quoted string where it can be one, else as a literal: no octet of it can end the line. 8-bit
+/// octets are quoted only as a client has quoted them, as servers take that which do not understand literals here.
 fn login(offered: &Capabilities, credential: &Credential) -> Said {
     let ask = !offered.has("LITERAL+");
     let mut parts: Vec<BytesMut> = vec![BytesMut::from(&b"LOGIN"[..])];

@@ -1,9 +1,9 @@
 //! How a mailbox is left without expunging, for sure.
 //!
-//! UNSELECT does it (RFC 3691), where the backend knows that. Else EXAMINE of the same mailbox and CLOSE: what may not be changed is
-//! not expunged (RFC 9051 section 6.4.1). So does the rest of a SELECT that failed, after which nobody knows whether the mailbox before
-//! is still selected: an UNSELECT that is refused then would prove nothing. A mailbox that was selected to be written is never
-//! closed.
+//! UNSELECT does it (RFC 3691), where the backend knows that. Else EXAMINE of the same mailbox and CLOSE: what may
+//! not be changed is not expunged (RFC 9051 section 6.4.1). So does the rest of a SELECT that failed, after which
+//! nobody knows whether the mailbox before is still selected: an UNSELECT that is refused then would prove nothing. A
+//! mailbox that was selected to be written is never closed.
 
 use bytes::Bytes;
 

@@ -142,8 +142,8 @@ impl Machine {
         Ok(true)
     }
 
-    /// A line that no server may say. In the reply to a session's command it goes where the reply before it went, of which it
-    /// may be the rest: a quoted string with a line's end in it. All else is nobody's.
+    /// A line that no server may say. In the reply to a session's command it goes where the reply before it went, of
+    /// which it may be the rest: a quoted string with a line's end in it. All else is nobody's.
     fn stray(&mut self, start: &[u8]) -> Result<(), ProtocolError> {
         if self.after_tag(start).is_ok() {
             return Err(ProtocolError::BadStatus);
@@ -164,8 +164,8 @@ impl Machine {
         }
     }
 
-    /// The start of a line of which there is more than is kept: its first octets have to do. It stays at the front of `input`,
-    /// less what is not to be passed on; the rest goes where it goes.
+    /// The start of a line of which there is more than is kept: its first octets have to do. It stays at the front of
+    /// `input`, less what is not to be passed on; the rest goes where it goes.
     fn long_line(&mut self, kind: Kind, input: &mut BytesMut) -> Result<(), ProtocolError> {
         self.dropping = true;
         match kind {
@@ -191,6 +191,13 @@ impl Machine {
     /// Whether a reply of this kind is nobody's: no session is there, or it is about the mailbox of an earlier one.
     fn drops(&self, kind: Kind) -> bool {
         if !self.attached || self.stale {
+            return true;
+        }
+        // Where no mailbox is selected, and none is about to be, there are no messages.
+        let selects =
+            matches!(self.in_flight, Some(InFlight::Session { name: Name::Select | Name::Examine | Name::Other, .. }));
+        let of_none = self.facts.selected.is_none() && !selects && self.spoiled.is_none();
+        if of_none && matches!(kind, Kind::MessageNews | Kind::MailboxSize) {
             return true;
         }
         match &self.in_flight {
@@ -273,8 +280,8 @@ impl Machine {
         Ok(())
     }
 
-    /// The line with the client's tag in place of ours, which is the first quoted string of its response code. `None`: it is
-    /// about no command of this client's.
+    /// The line with the client's tag in place of ours, which is the first quoted string of its response code.
+    /// `None`: it is about no command of this client's.
     fn retag_code(&self, line: &Bytes) -> Option<Bytes> {
         let Some(start) = memchr::memchr(b'"', line).map(|quote| quote + 1) else { return Some(line.clone()) };
         let end = start + memchr::memchr(b'"', &line[start..])?;
@@ -358,8 +365,8 @@ impl Machine {
                 } else if closed {
                     self.facts.selected = None;
                 } else if reply.status == Status::No {
-                    // The mailbox that was selected before should not be any more (RFC 9051 section 6.3.2). With some servers it
-                    // is; to the session it is not.
+                    // The mailbox that was selected before should not be any more (RFC 9051 section 6.3.2). With some
+                    // servers it is; to the session it is not.
                     self.uncertain |= self.facts.selected.is_some();
                     self.fresh = true;
                 } else if lingering {
@@ -385,8 +392,8 @@ impl Machine {
         self.switched_on(name, sticky, &listed, modseq, reply.status);
     }
 
-    /// What may be on now, and what the backend says to be: of ENABLE, what it lists; CONDSTORE in a mailbox, if it tells
-    /// mod-sequences or that there are none.
+    /// What may be on now, and what the backend says to be: of ENABLE, what it lists; CONDSTORE in a mailbox, if it
+    /// tells mod-sequences or that there are none.
     fn switched_on(&mut self, name: Name, asked: Option<Sticky>, listed: &Sticky, modseq: bool, status: Status) {
         let Some(asked) = asked else { return };
         let (ok, enables) = (status == Status::Ok, name == Name::Enable);
