@@ -26,7 +26,9 @@ In both modes, login, list, select, fetch, append, copy, move, IDLE and logout h
 const LACKING: &str = "
 ## Servers that lack an extension
 
-Of these, a server may lack any one, and pooling and sharing work the same: ";
+Of these, a server may lack any one, and pooling and sharing work the same:
+
+";
 
 const FAULTY: &str = "
 ## Servers that throttle, lie or die
@@ -41,14 +43,14 @@ bounded, and other accounts on the same server work on.
 
 /// The page.
 pub fn page() -> String {
-    let (mut servers, mut lacked, mut faulty) = (String::new(), Vec::new(), String::new());
+    let (mut servers, mut lacked, mut faulty) = (String::new(), String::new(), String::new());
     for Personality { name, about, verdict, .. } in Personality::all() {
         let told = [&*verdict.set, &*verdict.know].map(str::trim).join(" ");
         let told = told.trim();
         if let Some(extension) = name.strip_prefix("lacks:") {
-            lacked.push(match told {
-                "" => extension.to_owned(),
-                told => format!("{extension} ({})", told.trim_end_matches('.')),
+            lacked.push_str(&match told {
+                "" => format!("- {extension}\n"),
+                told => format!("- {extension}: {told}\n"),
             });
         } else if name.ends_with("+bye") {
             // The row without says it.
@@ -60,5 +62,5 @@ pub fn page() -> String {
             servers.push_str(&format!("| `{name}` | {about} | {pooling} | {sharing} | {told} |\n"));
         }
     }
-    format!("{HEAD}{servers}{LACKING}{}.\n{FAULTY}{faulty}", lacked.join(", "))
+    format!("{HEAD}{servers}{LACKING}{lacked}{FAULTY}{faulty}")
 }
