@@ -215,7 +215,8 @@ fn the_port_metrics_agree_with_the_kernel() {
     loop {
         let waiting = hosts.middle.sockets("state time-wait", &peer) as u64;
         let counted = imapool.metrics().sum("imapool_ports_time_wait", "main");
-        if (waiting, counted) == (30, 30) {
+        // A connection or two may have ended by a reset all the same.
+        if waiting == counted && (25..=30).contains(&counted) {
             break;
         }
         assert!(Instant::now() < deadline, "ss: {waiting}, metrics: {counted}");
