@@ -7,7 +7,7 @@
 //!
 //! What a session does and what the backend does to it follow from the seed and the session's number; how the sessions
 //! interleave does not. Environment: `IMAPOOL_ISOLATION_SEED`; `IMAPOOL_ISOLATION_SESSIONS`, how many in all (default
-//! 20,000); `IMAPOOL_ISOLATION_SECONDS`, instead, how long; `IMAPOOL_ISOLATION_ONLY`, a session's number, to run it
+//! 100,000); `IMAPOOL_ISOLATION_SECONDS`, instead, how long; `IMAPOOL_ISOLATION_ONLY`, a session's number, to run it
 //! alone. `IMAPOOL_ISOLATION_NUMBERS`, anything, prints the metrics of each proxy in the end.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
@@ -176,7 +176,7 @@ fn no_session_sees_an_octet_of_another() {
     let load = Arc::new(Load {
         seed,
         next: (0..worlds).map(AtomicU64::new).collect(),
-        last: number("IMAPOOL_ISOLATION_SESSIONS").unwrap_or(20_000),
+        last: number("IMAPOOL_ISOLATION_SESSIONS").unwrap_or(100_000),
         deadline: seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds)),
         wrong: AtomicBool::new(false),
         sessions: AtomicU64::new(0),
@@ -199,8 +199,7 @@ fn no_session_sees_an_octet_of_another() {
     if only.is_none() {
         // A proxy that refuses everything shows nobody anything foreign either.
         assert!(complete * 10 > sessions * 4, "only {complete} of {sessions} sessions were answered in full");
-        // Backends that end connections all the time are dialed at the gate's pace only.
-        assert!(load.served.load(Ordering::Relaxed) * 2 > sessions, "too few commands reached the backend");
+        assert!(load.served.load(Ordering::Relaxed) * 10 > sessions * 8, "too few commands reached the backend");
     }
 }
 
