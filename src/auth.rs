@@ -343,6 +343,11 @@ impl Authenticator {
     }
 }
 
+/// With the backend's words, if it has used any.
+fn quoting<T: From<String>>(what: &str, words: &str) -> T {
+    if words.is_empty() { format!("{what}.") } else { format!("{what}: {words}") }.into()
+}
+
 /// What is told of a credential that the backend has not judged.
 fn unjudged(backend: &Backend, key: &Key, error: OpenError) -> Verdict {
     let name = &backend.config.name;
@@ -359,16 +364,16 @@ fn unjudged(backend: &Backend, key: &Key, error: OpenError) -> Verdict {
     }
     match error {
         OpenError::Limit(text) => {
-            Verdict::Limit(format!("The mail server takes no more connections for this account: {text}").into())
+            Verdict::Limit(quoting("The mail server takes no more connections for this account", &text))
         }
         OpenError::Unavailable(text) => {
-            Verdict::Unavailable(format!("The mail server cannot check this login at the moment: {text}").into())
+            Verdict::Unavailable(quoting("The mail server cannot check this login at the moment", &text))
         }
         OpenError::NotConnected(text) => {
-            Verdict::Unavailable(format!("The mail server took the login, but opened no session for it: {text}").into())
+            Verdict::Unavailable(quoting("The mail server took the login, but opened no session for it", &text))
         }
         OpenError::Unjudged { words: Some(text), .. } => {
-            Verdict::Unavailable(format!("The mail server hung up on this login: {text}").into())
+            Verdict::Unavailable(quoting("The mail server hung up on this login", &text))
         }
         OpenError::Unjudged { error, .. } if matches!(*error, OpenError::Closed | OpenError::Io(_)) => {
             Verdict::Unavailable("The mail server hung up on this login without a word.".into())

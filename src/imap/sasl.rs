@@ -96,6 +96,10 @@ pub enum SaslError {
     /// Not base64 (RFC 4648 section 4), or a malformed message of the mechanism.
     #[error("Malformed SASL response")]
     Malformed,
+    /// OAUTHBEARER may leave the name to the token (RFC 7628 section 3.1); whose connections it may use, only the name
+    /// says.
+    #[error("imapool needs the user's name in OAUTHBEARER (a=)")]
+    Nameless,
     /// The client sent `*`.
     #[error("Authentication aborted")]
     Aborted,
@@ -168,7 +172,9 @@ impl Exchange {
                 Credential::new(self.mechanism, user, Vec::new(), message)
             }
             Mechanism::OAuthBearer => {
-                let user = oauthbearer_user(&message).ok_or(SaslError::Malformed)?;
+                let nameless = message.starts_with(b"n,,\x01");
+                let why = if nameless { SaslError::Nameless } else { SaslError::Malformed };
+                let user = oauthbearer_user(&message).ok_or(why)?;
                 Credential::new(self.mechanism, user, Vec::new(), message)
             }
         };
@@ -309,11 +315,11 @@ mod tests {
             (b"LOGIN", vec![b"u", b"a\0b"]),
             (b"XOAUTH2", vec![b"user=\x01auth=Bearer t\x01\x01"]),
             (b"XOAUTH2", vec![b"user=x"]),
-            (b"OAUTHBEARER", vec![b"n,,\x01auth=Bearer t\x01\x01"]),
             (b"OAUTHBEARER", vec![b"n,a=x=zz,\x01auth=Bearer t\x01\x01"]),
         ] {
             assert_eq!(run(mechanism, &lines).unwrap_err(), SaslError::Malformed, "{lines:?}");
         }
+        assert_eq!(run(b"OAUTHBEARER", &[b"n,,\x01auth=Bearer t\x01\x01"]).unwrap_err(), SaslError::Nameless);
         let mut exchange = Exchange::new(Mechanism::Plain);
         assert_eq!(exchange.response(b"!!!").unwrap_err(), SaslError::Malformed);
         assert_eq!(exchange.response(b"*").unwrap_err(), SaslError::Aborted);

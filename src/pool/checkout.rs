@@ -61,8 +61,8 @@ pub enum CheckoutError {
     /// The backend does not switch on what the session has switched on.
     #[error("the mail server refuses what this session has switched on")]
     Unfit,
-    /// The backend cannot be reached.
-    #[error("the mail server cannot be reached")]
+    /// The backend cannot be reached, or opens no connection for this account.
+    #[error("no connection to the mail server can be had at the moment")]
     Unavailable,
 }
 

@@ -70,7 +70,9 @@ enum Trial {
     Capability,
     /// Who imapool is; the answer does not matter.
     Id,
-    /// Whether there is a session behind the login.
+    /// Whether there is a mailbox behind the login.
+    Inbox,
+    /// The same of a server that says of the INBOX neither that it is there nor why not.
     Proof,
 }
 
@@ -416,8 +418,13 @@ impl Login {
         None
     }
 
-    /// A command that any session takes, whatever there is in its mailboxes.
+    /// A harmless command that needs the mailbox: some servers answer all others before they know whose it is.
     fn prove(&mut self) {
+        self.try_out("STATUS INBOX (UIDNEXT)", Trial::Inbox);
+    }
+
+    /// A command that any session takes, whatever there is in its mailboxes.
+    fn prove_otherwise(&mut self) {
         let harmless = if self.capabilities.has("NAMESPACE") { "NAMESPACE" } else { "LIST \"\" \"\"" };
         self.try_out(harmless, Trial::Proof);
     }
@@ -437,12 +444,12 @@ impl Login {
         let ok = reply.status == Status::Ok;
         match trial {
             Trial::Id => {}
-            Trial::Proof if ok => {}
+            Trial::Inbox | Trial::Proof if ok => {}
             Trial::Capability if ok => match self.news.take() {
                 Some(capabilities) => self.capabilities = capabilities,
                 None => return Some(self.not_connected("CAPABILITY tells nothing".into())),
             },
-            Trial::Proof
+            Trial::Inbox | Trial::Proof
                 if !self.identified
                     && self.identify == Identify::Auto
                     && phrases::meaning(reply) == Some(Meaning::NeedsId) =>
@@ -450,7 +457,11 @@ impl Login {
                 self.say_who();
                 self.prove();
             }
-            Trial::Proof | Trial::Capability => return Some(self.not_connected(printable(reply.text))),
+            // There is no INBOX, or what is wrong with it is its own affair.
+            Trial::Inbox if !phrases::says_not_connected(reply) && !phrases::refuses_by_code(reply) => {
+                self.prove_otherwise();
+            }
+            Trial::Inbox | Trial::Proof | Trial::Capability => return Some(self.not_connected(printable(reply.text))),
         }
         if self.trial.is_empty() && !self.identified && self.identify == Identify::Auto && self.capabilities.has("ID") {
             // That it is offered was told only now.

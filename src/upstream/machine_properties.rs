@@ -23,6 +23,9 @@ struct Heard {
 /// `commands` to begin with, and the next after each reply, as far as they go.
 fn hear(parts: &[Vec<u8>], cuts: &[usize], commands: &[&str]) -> Heard {
     let mut machine = connected("IMAP4rev1 LITERAL+ UNSELECT");
+    // Its own: what is said of messages is passed on.
+    machine.facts.selected = Some(Bytes::from_static(b"Sx"));
+    machine.fresh = false;
     let mut heard = Heard::default();
     let mut commands = commands.iter();
     let mut give = |machine: &mut Machine| {
@@ -157,7 +160,7 @@ fn written(replies: &[Reply]) -> (Vec<Vec<u8>>, Heard) {
         heard.octets.extend(reply.data.concat());
         let rest = format!(" {} {}\r\n", reply.status, reply.text);
         stream.push([reply.data.concat(), format!("i{number:x}{rest}").into_bytes()].concat());
-        let done = Event::Done(Bytes::from(rest.into_bytes()), false);
+        let done = Event::Done(Bytes::from(rest.into_bytes()), true);
         heard.marks.push((heard.octets.len(), format!("{done:?}")));
     }
     (stream, heard)

@@ -217,10 +217,14 @@ fn the_seventeenth_tag_is_hexadecimal() {
 fn literals_come_in_pieces_and_hide_lines() {
     let mut play = Play::new("IMAP4rev1");
     play.play(
-        r#"C: a FETCH 1:2 BODY[]
-           B: i0 FETCH 1:2 BODY[]
-           S; * 1 FETCH (BODY[] {13}\r\ni0 OK
-           D; * 1 FETCH (BODY[] {13}\r\ni0 OK
+        r#"C: s SELECT x
+           B: i0 SELECT x
+           S: i0 OK
+           =:  OK [selected]
+           C: a FETCH 1:2 BODY[]
+           B: i1 FETCH 1:2 BODY[]
+           S; * 1 FETCH (BODY[] {13}\r\ni1 OK
+           D; * 1 FETCH (BODY[] {13}\r\ni1 OK
            S; \r\nx{9}
            D; \r\nx{9}
            S: \r\n X "{3}" BODY[2] {0}\r\n FLAGS ())
@@ -229,8 +233,8 @@ fn literals_come_in_pieces_and_hide_lines() {
            D: * 2 FETCH (X "{2+}"  BODY[] ~{2}\r\n\r\n)
            S: * 2 FETCH X {2+}\r\n\r\n)
            D: * 2 FETCH X {2+}\r\n\r\n)
-           S: i0 OK see ticket {5}
-           =:  OK see ticket {5}"#,
+           S: i1 OK see ticket {5}
+           =:  OK see ticket {5} [selected]"#,
     );
     play.clean();
 }
@@ -661,13 +665,27 @@ fn refused_messages_leave_a_clean_connection_when_all_was_given() {
 #[test]
 fn idle() {
     let mut play = Play::new("IMAP4rev1 IDLE");
-    play.play("C: a IDLE\nB: i0 IDLE");
+    play.play("C: s SELECT x\nB: i0 SELECT x\nS: i0 OK\n=:  OK [selected]\nC: a IDLE\nB: i1 IDLE");
     assert!(play.machine.is_waiting(), "for the continuation");
     play.play("S: + idling\n+: + idling\nS: * 3 EXISTS\nD: * 3 EXISTS");
     assert!(!play.machine.is_waiting());
     play.play("O: DONE\\r\\n\nB; DONE\\r\\n");
     assert!(play.machine.is_waiting(), "for the end");
-    play.play("S: * 4 EXISTS\nD: * 4 EXISTS\nS: i0 OK\n=:  OK");
+    play.play("S: * 4 EXISTS\nD: * 4 EXISTS\nS: i1 OK\n=:  OK [selected]");
+    play.clean();
+}
+
+/// RFC 9051 section 7.4: they are of the mailbox that is selected.
+#[test]
+fn where_no_mailbox_is_selected_nobody_hears_of_messages() {
+    let mut play = Play::new("IMAP4rev1 IDLE");
+    let news = "S: * 3 EXISTS\nS: * 1 RECENT\nS: * 1 EXPUNGE\nS: * 2 FETCH (X {2}\\r\\nab)\nS: * VANISHED 7";
+    play.play(&format!(
+        "C: a LIST \"\" x\nB: i0 LIST \"\" x\n{news}\nS: * LIST () NIL x\nD: * LIST () NIL x\nS: i0 OK\n=:  OK"
+    ));
+    play.play("C: b SELECT x\nB: i1 SELECT x\nS: * 3 EXISTS\nD: * 3 EXISTS\nS: i1 OK\n=:  OK [selected]");
+    play.play("C: c CLOSE\nB: i2 CLOSE\nS: i2 OK\n=:  OK");
+    play.play(&format!("C: d NOOP\nB: i3 NOOP\n{news}\nS: i3 OK\n=:  OK"));
     play.clean();
 }
 
@@ -847,20 +865,20 @@ fn lines_of_any_length_pass_within_bounds() {
         for line in ["* OK [COPYUID 7 ", "* NO ", "* bad ", "* LIST ", "foo ", ""] {
             let end = if line.starts_with("* LIST") || !line.starts_with('*') { "" } else { " {5}" };
             let line = format!("{line}{x}{end}\r\n");
-            let heard = told_of_long(format!("{line}* 1 EXISTS\r\ni0 OK ok\r\n").as_bytes(), piece);
-            assert_eq!(heard, ((line + "* 1 EXISTS\r\n").into(), vec![], vec![done.to_owned()]), "by {piece}");
+            let heard = told_of_long(format!("{line}* LIST x\r\ni0 OK ok\r\n").as_bytes(), piece);
+            assert_eq!(heard, ((line + "* LIST x\r\n").into(), vec![], vec![done.to_owned()]), "by {piece}");
         }
         // A tagged one, too; the connection is free when it is over, and not before.
         for rest in [format!(" OK [COPYUID 7 1:3 {x}] {{5}}\r\n"), format!("  no {x}\n")] {
-            let heard = told_of_long(format!("* 1 EXISTS\r\ni0{rest}").as_bytes(), piece);
-            assert_eq!(heard.0, b"* 1 EXISTS\r\n");
+            let heard = told_of_long(format!("* LIST x\r\ni0{rest}").as_bytes(), piece);
+            assert_eq!(heard.0, b"* LIST x\r\n");
             assert!(heard.1 == rest.as_bytes(), "by {piece}");
             assert_eq!(heard.2, ["Done(b\"\", false)"]);
         }
         // What is not to be passed on is not, however long.
         for line in ["* CAPABILITY ", "* ENABLED ", "* OK [CAPABILITY "] {
-            let heard = told_of_long(format!("{line}{x}\r\n* 1 EXISTS\r\ni0 OK ok\r\n").as_bytes(), piece);
-            assert_eq!((heard.0, heard.1), (b"* 1 EXISTS\r\n".to_vec(), vec![]), "{line}");
+            let heard = told_of_long(format!("{line}{x}\r\n* LIST x\r\ni0 OK ok\r\n").as_bytes(), piece);
+            assert_eq!((heard.0, heard.1), (b"* LIST x\r\n".to_vec(), vec![]), "{line}");
             let ignored = heard.2.iter().filter(|event| event.starts_with("Ignored(TooLong")).count();
             assert_eq!((heard.2.len() - ignored, ignored), (1, usize::from(!line.contains("OK"))), "{line}");
         }

@@ -31,9 +31,10 @@ async fn next_login(conn: &mut Conn, offered: &str) -> Option<String> {
     }
 }
 
-/// Says OK to whatever credential it is shown, and serves only who has the right one: the password or token `right`.
-async fn believer() -> Scripted {
-    Scripted::raw(|mut conn: Conn| async move {
+/// Says OK to whatever credential it is shown, and serves only who has the right one, the password or token `right`, but
+/// for these commands, which tell of nobody's mail.
+async fn believer(harmless: &'static [&'static str]) -> Scripted {
+    Scripted::raw(move |mut conn: Conn| async move {
         const OFFERED: &str = "IMAP4rev1 SASL-IR NAMESPACE UNSELECT IDLE AUTH=XOAUTH2 AUTH=OAUTHBEARER AUTH=PLAIN";
         let Some(login) = first_login(&mut conn, OFFERED).await else { return };
         let shown = login.rsplit(' ').next().unwrap();
@@ -41,11 +42,12 @@ async fn believer() -> Scripted {
         let right = shown == "\"right\"" || String::from_utf8_lossy(&decoded).contains("right");
         conn.play(&format!("S: TAG OK [CAPABILITY {OFFERED}] welcome")).await;
         while let Some(command) = conn.command().await {
-            if !right {
+            let verb = command.split(' ').next().unwrap();
+            if !right && !harmless.contains(&verb) {
                 conn.play(&format!("S: TAG {NOT_CONNECTED}")).await;
                 continue;
             }
-            match command.split(' ').next().unwrap() {
+            match verb {
                 "SELECT" => conn.play("S: * 1 EXISTS\nS: * OK [UIDVALIDITY 1] x\nS: * OK [UIDNEXT 2] x").await,
                 "FETCH" => conn.play("S: * 1 FETCH (UID 1 ENVELOPE secret)").await,
                 "STATUS" => conn.play("S: * STATUS INBOX (UIDNEXT 2 UIDVALIDITY 1)").await,
@@ -68,8 +70,9 @@ fn xoauth2(user: &str, token: &str) -> String {
 /// Exchange and its cloud: OK to any credential, and only the next command is refused.
 #[tokio::test]
 async fn an_ok_alone_lets_nobody_in() {
-    for mode in MODES {
-        let backend = believer().await;
+    const HARMLESS: [&[&str]; 3] = [&[], &["NAMESPACE"], &["NAMESPACE", "LIST", "ID", "NOOP", "CAPABILITY"]];
+    for (mode, harmless) in MODES.into_iter().flat_map(|mode| HARMLESS.map(|harmless| (mode, harmless))) {
+        let backend = believer(harmless).await;
         let harness = Harness::start(backend.address, |config| config.pool.mode = mode).await;
         for (right, wrong) in [
             ("LOGIN u8 right".to_owned(), "LOGIN u8 wrong".to_owned()),
@@ -101,6 +104,30 @@ async fn an_ok_alone_lets_nobody_in() {
         let mut first = harness.client().await;
         first.play("C: a LOGIN nobody wrong\nS: a NO [UNAVAILABLE]…").await;
         drop(first);
+        harness.finish().await;
+    }
+}
+
+/// A server that cannot tell of the INBOX, or lists NAMESPACE and does not know it, lets in all the same whoever may
+/// come in: another command shows that.
+#[tokio::test]
+async fn a_command_that_a_server_does_not_know_shuts_nobody_out() {
+    for (mode, unknown) in MODES.into_iter().flat_map(|mode| ["NAMESPACE", "STATUS"].map(|unknown| (mode, unknown))) {
+        let backend = Scripted::raw(move |mut conn: Conn| async move {
+            if first_login(&mut conn, "IMAP4rev1 NAMESPACE").await.is_none() {
+                return;
+            }
+            conn.play("S: TAG OK [CAPABILITY IMAP4rev1 NAMESPACE] in").await;
+            while let Some(command) = conn.command().await {
+                let known = !command.starts_with(unknown);
+                conn.play(if known { "S: TAG OK done" } else { "S: TAG BAD command syntax error" }).await;
+            }
+        })
+        .await;
+        let harness = Harness::start(backend.address, |config| config.pool.mode = mode).await;
+        let mut client = harness.login("u8").await;
+        client.play("C: a LIST \"\" x\nS: a OK…").await;
+        drop(client);
         harness.finish().await;
     }
 }
@@ -219,11 +246,16 @@ async fn ill_for_one(conn: &mut Conn, step: Step, ill: Ill) {
         let here = match command.split(' ').next().unwrap() {
             "CAPABILITY" => Step::Capability,
             "ID" => Step::Id,
-            "LIST" => Step::Proof,
+            "STATUS" | "LIST" => Step::Proof,
             _ => return conn.play("S: * BYE bye\nS: TAG OK bye").await,
         };
         if is_ill && here == step {
-            return ill.act(conn).await;
+            ill.act(conn).await;
+            // Who is refused one command is refused the next one, too.
+            if matches!(ill, Ill::Says(text) if text.starts_with("TAG ")) {
+                continue;
+            }
+            return;
         }
         if here == Step::Capability {
             conn.play(&format!("S: * CAPABILITY {offered}")).await;

@@ -254,7 +254,7 @@ impl Connection {
     async fn answer(&mut self, command: &Command, account: usize) -> Result<(), Over> {
         let verb = String::from_utf8_lossy(words(&command.text).nth(1).unwrap_or_default()).to_ascii_uppercase();
         let Some(token) = Token::find(&command.text) else {
-            let proves = command.text.ends_with(b"LIST \"\" \"\"");
+            let proves = command.text.ends_with(b"STATUS INBOX (UIDNEXT)");
             return match self.traits.shared && !proves && !matches!(verb.as_str(), "CAPABILITY" | "ENABLE" | "LOGOUT") {
                 true => self.answer_sharer(command, &verb, account).await,
                 false => self.answer_unmarked(command, &verb, account).await,
@@ -318,7 +318,7 @@ impl Connection {
             }
             "NOOP" => "OK",
             // After each login: whether there is a session.
-            "LIST" if command.text.ends_with(b"LIST \"\" \"\"") => "OK",
+            "STATUS" if command.text.ends_with(b"STATUS INBOX (UIDNEXT)") => "OK",
             _ => {
                 let (text, last) = (command.text.escape_ascii().to_string(), &self.last);
                 self.world.fail(format!("a command without token on connection {}, after {last:?}: {text:?}", self.id));

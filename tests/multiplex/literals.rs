@@ -1,6 +1,6 @@
 //! Literals of commands: nobody waits in a mailbox for the octets of somebody else.
 
-use crate::stage::{play, two};
+use crate::stage::{Stage, play, two};
 
 /// RFC 9051 section 4.3: a command with literals is one when it is complete. Until then the others are served.
 #[tokio::test]
@@ -81,6 +81,65 @@ async fn what_is_appended_to_the_selected_mailbox_is_there() {
          1< * 4 EXISTS
          1> DONE
          1< b OK…",
+    )
+    .await;
+}
+
+/// RFC 9051 section 9 (`tagged-ext-comp`), RFC 7377 section 2.1: ESEARCH may hold a literal, and a lax backend has them
+/// anywhere. What announces one is never passed on without its octets, nor they without it.
+#[tokio::test]
+async fn literals_in_results_go_to_who_has_asked() {
+    for line in
+        ["ESEARCH (MAILBOX {3}@abc) ALL 1:2", "SEARCH 1 2 {3}@abc", "SORT {3}@a\r\nc 1 2", "FLAGS (\\Seen {3}@abc)"]
+    {
+        let (head, tail) = line.split_once('@').unwrap();
+        let mut stage = Stage::set(2, "ESEARCH SORT").await;
+        let said = format!("U< * {head}\\r\\n{}", tail.replace("\r\n", "\\r\\n"));
+        let heard = format!("1< * {head}");
+        let heard: Vec<String> =
+            std::iter::once(heard).chain(tail.split("\r\n").map(|line| format!("1< {line}"))).collect();
+        stage
+            .play(&format!(
+                "ONE
+                 1> b SEARCH RETURN (ALL) SEEN
+                 U> SEARCH RETURN (ALL) SEEN
+                 {said}
+                 U< TAG OK done
+                 {}
+                 1< b OK done",
+                heard.join("\n")
+            ))
+            .await;
+        stage.end().await;
+    }
+}
+
+/// RFC 9051 section 7.4: news of messages are of the mailbox that is selected. On a connection where none is, they are
+/// nobody's: whoever heard them while it has one selected elsewhere would lose count of it.
+#[tokio::test]
+async fn where_no_mailbox_is_selected_there_is_no_news_of_messages() {
+    play(
+        2,
+        "",
+        "ONE
+         1> b APPEND Sent {3}
+         V> APPEND Sent {3}
+         V< + go
+         1< + …
+         1> abc
+         V- abc
+         V< * 1 EXPUNGE
+         V< * 9 EXISTS
+         V< * 2 FETCH (FLAGS (\\Deleted))
+         V< * VANISHED 11
+         V< TAG OK appended
+         1< b OK appended
+         1> c FETCH 1 (UID)
+         U> FETCH 1 (UID)
+         U< * 1 FETCH (UID 11)
+         U< TAG OK fetched
+         1< * 1 FETCH (UID 11)
+         1< c OK fetched",
     )
     .await;
 }

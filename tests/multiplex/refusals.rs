@@ -215,7 +215,7 @@ async fn without_status_a_mailbox_is_shared() {
                  1< b OK noop",
             )
             .await;
-        assert_eq!(stage.backend.received().matches("STATUS").count(), 1, "{refusal}");
+        assert_eq!(stage.backend.received().matches("STATUS \"").count(), 1, "{refusal}");
         stage.end().await;
     }
 }

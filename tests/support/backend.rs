@@ -204,14 +204,13 @@ impl Conn {
         loop {
             let Some(command) = self.command().await else { return false };
             match &*command {
-                "NAMESPACE" => self.play("S: * NAMESPACE ((\"\" \"/\")) NIL NIL").await,
-                "LIST \"\" \"\"" => self.play("S: * LIST (\\Noselect) \"/\" \"\"").await,
+                "STATUS INBOX (UIDNEXT)" => self.play("S: * STATUS INBOX (UIDNEXT 1)").await,
                 "CAPABILITY" => self.play(&format!("S: * CAPABILITY {CAPABILITIES}")).await,
                 id if id.starts_with("ID (\"name\" \"imapool\"") => self.play("S: * ID NIL").await,
                 other => panic!("after a login: {other}"),
             }
             self.play("S: TAG OK done").await;
-            if command == "NAMESPACE" || command.starts_with("LIST") {
+            if command.starts_with("STATUS") {
                 return true;
             }
         }

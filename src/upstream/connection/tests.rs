@@ -74,10 +74,10 @@ async fn closes(shared: &Shared) {
 #[tokio::test(start_paused = true)]
 async fn a_slow_client_is_not_held_against_the_backend() {
     let (mut connection, mut backend) = connection();
-    connection.run(run(Name::Fetch, "FETCH 1 BODY[]", None)).expect("a connection");
+    connection.run(run(Name::List, "LIST NIL *", None)).expect("a connection");
     connection.poll_held(&mut Context::from_waker(std::task::Waker::noop()));
-    hears(&mut backend, "i1 FETCH 1 BODY[]\r\n").await;
-    says(&mut backend, "* 1 FETCH (FLAGS ())\r\n").await;
+    hears(&mut backend, "i1 LIST NIL *\r\n").await;
+    says(&mut backend, "* LIST () NIL x\r\n").await;
     assert!(matches!(next(&mut connection).await, FromUpstream::Data(_)));
     // The session does not read on, while its client takes nothing; nor can the backend say anything meanwhile.
     connection.poll_held(&mut Context::from_waker(std::task::Waker::noop()));

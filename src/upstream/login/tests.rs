@@ -59,10 +59,10 @@ fn greeting_with_capabilities_then_login() {
         &mut login,
         "C: i2 LOGIN \"u8\" \"x\"
          S: i2 OK hello
-         C: i3 CAPABILITY\\r\\ni4 LIST \"\" \"\"
+         C: i3 CAPABILITY\\r\\ni4 STATUS INBOX (UIDNEXT)
          S: * CAPABILITY IMAP4rev1 SORT
          S: i3 OK done
-         S: * LIST (\\Noselect) \"/\" \"\"
+         S: * STATUS INBOX (UIDNEXT 7)
          S= i4 OK done => Accepted",
     );
     assert!(login.capabilities().has("SORT"));
@@ -85,7 +85,7 @@ fn literals_wait_to_be_asked_for() {
         &mut login,
         &format!(
             "S: i1 OK [CAPABILITY IMAP4rev1 ID NAMESPACE] in
-             C: i2 {ID}\\r\\ni3 NAMESPACE
+             C: i2 {ID}\\r\\ni3 STATUS INBOX (UIDNEXT)
              S: i2 BAD what
              S= i3 OK [ALERT] done => Accepted"
         ),
@@ -187,7 +187,7 @@ fn an_ok_alone_is_no_login() {
             "i3 BAD User is authenticated but not connected.",
             "NotConnected(\"User is authenticated but not connected.\")",
         ),
-        ("i3 NO [UNAVAILABLE] later", "NotConnected(\"later\")"),
+        ("i3 NO [AUTHENTICATIONFAILED] no", "NotConnected(\"no\")"),
         ("i2 NO not now", "NotConnected(\"not now\")"),
         ("i2 OK but nothing told", "NotConnected"),
         ("* BYE go away", "NotConnected(\"go away\")"),
@@ -198,16 +198,40 @@ fn an_ok_alone_is_no_login() {
         ("+ more", "Unexpected"),
     ] {
         let mut login = logged_in("IMAP4rev1", Identify::Auto);
-        play(&mut login, &format!("C: i2 CAPABILITY\\r\\ni3 LIST \"\" \"\"\nS= {said} => {outcome}"));
+        play(&mut login, &format!("C: i2 CAPABILITY\\r\\ni3 STATUS INBOX (UIDNEXT)\nS= {said} => {outcome}"));
         assert!(!login.is_ready());
     }
     let mut login = logged_in("IMAP4rev1", Identify::Auto);
     assert_eq!(login.handle_end("it is gone"), Some(Outcome::NotConnected("it is gone".into())));
 }
 
+/// A server that cannot tell of the INBOX, for whatever reason of its own, may let in all the same; who was refused is
+/// refused everything.
+#[test]
+fn without_an_inbox_another_command_proves_the_session() {
+    for (offered, command) in [("IMAP4rev1", "LIST \"\" \"\""), ("IMAP4rev1 NAMESPACE", "NAMESPACE")] {
+        for refusal in ["NO [NONEXISTENT] what", "NO [SERVERBUG] oh", "BAD unknown command"] {
+            for (said, outcome) in [("OK done", "Accepted"), ("NO no", "NotConnected"), ("BAD no", "NotConnected")] {
+                let mut login = logged_in(offered, Identify::Auto);
+                play(
+                    &mut login,
+                    &format!(
+                        "C: i2 CAPABILITY\\r\\ni3 STATUS INBOX (UIDNEXT)
+                         S: * CAPABILITY {offered}
+                         S: i2 OK told
+                         S: i3 {refusal}
+                         C: i4 {command}
+                         S= i4 {said} => {outcome}"
+                    ),
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn who_imapool_is_is_told_where_it_is_wanted() {
-    const PROOF: &str = "LIST \"\" \"\"";
+    const PROOF: &str = "STATUS INBOX (UIDNEXT)";
     for (identify, offered, sent) in [
         (Identify::Auto, "IMAP4rev1 ID", format!("i2 CAPABILITY\r\ni3 {ID}\r\ni4 {PROOF}\r\n")),
         (Identify::Auto, "IMAP4rev1", format!("i2 CAPABILITY\r\ni3 {PROOF}\r\n")),
@@ -237,7 +261,7 @@ fn who_imapool_is_is_told_where_it_is_wanted() {
             "C: i2 CAPABILITY\\r\\ni3 {PROOF}
              S: * CAPABILITY IMAP4rev1
              S: i2 OK told
-             S: i3 NO LIST Unsafe Login. Please contact kefu@188.com for help
+             S: i3 NO STATUS Unsafe Login. Please contact kefu@188.com for help
              C: i4 {ID}\\r\\ni5 {PROOF}
              S: * ID {{5}}
              S: i5 OK
@@ -439,7 +463,10 @@ proptest! {
         let mut input = BytesMut::new();
         'script: for (said, cut) in script {
             let sent = login.poll_transmit();
-            for line in sent.split(|b| *b == b'\n').filter(|line| line.ends_with(b"LIST \"\" \"\"\r") || line.ends_with(b"NAMESPACE\r")) {
+            let proves = |line: &&[u8]| {
+                [&b"STATUS INBOX (UIDNEXT)\r"[..], b"LIST \"\" \"\"\r", b"NAMESPACE\r"].iter().any(|end| line.ends_with(end))
+            };
+            for line in sent.split(|b| *b == b'\n').filter(proves) {
                 let tag = String::from_utf8_lossy(line).split(' ').next().unwrap().to_owned();
                 proof = Some(tag);
             }
