@@ -249,17 +249,27 @@ impl Command {
             Name::Examine => b'r',
             _ => return None,
         };
-        let mut arguments = self.arguments();
-        let mailbox = arguments.astring()?;
-        let mut key = Vec::with_capacity(1 + mailbox.len());
-        key.push(mode);
-        if mailbox.eq_ignore_ascii_case(b"INBOX") {
-            key.extend_from_slice(b"INBOX");
-        } else {
-            key.extend_from_slice(&mailbox);
-        }
-        Some(key.into())
+        let mailbox = self.arguments().astring()?;
+        Some([&[mode], canonical(&mailbox)].concat().into())
     }
+
+    /// The names that mean another mailbox, or none, once a CREATE, DELETE or RENAME is done: with INBOX in capitals.
+    #[must_use]
+    pub fn renames(&self) -> Vec<Bytes> {
+        let names = match self.name {
+            Name::Create | Name::Delete => 1,
+            Name::Rename => 2,
+            _ => return Vec::new(),
+        };
+        let mut arguments = self.arguments();
+        let name = |_| Some(Bytes::copy_from_slice(canonical(&arguments.astring()?)));
+        (0..names).map_while(name).collect()
+    }
+}
+
+/// A mailbox's name, INBOX in capitals however it is spelled (RFC 9051 section 5.1).
+fn canonical(mailbox: &[u8]) -> &[u8] {
+    if mailbox.eq_ignore_ascii_case(b"INBOX") { b"INBOX" } else { mailbox }
 }
 
 /// Whether `text` holds `word`, whatever the case.

@@ -81,6 +81,20 @@ pub fn plan(command: &Command, enabled: Enabled) -> Plan {
     }
 }
 
+/// See [`Shape::keeps_numbers`].
+#[must_use]
+pub fn keeps_numbers(command: &Command) -> bool {
+    let quiet = matches!(command.name, Name::Fetch | Name::Store | Name::Search | Name::Sort | Name::Thread);
+    quiet && (!is_uid(command) || uses(command).numbers)
+}
+
+/// Whether there may be numbers of messages in a command, or in the reply to it.
+#[must_use]
+pub fn may_name_messages(command: &Command) -> bool {
+    let never = matches!(command.name, Name::Enable | Name::Select | Name::Examine);
+    !never && (uses(command).numbers || !is_uid(command) && command.arguments().word().is_some())
+}
+
 fn messages(command: &Command) -> Plan {
     let uses = uses(command);
     if uses.saved_result || uses.saves_result || uses.context {
@@ -89,9 +103,8 @@ fn messages(command: &Command) -> Plan {
     let uid = is_uid(command);
     let effects = fetch_effects(command);
     let name = command.name;
-    let quiet = matches!(name, Name::Fetch | Name::Store | Name::Search | Name::Sort | Name::Thread);
     Plan::Run(Shape {
-        keeps_numbers: quiet && (!uid || uses.numbers),
+        keeps_numbers: keeps_numbers(command),
         by_number: uses.numbers,
         uid,
         asks_flags: effects.flags && !effects.seen,

@@ -27,6 +27,18 @@ struct Entry {
     enabled: EnableSet,
     joins: mpsc::Sender<Join>,
     status: Arc<Status>,
+    /// Its name may mean another mailbox by now.
+    renamed: bool,
+}
+
+impl Entry {
+    /// Whether it is of the mailbox of this name, or of one below it.
+    fn is_within(&self, name: &[u8]) -> bool {
+        let rest = self.key.get(1..).and_then(|own| own.strip_prefix(name));
+        // Which octet divides a name is the server's affair; the name may be spelled in UTF-8 here and not there.
+        let spelled = |name: &[u8]| name.contains(&b'&') || !name.is_ascii();
+        spelled(name) || rest.is_some_and(|rest| rest.first().is_none_or(|octet| !octet.is_ascii_alphanumeric()))
+    }
 }
 
 /// Checkouts that wait for something of which there is no more, and hubs about to give up theirs.
@@ -133,7 +145,8 @@ impl Registry {
         let mut entries = self.entries.lock();
         entries.retain(|entry| !entry.joins.is_closed());
         // Where the mailbox has more than one, the others work on something long: the newest has the most patience.
-        for entry in entries.iter().rev().filter(|entry| entry.key == *key && entry.enabled == enabled) {
+        let suits = |entry: &&Entry| entry.key == *key && entry.enabled == enabled && !entry.renamed;
+        for entry in entries.iter().rev().filter(suits) {
             match entry.joins.try_send(join) {
                 Ok(()) => return Ok(()),
                 Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => join = back,
@@ -144,7 +157,16 @@ impl Registry {
 
     pub(super) fn add(&self, key: Bytes, enabled: EnableSet, joins: mpsc::Sender<Join>, status: Arc<Status>) {
         self.everywhere.add(&status);
-        self.entries.lock().push(Entry { key, enabled, joins, status });
+        self.entries.lock().push(Entry { key, enabled, joins, status, renamed: false });
+    }
+
+    /// These names mean other mailboxes now, or may. Who is in a hub stays there, and who selects such a name gets what
+    /// has it: STATUS does not tell, on a connection that has the old one selected (Dovecot).
+    pub(crate) fn renamed(&self, names: &[Bytes]) {
+        if !names.is_empty() {
+            let mut entries = self.entries.lock();
+            entries.iter_mut().for_each(|entry| entry.renamed |= names.iter().any(|name| entry.is_within(name)));
+        }
     }
 
     /// Nobody joins this hub any more. False: somebody has, just now.

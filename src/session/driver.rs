@@ -458,6 +458,7 @@ impl Session {
             Action::Login(credential) => return self.login(*credential).await,
             Action::Run(run) => {
                 self.show(&run);
+                self.renames(&run);
                 let Some(run) = self.answer_alone(run) else { return Ok(()) };
                 // A connection that it has is its own.
                 if self.lease.is_none() {

@@ -1,6 +1,6 @@
 //! Numbers of messages, both ways: what a session may not hear of yet does not change its numbers.
 
-use crate::stage::{play, two};
+use crate::stage::{Stage, play, two};
 
 /// Message 1 is expunged by session 1; session 2 does not know it yet, and goes on counting as before.
 const GONE: &str = "1> x EXPUNGE
@@ -425,4 +425,52 @@ async fn uid_search_has_numbers_as_well() {
          2< c OK searched",
     )
     .await;
+}
+
+/// RFC 9051 sections 5.5 and 7.5.1: commands by number may follow one another at once, since nobody is told of an EXPUNGE
+/// within the reply to FETCH, STORE or SEARCH. That holds for those, too, that need a connection of their own.
+#[tokio::test]
+async fn what_is_pinned_moves_no_number_of_the_next_command() {
+    for command in [
+        "FETCH 3 (UID MODSEQ)",
+        "FETCH 3 (FLAGS) (CHANGEDSINCE 1)",
+        "STORE 3 (UNCHANGEDSINCE 7) +FLAGS (x)",
+        "SEARCH MODSEQ 1",
+        "SEARCH RETURN (SAVE) 2:3",
+    ] {
+        let mut stage = Stage::set(2, "CONDSTORE").await;
+        stage
+            .play(&format!(
+                "ONE
+                 TWO
+                 1> b EXPUNGE
+                 U> EXPUNGE
+                 U< * 2 EXPUNGE
+                 U< TAG OK expunged
+                 1< * 2 EXPUNGE
+                 1< b OK expunged
+                 2> b {command}\\r\\nc FETCH 3 (FLAGS)
+                 V> SELECT \"INBOX\"
+                 V< * 2 EXISTS
+                 V< * OK [UIDVALIDITY 7] valid
+                 V< * OK [UIDNEXT 14] next
+                 V< TAG OK [READ-WRITE] selected
+                 V> UID SEARCH 1:2
+                 V< * SEARCH 11 13
+                 V< TAG OK searched
+                 2< b NO [EXPUNGEISSUED]…
+                 V> FETCH 2 (FLAGS)
+                 V< * 2 FETCH (FLAGS (x))
+                 V< TAG OK fetched
+                 2< * 3 FETCH (FLAGS (x))
+                 2< c OK fetched
+                 2> d NOOP
+                 V> NOOP
+                 V< TAG OK noop
+                 2< * 2 EXPUNGE
+                 2< d OK noop"
+            ))
+            .await;
+        stage.end().await;
+    }
 }

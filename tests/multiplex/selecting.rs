@@ -351,10 +351,6 @@ async fn a_deleted_mailbox_is_there_for_its_sessions_only() {
         2,
         "",
         "ONE
-         1> b DELETE INBOX
-         U> DELETE INBOX
-         U< TAG OK deleted
-         1< b OK deleted
          2> a SELECT INBOX
          U> UID SEARCH 1:3
          U< * SEARCH 11 12 13
@@ -372,4 +368,51 @@ async fn a_deleted_mailbox_is_there_for_its_sessions_only() {
          1< c OK fetched",
     )
     .await;
+}
+
+/// After a CREATE, DELETE or RENAME through imapool, whoever selects the name gets the mailbox that has it now, whatever
+/// STATUS says on the connection that has the old one selected (Dovecot: the old one's). Who is in the old one stays.
+#[tokio::test]
+async fn nobody_joins_by_a_name_that_was_given_away() {
+    for (command, select) in [
+        ("RENAME Box Kept", "Box"),
+        ("RENAME \"Box\" Kept", "Box"),
+        ("DELETE Box", "Box"),
+        ("CREATE Box", "Box"),
+        ("RENAME Old Box", "Box"),
+        ("RENAME Box Kept", "Box/Sub"),
+        ("RENAME INBOX Kept", "inbox"),
+    ] {
+        let mut stage = Stage::set(2, "").await;
+        stage
+            .play(&format!(
+                "1> a SELECT {select}
+                 U> SELECT {select}
+                 U< * 1 EXISTS
+                 U< * OK [UIDVALIDITY 7] valid
+                 U< * OK [UIDNEXT 2] next
+                 U< TAG OK [READ-WRITE] selected
+                 1~ a OK [READ-WRITE] selected
+                 2> a {command}
+                 V> {command}
+                 V< TAG OK done
+                 2< a OK done
+                 2> b SELECT {select}
+                 V> SELECT {select}
+                 V< * 0 EXISTS
+                 V< * OK [UIDVALIDITY 8] valid
+                 V< * OK [UIDNEXT 1] next
+                 V< TAG OK [READ-WRITE] selected
+                 2~ * OK [UIDVALIDITY 8] valid
+                 2~ b OK [READ-WRITE] selected
+                 1> b FETCH 1 (UID)
+                 U> FETCH 1 (UID)
+                 U< * 1 FETCH (UID 1)
+                 U< TAG OK fetched
+                 1< * 1 FETCH (UID 1)
+                 1< b OK fetched"
+            ))
+            .await;
+        stage.end().await;
+    }
 }

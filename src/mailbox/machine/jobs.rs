@@ -19,7 +19,7 @@ use crate::imap::rewrite::{Outcome, is_uid, rewrite};
 use crate::imap::sequence::SequenceSet;
 use crate::mailbox::enabled::Enabled;
 use crate::mailbox::log::Replay;
-use crate::mailbox::plan::{Plan, Shape, plan};
+use crate::mailbox::plan::{Plan, Shape, keeps_numbers, may_name_messages, plan};
 use crate::session::machine::Run;
 
 /// The one command upstream.
@@ -440,9 +440,11 @@ impl Machine {
     fn pin(&mut self, id: MemberId, run: Box<Run>) {
         let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
         if self.members.len() == 1 {
-            let names_messages = !matches!(run.command.name, Name::Enable | Name::Select | Name::Examine);
-            let moved = names_messages && !self.log.numbering(cursor).is_identity();
-            self.replay(id, Replay::All);
+            // Nobody is told of an EXPUNGE within the reply to these (RFC 9051 section 7.5.1): commands behind them may
+            // name messages by the numbers of before.
+            let quiet = keeps_numbers(&run.command);
+            let moved = (quiet || may_name_messages(&run.command)) && !self.log.numbering(cursor).is_identity();
+            self.replay(id, if quiet { Replay::KeepNumbers } else { Replay::All });
             if self.has_to_leave(id) {
                 return;
             }

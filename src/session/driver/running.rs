@@ -214,6 +214,7 @@ impl Session {
                 self.machine.handle_continue(line);
             }
             FromUpstream::Done(data, rest, selected) => {
+                self.has_renamed();
                 self.queue(data);
                 self.lent_after(&rest);
                 let running = self.running.take();
@@ -233,6 +234,7 @@ impl Session {
     pub(super) async fn lost(&mut self, mut loss: Loss) -> Result<(), Ended> {
         loss.unsent |= self.parts.iter().any(|part| matches!(part, Part::Run(_)));
         self.drop_lease();
+        self.has_renamed();
         let running = self.running.take();
         if let Some(Running { name, .. }) = &running {
             let user = self.account().map(|account| account.name());

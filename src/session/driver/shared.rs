@@ -31,6 +31,8 @@ pub(super) struct Sharing {
     joining: bool,
     /// What it has switched on, once that is answered.
     joins_as: EnableSet,
+    /// Names of mailboxes that mean others once the command that runs is done.
+    renames: Vec<Bytes>,
     /// In IDLE without a mailbox, which is nobody's affair but imapool's.
     idles_alone: bool,
     /// It has said what changes how the backend speaks to it (NOTIFY, say): IDLE without a mailbox may tell it
@@ -232,6 +234,7 @@ impl Session {
 
     /// The hub has answered the running command.
     fn ended(&mut self, rest: &[u8], selected: bool) {
+        self.has_renamed();
         if let Some(running) = self.running.take() {
             self.context.metrics.command(label(running.name), self.now - running.since);
             self.record.command_ends();
@@ -244,6 +247,24 @@ impl Session {
         }
         let appended = self.sharing.appended.take();
         self.machine.handle_done(appended.as_deref().unwrap_or(rest), selected);
+    }
+
+    /// A command is about to run. Nobody joins a mailbox from here on by a name that it gives away.
+    pub(super) fn renames(&mut self, run: &Run) {
+        self.sharing.renames = run.command.renames();
+        self.tell_renames();
+    }
+
+    /// The command is over, however it went. Who has joined meanwhile may have found either.
+    pub(super) fn has_renamed(&mut self) {
+        self.tell_renames();
+        self.sharing.renames = Vec::new();
+    }
+
+    fn tell_renames(&self) {
+        if let Some(account) = self.account().filter(|_| !self.sharing.renames.is_empty()) {
+            account.hubs().renamed(&self.sharing.renames);
+        }
     }
 
     /// Whether a command for a connection of the session's own could be run on any: the mailbox, if there is one, is
