@@ -345,9 +345,8 @@ impl Hub {
         }
     }
 
-    /// The others go on with a connection of their own, if they can have one now. If not, they wait for a reply that
-    /// is read slowly, but for one that is not read at all only as long as for a connection; what is left of it is
-    /// then read by nobody.
+    /// The others go on with a connection of their own, if they can have one now. If not, they wait as long as for a
+    /// connection. A reply that is not read at all is then given up: what is left of it is read by nobody.
     fn overloaded(&mut self, owner: MemberId) {
         if self.account.has_room() || self.account.hubs().has_resting(&self.status) {
             let mut others: Vec<MemberId> = self.machine.members().filter(|id| *id != owner).collect();
@@ -356,14 +355,23 @@ impl Hub {
                 others.retain(|id| self.machine.is_joining(*id));
                 self.send_elsewhere(&others);
             }
-        } else if self.members.get(&owner).is_some_and(|place| place.line.is_full())
-            && self.machine.since_taken() >= self.account.config().checkout_timeout
-        {
-            debug!(waiting = self.members.len() - 1, "a client that takes nothing has to leave its hub");
-            self.machine.handle_leave(owner);
-            if let Some(place) = self.members.remove(&owner) {
-                place.line.tell(FromHub::Stalled);
+            return;
+        }
+        let patience = self.account.config().checkout_timeout;
+        let reads_nothing = self.members.get(&owner).is_some_and(|place| place.line.is_full());
+        let since = self.machine.since_taken();
+        if !reads_nothing || since < patience {
+            // Of one that may have stopped it is soon known.
+            if !reads_nothing || since < patience / 2 {
+                self.unconnected = CheckoutError::Timeout;
+                self.machine.handle_busy(patience);
             }
+            return;
+        }
+        debug!(waiting = self.members.len() - 1, "a client that takes nothing has to leave its hub");
+        self.machine.handle_leave(owner);
+        if let Some(place) = self.members.remove(&owner) {
+            place.line.tell(FromHub::Stalled);
         }
     }
 

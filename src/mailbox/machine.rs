@@ -403,6 +403,20 @@ impl Machine {
         }
     }
 
+    /// No further connection can be had. Whoever has waited for so long, while another's command runs, is told so.
+    pub fn handle_busy(&mut self, most: Duration) {
+        let (now, members) = (self.now, &mut self.members);
+        self.queue.retain(|id| {
+            let Some(member) = members.get_mut(id) else { return false };
+            let goes_on = now.saturating_duration_since(member.since) < most;
+            if !goes_on {
+                member.waiting = None;
+                member.out.push_back(Told::Unconnected);
+            }
+            goes_on
+        });
+    }
+
     /// The backend no longer accepts the credential that a connection was to be opened with: another may do.
     pub fn handle_refused(&mut self) {
         self.link = Link::Down;

@@ -31,8 +31,8 @@ async fn next_login(conn: &mut Conn, offered: &str) -> Option<String> {
     }
 }
 
-/// Says OK to whatever credential it is shown, and serves only who has the right one, the password or token `right`, but
-/// for these commands, which tell of nobody's mail.
+/// Says OK to whatever credential it is shown, and serves only who has the right one, the password or token `right`,
+/// but for these commands, which tell of nobody's mail.
 async fn believer(harmless: &'static [&'static str]) -> Scripted {
     Scripted::raw(move |mut conn: Conn| async move {
         const OFFERED: &str = "IMAP4rev1 SASL-IR NAMESPACE UNSELECT IDLE AUTH=XOAUTH2 AUTH=OAUTHBEARER AUTH=PLAIN";

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use imapool::config::PoolMode;
+use tokio::io::AsyncReadExt as _;
 
 use super::{Conn, Harness, SELECTED, Scripted, multiplexing, pair};
-use crate::support::until;
+use crate::support::{soon, until};
 
 /// Plays a mailbox of no messages for whatever is asked.
 async fn empty(conn: &mut Conn) {
@@ -198,5 +199,57 @@ async fn a_session_without_a_mailbox_holds_nothing() {
     harness.at_rest(1).await;
     assert_eq!(backend.logins(), 1);
     drop((one, two));
+    harness.finish().await;
+}
+
+/// One that reads on, however slowly, is not cut off. Who waits for it in the same mailbox waits as for a connection,
+/// hears NO, and may go on asking.
+#[tokio::test]
+async fn a_slow_reader_delays_nobody_for_ever() {
+    const SIZE: usize = 32 << 20;
+    let backend = Scripted::start(|mut conn: Conn| async move {
+        conn.play(SELECTED).await;
+        conn.play(super::JOINED).await;
+        conn.play("C: FETCH 1 (BODY.PEEK[])").await;
+        conn.send(format!("* 1 FETCH (BODY[] {{{SIZE}}}\r\n")).await;
+        for _ in 0..SIZE >> 16 {
+            conn.send(vec![b'x'; 1 << 16]).await;
+        }
+        conn.play("S: )\nS: TAG OK fetched").await;
+        conn.obey().await;
+    })
+    .await;
+    let harness = Harness::start(backend.address, |config| {
+        config.pool.mode = PoolMode::Multiplex;
+        config.pool.max_per_account = 1;
+        config.pool.checkout_timeout = Duration::from_millis(300);
+    })
+    .await;
+    let (mut one, mut two) = pair(&harness).await;
+    one.play("C: b FETCH 1 (BODY.PEEK[])").await;
+    until("the fetch at the backend", || backend.received().contains("BODY.PEEK")).await;
+    two.play("C: b NOOP").await;
+    // It reads whenever the kernel has something for it, until the other has heard.
+    let mut octets = vec![0; 1 << 14];
+    let mut stream = one.into_stream();
+    let mut heard = Box::pin(async {
+        two.play("S: b NO [UNAVAILABLE]…").await;
+    });
+    loop {
+        tokio::select! {
+            () = &mut heard => break,
+            () = tokio::time::sleep(Duration::from_millis(5)) => assert!(stream.read(&mut octets).await.unwrap() > 0),
+        }
+    }
+    drop(heard);
+    // All of it comes.
+    let mut tail = Vec::new();
+    while !tail.ends_with(b"b OK fetched\r\n") {
+        let read = soon("more", stream.read(&mut octets)).await.unwrap();
+        assert!(read > 0, "cut off");
+        tail.extend_from_slice(&octets[..read]);
+        tail.drain(..tail.len().saturating_sub(64));
+    }
+    drop((stream, two));
     harness.finish().await;
 }

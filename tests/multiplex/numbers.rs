@@ -427,8 +427,9 @@ async fn uid_search_has_numbers_as_well() {
     .await;
 }
 
-/// RFC 9051 sections 5.5 and 7.5.1: commands by number may follow one another at once, since nobody is told of an EXPUNGE
-/// within the reply to FETCH, STORE or SEARCH. That holds for those, too, that need a connection of their own.
+/// RFC 9051 sections 5.5 and 7.5.1: commands by number may follow one another at once, since nobody is told of an
+/// EXPUNGE within the reply to FETCH, STORE or SEARCH. That holds for those, too, that need a connection of their
+/// own.
 #[tokio::test]
 async fn what_is_pinned_moves_no_number_of_the_next_command() {
     for command in [

@@ -370,8 +370,9 @@ async fn a_deleted_mailbox_is_there_for_its_sessions_only() {
     .await;
 }
 
-/// After a CREATE, DELETE or RENAME through imapool, whoever selects the name gets the mailbox that has it now, whatever
-/// STATUS says on the connection that has the old one selected (Dovecot: the old one's). Who is in the old one stays.
+/// After a CREATE, DELETE or RENAME through imapool, whoever selects the name gets the mailbox that has it now,
+/// whatever STATUS says on the connection that has the old one selected (Dovecot: the old one's). Who is in the old
+/// one stays.
 #[tokio::test]
 async fn nobody_joins_by_a_name_that_was_given_away() {
     for (command, select) in [
