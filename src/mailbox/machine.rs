@@ -54,6 +54,9 @@ const IDLE_RENEWAL: Duration = Duration::from_secs(25 * 60);
 const QUANTUM: Duration = Duration::from_millis(100);
 /// Times that a command is run anew because its connection was gone.
 const MAX_ATTEMPTS: u8 = 3;
+/// What a server answers at once is waited for so long: a server that does nothing at all must not hold a mailbox for
+/// `backend.reply_timeout`.
+const SOON: Duration = Duration::from_secs(60);
 /// What imapool may ask in a row while members wait: twice as much as an honest backend ever takes.
 const MAX_OWN: u32 = 100;
 /// The longest pause before another connection is tried when they are all lost at once.
@@ -120,8 +123,8 @@ pub enum Nonsense {
     /// A message with this number has another UID, by what was said before (RFC 9051 section 2.3.1.1).
     #[error("UID {1} for message {0}")]
     OtherUid(u32, u32),
-    /// Neither IDLE nor DONE was answered in time.
-    #[error("IDLE or DONE not answered")]
+    /// Neither IDLE nor DONE was answered in time, nor what any server answers at once.
+    #[error("no answer in time")]
     Unanswered,
     /// Each answer gives reason to ask again.
     #[error("no end of what is to be asked")]
@@ -461,7 +464,7 @@ impl Machine {
             (Link::Down, _) => self.wants_connection().then_some(self.retry_at),
             (Link::Up { .. }, Some(Job::Idle(idle))) => Some(self.idle_deadline(idle)),
             (Link::Up { .. }, Some(Job::Member(_))) => (!self.queue.is_empty()).then_some(self.overload_at),
-            (Link::Up { .. }, Some(_)) => None,
+            (Link::Up { .. }, Some(job)) => job.is_soon_answered().then(|| self.job_since + SOON),
             (Link::Up { .. }, None) if self.wants_census() => Some(self.quiet_since + BEFORE_CENSUS),
             (Link::Up { .. }, None) if self.wants_idle() => Some(self.quiet_since + BEFORE_IDLE),
             (Link::Up { .. }, None) if self.yielding => Some(self.connected_since + QUANTUM),

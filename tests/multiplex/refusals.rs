@@ -326,3 +326,41 @@ async fn what_enabled_does_not_list_is_not_on() {
         stage.end().await;
     }
 }
+
+/// A server that says nothing more on a connection: who joins there waits for it no longer than for what any server
+/// answers at once, and goes on by another.
+#[tokio::test]
+async fn a_server_that_falls_silent_is_left() {
+    let mut stage = Stage::set(1, "").await;
+    stage
+        .play(&format!(
+            "{ONE}
+             2> a SELECT INBOX
+             U> UID SEARCH 1:3
+             U< * SEARCH 11 12 13
+             U< TAG OK searched
+             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)"
+        ))
+        .await;
+    pass(Duration::from_secs(59)).await;
+    pass(Duration::from_secs(2)).await;
+    stage
+        .play(
+            "V> SELECT \"INBOX\"
+             V< * 3 EXISTS
+             V< * OK [UIDVALIDITY 7] valid
+             V< * OK [UIDNEXT 14] next
+             V< TAG OK [READ-WRITE] selected
+             V> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
+             V< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
+             V< TAG OK status
+             V> UID SEARCH UNSEEN
+             V< * SEARCH
+             V< TAG OK searched
+             V> NOOP
+             V< TAG OK noop
+             2~ a OK [READ-WRITE] selected",
+        )
+        .await;
+    stage.end().await;
+}

@@ -10,7 +10,7 @@ use super::resume::Fresh;
 use super::selection::Selection;
 use super::{
     Action, BEFORE_CENSUS, BEFORE_IDLE, Link, MAX_ATTEMPTS, MAX_OWN, MAX_PAUSE, Machine, MemberId, Nonsense, QUANTUM,
-    Stat, Told,
+    SOON, Stat, Told,
 };
 use crate::imap::command::{Command, Name, Segment, quoted, quoted_8bit};
 use crate::imap::effects::{fetch_effects, loud};
@@ -59,6 +59,11 @@ impl Job {
             Self::Open { .. } | Self::Refresh(_) | Self::KeepAlive | Self::Idle(_) => true,
             _ => false,
         }
+    }
+
+    /// The backend has nothing to look for.
+    pub(super) fn is_soon_answered(&self) -> bool {
+        matches!(self, Self::Status { .. } | Self::Exists { .. } | Self::Refresh(_) | Self::KeepAlive)
     }
 }
 
@@ -134,6 +139,9 @@ impl Machine {
     fn interrupt(&mut self) {
         match &mut self.job {
             Some(Job::Idle(_)) => self.interrupt_idle(),
+            Some(job) if job.is_soon_answered() && self.now >= self.job_since + SOON => {
+                self.broken(Nonsense::Unanswered);
+            }
             Some(Job::Member(command)) if !self.queue.is_empty() && self.now >= self.overload_at => {
                 self.overload_at = self.now + self.settings.patience;
                 self.actions.push_back(Action::Overloaded(command.id));
