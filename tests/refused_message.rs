@@ -42,7 +42,7 @@ async fn serve(stream: TcpStream, after: AfterRefusal, seen: Arc<Mutex<Seen>>, g
         match rest.split(' ').next().unwrap_or_default() {
             "LOGIN" => {}
             // What shows that there is a session behind a login.
-            "LIST" if rest == "LIST \"\" \"\"" => {}
+            "STATUS" if rest == "STATUS INBOX (UIDNEXT)" => {}
             "CAPABILITY" => reply.insert_str(0, "* CAPABILITY IMAP4rev1 UNSELECT\r\n"),
             "APPEND" => {
                 let size: usize = rest.rsplit_once('{').unwrap().1.trim_end_matches('}').parse().unwrap();
