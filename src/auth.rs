@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tracing::{info, warn};
 
 use self::flights::{Flight, Flights};
@@ -290,16 +290,20 @@ impl Authenticator {
     /// Asks the backend.
     async fn ask(&self, question: Question) -> Answer {
         let Question { backend, key, account, fingerprint, credential, asker } = question;
-        backend.in_service().await;
-        let Ok(entry) = self.entry(&backend, &key, &asker).await else { return Verdict::unavailable().into() };
         // Who is still waiting then is turned away: begun so late, the verification would be broken off in its
         // middle, which costs a connection.
-        let in_time = self.settings.load().patience.saturating_sub(backend.config.login_timeout);
-        let Ok(Some((_turn, standing))) = timeout(in_time, self.turn(&backend, &asker)).await else {
-            return Verdict::Throttled.into();
+        let in_time = Instant::now() + self.settings.load().patience.saturating_sub(backend.config.login_timeout);
+        if timeout_at(in_time.into(), backend.in_service()).await.is_err() {
+            return Verdict::unavailable().into();
+        }
+        let Ok(entry) = self.entry(&backend, &key, &asker).await else { return Verdict::unavailable().into() };
+        let Ok(Some((_turn, standing))) = timeout_at(in_time.into(), self.turn(&backend, &asker)).await else {
+            let suspect = self.standing(&asker) == Standing::Suspect;
+            return if suspect { Verdict::Throttled } else { Verdict::unavailable() }.into();
         };
         let known = account.clone().or_else(|| self.pools.find(&key));
         let before = known.as_ref().map(|known| known.generation());
+        let retirements = self.pools.retirements();
         let mut judgement = backend.log_in(entry, &credential, standing, asker.client).await;
         // A connection at rest would be replaced by this one anyway, and those of earlier tokens serve nobody.
         if matches!(judgement.result, Err(OpenError::Limit(_)))
@@ -326,10 +330,17 @@ impl Authenticator {
                 let is_current = |known: &Arc<Account>| {
                     account.is_some() || self.pools.find(&key).is_some_and(|now| Arc::ptr_eq(&now, known))
                 };
-                Verdict::Accepted(match known.filter(is_current) {
+                let pass = match known.filter(is_current) {
                     Some(account) => account.accepted(fingerprint, &credential, connection, before),
                     None => self.pools.accepted(key, &backend, fingerprint, &credential, connection),
-                })
+                };
+                // The answer is from before that: it lets in whoever asked, who will be asked about anew, as all
+                // others.
+                let account = pass.grant().account();
+                if self.pools.retirements() != retirements || before.is_some_and(|at| at != account.generation()) {
+                    pass.grant().void();
+                }
+                Verdict::Accepted(pass)
             }
             Err(error) => unjudged(&backend, &key, error),
         };

@@ -26,9 +26,6 @@ use crate::tls::{TlsAcceptorConfig, TlsConfigError};
 
 /// What may wait to be accepted; the kernel cuts it down to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-/// Octets that the kernel takes for a client beyond what is on its way.
-#[cfg(target_os = "linux")]
-const UNSENT: u32 = 256 * 1024;
 /// Without a word from the other side for so long, the kernel asks.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
 /// Between such questions.
@@ -223,7 +220,6 @@ impl Inherited {
                 };
                 let socket = self.tcp.remove(place);
                 tune(SockRef::from(&socket))?;
-                limit_unsent(SockRef::from(&socket));
                 socket.set_nonblocking(true)?;
                 Ok(Some(Listening::Tcp(TcpListener::from_std(socket)?)))
             }
@@ -387,7 +383,6 @@ fn listen_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<(Listening, L
     #[cfg(not(unix))]
     let _ = reuse_port;
     tune(SockRef::from(&socket))?;
-    limit_unsent(SockRef::from(&socket));
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::from(address))?;
     socket.listen(BACKLOG)?;
@@ -400,16 +395,6 @@ fn listen_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<(Listening, L
 pub(crate) fn tune(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL))
-}
-
-/// What was not sent yet of replies to a client that is slow stays within bounds here: the kernel would take
-/// megabytes for each, and whether the client goes on reading could not be seen for as long as it takes to send
-/// those.
-fn limit_unsent(socket: SockRef<'_>) {
-    #[cfg(target_os = "linux")]
-    let _default_will_do = socket.set_tcp_notsent_lowat(UNSENT);
-    #[cfg(not(target_os = "linux"))]
-    let _ = socket;
 }
 
 /// Whether accept(2) reported the fate of one connection, which it has taken from the queue, so that the next may come.

@@ -273,6 +273,7 @@ fn named(proxy: &Proxy, user: &[u8]) -> (Vec<Arc<Account>>, Vec<String>) {
 /// Ends what imapool holds for an account, however its name is spelled: connections at rest at once, others when their
 /// sessions end; and the next login is verified anew.
 fn retire(proxy: &Proxy, user: &[u8]) -> Done {
+    proxy.pools().retiring();
     let (accounts, users) = named(proxy, user);
     if accounts.is_empty() {
         return Done::NoSuch("account");

@@ -158,6 +158,18 @@ pub fn refuses_by_code(reply: &StatusReply<'_>) -> bool {
     CODES.iter().any(|(meaning, code)| *meaning == Refused && reply.has_code(code))
 }
 
+/// Words, in small letters, by which servers say that there is no such mailbox.
+const NO_MAILBOX: &[&str] =
+    &["not exist", "n't exist", "nonexist", "non-exist", "no such", "not found", "unknown mailbox"];
+
+/// Whether a refusal says that the mailbox is not there (RFC 5530 section 3, NONEXISTENT).
+#[must_use]
+pub fn says_no_mailbox(reply: &StatusReply<'_>) -> bool {
+    let text = || reply.text[..reply.text.len().min(LOOKED_AT)].to_ascii_lowercase();
+    let says = |text: Vec<u8>| NO_MAILBOX.iter().any(|phrase| says(&text, phrase));
+    reply.status == Status::No && (reply.has_code("NONEXISTENT") || reply.code.is_none() && says(text()))
+}
+
 /// Whether a reply to any command says that there is no session behind the login (any more).
 #[must_use]
 pub fn says_not_connected(reply: &StatusReply<'_>) -> bool {

@@ -26,6 +26,10 @@ use crate::upstream::connection::{FromUpstream, Part};
 
 /// Sessions that may be about to join one hub.
 const MAX_JOINING: usize = 64;
+/// A reply of which nothing is read for so many times `pool.checkout_timeout` is given up if others wait. The kernel
+/// takes megabytes ahead for a client on a fast network, and of one that is slow but steady no progress is seen
+/// meanwhile.
+const STANDSTILL: u32 = 6;
 /// A hub that could get no connection tries again after this, while members idle.
 const RETRY: Duration = Duration::from_secs(2);
 /// A hub whose connection went to another asks for one after this, while members idle.
@@ -346,7 +350,7 @@ impl Hub {
     }
 
     /// The others go on with a connection of their own, if they can have one now. If not, they wait as long as for a
-    /// connection. A reply that is not read at all is then given up: what is left of it is read by nobody.
+    /// connection. A reply that is not read at all is given up in the end: what is left of it is read by nobody.
     fn overloaded(&mut self, owner: MemberId) {
         if self.account.has_room() || self.account.hubs().has_resting(&self.status) {
             let mut others: Vec<MemberId> = self.machine.members().filter(|id| *id != owner).collect();
@@ -359,14 +363,9 @@ impl Hub {
         }
         let patience = self.account.config().checkout_timeout;
         let reads_nothing = self.members.get(&owner).is_some_and(|place| place.line.is_full());
-        let since = self.machine.since_taken();
-        if !reads_nothing || since < patience {
-            // Of one that may have stopped it is soon known.
-            if !reads_nothing || since < patience / 2 {
-                self.unconnected = CheckoutError::Timeout;
-                self.machine.handle_busy(patience);
-            }
-            return;
+        if !reads_nothing || self.machine.since_taken() < patience * STANDSTILL {
+            self.unconnected = CheckoutError::Timeout;
+            return self.machine.handle_busy(patience);
         }
         debug!(waiting = self.members.len() - 1, "a client that takes nothing has to leave its hub");
         self.machine.handle_leave(owner);

@@ -154,6 +154,11 @@ impl Grant {
         self.proof.is_refused()
     }
 
+    /// The backend has to be asked before it is good again, unless it was refused.
+    pub fn void(&self) {
+        self.proof.void();
+    }
+
     /// Whether the backend has accepted it, however long ago, and nothing has spoken against it since.
     #[must_use]
     pub fn stands(&self) -> bool {

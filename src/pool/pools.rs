@@ -34,6 +34,7 @@ pub struct Pools {
     siblings: Mutex<HashMap<Key, Vec<Weak<Account>>>>,
     everywhere: Allowance,
     hubs: Arc<Everywhere>,
+    retirements: AtomicU64,
 }
 
 impl fmt::Debug for Pools {
@@ -43,12 +44,32 @@ impl fmt::Debug for Pools {
 }
 
 impl Pools {
+    /// Accounts are about to be retired by an administrator: what a backend is being asked at this moment about any
+    /// credential is old news by then ([`Account::retire_all`]).
+    pub fn retiring(&self) {
+        self.retirements.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often that was.
+    #[must_use]
+    pub fn retirements(&self) -> u64 {
+        self.retirements.load(Ordering::Acquire)
+    }
+
     /// No accounts yet; at most as many connections in use at once, anywhere, as the budget has.
     #[must_use]
     pub fn new(config: Live<config::Pool>, backends: Vec<Arc<Backend>>, budget: &Budget) -> Self {
         let (backends, everywhere) = (ArcSwap::from_pointee(backends), Allowance::new(budget.capacity()));
         let (accounts, siblings) = (RwLock::default(), Mutex::default());
-        Self { config, backends, accounts, siblings, everywhere, hubs: Arc::clone(budget.hubs()) }
+        Self {
+            config,
+            backends,
+            accounts,
+            siblings,
+            everywhere,
+            hubs: Arc::clone(budget.hubs()),
+            retirements: AtomicU64::new(0),
+        }
     }
 
     /// The backends, the default one first.

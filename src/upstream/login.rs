@@ -72,7 +72,11 @@ enum Trial {
     Id,
     /// Whether there is a mailbox behind the login.
     Inbox,
-    /// The same of a server that says of the INBOX neither that it is there nor why not.
+    /// The same of a server that refuses STATUS for whatever reason.
+    Examined,
+    /// The mailbox is left.
+    Left,
+    /// The same of one that says that there is no INBOX.
     Proof,
 }
 
@@ -444,7 +448,8 @@ impl Login {
         let ok = reply.status == Status::Ok;
         match trial {
             Trial::Id => {}
-            Trial::Inbox | Trial::Proof if ok => {}
+            Trial::Inbox | Trial::Left | Trial::Proof if ok => {}
+            Trial::Examined if ok => self.try_out("CLOSE", Trial::Left),
             Trial::Capability if ok => match self.news.take() {
                 Some(capabilities) => self.capabilities = capabilities,
                 None => return Some(self.not_connected("CAPABILITY tells nothing".into())),
@@ -457,11 +462,18 @@ impl Login {
                 self.say_who();
                 self.prove();
             }
-            // There is no INBOX, or what is wrong with it is its own affair.
-            Trial::Inbox if !phrases::says_not_connected(reply) && !phrases::refuses_by_code(reply) => {
-                self.prove_otherwise();
+            Trial::Inbox | Trial::Examined if phrases::says_no_mailbox(reply) => self.prove_otherwise(),
+            _ if phrases::meaning(reply) == Some(Meaning::Limit) => {
+                self.waiting = Waiting::Over;
+                return Some(Outcome::Limit(printable(reply.text)));
             }
-            Trial::Inbox | Trial::Proof | Trial::Capability => return Some(self.not_connected(printable(reply.text))),
+            // Whoever may not read it may be told otherwise by a command that is to open it, and by no other.
+            Trial::Inbox if !phrases::says_not_connected(reply) && !phrases::refuses_by_code(reply) => {
+                self.try_out("EXAMINE INBOX", Trial::Examined);
+            }
+            Trial::Inbox | Trial::Examined | Trial::Left | Trial::Proof | Trial::Capability => {
+                return Some(self.not_connected(printable(reply.text)));
+            }
         }
         if self.trial.is_empty() && !self.identified && self.identify == Identify::Auto && self.capabilities.has("ID") {
             // That it is offered was told only now.

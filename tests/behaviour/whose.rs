@@ -2,6 +2,7 @@
 //! accepted.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use imapool::metrics::RetireReason;
 use imapool::upstream::backend::Service;
 use tokio::sync::watch;
 
-use crate::support::{Client, Conn, Harness, Scripted, until};
+use crate::support::{Client, Conn, Gate, Harness, Scripted, until};
 
 const OFFERED: &str = "IMAP4rev1 LITERAL+ SASL-IR ENABLE IDLE UNSELECT ID AUTH=PLAIN AUTH=XOAUTH2 AUTH=OAUTHBEARER";
 
@@ -418,6 +419,56 @@ async fn a_second_retirement_is_as_good_as_the_first() {
     first.play("C: b NOOP\nS: b NO [AUTHENTICATIONFAILED]…\nS: * BYE…\nS.").await;
     drop((first, second));
     harness.finish().await;
+}
+
+/// A login that the backend is just judging when the account is retired is judged by what held before that: it lets in
+/// whoever asked, and is remembered by nobody. So it is when there was no such account yet.
+#[tokio::test]
+async fn a_retirement_reaches_logins_that_are_under_way() {
+    for (mode, known) in MODES.into_iter().flat_map(|mode| [true, false].map(|known| (mode, known))) {
+        let (gate, proof) = Gate::pair();
+        let changed = Arc::new(AtomicBool::new(false));
+        let is_changed = Arc::clone(&changed);
+        let backend = Scripted::raw(move |mut conn: Conn| {
+            let (proof, is_changed) = (proof.clone(), Arc::clone(&is_changed));
+            async move {
+                conn.send("* OK ready\r\n").await;
+                let mut old = false;
+                while let Some(command) = conn.command().await {
+                    old |= command.contains("old");
+                    match command.split(' ').next().unwrap() {
+                        "LOGIN" if old && is_changed.load(Ordering::SeqCst) => {
+                            conn.play("S: TAG NO [AUTHENTICATIONFAILED] no").await;
+                            continue;
+                        }
+                        // What proves the login takes its time.
+                        "STATUS" if old => proof.passed().await,
+                        "CAPABILITY" => conn.play("S: * CAPABILITY IMAP4rev1").await,
+                        _ => {}
+                    }
+                    conn.play("S: TAG OK done").await;
+                }
+            }
+        })
+        .await;
+        let harness = Harness::start(backend.address, |config| config.pool.mode = mode).await;
+        if known {
+            drop(enter(&harness, "LOGIN u8 good").await);
+        }
+        let mut late = harness.client().await;
+        late.send("a LOGIN u8 old\r\n").await;
+        let proofs = 1 + usize::from(known);
+        until("the proof", || backend.received().matches("STATUS").count() == proofs).await;
+        changed.store(true, Ordering::SeqCst);
+        harness.proxy().pools().retiring();
+        harness.proxy().pools().accounts().iter().for_each(|account| account.retire_all(RetireReason::Operator));
+        gate.open();
+        late.play("S: a OK…").await;
+        let mut again = harness.client().await;
+        again.play("C: a LOGIN u8 old\nS: a NO [AUTHENTICATIONFAILED]…").await;
+        drop((late, again));
+        harness.finish().await;
+    }
 }
 
 /// A hub whose connection is lost dials with a credential that a member was let in with, and not with what came last.

@@ -205,28 +205,47 @@ fn an_ok_alone_is_no_login() {
     assert_eq!(login.handle_end("it is gone"), Some(Outcome::NotConnected("it is gone".into())));
 }
 
-/// A server that cannot tell of the INBOX, for whatever reason of its own, may let in all the same; who was refused is
-/// refused everything.
+/// Where there is no INBOX, another command shows that there is a session; where STATUS is refused for whatever reason,
+/// one that opens the mailbox. Who was refused is refused that, too.
 #[test]
-fn without_an_inbox_another_command_proves_the_session() {
-    for (offered, command) in [("IMAP4rev1", "LIST \"\" \"\""), ("IMAP4rev1 NAMESPACE", "NAMESPACE")] {
-        for refusal in ["NO [NONEXISTENT] what", "NO [SERVERBUG] oh", "BAD unknown command"] {
-            for (said, outcome) in [("OK done", "Accepted"), ("NO no", "NotConnected"), ("BAD no", "NotConnected")] {
-                let mut login = logged_in(offered, Identify::Auto);
-                play(
-                    &mut login,
-                    &format!(
-                        "C: i2 CAPABILITY\\r\\ni3 STATUS INBOX (UIDNEXT)
-                         S: * CAPABILITY {offered}
-                         S: i2 OK told
-                         S: i3 {refusal}
-                         C: i4 {command}
-                         S= i4 {said} => {outcome}"
-                    ),
-                );
+fn without_status_another_command_proves_the_session() {
+    let begin = |offered: &str| {
+        let mut login = logged_in(offered, Identify::Auto);
+        let script = "C: i2 CAPABILITY\\r\\ni3 STATUS INBOX (UIDNEXT)\nS: * CAPABILITY x\nS: i2 OK told";
+        play(&mut login, &script.replace(" x", &format!(" {offered}")));
+        login
+    };
+    for (said, outcome) in [
+        ("OK done", "Accepted"),
+        ("NO no", "NotConnected"),
+        ("BAD no", "NotConnected"),
+        ("NO [LIMIT] too many", "Limit"),
+    ] {
+        for (offered, command) in [("IMAP4rev1", "LIST \"\" \"\""), ("IMAP4rev1 NAMESPACE", "NAMESPACE")] {
+            for refusal in ["NO [NONEXISTENT] what", "NO Mailbox does not exist", "NO no such mailbox"] {
+                let mut login = begin(offered);
+                play(&mut login, &format!("S: i3 {refusal}\nC: i4 {command}\nS= i4 {said} => {outcome}"));
+            }
+        }
+        for refusal in [
+            "NO [SERVERBUG] oh",
+            "NO Server Unavailable. 15",
+            "NO Status Command is not permitted in current state",
+            "BAD unknown command",
+            "NO [NOPERM] there may be no such right",
+        ] {
+            let mut login = begin("IMAP4rev1 NAMESPACE");
+            play(&mut login, &format!("S: i3 {refusal}\nC: i4 EXAMINE INBOX"));
+            if said.starts_with("OK") {
+                play(&mut login, "S: * 3 EXISTS\nS: i4 OK [READ-ONLY] there\nC: i5 CLOSE\nS= i5 OK left => Accepted");
+            } else {
+                play(&mut login, &format!("S= i4 {said} => {outcome}"));
             }
         }
     }
+    play(&mut begin("IMAP4rev1"), "S= i3 NO [LIMIT] too many => Limit");
+    let mut login = begin("IMAP4rev1");
+    play(&mut login, "S: i3 BAD what\nC: i4 EXAMINE INBOX\nS: i4 OK\nC: i5 CLOSE\nS= i5 NO never => NotConnected");
 }
 
 #[test]
@@ -464,7 +483,7 @@ proptest! {
         'script: for (said, cut) in script {
             let sent = login.poll_transmit();
             let proves = |line: &&[u8]| {
-                [&b"STATUS INBOX (UIDNEXT)\r"[..], b"LIST \"\" \"\"\r", b"NAMESPACE\r"].iter().any(|end| line.ends_with(end))
+                [&b"STATUS INBOX (UIDNEXT)\r"[..], b"CLOSE\r", b"LIST \"\" \"\"\r", b"NAMESPACE\r"].iter().any(|end| line.ends_with(end))
             };
             for line in sent.split(|b| *b == b'\n').filter(proves) {
                 let tag = String::from_utf8_lossy(line).split(' ').next().unwrap().to_owned();
