@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use self::flights::{Flight, Flights};
@@ -292,14 +292,13 @@ impl Authenticator {
         let Question { backend, key, account, fingerprint, credential, asker } = question;
         // Who is still waiting then is turned away: begun so late, the verification would be broken off in its
         // middle, which costs a connection.
-        let in_time = Instant::now() + self.settings.load().patience.saturating_sub(backend.config.login_timeout);
-        if timeout_at(in_time.into(), backend.in_service()).await.is_err() {
+        let in_time = self.settings.load().patience.saturating_sub(backend.config.login_timeout);
+        if timeout(in_time, backend.in_service()).await.is_err() {
             return Verdict::unavailable().into();
         }
         let Ok(entry) = self.entry(&backend, &key, &asker).await else { return Verdict::unavailable().into() };
-        let Ok(Some((_turn, standing))) = timeout_at(in_time.into(), self.turn(&backend, &asker)).await else {
-            let suspect = self.standing(&asker) == Standing::Suspect;
-            return if suspect { Verdict::Throttled } else { Verdict::unavailable() }.into();
+        let Ok(Some((_turn, standing))) = timeout(in_time, self.turn(&backend, &asker)).await else {
+            return Verdict::Throttled.into();
         };
         let known = account.clone().or_else(|| self.pools.find(&key));
         let before = known.as_ref().map(|known| known.generation());
