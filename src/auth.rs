@@ -290,13 +290,11 @@ impl Authenticator {
     /// Asks the backend.
     async fn ask(&self, question: Question) -> Answer {
         let Question { backend, key, account, fingerprint, credential, asker } = question;
+        backend.in_service().await;
+        let Ok(entry) = self.entry(&backend, &key, &asker).await else { return Verdict::unavailable().into() };
         // Who is still waiting then is turned away: begun so late, the verification would be broken off in its
         // middle, which costs a connection.
         let in_time = self.settings.load().patience.saturating_sub(backend.config.login_timeout);
-        if timeout(in_time, backend.in_service()).await.is_err() {
-            return Verdict::unavailable().into();
-        }
-        let Ok(entry) = self.entry(&backend, &key, &asker).await else { return Verdict::unavailable().into() };
         let Ok(Some((_turn, standing))) = timeout(in_time, self.turn(&backend, &asker)).await else {
             return Verdict::Throttled.into();
         };
