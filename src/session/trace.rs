@@ -9,6 +9,7 @@ use tracing::info;
 
 use super::registry::Record;
 use crate::imap::command::{Command, Name};
+use crate::imap::rewrite::is_uid;
 use crate::shown;
 
 /// Octets of a line that are shown.
@@ -40,7 +41,7 @@ impl Trace {
         if self.is_hidden {
             return name_of_unknown(name);
         }
-        if takes_nothing(command.name) {
+        if takes_nothing(command.name) && !is_uid(command) {
             let more = if name.len() < first.trim_ascii_end().len() { " …" } else { "" };
             return format!("{} {}{more}", text(&command.tag), text(name));
         }
@@ -266,6 +267,7 @@ mod tests {
         assert_eq!(Trace::default().asked(&command("a NOOP s3cret")), "a NOOP …");
         assert_eq!(Trace::default().asked(&command("a close hunter2")), "a close …");
         assert_eq!(Trace::default().asked(&command("a IDLE")), "a IDLE");
+        assert_eq!(Trace::default().asked(&command("a UID EXPUNGE 3:5")), "a UID EXPUNGE 3:5{6}");
         assert!(Trace::default().asked(&command(&format!("a {} x", "Y".repeat(9999)))).len() <= SHOWN_NAME);
     }
 }

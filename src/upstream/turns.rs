@@ -2,7 +2,7 @@
 //! more of these places are open to it.
 //!
 //! A backend answers a right password within milliseconds and a wrong one after seconds, so wrong ones fill any
-//! queue. They find two of the places open, and what is proven or comes from a familiar address does not wait
+//! queue. They find two of the eight places open, and what is proven or comes from a familiar address does not wait
 //! behind them.
 
 use std::time::{Duration, Instant};
@@ -14,8 +14,6 @@ use crate::throttle::Standing;
 
 /// Connections that may be busy verifying credentials at once, by standing: Proven, Familiar, Unknown, Suspect.
 const PLACES: [usize; 4] = [8, 6, 4, 2];
-/// Connections that are kept from one verification to the next.
-const KEPT: usize = 8;
 /// Suspect attempts that may wait for their turn; others are turned away.
 const WAITING_SUSPECTS: usize = 16;
 /// Connections that suspect attempts may have opened at once, and one more for each [`DIAL_PAUSE`].
@@ -71,10 +69,10 @@ impl Turns {
         PLACES[0] - self.gates[0].available_permits()
     }
 
-    /// Connections that may be kept from one verification to the next: each serves for many wrong passwords.
+    /// Connections that verifications may use at once.
     #[must_use]
-    pub fn kept(&self) -> usize {
-        KEPT
+    pub fn places(&self) -> usize {
+        PLACES[0]
     }
 
     /// Whether a suspect attempt may open a connection now; a yes counts.
@@ -117,7 +115,7 @@ mod tests {
         let familiar = fill(&turns, Standing::Familiar).await;
         let proven = fill(&turns, Standing::Proven).await;
         assert_eq!([suspects.len(), unknown.len(), familiar.len(), proven.len()], [2, 2, 2, 2]);
-        assert_eq!(turns.running(), PLACES[0]);
+        assert_eq!(turns.running(), turns.places());
         drop(suspects);
         assert_eq!(fill(&turns, Standing::Proven).await.len(), 2, "no place is kept from the best");
     }

@@ -44,7 +44,7 @@ impl Backend {
         let mut spares = self.spares.lock();
         let room = match self.spare() {
             0 => false,
-            most if spare.used => spares.len() < most.max(self.turns.kept()),
+            most if spare.used => spares.len() < most.max(self.turns.places()),
             most => spares.iter().filter(|other| !other.used).count() < most,
         };
         if room {
@@ -98,7 +98,7 @@ impl Backend {
         let unused = spares.iter().filter(|spare| !spare.used).count();
         // Those that verify come back, most of them. Together they shall not be more than the places for them.
         unused < self.spare()
-            && spares.len() + self.turns.running() < self.turns.kept()
+            && spares.len() + self.turns.running() < self.turns.places()
             && *self.reachable.borrow()
             && !self.closing.load(Ordering::Acquire)
             && self.service() == Service::Running
