@@ -79,7 +79,7 @@ struct Question {
     /// Whose sessions ask: it may have a successor by now.
     account: Option<Arc<Account>>,
     fingerprint: Fingerprint,
-    credential: Credential,
+    credential: Arc<Credential>,
     asker: Asker,
 }
 
@@ -132,7 +132,13 @@ impl Authenticator {
 
     /// Whoever shows this credential is let in, if the backend of this index has accepted it within `auth.cache_ttl`.
     #[must_use]
-    pub fn known(self: &Arc<Self>, backend: usize, credential: &Credential, client: Option<IpAddr>) -> Option<Pass> {
+    pub fn known(
+        self: &Arc<Self>,
+        backend: usize,
+        credential: &Arc<Credential>,
+        client: Option<IpAddr>,
+        now: tokio::time::Instant,
+    ) -> Option<Pass> {
         let start = Instant::now();
         if self.settings.load().auth.cache_ttl.is_zero() {
             return None;
@@ -140,7 +146,7 @@ impl Authenticator {
         let fingerprint = self.fingerprint(backend, credential);
         let key = self.pools.key(backend, credential, fingerprint);
         let grant = self.pools.find(&key)?.grant(&fingerprint, credential)?;
-        let pass = self.pass(&grant, client)?;
+        let pass = self.pass(&grant, client, now)?;
         self.metrics.login(LoginResult::Cached);
         self.metrics.login_seconds(LoginPath::Cached, start.elapsed());
         Some(pass)
@@ -149,9 +155,9 @@ impl Authenticator {
     /// The right of a session to go on, if its credential was accepted within `auth.cache_ttl` (with zero: at its own
     /// login) and nothing speaks against it since. In the last quarter of that time the backend is asked beside it.
     #[must_use]
-    pub fn pass(self: &Arc<Self>, grant: &Grant, client: Option<IpAddr>) -> Option<Pass> {
+    pub fn pass(self: &Arc<Self>, grant: &Grant, client: Option<IpAddr>, now: tokio::time::Instant) -> Option<Pass> {
         let cache_ttl = self.settings.load().auth.cache_ttl;
-        let pass = grant.pass(cache_ttl)?;
+        let pass = grant.pass(cache_ttl, now)?;
         if !cache_ttl.is_zero() && pass.age() > cache_ttl.mul_f64(REFRESH) && grant.may_ask() {
             drop(self.ask_again(grant, client));
         }
@@ -165,7 +171,7 @@ impl Authenticator {
     /// [`CheckoutError::Refused`] when the credential is no longer accepted, any other when that cannot be found out
     /// now.
     pub async fn renew(self: &Arc<Self>, grant: &Grant, client: Option<IpAddr>) -> Result<Pass, CheckoutError> {
-        if let Some(pass) = self.pass(grant, client) {
+        if let Some(pass) = self.pass(grant, client, tokio::time::Instant::now()) {
             return Ok(pass);
         }
         // Who was let in with what was refused since would ask for each of its sessions. A login asks.
@@ -188,7 +194,7 @@ impl Authenticator {
         self.flight(Question {
             backend: Arc::clone(account.backend()),
             fingerprint: grant.fingerprint(),
-            credential: Credential::clone(grant.credential()),
+            credential: Arc::clone(grant.credential()),
             asker: Asker { user: key.user.clone(), client, proven: true },
             account: Some(Arc::clone(account)),
             key,
@@ -206,7 +212,12 @@ impl Authenticator {
     }
 
     /// Has the backend of this index judge a credential, unless too many wrong ones came before it.
-    pub async fn verify(self: &Arc<Self>, backend: usize, credential: Credential, client: Option<IpAddr>) -> Answer {
+    pub async fn verify(
+        self: &Arc<Self>,
+        backend: usize,
+        credential: Arc<Credential>,
+        client: Option<IpAddr>,
+    ) -> Answer {
         let start = Instant::now();
         let fingerprint = self.fingerprint(backend, &credential);
         let key = self.pools.key(backend, &credential, fingerprint);

@@ -234,7 +234,7 @@ impl Account {
 
     /// What is known of a credential that was shown just now, if the backend ever accepted it.
     #[must_use]
-    pub fn grant(self: &Arc<Self>, fingerprint: &Fingerprint, credential: &Credential) -> Option<Grant> {
+    pub fn grant(self: &Arc<Self>, fingerprint: &Fingerprint, credential: &Arc<Credential>) -> Option<Grant> {
         *self.last_used.lock() = Instant::now();
         self.superseded.store(false, Ordering::Relaxed);
         let proof = self.proof(fingerprint)?;
@@ -257,7 +257,7 @@ impl Account {
     }
 
     /// The backend has just accepted this credential.
-    fn accept(self: &Arc<Self>, fingerprint: Fingerprint, credential: &Credential) -> Pass {
+    fn accept(self: &Arc<Self>, fingerprint: Fingerprint, credential: &Arc<Credential>) -> Pass {
         self.superseded.store(false, Ordering::Relaxed);
         let mut proofs = self.proofs.lock();
         let known = proofs.iter().position(|known| known.fingerprint == fingerprint);
@@ -285,7 +285,7 @@ impl Account {
     pub fn accepted(
         self: &Arc<Self>,
         fingerprint: Fingerprint,
-        credential: &Credential,
+        credential: &Arc<Credential>,
         connection: Unauthenticated,
         before: Option<u64>,
     ) -> Pass {

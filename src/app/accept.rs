@@ -66,7 +66,7 @@ impl Gate {
         self.most_of_address.store(limits.sessions_per_address, Ordering::Relaxed);
     }
 
-    fn place(&self) -> Option<Arc<Place>> {
+    fn place(&self) -> Option<Place> {
         let (place, gave_way) = self.crowd.enter();
         if gave_way > 0 {
             let mut told = self.told.lock();
@@ -79,7 +79,7 @@ impl Gate {
                 );
             }
         }
-        place.map(Arc::new)
+        place
     }
 
     fn admit(self: &Arc<Self>, client: ClientAddr) -> Option<Admission> {
@@ -150,11 +150,11 @@ impl Acceptor {
         let (context, listener) = (self.context.load_full(), self.listener.load_full());
         match self.gate.place() {
             Some(place) => {
-                let counted = Counted::new(&context.metrics, place);
+                let guest = Guest { place, counted: Counted::new(&context.metrics) };
                 if listener.is_ready(peer) {
-                    self.begin(stream, peer, counted, context, &listener);
+                    self.begin(stream, peer, guest, context, &listener);
                 } else {
-                    let welcome = self.clone().welcome(stream, peer, counted, context, listener);
+                    let welcome = self.clone().welcome(stream, peer, guest, context, listener);
                     self.sessions.spawn(welcome);
                 }
             }
@@ -178,7 +178,7 @@ impl Acceptor {
         self,
         stream: Stream,
         peer: ClientAddr,
-        counted: Counted,
+        guest: Guest,
         context: Arc<Context>,
         listener: Arc<ListenerContext>,
     ) {
@@ -188,7 +188,7 @@ impl Acceptor {
             tokio::select! {
                 biased;
                 // Nothing can be said in the middle of a handshake.
-                () = counted.place.given_up() => {
+                () = guest.place.given_up() => {
                     info!(client = %peer, listener = listener.config.name, "gave way before it was ready");
                     return context.metrics.session_closed(SessionClose::GaveWay);
                 }
@@ -202,7 +202,7 @@ impl Acceptor {
                 return context.metrics.session_closed(SessionClose::HandshakeFailed);
             }
         };
-        self.begin(accepted.stream, accepted.client, counted, context, &listener);
+        self.begin(accepted.stream, accepted.client, guest, context, &listener);
     }
 
     /// Gives the session a task of its own size.
@@ -210,7 +210,7 @@ impl Acceptor {
         &self,
         stream: Stream,
         client: ClientAddr,
-        counted: Counted,
+        guest: Guest,
         context: Arc<Context>,
         listener: &Arc<ListenerContext>,
     ) {
@@ -218,11 +218,12 @@ impl Acceptor {
             turned_away(&context, listener, client, "limits.sessions_per_address");
             self.sessions.spawn(async move {
                 refuse(stream).await;
-                drop(counted);
+                drop(guest);
             });
             return;
         };
-        let enrolled = context.registry.enroll(client, listener, &counted.place);
+        let Guest { place, counted } = guest;
+        let enrolled = context.registry.enroll(client, listener, place);
         self.sessions.spawn(async move {
             let record = Arc::clone(enrolled.record());
             let _held = (enrolled, counted, admission);
@@ -236,22 +237,25 @@ fn turned_away(context: &Context, listener: &ListenerContext, client: ClientAddr
     context.metrics.session_closed(SessionClose::Limit);
 }
 
-/// A session in `imapool_client_sessions`, and its place inside.
-struct Counted {
-    metrics: Arc<Metrics>,
-    place: Arc<Place>,
+/// Who has come, and is not a session yet.
+struct Guest {
+    place: Place,
+    counted: Counted,
 }
 
+/// A session in `imapool_client_sessions`.
+struct Counted(Arc<Metrics>);
+
 impl Counted {
-    fn new(metrics: &Arc<Metrics>, place: Arc<Place>) -> Self {
+    fn new(metrics: &Arc<Metrics>) -> Self {
         metrics.client_sessions.inc();
-        Self { metrics: Arc::clone(metrics), place }
+        Self(Arc::clone(metrics))
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.metrics.client_sessions.dec();
+        self.0.client_sessions.dec();
     }
 }
 

@@ -27,9 +27,9 @@ impl Tail {
         match (self, octet) {
             (_, b'{') => Self::Digits(0, 0),
             (Self::Digits(value, count), b'0'..=b'9') => {
-                let more = value.checked_mul(10).and_then(|value| value.checked_add(u64::from(octet - b'0')));
-                let size = more.filter(|_| count < MAX_DIGITS).unwrap_or(u64::MAX);
-                Self::Digits(if value > MAX_LITERAL { u64::MAX } else { size }, count.saturating_add(1))
+                // It never falls below what is out of range again.
+                let size = value.saturating_mul(10).saturating_add(u64::from(octet - b'0'));
+                Self::Digits(if count < MAX_DIGITS { size } else { u64::MAX }, count.saturating_add(1))
             }
             (Self::Digits(value, 1..), b'+') => Self::Plus(value),
             (Self::Digits(value, 1..) | Self::Plus(value), b'}') => Self::Closed(value),
@@ -115,27 +115,28 @@ fn after_literal(left: u64) -> Place {
 }
 
 /// How many octets belong to the line, and what comes then.
-fn line(octets: &[u8], mut tail: Tail) -> (usize, Place) {
-    let mut at = 0;
-    while at < octets.len() {
-        if tail == Tail::None {
-            match memchr::memchr2(b'{', b'\n', &octets[at..]) {
-                Some(skipped) => at += skipped,
-                None => break,
-            }
-        }
-        let octet = octets[at];
-        at += 1;
-        if octet == b'\n' {
-            let place = match tail {
-                Tail::Closed(size) | Tail::Cr(size) => after_literal(size),
-                _ => Place::LineStart,
-            };
-            return (at, place);
-        }
-        tail = tail.after(octet);
-    }
-    (octets.len(), Place::Line(tail))
+fn line(octets: &[u8], tail: Tail) -> (usize, Place) {
+    let Some(end) = memchr::memchr(b'\n', octets) else { return (octets.len(), Place::Line(tail_of(octets, tail))) };
+    let text = &octets[..end];
+    let place = match text.strip_suffix(b"\r").unwrap_or(text) {
+        // Most lines announce nothing, as their last octet shows.
+        [.., last] if *last != b'}' => Place::LineStart,
+        _ => match tail_of(text, tail) {
+            Tail::Closed(size) | Tail::Cr(size) => after_literal(size),
+            _ => Place::LineStart,
+        },
+    };
+    (end + 1, place)
+}
+
+/// What has been seen of an announcement at the end of these octets, which are of one line: its last `{` counts.
+fn tail_of(octets: &[u8], tail: Tail) -> Tail {
+    let (octets, tail) = match memchr::memrchr(b'{', octets) {
+        Some(at) => (&octets[at..], Tail::None),
+        None if tail == Tail::None => return tail,
+        None => (octets, tail),
+    };
+    octets.iter().fold(tail, |tail, octet| tail.after(*octet))
 }
 
 #[cfg(test)]

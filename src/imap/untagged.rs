@@ -139,8 +139,9 @@ impl Reader {
     fn begin(&mut self) -> Option<Part<'_>> {
         self.gather()?;
         let front = self.queue.front()?;
-        let end = memchr::memchr(b'\n', front).map_or(front.len(), |at| at + 1);
-        let (reply, head, kind) = reply(&front[..end.min(CLASSIFY)]);
+        let start = &front[..front.len().min(CLASSIFY)];
+        let end = memchr::memchr(b'\n', start).map_or(start.len(), |at| at + 1);
+        let (reply, head, kind) = reply(&start[..end]);
         self.framer.begin(kind);
         self.within = true;
         self.given = head;
@@ -169,9 +170,11 @@ impl Reader {
 /// What the line that starts like this is, how long its head is, and of which kind.
 fn reply(start: &[u8]) -> (Reply, usize, Kind) {
     let (first, after) = word(start, 1);
+    if start.starts_with(b"* ") && first.iter().all(u8::is_ascii_digit) {
+        return numbered(first, word(start, after));
+    }
     let kind = classify(start);
     let (reply, head) = match kind {
-        _ if start.starts_with(b"* ") && first.iter().all(u8::is_ascii_digit) => numbered(first, word(start, after)),
         Kind::Status(status) => (Reply::Status(status), 0),
         Kind::Stray { .. } => (Reply::Stray, 0),
         Kind::Continuation | Kind::Tagged | Kind::Capability | Kind::Enabled => (Reply::Other, 0),
@@ -181,20 +184,20 @@ fn reply(start: &[u8]) -> (Reply, usize, Kind) {
 }
 
 /// `* 12 EXISTS`: the number, and the word behind it with its end.
-fn numbered(number: &[u8], (name, end): (&[u8], usize)) -> (Reply, usize) {
+fn numbered(number: &[u8], (name, end): (&[u8], usize)) -> (Reply, usize, Kind) {
     let is = |word: &[u8]| name.eq_ignore_ascii_case(word);
-    let (of_message, reply): (bool, fn(u32) -> Reply) = match name {
-        _ if number.is_empty() => return (Reply::Other, 0),
-        _ if is(b"FETCH") => (true, Reply::Fetch),
-        _ if is(b"EXPUNGE") => (true, Reply::Expunge),
-        _ if is(b"EXISTS") => (false, Reply::Exists),
-        _ if is(b"RECENT") => (false, Reply::Recent),
-        _ => return (Reply::Other, 0),
+    let (kind, reply): (Kind, fn(u32) -> Reply) = match name {
+        _ if number.is_empty() => return (Reply::Other, 0, Kind::Data),
+        _ if is(b"FETCH") => (Kind::MessageNews, Reply::Fetch),
+        _ if is(b"EXPUNGE") => (Kind::MessageNews, Reply::Expunge),
+        _ if is(b"EXISTS") => (Kind::MailboxSize, Reply::Exists),
+        _ if is(b"RECENT") => (Kind::MailboxSize, Reply::Recent),
+        _ => return (Reply::Other, 0, Kind::Data),
     };
     // They are digits.
     match std::str::from_utf8(number).ok().and_then(|number| number.parse().ok()) {
-        Some(number) if number > 0 || !of_message => (reply(number), end),
-        _ => (Reply::OutOfRange, 0),
+        Some(number) if number > 0 || kind == Kind::MailboxSize => (reply(number), end, kind),
+        _ => (Reply::OutOfRange, 0, kind),
     }
 }
 

@@ -54,13 +54,14 @@ impl Proof {
         })
     }
 
-    fn now(&self) -> u64 {
-        FIRST.saturating_add(u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX))
+    fn at(&self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.since).as_millis();
+        FIRST.saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
     }
 
     pub(super) fn accept(&self) {
         *self.doubt.lock() = None;
-        self.accepted.store(self.now(), Ordering::Release);
+        self.accepted.store(self.at(Instant::now()), Ordering::Release);
     }
 
     /// Whether the same was said at least [`DOUBT`] ago, and no OK since.
@@ -93,18 +94,17 @@ impl Proof {
         self.accepted.load(Ordering::Acquire) == REFUSED
     }
 
-    fn age(&self) -> Option<Duration> {
-        let accepted = self.accepted.load(Ordering::Acquire);
-        (accepted >= FIRST).then(|| Duration::from_millis(self.now().saturating_sub(accepted)))
+    /// When the backend last accepted it, if nothing has spoken against it since.
+    fn accepted(&self) -> Option<u64> {
+        Some(self.accepted.load(Ordering::Acquire)).filter(|accepted| *accepted >= FIRST)
     }
 
-    /// The copy that sessions share.
-    pub(super) fn share(&self, credential: &Credential) -> Arc<Credential> {
+    /// The copy that sessions share: the one that they have already, or this.
+    pub(super) fn share(&self, credential: &Arc<Credential>) -> Arc<Credential> {
         let mut shared = self.credential.lock();
         shared.upgrade().unwrap_or_else(|| {
-            let credential = Arc::new(credential.clone());
-            *shared = Arc::downgrade(&credential);
-            credential
+            *shared = Arc::downgrade(credential);
+            Arc::clone(credential)
         })
     }
 }
@@ -112,7 +112,9 @@ impl Proof {
 /// The credential that a session was let in with, and the account that it is of. The secret is wiped with the last of
 /// them.
 #[derive(Clone)]
-pub struct Grant {
+pub struct Grant(Arc<Granted>);
+
+struct Granted {
     account: Arc<Account>,
     proof: Arc<Proof>,
     credential: Arc<Credential>,
@@ -120,76 +122,76 @@ pub struct Grant {
 
 impl fmt::Debug for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Grant").field("account", &self.account).finish_non_exhaustive()
+        f.debug_struct("Grant").field("account", &self.0.account).finish_non_exhaustive()
     }
 }
 
 impl Grant {
-    pub(super) fn new(account: Arc<Account>, proof: Arc<Proof>, credential: &Credential) -> Self {
+    pub(super) fn new(account: Arc<Account>, proof: Arc<Proof>, credential: &Arc<Credential>) -> Self {
         let credential = proof.share(credential);
-        Self { account, proof, credential }
+        Self(Arc::new(Granted { account, proof, credential }))
     }
 
     /// The account.
     #[must_use]
     pub fn account(&self) -> &Arc<Account> {
-        &self.account
+        &self.0.account
     }
 
     /// What was shown.
     #[must_use]
     pub fn credential(&self) -> &Arc<Credential> {
-        &self.credential
+        &self.0.credential
     }
 
     /// What it is known by.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
-        self.proof.fingerprint
+        self.0.proof.fingerprint
     }
 
     /// Whether the backend has refused it since.
     #[must_use]
     pub fn is_refused(&self) -> bool {
-        self.proof.is_refused()
+        self.0.proof.is_refused()
     }
 
     /// The backend has to be asked before it is good again, unless it was refused.
     pub fn void(&self) {
-        self.proof.void();
+        self.0.proof.void();
     }
 
     /// Whether the backend has accepted it, however long ago, and nothing has spoken against it since.
     #[must_use]
     pub fn stands(&self) -> bool {
-        self.proof.age().is_some()
+        self.0.proof.accepted().is_some()
     }
 
     /// The right to go on, if the backend has accepted it within this time. Zero: a session's own login counts for as
     /// long as nothing speaks against it.
     #[must_use]
-    pub fn pass(&self, cache_ttl: Duration) -> Option<Pass> {
-        let age = self.proof.age()?;
+    pub fn pass(&self, cache_ttl: Duration, now: Instant) -> Option<Pass> {
+        let age = Duration::from_millis(self.0.proof.at(now).saturating_sub(self.0.proof.accepted()?));
         (cache_ttl.is_zero() || age < cache_ttl).then(|| Pass { grant: self.clone(), age })
     }
 
     /// Whether the backend may be asked ahead of time: if that fails, not again at once.
     #[must_use]
     pub fn may_ask(&self) -> bool {
-        let (now, pause) = (self.proof.now(), u64::try_from(PAUSE.as_millis()).unwrap_or(u64::MAX));
+        let (now, pause) = (self.0.proof.at(Instant::now()), u64::try_from(PAUSE.as_millis()).unwrap_or(u64::MAX));
         let due = |asked: u64| (asked == VOID || now.saturating_sub(asked) >= pause).then_some(now);
-        !self.proof.is_in_doubt() && self.proof.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, due).is_ok()
+        !self.0.proof.is_in_doubt() && self.0.proof.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, due).is_ok()
     }
 
     /// The backend has accepted this credential just now, as `pass` shows, which may be of an account that has taken
     /// the place of this one.
     #[must_use]
     pub fn renewed(&self, pass: &Pass) -> Option<Pass> {
-        if !Arc::ptr_eq(&self.proof, &pass.grant.proof) {
-            if self.proof.fingerprint != pass.grant.proof.fingerprint {
+        if !Arc::ptr_eq(&self.0.proof, &pass.grant.0.proof) {
+            if self.0.proof.fingerprint != pass.grant.0.proof.fingerprint {
                 return None;
             }
-            self.proof.accept();
+            self.0.proof.accept();
         }
         Some(Pass::new(self.clone()))
     }
@@ -217,7 +219,7 @@ impl Pass {
     /// The account.
     #[must_use]
     pub fn account(&self) -> &Arc<Account> {
-        &self.grant.account
+        &self.grant.0.account
     }
 
     /// How long ago the backend had accepted the credential when this was made.

@@ -173,7 +173,7 @@ impl Pools {
         key: Key,
         backend: &Arc<Backend>,
         fingerprint: Fingerprint,
-        credential: &Credential,
+        credential: &Arc<Credential>,
         connection: Unauthenticated,
     ) -> Pass {
         let mut is_new = false;

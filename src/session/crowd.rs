@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::config::Limits;
 
@@ -36,7 +37,7 @@ struct Inside {
     verified: BTreeMap<u64, Arc<Notice>>,
 }
 
-/// Tells one that it has to go.
+/// Wakes one, also to tell that it has to go.
 #[derive(Debug, Default)]
 struct Notice {
     given: AtomicBool,
@@ -140,10 +141,23 @@ impl Place {
 
     /// Waits until it has to be given up.
     pub async fn given_up(&self) {
-        let woken = self.notice.wake.notified();
-        if !self.is_given_up() {
+        loop {
+            let woken = self.woken();
+            if self.is_given_up() {
+                return;
+            }
             woken.await;
         }
+    }
+
+    /// Wakes all who wait for it: there is something for them to see.
+    pub(super) fn wake(&self) {
+        self.notice.wake.notify_waiters();
+    }
+
+    /// Waits until it is woken after this call, or has to be given up.
+    pub(super) fn woken(&self) -> Notified<'_> {
+        self.notice.wake.notified()
     }
 
     /// Whether a credential is being verified now: whose is does not give way before the silent ones.
@@ -175,12 +189,11 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let given = Arc::clone(&self.notice);
         self.with(|inside, id| {
             inside.silent.remove(&id);
             inside.verified.remove(&id);
             // Else somebody else has it.
-            if !given.given.load(Ordering::Acquire) {
+            if !self.is_given_up() {
                 inside.sessions -= 1;
             }
         });

@@ -455,7 +455,7 @@ impl Session {
                 self.flush().await?;
                 return Err(Ended::Not);
             }
-            Action::Login(credential) => return self.login(*credential).await,
+            Action::Login(credential) => return self.login(&credential).await,
             Action::Run(run) => {
                 self.show(&run);
                 self.renames(&run);
@@ -517,14 +517,14 @@ impl Session {
         }
     }
 
-    async fn login(&mut self, credential: Credential) -> Result<(), Ended> {
+    async fn login(&mut self, credential: &Arc<Credential>) -> Result<(), Ended> {
         let context = Arc::clone(&self.context);
         let backend = context.backend.load().index;
-        let answer = match context.auth.known(backend, &credential, self.client.ip()) {
+        let answer = match context.auth.known(backend, credential, self.client.ip(), self.now) {
             Some(pass) => Verdict::Accepted(pass).into(),
             None => {
                 let record = Arc::clone(&self.record);
-                let verify = Box::pin(context.auth.verify(backend, credential, self.client.ip()));
+                let verify = Box::pin(context.auth.verify(backend, Arc::clone(credential), self.client.ip()));
                 record.place().verifies(true);
                 let answer = self
                     .meanwhile(async {
@@ -567,7 +567,7 @@ impl Session {
     /// The right to a connection, or to a part in one: the session's own credential must be accepted still.
     async fn pass_for(&mut self, run: &Run) -> Result<Pass, CheckoutError> {
         let Some(grant) = &self.grant else { return Err(CheckoutError::Unavailable) };
-        if let Some(pass) = self.context.auth.pass(grant, self.client.ip()) {
+        if let Some(pass) = self.context.auth.pass(grant, self.client.ip(), self.now) {
             return Ok(pass);
         }
         // In a mailbox, whoever asked in vain a moment ago need not ask with each command.

@@ -53,7 +53,7 @@ pub enum Action {
     /// Send what was written so far, then begin TLS, then [`Machine::handle_tls`].
     StartTls,
     /// Have it verified, then [`Machine::handle_login`].
-    Login(Box<Credential>),
+    Login(Arc<Credential>),
     /// Run on an upstream connection; what it says comes back by [`Machine::handle_continue`] and
     /// [`Machine::handle_done`].
     Run(Box<Run>),

@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -50,8 +49,9 @@ pub struct Record {
     connections: Mutex<Vec<u64>>,
     ended: OnceLock<SessionClose>,
     closing: AtomicBool,
-    wake: Notify,
-    place: Arc<Place>,
+    /// All sessions are asked to end.
+    draining: AtomicBool,
+    place: Place,
 }
 
 impl Record {
@@ -94,7 +94,7 @@ impl Record {
     /// Ends the session, politely: at rest by BYE, else as soon as its command is over.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Release);
-        self.wake.notify_one();
+        self.place.wake();
     }
 
     /// Whether somebody asked for its end.
@@ -109,10 +109,15 @@ impl Record {
 
     /// Waits until somebody asks for its end, or for that of all, or it has to give way. For the session alone.
     pub(super) async fn closed(&self) {
-        tokio::select! {
-            () = self.wake.notified() => {}
-            () = self.place.given_up() => {}
+        let woken = self.place.woken();
+        if !self.is_closing() && !self.draining.load(Ordering::Acquire) && !self.place.is_given_up() {
+            woken.await;
         }
+    }
+
+    fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.place.wake();
     }
 
     pub(super) fn set_tls(&self, version: Option<&'static str>) {
@@ -205,12 +210,7 @@ impl Registry {
     }
 
     /// A session begins; it is known for as long as the guard lives.
-    pub fn enroll(
-        self: &Arc<Self>,
-        client: ClientAddr,
-        listener: &Arc<ListenerContext>,
-        place: &Arc<Place>,
-    ) -> Enrolled {
+    pub fn enroll(self: &Arc<Self>, client: ClientAddr, listener: &Arc<ListenerContext>, place: Place) -> Enrolled {
         let record = Arc::new(Record {
             id: self.last.fetch_add(1, Ordering::Relaxed) + 1,
             client,
@@ -226,12 +226,12 @@ impl Registry {
             connections: Mutex::default(),
             ended: OnceLock::new(),
             closing: AtomicBool::new(false),
-            wake: Notify::new(),
-            place: Arc::clone(place),
+            draining: AtomicBool::new(false),
+            place,
         });
         self.shard(record.id).lock().insert(record.id, Arc::clone(&record));
         if self.draining.load(Ordering::Acquire) {
-            record.wake.notify_one();
+            record.drain();
         }
         Enrolled { registry: Arc::clone(self), record }
     }
@@ -240,9 +240,7 @@ impl Registry {
     pub fn drain(&self) {
         // Whoever is not among them yet enrolls after this, and sees it.
         self.draining.store(true, Ordering::Release);
-        for record in self.all() {
-            record.wake.notify_one();
-        }
+        self.all().iter().for_each(|record| record.drain());
     }
 
     /// The session of this number.

@@ -46,7 +46,7 @@ async fn numbers_of_no_message() {
         after(&format!("* {number} FETCH (FLAGS (\\Seen) UID 11)")).await;
         after(&format!("* {number} EXPUNGE")).await;
     }
-    after("* 4 EXPUNGE").await;
+    after("* 1004 EXPUNGE").await;
     after("* 4294967296 EXISTS").await;
     after("* 18446744073709551616 RECENT").await;
 }

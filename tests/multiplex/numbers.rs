@@ -288,6 +288,30 @@ async fn a_message_is_announced_before_anything_is_said_of_it() {
     .await;
 }
 
+/// The same of a message that goes before anything was said of it (Cyrus 3.10, when another session expunges it).
+#[tokio::test]
+async fn a_message_is_announced_before_it_is_expunged() {
+    two("1> b NOOP
+         U> NOOP
+         U< * 1 EXPUNGE
+         U< * 4 EXPUNGE
+         U< * 1 FETCH (FLAGS (\\Seen))
+         U< TAG OK noop
+         1< * 1 EXPUNGE
+         1< * 4 EXISTS
+         1< * 4 EXPUNGE
+         1< * 1 FETCH (FLAGS (\\Seen))
+         1< b OK noop
+         2> b NOOP
+         U> NOOP
+         U< TAG OK noop
+         2< * 1 EXPUNGE
+         2< * 3 EXISTS
+         2< * 1 FETCH (FLAGS (\\Seen))
+         2< b OK noop")
+    .await;
+}
+
 /// RFC 2180 section 4.2: of what a STORE names, that which is there is changed. The reply says that something is
 /// gone, silent or not (section 4.2.1 would have OK for a silent one; NO makes sure that the client looks).
 #[tokio::test]

@@ -172,7 +172,7 @@ impl Talk {
                 format!("{uid}SEARCH {answer}{}", self.keys())
             }
             12 => {
-                let by = self.one(&["SUBJECT", "REVERSE DATE", "SIZE", "FROM ARRIVAL", "NONSENSE"]);
+                let by = self.one(&["SUBJECT", "REVERSE SUBJECT", "SIZE", "FROM ARRIVAL", "NONSENSE"]);
                 format!("{uid}SORT ({by}) UTF-8 {}", self.keys())
             }
             13 => {

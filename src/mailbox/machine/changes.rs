@@ -88,6 +88,7 @@ impl Machine {
                 self.check(checked);
             }
             _ if open => {
+                self.announced(number);
                 self.loses(&Ranges::from_iter([number]));
                 self.owner_hears();
             }

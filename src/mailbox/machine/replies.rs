@@ -16,9 +16,9 @@ use crate::mailbox::shadow::{normal, stored};
 const HELD: usize = 512;
 /// Octets of a line that the hub keeps for itself. Other lines are passed on all the same.
 const KEPT: usize = 64 * 1024;
-/// Messages that a FETCH may be of beyond those that were announced: as many as a command may have moved to their
-/// mailbox.
-const UNANNOUNCED: u32 = 1000;
+/// Messages that a FETCH or EXPUNGE may be of beyond those that were announced: as many as a command may have moved to
+/// their mailbox.
+pub(super) const UNANNOUNCED: u32 = 1000;
 /// Pieces above this are passed on without a copy.
 const COPIED: usize = 2048;
 /// Octets that a reply may take more than it did, by a longer number.
@@ -173,8 +173,9 @@ impl Machine {
         }
     }
 
-    /// Cyrus forgets EXISTS for what MOVE moves within a mailbox. Of a message that is not there nothing can be said.
-    fn announced(&mut self, number: u32) {
+    /// Cyrus forgets EXISTS for what MOVE moves within a mailbox, until it tells of its flags, or that it is gone. Of a
+    /// message that is not there nothing can be said.
+    pub(super) fn announced(&mut self, number: u32) {
         let beyond = number.saturating_sub(self.exists);
         if beyond > 0 && self.is_open() {
             match beyond <= UNANNOUNCED {

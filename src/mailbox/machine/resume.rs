@@ -3,6 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::jobs::{By, GONE, Job, Joining, Running, own};
+use super::replies::UNANNOUNCED;
 use super::replies::highest_modseq;
 use super::selection::Selection;
 use super::{Action, Link, Machine, MemberId, Nonsense, Stat, Told};
@@ -83,10 +84,10 @@ impl Fresh {
         if self.uids.is_some() {
             return self.happens(After::Expunge(number));
         }
-        if number > self.exists {
+        if number.saturating_sub(self.exists) > UNANNOUNCED {
             return Err(LogError::NoSuchMessage(number, self.exists).into());
         }
-        self.exists -= 1;
+        self.exists = self.exists.max(number) - 1;
         // Which of those that were told is not known.
         self.asked = u32::MAX;
         Ok(())

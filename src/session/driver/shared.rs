@@ -66,8 +66,8 @@ impl Session {
             self.machine.handle_done(b" BAD Select a mailbox first.\r\n", false);
             return None;
         }
-        let offered = self.account().is_some_and(|account| account.offers("IDLE"));
-        if name != Name::Idle || !offered || self.sharing.has_spoiled {
+        let offered = || self.account().is_some_and(|account| account.offers("IDLE"));
+        if name != Name::Idle || self.sharing.has_spoiled || !offered() {
             return Some(run);
         }
         self.sharing.idles_alone = true;

@@ -1,5 +1,7 @@
 //! LOGIN and AUTHENTICATE (RFC 9051 section 6.2), up to the credential, and from its verdict on.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::{Action, LoginReply, Machine, Op, State, reply_line};
@@ -76,7 +78,7 @@ impl Machine {
             return self.no(&tag, "[AUTHENTICATIONFAILED] Authentication failed.");
         }
         self.op = Op::LoggingIn { tag };
-        self.actions.push_back(Action::Login(Box::new(credential)));
+        self.actions.push_back(Action::Login(Arc::new(credential)));
     }
 
     /// The answer to [`Action::Login`], after what the backend wants the user to see: each a line without `*` and

@@ -128,9 +128,11 @@ impl Machine {
             return Ok(true);
         };
         self.scanned = 0;
-        if matches!(kind, Kind::Status(Status::Ok | Status::No | Status::Bad)) {
-            self.note_status(&rest[..end]);
-            if self.passes_status(&rest[..end]) {
+        if matches!(kind, Kind::Status(Status::Ok | Status::No | Status::Bad))
+            && let Some(reply) = StatusReply::parse_start(&rest[1..end])
+        {
+            self.note_status(&reply);
+            if self.passes_status(&reply) {
                 *passed += end;
                 return Ok(true);
             }
@@ -178,7 +180,11 @@ impl Machine {
                 input.advance(tag);
                 self.ending = Some(kept);
             }
-            Kind::Status(Status::Ok | Status::No | Status::Bad) if self.passes_status(input) => self.dropping = false,
+            Kind::Status(Status::Ok | Status::No | Status::Bad)
+                if StatusReply::parse_start(&input[1..]).is_some_and(|reply| self.passes_status(&reply)) =>
+            {
+                self.dropping = false;
+            }
             Kind::Capability | Kind::Enabled => self.ignore(Ignored::TooLong, input),
             _ => {
                 let line = Bytes::from([&input[..MAX_WHOLE_LINE], b"\r\n"].concat());
@@ -212,19 +218,19 @@ impl Machine {
     }
 
     /// What an untagged status reply says of the mailbox that is selected.
-    fn note_status(&mut self, line: &[u8]) {
+    fn note_status(&mut self, reply: &StatusReply<'_>) {
         let Some(InFlight::Session { closed, modseq, .. }) = &mut self.in_flight else { return };
-        let Some(reply) = StatusReply::parse(&line[1..]).filter(|reply| reply.status == Status::Ok) else { return };
-        *closed |= reply.has_code("CLOSED");
-        *modseq |= reply.has_code("HIGHESTMODSEQ") || reply.has_code("NOMODSEQ");
+        if reply.status == Status::Ok && reply.code.is_some() {
+            *closed |= reply.has_code("CLOSED");
+            *modseq |= reply.has_code("HIGHESTMODSEQ") || reply.has_code("NOMODSEQ");
+        }
     }
 
     /// Whether an untagged status reply can go on as it is.
-    fn passes_status(&self, line: &[u8]) -> bool {
-        let Some(reply) = StatusReply::parse_start(&line[1..]) else { return false };
+    fn passes_status(&self, reply: &StatusReply<'_>) -> bool {
         let lingering = matches!(self.in_flight, Some(InFlight::Session { lingering: true, .. }));
         let closes_other = lingering && reply.has_code("CLOSED");
-        !closes_other && !reply.has_code("CAPABILITY") && !names_a_tag(&reply) && !self.drops(Kind::Data)
+        !closes_other && !reply.has_code("CAPABILITY") && !names_a_tag(reply) && !self.drops(Kind::Data)
     }
 
     /// Passes on the start of an ESEARCH reply with the client's tag in place of ours, which stands within the first
