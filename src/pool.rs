@@ -35,6 +35,7 @@ use crate::imap::capability::Capabilities;
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::mailbox::registry::{Everywhere, Registry};
 use crate::metrics::RetireReason;
+use crate::ports::Allowance;
 use crate::secret::Fingerprint;
 use crate::upstream::backend::{Backend, Queue, Unauthenticated};
 use crate::upstream::connection::Connection;
@@ -74,10 +75,10 @@ pub struct Account {
     key: Key,
     backend: Arc<Backend>,
     config: Live<config::Pool>,
-    /// `pool.max_per_account` when it was made: seats and turns cannot be resized.
-    max: usize,
+    /// As many as there ever were turns: who may have one is decided by these.
     seats: managed::Pool<Manager>,
-    turns: Arc<Semaphore>,
+    /// `pool.max_per_account`
+    turns: Allowance,
     everywhere: Arc<Semaphore>,
     /// The credentials that the backend has accepted, in the order in which it last did so.
     proofs: Mutex<Vec<Arc<Proof>>>,
@@ -223,7 +224,7 @@ impl Account {
     /// Whether a checkout would not have to wait for anybody.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.turns.available_permits() > 0 && self.everywhere.available_permits() > 0
+        self.turns.semaphore().available_permits() > 0 && self.everywhere.available_permits() > 0
     }
 
     /// The capabilities to offer its sessions.
@@ -346,6 +347,24 @@ impl Account {
         self.hubs.look_up();
     }
 
+    /// Goes by another `pool.max_per_account` from now on. Where there are fewer places, what rests is given up now, what
+    /// sessions share beyond them between two commands, and what a session has for itself when it comes back.
+    fn resize(&self, max: usize) {
+        let (before, most) = (self.turns.capacity(), self.seats.status().max_size);
+        if max > most {
+            self.seats.resize(max);
+        }
+        self.turns.resize(max);
+        if max < before {
+            self.retire(RetireReason::Reload);
+        }
+    }
+
+    /// There are more connections than there may be by now.
+    fn is_crowded(&self) -> bool {
+        self.seats.status().size > self.turns.capacity()
+    }
+
     /// How often [`Account::retire`] was called: what is older than that is not used again.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
@@ -357,7 +376,7 @@ impl Account {
         let removed = self.seats.retain(|_, _| false).removed;
         for connection in removed.into_iter().filter_map(|seat| seat.0.into_inner()) {
             // None is opened in its place before it is closed.
-            connection.shared().keep_to_the_end(Arc::clone(&self.turns).try_acquire_owned());
+            connection.shared().keep_to_the_end(Arc::clone(self.turns.semaphore()).try_acquire_owned());
             connection.shared().retire(reason);
         }
     }
@@ -399,7 +418,7 @@ impl Account {
                 }
                 true
             });
-        } else if self.seats.status().size < self.max {
+        } else if self.seats.status().size < self.turns.capacity() {
             connection = std::mem::replace(&mut *self.verified.lock(), connection);
         }
         if let Some(replaced) = connection {

@@ -138,7 +138,7 @@ impl Allowance {
         &self.permits
     }
 
-    fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.size.lock().0
     }
 
@@ -171,7 +171,7 @@ impl Allowance {
     }
 
     /// Whether a permit that comes back must not be given to the next.
-    fn withholds(&self) -> bool {
+    pub(crate) fn withholds(&self) -> bool {
         let mut size = self.size.lock();
         let withholds = size.1 > 0;
         size.1 -= usize::from(withholds);

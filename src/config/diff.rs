@@ -132,7 +132,7 @@ fn of_table(section: &str, shown: &str, old: &Value, new: &Value, changes: &mut 
 
 fn effect(section: &str, key: &str) -> Effect {
     match (section, key) {
-        ("backend", _) | ("pool", "max_per_account" | "per_credential" | "mode") => Effect::Reconnect,
+        ("backend", _) | ("pool", "per_credential" | "mode") => Effect::Reconnect,
         ("pool", "linger" | "idle_timeout" | "max_lifetime" | "keepalive") => Effect::NewConnections,
         ("listener", _) => Effect::NewSessions,
         ("limits", "sessions" | "unauthenticated" | "sessions_per_address" | "drain_timeout") => Effect::AtOnce,

@@ -141,6 +141,8 @@ struct Hub {
     joins: mpsc::Receiver<Join>,
     status: Arc<Status>,
     lease: Option<Lease>,
+    /// When the connection is as old as it may become, until the machine knows.
+    expires: Option<Instant>,
     checkout: Option<Checkout>,
     /// `DONE` is to be sent.
     ending_idle: bool,
@@ -186,6 +188,7 @@ impl Hub {
             joins: joining,
             status,
             lease: None,
+            expires: None,
             checkout: None,
             ending_idle: false,
             yielding: None,
@@ -242,10 +245,12 @@ impl Hub {
         self.end().await;
     }
 
-    /// What was retired is given up between two commands, and whose credential was refused since hears that: not in
+    /// What was retired, or is too old, is given up between two commands, and whose credential was refused since hears that: not in
     /// the middle of a reply.
     fn look_at_account(&mut self) {
-        if self.lease.as_ref().is_some_and(Lease::is_outdated) {
+        let expired = self.expires.is_some_and(|at| at <= Instant::now());
+        if expired || self.lease.as_ref().is_some_and(Lease::is_outdated) {
+            self.expires = None;
             self.machine.handle_outdated();
         }
         let generation = self.account.generation();
@@ -425,8 +430,8 @@ impl Hub {
     }
 
     fn poll_timer(&self, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(deadline) = self.machine.poll_timeout() else { return Poll::Pending };
-        let deadline = Instant::from_std(deadline);
+        let deadline = self.machine.poll_timeout().map(Instant::from_std);
+        let Some(deadline) = deadline.into_iter().chain(self.expires).min() else { return Poll::Pending };
         // To be woken too early costs less than to set it anew with each command.
         let set = timer.deadline();
         if set > deadline || timer.is_elapsed() {
@@ -512,6 +517,7 @@ impl Hub {
     fn checked_out(&mut self, result: Result<Lease, CheckoutError>) {
         match result {
             Ok(lease) => {
+                self.expires = lease.expires_at();
                 self.lease = Some(lease);
                 self.machine.handle_connected();
             }

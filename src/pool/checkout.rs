@@ -109,7 +109,7 @@ impl Account {
         let deadline = start + self.config.load().checkout_timeout;
         *self.last_used.lock() = start;
         *self.last_client.lock() = want.client;
-        if self.turns.available_permits() == 0 {
+        if self.turns.semaphore().available_permits() == 0 {
             self.waits.fetch_add(1, Ordering::Relaxed);
         }
         let waiting = Counted::new(&self.waiting);
@@ -156,8 +156,15 @@ impl Account {
     /// Waits until a further connection may be in use. Hubs that rest are asked for theirs meanwhile.
     async fn turn(&self) -> [OwnedSemaphorePermit; 2] {
         // Neither semaphore is ever closed.
-        let waiting = (self.turns.available_permits() == 0).then(|| self.hubs.wait());
-        let turn = Arc::clone(&self.turns).acquire_owned().await.expect("open semaphore");
+        let waiting = (self.turns.semaphore().available_permits() == 0).then(|| self.hubs.wait());
+        let turn = loop {
+            let turn = Arc::clone(self.turns.semaphore()).acquire_owned().await.expect("open semaphore");
+            // There were more of them once.
+            match self.turns.withholds() {
+                true => turn.forget(),
+                false => break turn,
+            }
+        };
         drop(waiting);
         let _waiting = (self.everywhere.available_permits() == 0).then(|| self.all_hubs.wait());
         let place = Arc::clone(&self.everywhere).acquire_owned().await.expect("open semaphore");
@@ -241,7 +248,7 @@ impl Account {
     /// the other is not at rest, both are in use. That there is a seat is not enough: one whose connection is not
     /// closed yet is free already.
     async fn further_seat(&self, want: &Want) -> Option<(Object<Manager>, Connection, OwnedSemaphorePermit)> {
-        let turn = Arc::clone(&self.turns).try_acquire_owned().ok()?;
+        let turn = Arc::clone(self.turns.semaphore()).try_acquire_owned().ok()?;
         let at_once = managed::Timeouts { wait: Some(Duration::ZERO), ..managed::Timeouts::default() };
         let seat = TakenSeat::new(self.seats.timeout_get(&at_once).await.ok()?);
         let connection = match seat.connection() {
@@ -292,8 +299,8 @@ impl Account {
         }
         let mut withheld = self.withheld.lock();
         let already = withheld.as_ref().map_or(0, |(permit, _)| permit.num_permits());
-        for _ in already..self.max.saturating_sub(have) {
-            let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else { break };
+        for _ in already..self.turns.capacity().saturating_sub(have) {
+            let Ok(turn) = Arc::clone(self.turns.semaphore()).try_acquire_owned() else { break };
             match withheld.as_mut() {
                 Some((permit, _)) => permit.merge(turn),
                 None => *withheld = Some((turn, Instant::now())),

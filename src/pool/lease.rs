@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use deadpool::managed::Object;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Account;
 use super::checkout::{CheckoutError, Want, fitness};
@@ -73,7 +73,8 @@ impl Lease {
     /// Nobody who comes gets this connection any more, and those who share it are to leave it between two commands.
     #[must_use]
     pub fn is_outdated(&self) -> bool {
-        !self.is_current() && matches!(*self.account.outdated.lock(), RetireReason::Credential | RetireReason::Operator)
+        let at_once = || matches!(*self.account.outdated.lock(), RetireReason::Credential | RetireReason::Operator);
+        !self.is_current() && (at_once() || self.account.is_crowded())
     }
 
     fn is_current(&self) -> bool {
@@ -156,6 +157,10 @@ impl Drop for Lease {
         if !self.is_current() {
             let reason = *self.account.outdated.lock();
             self.end(reason);
+        } else if self.account.is_crowded() {
+            self.end(RetireReason::Reload);
+        } else if self.connection.as_ref().and_then(Connection::expires_at).is_some_and(|at| at <= Instant::now()) {
+            self.end(RetireReason::Lifetime);
         }
         match self.connection.take() {
             Some(connection) => {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use deadpool::managed::{self, QueueMode};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::seat::Manager;
@@ -113,34 +113,20 @@ impl Pools {
         }
     }
 
-    /// Goes by another `[pool]` from now on. Where the number of places changes or who shares connections, the accounts
-    /// get new pools; credentials that were accepted remain so, as long as keys do.
+    /// Goes by another `[pool]` from now on. Where it changes who shares connections, the accounts are forgotten, and
+    /// with them which credentials were accepted.
     pub fn apply(&self, config: config::Pool) {
-        let old = self.config.load_full();
-        let same_keys = old.per_credential == config.per_credential;
-        let same_size = old.max_per_account == config.max_per_account;
+        let same_keys = self.config.load().per_credential == config.per_credential;
+        let max = config.max_per_account;
         self.config.store(Arc::new(config));
-        if same_keys && same_size {
+        if same_keys {
+            self.accounts().iter().for_each(|account| account.resize(max));
             return;
         }
-        let replaced = {
-            let mut accounts = self.accounts.write();
-            let replaced = std::mem::take(&mut *accounts);
-            if same_keys {
-                accounts.extend(replaced.iter().map(|(key, account)| (key.clone(), self.successor(account))));
-            }
-            replaced
-        };
-        for account in replaced.values() {
+        let forgotten = std::mem::take(&mut *self.accounts.write());
+        for account in forgotten.values() {
             account.retire(RetireReason::Reload);
         }
-    }
-
-    fn successor(&self, account: &Account) -> Arc<Account> {
-        let new = self.account(&account.key, Arc::clone(&account.backend));
-        new.proofs.lock().clone_from(&account.proofs.lock());
-        new.learn(account.capabilities.load_full());
-        new
     }
 
     /// The key of the account that a credential is for.
@@ -248,9 +234,8 @@ impl Pools {
                 key: key.clone(),
                 backend,
                 config: Arc::clone(&self.config),
-                max,
                 seats,
-                turns: Arc::new(Semaphore::new(max)),
+                turns: Allowance::new(max),
                 everywhere: Arc::clone(self.everywhere.semaphore()),
                 proofs: Mutex::default(),
                 superseded: AtomicBool::new(false),
@@ -280,6 +265,7 @@ impl Pools {
         self.everywhere.settle();
         let accounts: Vec<_> = self.accounts.read().values().cloned().collect();
         for account in &accounts {
+            account.turns.settle();
             account.clear_away_closed();
             clear_away_superseded(account);
         }

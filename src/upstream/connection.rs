@@ -293,6 +293,12 @@ impl Connection {
         self.rested_for
     }
 
+    /// When it is as old as it may become: then it is not given to anybody else.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<Instant> {
+        self.wire.as_ref().map(|wire| wire.expires_at())
+    }
+
     /// Whether it could be put to rest now, for another session.
     #[must_use]
     pub fn may_rest(&self) -> bool {

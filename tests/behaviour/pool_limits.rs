@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use imapool::config::PoolMode;
 use imapool::demo::server::{Event, Fault, Kill, Options, Server, Stage};
 
 use crate::support::{Client, Conn, Gate, Harness, Scripted, until};
@@ -167,20 +168,35 @@ async fn a_connection_at_rest_too_long_or_too_old_is_retired() {
     }
 }
 
-/// In use, a connection may grow as old as it takes.
+/// One that sessions share is replaced between two commands: nobody notices. One that a session has for itself may
+/// grow as old as that session.
 #[tokio::test]
-async fn no_connection_in_use_is_retired_for_its_age() {
-    let server = Server::start(Options::default()).await.unwrap();
-    let harness = Harness::start(server.address(), |config| config.pool.max_lifetime = Duration::from_millis(50)).await;
-    let mut client = harness.login("u8").await;
-    client.play("C: a SELECT INBOX\nS~ a OK…").await;
-    tokio::time::sleep(Duration::from_millis(150)).await;
-    client.play("C: b FETCH 1 (UID)\nS: * 1 FETCH…\nS: b OK…").await;
-    assert_eq!(server.counters().logins, 1);
-    client.play(LOGOUT).await;
-    until("retired", || server.open() == 0).await;
-    drop(client);
-    harness.finish().await;
+async fn a_connection_in_use_is_replaced_at_its_age_where_it_is_shared() {
+    for mode in [PoolMode::Multiplex, PoolMode::Session] {
+        let server = Server::start(Options::default()).await.unwrap();
+        let harness = Harness::start(server.address(), |config| {
+            config.pool.mode = mode;
+            config.pool.max_per_account = 2;
+            config.pool.max_lifetime = Duration::from_millis(200);
+        })
+        .await;
+        let (mut one, mut two) = (harness.login("u8").await, harness.login("u8").await);
+        one.play("C: a SELECT INBOX\nS~ a OK…\nC: b IDLE\nS: + …").await;
+        two.play("C: a SELECT INBOX\nS~ a OK…").await;
+        let replaced = || harness.metric("imapool_upstream_retired_total", "reason=\"lifetime\"");
+        if mode == PoolMode::Multiplex {
+            until("replaced twice", || replaced() >= 2).await;
+        } else {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert_eq!(replaced(), 0);
+        }
+        assert!(server.open() <= 2);
+        two.play("C: b STORE 1 +FLAGS (\\Flagged)\nS~ b OK…").await;
+        one.play("S: * 1 FETCH (FLAGS (\\Flagged…\nC: DONE\nS~ b OK…").await;
+        one.play(LOGOUT).await;
+        two.play(LOGOUT).await;
+        harness.finish().await;
+    }
 }
 
 /// Idle for longer than `check_after`: tried with NOOP first. One that does not pass is replaced, and nobody notices.

@@ -198,6 +198,36 @@ async fn what_cannot_be_had_changes_nothing_and_names_the_line() {
     harness.finish().await;
 }
 
+/// It holds for the sessions that are there, too: they are never on more connections than the file allows.
+#[tokio::test]
+async fn another_number_of_connections_holds_for_sessions_that_are_there() {
+    let server = Server::start(Options::default()).await.unwrap();
+    let file = File::new(server.address(), "");
+    let harness = started(&file, server.address()).await;
+    let mut clients = Vec::new();
+    for mailbox in ["INBOX", "One", "Two"] {
+        let mut client = harness.login("u8").await;
+        if mailbox != "INBOX" {
+            client.play(&format!("C: c CREATE {mailbox}\nS: c OK…")).await;
+        }
+        client.play(&format!("C: a SELECT {mailbox}\nS~ a OK…\nC: i IDLE\nS: + …")).await;
+        clients.push(client);
+    }
+    until("one for each mailbox", || server.open_of("u8") == 3).await;
+    for most in [1, 2, 1, 3] {
+        file.reload(&harness, &format!("[pool]\nspare = 0\nmax_per_account = {most}\n")).await.unwrap();
+        until("no more than allowed", || server.open_of("u8") <= most).await;
+        for client in &mut clients {
+            client.play("C: DONE\nS~ i OK…\nC: n STATUS INBOX (UIDNEXT)\nS~ n OK…\nC: i IDLE\nS: + …").await;
+            assert!(server.open_of("u8") <= most);
+        }
+    }
+    for mut client in clients {
+        client.play("C: DONE\nS~ i OK…\nC: z LOGOUT\nS~ z OK…\nS.").await;
+    }
+    harness.finish().await;
+}
+
 #[tokio::test]
 async fn connections_of_a_changed_backend_are_drained() {
     let [old, new] =

@@ -356,7 +356,12 @@ impl Wire {
     }
 
     fn retires_at(&self) -> Instant {
-        (self.rested + self.timing.idle_timeout).min(self.opened + self.timing.lifetime)
+        (self.rested + self.timing.idle_timeout).min(self.expires_at())
+    }
+
+    /// When it is as old as it may become.
+    pub(super) fn expires_at(&self) -> Instant {
+        self.opened + self.timing.lifetime
     }
 
     fn timer_fired(&mut self) -> Result<(), Exit> {
@@ -365,7 +370,7 @@ impl Wire {
             return Ok(());
         }
         let Phase::Resting { unselect, .. } = self.phase else { return Err(Exit::Timeout) };
-        if now >= self.opened + self.timing.lifetime {
+        if now >= self.expires_at() {
             return Err(Exit::Retire(RetireReason::Lifetime));
         }
         if now >= self.retires_at() {
