@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 use super::enabled::{EnableSet, Enabled};
 use super::line::{self, HubEnd, MemberEnd, Request};
 use super::machine::{Action, Machine, MemberId, Settings, Stat, Told};
-use super::registry::{Status, Yielding};
+use super::registry::{Entrance, Status, Yielding};
 use crate::auth::Authenticator;
 use crate::imap::command::Command;
 use crate::metrics::{CheckoutResult, HubGuard, HubState, ResumeResult, RetireReason, WaitCause};
@@ -24,8 +24,6 @@ use crate::pool::{Account, CheckoutError, Grant, Lease, Pass, Want};
 use crate::session::machine::{Remnant, Run};
 use crate::upstream::connection::{FromUpstream, Part};
 
-/// Sessions that may be about to join one hub.
-const MAX_JOINING: usize = 64;
 /// A reply of which nothing is read for so many times `pool.checkout_timeout` is given up if others wait. The kernel
 /// takes megabytes ahead for a client on a fast network, and of one that is slow but steady no progress is seen
 /// meanwhile.
@@ -97,8 +95,8 @@ impl Member {
         let (line, far_end) = line::pair();
         let place = Place { line: far_end, grant: pass.grant().clone() };
         let join = Join { run, place, since: Instant::now() };
-        if let Err(join) = pass.account().hubs().join(&key, enabled, join) {
-            Hub::open(auth, key.clone(), enabled, join);
+        if let Some((join, entrance)) = pass.account().hubs().join(&key, enabled, join) {
+            Hub::open(auth, key.clone(), enabled, join, entrance);
         }
         Self { key, line }
     }
@@ -155,28 +153,22 @@ struct Hub {
 }
 
 impl Hub {
-    fn open(auth: &Arc<Authenticator>, key: Bytes, enabled: EnableSet, join: Join) {
+    fn open(auth: &Arc<Authenticator>, key: Bytes, enabled: EnableSet, join: Join, entrance: Entrance) {
         let account = Arc::clone(join.place.grant.account());
         let machine = machine(&account, key.clone(), enabled);
-        let mut hub = Self::new(auth, &account, key, enabled, machine, true);
+        let mut hub = Self::new(auth, &account, key, enabled, machine, entrance);
         hub.admit(join, false);
         hub.start();
     }
 
-    /// `shared`: further sessions may join.
     fn new(
         auth: &Arc<Authenticator>,
         account: &Arc<Account>,
         key: Bytes,
         enabled: EnableSet,
         machine: Machine,
-        shared: bool,
+        Entrance { joins, status }: Entrance,
     ) -> Box<Self> {
-        let (joins, joining) = mpsc::channel(MAX_JOINING);
-        let status = Arc::new(Status::default());
-        if shared {
-            account.hubs().add(key.clone(), enabled, joins, Arc::clone(&status));
-        }
         Box::new(Self {
             auth: Arc::clone(auth),
             account: Arc::clone(account),
@@ -185,7 +177,7 @@ impl Hub {
             enabled,
             machine,
             members: HashMap::default(),
-            joins: joining,
+            joins,
             status,
             lease: None,
             expires: None,
@@ -386,7 +378,8 @@ impl Hub {
             return;
         }
         let machine = machine(&self.account, self.key.clone(), self.enabled);
-        let mut other = Self::new(&self.auth, &self.account, self.key.clone(), self.enabled, machine, true);
+        let entrance = self.account.hubs().add(&self.key, self.enabled);
+        let mut other = Self::new(&self.auth, &self.account, self.key.clone(), self.enabled, machine, entrance);
         for id in ids {
             if let (Some(run), Some(place)) = (self.machine.eject(*id), self.members.remove(id)) {
                 other.machine.handle_join(*id, run);
@@ -401,7 +394,8 @@ impl Hub {
         let Some(machine) = self.machine.fork(ids) else { return false };
         debug!(members = ids.len(), "hub divided");
         self.counted.metrics().divided();
-        let mut other = Self::new(&self.auth, &self.account, self.key.clone(), self.enabled, machine, shared);
+        let entrance = if shared { self.account.hubs().add(&self.key, self.enabled) } else { Entrance::apart() };
+        let mut other = Self::new(&self.auth, &self.account, self.key.clone(), self.enabled, machine, entrance);
         other.generation = self.generation;
         other.members = ids.iter().filter_map(|id| Some((*id, self.members.remove(id)?))).collect();
         other.start();

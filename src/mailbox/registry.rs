@@ -12,6 +12,9 @@ use tokio::time::Instant;
 use super::enabled::EnableSet;
 use super::hub::Join;
 
+/// Sessions on their way into one hub; more of them open another.
+const MAX_JOINING: usize = 64;
+
 /// What others may know of a hub without asking its task.
 #[derive(Debug, Default)]
 pub(super) struct Status {
@@ -20,6 +23,25 @@ pub(super) struct Status {
     /// Its connection is wanted, or is not to be used any more.
     pub(super) wanted: Notify,
     pub(super) members: AtomicUsize,
+}
+
+/// Where a hub is found by others.
+#[derive(Debug)]
+pub(super) struct Entrance {
+    pub(super) joins: mpsc::Receiver<Join>,
+    pub(super) status: Arc<Status>,
+}
+
+impl Entrance {
+    fn new() -> (Self, mpsc::Sender<Join>) {
+        let (sender, joins) = mpsc::channel(MAX_JOINING);
+        (Self { joins, status: Arc::default() }, sender)
+    }
+
+    /// Of a hub that nobody joins.
+    pub(super) fn apart() -> Self {
+        Self::new().0
+    }
 }
 
 struct Entry {
@@ -140,24 +162,33 @@ impl Registry {
         Self { everywhere, ..Self::default() }
     }
 
-    /// Hands the session to a hub of its mailbox; gives it back when there is none.
-    pub(super) fn join(&self, key: &Bytes, enabled: EnableSet, mut join: Join) -> Result<(), Join> {
+    /// Hands the session to a hub of its mailbox. Where there is none, gives it back, and the entrance of the hub that is
+    /// to be opened for it: whoever comes from now on joins that.
+    pub(super) fn join(&self, key: &Bytes, enabled: EnableSet, mut join: Join) -> Option<(Join, Entrance)> {
         let mut entries = self.entries.lock();
         entries.retain(|entry| !entry.joins.is_closed());
         // Where the mailbox has more than one, the others work on something long: the newest has the most patience.
         let suits = |entry: &&Entry| entry.key == *key && entry.enabled == enabled && !entry.renamed;
         for entry in entries.iter().rev().filter(suits) {
             match entry.joins.try_send(join) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return None,
                 Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => join = back,
             }
         }
-        Err(join)
+        Some((join, self.entrance(&mut entries, key, enabled)))
     }
 
-    pub(super) fn add(&self, key: Bytes, enabled: EnableSet, joins: mpsc::Sender<Join>, status: Arc<Status>) {
-        self.everywhere.add(&status);
-        self.entries.lock().push(Entry { key, enabled, joins, status, renamed: false });
+    /// Of a further hub of a mailbox.
+    pub(super) fn add(&self, key: &Bytes, enabled: EnableSet) -> Entrance {
+        self.entrance(&mut self.entries.lock(), key, enabled)
+    }
+
+    fn entrance(&self, entries: &mut Vec<Entry>, key: &Bytes, enabled: EnableSet) -> Entrance {
+        let (entrance, joins) = Entrance::new();
+        self.everywhere.add(&entrance.status);
+        let status = Arc::clone(&entrance.status);
+        entries.push(Entry { key: key.clone(), enabled, joins, status, renamed: false });
+        entrance
     }
 
     /// These names mean other mailboxes now, or may. Who is in a hub stays there, and who selects such a name gets what

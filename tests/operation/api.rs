@@ -418,6 +418,18 @@ async fn each_session_and_connection_leaves_its_lines() {
     assert!(log.contains(&format!("connections=\"{connection}\"")), "{log}");
 }
 
+/// A command that has a shared connection handed over is one command.
+#[tokio::test]
+async fn a_command_counts_once_wherever_it_runs() {
+    let world = World::new().await;
+    let mut client = world.harness.login("u8").await;
+    client.play("C: a SELECT INBOX\nS~ a OK…\nC: b XYZZY\nS: b BAD…\nC: c NOOP\nS~ c OK…").await;
+    client.play("C: z LOGOUT\nS: * BYE…\nS: z OK…\nS.").await;
+    world.harness.logged(&["session ended", "user=\"u8\"", "commands=3", "close=\"logout\""]).await;
+    drop(client);
+    world.harness.finish().await;
+}
+
 #[tokio::test]
 async fn a_public_address_needs_a_token() {
     let server = Server::start(Options::default()).await.unwrap();

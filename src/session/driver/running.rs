@@ -57,14 +57,17 @@ impl Session {
             // The rest of a message that was refused early is still to go: the backend counts its octets.
             self.parts.push_back(Part::Run(run));
         }
-        self.record.command_begins(name);
+        // A hub that hands its connection over has begun it.
+        if self.running.is_none() {
+            self.record.command_begins(name);
+        }
         self.running = Some(Running { name, since: self.now, again, attempts: 1 });
         Ok(())
     }
 
     /// Runs a command on the session's connection, taking one if it has none.
     pub(super) async fn start(&mut self, run: Box<Run>, mut attempts: u8, mut pass: Option<Pass>) {
-        let since = self.now;
+        let (since, is_first) = (self.now, attempts == 1);
         let name = run.command.name;
         let mut run = Some(run);
         while let Some(command) = run.take() {
@@ -76,7 +79,9 @@ impl Session {
             let Some(lease) = &mut self.lease else { return };
             match lease.run(command) {
                 Ok(()) => {
-                    self.record.command_begins(name);
+                    if is_first {
+                        self.record.command_begins(name);
+                    }
                     self.running = Some(Running { name, since, again, attempts });
                 }
                 Err(unsent) if self.is_elsewhere_as_good() && attempts < MAX_ATTEMPTS => {
