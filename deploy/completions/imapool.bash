@@ -238,12 +238,16 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__ctl__subcmd__drain)
-            opts="-h --admin --config --help"
+            opts="-h --wait --admin --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --admin)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -54,7 +54,7 @@ complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "retire" -d 'Retire all connections of an account, and have its next login verified anew'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "close" -d 'Close a client session, or all of an account: at rest by BYE, else as soon as its command is over'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "pause" -d 'Have sessions wait for connections to a backend, up to pool.checkout_timeout'
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "drain" -d 'Pause a backend, retire all connections to it, and close the sessions that hold one'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "drain" -d 'Pause a backend, end all connections to it, and close the sessions that hold one or are in a mailbox'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "resume" -d 'Have a backend serve again'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "trace" -d 'Log the commands and replies of an account for a while, without passwords, texts and messages'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "reload" -d 'Read the configuration again, as SIGHUP does'
@@ -69,6 +69,7 @@ complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_sub
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from pause" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from pause" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from pause" -s h -l help -d 'Print help'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from drain" -l wait -d 'Wait until no connection to it is open, for so long at most; if one still is then, fail' -r
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from drain" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from drain" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from drain" -s h -l help -d 'Print help'
@@ -85,7 +86,7 @@ complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_sub
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "retire" -d 'Retire all connections of an account, and have its next login verified anew'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "close" -d 'Close a client session, or all of an account: at rest by BYE, else as soon as its command is over'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "pause" -d 'Have sessions wait for connections to a backend, up to pool.checkout_timeout'
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "drain" -d 'Pause a backend, retire all connections to it, and close the sessions that hold one'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "drain" -d 'Pause a backend, end all connections to it, and close the sessions that hold one or are in a mailbox'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "resume" -d 'Have a backend serve again'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "trace" -d 'Log the commands and replies of an account for a while, without passwords, texts and messages'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "reload" -d 'Read the configuration again, as SIGHUP does'
@@ -112,7 +113,7 @@ complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_see
 complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "retire" -d 'Retire all connections of an account, and have its next login verified anew'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "close" -d 'Close a client session, or all of an account: at rest by BYE, else as soon as its command is over'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "pause" -d 'Have sessions wait for connections to a backend, up to pool.checkout_timeout'
-complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "drain" -d 'Pause a backend, retire all connections to it, and close the sessions that hold one'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "drain" -d 'Pause a backend, end all connections to it, and close the sessions that hold one or are in a mailbox'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "resume" -d 'Have a backend serve again'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "trace" -d 'Log the commands and replies of an account for a while, without passwords, texts and messages'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "reload" -d 'Read the configuration again, as SIGHUP does'

@@ -1,11 +1,17 @@
 //! `imapool ctl`: the actions.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use imapool::shown::Plain;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::client::{Client, ClientError};
+
+/// How often a drain that is waited for is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What to do.
 #[derive(Debug, Clone, Subcommand)]
@@ -32,10 +38,13 @@ pub(crate) enum Action {
         /// The backend's name.
         backend: String,
     },
-    /// Pause a backend, retire all connections to it, and close the sessions that hold one.
+    /// Pause a backend, end all connections to it, and close the sessions that hold one or are in a mailbox.
     Drain {
         /// The backend's name.
         backend: String,
+        /// Wait until no connection to it is open, for so long at most; if one still is then, fail.
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        wait: Option<Duration>,
     },
     /// Have a backend serve again.
     Resume {
@@ -48,7 +57,7 @@ pub(crate) enum Action {
         account: String,
         /// For how long, at most an hour; "0s" ends it.
         #[arg(long = "for", value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
-        time: std::time::Duration,
+        time: Duration,
     },
     /// Read the configuration again, as SIGHUP does.
     Reload,
@@ -62,7 +71,7 @@ impl Action {
             Self::Close { account: Some(account), .. } => format!("accounts/{}/close", segment(account)),
             Self::Close { session, .. } => format!("sessions/{}/close", session.unwrap_or_default()),
             Self::Pause { backend } => format!("backends/{}/pause", segment(backend)),
-            Self::Drain { backend } => format!("backends/{}/drain", segment(backend)),
+            Self::Drain { backend, .. } => format!("backends/{}/drain", segment(backend)),
             Self::Resume { backend } => format!("backends/{}/resume", segment(backend)),
             Self::Trace { account, time } => format!("accounts/{}/trace?seconds={}", segment(account), time.as_secs()),
             Self::Reload => "reload".to_owned(),
@@ -85,8 +94,12 @@ pub(crate) async fn run(client: &Client, action: &Action) -> Result<String, Clie
         Action::Pause { backend } | Action::Resume { backend } => {
             format!("{backend}: {}, {} connections", text(&told["service"]), told["connections"])
         }
-        Action::Drain { backend } => {
+        Action::Drain { backend, wait: None } => {
             format!("{backend}: drained; {} sessions are being closed", told["sessions"])
+        }
+        Action::Drain { backend, wait: Some(time) } => {
+            wait_until_drained(client, backend, *time).await?;
+            format!("{backend}: drained; {} sessions were closed, no connection is open", told["sessions"])
         }
         Action::Trace { time, .. } if time.is_zero() => format!("{}: no longer traced", users(&told)),
         Action::Trace { time, .. } => {
@@ -94,6 +107,26 @@ pub(crate) async fn run(client: &Client, action: &Action) -> Result<String, Clie
         }
         Action::Reload => changes(&told["changes"]),
     })
+}
+
+async fn wait_until_drained(client: &Client, backend: &str, time: Duration) -> Result<(), ClientError> {
+    let deadline = Instant::now() + time;
+    loop {
+        let told = client.get("backends").await?;
+        let rows = told["rows"].as_array().into_iter().flatten();
+        let row = rows.filter(|row| row["name"] == backend).find_map(|row| row["connections"].as_object());
+        let open: u64 = row.into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum();
+        if open == 0 {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            let time = humantime::format_duration(time);
+            return Err(ClientError::Refused(format!(
+                "{backend}: drained, but {open} connections are open after {time}"
+            )));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// The names that the account was found by.

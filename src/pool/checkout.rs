@@ -130,8 +130,8 @@ impl Account {
 
     async fn checkout_in_turn(self: &Arc<Self>, want: &Want) -> Result<Lease, CheckoutError> {
         self.restore_turns();
-        self.backend.in_service().await;
         loop {
+            self.backend.in_service().await;
             let places = self.turn().await;
             match self.seat(want, places).await {
                 Ok(Some(lease)) if !lease.is_outdated() => return Ok(lease),

@@ -46,6 +46,8 @@ pub struct Record {
     command: AtomicU8,
     /// The number of the upstream connection that it holds; 0: none.
     connection: AtomicU64,
+    /// It has a part in one, with all who have the same mailbox selected.
+    shares: AtomicBool,
     connections: Mutex<Vec<u64>>,
     ended: OnceLock<SessionClose>,
     closing: AtomicBool,
@@ -89,6 +91,12 @@ impl Record {
     /// The number of the upstream connection that it holds.
     pub fn connection(&self) -> Option<u64> {
         Some(self.connection.load(Ordering::Relaxed)).filter(|id| *id > 0)
+    }
+
+    /// Whether an upstream connection is open for it, or will be as soon as it asks for anything: it holds one, or is in
+    /// a mailbox.
+    pub fn is_connected(&self) -> bool {
+        self.connection().is_some() || self.shares.load(Ordering::Relaxed)
     }
 
     /// Ends the session, politely: at rest by BYE, else as soon as its command is over.
@@ -159,6 +167,10 @@ impl Record {
         connections.push(connection);
     }
 
+    pub(super) fn shares(&self, shares: bool) {
+        self.shares.store(shares, Ordering::Relaxed);
+    }
+
     pub(super) fn gives_back(&self) {
         self.connection.store(0, Ordering::Relaxed);
     }
@@ -223,6 +235,7 @@ impl Registry {
             commands: AtomicU64::new(0),
             command: AtomicU8::new(0),
             connection: AtomicU64::new(0),
+            shares: AtomicBool::new(false),
             connections: Mutex::default(),
             ended: OnceLock::new(),
             closing: AtomicBool::new(false),

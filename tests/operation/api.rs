@@ -320,6 +320,40 @@ async fn a_paused_backend_makes_sessions_wait_and_a_drained_one_is_left_alone() 
     new.play("S~ b OK…").await;
 }
 
+/// Whatever a session is at: who is in a mailbox or holds a connection hears BYE, who is not stays, and nothing is open
+/// at the backend, nor is anything opened there before it serves again.
+#[tokio::test]
+async fn a_drained_backend_has_no_connection_whatever_sessions_are_at() {
+    for world in [World::new().await, World::by_session().await] {
+        let login = async |user: &str| world.harness.login(user).await;
+        let (mut idles, mut rests, mut other, mut pinned) =
+            (login("u8").await, login("u8").await, login("u8").await, login("u9").await);
+        idles.play("C: a SELECT INBOX\nS~ a OK…\nC: b IDLE\nS: + …").await;
+        rests.play("C: a SELECT INBOX\nS~ a OK…").await;
+        other.play("C: a CREATE Other\nS: a OK…\nC: b SELECT Other\nS~ b OK…").await;
+        pinned.play("C: a SELECT INBOX\nS~ a OK…\nC: b XYZZY\nS: b BAD…").await;
+        // Holds nothing in the default mode, and the connection of its last command in the other.
+        let mut outside = login("u10").await;
+        world.harness.visit("visitor").await;
+        let drained = post(world.admin, "/api/backends/mail/drain").await.json();
+        assert_eq!((&drained["service"], &drained["sessions"]), (&"drained".into(), &4.into()), "{drained}");
+        for client in [&mut idles, &mut rests, &mut other, &mut pinned] {
+            client.play("S~ * BYE…\nS.").await;
+        }
+        soon("nothing is open any more", world.server.wait_open(|open| open == 0)).await;
+        outside.send("c SELECT INBOX\r\n").await;
+        let mut late = world.harness.client().await;
+        late.send("a LOGIN late pw-late\r\n").await;
+        world.harness.sessions(2).await;
+        assert_eq!(world.server.open(), 0);
+        post(world.admin, "/api/backends/mail/resume").await;
+        outside.play("S~ c OK…").await;
+        late.play("S: a OK…").await;
+        drop((outside, late));
+        world.harness.finish().await;
+    }
+}
+
 #[tokio::test]
 async fn a_trace_shows_the_protocol_of_one_account_and_no_contents() {
     let world = World::new().await;

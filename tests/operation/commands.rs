@@ -71,6 +71,7 @@ async fn ctl_does_what_the_api_does() {
         (&["ctl", "close", session], "session 1 is being closed"),
         (&["ctl", "retire", &odd.to_uppercase()], &format!("{odd}: ")),
         (&["ctl", "drain", "main"], "main: drained"),
+        (&["ctl", "drain", "main", "--wait", "20s"], "no connection is open"),
         (&["ctl", "resume", "main"], "main: running"),
         (&["ctl", "reload"], "nothing has changed"),
     ] {

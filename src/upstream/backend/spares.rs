@@ -53,7 +53,8 @@ impl Backend {
     }
 
     pub(super) fn hold(&self, spares: &mut Vec<Unauthenticated>, mut spare: Unauthenticated) {
-        if !self.closing.load(Ordering::Acquire) && spare.is_ready() && spare.opened.elapsed() < SPARE_AGE {
+        let wanted = !self.closing.load(Ordering::Acquire) && self.service() != Service::Drained;
+        if wanted && spare.is_ready() && spare.opened.elapsed() < SPARE_AGE {
             spare.state.set(ConnectionState::Spare);
             spare.kept = true;
             spare.since = Instant::now();
