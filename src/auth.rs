@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tracing::{info, warn};
 
 use self::flights::{Flight, Flights};
@@ -301,12 +301,15 @@ impl Authenticator {
     /// Asks the backend.
     async fn ask(&self, question: Question) -> Answer {
         let Question { backend, key, account, fingerprint, credential, asker } = question;
-        backend.in_service().await;
-        let Ok(entry) = self.entry(&backend, &key, &asker).await else { return Verdict::unavailable().into() };
         // Who is still waiting then is turned away: begun so late, the verification would be broken off in its
         // middle, which costs a connection.
         let in_time = self.settings.load().patience.saturating_sub(backend.config.login_timeout);
-        let Ok(Some((_turn, standing))) = timeout(in_time, self.turn(&backend, &asker)).await else {
+        let in_time = tokio::time::Instant::now() + in_time;
+        if timeout_at(in_time, backend.in_service()).await.is_err() {
+            return Verdict::unavailable().into();
+        }
+        let Ok(entry) = self.entry(&backend, &key, &asker).await else { return Verdict::unavailable().into() };
+        let Ok(Some((_turn, standing))) = timeout_at(in_time, self.turn(&backend, &asker)).await else {
             return Verdict::Throttled.into();
         };
         let known = account.clone().or_else(|| self.pools.find(&key));

@@ -320,6 +320,23 @@ async fn a_paused_backend_makes_sessions_wait_and_a_drained_one_is_left_alone() 
     new.play("S~ b OK…").await;
 }
 
+/// While a backend is paused, nobody waits for longer than `pool.checkout_timeout`: neither with a command nor with a
+/// login.
+#[tokio::test]
+async fn nobody_waits_longer_for_a_paused_backend_than_for_a_connection() {
+    let server = Server::start(Options::default()).await.unwrap();
+    let address = server.address();
+    let patience = |config: &mut Config| config.pool.checkout_timeout = Duration::from_millis(300);
+    let world = World::before(address, server, patience).await;
+    let mut known = world.harness.login("u8").await;
+    post(world.admin, "/api/backends/mail/pause").await;
+    world.harness.client().await.play("C: a LOGIN new pw-new\nS: a NO [UNAVAILABLE]…").await;
+    known.play("C: a SELECT INBOX\nS: a NO [UNAVAILABLE]…").await;
+    post(world.admin, "/api/backends/mail/resume").await;
+    world.harness.client().await.play("C: a LOGIN new pw-new\nS: a OK…").await;
+    known.play("C: a SELECT INBOX\nS~ a OK…").await;
+}
+
 /// Whatever a session is at: who is in a mailbox or holds a connection hears BYE, who is not stays, and nothing is open
 /// at the backend, nor is anything opened there before it serves again.
 #[tokio::test]
