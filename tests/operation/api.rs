@@ -12,10 +12,10 @@ use crate::load::login;
 use crate::support::{Harness, Scripted, soon, until};
 
 /// A proxy with an admin address and a token, and the server behind it.
-struct World {
-    harness: Harness,
-    admin: SocketAddr,
-    server: Server,
+pub(crate) struct World {
+    pub(crate) harness: Harness,
+    pub(crate) admin: SocketAddr,
+    pub(crate) server: Server,
     _folder: tempfile::TempDir,
 }
 
@@ -33,7 +33,7 @@ impl World {
         Self::before(address, server, |config| config.pool.mode = PoolMode::Session).await
     }
 
-    async fn before(backend: SocketAddr, server: Server, change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn before(backend: SocketAddr, server: Server, change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let token = folder.path().join("token");
         std::fs::write(&token, format!("{TOKEN}\n")).unwrap();
@@ -47,7 +47,7 @@ impl World {
         Self { harness, admin, server, _folder: folder }
     }
 
-    async fn rows(&self, call: &str) -> Vec<Value> {
+    pub(crate) async fn rows(&self, call: &str) -> Vec<Value> {
         get(self.admin, &format!("/api/{call}")).await["rows"].as_array().unwrap().clone()
     }
 

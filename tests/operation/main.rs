@@ -19,5 +19,6 @@ mod load;
 mod page;
 mod process;
 mod reload;
+mod storm;
 mod strangers;
 mod upgrade;
