@@ -1,6 +1,6 @@
 //! What one session does, told to the others.
 
-use crate::stage::two;
+use crate::stage::{play, two};
 
 /// RFC 9051 section 6.4.6: `.SILENT` is silent for the one who asks. Section 5.2: the others are told.
 #[tokio::test]
@@ -233,5 +233,74 @@ async fn what_came_and_went_is_no_news() {
          2< * 3 EXISTS
          2< * 2 FETCH (FLAGS (\\Deleted))
          2< b OK noop")
+    .await;
+}
+
+/// RFC 9051 section 7.1: what the server says with ALERT, users have to see: all of them, once. Said during the IDLE
+/// that is all members', those in IDLE hear it at once, and the others with their next command.
+#[tokio::test]
+async fn an_alert_reaches_all() {
+    play(
+        1,
+        "",
+        "ONE
+         TWO
+         1> b IDLE
+         1< + idling
+         U> IDLE
+         U< + idling
+         U< * OK [ALERT] Going down at noon
+         1< * OK [ALERT] Going down at noon
+         2> b NOOP
+         U- DONE
+         U< TAG OK idled
+         U> NOOP
+         U< TAG OK noop
+         2< * OK [ALERT] Going down at noon
+         2< b OK noop
+         1> DONE
+         1< b OK…
+         2> c NOOP
+         U> NOOP
+         U< TAG OK noop
+         2< c OK noop",
+    )
+    .await;
+}
+
+/// The same of one that comes with the reply to a member's command, whatever the command, and of one in the tagged
+/// reply to what imapool asks: once each, also to those who leave.
+#[tokio::test]
+async fn an_alert_during_a_command_reaches_all() {
+    play(
+        1,
+        "",
+        "ONE
+         TWO
+         1> b FETCH 1 (UID)
+         U> FETCH 1 (UID)
+         U< * NO [alert] Nearly full
+         U< * 1 FETCH (UID 11)
+         U< TAG OK fetched
+         1< * NO [alert] Nearly full
+         1< * 1 FETCH (UID 11)
+         1< b OK fetched
+         1> c NOOP
+         U> NOOP
+         U< TAG OK noop
+         1< c OK noop
+         1> d IDLE
+         1< + idling
+         U> IDLE
+         U< + idling
+         U< TAG OK [ALERT] No more idling
+         1< * OK [ALERT] No more idling
+         2> b UNSELECT
+         2< * NO [alert] Nearly full
+         2< * OK [ALERT] No more idling
+         2< b OK…
+         1> DONE
+         1< d OK…",
+    )
     .await;
 }

@@ -6,7 +6,7 @@ use super::jobs::Job;
 use super::{Action, Link, Machine, MemberId, Nonsense, Told};
 use crate::imap::fetch_items::{FetchScanner, Items, mod_sequence};
 use crate::imap::renumber::Renumber;
-use crate::imap::response::StatusReply;
+use crate::imap::response::{Status, StatusReply};
 use crate::imap::sequence::Found;
 use crate::imap::untagged::{Octets, Part, Reader, Reply};
 use crate::mailbox::log::LogError;
@@ -332,6 +332,9 @@ impl Machine {
     fn end_reply(&mut self) {
         let Some(mut reading) = self.reading.take() else { return };
         self.astray = reading.to.is_none();
+        if !reading.overflows && matches!(reading.reply, Reply::Status(_)) {
+            self.alerts(&reading.kept, reading.to);
+        }
         match reading.reply {
             Reply::Fetch(number) => self.end_fetch(number, &mut reading),
             Reply::Search | Reply::Esearch => self.counted(reading.found),
@@ -366,6 +369,15 @@ impl Machine {
                 }
             },
             _ => {}
+        }
+    }
+
+    /// Of a status reply with ALERT, which users have to see (RFC 9051 section 7.1): all members hear it, `heard` as the
+    /// reply to its command. Whoever selects the mailbox first is alone there.
+    pub(super) fn alerts(&mut self, line: &[u8], heard: Option<MemberId>) {
+        if is_alert(line) && !matches!(self.job, Some(Job::Open { .. })) {
+            let heard = heard.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
+            self.log.handle_text(Bytes::copy_from_slice(line), heard);
         }
     }
 
@@ -480,6 +492,12 @@ fn without_modseq(items: &Items, held: BytesMut) -> Option<BytesMut> {
         (None, None) => return None,
     };
     Some(BytesMut::from(&[b" ", &text[..], b"\r\n"].concat()[..]))
+}
+
+/// `* OK [ALERT] …`, with OK, NO or BAD.
+pub(super) fn is_alert(line: &[u8]) -> bool {
+    let reply = line.strip_prefix(b"* ").and_then(StatusReply::parse);
+    reply.is_some_and(|reply| reply.has_code("ALERT") && reply.status != Status::Bye)
 }
 
 /// A LIST reply to a mailbox that there is (RFC 9051 section 7.3.1).

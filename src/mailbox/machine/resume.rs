@@ -153,6 +153,9 @@ impl Machine {
         let told = tagged.as_ref().is_some_and(|tagged| tagged.passes);
         let rest = tagged.map_or(rest, |tagged| tagged.in_short());
         self.note_highest(highest_modseq(&rest));
+        if self.owner().is_none() {
+            self.alerts(&[b"*", &rest[..]].concat(), None);
+        }
         let Some(job) = self.job.take() else { return };
         let now = self.now;
         self.quiet_since = now;
