@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::command::{Command, Name};
+use super::command::{Command, Name, Segment};
 use super::rewrite::is_uid;
 
 /// The STORE (or UID STORE) without `.SILENT`, so that the server tells the new flags, of which the others shall hear
@@ -65,6 +65,23 @@ pub fn fetch_effects(command: &Command) -> FetchEffects {
     effects
 }
 
+/// Whether a FETCH asks for UID, and whether for FLAGS; `None`: it asks for something else, or makes no sense.
+#[must_use]
+pub fn only_uid_and_flags(command: &Command) -> Option<(bool, bool)> {
+    let [Segment { text, literal: None }] = &command.segments[..] else { return None };
+    let items = text.splitn(3, |b| *b == b' ').nth(2)?;
+    let items = items.strip_prefix(b"(").map_or(Some(items), |items| items.strip_suffix(b")"))?;
+    let (mut uid, mut flags) = (false, false);
+    for item in items.split(|b| *b == b' ') {
+        match &item.to_ascii_uppercase()[..] {
+            b"UID" => uid = true,
+            b"FLAGS" => flags = true,
+            _ => return None,
+        }
+    }
+    Some((uid, flags))
+}
+
 impl FetchEffects {
     fn note(&mut self, word: &[u8]) {
         let is = |names: &[&str]| names.iter().any(|name| word.eq_ignore_ascii_case(name.as_bytes()));
@@ -91,6 +108,21 @@ mod tests {
             ("COPY 1 FLAGS.SILENT", None),
         ] {
             assert_eq!(loud(&command(line)).map(|loud| print(&loud)).as_deref(), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_asks_only_for_uid_and_flags() {
+        for (line, expected) in [
+            ("FETCH 1 UID", Some((true, false))),
+            ("fetch 1:2 (flags uid)", Some((true, true))),
+            ("FETCH 1 (FLAGS", None),
+            ("FETCH 1 FAST", None),
+            ("FETCH 1 (FLAGS) (CHANGEDSINCE 1)", None),
+            ("UID FETCH 1 FLAGS", None),
+            ("FETCH 1", None),
+        ] {
+            assert_eq!(only_uid_and_flags(&command(line)), expected, "{line}");
         }
     }
 

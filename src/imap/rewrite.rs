@@ -23,11 +23,11 @@ pub enum Outcome {
     Rewritten {
         /// Send this instead.
         command: Command,
-        /// Some numbers were of messages that are gone; the rest is asked for. What is left out deserves a tagged `NO
-        /// [EXPUNGEISSUED]` (RFC 5530 section 3). Never set for searches, in which such a message matches nothing.
+        /// Some numbers were of messages that are gone; the rest is asked for. Never set for searches, in which such a
+        /// message matches nothing.
         missing: bool,
     },
-    /// All numbers are of messages that are gone: `NO [EXPUNGEISSUED]`, without asking the server.
+    /// All numbers are of messages that are gone: there is nothing to ask the server for.
     AllGone,
     /// No set where one has to be, or a search program without sense: `BAD`, as from the server.
     Malformed,

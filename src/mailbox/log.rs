@@ -45,7 +45,7 @@ pub enum Replay {
 pub enum News {
     /// `* n EXPUNGE` (RFC 9051 section 7.5.1) for each of these messages, the last first, so that none shifts the next.
     Expunge(Ranges),
-    /// `* VANISHED uids` (RFC 7162 section 3.2.10.2): takes the place of EXPUNGE where the UIDs were given.
+    /// The same, where the UIDs were given: EXPUNGE, or `* VANISHED uids` (RFC 7162 section 3.2.10.2).
     Vanished {
         /// Those that are gone.
         uids: Ranges,
@@ -235,8 +235,8 @@ impl Log {
         self.handle_gone(Ranges::from_iter([number]), Ranges::new())
     }
 
-    /// These messages are gone, all at once. `uids`: as many, in the same order, where sessions are to be told
-    /// VANISHED (RFC 7162 section 3.2.10.2); else none. `VANISHED (EARLIER)` is no news: it repeats what is known,
+    /// These messages are gone, all at once. `uids`: as many, in the same order, where they are known; else
+    /// none. `VANISHED (EARLIER)` is no news: it repeats what is known,
     /// for the one that asked.
     ///
     /// # Errors
@@ -306,6 +306,19 @@ impl Log {
 
     fn gone<'a>(&'a self, place: &'a Place) -> Cow<'a, Ranges> {
         if place.position >= self.moved { Cow::Borrowed(&place.withheld) } else { Cow::Owned(self.lag_of(place).gone) }
+    }
+
+    /// Of those messages, by the session's own numbers, which are gone and not told: number and UID. None where not
+    /// all their UIDs are known, nor before all else was told ([`Log::replay`]).
+    pub fn departed(&self, cursor: Cursor, numbers: &Ranges) -> impl Iterator<Item = (u32, u32)> {
+        let known = |place: &&Place| place.vanished.len() == place.withheld.len();
+        let place = self.places.get(&cursor).filter(known);
+        let gone = place.map_or_else(Ranges::new, |place| place.withheld.intersection(numbers));
+        let own: Vec<u32> = gone.iter().take(MAX_EVENTS).collect();
+        own.into_iter().filter_map(move |own| {
+            let place = place?;
+            Some((own, place.vanished.nth(place.withheld.rank(own) + 1)?))
+        })
     }
 
     /// Events kept for sessions that were not told of them.

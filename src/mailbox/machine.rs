@@ -10,6 +10,7 @@
 //! mailbox is selected anew, and what differs from what the members know becomes news for them (`resume.rs`).
 
 mod changes;
+mod departed;
 mod idle;
 mod jobs;
 mod members;
@@ -27,6 +28,7 @@ use bytes::{Bytes, BytesMut};
 use foldhash::HashMap;
 use thiserror::Error;
 
+use self::departed::Departed;
 use self::jobs::Job;
 use self::outgoing::Outgoing;
 use self::replies::Reading;
@@ -239,6 +241,7 @@ pub struct Machine {
     /// Members may know something of messages whose UIDs are not known here.
     touched: bool,
     shadow: Shadow,
+    departed: Departed,
     members: HashMap<MemberId, Member>,
     /// Those with a command that waits.
     queue: VecDeque<MemberId>,
@@ -307,6 +310,7 @@ impl Machine {
             uids: Ranges::new(),
             touched: false,
             shadow: Shadow::default(),
+            departed: Departed::default(),
             members: HashMap::default(),
             queue: VecDeque::new(),
             link: Link::Down,
@@ -546,6 +550,7 @@ impl Machine {
         other.uids = self.uids.clone();
         other.touched = self.touched;
         other.shadow = self.shadow.clone();
+        other.departed = self.departed.clone();
         other.delayed = self.delayed || self.delays;
         for id in ids {
             if let Some(member) = self.members.remove(id) {

@@ -102,7 +102,8 @@ impl Machine {
             return;
         }
         let uids = self.uids_of(numbers);
-        let told = if self.tells_vanished() && uids.len() == numbers.len() { uids.clone() } else { Ranges::new() };
+        let told = if uids.len() == numbers.len() { uids.clone() } else { Ranges::new() };
+        self.depart(numbers, &uids);
         if let Err(error) = self.log.handle_gone(numbers.clone(), told) {
             return self.broken(error);
         }

@@ -100,8 +100,8 @@ pub(super) struct Running {
     pub(super) replay: Replay,
     /// Its numbers are not the backend's.
     pub(super) mapped: bool,
-    /// Some of the messages it named are gone.
-    pub(super) missing: bool,
+    /// What it is answered of messages that are gone.
+    pub(super) departed: Bytes,
     /// The messages that a silent STORE names.
     pub(super) silent: Option<Ranges>,
     /// Something of the reply has gone to the member.
@@ -372,16 +372,20 @@ impl Machine {
         if self.has_to_leave(id) {
             return;
         }
-        let (command, missing) = match outcome {
-            Outcome::Unchanged => (run.command.clone(), false),
-            Outcome::Rewritten { command, missing } => (command, missing),
-            Outcome::AllGone | Outcome::Unmappable(_) => return self.done(id, GONE),
+        // Who counts them still may name them: nothing comes of it, and nothing is wrong (RFC 9051 section 7.5.1).
+        let serves_rest = matches!(run.command.name, Name::Fetch | Name::Store);
+        let departed = self.answers_for_departed(id, &run.command);
+        let command = match outcome {
+            Outcome::Unchanged => run.command.clone(),
+            Outcome::Rewritten { command, missing } if !missing || serves_rest => command,
+            Outcome::AllGone if serves_rest => {
+                self.tell_departed(id, departed);
+                return self.done(id, ALL_GONE);
+            }
+            // All or nothing (RFC 9051 section 6.4.7).
+            Outcome::Rewritten { .. } | Outcome::AllGone | Outcome::Unmappable(_) => return self.done(id, GONE),
             Outcome::Malformed => return self.done(id, b" BAD Malformed message numbers.\r\n"),
         };
-        // All or nothing (RFC 9051 section 6.4.7).
-        if missing && matches!(command.name, Name::Copy | Name::Move) {
-            return self.done(id, GONE);
-        }
         // Told of what is gone by now, the client's numbers are the backend's; a second attempt goes on from there.
         let again = if shape.keeps_numbers { run } else { Box::new(Run { command: command.clone(), streams: None }) };
         // Which of them a conditional one has changed is not known: so all that is said is passed on.
@@ -389,7 +393,7 @@ impl Machine {
         let command = silent.and_then(|_| loud(&command)).unwrap_or(command);
         let silent = silent.filter(|store| !store.conditional).map(|_| self.named(&command, shape.uid));
         let mapped = shape.keeps_numbers && self.log.withholds(cursor);
-        let job = Running { id, run: again, shape, replay, mapped, missing, silent, answered: false };
+        let job = Running { id, run: again, shape, replay, mapped, departed, silent, answered: false };
         let run = Box::new(Run { command, streams: None });
         self.begin(Job::Member(Box::new(job)), run);
     }
@@ -557,12 +561,13 @@ impl Machine {
     }
 }
 
-fn named(command: &Command, star: u32) -> Ranges {
+pub(super) fn named(command: &Command, star: u32) -> Ranges {
     let set = command.arguments().word().and_then(|set| SequenceSet::parse(set).ok());
     set.map_or_else(Ranges::new, |set| set.resolve(star))
 }
 
 pub(super) const GONE: &[u8] = b" NO [EXPUNGEISSUED] Some of the requested messages no longer exist.\r\n";
+const ALL_GONE: &[u8] = b" OK Completed.\r\n";
 const UNKNOWN: &[u8] =
     b" NO [UNAVAILABLE] Connection to the mail server lost; whether the command was carried out is unknown.\r\n";
 

@@ -187,8 +187,13 @@ impl Machine {
     /// News for a member, behind `text`, to which they are appended unless they are long. Who would have to be told
     /// too much has to select the mailbox anew.
     pub(super) fn hear(&mut self, id: MemberId, news: Vec<News>, text: &mut BytesMut) {
+        let vanished = self.tells_vanished();
         let Some(member) = self.members.get_mut(&id) else { return };
         for news in news {
+            let news = match news {
+                News::Vanished { numbers, .. } if !vanished => News::Expunge(numbers),
+                news => news,
+            };
             member.hears(&news);
             if matches!(&news, News::Expunge(gone) if gone.len() > MAX_EXPUNGED) {
                 const OTHER: &[u8] = b"[UNAVAILABLE] The mailbox is no longer what it was";

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::jobs::{By, GONE, Job, Joining, Running, own};
+use super::jobs::{By, Job, Joining, Running, own};
 use super::replies::UNANNOUNCED;
 use super::replies::highest_modseq;
 use super::selection::Selection;
@@ -202,7 +202,9 @@ impl Machine {
             Job::Member(running) if self.is_selecting(running.id) => self.caught_up(running.id, rest, ok),
             Job::Member(running) => {
                 let rest = self.in_own_numbers(&running, rest);
-                let rest = if running.missing && ok { something_is_gone(&running, rest) } else { rest };
+                if ok {
+                    self.tell_departed(running.id, running.departed);
+                }
                 self.done_with(running.id, rest, true);
             }
             Job::Recheck => {
@@ -610,18 +612,6 @@ impl Machine {
         let items = if self.has_modseqs() { "FLAGS MODSEQ" } else { "FLAGS" };
         self.begin(Job::Recheck, own(Name::Fetch, format!("FETCH {set} ({items})")));
         true
-    }
-}
-
-/// The tagged reply to a command that named messages which are gone, besides others. Of a conditional STORE it says
-/// which of the others were not changed (RFC 7162 section 3.1.3, example 11); a silent one is none the worse for
-/// those that are gone (RFC 2180 section 4.2.1).
-fn something_is_gone(running: &Running, rest: Bytes) -> Bytes {
-    let is_modified = StatusReply::parse(&rest).is_some_and(|reply| reply.has_code("MODIFIED"));
-    match running.shape.store.as_ref().is_some_and(|store| store.silent) {
-        _ if !is_modified => GONE.into(),
-        true => rest,
-        false => [b" NO", &rest[3..]].concat().into(),
     }
 }
 

@@ -44,7 +44,10 @@ impl Machine {
         if self.tagged.is_none() {
             let own_words = match &self.job {
                 Some(Job::Member(running)) => {
-                    running.missing || running.mapped || self.strays.is_some() || self.is_selecting(running.id)
+                    !running.departed.is_empty()
+                        || running.mapped
+                        || self.strays.is_some()
+                        || self.is_selecting(running.id)
                 }
                 _ => true,
             };

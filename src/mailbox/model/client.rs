@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::server::{Flags, Message, in_set};
+use super::world::command;
 use crate::mailbox::enabled::Enabled;
+use crate::mailbox::plan::{Plan, plan};
 
 /// A message as the client knows it.
 #[derive(Debug, Clone, Default)]
@@ -239,7 +241,8 @@ impl Client {
     }
 
     /// The tagged reply came; `now`: the mailbox as the server had it when it answered.
-    pub(super) fn done(&mut self, rest: &str, now: Option<&[Message]>) -> &'static str {
+    /// Where that is not known: the mailbox as it is, `there`.
+    pub(super) fn done(&mut self, rest: &str, now: Option<&[Message]>, there: &[Message]) -> &'static str {
         assert!(self.buffer.is_empty(), "a tagged reply within a line");
         let running = self.running.take().expect("a reply without a command");
         let line = running.line.as_str();
@@ -264,7 +267,7 @@ impl Client {
                     return "checked";
                 }
             }
-            "FETCH" => self.was_fetched(&running, line, rest, now),
+            "FETCH" => self.was_fetched(&running, line, rest, now.unwrap_or(there)),
             "STORE" | "UID" if line.contains("SILENT") && !line.contains("UNCHANGED") => {
                 self.stored_silently(&running, ok);
             }
@@ -280,6 +283,8 @@ impl Client {
             _ => {}
         }
         if rest.contains("EXPUNGEISSUED") {
+            // RFC 2180 section 4, RFC 9051 section 7.5.1: what is left is served.
+            assert!(!running.keeps_numbers || self.needs_own_connection(line), "{line}: {rest}");
             if running.keeps_numbers {
                 self.something_is_gone(rest, now);
             }
@@ -304,15 +309,15 @@ impl Client {
         "resumed"
     }
 
-    /// What is asked for by number comes, or the reply says that something is gone.
-    fn was_fetched(&self, running: &Running, line: &str, rest: &str, now: Option<&[Message]>) {
+    /// What is asked for by number comes, as long as it is there.
+    fn was_fetched(&self, running: &Running, line: &str, rest: &str, now: &[Message]) {
         let set = line.split(' ').nth(1).unwrap();
         let count = u32::try_from(self.view.len()).unwrap();
         for number in (1..=count).filter(|n| in_set(set, *n, count)) {
             let known = self.view[number as usize - 1].uid;
             let all = rest.starts_with(" OK") && !line.contains("CHANGEDSINCE");
             let Some(uid) = known.filter(|_| all) else { continue };
-            let there = now.is_none_or(|now| now.iter().any(|m| m.uid == uid));
+            let there = now.iter().any(|m| m.uid == uid);
             assert!(running.fetched.contains(&number) || !there, "{line}: {number} did not come: {rest}");
         }
     }
@@ -358,6 +363,10 @@ impl Client {
                 _ => given.clone(),
             });
         }
+    }
+
+    fn needs_own_connection(&self, line: &str) -> bool {
+        plan(&command(line).command, self.enabled) == Plan::Pin
     }
 
     fn something_is_gone(&self, rest: &str, now: Option<&[Message]>) {

@@ -420,10 +420,6 @@ impl Connection {
     }
 }
 
-fn gone(missing: bool, by_uid: bool, text: &str) -> String {
-    if missing && !by_uid { "NO [EXPUNGEISSUED] some are gone".into() } else { format!("OK {text}") }
-}
-
 fn fetch(
     selected: &mut Selected,
     world: &mut World,
@@ -440,12 +436,9 @@ fn fetch(
     let upper = items.to_ascii_uppercase();
     assert!(condstore || since == 0 && !upper.contains("MODSEQ"), "{upper}");
     let mailbox = world.mailbox(&selected.name).unwrap();
-    let mut missing = false;
     for (at, uid) in named {
-        let Some(message) = mailbox.get(*uid) else {
-            missing = true;
-            continue;
-        };
+        // RFC 2180 section 4: what is left is served.
+        let Some(message) = mailbox.get(*uid) else { continue };
         if message.changed <= since {
             continue;
         }
@@ -475,7 +468,7 @@ fn fetch(
         }
         let _ = write!(out, "* {} FETCH ({})\r\n", at + 1, parts.join(" "));
     }
-    gone(missing, by_uid, "fetched.")
+    "OK fetched.".into()
 }
 
 fn store(
@@ -496,12 +489,9 @@ fn store(
     let silent = item.to_ascii_uppercase().ends_with(".SILENT");
     let given: Flags = flags.trim_matches(['(', ')']).split(' ').filter(|f| !f.is_empty()).map(Into::into).collect();
     let mailbox = world.mailbox(&selected.name).unwrap();
-    let mut missing = false;
     for (at, uid) in named {
-        let Some(message) = mailbox.get(*uid) else {
-            missing = true;
-            continue;
-        };
+        // RFC 2180 section 4: what is left is served.
+        let Some(message) = mailbox.get(*uid) else { continue };
         if message.changed > since {
             modified.push(if by_uid { *uid } else { u32::try_from(*at).unwrap() + 1 });
             continue;
@@ -524,7 +514,7 @@ fn store(
         let modified: Vec<_> = modified.iter().map(u32::to_string).collect();
         return format!("OK [MODIFIED {}] not all", modified.join(","));
     }
-    gone(missing, by_uid, "stored.")
+    "OK stored.".into()
 }
 
 fn search(selected: &Selected, world: &mut World, args: &str, by_uid: bool, out: &mut String) -> String {

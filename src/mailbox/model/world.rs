@@ -146,7 +146,7 @@ const SETTINGS: Settings = Settings {
     parked: Duration::from_secs(5),
 };
 
-fn command(line: &str) -> Box<Run> {
+pub(super) fn command(line: &str) -> Box<Run> {
     let tagged = format!("t {line}");
     let head = parse_head(tagged.as_bytes()).unwrap();
     let segments = vec![Segment { text: Bytes::from(line.to_owned()), literal: None }];
@@ -855,7 +855,8 @@ impl Sim {
                 let rest = String::from_utf8(rest.to_vec()).unwrap();
                 self.totals.withheld += u64::from(rest.contains("EXPUNGEISSUED"));
                 let seen = self.hubs[at].link.as_ref().and_then(|link| link.seen.as_deref());
-                match client.done(&rest, seen) {
+                let name = std::str::from_utf8(&self.hubs[at].key[1..]).unwrap();
+                match client.done(&rest, seen, &self.world.mailboxes[name].messages) {
                     "selected" => self.totals.joined += 1,
                     "resumed" => self.totals.resumed += 1,
                     "checked" => self.totals.checked += 1,
