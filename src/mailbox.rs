@@ -2,7 +2,7 @@
 
 pub mod enabled;
 pub mod hub;
-mod line;
+pub(crate) mod line;
 pub mod log;
 pub mod machine;
 pub mod plan;

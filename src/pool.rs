@@ -140,6 +140,11 @@ impl Account {
         String::from_utf8_lossy(&self.key.user).into_owned()
     }
 
+    /// The hubs of all accounts.
+    pub(crate) fn every_hub(&self) -> &Arc<Everywhere> {
+        &self.all_hubs
+    }
+
     /// What it is known by.
     #[must_use]
     pub fn key(&self) -> &Key {
@@ -464,7 +469,8 @@ impl Account {
         open.acquire().await.is_ok()
     }
 
-    fn opened(&self, connection: &Connection) {
+    fn opened(self: &Arc<Self>, connection: &Connection) {
+        connection.shared().belongs_to(self);
         connection.shared().proves(Arc::clone(&self.queue));
         let (connection, user, backend) = (connection.shared().id, self.name(), &self.backend.config.name);
         info!(target: "imapool::connections", connection, user, backend, "upstream connection opened");

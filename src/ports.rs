@@ -26,6 +26,7 @@ use crate::config::{self, Config};
 use crate::mailbox::registry::Everywhere;
 use crate::pool::Pools;
 use crate::upstream::backend::Backend;
+use crate::upstream::connection::Roster;
 
 /// Descriptors kept for everything that is neither a client session nor an upstream connection.
 const RESERVED_DESCRIPTORS: usize = 64;
@@ -46,6 +47,7 @@ pub struct Budget {
     backends: RwLock<Vec<Arc<Share>>>,
     /// Who is asked to let a connection rest when none does.
     hubs: Arc<Everywhere>,
+    roster: Roster,
 }
 
 /// So many connections.
@@ -193,7 +195,7 @@ impl Budget {
         let backends: Vec<_> = backends.into_iter().map(|ports| Arc::new(Share::new(ports.min(total)))).collect();
         let sum = backends.iter().map(|share| share.allowance.capacity()).sum();
         let total = Share::new(total.min(sum));
-        Arc::new(Self { total, backends: RwLock::new(backends), hubs: Arc::default() })
+        Arc::new(Self { total, backends: RwLock::new(backends), hubs: Arc::default(), roster: Roster::default() })
     }
 
     /// Makes room for a further backend; gives its index.
@@ -214,6 +216,11 @@ impl Budget {
             sum += ports.max(1);
         }
         self.total.resize(most(config).min(sum));
+    }
+
+    /// All authenticated connections.
+    pub fn roster(&self) -> &Roster {
+        &self.roster
     }
 
     /// The hubs of all accounts.

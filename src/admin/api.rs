@@ -11,6 +11,7 @@ use tracing::info;
 
 use super::sampler::Sampler;
 use crate::app::{Proxy, ReloadError};
+use crate::mailbox::registry::mailbox_name;
 use crate::metrics::{CheckoutResult, ConnectionState, DelayReason, DialResult, RetireReason};
 use crate::names::folded;
 use crate::pool::Account;
@@ -154,6 +155,7 @@ struct SessionRow {
     sent: u64,
     command: Option<&'static str>,
     connection: Option<u64>,
+    mailbox: Option<String>,
 }
 
 fn session_row(record: &Arc<Record>) -> SessionRow {
@@ -169,6 +171,7 @@ fn session_row(record: &Arc<Record>) -> SessionRow {
         sent: record.sent(),
         command: record.command(),
         connection: record.connection(),
+        mailbox: record.mailbox(),
     }
 }
 
@@ -196,6 +199,90 @@ pub(super) fn sessions(proxy: &Proxy, query: &Query) -> Value {
     });
     let page: Vec<_> = records.iter().skip(query.offset).take(query.limit).map(session_row).collect();
     json!({ "total": records.len(), "offset": query.offset, "limit": query.limit, "rows": page })
+}
+
+/// Of rows with a name of an account or mailbox that the filter is part of, those of the page.
+fn page<T>(mut rows: Vec<T>, query: &Query, names: impl Fn(&T) -> [&str; 2], row: impl Fn(&T) -> Value) -> Value {
+    if !query.filter.is_empty() {
+        rows.retain(|row| names(row).iter().any(|name| name.to_lowercase().contains(&query.filter)));
+    }
+    let page: Vec<_> = rows.iter().skip(query.offset).take(query.limit).map(row).collect();
+    json!({ "total": rows.len(), "offset": query.offset, "limit": query.limit, "rows": page })
+}
+
+/// Sorted by `age` (the default: the oldest first), or `sessions`, the most first.
+pub(super) fn hubs(proxy: &Proxy, query: &Query) -> Value {
+    let mut hubs: Vec<_> = proxy.budget().hubs().views().into_iter().map(|hub| (hub.account.name(), hub)).collect();
+    let name = query.account.as_deref().map(folded);
+    hubs.retain(|(_, hub)| name.as_ref().is_none_or(|name| folded(&hub.account.key().user) == *name));
+    let by_sessions = query.sort == "sessions";
+    hubs.sort_by_key(|(_, hub)| (by_sessions.then_some(std::cmp::Reverse(hub.sessions)), hub.id));
+    page(
+        hubs,
+        query,
+        |(user, hub)| [user, &hub.mailbox],
+        |(user, hub)| {
+            json!({
+                "id": hub.id,
+                "user": user,
+                "backend": hub.account.backend().config.name,
+                "mailbox": hub.mailbox,
+                "read_only": hub.read_only,
+                "sessions": hub.sessions,
+                "connection": hub.connection,
+                "state": if hub.connection.is_some() { "connected" } else { "parked" },
+                "seconds": hub.age.as_secs(),
+            })
+        },
+    )
+}
+
+/// Sessions of a connection that its row names.
+const NAMED: usize = 20;
+
+/// Who is on which connection.
+fn users_of_connections(proxy: &Proxy) -> HashMap<u64, Vec<u64>> {
+    let mut users: HashMap<u64, Vec<u64>> = HashMap::new();
+    for record in proxy.registry().all() {
+        if let Some(connection) = record.connection() {
+            users.entry(connection).or_default().push(record.id);
+        }
+    }
+    users.values_mut().for_each(|sessions| sessions.sort_unstable());
+    users
+}
+
+/// The oldest first. What is being retired is among them until its socket is closed.
+pub(super) fn connections(proxy: &Proxy, query: &Query) -> Value {
+    let mut connections = proxy.budget().roster().views();
+    let name = query.account.as_deref().map(folded);
+    connections.retain(|it| name.as_ref().is_none_or(|name| folded(it.user.as_bytes()) == *name));
+    let users = users_of_connections(proxy);
+    page(
+        connections,
+        query,
+        |it| [&it.user, &it.backend],
+        |it| {
+            let sessions = users.get(&it.id).map(Vec::as_slice).unwrap_or_default();
+            let state = match it.at_rest {
+                _ if it.retiring => "retiring",
+                Some(_) => "at rest",
+                None => "in use",
+            };
+            json!({
+                "id": it.id,
+                "user": it.user,
+                "backend": it.backend,
+                "local_port": it.local_port,
+                "state": state,
+                "seconds": it.age.as_secs(),
+                "at_rest_seconds": it.at_rest.map(|rest| rest.as_secs()),
+                "mailbox": it.selected.as_deref().map(mailbox_name),
+                "sessions": sessions.len(),
+                "session_ids": &sessions[..sessions.len().min(NAMED)],
+            })
+        },
+    )
 }
 
 fn backend_row(proxy: &Proxy, backend: &Backend) -> Value {

@@ -135,6 +135,8 @@ impl Routes {
         let looked = tokio::task::spawn_blocking(move || match call.as_str() {
             "accounts" => sampler.map(|sampler| api::accounts(&sampler, &query)).unwrap_or_default(),
             "sessions" => api::sessions(&proxy, &query),
+            "hubs" => api::hubs(&proxy, &query),
+            "connections" => api::connections(&proxy, &query),
             "backends" => json!({ "rows": api::backends(&proxy) }),
             "config" => serde_json::to_value(&*proxy.config()).unwrap_or_default(),
             _ => sampler.map(|sampler| sampler.summary(true)).unwrap_or_default(),
@@ -180,7 +182,7 @@ impl Routes {
 }
 
 fn is_list(call: &str) -> bool {
-    matches!(call, "summary" | "accounts" | "sessions" | "backends" | "config" | "events")
+    matches!(call, "summary" | "accounts" | "sessions" | "hubs" | "connections" | "backends" | "config" | "events")
 }
 
 fn told(done: Done) -> Answer {

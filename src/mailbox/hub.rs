@@ -22,6 +22,7 @@ use crate::imap::command::Command;
 use crate::metrics::{CheckoutResult, HubGuard, HubState, ResumeResult, RetireReason, WaitCause};
 use crate::pool::{Account, CheckoutError, Grant, Lease, Pass, Want};
 use crate::session::machine::{Remnant, Run};
+use crate::session::registry::Record;
 use crate::upstream::connection::{FromUpstream, Part};
 
 /// A reply of which nothing is read for so many times `pool.checkout_timeout` is given up if others wait. The kernel
@@ -66,6 +67,7 @@ pub enum FromHub {
 /// A session's place in a hub. Dropping it leaves the hub.
 #[derive(Debug)]
 pub struct Member {
+    record: Arc<Record>,
     /// The mailbox ([`crate::imap::command::Command::selected_mailbox`]).
     key: Bytes,
     line: MemberEnd,
@@ -84,6 +86,7 @@ pub struct Join {
 struct Place {
     line: HubEnd,
     grant: Grant,
+    record: Arc<Record>,
 }
 
 impl Member {
@@ -91,14 +94,22 @@ impl Member {
     /// to that command is the first thing heard. `auth` is asked when no member's credential is known to be good any
     /// more.
     #[must_use]
-    pub fn join(auth: &Arc<Authenticator>, pass: &Pass, key: Bytes, enabled: EnableSet, run: Box<Run>) -> Self {
+    pub fn join(
+        auth: &Arc<Authenticator>,
+        pass: &Pass,
+        key: Bytes,
+        enabled: EnableSet,
+        run: Box<Run>,
+        record: &Arc<Record>,
+    ) -> Self {
         let (line, far_end) = line::pair();
-        let place = Place { line: far_end, grant: pass.grant().clone() };
+        record.joins(line.watch());
+        let place = Place { line: far_end, grant: pass.grant().clone(), record: Arc::clone(record) };
         let join = Join { run, place, since: Instant::now() };
-        if let Some((join, entrance)) = pass.account().hubs().join(&key, enabled, join) {
+        if let Some((join, entrance)) = pass.account().hubs().join(pass.account(), &key, enabled, join) {
             Hub::open(auth, key.clone(), enabled, join, entrance);
         }
-        Self { key, line }
+        Self { key, line, record: Arc::clone(record) }
     }
 
     /// Whether the first argument of the command is the hub's mailbox.
@@ -122,6 +133,12 @@ impl Member {
     /// The next event.
     pub fn poll_event(&self, cx: &Context<'_>) -> Poll<FromHub> {
         self.line.poll_event(cx).map(|event| event.unwrap_or(FromHub::Lost))
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.record.leaves();
     }
 }
 
@@ -199,6 +216,7 @@ impl Hub {
         if joined {
             self.account.backend().metrics().checkout(CheckoutResult::Joined, join.since.elapsed());
         }
+        join.place.line.moves_to(&self.status);
         self.members.insert(id, join.place);
         self.machine.handle_join(id, join.run);
     }
@@ -313,12 +331,22 @@ impl Hub {
         self.status.members.store(self.members.len(), Ordering::Relaxed);
         let resting = self.machine.resting_since().filter(|_| self.yielding.is_none());
         *self.status.resting_since.lock() = resting.map(Instant::from_std);
+        self.status.set_connection(self.lease.as_ref().map(|lease| lease.shared().id));
+    }
+
+    /// A command is about to run: that was on this connection, its session will say.
+    fn note_owner(&self) {
+        let owner = self.machine.owner().and_then(|owner| self.members.get(&owner));
+        if let Some((place, lease)) = owner.zip(self.lease.as_ref()) {
+            place.record.ran_on(lease.shared().id);
+        }
     }
 
     fn act(&mut self, action: Action) {
         match action {
             Action::Connect => self.connect(),
             Action::Run(run) => {
+                self.note_owner();
                 let ran = self.lease.as_mut().is_some_and(|lease| lease.run(run).is_ok());
                 if !ran {
                     self.lost(true, true, false);
@@ -378,11 +406,12 @@ impl Hub {
             return;
         }
         let machine = machine(&self.account, self.key.clone(), self.enabled);
-        let entrance = self.account.hubs().add(&self.key, self.enabled);
+        let entrance = self.account.hubs().add(&self.account, &self.key, self.enabled);
         let mut other = Self::new(&self.auth, &self.account, self.key.clone(), self.enabled, machine, entrance);
         for id in ids {
             if let (Some(run), Some(place)) = (self.machine.eject(*id), self.members.remove(id)) {
                 other.machine.handle_join(*id, run);
+                place.line.moves_to(&other.status);
                 other.members.insert(*id, place);
             }
         }
@@ -394,10 +423,15 @@ impl Hub {
         let Some(machine) = self.machine.fork(ids) else { return false };
         debug!(members = ids.len(), "hub divided");
         self.counted.metrics().divided();
-        let entrance = if shared { self.account.hubs().add(&self.key, self.enabled) } else { Entrance::apart() };
+        let entrance = if shared {
+            self.account.hubs().add(&self.account, &self.key, self.enabled)
+        } else {
+            Entrance::apart(&self.account, &self.key)
+        };
         let mut other = Self::new(&self.auth, &self.account, self.key.clone(), self.enabled, machine, entrance);
         other.generation = self.generation;
         other.members = ids.iter().filter_map(|id| Some((*id, self.members.remove(id)?))).collect();
+        other.members.values().for_each(|place| place.line.moves_to(&other.status));
         other.start();
         true
     }
@@ -437,7 +471,7 @@ impl Hub {
     fn poll_members(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
         let mut gone = Vec::new();
-        for (id, Place { line, .. }) in &self.members {
+        for (id, Place { line, record, .. }) in &self.members {
             while let Poll::Ready(request) = line.poll_request(cx) {
                 progress = true;
                 match request {
@@ -452,6 +486,9 @@ impl Hub {
             while self.machine.has_news(*id) && line.poll_room(cx).is_ready() {
                 progress = true;
                 let Some(told) = self.machine.poll_member(*id) else { break };
+                if let (Told::Done(..), Some(lease)) = (&told, &self.lease) {
+                    record.ran_on(lease.shared().id);
+                }
                 let event = match told {
                     Told::Data(data) => FromHub::Data(data),
                     Told::Continue(line) => FromHub::Continue(line),

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 
 use super::hub::FromHub;
+use super::registry::Status;
 use crate::session::machine::Run;
 
 /// What a member tells its hub.
@@ -21,6 +22,8 @@ pub(super) enum Request {
 struct State {
     run: Option<Box<Run>>,
     end_idle: bool,
+    /// The hub's, for those who look at the session.
+    status: Option<Arc<Status>>,
     /// One at a time: the hub waits until the session has taken it.
     event: Option<Box<FromHub>>,
     /// To be woken when there is something for them.
@@ -34,6 +37,17 @@ struct State {
 /// The session's end. Dropping it leaves the hub.
 #[derive(Debug)]
 pub(super) struct MemberEnd(Arc<Mutex<State>>);
+
+/// For who looks at a session from outside: which hub it is in.
+#[derive(Debug)]
+pub(crate) struct Watch(Arc<Mutex<State>>);
+
+impl Watch {
+    /// What may be known of its hub; `None`: it has not been let in yet, or the hub is gone.
+    pub(crate) fn hub(&self) -> Option<Arc<Status>> {
+        self.0.lock().status.clone()
+    }
+}
 
 /// The hub's end.
 #[derive(Debug)]
@@ -68,6 +82,11 @@ impl MemberEnd {
             }
             state.hub.take()
         });
+    }
+
+    /// For who looks at the session.
+    pub(super) fn watch(&self) -> Watch {
+        Watch(Arc::clone(&self.0))
     }
 
     /// `None`: the hub is gone, and all it said was heard.
@@ -126,6 +145,11 @@ impl HubEnd {
         Poll::Pending
     }
 
+    /// The member is in the hub of this status now.
+    pub(super) fn moves_to(&self, status: &Arc<Status>) {
+        self.0.lock().status = Some(Arc::clone(status));
+    }
+
     /// The member has not taken what it was told last.
     pub(super) fn is_full(&self) -> bool {
         self.0.lock().event.is_some()
@@ -146,6 +170,7 @@ impl Drop for HubEnd {
     fn drop(&mut self) {
         change(&self.0, |state| {
             state.hub_gone = true;
+            state.status = None;
             state.member.take()
         });
     }

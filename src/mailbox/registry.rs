@@ -1,8 +1,9 @@
 //! An account's hubs: who can be joined, and who has to give up its connection when others wait for one.
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -11,13 +12,26 @@ use tokio::time::Instant;
 
 use super::enabled::EnableSet;
 use super::hub::Join;
+use crate::pool::Account;
+
+static NEXT_HUB: AtomicU64 = AtomicU64::new(1);
 
 /// Sessions on their way into one hub; more of them open another.
 const MAX_JOINING: usize = 64;
 
 /// What others may know of a hub without asking its task.
-#[derive(Debug, Default)]
-pub(super) struct Status {
+#[derive(Debug)]
+pub(crate) struct Status {
+    /// Unique in the process.
+    pub(crate) id: u64,
+    account: Weak<Account>,
+    /// The mailbox ([`crate::imap::command::Command::selected_mailbox`]).
+    key: Bytes,
+    since: Instant,
+    /// Others may join: it is among those that are asked for their connection.
+    is_shared: bool,
+    /// The number of its connection; 0: it is parked.
+    connection: AtomicU64,
     /// Since when nobody has asked for anything; `None`: it works, or has no connection.
     pub(super) resting_since: Mutex<Option<Instant>>,
     /// Its connection is wanted, or is not to be used any more.
@@ -33,15 +47,34 @@ pub(super) struct Entrance {
 }
 
 impl Entrance {
-    fn new() -> (Self, mpsc::Sender<Join>) {
+    fn new(account: &Arc<Account>, key: &Bytes, is_shared: bool) -> (Self, mpsc::Sender<Join>) {
         let (sender, joins) = mpsc::channel(MAX_JOINING);
-        (Self { joins, status: Arc::default() }, sender)
+        (Self { joins, status: Status::new(account, key, is_shared) }, sender)
     }
 
     /// Of a hub that nobody joins.
-    pub(super) fn apart() -> Self {
-        Self::new().0
+    pub(super) fn apart(account: &Arc<Account>, key: &Bytes) -> Self {
+        Self::new(account, key, false).0
     }
+}
+
+/// A hub as it is at one moment.
+#[derive(Debug)]
+pub(crate) struct HubView {
+    /// Unique in the process.
+    pub(crate) id: u64,
+    /// Whose mailbox it is.
+    pub(crate) account: Arc<Account>,
+    /// The mailbox's name, as it was selected.
+    pub(crate) mailbox: String,
+    /// Selected by EXAMINE.
+    pub(crate) read_only: bool,
+    /// The number of its connection; `None`: it is parked.
+    pub(crate) connection: Option<u64>,
+    /// Sessions in it.
+    pub(crate) sessions: usize,
+    /// Since it was opened.
+    pub(crate) age: Duration,
 }
 
 struct Entry {
@@ -100,6 +133,11 @@ pub struct Registry {
     everywhere: Arc<Everywhere>,
 }
 
+/// What is behind the letter that says how the mailbox is selected.
+pub(crate) fn mailbox_name(key: &[u8]) -> String {
+    String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned()
+}
+
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registry").field("hubs", &self.entries.lock().len()).finish_non_exhaustive()
@@ -127,6 +165,49 @@ impl Drop for Yielding {
 }
 
 impl Status {
+    pub(super) fn new(account: &Arc<Account>, key: &Bytes, is_shared: bool) -> Arc<Self> {
+        let status = Arc::new(Self {
+            id: NEXT_HUB.fetch_add(1, Ordering::Relaxed),
+            account: Arc::downgrade(account),
+            key: key.clone(),
+            since: Instant::now(),
+            is_shared,
+            connection: AtomicU64::new(0),
+            resting_since: Mutex::default(),
+            wanted: Notify::new(),
+            members: AtomicUsize::new(0),
+        });
+        account.every_hub().add(&status);
+        status
+    }
+
+    /// This is its connection from now on; `None`: it has none.
+    pub(super) fn set_connection(&self, connection: Option<u64>) {
+        self.connection.store(connection.unwrap_or_default(), Ordering::Relaxed);
+    }
+
+    /// The number of its connection; `None`: it is parked.
+    pub(crate) fn connection(&self) -> Option<u64> {
+        Some(self.connection.load(Ordering::Relaxed)).filter(|id| *id > 0)
+    }
+
+    /// The mailbox's name, as it was selected.
+    pub(crate) fn mailbox(&self) -> String {
+        mailbox_name(&self.key)
+    }
+
+    fn view(&self) -> Option<HubView> {
+        Some(HubView {
+            id: self.id,
+            account: self.account.upgrade()?,
+            mailbox: self.mailbox(),
+            read_only: self.key.first() == Some(&b'r'),
+            connection: self.connection(),
+            sessions: self.members.load(Ordering::Relaxed),
+            age: self.since.elapsed(),
+        })
+    }
+
     /// Asks the one of `hubs` that has rested longest for its connection.
     fn ask<'a>(hubs: impl Iterator<Item = &'a Self>) {
         let resting = hubs.filter_map(|hub| Some((*hub.resting_since.lock().as_ref()?, hub)));
@@ -138,7 +219,7 @@ impl Status {
 }
 
 impl Everywhere {
-    fn add(&self, status: &Arc<Status>) {
+    pub(super) fn add(&self, status: &Arc<Status>) {
         let mut hubs = self.hubs.lock();
         if hubs.len() == hubs.capacity() {
             hubs.retain(|hub| hub.strong_count() > 0);
@@ -146,11 +227,18 @@ impl Everywhere {
         hubs.push(Arc::downgrade(status));
     }
 
+    /// All hubs, in the order in which they were opened; also of accounts that nobody logs in to any more.
+    pub(crate) fn views(&self) -> Vec<HubView> {
+        let hubs: Vec<_> = self.hubs.lock().iter().filter_map(Weak::upgrade).collect();
+        // One that has ended is known until the next joins.
+        hubs.iter().filter_map(|hub| hub.view()).filter(|hub| hub.sessions > 0).collect()
+    }
+
     /// A checkout finds that there may be no more connections in use, of any account.
     pub fn wait(&self) -> Waiting {
         let waiting = self.demand.wait();
         let hubs: Vec<_> = self.hubs.lock().iter().filter_map(Weak::upgrade).collect();
-        Status::ask(hubs.iter().map(|hub| &**hub));
+        Status::ask(hubs.iter().filter(|hub| hub.is_shared).map(|hub| &**hub));
         waiting
     }
 }
@@ -164,7 +252,13 @@ impl Registry {
 
     /// Hands the session to a hub of its mailbox. Where there is none, gives it back, and the entrance of the hub that is
     /// to be opened for it: whoever comes from now on joins that.
-    pub(super) fn join(&self, key: &Bytes, enabled: EnableSet, mut join: Join) -> Option<(Join, Entrance)> {
+    pub(super) fn join(
+        &self,
+        account: &Arc<Account>,
+        key: &Bytes,
+        enabled: EnableSet,
+        mut join: Join,
+    ) -> Option<(Join, Entrance)> {
         let mut entries = self.entries.lock();
         entries.retain(|entry| !entry.joins.is_closed());
         // Where the mailbox has more than one, the others work on something long: the newest has the most patience.
@@ -175,17 +269,16 @@ impl Registry {
                 Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => join = back,
             }
         }
-        Some((join, self.entrance(&mut entries, key, enabled)))
+        Some((join, Self::entrance(&mut entries, account, key, enabled)))
     }
 
     /// Of a further hub of a mailbox.
-    pub(super) fn add(&self, key: &Bytes, enabled: EnableSet) -> Entrance {
-        self.entrance(&mut self.entries.lock(), key, enabled)
+    pub(super) fn add(&self, account: &Arc<Account>, key: &Bytes, enabled: EnableSet) -> Entrance {
+        Self::entrance(&mut self.entries.lock(), account, key, enabled)
     }
 
-    fn entrance(&self, entries: &mut Vec<Entry>, key: &Bytes, enabled: EnableSet) -> Entrance {
-        let (entrance, joins) = Entrance::new();
-        self.everywhere.add(&entrance.status);
+    fn entrance(entries: &mut Vec<Entry>, account: &Arc<Account>, key: &Bytes, enabled: EnableSet) -> Entrance {
+        let (entrance, joins) = Entrance::new(account, key, true);
         let status = Arc::clone(&entrance.status);
         entries.push(Entry { key: key.clone(), enabled, joins, status, renamed: false });
         entrance

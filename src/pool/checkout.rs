@@ -97,7 +97,7 @@ impl Account {
             _ => {
                 let (mut connection, capabilities) = self.backend.authenticated(connection, generation);
                 connection.set_manners(&self.manners);
-                self.opened(&connection);
+                want.pass.account().opened(&connection);
                 self.learn(capabilities);
                 Ok(connection)
             }

@@ -186,7 +186,6 @@ impl Session {
                     return ended;
                 }
             }
-            record.shares(self.sharing.hub.is_some());
             let wake = poll_fn(|cx| {
                 if let Poll::Ready(wake) = self.poll_io(cx) {
                     return Poll::Ready(wake);

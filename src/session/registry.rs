@@ -17,6 +17,8 @@ use tracing::info;
 
 use crate::imap::command::Name;
 use crate::listener::{ClientAddr, ListenerContext};
+use crate::mailbox::line::Watch;
+use crate::mailbox::registry::Status;
 use crate::metrics::SessionClose;
 use crate::pool::Account;
 use crate::session::crowd::Place;
@@ -46,9 +48,11 @@ pub struct Record {
     command: AtomicU8,
     /// The number of the upstream connection that it holds; 0: none.
     connection: AtomicU64,
-    /// It has a part in one, with all who have the same mailbox selected.
-    shares: AtomicBool,
     connections: Mutex<Vec<u64>>,
+    /// The hub that it is in.
+    hub: Mutex<Option<Watch>>,
+    /// The mailbox that it has selected on a connection of its own.
+    mailbox: Mutex<Option<String>>,
     ended: OnceLock<SessionClose>,
     closing: AtomicBool,
     /// All sessions are asked to end.
@@ -88,15 +92,44 @@ impl Record {
         Name::ALL.get(place).map(|name| name.as_str())
     }
 
-    /// The number of the upstream connection that it holds.
+    /// The number of the upstream connection that it holds, or shares with others of its mailbox.
     pub fn connection(&self) -> Option<u64> {
-        Some(self.connection.load(Ordering::Relaxed)).filter(|id| *id > 0)
+        let own = Some(self.connection.load(Ordering::Relaxed)).filter(|id| *id > 0);
+        own.or_else(|| self.hub()?.connection())
+    }
+
+    /// The mailbox that it has selected, as it was named.
+    pub fn mailbox(&self) -> Option<String> {
+        self.hub().map(|hub| hub.mailbox()).or_else(|| self.mailbox.lock().clone())
+    }
+
+    /// The hub that it is in.
+    pub(crate) fn hub(&self) -> Option<Arc<Status>> {
+        self.hub.lock().as_ref()?.hub()
+    }
+
+    /// It is in a hub, or on its way there.
+    pub(crate) fn joins(&self, hub: Watch) {
+        *self.hub.lock() = Some(hub);
+    }
+
+    /// It is in no hub any more.
+    pub(crate) fn leaves(&self) {
+        *self.hub.lock() = None;
+    }
+
+    /// A mailbox was selected on a connection of its own, or none is any more.
+    pub(super) fn selects(&self, mailbox: Option<String>) {
+        let mut known = self.mailbox.lock();
+        if *known != mailbox {
+            *known = mailbox;
+        }
     }
 
     /// Whether an upstream connection is open for it, or will be as soon as it asks for anything: it holds one, or is in
     /// a mailbox.
     pub fn is_connected(&self) -> bool {
-        self.connection().is_some() || self.shares.load(Ordering::Relaxed)
+        self.connection.load(Ordering::Relaxed) > 0 || self.hub.lock().is_some()
     }
 
     /// Ends the session, politely: at rest by BYE, else as soon as its command is over.
@@ -157,6 +190,11 @@ impl Record {
 
     pub(super) fn takes(&self, connection: u64) {
         self.connection.store(connection, Ordering::Relaxed);
+        self.ran_on(connection);
+    }
+
+    /// A command of it runs there, on a connection of its own or of others.
+    pub(crate) fn ran_on(&self, connection: u64) {
         let mut connections = self.connections.lock();
         if connections.last() == Some(&connection) {
             return;
@@ -167,12 +205,9 @@ impl Record {
         connections.push(connection);
     }
 
-    pub(super) fn shares(&self, shares: bool) {
-        self.shares.store(shares, Ordering::Relaxed);
-    }
-
     pub(super) fn gives_back(&self) {
         self.connection.store(0, Ordering::Relaxed);
+        self.selects(None);
     }
 
     pub(super) fn ends(&self, close: SessionClose) {
@@ -235,8 +270,9 @@ impl Registry {
             commands: AtomicU64::new(0),
             command: AtomicU8::new(0),
             connection: AtomicU64::new(0),
-            shares: AtomicBool::new(false),
             connections: Mutex::default(),
+            hub: Mutex::default(),
+            mailbox: Mutex::default(),
             ended: OnceLock::new(),
             closing: AtomicBool::new(false),
             draining: AtomicBool::new(false),

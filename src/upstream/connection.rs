@@ -7,6 +7,7 @@
 
 mod keeper;
 mod reading;
+mod roster;
 mod wire;
 
 use std::cell::RefCell;
@@ -15,7 +16,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use self::keeper::Berth;
+pub use self::roster::{ConnectionView, Roster};
 use self::wire::{Exit, Wire};
 use super::backend::Queue;
 use super::machine::{Facts, Machine};
@@ -33,6 +35,7 @@ use super::manners::Manners;
 use crate::imap::command::Name;
 use crate::imap::frame::Literal;
 use crate::metrics::{BackendMetrics, RetireReason, StateGuard};
+use crate::pool::Account;
 use crate::ports::{Budget, Permit, Share};
 use crate::session::machine::{Remnant, Run};
 use crate::stream::Stream;
@@ -53,6 +56,9 @@ pub struct Shared {
     state: AtomicU8,
     resting_since: AtomicU64,
     epoch: Instant,
+    local_port: Option<u16>,
+    /// Its account, and the names of that and of the backend.
+    owner: OnceLock<(Weak<Account>, String, String)>,
     facts: Mutex<Facts>,
     berth: Berth,
     /// Given back when the socket is closed; `None`: it is.
@@ -93,6 +99,12 @@ impl Shared {
     /// IDLE lasted or heard something. That somebody could log in on it is no proof of that.
     pub fn proves(&self, queue: Arc<Queue>) {
         let _ = self.proves.set(queue);
+    }
+
+    /// Says whose it is, for those who look.
+    pub(crate) fn belongs_to(&self, account: &Arc<Account>) {
+        let names = (account.name(), account.backend().config.name.clone());
+        let _ = self.owner.set((Arc::downgrade(account), names.0, names.1));
     }
 
     /// These are given back when its socket is closed, which has to be ended for that.
@@ -244,6 +256,8 @@ impl Connection {
             state: AtomicU8::new(LEASED),
             resting_since: AtomicU64::new(0),
             epoch: Instant::now(),
+            local_port: opened.stream.local_address().map(|address| address.port()),
+            owner: OnceLock::new(),
             facts: Mutex::new(opened.machine.facts().clone()),
             berth: Berth::default(),
             kept: Mutex::new(Some(Vec::new())),
@@ -251,6 +265,7 @@ impl Connection {
             share: budget.opened(opened.permit.backend()),
             proves: OnceLock::new(),
         });
+        budget.roster().add(&shared);
         tokio::spawn(keeper::keep(Arc::clone(&shared)));
         let wire = Some(Box::new(Wire::new(opened, timing, metrics)));
         Self { shared, wire, fresh: true, rested_for: Duration::ZERO, proof: Some(Proof::default()) }

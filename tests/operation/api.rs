@@ -20,14 +20,14 @@ pub(crate) struct World {
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let server = Server::start(Options::default()).await.unwrap();
         let address = server.address();
         Self::before(address, server, |_| {}).await
     }
 
     /// Sessions keep the connections that they have got.
-    async fn by_session() -> Self {
+    pub(crate) async fn by_session() -> Self {
         let server = Server::start(Options::default()).await.unwrap();
         let address = server.address();
         Self::before(address, server, |config| config.pool.mode = PoolMode::Session).await

@@ -19,6 +19,7 @@ mod load;
 mod page;
 mod process;
 mod reload;
+mod seeing;
 mod storm;
 mod strangers;
 mod upgrade;

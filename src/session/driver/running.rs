@@ -10,6 +10,7 @@ use super::Session;
 use super::closing::Ended;
 use super::shared::needs_mailbox;
 use crate::imap::command::Name;
+use crate::mailbox::registry::mailbox_name;
 use crate::metrics::CommandLabel;
 use crate::pool::{CheckoutError, Pass, Want};
 use crate::session::machine::Run;
@@ -227,11 +228,22 @@ impl Session {
                     self.context.metrics.command(label(running.name), self.now - running.since);
                     self.record.command_ends();
                 }
+                self.note_mailbox(running.as_ref().map(|running| running.name), selected);
                 if let Some(rest) = self.unshare(running.map(|running| running.name), rest) {
                     self.machine.handle_done(&rest, selected || self.sharing.hub.is_some());
                 }
             }
             FromUpstream::Checked | FromUpstream::Lost(_) => {}
+        }
+    }
+
+    /// Which mailbox is selected on the session's own connection, for those who look.
+    pub(super) fn note_mailbox(&self, name: Option<Name>, selected: bool) {
+        if !selected {
+            self.record.selects(None);
+        } else if matches!(name, Some(Name::Select | Name::Examine)) {
+            let key = self.lease.as_ref().and_then(|lease| lease.shared().facts().selected);
+            self.record.selects(key.map(|key| mailbox_name(&key)));
         }
     }
 

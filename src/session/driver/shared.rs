@@ -111,7 +111,8 @@ impl Session {
                 self.record.command_begins(run.command.name);
                 self.running = Some(running(&run.command, self.now));
                 self.sharing.joining = true;
-                self.sharing.hub = Some(Member::join(&self.context.auth, pass, key, enabled, run));
+                let member = Member::join(&self.context.auth, pass, key, enabled, run, &self.record);
+                self.sharing.hub = Some(member);
                 None
             }
             None => {
@@ -215,6 +216,7 @@ impl Session {
                 self.sharing.pinned = true;
                 self.record.takes(lease.shared().id);
                 self.lease = Some(*lease);
+                self.note_mailbox(Some(Name::Select), true);
                 if self.start_at_once(run).is_err() {
                     self.drop_lease();
                     self.machine.handle_lost(LOST);
