@@ -29,7 +29,7 @@ use crate::secret::NoRandomness;
 use crate::session::driver::Context;
 use crate::session::registry::Registry;
 use crate::tls::TlsConfigError;
-use crate::upstream::backend::Backend;
+use crate::upstream::backend::{Backend, Service};
 
 pub use self::reload::ReloadError;
 
@@ -313,9 +313,11 @@ impl Proxy {
                 return Readiness::Draining;
             }
             // All sessions go to the first one.
-            match inner.backend.load().outage() {
-                Some(outage) => Readiness::NoBackend(outage),
-                None => Readiness::Ready,
+            let backend = inner.backend.load();
+            match (backend.service(), backend.outage()) {
+                (Service::Running, None) => Readiness::Ready,
+                (Service::Running, Some(outage)) => Readiness::NoBackend(outage),
+                (service, _) => Readiness::OutOfService(backend.config.name.clone(), service.as_str()),
             }
         })
     }

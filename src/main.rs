@@ -22,6 +22,7 @@ use tokio::runtime::Runtime;
 
 use self::cli::Target;
 use self::cli::ctl::Action;
+use self::cli::lists::List;
 
 /// glibc's allocator keeps what a burst of sessions once used; this one gives it back.
 #[cfg(all(feature = "jemalloc", not(target_env = "msvc")))]
@@ -66,15 +67,18 @@ enum Command {
     /// Tell how a running imapool is, by its admin address.
     ///
     /// The exit status is 0 when it is ready for sessions, and 1 when it is not, or cannot be reached.
-    #[command(after_help = "Example:\n  imapool status --json | jq .upstream.budget")]
+    #[command(after_help = "Examples:\n  imapool status --json | jq .upstream.budget\n  imapool status --list connections")]
     Status {
         #[command(flatten)]
         target: Target,
         /// As JSON, with everything that is known.
         #[arg(long)]
         json: bool,
+        /// A list instead: the first thousand of its rows.
+        #[arg(long, value_name = "LIST")]
+        list: Option<List>,
     },
-    /// Show accounts, sessions and backends of a running imapool, live.
+    /// Show accounts, sessions, hubs (mailboxes that sessions share), connections and backends of a running imapool, live.
     ///
     /// Keys: Tab for the next list, s to sort, / to filter, arrows and Page Up/Down to scroll, q to quit.
     Top {
@@ -184,7 +188,7 @@ fn main() -> ExitCode {
     let result = match CommandLine::parse().command {
         Command::Run(ConfigFile { config }) => run(&config),
         Command::Check(args) => check(&args),
-        Command::Status { target, json } => status(&target, json),
+        Command::Status { target, json, list } => status(&target, json, list),
         Command::Top { target } => top(&target),
         Command::Ctl { target, action } => ctl(&target, &action),
         Command::Demo(args) => demo(args),
@@ -241,13 +245,16 @@ fn import(args: &ImportArgs) -> Result<Outcome, Failure> {
     Ok(Outcome::Well)
 }
 
-fn status(target: &Target, json: bool) -> Result<Outcome, Failure> {
+fn status(target: &Target, json: bool, list: Option<List>) -> Result<Outcome, Failure> {
     let client = target.client()?;
-    let summary = block_on(async { client.get("summary").await })?.map_err(anyhow::Error::from)?;
-    if json {
-        println!("{summary:#}");
-    } else {
-        print!("{}", cli::status::text(&summary));
+    let get = |call: String| block_on(async { client.get(&call).await });
+    let summary = get("summary".to_owned())?.map_err(anyhow::Error::from)?;
+    let rows = list.map(|list| get(list.call())).transpose()?.transpose().map_err(anyhow::Error::from)?;
+    match (list, rows) {
+        (Some(_), Some(rows)) if json => println!("{rows:#}"),
+        (Some(list), Some(rows)) => print!("{}", list.table(&rows)),
+        _ if json => println!("{summary:#}"),
+        _ => print!("{}", cli::status::text(&summary)),
     }
     Ok(if summary["ready"] == true { Outcome::Well } else { Outcome::NotReady })
 }

@@ -834,7 +834,7 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__status)
-            opts="-h --admin --config --json --help"
+            opts="-h --admin --config --json --list --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -846,6 +846,10 @@ _imapool() {
                     ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --list)
+                    COMPREPLY=($(compgen -W "accounts sessions hubs connections backends" -- "${cur}"))
                     return 0
                     ;;
                 *)

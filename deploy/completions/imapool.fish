@@ -29,7 +29,7 @@ complete -c imapool -n "__fish_imapool_needs_command" -s V -l version -d 'Print 
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "run" -d 'Serve until SIGTERM or SIGINT; commands that run then may finish'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "check" -d 'Tell whether a configuration is right, without running it'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "status" -d 'Tell how a running imapool is, by its admin address'
-complete -c imapool -n "__fish_imapool_needs_command" -f -a "top" -d 'Show accounts, sessions and backends of a running imapool, live'
+complete -c imapool -n "__fish_imapool_needs_command" -f -a "top" -d 'Show accounts, sessions, hubs (mailboxes that sessions share), connections and backends of a running imapool, live'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "ctl" -d 'Change something in a running imapool'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "demo" -d 'Show what imapool does, on this host alone and without any IMAP server'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "import" -d 'Make a configuration of up-imapproxy\'s'
@@ -43,6 +43,11 @@ complete -c imapool -n "__fish_imapool_using_subcommand check" -l admin -d 'The 
 complete -c imapool -n "__fish_imapool_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c imapool -n "__fish_imapool_using_subcommand status" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
 complete -c imapool -n "__fish_imapool_using_subcommand status" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand status" -l list -d 'A list instead: the first thousand of its rows' -r -f -a "accounts\t'Accounts'
+sessions\t'Client sessions'
+hubs\t'Mailboxes that sessions share'
+connections\t'Connections to the servers'
+backends\t'The servers'"
 complete -c imapool -n "__fish_imapool_using_subcommand status" -l json -d 'As JSON, with everything that is known'
 complete -c imapool -n "__fish_imapool_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c imapool -n "__fish_imapool_using_subcommand top" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
@@ -104,7 +109,7 @@ complete -c imapool -n "__fish_imapool_using_subcommand reference" -s h -l help 
 complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "run" -d 'Serve until SIGTERM or SIGINT; commands that run then may finish'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "check" -d 'Tell whether a configuration is right, without running it'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "status" -d 'Tell how a running imapool is, by its admin address'
-complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "top" -d 'Show accounts, sessions and backends of a running imapool, live'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "top" -d 'Show accounts, sessions, hubs (mailboxes that sessions share), connections and backends of a running imapool, live'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "ctl" -d 'Change something in a running imapool'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "demo" -d 'Show what imapool does, on this host alone and without any IMAP server'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "import" -d 'Make a configuration of up-imapproxy\'s'

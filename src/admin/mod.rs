@@ -73,6 +73,8 @@ pub enum Readiness {
     Ready,
     /// imapool is stopping.
     Draining,
+    /// An administrator has taken the only backend out of service: its name, and the word for that.
+    OutOfService(String, &'static str),
     /// No backend can be reached, and why: shown to whoever can reach the admin address, so without secrets.
     NoBackend(String),
 }
@@ -82,6 +84,9 @@ impl fmt::Display for Readiness {
         match self {
             Self::Ready => f.write_str("ready"),
             Self::Draining => f.write_str("draining"),
+            Self::OutOfService(backend, service) => {
+                write!(f, "backend {backend} is {service}; imapool ctl resume {backend}")
+            }
             Self::NoBackend(reason) => write!(f, "no backend can be reached: {reason}"),
         }
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 pub(crate) mod ctl;
+pub(crate) mod lists;
 pub(crate) mod status;
 pub(crate) mod top;
 

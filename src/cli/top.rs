@@ -12,64 +12,13 @@ use ratatui::widgets::{Cell, Gauge, Paragraph, Row, Table};
 use serde_json::Value;
 
 use super::client::{Client, ClientError};
+use super::lists::{VIEWS, View, shown};
 use super::status::{clean, milliseconds};
 
 /// Between two looks.
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long a key is waited for.
 const TICK: Duration = Duration::from_millis(100);
-
-/// One list: its call, its columns (title, key, width), and by which of the keys it can be sorted.
-struct View {
-    call: &'static str,
-    columns: &'static [(&'static str, &'static str, u16)],
-    sorts: &'static [&'static str],
-}
-
-const VIEWS: [View; 3] = [
-    View {
-        call: "accounts",
-        columns: &[
-            ("ACCOUNT", "user", 32),
-            ("BACKEND", "backend", 16),
-            ("SESSIONS", "sessions", 9),
-            ("CONNECTIONS", "connections", 12),
-            ("IN USE", "in_use", 7),
-            ("WAITING", "waiting", 8),
-            ("WAITS", "waits", 8),
-        ],
-        sorts: &["sessions", "connections", "waiting", "waits", "name"],
-    },
-    View {
-        call: "sessions",
-        columns: &[
-            ("SESSION", "id", 9),
-            ("CLIENT", "client", 22),
-            ("USER", "user", 24),
-            ("TLS", "tls", 8),
-            ("SECONDS", "seconds", 8),
-            ("COMMANDS", "commands", 9),
-            ("RECEIVED", "received", 10),
-            ("SENT", "sent", 12),
-            ("COMMAND", "command", 10),
-            ("CONNECTION", "connection", 10),
-        ],
-        sorts: &["id", "commands", "received", "sent"],
-    },
-    View {
-        call: "backends",
-        columns: &[
-            ("BACKEND", "name", 16),
-            ("ADDRESS", "address", 28),
-            ("SERVICE", "service", 9),
-            ("REACHABLE", "reachable", 10),
-            ("IN USE", "budget.in_use", 8),
-            ("OF", "budget.capacity", 8),
-            ("OUTAGE", "outage", 40),
-        ],
-        sorts: &["name"],
-    },
-];
 
 #[derive(Default)]
 struct Screen {
@@ -244,14 +193,5 @@ impl Screen {
             return Line::from(format!("filter: {}{cursor}", clean(&self.filter))).bold();
         }
         Line::from("Tab next list   s sort   / filter   arrows scroll   q quit").dim()
-    }
-}
-
-/// A value of a row; a dot in the key goes a level down.
-fn shown(row: &Value, key: &str) -> String {
-    match key.split('.').fold(row, |value, key| &value[key]) {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => clean(text),
-        other => other.to_string(),
     }
 }

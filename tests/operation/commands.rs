@@ -32,6 +32,19 @@ async fn status_tells_how_it_is() {
     }
     let json: serde_json::Value = serde_json::from_str(&stdout(&imapool.run(&["status", "--json"]))).unwrap();
     assert_eq!(json["sessions"]["open"], 1);
+    for (list, parts) in [
+        ("hubs", ["HUB  USER  MAILBOX", "u8    INBOX"]),
+        ("connections", ["CONNECTION  USER", "in use"]),
+        ("sessions", ["MAILBOX", "INBOX"]),
+        ("accounts", ["ACCOUNT", "u8"]),
+        ("backends", ["BACKEND", "running"]),
+    ] {
+        let told = stdout(&imapool.run(&["status", "--list", list]));
+        assert!(parts.iter().all(|part| told.contains(part)) && told.lines().count() == 2, "{list}\n{told}");
+        let json: serde_json::Value =
+            serde_json::from_str(&stdout(&imapool.run(&["status", "--list", list, "--json"]))).unwrap();
+        assert_eq!(json["rows"].as_array().unwrap().len(), 1, "{list}");
+    }
     // Not ready: said, and by the exit status.
     server.stop().await;
     drop(client);

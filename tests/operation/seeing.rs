@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use crate::api::World;
-use crate::http::{get, post};
-use crate::support::until;
+use crate::http::{call, get, post};
+use crate::support::{soon, until};
 
 fn number(row: &Value, key: &str) -> u64 {
     row[key].as_u64().unwrap_or_else(|| panic!("{key} in {row}"))
@@ -108,5 +108,49 @@ async fn lists_of_hubs_and_connections_have_pages() {
     }
     assert_eq!(get(world.admin, "/api/hubs?filter=sent").await["total"], 1);
     drop(clients);
+    world.harness.finish().await;
+}
+
+/// Until the page of readiness says so.
+async fn ready(admin: std::net::SocketAddr, status: u16) -> String {
+    let mut body = String::new();
+    soon("readiness", async {
+        loop {
+            let answer = call(admin, "GET", "/readyz", "").await;
+            if answer.status == status {
+                body = answer.body;
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    body
+}
+
+#[tokio::test]
+async fn it_is_not_ready_while_its_only_backend_is_out_of_service_or_away() {
+    let world = World::new().await;
+    let now = || call(world.admin, "GET", "/readyz", "");
+    assert_eq!(now().await.status, 200);
+    for (verb, word) in [("pause", "paused"), ("drain", "drained")] {
+        post(world.admin, &format!("/api/backends/mail/{verb}")).await;
+        let answer = now().await;
+        let words = format!("not ready: backend mail is {word}; imapool ctl resume mail\n");
+        assert_eq!((answer.status, answer.body), (503, words));
+        assert_eq!(get(world.admin, "/api/summary").await["ready"], false);
+        post(world.admin, "/api/backends/mail/resume").await;
+        assert_eq!(now().await.status, 200);
+    }
+    let address = world.server.address();
+    world.harness.visit("u8").await;
+    world.server.stop().await;
+    let mut client = world.harness.client().await;
+    for _ in 0..5 {
+        client.play("C: a LOGIN other pw-other\nS: a NO [UNAVAILABLE]…").await;
+    }
+    let words = ready(world.admin, 503).await;
+    assert!(words.starts_with("not ready: no backend can be reached: ") && words.contains(&address.to_string()), "{words}");
+    drop(client);
     world.harness.finish().await;
 }

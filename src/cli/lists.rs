@@ -1,0 +1,155 @@
+//! The lists of the API, as tables: for `imapool status --list` and `imapool top`.
+
+use std::fmt::Write as _;
+
+use clap::ValueEnum;
+use serde_json::Value;
+
+use super::status::clean;
+
+/// Rows that `imapool status --list` shows.
+const ROWS: usize = 1000;
+
+/// One of the lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum List {
+    /// Accounts.
+    Accounts,
+    /// Client sessions.
+    Sessions,
+    /// Mailboxes that sessions share.
+    Hubs,
+    /// Connections to the servers.
+    Connections,
+    /// The servers.
+    Backends,
+}
+
+impl List {
+    /// What it is called in the API.
+    pub(crate) fn call(self) -> String {
+        format!("{}?limit={ROWS}", self.view().call)
+    }
+
+    fn view(self) -> &'static View {
+        &VIEWS[self as usize]
+    }
+
+    /// The first of its rows as a table, and how many more there are.
+    pub(crate) fn table(self, list: &Value) -> String {
+        let view = self.view();
+        let rows: Vec<Vec<String>> = list["rows"].as_array().into_iter().flatten().map(|row| view.cells(row)).collect();
+        let titles: Vec<String> = view.columns.iter().map(|(title, ..)| (*title).to_owned()).collect();
+        let lines = || std::iter::once(&titles).chain(&rows);
+        let width = |column: usize| lines().map(|line| line[column].chars().count()).max().unwrap_or_default();
+        let widths: Vec<_> = (0..titles.len()).map(width).collect();
+        let mut text = String::new();
+        for line in lines() {
+            let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+            let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+        }
+        let more = list["total"].as_u64().unwrap_or_default().saturating_sub(rows.len() as u64);
+        if more > 0 {
+            let _ = writeln!(text, "… and {more} more");
+        }
+        text
+    }
+}
+
+/// One list: its call, its columns (title, key, width), and by which of the keys it can be sorted.
+pub(crate) struct View {
+    pub(crate) call: &'static str,
+    pub(crate) columns: &'static [(&'static str, &'static str, u16)],
+    pub(crate) sorts: &'static [&'static str],
+}
+
+/// All lists.
+pub(crate) const VIEWS: [View; 5] = [
+    View {
+        call: "accounts",
+        columns: &[
+            ("ACCOUNT", "user", 32),
+            ("BACKEND", "backend", 16),
+            ("SESSIONS", "sessions", 9),
+            ("CONNECTIONS", "connections", 12),
+            ("IN USE", "in_use", 7),
+            ("WAITING", "waiting", 8),
+            ("WAITS", "waits", 8),
+        ],
+        sorts: &["sessions", "connections", "waiting", "waits", "name"],
+    },
+    View {
+        call: "sessions",
+        columns: &[
+            ("SESSION", "id", 9),
+            ("CLIENT", "client", 22),
+            ("USER", "user", 24),
+            ("TLS", "tls", 8),
+            ("SECONDS", "seconds", 8),
+            ("COMMANDS", "commands", 9),
+            ("RECEIVED", "received", 10),
+            ("SENT", "sent", 12),
+            ("COMMAND", "command", 10),
+            ("CONNECTION", "connection", 11),
+            ("MAILBOX", "mailbox", 24),
+        ],
+        sorts: &["id", "commands", "received", "sent"],
+    },
+    View {
+        call: "hubs",
+        columns: &[
+            ("HUB", "id", 9),
+            ("USER", "user", 24),
+            ("MAILBOX", "mailbox", 24),
+            ("BACKEND", "backend", 16),
+            ("SESSIONS", "sessions", 9),
+            ("STATE", "state", 10),
+            ("CONNECTION", "connection", 11),
+            ("SECONDS", "seconds", 8),
+        ],
+        sorts: &["age", "sessions"],
+    },
+    View {
+        call: "connections",
+        columns: &[
+            ("CONNECTION", "id", 11),
+            ("USER", "user", 24),
+            ("BACKEND", "backend", 16),
+            ("PORT", "local_port", 6),
+            ("STATE", "state", 9),
+            ("SECONDS", "seconds", 8),
+            ("AT REST", "at_rest_seconds", 8),
+            ("SESSIONS", "sessions", 9),
+            ("MAILBOX", "mailbox", 24),
+        ],
+        sorts: &["age"],
+    },
+    View {
+        call: "backends",
+        columns: &[
+            ("BACKEND", "name", 16),
+            ("ADDRESS", "address", 28),
+            ("SERVICE", "service", 9),
+            ("REACHABLE", "reachable", 10),
+            ("IN USE", "budget.in_use", 8),
+            ("OF", "budget.capacity", 8),
+            ("OUTAGE", "outage", 40),
+        ],
+        sorts: &["name"],
+    },
+];
+
+impl View {
+    fn cells(&self, row: &Value) -> Vec<String> {
+        self.columns.iter().map(|(_, key, _)| shown(row, key)).collect()
+    }
+}
+
+/// A value of a row; a dot in the key goes a level down.
+pub(crate) fn shown(row: &Value, key: &str) -> String {
+    match key.split('.').fold(row, |value, key| &value[key]) {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => clean(text),
+        other => other.to_string(),
+    }
+}
