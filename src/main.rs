@@ -67,7 +67,9 @@ enum Command {
     /// Tell how a running imapool is, by its admin address.
     ///
     /// The exit status is 0 when it is ready for sessions, and 1 when it is not, or cannot be reached.
-    #[command(after_help = "Examples:\n  imapool status --json | jq .upstream.budget\n  imapool status --list connections")]
+    #[command(
+        after_help = "Examples:\n  imapool status --json | jq .upstream.budget\n  imapool status --list connections"
+    )]
     Status {
         #[command(flatten)]
         target: Target,

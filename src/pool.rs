@@ -37,7 +37,7 @@ use crate::mailbox::registry::{Everywhere, Registry};
 use crate::metrics::RetireReason;
 use crate::ports::Allowance;
 use crate::secret::Fingerprint;
-use crate::upstream::backend::{Backend, Queue, Unauthenticated};
+use crate::upstream::backend::{Backend, Queue, Service, Unauthenticated};
 use crate::upstream::connection::Connection;
 use crate::upstream::login::Refusal;
 use crate::upstream::manners::Manners;
@@ -301,6 +301,10 @@ impl Account {
         self.learn(capabilities);
         let pass = self.accept(fingerprint, credential);
         self.adopt(connection);
+        // Drained while it logged in: whoever did that may not have known of this account, or of this connection.
+        if self.backend.service() == Service::Drained {
+            self.retire(RetireReason::Operator);
+        }
         pass
     }
 

@@ -19,7 +19,7 @@ use crate::metrics::{CheckoutResult, RetireReason};
 use crate::ports::Counted;
 use crate::session::machine::Run;
 use crate::throttle::Standing;
-use crate::upstream::backend::{Entry, OpenError};
+use crate::upstream::backend::{Entry, OpenError, Service};
 use crate::upstream::connection::{Connection, FromUpstream};
 use crate::upstream::login::Outcome;
 use crate::upstream::machine::{Facts, Sticky};
@@ -134,6 +134,8 @@ impl Account {
             self.backend.in_service().await;
             let places = self.turn().await;
             match self.seat(want, places).await {
+                // Drained while it was opened: by then, nobody had it who could be told.
+                Ok(Some(lease)) if self.backend.service() == Service::Drained => lease.retire(RetireReason::Operator),
                 Ok(Some(lease)) if !lease.is_outdated() => return Ok(lease),
                 // It was closed or retired just then, or did not answer: the next.
                 Ok(_) => {}

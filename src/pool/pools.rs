@@ -20,7 +20,7 @@ use crate::mailbox::registry::{Everywhere, Registry};
 use crate::metrics::RetireReason;
 use crate::ports::{Allowance, Budget};
 use crate::secret::Fingerprint;
-use crate::upstream::backend::{Backend, Queue, Service, Unauthenticated};
+use crate::upstream::backend::{Backend, Queue, Unauthenticated};
 
 /// How long a hub may take to give up its connection.
 const TO_PARK: Duration = Duration::from_secs(2);
@@ -174,12 +174,7 @@ impl Pools {
         if is_new && account.key.credential.is_some() {
             self.succeeds(&account);
         }
-        let pass = account.accepted(fingerprint, credential, connection, None);
-        // What was drained before the account was known has not reached it.
-        if backend.service() == Service::Drained {
-            account.retire(RetireReason::Operator);
-        }
-        pass
+        account.accepted(fingerprint, credential, connection, None)
     }
 
     /// This account takes the place of those of the same person's earlier tokens, which expire: what rests there is

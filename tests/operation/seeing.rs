@@ -150,7 +150,10 @@ async fn it_is_not_ready_while_its_only_backend_is_out_of_service_or_away() {
         client.play("C: a LOGIN other pw-other\nS: a NO [UNAVAILABLE]…").await;
     }
     let words = ready(world.admin, 503).await;
-    assert!(words.starts_with("not ready: no backend can be reached: ") && words.contains(&address.to_string()), "{words}");
+    assert!(
+        words.starts_with("not ready: no backend can be reached: ") && words.contains(&address.to_string()),
+        "{words}"
+    );
     drop(client);
     world.harness.finish().await;
 }

@@ -14,6 +14,7 @@ use crate::mailbox::registry::mailbox_name;
 use crate::metrics::CommandLabel;
 use crate::pool::{CheckoutError, Pass, Want};
 use crate::session::machine::Run;
+use crate::upstream::backend::Service;
 use crate::upstream::connection::{FromUpstream, Loss, Part};
 use crate::upstream::machine::Sticky;
 
@@ -175,6 +176,10 @@ impl Session {
             Ok(lease) => {
                 let facts = lease.shared().facts();
                 self.record.takes(lease.shared().id);
+                // Drained just now, perhaps before this could be seen in the record.
+                if want.pass.account().backend().service() == Service::Drained {
+                    self.record.close();
+                }
                 self.lease = Some(lease);
                 let lent = Lent { sticky: Arc::clone(&want.sticky), after: None };
                 self.lent = (facts.sticky != want.sticky).then_some(lent);
