@@ -3,6 +3,7 @@
 
 pub mod capability;
 pub mod command;
+pub mod decided;
 pub mod effects;
 pub mod fetch_items;
 pub mod frame;

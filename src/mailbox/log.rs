@@ -308,11 +308,34 @@ impl Log {
         if place.position >= self.moved { Cow::Borrowed(&place.withheld) } else { Cow::Owned(self.lag_of(place).gone) }
     }
 
+    /// The UIDs of the messages that are gone and not told, as far as all else was told ([`Log::replay`]). `None`: not
+    /// all are known.
+    #[must_use]
+    pub fn vanished(&self, cursor: Cursor) -> Option<&Ranges> {
+        self.place_with_uids(cursor).map(|place| &place.vanished)
+    }
+
+    fn place_with_uids(&self, cursor: Cursor) -> Option<&Place> {
+        self.places.get(&cursor).filter(|place| place.vanished.len() == place.withheld.len())
+    }
+
+    /// The session's own numbers of those of them that have these UIDs.
+    #[must_use]
+    pub fn numbers_of_vanished(&self, cursor: Cursor, uids: &Ranges) -> Ranges {
+        let mut numbers = Ranges::new();
+        let Some(Place { vanished, withheld, .. }) = self.place_with_uids(cursor) else { return numbers };
+        for span in vanished.intersection(uids).spans() {
+            let ends = withheld.nth(vanished.rank(*span.start()) + 1).zip(withheld.nth(vanished.upto(*span.end())));
+            let Some((first, last)) = ends else { continue };
+            withheld.within(first..=last).for_each(|run| numbers.insert_range(run));
+        }
+        numbers
+    }
+
     /// Of those messages, by the session's own numbers, which are gone and not told: number and UID. None where not
-    /// all their UIDs are known, nor before all else was told ([`Log::replay`]).
+    /// all their UIDs are known, nor before all else was told.
     pub fn departed(&self, cursor: Cursor, numbers: &Ranges) -> impl Iterator<Item = (u32, u32)> {
-        let known = |place: &&Place| place.vanished.len() == place.withheld.len();
-        let place = self.places.get(&cursor).filter(known);
+        let place = self.place_with_uids(cursor);
         let gone = place.map_or_else(Ranges::new, |place| place.withheld.intersection(numbers));
         let own: Vec<u32> = gone.iter().take(MAX_EVENTS).collect();
         own.into_iter().filter_map(move |own| {

@@ -120,7 +120,7 @@ async fn imap4rev2_is_shared() {
              U> SEARCH ALL
              U< * ESEARCH (tag \"TAG\") ALL 1:2
              U< TAG OK searched
-             2< * ESEARCH (tag \"c\") ALL 1,3
+             2< * ESEARCH (TAG \"c\") ALL 1:3
              2< c OK searched",
         )
         .await;

@@ -122,6 +122,47 @@ async fn search_keys_are_numbers() {
     .await;
 }
 
+/// RFC 9051 sections 5.5 and 7.5.1: until it is told of an EXPUNGE, a session counts the message: a SEARCH for ALL, for
+/// numbers or for UIDs finds it. The server is asked all the same, for what is new. What it refuses is refused.
+#[tokio::test]
+async fn search_counts_what_the_session_counts() {
+    after_expunge(
+        "2> b SEARCH ALL
+         U> SEARCH ALL
+         U< * SEARCH 1 2
+         U< * 3 EXISTS
+         U< TAG OK searched
+         2< * 4 EXISTS
+         2< * SEARCH 1 2 3
+         2< b OK searched
+         2> c SEARCH 1:2
+         U> FETCH 3:* (UID)
+         U< * 3 FETCH (UID 14)
+         U< TAG OK fetched
+         U> SEARCH 1
+         U< * SEARCH 1
+         U< TAG OK searched
+         2< * SEARCH 1 2
+         2< c OK searched
+         2> d SEARCH RETURN (COUNT ALL) UID 11:12 NOT 2
+         U> SEARCH RETURN (COUNT ALL) UID 11:12 NOT 1
+         U< * ESEARCH (TAG \"TAG\") COUNT 0
+         U< TAG OK searched
+         2< * ESEARCH (TAG \"d\") COUNT 1 ALL 1
+         2< d OK searched
+         2> e SEARCH ALL
+         U> SEARCH ALL
+         U< TAG NO [SERVERBUG] not now
+         2< e NO [SERVERBUG] not now
+         2> f NOOP
+         U> NOOP
+         U< TAG OK noop
+         2< * 1 EXPUNGE
+         2< f OK noop",
+    )
+    .await;
+}
+
 /// RFC 4731 section 3.1: MIN, MAX and ALL are message numbers, COUNT is not; with UID, none is.
 #[tokio::test]
 async fn esearch_items_are_numbers() {
@@ -130,7 +171,7 @@ async fn esearch_items_are_numbers() {
          U> SEARCH RETURN (MIN MAX COUNT ALL) NOT NOT ALL
          U< * ESEARCH (tag \"TAG\") MIN 1 MAX 2 COUNT 2 ALL 1:2
          U< TAG OK searched
-         2< * ESEARCH (tag \"b\") MIN 2 MAX 3 COUNT 2 ALL 2:3
+         2< * ESEARCH (TAG \"b\") MIN 2 MAX 3 COUNT 2 ALL 2:3
          2< b OK searched
          2> c UID SEARCH RETURN (ALL) ALL
          U> UID SEARCH RETURN (ALL) ALL

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
+use super::departed::Answer;
 use super::idle::Idle;
 use super::resume::Fresh;
 use super::selection::Selection;
@@ -100,8 +101,8 @@ pub(super) struct Running {
     pub(super) replay: Replay,
     /// Its numbers are not the backend's.
     pub(super) mapped: bool,
-    /// What it is answered of messages that are gone.
-    pub(super) departed: Bytes,
+    /// What it is answered here, once the backend says OK.
+    pub(super) answer: Answer,
     /// The messages that a silent STORE names.
     pub(super) silent: Option<Ranges>,
     /// Something of the reply has gone to the member.
@@ -374,12 +375,12 @@ impl Machine {
         }
         // Who counts them still may name them: nothing comes of it, and nothing is wrong (RFC 9051 section 7.5.1).
         let serves_rest = matches!(run.command.name, Name::Fetch | Name::Store);
-        let departed = self.answers_for_departed(id, &run.command);
+        let answer = self.answer(id, &run.command);
         let command = match outcome {
             Outcome::Unchanged => run.command.clone(),
             Outcome::Rewritten { command, missing } if !missing || serves_rest => command,
             Outcome::AllGone if serves_rest => {
-                self.tell_departed(id, departed);
+                self.tell_answer(id, answer);
                 return self.done(id, ALL_GONE);
             }
             // All or nothing (RFC 9051 section 6.4.7).
@@ -393,7 +394,7 @@ impl Machine {
         let command = silent.and_then(|_| loud(&command)).unwrap_or(command);
         let silent = silent.filter(|store| !store.conditional).map(|_| self.named(&command, shape.uid));
         let mapped = shape.keeps_numbers && self.log.withholds(cursor);
-        let job = Running { id, run: again, shape, replay, mapped, departed, silent, answered: false };
+        let job = Running { id, run: again, shape, replay, mapped, answer, silent, answered: false };
         let run = Box::new(Run { command, streams: None });
         self.begin(Job::Member(Box::new(job)), run);
     }

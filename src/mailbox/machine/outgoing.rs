@@ -21,6 +21,8 @@ enum Pending {
     Expunged(Ranges),
     /// `* VANISHED` for these, in as many lines as it takes.
     Vanished(Ranges),
+    /// These numbers, each behind a space.
+    Numbers(Ranges),
 }
 
 /// See the module.
@@ -47,6 +49,15 @@ impl Outgoing {
         };
         self.push_text(text);
         self.queue.push_back(pending);
+    }
+
+    /// `* SEARCH` with these.
+    pub(super) fn push_search(&mut self, found: Ranges) {
+        self.push_back(Told::Data(Bytes::from_static(b"* SEARCH")));
+        if !found.is_empty() {
+            self.queue.push_back(Pending::Numbers(found));
+        }
+        self.push_back(Told::Data(Bytes::from_static(b"\r\n")));
     }
 
     /// Leaves `text` empty.
@@ -90,6 +101,12 @@ impl Outgoing {
                 let mut text = BytesMut::new();
                 write_expunged(&gone.take_last(PIECE), &mut text);
                 (text, gone.is_empty())
+            }
+            Pending::Numbers(numbers) => {
+                let few = numbers.first_few(PIECE);
+                numbers.remove_all(&few);
+                let text: String = few.iter().map(|number| format!(" {number}")).collect();
+                (text.as_bytes().into(), numbers.is_empty())
             }
             Pending::Vanished(uids) => {
                 let few = Ranges::from_runs(uids.spans().take(PIECE as usize).map(|span| span.into_inner()).collect());

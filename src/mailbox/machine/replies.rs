@@ -197,7 +197,7 @@ impl Machine {
     }
 
     fn begin_result(&mut self, reading: &mut Reading) {
-        let Some(Job::Member(running)) = &self.job else {
+        let Some(Job::Member(running)) = &mut self.job else {
             reading.found = match (&self.job, reading.reply) {
                 (Some(Job::Census { .. } | Job::Unseen { .. }), Reply::Search) => Some(Found::list()),
                 (Some(Job::Census { .. }), Reply::Esearch) => Some(Found::item(b"ALL")),
@@ -206,6 +206,12 @@ impl Machine {
             };
             return;
         };
+        if running.answer.replaces() {
+            running.answer.takes_the_form_of(reading.reply, &running.run.command.tag);
+            reading.to = None;
+            self.touched = true;
+            return;
+        }
         let renumber = Renumber::new(reading.reply, running.shape.uid);
         let Some(cursor) = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor) else {
             return;

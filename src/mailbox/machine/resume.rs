@@ -203,7 +203,7 @@ impl Machine {
             Job::Member(running) => {
                 let rest = self.in_own_numbers(&running, rest);
                 if ok {
-                    self.tell_departed(running.id, running.departed);
+                    self.tell_answer(running.id, running.answer);
                 }
                 self.done_with(running.id, rest, true);
             }

@@ -44,7 +44,7 @@ impl Machine {
         if self.tagged.is_none() {
             let own_words = match &self.job {
                 Some(Job::Member(running)) => {
-                    !running.departed.is_empty()
+                    !running.answer.is_nothing()
                         || running.mapped
                         || self.strays.is_some()
                         || self.is_selecting(running.id)

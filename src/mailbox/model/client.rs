@@ -21,6 +21,8 @@ pub(super) struct Running {
     pub(super) line: String,
     /// By number, and neither COPY nor MOVE: no EXPUNGE may come.
     pub(super) keeps_numbers: bool,
+    /// Messages that it counted when it gave it.
+    count: u32,
     /// FETCH replies by number so far.
     fetched: Vec<u32>,
     found: Option<Vec<u32>>,
@@ -63,7 +65,8 @@ impl Client {
     pub(super) fn begin(&mut self, line: &str) {
         let upper = line.to_ascii_uppercase();
         let keeps_numbers = ["FETCH", "STORE", "SEARCH"].iter().any(|verb| upper.starts_with(verb));
-        self.running = Some(Running { line: line.to_owned(), keeps_numbers, fetched: Vec::new(), found: None });
+        let count = u32::try_from(self.view.len()).unwrap();
+        self.running = Some(Running { line: line.to_owned(), keeps_numbers, count, fetched: Vec::new(), found: None });
         if upper.starts_with("SELECT") || upper.starts_with("EXAMINE") {
             self.left();
             let memory = self.memories.get(line.split(' ').nth(1).unwrap()).filter(|_| upper.contains("QRESYNC"));
@@ -335,6 +338,13 @@ impl Client {
         }
         if let Some(set) = line.strip_prefix("SEARCH ").filter(|key| key.starts_with(|c: char| c.is_ascii_digit())) {
             assert!(found.iter().all(|n| in_set(set, *n, count)), "{line} found {found:?}");
+            let all = (1..=running.count).all(|n| !in_set(set, n, count) || found.contains(&n));
+            assert!(all, "{line} found {found:?} of {}", running.count);
+        }
+        if line == "SEARCH ALL" {
+            // What it counts is there, until it is told otherwise.
+            let all = (1..=u32::try_from(found.len()).unwrap()).eq(found.iter().copied());
+            assert!(all && found.len() as u32 >= running.count, "{line} found {found:?} of {}", running.count);
         }
     }
 

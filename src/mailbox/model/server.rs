@@ -529,13 +529,15 @@ fn search(selected: &Selected, world: &mut World, args: &str, by_uid: bool, out:
     let found: Vec<String> = (1..=count)
         .zip(&selected.entries)
         .filter_map(|(number, entry)| {
-            let message = mailbox.get(entry.uid)?;
+            let message = mailbox.get(entry.uid);
+            let flagged = |flag: &str| Some(message?.flags.contains(flag));
             let hit = match key {
+                // Until its client has heard that a message is gone, the server counts it.
                 "ALL" => true,
-                "UNSEEN" => !message.flags.contains("\\Seen"),
-                "SEEN" => message.flags.contains("\\Seen"),
-                "DELETED" => message.flags.contains("\\Deleted"),
-                key if key.starts_with("MODSEQ ") => message.changed >= key[7..].parse().unwrap(),
+                "UNSEEN" => !flagged("\\Seen")?,
+                "SEEN" => flagged("\\Seen")?,
+                "DELETED" => flagged("\\Deleted")?,
+                key if key.starts_with("MODSEQ ") => message?.changed >= key[7..].parse().unwrap(),
                 key => match key.strip_prefix("UID ") {
                     Some(set) => in_set(set, entry.uid, max_uid),
                     None => in_set(key, number, count),
