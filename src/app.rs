@@ -3,6 +3,7 @@
 
 mod accept;
 mod reload;
+mod seeing;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -28,8 +29,9 @@ use crate::ports::{self, Budget, PortRangeError};
 use crate::secret::NoRandomness;
 use crate::session::driver::Context;
 use crate::session::registry::Registry;
+use crate::session::trace::Slow;
 use crate::tls::TlsConfigError;
-use crate::upstream::backend::{Backend, Service};
+use crate::upstream::backend::Backend;
 
 pub use self::reload::ReloadError;
 
@@ -162,6 +164,14 @@ impl Proxy {
         }
         drop(inherited);
         let proxy = Self(Arc::new(Inner::new(&config)?));
+        let (census, inner) = (ports::census(Arc::downgrade(&proxy.0.pools)), Arc::downgrade(&proxy.0));
+        proxy.0.metrics.before_render(move || {
+            census();
+            if let Some(inner) = inner.upgrade() {
+                inner.show();
+            }
+        });
+        proxy.0.metrics.operation().reloaded(true);
         proxy.0.first_look().await;
         proxy.keep_house();
         let mut running = proxy.0.running.lock().await;
@@ -308,18 +318,7 @@ impl Proxy {
 
     fn readiness(&self) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
         let inner = Arc::clone(&self.0);
-        Arc::new(move || {
-            if inner.drain.is_cancelled() || inner.handing_over.load(Ordering::Acquire) {
-                return Readiness::Draining;
-            }
-            // All sessions go to the first one.
-            let backend = inner.backend.load();
-            match (backend.service(), backend.outage()) {
-                (Service::Running, None) => Readiness::Ready,
-                (Service::Running, Some(outage)) => Readiness::NoBackend(outage),
-                (service, _) => Readiness::OutOfService(backend.config.name.clone(), service.as_str()),
-            }
-        })
+        Arc::new(move || inner.readiness())
     }
 }
 
@@ -334,13 +333,13 @@ impl Inner {
         let backends = made.collect::<Result<Vec<_>, _>>()?;
         let backend: Live<_> = Arc::new(ArcSwap::new(Arc::clone(&backends[0])));
         let pools = Arc::new(Pools::new(Arc::clone(&pool_config), backends, &budget));
-        metrics.before_render(ports::census(Arc::downgrade(&pools)));
         let auth = Authenticator::new(auth_settings(config), Arc::clone(&pools), Arc::clone(&metrics))?;
         let registry = Arc::<Registry>::default();
         let context = Context {
             auth: Arc::clone(&auth),
             backend: Arc::clone(&backend),
             limits: config.limits.clone(),
+            slow: Slow::than(config.log.slow),
             metrics: Arc::clone(&metrics),
             registry: Arc::clone(&registry),
         };

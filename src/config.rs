@@ -599,10 +599,13 @@ pub struct Log {
     pub level: String,
     /// A line for each client session at its end. Default: true.
     pub sessions: bool,
+    /// A command that takes longer is logged at its end; zero: none is. Default: 10s.
+    #[serde(serialize_with = "diff::words")]
+    pub slow: Duration,
 }
 
 impl Default for Log {
     fn default() -> Log {
-        Log { format: LogFormat::Text, level: "info".to_owned(), sessions: true }
+        Log { format: LogFormat::Text, level: "info".to_owned(), sessions: true, slow: Duration::from_secs(10) }
     }
 }

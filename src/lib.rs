@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod app;
 pub mod auth;
+mod certificate;
 pub mod config;
 pub mod demo;
 pub mod imap;

@@ -125,6 +125,12 @@ impl Stream {
         version.and_then(|version| version.as_str())
     }
 
+    /// When the first of the certificates that the server showed expires, in seconds since the Unix epoch.
+    pub fn certificate_expires(&self) -> Option<i64> {
+        let Self::TlsClient(tls) = self else { return None };
+        crate::certificate::expires(tls.get_ref().1.peer_certificates()?.iter().map(|certificate| &**certificate))
+    }
+
     /// Our end's address; `None` for a Unix socket.
     pub fn local_address(&self) -> Option<SocketAddr> {
         match self.socket() {

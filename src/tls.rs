@@ -270,6 +270,12 @@ impl CertificateStore {
         Ok(Self { certificate: certificate.into(), private_key: private_key.into(), current, tried })
     }
 
+    /// When the first of its certificates expires, in seconds since the Unix epoch.
+    #[must_use]
+    pub fn expires(&self) -> Option<i64> {
+        crate::certificate::expires(self.current.load().cert.iter().map(|certificate| &**certificate))
+    }
+
     /// Whether either file has changed since it was last loaded (or since the loading of it last failed). Costs two
     /// `stat` calls: poll it every few seconds.
     pub fn changed(&self) -> bool {

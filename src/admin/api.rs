@@ -1,6 +1,8 @@
 //! What can be looked at and done by `/api/...`, as JSON.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -322,6 +324,19 @@ pub(super) fn backends(proxy: &Proxy) -> Vec<Value> {
     proxy.pools().backends().iter().map(|backend| backend_row(proxy, backend)).collect()
 }
 
+/// Where an action was asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origin(pub(super) Option<SocketAddr>);
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(address) => write!(f, "{address}"),
+            None => f.write_str("unix"),
+        }
+    }
+}
+
 /// What an action says.
 pub(super) enum Done {
     /// 200
@@ -333,15 +348,15 @@ pub(super) enum Done {
 }
 
 /// Carries out `POST /api/{path}?{query}`. `None`: there is no such action.
-pub(super) async fn act(proxy: &Proxy, path: &str, query: &str) -> Option<Done> {
+pub(super) async fn act(proxy: &Proxy, path: &str, query: &str, origin: Origin) -> Option<Done> {
     let segments: Vec<_> = path.split('/').collect();
     Some(match segments[..] {
-        ["accounts", account, "retire"] => retire(proxy, &octets(account)),
-        ["accounts", account, "trace"] => trace(proxy, &octets(account), query),
-        ["accounts", account, "close"] => close_all(proxy, &octets(account)),
-        ["sessions", id, "close"] => close(proxy, id),
-        ["backends", name, verb @ ("pause" | "resume" | "drain")] => serve(proxy, &octets(name), verb),
-        ["reload"] => reload(proxy).await,
+        ["accounts", account, "retire"] => retire(proxy, origin, &octets(account)),
+        ["accounts", account, "trace"] => trace(proxy, origin, &octets(account), query),
+        ["accounts", account, "close"] => close_all(proxy, origin, &octets(account)),
+        ["sessions", id, "close"] => close(proxy, origin, id),
+        ["backends", name, verb @ ("pause" | "resume" | "drain")] => serve(proxy, origin, &octets(name), verb),
+        ["reload"] => reload(proxy, origin).await,
         _ => return None,
     })
 }
@@ -359,7 +374,7 @@ fn named(proxy: &Proxy, user: &[u8]) -> (Vec<Arc<Account>>, Vec<String>) {
 
 /// Ends what imapool holds for an account, however its name is spelled: connections at rest at once, others when their
 /// sessions end; and the next login is verified anew.
-fn retire(proxy: &Proxy, user: &[u8]) -> Done {
+fn retire(proxy: &Proxy, origin: Origin, user: &[u8]) -> Done {
     proxy.pools().retiring();
     let (accounts, users) = named(proxy, user);
     if accounts.is_empty() {
@@ -369,12 +384,12 @@ fn retire(proxy: &Proxy, user: &[u8]) -> Done {
     for account in &accounts {
         account.retire_all(RetireReason::Operator);
     }
-    info!(user = shown::text(user), accounts = accounts.len(), connections, "retired by an administrator");
+    info!(%origin, user = shown::text(user), accounts = accounts.len(), connections, "retired by an administrator");
     Done::Well(json!({ "accounts": accounts.len(), "connections": connections, "users": users }))
 }
 
 /// For `seconds`, an hour at most and a minute by default.
-fn trace(proxy: &Proxy, user: &[u8], query: &str) -> Done {
+fn trace(proxy: &Proxy, origin: Origin, user: &[u8], query: &str) -> Done {
     let seconds = query.split('&').find_map(|pair| pair.strip_prefix("seconds="));
     let Ok(seconds) = seconds.map_or(Ok(TRACE), str::parse::<u64>) else {
         return Done::Not(400, "seconds must be a number".to_owned());
@@ -387,12 +402,12 @@ fn trace(proxy: &Proxy, user: &[u8], query: &str) -> Done {
     for account in &accounts {
         account.trace_for(Duration::from_secs(seconds));
     }
-    info!(user = shown::text(user), accounts = accounts.len(), seconds, "protocol traced by an administrator");
+    info!(%origin, user = shown::text(user), accounts = accounts.len(), seconds, "protocol traced by an administrator");
     Done::Well(json!({ "accounts": accounts.len(), "seconds": seconds, "users": users }))
 }
 
 /// Closes all sessions of an account, however its name is spelled.
-fn close_all(proxy: &Proxy, user: &[u8]) -> Done {
+fn close_all(proxy: &Proxy, origin: Origin, user: &[u8]) -> Done {
     let name = folded(user);
     let mut records = proxy.registry().all();
     records.retain(|record| record.account().is_some_and(|account| folded(&account.key().user) == name));
@@ -405,19 +420,19 @@ fn close_all(proxy: &Proxy, user: &[u8]) -> Done {
     for record in &records {
         record.close();
     }
-    info!(user = shown::text(user), sessions = records.len(), "sessions closed by an administrator");
+    info!(%origin, user = shown::text(user), sessions = records.len(), "sessions closed by an administrator");
     Done::Well(json!({ "sessions": records.len(), "users": users }))
 }
 
-fn close(proxy: &Proxy, id: &str) -> Done {
+fn close(proxy: &Proxy, origin: Origin, id: &str) -> Done {
     let record = id.parse().ok().and_then(|id| proxy.registry().find(id));
     let Some(record) = record else { return Done::NoSuch("session") };
     record.close();
-    info!(session = record.id, client = %record.client, "session closed by an administrator");
+    info!(%origin, session = record.id, client = %record.client, "session closed by an administrator");
     Done::Well(json!({ "session": record.id }))
 }
 
-fn serve(proxy: &Proxy, name: &[u8], verb: &str) -> Done {
+fn serve(proxy: &Proxy, origin: Origin, name: &[u8], verb: &str) -> Done {
     let backends = proxy.pools().backends();
     let Some(backend) = backends.iter().find(|backend| backend.config.name.as_bytes() == name) else {
         return Done::NoSuch("backend");
@@ -441,14 +456,15 @@ fn serve(proxy: &Proxy, name: &[u8], verb: &str) -> Done {
             }
         }
     }
-    info!(backend = backend.config.name, service = service.as_str(), sessions, "set by an administrator");
+    info!(%origin, backend = backend.config.name, service = service.as_str(), sessions, "set by an administrator");
     let connections = backend.metrics().connections_open();
     Done::Well(json!({
         "backend": backend.config.name, "service": service.as_str(), "connections": connections, "sessions": sessions,
     }))
 }
 
-async fn reload(proxy: &Proxy) -> Done {
+async fn reload(proxy: &Proxy, origin: Origin) -> Done {
+    info!(%origin, "reload asked for by an administrator");
     match proxy.reload_file().await {
         Ok(changes) => Done::Well(json!({ "changes": changes })),
         Err(error @ ReloadError::NoFile) => Done::Not(409, error.to_string()),

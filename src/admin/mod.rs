@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::access::{TOKEN_VARIABLE, Token, TokenError};
+use self::api::Origin;
 pub use self::recent::{Recent, Remember, recent};
 use self::routes::Routes;
 use crate::app::Proxy;
@@ -206,10 +207,11 @@ async fn serve_connection(
     limits: AdminLimits,
     shutdown: CancellationToken,
 ) {
+    let origin = Origin(stream.peer_address());
     let service = service_fn(|request| {
         let routes = Arc::clone(&routes);
         place.verifies(true);
-        async move { routes.respond(&request).await }
+        async move { routes.respond(&request, origin).await }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::access::{self, Refused};
-use super::api::{self, Done, Query};
+use super::api::{self, Done, Origin, Query};
 use super::page;
 use super::sampler::Sampler;
 use super::{AdminState, Readiness};
@@ -83,7 +83,7 @@ impl Routes {
     }
 
     /// The request's body, if it has one, is never read. For HEAD, hyper leaves the answer's body out.
-    pub(super) async fn respond<B>(&self, request: &Request<B>) -> Result<Answer, Infallible> {
+    pub(super) async fn respond<B>(&self, request: &Request<B>, origin: Origin) -> Result<Answer, Infallible> {
         let path = request.uri().path();
         let read = [Method::GET, Method::HEAD].contains(request.method());
         Ok(match path {
@@ -95,21 +95,21 @@ impl Routes {
             _ => match access::admit(request.headers(), &self.state.hosts.load(), path == "/") {
                 Err(refused) => refuse(refused),
                 Ok(()) => match path.strip_prefix("/api/") {
-                    Some(call) => self.api(request, call, read).await,
+                    Some(call) => self.api(request, call, read, origin).await,
                     None => page::file(path, read).unwrap_or_else(no_such_page),
                 },
             },
         })
     }
 
-    async fn api<B>(&self, request: &Request<B>, call: &str, read: bool) -> Answer {
+    async fn api<B>(&self, request: &Request<B>, call: &str, read: bool, origin: Origin) -> Answer {
         let Some(proxy) = &self.state.proxy else { return no_such_page() };
         if request.method() == Method::POST {
             let token = self.state.token.load();
             if let Err(refused) = access::authorize(request.headers(), token.as_ref().as_ref()) {
                 return refuse(refused);
             }
-            return match api::act(proxy, call, request.uri().query().unwrap_or_default()).await {
+            return match api::act(proxy, call, request.uri().query().unwrap_or_default(), origin).await {
                 Some(done) => told(done),
                 None if is_list(call) => method_not_allowed("GET, HEAD"),
                 None => no_such_page(),

@@ -13,6 +13,7 @@ use crate::admin::{AdminServer, Token};
 use crate::config::{self, Change, Config, ConfigError, Effect, ListenAddr, Places, diff};
 use crate::listener::{BindError, BoundListener, Inherited, ListenerContext};
 use crate::session::driver::Context;
+use crate::session::trace::Slow;
 use crate::tls::TlsConfigError;
 use crate::upstream::backend::Backend;
 
@@ -72,6 +73,7 @@ impl Proxy {
     /// See [`ReloadError`]; the old configuration serves on.
     pub async fn reload_file(&self) -> Result<Vec<Change>, ReloadError> {
         let result = self.try_reload_file().await;
+        self.0.metrics.operation().reloaded(result.is_ok());
         match &result {
             Ok(changes) if changes.is_empty() => info!("configuration reloaded; nothing has changed"),
             Ok(changes) => {
@@ -162,6 +164,7 @@ impl Proxy {
             auth: Arc::clone(&old.auth),
             backend: Arc::clone(&old.backend),
             limits: config.limits.clone(),
+            slow: Slow::than(config.log.slow),
             metrics: Arc::clone(&old.metrics),
             registry: Arc::clone(&old.registry),
         }));

@@ -266,6 +266,7 @@ fn read_log<'t>(reader: &mut Reader<'t>, table: Option<Table<'t>>) -> Log {
         format: section.or("format", defaults.format, value::one_of(LOG_FORMATS, LogFormat::as_str)),
         level: level.map_or(defaults.level, str::to_owned),
         sessions: section.or("sessions", defaults.sessions, value::boolean),
+        slow: section.or("slow", defaults.slow, value::duration(ANY)),
     };
     section.finish();
     log

@@ -179,7 +179,10 @@ fn everything_can_be_said() {
     assert_eq!(config.auth.cache_ttl, Duration::from_secs(5400));
     assert_eq!((config.limits.command_line, config.limits.literals), (1024 * 1024, 2000));
     assert_eq!(config.admin.address, None);
-    assert_eq!(config.log, Log { format: LogFormat::Json, level: "trace".to_owned(), sessions: false });
+    assert_eq!(
+        config.log,
+        Log { format: LogFormat::Json, level: "trace".to_owned(), sessions: false, ..Log::default() }
+    );
 }
 
 #[test]
@@ -250,7 +253,7 @@ fn unknown_keys_get_the_nearest_valid_one() {
         ("tsl = \"none\"\n", "f:5:1: unknown key `backend.tsl`: did you mean `tls`?"),
         (
             "[log]\ncolour = true\n",
-            "f:6:1: unknown key `log.colour`: the nearest is `format`; valid here: level, format, sessions",
+            "f:6:1: unknown key `log.colour`: the nearest is `slow`; valid here: level, format, sessions, slow",
         ),
         (
             "[\"\"]\n",

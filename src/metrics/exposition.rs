@@ -18,7 +18,7 @@ use super::labels::Label;
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// One metric for each value of a label, found by an array index.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct PerLabel<L, M> {
     metrics: Box<[M]>,
     label: PhantomData<L>,

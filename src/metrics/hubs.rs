@@ -89,7 +89,7 @@ impl Drop for HubGuard {
 }
 
 /// A backend's label, and its numbers.
-type Labelled<'a> = ([(&'static str, String); 1], &'a Arc<BackendMetrics>);
+pub(super) type Labelled<'a> = ([(&'static str, String); 1], &'a Arc<BackendMetrics>);
 
 /// Those of all backends.
 pub(super) fn register(backends: &[Labelled<'_>], registry: &mut Registry) {

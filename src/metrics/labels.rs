@@ -106,6 +106,32 @@ labels! {
 }
 
 labels! {
+    /// What became of a client's command.
+    CommandResult("result") {
+        /// Answered OK.
+        Ok = "ok",
+        /// Answered NO, by the backend or by imapool.
+        No = "no",
+        /// Answered BAD.
+        Bad = "bad",
+        /// Its connection was lost, and it was not run again.
+        Lost = "lost",
+    }
+}
+
+labels! {
+    /// Whether sessions get connections to a backend, as an administrator wishes.
+    ServiceState("service") {
+        /// They do.
+        Running = "running",
+        /// They wait.
+        Paused = "paused",
+        /// They wait, and what was open ends.
+        Drained = "drained",
+    }
+}
+
+labels! {
     /// Whether a shared mailbox has a connection.
     HubState("state") {
         /// It has.
@@ -389,6 +415,8 @@ mod tests {
         assert_indexed::<CheckoutResult>();
         assert_indexed::<DelayReason>();
         assert_indexed::<CommandLabel>();
+        assert_indexed::<CommandResult>();
+        assert_indexed::<ServiceState>();
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod exposition;
 mod histogram;
 mod hubs;
 mod labels;
+mod operation;
 #[cfg(test)]
 mod tests;
 
@@ -25,9 +26,10 @@ pub use self::histogram::{Counts, Histogram};
 pub use self::hubs::{HubGuard, HubMetrics};
 use self::labels::Label as _;
 pub use self::labels::{
-    CheckoutResult, CommandLabel, ConnectionState, DelayReason, DialResult, HubState, LoginPath, LoginResult,
-    ResumeResult, RetireReason, SessionClose, WaitCause,
+    CheckoutResult, CommandLabel, CommandResult, ConnectionState, DelayReason, DialResult, HubState, LoginPath,
+    LoginResult, ResumeResult, RetireReason, ServiceState, SessionClose, WaitCause,
 };
+pub use self::operation::{HealthMetrics, OperationMetrics};
 use crate::process::ProcessCollector;
 
 /// Every number of one process.
@@ -40,6 +42,7 @@ pub struct Metrics {
     logins: PerLabel<LoginResult, Counter>,
     login_seconds: PerLabel<LoginPath, Histogram>,
     command_seconds: PerLabel<CommandLabel, Histogram>,
+    operation: OperationMetrics,
     /// By name, in the order in which they became known. One that a reload took away keeps its numbers.
     backends: RwLock<Vec<(String, Arc<BackendMetrics>)>>,
     /// Made anew when a backend becomes known.
@@ -66,6 +69,7 @@ impl Metrics {
             logins: PerLabel::default(),
             login_seconds: PerLabel::default(),
             command_seconds: PerLabel::default(),
+            operation: OperationMetrics::default(),
             backends: RwLock::default(),
             registry: Mutex::default(),
             refresh: OnceLock::new(),
@@ -88,6 +92,18 @@ impl Metrics {
         drop(backends);
         *self.registry.lock() = self.registry();
         numbers
+    }
+
+    /// What an operator asks first.
+    pub fn operation(&self) -> &OperationMetrics {
+        &self.operation
+    }
+
+    /// When the certificates of the listeners expire, by their names.
+    pub fn set_listener_certificates(&self, now: &[(String, i64)]) {
+        if self.operation.set_certificates(now) {
+            *self.registry.lock() = self.registry();
+        }
     }
 
     /// Counts a session that ended: `imapool_client_sessions_total`. Leaves [`Metrics::client_sessions`] alone.
@@ -160,6 +176,7 @@ impl Metrics {
         let mut registry = Registry::default();
         let own = registry.sub_registry_with_prefix("imapool");
         self.register_sessions(own);
+        self.operation.register(own);
         self.register_upstream(own);
         Self::register_process(own);
         registry.register_collector(Box::new(ProcessCollector));
@@ -229,6 +246,7 @@ impl Metrics {
             backends.iter().map(|(label, b)| (label.to_vec(), b.checkout_wait.clone())).collect::<Series<_>>(),
         );
         hubs::register(&backends, registry);
+        operation::register_health(&backends, registry);
         let mut ports = |name: &str, help: &str, gauge: fn(&BackendMetrics) -> &Gauge| {
             let series = backends.iter().map(|(label, backend)| (label.to_vec(), gauge(backend).clone()));
             registry.register(name, help, series.collect::<Series<_>>());
@@ -268,6 +286,7 @@ pub struct BackendMetrics {
     checkouts: PerLabel<CheckoutResult, Counter>,
     checkout_wait: Histogram,
     hubs: Arc<HubMetrics>,
+    health: HealthMetrics,
 }
 
 impl BackendMetrics {
@@ -296,6 +315,11 @@ impl BackendMetrics {
     pub fn checkout(&self, result: CheckoutResult, waited: Duration) {
         self.checkouts.get(result).inc();
         self.checkout_wait.observe(waited);
+    }
+
+    /// Whether it is there, and serves.
+    pub fn health(&self) -> &HealthMetrics {
+        &self.health
     }
 
     /// The numbers of shared mailboxes.

@@ -134,7 +134,7 @@ fn value(metrics: &Metrics, sample: &str, labels: &[(&str, &str)]) -> f64 {
 fn every_family_of_the_contract_is_there_from_the_start() {
     let metrics = Metrics::new(&["main".to_owned(), AWKWARD.to_owned()]);
     let families = parse(&metrics.render());
-    let contract: [(&str, &str, &[&str], usize); 23] = [
+    let contract: [(&str, &str, &[&str], usize); 33] = [
         ("imapool_client_sessions", "gauge", &[], 1),
         ("imapool_client_sessions_total", "counter", &["close"], 14),
         ("imapool_logins_total", "counter", &["result"], 8),
@@ -157,6 +157,16 @@ fn every_family_of_the_contract_is_there_from_the_start() {
         ("imapool_ports_capacity", "gauge", &["backend"], 2),
         ("imapool_ports_in_use", "gauge", &["backend"], 2),
         ("imapool_ports_time_wait", "gauge", &["backend"], 2),
+        ("imapool_ready", "gauge", &[], 1),
+        ("imapool_client_sessions_limit", "gauge", &[], 1),
+        ("imapool_upstream_connections_limit", "gauge", &[], 1),
+        ("imapool_config_last_reload_successful", "gauge", &[], 1),
+        ("imapool_config_last_reload_success_timestamp_seconds", "gauge", &[], 1),
+        ("imapool_commands_total", "counter", &["command", "result"], CommandLabel::ALL.len() * 4),
+        ("imapool_backend_up", "gauge", &["backend"], 2),
+        ("imapool_backend_service", "gauge", &["backend", "service"], 2 * 3),
+        ("imapool_backend_connections_limit", "gauge", &["backend"], 2),
+        ("imapool_backend_certificate_expiry_timestamp_seconds", "gauge", &["backend"], 2),
         ("imapool_build_info", "gauge", &["version"], 1),
     ];
     for (name, kind, labels, samples) in contract {
@@ -259,6 +269,18 @@ fn a_connection_is_shown_once_while_its_state_changes() {
         }
         over.store(true, std::sync::atomic::Ordering::Relaxed);
     });
+}
+
+/// Of those who waited in vain by the default, each bucket up to there has none.
+#[test]
+fn there_is_a_bucket_at_the_default_timeout() {
+    let metrics = Metrics::new(&["main".to_owned()]);
+    let limit = crate::config::Pool::default().checkout_timeout;
+    metrics.backend("main").checkout(CheckoutResult::Reused, limit);
+    metrics.backend("main").checkout(CheckoutResult::Timeout, limit + Duration::from_millis(1));
+    let bound = format!("{:?}", limit.as_secs_f64());
+    let bucket = |le: &str| value(&metrics, "imapool_checkout_wait_seconds_bucket", &[("backend", "main"), ("le", le)]);
+    assert_eq!((bucket(&bound), bucket("+Inf")), (1.0, 2.0));
 }
 
 /// A second opinion: the parser of Prometheus' own Python client, where it is installed.

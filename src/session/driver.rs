@@ -23,7 +23,7 @@ use self::running::{Lent, Running, capitalized};
 use self::shared::Sharing;
 use super::machine::{Action, Bounds, End, LoginReply, Machine, Run};
 use super::registry::{CLOSING, Record, Registry};
-use super::trace::Trace;
+use super::trace::{Slow, Trace};
 use crate::auth::{Authenticator, Verdict};
 use crate::config::{Limits, Live, PlaintextLogin};
 use crate::imap::capability::Front;
@@ -31,7 +31,7 @@ use crate::imap::command::Name;
 use crate::imap::sasl::Credential;
 use crate::listener::{ClientAddr, ListenerContext};
 use crate::mailbox::hub::FromHub;
-use crate::metrics::{Metrics, SessionClose};
+use crate::metrics::{CommandResult, Metrics, SessionClose};
 use crate::pool::{Account, CheckoutError, Grant, Lease, Pass};
 use crate::stream::Stream;
 use crate::upstream::backend::Backend;
@@ -52,6 +52,8 @@ pub struct Context {
     pub backend: Live<Backend>,
     /// `[limits]`
     pub limits: Limits,
+    /// What is logged of commands that take long.
+    pub slow: Slow,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Which sessions there are.
@@ -602,6 +604,7 @@ impl Session {
 
     /// Answers a command for which there can be no connection.
     fn turned_away(&mut self, run: &Run, error: CheckoutError) {
+        self.context.metrics.operation().command_ended(running::label(run.command.name), CommandResult::No);
         let selects = matches!(run.command.name, Name::Select | Name::Examine);
         if error == CheckoutError::Refused || !selects {
             return self.unconnected(error);

@@ -4,4 +4,4 @@ pub mod crowd;
 pub mod driver;
 pub mod machine;
 pub mod registry;
-mod trace;
+pub mod trace;

@@ -214,6 +214,11 @@ impl Record {
         let _ = self.ended.set(close);
     }
 
+    /// The one that its last command ran on.
+    pub(super) fn last_connection(&self) -> Option<u64> {
+        self.connections.lock().last().copied()
+    }
+
     fn connections(&self) -> String {
         self.connections.lock().iter().map(u64::to_string).collect::<Vec<_>>().join(",")
     }

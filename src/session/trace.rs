@@ -5,17 +5,52 @@
 //! is all, if it can be a command's: whoever mistypes LOGIN, or sends a password where a command is expected, must not
 //! find it in a log. That goes for its tag and for what the server answers, too, which may repeat it.
 
+use std::time::Duration;
+
 use tracing::info;
 
 use super::registry::Record;
 use crate::imap::command::{Command, Name};
 use crate::imap::rewrite::is_uid;
+use crate::metrics::CommandResult;
 use crate::shown;
 
 /// Octets of a line that are shown.
 const SHOWN: usize = 300;
 /// Octets of the name of a command that is not known.
 const SHOWN_NAME: usize = 32;
+
+/// `log.slow`: which commands are logged for how long they took.
+#[derive(Debug, Clone, Copy)]
+pub struct Slow(Duration);
+
+impl Slow {
+    /// Those that take longer; zero: none.
+    #[must_use]
+    pub fn than(limit: Duration) -> Self {
+        Self(limit)
+    }
+
+    /// A command has ended. The time of IDLE is the client's choice.
+    pub(super) fn note(self, record: &Record, name: Name, result: CommandResult, taken: Duration) {
+        if self.0.is_zero() || taken <= self.0 || name == Name::Idle {
+            return;
+        }
+        let account = record.account();
+        info!(
+            target: "imapool::slow",
+            session = record.id,
+            client = %record.client,
+            user = account.map(|account| account.name()),
+            backend = account.map(|account| account.backend().config.name.clone()),
+            connection = record.last_connection(),
+            command = name.as_str(),
+            result = result.as_str(),
+            seconds = (taken.as_secs_f64() * 1000.0).round() / 1000.0,
+            "slow command"
+        );
+    }
+}
 
 /// Makes lines fit to be shown out of what goes to a client.
 #[derive(Debug, Default)]

@@ -549,6 +549,9 @@ impl Backend {
             connection.login.handle_tls();
             connection.outcome().await?;
         }
+        if let Some(expires) = connection.stream.certificate_expires() {
+            self.metrics.health().certificate.set(expires);
+        }
         if **self.capabilities.load() != *connection.login.capabilities() {
             self.capabilities.store(Arc::new(connection.login.capabilities().clone()));
         }

@@ -33,6 +33,12 @@ impl World {
         Self::before(address, server, |config| config.pool.mode = PoolMode::Session).await
     }
 
+    pub(crate) async fn changed(change: impl FnOnce(&mut Config)) -> Self {
+        let server = Server::start(Options::default()).await.unwrap();
+        let address = server.address();
+        Self::before(address, server, change).await
+    }
+
     pub(crate) async fn before(backend: SocketAddr, server: Server, change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let token = folder.path().join("token");

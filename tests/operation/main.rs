@@ -12,6 +12,7 @@ mod api;
 mod authority;
 mod browser;
 mod commands;
+mod counted;
 mod forward;
 mod hostile;
 mod http;

@@ -157,3 +157,26 @@ async fn it_is_not_ready_while_its_only_backend_is_out_of_service_or_away() {
     drop(client);
     world.harness.finish().await;
 }
+
+#[tokio::test]
+async fn actions_are_logged_with_their_origin() {
+    let world = World::new().await;
+    let client = world.harness.login("u8").await;
+    world.harness.proxy().set_source("/nowhere/imapool.toml".into());
+    for (action, words) in [
+        ("accounts/u8/trace", "protocol traced by an administrator"),
+        ("accounts/u8/retire", "retired by an administrator"),
+        ("backends/mail/pause", "set by an administrator"),
+        ("backends/mail/resume", "set by an administrator"),
+        ("sessions/1/close", "session closed by an administrator"),
+        ("reload", "reload asked for by an administrator"),
+    ] {
+        let before = world.harness.log.text().len();
+        post(world.admin, &format!("/api/{action}")).await;
+        let log = world.harness.log.text();
+        let line = log[before..].lines().find(|line| line.contains(words)).unwrap_or_else(|| panic!("{words}: {log}"));
+        assert!(line.contains("origin=127.0.0.1:"), "{line}");
+    }
+    drop(client);
+    world.harness.finish().await;
+}

@@ -120,7 +120,8 @@ fn durations_that_may_be_zero() {
             ("pool", "drain_timeout"),
             ("auth", "cache_ttl"),
             ("auth", "failure_delay"),
-            ("limits", "drain_timeout")
+            ("limits", "drain_timeout"),
+            ("log", "slow")
         ]
     );
 }

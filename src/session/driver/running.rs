@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
@@ -11,7 +12,7 @@ use super::closing::Ended;
 use super::shared::needs_mailbox;
 use crate::imap::command::Name;
 use crate::mailbox::registry::mailbox_name;
-use crate::metrics::CommandLabel;
+use crate::metrics::{CommandLabel, CommandResult};
 use crate::pool::{CheckoutError, Pass, Want};
 use crate::session::machine::Run;
 use crate::upstream::backend::Service;
@@ -33,6 +34,8 @@ pub(super) struct Running {
     /// To run it anew, as long as that can be done.
     pub(super) again: Option<Box<Run>>,
     pub(super) attempts: u8,
+    /// What its tagged reply says, once that has begun.
+    pub(super) result: Option<CommandResult>,
 }
 
 /// What a session has switched on, where its connection carries more than that.
@@ -63,7 +66,7 @@ impl Session {
         if self.running.is_none() {
             self.record.command_begins(name);
         }
-        self.running = Some(Running { name, since: self.now, again, attempts: 1 });
+        self.running = Some(Running { name, since: self.now, again, attempts: 1, result: None });
         Ok(())
     }
 
@@ -84,7 +87,7 @@ impl Session {
                     if is_first {
                         self.record.command_begins(name);
                     }
-                    self.running = Some(Running { name, since, again, attempts });
+                    self.running = Some(Running { name, since, again, attempts, result: None });
                 }
                 Err(unsent) if self.is_elsewhere_as_good() && attempts < MAX_ATTEMPTS => {
                     attempts += 1;
@@ -93,6 +96,7 @@ impl Session {
                 }
                 Err(_) => {
                     self.drop_lease();
+                    self.context.metrics.operation().command_ended(label(name), CommandResult::Lost);
                     self.fail(LOST);
                 }
             }
@@ -197,6 +201,7 @@ impl Session {
             Err(error) => {
                 let user = want.pass.account().name();
                 info!(client = %self.client, user, %error, "no upstream connection for a command");
+                self.context.metrics.operation().command_ended(label(name), CommandResult::No);
                 self.unconnected(error);
                 false
             }
@@ -216,7 +221,7 @@ impl Session {
     pub(super) fn upstream(&mut self, event: FromUpstream) {
         match event {
             FromUpstream::Data(octets) => self.queue(octets),
-            FromUpstream::Tagged(octets) => self.machine.handle_tagged(octets),
+            FromUpstream::Tagged(octets) => self.tagged(octets),
             FromUpstream::Continue(line) => {
                 // A literal that has been sent cannot be sent again.
                 if let Some(running) = self.running.as_mut().filter(|running| running.name != Name::Idle) {
@@ -228,18 +233,42 @@ impl Session {
                 self.has_renamed();
                 self.queue(data);
                 self.lent_after(&rest);
-                let running = self.running.take();
-                if let Some(running) = &running {
-                    self.context.metrics.command(label(running.name), self.now - running.since);
-                    self.record.command_ends();
-                }
-                self.note_mailbox(running.as_ref().map(|running| running.name), selected);
-                if let Some(rest) = self.unshare(running.map(|running| running.name), rest) {
+                let name = self.finished(&rest);
+                self.note_mailbox(name, selected);
+                if let Some(rest) = self.unshare(name, rest) {
                     self.machine.handle_done(&rest, selected || self.sharing.hub.is_some());
                 }
             }
             FromUpstream::Checked | FromUpstream::Lost(_) => {}
         }
+    }
+
+    /// The tagged reply begins.
+    pub(super) fn tagged(&mut self, octets: Bytes) {
+        if let Some(running) = &mut self.running {
+            running.result.get_or_insert_with(|| result_of(&octets));
+        }
+        self.machine.handle_tagged(octets);
+    }
+
+    /// The running command was answered; `rest`: the last of its tagged reply. Gives its name.
+    pub(super) fn finished(&mut self, rest: &[u8]) -> Option<Name> {
+        let running = self.running.take()?;
+        let taken = self.now - running.since;
+        let result = running.result.unwrap_or_else(|| result_of(rest));
+        self.context.metrics.command(label(running.name), taken);
+        self.context.metrics.operation().command_ended(label(running.name), result);
+        self.record.command_ends();
+        self.context.slow.note(&self.record, running.name, result, taken);
+        Some(running.name)
+    }
+
+    /// There will be no answer to the running command but imapool's own.
+    pub(super) fn lost_for_good(&mut self, running: &Running) {
+        let taken = self.now - running.since;
+        self.context.metrics.operation().command_ended(label(running.name), CommandResult::Lost);
+        self.record.command_ends();
+        self.context.slow.note(&self.record, running.name, CommandResult::Lost, taken);
     }
 
     /// Which mailbox is selected on the session's own connection, for those who look.
@@ -263,6 +292,7 @@ impl Session {
             info!(client = %self.client, user, command = name.as_str(), "upstream connection lost during a command");
         }
         if loss.cut {
+            running.iter().for_each(|running| self.lost_for_good(running));
             return Err(Ended::Cut);
         }
         let ends = self.machine.is_selected() && self.sharing.hub.is_none();
@@ -271,6 +301,7 @@ impl Session {
             _ => LOST,
         };
         if let Some(text) = loss.bye.filter(|_| ends) {
+            running.iter().for_each(|running| self.lost_for_good(running));
             self.machine.handle_bye(reply, &text);
             return Ok(());
         }
@@ -281,6 +312,9 @@ impl Session {
             return Ok(());
         };
         let repeatable = loss.unsent || (loss.unanswered && running.name.repeatable());
+        if !repeatable || running.again.is_none() || running.attempts >= MAX_ATTEMPTS {
+            self.lost_for_good(&running);
+        }
         match running.again {
             Some(run) if repeatable && running.attempts < MAX_ATTEMPTS => {
                 debug!(command = running.name.as_str(), "connection lost; running the command on another");
@@ -289,6 +323,18 @@ impl Session {
             _ => self.fail(reply),
         }
         Ok(())
+    }
+}
+
+/// What a tagged reply says, without its tag. That its connection was lost, a hub says in these words.
+fn result_of(reply: &[u8]) -> CommandResult {
+    let reply = reply.trim_ascii_start();
+    let lost = LOST.trim_end_matches('.').as_bytes();
+    match reply.split(u8::is_ascii_whitespace).next().unwrap_or_default() {
+        _ if reply.starts_with(lost) => CommandResult::Lost,
+        word if word.eq_ignore_ascii_case(b"OK") => CommandResult::Ok,
+        word if word.eq_ignore_ascii_case(b"NO") => CommandResult::No,
+        _ => CommandResult::Bad,
     }
 }
 

@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::Session;
 use super::closing::Ended;
-use super::running::{LOST, Running, capitalized, label};
+use super::running::{LOST, Running, capitalized};
 use crate::config::PoolMode;
 use crate::imap::command::{Command, Name};
 use crate::mailbox::enabled::{EnableSet, Enabled, Parameters};
@@ -176,10 +176,15 @@ impl Session {
 
     /// Something came from the hub.
     pub(super) fn heard(&mut self, event: FromHub) -> Result<(), Ended> {
+        if matches!(event, FromHub::Bye(_) | FromHub::Cut | FromHub::Stalled | FromHub::Lost)
+            && let Some(running) = self.running.take()
+        {
+            self.lost_for_good(&running);
+        }
         match event {
             FromHub::Data(octets) => self.queue(octets),
             FromHub::Continue(line) => self.machine.handle_continue(line),
-            FromHub::Tagged(octets) => self.machine.handle_tagged(octets),
+            FromHub::Tagged(octets) => self.tagged(octets),
             FromHub::Done(data, rest, selected) => {
                 self.queue(data);
                 self.ended(&rest, selected);
@@ -237,10 +242,7 @@ impl Session {
     /// The hub has answered the running command.
     fn ended(&mut self, rest: &[u8], selected: bool) {
         self.has_renamed();
-        if let Some(running) = self.running.take() {
-            self.context.metrics.command(label(running.name), self.now - running.since);
-            self.record.command_ends();
-        }
+        self.finished(rest);
         if std::mem::take(&mut self.sharing.joining) && selected {
             self.sticky = Some(Arc::new(self.sharing.joins_as.sticky()));
         }
@@ -310,7 +312,7 @@ pub(super) fn needs_mailbox(name: Name) -> bool {
 }
 
 fn running(command: &Command, now: Instant) -> Running {
-    Running { name: command.name, since: now, again: None, attempts: 1 }
+    Running { name: command.name, since: now, again: None, attempts: 1, result: None }
 }
 
 fn noop() -> Run {

@@ -1,0 +1,56 @@
+//! What is told of the whole: whether it is ready, and the numbers that nobody counts as they change.
+
+use std::sync::atomic::Ordering;
+
+use super::Inner;
+use crate::admin::Readiness;
+use crate::metrics::ServiceState;
+use crate::upstream::backend::Service;
+
+impl Inner {
+    /// Whether new sessions can be served.
+    pub(super) fn readiness(&self) -> Readiness {
+        if self.drain.is_cancelled() || self.handing_over.load(Ordering::Acquire) {
+            return Readiness::Draining;
+        }
+        // All sessions go to the first one.
+        let backend = self.backend.load();
+        match (backend.service(), backend.outage()) {
+            (Service::Running, None) => Readiness::Ready,
+            (Service::Running, Some(outage)) => Readiness::NoBackend(outage),
+            (service, _) => Readiness::OutOfService(backend.config.name.clone(), service.as_str()),
+        }
+    }
+
+    /// Brings numbers up to date.
+    pub(super) fn show(&self) {
+        let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        let operation = self.metrics.operation();
+        operation.ready.set(i64::from(self.readiness() == Readiness::Ready));
+        operation.sessions_limit.set(gauge(self.config.load().limits.sessions));
+        operation.connections_limit.set(gauge(self.budget.capacity()));
+        for backend in self.pools.backends().iter() {
+            let health = backend.metrics().health();
+            health.up.set(i64::from(backend.is_reachable()));
+            health.connections_limit.set(gauge(self.budget.usage(backend.index).1));
+            health.serves(match backend.service() {
+                Service::Running => ServiceState::Running,
+                Service::Paused => ServiceState::Paused,
+                Service::Drained => ServiceState::Drained,
+            });
+        }
+        self.show_certificates();
+    }
+
+    fn show_certificates(&self) {
+        let Ok(running) = self.running.try_lock() else { return };
+        let listeners = running.listeners.iter().map(|listener| listener.context.load_full());
+        let expiries = listeners.map(|listener| {
+            let expires = listener.tls.as_ref().and_then(|tls| tls.certificates().expires());
+            (listener.config.name.clone(), expires.unwrap_or_default())
+        });
+        let expiries: Vec<_> = expiries.collect();
+        drop(running);
+        self.metrics.set_listener_certificates(&expiries);
+    }
+}
