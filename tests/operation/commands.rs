@@ -209,6 +209,10 @@ async fn top_lives_in_a_terminal() {
     seen(&["5 sessions, by id", "CLIENT", "127.0.0.1:"]).await;
     println!("{}", tmux(&["capture-pane", "-p", "-t", "top"]));
     tmux(&["send-keys", "-t", "top", "Tab"]);
+    seen(&["3 hubs", "INBOX"]).await;
+    tmux(&["send-keys", "-t", "top", "Tab"]);
+    seen(&["connections, by age", "AT REST"]).await;
+    tmux(&["send-keys", "-t", "top", "Tab"]);
     seen(&["backends", "running", "main"]).await;
     tmux(&["send-keys", "-t", "top", "q"]);
     until("the end of top", || tmux(&["list-sessions"]).is_empty()).await;
