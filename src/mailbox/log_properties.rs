@@ -152,7 +152,10 @@ impl World {
                     client.view.extend(self.server.iter().filter(|message| message.id > seen));
                     assert_eq!(client.view.len(), n as usize);
                 }
-                News::Recent(n) => client.recent = n,
+                News::Recent(n) => {
+                    assert!(n as usize <= client.view.len(), "{n} recent of {}", client.view.len());
+                    client.recent = n;
+                }
                 News::Text(text) => client.text = text,
                 News::Fetch(n, text) => {
                     let message = &mut client.view[n as usize - 1];

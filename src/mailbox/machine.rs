@@ -15,6 +15,7 @@ mod idle;
 mod jobs;
 mod members;
 mod outgoing;
+mod recent;
 mod replies;
 mod resume;
 mod selection;
@@ -31,6 +32,7 @@ use thiserror::Error;
 use self::departed::Departed;
 use self::jobs::Job;
 use self::outgoing::Outgoing;
+use self::recent::Recent;
 use self::replies::Reading;
 use self::resume::Fresh;
 use self::selection::Selection;
@@ -203,6 +205,8 @@ struct Member {
     /// Of one whose silent STORE waits or runs: messages whose flags it was told since it gave that, by its own
     /// numbers. It takes the last that it hears for what its STORE has made of them.
     told: Option<Ranges>,
+    /// Messages that it was told are recent, by UID.
+    recent: Ranges,
     /// The tagged reply to its SELECT, while it is told what has changed since it knew the mailbox.
     selecting: Option<Bytes>,
     /// The mod-sequence up to which it was told everything, as far as the backend has said.
@@ -242,6 +246,7 @@ pub struct Machine {
     touched: bool,
     shadow: Shadow,
     departed: Departed,
+    recent: Recent,
     members: HashMap<MemberId, Member>,
     /// Those with a command that waits.
     queue: VecDeque<MemberId>,
@@ -311,6 +316,7 @@ impl Machine {
             touched: false,
             shadow: Shadow::default(),
             departed: Departed::default(),
+            recent: Recent::default(),
             members: HashMap::default(),
             queue: VecDeque::new(),
             link: Link::Down,
@@ -551,6 +557,7 @@ impl Machine {
         other.touched = self.touched;
         other.shadow = self.shadow.clone();
         other.departed = self.departed.clone();
+        other.recent = self.recent.clone();
         other.delayed = self.delayed || self.delays;
         for id in ids {
             if let Some(member) = self.members.remove(id) {

@@ -278,8 +278,10 @@ impl Session {
             self.machine.handle_done(b" OK Idle completed.\r\n", false);
         } else if self.lease.is_some() {
             self.parts.push_back(part);
-        } else if let Some(hub) = &self.sharing.hub {
-            // Nothing else is said while a command runs in a hub.
+        } else if let Some(hub) = &self.sharing.hub
+            // Nothing else is said while a command runs in a hub; the rest of a message that was refused, before that.
+            && self.running.as_ref().is_some_and(|running| running.name == Name::Idle)
+        {
             hub.end_idle();
         }
     }

@@ -143,3 +143,110 @@ async fn where_no_mailbox_is_selected_there_is_no_news_of_messages() {
     )
     .await;
 }
+
+/// RFC 9051 section 6.3.12: what was appended was appended, whatever becomes of the mailbox meanwhile: here its
+/// connection is lost while it is asked for news of the message, and cannot be gone on with on the next.
+#[tokio::test]
+async fn an_append_that_went_well_is_ok_whatever_becomes_of_the_mailbox() {
+    for (lost, ends) in [
+        // It has another UIDVALIDITY, and the hub ends.
+        (
+            "V< * 3 EXISTS
+             V< * OK [UIDVALIDITY 8] valid
+             V< * OK [UIDNEXT 14] next
+             V< TAG OK [READ-WRITE] selected",
+            true,
+        ),
+        // It cannot be selected any more.
+        ("V< TAG NO [NONEXISTENT] gone", true),
+    ] {
+        let mut stage = Stage::set(2, "LITERAL+").await;
+        stage
+            .play(&format!(
+                "ONE
+                 1> b APPEND INBOX {{10+}}\\r\\n0123456789
+                 V> APPEND INBOX {{10}}
+                 V< + go on
+                 V- 0123456789
+                 V< TAG OK [APPENDUID 7 14] appended
+                 U> NOOP
+                 U!
+                 V> SELECT \"INBOX\"
+                 {lost}
+                 1< b OK [APPENDUID 7 14] appended"
+            ))
+            .await;
+        if ends {
+            stage.play("1< * BYE…").await;
+        }
+    }
+}
+
+/// The same where the mailbox is lost while the message is on its way.
+#[tokio::test]
+async fn an_append_under_way_is_told_how_it_went() {
+    let mut stage = Stage::set(2, "LITERAL+").await;
+    stage
+        .play(
+            "ONE
+             TWO
+             1> b APPEND INBOX {10+}\\r\\n0123456789
+             V> APPEND INBOX {10}
+             V< + go on
+             V- 0123456789
+             2> b NOOP
+             U> NOOP
+             U!
+             W> SELECT \"INBOX\"
+             W< TAG NO [NONEXISTENT] gone
+             2< b NO [UNAVAILABLE]…
+             2< * BYE…
+             V< TAG OK [APPENDUID 7 14] appended
+             1< b OK [APPENDUID 7 14] appended
+             1< * BYE…",
+        )
+        .await;
+}
+
+/// RFC 2177: IDLE ends by DONE. So it does behind an APPEND that was refused, given at once with it.
+#[tokio::test]
+async fn an_idle_behind_a_refused_append_goes_on() {
+    // Refused before the message has come, when half of it has, and when all of it has.
+    let early = "1> b APPEND INBOX {10+}\\r\\n0123456789\\r\\nc IDLE
+        V> APPEND INBOX {10}
+        V< TAG NO [OVERQUOTA] full";
+    let begun = "1> b APPEND INBOX {10+}\\r\\n012
+        V> APPEND INBOX {10}
+        V< + go on
+        V- 012
+        V< TAG NO [OVERQUOTA] full
+        1> 34567\\r\\nc IDLE";
+    let late = "1> b APPEND INBOX {10+}\\r\\n0123456789\\r\\nc IDLE
+        V> APPEND INBOX {10}
+        V< + go on
+        V- 0123456789
+        V< TAG NO [OVERQUOTA] full";
+    for refused in [early, begun, late] {
+        let mut stage = Stage::set(2, "LITERAL+").await;
+        stage
+            .play(&format!(
+                "ONE
+                 {refused}
+                 1< b NO [OVERQUOTA] full
+                 1< + idling
+                 U> UID SEARCH 1:3
+                 U< * SEARCH 11 12 13
+                 U< TAG OK searched
+                 U> IDLE
+                 U< + idling
+                 U< * 4 EXISTS
+                 1< * 4 EXISTS
+                 1> DONE
+                 1< c OK…
+                 U- DONE
+                 U< TAG OK idled"
+            ))
+            .await;
+        stage.end().await;
+    }
+}

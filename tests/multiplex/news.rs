@@ -304,3 +304,65 @@ async fn an_alert_during_a_command_reaches_all() {
     )
     .await;
 }
+
+/// RFC 3501 section 2.3.2: a message is recent for one session, the first that is told. That one is told so again;
+/// all others see its flags without.
+#[tokio::test]
+async fn a_message_is_recent_for_one_session() {
+    two("1> b FETCH 3 (FLAGS)
+         U> FETCH 3 (FLAGS)
+         U< * 3 FETCH (FLAGS (\\Recent))
+         U< TAG OK fetched
+         1< * 3 FETCH (FLAGS (\\Recent))
+         1< b OK fetched
+         2> b FETCH 2:3 (UID FLAGS)
+         U> FETCH 2:3 (UID FLAGS)
+         U< * 2 FETCH (UID 12 FLAGS (\\Recent \\Seen))
+         U< * 3 FETCH (UID 13 FLAGS (\\Recent))
+         U< TAG OK fetched
+         2< * 2 FETCH (UID 12 FLAGS (\\Recent \\Seen))
+         2< * 3 FETCH (UID 13 FLAGS ())
+         2< b OK fetched
+         1> c UID FETCH 12:13 (FLAGS BODY.PEEK[])
+         U> UID FETCH 12:13 (FLAGS BODY.PEEK[])
+         U< * 2 FETCH (UID 12 FLAGS (\\Seen \\Recent) BODY[] {2}\\r\\nab)
+         U< * 3 FETCH (UID 13 FLAGS (\\Recent) BODY[] {2}\\r\\nab)
+         U< TAG OK fetched
+         1< * 2 FETCH (UID 12 FLAGS (\\Seen) BODY[] {2}
+         1< ab)
+         1< * 3 FETCH (UID 13 FLAGS (\\Recent) BODY[] {2}
+         1< ab)
+         1< c OK fetched")
+    .await;
+}
+
+/// RFC 3501 section 7.3.2: RECENT counts messages that the session counts, so it comes behind EXISTS, and never says
+/// more; what has gone counts no more.
+#[tokio::test]
+async fn recent_is_never_more_than_there_are() {
+    two("1> b NOOP
+         U> NOOP
+         U< * 4 RECENT
+         U< * 4 EXISTS
+         U< TAG OK noop
+         1< * 3 RECENT
+         1< * 4 EXISTS
+         1< * 4 RECENT
+         1< b OK noop
+         1> c NOOP
+         U> NOOP
+         U< * 1 EXPUNGE
+         U< TAG OK noop
+         1< * 1 EXPUNGE
+         1< * 3 RECENT
+         1< c OK noop
+         2> b FETCH 2 (UID)
+         U> FETCH 1 (UID)
+         U< * 1 FETCH (UID 12)
+         U< TAG OK fetched
+         2< * 4 EXISTS
+         2< * 3 RECENT
+         2< * 2 FETCH (UID 12)
+         2< b OK fetched")
+    .await;
+}

@@ -295,8 +295,9 @@ impl Viewer {
     }
 
     fn judge(&self, line: &str, tagged: &str) -> io::Result<()> {
-        // The only refusal there may be: messages that the client has not heard the end of yet (RFC 5530 section 3).
-        let gone = tagged.starts_with("NO [EXPUNGEISSUED]") && line.split(' ').any(|word| word != "NOOP");
+        // The only refusal there may be: of COPY and MOVE, all or nothing, when the client has not heard yet that some
+        // are gone (RFC 9051 section 6.4.7, RFC 5530 section 3). FETCH and STORE serve what is left (RFC 2180 section 4).
+        let gone = tagged.starts_with("NO [EXPUNGEISSUED]") && ["COPY", "MOVE"].iter().any(|name| line.contains(name));
         if tagged.starts_with("OK") || gone { Ok(()) } else { self.wrong(&format!("{line}: {tagged}")) }
     }
 
@@ -322,6 +323,7 @@ impl Viewer {
                 self.view.resize(number, Message::default());
                 Ok(())
             }
+            Some("RECENT") if number > count => self.wrong(&format!("of {count} messages: {text}")),
             Some("EXPUNGE") if keeps_numbers || self.modseqs.qresync => self.wrong("EXPUNGE where none may come"),
             Some("EXPUNGE" | "FETCH") if !is_one => self.wrong(&format!("of no message: {text}")),
             Some("EXPUNGE") => {

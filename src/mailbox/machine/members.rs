@@ -55,6 +55,7 @@ impl Machine {
             attempts: 0,
             catching_up: false,
             told: None,
+            recent: Ranges::new(),
             selecting: None,
             complete: None,
             out: Outgoing::default(),

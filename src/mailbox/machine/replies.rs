@@ -312,27 +312,39 @@ impl Machine {
 
     /// Holds a FETCH back as long as it may be one of only flags.
     fn fetch_octets(&mut self, reading: &mut Reading, octets: &Octets<'_>, literal: bool) {
-        if let Some(held) = &mut reading.held {
+        if let Some(mut held) = reading.held.take() {
             let other = reading.items.as_ref().is_some_and(FetchScanner::has_other) && octets.ends_with(b"\n");
-            if !literal && !other && held.len() + octets.len() <= HELD {
-                return held.put_slice(octets);
+            let fits = !literal && held.len() + octets.len() <= HELD;
+            if fits {
+                held.put_slice(octets);
+            }
+            if fits && !other {
+                reading.held = Some(held);
+                return;
             }
             if reading.to.is_some() {
                 reading.begun = true;
-                self.put_fetch(reading.number, held);
+                self.put_fetch(reading, &held);
             }
-            reading.held = None;
+            if fits {
+                return;
+            }
         }
         if reading.to.is_some() {
             self.emit(octets);
         }
     }
 
-    fn put_fetch(&mut self, number: u32, octets: &[u8]) {
+    fn put_fetch(&mut self, reading: &Reading, octets: &[u8]) {
+        let left_out = match (reading.to, reading.reply) {
+            (Some(id), Reply::Fetch(number)) => self.claim_recent(id, number, octets),
+            _ => 0..0,
+        };
         self.passed.put_slice(b"* ");
-        self.passed.put_slice(itoa::Buffer::new().format(number).as_bytes());
+        self.passed.put_slice(itoa::Buffer::new().format(reading.number).as_bytes());
         self.passed.put_slice(b" FETCH");
-        self.passed.put_slice(octets);
+        self.passed.put_slice(&octets[..left_out.start]);
+        self.passed.put_slice(&octets[left_out.end..]);
     }
 
     fn end_reply(&mut self) {
@@ -445,7 +457,7 @@ impl Machine {
             }
         }
         match reading.held.take().filter(|_| reading.to.is_some()) {
-            Some(held) if wanted => self.put_fetch(reading.number, &held),
+            Some(held) if wanted => self.put_fetch(reading, &held),
             Some(_) => self.tell_modseq(number, &items),
             None => {}
         }

@@ -133,7 +133,9 @@ impl Client {
                 assert!(count >= self.view.len(), "EXISTS {count} after {}", self.view.len());
                 self.view.resize(count, Known::default());
             }
-            (Ok(_), "RECENT") => {}
+            (Ok(count), "RECENT") => {
+                assert!(count as usize <= self.view.len(), "{count} recent of {}", self.view.len())
+            }
             (Ok(number), "EXPUNGE") => {
                 let running = self.running.as_ref();
                 assert!(running.is_some() || self.idling, "EXPUNGE without a command");

@@ -1,0 +1,64 @@
+//! \Recent (RFC 3501 section 2.3.2): a message has it for one session, the first that is told.
+
+use std::ops::Range;
+
+use super::{Machine, MemberId};
+use crate::imap::ranges::Ranges;
+
+/// Where the flags are in a FETCH.
+const FLAGS: &[u8] = b"FLAGS (";
+
+/// Which messages were told with \Recent, and to whom, by UID. Nobody claims a message whose UID is not known.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Recent {
+    claimed: Ranges,
+}
+
+impl Machine {
+    /// What is to be left out of the start of a FETCH of message `number` for this member: \Recent, unless it is the
+    /// first to be told.
+    pub(super) fn claim_recent(&mut self, id: MemberId, number: u32, octets: &[u8]) -> Range<usize> {
+        let Some((from, to)) = recent(octets) else { return 0..0 };
+        let Some((uid, member)) = self.uids.nth(number).zip(self.members.get_mut(&id)) else { return 0..0 };
+        if self.recent.claimed.insert(uid) {
+            member.recent.insert(uid);
+        }
+        if member.recent.contains(uid) { 0..0 } else { from..to }
+    }
+}
+
+/// Where \Recent is among the flags, with a space.
+fn recent(octets: &[u8]) -> Option<(usize, usize)> {
+    let start = memchr::memmem::find(octets, FLAGS)? + FLAGS.len();
+    let end = start + memchr::memchr(b')', &octets[start..])?;
+    let mut from = start;
+    for flag in octets[start..end].split(|b| *b == b' ') {
+        let to = from + flag.len();
+        if flag.eq_ignore_ascii_case(b"\\Recent") {
+            return Some(if to < end { (from, to + 1) } else { (from - usize::from(from > start), to) });
+        }
+        from = to + 1;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_flag_is_taken_out() {
+        for (before, after) in [
+            (" (FLAGS (\\Recent) UID 7)\r\n", " (FLAGS () UID 7)\r\n"),
+            (" (UID 7 FLAGS (\\recent \\Seen))\r\n", " (UID 7 FLAGS (\\Seen))\r\n"),
+            (" (FLAGS (\\Seen \\Recent x))\r\n", " (FLAGS (\\Seen x))\r\n"),
+            (" (FLAGS (\\Seen \\Recent))\r\n", " (FLAGS (\\Seen))\r\n"),
+        ] {
+            let (from, to) = recent(before.as_bytes()).unwrap();
+            assert_eq!([&before[..from], &before[to..]].concat(), after);
+        }
+        for text in [" (FLAGS (\\Seen $Recent))\r\n", " (UID 7)\r\n", " (FLAGS (\\Rec", " (FLAGS ()) (\\Recent)"] {
+            assert_eq!(recent(text.as_bytes()), None, "{text}");
+        }
+    }
+}
