@@ -13,10 +13,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Readiness;
-use super::api::{self, AccountRow};
+use super::api::{self, AccountRow, Query};
 use super::recent::recent;
 use crate::app::Proxy;
-use crate::metrics::{CheckoutResult, ConnectionState, Counts, LoginResult, RetireReason, SessionClose};
+use crate::metrics::{CheckoutResult, CommandResult, ConnectionState, Counts, LoginResult, RetireReason, SessionClose};
 
 /// Between two samples.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -226,11 +226,25 @@ impl Sampler {
             "checkout_seconds": seconds(now.checkout.since(&before.checkout)),
             "logins": logins,
             "backends": backends,
+            "hubs": api::hubs(proxy, &Query::parse(&format!("sort=sessions&limit={BUSIEST}"))),
+            "commands": { "lost": metrics.operation().commands_so_far(CommandResult::Lost) },
+            "certificates": certificates(proxy),
             "accounts": { "known": accounts.len(), "busiest": busiest },
             "recent": recent(),
             "point": point,
         })
     }
+}
+
+/// When they expire: those of the listeners, and those that backends have shown.
+fn certificates(proxy: &Proxy) -> Value {
+    let listeners = proxy.metrics().operation().certificates();
+    let listeners = listeners.into_iter().map(|(name, at)| ("listener", name, at));
+    let backends = proxy.pools().backends();
+    let backends =
+        backends.iter().map(|it| ("backend", it.config.name.clone(), it.metrics().health().certificate.get()));
+    let all = listeners.chain(backends).filter(|(.., at)| *at > 0);
+    all.map(|(side, name, at)| json!({ "side": side, "name": name, "expires": at })).collect()
 }
 
 /// Connections and ports, over all backends.

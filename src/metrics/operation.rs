@@ -55,6 +55,11 @@ impl OperationMetrics {
         self.commands.get(command).get(result).inc();
     }
 
+    /// Commands with this result so far.
+    pub fn commands_so_far(&self, result: CommandResult) -> u64 {
+        CommandLabel::ALL.iter().map(|command| self.commands.get(*command).get(result).get()).sum()
+    }
+
     /// The configuration was taken, at the start or by a reload, or one was refused.
     pub fn reloaded(&self, well: bool) {
         self.reloaded_well.set(i64::from(well));

@@ -110,6 +110,20 @@ fn look(admin: SocketAddr) -> Browser {
     browser.click("#accounts tbody tr:first-child button");
     browser.until("its session", "document.querySelectorAll('#sessions-table tbody tr').length === 1");
     assert_eq!(browser.text("#account-name"), ODD);
+    assert!(browser.text("#sessions-table tbody").contains("INBOX"));
+    browser.until(
+        "its hub",
+        &format!(
+            "[...document.querySelectorAll('#hubs tbody tr')].some((tr) => tr.innerText.startsWith({}))",
+            json!(ODD)
+        ),
+    );
+    browser.until("a bar that is seen", "parseFloat(document.querySelector('#gauge-bar').style.width) > 30");
+    assert!(browser.text("#login-results").contains("refused by the server"));
+    assert!(browser.text("#no-certificates").starts_with("None"));
+    let mark = "getComputedStyle(document.querySelector('#state'), '::before').content";
+    assert!(browser.value(mark).as_str().unwrap().contains('\u{2713}'), "told by colour alone");
+    assert_eq!(browser.value("clock(Date.UTC(2026, 0, 1, 23, 5) / 1000).length"), 8, "no AM or PM");
     browser.click("#account-close");
     browser.until("closed", "document.querySelector('#account-sessions').hidden");
     browser.value("document.querySelector('#filter').select()");

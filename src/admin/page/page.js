@@ -14,6 +14,10 @@ function time(seconds) {
   return seconds < 1 ? decimal.format(seconds * 1e3) + " ms" : decimal.format(seconds) + " s";
 }
 
+// Hours from 0 to 23, whatever the browser's language.
+const CLOCK = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
+const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB", CLOCK);
+
 function span(seconds) {
   const [days, hours, minutes] = [seconds / 86400, (seconds / 3600) % 24, (seconds / 60) % 60].map(Math.floor);
   return days ? `${days} d ${hours} h` : hours ? `${hours} h ${minutes} min` : `${minutes} min ${Math.floor(seconds % 60)} s`;
@@ -42,7 +46,7 @@ let points = [];
 let charts = [];
 
 const CHARTS = [
-  { id: "chart-ports", lines: [["ports in use", "ports", "--blue"], ["TIME_WAIT", "time_wait", "--orange"], ["capacity", "capacity", "--red"]] },
+  { id: "chart-ports", lines: [["ports in use", "ports", "--blue"], ["TIME_WAIT", "time_wait", "--orange"]] },
   { id: "chart-connections", lines: [["sessions", "sessions", "--blue"], ["in use", "active", "--green"], ["at rest", "idle", "--violet"], ["connecting", "connecting", "--orange"]] },
   { id: "chart-rates", lines: [["logins", "logins", "--blue"], ["commands", "commands", "--green"]] },
   { id: "chart-latency", lines: [
@@ -64,8 +68,8 @@ function makeCharts() {
     const plot = new uPlot({
       width: at.clientWidth, height: HEIGHT,
       scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), (high ?? 1) * 1.05 || 1] } },
-      axes: [axis, { ...axis, size: 60 }],
-      series: [{ value: (_, v) => (v ? new Date(v * 1000).toLocaleTimeString() : "–") },
+      axes: [{ ...axis, values: (_, ticks) => ticks.map((tick) => clock(tick).slice(0, 5)) }, { ...axis, size: 60 }],
+      series: [{ value: (_, v) => (v ? clock(v) : "–") },
         ...chart.lines.map(([label, , stroke]) => ({ label, stroke: colour(stroke), width: 2, spanGaps: true, points: { show: false }, value }))],
     }, data(chart), at);
     return { chart, plot, at };
@@ -88,6 +92,11 @@ function state(summary) {
 
 function tiles(summary) {
   show("sessions", whole.format(summary.sessions.open));
+  const { refused, throttled, unavailable, limit } = summary.logins;
+  show("refused", whole.format(refused + throttled));
+  show("refused-more", `since the start; ${whole.format(unavailable + limit)} could not be checked`);
+  show("lost", whole.format(summary.commands.lost));
+  element("lost").className = summary.commands.lost ? "bad" : "";
   show("sessions-limit", "of " + whole.format(summary.sessions.limit));
   show("logins", decimal.format(summary.rates.logins));
   show("commands", decimal.format(summary.rates.commands));
@@ -96,13 +105,22 @@ function tiles(summary) {
     for (const quantile of ["p50", "p99"]) show(`${what}-${quantile}`, time(summary[`${what}_seconds`][quantile]));
 }
 
+// The least of 1, 2 and 5, 10, 20 and so on that leaves some room, and no more than there may be.
+function scale(value, most) {
+  const wanted = Math.max(10, value * 1.25);
+  const ten = 10 ** Math.floor(Math.log10(wanted));
+  return Math.min(most, [1, 2, 5, 10].map((step) => step * ten).find((step) => step >= wanted));
+}
+
 function budget({ budget: { in_use, capacity }, ports }) {
   const share = capacity ? in_use / capacity : 0;
   show("budget-in-use", whole.format(in_use));
   show("budget-capacity", whole.format(capacity));
   show("ports-in-use", whole.format(ports.in_use));
   show("ports-time-wait", whole.format(ports.time_wait));
-  element("gauge-bar").style.width = Math.min(100, share * 100) + "%";
+  const end = scale(in_use, capacity);
+  show("budget-scale", `(the bar ends at ${whole.format(end)}${share > 0.8 ? "; nearly all are in use" : ""})`);
+  element("gauge-bar").style.width = Math.min(100, end ? in_use / end * 100 : 0) + "%";
   element("gauge").classList.toggle("scarce", share > 0.8);
   element("gauge").setAttribute("aria-valuenow", in_use);
   element("gauge").setAttribute("aria-valuemax", capacity);
@@ -115,6 +133,29 @@ function backends(list) {
     const { active, idle, spare } = backend.connections;
     return row([backend.name, backend.address, [health, well ? "" : "bad"], number(active), number(idle), number(spare),
       number(backend.ports.in_use), number(backend.ports.time_wait)]);
+  }));
+}
+
+function hubs({ total, rows }) {
+  show("hubs-known", total > rows.length ? `${whole.format(total)}, those with the most sessions` : whole.format(total));
+  fill("hubs", rows.map((hub) => row([hub.user, hub.mailbox + (hub.read_only ? " (read only)" : ""), number(hub.sessions),
+    hub.state, number(hub.connection), [span(hub.seconds), "n"]])));
+}
+
+const LOGINS = { cached: "accepted from memory", verified: "accepted by the server", refused: "refused by the server",
+  throttled: "turned away: too many were wrong", unavailable: "could not be checked", limit: "a limit was reached",
+  malformed: "not understood", disabled: "not allowed without TLS" };
+function logins(results) {
+  fill("login-results", Object.entries(LOGINS).map(([key, words]) => row([words, number(results[key])])));
+}
+
+function certificates(list) {
+  element("no-certificates").hidden = list.length > 0;
+  fill("certificates", list.map(({ side, name, expires }) => {
+    const days = Math.floor((expires - Date.now() / 1000) / 86400);
+    const day = new Date(expires * 1000).toISOString().slice(0, 10);
+    const words = days < 0 ? `expired on ${day}` : `until ${day}, ${whole.format(days)} days`;
+    return row([`${side} ${name}`, [words, days < 14 ? "bad" : ""]]);
   }));
 }
 
@@ -132,7 +173,7 @@ function recent(list) {
   element("recent").replaceChildren(...list.map((entry) => {
     const li = document.createElement("li");
     const small = document.createElement("small");
-    const when = new Date(entry.at * 1000).toLocaleTimeString();
+    const when = clock(entry.at);
     small.textContent = `${when}, ${whole.format(entry.times)} ${entry.times === 1 ? "time" : "times"}; ${entry.fields}`;
     li.className = entry.level === "error" ? "bad" : "";
     li.append(entry.message, small);
@@ -186,7 +227,7 @@ async function sessions() {
   const page = await list("/api/sessions?limit=50&account=" + view.account.id);
   fill("sessions-table", page.rows.map((session) => row([number(session.id), session.client, session.tls ?? "–",
     number(session.seconds), number(session.commands), number(session.received), number(session.sent),
-    session.command ?? "–", number(session.connection)])));
+    session.command ?? "–", number(session.connection), session.mailbox ?? "–"])));
 }
 
 function look(change) {
@@ -209,6 +250,9 @@ function summarize(summary) {
   tiles(summary);
   budget(summary.upstream);
   backends(summary.backends);
+  hubs(summary.hubs);
+  logins(summary.logins);
+  certificates(summary.certificates);
   retired(summary.upstream.retired);
   recent(summary.recent);
   show("accounts-known", whole.format(summary.accounts.known) + " known");
