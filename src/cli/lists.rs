@@ -63,7 +63,7 @@ pub(crate) struct View {
     pub(crate) sorts: &'static [&'static str],
 }
 
-/// All lists.
+/// All lists. A terminal of 120 columns has room for the widths of each.
 pub(crate) const VIEWS: [View; 5] = [
     View {
         call: "accounts",
@@ -80,18 +80,18 @@ pub(crate) const VIEWS: [View; 5] = [
     },
     View {
         call: "sessions",
-        // On a terminal of 120 columns there is room for all.
         columns: &[
-            ("SESSION", "id", 7),
+            ("SESSION", "id", 8),
             ("CLIENT", "client", 21),
-            ("USER", "user", 18),
+            ("USER", "user", 15),
+            ("MAILBOX", "mailbox", 10),
+            ("CONNECTION", "connection", 10),
+            ("COMMAND", "command", 8),
+            ("TLS", "tls", 7),
             ("SECONDS", "seconds", 7),
             ("COMMANDS", "commands", 8),
             ("RECEIVED", "received", 8),
-            ("SENT", "sent", 9),
-            ("COMMAND", "command", 9),
-            ("CONN", "connection", 6),
-            ("MAILBOX", "mailbox", 14),
+            ("SENT", "sent", 8),
         ],
         sorts: &["id", "commands", "received", "sent"],
     },
@@ -120,7 +120,7 @@ pub(crate) const VIEWS: [View; 5] = [
             ("SECONDS", "seconds", 8),
             ("AT REST", "at_rest_seconds", 8),
             ("SESSIONS", "sessions", 9),
-            ("MAILBOX", "mailbox", 24),
+            ("MAILBOX", "mailbox", 20),
         ],
         sorts: &["age"],
     },

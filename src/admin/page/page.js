@@ -139,7 +139,7 @@ function backends(list) {
 function hubs({ total, rows }) {
   show("hubs-known", total > rows.length ? `${whole.format(total)}, those with the most sessions` : whole.format(total));
   fill("hubs", rows.map((hub) => row([hub.user, hub.mailbox + (hub.read_only ? " (read only)" : ""), number(hub.sessions),
-    hub.state, number(hub.connection), [span(hub.seconds), "n"]])));
+    [hub.state, "word"], number(hub.connection), [span(hub.seconds), "n"]])));
 }
 
 const LOGINS = { cached: "accepted from memory", verified: "accepted by the server", refused: "refused by the server",
