@@ -28,6 +28,9 @@ use crate::pool::Pools;
 use crate::upstream::backend::Backend;
 use crate::upstream::connection::Roster;
 
+/// Who waits for room looks again this often, whatever the counts say: a wake-up that was lost costs no more.
+const DOUBT: Duration = Duration::from_secs(1);
+
 /// Descriptors kept for everything that is neither a client session nor an upstream connection.
 const RESERVED_DESCRIPTORS: usize = 64;
 /// For how long ports are left alone that the kernel did not have.
@@ -266,8 +269,8 @@ impl Budget {
     /// Room at once, or none.
     pub fn try_permit(self: &Arc<Self>, backend: usize) -> Option<Permit> {
         let share = self.share(backend);
-        let port = Arc::clone(share.allowance.semaphore()).try_acquire_owned().ok()?;
-        let place = Arc::clone(self.total.allowance.semaphore()).try_acquire_owned().ok()?;
+        let port = self.try_acquire(&share, Some(&share))?;
+        let place = self.try_acquire(&self.total, None)?;
         Some(Permit {
             backend,
             port: Some(port),
@@ -277,9 +280,18 @@ impl Budget {
         })
     }
 
+    /// What came back may have been on its way to one who is about to queue: then something else is closed for that.
+    fn try_acquire(&self, share: &Share, of: Option<&Share>) -> Option<OwnedSemaphorePermit> {
+        let permit = Arc::clone(share.allowance.semaphore()).try_acquire_owned().ok()?;
+        if share.need.overtaken() {
+            self.make_room(share, of);
+        }
+        Some(permit)
+    }
+
     async fn acquire(&self, share: &Share, of: Option<&Share>) -> OwnedSemaphorePermit {
         let permits = share.allowance.semaphore();
-        if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+        if let Some(permit) = self.try_acquire(share, of) {
             return permit;
         }
         let mut permit = pin!(Arc::clone(permits).acquire_owned());
@@ -295,9 +307,20 @@ impl Budget {
         }
         // As long as nothing is about to be closed for this one, hubs are asked, too.
         let _asked = (!self.make_room(share, of)).then(|| self.hubs.wait());
-        let permit = permit.await.expect("open semaphore");
-        waiting.served();
-        permit
+        loop {
+            tokio::select! {
+                biased;
+                permit = &mut permit => {
+                    waiting.served();
+                    return permit.expect("open semaphore");
+                }
+                // Nothing that was counted on has come, nor is anything on its way.
+                () = sleep(DOUBT) => {
+                    share.need.doubt();
+                    self.make_room(share, of);
+                }
+            }
+        }
     }
 
     /// Retires what rests longest, one for each who waits. False: there were not enough at rest.

@@ -90,6 +90,21 @@ impl Need {
         counts.grant(usize::from(given));
     }
 
+    /// Somebody has a permit who did not wait. True: it may be one that had come back for who waits, who then has none.
+    pub(super) fn overtaken(&self) -> bool {
+        let mut counts = self.0.lock();
+        counts.granted = counts.granted.saturating_sub(1);
+        counts.waiting > 0
+    }
+
+    /// Somebody has waited for long. If no connection is about to be closed, what had come back went elsewhere.
+    pub(super) fn doubt(&self) {
+        let mut counts = self.0.lock();
+        if counts.leaving == 0 {
+            counts.granted = 0;
+        }
+    }
+
     /// So many more permits are given out.
     pub(super) fn granted(&self, permits: usize) {
         self.0.lock().grant(permits);

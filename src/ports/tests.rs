@@ -110,6 +110,39 @@ impl World {
     }
 }
 
+/// What came back for one who waits may have gone elsewhere. Then it looks again, and something else is closed for it.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_what_went_elsewhere() {
+    let mut world = World::new(1, &[1]);
+    let held = world.budget.permit(0).await;
+    let budget = Arc::clone(&world.budget);
+    let waits = tokio::spawn(async move { budget.permit(0).await });
+    World::settle().await;
+    world.budget.share(0).need.granted(1);
+    world.rest(held, Duration::ZERO);
+    World::settle().await;
+    assert_eq!(world.evicted(), 0, "one seems to be on its way");
+    drop(tokio::time::timeout(2 * DOUBT, waits).await.expect("in time"));
+    assert_eq!(world.evicted(), 1);
+}
+
+/// Who is faster than one who is about to queue, leaves that one without what had come back for it: something else is
+/// closed.
+#[tokio::test(start_paused = true)]
+async fn who_is_overtaken_has_something_else_closed() {
+    let mut world = World::new(2, &[2]);
+    let (first, second) = (world.budget.permit(0).await, world.budget.permit(0).await);
+    let share = world.budget.share(0);
+    let about_to_queue = share.need.wait();
+    drop(first);
+    world.rest(second, Duration::ZERO);
+    assert_eq!(world.evicted(), 0, "one came back");
+    let faster = world.budget.try_permit(0);
+    assert!(faster.is_some());
+    assert_eq!(world.evicted(), 1);
+    drop(about_to_queue);
+}
+
 /// Ten thousand at rest, a thousand who wait: a thousand are closed, those that rested longest, and each makes room
 /// for the one who has waited longest.
 #[tokio::test(start_paused = true)]
