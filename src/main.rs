@@ -80,7 +80,8 @@ enum Command {
         #[arg(long, value_name = "LIST")]
         list: Option<List>,
     },
-    /// Show accounts, sessions, hubs (mailboxes that sessions share), connections and backends of a running imapool, live.
+    /// Show accounts, sessions, hubs (mailboxes that sessions share), connections and backends of a running imapool,
+    /// live.
     ///
     /// Keys: Tab for the next list, s to sort, / to filter, arrows and Page Up/Down to scroll, q to quit.
     Top {

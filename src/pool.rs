@@ -356,8 +356,8 @@ impl Account {
         self.hubs.look_up();
     }
 
-    /// Goes by another `pool.max_per_account` from now on. Where there are fewer places, what rests is given up now, what
-    /// sessions share beyond them between two commands, and what a session has for itself when it comes back.
+    /// Goes by another `pool.max_per_account` from now on. Where there are fewer places, what rests is given up now,
+    /// what sessions share beyond them between two commands, and what a session has for itself when it comes back.
     fn resize(&self, max: usize) {
         let (before, most) = (self.turns.capacity(), self.seats.status().max_size);
         if max > most {

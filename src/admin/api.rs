@@ -446,8 +446,8 @@ fn serve(proxy: &Proxy, origin: Origin, name: &[u8], verb: &str) -> Done {
     let mut sessions = 0;
     if service == Service::Drained {
         proxy.pools().drain_backend(backend);
-        // Those that hold a connection there would keep it for as long as they last; those in a mailbox would have to be
-        // told of it as it is, by another.
+        // Those that hold a connection there would keep it for as long as they last; those in a mailbox would have to
+        // be told of it as it is, by another.
         for record in proxy.registry().all() {
             let there = record.account().is_some_and(|account| account.backend().index == backend.index);
             if there && record.is_connected() {

@@ -255,8 +255,8 @@ impl Hub {
         self.end().await;
     }
 
-    /// What was retired, or is too old, is given up between two commands, and whose credential was refused since hears that: not in
-    /// the middle of a reply.
+    /// What was retired, or is too old, is given up between two commands, and whose credential was refused since
+    /// hears that: not in the middle of a reply.
     fn look_at_account(&mut self) {
         let expired = self.expires.is_some_and(|at| at <= Instant::now());
         if expired || self.lease.as_ref().is_some_and(Lease::is_outdated) {

@@ -126,8 +126,8 @@ impl Record {
         }
     }
 
-    /// Whether an upstream connection is open for it, or will be as soon as it asks for anything: it holds one, or is in
-    /// a mailbox.
+    /// Whether an upstream connection is open for it, or will be as soon as it asks for anything: it holds one, or is
+    /// in a mailbox.
     pub fn is_connected(&self) -> bool {
         self.connection.load(Ordering::Relaxed) > 0 || self.hub.lock().is_some()
     }

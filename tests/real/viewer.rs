@@ -296,7 +296,8 @@ impl Viewer {
 
     fn judge(&self, line: &str, tagged: &str) -> io::Result<()> {
         // The only refusal there may be: of COPY and MOVE, all or nothing, when the client has not heard yet that some
-        // are gone (RFC 9051 section 6.4.7, RFC 5530 section 3). FETCH and STORE serve what is left (RFC 2180 section 4).
+        // are gone (RFC 9051 section 6.4.7, RFC 5530 section 3). FETCH and STORE serve what is left (RFC 2180 section
+        // 4).
         let gone = tagged.starts_with("NO [EXPUNGEISSUED]") && ["COPY", "MOVE"].iter().any(|name| line.contains(name));
         if tagged.starts_with("OK") || gone { Ok(()) } else { self.wrong(&format!("{line}: {tagged}")) }
     }

@@ -390,8 +390,8 @@ impl Machine {
         }
     }
 
-    /// Of a status reply with ALERT, which users have to see (RFC 9051 section 7.1): all members hear it, `heard` as the
-    /// reply to its command. Whoever selects the mailbox first is alone there.
+    /// Of a status reply with ALERT, which users have to see (RFC 9051 section 7.1): all members hear it, `heard` as
+    /// the reply to its command. Whoever selects the mailbox first is alone there.
     pub(super) fn alerts(&mut self, line: &[u8], heard: Option<MemberId>) {
         if is_alert(line) && !matches!(self.job, Some(Job::Open { .. })) {
             let heard = heard.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
