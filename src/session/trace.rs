@@ -1,7 +1,7 @@
 //! The protocol of one account in the log, for a while and by an administrator's wish: what was asked and answered,
 //! without the contents of strings and literals, which are people's mail and secrets. Pure but for the log.
 //!
-//! Arguments are shown of the commands that take some, and of which [`shows_arguments`] says so. Of any other, the name
+//! Arguments are shown of the commands that take some, and of which `shows_arguments` says so. Of any other, the name
 //! is all, if it can be a command's: whoever mistypes LOGIN, or sends a password where a command is expected, must not
 //! find it in a log. That goes for its tag and for what the server answers, too, which may repeat it.
 
