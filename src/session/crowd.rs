@@ -44,12 +44,13 @@ struct Notice {
     wake: Notify,
 }
 
-/// A place inside, until it is dropped.
+/// A place inside, until it is left or dropped.
 #[derive(Debug)]
 pub struct Place {
     crowd: Weak<Crowd>,
     id: u64,
     notice: Arc<Notice>,
+    left: AtomicBool,
 }
 
 impl Crowd {
@@ -97,7 +98,7 @@ impl Crowd {
         inside.last += 1;
         let (id, notice) = (inside.last, Arc::<Notice>::default());
         inside.silent.insert(id, Arc::clone(&notice));
-        (Some(Place { crowd: Arc::downgrade(self), id, notice }), gone)
+        (Some(Place { crowd: Arc::downgrade(self), id, notice, left: AtomicBool::new(false) }), gone)
     }
 
     /// Those who have not logged in.
@@ -187,8 +188,12 @@ impl Place {
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
+impl Place {
+    /// Leaves it to others, whoever knows of it still.
+    pub fn leave(&self) {
+        if self.left.swap(true, Ordering::AcqRel) {
+            return;
+        }
         self.with(|inside, id| {
             inside.silent.remove(&id);
             inside.verified.remove(&id);
@@ -197,6 +202,12 @@ impl Drop for Place {
                 inside.sessions -= 1;
             }
         });
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
@@ -249,7 +260,11 @@ mod tests {
         third.verifies(true);
         assert!(crowd.enter().0.is_none(), "somebody is in, and somebody about to be");
         assert!(!third.is_given_up());
+        // Once, however often it is said.
+        third.leave();
+        third.leave();
         drop(third);
+        assert_eq!(crowd.0.lock().sessions, 1);
         assert!(crowd.enter().0.is_some());
         assert_eq!(crowd.enter().1, 0, "it was dropped");
     }

@@ -324,6 +324,8 @@ impl Enrolled {
 
 impl Drop for Enrolled {
     fn drop(&mut self) {
+        // A hub that its command keeps busy may know the record for longer.
+        self.record.place.leave();
         self.registry.shard(self.record.id).lock().remove(&self.record.id);
         self.record.log();
     }
