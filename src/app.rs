@@ -24,6 +24,7 @@ use crate::auth::{Authenticator, Settings};
 use crate::config::{self, Config, ListenAddr, Live};
 use crate::listener::{BindError, BoundListener, Inherited, ListenerContext};
 use crate::metrics::Metrics;
+use crate::net::Net;
 use crate::pool::Pools;
 use crate::ports::{self, Budget, PortRangeError};
 use crate::secret::NoRandomness;
@@ -98,6 +99,7 @@ struct Inner {
     budget: Arc<Budget>,
     registry: Arc<Registry>,
     sessions: TaskTracker,
+    net: Net,
     /// Another process takes over.
     handing_over: AtomicBool,
     /// Begins the end: no new sessions, those at rest are told.
@@ -149,8 +151,16 @@ impl Proxy {
     ///
     /// # Errors
     /// As [`Proxy::start`].
-    pub async fn start_with(config: Config, mut inherited: Inherited) -> Result<Self, StartError> {
-        let bind = |listener| BoundListener::bind_or_adopt(listener, &mut inherited);
+    pub async fn start_with(config: Config, inherited: Inherited) -> Result<Self, StartError> {
+        Self::start_over(config, inherited, Net::System).await
+    }
+
+    /// As [`Proxy::start_with`], over another net than this host's; the admin address is this host's all the same.
+    ///
+    /// # Errors
+    /// As [`Proxy::start`].
+    pub async fn start_over(config: Config, mut inherited: Inherited, net: Net) -> Result<Self, StartError> {
+        let bind = |listener| BoundListener::bind_over(listener, &mut inherited, &net);
         let bound = config.listeners.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
         let admin = match &config.admin.address {
             Some(address) => {
@@ -163,7 +173,7 @@ impl Proxy {
             warn!(address, "a socket was handed to imapool that no listener has the address of; it is closed");
         }
         drop(inherited);
-        let proxy = Self(Arc::new(Inner::new(&config)?));
+        let proxy = Self(Arc::new(Inner::new(&config, net)?));
         let (census, inner) = (ports::census(Arc::downgrade(&proxy.0.pools)), Arc::downgrade(&proxy.0));
         proxy.0.metrics.before_render(move || {
             census();
@@ -323,13 +333,13 @@ impl Proxy {
 }
 
 impl Inner {
-    fn new(config: &Config) -> Result<Self, StartError> {
+    fn new(config: &Config, net: Net) -> Result<Self, StartError> {
         let names: Vec<_> = config.backends.iter().map(|backend| backend.name.clone()).collect();
         let metrics = Metrics::new(&names);
         let budget = Budget::new(config);
         let pool_config: Live<_> = Arc::new(ArcSwap::from_pointee(config.pool.clone()));
         let made = config.backends.iter().enumerate();
-        let made = made.map(|(index, backend)| new_backend(index, backend, &pool_config, &budget, &metrics));
+        let made = made.map(|(index, backend)| new_backend(index, backend, &pool_config, &budget, &metrics, &net));
         let backends = made.collect::<Result<Vec<_>, _>>()?;
         let backend: Live<_> = Arc::new(ArcSwap::new(Arc::clone(&backends[0])));
         let pools = Arc::new(Pools::new(Arc::clone(&pool_config), backends, &budget));
@@ -358,6 +368,7 @@ impl Inner {
             budget,
             registry,
             sessions: TaskTracker::new(),
+            net,
             handing_over: AtomicBool::new(false),
             drain: CancellationToken::new(),
             stop: CancellationToken::new(),
@@ -403,10 +414,11 @@ fn new_backend(
     pool: &Live<config::Pool>,
     budget: &Arc<Budget>,
     metrics: &Metrics,
+    net: &Net,
 ) -> Result<Arc<Backend>, StartError> {
     ports::check_range(config).map_err(|source| StartError::Ports { name: config.name.clone(), source })?;
     let numbers = metrics.backend(&config.name);
-    Backend::new(index, config.clone(), Arc::clone(pool), Arc::clone(budget), numbers)
+    Backend::new(index, config.clone(), Arc::clone(pool), Arc::clone(budget), numbers, net.clone())
         .map_err(|source| StartError::Tls { name: config.name.clone(), source })
 }
 

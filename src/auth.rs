@@ -4,11 +4,11 @@ mod flights;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
 use self::flights::{Flight, Flights};
@@ -137,7 +137,7 @@ impl Authenticator {
         backend: usize,
         credential: &Arc<Credential>,
         client: Option<IpAddr>,
-        now: tokio::time::Instant,
+        now: Instant,
     ) -> Option<Pass> {
         let start = Instant::now();
         if self.settings.load().auth.cache_ttl.is_zero() {
@@ -155,7 +155,7 @@ impl Authenticator {
     /// The right of a session to go on, if its credential was accepted within `auth.cache_ttl` (with zero: at its own
     /// login) and nothing speaks against it since. In the last quarter of that time the backend is asked beside it.
     #[must_use]
-    pub fn pass(self: &Arc<Self>, grant: &Grant, client: Option<IpAddr>, now: tokio::time::Instant) -> Option<Pass> {
+    pub fn pass(self: &Arc<Self>, grant: &Grant, client: Option<IpAddr>, now: Instant) -> Option<Pass> {
         let cache_ttl = self.settings.load().auth.cache_ttl;
         let pass = grant.pass(cache_ttl, now)?;
         if !cache_ttl.is_zero() && pass.age() > cache_ttl.mul_f64(REFRESH) && grant.may_ask() {
@@ -171,7 +171,7 @@ impl Authenticator {
     /// [`CheckoutError::Refused`] when the credential is no longer accepted, any other when that cannot be found out
     /// now.
     pub async fn renew(self: &Arc<Self>, grant: &Grant, client: Option<IpAddr>) -> Result<Pass, CheckoutError> {
-        if let Some(pass) = self.pass(grant, client, tokio::time::Instant::now()) {
+        if let Some(pass) = self.pass(grant, client, Instant::now()) {
             return Ok(pass);
         }
         // Who was let in with what was refused since would ask for each of its sessions. A login asks.
@@ -224,7 +224,7 @@ impl Authenticator {
         let proven = self.pools.find(&key).is_some_and(|account| account.has_accepted(&fingerprint));
         let asker = Asker { user: key.user.clone(), client, proven };
         if !proven {
-            let delay = self.throttle.lock().delay(&asker.user, client, Instant::now());
+            let delay = self.throttle.lock().delay(&asker.user, client, Instant::now().into_std());
             if !delay.is_zero() {
                 self.metrics.login(LoginResult::Throttled);
                 tokio::time::sleep(delay).await;
@@ -260,7 +260,7 @@ impl Authenticator {
 
     /// Holds an answer back that is not yes.
     async fn hold(&self, asker: &Asker) {
-        let delay = self.throttle.lock().hold(&asker.user, asker.client, Instant::now());
+        let delay = self.throttle.lock().hold(&asker.user, asker.client, Instant::now().into_std());
         tokio::time::sleep(delay).await;
     }
 
@@ -275,7 +275,7 @@ impl Authenticator {
         if asker.proven {
             return Standing::Proven;
         }
-        self.throttle.lock().standing(&asker.user, asker.client, Instant::now())
+        self.throttle.lock().standing(&asker.user, asker.client, Instant::now().into_std())
     }
 
     /// A turn at the backend. While somebody waited for it, others who came with him may have been found wrong.
@@ -304,7 +304,7 @@ impl Authenticator {
         // Who is still waiting then is turned away: begun so late, the verification would be broken off in its
         // middle, which costs a connection.
         let in_time = self.settings.load().patience.saturating_sub(backend.config.login_timeout);
-        let in_time = tokio::time::Instant::now() + in_time;
+        let in_time = Instant::now() + in_time;
         if timeout_at(in_time, backend.in_service()).await.is_err() {
             return Verdict::unavailable().into();
         }
@@ -328,7 +328,7 @@ impl Authenticator {
             Ok((connection, Outcome::Refused(refusal))) => {
                 // A password that was changed is no attack; from now on it is a wrong one.
                 if !asker.proven {
-                    self.throttle.lock().failed(&asker.user, asker.client, Instant::now());
+                    self.throttle.lock().failed(&asker.user, asker.client, Instant::now().into_std());
                 }
                 backend.keep(connection);
                 if let Some(account) = known {
@@ -337,7 +337,7 @@ impl Authenticator {
                 Verdict::Refused(refusal)
             }
             Ok((connection, _)) => {
-                self.throttle.lock().succeeded(&asker.user, asker.client, Instant::now());
+                self.throttle.lock().succeeded(&asker.user, asker.client, Instant::now().into_std());
                 let is_current = |known: &Arc<Account>| {
                     account.is_some() || self.pools.find(&key).is_some_and(|now| Arc::ptr_eq(&now, known))
                 };
@@ -345,6 +345,9 @@ impl Authenticator {
                     Some(account) => account.accepted(fingerprint, &credential, connection, before),
                     None => self.pools.accepted(key, &backend, fingerprint, &credential, connection),
                 };
+                if asker.proven {
+                    pass.grant().account().queue().answered();
+                }
                 // The answer is from before that: it lets in whoever asked, who will be asked about anew, as all
                 // others.
                 let account = pass.grant().account();
@@ -360,7 +363,7 @@ impl Authenticator {
 
     /// Forgets what need not be known any longer. Call it every few seconds.
     pub fn sweep(&self) {
-        self.throttle.lock().sweep(Instant::now());
+        self.throttle.lock().sweep(Instant::now().into_std());
         self.pools.sweep(self.settings.load().auth.cache_ttl);
     }
 }

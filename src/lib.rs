@@ -17,6 +17,7 @@ pub mod log_format;
 pub mod mailbox;
 pub mod metrics;
 pub mod names;
+pub mod net;
 pub mod pool;
 pub mod ports;
 mod process;

@@ -21,7 +21,8 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use crate::config::{self, ListenAddr};
-use crate::stream::Stream;
+use crate::net::{Net, Outside};
+use crate::stream::{self, Stream};
 use crate::tls::{TlsAcceptorConfig, TlsConfigError};
 
 /// What may wait to be accepted; the kernel cuts it down to `net.core.somaxconn`.
@@ -248,6 +249,7 @@ enum Listening {
     Tcp(TcpListener),
     #[cfg(unix)]
     Unix(unix::Listening),
+    Given(Arc<dyn Outside>, SocketAddr),
 }
 
 impl BoundListener {
@@ -281,6 +283,21 @@ impl BoundListener {
         }
         .map_err(|error| BindError::new(config, error))?;
         Ok(Self { context, address, socket })
+    }
+
+    /// As [`BoundListener::bind_or_adopt`], over this net.
+    ///
+    /// # Errors
+    /// As [`BoundListener::bind`].
+    pub fn bind_over(config: &config::Listener, inherited: &mut Inherited, net: &Net) -> Result<Self, BindError> {
+        match (net, &config.address) {
+            (Net::Given(outside), ListenAddr::Tcp(address)) => Ok(Self {
+                context: Arc::new(ListenerContext::new(config)?),
+                address: config.address.clone(),
+                socket: Listening::Given(Arc::clone(outside), *address),
+            }),
+            _ => Self::bind_or_adopt(config, inherited),
+        }
     }
 
     /// Where it listens; with the real port where the configuration says 0.
@@ -356,6 +373,10 @@ impl BoundListener {
             }
             #[cfg(unix)]
             Listening::Unix(listener) => Ok((listener.accept().await?.into(), ClientAddr::Unix)),
+            Listening::Given(outside, address) => {
+                let (given, peer) = std::future::poll_fn(|cx| outside.poll_accept(*address, cx)).await;
+                Ok((Stream::Plain(stream::Socket::Given(given)), ClientAddr::Tcp(peer)))
+            }
         }
     }
 }

@@ -362,10 +362,11 @@ impl Budget {
         }
     }
 
-    /// Whether less than a tenth is left, of the ports towards this backend or of the connections in all.
+    /// Whether less than a tenth is left, of the ports towards this backend or of the connections in all; or would be,
+    /// with so many `more` in use.
     #[must_use]
-    pub fn is_short(&self, backend: usize) -> bool {
-        let short = |share: &Share| share.allowance.in_use() * 10 > share.allowance.capacity() * 9;
+    pub fn is_short(&self, backend: usize, more: usize) -> bool {
+        let short = |share: &Share| (share.allowance.in_use() + more) * 10 > share.allowance.capacity() * 9;
         short(&self.share(backend)) || short(&self.total)
     }
 

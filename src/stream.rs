@@ -16,6 +16,7 @@ use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::{client, server};
 
+use crate::net::Connection;
 use crate::tls::{TlsAcceptorConfig, TlsConnectorConfig, TlsError};
 
 /// What a peer may still send after it was told that the connection is over; beyond that it is cut off.
@@ -41,6 +42,8 @@ pub enum Socket {
     /// A Unix socket.
     #[cfg(unix)]
     Unix(UnixStream),
+    /// Neither: see [`crate::net::Outside`].
+    Given(Box<dyn Connection>),
 }
 
 /// A connection: a socket, or TLS over one. Small (at most 48 octets): what is big is boxed.
@@ -135,6 +138,7 @@ impl Stream {
     pub fn local_address(&self) -> Option<SocketAddr> {
         match self.socket() {
             Socket::Tcp(tcp) => tcp.local_addr().ok(),
+            Socket::Given(given) => Some(given.local_address()),
             #[cfg(unix)]
             Socket::Unix(_) => None,
         }
@@ -144,6 +148,7 @@ impl Stream {
     pub fn peer_address(&self) -> Option<SocketAddr> {
         match self.socket() {
             Socket::Tcp(tcp) => tcp.peer_addr().ok(),
+            Socket::Given(given) => Some(given.peer_address()),
             #[cfg(unix)]
             Socket::Unix(_) => None,
         }
@@ -163,6 +168,9 @@ impl Stream {
 
     /// What is known of the peer's side. `None` where nothing can be, see [`Stream::undelivered`].
     pub fn peer(&self) -> Option<Peer> {
+        if let Socket::Given(given) = self.socket() {
+            return Some(given.peer());
+        }
         if let Socket::Tcp(tcp) = self.socket() {
             // One system call, where as a rule nothing lies unread before the FIN. The runtime's own idea of what can
             // be read may be older than the FIN.
@@ -185,6 +193,7 @@ impl Stream {
             Self::Plain(Socket::Tcp(tcp)) => {
                 SockRef::from(tcp).send_vectored_with_flags(octets, if last { HOLD_BACK } else { 0 }).unwrap_or(0)
             }
+            Self::Plain(Socket::Given(given)) => given.write_now(octets),
             _ => 0,
         }
     }
@@ -346,6 +355,9 @@ impl Socket {
             // What is written lies in the peer's queue at once; and no port is at stake in who closes first.
             #[cfg(unix)]
             Self::Unix(_) => Some(Delivery { undelivered: 0, peer_closed: false }),
+            Self::Given(given) => {
+                Some(Delivery { undelivered: given.undelivered(), peer_closed: given.peer() == Peer::Closed })
+            }
         }
     }
 
@@ -356,6 +368,7 @@ impl Socket {
             (Self::Tcp(tcp), Linger::Deliver) => drop(SockRef::from(tcp).set_linger(None)),
             #[cfg(unix)]
             (Self::Unix(_), _) => {}
+            (Self::Given(given), linger) => given.reset_at_end(matches!(linger, Linger::Reset)),
         }
     }
 }
@@ -369,12 +382,12 @@ macro_rules! delegate {
 
 #[cfg(unix)]
 macro_rules! on_socket {
-    ($self:expr, $stream:ident => $call:expr) => { delegate!($self, Socket { Tcp, Unix }, $stream => $call) };
+    ($self:expr, $stream:ident => $call:expr) => { delegate!($self, Socket { Tcp, Unix, Given }, $stream => $call) };
 }
 
 #[cfg(not(unix))]
 macro_rules! on_socket {
-    ($self:expr, $stream:ident => $call:expr) => { delegate!($self, Socket { Tcp }, $stream => $call) };
+    ($self:expr, $stream:ident => $call:expr) => { delegate!($self, Socket { Tcp, Given }, $stream => $call) };
 }
 
 macro_rules! on_stream {

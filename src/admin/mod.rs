@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::access::{TOKEN_VARIABLE, Token, TokenError};
-use self::api::Origin;
+use self::api::{Done, Origin};
 pub use self::recent::{Recent, Remember, recent};
 use self::routes::Routes;
 use crate::app::Proxy;
@@ -35,6 +35,21 @@ use crate::stream::Stream;
 
 /// Largest request head, in octets. A larger one is answered by 431.
 const REQUEST_HEAD: usize = 16 * 1024;
+
+/// Carries out `POST /api/{path}` for this process itself, where there is no connection that asks for it. Gives what the
+/// action says it has done.
+///
+/// # Errors
+/// There is no such action or nothing of that name, or why it is not done.
+pub async fn act(proxy: &Proxy, path: &str) -> Result<serde_json::Value, String> {
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    match api::act(proxy, path, query, Origin(None)).await {
+        Some(Done::Well(said)) => Ok(said),
+        Some(Done::NoSuch(what)) => Err(format!("no such {what}")),
+        Some(Done::Not(_, why)) => Err(why),
+        None => Err("no such action".to_owned()),
+    }
+}
 
 /// Why there is no admin server.
 #[derive(Debug, thiserror::Error)]

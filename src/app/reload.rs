@@ -12,6 +12,7 @@ use super::{Proxy, Running, StartError, auth_settings, hands_over, new_backend};
 use crate::admin::{AdminServer, Token};
 use crate::config::{self, Change, Config, ConfigError, Effect, ListenAddr, Places, diff};
 use crate::listener::{BindError, BoundListener, Inherited, ListenerContext};
+use crate::net::Net;
 use crate::session::driver::Context;
 use crate::session::trace::Slow;
 use crate::tls::TlsConfigError;
@@ -125,7 +126,7 @@ impl Proxy {
         let mut taken = HashSet::new();
         let mut listeners = Vec::new();
         for listener in &config.listeners {
-            listeners.push(plan_listener(running, listener, &mut taken)?);
+            listeners.push(plan_listener(running, listener, &mut taken, &self.0.net)?);
         }
         let admin = match (&config.admin.address, &running.admin) {
             (None, _) => PlannedAdmin::Off,
@@ -144,7 +145,7 @@ impl Proxy {
                 return Ok(Arc::clone(same));
             }
             let index = self.0.budget.add(config, backend);
-            new_backend(index, backend, &self.0.pool_config, &self.0.budget, &self.0.metrics)
+            new_backend(index, backend, &self.0.pool_config, &self.0.budget, &self.0.metrics, &self.0.net)
         });
         Ok(Plan { backends: backends.collect::<Result<_, _>>()?, listeners, admin })
     }
@@ -224,8 +225,12 @@ impl super::Inner {
     pub(super) async fn renew_certificates(&self) {
         let contexts: Vec<_> = {
             let Ok(running) = self.running.try_lock() else { return };
-            running.listeners.iter().map(|listener| listener.context.load_full()).collect()
+            let contexts = running.listeners.iter().map(|listener| listener.context.load_full());
+            contexts.filter(|context| context.tls.is_some()).collect()
         };
+        if contexts.is_empty() {
+            return;
+        }
         let renewed = tokio::task::spawn_blocking(move || {
             let renew = |context: Arc<ListenerContext>| {
                 let store = context.tls.as_ref().map(|tls| tls.certificates()).filter(|store| store.changed())?;
@@ -249,6 +254,7 @@ fn plan_listener(
     running: &Running,
     config: &config::Listener,
     taken: &mut HashSet<usize>,
+    net: &Net,
 ) -> Result<PlannedListener, StartError> {
     let any_port = matches!(config.address, ListenAddr::Tcp(address) if address.port() == 0);
     let kept = running.listeners.iter().position(|listener| {
@@ -256,7 +262,7 @@ fn plan_listener(
         listener.configured == config.address && (same_name || !any_port)
     });
     let Some(index) = kept.filter(|index| taken.insert(*index)) else {
-        return Ok(PlannedListener::Bound(BoundListener::bind(config)?));
+        return Ok(PlannedListener::Bound(BoundListener::bind_over(config, &mut Inherited::default(), net)?));
     };
     let context = running.listeners[index].context.load_full();
     let renewed = context.tls.as_ref().is_some_and(|tls| tls.certificates().changed());

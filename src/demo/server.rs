@@ -24,7 +24,7 @@ mod session;
 mod store;
 mod view;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -44,7 +44,8 @@ pub use self::options::{
 };
 pub use self::store::Store;
 
-use self::session::{Session, Wire};
+use self::session::Session;
+pub use self::session::Wire;
 
 /// Connections the kernel may hold before they are accepted.
 const BACKLOG: u32 = 4096;
@@ -113,7 +114,7 @@ struct Shared {
     passwords: RwLock<Passwords>,
     store: Store,
     counting: Counting,
-    connections: Mutex<HashMap<u64, Connection>>,
+    connections: Mutex<BTreeMap<u64, Connection>>,
     /// Changes when a connection opens, logs in or closes.
     population: watch::Sender<()>,
 }
@@ -145,9 +146,13 @@ impl Server {
     /// Connects without a socket: what the server says and does is the same.
     pub fn connect(&self) -> DuplexStream {
         let (client, server) = tokio::io::duplex(IN_MEMORY);
-        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        self.tasks.spawn(serve(Box::new(server), nowhere, self.shared.clone(), self.stop.clone()));
+        self.accept(server, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
         client
+    }
+
+    /// Serves a connection that came in on `address` by other means than a listener.
+    pub fn accept(&self, wire: impl Wire + 'static, address: SocketAddr) {
+        self.tasks.spawn(serve(Box::new(wire), address, self.shared.clone(), self.stop.clone()));
     }
 
     /// The first address.
@@ -313,6 +318,7 @@ async fn serve(stream: Box<dyn Wire>, address: SocketAddr, shared: Arc<Shared>, 
     let _registered = Registered { shared: shared.clone(), conn };
     let mut session = Session::new(shared, stream, address, conn);
     let end = tokio::select! {
+        biased;
         end = session.run() => end,
         how = killed.wait_for(Option::is_some) => session::End::Killed(how.ok().and_then(|h| *h).unwrap_or(Kill::Close)),
     };

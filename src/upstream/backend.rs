@@ -32,6 +32,7 @@ use crate::imap::capability::Capabilities;
 use crate::imap::phrases::{self, Meaning};
 use crate::imap::sasl::Credential;
 use crate::metrics::{BackendMetrics, ConnectionState, DialResult};
+use crate::net::Net;
 use crate::ports::{Budget, Permit};
 use crate::throttle::Standing;
 use crate::tls::{Stamp, TlsConfigError};
@@ -229,11 +230,12 @@ impl Backend {
         pool: Live<config::Pool>,
         budget: Arc<Budget>,
         metrics: Arc<BackendMetrics>,
+        net: Net,
     ) -> Result<Arc<Self>, TlsConfigError> {
         Ok(Arc::new(Self {
             index,
             authorities: stamp(&config),
-            dialer: Dialer::new(&config)?,
+            dialer: Dialer::of(&config, net)?,
             config,
             pool,
             breaker: Mutex::default(),
@@ -391,7 +393,7 @@ impl Backend {
     /// A new connection to log in on. Who stops waiting for it does not stop the dialing: the outcome is noted, and the
     /// connection kept for the next.
     async fn fresh(self: &Arc<Self>, standing: Standing, client: Option<IpAddr>) -> Result<Unauthenticated, OpenError> {
-        if standing == Standing::Suspect && !self.turns.may_dial(std::time::Instant::now()) {
+        if standing == Standing::Suspect && !self.turns.may_dial(Instant::now().into_std()) {
             return Err(OpenError::Suspect);
         }
         let permit = self.room().await?;
@@ -435,7 +437,7 @@ impl Backend {
     /// Room for a further connection. Whoever stops waiting for it keeps no place in the queue; and nothing is
     /// evicted for an attempt that would not be made.
     async fn room(&self) -> Result<Permit, OpenError> {
-        if self.breaker.lock().refuses(std::time::Instant::now()) {
+        if self.breaker.lock().refuses(Instant::now().into_std()) {
             self.metrics.dial(DialResult::Breaker);
             return Err(OpenError::Breaker);
         }
@@ -453,7 +455,7 @@ impl Backend {
         // The semaphore is never closed.
         let _turn = self.dials.acquire().await.expect("open semaphore");
         let pass = self.pass(whom).await?;
-        let result = if self.breaker.lock().try_attempt(std::time::Instant::now()) {
+        let result = if self.breaker.lock().try_attempt(Instant::now().into_std()) {
             self.connect_in_place_of_another(pass, permit, client).await
         } else {
             self.gate.lock().give_back(pass);
@@ -488,7 +490,7 @@ impl Backend {
             None => breaker.succeeded(),
             Some(Concern::Account | Concern::Host) => breaker.undecided(),
             Some(Concern::Backend) => {
-                breaker.failed(std::time::Instant::now(), chance());
+                breaker.failed(Instant::now().into_std(), self.dialer.net().chance());
                 if breaker.is_open() && self.reachable.send_replace(false) {
                     // Whoever logged in on one of these would wait for `login_timeout`.
                     self.end_spares();
@@ -567,7 +569,7 @@ impl Backend {
             linger: pool.linger,
             keepalive: pool.keepalive,
             idle_timeout: pool.idle_timeout,
-            lifetime: pool.max_lifetime.mul_f64(1.0 - chance() / 10.0),
+            lifetime: pool.max_lifetime.mul_f64(1.0 - self.dialer.net().chance() / 10.0),
             reply_timeout: self.config.reply_timeout,
         };
         let mut state = connection.state;
@@ -587,12 +589,4 @@ impl Backend {
 
 fn stamp(config: &config::Backend) -> Option<Stamp> {
     config.ca_file.as_deref().and_then(Stamp::of)
-}
-
-/// Between 0 and 1, different each time: enough to keep things from happening all at once.
-fn chance() -> f64 {
-    use std::hash::{BuildHasher as _, RandomState};
-    #[expect(clippy::cast_precision_loss, reason = "chance has no precision")]
-    let chance = RandomState::new().hash_one(0) as f64 / u64::MAX as f64;
-    chance
 }

@@ -14,15 +14,16 @@ use parking_lot::Mutex;
 use socket2::SockRef;
 use thiserror::Error;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::net::{TcpSocket, lookup_host};
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::gate::Pass;
 use crate::config::{self, TlsMode};
 use crate::listener::tune;
+use crate::net::Net;
 use crate::ports::keep_to_ports;
 use crate::proxy_protocol;
-use crate::stream::Stream;
+use crate::stream::{Socket, Stream};
 use crate::tls::{TlsConfigError, TlsConnectorConfig, TlsError};
 
 /// The Connection Attempt Delay of RFC 8305 section 5.
@@ -180,6 +181,7 @@ pub struct Dialer {
     connect_timeout: Duration,
     login_timeout: Duration,
     addresses: Mutex<HashSet<SocketAddr>>,
+    net: Net,
 }
 
 impl Dialer {
@@ -188,6 +190,14 @@ impl Dialer {
     /// # Errors
     /// When `ca_file` or `server_name` cannot be used.
     pub fn new(backend: &config::Backend) -> Result<Self, TlsConfigError> {
+        Self::of(backend, Net::System)
+    }
+
+    /// As [`Dialer::new`], over another net than this host's.
+    ///
+    /// # Errors
+    /// As [`Dialer::new`].
+    pub fn of(backend: &config::Backend, net: Net) -> Result<Self, TlsConfigError> {
         let tls = match backend.tls {
             TlsMode::None => None,
             TlsMode::StartTls | TlsMode::Implicit => Some(TlsConnectorConfig::new(backend)?),
@@ -203,7 +213,13 @@ impl Dialer {
             connect_timeout: backend.connect_timeout,
             login_timeout: backend.login_timeout,
             addresses: Mutex::default(),
+            net,
         })
+    }
+
+    /// Where its connections come from.
+    pub fn net(&self) -> &Net {
+        &self.net
     }
 
     /// The backend's addresses, as they were last resolved.
@@ -230,16 +246,16 @@ impl Dialer {
     /// Each says what to do about it.
     pub async fn connect_for(&self, _: Pass, client: Option<IpAddr>) -> Result<Stream, DialError> {
         let connect = async {
-            let mut tcp = self.connect_tcp().await?;
+            let mut stream = Stream::Plain(self.connect_tcp().await?);
             if self.send_proxy {
-                let address = tcp.peer_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], self.port)));
+                let address = stream.peer_address().unwrap_or(SocketAddr::from(([0, 0, 0, 0], self.port)));
                 let header = proxy_protocol::header(client, address);
-                tcp.write_all(&header).await.map_err(|error| DialError::connect(address, error))?;
+                stream.write_all(&header).await.map_err(|error| DialError::connect(address, error))?;
             }
-            Ok(tcp)
+            Ok(stream)
         };
         let stream = match timeout(self.connect_timeout, connect).await {
-            Ok(result) => Stream::from(result?),
+            Ok(result) => result?,
             Err(_) => return Err(DialError::Timeout { host: self.host.clone(), limit: self.connect_timeout }),
         };
         if self.implicit { self.start_tls(stream).await } else { Ok(stream) }
@@ -259,7 +275,7 @@ impl Dialer {
         result.map_err(|source| DialError::Tls { host: self.host.clone(), source })
     }
 
-    async fn connect_tcp(&self) -> Result<TcpStream, DialError> {
+    async fn connect_tcp(&self) -> Result<Socket, DialError> {
         let addresses = self.resolve().await?;
         {
             let mut known = self.addresses.lock();
@@ -286,7 +302,11 @@ impl Dialer {
     }
 
     /// One address. Where the ports of one source address are used up, the next one is tried at once.
-    async fn attempt(&self, address: SocketAddr) -> Result<TcpStream, DialError> {
+    async fn attempt(&self, address: SocketAddr) -> Result<Socket, DialError> {
+        if let Net::Given(outside) = &self.net {
+            let connected = outside.connect(address).await;
+            return connected.map(Socket::Given).map_err(|error| DialError::connect(address, error));
+        }
         let sources = self.sources.in_turn(&address);
         if sources.is_empty() {
             return connect_from(None, self.ports.as_ref(), address).await;
@@ -340,7 +360,7 @@ async fn connect_from(
     source: Option<IpAddr>,
     ports: Option<&RangeInclusive<u16>>,
     address: SocketAddr,
-) -> Result<TcpStream, DialError> {
+) -> Result<Socket, DialError> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
     let socket = socket.map_err(|error| DialError::connect(address, error))?;
     // A loser of the race that connects at the last moment, and whatever else is just dropped, leaves no TIME_WAIT.
@@ -358,7 +378,7 @@ async fn connect_from(
             _ => DialError::Source { source_address: ip, source: error },
         })?;
     }
-    socket.connect(address).await.map_err(|error| DialError::connect(address, error))
+    socket.connect(address).await.map(Socket::Tcp).map_err(|error| DialError::connect(address, error))
 }
 
 /// Binds the address only: the port is chosen by connect(2), where one local port serves many remote addresses. A

@@ -191,7 +191,7 @@ impl Line {
         *waiting = if one_more { waiting.saturating_add(1) } else { waiting.saturating_sub(1) };
     }
 
-    /// Who was let pass has opened nothing. `tried`: but it was tried, and the backend was not there.
+    /// Who was let pass has opened nothing, or nothing that is to be used. `tried`: but it was tried.
     pub fn unused(&mut self, tried: bool) {
         if !tried {
             self.bucket.give_back();

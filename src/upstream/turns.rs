@@ -42,7 +42,7 @@ impl Default for Turns {
         Self {
             gates: PLACES.map(Semaphore::new),
             suspects: Semaphore::new(WAITING_SUSPECTS),
-            dials: Mutex::new((DIALS, Instant::now())),
+            dials: Mutex::new((DIALS, tokio::time::Instant::now().into_std())),
         }
     }
 }

@@ -200,6 +200,7 @@ impl Session {
                 }
             };
             tokio::select! {
+                biased;
                 line = self.read_line(DONE_LIMIT) => {
                     let line = line?;
                     let done = line.trim_ascii_end().eq_ignore_ascii_case(b"DONE");

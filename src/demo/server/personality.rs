@@ -146,6 +146,8 @@ pub struct Quirks {
     pub folded_strings: bool,
     /// How literals are announced and ended.
     pub literals: Literals,
+    /// FETCH and STORE by number end with OK where messages are gone: what is left is served.
+    pub serves_what_is_left: bool,
     /// Two spaces before the number of EXISTS.
     pub wide_exists: bool,
     /// EXAMINE does not say UIDVALIDITY and UIDNEXT.

@@ -50,7 +50,7 @@ impl Here<'_> {
 
     /// The tagged text, or NO where messages asked for by number are gone (RFC 5530).
     fn completed(&self, name: &str, gone: bool) -> Outcome {
-        if gone && !self.by_uid {
+        if gone && !self.by_uid && !self.session.shared.options.quirks.serves_what_is_left {
             return Err(Refusal::No("[EXPUNGEISSUED] Some of the requested messages no longer exist.".into()));
         }
         Ok(format!("{name} completed."))

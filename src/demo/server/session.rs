@@ -46,7 +46,7 @@ pub(super) enum End {
 }
 
 /// What a connection runs over: a socket, or memory.
-pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {
+pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send {
     /// Has the end be a reset instead of a FIN, where there is such a thing.
     fn reset_at_end(&self);
 }

@@ -113,7 +113,7 @@ pub(super) enum NameError {
 pub(super) struct Content {
     user: String,
     names: BTreeMap<String, MailboxId>,
-    mailboxes: HashMap<MailboxId, Mailbox>,
+    mailboxes: BTreeMap<MailboxId, Mailbox>,
     pub(super) subscribed: BTreeSet<String>,
     made: u64,
 }

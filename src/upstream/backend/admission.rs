@@ -40,6 +40,12 @@ impl Queue {
         self.with(Line::proven);
     }
 
+    /// A credential that had to be asked about anew was accepted: what was asked is answered, whatever becomes of the
+    /// connection. An account all of whose places are in use has no room for it.
+    pub fn answered(&self) {
+        self.with(|line| line.unused(true));
+    }
+
     fn with<T>(&self, change: impl FnOnce(&mut Line) -> T) -> T {
         let (line, counted) = &mut *self.line.lock();
         let result = change(line);

@@ -66,7 +66,7 @@ impl Backend {
     /// ports.
     pub(super) fn clear_away_spares(&self) {
         let mut spares = self.spares.lock();
-        if self.budget.is_short(self.index) {
+        if self.budget.is_short(self.index, 0) {
             spares.clear();
         }
         let mut surplus = spares.len().saturating_sub(self.spare());
@@ -103,7 +103,8 @@ impl Backend {
             && *self.reachable.borrow()
             && !self.closing.load(Ordering::Acquire)
             && self.service() == Service::Running
-            && !self.budget.is_short(self.index)
+            // With another one too: else it would be ended again, and opened again.
+            && !self.budget.is_short(self.index, 1)
             && self.last_login.lock().elapsed() < SPARE_INTEREST
     }
 

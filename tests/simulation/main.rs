@@ -1,0 +1,155 @@
+//! The whole proxy in a simulated world: its own tasks and code, over a network in memory, on one thread, with time
+//! that stands still while anything can be done, and with all chance from one seed. A run takes milliseconds, and goes
+//! the same way each time.
+//!
+//! `IMAPOOL_SIM_SEED` runs one seed (with `IMAPOOL_SIM_TRACE=1`, and tells all that was said), `IMAPOOL_SIM_FROM` and
+//! `IMAPOOL_SIM_SEEDS` many. A seed that fails is made smaller and printed as a plan that can be kept as a test.
+
+mod chance;
+mod client;
+mod net;
+mod plan;
+mod reply;
+mod truth;
+mod view;
+mod visit;
+mod world;
+
+use std::cell::RefCell;
+use std::panic::AssertUnwindSafe;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use plan::Plan;
+use world::Report;
+
+thread_local! {
+    /// The first panic of the run on this thread, in a task of the proxy too.
+    static FIRST: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Something has failed in this run.
+fn has_failed() -> bool {
+    FIRST.with_borrow(Option::is_some)
+}
+
+fn catch_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let ours = std::thread::current().name().is_some_and(|name| name == "simulation");
+            if !ours {
+                return before(info);
+            }
+            let message = info.to_string();
+            FIRST.with(|first| first.borrow_mut().get_or_insert(message).len());
+        }));
+    });
+}
+
+/// Runs a plan on a thread of its own; gives what failed, and what was said.
+fn run(plan: &Plan, trace: bool) -> Result<(Report, Vec<String>), (String, Vec<String>)> {
+    catch_panics();
+    let plan = plan.clone();
+    let thread = std::thread::Builder::new().name("simulation".into());
+    let running = thread.spawn(move || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
+        let kept = RefCell::new(None);
+        FIRST.take();
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            runtime.block_on(world::run(&plan, trace, &kept))
+        }));
+        drop(runtime);
+        let said = kept.take().map(|net: net::Net| net.lines()).unwrap_or_default();
+        match (FIRST.with(RefCell::take), result) {
+            (None, Ok(report)) => Ok((report, said)),
+            (first, _) => Err((first.unwrap_or_else(|| "it panicked".into()), said)),
+        }
+    });
+    let outcome = running.expect("a thread").join().expect("panics are caught");
+    outcome
+}
+
+/// Makes a plan that fails smaller, for as long as it fails.
+fn shrink(mut plan: Plan, mut why: String) -> (Plan, String) {
+    let mut left = 400;
+    'smaller: loop {
+        for less in plan.less() {
+            left -= 1;
+            if left == 0 {
+                return (plan, why);
+            }
+            if let Err((reason, _)) = run(&less, false) {
+                (plan, why) = (less, reason);
+                continue 'smaller;
+            }
+        }
+        return (plan, why);
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is no number")))
+}
+
+#[test]
+fn nothing_goes_wrong_whatever_goes_wrong() {
+    if let Some(seed) = number("IMAPOOL_SIM_SEED") {
+        let outcome = run(&Plan::of(seed), number("IMAPOOL_SIM_TRACE").is_some());
+        let (Ok((_, said)) | Err((_, said))) = &outcome;
+        println!("{}", said.join("\n"));
+        let (report, _) = outcome.unwrap_or_else(|(why, _)| panic!("seed {seed}: {why}"));
+        println!("{report:?}");
+        return;
+    }
+    let (from, seeds) = (number("IMAPOOL_SIM_FROM").unwrap_or(0), number("IMAPOOL_SIM_SEEDS").unwrap_or(200));
+    let (next, failed) = (AtomicU64::new(from), AtomicBool::new(false));
+    let (dials, commands) = (AtomicU64::new(0), AtomicU64::new(0));
+    let work = || {
+        while !failed.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= from + seeds {
+                return;
+            }
+            let plan = Plan::of(seed);
+            match run(&plan, false) {
+                Ok((report, _)) => {
+                    dials.fetch_add(report.dials as u64, Ordering::Relaxed);
+                    commands.fetch_add(report.commands, Ordering::Relaxed);
+                }
+                Err((why, _)) => {
+                    failed.store(true, Ordering::Relaxed);
+                    println!("IMAPOOL_SIM_SEED={seed}: {why}");
+                    let (plan, why) = shrink(plan, why);
+                    if let Some(lines) = number("IMAPOOL_SIM_TRACE") {
+                        let said = run(&plan, true).err().map(|(_, said)| said).unwrap_or_default();
+                        let from = said.len().saturating_sub(usize::try_from(lines).unwrap_or_default());
+                        println!("{}", said[from..].join("\n"));
+                    }
+                    println!("the same in less: {why}\n{}", plan.source());
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    assert!(!failed.load(Ordering::Relaxed), "see above");
+    println!("{seeds} seeds, {commands:?} commands at the server, {dials:?} dials");
+}
+
+#[test]
+fn a_seed_goes_the_same_way_each_time() {
+    for seed in 0..20 {
+        let plan = Plan::of(seed);
+        let ways = [(); 2].map(|()| run(&plan, true).unwrap_or_else(|(why, _)| panic!("seed {seed}: {why}")));
+        let [(first, said), (second, again)] = ways;
+        let differs = said.iter().zip(&again).find(|(said, again)| said != again);
+        assert!(differs.is_none() && first == second, "seed {seed}: {differs:#?}");
+    }
+}

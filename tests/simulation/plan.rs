@@ -1,0 +1,210 @@
+//! What happens in a run, as data: it follows from a seed, can be made smaller, and is printed as Rust when it fails.
+
+use imapool::config::PoolMode;
+
+use crate::chance::Chance;
+use crate::visit::Kind;
+
+/// A whole run.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) mode: PoolMode,
+    pub(crate) max_per_account: usize,
+    pub(crate) max_total: usize,
+    pub(crate) spare: usize,
+    /// Milliseconds, as all times here.
+    pub(crate) max_lifetime: u64,
+    pub(crate) cache_ttl: u64,
+    pub(crate) linger: u64,
+    pub(crate) users: u64,
+    pub(crate) messages: usize,
+    pub(crate) server: Kindness,
+    pub(crate) net: [u64; 5],
+    pub(crate) visitors: Vec<Guest>,
+    pub(crate) actions: Vec<(u64, Action)>,
+}
+
+/// How the server behaves.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kindness {
+    /// One command in so many fails in some way; 0: none.
+    pub(crate) faults: u64,
+    /// It takes up to so many milliseconds for each command.
+    pub(crate) delay: u64,
+    pub(crate) condstore: bool,
+    pub(crate) qresync: bool,
+    pub(crate) unselect: bool,
+    pub(crate) literal_plus: bool,
+    /// What is left of numbers that are gone is served, and the result is OK.
+    pub(crate) serves_what_is_left: bool,
+}
+
+/// A client.
+#[derive(Debug, Clone)]
+pub(crate) struct Guest {
+    pub(crate) name: u64,
+    pub(crate) kind: Kind,
+    pub(crate) user: u64,
+    pub(crate) visits: u64,
+    pub(crate) commands: u64,
+    pub(crate) begins: u64,
+}
+
+/// What somebody else does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    Pause,
+    Resume,
+    Drain,
+    Retire(u64),
+    Close(u64),
+    /// Another configuration: `max_per_account`, `max_lifetime`.
+    Reload(usize, u64),
+    /// The server ends the connections of a user: by BYE, FIN or RST.
+    Kill(u64, u8),
+    /// The server is away for so long.
+    Away(u64),
+    /// Mail comes in, by another way.
+    Deliver(u64, usize),
+}
+
+impl Plan {
+    pub(crate) fn of(seed: u64) -> Self {
+        let mut chance = Chance::new(seed);
+        let users = 1 + chance.below(3);
+        let wild = chance.below(3);
+        let one_in = |chance: &mut Chance, n: u64| if chance.one_in(2) { n + chance.below(n) } else { 0 };
+        let mut plan = Self {
+            seed,
+            mode: if chance.one_in(4) { PoolMode::Session } else { PoolMode::Multiplex },
+            max_per_account: 1 + usize::try_from(chance.below(4)).expect("small"),
+            max_total: if chance.one_in(6) { 2 + usize::try_from(users).expect("small") } else { 0 },
+            spare: usize::try_from(chance.below(3)).expect("small"),
+            max_lifetime: if chance.one_in(4) { 5_000 + chance.below(20_000) } else { 3_600_000 },
+            cache_ttl: chance.of(&[0, 5_000, 300_000, 300_000]),
+            linger: chance.of(&[0, 1_000, 30_000]),
+            users,
+            messages: usize::try_from(chance.below(12)).expect("small"),
+            server: Kindness {
+                faults: 0,
+                delay: if chance.one_in(3) { chance.below(400) } else { 0 },
+                condstore: !chance.one_in(4),
+                qresync: chance.one_in(2),
+                unselect: !chance.one_in(6),
+                literal_plus: !chance.one_in(4),
+                serves_what_is_left: !chance.one_in(4),
+            },
+            net: [0, 0, 0, 0, if chance.one_in(3) { 1 + chance.below(20) } else { 0 }],
+            visitors: Vec::new(),
+            actions: Vec::new(),
+        };
+        if wild == 2 {
+            plan.server.faults = one_in(&mut chance, 20);
+            plan.net[..4].fill_with(|| one_in(&mut chance, 6));
+        }
+        plan.invite(&mut chance);
+        plan.act(&mut chance, wild > 0);
+        plan
+    }
+
+    fn invite(&mut self, chance: &mut Chance) {
+        let one_kind = chance.one_in(3).then(|| chance.of(&Kind::ALL));
+        for name in 1..=2 + chance.below(7) {
+            let kind = one_kind.unwrap_or_else(|| chance.of(&Kind::ALL));
+            self.visitors.push(Guest {
+                name,
+                kind,
+                user: chance.below(self.users),
+                visits: 1 + chance.below(4),
+                commands: 2 + chance.below(12),
+                begins: chance.below(3_000),
+            });
+        }
+    }
+
+    fn act(&mut self, chance: &mut Chance, acts: bool) {
+        for _ in 0..chance.below(8) {
+            let at = chance.below(20_000);
+            self.actions.push((at, Action::Deliver(chance.below(self.users), chance.below(2) as usize)));
+        }
+        if !acts {
+            return;
+        }
+        for _ in 0..chance.below(6) {
+            let user = chance.below(self.users);
+            let at = chance.below(20_000);
+            let action = match chance.below(9) {
+                0 => Action::Pause,
+                1 => Action::Drain,
+                2 | 3 => Action::Retire(user),
+                4 => Action::Close(user),
+                5 => Action::Kill(user, u8::try_from(chance.below(3)).expect("small")),
+                6 => Action::Away(chance.below(8_000)),
+                _ => Action::Reload(
+                    1 + usize::try_from(chance.below(4)).expect("small"),
+                    if chance.one_in(2) { 3_600_000 } else { 2_000 + chance.below(10_000) },
+                ),
+            };
+            if matches!(action, Action::Pause | Action::Drain) {
+                self.actions.push((at + chance.below(6_000), Action::Resume));
+            }
+            self.actions.push((at, action));
+        }
+    }
+
+    /// Nobody is refused, nobody sent away.
+    pub(crate) fn is_calm(&self) -> bool {
+        let harmless = |action: &Action| matches!(action, Action::Retire(_) | Action::Reload(..) | Action::Deliver(..));
+        // Who pins a connection, or holds one for as long as a session, keeps others waiting.
+        let pins = |guest: &Guest| guest.kind == Kind::Rude || self.mode == PoolMode::Session;
+        let most = |action: &(u64, Action)| if let Action::Reload(most, _) = action.1 { most } else { usize::MAX };
+        let most = self.actions.iter().map(most).fold(self.max_per_account, usize::min);
+        self.visitors.iter().filter(|guest| pins(guest)).count() < most
+            && self.server.faults == 0
+            && self.net[..4] == [0; 4]
+            && self.max_total == 0
+            && self.actions.iter().all(|(_, action)| harmless(action))
+    }
+
+    /// Plans that are a little less than this one.
+    pub(crate) fn less(&self) -> Vec<Self> {
+        let mut all = Vec::new();
+        let mut with = |change: &dyn Fn(&mut Self)| {
+            let mut plan = self.clone();
+            change(&mut plan);
+            all.push(plan);
+        };
+        for place in 0..self.visitors.len() {
+            with(&|plan| drop(plan.visitors.remove(place)));
+        }
+        for place in 0..self.actions.len() {
+            with(&|plan| drop(plan.actions.remove(place)));
+        }
+        for place in 0..5 {
+            if self.net[place] > 0 {
+                with(&|plan| plan.net[place] = 0);
+            }
+        }
+        if self.server.faults > 0 {
+            with(&|plan| plan.server.faults = 0);
+        }
+        if self.server.delay > 0 {
+            with(&|plan| plan.server.delay = 0);
+        }
+        for place in 0..self.visitors.len() {
+            if self.visitors[place].visits > 1 {
+                with(&|plan| plan.visitors[place].visits -= 1);
+            }
+            if self.visitors[place].commands > 2 {
+                with(&|plan| plan.visitors[place].commands -= 1);
+            }
+        }
+        all
+    }
+
+    /// As Rust.
+    pub(crate) fn source(&self) -> String {
+        format!("{self:#?}").replace(": [", ": vec![").replace("net: vec![", "net: [")
+    }
+}

@@ -1,0 +1,539 @@
+//! What clients do: kinds of them, and single commands with what must hold after each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::sleep;
+
+use crate::chance::Chance;
+use crate::client::{Client, Gone, Status};
+use crate::net::Net;
+use crate::reply::Piece;
+use crate::truth::{Count, Identity, Truth};
+use crate::view::View;
+
+/// A kind of client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Short sessions, anything at all.
+    Webmail,
+    /// Lies in IDLE.
+    Phone,
+    /// By UID, all mailboxes.
+    Sync,
+    /// By UID, with mod-sequences.
+    Condstore,
+    /// By UID, with VANISHED.
+    Qresync,
+    /// By number.
+    Numbers,
+    /// Wrong passwords, nonsense, hanging up in the middle.
+    Rude,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Webmail,
+        Self::Phone,
+        Self::Sync,
+        Self::Condstore,
+        Self::Qresync,
+        Self::Numbers,
+        Self::Rude,
+    ];
+
+    /// What it does, as often as it stands here.
+    fn habits(self) -> &'static [Act] {
+        use Act::{
+            Append, Body, Close, Copy, Expunge, FetchAll, Idle, List, Move, Noop, Nonsense, Search, Select, Status,
+            Store, UidFetch, UidSearch, UidStore, Write,
+        };
+        match self {
+            Self::Webmail => &[Select, FetchAll, UidFetch, Body, Search, Status, List, Noop, UidStore, Append, Write],
+            Self::Phone => &[Select, Idle, Idle, Idle, FetchAll, UidFetch, Noop, UidStore],
+            Self::Sync => &[Select, Select, UidFetch, UidStore, UidSearch, Expunge, Copy, Move, Status, Close, Write],
+            Self::Condstore | Self::Qresync => &[Select, UidFetch, UidStore, UidSearch, Noop, Idle, Expunge, Append],
+            Self::Numbers => &[Select, FetchAll, FetchAll, Body, Store, Store, Search, Expunge, Noop, Copy, Move],
+            Self::Rude => &[Select, FetchAll, Nonsense, Noop, Store, Append, Idle, List],
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Select,
+    FetchAll,
+    UidFetch,
+    Body,
+    Search,
+    UidSearch,
+    Status,
+    List,
+    Noop,
+    Store,
+    UidStore,
+    Append,
+    Write,
+    Copy,
+    Move,
+    Expunge,
+    Idle,
+    Close,
+    Nonsense,
+}
+
+/// Who visits.
+#[derive(Debug, Clone)]
+pub(crate) struct Visitor {
+    pub(crate) name: u64,
+    pub(crate) kind: Kind,
+    pub(crate) user: String,
+    pub(crate) visits: u64,
+    pub(crate) commands: u64,
+    pub(crate) begins: Duration,
+    pub(crate) seed: u64,
+}
+
+/// What a visit is held against.
+#[derive(Clone)]
+pub(crate) struct Rules {
+    pub(crate) net: Net,
+    pub(crate) truth: Arc<Mutex<Truth>>,
+    pub(crate) mailboxes: Vec<String>,
+    /// Nobody is refused or sent away: nothing goes wrong, and no operator acts.
+    pub(crate) calm: bool,
+    pub(crate) patience: Duration,
+    /// `pool.mode = "session"`: what is said is the server's.
+    pub(crate) direct: bool,
+    /// Nothing but COPY and MOVE is refused for numbers of messages that are gone.
+    pub(crate) serves_what_is_left: bool,
+}
+
+/// One visit at work.
+struct Visit<'a> {
+    client: Client,
+    rules: &'a Rules,
+    chance: &'a mut Chance,
+    who: &'a Visitor,
+    marks: &'a mut u64,
+}
+
+/// All visits of one client.
+pub(crate) async fn visits(who: Visitor, rules: Rules) {
+    let mut chance = Chance::new(who.seed);
+    let mut marks = 0;
+    sleep(who.begins).await;
+    for _ in 0..who.visits {
+        let over = visit(&who, &rules, &mut chance, &mut marks).await;
+        assert!(over.is_ok() || !rules.calm, "client {} ({:?}) was sent away", who.name, who.kind);
+        let pause = if chance.one_in(8) { 40_000 } else { 200 };
+        sleep(Duration::from_millis(chance.below(pause))).await;
+    }
+}
+
+async fn visit(who: &Visitor, rules: &Rules, chance: &mut Chance, marks: &mut u64) -> Result<(), Gone> {
+    let mut client = Client::connect(&rules.net, who.name, &rules.truth, rules.patience).await?;
+    if who.kind == Kind::Rude && chance.one_in(3) {
+        let status = client.run(&format!("LOGIN {} wrong", who.user)).await?;
+        assert!(!status.is_ok(), "a wrong password was let in");
+        return Ok(());
+    }
+    client.user.clone_from(&who.user);
+    let status = client.run(&format!("LOGIN {0} pw-{0}", who.user)).await?;
+    let mut visit = Visit { client, rules, chance, who, marks };
+    if !visit.well(&status, "LOGIN") {
+        return Ok(());
+    }
+    visit.enable().await?;
+    let commands = visit.chance.below(who.commands);
+    for _ in 0..commands {
+        let act = visit.chance.of(who.kind.habits());
+        visit.act(act).await?;
+    }
+    if who.kind == Kind::Rude && visit.chance.one_in(2) {
+        visit.leave_rudely().await
+    } else if visit.chance.one_in(3) {
+        Ok(())
+    } else {
+        let status = visit.client.run("LOGOUT").await?;
+        assert!(status.is_ok(), "LOGOUT: {status:?}");
+        Ok(())
+    }
+}
+
+impl Visit<'_> {
+    /// `false`: it was refused, as may be.
+    fn well(&self, status: &Status, command: &str) -> bool {
+        if status.is_ok() {
+            return true;
+        }
+        let may = status.word == "NO" && !self.rules.calm && status.is_unavailable();
+        assert!(may, "client {} ({:?}): {command}: {status:?}", self.who.name, self.who.kind);
+        false
+    }
+
+    async fn run(&mut self, command: &str) -> Result<bool, Gone> {
+        let status = self.client.run(command).await?;
+        Ok(self.well(&status, command))
+    }
+
+    async fn enable(&mut self) -> Result<(), Gone> {
+        if self.who.kind == Kind::Qresync && self.client.can("QRESYNC") && self.run("ENABLE QRESYNC").await? {
+            (self.client.qresync, self.client.condstore) = (true, true);
+        }
+        if self.who.kind == Kind::Condstore && self.client.can("CONDSTORE") && self.chance.one_in(2) {
+            self.client.condstore = self.run("ENABLE CONDSTORE").await?;
+        }
+        Ok(())
+    }
+
+    fn view(&self) -> Option<&View> {
+        self.client.view.as_ref()
+    }
+
+    /// Where the selected mailbox is.
+    fn place(&self) -> Option<(String, String)> {
+        self.view().map(|view| (view.user.clone(), view.mailbox.clone()))
+    }
+
+    async fn act(&mut self, act: Act) -> Result<(), Gone> {
+        let selects = matches!(act, Act::Select | Act::Status | Act::List | Act::Append | Act::Write | Act::Nonsense);
+        if self.view().is_none() && !selects {
+            self.select().await?;
+        }
+        if self.view().is_none() && !selects {
+            return Ok(());
+        }
+        match act {
+            Act::Select => self.select().await,
+            Act::FetchAll => self.fetch_all().await,
+            Act::UidFetch => self.uid_fetch().await,
+            Act::Body => self.body().await,
+            Act::Search => self.search().await,
+            Act::UidSearch => self.uid_search().await,
+            Act::Status => {
+                let mailbox = self.chance.of(&self.rules.mailboxes);
+                self.run(&format!("STATUS {mailbox} (MESSAGES UIDNEXT UNSEEN)")).await.map(drop)
+            }
+            Act::List => self.run("LIST \"\" *").await.map(drop),
+            Act::Noop => self.noop().await,
+            Act::Store => self.store(false).await,
+            Act::UidStore => self.store(true).await,
+            Act::Append => self.append(false).await,
+            Act::Write => self.append(true).await,
+            Act::Copy => self.copy(false).await,
+            Act::Move => self.copy(true).await,
+            Act::Expunge => self.expunge().await,
+            Act::Idle => self.idle().await,
+            Act::Close => self.close().await,
+            Act::Nonsense => {
+                let status = self.client.run("XYZZY 1 2 3").await?;
+                assert!(status.word == "BAD" || !self.rules.calm || status.code == "EXPUNGEISSUED", "XYZZY: {status:?}");
+                Ok(())
+            }
+        }
+    }
+
+    async fn select(&mut self) -> Result<(), Gone> {
+        let mailbox = self.chance.of(&self.rules.mailboxes);
+        let verb = if self.chance.one_in(5) { "EXAMINE" } else { "SELECT" };
+        let parameter = if self.who.kind == Kind::Condstore && self.client.can("CONDSTORE") {
+            self.client.condstore = true;
+            " (CONDSTORE)"
+        } else {
+            ""
+        };
+        let before = self.rules.truth.lock().uids(&self.who.user, &mailbox);
+        let mut view = View::new(&self.who.user, &mailbox, verb == "EXAMINE");
+        (view.condstore, view.qresync) = (self.client.condstore, self.client.qresync);
+        self.client.view = Some(view);
+        let well = self.run(&format!("{verb} {mailbox}{parameter}")).await?;
+        if !well {
+            self.client.view = None;
+            return Ok(());
+        }
+        self.client.view.as_mut().expect("just made").opening = false;
+        self.check_count(&before, "SELECT");
+        // With VANISHED, all depends on the UIDs.
+        if self.client.qresync { self.fetch_all().await } else { Ok(()) }
+    }
+
+    /// What was there before the command and after it must be counted by now.
+    fn check_count(&self, before: &std::collections::BTreeSet<u32>, what: &str) {
+        let Some(view) = self.view() else { return };
+        let after = self.rules.truth.lock().uids(&view.user, &view.mailbox);
+        let kept = before.intersection(&after).count();
+        assert!(
+            view.messages.len() >= kept,
+            "after {what}, client {} counts {} of {kept} messages of {} {}",
+            self.who.name,
+            view.len(),
+            view.user,
+            view.mailbox
+        );
+    }
+
+    async fn noop(&mut self) -> Result<(), Gone> {
+        let Some((user, mailbox)) = self.place() else { return Ok(()) };
+        let before = self.rules.truth.lock().uids(&user, &mailbox);
+        if !self.run("NOOP").await? {
+            return Ok(());
+        }
+        self.check_count(&before, "NOOP");
+        let known = self.view().map(View::uids).unwrap_or_default();
+        let stale: Vec<_> = known.difference(&before).collect();
+        assert!(stale.is_empty(), "after NOOP, client {} still counts {stale:?} of {user} {mailbox}", self.who.name);
+        Ok(())
+    }
+
+    /// All by number, and so all UIDs.
+    async fn fetch_all(&mut self) -> Result<(), Gone> {
+        if self.view().is_none_or(|view| view.messages.is_empty()) {
+            return Ok(());
+        }
+        let tag = self.client.send("FETCH 1:* (UID FLAGS)").await?;
+        let number = self.number(&tag);
+        let status = self.client.finish(&tag).await?;
+        if !self.numbers_served(&status, "FETCH 1:*") {
+            return Ok(());
+        }
+        let Some(view) = self.view() else { return Ok(()) };
+        for (place, message) in view.messages.iter().enumerate() {
+            // It came while the command ran.
+            let untold = message.told != number && message.uid.is_some();
+            let there = message.uid.is_some_and(|uid| {
+                self.rules.truth.lock().uids(&view.user, &view.mailbox).contains(&uid)
+            });
+            assert!(!untold || !there, "FETCH 1:* told nothing of {}", place + 1);
+        }
+        Ok(())
+    }
+
+    fn number(&self, tag: &str) -> u64 {
+        tag.split_once('x').and_then(|(_, number)| number.parse().ok()).expect("a tag of ours")
+    }
+
+    /// As [`Visit::well`], for what may meet numbers of messages that are gone.
+    fn numbers_served(&self, status: &Status, command: &str) -> bool {
+        if status.code == "EXPUNGEISSUED" {
+            let may = !self.rules.serves_what_is_left || command.starts_with("COPY") || command.starts_with("MOVE");
+            assert!(may, "client {}: {command}: {status:?}", self.who.name);
+            return false;
+        }
+        self.well(status, command)
+    }
+
+    async fn uid_fetch(&mut self) -> Result<(), Gone> {
+        let items = if self.chance.one_in(3) { "(FLAGS BODY.PEEK[])" } else { "(FLAGS)" };
+        let highest = self.view().filter(|view| view.condstore).map_or(0, |view| view.highest);
+        let since = if highest > 0 && self.chance.one_in(2) {
+            format!(" (CHANGEDSINCE {})", highest.saturating_sub(3).max(1))
+        } else {
+            String::new()
+        };
+        self.run(&format!("UID FETCH 1:* {items}{since}")).await.map(drop)
+    }
+
+    /// One of those that are counted, and its UID if that is known.
+    fn any(&mut self) -> Option<(u32, Option<u32>)> {
+        let len = self.view()?.len();
+        let n = u32::try_from(self.chance.below(len.into())).expect("small");
+        let uid = self.view()?.messages.get(n as usize)?.uid;
+        Some((n + 1, uid))
+    }
+
+    async fn body(&mut self) -> Result<(), Gone> {
+        let Some((n, _)) = self.any() else { return Ok(()) };
+        let command = format!("FETCH {n} (UID BODY.PEEK[])");
+        let status = self.client.run(&command).await?;
+        self.numbers_served(&status, &command);
+        Ok(())
+    }
+
+    async fn search(&mut self) -> Result<(), Gone> {
+        let Some(len) = self.view().map(View::len) else { return Ok(()) };
+        let status = self.client.run("SEARCH ALL").await?;
+        if !self.numbers_served(&status, "SEARCH") {
+            return Ok(());
+        }
+        let found = self.found();
+        let Some((user, mailbox)) = self.place() else { return Ok(()) };
+        let there = self.rules.truth.lock().uids(&user, &mailbox);
+        // Those that are gone, and that no EXPUNGE may tell of now, the server may leave out.
+        for n in (1..=len).filter(|n| !found.contains(n)) {
+            let uid = self.view().and_then(|view| view.messages.get(n as usize - 1)?.uid);
+            assert!(uid.is_none_or(|uid| !there.contains(&uid)), "SEARCH ALL of {len} messages finds {found:?}");
+        }
+        Ok(())
+    }
+
+    /// What SEARCH has found.
+    fn found(&self) -> Vec<u32> {
+        let search = self.client.said.iter().filter(|pieces| pieces[0].word() == "SEARCH");
+        let numbers = search.flat_map(|pieces| &pieces[1..]).filter(|piece| matches!(piece, Piece::Word(_)));
+        let mut found: Vec<_> = numbers.map(Piece::number).collect();
+        found.sort_unstable();
+        found
+    }
+
+    async fn uid_search(&mut self) -> Result<(), Gone> {
+        let Some((user, mailbox)) = self.place() else { return Ok(()) };
+        let known = self.view().map(View::uids).unwrap_or_default();
+        if !self.run("UID SEARCH ALL").await? {
+            return Ok(());
+        }
+        let found = self.found();
+        let after = self.rules.truth.lock().uids(&user, &mailbox);
+        for uid in known.intersection(&after) {
+            assert!(found.contains(uid), "UID SEARCH ALL does not find {uid} of {user} {mailbox}: {found:?}");
+        }
+        Ok(())
+    }
+
+    async fn store(&mut self, by_uid: bool) -> Result<(), Gone> {
+        let Some((n, uid)) = self.any().filter(|_| self.view().is_some_and(|view| !view.read_only)) else {
+            return Ok(());
+        };
+        let Some((user, mailbox)) = self.place() else { return Ok(()) };
+        *self.marks += 1;
+        let mark = format!("$m{}x{}", self.who.name, self.marks);
+        let silent = if self.chance.one_in(3) { ".SILENT" } else { "" };
+        self.rules.truth.lock().mark(&mark, &user, &mailbox, uid);
+        let (command, what) = match uid.filter(|_| by_uid) {
+            Some(uid) => (format!("UID STORE {uid} +FLAGS{silent} ({mark})"), "UID STORE"),
+            None => (format!("STORE {n} +FLAGS{silent} ({mark})"), "STORE"),
+        };
+        let status = self.client.run(&command).await?;
+        if !self.numbers_served(&status, what) {
+            return Ok(());
+        }
+        self.rules.truth.lock().marked(&mark);
+        Ok(())
+    }
+
+    async fn append(&mut self, own: bool) -> Result<(), Gone> {
+        *self.marks += 1;
+        let identity = Identity { user: self.who.user.clone(), name: format!("a{}x{}", self.who.name, self.marks) };
+        let mailbox = if own { self.own() } else { self.chance.of(&self.rules.mailboxes) };
+        let message = Identity::message(&identity.user, &identity.name);
+        let wait = !self.client.can("LITERAL+") || self.chance.one_in(2);
+        if own {
+            self.rules.truth.lock().kept(&mailbox, &identity).unknown += 1;
+        }
+        let status = self.client.run_with(&format!("APPEND {mailbox}"), &message, wait).await?;
+        let mut truth = self.rules.truth.lock();
+        if own && status.is_ok() {
+            *truth.kept(&mailbox, &identity) = Count { done: 1, unknown: 0 };
+        }
+        truth.check_kept(&self.who.user, &self.own());
+        truth.check_single(&self.who.user, &mailbox);
+        drop(truth);
+        self.well(&status, "APPEND");
+        Ok(())
+    }
+
+    fn own(&self) -> String {
+        format!("Own{}", self.who.name)
+    }
+
+    /// COPY and MOVE of one message into a mailbox of this client's own.
+    async fn copy(&mut self, moves: bool) -> Result<(), Gone> {
+        let Some((n, Some(uid))) = self.any() else { return Ok(()) };
+        let Some((user, mailbox)) = self.place() else { return Ok(()) };
+        if moves && (self.view().is_some_and(|view| view.read_only) || !self.client.can("MOVE")) {
+            return Ok(());
+        }
+        let own = self.own();
+        let held = self.rules.truth.lock().messages(&user, &mailbox);
+        let Some(message) = held.iter().find(|message| message.uid == uid) else { return Ok(()) };
+        let identity = Identity::of(&message.octets);
+        let verb = if moves { "MOVE" } else { "COPY" };
+        let by_uid = self.chance.one_in(2);
+        let command = if by_uid { format!("UID {verb} {uid} {own}") } else { format!("{verb} {n} {own}") };
+        {
+            let mut truth = self.rules.truth.lock();
+            truth.kept(&own, &identity).unknown += 1;
+            if moves {
+                truth.doom(&user, &mailbox, uid);
+            }
+        }
+        self.client.note(&format!("{verb} {identity:?}"));
+        let status = self.client.run(&command).await?;
+        let copied = status.code == "COPYUID";
+        let mut truth = self.rules.truth.lock();
+        let count = truth.kept(&own, &identity);
+        if status.is_ok() || status.code == "EXPUNGEISSUED" {
+            count.unknown -= 1;
+            // MOVE says it untagged (RFC 6851 section 4.3): how many there are is counted below.
+            if moves && status.is_ok() { count.unknown += 1 } else { count.done += usize::from(copied) }
+        }
+        truth.check_kept(&user, &own);
+        drop(truth);
+        let what = if by_uid { "UID" } else { verb };
+        self.numbers_served(&status, what);
+        Ok(())
+    }
+
+    async fn expunge(&mut self) -> Result<(), Gone> {
+        let Some((_, Some(uid))) = self.any().filter(|_| self.view().is_some_and(|view| !view.read_only)) else {
+            return Ok(());
+        };
+        let Some((user, mailbox)) = self.place() else { return Ok(()) };
+        self.rules.truth.lock().doom(&user, &mailbox, uid);
+        if !self.run(&format!("UID STORE {uid} +FLAGS.SILENT (\\Deleted)")).await? {
+            return Ok(());
+        }
+        let by_uid = self.client.can("UIDPLUS") && self.chance.one_in(2);
+        let command = if by_uid { format!("UID EXPUNGE {uid}") } else { "EXPUNGE".to_owned() };
+        if !self.run(&command).await? {
+            return Ok(());
+        }
+        let there = self.rules.truth.lock().uids(&user, &mailbox);
+        assert!(!there.contains(&uid), "{command} left {uid}");
+        let counted = self.view().map(View::uids).unwrap_or_default();
+        assert!(!counted.contains(&uid), "after {command}, {uid} is still counted");
+        Ok(())
+    }
+
+    async fn idle(&mut self) -> Result<(), Gone> {
+        let tag = self.client.send("IDLE").await?;
+        if let Some(status) = self.client.until_continuation(&tag).await? {
+            self.well(&status, "IDLE");
+            return Ok(());
+        }
+        let time = if self.chance.one_in(4) { 60_000 } else { 3_000 };
+        let time = Duration::from_millis(self.chance.below(time));
+        if let Some(status) = self.client.listen(&tag, time).await? {
+            assert!(!status.is_ok(), "IDLE ends by itself: {status:?}");
+            self.well(&status, "IDLE");
+            return Ok(());
+        }
+        self.client.write(b"DONE\r\n").await?;
+        let status = self.client.finish(&tag).await?;
+        self.well(&status, "IDLE");
+        Ok(())
+    }
+
+    async fn close(&mut self) -> Result<(), Gone> {
+        if self.view().is_some_and(|view| !view.read_only) {
+            // CLOSE expunges: what others have marked as deleted, too, which they have asked for.
+            self.client.note("closes");
+        }
+        let verb = if self.client.can("UNSELECT") && self.chance.one_in(2) { "UNSELECT" } else { "CLOSE" };
+        if self.run(verb).await? {
+            self.client.view = None;
+        }
+        Ok(())
+    }
+
+    /// Hangs up in the middle of something.
+    async fn leave_rudely(&mut self) -> Result<(), Gone> {
+        match self.chance.below(4) {
+            0 => self.client.send("FETCH 1:* (BODY[]").await.map(drop),
+            1 => self.client.write(b"x APPEND INBOX {100}\r\nhalf").await,
+            2 => self.client.send("FETCH 1:* (UID BODY.PEEK[])").await.map(drop),
+            _ => self.client.send("IDLE").await.map(drop),
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! One run: the proxy as it is, a network and a server in memory, clients, operators; and what must hold at its end.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use imapool::admin::act;
+use imapool::app::Proxy;
+use imapool::config::{self, Config, ListenAddr, PlaintextLogin};
+use imapool::demo::server::{Capabilities, Event, Fault, Kill, Options, Seed, Server, Stage};
+use imapool::demo::server::personality::Quirks;
+use imapool::listener::Inherited;
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::chance::Chance;
+use crate::client::Client;
+use crate::net::{Faults, Net};
+use crate::plan::{Action, Guest, Kindness, Plan};
+use crate::truth::{Identity, Truth};
+use crate::view::View;
+use crate::visit::{Rules, Visitor, visits};
+
+/// Mailboxes that all clients of a user work in.
+const MAILBOXES: [&str; 2] = ["INBOX", "One"];
+/// Where the server is.
+const BACKEND: &str = "10.0.0.1";
+/// A connection at rest is closed after so long.
+const IDLE: Duration = Duration::from_secs(60);
+const CHECKOUT: Duration = Duration::from_secs(10);
+const REPLY: Duration = Duration::from_secs(30);
+
+/// What a run came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// Two runs that are alike have the same.
+    pub(crate) fingerprint: u64,
+    pub(crate) dials: usize,
+    pub(crate) commands: u64,
+}
+
+pub(crate) struct World {
+    plan: Plan,
+    net: Net,
+    server: Arc<Server>,
+    truth: Arc<Mutex<Truth>>,
+    proxy: Proxy,
+    /// The most connections that a user may have, by what was configured at any time.
+    most: Arc<AtomicUsize>,
+    commands: Arc<AtomicU64>,
+    /// The server is as kind as can be.
+    kind: Arc<std::sync::atomic::AtomicBool>,
+}
+
+fn user(number: u64) -> String {
+    format!("u{number}")
+}
+
+/// Runs it; panics where something does not hold.
+pub(crate) async fn run(plan: &Plan, trace: bool, net: &RefCell<Option<Net>>) -> Report {
+    let world = World::start(plan, trace).await;
+    net.replace(Some(world.net.clone()));
+    world.live().await
+}
+
+impl World {
+    async fn start(plan: &Plan, trace: bool) -> Self {
+        let chance = Chance::new(plan.seed).fork(1);
+        let [refused, lost, cut, frozen, slow] = plan.net;
+        let net = Net::new(chance.fork(2), Faults { refused, lost, cut, frozen, slow }, trace);
+        let most = Arc::new(AtomicUsize::new(plan.max_per_account));
+        let commands = Arc::<AtomicU64>::default();
+        let kind = Arc::default();
+        let mut options = options(plan);
+        options.faults = Some(Arc::new(watch(plan, &net, &most, &commands, &kind, chance.fork(3))));
+        let server = Arc::new(Server::start(options).await.expect("no address, no failure"));
+        net.set_server(Some(Arc::clone(&server)));
+        let given = imapool::net::Net::Given(Arc::new(net.clone()));
+        let proxy = Proxy::start_over(configuration(plan), Inherited::default(), given).await.expect("it starts");
+        let truth = Arc::new(Mutex::new(Truth::new(&server)));
+        Self { plan: plan.clone(), net, server, truth, proxy, most, commands, kind }
+    }
+
+    async fn live(self) -> Report {
+        let rules = self.rules();
+        let mut seeds = Vec::new();
+        for user in (0..self.plan.users).map(user) {
+            for mailbox in MAILBOXES {
+                let uids = self.truth.lock().uids(&user, mailbox);
+                seeds.push((user.clone(), mailbox, uids));
+            }
+        }
+        let clients: Vec<_> = self.plan.visitors.iter().map(|guest| {
+            tokio::spawn(visits(visitor(guest, self.plan.seed), rules.clone()))
+        }).collect();
+        self.operate().await;
+        for client in clients {
+            if let Err(error) = client.await {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
+        self.settle().await;
+        for user in (0..self.plan.users).map(user) {
+            self.look_again(&user).await;
+        }
+        let truth = self.truth.lock();
+        truth.check_all_kept();
+        for (user, mailbox, uids) in seeds {
+            truth.check_doomed(&user, mailbox, &uids);
+        }
+        drop(truth);
+        self.end().await
+    }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            net: self.net.clone(),
+            truth: Arc::clone(&self.truth),
+            mailboxes: MAILBOXES.map(str::to_owned).to_vec(),
+            calm: self.plan.is_calm(),
+            patience: patience(&self.plan),
+            direct: self.plan.mode == config::PoolMode::Session,
+            serves_what_is_left: self.plan.server.serves_what_is_left,
+        }
+    }
+
+    /// All that is not done by clients.
+    async fn operate(&self) {
+        let begun = Instant::now();
+        let mut actions = self.plan.actions.clone();
+        actions.sort_by_key(|(at, _)| *at);
+        let mut number = 0;
+        for (at, action) in actions {
+            sleep_until(begun + Duration::from_millis(at)).await;
+            self.net.note(&format!("{action:?}"));
+            number += 1;
+            self.act(&action, number).await;
+        }
+    }
+
+    async fn act(&self, action: &Action, number: u64) {
+        let call = match *action {
+            Action::Pause => "backends/mail/pause".to_owned(),
+            Action::Resume => "backends/mail/resume".to_owned(),
+            Action::Drain => "backends/mail/drain".to_owned(),
+            Action::Retire(of) => format!("accounts/{}/retire", user(of)),
+            Action::Close(of) => format!("accounts/{}/close", user(of)),
+            Action::Reload(most, lifetime) => {
+                let mut config = (*self.proxy.config()).clone();
+                config.pool.max_per_account = most;
+                config.pool.max_lifetime = Duration::from_millis(lifetime);
+                self.most.fetch_max(most, Ordering::Relaxed);
+                self.proxy.reload(config).await.expect("nothing to bind");
+                return;
+            }
+            Action::Kill(of, how) => {
+                let how = [Kill::Bye, Kill::Close, Kill::Reset][usize::from(how)];
+                self.server.kill_user(&user(of), how);
+                return;
+            }
+            Action::Away(time) => {
+                self.net.set_server(None);
+                self.server.kill(Kill::Close);
+                sleep(Duration::from_millis(time)).await;
+                self.net.set_server(Some(Arc::clone(&self.server)));
+                return;
+            }
+            Action::Deliver(of, mailbox) => {
+                let user = user(of);
+                let message = Identity::message(&user, &format!("d{number}"));
+                self.server.deliver(&user, MAILBOXES[mailbox], message);
+                return;
+            }
+        };
+        // There may be nothing of that name yet.
+        let _ = act(&self.proxy, &call).await;
+    }
+
+    /// Nothing goes wrong any more, and what went wrong is over.
+    async fn settle(&self) {
+        self.net.note("settles");
+        self.net.calm();
+        self.kind.store(true, Ordering::Relaxed);
+        let _ = act(&self.proxy, "backends/mail/resume").await;
+        // A command that hangs is given up, and a backend that was away is tried again.
+        sleep(REPLY + CHECKOUT + Duration::from_secs(60)).await;
+    }
+
+    /// Each user finds in each mailbox what the server holds.
+    async fn look_again(&self, user: &str) {
+        let look = async {
+            let mut client = Client::connect(&self.net, 99, &self.truth, CHECKOUT).await.ok()?;
+            user.clone_into(&mut client.user);
+            let status = client.run(&format!("LOGIN {user} pw-{user}")).await.ok()?;
+            assert!(status.is_ok(), "at the end, {user} cannot log in: {status:?}");
+            for mailbox in MAILBOXES {
+                client.view = Some(View::new(user, mailbox, false));
+                let status = client.run(&format!("SELECT {mailbox}")).await.ok()?;
+                assert!(status.is_ok(), "at the end, {user} cannot select {mailbox}: {status:?}");
+                client.view.as_mut()?.opening = false;
+                let status = client.run("UID FETCH 1:* (FLAGS)").await.ok()?;
+                assert!(status.is_ok(), "at the end, {user} cannot fetch: {status:?}");
+                let held = self.truth.lock().uids(user, mailbox);
+                assert_eq!(client.view.as_ref()?.uids(), held, "at the end, in {user} {mailbox}");
+            }
+            client.run("LOGOUT").await.ok()
+        };
+        assert!(look.await.is_some(), "at the end, {user} is sent away");
+    }
+
+    /// All goes, and nothing is left.
+    async fn end(self) -> Report {
+        let report = Report {
+            fingerprint: self.net.fingerprint(),
+            dials: self.net.links().len(),
+            commands: self.commands.load(Ordering::Relaxed),
+        };
+        let quiet = self.net.links().len();
+        sleep(IDLE * 2).await;
+        let dials = self.net.links().len() - quiet;
+        assert!(dials <= 2 * self.plan.spare, "{dials} connections were opened while nobody was there");
+        assert_eq!(self.proxy.registry().all().len(), 0, "sessions are left");
+        let left = self.net.open();
+        assert!(left <= self.plan.spare, "{left} connections are left at rest");
+        assert_eq!(self.proxy.upstream_connections(), left, "connections that are counted, and those that are");
+        timeout(Duration::from_secs(60), self.proxy.drain()).await.expect("the drain ends");
+        assert_eq!(self.net.open(), 0, "connections are left");
+        self.net.set_server(None);
+        drop(self.truth);
+        drop(self.server);
+        sleep(Duration::from_secs(10)).await;
+        let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        assert_eq!(tasks, 0, "tasks are left");
+        report
+    }
+}
+
+fn visitor(guest: &Guest, seed: u64) -> Visitor {
+    Visitor {
+        name: guest.name,
+        kind: guest.kind,
+        user: user(guest.user),
+        visits: guest.visits,
+        commands: guest.commands,
+        begins: Duration::from_millis(guest.begins),
+        seed: Chance::new(seed).fork(1000 + guest.name).next(),
+    }
+}
+
+/// No command takes longer.
+fn patience(plan: &Plan) -> Duration {
+    let server = Duration::from_millis(plan.server.delay * 40);
+    if plan.is_calm() { CHECKOUT + server } else { CHECKOUT + REPLY + REPLY + server }
+}
+
+fn configuration(plan: &Plan) -> Config {
+    let mut listener = config::Listener::new(ListenAddr::Tcp("10.0.0.1:143".parse().expect("an address")));
+    listener.plaintext_login = PlaintextLogin::Always;
+    let mut backend = config::Backend::new(BACKEND, 143);
+    backend.name = "mail".to_owned();
+    backend.reply_timeout = REPLY;
+    let mut config = Config::new(listener, backend);
+    config.admin.address = None;
+    config.pool.mode = plan.mode;
+    config.pool.max_per_account = plan.max_per_account;
+    config.pool.max_total = plan.max_total;
+    config.pool.spare = plan.spare;
+    config.pool.max_lifetime = Duration::from_millis(plan.max_lifetime);
+    config.pool.linger = Duration::from_millis(plan.linger);
+    config.pool.checkout_timeout = CHECKOUT;
+    config.pool.idle_timeout = IDLE;
+    config.auth.failure_delay = Duration::from_millis(100);
+    config.auth.cache_ttl = Duration::from_millis(plan.cache_ttl);
+    config
+}
+
+fn options(plan: &Plan) -> Options {
+    let Kindness { condstore, qresync, unselect, literal_plus, .. } = plan.server;
+    let mut capabilities = Capabilities::default();
+    if condstore {
+        capabilities.after += if qresync { " CONDSTORE QRESYNC" } else { " CONDSTORE" };
+    }
+    if !unselect {
+        capabilities = capabilities.without("UNSELECT");
+    }
+    if !literal_plus {
+        capabilities = capabilities.without("LITERAL+");
+    }
+    let mailboxes = MAILBOXES.iter().map(|name| ((*name).to_owned(), plan.messages));
+    let own = plan.visitors.iter().map(|guest| (format!("Own{}", guest.name), 0));
+    let mut enable = vec!["UTF8=ACCEPT".to_owned()];
+    if condstore {
+        enable.push("CONDSTORE".to_owned());
+    }
+    if qresync {
+        enable.push("QRESYNC".to_owned());
+    }
+    Options {
+        addresses: Vec::new(),
+        quirks: Quirks { serves_what_is_left: plan.server.serves_what_is_left, ..Quirks::default() },
+        capabilities,
+        enable,
+        seed: Seed {
+            mailboxes: mailboxes.chain(own).collect(),
+            message: Arc::new(|user, mailbox, n| Identity::message(user, &format!("{mailbox}-{n}"))),
+        },
+        ..Options::default()
+    }
+}
+
+/// Sees each command at the server: counts, holds the limits against what is open, and lets faults happen.
+fn watch(
+    plan: &Plan,
+    net: &Net,
+    most: &Arc<AtomicUsize>,
+    commands: &Arc<AtomicU64>,
+    kind: &Arc<std::sync::atomic::AtomicBool>,
+    chance: Chance,
+) -> impl Fn(&Event<'_>) -> Fault + Send + Sync + use<> {
+    let (net, most, commands, kind) = (net.clone(), Arc::clone(most), Arc::clone(commands), Arc::clone(kind));
+    let (server, total, chance) = (plan.server, plan.max_total, Mutex::new(chance));
+    move |event| {
+        commands.fetch_add(1, Ordering::Relaxed);
+        if let Some(user) = event.user {
+            let links = net.links();
+            *links[usize::from(event.address.port()) - 1].user.lock() = Some(user.to_owned());
+            // One more for the time in which a login is verified.
+            let (open, most) = (net.open_of(user), most.load(Ordering::Relaxed) + 1);
+            assert!(open <= most, "{open} connections of {user} are open, and {most} may be");
+        }
+        let open = net.open();
+        assert!(total == 0 || open <= total, "{open} connections are open, and {total} may be");
+        let mut chance = chance.lock();
+        if server.faults > 0 && !kind.load(Ordering::Relaxed) && chance.one_in(server.faults) {
+            return fault(event, &mut chance);
+        }
+        if server.delay > 0 && event.stage == Stage::Command { Fault::DelayMs(chance.below(server.delay)) } else { Fault::None }
+    }
+}
+
+fn fault(event: &Event<'_>, chance: &mut Chance) -> Fault {
+    match chance.below(8) {
+        0 => Fault::CloseBefore,
+        1 => Fault::ResetBefore,
+        2 => Fault::CloseMidReply(usize::try_from(chance.below(200)).expect("small")),
+        3 => Fault::Silence,
+        4 => Fault::DelayMs(chance.below(5_000)),
+        5 => Fault::Untagged("OK still here".into()),
+        6 => Fault::ByeThenClose,
+        _ if event.stage == Stage::Command => Fault::Tagged("NO [UNAVAILABLE] busy".into()),
+        _ => Fault::None,
+    }
+}
