@@ -153,12 +153,14 @@ impl Authenticator {
     }
 
     /// The right of a session to go on, if its credential was accepted within `auth.cache_ttl` (with zero: at its own
-    /// login) and nothing speaks against it since. In the last quarter of that time the backend is asked beside it.
+    /// login) and nothing speaks against it since. In the last quarter of that time the backend is asked beside it; not
+    /// for an account that may open one connection now and then, which is for whoever works.
     #[must_use]
     pub fn pass(self: &Arc<Self>, grant: &Grant, client: Option<IpAddr>, now: Instant) -> Option<Pass> {
         let cache_ttl = self.settings.load().auth.cache_ttl;
         let pass = grant.pass(cache_ttl, now)?;
-        if !cache_ttl.is_zero() && pass.age() > cache_ttl.mul_f64(REFRESH) && grant.may_ask() {
+        let early = !cache_ttl.is_zero() && pass.age() > cache_ttl.mul_f64(REFRESH);
+        if early && !grant.account().queue().backs_off() && grant.may_ask() {
             drop(self.ask_again(grant, client));
         }
         Some(pass)

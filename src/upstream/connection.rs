@@ -219,8 +219,10 @@ struct Proof {
     idle_since: Option<Instant>,
 }
 
-/// An IDLE that has lasted for so long was of use.
+/// An IDLE that the backend ends after so long was of use.
 const LASTING: Duration = Duration::from_secs(30);
+/// An IDLE that imapool ends after so long was of use: the backend would have gone on.
+const ENDED: Duration = Duration::from_secs(1);
 
 impl Proof {
     fn of(run: &Run) -> Self {
@@ -230,11 +232,11 @@ impl Proof {
     }
 
     fn is_given_by(&self, event: &FromUpstream) -> bool {
-        let lasted = || self.idle_since.is_some_and(|since| since.elapsed() >= LASTING);
+        let lasted = |time| self.idle_since.is_some_and(|since| since.elapsed() >= time);
         match event {
             FromUpstream::Data(_) => self.idle_since.is_some(),
-            FromUpstream::Done(_, rest, _) => self.command && rest.starts_with(b" OK") || lasted(),
-            FromUpstream::Lost(_) => lasted(),
+            FromUpstream::Done(_, rest, _) => (self.command || lasted(ENDED)) && rest.starts_with(b" OK"),
+            FromUpstream::Lost(_) => lasted(LASTING),
             _ => false,
         }
     }

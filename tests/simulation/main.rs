@@ -58,6 +58,10 @@ fn run(plan: &Plan, trace: bool) -> Result<(Report, Vec<String>), (String, Vec<S
         let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
         let kept = RefCell::new(None);
         FIRST.take();
+        // With the trace, the log as well.
+        let log = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false).without_time();
+        let _log = (trace && std::env::var_os("IMAPOOL_SIM_LOG").is_some())
+            .then(|| tracing::subscriber::set_default(log.with_writer(std::io::stdout).finish()));
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
             runtime.block_on(world::run(&plan, trace, &kept))
         }));

@@ -427,7 +427,9 @@ impl Visit<'_> {
             *truth.kept(&mailbox, &identity) = Count { done: 1, unknown: 0 };
         }
         truth.check_kept(&self.who.user, &self.own());
-        truth.check_single(&self.who.user, &mailbox);
+        if !own {
+            truth.check_single(&self.who.user, &mailbox);
+        }
         drop(truth);
         self.well(&status, "APPEND");
         Ok(())

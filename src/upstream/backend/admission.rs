@@ -46,6 +46,12 @@ impl Queue {
         self.with(|line| line.unused(true));
     }
 
+    /// See [`Line::backs_off`].
+    #[must_use]
+    pub fn backs_off(&self) -> bool {
+        self.line.lock().1
+    }
+
     fn with<T>(&self, change: impl FnOnce(&mut Line) -> T) -> T {
         let (line, counted) = &mut *self.line.lock();
         let result = change(line);
