@@ -1,5 +1,6 @@
 //! The task of a hub: moves commands, replies and news between its members, the [`Machine`] and an upstream connection.
 
+use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -8,7 +9,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use foldhash::HashMap;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tracing::{debug, info, warn};
@@ -152,7 +152,7 @@ struct Hub {
     key: Bytes,
     enabled: EnableSet,
     machine: Machine,
-    members: HashMap<MemberId, Place>,
+    members: BTreeMap<MemberId, Place>,
     joins: mpsc::Receiver<Join>,
     status: Arc<Status>,
     lease: Option<Lease>,
@@ -193,7 +193,7 @@ impl Hub {
             key,
             enabled,
             machine,
-            members: HashMap::default(),
+            members: BTreeMap::new(),
             joins,
             status,
             lease: None,

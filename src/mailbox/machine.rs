@@ -21,12 +21,11 @@ mod resume;
 mod selection;
 mod tagged;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use foldhash::HashMap;
 use thiserror::Error;
 
 use self::departed::Departed;
@@ -247,7 +246,7 @@ pub struct Machine {
     shadow: Shadow,
     departed: Departed,
     recent: Recent,
-    members: HashMap<MemberId, Member>,
+    members: BTreeMap<MemberId, Member>,
     /// Those with a command that waits.
     queue: VecDeque<MemberId>,
     link: Link,
@@ -317,7 +316,7 @@ impl Machine {
             shadow: Shadow::default(),
             departed: Departed::default(),
             recent: Recent::default(),
-            members: HashMap::default(),
+            members: BTreeMap::new(),
             queue: VecDeque::new(),
             link: Link::Down,
             job: None,

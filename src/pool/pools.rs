@@ -84,10 +84,12 @@ impl Pools {
         self.backends.load().iter().find(|backend| backend.index == index).cloned()
     }
 
-    /// Every account, in no order.
+    /// Every account, by name.
     #[must_use]
     pub fn accounts(&self) -> Vec<Arc<Account>> {
-        self.accounts.read().values().cloned().collect()
+        let mut accounts: Vec<_> = self.accounts.read().values().cloned().collect();
+        accounts.sort_by(|a, b| (a.key.backend, &a.key.user).cmp(&(b.key.backend, &b.key.user)));
+        accounts
     }
 
     /// Exchanges the backends, and the numbers of connections that may be in use at once. What is open to one that is
@@ -263,7 +265,7 @@ impl Pools {
     /// Forgets accounts without connections, sessions and credentials that are still good. Call it every few seconds.
     pub fn sweep(&self, cache_ttl: Duration) {
         self.everywhere.settle();
-        let accounts: Vec<_> = self.accounts.read().values().cloned().collect();
+        let accounts = self.accounts();
         for account in &accounts {
             account.turns.settle();
             account.clear_away_closed();
@@ -294,7 +296,7 @@ impl Pools {
 
     /// Retires every connection at rest, and each other one when it comes back.
     pub fn shut_down(&self) {
-        for account in self.accounts.read().values() {
+        for account in self.accounts() {
             account.retire(RetireReason::Shutdown);
         }
         for backend in self.backends.load().iter() {

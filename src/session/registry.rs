@@ -302,9 +302,12 @@ impl Registry {
         self.shard(id).lock().get(&id).cloned()
     }
 
-    /// All sessions, in no order.
+    /// All sessions, the oldest first.
     pub fn all(&self) -> Vec<Arc<Record>> {
-        self.shards.iter().flat_map(|shard| shard.lock().values().cloned().collect::<Vec<_>>()).collect()
+        let records = self.shards.iter().flat_map(|shard| shard.lock().values().cloned().collect::<Vec<_>>());
+        let mut records: Vec<_> = records.collect();
+        records.sort_by_key(|record| record.id);
+        records
     }
 }
 

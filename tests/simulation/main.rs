@@ -2,6 +2,9 @@
 //! that stands still while anything can be done, and with all chance from one seed. A run takes milliseconds, and goes
 //! the same way each time.
 //!
+//! What follows from a seed exactly needs `RUSTFLAGS="--cfg tokio_unstable"`: whom tokio wakes first of many who wait for
+//! the same thing is chance otherwise.
+//!
 //! `IMAPOOL_SIM_SEED` runs one seed (with `IMAPOOL_SIM_TRACE=1`, and tells all that was said), `IMAPOOL_SIM_FROM` and
 //! `IMAPOOL_SIM_SEEDS` many. A seed that fails is made smaller and printed as a plan that can be kept as a test.
 
@@ -55,6 +58,9 @@ fn run(plan: &Plan, trace: bool) -> Result<(Report, Vec<String>), (String, Vec<S
     let thread = std::thread::Builder::new().name("simulation".into());
     let running = thread.spawn(move || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
+        // Whom tokio wakes first is chance as well, which can be had from a seed only so.
+        #[cfg(tokio_unstable)]
+        builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&plan.seed.to_le_bytes()));
         let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
         let kept = RefCell::new(None);
         FIRST.take();
@@ -147,6 +153,7 @@ fn nothing_goes_wrong_whatever_goes_wrong() {
     println!("{seeds} seeds, {commands:?} commands at the server, {dials:?} dials");
 }
 
+#[cfg(tokio_unstable)]
 #[test]
 fn a_seed_goes_the_same_way_each_time() {
     for seed in 0..20 {
