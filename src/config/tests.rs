@@ -221,7 +221,11 @@ fn text_that_is_not_toml() {
         ),
         ("[pool\n", "f:1:6: not valid TOML: unclosed table, expected `]`"),
         ("[pool]\n[log]\n[pool]\n", "f:3:2: not valid TOML: duplicate key; keep one of the two"),
-        ("linger: \"30s\"\n", "f:1:7: not valid TOML: invalid unquoted key, expected letters, numbers, `-`, `_`"),
+        (
+            "linger: \"30s\"\n",
+            "f:1:7: not valid TOML: invalid unquoted key, expected letters, numbers, `-`, `_`; \
+             write an equals sign: linger = \"30s\"",
+        ),
         // Two lines, two problems; columns count characters.
         (
             "ö = \"\u{e9}\nx = \"ééé\" 5\n",
@@ -231,6 +235,55 @@ fn text_that_is_not_toml() {
     ];
     for (text, expected) in cases {
         assert_eq!(wrong(text), expected, "{text:?}");
+    }
+}
+
+/// Whatever the parser says of it, the line to write is told.
+#[test]
+fn a_line_that_is_not_toml_comes_with_the_right_one() {
+    let address = "address = \"127.0.0.1:143\"";
+    for (line, remedy) in [
+        ("address = 127.0.0.1:143", &format!("text needs quotes: {address}") as &str),
+        ("address = 127.0.0.1:143  # IMAP", &format!("text needs quotes: {address}")),
+        ("address = \"127.0.0.1:143", &format!("a quote is missing: {address}")),
+        ("address = 127.0.0.1:143\"", &format!("a quote is missing: {address}")),
+        ("address = '127.0.0.1:143", &format!("a quote is missing: {address}")),
+        ("address = “127.0.0.1:143”", &format!("quotes must be straight: {address}")),
+        ("address = „127.0.0.1:143“", &format!("quotes must be straight: {address}")),
+        ("address = \"127.0.0.1:143”", &format!("quotes must be straight: {address}")),
+        ("address = ‘127.0.0.1:143’", &format!("quotes must be straight: {address}")),
+        ("address: \"127.0.0.1:143\"", &format!("write an equals sign: {address}")),
+        ("address = [::1]:143", "text needs quotes: address = \"[::1]:143\""),
+        ("address = unix:/run/x.sock", "text needs quotes: address = \"unix:/run/x.sock\""),
+        ("address = /run/x.sock", "text needs quotes: address = \"/run/x.sock\""),
+        ("proxy_protocol_from = [10.0.0.0/8]", "text needs quotes: proxy_protocol_from = [\"10.0.0.0/8\"]"),
+        ("unauthenticated = 25%", "text needs quotes: unauthenticated = \"25%\""),
+        ("reuse_port = True", "write reuse_port = true"),
+        ("reuse_port = no", "write reuse_port = false"),
+        (
+            "certificate = \"C:\\x\\y.pem\"",
+            "between double quotes a backslash is not itself, take single ones: certificate = 'C:\\x\\y.pem'",
+        ),
+        ("certificate = C:\\x\\y.pem", "text needs quotes: certificate = 'C:\\x\\y.pem'"),
+    ] {
+        let told = wrong(&format!("[[listener]]\n{line}\n"));
+        assert!(told.starts_with("f:2:") && told.ends_with(remedy), "{line}: {told}");
+    }
+}
+
+/// A file of another kind, or a very wrong one, costs neither minutes nor a terminal full of messages.
+#[test]
+fn of_very_many_problems_the_first_are_told() {
+    let lines = |line: &dyn Fn(usize) -> String| (0..20_000).map(line).collect::<String>();
+    for text in [
+        lines(&|_| "x\n".to_owned()),
+        lines(&|_| "= ".to_owned()),
+        format!("[pool]\n{}", lines(&|number| format!("key{number} = 1\n"))),
+        lines(&|_| "[[listener]]\n".to_owned()),
+    ] {
+        let told = wrong(&text);
+        assert!((1..=50).contains(&told.lines().count()), "{}", told.lines().count());
+        assert!(told.starts_with("f:1:") || told.starts_with("f:2:"), "{}", told.lines().next().unwrap());
     }
 }
 
@@ -361,7 +414,8 @@ fn warnings() {
     let open =
         "[[listener]]\naddress = \"0.0.0.0:143\"\nplaintext_login = \"always\"\n[[backend]]\naddress = \"h:143\"\n";
     assert_eq!(warnings(open), ["listener", "backend"]);
-    assert_eq!(warnings(&open.replace("always", "loopback").replace("\"h:", "\"localhost:")), Vec::<String>::new());
+    let near = open.replace("0.0.0.0:143", "127.0.0.1:144").replace("\"h:", "\"localhost:");
+    assert_eq!(warnings(&near.replace("always", "loopback")), Vec::<String>::new());
     assert_eq!(warnings(&open.replace("0.0.0.0", "[::1]")), ["backend"]);
     assert_eq!(warnings(&open.replace("0.0.0.0:143", "unix:/s")), ["backend"]);
     let cases = [
@@ -377,6 +431,127 @@ fn warnings() {
     ];
     for (text, expected) in cases {
         assert_eq!(warnings(&format!("{MINIMAL}{text}\n")), expected, "{text:?}");
+    }
+}
+
+/// What would be noticed only by those who cannot log in.
+#[test]
+fn warnings_have_the_remedy() {
+    let warnings = |listeners: &str, backends: &str| -> Vec<String> {
+        let text = format!("{listeners}[[backend]]\nname = \"b\"\n{backends}");
+        let config = Config::parse(&text, "f").unwrap_or_else(|error| panic!("a warning is no error: {error}"));
+        config.warnings().iter().map(ToString::to_string).collect()
+    };
+    let listener = |more: &str| format!("[[listener]]\nname = \"l\"\n{more}\n");
+    let pair = "certificate = \"/c\"\nprivate_key = \"/k\"";
+    let (quiet, near) = (listener("address = \"127.0.0.1:0\""), "address = \"127.0.0.1:143\"\n");
+    assert_eq!(warnings(&quiet, near), [""; 0]);
+    for (listeners, backends, wanted) in [
+        (
+            listener(&format!("address = \"127.0.0.1:0\"\n{pair}")),
+            near.to_owned(),
+            "listener \"l\" has tls = \"none\", so nobody uses its certificate and private_key: write tls = \"starttls\" \
+             or \"implicit\", or delete the line",
+        ),
+        (
+            quiet.clone(),
+            format!("{near}ca_file = \"/ca\"\n"),
+            "backend \"b\" has tls = \"none\", so nobody uses its ca_file: write tls = \"starttls\" or \"implicit\", or \
+             delete the line",
+        ),
+        (
+            listener(&format!("address = \"127.0.0.1:993\"\ntls = \"starttls\"\n{pair}")),
+            near.to_owned(),
+            "listener \"l\" has tls = \"starttls\" on port 993, where \"implicit\" is usual: write that, or another port",
+        ),
+        (
+            quiet.clone(),
+            "address = \"h:993\"\ntls = \"starttls\"\n".to_owned(),
+            "backend \"b\" has tls = \"starttls\" on port 993, where \"implicit\" is usual: write that, or another port",
+        ),
+        (
+            quiet.clone(),
+            "address = \"127.0.0.1:993\"\n".to_owned(),
+            "backend \"b\" has tls = \"none\" on port 993, where \"implicit\" is usual: write that, or another port",
+        ),
+        (
+            quiet.clone(),
+            "address = \"h:143\"\ntls = \"implicit\"\n".to_owned(),
+            "backend \"b\" has tls = \"implicit\" on port 143, where \"starttls\" is usual: write that, or another port",
+        ),
+        (
+            quiet.clone(),
+            format!("{near}[[backend]]\naddress = \"127.0.0.1:144\"\nname = \"spare\"\n"),
+            "backend \"spare\" gets no sessions, because all go to the first backend, \"b\": put it first, or delete it",
+        ),
+        (
+            listener("address = \"0.0.0.0:144\""),
+            near.to_owned(),
+            "listener \"l\" is open to other hosts on 0.0.0.0:144, but lets nobody from there log in: without TLS, \
+             plaintext_login = \"loopback\" refuses them. Write tls = \"starttls\" or \"implicit\", or \
+             plaintext_login = \"always\" if the network is trusted, or a loopback address",
+        ),
+        (
+            listener("address = \"127.0.0.1:144\"\nreuse_port = true")
+                + "[[listener]]\nname = \"all\"\naddress = \"0.0.0.0:144\"\nreuse_port = true\nplaintext_login = \"always\"\n",
+            near.to_owned(),
+            "listener \"all\" gets nothing that comes to 127.0.0.1:144, because listener \"l\" is there: if both are meant, \
+             give them different ports",
+        ),
+    ] {
+        let told = warnings(&listeners, &backends);
+        assert!(told.contains(&wanted.to_owned()), "{told:#?}\n{wanted}");
+    }
+}
+
+/// The kernel refuses the second, whichever comes first.
+#[test]
+fn addresses_that_overlap_are_told_before_the_start() {
+    let of = |one: &str, two: &str, more: &str| {
+        let text = format!(
+            "[[listener]]\naddress = \"{one}\"\n{more}[[listener]]\naddress = \"{two}\"\n{more}\
+             [[backend]]\naddress = \"192.0.2.1:143\"\n"
+        );
+        Config::parse(&text, "f").map_err(|error| error.to_string())
+    };
+    for (one, two) in [("0.0.0.0:144", "127.0.0.1:144"), ("127.0.0.1:144", "0.0.0.0:144"), ("[::]:144", "[::1]:144")] {
+        let wanted = format!(
+            "f:4:11: `listener.address` \"{two}\" is taken already, by line 2: one of the two is for all addresses of this \
+             host, keep that, or write another port"
+        );
+        assert_eq!(of(one, two, "").unwrap_err(), wanted);
+    }
+    for (one, two) in [("0.0.0.0:144", "[::]:144"), ("0.0.0.0:144", "127.0.0.1:145"), ("0.0.0.0:0", "127.0.0.1:0")] {
+        assert!(of(one, two, "name = \"x\"\n").unwrap_err().contains("name"), "only the name is there twice");
+        assert!(of(one, two, "").is_ok(), "{one} {two}");
+    }
+    let admin = "[[listener]]\naddress = \"0.0.0.0:9143\"\n[[backend]]\naddress = \"192.0.2.1:143\"\n";
+    assert!(
+        wrong(admin)
+            .starts_with("f:1:1: `admin.address` \"127.0.0.1:9143\" is taken already, by line 2: one of the two")
+    );
+}
+
+#[test]
+fn how_long_a_certificate_is_good() {
+    const DAY: i64 = 24 * 60 * 60;
+    let (begins, now) = (100 * DAY, 200 * DAY);
+    for (ends, wanted) in [
+        (now - 1, Some(Lifetime::Over(now - 1))),
+        (now, Some(Lifetime::EndsSoon(now))),
+        (now + 14 * DAY - 1, Some(Lifetime::EndsSoon(now + 14 * DAY - 1))),
+        (now + 14 * DAY, None),
+        (i64::MAX, None),
+    ] {
+        assert_eq!(Lifetime::at(now, begins, ends), wanted);
+    }
+    assert_eq!(Lifetime::at(begins - 1, begins, now), Some(Lifetime::NotBegun(begins)));
+    // One for six days is not near its end all the time.
+    assert_eq!(Lifetime::at(now, now - DAY, now + 5 * DAY), None);
+    assert_eq!(Lifetime::at(now, now - 5 * DAY, now + DAY), Some(Lifetime::EndsSoon(now + DAY)));
+    assert_eq!(Lifetime::Over(951_782_400).to_string(), "expired at 2000-02-29T00:00:00Z: renew it, it is refused");
+    for strange in [i64::MIN, -1, i64::MAX] {
+        assert!(Lifetime::Over(strange).to_string().contains("a time far away"));
     }
 }
 

@@ -2,12 +2,70 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::{Backend, Config, ListenAddr, Listener, PlaintextLogin, TlsMode};
 
 /// RFC 9051 section 5.4: an inactivity time-out must be at least this, on a server's side and so on ours.
 const AUTOLOGOUT: Duration = Duration::from_secs(30 * 60);
+
+/// Certificates that are good for less are told of, those that never are for long when a third of that is left.
+const SOON: i64 = 14 * DAY;
+const DAY: i64 = 24 * 60 * 60;
+
+/// Why a certificate will not do, now or soon; the worst is the least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lifetime {
+    /// It is over, since this second of the Unix epoch.
+    Over(i64),
+    /// It begins in this second.
+    NotBegun(i64),
+    /// It ends in this second.
+    EndsSoon(i64),
+}
+
+impl Lifetime {
+    /// That of a certificate which is good from `begins` to `ends`; `None`: nothing is wrong with it. All in seconds
+    /// since the Unix epoch.
+    #[must_use]
+    pub fn at(now: i64, begins: i64, ends: i64) -> Option<Self> {
+        let soon = SOON.min(ends.saturating_sub(begins) / 3);
+        if ends < now {
+            Some(Self::Over(ends))
+        } else if begins > now {
+            Some(Self::NotBegun(begins))
+        } else {
+            (ends.saturating_sub(now) < soon).then_some(Self::EndsSoon(ends))
+        }
+    }
+}
+
+impl fmt::Display for Lifetime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Over(at) => write!(f, "expired at {}: renew it, it is refused", Time(*at)),
+            Self::NotBegun(at) => write!(f, "is good only from {} on: check this host's clock", Time(*at)),
+            Self::EndsSoon(at) => write!(f, "expires at {}: renew it", Time(*at)),
+        }
+    }
+}
+
+/// A second of the Unix epoch; certificates may name years that nobody else can.
+struct Time(i64);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// The last second of the year 9999.
+        const LAST: u64 = 253_402_300_799;
+        match u64::try_from(self.0) {
+            Ok(seconds @ 0..=LAST) => {
+                humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).fmt(f)
+            }
+            _ => f.write_str("a time far away"),
+        }
+    }
+}
 
 /// Something that is allowed and yet likely to be a mistake. Displays as one line with the key and a remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +98,58 @@ pub enum Warning {
     LateKeepalive {
         /// The value.
         value: Duration,
+    },
+    /// A certificate that is not good, or not for long.
+    Certificate {
+        /// `listener "webmail"`
+        whose: String,
+        /// The file it is in.
+        file: PathBuf,
+        /// Since or until when.
+        lifetime: Lifetime,
+    },
+    /// Files for TLS beside `tls = "none"`.
+    UnusedFiles {
+        /// `listener "webmail"`
+        whose: String,
+        /// The keys that name them.
+        keys: &'static str,
+    },
+    /// Two listeners for the same connections, told apart only by how exact their addresses are.
+    Overlap {
+        /// The one for all addresses.
+        all: String,
+        /// The one for a single address.
+        one: String,
+        /// That address.
+        address: SocketAddr,
+    },
+    /// A backend that nobody is sent to.
+    UnusedBackend {
+        /// Its name.
+        name: String,
+        /// The one that everybody is sent to.
+        first: String,
+    },
+    /// The other side begins TLS in another way at this port.
+    UnusualTls {
+        /// `listener "webmail"`
+        whose: String,
+        /// The port.
+        port: u16,
+        /// What is configured.
+        tls: TlsMode,
+        /// What is usual there.
+        usual: TlsMode,
+    },
+    /// A listener for other hosts, from which nobody can log in.
+    NoLogins {
+        /// The listener's name.
+        name: String,
+        /// Where it listens.
+        address: SocketAddr,
+        /// Why.
+        plaintext_login: PlaintextLogin,
     },
     /// A value that another one keeps from ever taking effect.
     Ineffective {
@@ -78,6 +188,37 @@ impl fmt::Display for Warning {
                 "pool.keepalive {} may come too late: servers log out after 30 minutes, write \"10m\"",
                 humantime::format_duration(*value)
             ),
+            Warning::Certificate { whose, file, lifetime } => {
+                write!(f, "{whose}: a certificate in {} {lifetime}", file.display())
+            }
+            Warning::UnusedFiles { whose, keys } => write!(
+                f,
+                "{whose} has tls = \"none\", so nobody uses its {keys}: write tls = \"starttls\" or \"implicit\", or \
+                 delete the line"
+            ),
+            Warning::Overlap { all, one, address } => write!(
+                f,
+                "listener \"{all}\" gets nothing that comes to {address}, because listener \"{one}\" is there: \
+                 if both are meant, give them different ports"
+            ),
+            Warning::UnusedBackend { name, first } => write!(
+                f,
+                "backend \"{name}\" gets no sessions, because all go to the first backend, \"{first}\": put it first, or \
+                 delete it"
+            ),
+            Warning::UnusualTls { whose, port, tls, usual } => write!(
+                f,
+                "{whose} has tls = \"{}\" on port {port}, where \"{}\" is usual: write that, or another port",
+                tls.as_str(),
+                usual.as_str()
+            ),
+            Warning::NoLogins { name, address, plaintext_login } => write!(
+                f,
+                "listener \"{name}\" is open to other hosts on {address}, but lets nobody from there log in: without \
+                 TLS, plaintext_login = \"{}\" refuses them. Write tls = \"starttls\" or \"implicit\", or \
+                 plaintext_login = \"always\" if the network is trusted, or a loopback address",
+                plaintext_login.as_str()
+            ),
             Warning::Ineffective { key, because_of } => {
                 write!(
                     f,
@@ -89,8 +230,8 @@ impl fmt::Display for Warning {
 }
 
 pub(super) fn of(config: &Config) -> Vec<Warning> {
-    let listeners = config.listeners.iter().filter_map(of_listener);
-    let backends = config.backends.iter().filter_map(of_backend);
+    let listeners = config.listeners.iter().flat_map(of_listener).chain(overlaps(&config.listeners));
+    let backends = config.backends.iter().flat_map(of_backend).chain(unused(&config.backends));
     let admin = match config.admin.address {
         Some(ListenAddr::Tcp(address)) if config.admin.is_public() => Some(Warning::PublicAdmin { address }),
         _ => None,
@@ -98,21 +239,78 @@ pub(super) fn of(config: &Config) -> Vec<Warning> {
     listeners.chain(backends).chain(admin).chain(of_times_and_numbers(config)).collect()
 }
 
-fn of_listener(listener: &Listener) -> Option<Warning> {
-    let ListenAddr::Tcp(address) = listener.address else { return None };
-    let exposed = listener.plaintext_login == PlaintextLogin::Always
-        && listener.tls != TlsMode::Implicit
-        && !address.ip().is_loopback();
-    exposed.then(|| Warning::PlaintextListener { name: listener.name.clone(), address })
+fn of_listener(listener: &Listener) -> Vec<Warning> {
+    let whose = format!("listener \"{}\"", listener.name);
+    let mut warnings = Vec::new();
+    if listener.tls == TlsMode::None && (listener.certificate.is_some() || listener.private_key.is_some()) {
+        warnings.push(Warning::UnusedFiles { whose: whose.clone(), keys: "certificate and private_key" });
+    }
+    let ListenAddr::Tcp(address) = listener.address else { return warnings };
+    let (name, plaintext_login) = (listener.name.clone(), listener.plaintext_login);
+    if !address.ip().is_loopback() {
+        match (plaintext_login, listener.tls) {
+            (PlaintextLogin::Always, TlsMode::None | TlsMode::StartTls) => {
+                warnings.push(Warning::PlaintextListener { name, address });
+            }
+            (PlaintextLogin::Loopback | PlaintextLogin::Never, TlsMode::None) => {
+                warnings.push(Warning::NoLogins { name, address, plaintext_login });
+            }
+            _ => {}
+        }
+    }
+    // Without TLS, it is something in front of imapool that has it.
+    if listener.tls != TlsMode::None {
+        warnings.extend(unusual(whose, address.port(), listener.tls));
+    }
+    warnings
 }
 
-fn of_backend(backend: &Backend) -> Option<Warning> {
+fn of_backend(backend: &Backend) -> Vec<Warning> {
+    let whose = format!("backend \"{}\"", backend.name);
+    let mut warnings = Vec::new();
     let near = match backend.host.parse::<IpAddr>() {
         Ok(ip) => ip.is_loopback(),
         Err(_) => backend.host == "localhost",
     };
-    let exposed = backend.tls == TlsMode::None && !near;
-    exposed.then(|| Warning::PlaintextBackend { name: backend.name.clone(), address: backend.address() })
+    if backend.tls == TlsMode::None && !near {
+        warnings.push(Warning::PlaintextBackend { name: backend.name.clone(), address: backend.address() });
+    }
+    if backend.tls == TlsMode::None && backend.ca_file.is_some() {
+        warnings.push(Warning::UnusedFiles { whose: whose.clone(), keys: "ca_file" });
+    }
+    warnings.extend(unusual(whose, backend.port, backend.tls));
+    warnings
+}
+
+/// RFC 8314 section 7.1: 143 is for STARTTLS, 993 for implicit TLS.
+fn unusual(whose: String, port: u16, tls: TlsMode) -> Option<Warning> {
+    let usual = match (port, tls) {
+        (993, TlsMode::None | TlsMode::StartTls) => TlsMode::Implicit,
+        (143, TlsMode::Implicit) => TlsMode::StartTls,
+        _ => return None,
+    };
+    Some(Warning::UnusualTls { whose, port, tls, usual })
+}
+
+/// Those that may overlap because the kernel lets them (`reuse_port`); others are errors.
+fn overlaps(listeners: &[Listener]) -> impl Iterator<Item = Warning> {
+    listeners.iter().flat_map(move |all| {
+        listeners.iter().filter_map(move |one| match (&all.address, &one.address) {
+            (ListenAddr::Tcp(wide), ListenAddr::Tcp(address)) if wide.ip().is_unspecified() => {
+                let overlap = all.address.overlaps(&one.address) && wide != address;
+                overlap.then(|| Warning::Overlap { all: all.name.clone(), one: one.name.clone(), address: *address })
+            }
+            _ => None,
+        })
+    })
+}
+
+/// All sessions go to the first.
+fn unused(backends: &[Backend]) -> impl Iterator<Item = Warning> {
+    backends
+        .iter()
+        .skip(1)
+        .map(|backend| Warning::UnusedBackend { name: backend.name.clone(), first: backends[0].name.clone() })
 }
 
 fn of_times_and_numbers(config: &Config) -> Vec<Warning> {
