@@ -142,13 +142,12 @@ impl Askers {
         if socket.set_nonblocking(true).is_err() {
             return;
         }
-        let mut text = match outcome {
+        let text = match outcome {
             Ok(changes) => format!("+{changes}"),
             Err(error) => format!("-{error}"),
         };
-        text.truncate(text.floor_char_boundary(LONGEST));
         for path in self.0 {
-            if let Err(error) = socket.send_to(text.as_bytes(), &path)
+            if let Err(error) = socket.send_to(&text.as_bytes()[..text.len().min(LONGEST)], &path)
                 && error.kind() == io::ErrorKind::ConnectionRefused
             {
                 // Left behind by one that was killed.

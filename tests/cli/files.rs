@@ -2,6 +2,8 @@
 //! place, and within a moment, whatever is there in place of a file.
 
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
 
 use rcgen::KeyPair;
 
@@ -153,6 +155,14 @@ fn certificates_that_are_not_good_for_long() {
         let done = place.check(secure(), &[]);
         assert_eq!(done.code, Some(0));
         assert!(done.stderr.starts_with(&format!("imapool.toml: warning: {words}")), "{done:?}");
+        // The log of what runs tells it, too.
+        let mut command = place.command(&["run", "-c", "imapool.toml"]);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        assert!(log.any(|line| line.contains("WARN") && line.contains(words)), "{words}");
+        let id = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+        nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM).unwrap();
+        drop((log, child.wait()));
     }
     // The authority of a backend, too.
     fs::copy(place.path("cert.pem"), place.path("ca.pem")).unwrap();

@@ -41,7 +41,7 @@ fn every_command_has_a_man_page_without_faults() {
     let commands = commands.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help");
     let pages: Vec<_> = commands.map(|name| format!("deploy/man/imapool-{name}.1")).collect();
     assert!(pages.len() >= 4, "{help}");
-    for page in pages.iter().map(String::as_str).chain(["deploy/man/imapool.1"]) {
+    for page in pages.iter().map(String::as_str).chain(["deploy/man/imapool.1", "deploy/man/imapool.toml.5"]) {
         let mut command = Command::new(&man);
         command.args(["--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z"]).arg(repository(page));
         let output = command.env("LC_ALL", "C.UTF-8").output().unwrap();
