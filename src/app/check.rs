@@ -1,5 +1,5 @@
-//! What a configuration needs of this host, looked at as a start or a reload does, but without opening a port; and, where
-//! that is wished, of the backends.
+//! What a configuration needs of this host, looked at as a start or a reload does, but without opening a port; and,
+//! where that is wished, of the backends.
 
 use std::path::Path;
 use std::sync::Arc;

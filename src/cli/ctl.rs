@@ -62,8 +62,8 @@ pub(crate) enum Action {
     },
     /// Read the configuration again, as SIGHUP does.
     Reload {
-        /// By SIGHUP to this process, which says what came of it in the directory that RUNTIME_DIRECTORY names. Needs no
-        /// token: for ExecReload= of a systemd unit.
+        /// By SIGHUP to this process, which says what came of it in the directory that RUNTIME_DIRECTORY names. Needs
+        /// no token: for ExecReload= of a systemd unit.
         #[arg(long, value_name = "PID")]
         pid: Option<i32>,
     },

@@ -1,5 +1,5 @@
-//! What came of a reload by SIGHUP, for whoever sent it. A signal has no answer, and a service manager knows only the exit
-//! status of what it runs for a reload.
+//! What came of a reload by SIGHUP, for whoever sent it. A signal has no answer, and a service manager knows only the
+//! exit status of what it runs for a reload.
 //!
 //! Who asks binds a socket of datagrams in the service's runtime directory, and then sends the signal. imapool looks
 //! which sockets are there before it reads its configuration, and sends each what came of that. Only the user that

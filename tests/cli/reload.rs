@@ -108,7 +108,8 @@ fn many_who_reload_at_once_are_all_told() {
     }
 }
 
-/// What an earlier command left behind when it was killed, or what somebody else put there, keeps nobody from being told.
+/// What an earlier command left behind when it was killed, or what somebody else put there, keeps nobody from being
+/// told.
 #[test]
 fn what_lies_in_the_directory_is_no_hindrance() {
     let service = Service::start();
