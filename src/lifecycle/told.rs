@@ -36,20 +36,20 @@ pub enum AskError {
     )]
     NoDirectory,
     /// No socket there.
-    #[error("cannot listen in {}: {source}", path.display())]
+    #[error("cannot listen in {}: {error}", path.display())]
     Socket {
         /// Where.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// No such process, or not ours.
-    #[error("cannot send SIGHUP to process {pid}: {source}")]
+    #[error("cannot send SIGHUP to process {pid}: {error}")]
     Signal {
         /// Which.
         pid: i32,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// Nothing was said.
     #[error(
@@ -81,18 +81,25 @@ struct Mailbox {
 impl Mailbox {
     fn new(directory: &Path) -> Result<Self, AskError> {
         let path = directory.join(format!("{PREFIX}{}", std::process::id()));
-        let failed = |source| AskError::Socket { path: path.clone(), source };
+        let failed = |error| AskError::Socket { path: path.clone(), error };
         // Of an earlier process with this number.
         let _gone = fs::remove_file(&path);
         let socket = UnixDatagram::bind(&path).map_err(failed)?;
         let this = Self { socket, path: path.clone() };
-        // Before the signal is sent: nobody else is to answer it; and where root asks, the service's user is to.
-        let prepared = fs::set_permissions(&path, Permissions::from_mode(0o600))
-            .and_then(|()| fs::metadata(directory))
-            .and_then(|folder| std::os::unix::fs::chown(&path, Some(folder.uid()), None))
-            .and_then(|()| this.socket.set_read_timeout(Some(PATIENCE)));
-        prepared.map_err(failed)?;
+        this.prepare(directory).map_err(failed)?;
         Ok(this)
+    }
+
+    /// Before the signal is sent: nobody else is to answer it; and where root asks, the service's user is to.
+    fn prepare(&self, directory: &Path) -> io::Result<()> {
+        fs::set_permissions(&self.path, Permissions::from_mode(0o600))?;
+        let [ours, owner] = [self.path.as_path(), directory].map(|path| fs::metadata(path).map(|it| it.uid()));
+        let owner = owner?;
+        // The unit does not allow this call, nor is it needed there.
+        if ours? != owner {
+            std::os::unix::fs::chown(&self.path, Some(owner), None)?;
+        }
+        self.socket.set_read_timeout(Some(PATIENCE))
     }
 }
 
@@ -110,7 +117,7 @@ pub fn ask(pid: i32) -> Result<String, AskError> {
     let mailbox = Mailbox::new(&directory().ok_or(AskError::NoDirectory)?)?;
     // Zero and below are groups of processes.
     let sent = if pid > 0 { kill(Pid::from_raw(pid), Signal::SIGHUP) } else { Err(nix::errno::Errno::EINVAL) };
-    sent.map_err(|error| AskError::Signal { pid, source: error.into() })?;
+    sent.map_err(|error| AskError::Signal { pid, error: error.into() })?;
     let mut octets = vec![0; LONGEST];
     let length = mailbox.socket.recv(&mut octets).map_err(|_| AskError::Silence { pid })?;
     let text = String::from_utf8_lossy(&octets[..length]).into_owned();
