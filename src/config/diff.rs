@@ -16,6 +16,8 @@ use super::ListenAddr;
 pub enum Effect {
     /// It holds at once.
     AtOnce,
+    /// It holds at once, unless the environment says otherwise.
+    UnlessRustLog,
     /// It holds for sessions that begin from then on.
     NewSessions,
     /// It holds for upstream connections and sessions that begin from then on.
@@ -41,6 +43,7 @@ impl Effect {
     pub fn as_str(self) -> &'static str {
         match self {
             Effect::AtOnce => "at once",
+            Effect::UnlessRustLog => "at once, unless RUST_LOG is set",
             Effect::NewSessions => "for new sessions",
             Effect::NewConnections => "for new connections",
             Effect::NewHubs => "for mailboxes that sessions begin to share",
@@ -210,8 +213,8 @@ fn effect(section: &str, key: &str) -> Effect {
         | ("pool", "drain_bytes" | "drain_timeout")
         | ("auth", "cache_ttl" | "failure_delay")
         | ("limits", "sessions" | "unauthenticated" | "sessions_per_address" | "drain_timeout")
-        | ("admin", "address" | "token_file" | "hosts")
-        | ("log", "level" | "sessions") => Effect::AtOnce,
+        | ("admin", "address" | "token_file" | "hosts") => Effect::AtOnce,
+        ("log", "level" | "sessions") => Effect::UnlessRustLog,
         _ => Effect::Unknown,
     }
 }

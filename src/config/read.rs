@@ -264,11 +264,14 @@ fn qualified(section: &str, key: &str) -> String {
 /// A value as it stands in the file, if need be shortened.
 pub(super) fn excerpt(source: &str) -> String {
     const MOST: usize = 80;
-    let mut line: String = source.lines().next().unwrap_or_default().chars().take(MOST).collect();
-    if line.len() < source.len() {
-        line.push('…');
+    let line = source.lines().next().unwrap_or_default();
+    // A terminal would obey control characters.
+    let shown = |char: char| if char.is_control() { '\u{fffd}' } else { char };
+    let mut shortened: String = line.chars().take(MOST).map(shown).collect();
+    if line.len() < source.len() || line.chars().nth(MOST).is_some() {
+        shortened.push('…');
     }
-    line
+    shortened
 }
 
 fn not_a_section(key: &'static str, value: &Value<'_>, expected: &'static str) -> Fault {

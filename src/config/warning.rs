@@ -148,8 +148,13 @@ pub enum Warning {
         name: String,
         /// Where it listens.
         address: SocketAddr,
-        /// Why.
-        plaintext_login: PlaintextLogin,
+    },
+    /// A listener on which nobody at all can log in.
+    NoLoginsAtAll {
+        /// The listener's name.
+        name: String,
+        /// Where it listens.
+        address: ListenAddr,
     },
     /// A value that another one keeps from ever taking effect.
     Ineffective {
@@ -212,12 +217,16 @@ impl fmt::Display for Warning {
                 tls.as_str(),
                 usual.as_str()
             ),
-            Warning::NoLogins { name, address, plaintext_login } => write!(
+            Warning::NoLogins { name, address } => write!(
                 f,
                 "listener \"{name}\" is open to other hosts on {address}, but lets nobody from there log in: without \
-                 TLS, plaintext_login = \"{}\" refuses them. Write tls = \"starttls\" or \"implicit\", or \
-                 plaintext_login = \"always\" if the network is trusted, or a loopback address",
-                plaintext_login.as_str()
+                 TLS, plaintext_login = \"loopback\" refuses them. Write tls = \"starttls\" or \"implicit\", or \
+                 plaintext_login = \"always\" if the network is trusted, or a loopback address"
+            ),
+            Warning::NoLoginsAtAll { name, address } => write!(
+                f,
+                "listener \"{name}\" on {address} lets nobody log in: it has no TLS, without which plaintext_login = \
+                 \"never\" refuses everybody. Write tls = \"starttls\" or \"implicit\", or plaintext_login = \"loopback\""
             ),
             Warning::Ineffective { key, because_of } => {
                 write!(
@@ -245,16 +254,17 @@ fn of_listener(listener: &Listener) -> Vec<Warning> {
     if listener.tls == TlsMode::None && (listener.certificate.is_some() || listener.private_key.is_some()) {
         warnings.push(Warning::UnusedFiles { whose: whose.clone(), keys: "certificate and private_key" });
     }
+    let name = listener.name.clone();
+    if (listener.plaintext_login, listener.tls) == (PlaintextLogin::Never, TlsMode::None) {
+        warnings.push(Warning::NoLoginsAtAll { name: name.clone(), address: listener.address.clone() });
+    }
     let ListenAddr::Tcp(address) = listener.address else { return warnings };
-    let (name, plaintext_login) = (listener.name.clone(), listener.plaintext_login);
     if !address.ip().is_loopback() {
-        match (plaintext_login, listener.tls) {
+        match (listener.plaintext_login, listener.tls) {
             (PlaintextLogin::Always, TlsMode::None | TlsMode::StartTls) => {
                 warnings.push(Warning::PlaintextListener { name, address });
             }
-            (PlaintextLogin::Loopback | PlaintextLogin::Never, TlsMode::None) => {
-                warnings.push(Warning::NoLogins { name, address, plaintext_login });
-            }
+            (PlaintextLogin::Loopback, TlsMode::None) => warnings.push(Warning::NoLogins { name, address }),
             _ => {}
         }
     }
