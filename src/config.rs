@@ -2,6 +2,7 @@
 
 mod diff;
 mod error;
+mod lifetime;
 mod place;
 mod read;
 mod sections;
@@ -27,8 +28,9 @@ use crate::files;
 
 pub use diff::{Change, Effect, diff};
 pub use error::{ConfigError, Fault, Problem};
+pub use lifetime::Lifetime;
 pub use place::Places;
-pub use warning::{Lifetime, Warning};
+pub use warning::Warning;
 
 /// Everything `imapool run` needs to know. Made by [`Config::parse`]; every value has been validated.
 #[derive(Debug, Clone, PartialEq, Serialize)]

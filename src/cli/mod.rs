@@ -48,7 +48,7 @@ impl Target {
     /// When the configuration cannot be read, or has no admin address.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
         let mut admin = self.configured()?;
-        if let Some(address) = &self.admin {
+        if let Some(address) = self.address() {
             admin.address = Some(address_of(address)?);
         }
         let Some(address) = admin.address.clone() else {
@@ -59,9 +59,14 @@ impl Target {
         Ok(Client::new(address, token.map_err(|error| error.to_string())))
     }
 
+    /// That is given; a variable that is empty gives none.
+    fn address(&self) -> Option<&str> {
+        self.admin.as_deref().filter(|address| !address.is_empty())
+    }
+
     /// What the configuration says. The files that it names are for imapool to read, and not for everybody.
     fn configured(&self) -> Result<Admin, ConfigError> {
-        match (&self.config, &self.admin) {
+        match (&self.config, self.address()) {
             (Some(file), _) => Ok(Config::read(file)?.admin),
             // The token of this host's imapool is not for another.
             (None, Some(_)) => Ok(Admin::default()),

@@ -3,69 +3,12 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
-use super::{Backend, Config, ListenAddr, Listener, PlaintextLogin, TlsMode};
+use super::{Backend, Config, Lifetime, ListenAddr, Listener, PlaintextLogin, TlsMode};
 
 /// RFC 9051 section 5.4: an inactivity time-out must be at least this, on a server's side and so on ours.
 const AUTOLOGOUT: Duration = Duration::from_secs(30 * 60);
-
-/// Certificates that are good for less are told of, those that never are for long when a third of that is left.
-const SOON: i64 = 14 * DAY;
-const DAY: i64 = 24 * 60 * 60;
-
-/// Why a certificate will not do, now or soon; the worst is the least.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Lifetime {
-    /// It is over, since this second of the Unix epoch.
-    Over(i64),
-    /// It begins in this second.
-    NotBegun(i64),
-    /// It ends in this second.
-    EndsSoon(i64),
-}
-
-impl Lifetime {
-    /// That of a certificate which is good from `begins` to `ends`; `None`: nothing is wrong with it. All in seconds
-    /// since the Unix epoch.
-    #[must_use]
-    pub fn at(now: i64, begins: i64, ends: i64) -> Option<Self> {
-        let soon = SOON.min(ends.saturating_sub(begins) / 3);
-        if ends < now {
-            Some(Self::Over(ends))
-        } else if begins > now {
-            Some(Self::NotBegun(begins))
-        } else {
-            (ends.saturating_sub(now) < soon).then_some(Self::EndsSoon(ends))
-        }
-    }
-}
-
-impl fmt::Display for Lifetime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Over(at) => write!(f, "expired at {}: renew it, it is refused", Time(*at)),
-            Self::NotBegun(at) => write!(f, "is good only from {} on: check this host's clock", Time(*at)),
-            Self::EndsSoon(at) => write!(f, "expires at {}: renew it", Time(*at)),
-        }
-    }
-}
-
-/// A second of the Unix epoch; certificates may name years that nobody else can.
-struct Time(i64);
-
-impl fmt::Display for Time {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// The last second of the year 9999.
-        const LAST: u64 = 253_402_300_799;
-        match u64::try_from(self.0) {
-            Ok(seconds @ 0..=LAST) => {
-                humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).fmt(f)
-            }
-            _ => f.write_str("a time far away"),
-        }
-    }
-}
 
 /// Something that is allowed and yet likely to be a mistake. Displays as one line with the key and a remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,16 +126,6 @@ impl fmt::Display for Warning {
                 "admin.address {address} can be reached from other hosts, who can read the numbers and the names of accounts \
                  without the token: restrict it by a firewall, or write a loopback address"
             ),
-            Warning::ShortIdleTimeout { value } => write!(
-                f,
-                "limits.idle_timeout {} is below the 30 minutes of RFC 9051 section 5.4: clients that idle will be cut off",
-                humantime::format_duration(*value)
-            ),
-            Warning::LateKeepalive { value } => write!(
-                f,
-                "pool.keepalive {} may come too late: servers log out after 30 minutes, write \"10m\"",
-                humantime::format_duration(*value)
-            ),
             Warning::Certificate { whose, file, lifetime } => {
                 write!(f, "{whose}: a certificate in {} {lifetime}", file.display())
             }
@@ -228,12 +161,32 @@ impl fmt::Display for Warning {
                 "listener \"{name}\" on {address} lets nobody log in: it has no TLS, without which plaintext_login = \
                  \"never\" refuses everybody. Write tls = \"starttls\" or \"implicit\", or plaintext_login = \"loopback\""
             ),
+            of_values => of_values.fmt_of_values(f),
+        }
+    }
+}
+
+impl Warning {
+    /// Those of times and numbers.
+    fn fmt_of_values(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Warning::ShortIdleTimeout { value } => write!(
+                f,
+                "limits.idle_timeout {} is below the 30 minutes of RFC 9051 section 5.4: clients that idle will be cut off",
+                humantime::format_duration(*value)
+            ),
+            Warning::LateKeepalive { value } => write!(
+                f,
+                "pool.keepalive {} may come too late: servers log out after 30 minutes, write \"10m\"",
+                humantime::format_duration(*value)
+            ),
             Warning::Ineffective { key, because_of } => {
                 write!(
                     f,
                     "{key} never takes effect, because {because_of} comes first: lower the one or raise the other"
                 )
             }
+            _ => Ok(()),
         }
     }
 }
