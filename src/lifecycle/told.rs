@@ -29,10 +29,11 @@ const MOST: usize = 16;
 /// Why it is not known what came of it.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// Not run by a service manager.
+    /// Not run by a service manager, or others could answer there.
     #[error(
-        "RUNTIME_DIRECTORY is not set, so imapool cannot say what came of it: this is for ExecReload= of a unit with \
-         RuntimeDirectory=; elsewhere use imapool ctl reload without --pid, or kill -HUP and the log"
+        "RUNTIME_DIRECTORY names no directory that only its owner may write to, so imapool cannot say there what came of \
+         it: this is for ExecReload= of a unit with RuntimeDirectory=; elsewhere use imapool ctl reload without --pid, or \
+         kill -HUP and the log"
     )]
     NoDirectory,
     /// No socket there.
@@ -66,10 +67,15 @@ pub enum AskError {
     Refused(String),
 }
 
-/// The first directory of the variable: a unit may have several.
+/// The first directory of the variable: a unit may have several. What is told there is not for everybody, nor may
+/// everybody tell something there.
 fn directory() -> Option<PathBuf> {
+    /// Writable by group or others.
+    const SHARED: u32 = 0o022;
     let directories = std::env::var_os(DIRECTORY)?;
-    std::env::split_paths(&directories).next().filter(|path| path.is_absolute())
+    let path = std::env::split_paths(&directories).next().filter(|path| path.is_absolute())?;
+    let metadata = fs::metadata(&path).ok()?;
+    (metadata.is_dir() && metadata.mode() & SHARED == 0).then_some(path)
 }
 
 /// A socket that is gone with this.

@@ -25,6 +25,7 @@ impl Service {
     fn start() -> Self {
         let place = Place::new();
         fs::create_dir(place.path("run")).unwrap();
+        fs::set_permissions(place.path("run"), fs::Permissions::from_mode(0o750)).unwrap();
         place.write("imapool.toml", text(""));
         let mut command = place.command(&["run", "-c", "imapool.toml"]);
         let mut child = command.env("RUNTIME_DIRECTORY", place.path("run")).stderr(Stdio::piped()).spawn().unwrap();
@@ -132,7 +133,7 @@ fn where_nothing_can_be_told_it_says_so() {
     let place = Place::new();
     let done = place.run(&["ctl", "reload", "--pid", "1"]);
     assert_eq!(done.code, Some(1));
-    assert!(done.stderr.contains("RUNTIME_DIRECTORY is not set"), "{done:?}");
+    assert!(done.stderr.contains("RUNTIME_DIRECTORY names no directory"), "{done:?}");
     let service = Service::start();
     for pid in ["0", "-1", "999999999"] {
         let argument = format!("--pid={pid}");
@@ -140,6 +141,11 @@ fn where_nothing_can_be_told_it_says_so() {
         assert_eq!(done.code, Some(1), "{done:?}");
         assert!(done.stderr.contains(&format!("cannot send SIGHUP to process {pid}")), "{done:?}");
     }
+    // Others could answer, or be answered.
+    fs::set_permissions(service.place.path("run"), fs::Permissions::from_mode(0o770)).unwrap();
+    let done: Done = service.command(&["ctl", "reload", "--pid", &service.pid()]).output().unwrap().into();
+    assert!(done.stderr.contains("names no directory that only its owner may write to"), "{done:?}");
+    fs::set_permissions(service.place.path("run"), fs::Permissions::from_mode(0o750)).unwrap();
     // Not to be written to: for others than root.
     if !nix::unistd::geteuid().is_root() {
         fs::set_permissions(service.place.path("run"), fs::Permissions::from_mode(0o500)).unwrap();
