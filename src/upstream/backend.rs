@@ -562,7 +562,8 @@ impl Backend {
         // Nobody waits longer for a connection; a turn to dial must not be held longer by a backend that is silent.
         let patience = self.pool.load().checkout_timeout;
         let limit = patience.saturating_sub(begun.elapsed()).max(patience.min(TO_GREET));
-        let greeting = timeout(limit, connection.outcome()).await.map_err(|_| OpenError::Timeout(limit))?;
+        // Told is what is configured, whatever of it the dial has taken.
+        let greeting = timeout(limit, connection.outcome()).await.map_err(|_| OpenError::Timeout(patience))?;
         if greeting? == Outcome::StartTls {
             *step = Step::StartTls;
             connection.input.clear();
