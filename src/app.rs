@@ -2,6 +2,7 @@
 //! runs, and takes it all down again.
 
 mod accept;
+mod check;
 mod reload;
 mod seeing;
 
@@ -34,6 +35,7 @@ use crate::session::trace::Slow;
 use crate::tls::TlsConfigError;
 use crate::upstream::backend::Backend;
 
+pub use self::check::{Checked, ask, certificate_shown};
 pub use self::reload::ReloadError;
 
 /// How often idle things are looked after.

@@ -1,83 +1,31 @@
-//! Until when a certificate is good: the one thing that is read out of it here. Pure.
+//! When a certificate is good: the one thing that is read out of it here. Pure.
+
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+/// Seconds since the Unix epoch between which a certificate is good (RFC 5280 section 4.1.2.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Validity {
+    /// The first.
+    pub(crate) begins: i64,
+    /// The last.
+    pub(crate) ends: i64,
+}
+
+impl Validity {
+    /// Of a DER certificate; `None`: it is not understood.
+    pub(crate) fn of(certificate: &[u8]) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+        let validity = certificate.validity();
+        Some(Self { begins: validity.not_before.timestamp(), ends: validity.not_after.timestamp() })
+    }
+}
 
 /// Seconds since the Unix epoch at which the first of a chain of DER certificates expires; `None`: no chain, or not
-/// understood (RFC 5280 section 4.1.2.5).
+/// understood.
 #[must_use]
 pub(crate) fn expires<'a>(chain: impl IntoIterator<Item = &'a [u8]>) -> Option<i64> {
-    chain.into_iter().map(not_after).try_fold(None, |first: Option<i64>, at| {
-        let at = at?;
-        Some(Some(first.map_or(at, |first| first.min(at))))
-    })?
-}
-
-fn not_after(certificate: &[u8]) -> Option<i64> {
-    let (_, certificate, _) = element(certificate)?;
-    let (_, mut rest, _) = element(certificate)?;
-    // Version, where it is said; serial number, algorithm and issuer.
-    if rest.first() == Some(&0xa0) {
-        rest = element(rest)?.2;
-    }
-    for _ in 0..3 {
-        rest = element(rest)?.2;
-    }
-    let (_, validity, _) = element(rest)?;
-    let (_, _, after) = element(validity)?;
-    let (tag, text, _) = element(after)?;
-    match tag {
-        0x17 => {
-            let (year, rest) = digits(text, 2)?;
-            seconds(if year < 50 { 2000 + year } else { 1900 + year }, rest)
-        }
-        0x18 => {
-            let (year, rest) = digits(text, 4)?;
-            seconds(year, rest)
-        }
-        _ => None,
-    }
-}
-
-/// The tag of the first element, its contents, and what follows it.
-fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (tag, rest) = der.split_first()?;
-    let (first, rest) = rest.split_first()?;
-    let (length, rest) = match first {
-        0..=0x7f => (usize::from(*first), rest),
-        0x81..=0x84 => {
-            let (octets, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            (octets.iter().fold(0, |length, octet| length << 8 | usize::from(*octet)), rest)
-        }
-        _ => return None,
-    };
-    let (contents, rest) = rest.split_at_checked(length)?;
-    Some((*tag, contents, rest))
-}
-
-fn digits(text: &[u8], count: usize) -> Option<(i64, &[u8])> {
-    let (digits, rest) = text.split_at_checked(count)?;
-    let number = digits
-        .iter()
-        .try_fold(0, |number, digit| digit.is_ascii_digit().then(|| number * 10 + i64::from(digit - b'0')))?;
-    Some((number, rest))
-}
-
-/// `MMDDHHMMSSZ`
-fn seconds(year: i64, text: &[u8]) -> Option<i64> {
-    let mut parts = [0; 5];
-    let mut rest = text;
-    for part in &mut parts {
-        (*part, rest) = digits(rest, 2)?;
-    }
-    let [month, day, hour, minute, second] = parts;
-    if rest != b"Z" || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
-        return None;
-    }
-    // Years that begin in March have their leap day at the end.
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days =
-        365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + (153 * month + 2) / 5 + day
-            - 1
-            - 719_468;
-    Some(((days * 24 + hour) * 60 + minute) * 60 + second)
+    let ends = chain.into_iter().map(|certificate| Validity::of(certificate).map(|validity| validity.ends));
+    ends.collect::<Option<Vec<_>>>()?.into_iter().min()
 }
 
 #[cfg(test)]

@@ -2,17 +2,17 @@
 
 mod diff;
 mod error;
+mod lifetime;
 mod place;
 mod read;
 mod sections;
+mod syntax;
 #[cfg(test)]
 mod tests;
 mod value;
 mod warning;
 
 use std::fmt;
-use std::fs::File;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -24,8 +24,11 @@ use ipnet::IpNet;
 use serde::Serialize;
 use toml::de::DeTable;
 
+use crate::files;
+
 pub use diff::{Change, Effect, diff};
 pub use error::{ConfigError, Fault, Problem};
+pub use lifetime::Lifetime;
 pub use place::Places;
 pub use warning::Warning;
 
@@ -76,19 +79,17 @@ impl Config {
     /// As [`Config::load`].
     pub fn load_with_places(path: &Path) -> Result<(Config, Places), ConfigError> {
         let file = path.display().to_string();
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(source) => return Err(ConfigError::Read { file, source }),
-        };
-        match std::str::from_utf8(&bytes) {
-            Ok(text) => parse(text, &file, &readable),
-            Err(error) => {
-                let (valid, _) = bytes.split_at(error.valid_up_to());
-                let valid = String::from_utf8_lossy(valid);
-                let problem = Problem::new(&Arc::from(file), &valid, valid.len(), Fault::NotUtf8);
-                Err(ConfigError::Invalid(vec![problem]))
-            }
-        }
+        parse(&text_of(path, &file)?, &file, &files::probe)
+    }
+
+    /// As [`Config::load`], but the files that it names are not looked at: for those who only ask what runs by it, and
+    /// may not read them.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn read(path: &Path) -> Result<Config, ConfigError> {
+        let file = path.display().to_string();
+        Self::parse(&text_of(path, &file)?, &file)
     }
 
     /// Parses a configuration; `file_name` is for the messages. Pure: opens no file and looks up no name.
@@ -96,13 +97,13 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Invalid`] with everything that is wrong. Where the text is not even TOML, with that alone.
     pub fn parse(text: &str, file_name: &str) -> Result<Config, ConfigError> {
-        parse(text, file_name, &|_| Ok(())).map(|(config, _)| config)
+        parse(text, file_name, &|_, _| Ok(())).map(|(config, _)| config)
     }
 
     /// Every key the parser knows, with its section (empty for the sections themselves).
     pub fn keys() -> Vec<(&'static str, &'static str)> {
         let (root, _) = DeTable::parse_recoverable("[[listener]]\n[[backend]]\n");
-        let mut reader = read::Reader::new("[[listener]]\n[[backend]]\n", &|_| Ok(()));
+        let mut reader = read::Reader::new("[[listener]]\n[[backend]]\n", &|_, _| Ok(()));
         sections::config(&mut reader, root.get_ref());
         reader.finish(&Arc::from("")).keys
     }
@@ -131,11 +132,13 @@ fn parse(text: &str, file_name: &str, probe: read::Probe<'_>) -> Result<(Config,
     }
 }
 
-fn readable(path: &Path) -> io::Result<()> {
-    if File::open(path)?.metadata()?.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
-    }
-    Ok(())
+fn text_of(path: &Path, file: &str) -> Result<String, ConfigError> {
+    let read = files::read(path, files::CONFIGURATION);
+    let octets = read.map_err(|source| ConfigError::Read { file: file.to_owned(), source })?;
+    String::from_utf8(octets).map_err(|error| {
+        let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]).into_owned();
+        ConfigError::Invalid(vec![Problem::new(&Arc::from(file), &valid, valid.len(), Fault::NotUtf8)])
+    })
 }
 
 /// Where a listener listens.
@@ -145,6 +148,21 @@ pub enum ListenAddr {
     Tcp(SocketAddr),
     /// `unix:/run/imapool/imap.sock`
     Unix(PathBuf),
+}
+
+impl ListenAddr {
+    /// Whether the kernel takes them for one address, or one for a part of the other: then only one can be listened on,
+    /// unless both have `reuse_port`. Addresses of IPv6 are for IPv6 only, and port 0 is a free one.
+    #[must_use]
+    pub fn overlaps(&self, other: &ListenAddr) -> bool {
+        match (self, other) {
+            (ListenAddr::Tcp(one), ListenAddr::Tcp(two)) => {
+                let same_port = one.port() == two.port() && one.port() != 0 && one.is_ipv4() == two.is_ipv4();
+                same_port && (one.ip() == two.ip() || one.ip().is_unspecified() || two.ip().is_unspecified())
+            }
+            _ => self == other,
+        }
+    }
 }
 
 impl fmt::Display for ListenAddr {
@@ -385,7 +403,7 @@ impl PerCredential {
 /// `[pool]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Pool {
-    /// Default (while multiplexing is being built): session.
+    /// Default: multiplex.
     pub mode: PoolMode,
     /// 1..=1000, default 4.
     pub max_per_account: usize,
@@ -396,6 +414,7 @@ pub struct Pool {
     pub linger: Duration,
     /// With multiplexing: how long a command may keep others of its mailbox waiting before these get a further
     /// connection. Default 200 ms.
+    #[serde(serialize_with = "diff::words")]
     pub share_patience: Duration,
     /// A connection at rest for so long is retired. Default 5 min.
     #[serde(serialize_with = "diff::words")]

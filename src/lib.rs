@@ -9,6 +9,7 @@ pub mod auth;
 mod certificate;
 pub mod config;
 pub mod demo;
+mod files;
 pub mod imap;
 pub mod import;
 pub mod lifecycle;

@@ -1,5 +1,8 @@
 //! Signals of the operating system.
 
+#[cfg(unix)]
+pub mod told;
+
 use std::io;
 
 /// What the operating system asks for.

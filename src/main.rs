@@ -12,17 +12,17 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use imapool::admin::Token;
-use imapool::app::Proxy;
+use imapool::app::{Checked, Proxy};
 use imapool::config::{Config, ConfigError, ListenAddr, Log, Places};
 use imapool::demo::{DemoArgs, Front};
 use imapool::lifecycle::{Request, Signals, manager};
 use imapool::listener::Inherited;
 use tokio::runtime::Runtime;
 
-use self::cli::Target;
+use self::cli::check::{self, CheckArgs};
 use self::cli::ctl::Action;
 use self::cli::lists::List;
+use self::cli::{ConfigFile, Target, print};
 
 /// glibc's allocator keeps what a burst of sessions once used; this one gives it back.
 #[cfg(all(feature = "jemalloc", not(target_env = "msvc")))]
@@ -41,8 +41,9 @@ struct CommandLine {
 const EXAMPLES: &str = "\
 Examples:
   imapool demo                                       see what it does, without any IMAP server
-  imapool check --config /etc/imapool/imapool.toml   is this configuration right?
-  imapool run --config /etc/imapool/imapool.toml     serve
+  imapool check                                      is /etc/imapool/imapool.toml right?
+  imapool check --config imapool.toml --connect      is this file, and do the servers answer?
+  imapool run                                        serve
 
 Exit status: 0 done, 1 failed while running, 2 wrong configuration or command line.";
 
@@ -60,9 +61,10 @@ enum Command {
     Run(ConfigFile),
     /// Tell whether a configuration is right, without running it.
     ///
-    /// Opens no port and asks no server. What is wrong is told on standard error as FILE:LINE:COLUMN: MESSAGE, all of
-    /// it at once, and the exit status is 2. Warnings do not change the exit status.
-    #[command(after_help = CHECK_EXAMPLES)]
+    /// Certificates, keys and authorities are loaded as by run; no port is opened, and no server is asked but with
+    /// --connect. What is wrong is told on standard error as FILE:LINE:COLUMN: MESSAGE, all of it at once, and the exit
+    /// status is 2. Warnings do not change the exit status.
+    #[command(after_help = check::EXAMPLES)]
     Check(CheckArgs),
     /// Tell how a running imapool is, by its admin address.
     ///
@@ -126,42 +128,16 @@ struct ImportArgs {
     output: Option<PathBuf>,
 }
 
-const CHECK_EXAMPLES: &str = "\
-Examples:
-  imapool check --config imapool.toml && systemctl reload imapool
-  imapool check --config imapool.toml --diff            what would a reload change?
-  imapool check --config new.toml --diff=imapool.toml   what is different between two files?";
-
 const CTL_EXAMPLES: &str = "\
 Examples:
   imapool ctl --config /etc/imapool.toml reload
   imapool ctl retire u8@example.org
   imapool ctl drain main && imapool top";
 
-#[derive(Debug, clap::Args)]
-struct CheckArgs {
-    #[command(flatten)]
-    file: ConfigFile,
-    /// Tell also what is different from the configuration that the running imapool has (asked by the admin address of
-    /// FILE, or --admin), or from another file.
-    #[arg(long, value_name = "OTHER", num_args = 0..=1, require_equals = true)]
-    diff: Option<Option<PathBuf>>,
-    /// The running imapool's admin address.
-    #[arg(long, value_name = "ADDRESS", env = "IMAPOOL_ADMIN", requires = "diff")]
-    admin: Option<String>,
-}
-
-#[derive(Debug, clap::Args)]
-struct ConfigFile {
-    /// The configuration, a TOML file.
-    #[arg(short, long, value_name = "FILE")]
-    config: PathBuf,
-}
-
 /// How a command ends that did not fail.
 enum Outcome {
     Well,
-    /// imapool runs, and cannot serve.
+    /// imapool runs, and cannot serve; or a server does not answer.
     NotReady,
 }
 
@@ -190,7 +166,7 @@ impl From<anyhow::Error> for Failure {
 fn main() -> ExitCode {
     let result = match CommandLine::parse().command {
         Command::Run(ConfigFile { config }) => run(&config),
-        Command::Check(args) => check(&args),
+        Command::Check(args) => check::run(&args),
         Command::Status { target, json, list } => status(&target, json, list),
         Command::Top { target } => top(&target),
         Command::Ctl { target, action } => ctl(&target, &action),
@@ -204,12 +180,12 @@ fn main() -> ExitCode {
         Ok(Outcome::Well) => ExitCode::SUCCESS,
         Ok(Outcome::NotReady) => ExitCode::FAILURE,
         Err(Failure::Config(error)) => {
-            eprintln!("{error}");
+            print::error(&error.to_string());
             ExitCode::from(2)
         }
         Err(Failure::Told) => ExitCode::from(2),
         Err(Failure::Runtime(error)) => {
-            eprintln!("imapool: {error:#}");
+            print::error(&format!("imapool: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -218,7 +194,7 @@ fn main() -> ExitCode {
 fn run(file: &Path) -> Result<Outcome, Failure> {
     let (config, places) = Config::load_with_places(file)?;
     let level = logging::start(&config.log).map_err(anyhow::Error::from)?;
-    for warning in config.warnings() {
+    for warning in Checked::new(&config).warnings {
         tracing::warn!("{warning}");
     }
     raise_descriptor_limit();
@@ -243,7 +219,7 @@ fn import(args: &ImportArgs) -> Result<Outcome, Failure> {
         Some(path) => File::create_new(path)
             .and_then(|mut file| file.write_all(toml.as_bytes()))
             .with_context(|| path.display().to_string())?,
-        None => std::io::stdout().write_all(toml.as_bytes()).context("cannot print")?,
+        None => print::text(&toml)?,
     }
     Ok(Outcome::Well)
 }
@@ -253,19 +229,25 @@ fn status(target: &Target, json: bool, list: Option<List>) -> Result<Outcome, Fa
     let get = |call: String| block_on(async { client.get(&call).await });
     let summary = get("summary".to_owned())?.map_err(anyhow::Error::from)?;
     let rows = list.map(|list| get(list.call())).transpose()?.transpose().map_err(anyhow::Error::from)?;
-    match (list, rows) {
-        (Some(_), Some(rows)) if json => println!("{rows:#}"),
-        (Some(list), Some(rows)) => print!("{}", list.table(&rows)),
-        _ if json => println!("{summary:#}"),
-        _ => print!("{}", cli::status::text(&summary)),
-    }
+    print::text(&match (list, rows) {
+        (Some(_), Some(rows)) if json => format!("{rows:#}\n"),
+        (Some(list), Some(rows)) => list.table(&rows),
+        _ if json => format!("{summary:#}\n"),
+        _ => cli::status::text(&summary),
+    })?;
     Ok(if summary["ready"] == true { Outcome::Well } else { Outcome::NotReady })
 }
 
 fn ctl(target: &Target, action: &Action) -> Result<Outcome, Failure> {
+    #[cfg(unix)]
+    if let Action::Reload { pid: Some(pid) } = action {
+        let told = imapool::lifecycle::told::ask(*pid).map_err(anyhow::Error::from)?;
+        print::text(&format!("{told}\n"))?;
+        return Ok(Outcome::Well);
+    }
     let client = target.client()?;
     let told = block_on(async { cli::ctl::run(&client, action).await })?.map_err(anyhow::Error::from)?;
-    println!("{told}");
+    print::text(&format!("{told}\n"))?;
     Ok(Outcome::Well)
 }
 
@@ -274,75 +256,18 @@ fn top(target: &Target) -> Result<Outcome, Failure> {
     Ok(Outcome::Well)
 }
 
-fn check(args: &CheckArgs) -> Result<Outcome, Failure> {
-    let file = &args.file.config;
-    let (config, places) = Config::load_with_places(file)?;
-    if let Err(error) = Token::load(&config.admin) {
-        eprintln!("{}: {error}", places.of("admin", 0, error.key()));
-        return Err(Failure::Told);
-    }
-    for warning in config.warnings() {
-        eprintln!("{}: warning: {warning}", file.display());
-    }
-    println!("{}: ok", file.display());
-    describe(&config);
-    if let Some(other) = &args.diff {
-        differences(args, other.as_deref(), &config)?;
-    }
-    Ok(Outcome::Well)
-}
-
-/// What is different from another file, or from what runs.
-fn differences(args: &CheckArgs, other: Option<&Path>, config: &Config) -> Result<(), Failure> {
-    let value = |config: &Config| serde_json::to_value(config).context("cannot compare");
-    let (old, whose) = match other {
-        Some(other) => (value(&Config::load(other)?)?, other.display().to_string()),
-        None => {
-            let target = Target::of(args.admin.clone(), args.file.config.clone());
-            let client = target.client()?;
-            let running = block_on(async { client.get("config").await })?.map_err(anyhow::Error::from)?;
-            (running, format!("imapool at {}", client.address()))
-        }
-    };
-    let changes = imapool::config::diff(&old, &value(config)?);
-    if changes.is_empty() {
-        println!("\nThe same as {whose}.");
-        return Ok(());
-    }
-    println!("\nDifferent from {whose}, and what a reload makes of it:");
-    for change in changes {
-        println!("  {change}");
-    }
-    Ok(())
-}
-
-fn describe(config: &Config) {
-    for listener in &config.listeners {
-        println!("  listener \"{}\" on {}, TLS: {}", listener.name, listener.address, listener.tls.as_str());
-    }
-    for backend in &config.backends {
-        println!("  backend \"{}\" at {}, TLS: {}", backend.name, backend.address(), backend.tls.as_str());
-    }
-    println!(
-        "  at most {} connections for each account, mode: {}",
-        config.pool.max_per_account,
-        config.pool.mode.as_str()
-    );
-    match &config.admin.address {
-        Some(address) => println!("  admin address {address}"),
-        None => println!("  no admin address"),
-    }
-}
-
 /// A runtime with a thread for each core.
 fn runtime() -> anyhow::Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.enable_all().thread_name("imapool").build().context("cannot start the runtime")
 }
 
-/// Runs a future to its end.
+/// Runs a future to its end. What it left behind is not waited for: a resolver may take its time.
 fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
-    Ok(runtime()?.block_on(future))
+    let runtime = runtime()?;
+    let output = runtime.block_on(future);
+    runtime.shutdown_background();
+    Ok(output)
 }
 
 /// Every session and every connection takes a file descriptor, and the soft limit is often just 1,024. The hard
@@ -379,8 +304,7 @@ async fn serve(file: PathBuf, config: Config, places: Places, level: logging::Le
         match signals.next().await.context("cannot wait for signals")? {
             Request::Reload => {
                 manager::reloading();
-                // What came of it is in the log.
-                let _ = proxy.reload_file().await;
+                reload(&proxy).await;
                 manager::ready();
             }
             Request::Shutdown(signal) => {
@@ -395,6 +319,19 @@ async fn serve(file: PathBuf, config: Config, places: Places, level: logging::Le
             }
         }
     }
+}
+
+/// What comes of it is in the log, and those who have asked for it are told.
+async fn reload(proxy: &Proxy) {
+    #[cfg(unix)]
+    let askers = imapool::lifecycle::told::Askers::waiting();
+    let result = proxy.reload_file().await;
+    #[cfg(unix)]
+    match &result {
+        Ok(changes) => askers.tell(Ok(&cli::ctl::reloaded(changes))),
+        Err(error) => askers.tell(Err(&error.to_string())),
+    }
+    drop(result);
 }
 
 /// Hands over; who cannot wait for that says so by SIGTERM.

@@ -1,6 +1,8 @@
 //! Files that are made from the command line, the configuration and the table of servers: man pages, completions, the
 //! schema, docs/servers.md.
 
+mod man;
+
 use std::fs;
 use std::path::PathBuf;
 
@@ -19,7 +21,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Kind {
-    /// imapool.1, and one for each subcommand.
+    /// imapool.1, one for each subcommand, and imapool.toml.5.
     Man,
     /// For bash, zsh and fish.
     Completions,
@@ -34,7 +36,7 @@ pub(crate) fn write(args: &Args, command: &Command) -> anyhow::Result<()> {
     fs::create_dir_all(&args.folder).with_context(|| args.folder.display().to_string())?;
     let mut command = command.clone();
     match args.kind {
-        Kind::Man => clap_mangen::generate_to(command, &args.folder).context("man pages")?,
+        Kind::Man => man::write(command, &args.folder)?,
         Kind::Completions => {
             for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
                 clap_complete::generate_to(shell, &mut command, "imapool", &args.folder).context("completions")?;

@@ -276,6 +276,11 @@ impl CertificateStore {
         crate::certificate::expires(self.current.load().cert.iter().map(|certificate| &**certificate))
     }
 
+    /// Its certificates, the server's own first.
+    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.current.load().cert.clone()
+    }
+
     /// Whether either file has changed since it was last loaded (or since the loading of it last failed). Costs two
     /// `stat` calls: poll it every few seconds.
     pub fn changed(&self) -> bool {
@@ -330,7 +335,7 @@ fn certified_key(certificate: &Path, private_key: &Path) -> Result<CertifiedKey,
 }
 
 /// The certificates in a PEM file; at least one.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
     let chain = CertificateDer::pem_slice_iter(&read(path)?)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|source| TlsConfigError::Pem { path: path.into(), source })?;
@@ -338,7 +343,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsConfigEr
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsConfigError> {
-    fs::read(path).map_err(|source| TlsConfigError::Read { path: path.into(), source })
+    crate::files::read(path, crate::files::PEM).map_err(|source| TlsConfigError::Read { path: path.into(), source })
 }
 
 /// The server side of TLS for one listener. Cheap to clone.

@@ -104,9 +104,10 @@ fn check_opens_the_files_that_are_named() {
     for (line, expected) in lines.iter().zip(expected) {
         assert!(line.starts_with(expected), "{line}");
     }
-    // Without TLS nobody reads them.
+    // Without TLS nobody reads them, which is told.
     let done = check("files", listener("none"));
-    assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
+    assert_eq!((done.code, done.stderr.lines().count()), (Some(0), 2));
+    assert!(done.stderr.lines().all(|line| line.contains("warning: ") && line.contains("nobody uses its")));
 }
 
 #[test]
@@ -148,7 +149,7 @@ fn run_refuses_a_wrong_rust_log() {
 #[test]
 fn wrong_usage() {
     let folder = folder("usage");
-    for arguments in [&[][..], &["serve"], &["run"], &["check", "--config"], &["demo", "--sessions", "0"]] {
+    for arguments in [&[][..], &["serve"], &["check", "--config"], &["run", "-c"], &["demo", "--sessions", "0"]] {
         let done = imapool(arguments, &folder, &[]);
         assert_eq!((done.code, done.stdout.as_str()), (Some(2), ""), "{arguments:?}");
         assert!(done.stderr.contains("--help"), "{arguments:?}: {}", done.stderr);

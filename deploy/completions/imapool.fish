@@ -39,10 +39,11 @@ complete -c imapool -n "__fish_imapool_using_subcommand run" -s c -l config -d '
 complete -c imapool -n "__fish_imapool_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c imapool -n "__fish_imapool_using_subcommand check" -s c -l config -d 'The configuration, a TOML file' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand check" -l diff -d 'Tell also what is different from the configuration that the running imapool has (asked by the admin address of FILE, or --admin), or from another file' -r -F
-complete -c imapool -n "__fish_imapool_using_subcommand check" -l admin -d 'The running imapool\'s admin address' -r
+complete -c imapool -n "__fish_imapool_using_subcommand check" -l admin -d 'With --diff: the running imapool\'s admin address' -r
+complete -c imapool -n "__fish_imapool_using_subcommand check" -l connect -d 'Ask each server, too: resolve, connect, TLS, greeting and capabilities, without logging in. If one cannot be used, the exit status is 1, and it is told which step failed. Takes half a minute at most'
 complete -c imapool -n "__fish_imapool_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c imapool -n "__fish_imapool_using_subcommand status" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
-complete -c imapool -n "__fish_imapool_using_subcommand status" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand status" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of the configuration, else 127.0.0.1:9143' -r
+complete -c imapool -n "__fish_imapool_using_subcommand status" -s c -l config -d 'Its configuration, to take the admin address and the token from. Default, where no address is given: /etc/imapool/imapool.toml, if it can be read' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand status" -l list -d 'A list instead: the first thousand of its rows' -r -f -a "accounts\t'Accounts'
 sessions\t'Client sessions'
 hubs\t'Mailboxes that sessions share'
@@ -50,11 +51,11 @@ connections\t'Connections to the servers'
 backends\t'The servers'"
 complete -c imapool -n "__fish_imapool_using_subcommand status" -l json -d 'As JSON, with everything that is known'
 complete -c imapool -n "__fish_imapool_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c imapool -n "__fish_imapool_using_subcommand top" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
-complete -c imapool -n "__fish_imapool_using_subcommand top" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand top" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of the configuration, else 127.0.0.1:9143' -r
+complete -c imapool -n "__fish_imapool_using_subcommand top" -s c -l config -d 'Its configuration, to take the admin address and the token from. Default, where no address is given: /etc/imapool/imapool.toml, if it can be read' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand top" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of the configuration, else 127.0.0.1:9143' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -s c -l config -d 'Its configuration, to take the admin address and the token from. Default, where no address is given: /etc/imapool/imapool.toml, if it can be read' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "retire" -d 'Retire all connections of an account, and have its next login verified anew'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "close" -d 'Close a client session, or all of an account: at rest by BYE, else as soon as its command is over'
@@ -64,29 +65,30 @@ complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "trace" -d 'Log the commands and replies of an account for a while, without passwords, texts and messages'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "reload" -d 'Read the configuration again, as SIGHUP does'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from retire" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from retire" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from retire" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of the configuration, else 127.0.0.1:9143' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from retire" -s c -l config -d 'Its configuration, to take the admin address and the token from. Default, where no address is given: /etc/imapool/imapool.toml, if it can be read' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from retire" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from close" -l account -d 'The user\'s name instead; all that differ only in case and the like are meant' -r
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from close" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from close" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from close" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of the configuration, else 127.0.0.1:9143' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from close" -s c -l config -d 'Its configuration, to take the admin address and the token from. Default, where no address is given: /etc/imapool/imapool.toml, if it can be read' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from close" -s h -l help -d 'Print help'
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from pause" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from pause" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from pause" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of the configuration, else 127.0.0.1:9143' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from pause" -s c -l config -d 'Its configuration, to take the admin address and the token from. Default, where no address is given: /etc/imapool/imapool.toml, if it can be read' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from pause" -s h -l help -d 'Print help'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from drain" -l wait -d 'Wait until no connection to it is open, for so long at most; if one still is then, fail' -r
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from drain" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from drain" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from drain" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of the configuration, else 127.0.0.1:9143' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from drain" -s c -l config -d 'Its configuration, to take the admin address and the token from. Default, where no address is given: /etc/imapool/imapool.toml, if it can be read' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from drain" -s h -l help -d 'Print help'
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from resume" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from resume" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from resume" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of the configuration, else 127.0.0.1:9143' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from resume" -s c -l config -d 'Its configuration, to take the admin address and the token from. Default, where no address is given: /etc/imapool/imapool.toml, if it can be read' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from resume" -s h -l help -d 'Print help'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from trace" -l for -d 'For how long, at most an hour; "0s" ends it' -r
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from trace" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from trace" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from trace" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of the configuration, else 127.0.0.1:9143' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from trace" -s c -l config -d 'Its configuration, to take the admin address and the token from. Default, where no address is given: /etc/imapool/imapool.toml, if it can be read' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from trace" -s h -l help -d 'Print help'
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from reload" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from reload" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from reload" -l pid -d 'By SIGHUP to this process, which says what came of it in the directory that RUNTIME_DIRECTORY names. Needs no token: for ExecReload= of a systemd unit' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from reload" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of the configuration, else 127.0.0.1:9143' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from reload" -s c -l config -d 'Its configuration, to take the admin address and the token from. Default, where no address is given: /etc/imapool/imapool.toml, if it can be read' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from reload" -s h -l help -d 'Print help'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "retire" -d 'Retire all connections of an account, and have its next login verified anew'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "close" -d 'Close a client session, or all of an account: at rest by BYE, else as soon as its command is over'

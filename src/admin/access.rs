@@ -4,7 +4,6 @@
 //! sites' scripts; so requests that such a script can send are told by their headers and refused. Actions need a
 //! token besides.
 
-use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,6 +12,7 @@ use hyper::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
 
 use super::AdminError;
 use crate::config;
+use crate::files;
 use crate::secret::Secret;
 
 /// Where the token is, unless it is in a file.
@@ -54,7 +54,8 @@ impl Token {
     pub fn load(admin: &config::Admin) -> Result<Option<Self>, AdminError> {
         let token = match &admin.token_file {
             Some(path) => {
-                let octets = fs::read(path).map_err(|source| TokenError::Read { path: path.clone(), source })?;
+                let octets = files::read(path, files::TOKEN)
+                    .map_err(|source| TokenError::Read { path: path.clone(), source })?;
                 Some(Self::new(octets, &path.display().to_string())?)
             }
             None => match std::env::var(TOKEN_VARIABLE) {

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use tracing::{error, info, warn};
 
-use super::{Proxy, Running, StartError, auth_settings, hands_over, new_backend};
+use super::{Checked, Proxy, Running, StartError, auth_settings, hands_over, new_backend};
 use crate::admin::{AdminServer, Token};
 use crate::config::{self, Change, Config, ConfigError, Effect, ListenAddr, Places, diff};
 use crate::listener::{BindError, BoundListener, Inherited, ListenerContext};
@@ -96,10 +96,14 @@ impl Proxy {
 
     async fn try_reload_file(&self) -> Result<Vec<Change>, ReloadError> {
         let file = self.0.source.get().cloned().ok_or(ReloadError::NoFile)?;
-        let loading = tokio::task::spawn_blocking(move || Config::load_with_places(&file));
+        let loading = tokio::task::spawn_blocking(move || {
+            let (config, places) = Config::load_with_places(&file)?;
+            let warnings = Checked::new(&config).warnings;
+            Ok::<_, ConfigError>((config, places, warnings))
+        });
         let Ok(loaded) = loading.await else { return Err(ReloadError::NoFile) };
-        let (config, places) = loaded?;
-        for warning in config.warnings() {
+        let (config, places, warnings) = loaded?;
+        for warning in warnings {
             warn!("{warning}");
         }
         let placed = config.clone();
@@ -267,8 +271,9 @@ fn plan_listener(
     let context = running.listeners[index].context.load_full();
     let renewed = context.tls.as_ref().is_some_and(|tls| tls.certificates().changed());
     let changed = context.config != *config || renewed;
-    let context = changed.then(|| ListenerContext::new(config)).transpose()?;
-    Ok(PlannedListener::Kept(index, context.map(Arc::new)))
+    // Loaded in any case: files that do not fit are refused as a start refuses them, also when that was told before.
+    let loaded = ListenerContext::new(config)?;
+    Ok(PlannedListener::Kept(index, changed.then(|| Arc::new(loaded))))
 }
 
 fn differences(old: &Config, new: &Config) -> Vec<Change> {

@@ -28,12 +28,12 @@ pub(crate) enum ClientError {
         address: String,
     },
     /// Nobody there.
-    #[error("imapool cannot be reached at {address}: {source}; is it running, and is that its admin.address?")]
+    #[error("imapool cannot be reached at {address}: {error}; is it running, and is that its admin.address?")]
     Connect {
         /// What was tried.
         address: ListenAddr,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// Something answered, but not so.
     #[error("{address} does not answer as imapool does: {reason}")]
@@ -103,7 +103,7 @@ impl Client {
     }
 
     async fn exchange(&self, method: Method, call: &str) -> Result<(StatusCode, Vec<u8>), ClientError> {
-        let refused = |source| ClientError::Connect { address: self.address.clone(), source };
+        let refused = |error| ClientError::Connect { address: self.address.clone(), error };
         match &self.address {
             ListenAddr::Tcp(address) => {
                 let stream = TcpStream::connect(address).await.map_err(refused)?;

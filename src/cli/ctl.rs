@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Subcommand;
+use imapool::config::Change;
 use imapool::shown::Plain;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
@@ -60,7 +61,12 @@ pub(crate) enum Action {
         time: Duration,
     },
     /// Read the configuration again, as SIGHUP does.
-    Reload,
+    Reload {
+        /// By SIGHUP to this process, which says what came of it in the directory that RUNTIME_DIRECTORY names. Needs
+        /// no token: for ExecReload= of a systemd unit.
+        #[arg(long, value_name = "PID")]
+        pid: Option<i32>,
+    },
 }
 
 impl Action {
@@ -74,7 +80,7 @@ impl Action {
             Self::Drain { backend, .. } => format!("backends/{}/drain", segment(backend)),
             Self::Resume { backend } => format!("backends/{}/resume", segment(backend)),
             Self::Trace { account, time } => format!("accounts/{}/trace?seconds={}", segment(account), time.as_secs()),
-            Self::Reload => "reload".to_owned(),
+            Self::Reload { .. } => "reload".to_owned(),
         }
     }
 }
@@ -105,7 +111,9 @@ pub(crate) async fn run(client: &Client, action: &Action) -> Result<String, Clie
         Action::Trace { time, .. } => {
             format!("{}: traced into the log for {}", users(&told), humantime::format_duration(*time))
         }
-        Action::Reload => changes(&told["changes"]),
+        Action::Reload { .. } => {
+            reloaded(&serde_json::from_value::<Vec<Change>>(told["changes"].clone()).unwrap_or_default())
+        }
     })
 }
 
@@ -139,8 +147,8 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("?")
 }
 
-fn changes(changes: &Value) -> String {
-    let changes: Vec<imapool::config::Change> = serde_json::from_value(changes.clone()).unwrap_or_default();
+/// What came of a reload.
+pub(crate) fn reloaded(changes: &[Change]) -> String {
     if changes.is_empty() {
         return "reloaded; nothing has changed".to_owned();
     }

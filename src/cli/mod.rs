@@ -1,25 +1,38 @@
 //! The commands that talk to a running imapool by its admin address.
 
+pub(crate) mod check;
 pub(crate) mod client;
 pub(crate) mod ctl;
 pub(crate) mod lists;
+pub(crate) mod print;
 pub(crate) mod status;
 pub(crate) mod top;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use imapool::config::{Admin, Config, ListenAddr};
+use imapool::config::{Admin, Config, ConfigError, ListenAddr};
 
 use self::client::{Client, ClientError};
+
+/// Where the configuration is, unless the command line says otherwise.
+const CONFIGURATION: &str = "/etc/imapool/imapool.toml";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConfigFile {
+    /// The configuration, a TOML file.
+    #[arg(short, long, value_name = "FILE", default_value = CONFIGURATION)]
+    pub(crate) config: PathBuf,
+}
 
 /// Which imapool is meant.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Target {
-    /// Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143.
+    /// Its admin address: IP address and port, or unix:/path. Default: that of the configuration, else 127.0.0.1:9143.
     #[arg(long, value_name = "ADDRESS", env = "IMAPOOL_ADMIN", global = true)]
     admin: Option<String>,
-    /// Its configuration, to take the admin address and the token from.
-    #[arg(long, value_name = "FILE", global = true)]
+    /// Its configuration, to take the admin address and the token from. Default, where no address is given:
+    /// /etc/imapool/imapool.toml, if it can be read.
+    #[arg(short, long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 }
 
@@ -34,11 +47,8 @@ impl Target {
     /// # Errors
     /// When the configuration cannot be read, or has no admin address.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
-        let mut admin = match &self.config {
-            Some(file) => Config::load(file)?.admin,
-            None => Admin::default(),
-        };
-        if let Some(address) = &self.admin {
+        let mut admin = self.configured()?;
+        if let Some(address) = self.address() {
             admin.address = Some(address_of(address)?);
         }
         let Some(address) = admin.address.clone() else {
@@ -47,6 +57,24 @@ impl Target {
         // A token that cannot be read is missed only where one is needed.
         let token = imapool::admin::Token::load(&Admin { address: None, ..admin });
         Ok(Client::new(address, token.map_err(|error| error.to_string())))
+    }
+
+    /// That is given; a variable that is empty gives none.
+    fn address(&self) -> Option<&str> {
+        self.admin.as_deref().filter(|address| !address.is_empty())
+    }
+
+    /// What the configuration says. The files that it names are for imapool to read, and not for everybody.
+    fn configured(&self) -> Result<Admin, ConfigError> {
+        match (&self.config, self.address()) {
+            (Some(file), _) => Ok(Config::read(file)?.admin),
+            // The token of this host's imapool is not for another.
+            (None, Some(_)) => Ok(Admin::default()),
+            (None, None) => match Config::read(Path::new(CONFIGURATION)) {
+                Err(ConfigError::Read { .. }) => Ok(Admin::default()),
+                read => Ok(read?.admin),
+            },
+        }
     }
 }
 

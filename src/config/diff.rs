@@ -8,22 +8,34 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
+use super::ListenAddr;
+
 /// What a change does to a running process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
     /// It holds at once.
     AtOnce,
+    /// It holds at once, unless the environment says otherwise.
+    UnlessRustLog,
     /// It holds for sessions that begin from then on.
     NewSessions,
     /// It holds for upstream connections and sessions that begin from then on.
     NewConnections,
-    /// Connections opened before are retired: those at rest at once, the others when their sessions end.
+    /// It holds for mailboxes that sessions begin to share from then on.
+    NewHubs,
+    /// Connections opened before are retired, and new ones are opened in their place.
     Reconnect,
+    /// Its connections are retired, and no new ones are opened.
+    Retired,
     /// It is not accepted any more at this address; sessions go on.
     Closed,
     /// Nothing, until imapool is started anew.
     Restart,
+    /// The whole configuration is refused; it takes a restart.
+    Refused,
+    /// A key of another version of imapool.
+    Unknown,
 }
 
 impl Effect {
@@ -31,11 +43,16 @@ impl Effect {
     pub fn as_str(self) -> &'static str {
         match self {
             Effect::AtOnce => "at once",
+            Effect::UnlessRustLog => "at once, unless RUST_LOG is set",
             Effect::NewSessions => "for new sessions",
             Effect::NewConnections => "for new connections",
+            Effect::NewHubs => "for mailboxes that sessions begin to share",
             Effect::Reconnect => "connections are retired and opened anew",
+            Effect::Retired => "its connections are retired",
             Effect::Closed => "no new sessions there; those that are open go on",
             Effect::Restart => "NEEDS A RESTART",
+            Effect::Refused => "A RELOAD IS REFUSED: it overlaps an address that is in use. NEEDS A RESTART",
+            Effect::Unknown => "this version does not know the key",
         }
     }
 }
@@ -83,33 +100,76 @@ pub fn diff(old: &Value, new: &Value) -> Vec<Change> {
     changes
 }
 
-/// Listeners or backends: what tells them apart is the name.
+/// Listeners or backends: what tells them apart is the name; but a listener that has only another name stays.
 fn of_named(kind: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
-    let by_name = |list: &Value| -> BTreeMap<String, Value> {
+    let entries = |list: &Value| -> BTreeMap<String, Value> {
         let entries = list.as_array().into_iter().flatten();
         entries.map(|entry| (entry["name"].as_str().unwrap_or_default().to_owned(), entry.clone())).collect()
     };
-    let (before, after) = (by_name(old), by_name(new));
+    let (mut before, mut after) = (entries(old), entries(new));
+    if kind == "listener" {
+        renamed(&mut before, &after);
+    }
     let place = |entry: &Value| match kind {
         "listener" => entry["address"].to_string(),
         _ => format!("\"{}:{}\"", entry["host"].as_str().unwrap_or_default(), entry["port"]),
     };
     for (name, entry) in &before {
-        match after.get(name) {
-            Some(now) => of_table(kind, &format!("{kind} \"{name}\""), entry, now, changes),
+        let key = format!("{kind} \"{}\"", entry["name"].as_str().unwrap_or_default());
+        match after.remove(name) {
+            Some(now) => of_table(kind, &key, entry, &now, changes),
             None => {
-                let effect = if kind == "listener" { Effect::Closed } else { Effect::Reconnect };
-                changes.push(Change { key: format!("{kind} \"{name}\""), old: Some(place(entry)), new: None, effect });
+                let effect = if kind == "listener" { Effect::Closed } else { Effect::Retired };
+                changes.push(Change { key, old: Some(place(entry)), new: None, effect });
             }
         }
     }
-    for (name, entry) in after.iter().filter(|(name, _)| !before.contains_key(*name)) {
-        let (key, new) = (format!("{kind} \"{name}\""), Some(place(entry)));
+    for (name, entry) in after {
+        let (key, new) = (format!("{kind} \"{name}\""), Some(place(&entry)));
         changes.push(Change { key, old: None, new, effect: Effect::AtOnce });
     }
+    match kind {
+        "listener" => refused(old, new, changes),
+        _ => default_backend(old, new, &before, changes),
+    }
+}
+
+/// Puts a listener that is gone under the new name of its address: it goes on there.
+fn renamed(before: &mut BTreeMap<String, Value>, after: &BTreeMap<String, Value>) {
+    for (name, entry) in after.iter().filter(|(_, entry)| !entry["address"].to_string().ends_with(":0\"")) {
+        let same = |was: &&String| before[*was]["address"] == entry["address"] && !after.contains_key(*was);
+        let was = before.keys().find(same).cloned().filter(|_| !before.contains_key(name));
+        if let Some(listener) = was.and_then(|was| before.remove(&was)) {
+            before.insert(name.clone(), listener);
+        }
+    }
+}
+
+/// What is to be listened on must not overlap with what is listened on: it is taken before that is given up.
+fn refused(old: &Value, new: &Value, changes: &mut [Change]) {
+    let listeners = |list: &Value| -> Vec<(String, ListenAddr, bool)> {
+        let tcp = |entry: &Value| {
+            let address = entry["address"].as_str()?.parse().ok().map(ListenAddr::Tcp)?;
+            Some((entry["name"].as_str()?.to_owned(), address, entry["reuse_port"] == true))
+        };
+        list.as_array().into_iter().flatten().filter_map(tcp).collect()
+    };
+    let old = listeners(old);
+    for (name, address, shares) in listeners(new) {
+        let stays = old.iter().any(|(_, taken, _)| *taken == address);
+        let taken = |(_, taken, also): &(_, ListenAddr, bool)| taken.overlaps(&address) && !(shares && *also);
+        if !stays && old.iter().any(taken) {
+            let key = format!("listener \"{name}\"");
+            let ours = |change: &&mut Change| change.key == key || change.key == format!("{key}.address");
+            changes.iter_mut().filter(ours).for_each(|change| change.effect = Effect::Refused);
+        }
+    }
+}
+
+fn default_backend(old: &Value, new: &Value, before: &BTreeMap<String, Value>, changes: &mut Vec<Change>) {
     let first = |list: &Value| list[0]["name"].as_str().unwrap_or_default().to_owned();
     let (was, is) = (first(old), first(new));
-    if kind == "backend" && was != is && before.contains_key(&is) {
+    if was != is && before.contains_key(&is) {
         let effect = Effect::NewSessions;
         changes.push(Change { key: "the default backend".into(), old: Some(was), new: Some(is), effect });
     }
@@ -130,15 +190,32 @@ fn of_table(section: &str, shown: &str, old: &Value, new: &Value, changes: &mut 
     }
 }
 
+/// What a reload does about each key: `app/reload.rs` does it, and a test goes through all keys.
 fn effect(section: &str, key: &str) -> Effect {
     match (section, key) {
-        ("backend", _) | ("pool", "per_credential" | "mode") => Effect::Reconnect,
+        // Of the socket, which stays.
+        ("listener", "reuse_port") | ("log", "format") => Effect::Restart,
+        ("listener", "name" | "address" | "tls" | "certificate" | "private_key" | "proxy_protocol_from")
+        | ("listener", "plaintext_login" | "reset_on_client_close")
+        | ("pool", "mode")
+        | ("limits", "tls_handshake_timeout" | "login_timeout" | "idle_timeout" | "write_timeout")
+        | ("limits", "command_line" | "literals")
+        | ("log", "slow") => Effect::NewSessions,
+        // Whatever is another about a backend: it is another backend.
+        ("backend", "name" | "address" | "host" | "port" | "tls" | "server_name" | "ca_file")
+        | ("backend", "source_addresses" | "source_port_range")
+        | ("backend", "connect_timeout" | "login_timeout" | "reply_timeout")
+        | ("backend", "id" | "forward_client_id" | "send_proxy")
+        | ("pool", "per_credential") => Effect::Reconnect,
         ("pool", "linger" | "idle_timeout" | "max_lifetime" | "keepalive") => Effect::NewConnections,
-        ("listener", _) => Effect::NewSessions,
-        ("limits", "sessions" | "unauthenticated" | "sessions_per_address" | "drain_timeout") => Effect::AtOnce,
-        ("limits", _) => Effect::NewSessions,
-        ("log", "format") => Effect::Restart,
-        _ => Effect::AtOnce,
+        ("pool", "share_patience") => Effect::NewHubs,
+        ("pool", "max_per_account" | "max_total" | "spare" | "check_after" | "checkout_timeout")
+        | ("pool", "drain_bytes" | "drain_timeout")
+        | ("auth", "cache_ttl" | "failure_delay")
+        | ("limits", "sessions" | "unauthenticated" | "sessions_per_address" | "drain_timeout")
+        | ("admin", "address" | "token_file" | "hosts") => Effect::AtOnce,
+        ("log", "level" | "sessions") => Effect::UnlessRustLog,
+        _ => Effect::Unknown,
     }
 }
 
@@ -214,6 +291,59 @@ mod tests {
                 "- listener \"second\": \"127.0.0.1:1144\"  (no new sessions there; those that are open go on)",
             ]
         );
+        assert_eq!(
+            of(&format!("{MAIN}{spare}"), MAIN),
+            ["- backend \"spare\": \"127.0.0.1:144\"  (its connections are retired)"]
+        );
+        let other_name = second.replace("second", "other");
+        assert_eq!(
+            of(&format!("{second}{MAIN}"), &format!("{other_name}{MAIN}")),
+            ["~ listener \"second\".name: \"second\" -> \"other\"  (for new sessions)"]
+        );
         assert_eq!(of(MAIN, &format!("{MAIN}{spare}")), ["+ backend \"spare\": \"127.0.0.1:144\"  (at once)"]);
+    }
+
+    /// What is bound before the old address is given up cannot be had then.
+    #[test]
+    fn an_address_that_overlaps_is_refused() {
+        let second = |address: &str| format!("[[listener]]\nname = \"second\"\naddress = \"{address}\"\n{MAIN}");
+        let refused = "(A RELOAD IS REFUSED: it overlaps an address that is in use. NEEDS A RESTART)";
+        let change = of(&second("127.0.0.1:1144"), &second("0.0.0.0:1144"));
+        let wanted = format!("~ listener \"second\".address: \"127.0.0.1:1144\" -> \"0.0.0.0:1144\"  {refused}");
+        assert_eq!(change, [wanted]);
+        let change = of(&second("127.0.0.1:1144"), &second("[::]:1144"));
+        assert!(change[0].ends_with("(for new sessions)"), "{change:?}");
+        let shared = second("127.0.0.1:1144").replace("\"second\"", "\"second\"\nreuse_port = true");
+        let change = of(&shared, &shared.replace("127.0.0.1:1144", "0.0.0.0:1144"));
+        assert!(change[0].ends_with("(for new sessions)"), "{change:?}");
+    }
+
+    /// In the file, and as it is serialised, which has other keys for the address of a backend.
+    #[test]
+    fn it_is_known_of_every_key_what_a_reload_does_about_it() {
+        let config = Config::parse(&format!("[[listener]]\naddress = \"127.0.0.1:1143\"\n{MAIN}"), "t").unwrap();
+        let value = serde_json::to_value(config).unwrap();
+        let mut keys: Vec<(String, String)> = Config::keys()
+            .into_iter()
+            .filter(|(section, _)| !section.is_empty())
+            .map(|(section, key)| (section.to_owned(), key.to_owned()))
+            .collect();
+        for (section, entry) in value.as_object().unwrap() {
+            let entry = if entry.is_array() { &entry[0] } else { entry };
+            let of =
+                entry.as_object().unwrap().keys().map(|key| (section.trim_end_matches('s').to_owned(), key.clone()));
+            keys.extend(of.map(|(section, key)| (if section == "limit" { "limits".to_owned() } else { section }, key)));
+        }
+        assert!(keys.len() > 80, "{keys:?}");
+        for (section, key) in keys {
+            assert_ne!(effect(&section, &key), Effect::Unknown, "{section}.{key}");
+            // Durations are told as they are written.
+            let (table, entry) = (
+                if ["listener", "backend"].contains(&&*section) { section.clone() + "s" } else { section.clone() },
+                &key,
+            );
+            let entry = if value[&table].is_array() { &value[&table][0][entry] } else { &value[&table][entry] };
+            assert!(!entry.is_object(), "{section}.{key}: {entry}");
+        }
     }
 }

@@ -23,14 +23,17 @@ struct Place {
 impl Places {
     /// `values`: section, where its header begins, key, where its value begins; in bytes from the start of `text`.
     pub(super) fn new(file: &Arc<str>, text: &str, values: &[(&'static str, usize, &'static str, usize)]) -> Places {
+        let mut headers: Vec<_> = values.iter().map(|value| (value.0, value.1)).collect();
+        headers.sort_unstable();
+        headers.dedup();
+        let before = |header: (&str, usize)| headers.partition_point(|other| *other < header);
+        let newlines: Vec<_> = memchr::memchr_iter(b'\n', text.as_bytes()).collect();
         let place = |&(section, header, key, offset): &(&'static str, usize, &'static str, usize)| {
-            let mut earlier: Vec<usize> =
-                values.iter().filter(|value| value.0 == section && value.1 < header).map(|value| value.1).collect();
-            earlier.dedup();
-            let before = text.get(..offset).unwrap_or(text);
-            let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-            let column = before[line_start..].trim_start_matches('\u{feff}').chars().count() + 1;
-            Place { section, index: earlier.len(), key, line: before.matches('\n').count() + 1, column }
+            let line = newlines.partition_point(|newline| *newline < offset);
+            let start = line.checked_sub(1).map_or(0, |above| newlines[above] + 1);
+            let column = text.get(start..offset).map_or(0, |text| text.trim_start_matches('\u{feff}').chars().count());
+            let index = before((section, header)) - before((section, 0));
+            Place { section, index, key, line: line + 1, column: column + 1 }
         };
         Places { file: Arc::clone(file), values: values.iter().map(place).collect() }
     }

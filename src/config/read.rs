@@ -9,10 +9,16 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{Fault, Problem};
 use super::place::Places;
+use super::syntax;
 use super::value::{Reason, Refusal, Value};
 
-/// Tells whether a file that the configuration names can be read.
-pub(super) type Probe<'t> = &'t dyn Fn(&Path) -> io::Result<()>;
+/// Tells whether a file that the configuration names can be read, of at most so many octets.
+pub(super) type Probe<'t> = &'t dyn Fn(&Path, u64) -> io::Result<()>;
+
+/// Problems that are told at once: with more it is the wrong file, or the first explain the others.
+const MOST: usize = 50;
+/// So many of the parser's errors are looked at.
+const MOST_ERRORS: usize = 20 * MOST;
 
 /// Collects what is wrong, and which keys there are.
 pub(super) struct Reader<'t> {
@@ -28,7 +34,7 @@ pub(super) struct Reader<'t> {
 
 /// What a reader has to say in the end.
 pub(super) struct Found {
-    /// All that is wrong, in the order of the file.
+    /// What is wrong, in the order of the file; at most [`MOST`].
     pub(super) problems: Vec<Problem>,
     /// All keys that are known, with their sections.
     pub(super) keys: Vec<(&'static str, &'static str)>,
@@ -66,15 +72,17 @@ impl<'t> Reader<'t> {
     }
 
     pub(super) fn finish(mut self, file: &Arc<str>) -> Found {
-        for (offset, section, key) in std::mem::take(&mut self.unknown) {
+        let mut unknown = std::mem::take(&mut self.unknown);
+        unknown.sort_unstable_by_key(|(offset, ..)| *offset);
+        for (offset, section, key) in unknown.into_iter().take(MOST) {
             let remedy = nearest(section, key, &self.known);
             // A quoted key may have line ends in it, and the message is one line.
             let key = qualified(section, &key.escape_debug().to_string());
             self.fault(offset, Fault::UnknownKey { key, remedy });
         }
         self.faults.sort_by_key(|(offset, _)| *offset);
-        let problems =
-            self.faults.into_iter().map(|(offset, fault)| Problem::new(file, self.text, offset, fault)).collect();
+        let faults = self.faults.into_iter().take(MOST);
+        let problems = faults.map(|(offset, fault)| Problem::new(file, self.text, offset, fault)).collect();
         let places = Places::new(file, self.text, &self.places);
         Found { problems, keys: self.known, places }
     }
@@ -205,8 +213,8 @@ impl<'t> Section<'_, 't> {
     }
 
     /// Notes it if the file that a key names cannot be read.
-    pub(super) fn must_be_readable(&mut self, key: &'static str, path: &Path) {
-        if let Err(error) = (self.reader.probe)(path) {
+    pub(super) fn must_be_readable(&mut self, key: &'static str, path: &Path, most: u64) {
+        if let Err(error) = (self.reader.probe)(path, most) {
             self.refuse(key, format!("the file cannot be read: {error}"));
         }
     }
@@ -226,26 +234,25 @@ impl<'t> Section<'_, 't> {
 pub(super) fn syntax_problems(file: &Arc<str>, text: &str, mut errors: Vec<toml::de::Error>) -> Vec<Problem> {
     errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
     let mut problems: Vec<Problem> = Vec::new();
-    for error in errors {
-        let span = error.span().unwrap_or(0..0);
-        let found = text.get(span.clone()).unwrap_or_default();
-        let line_start = text.get(..span.start).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1);
-        let setting = text.get(line_start..span.start).and_then(|before| before.split_once('='));
-        let setting = setting.map(|(key, value)| (key.trim(), value.trim())).filter(|(key, _)| !key.is_empty());
-        let remedy = match setting {
-            Some((_, "")) if found.is_empty() => "; write a value, or delete the line to have the default",
-            Some((key, "")) if found.starts_with(char::is_alphanumeric) && !found.contains(['"', '\'', '\n']) => {
-                &format!("; text needs quotes: {key} = \"{found}\"")
-            }
-            _ if error.message() == "duplicate key" => "; keep one of the two",
-            _ => "",
-        };
-        let key = setting.map(|(key, _)| key.escape_debug().to_string());
-        let message = format!("{}{remedy}", error.message());
-        let problem = Problem::new(file, text, span.start, Fault::Syntax { key, message });
-        if problems.last().is_none_or(|last| last.line != problem.line) {
-            problems.push(problem);
+    let mut last = None;
+    for error in errors.into_iter().take(MOST_ERRORS) {
+        let start = error.span().map_or(0, |span| span.start);
+        let line_start = text.get(..start).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1);
+        if last.replace(line_start) == Some(line_start) || problems.len() == MOST {
+            continue;
         }
+        let line = text.get(line_start..).and_then(|rest| rest.lines().next()).unwrap_or_default();
+        let setting = text.get(line_start..start).and_then(|before| before.split_once('='));
+        let key = setting.map(|(key, _)| key.trim()).filter(|key| !key.is_empty());
+        let remedy = match key {
+            _ if error.message() == "duplicate key" => Some("keep one of the two".to_owned()),
+            Some(key) => syntax::of_value(key, line.split_once('=').map_or("", |(_, value)| value)),
+            None => syntax::of_line(line),
+        };
+        let remedy = remedy.map_or(String::new(), |remedy| format!("; {remedy}"));
+        let key = key.map(|key| key.escape_debug().to_string());
+        let message = format!("{}{remedy}", error.message());
+        problems.push(Problem::new(file, text, start, Fault::Syntax { key, message }));
     }
     problems
 }
@@ -255,13 +262,16 @@ fn qualified(section: &str, key: &str) -> String {
 }
 
 /// A value as it stands in the file, if need be shortened.
-fn excerpt(source: &str) -> String {
+pub(super) fn excerpt(source: &str) -> String {
     const MOST: usize = 80;
-    let mut line: String = source.lines().next().unwrap_or_default().chars().take(MOST).collect();
-    if line.len() < source.len() {
-        line.push('…');
+    let line = source.lines().next().unwrap_or_default();
+    // A terminal would obey control characters.
+    let shown = |char: char| if char.is_control() { '\u{fffd}' } else { char };
+    let mut shortened: String = line.chars().take(MOST).map(shown).collect();
+    if line.len() < source.len() || line.chars().nth(MOST).is_some() {
+        shortened.push('…');
     }
-    line
+    shortened
 }
 
 fn not_a_section(key: &'static str, value: &Value<'_>, expected: &'static str) -> Fault {

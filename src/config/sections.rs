@@ -12,6 +12,7 @@ use super::{
     Admin, Auth, Backend, Config, Identify, Limits, ListenAddr, Listener, Log, LogFormat, PerCredential,
     PlaintextLogin, Pool, PoolMode, TlsMode,
 };
+use crate::files;
 
 const IDENTIFY: &[Identify] = &[Identify::Auto, Identify::Always, Identify::Never];
 const TLS_MODES: &[TlsMode] = &[TlsMode::None, TlsMode::StartTls, TlsMode::Implicit];
@@ -101,7 +102,7 @@ fn read_listener<'t>(reader: &mut Reader<'t>, (header, table): Table<'t>) -> Opt
         let files = [("certificate", &listener.certificate), ("private_key", &listener.private_key)];
         for (key, file) in files {
             match file {
-                Some(path) => section.must_be_readable(key, path),
+                Some(path) => section.must_be_readable(key, path, files::PEM),
                 None if section.has(key) => {}
                 None => {
                     let remedy = format!(
@@ -148,7 +149,7 @@ fn read_backend<'t>(reader: &mut Reader<'t>, (header, table): Table<'t>) -> Opti
     };
     check_source_addresses(&mut section, &backend);
     if let (Some(path), true) = (&backend.ca_file, backend.tls != TlsMode::None) {
-        section.must_be_readable("ca_file", path);
+        section.must_be_readable("ca_file", path, files::PEM);
     }
     let (name_at, address_at) = (section.offset("name"), section.offset("address"));
     section.finish();
@@ -251,7 +252,7 @@ fn read_admin<'t>(reader: &mut Reader<'t>, table: Option<Table<'t>>) -> (Admin, 
         ),
     };
     if let Some(path) = &admin.token_file {
-        section.must_be_readable("token_file", path);
+        section.must_be_readable("token_file", path, files::TOKEN);
     }
     let address_at = section.offset("address");
     section.finish();
@@ -294,23 +295,27 @@ fn names_are_unique<'n>(
     }
 }
 
-/// Port 0 means a free port, which is another one each time.
+/// An address for all of the host's takes in each of them, unless all who listen there leave it to others, too.
 fn addresses_are_unique(reader: &mut Reader<'_>, listeners: &[Placed<Listener>], admin: Option<(usize, ListenAddr)>) {
-    let listeners = listeners.iter().map(|placed| ("listener.address", placed.address_at, placed.it.address.clone()));
-    let admin = admin.map(|(offset, address)| ("admin.address", offset, address));
-    let mut seen: Vec<(usize, ListenAddr)> = Vec::new();
-    for (key, offset, address) in listeners.chain(admin) {
-        if let ListenAddr::Tcp(tcp) = &address
-            && tcp.port() == 0
-        {
-            continue;
-        }
-        match seen.iter().find(|(_, earlier)| *earlier == address) {
-            Some((first, _)) => {
-                let remedy = "only one can listen there, write another";
-                duplicate(reader, key, (*first, offset), format!("\"{address}\""), remedy);
-            }
-            None => seen.push((offset, address)),
+    let shares_any = listeners.iter().any(|placed| placed.it.reuse_port);
+    let of_listener = |placed: &Placed<Listener>| {
+        ("listener.address", placed.address_at, placed.it.address.clone(), placed.it.reuse_port)
+    };
+    let admin = admin.map(|(offset, address)| ("admin.address", offset, address, shares_any));
+    let mut seen: Vec<(usize, ListenAddr, bool)> = Vec::new();
+    for (key, offset, address, shares) in listeners.iter().map(of_listener).chain(admin) {
+        let taken = seen.iter().find(|(_, earlier, also_shares)| {
+            earlier.overlaps(&address) && !(shares && *also_shares && *earlier != address)
+        });
+        if let Some((first, earlier, _)) = taken {
+            let remedy = if *earlier == address {
+                "only one can listen there, write another"
+            } else {
+                "one of the two is for all addresses of this host, keep that, or write another port"
+            };
+            duplicate(reader, key, (*first, offset), format!("\"{address}\""), remedy);
+        } else {
+            seen.push((offset, address, shares));
         }
     }
 }

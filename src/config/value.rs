@@ -169,6 +169,19 @@ pub(super) fn size(range: RangeInclusive<usize>) -> impl Fn(&Value<'_>) -> Outco
 pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Value<'_>) -> Outcome<Duration> {
     const EXPECTED: &str = "a duration in quotes such as \"30s\", \"5m\" or \"1h\"";
     move |value| {
+        let number = match value.get_ref() {
+            DeValue::Integer(integer) => Some(integer.as_str()),
+            DeValue::String(text) if *text != "0" => {
+                Some(text.trim()).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+            }
+            _ => None,
+        };
+        if let Some(number) = number.filter(|number| !number.is_empty() && number.len() < 10) {
+            return refuse(
+                value,
+                format!("the unit is missing, write \"{number}s\" for seconds, or \"{number}m\", \"{number}h\""),
+            );
+        }
         let Ok(duration) = humantime::parse_duration(string(value, EXPECTED)?) else {
             return refuse(value, format!("write {EXPECTED}"));
         };
@@ -236,20 +249,42 @@ pub(super) fn port_range(value: &Value<'_>) -> Outcome<RangeInclusive<u16>> {
     }
 }
 
+/// What an address to listen on is like.
+struct Like {
+    port: u16,
+    socket: &'static str,
+    /// What else may be written.
+    otherwise: &'static str,
+}
+
+const LISTENER: Like = Like { port: 1143, socket: "unix:/run/imapool/imap.sock", otherwise: "" };
+const ADMIN: Like =
+    Like { port: 9143, socket: "unix:/run/imapool/admin.sock", otherwise: ", or \"\" for no admin address" };
+
 pub(super) fn listen_address(value: &Value<'_>) -> Outcome<ListenAddr> {
     let text = string(value, "an address in quotes such as \"127.0.0.1:1143\"")?;
+    address_to_listen_on(value, text, &LISTENER)
+}
+
+/// Empty: `None`.
+pub(super) fn admin_address(value: &Value<'_>) -> Outcome<Option<ListenAddr>> {
+    let text = string(value, "an address in quotes such as \"127.0.0.1:9143\"")?;
+    if text.is_empty() { Ok(None) } else { address_to_listen_on(value, text, &ADMIN).map(Some) }
+}
+
+fn address_to_listen_on(value: &Value<'_>, text: &str, like: &Like) -> Outcome<ListenAddr> {
     match text.strip_prefix("unix:") {
-        Some(path) => unix_path(value, path).map(ListenAddr::Unix),
-        None => socket_address(value, text).map(ListenAddr::Tcp),
+        Some(path) => unix_path(value, path, like).map(ListenAddr::Unix),
+        None => socket_address(value, text, like).map(ListenAddr::Tcp),
     }
 }
 
-fn unix_path(value: &Value<'_>, path: &str) -> Outcome<PathBuf> {
+fn unix_path(value: &Value<'_>, path: &str, like: &Like) -> Outcome<PathBuf> {
     if cfg!(not(unix)) {
         return refuse(value, "there are no Unix sockets on this system, write an IP address and a port");
     }
     if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
-        return refuse(value, "write the socket's whole path, such as \"unix:/run/imapool/imap.sock\"");
+        return refuse(value, format!("write the socket's whole path, such as \"{}\"", like.socket));
     }
     if path.len() > UNIX_PATH_MAX {
         return refuse(value, format!("a Unix socket's path has at most {UNIX_PATH_MAX} bytes, take a shorter one"));
@@ -257,7 +292,7 @@ fn unix_path(value: &Value<'_>, path: &str) -> Outcome<PathBuf> {
     Ok(PathBuf::from(path))
 }
 
-fn socket_address(value: &Value<'_>, text: &str) -> Outcome<SocketAddr> {
+fn socket_address(value: &Value<'_>, text: &str, like: &Like) -> Outcome<SocketAddr> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return if address.ip().is_multicast() {
             refuse(value, "nothing can listen on a multicast address, write an address of this host")
@@ -266,36 +301,38 @@ fn socket_address(value: &Value<'_>, text: &str) -> Outcome<SocketAddr> {
         };
     }
     if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
-        return refuse(value, format!("the port is missing, write \"{}\"", SocketAddr::new(ip, 1143)));
+        return refuse(value, format!("the port is missing, write \"{}\"", SocketAddr::new(ip, like.port)));
     }
-    match text.rsplit_once(':') {
-        Some(("" | "*", port)) if port.parse::<u16>().is_ok() => {
-            refuse(value, format!("for all addresses write \"[::]:{port}\", or \"0.0.0.0:{port}\" for IPv4 alone"))
-        }
-        Some(("localhost", port)) if port.parse::<u16>().is_ok() => {
-            refuse(value, format!("names are not looked up here, write \"127.0.0.1:{port}\" or \"[::1]:{port}\""))
-        }
-        _ => refuse(
+    if text.starts_with('/') || text.ends_with(".sock") {
+        let path = if text.starts_with('/') { text } else { "/run/imapool/imap.sock" };
+        return refuse(value, format!("the address of a Unix socket begins with unix:, write \"unix:{path}\""));
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let host_is_ip = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    match port.parse::<u16>() {
+        Err(_) if is_number => refuse(value, "ports go from 1 to 65535, and 0 takes a free one: write another"),
+        Ok(port) if ["", "*"].contains(&host) => refuse(
             value,
-            "write an IP address and a port, such as \"127.0.0.1:1143\" or \"[::1]:1143\", or \"unix:/run/imapool/imap.sock\"",
+            format!(
+                "for all addresses write \"[::]:{port}\", or \"0.0.0.0:{port}\" for IPv4 alone; for this host alone \"127.0.0.1:{port}\""
+            ),
         ),
-    }
-}
-
-/// Empty: `None`.
-pub(super) fn admin_address(value: &Value<'_>) -> Outcome<Option<ListenAddr>> {
-    let text = string(value, "an address in quotes such as \"127.0.0.1:9143\"")?;
-    if text.is_empty() {
-        return Ok(None);
-    }
-    if let Some(path) = text.strip_prefix("unix:") {
-        return unix_path(value, path).map(|path| Some(ListenAddr::Unix(path)));
-    }
-    match text.parse::<SocketAddr>() {
-        Ok(address) if !address.ip().is_multicast() => Ok(Some(ListenAddr::Tcp(address))),
+        Ok(port) if is_host_name(host) => refuse(
+            value,
+            format!(
+                "names are not looked up here, write an address of this host, such as \"127.0.0.1:{port}\" or \"[::1]:{port}\""
+            ),
+        ),
+        Ok(port) if host_is_ip => refuse(value, format!("an IPv6 address needs brackets, write \"[{host}]:{port}\"")),
         _ => refuse(
             value,
-            "write an IP address and a port, such as \"127.0.0.1:9143\", or \"unix:/run/imapool/admin.sock\", or \"\" for no admin address",
+            format!(
+                "write an IP address and a port, such as \"127.0.0.1:{port}\" or \"[::1]:{port}\", or \"{}\"{}",
+                like.socket,
+                like.otherwise,
+                port = like.port
+            ),
         ),
     }
 }
@@ -315,6 +352,12 @@ pub(super) fn host_and_port(value: &Value<'_>) -> Outcome<(String, u16)> {
     if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
         return refuse(value, format!("the port is missing, write \"{}\"", SocketAddr::new(ip, 143)));
     }
+    if text.starts_with('/') || text.starts_with("unix:") {
+        return refuse(
+            value,
+            "servers are reached by TCP alone, write the server's host and port, such as \"127.0.0.1:143\"",
+        );
+    }
     let Some((host, port)) = text.rsplit_once(':') else {
         return refuse(value, "the port is missing, write \"host:143\", or \"host:993\" for implicit TLS");
     };
@@ -322,6 +365,12 @@ pub(super) fn host_and_port(value: &Value<'_>) -> Outcome<(String, u16)> {
         Ok(port) if port != 0 => port,
         _ => return refuse(value, "after the host write a colon and a port from 1 to 65535"),
     };
+    if let Some((scheme, _)) = text.split_once("://") {
+        return refuse(
+            value,
+            format!("write host and port without \"{scheme}://\"; whether there is TLS is said by `tls`"),
+        );
+    }
     if let Ok(address) = text.parse::<SocketAddr>() {
         return if address.ip().is_unspecified() || address.ip().is_multicast() {
             refuse(value, "nothing can be dialed there, write the server's own address")

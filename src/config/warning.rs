@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Backend, Config, ListenAddr, Listener, PlaintextLogin, TlsMode};
+use super::{Backend, Config, Lifetime, ListenAddr, Listener, PlaintextLogin, TlsMode};
 
 /// RFC 9051 section 5.4: an inactivity time-out must be at least this, on a server's side and so on ours.
 const AUTOLOGOUT: Duration = Duration::from_secs(30 * 60);
@@ -41,6 +42,63 @@ pub enum Warning {
         /// The value.
         value: Duration,
     },
+    /// A certificate that is not good, or not for long.
+    Certificate {
+        /// `listener "webmail"`
+        whose: String,
+        /// The file it is in.
+        file: PathBuf,
+        /// Since or until when.
+        lifetime: Lifetime,
+    },
+    /// Files for TLS beside `tls = "none"`.
+    UnusedFiles {
+        /// `listener "webmail"`
+        whose: String,
+        /// The keys that name them.
+        keys: &'static str,
+    },
+    /// Two listeners for the same connections, told apart only by how exact their addresses are.
+    Overlap {
+        /// The one for all addresses.
+        all: String,
+        /// The one for a single address.
+        one: String,
+        /// That address.
+        address: SocketAddr,
+    },
+    /// A backend that nobody is sent to.
+    UnusedBackend {
+        /// Its name.
+        name: String,
+        /// The one that everybody is sent to.
+        first: String,
+    },
+    /// The other side begins TLS in another way at this port.
+    UnusualTls {
+        /// `listener "webmail"`
+        whose: String,
+        /// The port.
+        port: u16,
+        /// What is configured.
+        tls: TlsMode,
+        /// What is usual there.
+        usual: TlsMode,
+    },
+    /// A listener for other hosts, from which nobody can log in.
+    NoLogins {
+        /// The listener's name.
+        name: String,
+        /// Where it listens.
+        address: SocketAddr,
+    },
+    /// A listener on which nobody at all can log in.
+    NoLoginsAtAll {
+        /// The listener's name.
+        name: String,
+        /// Where it listens.
+        address: ListenAddr,
+    },
     /// A value that another one keeps from ever taking effect.
     Ineffective {
         /// The key with its section.
@@ -68,6 +126,50 @@ impl fmt::Display for Warning {
                 "admin.address {address} can be reached from other hosts, who can read the numbers and the names of accounts \
                  without the token: restrict it by a firewall, or write a loopback address"
             ),
+            Warning::Certificate { whose, file, lifetime } => {
+                write!(f, "{whose}: a certificate in {} {lifetime}", file.display())
+            }
+            Warning::UnusedFiles { whose, keys } => write!(
+                f,
+                "{whose} has tls = \"none\", so nobody uses its {keys}: write tls = \"starttls\" or \"implicit\", or \
+                 delete the line"
+            ),
+            Warning::Overlap { all, one, address } => write!(
+                f,
+                "listener \"{all}\" gets nothing that comes to {address}, because listener \"{one}\" is there: \
+                 if both are meant, give them different ports"
+            ),
+            Warning::UnusedBackend { name, first } => write!(
+                f,
+                "backend \"{name}\" gets no sessions, because all go to the first backend, \"{first}\": put it first, or \
+                 delete it"
+            ),
+            Warning::UnusualTls { whose, port, tls, usual } => write!(
+                f,
+                "{whose} has tls = \"{}\" on port {port}, where \"{}\" is usual: write that, or another port",
+                tls.as_str(),
+                usual.as_str()
+            ),
+            Warning::NoLogins { name, address } => write!(
+                f,
+                "listener \"{name}\" is open to other hosts on {address}, but lets nobody from there log in: without \
+                 TLS, plaintext_login = \"loopback\" refuses them. Write tls = \"starttls\" or \"implicit\", or \
+                 plaintext_login = \"always\" if the network is trusted, or a loopback address"
+            ),
+            Warning::NoLoginsAtAll { name, address } => write!(
+                f,
+                "listener \"{name}\" on {address} lets nobody log in: it has no TLS, without which plaintext_login = \
+                 \"never\" refuses everybody. Write tls = \"starttls\" or \"implicit\", or plaintext_login = \"loopback\""
+            ),
+            of_values => of_values.fmt_of_values(f),
+        }
+    }
+}
+
+impl Warning {
+    /// Those of times and numbers.
+    fn fmt_of_values(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Warning::ShortIdleTimeout { value } => write!(
                 f,
                 "limits.idle_timeout {} is below the 30 minutes of RFC 9051 section 5.4: clients that idle will be cut off",
@@ -84,13 +186,14 @@ impl fmt::Display for Warning {
                     "{key} never takes effect, because {because_of} comes first: lower the one or raise the other"
                 )
             }
+            _ => Ok(()),
         }
     }
 }
 
 pub(super) fn of(config: &Config) -> Vec<Warning> {
-    let listeners = config.listeners.iter().filter_map(of_listener);
-    let backends = config.backends.iter().filter_map(of_backend);
+    let listeners = config.listeners.iter().flat_map(of_listener).chain(overlaps(&config.listeners));
+    let backends = config.backends.iter().flat_map(of_backend).chain(unused(&config.backends));
     let admin = match config.admin.address {
         Some(ListenAddr::Tcp(address)) if config.admin.is_public() => Some(Warning::PublicAdmin { address }),
         _ => None,
@@ -98,21 +201,79 @@ pub(super) fn of(config: &Config) -> Vec<Warning> {
     listeners.chain(backends).chain(admin).chain(of_times_and_numbers(config)).collect()
 }
 
-fn of_listener(listener: &Listener) -> Option<Warning> {
-    let ListenAddr::Tcp(address) = listener.address else { return None };
-    let exposed = listener.plaintext_login == PlaintextLogin::Always
-        && listener.tls != TlsMode::Implicit
-        && !address.ip().is_loopback();
-    exposed.then(|| Warning::PlaintextListener { name: listener.name.clone(), address })
+fn of_listener(listener: &Listener) -> Vec<Warning> {
+    let whose = format!("listener \"{}\"", listener.name);
+    let mut warnings = Vec::new();
+    if listener.tls == TlsMode::None && (listener.certificate.is_some() || listener.private_key.is_some()) {
+        warnings.push(Warning::UnusedFiles { whose: whose.clone(), keys: "certificate and private_key" });
+    }
+    let name = listener.name.clone();
+    if (listener.plaintext_login, listener.tls) == (PlaintextLogin::Never, TlsMode::None) {
+        warnings.push(Warning::NoLoginsAtAll { name: name.clone(), address: listener.address.clone() });
+    }
+    let ListenAddr::Tcp(address) = listener.address else { return warnings };
+    if !address.ip().is_loopback() {
+        match (listener.plaintext_login, listener.tls) {
+            (PlaintextLogin::Always, TlsMode::None | TlsMode::StartTls) => {
+                warnings.push(Warning::PlaintextListener { name, address });
+            }
+            (PlaintextLogin::Loopback, TlsMode::None) => warnings.push(Warning::NoLogins { name, address }),
+            _ => {}
+        }
+    }
+    // Without TLS, it is something in front of imapool that has it.
+    if listener.tls != TlsMode::None {
+        warnings.extend(unusual(whose, address.port(), listener.tls));
+    }
+    warnings
 }
 
-fn of_backend(backend: &Backend) -> Option<Warning> {
+fn of_backend(backend: &Backend) -> Vec<Warning> {
+    let whose = format!("backend \"{}\"", backend.name);
+    let mut warnings = Vec::new();
     let near = match backend.host.parse::<IpAddr>() {
         Ok(ip) => ip.is_loopback(),
         Err(_) => backend.host == "localhost",
     };
-    let exposed = backend.tls == TlsMode::None && !near;
-    exposed.then(|| Warning::PlaintextBackend { name: backend.name.clone(), address: backend.address() })
+    if backend.tls == TlsMode::None && !near {
+        warnings.push(Warning::PlaintextBackend { name: backend.name.clone(), address: backend.address() });
+    }
+    if backend.tls == TlsMode::None && backend.ca_file.is_some() {
+        warnings.push(Warning::UnusedFiles { whose: whose.clone(), keys: "ca_file" });
+    }
+    warnings.extend(unusual(whose, backend.port, backend.tls));
+    warnings
+}
+
+/// RFC 8314 section 7.1: 143 is for STARTTLS, 993 for implicit TLS.
+fn unusual(whose: String, port: u16, tls: TlsMode) -> Option<Warning> {
+    let usual = match (port, tls) {
+        (993, TlsMode::None | TlsMode::StartTls) => TlsMode::Implicit,
+        (143, TlsMode::Implicit) => TlsMode::StartTls,
+        _ => return None,
+    };
+    Some(Warning::UnusualTls { whose, port, tls, usual })
+}
+
+/// Those that may overlap because the kernel lets them (`reuse_port`); others are errors.
+fn overlaps(listeners: &[Listener]) -> impl Iterator<Item = Warning> {
+    listeners.iter().flat_map(move |all| {
+        listeners.iter().filter_map(move |one| match (&all.address, &one.address) {
+            (ListenAddr::Tcp(wide), ListenAddr::Tcp(address)) if wide.ip().is_unspecified() => {
+                let overlap = all.address.overlaps(&one.address) && wide != address;
+                overlap.then(|| Warning::Overlap { all: all.name.clone(), one: one.name.clone(), address: *address })
+            }
+            _ => None,
+        })
+    })
+}
+
+/// All sessions go to the first.
+fn unused(backends: &[Backend]) -> impl Iterator<Item = Warning> {
+    backends
+        .iter()
+        .skip(1)
+        .map(|backend| Warning::UnusedBackend { name: backend.name.clone(), first: backends[0].name.clone() })
 }
 
 fn of_times_and_numbers(config: &Config) -> Vec<Warning> {

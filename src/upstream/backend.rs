@@ -1,6 +1,7 @@
 //! One backend: connections to it that nobody has logged in on yet, and what is known of its health.
 
 mod admission;
+mod ask;
 mod spares;
 mod unauthenticated;
 
@@ -19,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{info, warn};
 
 pub use self::admission::{Entry, Queue};
+pub use self::ask::{AskError, Asked};
 pub use self::unauthenticated::Unauthenticated;
 use super::breaker::Breaker;
 use super::connection::{Connection, Opened, Timing};
@@ -97,6 +99,16 @@ enum Concern {
     Account,
     Host,
     Backend,
+}
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Connect,
+    Greeting,
+    StartTls,
+    Capabilities,
+    Login,
 }
 
 /// What came of a credential.
@@ -509,7 +521,7 @@ impl Backend {
         let deadline = Instant::now() + self.pool.load().checkout_timeout;
         let mut pause = PORT_PAUSE;
         loop {
-            match self.connect(pass, permit, client).await {
+            match self.connect(pass, permit, client, &mut Step::Connect).await {
                 Err(error @ OpenError::Dial(DialError::NoPorts { .. })) if Instant::now() + pause < deadline => {
                     self.metrics.dial(error.result());
                     self.budget.shrink(self.index);
@@ -525,10 +537,18 @@ impl Backend {
         }
     }
 
-    async fn connect(&self, pass: Pass, permit: Permit, client: Option<IpAddr>) -> Result<Unauthenticated, OpenError> {
+    /// `step` is how far it came, if not to the end.
+    async fn connect(
+        &self,
+        pass: Pass,
+        permit: Permit,
+        client: Option<IpAddr>,
+        step: &mut Step,
+    ) -> Result<Unauthenticated, OpenError> {
         let state = self.metrics.connection(ConnectionState::Connecting);
         let begun = Instant::now();
         let stream = Box::pin(self.dialer.connect_for(pass, client)).await?;
+        *step = Step::Greeting;
         let mut connection = Unauthenticated {
             stream,
             input: BytesMut::new(),
@@ -544,10 +564,13 @@ impl Backend {
         // Nobody waits longer for a connection; a turn to dial must not be held longer by a backend that is silent.
         let patience = self.pool.load().checkout_timeout;
         let limit = patience.saturating_sub(begun.elapsed()).max(patience.min(TO_GREET));
-        let greeting = timeout(limit, connection.outcome()).await.map_err(|_| OpenError::Timeout(limit))?;
+        // Told is what is configured, whatever of it the dial has taken.
+        let greeting = timeout(limit, connection.outcome()).await.map_err(|_| OpenError::Timeout(patience))?;
         if greeting? == Outcome::StartTls {
+            *step = Step::StartTls;
             connection.input.clear();
             connection.stream = self.dialer.start_tls(connection.stream).await?;
+            *step = Step::Capabilities;
             connection.login.handle_tls();
             connection.outcome().await?;
         }

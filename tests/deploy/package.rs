@@ -50,8 +50,8 @@ dpkg -i /tmp/1.deb
 getent passwd imapool
 test "$(stat -c %U:%a /etc/imapool/imapool.toml)" = root:644
 imapool --version
-imapool check --config /etc/imapool/imapool.toml
-for file in /usr/share/man/man1/imapool.1.gz /usr/share/bash-completion/completions/imapool \
+imapool check
+for file in /usr/share/man/man1/imapool.1.gz /usr/share/man/man5/imapool.toml.5.gz /usr/share/bash-completion/completions/imapool \
     /lib/systemd/system/imapool.service /lib/systemd/system/imapool.socket /usr/share/doc/imapool/copyright; do
     test -s "$file" || test -s "/usr$file" || { echo "no $file"; exit 1; }
 done

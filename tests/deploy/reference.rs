@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+use imapool::config::Config;
+
 use crate::support::{find, folder, imapool, read, repository, succeed};
 
 fn files(folder: &Path) -> BTreeMap<String, String> {
@@ -41,7 +43,7 @@ fn every_command_has_a_man_page_without_faults() {
     let commands = commands.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help");
     let pages: Vec<_> = commands.map(|name| format!("deploy/man/imapool-{name}.1")).collect();
     assert!(pages.len() >= 4, "{help}");
-    for page in pages.iter().map(String::as_str).chain(["deploy/man/imapool.1"]) {
+    for page in pages.iter().map(String::as_str).chain(["deploy/man/imapool.1", "deploy/man/imapool.toml.5"]) {
         let mut command = Command::new(&man);
         command.args(["--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z"]).arg(repository(page));
         let output = command.env("LC_ALL", "C.UTF-8").output().unwrap();
@@ -73,4 +75,20 @@ fn the_example_names_its_schema_and_follows_it() {
     let file = folder.path().join("wrong.toml");
     std::fs::write(&file, read("config/imapool.toml").replace("max_per_account = 4", "max_per_acount = 4")).unwrap();
     assert!(!lint(&file).status.success(), "an unknown key is not noticed");
+}
+
+#[test]
+fn the_man_pages_say_what_help_does_not() {
+    let page = read("deploy/man/imapool.1");
+    for heading in ["EXAMPLES", "ENVIRONMENT", "FILES", "SIGNALS", "\"EXIT STATUS\"", "\"SEE ALSO\""] {
+        assert!(page.contains(&format!(".SH {heading}\n")), "{heading}");
+    }
+    // All that the configuration may say, each in its section.
+    let page = read("deploy/man/imapool.toml.5");
+    for (section, key) in Config::keys().into_iter().filter(|(section, _)| !section.is_empty()) {
+        let headings = [format!(".SH [{section}]\n"), format!(".SH [[{section}]]\n")];
+        let (_, rest) = headings.iter().find_map(|heading| page.split_once(heading)).unwrap();
+        let rest = rest.split(".SH").next().unwrap();
+        assert!(rest.contains(&format!("\\fB{key} = ")) || rest.contains(&format!("\\fB#{key} = ")), "{section}.{key}");
+    }
 }

@@ -13,6 +13,7 @@ mod authority;
 mod browser;
 mod commands;
 mod counted;
+mod effects;
 mod forward;
 mod hostile;
 mod http;

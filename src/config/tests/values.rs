@@ -27,7 +27,11 @@ fn values_of_a_wrong_type() {
     let cases = [
         (
             "[pool]\nlinger = 30\n",
-            "f:6:10: `pool.linger` is an integer, but must be a duration in quotes such as \"30s\", \"5m\" or \"1h\"",
+            "f:6:10: `pool.linger` cannot be 30: the unit is missing, write \"30s\" for seconds, or \"30m\", \"30h\"",
+        ),
+        (
+            "[pool]\nlinger = 1.5\n",
+            "f:6:10: `pool.linger` is a floating-point number, but must be a duration in quotes such as \"30s\", \"5m\" or \"1h\"",
         ),
         (
             "[pool]\nmax_total = \"5\"\n",
@@ -87,12 +91,21 @@ fn values_of_a_wrong_type() {
 #[test]
 fn durations_out_of_bounds() {
     let advice = "write a duration in quotes such as \"30s\", \"5m\" or \"1h\"";
-    for bad in ["", "30", "-1s", "30 parsecs", "s", "99999999999999999999y"] {
+    for bad in ["", "-1s", "30 parsecs", "s", "99999999999999999999y"] {
         refused(
             with("pool", &format!("linger = \"{bad}\"")),
             &format!("f:6:10: `pool.linger` cannot be \"{bad}\": {advice}"),
         );
     }
+    for bad in ["\"30\"", "30", "\" 30 \""] {
+        refused(
+            with("pool", &format!("linger = {bad}")),
+            &format!(
+                "f:6:10: `pool.linger` cannot be {bad}: the unit is missing, write \"30s\" for seconds, or \"30m\", \"30h\""
+            ),
+        );
+    }
+    assert!(with("pool", "linger = \"0\"").is_ok());
     refused(
         with("pool", "idle_timeout = \"0s\""),
         "f:6:16: `pool.idle_timeout` cannot be \"0s\": too short, at least 1ms",
@@ -175,17 +188,27 @@ fn words_that_are_none_of_the_few() {
 #[test]
 fn addresses_to_listen_on() {
     let general = "write an IP address and a port, such as \"127.0.0.1:1143\" or \"[::1]:1143\", or \"unix:/run/imapool/imap.sock\"";
+    let all = "for all addresses write \"[::]:143\", or \"0.0.0.0:143\" for IPv4 alone; for this host alone \"127.0.0.1:143\"";
+    let names =
+        "names are not looked up here, write an address of this host, such as \"127.0.0.1:143\" or \"[::1]:143\"";
     let socket = "write the socket's whole path, such as \"unix:/run/imapool/imap.sock\"";
     let cases = [
         ("", general),
-        ("mail.example.org:143", general),
-        ("127.0.0.1:99999", general),
+        ("127.0.0.1:imap", general),
+        ("127.0.0.256:143", general),
+        ("mail.example.org:143", names),
+        ("127.0.0.1:99999", "ports go from 1 to 65535, and 0 takes a free one: write another"),
+        ("1143000", "ports go from 1 to 65535, and 0 takes a free one: write another"),
+        ("143", all),
+        ("/run/x.sock", "the address of a Unix socket begins with unix:, write \"unix:/run/x.sock\""),
+        ("imap.sock", "the address of a Unix socket begins with unix:, write \"unix:/run/imapool/imap.sock\""),
+        ("2001:db8::1:x", general),
         ("127.0.0.1", "the port is missing, write \"127.0.0.1:1143\""),
         ("::1", "the port is missing, write \"[::1]:1143\""),
         ("[::1]", "the port is missing, write \"[::1]:1143\""),
-        (":143", "for all addresses write \"[::]:143\", or \"0.0.0.0:143\" for IPv4 alone"),
-        ("*:143", "for all addresses write \"[::]:143\", or \"0.0.0.0:143\" for IPv4 alone"),
-        ("localhost:143", "names are not looked up here, write \"127.0.0.1:143\" or \"[::1]:143\""),
+        (":143", all),
+        ("*:143", all),
+        ("localhost:143", names),
         ("224.0.0.1:143", "nothing can listen on a multicast address, write an address of this host"),
         ("unix:", socket),
         ("unix:imap.sock", socket),
@@ -200,11 +223,23 @@ fn addresses_to_listen_on() {
     let long = format!("unix:/{}", "x".repeat(107));
     assert!(listener(&format!("address = \"{long}\"")).unwrap_err().to_string().contains("at most 107 bytes"));
     assert!(listener(&format!("address = \"{}\"", &long[..long.len() - 1])).is_ok());
-    refused(
-        with("admin", "address = \"localhost:9143\""),
-        "f:6:11: `admin.address` cannot be \"localhost:9143\": write an IP address and a port, such as \"127.0.0.1:9143\", \
-         or \"unix:/run/imapool/admin.sock\", or \"\" for no admin address",
-    );
+    for (address, remedy) in [
+        ("localhost:143", names),
+        ("127.0.0.1", "the port is missing, write \"127.0.0.1:9143\""),
+        ("127.0.0.1:70000", "ports go from 1 to 65535, and 0 takes a free one: write another"),
+        ("/run/a.sock", "the address of a Unix socket begins with unix:, write \"unix:/run/a.sock\""),
+        ("unix:a.sock", "write the socket's whole path, such as \"unix:/run/imapool/admin.sock\""),
+        (
+            "x",
+            "write an IP address and a port, such as \"127.0.0.1:9143\" or \"[::1]:9143\", or \
+             \"unix:/run/imapool/admin.sock\", or \"\" for no admin address",
+        ),
+    ] {
+        refused(
+            with("admin", &format!("address = \"{address}\"")),
+            &format!("f:6:11: `admin.address` cannot be \"{address}\": {remedy}"),
+        );
+    }
 }
 
 #[test]
@@ -217,7 +252,14 @@ fn addresses_of_backends() {
         ("::1", "the port is missing, write \"[::1]:143\""),
         ("mail.example.org:0", port),
         ("mail.example.org:imap", port),
-        ("imap://mail.example.org:143", general),
+        (
+            "imap://mail.example.org:143",
+            "write host and port without \"imap://\"; whether there is TLS is said by `tls`",
+        ),
+        (
+            "unix:/run/dovecot/imap",
+            "servers are reached by TCP alone, write the server's host and port, such as \"127.0.0.1:143\"",
+        ),
         (":143", general),
         ("127.0.0.256:143", general),
         ("a..b:143", general),
