@@ -86,6 +86,8 @@ struct Inner {
     config: ArcSwap<Config>,
     /// Where it came from.
     source: OnceLock<PathBuf>,
+    /// Held while that is read and gone by: what was read last is what holds in the end.
+    reading: Mutex<()>,
     /// Told of each new configuration.
     watcher: OnceLock<Watcher>,
     pool_config: Live<config::Pool>,
@@ -347,6 +349,7 @@ impl Inner {
             running: Mutex::default(),
             config: ArcSwap::from_pointee(config.clone()),
             source: OnceLock::new(),
+            reading: Mutex::default(),
             watcher: OnceLock::new(),
             pool_config,
             context: Arc::new(ArcSwap::from_pointee(context)),

@@ -40,7 +40,7 @@ use crate::secret::Fingerprint;
 use crate::upstream::backend::{Backend, Queue, Service, Unauthenticated};
 use crate::upstream::connection::Connection;
 use crate::upstream::login::Refusal;
-use crate::upstream::manners::Manners;
+use crate::upstream::manners::{Known, Manners};
 
 /// For how long a backend's "too many connections" is remembered for the account.
 const LIMIT_MEMORY: Duration = Duration::from_secs(120);
@@ -73,7 +73,8 @@ impl Key {
 /// One account on one backend: its connections, and the credentials that were accepted.
 pub struct Account {
     key: Key,
-    backend: Arc<Backend>,
+    /// A reload may put another in its place.
+    backend: ArcSwap<Backend>,
     config: Live<config::Pool>,
     /// As many as there ever were turns: who may have one is decided by these.
     seats: managed::Pool<Manager>,
@@ -88,7 +89,9 @@ pub struct Account {
     offered: Mutex<Arc<str>>,
     /// Raised when a credential is no longer good: connections of an earlier generation are not used again.
     generation: AtomicU64,
-    /// Why it was raised.
+    /// Those who share a connection of an earlier generation than this leave it between two commands.
+    to_leave: AtomicU64,
+    /// Why the generation was raised.
     outdated: Mutex<RetireReason>,
     /// A connection that was made to verify a credential, until a seat takes it.
     verified: Mutex<Option<Connection>>,
@@ -184,10 +187,20 @@ impl Account {
         !over
     }
 
-    /// Where its mail is.
+    /// Where its mail is. What is opened there has to carry a [`Account::generation`] that was read before this: then
+    /// it is known for what it is when a reload has put another in its place meanwhile.
     #[must_use]
-    pub fn backend(&self) -> &Arc<Backend> {
-        &self.backend
+    pub fn backend(&self) -> Arc<Backend> {
+        self.backend.load_full()
+    }
+
+    /// Has another backend in the place of the one it was on: no connection that is open is used again, those who
+    /// share one go on with another, and each credential is verified anew.
+    fn move_to(&self, backend: &Arc<Backend>) {
+        self.backend.store(Arc::clone(backend));
+        *self.withheld.lock() = None;
+        self.manners.learn(|known| *known = Known::default());
+        self.retire_all(RetireReason::Reload);
     }
 
     /// Where it waits for the right to log in once more.
@@ -286,23 +299,21 @@ impl Account {
         Pass::new(Grant::new(Arc::clone(self), proof, credential))
     }
 
-    /// The backend has just accepted `credential` on `connection`, which is kept. `before`: the generation before the
-    /// backend was asked, if the account was known then.
+    /// The backend has just accepted `credential` on `connection`, which is kept. `generation`: before it was asked.
     pub fn accepted(
         self: &Arc<Self>,
         fingerprint: Fingerprint,
         credential: &Arc<Credential>,
         connection: Unauthenticated,
-        before: Option<u64>,
+        generation: u64,
     ) -> Pass {
-        let generation = before.unwrap_or_else(|| self.generation());
-        let (connection, capabilities) = self.backend.authenticated(connection, generation);
+        let (connection, capabilities) = self.backend().authenticated(connection, generation);
         self.opened(&connection);
         self.learn(capabilities);
         let pass = self.accept(fingerprint, credential);
         self.adopt(connection);
         // Drained while it logged in: whoever did that may not have known of this account, or of this connection.
-        if self.backend.service() == Service::Drained {
+        if self.backend().service() == Service::Drained {
             self.retire(RetireReason::Operator);
         }
         pass
@@ -331,7 +342,7 @@ impl Account {
         if self.proof(fingerprint).is_some_and(|proof| proof.refuse()) {
             info!(
                 user = self.name(),
-                backend = self.backend.config.name,
+                backend = self.backend().config.name,
                 "credential no longer accepted; retiring connections"
             );
             self.retire(RetireReason::Credential);
@@ -348,10 +359,22 @@ impl Account {
         self.retire(reason);
     }
 
-    /// No connection that is open now is used again: those at rest end now, the others when they come back.
+    /// No connection that is open now is used again: those at rest end now, those that sessions share between two
+    /// commands, and the others when they come back.
     pub fn retire(&self, reason: RetireReason) {
-        *self.outdated.lock() = reason;
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.raise(reason, true);
+    }
+
+    /// `leave`: those who share what is older leave it.
+    fn raise(&self, reason: RetireReason, leave: bool) {
+        let mut outdated = self.outdated.lock();
+        *outdated = reason;
+        let next = self.generation() + 1;
+        if leave {
+            self.to_leave.store(next, Ordering::Release);
+        }
+        self.generation.store(next, Ordering::Release);
+        drop(outdated);
         self.retire_resting(reason);
         self.hubs.look_up();
     }
@@ -365,7 +388,7 @@ impl Account {
         }
         self.turns.resize(max);
         if max < before {
-            self.retire(RetireReason::Reload);
+            self.raise(RetireReason::Reload, false);
         }
     }
 
@@ -374,7 +397,7 @@ impl Account {
         self.seats.status().size > self.turns.capacity()
     }
 
-    /// How often [`Account::retire`] was called: what is older than that is not used again.
+    /// How often its connections were retired: what is older than that is not used again.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
@@ -476,7 +499,8 @@ impl Account {
     fn opened(self: &Arc<Self>, connection: &Connection) {
         connection.shared().belongs_to(self);
         connection.shared().proves(Arc::clone(&self.queue));
-        let (connection, user, backend) = (connection.shared().id, self.name(), &self.backend.config.name);
+        let (connection, user, backend) = (connection.shared().id, self.name(), self.backend());
+        let backend = &backend.config.name;
         info!(target: "imapool::connections", connection, user, backend, "upstream connection opened");
     }
 

@@ -433,19 +433,15 @@ fn close(proxy: &Proxy, origin: Origin, id: &str) -> Done {
 }
 
 fn serve(proxy: &Proxy, origin: Origin, name: &[u8], verb: &str) -> Done {
-    let backends = proxy.pools().backends();
-    let Some(backend) = backends.iter().find(|backend| backend.config.name.as_bytes() == name) else {
-        return Done::NoSuch("backend");
-    };
     let service = match verb {
         "pause" => Service::Paused,
         "drain" => Service::Drained,
         _ => Service::Running,
     };
-    backend.set_service(service);
+    let Some(backend) = proxy.pools().serve(name, service) else { return Done::NoSuch("backend") };
     let mut sessions = 0;
     if service == Service::Drained {
-        proxy.pools().drain_backend(backend);
+        proxy.pools().drain_backend(&backend);
         // Those that hold a connection there would keep it for as long as they last; those in a mailbox would have to
         // be told of it as it is, by another.
         for record in proxy.registry().all() {

@@ -18,8 +18,11 @@ pub enum Effect {
     NewSessions,
     /// It holds for upstream connections and sessions that begin from then on.
     NewConnections,
-    /// Connections opened before are retired: those at rest at once, the others when their sessions end.
+    /// Connections opened before are retired: those at rest at once, those that sessions share between two commands,
+    /// the others when their sessions end.
     Reconnect,
+    /// Its sessions are closed.
+    Ended,
     /// It is not accepted any more at this address; sessions go on.
     Closed,
     /// Nothing, until imapool is started anew.
@@ -34,6 +37,7 @@ impl Effect {
             Effect::NewSessions => "for new sessions",
             Effect::NewConnections => "for new connections",
             Effect::Reconnect => "connections are retired and opened anew",
+            Effect::Ended => "its sessions are closed",
             Effect::Closed => "no new sessions there; those that are open go on",
             Effect::Restart => "NEEDS A RESTART",
         }
@@ -90,6 +94,12 @@ fn of_named(kind: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
         entries.map(|entry| (entry["name"].as_str().unwrap_or_default().to_owned(), entry.clone())).collect()
     };
     let (before, after) = (by_name(old), by_name(new));
+    // Its place is taken by a new one at the same place of the configuration: `app::reload`.
+    let is_replaced = |name: &str| {
+        let at = old.as_array().and_then(|entries| entries.iter().position(|entry| entry["name"] == name));
+        let there = at.and_then(|at| new[at]["name"].as_str());
+        there.is_some_and(|there| !before.contains_key(there))
+    };
     let place = |entry: &Value| match kind {
         "listener" => entry["address"].to_string(),
         _ => format!("\"{}:{}\"", entry["host"].as_str().unwrap_or_default(), entry["port"]),
@@ -98,7 +108,11 @@ fn of_named(kind: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
         match after.get(name) {
             Some(now) => of_table(kind, &format!("{kind} \"{name}\""), entry, now, changes),
             None => {
-                let effect = if kind == "listener" { Effect::Closed } else { Effect::Reconnect };
+                let effect = match kind {
+                    "listener" => Effect::Closed,
+                    _ if is_replaced(name) => Effect::Reconnect,
+                    _ => Effect::Ended,
+                };
                 changes.push(Change { key: format!("{kind} \"{name}\""), old: Some(place(entry)), new: None, effect });
             }
         }
@@ -132,7 +146,8 @@ fn of_table(section: &str, shown: &str, old: &Value, new: &Value, changes: &mut 
 
 fn effect(section: &str, key: &str) -> Effect {
     match (section, key) {
-        ("backend", _) | ("pool", "per_credential" | "mode") => Effect::Reconnect,
+        ("backend", _) | ("pool", "per_credential") => Effect::Reconnect,
+        ("pool", "mode") => Effect::NewSessions,
         ("pool", "linger" | "idle_timeout" | "max_lifetime" | "keepalive") => Effect::NewConnections,
         ("listener", _) => Effect::NewSessions,
         ("limits", "sessions" | "unauthenticated" | "sessions_per_address" | "drain_timeout") => Effect::AtOnce,

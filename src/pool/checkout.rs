@@ -79,7 +79,7 @@ impl Want {
 impl Account {
     /// A further connection.
     async fn dial(&self, want: &Want) -> Result<Connection, FillError> {
-        let entry = self.backend.enter(&self.queue).await.map_err(FillError::Open)?;
+        let entry = self.backend().enter(&self.queue).await.map_err(FillError::Open)?;
         self.dial_with(entry, want).await
     }
 
@@ -87,15 +87,16 @@ impl Account {
         let client = *self.last_client.lock();
         let credential = want.pass.grant().credential();
         let generation = self.generation();
+        let backend = self.backend();
         let (connection, outcome) =
-            self.backend.log_in(entry, credential, Standing::Proven, client).await.result.map_err(FillError::Open)?;
+            backend.log_in(entry, credential, Standing::Proven, client).await.result.map_err(FillError::Open)?;
         match outcome {
             Outcome::Refused(refusal) => {
-                self.backend.keep(connection);
+                backend.keep(connection);
                 Err(FillError::Refused(refusal))
             }
             _ => {
-                let (mut connection, capabilities) = self.backend.authenticated(connection, generation);
+                let (mut connection, capabilities) = backend.authenticated(connection, generation);
                 connection.set_manners(&self.manners);
                 want.pass.account().opened(&connection);
                 self.learn(capabilities);
@@ -124,21 +125,24 @@ impl Account {
             Err(CheckoutError::Delayed) => CheckoutResult::Delayed,
             Err(CheckoutError::Unavailable | CheckoutError::Unfit) => CheckoutResult::Unavailable,
         };
-        self.backend.metrics().checkout(label, start.elapsed());
+        self.backend().metrics().checkout(label, start.elapsed());
         result
     }
 
     async fn checkout_in_turn(self: &Arc<Self>, want: &Want) -> Result<Lease, CheckoutError> {
         self.restore_turns();
         loop {
-            self.backend.in_service().await;
+            let backend = self.backend();
+            backend.in_service().await;
             let places = self.turn().await;
             match self.seat(want, places).await {
                 // Drained while it was opened: by then, nobody had it who could be told.
-                Ok(Some(lease)) if self.backend.service() == Service::Drained => lease.retire(RetireReason::Operator),
+                Ok(Some(lease)) if self.backend().service() == Service::Drained => lease.retire(RetireReason::Operator),
                 Ok(Some(lease)) if !lease.is_outdated() => return Ok(lease),
                 // It was closed or retired just then, or did not answer: the next.
                 Ok(_) => {}
+                // Another server is in its place by now: what the old one says is nothing to it.
+                Err(_) if !Arc::ptr_eq(&backend, &self.backend()) => {}
                 Err(FillError::Refused(refusal)) => {
                     let certain = self.refused(&want.pass.grant().fingerprint(), &refusal);
                     return Err(if certain { CheckoutError::Refused } else { CheckoutError::Unavailable });
@@ -211,7 +215,7 @@ impl Account {
             lease.change_seats(object, connection, turn);
         } else if !facts.sticky.is_within(&want.sticky) || is_stuck(&facts, want) {
             // Its place is this one: the account never has more. It stays if there may be no other for now.
-            let entry = self.backend.enter(&self.queue).await.map_err(FillError::Open)?;
+            let entry = self.backend().enter(&self.queue).await.map_err(FillError::Open)?;
             lease.end_and_wait(RetireReason::Sticky).await;
             lease.fill(self.dial_with(entry, want).await?);
         }
@@ -225,7 +229,7 @@ impl Account {
     /// Whether a connection has to show that it is alive before it is used again. In an outage those at rest are not
     /// to be trusted, however fresh: whoever is given one that hangs, hangs.
     pub(super) fn doubts(&self, connection: &Connection) -> bool {
-        let doubtful = connection.rested_for() > self.config.load().check_after || !self.backend.is_reachable();
+        let doubtful = connection.rested_for() > self.config.load().check_after || !self.backend().is_reachable();
         doubtful && !connection.is_fresh()
     }
 
@@ -293,7 +297,7 @@ impl Account {
         if have == 0 {
             warn!(
                 user = self.name(),
-                backend = self.backend.config.name,
+                backend = self.backend().config.name,
                 text,
                 "backend takes no connection of this account"
             );
@@ -310,7 +314,7 @@ impl Account {
         }
         warn!(
             user = self.name(),
-            backend = self.backend.config.name,
+            backend = self.backend().config.name,
             connections = have,
             text,
             "backend takes no further connection of this account; lower pool.max_per_account"

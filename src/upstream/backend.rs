@@ -16,6 +16,7 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use self::admission::{Entry, Queue};
@@ -53,6 +54,9 @@ pub enum OpenError {
     /// Not even tried: wrong logins have opened enough connections lately.
     #[error("wrong logins have opened as many connections as they may for now")]
     Suspect,
+    /// It is not in the configuration any more, or not like this.
+    #[error("a reload has taken the backend away, or changed it")]
+    Gone,
     /// No connection.
     #[error(transparent)]
     Dial(#[from] DialError),
@@ -120,7 +124,7 @@ impl OpenError {
             Self::Login(LoginError::Bye(_) | LoginError::PreAuth) => DialResult::Greeting,
             Self::Login(_) | Self::Limit(_) | Self::Unavailable(_) | Self::NotConnected(_) => DialResult::Protocol,
             Self::Unjudged { error, .. } => error.result(),
-            Self::Closed => DialResult::Closed,
+            Self::Closed | Self::Gone => DialResult::Closed,
             Self::Io(_) => DialResult::Io,
             Self::Timeout(_) => DialResult::Timeout,
         }
@@ -138,7 +142,7 @@ impl OpenError {
             | Self::NotConnected(_)
             | Self::Unjudged { .. }
             | Self::Login(LoginError::NoMechanism) => Concern::Account,
-            Self::Breaker | Self::Gate(_) | Self::Suspect | Self::NoRoom(_) => Concern::Host,
+            Self::Breaker | Self::Gate(_) | Self::Suspect | Self::NoRoom(_) | Self::Gone => Concern::Host,
             Self::Dial(error) if error.is_local() => Concern::Host,
             Self::Dial(_) | Self::Login(_) | Self::Closed | Self::Io(_) | Self::Timeout(_) => Concern::Backend,
         }
@@ -198,8 +202,8 @@ pub struct Backend {
     tending: tokio::sync::Mutex<()>,
     /// Spare connections are being opened.
     refilling: AtomicBool,
-    /// No spare connections any more.
-    closing: AtomicBool,
+    /// It is not in the configuration any more: nothing is opened there.
+    gone: CancellationToken,
     last_login: Mutex<Instant>,
     capabilities: ArcSwap<Capabilities>,
     budget: Arc<Budget>,
@@ -246,7 +250,7 @@ impl Backend {
             spares: Mutex::default(),
             tending: tokio::sync::Mutex::default(),
             refilling: AtomicBool::new(false),
-            closing: AtomicBool::new(false),
+            gone: CancellationToken::new(),
             last_login: Mutex::new(Instant::now()),
             capabilities: ArcSwap::from_pointee(Capabilities::minimal()),
             budget,
@@ -295,12 +299,26 @@ impl Backend {
         self.service.send_replace(service);
     }
 
-    /// Waits while it is paused. The caller sets the deadline.
+    /// Waits while it is paused, unless it is gone. The caller sets the deadline.
     pub async fn in_service(&self) {
         if self.service() != Service::Running {
+            let mut service = self.service.subscribe();
             // The sender lives as long as this.
-            let _ = self.service.subscribe().wait_for(|service| *service == Service::Running).await;
+            let _ = self.gone.run_until_cancelled(service.wait_for(|service| *service == Service::Running)).await;
         }
+    }
+
+    /// Whether it is in the configuration no more.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.gone.is_cancelled()
+    }
+
+    /// It takes the place of `earlier`: what an administrator said of that holds for it, too, and what it offers is
+    /// taken for the same until it was asked.
+    pub(crate) fn succeeds(&self, earlier: &Self) {
+        self.set_service(earlier.service());
+        self.capabilities.store(earlier.capabilities());
     }
 
     /// Why it cannot be reached, if so.
@@ -324,8 +342,20 @@ impl Backend {
     }
 
     /// Has the backend judge a credential, on a connection kept for that or a new one. The connection comes with the
-    /// outcome. A credential is shown on one connection only, and the entry is used up by that.
+    /// outcome. A credential is shown on one connection only, and the entry is used up by that. Nobody waits for a
+    /// backend that is gone.
     pub async fn log_in(
+        self: &Arc<Self>,
+        entry: Entry,
+        credential: &Credential,
+        standing: Standing,
+        client: Option<IpAddr>,
+    ) -> Judgement {
+        let judged = self.gone.run_until_cancelled(self.log_in_there(entry, credential, standing, client)).await;
+        judged.unwrap_or_else(|| Judgement { result: Err(OpenError::Gone), alerts: Vec::new() })
+    }
+
+    async fn log_in_there(
         self: &Arc<Self>,
         mut entry: Entry,
         credential: &Credential,
@@ -426,9 +456,9 @@ impl Backend {
         self.refill_soon();
     }
 
-    /// Ends the spare connections, for good.
+    /// Ends the spare connections, and has nobody wait for it any longer, for good.
     pub fn shut_down(&self) {
-        self.closing.store(true, Ordering::Release);
+        self.gone.cancel();
         self.spares.lock().clear();
     }
 

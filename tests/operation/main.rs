@@ -17,6 +17,7 @@ mod forward;
 mod hostile;
 mod http;
 mod load;
+mod moved;
 mod page;
 mod process;
 mod reload;

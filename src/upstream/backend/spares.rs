@@ -53,7 +53,7 @@ impl Backend {
     }
 
     pub(super) fn hold(&self, spares: &mut Vec<Unauthenticated>, mut spare: Unauthenticated) {
-        let wanted = !self.closing.load(Ordering::Acquire) && self.service() != Service::Drained;
+        let wanted = !self.is_gone() && self.service() != Service::Drained;
         if wanted && spare.is_ready() && spare.opened.elapsed() < SPARE_AGE {
             spare.state.set(ConnectionState::Spare);
             spare.kept = true;
@@ -101,7 +101,7 @@ impl Backend {
         unused < self.spare()
             && spares.len() + self.turns.running() < self.turns.places()
             && *self.reachable.borrow()
-            && !self.closing.load(Ordering::Acquire)
+            && !self.is_gone()
             && self.service() == Service::Running
             && !self.budget.is_short(self.index)
             && self.last_login.lock().elapsed() < SPARE_INTEREST
