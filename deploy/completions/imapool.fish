@@ -57,7 +57,7 @@ complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "retire" -d 'Retire all connections of an account, and have its next login verified anew'
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "close" -d 'Close a client session, or all of an account: at rest by BYE, else as soon as its command is over'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "close" -d 'Close a client session, or all of an account, a client or a listener: at rest by BYE, else as soon as its command is over'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "pause" -d 'Have sessions wait for connections to a backend, up to pool.checkout_timeout'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "drain" -d 'Pause a backend, end all connections to it, and close the sessions that hold one or are in a mailbox'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen_subcommand_from retire close pause drain resume trace reload help" -f -a "resume" -d 'Have a backend serve again'
@@ -67,7 +67,9 @@ complete -c imapool -n "__fish_imapool_using_subcommand ctl; and not __fish_seen
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from retire" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from retire" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from retire" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from close" -l account -d 'The user\'s name instead; all that differ only in case and the like are meant' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from close" -l account -d 'All of this user; all that differ only in case and the like are meant' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from close" -l client -d 'All from this IP address, one from an address and port, or "unix": all by Unix sockets' -r
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from close" -l listener -d 'All that came in by the listener of this name; those that have not logged in, too' -r
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from close" -l admin -d 'Its admin address: IP address and port, or unix:/path. Default: that of --config, else 127.0.0.1:9143' -r
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from close" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from close" -s h -l help -d 'Print help'
@@ -89,7 +91,7 @@ complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_sub
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from reload" -l config -d 'Its configuration, to take the admin address and the token from' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from reload" -s h -l help -d 'Print help'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "retire" -d 'Retire all connections of an account, and have its next login verified anew'
-complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "close" -d 'Close a client session, or all of an account: at rest by BYE, else as soon as its command is over'
+complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "close" -d 'Close a client session, or all of an account, a client or a listener: at rest by BYE, else as soon as its command is over'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "pause" -d 'Have sessions wait for connections to a backend, up to pool.checkout_timeout'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "drain" -d 'Pause a backend, end all connections to it, and close the sessions that hold one or are in a mailbox'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "resume" -d 'Have a backend serve again'
@@ -116,7 +118,7 @@ complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_see
 complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "reference" -d 'Write the man pages, the shells\' completions or the schema of the configuration'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "retire" -d 'Retire all connections of an account, and have its next login verified anew'
-complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "close" -d 'Close a client session, or all of an account: at rest by BYE, else as soon as its command is over'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "close" -d 'Close a client session, or all of an account, a client or a listener: at rest by BYE, else as soon as its command is over'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "pause" -d 'Have sessions wait for connections to a backend, up to pool.checkout_timeout'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "drain" -d 'Pause a backend, end all connections to it, and close the sessions that hold one or are in a mailbox'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "resume" -d 'Have a backend serve again'

@@ -5,6 +5,7 @@
 //! drains.
 
 mod access;
+mod actions;
 mod api;
 mod page;
 mod recent;
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::access::{TOKEN_VARIABLE, Token, TokenError};
-use self::api::Origin;
+use self::actions::Origin;
 pub use self::recent::{Recent, Remember, recent};
 use self::routes::Routes;
 use crate::app::Proxy;
