@@ -19,6 +19,7 @@ mod hostile;
 mod http;
 mod load;
 mod moved;
+mod obeyed;
 mod page;
 mod process;
 mod reload;
