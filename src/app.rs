@@ -418,8 +418,9 @@ fn hands_over(config: &Config) -> bool {
     config.listeners.iter().any(|listener| listener.reuse_port)
 }
 
-/// For its turn, and for the backend's word: servers take their time with wrong passwords.
+/// For its turn, and for the backend's word: servers take their time with wrong passwords. Nobody has to wait for the
+/// latter to its end.
 fn auth_settings(config: &Config) -> Settings {
-    let patience = config.pool.checkout_timeout + config.backends[0].login_timeout;
-    Settings { auth: config.auth.clone(), patience }
+    let wait = config.pool.checkout_timeout;
+    Settings { auth: config.auth.clone(), wait, patience: wait + config.backends[0].login_timeout }
 }

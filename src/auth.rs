@@ -87,7 +87,9 @@ struct Question {
 pub struct Settings {
     /// `[auth]`
     pub auth: config::Auth,
-    /// How long a login may wait for its turn and for the backend's word.
+    /// How long a login may wait: `pool.checkout_timeout`.
+    pub wait: Duration,
+    /// How long it may take until the backend has been asked: who asks again meanwhile waits for the same answer.
     pub patience: Duration,
 }
 
@@ -229,7 +231,8 @@ impl Authenticator {
             }
         }
         let question = Question { key, account: None, fingerprint, credential, asker: asker.clone() };
-        let answer = self.flight(question).landed().await;
+        let (wait, flight) = (self.settings.load().wait, self.flight(question));
+        let answer = timeout(wait, flight.landed()).await.unwrap_or_else(|_| Verdict::unavailable().into());
         let (result, path) = match &answer.verdict {
             Verdict::Accepted(_) => (LoginResult::Verified, LoginPath::Verified),
             Verdict::Refused(refusal) => {

@@ -39,6 +39,10 @@ use crate::tls::{Stamp, TlsConfigError};
 
 /// Connections that may be dialed to one backend at once: after an outage, or at the start, the others queue.
 const DIALS_AT_ONCE: usize = 16;
+/// Whether it is there is looked at this often, where nothing else tells.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// And where something speaks against it (a connection was lost, or says nothing), not more often than this.
+const LOOK_AT_ONCE: Duration = Duration::from_secs(5);
 /// A backend has as long to greet, however long it took to reach it.
 const TO_GREET: Duration = Duration::from_secs(1);
 
@@ -148,6 +152,11 @@ impl OpenError {
         }
     }
 
+    /// Nobody said anything, not even no.
+    fn is_silence(&self) -> bool {
+        matches!(self, Self::Timeout(_) | Self::Dial(DialError::Timeout { .. }))
+    }
+
     /// A `BYE Too many connections` is a limit, too.
     fn from_login(error: LoginError) -> Self {
         match error {
@@ -194,6 +203,10 @@ pub struct Backend {
     gate: Mutex<Gate>,
     last_error: Mutex<Option<String>>,
     reachable: watch::Sender<bool>,
+    /// When it last greeted; something has spoken against it since; the last attempt came to nothing as it said nothing.
+    greeted: Mutex<Option<Instant>>,
+    suspected: AtomicBool,
+    silent: AtomicBool,
     service: watch::Sender<Service>,
     dials: Semaphore,
     turns: Turns,
@@ -244,6 +257,9 @@ impl Backend {
             gate: Mutex::default(),
             last_error: Mutex::default(),
             reachable: watch::Sender::new(false),
+            greeted: Mutex::default(),
+            suspected: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
             service: watch::Sender::new(Service::Running),
             dials: Semaphore::new(DIALS_AT_ONCE),
             turns: Turns::default(),
@@ -286,6 +302,23 @@ impl Backend {
     #[must_use]
     pub fn is_reachable(&self) -> bool {
         *self.reachable.borrow()
+    }
+
+    /// Something speaks against it: a connection was lost, or says nothing. It is looked at soon whether it is there.
+    pub fn suspect(&self) {
+        self.suspected.store(true, Ordering::Release);
+    }
+
+    /// It takes connections, or does not refuse them, and says nothing on them: what is open says nothing either.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        !self.is_reachable() && self.silent.load(Ordering::Acquire)
+    }
+
+    /// It was seen to be there, but not of late, or something has spoken against it since.
+    fn is_to_be_looked_at(&self) -> bool {
+        let patience = if self.suspected.load(Ordering::Acquire) { LOOK_AT_ONCE } else { LOOK_AGAIN };
+        self.greeted.lock().is_none_or(|greeted| greeted.elapsed() >= patience)
     }
 
     /// Whether sessions get connections to it.
@@ -441,17 +474,21 @@ impl Backend {
     pub async fn tend(self: &Arc<Self>) {
         let Ok(_alone) = self.tending.try_lock() else { return };
         self.clear_away_spares();
-        // A backend that is down, or was never seen, is asked whether it is there, and nobody has to make room for
-        // that.
+        // A backend that is down, or was never seen, is asked whether it is there, and so is one that may have gone
+        // meanwhile; and nobody has to make room for that.
         let known = *self.reachable.borrow();
-        if !known
+        if (!known || self.is_to_be_looked_at())
             && self.service() == Service::Running
             && let Some(permit) = self.budget.try_permit(self.index)
             && let Ok(spare) = self.open(Whom::Look, permit, None).await
             && !self.config.send_proxy
         {
-            // It serves for the first login, also where none are to be kept; but not if it must be told whose that is.
-            self.hold(&mut self.spares.lock(), spare);
+            match known {
+                true => self.keep(spare),
+                // It serves for the first login, also where none are to be kept; but not if it must be told whose that
+                // is.
+                false => self.hold(&mut self.spares.lock(), spare),
+            }
         }
         self.refill_soon();
     }
@@ -498,6 +535,8 @@ impl Backend {
         self.metrics.dial(error.map_or(DialResult::Ok, OpenError::result));
         let Some(error) = error else {
             self.breaker.lock().greeted();
+            *self.greeted.lock() = Some(Instant::now());
+            self.suspected.store(false, Ordering::Release);
             if !self.reachable.send_replace(true) {
                 info!(backend = self.config.name, "backend reached");
             }
@@ -518,6 +557,8 @@ impl Backend {
             None => breaker.succeeded(),
             Some(Concern::Account | Concern::Host) => breaker.undecided(),
             Some(Concern::Backend) => {
+                self.silent.store(error.is_some_and(OpenError::is_silence), Ordering::Release);
+                self.suspect();
                 breaker.failed(std::time::Instant::now(), chance());
                 if breaker.is_open() && self.reachable.send_replace(false) {
                     // Whoever logged in on one of these would wait for `login_timeout`.
@@ -599,6 +640,7 @@ impl Backend {
             idle_timeout: pool.idle_timeout,
             lifetime: pool.max_lifetime.mul_f64(1.0 - chance() / 10.0),
             reply_timeout: self.config.reply_timeout,
+            doubt: pool.checkout_timeout,
         };
         let mut state = connection.state;
         state.set(ConnectionState::Active);

@@ -107,6 +107,16 @@ impl Shared {
         let _ = self.owner.set((Arc::downgrade(account), names.0, names.1));
     }
 
+    /// Something on it speaks against its backend. Gives whether that is known to say nothing to anybody.
+    fn doubts_backend(&self) -> bool {
+        let account = self.owner.get().and_then(|(account, ..)| account.upgrade());
+        account.filter(|account| account.generation() == self.generation).is_some_and(|account| {
+            let backend = account.backend();
+            backend.suspect();
+            backend.is_frozen()
+        })
+    }
+
     /// These are given back when its socket is closed, which has to be ended for that.
     pub fn keep_to_the_end(&self, permits: impl IntoIterator<Item = OwnedSemaphorePermit>) {
         if let Some(kept) = self.kept.lock().as_mut() {
@@ -178,6 +188,8 @@ pub struct Timing {
     pub lifetime: Duration,
     /// See [`crate::config::Backend`].
     pub reply_timeout: Duration,
+    /// A command to which nothing is said for so long speaks against the backend.
+    pub doubt: Duration,
 }
 
 /// A connection that was just authenticated.

@@ -15,6 +15,7 @@ mod closing;
 mod commands;
 mod counted;
 mod forward;
+mod frozen;
 mod hostile;
 mod http;
 mod load;

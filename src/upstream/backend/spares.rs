@@ -73,7 +73,11 @@ impl Backend {
         spares.retain_mut(|spare| {
             let drop = surplus > 0 && spare.used && spare.since.elapsed() > USED_SPARE_AGE;
             surplus -= usize::from(drop);
-            !drop && spare.opened.elapsed() < SPARE_AGE && spare.is_alive()
+            let (is_young, is_alive) = (spare.opened.elapsed() < SPARE_AGE, spare.is_alive());
+            if is_young && !is_alive {
+                self.suspect();
+            }
+            !drop && is_young && is_alive
         });
     }
 
