@@ -195,7 +195,9 @@ impl Account {
         if is_vacant {
             lease.fill(self.dial(want).await?);
         }
-        self.exchange(&mut lease, want);
+        if !self.exchange(&mut lease, want) {
+            return Ok(None);
+        }
         if fitness(&lease.shared().facts(), want) == 0 && !self.make_fit(&mut lease, want).await? {
             return Ok(None);
         }
@@ -270,25 +272,40 @@ impl Account {
         None
     }
 
-    /// Exchanges `mine` for the connection at rest that fits best, if one fits better.
-    pub(super) fn exchange(&self, mine: &mut Connection, want: &Want) {
-        let mut fit = fitness(&mine.shared().facts(), want);
-        if fit == BEST_FIT || self.seats.status().available == 0 {
-            return;
+    /// Exchanges `mine` for the connection at rest that fits best, if one fits better. False: the one at hand was closed
+    /// just then. Under the lock of the seats nothing is read, written or thought about: whatever went wrong with that
+    /// would go wrong for all of the account.
+    pub(super) fn exchange(&self, mine: &mut Connection, want: &Want) -> bool {
+        let fit = fitness(&mine.shared().facts(), want);
+        if fit == BEST_FIT || self.seats.status().available == 0 || !self.is_current(mine) {
+            return true;
         }
+        let mut best = (fit, None);
         self.seats.retain(|seat, _| {
-            let mut seat = seat.0.lock();
-            if let Some(other) = seat.as_mut() {
-                let other_fit = fitness(&other.shared().facts(), want);
-                if other_fit > fit && self.is_current(mine) && other.attach() {
-                    // If mine cannot be put to rest, its seat finds out when it is next wanted.
-                    let _ = mine.release();
-                    std::mem::swap(mine, other);
-                    fit = other_fit;
+            if let Some(other) = seat.0.lock().as_ref().map(Connection::shared)
+                && other.resting_since().is_some()
+            {
+                let other_fit = fitness(&other.facts(), want);
+                if other_fit > best.0 {
+                    best = (other_fit, Some(other.id));
                 }
             }
             true
         });
+        let Some(best) = best.1 else { return true };
+        let generation = mine.shared().generation;
+        // If mine cannot be put to rest, its seat finds out when it is next wanted.
+        let _ = mine.release();
+        self.seats.retain(|seat, _| {
+            let mut seat = seat.0.lock();
+            if let Some(other) = seat.as_mut().filter(|other| other.shared().id == best) {
+                std::mem::swap(mine, other);
+            }
+            true
+        });
+        self.look_after(generation);
+        // Somebody else may have taken the other: then it is mine still, and was at rest for a moment.
+        mine.attach()
     }
 
     /// The backend takes no more connections: makes do with those there are, for a while. False: there are none.

@@ -112,8 +112,7 @@ impl Lease {
         }
         let account = Arc::clone(&self.account);
         let before = self.shared().id;
-        account.exchange(&mut self, want);
-        if fitness(&self.shared().facts(), want) == 0 {
+        if !account.exchange(&mut self, want) || fitness(&self.shared().facts(), want) == 0 {
             drop(self);
             return want.checkout().await;
         }

@@ -300,6 +300,8 @@ impl Connection {
     pub fn attach(&mut self) -> bool {
         self.fresh = false;
         let Some(mut wire) = self.shared.take_to_use() else { return false };
+        #[cfg(test)]
+        crash::now();
         self.rested_for = wire.rested().elapsed();
         match wire.attach(&self.shared) {
             Ok(()) => self.wire = Some(wire),
@@ -494,6 +496,23 @@ pub(crate) fn poll_read_with(
         take(target.filled());
         Poll::Ready(Ok(target.filled().len()))
     })
+}
+
+/// A fault in the protocol machine, for tests of what it takes with it.
+#[cfg(test)]
+pub(crate) mod crash {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// Connections that are taken out of rest until one crashes; 0: none does.
+        pub(crate) static AFTER: Cell<u32> = const { Cell::new(0) };
+    }
+
+    pub(super) fn now() {
+        let after = AFTER.get();
+        AFTER.set(after.saturating_sub(1));
+        assert!(after != 1, "on purpose");
+    }
 }
 
 #[cfg(all(test, unix))]
