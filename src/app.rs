@@ -381,6 +381,8 @@ impl Inner {
 
     fn serve(&self, listener: BoundListener) -> RunningListener {
         let config = &listener.context().config;
+        // Known from now on, at zero.
+        self.metrics.listener(&config.name);
         let running = RunningListener {
             configured: config.address.clone(),
             bound: listener.local_address().clone(),

@@ -296,7 +296,7 @@ impl Pools {
                 rested: Notify::new(),
                 manners: Arc::default(),
                 queue,
-                hubs: Arc::new(Registry::new(Arc::clone(&self.hubs))),
+                hubs: Arc::new(Registry::new(Arc::clone(&self.hubs), key.backend)),
                 all_hubs: Arc::clone(&self.hubs),
                 last_client: Mutex::default(),
                 waiting: AtomicUsize::new(0),

@@ -77,7 +77,7 @@ pub enum OpenError {
     #[error("no room for a further connection within {} (pool.max_total, ports, descriptors)", humantime::format_duration(*.0))]
     NoRoom(Duration),
     /// Silence.
-    #[error("the backend did not answer within {}", humantime::format_duration(*.0))]
+    #[error("the backend did not answer within {}", humantime::format_duration(in_millis(*.0)))]
     Timeout(Duration),
     /// Too many connections, in the backend's own words.
     #[error("the backend has reached a limit: {0}")]
@@ -657,6 +657,11 @@ impl Backend {
     }
 }
 
+/// Without what nobody wants to read.
+fn in_millis(time: Duration) -> Duration {
+    Duration::from_millis(u64::try_from((time + Duration::from_nanos(999_999)).as_millis()).unwrap_or(u64::MAX))
+}
+
 fn stamp(config: &config::Backend) -> Option<Stamp> {
     config.ca_file.as_deref().and_then(Stamp::of)
 }
@@ -668,3 +673,6 @@ fn chance() -> f64 {
     let chance = RandomState::new().hash_one(0) as f64 / u64::MAX as f64;
     chance
 }
+
+#[cfg(test)]
+mod tests;

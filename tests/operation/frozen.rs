@@ -251,3 +251,29 @@ async fn a_server_that_goes_away_is_noticed_where_nothing_is_open() {
     assert_eq!(dials() - before, 3, "one look, and two more to be sure");
     harness.finish().await;
 }
+
+/// Each backend is looked after by itself: one that hangs keeps nobody from seeing that another is back.
+#[tokio::test]
+async fn a_backend_that_hangs_holds_up_nothing_else() {
+    let server = Server::start().await;
+    server.freeze("");
+    let place = tokio::net::TcpSocket::new_v4().unwrap();
+    place.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let other = place.local_addr().unwrap();
+    let harness = Harness::start(server.scripted.address, |config| {
+        let backend = imapool::config::Backend::new("127.0.0.1", other.port());
+        config.backends.push(imapool::config::Backend { name: "other".into(), ..backend });
+    })
+    .await;
+    let (listener, behind) = (place.listen(16).unwrap(), Server::start().await);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut there = tokio::net::TcpStream::connect(behind.scripted.address).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut stream, &mut there).await });
+        }
+    });
+    until("the other is seen", || harness.metric("imapool_backend_up", "other") == 1).await;
+    assert_eq!(harness.metric("imapool_upstream_dials_total", "backend=\"mail\""), 0, "the first hangs still");
+    server.thaw();
+    harness.finish().await;
+}

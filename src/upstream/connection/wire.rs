@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 
 use super::reading::{Reading, poll_read};
 use super::{FromUpstream, Opened, Part, Shared, Timing};
-use crate::metrics::{BackendMetrics, ConnectionState, RetireReason, StateGuard};
+use crate::metrics::{BackendMetrics, ConnectionState, Direction, RetireReason, StateGuard};
 use crate::ports::Permit;
 use crate::session::machine::Run;
 use crate::shown;
@@ -303,6 +303,7 @@ impl Wire {
                 Ok(written) => {
                     self.sent = true;
                     self.last_octet = Instant::now();
+                    self.metrics.octets.add(Direction::Sent, written);
                     self.output.advance(written);
                 }
                 Err(error) => self.fail(Exit::Io(error)),
@@ -319,6 +320,7 @@ impl Wire {
         if read == 0 {
             return Err(Exit::ServerClosed);
         }
+        self.metrics.octets.add(Direction::Received, read);
         self.unasked = self.unasked.saturating_add(read);
         if self.unasked > UNASKED && !matches!(self.phase, Phase::Leased) {
             // No session can be served before all of it is read; whoever waits takes another connection.
