@@ -89,6 +89,8 @@ struct Inner {
     config: ArcSwap<Config>,
     /// Where it came from.
     source: OnceLock<PathBuf>,
+    /// Held while that is read and gone by: what was read last is what holds in the end.
+    reading: Mutex<()>,
     /// Told of each new configuration.
     watcher: OnceLock<Watcher>,
     pool_config: Live<config::Pool>,
@@ -359,6 +361,7 @@ impl Inner {
             running: Mutex::default(),
             config: ArcSwap::from_pointee(config.clone()),
             source: OnceLock::new(),
+            reading: Mutex::default(),
             watcher: OnceLock::new(),
             pool_config,
             context: Arc::new(ArcSwap::from_pointee(context)),
@@ -391,6 +394,8 @@ impl Inner {
 
     fn serve(&self, listener: BoundListener) -> RunningListener {
         let config = &listener.context().config;
+        // Known from now on, at zero.
+        self.metrics.listener(&config.name);
         let running = RunningListener {
             configured: config.address.clone(),
             bound: listener.local_address().clone(),
@@ -429,8 +434,9 @@ fn hands_over(config: &Config) -> bool {
     config.listeners.iter().any(|listener| listener.reuse_port)
 }
 
-/// For its turn, and for the backend's word: servers take their time with wrong passwords.
+/// For its turn, and for the backend's word: servers take their time with wrong passwords. Nobody has to wait for the
+/// latter to its end.
 fn auth_settings(config: &Config) -> Settings {
-    let patience = config.pool.checkout_timeout + config.backends[0].login_timeout;
-    Settings { auth: config.auth.clone(), patience }
+    let wait = config.pool.checkout_timeout;
+    Settings { auth: config.auth.clone(), wait, patience: wait + config.backends[0].login_timeout }
 }

@@ -19,7 +19,7 @@ use crate::pool::{Account, CheckoutError, Grant, Key, Pass, Pools};
 use crate::secret::{Fingerprint, Fingerprinter, NoRandomness};
 use crate::shown;
 use crate::throttle::{Standing, Throttle};
-use crate::upstream::backend::{Backend, Entry, OpenError};
+use crate::upstream::backend::{Backend, Entry, OpenError, Unauthenticated};
 use crate::upstream::login::{Outcome, Refusal};
 use crate::upstream::turns::Turn;
 
@@ -74,7 +74,6 @@ const REFRESH: f64 = 0.75;
 /// What the backend is asked.
 #[derive(Debug)]
 struct Question {
-    backend: Arc<Backend>,
     key: Key,
     /// Whose sessions ask: it may have a successor by now.
     account: Option<Arc<Account>>,
@@ -88,7 +87,9 @@ struct Question {
 pub struct Settings {
     /// `[auth]`
     pub auth: config::Auth,
-    /// How long a login may wait for its turn and for the backend's word.
+    /// How long a login may wait: `pool.checkout_timeout`.
+    pub wait: Duration,
+    /// How long it may take until the backend has been asked: who asks again meanwhile waits for the same answer.
     pub patience: Duration,
 }
 
@@ -194,7 +195,6 @@ impl Authenticator {
         let account = grant.account();
         let key = account.key().clone();
         self.flight(Question {
-            backend: Arc::clone(account.backend()),
             fingerprint: grant.fingerprint(),
             credential: Arc::clone(grant.credential()),
             asker: Asker { user: key.user.clone(), client, proven: true },
@@ -232,14 +232,9 @@ impl Authenticator {
                 tokio::time::sleep(delay).await;
             }
         }
-        // A reload may have taken the backend away since the session began.
-        let answer = match self.pools.backend(backend) {
-            Some(backend) => {
-                let asker = asker.clone();
-                self.flight(Question { backend, key, account: None, fingerprint, credential, asker }).landed().await
-            }
-            None => Verdict::unavailable().into(),
-        };
+        let question = Question { key, account: None, fingerprint, credential, asker: asker.clone() };
+        let (wait, flight) = (self.settings.load().wait, self.flight(question));
+        let answer = timeout(wait, flight.landed()).await.unwrap_or_else(|_| Verdict::unavailable().into());
         let (result, path) = match &answer.verdict {
             Verdict::Accepted(_) => (LoginResult::Verified, LoginPath::Verified),
             Verdict::Refused(refusal) => {
@@ -300,54 +295,63 @@ impl Authenticator {
         }
     }
 
-    /// Asks the backend.
+    /// Asks the backend, and the one that has taken its place meanwhile.
     async fn ask(&self, question: Question) -> Answer {
-        let Question { backend, key, account, fingerprint, credential, asker } = question;
-        // Who is still waiting then is turned away: begun so late, the verification would be broken off in its
-        // middle, which costs a connection.
-        let in_time = self.settings.load().patience.saturating_sub(backend.config.login_timeout);
-        let in_time = Instant::now() + in_time;
-        if timeout_at(in_time, backend.in_service()).await.is_err() {
-            return Verdict::unavailable().into();
+        let patience = self.settings.load().patience;
+        let begun = Instant::now();
+        loop {
+            // A reload may have taken it away since the session began.
+            let Some(backend) = self.pools.backend(question.key.backend) else { return Verdict::unavailable().into() };
+            // Who is still waiting then is turned away: begun so late, the verification would be broken off in its
+            // middle, which costs a connection.
+            let in_time = begun + patience.saturating_sub(backend.config.login_timeout);
+            if let Some(answer) = self.ask_this(&backend, &question, in_time).await {
+                return answer;
+            }
         }
-        let Ok(entry) = self.entry(&backend, &key, &asker).await else { return Verdict::unavailable().into() };
-        let Ok(Some((_turn, standing))) = timeout_at(in_time, self.turn(&backend, &asker)).await else {
-            return Verdict::Throttled.into();
+    }
+
+    /// `None`: it is not the backend any more, and its word does not count.
+    async fn ask_this(
+        &self,
+        backend: &Arc<Backend>,
+        question: &Question,
+        in_time: Instant,
+    ) -> Option<Answer> {
+        let Question { key, account, asker, credential, .. } = question;
+        if timeout_at(in_time, backend.in_service()).await.is_err() {
+            return Some(Verdict::unavailable().into());
+        }
+        let Ok(entry) = self.entry(backend, key, asker).await else { return Some(Verdict::unavailable().into()) };
+        let Ok(Some((_turn, standing))) = timeout_at(in_time, self.turn(backend, asker)).await else {
+            return Some(Verdict::Throttled.into());
         };
-        let known = account.clone().or_else(|| self.pools.find(&key));
+        let known = account.clone().or_else(|| self.pools.find(key));
         let before = known.as_ref().map(|known| known.generation());
         let retirements = self.pools.retirements();
-        let mut judgement = backend.log_in(entry, &credential, standing, asker.client).await;
+        if !self.pools.is_current(backend) {
+            return None;
+        }
+        let mut judgement = backend.log_in(entry, credential, standing, asker.client).await;
         // A connection at rest would be replaced by this one anyway, and those of earlier tokens serve nobody.
         if matches!(judgement.result, Err(OpenError::Limit(_)))
-            && self.pools.make_room(&key, asker.proven).await
-            && let Ok(entry) = self.entry(&backend, &key, &asker).await
+            && self.pools.make_room(key, asker.proven).await
+            && let Ok(entry) = self.entry(backend, key, asker).await
         {
-            judgement = backend.log_in(entry, &credential, standing, asker.client).await;
+            judgement = backend.log_in(entry, credential, standing, asker.client).await;
+        }
+        if !self.pools.is_current(backend) {
+            return None;
         }
         let alerts = judgement.alerts.into();
         let verdict = match judgement.result {
             Ok((connection, Outcome::Refused(refusal))) => {
-                // A password that was changed is no attack; from now on it is a wrong one.
-                if !asker.proven {
-                    self.throttle.lock().failed(&asker.user, asker.client, Instant::now().into_std());
-                }
-                backend.keep(connection);
-                if let Some(account) = known {
-                    account.refused(&fingerprint, &refusal);
-                }
+                self.refused(backend, question, connection, &refusal, known.as_ref());
                 Verdict::Refused(refusal)
             }
             Ok((connection, _)) => {
-                self.throttle.lock().succeeded(&asker.user, asker.client, Instant::now().into_std());
-                let is_current = |known: &Arc<Account>| {
-                    account.is_some() || self.pools.find(&key).is_some_and(|now| Arc::ptr_eq(&now, known))
-                };
-                let pass = match known.filter(is_current) {
-                    Some(account) => account.accepted(fingerprint, &credential, connection, before),
-                    None => self.pools.accepted(key, &backend, fingerprint, &credential, connection),
-                };
-                if asker.proven {
+                let pass = self.accepted(backend, question, connection, known.zip(before))?;
+                if question.asker.proven {
                     pass.grant().account().queue().answered();
                 }
                 // The answer is from before that: it lets in whoever asked, who will be asked about anew, as all
@@ -358,9 +362,47 @@ impl Authenticator {
                 }
                 Verdict::Accepted(pass)
             }
-            Err(error) => unjudged(&backend, &key, error),
+            Err(error) => unjudged(backend, key, error),
         };
-        Answer { verdict, alerts }
+        Some(Answer { verdict, alerts })
+    }
+
+    fn refused(
+        &self,
+        backend: &Backend,
+        question: &Question,
+        connection: Unauthenticated,
+        refusal: &Refusal,
+        known: Option<&Arc<Account>>,
+    ) {
+        // A password that was changed is no attack; from now on it is a wrong one.
+        let asker = &question.asker;
+        if !asker.proven {
+            self.throttle.lock().failed(&asker.user, asker.client, Instant::now().into_std());
+        }
+        backend.keep(connection);
+        if let Some(account) = known {
+            account.refused(&question.fingerprint, refusal);
+        }
+    }
+
+    /// `known`: the account as it was before the backend was asked, and its generation.
+    fn accepted(
+        &self,
+        backend: &Arc<Backend>,
+        question: &Question,
+        connection: Unauthenticated,
+        known: Option<(Arc<Account>, u64)>,
+    ) -> Option<Pass> {
+        let Question { key, account, fingerprint, credential, asker } = question;
+        self.throttle.lock().succeeded(&asker.user, asker.client, Instant::now().into_std());
+        let is_current = |known: &Arc<Account>| {
+            account.is_some() || self.pools.find(key).is_some_and(|now| Arc::ptr_eq(&now, known))
+        };
+        match known.filter(|(known, _)| is_current(known)) {
+            Some((account, before)) => Some(account.accepted(*fingerprint, credential, connection, before)),
+            None => self.pools.accepted(key.clone(), backend, *fingerprint, credential, connection),
+        }
     }
 
     /// Forgets what need not be known any longer. Call it every few seconds.

@@ -9,6 +9,7 @@ mod checkout;
 mod grant;
 mod lease;
 mod pools;
+mod retire;
 mod seat;
 
 use std::fmt;
@@ -29,7 +30,7 @@ use self::grant::Proof;
 pub use self::grant::{Grant, Pass};
 pub use self::lease::Lease;
 pub use self::pools::Pools;
-use self::seat::{Manager, Seat};
+use self::seat::Manager;
 use crate::config::{self, Live};
 use crate::imap::capability::Capabilities;
 use crate::imap::sasl::{Credential, SecretKind};
@@ -40,7 +41,7 @@ use crate::secret::Fingerprint;
 use crate::upstream::backend::{Backend, Queue, Service, Unauthenticated};
 use crate::upstream::connection::Connection;
 use crate::upstream::login::Refusal;
-use crate::upstream::manners::Manners;
+use crate::upstream::manners::{Known, Manners};
 
 /// For how long a backend's "too many connections" is remembered for the account.
 const LIMIT_MEMORY: Duration = Duration::from_secs(120);
@@ -73,7 +74,8 @@ impl Key {
 /// One account on one backend: its connections, and the credentials that were accepted.
 pub struct Account {
     key: Key,
-    backend: Arc<Backend>,
+    /// A reload may put another in its place.
+    backend: ArcSwap<Backend>,
     config: Live<config::Pool>,
     /// As many as there ever were turns: who may have one is decided by these.
     seats: managed::Pool<Manager>,
@@ -88,7 +90,9 @@ pub struct Account {
     offered: Mutex<Arc<str>>,
     /// Raised when a credential is no longer good: connections of an earlier generation are not used again.
     generation: AtomicU64,
-    /// Why it was raised.
+    /// Those who share a connection of an earlier generation than this leave it between two commands.
+    to_leave: AtomicU64,
+    /// Why the generation was raised.
     outdated: Mutex<RetireReason>,
     /// A connection that was made to verify a credential, until a seat takes it.
     verified: Mutex<Option<Connection>>,
@@ -184,10 +188,20 @@ impl Account {
         !over
     }
 
-    /// Where its mail is.
+    /// Where its mail is. What is opened there has to carry a [`Account::generation`] that was read before this: then
+    /// it is known for what it is when a reload has put another in its place meanwhile.
     #[must_use]
-    pub fn backend(&self) -> &Arc<Backend> {
-        &self.backend
+    pub fn backend(&self) -> Arc<Backend> {
+        self.backend.load_full()
+    }
+
+    /// Has another backend in the place of the one it was on: no connection that is open is used again, those who
+    /// share one go on with another, and each credential is verified anew.
+    fn move_to(&self, backend: &Arc<Backend>) {
+        self.backend.store(Arc::clone(backend));
+        *self.withheld.lock() = None;
+        self.manners.learn(|known| *known = Known::default());
+        self.retire_all(RetireReason::Reload);
     }
 
     /// Where it waits for the right to log in once more.
@@ -286,23 +300,21 @@ impl Account {
         Pass::new(Grant::new(Arc::clone(self), proof, credential))
     }
 
-    /// The backend has just accepted `credential` on `connection`, which is kept. `before`: the generation before the
-    /// backend was asked, if the account was known then.
+    /// The backend has just accepted `credential` on `connection`, which is kept. `generation`: before it was asked.
     pub fn accepted(
         self: &Arc<Self>,
         fingerprint: Fingerprint,
         credential: &Arc<Credential>,
         connection: Unauthenticated,
-        before: Option<u64>,
+        generation: u64,
     ) -> Pass {
-        let generation = before.unwrap_or_else(|| self.generation());
-        let (connection, capabilities) = self.backend.authenticated(connection, generation);
+        let (connection, capabilities) = self.backend().authenticated(connection, generation);
         self.opened(&connection);
         self.learn(capabilities);
         let pass = self.accept(fingerprint, credential);
         self.adopt(connection);
         // Drained while it logged in: whoever did that may not have known of this account, or of this connection.
-        if self.backend.service() == Service::Drained {
+        if self.backend().service() == Service::Drained {
             self.retire(RetireReason::Operator);
         }
         pass
@@ -331,63 +343,12 @@ impl Account {
         if self.proof(fingerprint).is_some_and(|proof| proof.refuse()) {
             info!(
                 user = self.name(),
-                backend = self.backend.config.name,
+                backend = self.backend().config.name,
                 "credential no longer accepted; retiring connections"
             );
             self.retire(RetireReason::Credential);
         }
         self.proofs.lock().retain(|proof| !proof.is_refused() || Arc::strong_count(proof) > 1);
-    }
-
-    /// As if the account had never been seen: no connection is used again, and each credential is verified anew.
-    pub fn retire_all(&self, reason: RetireReason) {
-        let mut proofs = self.proofs.lock();
-        proofs.retain(|proof| Arc::strong_count(proof) > 1);
-        proofs.iter().for_each(|proof| proof.void());
-        drop(proofs);
-        self.retire(reason);
-    }
-
-    /// No connection that is open now is used again: those at rest end now, the others when they come back.
-    pub fn retire(&self, reason: RetireReason) {
-        *self.outdated.lock() = reason;
-        self.generation.fetch_add(1, Ordering::AcqRel);
-        self.retire_resting(reason);
-        self.hubs.look_up();
-    }
-
-    /// Goes by another `pool.max_per_account` from now on. Where there are fewer places, what rests is given up now,
-    /// what sessions share beyond them between two commands, and what a session has for itself when it comes back.
-    fn resize(&self, max: usize) {
-        let (before, most) = (self.turns.capacity(), self.seats.status().max_size);
-        if max > most {
-            self.seats.resize(max);
-        }
-        self.turns.resize(max);
-        if max < before {
-            self.retire(RetireReason::Reload);
-        }
-    }
-
-    /// There are more connections than there may be by now.
-    fn is_crowded(&self) -> bool {
-        self.seats.status().size > self.turns.capacity()
-    }
-
-    /// How often [`Account::retire`] was called: what is older than that is not used again.
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
-    }
-
-    /// Retires what rests.
-    pub fn retire_resting(&self, reason: RetireReason) {
-        self.take_verified();
-        let removed = self.seats.retain(|_, _| false).removed;
-        for connection in removed.into_iter().filter_map(|seat| seat.0.into_inner()) {
-            // None is opened in its place before it is closed.
-            connection.shared().keep_to_the_end(Arc::clone(self.turns.semaphore()).try_acquire_owned());
-            connection.shared().retire(reason);
-        }
     }
 
     fn take_verified(&self) -> Option<Connection> {
@@ -436,47 +397,11 @@ impl Account {
         self.look_after(generation);
     }
 
-    /// The connection at rest longest in a seat: since when, and its number.
-    fn longest_at_rest(&self) -> Option<(Instant, u64)> {
-        let mut oldest: Option<(Instant, u64)> = None;
-        self.seats.retain(|seat, _| {
-            if let Some(resting) = seat.0.lock().as_ref().map(Connection::shared)
-                && let Some(since) = resting.resting_since()
-                && oldest.is_none_or(|(longest, _)| since < longest)
-            {
-                oldest = Some((since, resting.id));
-            }
-            true
-        });
-        oldest
-    }
-
-    /// Waits until a connection rests, and asks a hub for its own. The caller sets the deadline.
-    async fn something_at_rest(&self) {
-        let _waiting = self.hubs.wait();
-        while self.longest_at_rest().is_none() {
-            self.rested.notified().await;
-        }
-    }
-
-    /// Ends that one, and waits until its socket is closed. False: there is none.
-    async fn give_up_longest_at_rest(&self) -> bool {
-        let Some((_, oldest)) = self.longest_at_rest() else { return false };
-        let is_it = |seat: &Seat| seat.0.lock().as_ref().is_some_and(|resting| resting.shared().id == oldest);
-        let removed = self.seats.retain(|seat, _| !is_it(seat)).removed;
-        let Some(connection) = removed.into_iter().find_map(|seat| seat.0.into_inner()) else { return false };
-        let open = Arc::new(Semaphore::new(1));
-        connection.shared().keep_to_the_end(Arc::clone(&open).try_acquire_owned());
-        connection.shared().retire(RetireReason::Replaced);
-        drop(connection);
-        // Never closed.
-        open.acquire().await.is_ok()
-    }
-
     fn opened(self: &Arc<Self>, connection: &Connection) {
         connection.shared().belongs_to(self);
         connection.shared().proves(Arc::clone(&self.queue));
-        let (connection, user, backend) = (connection.shared().id, self.name(), &self.backend.config.name);
+        let (connection, user, backend) = (connection.shared().id, self.name(), self.backend());
+        let backend = &backend.config.name;
         info!(target: "imapool::connections", connection, user, backend, "upstream connection opened");
     }
 
@@ -486,10 +411,7 @@ impl Account {
             self.capabilities.store(capabilities);
         }
     }
-
-    /// Gives up the seats of connections that ended while at rest.
-    fn clear_away_closed(&self) {
-        self.seats.retain(|seat, _| seat.0.lock().as_ref().is_some_and(|resting| !resting.shared().is_closed()));
-        self.verified.lock().take_if(|verified| verified.shared().is_closed());
-    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -261,8 +261,8 @@ impl Budget {
         let share = self.share(backend);
         let mut permit = Permit { backend, port: None, place: None, shares: (share, Arc::clone(self)), leaving: false };
         // What is given up in between goes to the next, as any permit does.
-        permit.port = Some(self.acquire(&permit.shares.0, Some(&permit.shares.0)).await);
-        permit.place = Some(self.acquire(&self.total, None).await);
+        permit.port = Some(self.acquire(&permit.shares.0, Some(&permit.shares.0), backend).await);
+        permit.place = Some(self.acquire(&self.total, None, backend).await);
         permit
     }
 
@@ -289,7 +289,7 @@ impl Budget {
         Some(permit)
     }
 
-    async fn acquire(&self, share: &Share, of: Option<&Share>) -> OwnedSemaphorePermit {
+    async fn acquire(&self, share: &Share, of: Option<&Share>, backend: usize) -> OwnedSemaphorePermit {
         let permits = share.allowance.semaphore();
         if let Some(permit) = self.try_acquire(share, of) {
             return permit;
@@ -306,7 +306,10 @@ impl Budget {
             () = std::future::ready(()) => {}
         }
         // As long as nothing is about to be closed for this one, hubs are asked, too.
-        let _asked = (!self.make_room(share, of)).then(|| self.hubs.wait());
+        let _asked = (!self.make_room(share, of)).then(|| match of {
+            Some(_) => self.hubs.wait_for_port(backend),
+            None => self.hubs.wait(),
+        });
         loop {
             tokio::select! {
                 biased;

@@ -1,35 +1,26 @@
-//! What can be looked at and done by `/api/...`, as JSON.
+//! What can be looked at by `/api/...`, as JSON.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tracing::info;
 
 use super::sampler::Sampler;
-use crate::app::{Proxy, ReloadError};
+use crate::app::Proxy;
 use crate::mailbox::registry::mailbox_name;
 use crate::metrics::{CheckoutResult, ConnectionState, DelayReason, DialResult, RetireReason};
 use crate::names::folded;
 use crate::pool::Account;
 use crate::session::registry::Record;
-use crate::shown;
-use crate::upstream::backend::{Backend, Service};
+use crate::upstream::backend::Backend;
 
 /// Rows of a page, unless the request says otherwise.
 const PAGE: usize = 100;
 /// Rows of a page at most.
 const LONGEST_PAGE: usize = 1000;
-
-/// Seconds that a trace lasts, unless the request says otherwise, and at most.
-const TRACE: u64 = 60;
-/// See [`TRACE`].
-const LONGEST_TRACE: u64 = 3600;
 
 /// A part of a list: `?offset=0&limit=100&sort=...&filter=...`
 #[derive(Debug, Clone)]
@@ -322,152 +313,4 @@ fn backend_row(proxy: &Proxy, backend: &Backend) -> Value {
 
 pub(super) fn backends(proxy: &Proxy) -> Vec<Value> {
     proxy.pools().backends().iter().map(|backend| backend_row(proxy, backend)).collect()
-}
-
-/// Where an action was asked for.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Origin(pub(super) Option<SocketAddr>);
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(address) => write!(f, "{address}"),
-            None => f.write_str("unix"),
-        }
-    }
-}
-
-/// What an action says.
-pub(super) enum Done {
-    /// 200
-    Well(Value),
-    /// 404
-    NoSuch(&'static str),
-    /// 400, 409 or 422, and why.
-    Not(u16, String),
-}
-
-/// Carries out `POST /api/{path}?{query}`. `None`: there is no such action.
-pub(super) async fn act(proxy: &Proxy, path: &str, query: &str, origin: Origin) -> Option<Done> {
-    let segments: Vec<_> = path.split('/').collect();
-    Some(match segments[..] {
-        ["accounts", account, "retire"] => retire(proxy, origin, &octets(account)),
-        ["accounts", account, "trace"] => trace(proxy, origin, &octets(account), query),
-        ["accounts", account, "close"] => close_all(proxy, origin, &octets(account)),
-        ["sessions", id, "close"] => close(proxy, origin, id),
-        ["backends", name, verb @ ("pause" | "resume" | "drain")] => serve(proxy, origin, &octets(name), verb),
-        ["reload"] => reload(proxy, origin).await,
-        _ => return None,
-    })
-}
-
-/// All accounts that this name may mean, however it is spelled, and their names.
-fn named(proxy: &Proxy, user: &[u8]) -> (Vec<Arc<Account>>, Vec<String>) {
-    let name = folded(user);
-    let mut accounts = proxy.pools().accounts();
-    accounts.retain(|account| folded(&account.key().user) == name);
-    let mut users: Vec<_> = accounts.iter().map(|account| account.name()).collect();
-    users.sort();
-    users.dedup();
-    (accounts, users)
-}
-
-/// Ends what imapool holds for an account, however its name is spelled: connections at rest at once, others when their
-/// sessions end; and the next login is verified anew.
-fn retire(proxy: &Proxy, origin: Origin, user: &[u8]) -> Done {
-    proxy.pools().retiring();
-    let (accounts, users) = named(proxy, user);
-    if accounts.is_empty() {
-        return Done::NoSuch("account");
-    }
-    let connections: usize = accounts.iter().map(|account| account.usage().connections).sum();
-    for account in &accounts {
-        account.retire_all(RetireReason::Operator);
-    }
-    info!(%origin, user = shown::text(user), accounts = accounts.len(), connections, "retired by an administrator");
-    Done::Well(json!({ "accounts": accounts.len(), "connections": connections, "users": users }))
-}
-
-/// For `seconds`, an hour at most and a minute by default.
-fn trace(proxy: &Proxy, origin: Origin, user: &[u8], query: &str) -> Done {
-    let seconds = query.split('&').find_map(|pair| pair.strip_prefix("seconds="));
-    let Ok(seconds) = seconds.map_or(Ok(TRACE), str::parse::<u64>) else {
-        return Done::Not(400, "seconds must be a number".to_owned());
-    };
-    let seconds = seconds.min(LONGEST_TRACE);
-    let (accounts, users) = named(proxy, user);
-    if accounts.is_empty() {
-        return Done::NoSuch("account");
-    }
-    for account in &accounts {
-        account.trace_for(Duration::from_secs(seconds));
-    }
-    info!(%origin, user = shown::text(user), accounts = accounts.len(), seconds, "protocol traced by an administrator");
-    Done::Well(json!({ "accounts": accounts.len(), "seconds": seconds, "users": users }))
-}
-
-/// Closes all sessions of an account, however its name is spelled.
-fn close_all(proxy: &Proxy, origin: Origin, user: &[u8]) -> Done {
-    let name = folded(user);
-    let mut records = proxy.registry().all();
-    records.retain(|record| record.account().is_some_and(|account| folded(&account.key().user) == name));
-    if records.is_empty() {
-        return Done::NoSuch("account with a session");
-    }
-    let mut users: Vec<_> = records.iter().filter_map(|record| Some(record.account()?.name())).collect();
-    users.sort();
-    users.dedup();
-    for record in &records {
-        record.close();
-    }
-    info!(%origin, user = shown::text(user), sessions = records.len(), "sessions closed by an administrator");
-    Done::Well(json!({ "sessions": records.len(), "users": users }))
-}
-
-fn close(proxy: &Proxy, origin: Origin, id: &str) -> Done {
-    let record = id.parse().ok().and_then(|id| proxy.registry().find(id));
-    let Some(record) = record else { return Done::NoSuch("session") };
-    record.close();
-    info!(%origin, session = record.id, client = %record.client, "session closed by an administrator");
-    Done::Well(json!({ "session": record.id }))
-}
-
-fn serve(proxy: &Proxy, origin: Origin, name: &[u8], verb: &str) -> Done {
-    let backends = proxy.pools().backends();
-    let Some(backend) = backends.iter().find(|backend| backend.config.name.as_bytes() == name) else {
-        return Done::NoSuch("backend");
-    };
-    let service = match verb {
-        "pause" => Service::Paused,
-        "drain" => Service::Drained,
-        _ => Service::Running,
-    };
-    backend.set_service(service);
-    let mut sessions = 0;
-    if service == Service::Drained {
-        proxy.pools().drain_backend(backend);
-        // Those that hold a connection there would keep it for as long as they last; those in a mailbox would have to
-        // be told of it as it is, by another.
-        for record in proxy.registry().all() {
-            let there = record.account().is_some_and(|account| account.backend().index == backend.index);
-            if there && record.is_connected() {
-                record.close();
-                sessions += 1;
-            }
-        }
-    }
-    info!(%origin, backend = backend.config.name, service = service.as_str(), sessions, "set by an administrator");
-    let connections = backend.metrics().connections_open();
-    Done::Well(json!({
-        "backend": backend.config.name, "service": service.as_str(), "connections": connections, "sessions": sessions,
-    }))
-}
-
-async fn reload(proxy: &Proxy, origin: Origin) -> Done {
-    info!(%origin, "reload asked for by an administrator");
-    match proxy.reload_file().await {
-        Ok(changes) => Done::Well(json!({ "changes": changes })),
-        Err(error @ ReloadError::NoFile) => Done::Not(409, error.to_string()),
-        Err(error) => Done::Not(422, error.to_string()),
-    }
 }

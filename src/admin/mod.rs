@@ -5,6 +5,7 @@
 //! drains.
 
 mod access;
+mod actions;
 mod api;
 mod page;
 mod recent;
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::access::{TOKEN_VARIABLE, Token, TokenError};
-use self::api::{Done, Origin};
+use self::actions::{Done, Origin};
 pub use self::recent::{Recent, Remember, recent};
 use self::routes::Routes;
 use crate::app::Proxy;
@@ -43,7 +44,7 @@ const REQUEST_HEAD: usize = 16 * 1024;
 /// There is no such action or nothing of that name, or why it is not done.
 pub async fn act(proxy: &Proxy, path: &str) -> Result<serde_json::Value, String> {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
-    match api::act(proxy, path, query, Origin(None)).await {
+    match actions::act(proxy, path, query, Origin(None)).await {
         Some(Done::Well(said)) => Ok(said),
         Some(Done::NoSuch(what)) => Err(format!("no such {what}")),
         Some(Done::Not(_, why)) => Err(why),

@@ -16,7 +16,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::access::{self, Refused};
-use super::api::{self, Done, Origin, Query};
+use super::actions::{self, Done, Origin};
+use super::api::{self, Query};
 use super::page;
 use super::sampler::Sampler;
 use super::{AdminState, Readiness};
@@ -109,7 +110,7 @@ impl Routes {
             if let Err(refused) = access::authorize(request.headers(), token.as_ref().as_ref()) {
                 return refuse(refused);
             }
-            return match api::act(proxy, call, request.uri().query().unwrap_or_default(), origin).await {
+            return match actions::act(proxy, call, request.uri().query().unwrap_or_default(), origin).await {
                 Some(done) => told(done),
                 None if is_list(call) => method_not_allowed("GET, HEAD"),
                 None => no_such_page(),

@@ -223,7 +223,8 @@ impl Acceptor {
             return;
         };
         let Guest { place, counted } = guest;
-        let enrolled = context.registry.enroll(client, listener, place);
+        let numbers = context.metrics.listener(&listener.config.name);
+        let enrolled = context.registry.enroll(client, listener, numbers, place);
         self.sessions.spawn(async move {
             let record = Arc::clone(enrolled.record());
             let _held = (enrolled, counted, admission);

@@ -13,6 +13,7 @@ use crate::certificate::Validity;
 use crate::config::{Config, Lifetime, TlsMode, Warning};
 use crate::listener::ListenerContext;
 use crate::metrics::Metrics;
+use crate::net::Net;
 use crate::ports::{self, Budget};
 use crate::tls::{self, TlsConnectorConfig};
 use crate::upstream::backend::{AskError, Asked};
@@ -94,7 +95,7 @@ pub async fn ask(config: &Config) -> Result<Vec<Result<Asked, AskError>>, StartE
     let (metrics, budget) = (Metrics::new(&names), Budget::new(config));
     let pool = Arc::new(ArcSwap::from_pointee(config.pool.clone()));
     let made = config.backends.iter().enumerate();
-    let made = made.map(|(index, backend)| new_backend(index, backend, &pool, &budget, &metrics));
+    let made = made.map(|(index, backend)| new_backend(index, backend, &pool, &budget, &metrics, &Net::System));
     let backends = made.collect::<Result<Vec<_>, _>>()?;
     let asked = backends.into_iter().map(|backend| tokio::spawn(async move { backend.ask().await }));
     let mut answers = Vec::new();

@@ -96,6 +96,7 @@ impl Proxy {
 
     async fn try_reload_file(&self) -> Result<Vec<Change>, ReloadError> {
         let file = self.0.source.get().cloned().ok_or(ReloadError::NoFile)?;
+        let _reading = self.0.reading.lock().await;
         let loading = tokio::task::spawn_blocking(move || {
             let (config, places) = Config::load_with_places(&file)?;
             let warnings = Checked::new(&config).warnings;
@@ -144,11 +145,14 @@ impl Proxy {
             }
         };
         let old = self.0.pools.backends();
-        let backends = config.backends.iter().map(|backend| {
+        let backends = config.backends.iter().enumerate().map(|(place, backend)| {
             if let Some(same) = old.iter().find(|old| old.is_made_of(backend)) {
                 return Ok(Arc::clone(same));
             }
-            let index = self.0.budget.add(config, backend);
+            let index = match predecessor(&old, config, place) {
+                Some(changed) => changed.index,
+                None => self.0.budget.add(config, backend),
+            };
             new_backend(index, backend, &self.0.pool_config, &self.0.budget, &self.0.metrics, &self.0.net)
         });
         Ok(Plan { backends: backends.collect::<Result<_, _>>()?, listeners, admin })
@@ -162,8 +166,11 @@ impl Proxy {
         inner.pools.apply(config.pool.clone());
         inner.auth.apply(auth_settings(&config));
         inner.gate.apply(&config.limits);
+        let before = inner.pools.backends();
         inner.backend.store(Arc::clone(&plan.backends[0]));
-        inner.pools.set_backends(plan.backends, inner.budget.capacity());
+        inner.pools.set_backends(plan.backends.clone(), inner.budget.capacity());
+        inner.look_at(plan.backends.iter().filter(|new| !before.iter().any(|old| Arc::ptr_eq(old, new))));
+        inner.end_sessions_of_gone_backends();
         let old = inner.context.load();
         inner.context.store(Arc::new(Context {
             auth: Arc::clone(&old.auth),
@@ -225,6 +232,23 @@ impl Proxy {
 }
 
 impl super::Inner {
+    /// Has new backends asked what they offer, and whether they are there.
+    fn look_at<'b>(&self, backends: impl Iterator<Item = &'b Arc<Backend>>) {
+        for backend in backends {
+            let backend = Arc::clone(backend);
+            tokio::spawn(async move { backend.tend().await });
+        }
+    }
+
+    /// There is nothing that they could ask any more.
+    fn end_sessions_of_gone_backends(&self) {
+        for record in self.registry.all() {
+            if record.account().is_some_and(|account| account.backend().is_gone()) {
+                record.close();
+            }
+        }
+    }
+
     /// Loads certificates and keys whose files have changed.
     pub(super) async fn renew_certificates(&self) {
         let contexts: Vec<_> = {
@@ -274,6 +298,15 @@ fn plan_listener(
     // Loaded in any case: files that do not fit are refused as a start refuses them, also when that was told before.
     let loaded = ListenerContext::new(config)?;
     Ok(PlannedListener::Kept(index, changed.then(|| Arc::new(loaded))))
+}
+
+/// Whose place the backend at this place of the configuration takes: that of the same name, or, where its name is new,
+/// of the one at the same place, if that name is gone. (Without a name of its own, a backend has that of its address.)
+fn predecessor<'o>(old: &'o [Arc<Backend>], config: &Config, place: usize) -> Option<&'o Arc<Backend>> {
+    let name = &config.backends[place].name;
+    let by_name = old.iter().find(|old| old.config.name == *name);
+    let is_gone = |old: &&Arc<Backend>| !config.backends.iter().any(|new| new.name == old.config.name);
+    by_name.or_else(|| old.get(place).filter(is_gone))
 }
 
 fn differences(old: &Config, new: &Config) -> Vec<Change> {

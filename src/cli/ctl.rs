@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::Subcommand;
+use clap::{ArgGroup, Subcommand};
 use imapool::config::Change;
 use imapool::shown::Plain;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -25,14 +25,22 @@ pub(crate) enum Action {
         /// The user's name; all that differ only in case and the like are meant.
         account: String,
     },
-    /// Close a client session, or all of an account: at rest by BYE, else as soon as its command is over.
+    /// Close a client session, or all of an account, a client or a listener: at rest by BYE, else as soon as its
+    /// command is over.
+    #[command(group = ArgGroup::new("whose").required(true))]
     Close {
         /// Its number, as `imapool top` and the log tell it.
-        #[arg(required_unless_present = "account")]
+        #[arg(group = "whose")]
         session: Option<u64>,
-        /// The user's name instead; all that differ only in case and the like are meant.
-        #[arg(long, value_name = "USER", conflicts_with = "session")]
+        /// All of this user; all that differ only in case and the like are meant.
+        #[arg(long, value_name = "USER", group = "whose")]
         account: Option<String>,
+        /// All from this IP address, one from an address and port, or "unix": all by Unix sockets.
+        #[arg(long, value_name = "ADDRESS", group = "whose")]
+        client: Option<String>,
+        /// All that came in by the listener of this name; those that have not logged in, too.
+        #[arg(long, value_name = "NAME", group = "whose")]
+        listener: Option<String>,
     },
     /// Have sessions wait for connections to a backend, up to pool.checkout_timeout.
     Pause {
@@ -75,6 +83,8 @@ impl Action {
         match self {
             Self::Retire { account } => format!("accounts/{}/retire", segment(account)),
             Self::Close { account: Some(account), .. } => format!("accounts/{}/close", segment(account)),
+            Self::Close { client: Some(address), .. } => format!("sessions/close?client={}", segment(address)),
+            Self::Close { listener: Some(name), .. } => format!("sessions/close?listener={}", segment(name)),
             Self::Close { session, .. } => format!("sessions/{}/close", session.unwrap_or_default()),
             Self::Pause { backend } => format!("backends/{}/pause", segment(backend)),
             Self::Drain { backend, .. } => format!("backends/{}/drain", segment(backend)),
@@ -95,6 +105,9 @@ pub(crate) async fn run(client: &Client, action: &Action) -> Result<String, Clie
         Action::Retire { .. } => format!("{}: {} connections retired", users(&told), told["connections"]),
         Action::Close { account: Some(_), .. } => {
             format!("{}: {} sessions are being closed", users(&told), told["sessions"])
+        }
+        Action::Close { client: Some(whose), .. } | Action::Close { listener: Some(whose), .. } => {
+            format!("{}: {} sessions are being closed", Plain(whose), told["sessions"])
         }
         Action::Close { session, .. } => format!("session {} is being closed", session.unwrap_or_default()),
         Action::Pause { backend } | Action::Resume { backend } => {

@@ -24,10 +24,11 @@ pub enum Effect {
     NewConnections,
     /// It holds for mailboxes that sessions begin to share from then on.
     NewHubs,
-    /// Connections opened before are retired, and new ones are opened in their place.
+    /// Connections opened before are retired: those at rest at once, those that sessions share between two commands,
+    /// the others when their sessions end.
     Reconnect,
-    /// Its connections are retired, and no new ones are opened.
-    Retired,
+    /// Its sessions are closed.
+    Ended,
     /// It is not accepted any more at this address; sessions go on.
     Closed,
     /// Nothing, until imapool is started anew.
@@ -48,7 +49,7 @@ impl Effect {
             Effect::NewConnections => "for new connections",
             Effect::NewHubs => "for mailboxes that sessions begin to share",
             Effect::Reconnect => "connections are retired and opened anew",
-            Effect::Retired => "its connections are retired",
+            Effect::Ended => "its sessions are closed",
             Effect::Closed => "no new sessions there; those that are open go on",
             Effect::Restart => "NEEDS A RESTART",
             Effect::Refused => "A RELOAD IS REFUSED: it overlaps an address that is in use. NEEDS A RESTART",
@@ -110,6 +111,12 @@ fn of_named(kind: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
     if kind == "listener" {
         renamed(&mut before, &after);
     }
+    // Its place is taken by a new one at the same place of the configuration: `app::reload`.
+    let is_replaced = |name: &str| {
+        let at = old.as_array().and_then(|entries| entries.iter().position(|entry| entry["name"] == name));
+        let there = at.and_then(|at| new[at]["name"].as_str());
+        there.is_some_and(|there| !before.contains_key(there))
+    };
     let place = |entry: &Value| match kind {
         "listener" => entry["address"].to_string(),
         _ => format!("\"{}:{}\"", entry["host"].as_str().unwrap_or_default(), entry["port"]),
@@ -119,7 +126,11 @@ fn of_named(kind: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
         match after.remove(name) {
             Some(now) => of_table(kind, &key, entry, &now, changes),
             None => {
-                let effect = if kind == "listener" { Effect::Closed } else { Effect::Retired };
+                let effect = match kind {
+                    "listener" => Effect::Closed,
+                    _ if is_replaced(name) => Effect::Reconnect,
+                    _ => Effect::Ended,
+                };
                 changes.push(Change { key, old: Some(place(entry)), new: None, effect });
             }
         }

@@ -243,6 +243,7 @@ impl Hub {
             }
             poll_fn(|cx| {
                 self.machine.handle_time(Instant::now().into_std());
+                self.hear_who_waits();
                 // That somebody waits for a connection is looked at above.
                 if wanted.as_mut().poll(cx).is_ready() {
                     wanted.set(status.wanted.notified());
@@ -375,6 +376,21 @@ impl Hub {
         }
     }
 
+    /// How long a member may wait, whatever for.
+    fn patience(&self) -> Duration {
+        self.account.config().checkout_timeout
+    }
+
+    /// Whoever has waited for longer than that hears so: behind another's command, or behind what the hub asks of its
+    /// own accord, to which a server may not answer at all.
+    fn hear_who_waits(&mut self) {
+        let (now, patience) = (Instant::now(), self.patience());
+        if self.machine.waiting_since().is_some_and(|since| Instant::from_std(since) + patience <= now) {
+            self.unconnected = CheckoutError::Timeout;
+            self.machine.handle_busy(patience);
+        }
+    }
+
     /// The others go on with a connection of their own, if they can have one now. If not, they wait as long as for a
     /// connection. A reply that is not read at all is given up in the end: what is left of it is read by nobody.
     fn overloaded(&mut self, owner: MemberId) {
@@ -387,7 +403,7 @@ impl Hub {
             }
             return;
         }
-        let patience = self.account.config().checkout_timeout;
+        let patience = self.patience();
         let reads_nothing = self.members.get(&owner).is_some_and(|place| place.line.is_full());
         if !reads_nothing || self.machine.since_taken() < patience * STANDSTILL {
             self.unconnected = CheckoutError::Timeout;
@@ -459,7 +475,9 @@ impl Hub {
 
     fn poll_timer(&self, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = self.machine.poll_timeout().map(Instant::from_std);
-        let Some(deadline) = deadline.into_iter().chain(self.expires).min() else { return Poll::Pending };
+        let impatience = self.machine.waiting_since().map(|since| Instant::from_std(since) + self.patience());
+        let deadline = deadline.into_iter().chain(impatience).chain(self.expires).min();
+        let Some(deadline) = deadline else { return Poll::Pending };
         // To be woken too early costs less than to set it anew with each command.
         let set = timer.deadline();
         if set > deadline || timer.is_elapsed() {

@@ -415,10 +415,10 @@ impl Machine {
         }
     }
 
-    /// No further connection can be had. Whoever has waited for so long, while another's command runs, is told so.
+    /// Whoever has waited for so long, for a connection or while something else runs on it, is told that there is none.
     pub fn handle_busy(&mut self, most: Duration) {
         let (now, members) = (self.now, &mut self.members);
-        self.queue.retain(|id| {
+        let mut goes_on = |id: &MemberId| {
             let Some(member) = members.get_mut(id) else { return false };
             let goes_on = now.saturating_duration_since(member.since) < most;
             if !goes_on {
@@ -426,7 +426,19 @@ impl Machine {
                 member.out.push_back(Told::Unconnected);
             }
             goes_on
-        });
+        };
+        self.queue.retain(&mut goes_on);
+        if let Some(joining) = self.job.as_mut().and_then(Job::joining) {
+            joining.ids.retain(&mut goes_on);
+        }
+    }
+
+    /// Since when one waits whose command does not run: the first in the queue, or who joins.
+    #[must_use]
+    pub fn waiting_since(&self) -> Option<Instant> {
+        let joining = self.job.as_ref().and_then(Job::joins).and_then(|joining| joining.ids.first());
+        let waiting = self.queue.front().into_iter().chain(joining);
+        waiting.filter_map(|id| self.members.get(id)).map(|member| member.since).min()
     }
 
     /// The backend no longer accepts the credential that a connection was to be opened with: another may do.

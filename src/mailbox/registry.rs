@@ -1,5 +1,6 @@
 //! An account's hubs: who can be joined, and who has to give up its connection when others wait for one.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -118,11 +119,14 @@ impl Demand {
     }
 }
 
-/// The hubs of all accounts: who has to give up its connection when there may be no more of them anywhere.
+/// The hubs of all accounts: who has to give up its connection when there may be no more of them anywhere, or to one
+/// backend.
 #[derive(Debug, Default)]
 pub struct Everywhere {
     hubs: Mutex<Vec<Weak<Status>>>,
     demand: Arc<Demand>,
+    /// By the index of the backend: of its ports.
+    of_backends: Mutex<BTreeMap<usize, Arc<Demand>>>,
 }
 
 /// See the module.
@@ -131,6 +135,7 @@ pub struct Registry {
     entries: Mutex<Vec<Entry>>,
     demand: Arc<Demand>,
     everywhere: Arc<Everywhere>,
+    of_backend: Arc<Demand>,
 }
 
 /// What is behind the letter that says how the mailbox is selected.
@@ -241,13 +246,26 @@ impl Everywhere {
         Status::ask(hubs.iter().filter(|hub| hub.is_shared).map(|hub| &**hub));
         waiting
     }
+
+    /// There may be no more connections to the backend of this index: what others give up is of no use.
+    pub fn wait_for_port(&self, backend: usize) -> Waiting {
+        let waiting = self.of_backend(backend).wait();
+        let hubs: Vec<_> = self.hubs.lock().iter().filter_map(Weak::upgrade).collect();
+        let is_there = |hub: &Status| hub.account.upgrade().is_some_and(|account| account.key().backend == backend);
+        Status::ask(hubs.iter().filter(|hub| hub.is_shared && is_there(hub)).map(|hub| &**hub));
+        waiting
+    }
+
+    fn of_backend(&self, backend: usize) -> Arc<Demand> {
+        Arc::clone(self.of_backends.lock().entry(backend).or_default())
+    }
 }
 
 impl Registry {
-    /// Of one account.
+    /// Of one account on the backend of this index.
     #[must_use]
-    pub fn new(everywhere: Arc<Everywhere>) -> Self {
-        Self { everywhere, ..Self::default() }
+    pub fn new(everywhere: Arc<Everywhere>, backend: usize) -> Self {
+        Self { of_backend: everywhere.of_backend(backend), everywhere, ..Self::default() }
     }
 
     /// Hands the session to a hub of its mailbox. Where there is none, gives it back, and the entrance of the hub
@@ -326,7 +344,7 @@ impl Registry {
     /// More checkouts wait than hubs are about to give up their connections, of this account or anywhere: the caller
     /// should.
     pub(super) fn claim(&self) -> Option<Yielding> {
-        self.demand.claim().or_else(|| self.everywhere.demand.claim())
+        self.demand.claim().or_else(|| self.of_backend.claim()).or_else(|| self.everywhere.demand.claim())
     }
 
     /// Hubs, and members of all of them.
@@ -335,5 +353,24 @@ impl Registry {
         let entries = self.entries.lock();
         let live = entries.iter().filter(|entry| !entry.joins.is_closed());
         live.fold((0, 0), |(hubs, members), entry| (hubs + 1, members + entry.status.members.load(Ordering::Relaxed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hub_gives_nothing_up_for_the_ports_of_another_backend() {
+        let everywhere = Arc::<Everywhere>::default();
+        let [there, elsewhere] = [7, 8].map(|backend| Registry::new(Arc::clone(&everywhere), backend));
+        let waiting = everywhere.wait_for_port(7);
+        assert!(elsewhere.claim().is_none());
+        let yielding = there.claim();
+        assert!(yielding.is_some() && there.claim().is_none(), "one for each who waits");
+        drop((yielding, waiting));
+        assert!(there.claim().is_none());
+        let _waiting = everywhere.wait();
+        assert!(elsewhere.claim().is_some());
     }
 }

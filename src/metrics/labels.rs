@@ -50,6 +50,16 @@ macro_rules! labels {
 }
 
 labels! {
+    /// Where octets go.
+    Direction("direction") {
+        /// To imapool.
+        Received = "received",
+        /// From imapool.
+        Sent = "sent",
+    }
+}
+
+labels! {
     /// How a client session ended.
     SessionClose("close") {
         /// The client sent LOGOUT.

@@ -1,12 +1,14 @@
 //! The numbers imapool keeps about itself, for Prometheus.
 //!
 //! Whoever counts holds a handle and adds to an atomic: nothing on the way of a command looks a label up, takes a lock
-//! or allocates. All label values are closed sets but `backend`, which is known from the configuration.
+//! or allocates. All label values are closed sets but `backend` and `listener`, which are known from
+//! the configuration.
 
 mod exposition;
 mod histogram;
 mod hubs;
 mod labels;
+mod octets;
 mod operation;
 #[cfg(test)]
 mod tests;
@@ -26,9 +28,10 @@ pub use self::histogram::{Counts, Histogram};
 pub use self::hubs::{HubGuard, HubMetrics};
 use self::labels::Label as _;
 pub use self::labels::{
-    CheckoutResult, CommandLabel, CommandResult, ConnectionState, DelayReason, DialResult, HubState, LoginPath,
-    LoginResult, ResumeResult, RetireReason, ServiceState, SessionClose, WaitCause,
+    CheckoutResult, CommandLabel, CommandResult, ConnectionState, DelayReason, DialResult, Direction, HubState,
+    LoginPath, LoginResult, ResumeResult, RetireReason, ServiceState, SessionClose, WaitCause,
 };
+pub use self::octets::{ListenerMetrics, Octets};
 pub use self::operation::{HealthMetrics, OperationMetrics};
 use crate::process::ProcessCollector;
 
@@ -45,7 +48,9 @@ pub struct Metrics {
     operation: OperationMetrics,
     /// By name, in the order in which they became known. One that a reload took away keeps its numbers.
     backends: RwLock<Vec<(String, Arc<BackendMetrics>)>>,
-    /// Made anew when a backend becomes known.
+    /// The same for listeners.
+    listeners: RwLock<Vec<(String, Arc<ListenerMetrics>)>>,
+    /// Made anew when a backend or listener becomes known.
     registry: Mutex<Registry>,
     refresh: OnceLock<Refresh>,
 }
@@ -71,6 +76,7 @@ impl Metrics {
             command_seconds: PerLabel::default(),
             operation: OperationMetrics::default(),
             backends: RwLock::default(),
+            listeners: RwLock::default(),
             registry: Mutex::default(),
             refresh: OnceLock::new(),
         };
@@ -90,6 +96,25 @@ impl Metrics {
         let numbers = Arc::<BackendMetrics>::default();
         backends.push((name.to_owned(), Arc::clone(&numbers)));
         drop(backends);
+        *self.registry.lock() = self.registry();
+        numbers
+    }
+
+    /// The numbers of the listener of this name; all at zero where there was none.
+    pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
+        let known = |listeners: &[(String, Arc<ListenerMetrics>)]| {
+            listeners.iter().find(|(known, _)| known == name).map(|(_, numbers)| Arc::clone(numbers))
+        };
+        if let Some(numbers) = known(&self.listeners.read()) {
+            return numbers;
+        }
+        let mut listeners = self.listeners.write();
+        if let Some(numbers) = known(&listeners) {
+            return numbers;
+        }
+        let numbers = Arc::<ListenerMetrics>::default();
+        listeners.push((name.to_owned(), Arc::clone(&numbers)));
+        drop(listeners);
         *self.registry.lock() = self.registry();
         numbers
     }
@@ -247,6 +272,7 @@ impl Metrics {
         );
         hubs::register(&backends, registry);
         operation::register_health(&backends, registry);
+        octets::register(&self.listeners.read(), &backends, registry);
         let mut ports = |name: &str, help: &str, gauge: fn(&BackendMetrics) -> &Gauge| {
             let series = backends.iter().map(|(label, backend)| (label.to_vec(), gauge(backend).clone()));
             registry.register(name, help, series.collect::<Series<_>>());
@@ -286,6 +312,8 @@ pub struct BackendMetrics {
     checkouts: PerLabel<CheckoutResult, Counter>,
     checkout_wait: Histogram,
     hubs: Arc<HubMetrics>,
+    /// On connections that are logged in: `imapool_backend_octets_total`.
+    pub octets: Octets,
     health: HealthMetrics,
 }
 

@@ -133,8 +133,9 @@ fn value(metrics: &Metrics, sample: &str, labels: &[(&str, &str)]) -> f64 {
 #[test]
 fn every_family_of_the_contract_is_there_from_the_start() {
     let metrics = Metrics::new(&["main".to_owned(), AWKWARD.to_owned()]);
+    metrics.listener("webmail");
     let families = parse(&metrics.render());
-    let contract: [(&str, &str, &[&str], usize); 33] = [
+    let contract: [(&str, &str, &[&str], usize); 36] = [
         ("imapool_client_sessions", "gauge", &[], 1),
         ("imapool_client_sessions_total", "counter", &["close"], 14),
         ("imapool_logins_total", "counter", &["result"], 8),
@@ -157,6 +158,9 @@ fn every_family_of_the_contract_is_there_from_the_start() {
         ("imapool_ports_capacity", "gauge", &["backend"], 2),
         ("imapool_ports_in_use", "gauge", &["backend"], 2),
         ("imapool_ports_time_wait", "gauge", &["backend"], 2),
+        ("imapool_listener_sessions", "gauge", &["listener"], 1),
+        ("imapool_listener_octets_total", "counter", &["direction", "listener"], 2),
+        ("imapool_backend_octets_total", "counter", &["backend", "direction"], 2 * 2),
         ("imapool_ready", "gauge", &[], 1),
         ("imapool_client_sessions_limit", "gauge", &[], 1),
         ("imapool_upstream_connections_limit", "gauge", &[], 1),

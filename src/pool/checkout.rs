@@ -79,7 +79,7 @@ impl Want {
 impl Account {
     /// A further connection.
     async fn dial(&self, want: &Want) -> Result<Connection, FillError> {
-        let entry = self.backend.enter(&self.queue).await.map_err(FillError::Open)?;
+        let entry = self.backend().enter(&self.queue).await.map_err(FillError::Open)?;
         self.dial_with(entry, want).await
     }
 
@@ -87,15 +87,16 @@ impl Account {
         let client = *self.last_client.lock();
         let credential = want.pass.grant().credential();
         let generation = self.generation();
+        let backend = self.backend();
         let (connection, outcome) =
-            self.backend.log_in(entry, credential, Standing::Proven, client).await.result.map_err(FillError::Open)?;
+            backend.log_in(entry, credential, Standing::Proven, client).await.result.map_err(FillError::Open)?;
         match outcome {
             Outcome::Refused(refusal) => {
-                self.backend.keep(connection);
+                backend.keep(connection);
                 Err(FillError::Refused(refusal))
             }
             _ => {
-                let (mut connection, capabilities) = self.backend.authenticated(connection, generation);
+                let (mut connection, capabilities) = backend.authenticated(connection, generation);
                 connection.set_manners(&self.manners);
                 want.pass.account().opened(&connection);
                 self.learn(capabilities);
@@ -124,21 +125,24 @@ impl Account {
             Err(CheckoutError::Delayed) => CheckoutResult::Delayed,
             Err(CheckoutError::Unavailable | CheckoutError::Unfit) => CheckoutResult::Unavailable,
         };
-        self.backend.metrics().checkout(label, start.elapsed());
+        self.backend().metrics().checkout(label, start.elapsed());
         result
     }
 
     async fn checkout_in_turn(self: &Arc<Self>, want: &Want) -> Result<Lease, CheckoutError> {
         self.restore_turns();
         loop {
-            self.backend.in_service().await;
+            let backend = self.backend();
+            backend.in_service().await;
             let places = self.turn().await;
             match self.seat(want, places).await {
                 // Drained while it was opened: by then, nobody had it who could be told.
-                Ok(Some(lease)) if self.backend.service() == Service::Drained => lease.retire(RetireReason::Operator),
+                Ok(Some(lease)) if self.backend().service() == Service::Drained => lease.retire(RetireReason::Operator),
                 Ok(Some(lease)) if !lease.is_outdated() => return Ok(lease),
                 // It was closed or retired just then, or did not answer: the next.
                 Ok(_) => {}
+                // Another server is in its place by now: what the old one says is nothing to it.
+                Err(_) if !Arc::ptr_eq(&backend, &self.backend()) => {}
                 Err(FillError::Refused(refusal)) => {
                     let certain = self.refused(&want.pass.grant().fingerprint(), &refusal);
                     return Err(if certain { CheckoutError::Refused } else { CheckoutError::Unavailable });
@@ -191,7 +195,9 @@ impl Account {
         if is_vacant {
             lease.fill(self.dial(want).await?);
         }
-        self.exchange(&mut lease, want);
+        if !self.exchange(&mut lease, want) {
+            return Ok(None);
+        }
         if fitness(&lease.shared().facts(), want) == 0 && !self.make_fit(&mut lease, want).await? {
             return Ok(None);
         }
@@ -211,7 +217,7 @@ impl Account {
             lease.change_seats(object, connection, turn);
         } else if !facts.sticky.is_within(&want.sticky) || is_stuck(&facts, want) {
             // Its place is this one: the account never has more. It stays if there may be no other for now.
-            let entry = self.backend.enter(&self.queue).await.map_err(FillError::Open)?;
+            let entry = self.backend().enter(&self.queue).await.map_err(FillError::Open)?;
             lease.end_and_wait(RetireReason::Sticky).await;
             lease.fill(self.dial_with(entry, want).await?);
         }
@@ -225,7 +231,7 @@ impl Account {
     /// Whether a connection has to show that it is alive before it is used again. In an outage those at rest are not
     /// to be trusted, however fresh: whoever is given one that hangs, hangs.
     pub(super) fn doubts(&self, connection: &Connection) -> bool {
-        let doubtful = connection.rested_for() > self.config.load().check_after || !self.backend.is_reachable();
+        let doubtful = connection.rested_for() > self.config.load().check_after || !self.backend().is_reachable();
         doubtful && !connection.is_fresh()
     }
 
@@ -266,25 +272,40 @@ impl Account {
         None
     }
 
-    /// Exchanges `mine` for the connection at rest that fits best, if one fits better.
-    pub(super) fn exchange(&self, mine: &mut Connection, want: &Want) {
-        let mut fit = fitness(&mine.shared().facts(), want);
-        if fit == BEST_FIT || self.seats.status().available == 0 {
-            return;
+    /// Exchanges `mine` for the connection at rest that fits best, if one fits better. False: the one at hand was closed
+    /// just then. Under the lock of the seats nothing is read, written or thought about: whatever went wrong with that
+    /// would go wrong for all of the account.
+    pub(super) fn exchange(&self, mine: &mut Connection, want: &Want) -> bool {
+        let fit = fitness(&mine.shared().facts(), want);
+        if fit == BEST_FIT || self.seats.status().available == 0 || !self.is_current(mine) {
+            return true;
         }
+        let mut best = (fit, None);
         self.seats.retain(|seat, _| {
-            let mut seat = seat.0.lock();
-            if let Some(other) = seat.as_mut() {
-                let other_fit = fitness(&other.shared().facts(), want);
-                if other_fit > fit && self.is_current(mine) && other.attach() {
-                    // If mine cannot be put to rest, its seat finds out when it is next wanted.
-                    let _ = mine.release();
-                    std::mem::swap(mine, other);
-                    fit = other_fit;
+            if let Some(other) = seat.0.lock().as_ref().map(Connection::shared)
+                && other.resting_since().is_some()
+            {
+                let other_fit = fitness(&other.facts(), want);
+                if other_fit > best.0 {
+                    best = (other_fit, Some(other.id));
                 }
             }
             true
         });
+        let Some(best) = best.1 else { return true };
+        let generation = mine.shared().generation;
+        // If mine cannot be put to rest, its seat finds out when it is next wanted.
+        let _ = mine.release();
+        self.seats.retain(|seat, _| {
+            let mut seat = seat.0.lock();
+            if let Some(other) = seat.as_mut().filter(|other| other.shared().id == best) {
+                std::mem::swap(mine, other);
+            }
+            true
+        });
+        self.look_after(generation);
+        // Somebody else may have taken the other: then it is mine still, and was at rest for a moment.
+        mine.attach()
     }
 
     /// The backend takes no more connections: makes do with those there are, for a while. False: there are none.
@@ -293,7 +314,7 @@ impl Account {
         if have == 0 {
             warn!(
                 user = self.name(),
-                backend = self.backend.config.name,
+                backend = self.backend().config.name,
                 text,
                 "backend takes no connection of this account"
             );
@@ -310,7 +331,7 @@ impl Account {
         }
         warn!(
             user = self.name(),
-            backend = self.backend.config.name,
+            backend = self.backend().config.name,
             connections = have,
             text,
             "backend takes no further connection of this account; lower pool.max_per_account"

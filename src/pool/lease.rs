@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use deadpool::managed::Object;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -73,8 +74,9 @@ impl Lease {
     /// Nobody who comes gets this connection any more, and those who share it are to leave it between two commands.
     #[must_use]
     pub fn is_outdated(&self) -> bool {
-        let at_once = || matches!(*self.account.outdated.lock(), RetireReason::Credential | RetireReason::Operator);
-        !self.is_current() && (at_once() || self.account.is_crowded())
+        let Some(connection) = &self.connection else { return false };
+        let is_to_leave = connection.shared().generation < self.account.to_leave.load(Ordering::Acquire);
+        is_to_leave || !self.is_current() && self.account.is_crowded()
     }
 
     fn is_current(&self) -> bool {
@@ -110,8 +112,7 @@ impl Lease {
         }
         let account = Arc::clone(&self.account);
         let before = self.shared().id;
-        account.exchange(&mut self, want);
-        if fitness(&self.shared().facts(), want) == 0 {
+        if !account.exchange(&mut self, want) || fitness(&self.shared().facts(), want) == 0 {
             drop(self);
             return want.checkout().await;
         }

@@ -20,7 +20,7 @@ use crate::mailbox::registry::{Everywhere, Registry};
 use crate::metrics::RetireReason;
 use crate::ports::{Allowance, Budget};
 use crate::secret::Fingerprint;
-use crate::upstream::backend::{Backend, Queue, Unauthenticated};
+use crate::upstream::backend::{Backend, Queue, Service, Unauthenticated};
 
 /// How long a hub may take to give up its connection.
 const TO_PARK: Duration = Duration::from_secs(2);
@@ -29,9 +29,13 @@ const TO_PARK: Duration = Duration::from_secs(2);
 pub struct Pools {
     config: Live<config::Pool>,
     backends: ArcSwap<Vec<Arc<Backend>>>,
+    /// Held while these are exchanged, or an administrator says whether one serves.
+    serving: Mutex<()>,
     accounts: RwLock<HashMap<Key, Arc<Account>>>,
     /// By what tokens of one person have in common: the accounts of each.
     siblings: Mutex<HashMap<Key, Vec<Weak<Account>>>>,
+    /// Accounts that nobody logs in to any more, as long as somebody has a session or a connection there.
+    forgotten: Mutex<Vec<Weak<Account>>>,
     everywhere: Allowance,
     hubs: Arc<Everywhere>,
     retirements: AtomicU64,
@@ -60,12 +64,14 @@ impl Pools {
     #[must_use]
     pub fn new(config: Live<config::Pool>, backends: Vec<Arc<Backend>>, budget: &Budget) -> Self {
         let (backends, everywhere) = (ArcSwap::from_pointee(backends), Allowance::new(budget.capacity()));
-        let (accounts, siblings) = (RwLock::default(), Mutex::default());
+        let (accounts, siblings, forgotten, serving) = Default::default();
         Self {
             config,
             backends,
+            serving,
             accounts,
             siblings,
+            forgotten,
             everywhere,
             hubs: Arc::clone(budget.hubs()),
             retirements: AtomicU64::new(0),
@@ -84,35 +90,71 @@ impl Pools {
         self.backends.load().iter().find(|backend| backend.index == index).cloned()
     }
 
-    /// Every account, by name.
+    /// Every account, by name; those, too, that nobody logs in to any more, while somebody is there.
     #[must_use]
     pub fn accounts(&self) -> Vec<Arc<Account>> {
         let mut accounts: Vec<_> = self.accounts.read().values().cloned().collect();
+        accounts.extend(self.forgotten.lock().iter().filter_map(Weak::upgrade));
         accounts.sort_by(|a, b| (a.key.backend, &a.key.user).cmp(&(b.key.backend, &b.key.user)));
         accounts
     }
 
-    /// Exchanges the backends, and the numbers of connections that may be in use at once. What is open to one that is
-    /// not among them any more is not used by further sessions.
+    /// Whether it is one of them.
+    #[must_use]
+    pub fn is_current(&self, backend: &Arc<Backend>) -> bool {
+        self.backends.load().iter().any(|current| Arc::ptr_eq(current, backend))
+    }
+
+    /// Has the backend of this name serve, or not; gives it.
+    pub fn serve(&self, name: &[u8], service: Service) -> Option<Arc<Backend>> {
+        let _serving = self.serving.lock();
+        let backend = self.backends.load().iter().find(|backend| backend.config.name.as_bytes() == name).cloned()?;
+        backend.set_service(service);
+        Some(backend)
+    }
+
+    /// Exchanges the backends, and the numbers of connections that may be in use at once. One with the index of an
+    /// earlier one takes its place: what is open to that is not used again, and its accounts go on with the new one.
     pub fn set_backends(&self, backends: Vec<Arc<Backend>>, capacity: usize) {
         self.everywhere.resize(capacity);
-        let kept = |index: usize| backends.iter().any(|backend| backend.index == index);
-        let gone: Vec<_> = self.backends.load().iter().filter(|backend| !kept(backend.index)).cloned().collect();
+        let serving = self.serving.lock();
+        let before = self.backends();
+        for (new, old) in backends.iter().flat_map(|new| before.iter().map(move |old| (new, old))) {
+            if new.index == old.index && !Arc::ptr_eq(new, old) {
+                new.succeeds(old);
+            }
+        }
+        // From here on nobody opens an account on one that is gone: `accepted`.
+        self.backends.store(Arc::new(backends.clone()));
+        drop(serving);
         let mut orphans = Vec::new();
         self.accounts.write().retain(|key, account| {
-            let stays = kept(key.backend);
+            let stays = backends.iter().any(|backend| backend.index == key.backend);
             if !stays {
                 orphans.push(Arc::clone(account));
             }
             stays
         });
-        self.backends.store(Arc::new(backends));
-        for account in orphans {
-            account.retire(RetireReason::Reload);
+        self.retiring();
+        self.forget(&orphans);
+        for account in self.accounts() {
+            let new = backends.iter().find(|backend| backend.index == account.key.backend);
+            if let Some(new) = new.filter(|new| !Arc::ptr_eq(new, &account.backend())) {
+                account.move_to(new);
+            }
         }
-        for backend in gone {
+        for backend in before.iter().filter(|backend| !self.is_current(backend)) {
             backend.shut_down();
         }
+    }
+
+    /// Nobody logs in to these any more.
+    fn forget(&self, accounts: &[Arc<Account>]) {
+        let mut forgotten = self.forgotten.lock();
+        forgotten.retain(|account| account.strong_count() > 0);
+        forgotten.extend(accounts.iter().map(Arc::downgrade));
+        drop(forgotten);
+        accounts.iter().for_each(|account| account.retire(RetireReason::Reload));
     }
 
     /// Goes by another `[pool]` from now on. Where it changes who shares connections, the accounts are forgotten, and
@@ -121,13 +163,10 @@ impl Pools {
         let same_keys = self.config.load().per_credential == config.per_credential;
         let max = config.max_per_account;
         self.config.store(Arc::new(config));
-        if same_keys {
-            self.accounts().iter().for_each(|account| account.resize(max));
-            return;
-        }
-        let forgotten = std::mem::take(&mut *self.accounts.write());
-        for account in forgotten.values() {
-            account.retire(RetireReason::Reload);
+        self.accounts().iter().for_each(|account| account.resize(max));
+        if !same_keys {
+            let forgotten: Vec<_> = std::mem::take(&mut *self.accounts.write()).into_values().collect();
+            self.forget(&forgotten);
         }
     }
 
@@ -156,6 +195,7 @@ impl Pools {
     }
 
     /// The backend has just accepted `credential` on `connection`: makes the account known, and keeps the connection.
+    /// `None`: another has taken its place meanwhile, or none.
     pub fn accepted(
         &self,
         key: Key,
@@ -163,20 +203,25 @@ impl Pools {
         fingerprint: Fingerprint,
         credential: &Arc<Credential>,
         connection: Unauthenticated,
-    ) -> Pass {
+    ) -> Option<Pass> {
         let mut is_new = false;
-        let account = {
+        let (account, generation) = {
             let mut accounts = self.accounts.write();
+            if !self.is_current(backend) {
+                return None;
+            }
             let new = |key: &Key| {
                 is_new = true;
                 self.account(key, Arc::clone(backend))
             };
-            Arc::clone(accounts.entry(key).or_insert_with_key(new))
+            let account = Arc::clone(accounts.entry(key).or_insert_with_key(new));
+            let generation = account.generation();
+            (account, generation)
         };
         if is_new && account.key.credential.is_some() {
             self.succeeds(&account);
         }
-        account.accepted(fingerprint, credential, connection, None)
+        Some(account.accepted(fingerprint, credential, connection, generation))
     }
 
     /// This account takes the place of those of the same person's earlier tokens, which expire: what rests there is
@@ -234,7 +279,7 @@ impl Pools {
                 .expect("a pool without time-outs of its own");
             Account {
                 key: key.clone(),
-                backend,
+                backend: ArcSwap::new(backend),
                 config: Arc::clone(&self.config),
                 seats,
                 turns: Allowance::new(max),
@@ -242,6 +287,7 @@ impl Pools {
                 proofs: Mutex::default(),
                 superseded: AtomicBool::new(false),
                 generation: AtomicU64::new(0),
+                to_leave: AtomicU64::new(0),
                 outdated: Mutex::new(RetireReason::Credential),
                 capabilities: ArcSwap::default(),
                 offered: Mutex::new(Arc::from("")),
@@ -251,7 +297,7 @@ impl Pools {
                 rested: Notify::new(),
                 manners: Arc::default(),
                 queue,
-                hubs: Arc::new(Registry::new(Arc::clone(&self.hubs))),
+                hubs: Arc::new(Registry::new(Arc::clone(&self.hubs), key.backend)),
                 all_hubs: Arc::clone(&self.hubs),
                 last_client: Mutex::default(),
                 waiting: AtomicUsize::new(0),
@@ -265,6 +311,7 @@ impl Pools {
     /// Forgets accounts without connections, sessions and credentials that are still good. Call it every few seconds.
     pub fn sweep(&self, cache_ttl: Duration) {
         self.everywhere.settle();
+        self.forgotten.lock().retain(|account| account.strong_count() > 0);
         let accounts = self.accounts();
         for account in &accounts {
             account.turns.settle();
@@ -288,7 +335,7 @@ impl Pools {
 
     /// Retires what is open to this backend: what rests now, what is in use when it comes back.
     pub fn drain_backend(&self, backend: &Backend) {
-        for account in self.accounts().iter().filter(|account| account.backend.index == backend.index) {
+        for account in self.accounts().iter().filter(|account| account.key.backend == backend.index) {
             account.retire(RetireReason::Operator);
         }
         backend.end_spares();

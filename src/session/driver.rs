@@ -551,6 +551,10 @@ impl Session {
             Verdict::Accepted(pass) => {
                 let offered = pass.account().offered();
                 self.record.set_account(pass.account());
+                // A reload has taken it away just now, perhaps before this could be seen in the record.
+                if pass.account().backend().is_gone() {
+                    self.record.close();
+                }
                 self.grant = Some(pass.grant().clone());
                 LoginReply::Accepted(offered)
             }

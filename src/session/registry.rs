@@ -19,7 +19,7 @@ use crate::imap::command::Name;
 use crate::listener::{ClientAddr, ListenerContext};
 use crate::mailbox::line::Watch;
 use crate::mailbox::registry::Status;
-use crate::metrics::SessionClose;
+use crate::metrics::{Direction, ListenerMetrics, SessionClose};
 use crate::pool::Account;
 use crate::session::crowd::Place;
 
@@ -41,6 +41,8 @@ pub struct Record {
     pub since: Instant,
     tls: OnceLock<&'static str>,
     account: OnceLock<Arc<Account>>,
+    /// Those of its listener.
+    numbers: Arc<ListenerMetrics>,
     received: AtomicU64,
     sent: AtomicU64,
     commands: AtomicU64,
@@ -173,10 +175,12 @@ impl Record {
 
     pub(super) fn add_received(&self, octets: usize) {
         add(&self.received, octets as u64);
+        self.numbers.octets.add(Direction::Received, octets);
     }
 
     pub(super) fn add_sent(&self, octets: usize) {
         add(&self.sent, octets as u64);
+        self.numbers.octets.add(Direction::Sent, octets);
     }
 
     pub(super) fn command_begins(&self, name: Name) {
@@ -262,7 +266,14 @@ impl Registry {
     }
 
     /// A session begins; it is known for as long as the guard lives.
-    pub fn enroll(self: &Arc<Self>, client: ClientAddr, listener: &Arc<ListenerContext>, place: Place) -> Enrolled {
+    pub fn enroll(
+        self: &Arc<Self>,
+        client: ClientAddr,
+        listener: &Arc<ListenerContext>,
+        numbers: Arc<ListenerMetrics>,
+        place: Place,
+    ) -> Enrolled {
+        numbers.sessions.inc();
         let record = Arc::new(Record {
             id: self.last.fetch_add(1, Ordering::Relaxed) + 1,
             client,
@@ -270,6 +281,7 @@ impl Registry {
             since: Instant::now(),
             tls: OnceLock::new(),
             account: OnceLock::new(),
+            numbers,
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             commands: AtomicU64::new(0),
@@ -329,6 +341,7 @@ impl Drop for Enrolled {
     fn drop(&mut self) {
         // A hub that its command keeps busy may know the record for longer.
         self.record.place.leave();
+        self.record.numbers.sessions.dec();
         self.registry.shard(self.record.id).lock().remove(&self.record.id);
         self.record.log();
     }

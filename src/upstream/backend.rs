@@ -17,6 +17,7 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use self::admission::{Entry, Queue};
@@ -41,6 +42,10 @@ use crate::tls::{Stamp, TlsConfigError};
 
 /// Connections that may be dialed to one backend at once: after an outage, or at the start, the others queue.
 const DIALS_AT_ONCE: usize = 16;
+/// Whether it is there is looked at this often, where nothing else tells.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// And where something speaks against it (a connection was lost, or says nothing), not more often than this.
+const LOOK_AT_ONCE: Duration = Duration::from_secs(5);
 /// A backend has as long to greet, however long it took to reach it.
 const TO_GREET: Duration = Duration::from_secs(1);
 
@@ -56,6 +61,9 @@ pub enum OpenError {
     /// Not even tried: wrong logins have opened enough connections lately.
     #[error("wrong logins have opened as many connections as they may for now")]
     Suspect,
+    /// It is not in the configuration any more, or not like this.
+    #[error("a reload has taken the backend away, or changed it")]
+    Gone,
     /// No connection.
     #[error(transparent)]
     Dial(#[from] DialError),
@@ -72,7 +80,7 @@ pub enum OpenError {
     #[error("no room for a further connection within {} (pool.max_total, ports, descriptors)", humantime::format_duration(*.0))]
     NoRoom(Duration),
     /// Silence.
-    #[error("the backend did not answer within {}", humantime::format_duration(*.0))]
+    #[error("the backend did not answer within {}", humantime::format_duration(in_millis(*.0)))]
     Timeout(Duration),
     /// Too many connections, in the backend's own words.
     #[error("the backend has reached a limit: {0}")]
@@ -133,7 +141,7 @@ impl OpenError {
             Self::Login(LoginError::Bye(_) | LoginError::PreAuth) => DialResult::Greeting,
             Self::Login(_) | Self::Limit(_) | Self::Unavailable(_) | Self::NotConnected(_) => DialResult::Protocol,
             Self::Unjudged { error, .. } => error.result(),
-            Self::Closed => DialResult::Closed,
+            Self::Closed | Self::Gone => DialResult::Closed,
             Self::Io(_) => DialResult::Io,
             Self::Timeout(_) => DialResult::Timeout,
         }
@@ -151,10 +159,15 @@ impl OpenError {
             | Self::NotConnected(_)
             | Self::Unjudged { .. }
             | Self::Login(LoginError::NoMechanism) => Concern::Account,
-            Self::Breaker | Self::Gate(_) | Self::Suspect | Self::NoRoom(_) => Concern::Host,
+            Self::Breaker | Self::Gate(_) | Self::Suspect | Self::NoRoom(_) | Self::Gone => Concern::Host,
             Self::Dial(error) if error.is_local() => Concern::Host,
             Self::Dial(_) | Self::Login(_) | Self::Closed | Self::Io(_) | Self::Timeout(_) => Concern::Backend,
         }
+    }
+
+    /// Nobody said anything, not even no.
+    fn is_silence(&self) -> bool {
+        matches!(self, Self::Timeout(_) | Self::Dial(DialError::Timeout { .. }))
     }
 
     /// A `BYE Too many connections` is a limit, too.
@@ -203,6 +216,10 @@ pub struct Backend {
     gate: Mutex<Gate>,
     last_error: Mutex<Option<String>>,
     reachable: watch::Sender<bool>,
+    /// When it last greeted; something has spoken against it since; the last attempt came to nothing as it said nothing.
+    greeted: Mutex<Option<Instant>>,
+    suspected: AtomicBool,
+    silent: AtomicBool,
     service: watch::Sender<Service>,
     dials: Semaphore,
     turns: Turns,
@@ -211,8 +228,8 @@ pub struct Backend {
     tending: tokio::sync::Mutex<()>,
     /// Spare connections are being opened.
     refilling: AtomicBool,
-    /// No spare connections any more.
-    closing: AtomicBool,
+    /// It is not in the configuration any more: nothing is opened there.
+    gone: CancellationToken,
     last_login: Mutex<Instant>,
     capabilities: ArcSwap<Capabilities>,
     budget: Arc<Budget>,
@@ -254,13 +271,16 @@ impl Backend {
             gate: Mutex::default(),
             last_error: Mutex::default(),
             reachable: watch::Sender::new(false),
+            greeted: Mutex::default(),
+            suspected: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
             service: watch::Sender::new(Service::Running),
             dials: Semaphore::new(DIALS_AT_ONCE),
             turns: Turns::default(),
             spares: Mutex::default(),
             tending: tokio::sync::Mutex::default(),
             refilling: AtomicBool::new(false),
-            closing: AtomicBool::new(false),
+            gone: CancellationToken::new(),
             last_login: Mutex::new(Instant::now()),
             capabilities: ArcSwap::from_pointee(Capabilities::minimal()),
             budget,
@@ -298,6 +318,23 @@ impl Backend {
         *self.reachable.borrow()
     }
 
+    /// Something speaks against it: a connection was lost, or says nothing. It is looked at soon whether it is there.
+    pub fn suspect(&self) {
+        self.suspected.store(true, Ordering::Release);
+    }
+
+    /// It takes connections, or does not refuse them, and says nothing on them: what is open says nothing either.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        !self.is_reachable() && self.silent.load(Ordering::Acquire)
+    }
+
+    /// It was seen to be there, but not of late, or something has spoken against it since.
+    fn is_to_be_looked_at(&self) -> bool {
+        let patience = if self.suspected.load(Ordering::Acquire) { LOOK_AT_ONCE } else { LOOK_AGAIN };
+        self.greeted.lock().is_none_or(|greeted| greeted.elapsed() >= patience)
+    }
+
     /// Whether sessions get connections to it.
     #[must_use]
     pub fn service(&self) -> Service {
@@ -309,12 +346,26 @@ impl Backend {
         self.service.send_replace(service);
     }
 
-    /// Waits while it is paused. The caller sets the deadline.
+    /// Waits while it is paused, unless it is gone. The caller sets the deadline.
     pub async fn in_service(&self) {
         if self.service() != Service::Running {
+            let mut service = self.service.subscribe();
             // The sender lives as long as this.
-            let _ = self.service.subscribe().wait_for(|service| *service == Service::Running).await;
+            let _ = self.gone.run_until_cancelled(service.wait_for(|service| *service == Service::Running)).await;
         }
+    }
+
+    /// Whether it is in the configuration no more.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.gone.is_cancelled()
+    }
+
+    /// It takes the place of `earlier`: what an administrator said of that holds for it, too, and what it offers is
+    /// taken for the same until it was asked.
+    pub(crate) fn succeeds(&self, earlier: &Self) {
+        self.set_service(earlier.service());
+        self.capabilities.store(earlier.capabilities());
     }
 
     /// Why it cannot be reached, if so.
@@ -338,8 +389,20 @@ impl Backend {
     }
 
     /// Has the backend judge a credential, on a connection kept for that or a new one. The connection comes with the
-    /// outcome. A credential is shown on one connection only, and the entry is used up by that.
+    /// outcome. A credential is shown on one connection only, and the entry is used up by that. Nobody waits for a
+    /// backend that is gone.
     pub async fn log_in(
+        self: &Arc<Self>,
+        entry: Entry,
+        credential: &Credential,
+        standing: Standing,
+        client: Option<IpAddr>,
+    ) -> Judgement {
+        let judged = self.gone.run_until_cancelled(self.log_in_there(entry, credential, standing, client)).await;
+        judged.unwrap_or_else(|| Judgement { result: Err(OpenError::Gone), alerts: Vec::new() })
+    }
+
+    async fn log_in_there(
         self: &Arc<Self>,
         mut entry: Entry,
         credential: &Credential,
@@ -425,24 +488,28 @@ impl Backend {
     pub async fn tend(self: &Arc<Self>) {
         let Ok(_alone) = self.tending.try_lock() else { return };
         self.clear_away_spares();
-        // A backend that is down, or was never seen, is asked whether it is there, and nobody has to make room for
-        // that.
+        // A backend that is down, or was never seen, is asked whether it is there, and so is one that may have gone
+        // meanwhile; and nobody has to make room for that.
         let known = *self.reachable.borrow();
-        if !known
+        if (!known || self.is_to_be_looked_at())
             && self.service() == Service::Running
             && let Some(permit) = self.budget.try_permit(self.index)
             && let Ok(spare) = self.open(Whom::Look, permit, None).await
             && !self.config.send_proxy
         {
-            // It serves for the first login, also where none are to be kept; but not if it must be told whose that is.
-            self.hold(&mut self.spares.lock(), spare);
+            match known {
+                true => self.keep(spare),
+                // It serves for the first login, also where none are to be kept; but not if it must be told whose that
+                // is.
+                false => self.hold(&mut self.spares.lock(), spare),
+            }
         }
         self.refill_soon();
     }
 
-    /// Ends the spare connections, for good.
+    /// Ends the spare connections, and has nobody wait for it any longer, for good.
     pub fn shut_down(&self) {
-        self.closing.store(true, Ordering::Release);
+        self.gone.cancel();
         self.spares.lock().clear();
     }
 
@@ -482,6 +549,8 @@ impl Backend {
         self.metrics.dial(error.map_or(DialResult::Ok, OpenError::result));
         let Some(error) = error else {
             self.breaker.lock().greeted();
+            *self.greeted.lock() = Some(Instant::now());
+            self.suspected.store(false, Ordering::Release);
             if !self.reachable.send_replace(true) {
                 info!(backend = self.config.name, "backend reached");
             }
@@ -502,6 +571,8 @@ impl Backend {
             None => breaker.succeeded(),
             Some(Concern::Account | Concern::Host) => breaker.undecided(),
             Some(Concern::Backend) => {
+                self.silent.store(error.is_some_and(OpenError::is_silence), Ordering::Release);
+                self.suspect();
                 breaker.failed(Instant::now().into_std(), self.dialer.net().chance());
                 if breaker.is_open() && self.reachable.send_replace(false) {
                     // Whoever logged in on one of these would wait for `login_timeout`.
@@ -594,6 +665,7 @@ impl Backend {
             idle_timeout: pool.idle_timeout,
             lifetime: pool.max_lifetime.mul_f64(1.0 - self.dialer.net().chance() / 10.0),
             reply_timeout: self.config.reply_timeout,
+            doubt: pool.checkout_timeout,
         };
         let mut state = connection.state;
         state.set(ConnectionState::Active);
@@ -610,6 +682,14 @@ impl Backend {
     }
 }
 
+/// Without what nobody wants to read.
+fn in_millis(time: Duration) -> Duration {
+    Duration::from_millis(u64::try_from((time + Duration::from_nanos(999_999)).as_millis()).unwrap_or(u64::MAX))
+}
+
 fn stamp(config: &config::Backend) -> Option<Stamp> {
     config.ca_file.as_deref().and_then(Stamp::of)
 }
+
+#[cfg(test)]
+mod tests;

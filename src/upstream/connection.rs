@@ -107,6 +107,16 @@ impl Shared {
         let _ = self.owner.set((Arc::downgrade(account), names.0, names.1));
     }
 
+    /// Something on it speaks against its backend. Gives whether that is known to say nothing to anybody.
+    fn doubts_backend(&self) -> bool {
+        let account = self.owner.get().and_then(|(account, ..)| account.upgrade());
+        account.filter(|account| account.generation() == self.generation).is_some_and(|account| {
+            let backend = account.backend();
+            backend.suspect();
+            backend.is_frozen()
+        })
+    }
+
     /// These are given back when its socket is closed, which has to be ended for that.
     pub fn keep_to_the_end(&self, permits: impl IntoIterator<Item = OwnedSemaphorePermit>) {
         if let Some(kept) = self.kept.lock().as_mut() {
@@ -178,6 +188,8 @@ pub struct Timing {
     pub lifetime: Duration,
     /// See [`crate::config::Backend`].
     pub reply_timeout: Duration,
+    /// A command to which nothing is said for so long speaks against the backend.
+    pub doubt: Duration,
 }
 
 /// A connection that was just authenticated.
@@ -290,6 +302,8 @@ impl Connection {
     pub fn attach(&mut self) -> bool {
         self.fresh = false;
         let Some(mut wire) = self.shared.take_to_use() else { return false };
+        #[cfg(test)]
+        crash::now();
         self.rested_for = wire.rested().elapsed();
         match wire.attach(&self.shared) {
             Ok(()) => self.wire = Some(wire),
@@ -484,6 +498,23 @@ pub(crate) fn poll_read_with(
         take(target.filled());
         Poll::Ready(Ok(target.filled().len()))
     })
+}
+
+/// A fault in the protocol machine, for tests of what it takes with it.
+#[cfg(test)]
+pub(crate) mod crash {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// Connections that are taken out of rest until one crashes; 0: none does.
+        pub(crate) static AFTER: Cell<u32> = const { Cell::new(0) };
+    }
+
+    pub(super) fn now() {
+        let after = AFTER.get();
+        AFTER.set(after.saturating_sub(1));
+        assert!(after != 1, "on purpose");
+    }
 }
 
 #[cfg(all(test, unix))]

@@ -128,19 +128,22 @@ async fn a_server_that_dies_of_idle_is_not_asked_to() {
     stage.end().await;
 }
 
-/// Who gives a command does not wait for ever for a server that does not end IDLE, nor for one that does not begin it.
+/// Who gives a command waits for a server that does not end IDLE, or does not begin it, as for a connection. After that
+/// the mailbox goes on by another.
 #[tokio::test]
 async fn an_idle_that_is_not_answered_is_given_up() {
     for answer in ["U< + idling\n1> DONE\n1< b OK…\n1> c NOOP\nU- DONE", "1> DONE\n1< b OK…\n1> c NOOP"] {
         let mut stage = Stage::set(1, "").await;
         stage.play(&format!("{ONE}\n{TWO}\n{IDLERS}\nU> IDLE\n{answer}")).await;
         pass(POLL).await;
+        stage.play("1< c NO [UNAVAILABLE]…").await;
         stage.play(&again('V')).await;
         stage
             .play(
-                "V> NOOP
+                "1> d NOOP
+                 V> NOOP
                  V< TAG OK noop
-                 1< c OK noop
+                 1< d OK noop
                  1> b IDLE
                  1< + idling",
             )
@@ -327,8 +330,8 @@ async fn what_enabled_does_not_list_is_not_on() {
     }
 }
 
-/// A server that says nothing more on a connection: who joins there waits for it no longer than for what any server
-/// answers at once, and goes on by another.
+/// A server that says nothing more on a connection: who joins there waits for it as for a connection. It is left when it
+/// has not said for a minute what any server answers at once, and the mailbox goes on by another.
 #[tokio::test]
 async fn a_server_that_falls_silent_is_left() {
     let mut stage = Stage::set(1, "").await;
@@ -343,10 +346,12 @@ async fn a_server_that_falls_silent_is_left() {
         ))
         .await;
     pass(Duration::from_secs(59)).await;
+    stage.play("2< a NO [UNAVAILABLE]…").await;
     pass(Duration::from_secs(2)).await;
     stage
         .play(
-            "V> SELECT \"INBOX\"
+            "2> a SELECT INBOX
+             V> SELECT \"INBOX\"
              V< * 3 EXISTS
              V< * OK [UIDVALIDITY 7] valid
              V< * OK [UIDNEXT 14] next

@@ -94,9 +94,20 @@ async fn ctl_does_what_the_api_does() {
     for (arguments, said) in [
         (&["ctl", "retire", "nobody"][..], "there is no such account"),
         (&["ctl", "close", "77"], "there is no such session"),
+        (&["ctl", "close", "--client", "192.0.2.1"], "there is no such client with a session"),
+        (&["ctl", "close", "--client", "web"], "\"web\" is no IP address"),
+        (&["ctl", "close", "--listener", "third one"], "there is no such listener with a session"),
         (&["ctl", "pause", "nobody"], "there is no such backend"),
     ] {
         assert!(refused(&imapool.run(arguments)).contains(said), "{arguments:?}");
+    }
+    for whose in [["--account", "u8"], ["--client", "127.0.0.1"], ["--listener", "webmail"]] {
+        let mut client = connect(imapool.address(), None).await;
+        client.play("C: a LOGIN u8 pw-u8\nS: a OK…").await;
+        let told = stdout(&imapool.run(&["ctl", "close", whose[0], whose[1]]));
+        assert_eq!(told, format!("{}: 1 sessions are being closed\n", whose[1]));
+        client.play("S: * BYE…\nS.").await;
+        until("it is gone", || stdout(&imapool.run(&["status", "--list", "sessions"])).lines().count() < 3).await;
     }
     // Without the token, and with a wrong one.
     let socket = format!("unix:{}", imapool.folder.path().join("admin.sock").display());

@@ -167,3 +167,29 @@ async fn slow_commands_are_logged_once_at_their_end() {
         world.harness.finish().await;
     }
 }
+
+/// In both directions, on both sides.
+#[tokio::test]
+async fn octets_are_counted_by_listener_and_by_backend() {
+    for by_session in [false, true] {
+        let world = if by_session { World::by_session().await } else { World::new().await };
+        let mut client = world.harness.login("u8").await;
+        let metric = |name: &str, labels: &str| world.harness.metric(&format!("imapool_{name}"), labels);
+        let [of_clients, of_server] = ["listener_octets_total", "backend_octets_total"]
+            .map(|name| move |direction: &str| metric(name, &format!("direction=\"{direction}\"")));
+        assert_eq!(metric("listener_sessions", "listener=\"webmail\""), 1);
+        client.play("C: a SELECT INBOX\nS~ a OK…").await;
+        let before = [of_clients("received"), of_clients("sent"), of_server("received"), of_server("sent")];
+        let command = "b FETCH 1 (BODY.PEEK[])";
+        let told: usize = client.command(command).await.iter().map(|line| line.len() + 2).sum();
+        assert_eq!(of_clients("received") - before[0], command.len() as u64 + 2);
+        assert_eq!(of_clients("sent") - before[1], told as u64);
+        // The tags differ in length.
+        assert!(of_server("received") - before[2] >= told as u64 && of_server("sent") > before[3]);
+        client.play("C: z LOGOUT\nS~ z OK…\nS.").await;
+        world.harness.sessions(0).await;
+        assert_eq!(metric("listener_sessions", ""), 0);
+        drop(client);
+        world.harness.finish().await;
+    }
+}

@@ -43,15 +43,21 @@ async fn an_operator_who_does_everything_at_once() {
 async fn storm(mode: PoolMode, seed: u64, actions: u64) {
     let server = Server::start(Options::default()).await.unwrap();
     let address = server.address();
+    let other = Server::start(Options::default()).await.unwrap();
     let world = World::before(address, server, |config| {
         config.pool.mode = mode;
         config.pool.spare = 0;
         config.pool.checkout_timeout = Duration::from_millis(500);
     })
     .await;
-    for user in 0..USERS {
-        let mut client = world.harness.login(&format!("user{user}")).await;
-        client.play("C: a CREATE One\nS~ a OK…\nC: b CREATE Two\nS~ b OK…\nC: z LOGOUT\nS~ z OK…\nS.").await;
+    for port in [other.address().port(), address.port()] {
+        let mut config = (*world.harness.proxy().config()).clone();
+        config.backends[0].port = port;
+        world.harness.proxy().reload(config).await.unwrap();
+        for user in 0..USERS {
+            let mut client = world.harness.login(&format!("user{user}")).await;
+            client.play("C: a CREATE One\nS~ a OK…\nC: b CREATE Two\nS~ b OK…\nC: z LOGOUT\nS~ z OK…\nS.").await;
+        }
     }
     let stop = Arc::<AtomicBool>::default();
     let clients: Vec<_> = (1..=CLIENTS)
@@ -63,7 +69,7 @@ async fn storm(mode: PoolMode, seed: u64, actions: u64) {
     let mut chance = Chance(seed | 1);
     for _ in 0..actions {
         assert!(!clients.iter().any(tokio::task::JoinHandle::is_finished), "a client has failed");
-        act(&world, &mut chance).await;
+        act(&world, &other, &mut chance).await;
         tokio::time::sleep(Duration::from_millis(chance.below(20) as u64)).await;
     }
     stop.store(true, Ordering::Relaxed);
@@ -77,29 +83,36 @@ async fn storm(mode: PoolMode, seed: u64, actions: u64) {
     }
     world.harness.sessions(0).await;
     let most = world.harness.proxy().config().pool.max_per_account * USERS;
-    until("no more connections than allowed", || world.server.open() <= most).await;
+    until("no more connections than allowed", || world.server.open() + other.open() <= most).await;
     for account in world.rows("accounts").await {
         assert_eq!((&account["sessions"], &account["waiting"]), (&0.into(), &0.into()), "{account}");
     }
     post(world.admin, "/api/backends/mail/drain").await;
     soon("nothing is open", world.server.wait_open(|open| open == 0)).await;
+    soon("nothing is open", other.wait_open(|open| open == 0)).await;
     world.harness.finish().await;
 }
 
 /// One action of an operator.
-async fn act(world: &World, chance: &mut Chance) {
+async fn act(world: &World, other: &Server, chance: &mut Chance) {
     let user = chance.below(USERS);
-    let call = match chance.below(8) {
+    let call = match chance.below(9) {
         0 => {
             post(world.admin, "/api/backends/mail/drain").await;
             // Nothing is opened behind it.
             soon("drained", world.server.wait_open(|open| open == 0)).await;
+            soon("drained", other.wait_open(|open| open == 0)).await;
             "backends/mail/resume".to_owned()
         }
         1 => "backends/mail/pause".to_owned(),
         2 | 3 => "backends/mail/resume".to_owned(),
         4 => format!("accounts/user{user}/retire"),
         5 => format!("accounts/USER{user}/close"),
+        6 => {
+            let mut config = (*world.harness.proxy().config()).clone();
+            config.backends[0].port = [world.server.address(), other.address()][chance.below(2)].port();
+            return drop(world.harness.proxy().reload(config).await.unwrap());
+        }
         _ => {
             let mut config = (*world.harness.proxy().config()).clone();
             config.pool.max_per_account = 1 + chance.below(4);

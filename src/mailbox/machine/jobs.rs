@@ -62,6 +62,28 @@ impl Job {
         }
     }
 
+    /// Those who join by it.
+    pub(super) fn joining(&mut self) -> Option<&mut Joining> {
+        match self {
+            Self::Status { joining, .. }
+            | Self::Exists { joining, .. }
+            | Self::Unseen { joining, .. }
+            | Self::Refresh(joining) => Some(joining),
+            _ => None,
+        }
+    }
+
+    /// See [`Job::joining`].
+    pub(super) fn joins(&self) -> Option<&Joining> {
+        match self {
+            Self::Status { joining, .. }
+            | Self::Exists { joining, .. }
+            | Self::Unseen { joining, .. }
+            | Self::Refresh(joining) => Some(joining),
+            _ => None,
+        }
+    }
+
     /// The backend has nothing to look for.
     pub(super) fn is_soon_answered(&self) -> bool {
         matches!(self, Self::Status { .. } | Self::Exists { .. } | Self::Refresh(_) | Self::KeepAlive)
@@ -504,6 +526,8 @@ impl Machine {
         let again = |machine: &mut Self, id: MemberId, run: Box<Run>| {
             if let Some(member) = machine.members.get_mut(&id) {
                 member.attempts += 1;
+                // It has waited for nothing yet: its command ran.
+                member.since = machine.now;
                 member.waiting = Some(run);
                 machine.queue.push_front(id);
             }

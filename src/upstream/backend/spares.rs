@@ -53,7 +53,7 @@ impl Backend {
     }
 
     pub(super) fn hold(&self, spares: &mut Vec<Unauthenticated>, mut spare: Unauthenticated) {
-        let wanted = !self.closing.load(Ordering::Acquire) && self.service() != Service::Drained;
+        let wanted = !self.is_gone() && self.service() != Service::Drained;
         if wanted && spare.is_ready() && spare.opened.elapsed() < SPARE_AGE {
             spare.state.set(ConnectionState::Spare);
             spare.kept = true;
@@ -73,7 +73,11 @@ impl Backend {
         spares.retain_mut(|spare| {
             let drop = surplus > 0 && spare.used && spare.since.elapsed() > USED_SPARE_AGE;
             surplus -= usize::from(drop);
-            !drop && spare.opened.elapsed() < SPARE_AGE && spare.is_alive()
+            let (is_young, is_alive) = (spare.opened.elapsed() < SPARE_AGE, spare.is_alive());
+            if is_young && !is_alive {
+                self.suspect();
+            }
+            !drop && is_young && is_alive
         });
     }
 
@@ -101,7 +105,7 @@ impl Backend {
         unused < self.spare()
             && spares.len() + self.turns.running() < self.turns.places()
             && *self.reachable.borrow()
-            && !self.closing.load(Ordering::Acquire)
+            && !self.is_gone()
             && self.service() == Service::Running
             // With another one too: else it would be ended again, and opened again.
             && !self.budget.is_short(self.index, 1)

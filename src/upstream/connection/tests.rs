@@ -21,6 +21,7 @@ const TIMING: Timing = Timing {
     idle_timeout: Duration::from_secs(1200),
     lifetime: Duration::from_secs(3600),
     reply_timeout: REPLY_TIMEOUT,
+    doubt: REPLY_TIMEOUT,
 };
 
 /// A connection that a session has, and the backend's end of it.

@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 
 use super::reading::{Reading, poll_read};
 use super::{FromUpstream, Opened, Part, Shared, Timing};
-use crate::metrics::{BackendMetrics, ConnectionState, RetireReason, StateGuard};
+use crate::metrics::{BackendMetrics, ConnectionState, Direction, RetireReason, StateGuard};
 use crate::ports::Permit;
 use crate::session::machine::Run;
 use crate::shown;
@@ -60,6 +60,8 @@ pub(super) struct Wire {
     /// When it was last put to rest.
     rested: Instant,
     last_octet: Instant,
+    /// When its backend was last doubted for its silence.
+    doubted: Instant,
     /// An octet of the session's command was sent, one of its reply was received.
     sent: bool,
     replied: bool,
@@ -109,6 +111,7 @@ impl Wire {
             opened: now,
             rested: now,
             last_octet: now,
+            doubted: now,
             sent: false,
             replied: false,
             unasked: 0,
@@ -274,7 +277,7 @@ impl Wire {
                 continue;
             }
             ready!(self.poll_timer(cx));
-            self.timer_fired()?;
+            self.timer_fired(shared)?;
         }
     }
 
@@ -300,6 +303,7 @@ impl Wire {
                 Ok(written) => {
                     self.sent = true;
                     self.last_octet = Instant::now();
+                    self.metrics.octets.add(Direction::Sent, written);
                     self.output.advance(written);
                 }
                 Err(error) => self.fail(Exit::Io(error)),
@@ -316,6 +320,7 @@ impl Wire {
         if read == 0 {
             return Err(Exit::ServerClosed);
         }
+        self.metrics.octets.add(Direction::Received, read);
         self.unasked = self.unasked.saturating_add(read);
         if self.unasked > UNASKED && !matches!(self.phase, Phase::Leased) {
             // No session can be served before all of it is read; whoever waits takes another connection.
@@ -349,7 +354,8 @@ impl Wire {
             Phase::Own(deadline) => Some(deadline),
             // Clients idle as long as they like: TCP's keepalive watches over the backend then.
             Phase::Leased if self.machine.is_waiting() || !self.output.is_empty() => {
-                Some(self.last_octet + self.timing.reply_timeout)
+                let doubt = self.last_octet.max(self.doubted) + self.timing.doubt;
+                Some(doubt.min(self.last_octet + self.timing.reply_timeout))
             }
             Phase::Leased => None,
         }
@@ -364,10 +370,15 @@ impl Wire {
         self.opened + self.timing.lifetime
     }
 
-    fn timer_fired(&mut self) -> Result<(), Exit> {
+    fn timer_fired(&mut self, shared: &Shared) -> Result<(), Exit> {
         let now = Instant::now();
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return Ok(());
+        }
+        if matches!(self.phase, Phase::Leased) && now < self.last_octet + self.timing.reply_timeout {
+            // A command may take its time; but not on a server that greets nobody any more.
+            self.doubted = now;
+            return if shared.doubts_backend() { Err(Exit::Timeout) } else { Ok(()) };
         }
         let Phase::Resting { unselect, .. } = self.phase else { return Err(Exit::Timeout) };
         if now >= self.expires_at() {

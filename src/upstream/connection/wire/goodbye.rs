@@ -29,6 +29,9 @@ impl Wire {
         if matches!(exit, Exit::Retire(RetireReason::Evicted)) {
             self.permit.leave();
         }
+        if matches!(exit, Exit::ServerClosed | Exit::Bye(_) | Exit::Io(_) | Exit::Timeout) {
+            shared.doubts_backend();
+        }
         let reason = self.reason(shared, &exit);
         let bye = if let Exit::Bye(text) = &exit { Some(text.clone()) } else { None };
         // A command that waits for one of our own was not sent, whatever else was.

@@ -1,0 +1,240 @@
+//! What can be done by `POST /api/...`.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tracing::info;
+
+use super::api::octets;
+use crate::app::{Proxy, ReloadError};
+use crate::metrics::RetireReason;
+use crate::names::folded;
+use crate::pool::Account;
+use crate::session::registry::Record;
+use crate::shown;
+use crate::upstream::backend::Service;
+
+/// Seconds that a trace lasts, unless the request says otherwise, and at most.
+const TRACE: u64 = 60;
+/// See [`TRACE`].
+const LONGEST_TRACE: u64 = 3600;
+
+/// What a request to close sessions lacks.
+const WHOSE: &str = "say whose sessions: account, client or listener";
+
+/// Where an action was asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origin(pub(super) Option<SocketAddr>);
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(address) => write!(f, "{address}"),
+            None => f.write_str("unix"),
+        }
+    }
+}
+
+/// What an action says.
+pub(super) enum Done {
+    /// 200
+    Well(Value),
+    /// 404
+    NoSuch(&'static str),
+    /// 400, 409 or 422, and why.
+    Not(u16, String),
+}
+
+/// Carries out `POST /api/{path}?{query}`. `None`: there is no such action.
+pub(super) async fn act(proxy: &Proxy, path: &str, query: &str, origin: Origin) -> Option<Done> {
+    let segments: Vec<_> = path.split('/').collect();
+    Some(match segments[..] {
+        ["accounts", account, "retire"] => retire(proxy, origin, &octets(account)),
+        ["accounts", account, "trace"] => trace(proxy, origin, &octets(account), query),
+        ["accounts", account, "close"] => close_all(proxy, origin, &Whose::Account(&octets(account))),
+        ["sessions", "close"] => close_those(proxy, origin, query),
+        ["sessions", id, "close"] => close(proxy, origin, id),
+        ["backends", name, verb @ ("pause" | "resume" | "drain")] => serve(proxy, origin, &octets(name), verb),
+        ["reload"] => reload(proxy, origin).await,
+        _ => return None,
+    })
+}
+
+/// All accounts that this name may mean, however it is spelled, and their names.
+fn named(proxy: &Proxy, user: &[u8]) -> (Vec<Arc<Account>>, Vec<String>) {
+    let name = folded(user);
+    let mut accounts = proxy.pools().accounts();
+    accounts.retain(|account| folded(&account.key().user) == name);
+    let mut users: Vec<_> = accounts.iter().map(|account| account.name()).collect();
+    users.sort();
+    users.dedup();
+    (accounts, users)
+}
+
+/// Ends what imapool holds for an account, however its name is spelled: connections at rest at once, others when their
+/// sessions end; and the next login is verified anew.
+fn retire(proxy: &Proxy, origin: Origin, user: &[u8]) -> Done {
+    proxy.pools().retiring();
+    let (accounts, users) = named(proxy, user);
+    if accounts.is_empty() {
+        return Done::NoSuch("account");
+    }
+    let connections: usize = accounts.iter().map(|account| account.usage().connections).sum();
+    for account in &accounts {
+        account.retire_all(RetireReason::Operator);
+    }
+    info!(%origin, user = shown::text(user), accounts = accounts.len(), connections, "retired by an administrator");
+    Done::Well(json!({ "accounts": accounts.len(), "connections": connections, "users": users }))
+}
+
+/// For `seconds`, an hour at most and a minute by default.
+fn trace(proxy: &Proxy, origin: Origin, user: &[u8], query: &str) -> Done {
+    let seconds = query.split('&').find_map(|pair| pair.strip_prefix("seconds="));
+    let Ok(seconds) = seconds.map_or(Ok(TRACE), str::parse::<u64>) else {
+        return Done::Not(400, "seconds must be a number".to_owned());
+    };
+    let seconds = seconds.min(LONGEST_TRACE);
+    let (accounts, users) = named(proxy, user);
+    if accounts.is_empty() {
+        return Done::NoSuch("account");
+    }
+    for account in &accounts {
+        account.trace_for(Duration::from_secs(seconds));
+    }
+    info!(%origin, user = shown::text(user), accounts = accounts.len(), seconds, "protocol traced by an administrator");
+    Done::Well(json!({ "accounts": accounts.len(), "seconds": seconds, "users": users }))
+}
+
+/// Whose sessions are meant.
+enum Whose<'a> {
+    /// Of an account, however its name is spelled.
+    Account(&'a [u8]),
+    /// Of this client: an IP address, or one with a port; `unix` for all who came by a Unix socket.
+    Client(&'a str),
+    /// Of those who came in by the listener of this name.
+    Listener(&'a str),
+}
+
+impl<'a> Whose<'a> {
+    fn parse(key: &str, value: &'a str) -> Option<Self> {
+        match key {
+            "account" => Some(Self::Account(value.as_bytes())),
+            "client" => Some(Self::Client(value)),
+            "listener" => Some(Self::Listener(value)),
+            _ => None,
+        }
+    }
+
+    fn has(&self, record: &Record) -> bool {
+        match self {
+            Self::Account(user) => record.account().is_some_and(|account| folded(&account.key().user) == folded(user)),
+            Self::Client(address) => match address.parse::<IpAddr>() {
+                Ok(ip) => record.client.ip().is_some_and(|client| client.to_canonical() == ip.to_canonical()),
+                Err(_) => record.client.to_string() == *address,
+            },
+            Self::Listener(name) => record.listener.config.name == *name,
+        }
+    }
+
+    fn is_an_address(&self) -> bool {
+        match self {
+            Self::Client(address) => {
+                *address == "unix" || address.parse::<IpAddr>().is_ok() || address.parse::<SocketAddr>().is_ok()
+            }
+            _ => true,
+        }
+    }
+
+    fn no_such(&self) -> &'static str {
+        match self {
+            Self::Account(_) => "account with a session",
+            Self::Client(_) => "client with a session",
+            Self::Listener(_) => "listener with a session",
+        }
+    }
+}
+
+impl fmt::Display for Whose<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Account(user) => write!(f, "account {}", shown::text(user)),
+            Self::Client(address) => write!(f, "client {address}"),
+            Self::Listener(name) => write!(f, "listener {name}"),
+        }
+    }
+}
+
+/// By `?account=`, `?client=` or `?listener=`, one of them.
+fn close_those(proxy: &Proxy, origin: Origin, query: &str) -> Done {
+    let pairs: Vec<_> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
+    let [(key, value)] = pairs[..] else { return Done::Not(400, WHOSE.to_owned()) };
+    let value = String::from_utf8_lossy(&octets(&value.replace('+', " "))).into_owned();
+    match Whose::parse(key, &value) {
+        Some(whose) if !whose.is_an_address() => {
+            Done::Not(400, format!("{value:?} is no IP address: write one such as 192.0.2.7, or unix"))
+        }
+        Some(whose) => close_all(proxy, origin, &whose),
+        None => Done::Not(400, WHOSE.to_owned()),
+    }
+}
+
+fn close_all(proxy: &Proxy, origin: Origin, whose: &Whose<'_>) -> Done {
+    let mut records = proxy.registry().all();
+    records.retain(|record| whose.has(record));
+    if records.is_empty() {
+        return Done::NoSuch(whose.no_such());
+    }
+    let mut users: Vec<_> = records.iter().filter_map(|record| Some(record.account()?.name())).collect();
+    users.sort();
+    users.dedup();
+    records.iter().for_each(|record| record.close());
+    info!(%origin, of = %whose, sessions = records.len(), "sessions closed by an administrator");
+    Done::Well(json!({ "sessions": records.len(), "users": users }))
+}
+
+fn close(proxy: &Proxy, origin: Origin, id: &str) -> Done {
+    let record = id.parse().ok().and_then(|id| proxy.registry().find(id));
+    let Some(record) = record else { return Done::NoSuch("session") };
+    record.close();
+    info!(%origin, session = record.id, client = %record.client, "session closed by an administrator");
+    Done::Well(json!({ "session": record.id }))
+}
+
+fn serve(proxy: &Proxy, origin: Origin, name: &[u8], verb: &str) -> Done {
+    let service = match verb {
+        "pause" => Service::Paused,
+        "drain" => Service::Drained,
+        _ => Service::Running,
+    };
+    let Some(backend) = proxy.pools().serve(name, service) else { return Done::NoSuch("backend") };
+    let mut sessions = 0;
+    if service == Service::Drained {
+        proxy.pools().drain_backend(&backend);
+        // Those that hold a connection there would keep it for as long as they last; those in a mailbox would have to
+        // be told of it as it is, by another.
+        for record in proxy.registry().all() {
+            let there = record.account().is_some_and(|account| account.backend().index == backend.index);
+            if there && record.is_connected() {
+                record.close();
+                sessions += 1;
+            }
+        }
+    }
+    info!(%origin, backend = backend.config.name, service = service.as_str(), sessions, "set by an administrator");
+    let connections = backend.metrics().connections_open();
+    Done::Well(json!({
+        "backend": backend.config.name, "service": service.as_str(), "connections": connections, "sessions": sessions,
+    }))
+}
+
+async fn reload(proxy: &Proxy, origin: Origin) -> Done {
+    info!(%origin, "reload asked for by an administrator");
+    match proxy.reload_file().await {
+        Ok(changes) => Done::Well(json!({ "changes": changes })),
+        Err(error @ ReloadError::NoFile) => Done::Not(409, error.to_string()),
+        Err(error) => Done::Not(422, error.to_string()),
+    }
+}

@@ -1,0 +1,120 @@
+//! What ends of an account's connections: what is retired, and what is given up at rest for others.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::Account;
+use super::seat::Seat;
+use crate::metrics::RetireReason;
+use crate::upstream::connection::Connection;
+
+impl Account {
+    /// As if the account had never been seen: no connection is used again, and each credential is verified anew.
+    pub fn retire_all(&self, reason: RetireReason) {
+        let mut proofs = self.proofs.lock();
+        proofs.retain(|proof| Arc::strong_count(proof) > 1);
+        proofs.iter().for_each(|proof| proof.void());
+        drop(proofs);
+        self.retire(reason);
+    }
+
+    /// No connection that is open now is used again: those at rest end now, those that sessions share between two
+    /// commands, and the others when they come back.
+    pub fn retire(&self, reason: RetireReason) {
+        self.raise(reason, true);
+    }
+
+    /// `leave`: those who share what is older leave it.
+    pub(super) fn raise(&self, reason: RetireReason, leave: bool) {
+        let mut outdated = self.outdated.lock();
+        *outdated = reason;
+        let next = self.generation() + 1;
+        if leave {
+            self.to_leave.store(next, Ordering::Release);
+        }
+        self.generation.store(next, Ordering::Release);
+        drop(outdated);
+        self.retire_resting(reason);
+        self.hubs.look_up();
+    }
+
+    /// Goes by another `pool.max_per_account` from now on. Where there are fewer places, what rests is given up now,
+    /// what sessions share beyond them between two commands, and what a session has for itself when it comes back.
+    pub(super) fn resize(&self, max: usize) {
+        let (before, most) = (self.turns.capacity(), self.seats.status().max_size);
+        if max > most {
+            self.seats.resize(max);
+        }
+        self.turns.resize(max);
+        if max < before {
+            self.raise(RetireReason::Reload, false);
+        }
+    }
+
+    /// There are more connections than there may be by now.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.seats.status().size > self.turns.capacity()
+    }
+
+    /// How often its connections were retired: what is older than that is not used again.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Retires what rests.
+    pub fn retire_resting(&self, reason: RetireReason) {
+        self.take_verified();
+        let removed = self.seats.retain(|_, _| false).removed;
+        for connection in removed.into_iter().filter_map(|seat| seat.0.into_inner()) {
+            // None is opened in its place before it is closed.
+            connection.shared().keep_to_the_end(Arc::clone(self.turns.semaphore()).try_acquire_owned());
+            connection.shared().retire(reason);
+        }
+    }
+
+    /// The connection at rest longest in a seat: since when, and its number.
+    pub(super) fn longest_at_rest(&self) -> Option<(Instant, u64)> {
+        let mut oldest: Option<(Instant, u64)> = None;
+        self.seats.retain(|seat, _| {
+            if let Some(resting) = seat.0.lock().as_ref().map(Connection::shared)
+                && let Some(since) = resting.resting_since()
+                && oldest.is_none_or(|(longest, _)| since < longest)
+            {
+                oldest = Some((since, resting.id));
+            }
+            true
+        });
+        oldest
+    }
+
+    /// Waits until a connection rests, and asks a hub for its own. The caller sets the deadline.
+    pub(super) async fn something_at_rest(&self) {
+        let _waiting = self.hubs.wait();
+        while self.longest_at_rest().is_none() {
+            self.rested.notified().await;
+        }
+    }
+
+    /// Ends that one, and waits until its socket is closed. False: there is none.
+    pub(super) async fn give_up_longest_at_rest(&self) -> bool {
+        let Some((_, oldest)) = self.longest_at_rest() else { return false };
+        let is_it = |seat: &Seat| seat.0.lock().as_ref().is_some_and(|resting| resting.shared().id == oldest);
+        let removed = self.seats.retain(|seat, _| !is_it(seat)).removed;
+        let Some(connection) = removed.into_iter().find_map(|seat| seat.0.into_inner()) else { return false };
+        let open = Arc::new(Semaphore::new(1));
+        connection.shared().keep_to_the_end(Arc::clone(&open).try_acquire_owned());
+        connection.shared().retire(RetireReason::Replaced);
+        drop(connection);
+        // Never closed.
+        open.acquire().await.is_ok()
+    }
+
+    /// Gives up the seats of connections that ended while at rest.
+    pub(super) fn clear_away_closed(&self) {
+        self.seats.retain(|seat, _| seat.0.lock().as_ref().is_some_and(|resting| !resting.shared().is_closed()));
+        self.verified.lock().take_if(|verified| verified.shared().is_closed());
+    }
+}
