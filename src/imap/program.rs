@@ -52,7 +52,7 @@ pub(super) enum Unknown {
 }
 
 /// What follows a key.
-enum Arguments {
+pub(super) enum Arguments {
     /// As many strings, numbers, dates or atoms.
     Words(u8),
     /// A set of UIDs.
@@ -61,7 +61,7 @@ enum Arguments {
     ModSeq,
 }
 
-fn arguments(key: &[u8]) -> Option<Arguments> {
+pub(super) fn arguments(key: &[u8]) -> Option<Arguments> {
     let mut name = [0; 20];
     let name = name.get_mut(..key.len())?;
     name.copy_from_slice(key);

@@ -32,8 +32,9 @@ pub(crate) struct Facts {
     subjects: HashMap<(String, u32), String>,
     /// The session that was told that a message is recent, and has the mailbox selected (RFC 3501 section 2.3.2).
     recent: HashMap<(String, u32), u64>,
-    /// A SEARCH may leave out messages that are gone, although the client was not told: Cyrus does so.
-    pub(crate) misses: bool,
+    /// Cyrus, also without imapool: SEARCH leaves out messages that are gone, although the client was not told; SORT and
+    /// THREAD find new ones before they are announced; several connections are told that a message is recent.
+    pub(crate) is_cyrus: bool,
 }
 
 /// A message of a mailbox, as far as it is known.
@@ -412,7 +413,7 @@ impl Viewer {
     /// The results of SEARCH, SORT and THREAD are messages that the client knows of.
     fn result(&mut self, kind: &str, text: &str) -> io::Result<()> {
         if let ("SEARCH" | "ESEARCH", Some(query)) = (kind, self.query.as_mut()) {
-            let misses = self.known.lock().expect("no holder panics").misses;
+            let misses = self.known.lock().expect("no holder panics").is_cyrus;
             let found = query.check(text, &mut self.view, misses);
             return found.or_else(|wrong| self.wrong(&wrong));
         }
@@ -423,7 +424,9 @@ impl Viewer {
         };
         let Some((first, last)) = self.found else { return Ok(()) };
         let found = numbers.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse::<usize>().ok());
-        match found.into_iter().find(|number| *number < first || *number > last.min(self.view.len())) {
+        let is_early = kind != "SEARCH" && self.known.lock().expect("no holder panics").is_cyrus;
+        let count = if is_early { usize::MAX } else { self.view.len() };
+        match found.into_iter().find(|number| *number < first || *number > last.min(count)) {
             Some(number) => self.wrong(&format!("{number} found of {}: {text}", self.view.len())),
             None => Ok(()),
         }

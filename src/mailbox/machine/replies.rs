@@ -206,8 +206,10 @@ impl Machine {
             };
             return;
         };
-        if running.answer.replaces() {
-            running.answer.takes_the_form_of(reading.reply, &running.run.command.tag);
+        if matches!(reading.reply, Reply::Search | Reply::Esearch)
+            && let Some(found) = running.answer.replaces(reading.reply)
+        {
+            reading.found = Some(found);
             reading.to = None;
             self.touched = true;
             return;
@@ -355,6 +357,11 @@ impl Machine {
         }
         match reading.reply {
             Reply::Fetch(number) => self.end_fetch(number, &mut reading),
+            Reply::Search | Reply::Esearch if matches!(self.job, Some(Job::Member(_))) => {
+                if let Some(found) = reading.found {
+                    self.tell_found(found.finish());
+                }
+            }
             Reply::Search | Reply::Esearch => self.counted(reading.found),
             Reply::Vanished { earlier: false } => match reading.found.and_then(Found::finish) {
                 Some(uids) => self.vanished(&uids),

@@ -166,6 +166,9 @@ impl Viewer {
             return Ok(());
         }
         let mut known = self.known.lock().expect("no holder panics");
+        if known.is_cyrus {
+            return Ok(());
+        }
         let first = *known.recent.entry((self.mailbox.clone(), uid)).or_insert(self.session);
         drop(known);
         if first == self.session {
