@@ -305,6 +305,61 @@ async fn an_alert_during_a_command_reaches_all() {
     .await;
 }
 
+/// The same of one in the BYE by which the server ends the connection, which is no end for sessions that share it.
+#[tokio::test]
+async fn an_alert_in_a_goodbye_reaches_all() {
+    play(
+        1,
+        "",
+        "ONE
+         TWO
+         1> b IDLE
+         1< + idling
+         U> IDLE
+         U< + idling
+         U< * BYE [ALERT] Going down now
+         U!
+         V> SELECT \"INBOX\"
+         1< * OK [ALERT] Going down now
+         2> b UNSELECT
+         2< * OK [ALERT] Going down now
+         2< b OK…
+         1> DONE
+         1< b OK…",
+    )
+    .await;
+}
+
+/// One in the tagged reply to a member's command is that member's, as it is. Any other, all members hear at once, so
+/// that nobody misses it who leaves just then, by SELECT of another mailbox, say, of which the hub hears nothing.
+#[tokio::test]
+async fn an_alert_is_heard_before_the_mailbox_is_left() {
+    play(
+        2,
+        "",
+        "ONE
+         TWO
+         1> b STORE 1 +FLAGS (\\Seen)
+         U> STORE 1 +FLAGS (\\Seen)
+         U< * NO [ALERT] Disk full
+         U< TAG NO [ALERT] Not stored
+         1< * NO [ALERT] Disk full
+         1< b NO [ALERT] Not stored
+         2< * NO [ALERT] Disk full
+         2> b SELECT Other
+         V> SELECT Other
+         V< * 0 EXISTS
+         V< TAG OK [READ-WRITE] selected
+         2< * 0 EXISTS
+         2< b OK [READ-WRITE] selected
+         1> c CLOSE
+         U> CLOSE
+         U< TAG OK closed
+         1< c OK closed",
+    )
+    .await;
+}
+
 /// RFC 3501 section 2.3.2: a message is recent for one session, the first that is told. That one is told so again;
 /// all others see its flags without.
 #[tokio::test]

@@ -17,7 +17,7 @@ use crate::accounts::password_of;
 use crate::client::Client;
 
 /// Lines of its conversation that a viewer remembers, for who has to find out what went wrong.
-const REMEMBERED: usize = 60;
+const REMEMBERED: usize = 200;
 
 /// What all viewers know together.
 pub(crate) type Known = Arc<Mutex<Facts>>;

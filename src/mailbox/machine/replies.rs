@@ -397,12 +397,15 @@ impl Machine {
         }
     }
 
-    /// Of a status reply with ALERT, which users have to see (RFC 9051 section 7.1): all members hear it, `heard` as
-    /// the reply to its command. Whoever selects the mailbox first is alone there.
+    /// Of a status reply with ALERT, which users have to see (RFC 9051 section 7.1): all members hear it at once, but
+    /// for `heard`, as the reply to whose command it came. Whoever selects the mailbox first is alone there.
     pub(super) fn alerts(&mut self, line: &[u8], heard: Option<MemberId>) {
-        if is_alert(line) && !matches!(self.job, Some(Job::Open { .. })) {
-            let heard = heard.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
-            self.log.handle_text(Bytes::copy_from_slice(line), heard);
+        if !is_alert(line) || matches!(self.job, Some(Job::Open { .. })) {
+            return;
+        }
+        self.pass_on();
+        for (_, member) in self.members.iter_mut().filter(|(id, _)| Some(**id) != heard) {
+            member.out.push_alert(line);
         }
     }
 

@@ -12,6 +12,8 @@ pub(crate) struct Query {
     returns: &'static str,
     /// UID SEARCH: the UIDs of those that it names, if they are all known.
     uids: Option<BTreeSet<u32>>,
+    /// So many messages were there when it was asked.
+    count: usize,
     answered: bool,
 }
 
@@ -100,7 +102,8 @@ impl Query {
             for missed in numbers.difference(&found).filter(|_| misses) {
                 let is_it = |at: usize, message: &Message| match self.uids {
                     Some(_) => message.uid.is_some_and(|uid| uid as usize == *missed),
-                    None => at + 1 == *missed,
+                    // One that came while it was searched need not be found.
+                    None => at + 1 == *missed && at < self.count,
                 };
                 (0..).zip(view.iter_mut()).filter(|(at, it)| is_it(*at, it)).for_each(|(_, it)| it.missed = true);
             }
@@ -121,7 +124,7 @@ fn set(text: &str) -> BTreeSet<usize> {
 impl Viewer {
     /// SEARCH, which has to find exactly these.
     pub(crate) async fn find(&mut self, returns: &'static str, keys: Keys) -> io::Result<()> {
-        self.query = Some(Query { keys, returns, uids: None, answered: false });
+        self.query = Some(Query { keys, returns, uids: None, count: self.view.len(), answered: false });
         let line = format!("SEARCH {returns}{keys}");
         let result = self.run(&line).await;
         self.found_it(&line, result)
@@ -135,7 +138,7 @@ impl Viewer {
         if matches!(keys, Keys::All | Keys::Not(_) | Keys::NotUid(..) | Keys::Uid(..)) || uids.is_none() {
             return self.find(returns, keys).await;
         }
-        self.query = Some(Query { keys, returns, uids, answered: false });
+        self.query = Some(Query { keys, returns, uids, count: self.view.len(), answered: false });
         let line = format!("UID SEARCH {returns}{keys}");
         let result = self.run(&line).await;
         self.found_it(&line, result)
@@ -180,7 +183,7 @@ impl Viewer {
 
 #[test]
 fn queries_are_judged() {
-    let query = |keys, returns| Query { keys, returns, uids: None, answered: false };
+    let query = |keys, returns| Query { keys, returns, uids: None, count: 5, answered: false };
     let view = &mut vec![Message::default(); 5];
     assert_eq!(query(Keys::Not(2), "").check("* SEARCH 1 3 4 5\r\n", view, false), Ok(()));
     assert!(query(Keys::Not(2), "").check("* SEARCH 1 3 4\r\n", view, false).is_err());
