@@ -38,6 +38,8 @@ pub(super) enum Token<'a> {
     Set(Place),
     /// A set of UIDs, argument of UID.
     Uids(Place),
+    /// RECENT, NEW or OLD.
+    Recent(Place),
     /// `$`, or `UID $` (RFC 5182).
     Saved,
 }
@@ -251,6 +253,9 @@ impl<'a> Program<'a> {
         }
         if key.first().is_some_and(|b| b.is_ascii_digit() || *b == b'*') {
             return Ok(Some(Token::Set(place)));
+        }
+        if [&b"RECENT"[..], b"NEW", b"OLD"].iter().any(|name| key.eq_ignore_ascii_case(name)) {
+            return Ok(Some(Token::Recent(place)));
         }
         match arguments(key).ok_or(Unknown::Key)? {
             Arguments::Words(count) => {

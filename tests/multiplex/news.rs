@@ -391,6 +391,37 @@ async fn a_message_is_recent_for_one_session() {
     .await;
 }
 
+/// RFC 3501 sections 2.3.2 and 6.4.4: nor does SEARCH find a message that is recent for another session, by RECENT or
+/// NEW; by OLD it does.
+#[tokio::test]
+async fn what_is_recent_for_another_is_not_found() {
+    two("1> b FETCH 3 (FLAGS)
+         U> FETCH 3 (FLAGS)
+         U< * 3 FETCH (FLAGS (\\Recent))
+         U< TAG OK fetched
+         1< * 3 FETCH (FLAGS (\\Recent))
+         1< b OK fetched
+         2> b SEARCH OR NEW (OLD 2)
+         U> SEARCH OR (NEW NOT UID 13) ((OR OLD UID 13) 2)
+         U< * SEARCH 2
+         U< TAG OK searched
+         2< * SEARCH 2
+         2< b OK searched
+         2> c SEARCH RETURN (COUNT) RECENT
+         U> SEARCH RETURN (COUNT) (RECENT NOT UID 13)
+         U< * ESEARCH (tag \"TAG\") COUNT 0
+         U< TAG OK searched
+         2< * ESEARCH (tag \"c\") COUNT 0
+         2< c OK searched
+         1> c SEARCH RECENT
+         U> SEARCH RECENT
+         U< * SEARCH 3
+         U< TAG OK searched
+         1< * SEARCH 3
+         1< c OK searched")
+    .await;
+}
+
 /// RFC 3501 section 7.3.2: RECENT counts messages that the session counts, so it comes behind EXISTS, and never says
 /// more; what has gone counts no more.
 #[tokio::test]
