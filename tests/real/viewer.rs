@@ -32,8 +32,8 @@ pub(crate) struct Facts {
     subjects: HashMap<(String, u32), String>,
     /// The session that was told that a message is recent, and has the mailbox selected (RFC 3501 section 2.3.2).
     recent: HashMap<(String, u32), u64>,
-    /// Cyrus, also without imapool: SEARCH leaves out messages that are gone, although the client was not told; SORT and
-    /// THREAD find new ones before they are announced; several connections are told that a message is recent.
+    /// Cyrus, also without imapool: SEARCH leaves out messages that are gone, although the client was not told; SORT
+    /// and THREAD find new ones before they are announced; several connections are told that a message is recent.
     pub(crate) is_cyrus: bool,
 }
 
