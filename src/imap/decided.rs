@@ -1,20 +1,34 @@
-//! A SEARCH that asks for nothing but numbers, UIDs and ALL: what it finds can be told without the server, also of
-//! messages that are gone, as long as the session counts them.
+//! Searches of who counts messages that are gone. What asks for nothing but numbers, UIDs and ALL can be told without
+//! the server; of what asks for more, what is known of those that are gone decides whether they are found.
 
 use bytes::Bytes;
 
 use super::command::{Command, Name, Segment};
+use super::program::{Arguments, arguments};
 use super::ranges::Ranges;
-use super::sequence::{Number, SequenceSet};
+use super::rewrite::is_uid;
+use super::sequence::{Number, SequenceSet, nz_number};
 
-/// See the module.
+/// Parentheses, NOT and OR within each other that are followed.
+const DEEP: u32 = 32;
+/// Options of RETURN.
+const OPTIONS: [&[u8]; 4] = [b"MIN", b"MAX", b"ALL", b"COUNT"];
+
+/// A SEARCH or UID SEARCH that can be judged here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Search {
     tag: Bytes,
-    /// The options of RETURN (RFC 4731); `None`: the reply is a SEARCH.
-    returns: Option<Vec<Vec<u8>>>,
-    /// All of them have to hold; true: negated.
-    keys: Vec<(bool, Key)>,
+    uid: bool,
+    /// The options of RETURN (RFC 4731, RFC 9394); `None`: the reply is a SEARCH.
+    returns: Option<Vec<Returned>>,
+    key: Key,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Returned {
+    Item(&'static [u8]),
+    /// As it is written; the first and the last, counted from the end if they are negative.
+    Partial(Bytes, bool, u32, u32),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,94 +36,336 @@ enum Key {
     All,
     Numbers(SequenceSet),
     Uids(SequenceSet),
+    /// A flag, in capital letters.
+    Flag(Vec<u8>),
+    /// What only the server knows.
+    Other,
+    Not(Box<Key>),
+    Both(Box<Key>, Box<Key>),
+    Either(Box<Key>, Box<Key>),
+}
+
+/// Those messages of which it is known whether a key holds.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    yes: Ranges,
+    no: Ranges,
+}
+
+/// What is known of messages, by the numbers of the session.
+pub struct Facts<'a> {
+    /// How many the session counts.
+    pub known: u32,
+    /// The UID of the last; 0: it is not known.
+    pub last_uid: u32,
+    /// The numbers of those with these UIDs; `None`: not all UIDs are known.
+    pub by_uid: &'a dyn Fn(&Ranges) -> Option<Ranges>,
+    /// Whether a message has a flag, in capital letters; `None`: it is not known.
+    pub has_flag: &'a dyn Fn(u32, &[u8]) -> Option<bool>,
 }
 
 impl Search {
-    /// `None`: it asks for something else, is by UID, or is written in a way that is seldom.
+    /// `None`: its reply would be of another kind, or it is written in a way that is seldom.
     #[must_use]
     pub fn parse(command: &Command) -> Option<Self> {
-        let [Segment { text, literal: None }] = &command.segments[..] else { return None };
-        let at = text.iter().position(|b| *b == b' ').filter(|_| command.name == Name::Search)?;
-        let text = text[..at].eq_ignore_ascii_case(b"SEARCH").then(|| text[at + 1..].to_ascii_uppercase())?;
-        let (returns, text) = match text.strip_prefix(b"RETURN (") {
-            Some(rest) => {
-                let end = memchr::memchr(b')', rest).filter(|end| rest[*end + 1..].starts_with(b" "))?;
-                let words = rest[..end].split(|b| *b == b' ').filter(|word| !word.is_empty());
-                let words: Vec<_> = words.map(<[u8]>::to_vec).collect();
-                (Some(if words.is_empty() { vec![b"ALL".to_vec()] } else { words }), &rest[end + 2..])
-            }
-            None => (None, &text[..]),
-        };
-        let known = |word: &Vec<u8>| matches!(&word[..], b"MIN" | b"MAX" | b"ALL" | b"COUNT");
-        returns.iter().flatten().all(known).then_some(())?;
-        let mut words = text.split(|b| *b == b' ');
-        let mut keys = Vec::new();
-        let mut negated = false;
-        while let Some(word) = words.next() {
-            let key = match word {
-                b"NOT" => {
-                    negated = !negated;
-                    continue;
-                }
-                b"ALL" => Key::All,
-                b"UID" => Key::Uids(SequenceSet::parse(words.next()?).ok()?),
-                set => Key::Numbers(SequenceSet::parse(set).ok()?),
-            };
-            keys.push((std::mem::take(&mut negated), key));
+        let mut words = Words::of(command);
+        let uid = is_uid(command);
+        (0..=usize::from(uid)).try_for_each(|_| words.atom().map(drop)).filter(|()| command.name == Name::Search)?;
+        let returns = if words.take(b"RETURN") { Some(options(&mut words)?) } else { None };
+        if words.take(b"CHARSET") {
+            words.next()?;
         }
-        (!negated).then_some(Self { tag: command.tag.clone(), returns, keys })
+        let key = all_of(&mut words, DEEP)?;
+        (words.at == words.all.len()).then_some(Self { tag: command.tag.clone(), uid, returns, key })
+    }
+
+    /// Whether what it finds is told by UIDs.
+    #[must_use]
+    pub fn is_by_uid(&self) -> bool {
+        self.uid
+    }
+
+    /// Whether numbers, UIDs and ALL are all that it asks for.
+    #[must_use]
+    pub fn is_decided(&self) -> bool {
+        self.key.all(&|key| !matches!(key, Key::Flag(_) | Key::Other))
     }
 
     /// Whether UIDs have to be known for it.
     #[must_use]
     pub fn asks_uids(&self) -> bool {
-        self.keys.iter().any(|(_, key)| matches!(key, Key::Uids(_)))
+        !self.key.all(&|key| !matches!(key, Key::Uids(_)))
     }
 
-    /// What is found, by the numbers of a session that counts `known` messages, the last of which has the UID
-    /// `last_uid`; `by_uid` gives the numbers of those with these UIDs. `None`: it names numbers that no message has,
-    /// of which the server may say what it likes.
-    pub fn find(&self, known: u32, last_uid: u32, by_uid: impl Fn(&Ranges) -> Ranges) -> Option<Ranges> {
-        let mut found = Ranges::from_runs(vec![(1, known)]);
-        for (negated, key) in &self.keys {
-            let hits = match key {
-                Key::All => found.clone(),
-                Key::Numbers(set) => {
-                    let there = |end| !matches!(end, Number::Value(n) if n > known);
-                    set.elements().iter().all(|it| there(it.from) && there(it.to)).then(|| set.resolve(known))?
-                }
-                Key::Uids(set) => by_uid(&set.resolve(last_uid)),
-            };
-            found = if *negated { found.difference(&hits) } else { found.intersection(&hits) };
-        }
-        Some(found)
+    /// Those of `among` that are found, as far as it is known. `None`: it names numbers that no message has, of which
+    /// the server may say what it likes.
+    #[must_use]
+    pub fn find(&self, among: &Ranges, facts: &Facts<'_>) -> Option<Ranges> {
+        let there = |end| !matches!(end, Number::Value(n) if n > facts.known);
+        let named = |key: &Key| match key {
+            Key::Numbers(set) => set.elements().iter().all(|it| there(it.from) && there(it.to)),
+            _ => true,
+        };
+        self.key.all(&named).then(|| self.key.judge(among, facts).yes)
+    }
+
+    /// What the server is to be asked, so that what it finds can be joined with what is found here.
+    #[must_use]
+    pub fn asking_for_all(&self, command: &Command) -> Option<Command> {
+        self.returns.as_ref()?;
+        let mut command = command.clone();
+        let text = &command.segments.first()?.text;
+        let start = text.iter().position(|b| *b == b'(')?;
+        let end = Words::closing(&text[start..])? + start;
+        command.segments[0].text = [&text[..start], b"(ALL)", &text[end + 1..]].concat().into();
+        Some(command)
     }
 
     /// The ESEARCH that says so (RFC 4731 section 3.1); `None`: it is to be a SEARCH.
     #[must_use]
     pub fn esearch(&self, found: &Ranges) -> Option<Bytes> {
-        self.returns.as_ref().map(|options| esearch(&self.tag, options, found))
+        self.returns.as_ref().map(|options| self.with(options, found))
+    }
+
+    /// The reply to a SEARCH without RETURN of who speaks IMAP4rev2 (RFC 9051 section 6.4.4).
+    #[must_use]
+    pub fn esearch_all(&self, found: &Ranges) -> Bytes {
+        self.with(&[Returned::Item(b"ALL")], found)
+    }
+
+    fn with(&self, options: &[Returned], found: &Ranges) -> Bytes {
+        let mut reply = format!("* ESEARCH (TAG \"{}\")", String::from_utf8_lossy(&self.tag));
+        if self.uid {
+            reply += " UID";
+        }
+        for option in options {
+            reply += &match (option, found.first(), found.last()) {
+                (Returned::Item(b"COUNT"), ..) => format!(" COUNT {}", found.len()),
+                (Returned::Item(b"MIN"), Some(first), _) => format!(" MIN {first}"),
+                (Returned::Item(b"MAX"), _, Some(last)) => format!(" MAX {last}"),
+                (Returned::Item(b"ALL"), Some(_), _) => format!(" ALL {found}"),
+                (Returned::Partial(text, back, first, last), ..) => {
+                    let part = part(found, *back, *first, *last);
+                    let set = if part.is_empty() { "NIL".to_owned() } else { part.to_string() };
+                    format!(" PARTIAL ({} {set})", String::from_utf8_lossy(text))
+                }
+                _ => String::new(),
+            };
+        }
+        (reply + "\r\n").into()
     }
 }
 
-/// The reply to a SEARCH without RETURN of who speaks IMAP4rev2 (RFC 9051 section 6.4.4).
-#[must_use]
-pub fn esearch_all(tag: &[u8], found: &Ranges) -> Bytes {
-    esearch(tag, &[b"ALL".to_vec()], found)
+/// From the `first` to the `last` of them, `back`: counted from the last.
+fn part(found: &Ranges, back: bool, first: u32, last: u32) -> Ranges {
+    let (first, last) = (first.min(last), first.max(last).min(found.len()));
+    if first > last {
+        return Ranges::new();
+    }
+    let (first, last) = if back { (found.len() + 1 - last, found.len() + 1 - first) } else { (first, last) };
+    let ends = found.nth(first).zip(found.nth(last));
+    let runs = ends.map(|(first, last)| found.within(first..=last).map(|run| run.into_inner()).collect());
+    Ranges::from_runs(runs.unwrap_or_default())
 }
 
-fn esearch(tag: &[u8], options: &[Vec<u8>], found: &Ranges) -> Bytes {
-    let mut reply = format!("* ESEARCH (TAG \"{}\")", String::from_utf8_lossy(tag));
-    for option in options {
-        reply += &match (&option[..], found.first(), found.last()) {
-            (b"COUNT", ..) => format!(" COUNT {}", found.len()),
-            (b"MIN", Some(first), _) => format!(" MIN {first}"),
-            (b"MAX", _, Some(last)) => format!(" MAX {last}"),
-            (b"ALL", Some(_), _) => format!(" ALL {found}"),
-            _ => String::new(),
+fn options(words: &mut Words<'_>) -> Option<Vec<Returned>> {
+    let mut options = Vec::new();
+    words.take(b"(").then_some(())?;
+    while !words.take(b")") {
+        let word = words.atom()?.to_ascii_uppercase();
+        options.push(match OPTIONS.iter().find(|option| **option == word) {
+            Some(option) => Returned::Item(option),
+            None if word == b"PARTIAL" => partial(words.atom()?)?,
+            None => return None,
+        });
+    }
+    if options.is_empty() {
+        options.push(Returned::Item(b"ALL"));
+    }
+    Some(options)
+}
+
+/// `1:100`, or `-1:-100` (RFC 9394 section 3.1).
+fn partial(text: &[u8]) -> Option<Returned> {
+    let colon = memchr::memchr(b':', text)?;
+    let (first, last) = (&text[..colon], &text[colon + 1..]);
+    let (back, first, last) = match (first.strip_prefix(b"-"), last.strip_prefix(b"-")) {
+        (Some(first), Some(last)) => (true, first, last),
+        _ => (false, first, last),
+    };
+    Some(Returned::Partial(Bytes::copy_from_slice(text), back, nz_number(first)?, nz_number(last)?))
+}
+
+/// Keys up to a parenthesis, or the end: all of them have to hold.
+fn all_of(words: &mut Words<'_>, deep: u32) -> Option<Key> {
+    let mut all = key(words, deep)?;
+    while !matches!(words.peek(), None | Some(Word::Atom(b")"))) {
+        all = Key::Both(Box::new(all), Box::new(key(words, deep)?));
+    }
+    Some(all)
+}
+
+fn key(words: &mut Words<'_>, deep: u32) -> Option<Key> {
+    let deep = deep.checked_sub(1)?;
+    let word = words.atom()?;
+    if word.first().is_some_and(|b| b.is_ascii_digit() || *b == b'*') {
+        return SequenceSet::parse(word).ok().map(Key::Numbers);
+    }
+    let word = word.to_ascii_uppercase();
+    let flag = |name: &[u8]| Key::Flag([b"\\", name].concat());
+    let not = |key| Key::Not(Box::new(key));
+    Some(match &word[..] {
+        b"(" => {
+            let all = all_of(words, deep)?;
+            words.take(b")").then_some(all)?
+        }
+        b"NOT" => not(key(words, deep)?),
+        b"OR" => Key::Either(Box::new(key(words, deep)?), Box::new(key(words, deep)?)),
+        b"ALL" => Key::All,
+        b"UID" => Key::Uids(SequenceSet::parse(words.atom()?).ok()?),
+        b"ANSWERED" | b"DELETED" | b"DRAFT" | b"FLAGGED" | b"SEEN" | b"RECENT" => flag(&word),
+        b"UNANSWERED" | b"UNDELETED" | b"UNDRAFT" | b"UNFLAGGED" | b"UNSEEN" => not(flag(&word[2..])),
+        b"OLD" => not(flag(b"RECENT")),
+        b"NEW" => Key::Both(Box::new(flag(b"RECENT")), Box::new(not(flag(b"SEEN")))),
+        b"KEYWORD" => Key::Flag(words.atom()?.to_ascii_uppercase()),
+        b"UNKEYWORD" => not(Key::Flag(words.atom()?.to_ascii_uppercase())),
+        // Each is followed by another key.
+        b"FUZZY" | b"INTHREAD" => return None,
+        _ => match arguments(&word)? {
+            Arguments::Words(count) => {
+                (0..count).try_for_each(|_| words.next().map(drop))?;
+                Key::Other
+            }
+            // The reply tells a mod-sequence.
+            Arguments::Uids | Arguments::ModSeq => return None,
+        },
+    })
+}
+
+impl Key {
+    fn all(&self, holds: &dyn Fn(&Self) -> bool) -> bool {
+        match self {
+            Self::Not(key) => key.all(holds),
+            Self::Both(one, other) | Self::Either(one, other) => one.all(holds) && other.all(holds),
+            key => holds(key),
+        }
+    }
+
+    fn judge(&self, among: &Ranges, facts: &Facts<'_>) -> Known {
+        let known = |hits: &Ranges| Known { yes: among.intersection(hits), no: among.difference(hits) };
+        match self {
+            Self::All => known(among),
+            Self::Numbers(set) => known(&set.resolve(facts.known)),
+            Self::Uids(set) => match (facts.last_uid, set.has_star()) {
+                (0, true) => Known::default(),
+                (last, _) => (facts.by_uid)(&set.resolve(last)).map_or_else(Known::default, |hits| known(&hits)),
+            },
+            Self::Flag(flag) => {
+                let mut known = Known::default();
+                for number in among.iter() {
+                    match (facts.has_flag)(number, flag) {
+                        Some(true) => drop(known.yes.insert(number)),
+                        Some(false) => drop(known.no.insert(number)),
+                        None => {}
+                    }
+                }
+                known
+            }
+            Self::Other => Known::default(),
+            Self::Not(key) => {
+                let Known { yes, no } = key.judge(among, facts);
+                Known { yes: no, no: yes }
+            }
+            Self::Both(one, other) | Self::Either(one, other) => {
+                let (one, other) = (one.judge(among, facts), other.judge(among, facts));
+                let join = |mut one: Ranges, other: &Ranges| {
+                    one.insert_all(other);
+                    one
+                };
+                match self {
+                    Self::Both(..) => Known { yes: one.yes.intersection(&other.yes), no: join(one.no, &other.no) },
+                    _ => Known { yes: join(one.yes, &other.yes), no: one.no.intersection(&other.no) },
+                }
+            }
+        }
+    }
+}
+
+/// The words of a command, parentheses among them.
+struct Words<'a> {
+    all: Vec<Word<'a>>,
+    at: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word<'a> {
+    Atom(&'a [u8]),
+    /// Quoted, or a literal.
+    String,
+}
+
+impl<'a> Words<'a> {
+    fn of(command: &'a Command) -> Self {
+        let mut all = Vec::new();
+        for Segment { text, literal } in &command.segments {
+            let mut rest = &text[..];
+            while let Some(first) = rest.first() {
+                let len = match first {
+                    b' ' | b'(' | b')' => 1,
+                    b'"' => Self::quoted(rest),
+                    _ => rest.iter().position(|b| matches!(b, b' ' | b'(' | b')' | b'"')).unwrap_or(rest.len()),
+                };
+                match first {
+                    b' ' => {}
+                    b'"' => all.push(Word::String),
+                    _ => all.push(Word::Atom(&rest[..len])),
+                }
+                rest = &rest[len..];
+            }
+            if literal.is_some() {
+                all.push(Word::String);
+            }
+        }
+        Self { all, at: 0 }
+    }
+
+    fn quoted(text: &[u8]) -> usize {
+        let mut escaped = false;
+        let ends = |b: &u8| {
+            let ends = *b == b'"' && !escaped;
+            escaped = *b == b'\\' && !escaped;
+            ends
         };
+        text.iter().skip(1).position(ends).map_or(text.len(), |end| end + 2)
     }
-    (reply + "\r\n").into()
+
+    /// Where the parenthesis at the start is closed, without any within it.
+    fn closing(text: &[u8]) -> Option<usize> {
+        memchr::memchr(b')', text)
+    }
+
+    fn peek(&self) -> Option<Word<'a>> {
+        self.all.get(self.at).copied()
+    }
+
+    fn next(&mut self) -> Option<Word<'a>> {
+        let word = self.peek()?;
+        self.at += 1;
+        Some(word)
+    }
+
+    fn atom(&mut self) -> Option<&'a [u8]> {
+        match self.next()? {
+            Word::Atom(text) => Some(text),
+            Word::String => None,
+        }
+    }
+
+    fn take(&mut self, name: &[u8]) -> bool {
+        let found = matches!(self.peek(), Some(Word::Atom(text)) if text.eq_ignore_ascii_case(name));
+        self.at += usize::from(found);
+        found
+    }
 }
 
 #[cfg(test)]
@@ -117,11 +373,15 @@ mod tests {
     use super::*;
     use crate::imap::rewrite::tests::command;
 
-    /// Of five messages with the UIDs 11 to 15.
+    /// Of five messages with the UIDs 11 to 15, of which the first has \Seen and $X, and nothing is known of the third.
     fn found(line: &str) -> Option<String> {
         let search = Search::parse(&command(line))?;
-        let by_uid = |uids: &Ranges| uids.iter().filter(|uid| (11..=15).contains(uid)).map(|uid| uid - 10).collect();
-        let found = search.find(5, 15, by_uid)?;
+        let by_uid =
+            |uids: &Ranges| Some(uids.iter().filter(|uid| (11..=15).contains(uid)).map(|uid| uid - 10).collect());
+        let has_flag =
+            |number, flag: &[u8]| (number != 3).then_some(number == 1 && [&b"\\SEEN"[..], b"$X"].contains(&flag));
+        let facts = Facts { known: 5, last_uid: 15, by_uid: &by_uid, has_flag: &has_flag };
+        let found = search.find(&Ranges::from_runs(vec![(1, 5)]), &facts)?;
         let esearch = search.esearch(&found).map(|reply| String::from_utf8(reply.to_vec()).unwrap());
         Some(esearch.map_or(found.to_string(), |reply| reply.trim_end().split_once(')').unwrap().1.to_owned()))
     }
@@ -133,30 +393,69 @@ mod tests {
             ("search not 2 all", "1,3:5"),
             ("SEARCH NOT NOT 2:* UID 13:*", "3:5"),
             ("SEARCH UID 99", ""),
+            ("SEARCH OR 1 (2:4 NOT 3)", "1:2,4"),
+            ("SEARCH (ALL)", "1:5"),
+            ("SEARCH NOT (1 2)", "1:5"),
+            ("SEARCH CHARSET UTF-8 NOT OR 1 UID 12", "3:5"),
+            ("SEARCH CHARSET \"UTF-8\" 2", "2"),
             ("SEARCH RETURN () ALL", " ALL 1:5"),
             ("SEARCH RETURN (MIN MAX COUNT) NOT UID *", " MIN 1 MAX 4 COUNT 4"),
             ("SEARCH RETURN (MIN COUNT ALL) UID 9", " COUNT 0"),
+            ("SEARCH RETURN (PARTIAL 2:3) NOT 2", " PARTIAL (2:3 3:4)"),
+            ("SEARCH RETURN (PARTIAL -1:-2 COUNT) NOT 2", " PARTIAL (-1:-2 4:5) COUNT 4"),
+            ("SEARCH RETURN (PARTIAL 6:9) ALL", " PARTIAL (6:9 NIL)"),
         ] {
             assert_eq!(found(line).as_deref(), Some(expected), "{line}");
+            assert!(Search::parse(&command(line)).unwrap().is_decided(), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_some() {
+        for (line, expected) in [
+            ("SEARCH SEEN", "1"),
+            ("SEARCH UNSEEN", "2,4:5"),
+            ("SEARCH OR 3 KEYWORD $x", "1,3"),
+            ("SEARCH NOT (SEEN 1:2)", "2:5"),
+            ("SEARCH NEW", ""),
+            ("SEARCH OLD", "1:2,4:5"),
+            ("SEARCH SUBJECT \"a (b\" 1:2", ""),
+            ("SEARCH OR 2 HEADER X \"\"", "2"),
+            ("SEARCH NOT (FROM x 2)", "1,3:5"),
+        ] {
+            assert_eq!(found(line).as_deref(), Some(expected), "{line}");
+            assert!(!Search::parse(&command(line)).unwrap().is_decided(), "{line}");
         }
     }
 
     #[test]
     fn what_the_server_has_to_say() {
+        let deep = format!("SEARCH {}ALL", "NOT ".repeat(40));
         for line in [
-            "SEARCH UNSEEN",
             "SEARCH 6",
-            "SEARCH (ALL)",
-            "SEARCH OR 1 2",
+            "SEARCH",
+            "SEARCH ()",
+            "SEARCH (ALL",
+            "SEARCH ALL)",
+            "SEARCH OR 1",
             "SEARCH NOT",
             "SEARCH UID",
-            "SEARCH CHARSET UTF-8 ALL",
-            "SEARCH RETURN (PARTIAL 1:2) ALL",
-            "SEARCH RETURN (ALL)ALL",
-            "UID SEARCH ALL",
+            "SEARCH MODSEQ 5",
+            "SEARCH FUZZY ALL",
+            "SEARCH XYZZY 1",
+            "SEARCH RETURN (SAVE) ALL",
             "SORT (DATE) UTF-8 ALL",
+            &deep,
         ] {
             assert_eq!(found(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn the_server_is_asked_for_all() {
+        let command = command("UID SEARCH RETURN (COUNT PARTIAL 1:2) 1:2 UNSEEN");
+        let search = Search::parse(&command).unwrap();
+        let asked = search.asking_for_all(&command).unwrap();
+        assert_eq!(&asked.segments[0].text[..], b"UID SEARCH RETURN (ALL) 1:2 UNSEEN");
     }
 }

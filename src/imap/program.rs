@@ -38,6 +38,8 @@ pub(super) enum Token<'a> {
     Set(Place),
     /// A set of UIDs, argument of UID.
     Uids(Place),
+    /// RECENT, NEW or OLD.
+    Recent(Place),
     /// `$`, or `UID $` (RFC 5182).
     Saved,
 }
@@ -52,7 +54,7 @@ pub(super) enum Unknown {
 }
 
 /// What follows a key.
-enum Arguments {
+pub(super) enum Arguments {
     /// As many strings, numbers, dates or atoms.
     Words(u8),
     /// A set of UIDs.
@@ -61,7 +63,7 @@ enum Arguments {
     ModSeq,
 }
 
-fn arguments(key: &[u8]) -> Option<Arguments> {
+pub(super) fn arguments(key: &[u8]) -> Option<Arguments> {
     let mut name = [0; 20];
     let name = name.get_mut(..key.len())?;
     name.copy_from_slice(key);
@@ -251,6 +253,9 @@ impl<'a> Program<'a> {
         }
         if key.first().is_some_and(|b| b.is_ascii_digit() || *b == b'*') {
             return Ok(Some(Token::Set(place)));
+        }
+        if [&b"RECENT"[..], b"NEW", b"OLD"].iter().any(|name| key.eq_ignore_ascii_case(name)) {
+            return Ok(Some(Token::Recent(place)));
         }
         match arguments(key).ok_or(Unknown::Key)? {
             Arguments::Words(count) => {

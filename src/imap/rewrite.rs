@@ -12,7 +12,12 @@ use bytes::Bytes;
 use super::command::{Command, Name, Segment};
 use super::numbering::Numbering;
 use super::program::{Place, Program, Token, Unknown};
+use super::ranges::Ranges;
 use super::sequence::{Element, Number, SetError, elements};
+
+/// Octets of a set of UIDs that are said not to be recent; in how many keys of a search.
+const MAX_NOT_RECENT: usize = 4096;
+const MAX_RECENT_KEYS: usize = 4;
 
 /// What became of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +89,7 @@ pub fn uses(command: &Command) -> Uses {
                             option.eq_ignore_ascii_case(b"UPDATE") || option.eq_ignore_ascii_case(b"CONTEXT");
                     }
                     Ok(Token::Saved) => uses.saved_result = true,
-                    Ok(Token::Keys(_)) => {}
+                    Ok(Token::Keys(_) | Token::Recent(_)) => {}
                     Err(Unknown::Key) => uses.unknown = true,
                     Err(Unknown::Malformed) => {}
                 }
@@ -130,6 +135,31 @@ pub fn rewrite(command: &Command, numbering: &Numbering) -> Outcome {
     }
 }
 
+/// A search for a session to which the messages with these UIDs are not recent (RFC 3501 section 2.3.2), although the
+/// server says so. `None`: it does not matter, or is too much to say.
+#[must_use]
+pub fn not_recent(command: &Command, uids: &Ranges) -> Option<Command> {
+    let set = uids.to_string();
+    if set.is_empty() || set.len() > MAX_NOT_RECENT || !matches!(command.name, Name::Search | Name::Sort | Name::Thread)
+    {
+        return None;
+    }
+    let edits = Program::new(command).filter_map(|token| match token {
+        Ok(Token::Recent(place)) => {
+            let key = String::from_utf8_lossy(place.text(command)).into_owned();
+            let text = if key.eq_ignore_ascii_case("OLD") {
+                format!("(OR {key} UID {set})")
+            } else {
+                format!("({key} NOT UID {set})")
+            };
+            Some(place.edit(text.into_bytes()))
+        }
+        _ => None,
+    });
+    let edits: Vec<Edit> = edits.take(MAX_RECENT_KEYS).collect();
+    (!edits.is_empty()).then(|| apply(command, edits))
+}
+
 /// The set of a command whose first argument it is.
 fn rewrite_argument(command: &Command, numbering: &Numbering) -> Outcome {
     let Some(set) = first_word(command) else { return Outcome::Malformed };
@@ -159,7 +189,7 @@ fn rewrite_program(command: &Command, numbering: &Numbering) -> Outcome {
                 Err(SetError::SavedResult) => return Outcome::Unmappable(Why::SavedResult),
             },
             Ok(Token::Saved) => return Outcome::Unmappable(Why::SavedResult),
-            Ok(Token::Uids(_) | Token::Return(_)) => {}
+            Ok(Token::Uids(_) | Token::Return(_) | Token::Recent(_)) => {}
             Err(Unknown::Key) => return Outcome::Unmappable(Why::UnknownKey),
             Err(Unknown::Malformed) => return Outcome::Malformed,
         }

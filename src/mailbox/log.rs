@@ -373,12 +373,6 @@ impl Log {
         self.exists.saturating_add(place.withheld.len())
     }
 
-    /// Lines about the mailbox as a whole that the session has not been told.
-    #[must_use]
-    pub fn texts(&self, cursor: Cursor) -> Vec<Bytes> {
-        self.places.get(&cursor).map_or_else(Vec::new, |place| self.lag_of(place).texts)
-    }
-
     /// Whether [`Log::take_stale`] would give anything.
     #[must_use]
     pub fn is_stale(&self, cursor: Cursor) -> bool {

@@ -305,6 +305,61 @@ async fn an_alert_during_a_command_reaches_all() {
     .await;
 }
 
+/// The same of one in the BYE by which the server ends the connection, which is no end for sessions that share it.
+#[tokio::test]
+async fn an_alert_in_a_goodbye_reaches_all() {
+    play(
+        1,
+        "",
+        "ONE
+         TWO
+         1> b IDLE
+         1< + idling
+         U> IDLE
+         U< + idling
+         U< * BYE [ALERT] Going down now
+         U!
+         V> SELECT \"INBOX\"
+         1< * OK [ALERT] Going down now
+         2> b UNSELECT
+         2< * OK [ALERT] Going down now
+         2< b OK…
+         1> DONE
+         1< b OK…",
+    )
+    .await;
+}
+
+/// One in the tagged reply to a member's command is that member's, as it is. Any other, all members hear at once, so
+/// that nobody misses it who leaves just then, by SELECT of another mailbox, say, of which the hub hears nothing.
+#[tokio::test]
+async fn an_alert_is_heard_before_the_mailbox_is_left() {
+    play(
+        2,
+        "",
+        "ONE
+         TWO
+         1> b STORE 1 +FLAGS (\\Seen)
+         U> STORE 1 +FLAGS (\\Seen)
+         U< * NO [ALERT] Disk full
+         U< TAG NO [ALERT] Not stored
+         1< * NO [ALERT] Disk full
+         1< b NO [ALERT] Not stored
+         2< * NO [ALERT] Disk full
+         2> b SELECT Other
+         V> SELECT Other
+         V< * 0 EXISTS
+         V< TAG OK [READ-WRITE] selected
+         2< * 0 EXISTS
+         2< b OK [READ-WRITE] selected
+         1> c CLOSE
+         U> CLOSE
+         U< TAG OK closed
+         1< c OK closed",
+    )
+    .await;
+}
+
 /// RFC 3501 section 2.3.2: a message is recent for one session, the first that is told. That one is told so again;
 /// all others see its flags without.
 #[tokio::test]
@@ -333,6 +388,37 @@ async fn a_message_is_recent_for_one_session() {
          1< * 3 FETCH (UID 13 FLAGS (\\Recent) BODY[] {2}
          1< ab)
          1< c OK fetched")
+    .await;
+}
+
+/// RFC 3501 sections 2.3.2 and 6.4.4: nor does SEARCH find a message that is recent for another session, by RECENT or
+/// NEW; by OLD it does.
+#[tokio::test]
+async fn what_is_recent_for_another_is_not_found() {
+    two("1> b FETCH 3 (FLAGS)
+         U> FETCH 3 (FLAGS)
+         U< * 3 FETCH (FLAGS (\\Recent))
+         U< TAG OK fetched
+         1< * 3 FETCH (FLAGS (\\Recent))
+         1< b OK fetched
+         2> b SEARCH OR NEW (OLD 2)
+         U> SEARCH OR (NEW NOT UID 13) ((OR OLD UID 13) 2)
+         U< * SEARCH 2
+         U< TAG OK searched
+         2< * SEARCH 2
+         2< b OK searched
+         2> c SEARCH RETURN (COUNT) RECENT
+         U> SEARCH RETURN (COUNT) (RECENT NOT UID 13)
+         U< * ESEARCH (tag \"TAG\") COUNT 0
+         U< TAG OK searched
+         2< * ESEARCH (tag \"c\") COUNT 0
+         2< c OK searched
+         1> c SEARCH RECENT
+         U> SEARCH RECENT
+         U< * SEARCH 3
+         U< TAG OK searched
+         1< * SEARCH 3
+         1< c OK searched")
     .await;
 }
 

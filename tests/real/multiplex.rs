@@ -12,10 +12,10 @@ use crate::accounts::{Accounts, password_of};
 use crate::client::Client;
 use crate::proxy::{Proxy, Settings};
 use crate::server::{Kind, Options, Server};
-use crate::viewer::{Known, Viewer, message, truth};
+use crate::viewer::{Keys, Known, Viewer, message, truth};
 
 const USER: &str = "shared0";
-const CLIENTS: u64 = 50;
+const CLIENTS: u64 = 20;
 
 /// No message has the same subject as another.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -41,6 +41,26 @@ async fn five_mailboxes_of_dovecot_on_one_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_mailbox_of_dovecot_24() {
+    at_work(Kind::Dovecot24, 1, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_mailbox_of_dovecot_24_on_one_connection() {
+    at_work(Kind::Dovecot24, 1, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_mailboxes_of_dovecot_24() {
+    at_work(Kind::Dovecot24, 5, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_mailboxes_of_dovecot_24_on_one_connection() {
+    at_work(Kind::Dovecot24, 5, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_mailbox_of_cyrus() {
     at_work(Kind::Cyrus, 1, 4).await;
 }
@@ -61,22 +81,22 @@ async fn five_mailboxes_of_cyrus_on_one_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_mailbox_in_front_of_dovecot_24() {
-    at_work(Kind::Dovecot24, 1, 4).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn several_mailboxes_on_one_connection_to_dovecot_24() {
-    at_work(Kind::Dovecot24, 5, 1).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_mailbox_in_front_of_cyrus_310() {
+async fn one_mailbox_of_cyrus_310() {
     at_work(Kind::Cyrus310, 1, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn several_mailboxes_on_one_connection_to_cyrus_310() {
+async fn one_mailbox_of_cyrus_310_on_one_connection() {
+    at_work(Kind::Cyrus310, 1, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_mailboxes_of_cyrus_310() {
+    at_work(Kind::Cyrus310, 5, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_mailboxes_of_cyrus_310_on_one_connection() {
     at_work(Kind::Cyrus310, 5, 1).await;
 }
 
@@ -120,12 +140,17 @@ async fn at_work(kind: Kind, mailboxes: usize, connections: usize) {
     let mut direct = fill(&server, &mailboxes).await.unwrap();
     let settings = Settings { mode: "multiplex", max_per_account: connections, spare: 0, ..Settings::default() };
     let proxy = Proxy::start(&server, &settings).await;
+    // What the server itself says is right, whatever it is: so the viewers are tested.
+    let is_direct = std::env::var_os("IMAPOOL_SHARED_DIRECT").is_some();
+    let address = if is_direct { server.address } else { proxy.address };
     let seconds = std::env::var("IMAPOOL_SHARED_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(8);
     let end = Instant::now() + Duration::from_secs(seconds);
     let known = Known::default();
+    // Cyrus has ways of its own, seen without imapool.
+    known.lock().unwrap().is_cyrus = matches!(kind, Kind::Cyrus | Kind::Cyrus310);
     let mut work = JoinSet::new();
     for n in 0..CLIENTS {
-        let worker = Worker { address: proxy.address, mailboxes: mailboxes.clone(), known: known.clone(), end };
+        let worker = Worker { address, mailboxes: mailboxes.clone(), known: known.clone(), end };
         work.spawn(async move { worker.run(Chance(n * 7919 + 1)).await });
     }
     let most = meddle(&proxy, &mut direct, &mailboxes, end).await;
@@ -275,7 +300,8 @@ impl Worker {
                 _ => viewer.select("SELECT", target).await,
             };
         }
-        match (chance.below(26), uid) {
+        match (chance.below(30), uid) {
+            (26.., _) => self.lag(viewer, chance).await,
             (0 | 1, _) => viewer.run("NOOP").await,
             (2 | 3, _) => viewer.idle(Duration::from_millis(20 + chance.below(150) as u64)).await,
             (4 | 5, _) => viewer.run("FETCH 1:* (UID FLAGS)").await,
@@ -306,10 +332,31 @@ impl Worker {
                 viewer.select("SELECT", target).await
             }
             // Enough is there.
-            (24.., _) if count > 50 => viewer.store(&[n, m], true, "+FLAGS.SILENT", "\\Deleted").await,
+            (24 | 25, _) if count > 50 => viewer.store(&[n, m], true, "+FLAGS.SILENT", "\\Deleted").await,
             (24, _) => viewer.append(target, &subject(), true).await,
             _ => viewer.append(target, &subject(), false).await,
         }
+    }
+
+    /// Some commands in a row during which it may not hear of an EXPUNGE (RFC 9051 section 7.5.1).
+    async fn lag(&self, viewer: &mut Viewer, chance: &mut Chance) -> io::Result<()> {
+        for _ in 0..2 + chance.below(5) {
+            let count = viewer.view.len();
+            let (n, m) = (1 + chance.below(count), 1 + chance.below(count));
+            let keys = Keys::new(chance.below(7), n, m, viewer.uid(n));
+            let returns = ["", "CHARSET UTF-8 ", "RETURN () ", "RETURN (MIN MAX COUNT) "][chance.below(4)];
+            match chance.below(8) {
+                0 => viewer.run(&format!("FETCH {n}:{m} (UID FLAGS)")).await?,
+                1 => viewer.run("FETCH 1:* (UID FLAGS)").await?,
+                2 => viewer.run(&format!("FETCH {n} (UID FLAGS BODY.PEEK[HEADER.FIELDS (SUBJECT)])")).await?,
+                3 => viewer.store(&[n], false, "+FLAGS.SILENT", "\\Flagged").await?,
+                4 => viewer.store(&[n, m], false, "-FLAGS", "\\Seen").await?,
+                5 => viewer.find_uids(returns, keys).await?,
+                _ => viewer.find(returns, keys).await?,
+            }
+            tokio::time::sleep(Duration::from_millis(chance.below(40) as u64)).await;
+        }
+        Ok(())
     }
 }
 

@@ -6,11 +6,13 @@ use std::fmt::Write as _;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Machine, MemberId, Told};
+use super::jobs::Job;
+use super::{Machine, MemberId, Nonsense, Told};
 use crate::imap::command::{Command, Name};
-use crate::imap::decided::{Search, esearch_all};
+use crate::imap::decided::{Facts, Search};
 use crate::imap::effects::only_uid_and_flags;
 use crate::imap::ranges::Ranges;
+use crate::imap::sequence;
 use crate::imap::untagged::Reply;
 use crate::mailbox::log::Cursor;
 
@@ -40,10 +42,22 @@ pub(super) enum Answer {
     Nothing,
     /// FETCH replies, beside the backend's.
     Beside(Bytes),
-    /// An ESEARCH, in place of the backend's.
-    Result(Bytes),
-    /// A SEARCH that finds these, in place of the backend's.
-    Numbers(Ranges),
+    /// The result of a SEARCH.
+    Search(Box<Found>),
+    /// The same, told already.
+    Told,
+}
+
+/// See [`Answer::Search`].
+#[derive(Debug)]
+pub(super) struct Found {
+    search: Search,
+    /// By the member's numbers, or UIDs if it asks for UIDs.
+    found: Ranges,
+    /// It is all that is found. Otherwise the backend's result is part of it.
+    whole: bool,
+    /// The backend's result is an ESEARCH, also where none was asked for.
+    esearch: bool,
 }
 
 impl Answer {
@@ -51,16 +65,25 @@ impl Answer {
         matches!(self, Self::Nothing)
     }
 
-    /// By the backend's result: to whom speaks IMAP4rev2 it is an ESEARCH.
-    pub(super) fn takes_the_form_of(&mut self, result: Reply, tag: &[u8]) {
-        if let (Self::Numbers(found), Reply::Esearch) = (&*self, result) {
-            *self = Self::Result(esearch_all(tag, found));
+    /// What the backend is asked instead, so that its result can be joined with what is known here.
+    pub(super) fn asks(&self, command: &Command) -> Option<Command> {
+        match self {
+            Self::Search(found) if !found.whole => found.search.asking_for_all(command),
+            _ => None,
         }
     }
 
-    /// The backend's result does not count.
-    pub(super) fn replaces(&self) -> bool {
-        matches!(self, Self::Result(_) | Self::Numbers(_))
+    /// The backend's result does not go to the member as it is. What is to be read of it; by it, it is told in which
+    /// form: to whom speaks IMAP4rev2 it is an ESEARCH.
+    pub(super) fn replaces(&mut self, result: Reply) -> Option<sequence::Found> {
+        match self {
+            Self::Search(found) => {
+                found.esearch = result == Reply::Esearch;
+                Some(if found.esearch { sequence::Found::item(b"ALL") } else { sequence::Found::list() })
+            }
+            Self::Told => Some(sequence::Found::list()),
+            _ => None,
+        }
     }
 }
 
@@ -113,33 +136,80 @@ impl Machine {
         (!out.is_empty()).then(|| Answer::Beside(out.freeze()))
     }
 
-    /// All that the member counts is found, where it can be known without looking at messages.
+    /// Of what the member counts, all is found that can be known without looking at messages.
     fn finds(&self, cursor: Cursor, command: &Command) -> Option<Answer> {
         let search = Search::parse(command)?;
         let numbering = self.log.numbering(cursor);
-        let (common, mut last_uid) = (numbering.common(), 0);
-        if search.asks_uids() {
-            let gone = self.log.vanished(cursor).filter(|_| self.uids.len() >= common)?;
-            last_uid = gone.last().max(self.uids.nth(common)).unwrap_or(0);
-        }
+        let (common, known) = (numbering.common(), numbering.known());
+        let vanished = self.log.vanished(cursor);
+        let all_uids = vanished.filter(|_| self.uids.len() >= common);
+        let whole = search.is_decided() && !search.is_by_uid() && !(search.asks_uids() && all_uids.is_none());
+        let last_uid = all_uids.and_then(|gone| gone.last().max(self.uids.nth(common))).unwrap_or(0);
         let by_uid = |uids: &Ranges| {
+            vanished?;
             let mut numbers = self.log.numbers_of_vanished(cursor, uids);
             for span in self.uids.intersection(uids).spans() {
                 let there = self.uids.rank(*span.start()) + 1..=self.uids.upto(*span.end());
                 numbering.back_range(there).for_each(|own| numbers.insert_range(own));
             }
-            numbers
+            Some(numbers)
         };
-        let found = search.find(numbering.known(), last_uid, by_uid)?;
-        Some(search.esearch(&found).map_or_else(|| Answer::Numbers(found), Answer::Result))
+        let gone: BTreeMap<u32, u32> = self.log.departed(cursor, numbering.gone()).collect();
+        let recent = self.members.values().find(|member| member.cursor == Some(cursor)).map(|member| &member.recent);
+        let has_flag = |number: u32, flag: &[u8]| {
+            let uid = *gone.get(&number)?;
+            if flag == b"\\RECENT" {
+                return recent.map(|recent| recent.contains(uid));
+            }
+            let flags = self.departed.flags.get(&uid)?;
+            Some(flags.split(|b| *b == b' ').any(|it| it.eq_ignore_ascii_case(flag)))
+        };
+        let among = if whole { Ranges::from_runs(vec![(1, known)]) } else { numbering.gone().clone() };
+        let facts = Facts { known, last_uid, by_uid: &by_uid, has_flag: &has_flag };
+        let found = search.find(&among, &facts)?;
+        let found = if search.is_by_uid() {
+            found.iter().filter_map(|number| gone.get(&number).copied()).collect()
+        } else {
+            found
+        };
+        (whole || !found.is_empty()).then(|| Answer::Search(Box::new(Found { search, found, whole, esearch: false })))
     }
 
     pub(super) fn tell_answer(&mut self, id: MemberId, answer: Answer) {
         let Some(member) = self.members.get_mut(&id) else { return };
         match answer {
-            Answer::Nothing => {}
-            Answer::Beside(text) | Answer::Result(text) => member.out.push_back(Told::Data(text)),
-            Answer::Numbers(found) => member.out.push_search(found),
+            Answer::Nothing | Answer::Told => {}
+            Answer::Beside(text) => member.out.push_back(Told::Data(text)),
+            Answer::Search(found) => {
+                let Found { search, found, esearch, .. } = *found;
+                match search.esearch(&found) {
+                    Some(reply) => member.out.push_back(Told::Data(reply)),
+                    None if esearch => member.out.push_back(Told::Data(search.esearch_all(&found))),
+                    None => member.out.push_search(found),
+                }
+            }
         }
+    }
+
+    /// The backend's result has come, with these: the member is told it, with what is known here.
+    pub(super) fn tell_found(&mut self, theirs: Option<Ranges>) {
+        let Some(Job::Member(running)) = &mut self.job else { return };
+        let id = running.id;
+        let mut answer = std::mem::replace(&mut running.answer, Answer::Told);
+        if let (Answer::Search(found), Some(cursor)) =
+            (&mut answer, self.members.get(&id).and_then(|member| member.cursor))
+            && !found.whole
+        {
+            let Some(theirs) = theirs else { return self.broken(Nonsense::TooMuch) };
+            let numbering = self.log.numbering(cursor);
+            match found.search.is_by_uid() {
+                true => found.found.insert_all(&theirs),
+                false => theirs.spans().for_each(|span| {
+                    numbering.back_range(span).for_each(|own| found.found.insert_range(own));
+                }),
+            }
+        }
+        self.pass_on();
+        self.tell_answer(id, answer);
     }
 }

@@ -413,7 +413,8 @@ impl Machine {
         let again = if shape.keeps_numbers { run } else { Box::new(Run { command: command.clone(), streams: None }) };
         // Which of them a conditional one has changed is not known: so all that is said is passed on.
         let silent = shape.store.as_ref().filter(|store| store.silent);
-        let command = silent.and_then(|_| loud(&command)).unwrap_or(command);
+        let command = silent.and_then(|_| loud(&command)).or_else(|| answer.asks(&command)).unwrap_or(command);
+        let command = self.without_recent(id, command);
         let silent = silent.filter(|store| !store.conditional).map(|_| self.named(&command, shape.uid));
         let mapped = shape.keeps_numbers && self.log.withholds(cursor);
         let job = Running { id, run: again, shape, replay, mapped, answer, silent, answered: false };

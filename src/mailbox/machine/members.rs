@@ -3,7 +3,6 @@
 use bytes::{Bytes, BytesMut};
 
 use super::outgoing::Outgoing;
-use super::replies::is_alert;
 use super::{Link, Machine, Member, MemberId, Stat, Told};
 use crate::imap::fetch_items::Items;
 use crate::imap::numbering::Numbering;
@@ -259,13 +258,6 @@ impl Machine {
     }
 
     pub(super) fn leave_with(&mut self, id: MemberId, rest: &'static [u8]) {
-        if let Some(member) = self.members.get_mut(&id) {
-            // What it has to hear whatever becomes of the mailbox.
-            let texts = member.cursor.map_or_else(Vec::new, |cursor| self.log.texts(cursor));
-            for alert in texts.into_iter().filter(|line| is_alert(line)) {
-                member.out.push_back(Told::Data(alert));
-            }
-        }
         self.done_with(id, Bytes::from_static(rest), false);
     }
 

@@ -13,6 +13,8 @@ use crate::mailbox::log::{News, write_expunged};
 const JOIN: usize = 4096;
 /// Messages, or runs of UIDs, in one piece.
 const PIECE: u32 = 1024;
+/// Pieces that wait for one who is told an alert.
+const MAX_WAITING: usize = 64;
 
 #[derive(Debug)]
 enum Pending {
@@ -58,6 +60,13 @@ impl Outgoing {
             self.queue.push_back(Pending::Numbers(found));
         }
         self.push_back(Told::Data(Bytes::from_static(b"\r\n")));
+    }
+
+    /// A line that it hears between others, unless it takes nothing any more.
+    pub(super) fn push_alert(&mut self, line: &[u8]) {
+        if self.queue.len() < MAX_WAITING {
+            self.push_back(Told::Data(Bytes::copy_from_slice(line)));
+        }
     }
 
     /// Leaves `text` empty.

@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use super::{Machine, MemberId};
+use crate::imap::command::Command;
 use crate::imap::ranges::Ranges;
+use crate::imap::rewrite::not_recent;
 
 /// Where the flags are in a FETCH.
 const FLAGS: &[u8] = b"FLAGS (";
@@ -24,6 +26,13 @@ impl Machine {
             member.recent.insert(uid);
         }
         if member.recent.contains(uid) { 0..0 } else { from..to }
+    }
+
+    /// A search of this member, to which what others were told to be recent is not.
+    pub(super) fn without_recent(&self, id: MemberId, command: Command) -> Command {
+        let Some(member) = self.members.get(&id).filter(|_| !self.recent.claimed.is_empty()) else { return command };
+        let others = self.recent.claimed.difference(&member.recent).intersection(&self.uids);
+        not_recent(&command, &others).unwrap_or(command)
     }
 }
 

@@ -206,8 +206,10 @@ impl Machine {
             };
             return;
         };
-        if running.answer.replaces() {
-            running.answer.takes_the_form_of(reading.reply, &running.run.command.tag);
+        if matches!(reading.reply, Reply::Search | Reply::Esearch)
+            && let Some(found) = running.answer.replaces(reading.reply)
+        {
+            reading.found = Some(found);
             reading.to = None;
             self.touched = true;
             return;
@@ -355,6 +357,11 @@ impl Machine {
         }
         match reading.reply {
             Reply::Fetch(number) => self.end_fetch(number, &mut reading),
+            Reply::Search | Reply::Esearch if matches!(self.job, Some(Job::Member(_))) => {
+                if let Some(found) = reading.found {
+                    self.tell_found(found.finish());
+                }
+            }
             Reply::Search | Reply::Esearch => self.counted(reading.found),
             Reply::Vanished { earlier: false } => match reading.found.and_then(Found::finish) {
                 Some(uids) => self.vanished(&uids),
@@ -390,12 +397,15 @@ impl Machine {
         }
     }
 
-    /// Of a status reply with ALERT, which users have to see (RFC 9051 section 7.1): all members hear it, `heard` as
-    /// the reply to its command. Whoever selects the mailbox first is alone there.
+    /// Of a status reply with ALERT, which users have to see (RFC 9051 section 7.1): all members hear it at once, but
+    /// for `heard`, as the reply to whose command it came. Whoever selects the mailbox first is alone there.
     pub(super) fn alerts(&mut self, line: &[u8], heard: Option<MemberId>) {
-        if is_alert(line) && !matches!(self.job, Some(Job::Open { .. })) {
-            let heard = heard.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
-            self.log.handle_text(Bytes::copy_from_slice(line), heard);
+        if !is_alert(line) || matches!(self.job, Some(Job::Open { .. })) {
+            return;
+        }
+        self.pass_on();
+        for (_, member) in self.members.iter_mut().filter(|(id, _)| Some(**id) != heard) {
+            member.out.push_alert(line);
         }
     }
 

@@ -261,7 +261,12 @@ impl Machine {
             Kind::Tagged => return self.tagged(line),
             Kind::Continuation => return self.continuation(line),
             Kind::Status(Status::Bye) => {
-                let text = StatusReply::parse(&line[1..]).map_or(&b""[..], |reply| reply.text);
+                let reply = StatusReply::parse(&line[1..]);
+                let text = reply.map_or(&b""[..], |reply| reply.text);
+                if reply.is_some_and(|reply| reply.has_code("ALERT")) && !self.drops(kind) {
+                    // Users have to see it (RFC 9051 section 7.1), also those who go on with another connection.
+                    self.events.push_back(Event::Data([b"* OK [ALERT] ", text, b"\r\n"].concat().into()));
+                }
                 self.closing = true;
                 self.events.push_back(Event::Bye(line.slice_ref(text)));
             }
