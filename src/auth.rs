@@ -312,12 +312,7 @@ impl Authenticator {
     }
 
     /// `None`: it is not the backend any more, and its word does not count.
-    async fn ask_this(
-        &self,
-        backend: &Arc<Backend>,
-        question: &Question,
-        in_time: Instant,
-    ) -> Option<Answer> {
+    async fn ask_this(&self, backend: &Arc<Backend>, question: &Question, in_time: Instant) -> Option<Answer> {
         let Question { key, account, asker, credential, .. } = question;
         if timeout_at(in_time, backend.in_service()).await.is_err() {
             return Some(Verdict::unavailable().into());

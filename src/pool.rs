@@ -188,7 +188,7 @@ impl Account {
         !over
     }
 
-    /// Where its mail is. What is opened there has to carry a [`Account::generation`] that was read before this: then
+    /// Where its mail is. What is opened there has to carry a generation of the account that was read before this: then
     /// it is known for what it is when a reload has put another in its place meanwhile.
     #[must_use]
     pub fn backend(&self) -> Arc<Backend> {

@@ -216,13 +216,21 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__ctl__subcmd__close)
-            opts="-c -h --account --admin --config --help"
+            opts="-c -h --account --client --listener --admin --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --account)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --client)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --listener)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

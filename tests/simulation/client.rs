@@ -23,6 +23,8 @@ pub(crate) struct Status {
     pub(crate) word: String,
     /// In brackets, without arguments; empty: none.
     pub(crate) code: String,
+    /// For whoever reads a failure.
+    #[expect(dead_code, reason = "shown by Debug")]
     pub(crate) text: String,
 }
 
@@ -189,10 +191,8 @@ impl Client {
     pub(crate) async fn run_with(&mut self, command: &str, octets: &[u8], wait: bool) -> Result<Status, Gone> {
         let plus = if wait { "" } else { "+" };
         let tag = self.send(&format!("{command} {{{}{plus}}}", octets.len())).await?;
-        if wait {
-            if let Some(status) = self.until_continuation(&tag).await? {
-                return Ok(status);
-            }
+        if wait && let Some(status) = self.until_continuation(&tag).await? {
+            return Ok(status);
         }
         self.write(&[octets, b"\r\n"].concat()).await?;
         self.finish(&tag).await

@@ -68,9 +68,7 @@ fn run(plan: &Plan, trace: bool) -> Result<(Report, Vec<String>), (String, Vec<S
         let log = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false).without_time();
         let _log = (trace && std::env::var_os("IMAPOOL_SIM_LOG").is_some())
             .then(|| tracing::subscriber::set_default(log.with_writer(std::io::stdout).finish()));
-        let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            runtime.block_on(world::run(&plan, trace, &kept))
-        }));
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(world::run(&plan, trace, &kept))));
         drop(runtime);
         let said = kept.take().map(|net: net::Net| net.lines()).unwrap_or_default();
         match (FIRST.with(RefCell::take), result) {
@@ -78,8 +76,7 @@ fn run(plan: &Plan, trace: bool) -> Result<(Report, Vec<String>), (String, Vec<S
             (first, _) => Err((first.unwrap_or_else(|| "it panicked".into()), said)),
         }
     });
-    let outcome = running.expect("a thread").join().expect("panics are caught");
-    outcome
+    running.expect("a thread").join().expect("panics are caught")
 }
 
 /// Makes a plan that fails smaller, for as long as it fails.

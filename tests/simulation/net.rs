@@ -177,7 +177,8 @@ impl Outside for Net {
         let (cut, frozen) = (happens(faults.cut), happens(faults.frozen));
         let after = (cut || frozen).then(|| (usize::try_from(chance.below(6000)).expect("small"), cut));
         let delay = Duration::from_micros(chance.below(4000));
-        let link = Arc::new(Link { open: AtomicBool::new(true), leaves: AtomicBool::new(false), user: Mutex::default() });
+        let link =
+            Arc::new(Link { open: AtomicBool::new(true), leaves: AtomicBool::new(false), user: Mutex::default() });
         state.links.push(Arc::clone(&link));
         let pending = Held(link);
         let net = self.clone();

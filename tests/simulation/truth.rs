@@ -20,7 +20,8 @@ impl Identity {
     pub(crate) fn of(octets: &[u8]) -> Self {
         let text = String::from_utf8_lossy(octets);
         let line = text.lines().next().and_then(|line| line.strip_prefix("X-Identity: "));
-        let (user, name) = line.and_then(|line| line.split_once(' ')).unwrap_or_else(|| panic!("whose is this: {text}"));
+        let (user, name) =
+            line.and_then(|line| line.split_once(' ')).unwrap_or_else(|| panic!("whose is this: {text}"));
         Self { user: user.to_owned(), name: name.to_owned() }
     }
 }
@@ -115,7 +116,8 @@ impl Truth {
     /// It was told that it is done. Gives the UID of the message that has it.
     pub(crate) fn marked(&mut self, mark: &str) -> Option<u32> {
         let (user, mailbox, uid) = self.marks[mark].clone();
-        let has: Vec<_> = self.messages(&user, &mailbox).into_iter().filter(|m| m.flags.iter().any(|f| f == mark)).collect();
+        let has: Vec<_> =
+            self.messages(&user, &mailbox).into_iter().filter(|m| m.flags.iter().any(|f| f == mark)).collect();
         assert!(has.len() <= 1, "{mark} was set on {} messages", has.len());
         let found = has.first().map(|message| message.uid);
         if let (Some(uid), Some(found)) = (uid, found) {

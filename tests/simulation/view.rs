@@ -59,12 +59,7 @@ impl View {
         self.messages.iter().filter_map(|message| message.uid).collect()
     }
 
-    /// All UIDs are known.
-    pub(crate) fn is_known(&self) -> bool {
-        self.messages.iter().all(|message| message.uid.is_some())
-    }
-
-    /// `* n WORD …`; `running`: the command that runs, by name. `false`: it is no news of a mailbox.
+    /// `* n WORD …`; `running`: the command that runs.
     pub(crate) fn numbered(&mut self, n: u32, word: &str, rest: &[Piece], running: &Running, truth: &mut Truth) {
         match word {
             "EXISTS" => {

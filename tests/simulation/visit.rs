@@ -33,20 +33,13 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] = [
-        Self::Webmail,
-        Self::Phone,
-        Self::Sync,
-        Self::Condstore,
-        Self::Qresync,
-        Self::Numbers,
-        Self::Rude,
-    ];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Webmail, Self::Phone, Self::Sync, Self::Condstore, Self::Qresync, Self::Numbers, Self::Rude];
 
     /// What it does, as often as it stands here.
     fn habits(self) -> &'static [Act] {
         use Act::{
-            Append, Body, Close, Copy, Expunge, FetchAll, Idle, List, Move, Noop, Nonsense, Search, Select, Status,
+            Append, Body, Close, Copy, Expunge, FetchAll, Idle, List, Move, Nonsense, Noop, Search, Select, Status,
             Store, UidFetch, UidSearch, UidStore, Write,
         };
         match self {
@@ -104,8 +97,6 @@ pub(crate) struct Rules {
     /// Nobody is refused or sent away: nothing goes wrong, and no operator acts.
     pub(crate) calm: bool,
     pub(crate) patience: Duration,
-    /// `pool.mode = "session"`: what is said is the server's.
-    pub(crate) direct: bool,
     /// Nothing but COPY and MOVE is refused for numbers of messages that are gone.
     pub(crate) serves_what_is_left: bool,
 }
@@ -229,7 +220,10 @@ impl Visit<'_> {
             Act::Close => self.close().await,
             Act::Nonsense => {
                 let status = self.client.run("XYZZY 1 2 3").await?;
-                assert!(status.word == "BAD" || !self.rules.calm || status.code == "EXPUNGEISSUED", "XYZZY: {status:?}");
+                assert!(
+                    status.word == "BAD" || !self.rules.calm || status.code == "EXPUNGEISSUED",
+                    "XYZZY: {status:?}"
+                );
                 Ok(())
             }
         }
@@ -302,9 +296,8 @@ impl Visit<'_> {
         for (place, message) in view.messages.iter().enumerate() {
             // It came while the command ran.
             let untold = message.told != number && message.uid.is_some();
-            let there = message.uid.is_some_and(|uid| {
-                self.rules.truth.lock().uids(&view.user, &view.mailbox).contains(&uid)
-            });
+            let there =
+                message.uid.is_some_and(|uid| self.rules.truth.lock().uids(&view.user, &view.mailbox).contains(&uid));
             assert!(!untold || !there, "FETCH 1:* told nothing of {}", place + 1);
         }
         Ok(())
