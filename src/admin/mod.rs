@@ -37,8 +37,8 @@ use crate::stream::Stream;
 /// Largest request head, in octets. A larger one is answered by 431.
 const REQUEST_HEAD: usize = 16 * 1024;
 
-/// Carries out `POST /api/{path}` for this process itself, where there is no connection that asks for it. Gives what the
-/// action says it has done.
+/// Carries out `POST /api/{path}` for this process itself, where there is no connection that asks for it. Gives what
+/// the action says it has done.
 ///
 /// # Errors
 /// There is no such action or nothing of that name, or why it is not done.

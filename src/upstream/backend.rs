@@ -216,7 +216,7 @@ pub struct Backend {
     gate: Mutex<Gate>,
     last_error: Mutex<Option<String>>,
     reachable: watch::Sender<bool>,
-    /// When it last greeted; something has spoken against it since; the last attempt came to nothing as it said nothing.
+    /// When it last greeted; something has spoken against it since; the last attempt came to nothing, as it was silent.
     greeted: Mutex<Option<Instant>>,
     suspected: AtomicBool,
     silent: AtomicBool,

@@ -330,8 +330,8 @@ async fn what_enabled_does_not_list_is_not_on() {
     }
 }
 
-/// A server that says nothing more on a connection: who joins there waits for it as for a connection. It is left when it
-/// has not said for a minute what any server answers at once, and the mailbox goes on by another.
+/// A server that says nothing more on a connection: who joins there waits for it as for a connection. It is left when
+/// it has not said for a minute what any server answers at once, and the mailbox goes on by another.
 #[tokio::test]
 async fn a_server_that_falls_silent_is_left() {
     let mut stage = Stage::set(1, "").await;

@@ -2,8 +2,8 @@
 //! that stands still while anything can be done, and with all chance from one seed. A run takes milliseconds, and goes
 //! the same way each time.
 //!
-//! What follows from a seed exactly needs `RUSTFLAGS="--cfg tokio_unstable"`: whom tokio wakes first of many who wait for
-//! the same thing is chance otherwise.
+//! What follows from a seed exactly needs `RUSTFLAGS="--cfg tokio_unstable"`: whom tokio wakes first of many who wait
+//! for the same thing is chance otherwise.
 //!
 //! `IMAPOOL_SIM_SEED` runs one seed (with `IMAPOOL_SIM_TRACE=1`, and tells all that was said), `IMAPOOL_SIM_FROM` and
 //! `IMAPOOL_SIM_SEEDS` many. A seed that fails is made smaller and printed as a plan that can be kept as a test.
