@@ -273,8 +273,8 @@ impl Account {
     }
 
     /// Exchanges `mine` for the connection at rest that fits best, if one fits better. False: the one at hand was
-    /// closed just then. Under the lock of the seats nothing is read, written or thought about: whatever went wrong with that
-    /// would go wrong for all of the account.
+    /// closed just then. Under the lock of the seats nothing is read, written or thought about: whatever went
+    /// wrong with that would go wrong for all of the account.
     pub(super) fn exchange(&self, mine: &mut Connection, want: &Want) -> bool {
         let fit = fitness(&mine.shared().facts(), want);
         if fit == BEST_FIT || self.seats.status().available == 0 || !self.is_current(mine) {
