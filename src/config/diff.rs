@@ -304,7 +304,7 @@ mod tests {
         );
         assert_eq!(
             of(&format!("{MAIN}{spare}"), MAIN),
-            ["- backend \"spare\": \"127.0.0.1:144\"  (its connections are retired)"]
+            ["- backend \"spare\": \"127.0.0.1:144\"  (its sessions are closed)"]
         );
         let other_name = second.replace("second", "other");
         assert_eq!(
