@@ -10,6 +10,7 @@
 
 mod chance;
 mod client;
+mod kept;
 mod net;
 mod plan;
 mod reply;
@@ -148,6 +149,12 @@ fn nothing_goes_wrong_whatever_goes_wrong() {
     });
     assert!(!failed.load(Ordering::Relaxed), "see above");
     println!("{seeds} seeds, {commands:?} commands at the server, {dials:?} dials");
+}
+
+#[test]
+fn what_has_failed_once() {
+    let plan = kept::pinned_before();
+    run(&plan, false).unwrap_or_else(|(why, _)| panic!("{}: {why}", plan.seed));
 }
 
 #[cfg(tokio_unstable)]

@@ -82,6 +82,8 @@ impl Session {
         if !*self.sharing.multiplex.get_or_insert_with(multiplex) || self.lease.is_some() {
             return Some(run);
         }
+        // What was pinned is gone with its connection.
+        self.sharing.pinned = false;
         let selects = matches!(run.command.name, Name::Select | Name::Examine);
         let enabled = if selects { self.shares_as(&account, &run.command) } else { None };
         if let Some(hub) = &self.sharing.hub {
