@@ -29,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) mode: &'static str,
     /// `pool.spare`; they blur the counts of connections.
     pub(crate) spare: usize,
+    /// Further lines for `[pool]`.
+    pub(crate) pool: String,
     /// The lines of `[auth]`.
     pub(crate) auth: String,
     /// Reach the server through this address.
@@ -43,6 +45,7 @@ impl Default for Settings {
             backend: String::new(),
             mode: "multiplex",
             spare: 2,
+            pool: String::new(),
             auth: "cache_ttl = \"30m\"\nfailure_delay = \"10ms\"".into(),
             through: None,
         }
@@ -155,7 +158,7 @@ fn configuration(name: &str, address: SocketAddr, settings: &Settings) -> String
     format!(
         "[[listener]]\nname = \"webmail\"\naddress = \"127.0.0.1:0\"\n\
          [[backend]]\nname = \"{name}\"\naddress = \"{address}\"\ntls = \"{tls}\"\n{backend}\n\
-         [pool]\nmode = \"{mode}\"\nmax_per_account = {max}\nspare = {spare}\n\
+         [pool]\nmode = \"{mode}\"\nmax_per_account = {max}\nspare = {spare}\n{pool}\n\
          [auth]\n{auth}\n\
          [admin]\naddress = \"127.0.0.1:0\"\n\
          [log]\nformat = \"text\"\nlevel = \"info\"\n",
@@ -164,6 +167,7 @@ fn configuration(name: &str, address: SocketAddr, settings: &Settings) -> String
         mode = settings.mode,
         max = settings.max_per_account,
         spare = settings.spare,
+        pool = settings.pool,
         auth = settings.auth,
     )
 }
