@@ -13,6 +13,7 @@ mod changes;
 mod departed;
 mod idle;
 mod jobs;
+mod levels;
 mod members;
 mod outgoing;
 mod recent;
@@ -31,6 +32,7 @@ use thiserror::Error;
 
 use self::departed::Departed;
 use self::jobs::Job;
+use self::levels::Levels;
 use self::outgoing::Outgoing;
 use self::recent::Recent;
 use self::replies::Reading;
@@ -75,8 +77,8 @@ pub struct Settings {
     pub esearch: bool,
     /// IMAP4rev1: SELECT says which message is the first without \\Seen.
     pub unseen: bool,
-    /// What all members have switched on.
-    pub enabled: Enabled,
+    /// CONDSTORE or QRESYNC (RFC 7162).
+    pub condstore: bool,
     /// NOOP this often on a connection where nothing happens.
     pub keepalive: Duration,
     /// `pool.share_patience`
@@ -190,6 +192,8 @@ pub enum Told {
 
 #[derive(Debug)]
 struct Member {
+    /// What it has switched on, and is told.
+    enabled: Enabled,
     /// What it has been told of the mailbox; `None`: its SELECT was not answered yet.
     cursor: Option<Cursor>,
     /// In IDLE: hears of everything at once.
@@ -248,6 +252,12 @@ pub struct Machine {
     departed: Departed,
     recent: Recent,
     members: HashMap<MemberId, Member>,
+    /// How many of them have switched on what.
+    levels: Levels,
+    /// What may be on, on the connection.
+    on: Enabled,
+    /// The one member needs a connection that carries no more than it has switched on.
+    apart: bool,
     /// Those with a command that waits.
     queue: VecDeque<MemberId>,
     link: Link,
@@ -318,6 +328,9 @@ impl Machine {
             departed: Departed::default(),
             recent: Recent::default(),
             members: HashMap::default(),
+            levels: Levels::default(),
+            on: Enabled::Nothing,
+            apart: false,
             queue: VecDeque::new(),
             link: Link::Down,
             job: None,
@@ -391,8 +404,9 @@ impl Machine {
         }
     }
 
-    /// A connection is there; what is selected on it does not matter.
-    pub fn handle_connected(&mut self) {
+    /// A connection is there, on which so much may be on; what is selected on it does not matter.
+    pub fn handle_connected(&mut self, on: Enabled) {
+        self.on = on;
         self.link = Link::Up { open: false };
         self.outdated = false;
         self.reader = Reader::default();
@@ -414,6 +428,28 @@ impl Machine {
                 member.out.push_back(Told::Unconnected);
             }
         }
+    }
+
+    /// The backend does not switch on what some who are about to join have switched on: they are told so. False: nobody
+    /// is, but all may go on with less.
+    pub fn handle_unfit(&mut self) -> bool {
+        let most = self.needed();
+        let (members, levels) = (&mut self.members, &mut self.levels);
+        let mut told = false;
+        self.queue.retain(|id| {
+            let asks = |member: &&mut Member| member.enabled == most && member.cursor.is_none();
+            let Some(member) = members.get_mut(id).filter(asks) else { return true };
+            member.waiting = None;
+            member.out.push_back(Told::Unconnected);
+            levels.remove(std::mem::take(&mut member.enabled));
+            levels.add(Enabled::Nothing);
+            told = true;
+            false
+        });
+        if told {
+            self.handle_refused();
+        }
+        told
     }
 
     /// No further connection can be had. Whoever has waited for so long, while another's command runs, is told so.
@@ -517,19 +553,6 @@ impl Machine {
         !self.queue.is_empty() || self.has_idlers()
     }
 
-    /// The mailbox has mod-sequences, and members are told them: not where the backend says that there are none
-    /// (NOMODSEQ, RFC 7162 section 3.1.2.2), or, asked for CONDSTORE, does not say so much as the highest.
-    fn has_modseqs(&self) -> bool {
-        let enabled = self.settings.enabled;
-        let told = |it: &Selection| enabled == Enabled::Qresync || it.highest_modseq.is_some();
-        enabled.has_modseqs() && self.selection.as_ref().is_some_and(|it| !it.without_modseqs && told(it))
-    }
-
-    /// Members are told VANISHED, and not EXPUNGE (RFC 7162 section 3.2.10.2).
-    fn tells_vanished(&self) -> bool {
-        self.settings.enabled == Enabled::Qresync && self.has_modseqs()
-    }
-
     fn is_read_only(&self) -> bool {
         self.key.first() == Some(&b'r')
     }
@@ -564,6 +587,8 @@ impl Machine {
                 if let Some(cursor) = member.cursor {
                     self.log.leave(cursor);
                 }
+                self.levels.remove(member.enabled);
+                other.levels.add(member.enabled);
                 other.members.insert(*id, member);
             }
         }

@@ -9,6 +9,7 @@ use crate::imap::renumber::Renumber;
 use crate::imap::response::{Status, StatusReply};
 use crate::imap::sequence::Found;
 use crate::imap::untagged::{Octets, Part, Reader, Reply};
+use crate::imap::without_modseq::WithoutModseq;
 use crate::mailbox::log::LogError;
 use crate::mailbox::shadow::{normal, stored};
 
@@ -35,6 +36,8 @@ pub(super) struct Reading {
     /// Of a FETCH, the octets behind that word which are not passed on yet; `None`: it is passed on as it comes.
     held: Option<BytesMut>,
     items: Option<FetchScanner>,
+    /// Leaves out of a FETCH what the member is not told.
+    less: Option<WithoutModseq>,
     renumber: Option<Renumber>,
     /// UIDs in it that the hub asked for, or that have vanished.
     found: Option<Found>,
@@ -134,6 +137,7 @@ impl Machine {
             number: 0,
             held: None,
             items: None,
+            less: None,
             renumber: None,
             found: None,
             kept: BytesMut::new(),
@@ -155,6 +159,7 @@ impl Machine {
                     None => reading.to = None,
                 }
                 reading.held = Some(BytesMut::new());
+                reading.less = self.spares_owner().then(WithoutModseq::default);
                 reading.items = Some(FetchScanner::default());
             }
             Reply::Search | Reply::Sort | Reply::Thread | Reply::Esearch => self.begin_result(&mut reading),
@@ -272,7 +277,7 @@ impl Machine {
     fn is_doubtful(&self, reply: Reply) -> bool {
         let job = match &self.job {
             Some(Job::Open { .. }) => true,
-            Some(Job::Member(running)) => running.mapped || self.strays.is_some(),
+            Some(Job::Member(running)) => running.mapped || self.strays.is_some() || self.spares_owner(),
             _ => false,
         };
         job && matches!(reply, Reply::Status(_))
@@ -330,12 +335,16 @@ impl Machine {
                 return;
             }
         }
-        if reading.to.is_some() {
-            self.emit(octets);
+        if reading.to.is_none() {
+            return;
+        }
+        match reading.less.as_mut().filter(|_| !literal) {
+            Some(less) => less.text(octets, &mut self.passed),
+            None => self.emit(octets),
         }
     }
 
-    fn put_fetch(&mut self, reading: &Reading, octets: &[u8]) {
+    fn put_fetch(&mut self, reading: &mut Reading, octets: &[u8]) {
         let left_out = match (reading.to, reading.reply) {
             (Some(id), Reply::Fetch(number)) => self.claim_recent(id, number, octets),
             _ => 0..0,
@@ -343,8 +352,12 @@ impl Machine {
         self.passed.put_slice(b"* ");
         self.passed.put_slice(itoa::Buffer::new().format(reading.number).as_bytes());
         self.passed.put_slice(b" FETCH");
-        self.passed.put_slice(&octets[..left_out.start]);
-        self.passed.put_slice(&octets[left_out.end..]);
+        for octets in [&octets[..left_out.start], &octets[left_out.end..]] {
+            match &mut reading.less {
+                Some(less) => less.text(octets, &mut self.passed),
+                None => self.passed.put_slice(octets),
+            }
+        }
     }
 
     fn end_reply(&mut self) {
@@ -369,7 +382,7 @@ impl Machine {
                         self.passed.put_slice(&reading.kept);
                     }
                 }
-                Some(Job::Reselect { selection }) => drop(selection.note(&reading.kept, true)),
+                Some(Job::Reselect { selection, .. }) => drop(selection.note(&reading.kept, true)),
                 Some(Job::Status { text, .. }) => text.put_slice(&reading.kept),
                 Some(Job::Exists { found, .. }) => *found |= is_listed(&reading.kept),
                 _ => {
@@ -445,17 +458,22 @@ impl Machine {
                 job => matches!(job, Some(Job::Recheck)),
             };
             let news = newer || if asked { learned == Some(true) } else { learned != Some(false) };
-            if news && items.modseq.is_none() && self.has_modseqs() {
+            if news && items.modseq.is_none() && self.wants_modseqs() {
                 // The others have to be told it as well (RFC 7162 section 3.1.4.2).
                 self.shadow.owe(number);
                 self.owes = true;
             } else if let Some(text) = items.news().filter(|_| news) {
+                if items.modseq.is_none() {
+                    self.shadow.outdate(number);
+                }
                 let heard = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
                 if let Err(error) = self.log.handle_fetch(number, text, heard) {
                     return self.broken(error);
                 }
             }
         }
+        // Of what is spared a member, nothing may be left.
+        wanted &= reading.less.is_none() || items.other || items.flags.is_some() || items.uid.is_some();
         match reading.held.take().filter(|_| reading.to.is_some()) {
             Some(held) if wanted => self.put_fetch(reading, &held),
             Some(_) => self.tell_modseq(number, &items),
@@ -465,8 +483,8 @@ impl Machine {
 
     /// Who silently stores is told the mod-sequence all the same, and nothing else (RFC 7162 section 3.1.4.2).
     fn tell_modseq(&mut self, number: u32, items: &Items) {
-        if let (Some(own), Some(modseq)) = (self.number_for_owner(number), items.modseq.filter(|_| self.has_modseqs()))
-        {
+        let hears = self.owner().is_some_and(|owner| self.hears_modseqs(owner));
+        if let (Some(own), Some(modseq)) = (self.number_for_owner(number), items.modseq.filter(|_| hears)) {
             let uid = items.uid.map_or_else(String::new, |uid| format!("UID {uid} "));
             self.passed.put_slice(format!("* {own} FETCH ({uid}MODSEQ ({modseq}))\r\n").as_bytes());
         }

@@ -169,7 +169,9 @@ impl Machine {
         self.delayed &= !tells_all && !delays;
         match job {
             Job::Open { member, run, selection } => self.opened(member, &run, selection, rest, ok && selected),
-            Job::Reselect { selection } => self.reselected(Selection { rest, ..selection }, ok && selected),
+            Job::Reselect { selection, parameter } => {
+                self.reselected(Selection { rest, ..selection }, parameter, ok && selected);
+            }
             Job::Census { by, fresh: Some(fresh) } => {
                 self.note_search(by, ok);
                 self.recounted(fresh, ok);
@@ -196,12 +198,17 @@ impl Machine {
             // Whatever came of EXPUNGE: CLOSE of a mailbox that may not be changed only leaves it (RFC 9051 section
             // 6.4.1).
             Job::Close { member, alone: false } => self.leave_with(member, b" OK Close completed.\r\n"),
-            Job::Close { member, alone: true } if selected => self.tell(member, Told::Done(Bytes::new(), rest, true)),
-            Job::Close { member, alone: true } => self.done_with(member, rest, false),
+            Job::Close { member, alone: true } => {
+                let rest = self.without_modseq(member, rest);
+                match selected {
+                    true => self.tell(member, Told::Done(Bytes::new(), rest, true)),
+                    false => self.done_with(member, rest, false),
+                }
+            }
             Job::Member(running) if told => self.tell(running.id, Told::Done(Bytes::new(), Bytes::new(), true)),
             Job::Member(running) if self.is_selecting(running.id) => self.caught_up(running.id, rest, ok),
             Job::Member(running) => {
-                let rest = self.in_own_numbers(&running, rest);
+                let rest = self.without_modseq(running.id, self.in_own_numbers(&running, rest));
                 if ok {
                     self.tell_answer(running.id, running.answer);
                 }
@@ -380,10 +387,13 @@ impl Machine {
         let Some(selection) = &self.selection else { return };
         let there = joining.unseen.filter(|uid| self.uids.len() == self.exists && self.uids.contains(*uid));
         let unseen = there.map(|uid| self.uids.rank(uid) + 1);
-        let (reply, rest) = (selection.reply(self.exists, &joining, unseen).freeze(), selection.rest.clone());
+        let rest = selection.rest.clone();
+        let mut replies = [None, joining.modseq].map(|modseq| selection.reply(self.exists, &joining, modseq, unseen));
+        let replies = replies.each_mut().map(|reply| reply.split().freeze());
         for id in &joining.ids {
             let waiting = self.members.get_mut(id).and_then(|member| member.waiting.take());
             if let Some(run) = waiting {
+                let reply = &replies[usize::from(self.enabled(*id).has_modseqs())];
                 self.welcome(*id, &run, joining.uid_next, reply.clone(), rest.clone());
             }
         }
@@ -402,7 +412,7 @@ impl Machine {
     /// which messages they know.
     pub(super) fn is_resumable(&self) -> bool {
         // With QRESYNC, they will be told the UIDs of what is gone.
-        self.uids.len() == self.exists || !self.touched && self.settings.enabled < Enabled::Qresync
+        self.uids.len() == self.exists || !self.touched && self.needed() < Enabled::Qresync
     }
 
     /// The UIDs of all messages would be good to know.
@@ -481,10 +491,17 @@ impl Machine {
         self.begin(Job::Census { by, fresh }, run);
     }
 
-    fn reselected(&mut self, selection: Selection, ok: bool) {
+    fn reselected(&mut self, selection: Selection, parameter: &'static str, ok: bool) {
+        let now = self.now;
         let Some(known) = &self.selection else { return };
         if !ok && passes(&selection.rest) {
             return self.selected_later(&selection.rest);
+        }
+        if !ok && !parameter.is_empty() {
+            // It may be the parameter that is refused; the others have not asked for it.
+            self.manners.learn(|known| known.condstore.refused(now));
+            self.on = Enabled::Nothing;
+            return self.open();
         }
         if !ok {
             return self.bye_all(b"The mailbox can no longer be selected");
