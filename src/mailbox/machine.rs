@@ -31,7 +31,7 @@ use foldhash::HashMap;
 use thiserror::Error;
 
 use self::departed::Departed;
-use self::jobs::Job;
+use self::jobs::{Finishing, Job};
 use self::levels::Levels;
 use self::outgoing::Outgoing;
 use self::recent::Recent;
@@ -293,6 +293,8 @@ pub struct Machine {
     /// Messages are gone of which only the UIDs are known, and not the numbers: the mailbox as it is to be found,
     /// before the members' views follow it again.
     strays: Option<Box<Fresh>>,
+    /// Waits for that.
+    finishing: Option<Finishing>,
     /// Times in a row that the UIDs did not fit the number of messages.
     miscounted: u8,
     /// What was asked in a row, beside what members ask.
@@ -353,6 +355,7 @@ impl Machine {
             served: false,
             recheck: None,
             strays: None,
+            finishing: None,
             miscounted: 0,
             own_in_a_row: 0,
             losses: 0,
@@ -422,6 +425,7 @@ impl Machine {
     pub fn handle_unconnected(&mut self, after: Duration) {
         self.link = Link::Down;
         self.retry_at = self.now + after;
+        self.finish();
         while let Some(id) = self.queue.pop_front() {
             if let Some(member) = self.members.get_mut(&id) {
                 member.waiting = None;
@@ -550,7 +554,7 @@ impl Machine {
     }
 
     fn wants_connection(&self) -> bool {
-        !self.queue.is_empty() || self.has_idlers()
+        !self.queue.is_empty() || self.has_idlers() || self.finishing.is_some()
     }
 
     fn is_read_only(&self) -> bool {

@@ -174,7 +174,9 @@ impl Machine {
     /// Which messages these are can be told once the UIDs of the others are known.
     fn strays_are_gone(&mut self, uids: &Ranges) {
         let needs_numbers = match &self.job {
-            Some(Job::Member(running)) => matches!(running.run.command.name, Name::Fetch | Name::Store),
+            Some(Job::Member(running)) => {
+                !running.shape.uid && matches!(running.run.command.name, Name::Fetch | Name::Store)
+            }
             _ => false,
         };
         let Some(selection) = self.selection.clone().filter(|_| !needs_numbers) else {

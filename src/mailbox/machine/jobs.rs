@@ -90,6 +90,15 @@ pub(super) struct Joining {
     pub(super) modseq: Option<u64>,
 }
 
+/// A member's command that is over, but for its tagged reply: what has vanished meanwhile comes first, once it is known
+/// which messages that are.
+#[derive(Debug)]
+pub(super) struct Finishing {
+    pub(super) running: Box<Running>,
+    pub(super) rest: Bytes,
+    pub(super) ok: bool,
+}
+
 /// A member's command that runs.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -105,6 +114,8 @@ pub(super) struct Running {
     pub(super) answer: Answer,
     /// The messages that a silent STORE names.
     pub(super) silent: Option<Ranges>,
+    /// It asks for mod-sequences.
+    pub(super) asks_modseqs: bool,
     /// Something of the reply has gone to the member.
     pub(super) answered: bool,
 }
@@ -156,6 +167,9 @@ impl Machine {
             if self.own_in_a_row >= MAX_OWN {
                 self.asks_in_vain();
                 continue;
+            }
+            if open && self.finishing.is_some() && self.recheck.is_none() {
+                self.finish();
             }
             if self.outdated && self.strays.is_none() {
                 return self.change_connections(open);
@@ -376,8 +390,9 @@ impl Machine {
     /// Runs a member's command, with its message numbers made the backend's.
     fn run(&mut self, id: MemberId, run: Box<Run>, shape: Shape) {
         let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
-        if run.command.enables_condstore() {
-            self.switches_on(id, asks_for_modseqs(&run.command));
+        let asks_modseqs = asks_for_modseqs(&run.command);
+        if asks_modseqs {
+            self.switches_on(id);
         }
         let replay = if shape.keeps_numbers { Replay::KeepNumbers } else { Replay::All };
         // Numbers mean what they did when the command was given; of new messages the client may hear first.
@@ -417,7 +432,10 @@ impl Machine {
         let command = silent.and_then(|_| loud(&command)).unwrap_or(command);
         let silent = silent.filter(|store| !store.conditional).map(|_| self.named(&command, shape.uid));
         let mapped = shape.keeps_numbers && self.log.withholds(cursor);
-        let job = Running { id, run: again, shape, replay, mapped, answer, silent, answered: false };
+        if command.enables_condstore() {
+            self.on = self.on.max(Enabled::Condstore);
+        }
+        let job = Running { id, run: again, shape, replay, mapped, answer, silent, asks_modseqs, answered: false };
         let run = Box::new(Run { command, streams: None });
         self.begin(Job::Member(Box::new(job)), run);
     }
@@ -432,8 +450,8 @@ impl Machine {
         let changed = self.selection.as_ref().is_some_and(|selection| selection.changed);
         let soon_over = !changed && self.now < self.connected_since + BEFORE_CENSUS;
         let run = self.members.get(&id).and_then(|member| member.waiting.as_ref());
-        if self.on == Enabled::Qresync {
-            // VANISHED speaks of UIDs.
+        if self.needed() == Enabled::Qresync {
+            // VANISHED speaks of UIDs. For those who hear EXPUNGE, numbers are found when something has vanished.
             return run.is_some_and(|run| !self.tells_uids(&run.command));
         }
         !soon_over
@@ -533,6 +551,7 @@ impl Machine {
         self.delayed |= std::mem::take(&mut self.delays);
         self.retry_at = self.now;
         self.actions.clear();
+        self.finish();
         let again = |machine: &mut Self, id: MemberId, run: Box<Run>| {
             if let Some(member) = machine.members.get_mut(&id) {
                 member.attempts += 1;

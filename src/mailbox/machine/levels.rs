@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::replies::highest_modseq;
 use super::selection::Selection;
-use super::{Action, Job, Link, Machine, MemberId, Told};
+use super::{Action, Job, Link, Machine, Member, MemberId, Told};
 use crate::imap::response::StatusReply;
 use crate::mailbox::enabled::Enabled;
 use crate::mailbox::log::Replay;
@@ -81,6 +81,12 @@ impl Machine {
         self.enabled(id) == Enabled::Qresync && self.tells_modseqs(Enabled::Qresync)
     }
 
+    /// A member that knows the mailbox is told VANISHED.
+    pub(super) fn tells_vanished(&self) -> bool {
+        let hears = |member: &Member| member.cursor.is_some() && member.enabled == Enabled::Qresync;
+        self.needed() == Enabled::Qresync && self.members.values().any(hears)
+    }
+
     /// The member whose command runs is not told mod-sequences, and the backend may tell them.
     pub(super) fn spares_owner(&self) -> bool {
         let Some(Job::Member(running)) = &self.job else { return false };
@@ -97,23 +103,21 @@ impl Machine {
         [b" OK ", text.unwrap_or(b"Completed."), b"\r\n"].concat().into()
     }
 
-    /// This member gives a command by which the backend may switch on CONDSTORE (RFC 7162 section 3.1).
-    pub(super) fn switches_on(&mut self, id: MemberId, asks: bool) {
-        let was_on = self.on.has_modseqs();
-        self.on = self.on.max(Enabled::Condstore);
-        if asks && !self.enabled(id).has_modseqs() {
-            // It hears without mod-sequences what is older than that.
-            self.replay(id, Replay::KeepNumbers);
+    /// This member gives a command that asks for mod-sequences, and is told them from now on (RFC 7162 section 3.1).
+    pub(super) fn switches_on(&mut self, id: MemberId) {
+        if self.enabled(id).has_modseqs() {
+            return;
         }
-        if let Some(member) = self.members.get_mut(&id).filter(|member| asks && !member.enabled.has_modseqs()) {
-            self.levels.remove(member.enabled);
-            member.enabled = Enabled::Condstore;
-            self.levels.add(member.enabled);
-            if was_on && let Some(modseq) = self.highest_modseq() {
-                // The backend says so only once.
-                let text = format!("* OK [HIGHESTMODSEQ {modseq}] Highest mod-sequence\r\n");
-                self.tell(id, Told::Data(text.into()));
-            }
+        // It hears without them what is older than that.
+        self.replay(id, Replay::KeepNumbers);
+        let Some(member) = self.members.get_mut(&id) else { return };
+        self.levels.remove(member.enabled);
+        member.enabled = Enabled::Condstore;
+        self.levels.add(member.enabled);
+        // The backend says so only when it is switched on.
+        if let Some(modseq) = self.highest_modseq() {
+            let text = format!("* OK [HIGHESTMODSEQ {modseq}] Highest mod-sequence\r\n");
+            self.tell(id, Told::Data(text.into()));
         }
     }
 
@@ -130,8 +134,10 @@ impl Machine {
         }
         match (needed, open) {
             (Enabled::Qresync, false) => true,
-            (Enabled::Condstore, true) if !self.may_ask_for_condstore() => false,
-            (_, open) => open && self.who_lacks().next().is_some(),
+            (_, false) => false,
+            (Enabled::Condstore, _) if !self.may_ask_for_condstore() => false,
+            (Enabled::Condstore, _) if self.wants_census() || self.is_resumable() => true,
+            _ => self.who_lacks().next().is_some(),
         }
     }
 

@@ -291,6 +291,7 @@ impl Machine {
     pub(super) fn bye_all(&mut self, text: &'static [u8]) {
         let (known, exists, counts) = (self.uids.len(), self.exists, self.miscounted);
         self.stats.push(Stat::Ended { why: text, known, exists, counts });
+        self.finish();
         let members = &self.members;
         self.queue.retain(|id| members.get(id).is_some_and(|member| member.cursor.is_none()));
         for member in self.members.values_mut().filter(|member| member.cursor.is_some()) {

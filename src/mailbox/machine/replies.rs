@@ -31,7 +31,7 @@ pub(super) struct Reading {
     reply: Reply,
     /// It goes to the member whose command runs.
     to: Option<MemberId>,
-    /// The message of a FETCH, by the number that the member knows it by.
+    /// The message of a FETCH, by the number that the member knows it by; 0: its UID will tell.
     number: u32,
     /// Of a FETCH, the octets behind that word which are not passed on yet; `None`: it is passed on as it comes.
     held: Option<BytesMut>,
@@ -193,6 +193,7 @@ impl Machine {
     /// The number by which the owner of the job knows the message.
     fn number_for_owner(&self, number: u32) -> Option<u32> {
         let running = match &self.job {
+            Some(Job::Member(_)) if self.strays.is_some() => return Some(0),
             Some(Job::Member(running)) if running.mapped => running,
             Some(Job::Open { selection, .. }) if number > selection.exists => return None,
             _ => return Some(number),
@@ -329,7 +330,8 @@ impl Machine {
             }
             if reading.to.is_some() {
                 reading.begun = true;
-                self.put_fetch(reading, &held);
+                let uid = reading.items.as_ref().and_then(FetchScanner::uid);
+                self.put_fetch(reading, &held, uid);
             }
             if fits {
                 return;
@@ -344,9 +346,12 @@ impl Machine {
         }
     }
 
-    fn put_fetch(&mut self, reading: &mut Reading, octets: &[u8]) {
+    fn put_fetch(&mut self, reading: &mut Reading, octets: &[u8], uid: Option<u32>) {
+        if reading.number == 0 && !self.find_number(reading, uid) {
+            return;
+        }
         let left_out = match (reading.to, reading.reply) {
-            (Some(id), Reply::Fetch(number)) => self.claim_recent(id, number, octets),
+            (Some(id), Reply::Fetch(number)) if self.is_open() => self.claim_recent(id, number, octets),
             _ => 0..0,
         };
         self.passed.put_slice(b"* ");
@@ -358,6 +363,23 @@ impl Machine {
                 None => self.passed.put_slice(octets),
             }
         }
+    }
+
+    /// Messages have vanished, and which numbers these had is not known yet: the number by which the member knows the
+    /// message of a FETCH. False: it does not know it, or nobody can say.
+    fn find_number(&mut self, reading: &mut Reading, uid: Option<u32>) -> bool {
+        let (Reply::Fetch(number), Some(strays)) = (reading.reply, &self.strays) else { return false };
+        let cursor = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
+        let Some(uid) = uid else {
+            (reading.to, reading.begun) = (None, false);
+            self.broken(Nonsense::Vanished);
+            return false;
+        };
+        match cursor.and_then(|cursor| self.log.back(cursor, strays.number_before(number, uid))) {
+            Some(own) => reading.number = own,
+            None => reading.to = None,
+        }
+        reading.to.is_some()
     }
 
     fn end_reply(&mut self) {
@@ -414,11 +436,16 @@ impl Machine {
 
     fn end_fetch(&mut self, number: u32, reading: &mut Reading) {
         let Some(mut items) = reading.items.take().map(|mut items| items.finish()) else { return };
+        let modseq_only = items.flags.is_none() && items.uid.is_none() && !items.other;
         if let (Some(Job::Census { fresh: Some(fresh), .. }), Some(uid)) = (&mut self.job, items.uid) {
             fresh.told(number, uid);
         }
         // What is said of a mailbox that the members' views do not follow yet is asked for again when they do.
         if !self.is_open() {
+            let wanted = reading.to.is_some() && reading.number == 0 && !(reading.less.is_some() && modseq_only);
+            if let Some(held) = reading.held.take().filter(|_| wanted) {
+                self.put_fetch(reading, &held, items.uid);
+            }
             return;
         }
         if let Some(uid) = items.uid {
@@ -434,7 +461,8 @@ impl Machine {
         }
         if items.modseq.is_some() && !self.has_modseqs() {
             items.modseq = None;
-            if !items.other {
+            let asked = matches!(&self.job, Some(Job::Member(running)) if running.asks_modseqs);
+            if !items.other && !asked {
                 reading.held = reading.held.take().and_then(|held| without_modseq(&items, held));
             }
         }
@@ -472,10 +500,9 @@ impl Machine {
                 }
             }
         }
-        // Of what is spared a member, nothing may be left.
-        wanted &= reading.less.is_none() || items.other || items.flags.is_some() || items.uid.is_some();
+        wanted &= reading.less.is_none() || !modseq_only;
         match reading.held.take().filter(|_| reading.to.is_some()) {
-            Some(held) if wanted => self.put_fetch(reading, &held),
+            Some(held) if wanted => self.put_fetch(reading, &held, items.uid),
             Some(_) => self.tell_modseq(number, &items),
             None => {}
         }

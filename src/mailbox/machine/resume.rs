@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::jobs::{By, Job, Joining, Running, own};
+use super::jobs::{By, Finishing, Job, Joining, Running, own};
 use super::replies::UNANNOUNCED;
 use super::replies::highest_modseq;
 use super::selection::Selection;
@@ -122,6 +122,11 @@ impl Fresh {
         }
     }
 
+    /// The number that a message had before these vanished.
+    pub(super) fn number_before(&self, number: u32, uid: u32) -> u32 {
+        number + self.gone.rank(uid)
+    }
+
     /// The UIDs, once the reply is over, and what happened after that. One by one cannot miscount: the backend may
     /// not tell of EXPUNGE meanwhile, and who comes is told later.
     fn found(&mut self) -> Option<Ranges> {
@@ -207,13 +212,10 @@ impl Machine {
             }
             Job::Member(running) if told => self.tell(running.id, Told::Done(Bytes::new(), Bytes::new(), true)),
             Job::Member(running) if self.is_selecting(running.id) => self.caught_up(running.id, rest, ok),
-            Job::Member(running) => {
-                let rest = self.without_modseq(running.id, self.in_own_numbers(&running, rest));
-                if ok {
-                    self.tell_answer(running.id, running.answer);
-                }
-                self.done_with(running.id, rest, true);
+            Job::Member(running) if self.strays.is_some() => {
+                self.finishing = Some(Finishing { running, rest, ok });
             }
+            Job::Member(running) => self.answered(*running, rest, ok),
             Job::Recheck => {
                 if self.recheck.is_none() {
                     // What is refused is not asked for again and again.
@@ -231,6 +233,24 @@ impl Machine {
         if !selected && self.is_open() {
             self.link = Link::Up { open: false };
         }
+    }
+
+    /// A member's command is over.
+    fn answered(&mut self, running: Running, rest: Bytes, ok: bool) {
+        let rest = self.without_modseq(running.id, self.in_own_numbers(&running, rest));
+        if ok {
+            self.tell_answer(running.id, running.answer);
+        }
+        self.done_with(running.id, rest, true);
+    }
+
+    /// What has vanished is known now, or will be later: whose command was over before hears that.
+    pub(super) fn finish(&mut self) {
+        let Some(Finishing { mut running, rest, ok }) = self.finishing.take() else { return };
+        self.replay(running.id, running.replay);
+        let cursor = self.members.get(&running.id).and_then(|member| member.cursor);
+        running.mapped |= cursor.is_some_and(|cursor| self.log.withholds(cursor));
+        self.answered(*running, rest, ok);
     }
 
     /// The backend says up to where it has told everything.
@@ -260,7 +280,7 @@ impl Machine {
     /// `[MODIFIED 7,9]` in the tagged reply to a STORE (RFC 7162 section 3.1.3).
     fn in_own_numbers(&self, running: &Running, rest: Bytes) -> Bytes {
         let cursor = self.members.get(&running.id).and_then(|member| member.cursor);
-        match cursor.filter(|_| running.mapped || self.strays.is_some()) {
+        match cursor.filter(|_| running.mapped || !self.is_open()) {
             Some(_) if highest_modseq(&rest).is_some() => Bytes::from_static(b" OK Completed.\r\n"),
             Some(cursor) if running.shape.store.is_some() && !running.shape.uid => {
                 Bytes::copy_from_slice(&modified(&rest, &self.log.numbering(cursor)))
@@ -412,7 +432,7 @@ impl Machine {
     /// which messages they know.
     pub(super) fn is_resumable(&self) -> bool {
         // With QRESYNC, they will be told the UIDs of what is gone.
-        self.uids.len() == self.exists || !self.touched && self.needed() < Enabled::Qresync
+        self.uids.len() == self.exists || !self.touched && !self.tells_vanished()
     }
 
     /// The UIDs of all messages would be good to know.

@@ -262,7 +262,9 @@ impl Client {
     pub(super) fn done(&mut self, rest: &str, now: Option<&[Message]>, there: &[Message]) -> &'static str {
         assert!(self.buffer.is_empty(), "a tagged reply within a line");
         let running = self.running.take().expect("a reply without a command");
-        self.switching &= ["MODSEQ", "CHANGED"].iter().all(|word| !running.line.contains(word));
+        // Where it never got its turn, nobody knows what it was.
+        let switched = rest.starts_with(" OK") && ["MODSEQ", "CHANGED"].iter().any(|word| running.line.contains(word));
+        self.switching &= !switched;
         let line = running.line.as_str();
         let verb = line.split(' ').next().unwrap();
         if rest.starts_with(" BAD") {

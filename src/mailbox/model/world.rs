@@ -785,7 +785,7 @@ impl Sim {
                 let capabilities = Arc::new(Capabilities::parse(b"IMAP4rev1 IDLE ESEARCH UNSELECT UIDPLUS"));
                 let mut upstream = Upstream::new(capabilities, 1);
                 upstream.handle_attach();
-                let other = if !apart && self.chance.one_in(4) { self.plan.enable } else { Enabled::Nothing };
+                let other = if !apart && self.chance.one_in(2) { self.plan.enable } else { Enabled::Nothing };
                 let on = if needed == Enabled::Qresync { needed } else { other };
                 let server = server::Connection::new(self.chance.one_in(2), on);
                 Link {
