@@ -188,6 +188,9 @@ impl Machine {
             if (self.recheck.is_some() || self.owes) && self.ask_for_flags() {
                 return;
             }
+            if self.finishing.is_some() {
+                continue;
+            }
             let Some(id) = self.queue.pop_front() else { return self.leisure() };
             if self.needs_census(id) {
                 self.queue.push_front(id);

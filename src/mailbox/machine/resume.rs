@@ -248,6 +248,13 @@ impl Machine {
     pub(super) fn finish(&mut self) {
         let Some(Finishing { mut running, rest, ok }) = self.finishing.take() else { return };
         self.replay(running.id, running.replay);
+        if self.has_to_leave(running.id) {
+            let rest = self.without_modseq(running.id, rest);
+            let member = self.members.get_mut(&running.id);
+            return member
+                .into_iter()
+                .for_each(|it| it.out.push_before_last(Told::Done(Bytes::new(), rest.clone(), true)));
+        }
         let cursor = self.members.get(&running.id).and_then(|member| member.cursor);
         running.mapped |= cursor.is_some_and(|cursor| self.log.withholds(cursor));
         self.answered(*running, rest, ok);

@@ -772,7 +772,8 @@ impl Sim {
             by_select || link.server.enabled == needed || !apart && link.server.enabled > needed
         };
         let found = self.resting.iter().position(fits);
-        let lacking = self.resting.iter().position(|link| link.server.enabled < needed && self.plan.sessions % 2 == 0);
+        let lacking =
+            self.resting.iter().position(|link| link.server.enabled < needed && self.plan.sessions.is_multiple_of(2));
         let link = match found.or(lacking).map(|found| self.resting.swap_remove(found)) {
             Some(mut link) => {
                 link.upstream.handle_attach();
