@@ -257,6 +257,11 @@ impl Shadow {
         })
     }
 
+    /// Flags were told that are not noted here.
+    pub fn overlook(&mut self) {
+        self.forgot = true;
+    }
+
     /// All was forgotten once: members may have been told the flags of any message.
     #[must_use]
     pub fn has_forgotten(&self) -> bool {

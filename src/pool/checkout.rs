@@ -210,7 +210,7 @@ impl Account {
     async fn make_fit(&self, lease: &mut Lease, want: &Want) -> Result<bool, FillError> {
         self.may_enable(want)?;
         let facts = lease.shared().facts();
-        let raises = want.shares && facts.sticky.is_within(&want.sticky) && !is_stuck(&facts, want);
+        let raises = want.shares && can_raise(&facts, want) && !is_stuck(&facts, want);
         if raises {
             // What is switched on serves all hubs.
         } else if let Some((object, connection, turn)) = self.further_seat(want).await {
@@ -355,6 +355,11 @@ pub(super) fn fitness(facts: &Facts, want: &Want) -> u8 {
         (Some(wanted), Some(selected)) if wanted == selected => best,
         _ => 1,
     }
+}
+
+/// Nothing is missing but CONDSTORE and QRESYNC, and nothing is on that is not wanted.
+fn can_raise(facts: &Facts, want: &Want) -> bool {
+    facts.sticky.is_within(&want.sticky) && facts.sticky.shows_as(&want.sticky)
 }
 
 /// All is on that is wanted, and what is besides can be left out by a hub.

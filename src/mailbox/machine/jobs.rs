@@ -355,7 +355,7 @@ impl Machine {
             self.link = Link::Up { open: false };
             return self.open();
         }
-        if asks_for_vanished(&run.command) && self.enabled(id) < Enabled::Qresync && self.on == Enabled::Qresync {
+        if self.on == Enabled::Qresync && self.enabled(id) < Enabled::Qresync && asks_for_vanished(&run.command) {
             return self.done(id, b" BAD QRESYNC is not enabled.\r\n");
         }
         match plan(&run.command, self.settings.condstore) {
@@ -393,7 +393,8 @@ impl Machine {
     /// Runs a member's command, with its message numbers made the backend's.
     fn run(&mut self, id: MemberId, run: Box<Run>, shape: Shape) {
         let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
-        let asks_modseqs = asks_for_modseqs(&run.command);
+        let mentions_modseqs = run.command.enables_condstore();
+        let asks_modseqs = mentions_modseqs && asks_for_modseqs(&run.command);
         if asks_modseqs {
             self.switches_on(id);
         }
@@ -435,7 +436,7 @@ impl Machine {
         let command = silent.and_then(|_| loud(&command)).unwrap_or(command);
         let silent = silent.filter(|store| !store.conditional).map(|_| self.named(&command, shape.uid));
         let mapped = shape.keeps_numbers && self.log.withholds(cursor);
-        if command.enables_condstore() {
+        if mentions_modseqs {
             self.on = self.on.max(Enabled::Condstore);
         }
         let job = Running { id, run: again, shape, replay, mapped, answer, silent, asks_modseqs, answered: false };

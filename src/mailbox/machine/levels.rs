@@ -73,12 +73,13 @@ impl Machine {
 
     /// This member is.
     pub(super) fn hears_modseqs(&self, id: MemberId) -> bool {
-        self.tells_modseqs(self.enabled(id))
+        self.needed().has_modseqs() && self.tells_modseqs(self.enabled(id))
     }
 
     /// This member is told VANISHED, and not EXPUNGE (RFC 7162 section 3.2.10.2).
     pub(super) fn hears_vanished(&self, id: MemberId) -> bool {
-        self.enabled(id) == Enabled::Qresync && self.tells_modseqs(Enabled::Qresync)
+        let needed = self.needed() == Enabled::Qresync;
+        needed && self.enabled(id) == Enabled::Qresync && self.tells_modseqs(Enabled::Qresync)
     }
 
     /// A member that knows the mailbox is told VANISHED.
@@ -142,7 +143,8 @@ impl Machine {
     }
 
     fn who_lacks(&self) -> impl Iterator<Item = MemberId> {
-        let joins = self.members.iter().filter(|(_, member)| member.cursor.is_none() && member.enabled > self.on);
+        let joins = |member: &Member| member.cursor.is_none() && member.waiting.is_some();
+        let joins = self.members.iter().filter(move |(_, member)| joins(member) && member.enabled > self.on);
         joins.map(|(id, _)| *id)
     }
 

@@ -173,7 +173,7 @@ impl Machine {
         let news = self.log.replay(cursor, replay);
         self.hear(id, news, &mut text);
         let stale = self.log.take_stale(cursor, STALE);
-        let hears_modseqs = self.hears_modseqs(id);
+        let hears_modseqs = !stale.is_empty() && self.hears_modseqs(id);
         let Some(member) = self.members.get_mut(&id).filter(|member| member.cursor.is_some()) else { return };
         for (own, number) in stale {
             let Some(flags) = self.shadow.flags(number) else { continue };
@@ -191,6 +191,9 @@ impl Machine {
     /// News for a member, behind `text`, to which they are appended unless they are long. Who would have to be told
     /// too much has to select the mailbox anew.
     pub(super) fn hear(&mut self, id: MemberId, news: Vec<News>, text: &mut BytesMut) {
+        if news.is_empty() {
+            return;
+        }
         let (vanished, modseqs) = (self.hears_vanished(id), self.hears_modseqs(id));
         let Some(member) = self.members.get_mut(&id) else { return };
         for news in news {

@@ -444,6 +444,9 @@ impl Machine {
         if !self.is_open() {
             let wanted = reading.to.is_some() && reading.number == 0 && !(reading.less.is_some() && modseq_only);
             if let Some(held) = reading.held.take().filter(|_| wanted) {
+                if items.flags.is_some() {
+                    self.shadow.overlook();
+                }
                 self.put_fetch(reading, &held, items.uid);
             }
             return;

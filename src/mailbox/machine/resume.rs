@@ -415,12 +415,13 @@ impl Machine {
         let there = joining.unseen.filter(|uid| self.uids.len() == self.exists && self.uids.contains(*uid));
         let unseen = there.map(|uid| self.uids.rank(uid) + 1);
         let rest = selection.rest.clone();
-        let mut replies = [None, joining.modseq].map(|modseq| selection.reply(self.exists, &joining, modseq, unseen));
-        let replies = replies.each_mut().map(|reply| reply.split().freeze());
+        let reply = |modseq| selection.reply(self.exists, &joining, modseq, unseen).freeze();
+        let plain = reply(None);
+        let with_modseq = if self.needed().has_modseqs() { reply(joining.modseq) } else { Bytes::new() };
         for id in &joining.ids {
             let waiting = self.members.get_mut(id).and_then(|member| member.waiting.take());
             if let Some(run) = waiting {
-                let reply = &replies[usize::from(self.enabled(*id).has_modseqs())];
+                let reply = if self.enabled(*id).has_modseqs() { &with_modseq } else { &plain };
                 self.welcome(*id, &run, joining.uid_next, reply.clone(), rest.clone());
             }
         }
@@ -531,6 +532,8 @@ impl Machine {
             return self.open();
         }
         if !ok {
+            // The parameter was not what is wrong.
+            self.manners.learn(|known| known.condstore.works());
             return self.bye_all(b"The mailbox can no longer be selected");
         }
         if known.validity != selection.validity || access(known) != access(&selection) {
