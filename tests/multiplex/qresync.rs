@@ -397,6 +397,7 @@ async fn a_uid_tells_the_number_before_something_vanished() {
              U< TAG OK fetched
              2< * 2 EXPUNGE
              2< * 3 EXISTS
+             2< * 3 FETCH (FLAGS () UID 14)
              2< b OK fetched",
         )
         .await;

@@ -115,8 +115,9 @@ impl Machine {
         self.levels.remove(member.enabled);
         member.enabled = Enabled::Condstore;
         self.levels.add(member.enabled);
-        // The backend says so only when it is switched on.
-        if let Some(modseq) = self.highest_modseq() {
+        // The backend says so only when it is switched on; whether it was, nobody knows before it has said so.
+        let was_on = self.manners.known().grants_condstore;
+        if let Some(modseq) = self.highest_modseq().filter(|_| was_on) {
             let text = format!("* OK [HIGHESTMODSEQ {modseq}] Highest mod-sequence\r\n");
             self.tell(id, Told::Data(text.into()));
         }
