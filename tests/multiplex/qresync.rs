@@ -496,9 +496,9 @@ async fn who_needs_more_makes_a_hub_change_connections() {
              3< b OK noop"
         );
         let refused = format!(
-            "V< TAG NO not now
+            "2> b NOOP
+             V< TAG NO not now
              3< a NO [UNAVAILABLE]…
-             2> b NOOP
              {again}
              V> NOOP
              V< TAG OK noop
