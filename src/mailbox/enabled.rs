@@ -1,6 +1,7 @@
 //! What sessions switch on for the rest of a connection (RFC 5161) and can share nevertheless. CONDSTORE and QRESYNC
-//! (RFC 7162) each may have or not: a hub's connection has the most that one of its members has, or more, and each hears
-//! no more than it has itself. UTF8=ACCEPT (RFC 6855) and IMAP4rev2 (RFC 9051) are shared by those who have the same.
+//! (RFC 7162) each may have or not: a hub's connection has the most that one of its members has, or more, and each
+//! hears no more than it has itself. UTF8=ACCEPT (RFC 6855) and IMAP4rev2 (RFC 9051) are shared by those who have the
+//! same.
 
 use crate::imap::command::{Arguments, Command, Name};
 use crate::imap::sequence::SequenceSet;

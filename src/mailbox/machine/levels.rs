@@ -1,5 +1,5 @@
-//! What of CONDSTORE and QRESYNC (RFC 7162) is on: on the connection, the most that a member has switched on, or more; of
-//! that, each member is told what it has switched on itself.
+//! What of CONDSTORE and QRESYNC (RFC 7162) is on: on the connection, the most that a member has switched on, or more;
+//! of that, each member is told what it has switched on itself.
 
 use bytes::Bytes;
 
