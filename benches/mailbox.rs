@@ -31,21 +31,21 @@ fn hub() -> Machine {
         idle: true,
         esearch: true,
         unseen: false,
-        enabled: Enabled::Nothing,
+        condstore: true,
         keepalive: Duration::from_secs(600),
         patience: Duration::from_secs(5),
         parked: Duration::from_secs(5),
     };
     let mut machine = Machine::new(Bytes::from_static(b"wINBOX"), settings, Arc::default(), Instant::now());
-    machine.handle_join(1, command("SELECT INBOX"));
+    machine.handle_join(1, command("SELECT INBOX"), Enabled::Nothing);
     step(&mut machine);
-    machine.handle_connected();
+    machine.handle_connected(Enabled::Nothing);
     step(&mut machine);
     machine
         .handle_data(format!("* {MESSAGES} EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 9999999] n\r\n").into());
     done(&mut machine);
     told(&mut machine, 1);
-    machine.handle_join(2, command("SELECT INBOX"));
+    machine.handle_join(2, command("SELECT INBOX"), Enabled::Nothing);
     step(&mut machine);
     // Their UIDs are odd numbers: no two touch.
     let uids: Vec<String> = (1..=MESSAGES).map(|n| (2 * n - 1).to_string()).collect();

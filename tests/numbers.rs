@@ -138,6 +138,7 @@ struct World {
     runs: Option<String>,
     connected: bool,
     honest: bool,
+    /// What is on, on the connection; some members have switched on less.
     enabled: Enabled,
 }
 
@@ -147,7 +148,7 @@ impl World {
             idle: true,
             esearch: true,
             unseen: true,
-            enabled,
+            condstore: true,
             keepalive: Duration::from_secs(600),
             patience: Duration::from_secs(5),
             parked: Duration::from_secs(5),
@@ -193,13 +194,18 @@ impl World {
     }
 
     fn join(&mut self, resync: bool) {
-        let line = match (self.enabled, resync) {
+        self.next += 1;
+        let enabled = match self.next % 3 {
+            0 => Enabled::Nothing,
+            1 => self.enabled,
+            _ => self.enabled.min(Enabled::Condstore),
+        };
+        let line = match (enabled, resync) {
             (Enabled::Qresync, true) => "SELECT INBOX (QRESYNC (7 1))",
             (Enabled::Nothing, _) => "SELECT INBOX",
             _ => "SELECT INBOX (CONDSTORE)",
         };
-        self.next += 1;
-        self.machine.handle_join(self.next, command(line));
+        self.machine.handle_join(self.next, command(line), enabled);
         self.clients.insert(self.next, Client { running: Some(line.to_owned()), ..Client::default() });
     }
 
@@ -280,7 +286,7 @@ impl World {
             match action {
                 Action::Connect => {
                     self.connected = true;
-                    self.machine.handle_connected();
+                    self.machine.handle_connected(self.enabled);
                 }
                 Action::Run(run) => {
                     self.runs = Some(String::from_utf8_lossy(&run.command.segments[0].text).into_owned());

@@ -144,6 +144,12 @@ impl FetchScanner {
         self.items.other
     }
 
+    /// The UID, if it has come.
+    #[must_use]
+    pub fn uid(&self) -> Option<u32> {
+        self.items.uid
+    }
+
     /// The reply is over: what it held. The scanner is as new.
     pub fn finish(&mut self) -> Items {
         std::mem::take(self).items

@@ -18,6 +18,7 @@ pub mod rewrite;
 pub mod sasl;
 pub mod sequence;
 pub mod untagged;
+pub mod without_modseq;
 
 /// Octets that are awaited of a line of a backend that is best seen whole (status replies, CAPABILITY). Of a longer
 /// one, what there is has to do.

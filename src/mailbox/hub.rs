@@ -77,6 +77,7 @@ pub struct Member {
 #[derive(Debug)]
 pub struct Join {
     run: Box<Run>,
+    enabled: Enabled,
     place: Place,
     since: Instant,
 }
@@ -90,7 +91,7 @@ struct Place {
 }
 
 impl Member {
-    /// Joins the hub of the mailbox that `run` selects, or opens one: of those who have `enabled` the same. The reply
+    /// Joins the hub of the mailbox that `run` selects, or opens one: of those of its kind, as by `enabled`. The reply
     /// to that command is the first thing heard. `auth` is asked when no member's credential is known to be good any
     /// more.
     #[must_use]
@@ -105,9 +106,10 @@ impl Member {
         let (line, far_end) = line::pair();
         record.joins(line.watch());
         let place = Place { line: far_end, grant: pass.grant().clone(), record: Arc::clone(record) };
-        let join = Join { run, place, since: Instant::now() };
-        if let Some((join, entrance)) = pass.account().hubs().join(pass.account(), &key, enabled, join) {
-            Hub::open(auth, key.clone(), enabled, join, entrance);
+        let join = Join { run, enabled: enabled.enabled, place, since: Instant::now() };
+        let kind = enabled.kind();
+        if let Some((join, entrance)) = pass.account().hubs().join(pass.account(), &key, kind, join) {
+            Hub::open(auth, key.clone(), kind, join, entrance);
         }
         Self { key, line, record: Arc::clone(record) }
     }
@@ -150,7 +152,7 @@ struct Hub {
     /// The account's generation when it was last looked at.
     generation: u64,
     key: Bytes,
-    enabled: EnableSet,
+    kind: EnableSet,
     machine: Machine,
     members: BTreeMap<MemberId, Place>,
     joins: mpsc::Receiver<Join>,
@@ -170,10 +172,10 @@ struct Hub {
 }
 
 impl Hub {
-    fn open(auth: &Arc<Authenticator>, key: Bytes, enabled: EnableSet, join: Join, entrance: Entrance) {
+    fn open(auth: &Arc<Authenticator>, key: Bytes, kind: EnableSet, join: Join, entrance: Entrance) {
         let account = Arc::clone(join.place.grant.account());
-        let machine = machine(&account, key.clone(), enabled);
-        let mut hub = Self::new(auth, &account, key, enabled, machine, entrance);
+        let machine = machine(&account, key.clone(), kind);
+        let mut hub = Self::new(auth, &account, key, kind, machine, entrance);
         hub.admit(join, false);
         hub.start();
     }
@@ -182,7 +184,7 @@ impl Hub {
         auth: &Arc<Authenticator>,
         account: &Arc<Account>,
         key: Bytes,
-        enabled: EnableSet,
+        kind: EnableSet,
         machine: Machine,
         Entrance { joins, status }: Entrance,
     ) -> Box<Self> {
@@ -191,7 +193,7 @@ impl Hub {
             account: Arc::clone(account),
             generation: account.generation(),
             key,
-            enabled,
+            kind,
             machine,
             members: BTreeMap::new(),
             joins,
@@ -218,7 +220,7 @@ impl Hub {
         }
         join.place.line.moves_to(&self.status);
         self.members.insert(id, join.place);
-        self.machine.handle_join(id, join.run);
+        self.machine.handle_join(id, join.run, join.enabled);
     }
 
     async fn run(mut self: Box<Self>) {
@@ -293,18 +295,17 @@ impl Hub {
     fn connect(&mut self) {
         let Some(grant) = self.whose().cloned() else { return self.machine.handle_unconnected(RETRY) };
         let (auth, mailbox) = (Arc::clone(&self.auth), Some(self.key.clone()));
+        let (needed, shares) = (self.machine.needed(), !self.machine.is_apart());
         // CONDSTORE comes by SELECT, where it is not on yet.
-        let (sticky, or_sticky) = match self.enabled {
-            all @ EnableSet { enabled: Enabled::Condstore, .. } => {
-                (EnableSet { enabled: Enabled::Nothing, ..all }.sticky(), Some(all.sticky()))
-            }
-            all => (all.sticky(), None),
+        let (sticky, or_sticky) = match needed {
+            Enabled::Condstore => (self.kind.sticky(), Some(self.kind.with(needed).sticky())),
+            _ => (self.kind.with(needed).sticky(), None),
         };
         self.checkout = Some(Box::pin(async move {
             let pass = auth.renew(&grant, None).await?;
             let stays = pass.account().stays();
             let sticky = Arc::new(sticky);
-            Want { pass, mailbox, sticky, or_sticky, lends: false, stays, client: None }.checkout().await
+            Want { pass, mailbox, sticky, or_sticky, lends: false, shares, stays, client: None }.checkout().await
         }));
     }
 
@@ -421,12 +422,13 @@ impl Hub {
         if ids.is_empty() {
             return;
         }
-        let machine = machine(&self.account, self.key.clone(), self.enabled);
-        let entrance = self.account.hubs().add(&self.account, &self.key, self.enabled);
-        let mut other = Self::new(&self.auth, &self.account, self.key.clone(), self.enabled, machine, entrance);
+        let machine = machine(&self.account, self.key.clone(), self.kind);
+        let entrance = self.account.hubs().add(&self.account, &self.key, self.kind);
+        let mut other = Self::new(&self.auth, &self.account, self.key.clone(), self.kind, machine, entrance);
         for id in ids {
+            let enabled = self.machine.enabled(*id);
             if let (Some(run), Some(place)) = (self.machine.eject(*id), self.members.remove(id)) {
-                other.machine.handle_join(*id, run);
+                other.machine.handle_join(*id, run, enabled);
                 place.line.moves_to(&other.status);
                 other.members.insert(*id, place);
             }
@@ -436,15 +438,18 @@ impl Hub {
 
     /// A hub of their own for these members; false: it cannot be.
     fn fork(&mut self, ids: &[MemberId], shared: bool) -> bool {
-        let Some(machine) = self.machine.fork(ids) else { return false };
+        let Some(mut machine) = self.machine.fork(ids) else { return false };
+        if !shared {
+            machine.set_apart();
+        }
         debug!(members = ids.len(), "hub divided");
         self.counted.metrics().divided();
         let entrance = if shared {
-            self.account.hubs().add(&self.account, &self.key, self.enabled)
+            self.account.hubs().add(&self.account, &self.key, self.kind)
         } else {
             Entrance::apart(&self.account, &self.key)
         };
-        let mut other = Self::new(&self.auth, &self.account, self.key.clone(), self.enabled, machine, entrance);
+        let mut other = Self::new(&self.auth, &self.account, self.key.clone(), self.kind, machine, entrance);
         other.generation = self.generation;
         other.members = ids.iter().filter_map(|id| Some((*id, self.members.remove(id)?))).collect();
         other.members.values().for_each(|place| place.line.moves_to(&other.status));
@@ -567,13 +572,17 @@ impl Hub {
         match result {
             Ok(lease) => {
                 self.expires = lease.expires_at();
+                let on = Enabled::of(&lease.shared().facts().sticky);
                 self.lease = Some(lease);
-                self.machine.handle_connected();
+                self.machine.handle_connected(on);
             }
             Err(error) => {
                 debug!(user = self.account.name(), %error, "no upstream connection for a hub");
                 self.unconnected = error;
                 let refused = self.refused();
+                if error == CheckoutError::Unfit && self.machine.handle_unfit() {
+                    return;
+                }
                 if refused.is_empty() {
                     self.machine.handle_unconnected(RETRY);
                 } else {
@@ -597,8 +606,8 @@ impl Hub {
     }
 }
 
-fn machine(account: &Account, key: Bytes, enabled: EnableSet) -> Machine {
-    Machine::new(key, settings(account, enabled), Arc::clone(account.manners()), Instant::now().into_std())
+fn machine(account: &Account, key: Bytes, kind: EnableSet) -> Machine {
+    Machine::new(key, settings(account, kind), Arc::clone(account.manners()), Instant::now().into_std())
 }
 
 fn settings(account: &Account, all: EnableSet) -> Settings {
@@ -607,7 +616,7 @@ fn settings(account: &Account, all: EnableSet) -> Settings {
         idle: account.offers("IDLE"),
         esearch: account.offers("ESEARCH") || account.offers("IMAP4rev2"),
         unseen: account.offers("IMAP4rev1") && !(all.rev2 && account.offers("IMAP4rev2")),
-        enabled: all.enabled,
+        condstore: account.offers("CONDSTORE") || account.offers("QRESYNC"),
         keepalive: config.keepalive,
         patience: config.share_patience,
         parked: PARKED,

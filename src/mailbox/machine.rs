@@ -13,6 +13,7 @@ mod changes;
 mod departed;
 mod idle;
 mod jobs;
+mod levels;
 mod members;
 mod outgoing;
 mod recent;
@@ -29,7 +30,8 @@ use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 
 use self::departed::Departed;
-use self::jobs::Job;
+use self::jobs::{Finishing, Job};
+use self::levels::Levels;
 use self::outgoing::Outgoing;
 use self::recent::Recent;
 use self::replies::Reading;
@@ -74,8 +76,8 @@ pub struct Settings {
     pub esearch: bool,
     /// IMAP4rev1: SELECT says which message is the first without \\Seen.
     pub unseen: bool,
-    /// What all members have switched on.
-    pub enabled: Enabled,
+    /// CONDSTORE or QRESYNC (RFC 7162).
+    pub condstore: bool,
     /// NOOP this often on a connection where nothing happens.
     pub keepalive: Duration,
     /// `pool.share_patience`
@@ -189,6 +191,8 @@ pub enum Told {
 
 #[derive(Debug)]
 struct Member {
+    /// What it has switched on, and is told.
+    enabled: Enabled,
     /// What it has been told of the mailbox; `None`: its SELECT was not answered yet.
     cursor: Option<Cursor>,
     /// In IDLE: hears of everything at once.
@@ -247,6 +251,12 @@ pub struct Machine {
     departed: Departed,
     recent: Recent,
     members: BTreeMap<MemberId, Member>,
+    /// How many of them have switched on what.
+    levels: Levels,
+    /// What may be on, on the connection.
+    on: Enabled,
+    /// The one member needs a connection that carries no more than it has switched on.
+    apart: bool,
     /// Those with a command that waits.
     queue: VecDeque<MemberId>,
     link: Link,
@@ -282,6 +292,8 @@ pub struct Machine {
     /// Messages are gone of which only the UIDs are known, and not the numbers: the mailbox as it is to be found,
     /// before the members' views follow it again.
     strays: Option<Box<Fresh>>,
+    /// Waits for that.
+    finishing: Option<Finishing>,
     /// Times in a row that the UIDs did not fit the number of messages.
     miscounted: u8,
     /// What was asked in a row, beside what members ask.
@@ -317,6 +329,9 @@ impl Machine {
             departed: Departed::default(),
             recent: Recent::default(),
             members: BTreeMap::new(),
+            levels: Levels::default(),
+            on: Enabled::Nothing,
+            apart: false,
             queue: VecDeque::new(),
             link: Link::Down,
             job: None,
@@ -339,6 +354,7 @@ impl Machine {
             served: false,
             recheck: None,
             strays: None,
+            finishing: None,
             miscounted: 0,
             own_in_a_row: 0,
             losses: 0,
@@ -390,8 +406,9 @@ impl Machine {
         }
     }
 
-    /// A connection is there; what is selected on it does not matter.
-    pub fn handle_connected(&mut self) {
+    /// A connection is there, on which so much may be on; what is selected on it does not matter.
+    pub fn handle_connected(&mut self, on: Enabled) {
+        self.on = on;
         self.link = Link::Up { open: false };
         self.outdated = false;
         self.reader = Reader::default();
@@ -407,12 +424,35 @@ impl Machine {
     pub fn handle_unconnected(&mut self, after: Duration) {
         self.link = Link::Down;
         self.retry_at = self.now + after;
+        self.finish();
         while let Some(id) = self.queue.pop_front() {
             if let Some(member) = self.members.get_mut(&id) {
                 member.waiting = None;
                 member.out.push_back(Told::Unconnected);
             }
         }
+    }
+
+    /// The backend does not switch on what some who are about to join have switched on: they are told so. False: nobody
+    /// is, but all may go on with less.
+    pub fn handle_unfit(&mut self) -> bool {
+        let most = self.needed();
+        let (members, levels) = (&mut self.members, &mut self.levels);
+        let mut told = false;
+        self.queue.retain(|id| {
+            let asks = |member: &&mut Member| member.enabled == most && member.cursor.is_none();
+            let Some(member) = members.get_mut(id).filter(asks) else { return true };
+            member.waiting = None;
+            member.out.push_back(Told::Unconnected);
+            levels.remove(std::mem::take(&mut member.enabled));
+            levels.add(Enabled::Nothing);
+            told = true;
+            false
+        });
+        if told {
+            self.handle_refused();
+        }
+        told
     }
 
     /// Whoever has waited for so long, for a connection or while something else runs on it, is told that there is none.
@@ -525,20 +565,7 @@ impl Machine {
     }
 
     fn wants_connection(&self) -> bool {
-        !self.queue.is_empty() || self.has_idlers()
-    }
-
-    /// The mailbox has mod-sequences, and members are told them: not where the backend says that there are none
-    /// (NOMODSEQ, RFC 7162 section 3.1.2.2), or, asked for CONDSTORE, does not say so much as the highest.
-    fn has_modseqs(&self) -> bool {
-        let enabled = self.settings.enabled;
-        let told = |it: &Selection| enabled == Enabled::Qresync || it.highest_modseq.is_some();
-        enabled.has_modseqs() && self.selection.as_ref().is_some_and(|it| !it.without_modseqs && told(it))
-    }
-
-    /// Members are told VANISHED, and not EXPUNGE (RFC 7162 section 3.2.10.2).
-    fn tells_vanished(&self) -> bool {
-        self.settings.enabled == Enabled::Qresync && self.has_modseqs()
+        !self.queue.is_empty() || self.has_idlers() || self.finishing.is_some()
     }
 
     fn is_read_only(&self) -> bool {
@@ -575,6 +602,8 @@ impl Machine {
                 if let Some(cursor) = member.cursor {
                     self.log.leave(cursor);
                 }
+                self.levels.remove(member.enabled);
+                other.levels.add(member.enabled);
                 other.members.insert(*id, member);
             }
         }

@@ -80,7 +80,7 @@ pub(crate) struct HubView {
 
 struct Entry {
     key: Bytes,
-    enabled: EnableSet,
+    kind: EnableSet,
     joins: mpsc::Sender<Join>,
     status: Arc<Status>,
     /// Its name may mean another mailbox by now.
@@ -268,37 +268,37 @@ impl Registry {
         Self { of_backend: everywhere.of_backend(backend), everywhere, ..Self::default() }
     }
 
-    /// Hands the session to a hub of its mailbox. Where there is none, gives it back, and the entrance of the hub
-    /// that is to be opened for it: whoever comes from now on joins that.
+    /// Hands the session to a hub of its mailbox and its kind ([`EnableSet::kind`]). Where there is none, gives it back,
+    /// and the entrance of the hub that is to be opened for it: whoever comes from now on joins that.
     pub(super) fn join(
         &self,
         account: &Arc<Account>,
         key: &Bytes,
-        enabled: EnableSet,
+        kind: EnableSet,
         mut join: Join,
     ) -> Option<(Join, Entrance)> {
         let mut entries = self.entries.lock();
         entries.retain(|entry| !entry.joins.is_closed());
         // Where the mailbox has more than one, the others work on something long: the newest has the most patience.
-        let suits = |entry: &&Entry| entry.key == *key && entry.enabled == enabled && !entry.renamed;
+        let suits = |entry: &&Entry| entry.key == *key && entry.kind == kind && !entry.renamed;
         for entry in entries.iter().rev().filter(suits) {
             match entry.joins.try_send(join) {
                 Ok(()) => return None,
                 Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => join = back,
             }
         }
-        Some((join, Self::entrance(&mut entries, account, key, enabled)))
+        Some((join, Self::entrance(&mut entries, account, key, kind)))
     }
 
     /// Of a further hub of a mailbox.
-    pub(super) fn add(&self, account: &Arc<Account>, key: &Bytes, enabled: EnableSet) -> Entrance {
-        Self::entrance(&mut self.entries.lock(), account, key, enabled)
+    pub(super) fn add(&self, account: &Arc<Account>, key: &Bytes, kind: EnableSet) -> Entrance {
+        Self::entrance(&mut self.entries.lock(), account, key, kind)
     }
 
-    fn entrance(entries: &mut Vec<Entry>, account: &Arc<Account>, key: &Bytes, enabled: EnableSet) -> Entrance {
+    fn entrance(entries: &mut Vec<Entry>, account: &Arc<Account>, key: &Bytes, kind: EnableSet) -> Entrance {
         let (entrance, joins) = Entrance::new(account, key, true);
         let status = Arc::clone(&entrance.status);
-        entries.push(Entry { key: key.clone(), enabled, joins, status, renamed: false });
+        entries.push(Entry { key: key.clone(), kind, joins, status, renamed: false });
         entrance
     }
 

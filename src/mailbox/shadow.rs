@@ -153,6 +153,14 @@ impl Shadow {
         owed || before != modseq && (before != 0 || number <= messages && modseq > settled)
     }
 
+    /// The mod-sequence of message `number` is another now, and not known.
+    pub fn outdate(&mut self, number: u32) {
+        let Some((block, at)) = self.kept(number).map(place).filter(|_| self.with_modseqs > 0) else { return };
+        if let Some(modseqs) = self.blocks.get_mut(&block).and_then(|block| block.modseqs.as_mut()) {
+            modseqs[at] = 0;
+        }
+    }
+
     /// Members are to be told the flags of this message with its mod-sequence, which is to be asked for first.
     pub fn owe(&mut self, number: u32) {
         let kept = self.block(number).is_some().then(|| self.kept(number)).flatten();
@@ -247,6 +255,11 @@ impl Shadow {
             }
             kept - gone
         })
+    }
+
+    /// Flags were told that are not noted here.
+    pub fn overlook(&mut self) {
+        self.forgot = true;
     }
 
     /// All was forgotten once: members may have been told the flags of any message.

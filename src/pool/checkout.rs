@@ -35,6 +35,9 @@ pub struct Want {
     pub sticky: Arc<Sticky>,
     /// No mailbox is selected while the session has it, so that more may be on that shows only in one.
     pub lends: bool,
+    /// It is for a hub, which tells its members no more than they have switched on of CONDSTORE and QRESYNC: there may
+    /// be more of that.
+    pub shares: bool,
     /// Or this one, which the session's next command would bring about.
     pub or_sticky: Option<Sticky>,
     /// Mailboxes cannot be left on this backend: none but this may be selected.
@@ -213,7 +216,10 @@ impl Account {
     async fn make_fit(&self, lease: &mut Lease, want: &Want) -> Result<bool, FillError> {
         self.may_enable(want)?;
         let facts = lease.shared().facts();
-        if let Some((object, connection, turn)) = self.further_seat(want).await {
+        let raises = want.shares && can_raise(&facts, want) && !is_stuck(&facts, want);
+        if raises {
+            // What is switched on serves all hubs.
+        } else if let Some((object, connection, turn)) = self.further_seat(want).await {
             lease.change_seats(object, connection, turn);
         } else if !facts.sticky.is_within(&want.sticky) || is_stuck(&facts, want) {
             // Its place is this one: the account never has more. It stays if there may be no other for now.
@@ -358,6 +364,9 @@ pub(super) fn fitness(facts: &Facts, want: &Want) -> u8 {
     if want.or_sticky.as_ref().is_some_and(|sticky| *sticky == *facts.sticky) {
         return 3;
     }
+    if want.shares && *facts.sticky != *want.sticky && can_share(facts, want) {
+        return if want.mailbox == facts.selected { 2 } else { 1 };
+    }
     if *facts.sticky != *want.sticky {
         return u8::from(want.lends && facts.sticky.shows_as(&want.sticky));
     }
@@ -367,6 +376,16 @@ pub(super) fn fitness(facts: &Facts, want: &Want) -> u8 {
         (Some(wanted), Some(selected)) if wanted == selected => best,
         _ => 1,
     }
+}
+
+/// Nothing is missing but CONDSTORE and QRESYNC, and nothing is on that is not wanted.
+fn can_raise(facts: &Facts, want: &Want) -> bool {
+    facts.sticky.is_within(&want.sticky) && facts.sticky.shows_as(&want.sticky)
+}
+
+/// All is on that is wanted, and what is besides can be left out by a hub.
+fn can_share(facts: &Facts, want: &Want) -> bool {
+    want.sticky.is_within(&facts.sticky) && facts.sticky.shows_as(&want.sticky)
 }
 
 /// Another mailbox is selected, and the backend was found to have no way to leave it.

@@ -42,6 +42,18 @@ impl Sticky {
         (after != *self).then_some(after)
     }
 
+    /// The words of an ENABLE, in capitals.
+    #[must_use]
+    pub fn asked_by(enable: &Command) -> BTreeSet<Vec<u8>> {
+        enable_words(enable)
+    }
+
+    /// What of it is on in the `other`, too.
+    #[must_use]
+    pub fn common(&self, other: &Self) -> Self {
+        Self { condstore: self.condstore && other.condstore, enabled: &self.enabled & &other.enabled }
+    }
+
     /// What is on by this `ENABLED` line, in words as ENABLE takes them.
     fn of_words(mut enabled: BTreeSet<Vec<u8>>) -> Self {
         // QRESYNC includes it (RFC 7162 section 3.2.3).

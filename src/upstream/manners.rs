@@ -62,8 +62,14 @@ pub struct Known {
     pub search: Refusal,
     /// The UIDs of all messages, by whatever command.
     pub census: Refusal,
+    /// SELECT with the parameter CONDSTORE, for one session among others (RFC 7162 section 3.1.8).
+    pub condstore: Refusal,
     /// ENABLE, of what a session had switched on already (RFC 5161).
     pub enable: Refusal,
+    /// CONDSTORE was switched on, and the backend has said so (RFC 7162 section 3.1).
+    pub grants_condstore: bool,
+    /// ENABLE QRESYNC was answered by ENABLED (section 3.2.3).
+    pub grants_qresync: bool,
     /// Leaving a mailbox without expunging, by whatever command.
     pub leaving: Refusal,
     /// UNSELECT is refused where something else leaves the mailbox (RFC 3691).

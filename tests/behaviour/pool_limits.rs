@@ -368,7 +368,7 @@ async fn a_checkout_that_is_given_up_leaves_no_room_for_two() {
     let (gate, backend) = slow_to_say_goodbye().await;
     let harness = Harness::start(backend.address, |config| config.pool.max_per_account = 1).await;
     let mut first = harness.login("u8").await;
-    first.play(&format!("C: a ENABLE CONDSTORE\nS~ a OK done\n{LOGOUT}")).await;
+    first.play(&format!("C: a ENABLE UTF8=ACCEPT\nS~ a OK done\n{LOGOUT}")).await;
     harness.at_rest(1).await;
     // It needs one on which nothing was switched on, and has gone before it has it.
     let mut second = harness.login("u8").await;

@@ -148,7 +148,8 @@ async fn enable_and_the_selected_mailbox_are_not_the_next_sessions() {
 }
 
 /// Clients that say something before ENABLE (as imapflow does): without a mailbox, the connection that carries the
-/// state already serves for that, too, instead of a further one being put into that state for each session.
+/// state already serves for that, too, instead of a further one being put into that state for each session; and what
+/// the backend is known to switch on is not asked for again.
 #[tokio::test]
 async fn enable_after_another_command_takes_the_connection_that_has_it() {
     let backend = Scripted::start(|mut conn: Conn| async move { conn.obey().await }).await;
@@ -156,7 +157,7 @@ async fn enable_after_another_command_takes_the_connection_that_has_it() {
     for _ in 0..4 {
         let mut client = harness.login("u8").await;
         client
-            .play("C: a NAMESPACE\nS: a OK done\nC: b ENABLE CONDSTORE\nS: * ENABLED CONDSTORE\nS: b OK done\nC: c SELECT INBOX\nS: c OK…")
+            .play("C: a NAMESPACE\nS: a OK done\nC: b ENABLE CONDSTORE\nS: * ENABLED CONDSTORE\nS: b OK…\nC: c SELECT INBOX\nS: c OK…")
             .await;
         client.play("C: d LOGOUT\nS: * BYE…\nS: d OK…\nS.").await;
         harness.at_rest(1).await;
@@ -168,11 +169,11 @@ async fn enable_after_another_command_takes_the_connection_that_has_it() {
 }
 
 /// A session that enables something else than what any connection at rest carries gets a fresh one, or one at rest is
-/// replaced: the enabled state never mixes.
+/// replaced: the enabled state never mixes, where connections are not shared.
 #[tokio::test]
 async fn other_sticky_state_retires_the_connection_when_there_is_no_room_for_another() {
     let backend = Scripted::start(|mut conn: Conn| async move { conn.obey().await }).await;
-    let harness = Harness::start(backend.address, |config| config.pool.max_per_account = 1).await;
+    let harness = Harness::by_session(backend.address, |config| config.pool.max_per_account = 1).await;
     for (enable, logins) in [("CONDSTORE", 1), ("CONDSTORE", 1), ("UTF8=ACCEPT", 2), ("CONDSTORE", 3)] {
         let mut client = harness.login("u8").await;
         client.play(&format!("C: a ENABLE {enable}\nS~ a OK done\nC: b LOGOUT\nS: * BYE…\nS: b OK…\nS.")).await;
@@ -184,6 +185,26 @@ async fn other_sticky_state_retires_the_connection_when_there_is_no_room_for_ano
     client.play("C: a STATUS INBOX (HIGHESTMODSEQ)\nS: a OK done\nC: b LOGOUT\nS: * BYE…\nS: b OK…\nS.").await;
     harness.visit("u8").await;
     assert!(harness.metric("imapool_upstream_retired_total", "reason=\"sticky\"") >= 2);
+    harness.finish().await;
+}
+
+/// Where they are, CONDSTORE serves also those who have not asked for it, and what changes names does not.
+#[tokio::test]
+async fn condstore_is_the_same_kind_of_connection() {
+    let backend = Scripted::start(|mut conn: Conn| async move { conn.obey().await }).await;
+    let harness = Harness::start(backend.address, |config| config.pool.max_per_account = 1).await;
+    let select = "\nC: b SELECT INBOX\nS: b OK…";
+    for (enable, logins) in [("CONDSTORE", 1), ("", 1), ("CONDSTORE", 1), ("UTF8=ACCEPT", 2), ("CONDSTORE", 3), ("", 3)]
+    {
+        let mut client = harness.login("u8").await;
+        if !enable.is_empty() {
+            client.play(&format!("C: a ENABLE {enable}\nS~ a OK…")).await;
+        }
+        client.play(&format!("{select}\nC: c LOGOUT\nS: * BYE…\nS: c OK…\nS.")).await;
+        harness.at_rest(1).await;
+        assert_eq!(backend.logins(), logins, "{enable}");
+    }
+    assert_eq!(harness.metric("imapool_upstream_retired_total", "reason=\"sticky\""), 2);
     harness.finish().await;
 }
 

@@ -1,4 +1,4 @@
-//! Sessions that have switched QRESYNC on (RFC 7162 section 3.2) share with one another, and with nobody else.
+//! Sessions that have switched QRESYNC on (RFC 7162 section 3.2) share with all others, who hear no VANISHED.
 
 use crate::stage::{ONE, Stage};
 
@@ -18,17 +18,13 @@ const FIRST: &str = "1> a ENABLE QRESYNC
     U< TAG OK [READ-WRITE] selected
     1~ b OK [READ-WRITE] selected";
 
-/// A second one, which has asked for it in other words, joins it.
+/// A second one, which has asked for it in other words, joins it: that the backend switches it on is known.
 const SECOND: &str = "2> a ENABLE CONDSTORE
-    V> ENABLE CONDSTORE
-    V< * ENABLED CONDSTORE
-    V< TAG OK enabled
-    2~ a OK enabled
+    2< * ENABLED CONDSTORE
+    2< a OK…
     2> b ENABLE QRESYNC
-    V> ENABLE QRESYNC
-    V< * ENABLED QRESYNC
-    V< TAG OK enabled
-    2~ b OK enabled
+    2< * ENABLED QRESYNC
+    2< b OK…
     2> c SELECT INBOX
     U> FETCH 1:* (UID)
     U< * 1 FETCH (UID 11)
@@ -258,45 +254,259 @@ async fn vanished_before_the_uids_are_known() {
     stage.end().await;
 }
 
-/// RFC 5161 section 3.1: what is enabled is so for a connection. Who has not enabled QRESYNC has other connections, and
-/// hears EXPUNGE.
+/// RFC 5161 section 3.1: nobody is told what only another has enabled. Who joins with QRESYNC makes the hub go on by a
+/// connection that has it (here the same one, with what is missing switched on); the other hears EXPUNGE, flags without
+/// mod-sequence, and no HIGHESTMODSEQ.
 #[tokio::test]
 async fn others_hear_expunge() {
-    let mut stage = Stage::set(2, "CONDSTORE QRESYNC").await;
-    stage.play(ONE).await;
+    let mut stage = Stage::set(1, "CONDSTORE QRESYNC").await;
     stage
         .play(
-            "2> a ENABLE QRESYNC
-             V> ENABLE QRESYNC
-             V< * ENABLED QRESYNC
-             V< TAG OK enabled
-             2~ a OK enabled
-             2> b SELECT INBOX
-             V> SELECT \"INBOX\"
-             V< * 3 EXISTS
-             V< * OK [UIDVALIDITY 7] valid
-             V< TAG OK [READ-WRITE] selected
-             2~ b OK [READ-WRITE] selected
-             2> c UID EXPUNGE 12
-             V> FETCH 1:* (UID)
-             V< * 1 FETCH (UID 11)
-             V< * 2 FETCH (UID 12)
-             V< * 3 FETCH (UID 13)
-             V< TAG OK fetched
-             V> UID EXPUNGE 12
-             V< * VANISHED 12
-             V< TAG OK expunged
-             2< * VANISHED 12
-             2< c OK expunged
-             1> b NOOP
+            "1> e ENABLE QRESYNC
+             U> ENABLE QRESYNC
+             U< * ENABLED QRESYNC
+             U< TAG OK enabled
+             1~ e OK enabled
+             2> a SELECT INBOX
+             U> SELECT INBOX
+             U< * 3 EXISTS
+             U< * OK [UIDVALIDITY 7] valid
+             U< * OK [UIDNEXT 14] next
+             U< * OK [HIGHESTMODSEQ 100] highest
+             U< TAG OK [READ-WRITE] selected
+             2~ a OK [READ-WRITE] selected
+             1> b SELECT INBOX
+             U> FETCH 1:* (UID)
+             U< * 1 FETCH (UID 11)
+             U< * 2 FETCH (UID 12)
+             U< * 3 FETCH (UID 13)
+             U< TAG OK fetched
+             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
+             U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 100)
+             U< TAG OK status
+             U> UID SEARCH UNSEEN
+             U< * SEARCH
+             U< TAG OK searched
              U> NOOP
-             U< * 2 EXPUNGE
              U< TAG OK noop
-             1< * 2 EXPUNGE
-             1< b OK noop",
+             1~ b OK [READ-WRITE] selected
+             1> c UID EXPUNGE 12
+             U> UID EXPUNGE 12
+             U< * VANISHED 12
+             U< * 2 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (102))
+             U< TAG OK [HIGHESTMODSEQ 102] expunged
+             1< * VANISHED 12
+             1< * 2 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (102))
+             1< c OK [HIGHESTMODSEQ 102] expunged
+             2> b NOOP
+             U> NOOP
+             U< * OK [HIGHESTMODSEQ 103] highest
+             U< * 1 FETCH (MODSEQ (103) FLAGS (\\Deleted) UID 11)
+             U< TAG OK noop
+             2< * 2 EXPUNGE
+             2< * 2 FETCH (FLAGS (\\Seen) UID 13)
+             2< * 1 FETCH (FLAGS (\\Deleted) UID 11)
+             2< b OK noop
+             2> c UID EXPUNGE 11
+             U> UID EXPUNGE 11
+             U< * VANISHED 11
+             U< TAG OK [HIGHESTMODSEQ 104] expunged
+             2< * 1 EXPUNGE
+             2< c OK expunged
+             2> d UID FETCH 1:* (FLAGS) (CHANGEDSINCE 5 VANISHED)
+             2< d BAD…",
         )
         .await;
     stage.end().await;
+}
+
+/// A session without QRESYNC, on a connection that has it on, where another has left it.
+const PLAIN: &str = "1> e ENABLE QRESYNC
+    U> ENABLE QRESYNC
+    U< * ENABLED QRESYNC
+    U< TAG OK enabled
+    1~ e OK enabled
+    2> a SELECT INBOX
+    U> SELECT INBOX
+    U< * 3 EXISTS
+    U< * OK [UIDVALIDITY 7] valid
+    U< * OK [UIDNEXT 14] next
+    U< * OK [HIGHESTMODSEQ 100] highest
+    U< TAG OK [READ-WRITE] selected
+    2~ a OK [READ-WRITE] selected";
+
+/// RFC 7162 section 3.2.10: VANISHED tells UIDs. For a session that hears EXPUNGE no UIDs are asked for before
+/// something has vanished; which numbers these had is found then, and told before the tagged reply.
+#[tokio::test]
+async fn numbers_of_what_vanished_are_found_afterwards() {
+    let mut stage = Stage::set(1, "CONDSTORE QRESYNC").await;
+    stage.play(PLAIN).await;
+    stage
+        .play(
+            "2> b FETCH 1:3 (FLAGS)
+             U> FETCH 1:3 (FLAGS)
+             U< * 1 FETCH (FLAGS ())
+             U< * 2 FETCH (FLAGS (\\Deleted))
+             U< * 3 FETCH (FLAGS ())
+             U< TAG OK fetched
+             2~ b OK fetched
+             2> c EXPUNGE
+             U> EXPUNGE
+             U< * VANISHED 12
+             U< TAG OK [HIGHESTMODSEQ 101] expunged
+             U> UID SEARCH 1:2
+             U< * SEARCH 11 13
+             U< TAG OK searched
+             U> FETCH 1:* (FLAGS) (CHANGEDSINCE 100)
+             U< * 2 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (102))
+             U< TAG OK fetched
+             2< * 2 EXPUNGE
+             2< * 2 FETCH (FLAGS (\\Seen) UID 13)
+             2< c OK expunged",
+        )
+        .await;
+    stage.end().await;
+}
+
+/// The same, where the backend says so before it answers: a message's UID tells which number the client knows it by.
+#[tokio::test]
+async fn a_uid_tells_the_number_before_something_vanished() {
+    let mut stage = Stage::set(1, "CONDSTORE QRESYNC").await;
+    stage.play(PLAIN).await;
+    stage
+        .play(
+            "2> b UID FETCH 11:13 (FLAGS BODY.PEEK[])
+             U> UID FETCH 11:13 (FLAGS BODY.PEEK[])
+             U< * VANISHED 12
+             U< * 1 FETCH (UID 11 FLAGS () BODY[] {3}
+             U< abc)
+             U< * 2 FETCH (FLAGS () UID 13 MODSEQ (99) BODY[] {3}
+             U< def)
+             U< * 3 EXISTS
+             U< * 3 FETCH (UID 14 FLAGS () MODSEQ (103))
+             U< TAG OK fetched
+             2< * 1 FETCH (UID 11 FLAGS () BODY[] {3}
+             2< abc)
+             2< * 3 FETCH (FLAGS () UID 13 BODY[] {3}
+             2< def)
+             U> UID SEARCH 1:3
+             U< * SEARCH 11 13 14
+             U< TAG OK searched
+             U> FETCH 1:* (FLAGS) (CHANGEDSINCE 100)
+             U< * 3 FETCH (UID 14 FLAGS () MODSEQ (103))
+             U< TAG OK fetched
+             2< * 2 EXPUNGE
+             2< * 3 EXISTS
+             2< * 3 FETCH (FLAGS () UID 14)
+             2< b OK fetched",
+        )
+        .await;
+    stage.end().await;
+}
+
+/// The command was answered: whoever gave it hears that, whatever becomes of the connection meanwhile.
+#[tokio::test]
+async fn the_reply_is_told_if_the_connection_is_lost_before() {
+    let mut stage = Stage::set(1, "CONDSTORE QRESYNC").await;
+    stage.play(PLAIN).await;
+    stage
+        .play(
+            "2> b UID STORE 11 +FLAGS (x)
+             U> UID STORE 11 +FLAGS (x)
+             U< * 1 FETCH (UID 11 FLAGS (x) MODSEQ (101))
+             U< * VANISHED 12
+             U< TAG OK stored
+             U> UID SEARCH 1:2
+             U!
+             2< * 1 FETCH (UID 11 FLAGS (x))
+             2< b OK stored
+             2> c NOOP
+             V> SELECT \"INBOX\"
+             V< * 2 EXISTS
+             V< * OK [UIDVALIDITY 7] valid
+             V< * OK [UIDNEXT 14] next
+             V< * OK [HIGHESTMODSEQ 101] highest
+             V< TAG OK [READ-WRITE] selected
+             V> UID SEARCH 1:2
+             V< * SEARCH 11 13
+             V< TAG OK searched
+             V> FETCH 1:1 (FLAGS)
+             V< * 1 FETCH (FLAGS (x))
+             V< TAG OK fetched
+             V> NOOP
+             V< TAG OK noop
+             2< * 3 EXPUNGE
+             2< c OK noop",
+        )
+        .await;
+    stage.end().await;
+}
+
+/// RFC 5161 section 3.1: a hub whose members have not enabled QRESYNC goes on by a connection that has it, when one
+/// joins who has; where the backend refuses that, who asks for it hears so, and the others notice nothing.
+#[tokio::test]
+async fn who_needs_more_makes_a_hub_change_connections() {
+    for granted in [true, false] {
+        let mut stage = Stage::set(2, "CONDSTORE QRESYNC").await;
+        stage.play(&FIRST.replace("INBOX", "Other")).await;
+        stage.play(&ONE.replace("1>", "2>").replace("1~", "2~").replace("U<", "V<").replace("U>", "V>")).await;
+        stage
+            .play(
+                "3> e ENABLE QRESYNC
+                 3< * ENABLED QRESYNC
+                 3< e OK…
+                 3> a SELECT INBOX
+                 V> UID SEARCH 1:3
+                 V< * SEARCH 11 12 13
+                 V< TAG OK searched
+                 V> UNSELECT
+                 V< TAG OK unselected
+                 V> ENABLE CONDSTORE QRESYNC",
+            )
+            .await;
+        let again = "V> SELECT \"INBOX\"
+             V< * 3 EXISTS
+             V< * OK [UIDVALIDITY 7] valid
+             V< * OK [UIDNEXT 14] next
+             V< * OK [HIGHESTMODSEQ 100] highest
+             V< TAG OK [READ-WRITE] selected\n";
+        let raised = format!(
+            "V< * ENABLED CONDSTORE QRESYNC
+             V< TAG OK enabled
+             {again}
+             V> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
+             V< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 100)
+             V< TAG OK status
+             V> UID SEARCH UNSEEN
+             V< * SEARCH
+             V< TAG OK searched
+             V> NOOP
+             V< TAG OK noop
+             3~ a OK [READ-WRITE] selected
+             2> b EXPUNGE
+             V> EXPUNGE
+             V< * VANISHED 12
+             V< TAG OK [HIGHESTMODSEQ 101] expunged
+             2< * 2 EXPUNGE
+             2< b OK expunged
+             3> b NOOP
+             V> NOOP
+             V< TAG OK noop
+             3< * VANISHED 12
+             3< b OK noop"
+        );
+        let refused = format!(
+            "2> b NOOP
+             V< TAG NO not now
+             3< a NO [UNAVAILABLE]…
+             {again}
+             V> NOOP
+             V< TAG OK noop
+             2< b OK noop"
+        );
+        stage.play(if granted { &raised } else { &refused }).await;
+        stage.end().await;
+    }
 }
 
 /// RFC 7162 section 3.2.5: without ENABLE the parameter is an error, and the backend says so.
@@ -411,6 +621,9 @@ async fn flags_known_from_another_time() {
          2< d OK noop
          U!
          1> e NOOP
+         V> ENABLE CONDSTORE QRESYNC
+         V< * ENABLED CONDSTORE QRESYNC
+         V< TAG OK enabled
          V> SELECT \"INBOX\"
          V< * 3 EXISTS
          V< * OK [UIDVALIDITY 7] valid
@@ -462,6 +675,9 @@ async fn what_never_fits_is_selected_anew() {
     two(&format!(
         "U!
          1> d NOOP
+         V> ENABLE CONDSTORE QRESYNC
+         V< * ENABLED CONDSTORE QRESYNC
+         V< TAG OK enabled
          {wrong}{search}{search}{one_by_one}{one_by_one}{right}
          V> FETCH 1:* (UID)
          V< * 1 FETCH (UID 11)

@@ -100,6 +100,35 @@ async fn five_mailboxes_of_cyrus_310_on_one_connection() {
     at_work(Kind::Cyrus310, 5, 1).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_kinds_of_clients_in_front_of_dovecot_need_few_connections() {
+    few_connections(Kind::Dovecot).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_kinds_of_clients_in_front_of_dovecot_24_need_few_connections() {
+    few_connections(Kind::Dovecot24).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_kinds_of_clients_in_front_of_cyrus_need_few_connections() {
+    few_connections(Kind::Cyrus).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_kinds_of_clients_in_front_of_cyrus_310_need_few_connections() {
+    few_connections(Kind::Cyrus310).await;
+}
+
+/// Clients of all kinds in five mailboxes: without mod-sequences, with CONDSTORE, which some switch on in the middle of
+/// a mailbox, with QRESYNC; all idle now and then. What one has switched on costs the others no connection.
+async fn few_connections(kind: Kind) {
+    for connections in [4, 1] {
+        let Some(dials) = at_work_and(kind, 5, connections, true).await else { return };
+        assert!(dials <= connections as u64 + 2, "{dials} connections were opened for {connections} places");
+    }
+}
+
 /// Courier has other names for mailboxes, and no MOVE: two sessions only, who see the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_sessions_share_a_mailbox_of_courier() {
@@ -134,7 +163,13 @@ async fn two_sessions_share_a_mailbox_of_courier() {
 }
 
 async fn at_work(kind: Kind, mailboxes: usize, connections: usize) {
-    let Some(server) = Server::start(kind, &Options::new(Accounts::numbered("shared", 1))).await else { return };
+    at_work_and(kind, mailboxes, connections, false).await;
+}
+
+/// `polite`: clients log out, and do not vanish in the middle of something, which costs connections. How many were
+/// opened; `None`: there is no such server here.
+async fn at_work_and(kind: Kind, mailboxes: usize, connections: usize, polite: bool) -> Option<u64> {
+    let server = Server::start(kind, &Options::new(Accounts::numbered("shared", 1))).await?;
     let mailboxes: Vec<String> =
         (0..mailboxes).map(|n| if n == 0 { "INBOX".into() } else { format!("Box{n}") }).collect();
     let mut direct = fill(&server, &mailboxes).await.unwrap();
@@ -150,7 +185,7 @@ async fn at_work(kind: Kind, mailboxes: usize, connections: usize) {
     known.lock().unwrap().is_cyrus = matches!(kind, Kind::Cyrus | Kind::Cyrus310);
     let mut work = JoinSet::new();
     for n in 0..CLIENTS {
-        let worker = Worker { address, mailboxes: mailboxes.clone(), known: known.clone(), end };
+        let worker = Worker { address, mailboxes: mailboxes.clone(), known: known.clone(), end, polite };
         work.spawn(async move { worker.run(Chance(n * 7919 + 1)).await });
     }
     let most = meddle(&proxy, &mut direct, &mailboxes, end).await;
@@ -171,10 +206,14 @@ async fn at_work(kind: Kind, mailboxes: usize, connections: usize) {
             settled.unwrap_or_else(|error| panic!("at the end: {error}\n{}", viewer.history()));
         }
     }
-    let retired = proxy.metrics().await.text("imapool_upstream_retired_total");
+    let metrics = proxy.metrics().await;
+    let (retired, dials) = (metrics.text("imapool_upstream_retired_total"), metrics.dials());
     let boxes = mailboxes.len();
-    eprintln!("{kind:?}, {CLIENTS} clients, {boxes} mailboxes, {most} connections: {checked} commands {retired}");
+    eprintln!(
+        "{kind:?}, {CLIENTS} clients, {boxes} mailboxes, {most} connections: {checked} commands, {dials} opened {retired}"
+    );
     proxy.finish();
+    Some(dials)
 }
 
 /// Mailboxes with some messages each.
@@ -240,6 +279,7 @@ struct Worker {
     mailboxes: Vec<String>,
     known: Known,
     end: Instant,
+    polite: bool,
 }
 
 impl Worker {
@@ -254,7 +294,10 @@ impl Worker {
             if Instant::now() > self.end {
                 return Ok((commands, viewer));
             }
-            leave(viewer, &mut chance).await?;
+            match self.polite {
+                true => viewer.client.logout().await?,
+                false => leave(viewer, &mut chance).await?,
+            }
         }
     }
 
@@ -292,6 +335,9 @@ impl Worker {
         }
         let (n, m) = (1 + chance.below(count), 1 + chance.below(count));
         let (target, uid) = (self.any(chance), viewer.uid(n));
+        if viewer.has_told_modseq() && chance.below(100) == 0 {
+            return viewer.ask_for_modseqs().await;
+        }
         if let Some(modseq) = viewer.has_modseqs().filter(|_| chance.below(5) == 0) {
             return match chance.below(4) {
                 0 => viewer.run(&format!("FETCH {n}:{m} (UID FLAGS) (CHANGEDSINCE {modseq})")).await,

@@ -19,7 +19,7 @@ impl Machine {
                 selection.exists = count;
                 let _ = write!(self.passed, "* {count} EXISTS\r\n");
             }
-            Some(Job::Reselect { selection }) => selection.exists = count,
+            Some(Job::Reselect { selection, .. }) => selection.exists = count,
             Some(Job::Census { fresh: Some(fresh), .. }) => {
                 let checked = fresh.exists(count);
                 self.check(checked);
@@ -60,7 +60,7 @@ impl Machine {
                 selection.recent = Some(count);
                 let _ = write!(self.passed, "* {count} RECENT\r\n");
             }
-            Some(Job::Reselect { selection }) => selection.recent = Some(count),
+            Some(Job::Reselect { selection, .. }) => selection.recent = Some(count),
             _ if open => {
                 self.log.handle_recent(count);
                 self.owner_hears();
@@ -78,7 +78,7 @@ impl Machine {
                     let _ = write!(self.passed, "* {number} EXPUNGE\r\n");
                 }
             }
-            Some(Job::Reselect { selection }) => drop(selection.expunged(number)),
+            Some(Job::Reselect { selection, .. }) => drop(selection.expunged(number)),
             Some(Job::Census { fresh: Some(fresh), .. }) => {
                 let checked = fresh.expunged(number);
                 self.check(checked);
@@ -174,7 +174,9 @@ impl Machine {
     /// Which messages these are can be told once the UIDs of the others are known.
     fn strays_are_gone(&mut self, uids: &Ranges) {
         let needs_numbers = match &self.job {
-            Some(Job::Member(running)) => matches!(running.run.command.name, Name::Fetch | Name::Store),
+            Some(Job::Member(running)) => {
+                !running.shape.uid && matches!(running.run.command.name, Name::Fetch | Name::Store)
+            }
             _ => false,
         };
         let Some(selection) = self.selection.clone().filter(|_| !needs_numbers) else {

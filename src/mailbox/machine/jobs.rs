@@ -18,7 +18,7 @@ use crate::imap::effects::{fetch_effects, loud};
 use crate::imap::ranges::Ranges;
 use crate::imap::rewrite::{Outcome, is_uid, rewrite};
 use crate::imap::sequence::SequenceSet;
-use crate::mailbox::enabled::Enabled;
+use crate::mailbox::enabled::{Enabled, asks_for_modseqs, asks_for_vanished};
 use crate::mailbox::log::Replay;
 use crate::mailbox::plan::{Plan, Shape, keeps_numbers, may_name_messages, plan};
 use crate::session::machine::Run;
@@ -29,7 +29,7 @@ pub(super) enum Job {
     /// The first SELECT, of this member.
     Open { member: MemberId, run: Box<Run>, selection: Selection },
     /// The SELECT of a hub that has members already.
-    Reselect { selection: Selection },
+    Reselect { selection: Selection, parameter: &'static str },
     /// Asks for the UIDs of the messages; `fresh`: to find out what happened while there was no connection.
     Census { by: By, fresh: Option<Fresh> },
     /// Asks what no news tell, for those who join.
@@ -112,6 +112,15 @@ pub(super) struct Joining {
     pub(super) modseq: Option<u64>,
 }
 
+/// A member's command that is over, but for its tagged reply: what has vanished meanwhile comes first, once it is known
+/// which messages that are.
+#[derive(Debug)]
+pub(super) struct Finishing {
+    pub(super) running: Box<Running>,
+    pub(super) rest: Bytes,
+    pub(super) ok: bool,
+}
+
 /// A member's command that runs.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -127,6 +136,8 @@ pub(super) struct Running {
     pub(super) answer: Answer,
     /// The messages that a silent STORE names.
     pub(super) silent: Option<Ranges>,
+    /// It asks for mod-sequences.
+    pub(super) asks_modseqs: bool,
     /// Something of the reply has gone to the member.
     pub(super) answered: bool,
 }
@@ -179,11 +190,18 @@ impl Machine {
                 self.asks_in_vain();
                 continue;
             }
+            if open && self.finishing.is_some() && self.recheck.is_none() {
+                self.finish();
+            }
             if self.outdated && self.strays.is_none() {
                 return self.change_connections(open);
             }
             if self.yielding && self.has_had_enough(open) {
                 return self.give_up();
+            }
+            if self.lacks(open) {
+                self.raise(open);
+                continue;
             }
             if !open {
                 self.miscounted = 0;
@@ -191,6 +209,9 @@ impl Machine {
             }
             if (self.recheck.is_some() || self.owes) && self.ask_for_flags() {
                 return;
+            }
+            if self.finishing.is_some() {
+                continue;
             }
             let Some(id) = self.queue.pop_front() else { return self.leisure() };
             if self.needs_census(id) {
@@ -291,18 +312,31 @@ impl Machine {
         }
         if self.members.values().any(|member| member.cursor.is_some()) {
             let name = if self.is_read_only() { Name::Examine } else { Name::Select };
-            let run = self.with_mailbox(name, self.settings.enabled.parameter());
-            return self.begin(Job::Reselect { selection: Selection::default() }, run);
+            let parameter = self.parameter(self.needed());
+            let run = self.with_mailbox(name, parameter);
+            return self.begin(Job::Reselect { selection: Selection::default(), parameter }, run);
         }
         // Nobody knows anything of the mailbox.
         let Some(id) = self.queue.pop_front() else { return };
         let Some(run) = self.members.get_mut(&id).and_then(|member| member.waiting.take()) else { return };
         // What else it wants to know is asked for apart from that, as for those who join.
-        let sent = match self.settings.enabled {
+        let sent = match self.enabled(id) {
             Enabled::Nothing => run.clone(),
-            enabled => self.with_mailbox(run.command.name, enabled.parameter()),
+            enabled => {
+                let parameter = self.parameter(enabled);
+                self.with_mailbox(run.command.name, parameter)
+            }
         };
         self.begin(Job::Open { member: id, run, selection: Selection::default() }, sent);
+    }
+
+    /// What SELECT says, so that so much is on: of QRESYNC, that was enabled before.
+    fn parameter(&mut self, enabled: Enabled) -> &'static str {
+        if enabled != Enabled::Condstore || self.on == Enabled::Qresync || !self.may_ask_for_condstore() {
+            return "";
+        }
+        self.on = Enabled::Condstore;
+        enabled.parameter()
     }
 
     /// A command of our own about the mailbox.
@@ -343,7 +377,10 @@ impl Machine {
             self.link = Link::Up { open: false };
             return self.open();
         }
-        match plan(&run.command, self.settings.enabled) {
+        if self.on == Enabled::Qresync && self.enabled(id) < Enabled::Qresync && asks_for_vanished(&run.command) {
+            return self.done(id, b" BAD QRESYNC is not enabled.\r\n");
+        }
+        match plan(&run.command, self.settings.condstore) {
             Plan::Close if self.members.len() == 1 => self.begin(Job::Close { member: id, alone: true }, run),
             Plan::Close => self.begin(Job::Close { member: id, alone: false }, own(Name::Expunge, "EXPUNGE")),
             Plan::Run(shape) => {
@@ -378,6 +415,11 @@ impl Machine {
     /// Runs a member's command, with its message numbers made the backend's.
     fn run(&mut self, id: MemberId, run: Box<Run>, shape: Shape) {
         let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
+        let mentions_modseqs = run.command.enables_condstore();
+        let asks_modseqs = mentions_modseqs && asks_for_modseqs(&run.command);
+        if asks_modseqs {
+            self.switches_on(id);
+        }
         let replay = if shape.keeps_numbers { Replay::KeepNumbers } else { Replay::All };
         // Numbers mean what they did when the command was given; of new messages the client may hear first.
         if shape.keeps_numbers {
@@ -417,7 +459,10 @@ impl Machine {
         let command = self.without_recent(id, command);
         let silent = silent.filter(|store| !store.conditional).map(|_| self.named(&command, shape.uid));
         let mapped = shape.keeps_numbers && self.log.withholds(cursor);
-        let job = Running { id, run: again, shape, replay, mapped, answer, silent, answered: false };
+        if mentions_modseqs {
+            self.on = self.on.max(Enabled::Condstore);
+        }
+        let job = Running { id, run: again, shape, replay, mapped, answer, silent, asks_modseqs, answered: false };
         let run = Box::new(Run { command, streams: None });
         self.begin(Job::Member(Box::new(job)), run);
     }
@@ -432,8 +477,8 @@ impl Machine {
         let changed = self.selection.as_ref().is_some_and(|selection| selection.changed);
         let soon_over = !changed && self.now < self.connected_since + BEFORE_CENSUS;
         let run = self.members.get(&id).and_then(|member| member.waiting.as_ref());
-        if self.settings.enabled == Enabled::Qresync {
-            // VANISHED speaks of UIDs.
+        if self.needed() == Enabled::Qresync {
+            // VANISHED speaks of UIDs. For those who hear EXPUNGE, numbers are found when something has vanished.
             return run.is_some_and(|run| !self.tells_uids(&run.command));
         }
         !soon_over
@@ -475,7 +520,16 @@ impl Machine {
     /// A member needs a connection of its own.
     fn pin(&mut self, id: MemberId, run: Box<Run>) {
         let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
-        if self.members.len() == 1 {
+        self.apart = self.members.len() == 1 && self.on > self.enabled(id);
+        if self.apart && self.is_resumable() {
+            // What is on for others would be told it.
+            if let Some(member) = self.members.get_mut(&id) {
+                member.waiting = Some(run);
+                self.queue.push_front(id);
+            }
+            return self.disconnect(self.now);
+        }
+        if self.members.len() == 1 && !self.apart {
             // Nobody is told of an EXPUNGE within the reply to these (RFC 9051 section 7.5.1): commands behind them may
             // name messages by the numbers of before.
             let quiet = keeps_numbers(&run.command);
@@ -500,7 +554,7 @@ impl Machine {
             member.waiting = Some(run);
             self.queue.push_front(id);
         }
-        if self.is_resumable() {
+        if self.is_resumable() && self.members.len() > 1 {
             self.actions.push_back(Action::Split(id));
         } else if self.wants_census() {
             self.ask_for_uids(None);
@@ -524,6 +578,7 @@ impl Machine {
         self.delayed |= std::mem::take(&mut self.delays);
         self.retry_at = self.now;
         self.actions.clear();
+        self.finish();
         let again = |machine: &mut Self, id: MemberId, run: Box<Run>| {
             if let Some(member) = machine.members.get_mut(&id) {
                 member.attempts += 1;

@@ -7,6 +7,7 @@ use super::{Link, Machine, Member, MemberId, Stat, Told};
 use crate::imap::fetch_items::Items;
 use crate::imap::numbering::Numbering;
 use crate::imap::ranges::Ranges;
+use crate::mailbox::enabled::Enabled;
 use crate::mailbox::log::{Cursor, News, Replay};
 use crate::mailbox::plan::{Plan, plan};
 use crate::session::machine::Run;
@@ -42,10 +43,12 @@ impl Member {
 }
 
 impl Machine {
-    /// A session wants to join; `run` is its SELECT or EXAMINE of this mailbox.
-    pub fn handle_join(&mut self, id: MemberId, run: Box<Run>) {
+    /// A session wants to join that has switched on so much; `run` is its SELECT or EXAMINE of this mailbox.
+    pub fn handle_join(&mut self, id: MemberId, run: Box<Run>, enabled: Enabled) {
         self.in_line |= !run.command.has_literal();
+        self.levels.add(enabled);
         let member = Member {
+            enabled,
             cursor: None,
             idling: false,
             waiting: Some(run),
@@ -67,8 +70,7 @@ impl Machine {
     pub fn handle_command(&mut self, id: MemberId, run: Box<Run>) {
         let read_only = self.is_read_only();
         let Some(member) = self.members.get_mut(&id).filter(|member| member.cursor.is_some()) else { return };
-        let enabled = self.settings.enabled;
-        let plan = plan(&run.command, enabled);
+        let plan = plan(&run.command, self.settings.condstore);
         let silent = matches!(&plan, Plan::Run(shape) if shape.store.as_ref().is_some_and(|store| store.silent));
         member.told = silent.then(Ranges::new);
         member.catching_up = false;
@@ -104,6 +106,7 @@ impl Machine {
     /// A member has gone.
     pub fn handle_leave(&mut self, id: MemberId) {
         let Some(member) = self.members.remove(&id) else { return };
+        self.levels.remove(member.enabled);
         if let Some(cursor) = member.cursor {
             self.log.leave(cursor);
         }
@@ -169,16 +172,16 @@ impl Machine {
         let news = self.log.replay(cursor, replay);
         self.hear(id, news, &mut text);
         let stale = self.log.take_stale(cursor, STALE);
+        let hears_modseqs = !stale.is_empty() && self.hears_modseqs(id);
         let Some(member) = self.members.get_mut(&id).filter(|member| member.cursor.is_some()) else { return };
-        let has_modseqs = self.settings.enabled.has_modseqs()
-            && self.selection.as_ref().is_some_and(|selection| !selection.without_modseqs);
         for (own, number) in stale {
             let Some(flags) = self.shadow.flags(number) else { continue };
             if let Some(told) = &mut member.told {
                 told.insert(own);
             }
-            let uid = self.uids.nth(number).filter(|_| has_modseqs);
-            let items = Items { uid, modseq: self.shadow.modseq(number), ..Items::default() };
+            let uid = self.uids.nth(number).filter(|_| hears_modseqs);
+            let modseq = self.shadow.modseq(number).filter(|_| hears_modseqs);
+            let items = Items { uid, modseq, ..Items::default() };
             News::Fetch(own, items.with_flags(&[b"(", &flags[..], b")"].concat())).write(&mut text);
         }
         member.out.push_text(&mut text);
@@ -187,11 +190,15 @@ impl Machine {
     /// News for a member, behind `text`, to which they are appended unless they are long. Who would have to be told
     /// too much has to select the mailbox anew.
     pub(super) fn hear(&mut self, id: MemberId, news: Vec<News>, text: &mut BytesMut) {
-        let vanished = self.tells_vanished();
+        if news.is_empty() {
+            return;
+        }
+        let (vanished, modseqs) = (self.hears_vanished(id), self.hears_modseqs(id));
         let Some(member) = self.members.get_mut(&id) else { return };
         for news in news {
             let news = match news {
                 News::Vanished { numbers, .. } if !vanished => News::Expunge(numbers),
+                News::Fetch(number, items) if !modseqs => News::Fetch(number, flags_only(items)),
                 news => news,
             };
             member.hears(&news);
@@ -245,7 +252,7 @@ impl Machine {
     /// 7162 sections 3.2 and 6).
     pub(super) fn caution(&mut self, id: MemberId) -> Bytes {
         let highest = self.selection.as_ref().and_then(|selection| selection.highest_modseq);
-        let tells_vanished = self.tells_vanished();
+        let tells_vanished = self.hears_vanished(id);
         let Some(member) = self.members.get_mut(&id) else { return Bytes::new() };
         let Some(cursor) = member.cursor.filter(|_| tells_vanished) else { return Bytes::new() };
         if !self.log.has_news(cursor) {
@@ -279,6 +286,7 @@ impl Machine {
     pub(super) fn bye_all(&mut self, text: &'static [u8]) {
         let (known, exists, counts) = (self.uids.len(), self.exists, self.miscounted);
         self.stats.push(Stat::Ended { why: text, known, exists, counts });
+        self.finish();
         let members = &self.members;
         self.queue.retain(|id| members.get(id).is_some_and(|member| member.cursor.is_none()));
         for member in self.members.values_mut().filter(|member| member.cursor.is_some()) {
@@ -286,5 +294,13 @@ impl Machine {
                 self.log.leave(cursor);
             }
         }
+    }
+}
+
+/// News of a message as [`Items::with_flags`] writes them, less the mod-sequence, which is the last of the items.
+fn flags_only(items: Bytes) -> Bytes {
+    match memchr::memmem::rfind(&items, b" MODSEQ (") {
+        Some(at) => [&items[..at], b")"].concat().into(),
+        None => items,
     }
 }

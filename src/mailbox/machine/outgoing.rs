@@ -42,6 +42,13 @@ impl Outgoing {
         self.queue.push_back(Pending::Told(told));
     }
 
+    /// Before what it is told last.
+    pub(super) fn push_before_last(&mut self, told: Told) {
+        let last = self.queue.pop_back();
+        self.queue.push_back(Pending::Told(told));
+        self.queue.extend(last);
+    }
+
     /// News, behind `text`, to which those that are short are appended.
     pub(super) fn push_news(&mut self, news: News, text: &mut BytesMut) {
         let pending = match news {

@@ -9,6 +9,7 @@ use crate::imap::renumber::Renumber;
 use crate::imap::response::{Status, StatusReply};
 use crate::imap::sequence::Found;
 use crate::imap::untagged::{Octets, Part, Reader, Reply};
+use crate::imap::without_modseq::WithoutModseq;
 use crate::mailbox::log::LogError;
 use crate::mailbox::shadow::{normal, stored};
 
@@ -30,11 +31,13 @@ pub(super) struct Reading {
     reply: Reply,
     /// It goes to the member whose command runs.
     to: Option<MemberId>,
-    /// The message of a FETCH, by the number that the member knows it by.
+    /// The message of a FETCH, by the number that the member knows it by; 0: its UID will tell.
     number: u32,
     /// Of a FETCH, the octets behind that word which are not passed on yet; `None`: it is passed on as it comes.
     held: Option<BytesMut>,
     items: Option<FetchScanner>,
+    /// Leaves out of a FETCH what the member is not told.
+    less: Option<WithoutModseq>,
     renumber: Option<Renumber>,
     /// UIDs in it that the hub asked for, or that have vanished.
     found: Option<Found>,
@@ -134,6 +137,7 @@ impl Machine {
             number: 0,
             held: None,
             items: None,
+            less: None,
             renumber: None,
             found: None,
             kept: BytesMut::new(),
@@ -155,6 +159,7 @@ impl Machine {
                     None => reading.to = None,
                 }
                 reading.held = Some(BytesMut::new());
+                reading.less = self.spares_owner().then(WithoutModseq::default);
                 reading.items = Some(FetchScanner::default());
             }
             Reply::Search | Reply::Sort | Reply::Thread | Reply::Esearch => self.begin_result(&mut reading),
@@ -188,6 +193,7 @@ impl Machine {
     /// The number by which the owner of the job knows the message.
     fn number_for_owner(&self, number: u32) -> Option<u32> {
         let running = match &self.job {
+            Some(Job::Member(_)) if self.strays.is_some() => return Some(0),
             Some(Job::Member(running)) if running.mapped => running,
             Some(Job::Open { selection, .. }) if number > selection.exists => return None,
             _ => return Some(number),
@@ -274,7 +280,7 @@ impl Machine {
     fn is_doubtful(&self, reply: Reply) -> bool {
         let job = match &self.job {
             Some(Job::Open { .. }) => true,
-            Some(Job::Member(running)) => running.mapped || self.strays.is_some(),
+            Some(Job::Member(running)) => running.mapped || self.strays.is_some() || self.spares_owner(),
             _ => false,
         };
         job && matches!(reply, Reply::Status(_))
@@ -326,27 +332,56 @@ impl Machine {
             }
             if reading.to.is_some() {
                 reading.begun = true;
-                self.put_fetch(reading, &held);
+                let uid = reading.items.as_ref().and_then(FetchScanner::uid);
+                self.put_fetch(reading, &held, uid);
             }
             if fits {
                 return;
             }
         }
-        if reading.to.is_some() {
-            self.emit(octets);
+        if reading.to.is_none() {
+            return;
+        }
+        match reading.less.as_mut().filter(|_| !literal) {
+            Some(less) => less.text(octets, &mut self.passed),
+            None => self.emit(octets),
         }
     }
 
-    fn put_fetch(&mut self, reading: &Reading, octets: &[u8]) {
+    fn put_fetch(&mut self, reading: &mut Reading, octets: &[u8], uid: Option<u32>) {
+        if reading.number == 0 && !self.find_number(reading, uid) {
+            return;
+        }
         let left_out = match (reading.to, reading.reply) {
-            (Some(id), Reply::Fetch(number)) => self.claim_recent(id, number, octets),
+            (Some(id), Reply::Fetch(number)) if self.is_open() => self.claim_recent(id, number, octets),
             _ => 0..0,
         };
         self.passed.put_slice(b"* ");
         self.passed.put_slice(itoa::Buffer::new().format(reading.number).as_bytes());
         self.passed.put_slice(b" FETCH");
-        self.passed.put_slice(&octets[..left_out.start]);
-        self.passed.put_slice(&octets[left_out.end..]);
+        for octets in [&octets[..left_out.start], &octets[left_out.end..]] {
+            match &mut reading.less {
+                Some(less) => less.text(octets, &mut self.passed),
+                None => self.passed.put_slice(octets),
+            }
+        }
+    }
+
+    /// Messages have vanished, and which numbers these had is not known yet: the number by which the member knows the
+    /// message of a FETCH. False: it does not know it, or nobody can say.
+    fn find_number(&mut self, reading: &mut Reading, uid: Option<u32>) -> bool {
+        let (Reply::Fetch(number), Some(strays)) = (reading.reply, &self.strays) else { return false };
+        let cursor = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
+        let Some(uid) = uid else {
+            (reading.to, reading.begun) = (None, false);
+            self.broken(Nonsense::Vanished);
+            return false;
+        };
+        match cursor.and_then(|cursor| self.log.back(cursor, strays.number_before(number, uid))) {
+            Some(own) => reading.number = own,
+            None => reading.to = None,
+        }
+        reading.to.is_some()
     }
 
     fn end_reply(&mut self) {
@@ -376,7 +411,7 @@ impl Machine {
                         self.passed.put_slice(&reading.kept);
                     }
                 }
-                Some(Job::Reselect { selection }) => drop(selection.note(&reading.kept, true)),
+                Some(Job::Reselect { selection, .. }) => drop(selection.note(&reading.kept, true)),
                 Some(Job::Status { text, .. }) => text.put_slice(&reading.kept),
                 Some(Job::Exists { found, .. }) => *found |= is_listed(&reading.kept),
                 _ => {
@@ -411,11 +446,19 @@ impl Machine {
 
     fn end_fetch(&mut self, number: u32, reading: &mut Reading) {
         let Some(mut items) = reading.items.take().map(|mut items| items.finish()) else { return };
+        let modseq_only = items.flags.is_none() && items.uid.is_none() && !items.other;
         if let (Some(Job::Census { fresh: Some(fresh), .. }), Some(uid)) = (&mut self.job, items.uid) {
             fresh.told(number, uid);
         }
         // What is said of a mailbox that the members' views do not follow yet is asked for again when they do.
         if !self.is_open() {
+            let wanted = reading.to.is_some() && reading.number == 0 && !(reading.less.is_some() && modseq_only);
+            if let Some(held) = reading.held.take().filter(|_| wanted) {
+                if items.flags.is_some() {
+                    self.shadow.overlook();
+                }
+                self.put_fetch(reading, &held, items.uid);
+            }
             return;
         }
         if let Some(uid) = items.uid {
@@ -431,7 +474,8 @@ impl Machine {
         }
         if items.modseq.is_some() && !self.has_modseqs() {
             items.modseq = None;
-            if !items.other {
+            let asked = matches!(&self.job, Some(Job::Member(running)) if running.asks_modseqs);
+            if !items.other && !asked {
                 reading.held = reading.held.take().and_then(|held| without_modseq(&items, held));
             }
         }
@@ -455,19 +499,23 @@ impl Machine {
                 job => matches!(job, Some(Job::Recheck)),
             };
             let news = newer || if asked { learned == Some(true) } else { learned != Some(false) };
-            if news && items.modseq.is_none() && self.has_modseqs() {
+            if news && items.modseq.is_none() && self.wants_modseqs() {
                 // The others have to be told it as well (RFC 7162 section 3.1.4.2).
                 self.shadow.owe(number);
                 self.owes = true;
             } else if let Some(text) = items.news().filter(|_| news) {
+                if items.modseq.is_none() {
+                    self.shadow.outdate(number);
+                }
                 let heard = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
                 if let Err(error) = self.log.handle_fetch(number, text, heard) {
                     return self.broken(error);
                 }
             }
         }
+        wanted &= reading.less.is_none() || !modseq_only;
         match reading.held.take().filter(|_| reading.to.is_some()) {
-            Some(held) if wanted => self.put_fetch(reading, &held),
+            Some(held) if wanted => self.put_fetch(reading, &held, items.uid),
             Some(_) => self.tell_modseq(number, &items),
             None => {}
         }
@@ -475,8 +523,8 @@ impl Machine {
 
     /// Who silently stores is told the mod-sequence all the same, and nothing else (RFC 7162 section 3.1.4.2).
     fn tell_modseq(&mut self, number: u32, items: &Items) {
-        if let (Some(own), Some(modseq)) = (self.number_for_owner(number), items.modseq.filter(|_| self.has_modseqs()))
-        {
+        let hears = self.owner().is_some_and(|owner| self.hears_modseqs(owner));
+        if let (Some(own), Some(modseq)) = (self.number_for_owner(number), items.modseq.filter(|_| hears)) {
             let uid = items.uid.map_or_else(String::new, |uid| format!("UID {uid} "));
             self.passed.put_slice(format!("* {own} FETCH ({uid}MODSEQ ({modseq}))\r\n").as_bytes());
         }

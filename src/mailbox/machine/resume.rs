@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::jobs::{By, Job, Joining, Running, own};
+use super::jobs::{By, Finishing, Job, Joining, Running, own};
 use super::replies::UNANNOUNCED;
 use super::replies::highest_modseq;
 use super::selection::Selection;
@@ -122,6 +122,11 @@ impl Fresh {
         }
     }
 
+    /// The number that a message had before these vanished.
+    pub(super) fn number_before(&self, number: u32, uid: u32) -> u32 {
+        number + self.gone.rank(uid)
+    }
+
     /// The UIDs, once the reply is over, and what happened after that. One by one cannot miscount: the backend may
     /// not tell of EXPUNGE meanwhile, and who comes is told later.
     fn found(&mut self) -> Option<Ranges> {
@@ -169,7 +174,9 @@ impl Machine {
         self.delayed &= !tells_all && !delays;
         match job {
             Job::Open { member, run, selection } => self.opened(member, &run, selection, rest, ok && selected),
-            Job::Reselect { selection } => self.reselected(Selection { rest, ..selection }, ok && selected),
+            Job::Reselect { selection, parameter } => {
+                self.reselected(Selection { rest, ..selection }, parameter, ok && selected);
+            }
             Job::Census { by, fresh: Some(fresh) } => {
                 self.note_search(by, ok);
                 self.recounted(fresh, ok);
@@ -196,17 +203,19 @@ impl Machine {
             // Whatever came of EXPUNGE: CLOSE of a mailbox that may not be changed only leaves it (RFC 9051 section
             // 6.4.1).
             Job::Close { member, alone: false } => self.leave_with(member, b" OK Close completed.\r\n"),
-            Job::Close { member, alone: true } if selected => self.tell(member, Told::Done(Bytes::new(), rest, true)),
-            Job::Close { member, alone: true } => self.done_with(member, rest, false),
+            Job::Close { member, alone: true } => {
+                let rest = self.without_modseq(member, rest);
+                match selected {
+                    true => self.tell(member, Told::Done(Bytes::new(), rest, true)),
+                    false => self.done_with(member, rest, false),
+                }
+            }
             Job::Member(running) if told => self.tell(running.id, Told::Done(Bytes::new(), Bytes::new(), true)),
             Job::Member(running) if self.is_selecting(running.id) => self.caught_up(running.id, rest, ok),
-            Job::Member(running) => {
-                let rest = self.in_own_numbers(&running, rest);
-                if ok {
-                    self.tell_answer(running.id, running.answer);
-                }
-                self.done_with(running.id, rest, true);
+            Job::Member(running) if self.strays.is_some() => {
+                self.finishing = Some(Finishing { running, rest, ok });
             }
+            Job::Member(running) => self.answered(*running, rest, ok),
             Job::Recheck => {
                 if self.recheck.is_none() {
                     // What is refused is not asked for again and again.
@@ -224,6 +233,31 @@ impl Machine {
         if !selected && self.is_open() {
             self.link = Link::Up { open: false };
         }
+    }
+
+    /// A member's command is over.
+    fn answered(&mut self, running: Running, rest: Bytes, ok: bool) {
+        let rest = self.without_modseq(running.id, self.in_own_numbers(&running, rest));
+        if ok {
+            self.tell_answer(running.id, running.answer);
+        }
+        self.done_with(running.id, rest, true);
+    }
+
+    /// What has vanished is known now, or will be later: whose command was over before hears that.
+    pub(super) fn finish(&mut self) {
+        let Some(Finishing { mut running, rest, ok }) = self.finishing.take() else { return };
+        self.replay(running.id, running.replay);
+        if self.has_to_leave(running.id) {
+            let rest = self.without_modseq(running.id, rest);
+            let member = self.members.get_mut(&running.id);
+            return member
+                .into_iter()
+                .for_each(|it| it.out.push_before_last(Told::Done(Bytes::new(), rest.clone(), true)));
+        }
+        let cursor = self.members.get(&running.id).and_then(|member| member.cursor);
+        running.mapped |= cursor.is_some_and(|cursor| self.log.withholds(cursor));
+        self.answered(*running, rest, ok);
     }
 
     /// The backend says up to where it has told everything.
@@ -253,7 +287,7 @@ impl Machine {
     /// `[MODIFIED 7,9]` in the tagged reply to a STORE (RFC 7162 section 3.1.3).
     fn in_own_numbers(&self, running: &Running, rest: Bytes) -> Bytes {
         let cursor = self.members.get(&running.id).and_then(|member| member.cursor);
-        match cursor.filter(|_| running.mapped || self.strays.is_some()) {
+        match cursor.filter(|_| running.mapped || !self.is_open()) {
             Some(_) if highest_modseq(&rest).is_some() => Bytes::from_static(b" OK Completed.\r\n"),
             Some(cursor) if running.shape.store.is_some() && !running.shape.uid => {
                 Bytes::copy_from_slice(&modified(&rest, &self.log.numbering(cursor)))
@@ -380,10 +414,14 @@ impl Machine {
         let Some(selection) = &self.selection else { return };
         let there = joining.unseen.filter(|uid| self.uids.len() == self.exists && self.uids.contains(*uid));
         let unseen = there.map(|uid| self.uids.rank(uid) + 1);
-        let (reply, rest) = (selection.reply(self.exists, &joining, unseen).freeze(), selection.rest.clone());
+        let rest = selection.rest.clone();
+        let reply = |modseq| selection.reply(self.exists, &joining, modseq, unseen).freeze();
+        let plain = reply(None);
+        let with_modseq = if self.needed().has_modseqs() { reply(joining.modseq) } else { Bytes::new() };
         for id in &joining.ids {
             let waiting = self.members.get_mut(id).and_then(|member| member.waiting.take());
             if let Some(run) = waiting {
+                let reply = if self.enabled(*id).has_modseqs() { &with_modseq } else { &plain };
                 self.welcome(*id, &run, joining.uid_next, reply.clone(), rest.clone());
             }
         }
@@ -402,7 +440,7 @@ impl Machine {
     /// which messages they know.
     pub(super) fn is_resumable(&self) -> bool {
         // With QRESYNC, they will be told the UIDs of what is gone.
-        self.uids.len() == self.exists || !self.touched && self.settings.enabled < Enabled::Qresync
+        self.uids.len() == self.exists || !self.touched && !self.tells_vanished()
     }
 
     /// The UIDs of all messages would be good to know.
@@ -481,12 +519,21 @@ impl Machine {
         self.begin(Job::Census { by, fresh }, run);
     }
 
-    fn reselected(&mut self, selection: Selection, ok: bool) {
+    fn reselected(&mut self, selection: Selection, parameter: &'static str, ok: bool) {
+        let now = self.now;
         let Some(known) = &self.selection else { return };
         if !ok && passes(&selection.rest) {
             return self.selected_later(&selection.rest);
         }
+        if !ok && !parameter.is_empty() {
+            // It may be the parameter that is refused; the others have not asked for it.
+            self.manners.learn(|known| known.condstore.refused(now));
+            self.on = Enabled::Nothing;
+            return self.open();
+        }
         if !ok {
+            // The parameter was not what is wrong.
+            self.manners.learn(|known| known.condstore.works());
             return self.bye_all(b"The mailbox can no longer be selected");
         }
         if known.validity != selection.validity || access(known) != access(&selection) {

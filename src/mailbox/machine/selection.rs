@@ -101,8 +101,8 @@ impl Selection {
         fits
     }
 
-    /// The reply to a SELECT by which somebody joins now.
-    pub(super) fn reply(&self, exists: u32, joining: &Joining, unseen: Option<u32>) -> BytesMut {
+    /// The reply to a SELECT by which somebody joins now, and is told this as the highest mod-sequence.
+    pub(super) fn reply(&self, exists: u32, joining: &Joining, modseq: Option<u64>, unseen: Option<u32>) -> BytesMut {
         let mut out = BytesMut::new();
         for line in &self.lines {
             out.put_slice(trim_line_end(line));
@@ -116,7 +116,7 @@ impl Selection {
         if let Some(unseen) = unseen {
             out.put_slice(format!("* OK [UNSEEN {unseen}] First unseen message\r\n").as_bytes());
         }
-        if let Some(modseq) = joining.modseq.filter(|modseq| *modseq > 0) {
+        if let Some(modseq) = modseq.filter(|modseq| *modseq > 0) {
             out.put_slice(format!("* OK [HIGHESTMODSEQ {modseq}] Highest mod-sequence\r\n").as_bytes());
         }
         if let Some(uid_next) = joining.uid_next {
@@ -153,7 +153,7 @@ mod tests {
         }
         assert_eq!((selection.validity, selection.uid_next), (Some(77), Some(5)));
         assert_eq!(
-            selection.reply(2, &Joining { uid_next: Some(9), modseq: Some(4), ..Joining::default() }, Some(2)),
+            selection.reply(2, &Joining { uid_next: Some(9), ..Joining::default() }, Some(4), Some(2)),
             "* FLAGS (\\Seen new)\r\n* LIST () \"/\" next\r\n* OK [PERMANENTFLAGS (\\Seen)] x\r\n* OK [UIDVALIDITY 77] x\r\n\
              * 2 EXISTS\r\n* 0 RECENT\r\n* OK [UNSEEN 2] First unseen message\r\n\
              * OK [HIGHESTMODSEQ 4] Highest mod-sequence\r\n* OK [UIDNEXT 9] Predicted next UID\r\n"

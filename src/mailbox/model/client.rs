@@ -31,6 +31,8 @@ pub(super) struct Running {
 #[derive(Debug, Default)]
 pub(super) struct Client {
     pub(super) enabled: Enabled,
+    /// By a command that is not answered yet.
+    switching: bool,
     pub(super) mailbox: Option<String>,
     pub(super) view: Vec<Known>,
     pub(super) running: Option<Running>,
@@ -78,6 +80,16 @@ impl Client {
     pub(super) fn resync(&self, name: &str) -> Option<String> {
         let Memory { validity, modseq, .. } = self.memories.get(name)?;
         Some(format!(" (QRESYNC ({validity} {modseq}))"))
+    }
+
+    /// It has switched on so much from now on.
+    pub(super) fn switches_on(&mut self, enabled: Enabled) {
+        if enabled > self.enabled {
+            // What it kept was not meant for that.
+            self.memories.clear();
+            self.enabled = enabled;
+            self.switching = self.running.is_some();
+        }
     }
 
     /// The mailbox is not selected any more.
@@ -214,7 +226,7 @@ impl Client {
         let modseq = after("MODSEQ (").map(|rest| rest.split(')').next().unwrap().parse::<u64>().unwrap());
         assert!(self.enabled.has_modseqs() || modseq.is_none(), "a mod-sequence that nobody wants: {items}");
         if self.enabled.has_modseqs() && modseq.is_none() && items.contains("FLAGS (") {
-            let asked = self.running.as_ref().is_some_and(|running| running.line.contains("FETCH"));
+            let asked = self.switching || self.running.as_ref().is_some_and(|running| running.line.contains("FETCH"));
             assert!(asked, "flags without mod-sequence: {items}");
         }
         if modseq.is_some() {
@@ -250,6 +262,9 @@ impl Client {
     pub(super) fn done(&mut self, rest: &str, now: Option<&[Message]>, there: &[Message]) -> &'static str {
         assert!(self.buffer.is_empty(), "a tagged reply within a line");
         let running = self.running.take().expect("a reply without a command");
+        // Where it never got its turn, nobody knows what it was.
+        let switched = rest.starts_with(" OK") && ["MODSEQ", "CHANGED"].iter().any(|word| running.line.contains(word));
+        self.switching &= !switched;
         let line = running.line.as_str();
         let verb = line.split(' ').next().unwrap();
         if rest.starts_with(" BAD") {
@@ -378,7 +393,7 @@ impl Client {
     }
 
     fn needs_own_connection(&self, line: &str) -> bool {
-        plan(&command(line).command, self.enabled) == Plan::Pin
+        plan(&command(line).command, true) == Plan::Pin
     }
 
     fn something_is_gone(&self, rest: &str, now: Option<&[Message]>) {

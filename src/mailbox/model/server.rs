@@ -182,6 +182,12 @@ impl Connection {
         Self { news_first, enabled, ..Self::default() }
     }
 
+    /// More is switched on, while no mailbox is selected.
+    pub(super) fn enable(&mut self, enabled: Enabled) {
+        self.selected = None;
+        self.enabled = self.enabled.max(enabled);
+    }
+
     /// The reply to one line of the client.
     pub(super) fn line(&mut self, world: &mut World, line: &str) -> String {
         let mut out = String::new();
@@ -221,6 +227,13 @@ impl Connection {
         if self.news_first {
             // The numbers of a COPY are those that the client knew when it sent it.
             self.news(world, !quiet && (by_uid || !matches!(verb.as_str(), "COPY" | "MOVE")), &mut out);
+        }
+        let asks = ["MODSEQ", "CHANGEDSINCE"].iter().any(|word| args.contains(word));
+        if asks && matches!(verb.as_str(), "FETCH" | "STORE" | "SEARCH") && !self.enabled.has_modseqs() {
+            // RFC 7162 section 3.1
+            self.enabled = Enabled::Condstore;
+            let synced = self.selected.as_ref().map_or(1, |selected| selected.synced);
+            let _ = write!(out, "* OK [HIGHESTMODSEQ {synced}] from now on\r\n");
         }
         let result = match world.refusals.of(&verb, args, by_uid) {
             Some(refusal) => refusal.reply(),
@@ -316,8 +329,8 @@ impl Connection {
             "STATUS" => {
                 let name = args.split(' ').next().unwrap_or_default().trim_matches('"');
                 let Some(mailbox) = world.mailboxes.get(name) else { return "NO no such mailbox".into() };
-                assert_eq!(args.contains("HIGHESTMODSEQ"), self.enabled.has_modseqs());
-                let modseq = if self.enabled.has_modseqs() {
+                assert!(!args.contains("HIGHESTMODSEQ") || self.enabled.has_modseqs());
+                let modseq = if args.contains("HIGHESTMODSEQ") {
                     format!(" HIGHESTMODSEQ {}", mailbox.changed)
                 } else {
                     String::new()

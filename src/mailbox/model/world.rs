@@ -10,7 +10,7 @@ use super::client::Client;
 use super::server::{self, Flags, Message, World};
 use crate::imap::capability::Capabilities;
 use crate::imap::command::{Command, Segment, parse_head};
-use crate::mailbox::enabled::Enabled;
+use crate::mailbox::enabled::{Enabled, asks_for_modseqs};
 use crate::mailbox::machine::{Action, Machine, MemberId, Settings, Told};
 use crate::session::machine::Run;
 use crate::upstream::machine::{Event, Machine as Upstream};
@@ -103,7 +103,6 @@ struct Link {
 
 struct Hub {
     key: Bytes,
-    enabled: Enabled,
     machine: Machine,
     link: Option<Link>,
     /// Its connection was retired.
@@ -140,7 +139,7 @@ const SETTINGS: Settings = Settings {
     idle: true,
     esearch: true,
     unseen: true,
-    enabled: Enabled::Nothing,
+    condstore: true,
     keepalive: Duration::from_secs(600),
     patience: Duration::from_millis(200),
     parked: Duration::from_secs(5),
@@ -348,11 +347,12 @@ impl Sim {
         self.leave(id);
         let name = self.chance.pick(&self.names.clone()).clone();
         let read_only = self.chance.one_in(6);
-        let client = self.clients.get_mut(&id).unwrap();
-        if self.chance.one_in(3) {
-            client.enabled = self.plan.enable;
+        if self.chance.one_in(2) {
+            let most = self.plan.enable;
+            let enabled = (*self.chance.pick(&[Enabled::Condstore, Enabled::Qresync])).min(most);
+            self.clients.get_mut(&id).unwrap().switches_on(enabled);
         }
-        let enabled = client.enabled;
+        let enabled = self.clients[&id].enabled;
         let parameter =
             match self.clients[&id].resync(&name).filter(|_| enabled == Enabled::Qresync && !self.chance.one_in(4)) {
                 Some(resync) => resync,
@@ -364,27 +364,29 @@ impl Sim {
         let run = command(&line);
         let key = run.command.selected_mailbox().unwrap();
         self.clients.get_mut(&id).unwrap().begin(&line);
-        let found = self
-            .hubs
-            .iter()
-            .rposition(|hub| hub.key == key && hub.enabled == enabled && hub.shared && !hub.machine.is_empty());
-        let at = found.unwrap_or_else(|| {
-            let machine =
-                Machine::new(key.clone(), Settings { enabled, ..SETTINGS }, Arc::clone(&self.manners), self.now);
-            self.add(Hub {
-                key,
-                enabled,
-                machine,
-                link: None,
-                outdated: false,
-                connecting: false,
-                shared: true,
-                members: Vec::new(),
-            })
-        });
+        let found = self.hubs.iter().rposition(|hub| hub.key == key && hub.shared && !hub.machine.is_empty());
+        let at = found.unwrap_or_else(|| self.open(key));
+        self.join(id, run, at);
+    }
+
+    fn open(&mut self, key: Bytes) -> usize {
+        let machine = Machine::new(key.clone(), SETTINGS, Arc::clone(&self.manners), self.now);
+        self.add(Hub {
+            key,
+            machine,
+            link: None,
+            outdated: false,
+            connecting: false,
+            shared: true,
+            members: Vec::new(),
+        })
+    }
+
+    fn join(&mut self, id: MemberId, run: Box<Run>, at: usize) {
+        let enabled = self.clients[&id].enabled;
         let hub = &mut self.hubs[at];
         hub.machine.handle_time(self.now);
-        hub.machine.handle_join(id, run);
+        hub.machine.handle_join(id, run, enabled);
         hub.members.push(id);
         self.places.insert(id, at);
     }
@@ -412,7 +414,11 @@ impl Sim {
 
     fn give(&mut self, id: MemberId, line: &str) {
         self.say(|| format!("{id} C: {line}"));
-        self.clients.get_mut(&id).unwrap().begin(line);
+        let client = self.clients.get_mut(&id).unwrap();
+        client.begin(line);
+        if asks_for_modseqs(&command(line).command) {
+            client.switches_on(Enabled::Condstore);
+        }
         let at = self.places[&id];
         let hub = &mut self.hubs[at];
         hub.machine.handle_time(self.now);
@@ -479,7 +485,8 @@ impl Sim {
         let prefix = if by_uid { "UID " } else { "" };
         let flags = *self.chance.pick(&["(\\Seen)", "(\\Deleted)", "(\\Flagged)", "(\\Seen \\Deleted)"]);
         let sign = *self.chance.pick(&["+", "-", ""]);
-        if self.clients[&id].enabled.has_modseqs() && count > 0 && self.chance.one_in(4) {
+        let odds = if self.clients[&id].enabled.has_modseqs() { 4 } else { 20 };
+        if self.plan.enable.has_modseqs() && count > 0 && self.chance.one_in(odds) {
             let modseq = 1 + self.chance.below(30);
             let silent = if self.chance.one_in(2) { ".SILENT" } else { "" };
             let vanished = self.clients[&id].enabled == Enabled::Qresync && self.chance.one_in(2);
@@ -705,7 +712,14 @@ impl Sim {
                         self.fork(at, &others, true);
                     }
                 }
-                Action::Elsewhere(_) => panic!("nobody renames a mailbox"),
+                Action::Elsewhere(ids) => {
+                    let other = self.open(self.hubs[at].key.clone());
+                    for id in ids {
+                        let run = self.hubs[at].machine.eject(id).expect("a SELECT");
+                        self.gone(at, id);
+                        self.join(id, run, other);
+                    }
+                }
                 Action::Split(id) => self.fork(at, &[id], false),
                 Action::HandOver(_) => {
                     self.totals.pinned += 1;
@@ -717,13 +731,15 @@ impl Sim {
     }
 
     fn fork(&mut self, at: usize, ids: &[MemberId], shared: bool) {
-        let Some(machine) = self.hubs[at].machine.fork(ids) else { return };
+        let Some(mut machine) = self.hubs[at].machine.fork(ids) else { return };
+        if !shared {
+            machine.set_apart();
+        }
         self.totals.divided += 1;
-        let (key, enabled) = (self.hubs[at].key.clone(), self.hubs[at].enabled);
+        let key = self.hubs[at].key.clone();
         self.hubs[at].members.retain(|id| !ids.contains(id));
         let other = self.add(Hub {
             key,
-            enabled,
             machine,
             link: None,
             outdated: false,
@@ -750,24 +766,29 @@ impl Sim {
             self.hubs[other].machine.handle_yield();
             return self.act(other);
         }
-        let enabled = self.hubs[at].enabled;
+        let (needed, apart) = (self.hubs[at].machine.needed(), self.hubs[at].machine.is_apart());
         let fits = |link: &Link| {
-            link.server.enabled == enabled || enabled == Enabled::Condstore && link.server.enabled < enabled
+            let by_select = needed == Enabled::Condstore && link.server.enabled < needed;
+            by_select || link.server.enabled == needed || !apart && link.server.enabled > needed
         };
         let found = self.resting.iter().position(fits);
-        let link = match found.map(|found| self.resting.swap_remove(found)) {
+        let lacking =
+            self.resting.iter().position(|link| link.server.enabled < needed && self.plan.sessions.is_multiple_of(2));
+        let link = match found.or(lacking).map(|found| self.resting.swap_remove(found)) {
             Some(mut link) => {
                 link.upstream.handle_attach();
+                if needed == Enabled::Qresync {
+                    link.server.enable(needed);
+                }
                 link
             }
             None => {
                 let capabilities = Arc::new(Capabilities::parse(b"IMAP4rev1 IDLE ESEARCH UNSELECT UIDPLUS"));
                 let mut upstream = Upstream::new(capabilities, 1);
                 upstream.handle_attach();
-                let server = server::Connection::new(
-                    self.chance.one_in(2),
-                    if enabled == Enabled::Qresync { enabled } else { Enabled::Nothing },
-                );
+                let other = if !apart && self.chance.one_in(2) { self.plan.enable } else { Enabled::Nothing };
+                let on = if needed == Enabled::Qresync { needed } else { other };
+                let server = server::Connection::new(self.chance.one_in(2), on);
                 Link {
                     upstream,
                     server,
@@ -783,9 +804,10 @@ impl Sim {
         let hub = &mut self.hubs[at];
         hub.connecting = false;
         hub.outdated = false;
+        let on = link.server.enabled;
         hub.link = Some(link);
         hub.machine.handle_time(self.now);
-        hub.machine.handle_connected();
+        hub.machine.handle_connected(on);
         true
     }
 

@@ -136,7 +136,9 @@ impl Session {
     fn lent_after(&mut self, rest: &[u8]) {
         let Some(lent) = &mut self.lent else { return };
         if let Some(after) = lent.after.take().filter(|_| rest.starts_with(b" OK")) {
-            lent.sticky = Arc::new(after);
+            // What the backend has not said to be on, the session has not.
+            let granted = self.lease.as_ref().map(|lease| after.common(&lease.shared().facts().granted));
+            lent.sticky = Arc::new(lent.sticky.with(&granted.unwrap_or_default()));
         }
         if self.lease.as_ref().is_none_or(|lease| lease.shared().facts().sticky == lent.sticky) {
             self.lent = None;
@@ -161,7 +163,8 @@ impl Session {
         let or_sticky = sticky.after(&run.command);
         let name = run.command.name;
         let for_mailbox = self.machine.is_selected() && self.sharing.hub.is_none();
-        let selects = matches!(name, Name::Enable | Name::Select | Name::Examine) || needs_mailbox(name);
+        let enables = name == Name::Enable && !self.sharing.enables_for_hubs(&run.command);
+        let selects = enables || matches!(name, Name::Select | Name::Examine) || needs_mailbox(name);
         let stays = pass.account().stays();
         let want = Want {
             pass,
@@ -169,6 +172,7 @@ impl Session {
             or_sticky,
             sticky,
             lends: !for_mailbox && !selects && !name.spoils_connection(),
+            shares: false,
             stays,
             client: self.client.ip(),
         };

@@ -15,10 +15,11 @@ use super::closing::Ended;
 use super::running::{LOST, Running, capitalized};
 use crate::config::PoolMode;
 use crate::imap::command::{Command, Name};
-use crate::mailbox::enabled::{EnableSet, Enabled, Parameters};
+use crate::mailbox::enabled::{EnableSet, Enabled, Parameters, asks_for_modseqs};
 use crate::mailbox::hub::{FromHub, Member};
 use crate::pool::{Account, CheckoutError, Pass};
 use crate::session::machine::Run;
+use crate::upstream::machine::Sticky;
 
 /// A session's part in sharing.
 #[derive(Debug, Default)]
@@ -31,6 +32,8 @@ pub(super) struct Sharing {
     joining: bool,
     /// What it has switched on, once that is answered.
     joins_as: EnableSet,
+    /// The command that runs in the hub asks for mod-sequences, and so switches CONDSTORE on (RFC 7162 section 3.1).
+    switches_on: bool,
     /// Names of mailboxes that mean others once the command that runs is done.
     renames: Vec<Bytes>,
     /// In IDLE without a mailbox, which is nobody's affair but imapool's.
@@ -47,6 +50,12 @@ pub(super) struct Sharing {
 }
 
 impl Sharing {
+    /// Whether an ENABLE is of nothing but what hubs see to: any connection will do that has more of that.
+    pub(super) fn enables_for_hubs(&self, enable: &Command) -> bool {
+        let asked = Sticky::asked_by(enable);
+        self.multiplex == Some(true) && asked.iter().all(|word| matches!(&word[..], b"CONDSTORE" | b"QRESYNC"))
+    }
+
     /// Whether the session was in IDLE without a mailbox, which is over.
     pub(super) fn end_idle_alone(&mut self) -> bool {
         std::mem::take(&mut self.idles_alone)
@@ -84,6 +93,9 @@ impl Session {
         }
         // What was pinned is gone with its connection.
         self.sharing.pinned = false;
+        if run.command.name == Name::Enable && self.enables(&account, &run.command) {
+            return None;
+        }
         let selects = matches!(run.command.name, Name::Select | Name::Examine);
         let enabled = if selects { self.shares_as(&account, &run.command) } else { None };
         if let Some(hub) = &self.sharing.hub {
@@ -134,18 +146,46 @@ impl Session {
         let Some(hub) = &self.sharing.hub else { return };
         self.record.command_begins(run.command.name);
         self.running = Some(running(&run.command, self.now));
+        self.sharing.switches_on = asks_for_modseqs(&run.command);
         hub.run(run);
     }
 
-    /// With whom a session that selects a mailbox so shares it. `None`: with nobody.
+    /// Answers an ENABLE, before a mailbox is selected, of what hubs see to (RFC 5161), where the backend is known to
+    /// switch it on. So it costs no connection that carries just that.
+    fn enables(&mut self, account: &Account, command: &Command) -> bool {
+        let (asked, known) = (Sticky::asked_by(command), account.manners().known());
+        let granted = |word: &Vec<u8>| match &word[..] {
+            b"CONDSTORE" => known.grants_condstore,
+            b"QRESYNC" => known.grants_qresync,
+            _ => false,
+        };
+        let may = known.enable.allows(self.now.into_std()) && account.offers("ENABLE");
+        if !may || self.sharing.hub.is_some() || asked.is_empty() || !asked.iter().all(granted) {
+            return false;
+        }
+        let before = self.sticky.clone().unwrap_or_default();
+        let mut line = b"* ENABLED".to_vec();
+        for word in &asked {
+            let on = before.enabled.contains(word) || before.condstore && word == b"CONDSTORE";
+            line.extend(if on { Vec::new() } else { [b" ", &word[..]].concat() });
+        }
+        line.extend(b"\r\n");
+        self.queue(line.into());
+        self.sticky = before.after(command).map(Arc::new).or(self.sticky.take());
+        self.machine.handle_done(b" OK Enabled.\r\n", false);
+        true
+    }
+
+    /// What a session has switched on that selects a mailbox so, and shares it. `None`: it shares it with nobody.
     fn shares_as(&self, account: &Account, select: &Command) -> Option<EnableSet> {
         let on = self.sticky.as_deref().map_or(Some(EnableSet::default()), EnableSet::of)?;
         let parameters = Parameters::of(select)?;
         let enabled = if parameters.condstore { on.enabled.max(Enabled::Condstore) } else { on.enabled };
         let offered = enabled.capability().is_none_or(|name| account.offers(name));
+        let may = !parameters.condstore || account.manners().known().condstore.allows(self.now.into_std());
         // Without QRESYNC, the server will say that its parameter is not known to it (RFC 7162 section 3.2.5).
         let known = parameters.resync.is_none() || on.enabled == Enabled::Qresync;
-        (offered && known).then_some(EnableSet { enabled, ..on })
+        (offered && known && may).then_some(EnableSet { enabled, ..on })
     }
 
     /// A command has ended on the session's own connection: gives that back, unless it is pinned. Gives the tagged
@@ -245,6 +285,12 @@ impl Session {
     fn ended(&mut self, rest: &[u8], selected: bool) {
         self.has_renamed();
         self.finished(rest);
+        let ok = rest.trim_ascii_start().starts_with(b"OK");
+        if std::mem::take(&mut self.sharing.switches_on) && ok {
+            let enabled = self.sharing.joins_as.enabled.max(Enabled::Condstore);
+            self.sharing.joins_as = self.sharing.joins_as.with(enabled);
+            self.sticky = Some(Arc::new(self.sharing.joins_as.sticky()));
+        }
         if std::mem::take(&mut self.sharing.joining) && selected {
             self.sticky = Some(Arc::new(self.sharing.joins_as.sticky()));
         }

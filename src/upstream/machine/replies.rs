@@ -419,6 +419,13 @@ impl Machine {
             let known = ["CONDSTORE", "QRESYNC"].iter().any(|name| self.capabilities.has(name));
             Sticky { condstore: asked.condstore && if selects { modseq } else { known }, ..Sticky::default() }
         };
+        if ok && granted != Sticky::default() {
+            let qresync = granted.enabled.contains(&b"QRESYNC"[..]);
+            self.manners.learn(|known| {
+                known.grants_condstore |= granted.condstore;
+                known.grants_qresync |= qresync;
+            });
+        }
         if ok {
             self.facts.granted = Arc::new(self.facts.granted.with(&granted));
         }

@@ -31,6 +31,18 @@ impl Viewer {
         Ok(())
     }
 
+    /// SELECT has told the highest mod-sequence, whether it has asked for that or not.
+    pub(crate) fn has_told_modseq(&self) -> bool {
+        self.modseqs.told.1 > 0
+    }
+
+    /// Switches CONDSTORE on in the middle of a mailbox (RFC 7162 section 3.1).
+    pub(crate) async fn ask_for_modseqs(&mut self) -> io::Result<()> {
+        self.quiet().await?;
+        self.modseqs.condstore = true;
+        self.run("FETCH 1:* (UID FLAGS MODSEQ)").await
+    }
+
     /// The highest mod-sequence that SELECT has told, with CONDSTORE.
     pub(crate) fn has_modseqs(&self) -> Option<u64> {
         Some(self.modseqs.told.1).filter(|modseq| self.modseqs.condstore && *modseq > 0)
