@@ -56,6 +56,27 @@ async fn what_changes_something_is_not_run_again() {
     .await;
 }
 
+/// RFC 9051 section 6.4.1: what is not answered OK has not closed the mailbox, whoever else is in it.
+#[tokio::test]
+async fn a_close_that_is_lost_leaves_the_mailbox_selected() {
+    for (others, close) in [("", "EXPUNGE"), ("2> z LOGOUT\n2~ z OK…\n2.\n", "CLOSE")] {
+        two(&format!(
+            "{others}1> b CLOSE
+             U> {close}
+             U!
+             1< b NO [UNAVAILABLE]…
+             1> c FETCH 1 (UID)
+             {SAME}
+             V> FETCH 1 (UID)
+             V< * 1 FETCH (UID 11)
+             V< TAG OK fetched
+             1< * 1 FETCH (UID 11)
+             1< c OK fetched"
+        ))
+        .await;
+    }
+}
+
 /// RFC 9051 section 2.2.1: a reply that has begun cannot be begun anew; what has come of it is whole, and the mailbox
 /// stays selected.
 #[tokio::test]

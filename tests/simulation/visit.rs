@@ -1,5 +1,6 @@
 //! What clients do: kinds of them, and single commands with what must hold after each.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -254,7 +255,7 @@ impl Visit<'_> {
     }
 
     /// What was there before the command and after it must be counted by now.
-    fn check_count(&self, before: &std::collections::BTreeSet<u32>, what: &str) {
+    fn check_count(&self, before: &BTreeSet<u32>, what: &str) {
         let Some(view) = self.view() else { return };
         let after = self.rules.truth.lock().uids(&view.user, &view.mailbox);
         let kept = before.intersection(&after).count();
@@ -270,13 +271,15 @@ impl Visit<'_> {
 
     async fn noop(&mut self) -> Result<(), Gone> {
         let Some((user, mailbox)) = self.place() else { return Ok(()) };
-        let before = self.rules.truth.lock().uids(&user, &mailbox);
+        let known = |this: &Self| this.view().map(View::uids).unwrap_or_default();
+        let (before, known_before) = (self.rules.truth.lock().uids(&user, &mailbox), known(self));
         if !self.run("NOOP").await? {
             return Ok(());
         }
         self.check_count(&before, "NOOP");
-        let known = self.view().map(View::uids).unwrap_or_default();
-        let stale: Vec<_> = known.difference(&before).collect();
+        let gone: BTreeSet<_> = known_before.difference(&before).copied().collect();
+        let known_now = known(self);
+        let stale: Vec<_> = known_now.intersection(&gone).collect();
         assert!(stale.is_empty(), "after NOOP, client {} still counts {stale:?} of {user} {mailbox}", self.who.name);
         Ok(())
     }

@@ -620,8 +620,8 @@ impl Machine {
                     self.done(command.id, UNKNOWN);
                 }
             }
-            // Others may find messages gone that are marked \Deleted; whoever closes does not care.
-            Some(Job::Close { member, .. }) => self.leave_with(member, UNKNOWN),
+            // After NO, it has the mailbox selected still.
+            Some(Job::Close { member, .. }) if !self.has_to_leave(member) => self.done(member, UNKNOWN),
             _ => {}
         }
         for member in self.members.values_mut() {
