@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -160,15 +162,48 @@ impl Client {
     pub(crate) async fn send(&mut self, command: &str) -> Result<String, Gone> {
         self.tags += 1;
         let tag = format!("{}x{}", self.name, self.tags);
+        self.begins(command, self.tags);
+        self.write(format!("{tag} {command}\r\n").as_bytes()).await?;
+        Ok(tag)
+    }
+
+    /// What is said from now on belongs to this command.
+    fn begins(&mut self, command: &str, number: u64) {
         let mut words = command.split(' ');
         let verb = words.next().map(|verb| match verb {
             "UID" => format!("UID {}", words.next().unwrap_or_default()),
             verb => verb.to_owned(),
         });
-        self.running = Running { verb, number: self.tags };
+        self.running = Running { verb, number };
         self.said.clear();
-        self.write(format!("{tag} {command}\r\n").as_bytes()).await?;
-        Ok(tag)
+    }
+
+    /// Sends commands without waiting, and then reads what came of each.
+    pub(crate) async fn run_all(&mut self, commands: &[String]) -> Result<Vec<Status>, Gone> {
+        let first = self.tags + 1;
+        let all: String =
+            (first..).zip(commands).map(|(tag, command)| format!("{}x{tag} {command}\r\n", self.name)).collect();
+        self.tags += commands.len() as u64;
+        self.begins(&commands[0], first);
+        self.write(all.as_bytes()).await?;
+        let mut results = Vec::new();
+        for (tag, command) in (first..).zip(commands) {
+            self.begins(command, tag);
+            results.push(self.finish(&format!("{}x{tag}", self.name)).await?);
+        }
+        Ok(results)
+    }
+
+    /// Logs in by SASL, with an initial response (RFC 4959).
+    pub(crate) async fn authenticate(&mut self, mechanism: &str, response: &str) -> Result<Status, Gone> {
+        let response = STANDARD.encode(response);
+        let tag = self.send(&format!("AUTHENTICATE {mechanism} {response}")).await?;
+        if let Some(status) = self.until_continuation(&tag).await? {
+            return Ok(status);
+        }
+        // Why it is refused: an empty answer ends it.
+        self.write(b"\r\n").await?;
+        self.finish(&tag).await
     }
 
     /// Reads to the end of the command of this tag.
@@ -230,6 +265,10 @@ impl Client {
     fn take(&mut self, line: &[u8], tag: Option<&str>) -> Result<Option<Status>, Gone> {
         if let Some(rest) = line.strip_prefix(b"* ") {
             return self.untagged(rest).map(|()| None);
+        }
+        if line.starts_with(b"[COPYUID ") {
+            // As Exchange 2013 does.
+            return Ok(None);
         }
         let text = String::from_utf8_lossy(line).into_owned();
         let tag = tag.unwrap_or("no tag");

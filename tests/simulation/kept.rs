@@ -2,7 +2,7 @@
 
 use imapool::config::PoolMode;
 
-use crate::plan::{Action, Guest, Kindness, Plan};
+use crate::plan::{Action, Guest, Kindness, Plan, Way};
 use crate::visit::Kind;
 
 /// A session that had pinned a connection, and lost it, selects a mailbox that it shares: what it runs beside that is
@@ -19,6 +19,8 @@ pub(crate) fn pinned_before() -> Plan {
         linger: 0,
         users: 1,
         messages: 4,
+        padding: 0,
+        personality: "",
         server: Kindness {
             faults: 36,
             delay: 0,
@@ -29,7 +31,15 @@ pub(crate) fn pinned_before() -> Plan {
             serves_what_is_left: true,
         },
         net: [9, 0, 0, 0, 0],
-        visitors: vec![Guest { name: 1, kind: Kind::Rude, user: 0, visits: 2, commands: 11, begins: 1201 }],
+        visitors: vec![Guest {
+            name: 1,
+            kind: Kind::Rude,
+            user: 0,
+            way: Way::Login,
+            visits: 2,
+            commands: 11,
+            begins: 1201,
+        }],
         actions: vec![(4445, Action::Away(7884))],
     }
 }

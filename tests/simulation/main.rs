@@ -14,6 +14,7 @@ mod kept;
 mod net;
 mod plan;
 mod reply;
+mod secrets;
 mod truth;
 mod view;
 mod visit;

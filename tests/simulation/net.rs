@@ -26,6 +26,9 @@ const WINDOW: usize = 64 << 10;
 /// As imapool sets TCP_USER_TIMEOUT: what is not acknowledged for so long ends the connection.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Nobody asks for octets so often while time stands still.
+const BUSY: u64 = 200_000;
+
 /// What goes wrong, as one case in so many; 0: never.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Faults {
@@ -63,6 +66,8 @@ struct State {
 
 /// What was said on all connections, and when.
 struct Said {
+    /// How often somebody has asked for octets that are not there since time went on.
+    asked: (Instant, u64),
     begun: Instant,
     hash: DefaultHasher,
     lines: Option<Vec<String>>,
@@ -90,7 +95,8 @@ impl Net {
         let (server, acceptor) = (None, None);
         let (links, arriving) = (Vec::new(), VecDeque::new());
         let state = State { chance, faults, server, links, arriving, acceptor, clients: 0 };
-        let said = Said { begun: Instant::now(), hash: DefaultHasher::new(), lines: trace.then(Vec::new) };
+        let now = Instant::now();
+        let said = Said { asked: (now, 0), begun: now, hash: DefaultHasher::new(), lines: trace.then(Vec::new) };
         Self(Arc::new(Inner { calm: Arc::default(), state: Mutex::new(state), said: Mutex::new(said) }))
     }
 
@@ -154,6 +160,13 @@ impl Net {
 }
 
 impl Said {
+    /// Somebody asks for octets in vain.
+    fn asks(&mut self, now: Instant) {
+        let (at, times) = self.asked;
+        self.asked = (now, if at == now { times + 1 } else { 0 });
+        assert!(times < BUSY, "somebody is busy with nothing");
+    }
+
     fn line(&mut self, who: &str, octets: &[u8]) {
         let at = self.begun.elapsed();
         self.hash.write_u128(at.as_nanos());
@@ -370,7 +383,7 @@ impl End {
         if sent > 0 {
             self.net.0.said.lock().line(&out.name, &octets[..sent]);
         }
-        if out.unread || out.reset.is_some() {
+        if sent > 0 && (out.unread || out.reset.is_some()) {
             // Who throws it away says so.
             let at = out.reset.unwrap_or(out.last);
             out.reset_at(at);
@@ -407,6 +420,7 @@ impl AsyncRead for End {
         if pipe.chunks.is_empty() && pipe.fin.is_some_and(|at| at <= now) {
             return Poll::Ready(Ok(()));
         }
+        this.net.0.said.lock().asks(now);
         pipe.reader = Some(cx.waker().clone());
         let next = [pipe.chunks.front().map(|(at, _)| *at), pipe.fin.filter(|at| *at > now), pipe.reset];
         let next = next.into_iter().flatten().min();

@@ -5,6 +5,30 @@ use imapool::config::PoolMode;
 use crate::chance::Chance;
 use crate::visit::Kind;
 
+/// The servers that a plan may have, and that lack something.
+/// (Domino is not among them: what it says is read by nobody who goes by the RFC.)
+const PERSONALITIES: [&str; 19] = [
+    "dovecot",
+    "cyrus",
+    "courier",
+    "gmail",
+    "exchange-2013",
+    "exchange",
+    "yahoo",
+    "icloud",
+    "netease",
+    "hmailserver",
+    "davmail",
+    "xeams",
+    "lacks:IDLE",
+    "lacks:UIDPLUS",
+    "lacks:MOVE",
+    "lacks:ESEARCH",
+    "lacks:ENABLE",
+    "lacks:SASL-IR",
+    "lacks:LITERAL+",
+];
+
 /// A whole run.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
@@ -19,6 +43,10 @@ pub(crate) struct Plan {
     pub(crate) linger: u64,
     pub(crate) users: u64,
     pub(crate) messages: usize,
+    /// Octets of each message besides.
+    pub(crate) padding: usize,
+    /// Which server it is, by the name of its personality; empty: by `server` alone.
+    pub(crate) personality: &'static str,
     pub(crate) server: Kindness,
     pub(crate) net: [u64; 5],
     pub(crate) visitors: Vec<Guest>,
@@ -46,9 +74,19 @@ pub(crate) struct Guest {
     pub(crate) name: u64,
     pub(crate) kind: Kind,
     pub(crate) user: u64,
+    pub(crate) way: Way,
     pub(crate) visits: u64,
     pub(crate) commands: u64,
     pub(crate) begins: u64,
+}
+
+/// How a client logs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    Login,
+    Plain,
+    /// By a token of its own.
+    Token,
 }
 
 /// What somebody else does.
@@ -61,6 +99,10 @@ pub(crate) enum Action {
     Close(u64),
     /// Another configuration: `max_per_account`, `max_lifetime`.
     Reload(usize, u64),
+    /// The backend has another address, or its first one again.
+    Move,
+    /// A user has another password, and all tokens for it are others.
+    Password(u64),
     /// The server ends the connections of a user: by BYE, FIN or RST.
     Kill(u64, u8),
     /// The server is away for so long.
@@ -86,6 +128,8 @@ impl Plan {
             linger: chance.of(&[0, 1_000, 30_000]),
             users,
             messages: usize::try_from(chance.below(12)).expect("small"),
+            padding: 0,
+            personality: "",
             server: Kindness {
                 faults: 0,
                 delay: if chance.one_in(3) { chance.below(400) } else { 0 },
@@ -105,6 +149,7 @@ impl Plan {
         }
         plan.invite(&mut chance);
         plan.act(&mut chance, wild > 0);
+        plan.vary(&mut chance, wild > 0);
         plan
     }
 
@@ -116,6 +161,7 @@ impl Plan {
                 name,
                 kind,
                 user: chance.below(self.users),
+                way: Way::Login,
                 visits: 1 + chance.below(4),
                 commands: 2 + chance.below(12),
                 begins: chance.below(3_000),
@@ -153,9 +199,30 @@ impl Plan {
         }
     }
 
+    /// What came to be simulated last.
+    fn vary(&mut self, chance: &mut Chance, acts: bool) {
+        if chance.one_in(8) {
+            self.padding = usize::try_from(1 + chance.below(40_000)).expect("small");
+        }
+        if chance.one_in(4) {
+            self.personality = chance.of(&PERSONALITIES);
+        }
+        for guest in &mut self.visitors {
+            guest.way = chance.of(&[Way::Login, Way::Login, Way::Plain, Way::Token]);
+        }
+        if acts && chance.one_in(3) {
+            self.actions.push((chance.below(20_000), Action::Move));
+        }
+        if acts && chance.one_in(3) {
+            self.actions.push((chance.below(20_000), Action::Password(chance.below(self.users))));
+        }
+    }
+
     /// Nobody is refused, nobody sent away.
     pub(crate) fn is_calm(&self) -> bool {
-        let harmless = |action: &Action| matches!(action, Action::Retire(_) | Action::Reload(..) | Action::Deliver(..));
+        let harmless = |action: &Action| {
+            matches!(action, Action::Retire(_) | Action::Reload(..) | Action::Move | Action::Deliver(..))
+        };
         // Who pins a connection, or holds one for as long as a session, keeps others waiting.
         let pins = |guest: &Guest| guest.kind == Kind::Rude || self.mode == PoolMode::Session;
         let most = |action: &(u64, Action)| if let Action::Reload(most, _) = action.1 { most } else { usize::MAX };
@@ -194,7 +261,16 @@ impl Plan {
         if self.server.delay > 0 {
             with(&|plan| plan.server.delay = 0);
         }
+        if self.padding > 0 {
+            with(&|plan| plan.padding = 0);
+        }
+        if !self.personality.is_empty() {
+            with(&|plan| plan.personality = "");
+        }
         for place in 0..self.visitors.len() {
+            if self.visitors[place].way != Way::Login {
+                with(&|plan| plan.visitors[place].way = Way::Login);
+            }
             if self.visitors[place].visits > 1 {
                 with(&|plan| plan.visitors[place].visits -= 1);
             }

@@ -40,7 +40,8 @@ impl Piece {
 pub(crate) fn literal(line: &[u8]) -> Option<usize> {
     let line = line.strip_suffix(b"}")?;
     let open = line.iter().rposition(|octet| *octet == b'{')?;
-    std::str::from_utf8(&line[open + 1..]).ok()?.parse().ok()
+    let size = line[open + 1..].strip_suffix(b"+").unwrap_or(&line[open + 1..]);
+    std::str::from_utf8(size).ok()?.parse().ok()
 }
 
 /// All pieces of a response, literals included.

@@ -17,6 +17,13 @@ impl Identity {
         format!("X-Identity: {user} {name}\r\nSubject: {name}\r\n\r\nBelongs to {user}.\r\n").into_bytes()
     }
 
+    /// With so many octets more.
+    pub(crate) fn padded(user: &str, name: &str, padding: usize) -> Vec<u8> {
+        let mut message = Self::message(user, name);
+        message.resize(message.len() + padding, b'x');
+        message
+    }
+
     pub(crate) fn of(octets: &[u8]) -> Self {
         let text = String::from_utf8_lossy(octets);
         let line = text.lines().next().and_then(|line| line.strip_prefix("X-Identity: "));

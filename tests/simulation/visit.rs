@@ -10,7 +10,9 @@ use tokio::time::sleep;
 use crate::chance::Chance;
 use crate::client::{Client, Gone, Status};
 use crate::net::Net;
+use crate::plan::Way;
 use crate::reply::Piece;
+use crate::secrets::Secrets;
 use crate::truth::{Count, Identity, Truth};
 use crate::view::View;
 
@@ -40,16 +42,20 @@ impl Kind {
     /// What it does, as often as it stands here.
     fn habits(self) -> &'static [Act] {
         use Act::{
-            Append, Body, Close, Copy, Expunge, FetchAll, Idle, List, Move, Nonsense, Noop, Search, Select, Status,
-            Store, UidFetch, UidSearch, UidStore, Write,
+            Append, Body, Burst, Close, Copy, Dawdle, Expunge, FetchAll, Idle, List, Move, Nonsense, Noop, Search,
+            Select, Status, Store, UidFetch, UidSearch, UidStore, Write,
         };
         match self {
-            Self::Webmail => &[Select, FetchAll, UidFetch, Body, Search, Status, List, Noop, UidStore, Append, Write],
+            Self::Webmail => {
+                &[Select, FetchAll, UidFetch, Body, Search, Status, List, Noop, UidStore, Append, Write, Burst, Burst]
+            }
             Self::Phone => &[Select, Idle, Idle, Idle, FetchAll, UidFetch, Noop, UidStore],
-            Self::Sync => &[Select, Select, UidFetch, UidStore, UidSearch, Expunge, Copy, Move, Status, Close, Write],
+            Self::Sync => {
+                &[Select, Select, UidFetch, UidStore, UidSearch, Expunge, Copy, Move, Status, Close, Write, Burst]
+            }
             Self::Condstore | Self::Qresync => &[Select, UidFetch, UidStore, UidSearch, Noop, Idle, Expunge, Append],
             Self::Numbers => &[Select, FetchAll, FetchAll, Body, Store, Store, Search, Expunge, Noop, Copy, Move],
-            Self::Rude => &[Select, FetchAll, Nonsense, Noop, Store, Append, Idle, List],
+            Self::Rude => &[Select, FetchAll, Nonsense, Noop, Store, Append, Idle, List, Dawdle],
         }
     }
 }
@@ -75,6 +81,10 @@ enum Act {
     Idle,
     Close,
     Nonsense,
+    /// Several commands at once.
+    Burst,
+    /// Reads nothing for a while.
+    Dawdle,
 }
 
 /// Who visits.
@@ -83,6 +93,7 @@ pub(crate) struct Visitor {
     pub(crate) name: u64,
     pub(crate) kind: Kind,
     pub(crate) user: String,
+    pub(crate) way: Way,
     pub(crate) visits: u64,
     pub(crate) commands: u64,
     pub(crate) begins: Duration,
@@ -94,17 +105,29 @@ pub(crate) struct Visitor {
 pub(crate) struct Rules {
     pub(crate) net: Net,
     pub(crate) truth: Arc<Mutex<Truth>>,
+    pub(crate) secrets: Arc<Secrets>,
     pub(crate) mailboxes: Vec<String>,
     /// Nobody is refused or sent away: nothing goes wrong, and no operator acts.
     pub(crate) calm: bool,
     pub(crate) patience: Duration,
     /// Nothing but COPY and MOVE is refused for numbers of messages that are gone.
     pub(crate) serves_what_is_left: bool,
+    /// What the server offers and refuses, by the beginning of the command.
+    pub(crate) refused: Vec<&'static str>,
+}
+
+impl Rules {
+    /// The server is known to refuse this, though it offers it.
+    fn refuses(&self, command: &str) -> bool {
+        self.refused.iter().any(|refused| command.starts_with(refused))
+    }
 }
 
 /// One visit at work.
 struct Visit<'a> {
     client: Client,
+    /// Which password it has logged in with.
+    version: u64,
     rules: &'a Rules,
     chance: &'a mut Chance,
     who: &'a Visitor,
@@ -132,9 +155,8 @@ async fn visit(who: &Visitor, rules: &Rules, chance: &mut Chance, marks: &mut u6
         return Ok(());
     }
     client.user.clone_from(&who.user);
-    let status = client.run(&format!("LOGIN {0} pw-{0}", who.user)).await?;
-    let mut visit = Visit { client, rules, chance, who, marks };
-    if !visit.well(&status, "LOGIN") {
+    let mut visit = Visit { client, version: 0, rules, chance, who, marks };
+    if !visit.login().await? {
         return Ok(());
     }
     visit.enable().await?;
@@ -160,7 +182,9 @@ impl Visit<'_> {
         if status.is_ok() {
             return true;
         }
-        let may = status.word == "NO" && !self.rules.calm && status.is_unavailable();
+        let changed = self.rules.secrets.version(&self.who.user) > self.version;
+        let may = status.is_unavailable() || changed && status.code == "AUTHENTICATIONFAILED";
+        let may = status.word == "NO" && !self.rules.calm && may || self.rules.refuses(command);
         assert!(may, "client {} ({:?}): {command}: {status:?}", self.who.name, self.who.kind);
         false
     }
@@ -170,12 +194,41 @@ impl Visit<'_> {
         Ok(self.well(&status, command))
     }
 
-    async fn enable(&mut self) -> Result<(), Gone> {
-        if self.who.kind == Kind::Qresync && self.client.can("QRESYNC") && self.run("ENABLE QRESYNC").await? {
-            (self.client.qresync, self.client.condstore) = (true, true);
+    /// `false`: it was refused, as may be.
+    async fn login(&mut self) -> Result<bool, Gone> {
+        let (user, secrets) = (&self.who.user, Arc::clone(&self.rules.secrets));
+        // Some do not know yet that it was changed.
+        let version = secrets.version(user) - u64::from(secrets.version(user) > 0 && self.chance.one_in(4));
+        let password = Secrets::password(user, version);
+        self.version = version;
+        let status = match self.who.way {
+            Way::Plain if self.client.can("AUTH=PLAIN") => {
+                self.client.authenticate("PLAIN", &format!("\0{user}\0{password}")).await?
+            }
+            Way::Token if self.client.can("AUTH=XOAUTH2") => {
+                let token = Secrets::token(user, version, self.who.name);
+                self.client.authenticate("XOAUTH2", &format!("user={user}\x01auth=Bearer {token}\x01\x01")).await?
+            }
+            _ => self.client.run(&format!("LOGIN {user} {password}")).await?,
+        };
+        if version < secrets.version(user) {
+            assert!(!status.is_ok() || secrets.may_be_known(user, version), "{password} is good, and should not be");
+            return Ok(status.is_ok());
         }
-        if self.who.kind == Kind::Condstore && self.client.can("CONDSTORE") && self.chance.one_in(2) {
-            self.client.condstore = self.run("ENABLE CONDSTORE").await?;
+        Ok(self.well(&status, "LOGIN"))
+    }
+
+    async fn enable(&mut self) -> Result<(), Gone> {
+        let what = match self.who.kind {
+            Kind::Qresync => "QRESYNC",
+            Kind::Condstore if self.chance.one_in(2) => "CONDSTORE",
+            _ => return Ok(()),
+        };
+        if self.client.can("ENABLE") && self.client.can(what) && self.run(&format!("ENABLE {what}")).await? {
+            let mut said = self.client.said.iter().filter(|pieces| pieces[0].word() == "ENABLED");
+            let enabled = said.any(|pieces| pieces[1..].iter().any(|piece| piece.word() == what));
+            // Who has asked may be told mod-sequences, whether the server has said so or not.
+            (self.client.qresync, self.client.condstore) = (enabled && what == "QRESYNC", true);
         }
         Ok(())
     }
@@ -219,12 +272,17 @@ impl Visit<'_> {
             Act::Expunge => self.expunge().await,
             Act::Idle => self.idle().await,
             Act::Close => self.close().await,
+            Act::Burst => self.burst().await,
+            Act::Dawdle => {
+                let tag = self.client.send("UID FETCH 1:* (BODY.PEEK[])").await?;
+                sleep(Duration::from_millis(self.chance.below(8_000))).await;
+                let status = self.client.finish(&tag).await?;
+                self.well(&status, "UID FETCH");
+                Ok(())
+            }
             Act::Nonsense => {
                 let status = self.client.run("XYZZY 1 2 3").await?;
-                assert!(
-                    status.word == "BAD" || !self.rules.calm || status.code == "EXPUNGEISSUED",
-                    "XYZZY: {status:?}"
-                );
+                assert!(!status.is_ok(), "XYZZY: {status:?}");
                 Ok(())
             }
         }
@@ -364,6 +422,16 @@ impl Visit<'_> {
         Ok(())
     }
 
+    /// Does not wait for one command before it sends the next.
+    async fn burst(&mut self) -> Result<(), Gone> {
+        let all = ["NOOP", "UID FETCH 1:* (FLAGS)", "UID SEARCH ALL", "STATUS One (MESSAGES)", "UID FETCH 1:* (UID)"];
+        let commands: Vec<_> = (0..2 + self.chance.below(4)).map(|_| self.chance.of(&all).to_owned()).collect();
+        for (status, command) in self.client.run_all(&commands).await?.iter().zip(&commands) {
+            self.well(status, command);
+        }
+        Ok(())
+    }
+
     /// What SEARCH has found.
     fn found(&self) -> Vec<u32> {
         let search = self.client.said.iter().filter(|pieces| pieces[0].word() == "SEARCH");
@@ -463,8 +531,12 @@ impl Visit<'_> {
         let count = truth.kept(&own, &identity);
         if status.is_ok() || status.code == "EXPUNGEISSUED" {
             count.unknown -= 1;
-            // MOVE says it untagged (RFC 6851 section 4.3): how many there are is counted below.
-            if moves && status.is_ok() { count.unknown += 1 } else { count.done += usize::from(copied) }
+            // MOVE says it untagged (RFC 6851 section 4.3), some servers nowhere: how many there are is counted below.
+            if (moves || !self.client.can("UIDPLUS")) && status.is_ok() {
+                count.unknown += 1;
+            } else {
+                count.done += usize::from(copied);
+            }
         }
         truth.check_kept(&user, &own);
         drop(truth);
@@ -495,6 +567,9 @@ impl Visit<'_> {
     }
 
     async fn idle(&mut self) -> Result<(), Gone> {
+        if !self.client.can("IDLE") {
+            return Ok(());
+        }
         let tag = self.client.send("IDLE").await?;
         if let Some(status) = self.client.until_continuation(&tag).await? {
             self.well(&status, "IDLE");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use imapool::admin::act;
 use imapool::app::Proxy;
 use imapool::config::{self, Config, ListenAddr, PlaintextLogin};
-use imapool::demo::server::personality::Quirks;
+use imapool::demo::server::personality::{Names, Personality, Quirks};
 use imapool::demo::server::{Capabilities, Event, Fault, Kill, Options, Seed, Server, Stage};
 use imapool::listener::Inherited;
 use parking_lot::Mutex;
@@ -18,7 +18,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::chance::Chance;
 use crate::client::Client;
 use crate::net::{Faults, Net};
-use crate::plan::{Action, Guest, Kindness, Plan};
+use crate::plan::{Action, Guest, Kindness, Plan, Way};
+use crate::secrets::Secrets;
 use crate::truth::{Identity, Truth};
 use crate::view::View;
 use crate::visit::{Rules, Visitor, visits};
@@ -31,6 +32,9 @@ const BACKEND: &str = "10.0.0.1";
 const IDLE: Duration = Duration::from_secs(60);
 const CHECKOUT: Duration = Duration::from_secs(10);
 const REPLY: Duration = Duration::from_secs(30);
+
+/// No run takes longer.
+const LONGEST: Duration = Duration::from_secs(4 * 3600);
 
 /// What a run came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +50,9 @@ pub(crate) struct World {
     net: Net,
     server: Arc<Server>,
     truth: Arc<Mutex<Truth>>,
+    secrets: Arc<Secrets>,
+    /// In what it differs from others.
+    quirks: Quirks,
     proxy: Proxy,
     /// The most connections that a user may have, by what was configured at any time.
     most: Arc<AtomicUsize>,
@@ -62,7 +69,7 @@ fn user(number: u64) -> String {
 pub(crate) async fn run(plan: &Plan, trace: bool, net: &RefCell<Option<Net>>) -> Report {
     let world = World::start(plan, trace).await;
     net.replace(Some(world.net.clone()));
-    world.live().await
+    timeout(LONGEST, world.live()).await.expect("somebody waits for ever")
 }
 
 impl World {
@@ -73,14 +80,18 @@ impl World {
         let most = Arc::new(AtomicUsize::new(plan.max_per_account));
         let commands = Arc::<AtomicU64>::default();
         let kind = Arc::default();
+        // What is verified while the password is changed counts from its end.
+        let secrets = Secrets::new(Duration::from_millis(plan.cache_ttl) + CHECKOUT + REPLY);
         let mut options = options(plan);
+        options.passwords = secrets.rule();
+        let quirks = options.quirks.clone();
         options.faults = Some(Arc::new(watch(plan, &net, &most, &commands, &kind, chance.fork(3))));
         let server = Arc::new(Server::start(options).await.expect("no address, no failure"));
         net.set_server(Some(Arc::clone(&server)));
         let given = imapool::net::Net::Given(Arc::new(net.clone()));
         let proxy = Proxy::start_over(configuration(plan), Inherited::default(), given).await.expect("it starts");
         let truth = Arc::new(Mutex::new(Truth::new(&server)));
-        Self { plan: plan.clone(), net, server, truth, proxy, most, commands, kind }
+        Self { plan: plan.clone(), net, server, truth, secrets, quirks, proxy, most, commands, kind }
     }
 
     async fn live(self) -> Report {
@@ -125,10 +136,15 @@ impl World {
         Rules {
             net: self.net.clone(),
             truth: Arc::clone(&self.truth),
+            secrets: Arc::clone(&self.secrets),
             mailboxes: MAILBOXES.map(str::to_owned).to_vec(),
             calm: self.plan.is_calm(),
             patience: patience(&self.plan),
-            serves_what_is_left: self.plan.server.serves_what_is_left,
+            serves_what_is_left: self.quirks.serves_what_is_left,
+            refused: [(self.quirks.status_of_selected, "STATUS"), (self.quirks.idle_refused, "IDLE")]
+                .into_iter()
+                .filter_map(|(status, command)| status.map(|_| command))
+                .collect(),
         }
     }
 
@@ -161,6 +177,13 @@ impl World {
                 self.proxy.reload(config).await.expect("nothing to bind");
                 return;
             }
+            Action::Move => {
+                let mut config = (*self.proxy.config()).clone();
+                config.backends[0].port ^= 1;
+                self.proxy.reload(config).await.expect("nothing to bind");
+                return;
+            }
+            Action::Password(of) => return self.secrets.change(&user(of)),
             Action::Kill(of, how) => {
                 let how = [Kill::Bye, Kill::Close, Kill::Reset][usize::from(how)];
                 self.server.kill_user(&user(of), how);
@@ -175,7 +198,7 @@ impl World {
             }
             Action::Deliver(of, mailbox) => {
                 let user = user(of);
-                let message = Identity::message(&user, &format!("d{number}"));
+                let message = Identity::padded(&user, &format!("d{number}"), self.plan.padding);
                 self.server.deliver(&user, MAILBOXES[mailbox], message);
                 return;
             }
@@ -199,7 +222,8 @@ impl World {
         let look = async {
             let mut client = Client::connect(&self.net, 99, &self.truth, CHECKOUT).await.ok()?;
             user.clone_into(&mut client.user);
-            let status = client.run(&format!("LOGIN {user} pw-{user}")).await.ok()?;
+            let password = Secrets::password(user, self.secrets.version(user));
+            let status = client.run(&format!("LOGIN {user} {password}")).await.ok()?;
             assert!(status.is_ok(), "at the end, {user} cannot log in: {status:?}");
             for mailbox in MAILBOXES {
                 client.view = Some(View::new(user, mailbox, false));
@@ -253,6 +277,7 @@ fn visitor(guest: &Guest, seed: u64) -> Visitor {
         name: guest.name,
         kind: guest.kind,
         user: user(guest.user),
+        way: guest.way,
         visits: guest.visits,
         commands: guest.commands,
         begins: Duration::from_millis(guest.begins),
@@ -308,17 +333,19 @@ fn options(plan: &Plan) -> Options {
     if qresync {
         enable.push("QRESYNC".to_owned());
     }
-    Options {
-        addresses: Vec::new(),
+    let padding = plan.padding;
+    let seed = Seed {
+        mailboxes: mailboxes.chain(own).collect(),
+        message: Arc::new(move |user, mailbox, n| Identity::padded(user, &format!("{mailbox}-{n}"), padding)),
+    };
+    let own = || Options {
         quirks: Quirks { serves_what_is_left: plan.server.serves_what_is_left, ..Quirks::default() },
         capabilities,
         enable,
-        seed: Seed {
-            mailboxes: mailboxes.chain(own).collect(),
-            message: Arc::new(|user, mailbox, n| Identity::message(user, &format!("{mailbox}-{n}"))),
-        },
         ..Options::default()
-    }
+    };
+    let others = Personality::of(plan.personality).map(|kind| kind.options());
+    Options { addresses: Vec::new(), seed, names: Names::default(), ..others.unwrap_or_else(own) }
 }
 
 /// Sees each command at the server: counts, holds the limits against what is open, and lets faults happen.
@@ -332,13 +359,16 @@ fn watch(
 ) -> impl Fn(&Event<'_>) -> Fault + Send + Sync + use<> {
     let (net, most, commands, kind) = (net.clone(), Arc::clone(most), Arc::clone(commands), Arc::clone(kind));
     let (server, total, chance) = (plan.server, plan.max_total, Mutex::new(chance));
+    // Each token has connections of its own, and so has each that replaced it.
+    let changes = plan.actions.iter().filter(|(_, action)| matches!(action, Action::Password(_))).count();
+    let tokens = plan.visitors.iter().filter(|guest| guest.way == Way::Token).count() * (1 + changes);
     move |event| {
         commands.fetch_add(1, Ordering::Relaxed);
         if let Some(user) = event.user {
             let links = net.links();
             *links[usize::from(event.address.port()) - 1].user.lock() = Some(user.to_owned());
             // One more for the time in which a login is verified.
-            let (open, most) = (net.open_of(user), most.load(Ordering::Relaxed) + 1);
+            let (open, most) = (net.open_of(user), (1 + tokens) * (most.load(Ordering::Relaxed) + 1));
             assert!(open <= most, "{open} connections of {user} are open, and {most} may be");
         }
         let open = net.open();

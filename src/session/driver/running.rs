@@ -10,14 +10,14 @@ use tracing::{debug, info};
 use super::Session;
 use super::closing::Ended;
 use super::shared::needs_mailbox;
-use crate::imap::command::Name;
+use crate::imap::command::{Command, Name};
 use crate::mailbox::registry::mailbox_name;
 use crate::metrics::{CommandLabel, CommandResult};
 use crate::pool::{CheckoutError, Pass, Want};
 use crate::session::machine::Run;
 use crate::upstream::backend::Service;
 use crate::upstream::connection::{FromUpstream, Loss, Part};
-use crate::upstream::machine::Sticky;
+use crate::upstream::machine::{Facts, Sticky};
 
 /// Times a command is run anew because its connection was gone.
 const MAX_ATTEMPTS: u8 = 3;
@@ -191,16 +191,7 @@ impl Session {
                 self.lease = Some(lease);
                 let lent = Lent { sticky: Arc::clone(&want.sticky), after: None };
                 self.lent = (facts.sticky != want.sticky).then_some(lent);
-                if let Some(reply) = facts.enable_reply.filter(|reply| reply.answers(&run.command))
-                    && want.or_sticky.is_some_and(|sticky| sticky == *facts.sticky)
-                {
-                    self.lent = None;
-                    self.queue(reply.untagged.clone());
-                    self.machine.handle_done(&reply.tagged, false);
-                    self.let_go();
-                    return false;
-                }
-                true
+                !self.has_enabled(&run.command, &want.sticky, &facts)
             }
             Err(error) => {
                 let user = want.pass.account().name();
@@ -210,6 +201,25 @@ impl Session {
                 false
             }
         }
+    }
+
+    /// Answers an ENABLE of what is on already, on the connection that the session has got: the backend would not list
+    /// it again (RFC 5161 section 3.2), and the session, which has only `own` of it, would take it for refused.
+    fn has_enabled(&mut self, enable: &Command, own: &Sticky, facts: &Facts) -> bool {
+        if enable.name != Name::Enable {
+            return false;
+        }
+        let asked = Sticky::asked_by(enable);
+        if asked.is_empty() || !Sticky::of_words(asked.clone()).is_within(&facts.sticky) {
+            return false;
+        }
+        let granted = facts.granted.of_these(asked);
+        let after = own.with(&Sticky::of_words(granted.clone()));
+        self.queue(own.enabled_line(granted));
+        self.lent = (after != *facts.sticky).then(|| Lent { sticky: Arc::new(after), after: None });
+        self.machine.handle_done(b" OK Enabled.\r\n", self.machine.is_selected());
+        self.let_go();
+        true
     }
 
     pub(super) fn drop_lease(&mut self) {

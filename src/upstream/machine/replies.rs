@@ -1,12 +1,11 @@
 //! What the backend says: found out line by line what it is, and passed on, dropped, or taken for what it tells of the
 //! connection.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
-use super::{EnableReply, Event, Ignored, InFlight, Machine, Own, ProtocolError, Sticky, words};
+use super::{Event, Ignored, InFlight, Machine, Own, ProtocolError, Sticky, words};
 use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::command::Name;
 use crate::imap::phrases;
@@ -271,8 +270,8 @@ impl Machine {
                 self.events.push_back(Event::Bye(line.slice_ref(text)));
             }
             Kind::Enabled => {
-                if let Some(InFlight::Session { enable: Some(reply), .. }) = &mut self.in_flight {
-                    reply.untagged = line.clone();
+                if let Some(InFlight::Session { name: Name::Enable, enabled, .. }) = &mut self.in_flight {
+                    enabled.clone_from(&line);
                 }
                 if !self.drops(kind) {
                     self.events.push_back(Event::Data(line.clone()));
@@ -362,11 +361,11 @@ impl Machine {
 
     /// What the command has left behind.
     fn session_done(&mut self, in_flight: InFlight, reply: &StatusReply<'_>) {
-        let InFlight::Session { name, mailbox, sticky, enable, lingering, closed, modseq, .. } = in_flight else {
+        let InFlight::Session { name, mailbox, sticky, enabled, lingering, closed, modseq, .. } = in_flight else {
             return;
         };
         let ok = reply.status == Status::Ok;
-        let listed = Sticky::of_words(enable.as_ref().map_or_else(BTreeSet::new, |enable| words(&enable.untagged, 2)));
+        let listed = Sticky::of_words(words(&enabled, 2));
         match name {
             Name::Select | Name::Examine => {
                 self.context_tags.clear();
@@ -391,12 +390,6 @@ impl Machine {
             Name::Close | Name::Unselect if ok => {
                 self.context_tags.clear();
                 self.facts.selected = None;
-            }
-            Name::Enable if ok => {
-                let tagged = Bytes::copy_from_slice(&reply_bytes(reply));
-                if let Some(reply) = enable {
-                    self.facts.enable_reply = Some(Arc::new(EnableReply { tagged, ..*reply }));
-                }
             }
             _ => {}
         }
