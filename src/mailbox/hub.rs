@@ -578,15 +578,17 @@ impl Hub {
             }
             Err(error) => {
                 debug!(user = self.account.name(), %error, "no upstream connection for a hub");
-                self.unconnected = error;
+                let is_refused = error == CheckoutError::Refused;
+                // That is said only to those whose own credential it was.
+                self.unconnected = if is_refused { CheckoutError::Unavailable } else { error };
                 let refused = self.refused();
                 if error == CheckoutError::Unfit && self.machine.handle_unfit() {
                     return;
                 }
-                if refused.is_empty() {
+                if refused.is_empty() && !is_refused {
                     self.machine.handle_unconnected(RETRY);
                 } else {
-                    // The others may have better ones.
+                    // The others may have better ones. Whose it was may have left meanwhile.
                     self.machine.handle_refused();
                     self.machine.handle_revoked(&refused);
                 }

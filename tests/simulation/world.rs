@@ -141,10 +141,16 @@ impl World {
             calm: self.plan.is_calm(),
             patience: patience(&self.plan),
             serves_what_is_left: self.quirks.serves_what_is_left,
-            refused: [(self.quirks.status_of_selected, "STATUS"), (self.quirks.idle_refused, "IDLE")]
-                .into_iter()
-                .filter_map(|(status, command)| status.map(|_| command))
-                .collect(),
+            // ID may have been one of the commands that failed.
+            refused: [
+                (self.quirks.status_of_selected, "STATUS"),
+                (self.quirks.idle_refused, "IDLE"),
+                (self.quirks.id_before_select, "SELECT"),
+                (self.quirks.id_before_select, "EXAMINE"),
+            ]
+            .into_iter()
+            .filter_map(|(status, command)| status.map(|_| command))
+            .collect(),
         }
     }
 
