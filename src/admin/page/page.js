@@ -174,7 +174,7 @@ function recent(list) {
     const li = document.createElement("li");
     const small = document.createElement("small");
     const when = clock(entry.at);
-    small.textContent = `${when}, ${whole.format(entry.times)} ${entry.times === 1 ? "time" : "times"}; ${entry.fields}`;
+    small.textContent = `${when}, ${whole.format(entry.times)} ${entry.times === 1 ? "time" : "times"}${entry.fields && "; " + entry.fields}`;
     li.className = entry.level === "error" ? "bad" : "";
     li.append(entry.message, small);
     return li;
