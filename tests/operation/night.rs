@@ -32,13 +32,18 @@ async fn in_inbox(night: &Night, user: &str) -> Client {
     client
 }
 
-/// Three who were not here before are not let in.
+/// Three who were not here before are not let in; one or two may get the connections that are kept for logins.
 async fn nobody_gets_in(night: &mut Night) {
-    let mut client = connect(night.imapool.address(), None).await;
-    for user in ["u6", "u7", "u8"] {
-        let reply = night.asks(&mut client, &format!("a LOGIN {user} pw-{user}")).await;
-        assert!(reply.starts_with("a NO [UNAVAILABLE]"), "{reply}");
+    let mut refused = 0;
+    for number in 0..8 {
+        let mut client = connect(night.imapool.address(), None).await;
+        let reply = night.asks(&mut client, &format!("a LOGIN other{number} pw-other{number}")).await;
+        refused += usize::from(reply.starts_with("a NO [UNAVAILABLE]"));
+        if refused == 3 {
+            return;
+        }
     }
+    panic!("only {refused} are refused");
 }
 
 /// It accepts connections, and says nothing any more.

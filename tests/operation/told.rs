@@ -64,8 +64,22 @@ impl Night {
         Self { imapool, admin, backend, before: Default::default(), told: BTreeMap::new() }
     }
 
-    /// From here on it happens.
+    /// From here on it happens. Nothing is on its way to the server then.
     pub(crate) async fn falls(&mut self) {
+        let count = |text: &str, state: &str| -> u64 {
+            let series = format!("imapool_upstream_connections{{backend=\"main\",state=\"{state}\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&series)).unwrap().parse().unwrap()
+        };
+        soon("spare connections", async {
+            loop {
+                let text = self.metrics().await;
+                if count(&text, "connecting") == 0 && count(&text, "spare") >= 2 {
+                    return;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        })
+        .await;
         self.before = (self.metrics().await, self.imapool.log().len());
     }
 
@@ -136,7 +150,8 @@ impl Night {
                 let _ = writeln!(wrong, "nothing of {whose} is quoted");
             }
         }
-        let told: String = self.told.iter().map(|(whose, told)| format!("--- {whose}\n{}\n", self.shown(told))).collect();
+        let told: String =
+            self.told.iter().map(|(whose, told)| format!("--- {whose}\n{}\n", self.shown(told))).collect();
         assert!(wrong.is_empty(), "docs/operations.md, {part}:\n{wrong}{told}");
         let alerts = quotes.iter().filter(|(whose, _)| whose == "Alerts").map(|(_, alert)| alert.as_str());
         fire(&self.before.0, &metrics, &alerts.collect::<Vec<_>>());
@@ -228,7 +243,8 @@ fn described(name: &str) -> String {
 /// Were it to go on like this every ten seconds for an hour, these alerts would fire, and no others.
 fn fire(before: &str, after: &str, alerts: &[&str]) {
     let none = ["None"];
-    let names: Vec<_> = alerts.iter().filter(|alert| **alert != none[0]).map(|it| it.split(':').next().unwrap()).collect();
+    let names: Vec<_> =
+        alerts.iter().filter(|alert| **alert != none[0]).map(|it| it.split(':').next().unwrap()).collect();
     for (name, alert) in names.iter().zip(alerts) {
         assert_eq!(described(name), *alert);
     }
@@ -237,7 +253,8 @@ fn fire(before: &str, after: &str, alerts: &[&str]) {
         eprintln!("SKIPPED: promtool is not installed");
         return;
     }
-    let samples: Vec<_> = names.iter().map(|name| json!({ "labels": format!("{{alertname=\"{name}\"}}"), "value": 1 })).collect();
+    let samples: Vec<_> =
+        names.iter().map(|name| json!({ "labels": format!("{{alertname=\"{name}\"}}"), "value": 1 })).collect();
     let (expression, samples) = match samples.is_empty() {
         false => ("group by (alertname) (ALERTS{alertstate=\"firing\"})", samples),
         true => ("count(ALERTS{alertstate=\"firing\"}) or vector(0)", vec![json!({ "labels": "{}", "value": 0 })]),
@@ -276,7 +293,8 @@ fn series(before: &str, after: &str) -> Vec<serde_json::Value> {
         }
         let grows = !after.contains(&format!("# TYPE {name} gauge"));
         let step = if grows { value - before.get(&series).copied().unwrap_or_default() } else { 0.0 };
-        let value = if name.ends_with("expiry_timestamp_seconds") && value > 0.0 { value - now + 3600.0 } else { value };
+        let value =
+            if name.ends_with("expiry_timestamp_seconds") && value > 0.0 { value - now + 3600.0 } else { value };
         let labels = series.strip_prefix(name).unwrap().trim_start_matches('{').trim_end_matches('}');
         let series = format!("{name}{{job=\"imapool\", instance=\"a\", {labels}}}");
         all.push(json!({ "series": series.replace(", }", "}"), "values": format!("{value}+{step}x360") }));
