@@ -80,7 +80,8 @@ pub enum OpenError {
     #[error("no room for a further connection within {} (pool.max_total, ports, descriptors)", humantime::format_duration(*.0))]
     NoRoom(Duration),
     /// Silence.
-    #[error("the backend did not answer within {}: it hangs, or is overloaded", humantime::format_duration(in_millis(*.0)))]
+    #[error("the backend did not answer within {}: it hangs, or is overloaded",
+        humantime::format_duration(in_millis(*.0)))]
     Timeout(Duration),
     /// Too many connections, in the backend's own words.
     #[error("the backend has reached a limit: {0}")]

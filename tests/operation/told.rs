@@ -203,8 +203,8 @@ fn document() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md")).unwrap()
 }
 
-/// What a part of the document quotes, and of whom: a bold word begins the quotes of one, and each line that is indented
-/// by four is one; by more, it goes on with the one before.
+/// What a part of the document quotes, and of whom: a bold word begins the quotes of one, and each line that is
+/// indented by four is one; by more, it goes on with the one before.
 fn quoted(part: &str) -> Vec<(String, String)> {
     let text = document();
     let heading = format!("\n## {part}\n");
