@@ -35,7 +35,7 @@ use crate::session::trace::Slow;
 use crate::tls::TlsConfigError;
 use crate::upstream::backend::Backend;
 
-pub use self::check::{Checked, ask, certificate_shown};
+pub use self::check::{Checked, ask, certificate_until};
 pub use self::reload::ReloadError;
 
 /// How often idle things are looked after.
@@ -102,6 +102,7 @@ struct Inner {
     pools: Arc<Pools>,
     budget: Arc<Budget>,
     registry: Arc<Registry>,
+    lifetimes: seeing::Lifetimes,
     sessions: TaskTracker,
     net: Net,
     /// Another process takes over.
@@ -301,6 +302,7 @@ impl Proxy {
                 inner.auth.sweep();
                 inner.budget.warn_if_scarce(&backends);
                 inner.renew_certificates().await;
+                inner.tell_of_certificates();
                 // None waits for another, nor does the next round for one that does not answer.
                 for backend in backends.iter() {
                     let backend = Arc::clone(backend);
@@ -372,6 +374,7 @@ impl Inner {
             pools,
             budget,
             registry,
+            lifetimes: seeing::Lifetimes::default(),
             sessions: TaskTracker::new(),
             net,
             handing_over: AtomicBool::new(false),

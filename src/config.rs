@@ -82,8 +82,27 @@ impl Config {
         parse(&text_of(path, &file)?, &file, &files::probe)
     }
 
-    /// As [`Config::load`], but the files that it names are not looked at: for those who only ask what runs by it, and
-    /// may not read them.
+    /// Its section `[admin]` alone, for those who ask an imapool that runs: what is wrong elsewhere was refused by it,
+    /// and must not keep anybody from asking. The files that it names are not looked at.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, is not TOML, or that section is wrong.
+    pub fn read_admin(path: &Path) -> Result<Admin, ConfigError> {
+        let file = path.display().to_string();
+        let text = text_of(path, &file)?;
+        let (root, errors) = DeTable::parse_recoverable(&text);
+        let file = Arc::from(file);
+        if !errors.is_empty() {
+            return Err(ConfigError::Invalid(read::syntax_problems(&file, &text, errors)));
+        }
+        let mut reader = read::Reader::new(&text, &|_, _| Ok(()));
+        let admin = sections::admin(&mut reader, root.get_ref());
+        let problems = reader.finish(&file).problems;
+        if problems.is_empty() { Ok(admin) } else { Err(ConfigError::Invalid(problems)) }
+    }
+
+    /// As [`Config::load`], but the files that it names are not looked at: for those who only compare it, and may not
+    /// read them.
     ///
     /// # Errors
     /// As [`Config::load`].

@@ -138,9 +138,9 @@ pub enum CertificateProblem {
         /// The names in the certificate.
         presented: String,
     },
-    /// Its time is over.
+    /// Its time is over: since this second of the Unix epoch, where that is known.
     #[error("the certificate has expired: renew it on the server (or check this host's clock)")]
-    Expired,
+    Expired(Option<i64>),
     /// Its time has not begun.
     #[error("the certificate is not valid yet: check this host's clock and the server's")]
     NotValidYet,
@@ -209,7 +209,8 @@ impl CertificateProblem {
             CertificateError::NotValidForName => {
                 Self::WrongName { server_name: wanted(), presented: "another host".into() }
             }
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
+            CertificateError::Expired => Self::Expired(None),
+            CertificateError::ExpiredContext { not_after, .. } => Self::Expired(not_after.as_secs().try_into().ok()),
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotValidYet,
             // The second: an authority of the same name as one of ours, but with another key.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UnknownIssuer,

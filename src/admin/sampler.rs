@@ -228,6 +228,7 @@ impl Sampler {
             "backends": backends,
             "hubs": api::hubs(proxy, &Query::parse(&format!("sort=sessions&limit={BUSIEST}"))),
             "commands": { "lost": metrics.operation().commands_so_far(CommandResult::Lost) },
+            "configuration": { "reload_refused": metrics.operation().reload_refused() },
             "certificates": certificates(proxy),
             "accounts": { "known": accounts.len(), "busiest": busiest },
             "recent": recent(),

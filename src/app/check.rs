@@ -69,18 +69,23 @@ impl Checked {
 
     /// Warns of the worst in one file.
     fn certificates<C: AsRef<[u8]>>(&mut self, whose: &str, file: Option<&Path>, certificates: &[C], now: i64) {
-        let lifetimes = certificates.iter().filter_map(|certificate| {
-            let Validity { begins, ends } = Validity::of(certificate.as_ref())?;
-            Lifetime::at(now, begins, ends)
-        });
-        if let (Some(lifetime), Some(file)) = (lifetimes.min(), file) {
+        if let (Some(lifetime), Some(file)) = (worst(certificates, now), file) {
             self.warnings.push(Warning::Certificate { whose: whose.to_owned(), file: file.to_owned(), lifetime });
         }
     }
 }
 
+/// What is to be told of a chain of certificates: of the worst of them.
+pub(super) fn worst<C: AsRef<[u8]>>(certificates: &[C], now: i64) -> Option<Lifetime> {
+    let lifetimes = certificates.iter().filter_map(|certificate| {
+        let Validity { begins, ends } = Validity::of(certificate.as_ref())?;
+        Lifetime::at(now, begins, ends)
+    });
+    lifetimes.min()
+}
+
 /// Seconds since the Unix epoch.
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
@@ -108,8 +113,8 @@ pub async fn ask(config: &Config) -> Result<Vec<Result<Asked, AskError>>, StartE
     Ok(answers)
 }
 
-/// What a warning says of the certificate that a backend showed.
+/// What is to be told now of a certificate that is good until then, in seconds since the Unix epoch.
 #[must_use]
-pub fn certificate_shown(asked: &Asked) -> Option<Lifetime> {
-    Lifetime::at(now(), i64::MIN, asked.expires?)
+pub fn certificate_until(ends: i64) -> Option<Lifetime> {
+    Lifetime::at(now(), i64::MIN, ends)
 }

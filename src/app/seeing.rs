@@ -1,11 +1,20 @@
 //! What is told of the whole: whether it is ready, and the numbers that nobody counts as they change.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
+use parking_lot::Mutex;
+use tracing::warn;
+
 use super::Inner;
+use super::check::{now, worst};
 use crate::admin::Readiness;
+use crate::config::Lifetime;
 use crate::metrics::ServiceState;
 use crate::upstream::backend::Service;
+
+/// What was last told of the certificate of each listener.
+pub(super) type Lifetimes = Mutex<HashMap<String, Option<Lifetime>>>;
 
 impl Inner {
     /// Whether new sessions can be served.
@@ -40,6 +49,27 @@ impl Inner {
             });
         }
         self.show_certificates();
+    }
+
+    /// Warns of certificates of listeners that have expired, or soon will, once for each. What is so from the start is
+    /// told there.
+    pub(super) fn tell_of_certificates(&self) {
+        let Ok(running) = self.running.try_lock() else { return };
+        let contexts: Vec<_> = running.listeners.iter().map(|listener| listener.context.load_full()).collect();
+        drop(running);
+        let now = now();
+        let mut told = self.lifetimes.lock();
+        for context in &contexts {
+            let chain = context.tls.as_ref().map(|tls| tls.certificates().chain()).unwrap_or_default();
+            let (name, lifetime) = (&context.config.name, worst(&chain, now));
+            let before = told.insert(name.clone(), lifetime);
+            if let (Some(before), Some(lifetime)) = (before, lifetime)
+                && before != Some(lifetime)
+            {
+                warn!("listener \"{name}\": its certificate {lifetime}");
+            }
+        }
+        told.retain(|name, _| contexts.iter().any(|context| context.config.name == *name));
     }
 
     fn show_certificates(&self) {

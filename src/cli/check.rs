@@ -133,7 +133,7 @@ fn connect(config: &Config) -> Result<Outcome, Failure> {
         match answer {
             Ok(asked) => {
                 print::text(&format!("  {name}: {}\n", shown(&asked)))?;
-                if let Some(lifetime) = app::certificate_shown(&asked) {
+                if let Some(lifetime) = asked.expires.and_then(app::certificate_until) {
                     print::error(&format!("warning: {name}: the server's certificate {lifetime}"));
                 }
             }

@@ -67,12 +67,12 @@ impl Target {
     /// What the configuration says. The files that it names are for imapool to read, and not for everybody.
     fn configured(&self) -> Result<Admin, ConfigError> {
         match (&self.config, self.address()) {
-            (Some(file), _) => Ok(Config::read(file)?.admin),
+            (Some(file), _) => Config::read_admin(file),
             // The token of this host's imapool is not for another.
             (None, Some(_)) => Ok(Admin::default()),
-            (None, None) => match Config::read(Path::new(CONFIGURATION)) {
+            (None, None) => match Config::read_admin(Path::new(CONFIGURATION)) {
                 Err(ConfigError::Read { .. }) => Ok(Admin::default()),
-                read => Ok(read?.admin),
+                read => read,
             },
         }
     }

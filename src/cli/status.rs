@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use imapool::app;
 use imapool::shown::Plain;
 use serde_json::Value;
 
@@ -43,6 +44,18 @@ pub(crate) fn text(summary: &Value) -> String {
         quantiles(&summary["login_seconds"]),
         quantiles(&summary["checkout_seconds"])
     );
+    let logins = |results: &[&str]| results.iter().map(|result| number(&summary["logins"][result])).sum::<i64>();
+    let _ = writeln!(
+        text,
+        "since start  {} logins accepted, {} refused, {} could not be checked; {} commands lost",
+        logins(&["cached", "verified"]),
+        logins(&["refused", "throttled"]),
+        logins(&["unavailable", "limit"]),
+        number(&summary["commands"]["lost"]),
+    );
+    if summary["configuration"]["reload_refused"] == true {
+        text.push_str("reload       REFUSED; the old configuration serves on. imapool check says what is wrong\n");
+    }
     for backend in summary["backends"].as_array().into_iter().flatten() {
         let outage = backend["outage"].as_str().map(|outage| format!(": {}", clean(outage))).unwrap_or_default();
         let reachable = if backend["reachable"] == true { "reachable" } else { "NOT REACHABLE" };
@@ -57,14 +70,20 @@ pub(crate) fn text(summary: &Value) -> String {
             number(&backend["ports"]["capacity"]),
         );
     }
+    for certificate in summary["certificates"].as_array().into_iter().flatten() {
+        let expires = certificate["expires"].as_i64().unwrap_or_default();
+        // Only what is to be done.
+        if let Some(lifetime) = app::certificate_until(expires) {
+            let [side, name] = ["side", "name"].map(|key| clean(certificate[key].as_str().unwrap_or("?")));
+            let _ = writeln!(text, "certificate  of {side} {name}: {lifetime}");
+        }
+    }
     for recent in summary["recent"].as_array().into_iter().flatten().take(5) {
         let [message, fields] = ["message", "fields"].map(|key| clean(recent[key].as_str().unwrap_or_default()));
-        let _ = writeln!(
-            text,
-            "{:<12} {message} ({fields}; {} times)",
-            clean(recent["level"].as_str().unwrap_or("?")),
-            recent["times"]
-        );
+        let (times, level) = (number(&recent["times"]), clean(recent["level"].as_str().unwrap_or("?")));
+        let fields = if fields.is_empty() { fields } else { fields + "; " };
+        let unit = if times == 1 { "time" } else { "times" };
+        let _ = writeln!(text, "{level:<12} {message} ({fields}{times} {unit})");
     }
     text
 }

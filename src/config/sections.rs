@@ -74,6 +74,12 @@ pub(super) fn config<'t>(reader: &mut Reader<'t>, root: &'t DeTable<'t>) -> Opti
     })
 }
 
+/// The section `[admin]` alone.
+pub(super) fn admin<'t>(reader: &mut Reader<'t>, root: &'t DeTable<'t>) -> Admin {
+    let table = reader.root(root).table("admin");
+    read_admin(reader, table).0
+}
+
 fn read_listener<'t>(reader: &mut Reader<'t>, (header, table): Table<'t>) -> Option<Placed<Listener>> {
     let mut section = reader.section("listener", header, Some(table));
     let address = section.required("address", "add a line such as address = \"127.0.0.1:1143\"", value::listen_address);

@@ -38,6 +38,8 @@ pub struct HealthMetrics {
     /// When the first of the certificates that it last showed expires, in seconds since the Unix epoch; 0: it has not
     /// shown any. `imapool_backend_certificate_expiry_timestamp_seconds`
     pub certificate: Gauge,
+    /// Logins that it refused for a limit of its own: `imapool_backend_limits_total`
+    pub limits: Counter,
 }
 
 impl HealthMetrics {
@@ -67,6 +69,11 @@ impl OperationMetrics {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             self.reloaded_at.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
         }
+    }
+
+    /// Whether the last configuration that was read was refused.
+    pub fn reload_refused(&self) -> bool {
+        self.reloaded_well.get() == 0
     }
 
     /// When the certificates of the listeners expire, by their names. True: there are others than before.
@@ -133,6 +140,11 @@ pub(super) fn register_health(backends: &[Labelled<'_>], registry: &mut Registry
         "backend_certificate_expiry_timestamp_seconds",
         "When the certificate that the backend last showed expires, in seconds since the Unix epoch, 0 without one",
         |health| &health.certificate,
+    );
+    registry.register(
+        "backend_limits",
+        "Logins that the backend refused because a limit of its own was reached",
+        backends.iter().map(|(label, b)| (label.to_vec(), b.health().limits.clone())).collect::<Series<_>>(),
     );
     registry.register(
         "backend_service",

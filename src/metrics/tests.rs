@@ -135,7 +135,7 @@ fn every_family_of_the_contract_is_there_from_the_start() {
     let metrics = Metrics::new(&["main".to_owned(), AWKWARD.to_owned()]);
     metrics.listener("webmail");
     let families = parse(&metrics.render());
-    let contract: [(&str, &str, &[&str], usize); 36] = [
+    let contract: [(&str, &str, &[&str], usize); 37] = [
         ("imapool_client_sessions", "gauge", &[], 1),
         ("imapool_client_sessions_total", "counter", &["close"], 14),
         ("imapool_logins_total", "counter", &["result"], 8),
@@ -168,6 +168,7 @@ fn every_family_of_the_contract_is_there_from_the_start() {
         ("imapool_config_last_reload_success_timestamp_seconds", "gauge", &[], 1),
         ("imapool_commands_total", "counter", &["command", "result"], CommandLabel::ALL.len() * 4),
         ("imapool_backend_up", "gauge", &["backend"], 2),
+        ("imapool_backend_limits_total", "counter", &["backend"], 2),
         ("imapool_backend_service", "gauge", &["backend", "service"], 2 * 3),
         ("imapool_backend_connections_limit", "gauge", &["backend"], 2),
         ("imapool_backend_certificate_expiry_timestamp_seconds", "gauge", &["backend"], 2),

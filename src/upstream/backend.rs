@@ -38,7 +38,7 @@ use crate::metrics::{BackendMetrics, ConnectionState, DialResult};
 use crate::net::Net;
 use crate::ports::{Budget, Permit};
 use crate::throttle::Standing;
-use crate::tls::{Stamp, TlsConfigError};
+use crate::tls::{CertificateProblem, Stamp, TlsConfigError, TlsError};
 
 /// Connections that may be dialed to one backend at once: after an outage, or at the start, the others queue.
 const DIALS_AT_ONCE: usize = 16;
@@ -80,7 +80,8 @@ pub enum OpenError {
     #[error("no room for a further connection within {} (pool.max_total, ports, descriptors)", humantime::format_duration(*.0))]
     NoRoom(Duration),
     /// Silence.
-    #[error("the backend did not answer within {}", humantime::format_duration(in_millis(*.0)))]
+    #[error("the backend did not answer within {}: it hangs, or is overloaded",
+        humantime::format_duration(in_millis(*.0)))]
     Timeout(Duration),
     /// Too many connections, in the backend's own words.
     #[error("the backend has reached a limit: {0}")]
@@ -425,6 +426,9 @@ impl Backend {
         let result = connection.log_in(credential).await;
         let alerts = connection.login.take_alerts();
         self.judge(result.as_ref().err());
+        if matches!(result, Err(OpenError::Limit(_))) {
+            self.metrics.health().limits.inc();
+        }
         Judgement { result: result.map(|outcome| (connection, outcome)), alerts }
     }
 
@@ -558,6 +562,12 @@ impl Backend {
         };
         if matches!(error, OpenError::Breaker) {
             return;
+        }
+        if let OpenError::Dial(DialError::Tls { source, .. }) = error
+            && let TlsError::Certificate(CertificateProblem::Expired(Some(at))) = source
+        {
+            // What was refused was shown, too: it is told also where none was taken since the start.
+            self.metrics.health().certificate.set(*at);
         }
         warn!(backend = self.config.name, %error, "cannot open an upstream connection");
         *self.last_error.lock() = Some(error.to_string());

@@ -158,7 +158,7 @@ async fn the_step_that_failed_is_told_with_the_remedy() {
             "resolving",
             &["cannot resolve nowhere.invalid", "check the backend's address"],
         ),
-        (silent.to_string(), "greeting", &["did not answer within 500ms;", implicit]),
+        (silent.to_string(), "greeting", &["did not answer within 500ms: it hangs, or is overloaded;", implicit]),
         (endless.to_string(), "greeting", &["does not speak IMAP: unexpected \"a line without end\"", implicit]),
         (literals.to_string(), "greeting", &["unexpected", implicit]),
         (resets.to_string(), "", &["; i"]),

@@ -120,7 +120,10 @@ async fn a_wrong_name_is_refused_and_the_right_ones_are_told() {
 async fn an_expired_certificate_is_refused() {
     let ca = Authority::new();
     let pair = ca.sign_with(NAME, |params| params.not_after = date_time_ymd(2020, 1, 1));
-    assert_eq!(refusal(&pair, &ca.pem).await, CertificateProblem::Expired);
+    assert_eq!(
+        refusal(&pair, &ca.pem).await,
+        CertificateProblem::Expired(Some(date_time_ymd(2020, 1, 1).unix_timestamp()))
+    );
 }
 
 #[tokio::test]

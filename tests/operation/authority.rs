@@ -2,8 +2,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SerialNumber};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SerialNumber, date_time_ymd};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
@@ -34,10 +35,25 @@ impl Authority {
         Arc::new(Self { issuer: Issuer::new(params, key), pem })
     }
 
+    pub(crate) fn pem(&self) -> &str {
+        &self.pem
+    }
+
     pub(crate) fn issue(&self, serial: u64) -> Issued {
+        self.issue_as(|params| params.serial_number = Some(SerialNumber::from(serial)))
+    }
+
+    /// Good from yesterday until so many seconds from now; fewer than 0: it is over.
+    pub(crate) fn issue_until(&self, seconds: i64) -> Issued {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let at = |seconds| date_time_ymd(1970, 1, 1) + Duration::from_secs(now.checked_add_signed(seconds).unwrap());
+        self.issue_as(|params| (params.not_before, params.not_after) = (at(-24 * 60 * 60), at(seconds)))
+    }
+
+    fn issue_as(&self, change: impl FnOnce(&mut CertificateParams)) -> Issued {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([NAME.to_owned()]).unwrap();
-        params.serial_number = Some(SerialNumber::from(serial));
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
         Issued { certificate, key: key.serialize_pem() }
     }

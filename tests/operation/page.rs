@@ -144,6 +144,8 @@ fn look(admin: SocketAddr) -> Browser {
             true,
             "{name} scrolls sideways"
         );
+        let tiles = "[...document.querySelectorAll('.tile')].every((tile) => tile.scrollWidth <= tile.clientWidth)";
+        assert_eq!(browser.value(tiles), true, "{name}: a tile is too narrow for its text");
         browser.screenshot(&folder.join(format!("{name}.png")));
     }
     browser.look("light", 1280, 900);

@@ -68,7 +68,8 @@ function makeCharts() {
     const plot = new uPlot({
       width: at.clientWidth, height: HEIGHT,
       scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), (high ?? 1) * 1.05 || 1] } },
-      axes: [{ ...axis, values: (_, ticks) => ticks.map((tick) => clock(tick).slice(0, 5)) }, { ...axis, size: 60 }],
+      axes: [{ ...axis, space: 75, values: (_, ticks, __, ___, step) => ticks.map((tick) => clock(tick).slice(0, step < 60 ? 8 : 5)) },
+        { ...axis, size: 60 }],
       series: [{ value: (_, v) => (v ? clock(v) : "–") },
         ...chart.lines.map(([label, , stroke]) => ({ label, stroke: colour(stroke), width: 2, spanGaps: true, points: { show: false }, value }))],
     }, data(chart), at);
@@ -167,6 +168,7 @@ function retired(reasons) {
     Object.assign(meter, { max: most, value: count });
     return row([reason, number(count), meter]);
   }));
+  if (!known.length) element("retired").tBodies[0].append(row([["None since the start.", "quiet"]]));
 }
 
 function recent(list) {
@@ -174,7 +176,7 @@ function recent(list) {
     const li = document.createElement("li");
     const small = document.createElement("small");
     const when = clock(entry.at);
-    small.textContent = `${when}, ${whole.format(entry.times)} ${entry.times === 1 ? "time" : "times"}; ${entry.fields}`;
+    small.textContent = `${when}, ${whole.format(entry.times)} ${entry.times === 1 ? "time" : "times"}${entry.fields && "; " + entry.fields}`;
     li.className = entry.level === "error" ? "bad" : "";
     li.append(entry.message, small);
     return li;

@@ -51,5 +51,5 @@ async fn only_one_that_is_silent_is_frozen() {
 #[test]
 fn times_are_told_in_sane_digits() {
     let error = OpenError::Timeout(Duration::from_nanos(9_999_776_896));
-    assert_eq!(error.to_string(), "the backend did not answer within 10s");
+    assert_eq!(error.to_string(), "the backend did not answer within 10s: it hangs, or is overloaded");
 }

@@ -2,6 +2,7 @@
 
 mod goodbye;
 
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -92,6 +93,20 @@ pub(super) enum Exit {
     Protocol(ProtocolError),
     Io(io::Error),
     Timeout,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Retire(_) => f.write_str("imapool gives it up"),
+            Self::ServerClosed => f.write_str("the server closed it"),
+            Self::Bye(text) => write!(f, "the server said goodbye: {}", shown::text(text)),
+            Self::Abandoned => f.write_str("whoever had it is gone"),
+            Self::Protocol(error) => error.fmt(f),
+            Self::Io(error) => error.fmt(f),
+            Self::Timeout => f.write_str("the server did not answer in time"),
+        }
+    }
 }
 
 impl Wire {

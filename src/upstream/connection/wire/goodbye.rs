@@ -40,7 +40,7 @@ impl Wire {
         self.metrics.retired(reason);
         let seconds = self.opened.elapsed().as_secs();
         let (connection, reason) = (shared.id, reason.as_str());
-        info!(target: "imapool::connections", connection, reason, seconds, cause = ?exit, "upstream connection retired");
+        info!(target: "imapool::connections", connection, reason, seconds, cause = %exit, "upstream connection retired");
         let orderly =
             matches!(exit, Exit::Retire(_) | Exit::Abandoned) && self.machine.is_clean() && self.output.is_empty();
         if orderly {
