@@ -51,6 +51,8 @@ pub struct Record {
     /// The number of the upstream connection that it holds; 0: none.
     connection: AtomicU64,
     connections: Mutex<Vec<u64>>,
+    /// The last command has come to a connection.
+    ran: AtomicBool,
     /// The hub that it is in.
     hub: Mutex<Option<Watch>>,
     /// The mailbox that it has selected on a connection of its own.
@@ -186,6 +188,7 @@ impl Record {
     pub(super) fn command_begins(&self, name: Name) {
         add(&self.commands, 1);
         self.command.store(name as u8 + 1, Ordering::Relaxed);
+        self.ran.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn command_ends(&self) {
@@ -199,6 +202,7 @@ impl Record {
 
     /// A command of it runs there, on a connection of its own or of others.
     pub(crate) fn ran_on(&self, connection: u64) {
+        self.ran.store(true, Ordering::Relaxed);
         let mut connections = self.connections.lock();
         if connections.last() == Some(&connection) {
             return;
@@ -218,9 +222,9 @@ impl Record {
         let _ = self.ended.set(close);
     }
 
-    /// The one that its last command ran on.
+    /// The one that its last command ran on, if it came to that.
     pub(super) fn last_connection(&self) -> Option<u64> {
-        self.connections.lock().last().copied()
+        self.connections.lock().last().copied().filter(|_| self.ran.load(Ordering::Relaxed))
     }
 
     fn connections(&self) -> String {
@@ -288,6 +292,7 @@ impl Registry {
             command: AtomicU8::new(0),
             connection: AtomicU64::new(0),
             connections: Mutex::default(),
+            ran: AtomicBool::new(false),
             hub: Mutex::default(),
             mailbox: Mutex::default(),
             ended: OnceLock::new(),

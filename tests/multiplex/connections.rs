@@ -249,3 +249,38 @@ async fn a_slow_reader_delays_nobody_for_ever() {
     drop((stream, two));
     harness.finish().await;
 }
+
+/// What is wrong with a SELECT is the session's own affair: it holds no connection after that. RFC 9051 section 6.3.2:
+/// nor has it a mailbox then.
+#[tokio::test]
+async fn a_select_that_is_refused_holds_no_connection() {
+    let refused = [
+        ("(QRESYNC (1 1))", "BAD QRESYNC is not enabled"),
+        ("(X-FOO)", "BAD what is this"),
+        ("(X-FOO)", "NO what is this"),
+    ];
+    for (parameter, status) in refused {
+        let backend = Scripted::start(move |mut conn: Conn| async move {
+            while let Some(command) = conn.command().await {
+                let said = match command.split(' ').next().unwrap() {
+                    "SELECT" if command.contains(parameter) => &format!("S: TAG {status}"),
+                    "SELECT" => "S: * 0 EXISTS\nS: * OK [UIDVALIDITY 7] x\nS: * OK [UIDNEXT 1] x\nS: TAG OK done",
+                    "STATUS" => "S: * STATUS INBOX (UIDVALIDITY 7 UIDNEXT 1)\nS: TAG OK done",
+                    "LOGOUT" => return conn.play("S: * BYE bye\nS: TAG OK bye").await,
+                    _ => "S: TAG OK done",
+                };
+                conn.play(said).await;
+            }
+        })
+        .await;
+        let harness = multiplexing(&backend, 1).await;
+        let (mut one, mut other) = (harness.login("u8").await, harness.login("u8").await);
+        other.play("C: a SELECT INBOX\nS~ a OK…").await;
+        one.play(&format!("C: a SELECT INBOX {parameter}\nS~ a {status}")).await;
+        other.play("C: b NOOP\nS~ b OK…").await;
+        one.play("C: b SELECT INBOX\nS~ b OK…").await;
+        other.play("C: c NOOP\nS~ c OK…").await;
+        drop((one, other));
+        harness.finish().await;
+    }
+}

@@ -168,6 +168,30 @@ async fn slow_commands_are_logged_once_at_their_end() {
     }
 }
 
+/// The line names the connection that the command ran on; not one of earlier commands, where it ran on none.
+#[tokio::test]
+async fn a_slow_command_that_got_no_connection_names_none() {
+    let world = World::changed(|config| {
+        config.log.slow = Duration::from_nanos(1);
+        config.pool.max_per_account = 1;
+        config.pool.checkout_timeout = Duration::from_millis(200);
+    })
+    .await;
+    let (mut one, mut other) = (world.harness.login("u8").await, world.harness.login("u8").await);
+    other.play("C: a SELECT INBOX\nS~ a OK…\nC: b NOOP\nS~ b OK…").await;
+    one.play("C: a XYZZY\nS~ a …").await;
+    other.play("C: c CHECK\nS~ c NO [UNAVAILABLE]…").await;
+    let log = world.harness.log.text();
+    let line = |command: &str| {
+        let mut lines = log.lines().filter(|line| line.contains("slow command"));
+        lines.find(|line| line.contains(&format!("command=\"{command}\""))).unwrap_or_else(|| panic!("{log}"))
+    };
+    assert!(line("NOOP").contains("connection="), "{}", line("NOOP"));
+    assert!(!line("CHECK").contains("connection="), "{}", line("CHECK"));
+    drop((one, other));
+    world.harness.finish().await;
+}
+
 /// In both directions, on both sides.
 #[tokio::test]
 async fn octets_are_counted_by_listener_and_by_backend() {

@@ -62,10 +62,12 @@ impl Session {
             // The rest of a message that was refused early is still to go: the backend counts its octets.
             self.parts.push_back(Part::Run(run));
         }
+        let id = lease.shared().id;
         // A hub that hands its connection over has begun it.
         if self.running.is_none() {
             self.record.command_begins(name);
         }
+        self.record.ran_on(id);
         self.running = Some(Running { name, since: self.now, again, attempts: 1, result: None });
         Ok(())
     }
@@ -84,9 +86,11 @@ impl Session {
             let Some(lease) = &mut self.lease else { return };
             match lease.run(command) {
                 Ok(()) => {
+                    let id = lease.shared().id;
                     if is_first {
                         self.record.command_begins(name);
                     }
+                    self.record.ran_on(id);
                     self.running = Some(Running { name, since, again, attempts, result: None });
                 }
                 Err(unsent) if self.is_elsewhere_as_good() && attempts < MAX_ATTEMPTS => {
@@ -249,7 +253,7 @@ impl Session {
                 self.lent_after(&rest);
                 let name = self.finished(&rest);
                 self.note_mailbox(name, selected);
-                if let Some(rest) = self.unshare(name, rest) {
+                if let Some(rest) = self.unshare(name, rest, selected) {
                     self.machine.handle_done(&rest, selected || self.sharing.hub.is_some());
                 }
             }

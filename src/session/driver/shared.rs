@@ -182,9 +182,10 @@ impl Session {
         (offered && known && may).then_some(EnableSet { enabled, ..on })
     }
 
-    /// A command has ended on the session's own connection: gives that back, unless it is pinned. Gives the tagged
-    /// reply that is due now, if any.
-    pub(super) fn unshare(&mut self, name: Option<Name>, rest: Bytes) -> Option<Bytes> {
+    /// A command has ended on the session's own connection: gives that back, unless it is pinned, which it is no more
+    /// without a mailbox if nothing else stands against it. Gives the tagged reply that is due now, if any.
+    pub(super) fn unshare(&mut self, name: Option<Name>, rest: Bytes, selected: bool) -> Option<Bytes> {
+        self.sharing.pinned &= selected || self.sharing.has_spoiled;
         let own_mailbox = name == Some(Name::Append) && self.sharing.appends_here;
         if !self.let_go() {
             return Some(rest);
