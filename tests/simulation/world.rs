@@ -373,8 +373,8 @@ fn watch(
         if let Some(user) = event.user {
             let links = net.links();
             *links[usize::from(event.address.port()) - 1].user.lock() = Some(user.to_owned());
-            // One more for the time in which a login is verified.
-            let (open, most) = (net.open_of(user), (1 + tokens) * (most.load(Ordering::Relaxed) + 1));
+            // One more for the time in which a login is verified, of each password.
+            let (open, most) = (net.open_of(user), (1 + tokens) * (most.load(Ordering::Relaxed) + 1 + changes));
             assert!(open <= most, "{open} connections of {user} are open, and {most} may be");
         }
         let open = net.open();
