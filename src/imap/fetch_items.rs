@@ -150,6 +150,12 @@ impl FetchScanner {
         self.items.uid
     }
 
+    /// Whether flags are in it, as far as it has come.
+    #[must_use]
+    pub fn has_flags(&self) -> bool {
+        self.items.flags.is_some() || self.item == Item::Flags
+    }
+
     /// The reply is over: what it held. The scanner is as new.
     pub fn finish(&mut self) -> Items {
         std::mem::take(self).items

@@ -332,8 +332,9 @@ impl Machine {
             }
             if reading.to.is_some() {
                 reading.begun = true;
-                let uid = reading.items.as_ref().and_then(FetchScanner::uid);
-                self.put_fetch(reading, &held, uid);
+                let read = |items: &FetchScanner| (items.uid(), items.has_flags());
+                let (uid, flags) = reading.items.as_ref().map_or((None, true), read);
+                self.put_fetch(reading, &held, uid, flags);
             }
             if fits {
                 return;
@@ -348,12 +349,13 @@ impl Machine {
         }
     }
 
-    fn put_fetch(&mut self, reading: &mut Reading, octets: &[u8], uid: Option<u32>) {
+    /// `flags`: there are some in it.
+    fn put_fetch(&mut self, reading: &mut Reading, octets: &[u8], uid: Option<u32>, flags: bool) {
         if reading.number == 0 && !self.find_number(reading, uid) {
             return;
         }
         let left_out = match (reading.to, reading.reply) {
-            (Some(id), Reply::Fetch(number)) if self.is_open() => self.claim_recent(id, number, octets),
+            (Some(id), Reply::Fetch(number)) if flags && self.is_open() => self.claim_recent(id, number, octets),
             _ => 0..0,
         };
         self.passed.put_slice(b"* ");
@@ -457,7 +459,7 @@ impl Machine {
                 if items.flags.is_some() {
                     self.shadow.overlook();
                 }
-                self.put_fetch(reading, &held, items.uid);
+                self.put_fetch(reading, &held, items.uid, items.flags.is_some());
             }
             return;
         }
@@ -515,7 +517,7 @@ impl Machine {
         }
         wanted &= reading.less.is_none() || !modseq_only;
         match reading.held.take().filter(|_| reading.to.is_some()) {
-            Some(held) if wanted => self.put_fetch(reading, &held, items.uid),
+            Some(held) if wanted => self.put_fetch(reading, &held, items.uid, items.flags.is_some()),
             Some(_) => self.tell_modseq(number, &items),
             None => {}
         }
