@@ -268,8 +268,8 @@ impl Registry {
         Self { of_backend: everywhere.of_backend(backend), everywhere, ..Self::default() }
     }
 
-    /// Hands the session to a hub of its mailbox and its kind ([`EnableSet::kind`]). Where there is none, gives it back,
-    /// and the entrance of the hub that is to be opened for it: whoever comes from now on joins that.
+    /// Hands the session to a hub of its mailbox and its kind ([`EnableSet::kind`]). Where there is none, gives it
+    /// back, and the entrance of the hub that is to be opened for it: whoever comes from now on joins that.
     pub(super) fn join(
         &self,
         account: &Arc<Account>,
