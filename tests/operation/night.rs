@@ -64,7 +64,7 @@ async fn the_server_hangs() {
     assert!(reply.starts_with("f NO [UNAVAILABLE]"), "{reply}");
     nobody_gets_in(&mut night).await;
     night.status(1).await;
-    night.is_told("The server hangs").await;
+    night.holds("The server hangs").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,7 +78,7 @@ async fn the_server_is_away() {
     assert!(reply.starts_with("f NO [UNAVAILABLE]"), "{reply}");
     nobody_gets_in(&mut night).await;
     night.status(1).await;
-    night.is_told("The server is away").await;
+    night.holds("The server is away").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,7 +92,7 @@ async fn somebody_has_paused_it() {
     let reply = night.asks(&mut client, "f SELECT INBOX").await;
     assert!(reply.starts_with("f NO [UNAVAILABLE]"), "{reply}");
     night.status(1).await;
-    night.is_told("Somebody has paused it").await;
+    night.holds("Somebody has paused it").await;
 }
 
 /// TLS in front of a server, with a certificate that can be exchanged.
@@ -144,7 +144,7 @@ async fn the_certificate_of_the_server_has_expired() {
     nobody_gets_in(&mut night).await;
     night.status(1).await;
     night.run("Check", &["check", "--connect"]).await;
-    night.is_told("The server's certificate has expired").await;
+    night.holds("The server's certificate has expired").await;
 }
 
 /// Its own, while it runs.
@@ -163,7 +163,7 @@ async fn the_certificate_of_a_listener_has_expired() {
     assert!(refused.to_string().contains("certificate expired"), "{refused}");
     night.imapool.logged("handshake failed").await;
     night.status(0).await;
-    night.is_told("A listener's certificate has expired").await;
+    night.holds("A listener's certificate has expired").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,7 +180,7 @@ async fn wrong_passwords_pour_in() {
     night.asks(&mut guesser, "a LOGIN u5 wrong").await;
     night.asks(&mut client, "f FETCH 1 (FLAGS)").await;
     night.status(0).await;
-    night.is_told("Wrong passwords pour in").await;
+    night.holds("Wrong passwords pour in").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,7 +194,7 @@ async fn the_server_limits_connections() {
     night.asks(&mut second, "s SELECT Sent").await;
     night.asks(&mut client, "f FETCH 1 (FLAGS)").await;
     night.status(0).await;
-    night.is_told("The server limits connections").await;
+    night.holds("The server limits connections").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,5 +211,5 @@ async fn a_reload_is_refused() {
     night.asks(&mut client, "f FETCH 1 (FLAGS)").await;
     assert_eq!(night.run("Check", &["check"]).await, Some(2));
     night.status(0).await;
-    night.is_told("A reload is refused").await;
+    night.holds("A reload is refused").await;
 }

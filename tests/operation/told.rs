@@ -127,7 +127,7 @@ impl Night {
     }
 
     /// Looks at all there is to look at, and compares it with that part of the document.
-    pub(crate) async fn is_told(mut self, part: &str) {
+    pub(crate) async fn holds(mut self, part: &str) {
         let ready = call(self.admin, "GET", "/readyz", "").await;
         self.tell("/readyz", &format!("{} {}", ready.status, ready.body));
         let log = self.imapool.log();

@@ -271,7 +271,7 @@ impl Machine {
             }
             Kind::Enabled => {
                 if let Some(InFlight::Session { name: Name::Enable, enabled, .. }) = &mut self.in_flight {
-                    enabled.clone_from(&line);
+                    enabled.clone_from(line);
                 }
                 if !self.drops(kind) {
                     self.events.push_back(Event::Data(line.clone()));
