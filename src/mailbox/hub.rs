@@ -574,6 +574,7 @@ impl Hub {
                 self.expires = lease.expires_at();
                 let on = Enabled::of(&lease.shared().facts().sticky);
                 self.lease = Some(lease);
+                self.unconnected = CheckoutError::Unavailable;
                 self.machine.handle_connected(on);
             }
             Err(error) => {

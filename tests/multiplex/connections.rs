@@ -1,11 +1,15 @@
 //! How many connections there are, and what happens when one is taken away, lost, or too slow.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use imapool::config::PoolMode;
 use tokio::io::AsyncReadExt as _;
+use tokio::sync::watch;
 
 use super::{Conn, Harness, SELECTED, Scripted, multiplexing, pair};
+use crate::support::backend::CAPABILITIES;
 use crate::support::{Client, soon, until};
 
 /// Plays a mailbox of no messages for whatever is asked.
@@ -283,4 +287,57 @@ async fn a_select_that_is_refused_holds_no_connection() {
         drop((one, other));
         harness.finish().await;
     }
+}
+
+/// What is told of connections that are lost again and again is that, and not what was wrong with an earlier one.
+#[tokio::test]
+async fn what_was_wrong_with_an_earlier_connection_is_not_said_of_later_ones() {
+    let (both_wait, waits) = watch::channel(false);
+    let logins = Arc::new(AtomicUsize::new(0));
+    let backend = Scripted::raw(move |mut conn: Conn| {
+        let (mut waits, logins) = (waits.clone(), Arc::clone(&logins));
+        async move {
+            conn.send(format!("* OK [CAPABILITY {CAPABILITIES}] ready\r\n")).await;
+            if !conn.read_login(CAPABILITIES).await {
+                return;
+            }
+            if logins.fetch_add(1, Ordering::SeqCst) == 1 {
+                return conn.play("S: TAG NO [LIMIT] too many connections").await;
+            }
+            conn.play(&format!("S: TAG OK [CAPABILITY {CAPABILITIES}] in")).await;
+            if !conn.prove().await {
+                return;
+            }
+            while let Some(command) = conn.command().await {
+                let said = match command.split(' ').next().unwrap() {
+                    "SELECT" => "S: * 1 EXISTS\nS: * OK [UIDVALIDITY 7] x\nS: * OK [UIDNEXT 12] x\nS: TAG OK done",
+                    "STATUS" => "S: * STATUS INBOX (UIDVALIDITY 7 UIDNEXT 12)\nS: TAG OK done",
+                    "UID" => "S: * SEARCH 11\nS: TAG OK done",
+                    "CHECK" => return,
+                    "FETCH" => {
+                        waits.wait_for(|both_wait| *both_wait).await.unwrap();
+                        return;
+                    }
+                    _ => "S: TAG OK done",
+                };
+                conn.play(said).await;
+            }
+        }
+    })
+    .await;
+    let harness = multiplexing(&backend, 1).await;
+    let (mut one, mut other) = (harness.login("u8").await, harness.login("u8").await);
+    one.play("C: a SELECT INBOX\nS~ a OK…").await;
+    other.play("C: a SELECT INBOX\nS~ a OK…").await;
+    // That connection is lost, and the next is refused.
+    one.play("C: b CHECK\nS~ b NO…\nC: c NOOP\nS~ c NO [LIMIT]…").await;
+    while !one.command("e NOOP").await.last().unwrap().starts_with("e OK") {}
+    one.send("d FETCH 1 (UID)\r\n").await;
+    until("it runs", || backend.received().contains("FETCH")).await;
+    other.send("d FETCH 1 (FLAGS)\r\n").await;
+    both_wait.send_replace(true);
+    one.play("S~ d NO [UNAVAILABLE]…").await;
+    other.play("S~ d NO [UNAVAILABLE]…").await;
+    drop((one, other));
+    harness.finish().await;
 }
