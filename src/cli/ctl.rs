@@ -89,7 +89,11 @@ impl Action {
             Self::Pause { backend } => format!("backends/{}/pause", segment(backend)),
             Self::Drain { backend, .. } => format!("backends/{}/drain", segment(backend)),
             Self::Resume { backend } => format!("backends/{}/resume", segment(backend)),
-            Self::Trace { account, time } => format!("accounts/{}/trace?seconds={}", segment(account), time.as_secs()),
+            Self::Trace { account, time } => {
+                // Whoever asks for half a second does not mean to end it.
+                let seconds = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
+                format!("accounts/{}/trace?seconds={seconds}", segment(account))
+            }
             Self::Reload { .. } => "reload".to_owned(),
         }
     }
@@ -120,10 +124,13 @@ pub(crate) async fn run(client: &Client, action: &Action) -> Result<String, Clie
             wait_until_drained(client, backend, *time).await?;
             format!("{backend}: drained; {} sessions were closed, no connection is open", told["sessions"])
         }
-        Action::Trace { time, .. } if time.is_zero() => format!("{}: no longer traced", users(&told)),
-        Action::Trace { time, .. } => {
-            format!("{}: traced into the log for {}", users(&told), humantime::format_duration(*time))
-        }
+        Action::Trace { .. } => match told["seconds"].as_u64().unwrap_or_default() {
+            0 => format!("{}: no longer traced", users(&told)),
+            seconds => {
+                let time = humantime::format_duration(Duration::from_secs(seconds));
+                format!("{}: traced into the log for {time}", users(&told))
+            }
+        },
         Action::Reload { .. } => {
             reloaded(&serde_json::from_value::<Vec<Change>>(told["changes"].clone()).unwrap_or_default())
         }
@@ -134,12 +141,11 @@ async fn wait_until_drained(client: &Client, backend: &str, time: Duration) -> R
     let deadline = Instant::now() + time;
     loop {
         let told = client.get("backends").await?;
-        let rows = told["rows"].as_array().into_iter().flatten();
-        let row = rows.filter(|row| row["name"] == backend).find_map(|row| row["connections"].as_object());
-        let open: u64 = row.into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum();
-        if open == 0 {
-            return Ok(());
-        }
+        let open = match still_open(&told, backend) {
+            Ok(0) => return Ok(()),
+            Ok(open) => open,
+            Err(why) => return Err(ClientError::Refused(why)),
+        };
         if Instant::now() >= deadline {
             let time = humantime::format_duration(time);
             return Err(ClientError::Refused(format!(
@@ -148,6 +154,20 @@ async fn wait_until_drained(client: &Client, backend: &str, time: Duration) -> R
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
+}
+
+/// Connections that are open to a backend that is being drained; or why it is no longer.
+fn still_open(told: &Value, backend: &str) -> Result<u64, String> {
+    let mut rows = told["rows"].as_array().into_iter().flatten();
+    let Some(row) = rows.find(|row| row["name"] == backend) else {
+        return Err(format!("{backend}: a reload has taken it away meanwhile"));
+    };
+    match row["service"].as_str().unwrap_or_default() {
+        "drained" => {}
+        service => return Err(format!("{backend}: {service} again: somebody else has changed that meanwhile")),
+    }
+    let connections = row["connections"].as_object().into_iter().flatten();
+    Ok(connections.filter_map(|(_, count)| count.as_u64()).sum())
 }
 
 /// The names that the account was found by.
@@ -167,4 +187,25 @@ pub(crate) fn reloaded(changes: &[Change]) -> String {
     }
     let lines: Vec<_> = changes.iter().map(ToString::to_string).collect();
     format!("reloaded:\n{}", lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Nobody waits for the end of a drain that another operator has ended.
+    #[test]
+    fn what_a_drain_waits_for() {
+        let told = |service: &str| {
+            json!({ "rows": [
+                { "name": "other", "service": "running", "connections": { "idle": 9 } },
+                { "name": "main", "service": service, "connections": { "active": 2, "idle": 1 } },
+            ] })
+        };
+        assert_eq!(still_open(&told("drained"), "main"), Ok(3));
+        assert!(still_open(&told("running"), "main").unwrap_err().starts_with("main: running again"));
+        assert!(still_open(&told("drained"), "gone").is_err());
+    }
 }

@@ -77,6 +77,8 @@ async fn ctl_does_what_the_api_does() {
     };
     for (arguments, said) in [
         (&["ctl", "trace", odd, "--for", "5m"][..], "traced into the log for 5m"),
+        (&["ctl", "trace", odd, "--for", "2h"], "traced into the log for 1h"),
+        (&["ctl", "trace", odd, "--for", "500ms"], "traced into the log for 1s"),
         (&["ctl", "trace", odd, "--for", "0s"], "no longer traced"),
         (&["ctl", "retire", odd], "1 connections retired"),
         (&["ctl", "pause", "main"], "main: paused"),

@@ -257,6 +257,11 @@ impl Client {
         }
     }
 
+    /// Whether it waits for the answer to this command.
+    pub(super) fn runs(&self, line: &str) -> bool {
+        self.running.as_ref().is_some_and(|running| running.line == line)
+    }
+
     /// The tagged reply came; `now`: the mailbox as the server had it when it answered.
     /// Where that is not known: the mailbox as it is, `there`.
     pub(super) fn done(&mut self, rest: &str, now: Option<&[Message]>, there: &[Message]) -> &'static str {

@@ -97,6 +97,8 @@ struct Link {
     on_its_way: BytesMut,
     /// The mailbox as it was when the server last answered.
     seen: Option<Vec<Message>>,
+    /// In that answer nothing could be said of what is gone (RFC 9051 section 7.5.1).
+    quiet: bool,
     sent: bool,
     replied: bool,
 }
@@ -574,6 +576,8 @@ impl Sim {
             }
             link.on_its_way.extend_from_slice(reply.as_bytes());
             link.sent = true;
+            let verb = line.split(' ').nth(1).unwrap_or_default();
+            link.quiet = matches!(verb, "FETCH" | "STORE" | "SEARCH");
         }
         if link.server.is_idling() {
             let told = link.server.idle_news(&self.world);
@@ -796,6 +800,7 @@ impl Sim {
                     input: BytesMut::new(),
                     on_its_way: BytesMut::new(),
                     seen: None,
+                    quiet: false,
                     sent: false,
                     replied: false,
                 }
@@ -876,7 +881,10 @@ impl Sim {
                 client.data(&data);
                 let rest = String::from_utf8(rest.to_vec()).unwrap();
                 self.totals.withheld += u64::from(rest.contains("EXPUNGEISSUED"));
-                let seen = self.hubs[at].link.as_ref().and_then(|link| link.seen.as_deref());
+                let link = self.hubs[at].link.as_ref();
+                // A NOOP may be answered with what is known by a later answer, which says less than a NOOP must.
+                let by_later = |link: &&Link| link.quiet && client.runs("NOOP");
+                let seen = link.filter(|link| !by_later(link)).and_then(|link| link.seen.as_deref());
                 let name = std::str::from_utf8(&self.hubs[at].key[1..]).unwrap();
                 match client.done(&rest, seen, &self.world.mailboxes[name].messages) {
                     "selected" => self.totals.joined += 1,
