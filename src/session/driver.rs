@@ -428,8 +428,8 @@ impl Session {
         if self.now < self.deadline() {
             return Ok(());
         }
-        if self.close_by.is_some() {
-            return Err(Ended::Closed);
+        if self.close_by.take().is_some() {
+            return self.give_up();
         }
         if !self.output.is_empty() {
             return Err(Ended::WriteTimeout);

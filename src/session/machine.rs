@@ -338,6 +338,14 @@ impl Machine {
         }
     }
 
+    /// Ends the session now, at an administrator's wish: a command that runs is answered by `reply`.
+    pub fn handle_closed(&mut self, reply: &str) {
+        let remnant = self.remnant();
+        self.answer_lost(reply);
+        self.dismiss(End::Operator);
+        self.remnant = remnant;
+    }
+
     /// The client has not logged in, and gives way to others, whatever it was about to do.
     pub fn handle_gave_way(&mut self) {
         self.dismiss(End::GaveWay);

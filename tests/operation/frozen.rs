@@ -173,6 +173,30 @@ async fn a_command_that_hangs_has_the_backend_looked_at() {
     harness.finish().await;
 }
 
+/// Who is to go, and whose command hangs, waits for a few seconds, and is told then that nobody knows what came of it.
+#[tokio::test]
+async fn a_session_that_is_closed_while_its_command_hangs_is_told_so() {
+    for mode in [PoolMode::Multiplex, PoolMode::Session] {
+        for pinned in [false, true] {
+            let server = Server::start().await;
+            let harness = started(&server, mode, 4).await;
+            let mut client = in_inbox(&harness).await;
+            if pinned {
+                client.play("C: p XYZZY\nS~ p …").await;
+            }
+            server.freeze("STORE");
+            client.send("f STORE 1 +FLAGS (\\Seen)\r\n").await;
+            until("it hangs", || server.scripted.received().contains("STORE")).await;
+            imapool::admin::act(harness.proxy(), "accounts/u1/close").await.unwrap();
+            client.play(&format!("S: f {GONE}\nS: * BYE [UNAVAILABLE] Session closed…\nS.")).await;
+            assert_eq!(harness.metric("imapool_commands_total", "command=\"store\",result=\"lost\""), 1, "{mode:?}");
+            server.thaw();
+            drop(client);
+            harness.finish().await;
+        }
+    }
+}
+
 /// A server that is there may take its time over a command.
 #[tokio::test]
 async fn a_command_that_takes_long_on_a_server_that_is_there_is_left_alone() {

@@ -75,6 +75,8 @@ struct Said {
 
 /// One dialed connection, as it is looked at from outside.
 pub(crate) struct Link {
+    /// Since when somebody is logged in, or nearly so.
+    pub(crate) since: Mutex<Instant>,
     /// imapool has it, or dials it.
     open: AtomicBool,
     /// imapool has said LOGOUT.
@@ -127,6 +129,15 @@ impl Net {
             open && link.user.lock().as_deref() == Some(user)
         };
         self.0.state.lock().links.iter().filter(ours).count()
+    }
+
+    /// How many of them a user has that were logged in before that.
+    pub(crate) fn older_of(&self, user: &str, than: Instant) -> usize {
+        let old = |link: &&Arc<Link>| {
+            let open = link.open.load(Ordering::Relaxed) && !link.leaves.load(Ordering::Relaxed);
+            open && *link.since.lock() < than && link.user.lock().as_deref() == Some(user)
+        };
+        self.0.state.lock().links.iter().filter(old).count()
     }
 
     /// A number that follows from all that was said.
@@ -190,8 +201,12 @@ impl Outside for Net {
         let (cut, frozen) = (happens(faults.cut), happens(faults.frozen));
         let after = (cut || frozen).then(|| (usize::try_from(chance.below(6000)).expect("small"), cut));
         let delay = Duration::from_micros(chance.below(4000));
-        let link =
-            Arc::new(Link { open: AtomicBool::new(true), leaves: AtomicBool::new(false), user: Mutex::default() });
+        let link = Arc::new(Link {
+            since: Mutex::new(Instant::now()),
+            open: AtomicBool::new(true),
+            leaves: AtomicBool::new(false),
+            user: Mutex::default(),
+        });
         state.links.push(Arc::clone(&link));
         let pending = Held(link);
         let net = self.clone();

@@ -150,7 +150,55 @@ impl Plan {
         plan.invite(&mut chance);
         plan.act(&mut chance, wild > 0);
         plan.vary(&mut chance, wild > 0);
+        if chance.one_in(10) {
+            plan.doze(&mut chance);
+        }
         plan
+    }
+
+    /// Nothing goes wrong, and hardly anything is asked: some lie in IDLE for long, and others do nothing but log in.
+    fn doze(&mut self, chance: &mut Chance) {
+        (self.mode, self.max_total, self.net) = (PoolMode::Multiplex, 0, [0; 5]);
+        (self.server.faults, self.server.delay) = (0, 0);
+        self.max_per_account = 1 + usize::try_from(chance.below(2)).expect("small");
+        self.cache_ttl = chance.of(&[100, 1_000, 300_000]);
+        self.max_lifetime = chance.of(&[1_500, 4_000, 3_600_000, 3_600_000]);
+        self.users = 1;
+        // Where the server refuses IDLE, connections that grow old under who idles are not known to be of use.
+        if self.max_lifetime < 3_600_000 {
+            self.personality = "";
+        }
+        let news = chance.one_in(2);
+        self.actions.retain(|(_, action)| news && matches!(action, Action::Deliver(..)));
+        self.actions.iter_mut().for_each(|(_, action)| *action = Action::Deliver(0, 0));
+        let sleepers = 1 + chance.below(4);
+        for guest in &mut self.visitors {
+            (guest.user, guest.way) = (0, Way::Login);
+            (guest.kind, guest.visits, guest.commands) =
+                if guest.name <= sleepers { (Kind::Sleeper, 2, 8) } else { (Kind::Webmail, 30, 1) };
+        }
+    }
+
+    /// As [`Plan::doze`] has made it, and nobody's connection is ever too old.
+    pub(crate) fn is_sleepy(&self) -> bool {
+        let sleeps = |guest: &Guest| guest.kind == Kind::Sleeper || guest.commands == 1;
+        let ages = self.max_lifetime < 3_600_000;
+        !ages
+            && self.personality.is_empty()
+            && self.is_calm()
+            && self.actions.iter().all(|(_, action)| matches!(action, Action::Deliver(..)))
+            && self.visitors.iter().all(sleeps)
+    }
+
+    /// Each connection comes back after each command: nobody has one to himself.
+    pub(crate) fn shares_all(&self) -> bool {
+        self.mode == PoolMode::Multiplex && self.visitors.iter().all(|guest| guest.kind != Kind::Rude)
+    }
+
+    /// The longest that a connection may be used, in milliseconds.
+    pub(crate) fn longest_lifetime(&self) -> u64 {
+        let of = |action: &(u64, Action)| if let Action::Reload(_, lifetime) = action.1 { lifetime } else { 0 };
+        self.actions.iter().map(of).fold(self.max_lifetime, u64::max)
     }
 
     fn invite(&mut self, chance: &mut Chance) {

@@ -50,6 +50,9 @@ pub(crate) struct Truth {
     seen: BTreeMap<(String, String, u32), Identity>,
     /// Keywords that are set on one message only.
     marks: BTreeMap<String, (String, String, Option<u32>)>,
+    /// Sessions that lie in IDLE in one mailbox, and how often one came to where no other was.
+    asleep: BTreeSet<u64>,
+    pub(crate) alone: u64,
     /// `(mailbox, identity)` in mailboxes that nobody else writes to, and that nobody expunges.
     kept: BTreeMap<(String, Identity), Count>,
 }
@@ -61,6 +64,8 @@ impl Truth {
             doomed: BTreeSet::new(),
             seen: BTreeMap::new(),
             marks: BTreeMap::new(),
+            asleep: BTreeSet::new(),
+            alone: 0,
             kept: BTreeMap::new(),
         }
     }
@@ -102,6 +107,17 @@ impl Truth {
                 _ => {}
             }
         }
+    }
+
+    /// A client comes to lie in IDLE.
+    pub(crate) fn lies_down(&mut self, name: u64) {
+        self.alone += u64::from(self.asleep.is_empty());
+        self.asleep.insert(name);
+    }
+
+    /// It leaves, if it was there.
+    pub(crate) fn gets_up(&mut self, name: u64) {
+        self.asleep.remove(&name);
     }
 
     /// A session was told this content.

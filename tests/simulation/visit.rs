@@ -16,6 +16,9 @@ use crate::secrets::Secrets;
 use crate::truth::{Count, Identity, Truth};
 use crate::view::View;
 
+/// What is new is told to who idles within that.
+const NEWS: Duration = Duration::from_secs(20);
+
 /// A kind of client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -33,9 +36,12 @@ pub(crate) enum Kind {
     Numbers,
     /// Wrong passwords, nonsense, hanging up in the middle.
     Rude,
+    /// Lies in IDLE for minutes.
+    Sleeper,
 }
 
 impl Kind {
+    /// All but the last, which has a plan of its own.
     pub(crate) const ALL: [Self; 7] =
         [Self::Webmail, Self::Phone, Self::Sync, Self::Condstore, Self::Qresync, Self::Numbers, Self::Rude];
 
@@ -55,6 +61,7 @@ impl Kind {
             }
             Self::Condstore | Self::Qresync => &[Select, UidFetch, UidStore, UidSearch, Noop, Idle, Expunge, Append],
             Self::Numbers => &[Select, FetchAll, FetchAll, Body, Store, Store, Search, Expunge, Noop, Copy, Move],
+            Self::Sleeper => &[Idle, Idle, Idle, Noop],
             Self::Rude => &[Select, FetchAll, Nonsense, Noop, Store, Append, Idle, List, Dawdle],
         }
     }
@@ -141,6 +148,7 @@ pub(crate) async fn visits(who: Visitor, rules: Rules) {
     sleep(who.begins).await;
     for _ in 0..who.visits {
         let over = visit(&who, &rules, &mut chance, &mut marks).await;
+        rules.truth.lock().gets_up(who.name);
         assert!(over.is_ok() || !rules.calm, "client {} ({:?}) was sent away", who.name, who.kind);
         let pause = if chance.one_in(8) { 40_000 } else { 200 };
         sleep(Duration::from_millis(chance.below(pause))).await;
@@ -291,6 +299,11 @@ impl Visit<'_> {
     async fn select(&mut self) -> Result<(), Gone> {
         let mailbox = self.chance.of(&self.rules.mailboxes);
         let verb = if self.chance.one_in(5) { "EXAMINE" } else { "SELECT" };
+        let sleeps = self.who.kind == Kind::Sleeper;
+        let (mailbox, verb) = if sleeps { ("INBOX".to_owned(), "SELECT") } else { (mailbox, verb) };
+        if sleeps {
+            self.rules.truth.lock().lies_down(self.who.name);
+        }
         let parameter = if self.who.kind == Kind::Condstore && self.client.can("CONDSTORE") {
             self.client.condstore = true;
             " (CONDSTORE)"
@@ -576,11 +589,19 @@ impl Visit<'_> {
             return Ok(());
         }
         let time = if self.chance.one_in(4) { 60_000 } else { 3_000 };
-        let time = Duration::from_millis(self.chance.below(time));
-        if let Some(status) = self.client.listen(&tag, time).await? {
-            assert!(!status.is_ok(), "IDLE ends by itself: {status:?}");
-            self.well(&status, "IDLE");
-            return Ok(());
+        let least = if self.who.kind == Kind::Sleeper { 60_000 } else { 0 };
+        let time = Duration::from_millis(least + self.chance.below(time));
+        for time in [time.saturating_sub(NEWS), time.min(NEWS)] {
+            let before = self.place().filter(|_| self.rules.calm && time == NEWS);
+            let uids = before.as_ref().map(|(user, mailbox)| self.rules.truth.lock().uids(user, mailbox));
+            if let Some(status) = self.client.listen(&tag, time).await? {
+                assert!(!status.is_ok(), "IDLE ends by itself: {status:?}");
+                self.well(&status, "IDLE");
+                return Ok(());
+            }
+            if let Some(uids) = uids {
+                self.check_count(&uids, "some time in IDLE");
+            }
         }
         self.client.write(b"DONE\r\n").await?;
         let status = self.client.finish(&tag).await?;

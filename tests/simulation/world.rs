@@ -57,6 +57,8 @@ pub(crate) struct World {
     /// The most connections that a user may have, by what was configured at any time.
     most: Arc<AtomicUsize>,
     commands: Arc<AtomicU64>,
+    /// Of these, SELECT.
+    selects: Arc<AtomicU64>,
     /// The server is as kind as can be.
     kind: Arc<std::sync::atomic::AtomicBool>,
 }
@@ -79,19 +81,20 @@ impl World {
         let net = Net::new(chance.fork(2), Faults { refused, lost, cut, frozen, slow }, trace);
         let most = Arc::new(AtomicUsize::new(plan.max_per_account));
         let commands = Arc::<AtomicU64>::default();
+        let selects = Arc::<AtomicU64>::default();
         let kind = Arc::default();
         // What is verified while the password is changed counts from its end.
         let secrets = Secrets::new(Duration::from_millis(plan.cache_ttl) + CHECKOUT + REPLY);
         let mut options = options(plan);
         options.passwords = secrets.rule();
         let quirks = options.quirks.clone();
-        options.faults = Some(Arc::new(watch(plan, &net, &most, &commands, &kind, chance.fork(3))));
+        options.faults = Some(Arc::new(watch(plan, &net, &most, [&commands, &selects], &kind, chance.fork(3))));
         let server = Arc::new(Server::start(options).await.expect("no address, no failure"));
         net.set_server(Some(Arc::clone(&server)));
         let given = imapool::net::Net::Given(Arc::new(net.clone()));
         let proxy = Proxy::start_over(configuration(plan), Inherited::default(), given).await.expect("it starts");
         let truth = Arc::new(Mutex::new(Truth::new(&server)));
-        Self { plan: plan.clone(), net, server, truth, secrets, quirks, proxy, most, commands, kind }
+        Self { plan: plan.clone(), net, server, truth, secrets, quirks, proxy, most, commands, selects, kind }
     }
 
     async fn live(self) -> Report {
@@ -114,6 +117,10 @@ impl World {
             if let Err(error) = client.await {
                 std::panic::resume_unwind(error.into_panic());
             }
+        }
+        if self.plan.is_sleepy() {
+            let (selects, alone) = (self.selects.load(Ordering::Relaxed), self.truth.lock().alone);
+            assert!(selects <= alone, "selected {selects} times, and {alone} times somebody came who was alone");
         }
         self.settle().await;
         for user in (0..self.plan.users).map(user) {
@@ -173,7 +180,10 @@ impl World {
             Action::Pause => "backends/mail/pause".to_owned(),
             Action::Resume => "backends/mail/resume".to_owned(),
             Action::Drain => "backends/mail/drain".to_owned(),
-            Action::Retire(of) => format!("accounts/{}/retire", user(of)),
+            Action::Retire(of) => {
+                self.expect_retired(user(of));
+                format!("accounts/{}/retire", user(of))
+            }
             Action::Close(of) => format!("accounts/{}/close", user(of)),
             Action::Reload(most, lifetime) => {
                 let mut config = (*self.proxy.config()).clone();
@@ -211,6 +221,19 @@ impl World {
         };
         // There may be nothing of that name yet.
         let _ = act(&self.proxy, &call).await;
+    }
+
+    /// What is retired is left between two commands, also by who does nothing.
+    fn expect_retired(&self, user: String) {
+        if !self.plan.is_calm() || !self.plan.shares_all() {
+            return;
+        }
+        let (net, now, patience) = (self.net.clone(), Instant::now(), patience(&self.plan));
+        tokio::spawn(async move {
+            sleep(patience + Duration::from_secs(5)).await;
+            let left = net.older_of(&user, now);
+            assert_eq!(left, 0, "connections of {user} that were retired are still open");
+        });
     }
 
     /// Nothing goes wrong any more, and what went wrong is over.
@@ -359,20 +382,32 @@ fn watch(
     plan: &Plan,
     net: &Net,
     most: &Arc<AtomicUsize>,
-    commands: &Arc<AtomicU64>,
+    counts: [&Arc<AtomicU64>; 2],
     kind: &Arc<std::sync::atomic::AtomicBool>,
     chance: Chance,
 ) -> impl Fn(&Event<'_>) -> Fault + Send + Sync + use<> {
-    let (net, most, commands, kind) = (net.clone(), Arc::clone(most), Arc::clone(commands), Arc::clone(kind));
+    let (net, most, [commands, selects], kind) =
+        (net.clone(), Arc::clone(most), counts.map(Arc::clone), Arc::clone(kind));
     let (server, total, chance) = (plan.server, plan.max_total, Mutex::new(chance));
     // Each token has connections of its own, and so has each that replaced it.
     let changes = plan.actions.iter().filter(|(_, action)| matches!(action, Action::Password(_))).count();
     let tokens = plan.visitors.iter().filter(|guest| guest.way == Way::Token).count() * (1 + changes);
+    let oldest = (plan.is_calm() && plan.shares_all())
+        .then(|| Duration::from_millis(plan.longest_lifetime()) + patience(plan) + Duration::from_secs(5));
     move |event| {
         commands.fetch_add(1, Ordering::Relaxed);
+        let selects_one = event.stage == Stage::Command && event.verb == "SELECT";
+        selects.fetch_add(selects_one.into(), Ordering::Relaxed);
         if let Some(user) = event.user {
             let links = net.links();
-            *links[usize::from(event.address.port()) - 1].user.lock() = Some(user.to_owned());
+            let link = &links[usize::from(event.address.port()) - 1];
+            // A spare one may be older.
+            if link.user.lock().replace(user.to_owned()).is_none() {
+                *link.since.lock() = Instant::now();
+            }
+            let age = link.since.lock().elapsed();
+            let leaves = matches!(event.verb, "LOGOUT" | "DONE" | "");
+            assert!(leaves || oldest.is_none_or(|most| age <= most), "{} on a connection {age:?} old", event.verb);
             // One more for the time in which a login is verified, of each password.
             let (open, most) = (net.open_of(user), (1 + tokens) * (most.load(Ordering::Relaxed) + 1 + changes));
             assert!(open <= most, "{open} connections of {user} are open, and {most} may be");

@@ -16,6 +16,10 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// afterwards, too, but other systems throw away what lies unread when a reset comes.
 const READING_GRACE: Duration = Duration::from_millis(50);
 
+/// The tagged reply of a command that is not waited for.
+const GIVEN_UP: &str =
+    "NO [UNAVAILABLE] Session closed by the administrator; whether the command was carried out is unknown.";
+
 /// Why a session is over.
 #[derive(Debug)]
 pub(super) enum Ended {
@@ -88,6 +92,23 @@ impl Session {
         }
         self.stream.cork(true);
         self.flush().await
+    }
+
+    /// Somebody asked for its end, and its command has run on for too long: the client is told so, unless that would
+    /// come in the middle of a reply.
+    pub(super) fn give_up(&mut self) -> Result<(), Ended> {
+        let Some(running) = self.running.take() else { return Err(Ended::Closed) };
+        self.lost_for_good(&running);
+        let answered = match &self.lease {
+            Some(lease) => running.result.is_some() || !lease.at_line_start(),
+            None => running.result.is_some() || self.sharing.hears,
+        };
+        self.running = Some(running);
+        if answered || !self.output.is_empty() {
+            return Err(Ended::Closed);
+        }
+        self.machine.handle_closed(GIVEN_UP);
+        Ok(())
     }
 
     /// A connection at rest goes back to its pool; one with a reply on the way is drained first, by a task of its own.

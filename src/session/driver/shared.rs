@@ -43,6 +43,8 @@ pub(super) struct Sharing {
     has_spoiled: bool,
     /// The session's connection is its own until it ends.
     pub(super) pinned: bool,
+    /// Something has come from the hub since the running command began: a reply may be in its middle.
+    pub(super) hears: bool,
     /// The APPEND that runs is to the selected mailbox.
     appends_here: bool,
     /// The tagged reply to an APPEND to the selected mailbox, while the hub looks for the new message.
@@ -125,6 +127,7 @@ impl Session {
                 self.record.command_begins(run.command.name);
                 self.running = Some(running(&run.command, self.now));
                 self.sharing.joining = true;
+                self.sharing.hears = false;
                 let member = Member::join(&self.context.auth, pass, key, enabled, run, &self.record);
                 self.sharing.hub = Some(member);
                 None
@@ -147,6 +150,7 @@ impl Session {
         self.record.command_begins(run.command.name);
         self.running = Some(running(&run.command, self.now));
         self.sharing.switches_on = asks_for_modseqs(&run.command);
+        self.sharing.hears = false;
         hub.run(run);
     }
 
@@ -219,7 +223,10 @@ impl Session {
             self.lost_for_good(&running);
         }
         match event {
-            FromHub::Data(octets) => self.queue(octets),
+            FromHub::Data(octets) => {
+                self.sharing.hears = true;
+                self.queue(octets);
+            }
             FromHub::Continue(line) => self.machine.handle_continue(line),
             FromHub::Tagged(octets) => self.tagged(octets),
             FromHub::Done(data, rest, selected) => {
