@@ -48,39 +48,14 @@ impl Sticky {
         enable_words(enable)
     }
 
-    /// The `ENABLED` line by which these words, in capitals, are on besides (RFC 5161 section 3.2).
-    #[must_use]
-    pub fn enabled_line(&self, words: impl IntoIterator<Item = Vec<u8>>) -> Bytes {
-        let mut line = b"* ENABLED".to_vec();
-        for word in words.into_iter().filter(|word| !self.has(word)) {
-            line.push(b' ');
-            line.extend(word);
-        }
-        line.extend(b"\r\n");
-        line.into()
-    }
-
-    /// Whether this is on, in capitals.
-    fn has(&self, word: &[u8]) -> bool {
-        self.enabled.contains(word) || self.condstore && word == b"CONDSTORE"
-    }
-
-    /// Those of the words, in capitals, that are on.
-    #[must_use]
-    pub fn of_these(&self, mut words: BTreeSet<Vec<u8>>) -> BTreeSet<Vec<u8>> {
-        words.retain(|word| self.has(word));
-        words
-    }
-
     /// What of it is on in the `other`, too.
     #[must_use]
     pub fn common(&self, other: &Self) -> Self {
         Self { condstore: self.condstore && other.condstore, enabled: &self.enabled & &other.enabled }
     }
 
-    /// What is on by this `ENABLED` line, in words as ENABLE takes them, in capitals.
-    #[must_use]
-    pub fn of_words(mut enabled: BTreeSet<Vec<u8>>) -> Self {
+    /// What is on by this `ENABLED` line, in words as ENABLE takes them.
+    fn of_words(mut enabled: BTreeSet<Vec<u8>>) -> Self {
         // QRESYNC includes it (RFC 7162 section 3.2.3).
         let condstore = enabled.remove(&b"CONDSTORE"[..]) || enabled.contains(&b"QRESYNC"[..]);
         Self { condstore, enabled }
@@ -133,6 +108,25 @@ fn words(text: &[u8], but: usize) -> BTreeSet<Vec<u8>> {
     words.skip(but).map(<[u8]>::to_ascii_uppercase).collect()
 }
 
+/// What ENABLE answered on this connection, to be said again to a later session that asks for the same.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EnableReply {
+    /// What it was asked for.
+    asked: BTreeSet<Vec<u8>>,
+    /// The untagged `ENABLED` line, if there was one.
+    pub untagged: Bytes,
+    /// What followed the tag, line end included.
+    pub tagged: Bytes,
+}
+
+impl EnableReply {
+    /// Whether it is the reply to this ENABLE, too.
+    #[must_use]
+    pub fn answers(&self, command: &Command) -> bool {
+        command.name == Name::Enable && self.asked == enable_words(command)
+    }
+}
+
 /// What a pool has to know of a connection at rest.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
@@ -143,6 +137,8 @@ pub struct Facts {
     pub sticky: Arc<Sticky>,
     /// What the backend has said to be on: what the session may go by (RFC 5161 section 3.2, RFC 7162 section 3.1.8).
     pub granted: Arc<Sticky>,
+    /// The reply to the last ENABLE.
+    pub enable_reply: Option<Arc<EnableReply>>,
 }
 
 /// Commands of our own.
@@ -211,8 +207,8 @@ enum InFlight {
         name: Name,
         mailbox: Option<Bytes>,
         sticky: Option<Sticky>,
-        /// The `ENABLED` line of the reply.
-        enabled: Bytes,
+        /// The reply to an ENABLE, as far as it has come.
+        enable: Option<Box<EnableReply>>,
         /// A mailbox of an earlier session was still selected.
         lingering: bool,
         /// CLOSED was said (RFC 7162 section 3.2.11): whatever was selected is not any more.
@@ -390,6 +386,9 @@ impl Machine {
         }
         let lingering = std::mem::take(&mut self.fresh) && self.facts.selected.is_some();
         let sticky = self.facts.sticky.after(&command);
+        // What is on already is not told again.
+        let enable = (command.name == Name::Enable && sticky.is_some())
+            .then(|| Box::new(EnableReply { asked: enable_words(&command), ..EnableReply::default() }));
         if command.name.spoils_connection() {
             self.spoiled = Some("unknown or unshareable command");
         }
@@ -405,7 +404,7 @@ impl Machine {
             name: command.name,
             mailbox,
             sticky,
-            enabled: Bytes::new(),
+            enable,
             lingering,
             closed: false,
             modseq: false,

@@ -703,6 +703,13 @@ fn what_is_enabled_sticks() {
     let facts = play.machine.facts().clone();
     let words = |words: &[&str]| words.iter().map(|word| word.as_bytes().to_vec()).collect::<BTreeSet<_>>();
     assert_eq!(*facts.sticky, Sticky { condstore: true, enabled: words(&["QRESYNC"]) });
+    let reply = facts.enable_reply.unwrap();
+    assert_eq!(
+        (&reply.untagged[..], &reply.tagged[..]),
+        (&b"* ENABLED QRESYNC CONDSTORE\r\n"[..], &b" OK [X] on\r\n"[..])
+    );
+    let asked = |line: &str| super::tests::command(line.as_bytes()).0;
+    assert!(reply.answers(&asked("a ENABLE QRESYNC condstore")) && !reply.answers(&asked("a ENABLE QRESYNC")));
     play.play("C: a ENABLE x\nB: i1 ENABLE x\nS: i1 BAD no\n=:  BAD no");
     assert_eq!(play.machine.facts().sticky, facts.sticky);
     assert_eq!(play.machine.facts().granted, facts.sticky);
@@ -710,6 +717,19 @@ fn what_is_enabled_sticks() {
     assert_eq!(play.machine.facts().granted, facts.sticky, "not listed");
     assert_eq!(play.machine.facts().sticky.enabled, words(&["QRESYNC", "X"]));
     assert_eq!(&play.machine.facts().sticky.command(true).unwrap().segments[0].text, "ENABLE CONDSTORE QRESYNC X");
+    assert_eq!(play.machine.facts().enable_reply.as_ref().unwrap().untagged, "");
+}
+
+/// RFC 7162 section 3.1: what a command switches on is on, whatever else comes of it, if the backend says so.
+#[test]
+fn what_a_refused_command_has_switched_on_is_granted() {
+    for (said, granted) in [("\nS: * OK [HIGHESTMODSEQ 7] on\nD: * OK [HIGHESTMODSEQ 7] on", true), ("", false)] {
+        let mut play = Play::new("IMAP4rev1 CONDSTORE");
+        play.play("C: a SELECT x\nB: i0 SELECT x\nS: i0 OK\n=:  OK [selected]");
+        play.play(&format!("C: a FETCH 9 MODSEQ\nB: i1 FETCH 9 MODSEQ{said}\nS: i1 NO none\n=:  NO none [selected]"));
+        assert!(play.machine.facts().sticky.condstore, "it may be on");
+        assert_eq!(play.machine.facts().granted.condstore, granted);
+    }
 }
 
 /// RFC 5161 section 3.2: what is on is what is listed. The connection may carry what was asked for all the same.

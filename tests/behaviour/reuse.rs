@@ -121,7 +121,9 @@ async fn enable_and_the_selected_mailbox_are_not_the_next_sessions() {
     harness.at_rest(1).await;
     // Enables the same: gets that connection, and hears what was said there; the mailbox it does not see.
     let mut second = harness.login("u8").await;
-    second.play("C: a ENABLE CONDSTORE\nS: * ENABLED CONDSTORE\nS: a OK…\nC: b LIST \"\" x\nS: b OK x").await;
+    second
+        .play("C: a ENABLE CONDSTORE\nS: * ENABLED CONDSTORE\nS: a OK [X] enabled\nC: b LIST \"\" x\nS: b OK x")
+        .await;
     second.play("C: c LOGOUT\nS: * BYE…\nS: c OK…\nS.").await;
     assert_eq!((backend.logins(), backend.received().matches("ENABLE").count()), (1, 1));
     harness.at_rest(1).await;
@@ -138,7 +140,7 @@ async fn enable_and_the_selected_mailbox_are_not_the_next_sessions() {
     harness.at_rest(2).await;
     // The account had room for both: the one with the enabled state is still there for who wants it.
     let mut fifth = harness.login("u8").await;
-    fifth.play("C: a ENABLE CONDSTORE\nS: * ENABLED CONDSTORE\nS: a OK…").await;
+    fifth.play("C: a ENABLE CONDSTORE\nS: * ENABLED CONDSTORE\nS: a OK [X] enabled").await;
     assert_eq!((backend.logins(), backend.received().matches("ENABLE").count()), (2, 1));
     assert_eq!(harness.metric("imapool_upstream_retired_total", "reason=\"sticky\""), 0);
     drop(fifth);
@@ -174,7 +176,7 @@ async fn other_sticky_state_retires_the_connection_when_there_is_no_room_for_ano
     let harness = Harness::by_session(backend.address, |config| config.pool.max_per_account = 1).await;
     for (enable, logins) in [("CONDSTORE", 1), ("CONDSTORE", 1), ("UTF8=ACCEPT", 2), ("CONDSTORE", 3)] {
         let mut client = harness.login("u8").await;
-        client.play(&format!("C: a ENABLE {enable}\nS~ a OK…\nC: b LOGOUT\nS: * BYE…\nS: b OK…\nS.")).await;
+        client.play(&format!("C: a ENABLE {enable}\nS~ a OK done\nC: b LOGOUT\nS: * BYE…\nS: b OK…\nS.")).await;
         harness.at_rest(1).await;
         assert_eq!(backend.logins(), logins, "{enable}");
     }

@@ -194,7 +194,8 @@ pub(crate) fn difference(name: &str, direct: &Transcript, proxied: &Transcript) 
     let needless = if needless(proxied).is_empty() { needless(direct) } else { BTreeSet::new() };
     // imapool asks for the literals of a command before the server sees it: one that is refused may have been asked
     // for.
-    let in_sequence = name.ends_with("(in sequence)");
+    // By which command mod-sequences are switched on, on a connection that others share, is said in words of imapool's.
+    let any_connection = name.ends_with("(in sequence)") || name.starts_with("at random");
     let [old, new] = [direct, proxied].map(|transcript| {
         let (lines, next) = (&transcript.lines, transcript.lines.iter().skip(1).map(Some).chain([None]));
         let asked = |(line, next): &(&String, Option<&String>)| {
@@ -207,7 +208,7 @@ pub(crate) fn difference(name: &str, direct: &Transcript, proxied: &Transcript) 
         let kept = lines.iter().zip(next).enumerate().filter(|(_, pair)| !asked(pair));
         let kept = kept.filter(|(_, pair)| std::ptr::eq(transcript, direct) || !dismissed(pair));
         let kept = kept.filter(|(at, _)| !std::ptr::eq(transcript, direct) || !needless.contains(at));
-        let kept = kept.filter(|(_, (line, _))| !in_sequence || !line.starts_with("S: * OK [HIGHESTMODSEQ"));
+        let kept = kept.filter(|(_, (line, _))| !any_connection || !line.starts_with("S: * OK [HIGHESTMODSEQ"));
         let text = kept.map(|(_, (line, _))| line.as_str()).collect::<Vec<_>>().join("\n") + "\n";
         text.replace("* ENABLED CONDSTORE QRESYNC", "* ENABLED QRESYNC")
     });

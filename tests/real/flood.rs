@@ -86,8 +86,8 @@ impl World {
         let relay = Relay::start(server.address).await;
         let settings = Settings {
             through: Some(relay.address),
-            // Longer than the longest penalty; without one, as by default.
-            pool: if penalty { "checkout_timeout = \"20s\"" } else { "" }.into(),
+            // Longer than the longest penalty, and the turn before it; without one, as by default.
+            pool: if penalty { "checkout_timeout = \"40s\"" } else { "" }.into(),
             // Answers held back for long would only slow the flood down.
             auth: format!("cache_ttl = \"{time_to_live}s\"\nfailure_delay = \"100ms\""),
             ..Settings::default()

@@ -195,7 +195,11 @@ impl Session {
                 self.lease = Some(lease);
                 let lent = Lent { sticky: Arc::clone(&want.sticky), after: None };
                 self.lent = (facts.sticky != want.sticky).then_some(lent);
-                !self.has_enabled(&run.command, &want.sticky, &facts)
+                if name == Name::Enable && want.or_sticky.is_some_and(|sticky| sticky == *facts.sticky) {
+                    self.has_enabled(&run.command, &facts);
+                    return false;
+                }
+                true
             }
             Err(error) => {
                 let user = want.pass.account().name();
@@ -207,23 +211,31 @@ impl Session {
         }
     }
 
-    /// Answers an ENABLE of what is on already, on the connection that the session has got: the backend would not list
-    /// it again (RFC 5161 section 3.2), and the session, which has only `own` of it, would take it for refused.
-    fn has_enabled(&mut self, enable: &Command, own: &Sticky, facts: &Facts) -> bool {
-        if enable.name != Name::Enable {
-            return false;
+    /// Answers an ENABLE of what was switched on for an earlier session, on the connection that this one has got: as the
+    /// backend did then, if that was asked for in the same words. If not, what is on is listed: the backend would not
+    /// list it again (RFC 5161 section 3.2), and the client would take it for refused.
+    fn has_enabled(&mut self, enable: &Command, facts: &Facts) {
+        match facts.enable_reply.as_ref().filter(|reply| reply.answers(enable)) {
+            Some(reply) => {
+                self.queue(reply.untagged.clone());
+                self.machine.handle_done(&reply.tagged, false);
+            }
+            None => {
+                let granted = |word: &Vec<u8>| match &word[..] {
+                    b"CONDSTORE" => facts.granted.condstore,
+                    word => facts.granted.enabled.contains(word),
+                };
+                let mut line = b"* ENABLED".to_vec();
+                for word in Sticky::asked_by(enable).into_iter().filter(granted) {
+                    line.extend([b" ", &word[..]].concat());
+                }
+                line.extend(b"\r\n");
+                self.queue(line.into());
+                self.machine.handle_done(b" OK Enabled.\r\n", false);
+            }
         }
-        let asked = Sticky::asked_by(enable);
-        if asked.is_empty() || !Sticky::of_words(asked.clone()).is_within(&facts.sticky) {
-            return false;
-        }
-        let granted = facts.granted.of_these(asked);
-        let after = own.with(&Sticky::of_words(granted.clone()));
-        self.queue(own.enabled_line(granted));
-        self.lent = (after != *facts.sticky).then(|| Lent { sticky: Arc::new(after), after: None });
-        self.machine.handle_done(b" OK Enabled.\r\n", self.machine.is_selected());
+        self.lent = None;
         self.let_go();
-        true
     }
 
     pub(super) fn drop_lease(&mut self) {

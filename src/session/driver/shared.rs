@@ -168,7 +168,13 @@ impl Session {
             return false;
         }
         let before = self.sticky.clone().unwrap_or_default();
-        self.queue(before.enabled_line(asked));
+        let mut line = b"* ENABLED".to_vec();
+        for word in &asked {
+            let on = before.enabled.contains(word) || before.condstore && word == b"CONDSTORE";
+            line.extend(if on { Vec::new() } else { [b" ", &word[..]].concat() });
+        }
+        line.extend(b"\r\n");
+        self.queue(line.into());
         self.sticky = before.after(command).map(Arc::new).or(self.sticky.take());
         self.machine.handle_done(b" OK Enabled.\r\n", false);
         true

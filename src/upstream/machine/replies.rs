@@ -1,11 +1,12 @@
 //! What the backend says: found out line by line what it is, and passed on, dropped, or taken for what it tells of the
 //! connection.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
-use super::{Event, Ignored, InFlight, Machine, Own, ProtocolError, Sticky, words};
+use super::{EnableReply, Event, Ignored, InFlight, Machine, Own, ProtocolError, Sticky, words};
 use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::command::Name;
 use crate::imap::phrases;
@@ -270,8 +271,8 @@ impl Machine {
                 self.events.push_back(Event::Bye(line.slice_ref(text)));
             }
             Kind::Enabled => {
-                if let Some(InFlight::Session { name: Name::Enable, enabled, .. }) = &mut self.in_flight {
-                    enabled.clone_from(line);
+                if let Some(InFlight::Session { enable: Some(reply), .. }) = &mut self.in_flight {
+                    reply.untagged = line.clone();
                 }
                 if !self.drops(kind) {
                     self.events.push_back(Event::Data(line.clone()));
@@ -361,11 +362,11 @@ impl Machine {
 
     /// What the command has left behind.
     fn session_done(&mut self, in_flight: InFlight, reply: &StatusReply<'_>) {
-        let InFlight::Session { name, mailbox, sticky, enabled, lingering, closed, modseq, .. } = in_flight else {
+        let InFlight::Session { name, mailbox, sticky, enable, lingering, closed, modseq, .. } = in_flight else {
             return;
         };
         let ok = reply.status == Status::Ok;
-        let listed = Sticky::of_words(words(&enabled, 2));
+        let listed = Sticky::of_words(enable.as_ref().map_or_else(BTreeSet::new, |enable| words(&enable.untagged, 2)));
         match name {
             Name::Select | Name::Examine => {
                 self.context_tags.clear();
@@ -391,6 +392,12 @@ impl Machine {
                 self.context_tags.clear();
                 self.facts.selected = None;
             }
+            Name::Enable if ok => {
+                let tagged = Bytes::copy_from_slice(&reply_bytes(reply));
+                if let Some(reply) = enable {
+                    self.facts.enable_reply = Some(Arc::new(EnableReply { tagged, ..*reply }));
+                }
+            }
             _ => {}
         }
         self.switched_on(name, sticky, &listed, modseq, reply.status);
@@ -412,14 +419,17 @@ impl Machine {
             let known = ["CONDSTORE", "QRESYNC"].iter().any(|name| self.capabilities.has(name));
             Sticky { condstore: asked.condstore && if selects { modseq } else { known }, ..Sticky::default() }
         };
-        if ok && granted != Sticky::default() {
+        // Whatever comes of a command in a mailbox, mod-sequences are told from then on, if it says up to where (RFC 7162
+        // section 3.1).
+        let said = ok || !enables && !selects && modseq;
+        if said && granted != Sticky::default() {
             let qresync = granted.enabled.contains(&b"QRESYNC"[..]);
             self.manners.learn(|known| {
                 known.grants_condstore |= granted.condstore;
                 known.grants_qresync |= qresync;
             });
         }
-        if ok {
+        if said {
             self.facts.granted = Arc::new(self.facts.granted.with(&granted));
         }
         if !listed.is_within(&self.facts.sticky) {
