@@ -75,6 +75,14 @@ static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
 /// it may.
 static TOLD_WITH_UID: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"^(\* \d+ FETCH \(FLAGS \([^()]*\)) UID \d+\)").expect("a constant"));
+/// The same, as servers tell it on a connection with QRESYNC.
+static TOLD_AFTER_UID: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"(?m)^(S: \* \d+ FETCH \()UID \d+ (FLAGS \([^()]*\)\))").expect("a constant"));
+/// What is said beside it is the server's affair, or imapool's.
+static HIGHEST: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"(?m)^(S: \* OK \[HIGHESTMODSEQ <n>\]).*$").expect("a constant"));
+/// Among the items of a FETCH.
+static MODSEQ: LazyLock<Regex> = LazyLock::new(|| Regex::new(r" ?MODSEQ \(<n>\) ?").expect("a constant"));
 
 static RECENT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\\Recent | ?\\Recent").expect("a constant"));
 
@@ -210,7 +218,11 @@ pub(crate) fn difference(name: &str, direct: &Transcript, proxied: &Transcript) 
         let kept = kept.filter(|(at, _)| !std::ptr::eq(transcript, direct) || !needless.contains(at));
         let kept = kept.filter(|(_, (line, _))| !any_connection || !line.starts_with("S: * OK [HIGHESTMODSEQ"));
         let text = kept.map(|(_, (line, _))| line.as_str()).collect::<Vec<_>>().join("\n") + "\n";
-        text.replace("* ENABLED CONDSTORE QRESYNC", "* ENABLED QRESYNC")
+        let text = text.replace("* ENABLED CONDSTORE QRESYNC", "* ENABLED QRESYNC");
+        let text = HIGHEST.replace_all(&TOLD_AFTER_UID.replace_all(&text, "$1$2"), "$1 …").into_owned();
+        // By which session they were switched on, of those before it, the pool decides.
+        let text = if any_connection { MODSEQ.replace_all(&text, "").into_owned() } else { text };
+        without_repeated_enabled(&text)
     });
     if old != new {
         let diff = TextDiff::from_lines(&old, &new);
@@ -225,6 +237,17 @@ pub(crate) fn difference(name: &str, direct: &Transcript, proxied: &Transcript) 
         report += &capability_difference(&all, proxied);
     }
     if report.is_empty() { None } else { Some(format!("== {name}\n{report}")) }
+}
+
+/// Some servers list once more what ENABLE has switched on before (Dovecot), some say that it is nothing, some say
+/// nothing of it (Cyrus).
+fn without_repeated_enabled(text: &str) -> String {
+    let mut listed = BTreeSet::new();
+    let new = |line: &&str| match line.strip_prefix("S: * ENABLED") {
+        Some(words) => !words.is_empty() && listed.insert(words.to_owned()),
+        None => true,
+    };
+    text.lines().filter(new).fold(String::new(), |text, line| text + line + "\n")
 }
 
 /// What Cyrus says and a hub does not: flags in reply to a silent STORE, which a server should not tell (RFC 9051

@@ -211,9 +211,9 @@ impl Session {
         }
     }
 
-    /// Answers an ENABLE of what was switched on for an earlier session, on the connection that this one has got: as the
-    /// backend did then, if that was asked for in the same words. If not, what is on is listed: the backend would not
-    /// list it again (RFC 5161 section 3.2), and the client would take it for refused.
+    /// Answers an ENABLE of what was switched on for an earlier session, on the connection that this one has got: as
+    /// the backend did then, if that was asked for in the same words. If not, what is on is listed: the backend would
+    /// not list it again (RFC 5161 section 3.2), and the client would take it for refused.
     fn has_enabled(&mut self, enable: &Command, facts: &Facts) {
         match facts.enable_reply.as_ref().filter(|reply| reply.answers(enable)) {
             Some(reply) => {

@@ -419,8 +419,8 @@ impl Machine {
             let known = ["CONDSTORE", "QRESYNC"].iter().any(|name| self.capabilities.has(name));
             Sticky { condstore: asked.condstore && if selects { modseq } else { known }, ..Sticky::default() }
         };
-        // Whatever comes of a command in a mailbox, mod-sequences are told from then on, if it says up to where (RFC 7162
-        // section 3.1).
+        // Whatever comes of a command in a mailbox, mod-sequences are told from then on, if it says up to where (RFC
+        // 7162 section 3.1).
         let said = ok || !enables && !selects && modseq;
         if said && granted != Sticky::default() {
             let qresync = granted.enabled.contains(&b"QRESYNC"[..]);
