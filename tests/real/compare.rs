@@ -76,8 +76,15 @@ static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
 static TOLD_WITH_UID: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"^(\* \d+ FETCH \(FLAGS \([^()]*\)) UID \d+\)").expect("a constant"));
 /// The same, as servers tell it on a connection with QRESYNC.
-static TOLD_AFTER_UID: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"(?m)^(S: \* \d+ FETCH \()UID \d+ (FLAGS \([^()]*\)\))").expect("a constant"));
+static TOLD_BY_UID: LazyLock<Regex> = LazyLock::new(|| {
+    let pattern = r"(?m)^(S: \* \d+ FETCH \()(?:UID \d+ )?(FLAGS \([^()]*\))(?: UID \d+)?\)";
+    Regex::new(pattern).expect("a constant")
+});
+/// Of a tagged OK: what Cyrus says to everybody, and words that imapool has of its own.
+static TAGGED: LazyLock<Regex> = LazyLock::new(|| {
+    let pattern = r"(?m)^(S: [a-z]\w* OK)(?: \[HIGHESTMODSEQ <n>\])?(?: Completed| Enabled\.)?$";
+    Regex::new(pattern).expect("a constant")
+});
 /// What is said beside it is the server's affair, or imapool's.
 static HIGHEST: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"(?m)^(S: \* OK \[HIGHESTMODSEQ <n>\]).*$").expect("a constant"));
@@ -219,7 +226,8 @@ pub(crate) fn difference(name: &str, direct: &Transcript, proxied: &Transcript) 
         let kept = kept.filter(|(_, (line, _))| !any_connection || !line.starts_with("S: * OK [HIGHESTMODSEQ"));
         let text = kept.map(|(_, (line, _))| line.as_str()).collect::<Vec<_>>().join("\n") + "\n";
         let text = text.replace("* ENABLED CONDSTORE QRESYNC", "* ENABLED QRESYNC");
-        let text = HIGHEST.replace_all(&TOLD_AFTER_UID.replace_all(&text, "$1$2"), "$1 …").into_owned();
+        let text = HIGHEST.replace_all(&TOLD_BY_UID.replace_all(&text, "$1$2)"), "$1 …").into_owned();
+        let text = TAGGED.replace_all(&text, "$1").into_owned();
         // By which session they were switched on, of those before it, the pool decides.
         let text = if any_connection { MODSEQ.replace_all(&text, "").into_owned() } else { text };
         without_repeated_enabled(&text)
