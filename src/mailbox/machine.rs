@@ -193,6 +193,8 @@ pub enum Told {
 struct Member {
     /// What it has switched on, and is told.
     enabled: Enabled,
+    /// By the command that runs.
+    switching: bool,
     /// What it has been told of the mailbox; `None`: its SELECT was not answered yet.
     cursor: Option<Cursor>,
     /// In IDLE: hears of everything at once.

@@ -225,6 +225,39 @@ async fn others_never_see_mod_sequences() {
     stage.end().await;
 }
 
+/// RFC 7162 section 3.1: what the server does not understand has switched on nothing; what it refuses has.
+#[tokio::test]
+async fn a_command_that_is_not_understood_switches_on_nothing() {
+    for (status, told) in [("BAD", ""), ("NO", " MODSEQ (102)")] {
+        let mut stage = Stage::set(1, "CONDSTORE").await;
+        stage
+            .play(&format!(
+                "ONE
+                 TWO
+                 2> b FETCH 1 (MODSEQ)
+                 U> FETCH 1 (MODSEQ)
+                 U< * OK [HIGHESTMODSEQ 100] highest
+                 U< * 1 FETCH (MODSEQ (5))
+                 U< TAG OK fetched
+                 2< * OK [HIGHESTMODSEQ 100] highest
+                 2< * 1 FETCH (MODSEQ (5))
+                 2< b OK fetched
+                 1> b FETCH 1 (MODSEQ NONSENSE)
+                 U> FETCH 1 (MODSEQ NONSENSE)
+                 U< TAG {status} nonsense
+                 1~ b {status} nonsense
+                 1> c STORE 1 FLAGS (y)
+                 U> STORE 1 FLAGS (y)
+                 U< * 1 FETCH (UID 11 FLAGS (y) MODSEQ (102))
+                 U< TAG OK stored
+                 1< * 1 FETCH (UID 11 FLAGS (y){told})
+                 1< c OK stored"
+            ))
+            .await;
+        stage.end().await;
+    }
+}
+
 /// RFC 7162 section 3.1: FETCH (MODSEQ) switches CONDSTORE on in the middle of a mailbox, for the session that says so:
 /// it hears HIGHESTMODSEQ then, and mod-sequences from then on. It stays with the others, who hear none, and who says
 /// so later on the same connection hears HIGHESTMODSEQ, too.

@@ -88,9 +88,6 @@ static TAGGED: LazyLock<Regex> = LazyLock::new(|| {
 /// What is said beside it is the server's affair, or imapool's.
 static HIGHEST: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"(?m)^(S: \* OK \[HIGHESTMODSEQ <n>\]).*$").expect("a constant"));
-/// Among the items of a FETCH.
-static MODSEQ: LazyLock<Regex> = LazyLock::new(|| Regex::new(r" ?MODSEQ \(<n>\) ?").expect("a constant"));
-
 static RECENT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\\Recent | ?\\Recent").expect("a constant"));
 
 static CAPABILITIES: LazyLock<Regex> =
@@ -228,8 +225,6 @@ pub(crate) fn difference(name: &str, direct: &Transcript, proxied: &Transcript) 
         let text = text.replace("* ENABLED CONDSTORE QRESYNC", "* ENABLED QRESYNC");
         let text = HIGHEST.replace_all(&TOLD_BY_UID.replace_all(&text, "$1$2)"), "$1 …").into_owned();
         let text = TAGGED.replace_all(&text, "$1").into_owned();
-        // By which session they were switched on, of those before it, the pool decides.
-        let text = if any_connection { MODSEQ.replace_all(&text, "").into_owned() } else { text };
         without_repeated_enabled(&text)
     });
     if old != new {

@@ -114,12 +114,23 @@ impl Machine {
         let Some(member) = self.members.get_mut(&id) else { return };
         self.levels.remove(member.enabled);
         member.enabled = Enabled::Condstore;
+        member.switching = true;
         self.levels.add(member.enabled);
         // The backend says so only when it is switched on; whether it was, nobody knows before it has said so.
         let was_on = self.manners.known().grants_condstore;
         if let Some(modseq) = self.highest_modseq().filter(|_| was_on) {
             let text = format!("* OK [HIGHESTMODSEQ {modseq}] Highest mod-sequence\r\n");
             self.tell(id, Told::Data(text.into()));
+        }
+    }
+
+    /// The command was answered. One that the backend does not understand has switched on nothing.
+    pub(super) fn has_switched_on(&mut self, id: MemberId, bad: bool) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if std::mem::take(&mut member.switching) && bad {
+            self.levels.remove(member.enabled);
+            member.enabled = Enabled::Nothing;
+            self.levels.add(member.enabled);
         }
     }
 

@@ -49,6 +49,7 @@ impl Machine {
         self.levels.add(enabled);
         let member = Member {
             enabled,
+            switching: false,
             cursor: None,
             idling: false,
             waiting: Some(run),

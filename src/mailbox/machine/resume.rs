@@ -237,6 +237,7 @@ impl Machine {
 
     /// A member's command is over.
     fn answered(&mut self, running: Running, rest: Bytes, ok: bool) {
+        self.has_switched_on(running.id, rest.starts_with(b" BAD"));
         let rest = self.without_modseq(running.id, self.in_own_numbers(&running, rest));
         if ok {
             self.tell_answer(running.id, running.answer);

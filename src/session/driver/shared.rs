@@ -293,8 +293,9 @@ impl Session {
     fn ended(&mut self, rest: &[u8], selected: bool) {
         self.has_renamed();
         self.finished(rest);
-        let ok = rest.trim_ascii_start().starts_with(b"OK");
-        if std::mem::take(&mut self.sharing.switches_on) && ok {
+        // As the hub has it: whatever else comes of it, it is on, if it was understood.
+        let understood = !rest.starts_with(b" BAD");
+        if std::mem::take(&mut self.sharing.switches_on) && understood {
             let enabled = self.sharing.joins_as.enabled.max(Enabled::Condstore);
             self.sharing.joins_as = self.sharing.joins_as.with(enabled);
             self.sticky = Some(Arc::new(self.sharing.joins_as.sticky()));
