@@ -341,3 +341,44 @@ async fn what_was_wrong_with_an_earlier_connection_is_not_said_of_later_ones() {
     drop((one, other));
     harness.finish().await;
 }
+
+/// Who had a connection of its own, and lost it, shares the mailbox that it selects next as any other: what it runs
+/// beside that is given back, and NOOP asks for news of the mailbox.
+#[tokio::test]
+async fn who_was_pinned_and_lost_the_connection_shares_again() {
+    let backend = Scripted::start(|mut conn: Conn| async move {
+        let mut selected = false;
+        while let Some(command) = conn.command().await {
+            let said = match command.split(' ').next().unwrap() {
+                "XYZZY" => return conn.play("S: TAG BAD what").await,
+                "SELECT" => {
+                    selected = true;
+                    "S: * 0 EXISTS\nS: * OK [UIDVALIDITY 7] x\nS: * OK [UIDNEXT 1] x\nS: TAG OK done"
+                }
+                "UNSELECT" => {
+                    selected = false;
+                    "S: TAG OK done"
+                }
+                "UID" => "S: * SEARCH 11\nS: TAG OK done",
+                "STATUS" => "S: * STATUS INBOX (UIDVALIDITY 7 UIDNEXT 1)\nS: TAG OK done",
+                "APPEND" => {
+                    conn.send("+ go\r\n").await;
+                    conn.octets(3).await;
+                    conn.line().await;
+                    "S: TAG OK done"
+                }
+                "NOOP" if selected => "S: * 1 EXISTS\nS: TAG OK done",
+                _ => "S: TAG OK done",
+            };
+            conn.play(said).await;
+        }
+    })
+    .await;
+    let harness = multiplexing(&backend, 2).await;
+    let mut client = harness.login("u8").await;
+    client.play("C: a XYZZY\nS: a BAD what").await;
+    until("it is lost", || harness.metric("imapool_upstream_retired_total", "server_closed") == 1).await;
+    client.play("C: b SELECT INBOX\nS~ b OK…\nC: c APPEND Other {3}\nS~ + …\nC: abc\nS~ c OK…\nC: d NOOP\nS~ * 1 EXISTS\nS~ d OK…").await;
+    drop(client);
+    harness.finish().await;
+}
