@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use imapool::config::PoolMode;
 use imapool::demo::server::{Capabilities, Options, Server};
 
 use crate::support::{Conn, Gate, Harness, Scripted};
@@ -192,7 +193,12 @@ async fn other_sticky_state_retires_the_connection_when_there_is_no_room_for_ano
 #[tokio::test]
 async fn condstore_is_the_same_kind_of_connection() {
     let backend = Scripted::start(|mut conn: Conn| async move { conn.obey().await }).await;
-    let harness = Harness::start(backend.address, |config| config.pool.max_per_account = 1).await;
+    let harness = Harness::start(backend.address, |config| {
+        // Also where all others run without sharing.
+        config.pool.mode = PoolMode::Multiplex;
+        config.pool.max_per_account = 1;
+    })
+    .await;
     let select = "\nC: b SELECT INBOX\nS: b OK…";
     for (enable, logins) in [("CONDSTORE", 1), ("", 1), ("CONDSTORE", 1), ("UTF8=ACCEPT", 2), ("CONDSTORE", 3), ("", 3)]
     {

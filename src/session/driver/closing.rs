@@ -112,7 +112,9 @@ impl Session {
     }
 
     /// A connection at rest goes back to its pool; one with a reply on the way is drained first, by a task of its own.
+    /// The hub is left before the client hears that it is over, and may come again.
     fn release(&mut self) {
+        self.sharing.hub = None;
         let Some(lease) = self.lease.take() else { return };
         let remnant = self.machine.remnant();
         // What has not gone on to the backend by now never will.
