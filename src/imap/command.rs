@@ -229,15 +229,13 @@ impl Command {
                 | Name::Status
                 | Name::List
                 | Name::Other
-        ) && self.segments.iter().any(|segment| {
-            [&b"MODSEQ"[..], b"CONDSTORE", b"CHANGEDSINCE", b"QRESYNC"].iter().any(|w| mentions(&segment.text, w))
-        })
+        ) && self.segments.iter().any(|segment| mentions_modseqs(&segment.text))
     }
 
     /// Whether it resumes a mailbox by QRESYNC (RFC 7162 section 3.2.5).
     #[must_use]
     pub fn resynchronises(&self) -> bool {
-        self.segments.iter().any(|segment| mentions(&segment.text, b"QRESYNC"))
+        self.segments.iter().any(|segment| segment.text.windows(7).any(|word| word.eq_ignore_ascii_case(b"QRESYNC")))
     }
 
     /// The mailbox of a SELECT or EXAMINE, as the key of a selected mailbox: its name with INBOX in capitals, after
@@ -272,11 +270,18 @@ fn canonical(mailbox: &[u8]) -> &[u8] {
     if mailbox.eq_ignore_ascii_case(b"INBOX") { b"INBOX" } else { mailbox }
 }
 
-/// Whether `text` holds `word`, whatever the case.
-fn mentions(text: &[u8], word: &[u8]) -> bool {
-    let Some(first) = word.first() else { return true };
-    memchr::memchr2_iter(first.to_ascii_lowercase(), first.to_ascii_uppercase(), text)
-        .any(|at| text[at..].get(..word.len()).is_some_and(|here| here.eq_ignore_ascii_case(word)))
+/// Whether a word of RFC 7162 is in it, whatever the case.
+fn mentions_modseqs(text: &[u8]) -> bool {
+    // Each is looked for by its rarest letter, and where in it that stands.
+    let any = |letter: u8, words: &[(&[u8], usize)]| {
+        memchr::memchr2_iter(letter.to_ascii_lowercase(), letter, text).any(|at| {
+            words.iter().any(|(word, letter)| {
+                let here = at.checked_sub(*letter).and_then(|start| text[start..].get(..word.len()));
+                here.is_some_and(|here| here.eq_ignore_ascii_case(word))
+            })
+        })
+    };
+    any(b'Q', &[(b"MODSEQ", 5), (b"QRESYNC", 0)]) || any(b'C', &[(b"CONDSTORE", 0), (b"CHANGEDSINCE", 0)])
 }
 
 /// Reads a command's arguments one by one.
@@ -564,9 +569,13 @@ mod tests {
             "a STORE 1 (UNCHANGEDSINCE 1) FLAGS ()",
             "a STATUS x (HIGHESTMODSEQ)",
             "a SEARCH MODSEQ 1",
+            "a SELECT x (Qresync (1 2))",
+            "a SELECT ds.modseq",
         ] {
             assert!(command(line).enables_condstore(), "{line}");
         }
-        assert!(!command("a FETCH 1 FLAGS").enables_condstore());
+        for line in ["a FETCH 1 FLAGS", "a SELECT ds", "a LIST \"\" mods", "a SELECT qr", "a NOOP modseq"] {
+            assert!(!command(line).enables_condstore(), "{line}");
+        }
     }
 }

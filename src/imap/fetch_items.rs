@@ -93,13 +93,13 @@ struct Word {
 }
 
 impl Word {
-    fn push(&mut self, octet: u8) {
-        if let Some(free) = self.octets.get_mut(self.len) {
-            *free = octet;
-            self.len += 1;
+    fn push(&mut self, octets: &[u8]) {
+        if let Some(free) = self.octets.get_mut(self.len..self.len + octets.len()) {
+            free.copy_from_slice(octets);
+            self.len += octets.len();
         } else {
             // No name or number that matters is as long.
-            self.octets[0] = 0;
+            (self.octets[0], self.len) = (0, MAX_WORD);
         }
     }
 
@@ -122,13 +122,25 @@ impl FetchScanner {
     pub fn text(&mut self, octets: &[u8]) {
         let mut rest = octets;
         while let Some((octet, more)) = rest.split_first() {
-            self.octet(*octet);
-            rest = more;
-            if self.section && !self.quoted {
-                let end = memchr::memchr2(b']', b'"', rest).unwrap_or(rest.len());
-                rest = &rest[end..];
+            let plain = match () {
+                () if self.quoted => 0,
+                () if self.section => memchr::memchr2(b']', b'"', rest).unwrap_or(rest.len()),
+                () => rest.iter().position(|octet| self.ends_word(*octet)).unwrap_or(rest.len()),
+            };
+            if plain == 0 {
+                self.octet(*octet);
+                rest = more;
+            } else {
+                if !self.section {
+                    self.put(&rest[..plain]);
+                }
+                rest = &rest[plain..];
             }
         }
+    }
+
+    fn ends_word(&self, octet: u8) -> bool {
+        matches!(octet, b' ' | b'(' | b')' | b'"' | b'\r' | b'\n') || octet == b'[' && self.depth == 1
     }
 
     /// A literal stands here, whatever its octets.
@@ -161,14 +173,15 @@ impl FetchScanner {
         std::mem::take(self).items
     }
 
+    /// One that is in quotes, or ends what is plain.
     fn octet(&mut self, octet: u8) {
         if self.quoted {
             return self.in_quotes(octet);
         }
         match octet {
             b'"' => self.quoted = true,
-            _ if self.section => self.section = octet != b']',
-            b'[' if self.depth == 1 => self.section = true,
+            b']' if self.section => self.section = false,
+            b'[' => self.section = true,
             b'(' => {
                 self.end_word();
                 self.depth = self.depth.saturating_add(1);
@@ -180,8 +193,7 @@ impl FetchScanner {
                     self.end_list();
                 }
             }
-            b' ' | b'\r' | b'\n' => self.end_word(),
-            _ => self.put(octet),
+            _ => self.end_word(),
         }
     }
 
@@ -199,16 +211,17 @@ impl FetchScanner {
         }
     }
 
-    fn put(&mut self, octet: u8) {
+    /// Of one word.
+    fn put(&mut self, octets: &[u8]) {
         if !self.in_word {
             (self.in_word, self.hash) = (true, FNV_OFFSET);
             self.word.len = 0;
             self.flags.start = self.flags.text.len();
         }
-        self.word.push(octet);
+        self.word.push(octets);
         if self.item == Item::Flags && self.depth == 2 {
-            self.hash = fnv(self.hash, octet);
-            self.flags.put(octet);
+            self.hash = octets.iter().fold(self.hash, |hash, octet| fnv(hash, *octet));
+            self.flags.put(octets);
         }
     }
 
@@ -253,15 +266,15 @@ impl FetchScanner {
 }
 
 impl FlagList {
-    fn put(&mut self, octet: u8) {
-        if self.text.len() >= MAX_FLAGS {
+    fn put(&mut self, octets: &[u8]) {
+        if self.text.len() + octets.len() > MAX_FLAGS {
             self.too_long = true;
             return;
         }
         if self.start == self.text.len() && self.start > 0 {
             self.text.push(b' ');
         }
-        self.text.push(octet);
+        self.text.extend_from_slice(octets);
     }
 
     fn end_flag(&mut self, hash: u64) {

@@ -97,13 +97,27 @@ impl Framer {
                 self.place = Place::LineStart;
                 at + 1
             }),
-            Place::Line(tail) => {
-                let (len, place) = line(octets, tail);
-                self.place = place;
-                len
-            }
+            Place::Line(tail) => match memchr::memchr(b'\n', octets) {
+                // Most lines announce nothing, as their last octet shows.
+                Some(end) if matches!(before_cr(&octets[..end]), [.., last] if *last != b'}') => {
+                    self.place = Place::LineStart;
+                    end + 1
+                }
+                Some(end) => {
+                    self.place = after_line(tail_of(&octets[..end], tail));
+                    end + 1
+                }
+                None => {
+                    self.place = Place::Line(tail_of(octets, tail));
+                    octets.len()
+                }
+            },
         }
     }
+}
+
+fn before_cr(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 fn after_literal(left: u64) -> Place {
@@ -114,22 +128,15 @@ fn after_literal(left: u64) -> Place {
     }
 }
 
-/// How many octets belong to the line, and what comes then.
-fn line(octets: &[u8], tail: Tail) -> (usize, Place) {
-    let Some(end) = memchr::memchr(b'\n', octets) else { return (octets.len(), Place::Line(tail_of(octets, tail))) };
-    let text = &octets[..end];
-    let place = match text.strip_suffix(b"\r").unwrap_or(text) {
-        // Most lines announce nothing, as their last octet shows.
-        [.., last] if *last != b'}' => Place::LineStart,
-        _ => match tail_of(text, tail) {
-            Tail::Closed(size) | Tail::Cr(size) => after_literal(size),
-            _ => Place::LineStart,
-        },
-    };
-    (end + 1, place)
+fn after_line(tail: Tail) -> Place {
+    match tail {
+        Tail::Closed(size) | Tail::Cr(size) => after_literal(size),
+        _ => Place::LineStart,
+    }
 }
 
 /// What has been seen of an announcement at the end of these octets, which are of one line: its last `{` counts.
+#[inline(never)]
 fn tail_of(octets: &[u8], tail: Tail) -> Tail {
     let (octets, tail) = match memchr::memrchr(b'{', octets) {
         Some(at) => (&octets[at..], Tail::None),

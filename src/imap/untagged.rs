@@ -139,9 +139,7 @@ impl Reader {
     fn begin(&mut self) -> Option<Part<'_>> {
         self.gather()?;
         let front = self.queue.front()?;
-        let start = &front[..front.len().min(CLASSIFY)];
-        let end = memchr::memchr(b'\n', start).map_or(start.len(), |at| at + 1);
-        let (reply, head, kind) = reply(&start[..end]);
+        let (reply, head, kind) = reply(&front[..front.len().min(CLASSIFY)]);
         self.framer.begin(kind);
         self.within = true;
         self.given = head;
@@ -167,7 +165,7 @@ impl Reader {
     }
 }
 
-/// What the line that starts like this is, how long its head is, and of which kind.
+/// What the line that starts like this is, how long its head is, and of which kind; other lines may follow.
 fn reply(start: &[u8]) -> (Reply, usize, Kind) {
     let (first, after) = word(start, 1);
     if start.starts_with(b"* ") && first.iter().all(u8::is_ascii_digit) {

@@ -92,29 +92,31 @@ impl Machine {
         if rest.is_empty() {
             return Ok(false);
         }
-        let end = memchr::memchr(b'\n', &rest[self.scanned..]).map(|at| at + self.scanned + 1);
-        if end.is_none() && rest.len() < CLASSIFY {
+        if rest.len() < CLASSIFY && memchr::memchr(b'\n', &rest[self.scanned..]).is_none() {
             self.scanned = rest.len();
             return Ok(false);
         }
-        let len = end.unwrap_or(rest.len());
         // By the same octets however the line was cut on its way here.
-        let kind = classify(&rest[..len.min(CLASSIFY)]);
+        let start = &rest[..rest.len().min(CLASSIFY)];
+        let kind = classify(start);
         if !kind.wants_whole_line() {
             self.scanned = 0;
-            let start = &rest[..len.min(CLASSIFY)];
+            let len = || memchr::memchr(b'\n', start).map_or(start.len(), |at| at + 1);
             if matches!(kind, Kind::Stray { .. }) {
-                self.stray(start)?;
+                self.stray(&start[..len()])?;
             } else {
                 self.dropping = self.drops(kind);
             }
             self.stale = false;
             self.framer.begin(kind);
             if kind == Kind::Esearch && !self.dropping {
-                self.retag(input, passed, len.min(CLASSIFY));
+                let len = len();
+                self.retag(input, passed, len);
             }
             return Ok(true);
         }
+        let end = memchr::memchr(b'\n', &rest[self.scanned..]).map(|at| at + self.scanned + 1);
+        let len = end.unwrap_or(rest.len());
         let Some(end) = end.filter(|end| *end <= MAX_WHOLE_LINE) else {
             if len <= MAX_WHOLE_LINE {
                 self.scanned = rest.len();
