@@ -227,26 +227,32 @@ pub struct Connection {
 struct Proof {
     /// The command that runs is a client's, and no IDLE.
     command: bool,
-    /// Since when the IDLE lasts that runs, whose ever it is.
-    idle_since: Option<Instant>,
+    /// What runs is for news, whose ever it is, IDLE or a hub's NOOP: since when that IDLE, or this connection, lasts.
+    listens_since: Option<Instant>,
 }
 
-/// An IDLE that the backend ends after so long was of use.
+/// A connection that the backend ends after so long was of use, if it listened.
 const LASTING: Duration = Duration::from_secs(30);
-/// An IDLE that imapool ends after so long was of use: the backend would have gone on.
+/// An IDLE that imapool ends after so long was of use: the backend would have gone on. So is, when it is as old, a
+/// connection with a NOOP, and one that ends by its age.
 const ENDED: Duration = Duration::from_secs(1);
 
 impl Proof {
-    fn of(run: &Run) -> Self {
-        let idle = run.command.name == Name::Idle;
+    fn of(run: &Run, opened: Instant) -> Self {
         // A command of a hub's own has no tag.
-        Self { command: !idle && !run.command.tag.is_empty(), idle_since: idle.then(Instant::now) }
+        let own = run.command.tag.is_empty();
+        let listens_since = match run.command.name {
+            Name::Idle => Some(Instant::now()),
+            Name::Noop if own => Some(opened),
+            _ => None,
+        };
+        Self { command: !own && listens_since.is_none(), listens_since }
     }
 
     fn is_given_by(&self, event: &FromUpstream) -> bool {
-        let lasted = |time| self.idle_since.is_some_and(|since| since.elapsed() >= time);
+        let lasted = |time| self.listens_since.is_some_and(|since| since.elapsed() >= time);
         match event {
-            FromUpstream::Data(_) => self.idle_since.is_some(),
+            FromUpstream::Data(_) => self.listens_since.is_some(),
             FromUpstream::Done(_, rest, _) => (self.command || lasted(ENDED)) && rest.starts_with(b" OK"),
             FromUpstream::Lost(_) => lasted(LASTING),
             _ => false,
@@ -351,7 +357,7 @@ impl Connection {
     /// Runs a command, or gives it back, unsent: the connection is gone. It is sent by the functions that poll.
     pub fn run(&mut self, run: Box<Run>) -> Result<(), Box<Run>> {
         if let Some(proof) = &mut self.proof {
-            *proof = Proof::of(&run);
+            *proof = Proof::of(&run, self.shared.epoch);
         }
         match &mut self.wire {
             Some(wire) => wire.run(run),
@@ -404,12 +410,17 @@ impl Connection {
         };
         let event = event.unwrap_or_else(|exit| FromUpstream::Lost(self.lost(exit)));
         if self.proof.as_ref().is_some_and(|proof| proof.is_given_by(&event)) {
-            self.proof = None;
-            if let Some(queue) = self.shared.proves.get() {
-                queue.proven();
-            }
+            self.is_proven();
         }
         Poll::Ready(event)
+    }
+
+    fn is_proven(&mut self) {
+        if self.proof.take().is_some()
+            && let Some(queue) = self.shared.proves.get()
+        {
+            queue.proven();
+        }
     }
 
     fn lost(&mut self, exit: Exit) -> Loss {
@@ -463,6 +474,10 @@ impl Connection {
 
     /// Ends it, for this reason.
     pub fn retire(mut self, reason: RetireReason) {
+        if reason == RetireReason::Lifetime && self.shared.epoch.elapsed() >= ENDED {
+            // The backend would have gone on.
+            self.is_proven();
+        }
         self.end(Exit::Retire(reason));
     }
 

@@ -455,6 +455,31 @@ async fn what_pins_has_a_connection_without_mod_sequences() {
     stage.end().await;
 }
 
+/// RFC 7162 section 3.1: mod-sequences only ever grow. Where they do not, nobody who goes by them can be told what has
+/// changed; who does not is told.
+#[tokio::test]
+async fn mod_sequences_that_go_back_end_the_mailbox() {
+    let back = |set: &str, answer: &str| {
+        format!(
+            "U> {set}
+             U!
+             V> SELECT \"INBOX\" (CONDSTORE)
+             V< * 3 EXISTS
+             V< * OK [UIDVALIDITY 7] valid
+             V< * OK [UIDNEXT 14] next
+             V< * OK [HIGHESTMODSEQ 99] highest
+             V< TAG OK [READ-WRITE] selected
+             {answer}"
+        )
+    };
+    let mut stage = Stage::set(1, "CONDSTORE").await;
+    stage.play(FIRST).await;
+    stage.play(SECOND).await;
+    stage.play("1> b FETCH 1 (UID)").await;
+    stage.play(&back("FETCH 1 (UID)", "1< b NO [UNAVAILABLE]…\n1< * BYE…\n1.\n2< * BYE…\n2.")).await;
+    stage.end().await;
+}
+
 /// RFC 5161 section 3.1: ENABLE is for the time before a mailbox is selected. What a backend makes of it afterwards
 /// is the backend's affair: the session has a connection of its own for it, and the others do not notice.
 #[tokio::test]

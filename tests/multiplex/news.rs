@@ -391,6 +391,67 @@ async fn a_message_is_recent_for_one_session() {
     .await;
 }
 
+/// The same where the first was told before the UIDs were known; by the number that the message has by now.
+#[tokio::test]
+async fn a_message_that_was_recent_without_its_uid_is_recent_no_more() {
+    play(
+        1,
+        "",
+        "ONE
+         1> b FETCH 2:3 (FLAGS)
+         U> FETCH 2:3 (FLAGS)
+         U< * 2 FETCH (FLAGS ())
+         U< * 3 FETCH (FLAGS (\\Recent))
+         U< TAG OK fetched
+         1< * 2 FETCH (FLAGS ())
+         1< * 3 FETCH (FLAGS (\\Recent))
+         1< b OK fetched
+         1> c NOOP
+         U> NOOP
+         U< * 1 EXPUNGE
+         U< TAG OK noop
+         1< * 1 EXPUNGE
+         1< c OK noop
+         2> a SELECT INBOX
+         U> FETCH 1:* (UID)
+         U< * 1 FETCH (UID 12)
+         U< * 2 FETCH (UID 13)
+         U< TAG OK fetched
+         U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
+         U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
+         U< TAG OK status
+         U> UID SEARCH UNSEEN
+         U< * SEARCH
+         U< TAG OK searched
+         U> NOOP
+         U< TAG OK noop
+         2~ a OK [READ-WRITE] selected
+         2> b SEARCH RECENT
+         U> SEARCH (RECENT NOT UID 13)
+         U< * SEARCH
+         U< TAG OK searched
+         2< * SEARCH
+         2< b OK searched
+         2> c FETCH 1:2 (FLAGS)
+         U> FETCH 1:2 (FLAGS)
+         U< * 1 FETCH (FLAGS (\\Recent))
+         U< * 2 FETCH (FLAGS (\\Recent))
+         U< TAG OK fetched
+         2< * 1 FETCH (FLAGS (\\Recent))
+         2< * 2 FETCH (FLAGS ())
+         2< c OK fetched
+         1> d FETCH 1:2 (FLAGS)
+         U> FETCH 1:2 (FLAGS)
+         U< * 1 FETCH (FLAGS (\\Recent))
+         U< * 2 FETCH (FLAGS (\\Recent))
+         U< TAG OK fetched
+         1< * 1 FETCH (FLAGS ())
+         1< * 2 FETCH (FLAGS (\\Recent))
+         1< d OK fetched",
+    )
+    .await;
+}
+
 /// RFC 3501 sections 2.3.2 and 6.4.4: nor does SEARCH find a message that is recent for another session, by RECENT or
 /// NEW; by OLD it does.
 #[tokio::test]

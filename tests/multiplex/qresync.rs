@@ -525,6 +525,41 @@ async fn the_parameter_needs_enable() {
     stage.end().await;
 }
 
+/// RFC 7162 section 3.2.5: what has come while it joins is told, too.
+#[tokio::test]
+async fn who_joins_catches_up_with_what_has_just_come() {
+    two("2> d SELECT INBOX (QRESYNC (7 90))
+         2< * OK [CLOSED]…
+         U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
+         U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 102)
+         U< TAG OK status
+         U> UID SEARCH UNSEEN
+         U< * 4 EXISTS
+         U< * SEARCH
+         U< TAG OK searched
+         U> NOOP
+         U< TAG OK noop
+         U> FETCH 4:* (UID)
+         U< * 4 FETCH (UID 17)
+         U< TAG OK fetched
+         U> UID FETCH 1:17 (FLAGS) (CHANGEDSINCE 90 VANISHED)
+         U< * 4 FETCH (UID 17 FLAGS () MODSEQ (103))
+         U< TAG OK fetched
+         2< * OK [UIDVALIDITY 7]…
+         2< * 4 EXISTS
+         2< * OK [HIGHESTMODSEQ 102]…
+         2< * OK [UIDNEXT 18]…
+         2< * 4 FETCH (UID 17 FLAGS () MODSEQ (103))
+         2< d OK [READ-WRITE] selected
+         1> d NOOP
+         U> NOOP
+         U< TAG OK noop
+         1< * 4 EXISTS
+         1< * 4 FETCH (FLAGS () UID 17 MODSEQ (103))
+         1< d OK noop")
+    .await;
+}
+
 /// RFC 7162 sections 3.2 and 6: a client takes the highest mod-sequence that it sees for the one up to which it knows
 /// everything, unless it is told another one. As long as a VANISHED is withheld from it, it is told one before that.
 #[tokio::test]

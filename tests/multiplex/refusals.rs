@@ -250,11 +250,11 @@ async fn without_search_uids_are_fetched() {
              U> NOOP
              U< * 4 EXISTS
              U< TAG OK noop
-             2~ a OK [READ-WRITE] selected
-             3> a SELECT INBOX
              U> FETCH 4:* (UID)
              U< * 4 FETCH (UID 14)
              U< TAG OK fetched
+             2~ a OK [READ-WRITE] selected
+             3> a SELECT INBOX
              U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
              U< * STATUS INBOX (UIDNEXT 15 UIDVALIDITY 7)
              U< TAG OK status

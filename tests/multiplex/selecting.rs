@@ -3,8 +3,8 @@
 use crate::stage::{Stage, play, two};
 
 /// RFC 9051 section 6.3.2: a SELECT is answered with the mailbox as it is, though nothing is selected anew. RFC 3501
-/// section
-/// 6.3.1: UNSEEN is the first message without \Seen.
+/// section 6.3.1: UNSEEN is the first message without \Seen. Section 2.3.1.1: UIDNEXT is above the UIDs of all messages,
+/// also when some have come since it was asked for.
 #[tokio::test]
 async fn who_joins_sees_the_mailbox_as_it_is() {
     play(
@@ -16,19 +16,23 @@ async fn who_joins_sees_the_mailbox_as_it_is() {
          U< * SEARCH 11 12 13
          U< TAG OK searched
          U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
-         U< * STATUS INBOX (UIDNEXT 15 UIDVALIDITY 7)
+         U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
          U< TAG OK status
          U> UID SEARCH UNSEEN
-         U< * SEARCH 12 13
+         U< * SEARCH 13
          U< TAG OK searched
          U> NOOP
          U< * 1 EXPUNGE
          U< * 3 EXISTS
          U< TAG OK noop
+         U> FETCH 3:* (UID)
+         U< * 3 FETCH (UID 14)
+         U< TAG OK fetched
          2< * FLAGS (\\Seen \\Deleted)
          2< * OK [UIDVALIDITY 7]…
          2< * 3 EXISTS
          2< * 0 RECENT
+         2< * OK [UNSEEN 2]…
          2< * OK [UIDNEXT 15]…
          2< a OK [READ-WRITE] selected
          1> b CHECK

@@ -164,10 +164,6 @@ impl Plan {
         self.cache_ttl = chance.of(&[100, 1_000, 300_000]);
         self.max_lifetime = chance.of(&[1_500, 4_000, 3_600_000, 3_600_000]);
         self.users = 1;
-        // Where the server refuses IDLE, connections that grow old under who idles are not known to be of use.
-        if self.max_lifetime < 3_600_000 {
-            self.personality = "";
-        }
         let news = chance.one_in(2);
         self.actions.retain(|(_, action)| news && matches!(action, Action::Deliver(..)));
         self.actions.iter_mut().for_each(|(_, action)| *action = Action::Deliver(0, 0));

@@ -110,6 +110,7 @@ impl Machine {
         self.exists -= numbers.len();
         self.uids.remove_all(&uids);
         self.shadow.expunge(numbers);
+        self.recent.expunge(numbers);
         if let Some(from) = &mut self.recheck {
             *from -= numbers.rank(*from);
         }

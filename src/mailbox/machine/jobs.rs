@@ -106,6 +106,10 @@ pub(super) enum By {
 pub(super) struct Joining {
     pub(super) ids: Vec<MemberId>,
     pub(super) uid_next: Option<u32>,
+    /// Messages whose UIDs were not known before that was asked for.
+    pub(super) unknown: u32,
+    /// How often the UIDs of those that have come since were asked for.
+    pub(super) counts: u8,
     /// The UID of the first message without \Seen.
     pub(super) unseen: Option<u32>,
     /// HIGHESTMODSEQ (RFC 7162 section 3.1.2.1).
@@ -403,12 +407,12 @@ impl Machine {
         let (mut ids, others): (Vec<_>, Vec<_>) = self.queue.drain(..).partition(joins);
         self.queue = others.into();
         ids.insert(0, first);
+        let joining = Joining { ids, unknown: self.exists - self.uids.len(), ..Joining::default() };
         if !self.manners.known().status.allows(self.now) {
-            return self.admit_without_status(Joining { ids, ..Joining::default() });
+            return self.admit_without_status(joining);
         }
         let items = if self.has_modseqs() { " (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)" } else { " (UIDNEXT UIDVALIDITY)" };
         let run = self.with_mailbox(Name::Status, items);
-        let joining = Joining { ids, ..Joining::default() };
         self.begin(Job::Status { joining, text: BytesMut::new() }, run);
     }
 

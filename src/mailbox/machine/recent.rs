@@ -10,26 +10,76 @@ use crate::imap::rewrite::not_recent;
 /// Where the flags are in a FETCH.
 const FLAGS: &[u8] = b"FLAGS (";
 
-/// Which messages were told with \Recent, and to whom, by UID. Nobody claims a message whose UID is not known.
+/// Messages kept without their UIDs. Of more than that, each session is told that they are recent.
+const MAX_UNNAMED: usize = 1000;
+
+/// Which messages were told with \Recent, and to whom.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Recent {
+    /// By UID.
     claimed: Ranges,
+    /// By message number, as long as the UID is not known.
+    unnamed: Vec<(u32, MemberId)>,
+}
+
+impl Recent {
+    /// These messages are gone.
+    pub(super) fn expunge(&mut self, numbers: &Ranges) {
+        self.unnamed.retain_mut(|(number, _)| {
+            let there = !numbers.contains(*number);
+            *number -= numbers.rank(*number);
+            there
+        });
+    }
+
+    /// By number nothing is known any more.
+    pub(super) fn forget_numbers(&mut self) {
+        self.unnamed.clear();
+    }
 }
 
 impl Machine {
     /// What is to be left out of the start of a FETCH of message `number` for this member: \Recent, unless it is the
-    /// first to be told.
-    pub(super) fn claim_recent(&mut self, id: MemberId, number: u32, octets: &[u8]) -> Range<usize> {
+    /// first to be told. `uid`: as far as the reply says it.
+    pub(super) fn claim_recent(&mut self, id: MemberId, number: u32, uid: Option<u32>, octets: &[u8]) -> Range<usize> {
         let Some((from, to)) = recent(octets) else { return 0..0 };
-        let Some((uid, member)) = self.uids.nth(number).zip(self.members.get_mut(&id)) else { return 0..0 };
+        self.name_recent(uid.map(|uid| (number, uid)));
+        let Some(uid) = uid.or_else(|| self.uids.nth(number)) else {
+            let unnamed = &mut self.recent.unnamed;
+            // While strays are looked for, numbers are not what they were.
+            let by_number = self.strays.is_none() && number > 0;
+            let first = unnamed.iter().find(|(claimed, _)| by_number && *claimed == number).map(|(_, first)| *first);
+            if by_number && first.is_none() && unnamed.len() < MAX_UNNAMED {
+                unnamed.push((number, id));
+            }
+            return if first.is_none_or(|first| first == id) { 0..0 } else { from..to };
+        };
+        let Some(member) = self.members.get_mut(&id) else { return 0..0 };
         if self.recent.claimed.insert(uid) {
             member.recent.insert(uid);
         }
         if member.recent.contains(uid) { 0..0 } else { from..to }
     }
 
+    /// Messages whose UIDs are known by now are kept by these; `told` is the number and UID of one more.
+    fn name_recent(&mut self, told: Option<(u32, u32)>) {
+        let Self { recent: Recent { claimed, unnamed }, uids, members, strays, .. } = self;
+        let told = told.filter(|_| strays.is_none());
+        unnamed.retain(|(number, id)| {
+            let told = told.filter(|(at, _)| at == number).map(|(_, uid)| uid);
+            let Some(uid) = told.or_else(|| uids.nth(*number)) else { return true };
+            if claimed.insert(uid)
+                && let Some(member) = members.get_mut(id)
+            {
+                member.recent.insert(uid);
+            }
+            false
+        });
+    }
+
     /// A search of this member, to which what others were told to be recent is not.
-    pub(super) fn without_recent(&self, id: MemberId, command: Command) -> Command {
+    pub(super) fn without_recent(&mut self, id: MemberId, command: Command) -> Command {
+        self.name_recent(None);
         let Some(member) = self.members.get(&id).filter(|_| !self.recent.claimed.is_empty()) else { return command };
         let others = self.recent.claimed.difference(&member.recent).intersection(&self.uids);
         not_recent(&command, &others).unwrap_or(command)

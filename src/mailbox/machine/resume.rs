@@ -306,6 +306,7 @@ impl Machine {
         self.uids = Ranges::new();
         self.touched = false;
         self.shadow = super::Shadow::default();
+        self.recent.forget_numbers();
         self.recheck = None;
         self.selection = Some(Selection { rest: rest.clone(), ..selection });
         self.link = Link::Up { open: true };
@@ -388,11 +389,8 @@ impl Machine {
             return self.open();
         }
         let Some(selection) = &self.selection else { return };
-        // More may have come since.
-        let after_last = self.uids.last().map(|last| last.saturating_add(1));
-        let uid_next = selection.uid_next.map(|next| after_last.map_or(next, |after| after.max(next)));
         let modseq = selection.highest_modseq.filter(|_| self.has_modseqs());
-        self.look_for_unseen(Joining { uid_next, modseq, ..joining });
+        self.look_for_unseen(Joining { uid_next: selection.uid_next, modseq, ..joining });
     }
 
     fn look_for_unseen(&mut self, joining: Joining) {
@@ -406,10 +404,22 @@ impl Machine {
     }
 
     /// All who wait join now: what they are told is how the mailbox is at this moment.
-    fn refreshed(&mut self, joining: Joining) {
+    fn refreshed(&mut self, mut joining: Joining) {
         if self.strays.is_some() {
             return self.join_later(joining);
         }
+        let unknown = self.exists - self.uids.len();
+        if unknown > joining.unknown {
+            // More have come since UIDNEXT was said, which is above the UIDs of all (RFC 9051 section 2.3.1.1).
+            if unknown <= FEW && joining.counts < COUNTS {
+                joining.counts += 1;
+                let run = self.fetch_new_uids();
+                return self.begin(Job::Refresh(joining), run);
+            }
+            joining.uid_next = None;
+        }
+        let after_last = self.uids.last().map(|last| last.saturating_add(1));
+        joining.uid_next = joining.uid_next.map(|next| after_last.map_or(next, |after| after.max(next)));
         self.note_highest(joining.modseq);
         self.settle();
         let Some(selection) = &self.selection else { return };
@@ -464,9 +474,12 @@ impl Machine {
     }
 
     fn ask_one_by_one(&mut self, fresh: Option<Fresh>) {
-        let known = if fresh.is_some() { 0 } else { self.uids.len() };
-        let run = own(Name::Fetch, format!("FETCH {}:* (UID)", known.saturating_add(1)));
+        let run = if fresh.is_some() { own(Name::Fetch, "FETCH 1:* (UID)") } else { self.fetch_new_uids() };
         self.begin(Job::Census { by: By::Fetch, fresh }, run);
+    }
+
+    fn fetch_new_uids(&self) -> Box<Run> {
+        own(Name::Fetch, format!("FETCH {}:* (UID)", self.uids.len().saturating_add(1)))
     }
 
     /// Whether SEARCH may be asked for its result in this form (RFC 4731).
@@ -539,6 +552,13 @@ impl Machine {
         }
         if known.validity != selection.validity || access(known) != access(&selection) {
             return self.bye_all(b"The mailbox is no longer what it was");
+        }
+        if selection.highest_modseq.zip(self.shadow.settled()).is_some_and(|(now, before)| now < before) {
+            // By mod-sequences, which only ever grow (RFC 7162 section 3.1), nothing can be compared.
+            if self.needed().has_modseqs() {
+                return self.bye_all(b"The mailbox is no longer what it was");
+            }
+            self.shadow.settle(0, 0);
         }
         let same = !known.changed
             && known.exists == selection.exists
