@@ -3,8 +3,8 @@
 use crate::stage::{Stage, play, two};
 
 /// RFC 9051 section 6.3.2: a SELECT is answered with the mailbox as it is, though nothing is selected anew. RFC 3501
-/// section 6.3.1: UNSEEN is the first message without \Seen. Section 2.3.1.1: UIDNEXT is above the UIDs of all messages,
-/// also when some have come since it was asked for.
+/// section 6.3.1: UNSEEN is the first message without \Seen. Section 2.3.1.1: UIDNEXT is above the UIDs of all
+/// messages, also of those that have come since it was asked for.
 #[tokio::test]
 async fn who_joins_sees_the_mailbox_as_it_is() {
     play(
