@@ -169,6 +169,8 @@ pub struct Loss {
     pub unsent: bool,
     /// No octet of its reply had come.
     pub unanswered: bool,
+    /// The backend did not ask for a literal that was announced to it: to send the command again is of no use.
+    pub unasked: bool,
     /// A line or a literal was cut: nothing sensible can be said to the client any more.
     pub cut: bool,
     /// What the backend said with its BYE.
@@ -426,7 +428,7 @@ impl Connection {
     fn lost(&mut self, exit: Exit) -> Loss {
         match self.wire.take() {
             Some(wire) => self.shared.end(wire, exit),
-            None => Loss { unsent: true, unanswered: true, cut: false, bye: None },
+            None => Loss { unsent: true, unanswered: true, unasked: false, cut: false, bye: None },
         }
     }
 

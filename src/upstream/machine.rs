@@ -339,6 +339,12 @@ impl Machine {
         }
     }
 
+    /// A literal was announced to the backend, which has yet to ask for it (RFC 9051 section 4.3).
+    #[must_use]
+    pub fn awaits_go_ahead(&self) -> bool {
+        !self.held.is_empty() || self.streaming == Some(true)
+    }
+
     /// The backend has said goodbye, or cannot be trusted to understand a further command.
     #[must_use]
     pub fn is_closing(&self) -> bool {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use imapool::config::PoolMode;
+
 use crate::support::{Conn, Gate, Harness, Scripted, until};
 
 /// Pingora CVE-2025-4366 and CVE-2026-2833: octets that pass before the server has agreed, or that are left unread
@@ -22,6 +24,36 @@ async fn a_refused_literal_is_never_sent() {
     assert_eq!(backend.logins(), 1);
     drop(client);
     harness.finish().await;
+}
+
+/// RFC 9051 section 4.3: a server asks for a literal, or refuses it. Dovecot says nothing at all to an APPEND that it
+/// does not understand, and would have refused one whose literal it need not ask for: the client hears so, and nobody
+/// else waits for that connection.
+#[tokio::test]
+async fn a_literal_that_the_backend_does_not_ask_for_ends_the_wait() {
+    for mode in [PoolMode::Multiplex, PoolMode::Session] {
+        let backend = Scripted::start(|mut conn: Conn| async move {
+            if conn.number > 1 {
+                return conn.obey().await;
+            }
+            conn.play("C: APPEND INBOX UTF8 (~{5}").await;
+            // It reads on, and sees the end.
+            assert_eq!(conn.line().await, None);
+        })
+        .await;
+        let harness = Harness::start(backend.address, |config| {
+            config.pool.mode = mode;
+            config.pool.max_per_account = 1;
+            config.backends[0].reply_timeout = Duration::from_millis(300);
+        })
+        .await;
+        let mut client = harness.login("u8").await;
+        client.send("a APPEND INBOX UTF8 (~{5+}\r\nhello)\r\nb NOOP\r\n").await;
+        client.play("S: a NO [UNAVAILABLE] The mail server did not ask…\nS: b OK…").await;
+        drop(client);
+        harness.visit("u8").await;
+        harness.finish().await;
+    }
 }
 
 /// A synchronising literal that is refused does not follow, and the next line is a command.

@@ -26,6 +26,8 @@ const MAX_ATTEMPTS: u8 = 3;
 pub(super) const LOST: &str = "NO [UNAVAILABLE] Connection to the mail server lost.";
 const UNKNOWN: &str =
     "NO [UNAVAILABLE] Connection to the mail server lost; whether the command was carried out is unknown.";
+const UNASKED: &str =
+    "NO [UNAVAILABLE] The mail server did not ask for the literal: it may not understand the command.";
 
 /// The command that runs on the backend.
 pub(super) struct Running {
@@ -327,6 +329,7 @@ impl Session {
         }
         let ends = self.machine.is_selected() && self.sharing.hub.is_none();
         let reply = match &running {
+            Some(_) if loss.unasked => UNASKED,
             Some(running) if !loss.unsent && !running.name.repeatable() => UNKNOWN,
             _ => LOST,
         };
@@ -341,7 +344,7 @@ impl Session {
             }
             return Ok(());
         };
-        let repeatable = loss.unsent || (loss.unanswered && running.name.repeatable());
+        let repeatable = loss.unsent || (loss.unanswered && running.name.repeatable() && !loss.unasked);
         if !repeatable || running.again.is_none() || running.attempts >= MAX_ATTEMPTS {
             self.lost_for_good(&running);
         }

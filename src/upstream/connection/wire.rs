@@ -30,6 +30,9 @@ use crate::upstream::manners::Manners;
 const UNASKED: usize = 1024 * 1024;
 /// Lines in the log about lines of one connection that nobody understands.
 const REMARKS: u8 = 10;
+/// How long the backend has to ask for a literal, or to refuse it. To a command that it does not understand before the
+/// literal, Dovecot says nothing at all.
+const GO_AHEAD: Duration = Duration::from_secs(10);
 /// How long a command of our own may take on an authenticated connection.
 const OWN_COMMAND: Duration = Duration::from_secs(30);
 
@@ -93,6 +96,8 @@ pub(super) enum Exit {
     Protocol(ProtocolError),
     Io(io::Error),
     Timeout,
+    /// The backend does not ask for a literal, as if it had not understood the command.
+    NoGoAhead,
 }
 
 impl fmt::Display for Exit {
@@ -105,6 +110,7 @@ impl fmt::Display for Exit {
             Self::Protocol(error) => error.fmt(f),
             Self::Io(error) => error.fmt(f),
             Self::Timeout => f.write_str("the server did not answer in time"),
+            Self::NoGoAhead => f.write_str("the server did not ask for a literal"),
         }
     }
 }
@@ -370,10 +376,16 @@ impl Wire {
             // Clients idle as long as they like: TCP's keepalive watches over the backend then.
             Phase::Leased if self.machine.is_waiting() || !self.output.is_empty() => {
                 let doubt = self.last_octet.max(self.doubted) + self.timing.doubt;
-                Some(doubt.min(self.last_octet + self.timing.reply_timeout))
+                Some(doubt.min(self.last_octet + self.patience()))
             }
             Phase::Leased => None,
         }
+    }
+
+    /// How long the backend may say nothing while something is due.
+    fn patience(&self) -> Duration {
+        let limit = if self.machine.awaits_go_ahead() { GO_AHEAD } else { Duration::MAX };
+        self.timing.reply_timeout.min(limit)
     }
 
     fn retires_at(&self) -> Instant {
@@ -390,7 +402,10 @@ impl Wire {
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return Ok(());
         }
-        if matches!(self.phase, Phase::Leased) && now < self.last_octet + self.timing.reply_timeout {
+        if matches!(self.phase, Phase::Leased) && now >= self.last_octet + self.patience() {
+            return Err(if self.machine.awaits_go_ahead() { Exit::NoGoAhead } else { Exit::Timeout });
+        }
+        if matches!(self.phase, Phase::Leased) {
             // A command may take its time; but not on a server that greets nobody any more.
             self.doubted = now;
             return if shared.doubts_backend() { Err(Exit::Timeout) } else { Ok(()) };

@@ -29,14 +29,15 @@ impl Wire {
         if matches!(exit, Exit::Retire(RetireReason::Evicted)) {
             self.permit.leave();
         }
-        if matches!(exit, Exit::ServerClosed | Exit::Bye(_) | Exit::Io(_) | Exit::Timeout) {
+        if matches!(exit, Exit::ServerClosed | Exit::Bye(_) | Exit::Io(_) | Exit::Timeout | Exit::NoGoAhead) {
             shared.doubts_backend();
         }
         let reason = self.reason(shared, &exit);
         let bye = if let Exit::Bye(text) = &exit { Some(text.clone()) } else { None };
         // A command that waits for one of our own was not sent, whatever else was.
         let unsent = !self.sent || self.machine.defers();
-        let loss = Loss { unsent, unanswered: !self.replied, cut: !self.machine.at_line_start(), bye };
+        let unasked = matches!(exit, Exit::NoGoAhead);
+        let loss = Loss { unsent, unanswered: !self.replied, unasked, cut: !self.machine.at_line_start(), bye };
         self.metrics.retired(reason);
         let seconds = self.opened.elapsed().as_secs();
         let (connection, reason) = (shared.id, reason.as_str());
@@ -70,7 +71,7 @@ impl Wire {
                 info!(connection = shared.id, %error, "upstream connection failed");
                 RetireReason::Error
             }
-            Exit::Timeout => RetireReason::Timeout,
+            Exit::Timeout | Exit::NoGoAhead => RetireReason::Timeout,
         }
     }
 
