@@ -147,6 +147,7 @@ impl World {
             mailboxes: MAILBOXES.map(str::to_owned).to_vec(),
             calm: self.plan.is_calm(),
             patience: patience(&self.plan),
+            shares: self.plan.is_calm() && self.plan.shares_all(),
             serves_what_is_left: self.quirks.serves_what_is_left,
             // ID may have been one of the commands that failed.
             refused: [
