@@ -131,6 +131,12 @@ impl Net {
         self.0.state.lock().links.iter().filter(ours).count()
     }
 
+    /// The same, with those that have.
+    pub(crate) fn held_of(&self, user: &str) -> usize {
+        let held = |link: &&Arc<Link>| link.open.load(Ordering::Relaxed) && link.user.lock().as_deref() == Some(user);
+        self.0.state.lock().links.iter().filter(held).count()
+    }
+
     /// How many of them a user has that were logged in before that.
     pub(crate) fn older_of(&self, user: &str, than: Instant) -> usize {
         let old = |link: &&Arc<Link>| {

@@ -1,5 +1,7 @@
 //! What happens in a run, as data: it follows from a seed, can be made smaller, and is printed as Rust when it fails.
 
+use std::time::Duration;
+
 use imapool::config::PoolMode;
 
 use crate::chance::Chance;
@@ -150,8 +152,10 @@ impl Plan {
         plan.invite(&mut chance);
         plan.act(&mut chance, wild > 0);
         plan.vary(&mut chance, wild > 0);
-        if chance.one_in(10) {
-            plan.doze(&mut chance);
+        match chance.below(20) {
+            0 | 1 => plan.doze(&mut chance),
+            2 => plan.crowd(&mut chance),
+            _ => {}
         }
         plan
     }
@@ -179,6 +183,42 @@ impl Plan {
         }
     }
 
+    /// Nothing goes wrong, and sessions lie in IDLE in all mailboxes, when there come to be fewer places.
+    fn crowd(&mut self, chance: &mut Chance) {
+        (self.mode, self.max_total, self.net) = (PoolMode::Multiplex, 0, [0; 5]);
+        (self.server.faults, self.server.delay) = (0, 0);
+        self.max_per_account = 2 + usize::try_from(chance.below(3)).expect("small");
+        (self.max_lifetime, self.cache_ttl) = (3_600_000, 300_000);
+        self.users = 1;
+        for guest in &mut self.visitors {
+            (guest.user, guest.way, guest.kind) = (0, Way::Login, Kind::Phone);
+            (guest.visits, guest.commands) = (1 + guest.visits % 2, 4 + guest.commands % 8);
+        }
+        self.actions.retain(|(_, action)| matches!(action, Action::Deliver(..)));
+        self.actions.iter_mut().for_each(|(_, action)| *action = Action::Deliver(0, 0));
+        let fewer = 1 + chance.below(self.max_per_account as u64 - 1);
+        let fewer = Action::Reload(usize::try_from(fewer).expect("small"), 3_600_000);
+        self.actions.push((chance.below(30_000), fewer));
+    }
+
+    /// A login is verified once, when its user comes first, and in [`Plan::ONCE`] not again.
+    pub(crate) fn verifies_once(&self) -> bool {
+        let harmless = |(_, action): &(u64, Action)| {
+            matches!(
+                action,
+                Action::Pause | Action::Resume | Action::Kill(..) | Action::Reload(..) | Action::Deliver(..)
+            )
+        };
+        self.cache_ttl >= 300_000
+            && self.server.faults == 0
+            && self.net[..4] == [0; 4]
+            && self.actions.iter().all(harmless)
+            && self.visitors.iter().all(|guest| guest.kind != Kind::Rude && guest.way != Way::Token)
+    }
+
+    /// What is left of `cache_ttl` until it is renewed ahead.
+    pub(crate) const ONCE: Duration = Duration::from_secs(200);
+
     /// As [`Plan::doze`] has made it, and nobody's connection is ever too old.
     pub(crate) fn is_sleepy(&self) -> bool {
         let sleeps = |guest: &Guest| guest.kind == Kind::Sleeper || guest.commands == 1;
@@ -193,6 +233,11 @@ impl Plan {
     /// Each connection comes back after each command: nobody has one to himself.
     pub(crate) fn shares_all(&self) -> bool {
         self.mode == PoolMode::Multiplex && self.visitors.iter().all(|guest| guest.kind != Kind::Rude)
+    }
+
+    /// The accounts of a user: each token has connections of its own.
+    pub(crate) fn accounts_of(&self, user: u64) -> usize {
+        1 + self.visitors.iter().filter(|guest| guest.user == user && guest.way == Way::Token).count()
     }
 
     /// The longest that a connection may be used, in milliseconds.

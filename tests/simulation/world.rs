@@ -56,6 +56,8 @@ pub(crate) struct World {
     proxy: Proxy,
     /// The most connections that a user may have, by what was configured at any time.
     most: Arc<AtomicUsize>,
+    /// How often that has changed.
+    reloads: Arc<AtomicUsize>,
     commands: Arc<AtomicU64>,
     /// Of these, SELECT.
     selects: Arc<AtomicU64>,
@@ -94,7 +96,20 @@ impl World {
         let given = imapool::net::Net::Given(Arc::new(net.clone()));
         let proxy = Proxy::start_over(configuration(plan), Inherited::default(), given).await.expect("it starts");
         let truth = Arc::new(Mutex::new(Truth::new(&server)));
-        Self { plan: plan.clone(), net, server, truth, secrets, quirks, proxy, most, commands, selects, kind }
+        Self {
+            plan: plan.clone(),
+            net,
+            server,
+            truth,
+            secrets,
+            quirks,
+            proxy,
+            most,
+            reloads: Arc::default(),
+            commands,
+            selects,
+            kind,
+        }
     }
 
     async fn live(self) -> Report {
@@ -192,6 +207,7 @@ impl World {
                 config.pool.max_lifetime = Duration::from_millis(lifetime);
                 self.most.fetch_max(most, Ordering::Relaxed);
                 self.proxy.reload(config).await.expect("nothing to bind");
+                self.expect_no_more_than(most);
                 return;
             }
             Action::Move => {
@@ -234,6 +250,34 @@ impl World {
             sleep(patience + Duration::from_secs(5)).await;
             let left = net.older_of(&user, now);
             assert_eq!(left, 0, "connections of {user} that were retired are still open");
+        });
+    }
+
+    /// What is open beyond a lower limit is left between two commands, also by who does nothing.
+    fn expect_no_more_than(&self, most: usize) {
+        let reload = 1 + self.reloads.fetch_add(1, Ordering::Relaxed);
+        if !self.plan.is_calm() || !self.plan.shares_all() {
+            return;
+        }
+        let (net, reloads, patience) = (self.net.clone(), Arc::clone(&self.reloads), patience(&self.plan));
+        let accounts: Vec<_> =
+            (0..self.plan.users).map(|number| (user(number), self.plan.accounts_of(number))).collect();
+        tokio::spawn(async move {
+            sleep(patience + Duration::from_secs(5)).await;
+            let mut least = vec![usize::MAX; accounts.len()];
+            // Beside them, logins are verified now and then.
+            for _ in 0..20 {
+                for (least, (user, _)) in least.iter_mut().zip(&accounts) {
+                    *least = (*least).min(net.open_of(user));
+                }
+                sleep(Duration::from_millis(250)).await;
+            }
+            if reloads.load(Ordering::Relaxed) == reload {
+                for (open, (user, accounts)) in least.iter().zip(&accounts) {
+                    let most = most * accounts;
+                    assert!(*open <= most, "{open} connections of {user} are open, where {most} may be by now");
+                }
+            }
         });
     }
 
@@ -395,6 +439,7 @@ fn watch(
     let tokens = plan.visitors.iter().filter(|guest| guest.way == Way::Token).count() * (1 + changes);
     let oldest = (plan.is_calm() && plan.shares_all())
         .then(|| Duration::from_millis(plan.longest_lifetime()) + patience(plan) + Duration::from_secs(5));
+    let exact = plan.verifies_once().then(|| Instant::now() + Plan::ONCE);
     move |event| {
         commands.fetch_add(1, Ordering::Relaxed);
         let selects_one = event.stage == Stage::Command && event.verb == "SELECT";
@@ -410,8 +455,13 @@ fn watch(
             let leaves = matches!(event.verb, "LOGOUT" | "DONE" | "");
             assert!(leaves || oldest.is_none_or(|most| age <= most), "{} on a connection {age:?} old", event.verb);
             // One more for the time in which a login is verified, of each password.
+            let exactly = most.load(Ordering::Relaxed);
             let (open, most) = (net.open_of(user), (1 + tokens) * (most.load(Ordering::Relaxed) + 1 + changes));
             assert!(open <= most, "{open} connections of {user} are open, and {most} may be");
+            if exact.is_some_and(|until| Instant::now() < until) {
+                let held = net.held_of(user);
+                assert!(held <= exactly, "{held} connections of {user} are not closed, and {exactly} may be");
+            }
         }
         let open = net.open();
         assert!(total == 0 || open <= total, "{open} connections are open, and {total} may be");
