@@ -75,6 +75,7 @@ struct Said {
 
 /// One dialed connection, as it is looked at from outside.
 pub(crate) struct Link {
+    pub(crate) dialed: Instant,
     /// Since when somebody is logged in, or nearly so.
     pub(crate) since: Mutex<Instant>,
     /// imapool has it, or dials it.
@@ -208,6 +209,7 @@ impl Outside for Net {
         let after = (cut || frozen).then(|| (usize::try_from(chance.below(6000)).expect("small"), cut));
         let delay = Duration::from_micros(chance.below(4000));
         let link = Arc::new(Link {
+            dialed: Instant::now(),
             since: Mutex::new(Instant::now()),
             open: AtomicBool::new(true),
             leaves: AtomicBool::new(false),

@@ -62,6 +62,8 @@ pub(crate) struct Kindness {
     pub(crate) faults: u64,
     /// It takes up to so many milliseconds for each command.
     pub(crate) delay: u64,
+    /// And for LOGOUT so many more.
+    pub(crate) farewell: u64,
     pub(crate) condstore: bool,
     pub(crate) qresync: bool,
     pub(crate) unselect: bool,
@@ -135,6 +137,7 @@ impl Plan {
             server: Kindness {
                 faults: 0,
                 delay: if chance.one_in(3) { chance.below(400) } else { 0 },
+                farewell: 0,
                 condstore: !chance.one_in(4),
                 qresync: chance.one_in(2),
                 unselect: !chance.one_in(6),
@@ -163,7 +166,7 @@ impl Plan {
     /// Nothing goes wrong, and hardly anything is asked: some lie in IDLE for long, and others do nothing but log in.
     fn doze(&mut self, chance: &mut Chance) {
         (self.mode, self.max_total, self.net) = (PoolMode::Multiplex, 0, [0; 5]);
-        (self.server.faults, self.server.delay) = (0, 0);
+        (self.server.faults, self.server.delay, self.server.farewell) = (0, 0, 0);
         self.max_per_account = 1 + usize::try_from(chance.below(2)).expect("small");
         self.cache_ttl = chance.of(&[100, 1_000, 300_000]);
         self.max_lifetime = chance.of(&[1_500, 4_000, 3_600_000, 3_600_000]);
@@ -204,10 +207,7 @@ impl Plan {
     /// A login is verified once, when its user comes first, and in [`Plan::ONCE`] not again.
     pub(crate) fn verifies_once(&self) -> bool {
         let harmless = |(_, action): &(u64, Action)| {
-            matches!(
-                action,
-                Action::Pause | Action::Resume | Action::Kill(..) | Action::Reload(..) | Action::Deliver(..)
-            )
+            !matches!(action, Action::Retire(_) | Action::Password(_) | Action::Move | Action::Away(_))
         };
         self.cache_ttl >= 300_000
             && self.server.faults == 0
@@ -300,6 +300,10 @@ impl Plan {
         if chance.one_in(4) {
             self.personality = chance.of(&PERSONALITIES);
         }
+        // Who verifies all the time would have more connections than a server takes.
+        if chance.one_in(3) && self.cache_ttl >= 300_000 {
+            self.server.farewell = chance.below(2_000);
+        }
         for guest in &mut self.visitors {
             guest.way = chance.of(&[Way::Login, Way::Login, Way::Plain, Way::Token]);
         }
@@ -322,7 +326,7 @@ impl Plan {
         let most = self.actions.iter().map(most).fold(self.max_per_account, usize::min);
         self.visitors.iter().filter(|guest| pins(guest)).count() < most
             // With one connection that is slow, turns may take longer than anybody waits.
-            && (most > 1 || self.server.delay == 0 && self.net[4] == 0)
+            && (most > 1 || self.server.delay == 0 && self.server.farewell == 0 && self.net[4] == 0)
             && self.server.faults == 0
             && self.net[..4] == [0; 4]
             && self.max_total == 0
@@ -353,6 +357,9 @@ impl Plan {
         }
         if self.server.delay > 0 {
             with(&|plan| plan.server.delay = 0);
+        }
+        if self.server.farewell > 0 {
+            with(&|plan| plan.server.farewell = 0);
         }
         if self.padding > 0 {
             with(&|plan| plan.padding = 0);

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use imapool::admin::act;
@@ -54,15 +54,20 @@ pub(crate) struct World {
     /// In what it differs from others.
     quirks: Quirks,
     proxy: Proxy,
-    /// The most connections that a user may have, by what was configured at any time.
-    most: Arc<AtomicUsize>,
-    /// How often that has changed.
-    reloads: Arc<AtomicUsize>,
-    commands: Arc<AtomicU64>,
+    seen: Arc<Seen>,
+}
+
+/// What is counted at the server, and what holds there.
+struct Seen {
+    /// The most connections that an account may have, by what was configured at any time.
+    most: AtomicUsize,
+    /// By what is configured now, since when, and how often that has changed.
+    limit: Mutex<(usize, Instant, u64)>,
+    commands: AtomicU64,
     /// Of these, SELECT.
-    selects: Arc<AtomicU64>,
+    selects: AtomicU64,
     /// The server is as kind as can be.
-    kind: Arc<std::sync::atomic::AtomicBool>,
+    kind: AtomicBool,
 }
 
 fn user(number: u64) -> String {
@@ -81,35 +86,25 @@ impl World {
         let chance = Chance::new(plan.seed).fork(1);
         let [refused, lost, cut, frozen, slow] = plan.net;
         let net = Net::new(chance.fork(2), Faults { refused, lost, cut, frozen, slow }, trace);
-        let most = Arc::new(AtomicUsize::new(plan.max_per_account));
-        let commands = Arc::<AtomicU64>::default();
-        let selects = Arc::<AtomicU64>::default();
-        let kind = Arc::default();
+        let seen = Arc::new(Seen {
+            most: AtomicUsize::new(plan.max_per_account),
+            limit: Mutex::new((plan.max_per_account, Instant::now(), 0)),
+            commands: AtomicU64::new(0),
+            selects: AtomicU64::new(0),
+            kind: AtomicBool::new(false),
+        });
         // What is verified while the password is changed counts from its end.
         let secrets = Secrets::new(Duration::from_millis(plan.cache_ttl) + CHECKOUT + REPLY);
         let mut options = options(plan);
         options.passwords = secrets.rule();
         let quirks = options.quirks.clone();
-        options.faults = Some(Arc::new(watch(plan, &net, &most, [&commands, &selects], &kind, chance.fork(3))));
+        options.faults = Some(Arc::new(watch(plan, &net, &seen, chance.fork(3))));
         let server = Arc::new(Server::start(options).await.expect("no address, no failure"));
         net.set_server(Some(Arc::clone(&server)));
         let given = imapool::net::Net::Given(Arc::new(net.clone()));
         let proxy = Proxy::start_over(configuration(plan), Inherited::default(), given).await.expect("it starts");
         let truth = Arc::new(Mutex::new(Truth::new(&server)));
-        Self {
-            plan: plan.clone(),
-            net,
-            server,
-            truth,
-            secrets,
-            quirks,
-            proxy,
-            most,
-            reloads: Arc::default(),
-            commands,
-            selects,
-            kind,
-        }
+        Self { plan: plan.clone(), net, server, truth, secrets, quirks, proxy, seen }
     }
 
     async fn live(self) -> Report {
@@ -134,7 +129,7 @@ impl World {
             }
         }
         if self.plan.is_sleepy() {
-            let (selects, alone) = (self.selects.load(Ordering::Relaxed), self.truth.lock().alone);
+            let (selects, alone) = (self.seen.selects.load(Ordering::Relaxed), self.truth.lock().alone);
             assert!(selects <= alone, "selected {selects} times, and {alone} times somebody came who was alone");
         }
         self.settle().await;
@@ -205,7 +200,7 @@ impl World {
                 let mut config = (*self.proxy.config()).clone();
                 config.pool.max_per_account = most;
                 config.pool.max_lifetime = Duration::from_millis(lifetime);
-                self.most.fetch_max(most, Ordering::Relaxed);
+                self.seen.most.fetch_max(most, Ordering::Relaxed);
                 self.proxy.reload(config).await.expect("nothing to bind");
                 self.expect_no_more_than(most);
                 return;
@@ -255,11 +250,15 @@ impl World {
 
     /// What is open beyond a lower limit is left between two commands, also by who does nothing.
     fn expect_no_more_than(&self, most: usize) {
-        let reload = 1 + self.reloads.fetch_add(1, Ordering::Relaxed);
+        let reload = {
+            let mut limit = self.seen.limit.lock();
+            *limit = (most, Instant::now(), limit.2 + 1);
+            limit.2
+        };
         if !self.plan.is_calm() || !self.plan.shares_all() {
             return;
         }
-        let (net, reloads, patience) = (self.net.clone(), Arc::clone(&self.reloads), patience(&self.plan));
+        let (net, seen, patience) = (self.net.clone(), Arc::clone(&self.seen), patience(&self.plan));
         let accounts: Vec<_> =
             (0..self.plan.users).map(|number| (user(number), self.plan.accounts_of(number))).collect();
         tokio::spawn(async move {
@@ -272,7 +271,7 @@ impl World {
                 }
                 sleep(Duration::from_millis(250)).await;
             }
-            if reloads.load(Ordering::Relaxed) == reload {
+            if seen.limit.lock().2 == reload {
                 for (open, (user, accounts)) in least.iter().zip(&accounts) {
                     let most = most * accounts;
                     assert!(*open <= most, "{open} connections of {user} are open, where {most} may be by now");
@@ -285,7 +284,7 @@ impl World {
     async fn settle(&self) {
         self.net.note("settles");
         self.net.calm();
-        self.kind.store(true, Ordering::Relaxed);
+        self.seen.kind.store(true, Ordering::Relaxed);
         let _ = act(&self.proxy, "backends/mail/resume").await;
         // A command that hangs is given up, and a backend that was away is tried again.
         sleep(REPLY + CHECKOUT + Duration::from_secs(60)).await;
@@ -319,7 +318,7 @@ impl World {
         let report = Report {
             fingerprint: self.net.fingerprint(),
             dials: self.net.links().len(),
-            commands: self.commands.load(Ordering::Relaxed),
+            commands: self.seen.commands.load(Ordering::Relaxed),
         };
         let quiet = self.net.links().len();
         sleep(IDLE * 2).await;
@@ -423,54 +422,51 @@ fn options(plan: &Plan) -> Options {
 }
 
 /// Sees each command at the server: counts, holds the limits against what is open, and lets faults happen.
-fn watch(
-    plan: &Plan,
-    net: &Net,
-    most: &Arc<AtomicUsize>,
-    counts: [&Arc<AtomicU64>; 2],
-    kind: &Arc<std::sync::atomic::AtomicBool>,
-    chance: Chance,
-) -> impl Fn(&Event<'_>) -> Fault + Send + Sync + use<> {
-    let (net, most, [commands, selects], kind) =
-        (net.clone(), Arc::clone(most), counts.map(Arc::clone), Arc::clone(kind));
+fn watch(plan: &Plan, net: &Net, seen: &Arc<Seen>, chance: Chance) -> impl Fn(&Event<'_>) -> Fault + use<> {
+    let (net, seen) = (net.clone(), Arc::clone(seen));
     let (server, total, chance) = (plan.server, plan.max_total, Mutex::new(chance));
     // Each token has connections of its own, and so has each that replaced it.
     let changes = plan.actions.iter().filter(|(_, action)| matches!(action, Action::Password(_))).count();
     let tokens = plan.visitors.iter().filter(|guest| guest.way == Way::Token).count() * (1 + changes);
     let oldest = (plan.is_calm() && plan.shares_all())
         .then(|| Duration::from_millis(plan.longest_lifetime()) + patience(plan) + Duration::from_secs(5));
-    let exact = plan.verifies_once().then(|| Instant::now() + Plan::ONCE);
+    let (exact, shares) = (plan.verifies_once().then(|| Instant::now() + Plan::ONCE), plan.shares_all());
     move |event| {
-        commands.fetch_add(1, Ordering::Relaxed);
+        seen.commands.fetch_add(1, Ordering::Relaxed);
         let selects_one = event.stage == Stage::Command && event.verb == "SELECT";
-        selects.fetch_add(selects_one.into(), Ordering::Relaxed);
+        seen.selects.fetch_add(selects_one.into(), Ordering::Relaxed);
         if let Some(user) = event.user {
             let links = net.links();
             let link = &links[usize::from(event.address.port()) - 1];
             // A spare one may be older.
-            if link.user.lock().replace(user.to_owned()).is_none() {
+            let is_first = link.user.lock().replace(user.to_owned()).is_none();
+            if is_first {
                 *link.since.lock() = Instant::now();
             }
             let age = link.since.lock().elapsed();
             let leaves = matches!(event.verb, "LOGOUT" | "DONE" | "");
             assert!(leaves || oldest.is_none_or(|most| age <= most), "{} on a connection {age:?} old", event.verb);
             // One more for the time in which a login is verified, of each password.
-            let exactly = most.load(Ordering::Relaxed);
-            let (open, most) = (net.open_of(user), (1 + tokens) * (most.load(Ordering::Relaxed) + 1 + changes));
+            let ever = seen.most.load(Ordering::Relaxed);
+            let (open, most) = (net.open_of(user), (1 + tokens) * (ever + 1 + changes));
             assert!(open <= most, "{open} connections of {user} are open, and {most} may be");
             if exact.is_some_and(|until| Instant::now() < until) {
+                let (most, since, _) = *seen.limit.lock();
+                // What was open when there came to be fewer places may be for long.
+                let most = if is_first && shares && link.dialed > since { most } else { ever };
                 let held = net.held_of(user);
-                assert!(held <= exactly, "{held} connections of {user} are not closed, and {exactly} may be");
+                assert!(held <= most, "{held} connections of {user} are not closed, and {most} may be");
             }
         }
         let open = net.open();
         assert!(total == 0 || open <= total, "{open} connections are open, and {total} may be");
         let mut chance = chance.lock();
-        if server.faults > 0 && !kind.load(Ordering::Relaxed) && chance.one_in(server.faults) {
+        if server.faults > 0 && !seen.kind.load(Ordering::Relaxed) && chance.one_in(server.faults) {
             return fault(event, &mut chance);
         }
-        if server.delay > 0 && event.stage == Stage::Command {
-            Fault::DelayMs(chance.below(server.delay))
+        let farewell = if event.verb == "LOGOUT" { server.farewell } else { 0 };
+        if server.delay + farewell > 0 && event.stage == Stage::Command {
+            Fault::DelayMs(chance.below(server.delay) + farewell)
         } else {
             Fault::None
         }
