@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use imapool::demo::server::{Server, Wire};
 use imapool::net::{Connecting, Connection, Outside};
 use imapool::stream::Peer;
@@ -84,6 +86,8 @@ pub(crate) struct Link {
     leaves: AtomicBool,
     /// Who is logged in on it.
     pub(crate) user: Mutex<Option<String>>,
+    /// By which token.
+    token: Mutex<Option<String>>,
 }
 
 impl fmt::Debug for Net {
@@ -145,6 +149,15 @@ impl Net {
             open && *link.since.lock() < than && link.user.lock().as_deref() == Some(user)
         };
         self.0.state.lock().links.iter().filter(old).count()
+    }
+
+    /// The tokens by which somebody is logged in on open connections.
+    pub(crate) fn tokens(&self) -> Vec<String> {
+        let token = |link: &Arc<Link>| {
+            let open = link.open.load(Ordering::Relaxed) && !link.leaves.load(Ordering::Relaxed);
+            link.token.lock().clone().filter(|_| open && link.user.lock().is_some())
+        };
+        self.0.state.lock().links.iter().filter_map(token).collect()
     }
 
     /// A number that follows from all that was said.
@@ -214,6 +227,7 @@ impl Outside for Net {
             open: AtomicBool::new(true),
             leaves: AtomicBool::new(false),
             user: Mutex::default(),
+            token: Mutex::default(),
         });
         state.links.push(Arc::clone(&link));
         let pending = Held(link);
@@ -358,6 +372,13 @@ impl Pipe {
     }
 }
 
+/// The token that a line of SASL is for, if it is one.
+fn token(line: &[u8]) -> Option<String> {
+    let word = line.strip_suffix(b"\r\n")?.rsplit(|octet| *octet == b' ').next()?;
+    let response = String::from_utf8(STANDARD.decode(word).ok()?).ok()?;
+    Some(response.split_once("auth=Bearer ")?.1.trim_end_matches('\x01').to_owned())
+}
+
 /// One end of a connection.
 pub(crate) struct End {
     net: Net,
@@ -402,6 +423,13 @@ impl End {
         let sent = out.write(octets);
         if let Some(Held(link)) = self.link.as_ref().filter(|_| octets.ends_with(b" LOGOUT\r\n")) {
             link.leaves.store(true, Ordering::Relaxed);
+        }
+        if let Some(Held(link)) = self.link.as_ref().filter(|link| link.0.user.lock().is_none()) {
+            let (token, begins) = (token(octets), |verb: &[u8]| octets.windows(verb.len()).any(|word| word == verb));
+            // The last attempt counts.
+            if token.is_some() || begins(b" LOGIN ") || begins(b" AUTHENTICATE ") {
+                *link.token.lock() = token;
+            }
         }
         if sent > 0 {
             self.net.0.said.lock().line(&out.name, &octets[..sent]);

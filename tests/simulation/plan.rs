@@ -107,6 +107,8 @@ pub(crate) enum Action {
     Move,
     /// A user has another password, and all tokens for it are others.
     Password(u64),
+    /// The same, and all that is known of him is void at once.
+    Revoke(u64),
     /// The server ends the connections of a user: by BYE, FIN or RST.
     Kill(u64, u8),
     /// The server is away for so long.
@@ -158,6 +160,7 @@ impl Plan {
         match chance.below(20) {
             0 | 1 => plan.doze(&mut chance),
             2 => plan.crowd(&mut chance),
+            3 => plan.revoke(&mut chance),
             _ => {}
         }
         plan
@@ -204,10 +207,35 @@ impl Plan {
         self.actions.push((chance.below(30_000), fewer));
     }
 
+    /// What was verified is void just when it is verified: what the server says takes its time.
+    fn revoke(&mut self, chance: &mut Chance) {
+        (self.max_total, self.net, self.users) = (0, [0, 0, 0, 0, 1 + chance.below(2)], 1);
+        self.server.faults = 0;
+        self.cache_ttl = chance.of(&[5_000, 300_000]);
+        let kind = chance.of(&[Kind::Webmail, Kind::Phone]);
+        for guest in &mut self.visitors {
+            let kind = if chance.one_in(2) { Kind::Phone } else { kind };
+            (guest.user, guest.way, guest.kind, guest.visits) = (0, Way::Login, kind, 2 + guest.visits);
+        }
+        self.actions.retain(|(_, action)| matches!(action, Action::Deliver(..)));
+        self.actions.iter_mut().for_each(|(_, action)| *action = Action::Deliver(0, 0));
+        let begins = self.visitors.iter().map(|guest| guest.begins).min().unwrap_or_default();
+        let at = if self.cache_ttl > 5_000 { begins + chance.below(1_000) } else { chance.below(10_000) };
+        self.actions.push((at, if chance.one_in(3) { Action::Password(0) } else { Action::Revoke(0) }));
+    }
+
+    /// Connections last for as long as nobody ends them.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.server.faults == 0 && self.net[..4] == [0; 4]
+    }
+
     /// A login is verified once, when its user comes first, and in [`Plan::ONCE`] not again.
     pub(crate) fn verifies_once(&self) -> bool {
         let harmless = |(_, action): &(u64, Action)| {
-            !matches!(action, Action::Retire(_) | Action::Password(_) | Action::Move | Action::Away(_))
+            !matches!(
+                action,
+                Action::Retire(_) | Action::Password(_) | Action::Revoke(_) | Action::Move | Action::Away(_)
+            )
         };
         self.cache_ttl >= 300_000
             && self.server.faults == 0
@@ -286,7 +314,8 @@ impl Plan {
                 ),
             };
             if matches!(action, Action::Pause | Action::Drain) {
-                self.actions.push((at + chance.below(6_000), Action::Resume));
+                let most = if chance.one_in(3) { 40_000 } else { 6_000 };
+                self.actions.push((at + chance.below(most), Action::Resume));
             }
             self.actions.push((at, action));
         }

@@ -12,7 +12,7 @@ use crate::client::{Client, Gone, Status};
 use crate::net::Net;
 use crate::plan::Way;
 use crate::reply::Piece;
-use crate::secrets::Secrets;
+use crate::secrets::{Inside, Secrets};
 use crate::truth::{Count, Identity, Truth};
 use crate::view::View;
 
@@ -121,6 +121,8 @@ pub(crate) struct Rules {
     pub(crate) patience: Duration,
     /// One hub a mailbox tells all of its sessions.
     pub(crate) shares: bool,
+    /// How long it may take until who was let in by what is refused since is sent away.
+    pub(crate) leaves_refused: Option<Duration>,
     /// Nothing but COPY and MOVE is refused for numbers of messages that are gone.
     pub(crate) serves_what_is_left: bool,
     /// What the server offers and refuses, by the beginning of the command.
@@ -139,6 +141,10 @@ struct Visit<'a> {
     client: Client,
     /// Which password it has logged in with.
     version: u64,
+    /// What it has logged in with.
+    secret: String,
+    /// If that is a token.
+    inside: Option<Inside>,
     rules: &'a Rules,
     chance: &'a mut Chance,
     who: &'a Visitor,
@@ -167,7 +173,7 @@ async fn visit(who: &Visitor, rules: &Rules, chance: &mut Chance, marks: &mut u6
         return Ok(());
     }
     client.user.clone_from(&who.user);
-    let mut visit = Visit { client, version: 0, rules, chance, who, marks };
+    let mut visit = Visit { client, version: 0, secret: String::new(), inside: None, rules, chance, who, marks };
     if !visit.login().await? {
         return Ok(());
     }
@@ -213,16 +219,21 @@ impl Visit<'_> {
         let version = secrets.version(user) - u64::from(secrets.version(user) > 0 && self.chance.one_in(4));
         let password = Secrets::password(user, version);
         self.version = version;
+        self.secret.clone_from(&password);
         let status = match self.who.way {
             Way::Plain if self.client.can("AUTH=PLAIN") => {
                 self.client.authenticate("PLAIN", &format!("\0{user}\0{password}")).await?
             }
             Way::Token if self.client.can("AUTH=XOAUTH2") => {
                 let token = Secrets::token(user, version, self.who.name);
+                self.secret.clone_from(&token);
                 self.client.authenticate("XOAUTH2", &format!("user={user}\x01auth=Bearer {token}\x01\x01")).await?
             }
             _ => self.client.run(&format!("LOGIN {user} {password}")).await?,
         };
+        if status.is_ok() && self.secret != password {
+            self.inside = Some(secrets.enters(user, &self.secret));
+        }
         if version < secrets.version(user) {
             assert!(!status.is_ok() || secrets.may_be_known(user, version), "{password} is good, and should not be");
             return Ok(status.is_ok());
@@ -252,6 +263,14 @@ impl Visit<'_> {
     /// Where the selected mailbox is.
     fn place(&self) -> Option<(String, String)> {
         self.view().map(|view| (view.user.clone(), view.mailbox.clone()))
+    }
+
+    /// Who was let in with what the server has refused since, is sent away soon, whatever he does.
+    fn check_refused(&self) {
+        let refused = self.rules.secrets.refused_for(&self.secret);
+        if let (Some(most), Some(refused)) = (self.rules.leaves_refused, refused) {
+            assert!(refused <= most, "client {} is there {refused:?} after {} was refused", self.who.name, self.secret);
+        }
     }
 
     async fn act(&mut self, act: Act) -> Result<(), Gone> {
@@ -614,6 +633,7 @@ impl Visit<'_> {
                 self.well(&status, "IDLE");
                 return Ok(());
             }
+            self.check_refused();
             if let Some(uids) = uids {
                 self.check_count(&uids, "some time in IDLE");
             }

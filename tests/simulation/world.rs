@@ -68,6 +68,8 @@ struct Seen {
     selects: AtomicU64,
     /// The server is as kind as can be.
     kind: AtomicBool,
+    /// How often it was told to serve or not.
+    services: AtomicU64,
 }
 
 fn user(number: u64) -> String {
@@ -92,9 +94,11 @@ impl World {
             commands: AtomicU64::new(0),
             selects: AtomicU64::new(0),
             kind: AtomicBool::new(false),
+            services: AtomicU64::new(0),
         });
-        // What is verified while the password is changed counts from its end.
-        let secrets = Secrets::new(Duration::from_millis(plan.cache_ttl) + CHECKOUT + REPLY);
+        let asking =
+            if plan.is_whole() { Duration::from_millis(3_000 + plan.server.delay * 4) } else { CHECKOUT + REPLY };
+        let secrets = Secrets::new(Duration::from_millis(plan.cache_ttl), asking);
         let mut options = options(plan);
         options.passwords = secrets.rule();
         let quirks = options.quirks.clone();
@@ -122,6 +126,7 @@ impl World {
             .iter()
             .map(|guest| tokio::spawn(visits(visitor(guest, self.plan.seed), rules.clone())))
             .collect();
+        self.expect_given_up();
         self.operate().await;
         for client in clients {
             if let Err(error) = client.await {
@@ -157,6 +162,8 @@ impl World {
             mailboxes: MAILBOXES.map(str::to_owned).to_vec(),
             calm: self.plan.is_calm(),
             patience: patience(&self.plan),
+            leaves_refused: (self.plan.is_whole() && self.plan.shares_all() && self.plan.personality.is_empty())
+                .then(|| soon(&self.plan)),
             shares: self.plan.is_calm() && self.plan.shares_all(),
             serves_what_is_left: self.quirks.serves_what_is_left,
             // ID may have been one of the commands that failed.
@@ -188,10 +195,19 @@ impl World {
 
     async fn act(&self, action: &Action, number: u64) {
         let call = match *action {
-            Action::Pause => "backends/mail/pause".to_owned(),
-            Action::Resume => "backends/mail/resume".to_owned(),
-            Action::Drain => "backends/mail/drain".to_owned(),
-            Action::Retire(of) => {
+            Action::Pause | Action::Resume | Action::Drain => {
+                let service = 1 + self.seen.services.fetch_add(1, Ordering::Relaxed);
+                match action {
+                    Action::Drain => self.expect_drained(service),
+                    _ => {}
+                }
+                format!("backends/mail/{}", format!("{action:?}").to_ascii_lowercase())
+            }
+            Action::Revoke(of) | Action::Retire(of) => {
+                if let Action::Revoke(_) = action {
+                    self.secrets.change(&user(of));
+                }
+                self.secrets.retire(&user(of));
                 self.expect_retired(user(of));
                 format!("accounts/{}/retire", user(of))
             }
@@ -248,6 +264,42 @@ impl World {
         });
     }
 
+    /// Nothing is open to a backend that was drained, for as long as it does not serve.
+    fn expect_drained(&self, service: u64) {
+        if !self.plan.is_whole() {
+            return;
+        }
+        let (net, seen, soon) = (self.net.clone(), Arc::clone(&self.seen), soon(&self.plan));
+        let users = self.plan.users;
+        tokio::spawn(async move {
+            sleep(soon).await;
+            if seen.services.load(Ordering::Relaxed) == service {
+                for user in (0..users).map(user) {
+                    let open = net.open_of(&user);
+                    assert_eq!(open, 0, "connections of {user} are open to what is drained");
+                }
+            }
+        });
+    }
+
+    /// What is left of who has a newer token is given up.
+    fn expect_given_up(&self) {
+        if !self.plan.is_whole() {
+            return;
+        }
+        let (net, secrets) = (self.net.clone(), Arc::clone(&self.secrets));
+        let quiet = Duration::from_millis(self.plan.linger) + Duration::from_secs(20);
+        tokio::spawn(async move {
+            for _ in 0..40 {
+                sleep(Duration::from_secs(5)).await;
+                for token in net.tokens() {
+                    let superseded = secrets.is_superseded(&token, quiet);
+                    assert!(!superseded, "a connection of {token} is open, and its user has a newer one");
+                }
+            }
+        });
+    }
+
     /// What is open beyond a lower limit is left between two commands, also by who does nothing.
     fn expect_no_more_than(&self, most: usize) {
         let reload = {
@@ -285,6 +337,7 @@ impl World {
         self.net.note("settles");
         self.net.calm();
         self.seen.kind.store(true, Ordering::Relaxed);
+        self.seen.services.fetch_add(1, Ordering::Relaxed);
         let _ = act(&self.proxy, "backends/mail/resume").await;
         // A command that hangs is given up, and a backend that was away is tried again.
         sleep(REPLY + CHECKOUT + Duration::from_secs(60)).await;
@@ -358,6 +411,11 @@ fn visitor(guest: &Guest, seed: u64) -> Visitor {
     }
 }
 
+/// What is to be left between two commands is left within that, where the server answers.
+fn soon(plan: &Plan) -> Duration {
+    CHECKOUT + Duration::from_secs(5) + Duration::from_millis(plan.server.delay * 20 + plan.server.farewell)
+}
+
 /// No command takes longer.
 fn patience(plan: &Plan) -> Duration {
     let server = Duration::from_millis(plan.server.delay * 40);
@@ -426,7 +484,8 @@ fn watch(plan: &Plan, net: &Net, seen: &Arc<Seen>, chance: Chance) -> impl Fn(&E
     let (net, seen) = (net.clone(), Arc::clone(seen));
     let (server, total, chance) = (plan.server, plan.max_total, Mutex::new(chance));
     // Each token has connections of its own, and so has each that replaced it.
-    let changes = plan.actions.iter().filter(|(_, action)| matches!(action, Action::Password(_))).count();
+    let changes =
+        plan.actions.iter().filter(|(_, action)| matches!(action, Action::Password(_) | Action::Revoke(_))).count();
     let tokens = plan.visitors.iter().filter(|guest| guest.way == Way::Token).count() * (1 + changes);
     let oldest = (plan.is_calm() && plan.shares_all())
         .then(|| Duration::from_millis(plan.longest_lifetime()) + patience(plan) + Duration::from_secs(5));
