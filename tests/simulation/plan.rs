@@ -161,6 +161,8 @@ impl Plan {
             0 | 1 => plan.doze(&mut chance),
             2 => plan.crowd(&mut chance),
             3 => plan.revoke(&mut chance),
+            4 => plan.empty(&mut chance),
+            5 => plan.pin(&mut chance),
             _ => {}
         }
         plan
@@ -222,6 +224,37 @@ impl Plan {
         let begins = self.visitors.iter().map(|guest| guest.begins).min().unwrap_or_default();
         let at = if self.cache_ttl > 5_000 { begins + chance.below(1_000) } else { chance.below(10_000) };
         self.actions.push((at, if chance.one_in(3) { Action::Password(0) } else { Action::Revoke(0) }));
+    }
+
+    /// Those who wait for the only connection get theirs while the backend is drained.
+    fn empty(&mut self, chance: &mut Chance) {
+        (self.max_total, self.net, self.users, self.max_per_account) = (0, [0; 5], 1, 1);
+        (self.server.faults, self.server.delay, self.server.farewell) = (0, 50 + chance.below(300), 0);
+        (self.max_lifetime, self.cache_ttl, self.linger) = (3_600_000, 300_000, 0);
+        for guest in &mut self.visitors {
+            (guest.user, guest.way) = (0, Way::Login);
+            guest.kind = chance.of(&[Kind::Webmail, Kind::Sync, Kind::Numbers]);
+        }
+        self.actions.clear();
+        let at = 500 + chance.below(6_000);
+        self.actions.push((at, Action::Drain));
+        self.actions.push((at + 40_000, Action::Resume));
+    }
+
+    /// Somebody has a connection for himself, loses it, and goes on with others'.
+    fn pin(&mut self, chance: &mut Chance) {
+        (self.mode, self.max_total, self.users) = (PoolMode::Multiplex, 0, 1);
+        self.net = [6 + chance.below(6), 0, 0, 0, 0];
+        (self.server.faults, self.server.delay) = (15 + chance.below(30), 0);
+        self.max_per_account = 2 + usize::try_from(chance.below(3)).expect("small");
+        (self.max_lifetime, self.cache_ttl) = (chance.of(&[15_000, 3_600_000]), 300_000);
+        self.visitors.truncate(1 + usize::try_from(chance.below(2)).expect("small"));
+        for guest in &mut self.visitors {
+            (guest.user, guest.way, guest.kind) = (0, Way::Login, Kind::Rude);
+            (guest.visits, guest.commands) = (3 + guest.visits, 10 + guest.commands);
+        }
+        self.actions
+            .retain(|(_, action)| matches!(action, Action::Deliver(0, _) | Action::Away(_) | Action::Kill(0, _)));
     }
 
     /// Connections last for as long as nobody ends them.
