@@ -113,6 +113,8 @@ pub(crate) enum Action {
     Kill(u64, u8),
     /// The server is away for so long.
     Away(u64),
+    /// The server ends all connections of a user, and for half a minute hangs up on whoever selects a mailbox.
+    Spoil(u64),
     /// Mail comes in, by another way.
     Deliver(u64, usize),
 }
@@ -163,6 +165,7 @@ impl Plan {
             3 => plan.revoke(&mut chance),
             4 => plan.empty(&mut chance),
             5 => plan.pin(&mut chance),
+            6 => plan.spoil(&mut chance),
             _ => {}
         }
         plan
@@ -257,6 +260,18 @@ impl Plan {
             .retain(|(_, action)| matches!(action, Action::Deliver(0, _) | Action::Away(_) | Action::Kill(0, _)));
     }
 
+    /// Some lie in IDLE while no mailbox can be selected.
+    fn spoil(&mut self, chance: &mut Chance) {
+        (self.mode, self.max_total, self.net, self.users) = (PoolMode::Multiplex, 0, [0; 5], 1);
+        (self.server.faults, self.server.delay) = (0, 0);
+        (self.max_lifetime, self.cache_ttl) = (3_600_000, 300_000);
+        for guest in &mut self.visitors {
+            (guest.user, guest.way, guest.kind) = (0, Way::Login, Kind::Sleeper);
+        }
+        self.actions.clear();
+        self.actions.push((5_000 + chance.below(20_000), Action::Spoil(0)));
+    }
+
     /// Connections last for as long as nobody ends them.
     pub(crate) fn is_whole(&self) -> bool {
         self.server.faults == 0 && self.net[..4] == [0; 4]
@@ -267,7 +282,12 @@ impl Plan {
         let harmless = |(_, action): &(u64, Action)| {
             !matches!(
                 action,
-                Action::Retire(_) | Action::Password(_) | Action::Revoke(_) | Action::Move | Action::Away(_)
+                Action::Retire(_)
+                    | Action::Password(_)
+                    | Action::Revoke(_)
+                    | Action::Spoil(_)
+                    | Action::Move
+                    | Action::Away(_)
             )
         };
         self.cache_ttl >= 300_000

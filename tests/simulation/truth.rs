@@ -55,6 +55,8 @@ pub(crate) struct Truth {
     /// Sessions that lie in IDLE in one mailbox, and how often one came to where no other was.
     asleep: BTreeSet<u64>,
     pub(crate) alone: u64,
+    /// Commands of all clients.
+    pub(crate) asked: u64,
     /// `(mailbox, identity)` in mailboxes that nobody else writes to, and that nobody expunges.
     kept: BTreeMap<(String, Identity), Count>,
 }
@@ -69,6 +71,7 @@ impl Truth {
             marks: BTreeMap::new(),
             asleep: BTreeSet::new(),
             alone: 0,
+            asked: 0,
             kept: BTreeMap::new(),
         }
     }

@@ -22,7 +22,7 @@ use crate::plan::{Action, Guest, Kindness, Plan, Way};
 use crate::secrets::Secrets;
 use crate::truth::{Identity, Truth};
 use crate::view::View;
-use crate::visit::{Rules, Visitor, visits};
+use crate::visit::{Kind, Rules, Visitor, visits};
 
 /// Mailboxes that all clients of a user work in.
 const MAILBOXES: [&str; 2] = ["INBOX", "One"];
@@ -68,6 +68,8 @@ struct Seen {
     selects: AtomicU64,
     /// The server is as kind as can be.
     kind: AtomicBool,
+    /// It hangs up on whoever selects a mailbox.
+    spoils: AtomicBool,
     /// How often it was told to serve or not.
     services: AtomicU64,
 }
@@ -94,6 +96,7 @@ impl World {
             commands: AtomicU64::new(0),
             selects: AtomicU64::new(0),
             kind: AtomicBool::new(false),
+            spoils: AtomicBool::new(false),
             services: AtomicU64::new(0),
         });
         let asking =
@@ -240,6 +243,7 @@ impl World {
                 self.net.set_server(Some(Arc::clone(&self.server)));
                 return;
             }
+            Action::Spoil(of) => return self.spoil(&user(of)).await,
             Action::Deliver(of, mailbox) => {
                 let user = user(of);
                 let message = Identity::padded(&user, &format!("d{number}"), self.plan.padding);
@@ -249,6 +253,22 @@ impl World {
         };
         // There may be nothing of that name yet.
         let _ = act(&self.proxy, &call).await;
+    }
+
+    /// Who lies in IDLE meanwhile costs few connections: it is tried again after longer and longer.
+    async fn spoil(&self, user: &str) {
+        let so_far = || (self.net.links().len(), self.truth.lock().asked);
+        let (dials, asked) = so_far();
+        self.seen.spoils.store(true, Ordering::Relaxed);
+        self.server.kill_user(user, Kill::Close);
+        sleep(Duration::from_secs(30)).await;
+        self.seen.spoils.store(false, Ordering::Relaxed);
+        let (dials, asked) = (so_far().0 - dials, so_far().1 - asked);
+        if self.plan.is_whole() && asked == 0 && self.plan.visitors.iter().all(|guest| guest.kind == Kind::Sleeper) {
+            // Of the one mailbox, after 0, 0, 0.2, 0.4, ... and 5 seconds; and the spare ones are renewed.
+            let most = 12 + self.plan.spare;
+            assert!(dials <= most, "{dials} connections were opened in vain");
+        }
     }
 
     /// What is retired is left between two commands, also by who does nothing.
@@ -522,6 +542,9 @@ fn watch(plan: &Plan, net: &Net, seen: &Arc<Seen>, chance: Chance) -> impl Fn(&E
         let mut chance = chance.lock();
         if server.faults > 0 && !seen.kind.load(Ordering::Relaxed) && chance.one_in(server.faults) {
             return fault(event, &mut chance);
+        }
+        if seen.spoils.load(Ordering::Relaxed) && matches!(event.verb, "SELECT" | "EXAMINE") {
+            return Fault::CloseBefore;
         }
         let farewell = if event.verb == "LOGOUT" { server.farewell } else { 0 };
         if server.delay + farewell > 0 && event.stage == Stage::Command {
