@@ -88,6 +88,8 @@ pub(crate) struct Link {
     pub(crate) user: Mutex<Option<String>>,
     /// By which token.
     token: Mutex<Option<String>>,
+    /// The last command on it that selects a mailbox.
+    selects: Mutex<String>,
 }
 
 impl fmt::Debug for Net {
@@ -149,6 +151,14 @@ impl Net {
             open && *link.since.lock() < than && link.user.lock().as_deref() == Some(user)
         };
         self.0.state.lock().links.iter().filter(old).count()
+    }
+
+    /// On how many of a user's connections this command was the last that selects a mailbox.
+    pub(crate) fn selecting(&self, user: &str, command: &str) -> usize {
+        let links = &self.0.state.lock().links;
+        let open = links.iter().filter(|link| link.open.load(Ordering::Relaxed));
+        let ours = open.filter(|link| link.user.lock().as_deref() == Some(user));
+        ours.filter(|link| link.selects.lock().starts_with(command)).count()
     }
 
     /// The tokens by which somebody is logged in on open connections.
@@ -228,6 +238,7 @@ impl Outside for Net {
             leaves: AtomicBool::new(false),
             user: Mutex::default(),
             token: Mutex::default(),
+            selects: Mutex::default(),
         });
         state.links.push(Arc::clone(&link));
         let pending = Held(link);
@@ -430,6 +441,13 @@ impl End {
             if token.is_some() || begins(b" LOGIN ") || begins(b" AUTHENTICATE ") {
                 *link.token.lock() = token;
             }
+        }
+        if let Some(Held(link)) = &self.link
+            && let Ok(text) = std::str::from_utf8(octets)
+            && let Some((_, command)) = text.split_once(' ')
+            && (command.starts_with("SELECT ") || command.starts_with("EXAMINE "))
+        {
+            command.clone_into(&mut link.selects.lock());
         }
         if sent > 0 {
             self.net.0.said.lock().line(&out.name, &octets[..sent]);

@@ -475,8 +475,18 @@ impl Visit<'_> {
     /// Of what the session counts, what imapool knows to be gone, as it has told another session: it goes by what this
     /// one counts, and leaves out none of them (RFC 9051 section 7.5.1).
     fn told(&self) -> BTreeSet<u32> {
-        let view = self.view().filter(|_| self.rules.shares);
-        view.map(|view| self.rules.truth.lock().told(&view.user, &view.mailbox, view.read_only)).unwrap_or_default()
+        let Some(view) = self.view().filter(|_| self.rules.shares) else { return BTreeSet::new() };
+        let (user, mailbox, read_only) = (&view.user, &view.mailbox, view.read_only);
+        let selects = format!("{} \"{mailbox}\"", if read_only { "EXAMINE" } else { "SELECT" });
+        let mut truth = self.rules.truth.lock();
+        if self.rules.net.selecting(user, &selects) > 1 {
+            // Who joined while it could not be said what is new there may be in a hub of his own.
+            truth.divided.insert((user.clone(), mailbox.clone(), read_only));
+        }
+        if truth.divided.contains(&(user.clone(), mailbox.clone(), read_only)) {
+            return BTreeSet::new();
+        }
+        truth.told(user, mailbox, read_only)
     }
 
     /// What SEARCH has found.
