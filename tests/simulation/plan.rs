@@ -166,6 +166,7 @@ impl Plan {
             4 => plan.empty(&mut chance),
             5 => plan.pin(&mut chance),
             6 => plan.spoil(&mut chance),
+            7 => plan.number(&mut chance),
             _ => {}
         }
         plan
@@ -270,6 +271,19 @@ impl Plan {
         }
         self.actions.clear();
         self.actions.push((5_000 + chance.below(20_000), Action::Spoil(0)));
+    }
+
+    /// Many work by number in few mailboxes, and hear late of what others expunge.
+    fn number(&mut self, chance: &mut Chance) {
+        (self.mode, self.max_total, self.net, self.users) = (PoolMode::Multiplex, 0, [0; 5], 1);
+        (self.server.faults, self.server.delay, self.server.farewell) = (0, 0, 0);
+        (self.max_per_account, self.messages) = (1 + usize::try_from(chance.below(2)).expect("small"), 12);
+        (self.max_lifetime, self.cache_ttl, self.personality) = (3_600_000, 300_000, "");
+        for guest in &mut self.visitors {
+            (guest.user, guest.way, guest.kind) = (0, Way::Login, Kind::Numbers);
+            (guest.commands, guest.begins) = (8 + guest.commands, guest.begins / 20);
+        }
+        self.actions.clear();
     }
 
     /// Connections last for as long as nobody ends them.
