@@ -200,9 +200,8 @@ impl World {
         let call = match *action {
             Action::Pause | Action::Resume | Action::Drain => {
                 let service = 1 + self.seen.services.fetch_add(1, Ordering::Relaxed);
-                match action {
-                    Action::Drain => self.expect_drained(service),
-                    _ => {}
+                if *action == Action::Drain {
+                    self.expect_drained(service);
                 }
                 format!("backends/mail/{}", format!("{action:?}").to_ascii_lowercase())
             }
