@@ -175,6 +175,7 @@ impl Client {
             verb => verb.to_owned(),
         });
         self.running = Running { verb, number };
+        self.truth.lock().asked += 1;
         self.said.clear();
     }
 

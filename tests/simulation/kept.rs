@@ -27,6 +27,7 @@ pub(crate) fn pinned_before() -> Plan {
         server: Kindness {
             faults: 36,
             delay: 0,
+            farewell: 0,
             condstore: true,
             qresync: false,
             unselect: true,
@@ -66,6 +67,7 @@ pub(crate) fn another_credential() -> Plan {
         server: Kindness {
             faults: 0,
             delay: 290,
+            farewell: 0,
             condstore: true,
             qresync: true,
             unselect: true,

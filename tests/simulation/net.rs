@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use imapool::demo::server::{Server, Wire};
 use imapool::net::{Connecting, Connection, Outside};
 use imapool::stream::Peer;
@@ -75,6 +77,7 @@ struct Said {
 
 /// One dialed connection, as it is looked at from outside.
 pub(crate) struct Link {
+    pub(crate) dialed: Instant,
     /// Since when somebody is logged in, or nearly so.
     pub(crate) since: Mutex<Instant>,
     /// imapool has it, or dials it.
@@ -83,6 +86,10 @@ pub(crate) struct Link {
     leaves: AtomicBool,
     /// Who is logged in on it.
     pub(crate) user: Mutex<Option<String>>,
+    /// By which token.
+    token: Mutex<Option<String>>,
+    /// The last command on it that selects a mailbox.
+    selects: Mutex<String>,
 }
 
 impl fmt::Debug for Net {
@@ -131,6 +138,12 @@ impl Net {
         self.0.state.lock().links.iter().filter(ours).count()
     }
 
+    /// The same, with those that have.
+    pub(crate) fn held_of(&self, user: &str) -> usize {
+        let held = |link: &&Arc<Link>| link.open.load(Ordering::Relaxed) && link.user.lock().as_deref() == Some(user);
+        self.0.state.lock().links.iter().filter(held).count()
+    }
+
     /// How many of them a user has that were logged in before that.
     pub(crate) fn older_of(&self, user: &str, than: Instant) -> usize {
         let old = |link: &&Arc<Link>| {
@@ -138,6 +151,23 @@ impl Net {
             open && *link.since.lock() < than && link.user.lock().as_deref() == Some(user)
         };
         self.0.state.lock().links.iter().filter(old).count()
+    }
+
+    /// On how many of a user's connections this command was the last that selects a mailbox.
+    pub(crate) fn selecting(&self, user: &str, command: &str) -> usize {
+        let links = &self.0.state.lock().links;
+        let open = links.iter().filter(|link| link.open.load(Ordering::Relaxed));
+        let ours = open.filter(|link| link.user.lock().as_deref() == Some(user));
+        ours.filter(|link| link.selects.lock().starts_with(command)).count()
+    }
+
+    /// The tokens by which somebody is logged in on open connections.
+    pub(crate) fn tokens(&self) -> Vec<String> {
+        let token = |link: &Arc<Link>| {
+            let open = link.open.load(Ordering::Relaxed) && !link.leaves.load(Ordering::Relaxed);
+            link.token.lock().clone().filter(|_| open && link.user.lock().is_some())
+        };
+        self.0.state.lock().links.iter().filter_map(token).collect()
     }
 
     /// A number that follows from all that was said.
@@ -202,10 +232,13 @@ impl Outside for Net {
         let after = (cut || frozen).then(|| (usize::try_from(chance.below(6000)).expect("small"), cut));
         let delay = Duration::from_micros(chance.below(4000));
         let link = Arc::new(Link {
+            dialed: Instant::now(),
             since: Mutex::new(Instant::now()),
             open: AtomicBool::new(true),
             leaves: AtomicBool::new(false),
             user: Mutex::default(),
+            token: Mutex::default(),
+            selects: Mutex::default(),
         });
         state.links.push(Arc::clone(&link));
         let pending = Held(link);
@@ -350,6 +383,13 @@ impl Pipe {
     }
 }
 
+/// The token that a line of SASL is for, if it is one.
+fn token(line: &[u8]) -> Option<String> {
+    let word = line.strip_suffix(b"\r\n")?.rsplit(|octet| *octet == b' ').next()?;
+    let response = String::from_utf8(STANDARD.decode(word).ok()?).ok()?;
+    Some(response.split_once("auth=Bearer ")?.1.trim_end_matches('\x01').to_owned())
+}
+
 /// One end of a connection.
 pub(crate) struct End {
     net: Net,
@@ -394,6 +434,20 @@ impl End {
         let sent = out.write(octets);
         if let Some(Held(link)) = self.link.as_ref().filter(|_| octets.ends_with(b" LOGOUT\r\n")) {
             link.leaves.store(true, Ordering::Relaxed);
+        }
+        if let Some(Held(link)) = self.link.as_ref().filter(|link| link.0.user.lock().is_none()) {
+            let (token, begins) = (token(octets), |verb: &[u8]| octets.windows(verb.len()).any(|word| word == verb));
+            // The last attempt counts.
+            if token.is_some() || begins(b" LOGIN ") || begins(b" AUTHENTICATE ") {
+                *link.token.lock() = token;
+            }
+        }
+        if let Some(Held(link)) = &self.link
+            && let Ok(text) = std::str::from_utf8(octets)
+            && let Some((_, command)) = text.split_once(' ')
+            && (command.starts_with("SELECT ") || command.starts_with("EXAMINE "))
+        {
+            command.clone_into(&mut link.selects.lock());
         }
         if sent > 0 {
             self.net.0.said.lock().line(&out.name, &octets[..sent]);

@@ -1,5 +1,7 @@
 //! What happens in a run, as data: it follows from a seed, can be made smaller, and is printed as Rust when it fails.
 
+use std::time::Duration;
+
 use imapool::config::PoolMode;
 
 use crate::chance::Chance;
@@ -60,6 +62,8 @@ pub(crate) struct Kindness {
     pub(crate) faults: u64,
     /// It takes up to so many milliseconds for each command.
     pub(crate) delay: u64,
+    /// And for LOGOUT so many more.
+    pub(crate) farewell: u64,
     pub(crate) condstore: bool,
     pub(crate) qresync: bool,
     pub(crate) unselect: bool,
@@ -103,10 +107,14 @@ pub(crate) enum Action {
     Move,
     /// A user has another password, and all tokens for it are others.
     Password(u64),
+    /// The same, and all that is known of him is void at once.
+    Revoke(u64),
     /// The server ends the connections of a user: by BYE, FIN or RST.
     Kill(u64, u8),
     /// The server is away for so long.
     Away(u64),
+    /// The server ends all connections of a user, and for half a minute hangs up on whoever selects a mailbox.
+    Spoil(u64),
     /// Mail comes in, by another way.
     Deliver(u64, usize),
 }
@@ -133,6 +141,7 @@ impl Plan {
             server: Kindness {
                 faults: 0,
                 delay: if chance.one_in(3) { chance.below(400) } else { 0 },
+                farewell: 0,
                 condstore: !chance.one_in(4),
                 qresync: chance.one_in(2),
                 unselect: !chance.one_in(6),
@@ -150,8 +159,15 @@ impl Plan {
         plan.invite(&mut chance);
         plan.act(&mut chance, wild > 0);
         plan.vary(&mut chance, wild > 0);
-        if chance.one_in(10) {
-            plan.doze(&mut chance);
+        match chance.below(20) {
+            0 | 1 => plan.doze(&mut chance),
+            2 => plan.crowd(&mut chance),
+            3 => plan.revoke(&mut chance),
+            4 => plan.empty(&mut chance),
+            5 => plan.pin(&mut chance),
+            6 => plan.spoil(&mut chance),
+            7 => plan.number(&mut chance),
+            _ => {}
         }
         plan
     }
@@ -159,7 +175,7 @@ impl Plan {
     /// Nothing goes wrong, and hardly anything is asked: some lie in IDLE for long, and others do nothing but log in.
     fn doze(&mut self, chance: &mut Chance) {
         (self.mode, self.max_total, self.net) = (PoolMode::Multiplex, 0, [0; 5]);
-        (self.server.faults, self.server.delay) = (0, 0);
+        (self.server.faults, self.server.delay, self.server.farewell) = (0, 0, 0);
         self.max_per_account = 1 + usize::try_from(chance.below(2)).expect("small");
         self.cache_ttl = chance.of(&[100, 1_000, 300_000]);
         self.max_lifetime = chance.of(&[1_500, 4_000, 3_600_000, 3_600_000]);
@@ -175,6 +191,125 @@ impl Plan {
         }
     }
 
+    /// Nothing goes wrong, and sessions lie in IDLE in all mailboxes, when there come to be fewer places.
+    fn crowd(&mut self, chance: &mut Chance) {
+        (self.mode, self.max_total, self.net) = (PoolMode::Multiplex, 0, [0; 5]);
+        (self.server.faults, self.server.delay) = (0, 0);
+        self.max_per_account = 2 + usize::try_from(chance.below(3)).expect("small");
+        (self.max_lifetime, self.cache_ttl) = (3_600_000, 300_000);
+        self.users = 1;
+        for guest in &mut self.visitors {
+            (guest.user, guest.way, guest.kind) = (0, Way::Login, Kind::Phone);
+            (guest.visits, guest.commands) = (1 + guest.visits % 2, 4 + guest.commands % 8);
+        }
+        self.actions.retain(|(_, action)| matches!(action, Action::Deliver(..)));
+        self.actions.iter_mut().for_each(|(_, action)| *action = Action::Deliver(0, 0));
+        let fewer = 1 + chance.below(self.max_per_account as u64 - 1);
+        let fewer = Action::Reload(usize::try_from(fewer).expect("small"), 3_600_000);
+        self.actions.push((chance.below(30_000), fewer));
+    }
+
+    /// What was verified is void just when it is verified: what the server says takes its time.
+    fn revoke(&mut self, chance: &mut Chance) {
+        (self.max_total, self.net, self.users) = (0, [0, 0, 0, 0, 1 + chance.below(2)], 1);
+        self.server.faults = 0;
+        self.cache_ttl = chance.of(&[5_000, 300_000]);
+        let kind = chance.of(&[Kind::Webmail, Kind::Phone]);
+        for guest in &mut self.visitors {
+            let kind = if chance.one_in(2) { Kind::Phone } else { kind };
+            (guest.user, guest.way, guest.kind, guest.visits) = (0, Way::Login, kind, 2 + guest.visits);
+        }
+        self.actions.retain(|(_, action)| matches!(action, Action::Deliver(..)));
+        self.actions.iter_mut().for_each(|(_, action)| *action = Action::Deliver(0, 0));
+        let begins = self.visitors.iter().map(|guest| guest.begins).min().unwrap_or_default();
+        let at = if self.cache_ttl > 5_000 { begins + chance.below(1_000) } else { chance.below(10_000) };
+        self.actions.push((at, if chance.one_in(3) { Action::Password(0) } else { Action::Revoke(0) }));
+    }
+
+    /// Those who wait for the only connection get theirs while the backend is drained.
+    fn empty(&mut self, chance: &mut Chance) {
+        (self.max_total, self.net, self.users, self.max_per_account) = (0, [0; 5], 1, 1);
+        (self.server.faults, self.server.delay, self.server.farewell) = (0, 50 + chance.below(300), 0);
+        (self.max_lifetime, self.cache_ttl, self.linger) = (3_600_000, 300_000, 0);
+        for guest in &mut self.visitors {
+            (guest.user, guest.way) = (0, Way::Login);
+            guest.kind = chance.of(&[Kind::Webmail, Kind::Sync, Kind::Numbers]);
+        }
+        self.actions.clear();
+        let at = 500 + chance.below(6_000);
+        self.actions.push((at, Action::Drain));
+        self.actions.push((at + 40_000, Action::Resume));
+    }
+
+    /// Somebody has a connection for himself, loses it, and goes on with others'.
+    fn pin(&mut self, chance: &mut Chance) {
+        (self.mode, self.max_total, self.users) = (PoolMode::Multiplex, 0, 1);
+        self.net = [6 + chance.below(6), 0, 0, 0, 0];
+        (self.server.faults, self.server.delay) = (15 + chance.below(30), 0);
+        self.max_per_account = 2 + usize::try_from(chance.below(3)).expect("small");
+        (self.max_lifetime, self.cache_ttl) = (chance.of(&[15_000, 3_600_000]), 300_000);
+        self.visitors.truncate(1 + usize::try_from(chance.below(2)).expect("small"));
+        for guest in &mut self.visitors {
+            (guest.user, guest.way, guest.kind) = (0, Way::Login, Kind::Rude);
+            (guest.visits, guest.commands) = (3 + guest.visits, 10 + guest.commands);
+        }
+        self.actions
+            .retain(|(_, action)| matches!(action, Action::Deliver(0, _) | Action::Away(_) | Action::Kill(0, _)));
+    }
+
+    /// Some lie in IDLE while no mailbox can be selected.
+    fn spoil(&mut self, chance: &mut Chance) {
+        (self.mode, self.max_total, self.net, self.users) = (PoolMode::Multiplex, 0, [0; 5], 1);
+        (self.server.faults, self.server.delay) = (0, 0);
+        (self.max_lifetime, self.cache_ttl) = (3_600_000, 300_000);
+        for guest in &mut self.visitors {
+            (guest.user, guest.way, guest.kind) = (0, Way::Login, Kind::Sleeper);
+        }
+        self.actions.clear();
+        self.actions.push((5_000 + chance.below(20_000), Action::Spoil(0)));
+    }
+
+    /// Many work by number in few mailboxes, and hear late of what others expunge.
+    fn number(&mut self, chance: &mut Chance) {
+        (self.mode, self.max_total, self.net, self.users) = (PoolMode::Multiplex, 0, [0; 5], 1);
+        (self.server.faults, self.server.delay, self.server.farewell) = (0, 0, 0);
+        (self.max_per_account, self.messages) = (1 + usize::try_from(chance.below(2)).expect("small"), 12);
+        (self.max_lifetime, self.cache_ttl, self.personality) = (3_600_000, 300_000, "");
+        for guest in &mut self.visitors {
+            (guest.user, guest.way, guest.kind) = (0, Way::Login, Kind::Numbers);
+            (guest.commands, guest.begins) = (8 + guest.commands, guest.begins / 20);
+        }
+        self.actions.clear();
+    }
+
+    /// Connections last for as long as nobody ends them.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.server.faults == 0 && self.net[..4] == [0; 4]
+    }
+
+    /// A login is verified once, when its user comes first, and in [`Plan::ONCE`] not again.
+    pub(crate) fn verifies_once(&self) -> bool {
+        let harmless = |(_, action): &(u64, Action)| {
+            !matches!(
+                action,
+                Action::Retire(_)
+                    | Action::Password(_)
+                    | Action::Revoke(_)
+                    | Action::Spoil(_)
+                    | Action::Move
+                    | Action::Away(_)
+            )
+        };
+        self.cache_ttl >= 300_000
+            && self.server.faults == 0
+            && self.net[..4] == [0; 4]
+            && self.actions.iter().all(harmless)
+            && self.visitors.iter().all(|guest| guest.kind != Kind::Rude && guest.way != Way::Token)
+    }
+
+    /// What is left of `cache_ttl` until it is renewed ahead.
+    pub(crate) const ONCE: Duration = Duration::from_secs(200);
+
     /// As [`Plan::doze`] has made it, and nobody's connection is ever too old.
     pub(crate) fn is_sleepy(&self) -> bool {
         let sleeps = |guest: &Guest| guest.kind == Kind::Sleeper || guest.commands == 1;
@@ -189,6 +324,11 @@ impl Plan {
     /// Each connection comes back after each command: nobody has one to himself.
     pub(crate) fn shares_all(&self) -> bool {
         self.mode == PoolMode::Multiplex && self.visitors.iter().all(|guest| guest.kind != Kind::Rude)
+    }
+
+    /// The accounts of a user: each token has connections of its own.
+    pub(crate) fn accounts_of(&self, user: u64) -> usize {
+        1 + self.visitors.iter().filter(|guest| guest.user == user && guest.way == Way::Token).count()
     }
 
     /// The longest that a connection may be used, in milliseconds.
@@ -237,7 +377,8 @@ impl Plan {
                 ),
             };
             if matches!(action, Action::Pause | Action::Drain) {
-                self.actions.push((at + chance.below(6_000), Action::Resume));
+                let most = if chance.one_in(3) { 40_000 } else { 6_000 };
+                self.actions.push((at + chance.below(most), Action::Resume));
             }
             self.actions.push((at, action));
         }
@@ -250,6 +391,10 @@ impl Plan {
         }
         if chance.one_in(4) {
             self.personality = chance.of(&PERSONALITIES);
+        }
+        // Who verifies all the time would have more connections than a server takes.
+        if chance.one_in(3) && self.cache_ttl >= 300_000 {
+            self.server.farewell = chance.below(2_000);
         }
         for guest in &mut self.visitors {
             guest.way = chance.of(&[Way::Login, Way::Login, Way::Plain, Way::Token]);
@@ -273,7 +418,7 @@ impl Plan {
         let most = self.actions.iter().map(most).fold(self.max_per_account, usize::min);
         self.visitors.iter().filter(|guest| pins(guest)).count() < most
             // With one connection that is slow, turns may take longer than anybody waits.
-            && (most > 1 || self.server.delay == 0 && self.net[4] == 0)
+            && (most > 1 || self.server.delay == 0 && self.server.farewell == 0 && self.net[4] == 0)
             && self.server.faults == 0
             && self.net[..4] == [0; 4]
             && self.max_total == 0
@@ -304,6 +449,9 @@ impl Plan {
         }
         if self.server.delay > 0 {
             with(&|plan| plan.server.delay = 0);
+        }
+        if self.server.farewell > 0 {
+            with(&|plan| plan.server.farewell = 0);
         }
         if self.padding > 0 {
             with(&|plan| plan.padding = 0);

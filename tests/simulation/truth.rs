@@ -48,11 +48,17 @@ pub(crate) struct Truth {
     /// `(user, mailbox, uid)`: asked to be gone.
     doomed: BTreeSet<(String, String, u32)>,
     seen: BTreeMap<(String, String, u32), Identity>,
+    /// `(user, mailbox, read-only, uid)`: a session was told that it is gone, and so whoever tells all of them knows.
+    told: BTreeSet<(String, String, bool, u32)>,
+    /// Where not all sessions share one hub.
+    pub(crate) divided: BTreeSet<(String, String, bool)>,
     /// Keywords that are set on one message only.
     marks: BTreeMap<String, (String, String, Option<u32>)>,
     /// Sessions that lie in IDLE in one mailbox, and how often one came to where no other was.
     asleep: BTreeSet<u64>,
     pub(crate) alone: u64,
+    /// Commands of all clients.
+    pub(crate) asked: u64,
     /// `(mailbox, identity)` in mailboxes that nobody else writes to, and that nobody expunges.
     kept: BTreeMap<(String, Identity), Count>,
 }
@@ -63,9 +69,12 @@ impl Truth {
             server: Arc::clone(server),
             doomed: BTreeSet::new(),
             seen: BTreeMap::new(),
+            told: BTreeSet::new(),
+            divided: BTreeSet::new(),
             marks: BTreeMap::new(),
             asleep: BTreeSet::new(),
             alone: 0,
+            asked: 0,
             kept: BTreeMap::new(),
         }
     }
@@ -88,9 +97,16 @@ impl Truth {
     }
 
     /// A session was told that it is gone.
-    pub(crate) fn gone(&self, user: &str, mailbox: &str, uid: Option<u32>) {
+    pub(crate) fn gone(&mut self, user: &str, mailbox: &str, read_only: bool, uid: Option<u32>) {
         let Some(uid) = uid else { return };
         assert!(self.find(user, mailbox, uid).is_none(), "{user} {mailbox} {uid} is told to be gone, and is there");
+        self.told.insert((user.to_owned(), mailbox.to_owned(), read_only, uid));
+    }
+
+    /// The UIDs that any session was told to be gone.
+    pub(crate) fn told(&self, user: &str, mailbox: &str, read_only: bool) -> BTreeSet<u32> {
+        let here = |told: &&(String, String, bool, u32)| (&*told.0, &*told.1, told.2) == (user, mailbox, read_only);
+        self.told.iter().filter(here).map(|told| told.3).collect()
     }
 
     /// A session was told these flags.

@@ -76,7 +76,7 @@ impl View {
                 assert!(!NUMBERED.contains(&running.verb.as_deref().unwrap_or_default()), "EXPUNGE during {running:?}");
                 assert!(n >= 1 && n <= self.len(), "EXPUNGE {n} of {}", self.len());
                 let gone = self.messages.remove(n as usize - 1);
-                truth.gone(&self.user, &self.mailbox, gone.uid);
+                truth.gone(&self.user, &self.mailbox, self.read_only, gone.uid);
             }
             "FETCH" => {
                 assert!(n >= 1 && n <= self.len(), "FETCH {n} of {}", self.len());
@@ -132,7 +132,7 @@ impl View {
                 assert!(running.verb.is_some(), "VANISHED while no command runs");
                 self.messages.remove(place);
             }
-            truth.gone(&self.user, &self.mailbox, Some(uid));
+            truth.gone(&self.user, &self.mailbox, self.read_only, Some(uid));
         }
     }
 }

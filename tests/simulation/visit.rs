@@ -12,7 +12,7 @@ use crate::client::{Client, Gone, Status};
 use crate::net::Net;
 use crate::plan::Way;
 use crate::reply::Piece;
-use crate::secrets::Secrets;
+use crate::secrets::{Inside, Secrets};
 use crate::truth::{Count, Identity, Truth};
 use crate::view::View;
 
@@ -60,7 +60,9 @@ impl Kind {
                 &[Select, Select, UidFetch, UidStore, UidSearch, Expunge, Copy, Move, Status, Close, Write, Burst]
             }
             Self::Condstore | Self::Qresync => &[Select, UidFetch, UidStore, UidSearch, Noop, Idle, Expunge, Append],
-            Self::Numbers => &[Select, FetchAll, FetchAll, Body, Store, Store, Search, Expunge, Noop, Copy, Move],
+            Self::Numbers => {
+                &[Select, FetchAll, FetchAll, Body, Store, Store, Search, Search, Expunge, Noop, Copy, Move]
+            }
             Self::Sleeper => &[Idle, Idle, Idle, Noop],
             Self::Rude => &[Select, FetchAll, Nonsense, Noop, Store, Append, Idle, List, Dawdle],
         }
@@ -117,6 +119,10 @@ pub(crate) struct Rules {
     /// Nobody is refused or sent away: nothing goes wrong, and no operator acts.
     pub(crate) calm: bool,
     pub(crate) patience: Duration,
+    /// One hub a mailbox tells all of its sessions.
+    pub(crate) shares: bool,
+    /// How long it may take until who was let in by what is refused since is sent away.
+    pub(crate) leaves_refused: Option<Duration>,
     /// Nothing but COPY and MOVE is refused for numbers of messages that are gone.
     pub(crate) serves_what_is_left: bool,
     /// What the server offers and refuses, by the beginning of the command.
@@ -135,6 +141,10 @@ struct Visit<'a> {
     client: Client,
     /// Which password it has logged in with.
     version: u64,
+    /// What it has logged in with.
+    secret: String,
+    /// If that is a token.
+    inside: Option<Inside>,
     rules: &'a Rules,
     chance: &'a mut Chance,
     who: &'a Visitor,
@@ -163,7 +173,7 @@ async fn visit(who: &Visitor, rules: &Rules, chance: &mut Chance, marks: &mut u6
         return Ok(());
     }
     client.user.clone_from(&who.user);
-    let mut visit = Visit { client, version: 0, rules, chance, who, marks };
+    let mut visit = Visit { client, version: 0, secret: String::new(), inside: None, rules, chance, who, marks };
     if !visit.login().await? {
         return Ok(());
     }
@@ -209,16 +219,21 @@ impl Visit<'_> {
         let version = secrets.version(user) - u64::from(secrets.version(user) > 0 && self.chance.one_in(4));
         let password = Secrets::password(user, version);
         self.version = version;
+        self.secret.clone_from(&password);
         let status = match self.who.way {
             Way::Plain if self.client.can("AUTH=PLAIN") => {
                 self.client.authenticate("PLAIN", &format!("\0{user}\0{password}")).await?
             }
             Way::Token if self.client.can("AUTH=XOAUTH2") => {
                 let token = Secrets::token(user, version, self.who.name);
+                self.secret.clone_from(&token);
                 self.client.authenticate("XOAUTH2", &format!("user={user}\x01auth=Bearer {token}\x01\x01")).await?
             }
             _ => self.client.run(&format!("LOGIN {user} {password}")).await?,
         };
+        if status.is_ok() && self.secret != password {
+            self.inside = Some(secrets.enters(user, &self.secret));
+        }
         if version < secrets.version(user) {
             assert!(!status.is_ok() || secrets.may_be_known(user, version), "{password} is good, and should not be");
             return Ok(status.is_ok());
@@ -248,6 +263,14 @@ impl Visit<'_> {
     /// Where the selected mailbox is.
     fn place(&self) -> Option<(String, String)> {
         self.view().map(|view| (view.user.clone(), view.mailbox.clone()))
+    }
+
+    /// Who was let in with what the server has refused since, is sent away soon, whatever he does.
+    fn check_refused(&self) {
+        let refused = self.rules.secrets.refused_for(&self.secret);
+        if let (Some(most), Some(refused)) = (self.rules.leaves_refused, refused) {
+            assert!(refused <= most, "client {} is there {refused:?} after {} was refused", self.who.name, self.secret);
+        }
     }
 
     async fn act(&mut self, act: Act) -> Result<(), Gone> {
@@ -360,7 +383,9 @@ impl Visit<'_> {
         if self.view().is_none_or(|view| view.messages.is_empty()) {
             return Ok(());
         }
-        let tag = self.client.send("FETCH 1:* (UID FLAGS)").await?;
+        let items = if self.chance.one_in(4) { "(UID)" } else { "(UID FLAGS)" };
+        let told = if items == "(UID)" { self.told() } else { BTreeSet::new() };
+        let tag = self.client.send(&format!("FETCH 1:* {items}")).await?;
         let number = self.number(&tag);
         let status = self.client.finish(&tag).await?;
         if !self.numbers_served(&status, "FETCH 1:*") {
@@ -370,9 +395,9 @@ impl Visit<'_> {
         for (place, message) in view.messages.iter().enumerate() {
             // It came while the command ran.
             let untold = message.told != number && message.uid.is_some();
-            let there =
-                message.uid.is_some_and(|uid| self.rules.truth.lock().uids(&view.user, &view.mailbox).contains(&uid));
-            assert!(!untold || !there, "FETCH 1:* told nothing of {}", place + 1);
+            let there = |uid| self.rules.truth.lock().uids(&view.user, &view.mailbox).contains(&uid);
+            let counts = message.uid.is_some_and(|uid| told.contains(&uid) || there(uid));
+            assert!(!untold || !counts, "FETCH 1:* told nothing of {}", place + 1);
         }
         Ok(())
     }
@@ -420,6 +445,7 @@ impl Visit<'_> {
 
     async fn search(&mut self) -> Result<(), Gone> {
         let Some(len) = self.view().map(View::len) else { return Ok(()) };
+        let told = self.told();
         let status = self.client.run("SEARCH ALL").await?;
         if !self.numbers_served(&status, "SEARCH") {
             return Ok(());
@@ -430,7 +456,8 @@ impl Visit<'_> {
         // Those that are gone, and that no EXPUNGE may tell of now, the server may leave out.
         for n in (1..=len).filter(|n| !found.contains(n)) {
             let uid = self.view().and_then(|view| view.messages.get(n as usize - 1)?.uid);
-            assert!(uid.is_none_or(|uid| !there.contains(&uid)), "SEARCH ALL of {len} messages finds {found:?}");
+            let left_out = uid.is_none_or(|uid| !there.contains(&uid) && !told.contains(&uid));
+            assert!(left_out, "SEARCH ALL of {len} messages finds {found:?}");
         }
         Ok(())
     }
@@ -443,6 +470,23 @@ impl Visit<'_> {
             self.well(status, command);
         }
         Ok(())
+    }
+
+    /// Of what the session counts, what imapool knows to be gone, as it has told another session: it goes by what this
+    /// one counts, and leaves out none of them (RFC 9051 section 7.5.1).
+    fn told(&self) -> BTreeSet<u32> {
+        let Some(view) = self.view().filter(|_| self.rules.shares) else { return BTreeSet::new() };
+        let (user, mailbox, read_only) = (&view.user, &view.mailbox, view.read_only);
+        let selects = format!("{} \"{mailbox}\"", if read_only { "EXAMINE" } else { "SELECT" });
+        let mut truth = self.rules.truth.lock();
+        if self.rules.net.selecting(user, &selects) > 1 {
+            // Who joined while it could not be said what is new there may be in a hub of his own.
+            truth.divided.insert((user.clone(), mailbox.clone(), read_only));
+        }
+        if truth.divided.contains(&(user.clone(), mailbox.clone(), read_only)) {
+            return BTreeSet::new();
+        }
+        truth.told(user, mailbox, read_only)
     }
 
     /// What SEARCH has found.
@@ -599,6 +643,7 @@ impl Visit<'_> {
                 self.well(&status, "IDLE");
                 return Ok(());
             }
+            self.check_refused();
             if let Some(uids) = uids {
                 self.check_count(&uids, "some time in IDLE");
             }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use imapool::admin::act;
@@ -22,7 +22,7 @@ use crate::plan::{Action, Guest, Kindness, Plan, Way};
 use crate::secrets::Secrets;
 use crate::truth::{Identity, Truth};
 use crate::view::View;
-use crate::visit::{Rules, Visitor, visits};
+use crate::visit::{Kind, Rules, Visitor, visits};
 
 /// Mailboxes that all clients of a user work in.
 const MAILBOXES: [&str; 2] = ["INBOX", "One"];
@@ -54,13 +54,24 @@ pub(crate) struct World {
     /// In what it differs from others.
     quirks: Quirks,
     proxy: Proxy,
-    /// The most connections that a user may have, by what was configured at any time.
-    most: Arc<AtomicUsize>,
-    commands: Arc<AtomicU64>,
+    seen: Arc<Seen>,
+}
+
+/// What is counted at the server, and what holds there.
+struct Seen {
+    /// The most connections that an account may have, by what was configured at any time.
+    most: AtomicUsize,
+    /// By what is configured now, since when, and how often that has changed.
+    limit: Mutex<(usize, Instant, u64)>,
+    commands: AtomicU64,
     /// Of these, SELECT.
-    selects: Arc<AtomicU64>,
+    selects: AtomicU64,
     /// The server is as kind as can be.
-    kind: Arc<std::sync::atomic::AtomicBool>,
+    kind: AtomicBool,
+    /// It hangs up on whoever selects a mailbox.
+    spoils: AtomicBool,
+    /// How often it was told to serve or not.
+    services: AtomicU64,
 }
 
 fn user(number: u64) -> String {
@@ -79,22 +90,28 @@ impl World {
         let chance = Chance::new(plan.seed).fork(1);
         let [refused, lost, cut, frozen, slow] = plan.net;
         let net = Net::new(chance.fork(2), Faults { refused, lost, cut, frozen, slow }, trace);
-        let most = Arc::new(AtomicUsize::new(plan.max_per_account));
-        let commands = Arc::<AtomicU64>::default();
-        let selects = Arc::<AtomicU64>::default();
-        let kind = Arc::default();
-        // What is verified while the password is changed counts from its end.
-        let secrets = Secrets::new(Duration::from_millis(plan.cache_ttl) + CHECKOUT + REPLY);
+        let seen = Arc::new(Seen {
+            most: AtomicUsize::new(plan.max_per_account),
+            limit: Mutex::new((plan.max_per_account, Instant::now(), 0)),
+            commands: AtomicU64::new(0),
+            selects: AtomicU64::new(0),
+            kind: AtomicBool::new(false),
+            spoils: AtomicBool::new(false),
+            services: AtomicU64::new(0),
+        });
+        let asking =
+            if plan.is_whole() { Duration::from_millis(3_000 + plan.server.delay * 4) } else { CHECKOUT + REPLY };
+        let secrets = Secrets::new(Duration::from_millis(plan.cache_ttl), asking);
         let mut options = options(plan);
         options.passwords = secrets.rule();
         let quirks = options.quirks.clone();
-        options.faults = Some(Arc::new(watch(plan, &net, &most, [&commands, &selects], &kind, chance.fork(3))));
+        options.faults = Some(Arc::new(watch(plan, &net, &seen, chance.fork(3))));
         let server = Arc::new(Server::start(options).await.expect("no address, no failure"));
         net.set_server(Some(Arc::clone(&server)));
         let given = imapool::net::Net::Given(Arc::new(net.clone()));
         let proxy = Proxy::start_over(configuration(plan), Inherited::default(), given).await.expect("it starts");
         let truth = Arc::new(Mutex::new(Truth::new(&server)));
-        Self { plan: plan.clone(), net, server, truth, secrets, quirks, proxy, most, commands, selects, kind }
+        Self { plan: plan.clone(), net, server, truth, secrets, quirks, proxy, seen }
     }
 
     async fn live(self) -> Report {
@@ -112,6 +129,7 @@ impl World {
             .iter()
             .map(|guest| tokio::spawn(visits(visitor(guest, self.plan.seed), rules.clone())))
             .collect();
+        self.expect_given_up();
         self.operate().await;
         for client in clients {
             if let Err(error) = client.await {
@@ -119,7 +137,7 @@ impl World {
             }
         }
         if self.plan.is_sleepy() {
-            let (selects, alone) = (self.selects.load(Ordering::Relaxed), self.truth.lock().alone);
+            let (selects, alone) = (self.seen.selects.load(Ordering::Relaxed), self.truth.lock().alone);
             assert!(selects <= alone, "selected {selects} times, and {alone} times somebody came who was alone");
         }
         self.settle().await;
@@ -147,6 +165,9 @@ impl World {
             mailboxes: MAILBOXES.map(str::to_owned).to_vec(),
             calm: self.plan.is_calm(),
             patience: patience(&self.plan),
+            leaves_refused: (self.plan.is_whole() && self.plan.shares_all() && self.plan.personality.is_empty())
+                .then(|| soon(&self.plan)),
+            shares: self.plan.is_calm() && self.plan.shares_all(),
             serves_what_is_left: self.quirks.serves_what_is_left,
             // ID may have been one of the commands that failed.
             refused: [
@@ -177,10 +198,18 @@ impl World {
 
     async fn act(&self, action: &Action, number: u64) {
         let call = match *action {
-            Action::Pause => "backends/mail/pause".to_owned(),
-            Action::Resume => "backends/mail/resume".to_owned(),
-            Action::Drain => "backends/mail/drain".to_owned(),
-            Action::Retire(of) => {
+            Action::Pause | Action::Resume | Action::Drain => {
+                let service = 1 + self.seen.services.fetch_add(1, Ordering::Relaxed);
+                if *action == Action::Drain {
+                    self.expect_drained(service);
+                }
+                format!("backends/mail/{}", format!("{action:?}").to_ascii_lowercase())
+            }
+            Action::Revoke(of) | Action::Retire(of) => {
+                if let Action::Revoke(_) = action {
+                    self.secrets.change(&user(of));
+                }
+                self.secrets.retire(&user(of));
                 self.expect_retired(user(of));
                 format!("accounts/{}/retire", user(of))
             }
@@ -189,8 +218,9 @@ impl World {
                 let mut config = (*self.proxy.config()).clone();
                 config.pool.max_per_account = most;
                 config.pool.max_lifetime = Duration::from_millis(lifetime);
-                self.most.fetch_max(most, Ordering::Relaxed);
+                self.seen.most.fetch_max(most, Ordering::Relaxed);
                 self.proxy.reload(config).await.expect("nothing to bind");
+                self.expect_no_more_than(most);
                 return;
             }
             Action::Move => {
@@ -212,6 +242,7 @@ impl World {
                 self.net.set_server(Some(Arc::clone(&self.server)));
                 return;
             }
+            Action::Spoil(of) => return self.spoil(&user(of)).await,
             Action::Deliver(of, mailbox) => {
                 let user = user(of);
                 let message = Identity::padded(&user, &format!("d{number}"), self.plan.padding);
@@ -221,6 +252,22 @@ impl World {
         };
         // There may be nothing of that name yet.
         let _ = act(&self.proxy, &call).await;
+    }
+
+    /// Who lies in IDLE meanwhile costs few connections: it is tried again after longer and longer.
+    async fn spoil(&self, user: &str) {
+        let so_far = || (self.net.links().len(), self.truth.lock().asked);
+        let (dials, asked) = so_far();
+        self.seen.spoils.store(true, Ordering::Relaxed);
+        self.server.kill_user(user, Kill::Close);
+        sleep(Duration::from_secs(30)).await;
+        self.seen.spoils.store(false, Ordering::Relaxed);
+        let (dials, asked) = (so_far().0 - dials, so_far().1 - asked);
+        if self.plan.is_whole() && asked == 0 && self.plan.visitors.iter().all(|guest| guest.kind == Kind::Sleeper) {
+            // Of the one mailbox, after 0, 0, 0.2, 0.4, ... and 5 seconds; and the spare ones are renewed.
+            let most = 12 + self.plan.spare;
+            assert!(dials <= most, "{dials} connections were opened in vain");
+        }
     }
 
     /// What is retired is left between two commands, also by who does nothing.
@@ -236,11 +283,80 @@ impl World {
         });
     }
 
+    /// Nothing is open to a backend that was drained, for as long as it does not serve.
+    fn expect_drained(&self, service: u64) {
+        if !self.plan.is_whole() {
+            return;
+        }
+        let (net, seen, soon) = (self.net.clone(), Arc::clone(&self.seen), soon(&self.plan));
+        let users = self.plan.users;
+        tokio::spawn(async move {
+            sleep(soon).await;
+            if seen.services.load(Ordering::Relaxed) == service {
+                for user in (0..users).map(user) {
+                    let open = net.open_of(&user);
+                    assert_eq!(open, 0, "connections of {user} are open to what is drained");
+                }
+            }
+        });
+    }
+
+    /// What is left of who has a newer token is given up.
+    fn expect_given_up(&self) {
+        if !self.plan.is_whole() {
+            return;
+        }
+        let (net, secrets) = (self.net.clone(), Arc::clone(&self.secrets));
+        let quiet = Duration::from_millis(self.plan.linger) + Duration::from_secs(20);
+        tokio::spawn(async move {
+            for _ in 0..40 {
+                sleep(Duration::from_secs(5)).await;
+                for token in net.tokens() {
+                    let superseded = secrets.is_superseded(&token, quiet);
+                    assert!(!superseded, "a connection of {token} is open, and its user has a newer one");
+                }
+            }
+        });
+    }
+
+    /// What is open beyond a lower limit is left between two commands, also by who does nothing.
+    fn expect_no_more_than(&self, most: usize) {
+        let reload = {
+            let mut limit = self.seen.limit.lock();
+            *limit = (most, Instant::now(), limit.2 + 1);
+            limit.2
+        };
+        if !self.plan.is_calm() || !self.plan.shares_all() {
+            return;
+        }
+        let (net, seen, patience) = (self.net.clone(), Arc::clone(&self.seen), patience(&self.plan));
+        let accounts: Vec<_> =
+            (0..self.plan.users).map(|number| (user(number), self.plan.accounts_of(number))).collect();
+        tokio::spawn(async move {
+            sleep(patience + Duration::from_secs(5)).await;
+            let mut least = vec![usize::MAX; accounts.len()];
+            // Beside them, logins are verified now and then.
+            for _ in 0..20 {
+                for (least, (user, _)) in least.iter_mut().zip(&accounts) {
+                    *least = (*least).min(net.open_of(user));
+                }
+                sleep(Duration::from_millis(250)).await;
+            }
+            if seen.limit.lock().2 == reload {
+                for (open, (user, accounts)) in least.iter().zip(&accounts) {
+                    let most = most * accounts;
+                    assert!(*open <= most, "{open} connections of {user} are open, where {most} may be by now");
+                }
+            }
+        });
+    }
+
     /// Nothing goes wrong any more, and what went wrong is over.
     async fn settle(&self) {
         self.net.note("settles");
         self.net.calm();
-        self.kind.store(true, Ordering::Relaxed);
+        self.seen.kind.store(true, Ordering::Relaxed);
+        self.seen.services.fetch_add(1, Ordering::Relaxed);
         let _ = act(&self.proxy, "backends/mail/resume").await;
         // A command that hangs is given up, and a backend that was away is tried again.
         sleep(REPLY + CHECKOUT + Duration::from_secs(60)).await;
@@ -274,7 +390,7 @@ impl World {
         let report = Report {
             fingerprint: self.net.fingerprint(),
             dials: self.net.links().len(),
-            commands: self.commands.load(Ordering::Relaxed),
+            commands: self.seen.commands.load(Ordering::Relaxed),
         };
         let quiet = self.net.links().len();
         sleep(IDLE * 2).await;
@@ -312,6 +428,11 @@ fn visitor(guest: &Guest, seed: u64) -> Visitor {
         begins: Duration::from_millis(guest.begins),
         seed: Chance::new(seed).fork(1000 + guest.name).next(),
     }
+}
+
+/// What is to be left between two commands is left within that, where the server answers.
+fn soon(plan: &Plan) -> Duration {
+    CHECKOUT + Duration::from_secs(5) + Duration::from_millis(plan.server.delay * 20 + plan.server.farewell)
 }
 
 /// No command takes longer.
@@ -378,48 +499,55 @@ fn options(plan: &Plan) -> Options {
 }
 
 /// Sees each command at the server: counts, holds the limits against what is open, and lets faults happen.
-fn watch(
-    plan: &Plan,
-    net: &Net,
-    most: &Arc<AtomicUsize>,
-    counts: [&Arc<AtomicU64>; 2],
-    kind: &Arc<std::sync::atomic::AtomicBool>,
-    chance: Chance,
-) -> impl Fn(&Event<'_>) -> Fault + Send + Sync + use<> {
-    let (net, most, [commands, selects], kind) =
-        (net.clone(), Arc::clone(most), counts.map(Arc::clone), Arc::clone(kind));
+fn watch(plan: &Plan, net: &Net, seen: &Arc<Seen>, chance: Chance) -> impl Fn(&Event<'_>) -> Fault + use<> {
+    let (net, seen) = (net.clone(), Arc::clone(seen));
     let (server, total, chance) = (plan.server, plan.max_total, Mutex::new(chance));
     // Each token has connections of its own, and so has each that replaced it.
-    let changes = plan.actions.iter().filter(|(_, action)| matches!(action, Action::Password(_))).count();
+    let changes =
+        plan.actions.iter().filter(|(_, action)| matches!(action, Action::Password(_) | Action::Revoke(_))).count();
     let tokens = plan.visitors.iter().filter(|guest| guest.way == Way::Token).count() * (1 + changes);
     let oldest = (plan.is_calm() && plan.shares_all())
         .then(|| Duration::from_millis(plan.longest_lifetime()) + patience(plan) + Duration::from_secs(5));
+    let (exact, shares) = (plan.verifies_once().then(|| Instant::now() + Plan::ONCE), plan.shares_all());
     move |event| {
-        commands.fetch_add(1, Ordering::Relaxed);
+        seen.commands.fetch_add(1, Ordering::Relaxed);
         let selects_one = event.stage == Stage::Command && event.verb == "SELECT";
-        selects.fetch_add(selects_one.into(), Ordering::Relaxed);
+        seen.selects.fetch_add(selects_one.into(), Ordering::Relaxed);
         if let Some(user) = event.user {
             let links = net.links();
             let link = &links[usize::from(event.address.port()) - 1];
             // A spare one may be older.
-            if link.user.lock().replace(user.to_owned()).is_none() {
+            let is_first = link.user.lock().replace(user.to_owned()).is_none();
+            if is_first {
                 *link.since.lock() = Instant::now();
             }
             let age = link.since.lock().elapsed();
             let leaves = matches!(event.verb, "LOGOUT" | "DONE" | "");
             assert!(leaves || oldest.is_none_or(|most| age <= most), "{} on a connection {age:?} old", event.verb);
             // One more for the time in which a login is verified, of each password.
-            let (open, most) = (net.open_of(user), (1 + tokens) * (most.load(Ordering::Relaxed) + 1 + changes));
+            let ever = seen.most.load(Ordering::Relaxed);
+            let (open, most) = (net.open_of(user), (1 + tokens) * (ever + 1 + changes));
             assert!(open <= most, "{open} connections of {user} are open, and {most} may be");
+            if exact.is_some_and(|until| Instant::now() < until) {
+                let (most, since, _) = *seen.limit.lock();
+                // What was open when there came to be fewer places may be for long.
+                let most = if is_first && shares && link.dialed > since { most } else { ever };
+                let held = net.held_of(user);
+                assert!(held <= most, "{held} connections of {user} are not closed, and {most} may be");
+            }
         }
         let open = net.open();
         assert!(total == 0 || open <= total, "{open} connections are open, and {total} may be");
         let mut chance = chance.lock();
-        if server.faults > 0 && !kind.load(Ordering::Relaxed) && chance.one_in(server.faults) {
+        if server.faults > 0 && !seen.kind.load(Ordering::Relaxed) && chance.one_in(server.faults) {
             return fault(event, &mut chance);
         }
-        if server.delay > 0 && event.stage == Stage::Command {
-            Fault::DelayMs(chance.below(server.delay))
+        if seen.spoils.load(Ordering::Relaxed) && matches!(event.verb, "SELECT" | "EXAMINE") {
+            return Fault::CloseBefore;
+        }
+        let farewell = if event.verb == "LOGOUT" { server.farewell } else { 0 };
+        if server.delay + farewell > 0 && event.stage == Stage::Command {
+            Fault::DelayMs(chance.below(server.delay) + farewell)
         } else {
             Fault::None
         }
