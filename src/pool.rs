@@ -74,6 +74,8 @@ impl Key {
 /// One account on one backend: its connections, and the credentials that were accepted.
 pub struct Account {
     key: Key,
+    /// In the order in which they were made.
+    number: u64,
     /// A reload may put another in its place.
     backend: ArcSwap<Backend>,
     config: Live<config::Pool>,

@@ -39,6 +39,8 @@ pub struct Pools {
     everywhere: Allowance,
     hubs: Arc<Everywhere>,
     retirements: AtomicU64,
+    /// Accounts made so far.
+    made: AtomicU64,
 }
 
 impl fmt::Debug for Pools {
@@ -75,6 +77,7 @@ impl Pools {
             everywhere,
             hubs: Arc::clone(budget.hubs()),
             retirements: AtomicU64::new(0),
+            made: AtomicU64::new(0),
         }
     }
 
@@ -90,12 +93,13 @@ impl Pools {
         self.backends.load().iter().find(|backend| backend.index == index).cloned()
     }
 
-    /// Every account, by name; those, too, that nobody logs in to any more, while somebody is there.
+    /// Every account, by name, and those of one name in the order in which they were made; those, too, that nobody logs
+    /// in to any more, while somebody is there.
     #[must_use]
     pub fn accounts(&self) -> Vec<Arc<Account>> {
         let mut accounts: Vec<_> = self.accounts.read().values().cloned().collect();
         accounts.extend(self.forgotten.lock().iter().filter_map(Weak::upgrade));
-        accounts.sort_by(|a, b| (a.key.backend, &a.key.user).cmp(&(b.key.backend, &b.key.user)));
+        accounts.sort_by(|a, b| (a.key.backend, &a.key.user, a.number).cmp(&(b.key.backend, &b.key.user, b.number)));
         accounts
     }
 
@@ -279,6 +283,7 @@ impl Pools {
                 .expect("a pool without time-outs of its own");
             Account {
                 key: key.clone(),
+                number: self.made.fetch_add(1, Ordering::Relaxed),
                 backend: ArcSwap::new(backend),
                 config: Arc::clone(&self.config),
                 seats,

@@ -2,8 +2,8 @@
 
 use crate::stage::{ONE, Stage};
 
-/// RFC 9051 section 6.3.2: a connection has one mailbox selected at a time. Sections 7.4.1, 7.5.1 and 7.5.2: what has
-/// come, what is gone and what was changed meanwhile is told to those who come back to it.
+/// RFC 9051 section 6.3.2: a connection has one mailbox selected at a time. Sections 7.3.5, 7.4.1, 7.5.1 and 7.5.2: what
+/// has come, keywords too, what is gone and what was changed meanwhile is told to those who come back to it.
 #[tokio::test]
 async fn what_changes_meanwhile_is_told() {
     let mut stage = Stage::set(1, "").await;
@@ -30,6 +30,7 @@ async fn what_changes_meanwhile_is_told() {
              U> UNSELECT
              U< TAG OK unselected
              U> SELECT \"INBOX\"
+             U< * FLAGS (\\Seen \\Deleted $New)
              U< * 3 EXISTS
              U< * OK [UIDVALIDITY 7] valid
              U< * OK [UIDNEXT 15] next
@@ -43,6 +44,7 @@ async fn what_changes_meanwhile_is_told() {
              U< TAG OK fetched
              U> NOOP
              U< TAG OK noop
+             1< * FLAGS (\\Seen \\Deleted $New)
              1< * 2 EXPUNGE
              1< * 3 EXISTS
              1< * 2 FETCH (FLAGS (\\Seen))

@@ -57,6 +57,8 @@ pub(crate) struct Truth {
     /// Sessions that lie in IDLE in one mailbox, and how often one came to where no other was.
     asleep: BTreeSet<u64>,
     pub(crate) alone: u64,
+    /// Of those in `asleep`, whose SELECT is not answered yet.
+    joining: BTreeSet<u64>,
     /// Commands of all clients.
     pub(crate) asked: u64,
     /// `(mailbox, identity)` in mailboxes that nobody else writes to, and that nobody expunges.
@@ -74,6 +76,7 @@ impl Truth {
             marks: BTreeMap::new(),
             asleep: BTreeSet::new(),
             alone: 0,
+            joining: BTreeSet::new(),
             asked: 0,
             kept: BTreeMap::new(),
         }
@@ -129,11 +132,19 @@ impl Truth {
     pub(crate) fn lies_down(&mut self, name: u64) {
         self.alone += u64::from(self.asleep.is_empty());
         self.asleep.insert(name);
+        self.joining.insert(name);
     }
 
-    /// It leaves, if it was there.
+    /// Its SELECT is answered.
+    pub(crate) fn lies(&mut self, name: u64) {
+        self.joining.remove(&name);
+    }
+
+    /// It leaves, if it was there. Who is about to join may be alone then.
     pub(crate) fn gets_up(&mut self, name: u64) {
-        self.asleep.remove(&name);
+        let (was_there, was_joining) = (self.asleep.remove(&name), self.joining.remove(&name));
+        let left_alone = !self.asleep.is_empty() && self.asleep.is_subset(&self.joining);
+        self.alone += u64::from(was_there && !was_joining && left_alone);
     }
 
     /// A session was told this content.

@@ -343,6 +343,7 @@ impl Visit<'_> {
             return Ok(());
         }
         self.client.view.as_mut().expect("just made").opening = false;
+        self.rules.truth.lock().lies(self.who.name);
         self.check_count(&before, "SELECT");
         // With VANISHED, all depends on the UIDs.
         if self.client.qresync { self.fetch_all().await } else { Ok(()) }

@@ -565,7 +565,7 @@ impl Machine {
             && known.uid_next.is_some()
             && known.uid_next == selection.uid_next;
         if same || selection.exists == 0 && self.exists == 0 {
-            self.selection = Some(selection);
+            self.go_on_with(selection);
             self.stats.push(Stat::Resumed { changed: false });
             return self.resumed();
         }
@@ -610,7 +610,7 @@ impl Machine {
             // UIDs only ever grow (RFC 9051 section 2.3.1.1).
             return self.bye_all(b"The mailbox is no longer what it was");
         }
-        self.selection = Some(fresh.selection);
+        self.go_on_with(fresh.selection);
         self.link = Link::Up { open: true };
         self.loses_uids(&self.uids.difference(&uids));
         if self.exists > uids.len() {
@@ -635,6 +635,15 @@ impl Machine {
         }
         self.stats.push(Stat::Resumed { changed: true });
         self.resumed();
+    }
+
+    /// The mailbox is selected anew.
+    fn go_on_with(&mut self, selection: Selection) {
+        let news = self.selection.as_ref().map(|known| selection.news_since(known));
+        for line in news.into_iter().flatten() {
+            self.log.handle_text(line, None);
+        }
+        self.selection = Some(selection);
     }
 
     /// The members were told of messages in the order of their UIDs: so the ones whose UIDs were not known are the

@@ -75,6 +75,15 @@ impl Selection {
         }
     }
 
+    /// What of it is news to those who know the mailbox as `known`: keywords that have come into use.
+    pub(super) fn news_since(&self, known: &Self) -> Vec<Bytes> {
+        let is_of_flags = |line: &&Bytes| {
+            let kinds = [&b"* FLAGS "[..], b"* OK [PERMANENTFLAGS "];
+            kinds.iter().any(|kind| line.get(..kind.len()).is_some_and(|head| head.eq_ignore_ascii_case(kind)))
+        };
+        self.lines.iter().filter(is_of_flags).filter(|line| !known.lines.contains(line)).cloned().collect()
+    }
+
     /// EXPUNGE, before all is said. True: of a message that is there. What is said before EXISTS is about the mailbox
     /// that was selected earlier.
     pub(super) fn expunged(&mut self, number: u32) -> bool {
