@@ -2,8 +2,8 @@
 
 use crate::stage::{ONE, Stage};
 
-/// RFC 9051 section 6.3.2: a connection has one mailbox selected at a time. Sections 7.3.5, 7.4.1, 7.5.1 and 7.5.2: what
-/// has come, keywords too, what is gone and what was changed meanwhile is told to those who come back to it.
+/// RFC 9051 section 6.3.2: a connection has one mailbox selected at a time. Sections 7.3.5, 7.4.1, 7.5.1 and 7.5.2:
+/// what has come, keywords too, what is gone and what was changed meanwhile is told to those who come back to it.
 #[tokio::test]
 async fn what_changes_meanwhile_is_told() {
     let mut stage = Stage::set(1, "").await;
