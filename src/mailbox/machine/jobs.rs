@@ -407,7 +407,7 @@ impl Machine {
         let (mut ids, others): (Vec<_>, Vec<_>) = self.queue.drain(..).partition(joins);
         self.queue = others.into();
         ids.insert(0, first);
-        let joining = Joining { ids, unknown: self.exists - self.uids.len(), ..Joining::default() };
+        let joining = Joining { ids, unknown: self.exists.saturating_sub(self.uids.len()), ..Joining::default() };
         if !self.manners.known().status.allows(self.now) {
             return self.admit_without_status(joining);
         }

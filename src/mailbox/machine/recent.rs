@@ -1,5 +1,6 @@
 //! \Recent (RFC 3501 section 2.3.2): a message has it for one session, the first that is told.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::{Machine, MemberId};
@@ -19,17 +20,15 @@ pub(super) struct Recent {
     /// By UID.
     claimed: Ranges,
     /// By message number, as long as the UID is not known.
-    unnamed: Vec<(u32, MemberId)>,
+    unnamed: BTreeMap<u32, MemberId>,
 }
 
 impl Recent {
     /// These messages are gone.
     pub(super) fn expunge(&mut self, numbers: &Ranges) {
-        self.unnamed.retain_mut(|(number, _)| {
-            let there = !numbers.contains(*number);
-            *number -= numbers.rank(*number);
-            there
-        });
+        let unnamed = std::mem::take(&mut self.unnamed).into_iter();
+        let left = unnamed.filter(|(number, _)| !numbers.contains(*number));
+        self.unnamed = left.map(|(number, id)| (number - numbers.rank(number), id)).collect();
     }
 
     /// By number nothing is known any more.
@@ -40,46 +39,42 @@ impl Recent {
 
 impl Machine {
     /// What is to be left out of the start of a FETCH of message `number` for this member: \Recent, unless it is the
-    /// first to be told. `uid`: as far as the reply says it.
-    pub(super) fn claim_recent(&mut self, id: MemberId, number: u32, uid: Option<u32>, octets: &[u8]) -> Range<usize> {
+    /// first to be told.
+    pub(super) fn claim_recent(&mut self, id: MemberId, number: u32, octets: &[u8]) -> Range<usize> {
         let Some((from, to)) = recent(octets) else { return 0..0 };
-        self.name_recent(uid.map(|uid| (number, uid)));
-        let Some(uid) = uid.or_else(|| self.uids.nth(number)) else {
-            let unnamed = &mut self.recent.unnamed;
-            // While strays are looked for, numbers are not what they were.
-            let by_number = self.strays.is_none() && number > 0;
-            let first = unnamed.iter().find(|(claimed, _)| by_number && *claimed == number).map(|(_, first)| *first);
-            if by_number && first.is_none() && unnamed.len() < MAX_UNNAMED {
-                unnamed.push((number, id));
+        self.name_recent();
+        let is_first = match self.uids.nth(number).zip(self.members.get_mut(&id)) {
+            Some((uid, member)) => {
+                if self.recent.claimed.insert(uid) {
+                    member.recent.insert(uid);
+                }
+                member.recent.contains(uid)
             }
-            return if first.is_none_or(|first| first == id) { 0..0 } else { from..to };
+            // While strays are looked for, numbers are not what they were.
+            None if self.strays.is_some() => true,
+            None if self.recent.unnamed.len() < MAX_UNNAMED => *self.recent.unnamed.entry(number).or_insert(id) == id,
+            None => self.recent.unnamed.get(&number).is_none_or(|first| *first == id),
         };
-        let Some(member) = self.members.get_mut(&id) else { return 0..0 };
-        if self.recent.claimed.insert(uid) {
-            member.recent.insert(uid);
-        }
-        if member.recent.contains(uid) { 0..0 } else { from..to }
+        if is_first { 0..0 } else { from..to }
     }
 
-    /// Messages whose UIDs are known by now are kept by these; `told` is the number and UID of one more.
-    fn name_recent(&mut self, told: Option<(u32, u32)>) {
-        let Self { recent: Recent { claimed, unnamed }, uids, members, strays, .. } = self;
-        let told = told.filter(|_| strays.is_none());
-        unnamed.retain(|(number, id)| {
-            let told = told.filter(|(at, _)| at == number).map(|(_, uid)| uid);
-            let Some(uid) = told.or_else(|| uids.nth(*number)) else { return true };
-            if claimed.insert(uid)
-                && let Some(member) = members.get_mut(id)
+    /// Messages whose UIDs are known by now, which are the first ones, are kept by these.
+    fn name_recent(&mut self) {
+        while let Some(entry) = self.recent.unnamed.first_entry()
+            && let Some(uid) = self.uids.nth(*entry.key())
+        {
+            let member = self.members.get_mut(&entry.remove());
+            if self.recent.claimed.insert(uid)
+                && let Some(member) = member
             {
                 member.recent.insert(uid);
             }
-            false
-        });
+        }
     }
 
     /// A search of this member, to which what others were told to be recent is not.
     pub(super) fn without_recent(&mut self, id: MemberId, command: Command) -> Command {
-        self.name_recent(None);
+        self.name_recent();
         let Some(member) = self.members.get(&id).filter(|_| !self.recent.claimed.is_empty()) else { return command };
         let others = self.recent.claimed.difference(&member.recent).intersection(&self.uids);
         not_recent(&command, &others).unwrap_or(command)

@@ -355,7 +355,7 @@ impl Machine {
             return;
         }
         let left_out = match (reading.to, reading.reply) {
-            (Some(id), Reply::Fetch(number)) if flags && self.is_open() => self.claim_recent(id, number, uid, octets),
+            (Some(id), Reply::Fetch(number)) if flags && self.is_open() => self.claim_recent(id, number, octets),
             _ => 0..0,
         };
         self.passed.put_slice(b"* ");

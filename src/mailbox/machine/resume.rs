@@ -408,7 +408,7 @@ impl Machine {
         if self.strays.is_some() {
             return self.join_later(joining);
         }
-        let unknown = self.exists - self.uids.len();
+        let unknown = self.exists.saturating_sub(self.uids.len());
         if unknown > joining.unknown {
             // More have come since UIDNEXT was said, which is above the UIDs of all (RFC 9051 section 2.3.1.1).
             if unknown <= FEW && joining.counts < COUNTS {

@@ -26,7 +26,7 @@ const MAX_ATTEMPTS: u8 = 3;
 pub(super) const LOST: &str = "NO [UNAVAILABLE] Connection to the mail server lost.";
 const UNKNOWN: &str =
     "NO [UNAVAILABLE] Connection to the mail server lost; whether the command was carried out is unknown.";
-const UNASKED: &str =
+const NO_GO_AHEAD: &str =
     "NO [UNAVAILABLE] The mail server did not ask for the literal: it may not understand the command.";
 
 /// The command that runs on the backend.
@@ -329,7 +329,7 @@ impl Session {
         }
         let ends = self.machine.is_selected() && self.sharing.hub.is_none();
         let reply = match &running {
-            Some(_) if loss.unasked => UNASKED,
+            Some(_) if loss.unasked => NO_GO_AHEAD,
             Some(running) if !loss.unsent && !running.name.repeatable() => UNKNOWN,
             _ => LOST,
         };

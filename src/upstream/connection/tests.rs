@@ -111,7 +111,7 @@ async fn a_silent_backend_is_given_up_where_the_client_is_not_slow() {
 async fn a_backend_that_asks_for_no_literal_has_not_understood() {
     let (mut connection, mut backend) = connection();
     connection.run(run(Name::Append, "APPEND x foo ", Some(6))).expect("a connection");
-    let early = timeout(Duration::from_secs(9), connection.event()).await;
+    let early = timeout(Duration::from_secs(29), connection.event()).await;
     assert!(early.is_err(), "{early:?}");
     hears(&mut backend, "i1 APPEND x foo {6}\r\n").await;
     let lost = timeout(Duration::from_secs(2), connection.event()).await.expect("given up in time");

@@ -30,9 +30,9 @@ use crate::upstream::manners::Manners;
 const UNASKED: usize = 1024 * 1024;
 /// Lines in the log about lines of one connection that nobody understands.
 const REMARKS: u8 = 10;
-/// How long the backend has to ask for a literal, or to refuse it. To a command that it does not understand before the
-/// literal, Dovecot says nothing at all.
-const GO_AHEAD: Duration = Duration::from_secs(10);
+/// How long the backend has to ask for a literal, or to refuse it; it may wait for a lock. To a command that it does
+/// not understand before the literal, Dovecot says nothing at all.
+const GO_AHEAD: Duration = Duration::from_secs(30);
 /// How long a command of our own may take on an authenticated connection.
 const OWN_COMMAND: Duration = Duration::from_secs(30);
 
