@@ -563,7 +563,7 @@ impl Hub {
             FromUpstream::Tagged(octets) => self.machine.handle_tagged(octets),
             FromUpstream::Done(data, rest, selected) => self.machine.handle_done(data, rest, selected),
             FromUpstream::Checked => {}
-            FromUpstream::Lost(loss) => self.lost(loss.unsent, loss.unanswered && !loss.unasked, loss.cut),
+            FromUpstream::Lost(loss) => self.lost(loss.unsent, loss.unanswered, loss.cut),
         }
         true
     }

@@ -240,7 +240,7 @@ proptest! {
             let mut world = World::new(4, &[3, 3]);
             let mut waiting = VecDeque::new();
             let (mut used, mut waited) = (Vec::new(), 0);
-            for step in steps.into_iter().chain([Step::After(10_000)]) {
+            for step in steps.into_iter().chain([Step::After(100_000)]) {
                 match step {
                     Step::Wait(backend) => {
                         let budget = Arc::clone(&world.budget);

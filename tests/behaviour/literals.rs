@@ -56,34 +56,6 @@ async fn a_literal_that_the_backend_does_not_ask_for_ends_the_wait() {
     }
 }
 
-/// Nor is what only reads sent again: the next connection would not be asked for it either.
-#[tokio::test]
-async fn what_the_backend_asks_no_literal_of_is_not_sent_again() {
-    for mode in [PoolMode::Multiplex, PoolMode::Session] {
-        let backend = Scripted::start(|mut conn: Conn| async move {
-            if conn.number > 1 {
-                return conn.obey().await;
-            }
-            let selected = "S: * 0 EXISTS\nS: * OK [UIDVALIDITY 1] valid\nS: * OK [UIDNEXT 1] next\nS: TAG OK selected";
-            conn.play(&format!("C: SELECT INBOX\n{selected}\nC: SEARCH SUBJECT {{1}}")).await;
-            assert_eq!(conn.line().await, None);
-        })
-        .await;
-        let harness = Harness::start(backend.address, |config| {
-            config.pool.mode = mode;
-            config.backends[0].reply_timeout = Duration::from_millis(300);
-        })
-        .await;
-        let mut client = harness.login("u8").await;
-        client.play("C: a SELECT INBOX\nS~ a OK…").await;
-        client.send("b SEARCH SUBJECT {1+}\r\nx\r\n").await;
-        client.until(|line| line.starts_with("b NO [UNAVAILABLE]")).await;
-        assert_eq!(backend.received().matches("SEARCH").count(), 1, "{}", backend.received());
-        drop(client);
-        harness.finish().await;
-    }
-}
-
 /// A synchronising literal that is refused does not follow, and the next line is a command.
 #[tokio::test]
 async fn after_a_refusal_the_next_line_is_a_command() {
