@@ -19,7 +19,7 @@ use crate::metrics::{CheckoutResult, RetireReason};
 use crate::ports::Counted;
 use crate::session::machine::Run;
 use crate::throttle::Standing;
-use crate::upstream::backend::{Entry, OpenError, Service};
+use crate::upstream::backend::{Backend, Entry, OpenError, Service};
 use crate::upstream::connection::{Connection, FromUpstream};
 use crate::upstream::login::Outcome;
 use crate::upstream::machine::{Facts, Sticky};
@@ -81,16 +81,15 @@ impl Want {
 
 impl Account {
     /// A further connection.
-    async fn dial(&self, want: &Want) -> Result<Connection, FillError> {
-        let entry = self.backend().enter(&self.queue).await.map_err(FillError::Open)?;
-        self.dial_with(entry, want).await
+    async fn dial(&self, backend: &Arc<Backend>, want: &Want) -> Result<Connection, FillError> {
+        let entry = backend.enter(&self.queue).await.map_err(FillError::Open)?;
+        self.dial_with(entry, backend, want).await
     }
 
-    async fn dial_with(&self, entry: Entry, want: &Want) -> Result<Connection, FillError> {
+    async fn dial_with(&self, entry: Entry, backend: &Arc<Backend>, want: &Want) -> Result<Connection, FillError> {
         let client = *self.last_client.lock();
         let credential = want.pass.grant().credential();
         let generation = self.generation();
-        let backend = self.backend();
         let (connection, outcome) =
             backend.log_in(entry, credential, Standing::Proven, client).await.result.map_err(FillError::Open)?;
         match outcome {
@@ -138,7 +137,7 @@ impl Account {
             let backend = self.backend();
             backend.in_service().await;
             let places = self.turn().await;
-            match self.seat(want, places).await {
+            match self.seat(&backend, want, places).await {
                 // Drained while it was opened: by then, nobody had it who could be told.
                 Ok(Some(lease)) if self.backend().service() == Service::Drained => lease.retire(RetireReason::Operator),
                 Ok(Some(lease)) if !lease.is_outdated() => return Ok(lease),
@@ -184,24 +183,33 @@ impl Account {
     /// connection that was taken with them is open and in no seat.
     async fn seat(
         self: &Arc<Self>,
+        backend: &Arc<Backend>,
         want: &Want,
         places: [OwnedSemaphorePermit; 2],
     ) -> Result<Option<Lease>, FillError> {
-        let object = match self.seats.get().await {
-            Ok(object) => object,
-            Err(PoolError::Backend(error)) => return Err(error),
-            Err(_) => return Err(FillError::AccountGone),
+        let (object, resting) = loop {
+            let object = match self.seats.get().await {
+                Ok(object) => object,
+                Err(PoolError::Backend(error)) => return Err(error),
+                Err(_) => return Err(FillError::AccountGone),
+            };
+            let resting = object.0.lock().take();
+            let Some(over) = resting.as_ref().filter(|resting| resting.is_over()) else { break (object, resting) };
+            // Its socket may be open still. Without a turn for it, this is the last seat.
+            let Ok(turn) = Arc::clone(self.turns.semaphore()).try_acquire_owned() else { break (object, resting) };
+            over.shared().keep_to_the_end([turn]);
+            drop(Object::take(object));
         };
-        let resting = object.0.lock().take();
-        let is_vacant = resting.is_none();
+        let is_vacant = resting.as_ref().is_none_or(Connection::is_over);
         let mut lease = Lease::new(self, object, resting, places);
         if is_vacant {
-            lease.fill(self.dial(want).await?);
+            lease.end_and_wait(RetireReason::Replaced).await;
+            lease.fill(self.dial(backend, want).await?);
         }
         if !self.exchange(&mut lease, want) {
             return Ok(None);
         }
-        if fitness(&lease.shared().facts(), want) == 0 && !self.make_fit(&mut lease, want).await? {
+        if fitness(&lease.shared().facts(), want) == 0 && !self.make_fit(&mut lease, backend, want).await? {
             return Ok(None);
         }
         if self.doubts(&lease) && !lease.check().await {
@@ -213,19 +221,19 @@ impl Account {
 
     /// Has the lease, whose connection does not fit, go on with one that does: a further one, or this one if what is
     /// missing can be switched on, or one in its place. False: it was closed just then.
-    async fn make_fit(&self, lease: &mut Lease, want: &Want) -> Result<bool, FillError> {
+    async fn make_fit(&self, lease: &mut Lease, backend: &Arc<Backend>, want: &Want) -> Result<bool, FillError> {
         self.may_enable(want)?;
         let facts = lease.shared().facts();
         let raises = want.shares && can_raise(&facts, want) && !is_stuck(&facts, want);
         if raises {
             // What is switched on serves all hubs.
-        } else if let Some((object, connection, turn)) = self.further_seat(want).await {
+        } else if let Some((object, connection, turn)) = self.further_seat(backend, want).await {
             lease.change_seats(object, connection, turn);
         } else if !facts.sticky.is_within(&want.sticky) || is_stuck(&facts, want) {
             // Its place is this one: the account never has more. It stays if there may be no other for now.
-            let entry = self.backend().enter(&self.queue).await.map_err(FillError::Open)?;
+            let entry = backend.enter(&self.queue).await.map_err(FillError::Open)?;
             lease.end_and_wait(RetireReason::Sticky).await;
-            lease.fill(self.dial_with(entry, want).await?);
+            lease.fill(self.dial_with(entry, backend, want).await?);
         }
         if fitness(&lease.shared().facts(), want) > 0 {
             return Ok(true);
@@ -261,13 +269,21 @@ impl Account {
     /// A seat with a new connection, where there is room for one without waiting for anybody, and a turn: as long as
     /// the other is not at rest, both are in use. That there is a seat is not enough: one whose connection is not
     /// closed yet is free already.
-    async fn further_seat(&self, want: &Want) -> Option<(Object<Manager>, Connection, OwnedSemaphorePermit)> {
+    async fn further_seat(
+        &self,
+        backend: &Arc<Backend>,
+        want: &Want,
+    ) -> Option<(Object<Manager>, Connection, OwnedSemaphorePermit)> {
         let turn = Arc::clone(self.turns.semaphore()).try_acquire_owned().ok()?;
         let at_once = managed::Timeouts { wait: Some(Duration::ZERO), ..managed::Timeouts::default() };
         let seat = TakenSeat::new(self.seats.timeout_get(&at_once).await.ok()?);
         let connection = match seat.connection() {
+            Some(over) if over.is_over() => {
+                over.shared().keep_to_the_end([turn]);
+                return None;
+            }
             Some(resting) => resting,
-            None => self.dial(want).await.ok()?,
+            None => self.dial(backend, want).await.ok()?,
         };
         let object = seat.into_inner()?;
         if connection.is_fresh() || fitness(&connection.shared().facts(), want) > 0 {

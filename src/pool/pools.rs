@@ -139,7 +139,9 @@ impl Pools {
             }
             stays
         });
-        self.retiring();
+        if before.iter().any(|backend| !self.is_current(backend)) {
+            self.retiring();
+        }
         self.forget(&orphans);
         for account in self.accounts() {
             let new = backends.iter().find(|backend| backend.index == account.key.backend);
@@ -170,6 +172,7 @@ impl Pools {
         self.accounts().iter().for_each(|account| account.resize(max));
         if !same_keys {
             let forgotten: Vec<_> = std::mem::take(&mut *self.accounts.write()).into_values().collect();
+            self.retiring();
             self.forget(&forgotten);
         }
     }

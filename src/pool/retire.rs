@@ -66,13 +66,16 @@ impl Account {
 
     /// Retires what rests.
     pub fn retire_resting(&self, reason: RetireReason) {
-        self.take_verified();
         let removed = self.seats.retain(|_, _| false).removed;
-        for connection in removed.into_iter().filter_map(|seat| seat.0.into_inner()) {
-            // None is opened in its place before it is closed.
-            connection.shared().keep_to_the_end(Arc::clone(self.turns.semaphore()).try_acquire_owned());
+        for connection in removed.into_iter().filter_map(|seat| seat.0.into_inner()).chain(self.take_verified()) {
+            self.keep_place_of(&connection);
             connection.shared().retire(reason);
         }
+    }
+
+    /// None is opened in the place of this one, which rested and has no seat any more, before its socket is closed.
+    fn keep_place_of(&self, leaving: &Connection) {
+        leaving.shared().keep_to_the_end(Arc::clone(self.turns.semaphore()).try_acquire_owned());
     }
 
     /// The connection at rest longest in a seat: since when, and its number.
@@ -114,7 +117,11 @@ impl Account {
 
     /// Gives up the seats of connections that ended while at rest.
     pub(super) fn clear_away_closed(&self) {
-        self.seats.retain(|seat, _| seat.0.lock().as_ref().is_some_and(|resting| !resting.shared().is_closed()));
-        self.verified.lock().take_if(|verified| verified.shared().is_closed());
+        let rests = |seat: &Seat| seat.0.lock().as_ref().is_some_and(|resting| !resting.shared().is_closed());
+        let removed = self.seats.retain(|seat, _| rests(seat)).removed;
+        let verified = self.verified.lock().take_if(|verified| verified.shared().is_closed());
+        for closed in removed.into_iter().filter_map(|seat| seat.0.into_inner()).chain(verified) {
+            self.keep_place_of(&closed);
+        }
     }
 }

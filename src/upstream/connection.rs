@@ -320,6 +320,12 @@ impl Connection {
         self.wire.is_some()
     }
 
+    /// It was not taken out of rest, and will not be: it has ended meanwhile. Its socket may be open still.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.wire.is_none()
+    }
+
     /// Nobody has used it yet.
     #[must_use]
     pub fn is_fresh(&self) -> bool {

@@ -313,14 +313,16 @@ async fn check(server: SocketAddr, user: &str, ledgers: &[&Ledger]) {
         }
         for (write, subject) in &ledger.acknowledged {
             let [in_inbox, in_copies, in_moved] = [&inbox, &copies, &moved].map(|mailbox| count(mailbox, subject));
-            let flagged = [&inbox, &moved].iter().filter_map(|mailbox| mailbox.get(subject)).flatten().all(|is| *is);
+            // One is enough: of a MOVE that was cut, a Dovecot that mends its index finds the new file without flags.
+            let flags = [&inbox, &moved].map(|mailbox| mailbox.get(subject));
+            let flagged = flags.iter().flatten().any(|flags| flags.contains(&true));
             let kept = match write {
                 Write::Append => in_inbox + in_moved >= 1,
                 Write::Flag => flagged,
                 Write::Copy => in_copies == 1,
                 Write::Move => (in_inbox, in_moved) == (0, 1),
             };
-            assert!(kept, "{write:?} of {subject} of {user}: {in_inbox} {in_copies} {in_moved}, flagged: {flagged}");
+            assert!(kept, "{write:?} of {subject} of {user}: {in_inbox} {in_copies} {in_moved}, flagged: {flags:?}");
         }
     }
 }

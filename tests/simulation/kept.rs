@@ -6,7 +6,8 @@ use crate::plan::{Action, Guest, Kindness, Plan, Way};
 use crate::visit::Kind;
 
 /// All of them.
-pub(crate) const ALL: [fn() -> Plan; 2] = [pinned_before, another_credential];
+pub(crate) const ALL: [fn() -> Plan; 5] =
+    [pinned_before, another_credential, gone_at_rest, asked_during_a_reload, moved_while_paused];
 
 /// A session that had pinned a connection, and lost it, selects a mailbox that it shares: what it runs beside that is
 /// given back, and NOOP goes to the mailbox.
@@ -83,5 +84,108 @@ pub(crate) fn another_credential() -> Plan {
             Guest { name: 5, kind: Kind::Sync, user: 0, way: Way::Login, visits: 1, commands: 2, begins: 1_361 },
         ],
         actions: vec![(2_624, Action::Kill(0, 0)), (1_208, Action::Password(0))],
+    }
+}
+
+/// A connection is too old while it rests, and its server takes its time to say BYE: until its socket is closed, no
+/// other is opened in its place.
+pub(crate) fn gone_at_rest() -> Plan {
+    Plan {
+        seed: 122_285,
+        max_per_account: 2,
+        spare: 1,
+        max_lifetime: 12_353,
+        users: 2,
+        messages: 4,
+        server: Kindness { farewell: 1502, serves_what_is_left: false, ..KIND },
+        visitors: vec![Guest {
+            name: 2,
+            kind: Kind::Qresync,
+            user: 1,
+            way: Way::Login,
+            visits: 2,
+            commands: 12,
+            begins: 524,
+        }],
+        ..quiet()
+    }
+}
+
+/// A login is verified while the configuration is reloaded, and nothing of that is about its backend: its answer
+/// stands.
+pub(crate) fn asked_during_a_reload() -> Plan {
+    Plan {
+        seed: 149_212,
+        max_per_account: 3,
+        server: Kindness { qresync: false, ..KIND },
+        visitors: vec![Guest {
+            name: 1,
+            kind: Kind::Phone,
+            user: 0,
+            way: Way::Login,
+            visits: 1,
+            commands: 4,
+            begins: 909,
+        }],
+        actions: vec![(919, Action::Reload(1, 3_600_000))],
+        ..quiet()
+    }
+}
+
+/// Who waits for a connection to a backend that is paused hears what the one in its place says by then.
+pub(crate) fn moved_while_paused() -> Plan {
+    Plan {
+        seed: 50_877,
+        max_per_account: 1,
+        spare: 2,
+        max_lifetime: 6_750,
+        cache_ttl: 0,
+        linger: 30_000,
+        messages: 4,
+        server: Kindness { qresync: false, literal_plus: false, ..KIND },
+        visitors: vec![Guest {
+            name: 2,
+            kind: Kind::Phone,
+            user: 0,
+            way: Way::Login,
+            visits: 1,
+            commands: 9,
+            begins: 704,
+        }],
+        actions: vec![(2_226, Action::Pause), (15_739, Action::Move), (10_555, Action::Password(0))],
+        ..quiet()
+    }
+}
+
+const KIND: Kindness = Kindness {
+    faults: 0,
+    delay: 0,
+    farewell: 0,
+    condstore: true,
+    qresync: true,
+    unselect: true,
+    literal_plus: true,
+    serves_what_is_left: true,
+};
+
+/// Nobody comes, and nothing happens.
+fn quiet() -> Plan {
+    Plan {
+        seed: 0,
+        mode: PoolMode::Multiplex,
+        max_per_account: 4,
+        max_total: 0,
+        spare: 0,
+        max_lifetime: 3_600_000,
+        cache_ttl: 300_000,
+        linger: 1_000,
+        users: 1,
+        messages: 3,
+        padding: 0,
+        personality: "",
+        server: KIND,
+        net: [0; 5],
+        visitors: Vec::new(),
+        actions: Vec::new(),
     }
 }

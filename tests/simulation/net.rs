@@ -1,7 +1,7 @@
 //! A network in memory: octets take their time, come in pieces, and are lost with their connection; connections are
 //! refused, answered late or never, cut and frozen. All of it follows from the seed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, IoSlice};
@@ -61,6 +61,8 @@ struct State {
     faults: Faults,
     server: Option<Arc<Server>>,
     links: Vec<Arc<Link>>,
+    /// Mailboxes that were selected on two of a user's connections at a time.
+    divided: BTreeSet<(String, (String, bool))>,
     arriving: VecDeque<End>,
     acceptor: Option<Waker>,
     clients: u64,
@@ -88,8 +90,8 @@ pub(crate) struct Link {
     pub(crate) user: Mutex<Option<String>>,
     /// By which token.
     token: Mutex<Option<String>>,
-    /// The last command on it that selects a mailbox.
-    selects: Mutex<String>,
+    /// The mailbox that is selected on it, as far as commands tell, and whether for reading only.
+    selects: Mutex<Option<(String, bool)>>,
 }
 
 impl fmt::Debug for Net {
@@ -102,8 +104,8 @@ impl Net {
     /// `trace`: what is said is kept for [`Net::lines`].
     pub(crate) fn new(chance: Chance, faults: Faults, trace: bool) -> Self {
         let (server, acceptor) = (None, None);
-        let (links, arriving) = (Vec::new(), VecDeque::new());
-        let state = State { chance, faults, server, links, arriving, acceptor, clients: 0 };
+        let (links, divided, arriving) = (Vec::new(), BTreeSet::new(), VecDeque::new());
+        let state = State { chance, faults, server, links, divided, arriving, acceptor, clients: 0 };
         let now = Instant::now();
         let said = Said { asked: (now, 0), begun: now, hash: DefaultHasher::new(), lines: trace.then(Vec::new) };
         Self(Arc::new(Inner { calm: Arc::default(), state: Mutex::new(state), said: Mutex::new(said) }))
@@ -153,12 +155,21 @@ impl Net {
         self.0.state.lock().links.iter().filter(old).count()
     }
 
-    /// On how many of a user's connections this command was the last that selects a mailbox.
-    pub(crate) fn selecting(&self, user: &str, command: &str) -> usize {
-        let links = &self.0.state.lock().links;
-        let open = links.iter().filter(|link| link.open.load(Ordering::Relaxed));
-        let ours = open.filter(|link| link.user.lock().as_deref() == Some(user));
-        ours.filter(|link| link.selects.lock().starts_with(command)).count()
+    /// Not all sessions of a user share one hub there, or did not once.
+    pub(crate) fn is_divided(&self, user: &str, mailbox: &str, read_only: bool) -> bool {
+        self.0.state.lock().divided.contains(&(user.to_owned(), (mailbox.to_owned(), read_only)))
+    }
+
+    /// A mailbox is selected on this connection, or none any more.
+    fn selects(&self, link: &Link, mailbox: Option<(String, bool)>) {
+        link.selects.lock().clone_from(&mailbox);
+        let (Some(mailbox), Some(user)) = (mailbox, link.user.lock().clone()) else { return };
+        let mut state = self.0.state.lock();
+        let open = state.links.iter().filter(|link| link.open.load(Ordering::Relaxed));
+        let ours = open.filter(|link| link.user.lock().as_ref() == Some(&user));
+        if ours.filter(|link| link.selects.lock().as_ref() == Some(&mailbox)).count() > 1 {
+            state.divided.insert((user, mailbox));
+        }
     }
 
     /// The tokens by which somebody is logged in on open connections.
@@ -445,9 +456,16 @@ impl End {
         if let Some(Held(link)) = &self.link
             && let Ok(text) = std::str::from_utf8(octets)
             && let Some((_, command)) = text.split_once(' ')
-            && (command.starts_with("SELECT ") || command.starts_with("EXAMINE "))
         {
-            command.clone_into(&mut link.selects.lock());
+            let mut words = command.split_whitespace();
+            match words.next() {
+                Some(verb @ ("SELECT" | "EXAMINE")) => {
+                    let mailbox = words.next().unwrap_or_default().trim_matches('"').to_owned();
+                    self.net.selects(link, Some((mailbox, verb == "EXAMINE")));
+                }
+                Some("UNSELECT" | "CLOSE" | "LOGOUT") => self.net.selects(link, None),
+                _ => {}
+            }
         }
         if sent > 0 {
             self.net.0.said.lock().line(&out.name, &octets[..sent]);

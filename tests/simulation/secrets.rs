@@ -26,13 +26,13 @@ pub(crate) struct Secrets {
 /// A token that was good once.
 struct Token {
     user: String,
-    /// When somebody first logged in with it, and when somebody last left.
+    /// When somebody first began to log in with it, and when somebody last left.
     first: Instant,
     left: Instant,
     sessions: usize,
 }
 
-/// Somebody is logged in with a token, for as long as it lives.
+/// Somebody is logged in with a token, or logs in again with one, for as long as it lives.
 pub(crate) struct Inside(Arc<Secrets>, String);
 
 impl Drop for Inside {
@@ -75,18 +75,23 @@ impl Secrets {
         self.retired.lock().insert(user.to_owned(), Instant::now());
     }
 
-    /// Somebody has logged in with this token.
-    pub(crate) fn enters(self: &Arc<Self>, user: &str, token: &str) -> Inside {
-        let now = Instant::now();
-        let new = || Token { user: user.to_owned(), first: now, left: now, sessions: 0 };
+    /// Somebody is about to log in again with this token, if it is one.
+    pub(crate) fn tries(self: &Arc<Self>, token: &str) -> Option<Inside> {
+        self.tokens.lock().get_mut(token)?.sessions += 1;
+        Some(Inside(Arc::clone(self), token.to_owned()))
+    }
+
+    /// Somebody has logged in with this token; then it `began` to.
+    pub(crate) fn enters(self: &Arc<Self>, user: &str, token: &str, began: Instant) -> Inside {
+        let new = || Token { user: user.to_owned(), first: began, left: began, sessions: 0 };
         let mut tokens = self.tokens.lock();
         let known = tokens.entry(token.to_owned()).or_insert_with(new);
         known.sessions += 1;
         Inside(Arc::clone(self), token.to_owned())
     }
 
-    /// Nobody is logged in with this token, and since the last has left the same user has come with a newer one, so
-    /// long ago.
+    /// Nobody is logged in with this token or about to be, and since the last has left the same user has come with a
+    /// newer one, so long ago.
     pub(crate) fn is_superseded(&self, token: &str, quiet: Duration) -> bool {
         let tokens = self.tokens.lock();
         let Some(this) = tokens.get(token).filter(|this| this.sessions == 0) else { return false };

@@ -50,8 +50,6 @@ pub(crate) struct Truth {
     seen: BTreeMap<(String, String, u32), Identity>,
     /// `(user, mailbox, read-only, uid)`: a session was told that it is gone, and so whoever tells all of them knows.
     told: BTreeSet<(String, String, bool, u32)>,
-    /// Where not all sessions share one hub.
-    pub(crate) divided: BTreeSet<(String, String, bool)>,
     /// Keywords that are set on one message only.
     marks: BTreeMap<String, (String, String, Option<u32>)>,
     /// Sessions that lie in IDLE in one mailbox, and how often one came to where no other was.
@@ -72,7 +70,6 @@ impl Truth {
             doomed: BTreeSet::new(),
             seen: BTreeMap::new(),
             told: BTreeSet::new(),
-            divided: BTreeSet::new(),
             marks: BTreeMap::new(),
             asleep: BTreeSet::new(),
             alone: 0,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::chance::Chance;
 use crate::client::{Client, Gone, Status};
@@ -220,6 +220,8 @@ impl Visit<'_> {
         let password = Secrets::password(user, version);
         self.version = version;
         self.secret.clone_from(&password);
+        let began = Instant::now();
+        let trying = secrets.tries(&Secrets::token(user, version, self.who.name));
         let status = match self.who.way {
             Way::Plain if self.client.can("AUTH=PLAIN") => {
                 self.client.authenticate("PLAIN", &format!("\0{user}\0{password}")).await?
@@ -232,8 +234,9 @@ impl Visit<'_> {
             _ => self.client.run(&format!("LOGIN {user} {password}")).await?,
         };
         if status.is_ok() && self.secret != password {
-            self.inside = Some(secrets.enters(user, &self.secret));
+            self.inside = Some(secrets.enters(user, &self.secret, began));
         }
+        drop(trying);
         if version < secrets.version(user) {
             assert!(!status.is_ok() || secrets.may_be_known(user, version), "{password} is good, and should not be");
             return Ok(status.is_ok());
@@ -478,16 +481,11 @@ impl Visit<'_> {
     fn told(&self) -> BTreeSet<u32> {
         let Some(view) = self.view().filter(|_| self.rules.shares) else { return BTreeSet::new() };
         let (user, mailbox, read_only) = (&view.user, &view.mailbox, view.read_only);
-        let selects = format!("{} \"{mailbox}\"", if read_only { "EXAMINE" } else { "SELECT" });
-        let mut truth = self.rules.truth.lock();
-        if self.rules.net.selecting(user, &selects) > 1 {
-            // Who joined while it could not be said what is new there may be in a hub of his own.
-            truth.divided.insert((user.clone(), mailbox.clone(), read_only));
-        }
-        if truth.divided.contains(&(user.clone(), mailbox.clone(), read_only)) {
+        // Who joined while it could not be said what is new there may be in a hub of its own.
+        if self.rules.net.is_divided(user, mailbox, read_only) {
             return BTreeSet::new();
         }
-        truth.told(user, mailbox, read_only)
+        self.rules.truth.lock().told(user, mailbox, read_only)
     }
 
     /// What SEARCH has found.
