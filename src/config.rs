@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use ipnet::IpNet;
 pub use imapool_proto::upstream::login::Identify;
+use ipnet::IpNet;
 use serde::Serialize;
 use toml::de::DeTable;
 
