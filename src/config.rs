@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+pub use imapool_proto::upstream::login::Identify;
 use ipnet::IpNet;
 use serde::Serialize;
 use toml::de::DeTable;
@@ -213,29 +214,6 @@ impl TlsMode {
             TlsMode::None => "none",
             TlsMode::StartTls => "starttls",
             TlsMode::Implicit => "implicit",
-        }
-    }
-}
-
-/// Whether imapool tells a backend by ID what it is (RFC 2971).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Identify {
-    /// Where the backend offers ID.
-    Auto,
-    /// Everywhere.
-    Always,
-    /// Nowhere.
-    Never,
-}
-
-impl Identify {
-    /// The word for it in the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Identify::Auto => "auto",
-            Identify::Always => "always",
-            Identify::Never => "never",
         }
     }
 }

@@ -3,6 +3,8 @@
 //!
 //! ARCHITECTURE.md has the map of these modules.
 
+pub use imapool_proto::{imap, names, proxy_protocol, shown, throttle};
+
 pub mod admin;
 pub mod app;
 pub mod auth;
@@ -10,26 +12,21 @@ mod certificate;
 pub mod config;
 pub mod demo;
 mod files;
-pub mod imap;
 pub mod import;
 pub mod lifecycle;
 pub mod listener;
 pub mod log_format;
 pub mod mailbox;
 pub mod metrics;
-pub mod names;
 pub mod net;
 pub mod pool;
 pub mod ports;
 mod process;
-pub mod proxy_protocol;
 pub mod schema;
 pub mod secret;
 pub mod session;
-pub mod shown;
 #[cfg(target_os = "linux")]
 mod sock_diag;
 pub mod stream;
-pub mod throttle;
 pub mod tls;
 pub mod upstream;

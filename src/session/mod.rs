@@ -1,7 +1,8 @@
-//! Client sessions: the protocol machine of one, and the task that runs it.
+//! Client sessions: the task that runs one, and which there are.
+
+pub use imapool_proto::session::machine;
 
 pub mod crowd;
 pub mod driver;
-pub mod machine;
 pub mod registry;
 pub mod trace;

@@ -1,11 +1,8 @@
 //! The backend's side: dialing, logging in, and the connections that live in the pools.
 
+pub use imapool_proto::upstream::{breaker, gate, login, machine, manners};
+
 pub mod backend;
-pub mod breaker;
 pub mod connection;
 pub mod dial;
-pub mod gate;
-pub mod login;
-pub mod machine;
-pub mod manners;
 pub mod turns;

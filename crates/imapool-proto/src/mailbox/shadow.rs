@@ -1,6 +1,6 @@
 //! What is known of the flags of a mailbox's messages, so that only what changed is told to the others.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
@@ -36,7 +36,7 @@ pub struct Shadow {
     /// Blocks that have mod-sequences.
     with_modseqs: usize,
     sets: Vec<Bytes>,
-    places: HashMap<Bytes, u16>,
+    places: BTreeMap<Bytes, u16>,
     /// Members are to be told the flags of these with their mod-sequence.
     owed: Ranges,
     /// All was forgotten once: what is not known may have been told all the same.

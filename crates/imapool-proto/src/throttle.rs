@@ -7,7 +7,7 @@
 //!
 //! All that is held against a name is held against its spellings, too ([`attacked`]).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -96,16 +96,16 @@ fn spelling(user: &[u8]) -> u64 {
 #[derive(Debug)]
 pub struct Throttle {
     first_delay: Duration,
-    pairs: HashMap<Pair, Failures>,
-    addresses: HashMap<Option<IpAddr>, Record>,
-    accounts: HashMap<Vec<u8>, Record>,
+    pairs: BTreeMap<Pair, Failures>,
+    addresses: BTreeMap<Option<IpAddr>, Record>,
+    accounts: BTreeMap<Vec<u8>, Record>,
 }
 
 impl Throttle {
     /// `first_delay`: `auth.failure_delay`.
     #[must_use]
     pub fn new(first_delay: Duration) -> Self {
-        Self { first_delay, pairs: HashMap::new(), addresses: HashMap::new(), accounts: HashMap::new() }
+        Self { first_delay, pairs: BTreeMap::new(), addresses: BTreeMap::new(), accounts: BTreeMap::new() }
     }
 
     /// How an attempt stands whose credential is not proven.
@@ -214,7 +214,7 @@ fn network(client: Option<IpAddr>) -> Option<IpAddr> {
 }
 
 /// Of a map that is full keeps what is worth keeping, or if that is all of it, nothing.
-fn make_room<K: Eq + Hash, V>(map: &mut HashMap<K, V>, worth: impl Fn(&V) -> bool) {
+fn make_room<K: Ord, V>(map: &mut BTreeMap<K, V>, worth: impl Fn(&V) -> bool) {
     if map.len() >= MAX_ENTRIES {
         map.retain(|_, value| worth(value));
         if map.len() >= MAX_ENTRIES / 2 {

@@ -14,17 +14,40 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use serde::Serialize;
 
 use self::alerts::Alerts;
 pub use self::refusal::{Outcome, Refusal};
 use self::refusal::{Parting, judge, printable, text_of};
-use crate::config::Identify;
 use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::capability::Capabilities;
 use crate::imap::frame::trailing_literal;
 use crate::imap::phrases::{self, Meaning};
 use crate::imap::response::{Kind, Status, StatusReply, classify, split_tag, trim_line_end};
 use crate::imap::sasl::{Credential, SecretKind};
+
+/// Whether imapool tells a backend by ID what it is (RFC 2971).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Identify {
+    /// Where the backend offers ID.
+    Auto,
+    /// Everywhere.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
+impl Identify {
+    /// The word for it in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Identify::Auto => "auto",
+            Identify::Always => "always",
+            Identify::Never => "never",
+        }
+    }
+}
 
 /// Octets that a backend may say until a step is over.
 const MAX_HEARD: usize = 256 * 1024;

@@ -1,0 +1,3 @@
+//! Client sessions: the protocol machine of one.
+
+pub mod machine;
