@@ -164,7 +164,7 @@ impl Account {
     /// Waits until a further connection may be in use. Hubs that rest are asked for theirs meanwhile.
     async fn turn(&self) -> [OwnedSemaphorePermit; 2] {
         // Neither semaphore is ever closed.
-        let waiting = (self.turns.semaphore().available_permits() == 0).then(|| self.hubs.wait());
+        let waiting = (self.turns.semaphore().available_permits() == 0).then(|| self.sharers.wait());
         let turn = loop {
             let turn = Arc::clone(self.turns.semaphore()).acquire_owned().await.expect("open semaphore");
             // There were more of them once.
@@ -174,7 +174,7 @@ impl Account {
             }
         };
         drop(waiting);
-        let _waiting = (self.everywhere.available_permits() == 0).then(|| self.all_hubs.wait());
+        let _waiting = (self.everywhere.available_permits() == 0).then(|| self.sharers.wait_anywhere());
         let place = Arc::clone(&self.everywhere).acquire_owned().await.expect("open semaphore");
         [turn, place]
     }
