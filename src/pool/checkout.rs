@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use deadpool::managed::{self, Object, PoolError};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
@@ -16,7 +16,7 @@ use super::seat::{FillError, Manager, TakenSeat, put_back};
 use super::{Account, LIMIT_MEMORY, Pass};
 use crate::imap::command::{Command, Name};
 use crate::metrics::{CheckoutResult, RetireReason};
-use crate::ports::Counted;
+use crate::ports::{Counted, Waiting};
 use crate::session::machine::Run;
 use crate::throttle::Standing;
 use crate::upstream::backend::{Backend, Entry, OpenError, Service};
@@ -182,20 +182,15 @@ impl Account {
 
     /// Waits until a further connection may be in use. Hubs that rest are asked for theirs meanwhile.
     async fn turn(&self) -> [OwnedSemaphorePermit; 2] {
-        // Neither semaphore is ever closed.
-        let waiting = (self.turns.semaphore().available_permits() == 0).then(|| self.sharers.wait());
         let turn = loop {
-            let turn = Arc::clone(self.turns.semaphore()).acquire_owned().await.expect("open semaphore");
+            let turn = take(self.turns.semaphore(), || self.sharers.wait()).await;
             // There were more of them once.
             match self.turns.withholds() {
                 true => turn.forget(),
                 false => break turn,
             }
         };
-        drop(waiting);
-        let _waiting = (self.everywhere.available_permits() == 0).then(|| self.sharers.wait_anywhere());
-        let place = Arc::clone(&self.everywhere).acquire_owned().await.expect("open semaphore");
-        [turn, place]
+        [turn, take(&self.everywhere, || self.sharers.wait_anywhere()).await]
     }
 
     /// A connection that fits; `None`: try again. Whatever becomes of the wait, `places` are not free as long as a
@@ -427,6 +422,16 @@ fn can_share(facts: &Facts, want: &Want) -> bool {
 fn is_stuck(facts: &Facts, want: &Want) -> bool {
     let name = |key: &Option<Bytes>| key.as_ref().map(|key| key.slice(1.min(key.len())..));
     want.stays && facts.selected.is_some() && name(&facts.selected) != name(&want.mailbox)
+}
+
+/// A permit. Where there is none at once, `ask` sees to it that somebody gives one up.
+async fn take(permits: &Arc<Semaphore>, ask: impl FnOnce() -> Waiting) -> OwnedSemaphorePermit {
+    if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+        return permit;
+    }
+    let _waiting = ask();
+    // Neither semaphore is ever closed.
+    Arc::clone(permits).acquire_owned().await.expect("open semaphore")
 }
 
 /// Whether the command is answered OK; `None`: the connection was lost.

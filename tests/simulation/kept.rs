@@ -6,8 +6,14 @@ use crate::plan::{Action, Guest, Kindness, Plan, Way};
 use crate::visit::Kind;
 
 /// All of them.
-pub(crate) const ALL: [fn() -> Plan; 5] =
-    [pinned_before, another_credential, gone_at_rest, asked_during_a_reload, moved_while_paused];
+pub(crate) const ALL: [fn() -> Plan; 6] = [
+    pinned_before,
+    another_credential,
+    gone_at_rest,
+    asked_during_a_reload,
+    moved_while_paused,
+    fewer_turns_than_were_given,
+];
 
 /// A session that had pinned a connection, and lost it, selects a mailbox that it shares: what it runs beside that is
 /// given back, and NOOP goes to the mailbox.
@@ -153,6 +159,38 @@ pub(crate) fn moved_while_paused() -> Plan {
             begins: 704,
         }],
         actions: vec![(2_226, Action::Pause), (15_739, Action::Move), (10_555, Action::Password(0))],
+        ..quiet()
+    }
+}
+
+/// The limit is lowered, and a connection beyond it comes back: that is no turn for who comes then, and those who share
+/// one in IDLE are asked for theirs.
+pub(crate) fn fewer_turns_than_were_given() -> Plan {
+    let phone = |name, visits, commands, begins| Guest {
+        name,
+        kind: Kind::Phone,
+        user: 0,
+        way: Way::Login,
+        visits,
+        commands,
+        begins,
+    };
+    Plan {
+        seed: 306_531,
+        max_per_account: 3,
+        spare: 2,
+        linger: 30_000,
+        messages: 2,
+        server: Kindness { unselect: false, ..KIND },
+        visitors: vec![
+            phone(2, 1, 2, 986),
+            phone(3, 1, 6, 105),
+            phone(4, 1, 6, 1_777),
+            phone(5, 2, 11, 1_429),
+            phone(6, 1, 10, 2_705),
+            phone(7, 1, 3, 676),
+        ],
+        actions: vec![(3_044, Action::Reload(2, 3_600_000))],
         ..quiet()
     }
 }
