@@ -179,7 +179,7 @@ impl Proxy {
         }
         drop(inherited);
         let proxy = Self(Arc::new(Inner::new(&config, net)?));
-        let (census, inner) = (ports::census(Arc::downgrade(&proxy.0.pools)), Arc::downgrade(&proxy.0));
+        let (census, inner) = (seeing::census(Arc::downgrade(&proxy.0.pools)), Arc::downgrade(&proxy.0));
         proxy.0.metrics.before_render(move || {
             census();
             if let Some(inner) = inner.upgrade() {
@@ -300,7 +300,7 @@ impl Proxy {
             while inner.drain.run_until_cancelled(ticks.tick()).await.is_some() {
                 let backends = inner.pools.backends();
                 inner.auth.sweep();
-                inner.budget.warn_if_scarce(&backends);
+                inner.budget.warn_if_scarce(backends.iter().map(|it| (it.index, it.config.name.as_str())));
                 inner.renew_certificates().await;
                 inner.tell_of_certificates();
                 // None waits for another, nor does the next round for one that does not answer.

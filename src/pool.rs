@@ -12,10 +12,11 @@ mod pools;
 mod retire;
 mod seat;
 
+use std::any::Any;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -34,12 +35,11 @@ use self::seat::Manager;
 use crate::config::{self, Live};
 use crate::imap::capability::Capabilities;
 use crate::imap::sasl::{Credential, SecretKind};
-use crate::mailbox::registry::{Everywhere, Registry};
 use crate::metrics::RetireReason;
-use crate::ports::Allowance;
+use crate::ports::{Allowance, Sharers};
 use crate::secret::Fingerprint;
 use crate::upstream::backend::{Backend, Queue, Service, Unauthenticated};
-use crate::upstream::connection::Connection;
+use crate::upstream::connection::{Connection, Owner};
 use crate::upstream::login::Refusal;
 use crate::upstream::manners::{Known, Manners};
 
@@ -106,8 +106,8 @@ pub struct Account {
     manners: Arc<Manners>,
     /// Its place in front of the backend's gate.
     queue: Arc<Queue>,
-    hubs: Arc<Registry>,
-    all_hubs: Arc<Everywhere>,
+    sharers: Sharers,
+    attachment: OnceLock<Arc<dyn Any + Send + Sync>>,
     /// Who last asked for a connection: for whom one is opened.
     last_client: Mutex<Option<IpAddr>>,
     /// Sessions that wait for a connection now, and how often one had to so far.
@@ -133,6 +133,16 @@ pub struct Usage {
     pub unused_for: Duration,
 }
 
+impl Owner for Account {
+    fn generation(&self) -> u64 {
+        self.generation()
+    }
+
+    fn backend(&self) -> Arc<Backend> {
+        self.backend()
+    }
+}
+
 impl fmt::Debug for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Account").field("user", &self.name()).finish_non_exhaustive()
@@ -146,9 +156,10 @@ impl Account {
         String::from_utf8_lossy(&self.key.user).into_owned()
     }
 
-    /// The hubs of all accounts.
-    pub(crate) fn every_hub(&self) -> &Arc<Everywhere> {
-        &self.all_hubs
+    /// What another part keeps with the account as long as it lives: nothing but this type.
+    pub(crate) fn attachment<T: Any + Default + Send + Sync>(&self) -> Arc<T> {
+        let attachment = Arc::clone(self.attachment.get_or_init(|| Arc::<T>::default()));
+        attachment.downcast().expect("one part has it")
     }
 
     /// What it is known by.
@@ -218,10 +229,9 @@ impl Account {
         self.config.load_full()
     }
 
-    /// The hubs of its mailboxes.
-    #[must_use]
-    pub fn hubs(&self) -> &Arc<Registry> {
-        &self.hubs
+    /// Those who share its connections, and who waits for them.
+    pub fn sharers(&self) -> &Sharers {
+        &self.sharers
     }
 
     /// What the backend was found to refuse.
@@ -400,10 +410,11 @@ impl Account {
     }
 
     fn opened(self: &Arc<Self>, connection: &Connection) {
-        connection.shared().belongs_to(self);
+        let (user, backend) = (self.name(), self.backend().config.name.clone());
+        let owner: Weak<Self> = Arc::downgrade(self);
+        connection.shared().belongs_to(owner, user.clone(), backend.clone());
         connection.shared().proves(Arc::clone(&self.queue));
-        let (connection, user, backend) = (connection.shared().id, self.name(), self.backend());
-        let backend = &backend.config.name;
+        let connection = connection.shared().id;
         info!(target: "imapool::connections", connection, user, backend, "upstream connection opened");
     }
 

@@ -4,7 +4,9 @@
 //! connection that has been at rest longest, anywhere, is retired to make room; if none is at rest, the first that
 //! comes to rest. As many are retired as somebody waits for, and each makes room for the one who has waited longest.
 
+mod demand;
 mod resting;
+mod roster;
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -20,13 +22,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
+pub use self::demand::{Everywhere, Sharers, Waiting};
+pub(crate) use self::demand::{Sharer, Yielding};
 pub(crate) use self::resting::{Evict, Since};
 use self::resting::{Need, Resting};
+pub(crate) use self::roster::Seen;
+pub use self::roster::{ConnectionView, Roster};
 use crate::config::{self, Config};
-use crate::mailbox::registry::Everywhere;
-use crate::pool::Pools;
-use crate::upstream::backend::Backend;
-use crate::upstream::connection::Roster;
 
 /// Who waits for room looks again this often, whatever the counts say: a wake-up that was lost costs no more.
 const DOUBT: Duration = Duration::from_secs(1);
@@ -37,8 +39,6 @@ const RESERVED_DESCRIPTORS: usize = 64;
 const SHORTAGE: Duration = Duration::from_secs(30);
 /// How often the log may say that ports run short.
 const WARNING_PAUSE: Duration = Duration::from_secs(600);
-/// Scrapes closer together than this see the same numbers of ports.
-const CENSUS_AGE: Duration = Duration::from_millis(500);
 
 /// See the module.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub struct Budget {
     /// left.
     backends: RwLock<Vec<Arc<Share>>>,
     /// Who is asked to let a connection rest when none does.
-    hubs: Arc<Everywhere>,
+    sharers: Arc<Everywhere>,
     roster: Roster,
 }
 
@@ -198,7 +198,7 @@ impl Budget {
         let backends: Vec<_> = backends.into_iter().map(|ports| Arc::new(Share::new(ports.min(total)))).collect();
         let sum = backends.iter().map(|share| share.allowance.capacity()).sum();
         let total = Share::new(total.min(sum));
-        Arc::new(Self { total, backends: RwLock::new(backends), hubs: Arc::default(), roster: Roster::default() })
+        Arc::new(Self { total, backends: RwLock::new(backends), sharers: Arc::default(), roster: Roster::default() })
     }
 
     /// Makes room for a further backend; gives its index.
@@ -226,10 +226,10 @@ impl Budget {
         &self.roster
     }
 
-    /// The hubs of all accounts.
+    /// Those of all accounts who share connections.
     #[must_use]
-    pub fn hubs(&self) -> &Arc<Everywhere> {
-        &self.hubs
+    pub fn sharers(&self) -> &Arc<Everywhere> {
+        &self.sharers
     }
 
     /// Connections that may exist at once.
@@ -307,8 +307,8 @@ impl Budget {
         }
         // As long as nothing is about to be closed for this one, hubs are asked, too.
         let _asked = (!self.make_room(share, of)).then(|| match of {
-            Some(_) => self.hubs.wait_for_port(backend),
-            None => self.hubs.wait(),
+            Some(_) => self.sharers.wait_for_port(backend),
+            None => self.sharers.wait(),
         });
         loop {
             tokio::select! {
@@ -428,12 +428,13 @@ impl Budget {
         }
     }
 
-    /// Says in the log when more than four fifths are used, and what to do about it. Call it every few seconds.
-    pub fn warn_if_scarce(&self, backends: &[Arc<Backend>]) {
-        let shares: Vec<_> = backends.iter().map(|backend| (self.share(backend.index), &backend.config.name)).collect();
+    /// Says in the log when more than four fifths are used, and what to do about it. Call it every few seconds, with
+    /// the indices and names of the backends.
+    pub fn warn_if_scarce<'a>(&self, backends: impl Iterator<Item = (usize, &'a str)>) {
+        let shares: Vec<_> = backends.map(|(index, name)| (self.share(index), name)).collect();
         let of_ports: usize = shares.iter().map(|(share, _)| share.allowance.capacity()).sum();
         let total = (self.capacity() < of_ports).then_some((&self.total, "(all)"));
-        let shares = shares.iter().map(|(share, name)| (&**share, name.as_str()));
+        let shares = shares.iter().map(|(share, name)| (&**share, *name));
         for (share, backend) in shares.chain(total) {
             let (in_use, capacity) = (share.allowance.in_use(), share.allowance.capacity());
             let mut warned = share.warned.lock();
@@ -532,30 +533,7 @@ pub fn check_range(backend: &config::Backend) -> Result<(), PortRangeError> {
     }
 }
 
-pub(crate) use system::keep_to_ports;
-
-/// Counts the ports that are held towards each backend, for the metrics; at most twice a second. Not for an async task:
-/// the kernel's table of connections is walked through.
-pub fn census(pools: Weak<Pools>) -> impl Fn() + Send + Sync {
-    let last: Mutex<Option<std::time::Instant>> = Mutex::default();
-    move || {
-        let mut last = last.lock();
-        if last.is_some_and(|last| last.elapsed() < CENSUS_AGE) {
-            return;
-        }
-        let backends = pools.upgrade().map(|pools| pools.backends()).unwrap_or_default();
-        for backend in backends.iter() {
-            let metrics = backend.metrics();
-            let (in_use, time_wait) = system::held(&backend.addresses())
-                .unwrap_or_else(|| (usize::try_from(metrics.connections_open()).unwrap_or_default(), 0));
-            let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-            metrics.ports_capacity.set(gauge(ports_towards(&backend.config)));
-            metrics.ports_in_use.set(gauge(in_use));
-            metrics.ports_time_wait.set(gauge(time_wait));
-        }
-        *last = Some(std::time::Instant::now());
-    }
-}
+pub(crate) use system::{held, keep_to_ports};
 
 #[cfg(unix)]
 mod system;
@@ -571,7 +549,7 @@ mod system {
         usize::MAX / 4
     }
 
-    pub(super) fn held(_: &HashSet<SocketAddr>) -> Option<(usize, usize)> {
+    pub(crate) fn held(_: &HashSet<SocketAddr>) -> Option<(usize, usize)> {
         None
     }
 

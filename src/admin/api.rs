@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::sampler::Sampler;
 use crate::app::Proxy;
-use crate::mailbox::registry::mailbox_name;
+use crate::mailbox::registry::{Registry, mailbox_name};
 use crate::metrics::{CheckoutResult, ConnectionState, DelayReason, DialResult, RetireReason};
 use crate::names::folded;
 use crate::pool::Account;
@@ -205,7 +205,8 @@ fn page<T>(mut rows: Vec<T>, query: &Query, names: impl Fn(&T) -> [&str; 2], row
 
 /// Sorted by `age` (the default: the oldest first), or `sessions`, the most first.
 pub(super) fn hubs(proxy: &Proxy, query: &Query) -> Value {
-    let mut hubs: Vec<_> = proxy.budget().hubs().views().into_iter().map(|hub| (hub.account.name(), hub)).collect();
+    let mut hubs: Vec<_> =
+        Registry::views(&proxy.pools().accounts()).into_iter().map(|hub| (hub.account.name(), hub)).collect();
     let name = query.account.as_deref().map(folded);
     hubs.retain(|(_, hub)| name.as_ref().is_none_or(|name| folded(&hub.account.key().user) == *name));
     let by_sessions = query.sort == "sessions";

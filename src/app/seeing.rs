@@ -1,7 +1,9 @@
 //! What is told of the whole: whether it is ready, and the numbers that nobody counts as they change.
 
 use std::collections::HashMap;
+use std::sync::Weak;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tracing::warn;
@@ -11,7 +13,35 @@ use super::check::{now, worst};
 use crate::admin::Readiness;
 use crate::config::Lifetime;
 use crate::metrics::ServiceState;
+use crate::pool::Pools;
+use crate::ports::{held, ports_towards};
 use crate::upstream::backend::Service;
+
+/// Scrapes closer together than this see the same numbers of ports.
+const CENSUS_AGE: Duration = Duration::from_millis(500);
+
+/// Counts the ports that are held towards each backend, for the metrics; at most twice a second. Not for an async task:
+/// the kernel's table of connections is walked through.
+pub(super) fn census(pools: Weak<Pools>) -> impl Fn() + Send + Sync {
+    let last: Mutex<Option<std::time::Instant>> = Mutex::default();
+    move || {
+        let mut last = last.lock();
+        if last.is_some_and(|last| last.elapsed() < CENSUS_AGE) {
+            return;
+        }
+        let backends = pools.upgrade().map(|pools| pools.backends()).unwrap_or_default();
+        for backend in backends.iter() {
+            let metrics = backend.metrics();
+            let (in_use, time_wait) = held(&backend.addresses())
+                .unwrap_or_else(|| (usize::try_from(metrics.connections_open()).unwrap_or_default(), 0));
+            let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+            metrics.ports_capacity.set(gauge(ports_towards(&backend.config)));
+            metrics.ports_in_use.set(gauge(in_use));
+            metrics.ports_time_wait.set(gauge(time_wait));
+        }
+        *last = Some(std::time::Instant::now());
+    }
+}
 
 /// What was last told of the certificate of each listener.
 pub(super) type Lifetimes = Mutex<HashMap<String, Option<Lifetime>>>;

@@ -7,8 +7,9 @@
 pub mod load;
 pub mod page;
 pub mod report;
-pub mod server;
 pub mod sockets;
+
+pub use imapool_demo_server as server;
 
 use std::error::Error;
 use std::future::Future;

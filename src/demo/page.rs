@@ -6,7 +6,7 @@ const HEAD: &str = "\
 # Servers
 
 In front of which servers imapool pools connections and shares them, and what to know of each. This page is made from
-the table of kinds in `src/demo/server/personality/kinds.rs` (`cargo run -- reference servers docs`), and
+the table of kinds in `crates/imapool-demo-server/src/personality/kinds.rs` (`cargo run -- reference servers docs`), and
 `cargo test --test grid` holds it to be true with an in-memory server that behaves as public reports say that these do.
 Dovecot, Cyrus and Courier are tested for themselves besides (`cargo test --test real`); for the others there is no
 more than that.

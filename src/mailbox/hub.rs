@@ -14,13 +14,15 @@ use tokio::time::{Instant, Sleep};
 use tracing::{debug, info, warn};
 
 use super::enabled::{EnableSet, Enabled};
-use super::line::{self, HubEnd, MemberEnd, Request};
+pub use super::line::FromHub;
+use super::line::{self, Join, MemberEnd, Place, Request};
 use super::machine::{Action, Machine, MemberId, Settings, Stat, Told};
-use super::registry::{Entrance, Status, Yielding};
+use super::registry::{Entrance, Registry, Status};
 use crate::auth::Authenticator;
 use crate::imap::command::Command;
 use crate::metrics::{CheckoutResult, HubGuard, HubState, ResumeResult, RetireReason, WaitCause};
 use crate::pool::{Account, CheckoutError, Grant, Lease, Pass, Want};
+use crate::ports::Yielding;
 use crate::session::machine::{Remnant, Run};
 use crate::session::registry::Record;
 use crate::upstream::connection::{FromUpstream, Part};
@@ -39,31 +41,6 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 static NEXT_MEMBER: AtomicU64 = AtomicU64::new(0);
 
-/// What a hub tells a member.
-#[derive(Debug)]
-pub enum FromHub {
-    /// Replies, or parts of them, for the client as they are.
-    Data(Bytes),
-    /// `+ …`
-    Continue(Bytes),
-    /// Part of the tagged reply, without its tag; of what was told so, [`FromHub::Done`] has nothing.
-    Tagged(Bytes),
-    /// The last of the replies, the tagged reply without its tag, and whether the mailbox is selected now.
-    Done(Bytes, Bytes, bool),
-    /// The mailbox cannot be gone on with; the text of the BYE. Nothing else follows.
-    Bye(Bytes),
-    /// The reply was cut within a line or literal. Nothing else follows.
-    Cut,
-    /// There is no connection for the command, and why. If it was no SELECT, the mailbox is still selected.
-    Unconnected(CheckoutError),
-    /// From now on the session has the connection for itself, and its command is to be run there. Nothing else follows.
-    Yours(Box<Lease>, Box<Run>),
-    /// It took nothing of its reply for too long, while others waited for that. Nothing else follows.
-    Stalled,
-    /// The hub is gone.
-    Lost,
-}
-
 /// A session's place in a hub. Dropping it leaves the hub.
 #[derive(Debug)]
 pub struct Member {
@@ -71,23 +48,6 @@ pub struct Member {
     /// The mailbox ([`crate::imap::command::Command::selected_mailbox`]).
     key: Bytes,
     line: MemberEnd,
-}
-
-/// A session on its way into a hub.
-#[derive(Debug)]
-pub struct Join {
-    run: Box<Run>,
-    enabled: Enabled,
-    place: Place,
-    since: Instant,
-}
-
-/// What a hub knows of a member.
-#[derive(Debug)]
-struct Place {
-    line: HubEnd,
-    grant: Grant,
-    record: Arc<Record>,
 }
 
 impl Member {
@@ -108,7 +68,7 @@ impl Member {
         let place = Place { line: far_end, grant: pass.grant().clone(), record: Arc::clone(record) };
         let join = Join { run, enabled: enabled.enabled, place, since: Instant::now() };
         let kind = enabled.kind();
-        if let Some((join, entrance)) = pass.account().hubs().join(pass.account(), &key, kind, join) {
+        if let Some((join, entrance)) = Registry::of(pass.account()).join(pass.account(), &key, kind, join) {
             Hub::open(auth, key.clone(), kind, join, entrance);
         }
         Self { key, line, record: Arc::clone(record) }
@@ -226,11 +186,11 @@ impl Hub {
     async fn run(mut self: Box<Self>) {
         let mut timer = pin!(tokio::time::sleep(DAY));
         let status = Arc::clone(&self.status);
-        let mut wanted = pin!(status.wanted.notified());
+        let mut wanted = pin!(status.sharer.wanted());
         loop {
             self.look_at_account();
             if self.lease.is_some() && self.yielding.is_none() {
-                self.yielding = self.account.hubs().claim();
+                self.yielding = self.account.sharers().claim();
                 if self.yielding.is_some() {
                     self.machine.handle_yield();
                 }
@@ -240,7 +200,7 @@ impl Hub {
             }
             self.count();
             self.publish();
-            if self.machine.is_empty() && self.account.hubs().remove(&mut self.joins) {
+            if self.machine.is_empty() && Registry::of(&self.account).remove(&mut self.joins) {
                 break;
             }
             poll_fn(|cx| {
@@ -248,7 +208,7 @@ impl Hub {
                 self.hear_who_waits();
                 // That somebody waits for a connection is looked at above.
                 if wanted.as_mut().poll(cx).is_ready() {
-                    wanted.set(status.wanted.notified());
+                    wanted.set(status.sharer.wanted());
                     return Poll::Ready(());
                 }
                 self.poll(timer.as_mut(), cx)
@@ -332,7 +292,7 @@ impl Hub {
     fn publish(&self) {
         self.status.members.store(self.members.len(), Ordering::Relaxed);
         let resting = self.machine.resting_since().filter(|_| self.yielding.is_none());
-        *self.status.resting_since.lock() = resting.map(Instant::from_std);
+        self.status.sharer.rests(resting.map(Instant::from_std));
         self.status.set_connection(self.lease.as_ref().map(|lease| lease.shared().id));
     }
 
@@ -395,7 +355,7 @@ impl Hub {
     /// The others go on with a connection of their own, if they can have one now. If not, they wait as long as for a
     /// connection. A reply that is not read at all is given up in the end: what is left of it is read by nobody.
     fn overloaded(&mut self, owner: MemberId) {
-        if self.account.has_room() || self.account.hubs().has_resting(&self.status) {
+        if self.account.has_room() || self.account.sharers().has_resting(&self.status.sharer) {
             let mut others: Vec<MemberId> = self.machine.members().filter(|id| *id != owner).collect();
             if !self.fork(&others, true) {
                 // Who knows nothing yet can begin anywhere.
@@ -423,7 +383,7 @@ impl Hub {
             return;
         }
         let machine = machine(&self.account, self.key.clone(), self.kind);
-        let entrance = self.account.hubs().add(&self.account, &self.key, self.kind);
+        let entrance = Registry::of(&self.account).add(&self.account, &self.key, self.kind);
         let mut other = Self::new(&self.auth, &self.account, self.key.clone(), self.kind, machine, entrance);
         for id in ids {
             let enabled = self.machine.enabled(*id);
@@ -445,7 +405,7 @@ impl Hub {
         debug!(members = ids.len(), "hub divided");
         self.counted.metrics().divided();
         let entrance = if shared {
-            self.account.hubs().add(&self.account, &self.key, self.kind)
+            Registry::of(&self.account).add(&self.account, &self.key, self.kind)
         } else {
             Entrance::apart(&self.account, &self.key)
         };
@@ -598,7 +558,7 @@ impl Hub {
     }
 
     async fn end(mut self: Box<Self>) {
-        *self.status.resting_since.lock() = None;
+        self.status.sharer.rests(None);
         let Some(lease) = self.lease.take() else { return };
         match self.machine.in_flight() {
             None => drop(lease),

@@ -4,11 +4,40 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
-use super::hub::FromHub;
+use super::enabled::Enabled;
 use super::registry::Status;
+use crate::pool::{CheckoutError, Grant, Lease};
 use crate::session::machine::Run;
+use crate::session::registry::Record;
+
+/// What a hub tells a member.
+#[derive(Debug)]
+pub enum FromHub {
+    /// Replies, or parts of them, for the client as they are.
+    Data(Bytes),
+    /// `+ …`
+    Continue(Bytes),
+    /// Part of the tagged reply, without its tag; of what was told so, [`FromHub::Done`] has nothing.
+    Tagged(Bytes),
+    /// The last of the replies, the tagged reply without its tag, and whether the mailbox is selected now.
+    Done(Bytes, Bytes, bool),
+    /// The mailbox cannot be gone on with; the text of the BYE. Nothing else follows.
+    Bye(Bytes),
+    /// The reply was cut within a line or literal. Nothing else follows.
+    Cut,
+    /// There is no connection for the command, and why. If it was no SELECT, the mailbox is still selected.
+    Unconnected(CheckoutError),
+    /// From now on the session has the connection for itself, and its command is to be run there. Nothing else follows.
+    Yours(Box<Lease>, Box<Run>),
+    /// It took nothing of its reply for too long, while others waited for that. Nothing else follows.
+    Stalled,
+    /// The hub is gone.
+    Lost,
+}
 
 /// What a member tells its hub.
 #[derive(Debug)]
@@ -52,6 +81,23 @@ impl Watch {
 /// The hub's end.
 #[derive(Debug)]
 pub(super) struct HubEnd(Arc<Mutex<State>>);
+
+/// A session on its way into a hub.
+#[derive(Debug)]
+pub(super) struct Join {
+    pub(super) run: Box<Run>,
+    pub(super) enabled: Enabled,
+    pub(super) place: Place,
+    pub(super) since: Instant,
+}
+
+/// What a hub knows of a member.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) line: HubEnd,
+    pub(super) grant: Grant,
+    pub(super) record: Arc<Record>,
+}
 
 pub(super) fn pair() -> (MemberEnd, HubEnd) {
     let state = Arc::new(Mutex::new(State::default()));

@@ -1,6 +1,5 @@
-//! An account's hubs: who can be joined, and who has to give up its connection when others wait for one.
+//! An account's hubs: which there are, and who can be joined.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -8,12 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::enabled::EnableSet;
-use super::hub::Join;
+use super::line::Join;
 use crate::pool::Account;
+use crate::ports::Sharer;
 
 static NEXT_HUB: AtomicU64 = AtomicU64::new(1);
 
@@ -29,14 +29,10 @@ pub(crate) struct Status {
     /// The mailbox ([`crate::imap::command::Command::selected_mailbox`]).
     key: Bytes,
     since: Instant,
-    /// Others may join: it is among those that are asked for their connection.
-    is_shared: bool,
     /// The number of its connection; 0: it is parked.
     connection: AtomicU64,
-    /// Since when nobody has asked for anything; `None`: it works, or has no connection.
-    pub(super) resting_since: Mutex<Option<Instant>>,
-    /// Its connection is wanted, or is not to be used any more.
-    pub(super) wanted: Notify,
+    /// Others may join: it is among those that are asked for their connection.
+    pub(super) sharer: Arc<Sharer>,
     pub(super) members: AtomicUsize,
 }
 
@@ -97,45 +93,13 @@ impl Entry {
     }
 }
 
-/// Checkouts that wait for something of which there is no more, and hubs about to give up theirs.
-#[derive(Debug, Default)]
-struct Demand {
-    waiting: AtomicUsize,
-    yielding: AtomicUsize,
-}
-
-impl Demand {
-    fn wait(self: &Arc<Self>) -> Waiting {
-        self.waiting.fetch_add(1, Ordering::AcqRel);
-        Waiting(Arc::clone(self))
-    }
-
-    /// More wait than hubs are about to give up theirs: the caller should.
-    fn claim(self: &Arc<Self>) -> Option<Yielding> {
-        let waiting = self.waiting.load(Ordering::Acquire);
-        let claim = |yielding| (yielding < waiting).then_some(yielding + 1);
-        self.yielding.fetch_update(Ordering::AcqRel, Ordering::Acquire, claim).ok()?;
-        Some(Yielding(Arc::clone(self)))
-    }
-}
-
-/// The hubs of all accounts: who has to give up its connection when there may be no more of them anywhere, or to one
-/// backend.
-#[derive(Debug, Default)]
-pub struct Everywhere {
-    hubs: Mutex<Vec<Weak<Status>>>,
-    demand: Arc<Demand>,
-    /// By the index of the backend: of its ports.
-    of_backends: Mutex<BTreeMap<usize, Arc<Demand>>>,
-}
-
 /// See the module.
 #[derive(Default)]
 pub struct Registry {
+    /// Those that can be joined.
     entries: Mutex<Vec<Entry>>,
-    demand: Arc<Demand>,
-    everywhere: Arc<Everywhere>,
-    of_backend: Arc<Demand>,
+    /// All.
+    hubs: Mutex<Vec<Weak<Status>>>,
 }
 
 /// What is behind the letter that says how the mailbox is selected.
@@ -149,26 +113,6 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// A checkout waits for a connection as long as this lives.
-#[derive(Debug)]
-pub struct Waiting(Arc<Demand>);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// A hub that is about to give up its connection.
-#[derive(Debug)]
-pub(super) struct Yielding(Arc<Demand>);
-
-impl Drop for Yielding {
-    fn drop(&mut self) {
-        self.0.yielding.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 impl Status {
     pub(super) fn new(account: &Arc<Account>, key: &Bytes, is_shared: bool) -> Arc<Self> {
         let status = Arc::new(Self {
@@ -176,13 +120,17 @@ impl Status {
             account: Arc::downgrade(account),
             key: key.clone(),
             since: Instant::now(),
-            is_shared,
             connection: AtomicU64::new(0),
-            resting_since: Mutex::default(),
-            wanted: Notify::new(),
+            sharer: account.sharers().add(is_shared),
             members: AtomicUsize::new(0),
         });
-        account.every_hub().add(&status);
+        let registry = Registry::of(account);
+        let mut hubs = registry.hubs.lock();
+        if hubs.len() == hubs.capacity() {
+            hubs.retain(|hub| hub.strong_count() > 0);
+        }
+        hubs.push(Arc::downgrade(&status));
+        drop(hubs);
         status
     }
 
@@ -212,60 +160,23 @@ impl Status {
             age: self.since.elapsed(),
         })
     }
-
-    /// Asks the one of `hubs` that has rested longest for its connection.
-    fn ask<'a>(hubs: impl Iterator<Item = &'a Self>) {
-        let resting = hubs.filter_map(|hub| Some((*hub.resting_since.lock().as_ref()?, hub)));
-        if let Some((_, hub)) = resting.min_by_key(|(since, _)| *since) {
-            *hub.resting_since.lock() = None;
-            hub.wanted.notify_one();
-        }
-    }
-}
-
-impl Everywhere {
-    pub(super) fn add(&self, status: &Arc<Status>) {
-        let mut hubs = self.hubs.lock();
-        if hubs.len() == hubs.capacity() {
-            hubs.retain(|hub| hub.strong_count() > 0);
-        }
-        hubs.push(Arc::downgrade(status));
-    }
-
-    /// All hubs, in the order in which they were opened; also of accounts that nobody logs in to any more.
-    pub(crate) fn views(&self) -> Vec<HubView> {
-        let hubs: Vec<_> = self.hubs.lock().iter().filter_map(Weak::upgrade).collect();
-        // One that has ended is known until the next joins.
-        hubs.iter().filter_map(|hub| hub.view()).filter(|hub| hub.sessions > 0).collect()
-    }
-
-    /// A checkout finds that there may be no more connections in use, of any account.
-    pub fn wait(&self) -> Waiting {
-        let waiting = self.demand.wait();
-        let hubs: Vec<_> = self.hubs.lock().iter().filter_map(Weak::upgrade).collect();
-        Status::ask(hubs.iter().filter(|hub| hub.is_shared).map(|hub| &**hub));
-        waiting
-    }
-
-    /// There may be no more connections to the backend of this index: what others give up is of no use.
-    pub fn wait_for_port(&self, backend: usize) -> Waiting {
-        let waiting = self.of_backend(backend).wait();
-        let hubs: Vec<_> = self.hubs.lock().iter().filter_map(Weak::upgrade).collect();
-        let is_there = |hub: &Status| hub.account.upgrade().is_some_and(|account| account.key().backend == backend);
-        Status::ask(hubs.iter().filter(|hub| hub.is_shared && is_there(hub)).map(|hub| &**hub));
-        waiting
-    }
-
-    fn of_backend(&self, backend: usize) -> Arc<Demand> {
-        Arc::clone(self.of_backends.lock().entry(backend).or_default())
-    }
 }
 
 impl Registry {
-    /// Of one account on the backend of this index.
-    #[must_use]
-    pub fn new(everywhere: Arc<Everywhere>, backend: usize) -> Self {
-        Self { of_backend: everywhere.of_backend(backend), everywhere, ..Self::default() }
+    /// Of this account.
+    pub(crate) fn of(account: &Account) -> Arc<Self> {
+        account.attachment()
+    }
+
+    /// All hubs of these accounts, in the order in which they were opened.
+    pub(crate) fn views(accounts: &[Arc<Account>]) -> Vec<HubView> {
+        let registries = accounts.iter().map(|account| Self::of(account));
+        let all: Vec<_> =
+            registries.flat_map(|own| own.hubs.lock().iter().filter_map(Weak::upgrade).collect::<Vec<_>>()).collect();
+        // One that has ended is known until the next opens.
+        let mut views: Vec<_> = all.iter().filter_map(|hub| hub.view()).filter(|hub| hub.sessions > 0).collect();
+        views.sort_by_key(|hub| hub.id);
+        views
     }
 
     /// Hands the session to a hub of its mailbox and its kind ([`EnableSet::kind`]). Where there is none, gives it
@@ -322,55 +233,11 @@ impl Registry {
         last
     }
 
-    /// A checkout finds no connection of the account free: the hub that has rested longest is asked for its own.
-    pub fn wait(&self) -> Waiting {
-        let waiting = self.demand.wait();
-        let entries = self.entries.lock();
-        Status::ask(entries.iter().filter(|entry| !entry.joins.is_closed()).map(|entry| &*entry.status));
-        waiting
-    }
-
-    /// Something has changed that all hubs have to see: [`crate::pool::Account::retire`].
-    pub(crate) fn look_up(&self) {
-        self.entries.lock().iter().for_each(|entry| entry.status.wanted.notify_one());
-    }
-
-    /// Whether a hub would give up its connection if somebody waited for one.
-    pub(super) fn has_resting(&self, but: &Arc<Status>) -> bool {
-        let entries = self.entries.lock();
-        entries.iter().any(|entry| !Arc::ptr_eq(&entry.status, but) && entry.status.resting_since.lock().is_some())
-    }
-
-    /// More checkouts wait than hubs are about to give up their connections, of this account or anywhere: the caller
-    /// should.
-    pub(super) fn claim(&self) -> Option<Yielding> {
-        self.demand.claim().or_else(|| self.of_backend.claim()).or_else(|| self.everywhere.demand.claim())
-    }
-
     /// Hubs, and members of all of them.
     #[must_use]
     pub fn count(&self) -> (usize, usize) {
         let entries = self.entries.lock();
         let live = entries.iter().filter(|entry| !entry.joins.is_closed());
         live.fold((0, 0), |(hubs, members), entry| (hubs + 1, members + entry.status.members.load(Ordering::Relaxed)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hub_gives_nothing_up_for_the_ports_of_another_backend() {
-        let everywhere = Arc::<Everywhere>::default();
-        let [there, elsewhere] = [7, 8].map(|backend| Registry::new(Arc::clone(&everywhere), backend));
-        let waiting = everywhere.wait_for_port(7);
-        assert!(elsewhere.claim().is_none());
-        let yielding = there.claim();
-        assert!(yielding.is_some() && there.claim().is_none(), "one for each who waits");
-        drop((yielding, waiting));
-        assert!(there.claim().is_none());
-        let _waiting = everywhere.wait();
-        assert!(elsewhere.claim().is_some());
     }
 }

@@ -46,6 +46,23 @@ pub struct Want {
     pub client: Option<IpAddr>,
 }
 
+/// A checkout that waits. Given up when its time was all but over, it counts as one that timed out: whoever wanted the
+/// connection had begun to wait a moment earlier.
+struct Vain<'a> {
+    account: &'a Account,
+    start: Instant,
+    patience: Duration,
+}
+
+impl Drop for Vain<'_> {
+    fn drop(&mut self) {
+        let waited = self.start.elapsed();
+        if waited >= self.patience.mul_f64(0.9) {
+            self.account.backend().metrics().checkout(CheckoutResult::Timeout, waited);
+        }
+    }
+}
+
 /// Why there is no connection for a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CheckoutError {
@@ -116,8 +133,10 @@ impl Account {
             self.waits.fetch_add(1, Ordering::Relaxed);
         }
         let waiting = Counted::new(&self.waiting);
+        let vain = Vain { account: self, start, patience: deadline - start };
         let result = timeout_at(deadline, self.checkout_in_turn(want)).await.unwrap_or(Err(CheckoutError::Timeout));
         drop(waiting);
+        std::mem::forget(vain);
         let label = match &result {
             Ok(lease) if lease.is_fresh() => CheckoutResult::Dialed,
             Ok(_) => CheckoutResult::Reused,
@@ -164,7 +183,7 @@ impl Account {
     /// Waits until a further connection may be in use. Hubs that rest are asked for theirs meanwhile.
     async fn turn(&self) -> [OwnedSemaphorePermit; 2] {
         // Neither semaphore is ever closed.
-        let waiting = (self.turns.semaphore().available_permits() == 0).then(|| self.hubs.wait());
+        let waiting = (self.turns.semaphore().available_permits() == 0).then(|| self.sharers.wait());
         let turn = loop {
             let turn = Arc::clone(self.turns.semaphore()).acquire_owned().await.expect("open semaphore");
             // There were more of them once.
@@ -174,7 +193,7 @@ impl Account {
             }
         };
         drop(waiting);
-        let _waiting = (self.everywhere.available_permits() == 0).then(|| self.all_hubs.wait());
+        let _waiting = (self.everywhere.available_permits() == 0).then(|| self.sharers.wait_anywhere());
         let place = Arc::clone(&self.everywhere).acquire_owned().await.expect("open semaphore");
         [turn, place]
     }

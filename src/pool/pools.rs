@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -16,9 +16,8 @@ use super::seat::Manager;
 use super::{Account, Key, LIMIT_MEMORY, Pass};
 use crate::config::{self, Live, PerCredential};
 use crate::imap::sasl::{Credential, SecretKind};
-use crate::mailbox::registry::{Everywhere, Registry};
 use crate::metrics::RetireReason;
-use crate::ports::{Allowance, Budget};
+use crate::ports::{Allowance, Budget, Everywhere, Sharers};
 use crate::secret::Fingerprint;
 use crate::upstream::backend::{Backend, Queue, Service, Unauthenticated};
 
@@ -37,7 +36,7 @@ pub struct Pools {
     /// Accounts that nobody logs in to any more, as long as somebody has a session or a connection there.
     forgotten: Mutex<Vec<Weak<Account>>>,
     everywhere: Allowance,
-    hubs: Arc<Everywhere>,
+    sharers: Arc<Everywhere>,
     retirements: AtomicU64,
     /// Accounts made so far.
     made: AtomicU64,
@@ -75,7 +74,7 @@ impl Pools {
             siblings,
             forgotten,
             everywhere,
-            hubs: Arc::clone(budget.hubs()),
+            sharers: Arc::clone(budget.sharers()),
             retirements: AtomicU64::new(0),
             made: AtomicU64::new(0),
         }
@@ -305,8 +304,8 @@ impl Pools {
                 rested: Notify::new(),
                 manners: Arc::default(),
                 queue,
-                hubs: Arc::new(Registry::new(Arc::clone(&self.hubs), key.backend)),
-                all_hubs: Arc::clone(&self.hubs),
+                sharers: Sharers::new(&self.sharers, key.backend),
+                attachment: OnceLock::new(),
                 last_client: Mutex::default(),
                 waiting: AtomicUsize::new(0),
                 waits: AtomicU64::new(0),

@@ -38,7 +38,7 @@ impl Account {
         self.generation.store(next, Ordering::Release);
         drop(outdated);
         self.retire_resting(reason);
-        self.hubs.look_up();
+        self.sharers.look_up();
     }
 
     /// Goes by another `pool.max_per_account` from now on. Where there are fewer places, what rests is given up now,
@@ -95,7 +95,7 @@ impl Account {
 
     /// Waits until a connection rests, and asks a hub for its own. The caller sets the deadline.
     pub(super) async fn something_at_rest(&self) {
-        let _waiting = self.hubs.wait();
+        let _waiting = self.sharers.wait();
         while self.longest_at_rest().is_none() {
             self.rested.notified().await;
         }

@@ -42,7 +42,7 @@ pub(super) fn descriptor_limit() -> usize {
 }
 
 /// Ports held towards these addresses: by connections, and by TIME_WAIT. `None`: the system does not tell.
-pub(super) fn held(towards: &HashSet<SocketAddr>) -> Option<(usize, usize)> {
+pub(crate) fn held(towards: &HashSet<SocketAddr>) -> Option<(usize, usize)> {
     #[cfg(target_os = "linux")]
     return crate::sock_diag::held(towards).ok().map(|held| (held.in_use, held.time_wait));
     #[cfg(not(target_os = "linux"))]

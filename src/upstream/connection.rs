@@ -7,7 +7,6 @@
 
 mod keeper;
 mod reading;
-mod roster;
 mod wire;
 
 use std::cell::RefCell;
@@ -27,16 +26,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use self::keeper::Berth;
-pub use self::roster::{ConnectionView, Roster};
 use self::wire::{Exit, Wire};
-use super::backend::Queue;
+use super::backend::{Backend, Queue};
 use super::machine::{Facts, Machine};
 use super::manners::Manners;
 use crate::imap::command::Name;
 use crate::imap::frame::Literal;
 use crate::metrics::{BackendMetrics, RetireReason, StateGuard};
-use crate::pool::Account;
-use crate::ports::{Budget, Permit, Share};
+use crate::ports::{Budget, ConnectionView, Permit, Seen, Share};
 use crate::session::machine::{Remnant, Run};
 use crate::stream::Stream;
 
@@ -58,7 +55,7 @@ pub struct Shared {
     epoch: Instant,
     local_port: Option<u16>,
     /// Its account, and the names of that and of the backend.
-    owner: OnceLock<(Weak<Account>, String, String)>,
+    owner: OnceLock<(Weak<dyn Owner>, String, String)>,
     facts: Mutex<Facts>,
     berth: Berth,
     /// Given back when the socket is closed; `None`: it is.
@@ -102,16 +99,18 @@ impl Shared {
     }
 
     /// Says whose it is, for those who look.
-    pub(crate) fn belongs_to(&self, account: &Arc<Account>) {
-        let names = (account.name(), account.backend().config.name.clone());
-        let _ = self.owner.set((Arc::downgrade(account), names.0, names.1));
+    pub(crate) fn belongs_to(&self, owner: Weak<dyn Owner>, user: String, backend: String) {
+        let _ = self.owner.set((owner, user, backend));
+    }
+
+    fn owner(&self) -> Option<Arc<dyn Owner>> {
+        self.owner.get()?.0.upgrade()
     }
 
     /// Something on it speaks against its backend. Gives whether that is known to say nothing to anybody.
     fn doubts_backend(&self) -> bool {
-        let account = self.owner.get().and_then(|(account, ..)| account.upgrade());
-        account.filter(|account| account.generation() == self.generation).is_some_and(|account| {
-            let backend = account.backend();
+        self.owner().filter(|owner| owner.generation() == self.generation).is_some_and(|owner| {
+            let backend = owner.backend();
             backend.suspect();
             backend.is_frozen()
         })
@@ -131,6 +130,38 @@ impl Shared {
     fn closed(&self) {
         self.state.store(CLOSED, Ordering::Release);
         self.budget.closed(&self.share, self.since());
+    }
+}
+
+/// Whose connections they are.
+pub(crate) trait Owner: Send + Sync {
+    /// Connections of an earlier one are not used again.
+    fn generation(&self) -> u64;
+    /// The backend that its connections are opened to.
+    fn backend(&self) -> Arc<Backend>;
+}
+
+impl Seen for Shared {
+    fn view(&self) -> ConnectionView {
+        let names = self.owner.get().map(|(_, user, backend)| (user.clone(), backend.clone()));
+        let (user, backend) = names.unwrap_or_default();
+        let outdated = self.owner().is_none_or(|owner| owner.generation() != self.generation);
+        ConnectionView {
+            id: self.id,
+            user,
+            backend,
+            local_port: self.local_port,
+            age: self.epoch.elapsed(),
+            at_rest: self.resting_since().map(|since| Instant::now() - since),
+            retiring: self.is_closed() || outdated,
+            selected: self.facts.lock().selected.clone(),
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.budget.roster().remove(self.id);
     }
 }
 
@@ -287,7 +318,8 @@ impl Connection {
             share: budget.opened(opened.permit.backend()),
             proves: OnceLock::new(),
         });
-        budget.roster().add(&shared);
+        let seen: Weak<Shared> = Arc::downgrade(&shared);
+        budget.roster().add(shared.id, seen);
         tokio::spawn(keeper::keep(Arc::clone(&shared)));
         let wire = Some(Box::new(Wire::new(opened, timing, metrics)));
         Self { shared, wire, fresh: true, rested_for: Duration::ZERO, proof: Some(Proof::default()) }

@@ -17,6 +17,7 @@ use crate::config::PoolMode;
 use crate::imap::command::{Command, Name};
 use crate::mailbox::enabled::{EnableSet, Enabled, Parameters, asks_for_modseqs};
 use crate::mailbox::hub::{FromHub, Member};
+use crate::mailbox::registry::Registry;
 use crate::pool::{Account, CheckoutError, Pass};
 use crate::session::machine::Run;
 use crate::upstream::machine::Sticky;
@@ -324,7 +325,7 @@ impl Session {
 
     fn tell_renames(&self) {
         if let Some(account) = self.account().filter(|_| !self.sharing.renames.is_empty()) {
-            account.hubs().renamed(&self.sharing.renames);
+            Registry::of(account).renamed(&self.sharing.renames);
         }
     }
 

@@ -96,3 +96,16 @@ impl Reply {
         self.parts
     }
 }
+
+/// `1:3,5`: ascending UIDs as a set.
+pub(super) fn uid_set(uids: &[u32]) -> String {
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for &uid in uids {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == uid => *last = uid,
+            _ => ranges.push((uid, uid)),
+        }
+    }
+    let text = |&(a, b): &(u32, u32)| if a == b { a.to_string() } else { format!("{a}:{b}") };
+    ranges.iter().map(text).collect::<Vec<_>>().join(",")
+}

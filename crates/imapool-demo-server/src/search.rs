@@ -6,8 +6,7 @@ use memchr::memmem;
 use super::date;
 use super::mime;
 use super::parse::{ParseError, Parser, SequenceSet};
-use super::reply::Reply;
-use super::selected::uid_set;
+use super::reply::{Reply, uid_set};
 use super::store::Message;
 
 /// Keys within keys.

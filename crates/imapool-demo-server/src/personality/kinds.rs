@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use super::{CopyUid, Death, Literals, Names, Personality, Quirks, Remark, Step, Verdict, Words};
-use crate::demo::server::options::{Capabilities, Options};
+use crate::options::{Capabilities, Options};
 
 /// What Dovecot offers after login; the kinds that lack one extension lack it of these.
 const ALL: [&str; 18] = [

@@ -3,21 +3,10 @@
 
 use super::commands::{Outcome, Refusal};
 use super::parse::{ParseError, Parser, SequenceSet};
-use super::reply::Reply;
-use super::selected::uid_set;
+use super::reply::{Reply, uid_set};
 use super::session::Session;
 use super::store::Mailbox;
-use super::view::View;
-use super::view::flag_list;
-
-/// In what words a session is told the news.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Telling {
-    /// Flags come with MODSEQ.
-    pub(super) condstore: bool,
-    /// VANISHED instead of EXPUNGE, and flags with UID.
-    pub(super) qresync: bool,
-}
+use super::view::{Telling, View, flag_list};
 
 /// The parameters of SELECT and EXAMINE.
 #[derive(Debug, Default)]

@@ -1,10 +1,17 @@
 //! What one session knows of its selected mailbox, and how it learns the news (RFC 3501 sections 5.2 and 7.4.1).
 
-use super::changes::Telling;
 use super::parse::SequenceSet;
-use super::reply::Reply;
-use super::selected::uid_set;
+use super::reply::{Reply, uid_set};
 use super::store::{Mailbox, MailboxId, Message};
+
+/// In what words a session is told the news.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Telling {
+    /// Flags come with MODSEQ.
+    pub(super) condstore: bool,
+    /// VANISHED instead of EXPUNGE, and flags with UID.
+    pub(super) qresync: bool,
+}
 
 /// A selected mailbox as its client sees it: message number `n` is `entries[n - 1]`.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use super::commands::{Outcome, Refusal};
 use super::fetch::{self, Item};
 use super::parse::{ParseError, Parser, SequenceSet};
 use super::personality::CopyUid;
-use super::reply::Reply;
+use super::reply::{Reply, uid_set};
 use super::search::{self, Candidate, Wanted};
 use super::session::Session;
 use super::store::{Account, Mailbox, Message};
@@ -420,17 +420,4 @@ fn changed_flags(old: &BTreeSet<String>, given: &BTreeSet<String>, change: Chang
 /// The refusal of COPY, MOVE and APPEND to a mailbox that is not there.
 pub(super) fn missing_target() -> Refusal {
     Refusal::No("[TRYCREATE] Mailbox doesn't exist.".into())
-}
-
-/// `1:3,5`: ascending UIDs as a set.
-pub(super) fn uid_set(uids: &[u32]) -> String {
-    let mut ranges: Vec<(u32, u32)> = Vec::new();
-    for &uid in uids {
-        match ranges.last_mut() {
-            Some((_, last)) if *last + 1 == uid => *last = uid,
-            _ => ranges.push((uid, uid)),
-        }
-    }
-    let text = |&(a, b): &(u32, u32)| if a == b { a.to_string() } else { format!("{a}:{b}") };
-    ranges.iter().map(text).collect::<Vec<_>>().join(",")
 }
