@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-/// How long a process may take to end after SIGTERM before it is killed.
-const TERM_GRACE: Duration = Duration::from_secs(10);
+/// How long a process may take to end after SIGTERM before it is killed: longer than imapool waits for its sessions
+/// (`limits.drain_timeout`).
+const TERM_GRACE: Duration = Duration::from_secs(45);
 
 /// A running process and its descendants.
 #[derive(Debug)]
