@@ -4,6 +4,7 @@
 //! connection that has been at rest longest, anywhere, is retired to make room; if none is at rest, the first that
 //! comes to rest. As many are retired as somebody waits for, and each makes room for the one who has waited longest.
 
+mod allowance;
 mod demand;
 mod resting;
 mod roster;
@@ -18,10 +19,11 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use socket2::{Domain, Socket, Type};
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
+pub(crate) use self::allowance::Allowance;
 pub use self::demand::{Everywhere, Sharers, Waiting};
 pub(crate) use self::demand::{Sharer, Yielding};
 pub(crate) use self::resting::{Evict, Since};
@@ -121,66 +123,6 @@ impl Share {
     fn new(capacity: usize) -> Self {
         let (need, open, resting, warned) = Default::default();
         Self { allowance: Allowance::new(capacity), need, open, resting, warned }
-    }
-}
-
-/// A number of permits that can be changed. Where it is lowered below what is taken, permits that come back are
-/// withheld.
-#[derive(Debug)]
-pub(crate) struct Allowance {
-    permits: Arc<Semaphore>,
-    /// What there may be, and what is taken beyond that and must not be given again.
-    size: Mutex<(usize, usize)>,
-}
-
-impl Allowance {
-    pub(crate) fn new(capacity: usize) -> Self {
-        let capacity = capacity.clamp(1, 1_000_000);
-        Self { permits: Arc::new(Semaphore::new(capacity)), size: Mutex::new((capacity, 0)) }
-    }
-
-    pub(crate) fn semaphore(&self) -> &Arc<Semaphore> {
-        &self.permits
-    }
-
-    pub(crate) fn capacity(&self) -> usize {
-        self.size.lock().0
-    }
-
-    fn in_use(&self) -> usize {
-        let (capacity, excess) = *self.size.lock();
-        (capacity + excess).saturating_sub(self.permits.available_permits())
-    }
-
-    /// Gives how many more there are at once.
-    pub(crate) fn resize(&self, capacity: usize) -> usize {
-        let capacity = capacity.clamp(1, 1_000_000);
-        let mut size = self.size.lock();
-        let (old, excess) = *size;
-        // All that were ever given out or lie there, less those that should.
-        let all = old + excess;
-        let more = capacity.saturating_sub(all);
-        self.permits.add_permits(more);
-        *size = (capacity, all.saturating_sub(capacity));
-        drop(size);
-        self.settle();
-        more
-    }
-
-    /// Withholds what has come back and is too much. Call it now and then.
-    pub(crate) fn settle(&self) {
-        let mut size = self.size.lock();
-        if size.1 > 0 {
-            size.1 -= self.permits.forget_permits(size.1);
-        }
-    }
-
-    /// Whether a permit that comes back must not be given to the next.
-    pub(crate) fn withholds(&self) -> bool {
-        let mut size = self.size.lock();
-        let withholds = size.1 > 0;
-        size.1 -= usize::from(withholds);
-        withholds
     }
 }
 

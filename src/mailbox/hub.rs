@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 use super::enabled::{EnableSet, Enabled};
 pub use super::line::FromHub;
 use super::line::{self, Join, MemberEnd, Place, Request};
-use super::machine::{Action, Machine, MemberId, Settings, Stat, Told};
+use super::machine::{Action, Machine, MemberId, Outdated, Settings, Stat, Told};
 use super::registry::{Entrance, Registry, Status};
 use crate::auth::Authenticator;
 use crate::imap::command::Command;
@@ -221,10 +221,10 @@ impl Hub {
     /// What was retired, or is too old, is given up between two commands, and whose credential was refused since
     /// hears that: not in the middle of a reply.
     fn look_at_account(&mut self) {
-        let expired = self.expires.is_some_and(|at| at <= Instant::now());
-        if expired || self.lease.as_ref().is_some_and(Lease::is_outdated) {
-            self.expires = None;
-            self.machine.handle_outdated();
+        let aged = self.expires.take_if(|at| *at <= Instant::now()).map(|_| Outdated::Aged);
+        let retired = self.lease.as_ref().is_some_and(Lease::is_outdated).then_some(Outdated::Retired);
+        if let Some(why) = retired.or(aged) {
+            self.machine.handle_outdated(why);
         }
         let generation = self.account.generation();
         if generation == self.generation {

@@ -210,8 +210,8 @@ impl Account {
             let resting = object.0.lock().take();
             let Some(over) = resting.as_ref().filter(|resting| resting.is_over()) else { break (object, resting) };
             // Its socket may be open still. Without a turn for it, this is the last seat.
-            let Ok(turn) = Arc::clone(self.turns.semaphore()).try_acquire_owned() else { break (object, resting) };
-            over.shared().keep_to_the_end([turn]);
+            let Some(turn) = self.turns.try_take() else { break (object, resting) };
+            over.shared().keep_to_the_end(turn);
             drop(Object::take(object));
         };
         let is_vacant = resting.as_ref().is_none_or(Connection::is_over);
@@ -288,12 +288,12 @@ impl Account {
         backend: &Arc<Backend>,
         want: &Want,
     ) -> Option<(Object<Manager>, Connection, OwnedSemaphorePermit)> {
-        let turn = Arc::clone(self.turns.semaphore()).try_acquire_owned().ok()?;
+        let turn = self.turns.try_take()?;
         let at_once = managed::Timeouts { wait: Some(Duration::ZERO), ..managed::Timeouts::default() };
         let seat = TakenSeat::new(self.seats.timeout_get(&at_once).await.ok()?);
         let connection = match seat.connection() {
             Some(over) if over.is_over() => {
-                over.shared().keep_to_the_end([turn]);
+                over.shared().keep_to_the_end(turn);
                 return None;
             }
             Some(resting) => resting,
@@ -359,7 +359,7 @@ impl Account {
         let mut withheld = self.withheld.lock();
         let already = withheld.as_ref().map_or(0, |(permit, _)| permit.num_permits());
         for _ in already..self.turns.capacity().saturating_sub(have) {
-            let Ok(turn) = Arc::clone(self.turns.semaphore()).try_acquire_owned() else { break };
+            let Some(turn) = self.turns.try_take() else { break };
             match withheld.as_mut() {
                 Some((permit, _)) => permit.merge(turn),
                 None => *withheld = Some((turn, Instant::now())),

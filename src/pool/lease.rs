@@ -51,7 +51,7 @@ impl Lease {
         if let Some(unfit) =
             object.zip(connection).and_then(|(object, connection)| put_back(&self.account, object, connection))
         {
-            unfit.shared().keep_to_the_end([turn]);
+            unfit.shared().keep_to_the_end(turn);
         }
     }
 
@@ -97,7 +97,7 @@ impl Lease {
 
     /// Nobody gets them before the socket of this one is closed.
     fn give_up_places(&mut self, leaving: &Shared) {
-        leaving.keep_to_the_end(self.places.iter_mut().filter_map(Option::take));
+        leaving.keep_to_the_end(std::mem::take(&mut self.places));
     }
 
     /// The same lease, but of a connection at rest that fits better, if there is one; the one at hand comes to rest

@@ -75,7 +75,7 @@ impl Account {
 
     /// None is opened in the place of this one, which rested and has no seat any more, before its socket is closed.
     fn keep_place_of(&self, leaving: &Connection) {
-        leaving.shared().keep_to_the_end(Arc::clone(self.turns.semaphore()).try_acquire_owned());
+        leaving.shared().keep_to_the_end(self.turns.claim());
     }
 
     /// The connection at rest longest in a seat: since when, and its number.

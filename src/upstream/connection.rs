@@ -22,7 +22,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use self::keeper::Berth;
@@ -59,7 +58,7 @@ pub struct Shared {
     facts: Mutex<Facts>,
     berth: Berth,
     /// Given back when the socket is closed; `None`: it is.
-    kept: Mutex<Option<Vec<OwnedSemaphorePermit>>>,
+    kept: Mutex<Option<Vec<Box<dyn Send>>>>,
     budget: Arc<Budget>,
     share: Arc<Share>,
     /// Who is told once it was of use.
@@ -116,10 +115,10 @@ impl Shared {
         })
     }
 
-    /// These are given back when its socket is closed, which has to be ended for that.
-    pub fn keep_to_the_end(&self, permits: impl IntoIterator<Item = OwnedSemaphorePermit>) {
+    /// This is dropped when its socket is closed, which has to be ended for that.
+    pub fn keep_to_the_end(&self, permit: impl Send + 'static) {
         if let Some(kept) = self.kept.lock().as_mut() {
-            kept.extend(permits);
+            kept.push(Box::new(permit));
         }
     }
 

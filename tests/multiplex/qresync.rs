@@ -404,6 +404,36 @@ async fn a_uid_tells_the_number_before_something_vanished() {
     stage.end().await;
 }
 
+/// RFC 9051 section 6.4.3: EXPUNGE is answered after what it has removed was told, also where the connection is lost
+/// before that is known: the next one tells.
+#[tokio::test]
+async fn what_vanished_is_told_before_the_reply_if_the_connection_is_lost() {
+    let mut stage = Stage::set(1, "CONDSTORE QRESYNC").await;
+    stage.play(PLAIN).await;
+    stage
+        .play(
+            "2> b EXPUNGE
+             U> EXPUNGE
+             U< * VANISHED 12
+             U< TAG OK expunged
+             U> UID SEARCH 1:2
+             U!
+             V> SELECT \"INBOX\"
+             V< * 2 EXISTS
+             V< * OK [UIDVALIDITY 7] valid
+             V< * OK [UIDNEXT 14] next
+             V< * OK [HIGHESTMODSEQ 102] highest
+             V< TAG OK [READ-WRITE] selected
+             V> UID SEARCH 1:2
+             V< * SEARCH 11 13
+             V< TAG OK searched
+             2< * 3 EXPUNGE
+             2< b OK expunged",
+        )
+        .await;
+    stage.end().await;
+}
+
 /// The command was answered: whoever gave it hears that, whatever becomes of the connection meanwhile.
 #[tokio::test]
 async fn the_reply_is_told_if_the_connection_is_lost_before() {

@@ -6,13 +6,15 @@ use crate::plan::{Action, Guest, Kindness, Plan, Way};
 use crate::visit::Kind;
 
 /// All of them.
-pub(crate) const ALL: [fn() -> Plan; 6] = [
+pub(crate) const ALL: [fn() -> Plan; 8] = [
     pinned_before,
     another_credential,
     gone_at_rest,
     asked_during_a_reload,
     moved_while_paused,
     fewer_turns_than_were_given,
+    no_turn_for_what_rests,
+    all_of_a_life_for_selecting,
 ];
 
 /// A session that had pinned a connection, and lost it, selects a mailbox that it shares: what it runs beside that is
@@ -166,15 +168,6 @@ pub(crate) fn moved_while_paused() -> Plan {
 /// The limit is lowered, and a connection beyond it comes back: that is no turn for who comes then, and those who share
 /// one in IDLE are asked for theirs.
 pub(crate) fn fewer_turns_than_were_given() -> Plan {
-    let phone = |name, visits, commands, begins| Guest {
-        name,
-        kind: Kind::Phone,
-        user: 0,
-        way: Way::Login,
-        visits,
-        commands,
-        begins,
-    };
     Plan {
         seed: 306_531,
         max_per_account: 3,
@@ -193,6 +186,56 @@ pub(crate) fn fewer_turns_than_were_given() -> Plan {
         actions: vec![(3_044, Action::Reload(2, 3_600_000))],
         ..quiet()
     }
+}
+
+/// Two connections at rest are given up when there come to be fewer: each keeps its place until its socket is closed,
+/// though there is no turn for it to keep.
+pub(crate) fn no_turn_for_what_rests() -> Plan {
+    Plan {
+        seed: 719_404,
+        max_per_account: 3,
+        linger: 30_000,
+        messages: 6,
+        visitors: vec![phone(1, 1, 7, 69), phone(2, 1, 9, 2_526), phone(3, 1, 3, 2_054), phone(4, 1, 6, 32)],
+        actions: vec![(3_160, Action::Reload(1, 3_600_000))],
+        ..quiet()
+    }
+}
+
+/// Connections live for six seconds, and it takes one to select the mailbox: a hub that has waited for one is served
+/// on it, however old that is by then.
+pub(crate) fn all_of_a_life_for_selecting() -> Plan {
+    let guest = |name, kind, visits, commands, begins| Guest { kind, ..phone(name, visits, commands, begins) };
+    Plan {
+        seed: 714_444,
+        max_per_account: 2,
+        spare: 1,
+        max_lifetime: 6_406,
+        linger: 0,
+        users: 2,
+        messages: 7,
+        server: Kindness {
+            delay: 397,
+            condstore: false,
+            qresync: false,
+            literal_plus: false,
+            serves_what_is_left: false,
+            ..KIND
+        },
+        net: [0, 0, 0, 0, 1],
+        visitors: vec![
+            guest(1, Kind::Webmail, 2, 12, 1_284),
+            guest(2, Kind::Qresync, 2, 13, 233),
+            guest(3, Kind::Qresync, 3, 6, 309),
+            guest(5, Kind::Condstore, 2, 11, 757),
+            guest(6, Kind::Sync, 4, 8, 1_442),
+        ],
+        ..quiet()
+    }
+}
+
+fn phone(name: u64, visits: u64, commands: u64, begins: u64) -> Guest {
+    Guest { name, kind: Kind::Phone, user: 0, way: Way::Login, visits, commands, begins }
 }
 
 const KIND: Kindness = Kindness {

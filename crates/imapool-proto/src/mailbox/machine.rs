@@ -231,6 +231,16 @@ enum Link {
     Broken,
 }
 
+/// Why a connection is to be given up for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outdated {
+    /// It is retired: nobody is served on it any more.
+    Retired,
+    /// It is as old as it may become: if somebody waits, one is served first, or all of the next one's life might go by
+    /// with selecting the mailbox, too.
+    Aged,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Machine {
@@ -285,7 +295,7 @@ pub struct Machine {
     taken_at: Instant,
     yielding: bool,
     /// The connection is to be given up for another.
-    outdated: bool,
+    outdated: Option<Outdated>,
     /// A member's command has run on this connection.
     served: bool,
     /// The number from which on flags may have changed while there was no connection: they are asked for before members
@@ -352,7 +362,7 @@ impl Machine {
             overload_at: now,
             taken_at: now,
             yielding: false,
-            outdated: false,
+            outdated: None,
             served: false,
             recheck: None,
             strays: None,
@@ -412,7 +422,7 @@ impl Machine {
     pub fn handle_connected(&mut self, on: Enabled) {
         self.on = on;
         self.link = Link::Up { open: false };
-        self.outdated = false;
+        self.outdated = None;
         self.reader = Reader::default();
         self.reading = None;
         self.tagged = None;
@@ -473,14 +483,23 @@ impl Machine {
         if let Some(joining) = self.job.as_mut().and_then(Job::joining) {
             joining.ids.retain(&mut goes_on);
         }
+        if self.finishing_since().is_some_and(|since| now.saturating_duration_since(since) >= most) {
+            self.finish();
+        }
     }
 
-    /// Since when one waits whose command does not run: the first in the queue, or who joins.
+    /// Since when somebody whose command is over waits for what it has brought about to be known.
+    fn finishing_since(&self) -> Option<Instant> {
+        self.finishing.as_ref().and_then(|finishing| self.members.get(&finishing.running.id)).map(|member| member.since)
+    }
+
+    /// Since when one waits whose command does not run: the first in the queue, who joins, or whose command is over.
     #[must_use]
     pub fn waiting_since(&self) -> Option<Instant> {
         let joining = self.job.as_ref().and_then(Job::joins).and_then(|joining| joining.ids.first());
         let waiting = self.queue.front().into_iter().chain(joining);
-        waiting.filter_map(|id| self.members.get(id)).map(|member| member.since).min()
+        let waiting = waiting.filter_map(|id| self.members.get(id)).map(|member| member.since);
+        waiting.chain(self.finishing_since()).min()
     }
 
     /// The backend no longer accepts the credential that a connection was to be opened with: another may do.
@@ -499,9 +518,9 @@ impl Machine {
         }
     }
 
-    /// The connection is not to be used any more: it is given back between two commands, for another.
-    pub fn handle_outdated(&mut self) {
-        self.outdated = matches!(self.link, Link::Up { .. });
+    /// The connection is given back between two commands, for another.
+    pub fn handle_outdated(&mut self, why: Outdated) {
+        self.outdated = matches!(self.link, Link::Up { .. }).then_some(why);
     }
 
     /// The members: first those with a command that waits, then all, in no order.

@@ -10,8 +10,8 @@ use super::idle::Idle;
 use super::resume::Fresh;
 use super::selection::Selection;
 use super::{
-    Action, BEFORE_CENSUS, BEFORE_IDLE, Link, MAX_ATTEMPTS, MAX_OWN, MAX_PAUSE, Machine, MemberId, Nonsense, QUANTUM,
-    SOON, Stat, Told,
+    Action, BEFORE_CENSUS, BEFORE_IDLE, Link, MAX_ATTEMPTS, MAX_OWN, MAX_PAUSE, Machine, MemberId, Nonsense, Outdated,
+    QUANTUM, SOON, Stat, Told,
 };
 use crate::imap::command::{Command, Name, Segment, quoted, quoted_8bit};
 use crate::imap::effects::{fetch_effects, loud};
@@ -125,6 +125,13 @@ pub(super) struct Finishing {
     pub(super) ok: bool,
 }
 
+impl Finishing {
+    /// What it has removed is part of its reply.
+    fn removes(&self) -> bool {
+        matches!(self.running.run.command.name, Name::Expunge | Name::Move | Name::Replace)
+    }
+}
+
 /// A member's command that runs.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -197,7 +204,7 @@ impl Machine {
             if open && self.finishing.is_some() && self.recheck.is_none() {
                 self.finish();
             }
-            if self.outdated && self.strays.is_none() {
+            if self.is_left() && self.strays.is_none() {
                 return self.change_connections(open);
             }
             if self.yielding && self.has_had_enough(open) {
@@ -223,6 +230,15 @@ impl Machine {
                 return self.ask_for_new_uids();
             }
             self.serve(id);
+        }
+    }
+
+    /// The connection is given up for another now.
+    fn is_left(&self) -> bool {
+        match self.outdated {
+            None => false,
+            Some(Outdated::Retired) => true,
+            Some(Outdated::Aged) => self.served || self.queue.is_empty(),
         }
     }
 
@@ -256,7 +272,7 @@ impl Machine {
     /// Gives the connection back and asks for one at that time, or as soon as a member wants something.
     pub(super) fn disconnect(&mut self, retry_at: Instant) {
         self.yielding = false;
-        self.outdated = false;
+        self.outdated = None;
         self.link = Link::Down;
         self.retry_at = retry_at;
         self.actions.push_back(Action::Disconnect);
@@ -551,7 +567,7 @@ impl Machine {
             }
             self.link = Link::Down;
             self.yielding = false;
-            self.outdated = false;
+            self.outdated = None;
             return self.actions.push_back(Action::HandOver(id));
         }
         if let Some(member) = self.members.get_mut(&id) {
@@ -576,13 +592,15 @@ impl Machine {
         self.pass_on();
         self.link = Link::Down;
         self.yielding = false;
-        self.outdated = false;
+        self.outdated = None;
         self.recheck = None;
         self.owes = false;
         self.delayed |= std::mem::take(&mut self.delays);
         self.retry_at = self.now;
         self.actions.clear();
-        self.finish();
+        if !self.finishing.as_ref().is_some_and(Finishing::removes) {
+            self.finish();
+        }
         let again = |machine: &mut Self, id: MemberId, run: Box<Run>| {
             if let Some(member) = machine.members.get_mut(&id) {
                 member.attempts += 1;

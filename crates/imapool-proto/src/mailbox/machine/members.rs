@@ -112,6 +112,7 @@ impl Machine {
             self.log.leave(cursor);
         }
         self.queue.retain(|waiting| *waiting != id);
+        self.finishing.take_if(|finishing| finishing.running.id == id);
     }
 
     /// What a member is told next. Call it when the member can take it, and not otherwise.

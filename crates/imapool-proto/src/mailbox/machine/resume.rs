@@ -213,6 +213,8 @@ impl Machine {
             Job::Member(running) if told => self.tell(running.id, Told::Done(Bytes::new(), Bytes::new(), true)),
             Job::Member(running) if self.is_selecting(running.id) => self.caught_up(running.id, rest, ok),
             Job::Member(running) if self.strays.is_some() => {
+                let now = self.now;
+                self.members.get_mut(&running.id).into_iter().for_each(|member| member.since = now);
                 self.finishing = Some(Finishing { running, rest, ok });
             }
             Job::Member(running) => self.answered(*running, rest, ok),

@@ -11,7 +11,7 @@ use super::server::{self, Flags, Message, World};
 use crate::imap::capability::Capabilities;
 use crate::imap::command::{Command, Segment, parse_head};
 use crate::mailbox::enabled::{Enabled, asks_for_modseqs};
-use crate::mailbox::machine::{Action, Machine, MemberId, Settings, Told};
+use crate::mailbox::machine::{Action, Machine, MemberId, Outdated, Settings, Told};
 use crate::session::machine::Run;
 use crate::upstream::machine::{Event, Machine as Upstream};
 use crate::upstream::manners::Manners;
@@ -831,8 +831,9 @@ impl Sim {
             self.hubs[at].machine.handle_revoked(&[id]);
             self.say(|| format!("{id} is let go"));
         } else if hub.link.is_some() {
-            hub.machine.handle_outdated();
-            hub.outdated = true;
+            let why = if self.chance.one_in(2) { Outdated::Retired } else { Outdated::Aged };
+            hub.machine.handle_outdated(why);
+            hub.outdated = why == Outdated::Retired;
             self.say(|| format!("   hub {at} is to change connections"));
         }
     }
