@@ -275,7 +275,7 @@ impl World {
 
     fn lost(&mut self) {
         (self.connected, self.runs) = (false, None);
-        self.machine.handle_lost(false, false, true);
+        self.machine.handle_lost(&Loss { cut: true, ..Loss::default() });
     }
 
     fn act(&mut self) {

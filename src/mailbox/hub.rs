@@ -26,6 +26,7 @@ use crate::ports::Yielding;
 use crate::session::machine::{Remnant, Run};
 use crate::session::registry::Record;
 use crate::upstream::connection::{FromUpstream, Part};
+use crate::upstream::loss::Loss;
 
 /// A reply of which nothing is read for so many times `pool.checkout_timeout` is given up if others wait. The kernel
 /// takes megabytes ahead for a client on a fast network, and of one that is slow but steady no progress is seen
@@ -311,7 +312,7 @@ impl Hub {
                 self.note_owner();
                 let ran = self.lease.as_mut().is_some_and(|lease| lease.run(run).is_ok());
                 if !ran {
-                    self.lost(true, true, false);
+                    self.lost(&Loss::before_anything());
                 }
             }
             Action::EndIdle => self.ending_idle = true,
@@ -325,7 +326,7 @@ impl Hub {
                 if let Some(lease) = self.lease.take() {
                     lease.retire(RetireReason::ProtocolError);
                 }
-                self.lost(false, false, true);
+                self.lost(&Loss { cut: true, ..Loss::default() });
             }
             Action::Overloaded(owner) => self.overloaded(owner),
             Action::Elsewhere(ids) => self.send_elsewhere(&ids),
@@ -417,11 +418,11 @@ impl Hub {
         true
     }
 
-    fn lost(&mut self, unsent: bool, unanswered: bool, cut: bool) {
+    fn lost(&mut self, loss: &Loss) {
         self.lease = None;
         self.yielding = None;
         self.ending_idle = false;
-        self.machine.handle_lost(unsent, unanswered, cut);
+        self.machine.handle_lost(loss);
     }
 
     /// Ready when something was done.
@@ -523,7 +524,7 @@ impl Hub {
             FromUpstream::Tagged(octets) => self.machine.handle_tagged(octets),
             FromUpstream::Done(data, rest, selected) => self.machine.handle_done(data, rest, selected),
             FromUpstream::Checked => {}
-            FromUpstream::Lost(loss) => self.lost(loss.unsent, loss.unanswered, loss.cut),
+            FromUpstream::Lost(loss) => self.lost(&loss),
         }
         true
     }
@@ -560,11 +561,10 @@ impl Hub {
     async fn end(mut self: Box<Self>) {
         self.status.sharer.rests(None);
         let Some(lease) = self.lease.take() else { return };
-        match self.machine.in_flight() {
+        match self.machine.remnant() {
             None => drop(lease),
             Some(_) if self.ending_idle => lease.drain(Remnant::Idle { accepted: true }).await,
-            Some(Some(accepted)) => lease.drain(Remnant::Idle { accepted }).await,
-            Some(None) => lease.drain(Remnant::Reply).await,
+            Some(remnant) => lease.drain(remnant).await,
         }
     }
 }

@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use self::keeper::Berth;
 use self::wire::{Exit, Wire};
 use super::backend::{Backend, Queue};
+use super::loss::Loss;
 use super::machine::{Facts, Machine};
 use super::manners::Manners;
 use crate::imap::command::Name;
@@ -190,21 +191,6 @@ pub enum Part {
     Segment(Bytes, Option<Literal>),
     /// The next command, behind the rest of one that was answered before it was complete.
     Run(Box<Run>),
-}
-
-/// How a connection was lost, for whoever used it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Loss {
-    /// No octet of the command in flight was sent: it can be run elsewhere.
-    pub unsent: bool,
-    /// No octet of its reply had come.
-    pub unanswered: bool,
-    /// The backend did not ask for a literal that was announced to it: to send the command again is of no use.
-    pub unasked: bool,
-    /// A line or a literal was cut: nothing sensible can be said to the client any more.
-    pub cut: bool,
-    /// What the backend said with its BYE.
-    pub bye: Option<Bytes>,
 }
 
 /// How a connection is treated.
@@ -465,7 +451,7 @@ impl Connection {
     fn lost(&mut self, exit: Exit) -> Loss {
         match self.wire.take() {
             Some(wire) => self.shared.end(wire, exit),
-            None => Loss { unsent: true, unanswered: true, unasked: false, cut: false, bye: None },
+            None => Loss::before_anything(),
         }
     }
 

@@ -3,5 +3,6 @@
 pub mod breaker;
 pub mod gate;
 pub mod login;
+pub mod loss;
 pub mod machine;
 pub mod manners;

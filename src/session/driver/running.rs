@@ -16,18 +16,9 @@ use crate::metrics::{CommandLabel, CommandResult};
 use crate::pool::{CheckoutError, Pass, Want};
 use crate::session::machine::Run;
 use crate::upstream::backend::Service;
-use crate::upstream::connection::{FromUpstream, Loss, Part};
+use crate::upstream::connection::{FromUpstream, Part};
+use crate::upstream::loss::{LOST, Loss, MAX_ATTEMPTS};
 use crate::upstream::machine::{Facts, Sticky};
-
-/// Times a command is run anew because its connection was gone.
-const MAX_ATTEMPTS: u8 = 3;
-
-/// The tagged reply when a command was not carried out, or changes nothing.
-pub(super) const LOST: &str = "NO [UNAVAILABLE] Connection to the mail server lost.";
-const UNKNOWN: &str =
-    "NO [UNAVAILABLE] Connection to the mail server lost; whether the command was carried out is unknown.";
-const NO_GO_AHEAD: &str =
-    "NO [UNAVAILABLE] The mail server did not ask for the literal: it may not understand the command.";
 
 /// The command that runs on the backend.
 pub(super) struct Running {
@@ -328,14 +319,10 @@ impl Session {
             return Err(Ended::Cut);
         }
         let ends = self.machine.is_selected() && self.sharing.hub.is_none();
-        let reply = match &running {
-            Some(_) if loss.unasked => NO_GO_AHEAD,
-            Some(running) if !loss.unsent && !running.name.repeatable() => UNKNOWN,
-            _ => LOST,
-        };
-        if let Some(text) = loss.bye.filter(|_| ends) {
+        let reply = running.as_ref().map_or(LOST, |running| loss.reply(running.name));
+        if let Some(text) = loss.bye.as_ref().filter(|_| ends) {
             running.iter().for_each(|running| self.lost_for_good(running));
-            self.machine.handle_bye(reply, &text);
+            self.machine.handle_bye(reply, text);
             return Ok(());
         }
         let Some(running) = running else {
@@ -344,7 +331,7 @@ impl Session {
             }
             return Ok(());
         };
-        let repeatable = loss.unsent || (loss.unanswered && running.name.repeatable() && !loss.unasked);
+        let repeatable = loss.allows_another(running.name);
         if !repeatable || running.again.is_none() || running.attempts >= MAX_ATTEMPTS {
             self.lost_for_good(&running);
         }

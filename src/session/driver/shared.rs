@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::Session;
 use super::closing::Ended;
-use super::running::{LOST, Running, capitalized};
+use super::running::{Running, capitalized};
 use crate::config::PoolMode;
 use crate::imap::command::{Command, Name};
 use crate::mailbox::enabled::{EnableSet, Enabled, Parameters, asks_for_modseqs};
@@ -20,6 +20,7 @@ use crate::mailbox::hub::{FromHub, Member};
 use crate::mailbox::registry::Registry;
 use crate::pool::{Account, CheckoutError, Pass};
 use crate::session::machine::Run;
+use crate::upstream::loss::LOST;
 use crate::upstream::machine::Sticky;
 
 /// A session's part in sharing.

@@ -9,9 +9,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::wire::{Exit, Wire};
-use super::{CLOSED, LEASED, Loss, RESTING, Shared};
+use super::{CLOSED, LEASED, RESTING, Shared};
 use crate::metrics::RetireReason;
 use crate::ports::{Evict, Since};
+use crate::upstream::loss::Loss;
 
 /// Where the wire is.
 #[derive(Default)]

@@ -43,7 +43,7 @@ use super::log::{Cursor, Log, LogError};
 use super::shadow::Shadow;
 use crate::imap::ranges::Ranges;
 use crate::imap::untagged::Reader;
-use crate::session::machine::Run;
+use crate::session::machine::{Remnant, Run};
 use crate::upstream::manners::Manners;
 
 /// Names a member for as long as its hub lives.
@@ -57,8 +57,6 @@ const BEFORE_CENSUS: Duration = Duration::from_millis(500);
 const IDLE_RENEWAL: Duration = Duration::from_secs(25 * 60);
 /// A hub whose members have commands keeps its connection for as long, even when others wait for one.
 const QUANTUM: Duration = Duration::from_millis(100);
-/// Times that a command is run anew because its connection was gone.
-const MAX_ATTEMPTS: u8 = 3;
 /// What a server answers at once is waited for so long: a server that does nothing at all must not hold a mailbox for
 /// `backend.reply_timeout`.
 const SOON: Duration = Duration::from_secs(60);
@@ -408,13 +406,12 @@ impl Machine {
         (matches!(self.link, Link::Up { .. }) && !busy).then_some(self.quiet_since)
     }
 
-    /// What runs upstream is left behind when the connection is given up now: `None`, or an IDLE
-    /// (`Some(Some(accepted))`), or something else.
+    /// What is left behind upstream when the connection is given up now.
     #[must_use]
-    pub fn in_flight(&self) -> Option<Option<bool>> {
+    pub fn remnant(&self) -> Option<Remnant> {
         match self.job.as_ref()? {
-            Job::Idle(idle) if idle.ended.is_none() => Some(Some(idle.accepted)),
-            _ => Some(None),
+            Job::Idle(idle) if idle.ended.is_none() => Some(Remnant::Idle { accepted: idle.accepted }),
+            _ => Some(Remnant::Reply),
         }
     }
 

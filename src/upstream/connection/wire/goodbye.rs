@@ -10,8 +10,9 @@ use tracing::info;
 use super::{Exit, Wire};
 use crate::metrics::RetireReason;
 use crate::stream::Ended;
+use crate::upstream::connection::Shared;
 use crate::upstream::connection::reading::poll_read;
-use crate::upstream::connection::{Loss, Shared};
+use crate::upstream::loss::Loss;
 use crate::upstream::machine::{Event, Own};
 
 /// How long a retired connection may take to say goodbye.

@@ -10,8 +10,8 @@ use super::idle::Idle;
 use super::resume::Fresh;
 use super::selection::Selection;
 use super::{
-    Action, BEFORE_CENSUS, BEFORE_IDLE, Link, MAX_ATTEMPTS, MAX_OWN, MAX_PAUSE, Machine, MemberId, Nonsense, Outdated,
-    QUANTUM, SOON, Stat, Told,
+    Action, BEFORE_CENSUS, BEFORE_IDLE, Link, MAX_OWN, MAX_PAUSE, Machine, MemberId, Nonsense, Outdated, QUANTUM, SOON,
+    Stat, Told,
 };
 use crate::imap::command::{Command, Name, Segment, quoted, quoted_8bit};
 use crate::imap::effects::{fetch_effects, loud};
@@ -22,6 +22,7 @@ use crate::mailbox::enabled::{Enabled, asks_for_modseqs, asks_for_vanished};
 use crate::mailbox::log::Replay;
 use crate::mailbox::plan::{Plan, Shape, keeps_numbers, may_name_messages, plan};
 use crate::session::machine::Run;
+use crate::upstream::loss::{Loss, MAX_ATTEMPTS};
 
 /// The one command upstream.
 #[derive(Debug)]
@@ -584,9 +585,8 @@ impl Machine {
         }
     }
 
-    /// The connection is lost. `unsent`: nothing of the command was sent; `unanswered`: nothing was said in reply;
-    /// `cut`: within a line or a literal.
-    pub fn handle_lost(&mut self, unsent: bool, unanswered: bool, cut: bool) {
+    /// The connection is lost.
+    pub fn handle_lost(&mut self, loss: &Loss) {
         let passing = self.reading.take().is_some_and(|reading| reading.is_passing())
             || self.tagged.take().is_some_and(|tagged| tagged.passes);
         self.pass_on();
@@ -601,50 +601,35 @@ impl Machine {
         if !self.finishing.as_ref().is_some_and(Finishing::removes) {
             self.finish();
         }
-        let again = |machine: &mut Self, id: MemberId, run: Box<Run>| {
-            if let Some(member) = machine.members.get_mut(&id) {
-                member.attempts += 1;
-                // It has waited for nothing yet: its command ran.
-                member.since = machine.now;
-                member.waiting = Some(run);
-                machine.queue.push_front(id);
-            }
-        };
-        let attempts = |machine: &Self, id: MemberId| machine.members.get(&id).map_or(0, |member| member.attempts);
         match self.job.take() {
             Some(Job::Open { member, run, .. }) => {
-                if cut && passing {
+                let reply = loss.reply(run.command.name);
+                if loss.cut && passing {
                     self.tell(member, Told::Cut);
-                } else if (unsent || unanswered) && attempts(self, member) + 1 < MAX_ATTEMPTS {
-                    again(self, member, run);
-                } else {
-                    self.leave_with(member, b" NO [UNAVAILABLE] Connection to the mail server lost.\r\n");
+                } else if let Err(_run) = self.run_again(loss, member, run) {
+                    self.done_with(member, tagged(reply), false);
                 }
             }
-            Some(
-                Job::Status { joining, .. }
-                | Job::Exists { joining, .. }
-                | Job::Unseen { joining, .. }
-                | Job::Refresh(joining),
-            ) => self.join_later(joining),
             Some(Job::Idle(idle)) => self.idle_lost(&idle),
-            Some(Job::Member(command)) => {
-                let repeatable = unsent || !command.answered && command.run.command.name.repeatable();
-                if self.has_to_leave(command.id) {
-                    // It asks for nothing any more.
-                } else if passing && cut {
-                    self.tell(command.id, Told::Cut);
-                } else if repeatable && attempts(self, command.id) + 1 < MAX_ATTEMPTS {
-                    again(self, command.id, command.run);
-                } else if command.run.command.name.repeatable() {
-                    self.done(command.id, b" NO [UNAVAILABLE] Connection to the mail server lost.\r\n");
-                } else {
-                    self.done(command.id, UNKNOWN);
+            Some(Job::Member(command)) if !self.has_to_leave(command.id) => {
+                let (id, reply) = (command.id, loss.reply(command.run.command.name));
+                // What was not told is not known to the client.
+                let loss = Loss { unanswered: !command.answered, ..loss.clone() };
+                if loss.cut && passing {
+                    self.tell(id, Told::Cut);
+                } else if let Err(_run) = self.run_again(&loss, id, command.run) {
+                    self.done_with(id, tagged(reply), true);
                 }
             }
             // After NO, it has the mailbox selected still.
-            Some(Job::Close { member, .. }) if !self.has_to_leave(member) => self.done(member, UNKNOWN),
-            _ => {}
+            Some(Job::Close { member, .. }) if !self.has_to_leave(member) => {
+                self.done_with(member, tagged(loss.reply(Name::Close)), true);
+            }
+            Some(mut job) => {
+                let joining = job.joining().map(std::mem::take);
+                joining.into_iter().for_each(|joining| self.join_later(joining));
+            }
+            None => {}
         }
         for member in self.members.values_mut() {
             member.connected = false;
@@ -655,6 +640,20 @@ impl Machine {
             let pause = Duration::from_millis(25).saturating_mul(1 << self.losses.min(8));
             self.handle_unconnected(pause.min(MAX_PAUSE));
         }
+    }
+
+    /// A member's command is the next to run on another connection; if it may not be, it is given back.
+    fn run_again(&mut self, loss: &Loss, id: MemberId, run: Box<Run>) -> Result<(), Box<Run>> {
+        let Some(member) = self.members.get_mut(&id) else { return Err(run) };
+        if !loss.allows_another(run.command.name) || member.attempts + 1 >= MAX_ATTEMPTS {
+            return Err(run);
+        }
+        member.attempts += 1;
+        // It has waited for nothing yet: its command ran.
+        member.since = self.now;
+        member.waiting = Some(run);
+        self.queue.push_front(id);
+        Ok(())
     }
 
     pub(super) fn tell(&mut self, id: MemberId, told: Told) {
@@ -671,8 +670,11 @@ pub(super) fn named(command: &Command, star: u32) -> Ranges {
 
 pub(super) const GONE: &[u8] = b" NO [EXPUNGEISSUED] Some of the requested messages no longer exist.\r\n";
 const ALL_GONE: &[u8] = b" OK Completed.\r\n";
-const UNKNOWN: &[u8] =
-    b" NO [UNAVAILABLE] Connection to the mail server lost; whether the command was carried out is unknown.\r\n";
+
+/// As the rest of a tagged reply.
+fn tagged(reply: &str) -> Bytes {
+    format!(" {reply}\r\n").into()
+}
 
 /// A command of our own.
 pub(super) fn own(name: Name, text: impl Into<Bytes>) -> Box<Run> {

@@ -13,6 +13,7 @@ use crate::imap::command::{Command, Segment, parse_head};
 use crate::mailbox::enabled::{Enabled, asks_for_modseqs};
 use crate::mailbox::machine::{Action, Machine, MemberId, Outdated, Settings, Told};
 use crate::session::machine::Run;
+use crate::upstream::loss::Loss;
 use crate::upstream::machine::{Event, Machine as Upstream};
 use crate::upstream::manners::Manners;
 
@@ -615,7 +616,7 @@ impl Sim {
                 Event::OwnDone(_, false) => {
                     hub.link = None;
                     self.totals.lost += 1;
-                    hub.machine.handle_lost(true, true, false);
+                    hub.machine.handle_lost(&Loss::before_anything());
                     self.settle();
                     return true;
                 }
@@ -708,7 +709,9 @@ impl Sim {
                     }
                 }
                 // Its task has ended, whatever ran there.
-                Action::Abandon(_) if hub.machine.is_empty() => hub.machine.handle_lost(false, false, true),
+                Action::Abandon(_) if hub.machine.is_empty() => {
+                    hub.machine.handle_lost(&Loss { cut: true, ..Loss::default() })
+                }
                 Action::Abandon(error) => panic!("the server made no sense: {error}"),
                 Action::Overloaded(owner) => {
                     if self.in_use() < self.plan.connections {
@@ -852,7 +855,8 @@ impl Sim {
         self.totals.lost += 1;
         self.world.refusing = self.chance.below(3);
         hub.machine.handle_time(self.now);
-        hub.machine.handle_lost(!link.sent, !link.replied, !link.upstream.at_line_start());
+        let cut = !link.upstream.at_line_start();
+        hub.machine.handle_lost(&Loss { unsent: !link.sent, unanswered: !link.replied, cut, ..Loss::default() });
         self.say(|| format!("   hub {at} loses its connection"));
     }
 
