@@ -157,6 +157,12 @@ pub struct Log {
     max_events: usize,
 }
 
+impl Default for Log {
+    fn default() -> Self {
+        Self::new(0, 0)
+    }
+}
+
 impl Log {
     /// Of a mailbox that was just selected, with what SELECT said of its size.
     #[must_use]

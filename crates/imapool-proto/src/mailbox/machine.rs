@@ -21,6 +21,7 @@ mod replies;
 mod resume;
 mod selection;
 mod tagged;
+mod view;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -29,17 +30,15 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 
-use self::departed::Departed;
 use self::jobs::{Finishing, Job};
 use self::levels::Levels;
 use self::outgoing::Outgoing;
-use self::recent::Recent;
 use self::replies::Reading;
 use self::resume::Fresh;
-use self::selection::Selection;
 use self::tagged::Tagged;
+use self::view::View;
 use super::enabled::Enabled;
-use super::log::{Cursor, Log, LogError};
+use super::log::{Cursor, LogError};
 use super::shadow::Shadow;
 use crate::imap::ranges::Ranges;
 use crate::imap::untagged::Reader;
@@ -249,17 +248,7 @@ pub struct Machine {
     key: Bytes,
     /// A member has written the name within its line, and not as a literal: so does the hub.
     in_line: bool,
-    /// What SELECT said; `None`: it was never answered.
-    selection: Option<Selection>,
-    log: Log,
-    exists: u32,
-    /// Of the first messages; of all when nothing was news since.
-    uids: Ranges,
-    /// Members may know something of messages whose UIDs are not known here.
-    touched: bool,
-    shadow: Shadow,
-    departed: Departed,
-    recent: Recent,
+    view: View,
     members: BTreeMap<MemberId, Member>,
     /// How many of them have switched on what.
     levels: Levels,
@@ -316,9 +305,6 @@ pub struct Machine {
     refused_polls: u32,
     /// Flags were told without their mod-sequence, which is to be asked for.
     owes: bool,
-    /// The backend withholds that messages have vanished, and has said so during the command that runs, or before.
-    delays: bool,
-    delayed: bool,
 }
 
 impl Machine {
@@ -330,14 +316,7 @@ impl Machine {
             manners,
             key,
             in_line: false,
-            selection: None,
-            log: Log::new(0, 0),
-            exists: 0,
-            uids: Ranges::new(),
-            touched: false,
-            shadow: Shadow::default(),
-            departed: Departed::default(),
-            recent: Recent::default(),
+            view: View::default(),
             members: BTreeMap::new(),
             levels: Levels::default(),
             on: Enabled::Nothing,
@@ -371,8 +350,6 @@ impl Machine {
             anew: false,
             refused_polls: 0,
             owes: false,
-            delays: false,
-            delayed: false,
         }
     }
 
@@ -567,7 +544,7 @@ impl Machine {
     /// Events kept for members that may not hear of them yet.
     #[must_use]
     pub fn lag(&self) -> usize {
-        self.log.kept()
+        self.view.log.kept()
     }
 
     /// Whether more of the backend's octets can be taken: not while the member whose reply they are is slow.
@@ -601,24 +578,17 @@ impl Machine {
     /// A new hub with these members, which goes on from what this one knows, on another connection. `None`: it is not
     /// known which messages there are. The members are no longer this one's.
     pub fn fork(&mut self, ids: &[MemberId]) -> Option<Self> {
-        if self.selection.is_none() || !self.is_resumable() {
+        if self.view.selection.is_none() || !self.is_resumable() {
             return None;
         }
         let mut other = Self::new(self.key.clone(), self.settings, Arc::clone(&self.manners), self.now);
         other.in_line = self.in_line;
-        other.selection = self.selection.clone();
-        other.log = self.log.clone();
-        other.exists = self.exists;
-        other.uids = self.uids.clone();
-        other.touched = self.touched;
-        other.shadow = self.shadow.clone();
-        other.departed = self.departed.clone();
-        other.recent = self.recent.clone();
-        other.delayed = self.delayed || self.delays;
+        other.view = self.view.clone();
+        other.view.delayed |= std::mem::take(&mut other.view.delays);
         for id in ids {
             if let Some(member) = self.members.remove(id) {
                 if let Some(cursor) = member.cursor {
-                    self.log.leave(cursor);
+                    self.view.log.leave(cursor);
                 }
                 self.levels.remove(member.enabled);
                 other.levels.add(member.enabled);
@@ -626,7 +596,7 @@ impl Machine {
             }
         }
         for cursor in self.members.values().filter_map(|member| member.cursor) {
-            other.log.leave(cursor);
+            other.view.log.leave(cursor);
         }
         let (theirs, ours) = self.queue.drain(..).partition(|id| other.members.contains_key(id));
         (other.queue, self.queue) = (theirs, ours);

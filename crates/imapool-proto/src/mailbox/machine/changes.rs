@@ -41,15 +41,15 @@ impl Machine {
     }
 
     pub(super) fn counts(&mut self, count: u32) {
-        if let Err(error) = self.log.handle_exists(count) {
+        let before = self.view.exists();
+        if let Err(error) = self.view.log.handle_exists(count) {
             return self.broken(error);
         }
-        if count != self.exists {
+        if count != before {
             self.miscounted = 0;
-            self.touched &= self.uids.len() != self.exists;
-            self.has_changed();
+            self.view.touched &= self.view.uids.len() != before;
+            self.view.has_changed();
         }
-        self.exists = count;
         self.owner_hears();
     }
 
@@ -62,7 +62,7 @@ impl Machine {
             }
             Some(Job::Reselect { selection, .. }) => selection.recent = Some(count),
             _ if open => {
-                self.log.handle_recent(count);
+                self.view.log.handle_recent(count);
                 self.owner_hears();
             }
             _ => {}
@@ -101,39 +101,27 @@ impl Machine {
         if numbers.is_empty() {
             return;
         }
-        let uids = self.uids_of(numbers);
+        let uids = self.view.uids_of(numbers);
         let told = if uids.len() == numbers.len() { uids.clone() } else { Ranges::new() };
         self.depart(numbers, &uids);
-        if let Err(error) = self.log.handle_gone(numbers.clone(), told) {
+        if let Err(error) = self.view.log.handle_gone(numbers.clone(), told) {
             return self.broken(error);
         }
-        self.exists -= numbers.len();
-        self.uids.remove_all(&uids);
-        self.shadow.expunge(numbers);
-        self.recent.expunge(numbers);
+        self.view.uids.remove_all(&uids);
+        self.view.shadow.expunge(numbers);
+        self.view.recent.expunge(numbers);
         if let Some(from) = &mut self.recheck {
             *from -= numbers.rank(*from);
         }
-        self.has_changed();
-    }
-
-    /// The UIDs of these messages, as far as they are known.
-    fn uids_of(&self, numbers: &Ranges) -> Ranges {
-        let mut uids = Ranges::new();
-        for span in numbers.spans() {
-            let last = (*span.end()).min(self.uids.len());
-            let (Some(first), Some(last)) = (self.uids.nth(*span.start()), self.uids.nth(last)) else { break };
-            self.uids.within(first..=last).for_each(|run| uids.insert_range(run));
-        }
-        uids
+        self.view.has_changed();
     }
 
     /// The messages with these UIDs are gone, all at once; others than those that are known do not matter.
     pub(super) fn loses_uids(&mut self, uids: &Ranges) {
         let mut numbers = Ranges::new();
-        for span in self.uids.intersection(uids).spans() {
+        for span in self.view.uids.intersection(uids).spans() {
             // They are members.
-            numbers.insert_range(self.uids.rank(*span.start()) + 1..=self.uids.upto(*span.end()));
+            numbers.insert_range(self.view.uids.rank(*span.start()) + 1..=self.view.uids.upto(*span.end()));
         }
         self.loses(&numbers);
     }
@@ -156,20 +144,15 @@ impl Machine {
     }
 
     pub(super) fn vanishes(&mut self, uids: &Ranges) {
-        let unknown = self.exists.saturating_sub(self.uids.len());
-        let new = self.beyond(uids, unknown);
+        let unknown = self.view.exists().saturating_sub(self.view.uids.len());
+        let new = self.view.beyond(uids, unknown);
         if new.len() == unknown {
-            self.uids.insert_all(&new);
+            self.view.uids.insert_all(&new);
         } else if !new.is_empty() {
             return self.strays_are_gone(uids);
         }
         self.loses_uids(uids);
         self.owner_hears();
-    }
-
-    /// The first so many of those that are larger than all UIDs that are known.
-    pub(super) fn beyond(&self, uids: &Ranges, count: u32) -> Ranges {
-        uids.above(self.uids.last().unwrap_or(0)).first_few(count)
     }
 
     /// Which messages these are can be told once the UIDs of the others are known.
@@ -180,10 +163,10 @@ impl Machine {
             }
             _ => false,
         };
-        let Some(selection) = self.selection.clone().filter(|_| !needs_numbers) else {
+        let Some(selection) = self.view.selection.clone().filter(|_| !needs_numbers) else {
             return self.broken(Nonsense::Vanished);
         };
-        let mut fresh = Fresh::new(selection, self.exists);
+        let mut fresh = Fresh::new(selection, self.view.exists());
         if let Err(why) = fresh.vanished(uids) {
             return self.broken(why);
         }
@@ -192,23 +175,17 @@ impl Machine {
         self.miscounted = 0;
     }
 
-    fn has_changed(&mut self) {
-        if let Some(selection) = &mut self.selection {
-            selection.changed = true;
-        }
-    }
-
     /// The member whose command runs hears of news where they stand among its replies.
     fn owner_hears(&mut self) {
         let Some(Job::Member(running)) = &mut self.job else { return };
         let (id, replay) = (running.id, running.replay);
         let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
-        let news = self.log.replay(cursor, replay);
+        let news = self.view.log.replay(cursor, replay);
         // What is long goes behind what was passed on before it.
         let mut text = std::mem::take(&mut self.passed);
         self.hear(id, news, &mut text);
         self.passed = text;
-        let withholds = self.log.withholds(cursor);
+        let withholds = self.view.log.withholds(cursor);
         if let Some(Job::Member(running)) = &mut self.job {
             running.mapped = replay == Replay::KeepNumbers && withholds;
             running.answered |= self.members.get(&id).is_some_and(|member| !member.out.is_empty());
@@ -223,9 +200,9 @@ impl Machine {
             Some(Job::Census { fresh: Some(fresh), .. }) => fresh.counted(uids),
             // Where there are strays, it will be asked for anew.
             Some(Job::Census { fresh: None, .. }) if self.strays.is_none() => {
-                let new = uids.above(self.uids.last().unwrap_or(0));
-                if self.uids.len().checked_add(new.len()) == Some(self.exists) {
-                    self.uids.insert_all(&new);
+                let new = uids.above(self.view.uids.last().unwrap_or(0));
+                if self.view.uids.len().checked_add(new.len()) == Some(self.view.exists()) {
+                    self.view.uids.insert_all(&new);
                 }
             }
             _ => {}

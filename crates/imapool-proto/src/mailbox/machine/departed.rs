@@ -90,17 +90,17 @@ impl Answer {
 impl Machine {
     /// These messages, with these UIDs in the same order, are about to be forgotten.
     pub(super) fn depart(&mut self, numbers: &Ranges, uids: &Ranges) {
-        let lags = |cursor| self.log.has_news(cursor);
-        if !self.departed.flags.is_empty() && !self.members.values().filter_map(|member| member.cursor).any(lags) {
-            self.departed = Departed::default();
+        let lags = |cursor| self.view.log.has_news(cursor);
+        if !self.view.departed.flags.is_empty() && !self.members.values().filter_map(|member| member.cursor).any(lags) {
+            self.view.departed = Departed::default();
         }
         if uids.len() != numbers.len() {
             return;
         }
         // Of more, none is kept longer than until the next.
         for (number, uid) in numbers.iter().zip(uids.iter()).take(MAX) {
-            if let Some(flags) = self.shadow.flags(number).cloned() {
-                self.departed.keep(uid, flags);
+            if let Some(flags) = self.view.shadow.flags(number).cloned() {
+                self.view.departed.keep(uid, flags);
             }
         }
     }
@@ -108,7 +108,7 @@ impl Machine {
     /// What a command by number is answered of messages that are gone.
     pub(super) fn answer(&self, id: MemberId, command: &Command) -> Answer {
         let cursor = self.members.get(&id).and_then(|member| member.cursor);
-        let Some(cursor) = cursor.filter(|cursor| self.log.withholds(*cursor)) else { return Answer::Nothing };
+        let Some(cursor) = cursor.filter(|cursor| self.view.log.withholds(*cursor)) else { return Answer::Nothing };
         let answer = match command.name {
             Name::Fetch => self.fetches(cursor, command),
             Name::Search => self.finds(cursor, command),
@@ -120,12 +120,12 @@ impl Machine {
     /// Nothing is said of one of which not all is known that was asked.
     fn fetches(&self, cursor: Cursor, command: &Command) -> Option<Answer> {
         let (uid_asked, flags_asked) = only_uid_and_flags(command)?;
-        let named = super::jobs::named(command, self.log.numbering(cursor).known());
+        let named = super::jobs::named(command, self.view.log.numbering(cursor).known());
         let mut out = BytesMut::new();
-        for (own, uid) in self.log.departed(cursor, &named).take(MAX) {
+        for (own, uid) in self.view.log.departed(cursor, &named).take(MAX) {
             let mut items = Vec::new();
             if flags_asked {
-                let Some(flags) = self.departed.flags.get(&uid) else { continue };
+                let Some(flags) = self.view.departed.flags.get(&uid) else { continue };
                 items.push(format!("FLAGS ({})", String::from_utf8_lossy(flags)));
             }
             if uid_asked {
@@ -139,29 +139,29 @@ impl Machine {
     /// Of what the member counts, all is found that can be known without looking at messages.
     fn finds(&self, cursor: Cursor, command: &Command) -> Option<Answer> {
         let search = Search::parse(command)?;
-        let numbering = self.log.numbering(cursor);
+        let numbering = self.view.log.numbering(cursor);
         let (common, known) = (numbering.common(), numbering.known());
-        let vanished = self.log.vanished(cursor);
-        let all_uids = vanished.filter(|_| self.uids.len() >= common);
+        let vanished = self.view.log.vanished(cursor);
+        let all_uids = vanished.filter(|_| self.view.uids.len() >= common);
         let whole = search.is_decided() && !search.is_by_uid() && !(search.asks_uids() && all_uids.is_none());
-        let last_uid = all_uids.and_then(|gone| gone.last().max(self.uids.nth(common))).unwrap_or(0);
+        let last_uid = all_uids.and_then(|gone| gone.last().max(self.view.uids.nth(common))).unwrap_or(0);
         let by_uid = |uids: &Ranges| {
             vanished?;
-            let mut numbers = self.log.numbers_of_vanished(cursor, uids);
-            for span in self.uids.intersection(uids).spans() {
-                let there = self.uids.rank(*span.start()) + 1..=self.uids.upto(*span.end());
+            let mut numbers = self.view.log.numbers_of_vanished(cursor, uids);
+            for span in self.view.uids.intersection(uids).spans() {
+                let there = self.view.uids.rank(*span.start()) + 1..=self.view.uids.upto(*span.end());
                 numbering.back_range(there).for_each(|own| numbers.insert_range(own));
             }
             Some(numbers)
         };
-        let gone: BTreeMap<u32, u32> = self.log.departed(cursor, numbering.gone()).collect();
+        let gone: BTreeMap<u32, u32> = self.view.log.departed(cursor, numbering.gone()).collect();
         let recent = self.members.values().find(|member| member.cursor == Some(cursor)).map(|member| &member.recent);
         let has_flag = |number: u32, flag: &[u8]| {
             let uid = *gone.get(&number)?;
             if flag == b"\\RECENT" {
                 return recent.map(|recent| recent.contains(uid));
             }
-            let flags = self.departed.flags.get(&uid)?;
+            let flags = self.view.departed.flags.get(&uid)?;
             Some(flags.split(|b| *b == b' ').any(|it| it.eq_ignore_ascii_case(flag)))
         };
         let among = if whole { Ranges::from_runs(vec![(1, known)]) } else { numbering.gone().clone() };
@@ -201,7 +201,7 @@ impl Machine {
             && !found.whole
         {
             let Some(theirs) = theirs else { return self.broken(Nonsense::TooMuch) };
-            let numbering = self.log.numbering(cursor);
+            let numbering = self.view.log.numbering(cursor);
             match found.search.is_by_uid() {
                 true => found.found.insert_all(&theirs),
                 false => theirs.spans().for_each(|span| {

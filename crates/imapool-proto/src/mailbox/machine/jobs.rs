@@ -424,7 +424,8 @@ impl Machine {
         let (mut ids, others): (Vec<_>, Vec<_>) = self.queue.drain(..).partition(joins);
         self.queue = others.into();
         ids.insert(0, first);
-        let joining = Joining { ids, unknown: self.exists.saturating_sub(self.uids.len()), ..Joining::default() };
+        let joining =
+            Joining { ids, unknown: self.view.exists().saturating_sub(self.view.uids.len()), ..Joining::default() };
         if !self.manners.known().status.allows(self.now) {
             return self.admit_without_status(joining);
         }
@@ -446,7 +447,7 @@ impl Machine {
         if shape.keeps_numbers {
             self.replay(id, replay);
         }
-        let numbering = self.log.numbering(cursor);
+        let numbering = self.view.log.numbering(cursor);
         let outcome = if shape.by_number && !numbering.is_identity() {
             rewrite(&run.command, &numbering)
         } else {
@@ -479,7 +480,7 @@ impl Machine {
         let command = silent.and_then(|_| loud(&command)).or_else(|| answer.asks(&command)).unwrap_or(command);
         let command = self.without_recent(id, command);
         let silent = silent.filter(|store| !store.conditional).map(|_| self.named(&command, shape.uid));
-        let mapped = shape.keeps_numbers && self.log.withholds(cursor);
+        let mapped = shape.keeps_numbers && self.view.log.withholds(cursor);
         if mentions_modseqs {
             self.on = self.on.max(Enabled::Condstore);
         }
@@ -495,7 +496,7 @@ impl Machine {
         if !self.wants_census() {
             return false;
         }
-        let changed = self.selection.as_ref().is_some_and(|selection| selection.changed);
+        let changed = self.view.selection.as_ref().is_some_and(|selection| selection.changed);
         let soon_over = !changed && self.now < self.connected_since + BEFORE_CENSUS;
         let run = self.members.get(&id).and_then(|member| member.waiting.as_ref());
         if self.needed() == Enabled::Qresync {
@@ -503,12 +504,13 @@ impl Machine {
             return run.is_some_and(|run| !self.tells_uids(&run.command));
         }
         !soon_over
-            && run.is_some_and(|run| !self.tells_uids(&run.command) && (self.touched || self.touches(&run.command)))
+            && run
+                .is_some_and(|run| !self.tells_uids(&run.command) && (self.view.touched || self.touches(&run.command)))
     }
 
     /// Whether the reply tells all UIDs that are not known here, one by one.
     fn tells_uids(&self, command: &Command) -> bool {
-        let (star, known) = self.known(is_uid(command));
+        let (star, known) = self.view.known(is_uid(command));
         let next = known.saturating_add(1);
         let all = |span: RangeInclusive<u32>| span.contains(&next) && *span.end() >= star;
         // CHANGEDSINCE (RFC 7162 section 3.1.4.1) leaves some out.
@@ -518,7 +520,7 @@ impl Machine {
     /// Whether the reply may tell of messages whose UIDs are not known here.
     fn touches(&self, command: &Command) -> bool {
         let uid = is_uid(command);
-        let (star, known) = self.known(uid);
+        let (star, known) = self.view.known(uid);
         match command.name {
             Name::Search | Name::Sort | Name::Thread => !uid,
             Name::Fetch | Name::Store => named(command, star).last().is_some_and(|last| last > known),
@@ -526,16 +528,11 @@ impl Machine {
         }
     }
 
-    /// What `*` is for a command by UID or by number, and up to where UIDs are known.
-    fn known(&self, uid: bool) -> (u32, u32) {
-        if uid { (u32::MAX, self.uids.last().unwrap_or(0)) } else { (self.exists, self.uids.len()) }
-    }
-
     /// The messages, by the backend's numbers or UIDs, that a command names; the last UID is `u32::MAX` while it is not
     /// known.
     fn named(&self, command: &Command, uid: bool) -> Ranges {
-        let last = self.uids.last().filter(|_| self.uids.len() == self.exists);
-        named(command, if uid { last.unwrap_or(u32::MAX) } else { self.exists })
+        let last = self.view.uids.last().filter(|_| self.view.uids.len() == self.view.exists());
+        named(command, if uid { last.unwrap_or(u32::MAX) } else { self.view.exists() })
     }
 
     /// A member needs a connection of its own.
@@ -554,7 +551,7 @@ impl Machine {
             // Nobody is told of an EXPUNGE within the reply to these (RFC 9051 section 7.5.1): commands behind them may
             // name messages by the numbers of before.
             let quiet = keeps_numbers(&run.command);
-            let moved = (quiet || may_name_messages(&run.command)) && !self.log.numbering(cursor).is_identity();
+            let moved = (quiet || may_name_messages(&run.command)) && !self.view.log.numbering(cursor).is_identity();
             self.replay(id, if quiet { Replay::KeepNumbers } else { Replay::All });
             if self.has_to_leave(id) {
                 return;
@@ -595,7 +592,7 @@ impl Machine {
         self.outdated = None;
         self.recheck = None;
         self.owes = false;
-        self.delayed |= std::mem::take(&mut self.delays);
+        self.view.delayed |= std::mem::take(&mut self.view.delays);
         self.retry_at = self.now;
         self.actions.clear();
         if !self.finishing.as_ref().is_some_and(Finishing::removes) {

@@ -4,7 +4,6 @@
 use bytes::Bytes;
 
 use super::replies::highest_modseq;
-use super::selection::Selection;
 use super::{Action, Job, Link, Machine, Member, MemberId, Told};
 use crate::imap::response::StatusReply;
 use crate::mailbox::enabled::Enabled;
@@ -54,16 +53,9 @@ impl Machine {
         self.members.get(&id).map_or(Enabled::Nothing, |member| member.enabled)
     }
 
-    /// The mailbox has mod-sequences for whoever has switched on so much: not where the backend says that there are
-    /// none (NOMODSEQ, RFC 7162 section 3.1.2.2), or, asked for CONDSTORE, does not say so much as the highest.
-    fn tells_modseqs(&self, enabled: Enabled) -> bool {
-        let told = |it: &Selection| enabled == Enabled::Qresync || it.highest_modseq.is_some();
-        enabled.has_modseqs() && self.selection.as_ref().is_some_and(|it| !it.without_modseqs && told(it))
-    }
-
     /// The backend tells mod-sequences.
     pub(super) fn has_modseqs(&self) -> bool {
-        self.tells_modseqs(self.on)
+        self.view.tells_modseqs(self.on)
     }
 
     /// A member is told them.
@@ -73,13 +65,13 @@ impl Machine {
 
     /// This member is.
     pub(super) fn hears_modseqs(&self, id: MemberId) -> bool {
-        self.needed().has_modseqs() && self.tells_modseqs(self.enabled(id))
+        self.needed().has_modseqs() && self.view.tells_modseqs(self.enabled(id))
     }
 
     /// This member is told VANISHED, and not EXPUNGE (RFC 7162 section 3.2.10.2).
     pub(super) fn hears_vanished(&self, id: MemberId) -> bool {
         let needed = self.needed() == Enabled::Qresync;
-        needed && self.enabled(id) == Enabled::Qresync && self.tells_modseqs(Enabled::Qresync)
+        needed && self.enabled(id) == Enabled::Qresync && self.view.tells_modseqs(Enabled::Qresync)
     }
 
     /// A member that knows the mailbox is told VANISHED.
@@ -135,7 +127,7 @@ impl Machine {
     }
 
     fn highest_modseq(&self) -> Option<u64> {
-        self.selection.as_ref()?.highest_modseq.filter(|_| self.has_modseqs())
+        self.view.selection.as_ref()?.highest_modseq.filter(|_| self.has_modseqs())
     }
 
     /// The connection tells too little: for those who are about to join, or, before the mailbox is selected there, for

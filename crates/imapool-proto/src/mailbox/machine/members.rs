@@ -109,7 +109,7 @@ impl Machine {
         let Some(member) = self.members.remove(&id) else { return };
         self.levels.remove(member.enabled);
         if let Some(cursor) = member.cursor {
-            self.log.leave(cursor);
+            self.view.log.leave(cursor);
         }
         self.queue.retain(|waiting| *waiting != id);
         self.finishing.take_if(|finishing| finishing.running.id == id);
@@ -146,7 +146,7 @@ impl Machine {
     #[must_use]
     pub fn has_news(&self, id: MemberId) -> bool {
         self.members.get(&id).is_some_and(|member| {
-            let lags = || member.cursor.is_some_and(|cursor| self.log.has_news(cursor));
+            let lags = || member.cursor.is_some_and(|cursor| self.view.log.has_news(cursor));
             !member.out.is_empty() || member.catching_up || member.idling && lags()
         })
     }
@@ -171,18 +171,18 @@ impl Machine {
     pub(super) fn replay(&mut self, id: MemberId, replay: Replay) {
         let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
         let mut text = BytesMut::new();
-        let news = self.log.replay(cursor, replay);
+        let news = self.view.log.replay(cursor, replay);
         self.hear(id, news, &mut text);
-        let stale = self.log.take_stale(cursor, STALE);
+        let stale = self.view.log.take_stale(cursor, STALE);
         let hears_modseqs = !stale.is_empty() && self.hears_modseqs(id);
         let Some(member) = self.members.get_mut(&id).filter(|member| member.cursor.is_some()) else { return };
         for (own, number) in stale {
-            let Some(flags) = self.shadow.flags(number) else { continue };
+            let Some(flags) = self.view.shadow.flags(number) else { continue };
             if let Some(told) = &mut member.told {
                 told.insert(own);
             }
-            let uid = self.uids.nth(number).filter(|_| hears_modseqs);
-            let modseq = self.shadow.modseq(number).filter(|_| hears_modseqs);
+            let uid = self.view.uids.nth(number).filter(|_| hears_modseqs);
+            let modseq = self.view.shadow.modseq(number).filter(|_| hears_modseqs);
             let items = Items { uid, modseq, ..Items::default() };
             News::Fetch(own, items.with_flags(&[b"(", &flags[..], b")"].concat())).write(&mut text);
         }
@@ -216,10 +216,10 @@ impl Machine {
     /// numbers stay what they were when it gave the command.
     pub(super) fn is_caught_up(&mut self, id: MemberId) -> bool {
         let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return true };
-        if self.log.is_stale(cursor) {
+        if self.view.log.is_stale(cursor) {
             self.replay(id, Replay::KeepNumbers);
         }
-        let stale = self.log.is_stale(cursor);
+        let stale = self.view.log.is_stale(cursor);
         if let Some(member) = self.members.get_mut(&id) {
             member.catching_up = stale;
         }
@@ -244,7 +244,7 @@ impl Machine {
             member.out.push_back(Told::Done(caution, rest, selected));
             // It has left, though it has not heard so yet.
             if let Some(cursor) = member.cursor.take_if(|_| !selected) {
-                self.log.leave(cursor);
+                self.view.log.leave(cursor);
             }
         }
     }
@@ -253,14 +253,14 @@ impl Machine {
     /// else it would take the highest mod-sequence that it has seen for the one up to which it knows everything (RFC
     /// 7162 sections 3.2 and 6).
     pub(super) fn caution(&mut self, id: MemberId) -> Bytes {
-        let highest = self.selection.as_ref().and_then(|selection| selection.highest_modseq);
+        let highest = self.view.selection.as_ref().and_then(|selection| selection.highest_modseq);
         let tells_vanished = self.hears_vanished(id);
         let Some(member) = self.members.get_mut(&id) else { return Bytes::new() };
         let Some(cursor) = member.cursor.filter(|_| tells_vanished) else { return Bytes::new() };
-        if !self.log.has_news(cursor) {
+        if !self.view.log.has_news(cursor) {
             member.complete = highest;
         }
-        match member.complete.filter(|_| self.delayed || self.log.withholds(cursor)) {
+        match member.complete.filter(|_| self.view.delayed || self.view.log.withholds(cursor)) {
             Some(modseq) => format!("* OK [HIGHESTMODSEQ {modseq}] Messages have vanished since\r\n").into(),
             None => Bytes::new(),
         }
@@ -279,21 +279,21 @@ impl Machine {
     pub(super) fn dismiss(&mut self, id: MemberId, last: Told) {
         let Some(member) = self.members.get_mut(&id) else { return };
         if let Some(cursor) = member.dismiss(last) {
-            self.log.leave(cursor);
+            self.view.log.leave(cursor);
         }
         self.queue.retain(|waiting| *waiting != id);
     }
 
     /// The mailbox cannot be gone on with. Those who have not heard of it yet can still select it.
     pub(super) fn bye_all(&mut self, text: &'static [u8]) {
-        let (known, exists, counts) = (self.uids.len(), self.exists, self.miscounted);
+        let (known, exists, counts) = (self.view.uids.len(), self.view.exists(), self.miscounted);
         self.stats.push(Stat::Ended { why: text, known, exists, counts });
         self.finish();
         let members = &self.members;
         self.queue.retain(|id| members.get(id).is_some_and(|member| member.cursor.is_none()));
         for member in self.members.values_mut().filter(|member| member.cursor.is_some()) {
             if let Some(cursor) = member.dismiss(Told::Bye(Bytes::from_static(text))) {
-                self.log.leave(cursor);
+                self.view.log.leave(cursor);
             }
         }
     }

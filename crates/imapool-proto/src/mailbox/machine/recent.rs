@@ -43,28 +43,30 @@ impl Machine {
     pub(super) fn claim_recent(&mut self, id: MemberId, number: u32, octets: &[u8]) -> Range<usize> {
         let Some((from, to)) = recent(octets) else { return 0..0 };
         self.name_recent();
-        let is_first = match self.uids.nth(number).zip(self.members.get_mut(&id)) {
+        let is_first = match self.view.uids.nth(number).zip(self.members.get_mut(&id)) {
             Some((uid, member)) => {
-                if self.recent.claimed.insert(uid) {
+                if self.view.recent.claimed.insert(uid) {
                     member.recent.insert(uid);
                 }
                 member.recent.contains(uid)
             }
             // While strays are looked for, numbers are not what they were.
             None if self.strays.is_some() => true,
-            None if self.recent.unnamed.len() < MAX_UNNAMED => *self.recent.unnamed.entry(number).or_insert(id) == id,
-            None => self.recent.unnamed.get(&number).is_none_or(|first| *first == id),
+            None if self.view.recent.unnamed.len() < MAX_UNNAMED => {
+                *self.view.recent.unnamed.entry(number).or_insert(id) == id
+            }
+            None => self.view.recent.unnamed.get(&number).is_none_or(|first| *first == id),
         };
         if is_first { 0..0 } else { from..to }
     }
 
     /// Messages whose UIDs are known by now, which are the first ones, are kept by these.
     fn name_recent(&mut self) {
-        while let Some(entry) = self.recent.unnamed.first_entry()
-            && let Some(uid) = self.uids.nth(*entry.key())
+        while let Some(entry) = self.view.recent.unnamed.first_entry()
+            && let Some(uid) = self.view.uids.nth(*entry.key())
         {
             let member = self.members.get_mut(&entry.remove());
-            if self.recent.claimed.insert(uid)
+            if self.view.recent.claimed.insert(uid)
                 && let Some(member) = member
             {
                 member.recent.insert(uid);
@@ -75,8 +77,10 @@ impl Machine {
     /// A search of this member, to which what others were told to be recent is not.
     pub(super) fn without_recent(&mut self, id: MemberId, command: Command) -> Command {
         self.name_recent();
-        let Some(member) = self.members.get(&id).filter(|_| !self.recent.claimed.is_empty()) else { return command };
-        let others = self.recent.claimed.difference(&member.recent).intersection(&self.uids);
+        let Some(member) = self.members.get(&id).filter(|_| !self.view.recent.claimed.is_empty()) else {
+            return command;
+        };
+        let others = self.view.recent.claimed.difference(&member.recent).intersection(&self.view.uids);
         not_recent(&command, &others).unwrap_or(command)
     }
 }

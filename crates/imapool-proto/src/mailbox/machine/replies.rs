@@ -181,11 +181,11 @@ impl Machine {
     /// Cyrus forgets EXISTS for what MOVE moves within a mailbox, until it tells of its flags, or that it is gone. Of a
     /// message that is not there nothing can be said.
     pub(super) fn announced(&mut self, number: u32) {
-        let beyond = number.saturating_sub(self.exists);
+        let beyond = number.saturating_sub(self.view.exists());
         if beyond > 0 && self.is_open() {
             match beyond <= UNANNOUNCED {
                 true => self.counts(number),
-                false => self.broken(LogError::NoSuchMessage(number, self.exists)),
+                false => self.broken(LogError::NoSuchMessage(number, self.view.exists())),
             }
         }
     }
@@ -199,7 +199,7 @@ impl Machine {
             _ => return Some(number),
         };
         let cursor = self.members.get(&running.id)?.cursor?;
-        self.log.back(cursor, number)
+        self.view.log.back(cursor, number)
     }
 
     fn begin_result(&mut self, reading: &mut Reading) {
@@ -217,16 +217,16 @@ impl Machine {
         {
             reading.found = Some(found);
             reading.to = None;
-            self.touched = true;
+            self.view.touched = true;
             return;
         }
         let renumber = Renumber::new(reading.reply, running.shape.uid);
         let Some(cursor) = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor) else {
             return;
         };
-        renumber.head(&self.log.numbering(cursor), &mut self.passed);
+        renumber.head(&self.view.log.numbering(cursor), &mut self.passed);
         reading.begun = true;
-        self.touched |= !running.shape.uid;
+        self.view.touched |= !running.shape.uid;
         // Cyrus 3.6 answers SORT RETURN (MIN) by numbers that are none: they pass as they come.
         if !running.shape.uid && (running.mapped || reading.reply != Reply::Esearch) {
             reading.renumber = Some(renumber);
@@ -294,7 +294,7 @@ impl Machine {
             return;
         };
         match &mut reading.renumber {
-            Some(renumber) => renumber.text(text, &self.log.numbering(cursor), &mut self.passed),
+            Some(renumber) => renumber.text(text, &self.view.log.numbering(cursor), &mut self.passed),
             None => self.emit(text),
         }
     }
@@ -379,7 +379,7 @@ impl Machine {
             self.broken(Nonsense::Vanished);
             return false;
         };
-        match cursor.and_then(|cursor| self.log.back(cursor, strays.number_before(number, uid))) {
+        match cursor.and_then(|cursor| self.view.log.back(cursor, strays.number_before(number, uid))) {
             Some(own) => reading.number = own,
             None => reading.to = None,
         }
@@ -419,14 +419,14 @@ impl Machine {
                 _ => {
                     let highest = reading.kept.strip_prefix(b"* ").and_then(highest_modseq);
                     self.note_highest(highest);
-                    self.delays |= highest.is_some();
+                    self.view.delays |= highest.is_some();
                     if self.is_doubtful(reading.reply) && reading.to.is_some() && highest.is_none() {
                         self.passed.put_slice(&reading.kept);
                     }
                     // Keywords have come into use, say.
-                    if self.selection.as_mut().is_some_and(|selection| selection.note(&reading.kept, false)) {
+                    if self.view.selection.as_mut().is_some_and(|selection| selection.note(&reading.kept, false)) {
                         let heard = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
-                        self.log.handle_text(reading.kept.freeze(), heard);
+                        self.view.log.handle_text(reading.kept.freeze(), heard);
                     }
                 }
             },
@@ -457,18 +457,18 @@ impl Machine {
             let wanted = reading.to.is_some() && reading.number == 0 && !(reading.less.is_some() && modseq_only);
             if let Some(held) = reading.held.take().filter(|_| wanted) {
                 if items.flags.is_some() {
-                    self.shadow.overlook();
+                    self.view.shadow.overlook();
                 }
                 self.put_fetch(reading, &held, items.uid, items.flags.is_some());
             }
             return;
         }
         if let Some(uid) = items.uid {
-            match self.uids.nth(number) {
+            match self.view.uids.nth(number) {
                 Some(known) if known == uid => {}
-                None if self.uids.last().is_none_or(|last| last < uid) => {
-                    if number - 1 == self.uids.len() {
-                        self.uids.insert(uid);
+                None if self.view.uids.last().is_none_or(|last| last < uid) => {
+                    if number - 1 == self.view.uids.len() {
+                        self.view.uids.insert(uid);
                     }
                 }
                 _ => return self.broken(Nonsense::OtherUid(number, uid)),
@@ -483,19 +483,19 @@ impl Machine {
         }
         if self.has_modseqs() {
             // Whoever is told mod-sequences is told it always (RFC 7162 section 3.2.4).
-            items.uid = items.uid.or(self.uids.nth(number));
+            items.uid = items.uid.or(self.view.uids.nth(number));
         }
         if let Some(Job::Unseen { joining, .. } | Job::Refresh(joining)) = &mut self.job {
             // Those who join will find it so.
             joining.modseq = joining.modseq.max(items.modseq.filter(|_| joining.modseq.is_some()));
         }
-        self.touched |= number > self.uids.len();
+        self.view.touched |= number > self.view.uids.len();
         let mut wanted = true;
         if let Some(text) = items.flags.as_ref().and_then(|flags| flags.text.as_ref()) {
             let flags = normal(text);
             wanted = items.other || !self.goes_without_saying(number, items.uid, &flags);
-            let learned = self.shadow.learn(number, &flags);
-            let newer = items.modseq.is_some_and(|modseq| self.shadow.learn_modseq(number, modseq));
+            let learned = self.view.shadow.learn(number, &flags);
+            let newer = items.modseq.is_some_and(|modseq| self.view.shadow.learn_modseq(number, modseq));
             let asked = match &self.job {
                 Some(Job::Member(running)) => running.shape.asks_flags,
                 job => matches!(job, Some(Job::Recheck)),
@@ -503,14 +503,14 @@ impl Machine {
             let news = newer || if asked { learned == Some(true) } else { learned != Some(false) };
             if news && items.modseq.is_none() && self.wants_modseqs() {
                 // The others have to be told it as well (RFC 7162 section 3.1.4.2).
-                self.shadow.owe(number);
+                self.view.shadow.owe(number);
                 self.owes = true;
             } else if let Some(text) = items.news().filter(|_| news) {
                 if items.modseq.is_none() {
-                    self.shadow.outdate(number);
+                    self.view.shadow.outdate(number);
                 }
                 let heard = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
-                if let Err(error) = self.log.handle_fetch(number, text, heard) {
+                if let Err(error) = self.view.log.handle_fetch(number, text, heard) {
                     return self.broken(error);
                 }
             }
@@ -539,11 +539,13 @@ impl Machine {
         let Some(member) = self.members.get_mut(&running.id) else { return false };
         let (Some(named), Some(store)) = (&running.silent, &running.shape.store) else { return false };
         let named = match running.shape.uid {
-            true => uid.is_some_and(|uid| named.contains(uid)) || number == self.exists && named.contains(u32::MAX),
+            true => {
+                uid.is_some_and(|uid| named.contains(uid)) || number == self.view.exists() && named.contains(u32::MAX)
+            }
             false => named.contains(number),
         };
         let expected =
-            self.shadow.flags(number).is_none_or(|before| stored(before, store.sign, &store.flags) == *flags);
+            self.view.shadow.flags(number).is_none_or(|before| stored(before, store.sign, &store.flags) == *flags);
         // Once something was said, the last word has to be right.
         let told = member.told.get_or_insert_default();
         let silent = named && expected && !told.contains(own);

@@ -169,9 +169,9 @@ impl Machine {
             self.losses = 0;
         }
         let tells_all = job.tells_all();
-        let delays = std::mem::take(&mut self.delays);
+        let delays = std::mem::take(&mut self.view.delays);
         // Who gave the command has heard it.
-        self.delayed &= !tells_all && !delays;
+        self.view.delayed &= !tells_all && !delays;
         match job {
             Job::Open { member, run, selection } => self.opened(member, &run, selection, rest, ok && selected),
             Job::Reselect { selection, parameter } => {
@@ -222,16 +222,16 @@ impl Machine {
                 if self.recheck.is_none() {
                     // What is refused is not asked for again and again.
                     self.owes = false;
-                    self.shadow.forgive();
+                    self.view.shadow.forgive();
                     if ok {
-                        self.settle();
+                        self.view.settle();
                     }
                 }
             }
             Job::KeepAlive => self.polled(ok),
             Job::Idle(idle) => self.idle_done(&idle),
         }
-        self.delayed |= delays && !tells_all;
+        self.view.delayed |= delays && !tells_all;
         if !selected && self.is_open() {
             self.link = Link::Up { open: false };
         }
@@ -259,22 +259,15 @@ impl Machine {
                 .for_each(|it| it.out.push_before_last(Told::Done(Bytes::new(), rest.clone(), true)));
         }
         let cursor = self.members.get(&running.id).and_then(|member| member.cursor);
-        running.mapped |= cursor.is_some_and(|cursor| self.log.withholds(cursor));
+        running.mapped |= cursor.is_some_and(|cursor| self.view.log.withholds(cursor));
         self.answered(*running, rest, ok);
     }
 
     /// The backend says up to where it has told everything.
     pub(super) fn note_highest(&mut self, modseq: Option<u64>) {
         let open = self.is_open();
-        if let Some(selection) = self.selection.as_mut().filter(|_| open && modseq.is_some()) {
+        if let Some(selection) = self.view.selection.as_mut().filter(|_| open && modseq.is_some()) {
             selection.highest_modseq = modseq;
-        }
-    }
-
-    /// All news are told, up to what the backend calls the highest mod-sequence.
-    fn settle(&mut self) {
-        if let Some(modseq) = self.selection.as_ref().and_then(|selection| selection.highest_modseq) {
-            self.shadow.settle(self.exists, modseq);
         }
     }
 
@@ -293,7 +286,7 @@ impl Machine {
         match cursor.filter(|_| running.mapped || !self.is_open()) {
             Some(_) if highest_modseq(&rest).is_some() => Bytes::from_static(b" OK Completed.\r\n"),
             Some(cursor) if running.shape.store.is_some() && !running.shape.uid => {
-                Bytes::copy_from_slice(&modified(&rest, &self.log.numbering(cursor)))
+                Bytes::copy_from_slice(&modified(&rest, &self.view.log.numbering(cursor)))
             }
             _ => rest,
         }
@@ -303,17 +296,16 @@ impl Machine {
         if !ok {
             return self.done_with(member, rest, false);
         }
-        self.exists = selection.exists;
-        self.log = Log::new(selection.exists, selection.recent.unwrap_or(0));
-        self.uids = Ranges::new();
-        self.touched = false;
-        self.shadow = super::Shadow::default();
-        self.recent.forget_numbers();
+        self.view.log = Log::new(selection.exists, selection.recent.unwrap_or(0));
+        self.view.uids = Ranges::new();
+        self.view.touched = false;
+        self.view.shadow = super::Shadow::default();
+        self.view.recent.forget_numbers();
         self.recheck = None;
-        self.selection = Some(Selection { rest: rest.clone(), ..selection });
+        self.view.selection = Some(Selection { rest: rest.clone(), ..selection });
         self.link = Link::Up { open: true };
-        self.settle();
-        let uid_next = self.selection.as_ref().and_then(|selection| selection.uid_next);
+        self.view.settle();
+        let uid_next = self.view.selection.as_ref().and_then(|selection| selection.uid_next);
         self.welcome(member, run, uid_next, Bytes::new(), rest);
     }
 
@@ -321,9 +313,9 @@ impl Machine {
     /// what has changed since it knew the mailbox.
     fn welcome(&mut self, id: MemberId, run: &Run, uid_next: Option<u32>, reply: Bytes, rest: Bytes) {
         let catch_up = self.catch_up(run, uid_next);
-        let complete = self.selection.as_ref().and_then(|selection| selection.highest_modseq);
+        let complete = self.view.selection.as_ref().and_then(|selection| selection.highest_modseq);
         let Some(member) = self.members.get_mut(&id) else { return };
-        member.cursor = Some(self.log.join());
+        member.cursor = Some(self.view.log.join());
         member.complete = complete;
         if catch_up.is_none() {
             return member.out.push_back(Told::Done(reply, rest, true));
@@ -339,7 +331,7 @@ impl Machine {
     /// The command that tells just what a SELECT with the parameter QRESYNC does (RFC 7162 section 3.2.6).
     fn catch_up(&self, select: &Run, uid_next: Option<u32>) -> Option<Box<Run>> {
         let resync = Parameters::of(&select.command)?.resync?;
-        let validity = self.selection.as_ref()?.validity;
+        let validity = self.view.selection.as_ref()?.validity;
         // Not `1:*`: what was behind the last message has vanished, too.
         let all = || uid_next.map_or("1:*".into(), |next| format!("1:{}", next.saturating_sub(1).max(1)));
         let text =
@@ -355,7 +347,7 @@ impl Machine {
         let number = |word: &[u8]| text.and_then(|text| number_after(text, word));
         let small = |word: &[u8]| number(word).and_then(|number| u32::try_from(number).ok());
         let validity = small(b"UIDVALIDITY ");
-        let known = self.selection.as_ref().and_then(|selection| selection.validity);
+        let known = self.view.selection.as_ref().and_then(|selection| selection.validity);
         let is_gone = || StatusReply::parse(rest).is_some_and(|reply| reply.has_code("NONEXISTENT"));
         if text.is_none() && is_gone() || known.is_some() && validity.is_some() && validity != known {
             // It was renamed or deleted under the members (RFC 2180 section 3): who selects it now means another one.
@@ -390,14 +382,18 @@ impl Machine {
             self.miscounted = 0;
             return self.open();
         }
-        let Some(selection) = &self.selection else { return };
+        let Some(selection) = &self.view.selection else { return };
         let modseq = selection.highest_modseq.filter(|_| self.has_modseqs());
         self.look_for_unseen(Joining { uid_next: selection.uid_next, modseq, ..joining });
     }
 
     fn look_for_unseen(&mut self, joining: Joining) {
         let known = self.manners.known();
-        if self.settings.unseen && known.search.allows(self.now) && self.exists > 0 && self.uids.len() == self.exists {
+        if self.settings.unseen
+            && known.search.allows(self.now)
+            && self.view.exists() > 0
+            && self.view.uids.len() == self.view.exists()
+        {
             let returns = if self.returns() { "RETURN (MIN) " } else { "" };
             let run = own(Name::Search, format!("UID SEARCH {returns}UNSEEN"));
             return self.begin(Job::Unseen { joining, first: None }, run);
@@ -410,25 +406,26 @@ impl Machine {
         if self.strays.is_some() {
             return self.join_later(joining);
         }
-        let unknown = self.exists.saturating_sub(self.uids.len());
+        let unknown = self.view.exists().saturating_sub(self.view.uids.len());
         if unknown > joining.unknown {
             // More have come since UIDNEXT was said, which is above the UIDs of all (RFC 9051 section 2.3.1.1).
             if unknown <= FEW && joining.counts < COUNTS {
                 joining.counts += 1;
-                let run = self.fetch_new_uids();
+                let run = self.view.fetch_new_uids();
                 return self.begin(Job::Refresh(joining), run);
             }
             joining.uid_next = None;
         }
-        let after_last = self.uids.last().map(|last| last.saturating_add(1));
+        let after_last = self.view.uids.last().map(|last| last.saturating_add(1));
         joining.uid_next = joining.uid_next.map(|next| after_last.map_or(next, |after| after.max(next)));
         self.note_highest(joining.modseq);
-        self.settle();
-        let Some(selection) = &self.selection else { return };
-        let there = joining.unseen.filter(|uid| self.uids.len() == self.exists && self.uids.contains(*uid));
-        let unseen = there.map(|uid| self.uids.rank(uid) + 1);
+        self.view.settle();
+        let Some(selection) = &self.view.selection else { return };
+        let there =
+            joining.unseen.filter(|uid| self.view.uids.len() == self.view.exists() && self.view.uids.contains(*uid));
+        let unseen = there.map(|uid| self.view.uids.rank(uid) + 1);
         let rest = selection.rest.clone();
-        let reply = |modseq| selection.reply(self.exists, &joining, modseq, unseen).freeze();
+        let reply = |modseq| selection.reply(self.view.exists(), &joining, modseq, unseen).freeze();
         let plain = reply(None);
         let with_modseq = if self.needed().has_modseqs() { reply(joining.modseq) } else { Bytes::new() };
         for id in &joining.ids {
@@ -453,13 +450,13 @@ impl Machine {
     /// which messages they know.
     pub(super) fn is_resumable(&self) -> bool {
         // With QRESYNC, they will be told the UIDs of what is gone.
-        self.uids.len() == self.exists || !self.touched && !self.tells_vanished()
+        self.view.uids.len() == self.view.exists() || !self.view.touched && !self.tells_vanished()
     }
 
     /// The UIDs of all messages would be good to know.
     pub(super) fn wants_census(&self) -> bool {
         self.is_open()
-            && self.uids.len() != self.exists
+            && self.view.uids.len() != self.view.exists()
             && self.miscounted < MAX_COUNTS
             && self.manners.known().census.allows(self.now)
             && self.members.values().any(|member| member.cursor.is_some())
@@ -468,7 +465,7 @@ impl Machine {
     /// The same, before a member's command: if it can be, in a way in which the backend may not tell of EXPUNGE
     /// (RFC 9051 section 7.5.1), so that the numbers in that command stay what they are.
     pub(super) fn ask_for_new_uids(&mut self) {
-        if self.miscounted == 0 && self.exists.saturating_sub(self.uids.len()) <= FEW {
+        if self.miscounted == 0 && self.view.exists().saturating_sub(self.view.uids.len()) <= FEW {
             self.ask_one_by_one(None);
         } else {
             self.ask_for_uids(None);
@@ -476,12 +473,8 @@ impl Machine {
     }
 
     fn ask_one_by_one(&mut self, fresh: Option<Fresh>) {
-        let run = if fresh.is_some() { own(Name::Fetch, "FETCH 1:* (UID)") } else { self.fetch_new_uids() };
+        let run = if fresh.is_some() { own(Name::Fetch, "FETCH 1:* (UID)") } else { self.view.fetch_new_uids() };
         self.begin(Job::Census { by: By::Fetch, fresh }, run);
-    }
-
-    fn fetch_new_uids(&self) -> Box<Run> {
-        own(Name::Fetch, format!("FETCH {}:* (UID)", self.uids.len().saturating_add(1)))
     }
 
     /// Whether SEARCH may be asked for its result in this form (RFC 4731).
@@ -504,7 +497,7 @@ impl Machine {
     /// Whether there is a way at all. Once all were tried for long, there is a pause.
     fn note_census(&mut self) {
         let now = self.now;
-        if self.uids.len() == self.exists {
+        if self.view.uids.len() == self.view.exists() {
             self.miscounted = 0;
             return self.manners.learn(|known| known.census.works());
         }
@@ -519,13 +512,13 @@ impl Machine {
             // Cyrus leaves out of UID SEARCH what is gone, and says so only when asked for news.
             return self.begin(Job::Census { by: By::Noop, fresh }, own(Name::Noop, "NOOP"));
         }
-        let exists = fresh.as_ref().map_or(self.exists, |fresh| fresh.exists);
+        let exists = fresh.as_ref().map_or(self.view.exists(), |fresh| fresh.exists);
         let searches = self.manners.known().search.allows(self.now);
         if exists > 0 && (self.miscounted >= COUNTS || !searches) {
             // One by one cannot miscount, however many come and go meanwhile.
             return self.ask_one_by_one(fresh);
         }
-        let known = if fresh.is_some() { 0 } else { self.uids.len() };
+        let known = if fresh.is_some() { 0 } else { self.view.uids.len() };
         let returns = self.returns();
         let by = By::Search { returns };
         let returns = if returns { "RETURN (ALL) " } else { "" };
@@ -537,7 +530,7 @@ impl Machine {
 
     fn reselected(&mut self, selection: Selection, parameter: &'static str, ok: bool) {
         let now = self.now;
-        let Some(known) = &self.selection else { return };
+        let Some(known) = &self.view.selection else { return };
         if !ok && passes(&selection.rest) {
             return self.selected_later(&selection.rest);
         }
@@ -555,19 +548,19 @@ impl Machine {
         if known.validity != selection.validity || access(known) != access(&selection) {
             return self.bye_all(b"The mailbox is no longer what it was");
         }
-        if selection.highest_modseq.zip(self.shadow.settled()).is_some_and(|(now, before)| now < before) {
+        if selection.highest_modseq.zip(self.view.shadow.settled()).is_some_and(|(now, before)| now < before) {
             // By mod-sequences, which only ever grow (RFC 7162 section 3.1), nothing can be compared.
             if self.needed().has_modseqs() {
                 return self.bye_all(b"The mailbox is no longer what it was");
             }
-            self.shadow.settle(0, 0);
+            self.view.shadow.settle(0, 0);
         }
         let same = !known.changed
             && known.exists == selection.exists
             && known.uid_next.is_some()
             && known.uid_next == selection.uid_next;
-        if same || selection.exists == 0 && self.exists == 0 {
-            self.go_on_with(selection);
+        if same || selection.exists == 0 && self.view.exists() == 0 {
+            self.view.go_on_with(selection);
             self.stats.push(Stat::Resumed { changed: false });
             return self.resumed();
         }
@@ -606,24 +599,25 @@ impl Machine {
             return self.ask_for_uids(Some(again));
         };
         self.miscounted = 0;
-        self.place_strays(&uids, &fresh.gone);
-        let came = uids.difference(&self.uids);
-        if came.first().is_some_and(|first| self.uids.last().is_some_and(|last| first < last)) {
+        self.view.place_strays(&uids, &fresh.gone);
+        let came = uids.difference(&self.view.uids);
+        if came.first().is_some_and(|first| self.view.uids.last().is_some_and(|last| first < last)) {
             // UIDs only ever grow (RFC 9051 section 2.3.1.1).
             return self.bye_all(b"The mailbox is no longer what it was");
         }
-        self.go_on_with(fresh.selection);
+        self.view.go_on_with(fresh.selection);
         self.link = Link::Up { open: true };
-        self.loses_uids(&self.uids.difference(&uids));
-        if self.exists > uids.len() {
+        self.loses_uids(&self.view.uids.difference(&uids));
+        if self.view.exists() > uids.len() {
             // Of the last ones nobody knows more than that they are there: any will do.
-            self.loses(&Ranges::from_runs(vec![(uids.len() + 1, self.exists)]));
+            self.loses(&Ranges::from_runs(vec![(uids.len() + 1, self.view.exists())]));
         } else {
             self.counts(uids.len());
         }
-        self.uids = uids;
-        if let Some(selection) = &mut self.selection {
-            (selection.exists, selection.changed) = (self.exists, false);
+        self.view.uids = uids;
+        let exists = self.view.exists();
+        if let Some(selection) = &mut self.view.selection {
+            (selection.exists, selection.changed) = (exists, false);
         }
         for event in fresh.after {
             match event {
@@ -639,49 +633,28 @@ impl Machine {
         self.resumed();
     }
 
-    /// The mailbox is selected anew.
-    fn go_on_with(&mut self, selection: Selection) {
-        let news = self.selection.as_ref().map(|known| selection.news_since(known));
-        for line in news.into_iter().flatten() {
-            self.log.handle_text(line, None);
-        }
-        self.selection = Some(selection);
-    }
-
-    /// The members were told of messages in the order of their UIDs: so the ones whose UIDs were not known are the
-    /// first of those that are there and those that have gone.
-    fn place_strays(&mut self, there: &Ranges, gone: &Ranges) {
-        if gone.is_empty() {
-            return;
-        }
-        let mut all = there.clone();
-        all.insert_all(gone);
-        let strays = self.beyond(&all, self.exists.saturating_sub(self.uids.len()));
-        self.uids.insert_all(&strays);
-    }
-
     fn resumed(&mut self) {
         self.link = Link::Up { open: true };
-        self.delayed = false;
+        self.view.delayed = false;
         self.recheck = Some(1);
     }
 
     /// Asks for the flags that members know; false: there are none to ask for.
     pub(super) fn ask_for_flags(&mut self) -> bool {
-        if let Some(since) = self.shadow.settled().filter(|_| self.recheck.is_some() && self.has_modseqs()) {
+        if let Some(since) = self.view.shadow.settled().filter(|_| self.recheck.is_some() && self.has_modseqs()) {
             // What members know from another time is not in the shadow.
             self.recheck = None;
             let text = format!("FETCH 1:* (FLAGS) (CHANGEDSINCE {since})");
-            if self.exists > 0 {
+            if self.view.exists() > 0 {
                 self.begin(Job::Recheck, own(Name::Fetch, text));
             }
-            return self.exists > 0;
+            return self.view.exists() > 0;
         }
         let (set, next) = match self.recheck {
             // Members may know the flags of any message.
-            Some(_) if self.shadow.has_forgotten() && self.exists > 0 => ("1:*".to_owned(), None),
-            Some(from) => some_runs(self.shadow.known(from)),
-            None => some_runs(self.shadow.owed(1)),
+            Some(_) if self.view.shadow.has_forgotten() && self.view.exists() > 0 => ("1:*".to_owned(), None),
+            Some(from) => some_runs(self.view.shadow.known(from)),
+            None => some_runs(self.view.shadow.owed(1)),
         };
         self.recheck = next;
         if set.is_empty() {
