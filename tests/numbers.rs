@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use imapool::imap::command::{Command, Segment, parse_head};
 use imapool::mailbox::enabled::Enabled;
-use imapool::mailbox::machine::{Action, Machine, MemberId, Settings, Told};
+use imapool::mailbox::machine::{Action, GiveUp, Machine, MemberId, Settings, Told};
 use imapool::session::machine::Run;
+use imapool::upstream::loss::Loss;
 use nix::sys::resource::{Resource, setrlimit};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -187,7 +188,7 @@ impl World {
                 self.clients.remove(&id);
             }
             Op::Wait(millis) => self.now += Duration::from_millis(*millis),
-            Op::Yield => self.machine.handle_yield(),
+            Op::Yield => self.machine.handle_give_up(GiveUp::Wanted),
             _ => {}
         }
         self.act();

@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 use super::enabled::{EnableSet, Enabled};
 pub use super::line::FromHub;
 use super::line::{self, Join, MemberEnd, Place, Request};
-use super::machine::{Action, Machine, MemberId, Outdated, Settings, Stat, Told};
+use super::machine::{Action, GiveUp, Machine, MemberId, Settings, Stat, Told};
 use super::registry::{Entrance, Registry, Status};
 use crate::auth::Authenticator;
 use crate::imap::command::Command;
@@ -193,7 +193,7 @@ impl Hub {
             if self.lease.is_some() && self.yielding.is_none() {
                 self.yielding = self.account.sharers().claim();
                 if self.yielding.is_some() {
-                    self.machine.handle_yield();
+                    self.machine.handle_give_up(GiveUp::Wanted);
                 }
             }
             while let Some(action) = self.machine.poll_action() {
@@ -222,10 +222,10 @@ impl Hub {
     /// What was retired, or is too old, is given up between two commands, and whose credential was refused since
     /// hears that: not in the middle of a reply.
     fn look_at_account(&mut self) {
-        let aged = self.expires.take_if(|at| *at <= Instant::now()).map(|_| Outdated::Aged);
-        let retired = self.lease.as_ref().is_some_and(Lease::is_outdated).then_some(Outdated::Retired);
+        let aged = self.expires.take_if(|at| *at <= Instant::now()).map(|_| GiveUp::Aged);
+        let retired = self.lease.as_ref().is_some_and(Lease::is_outdated).then_some(GiveUp::Retired);
         if let Some(why) = retired.or(aged) {
-            self.machine.handle_outdated(why);
+            self.machine.handle_give_up(why);
         }
         let generation = self.account.generation();
         if generation == self.generation {

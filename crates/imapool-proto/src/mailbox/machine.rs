@@ -218,7 +218,10 @@ struct Member {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Link {
-    Down,
+    /// `retry_at`: when to ask for a connection.
+    Down {
+        retry_at: Instant,
+    },
     Connecting,
     /// `open`: the mailbox is selected on it, and all members' views follow it.
     Up {
@@ -228,14 +231,31 @@ enum Link {
     Broken,
 }
 
-/// Why a connection is to be given up for another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outdated {
-    /// It is retired: nobody is served on it any more.
-    Retired,
-    /// It is as old as it may become: if somebody waits, one is served first, or all of the next one's life might go by
-    /// with selecting the mailbox, too.
+/// Why a connection is to be given up between two commands; the last is the most urgent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GiveUp {
+    /// It is wanted elsewhere: as soon as the members have had something of it.
+    Wanted,
+    /// It is as old as it may become, and another takes its place: if somebody waits, one is served first, or all of
+    /// the next one's life might go by with selecting the mailbox, too.
     Aged,
+    /// It is retired, and another takes its place: nobody is served on it any more.
+    Retired,
+}
+
+/// How a connection has been used so far, and whether it is to be given up.
+#[derive(Debug)]
+struct Hold {
+    since: Instant,
+    /// A member's command has run on it.
+    served: bool,
+    give_up: Option<GiveUp>,
+}
+
+impl Hold {
+    fn since(now: Instant) -> Self {
+        Self { since: now, served: false, give_up: None }
+    }
 }
 
 /// See the module.
@@ -270,21 +290,15 @@ pub struct Machine {
     actions: VecDeque<Action>,
     stats: Vec<Stat>,
     now: Instant,
-    /// Since when nothing happened upstream, since when the job runs, and since when the connection is there.
+    /// Since when nothing happened upstream, and since when the job runs.
     quiet_since: Instant,
     job_since: Instant,
-    connected_since: Instant,
-    /// When to ask for a connection again.
-    retry_at: Instant,
     /// When to say again that members wait for a command.
     overload_at: Instant,
     /// When the owner of the job last took something of its reply.
     taken_at: Instant,
-    yielding: bool,
-    /// The connection is to be given up for another.
-    outdated: Option<Outdated>,
-    /// A member's command has run on this connection.
-    served: bool,
+    /// Of the connection that is there.
+    hold: Hold,
     /// The number from which on flags may have changed while there was no connection: they are asked for before members
     /// are served.
     recheck: Option<u32>,
@@ -322,7 +336,7 @@ impl Machine {
             on: Enabled::Nothing,
             apart: false,
             queue: VecDeque::new(),
-            link: Link::Down,
+            link: Link::Down { retry_at: now },
             job: None,
             reader: Reader::default(),
             reading: None,
@@ -334,13 +348,9 @@ impl Machine {
             now,
             quiet_since: now,
             job_since: now,
-            connected_since: now,
-            retry_at: now,
             overload_at: now,
             taken_at: now,
-            yielding: false,
-            outdated: None,
-            served: false,
+            hold: Hold::since(now),
             recheck: None,
             strays: None,
             finishing: None,
@@ -396,20 +406,17 @@ impl Machine {
     pub fn handle_connected(&mut self, on: Enabled) {
         self.on = on;
         self.link = Link::Up { open: false };
-        self.outdated = None;
         self.reader = Reader::default();
         self.reading = None;
         self.tagged = None;
         self.strays = None;
-        self.connected_since = self.now;
-        self.served = false;
+        self.hold = Hold::since(self.now);
         self.quiet_since = self.now;
     }
 
     /// None could be had: whoever waits is told so, and it is tried again `after` a while.
     pub fn handle_unconnected(&mut self, after: Duration) {
-        self.link = Link::Down;
-        self.retry_at = self.now + after;
+        self.link = Link::Down { retry_at: self.now + after };
         self.finish();
         while let Some(id) = self.queue.pop_front() {
             if let Some(member) = self.members.get_mut(&id) {
@@ -478,8 +485,7 @@ impl Machine {
 
     /// The backend no longer accepts the credential that a connection was to be opened with: another may do.
     pub fn handle_refused(&mut self) {
-        self.link = Link::Down;
-        self.retry_at = self.now;
+        self.link = Link::Down { retry_at: self.now };
     }
 
     /// The backend no longer accepts these members' credentials. Whatever they wait for, they are told so and are
@@ -492,19 +498,16 @@ impl Machine {
         }
     }
 
-    /// The connection is given back between two commands, for another.
-    pub fn handle_outdated(&mut self, why: Outdated) {
-        self.outdated = matches!(self.link, Link::Up { .. }).then_some(why);
+    /// The connection is given up between two commands, as soon as that can be done.
+    pub fn handle_give_up(&mut self, why: GiveUp) {
+        if matches!(self.link, Link::Up { .. }) {
+            self.hold.give_up = self.hold.give_up.max(Some(why));
+        }
     }
 
     /// The members: first those with a command that waits, then all, in no order.
     pub fn by_need(&self) -> impl Iterator<Item = MemberId> {
         self.queue.iter().copied().chain(self.members.keys().copied())
-    }
-
-    /// The connection is wanted elsewhere: it is given back as soon as that can be done.
-    pub fn handle_yield(&mut self) {
-        self.yielding = matches!(self.link, Link::Up { .. });
     }
 
     /// What time it is. Call it before each other input, and before [`Machine::poll_action`].
@@ -517,13 +520,13 @@ impl Machine {
     pub fn poll_timeout(&self) -> Option<Instant> {
         match (self.link, &self.job) {
             (Link::Connecting | Link::Broken, _) => None,
-            (Link::Down, _) => self.wants_connection().then_some(self.retry_at),
+            (Link::Down { retry_at }, _) => self.wants_connection().then_some(retry_at),
             (Link::Up { .. }, Some(Job::Idle(idle))) => Some(self.idle_deadline(idle)),
             (Link::Up { .. }, Some(Job::Member(_))) => (!self.queue.is_empty()).then_some(self.overload_at),
             (Link::Up { .. }, Some(job)) => job.is_soon_answered().then(|| self.job_since + SOON),
             (Link::Up { .. }, None) if self.wants_census() => Some(self.quiet_since + BEFORE_CENSUS),
             (Link::Up { .. }, None) if self.wants_idle() => Some(self.quiet_since + BEFORE_IDLE),
-            (Link::Up { .. }, None) if self.yielding => Some(self.connected_since + QUANTUM),
+            (Link::Up { .. }, None) if self.hold.give_up == Some(GiveUp::Wanted) => Some(self.hold.since + QUANTUM),
             (Link::Up { .. }, None) => Some(self.quiet_since + self.before_poll()),
         }
     }

@@ -71,11 +71,8 @@ impl Machine {
             }
             return;
         }
-        let wanted = self.yielding
-            || self.outdated.is_some()
-            || self.strays.is_some()
-            || !self.queue.is_empty()
-            || !self.has_idlers();
+        let wanted =
+            self.hold.give_up.is_some() || self.strays.is_some() || !self.queue.is_empty() || !self.has_idlers();
         if over || wanted {
             self.actions.push_back(Action::EndIdle);
             let now = self.now;

@@ -10,7 +10,7 @@ use super::idle::Idle;
 use super::resume::Fresh;
 use super::selection::Selection;
 use super::{
-    Action, BEFORE_CENSUS, BEFORE_IDLE, Link, MAX_OWN, MAX_PAUSE, Machine, MemberId, Nonsense, Outdated, QUANTUM, SOON,
+    Action, BEFORE_CENSUS, BEFORE_IDLE, GiveUp, Link, MAX_OWN, MAX_PAUSE, Machine, MemberId, Nonsense, QUANTUM, SOON,
     Stat, Told,
 };
 use crate::imap::command::{Command, Name, Segment, quoted, quoted_8bit};
@@ -168,7 +168,7 @@ impl Machine {
     /// Finds out what is to be done now.
     pub(super) fn proceed(&mut self) {
         match (self.link, &self.job) {
-            (Link::Down, _) if self.wants_connection() && self.now >= self.retry_at => {
+            (Link::Down { retry_at }, _) if self.wants_connection() && self.now >= retry_at => {
                 self.link = Link::Connecting;
                 self.actions.push_back(Action::Connect);
             }
@@ -205,11 +205,8 @@ impl Machine {
             if open && self.finishing.is_some() && self.recheck.is_none() {
                 self.finish();
             }
-            if self.is_left() && self.strays.is_none() {
-                return self.change_connections(open);
-            }
-            if self.yielding && self.has_had_enough(open) {
-                return self.give_up();
+            if self.is_given_up(open) {
+                return self.give_up(open);
             }
             if self.lacks(open) {
                 self.raise(open);
@@ -234,48 +231,43 @@ impl Machine {
         }
     }
 
-    /// The connection is given up for another now.
-    fn is_left(&self) -> bool {
-        match self.outdated {
+    /// The connection is to be given up, and may be now.
+    fn is_given_up(&self, open: bool) -> bool {
+        let looks_for_strays = self.strays.is_some();
+        match self.hold.give_up {
             None => false,
-            Some(Outdated::Retired) => true,
-            Some(Outdated::Aged) => self.served || self.queue.is_empty(),
+            Some(GiveUp::Retired) => !looks_for_strays,
+            Some(GiveUp::Aged) => !looks_for_strays && (self.hold.served || self.queue.is_empty()),
+            Some(GiveUp::Wanted) if !self.wants_connection() => !looks_for_strays,
+            // The members have been told what there is, and, if they ask for something, one was served at least,
+            // however long it took to select the mailbox anew.
+            Some(GiveUp::Wanted) => {
+                let up_to_date = open && self.recheck.is_none();
+                let served = || self.hold.served && self.now >= self.hold.since + QUANTUM;
+                up_to_date && (self.queue.is_empty() || served())
+            }
         }
     }
 
-    /// The connection may go to others: the members have been told what there is, and, if they ask for something, one
-    /// was served at least, however long it took to select the mailbox anew.
-    fn has_had_enough(&self, open: bool) -> bool {
-        if !self.wants_connection() {
-            return self.strays.is_none();
-        }
-        let up_to_date = open && self.recheck.is_none();
-        up_to_date && (self.queue.is_empty() || self.served && self.now >= self.connected_since + QUANTUM)
-    }
-
-    /// Gives the connection away, if it can be told afterwards what has changed meanwhile.
-    fn give_up(&mut self) {
-        if matches!(self.link, Link::Up { open: true }) && self.wants_census() {
-            return self.ask_for_uids(None);
-        }
-        self.stats.push(Stat::Parked);
-        self.disconnect(if self.queue.is_empty() { self.now + self.settings.parked } else { self.now });
-    }
-
-    /// Gives the connection up for another at once, if it can be told then what has changed meanwhile.
-    fn change_connections(&mut self, open: bool) {
+    /// Gives the connection up, if it can be told afterwards what has changed meanwhile.
+    fn give_up(&mut self, open: bool) {
         if open && self.wants_census() {
             return self.ask_for_uids(None);
         }
-        self.disconnect(self.now);
+        let mut retry_at = self.now;
+        if self.hold.give_up == Some(GiveUp::Wanted) {
+            self.stats.push(Stat::Parked);
+            if self.queue.is_empty() {
+                retry_at += self.settings.parked;
+            }
+        }
+        self.disconnect(retry_at);
     }
 
     /// Gives the connection back and asks for one at that time, or as soon as a member wants something.
     pub(super) fn disconnect(&mut self, retry_at: Instant) {
-        self.yielding = false;
-        self.outdated = None;
-        self.link = Link::Down;
-        self.retry_at = retry_at;
+        self.hold.give_up = None;
+        self.link = Link::Down { retry_at };
         self.actions.push_back(Action::Disconnect);
     }
 
@@ -311,7 +303,7 @@ impl Machine {
     }
 
     pub(super) fn begin(&mut self, job: Job, run: Box<Run>) {
-        self.served |= matches!(job, Job::Open { .. } | Job::Refresh(_) | Job::Close { .. } | Job::Member(_));
+        self.hold.served |= matches!(job, Job::Open { .. } | Job::Refresh(_) | Job::Close { .. } | Job::Member(_));
         match job {
             Job::Open { .. } | Job::Close { .. } | Job::Member(_) => self.own_in_a_row = 0,
             // Goes on with the messages that follow.
@@ -497,7 +489,7 @@ impl Machine {
             return false;
         }
         let changed = self.view.selection.as_ref().is_some_and(|selection| selection.changed);
-        let soon_over = !changed && self.now < self.connected_since + BEFORE_CENSUS;
+        let soon_over = !changed && self.now < self.hold.since + BEFORE_CENSUS;
         let run = self.members.get(&id).and_then(|member| member.waiting.as_ref());
         if self.needed() == Enabled::Qresync {
             // VANISHED speaks of UIDs. For those who hear EXPUNGE, numbers are found when something has vanished.
@@ -563,9 +555,8 @@ impl Machine {
             if let Some(member) = self.members.get_mut(&id) {
                 member.out.push_back(Told::Yours(run));
             }
-            self.link = Link::Down;
-            self.yielding = false;
-            self.outdated = None;
+            self.hold.give_up = None;
+            self.link = Link::Down { retry_at: self.now };
             return self.actions.push_back(Action::HandOver(id));
         }
         if let Some(member) = self.members.get_mut(&id) {
@@ -587,13 +578,11 @@ impl Machine {
         let passing = self.reading.take().is_some_and(|reading| reading.is_passing())
             || self.tagged.take().is_some_and(|tagged| tagged.passes);
         self.pass_on();
-        self.link = Link::Down;
-        self.yielding = false;
-        self.outdated = None;
+        self.link = Link::Down { retry_at: self.now };
+        self.hold.give_up = None;
         self.recheck = None;
         self.owes = false;
         self.view.delayed |= std::mem::take(&mut self.view.delays);
-        self.retry_at = self.now;
         self.actions.clear();
         if !self.finishing.as_ref().is_some_and(Finishing::removes) {
             self.finish();

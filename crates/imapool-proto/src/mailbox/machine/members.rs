@@ -162,8 +162,8 @@ impl Machine {
 
     /// Whatever a member asks for makes a connection worth another try.
     fn wake(&mut self) {
-        if self.link == Link::Down {
-            self.retry_at = self.now;
+        if let Link::Down { retry_at } = &mut self.link {
+            *retry_at = self.now;
         }
     }
 

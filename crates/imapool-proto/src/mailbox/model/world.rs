@@ -11,7 +11,7 @@ use super::server::{self, Flags, Message, World};
 use crate::imap::capability::Capabilities;
 use crate::imap::command::{Command, Segment, parse_head};
 use crate::mailbox::enabled::{Enabled, asks_for_modseqs};
-use crate::mailbox::machine::{Action, Machine, MemberId, Outdated, Settings, Told};
+use crate::mailbox::machine::{Action, GiveUp, Machine, MemberId, Settings, Told};
 use crate::session::machine::Run;
 use crate::upstream::loss::Loss;
 use crate::upstream::machine::{Event, Machine as Upstream};
@@ -770,7 +770,7 @@ impl Sim {
             let holding: Vec<usize> = (0..self.hubs.len()).filter(|hub| self.hubs[*hub].link.is_some()).collect();
             let other = *self.chance.pick(&holding);
             self.hubs[other].machine.handle_time(self.now);
-            self.hubs[other].machine.handle_yield();
+            self.hubs[other].machine.handle_give_up(GiveUp::Wanted);
             return self.act(other);
         }
         let (needed, apart) = (self.hubs[at].machine.needed(), self.hubs[at].machine.is_apart());
@@ -834,9 +834,9 @@ impl Sim {
             self.hubs[at].machine.handle_revoked(&[id]);
             self.say(|| format!("{id} is let go"));
         } else if hub.link.is_some() {
-            let why = if self.chance.one_in(2) { Outdated::Retired } else { Outdated::Aged };
-            hub.machine.handle_outdated(why);
-            hub.outdated = why == Outdated::Retired;
+            let why = if self.chance.one_in(2) { GiveUp::Retired } else { GiveUp::Aged };
+            hub.machine.handle_give_up(why);
+            hub.outdated = why == GiveUp::Retired;
             self.say(|| format!("   hub {at} is to change connections"));
         }
     }
