@@ -27,21 +27,19 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use thiserror::Error;
 
 use self::jobs::{Finishing, Job};
 use self::levels::Levels;
 use self::outgoing::Outgoing;
-use self::replies::Reading;
-use self::resume::Fresh;
-use self::tagged::Tagged;
+use self::replies::Incoming;
+use self::resume::Recovery;
 use self::view::View;
 use super::enabled::Enabled;
 use super::log::{Cursor, LogError};
 use super::shadow::Shadow;
 use crate::imap::ranges::Ranges;
-use crate::imap::untagged::Reader;
 use crate::session::machine::{Remnant, Run};
 use crate::upstream::manners::Manners;
 
@@ -258,6 +256,19 @@ impl Hold {
     }
 }
 
+/// Times in a row that something was of no use.
+#[derive(Debug, Default)]
+struct InVain {
+    /// The UIDs did not fit the number of messages.
+    counts: u8,
+    /// Something was asked, beside what members ask.
+    asked: u32,
+    /// A connection was lost before it had served anybody.
+    losses: u32,
+    /// NOOP was refused.
+    polls: u32,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Machine {
@@ -280,13 +291,7 @@ pub struct Machine {
     queue: VecDeque<MemberId>,
     link: Link,
     job: Option<Job>,
-    reader: Reader,
-    reading: Option<Box<Reading>>,
-    /// A stray line is not the owner's: nor was the reply before it.
-    astray: bool,
-    tagged: Option<Tagged>,
-    /// For the owner of the job, of what was just read.
-    passed: BytesMut,
+    incoming: Incoming,
     actions: VecDeque<Action>,
     stats: Vec<Stat>,
     now: Instant,
@@ -299,26 +304,12 @@ pub struct Machine {
     taken_at: Instant,
     /// Of the connection that is there.
     hold: Hold,
-    /// The number from which on flags may have changed while there was no connection: they are asked for before members
-    /// are served.
-    recheck: Option<u32>,
-    /// Messages are gone of which only the UIDs are known, and not the numbers: the mailbox as it is to be found,
-    /// before the members' views follow it again.
-    strays: Option<Box<Fresh>>,
+    recovery: Recovery,
     /// Waits for that.
     finishing: Option<Finishing>,
-    /// Times in a row that the UIDs did not fit the number of messages.
-    miscounted: u8,
-    /// What was asked in a row, beside what members ask.
-    own_in_a_row: u32,
-    /// Times in a row that a connection was lost before it was of any use.
-    losses: u32,
+    in_vain: InVain,
     /// The mailbox was selected anew for those who wait to join.
     anew: bool,
-    /// NOOPs in a row that were refused.
-    refused_polls: u32,
-    /// Flags were told without their mod-sequence, which is to be asked for.
-    owes: bool,
 }
 
 impl Machine {
@@ -338,11 +329,7 @@ impl Machine {
             queue: VecDeque::new(),
             link: Link::Down { retry_at: now },
             job: None,
-            reader: Reader::default(),
-            reading: None,
-            astray: false,
-            tagged: None,
-            passed: BytesMut::new(),
+            incoming: Incoming::default(),
             actions: VecDeque::new(),
             stats: Vec::new(),
             now,
@@ -351,15 +338,10 @@ impl Machine {
             overload_at: now,
             taken_at: now,
             hold: Hold::since(now),
-            recheck: None,
-            strays: None,
+            recovery: Recovery::UpToDate,
             finishing: None,
-            miscounted: 0,
-            own_in_a_row: 0,
-            losses: 0,
+            in_vain: InVain::default(),
             anew: false,
-            refused_polls: 0,
-            owes: false,
         }
     }
 
@@ -406,10 +388,8 @@ impl Machine {
     pub fn handle_connected(&mut self, on: Enabled) {
         self.on = on;
         self.link = Link::Up { open: false };
-        self.reader = Reader::default();
-        self.reading = None;
-        self.tagged = None;
-        self.strays = None;
+        self.incoming = Incoming { astray: self.incoming.astray, ..Incoming::default() };
+        self.recovery = Recovery::UpToDate;
         self.hold = Hold::since(self.now);
         self.quiet_since = self.now;
     }

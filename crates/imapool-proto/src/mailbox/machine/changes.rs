@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::jobs::Job;
-use super::resume::Fresh;
+use super::resume::{Fresh, Recovery};
 use super::{Link, Machine, Nonsense};
 use crate::imap::command::Name;
 use crate::imap::ranges::Ranges;
@@ -13,23 +13,28 @@ use crate::mailbox::log::Replay;
 
 impl Machine {
     pub(super) fn exists(&mut self, count: u32) {
+        if let Some(fresh) = self.fresh() {
+            let checked = fresh.exists(count);
+            return self.check(checked);
+        }
         let open = self.is_open();
         match &mut self.job {
             Some(Job::Open { selection, .. }) => {
                 selection.exists = count;
-                let _ = write!(self.passed, "* {count} EXISTS\r\n");
+                let _ = write!(self.incoming.passed, "* {count} EXISTS\r\n");
             }
             Some(Job::Reselect { selection, .. }) => selection.exists = count,
-            Some(Job::Census { fresh: Some(fresh), .. }) => {
-                let checked = fresh.exists(count);
-                self.check(checked);
-            }
-            _ if self.strays.is_some() => {
-                let checked = self.strays.as_mut().map_or(Ok(()), |fresh| fresh.exists(count));
-                self.check(checked);
-            }
             _ if open => self.counts(count),
             _ => {}
+        }
+    }
+
+    /// The mailbox as it is to be found, while that is being found out.
+    fn fresh(&mut self) -> Option<&mut Fresh> {
+        match (&mut self.job, &mut self.recovery) {
+            (Some(Job::Census { fresh: Some(fresh), .. }), _) => Some(fresh),
+            (_, Recovery::Strays(fresh)) => Some(fresh),
+            _ => None,
         }
     }
 
@@ -46,7 +51,7 @@ impl Machine {
             return self.broken(error);
         }
         if count != before {
-            self.miscounted = 0;
+            self.in_vain.counts = 0;
             self.view.touched &= self.view.uids.len() != before;
             self.view.has_changed();
         }
@@ -58,7 +63,7 @@ impl Machine {
         match &mut self.job {
             Some(Job::Open { selection, .. }) => {
                 selection.recent = Some(count);
-                let _ = write!(self.passed, "* {count} RECENT\r\n");
+                let _ = write!(self.incoming.passed, "* {count} RECENT\r\n");
             }
             Some(Job::Reselect { selection, .. }) => selection.recent = Some(count),
             _ if open => {
@@ -70,23 +75,19 @@ impl Machine {
     }
 
     pub(super) fn expunged(&mut self, number: u32) {
+        if let Some(fresh) = self.fresh() {
+            let checked = fresh.expunged(number);
+            return self.check(checked);
+        }
         let open = self.is_open();
         match &mut self.job {
             Some(Job::Open { selection, .. }) => {
                 let there = selection.expunged(number);
                 if there {
-                    let _ = write!(self.passed, "* {number} EXPUNGE\r\n");
+                    let _ = write!(self.incoming.passed, "* {number} EXPUNGE\r\n");
                 }
             }
             Some(Job::Reselect { selection, .. }) => drop(selection.expunged(number)),
-            Some(Job::Census { fresh: Some(fresh), .. }) => {
-                let checked = fresh.expunged(number);
-                self.check(checked);
-            }
-            _ if self.strays.is_some() => {
-                let checked = self.strays.as_mut().map_or(Ok(()), |fresh| fresh.expunged(number));
-                self.check(checked);
-            }
             _ if open => {
                 self.announced(number);
                 self.loses(&Ranges::from_iter([number]));
@@ -110,7 +111,7 @@ impl Machine {
         self.view.uids.remove_all(&uids);
         self.view.shadow.expunge(numbers);
         self.view.recent.expunge(numbers);
-        if let Some(from) = &mut self.recheck {
+        if let Recovery::Flags(from) = &mut self.recovery {
             *from -= numbers.rank(*from);
         }
         self.view.has_changed();
@@ -128,18 +129,11 @@ impl Machine {
 
     /// VANISHED (RFC 7162 section 3.2.10.2).
     pub(super) fn vanished(&mut self, uids: &Ranges) {
-        let open = self.is_open();
-        match &mut self.job {
-            Some(Job::Census { fresh: Some(fresh), .. }) => {
-                let checked = fresh.vanished(uids);
-                self.check(checked);
-            }
-            _ if self.strays.is_some() => {
-                let checked = self.strays.as_mut().map_or(Ok(()), |fresh| fresh.vanished(uids));
-                self.check(checked);
-            }
-            _ if open => self.vanishes(uids),
-            _ => {}
+        if let Some(fresh) = self.fresh() {
+            let checked = fresh.vanished(uids);
+            self.check(checked);
+        } else if self.is_open() {
+            self.vanishes(uids);
         }
     }
 
@@ -170,9 +164,9 @@ impl Machine {
         if let Err(why) = fresh.vanished(uids) {
             return self.broken(why);
         }
-        self.strays = Some(Box::new(fresh));
+        self.recovery = Recovery::Strays(Box::new(fresh));
         self.link = Link::Up { open: false };
-        self.miscounted = 0;
+        self.in_vain.counts = 0;
     }
 
     /// The member whose command runs hears of news where they stand among its replies.
@@ -182,9 +176,9 @@ impl Machine {
         let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
         let news = self.view.log.replay(cursor, replay);
         // What is long goes behind what was passed on before it.
-        let mut text = std::mem::take(&mut self.passed);
+        let mut text = std::mem::take(&mut self.incoming.passed);
         self.hear(id, news, &mut text);
-        self.passed = text;
+        self.incoming.passed = text;
         let withholds = self.view.log.withholds(cursor);
         if let Some(Job::Member(running)) = &mut self.job {
             running.mapped = replay == Replay::KeepNumbers && withholds;
@@ -199,7 +193,7 @@ impl Machine {
             Some(Job::Unseen { first, .. }) => *first = first.iter().copied().chain(uids.first()).min(),
             Some(Job::Census { fresh: Some(fresh), .. }) => fresh.counted(uids),
             // Where there are strays, it will be asked for anew.
-            Some(Job::Census { fresh: None, .. }) if self.strays.is_none() => {
+            Some(Job::Census { fresh: None, .. }) if !self.recovery.looks_for_strays() => {
                 let new = uids.above(self.view.uids.last().unwrap_or(0));
                 if self.view.uids.len().checked_add(new.len()) == Some(self.view.exists()) {
                     self.view.uids.insert_all(&new);

@@ -42,14 +42,14 @@ impl Machine {
     pub(super) fn before_poll(&self) -> Duration {
         let keepalive = self.settings.keepalive;
         // Where NOOP is refused, too, ever more seldom.
-        let poll = POLL.saturating_mul(1 << self.refused_polls.min(16));
+        let poll = POLL.saturating_mul(1 << self.in_vain.polls.min(16));
         if self.has_idlers() { poll.min(keepalive) } else { keepalive }
     }
 
     /// News were asked for.
     pub(super) fn polled(&mut self, ok: bool) {
-        self.refused_polls = if ok { 0 } else { self.refused_polls.saturating_add(1) };
-        self.losses = 0;
+        self.in_vain.polls = if ok { 0 } else { self.in_vain.polls.saturating_add(1) };
+        self.in_vain.losses = 0;
     }
 
     /// By when the backend has to have said something to the IDLE that runs, or it is begun anew.
@@ -71,8 +71,10 @@ impl Machine {
             }
             return;
         }
-        let wanted =
-            self.hold.give_up.is_some() || self.strays.is_some() || !self.queue.is_empty() || !self.has_idlers();
+        let wanted = self.hold.give_up.is_some()
+            || self.recovery.looks_for_strays()
+            || !self.queue.is_empty()
+            || !self.has_idlers();
         if over || wanted {
             self.actions.push_back(Action::EndIdle);
             let now = self.now;
@@ -90,7 +92,7 @@ impl Machine {
     pub(super) fn idle_done(&mut self, idle: &Idle) {
         let (lasted, now) = (self.has_lasted(idle), self.now);
         if lasted {
-            self.losses = 0;
+            self.in_vain.losses = 0;
         }
         self.manners.learn(|known| match idle.ended {
             _ if lasted => known.idle.works(),
@@ -107,7 +109,7 @@ impl Machine {
         let (lasted, now) = (self.has_lasted(idle), self.now);
         let unanswered = (!idle.accepted || idle.ended.is_some()) && now >= self.idle_deadline(idle);
         if lasted {
-            self.losses = 0;
+            self.in_vain.losses = 0;
         }
         self.manners.learn(|known| {
             if unanswered {

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::departed::Answer;
 use super::idle::Idle;
-use super::resume::Fresh;
+use super::resume::{Fresh, Recovery};
 use super::selection::Selection;
 use super::{
     Action, BEFORE_CENSUS, BEFORE_IDLE, GiveUp, Link, MAX_OWN, MAX_PAUSE, Machine, MemberId, Nonsense, QUANTUM, SOON,
@@ -198,11 +198,11 @@ impl Machine {
 
     fn next(&mut self, open: bool) {
         while self.job.is_none() && self.link == (Link::Up { open }) && self.actions.is_empty() {
-            if self.own_in_a_row >= MAX_OWN {
+            if self.in_vain.asked >= MAX_OWN {
                 self.asks_in_vain();
                 continue;
             }
-            if open && self.finishing.is_some() && self.recheck.is_none() {
+            if open && self.finishing.is_some() && !self.recovery.lacks_flags() {
                 self.finish();
             }
             if self.is_given_up(open) {
@@ -213,10 +213,10 @@ impl Machine {
                 continue;
             }
             if !open {
-                self.miscounted = 0;
+                self.in_vain.counts = 0;
                 return self.open();
             }
-            if (self.recheck.is_some() || self.owes) && self.ask_for_flags() {
+            if matches!(self.recovery, Recovery::Modseqs | Recovery::Flags(_)) && self.ask_for_flags() {
                 return;
             }
             if self.finishing.is_some() {
@@ -233,7 +233,7 @@ impl Machine {
 
     /// The connection is to be given up, and may be now.
     fn is_given_up(&self, open: bool) -> bool {
-        let looks_for_strays = self.strays.is_some();
+        let looks_for_strays = self.recovery.looks_for_strays();
         match self.hold.give_up {
             None => false,
             Some(GiveUp::Retired) => !looks_for_strays,
@@ -242,7 +242,7 @@ impl Machine {
             // The members have been told what there is, and, if they ask for something, one was served at least,
             // however long it took to select the mailbox anew.
             Some(GiveUp::Wanted) => {
-                let up_to_date = open && self.recheck.is_none();
+                let up_to_date = open && !self.recovery.lacks_flags();
                 let served = || self.hold.served && self.now >= self.hold.since + QUANTUM;
                 up_to_date && (self.queue.is_empty() || served())
             }
@@ -274,7 +274,7 @@ impl Machine {
     /// Members wait while imapool asks questions of its own, and no answer ends that: first without the UIDs, then
     /// without this connection.
     fn asks_in_vain(&mut self) {
-        self.own_in_a_row = 0;
+        self.in_vain.asked = 0;
         let (now, counts) = (self.now, self.manners.known().census.allows(self.now));
         if counts {
             self.manners.learn(|known| known.census.refused(now));
@@ -287,7 +287,7 @@ impl Machine {
     fn leisure(&mut self) {
         self.anew = false;
         if !self.wants_census() {
-            self.own_in_a_row = 0;
+            self.in_vain.asked = 0;
         }
         if self.wants_census() {
             if self.now >= self.quiet_since + BEFORE_CENSUS {
@@ -305,13 +305,13 @@ impl Machine {
     pub(super) fn begin(&mut self, job: Job, run: Box<Run>) {
         self.hold.served |= matches!(job, Job::Open { .. } | Job::Refresh(_) | Job::Close { .. } | Job::Member(_));
         match job {
-            Job::Open { .. } | Job::Close { .. } | Job::Member(_) => self.own_in_a_row = 0,
+            Job::Open { .. } | Job::Close { .. } | Job::Member(_) => self.in_vain.asked = 0,
             // Goes on with the messages that follow.
-            Job::Recheck if self.recheck.is_some_and(|from| from > 1) => {}
-            _ => self.own_in_a_row += 1,
+            Job::Recheck if matches!(self.recovery, Recovery::Flags(from) if from > 1) => {}
+            _ => self.in_vain.asked += 1,
         }
         self.job = Some(job);
-        self.astray = false;
+        self.incoming.astray = false;
         self.job_since = self.now;
         self.overload_at = self.now + self.settings.patience;
         self.taken_at = self.now;
@@ -320,7 +320,9 @@ impl Machine {
 
     /// Selects the mailbox on a connection.
     pub(super) fn open(&mut self) {
-        if let Some(fresh) = self.strays.take() {
+        if self.recovery.looks_for_strays()
+            && let Recovery::Strays(fresh) = std::mem::take(&mut self.recovery)
+        {
             return self.ask_for_uids(Some(*fresh));
         }
         if self.members.values().any(|member| member.cursor.is_some()) {
@@ -575,13 +577,12 @@ impl Machine {
 
     /// The connection is lost.
     pub fn handle_lost(&mut self, loss: &Loss) {
-        let passing = self.reading.take().is_some_and(|reading| reading.is_passing())
-            || self.tagged.take().is_some_and(|tagged| tagged.passes);
+        let passing = self.incoming.reading.take().is_some_and(|reading| reading.is_passing())
+            || self.incoming.tagged.take().is_some_and(|tagged| tagged.passes);
         self.pass_on();
         self.link = Link::Down { retry_at: self.now };
         self.hold.give_up = None;
-        self.recheck = None;
-        self.owes = false;
+        self.recovery = Recovery::UpToDate;
         self.view.delayed |= std::mem::take(&mut self.view.delays);
         self.actions.clear();
         if !self.finishing.as_ref().is_some_and(Finishing::removes) {
@@ -620,10 +621,10 @@ impl Machine {
         for member in self.members.values_mut() {
             member.connected = false;
         }
-        self.losses += 1;
-        if self.losses >= u32::from(MAX_ATTEMPTS) {
+        self.in_vain.losses += 1;
+        if self.in_vain.losses >= u32::from(MAX_ATTEMPTS) {
             // Not again and again without a pause: each costs a port.
-            let pause = Duration::from_millis(25).saturating_mul(1 << self.losses.min(8));
+            let pause = Duration::from_millis(25).saturating_mul(1 << self.in_vain.losses.min(8));
             self.handle_unconnected(pause.min(MAX_PAUSE));
         }
     }

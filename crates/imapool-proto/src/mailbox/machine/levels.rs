@@ -134,7 +134,7 @@ impl Machine {
     /// any.
     pub(super) fn lacks(&self, open: bool) -> bool {
         let needed = self.needed();
-        if self.on >= needed || self.strays.is_some() {
+        if self.on >= needed || self.recovery.looks_for_strays() {
             return false;
         }
         match (needed, open) {
@@ -170,7 +170,7 @@ impl Machine {
             return self.disconnect(self.now);
         }
         self.link = Link::Up { open: false };
-        self.miscounted = 0;
+        self.in_vain.counts = 0;
         self.open();
     }
 }

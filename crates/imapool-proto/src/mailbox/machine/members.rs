@@ -286,7 +286,7 @@ impl Machine {
 
     /// The mailbox cannot be gone on with. Those who have not heard of it yet can still select it.
     pub(super) fn bye_all(&mut self, text: &'static [u8]) {
-        let (known, exists, counts) = (self.view.uids.len(), self.view.exists(), self.miscounted);
+        let (known, exists, counts) = (self.view.uids.len(), self.view.exists(), self.in_vain.counts);
         self.stats.push(Stat::Ended { why: text, known, exists, counts });
         self.finish();
         let members = &self.members;

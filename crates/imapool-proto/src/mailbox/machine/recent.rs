@@ -51,7 +51,7 @@ impl Machine {
                 member.recent.contains(uid)
             }
             // While strays are looked for, numbers are not what they were.
-            None if self.strays.is_some() => true,
+            None if self.recovery.looks_for_strays() => true,
             None if self.view.recent.unnamed.len() < MAX_UNNAMED => {
                 *self.view.recent.unnamed.entry(number).or_insert(id) == id
             }

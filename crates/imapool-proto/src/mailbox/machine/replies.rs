@@ -3,6 +3,8 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use super::jobs::Job;
+use super::resume::Recovery;
+use super::tagged::Tagged;
 use super::{Action, Link, Machine, MemberId, Nonsense, Told};
 use crate::imap::fetch_items::{FetchScanner, Items, mod_sequence};
 use crate::imap::renumber::Renumber;
@@ -48,6 +50,18 @@ pub(super) struct Reading {
     overflows: bool,
 }
 
+/// What the backend is saying.
+#[derive(Debug, Default)]
+pub(super) struct Incoming {
+    pub(super) reader: Reader,
+    pub(super) reading: Option<Box<Reading>>,
+    /// A stray line is not the owner's: nor was the reply before it.
+    pub(super) astray: bool,
+    pub(super) tagged: Option<Tagged>,
+    /// For the owner of the job, of what was just read.
+    pub(super) passed: BytesMut,
+}
+
 impl Reading {
     /// Part of it has gone to a member, and part is still to come.
     pub(super) fn is_passing(&self) -> bool {
@@ -62,9 +76,9 @@ impl Machine {
             return;
         }
         if matches!(self.job, Some(Job::Open { .. } | Job::Member(_))) {
-            self.passed.reserve(data.len().min(COPIED) + LONGER);
+            self.incoming.passed.reserve(data.len().min(COPIED) + LONGER);
         }
-        let mut reader = std::mem::take(&mut self.reader);
+        let mut reader = std::mem::take(&mut self.incoming.reader);
         reader.feed(data);
         while let Some(part) = reader.poll() {
             match part {
@@ -77,7 +91,7 @@ impl Machine {
                 reader = Reader::default();
             }
         }
-        self.reader = reader;
+        self.incoming.reader = reader;
         self.pass_on();
     }
 
@@ -90,10 +104,10 @@ impl Machine {
 
     /// What was read goes to the member whose it is.
     pub(super) fn pass_on(&mut self) {
-        if self.passed.is_empty() {
+        if self.incoming.passed.is_empty() {
             return;
         }
-        let data = std::mem::take(&mut self.passed).freeze();
+        let data = std::mem::take(&mut self.incoming.passed).freeze();
         self.pass(data);
     }
 
@@ -111,7 +125,7 @@ impl Machine {
             self.pass_on();
             self.pass(octets.to_bytes());
         } else {
-            self.passed.put_slice(octets);
+            self.incoming.passed.put_slice(octets);
         }
     }
 
@@ -122,7 +136,7 @@ impl Machine {
     /// The backend contradicts itself: nothing can be known of the mailbox by this connection, and nothing more of it
     /// counts.
     pub(super) fn broken(&mut self, why: impl Into<Nonsense>) {
-        self.reading = None;
+        self.incoming.reading = None;
         if self.link != Link::Broken {
             self.link = Link::Broken;
             self.actions.push_back(Action::Abandon(why.into()));
@@ -165,16 +179,16 @@ impl Machine {
             Reply::Search | Reply::Sort | Reply::Thread | Reply::Esearch => self.begin_result(&mut reading),
             Reply::Vanished { earlier: true } if to.is_some() => {
                 reading.begun = true;
-                self.passed.put_slice(b"* VANISHED");
+                self.incoming.passed.put_slice(b"* VANISHED");
             }
             Reply::Vanished { .. } => reading.found = Some(Found::list()),
             Reply::OutOfRange => self.broken(Nonsense::OutOfRange),
             // It may be the rest of the reply before it, which has a line's end where it may have none.
-            Reply::Stray if self.astray => reading.to = None,
+            Reply::Stray if self.incoming.astray => reading.to = None,
             Reply::Flags | Reply::Status(_) | Reply::Other | Reply::Stray => {}
         }
         if self.link != Link::Broken {
-            self.reading = Some(reading);
+            self.incoming.reading = Some(reading);
         }
     }
 
@@ -193,7 +207,7 @@ impl Machine {
     /// The number by which the owner of the job knows the message.
     fn number_for_owner(&self, number: u32) -> Option<u32> {
         let running = match &self.job {
-            Some(Job::Member(_)) if self.strays.is_some() => return Some(0),
+            Some(Job::Member(_)) if self.recovery.looks_for_strays() => return Some(0),
             Some(Job::Member(running)) if running.mapped => running,
             Some(Job::Open { selection, .. }) if number > selection.exists => return None,
             _ => return Some(number),
@@ -224,7 +238,7 @@ impl Machine {
         let Some(cursor) = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor) else {
             return;
         };
-        renumber.head(&self.view.log.numbering(cursor), &mut self.passed);
+        renumber.head(&self.view.log.numbering(cursor), &mut self.incoming.passed);
         reading.begun = true;
         self.view.touched |= !running.shape.uid;
         // Cyrus 3.6 answers SORT RETURN (MIN) by numbers that are none: they pass as they come.
@@ -234,7 +248,7 @@ impl Machine {
     }
 
     fn reply_text(&mut self, text: &Octets<'_>) {
-        let Some(mut reading) = self.reading.take() else { return };
+        let Some(mut reading) = self.incoming.reading.take() else { return };
         match reading.reply {
             Reply::Exists(_) | Reply::Expunge(_) | Reply::Recent(_) | Reply::OutOfRange => {}
             // An answer to the one who has asked (RFC 7162 section 3.2.6).
@@ -253,7 +267,7 @@ impl Machine {
             Reply::Search | Reply::Sort | Reply::Thread | Reply::Esearch => self.result_text(&mut reading, text),
             Reply::Flags | Reply::Status(_) | Reply::Other | Reply::Stray => self.line_octets(&mut reading, text),
         }
-        self.reading = Some(reading);
+        self.incoming.reading = Some(reading);
     }
 
     /// Of a line that goes on as it is, unless the hub says something in its place; literals are part of it.
@@ -265,7 +279,7 @@ impl Machine {
             reading.overflows = true;
             // It is nothing that the hub would have said otherwise.
             if doubtful && reading.to.is_some() {
-                self.passed.put_slice(&reading.kept);
+                self.incoming.passed.put_slice(&reading.kept);
             }
         } else if !reading.overflows {
             reading.kept.put_slice(octets);
@@ -280,7 +294,7 @@ impl Machine {
     fn is_doubtful(&self, reply: Reply) -> bool {
         let job = match &self.job {
             Some(Job::Open { .. }) => true,
-            Some(Job::Member(running)) => running.mapped || self.strays.is_some() || self.spares_owner(),
+            Some(Job::Member(running)) => running.mapped || self.recovery.looks_for_strays() || self.spares_owner(),
             _ => false,
         };
         job && matches!(reply, Reply::Status(_))
@@ -294,13 +308,13 @@ impl Machine {
             return;
         };
         match &mut reading.renumber {
-            Some(renumber) => renumber.text(text, &self.view.log.numbering(cursor), &mut self.passed),
+            Some(renumber) => renumber.text(text, &self.view.log.numbering(cursor), &mut self.incoming.passed),
             None => self.emit(text),
         }
     }
 
     fn reply_literal(&mut self, octets: &Octets<'_>) {
-        let Some(mut reading) = self.reading.take() else { return };
+        let Some(mut reading) = self.incoming.reading.take() else { return };
         match reading.reply {
             Reply::Exists(_) | Reply::Expunge(_) | Reply::Recent(_) | Reply::OutOfRange => {}
             Reply::Fetch(_) => {
@@ -315,7 +329,7 @@ impl Machine {
                 }
             }
         }
-        self.reading = Some(reading);
+        self.incoming.reading = Some(reading);
     }
 
     /// Holds a FETCH back as long as it may be one of only flags.
@@ -344,7 +358,7 @@ impl Machine {
             return;
         }
         match reading.less.as_mut().filter(|_| !literal) {
-            Some(less) => less.text(octets, &mut self.passed),
+            Some(less) => less.text(octets, &mut self.incoming.passed),
             None => self.emit(octets),
         }
     }
@@ -358,13 +372,13 @@ impl Machine {
             (Some(id), Reply::Fetch(number)) if flags && self.is_open() => self.claim_recent(id, number, octets),
             _ => 0..0,
         };
-        self.passed.put_slice(b"* ");
-        self.passed.put_slice(itoa::Buffer::new().format(reading.number).as_bytes());
-        self.passed.put_slice(b" FETCH");
+        self.incoming.passed.put_slice(b"* ");
+        self.incoming.passed.put_slice(itoa::Buffer::new().format(reading.number).as_bytes());
+        self.incoming.passed.put_slice(b" FETCH");
         for octets in [&octets[..left_out.start], &octets[left_out.end..]] {
             match &mut reading.less {
-                Some(less) => less.text(octets, &mut self.passed),
-                None => self.passed.put_slice(octets),
+                Some(less) => less.text(octets, &mut self.incoming.passed),
+                None => self.incoming.passed.put_slice(octets),
             }
         }
     }
@@ -372,7 +386,7 @@ impl Machine {
     /// Messages have vanished, and which numbers these had is not known yet: the number by which the member knows the
     /// message of a FETCH. False: it does not know it, or nobody can say.
     fn find_number(&mut self, reading: &mut Reading, uid: Option<u32>) -> bool {
-        let (Reply::Fetch(number), Some(strays)) = (reading.reply, &self.strays) else { return false };
+        let (Reply::Fetch(number), Recovery::Strays(strays)) = (reading.reply, &self.recovery) else { return false };
         let cursor = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
         let Some(uid) = uid else {
             (reading.to, reading.begun) = (None, false);
@@ -387,8 +401,8 @@ impl Machine {
     }
 
     fn end_reply(&mut self) {
-        let Some(mut reading) = self.reading.take() else { return };
-        self.astray = reading.to.is_none();
+        let Some(mut reading) = self.incoming.reading.take() else { return };
+        self.incoming.astray = reading.to.is_none();
         if !reading.overflows && matches!(reading.reply, Reply::Status(_)) {
             self.alerts(&reading.kept, reading.to);
         }
@@ -410,7 +424,7 @@ impl Machine {
                     selection.note(&reading.kept, true);
                     // What is closed by a SELECT here was somebody else's.
                     if matches!(reading.reply, Reply::Status(_)) && !reading.kept.starts_with(b"* OK [CLOSED]") {
-                        self.passed.put_slice(&reading.kept);
+                        self.incoming.passed.put_slice(&reading.kept);
                     }
                 }
                 Some(Job::Reselect { selection, .. }) => drop(selection.note(&reading.kept, true)),
@@ -421,7 +435,7 @@ impl Machine {
                     self.note_highest(highest);
                     self.view.delays |= highest.is_some();
                     if self.is_doubtful(reading.reply) && reading.to.is_some() && highest.is_none() {
-                        self.passed.put_slice(&reading.kept);
+                        self.incoming.passed.put_slice(&reading.kept);
                     }
                     // Keywords have come into use, say.
                     if self.view.selection.as_mut().is_some_and(|selection| selection.note(&reading.kept, false)) {
@@ -504,7 +518,7 @@ impl Machine {
             if news && items.modseq.is_none() && self.wants_modseqs() {
                 // The others have to be told it as well (RFC 7162 section 3.1.4.2).
                 self.view.shadow.owe(number);
-                self.owes = true;
+                self.recovery.owes_modseqs();
             } else if let Some(text) = items.news().filter(|_| news) {
                 if items.modseq.is_none() {
                     self.view.shadow.outdate(number);
@@ -528,7 +542,7 @@ impl Machine {
         let hears = self.owner().is_some_and(|owner| self.hears_modseqs(owner));
         if let (Some(own), Some(modseq)) = (self.number_for_owner(number), items.modseq.filter(|_| hears)) {
             let uid = items.uid.map_or_else(String::new, |uid| format!("UID {uid} "));
-            self.passed.put_slice(format!("* {own} FETCH ({uid}MODSEQ ({modseq}))\r\n").as_bytes());
+            self.incoming.passed.put_slice(format!("* {own} FETCH ({uid}MODSEQ ({modseq}))\r\n").as_bytes());
         }
     }
 

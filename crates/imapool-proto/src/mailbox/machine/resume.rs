@@ -147,6 +147,44 @@ impl Fresh {
     }
 }
 
+/// What is to be found out before members are served as if nothing had happened.
+#[derive(Debug, Default)]
+pub(super) enum Recovery {
+    #[default]
+    UpToDate,
+    /// Flags were told without their mod-sequence, which is to be asked for.
+    Modseqs,
+    /// From this number on, flags may have changed while there was no connection.
+    Flags(u32),
+    /// Messages are gone of which only the UIDs are known, and not the numbers: the mailbox as it is to be found,
+    /// before the members' views follow it again.
+    Strays(Box<Fresh>),
+}
+
+impl Recovery {
+    pub(super) fn looks_for_strays(&self) -> bool {
+        matches!(self, Self::Strays(_))
+    }
+
+    pub(super) fn lacks_flags(&self) -> bool {
+        matches!(self, Self::Flags(_))
+    }
+
+    /// What else is to be found out comes with them.
+    pub(super) fn owes_modseqs(&mut self) {
+        if matches!(self, Self::UpToDate) {
+            *self = Self::Modseqs;
+        }
+    }
+
+    /// They have been asked for.
+    fn has_modseqs(&mut self) {
+        if matches!(self, Self::Modseqs) {
+            *self = Self::UpToDate;
+        }
+    }
+}
+
 impl Machine {
     /// What came before it, the tagged reply without its tag, and whether a mailbox is selected.
     pub fn handle_done(&mut self, data: Bytes, rest: Bytes, selected: bool) {
@@ -154,7 +192,7 @@ impl Machine {
         if self.link == Link::Broken {
             return;
         }
-        let tagged = self.tagged.take();
+        let tagged = self.incoming.tagged.take();
         let told = tagged.as_ref().is_some_and(|tagged| tagged.passes);
         let rest = tagged.map_or(rest, |tagged| tagged.in_short());
         self.note_highest(highest_modseq(&rest));
@@ -166,7 +204,7 @@ impl Machine {
         self.quiet_since = now;
         let ok = rest.get(..3).is_some_and(|status| status.eq_ignore_ascii_case(b" OK"));
         if matches!(job, Job::Open { .. } | Job::Member(_)) {
-            self.losses = 0;
+            self.in_vain.losses = 0;
         }
         let tells_all = job.tells_all();
         let delays = std::mem::take(&mut self.view.delays);
@@ -181,7 +219,7 @@ impl Machine {
                 self.note_search(by, ok);
                 self.recounted(fresh, ok);
             }
-            Job::Census { .. } if self.strays.is_some() => {}
+            Job::Census { .. } if self.recovery.looks_for_strays() => {}
             Job::Census { by, .. } => {
                 self.note_search(by, ok);
                 self.note_census();
@@ -212,16 +250,16 @@ impl Machine {
             }
             Job::Member(running) if told => self.tell(running.id, Told::Done(Bytes::new(), Bytes::new(), true)),
             Job::Member(running) if self.is_selecting(running.id) => self.caught_up(running.id, rest, ok),
-            Job::Member(running) if self.strays.is_some() => {
+            Job::Member(running) if self.recovery.looks_for_strays() => {
                 let now = self.now;
                 self.members.get_mut(&running.id).into_iter().for_each(|member| member.since = now);
                 self.finishing = Some(Finishing { running, rest, ok });
             }
             Job::Member(running) => self.answered(*running, rest, ok),
             Job::Recheck => {
-                if self.recheck.is_none() {
+                if !self.recovery.lacks_flags() {
                     // What is refused is not asked for again and again.
-                    self.owes = false;
+                    self.recovery.has_modseqs();
                     self.view.shadow.forgive();
                     if ok {
                         self.view.settle();
@@ -301,7 +339,7 @@ impl Machine {
         self.view.touched = false;
         self.view.shadow = super::Shadow::default();
         self.view.recent.forget_numbers();
-        self.recheck = None;
+        self.recovery = Recovery::UpToDate;
         self.view.selection = Some(Selection { rest: rest.clone(), ..selection });
         self.link = Link::Up { open: true };
         self.view.settle();
@@ -341,7 +379,7 @@ impl Machine {
 
     /// What STATUS said of the mailbox of this name, for those who join; `None`: that there is none.
     fn told_status(&mut self, joining: Joining, rest: &[u8], text: Option<&BytesMut>) {
-        if self.strays.is_some() {
+        if self.recovery.looks_for_strays() {
             return self.join_later(joining);
         }
         let number = |word: &[u8]| text.and_then(|text| number_after(text, word));
@@ -379,7 +417,7 @@ impl Machine {
             self.anew = true;
             self.join_later(joining);
             self.link = Link::Up { open: false };
-            self.miscounted = 0;
+            self.in_vain.counts = 0;
             return self.open();
         }
         let Some(selection) = &self.view.selection else { return };
@@ -403,7 +441,7 @@ impl Machine {
 
     /// All who wait join now: what they are told is how the mailbox is at this moment.
     fn refreshed(&mut self, mut joining: Joining) {
-        if self.strays.is_some() {
+        if self.recovery.looks_for_strays() {
             return self.join_later(joining);
         }
         let unknown = self.view.exists().saturating_sub(self.view.uids.len());
@@ -457,7 +495,7 @@ impl Machine {
     pub(super) fn wants_census(&self) -> bool {
         self.is_open()
             && self.view.uids.len() != self.view.exists()
-            && self.miscounted < MAX_COUNTS
+            && self.in_vain.counts < MAX_COUNTS
             && self.manners.known().census.allows(self.now)
             && self.members.values().any(|member| member.cursor.is_some())
     }
@@ -465,7 +503,7 @@ impl Machine {
     /// The same, before a member's command: if it can be, in a way in which the backend may not tell of EXPUNGE
     /// (RFC 9051 section 7.5.1), so that the numbers in that command stay what they are.
     pub(super) fn ask_for_new_uids(&mut self) {
-        if self.miscounted == 0 && self.view.exists().saturating_sub(self.view.uids.len()) <= FEW {
+        if self.in_vain.counts == 0 && self.view.exists().saturating_sub(self.view.uids.len()) <= FEW {
             self.ask_one_by_one(None);
         } else {
             self.ask_for_uids(None);
@@ -498,23 +536,23 @@ impl Machine {
     fn note_census(&mut self) {
         let now = self.now;
         if self.view.uids.len() == self.view.exists() {
-            self.miscounted = 0;
+            self.in_vain.counts = 0;
             return self.manners.learn(|known| known.census.works());
         }
-        self.miscounted = self.miscounted.saturating_add(1);
-        if self.miscounted >= MAX_COUNTS {
+        self.in_vain.counts = self.in_vain.counts.saturating_add(1);
+        if self.in_vain.counts >= MAX_COUNTS {
             self.manners.learn(|known| known.census.failed(now));
         }
     }
 
     pub(super) fn ask_for_uids(&mut self, fresh: Option<Fresh>) {
-        if self.miscounted % 2 == 1 {
+        if self.in_vain.counts % 2 == 1 {
             // Cyrus leaves out of UID SEARCH what is gone, and says so only when asked for news.
             return self.begin(Job::Census { by: By::Noop, fresh }, own(Name::Noop, "NOOP"));
         }
         let exists = fresh.as_ref().map_or(self.view.exists(), |fresh| fresh.exists);
         let searches = self.manners.known().search.allows(self.now);
-        if exists > 0 && (self.miscounted >= COUNTS || !searches) {
+        if exists > 0 && (self.in_vain.counts >= COUNTS || !searches) {
             // One by one cannot miscount, however many come and go meanwhile.
             return self.ask_one_by_one(fresh);
         }
@@ -574,6 +612,7 @@ impl Machine {
 
     /// The backend cannot select the mailbox just now: whoever waits hears that in its words, and it is tried again.
     fn selected_later(&mut self, refusal: &Bytes) {
+        self.finish();
         for id in std::mem::take(&mut self.queue) {
             let Some(member) = self.members.get_mut(&id) else { continue };
             member.waiting = None;
@@ -587,18 +626,18 @@ impl Machine {
     fn recounted(&mut self, mut fresh: Fresh, ok: bool) {
         let Some(uids) = fresh.found().filter(|_| ok) else {
             // One by one, it is refused when a message is gone of which the backend has not told yet: it will.
-            self.miscounted = self.miscounted.saturating_add(1);
-            if self.miscounted >= MAX_COUNTS {
+            self.in_vain.counts = self.in_vain.counts.saturating_add(1);
+            if self.in_vain.counts >= MAX_COUNTS {
                 return self.bye_all(b"[UNAVAILABLE] Connection to the mail server lost");
             }
-            if self.miscounted.is_multiple_of(RESELECT) && self.is_resumable() {
+            if self.in_vain.counts.is_multiple_of(RESELECT) && self.is_resumable() {
                 return self.open();
             }
             let gone = std::mem::take(&mut fresh.gone);
             let again = Fresh { gone, ..Fresh::new(fresh.selection, fresh.exists) };
             return self.ask_for_uids(Some(again));
         };
-        self.miscounted = 0;
+        self.in_vain.counts = 0;
         self.view.place_strays(&uids, &fresh.gone);
         let came = uids.difference(&self.view.uids);
         if came.first().is_some_and(|first| self.view.uids.last().is_some_and(|last| first < last)) {
@@ -636,29 +675,30 @@ impl Machine {
     fn resumed(&mut self) {
         self.link = Link::Up { open: true };
         self.view.delayed = false;
-        self.recheck = Some(1);
+        self.recovery = Recovery::Flags(1);
     }
 
     /// Asks for the flags that members know; false: there are none to ask for.
     pub(super) fn ask_for_flags(&mut self) -> bool {
-        if let Some(since) = self.view.shadow.settled().filter(|_| self.recheck.is_some() && self.has_modseqs()) {
+        if let Some(since) = self.view.shadow.settled().filter(|_| self.recovery.lacks_flags() && self.has_modseqs()) {
             // What members know from another time is not in the shadow.
-            self.recheck = None;
+            self.recovery = Recovery::UpToDate;
             let text = format!("FETCH 1:* (FLAGS) (CHANGEDSINCE {since})");
             if self.view.exists() > 0 {
                 self.begin(Job::Recheck, own(Name::Fetch, text));
             }
             return self.view.exists() > 0;
         }
-        let (set, next) = match self.recheck {
+        let (set, next) = match self.recovery {
             // Members may know the flags of any message.
-            Some(_) if self.view.shadow.has_forgotten() && self.view.exists() > 0 => ("1:*".to_owned(), None),
-            Some(from) => some_runs(self.view.shadow.known(from)),
-            None => some_runs(self.view.shadow.owed(1)),
+            Recovery::Flags(_) if self.view.shadow.has_forgotten() && self.view.exists() > 0 => {
+                ("1:*".to_owned(), None)
+            }
+            Recovery::Flags(from) => some_runs(self.view.shadow.known(from)),
+            _ => some_runs(self.view.shadow.owed(1)),
         };
-        self.recheck = next;
+        self.recovery = next.map_or(Recovery::UpToDate, Recovery::Flags);
         if set.is_empty() {
-            self.owes = false;
             return false;
         }
         let items = if self.has_modseqs() { "FLAGS MODSEQ" } else { "FLAGS" };

@@ -41,18 +41,18 @@ impl Machine {
         if self.link == Link::Broken {
             return;
         }
-        if self.tagged.is_none() {
+        if self.incoming.tagged.is_none() {
             let own_words = match &self.job {
                 Some(Job::Member(running)) => {
                     !running.answer.is_nothing()
                         || running.mapped
-                        || self.strays.is_some()
+                        || self.recovery.looks_for_strays()
                         || self.is_selecting(running.id)
                 }
                 _ => true,
             };
             let start = Bytes::copy_from_slice(&octets[..octets.len().min(KEPT)]);
-            self.tagged = Some(Tagged { start, passes: !own_words });
+            self.incoming.tagged = Some(Tagged { start, passes: !own_words });
             if let Some(owner) = self.owner().filter(|_| !own_words) {
                 let caution = self.caution(owner);
                 if !caution.is_empty() {
@@ -60,7 +60,7 @@ impl Machine {
                 }
             }
         }
-        if let (Some(Tagged { passes: true, .. }), Some(owner)) = (&self.tagged, self.owner()) {
+        if let (Some(Tagged { passes: true, .. }), Some(owner)) = (&self.incoming.tagged, self.owner()) {
             self.tell(owner, Told::Tagged(octets));
         }
     }
