@@ -221,24 +221,26 @@ enum InFlight {
 /// Octets of a tag of ours and a literal's announcement, or more.
 const ROOM: usize = 48;
 
-/// See the module.
-#[derive(Debug)]
-pub struct Machine {
-    capabilities: Arc<Capabilities>,
-    framer: Framer,
-    /// The reply at hand goes to nobody.
+/// How far the reply at hand has been read and passed on.
+#[derive(Debug, Default)]
+struct Line {
+    /// It goes to nobody.
     dropping: bool,
-    /// Octets of the line at hand were passed on, and its end was not.
+    /// Octets of the line were passed on, and its end was not.
     half_passed: bool,
-    /// The start of the tagged reply at hand, from the space after the tag on, whose end is still to come.
+    /// The start of the tagged reply, from the space after the tag on, whose end is still to come.
     ending: Option<Bytes>,
-    /// The line at hand, whose kind is not known yet, began before the session came.
+    /// Its kind is not known yet, and it began before the session came.
     stale: bool,
+    /// Octets in which there is no end of a line.
     scanned: usize,
-    next_tag: u64,
-    in_flight: Option<InFlight>,
+}
+
+/// What is still to be sent.
+#[derive(Debug, Default)]
+struct Pending {
     /// Parts of the command in flight that may only be sent when the backend asks: each is a literal and what follows.
-    held: VecDeque<(Bytes, Bytes)>,
+    parts: VecDeque<(Bytes, Bytes)>,
     /// The session's literal may be sent when the backend asks for it (`true`), or is being sent (`false`).
     streaming: Option<bool>,
     /// The backend has asked for more than literals (IDLE's `DONE`, or whatever an unknown command needs), and has not
@@ -246,7 +248,20 @@ pub struct Machine {
     asked: bool,
     /// A session waits for this command; ours goes first.
     deferred: Option<Box<(Command, Option<Literal>)>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Machine {
+    capabilities: Arc<Capabilities>,
+    framer: Framer,
+    line: Line,
+    next_tag: u64,
+    in_flight: Option<InFlight>,
+    pending: Pending,
+    /// A session has it.
     attached: bool,
+    /// What is selected is not that session's.
     fresh: bool,
     facts: Facts,
     /// Whether what is selected surely is: a SELECT that failed may have left the earlier mailbox or not.
@@ -270,17 +285,10 @@ impl Machine {
         Self {
             capabilities,
             framer: Framer::default(),
-            dropping: false,
-            half_passed: false,
-            ending: None,
-            stale: false,
-            scanned: 0,
+            line: Line::default(),
             next_tag,
             in_flight: None,
-            held: VecDeque::new(),
-            streaming: None,
-            asked: false,
-            deferred: None,
+            pending: Pending::default(),
             attached: false,
             fresh: true,
             facts: Facts::default(),
@@ -316,9 +324,9 @@ impl Machine {
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.in_flight.is_none()
-            && self.deferred.is_none()
-            && self.held.is_empty()
-            && self.streaming.is_none()
+            && self.pending.deferred.is_none()
+            && self.pending.parts.is_empty()
+            && self.pending.streaming.is_none()
             && self.framer.at_line_start()
             && self.output.is_empty()
             && !self.closing
@@ -327,22 +335,22 @@ impl Machine {
     /// A command of the session waits for one of ours to end.
     #[must_use]
     pub fn defers(&self) -> bool {
-        self.deferred.is_some()
+        self.pending.deferred.is_some()
     }
 
     /// A reply is due from the backend: not while a client idles, or is slow to give a literal.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         match &self.in_flight {
-            None => self.deferred.is_some(),
-            Some(_) => self.streaming != Some(false) && !self.asked,
+            None => self.pending.deferred.is_some(),
+            Some(_) => self.pending.streaming != Some(false) && !self.pending.asked,
         }
     }
 
     /// A literal was announced to the backend, which has yet to ask for it (RFC 9051 section 4.3).
     #[must_use]
     pub fn awaits_go_ahead(&self) -> bool {
-        !self.held.is_empty() || self.streaming == Some(true)
+        !self.pending.parts.is_empty() || self.pending.streaming == Some(true)
     }
 
     /// The backend has said goodbye, or cannot be trusted to understand a further command.
@@ -354,7 +362,7 @@ impl Machine {
     /// What was passed on ends with a line, so that a line of ours to the client breaks nothing.
     #[must_use]
     pub fn at_line_start(&self) -> bool {
-        !self.half_passed
+        !self.line.half_passed
     }
 
     /// Why no later session may have this connection, if so.
@@ -367,7 +375,7 @@ impl Machine {
     pub fn handle_attach(&mut self) {
         self.attached = true;
         self.fresh = true;
-        self.stale = self.framer.at_line_start() && self.scanned > 0;
+        self.line.stale = self.framer.at_line_start() && self.line.scanned > 0;
     }
 
     /// The session has left. Call only when clean.
@@ -381,13 +389,13 @@ impl Machine {
     /// [`Machine::handle_octets`] after [`Event::Continue`].
     pub fn handle_command(&mut self, command: Command, streams: Option<Literal>) {
         // Within a literal whose octets are still to come, a command would count as some of them.
-        if self.in_flight.is_some() || self.streaming.is_some() {
-            self.deferred = Some(Box::new((command, streams)));
+        if self.in_flight.is_some() || self.pending.streaming.is_some() {
+            self.pending.deferred = Some(Box::new((command, streams)));
             return;
         }
         let mailbox = command.selected_mailbox();
         if self.fresh && self.facts.selected.is_some() && !self.selects_anew(mailbox.as_deref(), &command) {
-            self.deferred = Some(Box::new((command, streams)));
+            self.pending.deferred = Some(Box::new((command, streams)));
             return self.handle_own(Own::Unselect);
         }
         let lingering = std::mem::take(&mut self.fresh) && self.facts.selected.is_some();
@@ -431,7 +439,7 @@ impl Machine {
     /// understand a command before its literal takes the literal's octets for commands (Dovecot and Cyrus both do).
     fn begin(&mut self, command: &Command, streams: Option<Literal>) -> u64 {
         // A stray line before any reply is the session's.
-        self.dropping &= !self.framer.at_line_start();
+        self.line.dropping &= !self.framer.at_line_start();
         self.output.reserve(ROOM + command.segments.first().map_or(0, |first| first.text.len()));
         let number = self.put_tag();
         for (at, segment) in command.segments.iter().enumerate() {
@@ -445,14 +453,14 @@ impl Machine {
                 }
                 (None, _) => target.put_slice(b"\r\n"),
             }
-            if let Some(held) = self.held.back_mut().filter(|_| at > 0) {
+            if let Some(held) = self.pending.parts.back_mut().filter(|_| at > 0) {
                 held.1 = text.freeze();
             }
             if let Some((octets, _)) = &segment.literal {
-                self.held.push_back((octets.clone(), Bytes::new()));
+                self.pending.parts.push_back((octets.clone(), Bytes::new()));
             }
         }
-        self.streaming = streams.map(|_| true);
+        self.pending.streaming = streams.map(|_| true);
         number
     }
 
@@ -466,7 +474,7 @@ impl Machine {
 
     /// Further octets of the session's command, as they are.
     pub fn handle_octets(&mut self, octets: &[u8]) {
-        self.asked = false;
+        self.pending.asked = false;
         self.output.extend_from_slice(octets);
     }
 
@@ -476,13 +484,13 @@ impl Machine {
         match literal {
             Some(literal) => {
                 put_announcement(&mut self.output, literal.len, literal.binary);
-                self.streaming = Some(true);
+                self.pending.streaming = Some(true);
                 // Refused already: what the backend makes of a further literal is anybody's guess.
                 self.closing |= self.in_flight.is_none();
             }
             None => {
                 self.output.put_slice(b"\r\n");
-                self.streaming = None;
+                self.pending.streaming = None;
                 if self.in_flight.is_none() {
                     self.run_deferred();
                 }
@@ -491,7 +499,7 @@ impl Machine {
     }
 
     fn run_deferred(&mut self) {
-        if let Some((command, streams)) = self.deferred.take().map(|deferred| *deferred) {
+        if let Some((command, streams)) = self.pending.deferred.take().map(|deferred| *deferred) {
             self.handle_command(command, streams);
         }
     }

@@ -55,8 +55,8 @@ impl Machine {
 
     /// Passes on, or drops, `len` octets at `passed`; gives the new `passed`.
     fn pass(&mut self, input: &mut BytesMut, mut passed: usize, len: usize) -> usize {
-        if !self.dropping {
-            self.half_passed = true;
+        if !self.line.dropping {
+            self.line.half_passed = true;
             return passed + len;
         }
         self.flush(input, &mut passed);
@@ -67,21 +67,21 @@ impl Machine {
     fn flush(&mut self, input: &mut BytesMut, passed: &mut usize) {
         if *passed > 0 {
             let octets = input.split_to(*passed).freeze();
-            self.events.push_back(if self.ending.is_some() { Event::Tagged(octets) } else { Event::Data(octets) });
+            self.events.push_back(if self.line.ending.is_some() { Event::Tagged(octets) } else { Event::Data(octets) });
             *passed = 0;
         }
     }
 
     /// The end of a line, or of what was passed on of it.
     fn line_over(&mut self, input: &mut BytesMut, passed: &mut usize) {
-        self.half_passed = false;
-        if self.ending.is_none() {
+        self.line.half_passed = false;
+        if self.line.ending.is_none() {
             return;
         }
         self.flush(input, passed);
-        let Some(start) = self.ending.take() else { return };
+        let Some(start) = self.line.ending.take() else { return };
         if let Some(reply) = StatusReply::parse_start(&start) {
-            let rest = if std::mem::take(&mut self.dropping) { without_code(&reply) } else { Bytes::new() };
+            let rest = if std::mem::take(&mut self.line.dropping) { without_code(&reply) } else { Bytes::new() };
             self.done(&reply, rest);
         }
     }
@@ -92,44 +92,44 @@ impl Machine {
         if rest.is_empty() {
             return Ok(false);
         }
-        if rest.len() < CLASSIFY && memchr::memchr(b'\n', &rest[self.scanned..]).is_none() {
-            self.scanned = rest.len();
+        if rest.len() < CLASSIFY && memchr::memchr(b'\n', &rest[self.line.scanned..]).is_none() {
+            self.line.scanned = rest.len();
             return Ok(false);
         }
         // By the same octets however the line was cut on its way here.
         let start = &rest[..rest.len().min(CLASSIFY)];
         let kind = classify(start);
         if !kind.wants_whole_line() {
-            self.scanned = 0;
+            self.line.scanned = 0;
             let len = || memchr::memchr(b'\n', start).map_or(start.len(), |at| at + 1);
             if matches!(kind, Kind::Stray { .. }) {
                 self.stray(&start[..len()])?;
             } else {
-                self.dropping = self.drops(kind);
+                self.line.dropping = self.drops(kind);
             }
-            self.stale = false;
+            self.line.stale = false;
             self.framer.begin(kind);
-            if kind == Kind::Esearch && !self.dropping {
+            if kind == Kind::Esearch && !self.line.dropping {
                 let len = len();
                 self.retag(input, passed, len);
             }
             return Ok(true);
         }
-        let end = memchr::memchr(b'\n', &rest[self.scanned..]).map(|at| at + self.scanned + 1);
+        let end = memchr::memchr(b'\n', &rest[self.line.scanned..]).map(|at| at + self.line.scanned + 1);
         let len = end.unwrap_or(rest.len());
         let Some(end) = end.filter(|end| *end <= MAX_WHOLE_LINE) else {
             if len <= MAX_WHOLE_LINE {
-                self.scanned = rest.len();
+                self.line.scanned = rest.len();
                 return Ok(false);
             }
-            self.scanned = 0;
+            self.line.scanned = 0;
             self.flush(input, passed);
             self.long_line(kind, input)?;
-            self.stale = false;
+            self.line.stale = false;
             self.framer.begin(kind);
             return Ok(true);
         };
-        self.scanned = 0;
+        self.line.scanned = 0;
         if matches!(kind, Kind::Status(Status::Ok | Status::No | Status::Bad))
             && let Some(reply) = StatusReply::parse_start(&rest[1..end])
         {
@@ -142,7 +142,7 @@ impl Machine {
         self.flush(input, passed);
         let line = input.split_to(end).freeze();
         self.whole_line(kind, &line)?;
-        self.stale = false;
+        self.line.stale = false;
         Ok(true)
     }
 
@@ -152,9 +152,9 @@ impl Machine {
         if self.after_tag(start).is_ok() {
             return Err(ProtocolError::BadStatus);
         }
-        let within = matches!(self.in_flight, Some(InFlight::Session { .. })) && !self.stale && self.attached;
+        let within = matches!(self.in_flight, Some(InFlight::Session { .. })) && !self.line.stale && self.attached;
         if !within {
-            self.dropping = true;
+            self.line.dropping = true;
             self.ignore(Ignored::Stray, trim_line_end(start));
         }
         Ok(())
@@ -171,21 +171,21 @@ impl Machine {
     /// The start of a line of which there is more than is kept: its first octets have to do. It stays at the front of
     /// `input`, less what is not to be passed on; the rest goes where it goes.
     fn long_line(&mut self, kind: Kind, input: &mut BytesMut) -> Result<(), ProtocolError> {
-        self.dropping = true;
+        self.line.dropping = true;
         match kind {
             Kind::Tagged => {
                 let rest = self.after_tag(input)?;
                 let (tag, kept) = (input.len() - rest.len(), Bytes::copy_from_slice(&rest[..KEPT]));
                 let reply = StatusReply::parse_start(&kept).ok_or(ProtocolError::BadStatus)?;
                 let own = matches!(self.in_flight, Some(InFlight::Own(_)));
-                self.dropping = own || reply.has_code("CAPABILITY");
+                self.line.dropping = own || reply.has_code("CAPABILITY");
                 input.advance(tag);
-                self.ending = Some(kept);
+                self.line.ending = Some(kept);
             }
             Kind::Status(Status::Ok | Status::No | Status::Bad)
                 if StatusReply::parse_start(&input[1..]).is_some_and(|reply| self.passes_status(&reply)) =>
             {
-                self.dropping = false;
+                self.line.dropping = false;
             }
             Kind::Capability | Kind::Enabled => self.ignore(Ignored::TooLong, input),
             _ => {
@@ -198,7 +198,7 @@ impl Machine {
 
     /// Whether a reply of this kind is nobody's: no session is there, or it is about the mailbox of an earlier one.
     fn drops(&self, kind: Kind) -> bool {
-        if !self.attached || self.stale {
+        if !self.attached || self.line.stale {
             return true;
         }
         // Where no mailbox is selected, and none is about to be, there are no messages.
@@ -303,17 +303,17 @@ impl Machine {
     }
 
     fn continuation(&mut self, line: &Bytes) -> Result<(), ProtocolError> {
-        if let Some((literal, text)) = self.held.pop_front() {
+        if let Some((literal, text)) = self.pending.parts.pop_front() {
             self.output.put_slice(&literal);
             self.output.put_slice(&text);
             return Ok(());
         }
-        if self.streaming == Some(true) {
-            self.streaming = Some(false);
+        if self.pending.streaming == Some(true) {
+            self.pending.streaming = Some(false);
         } else if !matches!(&self.in_flight, Some(InFlight::Session { name: Name::Idle | Name::Other, .. })) {
             return Err(ProtocolError::Continuation);
         } else {
-            self.asked = true;
+            self.pending.asked = true;
         }
         self.events.push_back(Event::Continue(line.clone()));
         Ok(())
@@ -336,11 +336,11 @@ impl Machine {
     /// The command in flight is over; `rest` is what its session is still to be told of the tagged reply.
     fn done(&mut self, reply: &StatusReply<'_>, rest: Bytes) {
         let Some(in_flight) = self.in_flight.take() else { return };
-        self.held.clear();
-        self.asked = false;
+        self.pending.parts.clear();
+        self.pending.asked = false;
         // Refused before it was asked for: it will not be sent.
-        if self.streaming == Some(true) {
-            self.streaming = None;
+        if self.pending.streaming == Some(true) {
+            self.pending.streaming = None;
         }
         match in_flight {
             InFlight::Own(Own::Unselect) => self.left(reply),
