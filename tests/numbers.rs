@@ -296,7 +296,7 @@ impl World {
                     }
                 }
                 Action::EndIdle if self.honest => self.done(true),
-                Action::EndIdle | Action::Overloaded(_) => {}
+                Action::EndIdle | Action::Ahead(_) | Action::Overloaded(_) => {}
                 Action::Disconnect => (self.connected, self.runs) = (false, None),
                 Action::Abandon(_) => self.lost(),
                 Action::Elsewhere(ids) => {

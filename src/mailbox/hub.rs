@@ -124,6 +124,8 @@ struct Hub {
     checkout: Option<Checkout>,
     /// `DONE` is to be sent.
     ending_idle: bool,
+    /// To be sent behind that.
+    ahead: Vec<Box<Run>>,
     /// The connection is given up for somebody who waits.
     yielding: Option<Yielding>,
     /// Of the member that is told that it is its own.
@@ -163,6 +165,7 @@ impl Hub {
             expires: None,
             checkout: None,
             ending_idle: false,
+            ahead: Vec::new(),
             yielding: None,
             handed_over: None,
             unconnected: CheckoutError::Unavailable,
@@ -310,12 +313,14 @@ impl Hub {
             Action::Connect => self.connect(),
             Action::Run(run) => {
                 self.note_owner();
+                self.send_ahead();
                 let ran = self.lease.as_mut().is_some_and(|lease| lease.run(run).is_ok());
                 if !ran {
                     self.lost(&Loss::before_anything());
                 }
             }
             Action::EndIdle => self.ending_idle = true,
+            Action::Ahead(run) => self.ahead.push(run),
             Action::Disconnect => {
                 debug!(members = self.members.len(), "hub parked");
                 self.lease = None;
@@ -335,6 +340,12 @@ impl Hub {
                 self.handed_over = self.lease.take();
                 self.yielding = None;
             }
+        }
+    }
+
+    fn send_ahead(&mut self) {
+        if let Some(lease) = &mut self.lease {
+            self.ahead.drain(..).for_each(|run| lease.run_ahead(run));
         }
     }
 
@@ -422,6 +433,7 @@ impl Hub {
         self.lease = None;
         self.yielding = None;
         self.ending_idle = false;
+        self.ahead.clear();
         self.machine.handle_lost(loss);
     }
 
@@ -510,6 +522,9 @@ impl Hub {
         if self.ending_idle && lease.poll_ready(cx).is_ready() {
             lease.send(Part::Octets(Bytes::from_static(b"DONE\r\n")));
             self.ending_idle = false;
+        }
+        if !self.ending_idle {
+            self.ahead.drain(..).for_each(|run| lease.run_ahead(run));
         }
         // Each part that waits somewhere on the way is memory for as long as a client is slow.
         let owner = self.machine.owner().and_then(|owner| self.members.get(&owner));

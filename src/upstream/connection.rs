@@ -390,6 +390,13 @@ impl Connection {
         }
     }
 
+    /// Sends a command before the one that runs is answered; it is to be run next ([`Machine::handle_ahead`]).
+    pub fn run_ahead(&mut self, run: Box<Run>) {
+        if let Some(wire) = &mut self.wire {
+            wire.run_ahead(run);
+        }
+    }
+
     /// Room for one more [`Part`] of the running command.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // One that is gone takes nothing: the next event tells.

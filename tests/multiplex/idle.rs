@@ -48,6 +48,161 @@ async fn idle_is_renewed_in_time() {
     stage.end().await;
 }
 
+/// RFC 9051 section 5.5: who joins a mailbox in which somebody idles costs one round trip: what it is told is asked
+/// for in one flight with DONE.
+#[tokio::test]
+async fn who_joins_beside_idle_waits_for_one_answer() {
+    let mut stage = idling().await;
+    stage
+        .play(
+            "2> a SELECT INBOX
+             U- DONE
+             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
+             U> UID SEARCH UNSEEN
+             U> NOOP
+             U< TAG(IDLE) OK idled
+             U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
+             U< TAG(STATUS) OK status
+             U< * SEARCH 12
+             U< TAG(UID) OK searched
+             U< TAG(NOOP) OK noop
+             2< * FLAGS…
+             2< * OK [PERMANENTFLAGS…
+             2< * OK [UIDVALIDITY 7]…
+             2< * 3 EXISTS
+             2< * 0 RECENT
+             2< * OK [UNSEEN 2]…
+             2< * OK [UIDNEXT 14]…
+             2< a OK [READ-WRITE] selected
+             1> DONE
+             1< b OK…",
+        )
+        .await;
+    stage.end().await;
+}
+
+/// What was asked ahead is answered before anything else is run: what has happened meanwhile changes the numbers of a
+/// command that was given before.
+#[tokio::test]
+async fn what_was_asked_ahead_in_vain_is_waited_for() {
+    let mut stage = idling().await;
+    stage
+        .play(
+            "2> a SELECT INBOX
+             U- DONE
+             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
+             U> UID SEARCH UNSEEN
+             U> NOOP
+             1> DONE
+             1< b OK…
+             1> c FETCH 3 (UID)
+             U< * 4 EXISTS
+             U< TAG(IDLE) OK idled
+             U< * STATUS INBOX (UIDNEXT 15 UIDVALIDITY 7)
+             U< TAG(STATUS) OK status
+             U< * SEARCH 12 14
+             U< * 1 EXPUNGE
+             U< TAG(UID) OK searched
+             U< TAG(NOOP) OK noop
+             U> UID SEARCH 3:3
+             U< * SEARCH 14
+             U< TAG OK searched
+             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
+             U< * STATUS INBOX (UIDNEXT 15 UIDVALIDITY 7)
+             U< TAG(STATUS) OK status
+             U> UID SEARCH UNSEEN
+             U< * SEARCH 12 14
+             U< TAG(UID) OK searched
+             U> NOOP
+             U< TAG(NOOP) OK noop
+             2~ a OK [READ-WRITE] selected
+             U> FETCH 2 (UID)
+             U< * 2 FETCH (UID 13)
+             U< TAG(FETCH) OK fetched
+             1< * 4 EXISTS
+             1< * 3 FETCH (UID 13)
+             1< c OK fetched",
+        )
+        .await;
+    stage.end().await;
+}
+
+/// A server that forgets what comes with DONE is left after a while, and not asked like that again.
+#[tokio::test]
+async fn a_server_that_forgets_what_comes_with_done_is_not_asked_ahead_again() {
+    let mut stage = idling().await;
+    stage
+        .play(
+            "2> a SELECT INBOX
+             U- DONE
+             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
+             U< TAG(IDLE) OK idled",
+        )
+        .await;
+    pass(Duration::from_secs(11)).await;
+    stage
+        .play(
+            "2< a NO [UNAVAILABLE]…
+             V> SELECT \"INBOX\"
+             V< * 3 EXISTS
+             V< * OK [UIDVALIDITY 7] valid
+             V< * OK [UIDNEXT 14] next
+             V< TAG OK [READ-WRITE] selected
+             V> IDLE
+             V< + idling
+             2> b SELECT INBOX
+             V- DONE
+             V< TAG OK idled
+             V> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
+             V< TAG NO not here
+             V> LIST \"\" \"INBOX\"
+             V< * LIST () \"/\" INBOX
+             V< TAG OK listed
+             V> SELECT \"INBOX\"
+             V< * 3 EXISTS
+             V< * OK [UIDVALIDITY 7] valid
+             V< * OK [UIDNEXT 14] next
+             V< TAG OK [READ-WRITE] selected
+             V> UID SEARCH UNSEEN
+             V< * SEARCH 12
+             V< TAG OK searched
+             V> NOOP
+             V< TAG OK noop
+             2~ b OK…
+             1> DONE
+             1< b OK…",
+        )
+        .await;
+    stage.end().await;
+}
+
+/// The first client idles, and all UIDs are known.
+async fn idling() -> Stage {
+    let mut stage = Stage::set(1, "").await;
+    stage
+        .play(
+            "1> a SELECT INBOX
+             U> SELECT INBOX
+             U< * FLAGS (\\Seen)
+             U< * 3 EXISTS
+             U< * 0 RECENT
+             U< * OK [PERMANENTFLAGS (\\Seen)] permanent
+             U< * OK [UIDVALIDITY 7] valid
+             U< * OK [UIDNEXT 14] next
+             U< TAG OK [READ-WRITE] selected
+             1~ a OK [READ-WRITE] selected
+             1> b IDLE
+             1< + idling
+             U> UID SEARCH 1:3
+             U< * SEARCH 11 12 13
+             U< TAG OK searched
+             U> IDLE
+             U< + idling",
+        )
+        .await;
+    stage
+}
+
 /// Lets so much time pass at once.
 async fn pass(time: Duration) {
     tokio::time::pause();

@@ -243,6 +243,11 @@ async fn a_mailbox_is_renamed() {
          2< * 0 EXISTS
          2< * OK [UIDVALIDITY 8] valid
          2< a OK [READ-WRITE] selected
+         U> UID SEARCH UNSEEN
+         U< * SEARCH 11
+         U< TAG OK searched
+         U> NOOP
+         U< TAG OK noop
          1> b FETCH 3 (UID)
          U> FETCH 3 (UID)
          U< * 3 FETCH (UID 13)
@@ -364,6 +369,11 @@ async fn a_deleted_mailbox_is_there_for_its_sessions_only() {
          V> SELECT INBOX
          V< TAG NO [NONEXISTENT] no such mailbox
          2< a NO [NONEXISTENT] no such mailbox
+         U> UID SEARCH UNSEEN
+         U< * SEARCH 11
+         U< TAG OK searched
+         U> NOOP
+         U< TAG OK noop
          1> c FETCH 3 (UID)
          U> FETCH 3 (UID)
          U< * 3 FETCH (UID 13)

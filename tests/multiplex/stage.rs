@@ -4,7 +4,7 @@
 //! 1> b EXPUNGE            client 1 says
 //! U> EXPUNGE              and the first upstream connection gets (V and W: the second and the third)
 //! U< * 1 EXPUNGE          what the backend answers there
-//! U< TAG OK expunged      TAG: of the command it got last
+//! U< TAG OK expunged      TAG: of the command it got last; TAG(STATUS): of the last that begins with that word
 //! U- text                 it gets this line: the rest of a command, after a literal's length
 //! 1< * 1 EXPUNGE          what client 1 hears; … at the end: whatever else
 //! U!                      the connection is lost
@@ -28,6 +28,8 @@ pub(crate) struct Stage {
     clients: BTreeMap<u8, Client>,
     connections: Vec<Option<Conn>>,
     arrivals: mpsc::UnboundedReceiver<Conn>,
+    /// Of the last command with this verb on this connection.
+    tags: BTreeMap<(usize, String), String>,
 }
 
 /// The first session selects a mailbox of three messages (UIDs 11 to 13).
@@ -67,7 +69,7 @@ impl Stage {
         })
         .await;
         let harness = multiplexing(&backend, connections).await;
-        Self { backend, harness, clients: BTreeMap::new(), connections: Vec::new(), arrivals }
+        Self { backend, harness, clients: BTreeMap::new(), connections: Vec::new(), tags: BTreeMap::new(), arrivals }
     }
 
     /// Plays a script: see the module.
@@ -119,9 +121,18 @@ impl Stage {
             b'>' => {
                 let line = soon(text, conn.command()).await;
                 assert_eq!(line.as_deref(), Some(text), "connection {which}");
+                let verb = text.split(' ').next().unwrap_or_default().to_owned();
+                self.tags.insert((which, verb), conn.tag.clone());
             }
             b'-' => assert_eq!(soon(text, conn.line()).await.as_deref(), Some(text), "connection {which}"),
-            b'<' => conn.send(unescape(&text.replace("TAG", &conn.tag)) + "\r\n").await,
+            b'<' => {
+                let of_verb = text.strip_prefix("TAG(").and_then(|text| text.split_once(')'));
+                let line = match of_verb {
+                    Some((verb, rest)) => format!("{}{rest}", self.tags[&(which, verb.to_owned())]),
+                    None => text.replace("TAG", &conn.tag),
+                };
+                conn.send(unescape(&line) + "\r\n").await;
+            }
             b'!' => self.connections[which] = None,
             _ => panic!("no step of a connection: {text:?}"),
         }

@@ -222,10 +222,32 @@ impl Wire {
         }
         self.last_octet = Instant::now();
         self.unasked = 0;
-        self.sent = false;
+        self.sent = self.machine.is_paused();
         self.replied = false;
         self.machine.handle_command(run.command, run.streams);
+        if !self.input.is_empty() {
+            // It was sent ahead, and has been answered.
+            self.handle_input();
+        }
         Ok(())
+    }
+
+    /// See [`super::Connection::run_ahead`].
+    pub(super) fn run_ahead(&mut self, run: Box<Run>) {
+        if self.failed.is_none() && !self.machine.is_closing() {
+            self.machine.handle_ahead(run.command);
+        }
+    }
+
+    fn handle_input(&mut self) {
+        self.replied = true;
+        if let Err(error) = self.machine.handle_input(&mut self.input) {
+            // What came before it is owed to the session: it may be the end of a literal.
+            self.fail(Exit::Protocol(error));
+        }
+        if self.input.is_empty() && matches!(self.reading, Reading::Pieces) {
+            self.input = BytesMut::new();
+        }
     }
 
     /// A further part of the running command; only when [`Wire::poll_output`] is ready.
@@ -294,7 +316,8 @@ impl Wire {
             if let Some(exit) = self.failed.take() {
                 return Poll::Ready(Err(exit));
             }
-            if self.poll_input(cx)?.is_ready() {
+            // More than there is of what nobody has asked for yet is not read.
+            if !self.machine.is_paused() && self.poll_input(cx)?.is_ready() {
                 continue;
             }
             ready!(self.poll_timer(cx));
@@ -348,14 +371,7 @@ impl Wire {
             return Err(Exit::Retire(RetireReason::Unclean));
         }
         self.last_octet = Instant::now();
-        self.replied = true;
-        if let Err(error) = self.machine.handle_input(&mut self.input) {
-            // What came before it is owed to the session: it may be the end of a literal.
-            self.fail(Exit::Protocol(error));
-        }
-        if self.input.is_empty() && matches!(self.reading, Reading::Pieces) {
-            self.input = BytesMut::new();
-        }
+        self.handle_input();
         Ok(Poll::Ready(()))
     }
 

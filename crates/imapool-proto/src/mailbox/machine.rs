@@ -9,6 +9,7 @@
 //! The connection can be taken away at any time ([`Machine::handle_lost`], [`Action::Disconnect`]). On the next the
 //! mailbox is selected anew, and what differs from what the members know becomes news for them (`resume.rs`).
 
+mod ahead;
 mod changes;
 mod departed;
 mod idle;
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use thiserror::Error;
 
+use self::ahead::Ahead;
 use self::jobs::{Finishing, Job};
 use self::levels::Levels;
 use self::outgoing::Outgoing;
@@ -88,6 +90,8 @@ pub enum Action {
     Connect,
     /// Run this on the connection.
     Run(Box<Run>),
+    /// Send this now, behind what was sent: [`Action::Run`] follows when what is sent before it is answered.
+    Ahead(Box<Run>),
     /// Send `DONE`.
     EndIdle,
     /// Give the connection back.
@@ -305,6 +309,7 @@ pub struct Machine {
     /// Of the connection that is there.
     hold: Hold,
     recovery: Recovery,
+    ahead: Ahead,
     /// Waits for that.
     finishing: Option<Finishing>,
     in_vain: InVain,
@@ -339,6 +344,7 @@ impl Machine {
             taken_at: now,
             hold: Hold::since(now),
             recovery: Recovery::UpToDate,
+            ahead: Ahead::default(),
             finishing: None,
             in_vain: InVain::default(),
             anew: false,
@@ -390,6 +396,7 @@ impl Machine {
         self.link = Link::Up { open: false };
         self.incoming = Incoming { astray: self.incoming.astray, ..Incoming::default() };
         self.recovery = Recovery::UpToDate;
+        self.ahead = Ahead::default();
         self.hold = Hold::since(self.now);
         self.quiet_since = self.now;
     }
@@ -503,7 +510,7 @@ impl Machine {
             (Link::Down { retry_at }, _) => self.wants_connection().then_some(retry_at),
             (Link::Up { .. }, Some(Job::Idle(idle))) => Some(self.idle_deadline(idle)),
             (Link::Up { .. }, Some(Job::Member(_))) => (!self.queue.is_empty()).then_some(self.overload_at),
-            (Link::Up { .. }, Some(job)) => job.is_soon_answered().then(|| self.job_since + SOON),
+            (Link::Up { .. }, Some(job)) => self.patience(job).map(|patience| self.job_since + patience),
             (Link::Up { .. }, None) if self.wants_census() => Some(self.quiet_since + BEFORE_CENSUS),
             (Link::Up { .. }, None) if self.wants_idle() => Some(self.quiet_since + BEFORE_IDLE),
             (Link::Up { .. }, None) if self.hold.give_up == Some(GiveUp::Wanted) => Some(self.hold.since + QUANTUM),

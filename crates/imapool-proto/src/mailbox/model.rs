@@ -48,7 +48,7 @@ fn one_hub() {
         return;
     };
     assert_eq!(totals.byes, 0, "{totals:?}");
-    assert!(totals.joined > 0 && totals.checked > 0 && totals.withheld > 0, "{totals:?}");
+    assert!(totals.joined > 0 && totals.checked > 0 && totals.withheld > 0 && totals.ahead > 0, "{totals:?}");
 }
 
 /// The same, and some of the sessions have switched CONDSTORE on.

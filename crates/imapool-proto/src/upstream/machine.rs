@@ -246,6 +246,8 @@ struct Pending {
     /// The backend has asked for more than literals (IDLE's `DONE`, or whatever an unknown command needs), and has not
     /// got it yet.
     asked: bool,
+    /// Commands that were sent before the one in flight was answered: they are run next, in this order.
+    ahead: VecDeque<Command>,
     /// A session waits for this command; ours goes first.
     deferred: Option<Box<(Command, Option<Literal>)>>,
 }
@@ -325,6 +327,7 @@ impl Machine {
     pub fn is_clean(&self) -> bool {
         self.in_flight.is_none()
             && self.pending.deferred.is_none()
+            && self.pending.ahead.is_empty()
             && self.pending.parts.is_empty()
             && self.pending.streaming.is_none()
             && self.framer.at_line_start()
@@ -342,9 +345,16 @@ impl Machine {
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         match &self.in_flight {
-            None => self.pending.deferred.is_some(),
+            None => self.pending.deferred.is_some() || self.is_paused(),
             Some(_) => self.pending.streaming != Some(false) && !self.pending.asked,
         }
+    }
+
+    /// What the backend says now belongs to a command that was sent ahead ([`Machine::handle_ahead`]), and is not taken
+    /// before that is run.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.in_flight.is_none() && !self.pending.ahead.is_empty()
     }
 
     /// A literal was announced to the backend, which has yet to ask for it (RFC 9051 section 4.3).
@@ -406,7 +416,14 @@ impl Machine {
         if command.name.spoils_connection() {
             self.spoiled = Some("unknown or unshareable command");
         }
-        let tag_number = self.begin(&command, streams);
+        let tag_number = match self.pending.ahead.pop_front() {
+            Some(sent) => {
+                debug_assert_eq!(sent, command);
+                self.line.dropping &= !self.framer.at_line_start();
+                self.next_tag - 1 - self.pending.ahead.len() as u64
+            }
+            None => self.begin(&command, streams),
+        };
         if command.name == Name::Search && command.segments.iter().any(|s| contains(&s.text, b"UPDATE")) {
             if self.context_tags.len() >= MAX_CONTEXTS {
                 self.context_tags.remove(0);
@@ -423,6 +440,16 @@ impl Machine {
             closed: false,
             modseq: false,
         });
+    }
+
+    /// Sends a command without literals before the one in flight is answered (RFC 9051 section 5.5). The commands that
+    /// are run next have to be those that were sent ahead, in the same order.
+    pub fn handle_ahead(&mut self, command: Command) {
+        debug_assert!(command.segments.iter().all(|segment| segment.literal.is_none()));
+        let dropping = self.line.dropping;
+        self.begin(&command, None);
+        self.line.dropping = dropping;
+        self.pending.ahead.push_back(command);
     }
 
     /// Whether the command selects the very mailbox that an earlier session has left selected: then what the backend

@@ -54,6 +54,8 @@ fn doubled(wait: Duration, times: u32) -> Duration {
 pub struct Known {
     /// IDLE for a hub's members (RFC 2177).
     pub idle: Refusal,
+    /// A command that is sent before the one before it is answered (RFC 9051 section 5.5).
+    pub ahead: Refusal,
     /// STATUS of the mailbox that is selected, which RFC 3501 section 6.3.10 lets a server refuse.
     pub status: Refusal,
     /// UID SEARCH with RETURN (RFC 4731).

@@ -81,6 +81,7 @@ impl Machine {
             if let Some(Job::Idle(idle)) = &mut self.job {
                 idle.ended = Some(now);
             }
+            self.ask_ahead_of_admission();
         }
     }
 

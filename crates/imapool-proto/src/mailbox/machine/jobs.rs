@@ -10,8 +10,8 @@ use super::idle::Idle;
 use super::resume::{Fresh, Recovery};
 use super::selection::Selection;
 use super::{
-    Action, BEFORE_CENSUS, BEFORE_IDLE, GiveUp, Link, MAX_OWN, MAX_PAUSE, Machine, MemberId, Nonsense, QUANTUM, SOON,
-    Stat, Told,
+    Action, BEFORE_CENSUS, BEFORE_IDLE, GiveUp, Link, MAX_OWN, MAX_PAUSE, Machine, MemberId, Nonsense, QUANTUM, Stat,
+    Told,
 };
 use crate::imap::command::{Command, Name, Segment, quoted, quoted_8bit};
 use crate::imap::effects::{fetch_effects, loud};
@@ -27,6 +27,8 @@ use crate::upstream::loss::{Loss, MAX_ATTEMPTS};
 /// The one command upstream.
 #[derive(Debug)]
 pub(super) enum Job {
+    /// Sent ahead, and not wanted any more; after it, this.
+    Skip { then: Option<Box<(Job, Box<Run>)>> },
     /// The first SELECT, of this member.
     Open { member: MemberId, run: Box<Run>, selection: Selection },
     /// The SELECT of a hub that has members already.
@@ -70,6 +72,7 @@ impl Job {
             | Self::Exists { joining, .. }
             | Self::Unseen { joining, .. }
             | Self::Refresh(joining) => Some(joining),
+            Self::Skip { then: Some(then) } => then.0.joining(),
             _ => None,
         }
     }
@@ -81,13 +84,17 @@ impl Job {
             | Self::Exists { joining, .. }
             | Self::Unseen { joining, .. }
             | Self::Refresh(joining) => Some(joining),
+            Self::Skip { then: Some(then) } => then.0.joins(),
             _ => None,
         }
     }
 
     /// The backend has nothing to look for.
     pub(super) fn is_soon_answered(&self) -> bool {
-        matches!(self, Self::Status { .. } | Self::Exists { .. } | Self::Refresh(_) | Self::KeepAlive)
+        matches!(
+            self,
+            Self::Status { .. } | Self::Exists { .. } | Self::Refresh(_) | Self::Skip { .. } | Self::KeepAlive
+        )
     }
 }
 
@@ -185,19 +192,29 @@ impl Machine {
     fn interrupt(&mut self) {
         match &mut self.job {
             Some(Job::Idle(_)) => self.interrupt_idle(),
-            Some(job) if job.is_soon_answered() && self.now >= self.job_since + SOON => {
-                self.broken(Nonsense::Unanswered);
-            }
             Some(Job::Member(command)) if !self.queue.is_empty() && self.now >= self.overload_at => {
                 self.overload_at = self.now + self.settings.patience;
                 self.actions.push_back(Action::Overloaded(command.id));
             }
-            _ => {}
+            Some(Job::Member(_)) | None => {}
+            Some(_) => self.give_up_waiting(),
+        }
+    }
+
+    /// A server that does not answer what any server answers at once is left.
+    fn give_up_waiting(&mut self) {
+        let patience = self.job.as_ref().and_then(|job| self.patience(job));
+        if patience.is_some_and(|patience| self.now >= self.job_since + patience) {
+            self.note_unanswered();
+            self.broken(Nonsense::Unanswered);
         }
     }
 
     fn next(&mut self, open: bool) {
         while self.job.is_none() && self.link == (Link::Up { open }) && self.actions.is_empty() {
+            if self.skip_what_is_void() {
+                return;
+            }
             if self.in_vain.asked >= MAX_OWN {
                 self.asks_in_vain();
                 continue;
@@ -303,6 +320,7 @@ impl Machine {
     }
 
     pub(super) fn begin(&mut self, job: Job, run: Box<Run>) {
+        let Some(job) = self.is_next(job, &run) else { return };
         self.hold.served |= matches!(job, Job::Open { .. } | Job::Refresh(_) | Job::Close { .. } | Job::Member(_));
         match job {
             Job::Open { .. } | Job::Close { .. } | Job::Member(_) => self.in_vain.asked = 0,
@@ -423,9 +441,14 @@ impl Machine {
         if !self.manners.known().status.allows(self.now) {
             return self.admit_without_status(joining);
         }
-        let items = if self.has_modseqs() { " (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)" } else { " (UIDNEXT UIDVALIDITY)" };
-        let run = self.with_mailbox(Name::Status, items);
+        let run = self.ask_status();
         self.begin(Job::Status { joining, text: BytesMut::new() }, run);
+        self.ask_ahead_of_status();
+    }
+
+    pub(super) fn ask_status(&self) -> Box<Run> {
+        let items = if self.has_modseqs() { " (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)" } else { " (UIDNEXT UIDVALIDITY)" };
+        self.with_mailbox(Name::Status, items)
     }
 
     /// Runs a member's command, with its message numbers made the backend's.
@@ -583,6 +606,7 @@ impl Machine {
         self.link = Link::Down { retry_at: self.now };
         self.hold.give_up = None;
         self.recovery = Recovery::UpToDate;
+        self.lose_ahead();
         self.view.delayed |= std::mem::take(&mut self.view.delays);
         self.actions.clear();
         if !self.finishing.as_ref().is_some_and(Finishing::removes) {

@@ -162,6 +162,10 @@ pub(super) enum Recovery {
 }
 
 impl Recovery {
+    pub(super) fn is_up_to_date(&self) -> bool {
+        matches!(self, Self::UpToDate)
+    }
+
     pub(super) fn looks_for_strays(&self) -> bool {
         matches!(self, Self::Strays(_))
     }
@@ -200,6 +204,7 @@ impl Machine {
             self.alerts(&[b"*", &rest[..]].concat(), None);
         }
         let Some(job) = self.job.take() else { return };
+        self.note_answered();
         let now = self.now;
         self.quiet_since = now;
         let ok = rest.get(..3).is_some_and(|status| status.eq_ignore_ascii_case(b" OK"));
@@ -256,6 +261,8 @@ impl Machine {
                 self.finishing = Some(Finishing { running, rest, ok });
             }
             Job::Member(running) => self.answered(*running, rest, ok),
+            Job::Skip { then: Some(then) } => self.begin(then.0, then.1),
+            Job::Skip { then: None } => {}
             Job::Recheck => {
                 if !self.recovery.lacks_flags() {
                     // What is refused is not asked for again and again.
@@ -426,17 +433,20 @@ impl Machine {
     }
 
     fn look_for_unseen(&mut self, joining: Joining) {
-        let known = self.manners.known();
-        if self.settings.unseen
-            && known.search.allows(self.now)
-            && self.view.exists() > 0
-            && self.view.uids.len() == self.view.exists()
-        {
-            let returns = if self.returns() { "RETURN (MIN) " } else { "" };
-            let run = own(Name::Search, format!("UID SEARCH {returns}UNSEEN"));
-            return self.begin(Job::Unseen { joining, first: None }, run);
+        match self.ask_for_unseen() {
+            Some(run) => self.begin(Job::Unseen { joining, first: None }, run),
+            None => self.begin(Job::Refresh(joining), own(Name::Noop, "NOOP")),
         }
-        self.begin(Job::Refresh(joining), own(Name::Noop, "NOOP"));
+    }
+
+    /// Asks for the first message without \\Seen, if its number would be known then.
+    pub(super) fn ask_for_unseen(&self) -> Option<Box<Run>> {
+        let allowed = self.settings.unseen && self.manners.known().search.allows(self.now);
+        let exists = self.view.exists();
+        (allowed && exists > 0 && self.view.uids.len() == exists).then(|| {
+            let returns = if self.returns() { "RETURN (MIN) " } else { "" };
+            own(Name::Search, format!("UID SEARCH {returns}UNSEEN"))
+        })
     }
 
     /// All who wait join now: what they are told is how the mailbox is at this moment.

@@ -44,6 +44,7 @@ pub(super) struct Totals {
     pub(super) lost: u64,
     pub(super) divided: u64,
     pub(super) pinned: u64,
+    pub(super) ahead: u64,
     pub(super) refused: u64,
     pub(super) modified: u64,
     pub(super) resumed: u64,
@@ -62,6 +63,7 @@ impl Totals {
         self.lost += other.lost;
         self.divided += other.divided;
         self.pinned += other.pinned;
+        self.ahead += other.ahead;
         self.refused += other.refused;
         self.modified += other.modified;
         self.resumed += other.resumed;
@@ -604,6 +606,16 @@ impl Sim {
         link.replied = true;
         let piece = link.on_its_way.split_to(take);
         link.input.unsplit(piece);
+        self.read_on(at);
+        self.transmit(at);
+        self.settle();
+        true
+    }
+
+    /// What a hub's connection has of what the server has said goes to the hub.
+    fn read_on(&mut self, at: usize) {
+        let hub = &mut self.hubs[at];
+        let Some(link) = &mut hub.link else { return };
         link.upstream.handle_input(&mut link.input).unwrap();
         while let Some(event) = hub.link.as_mut().and_then(|link| link.upstream.poll_event()) {
             match event {
@@ -617,16 +629,11 @@ impl Sim {
                     hub.link = None;
                     self.totals.lost += 1;
                     hub.machine.handle_lost(&Loss::before_anything());
-                    self.settle();
-                    return true;
                 }
                 Event::OwnDone(..) | Event::Ignored(..) => {}
                 Event::Bye(text) => panic!("{text:?}"),
             }
         }
-        self.transmit(at);
-        self.settle();
-        true
     }
 
     fn transmit(&mut self, at: usize) {
@@ -690,6 +697,12 @@ impl Sim {
                     link.sent = false;
                     link.replied = false;
                     link.upstream.handle_command(run.command, None);
+                    self.transmit(at);
+                    self.read_on(at);
+                }
+                Action::Ahead(run) => {
+                    self.totals.ahead += 1;
+                    hub.link.as_mut().expect("a connection").upstream.handle_ahead(run.command);
                     self.transmit(at);
                 }
                 Action::EndIdle => {

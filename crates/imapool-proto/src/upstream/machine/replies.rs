@@ -34,6 +34,9 @@ impl Machine {
     fn handle_lines(&mut self, input: &mut BytesMut, passed: &mut usize) -> Result<(), ProtocolError> {
         loop {
             if self.framer.at_line_start() {
+                if self.is_paused() {
+                    return Ok(());
+                }
                 match self.line_start(input, passed)? {
                     true => continue,
                     false => return Ok(()),
@@ -251,7 +254,7 @@ impl Machine {
     fn client_tag<'a>(&'a self, ours: &[u8]) -> Option<&'a [u8]> {
         let number = own_tag_number(ours)?;
         if let Some(InFlight::Session { tag, .. }) = &self.in_flight
-            && number + 1 == self.next_tag
+            && Some(number) == self.tag_in_flight()
         {
             return Some(tag);
         }
@@ -322,8 +325,13 @@ impl Machine {
     /// What follows our tag.
     fn after_tag<'a>(&self, line: &'a [u8]) -> Result<&'a [u8], ProtocolError> {
         let (tag, rest) = split_tag(line);
-        let ours = self.in_flight.is_some() && own_tag_number(tag) == self.next_tag.checked_sub(1);
+        let ours = self.in_flight.is_some() && own_tag_number(tag) == self.tag_in_flight();
         ours.then_some(rest).ok_or(ProtocolError::UnknownTag)
+    }
+
+    /// The number of the tag of the command in flight.
+    fn tag_in_flight(&self) -> Option<u64> {
+        self.next_tag.checked_sub(1 + self.pending.ahead.len() as u64)
     }
 
     fn tagged(&mut self, line: &Bytes) -> Result<(), ProtocolError> {

@@ -1,0 +1,139 @@
+//! Questions that are sent before an earlier one is answered (RFC 9051 section 5.5): those who join a mailbox wait for
+//! one round trip then, and not for four.
+//!
+//! What was sent is answered, whatever has become of the reason for it, and until then no other command is run: what
+//! its numbers mean would be anybody's guess. So a question is either asked as it was sent, or its answer is waited
+//! for and forgotten ([`Job::Skip`]).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::jobs::{Job, own};
+use super::{Action, Machine, SOON};
+use crate::imap::command::Name;
+use crate::session::machine::Run;
+
+/// What a server answers at once is waited for so long if it was sent ahead: there may be servers that forget what
+/// comes before they have answered.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    /// Sent, and not asked yet.
+    sent: VecDeque<Box<Run>>,
+    /// The job that runs was sent ahead.
+    runs: bool,
+}
+
+impl Machine {
+    /// The connection is ended by whoever has waited so long for this job; `None`: it may take its time.
+    pub(super) fn patience(&self, job: &Job) -> Option<Duration> {
+        match job {
+            _ if !job.is_soon_answered() && !self.ahead.runs => None,
+            Job::Unseen { .. } => Some(SOON),
+            _ if self.ahead.runs => Some(PATIENCE),
+            _ => Some(SOON),
+        }
+    }
+
+    /// Whether the next to be served is somebody who joins, so that STATUS is asked next.
+    fn is_about_to_admit(&self) -> bool {
+        let next = self.queue.front().and_then(|id| self.members.get(id));
+        next.is_some_and(|member| member.cursor.is_none() && member.waiting.is_some())
+            && self.is_open()
+            && self.members.values().any(|member| member.cursor.is_some())
+            && self.hold.give_up.is_none()
+            && self.finishing.is_none()
+            && self.recovery.is_up_to_date()
+            && !self.wants_census()
+            && !self.lacks(true)
+            && self.manners.known().status.allows(self.now)
+    }
+
+    /// What those who join will ask, with the `DONE` that makes room for it.
+    pub(super) fn ask_ahead_of_admission(&mut self) {
+        if self.is_about_to_admit() {
+            let first = self.ask_status();
+            self.send_ahead(Some(first).into_iter().chain(self.further_questions()));
+        }
+    }
+
+    /// What those who join will ask, if the answer to STATUS, which was just asked, is what it should be.
+    pub(super) fn ask_ahead_of_status(&mut self) {
+        if self.ahead.sent.is_empty() && !self.ahead.runs {
+            self.send_ahead(self.further_questions());
+        }
+    }
+
+    fn further_questions(&self) -> impl Iterator<Item = Box<Run>> + use<> {
+        self.ask_for_unseen().into_iter().chain([own(Name::Noop, "NOOP")])
+    }
+
+    fn send_ahead(&mut self, runs: impl Iterator<Item = Box<Run>>) {
+        if !self.manners.known().ahead.allows(self.now) {
+            return;
+        }
+        let in_line = |run: &Box<Run>| run.command.segments.iter().all(|segment| segment.literal.is_none());
+        for run in runs.take_while(in_line) {
+            self.actions.push_back(Action::Ahead(run.clone()));
+            self.ahead.sent.push_back(run);
+        }
+    }
+
+    /// Waits for answers that nobody asks for any more; false: there are none.
+    pub(super) fn skip_what_is_void(&mut self) -> bool {
+        let is_void = !self.ahead.sent.is_empty() && !self.is_about_to_admit();
+        if is_void {
+            self.skip(None);
+        }
+        is_void
+    }
+
+    /// Waits for the next answer and forgets it; `then` does this.
+    fn skip(&mut self, then: Option<Box<(Job, Box<Run>)>>) {
+        if let Some(run) = self.ahead.sent.front().cloned() {
+            self.begin(Job::Skip { then }, run);
+        }
+    }
+
+    /// Whether this may be run now: because it was sent ahead, or because nothing was. If not, it is done later.
+    pub(super) fn is_next(&mut self, job: Job, run: &Run) -> Option<Job> {
+        self.ahead.runs = false;
+        match self.ahead.sent.front() {
+            Some(sent) if sent.command != run.command => {
+                self.skip(Some(Box::new((job, Box::new(run.clone())))));
+                None
+            }
+            sent => {
+                self.ahead.runs = sent.is_some();
+                self.ahead.sent.pop_front();
+                Some(job)
+            }
+        }
+    }
+
+    /// The job that ran is answered.
+    pub(super) fn note_answered(&mut self) {
+        if std::mem::take(&mut self.ahead.runs) {
+            self.manners.learn(|known| known.ahead.works());
+        }
+    }
+
+    /// The job that ran is not answered in time.
+    pub(super) fn note_unanswered(&mut self) {
+        if std::mem::take(&mut self.ahead.runs) {
+            let now = self.now;
+            self.manners.learn(|known| known.ahead.refused(now));
+        }
+    }
+
+    /// The connection is lost.
+    pub(super) fn lose_ahead(&mut self) {
+        let Ahead { sent, runs } = std::mem::take(&mut self.ahead);
+        if runs || !sent.is_empty() {
+            let now = self.now;
+            self.manners.learn(|known| known.ahead.failed(now));
+        }
+    }
+}
