@@ -99,27 +99,30 @@ async fn what_is_not_known_pins() {
 /// takes long delays the others by `pool.share_patience`; then they have a connection of their own.
 #[tokio::test]
 async fn a_long_command_delays_nobody_for_long() {
-    let backend = Scripted::start(|mut conn: Conn| async move {
-        if conn.number == 1 {
-            conn.play(SELECTED).await;
-            conn.play(super::JOINED).await;
-            // It is never answered.
-            conn.play("C: SEARCH BODY x").await;
-            return conn.gone().await;
-        }
-        conn.play(SELECTED.replace("INBOX", "\"INBOX\"").as_str()).await;
-        conn.obey().await;
-    })
-    .await;
-    let harness = multiplexing(&backend, 2).await;
-    let (mut one, mut two) = pair(&harness).await;
-    one.play("C: b SEARCH BODY x").await;
-    until("the search at the backend", || backend.received().contains("SEARCH BODY x")).await;
-    two.play("C: b NOOP\nS: b OK done").await;
-    assert_eq!(backend.logins(), 2);
-    one.reset();
-    drop(two);
-    harness.finish().await;
+    // CLOSE expunges.
+    for (given, sent) in [("SEARCH BODY x", "SEARCH BODY x"), ("CLOSE", "EXPUNGE")] {
+        let backend = Scripted::start(move |mut conn: Conn| async move {
+            if conn.number == 1 {
+                conn.play(SELECTED).await;
+                conn.play(super::JOINED).await;
+                // It is never answered.
+                conn.play(&format!("C: {sent}")).await;
+                return conn.gone().await;
+            }
+            conn.play(SELECTED.replace("INBOX", "\"INBOX\"").as_str()).await;
+            conn.obey().await;
+        })
+        .await;
+        let harness = multiplexing(&backend, 2).await;
+        let (mut one, mut two) = pair(&harness).await;
+        one.play(&format!("C: b {given}")).await;
+        until("the command at the backend", || backend.received().contains(sent)).await;
+        two.play("C: b NOOP\nS: b OK done").await;
+        assert_eq!(backend.logins(), 2);
+        one.reset();
+        drop(two);
+        harness.finish().await;
+    }
 }
 
 /// Octets of the message below: more than the kernel takes.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::stage::{ONE, Stage, TWO};
+use crate::stage::{ONE, Stage, TWO, pass};
 
 /// RFC 2177 section 3: a server may log out who has not begun IDLE anew for 29 minutes. Clients that idle for longer
 /// hear nothing of it.
@@ -201,11 +201,4 @@ async fn idling() -> Stage {
         )
         .await;
     stage
-}
-
-/// Lets so much time pass at once.
-async fn pass(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
 }

@@ -128,6 +128,23 @@ async fn a_search_that_finds_four_billion() {
     .await;
 }
 
+/// RFC 7162 section 3.2.10: a VANISHED that is cut, and runs into the next line, names no message.
+#[tokio::test]
+async fn a_vanished_that_is_cut_is_not_believed() {
+    two("1> b NOOP
+         U> NOOP
+         U< * VANISHED 1* BYE going
+         V> SELECT \"INBOX\"
+         V< * 3 EXISTS
+         V< * OK [UIDVALIDITY 7] valid
+         V< * OK [UIDNEXT 14] next
+         V< TAG OK [READ-WRITE] selected
+         V> NOOP
+         V< TAG OK noop
+         1< b OK noop")
+    .await;
+}
+
 /// A mailbox may have four billion messages, and lose them all. It costs no more than to say so; whoever would have
 /// to be told message by message has to leave.
 #[tokio::test]

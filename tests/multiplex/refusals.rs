@@ -3,14 +3,7 @@
 
 use std::time::Duration;
 
-use crate::stage::{ONE, Stage, TWO};
-
-/// Lets so much time pass at once.
-async fn pass(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
-}
+use crate::stage::{ONE, Stage, TWO, pass};
 
 /// Longer than news are waited for where the backend does not idle.
 const POLL: Duration = Duration::from_secs(16);

@@ -13,6 +13,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -166,4 +167,11 @@ pub(crate) async fn two(script: &str) {
 /// The same, with a backend that offers more.
 pub(crate) async fn two_offering(more: &'static str, script: &str) {
     play(1, more, &format!("ONE\nTWO\n{script}")).await;
+}
+
+/// Lets so much time pass at once.
+pub(crate) async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
 }

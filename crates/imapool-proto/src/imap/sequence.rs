@@ -155,14 +155,22 @@ pub struct Found {
     from: Option<u64>,
     number: Option<u64>,
     runs: Vec<(u32, u32)>,
-    too_many: bool,
+    unusable: bool,
+    /// Whatever else is there makes all of it unusable.
+    only_numbers: bool,
 }
 
 impl Found {
-    /// For a SEARCH (or SORT) or VANISHED reply.
+    /// For a SEARCH (or SORT) reply.
     #[must_use]
     pub fn list() -> Self {
         Self::default()
+    }
+
+    /// For a VANISHED reply, which is nothing but a set of UIDs (RFC 7162 section 3.2.10).
+    #[must_use]
+    pub fn uids() -> Self {
+        Self { only_numbers: true, ..Self::default() }
     }
 
     /// For an ESEARCH reply: this item (of at most three letters).
@@ -178,14 +186,15 @@ impl Found {
         }
     }
 
-    /// All that was found; numbers out of range are not. `None`: more than can be.
+    /// All that was found; numbers out of range are not. `None`: more than can be, or not what can be.
     #[must_use]
     pub fn finish(mut self) -> Option<Ranges> {
         self.octet(b' ');
-        (!self.too_many).then(|| Ranges::from_runs(self.runs))
+        (!self.unusable).then(|| Ranges::from_runs(self.runs))
     }
 
     fn octet(&mut self, octet: u8) {
+        self.unusable |= self.only_numbers && !matches!(octet, b'0'..=b'9' | b':' | b',' | b' ' | b'\r' | b'\n');
         match octet {
             b'"' => self.quoted = !self.quoted,
             _ if self.quoted => {}
@@ -224,7 +233,7 @@ impl Found {
         match self.runs.last_mut() {
             Some((_, end)) if end.checked_add(1) == Some(first) => *end = last,
             _ if few => self.runs.push((first, last)),
-            _ => self.too_many = true,
+            _ => self.unusable = true,
         }
     }
 }
@@ -280,6 +289,22 @@ mod tests {
                 text.as_bytes().chunks(cut).for_each(|piece| found.text(piece));
                 assert_eq!(found.finish().unwrap().to_string(), numbers, "{text}");
             }
+        }
+    }
+
+    #[test]
+    fn a_set_of_uids_is_nothing_else() {
+        for (text, numbers) in [(" 1,3:5\r\n", Some("1 3:5")), (" 1* BYE\r\n", None), (" 1 (2)\r\n", None)] {
+            let mut found = Found::uids();
+            found.text(text.as_bytes());
+            let told = found.finish().map(|uids| {
+                let run = |run: std::ops::RangeInclusive<u32>| match run.start() == run.end() {
+                    true => run.start().to_string(),
+                    false => format!("{}:{}", run.start(), run.end()),
+                };
+                uids.spans().map(run).collect::<Vec<_>>().join(" ")
+            });
+            assert_eq!(told.as_deref(), numbers, "{text}");
         }
     }
 

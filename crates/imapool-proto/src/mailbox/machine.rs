@@ -59,6 +59,8 @@ const QUANTUM: Duration = Duration::from_millis(100);
 /// What a server answers at once is waited for so long: a server that does nothing at all must not hold a mailbox for
 /// `backend.reply_timeout`.
 const SOON: Duration = Duration::from_secs(60);
+/// So long a server may say nothing to what imapool asks while members wait: whoever comes would wait, too.
+const SILENCE: Duration = Duration::from_secs(10);
 /// What imapool may ask in a row while members wait: twice as much as an honest backend ever takes.
 const MAX_OWN: u32 = 100;
 /// The longest pause before another connection is tried when they are all lost at once.
@@ -302,6 +304,8 @@ pub struct Machine {
     /// Since when nothing happened upstream, and since when the job runs.
     quiet_since: Instant,
     job_since: Instant,
+    /// When the backend last said something to it.
+    heard_at: Instant,
     /// When to say again that members wait for a command.
     overload_at: Instant,
     /// When the owner of the job last took something of its reply.
@@ -340,6 +344,7 @@ impl Machine {
             now,
             quiet_since: now,
             job_since: now,
+            heard_at: now,
             overload_at: now,
             taken_at: now,
             hold: Hold::since(now),
@@ -451,7 +456,8 @@ impl Machine {
         if let Some(joining) = self.job.as_mut().and_then(Job::joining) {
             joining.ids.retain(&mut goes_on);
         }
-        if self.finishing_since().is_some_and(|since| now.saturating_duration_since(since) >= most) {
+        let finishing = self.finishing_since().filter(|_| !self.is_asking());
+        if finishing.is_some_and(|since| now.saturating_duration_since(since) >= most) {
             self.finish();
         }
     }
@@ -467,7 +473,12 @@ impl Machine {
         let joining = self.job.as_ref().and_then(Job::joins).and_then(|joining| joining.ids.first());
         let waiting = self.queue.front().into_iter().chain(joining);
         let waiting = waiting.filter_map(|id| self.members.get(id)).map(|member| member.since);
-        waiting.chain(self.finishing_since()).min()
+        waiting.chain(self.finishing_since().filter(|_| !self.is_asking())).min()
+    }
+
+    /// What somebody waits for is being asked; if it is not answered, the connection is given up.
+    fn is_asking(&self) -> bool {
+        self.job.as_ref().is_some_and(Job::is_question)
     }
 
     /// The backend no longer accepts the credential that a connection was to be opened with: another may do.
@@ -509,8 +520,10 @@ impl Machine {
             (Link::Connecting | Link::Broken, _) => None,
             (Link::Down { retry_at }, _) => self.wants_connection().then_some(retry_at),
             (Link::Up { .. }, Some(Job::Idle(idle))) => Some(self.idle_deadline(idle)),
-            (Link::Up { .. }, Some(Job::Member(_))) => (!self.queue.is_empty()).then_some(self.overload_at),
-            (Link::Up { .. }, Some(job)) => self.patience(job).map(|patience| self.job_since + patience),
+            (Link::Up { .. }, Some(Job::Member(_) | Job::Close { .. })) => {
+                (!self.queue.is_empty()).then_some(self.overload_at)
+            }
+            (Link::Up { .. }, Some(job)) => self.gives_up_at(job),
             (Link::Up { .. }, None) if self.wants_census() => Some(self.quiet_since + BEFORE_CENSUS),
             (Link::Up { .. }, None) if self.wants_idle() => Some(self.quiet_since + BEFORE_IDLE),
             (Link::Up { .. }, None) if self.hold.give_up == Some(GiveUp::Wanted) => Some(self.hold.since + QUANTUM),

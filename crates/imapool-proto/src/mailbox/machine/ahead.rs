@@ -6,16 +6,11 @@
 //! for and forgotten ([`Job::Skip`]).
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use super::jobs::{Job, own};
-use super::{Action, Machine, SOON};
+use super::{Action, Machine};
 use crate::imap::command::Name;
 use crate::session::machine::Run;
-
-/// What a server answers at once is waited for so long if it was sent ahead: there may be servers that forget what
-/// comes before they have answered.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -27,16 +22,6 @@ pub(super) struct Ahead {
 }
 
 impl Machine {
-    /// The connection is ended by whoever has waited so long for this job; `None`: it may take its time.
-    pub(super) fn patience(&self, job: &Job) -> Option<Duration> {
-        match job {
-            _ if !job.is_soon_answered() && !self.ahead.runs => None,
-            Job::Unseen { .. } => Some(SOON),
-            _ if self.ahead.runs => Some(PATIENCE),
-            _ => Some(SOON),
-        }
-    }
-
     /// Whether the next to be served is somebody who joins, so that STATUS is asked next.
     fn is_about_to_admit(&self) -> bool {
         let next = self.queue.front().and_then(|id| self.members.get(id));
@@ -118,6 +103,11 @@ impl Machine {
         if std::mem::take(&mut self.ahead.runs) {
             self.manners.learn(|known| known.ahead.works());
         }
+    }
+
+    /// There may be servers that forget what comes before they have answered.
+    pub(super) fn was_sent_ahead(&self) -> bool {
+        self.ahead.runs
     }
 
     /// The job that ran is not answered in time.

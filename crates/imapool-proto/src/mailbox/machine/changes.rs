@@ -30,7 +30,7 @@ impl Machine {
     }
 
     /// The mailbox as it is to be found, while that is being found out.
-    fn fresh(&mut self) -> Option<&mut Fresh> {
+    pub(super) fn fresh(&mut self) -> Option<&mut Fresh> {
         match (&mut self.job, &mut self.recovery) {
             (Some(Job::Census { fresh: Some(fresh), .. }), _) => Some(fresh),
             (_, Recovery::Strays(fresh)) => Some(fresh),

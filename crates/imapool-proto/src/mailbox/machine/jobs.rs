@@ -10,8 +10,8 @@ use super::idle::Idle;
 use super::resume::{Fresh, Recovery};
 use super::selection::Selection;
 use super::{
-    Action, BEFORE_CENSUS, BEFORE_IDLE, GiveUp, Link, MAX_OWN, MAX_PAUSE, Machine, MemberId, Nonsense, QUANTUM, Stat,
-    Told,
+    Action, BEFORE_CENSUS, BEFORE_IDLE, GiveUp, Link, MAX_OWN, MAX_PAUSE, Machine, MemberId, Nonsense, QUANTUM,
+    SILENCE, SOON, Stat, Told,
 };
 use crate::imap::command::{Command, Name, Segment, quoted, quoted_8bit};
 use crate::imap::effects::{fetch_effects, loud};
@@ -87,6 +87,14 @@ impl Job {
             Self::Skip { then: Some(then) } => then.0.joins(),
             _ => None,
         }
+    }
+
+    /// It is imapool's own, and tells something of messages that are there.
+    pub(super) fn is_question(&self) -> bool {
+        !matches!(
+            self,
+            Self::Open { .. } | Self::Reselect { .. } | Self::Member(_) | Self::Close { .. } | Self::Idle(_)
+        )
     }
 
     /// The backend has nothing to look for.
@@ -192,19 +200,40 @@ impl Machine {
     fn interrupt(&mut self) {
         match &mut self.job {
             Some(Job::Idle(_)) => self.interrupt_idle(),
-            Some(Job::Member(command)) if !self.queue.is_empty() && self.now >= self.overload_at => {
-                self.overload_at = self.now + self.settings.patience;
-                self.actions.push_back(Action::Overloaded(command.id));
-            }
-            Some(Job::Member(_)) | None => {}
+            Some(Job::Member(_) | Job::Close { .. }) => self.say_who_keeps_others_waiting(),
+            None => {}
             Some(_) => self.give_up_waiting(),
         }
     }
 
-    /// A server that does not answer what any server answers at once is left.
+    fn say_who_keeps_others_waiting(&mut self) {
+        let id = match &self.job {
+            Some(Job::Member(running)) => running.id,
+            Some(Job::Close { member, .. }) => *member,
+            _ => return,
+        };
+        if !self.queue.is_empty() && self.now >= self.overload_at {
+            self.overload_at = self.now + self.settings.patience;
+            self.actions.push_back(Action::Overloaded(id));
+        }
+    }
+
+    /// By when a server that does not answer is left: what any server answers at once, or what keeps members waiting.
+    pub(super) fn gives_up_at(&self, job: &Job) -> Option<Instant> {
+        let soon = job.is_soon_answered().then(|| self.job_since + SOON);
+        let waiting = || self.waiting_since().into_iter().chain(self.finishing_since()).min();
+        let asked = if job.is_question() { waiting() } else { None };
+        let asked = asked.map(|since| since.max(self.heard_at) + SILENCE);
+        let ahead = self.was_sent_ahead().then(|| self.job_since + SILENCE);
+        soon.into_iter().chain(asked).chain(ahead).min()
+    }
+
     fn give_up_waiting(&mut self) {
-        let patience = self.job.as_ref().and_then(|job| self.patience(job));
-        if patience.is_some_and(|patience| self.now >= self.job_since + patience) {
+        if self.job.as_ref().and_then(|job| self.gives_up_at(job)).is_some_and(|at| self.now >= at) {
+            if matches!(self.job, Some(Job::Census { .. })) {
+                let now = self.now;
+                self.manners.learn(|known| known.census.failed(now));
+            }
             self.note_unanswered();
             self.broken(Nonsense::Unanswered);
         }
@@ -331,6 +360,7 @@ impl Machine {
         self.job = Some(job);
         self.incoming.astray = false;
         self.job_since = self.now;
+        self.heard_at = self.now;
         self.overload_at = self.now + self.settings.patience;
         self.taken_at = self.now;
         self.actions.push_back(Action::Run(run));
@@ -454,6 +484,7 @@ impl Machine {
     /// Runs a member's command, with its message numbers made the backend's.
     fn run(&mut self, id: MemberId, run: Box<Run>, shape: Shape) {
         let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
+        self.view.touched |= is_uid(&run.command) && self.touches(&run.command);
         let mentions_modseqs = run.command.enables_condstore();
         let asks_modseqs = mentions_modseqs && asks_for_modseqs(&run.command);
         if asks_modseqs {
@@ -534,13 +565,17 @@ impl Machine {
         fetch_effects(command).uid && !command.enables_condstore() && named(command, star).spans().any(all)
     }
 
-    /// Whether the reply may tell of messages whose UIDs are not known here.
+    /// Whether the reply may tell of messages whose UIDs are not known here, or the command shows that they are known to
+    /// the client.
     fn touches(&self, command: &Command) -> bool {
         let uid = is_uid(command);
         let (star, known) = self.view.known(uid);
         match command.name {
             Name::Search | Name::Sort | Name::Thread => !uid,
             Name::Fetch | Name::Store => named(command, star).last().is_some_and(|last| last > known),
+            Name::Expunge | Name::Copy | Name::Move if uid => {
+                named(command, star).last().is_some_and(|last| last > known)
+            }
             _ => false,
         }
     }
@@ -605,12 +640,20 @@ impl Machine {
         self.pass_on();
         self.link = Link::Down { retry_at: self.now };
         self.hold.give_up = None;
+        if let Some(gone) = self.fresh().map(|fresh| std::mem::take(&mut fresh.gone)) {
+            self.view.gone.insert_all(&gone);
+        }
         self.recovery = Recovery::UpToDate;
         self.lose_ahead();
         self.view.delayed |= std::mem::take(&mut self.view.delays);
         self.actions.clear();
-        if !self.finishing.as_ref().is_some_and(Finishing::removes) {
-            self.finish();
+        match &self.finishing {
+            // The next connection tells what it has removed.
+            Some(finishing) if finishing.removes() => {
+                let member = self.members.get_mut(&finishing.running.id);
+                member.into_iter().for_each(|member| member.since = self.now);
+            }
+            _ => self.finish(),
         }
         match self.job.take() {
             Some(Job::Open { member, run, .. }) => {

@@ -75,6 +75,7 @@ impl Machine {
         if self.link == Link::Broken {
             return;
         }
+        self.heard_at = self.now;
         if matches!(self.job, Some(Job::Open { .. } | Job::Member(_))) {
             self.incoming.passed.reserve(data.len().min(COPIED) + LONGER);
         }
@@ -181,7 +182,7 @@ impl Machine {
                 reading.begun = true;
                 self.incoming.passed.put_slice(b"* VANISHED");
             }
-            Reply::Vanished { .. } => reading.found = Some(Found::list()),
+            Reply::Vanished { .. } => reading.found = Some(Found::uids()),
             Reply::OutOfRange => self.broken(Nonsense::OutOfRange),
             // It may be the rest of the reply before it, which has a line's end where it may have none.
             Reply::Stray if self.incoming.astray => reading.to = None,

@@ -39,7 +39,7 @@ pub(super) struct Fresh {
     /// The UIDs that were told one by one, from the first message on.
     told: Ranges,
     /// The UIDs of messages that went before that.
-    gone: Ranges,
+    pub(super) gone: Ranges,
     /// So many have to be told.
     asked: u32,
     /// What happened after that.
@@ -346,6 +346,7 @@ impl Machine {
         self.view.touched = false;
         self.view.shadow = super::Shadow::default();
         self.view.recent.forget_numbers();
+        self.view.gone = Ranges::new();
         self.recovery = Recovery::UpToDate;
         self.view.selection = Some(Selection { rest: rest.clone(), ..selection });
         self.link = Link::Up { open: true };
@@ -612,9 +613,6 @@ impl Machine {
             self.stats.push(Stat::Resumed { changed: false });
             return self.resumed();
         }
-        if !self.is_resumable() {
-            return self.bye_all(b"[UNAVAILABLE] Connection to the mail server lost");
-        }
         let exists = selection.exists;
         let fresh = Fresh::new(selection, exists);
         self.ask_for_uids(Some(fresh));
@@ -649,6 +647,12 @@ impl Machine {
         };
         self.in_vain.counts = 0;
         self.view.place_strays(&uids, &fresh.gone);
+        if self.view.uids.len() < self.view.exists() {
+            self.view.place_older(&uids);
+        }
+        if !self.is_resumable() {
+            return self.bye_all(b"[UNAVAILABLE] Connection to the mail server lost");
+        }
         let came = uids.difference(&self.view.uids);
         if came.first().is_some_and(|first| self.view.uids.last().is_some_and(|last| first < last)) {
             // UIDs only ever grow (RFC 9051 section 2.3.1.1).
@@ -685,6 +689,7 @@ impl Machine {
     fn resumed(&mut self) {
         self.link = Link::Up { open: true };
         self.view.delayed = false;
+        self.view.gone = Ranges::new();
         self.recovery = Recovery::Flags(1);
     }
 

@@ -20,6 +20,8 @@ pub(super) struct View {
     pub(super) log: Log,
     /// Of the first messages; of all when nothing was news since.
     pub(super) uids: Ranges,
+    /// Messages that were said to be gone before the connection was lost, if it was not known which those are.
+    pub(super) gone: Ranges,
     /// Members may know something of messages whose UIDs are not known here.
     pub(super) touched: bool,
     /// The flags that members know.
@@ -95,6 +97,19 @@ impl View {
         all.insert_all(gone);
         let strays = self.beyond(&all, self.exists().saturating_sub(self.uids.len()));
         self.uids.insert_all(&strays);
+    }
+
+    /// After a connection was lost: the messages whose UIDs were not known, if it is certain which UIDs they had. Those
+    /// that are older than what has come since are there, or were said to be gone; if these are just as many as there
+    /// were, they are the ones.
+    pub(super) fn place_older(&mut self, there: &Ranges) {
+        let next = self.selection.as_ref().filter(|it| !it.changed).and_then(|it| it.uid_next);
+        let Some(last) = next.and_then(|next| next.checked_sub(1)).filter(|last| *last > 0) else { return };
+        let mut older = self.uids.clone();
+        there.within(1..=last).chain(self.gone.within(1..=last)).for_each(|run| older.insert_range(run));
+        if older.len() == self.exists() {
+            self.uids = older;
+        }
     }
 
     /// All news are told, up to what the backend calls the highest mod-sequence.
