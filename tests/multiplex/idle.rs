@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::stage::{ONE, Stage, TWO, pass};
+use crate::support::until;
 
 /// RFC 2177 section 3: a server may log out who has not begun IDLE anew for 29 minutes. Clients that idle for longer
 /// hear nothing of it.

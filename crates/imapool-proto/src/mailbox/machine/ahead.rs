@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use super::jobs::{Job, own};
-use super::{Action, Machine};
+use super::{Action, Machine, MemberId};
 use crate::imap::command::Name;
 use crate::session::machine::Run;
 
@@ -17,6 +17,8 @@ use crate::session::machine::Run;
 pub(super) struct Ahead {
     /// Sent, and not asked yet.
     sent: VecDeque<Box<Run>>,
+    /// For whom. Who comes later is told how the mailbox is then.
+    ids: Vec<MemberId>,
     /// The job that runs was sent ahead.
     runs: bool,
 }
@@ -25,7 +27,9 @@ impl Machine {
     /// Whether the next to be served is somebody who joins, so that STATUS is asked next.
     fn is_about_to_admit(&self) -> bool {
         let next = self.queue.front().and_then(|id| self.members.get(id));
+        let is_asked_for = || self.queue.front().is_some_and(|id| self.is_asked_for(*id));
         next.is_some_and(|member| member.cursor.is_none() && member.waiting.is_some())
+            && is_asked_for()
             && self.is_open()
             && self.members.values().any(|member| member.cursor.is_some())
             && self.hold.give_up.is_none()
@@ -39,6 +43,8 @@ impl Machine {
     /// What those who join will ask, with the `DONE` that makes room for it.
     pub(super) fn ask_ahead_of_admission(&mut self) {
         if self.is_about_to_admit() {
+            let joins = |id: &&MemberId| self.is_joining(**id);
+            self.ahead.ids = self.queue.iter().filter(joins).copied().collect();
             let first = self.ask_status();
             self.send_ahead(Some(first).into_iter().chain(self.further_questions()));
         }
@@ -64,6 +70,11 @@ impl Machine {
             self.actions.push_back(Action::Ahead(run.clone()));
             self.ahead.sent.push_back(run);
         }
+    }
+
+    /// Whether what is asked next tells this member how the mailbox was when it asked, or later.
+    pub(super) fn is_asked_for(&self, id: MemberId) -> bool {
+        self.ahead.sent.is_empty() || self.ahead.ids.contains(&id)
     }
 
     /// Waits for answers that nobody asks for any more; false: there are none.
@@ -120,7 +131,7 @@ impl Machine {
 
     /// The connection is lost.
     pub(super) fn lose_ahead(&mut self) {
-        let Ahead { sent, runs } = std::mem::take(&mut self.ahead);
+        let Ahead { sent, runs, .. } = std::mem::take(&mut self.ahead);
         if runs || !sent.is_empty() {
             let now = self.now;
             self.manners.learn(|known| known.ahead.failed(now));

@@ -461,9 +461,8 @@ impl Machine {
             self.queue.push_front(first);
             return self.ask_for_uids(None);
         }
-        let members = &self.members;
-        let joins = |id: &MemberId| members.get(id).is_some_and(|member| member.cursor.is_none());
-        let (mut ids, others): (Vec<_>, Vec<_>) = self.queue.drain(..).partition(joins);
+        let joins = |id: &MemberId| self.is_joining(*id) && self.is_asked_for(*id);
+        let (mut ids, others): (Vec<_>, Vec<_>) = self.queue.iter().copied().partition(joins);
         self.queue = others.into();
         ids.insert(0, first);
         let joining =
