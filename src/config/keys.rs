@@ -14,19 +14,19 @@ use serde_json::Value as Json;
 
 use super::diff::Effect;
 use super::read::Section;
-use super::value::{self, ANY, Kind, SOME, Shape, duration, flag, integer, list, one_of, share, size, text};
+use super::value::{self, Kind, Shape, YEAR, duration, flag, integer, list, one_of, share, size, text};
 use super::{Identify, ListenAddr, Share, host_and_port};
 
 const IDENTIFY: &[Identify] = &[Identify::Auto, Identify::Always, Identify::Never];
 const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 
 /// More sessions or connections than any host carries.
-const MANY: usize = 1_000_000;
+const MILLION: usize = 1_000_000;
 const KIB: usize = 1024;
-/// From shorter than any client's commands to more than anyone should have to buffer.
-const COMMAND_SIZES: RangeInclusive<usize> = 512..=64 * KIB * KIB;
-/// What an abandoned reply may still cost.
-const DRAIN_SIZES: RangeInclusive<usize> = 0..=KIB * KIB * KIB;
+const MIB: usize = 1024 * KIB;
+/// The least duration of those where zero does not mean "at once" or "never".
+const MS: Duration = Duration::from_millis(1);
+const ZERO: Duration = Duration::ZERO;
 
 /// What is known of a key, whatever the type of its value.
 pub(crate) struct Key {
@@ -256,11 +256,11 @@ section! {
         /// Local ports to dial from, a part of the system's ephemeral range (Linux 6.3 and later); `None`: all of it.
         source_port_range: Option<RangeInclusive<u16>> = None, value::port_range(), Reconnect;
         /// To connect, over all its addresses.
-        connect_timeout: Duration = secs(5), duration(SOME), Reconnect;
+        connect_timeout: Duration = secs(5), duration(MS..=YEAR), Reconnect;
         /// For the TLS handshake, the greeting, and each own command before and during login.
-        login_timeout: Duration = secs(30), duration(SOME), Reconnect;
+        login_timeout: Duration = secs(30), duration(MS..=YEAR), Reconnect;
         /// How long a command may run without a byte from the backend.
-        reply_timeout: Duration = secs(10 * 60), duration(SOME), Reconnect;
+        reply_timeout: Duration = secs(10 * 60), duration(MS..=YEAR), Reconnect;
         /// Tell the backend by ID, after each login, that this is imapool.
         id: Identify = Identify::Auto, one_of(IDENTIFY, Identify::as_str), Reconnect;
         /// Tell the backend by ID for which client's login a connection is opened.
@@ -278,22 +278,22 @@ section! {
         /// Connections.
         max_per_account: usize = 4, integer(1..=1000), AtOnce;
         /// Connections. 0: from the port budget and the descriptor limit.
-        max_total: usize = 0, integer(0..=MANY), AtOnce;
+        max_total: usize = 0, integer(0..=MILLION), AtOnce;
         /// How long a mailbox stays selected on a connection at rest.
-        linger: Duration = secs(30), duration(ANY), NewConnections;
+        linger: Duration = secs(30), duration(ZERO..=YEAR), NewConnections;
         /// With multiplexing: how long a command may keep others of its mailbox waiting before these get a further
         /// connection.
-        share_patience: Duration = Duration::from_millis(200), duration(ANY), NewHubs;
+        share_patience: Duration = Duration::from_millis(200), duration(ZERO..=YEAR), NewHubs;
         /// A connection at rest for so long is retired.
-        idle_timeout: Duration = secs(5 * 60), duration(SOME), NewConnections;
+        idle_timeout: Duration = secs(5 * 60), duration(MS..=YEAR), NewConnections;
         /// Age (less up to a tenth, by chance) at which a connection is retired.
-        max_lifetime: Duration = secs(60 * 60), duration(SOME), NewConnections;
+        max_lifetime: Duration = secs(60 * 60), duration(MS..=YEAR), NewConnections;
         /// At rest for longer than this: NOOP before handing out.
-        check_after: Duration = secs(30), duration(ANY), AtOnce;
+        check_after: Duration = secs(30), duration(ZERO..=YEAR), AtOnce;
         /// NOOP on a connection at rest this often, below the server's own time-out.
-        keepalive: Duration = secs(10 * 60), duration(SOME), NewConnections;
+        keepalive: Duration = secs(10 * 60), duration(MS..=YEAR), NewConnections;
         /// How long a session may wait for a connection.
-        checkout_timeout: Duration = secs(10), duration(SOME), AtOnce;
+        checkout_timeout: Duration = secs(10), duration(MS..=YEAR), AtOnce;
         /// Not-authenticated connections kept ready for each backend, to verify credentials on.
         spare: usize = 2, integer(0..=100), AtOnce;
         /// Which credentials of one account have connections of their own. (It was true or false before there was a
@@ -304,9 +304,9 @@ section! {
                 one_of(PerCredential::ALL, PerCredential::as_str),
             ), Reconnect;
         /// A reply still coming when its client is gone is read to its end within this many bytes...
-        drain_bytes: usize = 256 * KIB, size(DRAIN_SIZES), AtOnce;
+        drain_bytes: usize = 256 * KIB, size(0..=1024 * MIB), AtOnce;
         /// ...and this time, else the connection is destroyed.
-        drain_timeout: Duration = secs(2), duration(ANY), AtOnce;
+        drain_timeout: Duration = secs(2), duration(ZERO..=YEAR), AtOnce;
     }
 }
 
@@ -314,10 +314,10 @@ section! {
     /// `[auth]`
     [auth] Auth {
         /// How long a credential is accepted without asking the backend, counted from the backend's word. 0: never.
-        cache_ttl: Duration = secs(5 * 60), duration(ANY), AtOnce;
+        cache_ttl: Duration = secs(5 * 60), duration(ZERO..=YEAR), AtOnce;
         /// Answers to a wrong credential are held back this long (doubling with each further failure of the same
         /// account from the same client address within a minute, and with every four of that address; up to 16 times).
-        failure_delay: Duration = secs(1), duration(ANY), AtOnce;
+        failure_delay: Duration = secs(1), duration(ZERO..=YEAR), AtOnce;
     }
 }
 
@@ -325,25 +325,25 @@ section! {
     /// `[limits]`
     [limits] Limits {
         /// Client sessions in all.
-        sessions: usize = 20_000, integer(1..=MANY), AtOnce;
+        sessions: usize = 20_000, integer(1..=MILLION), AtOnce;
         /// Of these, connections that have not logged in; the oldest gives way to the next.
-        unauthenticated: Share = Share::Percent(25), share(1..=MANY), AtOnce;
+        unauthenticated: Share = Share::Percent(25), share(1..=MILLION), AtOnce;
         /// Client sessions of one client address; 0: only `sessions` counts, for a front end is one address.
-        sessions_per_address: usize = 0, integer(0..=MANY), AtOnce;
+        sessions_per_address: usize = 0, integer(0..=MILLION), AtOnce;
         /// For the TLS handshake with a client.
-        tls_handshake_timeout: Duration = secs(10), duration(SOME), NewSessions;
+        tls_handshake_timeout: Duration = secs(10), duration(MS..=YEAR), NewSessions;
         /// From accept to authenticated.
-        login_timeout: Duration = secs(60), duration(SOME), NewSessions;
+        login_timeout: Duration = secs(60), duration(MS..=YEAR), NewSessions;
         /// Without a byte from the client (RFC 9051 section 5.4: at least 30 min).
-        idle_timeout: Duration = secs(30 * 60), duration(SOME), NewSessions;
+        idle_timeout: Duration = secs(30 * 60), duration(MS..=YEAR), NewSessions;
         /// How long a client may refuse to take what it asked for.
-        write_timeout: Duration = secs(5 * 60), duration(SOME), NewSessions;
-        /// Octets of a command line.
-        command_line: usize = 64 * KIB, size(COMMAND_SIZES), NewSessions;
+        write_timeout: Duration = secs(5 * 60), duration(MS..=YEAR), NewSessions;
+        /// Octets of a command line: from shorter than any client's to more than anyone should have to buffer.
+        command_line: usize = 64 * KIB, size(512..=64 * MIB), NewSessions;
         /// Octets of the literals of one command, other than a message's.
-        literals: usize = 64 * KIB, size(COMMAND_SIZES), NewSessions;
+        literals: usize = 64 * KIB, size(512..=64 * MIB), NewSessions;
         /// On SIGTERM: how long commands in flight may still run.
-        drain_timeout: Duration = secs(30), duration(ANY), AtOnce;
+        drain_timeout: Duration = secs(30), duration(ZERO..=YEAR), AtOnce;
     }
 }
 
@@ -372,6 +372,6 @@ section! {
         /// A line for each client session at its end.
         sessions: bool = true, flag(), UnlessRustLog;
         /// A command that takes longer is logged at its end; zero: none is.
-        slow: Duration = secs(10), duration(ANY), NewSessions;
+        slow: Duration = secs(10), duration(ZERO..=YEAR), NewSessions;
     }
 }

@@ -77,10 +77,6 @@ pub(super) fn text<T: Serialize>(read: impl Fn(&Value<'_>) -> Outcome<T> + 'stat
 
 /// A year: nothing here is meant to take longer, so a longer time is a slip of the pen.
 pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// For durations where zero makes no sense.
-pub(super) const SOME: RangeInclusive<Duration> = Duration::from_millis(1)..=YEAR;
-/// For durations where zero means "at once" or "never".
-pub(super) const ANY: RangeInclusive<Duration> = Duration::ZERO..=YEAR;
 
 /// `sun_path` has 108 bytes on Linux, one of which ends the path.
 const UNIX_PATH_MAX: usize = 107;
