@@ -7,10 +7,14 @@ use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
 
+use super::Config;
 use super::error::{Fault, Problem};
 use super::place::Places;
 use super::syntax;
-use super::value::{Reason, Refusal, Value};
+use super::value::{Kind, Reason, Refusal, Value};
+
+/// A table of the file and where its header begins.
+pub(super) type Table<'t> = (usize, &'t DeTable<'t>);
 
 /// Tells whether a file that the configuration names can be read, of at most so many octets.
 pub(super) type Probe<'t> = &'t dyn Fn(&Path, u64) -> io::Result<()>;
@@ -20,14 +24,13 @@ const MOST: usize = 50;
 /// So many of the parser's errors are looked at.
 const MOST_ERRORS: usize = 20 * MOST;
 
-/// Collects what is wrong, and which keys there are.
+/// Collects what is wrong.
 pub(super) struct Reader<'t> {
     text: &'t str,
     probe: Probe<'t>,
     faults: Vec<(usize, Fault)>,
-    /// Every key that was asked for, with its section: so the list of valid keys cannot go stale.
-    known: Vec<(&'static str, &'static str)>,
-    unknown: Vec<(usize, &'static str, &'t str)>,
+    /// Where each key is, and its section.
+    keys: Vec<(usize, &'static str, &'t str)>,
     /// Section, where its header begins, key, where its value begins.
     places: Vec<(&'static str, usize, &'static str, usize)>,
 }
@@ -36,29 +39,23 @@ pub(super) struct Reader<'t> {
 pub(super) struct Found {
     /// What is wrong, in the order of the file; at most [`MOST`].
     pub(super) problems: Vec<Problem>,
-    /// All keys that are known, with their sections.
-    pub(super) keys: Vec<(&'static str, &'static str)>,
     pub(super) places: Places,
 }
 
 impl<'t> Reader<'t> {
     pub(super) fn new(text: &'t str, probe: Probe<'t>) -> Reader<'t> {
-        Reader { text, probe, faults: Vec::new(), known: Vec::new(), unknown: Vec::new(), places: Vec::new() }
+        Reader { text, probe, faults: Vec::new(), keys: Vec::new(), places: Vec::new() }
     }
 
     /// The top level of the file.
     pub(super) fn root<'r>(&'r mut self, table: &'t DeTable<'t>) -> Section<'r, 't> {
-        self.section("", 0, Some(table))
+        self.section("", Some((0, table)))
     }
 
-    /// A table, absent or not; `header` is where its header begins.
-    pub(super) fn section<'r>(
-        &'r mut self,
-        name: &'static str,
-        header: usize,
-        table: Option<&'t DeTable<'t>>,
-    ) -> Section<'r, 't> {
-        Section { reader: self, name, header, table, asked: Vec::new() }
+    /// A table, absent or not.
+    pub(super) fn section<'r>(&'r mut self, name: &'static str, table: Option<Table<'t>>) -> Section<'r, 't> {
+        let (header, table) = table.unzip();
+        Section { reader: self, name, header: header.unwrap_or_default(), table }
     }
 
     /// Notes what is wrong at a place: bytes from the start of the text.
@@ -72,10 +69,12 @@ impl<'t> Reader<'t> {
     }
 
     pub(super) fn finish(mut self, file: &Arc<str>) -> Found {
-        let mut unknown = std::mem::take(&mut self.unknown);
+        let known = Config::keys();
+        let mut unknown = std::mem::take(&mut self.keys);
+        unknown.retain(|(_, section, key)| !known.contains(&(*section, *key)));
         unknown.sort_unstable_by_key(|(offset, ..)| *offset);
         for (offset, section, key) in unknown.into_iter().take(MOST) {
-            let remedy = nearest(section, key, &self.known);
+            let remedy = nearest(section, key, &known);
             // A quoted key may have line ends in it, and the message is one line.
             let key = qualified(section, &key.escape_debug().to_string());
             self.fault(offset, Fault::UnknownKey { key, remedy });
@@ -84,7 +83,7 @@ impl<'t> Reader<'t> {
         let faults = self.faults.into_iter().take(MOST);
         let problems = faults.map(|(offset, fault)| Problem::new(file, self.text, offset, fault)).collect();
         let places = Places::new(file, self.text, &self.places);
-        Found { problems, keys: self.known, places }
+        Found { problems, places }
     }
 }
 
@@ -94,22 +93,17 @@ pub(super) struct Section<'r, 't> {
     name: &'static str,
     header: usize,
     table: Option<&'t DeTable<'t>>,
-    asked: Vec<&'static str>,
 }
 
 impl<'t> Section<'_, 't> {
     fn get(&mut self, key: &'static str) -> Option<&'t Value<'t>> {
-        self.asked.push(key);
-        if !self.reader.known.contains(&(self.name, key)) {
-            self.reader.known.push((self.name, key));
-        }
         let value = self.table?.get(key)?;
         self.reader.places.push((self.name, self.header, key, value.span().start));
         Some(value)
     }
 
     /// The value of a key; `None` when it is absent, or was refused and noted.
-    pub(super) fn optional<T>(
+    fn optional<T>(
         &mut self,
         key: &'static str,
         convert: impl FnOnce(&'t Value<'t>) -> Result<T, Refusal>,
@@ -129,13 +123,8 @@ impl<'t> Section<'_, 't> {
     }
 
     /// The value of a key, or its default.
-    pub(super) fn or<T>(
-        &mut self,
-        key: &'static str,
-        default: T,
-        convert: impl FnOnce(&'t Value<'t>) -> Result<T, Refusal>,
-    ) -> T {
-        self.optional(key, convert).unwrap_or(default)
+    pub(super) fn or<T>(&mut self, key: &'static str, default: T, kind: Kind<T>) -> T {
+        self.optional(key, kind.read).unwrap_or(default)
     }
 
     /// The value of a key that must be there.
@@ -152,7 +141,7 @@ impl<'t> Section<'_, 't> {
     }
 
     /// A table that is written once.
-    pub(super) fn table(&mut self, key: &'static str) -> Option<(usize, &'t DeTable<'t>)> {
+    pub(super) fn table(&mut self, key: &'static str) -> Option<Table<'t>> {
         let value = self.get(key)?;
         match value.get_ref() {
             DeValue::Table(table) => Some((value.span().start, table)),
@@ -165,7 +154,7 @@ impl<'t> Section<'_, 't> {
     }
 
     /// Tables of which there is at least one; `remedy` says how to write it.
-    pub(super) fn tables(&mut self, key: &'static str, remedy: &'static str) -> Vec<(usize, &'t DeTable<'t>)> {
+    pub(super) fn tables(&mut self, key: &'static str, remedy: &'static str) -> Vec<Table<'t>> {
         let expected = "a section with its name in double brackets, since there may be several";
         let Some(value) = self.get(key) else {
             self.missing(key, self.header, remedy);
@@ -219,14 +208,10 @@ impl<'t> Section<'_, 't> {
         }
     }
 
-    /// Notes the keys that nobody asked for.
+    /// Notes its keys; those that are in no table are told.
     pub(super) fn finish(self) {
-        for key in self.table.into_iter().flat_map(DeTable::keys) {
-            let name: &'t str = key.get_ref();
-            if !self.asked.contains(&name) {
-                self.reader.unknown.push((key.span().start, self.name, name));
-            }
-        }
+        let keys = self.table.into_iter().flat_map(DeTable::keys);
+        self.reader.keys.extend(keys.map(|key| (key.span().start, self.name, &**key.get_ref())));
     }
 }
 

@@ -1,11 +1,13 @@
 //! Each class of error with its exact place, and what a good file says.
 
+mod keys;
 mod syntax;
 mod values;
 mod warnings;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -36,6 +38,15 @@ fn listener(lines: &str) -> Result<Config, ConfigError> {
 
 fn backend(lines: &str) -> Result<Config, ConfigError> {
     Config::parse(&format!("[[listener]]\naddress = \"127.0.0.1:0\"\n[[backend]]\n{lines}\n"), "f")
+}
+
+fn with_key(section: &str, key: &str, value: &str) -> Result<Config, ConfigError> {
+    let line = format!("{key} = {value}");
+    match section {
+        "listener" => listener(&format!("address = \"127.0.0.1:1\"\n{line}")),
+        "backend" => backend(&format!("address = \"127.0.0.1:1\"\n{line}")),
+        _ => with(section, &line),
+    }
 }
 
 #[track_caller]

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use ipnet::IpNet;
+use serde::Serialize;
+use serde_json::Value as Json;
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -32,13 +34,49 @@ pub(super) enum Reason {
 }
 
 type Outcome<T> = Result<T, Refusal>;
+type Read<T> = Box<dyn Fn(&Value<'_>) -> Outcome<T>>;
+
+/// How a value is read and told, and what it may be.
+pub(super) struct Kind<T> {
+    pub(super) read: Read<T>,
+    pub(super) show: fn(&T) -> Json,
+    pub(super) shape: Shape,
+}
+
+/// What a value may be, for those who do not read it.
+#[derive(Debug, Clone)]
+pub(crate) enum Shape {
+    Text,
+    Flag,
+    /// Words; of a key that was a flag once, that too.
+    OneOf(Vec<Json>),
+    Integer(RangeInclusive<usize>),
+    /// A number, or a part of another, from 1% to 100%.
+    Share(RangeInclusive<usize>),
+    /// In octets.
+    Size(RangeInclusive<usize>),
+    Duration(RangeInclusive<Duration>),
+    /// Of strings.
+    List,
+    Ports,
+}
+
+fn kind<T: Serialize>(shape: Shape, read: impl Fn(&Value<'_>) -> Outcome<T> + 'static) -> Kind<T> {
+    Kind { read: Box::new(read), show: json, shape }
+}
+
+/// As JSON; what cannot be told, null.
+pub(super) fn json<T: Serialize>(value: &T) -> Json {
+    serde_json::to_value(value).unwrap_or_default()
+}
+
+/// A string that is more than it looks.
+pub(super) fn text<T: Serialize>(read: impl Fn(&Value<'_>) -> Outcome<T> + 'static) -> Kind<T> {
+    kind(Shape::Text, read)
+}
 
 /// A year: nothing here is meant to take longer, so a longer time is a slip of the pen.
 pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// For durations where zero makes no sense.
-pub(super) const SOME: RangeInclusive<Duration> = Duration::from_millis(1)..=YEAR;
-/// For durations where zero means "at once" or "never".
-pub(super) const ANY: RangeInclusive<Duration> = Duration::ZERO..=YEAR;
 
 /// `sun_path` has 108 bytes on Linux, one of which ends the path.
 const UNIX_PATH_MAX: usize = 107;
@@ -67,22 +105,23 @@ fn string<'v>(value: &'v Value<'_>, expected: &'static str) -> Outcome<&'v str> 
     }
 }
 
-pub(super) fn boolean(value: &Value<'_>) -> Outcome<bool> {
-    match value.get_ref() {
+pub(super) fn flag() -> Kind<bool> {
+    kind(Shape::Flag, |value| match value.get_ref() {
         DeValue::Boolean(boolean) => Ok(*boolean),
         _ => wrong_type(value, "true or false, without quotes"),
-    }
+    })
 }
 
 /// One of a few words; `false` and `true` stand for two of them.
-pub(super) fn boolean_or<T: Copy>(
-    [no, yes]: [T; 2],
-    word: impl Fn(&Value<'_>) -> Outcome<T>,
-) -> impl Fn(&Value<'_>) -> Outcome<T> {
-    move |value| match value.get_ref() {
-        DeValue::Boolean(boolean) => Ok(if *boolean { yes } else { no }),
-        _ => word(value),
+pub(super) fn boolean_or<T: Copy + Serialize + 'static>([no, yes]: [T; 2], words: Kind<T>) -> Kind<T> {
+    let mut all = vec![true.into(), false.into()];
+    if let Shape::OneOf(words) = words.shape {
+        all.splice(0..0, words);
     }
+    kind(Shape::OneOf(all), move |value| match value.get_ref() {
+        DeValue::Boolean(boolean) => Ok(if *boolean { yes } else { no }),
+        _ => (words.read)(value),
+    })
 }
 
 /// A name for logs and metric labels.
@@ -94,60 +133,59 @@ pub(super) fn name(value: &Value<'_>) -> Outcome<String> {
     Ok(text.to_owned())
 }
 
-pub(super) fn path(value: &Value<'_>) -> Outcome<PathBuf> {
+pub(super) fn path(value: &Value<'_>) -> Outcome<Option<PathBuf>> {
     let text = string(value, "a file's path in quotes")?;
     if text.is_empty() || text.contains('\0') {
         return refuse(value, "write the path of a PEM file, or delete the line");
     }
-    Ok(PathBuf::from(text))
+    Ok(Some(PathBuf::from(text)))
 }
 
 /// One of a few words; `word` gives each value's.
-pub(super) fn one_of<T: Copy>(
-    choices: &'static [T],
-    word: impl Fn(T) -> &'static str,
-) -> impl Fn(&Value<'_>) -> Outcome<T> {
-    move |value| {
+pub(super) fn one_of<C: Copy, T: From<C> + Serialize>(choices: &'static [C], word: fn(C) -> &'static str) -> Kind<T> {
+    kind(Shape::OneOf(choices.iter().map(|choice| word(*choice).into()).collect()), move |value| {
         let text = string(value, "one of a few words, in quotes")?;
         match choices.iter().find(|choice| word(**choice) == text) {
-            Some(choice) => Ok(*choice),
+            Some(choice) => Ok(T::from(*choice)),
             None => {
                 let words: Vec<String> = choices.iter().map(|choice| format!("\"{}\"", word(*choice))).collect();
                 refuse(value, format!("write one of {}", words.join(", ")))
             }
         }
-    }
+    })
 }
 
-pub(super) fn integer(range: RangeInclusive<usize>) -> impl Fn(&Value<'_>) -> Outcome<usize> {
-    move |value| {
-        let DeValue::Integer(integer) = value.get_ref() else {
-            return wrong_type(value, "a whole number, without quotes");
-        };
-        match usize::from_str_radix(integer.as_str(), integer.radix()) {
-            Ok(number) if range.contains(&number) => Ok(number),
-            _ => refuse(value, format!("write a number from {} to {}", range.start(), range.end())),
-        }
+pub(super) fn integer(range: RangeInclusive<usize>) -> Kind<usize> {
+    kind(Shape::Integer(range.clone()), move |value| number(value, &range))
+}
+
+fn number(value: &Value<'_>, range: &RangeInclusive<usize>) -> Outcome<usize> {
+    let DeValue::Integer(integer) = value.get_ref() else {
+        return wrong_type(value, "a whole number, without quotes");
+    };
+    match usize::from_str_radix(integer.as_str(), integer.radix()) {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => refuse(value, format!("write a number from {} to {}", range.start(), range.end())),
     }
 }
 
 /// A number, or a part of another number.
-pub(super) fn share(range: RangeInclusive<usize>) -> impl Fn(&Value<'_>) -> Outcome<Share> {
+pub(super) fn share(range: RangeInclusive<usize>) -> Kind<Share> {
     const EXPECTED: &str = "a number, or a part such as \"25%\"";
-    move |value| match value.get_ref() {
-        DeValue::Integer(_) => integer(range.clone())(value).map(Share::Number),
+    kind(Shape::Share(range.clone()), move |value| match value.get_ref() {
+        DeValue::Integer(_) => number(value, &range).map(Share::Number),
         DeValue::String(text) => match text.trim().strip_suffix('%').map(|number| number.trim_end().parse()) {
             Some(Ok(percent @ 1..=100)) => Ok(Share::Percent(percent)),
             _ => refuse(value, format!("write {EXPECTED}, from 1% to 100%")),
         },
         _ => wrong_type(value, EXPECTED),
-    }
+    })
 }
 
 /// Octets: an integer, or a string with a unit.
-pub(super) fn size(range: RangeInclusive<usize>) -> impl Fn(&Value<'_>) -> Outcome<usize> {
+pub(super) fn size(range: RangeInclusive<usize>) -> Kind<usize> {
     const EXPECTED: &str = "a size such as \"64KiB\", or a number of bytes";
-    move |value| {
+    kind(Shape::Size(range.clone()), move |value| {
         let octets = match value.get_ref() {
             DeValue::Integer(integer) => u64::from_str_radix(integer.as_str(), integer.radix()).ok(),
             DeValue::String(text) => match text.parse::<ByteSize>() {
@@ -163,12 +201,13 @@ pub(super) fn size(range: RangeInclusive<usize>) -> impl Fn(&Value<'_>) -> Outco
                 refuse(value, format!("write a size from {least} to {most}"))
             }
         }
-    }
+    })
 }
 
-pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Value<'_>) -> Outcome<Duration> {
+pub(super) fn duration(range: RangeInclusive<Duration>) -> Kind<Duration> {
     const EXPECTED: &str = "a duration in quotes such as \"30s\", \"5m\" or \"1h\"";
-    move |value| {
+    let shape = Shape::Duration(range.clone());
+    let read = move |value: &Value<'_>| {
         let number = match value.get_ref() {
             DeValue::Integer(integer) => Some(integer.as_str()),
             DeValue::String(text) if *text != "0" => {
@@ -192,7 +231,8 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Value<'_>) -
             return refuse(value, format!("too long, at most {}", in_words(*range.end())));
         }
         Ok(duration)
-    }
+    };
+    Kind { show: |duration| humantime::format_duration(*duration).to_string().into(), ..kind(shape, read) }
 }
 
 fn in_words(duration: Duration) -> String {
@@ -204,14 +244,14 @@ fn in_words(duration: Duration) -> String {
 }
 
 /// Each element by `element`; an error is at the element, not at the list.
-pub(super) fn list<T>(
+pub(super) fn list<T: Serialize>(
     expected: &'static str,
-    element: impl Fn(&Value<'_>) -> Outcome<T>,
-) -> impl Fn(&Value<'_>) -> Outcome<Vec<T>> {
-    move |value| match value.get_ref() {
+    element: impl Fn(&Value<'_>) -> Outcome<T> + 'static,
+) -> Kind<Vec<T>> {
+    kind(Shape::List, move |value| match value.get_ref() {
         DeValue::Array(array) => array.iter().map(&element).collect(),
         _ => wrong_type(value, expected),
-    }
+    })
 }
 
 pub(super) fn network(value: &Value<'_>) -> Outcome<IpNet> {
@@ -239,14 +279,19 @@ pub(super) fn source_address(value: &Value<'_>) -> Outcome<IpAddr> {
 }
 
 /// `40000-44999`
-pub(super) fn port_range(value: &Value<'_>) -> Outcome<RangeInclusive<u16>> {
-    let text = string(value, "a range of ports in quotes such as \"40000-44999\"")?;
-    let ends =
-        text.split_once('-').and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
-    match ends {
-        Some((first, last)) if 0 < first && first <= last => Ok(first..=last),
-        _ => refuse(value, "write the first and the last port, such as \"40000-44999\""),
-    }
+pub(super) fn port_range() -> Kind<Option<RangeInclusive<u16>>> {
+    let read = |value: &Value<'_>| {
+        let text = string(value, "a range of ports in quotes such as \"40000-44999\"")?;
+        let ends = text.split_once('-');
+        match ends.and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?))) {
+            Some((first, last)) if 0 < first && first <= last => Ok(Some(first..=last)),
+            _ => refuse(value, "write the first and the last port, such as \"40000-44999\""),
+        }
+    };
+    let show = |range: &Option<RangeInclusive<u16>>| {
+        range.as_ref().map_or(Json::Null, |range| format!("{}-{}", range.start(), range.end()).into())
+    };
+    Kind { show, ..kind(Shape::Ports, read) }
 }
 
 /// What an address to listen on is like.
@@ -267,9 +312,13 @@ pub(super) fn listen_address(value: &Value<'_>) -> Outcome<ListenAddr> {
 }
 
 /// Empty: `None`.
-pub(super) fn admin_address(value: &Value<'_>) -> Outcome<Option<ListenAddr>> {
-    let text = string(value, "an address in quotes such as \"127.0.0.1:9143\"")?;
-    if text.is_empty() { Ok(None) } else { address_to_listen_on(value, text, &ADMIN).map(Some) }
+pub(super) fn admin_address() -> Kind<Option<ListenAddr>> {
+    let read = |value: &Value<'_>| {
+        let text = string(value, "an address in quotes such as \"127.0.0.1:9143\"")?;
+        if text.is_empty() { Ok(None) } else { address_to_listen_on(value, text, &ADMIN).map(Some) }
+    };
+    let show = |address: &Option<ListenAddr>| address.as_ref().map_or(String::new(), ListenAddr::to_string).into();
+    Kind { show, ..text(read) }
 }
 
 fn address_to_listen_on(value: &Value<'_>, text: &str, like: &Like) -> Outcome<ListenAddr> {

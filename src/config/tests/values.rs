@@ -139,15 +139,6 @@ fn durations_that_may_be_zero() {
     );
 }
 
-fn with_key(section: &str, key: &str, value: &str) -> Result<Config, ConfigError> {
-    let line = format!("{key} = {value}");
-    match section {
-        "listener" => listener(&format!("address = \"127.0.0.1:1\"\n{line}")),
-        "backend" => backend(&format!("address = \"127.0.0.1:1\"\n{line}")),
-        _ => with(section, &line),
-    }
-}
-
 #[test]
 fn numbers_and_sizes_out_of_bounds() {
     for bad in ["0", "1001", "-1", "99999999999999999999999"] {
