@@ -82,6 +82,47 @@ async fn who_joins_beside_idle_waits_for_one_answer() {
     stage.end().await;
 }
 
+/// Who joins when the questions are on their way already is told how the mailbox is then, and not how it was.
+#[tokio::test]
+async fn who_comes_after_the_questions_is_asked_for_anew() {
+    let mut stage = idling().await;
+    stage
+        .play(
+            "2> a SELECT INBOX
+             U- DONE
+             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
+             U> UID SEARCH UNSEEN
+             U> NOOP
+             3> a SELECT INBOX",
+        )
+        .await;
+    let harness = &stage.harness;
+    until("the third is there", || harness.metric("imapool_hub_sessions", "backend=\"mail\"") == 3).await;
+    stage
+        .play(
+            "U< TAG(IDLE) OK idled
+             U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
+             U< TAG(STATUS) OK status
+             U< * SEARCH
+             U< TAG(UID) OK searched
+             U< TAG(NOOP) OK noop
+             2~ a OK [READ-WRITE] selected
+             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
+             U> UID SEARCH UNSEEN
+             U> NOOP
+             U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
+             U< TAG(STATUS) OK status
+             U< * SEARCH
+             U< TAG(UID) OK searched
+             U< TAG(NOOP) OK noop
+             3~ a OK [READ-WRITE] selected
+             1> DONE
+             1< b OK…",
+        )
+        .await;
+    stage.end().await;
+}
+
 /// What was asked ahead is answered before anything else is run: what has happened meanwhile changes the numbers of a
 /// command that was given before.
 #[tokio::test]
