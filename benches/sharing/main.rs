@@ -1,6 +1,6 @@
-//! What sharing connections costs those who share: how long after a direct client those in IDLE hear of mail, and how
-//! long others wait beside a long command and a slow reader. `cargo bench --bench sharing`; benches/README.md says
-//! more.
+//! What sharing connections costs those who share: how long after a direct client those in IDLE hear of mail, how
+//! long others wait beside a long command and a slow reader, and what a session costs where the backend is far away.
+//! `cargo bench --bench sharing`; benches/README.md says more.
 
 #![allow(dead_code, reason = "the tests' own parts, of which a benchmark needs some")]
 
@@ -17,6 +17,7 @@ mod debian13;
 #[path = "../../tests/real/dovecot.rs"]
 mod dovecot;
 mod fairness;
+mod far;
 mod idle;
 #[path = "../../tests/real/process.rs"]
 mod process;
@@ -49,7 +50,7 @@ struct Options {
     /// How long the long SEARCH takes.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Only `idle` or `fairness`.
+    /// Only `idle`, `fairness` or `far`.
     #[arg(long)]
     only: Option<String>,
     /// Given by `cargo bench`.
@@ -71,6 +72,9 @@ async fn main() -> Result<()> {
     }
     if wanted("fairness") {
         fairness::measure(Duration::from_secs(options.seconds)).await?;
+    }
+    if wanted("far") {
+        far::measure().await?;
     }
     Ok(())
 }

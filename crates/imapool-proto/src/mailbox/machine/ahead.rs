@@ -65,8 +65,7 @@ impl Machine {
         if !self.manners.known().ahead.allows(self.now) {
             return;
         }
-        let in_line = |run: &Box<Run>| run.command.segments.iter().all(|segment| segment.literal.is_none());
-        for run in runs.take_while(in_line) {
+        for run in runs.take_while(|run| run.command.segments.iter().all(|segment| segment.literal.is_none())) {
             self.actions.push_back(Action::Ahead(run.clone()));
             self.ahead.sent.push_back(run);
         }

@@ -564,8 +564,8 @@ impl Machine {
         fetch_effects(command).uid && !command.enables_condstore() && named(command, star).spans().any(all)
     }
 
-    /// Whether the reply may tell of messages whose UIDs are not known here, or the command shows that they are known to
-    /// the client.
+    /// Whether the reply may tell of messages whose UIDs are not known here, or the command shows that the client knows
+    /// them.
     fn touches(&self, command: &Command) -> bool {
         let uid = is_uid(command);
         let (star, known) = self.view.known(uid);
