@@ -125,7 +125,7 @@ struct Hub {
     /// `DONE` is to be sent.
     ending_idle: bool,
     /// To be sent behind that.
-    ahead: Vec<Box<Run>>,
+    ahead: Vec<Command>,
     /// The connection is given up for somebody who waits.
     yielding: Option<Yielding>,
     /// Of the member that is told that it is its own.
@@ -320,7 +320,7 @@ impl Hub {
                 }
             }
             Action::EndIdle => self.ending_idle = true,
-            Action::Ahead(run) => self.ahead.push(run),
+            Action::Ahead(command) => self.ahead.push(command),
             Action::Disconnect => {
                 debug!(members = self.members.len(), "hub parked");
                 self.lease = None;
@@ -345,7 +345,7 @@ impl Hub {
 
     fn send_ahead(&mut self) {
         if let Some(lease) = &mut self.lease {
-            self.ahead.drain(..).for_each(|run| lease.run_ahead(run));
+            self.ahead.drain(..).for_each(|command| lease.run_ahead(command));
         }
     }
 
@@ -524,7 +524,7 @@ impl Hub {
             self.ending_idle = false;
         }
         if !self.ending_idle {
-            self.ahead.drain(..).for_each(|run| lease.run_ahead(run));
+            self.ahead.drain(..).for_each(|command| lease.run_ahead(command));
         }
         // Each part that waits somewhere on the way is memory for as long as a client is slow.
         let owner = self.machine.owner().and_then(|owner| self.members.get(&owner));

@@ -30,7 +30,7 @@ use super::backend::{Backend, Queue};
 use super::loss::Loss;
 use super::machine::{Facts, Machine};
 use super::manners::Manners;
-use crate::imap::command::Name;
+use crate::imap::command::{Command, Name};
 use crate::imap::frame::Literal;
 use crate::metrics::{BackendMetrics, RetireReason, StateGuard};
 use crate::ports::{Budget, ConnectionView, Permit, Seen, Share};
@@ -391,9 +391,9 @@ impl Connection {
     }
 
     /// Sends a command before the one that runs is answered; it is to be run next ([`Machine::handle_ahead`]).
-    pub fn run_ahead(&mut self, run: Box<Run>) {
+    pub fn run_ahead(&mut self, command: Command) {
         if let Some(wire) = &mut self.wire {
-            wire.run_ahead(run);
+            wire.run_ahead(command);
         }
     }
 

@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::reading::{Reading, poll_read};
 use super::{FromUpstream, Opened, Part, Shared, Timing};
+use crate::imap::command::Command;
 use crate::metrics::{BackendMetrics, ConnectionState, Direction, RetireReason, StateGuard};
 use crate::ports::Permit;
 use crate::session::machine::Run;
@@ -233,9 +234,9 @@ impl Wire {
     }
 
     /// See [`super::Connection::run_ahead`].
-    pub(super) fn run_ahead(&mut self, run: Box<Run>) {
+    pub(super) fn run_ahead(&mut self, command: Command) {
         if self.failed.is_none() && !self.machine.is_closing() {
-            self.machine.handle_ahead(run.command);
+            self.machine.handle_ahead(command);
         }
     }
 

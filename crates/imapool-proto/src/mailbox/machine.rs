@@ -41,6 +41,7 @@ use self::view::View;
 use super::enabled::Enabled;
 use super::log::{Cursor, LogError};
 use super::shadow::Shadow;
+use crate::imap::command::Command;
 use crate::imap::ranges::Ranges;
 use crate::session::machine::{Remnant, Run};
 use crate::upstream::manners::Manners;
@@ -93,7 +94,7 @@ pub enum Action {
     /// Run this on the connection.
     Run(Box<Run>),
     /// Send this now, behind what was sent: [`Action::Run`] follows when what is sent before it is answered.
-    Ahead(Box<Run>),
+    Ahead(Command),
     /// Send `DONE`.
     EndIdle,
     /// Give the connection back.

@@ -66,7 +66,7 @@ impl Machine {
             return;
         }
         for run in runs.take_while(|run| run.command.segments.iter().all(|segment| segment.literal.is_none())) {
-            self.actions.push_back(Action::Ahead(run.clone()));
+            self.actions.push_back(Action::Ahead(run.command.clone()));
             self.ahead.sent.push_back(run);
         }
     }

@@ -700,9 +700,9 @@ impl Sim {
                     self.transmit(at);
                     self.read_on(at);
                 }
-                Action::Ahead(run) => {
+                Action::Ahead(command) => {
                     self.totals.ahead += 1;
-                    hub.link.as_mut().expect("a connection").upstream.handle_ahead(run.command);
+                    hub.link.as_mut().expect("a connection").upstream.handle_ahead(command);
                     self.transmit(at);
                 }
                 Action::EndIdle => {
