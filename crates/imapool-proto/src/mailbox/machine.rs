@@ -2,9 +2,9 @@
 //! tasks, no clock.
 //!
 //! One command runs upstream at a time. What the backend says belongs to that command, or is news: then it goes into
-//! the [`Log`](super::log::Log), from which each member is told when it may be. A member is at the head of the log for nearly every
-//! command; only a command during which it may not hear of an EXPUNGE that it has not heard of has its message
-//! numbers mapped.
+//! the [`Log`](super::log::Log), from which each member is told when it may be. A member is at the head of the log for
+//! nearly every command; only a command during which it may not hear of an EXPUNGE that it has not heard of has its
+//! message numbers mapped.
 //!
 //! The connection can be taken away at any time ([`Machine::handle_lost`], [`Action::Disconnect`]). On the next the
 //! mailbox is selected anew, and what differs from what the members know becomes news for them (`resume.rs`).
