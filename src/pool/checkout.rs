@@ -52,12 +52,14 @@ struct Vain<'a> {
     account: &'a Account,
     start: Instant,
     patience: Duration,
+    /// It has ended otherwise, and is counted as that.
+    is_over: bool,
 }
 
 impl Drop for Vain<'_> {
     fn drop(&mut self) {
         let waited = self.start.elapsed();
-        if waited >= self.patience.mul_f64(0.9) {
+        if !self.is_over && waited >= self.patience.mul_f64(0.9) {
             self.account.backend().metrics().checkout(CheckoutResult::Timeout, waited);
         }
     }
@@ -133,10 +135,10 @@ impl Account {
             self.waits.fetch_add(1, Ordering::Relaxed);
         }
         let waiting = Counted::new(&self.waiting);
-        let vain = Vain { account: self, start, patience: deadline - start };
+        let mut vain = Vain { account: self, start, patience: deadline - start, is_over: false };
         let result = timeout_at(deadline, self.checkout_in_turn(want)).await.unwrap_or(Err(CheckoutError::Timeout));
         drop(waiting);
-        std::mem::forget(vain);
+        vain.is_over = true;
         let label = match &result {
             Ok(lease) if lease.is_fresh() => CheckoutResult::Dialed,
             Ok(_) => CheckoutResult::Reused,

@@ -104,3 +104,51 @@ impl Drop for Claim {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Take,
+        Claim,
+        GiveBack(usize),
+        Resize(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            Just(Step::Take),
+            Just(Step::Claim),
+            (0..8_usize).prop_map(Step::GiveBack),
+            (1..6_usize).prop_map(Step::Resize)
+        ]
+    }
+
+    proptest! {
+        /// However many there are by now, one is given where fewer than these are taken or claimed, and not otherwise.
+        #[test]
+        fn no_more_are_given_than_there_may_be(steps in proptest::collection::vec(step(), 1..60)) {
+            let allowance = Allowance::new(3);
+            let mut out: Vec<Claim> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Take => {
+                        let may = out.len() < allowance.capacity();
+                        let taken = allowance.try_take();
+                        prop_assert_eq!(taken.is_some(), may);
+                        out.extend(taken.map(Claim::Permit));
+                    }
+                    Step::Claim => out.push(allowance.claim()),
+                    Step::GiveBack(at) if at < out.len() => drop(out.swap_remove(at)),
+                    Step::GiveBack(_) => {}
+                    Step::Resize(capacity) => drop(allowance.resize(capacity)),
+                }
+                prop_assert_eq!(allowance.in_use(), out.len());
+            }
+        }
+    }
+}
