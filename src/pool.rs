@@ -39,7 +39,7 @@ use crate::metrics::RetireReason;
 use crate::ports::{Allowance, Sharers};
 use crate::secret::Fingerprint;
 use crate::upstream::backend::{Backend, Queue, Service, Unauthenticated};
-use crate::upstream::connection::{Connection, Owner};
+use crate::upstream::connection::{Connection, Owner, Shared};
 use crate::upstream::login::Refusal;
 use crate::upstream::manners::{Known, Manners};
 
@@ -98,6 +98,8 @@ pub struct Account {
     outdated: Mutex<RetireReason>,
     /// A connection that was made to verify a credential, until a seat takes it.
     verified: Mutex<Option<Connection>>,
+    /// Connections that end, and whose sockets may be open for a while.
+    leaving: Mutex<Vec<Weak<Shared>>>,
     /// Turns that are withheld because the backend said that there are too many connections.
     withheld: Mutex<Option<(OwnedSemaphorePermit, Instant)>>,
     last_used: Mutex<Instant>,

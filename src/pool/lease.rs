@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use deadpool::managed::Object;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 
 use super::Account;
@@ -59,11 +59,9 @@ impl Lease {
     pub(super) async fn end_and_wait(&mut self, reason: RetireReason) {
         let Some(connection) = self.connection.take() else { return };
         self.leaving = Some(Arc::clone(connection.shared()));
-        let open = Arc::new(Semaphore::new(1));
-        connection.shared().keep_to_the_end(Arc::clone(&open).try_acquire_owned());
+        let closed = connection.shared().when_closed();
         connection.retire(reason);
-        // Never closed.
-        let _ = open.acquire().await;
+        closed.await;
         self.leaving = None;
     }
 
@@ -96,7 +94,8 @@ impl Lease {
     }
 
     /// Nobody gets them before the socket of this one is closed.
-    fn give_up_places(&mut self, leaving: &Shared) {
+    fn give_up_places(&mut self, leaving: &Arc<Shared>) {
+        self.account.note_leaving(leaving);
         leaving.keep_to_the_end(std::mem::take(&mut self.places));
     }
 

@@ -250,10 +250,16 @@ impl Pools {
     }
 
     /// Gives up the connection at rest longest among those of a person: of this account, if `own`, and of the same
-    /// person's other tokens. Of this account, a hub gives up its own. False: there is none. Waits until it is
-    /// closed; the caller sets the deadline.
+    /// person's other tokens. One that ends already is waited for. Of this account, a hub gives up its own. False:
+    /// there is none. Waits until it is closed; the caller sets the deadline.
     pub async fn make_room(&self, key: &Key, own: bool) -> bool {
-        let own = if own { self.find(key) } else { None };
+        let account = self.find(key);
+        if let Some(account) = &account
+            && account.one_has_left().await
+        {
+            return true;
+        }
+        let own = account.filter(|_| own);
         let mut accounts: Vec<_> = {
             let siblings = self.siblings.lock();
             siblings.get(&key.without_credential()).into_iter().flatten().filter_map(Weak::upgrade).collect()
@@ -299,6 +305,7 @@ impl Pools {
                 capabilities: ArcSwap::default(),
                 offered: Mutex::new(Arc::from("")),
                 verified: Mutex::default(),
+                leaving: Mutex::default(),
                 withheld: Mutex::default(),
                 last_used: Mutex::new(Instant::now()),
                 rested: Notify::new(),

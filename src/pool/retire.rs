@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::Account;
 use super::seat::Seat;
 use crate::metrics::RetireReason;
-use crate::upstream::connection::Connection;
+use crate::upstream::connection::{Connection, Shared};
 
 impl Account {
     /// As if the account had never been seen: no connection is used again, and each credential is verified anew.
@@ -76,6 +75,7 @@ impl Account {
     /// None is opened in the place of this one, which rested and has no seat any more, before its socket is closed.
     fn keep_place_of(&self, leaving: &Connection) {
         leaving.shared().keep_to_the_end(self.turns.claim());
+        self.note_leaving(leaving.shared());
     }
 
     /// The connection at rest longest in a seat: since when, and its number.
@@ -107,12 +107,26 @@ impl Account {
         let is_it = |seat: &Seat| seat.0.lock().as_ref().is_some_and(|resting| resting.shared().id == oldest);
         let removed = self.seats.retain(|seat, _| !is_it(seat)).removed;
         let Some(connection) = removed.into_iter().find_map(|seat| seat.0.into_inner()) else { return false };
-        let open = Arc::new(Semaphore::new(1));
-        connection.shared().keep_to_the_end(Arc::clone(&open).try_acquire_owned());
+        let closed = connection.shared().when_closed();
         connection.shared().retire(RetireReason::Replaced);
         drop(connection);
-        // Never closed.
-        open.acquire().await.is_ok()
+        closed.await;
+        true
+    }
+
+    /// Takes note of one that ends, and whose socket may be open for a while.
+    pub(super) fn note_leaving(&self, leaving: &Arc<Shared>) {
+        let mut all = self.leaving.lock();
+        all.retain(|it| it.strong_count() > 0);
+        all.push(Arc::downgrade(leaving));
+    }
+
+    /// Waits until one of those that end is closed. False: none does.
+    pub(super) async fn one_has_left(&self) -> bool {
+        let leaving = std::iter::from_fn(|| self.leaving.lock().pop()).find_map(|it| it.upgrade());
+        let Some(closed) = leaving.map(|leaving| leaving.when_closed()) else { return false };
+        closed.await;
+        true
     }
 
     /// Gives up the seats of connections that ended while at rest.

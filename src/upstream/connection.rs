@@ -22,6 +22,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use self::keeper::Berth;
@@ -121,6 +122,14 @@ impl Shared {
         if let Some(kept) = self.kept.lock().as_mut() {
             kept.push(Box::new(permit));
         }
+    }
+
+    /// When its socket is closed, which has to be ended for that.
+    pub fn when_closed(&self) -> impl Future<Output = ()> + use<> {
+        let open = Arc::new(Semaphore::new(1));
+        self.keep_to_the_end(Arc::clone(&open).try_acquire_owned());
+        // Never closed itself.
+        async move { drop(open.acquire().await) }
     }
 
     fn micros(&self, at: Instant) -> u64 {

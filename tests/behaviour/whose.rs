@@ -37,6 +37,8 @@ struct Books {
     closed: usize,
     /// Connections that there may be, in all; 0: any number.
     allowed: usize,
+    /// LOGOUT is not answered.
+    silent: bool,
 }
 
 impl Teller {
@@ -72,6 +74,11 @@ impl Teller {
     /// Has logins refused for want of room, beyond so many connections.
     pub(crate) fn allow(&self, connections: usize) {
         self.books.lock().unwrap().allowed = connections;
+    }
+
+    /// Has LOGOUT no answer.
+    fn say_no_goodbye(&self) {
+        self.books.lock().unwrap().silent = true;
     }
 
     pub(crate) fn all_open(&self) -> usize {
@@ -134,8 +141,8 @@ async fn serve(mut conn: Conn, books: Arc<Mutex<Books>>) {
         };
         conn.send(format!("{tag} OK [CAPABILITY {OFFERED} for-{secret}] in\r\n")).await;
         let whose = format!("by={secret} on={number}");
-        let _open = Open { books, secret };
-        return tell(&mut conn, &whose).await;
+        let open = Open { books, secret };
+        return tell(&mut conn, &whose, &open.books).await;
     }
 }
 
@@ -163,7 +170,7 @@ fn secret_of(command: &str) -> Option<String> {
     response.split('\u{1}').find_map(|field| field.strip_prefix("auth=Bearer ")).map(str::to_owned)
 }
 
-async fn tell(conn: &mut Conn, whose: &str) {
+async fn tell(conn: &mut Conn, whose: &str, books: &Mutex<Books>) {
     while let Some(command) = conn.command().await {
         let tag = conn.tag.clone();
         match command.split(' ').next().unwrap() {
@@ -179,6 +186,7 @@ async fn tell(conn: &mut Conn, whose: &str) {
                 }
                 conn.send(format!("{tag} OK {whose}\r\n")).await;
             }
+            "LOGOUT" if books.lock().unwrap().silent => return conn.gone().await,
             "LOGOUT" => return conn.send(format!("* BYE bye\r\n{tag} OK bye\r\n")).await,
             _ => conn.send(format!("{tag} OK {whose}\r\n")).await,
         }
@@ -368,6 +376,31 @@ async fn after_retire_hubs_change_connections_unnoticed() {
         assert_eq!(whose(&mut first, "NOOP").await.unwrap().1, after, "the same hub");
         until("the older connection has ended", || harness.metric("imapool_upstream_retired_total", "operator") >= 1)
             .await;
+        drop((first, second));
+        harness.finish().await;
+    }
+}
+
+/// Where the backend takes no further connection while the retired one is still logging out, that is waited for.
+#[tokio::test]
+async fn what_is_retired_makes_room_by_its_end() {
+    for mode in [PoolMode::Multiplex, PoolMode::Session] {
+        let teller = Teller::start(["one"]).await;
+        let harness = both_modes(&teller, mode).await;
+        let mut first = enter(&harness, "LOGIN u8 one").await;
+        first.play("C: a SELECT INBOX\nS~ a OK…\nC: b UNSELECT\nS~ b OK…").await;
+        if mode == PoolMode::Session {
+            first.play("C: z LOGOUT\nS~ z OK…").await;
+            harness.at_rest(1).await;
+        }
+        teller.allow(1);
+        teller.say_no_goodbye();
+        for account in harness.proxy().pools().accounts() {
+            account.retire_all(RetireReason::Operator);
+        }
+        let mut second = enter(&harness, "LOGIN u8 one").await;
+        second.play("C: a SELECT INBOX\nS~ a OK…").await;
+        assert_eq!((teller.all_open(), teller.all_logins()), (1, 2));
         drop((first, second));
         harness.finish().await;
     }
