@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use self::accept::{Acceptor, Gate};
-use crate::admin::{AdminError, AdminServer, AdminState, Readiness, Token};
+use crate::admin::{self, AdminError, AdminServer, AdminState, Readiness, Token};
 use crate::auth::{Authenticator, Settings};
 use crate::config::{self, Config, ListenAddr, Live};
 use crate::listener::{BindError, BoundListener, Inherited, ListenerContext};
@@ -326,7 +326,7 @@ impl Proxy {
             readiness: self.readiness(),
             token: Arc::clone(&running.token),
             hosts: Arc::clone(&running.hosts),
-            proxy: Some(self.clone()),
+            subject: Some(Arc::new(self.clone())),
         };
         tokio::spawn(server.serve(state, running.stop.clone()));
         running
@@ -335,6 +335,38 @@ impl Proxy {
     fn readiness(&self) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
         let inner = Arc::clone(&self.0);
         Arc::new(move || inner.readiness())
+    }
+}
+
+/// What the admin server sees of it.
+impl admin::Subject for Proxy {
+    fn metrics(&self) -> Arc<Metrics> {
+        self.metrics()
+    }
+
+    fn registry(&self) -> Arc<Registry> {
+        self.registry()
+    }
+
+    fn pools(&self) -> Arc<Pools> {
+        self.pools()
+    }
+
+    fn budget(&self) -> Arc<Budget> {
+        self.budget()
+    }
+
+    fn config(&self) -> Arc<Config> {
+        self.config()
+    }
+
+    fn reload(&self) -> admin::Reloading<'_> {
+        Box::pin(async {
+            self.reload_file().await.map_err(|error| {
+                let status = if matches!(error, ReloadError::NoFile) { 409 } else { 422 };
+                (status, error.to_string())
+            })
+        })
     }
 }
 

@@ -42,7 +42,7 @@ impl Server {
             readiness: Arc::new(move || asked.lock().clone()),
             token: Arc::default(),
             hosts: Arc::default(),
-            proxy: None,
+            subject: None,
         };
         let task = tokio::spawn(server.serve(state, shutdown.clone()));
         Server { address, metrics, readiness, shutdown, task }

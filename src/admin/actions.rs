@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tracing::info;
 
+use super::Subject;
 use super::api::octets;
-use crate::app::{Proxy, ReloadError};
 use crate::metrics::RetireReason;
 use crate::names::folded;
 use crate::pool::Account;
@@ -49,24 +49,24 @@ pub(super) enum Done {
 }
 
 /// Carries out `POST /api/{path}?{query}`. `None`: there is no such action.
-pub(super) async fn act(proxy: &Proxy, path: &str, query: &str, origin: Origin) -> Option<Done> {
+pub(super) async fn act(subject: &dyn Subject, path: &str, query: &str, origin: Origin) -> Option<Done> {
     let segments: Vec<_> = path.split('/').collect();
     Some(match segments[..] {
-        ["accounts", account, "retire"] => retire(proxy, origin, &octets(account)),
-        ["accounts", account, "trace"] => trace(proxy, origin, &octets(account), query),
-        ["accounts", account, "close"] => close_all(proxy, origin, &Whose::Account(&octets(account))),
-        ["sessions", "close"] => close_those(proxy, origin, query),
-        ["sessions", id, "close"] => close(proxy, origin, id),
-        ["backends", name, verb @ ("pause" | "resume" | "drain")] => serve(proxy, origin, &octets(name), verb),
-        ["reload"] => reload(proxy, origin).await,
+        ["accounts", account, "retire"] => retire(subject, origin, &octets(account)),
+        ["accounts", account, "trace"] => trace(subject, origin, &octets(account), query),
+        ["accounts", account, "close"] => close_all(subject, origin, &Whose::Account(&octets(account))),
+        ["sessions", "close"] => close_those(subject, origin, query),
+        ["sessions", id, "close"] => close(subject, origin, id),
+        ["backends", name, verb @ ("pause" | "resume" | "drain")] => serve(subject, origin, &octets(name), verb),
+        ["reload"] => reload(subject, origin).await,
         _ => return None,
     })
 }
 
 /// All accounts that this name may mean, however it is spelled, and their names.
-fn named(proxy: &Proxy, user: &[u8]) -> (Vec<Arc<Account>>, Vec<String>) {
+fn named(subject: &dyn Subject, user: &[u8]) -> (Vec<Arc<Account>>, Vec<String>) {
     let name = folded(user);
-    let mut accounts = proxy.pools().accounts();
+    let mut accounts = subject.pools().accounts();
     accounts.retain(|account| folded(&account.key().user) == name);
     let mut users: Vec<_> = accounts.iter().map(|account| account.name()).collect();
     users.sort();
@@ -76,9 +76,9 @@ fn named(proxy: &Proxy, user: &[u8]) -> (Vec<Arc<Account>>, Vec<String>) {
 
 /// Ends what imapool holds for an account, however its name is spelled: connections at rest at once, others when their
 /// sessions end; and the next login is verified anew.
-fn retire(proxy: &Proxy, origin: Origin, user: &[u8]) -> Done {
-    proxy.pools().retiring();
-    let (accounts, users) = named(proxy, user);
+fn retire(subject: &dyn Subject, origin: Origin, user: &[u8]) -> Done {
+    subject.pools().retiring();
+    let (accounts, users) = named(subject, user);
     if accounts.is_empty() {
         return Done::NoSuch("account");
     }
@@ -91,13 +91,13 @@ fn retire(proxy: &Proxy, origin: Origin, user: &[u8]) -> Done {
 }
 
 /// For `seconds`, an hour at most and a minute by default.
-fn trace(proxy: &Proxy, origin: Origin, user: &[u8], query: &str) -> Done {
+fn trace(subject: &dyn Subject, origin: Origin, user: &[u8], query: &str) -> Done {
     let seconds = query.split('&').find_map(|pair| pair.strip_prefix("seconds="));
     let Ok(seconds) = seconds.map_or(Ok(TRACE), str::parse::<u64>) else {
         return Done::Not(400, "seconds must be a number".to_owned());
     };
     let seconds = seconds.min(LONGEST_TRACE);
-    let (accounts, users) = named(proxy, user);
+    let (accounts, users) = named(subject, user);
     if accounts.is_empty() {
         return Done::NoSuch("account");
     }
@@ -168,7 +168,7 @@ impl fmt::Display for Whose<'_> {
 }
 
 /// By `?account=`, `?client=` or `?listener=`, one of them.
-fn close_those(proxy: &Proxy, origin: Origin, query: &str) -> Done {
+fn close_those(subject: &dyn Subject, origin: Origin, query: &str) -> Done {
     let pairs: Vec<_> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
     let [(key, value)] = pairs[..] else { return Done::Not(400, WHOSE.to_owned()) };
     let value = String::from_utf8_lossy(&octets(&value.replace('+', " "))).into_owned();
@@ -176,13 +176,13 @@ fn close_those(proxy: &Proxy, origin: Origin, query: &str) -> Done {
         Some(whose) if !whose.is_an_address() => {
             Done::Not(400, format!("{value:?} is no IP address: write one such as 192.0.2.7, or unix"))
         }
-        Some(whose) => close_all(proxy, origin, &whose),
+        Some(whose) => close_all(subject, origin, &whose),
         None => Done::Not(400, WHOSE.to_owned()),
     }
 }
 
-fn close_all(proxy: &Proxy, origin: Origin, whose: &Whose<'_>) -> Done {
-    let mut records = proxy.registry().all();
+fn close_all(subject: &dyn Subject, origin: Origin, whose: &Whose<'_>) -> Done {
+    let mut records = subject.registry().all();
     records.retain(|record| whose.has(record));
     if records.is_empty() {
         return Done::NoSuch(whose.no_such());
@@ -195,27 +195,27 @@ fn close_all(proxy: &Proxy, origin: Origin, whose: &Whose<'_>) -> Done {
     Done::Well(json!({ "sessions": records.len(), "users": users }))
 }
 
-fn close(proxy: &Proxy, origin: Origin, id: &str) -> Done {
-    let record = id.parse().ok().and_then(|id| proxy.registry().find(id));
+fn close(subject: &dyn Subject, origin: Origin, id: &str) -> Done {
+    let record = id.parse().ok().and_then(|id| subject.registry().find(id));
     let Some(record) = record else { return Done::NoSuch("session") };
     record.close();
     info!(%origin, session = record.id, client = %record.client, "session closed by an administrator");
     Done::Well(json!({ "session": record.id }))
 }
 
-fn serve(proxy: &Proxy, origin: Origin, name: &[u8], verb: &str) -> Done {
+fn serve(subject: &dyn Subject, origin: Origin, name: &[u8], verb: &str) -> Done {
     let service = match verb {
         "pause" => Service::Paused,
         "drain" => Service::Drained,
         _ => Service::Running,
     };
-    let Some(backend) = proxy.pools().serve(name, service) else { return Done::NoSuch("backend") };
+    let Some(backend) = subject.pools().serve(name, service) else { return Done::NoSuch("backend") };
     let mut sessions = 0;
     if service == Service::Drained {
-        proxy.pools().drain_backend(&backend);
+        subject.pools().drain_backend(&backend);
         // Those that hold a connection there would keep it for as long as they last; those in a mailbox would have to
         // be told of it as it is, by another.
-        for record in proxy.registry().all() {
+        for record in subject.registry().all() {
             let there = record.account().is_some_and(|account| account.backend().index == backend.index);
             if there && record.is_connected() {
                 record.close();
@@ -230,11 +230,10 @@ fn serve(proxy: &Proxy, origin: Origin, name: &[u8], verb: &str) -> Done {
     }))
 }
 
-async fn reload(proxy: &Proxy, origin: Origin) -> Done {
+async fn reload(subject: &dyn Subject, origin: Origin) -> Done {
     info!(%origin, "reload asked for by an administrator");
-    match proxy.reload_file().await {
+    match subject.reload().await {
         Ok(changes) => Done::Well(json!({ "changes": changes })),
-        Err(error @ ReloadError::NoFile) => Done::Not(409, error.to_string()),
-        Err(error) => Done::Not(422, error.to_string()),
+        Err((status, why)) => Done::Not(status, why),
     }
 }

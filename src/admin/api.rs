@@ -8,8 +8,8 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::Subject;
 use super::sampler::Sampler;
-use crate::app::Proxy;
 use crate::mailbox::registry::{Registry, mailbox_name};
 use crate::metrics::{CheckoutResult, ConnectionState, DelayReason, DialResult, RetireReason};
 use crate::names::folded;
@@ -101,15 +101,15 @@ fn account_row(account: &Account, sessions: usize) -> AccountRow {
 }
 
 /// All accounts, in no order.
-pub(super) fn account_rows(proxy: &Proxy) -> Vec<AccountRow> {
+pub(super) fn account_rows(subject: &dyn Subject) -> Vec<AccountRow> {
     let mut sessions: HashMap<*const Account, usize> = HashMap::new();
-    for record in proxy.registry().all() {
+    for record in subject.registry().all() {
         if let Some(account) = record.account() {
             *sessions.entry(Arc::as_ptr(account)).or_default() += 1;
         }
     }
     let count = |account: &Arc<Account>| sessions.get(&Arc::as_ptr(account)).copied().unwrap_or_default();
-    proxy.pools().accounts().iter().map(|account| account_row(account, count(account))).collect()
+    subject.pools().accounts().iter().map(|account| account_row(account, count(account))).collect()
 }
 
 /// By `sessions` (the default), `connections`, `waiting`, `waits`, the most first; or by `name`.
@@ -169,8 +169,8 @@ fn session_row(record: &Arc<Record>) -> SessionRow {
 }
 
 /// Sorted by `id` (the default: the oldest first), `commands`, `received`, `sent`. `account`: those of one user.
-pub(super) fn sessions(proxy: &Proxy, query: &Query) -> Value {
-    let mut records = proxy.registry().all();
+pub(super) fn sessions(subject: &dyn Subject, query: &Query) -> Value {
+    let mut records = subject.registry().all();
     if let Some(user) = &query.account {
         let name = folded(user);
         records.retain(|record| record.account().is_some_and(|account| folded(&account.key().user) == name));
@@ -204,9 +204,9 @@ fn page<T>(mut rows: Vec<T>, query: &Query, names: impl Fn(&T) -> [&str; 2], row
 }
 
 /// Sorted by `age` (the default: the oldest first), or `sessions`, the most first.
-pub(super) fn hubs(proxy: &Proxy, query: &Query) -> Value {
+pub(super) fn hubs(subject: &dyn Subject, query: &Query) -> Value {
     let mut hubs: Vec<_> =
-        Registry::views(&proxy.pools().accounts()).into_iter().map(|hub| (hub.account.name(), hub)).collect();
+        Registry::views(&subject.pools().accounts()).into_iter().map(|hub| (hub.account.name(), hub)).collect();
     let name = query.account.as_deref().map(folded);
     hubs.retain(|(_, hub)| name.as_ref().is_none_or(|name| folded(&hub.account.key().user) == *name));
     let by_sessions = query.sort == "sessions";
@@ -235,9 +235,9 @@ pub(super) fn hubs(proxy: &Proxy, query: &Query) -> Value {
 const NAMED: usize = 20;
 
 /// Who is on which connection.
-fn users_of_connections(proxy: &Proxy) -> HashMap<u64, Vec<u64>> {
+fn users_of_connections(subject: &dyn Subject) -> HashMap<u64, Vec<u64>> {
     let mut users: HashMap<u64, Vec<u64>> = HashMap::new();
-    for record in proxy.registry().all() {
+    for record in subject.registry().all() {
         if let Some(connection) = record.connection() {
             users.entry(connection).or_default().push(record.id);
         }
@@ -247,11 +247,11 @@ fn users_of_connections(proxy: &Proxy) -> HashMap<u64, Vec<u64>> {
 }
 
 /// The oldest first. What is being retired is among them until its socket is closed.
-pub(super) fn connections(proxy: &Proxy, query: &Query) -> Value {
-    let mut connections = proxy.budget().roster().views();
+pub(super) fn connections(subject: &dyn Subject, query: &Query) -> Value {
+    let mut connections = subject.budget().roster().views();
     let name = query.account.as_deref().map(folded);
     connections.retain(|it| name.as_ref().is_none_or(|name| folded(it.user.as_bytes()) == *name));
-    let users = users_of_connections(proxy);
+    let users = users_of_connections(subject);
     page(
         connections,
         query,
@@ -279,7 +279,7 @@ pub(super) fn connections(proxy: &Proxy, query: &Query) -> Value {
     )
 }
 
-fn backend_row(proxy: &Proxy, backend: &Backend) -> Value {
+fn backend_row(subject: &dyn Subject, backend: &Backend) -> Value {
     let metrics = backend.metrics();
     let connections: HashMap<_, _> =
         ConnectionState::ALL.iter().map(|state| (state.as_str(), metrics.connections_in(*state))).collect();
@@ -291,7 +291,7 @@ fn backend_row(proxy: &Proxy, backend: &Backend) -> Value {
         DialResult::ALL.iter().map(|result| (result.as_str(), metrics.dials_so_far(*result))).collect();
     let delayed: HashMap<_, _> =
         DelayReason::ALL.iter().map(|reason| (reason.as_str(), metrics.dials_delayed_so_far(*reason))).collect();
-    let (in_use, capacity) = proxy.budget().usage(backend.index);
+    let (in_use, capacity) = subject.budget().usage(backend.index);
     json!({
         "name": backend.config.name,
         "address": backend.config.address(),
@@ -312,6 +312,6 @@ fn backend_row(proxy: &Proxy, backend: &Backend) -> Value {
     })
 }
 
-pub(super) fn backends(proxy: &Proxy) -> Vec<Value> {
-    proxy.pools().backends().iter().map(|backend| backend_row(proxy, backend)).collect()
+pub(super) fn backends(subject: &dyn Subject) -> Vec<Value> {
+    subject.pools().backends().iter().map(|backend| backend_row(subject, backend)).collect()
 }

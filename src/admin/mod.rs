@@ -13,6 +13,7 @@ mod routes;
 mod sampler;
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,11 +28,13 @@ pub use self::access::{TOKEN_VARIABLE, Token, TokenError};
 use self::actions::{Done, Origin};
 pub use self::recent::{Recent, Remember, recent};
 use self::routes::Routes;
-use crate::app::Proxy;
-use crate::config::{ListenAddr, Listener, Live};
+use crate::config::{Change, Config, ListenAddr, Listener, Live};
 use crate::listener::{BindError, BoundListener, Inherited};
 use crate::metrics::Metrics;
+use crate::pool::Pools;
+use crate::ports::Budget;
 use crate::session::crowd::{Crowd, Place};
+use crate::session::registry::Registry;
 use crate::stream::Stream;
 
 /// Largest request head, in octets. A larger one is answered by 431.
@@ -42,9 +45,9 @@ const REQUEST_HEAD: usize = 16 * 1024;
 ///
 /// # Errors
 /// There is no such action or nothing of that name, or why it is not done.
-pub async fn act(proxy: &Proxy, path: &str) -> Result<serde_json::Value, String> {
+pub async fn act(subject: &dyn Subject, path: &str) -> Result<serde_json::Value, String> {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
-    match actions::act(proxy, path, query, Origin(None)).await {
+    match actions::act(subject, path, query, Origin(None)).await {
         Some(Done::Well(said)) => Ok(said),
         Some(Done::NoSuch(what)) => Err(format!("no such {what}")),
         Some(Done::Not(_, why)) => Err(why),
@@ -109,6 +112,25 @@ impl fmt::Display for Readiness {
     }
 }
 
+/// What is looked at, and acted upon.
+pub trait Subject: Send + Sync {
+    /// Its numbers.
+    fn metrics(&self) -> Arc<Metrics>;
+    /// Its client sessions.
+    fn registry(&self) -> Arc<Registry>;
+    /// Accounts and their upstream connections.
+    fn pools(&self) -> Arc<Pools>;
+    /// How many upstream connections there may be.
+    fn budget(&self) -> Arc<Budget>;
+    /// What it runs by.
+    fn config(&self) -> Arc<Config>;
+    /// Reads its configuration anew: what has changed, or the HTTP status and the words of why nothing has.
+    fn reload(&self) -> Reloading<'_>;
+}
+
+/// See [`Subject::reload`].
+pub type Reloading<'s> = Pin<Box<dyn Future<Output = Result<Vec<Change>, (u16, String)>> + Send + 's>>;
+
 /// What the admin server shows.
 #[derive(Clone)]
 pub struct AdminState {
@@ -121,7 +143,7 @@ pub struct AdminState {
     /// `admin.hosts`
     pub hosts: Live<Vec<String>>,
     /// What is looked at and acted upon; without it there are only the numbers.
-    pub proxy: Option<Proxy>,
+    pub subject: Option<Arc<dyn Subject>>,
 }
 
 /// What one admin server may use.

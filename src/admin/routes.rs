@@ -20,8 +20,7 @@ use super::actions::{self, Done, Origin};
 use super::api::{self, Query};
 use super::page;
 use super::sampler::Sampler;
-use super::{AdminState, Readiness};
-use crate::app::Proxy;
+use super::{AdminState, Readiness, Subject};
 use crate::metrics;
 
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
@@ -77,9 +76,9 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// Samples the numbers until `stop`, where there is a proxy.
+    /// Samples the numbers until `stop`, where there is a subject.
     pub(super) fn new(state: AdminState, stop: &CancellationToken) -> Self {
-        let sampler = state.proxy.as_ref().map(|proxy| Sampler::start(proxy, &state.readiness, stop));
+        let sampler = state.subject.as_ref().map(|subject| Sampler::start(subject, &state.readiness, stop));
         Self { state, looking: Semaphore::new(1), sampler, viewers: Arc::new(Semaphore::new(VIEWERS)) }
     }
 
@@ -104,13 +103,13 @@ impl Routes {
     }
 
     async fn api<B>(&self, request: &Request<B>, call: &str, read: bool, origin: Origin) -> Answer {
-        let Some(proxy) = &self.state.proxy else { return no_such_page() };
+        let Some(subject) = &self.state.subject else { return no_such_page() };
         if request.method() == Method::POST {
             let token = self.state.token.load();
             if let Err(refused) = access::authorize(request.headers(), token.as_ref().as_ref()) {
                 return refuse(refused);
             }
-            return match actions::act(proxy, call, request.uri().query().unwrap_or_default(), origin).await {
+            return match actions::act(&**subject, call, request.uri().query().unwrap_or_default(), origin).await {
                 Some(done) => told(done),
                 None if is_list(call) => method_not_allowed("GET, HEAD"),
                 None => no_such_page(),
@@ -126,20 +125,20 @@ impl Routes {
             return no_such_page();
         }
         let query = Query::parse(request.uri().query().unwrap_or_default());
-        self.look(proxy, call.to_owned(), query).await
+        self.look(subject, call.to_owned(), query).await
     }
 
     /// Lists may be long: they are made where they hold up nobody, one at a time.
-    async fn look(&self, proxy: &Proxy, call: String, query: Query) -> Answer {
+    async fn look(&self, subject: &Arc<dyn Subject>, call: String, query: Query) -> Answer {
         let Ok(_turn) = self.looking.acquire().await else { return unavailable("shutting down".to_owned()) };
-        let (proxy, sampler) = (proxy.clone(), self.sampler.clone());
+        let (subject, sampler) = (Arc::clone(subject), self.sampler.clone());
         let looked = tokio::task::spawn_blocking(move || match call.as_str() {
             "accounts" => sampler.map(|sampler| api::accounts(&sampler, &query)).unwrap_or_default(),
-            "sessions" => api::sessions(&proxy, &query),
-            "hubs" => api::hubs(&proxy, &query),
-            "connections" => api::connections(&proxy, &query),
-            "backends" => json!({ "rows": api::backends(&proxy) }),
-            "config" => serde_json::to_value(&*proxy.config()).unwrap_or_default(),
+            "sessions" => api::sessions(&*subject, &query),
+            "hubs" => api::hubs(&*subject, &query),
+            "connections" => api::connections(&*subject, &query),
+            "backends" => json!({ "rows": api::backends(&*subject) }),
+            "config" => serde_json::to_value(&*subject.config()).unwrap_or_default(),
             _ => sampler.map(|sampler| sampler.summary(true)).unwrap_or_default(),
         });
         match looked.await {

@@ -12,10 +12,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Readiness;
 use super::api::{self, AccountRow, Query};
 use super::recent::recent;
-use crate::app::Proxy;
+use super::{Readiness, Subject};
 use crate::metrics::{CheckoutResult, CommandResult, ConnectionState, Counts, LoginResult, RetireReason, SessionClose};
 
 /// Between two samples.
@@ -37,7 +36,7 @@ type Ready = Arc<dyn Fn() -> Readiness + Send + Sync>;
 
 /// See the module.
 pub(super) struct Sampler {
-    proxy: Proxy,
+    subject: Arc<dyn Subject>,
     readiness: Ready,
     started: Instant,
     samples: Mutex<Samples>,
@@ -92,9 +91,9 @@ struct Point {
 
 impl Sampler {
     /// Samples until `stop`.
-    pub(super) fn start(proxy: &Proxy, readiness: &Ready, stop: &CancellationToken) -> Arc<Self> {
+    pub(super) fn start(subject: &Arc<dyn Subject>, readiness: &Ready, stop: &CancellationToken) -> Arc<Self> {
         let sampler = Arc::new(Self {
-            proxy: proxy.clone(),
+            subject: Arc::clone(subject),
             readiness: Arc::clone(readiness),
             started: Instant::now(),
             samples: Mutex::default(),
@@ -147,11 +146,11 @@ impl Sampler {
     }
 
     fn sample(&self) {
-        let metrics = self.proxy.metrics();
+        let metrics = self.subject.metrics();
         metrics.refresh();
-        let raw = Raw::of(&self.proxy);
+        let raw = Raw::of(&*self.subject);
         let mut samples = self.samples.lock();
-        let point = Point::of(&self.proxy, &raw, samples.raw.back());
+        let point = Point::of(&*self.subject, &raw, samples.raw.back());
         if samples.raw.len() > WINDOW {
             samples.raw.pop_front();
         }
@@ -170,7 +169,7 @@ impl Sampler {
         {
             return Arc::clone(rows);
         }
-        let rows = Arc::new(api::account_rows(&self.proxy));
+        let rows = Arc::new(api::account_rows(&*self.subject));
         *accounts = Some((Instant::now(), Arc::clone(&rows)));
         rows
     }
@@ -189,20 +188,20 @@ impl Sampler {
     }
 
     fn look(&self) -> Value {
-        let (proxy, metrics) = (&self.proxy, self.proxy.metrics());
+        let (subject, metrics) = (&*self.subject, self.subject.metrics());
         let (window, point) = {
             let samples = self.samples.lock();
             (samples.raw.front().cloned(), samples.points.back().cloned())
         };
-        let now = Raw::of(proxy);
+        let now = Raw::of(subject);
         let before = window.unwrap_or_else(|| now.clone());
         let state = (self.readiness)();
-        let config = proxy.config();
+        let config = subject.config();
         let accounts = self.accounts(FRESH);
         let mut busiest: Vec<_> = accounts.iter().collect();
         api::sort_accounts(&mut busiest, "sessions");
         busiest.truncate(BUSIEST);
-        let backends = api::backends(proxy);
+        let backends = api::backends(subject);
         let closed: HashMap<_, _> =
             SessionClose::ALL.iter().map(|close| (close.as_str(), metrics.sessions_closed_so_far(*close))).collect();
         let logins: HashMap<_, _> =
@@ -215,7 +214,7 @@ impl Sampler {
             "ready": state == Readiness::Ready,
             "state": state.to_string(),
             "sessions": { "open": metrics.client_sessions.get(), "limit": config.limits.sessions, "closed": closed },
-            "upstream": upstream(proxy),
+            "upstream": upstream(subject),
             "rates": {
                 "sessions": per_second(|raw| raw.sessions),
                 "logins": per_second(|raw| raw.logins),
@@ -226,10 +225,10 @@ impl Sampler {
             "checkout_seconds": seconds(now.checkout.since(&before.checkout)),
             "logins": logins,
             "backends": backends,
-            "hubs": api::hubs(proxy, &Query::parse(&format!("sort=sessions&limit={BUSIEST}"))),
+            "hubs": api::hubs(subject, &Query::parse(&format!("sort=sessions&limit={BUSIEST}"))),
             "commands": { "lost": metrics.operation().commands_so_far(CommandResult::Lost) },
             "configuration": { "reload_refused": metrics.operation().reload_refused() },
-            "certificates": certificates(proxy),
+            "certificates": certificates(subject),
             "accounts": { "known": accounts.len(), "busiest": busiest },
             "recent": recent(),
             "point": point,
@@ -238,10 +237,10 @@ impl Sampler {
 }
 
 /// When they expire: those of the listeners, and those that backends have shown.
-fn certificates(proxy: &Proxy) -> Value {
-    let listeners = proxy.metrics().operation().certificates();
+fn certificates(subject: &dyn Subject) -> Value {
+    let listeners = subject.metrics().operation().certificates();
     let listeners = listeners.into_iter().map(|(name, at)| ("listener", name, at));
-    let backends = proxy.pools().backends();
+    let backends = subject.pools().backends();
     let backends =
         backends.iter().map(|it| ("backend", it.config.name.clone(), it.metrics().health().certificate.get()));
     let all = listeners.chain(backends).filter(|(.., at)| *at > 0);
@@ -249,8 +248,8 @@ fn certificates(proxy: &Proxy) -> Value {
 }
 
 /// Connections and ports, over all backends.
-fn upstream(proxy: &Proxy) -> Value {
-    let backends = proxy.pools().backends();
+fn upstream(subject: &dyn Subject) -> Value {
+    let backends = subject.pools().backends();
     let sum = |count: &dyn Fn(&crate::metrics::BackendMetrics) -> i64| -> i64 {
         backends.iter().map(|backend| count(backend.metrics())).sum()
     };
@@ -260,7 +259,7 @@ fn upstream(proxy: &Proxy) -> Value {
         .iter()
         .map(|reason| (reason.as_str(), sum(&|m| m.retired_so_far(*reason).try_into().unwrap_or(i64::MAX))))
         .collect();
-    let budget = proxy.budget();
+    let budget = subject.budget();
     json!({
         "connections": connections,
         "budget": { "in_use": budget.in_use(), "capacity": budget.capacity() },
@@ -274,9 +273,9 @@ fn upstream(proxy: &Proxy) -> Value {
 }
 
 impl Raw {
-    fn of(proxy: &Proxy) -> Self {
-        let metrics = proxy.metrics();
-        let backends = proxy.pools().backends();
+    fn of(subject: &dyn Subject) -> Self {
+        let metrics = subject.metrics();
+        let backends = subject.pools().backends();
         let checkouts = |results: &[CheckoutResult]| -> u64 {
             let of = |result: &CheckoutResult| -> u64 {
                 backends.iter().map(|backend| backend.metrics().checkouts_so_far(*result)).sum()
@@ -298,9 +297,9 @@ impl Raw {
 }
 
 impl Point {
-    fn of(proxy: &Proxy, now: &Raw, before: Option<&Raw>) -> Self {
+    fn of(subject: &dyn Subject, now: &Raw, before: Option<&Raw>) -> Self {
         let before = before.unwrap_or(now);
-        let backends = proxy.pools().backends();
+        let backends = subject.pools().backends();
         let sum = |state| backends.iter().map(|backend| backend.metrics().connections_in(state)).sum();
         let ports = |gauge: fn(&crate::metrics::BackendMetrics) -> i64| -> i64 {
             backends.iter().map(|backend| gauge(backend.metrics())).sum()
@@ -308,14 +307,14 @@ impl Point {
         let (login, checkout) = (now.login.since(&before.login), now.checkout.since(&before.checkout));
         Self {
             at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
-            sessions: proxy.metrics().client_sessions.get(),
+            sessions: subject.metrics().client_sessions.get(),
             idle: sum(ConnectionState::Idle),
             active: sum(ConnectionState::Active),
             spare: sum(ConnectionState::Spare),
             connecting: sum(ConnectionState::Connecting),
             ports: ports(|metrics| metrics.ports_in_use.get()),
             time_wait: ports(|metrics| metrics.ports_time_wait.get()),
-            capacity: i64::try_from(proxy.budget().capacity()).unwrap_or(i64::MAX),
+            capacity: i64::try_from(subject.budget().capacity()).unwrap_or(i64::MAX),
             logins: rate(now.logins.saturating_sub(before.logins), now.at - before.at),
             commands: rate(now.commands.saturating_sub(before.commands), now.at - before.at),
             reuse: share(now.reused.saturating_sub(before.reused), now.opened.saturating_sub(before.opened)),
