@@ -152,6 +152,7 @@ impl World {
             condstore: true,
             keepalive: Duration::from_secs(600),
             patience: Duration::from_secs(5),
+            silence: Duration::from_secs(10),
             parked: Duration::from_secs(5),
         };
         let now = Instant::now();

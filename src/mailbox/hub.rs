@@ -36,6 +36,8 @@ const STANDSTILL: u32 = 6;
 const RETRY: Duration = Duration::from_secs(2);
 /// A hub whose connection went to another asks for one after this, while members idle.
 const PARKED: Duration = Duration::from_secs(5);
+/// A server that says nothing for so long while members wait is left, however soon these give up.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Nothing that a hub waits for is later, or it is looked at in vain once a day.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -597,6 +599,7 @@ fn settings(account: &Account, all: EnableSet) -> Settings {
         condstore: account.offers("CONDSTORE") || account.offers("QRESYNC"),
         keepalive: config.keepalive,
         patience: config.share_patience,
+        silence: config.checkout_timeout.max(SILENCE),
         parked: PARKED,
     }
 }

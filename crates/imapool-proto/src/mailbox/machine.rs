@@ -60,8 +60,6 @@ const QUANTUM: Duration = Duration::from_millis(100);
 /// What a server answers at once is waited for so long: a server that does nothing at all must not hold a mailbox for
 /// `backend.reply_timeout`.
 const SOON: Duration = Duration::from_secs(60);
-/// So long a server may say nothing to what imapool asks while members wait: whoever comes would wait, too.
-const SILENCE: Duration = Duration::from_secs(10);
 /// What imapool may ask in a row while members wait: twice as much as an honest backend ever takes.
 const MAX_OWN: u32 = 100;
 /// The longest pause before another connection is tried when they are all lost at once.
@@ -82,6 +80,8 @@ pub struct Settings {
     pub keepalive: Duration,
     /// `pool.share_patience`
     pub patience: Duration,
+    /// So long a server may say nothing to what imapool asks of its own accord while members wait.
+    pub silence: Duration,
     /// A hub without a connection whose members idle asks for one after this.
     pub parked: Duration,
 }

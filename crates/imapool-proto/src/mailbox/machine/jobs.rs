@@ -10,8 +10,8 @@ use super::idle::Idle;
 use super::resume::{Fresh, Recovery};
 use super::selection::Selection;
 use super::{
-    Action, BEFORE_CENSUS, BEFORE_IDLE, GiveUp, Link, MAX_OWN, MAX_PAUSE, Machine, MemberId, Nonsense, QUANTUM,
-    SILENCE, SOON, Stat, Told,
+    Action, BEFORE_CENSUS, BEFORE_IDLE, GiveUp, Link, MAX_OWN, MAX_PAUSE, Machine, MemberId, Nonsense, QUANTUM, SOON,
+    Stat, Told,
 };
 use crate::imap::command::{Command, Name, Segment, quoted, quoted_8bit};
 use crate::imap::effects::{fetch_effects, loud};
@@ -223,8 +223,8 @@ impl Machine {
         let soon = job.is_soon_answered().then(|| self.job_since + SOON);
         let waiting = || self.waiting_since().into_iter().chain(self.finishing_since()).min();
         let asked = if job.is_question() { waiting() } else { None };
-        let asked = asked.map(|since| since.max(self.heard_at) + SILENCE);
-        let ahead = self.was_sent_ahead().then(|| self.job_since + SILENCE);
+        let asked = asked.map(|since| since.max(self.heard_at) + self.settings.silence);
+        let ahead = self.was_sent_ahead().then(|| self.job_since + self.settings.silence);
         soon.into_iter().chain(asked).chain(ahead).min()
     }
 

@@ -147,6 +147,7 @@ const SETTINGS: Settings = Settings {
     condstore: true,
     keepalive: Duration::from_secs(600),
     patience: Duration::from_millis(200),
+    silence: Duration::from_secs(10),
     parked: Duration::from_secs(5),
 };
 
