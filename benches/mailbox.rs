@@ -34,6 +34,7 @@ fn hub() -> Machine {
         condstore: true,
         keepalive: Duration::from_secs(600),
         patience: Duration::from_secs(5),
+        silence: Duration::from_secs(10),
         parked: Duration::from_secs(5),
     };
     let mut machine = Machine::new(Bytes::from_static(b"wINBOX"), settings, Arc::default(), Instant::now());
