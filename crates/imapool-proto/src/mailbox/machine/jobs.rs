@@ -483,7 +483,6 @@ impl Machine {
     /// Runs a member's command, with its message numbers made the backend's.
     fn run(&mut self, id: MemberId, run: Box<Run>, shape: Shape) {
         let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
-        self.view.touched |= is_uid(&run.command) && self.touches(&run.command);
         let mentions_modseqs = run.command.enables_condstore();
         let asks_modseqs = mentions_modseqs && asks_for_modseqs(&run.command);
         if asks_modseqs {
@@ -564,17 +563,13 @@ impl Machine {
         fetch_effects(command).uid && !command.enables_condstore() && named(command, star).spans().any(all)
     }
 
-    /// Whether the reply may tell of messages whose UIDs are not known here, or the command shows that the client knows
-    /// them.
+    /// Whether the reply may tell of messages whose UIDs are not known here.
     fn touches(&self, command: &Command) -> bool {
         let uid = is_uid(command);
         let (star, known) = self.view.known(uid);
         match command.name {
             Name::Search | Name::Sort | Name::Thread => !uid,
             Name::Fetch | Name::Store => named(command, star).last().is_some_and(|last| last > known),
-            Name::Expunge | Name::Copy | Name::Move if uid => {
-                named(command, star).last().is_some_and(|last| last > known)
-            }
             _ => false,
         }
     }
