@@ -123,7 +123,8 @@ impl Account {
 
     /// Waits until one of those that end is closed. False: none does.
     pub(super) async fn one_has_left(&self) -> bool {
-        let leaving = std::iter::from_fn(|| self.leaving.lock().pop()).find_map(|it| it.upgrade());
+        let mut all = std::iter::from_fn(|| self.leaving.lock().pop()).filter_map(|it| it.upgrade());
+        let leaving = all.find(|leaving| leaving.has_socket());
         let Some(closed) = leaving.map(|leaving| leaving.when_closed()) else { return false };
         closed.await;
         true

@@ -124,6 +124,11 @@ impl Shared {
         }
     }
 
+    /// Its socket is not closed yet.
+    pub fn has_socket(&self) -> bool {
+        self.kept.lock().is_some()
+    }
+
     /// When its socket is closed, which has to be ended for that.
     pub fn when_closed(&self) -> impl Future<Output = ()> + use<> {
         let open = Arc::new(Semaphore::new(1));

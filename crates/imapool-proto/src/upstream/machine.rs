@@ -416,13 +416,14 @@ impl Machine {
         if command.name.spoils_connection() {
             self.spoiled = Some("unknown or unshareable command");
         }
-        let tag_number = match self.pending.ahead.pop_front() {
-            Some(sent) => {
-                debug_assert_eq!(sent, command);
-                self.line.dropping &= !self.framer.at_line_start();
-                self.next_tag - 1 - self.pending.ahead.len() as u64
-            }
-            None => self.begin(&command, streams),
+        // Out of turn, the answer to another's tag ends the connection.
+        let tag_number = if self.pending.ahead.front() == Some(&command) {
+            self.pending.ahead.pop_front();
+            self.line.dropping &= !self.framer.at_line_start();
+            self.next_tag - 1 - self.pending.ahead.len() as u64
+        } else {
+            self.pending.ahead.clear();
+            self.begin(&command, streams)
         };
         if command.name == Name::Search && command.segments.iter().any(|s| contains(&s.text, b"UPDATE")) {
             if self.context_tags.len() >= MAX_CONTEXTS {

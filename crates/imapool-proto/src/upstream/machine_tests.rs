@@ -994,3 +994,25 @@ fn a_line_that_is_dropped_stays_dropped_to_its_end() {
     play.play("S: cde FLAGS ())\nC: a SELECT x\nB: i1 SELECT x\nS: i1 OK\n=:  OK [selected]");
     play.clean();
 }
+
+/// RFC 9051 section 5.5: what was sent ahead is answered next, and is taken when it is run, not before. A command that
+/// is run in its place is not told its answer.
+#[test]
+fn what_was_sent_ahead_is_run_in_its_turn() {
+    for in_turn in [true, false] {
+        let mut machine = connected("IMAP4rev1");
+        machine.handle_command(command(b"a NOOP").0, None);
+        machine.handle_ahead(command(b"b CHECK").0);
+        assert_eq!(machine.poll_transmit(), &b"i0 NOOP\r\ni1 CHECK\r\n"[..]);
+        let mut input = BytesMut::from(&b"i0 OK one\r\ni1 OK two\r\n"[..]);
+        machine.handle_input(&mut input).unwrap();
+        assert_eq!(machine.poll_event(), Some(Event::Done(Bytes::from_static(b" OK one\r\n"), false)));
+        assert!(machine.poll_event().is_none() && machine.is_paused() && !machine.is_clean());
+        machine.handle_command(command(if in_turn { b"b CHECK" } else { b"c CHECK" }).0, None);
+        let taken = machine.handle_input(&mut input);
+        assert_eq!(taken.is_ok(), in_turn);
+        let told = machine.poll_event();
+        assert_eq!(told, in_turn.then(|| Event::Done(Bytes::from_static(b" OK two\r\n"), false)));
+        assert_eq!(machine.is_clean(), in_turn);
+    }
+}
