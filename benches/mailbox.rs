@@ -7,9 +7,9 @@ use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use imapool::imap::command::{Command, Segment, parse_head};
 use imapool::imap::ranges::Ranges;
+use imapool::imap::request::Request;
 use imapool::mailbox::enabled::Enabled;
 use imapool::mailbox::machine::{Action, Machine, Settings, Told};
-use imapool::session::machine::Run;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,10 +19,10 @@ const CHANGES: u32 = 100_000;
 /// As much as is read at a time.
 const READ: usize = 32 * 1024;
 
-fn command(line: &str) -> Box<Run> {
+fn command(line: &str) -> Box<Request> {
     let head = parse_head(format!("t {line}").as_bytes()).expect("a command");
     let segments = vec![Segment { text: Bytes::from(line.to_owned()), literal: None }];
-    Box::new(Run { command: Command { tag: Bytes::from_static(b"t"), name: head.name, segments }, streams: None })
+    Request::new(Command { tag: Bytes::from_static(b"t"), name: head.name, segments }, None)
 }
 
 /// A hub of two members: the first is in IDLE, the second lags.

@@ -14,6 +14,7 @@ use imap_codec::decode::Decoder as _;
 use imapool::imap::capability::{Capabilities, Front};
 use imapool::imap::command::{Command, Segment, parse_head};
 use imapool::imap::frame::{Decoder, Frame};
+use imapool::imap::request::Request;
 use imapool::imap::response::classify;
 use imapool::session::machine::{Action, Bounds, LoginReply, Machine as Session};
 use imapool::upstream::machine::{Event, Machine as Upstream};
@@ -104,7 +105,7 @@ fn bulk() -> Vec<u8> {
 
 /// Gives the machine a command, and the reply in pieces of what is read at a time; counts the octets passed on.
 fn relay(machine: &mut Upstream, tag: u64, reply: &[u8]) -> usize {
-    machine.handle_command(command(b"a1 UID FETCH 1:50 (UID FLAGS)"), None);
+    machine.handle_command(Request::new(command(b"a1 UID FETCH 1:50 (UID FLAGS)"), None));
     black_box(machine.poll_transmit());
     let mut passed = 0;
     let mut input = BytesMut::new();

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use imapool::imap::command::{Command, Segment, parse_head};
+use imapool::imap::request::Request;
 use imapool::mailbox::enabled::Enabled;
 use imapool::mailbox::machine::{Action, GiveUp, Machine, MemberId, Settings, Told};
-use imapool::session::machine::Run;
 use imapool::upstream::loss::Loss;
 use nix::sys::resource::{Resource, setrlimit};
 use proptest::collection::vec;
@@ -47,10 +47,10 @@ fn guard() {
     });
 }
 
-fn command(line: &str) -> Box<Run> {
+fn command(line: &str) -> Box<Request> {
     let head = parse_head(format!("t {line}").as_bytes()).unwrap();
     let segments = vec![Segment { text: Bytes::from(line.to_owned()), literal: None }];
-    Box::new(Run { command: Command { tag: Bytes::from_static(b"t"), name: head.name, segments }, streams: None })
+    Request::new(Command { tag: Bytes::from_static(b"t"), name: head.name, segments }, None)
 }
 
 /// A client: how many messages it counts, and what it waits for.

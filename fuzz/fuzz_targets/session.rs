@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use imapool::imap::capability::Front;
-use imapool::session::machine::{Action, Bounds, End, LoginReply, Machine, Run};
+use imapool::imap::request::Request;
+use imapool::session::machine::{Action, Bounds, End, LoginReply, Machine};
 use libfuzzer_sys::fuzz_target;
 
 const OFFERED: &str = "IMAP4rev1 AUTH=PLAIN AUTH=LOGIN AUTH=XOAUTH2 AUTH=OAUTHBEARER";
@@ -16,7 +17,7 @@ const BOUNDS: Bounds = Bounds { line: 200, literals: 400 };
 
 struct Session {
     machine: Machine,
-    running: Option<Box<Run>>,
+    running: Option<Box<Request>>,
     logging_in: bool,
     securing: bool,
     closed: bool,

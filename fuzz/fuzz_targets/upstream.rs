@@ -10,6 +10,7 @@ use imapool::imap::MAX_WHOLE_LINE;
 use imapool::imap::capability::Capabilities;
 use imapool::imap::command::{Command, Segment, parse_head};
 use imapool::imap::frame::Literal;
+use imapool::imap::request::Request;
 use imapool::upstream::machine::{Event, Machine, Own};
 use libfuzzer_sys::fuzz_target;
 
@@ -62,7 +63,8 @@ impl Connection {
         }
         self.streams = streams.is_some();
         self.running = true;
-        self.machine.handle_command(Command { tag: Bytes::from_static(b"a"), name: head.name, segments }, streams);
+        let command = Command { tag: Bytes::from_static(b"a"), name: head.name, segments };
+        self.machine.handle_command(Request::new(command, streams));
     }
 
     /// Something that is not the backend's doing.

@@ -15,15 +15,16 @@ use tracing::{debug, info, warn};
 
 use super::enabled::{EnableSet, Enabled};
 pub use super::line::FromHub;
-use super::line::{self, Join, MemberEnd, Place, Request};
+use super::line::{self, Join, MemberEnd, Place, ToHub};
 use super::machine::{Action, GiveUp, Machine, MemberId, Settings, Stat, Told};
 use super::registry::{Entrance, Registry, Status};
 use crate::auth::Authenticator;
 use crate::imap::command::Command;
+use crate::imap::request::Request;
 use crate::metrics::{CheckoutResult, HubGuard, HubState, ResumeResult, RetireReason, WaitCause};
 use crate::pool::{Account, CheckoutError, Grant, Lease, Pass, Want};
 use crate::ports::Yielding;
-use crate::session::machine::{Remnant, Run};
+use crate::session::machine::Remnant;
 use crate::session::registry::Record;
 use crate::upstream::connection::{FromUpstream, Part};
 use crate::upstream::loss::Loss;
@@ -63,7 +64,7 @@ impl Member {
         pass: &Pass,
         key: Bytes,
         enabled: EnableSet,
-        run: Box<Run>,
+        run: Box<Request>,
         record: &Arc<Record>,
     ) -> Self {
         let (line, far_end) = line::pair();
@@ -86,13 +87,13 @@ impl Member {
     }
 
     /// Runs a command of a session whose credential stands. What comes of it is told by the next events.
-    pub fn run(&self, run: Box<Run>) {
-        self.line.tell(Request::Run(run));
+    pub fn run(&self, run: Box<Request>) {
+        self.line.tell(ToHub::Run(run));
     }
 
     /// Ends IDLE.
     pub fn end_idle(&self) {
-        self.line.tell(Request::EndIdle);
+        self.line.tell(ToHub::EndIdle);
     }
 
     /// The next event.
@@ -210,8 +211,9 @@ impl Hub {
                 break;
             }
             poll_fn(|cx| {
-                self.machine.handle_time(Instant::now().into_std());
-                self.hear_who_waits();
+                let now = Instant::now();
+                self.machine.handle_time(now.into_std());
+                self.hear_who_waits(now);
                 // That somebody waits for a connection is looked at above.
                 if wanted.as_mut().poll(cx).is_ready() {
                     wanted.set(status.sharer.wanted());
@@ -358,8 +360,8 @@ impl Hub {
 
     /// Whoever has waited for longer than that hears so: behind another's command, or behind what the hub asks of its
     /// own accord, to which a server may not answer at all.
-    fn hear_who_waits(&mut self) {
-        let (now, patience) = (Instant::now(), self.patience());
+    fn hear_who_waits(&mut self, now: Instant) {
+        let patience = self.patience();
         if self.machine.waiting_since().is_some_and(|since| Instant::from_std(since) + patience <= now) {
             self.unconnected = CheckoutError::Timeout;
             self.machine.handle_busy(patience);
@@ -473,8 +475,8 @@ impl Hub {
             while let Poll::Ready(request) = line.poll_request(cx) {
                 progress = true;
                 match request {
-                    Some(Request::Run(run)) => self.machine.handle_command(*id, run),
-                    Some(Request::EndIdle) => self.machine.handle_octets(*id),
+                    Some(ToHub::Run(run)) => self.machine.handle_command(*id, run),
+                    Some(ToHub::EndIdle) => self.machine.handle_octets(*id),
                     None => {
                         gone.push(*id);
                         break;

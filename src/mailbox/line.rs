@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::enabled::Enabled;
 use super::registry::Status;
+use crate::imap::request::Request;
 use crate::pool::{CheckoutError, Grant, Lease};
-use crate::session::machine::Run;
 use crate::session::registry::Record;
 
 /// What a hub tells a member.
@@ -32,7 +32,7 @@ pub enum FromHub {
     /// There is no connection for the command, and why. If it was no SELECT, the mailbox is still selected.
     Unconnected(CheckoutError),
     /// From now on the session has the connection for itself, and its command is to be run there. Nothing else follows.
-    Yours(Box<Lease>, Box<Run>),
+    Yours(Box<Lease>, Box<Request>),
     /// It took nothing of its reply for too long, while others waited for that. Nothing else follows.
     Stalled,
     /// The hub is gone.
@@ -41,15 +41,15 @@ pub enum FromHub {
 
 /// What a member tells its hub.
 #[derive(Debug)]
-pub(super) enum Request {
-    Run(Box<Run>),
+pub(super) enum ToHub {
+    Run(Box<Request>),
     /// `DONE`
     EndIdle,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    run: Option<Box<Run>>,
+    run: Option<Box<Request>>,
     end_idle: bool,
     /// The hub's, for those who look at the session.
     status: Option<Arc<Status>>,
@@ -85,7 +85,7 @@ pub(super) struct HubEnd(Arc<Mutex<State>>);
 /// A session on its way into a hub.
 #[derive(Debug)]
 pub(super) struct Join {
-    pub(super) run: Box<Run>,
+    pub(super) run: Box<Request>,
     pub(super) enabled: Enabled,
     pub(super) place: Place,
     pub(super) since: Instant,
@@ -120,11 +120,11 @@ fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
 
 impl MemberEnd {
     /// There is one command at a time; `DONE` may follow before the hub has seen it.
-    pub(super) fn tell(&self, request: Request) {
+    pub(super) fn tell(&self, request: ToHub) {
         change(&self.0, |state| {
             match request {
-                Request::Run(run) => state.run = Some(run),
-                Request::EndIdle => state.end_idle = true,
+                ToHub::Run(run) => state.run = Some(run),
+                ToHub::EndIdle => state.end_idle = true,
             }
             state.hub.take()
         });
@@ -165,13 +165,13 @@ impl Drop for MemberEnd {
 
 impl HubEnd {
     /// `None`: the member has left.
-    pub(super) fn poll_request(&self, cx: &Context<'_>) -> Poll<Option<Request>> {
+    pub(super) fn poll_request(&self, cx: &Context<'_>) -> Poll<Option<ToHub>> {
         let mut state = self.0.lock();
         if let Some(run) = state.run.take() {
-            return Poll::Ready(Some(Request::Run(run)));
+            return Poll::Ready(Some(ToHub::Run(run)));
         }
         if std::mem::take(&mut state.end_idle) {
-            return Poll::Ready(Some(Request::EndIdle));
+            return Poll::Ready(Some(ToHub::EndIdle));
         }
         if state.member_gone {
             return Poll::Ready(None);
@@ -266,10 +266,10 @@ mod tests {
         let cx = Context::from_waker(&waker);
         let (member, hub) = pair();
         assert!(hub.poll_request(&cx).is_pending());
-        member.tell(Request::EndIdle);
+        member.tell(ToHub::EndIdle);
         drop(member);
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
-        assert!(matches!(hub.poll_request(&cx), Poll::Ready(Some(Request::EndIdle))));
+        assert!(matches!(hub.poll_request(&cx), Poll::Ready(Some(ToHub::EndIdle))));
         assert!(matches!(hub.poll_request(&cx), Poll::Ready(None)));
         hub.tell(FromHub::Lost);
         assert!(hub.poll_room(&cx).is_ready(), "nobody hears it");

@@ -15,9 +15,9 @@ use super::lease::Lease;
 use super::seat::{FillError, Manager, TakenSeat, put_back};
 use super::{Account, LIMIT_MEMORY, Pass};
 use crate::imap::command::{Command, Name};
+use crate::imap::request::Request;
 use crate::metrics::{CheckoutResult, RetireReason};
 use crate::ports::{Counted, Waiting};
-use crate::session::machine::Run;
 use crate::throttle::Standing;
 use crate::upstream::backend::{Backend, Entry, OpenError, Service};
 use crate::upstream::connection::{Connection, FromUpstream};
@@ -438,7 +438,7 @@ async fn take(permits: &Arc<Semaphore>, ask: impl FnOnce() -> Waiting) -> OwnedS
 
 /// Whether the command is answered OK; `None`: the connection was lost.
 async fn run(connection: &mut Connection, command: Command) -> Option<bool> {
-    connection.run(Box::new(Run { command, streams: None })).ok()?;
+    connection.run(Request::new(command, None)).ok()?;
     loop {
         match connection.event().await {
             FromUpstream::Done(_, rest, _) => return Some(rest.starts_with(b" OK")),

@@ -21,13 +21,14 @@ use tracing::info;
 use self::closing::Ended;
 use self::running::{Lent, Running, capitalized};
 use self::shared::Sharing;
-use super::machine::{Action, Bounds, End, LoginReply, Machine, Run};
+use super::machine::{Action, Bounds, End, LoginReply, Machine};
 use super::registry::{CLOSING, Record, Registry};
 use super::trace::{Slow, Trace};
 use crate::auth::{Authenticator, Verdict};
 use crate::config::{Limits, Live, PlaintextLogin};
 use crate::imap::capability::Front;
 use crate::imap::command::Name;
+use crate::imap::request::Request;
 use crate::imap::sasl::Credential;
 use crate::listener::{ClientAddr, ListenerContext};
 use crate::mailbox::hub::FromHub;
@@ -368,7 +369,7 @@ impl Session {
     }
 
     /// Shows a command in the log where that is wished. What is shown begins with a command: there, lines begin.
-    fn show(&mut self, run: &Run) {
+    fn show(&mut self, run: &Request) {
         self.trace = match self.account() {
             Some(account) if account.is_traced() => Some(self.trace.take().unwrap_or_default()),
             _ => None,
@@ -573,7 +574,7 @@ impl Session {
     }
 
     /// The right to a connection, or to a part in one: the session's own credential must be accepted still.
-    async fn pass_for(&mut self, run: &Run) -> Result<Pass, CheckoutError> {
+    async fn pass_for(&mut self, run: &Request) -> Result<Pass, CheckoutError> {
         let Some(grant) = &self.grant else { return Err(CheckoutError::Unavailable) };
         if let Some(pass) = self.context.auth.pass(grant, self.client.ip(), self.now) {
             return Ok(pass);
@@ -599,7 +600,7 @@ impl Session {
     /// The credential is no longer accepted, or that cannot be found out now. In the latter case a session goes on in
     /// the mailbox that it has selected, if its credential is but old: its hub looks after the connection, which is
     /// there already. What was retired has to be accepted anew: the hub's next connection is another session's.
-    fn without_pass(&mut self, run: Box<Run>, error: CheckoutError) {
+    fn without_pass(&mut self, run: Box<Request>, error: CheckoutError) {
         let stands = self.grant.as_ref().is_some_and(Grant::stands);
         if error != CheckoutError::Refused && stands && self.stays_in_hub(&run) {
             self.run_in_hub(run);
@@ -609,7 +610,7 @@ impl Session {
     }
 
     /// Answers a command for which there can be no connection.
-    fn turned_away(&mut self, run: &Run, error: CheckoutError) {
+    fn turned_away(&mut self, run: &Request, error: CheckoutError) {
         self.context.metrics.operation().command_ended(running::label(run.command.name), CommandResult::No);
         let selects = matches!(run.command.name, Name::Select | Name::Examine);
         if error == CheckoutError::Refused || !selects {

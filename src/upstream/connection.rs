@@ -33,9 +33,10 @@ use super::machine::{Facts, Machine};
 use super::manners::Manners;
 use crate::imap::command::{Command, Name};
 use crate::imap::frame::Literal;
+use crate::imap::request::Request;
 use crate::metrics::{BackendMetrics, RetireReason, StateGuard};
 use crate::ports::{Budget, ConnectionView, Permit, Seen, Share};
-use crate::session::machine::{Remnant, Run};
+use crate::session::machine::Remnant;
 use crate::stream::Stream;
 
 /// Read at a time, in octets; also what may wait here for a slow client.
@@ -204,7 +205,7 @@ pub enum Part {
     /// The text after a streamed literal, without line end, and perhaps a further literal.
     Segment(Bytes, Option<Literal>),
     /// The next command, behind the rest of one that was answered before it was complete.
-    Run(Box<Run>),
+    Run(Box<Request>),
 }
 
 /// How a connection is treated.
@@ -270,7 +271,7 @@ const LASTING: Duration = Duration::from_secs(30);
 const ENDED: Duration = Duration::from_secs(1);
 
 impl Proof {
-    fn of(run: &Run, opened: Instant) -> Self {
+    fn of(run: &Request, opened: Instant) -> Self {
         // A command of a hub's own has no tag.
         let own = run.command.tag.is_empty();
         let listens_since = match run.command.name {
@@ -394,7 +395,7 @@ impl Connection {
     }
 
     /// Runs a command, or gives it back, unsent: the connection is gone. It is sent by the functions that poll.
-    pub fn run(&mut self, run: Box<Run>) -> Result<(), Box<Run>> {
+    pub fn run(&mut self, run: Box<Request>) -> Result<(), Box<Request>> {
         if let Some(proof) = &mut self.proof {
             *proof = Proof::of(&run, self.shared.epoch);
         }

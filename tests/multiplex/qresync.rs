@@ -606,6 +606,44 @@ async fn who_joins_catches_up_with_what_has_just_come() {
     .await;
 }
 
+/// Cyrus tells within FETCH, which no VANISHED may interrupt, the mod-sequences of messages that are gone. Who joins by
+/// them would never hear that these are (RFC 7162 section 3.2.5): up to where all was told, STATUS has said.
+#[tokio::test]
+async fn who_joins_is_told_no_mod_sequence_before_what_vanished() {
+    two("2> d SELECT INBOX
+         2< * OK [CLOSED]…
+         U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
+         U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 102)
+         U< TAG OK status
+         U> UID SEARCH UNSEEN
+         U< * 2 FETCH (FLAGS (\\Deleted) UID 12 MODSEQ (103))
+         U< * SEARCH
+         U< TAG OK searched
+         U> NOOP
+         U< * 4 EXISTS
+         U< TAG OK noop
+         U> FETCH 4:* (UID)
+         U< * 1 FETCH (FLAGS (\\Deleted) UID 11 MODSEQ (104))
+         U< * 4 FETCH (UID 17)
+         U< TAG OK fetched
+         2< * OK [UIDVALIDITY 7]…
+         2< * 4 EXISTS
+         2< * OK [HIGHESTMODSEQ 102]…
+         2< * OK [UIDNEXT 18]…
+         2< d OK [READ-WRITE] selected
+         1> d NOOP
+         U> NOOP
+         U< * VANISHED 11:12
+         U< TAG OK noop
+         1~ d OK noop
+         2> e NOOP
+         U> NOOP
+         U< TAG OK noop
+         2< * VANISHED 11:12
+         2< e OK noop")
+    .await;
+}
+
 /// RFC 7162 sections 3.2 and 6: a client takes the highest mod-sequence that it sees for the one up to which it knows
 /// everything, unless it is told another one. As long as a VANISHED is withheld from it, it is told one before that.
 #[tokio::test]

@@ -11,10 +11,10 @@ use super::Session;
 use super::closing::Ended;
 use super::shared::needs_mailbox;
 use crate::imap::command::{Command, Name};
+use crate::imap::request::Request;
 use crate::mailbox::registry::mailbox_name;
 use crate::metrics::{CommandLabel, CommandResult};
 use crate::pool::{CheckoutError, Pass, Want};
-use crate::session::machine::Run;
 use crate::upstream::backend::Service;
 use crate::upstream::connection::{FromUpstream, Part};
 use crate::upstream::loss::{LOST, Loss, MAX_ATTEMPTS};
@@ -25,7 +25,7 @@ pub(super) struct Running {
     pub(super) name: Name,
     pub(super) since: Instant,
     /// To run it anew, as long as that can be done.
-    pub(super) again: Option<Box<Run>>,
+    pub(super) again: Option<Box<Request>>,
     pub(super) attempts: u8,
     /// What its tagged reply says, once that has begun.
     pub(super) result: Option<CommandResult>,
@@ -41,7 +41,7 @@ pub(super) struct Lent {
 
 impl Session {
     /// Runs a command on the connection that the session has. Otherwise gives it back.
-    pub(super) fn start_at_once(&mut self, run: Box<Run>) -> Result<(), Box<Run>> {
+    pub(super) fn start_at_once(&mut self, run: Box<Request>) -> Result<(), Box<Request>> {
         if self.may_exchange(&run) {
             return Err(run);
         }
@@ -66,7 +66,7 @@ impl Session {
     }
 
     /// Runs a command on the session's connection, taking one if it has none.
-    pub(super) async fn start(&mut self, run: Box<Run>, mut attempts: u8, mut pass: Option<Pass>) {
+    pub(super) async fn start(&mut self, run: Box<Request>, mut attempts: u8, mut pass: Option<Pass>) {
         let (since, is_first) = (self.now, attempts == 1);
         let name = run.command.name;
         let mut run = Some(run);
@@ -103,14 +103,14 @@ impl Session {
     /// Whether another connection at rest may be better for a command than the one that the session has: one that
     /// carries the state already that it brings about. Otherwise each session that says something before that would
     /// cost one. And before a mailbox is selected, one that carries no more than the session has switched on.
-    fn may_exchange(&self, run: &Run) -> bool {
+    fn may_exchange(&self, run: &Request) -> bool {
         let name = run.command.name;
         let needs_its_own =
             self.lent.is_some() && (matches!(name, Name::Select | Name::Examine) || name.spoils_connection());
         !self.machine.is_selected()
             && self.parts.is_empty()
             && self.lease.as_ref().is_some_and(|lease| lease.may_rest())
-            && (needs_its_own || name == Name::Enable || run.command.enables_condstore())
+            && (needs_its_own || name == Name::Enable || run.modseqs().mentioned)
     }
 
     /// What the session has switched on.
@@ -123,9 +123,9 @@ impl Session {
     }
 
     /// The command begins on a connection that may carry more than the session has switched on.
-    fn lent_for(&mut self, run: &Run) {
+    fn lent_for(&mut self, run: &Request) {
         if let Some(lent) = &mut self.lent {
-            lent.after = lent.sticky.after(&run.command);
+            lent.after = lent.sticky.after(run);
         }
     }
 
@@ -145,7 +145,7 @@ impl Session {
     /// Takes a connection out of the pool, or exchanges the one at hand for a better. False: the command has been
     /// answered, because none can be had, or because the connection is in the state already that the command asks
     /// for.
-    async fn take_lease(&mut self, run: &Run, pass: Option<Pass>) -> bool {
+    async fn take_lease(&mut self, run: &Request, pass: Option<Pass>) -> bool {
         let pass = match pass {
             Some(pass) => pass,
             None => match self.pass_for(run).await {
@@ -157,7 +157,7 @@ impl Session {
             },
         };
         let sticky = self.own_sticky();
-        let or_sticky = sticky.after(&run.command);
+        let or_sticky = sticky.after(run);
         let name = run.command.name;
         let for_mailbox = self.machine.is_selected() && self.sharing.hub.is_none();
         let enables = name == Name::Enable && !self.sharing.enables_for_hubs(&run.command);
@@ -165,7 +165,7 @@ impl Session {
         let stays = pass.account().stays();
         let want = Want {
             pass,
-            mailbox: run.command.selected_mailbox(),
+            mailbox: run.selects().cloned(),
             or_sticky,
             sticky,
             lends: !for_mailbox && !selects && !name.spoils_connection(),

@@ -15,11 +15,11 @@ use super::closing::Ended;
 use super::running::{Running, capitalized};
 use crate::config::PoolMode;
 use crate::imap::command::{Command, Name};
-use crate::mailbox::enabled::{EnableSet, Enabled, Parameters, asks_for_modseqs};
+use crate::imap::request::Request;
+use crate::mailbox::enabled::{EnableSet, Enabled, Parameters};
 use crate::mailbox::hub::{FromHub, Member};
 use crate::mailbox::registry::Registry;
 use crate::pool::{Account, CheckoutError, Pass};
-use crate::session::machine::Run;
 use crate::upstream::loss::LOST;
 use crate::upstream::machine::Sticky;
 
@@ -69,7 +69,7 @@ impl Sharing {
 impl Session {
     /// Answers what makes no sense without a mailbox, and an IDLE there, of which nothing can come; gives back all
     /// else. So nothing reaches a mailbox that is still selected on a connection, but not by this session.
-    pub(super) fn answer_alone(&mut self, run: Box<Run>) -> Option<Box<Run>> {
+    pub(super) fn answer_alone(&mut self, run: Box<Request>) -> Option<Box<Request>> {
         let name = run.command.name;
         self.sharing.has_spoiled |= name.spoils_connection();
         if self.machine.is_selected() {
@@ -89,7 +89,7 @@ impl Session {
     }
 
     /// Runs the command of a session whose credential stands in a hub, if it belongs there; else gives it back.
-    pub(super) fn share(&mut self, run: Box<Run>, pass: &Pass) -> Option<Box<Run>> {
+    pub(super) fn share(&mut self, run: Box<Request>, pass: &Pass) -> Option<Box<Request>> {
         let account = Arc::clone(pass.account());
         let multiplex = || account.config().mode == PoolMode::Multiplex;
         if !*self.sharing.multiplex.get_or_insert_with(multiplex) || self.lease.is_some() {
@@ -97,7 +97,7 @@ impl Session {
         }
         // What was pinned is gone with its connection.
         self.sharing.pinned = false;
-        if run.command.name == Name::Enable && self.enables(&account, &run.command) {
+        if run.command.name == Name::Enable && self.enables(&account, &run) {
             return None;
         }
         let selects = matches!(run.command.name, Name::Select | Name::Examine);
@@ -107,7 +107,7 @@ impl Session {
                 self.sharing.appends_here = hub.is_named_by(&run.command);
                 return Some(run);
             }
-            if selects && run.command.selected_mailbox().is_none() {
+            if selects && run.selects().is_none() {
                 self.machine.handle_done(b" BAD Malformed mailbox name.\r\n", true);
                 return None;
             }
@@ -123,7 +123,7 @@ impl Session {
                 self.queue(Bytes::from_static(b"* OK [CLOSED] Previous mailbox closed.\r\n"));
             }
         }
-        match run.command.selected_mailbox().zip(enabled) {
+        match run.selects().cloned().zip(enabled) {
             Some((key, enabled)) => {
                 self.sharing.joins_as = enabled;
                 self.record.command_begins(run.command.name);
@@ -142,24 +142,24 @@ impl Session {
     }
 
     /// Whether the command runs in the hub that the session is in, on the connection that this has.
-    pub(super) fn stays_in_hub(&self, run: &Run) -> bool {
+    pub(super) fn stays_in_hub(&self, run: &Request) -> bool {
         let leaves = matches!(run.command.name, Name::Select | Name::Examine | Name::Append);
         self.sharing.hub.is_some() && !leaves
     }
 
-    pub(super) fn run_in_hub(&mut self, run: Box<Run>) {
+    pub(super) fn run_in_hub(&mut self, run: Box<Request>) {
         let Some(hub) = &self.sharing.hub else { return };
         self.record.command_begins(run.command.name);
         self.running = Some(running(&run.command, self.now));
-        self.sharing.switches_on = asks_for_modseqs(&run.command);
+        self.sharing.switches_on = run.modseqs().asked;
         self.sharing.hears = false;
         hub.run(run);
     }
 
     /// Answers an ENABLE, before a mailbox is selected, of what hubs see to (RFC 5161), where the backend is known to
     /// switch it on. So it costs no connection that carries just that.
-    fn enables(&mut self, account: &Account, command: &Command) -> bool {
-        let (asked, known) = (Sticky::asked_by(command), account.manners().known());
+    fn enables(&mut self, account: &Account, enable: &Request) -> bool {
+        let (asked, known) = (Sticky::asked_by(&enable.command), account.manners().known());
         let granted = |word: &Vec<u8>| match &word[..] {
             b"CONDSTORE" => known.grants_condstore,
             b"QRESYNC" => known.grants_qresync,
@@ -177,7 +177,7 @@ impl Session {
         }
         line.extend(b"\r\n");
         self.queue(line.into());
-        self.sticky = before.after(command).map(Arc::new).or(self.sticky.take());
+        self.sticky = before.after(enable).map(Arc::new).or(self.sticky.take());
         self.machine.handle_done(b" OK Enabled.\r\n", false);
         true
     }
@@ -207,7 +207,7 @@ impl Session {
             && let Some(hub) = &self.sharing.hub
         {
             // The client is to hear of its message before it hears that it is there (RFC 9051 section 6.3.12).
-            hub.run(Box::new(noop()));
+            hub.run(Request::own(Name::Noop, "NOOP"));
             self.sharing.appended = Some(rest);
             return None;
         }
@@ -313,7 +313,7 @@ impl Session {
     }
 
     /// A command is about to run. Nobody joins a mailbox from here on by a name that it gives away.
-    pub(super) fn renames(&mut self, run: &Run) {
+    pub(super) fn renames(&mut self, run: &Request) {
         self.sharing.renames = run.command.renames();
         self.tell_renames();
     }
@@ -372,10 +372,4 @@ pub(super) fn needs_mailbox(name: Name) -> bool {
 
 fn running(command: &Command, now: Instant) -> Running {
     Running { name: command.name, since: now, again: None, attempts: 1, result: None }
-}
-
-fn noop() -> Run {
-    use crate::imap::command::Segment;
-    let segments = vec![Segment { text: Bytes::from_static(b"NOOP"), literal: None }];
-    Run { command: Command { tag: Bytes::new(), name: Name::Noop, segments }, streams: None }
 }

@@ -40,10 +40,10 @@ fn connection() -> (Connection, UnixStream) {
     (Connection::spawn(opened, TIMING, &budget, &metrics), backend)
 }
 
-fn run(name: Name, text: &'static str, streams: Option<u64>) -> Box<Run> {
+fn run(name: Name, text: &'static str, streams: Option<u64>) -> Box<Request> {
     let segments = vec![Segment { text: Bytes::from_static(text.as_bytes()), literal: None }];
     let streams = streams.map(|len| Literal { len, sync: true, binary: false });
-    Box::new(Run { command: Command { tag: Bytes::from_static(b"a"), name, segments }, streams })
+    Request::new(Command { tag: Bytes::from_static(b"a"), name, segments }, streams)
 }
 
 /// The next event; time goes on by itself, so that none at all is noticed.

@@ -19,9 +19,9 @@ use tracing::{debug, info, warn};
 use super::reading::{Reading, poll_read};
 use super::{FromUpstream, Opened, Part, Shared, Timing};
 use crate::imap::command::Command;
+use crate::imap::request::Request;
 use crate::metrics::{BackendMetrics, ConnectionState, Direction, RetireReason, StateGuard};
 use crate::ports::Permit;
-use crate::session::machine::Run;
 use crate::shown;
 use crate::stream::Stream;
 use crate::upstream::machine::{Event, Facts, Ignored, Machine, Own, ProtocolError};
@@ -217,7 +217,7 @@ impl Wire {
     }
 
     /// Runs a command, or gives it back, unsent.
-    pub(super) fn run(&mut self, run: Box<Run>) -> Result<(), Box<Run>> {
+    pub(super) fn run(&mut self, run: Box<Request>) -> Result<(), Box<Request>> {
         if self.failed.is_some() || self.machine.is_closing() {
             return Err(run);
         }
@@ -225,7 +225,7 @@ impl Wire {
         self.unasked = 0;
         self.sent = self.machine.is_paused();
         self.replied = false;
-        self.machine.handle_command(run.command, run.streams);
+        self.machine.handle_command(run);
         if !self.input.is_empty() {
             // It was sent ahead, and has been answered.
             self.handle_input();

@@ -213,25 +213,6 @@ impl Command {
         self.segments.iter().any(|segment| segment.literal.is_some())
     }
 
-    /// Whether it switches on CONDSTORE for the rest of the connection (RFC 7162 section 3.1): any mention of a
-    /// mod-sequence does. Says yes too often (a mailbox of that name), never too seldom.
-    #[must_use]
-    pub fn enables_condstore(&self) -> bool {
-        matches!(
-            self.name,
-            Name::Select
-                | Name::Examine
-                | Name::Fetch
-                | Name::Store
-                | Name::Search
-                | Name::Sort
-                | Name::Thread
-                | Name::Status
-                | Name::List
-                | Name::Other
-        ) && self.segments.iter().any(|segment| mentions_modseqs(&segment.text))
-    }
-
     /// Whether it resumes a mailbox by QRESYNC (RFC 7162 section 3.2.5).
     #[must_use]
     pub fn resynchronises(&self) -> bool {
@@ -268,20 +249,6 @@ impl Command {
 /// A mailbox's name, INBOX in capitals however it is spelled (RFC 9051 section 5.1).
 fn canonical(mailbox: &[u8]) -> &[u8] {
     if mailbox.eq_ignore_ascii_case(b"INBOX") { b"INBOX" } else { mailbox }
-}
-
-/// Whether a word of RFC 7162 is in it, whatever the case.
-fn mentions_modseqs(text: &[u8]) -> bool {
-    // Each is looked for by its rarest letter, and where in it that stands.
-    let any = |letter: u8, words: &[(&[u8], usize)]| {
-        memchr::memchr2_iter(letter.to_ascii_lowercase(), letter, text).any(|at| {
-            words.iter().any(|(word, letter)| {
-                let here = at.checked_sub(*letter).and_then(|start| text[start..].get(..word.len()));
-                here.is_some_and(|here| here.eq_ignore_ascii_case(word))
-            })
-        })
-    };
-    any(b'Q', &[(b"MODSEQ", 5), (b"QRESYNC", 0)]) || any(b'C', &[(b"CONDSTORE", 0), (b"CHANGEDSINCE", 0)])
 }
 
 /// Reads a command's arguments one by one.
@@ -558,24 +525,5 @@ mod tests {
         assert_eq!(command("a SELECT inbox").selected_mailbox().unwrap(), "wINBOX");
         assert_eq!(command("a EXAMINE \"A b\" (CONDSTORE)").selected_mailbox().unwrap(), "rA b");
         assert_eq!(command("a SELECT").selected_mailbox(), None);
-    }
-
-    #[test]
-    fn condstore_is_noticed() {
-        for line in [
-            "a SELECT x (CONDSTORE)",
-            "a FETCH 1 (modseq)",
-            "a UID FETCH 1 FLAGS (CHANGEDSINCE 1)",
-            "a STORE 1 (UNCHANGEDSINCE 1) FLAGS ()",
-            "a STATUS x (HIGHESTMODSEQ)",
-            "a SEARCH MODSEQ 1",
-            "a SELECT x (Qresync (1 2))",
-            "a SELECT ds.modseq",
-        ] {
-            assert!(command(line).enables_condstore(), "{line}");
-        }
-        for line in ["a FETCH 1 FLAGS", "a SELECT ds", "a LIST \"\" mods", "a SELECT qr", "a NOOP modseq"] {
-            assert!(!command(line).enables_condstore(), "{line}");
-        }
     }
 }

@@ -6,6 +6,8 @@ use super::response::Kind;
 
 /// Digits of a literal's size, leading zeros included.
 const MAX_DIGITS: u8 = 20;
+/// Digits of a size that is in range, whatever they are.
+const SHORT: usize = 10;
 
 /// How much of a literal's announcement has been seen at the end of what was read so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -104,7 +106,10 @@ impl Framer {
                     end + 1
                 }
                 Some(end) => {
-                    self.place = after_line(tail_of(&octets[..end], tail));
+                    self.place = match announced(before_cr(&octets[..end])) {
+                        Some(size) => after_literal(size),
+                        None => after_line(tail_of(&octets[..end], tail)),
+                    };
                     end + 1
                 }
                 None => {
@@ -118,6 +123,15 @@ impl Framer {
 
 fn before_cr(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// The size that the end of this line announces, if it does it as servers do, and all of it is here: `{5}`.
+fn announced(line: &[u8]) -> Option<u64> {
+    let line = line.strip_suffix(b"}")?;
+    let digits = line.iter().rev().take(SHORT + 1).take_while(|octet| octet.is_ascii_digit()).count();
+    let (before, digits) = line.split_at(line.len() - digits);
+    let is_one = (1..=SHORT).contains(&digits.len()) && before.ends_with(b"{");
+    is_one.then(|| digits.iter().fold(0, |size, digit| size * 10 + u64::from(digit - b'0')))
 }
 
 fn after_literal(left: u64) -> Place {

@@ -3,7 +3,7 @@
 //! hears no more than it has itself. UTF8=ACCEPT (RFC 6855) and IMAP4rev2 (RFC 9051) are shared by those who have the
 //! same.
 
-use crate::imap::command::{Arguments, Command, Name};
+use crate::imap::command::{Arguments, Command};
 use crate::imap::sequence::SequenceSet;
 use crate::upstream::machine::Sticky;
 
@@ -176,69 +176,6 @@ impl Resync {
     }
 }
 
-/// Whether who gives this command hears mod-sequences from then on (RFC 7162 section 3.1): unlike
-/// [`Command::enables_condstore`], not because of a mailbox or a text with such a name.
-#[must_use]
-pub fn asks_for_modseqs(command: &Command) -> bool {
-    if !command.enables_condstore() {
-        return false;
-    }
-    let atoms = atoms(command);
-    let has = |word: &[u8]| atoms.iter().any(|atom| atom == word);
-    match command.name {
-        Name::Fetch => has(b"MODSEQ") || has(b"CHANGEDSINCE"),
-        // Behind the set comes the modifier, if there is one.
-        Name::Store => atoms.get(1).is_some_and(|atom| atom == b"UNCHANGEDSINCE"),
-        Name::Status => atoms.iter().skip(1).any(|atom| atom == b"HIGHESTMODSEQ"),
-        Name::List => has(b"RETURN") && has(b"STATUS") && has(b"HIGHESTMODSEQ"),
-        // What follows is a number, or the name of an entry.
-        Name::Search | Name::Sort | Name::Thread => atoms
-            .windows(2)
-            .any(|two| two[0] == b"MODSEQ" && two[1].iter().all(|octet| octet.is_ascii_digit() || *octet == b'"')),
-        _ => false,
-    }
-}
-
-/// Whether it asks for what has vanished (RFC 7162 section 3.2.6).
-#[must_use]
-pub fn asks_for_vanished(command: &Command) -> bool {
-    command.name == Name::Fetch && asks_for_modseqs(command) && atoms(command).iter().any(|atom| atom == b"VANISHED")
-}
-
-/// The atoms of a command's arguments, in capitals; a quotation mark stands for a string, whichever it is. What is in
-/// brackets is left out.
-fn atoms(command: &Command) -> Vec<Vec<u8>> {
-    let mut atoms: Vec<Vec<u8>> = vec![Vec::new()];
-    let (mut quoted, mut escaped, mut section) = (false, false, false);
-    for segment in &command.segments {
-        for octet in &segment.text {
-            match octet {
-                _ if escaped => escaped = false,
-                b'\\' if quoted => escaped = true,
-                b'"' => {
-                    quoted = !quoted;
-                    if quoted {
-                        atoms.push(b"\"".to_vec());
-                    }
-                }
-                _ if quoted => {}
-                b'[' => section = true,
-                b']' => section = false,
-                _ if section => {}
-                b' ' | b'(' | b')' => atoms.push(Vec::new()),
-                octet => atoms.last_mut().into_iter().for_each(|atom| atom.push(octet.to_ascii_uppercase())),
-            }
-        }
-        if segment.literal.is_some() {
-            atoms.push(b"\"".to_vec());
-        }
-    }
-    atoms.retain(|atom| !atom.is_empty());
-    let verbs = if atoms.first().is_some_and(|verb| verb == b"UID") { 2 } else { 1 };
-    atoms.drain(..verbs.min(atoms.len()));
-    atoms
-}
-
 /// What is left, in capitals.
 fn rest(mut arguments: Arguments<'_>) -> Option<String> {
     let mut words = Vec::new();
@@ -253,7 +190,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::imap::command::{Segment, parse_head};
+    use crate::imap::command::{Name, Segment};
 
     fn parameters(text: &'static str) -> Option<Parameters> {
         let text = Bytes::from(format!("SELECT INBOX{text}"));
@@ -283,42 +220,6 @@ mod tests {
                 assert_eq!(EnableSet::of(&set.sticky()), Some(set));
             }
         }
-    }
-
-    #[test]
-    fn who_asks_for_mod_sequences() {
-        let command = |line: &str| {
-            let line = Bytes::from(format!("a {line}"));
-            let name = parse_head(&line).unwrap().name;
-            Command { tag: "a".into(), name, segments: vec![Segment { text: line.slice(2..), literal: None }] }
-        };
-        for line in [
-            "FETCH 1 (MODSEQ)",
-            "fetch 1 modseq",
-            "UID FETCH 1:* (FLAGS) (CHANGEDSINCE 5)",
-            "STORE 1 (UNCHANGEDSINCE 5) +FLAGS (x)",
-            "UID STORE 1 (UNCHANGEDSINCE 5) +FLAGS (x)",
-            "SEARCH MODSEQ 5",
-            "UID SEARCH OR (MODSEQ \"/flags/\\\\draft\" all 5) SEEN",
-            "STATUS INBOX (MESSAGES HIGHESTMODSEQ)",
-            "STATUS \"modseq\" (HIGHESTMODSEQ)",
-            "LIST \"\" * RETURN (STATUS (HIGHESTMODSEQ))",
-        ] {
-            assert!(asks_for_modseqs(&command(line)), "{line}");
-        }
-        for line in [
-            "FETCH 1 (FLAGS BODY.PEEK[HEADER.FIELDS (MODSEQ)])",
-            "STORE 1 +FLAGS (UNCHANGEDSINCE)",
-            "SEARCH SUBJECT \"MODSEQ 5\"",
-            "SEARCH SUBJECT MODSEQ",
-            "STATUS HIGHESTMODSEQ (MESSAGES)",
-            "LIST \"\" HIGHESTMODSEQ",
-            "COPY 1 MODSEQ",
-        ] {
-            assert!(!asks_for_modseqs(&command(line)), "{line}");
-        }
-        assert!(asks_for_vanished(&command("UID FETCH 1:* (FLAGS) (CHANGEDSINCE 5 VANISHED)")));
-        assert!(!asks_for_vanished(&command("UID FETCH 1:* (FLAGS) (CHANGEDSINCE 5)")));
     }
 
     #[test]

@@ -40,10 +40,12 @@ use self::resume::Recovery;
 use self::view::View;
 use super::enabled::Enabled;
 use super::log::{Cursor, LogError};
+use super::plan::Plan;
 use super::shadow::Shadow;
 use crate::imap::command::Command;
 use crate::imap::ranges::Ranges;
-use crate::session::machine::{Remnant, Run};
+use crate::imap::request::Request;
+use crate::session::machine::Remnant;
 use crate::upstream::manners::Manners;
 
 /// Names a member for as long as its hub lives.
@@ -92,7 +94,7 @@ pub enum Action {
     /// Get a connection, then [`Machine::handle_connected`] or [`Machine::handle_unconnected`].
     Connect,
     /// Run this on the connection.
-    Run(Box<Run>),
+    Run(Box<Request>),
     /// Send this now, behind what was sent: [`Action::Run`] follows when what is sent before it is answered.
     Ahead(Command),
     /// Send `DONE`.
@@ -188,7 +190,7 @@ pub enum Told {
     /// It is no longer a member: the backend has refused its credential.
     Revoked,
     /// It is no longer a member: the connection is its own, and the command is still to be run there.
-    Yours(Box<Run>),
+    Yours(Box<Request>),
 }
 
 #[derive(Debug)]
@@ -202,7 +204,9 @@ struct Member {
     /// In IDLE: hears of everything at once.
     idling: bool,
     /// Its command, while that waits.
-    waiting: Option<Box<Run>>,
+    waiting: Option<Box<Request>>,
+    /// What becomes of that, if it was asked already.
+    plan: Option<Plan>,
     /// Since when it waits, and whether for other commands only.
     since: Instant,
     connected: bool,
@@ -573,7 +577,7 @@ impl Machine {
 
     /// Gives back what somebody selects the mailbox with who is to do so in another hub, and is no member of this one
     /// any more.
-    pub fn eject(&mut self, id: MemberId) -> Option<Box<Run>> {
+    pub fn eject(&mut self, id: MemberId) -> Option<Box<Request>> {
         let run = self.members.get_mut(&id)?.waiting.take();
         self.handle_leave(id);
         run

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::shadow::normal;
 use crate::imap::command::{Command, Name, Segment};
 use crate::imap::effects::fetch_effects;
+use crate::imap::request::Request;
 use crate::imap::rewrite::{is_uid, uses};
 
 /// See the module.
@@ -56,16 +57,17 @@ pub struct Store {
 
 /// What becomes of a command, where the backend offers CONDSTORE or does not.
 #[must_use]
-pub fn plan(command: &Command, condstore: bool) -> Plan {
+pub fn plan(request: &Request, condstore: bool) -> Plan {
     use Name::{
         Check, Close, Copy, Create, Delete, DeleteAcl, Expunge, Fetch, GenUrlAuth, GetAcl, GetMetadata, GetQuota,
         GetQuotaRoot, Idle, List, ListRights, Lsub, Move, MyRights, Namespace, Noop, Rename, ResetKey, Search, SetAcl,
         SetMetadata, SetQuota, Sort, Status, Store, Subscribe, Thread, Unselect, Unsubscribe, UrlFetch,
     };
     // What a backend makes of mod-sequences that it does not offer (RFC 7162 section 3.1), nobody knows.
-    if command.enables_condstore() && !condstore {
+    if request.modseqs().mentioned && !condstore {
         return Plan::Pin;
     }
+    let command = &request.command;
     match command.name {
         Idle if command.arguments().at_end() => Plan::Idle,
         Unselect if command.arguments().at_end() => Plan::Unselect,
@@ -145,14 +147,15 @@ mod tests {
     use super::*;
     use crate::imap::command::parse_head;
 
-    fn command(line: &'static str) -> Command {
+    fn request(line: &'static str) -> Box<Request> {
         let head = parse_head(line.as_bytes()).unwrap();
         let text = Bytes::from_static(&line.as_bytes()[head.tag_end + 1..]);
-        Command { tag: "a".into(), name: head.name, segments: vec![Segment { text, literal: None }] }
+        let segments = vec![Segment { text, literal: None }];
+        Request::new(Command { tag: "a".into(), name: head.name, segments }, None)
     }
 
     fn shape(line: &'static str) -> Shape {
-        match plan(&command(line), true) {
+        match plan(&request(line), true) {
             Plan::Run(shape) => shape,
             other => panic!("{line}: {other:?}"),
         }
@@ -201,12 +204,12 @@ mod tests {
             "a LANGUAGE de",
             "a SEARCH RETURN (UPDATE) ALL",
         ] {
-            assert_eq!(plan(&command(line), true), Plan::Pin, "{line}");
+            assert_eq!(plan(&request(line), true), Plan::Pin, "{line}");
         }
-        assert_eq!(plan(&command("a FETCH 1 (MODSEQ)"), false), Plan::Pin);
-        assert!(matches!(plan(&command("a FETCH 1 (MODSEQ)"), true), Plan::Run(_)));
-        assert_eq!(plan(&command("a IDLE"), false), Plan::Idle);
-        assert_eq!(plan(&command("a IDLE now"), false), Plan::Malformed);
-        assert_eq!(plan(&command("a CLOSE"), false), Plan::Close);
+        assert_eq!(plan(&request("a FETCH 1 (MODSEQ)"), false), Plan::Pin);
+        assert!(matches!(plan(&request("a FETCH 1 (MODSEQ)"), true), Plan::Run(_)));
+        assert_eq!(plan(&request("a IDLE"), false), Plan::Idle);
+        assert_eq!(plan(&request("a IDLE now"), false), Plan::Malformed);
+        assert_eq!(plan(&request("a CLOSE"), false), Plan::Close);
     }
 }

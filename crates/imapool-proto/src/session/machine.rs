@@ -15,6 +15,7 @@ use self::running::Part;
 use crate::imap::capability::Front;
 use crate::imap::command::{Command, HeadError, MAX_TAG, Name, Segment, parse_head};
 use crate::imap::frame::{Decoder, Frame, FrameError, Line, Literal};
+use crate::imap::request::Request;
 use crate::imap::sasl::{Credential, Exchange};
 
 /// Bounds on what a client may send, in octets.
@@ -56,22 +57,13 @@ pub enum Action {
     Login(Arc<Credential>),
     /// Run on an upstream connection; what it says comes back by [`Machine::handle_continue`] and
     /// [`Machine::handle_done`].
-    Run(Box<Run>),
+    Run(Box<Request>),
     /// Further octets of the running command: part of a literal, `DONE`, or a line.
     Send(Bytes),
     /// The text after a literal of the running command; a further literal may follow it.
     SendSegment(Bytes, Option<Literal>),
     /// The session is over; everything written so far is still owed to the client.
     Close(End),
-}
-
-/// A command for the backend.
-#[derive(Debug, Clone)]
-pub struct Run {
-    /// The command; the last segment of a streaming one has no literal octets yet.
-    pub command: Command,
-    /// A literal of this size follows the last segment and will be streamed.
-    pub streams: Option<Literal>,
 }
 
 /// How a session ended.

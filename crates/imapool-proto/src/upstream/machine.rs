@@ -18,6 +18,7 @@ use crate::imap::capability::Capabilities;
 use crate::imap::command::{Command, Name, Segment};
 use crate::imap::frame::Literal;
 use crate::imap::framer::Framer;
+use crate::imap::request::Request;
 use crate::upstream::manners::Manners;
 
 /// State that cannot be undone: the connection can only be handed to a session that wants just the same.
@@ -30,14 +31,14 @@ pub struct Sticky {
 }
 
 impl Sticky {
-    /// What this state becomes by `command`, if that changes it.
+    /// What this state becomes by a command, if that changes it.
     #[must_use]
-    pub fn after(&self, command: &Command) -> Option<Self> {
+    pub fn after(&self, request: &Request) -> Option<Self> {
         let mut after = self.clone();
-        if command.name == Name::Enable {
-            after = after.with(&Self::of_words(enable_words(command)));
+        if request.command.name == Name::Enable {
+            after = after.with(&Self::of_words(enable_words(&request.command)));
         } else {
-            after.condstore |= command.enables_condstore();
+            after.condstore |= request.modseqs().mentioned;
         }
         (after != *self).then_some(after)
     }
@@ -249,7 +250,7 @@ struct Pending {
     /// Commands that were sent before the one in flight was answered: they are run next, in this order.
     ahead: VecDeque<Command>,
     /// A session waits for this command; ours goes first.
-    deferred: Option<Box<(Command, Option<Literal>)>>,
+    deferred: Option<Box<Request>>,
 }
 
 /// See the module.
@@ -395,21 +396,22 @@ impl Machine {
     }
 
     /// Sends a session's command, or holds it back until a command of ours is over, or the rest of one that was
-    /// refused is sent. With `streams`, its last segment is followed by a literal that comes by
+    /// refused is sent. Where it streams, its last segment is followed by a literal that comes by
     /// [`Machine::handle_octets`] after [`Event::Continue`].
-    pub fn handle_command(&mut self, command: Command, streams: Option<Literal>) {
+    pub fn handle_command(&mut self, request: Box<Request>) {
         // Within a literal whose octets are still to come, a command would count as some of them.
         if self.in_flight.is_some() || self.pending.streaming.is_some() {
-            self.pending.deferred = Some(Box::new((command, streams)));
+            self.pending.deferred = Some(request);
             return;
         }
-        let mailbox = command.selected_mailbox();
-        if self.fresh && self.facts.selected.is_some() && !self.selects_anew(mailbox.as_deref(), &command) {
-            self.pending.deferred = Some(Box::new((command, streams)));
+        if self.fresh && self.facts.selected.is_some() && !self.selects_anew(&request) {
+            self.pending.deferred = Some(request);
             return self.handle_own(Own::Unselect);
         }
         let lingering = std::mem::take(&mut self.fresh) && self.facts.selected.is_some();
-        let sticky = self.facts.sticky.after(&command);
+        let sticky = self.facts.sticky.after(&request);
+        let mailbox = request.selects().cloned();
+        let Request { command, streams, .. } = *request;
         // What is on already is not told again.
         let enable = (command.name == Name::Enable && sticky.is_some())
             .then(|| Box::new(EnableReply { asked: enable_words(&command), ..EnableReply::default() }));
@@ -455,10 +457,11 @@ impl Machine {
 
     /// Whether the command selects the very mailbox that an earlier session has left selected: then what the backend
     /// still says of its size and flags is true for the new session, too. Of any other mailbox it would not be.
-    fn selects_anew(&self, mailbox: Option<&[u8]>, command: &Command) -> bool {
+    fn selects_anew(&self, request: &Request) -> bool {
         // Whatever the mode, which is the first octet of the key.
         let left = self.facts.selected.as_deref().and_then(|key| key.get(1..));
-        mailbox.and_then(|key| key.get(1..)).is_some_and(|name| left == Some(name)) && !command.resynchronises()
+        request.selects().and_then(|key| key.get(1..)).is_some_and(|name| left == Some(name))
+            && !request.command.resynchronises()
     }
 
     /// Writes the command under a new tag; gives the tag's number.
@@ -527,8 +530,8 @@ impl Machine {
     }
 
     fn run_deferred(&mut self) {
-        if let Some((command, streams)) = self.pending.deferred.take().map(|deferred| *deferred) {
-            self.handle_command(command, streams);
+        if let Some(request) = self.pending.deferred.take() {
+            self.handle_command(request);
         }
     }
 

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::{command, connected};
 use crate::imap::MAX_WHOLE_LINE;
+use crate::imap::request::Request;
 use crate::imap::response::CLASSIFY;
 use crate::imap::untagged::Reader;
 use crate::upstream::machine::*;
@@ -31,7 +32,7 @@ fn hear(parts: &[Vec<u8>], cuts: &[usize], commands: &[&str]) -> Heard {
     let mut give = |machine: &mut Machine| {
         let Some(octets) = commands.next() else { return };
         let (command, streams) = command(octets.as_bytes());
-        machine.handle_command(command, streams);
+        machine.handle_command(Request::new(command, streams));
         let _ = machine.poll_transmit();
     };
     give(&mut machine);
@@ -267,7 +268,7 @@ proptest! {
     ], 0..40), cuts in cuts()) {
         let mut machine = connected("IMAP4rev1");
         let (command, streams) = command(b"a UID SEARCH RETURN (ALL) 1");
-        machine.handle_command(command, streams);
+        machine.handle_command(Request::new(command, streams));
         let _ = machine.poll_transmit();
         let (mut reader, mut input) = (Reader::default(), BytesMut::new());
         let octets = octets.concat();

@@ -2,6 +2,7 @@ use super::*;
 use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::command::parse_head;
 use crate::imap::frame::{Decoder, Frame};
+use crate::imap::request::Request;
 
 #[path = "machine_properties.rs"]
 mod properties;
@@ -138,7 +139,7 @@ impl Play {
             match who {
                 "C:" => {
                     let (command, streams) = command(text.as_bytes());
-                    self.machine.handle_command(command, streams);
+                    self.machine.handle_command(Request::new(command, streams));
                 }
                 "L:" | "O:" => self.machine.handle_octets(text.as_bytes()),
                 "T:" => {
@@ -748,7 +749,7 @@ fn what_is_granted_is_what_is_listed() {
     ] {
         let mut play = Play::new("IMAP4rev1 CONDSTORE QRESYNC");
         let (parsed, _) = super::tests::command(format!("a ENABLE {asked}").as_bytes());
-        play.machine.handle_command(parsed, None);
+        play.machine.handle_command(Request::new(parsed, None));
         let _ = play.machine.poll_transmit();
         for line in reply.lines() {
             assert_eq!(play.server((line[3..].to_owned() + "\r\n").as_bytes()), Ok(()));
@@ -772,7 +773,7 @@ fn condstore_is_granted_with_a_mod_sequence() {
     ] {
         let mut play = Play::new("IMAP4rev1 CONDSTORE");
         let (parsed, _) = super::tests::command(b"a SELECT x (CONDSTORE)");
-        play.machine.handle_command(parsed, None);
+        play.machine.handle_command(Request::new(parsed, None));
         let _ = play.machine.poll_transmit();
         assert_eq!(play.server(format!("{line}\r\ni0 {reply}\r\n").as_bytes()), Ok(()));
         let facts = play.machine.facts();
@@ -792,7 +793,7 @@ fn condstore_sticks_by_mention() {
     ] {
         let mut play = Play::new("IMAP4rev1");
         let (parsed, _) = super::tests::command(format!("a {command}").as_bytes());
-        play.machine.handle_command(parsed, None);
+        play.machine.handle_command(Request::new(parsed, None));
         let _ = play.machine.poll_transmit();
         assert_eq!(play.server(format!("i0 {reply}\r\n").as_bytes()), Ok(()));
         assert_eq!(play.machine.facts().sticky.condstore, on, "{command} {reply}");
@@ -1001,14 +1002,14 @@ fn a_line_that_is_dropped_stays_dropped_to_its_end() {
 fn what_was_sent_ahead_is_run_in_its_turn() {
     for in_turn in [true, false] {
         let mut machine = connected("IMAP4rev1");
-        machine.handle_command(command(b"a NOOP").0, None);
+        machine.handle_command(Request::new(command(b"a NOOP").0, None));
         machine.handle_ahead(command(b"b CHECK").0);
         assert_eq!(machine.poll_transmit(), &b"i0 NOOP\r\ni1 CHECK\r\n"[..]);
         let mut input = BytesMut::from(&b"i0 OK one\r\ni1 OK two\r\n"[..]);
         machine.handle_input(&mut input).unwrap();
         assert_eq!(machine.poll_event(), Some(Event::Done(Bytes::from_static(b" OK one\r\n"), false)));
         assert!(machine.poll_event().is_none() && machine.is_paused() && !machine.is_clean());
-        machine.handle_command(command(if in_turn { b"b CHECK" } else { b"c CHECK" }).0, None);
+        machine.handle_command(Request::new(command(if in_turn { b"b CHECK" } else { b"c CHECK" }).0, None));
         let taken = machine.handle_input(&mut input);
         assert_eq!(taken.is_ok(), in_turn);
         let told = machine.poll_event();

@@ -7,16 +7,16 @@
 
 use std::collections::VecDeque;
 
-use super::jobs::{Job, own};
+use super::jobs::Job;
 use super::{Action, Machine, MemberId};
 use crate::imap::command::Name;
-use crate::session::machine::Run;
+use crate::imap::request::Request;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
     /// Sent, and not asked yet.
-    sent: VecDeque<Box<Run>>,
+    sent: VecDeque<Box<Request>>,
     /// For whom. Who comes later is told how the mailbox is then.
     ids: Vec<MemberId>,
     /// The job that runs was sent ahead.
@@ -57,11 +57,11 @@ impl Machine {
         }
     }
 
-    fn further_questions(&self) -> impl Iterator<Item = Box<Run>> + use<> {
-        self.ask_for_unseen().into_iter().chain([own(Name::Noop, "NOOP")])
+    fn further_questions(&self) -> impl Iterator<Item = Box<Request>> + use<> {
+        self.ask_for_unseen().into_iter().chain([Request::own(Name::Noop, "NOOP")])
     }
 
-    fn send_ahead(&mut self, runs: impl Iterator<Item = Box<Run>>) {
+    fn send_ahead(&mut self, runs: impl Iterator<Item = Box<Request>>) {
         if !self.manners.known().ahead.allows(self.now) {
             return;
         }
@@ -86,14 +86,14 @@ impl Machine {
     }
 
     /// Waits for the next answer and forgets it; `then` does this.
-    fn skip(&mut self, then: Option<Box<(Job, Box<Run>)>>) {
+    fn skip(&mut self, then: Option<Box<(Job, Box<Request>)>>) {
         if let Some(run) = self.ahead.sent.front().cloned() {
             self.begin(Job::Skip { then }, run);
         }
     }
 
     /// Whether this may be run now: because it was sent ahead, or because nothing was. If not, it is done later.
-    pub(super) fn is_next(&mut self, job: Job, run: &Run) -> Option<Job> {
+    pub(super) fn is_next(&mut self, job: Job, run: &Request) -> Option<Job> {
         self.ahead.runs = false;
         match self.ahead.sent.front() {
             Some(sent) if sent.command != run.command => {

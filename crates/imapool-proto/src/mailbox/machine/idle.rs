@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::jobs::{Job, own};
+use super::jobs::Job;
 use super::{Action, IDLE_RENEWAL, Machine, Nonsense};
 use crate::imap::command::Name;
+use crate::imap::request::Request;
 
 /// Servers answer IDLE, and DONE, at once.
 const ANSWER: Duration = Duration::from_secs(15);
@@ -35,7 +36,7 @@ impl Machine {
     }
 
     pub(super) fn begin_idle(&mut self) {
-        self.begin(Job::Idle(Idle::default()), own(Name::Idle, "IDLE"));
+        self.begin(Job::Idle(Idle::default()), Request::own(Name::Idle, "IDLE"));
     }
 
     /// How long nothing may happen upstream before news are asked for.

@@ -16,21 +16,21 @@ use super::{
 use crate::imap::command::{Command, Name, Segment, quoted, quoted_8bit};
 use crate::imap::effects::{fetch_effects, loud};
 use crate::imap::ranges::Ranges;
+use crate::imap::request::Request;
 use crate::imap::rewrite::{Outcome, is_uid, rewrite};
 use crate::imap::sequence::SequenceSet;
-use crate::mailbox::enabled::{Enabled, asks_for_modseqs, asks_for_vanished};
+use crate::mailbox::enabled::Enabled;
 use crate::mailbox::log::Replay;
 use crate::mailbox::plan::{Plan, Shape, keeps_numbers, may_name_messages, plan};
-use crate::session::machine::Run;
 use crate::upstream::loss::{Loss, MAX_ATTEMPTS};
 
 /// The one command upstream.
 #[derive(Debug)]
 pub(super) enum Job {
     /// Sent ahead, and not wanted any more; after it, this.
-    Skip { then: Option<Box<(Job, Box<Run>)>> },
+    Skip { then: Option<Box<(Job, Box<Request>)>> },
     /// The first SELECT, of this member.
-    Open { member: MemberId, run: Box<Run>, selection: Selection },
+    Open { member: MemberId, run: Box<Request>, selection: Selection },
     /// The SELECT of a hub that has members already.
     Reselect { selection: Selection, parameter: &'static str },
     /// Asks for the UIDs of the messages; `fresh`: to find out what happened while there was no connection.
@@ -132,6 +132,14 @@ pub(super) struct Joining {
     pub(super) modseq: Option<u64>,
 }
 
+impl Joining {
+    /// What runs is NOOP, which tells first what has vanished. FETCH may not: the mod-sequences that it tells are higher,
+    /// perhaps, than that of a VANISHED that is still to come (Cyrus).
+    pub(super) fn asks_for_news(&self) -> bool {
+        self.counts == 0
+    }
+}
+
 /// A member's command that is over, but for its tagged reply: what has vanished meanwhile comes first, once it is known
 /// which messages that are.
 #[derive(Debug)]
@@ -153,7 +161,7 @@ impl Finishing {
 pub(super) struct Running {
     pub(super) id: MemberId,
     /// To run it anew.
-    pub(super) run: Box<Run>,
+    pub(super) run: Box<Request>,
     pub(super) shape: Shape,
     /// How the member is told of news meanwhile.
     pub(super) replay: Replay,
@@ -163,8 +171,6 @@ pub(super) struct Running {
     pub(super) answer: Answer,
     /// The messages that a silent STORE names.
     pub(super) silent: Option<Ranges>,
-    /// It asks for mod-sequences.
-    pub(super) asks_modseqs: bool,
     /// Something of the reply has gone to the member.
     pub(super) answered: bool,
 }
@@ -344,11 +350,11 @@ impl Machine {
                 self.begin_idle();
             }
         } else if self.now >= self.quiet_since + self.before_poll() {
-            self.begin(Job::KeepAlive, own(Name::Noop, "NOOP"));
+            self.begin(Job::KeepAlive, Request::own(Name::Noop, "NOOP"));
         }
     }
 
-    pub(super) fn begin(&mut self, job: Job, run: Box<Run>) {
+    pub(super) fn begin(&mut self, job: Job, run: Box<Request>) {
         let Some(job) = self.is_next(job, &run) else { return };
         self.hold.served |= matches!(job, Job::Open { .. } | Job::Refresh(_) | Job::Close { .. } | Job::Member(_));
         match job {
@@ -403,7 +409,7 @@ impl Machine {
     }
 
     /// A command of our own about the mailbox.
-    pub(super) fn with_mailbox(&self, name: Name, tail: &'static str) -> Box<Run> {
+    pub(super) fn with_mailbox(&self, name: Name, tail: &'static str) -> Box<Request> {
         let mailbox = self.key.slice(1..);
         let verb = if name == Name::List { "LIST \"\" ".into() } else { format!("{} ", name.as_str()) };
         let in_line = || quoted_8bit(&mailbox).filter(|_| self.in_line);
@@ -417,7 +423,7 @@ impl Machine {
                 Segment { text: Bytes::from_static(tail.as_bytes()), literal: None },
             ],
         };
-        Box::new(Run { command: Command { tag: Bytes::new(), name, segments }, streams: None })
+        Request::new(Command { tag: Bytes::new(), name, segments }, None)
     }
 
     /// A member's turn has come.
@@ -427,6 +433,7 @@ impl Machine {
         }
         let Some(member) = self.members.get_mut(&id) else { return };
         let Some(run) = member.waiting.take() else { return };
+        let plan = member.plan.take().unwrap_or_else(|| plan(&run, self.settings.condstore));
         if member.cursor.is_some() {
             let waited = self.now.saturating_duration_since(member.since);
             self.stats.push(Stat::Waited { waited, connected: member.connected });
@@ -440,12 +447,12 @@ impl Machine {
             self.link = Link::Up { open: false };
             return self.open();
         }
-        if self.on == Enabled::Qresync && self.enabled(id) < Enabled::Qresync && asks_for_vanished(&run.command) {
+        if self.on == Enabled::Qresync && self.enabled(id) < Enabled::Qresync && run.modseqs().vanished {
             return self.done(id, b" BAD QRESYNC is not enabled.\r\n");
         }
-        match plan(&run.command, self.settings.condstore) {
+        match plan {
             Plan::Close if self.members.len() == 1 => self.begin(Job::Close { member: id, alone: true }, run),
-            Plan::Close => self.begin(Job::Close { member: id, alone: false }, own(Name::Expunge, "EXPUNGE")),
+            Plan::Close => self.begin(Job::Close { member: id, alone: false }, Request::own(Name::Expunge, "EXPUNGE")),
             Plan::Run(shape) => {
                 // Nothing is gone from a mailbox before it is selected.
                 let keeps_numbers = shape.keeps_numbers || self.is_selecting(id);
@@ -475,17 +482,16 @@ impl Machine {
         self.ask_ahead_of_status();
     }
 
-    pub(super) fn ask_status(&self) -> Box<Run> {
+    pub(super) fn ask_status(&self) -> Box<Request> {
         let items = if self.has_modseqs() { " (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)" } else { " (UIDNEXT UIDVALIDITY)" };
         self.with_mailbox(Name::Status, items)
     }
 
     /// Runs a member's command, with its message numbers made the backend's.
-    fn run(&mut self, id: MemberId, run: Box<Run>, shape: Shape) {
+    fn run(&mut self, id: MemberId, run: Box<Request>, shape: Shape) {
         let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
-        let mentions_modseqs = run.command.enables_condstore();
-        let asks_modseqs = mentions_modseqs && asks_for_modseqs(&run.command);
-        if asks_modseqs {
+        let modseqs = run.modseqs();
+        if modseqs.asked {
             self.switches_on(id);
         }
         let replay = if shape.keeps_numbers { Replay::KeepNumbers } else { Replay::All };
@@ -520,18 +526,18 @@ impl Machine {
             Outcome::Malformed => return self.done(id, b" BAD Malformed message numbers.\r\n"),
         };
         // Told of what is gone by now, the client's numbers are the backend's; a second attempt goes on from there.
-        let again = if shape.keeps_numbers { run } else { Box::new(Run { command: command.clone(), streams: None }) };
+        let again = if shape.keeps_numbers { run } else { run.in_words(command.clone()) };
         // Which of them a conditional one has changed is not known: so all that is said is passed on.
         let silent = shape.store.as_ref().filter(|store| store.silent);
         let command = silent.and_then(|_| loud(&command)).or_else(|| answer.asks(&command)).unwrap_or(command);
         let command = self.without_recent(id, command);
         let silent = silent.filter(|store| !store.conditional).map(|_| self.named(&command, shape.uid));
         let mapped = shape.keeps_numbers && self.view.log.withholds(cursor);
-        if mentions_modseqs {
+        if modseqs.mentioned {
             self.on = self.on.max(Enabled::Condstore);
         }
-        let job = Running { id, run: again, shape, replay, mapped, answer, silent, asks_modseqs, answered: false };
-        let run = Box::new(Run { command, streams: None });
+        let run = again.in_words(command);
+        let job = Running { id, run: again, shape, replay, mapped, answer, silent, answered: false };
         self.begin(Job::Member(Box::new(job)), run);
     }
 
@@ -547,20 +553,19 @@ impl Machine {
         let run = self.members.get(&id).and_then(|member| member.waiting.as_ref());
         if self.needed() == Enabled::Qresync {
             // VANISHED speaks of UIDs. For those who hear EXPUNGE, numbers are found when something has vanished.
-            return run.is_some_and(|run| !self.tells_uids(&run.command));
+            return run.is_some_and(|run| !self.tells_uids(run));
         }
-        !soon_over
-            && run
-                .is_some_and(|run| !self.tells_uids(&run.command) && (self.view.touched || self.touches(&run.command)))
+        !soon_over && run.is_some_and(|run| !self.tells_uids(run) && (self.view.touched || self.touches(&run.command)))
     }
 
     /// Whether the reply tells all UIDs that are not known here, one by one.
-    fn tells_uids(&self, command: &Command) -> bool {
+    fn tells_uids(&self, request: &Request) -> bool {
+        let command = &request.command;
         let (star, known) = self.view.known(is_uid(command));
         let next = known.saturating_add(1);
         let all = |span: RangeInclusive<u32>| span.contains(&next) && *span.end() >= star;
         // CHANGEDSINCE (RFC 7162 section 3.1.4.1) leaves some out.
-        fetch_effects(command).uid && !command.enables_condstore() && named(command, star).spans().any(all)
+        fetch_effects(command).uid && !request.modseqs().mentioned && named(command, star).spans().any(all)
     }
 
     /// Whether the reply may tell of messages whose UIDs are not known here.
@@ -582,7 +587,7 @@ impl Machine {
     }
 
     /// A member needs a connection of its own.
-    fn pin(&mut self, id: MemberId, run: Box<Run>) {
+    fn pin(&mut self, id: MemberId, run: Box<Request>) {
         let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
         self.apart = self.members.len() == 1 && self.on > self.enabled(id);
         if self.apart && self.is_resumable() {
@@ -691,7 +696,7 @@ impl Machine {
     }
 
     /// A member's command is the next to run on another connection; if it may not be, it is given back.
-    fn run_again(&mut self, loss: &Loss, id: MemberId, run: Box<Run>) -> Result<(), Box<Run>> {
+    fn run_again(&mut self, loss: &Loss, id: MemberId, run: Box<Request>) -> Result<(), Box<Request>> {
         let Some(member) = self.members.get_mut(&id) else { return Err(run) };
         if !loss.allows_another(run.command.name) || member.attempts + 1 >= MAX_ATTEMPTS {
             return Err(run);
@@ -722,10 +727,4 @@ const ALL_GONE: &[u8] = b" OK Completed.\r\n";
 /// As the rest of a tagged reply.
 fn tagged(reply: &str) -> Bytes {
     format!(" {reply}\r\n").into()
-}
-
-/// A command of our own.
-pub(super) fn own(name: Name, text: impl Into<Bytes>) -> Box<Run> {
-    let segments = vec![Segment { text: text.into(), literal: None }];
-    Box::new(Run { command: Command { tag: Bytes::new(), name, segments }, streams: None })
 }

@@ -7,10 +7,10 @@ use super::{Link, Machine, Member, MemberId, Stat, Told};
 use crate::imap::fetch_items::Items;
 use crate::imap::numbering::Numbering;
 use crate::imap::ranges::Ranges;
+use crate::imap::request::Request;
 use crate::mailbox::enabled::Enabled;
 use crate::mailbox::log::{Cursor, News, Replay};
 use crate::mailbox::plan::{Plan, plan};
-use crate::session::machine::Run;
 
 /// Messages whose flags a member missed that it is told at a time.
 const STALE: u32 = 512;
@@ -44,7 +44,7 @@ impl Member {
 
 impl Machine {
     /// A session wants to join that has switched on so much; `run` is its SELECT or EXAMINE of this mailbox.
-    pub fn handle_join(&mut self, id: MemberId, run: Box<Run>, enabled: Enabled) {
+    pub fn handle_join(&mut self, id: MemberId, run: Box<Request>, enabled: Enabled) {
         self.in_line |= !run.command.has_literal();
         self.levels.add(enabled);
         let member = Member {
@@ -53,6 +53,7 @@ impl Machine {
             cursor: None,
             idling: false,
             waiting: Some(run),
+            plan: None,
             since: self.now,
             connected: true,
             attempts: 0,
@@ -68,10 +69,10 @@ impl Machine {
     }
 
     /// A command of a member, which has none running.
-    pub fn handle_command(&mut self, id: MemberId, run: Box<Run>) {
+    pub fn handle_command(&mut self, id: MemberId, run: Box<Request>) {
         let read_only = self.is_read_only();
         let Some(member) = self.members.get_mut(&id).filter(|member| member.cursor.is_some()) else { return };
-        let plan = plan(&run.command, self.settings.condstore);
+        let plan = plan(&run, self.settings.condstore);
         let silent = matches!(&plan, Plan::Run(shape) if shape.store.as_ref().is_some_and(|store| store.silent));
         member.told = silent.then(Ranges::new);
         member.catching_up = false;
@@ -87,6 +88,7 @@ impl Machine {
             Plan::Close if read_only => self.leave_with(id, b" OK Close completed.\r\n"),
             _ => {
                 member.waiting = Some(run);
+                member.plan = Some(plan);
                 member.attempts = 0;
                 self.enqueue(id);
             }

@@ -55,11 +55,39 @@ pub(super) struct Reading {
 pub(super) struct Incoming {
     pub(super) reader: Reader,
     pub(super) reading: Option<Box<Reading>>,
+    /// Room for the next.
+    pub(super) spare: Option<Box<Reading>>,
     /// A stray line is not the owner's: nor was the reply before it.
     pub(super) astray: bool,
     pub(super) tagged: Option<Tagged>,
     /// For the owner of the job, of what was just read.
     pub(super) passed: BytesMut,
+}
+
+impl Incoming {
+    /// In place of the one before.
+    fn reading_of(&mut self, reply: Reply, to: Option<MemberId>) -> Box<Reading> {
+        let reading = Reading {
+            reply,
+            to,
+            number: 0,
+            held: None,
+            items: None,
+            less: None,
+            renumber: None,
+            found: None,
+            kept: BytesMut::new(),
+            begun: false,
+            overflows: false,
+        };
+        match self.spare.take() {
+            Some(mut spare) => {
+                *spare = reading;
+                spare
+            }
+            None => Box::new(reading),
+        }
+    }
 }
 
 impl Reading {
@@ -146,19 +174,7 @@ impl Machine {
 
     fn begin_reply(&mut self, reply: Reply) {
         let to = self.present_owner();
-        let mut reading = Box::new(Reading {
-            reply,
-            to,
-            number: 0,
-            held: None,
-            items: None,
-            less: None,
-            renumber: None,
-            found: None,
-            kept: BytesMut::new(),
-            begun: false,
-            overflows: false,
-        });
+        let mut reading = self.incoming.reading_of(reply, to);
         if let Some(Job::Idle(idle)) = &mut self.job {
             idle.heard |=
                 matches!(reply, Reply::Exists(_) | Reply::Expunge(_) | Reply::Fetch(_) | Reply::Vanished { .. });
@@ -338,7 +354,9 @@ impl Machine {
         if let Some(mut held) = reading.held.take() {
             let other = reading.items.as_ref().is_some_and(FetchScanner::has_other) && octets.ends_with(b"\n");
             let fits = !literal && held.len() + octets.len() <= HELD;
-            if fits {
+            // Most come as a whole.
+            let whole = fits && other && held.is_empty();
+            if fits && !whole {
                 held.put_slice(octets);
             }
             if fits && !other {
@@ -349,7 +367,7 @@ impl Machine {
                 reading.begun = true;
                 let read = |items: &FetchScanner| (items.uid(), items.has_flags());
                 let (uid, flags) = reading.items.as_ref().map_or((None, true), read);
-                self.put_fetch(reading, &held, uid, flags);
+                self.put_fetch(reading, if whole { octets } else { &held }, uid, flags);
             }
             if fits {
                 return;
@@ -404,48 +422,54 @@ impl Machine {
     fn end_reply(&mut self) {
         let Some(mut reading) = self.incoming.reading.take() else { return };
         self.incoming.astray = reading.to.is_none();
-        if !reading.overflows && matches!(reading.reply, Reply::Status(_)) {
-            self.alerts(&reading.kept, reading.to);
-        }
         match reading.reply {
             Reply::Fetch(number) => self.end_fetch(number, &mut reading),
             Reply::Search | Reply::Esearch if matches!(self.job, Some(Job::Member(_))) => {
-                if let Some(found) = reading.found {
+                if let Some(found) = reading.found.take() {
                     self.tell_found(found.finish());
                 }
             }
-            Reply::Search | Reply::Esearch => self.counted(reading.found),
-            Reply::Vanished { earlier: false } => match reading.found.and_then(Found::finish) {
+            Reply::Search | Reply::Esearch => self.counted(reading.found.take()),
+            Reply::Vanished { earlier: false } => match reading.found.take().and_then(Found::finish) {
                 Some(uids) => self.vanished(&uids),
                 None => self.broken(Nonsense::Vanished),
             },
-            Reply::Flags | Reply::Status(_) | Reply::Other if reading.overflows => {}
-            Reply::Flags | Reply::Status(_) | Reply::Other => match &mut self.job {
-                Some(Job::Open { selection, .. }) => {
-                    selection.note(&reading.kept, true);
-                    // What is closed by a SELECT here was somebody else's.
-                    if matches!(reading.reply, Reply::Status(_)) && !reading.kept.starts_with(b"* OK [CLOSED]") {
-                        self.incoming.passed.put_slice(&reading.kept);
-                    }
-                }
-                Some(Job::Reselect { selection, .. }) => drop(selection.note(&reading.kept, true)),
-                Some(Job::Status { text, .. }) => text.put_slice(&reading.kept),
-                Some(Job::Exists { found, .. }) => *found |= is_listed(&reading.kept),
-                _ => {
-                    let highest = reading.kept.strip_prefix(b"* ").and_then(highest_modseq);
-                    self.note_highest(highest);
-                    self.view.delays |= highest.is_some();
-                    if self.is_doubtful(reading.reply) && reading.to.is_some() && highest.is_none() {
-                        self.incoming.passed.put_slice(&reading.kept);
-                    }
-                    // Keywords have come into use, say.
-                    if self.view.selection.as_mut().is_some_and(|selection| selection.note(&reading.kept, false)) {
-                        let heard = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
-                        self.view.log.handle_text(reading.kept.freeze(), heard);
-                    }
-                }
-            },
+            Reply::Flags | Reply::Status(_) | Reply::Other if !reading.overflows => self.end_line(&mut reading),
             _ => {}
+        }
+        self.incoming.spare = Some(reading);
+    }
+
+    fn end_line(&mut self, reading: &mut Reading) {
+        let line = std::mem::take(&mut reading.kept);
+        let status = matches!(reading.reply, Reply::Status(_));
+        if status {
+            self.alerts(&line, reading.to);
+        }
+        match &mut self.job {
+            Some(Job::Open { selection, .. }) => {
+                selection.note(&line, true);
+                // What is closed by a SELECT here was somebody else's.
+                if status && !line.starts_with(b"* OK [CLOSED]") {
+                    self.incoming.passed.put_slice(&line);
+                }
+            }
+            Some(Job::Reselect { selection, .. }) => drop(selection.note(&line, true)),
+            Some(Job::Status { text, .. }) => text.put_slice(&line),
+            Some(Job::Exists { found, .. }) => *found |= is_listed(&line),
+            _ => {
+                let highest = line.strip_prefix(b"* ").and_then(highest_modseq);
+                self.note_highest(highest);
+                self.view.delays |= highest.is_some();
+                if self.is_doubtful(reading.reply) && reading.to.is_some() && highest.is_none() {
+                    self.incoming.passed.put_slice(&line);
+                }
+                // Keywords have come into use, say.
+                if self.view.selection.as_mut().is_some_and(|selection| selection.note(&line, false)) {
+                    let heard = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
+                    self.view.log.handle_text(line.freeze(), heard);
+                }
+            }
         }
     }
 
@@ -491,7 +515,7 @@ impl Machine {
         }
         if items.modseq.is_some() && !self.has_modseqs() {
             items.modseq = None;
-            let asked = matches!(&self.job, Some(Job::Member(running)) if running.asks_modseqs);
+            let asked = matches!(&self.job, Some(Job::Member(running)) if running.run.modseqs().asked);
             if !items.other && !asked {
                 reading.held = reading.held.take().and_then(|held| without_modseq(&items, held));
             }
@@ -500,7 +524,9 @@ impl Machine {
             // Whoever is told mod-sequences is told it always (RFC 7162 section 3.2.4).
             items.uid = items.uid.or(self.view.uids.nth(number));
         }
-        if let Some(Job::Unseen { joining, .. } | Job::Refresh(joining)) = &mut self.job {
+        if let Some(Job::Refresh(joining)) = &mut self.job
+            && joining.asks_for_news()
+        {
             // Those who join will find it so.
             joining.modseq = joining.modseq.max(items.modseq.filter(|_| joining.modseq.is_some()));
         }

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::jobs::{By, Finishing, Job, Joining, Running, own};
+use super::jobs::{By, Finishing, Job, Joining, Running};
 use super::replies::UNANNOUNCED;
 use super::replies::highest_modseq;
 use super::selection::Selection;
@@ -11,10 +11,10 @@ use crate::imap::command::Name;
 use crate::imap::fetch_items::mod_sequence;
 use crate::imap::ranges::Ranges;
 use crate::imap::renumber::modified;
+use crate::imap::request::Request;
 use crate::imap::response::StatusReply;
 use crate::mailbox::enabled::{Enabled, Parameters};
 use crate::mailbox::log::{Log, LogError};
-use crate::session::machine::Run;
 
 /// Times that UIDs are asked for when they do not fit the number of messages.
 const MAX_COUNTS: u8 = 40;
@@ -240,7 +240,7 @@ impl Machine {
                 if !ok {
                     self.manners.learn(|known| known.search.refused(now));
                 }
-                self.begin(Job::Refresh(Joining { unseen, ..joining }), own(Name::Noop, "NOOP"));
+                self.begin(Job::Refresh(Joining { unseen, ..joining }), Request::own(Name::Noop, "NOOP"));
             }
             Job::Refresh(joining) => self.refreshed(joining),
             // Whatever came of EXPUNGE: CLOSE of a mailbox that may not be changed only leaves it (RFC 9051 section
@@ -337,7 +337,7 @@ impl Machine {
         }
     }
 
-    fn opened(&mut self, member: MemberId, run: &Run, selection: Selection, rest: Bytes, ok: bool) {
+    fn opened(&mut self, member: MemberId, run: &Request, selection: Selection, rest: Bytes, ok: bool) {
         if !ok {
             return self.done_with(member, rest, false);
         }
@@ -357,7 +357,7 @@ impl Machine {
 
     /// The mailbox is selected for this member: it is told so, and before that, if it asks (RFC 7162 section 3.2.5),
     /// what has changed since it knew the mailbox.
-    fn welcome(&mut self, id: MemberId, run: &Run, uid_next: Option<u32>, reply: Bytes, rest: Bytes) {
+    fn welcome(&mut self, id: MemberId, run: &Request, uid_next: Option<u32>, reply: Bytes, rest: Bytes) {
         let catch_up = self.catch_up(run, uid_next);
         let complete = self.view.selection.as_ref().and_then(|selection| selection.highest_modseq);
         let Some(member) = self.members.get_mut(&id) else { return };
@@ -375,14 +375,14 @@ impl Machine {
     }
 
     /// The command that tells just what a SELECT with the parameter QRESYNC does (RFC 7162 section 3.2.6).
-    fn catch_up(&self, select: &Run, uid_next: Option<u32>) -> Option<Box<Run>> {
+    fn catch_up(&self, select: &Request, uid_next: Option<u32>) -> Option<Box<Request>> {
         let resync = Parameters::of(&select.command)?.resync?;
         let validity = self.view.selection.as_ref()?.validity;
         // Not `1:*`: what was behind the last message has vanished, too.
         let all = || uid_next.map_or("1:*".into(), |next| format!("1:{}", next.saturating_sub(1).max(1)));
         let text =
             format!("UID FETCH {} (FLAGS) (CHANGEDSINCE {} VANISHED)", resync.uids.unwrap_or_else(all), resync.modseq);
-        (self.has_modseqs() && validity == Some(resync.validity)).then(|| own(Name::Fetch, text))
+        (self.has_modseqs() && validity == Some(resync.validity)).then(|| Request::own(Name::Fetch, text))
     }
 
     /// What STATUS said of the mailbox of this name, for those who join; `None`: that there is none.
@@ -436,17 +436,17 @@ impl Machine {
     fn look_for_unseen(&mut self, joining: Joining) {
         match self.ask_for_unseen() {
             Some(run) => self.begin(Job::Unseen { joining, first: None }, run),
-            None => self.begin(Job::Refresh(joining), own(Name::Noop, "NOOP")),
+            None => self.begin(Job::Refresh(joining), Request::own(Name::Noop, "NOOP")),
         }
     }
 
     /// Asks for the first message without \\Seen, if its number would be known then.
-    pub(super) fn ask_for_unseen(&self) -> Option<Box<Run>> {
+    pub(super) fn ask_for_unseen(&self) -> Option<Box<Request>> {
         let allowed = self.settings.unseen && self.manners.known().search.allows(self.now);
         let exists = self.view.exists();
         (allowed && exists > 0 && self.view.uids.len() == exists).then(|| {
             let returns = if self.returns() { "RETURN (MIN) " } else { "" };
-            own(Name::Search, format!("UID SEARCH {returns}UNSEEN"))
+            Request::own(Name::Search, format!("UID SEARCH {returns}UNSEEN"))
         })
     }
 
@@ -522,7 +522,8 @@ impl Machine {
     }
 
     fn ask_one_by_one(&mut self, fresh: Option<Fresh>) {
-        let run = if fresh.is_some() { own(Name::Fetch, "FETCH 1:* (UID)") } else { self.view.fetch_new_uids() };
+        let run =
+            if fresh.is_some() { Request::own(Name::Fetch, "FETCH 1:* (UID)") } else { self.view.fetch_new_uids() };
         self.begin(Job::Census { by: By::Fetch, fresh }, run);
     }
 
@@ -559,7 +560,7 @@ impl Machine {
     pub(super) fn ask_for_uids(&mut self, fresh: Option<Fresh>) {
         if self.in_vain.counts % 2 == 1 {
             // Cyrus leaves out of UID SEARCH what is gone, and says so only when asked for news.
-            return self.begin(Job::Census { by: By::Noop, fresh }, own(Name::Noop, "NOOP"));
+            return self.begin(Job::Census { by: By::Noop, fresh }, Request::own(Name::Noop, "NOOP"));
         }
         let exists = fresh.as_ref().map_or(self.view.exists(), |fresh| fresh.exists);
         let searches = self.manners.known().search.allows(self.now);
@@ -573,7 +574,7 @@ impl Machine {
         let returns = if returns { "RETURN (ALL) " } else { "" };
         // By number: Cyrus finds messages of which it has not told yet, in the place of those that are gone.
         let set = if exists > known { format!("{}:{exists}", known + 1) } else { "ALL".into() };
-        let run = own(Name::Search, format!("UID SEARCH {returns}{set}"));
+        let run = Request::own(Name::Search, format!("UID SEARCH {returns}{set}"));
         self.begin(Job::Census { by, fresh }, run);
     }
 
@@ -700,7 +701,7 @@ impl Machine {
             self.recovery = Recovery::UpToDate;
             let text = format!("FETCH 1:* (FLAGS) (CHANGEDSINCE {since})");
             if self.view.exists() > 0 {
-                self.begin(Job::Recheck, own(Name::Fetch, text));
+                self.begin(Job::Recheck, Request::own(Name::Fetch, text));
             }
             return self.view.exists() > 0;
         }
@@ -717,7 +718,7 @@ impl Machine {
             return false;
         }
         let items = if self.has_modseqs() { "FLAGS MODSEQ" } else { "FLAGS" };
-        self.begin(Job::Recheck, own(Name::Fetch, format!("FETCH {set} ({items})")));
+        self.begin(Job::Recheck, Request::own(Name::Fetch, format!("FETCH {set} ({items})")));
         true
     }
 }

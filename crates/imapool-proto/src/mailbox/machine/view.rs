@@ -1,15 +1,14 @@
 //! What is known of the mailbox, and what its members have still to hear of it.
 
 use super::departed::Departed;
-use super::jobs::own;
 use super::recent::Recent;
 use super::selection::Selection;
 use crate::imap::command::Name;
 use crate::imap::ranges::Ranges;
+use crate::imap::request::Request;
 use crate::mailbox::enabled::Enabled;
 use crate::mailbox::log::Log;
 use crate::mailbox::shadow::Shadow;
-use crate::session::machine::Run;
 
 /// See the module. A hub that is divided goes on with a copy.
 #[derive(Debug, Clone, Default)]
@@ -74,8 +73,8 @@ impl View {
         if uid { (u32::MAX, self.uids.last().unwrap_or(0)) } else { (self.exists(), self.uids.len()) }
     }
 
-    pub(super) fn fetch_new_uids(&self) -> Box<Run> {
-        own(Name::Fetch, format!("FETCH {}:* (UID)", self.uids.len().saturating_add(1)))
+    pub(super) fn fetch_new_uids(&self) -> Box<Request> {
+        Request::own(Name::Fetch, format!("FETCH {}:* (UID)", self.uids.len().saturating_add(1)))
     }
 
     /// The mailbox is selected anew.

@@ -398,7 +398,7 @@ impl Client {
     }
 
     fn needs_own_connection(&self, line: &str) -> bool {
-        plan(&command(line).command, true) == Plan::Pin
+        plan(&command(line), true) == Plan::Pin
     }
 
     fn something_is_gone(&self, rest: &str, now: Option<&[Message]>) {

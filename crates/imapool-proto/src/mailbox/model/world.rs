@@ -10,9 +10,9 @@ use super::client::Client;
 use super::server::{self, Flags, Message, World};
 use crate::imap::capability::Capabilities;
 use crate::imap::command::{Command, Segment, parse_head};
-use crate::mailbox::enabled::{Enabled, asks_for_modseqs};
+use crate::imap::request::Request;
+use crate::mailbox::enabled::Enabled;
 use crate::mailbox::machine::{Action, GiveUp, Machine, MemberId, Settings, Told};
-use crate::session::machine::Run;
 use crate::upstream::loss::Loss;
 use crate::upstream::machine::{Event, Machine as Upstream};
 use crate::upstream::manners::Manners;
@@ -151,11 +151,11 @@ const SETTINGS: Settings = Settings {
     parked: Duration::from_secs(5),
 };
 
-pub(super) fn command(line: &str) -> Box<Run> {
+pub(super) fn command(line: &str) -> Box<Request> {
     let tagged = format!("t {line}");
     let head = parse_head(tagged.as_bytes()).unwrap();
     let segments = vec![Segment { text: Bytes::from(line.to_owned()), literal: None }];
-    Box::new(Run { command: Command { tag: Bytes::from_static(b"t"), name: head.name, segments }, streams: None })
+    Request::new(Command { tag: Bytes::from_static(b"t"), name: head.name, segments }, None)
 }
 
 fn refusals(chance: &mut Chance) -> server::Refusals {
@@ -368,7 +368,7 @@ impl Sim {
         let line = format!("{} {name}{parameter}", if read_only { "EXAMINE" } else { "SELECT" });
         self.say(|| format!("{id} C: {line}"));
         let run = command(&line);
-        let key = run.command.selected_mailbox().unwrap();
+        let key = run.selects().unwrap().clone();
         self.clients.get_mut(&id).unwrap().begin(&line);
         let found = self.hubs.iter().rposition(|hub| hub.key == key && hub.shared && !hub.machine.is_empty());
         let at = found.unwrap_or_else(|| self.open(key));
@@ -388,7 +388,7 @@ impl Sim {
         })
     }
 
-    fn join(&mut self, id: MemberId, run: Box<Run>, at: usize) {
+    fn join(&mut self, id: MemberId, run: Box<Request>, at: usize) {
         let enabled = self.clients[&id].enabled;
         let hub = &mut self.hubs[at];
         hub.machine.handle_time(self.now);
@@ -422,7 +422,7 @@ impl Sim {
         self.say(|| format!("{id} C: {line}"));
         let client = self.clients.get_mut(&id).unwrap();
         client.begin(line);
-        if asks_for_modseqs(&command(line).command) {
+        if command(line).modseqs().asked {
             client.switches_on(Enabled::Condstore);
         }
         let at = self.places[&id];
@@ -697,7 +697,7 @@ impl Sim {
                     let link = hub.link.as_mut().expect("a connection");
                     link.sent = false;
                     link.replied = false;
-                    link.upstream.handle_command(run.command, None);
+                    link.upstream.handle_command(run);
                     self.transmit(at);
                     self.read_on(at);
                 }

@@ -2,9 +2,10 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-use super::{Action, End, Machine, Op, Run, State};
+use super::{Action, End, Machine, Op, State};
 use crate::imap::command::{Command, Name};
 use crate::imap::frame::{FrameError, Line, Literal};
+use crate::imap::request::Request;
 
 /// Which part of a running command the client still has to give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +41,7 @@ impl Machine {
 
     pub(super) fn run(&mut self, command: Command, streams: Option<Literal>, part: Part) {
         self.op = Op::Running { tag: command.tag.clone(), name: command.name, part };
-        self.actions.push_back(Action::Run(Box::new(Run { command, streams })));
+        self.actions.push_back(Action::Run(Request::new(command, streams)));
     }
 
     /// A line of the client while its command runs.
