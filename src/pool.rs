@@ -254,6 +254,12 @@ impl Account {
         self.capabilities.load().has(capability)
     }
 
+    /// What the backend offers its sessions.
+    #[must_use]
+    pub fn capabilities(&self) -> Arc<Capabilities> {
+        self.capabilities.load_full()
+    }
+
     /// Whether a checkout would not have to wait for anybody.
     #[must_use]
     pub fn has_room(&self) -> bool {

@@ -40,8 +40,9 @@ const PARKED: Duration = Duration::from_secs(5);
 /// A server that says nothing for so long while members wait is left, however soon these give up.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// Nothing that a hub waits for is later, or it is looked at in vain once a day.
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// A hub is looked at after this for the first time, though perhaps in vain: most are gone by then, and have set no timer
+/// but this one.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
 
 static NEXT_MEMBER: AtomicU64 = AtomicU64::new(0);
 
@@ -191,7 +192,7 @@ impl Hub {
     }
 
     async fn run(mut self: Box<Self>) {
-        let mut timer = pin!(tokio::time::sleep(DAY));
+        let mut timer = pin!(tokio::time::sleep(FIRST_LOOK));
         let status = Arc::clone(&self.status);
         let mut wanted = pin!(status.sharer.wanted());
         loop {
@@ -361,8 +362,9 @@ impl Hub {
     /// Whoever has waited for longer than that hears so: behind another's command, or behind what the hub asks of its
     /// own accord, to which a server may not answer at all.
     fn hear_who_waits(&mut self, now: Instant) {
+        let Some(since) = self.machine.waiting_since() else { return };
         let patience = self.patience();
-        if self.machine.waiting_since().is_some_and(|since| Instant::from_std(since) + patience <= now) {
+        if Instant::from_std(since) + patience <= now {
             self.unconnected = CheckoutError::Timeout;
             self.machine.handle_busy(patience);
         }
@@ -582,8 +584,9 @@ impl Hub {
         let Some(lease) = self.lease.take() else { return };
         match self.machine.remnant() {
             None => drop(lease),
-            Some(_) if self.ending_idle => lease.drain(Remnant::Idle { accepted: true }).await,
-            Some(remnant) => lease.drain(remnant).await,
+            // In a box: it is large, and most hubs leave nothing.
+            Some(_) if self.ending_idle => Box::pin(lease.drain(Remnant::Idle { accepted: true })).await,
+            Some(remnant) => Box::pin(lease.drain(remnant)).await,
         }
     }
 }
@@ -593,12 +596,12 @@ fn machine(account: &Account, key: Bytes, kind: EnableSet) -> Machine {
 }
 
 fn settings(account: &Account, all: EnableSet) -> Settings {
-    let config = account.config();
+    let (config, offered) = (account.config(), account.capabilities());
     Settings {
-        idle: account.offers("IDLE"),
-        esearch: account.offers("ESEARCH") || account.offers("IMAP4rev2"),
-        unseen: account.offers("IMAP4rev1") && !(all.rev2 && account.offers("IMAP4rev2")),
-        condstore: account.offers("CONDSTORE") || account.offers("QRESYNC"),
+        idle: offered.has("IDLE"),
+        esearch: offered.has("ESEARCH") || offered.has("IMAP4rev2"),
+        unseen: offered.has("IMAP4rev1") && !(all.rev2 && offered.has("IMAP4rev2")),
+        condstore: offered.has("CONDSTORE") || offered.has("QRESYNC"),
         keepalive: config.keepalive,
         patience: config.share_patience,
         silence: config.checkout_timeout.max(SILENCE),

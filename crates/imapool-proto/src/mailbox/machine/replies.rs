@@ -67,7 +67,20 @@ pub(super) struct Incoming {
 impl Incoming {
     /// In place of the one before.
     fn reading_of(&mut self, reply: Reply, to: Option<MemberId>) -> Box<Reading> {
-        let reading = Reading {
+        match self.spare.take() {
+            // Field by field: most are empty, and hundreds of octets would be copied for each reply.
+            Some(mut spare) => {
+                spare.begin(reply, to);
+                spare
+            }
+            None => Box::new(Reading::of(reply, to)),
+        }
+    }
+}
+
+impl Reading {
+    fn of(reply: Reply, to: Option<MemberId>) -> Self {
+        Self {
             reply,
             to,
             number: 0,
@@ -79,18 +92,16 @@ impl Incoming {
             kept: BytesMut::new(),
             begun: false,
             overflows: false,
-        };
-        match self.spare.take() {
-            Some(mut spare) => {
-                *spare = reading;
-                spare
-            }
-            None => Box::new(reading),
         }
     }
-}
 
-impl Reading {
+    fn begin(&mut self, reply: Reply, to: Option<MemberId>) {
+        (self.reply, self.to, self.number) = (reply, to, 0);
+        (self.held, self.items, self.less, self.renumber, self.found) = (None, None, None, None, None);
+        (self.begun, self.overflows) = (false, false);
+        self.kept.clear();
+    }
+
     /// Part of it has gone to a member, and part is still to come.
     pub(super) fn is_passing(&self) -> bool {
         self.to.is_some() && self.begun
