@@ -8,6 +8,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use imapool::imap::command::{Command, Segment, parse_head};
 use imapool::imap::ranges::Ranges;
 use imapool::imap::request::Request;
+use imapool::imap::untagged::{Divider, Replies};
 use imapool::mailbox::enabled::Enabled;
 use imapool::mailbox::machine::{Action, Machine, Settings, Told};
 use std::hint::black_box;
@@ -42,15 +43,14 @@ fn hub() -> Machine {
     step(&mut machine);
     machine.handle_connected(Enabled::Nothing);
     step(&mut machine);
-    machine
-        .handle_data(format!("* {MESSAGES} EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 9999999] n\r\n").into());
+    says(&mut machine, &format!("* {MESSAGES} EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 9999999] n\r\n"));
     done(&mut machine);
     told(&mut machine, 1);
     machine.handle_join(2, command("SELECT INBOX"), Enabled::Nothing);
     step(&mut machine);
     // Their UIDs are odd numbers: no two touch.
     let uids: Vec<String> = (1..=MESSAGES).map(|n| (2 * n - 1).to_string()).collect();
-    machine.handle_data(format!("* ESEARCH (TAG \"x\") UID ALL {}\r\n", uids.join(",")).into());
+    says(&mut machine, &format!("* ESEARCH (TAG \"x\") UID ALL {}\r\n", uids.join(",")));
     for _ in 0..3 {
         done(&mut machine);
     }
@@ -60,6 +60,10 @@ fn hub() -> Machine {
     machine
 }
 
+fn says(machine: &mut Machine, text: &str) {
+    machine.handle_data(&Divider::default().divide(&mut BytesMut::from(text)));
+}
+
 fn step(machine: &mut Machine) {
     while let Some(action) = machine.poll_action() {
         assert!(matches!(action, Action::Connect | Action::Run(_)), "{action:?}");
@@ -67,7 +71,7 @@ fn step(machine: &mut Machine) {
 }
 
 fn done(machine: &mut Machine) {
-    machine.handle_done(Bytes::new(), Bytes::from_static(b" OK done\r\n"), true);
+    machine.handle_done(&Replies::default(), Bytes::from_static(b" OK done\r\n"), true);
     step(machine);
 }
 
@@ -86,9 +90,10 @@ fn told(machine: &mut Machine, id: u64) -> usize {
 
 /// All is read, and the member in IDLE told meanwhile; then the one that lags gives a command.
 fn all(mut machine: Machine, text: &Bytes) -> Machine {
-    let mut rest = text.clone();
-    while !rest.is_empty() {
-        machine.handle_data(rest.split_to(READ.min(rest.len())));
+    let (mut divider, mut input) = (Divider::default(), BytesMut::new());
+    for piece in text.chunks(READ) {
+        input.extend_from_slice(piece);
+        machine.handle_data(&divider.divide(&mut input));
         black_box(told(&mut machine, 1));
     }
     machine.handle_command(2, command("NOOP"));

@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use imapool::imap::command::{Command, Segment, parse_head};
 use imapool::imap::request::Request;
+use imapool::imap::untagged::{Divider, Replies};
 use imapool::mailbox::enabled::Enabled;
 use imapool::mailbox::machine::{Action, GiveUp, Machine, MemberId, Settings, Told};
 use imapool::upstream::loss::Loss;
@@ -137,6 +138,8 @@ struct World {
     next: MemberId,
     /// What runs upstream.
     runs: Option<String>,
+    divider: Divider,
+    input: BytesMut,
     connected: bool,
     honest: bool,
     /// What is on, on the connection; some members have switched on less.
@@ -158,7 +161,8 @@ impl World {
         let now = Instant::now();
         let machine = Machine::new(Bytes::from_static(b"wINBOX"), settings, Arc::default(), now);
         let (clients, next) = (BTreeMap::new(), 0);
-        Self { machine, now, clients, next, runs: None, connected: false, honest: false, enabled }
+        let (divider, input) = Default::default();
+        Self { machine, now, clients, next, runs: None, divider, input, connected: false, honest: false, enabled }
     }
 
     fn member(&self, who: usize) -> Option<MemberId> {
@@ -264,19 +268,21 @@ impl World {
             return;
         }
         for piece in text.as_bytes().chunks(cut.max(1)) {
-            self.machine.handle_data(Bytes::copy_from_slice(piece));
+            self.input.extend_from_slice(piece);
+            self.machine.handle_data(&self.divider.divide(&mut self.input));
         }
     }
 
     fn done(&mut self, ok: bool) {
         if self.connected && self.runs.take().is_some() {
             let rest: &[u8] = if ok { b" OK done\r\n" } else { b" NO not done\r\n" };
-            self.machine.handle_done(Bytes::new(), Bytes::from_static(rest), true);
+            self.machine.handle_done(&Replies::default(), Bytes::from_static(rest), true);
         }
     }
 
     fn lost(&mut self) {
         (self.connected, self.runs) = (false, None);
+        (self.divider, self.input) = Default::default();
         self.machine.handle_lost(&Loss { cut: true, ..Loss::default() });
     }
 

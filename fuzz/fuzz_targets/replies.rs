@@ -2,21 +2,22 @@
 
 #![no_main]
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use imapool::imap::fetch_items::{FetchScanner, Items};
 use imapool::imap::numbering::Numbering;
 use imapool::imap::ranges::Ranges;
 use imapool::imap::renumber::{Renumber, modified};
-use imapool::imap::untagged::{Part, Reader, Reply};
+use imapool::imap::untagged::{Divider, Part, Reply};
 use libfuzzer_sys::fuzz_target;
 
 /// The replies, renumbered, and what FETCH replies held.
 fn read(octets: &[u8], cut: usize, numbering: &Numbering) -> (BytesMut, Vec<Items>) {
-    let (mut reader, mut out, mut items) = (Reader::default(), BytesMut::new(), Vec::new());
+    let (mut divider, mut input) = (Divider::default(), BytesMut::new());
+    let (mut out, mut items) = (BytesMut::new(), Vec::new());
     let (mut renumber, mut scanner) = (Renumber::new(Reply::Other, false), FetchScanner::default());
     for piece in octets.chunks(cut) {
-        reader.feed(Bytes::copy_from_slice(piece));
-        while let Some(part) = reader.poll() {
+        input.extend_from_slice(piece);
+        for part in divider.divide(&mut input).parts() {
             match part {
                 Part::Begin(reply) => {
                     renumber = Renumber::new(reply, false);

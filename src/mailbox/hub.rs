@@ -343,6 +343,7 @@ impl Hub {
             Action::Split(id) => drop(self.fork(&[id], false)),
             Action::HandOver(_) => {
                 self.handed_over = self.lease.take();
+                self.handed_over.iter_mut().for_each(|lease| lease.divide_replies(false));
                 self.yielding = None;
             }
         }
@@ -540,10 +541,10 @@ impl Hub {
         }
         let Poll::Ready(event) = lease.poll_event(cx) else { return false };
         match event {
-            FromUpstream::Data(data) => self.machine.handle_data(data),
+            FromUpstream::Data(data) => self.machine.handle_data(&data),
             FromUpstream::Continue(_) => self.machine.handle_continue(),
             FromUpstream::Tagged(octets) => self.machine.handle_tagged(octets),
-            FromUpstream::Done(data, rest, selected) => self.machine.handle_done(data, rest, selected),
+            FromUpstream::Done(data, rest, selected) => self.machine.handle_done(&data, rest, selected),
             FromUpstream::Checked => {}
             FromUpstream::Lost(loss) => self.lost(&loss),
         }
@@ -552,7 +553,8 @@ impl Hub {
 
     fn checked_out(&mut self, result: Result<Lease, CheckoutError>) {
         match result {
-            Ok(lease) => {
+            Ok(mut lease) => {
+                lease.divide_replies(true);
                 self.expires = lease.expires_at();
                 let on = Enabled::of(&lease.shared().facts().sticky);
                 self.lease = Some(lease);

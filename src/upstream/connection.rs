@@ -34,6 +34,7 @@ use super::manners::Manners;
 use crate::imap::command::{Command, Name};
 use crate::imap::frame::Literal;
 use crate::imap::request::Request;
+use crate::imap::untagged::Replies;
 use crate::metrics::{BackendMetrics, RetireReason, StateGuard};
 use crate::ports::{Budget, ConnectionView, Permit, Seen, Share};
 use crate::session::machine::Remnant;
@@ -184,13 +185,13 @@ impl Drop for Shared {
 #[derive(Debug)]
 pub enum FromUpstream {
     /// Replies, or parts of them, for the client as they are.
-    Data(Bytes),
+    Data(Replies),
     /// The backend asks for more.
     Continue(Bytes),
     /// Part of the tagged reply, without its tag; of what was told so, [`FromUpstream::Done`] has nothing.
     Tagged(Bytes),
     /// The last of the replies, the tagged reply without its tag, and whether a mailbox is selected now.
-    Done(Bytes, Bytes, bool),
+    Done(Replies, Bytes, bool),
     /// The connection answered a NOOP.
     Checked,
     /// The connection is gone.
@@ -394,6 +395,13 @@ impl Connection {
         true
     }
 
+    /// Whether replies are told with their parts ([`Replies::parts`]), until it is put to rest.
+    pub fn divide_replies(&mut self, divides: bool) {
+        if let Some(wire) = &mut self.wire {
+            wire.divide_replies(divides);
+        }
+    }
+
     /// Runs a command, or gives it back, unsent: the connection is gone. It is sent by the functions that poll.
     pub fn run(&mut self, run: Box<Request>) -> Result<(), Box<Request>> {
         if let Some(proof) = &mut self.proof {
@@ -500,10 +508,9 @@ impl Connection {
             }
             loop {
                 match self.event().await {
-                    FromUpstream::Data(data) | FromUpstream::Tagged(data) => match left.checked_sub(data.len()) {
-                        Some(rest) => left = rest,
-                        None => return false,
-                    },
+                    FromUpstream::Data(replies) if replies.len() <= left => left -= replies.len(),
+                    FromUpstream::Tagged(octets) if octets.len() <= left => left -= octets.len(),
+                    FromUpstream::Data(_) | FromUpstream::Tagged(_) => return false,
                     FromUpstream::Done(..) => return true,
                     // An IDLE that is refused must not be ended: the word would be taken for a command.
                     FromUpstream::Continue(_) if remnant == (Remnant::Idle { accepted: false }) => {

@@ -243,7 +243,7 @@ impl Session {
 
     pub(super) fn upstream(&mut self, event: FromUpstream) {
         match event {
-            FromUpstream::Data(octets) => self.queue(octets),
+            FromUpstream::Data(replies) => self.queue(replies.into_octets()),
             FromUpstream::Tagged(octets) => self.tagged(octets),
             FromUpstream::Continue(line) => {
                 // A literal that has been sent cannot be sent again.
@@ -254,7 +254,7 @@ impl Session {
             }
             FromUpstream::Done(data, rest, selected) => {
                 self.has_renamed();
-                self.queue(data);
+                self.queue(data.into_octets());
                 self.lent_after(&rest);
                 let name = self.finished(&rest);
                 self.note_mailbox(name, selected);

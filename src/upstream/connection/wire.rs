@@ -20,6 +20,7 @@ use super::reading::{Reading, poll_read};
 use super::{FromUpstream, Opened, Part, Shared, Timing};
 use crate::imap::command::Command;
 use crate::imap::request::Request;
+use crate::imap::untagged::Replies;
 use crate::metrics::{BackendMetrics, ConnectionState, Direction, RetireReason, StateGuard};
 use crate::ports::Permit;
 use crate::shown;
@@ -231,6 +232,11 @@ impl Wire {
             self.handle_input();
         }
         Ok(())
+    }
+
+    /// See [`super::Connection::divide_replies`].
+    pub(super) fn divide_replies(&mut self, divides: bool) {
+        self.machine.divide_replies(divides);
     }
 
     /// See [`super::Connection::run_ahead`].
@@ -462,7 +468,7 @@ impl Wire {
                 }
                 Event::Done(rest, selected) => {
                     self.publish(shared);
-                    FromUpstream::Done(Bytes::new(), rest, selected)
+                    FromUpstream::Done(Replies::default(), rest, selected)
                 }
                 Event::OwnDone(own, well) => match self.own_done(shared, own, well)? {
                     Some(told) => told,

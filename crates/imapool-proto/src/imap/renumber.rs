@@ -371,14 +371,14 @@ mod tests {
     use super::*;
     use crate::imap::numbering::tests::numbering;
     use crate::imap::ranges::Ranges;
-    use crate::imap::untagged::{Part, Reader};
+    use crate::imap::untagged::{Divider, Part};
 
     fn told_by(line: &str, uid: bool, cut: usize, numbering: &Numbering) -> String {
-        let mut reader = Reader::default();
+        let (mut divider, mut input) = (Divider::default(), BytesMut::new());
         let (mut out, mut renumber, mut dropped) = (BytesMut::new(), Renumber::new(Reply::Other, false), false);
         for piece in line.as_bytes().chunks(cut) {
-            reader.feed(bytes::Bytes::copy_from_slice(piece));
-            while let Some(part) = reader.poll() {
+            input.put_slice(piece);
+            for part in divider.divide(&mut input).parts() {
                 match part {
                     Part::Begin(reply) => {
                         renumber = Renumber::new(reply, uid);

@@ -1,10 +1,9 @@
-//! A backend's replies, cut apart as they come: which reply this is, its lines and its literals. Nothing is collected
-//! but the first octets of a line, so memory does not depend on what the backend says.
+//! A backend's replies, cut apart as they come: which reply this is, its lines and its literals. Nothing is collected,
+//! so memory does not depend on what the backend says.
 
-use std::collections::VecDeque;
 use std::ops::Deref;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 use super::framer::Framer;
 use super::response::{CLASSIFY, Kind, Status, classify};
@@ -63,15 +62,16 @@ pub enum Part<'a> {
 /// Octets of a part, where they were read.
 #[derive(Debug)]
 pub struct Octets<'a> {
-    piece: &'a Bytes,
-    len: usize,
+    all: &'a Bytes,
+    from: usize,
+    to: usize,
 }
 
 impl Octets<'_> {
     /// To be kept, without a copy: then all that was read at once is.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
-        self.piece.slice(..self.len)
+        self.all.slice(self.from..self.to)
     }
 }
 
@@ -79,89 +79,171 @@ impl Deref for Octets<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.piece[..self.len]
+        &self.all[self.from..self.to]
     }
 }
 
-/// See the module. Octets go in by [`Reader::feed`], however they are cut, and parts come out of [`Reader::poll`].
-#[derive(Debug, Default)]
-pub struct Reader {
-    queue: VecDeque<Bytes>,
-    /// Octets of the first that were given.
-    given: usize,
-    framer: Framer,
-    /// A reply has begun, and its end was not told yet.
-    within: bool,
+/// Octets of the stream, and where in them what begins and ends, if that is wanted ([`Divider::divides`]).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Replies {
+    octets: Bytes,
+    marks: Vec<Mark>,
 }
 
-impl Reader {
-    /// Between two replies, with nothing left to read.
+/// A part, and where it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    end: usize,
+    kind: PartKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PartKind {
+    Begin(Reply),
+    Text,
+    Literal,
+    End,
+}
+
+impl Replies {
+    /// The octets as they go to a client.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        !self.within && self.queue.is_empty()
+    pub fn into_octets(self) -> Bytes {
+        self.octets
     }
 
-    /// What the backend says next.
-    pub fn feed(&mut self, octets: Bytes) {
-        if !octets.is_empty() {
-            self.queue.push_back(octets);
-        }
-    }
-
-    /// The next part; `None`: more octets are needed. Then at most the start of a line is kept.
-    pub fn poll(&mut self) -> Option<Part<'_>> {
-        self.advance();
-        match (self.within, self.framer.at_line_start()) {
-            (false, _) => self.begin(),
-            (true, true) => {
-                self.within = false;
-                Some(Part::End)
+    /// The parts, in order.
+    pub fn parts(&self) -> impl Iterator<Item = Part<'_>> {
+        let mut at = 0;
+        self.marks.iter().filter_map(move |mark| {
+            let octets = Octets { all: &self.octets, from: at, to: mark.end };
+            at = mark.end;
+            match mark.kind {
+                PartKind::Begin(reply) => Some(Part::Begin(reply)),
+                PartKind::End => Some(Part::End),
+                _ if octets.is_empty() => None,
+                PartKind::Text => Some(Part::Text(octets)),
+                PartKind::Literal => Some(Part::Literal(octets)),
             }
-            (true, false) => {
-                let piece = self.queue.front()?;
-                let literal = self.framer.in_literal();
-                self.given = self.framer.take(piece);
-                let octets = Octets { piece, len: self.given };
-                Some(if literal { Part::Literal(octets) } else { Part::Text(octets) })
-            }
-        }
+        })
+    }
+}
+
+impl Deref for Replies {
+    type Target = Bytes;
+
+    fn deref(&self) -> &Bytes {
+        &self.octets
+    }
+}
+
+/// Follows the stream, and says where its lines and literals end. It notes the parts of what is passed on only if
+/// somebody wants them: who passes everything on as it comes pays nothing for that.
+#[derive(Debug, Default)]
+pub struct Divider {
+    framer: Framer,
+    divides: bool,
+    marks: Vec<Mark>,
+}
+
+impl Divider {
+    /// See [`Framer`].
+    #[must_use]
+    pub fn framer(&self) -> Framer {
+        self.framer
     }
 
-    fn advance(&mut self) {
-        if let Some(front) = self.queue.front_mut() {
-            front.advance(std::mem::take(&mut self.given));
-            if front.is_empty() {
-                self.queue.pop_front();
-            }
-        }
+    /// Whether parts are wanted from here on.
+    pub fn divides(&mut self, divides: bool) {
+        self.divides = divides;
     }
 
-    fn begin(&mut self) -> Option<Part<'_>> {
-        self.gather()?;
-        let front = self.queue.front()?;
-        let (reply, head, kind) = reply(&front[..front.len().min(CLASSIFY)]);
+    /// A line begins `at` so many octets of what is passed on next ([`Divider::cut`]).
+    pub fn begin(&mut self, line: &LineStart, at: usize) {
+        self.framer.begin(line.kind);
+        self.note(at + line.head, PartKind::Begin(line.reply));
+    }
+
+    /// A line that is never passed on begins.
+    pub fn begin_dropped(&mut self, kind: Kind) {
         self.framer.begin(kind);
-        self.within = true;
-        self.given = head;
-        Some(Part::Begin(reply))
     }
 
-    /// Makes the front of the queue hold enough of a line to tell what it is.
-    fn gather(&mut self) -> Option<()> {
-        loop {
-            let front = self.queue.front()?;
-            if front.len() >= CLASSIFY || memchr::memchr(b'\n', front).is_some() {
-                return Some(());
-            }
-            let mut joined = BytesMut::with_capacity(CLASSIFY);
-            joined.extend_from_slice(front);
-            let next = self.queue.get_mut(1)?;
-            joined.extend_from_slice(&next.split_to(next.len().min(CLASSIFY - joined.len())));
-            if next.is_empty() {
-                self.queue.remove(1);
-            }
-            self.queue[0] = joined.freeze();
+    /// Goes on within a line by the next part of the stream: how many of `octets` are its.
+    pub fn take(&mut self, octets: &[u8]) -> usize {
+        self.framer.take(octets)
+    }
+
+    /// What was taken is passed on, up to `end`; it was a literal's.
+    pub fn pass(&mut self, end: usize, literal: bool) {
+        self.note(end, if literal { PartKind::Literal } else { PartKind::Text });
+        if self.framer.at_line_start() {
+            self.note(end, PartKind::End);
         }
+    }
+
+    /// A whole line, of which there is no more, is passed on as it is, up to `end`.
+    pub fn pass_line(&mut self, reply: Reply, at: usize, end: usize) {
+        self.note(at, PartKind::Begin(reply));
+        self.note(end, PartKind::Text);
+        self.note(end, PartKind::End);
+    }
+
+    fn note(&mut self, end: usize, kind: PartKind) {
+        if self.divides {
+            self.marks.push(Mark { end, kind });
+        }
+    }
+
+    /// A whole line that is told in place of what was read.
+    pub fn line(&mut self, reply: Reply, line: Bytes) -> Replies {
+        self.pass_line(reply, 0, line.len());
+        self.cut(line)
+    }
+
+    /// All that was passed on since, with its parts.
+    pub fn cut(&mut self, octets: Bytes) -> Replies {
+        Replies { octets, marks: std::mem::take(&mut self.marks) }
+    }
+
+    /// Takes what it can off the front of a stream that is all passed on; less than a line's start is left.
+    pub fn divide(&mut self, input: &mut BytesMut) -> Replies {
+        self.divides = true;
+        let mut at = 0;
+        while at < input.len() {
+            let rest = &input[at..];
+            if self.framer.at_line_start() {
+                if rest.len() < CLASSIFY && memchr::memchr(b'\n', rest).is_none() {
+                    break;
+                }
+                self.begin(&LineStart::of(rest), at);
+            }
+            let literal = self.framer.in_literal();
+            at += self.take(&input[at..]);
+            self.pass(at, literal);
+        }
+        let octets = input.split_to(at).freeze();
+        self.cut(octets)
+    }
+}
+
+/// What a line is, by its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LineStart {
+    /// How it is framed, and who it is for.
+    pub kind: Kind,
+    /// What it is about.
+    pub reply: Reply,
+    /// Octets that [`Part::Begin`] stands for.
+    head: usize,
+}
+
+impl LineStart {
+    /// Of the line at the front of `rest`: by its first octets, however many there are.
+    #[must_use]
+    pub fn of(rest: &[u8]) -> Self {
+        let (reply, head, kind) = reply(&rest[..rest.len().min(CLASSIFY)]);
+        Self { kind, reply, head }
     }
 }
 
@@ -229,15 +311,15 @@ mod tests {
 
     /// All parts, those of one kind that follow each other in one piece.
     fn read(octets: &[u8], cuts: &[usize]) -> Vec<String> {
-        let mut reader = Reader::default();
+        let (mut divider, mut input) = (Divider::default(), BytesMut::new());
         let mut parts: Vec<(&str, Vec<u8>)> = Vec::new();
         let mut rest = octets;
         let mut cuts = cuts.iter().cycle();
         while !rest.is_empty() {
             let (piece, next) = rest.split_at(cuts.next().map_or(rest.len(), |cut| cut % rest.len() + 1));
             rest = next;
-            reader.feed(Bytes::copy_from_slice(piece));
-            while let Some(part) = reader.poll() {
+            input.extend_from_slice(piece);
+            for part in divider.divide(&mut input).parts() {
                 let (kind, octets) = match &part {
                     Part::Begin(reply) => ("begin", format!("{reply:?}").into_bytes()),
                     Part::Text(text) => ("text", text.to_vec()),
@@ -249,7 +331,7 @@ mod tests {
                     _ => parts.push((kind, octets)),
                 }
             }
-            assert!(reader.queue.iter().map(Bytes::len).sum::<usize>() < CLASSIFY, "more kept than a line's start");
+            assert!(input.len() < CLASSIFY, "more kept than a line's start");
         }
         parts.into_iter().map(|(kind, octets)| format!("{kind} {}", String::from_utf8_lossy(&octets))).collect()
     }

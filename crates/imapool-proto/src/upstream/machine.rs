@@ -17,8 +17,8 @@ use self::leaving::Leaving;
 use crate::imap::capability::Capabilities;
 use crate::imap::command::{Command, Name, Segment};
 use crate::imap::frame::Literal;
-use crate::imap::framer::Framer;
 use crate::imap::request::Request;
+use crate::imap::untagged::{Divider, Replies};
 use crate::upstream::manners::Manners;
 
 /// State that cannot be undone: the connection can only be handed to a session that wants just the same.
@@ -175,7 +175,7 @@ pub enum ProtocolError {
 pub enum Event {
     /// Part of the replies to the session's command, or news between its commands. Complete lines, but for literals and
     /// very long lines, which come in parts.
-    Data(Bytes),
+    Data(Replies),
     /// The backend waits for more of the session's command; the whole line.
     Continue(Bytes),
     /// Part of the tagged reply to the session's command, where that is too long to be had whole: from the space
@@ -257,7 +257,7 @@ struct Pending {
 #[derive(Debug)]
 pub struct Machine {
     capabilities: Arc<Capabilities>,
-    framer: Framer,
+    divider: Divider,
     line: Line,
     next_tag: u64,
     in_flight: Option<InFlight>,
@@ -287,7 +287,7 @@ impl Machine {
     pub fn new(capabilities: Arc<Capabilities>, next_tag: u64) -> Self {
         Self {
             capabilities,
-            framer: Framer::default(),
+            divider: Divider::default(),
             line: Line::default(),
             next_tag,
             in_flight: None,
@@ -331,7 +331,7 @@ impl Machine {
             && self.pending.ahead.is_empty()
             && self.pending.parts.is_empty()
             && self.pending.streaming.is_none()
-            && self.framer.at_line_start()
+            && self.divider.framer().at_line_start()
             && self.output.is_empty()
             && !self.closing
     }
@@ -386,13 +386,19 @@ impl Machine {
     pub fn handle_attach(&mut self) {
         self.attached = true;
         self.fresh = true;
-        self.line.stale = self.framer.at_line_start() && self.line.scanned > 0;
+        self.line.stale = self.divider.framer().at_line_start() && self.line.scanned > 0;
     }
 
     /// The session has left. Call only when clean.
     pub fn handle_release(&mut self) {
         self.attached = false;
+        self.divider.divides(false);
         self.context_tags.clear();
+    }
+
+    /// Whether what is said from now on is told with its parts ([`Replies::parts`]): until the connection is released.
+    pub fn divide_replies(&mut self, divides: bool) {
+        self.divider.divides(divides);
     }
 
     /// Sends a session's command, or holds it back until a command of ours is over, or the rest of one that was
@@ -421,7 +427,7 @@ impl Machine {
         // Out of turn, the answer to another's tag ends the connection.
         let tag_number = if self.pending.ahead.front() == Some(&command) {
             self.pending.ahead.pop_front();
-            self.line.dropping &= !self.framer.at_line_start();
+            self.line.dropping &= !self.divider.framer().at_line_start();
             self.next_tag - 1 - self.pending.ahead.len() as u64
         } else {
             self.pending.ahead.clear();
@@ -470,7 +476,7 @@ impl Machine {
     /// understand a command before its literal takes the literal's octets for commands (Dovecot and Cyrus both do).
     fn begin(&mut self, command: &Command, streams: Option<Literal>) -> u64 {
         // A stray line before any reply is the session's.
-        self.line.dropping &= !self.framer.at_line_start();
+        self.line.dropping &= !self.divider.framer().at_line_start();
         self.output.reserve(ROOM + command.segments.first().map_or(0, |first| first.text.len()));
         let number = self.put_tag();
         for (at, segment) in command.segments.iter().enumerate() {

@@ -10,7 +10,7 @@ use crate::imap::fetch_items::{FetchScanner, Items, mod_sequence};
 use crate::imap::renumber::Renumber;
 use crate::imap::response::{Status, StatusReply};
 use crate::imap::sequence::Found;
-use crate::imap::untagged::{Octets, Part, Reader, Reply};
+use crate::imap::untagged::{Octets, Part, Replies, Reply};
 use crate::imap::without_modseq::WithoutModseq;
 use crate::mailbox::log::LogError;
 use crate::mailbox::shadow::{normal, stored};
@@ -53,7 +53,6 @@ pub(super) struct Reading {
 /// What the backend is saying.
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
-    pub(super) reader: Reader,
     pub(super) reading: Option<Box<Reading>>,
     /// Room for the next.
     pub(super) spare: Option<Box<Reading>>,
@@ -110,7 +109,7 @@ impl Reading {
 
 impl Machine {
     /// Untagged replies, or parts of them.
-    pub fn handle_data(&mut self, data: Bytes) {
+    pub fn handle_data(&mut self, data: &Replies) {
         if self.link == Link::Broken {
             return;
         }
@@ -118,9 +117,7 @@ impl Machine {
         if matches!(self.job, Some(Job::Open { .. } | Job::Member(_))) {
             self.incoming.passed.reserve(data.len().min(COPIED) + LONGER);
         }
-        let mut reader = std::mem::take(&mut self.incoming.reader);
-        reader.feed(data);
-        while let Some(part) = reader.poll() {
+        for part in data.parts() {
             match part {
                 Part::Begin(reply) => self.begin_reply(reply),
                 Part::Text(text) => self.reply_text(&text),
@@ -128,10 +125,9 @@ impl Machine {
                 Part::End => self.end_reply(),
             }
             if self.link == Link::Broken {
-                reader = Reader::default();
+                break;
             }
         }
-        self.incoming.reader = reader;
         self.pass_on();
     }
 

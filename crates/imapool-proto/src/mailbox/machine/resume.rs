@@ -13,6 +13,7 @@ use crate::imap::ranges::Ranges;
 use crate::imap::renumber::modified;
 use crate::imap::request::Request;
 use crate::imap::response::StatusReply;
+use crate::imap::untagged::Replies;
 use crate::mailbox::enabled::{Enabled, Parameters};
 use crate::mailbox::log::{Log, LogError};
 
@@ -191,7 +192,7 @@ impl Recovery {
 
 impl Machine {
     /// What came before it, the tagged reply without its tag, and whether a mailbox is selected.
-    pub fn handle_done(&mut self, data: Bytes, rest: Bytes, selected: bool) {
+    pub fn handle_done(&mut self, data: &Replies, rest: Bytes, selected: bool) {
         self.handle_data(data);
         if self.link == Link::Broken {
             return;

@@ -11,6 +11,7 @@ use super::server::{self, Flags, Message, World};
 use crate::imap::capability::Capabilities;
 use crate::imap::command::{Command, Segment, parse_head};
 use crate::imap::request::Request;
+use crate::imap::untagged::Replies;
 use crate::mailbox::enabled::Enabled;
 use crate::mailbox::machine::{Action, GiveUp, Machine, MemberId, Settings, Told};
 use crate::upstream::loss::Loss;
@@ -620,10 +621,10 @@ impl Sim {
         link.upstream.handle_input(&mut link.input).unwrap();
         while let Some(event) = hub.link.as_mut().and_then(|link| link.upstream.poll_event()) {
             match event {
-                Event::Data(data) => hub.machine.handle_data(data),
+                Event::Data(data) => hub.machine.handle_data(&data),
                 Event::Continue(_) => hub.machine.handle_continue(),
                 Event::Tagged(octets) => hub.machine.handle_tagged(octets),
-                Event::Done(rest, selected) => hub.machine.handle_done(Bytes::new(), rest, selected),
+                Event::Done(rest, selected) => hub.machine.handle_done(&Replies::default(), rest, selected),
                 // What the connection's owner does with one whose mailbox cannot be left: the command that waits for
                 // it was not sent.
                 Event::OwnDone(_, false) => {
@@ -798,6 +799,7 @@ impl Sim {
         let link = match found.or(lacking).map(|found| self.resting.swap_remove(found)) {
             Some(mut link) => {
                 link.upstream.handle_attach();
+                link.upstream.divide_replies(true);
                 if needed == Enabled::Qresync {
                     link.server.enable(needed);
                 }
@@ -807,6 +809,7 @@ impl Sim {
                 let capabilities = Arc::new(Capabilities::parse(b"IMAP4rev1 IDLE ESEARCH UNSELECT UIDPLUS"));
                 let mut upstream = Upstream::new(capabilities, 1);
                 upstream.handle_attach();
+                upstream.divide_replies(true);
                 let other = if !apart && self.chance.one_in(2) { self.plan.enable } else { Enabled::Nothing };
                 let on = if needed == Enabled::Qresync { needed } else { other };
                 let server = server::Connection::new(self.chance.one_in(2), on);

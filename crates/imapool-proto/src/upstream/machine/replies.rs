@@ -10,7 +10,8 @@ use super::{EnableReply, Event, Ignored, InFlight, Machine, Own, ProtocolError, 
 use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::command::Name;
 use crate::imap::phrases;
-use crate::imap::response::{CLASSIFY, Kind, Status, StatusReply, classify, esearch_tag, split_tag, trim_line_end};
+use crate::imap::response::{CLASSIFY, Kind, Status, StatusReply, esearch_tag, split_tag, trim_line_end};
+use crate::imap::untagged::{LineStart, Reply};
 
 /// Octets of an over-long tagged reply that are kept to judge it by.
 const KEPT: usize = 1024;
@@ -33,7 +34,7 @@ impl Machine {
 
     fn handle_lines(&mut self, input: &mut BytesMut, passed: &mut usize) -> Result<(), ProtocolError> {
         loop {
-            if self.framer.at_line_start() {
+            if self.divider.framer().at_line_start() {
                 if self.is_paused() {
                     return Ok(());
                 }
@@ -42,24 +43,26 @@ impl Machine {
                     false => return Ok(()),
                 }
             }
-            let len = self.framer.take(&input[*passed..]);
-            if self.framer.is_lost() {
+            let literal = self.divider.framer().in_literal();
+            let len = self.divider.take(&input[*passed..]);
+            if self.divider.framer().is_lost() {
                 return Err(ProtocolError::Literal);
             }
             if len == 0 {
                 return Ok(());
             }
-            *passed = self.pass(input, *passed, len);
-            if self.framer.at_line_start() {
+            *passed = self.pass(input, *passed, len, literal);
+            if self.divider.framer().at_line_start() {
                 self.line_over(input, passed);
             }
         }
     }
 
     /// Passes on, or drops, `len` octets at `passed`; gives the new `passed`.
-    fn pass(&mut self, input: &mut BytesMut, mut passed: usize, len: usize) -> usize {
+    fn pass(&mut self, input: &mut BytesMut, mut passed: usize, len: usize, literal: bool) -> usize {
         if !self.line.dropping {
             self.line.half_passed = true;
+            self.divider.pass(passed + len, literal);
             return passed + len;
         }
         self.flush(input, &mut passed);
@@ -69,8 +72,9 @@ impl Machine {
 
     fn flush(&mut self, input: &mut BytesMut, passed: &mut usize) {
         if *passed > 0 {
-            let octets = input.split_to(*passed).freeze();
-            self.events.push_back(if self.line.ending.is_some() { Event::Tagged(octets) } else { Event::Data(octets) });
+            let replies = self.divider.cut(input.split_to(*passed).freeze());
+            let is_tagged = self.line.ending.is_some();
+            self.events.push_back(if is_tagged { Event::Tagged(replies.into_octets()) } else { Event::Data(replies) });
             *passed = 0;
         }
     }
@@ -101,7 +105,8 @@ impl Machine {
         }
         // By the same octets however the line was cut on its way here.
         let start = &rest[..rest.len().min(CLASSIFY)];
-        let kind = classify(start);
+        let line = LineStart::of(start);
+        let kind = line.kind;
         if !kind.wants_whole_line() {
             self.line.scanned = 0;
             let len = || memchr::memchr(b'\n', start).map_or(start.len(), |at| at + 1);
@@ -111,10 +116,9 @@ impl Machine {
                 self.line.dropping = self.drops(kind);
             }
             self.line.stale = false;
-            self.framer.begin(kind);
-            if kind == Kind::Esearch && !self.line.dropping {
-                let len = len();
-                self.retag(input, passed, len);
+            let len = len();
+            if kind != Kind::Esearch || self.line.dropping || !self.retag(input, passed, &line, len) {
+                self.begin_line(&line, *passed);
             }
             return Ok(true);
         }
@@ -129,7 +133,7 @@ impl Machine {
             self.flush(input, passed);
             self.long_line(kind, input)?;
             self.line.stale = false;
-            self.framer.begin(kind);
+            self.begin_line(&line, *passed);
             return Ok(true);
         };
         self.line.scanned = 0;
@@ -138,6 +142,7 @@ impl Machine {
         {
             self.note_status(&reply);
             if self.passes_status(&reply) {
+                self.divider.pass_line(line.reply, *passed, *passed + end);
                 *passed += end;
                 return Ok(true);
             }
@@ -147,6 +152,13 @@ impl Machine {
         self.whole_line(kind, &line)?;
         self.line.stale = false;
         Ok(true)
+    }
+
+    fn begin_line(&mut self, line: &LineStart, at: usize) {
+        match self.line.dropping || self.line.ending.is_some() {
+            true => self.divider.begin_dropped(line.kind),
+            false => self.divider.begin(line, at),
+        }
     }
 
     /// A line that no server may say. In the reply to a session's command it goes where the reply before it went, of
@@ -239,15 +251,20 @@ impl Machine {
     }
 
     /// Passes on the start of an ESEARCH reply with the client's tag in place of ours, which stands within the first
-    /// `len` octets.
-    fn retag(&mut self, input: &mut BytesMut, passed: &mut usize, len: usize) {
-        let Some(range) = esearch_tag(&input[*passed..*passed + len]) else { return };
-        let Some(tag) = self.client_tag(&input[*passed..][range.clone()]).map(Bytes::copy_from_slice) else { return };
+    /// `len` octets; false: it does not, and nothing is done.
+    fn retag(&mut self, input: &mut BytesMut, passed: &mut usize, line: &LineStart, len: usize) -> bool {
+        let Some(range) = esearch_tag(&input[*passed..*passed + len]) else { return false };
+        let Some(tag) = self.client_tag(&input[*passed..][range.clone()]).map(Bytes::copy_from_slice) else {
+            return false;
+        };
         self.flush(input, passed);
         let mut head = input.split_to(range.end);
         head.truncate(range.start);
         head.extend_from_slice(&tag);
-        self.events.push_back(Event::Data(head.freeze()));
+        self.divider.begin(line, 0);
+        self.divider.pass(head.len(), false);
+        self.events.push_back(Event::Data(self.divider.cut(head.freeze())));
+        true
     }
 
     /// The client's tag for one of ours: of the command in flight, or of a search that keeps sending updates.
@@ -270,7 +287,8 @@ impl Machine {
                 let text = reply.map_or(&b""[..], |reply| reply.text);
                 if reply.is_some_and(|reply| reply.has_code("ALERT")) && !self.drops(kind) {
                     // Users have to see it (RFC 9051 section 7.1), also those who go on with another connection.
-                    self.events.push_back(Event::Data([b"* OK [ALERT] ", text, b"\r\n"].concat().into()));
+                    let alert = [b"* OK [ALERT] ", text, b"\r\n"].concat();
+                    self.tell(Reply::Status(Status::Ok), alert.into());
                 }
                 self.closing = true;
                 self.events.push_back(Event::Bye(line.slice_ref(text)));
@@ -280,20 +298,25 @@ impl Machine {
                     reply.untagged = line.clone();
                 }
                 if !self.drops(kind) {
-                    self.events.push_back(Event::Data(line.clone()));
+                    self.tell(Reply::Other, line.clone());
                 }
             }
-            Kind::Status(_) if StatusReply::parse_start(&line[1..]).is_some_and(|reply| names_a_tag(&reply)) => {
+            Kind::Status(status) if StatusReply::parse_start(&line[1..]).is_some_and(|reply| names_a_tag(&reply)) => {
                 if !self.drops(kind)
                     && let Some(mapped) = self.retag_code(line)
                 {
-                    self.events.push_back(Event::Data(mapped));
+                    self.tell(Reply::Status(status), mapped);
                 }
             }
             // What a backend says of its capabilities unasked is not what a client may rely on here.
             _ => {}
         }
         Ok(())
+    }
+
+    fn tell(&mut self, reply: Reply, line: Bytes) {
+        let replies = self.divider.line(reply, line);
+        self.events.push_back(Event::Data(replies));
     }
 
     /// The line with the client's tag in place of ours, which is the first quoted string of its response code.
