@@ -15,7 +15,7 @@ use imapool::imap::capability::{Capabilities, Front};
 use imapool::imap::command::{Command, Segment, parse_head};
 use imapool::imap::frame::{Decoder, Frame};
 use imapool::imap::request::Request;
-use imapool::imap::response::classify;
+use imapool::imap::untagged::classify;
 use imapool::session::machine::{Action, Bounds, LoginReply, Machine as Session};
 use imapool::upstream::machine::{Event, Machine as Upstream};
 

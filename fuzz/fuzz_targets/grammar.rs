@@ -5,8 +5,9 @@
 use bytes::Bytes;
 use imapool::imap::capability::{Capabilities, Front};
 use imapool::imap::command::{Command, Segment, parse_head, quoted};
-use imapool::imap::response::{CLASSIFY, Kind, StatusReply, classify, esearch_tag, split_tag, trim_line_end};
+use imapool::imap::response::{CLASSIFY, Kind, StatusReply, esearch_tag, split_tag, trim_line_end};
 use imapool::imap::sasl::{Exchange, Mechanism, Step};
+use imapool::imap::untagged::classify;
 use libfuzzer_sys::fuzz_target;
 
 fn command(line: &[u8]) {
@@ -35,7 +36,7 @@ fn command(line: &[u8]) {
 fn reply(line: &[u8]) {
     // Only ever given one line.
     let line = line.split_inclusive(|b| *b == b'\n').next().unwrap_or_default();
-    let kind = classify(line);
+    let kind = classify(line).kind;
     let (tag, rest) = split_tag(line);
     assert_eq!([tag, rest].concat(), line);
     if let (Kind::Status(_), Some(text)) = (kind, line.get(1..)) {

@@ -67,50 +67,10 @@ impl Kind {
     }
 }
 
-/// Octets of a line's start that [`classify`] and [`esearch_tag`] want to see, when there are as many.
+/// Octets of a line's start that [`classify`](super::untagged::classify) and [`esearch_tag`] want to see, when there are as many.
 pub const CLASSIFY: usize = 64;
 
-/// Classifies a line by its start.
-#[must_use]
-pub fn classify(line: &[u8]) -> Kind {
-    let rest = match line {
-        [b'+', ..] => return Kind::Continuation,
-        [b'*', b' ', rest @ ..] => rest,
-        _ => return tagged_or_stray(line),
-    };
-    let rest = skip_spaces(rest);
-    if rest.first().is_some_and(u8::is_ascii_digit) {
-        let rest = skip_spaces(&rest[rest.iter().take_while(|b| b.is_ascii_digit()).count()..]);
-        return match word(rest) {
-            w if w.eq_ignore_ascii_case(b"FETCH") || w.eq_ignore_ascii_case(b"EXPUNGE") => Kind::MessageNews,
-            w if w.eq_ignore_ascii_case(b"EXISTS") || w.eq_ignore_ascii_case(b"RECENT") => Kind::MailboxSize,
-            _ => Kind::Data,
-        };
-    }
-    let word = word(rest);
-    if let Some(status) = status(word) {
-        return Kind::Status(status);
-    }
-    match word {
-        w if w.eq_ignore_ascii_case(b"CAPABILITY") => Kind::Capability,
-        w if w.eq_ignore_ascii_case(b"ENABLED") => Kind::Enabled,
-        w if w.eq_ignore_ascii_case(b"ESEARCH") => Kind::Esearch,
-        w if w.eq_ignore_ascii_case(b"VANISHED") => Kind::MessageNews,
-        _ => Kind::Data,
-    }
-}
-
-/// What proves the end of a reply is taken by the letter; all else is for people to wonder at.
-fn tagged_or_stray(line: &[u8]) -> Kind {
-    let tag = word(line);
-    let second = word(skip_spaces(&line[tag.len()..]));
-    if is_tag(tag) && matches!(status(second), Some(Status::Ok | Status::No | Status::Bad)) {
-        return Kind::Tagged;
-    }
-    Kind::Stray { status: status(tag).is_some() }
-}
-
-fn status(word: &[u8]) -> Option<Status> {
+pub(super) fn status(word: &[u8]) -> Option<Status> {
     Some(match word.len() {
         2 if word.eq_ignore_ascii_case(b"OK") => Status::Ok,
         2 if word.eq_ignore_ascii_case(b"NO") => Status::No,
@@ -121,11 +81,11 @@ fn status(word: &[u8]) -> Option<Status> {
     })
 }
 
-fn skip_spaces(text: &[u8]) -> &[u8] {
+pub(super) fn skip_spaces(text: &[u8]) -> &[u8] {
     &text[text.iter().take_while(|b| **b == b' ').count()..]
 }
 
-fn word(text: &[u8]) -> &[u8] {
+pub(super) fn word(text: &[u8]) -> &[u8] {
     let end = text.iter().position(|b| matches!(b, b' ' | b'\r' | b'\n')).unwrap_or(text.len());
     &text[..end]
 }
@@ -189,7 +149,7 @@ pub fn trim_line_end(line: &[u8]) -> &[u8] {
 }
 
 /// Whether a word can be a tag (RFC 9051 section 9).
-fn is_tag(word: &[u8]) -> bool {
+pub(super) fn is_tag(word: &[u8]) -> bool {
     !word.is_empty() && word.iter().all(|b| is_astring_char(*b) && *b != b'+')
 }
 
@@ -211,54 +171,6 @@ pub fn esearch_tag(line: &[u8]) -> Option<std::ops::Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn kinds() {
-        for (line, kind) in [
-            ("+ go ahead\r\n", Kind::Continuation),
-            ("+\r\n", Kind::Continuation),
-            ("* OK hi\r\n", Kind::Status(Status::Ok)),
-            ("* ok\r\n", Kind::Status(Status::Ok)),
-            ("* BYE see you {5}\r\n", Kind::Status(Status::Bye)),
-            ("*  NO two spaces\r\n", Kind::Status(Status::No)),
-            ("* CAPABILITY IMAP4rev1\r\n", Kind::Capability),
-            ("* 12 FETCH (UID 1)\r\n", Kind::MessageNews),
-            ("* 12 EXPUNGE\r\n", Kind::MessageNews),
-            ("* VANISHED 1:3\r\n", Kind::MessageNews),
-            ("* 3 EXISTS\r\n", Kind::MailboxSize),
-            ("* 3 RECENT\r\n", Kind::MailboxSize),
-            ("* 3 XYZZY\r\n", Kind::Data),
-            ("* LIST () \"/\" x\r\n", Kind::Data),
-            ("* OKAY x\r\n", Kind::Data),
-            ("* ESEARCH (TAG \"x\")\r\n", Kind::Esearch),
-            ("* ENABLED\r\n", Kind::Enabled),
-            ("i1 OK done\r\n", Kind::Tagged),
-            ("i1  no\r\n", Kind::Tagged),
-            ("foo BAD\n", Kind::Tagged),
-            ("OK OK\r\n", Kind::Tagged),
-            ("OK [COPYUID 1 2 3] Moved\r\n", Kind::Stray { status: true }),
-            ("BYE\r\n", Kind::Stray { status: true }),
-            ("\r\n", Kind::Stray { status: false }),
-            ("\n", Kind::Stray { status: false }),
-            ("   \r\n", Kind::Stray { status: false }),
-            (" i1 OK done\r\n", Kind::Stray { status: false }),
-            (")\r\n", Kind::Stray { status: false }),
-            ("*\r\n", Kind::Stray { status: false }),
-            ("*OK x\r\n", Kind::Stray { status: false }),
-            ("foo\r\n", Kind::Stray { status: false }),
-            ("foo bar\r\n", Kind::Stray { status: false }),
-            ("foo OKAY\r\n", Kind::Stray { status: false }),
-            ("i1 BYE x\r\n", Kind::Stray { status: false }),
-            ("i1\tOK\r\n", Kind::Stray { status: false }),
-            ("\"a OK b\r\n", Kind::Stray { status: false }),
-            ("\0 OK\r\n", Kind::Stray { status: false }),
-            ("\u{fc} OK\r\n", Kind::Stray { status: false }),
-            ("* 12\r\n", Kind::Data),
-            ("* \r\n", Kind::Data),
-        ] {
-            assert_eq!(classify(line.as_bytes()), kind, "{line}");
-        }
-    }
 
     #[test]
     fn status_replies_as_they_occur() {

@@ -6,7 +6,7 @@ use std::ops::Deref;
 use bytes::{Bytes, BytesMut};
 
 use super::framer::Framer;
-use super::response::{CLASSIFY, Kind, Status, classify};
+use super::response::{CLASSIFY, Kind, Status, is_tag, skip_spaces, status, word};
 
 /// What an untagged reply is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,7 +216,7 @@ impl Divider {
                 if rest.len() < CLASSIFY && memchr::memchr(b'\n', rest).is_none() {
                     break;
                 }
-                self.begin(&LineStart::of(rest), at);
+                self.begin(&classify(rest), at);
             }
             let literal = self.framer.in_literal();
             at += self.take(&input[at..]);
@@ -239,67 +239,78 @@ pub struct LineStart {
 }
 
 impl LineStart {
-    /// Of the line at the front of `rest`: by its first octets, however many there are.
-    #[must_use]
-    pub fn of(rest: &[u8]) -> Self {
-        let (reply, head, kind) = reply(&rest[..rest.len().min(CLASSIFY)]);
-        Self { kind, reply, head }
+    fn plain(kind: Kind, reply: Reply) -> Self {
+        Self { kind, reply, head: 0 }
     }
 }
 
-/// What the line that starts like this is, how long its head is, and of which kind; other lines may follow.
-fn reply(start: &[u8]) -> (Reply, usize, Kind) {
-    let (first, after) = word(start, 1);
-    if start.starts_with(b"* ") && first.iter().all(u8::is_ascii_digit) {
-        return numbered(first, word(start, after));
-    }
-    let kind = classify(start);
-    let (reply, head) = match kind {
-        Kind::Status(status) => (Reply::Status(status), 0),
-        Kind::Stray { .. } => (Reply::Stray, 0),
-        Kind::Continuation | Kind::Tagged | Kind::Capability | Kind::Enabled => (Reply::Other, 0),
-        _ => named(first, start, after),
+/// Classifies the line at the front of `rest`, by its first [`CLASSIFY`] octets, however many there are.
+#[must_use]
+pub fn classify(rest: &[u8]) -> LineStart {
+    let line = &rest[..rest.len().min(CLASSIFY)];
+    let rest = match line {
+        [b'+', ..] => return LineStart::plain(Kind::Continuation, Reply::Other),
+        [b'*', b' ', rest @ ..] => skip_spaces(rest),
+        _ => return tagged_or_stray(line),
     };
-    (reply, head, kind)
-}
-
-/// `* 12 EXISTS`: the number, and the word behind it with its end.
-fn numbered(number: &[u8], (name, end): (&[u8], usize)) -> (Reply, usize, Kind) {
+    if rest.first().is_some_and(u8::is_ascii_digit) {
+        return numbered(rest, line.len());
+    }
+    let name = word(rest);
+    let head = line.len() - rest.len() + name.len();
     let is = |word: &[u8]| name.eq_ignore_ascii_case(word);
-    let (kind, reply): (Kind, fn(u32) -> Reply) = match name {
-        _ if number.is_empty() => return (Reply::Other, 0, Kind::Data),
-        _ if is(b"FETCH") => (Kind::MessageNews, Reply::Fetch),
-        _ if is(b"EXPUNGE") => (Kind::MessageNews, Reply::Expunge),
-        _ if is(b"EXISTS") => (Kind::MailboxSize, Reply::Exists),
-        _ if is(b"RECENT") => (Kind::MailboxSize, Reply::Recent),
-        _ => return (Reply::Other, 0, Kind::Data),
+    let answer = |kind, reply| LineStart { kind, reply, head };
+    match name.len() {
+        2..=7 if let Some(status) = status(name) => LineStart::plain(Kind::Status(status), Reply::Status(status)),
+        4 if is(b"SORT") => answer(Kind::Data, Reply::Sort),
+        5 if is(b"FLAGS") => LineStart::plain(Kind::Data, Reply::Flags),
+        6 if is(b"SEARCH") => answer(Kind::Data, Reply::Search),
+        6 if is(b"THREAD") => answer(Kind::Data, Reply::Thread),
+        7 if is(b"ESEARCH") => answer(Kind::Esearch, Reply::Esearch),
+        7 if is(b"ENABLED") => LineStart::plain(Kind::Enabled, Reply::Other),
+        8 if is(b"VANISHED") => {
+            let earlier = word(skip_spaces(&line[head..])).eq_ignore_ascii_case(b"(EARLIER)");
+            answer(Kind::MessageNews, Reply::Vanished { earlier })
+        }
+        10 if is(b"CAPABILITY") => LineStart::plain(Kind::Capability, Reply::Other),
+        _ => LineStart::plain(Kind::Data, Reply::Other),
+    }
+}
+
+/// `12 EXISTS`, at the end of so many octets of a line.
+fn numbered(rest: &[u8], len: usize) -> LineStart {
+    let digits = rest.iter().take_while(|octet| octet.is_ascii_digit()).count();
+    let name = skip_spaces(&rest[digits..]);
+    let head = len - name.len();
+    let name = word(name);
+    let is = |word: &[u8]| name.eq_ignore_ascii_case(word);
+    let (kind, reply): (Kind, fn(u32) -> Reply) = match name.len() {
+        _ if rest.get(digits) != Some(&b' ') => return LineStart::plain(Kind::Data, Reply::Other),
+        5 if is(b"FETCH") => (Kind::MessageNews, Reply::Fetch),
+        7 if is(b"EXPUNGE") => (Kind::MessageNews, Reply::Expunge),
+        6 if is(b"EXISTS") => (Kind::MailboxSize, Reply::Exists),
+        6 if is(b"RECENT") => (Kind::MailboxSize, Reply::Recent),
+        _ => return LineStart::plain(Kind::Data, Reply::Other),
     };
-    // They are digits.
-    match std::str::from_utf8(number).ok().and_then(|number| number.parse().ok()) {
-        Some(number) if number > 0 || kind == Kind::MailboxSize => (reply(number), end, kind),
-        _ => (Reply::OutOfRange, 0, kind),
+    let value = |digit: &u8| u64::from(digit - b'0');
+    let number =
+        rest[..digits].iter().fold(0u64, |number, digit| number.saturating_mul(10).saturating_add(value(digit)));
+    match u32::try_from(number) {
+        Ok(number) if number > 0 || kind == Kind::MailboxSize => {
+            LineStart { kind, reply: reply(number), head: head + name.len() }
+        }
+        _ => LineStart::plain(kind, Reply::OutOfRange),
     }
 }
 
-/// `* SEARCH`: the word, and the line in which it ends `after` so many octets.
-fn named(first: &[u8], start: &[u8], after: usize) -> (Reply, usize) {
-    let earlier = || word(start, after).0.eq_ignore_ascii_case(b"(EARLIER)");
-    match first {
-        _ if first.eq_ignore_ascii_case(b"SEARCH") => (Reply::Search, after),
-        _ if first.eq_ignore_ascii_case(b"SORT") => (Reply::Sort, after),
-        _ if first.eq_ignore_ascii_case(b"THREAD") => (Reply::Thread, after),
-        _ if first.eq_ignore_ascii_case(b"ESEARCH") => (Reply::Esearch, after),
-        _ if first.eq_ignore_ascii_case(b"VANISHED") => (Reply::Vanished { earlier: earlier() }, after),
-        _ if first.eq_ignore_ascii_case(b"FLAGS") => (Reply::Flags, 0),
-        _ => (Reply::Other, 0),
+/// What proves the end of a reply is taken by the letter; all else is for people to wonder at.
+fn tagged_or_stray(line: &[u8]) -> LineStart {
+    let tag = word(line);
+    let second = word(skip_spaces(&line[tag.len()..]));
+    if is_tag(tag) && matches!(status(second), Some(Status::Ok | Status::No | Status::Bad)) {
+        return LineStart::plain(Kind::Tagged, Reply::Other);
     }
-}
-
-/// The word behind the spaces at `at`, and where it ends.
-fn word(line: &[u8], at: usize) -> (&[u8], usize) {
-    let start = at + line[at..].iter().take_while(|b| **b == b' ').count();
-    let end = start + line[start..].iter().take_while(|b| !matches!(b, b' ' | b'\r' | b'\n')).count();
-    (&line[start..end], end)
+    LineStart::plain(Kind::Stray { status: status(tag).is_some() }, Reply::Stray)
 }
 
 #[cfg(test)]
@@ -377,6 +388,54 @@ mod tests {
         assert_eq!(other("* 0 EXISTS\r\n")[0], "begin Exists(0)");
         for line in ["*\r\n", "\r\n", "  \r\n", ")\r\n", "foo bar\n", "OK [X] {5}\r\n"] {
             assert_eq!(other(line), ["begin Stray", &format!("text {line}"), "end "], "{line}");
+        }
+    }
+
+    #[test]
+    fn kinds() {
+        for (line, kind) in [
+            ("+ go ahead\r\n", Kind::Continuation),
+            ("+\r\n", Kind::Continuation),
+            ("* OK hi\r\n", Kind::Status(Status::Ok)),
+            ("* ok\r\n", Kind::Status(Status::Ok)),
+            ("* BYE see you {5}\r\n", Kind::Status(Status::Bye)),
+            ("*  NO two spaces\r\n", Kind::Status(Status::No)),
+            ("* CAPABILITY IMAP4rev1\r\n", Kind::Capability),
+            ("* 12 FETCH (UID 1)\r\n", Kind::MessageNews),
+            ("* 12 EXPUNGE\r\n", Kind::MessageNews),
+            ("* VANISHED 1:3\r\n", Kind::MessageNews),
+            ("* 3 EXISTS\r\n", Kind::MailboxSize),
+            ("* 3 RECENT\r\n", Kind::MailboxSize),
+            ("* 3 XYZZY\r\n", Kind::Data),
+            ("* LIST () \"/\" x\r\n", Kind::Data),
+            ("* OKAY x\r\n", Kind::Data),
+            ("* ESEARCH (TAG \"x\")\r\n", Kind::Esearch),
+            ("* ENABLED\r\n", Kind::Enabled),
+            ("i1 OK done\r\n", Kind::Tagged),
+            ("i1  no\r\n", Kind::Tagged),
+            ("foo BAD\n", Kind::Tagged),
+            ("OK OK\r\n", Kind::Tagged),
+            ("OK [COPYUID 1 2 3] Moved\r\n", Kind::Stray { status: true }),
+            ("BYE\r\n", Kind::Stray { status: true }),
+            ("\r\n", Kind::Stray { status: false }),
+            ("\n", Kind::Stray { status: false }),
+            ("   \r\n", Kind::Stray { status: false }),
+            (" i1 OK done\r\n", Kind::Stray { status: false }),
+            (")\r\n", Kind::Stray { status: false }),
+            ("*\r\n", Kind::Stray { status: false }),
+            ("*OK x\r\n", Kind::Stray { status: false }),
+            ("foo\r\n", Kind::Stray { status: false }),
+            ("foo bar\r\n", Kind::Stray { status: false }),
+            ("foo OKAY\r\n", Kind::Stray { status: false }),
+            ("i1 BYE x\r\n", Kind::Stray { status: false }),
+            ("i1\tOK\r\n", Kind::Stray { status: false }),
+            ("\"a OK b\r\n", Kind::Stray { status: false }),
+            ("\0 OK\r\n", Kind::Stray { status: false }),
+            ("\u{fc} OK\r\n", Kind::Stray { status: false }),
+            ("* 12\r\n", Kind::Data),
+            ("* \r\n", Kind::Data),
+        ] {
+            assert_eq!(classify(line.as_bytes()).kind, kind, "{line}");
         }
     }
 

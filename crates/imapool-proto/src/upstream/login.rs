@@ -23,8 +23,9 @@ use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::capability::Capabilities;
 use crate::imap::frame::trailing_literal;
 use crate::imap::phrases::{self, Meaning};
-use crate::imap::response::{Kind, Status, StatusReply, classify, split_tag, trim_line_end};
+use crate::imap::response::{Kind, Status, StatusReply, split_tag, trim_line_end};
 use crate::imap::sasl::{Credential, SecretKind};
+use crate::imap::untagged::classify;
 
 /// Whether imapool tells a backend by ID what it is (RFC 2971).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -271,7 +272,7 @@ impl Login {
 
     /// A line, line end included.
     fn handle_line(&mut self, line: &[u8]) -> Result<Option<Outcome>, LoginError> {
-        let kind = classify(line);
+        let kind = classify(line).kind;
         let continued = std::mem::take(&mut self.continued);
         // What is no reply at all says nothing, unless it stands where the end of a command of ours should be told.
         if !continued && matches!(kind, Kind::Stray { .. }) && self.is_ours(split_tag(line).0) {

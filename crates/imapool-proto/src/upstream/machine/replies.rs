@@ -11,7 +11,7 @@ use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::command::Name;
 use crate::imap::phrases;
 use crate::imap::response::{CLASSIFY, Kind, Status, StatusReply, esearch_tag, split_tag, trim_line_end};
-use crate::imap::untagged::{LineStart, Reply};
+use crate::imap::untagged::{LineStart, Reply, classify};
 
 /// Octets of an over-long tagged reply that are kept to judge it by.
 const KEPT: usize = 1024;
@@ -105,7 +105,7 @@ impl Machine {
         }
         // By the same octets however the line was cut on its way here.
         let start = &rest[..rest.len().min(CLASSIFY)];
-        let line = LineStart::of(start);
+        let line = classify(start);
         let kind = line.kind;
         if !kind.wants_whole_line() {
             self.line.scanned = 0;
