@@ -23,18 +23,18 @@ fn read(octets: &[u8], cut: usize, numbering: &Numbering) -> (BytesMut, Vec<Item
                     renumber = Renumber::new(reply, false);
                     renumber.head(numbering, &mut out);
                 }
-                Part::Text(text) => {
-                    renumber.text(&text, numbering, &mut out);
-                    scanner.text(&text);
+                Part::Text { octets, ends } => {
+                    renumber.text(&octets, numbering, &mut out);
+                    scanner.text(&octets);
+                    if ends {
+                        assert!(out.ends_with(b"\n"));
+                        items.push(scanner.finish());
+                    }
                 }
                 Part::Literal(octets) => {
                     // Said again for each piece of it, which changes nothing.
                     scanner.literal();
                     out.extend_from_slice(&octets);
-                }
-                Part::End => {
-                    assert!(out.ends_with(b"\n"));
-                    items.push(scanner.finish());
                 }
             }
         }

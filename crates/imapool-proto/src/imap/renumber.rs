@@ -384,7 +384,7 @@ mod tests {
                         renumber = Renumber::new(reply, uid);
                         dropped = !renumber.head(numbering, &mut out);
                     }
-                    Part::Text(text) if !dropped => renumber.text(&text, numbering, &mut out),
+                    Part::Text { octets, .. } if !dropped => renumber.text(&octets, numbering, &mut out),
                     Part::Literal(octets) if !dropped => out.put_slice(&octets),
                     _ => {}
                 }

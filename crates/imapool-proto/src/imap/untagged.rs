@@ -8,6 +8,9 @@ use bytes::{Bytes, BytesMut};
 use super::framer::Framer;
 use super::response::{CLASSIFY, Kind, Status, is_tag, skip_spaces, status, word};
 
+/// Room for the parts of a short reply.
+const MARKS: usize = 64;
+
 /// What an untagged reply is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reply {
@@ -52,11 +55,14 @@ pub enum Part<'a> {
     /// and with that word are not given again; of the others all are.
     Begin(Reply),
     /// What follows, line ends included; a line may come in several.
-    Text(Octets<'a>),
+    Text {
+        /// They may be none.
+        octets: Octets<'a>,
+        /// The reply is over.
+        ends: bool,
+    },
     /// Octets of a literal; it may come in several.
     Literal(Octets<'a>),
-    /// The reply is over.
-    End,
 }
 
 /// Octets of a part, where they were read.
@@ -90,19 +96,21 @@ pub struct Replies {
     marks: Vec<Mark>,
 }
 
-/// A part, and where it ends.
+/// A part, and where it ends. There are two for each line: so it is small.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Mark {
-    end: usize,
+    end: u32,
     kind: PartKind,
 }
+
+const _: () = assert!(size_of::<Mark>() == 12);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PartKind {
     Begin(Reply),
     Text,
+    LastText,
     Literal,
-    End,
 }
 
 impl Replies {
@@ -115,15 +123,14 @@ impl Replies {
     /// The parts, in order.
     pub fn parts(&self) -> impl Iterator<Item = Part<'_>> {
         let mut at = 0;
-        self.marks.iter().filter_map(move |mark| {
-            let octets = Octets { all: &self.octets, from: at, to: mark.end };
-            at = mark.end;
+        self.marks.iter().map(move |mark| {
+            let octets = Octets { all: &self.octets, from: at, to: mark.end as usize };
+            at = octets.to;
             match mark.kind {
-                PartKind::Begin(reply) => Some(Part::Begin(reply)),
-                PartKind::End => Some(Part::End),
-                _ if octets.is_empty() => None,
-                PartKind::Text => Some(Part::Text(octets)),
-                PartKind::Literal => Some(Part::Literal(octets)),
+                PartKind::Begin(reply) => Part::Begin(reply),
+                PartKind::Text => Part::Text { octets, ends: false },
+                PartKind::LastText => Part::Text { octets, ends: true },
+                PartKind::Literal => Part::Literal(octets),
             }
         })
     }
@@ -176,22 +183,27 @@ impl Divider {
 
     /// What was taken is passed on, up to `end`; it was a literal's.
     pub fn pass(&mut self, end: usize, literal: bool) {
-        self.note(end, if literal { PartKind::Literal } else { PartKind::Text });
-        if self.framer.at_line_start() {
-            self.note(end, PartKind::End);
-        }
+        let kind = match literal {
+            true => PartKind::Literal,
+            false if self.framer.at_line_start() => PartKind::LastText,
+            false => PartKind::Text,
+        };
+        self.note(end, kind);
     }
 
     /// A whole line, of which there is no more, is passed on as it is, up to `end`.
     pub fn pass_line(&mut self, reply: Reply, at: usize, end: usize) {
         self.note(at, PartKind::Begin(reply));
-        self.note(end, PartKind::Text);
-        self.note(end, PartKind::End);
+        self.note(end, PartKind::LastText);
     }
 
     fn note(&mut self, end: usize, kind: PartKind) {
         if self.divides {
-            self.marks.push(Mark { end, kind });
+            if self.marks.is_empty() {
+                self.marks.reserve(MARKS);
+            }
+            // No more than that is read at once.
+            self.marks.push(Mark { end: u32::try_from(end).unwrap_or(u32::MAX), kind });
         }
     }
 
@@ -279,22 +291,25 @@ pub fn classify(rest: &[u8]) -> LineStart {
 
 /// `12 EXISTS`, at the end of so many octets of a line.
 fn numbered(rest: &[u8], len: usize) -> LineStart {
-    let digits = rest.iter().take_while(|octet| octet.is_ascii_digit()).count();
+    let (mut number, mut digits) = (0u64, 0);
+    while let Some(digit @ b'0'..=b'9') = rest.get(digits) {
+        number = number.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
+        digits += 1;
+    }
+    if rest.get(digits) != Some(&b' ') {
+        return LineStart::plain(Kind::Data, Reply::Other);
+    }
     let name = skip_spaces(&rest[digits..]);
     let head = len - name.len();
     let name = word(name);
     let is = |word: &[u8]| name.eq_ignore_ascii_case(word);
     let (kind, reply): (Kind, fn(u32) -> Reply) = match name.len() {
-        _ if rest.get(digits) != Some(&b' ') => return LineStart::plain(Kind::Data, Reply::Other),
         5 if is(b"FETCH") => (Kind::MessageNews, Reply::Fetch),
         7 if is(b"EXPUNGE") => (Kind::MessageNews, Reply::Expunge),
         6 if is(b"EXISTS") => (Kind::MailboxSize, Reply::Exists),
         6 if is(b"RECENT") => (Kind::MailboxSize, Reply::Recent),
         _ => return LineStart::plain(Kind::Data, Reply::Other),
     };
-    let value = |digit: &u8| u64::from(digit - b'0');
-    let number =
-        rest[..digits].iter().fold(0u64, |number, digit| number.saturating_mul(10).saturating_add(value(digit)));
     match u32::try_from(number) {
         Ok(number) if number > 0 || kind == Kind::MailboxSize => {
             LineStart { kind, reply: reply(number), head: head + name.len() }
@@ -333,13 +348,15 @@ mod tests {
             for part in divider.divide(&mut input).parts() {
                 let (kind, octets) = match &part {
                     Part::Begin(reply) => ("begin", format!("{reply:?}").into_bytes()),
-                    Part::Text(text) => ("text", text.to_vec()),
+                    Part::Text { octets, .. } => ("text", octets.to_vec()),
                     Part::Literal(octets) => ("literal", octets.to_vec()),
-                    Part::End => ("end", Vec::new()),
                 };
                 match parts.last_mut() {
-                    Some((last, all)) if *last == kind && (kind == "text" || kind == "literal") => all.extend(octets),
+                    Some((last, all)) if *last == kind && kind != "begin" => all.extend(octets),
                     _ => parts.push((kind, octets)),
+                }
+                if matches!(part, Part::Text { ends: true, .. }) {
+                    parts.push(("end", Vec::new()));
                 }
             }
             assert!(input.len() < CLASSIFY, "more kept than a line's start");

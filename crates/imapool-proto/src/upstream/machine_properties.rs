@@ -84,13 +84,15 @@ impl Spelled {
         for part in replies.parts() {
             let (kind, octets) = match &part {
                 Part::Begin(reply) => (format!("{reply:?}"), Vec::new()),
-                Part::Text(octets) => ("text".into(), octets.to_vec()),
+                Part::Text { octets, .. } => ("text".into(), octets.to_vec()),
                 Part::Literal(octets) => ("literal".into(), octets.to_vec()),
-                Part::End => ("end".into(), Vec::new()),
             };
             match self.0.last_mut() {
-                Some((last, all)) if *last == kind && !octets.is_empty() => all.extend(octets),
+                Some((last, all)) if *last == kind && !matches!(part, Part::Begin(_)) => all.extend(octets),
                 _ => self.0.push((kind, octets)),
+            }
+            if matches!(part, Part::Text { ends: true, .. }) {
+                self.0.push(("end".into(), Vec::new()));
             }
         }
     }

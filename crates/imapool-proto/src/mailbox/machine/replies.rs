@@ -120,9 +120,13 @@ impl Machine {
         for part in data.parts() {
             match part {
                 Part::Begin(reply) => self.begin_reply(reply),
-                Part::Text(text) => self.reply_text(&text),
+                Part::Text { octets, ends } => {
+                    self.reply_text(&octets);
+                    if ends {
+                        self.end_reply();
+                    }
+                }
                 Part::Literal(octets) => self.reply_literal(&octets),
-                Part::End => self.end_reply(),
             }
             if self.link == Link::Broken {
                 break;
