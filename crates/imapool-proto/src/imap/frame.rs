@@ -42,7 +42,7 @@ pub enum FrameError {
 ///
 /// # Errors
 /// [`FrameError::LiteralSize`] when the number is out of range.
-pub fn trailing_literal(line: &[u8]) -> Result<Option<(usize, Literal)>, FrameError> {
+fn trailing_literal(line: &[u8]) -> Result<Option<(usize, Literal)>, FrameError> {
     let Some((b'}', rest)) = line.split_last() else { return Ok(None) };
     let (digits_end, sync) = match rest.split_last() {
         Some((b'+', _)) => (rest.len() - 1, false),

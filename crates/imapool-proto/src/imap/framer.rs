@@ -73,6 +73,16 @@ impl Framer {
         matches!(self.place, Place::Literal(_) | Place::Lost)
     }
 
+    /// Octets of a literal that are still to come; `u64::MAX`: its size is out of range.
+    #[must_use]
+    pub fn left(self) -> u64 {
+        match self.place {
+            Place::Literal(left) => left,
+            Place::Lost => u64::MAX,
+            _ => 0,
+        }
+    }
+
     /// A literal's size is out of range: all that follows counts as octets of it.
     #[must_use]
     pub fn is_lost(self) -> bool {

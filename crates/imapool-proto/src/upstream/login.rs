@@ -21,7 +21,7 @@ pub use self::refusal::{Outcome, Refusal};
 use self::refusal::{Parting, judge, printable, text_of};
 use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::capability::Capabilities;
-use crate::imap::frame::trailing_literal;
+use crate::imap::framer::Framer;
 use crate::imap::phrases::{self, Meaning};
 use crate::imap::response::{Kind, Status, StatusReply, split_tag, trim_line_end};
 use crate::imap::sasl::{Credential, SecretKind};
@@ -127,10 +127,7 @@ pub struct Login {
     /// ID was sent since the login's OK.
     identified: bool,
     alerts: Alerts,
-    /// Octets of a literal that are still to come.
-    literal: u64,
-    /// What comes next is the rest of a line with a literal in it.
-    continued: bool,
+    framer: Framer,
     heard: usize,
     output: BytesMut,
 }
@@ -154,8 +151,7 @@ impl Login {
             trial: VecDeque::new(),
             identified: false,
             alerts: Alerts::default(),
-            literal: 0,
-            continued: false,
+            framer: Framer::default(),
             heard: 0,
             output: BytesMut::new(),
         }
@@ -243,17 +239,19 @@ impl Login {
     /// The connection cannot be used.
     pub fn handle_input(&mut self, input: &mut BytesMut) -> Result<Option<Outcome>, LoginError> {
         loop {
-            if self.literal > 0 {
-                let take = usize::try_from(self.literal).unwrap_or(usize::MAX).min(input.len());
-                input.advance(take);
-                self.literal -= take as u64;
-                self.hear(take)?;
+            if self.framer.in_literal() {
+                let octets = self.framer.take(input);
+                input.advance(octets);
+                self.hear(octets)?;
+                if self.framer.in_literal() {
+                    return Ok(None);
+                }
             }
             let end = memchr::memchr(b'\n', input).map(|at| at + 1);
-            if self.literal == 0 && end.unwrap_or(input.len()) > MAX_WHOLE_LINE {
+            if end.unwrap_or(input.len()) > MAX_WHOLE_LINE {
                 return Err(LoginError::Unexpected("a line without end".into()));
             }
-            let Some(end) = end.filter(|_| self.literal == 0) else { return Ok(None) };
+            let Some(end) = end else { return Ok(None) };
             self.hear(end)?;
             let line = input.split_to(end);
             if let Some(outcome) = self.handle_line(&line)? {
@@ -273,20 +271,19 @@ impl Login {
     /// A line, line end included.
     fn handle_line(&mut self, line: &[u8]) -> Result<Option<Outcome>, LoginError> {
         let kind = classify(line).kind;
-        let continued = std::mem::take(&mut self.continued);
+        let continued = !self.framer.at_line_start();
         // What is no reply at all says nothing, unless it stands where the end of a command of ours should be told.
         if !continued && matches!(kind, Kind::Stray { .. }) && self.is_ours(split_tag(line).0) {
             return Err(unexpected(line));
         }
+        if !continued {
+            self.framer.begin(kind);
+        }
+        self.framer.take(line);
         if continued || kind.may_end_in_literal() {
             // What data says does not matter here, but where it ends does.
-            let literal = trailing_literal(trim_line_end(line)).map_err(|_| unexpected(line))?;
-            self.literal = literal.map_or(0, |(_, literal)| literal.len);
-            if self.literal > MAX_HEARD as u64 {
-                return Err(unexpected(line));
-            }
-            self.continued = literal.is_some();
-            return if self.waiting == Waiting::Greeting { Err(unexpected(line)) } else { Ok(None) };
+            let is_wrong = self.framer.left() > MAX_HEARD as u64 || self.waiting == Waiting::Greeting;
+            return if is_wrong { Err(unexpected(line)) } else { Ok(None) };
         }
         match kind {
             Kind::Status(Status::Bye) => self.goodbye(line),

@@ -161,6 +161,7 @@ impl Machine {
             return self.broken(Nonsense::Vanished);
         };
         let mut fresh = Fresh::new(selection, self.view.exists());
+        fresh.followed = true;
         if let Err(why) = fresh.vanished(uids) {
             return self.broken(why);
         }

@@ -41,6 +41,8 @@ pub(super) struct Fresh {
     told: Ranges,
     /// The UIDs of messages that went before that.
     pub(super) gone: Ranges,
+    /// The members' views have followed the mailbox on this connection: nothing else has gone.
+    pub(super) followed: bool,
     /// So many have to be told.
     asked: u32,
     /// What happened after that.
@@ -64,6 +66,7 @@ impl Fresh {
             uids: None,
             told: Ranges::new(),
             gone: Ranges::new(),
+            followed: false,
             asked: exists,
             after: Vec::new(),
             octets: 0,
@@ -643,12 +646,16 @@ impl Machine {
             if self.in_vain.counts.is_multiple_of(RESELECT) && self.is_resumable() {
                 return self.open();
             }
-            let gone = std::mem::take(&mut fresh.gone);
-            let again = Fresh { gone, ..Fresh::new(fresh.selection, fresh.exists) };
+            let (gone, followed) = (std::mem::take(&mut fresh.gone), fresh.followed);
+            let again = Fresh { gone, followed, ..Fresh::new(fresh.selection, fresh.exists) };
             return self.ask_for_uids(Some(again));
         };
         self.in_vain.counts = 0;
-        self.view.place_strays(&uids, &fresh.gone);
+        if fresh.followed {
+            self.view.place_strays(&uids, &fresh.gone);
+        } else {
+            self.view.gone.insert_all(&fresh.gone);
+        }
         if self.view.uids.len() < self.view.exists() {
             self.view.place_older(&uids);
         }

@@ -275,9 +275,10 @@ impl Sim {
                 client.equals(&self.world.mailboxes[&mailbox].messages.clone());
             }
         }
-        // It may be asked by several hubs at once, before the first has heard.
+        // It may be asked by several hubs at once, before the first has heard. Where DONE was on its way already, twice:
+        // it may have been chance; and once more after a while.
         let most = self.plan.connections.min(self.plan.mailboxes * 8);
-        assert!(self.world.refused_idles <= 2 * most, "{} times IDLE", self.world.refused_idles);
+        assert!(self.world.refused_idles <= 3 * most, "{} times IDLE", self.world.refused_idles);
     }
 
     /// Who idles is told without asking, as long as its hub has a connection and has had the time to select the
