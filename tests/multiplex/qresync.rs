@@ -488,6 +488,47 @@ async fn the_reply_is_told_if_the_connection_is_lost_before() {
     stage.end().await;
 }
 
+/// What has gone between two connections, nobody has said: where the UIDs had not been known, those that go on the next
+/// one do not tell which they were. (The third would have been taken for the first.)
+#[tokio::test]
+async fn what_has_gone_unheard_is_not_guessed() {
+    let mut stage = Stage::set(1, "CONDSTORE QRESYNC").await;
+    stage.play(PLAIN).await;
+    stage
+        .play(
+            "2> b NOOP
+             U> NOOP
+             U< * 4 EXISTS
+             U< * 3 FETCH (UID 13 FLAGS (x))
+             U< * VANISHED 12
+             U< TAG OK noop
+             U> UID SEARCH 1:3
+             U!
+             2< * 4 EXISTS
+             2< * 3 FETCH (UID 13 FLAGS (x))
+             2< b OK noop
+             2> c NOOP
+             V> SELECT \"INBOX\"
+             V< * 4 EXISTS
+             V< * OK [UIDVALIDITY 7] valid
+             V< * OK [UIDNEXT 18] next
+             V< * OK [HIGHESTMODSEQ 105] highest
+             V< TAG OK [READ-WRITE] selected
+             V> UID SEARCH 1:4
+             V< * VANISHED 17
+             V< TAG OK searched
+             V> NOOP
+             V< TAG OK noop
+             V> UID SEARCH 1:3
+             V< * SEARCH 13 15 16
+             V< TAG OK searched
+             2< c NO [UNAVAILABLE] Connection…
+             2< * BYE…",
+        )
+        .await;
+    stage.end().await;
+}
+
 /// RFC 5161 section 3.1: a hub whose members have not enabled QRESYNC goes on by a connection that has it, when one
 /// joins who has; where the backend refuses that, who asks for it hears so, and the others notice nothing.
 #[tokio::test]
