@@ -523,7 +523,8 @@ async fn what_has_gone_unheard_is_not_guessed() {
              V< * SEARCH 13 15 16
              V< TAG OK searched
              2< c NO [UNAVAILABLE] Connection…
-             2< * BYE…",
+             2< * BYE…
+             2. \n",
         )
         .await;
     stage.end().await;
