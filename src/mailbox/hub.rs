@@ -40,8 +40,8 @@ const PARKED: Duration = Duration::from_secs(5);
 /// A server that says nothing for so long while members wait is left, however soon these give up.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// A hub is looked at after this for the first time, though perhaps in vain: most are gone by then, and have set no timer
-/// but this one.
+/// A hub is looked at after this for the first time, though perhaps in vain: most are gone by then, and have set no
+/// timer but this one.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
 
 static NEXT_MEMBER: AtomicU64 = AtomicU64::new(0);

@@ -14,15 +14,16 @@ use tracing::warn;
 use super::lease::Lease;
 use super::seat::{FillError, Manager, TakenSeat, put_back};
 use super::{Account, LIMIT_MEMORY, Pass};
-use crate::imap::command::{Command, Name};
+use crate::imap::command::Name;
 use crate::imap::request::Request;
+use crate::imap::sticky::Sticky;
 use crate::metrics::{CheckoutResult, RetireReason};
 use crate::ports::{Counted, Waiting};
 use crate::throttle::Standing;
 use crate::upstream::backend::{Backend, Entry, OpenError, Service};
 use crate::upstream::connection::{Connection, FromUpstream};
 use crate::upstream::login::Outcome;
-use crate::upstream::machine::{Facts, Sticky};
+use crate::upstream::machine::Facts;
 
 /// What a session needs of a connection.
 #[derive(Debug, Clone)]
@@ -273,9 +274,9 @@ impl Account {
 
     /// Switches on what a connection lacks of this. False: it was lost.
     async fn enable(&self, connection: &mut Connection, sticky: &Sticky) -> Result<bool, FillError> {
-        let command = sticky.command(self.offers("ENABLE")).ok_or(FillError::Unfit)?;
-        let by_enable = command.name == Name::Enable;
-        let Some(answered_ok) = run(connection, command).await else { return Ok(false) };
+        let enable = sticky.command(self.offers("ENABLE")).ok_or(FillError::Unfit)?;
+        let by_enable = enable.command.name == Name::Enable;
+        let Some(answered_ok) = run(connection, enable).await else { return Ok(false) };
         let granted = if by_enable { sticky.is_within(&connection.shared().facts().granted) } else { answered_ok };
         let now = Instant::now().into_std();
         self.manners.learn(|known| if granted { known.enable.works() } else { known.enable.refused(now) });
@@ -437,8 +438,8 @@ async fn take(permits: &Arc<Semaphore>, ask: impl FnOnce() -> Waiting) -> OwnedS
 }
 
 /// Whether the command is answered OK; `None`: the connection was lost.
-async fn run(connection: &mut Connection, command: Command) -> Option<bool> {
-    connection.run(Request::new(command, None)).ok()?;
+async fn run(connection: &mut Connection, request: Box<Request>) -> Option<bool> {
+    connection.run(request).ok()?;
     loop {
         match connection.event().await {
             FromUpstream::Done(_, rest, _) => return Some(rest.starts_with(b" OK")),

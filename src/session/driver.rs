@@ -30,6 +30,7 @@ use crate::imap::capability::Front;
 use crate::imap::command::Name;
 use crate::imap::request::Request;
 use crate::imap::sasl::Credential;
+use crate::imap::sticky::Sticky;
 use crate::listener::{ClientAddr, ListenerContext};
 use crate::mailbox::hub::FromHub;
 use crate::metrics::{CommandResult, Metrics, SessionClose};
@@ -37,7 +38,6 @@ use crate::pool::{Account, CheckoutError, Grant, Lease, Pass};
 use crate::stream::Stream;
 use crate::upstream::backend::Backend;
 use crate::upstream::connection::{FromUpstream, Part, poll_read_with};
-use crate::upstream::machine::Sticky;
 
 /// How long a message of a client that has closed its side may be on offer to the backend.
 const OFFER: Duration = Duration::from_secs(2);

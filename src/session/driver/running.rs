@@ -12,13 +12,14 @@ use super::closing::Ended;
 use super::shared::needs_mailbox;
 use crate::imap::command::{Command, Name};
 use crate::imap::request::Request;
+use crate::imap::sticky::Sticky;
 use crate::mailbox::registry::mailbox_name;
 use crate::metrics::{CommandLabel, CommandResult};
 use crate::pool::{CheckoutError, Pass, Want};
 use crate::upstream::backend::Service;
 use crate::upstream::connection::{FromUpstream, Part};
 use crate::upstream::loss::{LOST, Loss, MAX_ATTEMPTS};
-use crate::upstream::machine::{Facts, Sticky};
+use crate::upstream::machine::Facts;
 
 /// The command that runs on the backend.
 pub(super) struct Running {

@@ -16,12 +16,12 @@ use super::running::{Running, capitalized};
 use crate::config::PoolMode;
 use crate::imap::command::{Command, Name};
 use crate::imap::request::Request;
+use crate::imap::sticky::Sticky;
 use crate::mailbox::enabled::{EnableSet, Enabled, Parameters};
 use crate::mailbox::hub::{FromHub, Member};
 use crate::mailbox::registry::Registry;
 use crate::pool::{Account, CheckoutError, Pass};
 use crate::upstream::loss::LOST;
-use crate::upstream::machine::Sticky;
 
 /// A session's part in sharing.
 #[derive(Debug, Default)]

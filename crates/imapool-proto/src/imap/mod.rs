@@ -19,6 +19,7 @@ pub mod response;
 pub mod rewrite;
 pub mod sasl;
 pub mod sequence;
+pub mod sticky;
 pub mod untagged;
 pub mod without_modseq;
 

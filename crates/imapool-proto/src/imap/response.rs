@@ -67,8 +67,8 @@ impl Kind {
     }
 }
 
-/// Octets of a line's start that [`classify`](super::untagged::classify) and [`esearch_tag`] want to see, when there are
-/// as many.
+/// Octets of a line's start that [`classify`](super::untagged::classify) and [`esearch_tag`] want to see, when there
+/// are as many.
 pub const CLASSIFY: usize = 64;
 
 pub(super) fn status(word: &[u8]) -> Option<Status> {

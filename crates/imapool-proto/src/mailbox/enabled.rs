@@ -5,7 +5,7 @@
 
 use crate::imap::command::{Arguments, Command};
 use crate::imap::sequence::SequenceSet;
-use crate::upstream::machine::Sticky;
+use crate::imap::sticky::Sticky;
 
 /// What a session is told of mod-sequences, or a connection tells. Each includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]

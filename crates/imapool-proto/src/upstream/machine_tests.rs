@@ -3,6 +3,7 @@ use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::command::parse_head;
 use crate::imap::frame::{Decoder, Frame};
 use crate::imap::request::Request;
+use crate::imap::sticky::words;
 
 #[path = "machine_properties.rs"]
 mod properties;
@@ -717,7 +718,8 @@ fn what_is_enabled_sticks() {
     play.play("C: a ENABLE x\nB: i2 ENABLE x\nS: i2 OK\n=:  OK");
     assert_eq!(play.machine.facts().granted, facts.sticky, "not listed");
     assert_eq!(play.machine.facts().sticky.enabled, words(&["QRESYNC", "X"]));
-    assert_eq!(&play.machine.facts().sticky.command(true).unwrap().segments[0].text, "ENABLE CONDSTORE QRESYNC X");
+    let enable = play.machine.facts().sticky.command(true).unwrap();
+    assert_eq!(&enable.command.segments[0].text, "ENABLE CONDSTORE QRESYNC X");
     assert_eq!(play.machine.facts().enable_reply.as_ref().unwrap().untagged, "");
 }
 

@@ -133,8 +133,8 @@ pub(super) struct Joining {
 }
 
 impl Joining {
-    /// What runs is NOOP, which tells first what has vanished. FETCH may not: the mod-sequences that it tells are higher,
-    /// perhaps, than that of a VANISHED that is still to come (Cyrus).
+    /// What runs is NOOP, which tells first what has vanished. FETCH may not: the mod-sequences that it tells are
+    /// higher, perhaps, than that of a VANISHED that is still to come (Cyrus).
     pub(super) fn asks_for_news(&self) -> bool {
         self.counts == 0
     }

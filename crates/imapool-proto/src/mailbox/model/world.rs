@@ -275,8 +275,8 @@ impl Sim {
                 client.equals(&self.world.mailboxes[&mailbox].messages.clone());
             }
         }
-        // It may be asked by several hubs at once, before the first has heard. Where DONE was on its way already, twice:
-        // it may have been chance; and once more after a while.
+        // It may be asked by several hubs at once, before the first has heard. Where DONE was on its way already,
+        // twice: it may have been chance; and once more after a while.
         let most = self.plan.connections.min(self.plan.mailboxes * 8);
         assert!(self.world.refused_idles <= 3 * most, "{} times IDLE", self.world.refused_idles);
     }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
-use super::{EnableReply, Event, Ignored, InFlight, Machine, Own, ProtocolError, Sticky, words};
+use super::{EnableReply, Event, Ignored, InFlight, Machine, Own, ProtocolError};
 use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::command::Name;
 use crate::imap::phrases;
 use crate::imap::response::{CLASSIFY, Kind, Status, StatusReply, esearch_tag, split_tag, trim_line_end};
+use crate::imap::sticky::{Sticky, words};
 use crate::imap::untagged::{LineStart, Reply, classify};
 
 /// Octets of an over-long tagged reply that are kept to judge it by.
