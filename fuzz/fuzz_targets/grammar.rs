@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use imapool::imap::capability::{Capabilities, Front};
 use imapool::imap::command::{Command, Segment, parse_head, quoted};
+use imapool::imap::modseqs::modseqs;
 use imapool::imap::response::{CLASSIFY, Kind, StatusReply, esearch_tag, split_tag, trim_line_end};
 use imapool::imap::sasl::{Exchange, Mechanism, Step};
 use imapool::imap::untagged::classify;
@@ -23,7 +24,7 @@ fn command(line: &[u8]) {
     while arguments.astring().is_some() {}
     let mut words = command.arguments();
     while words.word().is_some() {}
-    let _ = (arguments.at_end(), words.at_end(), command.selected_mailbox(), command.enables_condstore());
+    let _ = (arguments.at_end(), words.at_end(), command.selected_mailbox(), modseqs(&command));
     if let Some(value) = quoted(line) {
         let text = Bytes::from([b"X ".to_vec(), value].concat());
         let command = Command { segments: vec![Segment { text, literal: None }], ..command };

@@ -525,14 +525,16 @@ impl Hub {
             self.checked_out(result);
             return true;
         }
-        let Some(lease) = &mut self.lease else { return false };
-        if self.ending_idle && lease.poll_ready(cx).is_ready() {
+        if let Some(lease) = self.lease.as_mut().filter(|_| self.ending_idle)
+            && lease.poll_ready(cx).is_ready()
+        {
             lease.send(Part::Octets(Bytes::from_static(b"DONE\r\n")));
             self.ending_idle = false;
         }
         if !self.ending_idle {
-            self.ahead.drain(..).for_each(|command| lease.run_ahead(command));
+            self.send_ahead();
         }
+        let Some(lease) = &mut self.lease else { return false };
         // Each part that waits somewhere on the way is memory for as long as a client is slow.
         let owner = self.machine.owner().and_then(|owner| self.members.get(&owner));
         if !self.machine.wants_data() || owner.is_some_and(|place| place.line.poll_room(cx).is_pending()) {

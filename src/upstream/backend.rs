@@ -61,8 +61,8 @@ pub enum OpenError {
     /// Not even tried: wrong logins have opened enough connections lately.
     #[error("wrong logins have opened as many connections as they may for now")]
     Suspect,
-    /// It is not in the configuration any more, or not like this.
-    #[error("a reload has taken the backend away, or changed it")]
+    /// It is not in the configuration any more, or not like this, or the process ends.
+    #[error("a reload has taken the backend away, or changed it, or imapool ends")]
     Gone,
     /// No connection.
     #[error(transparent)]
