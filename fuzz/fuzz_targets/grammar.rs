@@ -47,8 +47,10 @@ fn reply(line: &[u8]) {
         assert!(status.capabilities().is_none() || status.code.is_some());
         assert!(!status.text.ends_with(b"\n"));
     }
-    if let Some(range) = esearch_tag(&line[..line.len().min(CLASSIFY)]) {
-        assert!(!line[range].contains(&b'"'));
+    match esearch_tag(line) {
+        Ok(Some(found)) => assert!(found.written.start <= found.tag.start && found.tag.end <= found.written.end),
+        Ok(None) => {}
+        Err(needed) => assert!(line.len() < needed && needed <= CLASSIFY),
     }
     let trimmed = trim_line_end(line);
     assert!([&b""[..], b"\r", b"\n", b"\r\n"].contains(&&line[trimmed.len()..]));

@@ -205,6 +205,7 @@ async fn earlier_is_for_the_one_who_asks() {
          1< d OK fetched
          2> d NOOP
          U> NOOP
+         U< * VANISHED (EARLIER) 1:10
          U< TAG OK noop
          2< d OK noop")
     .await;

@@ -1,5 +1,7 @@
 //! Replies of a backend: what a line is, as far as routing needs to know (RFC 9051 section 7).
 
+use std::ops::Range;
+
 use super::command::is_astring_char;
 
 /// The five status replies.
@@ -70,6 +72,8 @@ impl Kind {
 /// Octets of a line's start that [`classify`](super::untagged::classify) and [`esearch_tag`] want to see, when there
 /// are as many.
 pub const CLASSIFY: usize = 64;
+/// Octets of a tag that is a literal. Ours are shorter.
+const LONGEST_TAG: usize = 20;
 
 pub(super) fn status(word: &[u8]) -> Option<Status> {
     Some(match word.len() {
@@ -160,13 +164,61 @@ pub fn split_tag(line: &[u8]) -> (&[u8], &[u8]) {
     line.split_at(word(line).len())
 }
 
-/// Where in an ESEARCH reply, `* ESEARCH (TAG "ours") …` (RFC 4731 section 3.1), the tag stands. The start of the
-/// line is enough.
-#[must_use]
-pub fn esearch_tag(line: &[u8]) -> Option<std::ops::Range<usize>> {
-    let open = memchr::memchr(b'(', line)?;
-    let start = line.get(open + 1..open + 6).filter(|head| head.eq_ignore_ascii_case(b"TAG \"")).map(|_| open + 6)?;
-    Some(start..start + memchr::memchr(b'"', &line[start..])?)
+/// The tag in an ESEARCH reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EsearchTag {
+    /// Where it stands.
+    pub tag: Range<usize>,
+    /// What another tag can take the place of: of a literal, its announcement, too.
+    pub written: Range<usize>,
+}
+
+/// Where in an ESEARCH reply, `* ESEARCH (TAG "ours") …` (RFC 4731 section 3.1), the tag stands, which is an `astring`
+/// (RFC 9051 section 9). The first [`CLASSIFY`] octets are enough.
+///
+/// # Errors
+/// So many octets of the reply are needed: the tag is a literal.
+pub fn esearch_tag(reply: &[u8]) -> Result<Option<EsearchTag>, usize> {
+    let reply = &reply[..reply.len().min(CLASSIFY)];
+    let Some(at) = tag_at(reply) else { return Ok(None) };
+    let rest = &reply[at..];
+    let (tag, written) = match rest.first() {
+        Some(b'"') => {
+            let end = memchr::memchr2(b'"', b'\n', &rest[1..]).map(|end| end + 1);
+            let Some(end) = end.filter(|end| rest[*end] == b'"') else { return Ok(None) };
+            (1..end, 1..end)
+        }
+        Some(b'{') => {
+            let Some((line, len)) = announced(rest) else { return Ok(None) };
+            let end = line + len;
+            match at + end {
+                needed if needed > CLASSIFY => return Ok(None),
+                needed if needed > reply.len() => return Err(needed),
+                _ => (line..end, 0..end),
+            }
+        }
+        _ => {
+            let end = rest.iter().take_while(|octet| is_astring_char(**octet)).count();
+            (0..end, 0..end)
+        }
+    };
+    let moved = |range: Range<usize>| at + range.start..at + range.end;
+    Ok(Some(EsearchTag { tag: moved(tag), written: moved(written) }))
+}
+
+/// Where in the first line of an ESEARCH reply the tag begins.
+fn tag_at(reply: &[u8]) -> Option<usize> {
+    let from = memchr::memchr2(b'(', b'\n', reply)?;
+    let at = from + "(TAG ".len();
+    reply.get(from..at)?.eq_ignore_ascii_case(b"(TAG ").then_some(at)
+}
+
+/// `{2}`, a line's end, and what follows: where that begins, and how much of it a tag may be.
+fn announced(text: &[u8]) -> Option<(usize, usize)> {
+    let line = memchr::memchr(b'\n', text)? + 1;
+    let digits = trim_line_end(&text[..line]).strip_prefix(b"{")?.strip_suffix(b"}")?;
+    let len = std::str::from_utf8(digits).ok()?.parse().ok().filter(|len| *len <= LONGEST_TAG)?;
+    Some((line, len))
 }
 
 #[cfg(test)]
@@ -188,9 +240,26 @@ mod tests {
 
     #[test]
     fn correlators() {
-        let line = b"* ESEARCH (TAG \"i1\") ALL 1\r\n";
-        assert_eq!(&line[esearch_tag(line).unwrap()], b"i1");
-        assert_eq!(esearch_tag(b"* ESEARCH COUNT 1\r\n"), None);
-        assert_eq!(esearch_tag(b"* ESEARCH (TAG \"i1"), None);
+        for (reply, tag, written) in [
+            ("* ESEARCH (TAG \"i1\") ALL 1\r\n", "i1", "i1"),
+            ("* esearch  (tag i1) ALL 1\r\n", "i1", "i1"),
+            ("* ESEARCH (TAG {2}\r\ni1) ALL 1\r\n", "i1", "{2}\r\ni1"),
+        ] {
+            let found = esearch_tag(reply.as_bytes()).unwrap().unwrap();
+            assert_eq!((&reply[found.tag], &reply[found.written]), (tag, written));
+        }
+        for reply in [
+            "* ESEARCH COUNT 1\r\n",
+            "* ESEARCH (TAG \"i1",
+            "* ESEARCH (TAG \"i1\r\n\"",
+            "* ESEARCH\r\n* X (TAG i1)\r\n",
+            "* ESEARCH (TAG {99}\r\n",
+            "* ESEARCH (TAG {x}\r\n",
+        ] {
+            assert_eq!(esearch_tag(reply.as_bytes()), Ok(None), "{reply:?}");
+        }
+        assert_eq!(esearch_tag(b"* ESEARCH (TAG {2}\r\ni"), Err(22));
+        let far = format!("*{}ESEARCH (TAG {{20}}\r\n", " ".repeat(40));
+        assert_eq!(esearch_tag(far.as_bytes()), Ok(None), "all of it would never be looked at");
     }
 }

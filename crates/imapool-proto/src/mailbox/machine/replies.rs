@@ -205,7 +205,9 @@ impl Machine {
                 reading.items = Some(FetchScanner::default());
             }
             Reply::Search | Reply::Sort | Reply::Thread | Reply::Esearch => self.begin_result(&mut reading),
-            Reply::Vanished { earlier: true } if to.is_some() => {
+            // An answer to the one who has asked (RFC 7162 section 3.2.10.1).
+            Reply::Vanished { earlier: true } if !self.owner_asks_for_vanished() => reading.to = None,
+            Reply::Vanished { earlier: true } => {
                 reading.begun = true;
                 self.incoming.passed.put_slice(b"* VANISHED");
             }
@@ -218,6 +220,15 @@ impl Machine {
         if self.link != Link::Broken {
             self.incoming.reading = Some(reading);
         }
+    }
+
+    fn owner_asks_for_vanished(&self) -> bool {
+        let asks = match &self.job {
+            Some(Job::Member(running)) => running.run.modseqs().vanished,
+            Some(Job::Open { run, .. }) => run.command.resynchronises(),
+            _ => false,
+        };
+        asks && self.present_owner().is_some()
     }
 
     /// Cyrus forgets EXISTS for what MOVE moves within a mailbox, until it tells of its flags, or that it is gone. Of a
@@ -279,7 +290,6 @@ impl Machine {
         let Some(mut reading) = self.incoming.reading.take() else { return };
         match reading.reply {
             Reply::Exists(_) | Reply::Expunge(_) | Reply::Recent(_) | Reply::OutOfRange => {}
-            // An answer to the one who has asked (RFC 7162 section 3.2.6).
             Reply::Vanished { earlier: true } => {
                 if reading.to.is_some() {
                     self.emit(text);

@@ -10,7 +10,7 @@ use super::{EnableReply, Event, Ignored, InFlight, Machine, Own, ProtocolError};
 use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::command::Name;
 use crate::imap::phrases;
-use crate::imap::response::{CLASSIFY, Kind, Status, StatusReply, esearch_tag, split_tag, trim_line_end};
+use crate::imap::response::{CLASSIFY, EsearchTag, Kind, Status, StatusReply, esearch_tag, split_tag, trim_line_end};
 use crate::imap::sticky::{Sticky, words};
 use crate::imap::untagged::{LineStart, Reply, classify};
 
@@ -108,6 +108,9 @@ impl Machine {
         let start = &rest[..rest.len().min(CLASSIFY)];
         let line = classify(start);
         let kind = line.kind;
+        if kind == Kind::Esearch && esearch_tag(start).is_err() {
+            return Ok(false);
+        }
         if !kind.wants_whole_line() {
             self.line.scanned = 0;
             let len = || memchr::memchr(b'\n', start).map_or(start.len(), |at| at + 1);
@@ -117,8 +120,7 @@ impl Machine {
                 self.line.dropping = self.drops(kind);
             }
             self.line.stale = false;
-            let len = len();
-            if kind != Kind::Esearch || self.line.dropping || !self.retag(input, passed, &line, len) {
+            if kind != Kind::Esearch || self.line.dropping || !self.retag(input, passed, &line) {
                 self.begin_line(&line, *passed);
             }
             return Ok(true);
@@ -251,16 +253,14 @@ impl Machine {
         !closes_other && !reply.has_code("CAPABILITY") && !names_a_tag(reply) && !self.drops(Kind::Data)
     }
 
-    /// Passes on the start of an ESEARCH reply with the client's tag in place of ours, which stands within the first
-    /// `len` octets; false: it does not, and nothing is done.
-    fn retag(&mut self, input: &mut BytesMut, passed: &mut usize, line: &LineStart, len: usize) -> bool {
-        let Some(range) = esearch_tag(&input[*passed..*passed + len]) else { return false };
-        let Some(tag) = self.client_tag(&input[*passed..][range.clone()]).map(Bytes::copy_from_slice) else {
-            return false;
-        };
+    /// Passes on the start of an ESEARCH reply with the client's tag in place of ours; false: there is none, and nothing
+    /// is done.
+    fn retag(&mut self, input: &mut BytesMut, passed: &mut usize, line: &LineStart) -> bool {
+        let Ok(Some(EsearchTag { tag, written })) = esearch_tag(&input[*passed..]) else { return false };
+        let Some(tag) = self.client_tag(&input[*passed..][tag]).map(Bytes::copy_from_slice) else { return false };
         self.flush(input, passed);
-        let mut head = input.split_to(range.end);
-        head.truncate(range.start);
+        let mut head = input.split_to(written.end);
+        head.truncate(written.start);
         head.extend_from_slice(&tag);
         self.divider.begin(line, 0);
         self.divider.pass(head.len(), false);
