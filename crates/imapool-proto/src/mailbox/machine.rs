@@ -11,10 +11,16 @@
 
 mod ahead;
 mod changes;
+mod commands;
 mod departed;
+mod done;
+mod fetched;
+mod fresh;
 mod idle;
 mod jobs;
+mod joining;
 mod levels;
+mod lost;
 mod members;
 mod outgoing;
 mod recent;
@@ -468,7 +474,7 @@ impl Machine {
     }
 
     /// Since when somebody whose command is over waits for what it has brought about to be known.
-    fn finishing_since(&self) -> Option<Instant> {
+    pub(super) fn finishing_since(&self) -> Option<Instant> {
         self.finishing.as_ref().and_then(|finishing| self.members.get(&finishing.running.id)).map(|member| member.since)
     }
 
@@ -567,11 +573,11 @@ impl Machine {
         self.now.saturating_duration_since(self.taken_at)
     }
 
-    fn wants_connection(&self) -> bool {
+    pub(super) fn wants_connection(&self) -> bool {
         !self.queue.is_empty() || self.has_idlers() || self.finishing.is_some()
     }
 
-    fn is_read_only(&self) -> bool {
+    pub(super) fn is_read_only(&self) -> bool {
         self.key.first() == Some(&b'r')
     }
 

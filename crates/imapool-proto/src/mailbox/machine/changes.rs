@@ -3,8 +3,9 @@
 
 use std::fmt::Write as _;
 
+use super::fresh::Fresh;
 use super::jobs::Job;
-use super::resume::{Fresh, Recovery};
+use super::resume::Recovery;
 use super::{Link, Machine, Nonsense};
 use crate::imap::command::Name;
 use crate::imap::ranges::Ranges;

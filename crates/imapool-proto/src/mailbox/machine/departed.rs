@@ -26,7 +26,7 @@ pub(super) struct Departed {
 }
 
 impl Departed {
-    fn keep(&mut self, uid: u32, flags: Bytes) {
+    pub(super) fn keep(&mut self, uid: u32, flags: Bytes) {
         self.flags.insert(uid, flags);
         if self.flags.len() > MAX {
             self.flags.pop_first();
@@ -120,7 +120,7 @@ impl Machine {
     /// Nothing is said of one of which not all is known that was asked.
     fn fetches(&self, cursor: Cursor, command: &Command) -> Option<Answer> {
         let (uid_asked, flags_asked) = only_uid_and_flags(command)?;
-        let named = super::jobs::named(command, self.view.log.numbering(cursor).known());
+        let named = super::commands::named(command, self.view.log.numbering(cursor).known());
         let mut out = BytesMut::new();
         for (own, uid) in self.view.log.departed(cursor, &named).take(MAX) {
             let mut items = Vec::new();

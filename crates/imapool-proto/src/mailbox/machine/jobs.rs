@@ -1,28 +1,24 @@
 //! What runs upstream, and what runs next.
 
-use std::ops::RangeInclusive;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
 use super::departed::Answer;
+use super::fresh::Fresh;
 use super::idle::Idle;
-use super::resume::{Fresh, Recovery};
+use super::joining::Joining;
+use super::resume::Recovery;
 use super::selection::Selection;
 use super::{
-    Action, BEFORE_CENSUS, BEFORE_IDLE, GiveUp, Link, MAX_OWN, MAX_PAUSE, Machine, MemberId, Nonsense, QUANTUM, SOON,
-    Stat, Told,
+    Action, BEFORE_CENSUS, BEFORE_IDLE, GiveUp, Link, MAX_OWN, Machine, MemberId, Nonsense, QUANTUM, SOON, Stat, Told,
 };
 use crate::imap::command::{Command, Name, Segment, quoted, quoted_8bit};
-use crate::imap::effects::{fetch_effects, loud};
 use crate::imap::ranges::Ranges;
 use crate::imap::request::Request;
-use crate::imap::rewrite::{Outcome, is_uid, rewrite};
-use crate::imap::sequence::SequenceSet;
 use crate::mailbox::enabled::Enabled;
 use crate::mailbox::log::Replay;
-use crate::mailbox::plan::{Plan, Shape, keeps_numbers, may_name_messages, plan};
-use crate::upstream::loss::{Loss, MAX_ATTEMPTS};
+use crate::mailbox::plan::Shape;
 
 /// The one command upstream.
 #[derive(Debug)]
@@ -117,29 +113,6 @@ pub(super) enum By {
     Noop,
 }
 
-/// Those who join, and what is to be said in reply to their SELECT.
-#[derive(Debug, Default)]
-pub(super) struct Joining {
-    pub(super) ids: Vec<MemberId>,
-    pub(super) uid_next: Option<u32>,
-    /// Messages whose UIDs were not known before that was asked for.
-    pub(super) unknown: u32,
-    /// How often the UIDs of those that have come since were asked for.
-    pub(super) counts: u8,
-    /// The UID of the first message without \Seen.
-    pub(super) unseen: Option<u32>,
-    /// HIGHESTMODSEQ (RFC 7162 section 3.1.2.1).
-    pub(super) modseq: Option<u64>,
-}
-
-impl Joining {
-    /// What runs is NOOP, which tells first what has vanished. FETCH may not: the mod-sequences that it tells are
-    /// higher, perhaps, than that of a VANISHED that is still to come (Cyrus).
-    pub(super) fn asks_for_news(&self) -> bool {
-        self.counts == 0
-    }
-}
-
 /// A member's command that is over, but for its tagged reply: what has vanished meanwhile comes first, once it is known
 /// which messages that are.
 #[derive(Debug)]
@@ -151,7 +124,7 @@ pub(super) struct Finishing {
 
 impl Finishing {
     /// What it has removed is part of its reply.
-    fn removes(&self) -> bool {
+    pub(super) fn removes(&self) -> bool {
         matches!(self.running.run.command.name, Name::Expunge | Name::Move | Name::Replace)
     }
 }
@@ -245,7 +218,7 @@ impl Machine {
         }
     }
 
-    fn next(&mut self, open: bool) {
+    pub(super) fn next(&mut self, open: bool) {
         while self.job.is_none() && self.link == (Link::Up { open }) && self.actions.is_empty() {
             if self.skip_what_is_void() {
                 return;
@@ -426,305 +399,9 @@ impl Machine {
         Request::new(Command { tag: Bytes::new(), name, segments }, None)
     }
 
-    /// A member's turn has come.
-    fn serve(&mut self, id: MemberId) {
-        if !self.is_caught_up(id) {
-            return;
-        }
-        let Some(member) = self.members.get_mut(&id) else { return };
-        let Some(run) = member.waiting.take() else { return };
-        let plan = member.plan.take().unwrap_or_else(|| plan(&run, self.settings.condstore));
-        if member.cursor.is_some() {
-            let waited = self.now.saturating_duration_since(member.since);
-            self.stats.push(Stat::Waited { waited, connected: member.connected });
-        } else {
-            member.waiting = Some(run);
-            if self.members.values().any(|member| member.cursor.is_some()) {
-                return self.admit(id);
-            }
-            // The others have left meanwhile.
-            self.queue.push_front(id);
-            self.link = Link::Up { open: false };
-            return self.open();
-        }
-        if self.on == Enabled::Qresync && self.enabled(id) < Enabled::Qresync && run.modseqs().vanished {
-            return self.done(id, b" BAD QRESYNC is not enabled.\r\n");
-        }
-        match plan {
-            Plan::Close if self.members.len() == 1 => self.begin(Job::Close { member: id, alone: true }, run),
-            Plan::Close => self.begin(Job::Close { member: id, alone: false }, Request::own(Name::Expunge, "EXPUNGE")),
-            Plan::Run(shape) => {
-                // Nothing is gone from a mailbox before it is selected.
-                let keeps_numbers = shape.keeps_numbers || self.is_selecting(id);
-                self.run(id, run, Shape { keeps_numbers, ..shape });
-            }
-            _ => self.pin(id, run),
-        }
-    }
-
-    /// All who wait to join do so together.
-    fn admit(&mut self, first: MemberId) {
-        if self.wants_census() {
-            self.queue.push_front(first);
-            return self.ask_for_uids(None);
-        }
-        let joins = |id: &MemberId| self.is_joining(*id) && self.is_asked_for(*id);
-        let (mut ids, others): (Vec<_>, Vec<_>) = self.queue.iter().copied().partition(joins);
-        self.queue = others.into();
-        ids.insert(0, first);
-        let joining =
-            Joining { ids, unknown: self.view.exists().saturating_sub(self.view.uids.len()), ..Joining::default() };
-        if !self.manners.known().status.allows(self.now) {
-            return self.admit_without_status(joining);
-        }
-        let run = self.ask_status();
-        self.begin(Job::Status { joining, text: BytesMut::new() }, run);
-        self.ask_ahead_of_status();
-    }
-
-    pub(super) fn ask_status(&self) -> Box<Request> {
-        let items = if self.has_modseqs() { " (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)" } else { " (UIDNEXT UIDVALIDITY)" };
-        self.with_mailbox(Name::Status, items)
-    }
-
-    /// Runs a member's command, with its message numbers made the backend's.
-    fn run(&mut self, id: MemberId, run: Box<Request>, shape: Shape) {
-        let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
-        let modseqs = run.modseqs();
-        if modseqs.asked {
-            self.switches_on(id);
-        }
-        let replay = if shape.keeps_numbers { Replay::KeepNumbers } else { Replay::All };
-        // Numbers mean what they did when the command was given; of new messages the client may hear first.
-        if shape.keeps_numbers {
-            self.replay(id, replay);
-        }
-        let numbering = self.view.log.numbering(cursor);
-        let outcome = if shape.by_number && !numbering.is_identity() {
-            rewrite(&run.command, &numbering)
-        } else {
-            Outcome::Unchanged
-        };
-        if !shape.keeps_numbers {
-            self.replay(id, replay);
-        }
-        if self.has_to_leave(id) {
-            return;
-        }
-        // Who counts them still may name them: nothing comes of it, and nothing is wrong (RFC 9051 section 7.5.1).
-        let serves_rest = matches!(run.command.name, Name::Fetch | Name::Store);
-        let answer = self.answer(id, &run.command);
-        let command = match outcome {
-            Outcome::Unchanged => run.command.clone(),
-            Outcome::Rewritten { command, missing } if !missing || serves_rest => command,
-            Outcome::AllGone if serves_rest => {
-                self.tell_answer(id, answer);
-                return self.done(id, ALL_GONE);
-            }
-            // All or nothing (RFC 9051 section 6.4.7).
-            Outcome::Rewritten { .. } | Outcome::AllGone | Outcome::Unmappable(_) => return self.done(id, GONE),
-            Outcome::Malformed => return self.done(id, b" BAD Malformed message numbers.\r\n"),
-        };
-        // Told of what is gone by now, the client's numbers are the backend's; a second attempt goes on from there.
-        let again = if shape.keeps_numbers { run } else { run.in_words(command.clone()) };
-        // Which of them a conditional one has changed is not known: so all that is said is passed on.
-        let silent = shape.store.as_ref().filter(|store| store.silent);
-        let command = silent.and_then(|_| loud(&command)).or_else(|| answer.asks(&command)).unwrap_or(command);
-        let command = self.without_recent(id, command);
-        let silent = silent.filter(|store| !store.conditional).map(|_| self.named(&command, shape.uid));
-        let mapped = shape.keeps_numbers && self.view.log.withholds(cursor);
-        if modseqs.mentioned {
-            self.on = self.on.max(Enabled::Condstore);
-        }
-        let run = again.in_words(command);
-        let job = Running { id, run: again, shape, replay, mapped, answer, silent, answered: false };
-        self.begin(Job::Member(Box::new(job)), run);
-    }
-
-    /// The UIDs have to be known before this member's command: after a loss the hub could not go on, once somebody
-    /// knows more of a message than that it is there. As long as nothing is news since SELECT, UIDNEXT will do, if
-    /// all is soon over.
-    fn needs_census(&self, id: MemberId) -> bool {
-        if !self.wants_census() {
-            return false;
-        }
-        let changed = self.view.selection.as_ref().is_some_and(|selection| selection.changed);
-        let soon_over = !changed && self.now < self.hold.since + BEFORE_CENSUS;
-        let run = self.members.get(&id).and_then(|member| member.waiting.as_ref());
-        if self.needed() == Enabled::Qresync {
-            // VANISHED speaks of UIDs. For those who hear EXPUNGE, numbers are found when something has vanished.
-            return run.is_some_and(|run| !self.tells_uids(run));
-        }
-        !soon_over && run.is_some_and(|run| !self.tells_uids(run) && (self.view.touched || self.touches(&run.command)))
-    }
-
-    /// Whether the reply tells all UIDs that are not known here, one by one.
-    fn tells_uids(&self, request: &Request) -> bool {
-        let command = &request.command;
-        let (star, known) = self.view.known(is_uid(command));
-        let next = known.saturating_add(1);
-        let all = |span: RangeInclusive<u32>| span.contains(&next) && *span.end() >= star;
-        // CHANGEDSINCE (RFC 7162 section 3.1.4.1) leaves some out.
-        fetch_effects(command).uid && !request.modseqs().mentioned && named(command, star).spans().any(all)
-    }
-
-    /// Whether the reply may tell of messages whose UIDs are not known here.
-    fn touches(&self, command: &Command) -> bool {
-        let uid = is_uid(command);
-        let (star, known) = self.view.known(uid);
-        match command.name {
-            Name::Search | Name::Sort | Name::Thread => !uid,
-            Name::Fetch | Name::Store => named(command, star).last().is_some_and(|last| last > known),
-            _ => false,
-        }
-    }
-
-    /// The messages, by the backend's numbers or UIDs, that a command names; the last UID is `u32::MAX` while it is not
-    /// known.
-    fn named(&self, command: &Command, uid: bool) -> Ranges {
-        let last = self.view.uids.last().filter(|_| self.view.uids.len() == self.view.exists());
-        named(command, if uid { last.unwrap_or(u32::MAX) } else { self.view.exists() })
-    }
-
-    /// A member needs a connection of its own.
-    fn pin(&mut self, id: MemberId, run: Box<Request>) {
-        let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
-        self.apart = self.members.len() == 1 && self.on > self.enabled(id);
-        if self.apart && self.is_resumable() {
-            // What is on for others would be told it.
-            if let Some(member) = self.members.get_mut(&id) {
-                member.waiting = Some(run);
-                self.queue.push_front(id);
-            }
-            return self.disconnect(self.now);
-        }
-        if self.members.len() == 1 && !self.apart {
-            // Nobody is told of an EXPUNGE within the reply to these (RFC 9051 section 7.5.1): commands behind them may
-            // name messages by the numbers of before.
-            let quiet = keeps_numbers(&run.command);
-            let moved = (quiet || may_name_messages(&run.command)) && !self.view.log.numbering(cursor).is_identity();
-            self.replay(id, if quiet { Replay::KeepNumbers } else { Replay::All });
-            if self.has_to_leave(id) {
-                return;
-            }
-            if moved {
-                // Which of its numbers mean messages is not known.
-                return self.done(id, GONE);
-            }
-            if let Some(member) = self.members.get_mut(&id) {
-                member.out.push_back(Told::Yours(run));
-            }
-            self.hold.give_up = None;
-            self.link = Link::Down { retry_at: self.now };
-            return self.actions.push_back(Action::HandOver(id));
-        }
-        if let Some(member) = self.members.get_mut(&id) {
-            member.waiting = Some(run);
-            self.queue.push_front(id);
-        }
-        if self.is_resumable() && self.members.len() > 1 {
-            self.actions.push_back(Action::Split(id));
-        } else if self.wants_census() {
-            self.ask_for_uids(None);
-        } else {
-            self.queue.pop_front();
-            self.done(id, b" NO [UNAVAILABLE] No connection can be had for this command.\r\n");
-        }
-    }
-
-    /// The connection is lost.
-    pub fn handle_lost(&mut self, loss: &Loss) {
-        let passing = self.incoming.reading.take().is_some_and(|reading| reading.is_passing())
-            || self.incoming.tagged.take().is_some_and(|tagged| tagged.passes);
-        self.pass_on();
-        self.link = Link::Down { retry_at: self.now };
-        self.hold.give_up = None;
-        if let Some(gone) = self.fresh().map(|fresh| std::mem::take(&mut fresh.gone)) {
-            self.view.gone.insert_all(&gone);
-        }
-        self.recovery = Recovery::UpToDate;
-        self.lose_ahead();
-        self.view.delayed |= std::mem::take(&mut self.view.delays);
-        self.actions.clear();
-        match &self.finishing {
-            // The next connection tells what it has removed.
-            Some(finishing) if finishing.removes() => {
-                let member = self.members.get_mut(&finishing.running.id);
-                member.into_iter().for_each(|member| member.since = self.now);
-            }
-            _ => self.finish(),
-        }
-        match self.job.take() {
-            Some(Job::Open { member, run, .. }) => {
-                let reply = loss.reply(run.command.name);
-                if loss.cut && passing {
-                    self.tell(member, Told::Cut);
-                } else if let Err(_run) = self.run_again(loss, member, run) {
-                    self.done_with(member, tagged(reply), false);
-                }
-            }
-            Some(Job::Idle(idle)) => self.idle_lost(&idle),
-            Some(Job::Member(command)) if !self.has_to_leave(command.id) => {
-                let (id, reply) = (command.id, loss.reply(command.run.command.name));
-                // What was not told is not known to the client.
-                let loss = Loss { unanswered: !command.answered, ..loss.clone() };
-                if loss.cut && passing {
-                    self.tell(id, Told::Cut);
-                } else if let Err(_run) = self.run_again(&loss, id, command.run) {
-                    self.done_with(id, tagged(reply), true);
-                }
-            }
-            // After NO, it has the mailbox selected still.
-            Some(Job::Close { member, .. }) if !self.has_to_leave(member) => {
-                self.done_with(member, tagged(loss.reply(Name::Close)), true);
-            }
-            Some(mut job) => {
-                let joining = job.joining().map(std::mem::take);
-                joining.into_iter().for_each(|joining| self.join_later(joining));
-            }
-            None => {}
-        }
-        for member in self.members.values_mut() {
-            member.connected = false;
-        }
-        self.in_vain.losses += 1;
-        if self.in_vain.losses >= u32::from(MAX_ATTEMPTS) {
-            // Not again and again without a pause: each costs a port.
-            let pause = Duration::from_millis(25).saturating_mul(1 << self.in_vain.losses.min(8));
-            self.handle_unconnected(pause.min(MAX_PAUSE));
-        }
-    }
-
-    /// A member's command is the next to run on another connection; if it may not be, it is given back.
-    fn run_again(&mut self, loss: &Loss, id: MemberId, run: Box<Request>) -> Result<(), Box<Request>> {
-        let Some(member) = self.members.get_mut(&id) else { return Err(run) };
-        if !loss.allows_another(run.command.name) || member.attempts + 1 >= MAX_ATTEMPTS {
-            return Err(run);
-        }
-        member.attempts += 1;
-        // It has waited for nothing yet: its command ran.
-        member.since = self.now;
-        member.waiting = Some(run);
-        self.queue.push_front(id);
-        Ok(())
-    }
-
     pub(super) fn tell(&mut self, id: MemberId, told: Told) {
         if let Some(member) = self.members.get_mut(&id) {
             member.out.push_back(told);
         }
     }
-}
-
-pub(super) fn named(command: &Command, star: u32) -> Ranges {
-    let set = command.arguments().word().and_then(|set| SequenceSet::parse(set).ok());
-    set.map_or_else(Ranges::new, |set| set.resolve(star))
-}
-
-pub(super) const GONE: &[u8] = b" NO [EXPUNGEISSUED] Some of the requested messages no longer exist.\r\n";
-const ALL_GONE: &[u8] = b" OK Completed.\r\n";
-
-/// As the rest of a tagged reply.
-fn tagged(reply: &str) -> Bytes {
-    format!(" {reply}\r\n").into()
 }

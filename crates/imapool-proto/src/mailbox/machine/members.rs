@@ -33,7 +33,7 @@ impl Member {
     }
 
     /// What becomes of the mailbox is no longer its affair. Its place in the log, which is to be left.
-    fn dismiss(&mut self, last: Told) -> Option<Cursor> {
+    pub(super) fn dismiss(&mut self, last: Told) -> Option<Cursor> {
         self.waiting = None;
         self.idling = false;
         self.catching_up = false;

@@ -105,7 +105,7 @@ impl Outgoing {
         Some(told)
     }
 
-    fn next(&mut self) -> Option<Told> {
+    pub(super) fn next(&mut self) -> Option<Told> {
         let (piece, over) = match self.queue.front_mut()? {
             Pending::Told(_) => {
                 return match self.queue.pop_front()? {

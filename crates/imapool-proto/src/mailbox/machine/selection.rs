@@ -3,7 +3,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use memchr::memmem;
 
-use super::jobs::Joining;
+use super::joining::Joining;
 use super::replies::highest_modseq;
 use crate::imap::fetch_items::mod_sequence;
 use crate::imap::response::{Status, StatusReply, trim_line_end};
@@ -92,7 +92,7 @@ impl Selection {
         there
     }
 
-    fn keep(&mut self, kind: &[u8], line: &[u8]) -> bool {
+    pub(super) fn keep(&mut self, kind: &[u8], line: &[u8]) -> bool {
         let same = |known: &&mut Bytes| {
             let rest = known.strip_prefix(b"* OK [").or(known.strip_prefix(b"* ")).unwrap_or(known);
             rest.get(..kind.len()).is_some_and(|head| head.eq_ignore_ascii_case(kind))

@@ -1,0 +1,232 @@
+//! How a mailbox is joined: by who comes first, and by those who find others there.
+
+use bytes::{Bytes, BytesMut};
+
+use super::jobs::Job;
+use super::resume::{COUNTS, FEW, Recovery};
+use super::selection::Selection;
+use super::{Action, Link, Machine, MemberId, Told};
+use crate::imap::command::Name;
+use crate::imap::fetch_items::mod_sequence;
+use crate::imap::ranges::Ranges;
+use crate::imap::request::Request;
+use crate::imap::response::StatusReply;
+use crate::mailbox::enabled::Parameters;
+use crate::mailbox::log::Log;
+
+/// Those who join, and what is to be said in reply to their SELECT.
+#[derive(Debug, Default)]
+pub(super) struct Joining {
+    pub(super) ids: Vec<MemberId>,
+    pub(super) uid_next: Option<u32>,
+    /// Messages whose UIDs were not known before that was asked for.
+    pub(super) unknown: u32,
+    /// How often the UIDs of those that have come since were asked for.
+    pub(super) counts: u8,
+    /// The UID of the first message without \Seen.
+    pub(super) unseen: Option<u32>,
+    /// HIGHESTMODSEQ (RFC 7162 section 3.1.2.1).
+    pub(super) modseq: Option<u64>,
+}
+
+impl Joining {
+    /// What runs is NOOP, which tells first what has vanished. FETCH may not: the mod-sequences that it tells are
+    /// higher, perhaps, than that of a VANISHED that is still to come (Cyrus).
+    pub(super) fn asks_for_news(&self) -> bool {
+        self.counts == 0
+    }
+}
+
+impl Machine {
+    /// All who wait to join do so together.
+    pub(super) fn admit(&mut self, first: MemberId) {
+        if self.wants_census() {
+            self.queue.push_front(first);
+            return self.ask_for_uids(None);
+        }
+        let joins = |id: &MemberId| self.is_joining(*id) && self.is_asked_for(*id);
+        let (mut ids, others): (Vec<_>, Vec<_>) = self.queue.iter().copied().partition(joins);
+        self.queue = others.into();
+        ids.insert(0, first);
+        let joining =
+            Joining { ids, unknown: self.view.exists().saturating_sub(self.view.uids.len()), ..Joining::default() };
+        if !self.manners.known().status.allows(self.now) {
+            return self.admit_without_status(joining);
+        }
+        let run = self.ask_status();
+        self.begin(Job::Status { joining, text: BytesMut::new() }, run);
+        self.ask_ahead_of_status();
+    }
+
+    pub(super) fn opened(&mut self, member: MemberId, run: &Request, selection: Selection, rest: Bytes, ok: bool) {
+        if !ok {
+            return self.done_with(member, rest, false);
+        }
+        self.view.log = Log::new(selection.exists, selection.recent.unwrap_or(0));
+        self.view.uids = Ranges::new();
+        self.view.touched = false;
+        self.view.shadow = super::Shadow::default();
+        self.view.recent.forget_numbers();
+        self.view.gone = Ranges::new();
+        self.recovery = Recovery::UpToDate;
+        self.view.selection = Some(Selection { rest: rest.clone(), ..selection });
+        self.link = Link::Up { open: true };
+        self.view.settle();
+        let uid_next = self.view.selection.as_ref().and_then(|selection| selection.uid_next);
+        self.welcome(member, run, uid_next, Bytes::new(), rest);
+    }
+
+    /// The mailbox is selected for this member: it is told so, and before that, if it asks (RFC 7162 section 3.2.5),
+    /// what has changed since it knew the mailbox.
+    fn welcome(&mut self, id: MemberId, run: &Request, uid_next: Option<u32>, reply: Bytes, rest: Bytes) {
+        let catch_up = self.catch_up(run, uid_next);
+        let complete = self.view.selection.as_ref().and_then(|selection| selection.highest_modseq);
+        let Some(member) = self.members.get_mut(&id) else { return };
+        member.cursor = Some(self.view.log.join());
+        member.complete = complete;
+        if catch_up.is_none() {
+            return member.out.push_back(Told::Done(reply, rest, true));
+        }
+        if !reply.is_empty() {
+            member.out.push_back(Told::Data(reply));
+        }
+        member.selecting = Some(rest);
+        member.waiting = catch_up;
+        self.queue.push_front(id);
+    }
+
+    /// The command that tells just what a SELECT with the parameter QRESYNC does (RFC 7162 section 3.2.6).
+    fn catch_up(&self, select: &Request, uid_next: Option<u32>) -> Option<Box<Request>> {
+        let resync = Parameters::of(&select.command)?.resync?;
+        let validity = self.view.selection.as_ref()?.validity;
+        // Not `1:*`: what was behind the last message has vanished, too.
+        let all = || uid_next.map_or("1:*".into(), |next| format!("1:{}", next.saturating_sub(1).max(1)));
+        let text =
+            format!("UID FETCH {} (FLAGS) (CHANGEDSINCE {} VANISHED)", resync.uids.unwrap_or_else(all), resync.modseq);
+        (self.has_modseqs() && validity == Some(resync.validity)).then(|| Request::own(Name::Fetch, text))
+    }
+
+    pub(super) fn ask_status(&self) -> Box<Request> {
+        let items = if self.has_modseqs() { " (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)" } else { " (UIDNEXT UIDVALIDITY)" };
+        self.with_mailbox(Name::Status, items)
+    }
+
+    /// What STATUS said of the mailbox of this name, for those who join; `None`: that there is none.
+    pub(super) fn told_status(&mut self, joining: Joining, rest: &[u8], text: Option<&BytesMut>) {
+        if self.recovery.looks_for_strays() {
+            return self.join_later(joining);
+        }
+        let number = |word: &[u8]| text.and_then(|text| number_after(text, word));
+        let small = |word: &[u8]| number(word).and_then(|number| u32::try_from(number).ok());
+        let validity = small(b"UIDVALIDITY ");
+        let known = self.view.selection.as_ref().and_then(|selection| selection.validity);
+        let is_gone = || StatusReply::parse(rest).is_some_and(|reply| reply.has_code("NONEXISTENT"));
+        if text.is_none() && is_gone() || known.is_some() && validity.is_some() && validity != known {
+            // It was renamed or deleted under the members (RFC 2180 section 3): who selects it now means another one.
+            return self.actions.push_back(Action::Elsewhere(joining.ids));
+        }
+        let uid_next = small(b"UIDNEXT ");
+        if uid_next.is_none() {
+            // It is gone, or may not be asked for while it is selected (RFC 3501 section 6.3.10).
+            let run = self.with_mailbox(Name::List, "");
+            return self.begin(Job::Exists { joining, found: false }, run);
+        }
+        self.manners.learn(|known| known.status.works());
+        let modseq = number(b"HIGHESTMODSEQ ").filter(|_| self.has_modseqs());
+        self.look_for_unseen(Joining { uid_next, modseq, ..joining });
+    }
+
+    /// Without STATUS, what those who join are to be told is learned by selecting the mailbox anew; what that shows
+    /// is news for the others.
+    pub(super) fn admit_without_status(&mut self, joining: Joining) {
+        if !std::mem::take(&mut self.anew) {
+            // If the others have left meanwhile, it is selected by one of those who wait.
+            let has_others = self.members.values().any(|member| member.cursor.is_some());
+            if !has_others || self.wants_census() {
+                return self.join_later(joining);
+            }
+            if !self.is_resumable() {
+                return self.actions.push_back(Action::Elsewhere(joining.ids));
+            }
+            self.anew = true;
+            self.join_later(joining);
+            self.link = Link::Up { open: false };
+            self.in_vain.counts = 0;
+            return self.open();
+        }
+        let Some(selection) = &self.view.selection else { return };
+        let modseq = selection.highest_modseq.filter(|_| self.has_modseqs());
+        self.look_for_unseen(Joining { uid_next: selection.uid_next, modseq, ..joining });
+    }
+
+    fn look_for_unseen(&mut self, joining: Joining) {
+        match self.ask_for_unseen() {
+            Some(run) => self.begin(Job::Unseen { joining, first: None }, run),
+            None => self.begin(Job::Refresh(joining), Request::own(Name::Noop, "NOOP")),
+        }
+    }
+
+    /// Asks for the first message without \\Seen, if its number would be known then.
+    pub(super) fn ask_for_unseen(&self) -> Option<Box<Request>> {
+        let allowed = self.settings.unseen && self.manners.known().search.allows(self.now);
+        let exists = self.view.exists();
+        (allowed && exists > 0 && self.view.uids.len() == exists).then(|| {
+            let returns = if self.returns() { "RETURN (MIN) " } else { "" };
+            Request::own(Name::Search, format!("UID SEARCH {returns}UNSEEN"))
+        })
+    }
+
+    /// All who wait join now: what they are told is how the mailbox is at this moment.
+    pub(super) fn refreshed(&mut self, mut joining: Joining) {
+        if self.recovery.looks_for_strays() {
+            return self.join_later(joining);
+        }
+        let unknown = self.view.exists().saturating_sub(self.view.uids.len());
+        if unknown > joining.unknown {
+            // More have come since UIDNEXT was said, which is above the UIDs of all (RFC 9051 section 2.3.1.1).
+            if unknown <= FEW && joining.counts < COUNTS {
+                joining.counts += 1;
+                let run = self.view.fetch_new_uids();
+                return self.begin(Job::Refresh(joining), run);
+            }
+            joining.uid_next = None;
+        }
+        let after_last = self.view.uids.last().map(|last| last.saturating_add(1));
+        joining.uid_next = joining.uid_next.map(|next| after_last.map_or(next, |after| after.max(next)));
+        self.note_highest(joining.modseq);
+        self.view.settle();
+        let Some(selection) = &self.view.selection else { return };
+        let there =
+            joining.unseen.filter(|uid| self.view.uids.len() == self.view.exists() && self.view.uids.contains(*uid));
+        let unseen = there.map(|uid| self.view.uids.rank(uid) + 1);
+        let rest = selection.rest.clone();
+        let reply = |modseq| selection.reply(self.view.exists(), &joining, modseq, unseen).freeze();
+        let plain = reply(None);
+        let with_modseq = if self.needed().has_modseqs() { reply(joining.modseq) } else { Bytes::new() };
+        for id in &joining.ids {
+            let waiting = self.members.get_mut(id).and_then(|member| member.waiting.take());
+            if let Some(run) = waiting {
+                let reply = if self.enabled(*id).has_modseqs() { &with_modseq } else { &plain };
+                self.welcome(*id, &run, joining.uid_next, reply.clone(), rest.clone());
+            }
+        }
+    }
+
+    /// Those who were about to join wait again.
+    pub(super) fn join_later(&mut self, joining: Joining) {
+        for id in joining.ids.into_iter().rev() {
+            if self.members.get(&id).is_some_and(|member| member.waiting.is_some()) {
+                self.queue.push_front(id);
+            }
+        }
+    }
+}
+
+/// The number that follows the last `word`: in a STATUS reply, the mailbox's name comes before all items, whatever it
+/// holds.
+fn number_after(text: &[u8], word: &[u8]) -> Option<u64> {
+    let at = memchr::memmem::rfind(&text.to_ascii_uppercase(), word)?;
+    let digits = &text[at + word.len()..];
+    let end = digits.iter().take_while(|b| b.is_ascii_digit()).count();
+    mod_sequence(&digits[..end])
+}
