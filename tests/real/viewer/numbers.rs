@@ -73,7 +73,7 @@ impl std::fmt::Display for Keys {
 
 impl Query {
     /// What is wrong about this reply, if there is anything. `misses`: the server leaves out what is gone, although
-    /// the client has not been told.
+    /// the client has not been told, and names in ESEARCH what has come before it tells of it.
     pub(super) fn check(&mut self, text: &str, view: &mut [Message], misses: bool) -> Result<(), String> {
         self.answered = true;
         let numbers: BTreeSet<usize> = match &self.uids {
@@ -94,7 +94,9 @@ impl Query {
                     && is("MAX", numbers.last().copied())
         } else {
             let found: BTreeSet<usize> = if esearch {
-                set(item("ALL").unwrap_or_default())
+                let mut found = set(item("ALL").unwrap_or_default());
+                found.retain(|number| !misses || self.uids.is_some() || *number <= view.len());
+                found
             } else {
                 let text = text.split_once(" (MODSEQ").map_or(text, |(text, _)| text);
                 text.split(' ').skip(2).filter_map(|word| word.parse().ok()).collect()
@@ -188,6 +190,9 @@ fn queries_are_judged() {
     assert_eq!(query(Keys::Not(2), "").check("* SEARCH 1 3 4 5\r\n", view, false), Ok(()));
     assert!(query(Keys::Not(2), "").check("* SEARCH 1 3 4\r\n", view, false).is_err());
     assert_eq!(query(Keys::All, "").check("* SEARCH 1 2 4 5\r\n", view, true), Ok(()));
+    assert_eq!(query(Keys::All, "RETURN () ").check("* ESEARCH (TAG \"a\") ALL 1:6\r\n", view, true), Ok(()));
+    assert!(query(Keys::All, "RETURN () ").check("* ESEARCH (TAG \"a\") ALL 1:6\r\n", view, false).is_err());
+    assert!(query(Keys::All, "").check("* SEARCH 1 2 3 4 5 6\r\n", view, true).is_err());
     assert_eq!(view.iter().position(|message| message.missed), Some(2));
     assert!(query(Keys::Not(2), "").check("* SEARCH 2\r\n", view, true).is_err());
     assert_eq!(query(Keys::All, "RETURN () ").check("* ESEARCH (TAG \"a\") ALL 1:5\r\n", view, false), Ok(()));
