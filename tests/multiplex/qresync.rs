@@ -489,6 +489,23 @@ async fn the_reply_is_told_if_the_connection_is_lost_before() {
     stage.end().await;
 }
 
+/// Who has not asked for mod-sequences is told none, not even one that is larger than any can be (RFC 7162 section 7).
+#[tokio::test]
+async fn no_mod_sequence_is_told_however_large_it_is() {
+    let mut stage = Stage::set(1, "CONDSTORE QRESYNC").await;
+    stage.play(PLAIN).await;
+    stage
+        .play(
+            "2> b NOOP
+             U> NOOP
+             U< * OK [HIGHESTMODSEQ 18446744073709551615] highest
+             U< TAG OK [HIGHESTMODSEQ 18446744073709551615] noop
+             2< b OK noop",
+        )
+        .await;
+    stage.end().await;
+}
+
 /// What has gone between two connections, nobody has said: where the UIDs had not been known, those that go on the next
 /// one do not tell which they were. (The third would have been taken for the first.)
 #[tokio::test]

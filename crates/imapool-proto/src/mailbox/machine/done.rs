@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::jobs::{Finishing, Job, Running};
 use super::joining::Joining;
-use super::replies::highest_modseq;
+use super::replies::{highest_modseq, tells_highest};
 use super::selection::Selection;
 use super::{Action, Link, Machine, MemberId, Told};
 use crate::imap::command::Name;
@@ -152,7 +152,7 @@ impl Machine {
     fn in_own_numbers(&self, running: &Running, rest: Bytes) -> Bytes {
         let cursor = self.members.get(&running.id).and_then(|member| member.cursor);
         match cursor.filter(|_| running.mapped || !self.is_open()) {
-            Some(_) if highest_modseq(&rest).is_some() => Bytes::from_static(b" OK Completed.\r\n"),
+            Some(_) if tells_highest(&rest) => Bytes::from_static(b" OK Completed.\r\n"),
             Some(cursor) if running.shape.store.is_some() && !running.shape.uid => {
                 Bytes::copy_from_slice(&modified(&rest, &self.view.log.numbering(cursor)))
             }

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::replies::highest_modseq;
+use super::replies::tells_highest;
 use super::{Action, Job, Link, Machine, Member, MemberId, Told};
 use crate::imap::response::StatusReply;
 use crate::mailbox::enabled::Enabled;
@@ -89,7 +89,7 @@ impl Machine {
     /// What a tagged reply tells the member whose command is over: without HIGHESTMODSEQ, if it is spared that.
     pub(super) fn without_modseq(&self, id: MemberId, rest: Bytes) -> Bytes {
         let spared = self.on.has_modseqs() && !self.enabled(id).has_modseqs();
-        if !spared || highest_modseq(&rest).is_none() {
+        if !spared || !tells_highest(&rest) {
             return rest;
         }
         let text = StatusReply::parse(&rest).map(|reply| reply.text).filter(|text| !text.is_empty());

@@ -408,7 +408,8 @@ impl Machine {
                 let highest = line.strip_prefix(b"* ").and_then(highest_modseq);
                 self.note_highest(highest);
                 self.view.delays |= highest.is_some();
-                if self.is_doubtful(reading.reply) && reading.to.is_some() && highest.is_none() {
+                if self.is_doubtful(reading.reply) && reading.to.is_some() && !line.get(2..).is_some_and(tells_highest)
+                {
                     self.incoming.passed.put_slice(&line);
                 }
                 // Keywords have come into use, say.
@@ -449,6 +450,11 @@ fn is_listed(line: &[u8]) -> bool {
     let line = line.to_ascii_uppercase();
     let holds = |word: &[u8]| memchr::memmem::find(&line, word).is_some();
     line.starts_with(b"* LIST ") && !holds(b"\\NONEXISTENT") && !holds(b"\\NOSELECT")
+}
+
+/// `OK [HIGHESTMODSEQ …]`, whatever number there is.
+pub(super) fn tells_highest(reply: &[u8]) -> bool {
+    StatusReply::parse(reply).is_some_and(|reply| reply.has_code("HIGHESTMODSEQ"))
 }
 
 /// `OK [HIGHESTMODSEQ 7]` (RFC 7162 section 3.1.2.1): up to where whoever hears it knows the mailbox. Of a VANISHED
