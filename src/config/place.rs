@@ -7,11 +7,11 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct Places {
     file: Arc<str>,
-    values: Vec<Place>,
+    values: Vec<Written>,
 }
 
 #[derive(Debug, Clone)]
-struct Place {
+struct Written {
     section: &'static str,
     /// Which of the sections of this name, in the order of the file.
     index: usize,
@@ -33,7 +33,7 @@ impl Places {
             let start = line.checked_sub(1).map_or(0, |above| newlines[above] + 1);
             let column = text.get(start..offset).map_or(0, |text| text.trim_start_matches('\u{feff}').chars().count());
             let index = before((section, header)) - before((section, 0));
-            Place { section, index, key, line: line + 1, column: column + 1 }
+            Written { section, index, key, line: line + 1, column: column + 1 }
         };
         Places { file: Arc::clone(file), values: values.iter().map(place).collect() }
     }

@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 
 use super::enabled::{EnableSet, Enabled};
 pub use super::line::FromHub;
-use super::line::{self, Join, MemberEnd, Place, ToHub};
+use super::line::{self, Join, MemberEnd, Membership, ToHub};
 use super::machine::{Action, GiveUp, Machine, MemberId, Settings, Stat, Told};
 use super::registry::{Entrance, Registry, Status};
 use crate::auth::Authenticator;
@@ -26,7 +26,7 @@ use crate::pool::{Account, CheckoutError, Grant, Lease, Pass, Want};
 use crate::ports::Yielding;
 use crate::session::machine::Remnant;
 use crate::session::registry::Record;
-use crate::upstream::connection::{FromUpstream, Part};
+use crate::upstream::connection::{FromUpstream, Input};
 use crate::upstream::loss::Loss;
 
 /// A reply of which nothing is read for so many times `pool.checkout_timeout` is given up if others wait. The kernel
@@ -70,7 +70,7 @@ impl Member {
     ) -> Self {
         let (line, far_end) = line::pair();
         record.joins(line.watch());
-        let place = Place { line: far_end, grant: pass.grant().clone(), record: Arc::clone(record) };
+        let place = Membership { line: far_end, grant: pass.grant().clone(), record: Arc::clone(record) };
         let join = Join { run, enabled: enabled.enabled, place, since: Instant::now() };
         let kind = enabled.kind();
         if let Some((join, entrance)) = Registry::of(pass.account()).join(pass.account(), &key, kind, join) {
@@ -119,7 +119,7 @@ struct Hub {
     key: Bytes,
     kind: EnableSet,
     machine: Machine,
-    members: BTreeMap<MemberId, Place>,
+    members: BTreeMap<MemberId, Membership>,
     joins: mpsc::Receiver<Join>,
     status: Arc<Status>,
     lease: Option<Lease>,
@@ -474,7 +474,7 @@ impl Hub {
     fn poll_members(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
         let mut gone = Vec::new();
-        for (id, Place { line, record, .. }) in &self.members {
+        for (id, Membership { line, record, .. }) in &self.members {
             while let Poll::Ready(request) = line.poll_request(cx) {
                 progress = true;
                 match request {
@@ -528,7 +528,7 @@ impl Hub {
         if let Some(lease) = self.lease.as_mut().filter(|_| self.ending_idle)
             && lease.poll_ready(cx).is_ready()
         {
-            lease.send(Part::Octets(Bytes::from_static(b"DONE\r\n")));
+            lease.send(Input::Octets(Bytes::from_static(b"DONE\r\n")));
             self.ending_idle = false;
         }
         if !self.ending_idle {

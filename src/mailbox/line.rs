@@ -87,13 +87,13 @@ pub(super) struct HubEnd(Arc<Mutex<State>>);
 pub(super) struct Join {
     pub(super) run: Box<Request>,
     pub(super) enabled: Enabled,
-    pub(super) place: Place,
+    pub(super) place: Membership,
     pub(super) since: Instant,
 }
 
 /// What a hub knows of a member.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Membership {
     pub(super) line: HubEnd,
     pub(super) grant: Grant,
     pub(super) record: Arc<Record>,

@@ -37,7 +37,7 @@ use crate::metrics::{CommandResult, Metrics, SessionClose};
 use crate::pool::{Account, CheckoutError, Grant, Lease, Pass};
 use crate::stream::Stream;
 use crate::upstream::backend::Backend;
-use crate::upstream::connection::{FromUpstream, Part, poll_read_with};
+use crate::upstream::connection::{FromUpstream, Input, poll_read_with};
 
 /// How long a message of a client that has closed its side may be on offer to the backend.
 const OFFER: Duration = Duration::from_secs(2);
@@ -134,7 +134,7 @@ struct Session {
     output: VecDeque<Bytes>,
     queued: usize,
     /// Of the running command, on their way to the backend.
-    parts: VecDeque<Part>,
+    parts: VecDeque<Input>,
     sharing: Sharing,
     started: Instant,
     /// When it last had something to do.
@@ -274,7 +274,7 @@ impl Session {
     }
 
     /// Queues a part for the connection that has the rest of the command; for any other it would be commands.
-    fn pass_on(&mut self, part: Part) {
+    fn pass_on(&mut self, part: Input) {
         if self.sharing.end_idle_alone() {
             self.machine.handle_done(b" OK Idle completed.\r\n", false);
         } else if self.lease.is_some() {
@@ -480,8 +480,8 @@ impl Session {
                     Box::pin(self.start(run, 1, None)).await;
                 }
             }
-            Action::Send(octets) => self.pass_on(Part::Octets(octets)),
-            Action::SendSegment(text, literal) => self.pass_on(Part::Segment(text, literal)),
+            Action::Send(octets) => self.pass_on(Input::Octets(octets)),
+            Action::SendSegment(text, literal) => self.pass_on(Input::Segment(text, literal)),
             Action::Close(end) => return Err(Ended::By(end)),
         }
         Ok(())

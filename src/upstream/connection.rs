@@ -198,9 +198,9 @@ pub enum FromUpstream {
     Lost(Loss),
 }
 
-/// A further part of a running command.
+/// What follows a command that runs.
 #[derive(Debug)]
-pub enum Part {
+pub enum Input {
     /// Octets of a literal, `DONE`, or a line, as they are.
     Octets(Bytes),
     /// The text after a streamed literal, without line end, and perhaps a further literal.
@@ -420,14 +420,14 @@ impl Connection {
         }
     }
 
-    /// Room for one more [`Part`] of the running command.
+    /// Room for one more [`Input`] of the running command.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // One that is gone takes nothing: the next event tells.
         self.wire.as_mut().map_or(Poll::Ready(()), |wire| wire.poll_output(cx))
     }
 
     /// Sends it; only after [`Connection::poll_ready`]. What comes of it is told by the next event.
-    pub fn send(&mut self, part: Part) {
+    pub fn send(&mut self, part: Input) {
         if let Some(wire) = &mut self.wire {
             wire.send(&self.shared, part);
         }
@@ -449,7 +449,7 @@ impl Connection {
 
     async fn send_done(&mut self) {
         poll_fn(|cx| self.poll_ready(cx)).await;
-        self.send(Part::Octets(Bytes::from_static(b"DONE\r\n")));
+        self.send(Input::Octets(Bytes::from_static(b"DONE\r\n")));
     }
 
     /// The next event; after [`FromUpstream::Lost`], nothing else.

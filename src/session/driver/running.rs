@@ -17,7 +17,7 @@ use crate::mailbox::registry::mailbox_name;
 use crate::metrics::{CommandLabel, CommandResult};
 use crate::pool::{CheckoutError, Pass, Want};
 use crate::upstream::backend::Service;
-use crate::upstream::connection::{FromUpstream, Part};
+use crate::upstream::connection::{FromUpstream, Input};
 use crate::upstream::loss::{LOST, Loss, MAX_ATTEMPTS};
 use crate::upstream::machine::Facts;
 
@@ -54,7 +54,7 @@ impl Session {
             lease.run(run)?;
         } else {
             // The rest of a message that was refused early is still to go: the backend counts its octets.
-            self.parts.push_back(Part::Run(run));
+            self.parts.push_back(Input::Run(run));
         }
         let id = lease.shared().id;
         // A hub that hands its connection over has begun it.
@@ -307,7 +307,7 @@ impl Session {
 
     /// The connection is gone: runs the command again where that is safe, and says what happened where it is not.
     pub(super) async fn lost(&mut self, mut loss: Loss) -> Result<(), Ended> {
-        loss.unsent |= self.parts.iter().any(|part| matches!(part, Part::Run(_)));
+        loss.unsent |= self.parts.iter().any(|part| matches!(part, Input::Run(_)));
         self.drop_lease();
         self.has_renamed();
         let running = self.running.take();

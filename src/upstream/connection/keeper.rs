@@ -16,7 +16,7 @@ use crate::upstream::loss::Loss;
 
 /// Where the wire is.
 #[derive(Default)]
-enum Place {
+enum State {
     /// At rest; its keeper reads, so that a goodbye is seen at once.
     Resting(Box<Wire>),
     /// In use; whoever has the handle has it.
@@ -30,10 +30,10 @@ enum Place {
 
 /// The place that a wire comes back to.
 #[derive(Default)]
-pub(super) struct Berth(Mutex<(Place, Option<Waker>)>);
+pub(super) struct Berth(Mutex<(State, Option<Waker>)>);
 
 impl Berth {
-    fn put(&self, place: Place) {
+    fn put(&self, place: State) {
         let mut berth = self.0.lock();
         berth.0 = place;
         let keeper = berth.1.take();
@@ -47,7 +47,7 @@ impl Berth {
     fn take(&self, shared: &Shared, state: u8) -> Option<Box<Wire>> {
         let mut berth = self.0.lock();
         match std::mem::take(&mut berth.0) {
-            Place::Resting(wire) => {
+            State::Resting(wire) => {
                 shared.budget.taken(&shared.share, shared.since());
                 shared.state.store(state, Ordering::Release);
                 Some(wire)
@@ -98,7 +98,7 @@ impl Shared {
         };
         match over {
             Poll::Pending => {
-                berth.0 = Place::Resting(wire);
+                berth.0 = State::Resting(wire);
                 let this: Arc<dyn Evict> = Arc::<Self>::clone(self);
                 self.budget.rests(&self.share, self.since(), Arc::downgrade(&this));
                 drop(berth);
@@ -114,7 +114,7 @@ impl Shared {
     /// Ends the connection. What takes time (LOGOUT) is its keeper's.
     pub(super) fn end(&self, wire: Box<Wire>, exit: Exit) -> Loss {
         let (loss, leaving) = wire.end(self, exit);
-        self.berth.put(leaving.map_or(Place::Gone, Place::Leaving));
+        self.berth.put(leaving.map_or(State::Gone, State::Leaving));
         loss
     }
 
@@ -135,10 +135,10 @@ pub(super) async fn keep(shared: Arc<Shared>) {
 fn poll(shared: &Shared, cx: &mut Context<'_>) -> Poll<Option<Box<Wire>>> {
     let mut berth = shared.berth.0.lock();
     let exit = match &mut berth.0 {
-        Place::Resting(wire) => wire.poll_rest(shared, cx),
-        Place::Away => Poll::Pending,
-        Place::Leaving(_) | Place::Gone => {
-            let Place::Leaving(wire) = std::mem::take(&mut berth.0) else { return Poll::Ready(None) };
+        State::Resting(wire) => wire.poll_rest(shared, cx),
+        State::Away => Poll::Pending,
+        State::Leaving(_) | State::Gone => {
+            let State::Leaving(wire) = std::mem::take(&mut berth.0) else { return Poll::Ready(None) };
             return Poll::Ready(Some(wire));
         }
     };
@@ -146,7 +146,7 @@ fn poll(shared: &Shared, cx: &mut Context<'_>) -> Poll<Option<Box<Wire>>> {
         berth.1 = Some(cx.waker().clone());
         return Poll::Pending;
     };
-    let Place::Resting(wire) = std::mem::replace(&mut berth.0, Place::Gone) else { return Poll::Ready(None) };
+    let State::Resting(wire) = std::mem::replace(&mut berth.0, State::Gone) else { return Poll::Ready(None) };
     drop(berth);
     Poll::Ready(wire.end(shared, exit).1)
 }

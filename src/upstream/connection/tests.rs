@@ -127,8 +127,8 @@ async fn the_last_part_of_a_message_goes_out_without_a_further_look_for_room() {
         says(&mut backend, "+ go\r\n").await;
     });
     assert!(matches!(event, FromUpstream::Continue(_)), "{event:?}");
-    connection.send(Part::Octets(Bytes::from_static(b"abcdef")));
-    connection.send(Part::Segment(Bytes::new(), None));
+    connection.send(Input::Octets(Bytes::from_static(b"abcdef")));
+    connection.send(Input::Segment(Bytes::new(), None));
     let (event, ()) = tokio::join!(next(&mut connection), async {
         hears(&mut backend, "abcdef\r\n").await;
         says(&mut backend, "i1 OK kept\r\n").await;
@@ -146,16 +146,16 @@ async fn the_rest_of_a_message_refused_early_goes_before_the_next_command() {
         says(&mut backend, "+ go\r\n").await;
     });
     assert!(matches!(event, FromUpstream::Continue(_)), "{event:?}");
-    connection.send(Part::Octets(Bytes::from_static(b"abc")));
+    connection.send(Input::Octets(Bytes::from_static(b"abc")));
     says(&mut backend, "i1 NO full\r\n").await;
     assert!(matches!(next(&mut connection).await, FromUpstream::Done(..)));
     assert!(
         !connection.wire.as_mut().is_some_and(|wire| wire.release(&connection.shared)),
         "the backend waits for more"
     );
-    connection.send(Part::Run(run(Name::Noop, "NOOP", None)));
-    connection.send(Part::Octets(Bytes::from_static(b"def")));
-    connection.send(Part::Segment(Bytes::new(), None));
+    connection.send(Input::Run(run(Name::Noop, "NOOP", None)));
+    connection.send(Input::Octets(Bytes::from_static(b"def")));
+    connection.send(Input::Segment(Bytes::new(), None));
     let (event, ()) = tokio::join!(next(&mut connection), async {
         hears(&mut backend, "abcdef\r\ni2 NOOP\r\n").await;
         says(&mut backend, "i2 OK done\r\n").await;

@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep};
 use tracing::{debug, info, warn};
 
 use super::reading::{Reading, poll_read};
-use super::{FromUpstream, Opened, Part, Shared, Timing};
+use super::{FromUpstream, Input, Opened, Shared, Timing};
 use crate::imap::command::Command;
 use crate::imap::request::Request;
 use crate::imap::untagged::Replies;
@@ -258,11 +258,11 @@ impl Wire {
     }
 
     /// A further part of the running command; only when [`Wire::poll_output`] is ready.
-    pub(super) fn send(&mut self, shared: &Shared, part: Part) {
+    pub(super) fn send(&mut self, shared: &Shared, part: Input) {
         self.last_octet = Instant::now();
         match part {
-            Part::Octets(octets) => self.machine.handle_octets(&octets),
-            Part::Segment(text, literal) => {
+            Input::Octets(octets) => self.machine.handle_octets(&octets),
+            Input::Segment(text, literal) => {
                 self.machine.handle_segment(&text, literal);
                 if self.machine.is_closing() {
                     self.fail(Exit::ServerClosed);
@@ -270,7 +270,7 @@ impl Wire {
                     self.publish(shared);
                 }
             }
-            Part::Run(run) => {
+            Input::Run(run) => {
                 if self.run(run).is_err() {
                     self.sent = false;
                     self.replied = false;

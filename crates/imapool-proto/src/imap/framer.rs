@@ -42,7 +42,7 @@ impl Tail {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Place {
+enum Position {
     #[default]
     LineStart,
     Line(Tail),
@@ -57,28 +57,28 @@ enum Place {
 /// See the module. It starts between two lines; [`Framer::begin`], then [`Framer::take`] until the line is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Framer {
-    place: Place,
+    place: Position,
 }
 
 impl Framer {
     /// Between two lines.
     #[must_use]
     pub fn at_line_start(self) -> bool {
-        self.place == Place::LineStart
+        self.place == Position::LineStart
     }
 
     /// What comes next is a literal's.
     #[must_use]
     pub fn in_literal(self) -> bool {
-        matches!(self.place, Place::Literal(_) | Place::Lost)
+        matches!(self.place, Position::Literal(_) | Position::Lost)
     }
 
     /// Octets of a literal that are still to come; `u64::MAX`: its size is out of range.
     #[must_use]
     pub fn left(self) -> u64 {
         match self.place {
-            Place::Literal(left) => left,
-            Place::Lost => u64::MAX,
+            Position::Literal(left) => left,
+            Position::Lost => u64::MAX,
             _ => 0,
         }
     }
@@ -86,33 +86,33 @@ impl Framer {
     /// A literal's size is out of range: all that follows counts as octets of it.
     #[must_use]
     pub fn is_lost(self) -> bool {
-        self.place == Place::Lost
+        self.place == Position::Lost
     }
 
     /// A line of this kind begins.
     pub fn begin(&mut self, kind: Kind) {
-        self.place = if kind.may_end_in_literal() { Place::Line(Tail::None) } else { Place::PlainLine };
+        self.place = if kind.may_end_in_literal() { Position::Line(Tail::None) } else { Position::PlainLine };
     }
 
     /// Goes on by the next part of the stream: how many of `octets` are its. It ends with a line, a literal, or
     /// `octets`.
     pub fn take(&mut self, octets: &[u8]) -> usize {
         match self.place {
-            Place::LineStart => 0,
-            Place::Lost => octets.len(),
-            Place::Literal(left) => {
+            Position::LineStart => 0,
+            Position::Lost => octets.len(),
+            Position::Literal(left) => {
                 let len = octets.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                 self.place = after_literal(left - len as u64);
                 len
             }
-            Place::PlainLine => memchr::memchr(b'\n', octets).map_or(octets.len(), |at| {
-                self.place = Place::LineStart;
+            Position::PlainLine => memchr::memchr(b'\n', octets).map_or(octets.len(), |at| {
+                self.place = Position::LineStart;
                 at + 1
             }),
-            Place::Line(tail) => match memchr::memchr(b'\n', octets) {
+            Position::Line(tail) => match memchr::memchr(b'\n', octets) {
                 // Most lines announce nothing, as their last octet shows.
                 Some(end) if matches!(before_cr(&octets[..end]), [.., last] if *last != b'}') => {
-                    self.place = Place::LineStart;
+                    self.place = Position::LineStart;
                     end + 1
                 }
                 Some(end) => {
@@ -123,7 +123,7 @@ impl Framer {
                     end + 1
                 }
                 None => {
-                    self.place = Place::Line(tail_of(octets, tail));
+                    self.place = Position::Line(tail_of(octets, tail));
                     octets.len()
                 }
             },
@@ -144,18 +144,18 @@ fn announced(line: &[u8]) -> Option<u64> {
     is_one.then(|| digits.iter().fold(0, |size, digit| size * 10 + u64::from(digit - b'0')))
 }
 
-fn after_literal(left: u64) -> Place {
+fn after_literal(left: u64) -> Position {
     match left {
-        0 => Place::Line(Tail::None),
-        _ if left > MAX_LITERAL => Place::Lost,
-        _ => Place::Literal(left),
+        0 => Position::Line(Tail::None),
+        _ if left > MAX_LITERAL => Position::Lost,
+        _ => Position::Literal(left),
     }
 }
 
-fn after_line(tail: Tail) -> Place {
+fn after_line(tail: Tail) -> Position {
     match tail {
         Tail::Closed(size) | Tail::Cr(size) => after_literal(size),
-        _ => Place::LineStart,
+        _ => Position::LineStart,
     }
 }
 
@@ -187,9 +187,9 @@ mod tests {
         framer.begin(Kind::Data);
         assert_eq!((framer.take(whole.as_bytes()), framer.place), (whole.len(), slow.place), "{end}");
         match slow.place {
-            Place::LineStart => "line".into(),
-            Place::Line(_) => "0".into(),
-            Place::Literal(size) => size.to_string(),
+            Position::LineStart => "line".into(),
+            Position::Line(_) => "0".into(),
+            Position::Literal(size) => size.to_string(),
             place => format!("{place:?}"),
         }
     }

@@ -10,12 +10,12 @@ use super::rewrite::Edit;
 
 /// Where in a command something stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Where {
     segment: usize,
     range: Range<usize>,
 }
 
-impl Place {
+impl Where {
     /// What stands there.
     pub(super) fn text<'a>(&self, command: &'a Command) -> &'a [u8] {
         &command.segments[self.segment].text[self.range.clone()]
@@ -33,13 +33,13 @@ pub(super) enum Token<'a> {
     /// A word of RETURN (RFC 4731).
     Return(&'a [u8]),
     /// The keys begin here; of no length.
-    Keys(Place),
+    Keys(Where),
     /// A set of message numbers, as a key.
-    Set(Place),
+    Set(Where),
     /// A set of UIDs, argument of UID.
-    Uids(Place),
+    Uids(Where),
     /// RECENT, NEW or OLD.
-    Recent(Place),
+    Recent(Where),
     /// `$`, or `UID $` (RFC 5182).
     Saved,
 }
@@ -91,7 +91,7 @@ pub(super) fn arguments(key: &[u8]) -> Option<Arguments> {
 
 /// A word, by its form.
 enum Word {
-    Atom(Place),
+    Atom(Where),
     Quoted,
     Literal,
 }
@@ -131,8 +131,8 @@ impl<'a> Program<'a> {
         &self.command.segments[self.segment].text[self.at..]
     }
 
-    fn here(&self) -> Place {
-        Place { segment: self.segment, range: self.at..self.at }
+    fn here(&self) -> Where {
+        Where { segment: self.segment, range: self.at..self.at }
     }
 
     /// Skips spaces and, with `parentheses`, what else does not matter between keys.
@@ -167,7 +167,7 @@ impl<'a> Program<'a> {
                 }
                 let range = self.at..self.at + len;
                 self.at += len;
-                Ok(Word::Atom(Place { segment: self.segment, range }))
+                Ok(Word::Atom(Where { segment: self.segment, range }))
             }
         }
     }

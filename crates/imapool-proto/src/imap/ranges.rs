@@ -54,7 +54,7 @@ impl Chunk {
 }
 
 /// Where a run is: its chunk, and its place there.
-type Place = (usize, usize);
+type At = (usize, usize);
 
 /// A set of numbers from 1 to [`u32::MAX`] (`nz-number`, RFC 9051 section 9). Zero is no member, ever.
 ///
@@ -162,14 +162,14 @@ impl Ranges {
 
     /// The first run for which `precedes` does not hold; it holds for those before it only, whatever was counted
     /// before them.
-    fn find(&self, precedes: impl Fn(Span) -> bool) -> Place {
+    fn find(&self, precedes: impl Fn(Span) -> bool) -> At {
         let last = |chunk: &Chunk| chunk.spans.last().is_some_and(|span| precedes(*span));
         let chunk = self.chunks.partition_point(last);
         (chunk, self.chunks.get(chunk).map_or(0, |chunk| chunk.spans.partition_point(|span| precedes(*span))))
     }
 
     /// The same, where what was counted before them matters.
-    fn find_counted(&self, precedes: impl Fn(Span) -> bool) -> Place {
+    fn find_counted(&self, precedes: impl Fn(Span) -> bool) -> At {
         let (mut low, mut high) = (0, self.chunks.len());
         while low < high {
             let middle = low.midpoint(high);
@@ -181,13 +181,13 @@ impl Ranges {
         (low, self.chunks.get(low).map_or(0, |chunk| chunk.spans.partition_point(precedes)))
     }
 
-    fn get(&self, (chunk, at): Place) -> Option<Span> {
+    fn get(&self, (chunk, at): At) -> Option<Span> {
         let span = self.chunks.get(chunk)?.spans.get(at)?;
         Some(Span { before: self.before(chunk) + span.before, ..*span })
     }
 
     /// The run before a place.
-    fn previous(&self, (chunk, at): Place) -> Option<Span> {
+    fn previous(&self, (chunk, at): At) -> Option<Span> {
         match at.checked_sub(1) {
             Some(at) => self.get((chunk, at)),
             None => {
@@ -291,7 +291,7 @@ impl Ranges {
     }
 
     /// Puts `new` in the place of the runs from `from` to before `to`. All keep their distance.
-    fn exchange(&mut self, from: Place, to: Place, new: &[Span]) {
+    fn exchange(&mut self, from: At, to: At, new: &[Span]) {
         let (mut chunk, mut at) = from;
         if chunk == self.chunks.len() {
             // Behind all others: at the end of the last chunk.

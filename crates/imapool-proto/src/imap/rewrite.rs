@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::command::{Command, Name, Segment};
 use super::numbering::Numbering;
-use super::program::{Place, Program, Token, Unknown};
+use super::program::{Program, Token, Unknown, Where};
 use super::ranges::Ranges;
 use super::sequence::{Element, Number, SetError, elements};
 
@@ -202,7 +202,7 @@ fn rewrite_program(command: &Command, numbering: &Numbering) -> Outcome {
 
 /// A key before all others, for a session that does not know the newest messages: they shall not be counted among the
 /// matches (RFC 4731 section 3.1: COUNT, MAX). In UID commands the session may be told of them first.
-fn restrict(command: &Command, place: Place, numbering: &Numbering) -> Option<Edit> {
+fn restrict(command: &Command, place: Where, numbering: &Numbering) -> Option<Edit> {
     let common = numbering.common();
     let key = match common {
         _ if common == numbering.exists() || is_uid(command) => return None,

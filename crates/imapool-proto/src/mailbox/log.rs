@@ -114,7 +114,7 @@ enum Event {
 
 /// Where a session stands. Its numbers are those it uses itself.
 #[derive(Debug, Clone)]
-struct Place {
+struct Knowledge {
     /// Events before it are known to the session, or are in what follows.
     position: u64,
     /// Messages the session counts.
@@ -153,7 +153,7 @@ pub struct Log {
     /// Behind the last event that changed numbers.
     moved: u64,
     next_cursor: u64,
-    places: HashMap<Cursor, Place>,
+    places: HashMap<Cursor, Knowledge>,
     max_events: usize,
 }
 
@@ -196,7 +196,7 @@ impl Log {
     pub fn join(&mut self) -> Cursor {
         let cursor = Cursor(self.next_cursor);
         self.next_cursor += 1;
-        let place = Place {
+        let place = Knowledge {
             position: self.head(),
             told: self.exists,
             recent: self.recent(),
@@ -310,7 +310,7 @@ impl Log {
         self.gone(place).nth_absent(number).filter(|own| *own <= place.told)
     }
 
-    fn gone<'a>(&'a self, place: &'a Place) -> Cow<'a, Ranges> {
+    fn gone<'a>(&'a self, place: &'a Knowledge) -> Cow<'a, Ranges> {
         if place.position >= self.moved { Cow::Borrowed(&place.withheld) } else { Cow::Owned(self.lag_of(place).gone) }
     }
 
@@ -321,7 +321,7 @@ impl Log {
         self.place_with_uids(cursor).map(|place| &place.vanished)
     }
 
-    fn place_with_uids(&self, cursor: Cursor) -> Option<&Place> {
+    fn place_with_uids(&self, cursor: Cursor) -> Option<&Knowledge> {
         self.places.get(&cursor).filter(|place| place.vanished.len() == place.withheld.len())
     }
 
@@ -329,7 +329,7 @@ impl Log {
     #[must_use]
     pub fn numbers_of_vanished(&self, cursor: Cursor, uids: &Ranges) -> Ranges {
         let mut numbers = Ranges::new();
-        let Some(Place { vanished, withheld, .. }) = self.place_with_uids(cursor) else { return numbers };
+        let Some(Knowledge { vanished, withheld, .. }) = self.place_with_uids(cursor) else { return numbers };
         for span in vanished.intersection(uids).spans() {
             let ends = withheld.nth(vanished.rank(*span.start()) + 1).zip(withheld.nth(vanished.upto(*span.end())));
             let Some((first, last)) = ends else { continue };
@@ -375,7 +375,7 @@ impl Log {
     }
 
     /// How many messages the session counts once it knows of the new ones. (No session counts more than numbers go.)
-    fn size(&self, place: &Place) -> u32 {
+    fn size(&self, place: &Knowledge) -> u32 {
         self.exists.saturating_add(place.withheld.len())
     }
 
@@ -467,7 +467,7 @@ impl Log {
         }
     }
 
-    fn lag_of(&self, place: &Place) -> Lag<'_> {
+    fn lag_of(&self, place: &Knowledge) -> Lag<'_> {
         let lag = Lag {
             gone: place.withheld.clone(),
             vanished: place.vanished.clone(),
@@ -478,7 +478,7 @@ impl Log {
     }
 
     /// The same, with what `place` itself held of it.
-    fn take_lag(&self, place: &mut Place) -> Lag<'_> {
+    fn take_lag(&self, place: &mut Knowledge) -> Lag<'_> {
         let lag = Lag {
             gone: std::mem::take(&mut place.withheld),
             vanished: std::mem::take(&mut place.vanished),
@@ -488,7 +488,7 @@ impl Log {
         self.sum_up(lag, place)
     }
 
-    fn sum_up<'a>(&'a self, mut lag: Lag<'a>, place: &Place) -> Lag<'a> {
+    fn sum_up<'a>(&'a self, mut lag: Lag<'a>, place: &Knowledge) -> Lag<'a> {
         // `position` is between `first` and `head`: events are forgotten only behind all cursors.
         for event in self.events.range((place.position - self.first) as usize..) {
             match event {
@@ -569,7 +569,7 @@ impl Event {
 }
 
 /// Tells all that was withheld.
-fn tell_expunged(place: &mut Place, news: &mut Vec<News>) {
+fn tell_expunged(place: &mut Knowledge, news: &mut Vec<News>) {
     let gone = std::mem::take(&mut place.withheld);
     let vanished = std::mem::take(&mut place.vanished);
     if gone.is_empty() {

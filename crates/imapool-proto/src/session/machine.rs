@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use self::running::Part;
+use self::running::Awaited;
 use crate::imap::capability::Front;
 use crate::imap::command::{Command, HeadError, MAX_TAG, Name, Segment, parse_head};
 use crate::imap::frame::{Decoder, Frame, FrameError, Line, Literal};
@@ -127,7 +127,7 @@ enum Op {
     /// TLS is being negotiated.
     StartingTls,
     /// A command runs on the backend.
-    Running { tag: Bytes, name: Name, part: Part },
+    Running { tag: Bytes, name: Name, part: Awaited },
     /// The rest of a command that was answered already.
     Discarding,
     /// Closed.
@@ -226,7 +226,7 @@ impl Machine {
     /// IDLE runs.
     #[must_use]
     pub fn is_idling(&self) -> bool {
-        matches!(self.op, Op::Running { part: Part::Done, .. })
+        matches!(self.op, Op::Running { part: Awaited::Done, .. })
     }
 
     /// What the running command leaves on the connection when the session ends here, or has ended.
@@ -234,9 +234,9 @@ impl Machine {
     pub fn remnant(&self) -> Remnant {
         match &self.op {
             Op::Over => self.remnant,
-            Op::Running { part: Part::DoneHeld, .. } => Remnant::Idle { accepted: false },
-            Op::Running { part: Part::Done, .. } => Remnant::Idle { accepted: true },
-            Op::Running { part: Part::Literal { .. } | Part::LiteralHeld { .. } | Part::Line, .. } => {
+            Op::Running { part: Awaited::DoneHeld, .. } => Remnant::Idle { accepted: false },
+            Op::Running { part: Awaited::Done, .. } => Remnant::Idle { accepted: true },
+            Op::Running { part: Awaited::Literal { .. } | Awaited::LiteralHeld { .. } | Awaited::Line, .. } => {
                 Remnant::Unfinished
             }
             _ => Remnant::Reply,
@@ -246,13 +246,13 @@ impl Machine {
     /// A command runs that the client has to say more of.
     #[must_use]
     pub fn is_awaiting_client(&self) -> bool {
-        matches!(self.op, Op::Running { part: Part::Literal { .. } | Part::Line, .. })
+        matches!(self.op, Op::Running { part: Awaited::Literal { .. } | Awaited::Line, .. })
     }
 
     /// The backend has yet to ask for a message that is announced to it. Servers do, or refuse it, at once.
     #[must_use]
     pub fn is_offering_message(&self) -> bool {
-        matches!(self.op, Op::Running { part: Part::LiteralHeld { .. }, .. })
+        matches!(self.op, Op::Running { part: Awaited::LiteralHeld { .. }, .. })
     }
 
     /// The client has closed its side.
@@ -534,7 +534,7 @@ impl Machine {
         match &mut self.op {
             Op::Collecting { literal, .. } if self.state == State::NotAuthenticated => append(literal, &octets),
             Op::Collecting { literal, .. } => literal.extend_from_slice(&octets),
-            Op::Running { part: Part::Literal { .. }, .. } => self.actions.push_back(Action::Send(octets)),
+            Op::Running { part: Awaited::Literal { .. }, .. } => self.actions.push_back(Action::Send(octets)),
             _ => {}
         }
     }
@@ -544,7 +544,7 @@ impl Machine {
             Op::Collecting { command, .. } => command.tag.clone(),
             Op::Sasl { tag, .. } | Op::Refusing { tag, .. } => tag.clone(),
             // Unless its reply was given already.
-            Op::Running { tag, part, .. } if *part != (Part::Literal { answered: true }) => tag.clone(),
+            Op::Running { tag, part, .. } if *part != (Awaited::Literal { answered: true }) => tag.clone(),
             _ => Bytes::from_static(b"*"),
         };
         let code = if error == FrameError::TooLong { "[TOOBIG] " } else { "" };
@@ -590,7 +590,7 @@ impl Machine {
             (Name::Login | Name::Authenticate | Name::StartTls, _) => self.bad(&command.tag, "Already logged in."),
             (Name::Compress | Name::Unauthenticate, _) => self.bad(&command.tag, "Unknown command."),
             _ => {
-                let part = if command.name == Name::Idle { Part::DoneHeld } else { Part::Nothing };
+                let part = if command.name == Name::Idle { Awaited::DoneHeld } else { Awaited::Nothing };
                 self.run(command, None, part);
             }
         }

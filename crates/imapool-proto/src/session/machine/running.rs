@@ -9,7 +9,7 @@ use crate::imap::request::Request;
 
 /// Which part of a running command the client still has to give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum Awaited {
     /// None; the reply is awaited.
     Nothing,
     /// A literal, when the backend wants it.
@@ -26,7 +26,7 @@ pub(super) enum Part {
     Line,
 }
 
-impl Part {
+impl Awaited {
     /// Whether what the client sends now belongs to the running command.
     pub(super) fn takes_input(self) -> bool {
         matches!(self, Self::Literal { .. } | Self::Done | Self::Line)
@@ -36,35 +36,35 @@ impl Part {
 impl Machine {
     /// A command whose literal is a message: it goes on to the backend as it comes.
     pub(super) fn stream(&mut self, command: Command, literal: Literal) {
-        self.run(command, Some(literal), Part::LiteralHeld { sync: literal.sync });
+        self.run(command, Some(literal), Awaited::LiteralHeld { sync: literal.sync });
     }
 
-    pub(super) fn run(&mut self, command: Command, streams: Option<Literal>, part: Part) {
+    pub(super) fn run(&mut self, command: Command, streams: Option<Literal>, part: Awaited) {
         self.op = Op::Running { tag: command.tag.clone(), name: command.name, part };
         self.actions.push_back(Action::Run(Request::new(command, streams)));
     }
 
     /// A line of the client while its command runs.
-    pub(super) fn running_line(&mut self, tag: Bytes, name: Name, part: Part, line: Line) {
+    pub(super) fn running_line(&mut self, tag: Bytes, name: Name, part: Awaited, line: Line) {
         let part = match part {
-            Part::Literal { answered } => {
+            Awaited::Literal { answered } => {
                 self.actions.push_back(Action::SendSegment(line.text, line.literal));
                 match (line.literal, answered) {
-                    (Some(literal), false) => Part::LiteralHeld { sync: literal.sync },
+                    (Some(literal), false) => Awaited::LiteralHeld { sync: literal.sync },
                     (Some(literal), true) => return self.skip_literal(literal),
                     (None, true) => return,
-                    (None, false) => Part::Nothing,
+                    (None, false) => Awaited::Nothing,
                 }
             }
-            Part::Done => {
+            Awaited::Done => {
                 self.actions.push_back(Action::Send(Bytes::from_static(b"DONE\r\n")));
                 if line.literal.is_some_and(|literal| literal.sync) {
                     self.decoder.cancel_literal();
                 }
                 if line.literal.is_none() && line.text.eq_ignore_ascii_case(b"DONE") {
-                    Part::Nothing
+                    Awaited::Nothing
                 } else {
-                    Part::NotDone
+                    Awaited::NotDone
                 }
             }
             // Whether the backend would take it for a literal depends on a command that is not known.
@@ -76,7 +76,7 @@ impl Machine {
                 let mut octets = BytesMut::from(&line.text[..]);
                 octets.put_slice(b"\r\n");
                 self.actions.push_back(Action::Send(octets.freeze()));
-                Part::Nothing
+                Awaited::Nothing
             }
         };
         self.op = Op::Running { tag, name, part };
@@ -86,21 +86,21 @@ impl Machine {
     pub fn handle_continue(&mut self, line: Bytes) {
         let Op::Running { name, part, .. } = &mut self.op else { return };
         match *part {
-            Part::LiteralHeld { sync } => {
-                *part = Part::Literal { answered: false };
+            Awaited::LiteralHeld { sync } => {
+                *part = Awaited::Literal { answered: false };
                 if sync {
                     self.actions.push_back(Action::Write(line));
                 }
             }
-            Part::DoneHeld => {
-                *part = Part::Done;
+            Awaited::DoneHeld => {
+                *part = Awaited::Done;
                 self.actions.push_back(Action::Write(line));
                 if let Some(reason) = self.draining {
                     self.handle_drain(reason);
                 }
             }
-            Part::Nothing if *name == Name::Other => {
-                *part = Part::Line;
+            Awaited::Nothing if *name == Name::Other => {
+                *part = Awaited::Line;
                 self.actions.push_back(Action::Write(line));
             }
             _ => {}
@@ -124,14 +124,14 @@ impl Machine {
         let mut line = BytesMut::with_capacity(tag.len() + rest.len());
         if !std::mem::take(&mut self.half_answered) {
             line.put_slice(tag);
-            line.put_slice(if *part == Part::NotDone { b" BAD Expected DONE.\r\n" } else { rest });
+            line.put_slice(if *part == Awaited::NotDone { b" BAD Expected DONE.\r\n" } else { rest });
         }
         self.state = if selected { State::Selected } else { State::Authenticated };
         self.errors = 0;
         match part {
-            Part::Literal { answered } if !self.decoder.at_command_start() => *answered = true,
-            Part::LiteralHeld { sync: false } => self.op = Op::Discarding,
-            Part::LiteralHeld { sync: true } => {
+            Awaited::Literal { answered } if !self.decoder.at_command_start() => *answered = true,
+            Awaited::LiteralHeld { sync: false } => self.op = Op::Discarding,
+            Awaited::LiteralHeld { sync: true } => {
                 self.decoder.cancel_literal();
                 self.op = Op::Ready;
             }
@@ -145,7 +145,7 @@ impl Machine {
     /// a mailbox was selected, the session ends.
     pub fn handle_lost(&mut self, reply: &str) {
         // A line that the client was asked for would be taken for a command.
-        let lost = self.is_selected() || matches!(self.op, Op::Running { part: Part::Line, .. });
+        let lost = self.is_selected() || matches!(self.op, Op::Running { part: Awaited::Line, .. });
         self.answer_lost(reply);
         if lost {
             self.bye("[UNAVAILABLE] Connection to the mail server lost", End::UpstreamLost);
