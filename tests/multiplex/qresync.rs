@@ -51,6 +51,14 @@ async fn two(script: &str) {
     stage.end().await;
 }
 
+/// Client 2 has switched on nothing.
+async fn plain(script: &str) {
+    let mut stage = Stage::set(1, "CONDSTORE QRESYNC").await;
+    stage.play(PLAIN).await;
+    stage.play(script).await;
+    stage.end().await;
+}
+
 /// RFC 7162 section 3.2.10.2: VANISHED takes the place of EXPUNGE, by UID; where EXPUNGE may not come, neither may
 /// it. The numbers of the one who has not heard of it yet stay what they were.
 #[tokio::test]
@@ -342,69 +350,61 @@ const PLAIN: &str = "1> e ENABLE QRESYNC
 /// something has vanished; which numbers these had is found then, and told before the tagged reply.
 #[tokio::test]
 async fn numbers_of_what_vanished_are_found_afterwards() {
-    let mut stage = Stage::set(1, "CONDSTORE QRESYNC").await;
-    stage.play(PLAIN).await;
-    stage
-        .play(
-            "2> b FETCH 1:3 (FLAGS)
-             U> FETCH 1:3 (FLAGS)
-             U< * 1 FETCH (FLAGS ())
-             U< * 2 FETCH (FLAGS (\\Deleted))
-             U< * 3 FETCH (FLAGS ())
-             U< TAG OK fetched
-             2~ b OK fetched
-             2> c EXPUNGE
-             U> EXPUNGE
-             U< * VANISHED 12
-             U< TAG OK [HIGHESTMODSEQ 101] expunged
-             U> UID SEARCH 1:2
-             U< * SEARCH 11 13
-             U< TAG OK searched
-             U> FETCH 1:* (FLAGS) (CHANGEDSINCE 100)
-             U< * 2 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (102))
-             U< TAG OK fetched
-             2< * 2 EXPUNGE
-             2< * 2 FETCH (FLAGS (\\Seen) UID 13)
-             2< c OK expunged",
-        )
-        .await;
-    stage.end().await;
+    plain(
+        "2> b FETCH 1:3 (FLAGS)
+         U> FETCH 1:3 (FLAGS)
+         U< * 1 FETCH (FLAGS ())
+         U< * 2 FETCH (FLAGS (\\Deleted))
+         U< * 3 FETCH (FLAGS ())
+         U< TAG OK fetched
+         2~ b OK fetched
+         2> c EXPUNGE
+         U> EXPUNGE
+         U< * VANISHED 12
+         U< TAG OK [HIGHESTMODSEQ 101] expunged
+         U> UID SEARCH 1:2
+         U< * SEARCH 11 13
+         U< TAG OK searched
+         U> FETCH 1:* (FLAGS) (CHANGEDSINCE 100)
+         U< * 2 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (102))
+         U< TAG OK fetched
+         2< * 2 EXPUNGE
+         2< * 2 FETCH (FLAGS (\\Seen) UID 13)
+         2< c OK expunged",
+    )
+    .await;
 }
 
 /// The same, where the backend says so before it answers: a message's UID tells which number the client knows it by.
 #[tokio::test]
 async fn a_uid_tells_the_number_before_something_vanished() {
-    let mut stage = Stage::set(1, "CONDSTORE QRESYNC").await;
-    stage.play(PLAIN).await;
-    stage
-        .play(
-            "2> b UID FETCH 11:13 (FLAGS BODY.PEEK[])
-             U> UID FETCH 11:13 (FLAGS BODY.PEEK[])
-             U< * VANISHED 12
-             U< * 1 FETCH (UID 11 FLAGS () BODY[] {3}
-             U< abc)
-             U< * 2 FETCH (FLAGS () UID 13 MODSEQ (99) BODY[] {3}
-             U< def)
-             U< * 3 EXISTS
-             U< * 3 FETCH (UID 14 FLAGS () MODSEQ (103))
-             U< TAG OK fetched
-             2< * 1 FETCH (UID 11 FLAGS () BODY[] {3}
-             2< abc)
-             2< * 3 FETCH (FLAGS () UID 13 BODY[] {3}
-             2< def)
-             U> UID SEARCH 1:3
-             U< * SEARCH 11 13 14
-             U< TAG OK searched
-             U> FETCH 1:* (FLAGS) (CHANGEDSINCE 100)
-             U< * 3 FETCH (UID 14 FLAGS () MODSEQ (103))
-             U< TAG OK fetched
-             2< * 2 EXPUNGE
-             2< * 3 EXISTS
-             2< * 3 FETCH (FLAGS () UID 14)
-             2< b OK fetched",
-        )
-        .await;
-    stage.end().await;
+    plain(
+        "2> b UID FETCH 11:13 (FLAGS BODY.PEEK[])
+         U> UID FETCH 11:13 (FLAGS BODY.PEEK[])
+         U< * VANISHED 12
+         U< * 1 FETCH (UID 11 FLAGS () BODY[] {3}
+         U< abc)
+         U< * 2 FETCH (FLAGS () UID 13 MODSEQ (99) BODY[] {3}
+         U< def)
+         U< * 3 EXISTS
+         U< * 3 FETCH (UID 14 FLAGS () MODSEQ (103))
+         U< TAG OK fetched
+         2< * 1 FETCH (UID 11 FLAGS () BODY[] {3}
+         2< abc)
+         2< * 3 FETCH (FLAGS () UID 13 BODY[] {3}
+         2< def)
+         U> UID SEARCH 1:3
+         U< * SEARCH 11 13 14
+         U< TAG OK searched
+         U> FETCH 1:* (FLAGS) (CHANGEDSINCE 100)
+         U< * 3 FETCH (UID 14 FLAGS () MODSEQ (103))
+         U< TAG OK fetched
+         2< * 2 EXPUNGE
+         2< * 3 EXISTS
+         2< * 3 FETCH (FLAGS () UID 14)
+         2< b OK fetched",
+    )
+    .await;
 }
 
 /// RFC 9051 section 6.4.3: EXPUNGE is answered after what it has removed was told, also where the connection is lost
@@ -454,98 +454,132 @@ async fn what_vanished_is_told_before_the_reply_if_the_connection_is_lost() {
 /// The command was answered: whoever gave it hears that, whatever becomes of the connection meanwhile.
 #[tokio::test]
 async fn the_reply_is_told_if_the_connection_is_lost_before() {
-    let mut stage = Stage::set(1, "CONDSTORE QRESYNC").await;
-    stage.play(PLAIN).await;
-    stage
-        .play(
-            "2> b UID STORE 11 +FLAGS (x)
-             U> UID STORE 11 +FLAGS (x)
-             U< * 1 FETCH (UID 11 FLAGS (x) MODSEQ (101))
-             U< * VANISHED 12
-             U< TAG OK stored
-             U> UID SEARCH 1:2
-             U!
-             2< * 1 FETCH (UID 11 FLAGS (x))
-             2< b OK stored
-             2> c NOOP
-             V> SELECT \"INBOX\"
-             V< * 2 EXISTS
-             V< * OK [UIDVALIDITY 7] valid
-             V< * OK [UIDNEXT 14] next
-             V< * OK [HIGHESTMODSEQ 101] highest
-             V< TAG OK [READ-WRITE] selected
-             V> UID SEARCH 1:2
-             V< * SEARCH 11 13
-             V< TAG OK searched
-             V> FETCH 1:1 (FLAGS)
-             V< * 1 FETCH (FLAGS (x))
-             V< TAG OK fetched
-             V> NOOP
-             V< TAG OK noop
-             2< * 2 EXPUNGE
-             2< c OK noop",
-        )
-        .await;
-    stage.end().await;
+    plain(
+        "2> b UID STORE 11 +FLAGS (x)
+         U> UID STORE 11 +FLAGS (x)
+         U< * 1 FETCH (UID 11 FLAGS (x) MODSEQ (101))
+         U< * VANISHED 12
+         U< TAG OK stored
+         U> UID SEARCH 1:2
+         U!
+         2< * 1 FETCH (UID 11 FLAGS (x))
+         2< b OK stored
+         2> c NOOP
+         V> SELECT \"INBOX\"
+         V< * 2 EXISTS
+         V< * OK [UIDVALIDITY 7] valid
+         V< * OK [UIDNEXT 14] next
+         V< * OK [HIGHESTMODSEQ 101] highest
+         V< TAG OK [READ-WRITE] selected
+         V> UID SEARCH 1:2
+         V< * SEARCH 11 13
+         V< TAG OK searched
+         V> FETCH 1:1 (FLAGS)
+         V< * 1 FETCH (FLAGS (x))
+         V< TAG OK fetched
+         V> NOOP
+         V< TAG OK noop
+         2< * 2 EXPUNGE
+         2< c OK noop",
+    )
+    .await;
+}
+
+/// RFC 9051 section 7.3.4: a STATUS reply names its mailbox. What it says of another is not about this one.
+#[tokio::test]
+async fn what_is_said_of_another_mailbox_is_not_told_of_this_one() {
+    two("2> d SELECT INBOX
+         2< * OK [CLOSED]…
+         U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
+         U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 102)
+         U< * STATUS Other (UIDNEXT 900 UIDVALIDITY 7 HIGHESTMODSEQ 9999)
+         U< TAG OK status
+         U> UID SEARCH UNSEEN
+         U< * SEARCH
+         U< TAG OK searched
+         U> NOOP
+         U< TAG OK noop
+         2< * OK [UIDVALIDITY 7]…
+         2< * 3 EXISTS
+         2< * OK [HIGHESTMODSEQ 102]…
+         2< * OK [UIDNEXT 14]…
+         2< d OK [READ-WRITE] selected")
+    .await;
+}
+
+/// RFC 9051 section 6.3.2: SELECT tells how many messages there are. Where it does not, nobody is told that all have
+/// gone: it is asked on another connection.
+#[tokio::test]
+async fn a_select_without_exists_is_not_believed() {
+    plain(
+        "2> b NOOP
+         U> NOOP
+         U!
+         V> SELECT \"INBOX\"
+         V< * OK [UIDVALIDITY 7] valid
+         V< * OK [UIDNEXT 14] next
+         V< TAG OK [READ-WRITE] selected
+         W> SELECT \"INBOX\"
+         W< * 3 EXISTS
+         W< * OK [UIDVALIDITY 7] valid
+         W< * OK [UIDNEXT 14] next
+         W< TAG OK [READ-WRITE] selected
+         W> NOOP
+         W< TAG OK noop
+         2< b OK noop",
+    )
+    .await;
 }
 
 /// Who has not asked for mod-sequences is told none, not even one that is larger than any can be (RFC 7162 section 7).
 #[tokio::test]
 async fn no_mod_sequence_is_told_however_large_it_is() {
-    let mut stage = Stage::set(1, "CONDSTORE QRESYNC").await;
-    stage.play(PLAIN).await;
-    stage
-        .play(
-            "2> b NOOP
-             U> NOOP
-             U< * OK [HIGHESTMODSEQ 18446744073709551615] highest
-             U< TAG OK [HIGHESTMODSEQ 18446744073709551615] noop
-             2< b OK noop",
-        )
-        .await;
-    stage.end().await;
+    plain(
+        "2> b NOOP
+         U> NOOP
+         U< * OK [HIGHESTMODSEQ 18446744073709551615] highest
+         U< TAG OK [HIGHESTMODSEQ 18446744073709551615] noop
+         2< b OK noop",
+    )
+    .await;
 }
 
 /// What has gone between two connections, nobody has said: where the UIDs had not been known, those that go on the next
 /// one do not tell which they were. (The third would have been taken for the first.)
 #[tokio::test]
 async fn what_has_gone_unheard_is_not_guessed() {
-    let mut stage = Stage::set(1, "CONDSTORE QRESYNC").await;
-    stage.play(PLAIN).await;
-    stage
-        .play(
-            "2> b NOOP
-             U> NOOP
-             U< * 4 EXISTS
-             U< * 3 FETCH (UID 13 FLAGS (x))
-             U< * VANISHED 12
-             U< TAG OK noop
-             U> UID SEARCH 1:3
-             U!
-             2< * 4 EXISTS
-             2< * 3 FETCH (UID 13 FLAGS (x))
-             2< b OK noop
-             2> c NOOP
-             V> SELECT \"INBOX\"
-             V< * 4 EXISTS
-             V< * OK [UIDVALIDITY 7] valid
-             V< * OK [UIDNEXT 18] next
-             V< * OK [HIGHESTMODSEQ 105] highest
-             V< TAG OK [READ-WRITE] selected
-             V> UID SEARCH 1:4
-             V< * VANISHED 17
-             V< TAG OK searched
-             V> NOOP
-             V< TAG OK noop
-             V> UID SEARCH 1:3
-             V< * SEARCH 13 15 16
-             V< TAG OK searched
-             2< c NO [UNAVAILABLE] Connection…
-             2< * BYE…
-             2. \n",
-        )
-        .await;
-    stage.end().await;
+    plain(
+        "2> b NOOP
+         U> NOOP
+         U< * 4 EXISTS
+         U< * 3 FETCH (UID 13 FLAGS (x))
+         U< * VANISHED 12
+         U< TAG OK noop
+         U> UID SEARCH 1:3
+         U!
+         2< * 4 EXISTS
+         2< * 3 FETCH (UID 13 FLAGS (x))
+         2< b OK noop
+         2> c NOOP
+         V> SELECT \"INBOX\"
+         V< * 4 EXISTS
+         V< * OK [UIDVALIDITY 7] valid
+         V< * OK [UIDNEXT 18] next
+         V< * OK [HIGHESTMODSEQ 105] highest
+         V< TAG OK [READ-WRITE] selected
+         V> UID SEARCH 1:4
+         V< * VANISHED 17
+         V< TAG OK searched
+         V> NOOP
+         V< TAG OK noop
+         V> UID SEARCH 1:3
+         V< * SEARCH 13 15 16
+         V< TAG OK searched
+         2< c NO [UNAVAILABLE] Connection…
+         2< * BYE…
+         2. \n",
+    )
+    .await;
 }
 
 /// RFC 5161 section 3.1: a hub whose members have not enabled QRESYNC goes on by a connection that has it, when one
@@ -629,6 +663,26 @@ async fn the_parameter_needs_enable() {
         )
         .await;
     stage.end().await;
+}
+
+/// RFC 7162 section 3.2.5.2: `*` may not be said there. Some servers take it for the last message that is there, and leave
+/// out what has vanished behind that; so they are told what it means.
+#[tokio::test]
+async fn who_joins_and_names_no_last_uid_catches_up() {
+    two("2> d SELECT INBOX (QRESYNC (7 90 1:*))
+         2< * OK [CLOSED]…
+         U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
+         U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 102)
+         U< TAG OK status
+         U> UID SEARCH UNSEEN
+         U< * SEARCH
+         U< TAG OK searched
+         U> NOOP
+         U< TAG OK noop
+         U> UID FETCH 1:13 (FLAGS) (CHANGEDSINCE 90 VANISHED)
+         U< TAG OK fetched
+         2~ d OK [READ-WRITE] selected")
+    .await;
 }
 
 /// RFC 7162 section 3.2.5: what has come while it joins is told, too.

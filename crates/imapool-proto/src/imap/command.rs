@@ -347,7 +347,7 @@ impl<'a> Arguments<'a> {
 }
 
 /// Reads up to the closing quote; gives the value and the octets read, the quote included.
-fn unquote(text: &[u8]) -> Option<(Vec<u8>, usize)> {
+pub(crate) fn unquote(text: &[u8]) -> Option<(Vec<u8>, usize)> {
     let mut value = Vec::new();
     let mut at = 0;
     loop {

@@ -141,6 +141,9 @@ pub enum Nonsense {
     /// Neither IDLE nor DONE was answered in time, nor what any server answers at once.
     #[error("no answer in time")]
     Unanswered,
+    /// A SELECT is answered without EXISTS.
+    #[error("no word of how many messages there are")]
+    Uncounted,
     /// Each answer gives reason to ask again.
     #[error("no end of what is to be asked")]
     Endless,

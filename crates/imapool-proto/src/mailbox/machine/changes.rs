@@ -24,7 +24,7 @@ impl Machine {
                 selection.exists = count;
                 let _ = write!(self.incoming.passed, "* {count} EXISTS\r\n");
             }
-            Some(Job::Reselect { selection, .. }) => selection.exists = count,
+            Some(Job::Reselect { selection, .. }) => (selection.exists, selection.is_counted) = (count, true),
             _ if open => self.counts(count),
             _ => {}
         }

@@ -6,7 +6,7 @@ use super::jobs::Job;
 use super::resume::{COUNTS, FEW, Recovery};
 use super::selection::Selection;
 use super::{Action, Link, Machine, MemberId, Told};
-use crate::imap::command::Name;
+use crate::imap::command::{Name, unquote};
 use crate::imap::fetch_items::mod_sequence;
 use crate::imap::ranges::Ranges;
 use crate::imap::request::Request;
@@ -100,9 +100,9 @@ impl Machine {
         let resync = Parameters::of(&select.command)?.resync?;
         let validity = self.view.selection.as_ref()?.validity;
         // Not `1:*`: what was behind the last message has vanished, too.
-        let all = || uid_next.map_or("1:*".into(), |next| format!("1:{}", next.saturating_sub(1).max(1)));
-        let text =
-            format!("UID FETCH {} (FLAGS) (CHANGEDSINCE {} VANISHED)", resync.uids.unwrap_or_else(all), resync.modseq);
+        let last = uid_next.map_or("*".into(), |next| next.saturating_sub(1).max(1).to_string());
+        let uids = resync.uids.unwrap_or_else(|| "1:*".into()).replace('*', &last);
+        let text = format!("UID FETCH {uids} (FLAGS) (CHANGEDSINCE {} VANISHED)", resync.modseq);
         (self.has_modseqs() && validity == Some(resync.validity)).then(|| Request::own(Name::Fetch, text))
     }
 
@@ -229,4 +229,52 @@ fn number_after(text: &[u8], word: &[u8]) -> Option<u64> {
     let digits = &text[at + word.len()..];
     let end = digits.iter().take_while(|b| b.is_ascii_digit()).count();
     mod_sequence(&digits[..end])
+}
+
+/// A STATUS reply (RFC 9051 section 7.3.4) about the mailbox of this name. Names that may be spelled in two ways, in
+/// UTF-8 and in modified UTF-7 (RFC 3501 section 5.1.3), are taken for each other.
+pub(super) fn is_status_of(line: &[u8], name: &[u8]) -> bool {
+    const HEAD: &[u8] = b"* STATUS ";
+    let Some(rest) = line.get(HEAD.len()..).filter(|_| line[..HEAD.len()].eq_ignore_ascii_case(HEAD)) else {
+        return false;
+    };
+    let told = match rest.first() {
+        Some(b'"') => unquote(&rest[1..]).map(|(told, _)| told),
+        Some(b'{') => {
+            // The line goes on behind the literal, with the space before the list.
+            let literal = memchr::memchr(b'\n', rest).map(|end| &rest[end + 1..]);
+            literal.and_then(|rest| Some(rest[..memchr::memmem::rfind(rest, b" (")?].to_vec()))
+        }
+        _ => rest.split(|octet| *octet == b' ').next().map(<[u8]>::to_vec),
+    };
+    let is_spelled_otherwise = |name: &[u8]| !name.is_ascii() || name.contains(&b'&');
+    told.is_some_and(|told| {
+        told == name
+            || name == b"INBOX" && told.eq_ignore_ascii_case(name)
+            || is_spelled_otherwise(name) && is_spelled_otherwise(&told)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_status_it_is() {
+        for (line, name, is_it) in [
+            ("* STATUS INBOX (UIDNEXT 5)\r\n", "INBOX", true),
+            ("* status \"inbox\" (UIDNEXT 5)\r\n", "INBOX", true),
+            ("* STATUS {5}\r\nInbox (UIDNEXT 5)\r\n", "INBOX", true),
+            ("* STATUS \"a \\\"b\" (UIDNEXT 5)\r\n", "a \"b", true),
+            ("* STATUS {6}\r\na (b c (UIDNEXT 5)\r\n", "a (b c", true),
+            ("* STATUS \"Entw&APw-rfe\" (UIDNEXT 5)\r\n", "Entwürfe", true),
+            ("* STATUS Other (UIDNEXT 5)\r\n", "INBOX", false),
+            ("* STATUS inbox2 (UIDNEXT 5)\r\n", "INBOX", false),
+            ("* STATUS BOX (UIDNEXT 5)\r\n", "box", false),
+            ("* STATUS\r\n", "INBOX", false),
+            ("* OK STATUS INBOX (UIDNEXT 5)\r\n", "INBOX", false),
+        ] {
+            assert_eq!(is_status_of(line.as_bytes(), name.as_bytes()), is_it, "{line}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use super::jobs::Job;
+use super::joining::is_status_of;
 use super::tagged::Tagged;
 use super::{Action, Link, Machine, MemberId, Nonsense, Told};
 use crate::imap::fetch_items::{FetchScanner, mod_sequence};
@@ -402,7 +403,8 @@ impl Machine {
                 }
             }
             Some(Job::Reselect { selection, .. }) => drop(selection.note(&line, true)),
-            Some(Job::Status { text, .. }) => text.put_slice(&line),
+            Some(Job::Status { text, .. }) if is_status_of(&line, &self.key[1..]) => text.put_slice(&line),
+            Some(Job::Status { .. }) => {}
             Some(Job::Exists { found, .. }) => *found |= is_listed(&line),
             _ => {
                 let highest = line.strip_prefix(b"* ").and_then(highest_modseq);

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::fresh::{After, Fresh};
 use super::jobs::{By, Job};
 use super::selection::Selection;
-use super::{Link, Machine, Stat};
+use super::{Link, Machine, Nonsense, Stat};
 use crate::imap::command::Name;
 use crate::imap::ranges::Ranges;
 use crate::imap::request::Request;
@@ -165,6 +165,10 @@ impl Machine {
             // The parameter was not what is wrong.
             self.manners.learn(|known| known.condstore.works());
             return self.bye_all(b"The mailbox can no longer be selected");
+        }
+        if !selection.is_counted && self.view.exists() > 0 {
+            // That all have gone is believed only of a server that says so (RFC 9051 section 6.3.2).
+            return self.broken(Nonsense::Uncounted);
         }
         if known.validity != selection.validity || access(known) != access(&selection) {
             return self.bye_all(b"The mailbox is no longer what it was");

@@ -21,6 +21,8 @@ pub(super) struct Selection {
     pub(super) validity: Option<u32>,
     pub(super) uid_next: Option<u32>,
     pub(super) exists: u32,
+    /// That was told.
+    pub(super) is_counted: bool,
     pub(super) recent: Option<u32>,
     /// HIGHESTMODSEQ (RFC 7162 section 3.1.2.1), as it was told last: here, or later.
     pub(super) highest_modseq: Option<u64>,
