@@ -279,7 +279,9 @@ impl Client {
         let Seen { highest, said } = std::mem::take(&mut self.seen);
         if self.mailbox.is_some() && self.told.modseq > 0 {
             let said = code(rest, "[HIGHESTMODSEQ ").or(said);
-            self.told.modseq = said.unwrap_or(highest.max(self.told.modseq));
+            // Without QRESYNC, no server says that it withholds an EXPUNGE: only its own word counts.
+            let seen = if self.enabled == Enabled::Qresync { highest } else { 0 };
+            self.told.modseq = said.unwrap_or(seen.max(self.told.modseq));
         }
         match verb {
             "SELECT" | "EXAMINE" if ok => {

@@ -286,8 +286,8 @@ impl Sim {
     fn idles(&mut self, id: MemberId) {
         // Others have been asked meanwhile, and this hub may have been given a connection for it just now.
         self.quiesce();
-        if self.world.refusals.idle.is_some() {
-            // News are asked for now and then.
+        if !self.manners.known().idle.allows(self.now) {
+            // It was refused, or connections were lost in it: news are asked for now and then.
             self.now += Duration::from_secs(16);
             self.quiesce();
         }
