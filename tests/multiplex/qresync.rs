@@ -665,8 +665,8 @@ async fn the_parameter_needs_enable() {
     stage.end().await;
 }
 
-/// RFC 7162 section 3.2.5.2: `*` may not be said there. Some servers take it for the last message that is there, and leave
-/// out what has vanished behind that; so they are told what it means.
+/// RFC 7162 section 3.2.5.2: `*` may not be said there. Some servers take it for the last message that is there, and
+/// leave out what has vanished behind that; so they are told what it means.
 #[tokio::test]
 async fn who_joins_and_names_no_last_uid_catches_up() {
     two("2> d SELECT INBOX (QRESYNC (7 90 1:*))

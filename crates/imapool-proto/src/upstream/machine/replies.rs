@@ -253,8 +253,8 @@ impl Machine {
         !closes_other && !reply.has_code("CAPABILITY") && !names_a_tag(reply) && !self.drops(Kind::Data)
     }
 
-    /// Passes on the start of an ESEARCH reply with the client's tag in place of ours; false: there is none, and nothing
-    /// is done.
+    /// Passes on the start of an ESEARCH reply with the client's tag in place of ours; false: there is none, and
+    /// nothing is done.
     fn retag(&mut self, input: &mut BytesMut, passed: &mut usize, line: &LineStart) -> bool {
         let Ok(Some(EsearchTag { tag, written })) = esearch_tag(&input[*passed..]) else { return false };
         let Some(tag) = self.client_tag(&input[*passed..][tag]).map(Bytes::copy_from_slice) else { return false };
