@@ -268,7 +268,8 @@ proptest! {
     #[test]
     fn arbitrary_octets_break_nothing(octets in vec(prop_oneof![
         Just(b"* ".to_vec()), Just(b"i0 OK".to_vec()), Just(b"\r\n".to_vec()), Just(b"+ ".to_vec()), Just(b"{3}\r\n".to_vec()),
-        Just(b"ESEARCH (TAG \"i0\")".to_vec()), Just(b"1 FETCH ".to_vec()), Just(vec![b' '; 70]), vec(any::<u8>(), 0..20)
+        Just(b"ESEARCH (TAG \"i0\")".to_vec()), Just(b"* ESEARCH (TAG {2}\r\ni0) COUNT 1\r\n".to_vec()),
+         Just(b"1 FETCH ".to_vec()), Just(vec![b' '; 70]), vec(any::<u8>(), 0..20)
     ], 0..60), cuts in cuts()) {
         let stream = [octets.concat()];
         for command in ["abc SELECT x", "a UID SEARCH RETURN (UPDATE) 1", "a IDLE", "a APPEND x {3}", "a FETCH 1 MODSEQ"] {
@@ -285,7 +286,7 @@ proptest! {
     fn the_parts_are_those_of_what_is_passed_on(octets in vec(prop_oneof![
         Just(b"* 1 FETCH (BODY[] ".to_vec()), Just(b"* 4 EXISTS\r\n".to_vec()), Just(b"* OK x".to_vec()), Just(b"\r\n".to_vec()),
         Just(b"\n".to_vec()), Just(b"{3}\r\n".to_vec()), Just(b"{12+}\r\n".to_vec()), Just(b"OK [COPYUID".to_vec()),
-        Just(b"* ESEARCH (TAG \"i0\") ".to_vec()), Just(b"i0 OK {5}\r\n".to_vec()), Just(b"* CAPABILITY ".to_vec()),
+        Just(b"* ESEARCH (TAG \"i0\") ".to_vec()), Just(b"* ESEARCH (TAG {2}\r\ni0) ".to_vec()), Just(b"i0 OK {5}\r\n".to_vec()), Just(b"* CAPABILITY ".to_vec()),
         Just(b"\"a\r\nb\"".to_vec()), Just(b")\r\n".to_vec()), Just(vec![b' '; 70]), vec(any::<u8>(), 0..20),
     ], 0..40), cuts in cuts()) {
         let mut machine = connected("IMAP4rev1");

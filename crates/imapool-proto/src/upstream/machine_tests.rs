@@ -319,8 +319,8 @@ fn esearch_names_the_clients_tag() {
     play.play(
         r#"C: b SEARCH RETURN (COUNT) ALL
            B: i1 SEARCH RETURN (COUNT) ALL
-           S: * ESEARCH COUNT 5\r\n* ESEARCH (TAG i1) MIN 5\r\n* ESEARCH (TAG "i1") COUNT 5\r\ni1 OK done
-           D: * ESEARCH COUNT 5\r\n* ESEARCH (TAG b) MIN 5\r\n* ESEARCH (TAG "b") COUNT 5
+           S: * ESEARCH COUNT 5\r\n* ESEARCH (TAG i1) MIN 5\r\n* ESEARCH (TAG {2}\r\ni1) MAX 5\r\n* ESEARCH (TAG "i1") COUNT 5\r\ni1 OK done
+           D: * ESEARCH COUNT 5\r\n* ESEARCH (TAG b) MIN 5\r\n* ESEARCH (TAG b) MAX 5\r\n* ESEARCH (TAG "b") COUNT 5
            =:  OK done"#,
     );
     play.clean();

@@ -109,6 +109,8 @@ impl Machine {
         let line = classify(start);
         let kind = line.kind;
         if kind == Kind::Esearch && esearch_tag(start).is_err() {
+            // That it has begun shows whose it is, should another session come now.
+            self.line.scanned = rest.len();
             return Ok(false);
         }
         if !kind.wants_whole_line() {
@@ -264,6 +266,7 @@ impl Machine {
         head.extend_from_slice(&tag);
         self.divider.begin(line, 0);
         self.divider.pass(head.len(), false);
+        self.line.half_passed = true;
         self.events.push_back(Event::Data(self.divider.cut(head.freeze())));
         true
     }
