@@ -43,6 +43,16 @@ const SECOND: &str = "2> a ENABLE CONDSTORE
     U< TAG OK noop
     2~ c OK [READ-WRITE] selected";
 
+/// What who joins is told is asked for, and nothing is new.
+const ASKED: &str = "U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
+    U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 102)
+    U< TAG OK status
+    U> UID SEARCH UNSEEN
+    U< * SEARCH
+    U< TAG OK searched
+    U> NOOP
+    U< TAG OK noop";
+
 async fn two(script: &str) {
     let mut stage = Stage::set(2, "CONDSTORE QRESYNC").await;
     stage.play(FIRST).await;
@@ -163,16 +173,10 @@ async fn flags_come_with_the_uid() {
 /// 3.2.11: CLOSED.
 #[tokio::test]
 async fn who_joins_catches_up() {
-    two("2> d SELECT INBOX (QRESYNC (7 90 1:13 (1,2 3,4)))
+    two(&format!(
+        "2> d SELECT INBOX (QRESYNC (7 90 1:13 (1,2 3,4)))
          2< * OK [CLOSED]…
-         U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
-         U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 102)
-         U< TAG OK status
-         U> UID SEARCH UNSEEN
-         U< * SEARCH
-         U< TAG OK searched
-         U> NOOP
-         U< TAG OK noop
+         {ASKED}
          U> UID FETCH 1:13 (FLAGS) (CHANGEDSINCE 90 VANISHED)
          U< * VANISHED (EARLIER) 1:10
          U< * 3 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (95))
@@ -190,15 +194,9 @@ async fn who_joins_catches_up() {
          1< d OK noop
          2> e SELECT INBOX (QRESYNC (8 90))
          2< * OK [CLOSED]…
-         U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
-         U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 102)
-         U< TAG OK status
-         U> UID SEARCH UNSEEN
-         U< * SEARCH
-         U< TAG OK searched
-         U> NOOP
-         U< TAG OK noop
-         2~ e OK [READ-WRITE] selected")
+         {ASKED}
+         2~ e OK [READ-WRITE] selected"
+    ))
     .await;
 }
 
@@ -669,19 +667,14 @@ async fn the_parameter_needs_enable() {
 /// leave out what has vanished behind that; so they are told what it means.
 #[tokio::test]
 async fn who_joins_and_names_no_last_uid_catches_up() {
-    two("2> d SELECT INBOX (QRESYNC (7 90 1:*))
+    two(&format!(
+        "2> d SELECT INBOX (QRESYNC (7 90 1:*))
          2< * OK [CLOSED]…
-         U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
-         U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 102)
-         U< TAG OK status
-         U> UID SEARCH UNSEEN
-         U< * SEARCH
-         U< TAG OK searched
-         U> NOOP
-         U< TAG OK noop
+         {ASKED}
          U> UID FETCH 1:13 (FLAGS) (CHANGEDSINCE 90 VANISHED)
          U< TAG OK fetched
-         2~ d OK [READ-WRITE] selected")
+         2~ d OK [READ-WRITE] selected"
+    ))
     .await;
 }
 
