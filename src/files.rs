@@ -9,6 +9,8 @@ use std::path::Path;
 pub(crate) const CONFIGURATION: u64 = 1 << 18;
 /// The longest PEM file: the authorities of a whole system are a fifth of it.
 pub(crate) const PEM: u64 = 1 << 20;
+/// The longest file that says where accounts go.
+pub(crate) const MAP: u64 = imapool_proto::routing::map::LONGEST;
 /// The longest file with a token.
 pub(crate) const TOKEN: u64 = 1 << 12;
 

@@ -155,18 +155,22 @@ impl<'t> Section<'_, 't> {
 
     /// Tables of which there is at least one; `remedy` says how to write it.
     pub(super) fn tables(&mut self, key: &'static str, remedy: &'static str) -> Vec<Table<'t>> {
+        let tables = self.any_tables(key);
+        let value = self.table.and_then(|table| table.get(key));
+        if value.is_none_or(|value| value.get_ref().as_array().is_some_and(|array| array.is_empty())) {
+            self.missing(key, self.offset(key), remedy);
+        }
+        tables
+    }
+
+    /// Tables of which there may be any number.
+    pub(super) fn any_tables(&mut self, key: &'static str) -> Vec<Table<'t>> {
         let expected = "a section with its name in double brackets, since there may be several";
-        let Some(value) = self.get(key) else {
-            self.missing(key, self.header, remedy);
-            return Vec::new();
-        };
+        let Some(value) = self.get(key) else { return Vec::new() };
         let DeValue::Array(array) = value.get_ref() else {
             self.reader.fault(value.span().start, not_a_section(key, value, expected));
             return Vec::new();
         };
-        if array.is_empty() {
-            self.missing(key, value.span().start, remedy);
-        }
         let mut tables = Vec::new();
         for element in array.iter() {
             match element.get_ref() {
@@ -271,7 +275,7 @@ fn not_a_section(key: &'static str, value: &Value<'_>, expected: &'static str) -
 fn place(section: &str) -> String {
     match section {
         "" => "at the top level".to_owned(),
-        "listener" | "backend" => format!("under [[{section}]]"),
+        "listener" | "backend" | "group" | "route" => format!("under [[{section}]]"),
         _ => format!("under [{section}]"),
     }
 }

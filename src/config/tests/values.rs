@@ -127,6 +127,7 @@ fn durations_that_may_be_zero() {
     assert_eq!(
         zero,
         [
+            ("group", "stay"),
             ("pool", "linger"),
             ("pool", "share_patience"),
             ("pool", "check_after"),

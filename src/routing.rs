@@ -1,0 +1,3 @@
+//! Where sessions go.
+
+pub use imapool_proto::routing::*;
