@@ -16,6 +16,7 @@ use crate::config;
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::{LoginPath, LoginResult, Metrics};
 use crate::pool::{Account, CheckoutError, Grant, Key, Pass, Pools};
+use crate::residence::Visit;
 use crate::secret::{Fingerprint, Fingerprinter, NoRandomness};
 use crate::shown;
 use crate::throttle::{Standing, Throttle};
@@ -77,6 +78,8 @@ struct Question {
     key: Key,
     /// Whose sessions ask: it may have a successor by now.
     account: Option<Arc<Account>>,
+    /// What keeps the account at this backend meanwhile.
+    visit: Option<Visit>,
     fingerprint: Fingerprint,
     credential: Arc<Credential>,
     asker: Asker,
@@ -131,11 +134,11 @@ impl Authenticator {
         self.settings.store(Arc::new(settings));
     }
 
-    /// Whoever shows this credential is let in, if the backend of this index has accepted it within `auth.cache_ttl`.
+    /// Whoever shows this credential is let in, if the backend that is visited has accepted it within `auth.cache_ttl`.
     #[must_use]
     pub fn known(
         self: &Arc<Self>,
-        backend: usize,
+        visit: &Visit,
         credential: &Arc<Credential>,
         client: Option<IpAddr>,
         now: Instant,
@@ -144,9 +147,10 @@ impl Authenticator {
         if self.settings.load().auth.cache_ttl.is_zero() {
             return None;
         }
+        let backend = visit.residence().backend();
         let fingerprint = self.fingerprint(backend, credential);
         let key = self.pools.key(backend, credential, fingerprint);
-        let grant = self.pools.find(&key)?.grant(&fingerprint, credential)?;
+        let grant = self.pools.find(&key)?.grant(&fingerprint, credential, Some(visit.clone()))?;
         let pass = self.pass(&grant, client, now)?;
         self.metrics.login(LoginResult::Cached);
         self.metrics.login_seconds(LoginPath::Cached, start.elapsed());
@@ -199,6 +203,7 @@ impl Authenticator {
             credential: Arc::clone(grant.credential()),
             asker: Asker { user: key.user.clone(), client, proven: true },
             account: Some(Arc::clone(account)),
+            visit: grant.visit().cloned(),
             key,
         })
     }
@@ -213,26 +218,34 @@ impl Authenticator {
         self.fingerprinter.fingerprint(&[&backend.to_be_bytes(), kind, &credential.user, &credential.authzid, secret])
     }
 
-    /// Has the backend of this index judge a credential, unless too many wrong ones came before it.
-    pub async fn verify(
-        self: &Arc<Self>,
-        backend: usize,
-        credential: Arc<Credential>,
-        client: Option<IpAddr>,
-    ) -> Answer {
+    /// No backend has an account of this name: answered, held back and counted like a wrong password.
+    pub async fn nobody(&self, credential: &Credential, client: Option<IpAddr>) -> Answer {
         let start = Instant::now();
+        let asker = Asker { user: credential.user.clone(), client, proven: false };
+        self.delay(&asker).await;
+        self.throttle.lock().failed(&asker.user, client, Instant::now().into_std());
+        let (client, user) = (client.map(tracing::field::display), shown::text(&asker.user));
+        info!(client, user, "login refused: no route leads anywhere for this name");
+        self.hold(&asker).await;
+        self.metrics.login(LoginResult::Refused);
+        self.metrics.login_seconds(LoginPath::Refused, start.elapsed());
+        let reply = "NO [AUTHENTICATIONFAILED] Authentication failed.".into();
+        Verdict::Refused(Refusal { reply, challenge: None, definite: true }).into()
+    }
+
+    /// Has the backend that is visited judge a credential, unless too many wrong ones came before it.
+    pub async fn verify(self: &Arc<Self>, visit: Visit, credential: Arc<Credential>, client: Option<IpAddr>) -> Answer {
+        let start = Instant::now();
+        let backend = visit.residence().backend();
         let fingerprint = self.fingerprint(backend, &credential);
         let key = self.pools.key(backend, &credential, fingerprint);
         let proven = self.pools.find(&key).is_some_and(|account| account.has_accepted(&fingerprint));
         let asker = Asker { user: key.user.clone(), client, proven };
         if !proven {
-            let delay = self.throttle.lock().delay(&asker.user, client, Instant::now().into_std());
-            if !delay.is_zero() {
-                self.metrics.login(LoginResult::Throttled);
-                tokio::time::sleep(delay).await;
-            }
+            self.delay(&asker).await;
         }
-        let question = Question { key, account: None, fingerprint, credential, asker: asker.clone() };
+        let visit = Some(visit);
+        let question = Question { key, account: None, visit, fingerprint, credential, asker: asker.clone() };
         let (wait, flight) = (self.settings.load().wait, self.flight(question));
         let answer = timeout(wait, flight.landed()).await.unwrap_or_else(|_| Verdict::unavailable().into());
         let (client, user) = (client.map(tracing::field::display), shown::text(&asker.user));
@@ -257,6 +270,15 @@ impl Authenticator {
         self.metrics.login(result);
         self.metrics.login_seconds(path, start.elapsed());
         answer
+    }
+
+    /// Has who was wrong before wait.
+    async fn delay(&self, asker: &Asker) {
+        let delay = self.throttle.lock().delay(&asker.user, asker.client, Instant::now().into_std());
+        if !delay.is_zero() {
+            self.metrics.login(LoginResult::Throttled);
+            tokio::time::sleep(delay).await;
+        }
     }
 
     /// Holds an answer back that is not yes.
@@ -327,6 +349,10 @@ impl Authenticator {
         };
         let known = account.clone().or_else(|| self.pools.find(key));
         let before = known.as_ref().map(|known| known.generation());
+        // Of a later generation than that by which the account leaves, the connection would stay.
+        if question.visit.as_ref().is_some_and(|visit| visit.residence().is_ending()) {
+            return Some(Verdict::unavailable().into());
+        }
         let retirements = self.pools.retirements();
         if !self.pools.is_current(backend) {
             return None;
@@ -393,14 +419,15 @@ impl Authenticator {
         connection: Unauthenticated,
         known: Option<(Arc<Account>, u64)>,
     ) -> Option<Pass> {
-        let Question { key, account, fingerprint, credential, asker } = question;
+        let Question { key, account, visit, fingerprint, credential, asker } = question;
+        let visit = visit.clone();
         self.throttle.lock().succeeded(&asker.user, asker.client, Instant::now().into_std());
         let is_current = |known: &Arc<Account>| {
             account.is_some() || self.pools.find(key).is_some_and(|now| Arc::ptr_eq(&now, known))
         };
         match known.filter(|(known, _)| is_current(known)) {
-            Some((account, before)) => Some(account.accepted(*fingerprint, credential, connection, before)),
-            None => self.pools.accepted(key.clone(), backend, *fingerprint, credential, connection),
+            Some((account, before)) => Some(account.accepted(*fingerprint, credential, connection, before, visit)),
+            None => self.pools.accepted(key.clone(), backend, *fingerprint, credential, connection, visit),
         }
     }
 

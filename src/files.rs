@@ -33,7 +33,11 @@ pub(crate) fn probe(path: &Path, most: u64) -> io::Result<()> {
     open(path, most).map(drop)
 }
 
-fn open(path: &Path, most: u64) -> io::Result<File> {
+/// The file, if it is one, and not longer than this.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn open(path: &Path, most: u64) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
     // The opening of a FIFO would wait for a writer.

@@ -22,6 +22,7 @@ pub mod net;
 pub mod pool;
 pub mod ports;
 mod process;
+pub mod residence;
 pub mod routing;
 pub mod schema;
 pub mod secret;

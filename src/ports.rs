@@ -9,6 +9,7 @@ mod demand;
 mod resting;
 mod roster;
 
+use std::any::Any;
 use std::io;
 use std::ops::RangeInclusive;
 use std::pin::pin;
@@ -77,6 +78,8 @@ pub struct Permit {
     shares: (Arc<Share>, Arc<Budget>),
     /// Its connection is about to be closed, for somebody who waits.
     leaving: bool,
+    /// What else is given back with it.
+    kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Drop for Permit {
@@ -103,6 +106,11 @@ impl Permit {
     #[must_use]
     pub fn backend(&self) -> usize {
         self.backend
+    }
+
+    /// Keeps something until its connection is closed.
+    pub(crate) fn keep(&mut self, it: &Arc<impl Any + Send + Sync>) {
+        self.kept = Some(Arc::clone(it) as Arc<dyn Any + Send + Sync>);
     }
 
     /// Its connection is about to be closed, for somebody who waits: nobody else has to go for that.
@@ -201,7 +209,8 @@ impl Budget {
     /// been at rest longest; if none rests, hubs are asked for theirs. The caller sets the deadline.
     pub async fn permit(self: &Arc<Self>, backend: usize) -> Permit {
         let share = self.share(backend);
-        let mut permit = Permit { backend, port: None, place: None, shares: (share, Arc::clone(self)), leaving: false };
+        let mut permit =
+            Permit { backend, port: None, place: None, shares: (share, Arc::clone(self)), leaving: false, kept: None };
         // What is given up in between goes to the next, as any permit does.
         permit.port = Some(self.acquire(&permit.shares.0, Some(&permit.shares.0), backend).await);
         permit.place = Some(self.acquire(&self.total, None, backend).await);
@@ -219,6 +228,7 @@ impl Budget {
             place: Some(place),
             shares: (share, Arc::clone(self)),
             leaving: false,
+            kept: None,
         })
     }
 

@@ -128,6 +128,14 @@ impl Stream {
         version.and_then(|version| version.as_str())
     }
 
+    /// What the client calls this host in TLS (SNI, RFC 6066 section 3).
+    pub fn server_name(&self) -> Option<&str> {
+        match self {
+            Self::TlsServer(tls) => tls.get_ref().1.server_name(),
+            Self::Plain(_) | Self::TlsClient(_) => None,
+        }
+    }
+
     /// When the first of the certificates that the server showed expires, in seconds since the Unix epoch.
     pub fn certificate_expires(&self) -> Option<i64> {
         let Self::TlsClient(tls) = self else { return None };

@@ -14,6 +14,7 @@ use crate::mailbox::registry::{Registry, mailbox_name};
 use crate::metrics::{CheckoutResult, ConnectionState, DelayReason, DialResult, RetireReason};
 use crate::names::folded;
 use crate::pool::Account;
+use crate::routing::Decision;
 use crate::session::registry::Record;
 use crate::upstream::backend::Backend;
 
@@ -23,13 +24,17 @@ const PAGE: usize = 100;
 const LONGEST_PAGE: usize = 1000;
 
 /// A part of a list: `?offset=0&limit=100&sort=...&filter=...`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Query {
     offset: usize,
     limit: usize,
     sort: String,
     filter: String,
     account: Option<Vec<u8>>,
+    /// Of whom it is asked where they go, by which listener, and as which host.
+    user: String,
+    listener: Option<String>,
+    server_name: Option<String>,
     /// How old what is told may be: so that many viewers cost one look.
     max_age: Duration,
 }
@@ -37,8 +42,7 @@ pub(super) struct Query {
 impl Query {
     /// Of the part of a URL behind the question mark. What is not known or no number is as if it were not there.
     pub(super) fn parse(query: &str) -> Self {
-        let (sort, filter) = Default::default();
-        let mut this = Self { offset: 0, limit: PAGE, sort, filter, account: None, max_age: Duration::ZERO };
+        let mut this = Self { limit: PAGE, ..Self::default() };
         for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
             let octets: Vec<u8> = percent_decode_str(&value.replace('+', " ")).collect();
             let text = String::from_utf8_lossy(&octets).into_owned();
@@ -48,6 +52,9 @@ impl Query {
                 "sort" => this.sort = text,
                 "filter" => this.filter = text.to_lowercase(),
                 "account" => this.account = Some(octets),
+                "user" => this.user = text,
+                "listener" => this.listener = Some(text),
+                "server_name" => this.server_name = Some(text),
                 "max_age" => this.max_age = Duration::from_secs(text.parse().unwrap_or_default()),
                 _ => {}
             }
@@ -310,6 +317,18 @@ fn backend_row(subject: &dyn Subject, backend: &Backend) -> Value {
         "dials": dials,
         "gate": { "free": backend.gate_free(), "delayed": delayed, "backing_off": metrics.backing_off.get() },
     })
+}
+
+/// Where a user would go, and why.
+pub(super) fn route(subject: &dyn Subject, query: &Query) -> Value {
+    let config = subject.config();
+    let listener = query.listener.as_ref().unwrap_or(&config.listeners[0].name);
+    let router = subject.router();
+    let Decision { backend, rule, key, login } =
+        router.table().decide(&query.user, listener, query.server_name.as_deref());
+    let residence = router.residences().find(key.as_bytes());
+    let there = residence.and_then(|it| subject.pools().backend(it.backend())).map(|it| it.config.name.clone());
+    json!({ "backend": backend, "rule": rule, "key": key, "login": login, "there_now": there })
 }
 
 pub(super) fn backends(subject: &dyn Subject) -> Vec<Value> {

@@ -33,6 +33,7 @@ use crate::listener::{BindError, BoundListener, Inherited};
 use crate::metrics::Metrics;
 use crate::pool::Pools;
 use crate::ports::Budget;
+use crate::routing::Router;
 use crate::session::crowd::{Crowd, Place};
 use crate::session::registry::Registry;
 use crate::stream::Stream;
@@ -124,6 +125,8 @@ pub trait Subject: Send + Sync {
     fn budget(&self) -> Arc<Budget>;
     /// What it runs by.
     fn config(&self) -> Arc<Config>;
+    /// Which backend each session goes to.
+    fn router(&self) -> Arc<Router>;
     /// Reads its configuration anew: what has changed, or the HTTP status and the words of why nothing has.
     fn reload(&self) -> Reloading<'_>;
 }

@@ -138,6 +138,7 @@ impl Routes {
             "hubs" => api::hubs(&*subject, &query),
             "connections" => api::connections(&*subject, &query),
             "backends" => json!({ "rows": api::backends(&*subject) }),
+            "route" => api::route(&*subject, &query),
             "config" => serde_json::to_value(&*subject.config()).unwrap_or_default(),
             _ => sampler.map(|sampler| sampler.summary(true)).unwrap_or_default(),
         });
@@ -182,7 +183,10 @@ impl Routes {
 }
 
 fn is_list(call: &str) -> bool {
-    matches!(call, "summary" | "accounts" | "sessions" | "hubs" | "connections" | "backends" | "config" | "events")
+    matches!(
+        call,
+        "summary" | "accounts" | "sessions" | "hubs" | "connections" | "backends" | "config" | "events" | "route"
+    )
 }
 
 fn told(done: Done) -> Answer {

@@ -10,7 +10,7 @@ use super::{
     Admin, Auth, Backend, Config, Group, Limits, ListenAddr, Listener, Log, Pool, Route, Routing, TlsMode, value,
 };
 use crate::files;
-use crate::routing::name::{Names, Pattern};
+use imapool_proto::routing::name::{Names, Pattern};
 
 /// A listener or backend, and where its name and its address are.
 struct Placed<T> {

@@ -116,6 +116,18 @@ labels! {
 }
 
 labels! {
+    /// Whether a backend was found for a session that logs in.
+    RouteResult("result") {
+        /// It was.
+        Routed = "routed",
+        /// No route leads anywhere for its name.
+        Refused = "refused",
+        /// It cannot be said now.
+        Unavailable = "unavailable",
+    }
+}
+
+labels! {
     /// What became of a client's command.
     CommandResult("result") {
         /// Answered OK.
@@ -259,6 +271,8 @@ labels! {
         Reload = "reload",
         /// An administrator retired it, or drained its backend.
         Operator = "operator",
+        /// Its account goes to another backend.
+        Moved = "moved",
         /// An error of the operating system.
         Error = "error",
         /// The backend was silent for `reply_timeout`.
@@ -419,6 +433,7 @@ mod tests {
         assert_indexed::<SessionClose>();
         assert_indexed::<LoginResult>();
         assert_indexed::<LoginPath>();
+        assert_indexed::<RouteResult>();
         assert_indexed::<DialResult>();
         assert_indexed::<RetireReason>();
         assert_indexed::<ConnectionState>();

@@ -29,7 +29,7 @@ pub use self::hubs::{HubGuard, HubMetrics};
 use self::labels::Label as _;
 pub use self::labels::{
     CheckoutResult, CommandLabel, CommandResult, ConnectionState, DelayReason, DialResult, Direction, HubState,
-    LoginPath, LoginResult, ResumeResult, RetireReason, ServiceState, SessionClose, WaitCause,
+    LoginPath, LoginResult, ResumeResult, RetireReason, RouteResult, ServiceState, SessionClose, WaitCause,
 };
 pub use self::octets::{ListenerMetrics, Octets};
 pub use self::operation::{HealthMetrics, OperationMetrics};
@@ -44,6 +44,7 @@ pub struct Metrics {
     sessions_closed: PerLabel<SessionClose, Counter>,
     logins: PerLabel<LoginResult, Counter>,
     login_seconds: PerLabel<LoginPath, Histogram>,
+    routes: PerLabel<RouteResult, Counter>,
     command_seconds: PerLabel<CommandLabel, Histogram>,
     operation: OperationMetrics,
     /// By name, in the order in which they became known. One that a reload took away keeps its numbers.
@@ -73,6 +74,7 @@ impl Metrics {
             sessions_closed: PerLabel::default(),
             logins: PerLabel::default(),
             login_seconds: PerLabel::default(),
+            routes: PerLabel::default(),
             command_seconds: PerLabel::default(),
             operation: OperationMetrics::default(),
             backends: RwLock::default(),
@@ -139,6 +141,11 @@ impl Metrics {
     /// Counts a login: `imapool_logins_total`.
     pub fn login(&self, result: LoginResult) {
         self.logins.get(result).inc();
+    }
+
+    /// Counts a wish for a backend: `imapool_routes_total`.
+    pub fn routed(&self, result: RouteResult) {
+        self.routes.get(result).inc();
     }
 
     /// Records the time from a complete login command to its tagged reply: `imapool_login_seconds`.
@@ -219,6 +226,11 @@ impl Metrics {
             "logins",
             "Login attempts of client sessions, by their result",
             self.logins.series(&[]).collect::<Series<_>>(),
+        );
+        registry.register(
+            "routes",
+            "Wishes of sessions that log in for a backend, by their result",
+            self.routes.series(&[]).collect::<Series<_>>(),
         );
         registry.register(
             "login_seconds",

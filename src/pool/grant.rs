@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Account;
 use crate::imap::sasl::Credential;
+use crate::residence::Visit;
 use crate::secret::Fingerprint;
 use crate::upstream::login::Refusal;
 
@@ -118,6 +119,8 @@ struct Granted {
     account: Arc<Account>,
     proof: Arc<Proof>,
     credential: Arc<Credential>,
+    /// Its account is at this backend for as long as this is held.
+    visit: Option<Visit>,
 }
 
 impl fmt::Debug for Grant {
@@ -127,9 +130,24 @@ impl fmt::Debug for Grant {
 }
 
 impl Grant {
-    pub(super) fn new(account: Arc<Account>, proof: Arc<Proof>, credential: &Arc<Credential>) -> Self {
+    pub(super) fn new(
+        account: Arc<Account>,
+        proof: Arc<Proof>,
+        credential: &Arc<Credential>,
+        visit: Option<Visit>,
+    ) -> Self {
         let credential = proof.share(credential);
-        Self(Arc::new(Granted { account, proof, credential }))
+        if let Some(visit) = &visit {
+            visit.let_in();
+            visit.residence().take_in(&account);
+        }
+        Self(Arc::new(Granted { account, proof, credential, visit }))
+    }
+
+    /// What keeps its account at this backend.
+    #[must_use]
+    pub fn visit(&self) -> Option<&Visit> {
+        self.0.visit.as_ref()
     }
 
     /// The account.

@@ -21,6 +21,7 @@ use crate::mailbox::line::Watch;
 use crate::mailbox::registry::Status;
 use crate::metrics::{Direction, ListenerMetrics, SessionClose};
 use crate::pool::Account;
+use crate::residence::Tenant;
 use crate::session::crowd::Place;
 
 /// Locks that the sessions are spread over.
@@ -62,6 +63,12 @@ pub struct Record {
     /// All sessions are asked to end.
     draining: AtomicBool,
     place: Place,
+}
+
+impl Tenant for Record {
+    fn leave(&self) {
+        self.close();
+    }
 }
 
 impl Record {

@@ -160,10 +160,11 @@ impl Routes {
         }
     }
 
-    /// The backends that sessions of a listener may come to, in the order of the configuration.
+    /// The backends that sessions of a listener (of any, without one) may come to, in the order of the configuration.
     #[must_use]
-    pub fn within_reach(&self, listener: &str) -> Vec<usize> {
-        let rules = self.rules.iter().filter(|rule| rule.listeners.is_empty() || rule.is_for(listener));
+    pub fn within_reach(&self, listener: Option<&str>) -> Vec<usize> {
+        let of_all = |rule: &Rule| rule.listeners.is_empty();
+        let rules = self.rules.iter().filter(|rule| of_all(rule) || listener.is_none_or(|name| rule.is_for(name)));
         let mut all = vec![false; self.backends.len()];
         let mut mark = |target| self.members(target).for_each(|place| all[place] = true);
         let mut open = true;
@@ -175,7 +176,8 @@ impl Routes {
                 Source::Lookup => (0..self.backends.len()).for_each(|place| mark(Target::Backend(place))),
             }
             // Nothing gets past a rule for everybody.
-            open &= !(rule.users.is_empty() && rule.server_names.is_empty() && !matches!(rule.source, Source::Map(_)));
+            let is_for_all = rule.users.is_empty() && rule.server_names.is_empty();
+            open &= !is_for_all || matches!(rule.source, Source::Map(_)) || (listener.is_none() && !of_all(rule));
             if !open {
                 break;
             }

@@ -60,6 +60,16 @@ impl Capabilities {
         Self::of(vec!["IMAP4rev1".into(), "AUTH=PLAIN".into()])
     }
 
+    /// What all of these lists have, in the order of the first.
+    #[must_use]
+    pub fn shared<'l>(mut lists: impl Iterator<Item = &'l Self>) -> Self {
+        let mut words = lists.next().map(|first| first.words.clone()).unwrap_or_default();
+        for other in lists {
+            words.retain(|word| other.has(word));
+        }
+        Self::of(words)
+    }
+
     fn of(words: Vec<String>) -> Self {
         Self { words, ..Self::default() }
     }
@@ -170,6 +180,22 @@ mod tests {
         let backend = Capabilities::parse(b"IMAP4rev1 LOGINDISABLED AUTH=OAUTHBEARER");
         let offered = backend.before_login(Front { starttls: false, login: true });
         assert_eq!(&*offered, "IMAP4rev1 SASL-IR LITERAL+ ID AUTH=OAUTHBEARER LOGINDISABLED");
+    }
+
+    #[test]
+    fn what_several_backends_share() {
+        let lists = [
+            "IMAP4rev1 IDLE AUTH=PLAIN AUTH=XOAUTH2 X",
+            "imap4rev1 AUTH=PLAIN idle",
+            "IMAP4rev1 LOGINDISABLED IDLE AUTH=PLAIN",
+        ];
+        let lists = lists.map(|list| Capabilities::parse(list.as_bytes()));
+        let shared = Capabilities::shared(lists.iter());
+        assert_eq!(
+            &*shared.before_login(Front { starttls: false, login: true }),
+            "IMAP4rev1 IDLE SASL-IR LITERAL+ ID AUTH=PLAIN AUTH=LOGIN"
+        );
+        assert!(Capabilities::shared([].into_iter()).is_empty());
     }
 
     #[test]

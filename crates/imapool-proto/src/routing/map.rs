@@ -173,6 +173,11 @@ impl Map {
         self.entries.find(hash(kind, key), same).copied()
     }
 
+    /// Gives back what was taken for more lines than there are.
+    pub fn shrink(&mut self) {
+        self.text.shrink_to_fit();
+    }
+
     /// How many keys it has.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -1,5 +1,6 @@
 //! What an account is known by where it is routed, and patterns of that.
 
+use crate::imap::sasl::{Credential, SecretKind};
 use crate::names::folded;
 
 /// How a user's name becomes the key of its account: `[routing]`.
@@ -24,6 +25,23 @@ impl Names {
         }
         let domain = self.folded(&self.default_domain);
         [&name[..], b"@", &domain].concat()
+    }
+
+    /// A credential for the same account, which the backend knows as `login`. A token is left as it is: it was issued
+    /// for the name in it.
+    #[must_use]
+    pub fn renamed(&self, credential: &Credential, login: &[u8]) -> Credential {
+        let mut renamed = credential.clone();
+        if credential.mechanism.kind() != SecretKind::Password {
+            return renamed;
+        }
+        if credential.authzid.is_empty() {
+            let master = &credential.user[self.without_master(&credential.user).len()..];
+            renamed.user = [login, master].concat();
+        } else {
+            renamed.authzid = login.to_vec();
+        }
+        renamed
     }
 
     /// `anna*admin`: the mail is anna's.

@@ -70,6 +70,27 @@ fn a_name_becomes_a_key() {
 }
 
 #[test]
+fn a_login_takes_the_place_of_the_accounts_name() {
+    use crate::imap::sasl::{Credential, Form, Mechanism};
+    let credential = |mechanism, user: &str, authzid: &str| Credential {
+        mechanism,
+        user: user.into(),
+        authzid: authzid.into(),
+        secret: b"secret".to_vec().into(),
+        forms: [Form::Quoted; 2],
+    };
+    for (mechanism, user, authzid, wanted) in [
+        (Mechanism::Plain, "anna", "", ["u7", ""]),
+        (Mechanism::LoginCommand, "anna*admin", "", ["u7*admin", ""]),
+        (Mechanism::Plain, "admin", "anna", ["admin", "u7"]),
+        (Mechanism::XOAuth2, "anna", "", ["anna", ""]),
+    ] {
+        let renamed = names("", "*").renamed(&credential(mechanism, user, authzid), b"u7");
+        assert_eq!([renamed.user, renamed.authzid], wanted.map(|name| name.as_bytes().to_vec()), "{user} {authzid}");
+    }
+}
+
+#[test]
 fn patterns_mean_names_domains_and_those_below() {
     for (pattern, fits, others) in [
         ("Anna@Example.org", "ANNA@example.org.", &["anna", "xanna@example.org", "anna@example.org.evil"][..]),
@@ -139,11 +160,12 @@ fn what_a_listener_can_lead_to() {
         ],
         Target::Backend(2),
     );
-    assert_eq!(all.within_reach("inner"), [0, 1, 2]);
-    assert_eq!(all.within_reach("outer"), [1], "nothing gets past a rule for all");
-    assert_eq!(all.within_reach("asks"), [0, 1, 2]);
-    assert_eq!(all.within_reach("other"), [2]);
-    assert_eq!(routes(Vec::new(), Target::Nobody).within_reach("other"), [0; 0]);
+    assert_eq!(all.within_reach(Some("inner")), [0, 1, 2]);
+    assert_eq!(all.within_reach(Some("outer")), [1], "nothing gets past a rule for all");
+    assert_eq!(all.within_reach(Some("asks")), [0, 1, 2]);
+    assert_eq!(all.within_reach(Some("other")), [2]);
+    assert_eq!(all.within_reach(None), [0, 1, 2]);
+    assert_eq!(routes(Vec::new(), Target::Nobody).within_reach(Some("other")), [0; 0]);
 }
 
 #[test]

@@ -1,0 +1,71 @@
+//! Files that say where accounts go: read, and read again when they have changed.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+
+use super::Target;
+use super::map::{BadLine, LONGEST, LONGEST_LINE, Map};
+use super::name::Names;
+use crate::files;
+
+/// Why a file cannot be used. Displays with `FILE:LINE`.
+#[derive(Debug, thiserror::Error)]
+pub enum MapError {
+    /// It cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A line is wrong. The first is named.
+    #[error("{}:{line}: {source}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: u32,
+        /// What is wrong with it.
+        source: BadLine,
+    },
+}
+
+impl MapError {
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Read { path, .. } | Self::Line { path, .. } => path,
+        }
+    }
+}
+
+/// Reads a whole file. `target` finds backends and groups by their names.
+///
+/// # Errors
+/// When it cannot be read, or any line is wrong.
+pub(super) fn read(path: &Path, names: &Names, target: impl Fn(&str) -> Option<Target>) -> Result<Map, MapError> {
+    let failed = |source| MapError::Read { path: path.to_owned(), source };
+    let file: File = files::open(path, LONGEST).map_err(failed)?;
+    // It may grow while it is read.
+    let mut reader = BufReader::with_capacity(1 << 16, file.take(LONGEST));
+    let (mut map, mut line) = (Map::default(), Vec::new());
+    for number in 1.. {
+        line.clear();
+        let most = LONGEST_LINE as u64 + 2;
+        if (&mut reader).take(most).read_until(b'\n', &mut line).map_err(failed)? == 0 {
+            break;
+        }
+        let text = line.strip_suffix(b"\n").unwrap_or(&line);
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        map.add(number, text, names, &target).map_err(|source| MapError::Line {
+            path: path.to_owned(),
+            line: number,
+            source,
+        })?;
+    }
+    map.shrink();
+    Ok(map)
+}
