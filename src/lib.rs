@@ -22,6 +22,7 @@ pub mod net;
 pub mod pool;
 pub mod ports;
 mod process;
+pub mod routing;
 pub mod schema;
 pub mod secret;
 pub mod session;

@@ -1,0 +1,3 @@
+//! Which backend an account belongs to.
+
+pub mod http;
