@@ -110,6 +110,9 @@ impl Stage {
             let request: String = request.iter().map(|&octet| char::from(octet)).collect();
             let acts = {
                 let mut seen = self.0.lock();
+                if seen.is_down {
+                    return Ok(());
+                }
                 let acts = seen.script.as_mut().map(|script| script(&request));
                 seen.requests.push(request);
                 acts.unwrap_or_default()
