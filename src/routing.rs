@@ -2,6 +2,7 @@
 //! files they name, and where the account is already.
 
 mod files;
+pub mod http;
 
 use std::collections::HashMap;
 use std::fmt;
