@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::net::Net;
 use crate::pool::Pools;
 use crate::ports::{self, Budget, PortRangeError};
-use crate::routing::{MapError, Router, Table};
+use crate::routing::{RouteError, Router, Table};
 use crate::secret::NoRandomness;
 use crate::session::driver::Context;
 use crate::session::registry::Registry;
@@ -71,9 +71,9 @@ pub enum StartError {
         /// What is wrong.
         source: PortRangeError,
     },
-    /// A file of routes.
+    /// A file of routes, or a service that is to be asked.
     #[error(transparent)]
-    Routes(#[from] MapError),
+    Routes(#[from] RouteError),
     /// No randomness to protect secrets with.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
@@ -395,7 +395,7 @@ impl Inner {
         let made = config.backends.iter().enumerate();
         let made = made.map(|(index, backend)| new_backend(index, backend, &pool_config, &budget, &metrics, &net));
         let backends = made.collect::<Result<Vec<_>, _>>()?;
-        let table = Table::new(config, backends.clone(), None)?;
+        let table = Table::new(config, backends.clone(), None, &net)?;
         let pools = Arc::new(Pools::new(Arc::clone(&pool_config), backends, &budget));
         let auth = Authenticator::new(auth_settings(config), Arc::clone(&pools), Arc::clone(&metrics))?;
         let registry = Arc::<Registry>::default();

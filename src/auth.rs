@@ -68,6 +68,9 @@ struct Asker {
     proven: bool,
 }
 
+/// A service may have an answer held back for so long at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
 /// Of `auth.cache_ttl`: an older credential that is used is verified anew beside its use, so that who logs in all the
 /// time never waits for that.
 const REFRESH: f64 = 0.75;
@@ -220,16 +223,37 @@ impl Authenticator {
 
     /// No backend has an account of this name: answered, held back and counted like a wrong password.
     pub async fn nobody(&self, credential: &Credential, client: Option<IpAddr>) -> Answer {
+        let code = Some("AUTHENTICATIONFAILED".to_owned());
+        self.turned_away(credential, client, code, "Authentication failed.", None).await
+    }
+
+    /// A login is refused before any backend is asked, in these words. Unless the code says that it is no fault of the
+    /// credential's, that is held back and counted like a wrong password; `wait` is the least that it is held back.
+    pub async fn turned_away(
+        &self,
+        credential: &Credential,
+        client: Option<IpAddr>,
+        code: Option<String>,
+        text: &str,
+        wait: Option<Duration>,
+    ) -> Answer {
         let start = Instant::now();
         let asker = Asker { user: credential.user.clone(), client, proven: false };
-        self.delay(&asker).await;
-        self.throttle.lock().failed(&asker.user, client, Instant::now().into_std());
-        let (client, user) = (client.map(tracing::field::display), shown::text(&asker.user));
-        info!(client, user, "login refused: no route leads anywhere for this name");
-        self.hold(&asker).await;
-        self.metrics.login(LoginResult::Refused);
+        let is_wrong = code.as_ref().is_none_or(|code| !["UNAVAILABLE", "LIMIT", "INUSE"].contains(&code.as_str()));
+        let told = (client.map(tracing::field::display), shown::text(&asker.user));
+        info!(client = told.0, user = told.1, reply = text, "login refused: no route leads anywhere for this name");
+        if is_wrong {
+            self.delay(&asker).await;
+            self.throttle.lock().failed(&asker.user, client, Instant::now().into_std());
+            self.hold(&asker).await;
+        }
+        if let Some(wait) = wait.map(|wait| wait.min(LONGEST_WAIT)) {
+            tokio::time::sleep_until(start + wait).await;
+        }
+        let result = if is_wrong { LoginResult::Refused } else { LoginResult::Unavailable };
+        self.metrics.login(result);
         self.metrics.login_seconds(LoginPath::Refused, start.elapsed());
-        let reply = "NO [AUTHENTICATIONFAILED] Authentication failed.".into();
+        let reply = code.map_or_else(|| format!("NO {text}"), |code| format!("NO [{code}] {text}"));
         Verdict::Refused(Refusal { reply, challenge: None, definite: true }).into()
     }
 

@@ -25,6 +25,7 @@ use serde::{Serialize, Serializer};
 use toml::de::DeTable;
 
 use crate::files;
+use crate::secret::Secret;
 
 pub use diff::{Change, Effect, diff};
 pub use error::{ConfigError, Fault, Problem};
@@ -256,6 +257,21 @@ fn host_and_port(host: &str, port: u16) -> String {
     match host.parse::<IpAddr>() {
         Ok(ip) => SocketAddr::new(ip, port).to_string(),
         Err(_) => format!("{host}:{port}"),
+    }
+}
+
+/// What is sent with each lookup of a route. The value may be a secret: it is not told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Header {
+    /// `X-Auth-Key`
+    pub name: String,
+    /// What stands behind the colon.
+    pub value: Secret,
+}
+
+impl Serialize for Header {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}: …", self.name))
     }
 }
 

@@ -143,6 +143,8 @@ mod tests {
         "[\"127.0.0.1:1\"]",
         "\"name\"",
         "\"exact\"",
+        "\"http://127.0.0.1/a\"",
+        "[\"Name: value\"]",
         "\"\"",
         "\"x\"",
         "\"none\"",
@@ -211,7 +213,7 @@ mod tests {
                 let named = if key == "name" { "" } else { "name = \"g\"\n" };
                 toml += &format!("group = {name}\n[[group]]\n{named}{}", line(section));
             }
-            "route" if ["to", "file"].contains(&key) => toml += &format!("[[route]]\n{}", line(section)),
+            "route" if ["to", "file", "http"].contains(&key) => toml += &format!("[[route]]\n{}", line(section)),
             "route" => toml += &format!("[[route]]\nto = \"\"\n{}", line(section)),
             _ => toml += &format!("[{section}]\n{}", line(section)),
         }

@@ -324,11 +324,11 @@ pub(super) fn route(subject: &dyn Subject, query: &Query) -> Value {
     let config = subject.config();
     let listener = query.listener.as_ref().unwrap_or(&config.listeners[0].name);
     let router = subject.router();
-    let Decision { backend, rule, key, login } =
+    let Decision { backend, rule, key, login, asks } =
         router.table().decide(&query.user, listener, query.server_name.as_deref());
     let residence = router.residences().find(key.as_bytes());
     let there = residence.and_then(|it| subject.pools().backend(it.backend())).map(|it| it.config.name.clone());
-    json!({ "backend": backend, "rule": rule, "key": key, "login": login, "there_now": there })
+    json!({ "backend": backend, "rule": rule, "key": key, "login": login, "asks_service": asks.is_some(), "there_now": there })
 }
 
 pub(super) fn backends(subject: &dyn Subject) -> Vec<Value> {

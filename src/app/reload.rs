@@ -13,7 +13,7 @@ use crate::admin::{AdminServer, Token};
 use crate::config::{self, Change, Config, ConfigError, Effect, ListenAddr, Places, diff};
 use crate::listener::{BindError, BoundListener, Inherited, ListenerContext};
 use crate::net::Net;
-use crate::routing::Table;
+use crate::routing::{RouteError, Table};
 use crate::session::driver::Context;
 use crate::session::trace::Slow;
 use crate::tls::TlsConfigError;
@@ -158,7 +158,7 @@ impl Proxy {
             new_backend(index, backend, &self.0.pool_config, &self.0.budget, &self.0.metrics, &self.0.net)
         });
         let backends: Vec<_> = backends.collect::<Result<_, _>>()?;
-        let table = Table::new(config, backends.clone(), Some(&self.0.router.table()))?;
+        let table = Table::new(config, backends.clone(), Some(&self.0.router.table()), &self.0.net)?;
         Ok(Plan { backends, table, listeners, admin })
     }
 
@@ -343,10 +343,11 @@ impl StartError {
             Self::Admin(error) => places.of("admin", 0, error.key()),
             Self::Tls { name, .. } => of_backend(name, "ca_file"),
             Self::Ports { name, .. } => of_backend(name, "source_port_range"),
-            Self::Routes(error) => {
+            Self::Routes(RouteError::File(error)) => {
                 let route = config.routes.iter().position(|route| route.file.as_deref() == Some(error.path()));
                 places.of("route", route.unwrap_or_default(), "file")
             }
+            Self::Routes(RouteError::Service(route, _)) => places.of("route", *route, "http"),
             Self::Randomness(_) | Self::Draining => places.of("", 0, ""),
         }
     }

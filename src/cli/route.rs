@@ -1,11 +1,10 @@
 //! `imapool route`: where a user would go, and why.
 
-use anyhow::Context as _;
 use imapool::config::Config;
 use imapool::routing::{self, Decision};
 
 use super::{ConfigFile, print};
-use crate::{Failure, Outcome};
+use crate::{Failure, Outcome, block_on};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -34,15 +33,14 @@ pub(crate) fn run(args: &RouteArgs) -> Result<Outcome, Failure> {
     if !config.listeners.iter().any(|known| known.name == *listener) {
         return Err(anyhow::anyhow!("there is no listener {listener:?} in {}", args.file.config.display()).into());
     }
-    let decision = routing::explain(&config, &args.user, listener, args.server_name.as_deref())
-        .context("the routes cannot be used")
-        .map_err(Failure::from)?;
+    let asked = routing::explain(&config, &args.user, listener, args.server_name.as_deref());
+    let decision = block_on(asked)?.map_err(anyhow::Error::from)?;
     print::text(&told(&decision))?;
     Ok(if decision.backend.is_some() { Outcome::Well } else { Outcome::NotReady })
 }
 
 fn told(decision: &Decision) -> String {
-    let Decision { backend, rule, key, login } = decision;
+    let Decision { backend, rule, key, login, .. } = decision;
     let mut text = match backend {
         Some(backend) => format!("backend {backend}\n"),
         None => "refused\n".to_owned(),

@@ -15,7 +15,7 @@ use serde_json::Value as Json;
 use super::diff::Effect;
 use super::read::Section;
 use super::value::{self, Kind, Shape, YEAR, duration, flag, integer, list, one_of, share, size, text};
-use super::{Identify, ListenAddr, Share, host_and_port};
+use super::{Header, Identify, ListenAddr, Share, host_and_port};
 
 const IDENTIFY: &[Identify] = &[Identify::Auto, Identify::Always, Identify::Never];
 const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
@@ -326,6 +326,20 @@ section! {
         to: Option<String> = None, value::target(), NewSessions;
         /// A file that says it, a line for each account.
         file: Option<PathBuf> = None, text(value::path), NewSessions;
+        /// The URL of a service that says it.
+        http: Option<String> = None, text(value::url), NewSessions;
+        /// For all of a lookup.
+        timeout: Duration = secs(5), duration(MS..=YEAR), NewSessions;
+        /// How long an answer is good.
+        ttl: Duration = secs(60), duration(ZERO..=YEAR), NewSessions;
+        /// How long a refusal is good.
+        negative_ttl: Duration = secs(10), duration(ZERO..=YEAR), NewSessions;
+        /// How much longer than `ttl` an answer serves an account that has sessions, while the service cannot be asked.
+        stale: Duration = secs(10 * 60), duration(ZERO..=YEAR), NewSessions;
+        /// Sent with each lookup: `Name: value`. Only the names are told.
+        headers: Vec<Header> = Vec::new(), value::headers(), NewSessions;
+        /// Whether the service is told what the client logs in with.
+        send_password: bool = false, flag(), NewSessions;
     }
 }
 

@@ -186,7 +186,7 @@ fn read_routing<'t>(reader: &mut Reader<'t>, table: Option<Table<'t>>, scene: &S
 }
 
 fn read_route<'t>(reader: &mut Reader<'t>, table: Table<'t>, scene: &Scene<'_>, names: &Names) -> Route {
-    const ONE: &str = "a route says where by `to`, or by `file`";
+    const ONE: &str = "a route says where by one of `to`, `file` and `http`";
     let mut section = reader.section("route", Some(table));
     let route = Route::default().read(&mut section);
     scene.check_target(&mut section, "to", route.to.as_ref());
@@ -201,10 +201,11 @@ fn read_route<'t>(reader: &mut Reader<'t>, table: Table<'t>, scene: &Scene<'_>, 
     if let Some(path) = &route.file {
         section.must_be_readable("file", path, files::MAP);
     }
-    match ["to", "file"].into_iter().filter(|key| section.has(key)).count() {
-        0 => section.missing("to", section.offset(""), ONE),
-        1 => {}
-        _ => section.refuse("to", format!("{ONE}, and not by both")),
+    let given: Vec<_> = ["to", "file", "http"].into_iter().filter(|key| section.has(key)).collect();
+    match given[..] {
+        [] => section.missing("to", section.offset(""), ONE),
+        [_] => {}
+        [_, second, ..] => section.refuse(second, ONE),
     }
     section.finish();
     route

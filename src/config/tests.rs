@@ -48,7 +48,7 @@ fn with_key(section: &str, key: &str, value: &str) -> Result<Config, ConfigError
         "backend" => backend(&format!("address = \"127.0.0.1:1\"\n{line}")),
         // One that has a member, and one that leads somewhere.
         "group" => Config::parse(&format!("{MINIMAL}group = \"g\"\n[[group]]\nname = \"g\"\n{line}\n"), "f"),
-        "route" if !["to", "file"].contains(&key) => {
+        "route" if !["to", "file", "http"].contains(&key) => {
             Config::parse(&format!("{MINIMAL}[[route]]\nto = \"\"\n{line}\n"), "f")
         }
         "route" => Config::parse(&format!("{MINIMAL}[[route]]\n{line}\n"), "f"),

@@ -13,7 +13,8 @@ use serde_json::Value as Json;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::{ListenAddr, Share};
+use super::{Header, ListenAddr, Share};
+use crate::secret::Secret;
 
 /// A value with its place in the file.
 pub(super) type Value<'t> = Spanned<DeValue<'t>>;
@@ -147,6 +148,35 @@ pub(super) fn target() -> Kind<Option<String>> {
     text(|value| match value.get_ref() {
         DeValue::String(text) if text.is_empty() => Ok(Some(String::new())),
         _ => name(value).map(Some),
+    })
+}
+
+/// `http://host[:port][/path]`: what else is wrong with one, the lookup says.
+pub(super) fn url(value: &Value<'_>) -> Outcome<Option<String>> {
+    let text = string(value, "a URL in quotes such as \"http://127.0.0.1:8080/auth\"")?;
+    if !text.starts_with("http://") || text.chars().any(|char| char.is_control() || char.is_whitespace()) {
+        return refuse(
+            value,
+            "write a URL such as \"http://127.0.0.1:8080/auth\"; there is no TLS towards the service",
+        );
+    }
+    Ok(Some(text.to_owned()))
+}
+
+/// `["Name: value"]`
+pub(super) fn headers() -> Kind<Vec<Header>> {
+    list("a list of headers such as [\"X-Auth-Key: secret\"]", |value| {
+        let text = string(value, "a header in quotes such as \"X-Auth-Key: secret\"")?;
+        match text.split_once(':').map(|(name, value)| (name.trim(), value.trim())) {
+            Some((name, value)) if !name.is_empty() => {
+                Ok(Header { name: name.to_owned(), value: Secret::from(value.as_bytes().to_vec()) })
+            }
+            // Without what was written, which may be a secret.
+            _ => {
+                let start = value.span().start;
+                Err(Refusal { span: start..start, reason: Reason::Value("write \"Name: value\"".into()) })
+            }
+        }
     })
 }
 

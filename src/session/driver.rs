@@ -76,6 +76,7 @@ pub async fn run(stream: Stream, record: Arc<Record>, context: Arc<Context>) {
         client,
         listener,
         grant: None,
+        attempts: 0,
         lease: None,
         sticky: None,
         lent: None,
@@ -125,6 +126,8 @@ struct Session {
     listener: Arc<ListenerContext>,
     /// What it was let in with.
     grant: Option<Grant>,
+    /// Logins so far, whatever became of them.
+    attempts: u32,
     lease: Option<Lease>,
     /// What was enabled on a connection that was lost.
     sticky: Option<Arc<Sticky>>,
@@ -524,8 +527,8 @@ impl Session {
 
     async fn login(&mut self, credential: &Arc<Credential>) -> Result<(), Ended> {
         let context = Arc::clone(&self.context);
-        let (listener, server_name) = (&*self.listener.config.name, self.stream.server_name());
-        let caller = Caller { listener, server_name };
+        self.attempts += 1;
+        let caller = self.caller();
         let client = self.client.ip();
         let at_once = context.router.way_at_once(credential, caller);
         let known = match &at_once {
@@ -536,10 +539,12 @@ impl Session {
             Some(pass) => Verdict::Accepted(pass).into(),
             None => {
                 let record = Arc::clone(&self.record);
-                let server_name = server_name.map(str::to_owned);
+                let (server_name, about) =
+                    (caller.server_name.map(str::to_owned), Caller { server_name: None, listener: "", ..caller });
                 let listener = Arc::clone(&self.listener);
                 let judge = Box::pin(async {
-                    let caller = Caller { listener: &listener.config.name, server_name: server_name.as_deref() };
+                    let caller =
+                        Caller { listener: &listener.config.name, server_name: server_name.as_deref(), ..about };
                     let mut way = at_once;
                     loop {
                         let found = match way.take() {
@@ -548,7 +553,10 @@ impl Session {
                         };
                         let (visit, credential) = match found {
                             Way::To(visit, credential) => (visit, credential),
-                            Way::Nobody => return context.auth.nobody(&credential, client).await,
+                            Way::Nobody => return context.auth.nobody(credential, client).await,
+                            Way::Refused { code, text, wait } => {
+                                return context.auth.turned_away(credential, client, code, &text, wait).await;
+                            }
                             Way::Unavailable(text) => return Verdict::Unavailable(text.into()).into(),
                         };
                         let answer = context.auth.verify(visit.clone(), credential, client).await;
@@ -598,6 +606,18 @@ impl Session {
         self.last_input = self.now;
         self.machine.handle_login(reply, &answer.alerts);
         Ok(())
+    }
+
+    /// How it asks where it goes.
+    fn caller(&self) -> Caller<'_> {
+        Caller {
+            listener: &self.listener.config.name,
+            server_name: self.stream.server_name(),
+            client: self.client.ip(),
+            local: self.stream.local_address(),
+            tls: self.stream.tls_version(),
+            attempt: self.attempts,
+        }
     }
 
     fn account(&self) -> Option<&Arc<Account>> {

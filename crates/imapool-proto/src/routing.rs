@@ -132,6 +132,13 @@ impl Routes {
         backend.or_else(|| self.groups.iter().position(|group| group == name).map(Target::Group))
     }
 
+    /// Whether names of backends and groups mean the same here as there.
+    #[must_use]
+    pub fn has_targets_of(&self, other: &Self) -> bool {
+        let names = |all: &'_ Self| all.backends.iter().map(|backend| backend.name.clone()).collect::<Vec<_>>();
+        names(self) == names(other) && self.groups == other.groups
+    }
+
     /// The backends that a target may mean.
     pub fn members(&self, target: Target) -> impl Iterator<Item = usize> + '_ {
         let is_meant = move |place: usize, member: &Member| match target {

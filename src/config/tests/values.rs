@@ -128,6 +128,9 @@ fn durations_that_may_be_zero() {
         zero,
         [
             ("group", "stay"),
+            ("route", "ttl"),
+            ("route", "negative_ttl"),
+            ("route", "stale"),
             ("pool", "linger"),
             ("pool", "share_patience"),
             ("pool", "check_after"),
