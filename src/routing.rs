@@ -28,7 +28,7 @@ use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::{Metrics, RouteResult};
 use crate::residence::{Entered, Residence, Residences, Visit, Wanted};
 
-pub use imapool_proto::routing::{Asked, Member, Route, Routes, Rule, Source, Step, Target, map, name};
+pub use imapool_proto::routing::{Asked, Member, Route, Routes, Rule, Source, Step, Target, map, name, rendezvous};
 
 /// What a step leads to.
 enum Found {
