@@ -34,6 +34,9 @@ _imapool() {
             imapool,reference)
                 cmd="imapool__subcmd__reference"
                 ;;
+            imapool,route)
+                cmd="imapool__subcmd__route"
+                ;;
             imapool,run)
                 cmd="imapool__subcmd__run"
                 ;;
@@ -109,6 +112,9 @@ _imapool() {
             imapool__subcmd__help,reference)
                 cmd="imapool__subcmd__help__subcmd__reference"
                 ;;
+            imapool__subcmd__help,route)
+                cmd="imapool__subcmd__help__subcmd__route"
+                ;;
             imapool__subcmd__help,run)
                 cmd="imapool__subcmd__help__subcmd__run"
                 ;;
@@ -146,7 +152,7 @@ _imapool() {
 
     case "${cmd}" in
         imapool)
-            opts="-h -V --help --version run check status top ctl demo import reference help"
+            opts="-h -V --help --version run check status top ctl route demo import reference help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -582,7 +588,7 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__help)
-            opts="run check status top ctl demo import reference help"
+            opts="run check status top ctl route demo import reference help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -777,6 +783,20 @@ _imapool() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        imapool__subcmd__help__subcmd__route)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         imapool__subcmd__help__subcmd__run)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -848,6 +868,36 @@ _imapool() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__route)
+            opts="-c -h --listener --server-name --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --listener)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --server-name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

@@ -31,6 +31,7 @@ complete -c imapool -n "__fish_imapool_needs_command" -f -a "check" -d 'Tell whe
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "status" -d 'Tell how a running imapool is, by its admin address'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "top" -d 'Show accounts, sessions, hubs (mailboxes that sessions share), connections and backends of a running imapool, live'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "ctl" -d 'Change something in a running imapool'
+complete -c imapool -n "__fish_imapool_needs_command" -f -a "route" -d 'Tell which backend a user\'s sessions go to, and which rule says so'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "demo" -d 'Show what imapool does, on this host alone and without any IMAP server'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "import" -d 'Make a configuration of up-imapproxy\'s'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "reference" -d 'Write the man pages, the shells\' completions or the schema of the configuration'
@@ -100,6 +101,10 @@ complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_sub
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "trace" -d 'Log the commands and replies of an account for a while, without passwords, texts and messages'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "reload" -d 'Read the configuration again, as SIGHUP does'
 complete -c imapool -n "__fish_imapool_using_subcommand ctl; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c imapool -n "__fish_imapool_using_subcommand route" -l listener -d 'The listener that the session would come by. Default: the first' -r
+complete -c imapool -n "__fish_imapool_using_subcommand route" -l server-name -d 'What the client would call this host in TLS (SNI). Default: nothing' -r
+complete -c imapool -n "__fish_imapool_using_subcommand route" -s c -l config -d 'The configuration, a TOML file' -r -F
+complete -c imapool -n "__fish_imapool_using_subcommand route" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c imapool -n "__fish_imapool_using_subcommand demo" -l sessions -d 'Sessions to run each way, in the second part' -r
 complete -c imapool -n "__fish_imapool_using_subcommand demo" -l accounts -d 'Accounts the sessions take turns in' -r
 complete -c imapool -n "__fish_imapool_using_subcommand demo" -l concurrency -d 'Sessions at once' -r
@@ -110,15 +115,16 @@ complete -c imapool -n "__fish_imapool_using_subcommand demo" -s h -l help -d 'P
 complete -c imapool -n "__fish_imapool_using_subcommand import" -s o -l output -d 'Where to write, instead of standard output; must not exist yet' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand import" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c imapool -n "__fish_imapool_using_subcommand reference" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "run" -d 'Serve until SIGTERM or SIGINT; commands that run then may finish'
-complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "check" -d 'Tell whether a configuration is right, without running it'
-complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "status" -d 'Tell how a running imapool is, by its admin address'
-complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "top" -d 'Show accounts, sessions, hubs (mailboxes that sessions share), connections and backends of a running imapool, live'
-complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "ctl" -d 'Change something in a running imapool'
-complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "demo" -d 'Show what imapool does, on this host alone and without any IMAP server'
-complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "import" -d 'Make a configuration of up-imapproxy\'s'
-complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "reference" -d 'Write the man pages, the shells\' completions or the schema of the configuration'
-complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl demo import reference help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo import reference help" -f -a "run" -d 'Serve until SIGTERM or SIGINT; commands that run then may finish'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo import reference help" -f -a "check" -d 'Tell whether a configuration is right, without running it'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo import reference help" -f -a "status" -d 'Tell how a running imapool is, by its admin address'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo import reference help" -f -a "top" -d 'Show accounts, sessions, hubs (mailboxes that sessions share), connections and backends of a running imapool, live'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo import reference help" -f -a "ctl" -d 'Change something in a running imapool'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo import reference help" -f -a "route" -d 'Tell which backend a user\'s sessions go to, and which rule says so'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo import reference help" -f -a "demo" -d 'Show what imapool does, on this host alone and without any IMAP server'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo import reference help" -f -a "import" -d 'Make a configuration of up-imapproxy\'s'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo import reference help" -f -a "reference" -d 'Write the man pages, the shells\' completions or the schema of the configuration'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo import reference help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "retire" -d 'Retire all connections of an account, and have its next login verified anew'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "close" -d 'Close a client session, or all of an account, a client or a listener: at rest by BYE, else as soon as its command is over'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "pause" -d 'Have sessions wait for connections to a backend, up to pool.checkout_timeout'
