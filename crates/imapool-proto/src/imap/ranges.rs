@@ -469,20 +469,6 @@ impl Ranges {
     pub fn spans(&self) -> impl DoubleEndedIterator<Item = RangeInclusive<u32>> + '_ {
         self.chunks.iter().flat_map(|chunk| &chunk.spans).map(|span| span.first..=span.last)
     }
-
-    /// As several sequence sets of at most `octets` each (but for one range, which may be longer), ascending: for
-    /// commands, whose lines servers limit.
-    pub fn sequence_sets(&self, octets: usize) -> impl Iterator<Item = String> + '_ {
-        let mut spans = self.spans().map(|span| Element(span).to_string()).peekable();
-        std::iter::from_fn(move || {
-            let mut set = spans.next()?;
-            while let Some(next) = spans.next_if(|next| set.len() + 1 + next.len() <= octets) {
-                set.push(',');
-                set.push_str(&next);
-            }
-            Some(set)
-        })
-    }
 }
 
 impl Extend<u32> for Ranges {
@@ -637,9 +623,6 @@ mod tests {
                 Ok(read) => prop_assert_eq!(read.resolve(1), set.clone()),
                 Err(_) => prop_assert!(set.is_empty()),
             }
-            let sets: Vec<String> = set.sequence_sets(25).collect();
-            prop_assert!(sets.iter().all(|set| set.len() <= 25));
-            prop_assert_eq!(sets.join(","), set.to_string());
         }
     }
 

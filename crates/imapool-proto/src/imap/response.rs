@@ -51,15 +51,7 @@ impl Kind {
     /// Whether a literal may end the line: never in the free text of status replies (`a OK see ticket {5}`).
     #[must_use]
     pub fn may_end_in_literal(self) -> bool {
-        !matches!(
-            self,
-            Self::Continuation
-                | Self::Status(_)
-                | Self::Tagged
-                | Self::Capability
-                | Self::Enabled
-                | Self::Stray { status: true }
-        )
+        !self.wants_whole_line() && self != Self::Stray { status: true }
     }
 
     /// Whether the line is best seen whole before anything is done with it.

@@ -217,12 +217,6 @@ impl Machine {
             }
     }
 
-    /// At rest: no command begun, none running but IDLE.
-    #[must_use]
-    pub fn is_at_rest(&self) -> bool {
-        self.actions.is_empty() && (matches!(self.op, Op::Ready) || self.is_idling())
-    }
-
     /// IDLE runs.
     #[must_use]
     pub fn is_idling(&self) -> bool {

@@ -153,6 +153,16 @@ impl Machine {
         })
     }
 
+    /// Where it stands, once it has joined.
+    pub(super) fn cursor(&self, id: MemberId) -> Option<Cursor> {
+        self.members.get(&id)?.cursor
+    }
+
+    /// Somebody has the mailbox selected.
+    pub(super) fn has_joined(&self) -> bool {
+        self.members.values().any(|member| member.cursor.is_some())
+    }
+
     fn enqueue(&mut self, id: MemberId) {
         self.queue.push_back(id);
         let (now, connected) = (self.now, self.is_open());
@@ -171,7 +181,7 @@ impl Machine {
 
     /// Tells a member of the news, and of some of what it missed long ago: of that, the last word is known.
     pub(super) fn replay(&mut self, id: MemberId, replay: Replay) {
-        let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
+        let Some(cursor) = self.cursor(id) else { return };
         let mut text = BytesMut::new();
         let news = self.view.log.replay(cursor, replay);
         self.hear(id, news, &mut text);
@@ -217,7 +227,7 @@ impl Machine {
     /// Tells a member what it missed, before its command gets its turn: false if that takes more than one piece. Its
     /// numbers stay what they were when it gave the command.
     pub(super) fn is_caught_up(&mut self, id: MemberId) -> bool {
-        let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return true };
+        let Some(cursor) = self.cursor(id) else { return true };
         if self.view.log.is_stale(cursor) {
             self.replay(id, Replay::KeepNumbers);
         }
