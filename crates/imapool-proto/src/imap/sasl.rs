@@ -56,9 +56,10 @@ impl Mechanism {
 }
 
 /// What a credential's secret is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum SecretKind {
     /// A password, given by LOGIN, PLAIN or the LOGIN mechanism.
+    #[default]
     Password,
     /// An XOAUTH2 token.
     XOAuth2,

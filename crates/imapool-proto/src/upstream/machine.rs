@@ -167,7 +167,7 @@ struct Pending {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Machine {
     capabilities: Arc<Capabilities>,
     divider: Divider,
@@ -183,7 +183,8 @@ pub struct Machine {
     /// Whether what is selected surely is: a SELECT that failed may have left the earlier mailbox or not.
     uncertain: bool,
     leaving: Option<Leaving>,
-    manners: Arc<Manners>,
+    /// What is known of the backend's manners, by other connections, too.
+    pub manners: Arc<Manners>,
     spoiled: Option<&'static str>,
     closing: bool,
     output: BytesMut,
@@ -198,36 +199,7 @@ impl Machine {
     /// A connection that was just authenticated, `next_tag` tags having been used for that.
     #[must_use]
     pub fn new(capabilities: Arc<Capabilities>, next_tag: u64) -> Self {
-        Self {
-            capabilities,
-            divider: Divider::default(),
-            line: Line::default(),
-            next_tag,
-            in_flight: None,
-            pending: Pending::default(),
-            attached: false,
-            fresh: true,
-            facts: Facts::default(),
-            uncertain: false,
-            leaving: None,
-            manners: Arc::default(),
-            spoiled: None,
-            closing: false,
-            output: BytesMut::new(),
-            events: VecDeque::new(),
-            context_tags: Vec::new(),
-        }
-    }
-
-    /// What is known of the backend's manners, by other connections, too.
-    pub fn set_manners(&mut self, manners: Arc<Manners>) {
-        self.manners = manners;
-    }
-
-    /// See [`Machine::set_manners`].
-    #[must_use]
-    pub fn manners(&self) -> &Arc<Manners> {
-        &self.manners
+        Self { capabilities, next_tag, fresh: true, ..Self::default() }
     }
 
     /// What is selected and enabled.
