@@ -147,7 +147,7 @@ impl Backend {
                 Err(later) => later,
             };
             if waiting.is_none() {
-                self.metrics.dial_delayed(reason.into());
+                self.metrics.delayed.get(reason.into()).inc();
             }
             let at = Instant::from_std(at);
             if at > deadline {
