@@ -18,7 +18,7 @@ use crate::imap::capability::Capabilities;
 use crate::imap::command::{Command, Name, Segment};
 use crate::imap::frame::Literal;
 use crate::imap::request::Request;
-use crate::imap::sticky::{Sticky, enable_words};
+use crate::imap::sticky::Sticky;
 use crate::imap::untagged::{Divider, Replies};
 use crate::upstream::manners::Manners;
 
@@ -37,7 +37,7 @@ impl EnableReply {
     /// Whether it is the reply to this ENABLE, too.
     #[must_use]
     pub fn answers(&self, command: &Command) -> bool {
-        command.name == Name::Enable && self.asked == enable_words(command)
+        command.name == Name::Enable && self.asked == Sticky::asked_by(command)
     }
 }
 
@@ -305,7 +305,7 @@ impl Machine {
         let Request { command, streams, .. } = *request;
         // What is on already is not told again.
         let enable = (command.name == Name::Enable && sticky.is_some())
-            .then(|| Box::new(EnableReply { asked: enable_words(&command), ..EnableReply::default() }));
+            .then(|| Box::new(EnableReply { asked: Sticky::asked_by(&command), ..EnableReply::default() }));
         if command.name.spoils_connection() {
             self.spoiled = Some("unknown or unshareable command");
         }
