@@ -13,7 +13,7 @@ use tokio::sync::futures::Notified;
 use crate::config::Limits;
 
 /// How many there may be.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Most {
     /// `limits.sessions`
     sessions: usize,
@@ -25,7 +25,7 @@ struct Most {
 #[derive(Debug)]
 pub struct Crowd(Mutex<Inside>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inside {
     most: Most,
     /// All, but for those that have given way and are just leaving.
@@ -67,13 +67,7 @@ impl Crowd {
     }
 
     fn with(most: Most) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Inside {
-            most,
-            sessions: 0,
-            last: 0,
-            silent: BTreeMap::new(),
-            verified: BTreeMap::new(),
-        })))
+        Arc::new(Self(Mutex::new(Inside { most, ..Inside::default() })))
     }
 
     /// Goes by other limits from now on. Whoever has logged in stays.

@@ -335,7 +335,7 @@ impl Connection {
     /// Tells it what is known of the backend's manners, and where to say what it learns of them.
     pub fn set_manners(&mut self, manners: &Arc<Manners>) {
         if let Some(wire) = &mut self.wire {
-            wire.set_manners(Arc::clone(manners));
+            wire.machine.manners = Arc::clone(manners);
         }
     }
 
@@ -345,7 +345,7 @@ impl Connection {
         let Some(mut wire) = self.shared.take_to_use() else { return false };
         #[cfg(test)]
         crash::now();
-        self.rested_for = wire.rested().elapsed();
+        self.rested_for = wire.rested.elapsed();
         match wire.attach(&self.shared) {
             Ok(()) => self.wire = Some(wire),
             Err(exit) => drop(self.shared.end(wire, exit)),
@@ -398,7 +398,7 @@ impl Connection {
     /// Whether replies are told with their parts ([`Replies::parts`]), until it is put to rest.
     pub fn divide_replies(&mut self, divides: bool) {
         if let Some(wire) = &mut self.wire {
-            wire.divide_replies(divides);
+            wire.machine.divide_replies(divides);
         }
     }
 
@@ -444,7 +444,7 @@ impl Connection {
     /// What was passed on so far ends with a line.
     #[must_use]
     pub fn at_line_start(&self) -> bool {
-        self.wire.as_ref().is_none_or(|wire| wire.at_line_start())
+        self.wire.as_ref().is_none_or(|wire| wire.machine.at_line_start())
     }
 
     async fn send_done(&mut self) {
