@@ -377,11 +377,6 @@ impl StateGuard {
         drop(now);
         self.state = state;
     }
-
-    /// The state the connection is counted under.
-    pub fn state(&self) -> ConnectionState {
-        self.state
-    }
 }
 
 impl Drop for StateGuard {

@@ -180,9 +180,7 @@ impl Place {
             change(&mut crowd.0.lock(), self.id);
         }
     }
-}
 
-impl Place {
     /// Leaves it to others, whoever knows of it still.
     pub fn leave(&self) {
         if self.left.swap(true, Ordering::AcqRel) {
