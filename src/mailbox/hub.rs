@@ -80,7 +80,6 @@ impl Member {
     }
 
     /// Whether the first argument of the command is the hub's mailbox.
-    #[must_use]
     pub fn is_named_by(&self, command: &Command) -> bool {
         let name = &self.key[1..];
         let inbox = name == b"INBOX";

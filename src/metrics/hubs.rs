@@ -41,7 +41,6 @@ impl HubGuard {
     }
 
     /// The numbers that are not this hub's own.
-    #[must_use]
     pub fn metrics(&self) -> &HubMetrics {
         &self.metrics
     }

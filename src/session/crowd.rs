@@ -96,7 +96,6 @@ impl Crowd {
     }
 
     /// Those who have not logged in.
-    #[must_use]
     pub fn strangers(&self) -> usize {
         self.0.lock().strangers()
     }
@@ -129,7 +128,6 @@ impl Inside {
 
 impl Place {
     /// Whether it has to be given up, at once.
-    #[must_use]
     pub fn is_given_up(&self) -> bool {
         self.notice.given.load(Ordering::Acquire)
     }

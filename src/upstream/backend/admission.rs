@@ -47,7 +47,6 @@ impl Queue {
     }
 
     /// See [`Line::backs_off`].
-    #[must_use]
     pub fn backs_off(&self) -> bool {
         self.line.lock().1
     }

@@ -198,7 +198,6 @@ impl Command {
     }
 
     /// A cursor behind the command's name (and, of `UID x`, behind `x`).
-    #[must_use]
     pub fn arguments(&self) -> Arguments<'_> {
         let text = &self.segments[0].text;
         let (verb, rest) = split_word(text);
@@ -208,20 +207,17 @@ impl Command {
     }
 
     /// Whether a literal is part of it.
-    #[must_use]
     pub fn has_literal(&self) -> bool {
         self.segments.iter().any(|segment| segment.literal.is_some())
     }
 
     /// Whether it resumes a mailbox by QRESYNC (RFC 7162 section 3.2.5).
-    #[must_use]
     pub fn resynchronises(&self) -> bool {
         self.segments.iter().any(|segment| segment.text.windows(7).any(|word| word.eq_ignore_ascii_case(b"QRESYNC")))
     }
 
     /// The mailbox of a SELECT or EXAMINE, as the key of a selected mailbox: its name with INBOX in capitals, after
     /// `r` or `w` for the mode. `None` when the arguments make no sense (the server will say so).
-    #[must_use]
     pub fn selected_mailbox(&self) -> Option<Bytes> {
         let mode = match self.name {
             Name::Select => b'w',
@@ -233,7 +229,6 @@ impl Command {
     }
 
     /// The names that mean another mailbox, or none, once a CREATE, DELETE or RENAME is done: with INBOX in capitals.
-    #[must_use]
     pub fn renames(&self) -> Vec<Bytes> {
         let names = match self.name {
             Name::Create | Name::Delete => 1,
@@ -286,7 +281,6 @@ impl<'a> Arguments<'a> {
     }
 
     /// How the next string is written.
-    #[must_use]
     pub fn form(&self) -> Form {
         match self.segments.first().and_then(|segment| segment.text.get(self.at..)?.strip_prefix(b" ")) {
             Some([]) | None => Form::Literal,
@@ -336,7 +330,6 @@ impl<'a> Arguments<'a> {
     }
 
     /// Nothing is left.
-    #[must_use]
     pub fn at_end(&self) -> bool {
         matches!(self.segments, [last] if last.text.len() == self.at && last.literal.is_none())
     }

@@ -80,19 +80,16 @@ impl Search {
     }
 
     /// Whether what it finds is told by UIDs.
-    #[must_use]
     pub fn is_by_uid(&self) -> bool {
         self.uid
     }
 
     /// Whether numbers, UIDs and ALL are all that it asks for.
-    #[must_use]
     pub fn is_decided(&self) -> bool {
         self.key.all(&|key| !matches!(key, Key::Flag(_) | Key::Other))
     }
 
     /// Whether UIDs have to be known for it.
-    #[must_use]
     pub fn asks_uids(&self) -> bool {
         !self.key.all(&|key| !matches!(key, Key::Uids(_)))
     }

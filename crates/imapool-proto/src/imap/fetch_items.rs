@@ -34,7 +34,6 @@ pub struct Items {
 
 impl Items {
     /// What is news of it for others: `(FLAGS (\Seen) UID 5 MODSEQ (7))`. `None`: the flags are not in it, or too long.
-    #[must_use]
     pub fn news(&self) -> Option<Bytes> {
         Some(self.with_flags(self.flags.as_ref()?.text.as_ref()?))
     }
@@ -147,19 +146,16 @@ impl FetchScanner {
     }
 
     /// More than UID, FLAGS and MODSEQ is in it, as far as it has come.
-    #[must_use]
     pub fn has_other(&self) -> bool {
         self.items.other
     }
 
     /// The UID, if it has come.
-    #[must_use]
     pub fn uid(&self) -> Option<u32> {
         self.items.uid
     }
 
     /// Whether flags are in it, as far as it has come.
-    #[must_use]
     pub fn has_flags(&self) -> bool {
         self.items.flags.is_some() || self.item == Item::Flags
     }

@@ -150,13 +150,11 @@ impl Decoder {
     }
 
     /// Octets of the current literal still to come.
-    #[must_use]
     pub fn literal_left(&self) -> u64 {
         self.literal.unwrap_or(0)
     }
 
     /// Between two commands (not within a line continued by a literal).
-    #[must_use]
     pub fn at_command_start(&self) -> bool {
         self.literal.is_none() && !self.continues
     }

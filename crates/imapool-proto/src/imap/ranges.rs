@@ -86,25 +86,21 @@ impl Ranges {
     }
 
     /// How many members.
-    #[must_use]
     pub fn len(&self) -> u32 {
         self.before(self.chunks.len())
     }
 
     /// No member.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }
 
     /// How many runs of members.
-    #[must_use]
     pub fn runs(&self) -> usize {
         self.chunks.iter().map(|chunk| chunk.spans.len()).sum()
     }
 
     /// What it takes beyond the first run.
-    #[must_use]
     pub fn octets(&self) -> usize {
         // Of several chunks, each counts as full.
         let runs = if self.chunks.len() > 1 { self.chunks.len() * MAX_RUNS } else { self.runs() };
@@ -112,13 +108,11 @@ impl Ranges {
     }
 
     /// The smallest member.
-    #[must_use]
     pub fn first(&self) -> Option<u32> {
         self.get((0, 0)).map(|span| span.first)
     }
 
     /// The largest member.
-    #[must_use]
     pub fn last(&self) -> Option<u32> {
         self.chunks.last()?.spans.last().map(|span| span.last)
     }

@@ -34,7 +34,6 @@ pub struct Element {
 
 impl Element {
     /// Whether `*` is part of it.
-    #[must_use]
     pub fn has_star(self) -> bool {
         self.from == Number::Star || self.to == Number::Star
     }
@@ -107,13 +106,11 @@ impl SequenceSet {
     }
 
     /// In the order they are written.
-    #[must_use]
     pub fn elements(&self) -> &[Element] {
         &self.elements
     }
 
     /// Whether `*` occurs.
-    #[must_use]
     pub fn has_star(&self) -> bool {
         self.elements.iter().any(|element| element.has_star())
     }

@@ -58,7 +58,6 @@ impl Sticky {
     }
 
     /// Whether all of it is on in the `other`, too.
-    #[must_use]
     pub fn is_within(&self, other: &Self) -> bool {
         self.condstore <= other.condstore && self.enabled.is_subset(&other.enabled)
     }

@@ -76,7 +76,6 @@ pub struct Octets<'a> {
 
 impl Octets<'_> {
     /// To be kept, without a copy: then all that was read at once is.
-    #[must_use]
     pub fn to_bytes(&self) -> Bytes {
         self.all.slice(self.from..self.to)
     }
@@ -156,7 +155,6 @@ pub struct Divider {
 
 impl Divider {
     /// See [`Framer`].
-    #[must_use]
     pub fn framer(&self) -> Framer {
         self.framer
     }

@@ -181,13 +181,11 @@ impl Log {
     }
 
     /// How many messages the server counts.
-    #[must_use]
     pub fn exists(&self) -> u32 {
         self.exists
     }
 
     /// How many messages the server calls recent: of those that there are.
-    #[must_use]
     pub fn recent(&self) -> u32 {
         self.recent.min(self.exists)
     }
@@ -335,7 +333,6 @@ impl Log {
     }
 
     /// Events kept for sessions that were not told of them.
-    #[must_use]
     pub fn kept(&self) -> usize {
         self.events.len()
     }
@@ -347,7 +344,6 @@ impl Log {
     }
 
     /// Whether [`Log::replay`] of all, or [`Log::take_stale`], would tell the session anything.
-    #[must_use]
     pub fn has_news(&self, cursor: Cursor) -> bool {
         self.places.get(&cursor).is_some_and(|place| {
             self.head() > place.position
@@ -364,7 +360,6 @@ impl Log {
     }
 
     /// Whether [`Log::take_stale`] would give anything.
-    #[must_use]
     pub fn is_stale(&self, cursor: Cursor) -> bool {
         self.places.get(&cursor).is_some_and(|place| !place.stale.is_empty())
     }

@@ -142,19 +142,16 @@ impl Login {
     }
 
     /// What the backend offers now.
-    #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
 
     /// How many tags were used.
-    #[must_use]
     pub fn next_tag(&self) -> u64 {
         self.next_tag
     }
 
     /// Nobody is logged in, nothing is under way, and the backend has not said goodbye.
-    #[must_use]
     pub fn is_ready(&self) -> bool {
         self.waiting == Waiting::Nothing && self.bye.is_none()
     }
@@ -171,7 +168,6 @@ impl Login {
     }
 
     /// Whether something is to be sent.
-    #[must_use]
     pub fn has_output(&self) -> bool {
         !self.output.is_empty()
     }
@@ -325,7 +321,6 @@ impl Login {
     }
 
     /// The backend's last words, if it said goodbye in place of an answer.
-    #[must_use]
     pub fn last_words(&self) -> Option<&str> {
         self.bye.as_ref().map(|bye| &*bye.text)
     }

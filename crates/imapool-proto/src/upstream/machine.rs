@@ -35,7 +35,6 @@ pub struct EnableReply {
 
 impl EnableReply {
     /// Whether it is the reply to this ENABLE, too.
-    #[must_use]
     pub fn answers(&self, command: &Command) -> bool {
         command.name == Name::Enable && self.asked == Sticky::asked_by(command)
     }
@@ -203,13 +202,11 @@ impl Machine {
     }
 
     /// What is selected and enabled.
-    #[must_use]
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
 
     /// Nothing is in flight, no literal half sent, nothing half read.
-    #[must_use]
     pub fn is_clean(&self) -> bool {
         self.in_flight.is_none()
             && self.pending.deferred.is_none()
@@ -222,13 +219,11 @@ impl Machine {
     }
 
     /// A command of the session waits for one of ours to end.
-    #[must_use]
     pub fn defers(&self) -> bool {
         self.pending.deferred.is_some()
     }
 
     /// A reply is due from the backend: not while a client idles, or is slow to give a literal.
-    #[must_use]
     pub fn is_waiting(&self) -> bool {
         match &self.in_flight {
             None => self.pending.deferred.is_some() || self.is_paused(),
@@ -238,31 +233,26 @@ impl Machine {
 
     /// What the backend says now belongs to a command that was sent ahead ([`Machine::handle_ahead`]), and is not taken
     /// before that is run.
-    #[must_use]
     pub fn is_paused(&self) -> bool {
         self.in_flight.is_none() && !self.pending.ahead.is_empty()
     }
 
     /// A literal was announced to the backend, which has yet to ask for it (RFC 9051 section 4.3).
-    #[must_use]
     pub fn awaits_go_ahead(&self) -> bool {
         !self.pending.parts.is_empty() || self.pending.streaming == Some(true)
     }
 
     /// The backend has said goodbye, or cannot be trusted to understand a further command.
-    #[must_use]
     pub fn is_closing(&self) -> bool {
         self.closing
     }
 
     /// What was passed on ends with a line, so that a line of ours to the client breaks nothing.
-    #[must_use]
     pub fn at_line_start(&self) -> bool {
         !self.line.half_passed
     }
 
     /// Why no later session may have this connection, if so.
-    #[must_use]
     pub fn spoiled(&self) -> Option<&'static str> {
         self.spoiled
     }

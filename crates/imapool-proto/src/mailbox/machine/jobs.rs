@@ -150,7 +150,6 @@ pub(super) struct Running {
 
 impl Machine {
     /// The member whose replies the backend's words are.
-    #[must_use]
     pub fn owner(&self) -> Option<MemberId> {
         match self.job.as_ref()? {
             Job::Open { member, .. } => Some(*member),

@@ -145,7 +145,6 @@ impl Machine {
     }
 
     /// Whether there is something for this member.
-    #[must_use]
     pub fn has_news(&self, id: MemberId) -> bool {
         self.members.get(&id).is_some_and(|member| {
             let lags = || member.cursor.is_some_and(|cursor| self.view.log.has_news(cursor));
