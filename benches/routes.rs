@@ -55,7 +55,7 @@ fn main() -> Result<()> {
         mechanism: Mechanism::Plain,
         user: b"Anna.Example@Example.ORG".to_vec(),
         authzid: Vec::new(),
-        secret: b"secret".to_vec().into(),
+        secret: imapool::secret::Secret::copy_of(b"secret"),
         forms: [Form::Quoted; 2],
     };
     let begun = Instant::now();

@@ -103,7 +103,6 @@ impl Drop for Permit {
 
 impl Permit {
     /// The index of the backend that it is for.
-    #[must_use]
     pub fn backend(&self) -> usize {
         self.backend
     }
@@ -177,19 +176,16 @@ impl Budget {
     }
 
     /// Those of all accounts who share connections.
-    #[must_use]
     pub fn sharers(&self) -> &Arc<Everywhere> {
         &self.sharers
     }
 
     /// Connections that may exist at once.
-    #[must_use]
     pub fn capacity(&self) -> usize {
         self.total.allowance.capacity()
     }
 
     /// Connections that exist now, or are being dialed.
-    #[must_use]
     pub fn in_use(&self) -> usize {
         self.total.allowance.in_use()
     }
@@ -319,7 +315,6 @@ impl Budget {
 
     /// Whether less than a tenth is left, of the ports towards this backend or of the connections in all; or would be,
     /// with so many `more` in use.
-    #[must_use]
     pub fn is_short(&self, backend: usize, more: usize) -> bool {
         let short = |share: &Share| (share.allowance.in_use() + more) * 10 > share.allowance.capacity() * 9;
         short(&self.share(backend)) || short(&self.total)

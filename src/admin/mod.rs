@@ -78,7 +78,6 @@ pub enum AdminError {
 
 impl AdminError {
     /// The key of `[admin]` that is at fault.
-    #[must_use]
     pub fn key(&self) -> &'static str {
         match self {
             Self::Bind(_) | Self::NoToken { .. } => "address",

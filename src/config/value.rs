@@ -169,7 +169,7 @@ pub(super) fn headers() -> Kind<Vec<Header>> {
         let text = string(value, "a header in quotes such as \"X-Auth-Key: secret\"")?;
         match text.split_once(':').map(|(name, value)| (name.trim(), value.trim())) {
             Some((name, value)) if !name.is_empty() => {
-                Ok(Header { name: name.to_owned(), value: Secret::from(value.as_bytes().to_vec()) })
+                Ok(Header { name: name.to_owned(), value: Secret::copy_of(value.as_bytes()) })
             }
             // Without what was written, which may be a secret.
             _ => {

@@ -2,7 +2,7 @@
 //! is known when the process starts and no account, address or mailbox can ever become one.
 
 /// A closed set of label values, each with a place in an array of metrics.
-pub(super) trait Label: Copy + 'static {
+pub trait Label: Copy + 'static {
     /// The label's name in the exposition.
     const NAME: &'static str;
     /// Every value, in the order of [`Label::index`].

@@ -248,7 +248,7 @@ fn a_guard_moves_its_connection_and_takes_it_out_when_dropped() {
     guard.set(ConnectionState::Idle);
     guard.set(ConnectionState::Idle);
     assert_eq!((of(ConnectionState::Connecting), of(ConnectionState::Idle)), (0, 1));
-    assert_eq!(guard.state(), ConnectionState::Idle);
+    assert_eq!(guard.state, ConnectionState::Idle);
     drop(guard);
     assert_eq!((of(ConnectionState::Connecting), of(ConnectionState::Idle)), (0, 0));
 }

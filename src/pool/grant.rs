@@ -151,25 +151,21 @@ impl Grant {
     }
 
     /// The account.
-    #[must_use]
     pub fn account(&self) -> &Arc<Account> {
         &self.0.account
     }
 
     /// What was shown.
-    #[must_use]
     pub fn credential(&self) -> &Arc<Credential> {
         &self.0.credential
     }
 
     /// What it is known by.
-    #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         self.0.proof.fingerprint
     }
 
     /// Whether the backend has refused it since.
-    #[must_use]
     pub fn is_refused(&self) -> bool {
         self.0.proof.is_refused()
     }
@@ -180,7 +176,6 @@ impl Grant {
     }
 
     /// Whether the backend has accepted it, however long ago, and nothing has spoken against it since.
-    #[must_use]
     pub fn stands(&self) -> bool {
         self.0.proof.accepted().is_some()
     }
@@ -194,7 +189,6 @@ impl Grant {
     }
 
     /// Whether the backend may be asked ahead of time: if that fails, not again at once.
-    #[must_use]
     pub fn may_ask(&self) -> bool {
         let (now, pause) = (self.0.proof.at(Instant::now()), u64::try_from(PAUSE.as_millis()).unwrap_or(u64::MAX));
         let due = |asked: u64| (asked == VOID || now.saturating_sub(asked) >= pause).then_some(now);
@@ -229,19 +223,16 @@ impl Pass {
     }
 
     /// Whose.
-    #[must_use]
     pub fn grant(&self) -> &Grant {
         &self.grant
     }
 
     /// The account.
-    #[must_use]
     pub fn account(&self) -> &Arc<Account> {
         &self.grant.0.account
     }
 
     /// How long ago the backend had accepted the credential when this was made.
-    #[must_use]
     pub fn age(&self) -> Duration {
         self.age
     }

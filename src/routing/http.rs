@@ -363,7 +363,9 @@ impl Answer {
     fn octets(&self) -> usize {
         match self {
             Self::Server { host, user, secret, .. } => {
-                host.len() + user.as_ref().map_or(0, Vec::len) + secret.as_ref().map_or(0, Secret::len)
+                host.len()
+                    + user.as_ref().map_or(0, Vec::len)
+                    + secret.as_ref().map_or(0, |secret| secret.expose().len())
             }
             Self::Refused { text, code, .. } => text.len() + code.as_ref().map_or(0, String::len),
         }

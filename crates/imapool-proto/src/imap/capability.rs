@@ -75,25 +75,21 @@ impl Capabilities {
     }
 
     /// Whether `name` is in the list; case does not matter.
-    #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.words.iter().any(|word| word.eq_ignore_ascii_case(name))
     }
 
     /// Nothing was ever said.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()
     }
 
     /// Whether a password can be verified: by LOGIN, or by AUTHENTICATE with PLAIN or LOGIN.
-    #[must_use]
     pub fn takes_password(&self) -> bool {
         !self.has("LOGINDISABLED") || self.has("AUTH=PLAIN") || self.has("AUTH=LOGIN")
     }
 
     /// Whether the SASL mechanism is one that imapool speaks and can have verified by this backend.
-    #[must_use]
     pub fn takes_mechanism(&self, mechanism: &str) -> bool {
         match mechanism {
             "PLAIN" | "LOGIN" => self.takes_password(),
@@ -127,7 +123,6 @@ impl Capabilities {
     }
 
     /// The list for a client that has logged in.
-    #[must_use]
     pub fn after_login(&self) -> String {
         self.kept().join(" ")
     }

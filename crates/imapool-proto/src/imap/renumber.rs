@@ -13,6 +13,7 @@ use super::numbering::Numbering;
 use super::response::StatusReply;
 use super::sequence::elements;
 use super::untagged::Reply;
+use super::with_digit;
 
 /// Longest name of an item of ESEARCH that is looked at, in octets.
 const MAX_NAME: usize = 16;
@@ -239,11 +240,6 @@ impl Renumber {
 fn plain(out: &mut BytesMut, head: &str) -> bool {
     out.put_slice(head.as_bytes());
     true
-}
-
-/// `number` with one more digit; what is out of range is no message's number.
-fn with_digit(number: Option<u64>, digit: u8) -> Option<u64> {
-    Some(number.unwrap_or(0).saturating_mul(10).saturating_add(u64::from(digit - b'0')))
 }
 
 fn message(number: u64) -> u32 {

@@ -76,7 +76,7 @@ fn a_login_takes_the_place_of_the_accounts_name() {
         mechanism,
         user: user.into(),
         authzid: authzid.into(),
-        secret: b"secret".to_vec().into(),
+        secret: crate::secret::Secret::copy_of(b"secret"),
         forms: [Form::Quoted; 2],
     };
     for (mechanism, user, authzid, wanted) in [

@@ -71,7 +71,7 @@ impl Machine {
     /// message of a FETCH. False: it does not know it, or nobody can say.
     fn find_number(&mut self, reading: &mut Reading, uid: Option<u32>) -> bool {
         let (Reply::Fetch(number), Recovery::Strays(strays)) = (reading.reply, &self.recovery) else { return false };
-        let cursor = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
+        let cursor = reading.to.and_then(|id| self.cursor(id));
         let Some(uid) = uid else {
             (reading.to, reading.begun) = (None, false);
             self.broken(Nonsense::Vanished);
@@ -149,7 +149,7 @@ impl Machine {
                 if items.modseq.is_none() {
                     self.view.shadow.outdate(number);
                 }
-                let heard = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
+                let heard = reading.to.and_then(|id| self.cursor(id));
                 if let Err(error) = self.view.log.handle_fetch(number, text, heard) {
                     return self.broken(error);
                 }
