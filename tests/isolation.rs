@@ -33,21 +33,20 @@ use world::{Running, Setting};
 
 const PLAIN: Traits = Traits { literal_plus: true, unselect: true, shared: false, flaky_logins: 5 };
 
+const SETTING: Setting = Setting { name: "", traits: PLAIN, clients: 24, every: 1, configure: |_| {} };
+
 /// Each has its own way of using connections again.
 const SETTINGS: [Setting; 9] = [
-    Setting { name: "defaults", traits: PLAIN, clients: 24, every: 1, configure: |_| {} },
+    Setting { name: "defaults", ..SETTING },
     Setting {
         name: "one",
         traits: Traits { literal_plus: false, unselect: false, shared: false, flaky_logins: 0 },
         clients: 16,
-        every: 1,
         configure: |config| config.pool.max_per_account = 1,
+        ..SETTING
     },
     Setting {
         name: "restless",
-        traits: PLAIN,
-        clients: 24,
-        every: 1,
         configure: |config| {
             config.pool.max_per_account = 2;
             config.pool.linger = Duration::from_millis(1);
@@ -55,62 +54,57 @@ const SETTINGS: [Setting; 9] = [
             config.pool.keepalive = Duration::from_millis(3);
             config.pool.max_lifetime = Duration::from_millis(700);
         },
+        ..SETTING
     },
     Setting {
         name: "patient",
         traits: Traits { unselect: false, ..PLAIN },
-        clients: 24,
-        every: 1,
         configure: |config| {
             config.pool.max_per_account = 3;
             config.pool.drain_bytes = 1 << 20;
             config.pool.drain_timeout = Duration::from_secs(2);
         },
+        ..SETTING
     },
     Setting {
         name: "crowded",
         traits: Traits { literal_plus: false, ..PLAIN },
-        clients: 24,
-        every: 1,
         configure: |config| {
             config.pool.max_total = 5;
             config.pool.idle_timeout = Duration::from_millis(30);
         },
+        ..SETTING
     },
     Setting {
         name: "distrustful",
-        traits: PLAIN,
-        clients: 24,
-        every: 1,
         configure: |config| {
             config.auth.cache_ttl = Duration::from_millis(5);
             config.pool.per_credential = PerCredential::Always;
         },
+        ..SETTING
     },
     Setting {
         name: "shared",
         traits: Traits { shared: true, ..PLAIN },
-        clients: 24,
-        every: 1,
         configure: |config| {
             config.pool.mode = PoolMode::Multiplex;
             config.pool.share_patience = Duration::from_millis(10);
         },
+        ..SETTING
     },
     Setting {
         name: "turns",
         traits: Traits { shared: true, ..PLAIN },
-        clients: 24,
         every: 10,
         configure: |config| {
             config.pool.mode = PoolMode::Multiplex;
             config.pool.max_per_account = 1;
         },
+        ..SETTING
     },
     Setting {
         name: "scarce",
         traits: Traits { shared: true, unselect: false, ..PLAIN },
-        clients: 24,
         every: 10,
         configure: |config| {
             config.pool.mode = PoolMode::Multiplex;
@@ -120,6 +114,7 @@ const SETTINGS: [Setting; 9] = [
             config.pool.keepalive = Duration::from_millis(3);
             config.pool.share_patience = Duration::from_millis(1);
         },
+        ..SETTING
     },
 ];
 

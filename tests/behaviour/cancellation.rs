@@ -218,22 +218,23 @@ async fn an_idle_that_is_refused_is_not_ended() {
     harness.sessions(0).await;
 }
 
-/// A client that vanishes while its message is stuck half way to a backend that has stopped reading.
-#[tokio::test]
-async fn a_backend_that_does_not_read_holds_nothing_for_ever() {
+/// A proxy in front of a backend that reads no more once it has asked for a message on its first connection.
+async fn before_one_that_stops_reading() -> Harness {
     let backend = Scripted::start(|mut conn: Conn| async move {
         if conn.number > 1 {
             return conn.obey().await;
         }
         conn.play("C: APPEND…\nS: + go").await;
-        // Reads no more.
         std::future::pending::<()>().await;
     })
     .await;
-    let harness = Harness::start(backend.address, |config| {
-        config.backends[0].reply_timeout = Duration::from_millis(500);
-    })
-    .await;
+    Harness::start(backend.address, |config| config.backends[0].reply_timeout = Duration::from_millis(500)).await
+}
+
+/// A client that vanishes while its message is stuck half way to a backend that has stopped reading.
+#[tokio::test]
+async fn a_backend_that_does_not_read_holds_nothing_for_ever() {
+    let harness = before_one_that_stops_reading().await;
     let mut client = harness.login("u8").await;
     client.send("a APPEND INBOX {50000000+}\r\n").await;
     let piece = vec![b'x'; 1 << 20];
@@ -249,15 +250,7 @@ async fn a_backend_that_does_not_read_holds_nothing_for_ever() {
 /// The same with a client that stays: it is told.
 #[tokio::test]
 async fn a_client_hears_that_the_backend_does_not_read() {
-    let backend = Scripted::start(|mut conn: Conn| async move {
-        conn.play("C: APPEND…\nS: + go").await;
-        std::future::pending::<()>().await;
-    })
-    .await;
-    let harness = Harness::start(backend.address, |config| {
-        config.backends[0].reply_timeout = Duration::from_millis(500);
-    })
-    .await;
+    let harness = before_one_that_stops_reading().await;
     let client = harness.login("u8").await;
     let (mut reader, mut writer) = tokio::io::split(client.into_stream());
     let writing = tokio::spawn(async move {

@@ -202,7 +202,7 @@ async fn a_login_alone_proves_nothing() {
     }
 }
 
-/// Asks until it is answered.
+/// Asks until it is answered. For how long the account backs off, only the answers tell.
 async fn recovered(client: &mut Client) {
     for at in 0..200 {
         client.send(format!("r{at} LIST \"\" INBOX\r\n")).await;

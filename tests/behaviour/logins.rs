@@ -31,6 +31,28 @@ async fn next_login(conn: &mut Conn, offered: &str) -> Option<String> {
     }
 }
 
+/// Takes a login.
+const IN: &str = "S: TAG OK [CAPABILITY IMAP4rev1] in";
+
+/// A server that plays to each login what `judge` says, and begins a session where that takes it.
+async fn judging(judge: impl Fn(&str) -> &'static str + Send + Sync + 'static) -> Scripted {
+    let judge = Arc::new(judge);
+    Scripted::raw(move |mut conn: Conn| {
+        let judge = Arc::clone(&judge);
+        async move {
+            conn.send("* OK ready\r\n").await;
+            while let Some(login) = next_login(&mut conn, "IMAP4rev1").await {
+                let answer = judge(&login);
+                conn.play(answer).await;
+                if answer.contains("TAG OK") {
+                    return conn.serve().await;
+                }
+            }
+        }
+    })
+    .await
+}
+
 /// Says OK to whatever credential it is shown, and serves only who has the right one, the password or token `right`,
 /// but for these commands, which tell of nobody's mail.
 async fn believer(harmless: &'static [&'static str]) -> Scripted {
@@ -397,34 +419,18 @@ async fn a_kept_connection_that_was_closed_costs_no_login() {
 #[tokio::test]
 async fn a_plain_no_revokes_nothing_at_once() {
     for (reply, known_after) in [
-        ("NO Server Unavailable. 15", true),
-        ("NO [ALERT] Account exceeded command or bandwidth limits. (Failure)", true),
-        ("BAD Request is throttled. Suggested Backoff Time: 57131 milliseconds", true),
-        ("NO LOGIN failed.", true),
-        ("BAD what", true),
-        ("NO [AUTHENTICATIONFAILED] no", false),
-        ("NO [AUTHORIZATIONFAILED] no", false),
-        ("NO [EXPIRED] no", false),
+        ("S: TAG NO Server Unavailable. 15", true),
+        ("S: TAG NO [ALERT] Account exceeded command or bandwidth limits. (Failure)", true),
+        ("S: TAG BAD Request is throttled. Suggested Backoff Time: 57131 milliseconds", true),
+        ("S: TAG NO LOGIN failed.", true),
+        ("S: TAG BAD what", true),
+        ("S: TAG NO [AUTHENTICATIONFAILED] no", false),
+        ("S: TAG NO [AUTHORIZATIONFAILED] no", false),
+        ("S: TAG NO [EXPIRED] no", false),
     ] {
         let troubled = Arc::new(AtomicBool::new(false));
         let now = Arc::clone(&troubled);
-        let backend = Scripted::raw(move |mut conn: Conn| {
-            let now = Arc::clone(&now);
-            async move {
-                conn.send("* OK ready\r\n").await;
-                while next_login(&mut conn, "IMAP4rev1").await.is_some() {
-                    if now.load(Ordering::SeqCst) {
-                        conn.play(&format!("S: TAG {reply}")).await;
-                        continue;
-                    }
-                    conn.play("S: TAG OK [CAPABILITY IMAP4rev1] in").await;
-                    return if conn.prove().await {
-                        conn.obey().await
-                    };
-                }
-            }
-        })
-        .await;
+        let backend = judging(move |_| if now.load(Ordering::SeqCst) { reply } else { IN }).await;
         // A second connection is needed for each session; the first knows nothing of it.
         let harness = Harness::by_session(backend.address, |_| {}).await;
         let mut first = harness.login("u8").await;
@@ -445,20 +451,17 @@ async fn a_plain_no_revokes_nothing_at_once() {
 /// What the user is to see reaches him who logs in, and all whose login it was, and nobody else.
 #[tokio::test]
 async fn alerts_reach_those_who_log_in() {
-    let backend = Scripted::raw(|mut conn: Conn| async move {
-        conn.send("* OK ready\r\n").await;
-        while let Some(login) = next_login(&mut conn, "IMAP4rev1").await {
-            if login.contains("web") {
-                conn.play("S: * NO [WEBALERT https://example.org/login?x=1] Web login required.").await;
-                conn.play("S: TAG NO [ALERT] Please log in via your web browser (Failure)").await;
-                continue;
-            }
-            conn.play("S: * OK [ALERT] Your mailbox is \x07almost full").await;
-            conn.play("S: TAG OK [ALERT] and down tonight").await;
-            conn.play("C: CAPABILITY\nS: * CAPABILITY IMAP4rev1\nS: TAG OK told").await;
-            return if conn.prove().await {
-                conn.obey().await
-            };
+    let backend = judging(|login| match login.contains("web") {
+        true => {
+            "S: * NO [WEBALERT https://example.org/login?x=1] Web login required.
+             S: TAG NO [ALERT] Please log in via your web browser (Failure)"
+        }
+        false => {
+            "S: * OK [ALERT] Your mailbox is \x07almost full
+             S: TAG OK [ALERT] and down tonight
+             C: CAPABILITY
+             S: * CAPABILITY IMAP4rev1
+             S: TAG OK told"
         }
     })
     .await;
@@ -551,9 +554,7 @@ async fn a_password_reaches_a_server_that_knows_only_the_login_mechanism() {
             let Some(password) = conn.line().await else { return };
             if (user, password) == (STANDARD.encode("u8"), STANDARD.encode("pw-u8")) {
                 conn.play("S: TAG OK [CAPABILITY IMAP4rev1] in").await;
-                return if conn.prove().await {
-                    conn.obey().await
-                };
+                return conn.serve().await;
             }
             conn.play("S: TAG NO [AUTHENTICATIONFAILED] no").await;
         }
@@ -576,21 +577,10 @@ async fn a_password_reaches_a_server_that_knows_only_the_login_mechanism() {
 /// credential.
 #[tokio::test]
 async fn a_quoted_password_stays_quoted() {
-    let backend = Scripted::raw(|mut conn: Conn| async move {
-        // It takes no literals at LOGIN.
-        conn.send("* OK ready\r\n").await;
-        while let Some(login) = next_login(&mut conn, "IMAP4rev1").await {
-            if login.ends_with('}') {
-                conn.play("S: TAG BAD no literals here").await;
-            } else if login == "LOGIN \"u8\" \"pä\"" {
-                conn.play("S: TAG OK [CAPABILITY IMAP4rev1] in").await;
-                return if conn.prove().await {
-                    conn.obey().await
-                };
-            } else {
-                conn.play("S: TAG NO [AUTHENTICATIONFAILED] no").await;
-            }
-        }
+    let backend = judging(|login| match login {
+        literal if literal.ends_with('}') => "S: TAG BAD no literals here",
+        "LOGIN \"u8\" \"pä\"" => IN,
+        _ => "S: TAG NO [AUTHENTICATIONFAILED] no",
     })
     .await;
     let harness = Harness::start(backend.address, |_| {}).await;

@@ -46,6 +46,7 @@ async fn a_dead_backend_is_left_alone() {
     harness.finish().await;
 }
 
+/// Tries again and again, as users do: nothing else tells whether it serves.
 async fn until_it_serves(harness: &Harness, user: &str) {
     crate::support::soon("the backend is used again", async {
         loop {

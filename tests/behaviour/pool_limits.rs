@@ -24,12 +24,12 @@ async fn an_account_never_has_more_than_its_share_and_waiting_is_fair() {
     let harness = Harness::by_session(server.address(), |config| config.pool.max_per_account = 2).await;
     let mut holders = vec![busy(&harness, "u8").await, busy(&harness, "u8").await];
     let mut waiting = Vec::new();
-    for _ in 0..5 {
+    for number in 1..=5 {
         let mut client = harness.login("u8").await;
         client.send("w LIST \"\" INBOX\r\n").await;
         // In the order in which they ask: each has asked before the next begins.
         client.send("x NOOP\r\n").await;
-        settle().await;
+        until("it waits", || who_wait(&harness, "u8") == number).await;
         waiting.push(client);
     }
     assert_eq!(server.open_of("u8"), 2);
@@ -46,7 +46,13 @@ async fn an_account_never_has_more_than_its_share_and_waiting_is_fair() {
     harness.finish().await;
 }
 
-/// Lets every other task of this runtime run until it waits.
+/// How many sessions of this account wait for a connection.
+fn who_wait(harness: &Harness, user: &str) -> usize {
+    let accounts = harness.proxy().pools().accounts();
+    accounts.iter().filter(|account| account.name() == user).map(|account| account.usage().waiting).sum()
+}
+
+/// Lets every other task of this runtime run until it waits: that nothing happens then has no event.
 async fn settle() {
     for _ in 0..200 {
         tokio::task::yield_now().await;
@@ -94,9 +100,9 @@ async fn who_waits_has_the_replies_to_what_came_before() {
 async fn the_connection_at_rest_longest_makes_room() {
     let server = Server::start(Options::default()).await.unwrap();
     let harness = Harness::start(server.address(), |config| config.pool.max_total = 3).await;
-    for user in ["one", "two", "three"] {
+    for (user, at_rest) in [("one", 1), ("two", 2), ("three", 3)] {
         harness.visit(user).await;
-        settle().await;
+        harness.at_rest(at_rest).await;
     }
     harness.visit("two").await;
     harness.at_rest(3).await;
@@ -187,6 +193,7 @@ async fn a_connection_in_use_is_replaced_at_its_age_where_it_is_shared() {
         if mode == PoolMode::Multiplex {
             until("replaced twice", || replaced() >= 2).await;
         } else {
+            // Longer than a connection in use would live. That nothing happens has no event.
             tokio::time::sleep(Duration::from_millis(300)).await;
             assert_eq!(replaced(), 0);
         }
@@ -277,7 +284,7 @@ async fn a_backends_limit_is_learned() {
     // It waits for one of the two, and so do those after it, without asking the backend again.
     let mut fourth = harness.login("u8").await;
     fourth.send("a LIST \"\" INBOX\r\n").await;
-    settle().await;
+    until("both wait", || who_wait(&harness, "u8") == 2).await;
     let refused = server.counters().failed_logins;
     assert_eq!(refused, 1);
     holders.remove(0).play(LOGOUT).await;

@@ -27,17 +27,22 @@ async fn write(stream: &mut TcpStream, text: &str) {
     soon("write", stream.write_all(text.as_bytes())).await.unwrap();
 }
 
+/// A proxy that takes no password before STARTTLS.
+async fn only_with_tls(backend: &Scripted, certificates: &Certificates) -> Harness {
+    Harness::start(backend.address, |config| {
+        certificates.secure_listener(&mut config.listeners[0], TlsMode::StartTls);
+        config.listeners[0].plaintext_login = PlaintextLogin::Never;
+    })
+    .await
+}
+
 /// Dovecot CVE-2021-33515, nginx CVE-2014-3556, PgBouncer CVE-2021-3935: commands that somebody on the wire put behind
 /// STARTTLS are not run in the client's session.
 #[tokio::test]
 async fn what_a_client_sent_before_tls_is_thrown_away() {
     let certificates = Certificates::new();
     let backend = Scripted::start(|mut conn: Conn| async move { conn.obey().await }).await;
-    let harness = Harness::start(backend.address, |config| {
-        certificates.secure_listener(&mut config.listeners[0], TlsMode::StartTls);
-        config.listeners[0].plaintext_login = PlaintextLogin::Never;
-    })
-    .await;
+    let harness = only_with_tls(&backend, &certificates).await;
     let mut stream = tcp(&harness).await;
     let greeting = line(&mut stream).await;
     assert!(greeting.contains("STARTTLS") && greeting.contains("LOGINDISABLED"), "{greeting}");
@@ -72,11 +77,7 @@ async fn what_a_client_sent_before_tls_is_thrown_away() {
 async fn with_tls_the_session_starts_over() {
     let certificates = Certificates::new();
     let backend = Scripted::start(|mut conn: Conn| async move { conn.obey().await }).await;
-    let harness = Harness::start(backend.address, |config| {
-        certificates.secure_listener(&mut config.listeners[0], TlsMode::StartTls);
-        config.listeners[0].plaintext_login = PlaintextLogin::Never;
-    })
-    .await;
+    let harness = only_with_tls(&backend, &certificates).await;
     let mut stream = tcp(&harness).await;
     line(&mut stream).await;
     write(&mut stream, "a STARTTLS\r\n").await;

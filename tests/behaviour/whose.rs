@@ -204,6 +204,20 @@ pub(crate) async fn enter(harness: &Harness, login: &str) -> Client {
     client
 }
 
+/// The same, and it selects INBOX.
+async fn in_inbox(harness: &Harness, login: &str) -> Client {
+    let mut client = enter(harness, login).await;
+    client.play("C: a SELECT INBOX\nS~ a OK…").await;
+    client
+}
+
+/// What `imapool ctl retire` does.
+fn retire(harness: &Harness) {
+    for account in harness.proxy().pools().accounts() {
+        account.retire_all(RetireReason::Operator);
+    }
+}
+
 /// What a command's reply says of its connection: whose, and which; `None`: the session has ended.
 pub(crate) async fn whose(client: &mut Client, command: &str) -> Option<(String, u32)> {
     client.try_send(format!("w {command}\r\n")).await;
@@ -274,9 +288,7 @@ async fn tokens_share_nothing() {
             }
         }
         teller.refuse("ann");
-        for account in harness.proxy().pools().accounts() {
-            account.retire_all(RetireReason::Operator);
-        }
+        retire(&harness);
         // Whoever is to be given a connection is looked at.
         let mut late = harness.client().await;
         let login = format!("C: l {}\nS: l NO [AUTHENTICATIONFAILED]…", token("shared", "ann"));
@@ -356,18 +368,14 @@ async fn after_retire_hubs_change_connections_unnoticed() {
     for idling in [false, true] {
         let teller = Teller::start(["one", "two"]).await;
         let harness = both_modes(&teller, PoolMode::Multiplex).await;
-        let mut first = enter(&harness, "LOGIN u8 one").await;
-        first.play("C: a SELECT INBOX\nS~ a OK…").await;
+        let mut first = in_inbox(&harness, "LOGIN u8 one").await;
         let (_, before) = whose(&mut first, "NOOP").await.unwrap();
         if idling {
             first.play("C: i IDLE\nS: + …").await;
             until("IDLE", || teller.backend.received().contains("IDLE")).await;
         }
-        for account in harness.proxy().pools().accounts() {
-            account.retire_all(RetireReason::Operator);
-        }
-        let mut second = enter(&harness, "LOGIN u8 two").await;
-        second.play("C: a SELECT INBOX\nS~ a OK…").await;
+        retire(&harness);
+        let mut second = in_inbox(&harness, "LOGIN u8 two").await;
         let (_, after) = whose(&mut second, "NOOP").await.unwrap();
         assert!(after > before, "the connection of before the retirement");
         if idling {
@@ -395,11 +403,8 @@ async fn what_is_retired_makes_room_by_its_end() {
         }
         teller.allow(1);
         teller.say_no_goodbye();
-        for account in harness.proxy().pools().accounts() {
-            account.retire_all(RetireReason::Operator);
-        }
-        let mut second = enter(&harness, "LOGIN u8 one").await;
-        second.play("C: a SELECT INBOX\nS~ a OK…").await;
+        retire(&harness);
+        let second = in_inbox(&harness, "LOGIN u8 one").await;
         assert_eq!((teller.all_open(), teller.all_logins()), (1, 2));
         drop((first, second));
         harness.finish().await;
@@ -411,16 +416,12 @@ async fn what_is_retired_makes_room_by_its_end() {
 async fn a_refused_password_ends_the_sessions_that_had_it() {
     let teller = Teller::start(["one", "two"]).await;
     let harness = both_modes(&teller, PoolMode::Multiplex).await;
-    let mut first = enter(&harness, "LOGIN u8 one").await;
-    first.play("C: a SELECT INBOX\nS~ a OK…").await;
-    let mut second = enter(&harness, "LOGIN u8 two").await;
-    second.play("C: a SELECT INBOX\nS~ a OK…").await;
-    let mut idler = enter(&harness, "LOGIN u8 one").await;
-    idler.play("C: a SELECT INBOX\nS~ a OK…\nC: i IDLE\nS: + …").await;
+    let mut first = in_inbox(&harness, "LOGIN u8 one").await;
+    let mut second = in_inbox(&harness, "LOGIN u8 two").await;
+    let mut idler = in_inbox(&harness, "LOGIN u8 one").await;
+    idler.play("C: i IDLE\nS: + …").await;
     teller.refuse("one");
-    for account in harness.proxy().pools().accounts() {
-        account.retire_all(RetireReason::Operator);
-    }
+    retire(&harness);
     // One of them asks for something: what comes of it is all the others' of that credential.
     first.play("C: b NOOP\nS: b NO [AUTHENTICATIONFAILED]…\nS: * BYE…\nS.").await;
     idler.play("S: i NO [AUTHENTICATIONFAILED]…\nS: * BYE…\nS.").await;
@@ -436,18 +437,14 @@ async fn a_refused_password_ends_the_sessions_that_had_it() {
 async fn a_second_retirement_is_as_good_as_the_first() {
     let teller = Teller::start(["one", "two"]).await;
     let harness = both_modes(&teller, PoolMode::Multiplex).await;
-    let mut first = enter(&harness, "LOGIN u8 one").await;
-    first.play("C: a SELECT INBOX\nS~ a OK…").await;
-    let mut second = enter(&harness, "LOGIN u8 two").await;
-    second.play("C: a SELECT INBOX\nS~ a OK…").await;
-    let retire =
-        || harness.proxy().pools().accounts().iter().for_each(|account| account.retire_all(RetireReason::Operator));
-    retire();
+    let mut first = in_inbox(&harness, "LOGIN u8 one").await;
+    let mut second = in_inbox(&harness, "LOGIN u8 two").await;
+    retire(&harness);
     for client in [&mut first, &mut second] {
         whose(client, "NOOP").await.expect("the session goes on");
     }
     teller.refuse("one");
-    retire();
+    retire(&harness);
     assert_eq!(secret(&mut second, "NOOP").await, "two");
     first.play("C: b NOOP\nS: b NO [AUTHENTICATIONFAILED]…\nS: * BYE…\nS.").await;
     drop((first, second));
@@ -494,7 +491,7 @@ async fn a_retirement_reaches_logins_that_are_under_way() {
         until("the proof", || backend.received().matches("STATUS").count() == proofs).await;
         changed.store(true, Ordering::SeqCst);
         harness.proxy().pools().retiring();
-        harness.proxy().pools().accounts().iter().for_each(|account| account.retire_all(RetireReason::Operator));
+        retire(&harness);
         gate.open();
         late.play("S: a OK…").await;
         let mut again = harness.client().await;
@@ -509,8 +506,7 @@ async fn a_retirement_reaches_logins_that_are_under_way() {
 async fn a_hub_dials_with_what_its_members_were_let_in_with() {
     let teller = Teller::start(["one", "two"]).await;
     let harness = both_modes(&teller, PoolMode::Multiplex).await;
-    let mut first = enter(&harness, "LOGIN u8 one").await;
-    first.play("C: a SELECT INBOX\nS~ a OK…").await;
+    let mut first = in_inbox(&harness, "LOGIN u8 one").await;
     // The newest that anybody shows.
     let mut second = enter(&harness, "LOGIN u8 two").await;
     second.play("C: a LOGOUT\nS~ a OK…").await;
@@ -529,10 +525,8 @@ async fn a_hub_dials_with_what_its_members_were_let_in_with() {
 async fn a_hub_goes_on_with_those_whose_credential_stands() {
     let teller = Teller::start(["one", "two"]).await;
     let harness = both_modes(&teller, PoolMode::Multiplex).await;
-    let mut first = enter(&harness, "LOGIN u8 one").await;
-    first.play("C: a SELECT INBOX\nS~ a OK…").await;
-    let mut second = enter(&harness, "LOGIN u8 two").await;
-    second.play("C: a SELECT INBOX\nS~ a OK…").await;
+    let mut first = in_inbox(&harness, "LOGIN u8 one").await;
+    let mut second = in_inbox(&harness, "LOGIN u8 two").await;
     teller.refuse("one");
     teller.hang_up().await;
     // The connection is opened for the one who asks.
@@ -624,8 +618,7 @@ async fn whoever_has_the_only_connection_can_be_verified() {
         config.pool.mode = PoolMode::Multiplex;
     })
     .await;
-    let mut client = enter(&harness, "LOGIN u8 one").await;
-    client.play("C: a SELECT INBOX\nS~ a OK…").await;
+    let mut client = in_inbox(&harness, "LOGIN u8 one").await;
     while teller.logins("one") < 5 {
         assert_eq!(secret(&mut client, "NOOP").await, "one");
         assert_eq!(secret(&mut client, "LIST \"\" x").await, "one");

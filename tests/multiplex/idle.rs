@@ -14,12 +14,9 @@ async fn idle_is_renewed_in_time() {
     stage.play(TWO).await;
     stage
         .play(
-            "1> b IDLE
-             1< + idling
-             2> b IDLE
-             2< + idling
-             U> IDLE
-             U< + idling
+            "1= b IDLE | + idling
+             2= b IDLE | + idling
+             U= IDLE | + idling
              U< * 1 FETCH (FLAGS (\\Seen))
              1< * 1 FETCH (FLAGS (\\Seen))
              2< * 1 FETCH (FLAGS (\\Seen))",
@@ -28,26 +25,27 @@ async fn idle_is_renewed_in_time() {
     pass(Duration::from_secs(28 * 60)).await;
     stage
         .play(
-            "U- DONE
-             U< * 1 EXPUNGE
-             U< TAG OK idled
+            "U- DONE | * 1 EXPUNGE | TAG OK idled
              1< * 1 EXPUNGE
              2< * 1 EXPUNGE
-             U> IDLE
-             U< + idling
+             U= IDLE | + idling
              U< * 1 FETCH (FLAGS (\\Flagged))
              1< * 1 FETCH (FLAGS (\\Flagged))
              2< * 1 FETCH (FLAGS (\\Flagged))
-             1> DONE
-             1< b OK…
-             2> DONE
-             2< b OK…
-             U- DONE
-             U< TAG OK idled",
+             1= DONE | b OK…
+             2= DONE | b OK…
+             U- DONE | TAG OK idled",
         )
         .await;
     stage.end().await;
 }
+
+/// Client 2 joins; what it is told is asked for in one flight with DONE.
+const AHEAD: &str = "2> a SELECT INBOX
+    U- DONE
+    U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
+    U> UID SEARCH UNSEEN
+    U> NOOP";
 
 /// RFC 9051 section 5.5: who joins a mailbox in which somebody idles costs one round trip: what it is told is asked
 /// for in one flight with DONE.
@@ -55,29 +53,14 @@ async fn idle_is_renewed_in_time() {
 async fn who_joins_beside_idle_waits_for_one_answer() {
     let mut stage = idling().await;
     stage
-        .play(
-            "2> a SELECT INBOX
-             U- DONE
-             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
-             U> UID SEARCH UNSEEN
-             U> NOOP
-             U< TAG(IDLE) OK idled
-             U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
-             U< TAG(STATUS) OK status
-             U< * SEARCH 12
-             U< TAG(UID) OK searched
-             U< TAG(NOOP) OK noop
-             2< * FLAGS…
-             2< * OK [PERMANENTFLAGS…
-             2< * OK [UIDVALIDITY 7]…
-             2< * 3 EXISTS
-             2< * 0 RECENT
-             2< * OK [UNSEEN 2]…
-             2< * OK [UIDNEXT 14]…
-             2< a OK [READ-WRITE] selected
-             1> DONE
-             1< b OK…",
-        )
+        .play(&format!(
+            "{AHEAD}
+             U< TAG(IDLE) OK idled | * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7) | TAG(STATUS) OK status
+             U< * SEARCH 12 | TAG(UID) OK searched | TAG(NOOP) OK noop
+             2< * FLAGS… | * OK [PERMANENTFLAGS… | * OK [UIDVALIDITY 7]… | * 3 EXISTS | * 0 RECENT
+             2< * OK [UNSEEN 2]… | * OK [UIDNEXT 14]… | a OK [READ-WRITE] selected
+             1= DONE | b OK…"
+        ))
         .await;
     stage.end().await;
 }
@@ -87,37 +70,25 @@ async fn who_joins_beside_idle_waits_for_one_answer() {
 async fn who_comes_after_the_questions_is_asked_for_anew() {
     let mut stage = idling().await;
     stage
-        .play(
-            "2> a SELECT INBOX
-             U- DONE
-             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
-             U> UID SEARCH UNSEEN
-             U> NOOP
-             3> a SELECT INBOX",
-        )
+        .play(&format!(
+            "{AHEAD}
+             3> a SELECT INBOX"
+        ))
         .await;
     let harness = &stage.harness;
     until("the third is there", || harness.metric("imapool_hub_sessions", "backend=\"mail\"") == 3).await;
     stage
         .play(
-            "U< TAG(IDLE) OK idled
-             U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
-             U< TAG(STATUS) OK status
-             U< * SEARCH
-             U< TAG(UID) OK searched
-             U< TAG(NOOP) OK noop
+            "U< TAG(IDLE) OK idled | * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7) | TAG(STATUS) OK status
+             U< * SEARCH | TAG(UID) OK searched | TAG(NOOP) OK noop
              2~ a OK [READ-WRITE] selected
              U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
              U> UID SEARCH UNSEEN
              U> NOOP
-             U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
-             U< TAG(STATUS) OK status
-             U< * SEARCH
-             U< TAG(UID) OK searched
-             U< TAG(NOOP) OK noop
+             U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7) | TAG(STATUS) OK status | * SEARCH
+             U< TAG(UID) OK searched | TAG(NOOP) OK noop
              3~ a OK [READ-WRITE] selected
-             1> DONE
-             1< b OK…",
+             1= DONE | b OK…",
         )
         .await;
     stage.end().await;
@@ -129,42 +100,24 @@ async fn who_comes_after_the_questions_is_asked_for_anew() {
 async fn what_was_asked_ahead_in_vain_is_waited_for() {
     let mut stage = idling().await;
     stage
-        .play(
-            "2> a SELECT INBOX
-             U- DONE
-             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
-             U> UID SEARCH UNSEEN
-             U> NOOP
-             1> DONE
-             1< b OK…
+        .play(&format!(
+            "{AHEAD}
+             1= DONE | b OK…
              1> c FETCH 3 (UID)
-             U< * 4 EXISTS
-             U< TAG(IDLE) OK idled
-             U< * STATUS INBOX (UIDNEXT 15 UIDVALIDITY 7)
-             U< TAG(STATUS) OK status
-             U< * SEARCH 12 14
-             U< * 1 EXPUNGE
-             U< TAG(UID) OK searched
-             U< TAG(NOOP) OK noop
-             U> UID SEARCH 3:3
-             U< * SEARCH 14
-             U< TAG OK searched
+             U< * 4 EXISTS | TAG(IDLE) OK idled | * STATUS INBOX (UIDNEXT 15 UIDVALIDITY 7)
+             U< TAG(STATUS) OK status | * SEARCH 12 14 | * 1 EXPUNGE | TAG(UID) OK searched | TAG(NOOP) OK noop
+             U= UID SEARCH 3:3 | * SEARCH 14
              U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
-             U< * STATUS INBOX (UIDNEXT 15 UIDVALIDITY 7)
-             U< TAG(STATUS) OK status
+             U< * STATUS INBOX (UIDNEXT 15 UIDVALIDITY 7) | TAG(STATUS) OK status
              U> UID SEARCH UNSEEN
-             U< * SEARCH 12 14
-             U< TAG(UID) OK searched
+             U< * SEARCH 12 14 | TAG(UID) OK searched
              U> NOOP
              U< TAG(NOOP) OK noop
              2~ a OK [READ-WRITE] selected
              U> FETCH 2 (UID)
-             U< * 2 FETCH (UID 13)
-             U< TAG(FETCH) OK fetched
-             1< * 4 EXISTS
-             1< * 3 FETCH (UID 13)
-             1< c OK fetched",
-        )
+             U< * 2 FETCH (UID 13) | TAG(FETCH) OK fetched
+             1< * 4 EXISTS | * 3 FETCH (UID 13) | c OK fetched"
+        ))
         .await;
     stage.end().await;
 }
@@ -185,34 +138,17 @@ async fn a_server_that_forgets_what_comes_with_done_is_not_asked_ahead_again() {
     stage
         .play(
             "2< a NO [UNAVAILABLE]…
-             V> SELECT \"INBOX\"
-             V< * 3 EXISTS
-             V< * OK [UIDVALIDITY 7] valid
-             V< * OK [UIDNEXT 14] next
-             V< TAG OK [READ-WRITE] selected
-             V> IDLE
-             V< + idling
+             V= SELECT \"INBOX\" | 3 messages, UIDVALIDITY 7, UIDNEXT 14
+             V= IDLE | + idling
              2> b SELECT INBOX
-             V- DONE
-             V< TAG OK idled
-             V> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
-             V< TAG NO not here
-             V> LIST \"\" \"INBOX\"
-             V< * LIST () \"/\" INBOX
-             V< TAG OK listed
-             V> SELECT \"INBOX\"
-             V< * 3 EXISTS
-             V< * OK [UIDVALIDITY 7] valid
-             V< * OK [UIDNEXT 14] next
-             V< TAG OK [READ-WRITE] selected
-             V> UID SEARCH UNSEEN
-             V< * SEARCH 12
-             V< TAG OK searched
-             V> NOOP
-             V< TAG OK noop
+             V- DONE | TAG OK idled
+             V= STATUS \"INBOX\" (UIDNEXT UIDVALIDITY) | TAG NO not here
+             V= LIST \"\" \"INBOX\" | * LIST () \"/\" INBOX
+             V= SELECT \"INBOX\" | 3 messages, UIDVALIDITY 7, UIDNEXT 14
+             V= UID SEARCH UNSEEN | * SEARCH 12
+             V= NOOP
              2~ b OK…
-             1> DONE
-             1< b OK…",
+             1= DONE | b OK…",
         )
         .await;
     stage.end().await;
@@ -225,21 +161,12 @@ async fn idling() -> Stage {
         .play(
             "1> a SELECT INBOX
              U> SELECT INBOX
-             U< * FLAGS (\\Seen)
-             U< * 3 EXISTS
-             U< * 0 RECENT
-             U< * OK [PERMANENTFLAGS (\\Seen)] permanent
-             U< * OK [UIDVALIDITY 7] valid
-             U< * OK [UIDNEXT 14] next
-             U< TAG OK [READ-WRITE] selected
+             U< * FLAGS (\\Seen) | * 3 EXISTS | * 0 RECENT | * OK [PERMANENTFLAGS (\\Seen)] permanent
+             U< * OK [UIDVALIDITY 7] told | * OK [UIDNEXT 14] told | TAG OK [READ-WRITE] selected
              1~ a OK [READ-WRITE] selected
-             1> b IDLE
-             1< + idling
-             U> UID SEARCH 1:3
-             U< * SEARCH 11 12 13
-             U< TAG OK searched
-             U> IDLE
-             U< + idling",
+             1= b IDLE | + idling
+             U= UID SEARCH 1:3 | * SEARCH 11 12 13
+             U= IDLE | + idling",
         )
         .await;
     stage

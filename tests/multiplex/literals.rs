@@ -1,24 +1,17 @@
 //! Literals of commands: nobody waits in a mailbox for the octets of somebody else.
 
-use crate::stage::{Stage, play, two};
+use crate::stage::{Stage, one_on, play, two, two_on};
 
 /// RFC 9051 section 4.3: a command with literals is one when it is complete. Until then the others are served.
 #[tokio::test]
 async fn nobody_waits_for_a_literal() {
-    two("2> b SEARCH TEXT {3}
-         2< + …
-         1> b NOOP
-         U> NOOP
-         U< TAG OK noop
-         1< b OK noop
+    two("2= b SEARCH TEXT {3} | + …
+         1U b NOOP
          2> abc
          U> SEARCH TEXT {3}
          U< + go
-         U- abc
-         U< * SEARCH 2
-         U< TAG OK searched
-         2< * SEARCH 2
-         2< b OK searched")
+         U- abc | * SEARCH 2 | TAG OK searched
+         2< * SEARCH 2 | b OK searched")
     .await;
 }
 
@@ -26,27 +19,17 @@ async fn nobody_waits_for_a_literal() {
 /// takes, nobody waits for it.
 #[tokio::test]
 async fn nobody_waits_for_append() {
-    play(
+    two_on(
         2,
-        "",
-        "ONE
-         TWO
-         2> b APPEND Sent {10}
-         V> APPEND Sent {10}
-         V< + go
+        "2> b APPEND Sent {10}
+         V= APPEND Sent {10} | + go
          2< + …
-         1> b NOOP
-         U> NOOP
-         U< TAG OK noop
-         1< b OK noop
+         1U b NOOP
          2> 0123456789
          V- 0123456789
          1> c FETCH 1 (UID)
-         U> FETCH 1 (UID)
-         U< * 1 FETCH (UID 11)
-         U< TAG OK fetched
-         1< * 1 FETCH (UID 11)
-         1< c OK fetched
+         U= FETCH 1 (UID) | * 1 FETCH (UID 11)
+         1< * 1 FETCH (UID 11) | c OK FETCH done
          V< TAG OK [APPENDUID 9 1] appended
          2< b OK [APPENDUID 9 1] appended",
     )
@@ -57,30 +40,18 @@ async fn nobody_waits_for_append() {
 /// others hear of it as of any new message.
 #[tokio::test]
 async fn what_is_appended_to_the_selected_mailbox_is_there() {
-    play(
+    two_on(
         2,
-        "",
-        "ONE
-         TWO
-         1> b IDLE
-         1< + idling
-         U> IDLE
-         U< + idling
+        "1= b IDLE | + idling
+         U= IDLE | + idling
          2> b APPEND INBOX {10+}\\r\\n0123456789
-         V> APPEND INBOX {10}
-         V< + go
-         V- 0123456789
-         V< TAG OK [APPENDUID 7 14] appended
-         U- DONE
-         U< TAG OK idled
-         U> NOOP
-         U< * 4 EXISTS
-         U< TAG OK noop
-         2< * 4 EXISTS
-         2< b OK [APPENDUID 7 14] appended
+         V= APPEND INBOX {10} | + go
+         V- 0123456789 | TAG OK [APPENDUID 7 14] appended
+         U- DONE | TAG OK idled
+         U= NOOP | * 4 EXISTS
+         2< * 4 EXISTS | b OK [APPENDUID 7 14] appended
          1< * 4 EXISTS
-         1> DONE
-         1< b OK…",
+         1= DONE | b OK…",
     )
     .await;
 }
@@ -93,24 +64,15 @@ async fn literals_in_results_go_to_who_has_asked() {
         ["ESEARCH (MAILBOX {3}@abc) ALL 1:2", "SEARCH 1 2 {3}@abc", "SORT {3}@a\r\nc 1 2", "FLAGS (\\Seen {3}@abc)"]
     {
         let (head, tail) = line.split_once('@').unwrap();
-        let mut stage = Stage::set(2, "ESEARCH SORT").await;
-        let said = format!("U< * {head}\\r\\n{}", tail.replace("\r\n", "\\r\\n"));
-        let heard = format!("1< * {head}");
-        let heard: Vec<String> =
-            std::iter::once(heard).chain(tail.split("\r\n").map(|line| format!("1< {line}"))).collect();
-        stage
-            .play(&format!(
-                "ONE
-                 1> b SEARCH RETURN (ALL) SEEN
-                 U> SEARCH RETURN (ALL) SEEN
-                 {said}
-                 U< TAG OK done
-                 {}
-                 1< b OK done",
-                heard.join("\n")
-            ))
-            .await;
-        stage.end().await;
+        let said = format!("{head}\\r\\n{}", tail.replace("\r\n", "\\r\\n"));
+        let heard = format!("{head} | {}", tail.replace("\r\n", " | "));
+        let script = format!(
+            "ONE
+             1> b SEARCH RETURN (ALL) SEEN
+             U= SEARCH RETURN (ALL) SEEN | * {said}
+             1< * {heard} | b OK SEARCH done"
+        );
+        play(2, "ESEARCH SORT", &script).await;
     }
 }
 
@@ -118,28 +80,18 @@ async fn literals_in_results_go_to_who_has_asked() {
 /// nobody's: whoever heard them while it has one selected elsewhere would lose count of it.
 #[tokio::test]
 async fn where_no_mailbox_is_selected_there_is_no_news_of_messages() {
-    play(
+    one_on(
         2,
-        "",
-        "ONE
-         1> b APPEND Sent {3}
+        "1> b APPEND Sent {3}
          V> APPEND Sent {3}
          V< + go
          1< + …
          1> abc
-         V- abc
-         V< * 1 EXPUNGE
-         V< * 9 EXISTS
-         V< * 2 FETCH (FLAGS (\\Deleted))
-         V< * VANISHED 11
-         V< TAG OK appended
+         V- abc | * 1 EXPUNGE | * 9 EXISTS | * 2 FETCH (FLAGS (\\Deleted)) | * VANISHED 11 | TAG OK appended
          1< b OK appended
          1> c FETCH 1 (UID)
-         U> FETCH 1 (UID)
-         U< * 1 FETCH (UID 11)
-         U< TAG OK fetched
-         1< * 1 FETCH (UID 11)
-         1< c OK fetched",
+         U= FETCH 1 (UID) | * 1 FETCH (UID 11)
+         1< * 1 FETCH (UID 11) | c OK FETCH done",
     )
     .await;
 }
@@ -150,13 +102,7 @@ async fn where_no_mailbox_is_selected_there_is_no_news_of_messages() {
 async fn an_append_that_went_well_is_ok_whatever_becomes_of_the_mailbox() {
     for (lost, ends) in [
         // It has another UIDVALIDITY, and the hub ends.
-        (
-            "V< * 3 EXISTS
-             V< * OK [UIDVALIDITY 8] valid
-             V< * OK [UIDNEXT 14] next
-             V< TAG OK [READ-WRITE] selected",
-            true,
-        ),
+        ("V< * 3 EXISTS | * OK [UIDVALIDITY 8] told | * OK [UIDNEXT 14] told | TAG OK [READ-WRITE] selected", true),
         // It cannot be selected any more.
         ("V< TAG NO [NONEXISTENT] gone", true),
     ] {
@@ -165,10 +111,8 @@ async fn an_append_that_went_well_is_ok_whatever_becomes_of_the_mailbox() {
             .play(&format!(
                 "ONE
                  1> b APPEND INBOX {{10+}}\\r\\n0123456789
-                 V> APPEND INBOX {{10}}
-                 V< + go on
-                 V- 0123456789
-                 V< TAG OK [APPENDUID 7 14] appended
+                 V= APPEND INBOX {{10}} | + go on
+                 V- 0123456789 | TAG OK [APPENDUID 7 14] appended
                  U> NOOP
                  U!
                  V> SELECT \"INBOX\"
@@ -191,19 +135,15 @@ async fn an_append_under_way_is_told_how_it_went() {
             "ONE
              TWO
              1> b APPEND INBOX {10+}\\r\\n0123456789
-             V> APPEND INBOX {10}
-             V< + go on
+             V= APPEND INBOX {10} | + go on
              V- 0123456789
              2> b NOOP
              U> NOOP
              U!
-             W> SELECT \"INBOX\"
-             W< TAG NO [NONEXISTENT] gone
-             2< b NO [UNAVAILABLE]…
-             2< * BYE…
+             W= SELECT \"INBOX\" | TAG NO [NONEXISTENT] gone
+             2< b NO [UNAVAILABLE]… | * BYE…
              V< TAG OK [APPENDUID 7 14] appended
-             1< b OK [APPENDUID 7 14] appended
-             1< * BYE…",
+             1< b OK [APPENDUID 7 14] appended | * BYE…",
         )
         .await;
 }
@@ -213,40 +153,30 @@ async fn an_append_under_way_is_told_how_it_went() {
 async fn an_idle_behind_a_refused_append_goes_on() {
     // Refused before the message has come, when half of it has, and when all of it has.
     let early = "1> b APPEND INBOX {10+}\\r\\n0123456789\\r\\nc IDLE
-        V> APPEND INBOX {10}
-        V< TAG NO [OVERQUOTA] full";
+                 V= APPEND INBOX {10} | TAG NO [OVERQUOTA] full";
     let begun = "1> b APPEND INBOX {10+}\\r\\n012
-        V> APPEND INBOX {10}
-        V< + go on
-        V- 012
-        V< TAG NO [OVERQUOTA] full
-        1> 34567\\r\\nc IDLE";
+                 V= APPEND INBOX {10} | + go on
+                 V- 012 | TAG NO [OVERQUOTA] full
+                 1> 34567\\r\\nc IDLE";
     let late = "1> b APPEND INBOX {10+}\\r\\n0123456789\\r\\nc IDLE
-        V> APPEND INBOX {10}
-        V< + go on
-        V- 0123456789
-        V< TAG NO [OVERQUOTA] full";
+                V= APPEND INBOX {10} | + go on
+                V- 0123456789 | TAG NO [OVERQUOTA] full";
     for refused in [early, begun, late] {
-        let mut stage = Stage::set(2, "LITERAL+").await;
-        stage
-            .play(&format!(
+        play(
+            2,
+            "LITERAL+",
+            &format!(
                 "ONE
                  {refused}
-                 1< b NO [OVERQUOTA] full
-                 1< + idling
-                 U> UID SEARCH 1:3
-                 U< * SEARCH 11 12 13
-                 U< TAG OK searched
-                 U> IDLE
-                 U< + idling
+                 1< b NO [OVERQUOTA] full | + idling
+                 U= UID SEARCH 1:3 | * SEARCH 11 12 13
+                 U= IDLE | + idling
                  U< * 4 EXISTS
                  1< * 4 EXISTS
-                 1> DONE
-                 1< c OK…
-                 U- DONE
-                 U< TAG OK idled"
-            ))
-            .await;
-        stage.end().await;
+                 1= DONE | c OK…
+                 U- DONE | TAG OK idled"
+            ),
+        )
+        .await;
     }
 }

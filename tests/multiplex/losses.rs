@@ -1,13 +1,9 @@
 //! What becomes of commands whose connection is lost, and of what happens in the mailbox meanwhile.
 
-use crate::stage::{two, two_offering};
+use crate::stage::{both_end, two};
 
 /// The mailbox is as it was.
-const SAME: &str = "V> SELECT \"INBOX\"
-    V< * 3 EXISTS
-    V< * OK [UIDVALIDITY 7] valid
-    V< * OK [UIDNEXT 14] next
-    V< TAG OK [READ-WRITE] selected";
+const SAME: &str = "V= SELECT \"INBOX\" | 3 messages, UIDVALIDITY 7, UIDNEXT 14";
 
 /// RFC 9051 section 6.4.5: what only reads can be run again, so nobody hears of the loss.
 #[tokio::test]
@@ -17,11 +13,8 @@ async fn what_only_reads_is_run_again() {
          U> FETCH 1 (UID)
          U!
          {SAME}
-         V> FETCH 1 (UID)
-         V< * 1 FETCH (UID 11)
-         V< TAG OK fetched
-         1< * 1 FETCH (UID 11)
-         1< b OK fetched"
+         V= FETCH 1 (UID) | * 1 FETCH (UID 11)
+         1< * 1 FETCH (UID 11) | b OK FETCH done"
     ))
     .await;
 }
@@ -35,24 +28,13 @@ async fn what_changes_something_is_not_run_again() {
          U!
          1< b NO [UNAVAILABLE]…
          1> c NOOP
-         V> SELECT \"INBOX\"
-         V< * 2 EXISTS
-         V< * OK [UIDVALIDITY 7] valid
-         V< * OK [UIDNEXT 14] next
-         V< TAG OK [READ-WRITE] selected
-         V> UID SEARCH 1:2
-         V< * SEARCH 11 13
-         V< TAG OK searched
-         V> NOOP
-         V< TAG OK noop
-         1< * 2 EXPUNGE
-         1< c OK noop
+         V= SELECT \"INBOX\" | 2 messages, UIDVALIDITY 7, UIDNEXT 14
+         V= UID SEARCH 1:2 | * SEARCH 11 13
+         V= NOOP
+         1< * 2 EXPUNGE | c OK NOOP done
          2> b FETCH 3 (UID)
-         V> FETCH 2 (UID)
-         V< * 2 FETCH (UID 13)
-         V< TAG OK fetched
-         2< * 3 FETCH (UID 13)
-         2< b OK fetched")
+         V= FETCH 2 (UID) | * 2 FETCH (UID 13)
+         2< * 3 FETCH (UID 13) | b OK FETCH done")
     .await;
 }
 
@@ -67,11 +49,8 @@ async fn a_close_that_is_lost_leaves_the_mailbox_selected() {
              1< b NO [UNAVAILABLE]…
              1> c FETCH 1 (UID)
              {SAME}
-             V> FETCH 1 (UID)
-             V< * 1 FETCH (UID 11)
-             V< TAG OK fetched
-             1< * 1 FETCH (UID 11)
-             1< c OK fetched"
+             V= FETCH 1 (UID) | * 1 FETCH (UID 11)
+             1< * 1 FETCH (UID 11) | c OK FETCH done"
         ))
         .await;
     }
@@ -90,9 +69,8 @@ async fn a_reply_that_has_begun_is_not_begun_anew() {
          1< b NO [UNAVAILABLE]…
          1> c NOOP
          {SAME}
-         V> NOOP
-         V< TAG OK noop
-         1< c OK noop"
+         V= NOOP
+         1< c OK NOOP done"
     ))
     .await;
 }
@@ -101,33 +79,18 @@ async fn a_reply_that_has_begun_is_not_begun_anew() {
 /// otherwise.
 #[tokio::test]
 async fn flags_that_were_missed_are_told() {
-    two_offering(
-        "",
-        &format!(
-            "1> b FETCH 1:2 (FLAGS)
-             U> FETCH 1:2 (FLAGS)
-             U< * 1 FETCH (FLAGS ())
-             U< * 2 FETCH (FLAGS (\\Seen))
-             U< TAG OK fetched
-             1~ b OK fetched
-             U!
-             2> b NOOP
-             {SAME}
-             V> FETCH 1:2 (FLAGS)
-             V< * 1 FETCH (FLAGS (\\Flagged))
-             V< * 2 FETCH (FLAGS (\\Seen))
-             V< TAG OK fetched
-             V> NOOP
-             V< TAG OK noop
-             2< * 1 FETCH (FLAGS (\\Flagged))
-             2< b OK noop
-             1> c NOOP
-             V> NOOP
-             V< TAG OK noop
-             1< * 1 FETCH (FLAGS (\\Flagged))
-             1< c OK noop"
-        ),
-    )
+    two(&format!(
+        "1> b FETCH 1:2 (FLAGS)
+         U= FETCH 1:2 (FLAGS) | * 1 FETCH (FLAGS ()) | * 2 FETCH (FLAGS (\\Seen))
+         1~ b OK FETCH done
+         U!
+         2> b NOOP
+         {SAME}
+         V= FETCH 1:2 (FLAGS) | * 1 FETCH (FLAGS (\\Flagged)) | * 2 FETCH (FLAGS (\\Seen))
+         V= NOOP
+         2< * 1 FETCH (FLAGS (\\Flagged)) | b OK NOOP done
+         1V c NOOP | * 1 FETCH (FLAGS (\\Flagged))"
+    ))
     .await;
 }
 
@@ -138,18 +101,13 @@ async fn a_mailbox_that_cannot_be_selected_just_now_is_not_left() {
     two(&format!(
         "U!
          2> b NOOP
-         V> SELECT \"INBOX\"
-         V< TAG NO [SERVERBUG] internal error
+         V= SELECT \"INBOX\" | TAG NO [SERVERBUG] internal error
          2< b NO [SERVERBUG] internal error
          2> c NOOP
          {SAME}
-         V> NOOP
-         V< TAG OK noop
-         2< c OK noop
-         1> b NOOP
-         V> NOOP
-         V< TAG OK noop
-         1< b OK noop"
+         V= NOOP
+         2< c OK NOOP done
+         1V b NOOP"
     ))
     .await;
 }
@@ -157,34 +115,16 @@ async fn a_mailbox_that_cannot_be_selected_just_now_is_not_left() {
 /// RFC 9051 section 7.1.5: a mailbox that is not there any more cannot be told of but by BYE.
 #[tokio::test]
 async fn a_mailbox_that_cannot_be_selected_any_more_ends_the_session() {
-    two("U!
-         2> b NOOP
-         V> SELECT \"INBOX\"
-         V< TAG NO [NONEXISTENT] no such mailbox
-         1< * BYE…
-         2< b NO [UNAVAILABLE]…
-         2< * BYE…
-         1. \n2. ")
-    .await;
+    both_end("V= SELECT \"INBOX\" | TAG NO [NONEXISTENT] no such mailbox").await;
 }
 
 /// RFC 9051 section 2.3.1.1: UIDs only ever grow. Where one comes before those that are known, the mailbox is another
 /// one.
 #[tokio::test]
 async fn a_message_before_those_that_are_known_ends_the_session() {
-    two("U!
-         2> b NOOP
-         V> SELECT \"INBOX\"
-         V< * 3 EXISTS
-         V< * OK [UIDVALIDITY 7] valid
-         V< * OK [UIDNEXT 15] next
-         V< TAG OK [READ-WRITE] selected
-         V> UID SEARCH 1:3
-         V< * SEARCH 5 12 13
-         V< TAG OK searched
-         1< * BYE…
-         2< b NO [UNAVAILABLE]…
-         2< * BYE…
-         1. \n2. ")
+    both_end(
+        "V= SELECT \"INBOX\" | 3 messages, UIDVALIDITY 7, UIDNEXT 15
+         V= UID SEARCH 1:3 | * SEARCH 5 12 13",
+    )
     .await;
 }

@@ -1,14 +1,11 @@
 //! Numbers of messages, both ways: what a session may not hear of yet does not change its numbers.
 
-use crate::stage::{Stage, play, two};
+use crate::stage::{play, two, two_on};
 
 /// Message 1 is expunged by session 1; session 2 does not know it yet, and goes on counting as before.
 const GONE: &str = "1> x EXPUNGE
-    U> EXPUNGE
-    U< * 1 EXPUNGE
-    U< TAG OK expunged
-    1< * 1 EXPUNGE
-    1< x OK expunged";
+    U= EXPUNGE | * 1 EXPUNGE
+    1< * 1 EXPUNGE | x OK EXPUNGE done";
 
 async fn after_expunge(script: &str) {
     two(&format!("{GONE}\n{script}")).await;
@@ -19,16 +16,9 @@ async fn after_expunge(script: &str) {
 async fn fetch_keeps_its_numbers() {
     after_expunge(
         "2> b FETCH 3 (UID)
-         U> FETCH 2 (UID)
-         U< * 2 FETCH (UID 13)
-         U< TAG OK fetched
-         2< * 3 FETCH (UID 13)
-         2< b OK fetched
-         2> c NOOP
-         U> NOOP
-         U< TAG OK noop
-         2< * 1 EXPUNGE
-         2< c OK noop",
+         U= FETCH 2 (UID) | * 2 FETCH (UID 13)
+         2< * 3 FETCH (UID 13) | b OK FETCH done
+         2U c NOOP | * 1 EXPUNGE",
     )
     .await;
 }
@@ -39,19 +29,9 @@ async fn fetch_keeps_its_numbers() {
 async fn store_keeps_its_numbers() {
     after_expunge(
         "2> b STORE 2:3 +FLAGS (\\Seen)
-         U> STORE 1:2 +FLAGS (\\Seen)
-         U< * 1 FETCH (FLAGS (\\Seen))
-         U< * 2 FETCH (FLAGS (\\Seen))
-         U< TAG OK stored
-         2< * 2 FETCH (FLAGS (\\Seen))
-         2< * 3 FETCH (FLAGS (\\Seen))
-         2< b OK stored
-         1> b NOOP
-         U> NOOP
-         U< TAG OK noop
-         1< * 1 FETCH (FLAGS (\\Seen))
-         1< * 2 FETCH (FLAGS (\\Seen))
-         1< b OK noop",
+         U= STORE 1:2 +FLAGS (\\Seen) | * 1 FETCH (FLAGS (\\Seen)) | * 2 FETCH (FLAGS (\\Seen))
+         2< * 2 FETCH (FLAGS (\\Seen)) | * 3 FETCH (FLAGS (\\Seen)) | b OK STORE done
+         1U b NOOP | * 1 FETCH (FLAGS (\\Seen)) | * 2 FETCH (FLAGS (\\Seen))",
     )
     .await;
 }
@@ -61,10 +41,8 @@ async fn store_keeps_its_numbers() {
 async fn copy_is_a_safe_point() {
     after_expunge(
         "2> b COPY 3 Trash
-         U> COPY 2 Trash
-         U< TAG OK [COPYUID 9 13 1] copied
-         2< * 1 EXPUNGE
-         2< b OK [COPYUID 9 13 1] copied",
+         U= COPY 2 Trash | TAG OK [COPYUID 9 13 1] copied
+         2< * 1 EXPUNGE | b OK [COPYUID 9 13 1] copied",
     )
     .await;
 }
@@ -74,13 +52,8 @@ async fn copy_is_a_safe_point() {
 #[tokio::test]
 async fn copy_of_what_is_gone_copies_nothing() {
     after_expunge(
-        "2> b COPY 1:2 Trash
-         2< * 1 EXPUNGE
-         2< b NO [EXPUNGEISSUED]…
-         2> c UID COPY 11:12 Trash
-         U> UID COPY 11:12 Trash
-         U< TAG OK copied
-         2< c OK copied",
+        "2= b COPY 1:2 Trash | * 1 EXPUNGE | b NO [EXPUNGEISSUED]…
+         2U c UID COPY 11:12 Trash",
     )
     .await;
 }
@@ -90,19 +63,9 @@ async fn copy_of_what_is_gone_copies_nothing() {
 async fn move_expunges() {
     after_expunge(
         "2> b MOVE 3 Trash
-         U> MOVE 2 Trash
-         U< * OK [COPYUID 9 13 1] moved
-         U< * 2 EXPUNGE
-         U< TAG OK done
-         2< * 1 EXPUNGE
-         2< * OK [COPYUID 9 13 1] moved
-         2< * 2 EXPUNGE
-         2< b OK done
-         1> b NOOP
-         U> NOOP
-         U< TAG OK noop
-         1< * 2 EXPUNGE
-         1< b OK noop",
+         U= MOVE 2 Trash | * OK [COPYUID 9 13 1] moved | * 2 EXPUNGE
+         2< * 1 EXPUNGE | * OK [COPYUID 9 13 1] moved | * 2 EXPUNGE | b OK MOVE done
+         1U b NOOP | * 2 EXPUNGE",
     )
     .await;
 }
@@ -114,11 +77,8 @@ async fn move_expunges() {
 async fn search_keys_are_numbers() {
     after_expunge(
         "2> b SEARCH OR (2:3 NOT 3) (NOT (UID 12 2:*))
-         U> SEARCH OR (1:2 NOT 2) (NOT (UID 12 1:2))
-         U< * SEARCH 1 2
-         U< TAG OK searched
-         2< * SEARCH 1 2 3
-         2< b OK searched",
+         U= SEARCH OR (1:2 NOT 2) (NOT (UID 12 1:2)) | * SEARCH 1 2
+         2< * SEARCH 1 2 3 | b OK SEARCH done",
     )
     .await;
 }
@@ -129,37 +89,19 @@ async fn search_keys_are_numbers() {
 async fn search_counts_what_the_session_counts() {
     after_expunge(
         "2> b SEARCH ALL
-         U> SEARCH ALL
-         U< * SEARCH 1 2
-         U< * 3 EXISTS
-         U< TAG OK searched
-         2< * SEARCH 1 2 3
-         2< * 4 EXISTS
-         2< b OK searched
+         U= SEARCH ALL | * SEARCH 1 2 | * 3 EXISTS
+         2< * SEARCH 1 2 3 | * 4 EXISTS | b OK SEARCH done
          2> c SEARCH 1:2
-         U> FETCH 3:* (UID)
-         U< * 3 FETCH (UID 14)
-         U< TAG OK fetched
-         U> SEARCH 1
-         U< * SEARCH 1
-         U< TAG OK searched
-         2< * SEARCH 1 2
-         2< c OK searched
+         U= FETCH 3:* (UID) | * 3 FETCH (UID 14)
+         U= SEARCH 1 | * SEARCH 1
+         2< * SEARCH 1 2 | c OK SEARCH done
          2> d SEARCH RETURN (COUNT ALL) UID 11:12 NOT 2
-         U> SEARCH RETURN (COUNT ALL) UID 11:12 NOT 1
-         U< * ESEARCH (TAG \"TAG\") COUNT 0
-         U< TAG OK searched
-         2< * ESEARCH (TAG \"d\") COUNT 1 ALL 1
-         2< d OK searched
+         U= SEARCH RETURN (COUNT ALL) UID 11:12 NOT 1 | * ESEARCH (TAG \"TAG\") COUNT 0
+         2< * ESEARCH (TAG \"d\") COUNT 1 ALL 1 | d OK SEARCH done
          2> e SEARCH ALL
-         U> SEARCH ALL
-         U< TAG NO [SERVERBUG] not now
+         U= SEARCH ALL | TAG NO [SERVERBUG] not now
          2< e NO [SERVERBUG] not now
-         2> f NOOP
-         U> NOOP
-         U< TAG OK noop
-         2< * 1 EXPUNGE
-         2< f OK noop",
+         2U f NOOP | * 1 EXPUNGE",
     )
     .await;
 }
@@ -170,60 +112,31 @@ async fn search_counts_what_the_session_counts() {
 #[tokio::test]
 async fn what_is_known_of_what_is_gone_is_searched() {
     let marked = "1> w STORE 1 +FLAGS (\\Deleted)
-        U> STORE 1 +FLAGS (\\Deleted)
-        U< * 1 FETCH (FLAGS (\\Deleted))
-        U< TAG OK stored
-        1< * 1 FETCH (FLAGS (\\Deleted))
-        1< w OK stored
-        2> w NOOP
-        U> NOOP
-        U< TAG OK noop
-        2< * 1 FETCH (FLAGS (\\Deleted))
-        2< w OK noop";
+                  U= STORE 1 +FLAGS (\\Deleted) | * 1 FETCH (FLAGS (\\Deleted))
+                  1< * 1 FETCH (FLAGS (\\Deleted)) | w OK STORE done
+                  2U w NOOP | * 1 FETCH (FLAGS (\\Deleted))";
     two(&format!(
         "{marked}
          {GONE}
          2> b SEARCH CHARSET UTF-8 DELETED UNSEEN
-         U> SEARCH CHARSET UTF-8 DELETED UNSEEN
-         U< * SEARCH 2
-         U< TAG OK searched
-         2< * SEARCH 1 3
-         2< b OK searched
+         U= SEARCH CHARSET UTF-8 DELETED UNSEEN | * SEARCH 2
+         2< * SEARCH 1 3 | b OK SEARCH done
          2> c SEARCH OR (SUBJECT \"1 (\" ANSWERED) (DELETED 1)
-         U> SEARCH OR (SUBJECT \"1 (\" ANSWERED) (DELETED NOT ALL)
-         U< * SEARCH
-         U< TAG OK searched
-         2< * SEARCH 1
-         2< c OK searched
+         U= SEARCH OR (SUBJECT \"1 (\" ANSWERED) (DELETED NOT ALL) | * SEARCH
+         2< * SEARCH 1 | c OK SEARCH done
          2> d SEARCH RETURN (MIN COUNT PARTIAL 1:1) NOT SEEN
-         U> SEARCH RETURN (ALL) NOT SEEN
-         U< * ESEARCH (TAG \"TAG\") ALL 1:2
-         U< TAG OK searched
-         2< * ESEARCH (TAG \"d\") MIN 1 COUNT 3 PARTIAL (1:1 1)
-         2< d OK searched
+         U= SEARCH RETURN (ALL) NOT SEEN | * ESEARCH (TAG \"TAG\") ALL 1:2
+         2< * ESEARCH (TAG \"d\") MIN 1 COUNT 3 PARTIAL (1:1 1) | d OK SEARCH done
          2> e SEARCH SUBJECT hello
-         U> SEARCH SUBJECT hello
-         U< * SEARCH 2
-         U< TAG OK searched
-         2< * SEARCH 3
-         2< e OK searched
+         U= SEARCH SUBJECT hello | * SEARCH 2
+         2< * SEARCH 3 | e OK SEARCH done
          2> f UID SEARCH 1:2
-         U> UID SEARCH 1
-         U< * SEARCH 12
-         U< TAG OK searched
-         2< * SEARCH 11 12
-         2< f OK searched
+         U= UID SEARCH 1 | * SEARCH 12
+         2< * SEARCH 11 12 | f OK UID SEARCH done
          2> g UID SEARCH RETURN (MAX COUNT) 1 DELETED
-         U> UID SEARCH RETURN (ALL) NOT ALL DELETED
-         U< * ESEARCH (TAG \"TAG\") UID
-         U< TAG OK searched
-         2< * ESEARCH (TAG \"g\") UID MAX 11 COUNT 1
-         2< g OK searched
-         2> h NOOP
-         U> NOOP
-         U< TAG OK noop
-         2< * 1 EXPUNGE
-         2< h OK noop"
+         U= UID SEARCH RETURN (ALL) NOT ALL DELETED | * ESEARCH (TAG \"TAG\") UID
+         2< * ESEARCH (TAG \"g\") UID MAX 11 COUNT 1 | g OK UID SEARCH done
+         2U h NOOP | * 1 EXPUNGE"
     ))
     .await;
 }
@@ -233,18 +146,11 @@ async fn what_is_known_of_what_is_gone_is_searched() {
 async fn esearch_items_are_numbers() {
     after_expunge(
         "2> b SEARCH RETURN (MIN MAX COUNT ALL) NOT 1
-         U> SEARCH RETURN (MIN MAX COUNT ALL) NOT NOT ALL
-         U< * ESEARCH (tag \"TAG\") MIN 1 MAX 2 COUNT 2 ALL 1:2
-         U< TAG OK searched
-         2< * ESEARCH (TAG \"b\") MIN 2 MAX 3 COUNT 2 ALL 2:3
-         2< b OK searched
+         U= SEARCH RETURN (MIN MAX COUNT ALL) NOT NOT ALL | * ESEARCH (tag \"TAG\") MIN 1 MAX 2 COUNT 2 ALL 1:2
+         2< * ESEARCH (TAG \"b\") MIN 2 MAX 3 COUNT 2 ALL 2:3 | b OK SEARCH done
          2> c UID SEARCH RETURN (ALL) ALL
-         U> UID SEARCH RETURN (ALL) ALL
-         U< * ESEARCH (tag \"TAG\") UID ALL 12:13
-         U< TAG OK searched
-         2< * 1 EXPUNGE
-         2< * ESEARCH (tag \"c\") UID ALL 12:13
-         2< c OK searched",
+         U= UID SEARCH RETURN (ALL) ALL | * ESEARCH (tag \"TAG\") UID ALL 12:13
+         2< * 1 EXPUNGE | * ESEARCH (tag \"c\") UID ALL 12:13 | c OK UID SEARCH done",
     )
     .await;
 }
@@ -255,24 +161,14 @@ async fn esearch_items_are_numbers() {
 async fn sort_and_thread_are_numbers() {
     after_expunge(
         "2> b SORT (REVERSE DATE) UTF-8 2:3
-         U> SORT (REVERSE DATE) UTF-8 1:2
-         U< * SORT 2 1
-         U< TAG OK sorted
-         2< * SORT 3 2
-         2< b OK sorted
+         U= SORT (REVERSE DATE) UTF-8 1:2 | * SORT 2 1
+         2< * SORT 3 2 | b OK SORT done
          2> c THREAD REFERENCES UTF-8 ALL
-         U> THREAD REFERENCES UTF-8 ALL
-         U< * THREAD (1 (2))
-         U< TAG OK threaded
-         2< * THREAD (2 (3))
-         2< c OK threaded
+         U= THREAD REFERENCES UTF-8 ALL | * THREAD (1 (2))
+         2< * THREAD (2 (3)) | c OK THREAD done
          2> d UID SORT (DATE) UTF-8 ALL
-         U> UID SORT (DATE) UTF-8 ALL
-         U< * SORT 13 12
-         U< TAG OK sorted
-         2< * 1 EXPUNGE
-         2< * SORT 13 12
-         2< d OK sorted",
+         U= UID SORT (DATE) UTF-8 ALL | * SORT 13 12
+         2< * 1 EXPUNGE | * SORT 13 12 | d OK UID SORT done",
     )
     .await;
 }
@@ -283,23 +179,12 @@ async fn sort_and_thread_are_numbers() {
 async fn the_star_is_the_last_message_the_client_knows() {
     after_expunge(
         "1> b NOOP
-         U> NOOP
-         U< * 3 EXISTS
-         U< TAG OK noop
-         1< * 3 EXISTS
-         1< b OK noop
-         U> UID SEARCH 3:3
-         U< * SEARCH 14
-         U< TAG OK searched
+         U= NOOP | * 3 EXISTS
+         1< * 3 EXISTS | b OK NOOP done
+         U= UID SEARCH 3:3 | * SEARCH 14
          2> b FETCH *:3 (UID)
-         U> FETCH 2:3 (UID)
-         U< * 2 FETCH (UID 13)
-         U< * 3 FETCH (UID 14)
-         U< TAG OK fetched
-         2< * 4 EXISTS
-         2< * 3 FETCH (UID 13)
-         2< * 4 FETCH (UID 14)
-         2< b OK fetched",
+         U= FETCH 2:3 (UID) | * 2 FETCH (UID 13) | * 3 FETCH (UID 14)
+         2< * 4 EXISTS | * 3 FETCH (UID 13) | * 4 FETCH (UID 14) | b OK FETCH done",
     )
     .await;
 }
@@ -311,49 +196,23 @@ async fn the_star_is_the_last_message_the_client_knows() {
 async fn what_is_gone_is_answered_as_far_as_it_is_known() {
     two(&format!(
         "1> w STORE 1 +FLAGS (\\Deleted)
-         U> STORE 1 +FLAGS (\\Deleted)
-         U< * 1 FETCH (FLAGS (\\Deleted))
-         U< TAG OK stored
-         1< * 1 FETCH (FLAGS (\\Deleted))
-         1< w OK stored
-         2> w NOOP
-         U> NOOP
-         U< TAG OK noop
-         2< * 1 FETCH (FLAGS (\\Deleted))
-         2< w OK noop
+         U= STORE 1 +FLAGS (\\Deleted) | * 1 FETCH (FLAGS (\\Deleted))
+         1< * 1 FETCH (FLAGS (\\Deleted)) | w OK STORE done
+         2U w NOOP | * 1 FETCH (FLAGS (\\Deleted))
          {GONE}
          2> b FETCH 1:2 (UID)
-         U> FETCH 1 (UID)
-         U< * 1 FETCH (UID 12)
-         U< TAG OK fetched
-         2< * 2 FETCH (UID 12)
-         2< * 1 FETCH (UID 11)
-         2< b OK fetched
+         U= FETCH 1 (UID) | * 1 FETCH (UID 12)
+         2< * 2 FETCH (UID 12) | * 1 FETCH (UID 11) | b OK FETCH done
          2> c FETCH 1:* (FLAGS UID)
-         U> FETCH 1:2 (FLAGS UID)
-         U< * 1 FETCH (FLAGS () UID 12)
-         U< * 2 FETCH (FLAGS () UID 13)
-         U< TAG OK fetched
-         2< * 2 FETCH (FLAGS () UID 12)
-         2< * 3 FETCH (FLAGS () UID 13)
-         2< * 1 FETCH (FLAGS (\\Deleted) UID 11)
-         2< c OK fetched
-         2> d FETCH 1 FLAGS
-         2< * 1 FETCH (FLAGS (\\Deleted))
-         2< d OK…
-         2> e FETCH 1 (UID BODY.PEEK[])
-         2< e OK…
+         U= FETCH 1:2 (FLAGS UID) | * 1 FETCH (FLAGS () UID 12) | * 2 FETCH (FLAGS () UID 13)
+         2< * 2 FETCH (FLAGS () UID 12) | * 3 FETCH (FLAGS () UID 13) | * 1 FETCH (FLAGS (\\Deleted) UID 11)
+         2< c OK FETCH done
+         2= d FETCH 1 FLAGS | * 1 FETCH (FLAGS (\\Deleted)) | d OK…
+         2= e FETCH 1 (UID BODY.PEEK[]) | e OK…
          2> f FETCH 1:2 (RFC822.SIZE)
-         U> FETCH 1 (RFC822.SIZE)
-         U< * 1 FETCH (RFC822.SIZE 7)
-         U< TAG OK fetched
-         2< * 2 FETCH (RFC822.SIZE 7)
-         2< f OK fetched
-         2> g NOOP
-         U> NOOP
-         U< TAG OK noop
-         2< * 1 EXPUNGE
-         2< g OK noop"
+         U= FETCH 1 (RFC822.SIZE) | * 1 FETCH (RFC822.SIZE 7)
+         2< * 2 FETCH (RFC822.SIZE 7) | f OK FETCH done
+         2U g NOOP | * 1 EXPUNGE"
     ))
     .await;
 }
@@ -363,11 +222,9 @@ async fn what_is_gone_is_answered_as_far_as_it_is_known() {
 #[tokio::test]
 async fn what_is_gone_is_left_out_where_it_is_not_known() {
     after_expunge(
-        "2> b FETCH 1 (UID FLAGS)
-         2< b OK…
+        "2= b FETCH 1 (UID FLAGS) | b OK…
          2> c FETCH 1:2 (UID)
-         U> FETCH 1 (UID)
-         U< TAG NO [SERVERBUG] not now
+         U= FETCH 1 (UID) | TAG NO [SERVERBUG] not now
          2< c NO [SERVERBUG] not now",
     )
     .await;
@@ -378,12 +235,8 @@ async fn what_is_gone_is_left_out_where_it_is_not_known() {
 async fn commands_by_uid_are_safe_points() {
     after_expunge(
         "2> b UID FETCH 13 (FLAGS)
-         U> UID FETCH 13 (FLAGS)
-         U< * 2 FETCH (UID 13 FLAGS ())
-         U< TAG OK fetched
-         2< * 1 EXPUNGE
-         2< * 2 FETCH (UID 13 FLAGS ())
-         2< b OK fetched",
+         U= UID FETCH 13 (FLAGS) | * 2 FETCH (UID 13 FLAGS ())
+         2< * 1 EXPUNGE | * 2 FETCH (UID 13 FLAGS ()) | b OK UID FETCH done",
     )
     .await;
 }
@@ -393,24 +246,12 @@ async fn commands_by_uid_are_safe_points() {
 #[tokio::test]
 async fn expunge_by_another_program_waits_as_well() {
     two("1> b UID FETCH 12 (UID)
-         U> UID FETCH 12 (UID)
-         U< * 1 EXPUNGE
-         U< * 1 FETCH (UID 12)
-         U< TAG OK fetched
-         1< * 1 EXPUNGE
-         1< * 1 FETCH (UID 12)
-         1< b OK fetched
+         U= UID FETCH 12 (UID) | * 1 EXPUNGE | * 1 FETCH (UID 12)
+         1< * 1 EXPUNGE | * 1 FETCH (UID 12) | b OK UID FETCH done
          2> b FETCH 2 (UID)
-         U> FETCH 1 (UID)
-         U< * 1 FETCH (UID 12)
-         U< TAG OK fetched
-         2< * 2 FETCH (UID 12)
-         2< b OK fetched
-         2> c CHECK
-         U> CHECK
-         U< TAG OK checked
-         2< * 1 EXPUNGE
-         2< c OK checked")
+         U= FETCH 1 (UID) | * 1 FETCH (UID 12)
+         2< * 2 FETCH (UID 12) | b OK FETCH done
+         2U c CHECK | * 1 EXPUNGE")
     .await;
 }
 
@@ -419,30 +260,12 @@ async fn expunge_by_another_program_waits_as_well() {
 #[tokio::test]
 async fn a_message_is_announced_before_anything_is_said_of_it() {
     two("1> b MOVE 3 INBOX
-         U> MOVE 3 INBOX
-         U< * OK [COPYUID 7 13 14] moved
-         U< * 3 EXPUNGE
-         U< TAG OK done
-         1< * OK [COPYUID 7 13 14] moved
-         1< * 3 EXPUNGE
-         1< b OK done
+         U= MOVE 3 INBOX | * OK [COPYUID 7 13 14] moved | * 3 EXPUNGE
+         1< * OK [COPYUID 7 13 14] moved | * 3 EXPUNGE | b OK MOVE done
          1> c FETCH 1:* (UID)
-         U> FETCH 1:* (UID)
-         U< * 1 FETCH (UID 11)
-         U< * 2 FETCH (UID 12)
-         U< * 3 FETCH (UID 14)
-         U< TAG OK fetched
-         1< * 1 FETCH (UID 11)
-         1< * 2 FETCH (UID 12)
-         1< * 3 EXISTS
-         1< * 3 FETCH (UID 14)
-         1< c OK fetched
-         2> b NOOP
-         U> NOOP
-         U< TAG OK noop
-         2< * 3 EXPUNGE
-         2< * 3 EXISTS
-         2< b OK noop")
+         U= FETCH 1:* (UID) | * 1 FETCH (UID 11) | * 2 FETCH (UID 12) | * 3 FETCH (UID 14)
+         1< * 1 FETCH (UID 11) | * 2 FETCH (UID 12) | * 3 EXISTS | * 3 FETCH (UID 14) | c OK FETCH done
+         2U b NOOP | * 3 EXPUNGE | * 3 EXISTS")
     .await;
 }
 
@@ -450,23 +273,9 @@ async fn a_message_is_announced_before_anything_is_said_of_it() {
 #[tokio::test]
 async fn a_message_is_announced_before_it_is_expunged() {
     two("1> b NOOP
-         U> NOOP
-         U< * 1 EXPUNGE
-         U< * 4 EXPUNGE
-         U< * 1 FETCH (FLAGS (\\Seen))
-         U< TAG OK noop
-         1< * 1 EXPUNGE
-         1< * 4 EXISTS
-         1< * 4 EXPUNGE
-         1< * 1 FETCH (FLAGS (\\Seen))
-         1< b OK noop
-         2> b NOOP
-         U> NOOP
-         U< TAG OK noop
-         2< * 1 EXPUNGE
-         2< * 3 EXISTS
-         2< * 1 FETCH (FLAGS (\\Seen))
-         2< b OK noop")
+         U= NOOP | * 1 EXPUNGE | * 4 EXPUNGE | * 1 FETCH (FLAGS (\\Seen))
+         1< * 1 EXPUNGE | * 4 EXISTS | * 4 EXPUNGE | * 1 FETCH (FLAGS (\\Seen)) | b OK NOOP done
+         2U b NOOP | * 1 EXPUNGE | * 3 EXISTS | * 1 FETCH (FLAGS (\\Seen))")
     .await;
 }
 
@@ -477,23 +286,13 @@ async fn a_message_is_announced_before_it_is_expunged() {
 async fn store_changes_what_is_there() {
     after_expunge(
         "2> b STORE 1:2 +FLAGS.SILENT (\\Seen)
-         U> STORE 1 +FLAGS (\\Seen)
-         U< * 1 FETCH (FLAGS (\\Seen))
-         U< TAG OK stored
-         2< b OK stored
-         2> c STORE 1 +FLAGS.SILENT (\\Seen)
-         2< c OK…
+         U= STORE 1 +FLAGS (\\Seen) | * 1 FETCH (FLAGS (\\Seen))
+         2< b OK STORE done
+         2= c STORE 1 +FLAGS.SILENT (\\Seen) | c OK…
          2> d STORE 1:2 -FLAGS (\\Deleted)
-         U> STORE 1 -FLAGS (\\Deleted)
-         U< * 1 FETCH (FLAGS (\\Seen))
-         U< TAG OK stored
-         2< * 2 FETCH (FLAGS (\\Seen))
-         2< d OK stored
-         1> b NOOP
-         U> NOOP
-         U< TAG OK noop
-         1< * 1 FETCH (FLAGS (\\Seen))
-         1< b OK noop",
+         U= STORE 1 -FLAGS (\\Deleted) | * 1 FETCH (FLAGS (\\Seen))
+         2< * 2 FETCH (FLAGS (\\Seen)) | d OK STORE done
+         1U b NOOP | * 1 FETCH (FLAGS (\\Seen))",
     )
     .await;
 }
@@ -504,24 +303,14 @@ async fn store_changes_what_is_there() {
 async fn ranges_mean_the_same_either_way_round() {
     after_expunge(
         "2> b STORE *:2 +FLAGS (\\Flagged)
-         U> STORE 1:2 +FLAGS (\\Flagged)
-         U< * 1 FETCH (FLAGS (\\Flagged))
-         U< * 2 FETCH (FLAGS (\\Flagged))
-         U< TAG OK stored
-         2< * 2 FETCH (FLAGS (\\Flagged))
-         2< * 3 FETCH (FLAGS (\\Flagged))
-         2< b OK stored
+         U= STORE 1:2 +FLAGS (\\Flagged) | * 1 FETCH (FLAGS (\\Flagged)) | * 2 FETCH (FLAGS (\\Flagged))
+         2< * 2 FETCH (FLAGS (\\Flagged)) | * 3 FETCH (FLAGS (\\Flagged)) | b OK STORE done
          2> c SEARCH NOT (1 SEEN) OR 3:2 UID 13:11
-         U> SEARCH NOT (NOT ALL SEEN) OR 1:2 UID 13:11
-         U< * SEARCH 1 2
-         U< TAG OK searched
-         2< * SEARCH 2 3
-         2< c OK searched
+         U= SEARCH NOT (NOT ALL SEEN) OR 1:2 UID 13:11 | * SEARCH 1 2
+         2< * SEARCH 2 3 | c OK SEARCH done
          2> d COPY 3:2 Trash
-         U> COPY 1:2 Trash
-         U< TAG OK copied
-         2< * 1 EXPUNGE
-         2< d OK copied",
+         U= COPY 1:2 Trash
+         2< * 1 EXPUNGE | d OK COPY done",
     )
     .await;
 }
@@ -531,11 +320,8 @@ async fn ranges_mean_the_same_either_way_round() {
 async fn partial_results_are_numbers() {
     after_expunge(
         "2> b SEARCH RETURN (PARTIAL 1:2 COUNT) 2:3
-         U> SEARCH RETURN (PARTIAL 1:2 COUNT) 1:2
-         U< * ESEARCH (tag \"TAG\") PARTIAL (1:2 1:2) COUNT 2
-         U< TAG OK searched
-         2< * ESEARCH (TAG \"b\") PARTIAL (1:2 2:3) COUNT 2
-         2< b OK searched",
+         U= SEARCH RETURN (PARTIAL 1:2 COUNT) 1:2 | * ESEARCH (tag \"TAG\") PARTIAL (1:2 1:2) COUNT 2
+         2< * ESEARCH (TAG \"b\") PARTIAL (1:2 2:3) COUNT 2 | b OK SEARCH done",
     )
     .await;
 }
@@ -543,30 +329,16 @@ async fn partial_results_are_numbers() {
 /// RFC 5182 section 2.1: a saved result is the connection's, so its owner gets one of its own.
 #[tokio::test]
 async fn saved_results_are_not_shared() {
-    play(
+    two_on(
         2,
-        "",
-        "ONE
-         TWO
-         2> b SEARCH RETURN (SAVE) ALL
-         V> SELECT \"INBOX\"
-         V< * 3 EXISTS
-         V< * OK [UIDVALIDITY 7] valid
-         V< * OK [UIDNEXT 14] next
-         V< TAG OK [READ-WRITE] selected
-         V> SEARCH RETURN (SAVE) ALL
-         V< TAG OK searched
-         2< b OK searched
+        "2> b SEARCH RETURN (SAVE) ALL
+         V= SELECT \"INBOX\" | 3 messages, UIDVALIDITY 7, UIDNEXT 14
+         V= SEARCH RETURN (SAVE) ALL
+         2< b OK SEARCH done
          2> c FETCH $ (UID)
-         V> FETCH $ (UID)
-         V< * 1 FETCH (UID 11)
-         V< TAG OK fetched
-         2< * 1 FETCH (UID 11)
-         2< c OK fetched
-         1> b NOOP
-         U> NOOP
-         U< TAG OK noop
-         1< b OK noop",
+         V= FETCH $ (UID) | * 1 FETCH (UID 11)
+         2< * 1 FETCH (UID 11) | c OK FETCH done
+         1U b NOOP",
     )
     .await;
 }
@@ -580,8 +352,7 @@ async fn literals_pass_as_they_are() {
          U< * 1 FETCH (BODY[] {35}\\r\\n* 2 EXPUNGE\\r\\n* 3 FETCH (FLAGS ())\\r\\n FLAGS ())
          U< TAG OK fetched
          2< * 2 FETCH (BODY[] {35}
-         2< * 2 EXPUNGE
-         2< * 3 FETCH (FLAGS ())
+         2< * 2 EXPUNGE | * 3 FETCH (FLAGS ())
          2<  FLAGS ())
          2< b OK fetched",
     )
@@ -594,18 +365,11 @@ async fn literals_pass_as_they_are() {
 async fn uid_search_has_numbers_as_well() {
     after_expunge(
         "2> b UID SEARCH 2:* UID 11:13
-         U> UID SEARCH 1:2 UID 11:13
-         U< * SEARCH 12 13
-         U< TAG OK searched
-         2< * SEARCH 12 13
-         2< b OK searched
+         U= UID SEARCH 1:2 UID 11:13 | * SEARCH 12 13
+         2< * SEARCH 12 13 | b OK UID SEARCH done
          2> c UID SEARCH NOT SEEN
-         U> UID SEARCH NOT SEEN
-         U< * SEARCH 12 13
-         U< TAG OK searched
-         2< * 1 EXPUNGE
-         2< * SEARCH 12 13
-         2< c OK searched",
+         U= UID SEARCH NOT SEEN | * SEARCH 12 13
+         2< * 1 EXPUNGE | * SEARCH 12 13 | c OK UID SEARCH done",
     )
     .await;
 }
@@ -616,39 +380,24 @@ async fn uid_search_has_numbers_as_well() {
 #[tokio::test]
 async fn what_is_pinned_moves_no_number_of_the_next_command() {
     for command in ["SEARCH RETURN (SAVE) 2:3"] {
-        let mut stage = Stage::set(2, "CONDSTORE").await;
-        stage
-            .play(&format!(
+        play(
+            2,
+            "CONDSTORE",
+            &format!(
                 "ONE
                  TWO
                  1> b EXPUNGE
-                 U> EXPUNGE
-                 U< * 2 EXPUNGE
-                 U< TAG OK expunged
-                 1< * 2 EXPUNGE
-                 1< b OK expunged
+                 U= EXPUNGE | * 2 EXPUNGE
+                 1< * 2 EXPUNGE | b OK EXPUNGE done
                  2> b {command}\\r\\nc FETCH 3 (FLAGS)
-                 V> SELECT \"INBOX\"
-                 V< * 2 EXISTS
-                 V< * OK [UIDVALIDITY 7] valid
-                 V< * OK [UIDNEXT 14] next
-                 V< TAG OK [READ-WRITE] selected
-                 V> UID SEARCH 1:2
-                 V< * SEARCH 11 13
-                 V< TAG OK searched
+                 V= SELECT \"INBOX\" | 2 messages, UIDVALIDITY 7, UIDNEXT 14
+                 V= UID SEARCH 1:2 | * SEARCH 11 13
                  2< b NO [EXPUNGEISSUED]…
-                 V> FETCH 2 (FLAGS)
-                 V< * 2 FETCH (FLAGS (x))
-                 V< TAG OK fetched
-                 2< * 3 FETCH (FLAGS (x))
-                 2< c OK fetched
-                 2> d NOOP
-                 V> NOOP
-                 V< TAG OK noop
-                 2< * 2 EXPUNGE
-                 2< d OK noop"
-            ))
-            .await;
-        stage.end().await;
+                 V= FETCH 2 (FLAGS) | * 2 FETCH (FLAGS (x))
+                 2< * 3 FETCH (FLAGS (x)) | c OK FETCH done
+                 2V d NOOP | * 2 EXPUNGE"
+            ),
+        )
+        .await;
     }
 }

@@ -2,56 +2,23 @@
 
 use std::time::Duration;
 
-use crate::stage::{ONE, Stage, pass};
+use crate::stage::{ONE, Stage, pass, play};
 
 /// The first session selects a mailbox of three messages (UIDs 11 to 13).
 const FIRST: &str = "1> a ENABLE QRESYNC
-    U> ENABLE QRESYNC
-    U< * ENABLED QRESYNC
-    U< TAG OK enabled
-    1< * ENABLED QRESYNC
-    1< a OK enabled
+    U= ENABLE QRESYNC | * ENABLED QRESYNC
+    1< * ENABLED QRESYNC | a OK ENABLE done
     1> b SELECT INBOX
-    U> SELECT \"INBOX\"
-    U< * 3 EXISTS
-    U< * OK [UIDVALIDITY 7] valid
-    U< * OK [UIDNEXT 14] next
-    U< * OK [HIGHESTMODSEQ 100] highest
-    U< TAG OK [READ-WRITE] selected
+    U= SELECT \"INBOX\" | 3 messages, UIDVALIDITY 7, UIDNEXT 14, HIGHESTMODSEQ 100
     1~ b OK [READ-WRITE] selected";
 
 /// A second one, which has asked for it in other words, joins it: that the backend switches it on is known.
-const SECOND: &str = "2> a ENABLE CONDSTORE
-    2< * ENABLED CONDSTORE
-    2< a OK…
-    2> b ENABLE QRESYNC
-    2< * ENABLED QRESYNC
-    2< b OK…
+const SECOND: &str = "2= a ENABLE CONDSTORE | * ENABLED CONDSTORE | a OK…
+    2= b ENABLE QRESYNC | * ENABLED QRESYNC | b OK…
     2> c SELECT INBOX
-    U> FETCH 1:* (UID)
-    U< * 1 FETCH (UID 11)
-    U< * 2 FETCH (UID 12)
-    U< * 3 FETCH (UID 13)
-    U< TAG OK fetched
-    U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
-    U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 100)
-    U< TAG OK status
-    U> UID SEARCH UNSEEN
-    U< * SEARCH
-    U< TAG OK searched
-    U> NOOP
-    U< TAG OK noop
+    U= FETCH 1:* (UID) | * 1 FETCH (UID 11) | * 2 FETCH (UID 12) | * 3 FETCH (UID 13)
+    U? UIDNEXT 14, UIDVALIDITY 7, HIGHESTMODSEQ 100
     2~ c OK [READ-WRITE] selected";
-
-/// What who joins is told is asked for, and nothing is new.
-const ASKED: &str = "U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
-    U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 102)
-    U< TAG OK status
-    U> UID SEARCH UNSEEN
-    U< * SEARCH
-    U< TAG OK searched
-    U> NOOP
-    U< TAG OK noop";
 
 async fn two(script: &str) {
     let mut stage = Stage::set(2, "CONDSTORE QRESYNC").await;
@@ -74,23 +41,12 @@ async fn plain(script: &str) {
 #[tokio::test]
 async fn vanished_in_the_place_of_expunge() {
     two("1> d UID EXPUNGE 12
-         U> UID EXPUNGE 12
-         U< * VANISHED 12
-         U< TAG OK [HIGHESTMODSEQ 101] expunged
-         1< * VANISHED 12
-         1< d OK [HIGHESTMODSEQ 101] expunged
+         U= UID EXPUNGE 12 | * VANISHED 12 | TAG OK [HIGHESTMODSEQ 101] expunged
+         1< * VANISHED 12 | d OK [HIGHESTMODSEQ 101] expunged
          2> d FETCH 3 (UID)
-         U> FETCH 2 (UID)
-         U< * 2 FETCH (UID 13)
-         U< TAG OK fetched
-         2< * 3 FETCH (UID 13)
-         2< * OK [HIGHESTMODSEQ 100]…
-         2< d OK fetched
-         2> e NOOP
-         U> NOOP
-         U< TAG OK noop
-         2< * VANISHED 12
-         2< e OK noop")
+         U= FETCH 2 (UID) | * 2 FETCH (UID 13)
+         2< * 3 FETCH (UID 13) | * OK [HIGHESTMODSEQ 100]… | d OK FETCH done
+         2U e NOOP | * VANISHED 12")
     .await;
 }
 
@@ -99,32 +55,16 @@ async fn vanished_in_the_place_of_expunge() {
 #[tokio::test]
 async fn what_the_backend_withholds_is_withheld_from_all() {
     two("1> d FETCH 1 (FLAGS)
-         U> FETCH 1 (FLAGS)
-         U< * 1 FETCH (FLAGS (\\Seen) MODSEQ (105))
-         U< * OK [HIGHESTMODSEQ 101] delayed
-         U< TAG OK fetched
-         1< * 1 FETCH (FLAGS (\\Seen) MODSEQ (105))
-         1< * OK [HIGHESTMODSEQ 101] delayed
-         1< d OK fetched
+         U= FETCH 1 (FLAGS) | * 1 FETCH (FLAGS (\\Seen) MODSEQ (105)) | * OK [HIGHESTMODSEQ 101] delayed
+         1< * 1 FETCH (FLAGS (\\Seen) MODSEQ (105)) | * OK [HIGHESTMODSEQ 101] delayed | d OK FETCH done
          2> d FETCH 3 (UID)
-         U> FETCH 3 (UID)
-         U< * 3 FETCH (UID 13)
-         U< TAG OK fetched
-         2< * 1 FETCH (FLAGS (\\Seen) UID 11 MODSEQ (105))
-         2< * 3 FETCH (UID 13)
-         2< * OK [HIGHESTMODSEQ 101]…
-         2< d OK fetched
+         U= FETCH 3 (UID) | * 3 FETCH (UID 13)
+         2< * 1 FETCH (FLAGS (\\Seen) UID 11 MODSEQ (105)) | * 3 FETCH (UID 13) | * OK [HIGHESTMODSEQ 101]…
+         2< d OK FETCH done
          2> e NOOP
-         U> NOOP
-         U< * VANISHED 12
-         U< TAG OK noop
-         2< * VANISHED 12
-         2< e OK noop
-         1> e NOOP
-         U> NOOP
-         U< TAG OK noop
-         1< * VANISHED 12
-         1< e OK noop")
+         U= NOOP | * VANISHED 12
+         2< * VANISHED 12 | e OK NOOP done
+         1U e NOOP | * VANISHED 12")
     .await;
 }
 
@@ -132,22 +72,12 @@ async fn what_the_backend_withholds_is_withheld_from_all() {
 #[tokio::test]
 async fn uid_search_by_number_keeps_numbers() {
     two("1> d UID EXPUNGE 12
-         U> UID EXPUNGE 12
-         U< * VANISHED 12
-         U< TAG OK expunged
-         1~ d OK expunged
+         U= UID EXPUNGE 12 | * VANISHED 12
+         1~ d OK UID EXPUNGE done
          2> d UID SEARCH 3
-         U> UID SEARCH 2
-         U< * SEARCH 13
-         U< TAG OK searched
-         2< * SEARCH 13
-         2< * OK [HIGHESTMODSEQ 100]…
-         2< d OK searched
-         2> e CHECK
-         U> CHECK
-         U< TAG OK check
-         2< * VANISHED 12
-         2< e OK check")
+         U= UID SEARCH 2 | * SEARCH 13
+         2< * SEARCH 13 | * OK [HIGHESTMODSEQ 100]… | d OK UID SEARCH done
+         2U e CHECK | * VANISHED 12")
     .await;
 }
 
@@ -155,16 +85,9 @@ async fn uid_search_by_number_keeps_numbers() {
 #[tokio::test]
 async fn flags_come_with_the_uid() {
     two("1> d STORE 2 +FLAGS.SILENT (\\Seen)
-         U> STORE 2 +FLAGS (\\Seen)
-         U< * 2 FETCH (FLAGS (\\Seen) MODSEQ (101))
-         U< TAG OK stored
-         1< * 2 FETCH (UID 12 MODSEQ (101))
-         1< d OK stored
-         2> d NOOP
-         U> NOOP
-         U< TAG OK noop
-         2< * 2 FETCH (FLAGS (\\Seen) UID 12 MODSEQ (101))
-         2< d OK noop")
+         U= STORE 2 +FLAGS (\\Seen) | * 2 FETCH (FLAGS (\\Seen) MODSEQ (101))
+         1< * 2 FETCH (UID 12 MODSEQ (101)) | d OK STORE done
+         2U d NOOP | * 2 FETCH (FLAGS (\\Seen) UID 12 MODSEQ (101))")
     .await;
 }
 
@@ -173,30 +96,17 @@ async fn flags_come_with_the_uid() {
 /// 3.2.11: CLOSED.
 #[tokio::test]
 async fn who_joins_catches_up() {
-    two(&format!(
-        "2> d SELECT INBOX (QRESYNC (7 90 1:13 (1,2 3,4)))
-         2< * OK [CLOSED]…
-         {ASKED}
+    two("2= d SELECT INBOX (QRESYNC (7 90 1:13 (1,2 3,4))) | * OK [CLOSED]…
+         U? UIDNEXT 14, UIDVALIDITY 7, HIGHESTMODSEQ 102
          U> UID FETCH 1:13 (FLAGS) (CHANGEDSINCE 90 VANISHED)
-         U< * VANISHED (EARLIER) 1:10
-         U< * 3 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (95))
-         U< TAG OK fetched
-         2< * OK [UIDVALIDITY 7]…
-         2< * 3 EXISTS
-         2< * OK [HIGHESTMODSEQ 102]…
-         2< * OK [UIDNEXT 14]…
-         2< * VANISHED (EARLIER) 1:10
-         2< * 3 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (95))
+         U< * VANISHED (EARLIER) 1:10 | * 3 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (95)) | TAG OK fetched
+         2< * OK [UIDVALIDITY 7]… | * 3 EXISTS | * OK [HIGHESTMODSEQ 102]… | * OK [UIDNEXT 14]…
+         2< * VANISHED (EARLIER) 1:10 | * 3 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (95))
          2< d OK [READ-WRITE] selected
-         1> d NOOP
-         U> NOOP
-         U< TAG OK noop
-         1< d OK noop
-         2> e SELECT INBOX (QRESYNC (8 90))
-         2< * OK [CLOSED]…
-         {ASKED}
-         2~ e OK [READ-WRITE] selected"
-    ))
+         1U d NOOP
+         2= e SELECT INBOX (QRESYNC (8 90)) | * OK [CLOSED]…
+         U? UIDNEXT 14, UIDVALIDITY 7, HIGHESTMODSEQ 102
+         2~ e OK [READ-WRITE] selected")
     .await;
 }
 
@@ -204,16 +114,11 @@ async fn who_joins_catches_up() {
 #[tokio::test]
 async fn earlier_is_for_the_one_who_asks() {
     two("1> d UID FETCH 1:20 (FLAGS) (CHANGEDSINCE 90 VANISHED)
-         U> UID FETCH 1:20 (FLAGS) (CHANGEDSINCE 90 VANISHED)
-         U< * VANISHED (EARLIER) 1:10
-         U< TAG OK fetched
-         1< * VANISHED (EARLIER) 1:10
-         1< d OK fetched
+         U= UID FETCH 1:20 (FLAGS) (CHANGEDSINCE 90 VANISHED) | * VANISHED (EARLIER) 1:10
+         1< * VANISHED (EARLIER) 1:10 | d OK UID FETCH done
          2> d NOOP
-         U> NOOP
-         U< * VANISHED (EARLIER) 1:10
-         U< TAG OK noop
-         2< d OK noop")
+         U= NOOP | * VANISHED (EARLIER) 1:10
+         2< d OK NOOP done")
     .await;
 }
 
@@ -221,15 +126,9 @@ async fn earlier_is_for_the_one_who_asks() {
 #[tokio::test]
 async fn close_does_not_tell_the_highest_mod_sequence() {
     two("1> d CLOSE
-         U> EXPUNGE
-         U< * VANISHED 12
-         U< TAG OK [HIGHESTMODSEQ 101] expunged
+         U= EXPUNGE | * VANISHED 12 | TAG OK [HIGHESTMODSEQ 101] expunged
          1< d OK Close completed.
-         2> d NOOP
-         U> NOOP
-         U< TAG OK noop
-         2< * VANISHED 12
-         2< d OK noop")
+         2U d NOOP | * VANISHED 12")
     .await;
 }
 
@@ -237,30 +136,21 @@ async fn close_does_not_tell_the_highest_mod_sequence() {
 /// numbers that are: where it does not, it asks before anything else.
 #[tokio::test]
 async fn vanished_before_the_uids_are_known() {
-    let mut stage = Stage::set(2, "CONDSTORE QRESYNC").await;
-    stage.play(FIRST).await;
-    stage
-        .play(
-            "1> c NOOP
-             U> FETCH 1:* (UID)
-             U< * 1 FETCH (UID 11)
-             U< * 3 FETCH (UID 13)
-             U< TAG NO [EXPUNGEISSUED] gone
-             U> NOOP
-             U< * VANISHED 12
-             U< TAG OK noop
-             U> UID SEARCH 1:2
-             U< * SEARCH 11 13
-             U< TAG OK searched
-             U> FETCH 1:* (FLAGS) (CHANGEDSINCE 100)
-             U< TAG OK fetched
-             U> NOOP
-             U< TAG OK noop
-             1< * VANISHED 12
-             1< c OK noop",
-        )
-        .await;
-    stage.end().await;
+    play(
+        2,
+        "CONDSTORE QRESYNC",
+        &format!(
+            "{FIRST}
+             1> c NOOP
+             U= FETCH 1:* (UID) | * 1 FETCH (UID 11) | * 3 FETCH (UID 13) | TAG NO [EXPUNGEISSUED] gone
+             U= NOOP | * VANISHED 12
+             U= UID SEARCH 1:2 | * SEARCH 11 13
+             U= FETCH 1:* (FLAGS) (CHANGEDSINCE 100)
+             U= NOOP
+             1< * VANISHED 12 | c OK NOOP done"
+        ),
+    )
+    .await;
 }
 
 /// RFC 5161 section 3.1: nobody is told what only another has enabled. Who joins with QRESYNC makes the hub go on by a
@@ -268,80 +158,43 @@ async fn vanished_before_the_uids_are_known() {
 /// mod-sequence, and no HIGHESTMODSEQ.
 #[tokio::test]
 async fn others_hear_expunge() {
-    let mut stage = Stage::set(1, "CONDSTORE QRESYNC").await;
-    stage
-        .play(
-            "1> e ENABLE QRESYNC
-             U> ENABLE QRESYNC
-             U< * ENABLED QRESYNC
-             U< TAG OK enabled
-             1~ e OK enabled
-             2> a SELECT INBOX
-             U> SELECT INBOX
-             U< * 3 EXISTS
-             U< * OK [UIDVALIDITY 7] valid
-             U< * OK [UIDNEXT 14] next
-             U< * OK [HIGHESTMODSEQ 100] highest
-             U< TAG OK [READ-WRITE] selected
-             2~ a OK [READ-WRITE] selected
-             1> b SELECT INBOX
-             U> FETCH 1:* (UID)
-             U< * 1 FETCH (UID 11)
-             U< * 2 FETCH (UID 12)
-             U< * 3 FETCH (UID 13)
-             U< TAG OK fetched
-             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
-             U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 100)
-             U< TAG OK status
-             U> UID SEARCH UNSEEN
-             U< * SEARCH
-             U< TAG OK searched
-             U> NOOP
-             U< TAG OK noop
-             1~ b OK [READ-WRITE] selected
-             1> c UID EXPUNGE 12
-             U> UID EXPUNGE 12
-             U< * VANISHED 12
-             U< * 2 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (102))
-             U< TAG OK [HIGHESTMODSEQ 102] expunged
-             1< * VANISHED 12
-             1< * 2 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (102))
-             1< c OK [HIGHESTMODSEQ 102] expunged
-             2> b NOOP
-             U> NOOP
-             U< * OK [HIGHESTMODSEQ 103] highest
-             U< * 1 FETCH (MODSEQ (103) FLAGS (\\Deleted) UID 11)
-             U< TAG OK noop
-             2< * 2 EXPUNGE
-             2< * 2 FETCH (FLAGS (\\Seen) UID 13)
-             2< * 1 FETCH (FLAGS (\\Deleted) UID 11)
-             2< b OK noop
-             2> c UID EXPUNGE 11
-             U> UID EXPUNGE 11
-             U< * VANISHED 11
-             U< TAG OK [HIGHESTMODSEQ 104] expunged
-             2< * 1 EXPUNGE
-             2< c OK expunged
-             2> d UID FETCH 1:* (FLAGS) (CHANGEDSINCE 5 VANISHED)
-             2< d BAD…",
-        )
-        .await;
-    stage.end().await;
+    play(
+        1,
+        "CONDSTORE QRESYNC",
+        "1> e ENABLE QRESYNC
+         U= ENABLE QRESYNC | * ENABLED QRESYNC
+         1~ e OK ENABLE done
+         2> a SELECT INBOX
+         U= SELECT INBOX | 3 messages, UIDVALIDITY 7, UIDNEXT 14, HIGHESTMODSEQ 100
+         2~ a OK [READ-WRITE] selected
+         1> b SELECT INBOX
+         U= FETCH 1:* (UID) | * 1 FETCH (UID 11) | * 2 FETCH (UID 12) | * 3 FETCH (UID 13)
+         U? UIDNEXT 14, UIDVALIDITY 7, HIGHESTMODSEQ 100
+         1~ b OK [READ-WRITE] selected
+         1> c UID EXPUNGE 12
+         U> UID EXPUNGE 12
+         U< * VANISHED 12 | * 2 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (102))
+         U< TAG OK [HIGHESTMODSEQ 102] expunged
+         1< * VANISHED 12 | * 2 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (102))
+         1< c OK [HIGHESTMODSEQ 102] expunged
+         2> b NOOP
+         U= NOOP | * OK [HIGHESTMODSEQ 103] told | * 1 FETCH (MODSEQ (103) FLAGS (\\Deleted) UID 11)
+         2< * 2 EXPUNGE | * 2 FETCH (FLAGS (\\Seen) UID 13) | * 1 FETCH (FLAGS (\\Deleted) UID 11)
+         2< b OK NOOP done
+         2> c UID EXPUNGE 11
+         U= UID EXPUNGE 11 | * VANISHED 11 | TAG OK [HIGHESTMODSEQ 104] expunged
+         2< * 1 EXPUNGE | c OK expunged
+         2= d UID FETCH 1:* (FLAGS) (CHANGEDSINCE 5 VANISHED) | d BAD…",
+    )
+    .await;
 }
 
 /// A session without QRESYNC, on a connection that has it on, where another has left it.
 const PLAIN: &str = "1> e ENABLE QRESYNC
-    U> ENABLE QRESYNC
-    U< * ENABLED QRESYNC
-    U< TAG OK enabled
-    1~ e OK enabled
+    U= ENABLE QRESYNC | * ENABLED QRESYNC
+    1~ e OK ENABLE done
     2> a SELECT INBOX
-    U> SELECT INBOX
-    U< * 3 EXISTS
-    U< * OK [UIDVALIDITY 7] valid
-    U< * OK [UIDNEXT 14] next
-    U< * OK [HIGHESTMODSEQ 100] highest
-    U< TAG OK [READ-WRITE] selected
+    U= SELECT INBOX | 3 messages, UIDVALIDITY 7, UIDNEXT 14, HIGHESTMODSEQ 100
     2~ a OK [READ-WRITE] selected";
 
 /// RFC 7162 section 3.2.10: VANISHED tells UIDs. For a session that hears EXPUNGE no UIDs are asked for before
@@ -350,25 +203,13 @@ const PLAIN: &str = "1> e ENABLE QRESYNC
 async fn numbers_of_what_vanished_are_found_afterwards() {
     plain(
         "2> b FETCH 1:3 (FLAGS)
-         U> FETCH 1:3 (FLAGS)
-         U< * 1 FETCH (FLAGS ())
-         U< * 2 FETCH (FLAGS (\\Deleted))
-         U< * 3 FETCH (FLAGS ())
-         U< TAG OK fetched
-         2~ b OK fetched
+         U= FETCH 1:3 (FLAGS) | * 1 FETCH (FLAGS ()) | * 2 FETCH (FLAGS (\\Deleted)) | * 3 FETCH (FLAGS ())
+         2~ b OK FETCH done
          2> c EXPUNGE
-         U> EXPUNGE
-         U< * VANISHED 12
-         U< TAG OK [HIGHESTMODSEQ 101] expunged
-         U> UID SEARCH 1:2
-         U< * SEARCH 11 13
-         U< TAG OK searched
-         U> FETCH 1:* (FLAGS) (CHANGEDSINCE 100)
-         U< * 2 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (102))
-         U< TAG OK fetched
-         2< * 2 EXPUNGE
-         2< * 2 FETCH (FLAGS (\\Seen) UID 13)
-         2< c OK expunged",
+         U= EXPUNGE | * VANISHED 12 | TAG OK [HIGHESTMODSEQ 101] expunged
+         U= UID SEARCH 1:2 | * SEARCH 11 13
+         U= FETCH 1:* (FLAGS) (CHANGEDSINCE 100) | * 2 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (102))
+         2< * 2 EXPUNGE | * 2 FETCH (FLAGS (\\Seen) UID 13) | c OK expunged",
     )
     .await;
 }
@@ -379,28 +220,15 @@ async fn a_uid_tells_the_number_before_something_vanished() {
     plain(
         "2> b UID FETCH 11:13 (FLAGS BODY.PEEK[])
          U> UID FETCH 11:13 (FLAGS BODY.PEEK[])
-         U< * VANISHED 12
-         U< * 1 FETCH (UID 11 FLAGS () BODY[] {3}
-         U< abc)
-         U< * 2 FETCH (FLAGS () UID 13 MODSEQ (99) BODY[] {3}
-         U< def)
-         U< * 3 EXISTS
-         U< * 3 FETCH (UID 14 FLAGS () MODSEQ (103))
-         U< TAG OK fetched
+         U< * VANISHED 12 | * 1 FETCH (UID 11 FLAGS () BODY[] {3} | abc)
+         U< * 2 FETCH (FLAGS () UID 13 MODSEQ (99) BODY[] {3} | def) | * 3 EXISTS
+         U< * 3 FETCH (UID 14 FLAGS () MODSEQ (103)) | TAG OK fetched
          2< * 1 FETCH (UID 11 FLAGS () BODY[] {3}
-         2< abc)
-         2< * 3 FETCH (FLAGS () UID 13 BODY[] {3}
+         2< abc) | * 3 FETCH (FLAGS () UID 13 BODY[] {3}
          2< def)
-         U> UID SEARCH 1:3
-         U< * SEARCH 11 13 14
-         U< TAG OK searched
-         U> FETCH 1:* (FLAGS) (CHANGEDSINCE 100)
-         U< * 3 FETCH (UID 14 FLAGS () MODSEQ (103))
-         U< TAG OK fetched
-         2< * 2 EXPUNGE
-         2< * 3 EXISTS
-         2< * 3 FETCH (FLAGS () UID 14)
-         2< b OK fetched",
+         U= UID SEARCH 1:3 | * SEARCH 11 13 14
+         U= FETCH 1:* (FLAGS) (CHANGEDSINCE 100) | * 3 FETCH (UID 14 FLAGS () MODSEQ (103))
+         2< * 2 EXPUNGE | * 3 EXISTS | * 3 FETCH (FLAGS () UID 14) | b OK fetched",
     )
     .await;
 }
@@ -415,14 +243,10 @@ async fn what_vanished_is_told_before_the_reply_if_the_connection_is_lost() {
         stage
             .play(
                 "2> b UID STORE 12 +FLAGS (\\Deleted)
-                 U> UID STORE 12 +FLAGS (\\Deleted)
-                 U< * 2 FETCH (UID 12 FLAGS (\\Deleted) MODSEQ (101))
-                 U< TAG OK stored
-                 2~ b OK stored
+                 U= UID STORE 12 +FLAGS (\\Deleted) | * 2 FETCH (UID 12 FLAGS (\\Deleted) MODSEQ (101))
+                 2~ b OK UID STORE done
                  2> c EXPUNGE
-                 U> EXPUNGE
-                 U< * VANISHED 12
-                 U< TAG OK expunged
+                 U= EXPUNGE | * VANISHED 12
                  U> UID SEARCH 1:2",
             )
             .await;
@@ -432,17 +256,9 @@ async fn what_vanished_is_told_before_the_reply_if_the_connection_is_lost() {
         }
         stage
             .play(
-                "V> SELECT \"INBOX\"
-                 V< * 2 EXISTS
-                 V< * OK [UIDVALIDITY 7] valid
-                 V< * OK [UIDNEXT 14] next
-                 V< * OK [HIGHESTMODSEQ 102] highest
-                 V< TAG OK [READ-WRITE] selected
-                 V> UID SEARCH 1:2
-                 V< * SEARCH 11 13
-                 V< TAG OK searched
-                 2< * 2 EXPUNGE
-                 2< c OK…",
+                "V= SELECT \"INBOX\" | 2 messages, UIDVALIDITY 7, UIDNEXT 14, HIGHESTMODSEQ 102
+                 V= UID SEARCH 1:2 | * SEARCH 11 13
+                 2< * 2 EXPUNGE | c OK…",
             )
             .await;
         stage.end().await;
@@ -454,31 +270,16 @@ async fn what_vanished_is_told_before_the_reply_if_the_connection_is_lost() {
 async fn the_reply_is_told_if_the_connection_is_lost_before() {
     plain(
         "2> b UID STORE 11 +FLAGS (x)
-         U> UID STORE 11 +FLAGS (x)
-         U< * 1 FETCH (UID 11 FLAGS (x) MODSEQ (101))
-         U< * VANISHED 12
-         U< TAG OK stored
+         U= UID STORE 11 +FLAGS (x) | * 1 FETCH (UID 11 FLAGS (x) MODSEQ (101)) | * VANISHED 12
          U> UID SEARCH 1:2
          U!
-         2< * 1 FETCH (UID 11 FLAGS (x))
-         2< b OK stored
+         2< * 1 FETCH (UID 11 FLAGS (x)) | b OK UID STORE done
          2> c NOOP
-         V> SELECT \"INBOX\"
-         V< * 2 EXISTS
-         V< * OK [UIDVALIDITY 7] valid
-         V< * OK [UIDNEXT 14] next
-         V< * OK [HIGHESTMODSEQ 101] highest
-         V< TAG OK [READ-WRITE] selected
-         V> UID SEARCH 1:2
-         V< * SEARCH 11 13
-         V< TAG OK searched
-         V> FETCH 1:1 (FLAGS)
-         V< * 1 FETCH (FLAGS (x))
-         V< TAG OK fetched
-         V> NOOP
-         V< TAG OK noop
-         2< * 2 EXPUNGE
-         2< c OK noop",
+         V= SELECT \"INBOX\" | 2 messages, UIDVALIDITY 7, UIDNEXT 14, HIGHESTMODSEQ 101
+         V= UID SEARCH 1:2 | * SEARCH 11 13
+         V= FETCH 1:1 (FLAGS) | * 1 FETCH (FLAGS (x))
+         V= NOOP
+         2< * 2 EXPUNGE | c OK NOOP done",
     )
     .await;
 }
@@ -486,21 +287,13 @@ async fn the_reply_is_told_if_the_connection_is_lost_before() {
 /// RFC 9051 section 7.3.4: a STATUS reply names its mailbox. What it says of another is not about this one.
 #[tokio::test]
 async fn what_is_said_of_another_mailbox_is_not_told_of_this_one() {
-    two("2> d SELECT INBOX
-         2< * OK [CLOSED]…
+    two("2= d SELECT INBOX | * OK [CLOSED]…
          U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
          U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 102)
-         U< * STATUS Other (UIDNEXT 900 UIDVALIDITY 7 HIGHESTMODSEQ 9999)
-         U< TAG OK status
-         U> UID SEARCH UNSEEN
-         U< * SEARCH
-         U< TAG OK searched
-         U> NOOP
-         U< TAG OK noop
-         2< * OK [UIDVALIDITY 7]…
-         2< * 3 EXISTS
-         2< * OK [HIGHESTMODSEQ 102]…
-         2< * OK [UIDNEXT 14]…
+         U< * STATUS Other (UIDNEXT 900 UIDVALIDITY 7 HIGHESTMODSEQ 9999) | TAG OK status
+         U= UID SEARCH UNSEEN | * SEARCH
+         U= NOOP
+         2< * OK [UIDVALIDITY 7]… | * 3 EXISTS | * OK [HIGHESTMODSEQ 102]… | * OK [UIDNEXT 14]…
          2< d OK [READ-WRITE] selected")
     .await;
 }
@@ -513,18 +306,10 @@ async fn a_select_without_exists_is_not_believed() {
         "2> b NOOP
          U> NOOP
          U!
-         V> SELECT \"INBOX\"
-         V< * OK [UIDVALIDITY 7] valid
-         V< * OK [UIDNEXT 14] next
-         V< TAG OK [READ-WRITE] selected
-         W> SELECT \"INBOX\"
-         W< * 3 EXISTS
-         W< * OK [UIDVALIDITY 7] valid
-         W< * OK [UIDNEXT 14] next
-         W< TAG OK [READ-WRITE] selected
-         W> NOOP
-         W< TAG OK noop
-         2< b OK noop",
+         V= SELECT \"INBOX\" | * OK [UIDVALIDITY 7] told | * OK [UIDNEXT 14] told | TAG OK [READ-WRITE] selected
+         W= SELECT \"INBOX\" | 3 messages, UIDVALIDITY 7, UIDNEXT 14
+         W= NOOP
+         2< b OK NOOP done",
     )
     .await;
 }
@@ -535,8 +320,7 @@ async fn no_mod_sequence_is_told_however_large_it_is() {
     plain(
         "2> b NOOP
          U> NOOP
-         U< * OK [HIGHESTMODSEQ 18446744073709551615] highest
-         U< TAG OK [HIGHESTMODSEQ 18446744073709551615] noop
+         U< * OK [HIGHESTMODSEQ 18446744073709551615] told | TAG OK [HIGHESTMODSEQ 18446744073709551615] noop
          2< b OK noop",
     )
     .await;
@@ -548,34 +332,17 @@ async fn no_mod_sequence_is_told_however_large_it_is() {
 async fn what_has_gone_unheard_is_not_guessed() {
     plain(
         "2> b NOOP
-         U> NOOP
-         U< * 4 EXISTS
-         U< * 3 FETCH (UID 13 FLAGS (x))
-         U< * VANISHED 12
-         U< TAG OK noop
+         U= NOOP | * 4 EXISTS | * 3 FETCH (UID 13 FLAGS (x)) | * VANISHED 12
          U> UID SEARCH 1:3
          U!
-         2< * 4 EXISTS
-         2< * 3 FETCH (UID 13 FLAGS (x))
-         2< b OK noop
+         2< * 4 EXISTS | * 3 FETCH (UID 13 FLAGS (x)) | b OK NOOP done
          2> c NOOP
-         V> SELECT \"INBOX\"
-         V< * 4 EXISTS
-         V< * OK [UIDVALIDITY 7] valid
-         V< * OK [UIDNEXT 18] next
-         V< * OK [HIGHESTMODSEQ 105] highest
-         V< TAG OK [READ-WRITE] selected
-         V> UID SEARCH 1:4
-         V< * VANISHED 17
-         V< TAG OK searched
-         V> NOOP
-         V< TAG OK noop
-         V> UID SEARCH 1:3
-         V< * SEARCH 13 15 16
-         V< TAG OK searched
-         2< c NO [UNAVAILABLE] Connection…
-         2< * BYE…
-         2. \n",
+         V= SELECT \"INBOX\" | 4 messages, UIDVALIDITY 7, UIDNEXT 18, HIGHESTMODSEQ 105
+         V= UID SEARCH 1:4 | * VANISHED 17
+         V= NOOP
+         V= UID SEARCH 1:3 | * SEARCH 13 15 16
+         2< c NO [UNAVAILABLE] Connection… | * BYE…
+         2.",
     )
     .await;
 }
@@ -590,57 +357,33 @@ async fn who_needs_more_makes_a_hub_change_connections() {
         stage.play(&ONE.replace("1>", "2>").replace("1~", "2~").replace("U<", "V<").replace("U>", "V>")).await;
         stage
             .play(
-                "3> e ENABLE QRESYNC
-                 3< * ENABLED QRESYNC
-                 3< e OK…
+                "3= e ENABLE QRESYNC | * ENABLED QRESYNC | e OK…
                  3> a SELECT INBOX
-                 V> UID SEARCH 1:3
-                 V< * SEARCH 11 12 13
-                 V< TAG OK searched
-                 V> UNSELECT
-                 V< TAG OK unselected
+                 V= UID SEARCH 1:3 | * SEARCH 11 12 13
+                 V= UNSELECT
                  V> ENABLE CONDSTORE QRESYNC",
             )
             .await;
         let again = "V> SELECT \"INBOX\"
-             V< * 3 EXISTS
-             V< * OK [UIDVALIDITY 7] valid
-             V< * OK [UIDNEXT 14] next
-             V< * OK [HIGHESTMODSEQ 100] highest
-             V< TAG OK [READ-WRITE] selected\n";
+                     V< * 3 EXISTS | * OK [UIDVALIDITY 7] told | * OK [UIDNEXT 14] told | * OK [HIGHESTMODSEQ 100] told
+                     V< TAG OK [READ-WRITE] selected\n";
         let raised = format!(
-            "V< * ENABLED CONDSTORE QRESYNC
-             V< TAG OK enabled
+            "V< * ENABLED CONDSTORE QRESYNC | TAG OK enabled
              {again}
-             V> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
-             V< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 100)
-             V< TAG OK status
-             V> UID SEARCH UNSEEN
-             V< * SEARCH
-             V< TAG OK searched
-             V> NOOP
-             V< TAG OK noop
+             V? UIDNEXT 14, UIDVALIDITY 7, HIGHESTMODSEQ 100
              3~ a OK [READ-WRITE] selected
              2> b EXPUNGE
-             V> EXPUNGE
-             V< * VANISHED 12
-             V< TAG OK [HIGHESTMODSEQ 101] expunged
-             2< * 2 EXPUNGE
-             2< b OK expunged
-             3> b NOOP
-             V> NOOP
-             V< TAG OK noop
-             3< * VANISHED 12
-             3< b OK noop"
+             V= EXPUNGE | * VANISHED 12 | TAG OK [HIGHESTMODSEQ 101] expunged
+             2< * 2 EXPUNGE | b OK expunged
+             3V b NOOP | * VANISHED 12"
         );
         let refused = format!(
             "2> b NOOP
              V< TAG NO not now
              3< a NO [UNAVAILABLE]…
              {again}
-             V> NOOP
-             V< TAG OK noop
-             2< b OK noop"
+             V= NOOP
+             2< b OK NOOP done"
         );
         stage.play(if granted { &raised } else { &refused }).await;
         stage.end().await;
@@ -650,66 +393,41 @@ async fn who_needs_more_makes_a_hub_change_connections() {
 /// RFC 7162 section 3.2.5: without ENABLE the parameter is an error, and the backend says so.
 #[tokio::test]
 async fn the_parameter_needs_enable() {
-    let mut stage = Stage::set(2, "CONDSTORE QRESYNC").await;
-    stage.play(ONE).await;
-    stage
-        .play(
-            "2> a SELECT INBOX (QRESYNC (7 90))
-             V> SELECT INBOX (QRESYNC (7 90))
-             V< TAG BAD enable it first
-             2< a BAD enable it first",
-        )
-        .await;
-    stage.end().await;
+    play(
+        2,
+        "CONDSTORE QRESYNC",
+        "ONE
+         2> a SELECT INBOX (QRESYNC (7 90))
+         V= SELECT INBOX (QRESYNC (7 90)) | TAG BAD enable it first
+         2< a BAD enable it first",
+    )
+    .await;
 }
 
 /// RFC 7162 section 3.2.5.2: `*` may not be said there. Some servers take it for the last message that is there, and
 /// leave out what has vanished behind that; so they are told what it means.
 #[tokio::test]
 async fn who_joins_and_names_no_last_uid_catches_up() {
-    two(&format!(
-        "2> d SELECT INBOX (QRESYNC (7 90 1:*))
-         2< * OK [CLOSED]…
-         {ASKED}
-         U> UID FETCH 1:13 (FLAGS) (CHANGEDSINCE 90 VANISHED)
-         U< TAG OK fetched
-         2~ d OK [READ-WRITE] selected"
-    ))
+    two("2= d SELECT INBOX (QRESYNC (7 90 1:*)) | * OK [CLOSED]…
+         U? UIDNEXT 14, UIDVALIDITY 7, HIGHESTMODSEQ 102
+         U= UID FETCH 1:13 (FLAGS) (CHANGEDSINCE 90 VANISHED)
+         2~ d OK [READ-WRITE] selected")
     .await;
 }
 
 /// RFC 7162 section 3.2.5: what has come while it joins is told, too.
 #[tokio::test]
 async fn who_joins_catches_up_with_what_has_just_come() {
-    two("2> d SELECT INBOX (QRESYNC (7 90))
-         2< * OK [CLOSED]…
+    two("2= d SELECT INBOX (QRESYNC (7 90)) | * OK [CLOSED]…
          U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
-         U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 102)
-         U< TAG OK status
-         U> UID SEARCH UNSEEN
-         U< * 4 EXISTS
-         U< * SEARCH
-         U< TAG OK searched
-         U> NOOP
-         U< TAG OK noop
-         U> FETCH 4:* (UID)
-         U< * 4 FETCH (UID 17)
-         U< TAG OK fetched
-         U> UID FETCH 1:17 (FLAGS) (CHANGEDSINCE 90 VANISHED)
-         U< * 4 FETCH (UID 17 FLAGS () MODSEQ (103))
-         U< TAG OK fetched
-         2< * OK [UIDVALIDITY 7]…
-         2< * 4 EXISTS
-         2< * OK [HIGHESTMODSEQ 102]…
-         2< * OK [UIDNEXT 18]…
-         2< * 4 FETCH (UID 17 FLAGS () MODSEQ (103))
-         2< d OK [READ-WRITE] selected
-         1> d NOOP
-         U> NOOP
-         U< TAG OK noop
-         1< * 4 EXISTS
-         1< * 4 FETCH (FLAGS () UID 17 MODSEQ (103))
-         1< d OK noop")
+         U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 102) | TAG OK status
+         U= UID SEARCH UNSEEN | * 4 EXISTS | * SEARCH
+         U= NOOP
+         U= FETCH 4:* (UID) | * 4 FETCH (UID 17)
+         U= UID FETCH 1:17 (FLAGS) (CHANGEDSINCE 90 VANISHED) | * 4 FETCH (UID 17 FLAGS () MODSEQ (103))
+         2< * OK [UIDVALIDITY 7]… | * 4 EXISTS | * OK [HIGHESTMODSEQ 102]… | * OK [UIDNEXT 18]…
+         2< * 4 FETCH (UID 17 FLAGS () MODSEQ (103)) | d OK [READ-WRITE] selected
+         1U d NOOP | * 4 EXISTS | * 4 FETCH (FLAGS () UID 17 MODSEQ (103))")
     .await;
 }
 
@@ -717,37 +435,18 @@ async fn who_joins_catches_up_with_what_has_just_come() {
 /// them would never hear that these are (RFC 7162 section 3.2.5): up to where all was told, STATUS has said.
 #[tokio::test]
 async fn who_joins_is_told_no_mod_sequence_before_what_vanished() {
-    two("2> d SELECT INBOX
-         2< * OK [CLOSED]…
+    two("2= d SELECT INBOX | * OK [CLOSED]…
          U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY HIGHESTMODSEQ)
-         U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 102)
-         U< TAG OK status
-         U> UID SEARCH UNSEEN
-         U< * 2 FETCH (FLAGS (\\Deleted) UID 12 MODSEQ (103))
-         U< * SEARCH
-         U< TAG OK searched
-         U> NOOP
-         U< * 4 EXISTS
-         U< TAG OK noop
-         U> FETCH 4:* (UID)
-         U< * 1 FETCH (FLAGS (\\Deleted) UID 11 MODSEQ (104))
-         U< * 4 FETCH (UID 17)
-         U< TAG OK fetched
-         2< * OK [UIDVALIDITY 7]…
-         2< * 4 EXISTS
-         2< * OK [HIGHESTMODSEQ 102]…
-         2< * OK [UIDNEXT 18]…
+         U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7 HIGHESTMODSEQ 102) | TAG OK status
+         U= UID SEARCH UNSEEN | * 2 FETCH (FLAGS (\\Deleted) UID 12 MODSEQ (103)) | * SEARCH
+         U= NOOP | * 4 EXISTS
+         U= FETCH 4:* (UID) | * 1 FETCH (FLAGS (\\Deleted) UID 11 MODSEQ (104)) | * 4 FETCH (UID 17)
+         2< * OK [UIDVALIDITY 7]… | * 4 EXISTS | * OK [HIGHESTMODSEQ 102]… | * OK [UIDNEXT 18]…
          2< d OK [READ-WRITE] selected
          1> d NOOP
-         U> NOOP
-         U< * VANISHED 11:12
-         U< TAG OK noop
-         1~ d OK noop
-         2> e NOOP
-         U> NOOP
-         U< TAG OK noop
-         2< * VANISHED 11:12
-         2< e OK noop")
+         U= NOOP | * VANISHED 11:12
+         1~ d OK NOOP done
+         2U e NOOP | * VANISHED 11:12")
     .await;
 }
 
@@ -756,31 +455,20 @@ async fn who_joins_is_told_no_mod_sequence_before_what_vanished() {
 #[tokio::test]
 async fn the_highest_mod_sequence_waits_for_vanished() {
     two("1> d UID EXPUNGE 12
-         U> UID EXPUNGE 12
-         U< * VANISHED 12
-         U< TAG OK [HIGHESTMODSEQ 101] expunged
+         U= UID EXPUNGE 12 | * VANISHED 12 | TAG OK [HIGHESTMODSEQ 101] expunged
          1~ d OK [HIGHESTMODSEQ 101] expunged
          2> d STORE 3 +FLAGS (\\Seen)
          U> STORE 2 +FLAGS (\\Seen)
-         U< * OK [HIGHESTMODSEQ 102] highest
-         U< * 2 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (102))
+         U< * OK [HIGHESTMODSEQ 102] told | * 2 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (102))
          U< TAG OK [HIGHESTMODSEQ 102] stored
-         2< * 3 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (102))
-         2< * OK [HIGHESTMODSEQ 100]…
-         2< d OK Completed.
+         2< * 3 FETCH (UID 13 FLAGS (\\Seen) MODSEQ (102)) | * OK [HIGHESTMODSEQ 100]… | d OK Completed.
          2> e NOOP
-         U> NOOP
-         U< TAG OK [HIGHESTMODSEQ 102] noop
-         2< * VANISHED 12
-         2< e OK [HIGHESTMODSEQ 102] noop
+         U= NOOP | TAG OK [HIGHESTMODSEQ 102] noop
+         2< * VANISHED 12 | e OK [HIGHESTMODSEQ 102] noop
          1> e UID EXPUNGE 11
-         U> UID EXPUNGE 11
-         U< * VANISHED 11
-         U< TAG OK [HIGHESTMODSEQ 103] expunged
+         U= UID EXPUNGE 11 | * VANISHED 11 | TAG OK [HIGHESTMODSEQ 103] expunged
          1~ e OK [HIGHESTMODSEQ 103] expunged
-         2> f STORE 1 +FLAGS (\\Seen)
-         2< * OK [HIGHESTMODSEQ 102]…
-         2< f OK…")
+         2= f STORE 1 +FLAGS (\\Seen) | * OK [HIGHESTMODSEQ 102]… | f OK…")
     .await;
 }
 
@@ -790,21 +478,14 @@ async fn the_highest_mod_sequence_waits_for_vanished() {
 async fn without_mod_sequences_nothing_vanishes() {
     let mut stage = Stage::set(2, "CONDSTORE QRESYNC").await;
     stage.play(&FIRST.replace("HIGHESTMODSEQ 100", "NOMODSEQ")).await;
-    let second = SECOND.replace(" HIGHESTMODSEQ 100", "").replace(" HIGHESTMODSEQ", "");
+    let second = SECOND.replace(", HIGHESTMODSEQ 100", "");
     stage.play(&second.replace("2> c SELECT INBOX", "2> c SELECT INBOX (QRESYNC (7 90))")).await;
     stage
         .play(
             "1> d EXPUNGE
-             U> EXPUNGE
-             U< * 2 EXPUNGE
-             U< TAG OK expunged
-             1< * 2 EXPUNGE
-             1< d OK expunged
-             2> d NOOP
-             U> NOOP
-             U< TAG OK noop
-             2< * 2 EXPUNGE
-             2< d OK noop",
+             U= EXPUNGE | * 2 EXPUNGE
+             1< * 2 EXPUNGE | d OK EXPUNGE done
+             2U d NOOP | * 2 EXPUNGE",
         )
         .await;
     stage.end().await;
@@ -815,17 +496,10 @@ async fn without_mod_sequences_nothing_vanishes() {
 async fn what_is_moved_vanishes() {
     two("1> d UID MOVE 11:12 Trash
          U> UID MOVE 11:12 Trash
-         U< * OK [COPYUID 9 11:12 1:2] moved
-         U< * VANISHED 11:12
-         U< TAG OK [HIGHESTMODSEQ 101] done
-         1< * OK [COPYUID 9 11:12 1:2] moved
-         1< * VANISHED 11:12
-         1< d OK [HIGHESTMODSEQ 101] done
-         2> d IDLE
-         2< + idling
-         2< * VANISHED 11:12
-         2> DONE
-         2< d OK…")
+         U< * OK [COPYUID 9 11:12 1:2] moved | * VANISHED 11:12 | TAG OK [HIGHESTMODSEQ 101] done
+         1< * OK [COPYUID 9 11:12 1:2] moved | * VANISHED 11:12 | d OK [HIGHESTMODSEQ 101] done
+         2= d IDLE | + idling | * VANISHED 11:12
+         2= DONE | d OK…")
     .await;
 }
 
@@ -835,40 +509,20 @@ async fn what_is_moved_vanishes() {
 async fn flags_known_from_another_time() {
     two("1> d FETCH 1:3 (FLAGS MODSEQ)
          U> FETCH 1:3 (FLAGS MODSEQ)
-         U< * 1 FETCH (FLAGS (\\Seen) MODSEQ (100))
-         U< * 2 FETCH (FLAGS () MODSEQ (90))
-         U< * 3 FETCH (FLAGS (\\Flagged) MODSEQ (101))
-         U< TAG OK fetched
+         U< * 1 FETCH (FLAGS (\\Seen) MODSEQ (100)) | * 2 FETCH (FLAGS () MODSEQ (90))
+         U< * 3 FETCH (FLAGS (\\Flagged) MODSEQ (101)) | TAG OK fetched
          1~ d OK fetched
-         2> d NOOP
-         U> NOOP
-         U< TAG OK noop
-         2< * 3 FETCH (FLAGS (\\Flagged) UID 13 MODSEQ (101))
-         2< d OK noop
+         2U d NOOP | * 3 FETCH (FLAGS (\\Flagged) UID 13 MODSEQ (101))
          U!
          1> e NOOP
-         V> ENABLE CONDSTORE QRESYNC
-         V< * ENABLED CONDSTORE QRESYNC
-         V< TAG OK enabled
-         V> SELECT \"INBOX\"
-         V< * 3 EXISTS
-         V< * OK [UIDVALIDITY 7] valid
-         V< * OK [UIDNEXT 14] next
-         V< * OK [HIGHESTMODSEQ 103] highest
-         V< TAG OK [READ-WRITE] selected
+         V= ENABLE CONDSTORE QRESYNC | * ENABLED CONDSTORE QRESYNC
+         V= SELECT \"INBOX\" | 3 messages, UIDVALIDITY 7, UIDNEXT 14, HIGHESTMODSEQ 103
          V> FETCH 1:* (FLAGS) (CHANGEDSINCE 100)
          V< * 2 FETCH (UID 12 FLAGS (\\Deleted) MODSEQ (102))
-         V< * 3 FETCH (UID 13 FLAGS (\\Flagged) MODSEQ (101))
-         V< TAG OK fetched
-         V> NOOP
-         V< TAG OK noop
-         1< * 2 FETCH (FLAGS (\\Deleted) UID 12 MODSEQ (102))
-         1< e OK noop
-         2> e NOOP
-         V> NOOP
-         V< TAG OK noop
-         2< * 2 FETCH (FLAGS (\\Deleted) UID 12 MODSEQ (102))
-         2< e OK noop")
+         V< * 3 FETCH (UID 13 FLAGS (\\Flagged) MODSEQ (101)) | TAG OK fetched
+         V= NOOP
+         1< * 2 FETCH (FLAGS (\\Deleted) UID 12 MODSEQ (102)) | e OK NOOP done
+         2V e NOOP | * 2 FETCH (FLAGS (\\Deleted) UID 12 MODSEQ (102))")
     .await;
 }
 
@@ -879,47 +533,25 @@ async fn what_never_fits_is_selected_anew() {
     let select = |exists: u32| {
         format!(
             "V> SELECT \"INBOX\"
-             V< * {exists} EXISTS
-             V< * OK [UIDVALIDITY 7] valid
-             V< * OK [UIDNEXT 14] next
-             V< * OK [HIGHESTMODSEQ 101] highest
-             V< TAG OK [READ-WRITE] selected\n"
+             V< * {exists} EXISTS | * OK [UIDVALIDITY 7] told | * OK [UIDNEXT 14] told
+             V< * OK [HIGHESTMODSEQ 101] told | TAG OK [READ-WRITE] selected\n"
         )
     };
-    let search = "V> UID SEARCH 1:5
-         V< * SEARCH 11 13
-         V< TAG OK searched
-         V> NOOP
-         V< TAG OK noop\n";
-    let one_by_one = "V> FETCH 1:* (UID)
-         V< * 1 FETCH (UID 11)
-         V< * 2 FETCH (UID 13)
-         V< TAG OK fetched
-         V> NOOP
-         V< TAG OK noop\n";
+    let search = "V= UID SEARCH 1:5 | * SEARCH 11 13
+                  V= NOOP | TAG OK noop\n";
+    let one_by_one = "V= FETCH 1:* (UID) | * 1 FETCH (UID 11) | * 2 FETCH (UID 13)
+                      V= NOOP | TAG OK noop\n";
     let (wrong, right) = (select(5), select(2));
     two(&format!(
         "U!
          1> d NOOP
-         V> ENABLE CONDSTORE QRESYNC
-         V< * ENABLED CONDSTORE QRESYNC
-         V< TAG OK enabled
+         V= ENABLE CONDSTORE QRESYNC | * ENABLED CONDSTORE QRESYNC
          {wrong}{search}{search}{one_by_one}{one_by_one}{right}
-         V> FETCH 1:* (UID)
-         V< * 1 FETCH (UID 11)
-         V< * 2 FETCH (UID 13)
-         V< TAG OK fetched
-         V> FETCH 1:* (FLAGS) (CHANGEDSINCE 100)
-         V< TAG OK fetched
-         V> NOOP
-         V< TAG OK noop
-         1< * VANISHED 12
-         1< d OK noop
-         2> d NOOP
-         V> NOOP
-         V< TAG OK noop
-         2< * VANISHED 12
-         2< d OK noop"
+         V= FETCH 1:* (UID) | * 1 FETCH (UID 11) | * 2 FETCH (UID 13)
+         V= FETCH 1:* (FLAGS) (CHANGEDSINCE 100)
+         V= NOOP
+         1< * VANISHED 12 | d OK NOOP done
+         2V d NOOP | * VANISHED 12"
     ))
     .await;
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::stage::{ONE, Stage, TWO, pass};
+use crate::stage::{ONE, Stage, TWO, pass, play};
 
 /// Longer than news are waited for where the backend does not idle.
 const POLL: Duration = Duration::from_secs(16);
@@ -13,31 +13,23 @@ async fn hears_by_noop(stage: &mut Stage, connection: char, flag: &str) {
     // Once the hub has seen this, it has seen what was said before.
     stage.play("1> DONE\n1~ b OK…\n1> b IDLE\n1< + idling").await;
     pass(POLL).await;
-    let script = "U> NOOP
-         U< * 1 FETCH (FLAGS (NEWS))
-         U< TAG OK noop
-         1< * 1 FETCH (FLAGS (NEWS))
-         2< * 1 FETCH (FLAGS (NEWS))";
-    let script = script.replace("U>", &format!("{connection}>")).replace("U<", &format!("{connection}<"));
-    stage.play(&script.replace("NEWS", flag)).await;
+    let news = format!("* 1 FETCH (FLAGS ({flag}))");
+    stage.play(&format!("{connection}= NOOP | {news}\n1< {news}\n2< {news}")).await;
 }
 
 /// The mailbox as it was, on a further connection.
 fn again(connection: char) -> String {
-    let script = "U> SELECT \"INBOX\"
-         U< * FLAGS (\\Seen \\Deleted)
-         U< * 3 EXISTS
-         U< * 0 RECENT
-         U< * OK [UIDVALIDITY 7] valid
-         U< * OK [UIDNEXT 14] next
-         U< TAG OK [READ-WRITE] selected";
-    script.replace("U>", &format!("{connection}>")).replace("U<", &format!("{connection}<"))
+    ONE.lines()
+        .map(str::trim)
+        .filter(|step| step.starts_with('U'))
+        .map(|step| {
+            step.replace("U> SELECT INBOX", "U> SELECT \"INBOX\"").replacen('U', &connection.to_string(), 1) + "\n"
+        })
+        .collect()
 }
 
-const IDLERS: &str = "1> b IDLE
-     1< + idling
-     2> b IDLE
-     2< + idling";
+const IDLERS: &str = "1= b IDLE | + idling
+     2= b IDLE | + idling";
 
 /// hMailServer announces IDLE and answers NO; others end it by themselves. A refusal is one in whatever form.
 #[tokio::test]
@@ -57,14 +49,9 @@ async fn idle_that_is_refused_is_not_asked_for_again() {
         // A command in between does not make it be asked for, either.
         stage
             .play(
-                "1> DONE
-                 1< b OK…
-                 1> c CHECK
-                 U> CHECK
-                 U< TAG OK checked
-                 1< c OK checked
-                 1> b IDLE
-                 1< + idling",
+                "1= DONE | b OK…
+                 1U c CHECK
+                 1= b IDLE | + idling",
             )
             .await;
         hears_by_noop(&mut stage, 'U', "k6").await;
@@ -84,25 +71,17 @@ async fn idle_is_tried_again_after_a_long_time() {
     stage
         .play(
             "U> IDLE
-             U< + idling
-             U< * 2 FETCH (FLAGS (k5))
+             U< + idling | * 2 FETCH (FLAGS (k5))
              1< * 2 FETCH (FLAGS (k5))
              2< * 2 FETCH (FLAGS (k5))
-             1> DONE
-             1< b OK…
-             2> DONE
-             2< b OK…
-             U- DONE
-             U< TAG OK idled
-             1> c IDLE
-             1< + idling
+             1= DONE | b OK…
+             2= DONE | b OK…
+             U- DONE | TAG OK idled
+             1= c IDLE | + idling
              V< * OK the login was verified here once more
-             U> IDLE
-             U< + idling
-             1> DONE
-             1< c OK…
-             U- DONE
-             U< TAG OK idled",
+             U= IDLE | + idling
+             1= DONE | c OK…
+             U- DONE | TAG OK idled",
         )
         .await;
     stage.end().await;
@@ -133,12 +112,8 @@ async fn an_idle_that_is_not_answered_is_given_up() {
         stage.play(&again('V')).await;
         stage
             .play(
-                "1> d NOOP
-                 V> NOOP
-                 V< TAG OK noop
-                 1< d OK noop
-                 1> b IDLE
-                 1< + idling",
+                "1V d NOOP
+                 1= b IDLE | + idling",
             )
             .await;
         hears_by_noop(&mut stage, 'V', "k4").await;
@@ -152,39 +127,24 @@ async fn an_idle_that_is_not_answered_is_given_up() {
 #[tokio::test]
 async fn without_status_a_mailbox_is_shared() {
     // Both were asked before the refusal came.
-    const VOID: &str = "U> UID SEARCH UNSEEN
-        U< * SEARCH 12
-        U< TAG OK searched
-        U> NOOP
-        U< TAG OK noop";
+    const VOID: &str = "U= UID SEARCH UNSEEN | * SEARCH 12
+        U= NOOP";
     for refusal in ["TAG NO STATUS of the selected mailbox", "TAG BAD not now", "TAG OK nothing"] {
         let mut stage = Stage::set(1, "").await;
         stage
             .play(&format!(
                 "ONE
                  2> a SELECT INBOX
-                 U> UID SEARCH 1:3
-                 U< * SEARCH 11 12 13
-                 U< TAG OK searched
+                 U= UID SEARCH 1:3 | * SEARCH 11 12 13
                  U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
                  U< {refusal}
                  {VOID}
-                 U> LIST \"\" \"INBOX\"
-                 U< * LIST () \"/\" INBOX
-                 U< TAG OK listed
+                 U= LIST \"\" \"INBOX\" | * LIST () \"/\" INBOX
                  {}
-                 U> UID SEARCH UNSEEN
-                 U< * SEARCH 12
-                 U< TAG OK searched
-                 U> NOOP
-                 U< TAG OK noop
-                 2< * FLAGS (\\Seen \\Deleted)
-                 2< * OK [UIDVALIDITY 7] valid
-                 2< * 3 EXISTS
-                 2< * 0 RECENT
-                 2< * OK [UNSEEN 2]…
-                 2< * OK [UIDNEXT 14]…
-                 2< a OK [READ-WRITE] selected",
+                 U= UID SEARCH UNSEEN | * SEARCH 12
+                 U= NOOP
+                 2< * FLAGS (\\Seen \\Deleted) | * OK [UIDVALIDITY 7] told | * 3 EXISTS | * 0 RECENT
+                 2< * OK [UNSEEN 2]… | * OK [UIDNEXT 14]… | a OK [READ-WRITE] selected",
                 again('U')
             ))
             .await;
@@ -193,29 +153,15 @@ async fn without_status_a_mailbox_is_shared() {
             .play(
                 "3> a SELECT INBOX
                  U> SELECT \"INBOX\"
-                 U< * FLAGS (\\Seen \\Deleted)
-                 U< * 3 EXISTS
-                 U< * 0 RECENT
-                 U< * OK [UIDVALIDITY 7] valid
-                 U< * OK [UIDNEXT 15] next
-                 U< TAG OK [READ-WRITE] selected
-                 U> UID SEARCH 1:3
-                 U< * SEARCH 11 13 14
-                 U< TAG OK searched
-                 U> UID SEARCH UNSEEN
-                 U< * SEARCH
-                 U< TAG OK searched
-                 U> NOOP
-                 U< TAG OK noop
+                 U< * FLAGS (\\Seen \\Deleted) | * 3 EXISTS | * 0 RECENT | * OK [UIDVALIDITY 7] told
+                 U< * OK [UIDNEXT 15] told | TAG OK [READ-WRITE] selected
+                 U= UID SEARCH 1:3 | * SEARCH 11 13 14
+                 U= UID SEARCH UNSEEN | * SEARCH
+                 U= NOOP
                  3~ * 3 EXISTS
                  3~ * OK [UIDNEXT 15]…
                  3< a OK [READ-WRITE] selected
-                 1> b NOOP
-                 U> NOOP
-                 U< TAG OK noop
-                 1< * 2 EXPUNGE
-                 1< * 3 EXISTS
-                 1< b OK noop",
+                 1U b NOOP | * 2 EXPUNGE | * 3 EXISTS",
             )
             .await;
         assert_eq!(stage.backend.received().matches("STATUS \"").count(), 1, "{refusal}");
@@ -226,78 +172,46 @@ async fn without_status_a_mailbox_is_shared() {
 /// UIDs are asked for in whatever way the backend takes: by SEARCH, or by FETCH.
 #[tokio::test]
 async fn without_search_uids_are_fetched() {
-    let mut stage = Stage::set(1, "ESEARCH").await;
-    stage
-        .play(
-            "ONE
-             2> a SELECT INBOX
-             U> UID SEARCH RETURN (ALL) 1:3
-             U< TAG BAD what is RETURN
-             U> NOOP
-             U< TAG OK noop
-             U> UID SEARCH 1:3
-             U< TAG NO no searching here
-             U> NOOP
-             U< TAG OK noop
-             U> FETCH 1:* (UID)
-             U< * 1 FETCH (UID 11)
-             U< * 2 FETCH (UID 12)
-             U< * 3 FETCH (UID 13)
-             U< TAG OK fetched
-             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
-             U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
-             U< TAG OK status
-             U> NOOP
-             U< * 4 EXISTS
-             U< TAG OK noop
-             U> FETCH 4:* (UID)
-             U< * 4 FETCH (UID 14)
-             U< TAG OK fetched
-             2~ a OK [READ-WRITE] selected
-             3> a SELECT INBOX
-             U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
-             U< * STATUS INBOX (UIDNEXT 15 UIDVALIDITY 7)
-             U< TAG OK status
-             U> NOOP
-             U< TAG OK noop
-             3~ a OK [READ-WRITE] selected",
-        )
-        .await;
-    stage.end().await;
+    play(
+        1,
+        "ESEARCH",
+        "ONE
+         2> a SELECT INBOX
+         U= UID SEARCH RETURN (ALL) 1:3 | TAG BAD what is RETURN
+         U= NOOP
+         U= UID SEARCH 1:3 | TAG NO no searching here
+         U= NOOP
+         U= FETCH 1:* (UID) | * 1 FETCH (UID 11) | * 2 FETCH (UID 12) | * 3 FETCH (UID 13)
+         U= STATUS \"INBOX\" (UIDNEXT UIDVALIDITY) | * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
+         U= NOOP | * 4 EXISTS
+         U= FETCH 4:* (UID) | * 4 FETCH (UID 14)
+         2~ a OK [READ-WRITE] selected
+         3> a SELECT INBOX
+         U= STATUS \"INBOX\" (UIDNEXT UIDVALIDITY) | * STATUS INBOX (UIDNEXT 15 UIDVALIDITY 7)
+         U= NOOP
+         3~ a OK [READ-WRITE] selected",
+    )
+    .await;
 }
 
 /// RFC 5161 section 3.2: on is what ENABLED lists. Whoever did not get QRESYNC hears EXPUNGE (RFC 7162 section
 /// 3.2.10), and no mod-sequences, whatever the backend says.
 #[tokio::test]
 async fn who_was_refused_qresync_hears_expunge() {
-    let mut stage = Stage::set(1, "CONDSTORE QRESYNC").await;
-    stage
-        .play(
-            "1> e ENABLE QRESYNC
-             U> ENABLE QRESYNC
-             U< TAG NO not for you
-             1< e NO not for you
-             ONE
-             TWO
-             1> b NOOP
-             U> NOOP
-             U< * VANISHED 12
-             U< * 1 FETCH (FLAGS (\\Seen) MODSEQ (99))
-             U< * 2 FETCH (UID 13 MODSEQ (100))
-             U< TAG OK noop
-             1< * 2 EXPUNGE
-             1< * 1 FETCH (FLAGS (\\Seen))
-             1< * 2 FETCH (UID 13)
-             1< b OK noop
-             2> b NOOP
-             U> NOOP
-             U< TAG OK noop
-             2< * 2 EXPUNGE
-             2< * 1 FETCH (FLAGS (\\Seen))
-             2< b OK noop",
-        )
-        .await;
-    stage.end().await;
+    play(
+        1,
+        "CONDSTORE QRESYNC",
+        "1> e ENABLE QRESYNC
+         U= ENABLE QRESYNC | TAG NO not for you
+         1< e NO not for you
+         ONE
+         TWO
+         1> b NOOP
+         U= NOOP | * VANISHED 12 | * 1 FETCH (FLAGS (\\Seen) MODSEQ (99)) | * 2 FETCH (UID 13 MODSEQ (100))
+         1< * 2 EXPUNGE | * 1 FETCH (FLAGS (\\Seen)) | * 2 FETCH (UID 13) | b OK NOOP done
+         2U b NOOP | * 2 EXPUNGE | * 1 FETCH (FLAGS (\\Seen))",
+    )
+    .await;
 }
 
 /// The same where ENABLE is answered OK and lists nothing: the connection may carry it all the same. Who selects a
@@ -316,20 +230,11 @@ async fn what_enabled_does_not_list_is_not_on() {
                  {listed}U< TAG OK enabled
                  {told}1< e OK enabled
                  1> a SELECT INBOX
-                 {which}> SELECT INBOX
-                 {which}< * 3 EXISTS
-                 {which}< * OK [UIDVALIDITY 7] valid
-                 {which}< * OK [UIDNEXT 14] next
-                 {which}< TAG OK [READ-WRITE] selected
+                 {which}= SELECT INBOX | 3 messages, UIDVALIDITY 7, UIDNEXT 14
                  1~ a OK [READ-WRITE] selected
                  1> b NOOP
-                 {which}> NOOP
-                 {which}< * 2 FETCH (FLAGS (x) MODSEQ (7))
-                 {which}< * 2 EXPUNGE
-                 {which}< TAG OK noop
-                 1< * 2 FETCH (FLAGS (x))
-                 1< * 2 EXPUNGE
-                 1< b OK noop"
+                 {which}= NOOP | * 2 FETCH (FLAGS (x) MODSEQ (7)) | * 2 EXPUNGE
+                 1< * 2 FETCH (FLAGS (x)) | * 2 EXPUNGE | b OK NOOP done"
             ))
             .await;
         stage.end().await;
@@ -345,9 +250,7 @@ async fn a_server_that_falls_silent_is_left() {
         .play(&format!(
             "{ONE}
              2> a SELECT INBOX
-             U> UID SEARCH 1:3
-             U< * SEARCH 11 12 13
-             U< TAG OK searched
+             U= UID SEARCH 1:3 | * SEARCH 11 12 13
              U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)"
         ))
         .await;
@@ -357,19 +260,8 @@ async fn a_server_that_falls_silent_is_left() {
     stage
         .play(
             "2> a SELECT INBOX
-             V> SELECT \"INBOX\"
-             V< * 3 EXISTS
-             V< * OK [UIDVALIDITY 7] valid
-             V< * OK [UIDNEXT 14] next
-             V< TAG OK [READ-WRITE] selected
-             V> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
-             V< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
-             V< TAG OK status
-             V> UID SEARCH UNSEEN
-             V< * SEARCH
-             V< TAG OK searched
-             V> NOOP
-             V< TAG OK noop
+             V= SELECT \"INBOX\" | 3 messages, UIDVALIDITY 7, UIDNEXT 14
+             V? UIDNEXT 14, UIDVALIDITY 7
              2~ a OK [READ-WRITE] selected",
         )
         .await;

@@ -1,46 +1,23 @@
 //! Selecting a mailbox that others have selected, and leaving it.
 
-use crate::stage::{Stage, play, two};
+use crate::stage::{Stage, both_end, one_on, play, two, two_on};
 
 /// RFC 9051 section 6.3.2: a SELECT is answered with the mailbox as it is, though nothing is selected anew. RFC 3501
 /// section 6.3.1: UNSEEN is the first message without \Seen. Section 2.3.1.1: UIDNEXT is above the UIDs of all
 /// messages, also of those that have come since it was asked for.
 #[tokio::test]
 async fn who_joins_sees_the_mailbox_as_it_is() {
-    play(
+    one_on(
         1,
-        "",
-        "ONE
-         2> a SELECT inbox
-         U> UID SEARCH 1:3
-         U< * SEARCH 11 12 13
-         U< TAG OK searched
-         U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
-         U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
-         U< TAG OK status
-         U> UID SEARCH UNSEEN
-         U< * SEARCH 13
-         U< TAG OK searched
-         U> NOOP
-         U< * 1 EXPUNGE
-         U< * 3 EXISTS
-         U< TAG OK noop
-         U> FETCH 3:* (UID)
-         U< * 3 FETCH (UID 14)
-         U< TAG OK fetched
-         2< * FLAGS (\\Seen \\Deleted)
-         2< * OK [UIDVALIDITY 7]…
-         2< * 3 EXISTS
-         2< * 0 RECENT
-         2< * OK [UNSEEN 2]…
-         2< * OK [UIDNEXT 15]…
-         2< a OK [READ-WRITE] selected
-         1> b CHECK
-         U> CHECK
-         U< TAG OK checked
-         1< * 1 EXPUNGE
-         1< * 3 EXISTS
-         1< b OK checked",
+        "2> a SELECT inbox
+         U= UID SEARCH 1:3 | * SEARCH 11 12 13
+         U= STATUS \"INBOX\" (UIDNEXT UIDVALIDITY) | * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
+         U= UID SEARCH UNSEEN | * SEARCH 13
+         U= NOOP | * 1 EXPUNGE | * 3 EXISTS
+         U= FETCH 3:* (UID) | * 3 FETCH (UID 14)
+         2< * FLAGS (\\Seen \\Deleted) | * OK [UIDVALIDITY 7]… | * 3 EXISTS | * 0 RECENT | * OK [UNSEEN 2]…
+         2< * OK [UIDNEXT 15]… | a OK [READ-WRITE] selected
+         1U b CHECK | * 1 EXPUNGE | * 3 EXISTS",
     )
     .await;
 }
@@ -53,25 +30,12 @@ async fn who_joins_is_told_what_is_unseen() {
         "ESEARCH",
         "ONE
          2> a SELECT INBOX
-         U> UID SEARCH RETURN (ALL) 1:3
-         U< * ESEARCH (tag \"TAG\") UID ALL 11:13
-         U< TAG OK searched
-         U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
-         U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
-         U< TAG OK status
-         U> UID SEARCH RETURN (MIN) UNSEEN
-         U< * ESEARCH (tag \"TAG\") UID MIN 12
-         U< TAG OK searched
-         U> NOOP
-         U< * 1 EXPUNGE
-         U< TAG OK noop
-         2< * FLAGS (\\Seen \\Deleted)
-         2< * OK [UIDVALIDITY 7]…
-         2< * 2 EXISTS
-         2< * 0 RECENT
-         2< * OK [UNSEEN 1]…
-         2< * OK [UIDNEXT 14]…
-         2< a OK [READ-WRITE] selected",
+         U= UID SEARCH RETURN (ALL) 1:3 | * ESEARCH (tag \"TAG\") UID ALL 11:13
+         U= STATUS \"INBOX\" (UIDNEXT UIDVALIDITY) | * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
+         U= UID SEARCH RETURN (MIN) UNSEEN | * ESEARCH (tag \"TAG\") UID MIN 12
+         U= NOOP | * 1 EXPUNGE
+         2< * FLAGS (\\Seen \\Deleted) | * OK [UIDVALIDITY 7]… | * 2 EXISTS | * 0 RECENT | * OK [UNSEEN 1]…
+         2< * OK [UIDNEXT 14]… | a OK [READ-WRITE] selected",
     )
     .await;
 }
@@ -80,31 +44,19 @@ async fn who_joins_is_told_what_is_unseen() {
 #[tokio::test]
 async fn close_is_silent_for_the_one_who_closes() {
     two("1> b CLOSE
-         U> EXPUNGE
-         U< * 2 EXPUNGE
-         U< TAG OK expunged
+         U= EXPUNGE | * 2 EXPUNGE
          1< b OK…
-         1> c FETCH 1 FLAGS
-         1< c BAD…
-         2> b NOOP
-         U> NOOP
-         U< TAG OK noop
-         2< * 2 EXPUNGE
-         2< b OK noop")
+         1= c FETCH 1 FLAGS | c BAD…
+         2U b NOOP | * 2 EXPUNGE")
     .await;
 }
 
 /// RFC 9051 section 6.4.2: UNSELECT expunges nothing; the mailbox stays selected for the others.
 #[tokio::test]
 async fn unselect_only_leaves() {
-    two("1> b UNSELECT
-         1< b OK…
-         1> c CHECK
-         1< c BAD…
-         2> b NOOP
-         U> NOOP
-         U< TAG OK noop
-         2< b OK noop")
+    two("1= b UNSELECT | b OK…
+         1= c CHECK | c BAD…
+         2U b NOOP")
     .await;
 }
 
@@ -112,26 +64,16 @@ async fn unselect_only_leaves() {
 /// 6.4.1: CLOSE then expunges nothing.
 #[tokio::test]
 async fn examine_is_beside_select() {
-    play(
+    one_on(
         2,
-        "",
-        "ONE
-         2> a EXAMINE INBOX
-         V> EXAMINE INBOX
-         V< * 3 EXISTS
-         V< TAG OK [READ-ONLY] examined
-         2< * 3 EXISTS
-         2< a OK [READ-ONLY] examined
+        "2> a EXAMINE INBOX
+         V= EXAMINE INBOX | * 3 EXISTS | TAG OK [READ-ONLY] examined
+         2< * 3 EXISTS | a OK [READ-ONLY] examined
          2> b STORE 1 FLAGS ()
-         V> STORE 1 FLAGS ()
-         V< TAG NO [READ-ONLY] no
+         V= STORE 1 FLAGS () | TAG NO [READ-ONLY] no
          2< b NO [READ-ONLY] no
-         2> c CLOSE
-         2< c OK…
-         1> b NOOP
-         U> NOOP
-         U< TAG OK noop
-         1< b OK noop",
+         2= c CLOSE | c OK…
+         1U b NOOP",
     )
     .await;
 }
@@ -144,30 +86,14 @@ async fn close_after_examine_only_leaves() {
         "",
         "1> a EXAMINE INBOX
          U> EXAMINE INBOX
-         U< * 3 EXISTS
-         U< * OK [UIDVALIDITY 7] valid
-         U< * OK [UIDNEXT 14] next
-         U< TAG OK [READ-ONLY] examined
+         U< * 3 EXISTS | * OK [UIDVALIDITY 7] told | * OK [UIDNEXT 14] told | TAG OK [READ-ONLY] examined
          1~ a OK [READ-ONLY] examined
          2> a EXAMINE INBOX
-         U> UID SEARCH 1:3
-         U< * SEARCH 11 12 13
-         U< TAG OK searched
-         U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
-         U< * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)
-         U< TAG OK status
-         U> UID SEARCH UNSEEN
-         U< * SEARCH
-         U< TAG OK searched
-         U> NOOP
-         U< TAG OK noop
+         U= UID SEARCH 1:3 | * SEARCH 11 12 13
+         U? UIDNEXT 14, UIDVALIDITY 7
          2~ a OK [READ-ONLY] examined
-         1> b CLOSE
-         1< b OK…
-         2> b NOOP
-         U> NOOP
-         U< TAG OK noop
-         2< b OK noop",
+         1= b CLOSE | b OK…
+         2U b NOOP",
     )
     .await;
 }
@@ -180,9 +106,7 @@ async fn a_mailbox_lingers() {
     stage
         .play(
             "ONE
-             U> UID SEARCH 1:3
-             U< * SEARCH 11 12 13
-             U< TAG OK searched
+             U= UID SEARCH 1:3 | * SEARCH 11 12 13
              1. ",
         )
         .await;
@@ -190,11 +114,8 @@ async fn a_mailbox_lingers() {
     stage
         .play(
             "2> a SELECT INBOX
-         U> SELECT INBOX
-         U< * 5 EXISTS
-         U< TAG OK [READ-WRITE] selected
-         2< * 5 EXISTS
-         2< a OK [READ-WRITE] selected",
+             U= SELECT INBOX | 5 messages
+             2< * 5 EXISTS | a OK [READ-WRITE] selected",
         )
         .await;
     stage.end().await;
@@ -204,20 +125,16 @@ async fn a_mailbox_lingers() {
 /// that ends the connection, BYE (RFC 9051 section 7.1.5), since the mailbox cannot be selected again.
 #[tokio::test]
 async fn a_mailbox_is_deleted() {
-    two("1> b DELETE INBOX
-         U> DELETE INBOX
-         U< TAG OK deleted
-         1< b OK deleted
+    two("1U b DELETE INBOX
          2> b FETCH 1 (UID)
          U> FETCH 1 (UID)
          U< * BYE Mailbox is gone
          U!
-         V> SELECT \"INBOX\"
-         V< TAG NO [NONEXISTENT] no such mailbox
+         V= SELECT \"INBOX\" | TAG NO [NONEXISTENT] no such mailbox
          1< * BYE The mailbox can no longer…
-         2< b NO [UNAVAILABLE]…
-         2< * BYE The mailbox can no longer…
-         1. \n2. ")
+         2< b NO [UNAVAILABLE]… | * BYE The mailbox can no longer…
+         1.
+         2.")
     .await;
 }
 
@@ -225,35 +142,18 @@ async fn a_mailbox_is_deleted() {
 /// another UIDVALIDITY (RFC 9051 section 2.3.1.1), and gets it on a connection of its own.
 #[tokio::test]
 async fn a_mailbox_is_renamed() {
-    play(
+    one_on(
         2,
-        "",
-        "ONE
-         2> a SELECT INBOX
-         U> UID SEARCH 1:3
-         U< * SEARCH 11 12 13
-         U< TAG OK searched
-         U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
-         U< * STATUS INBOX (UIDNEXT 1 UIDVALIDITY 8)
-         U< TAG OK status
-         V> SELECT INBOX
-         V< * 0 EXISTS
-         V< * OK [UIDVALIDITY 8] valid
-         V< TAG OK [READ-WRITE] selected
-         2< * 0 EXISTS
-         2< * OK [UIDVALIDITY 8] valid
-         2< a OK [READ-WRITE] selected
-         U> UID SEARCH UNSEEN
-         U< * SEARCH 11
-         U< TAG OK searched
-         U> NOOP
-         U< TAG OK noop
+        "2> a SELECT INBOX
+         U= UID SEARCH 1:3 | * SEARCH 11 12 13
+         U= STATUS \"INBOX\" (UIDNEXT UIDVALIDITY) | * STATUS INBOX (UIDNEXT 1 UIDVALIDITY 8)
+         V= SELECT INBOX | 0 messages, UIDVALIDITY 8
+         2< * 0 EXISTS | * OK [UIDVALIDITY 8] told | a OK [READ-WRITE] selected
+         U= UID SEARCH UNSEEN | * SEARCH 11
+         U= NOOP
          1> b FETCH 3 (UID)
-         U> FETCH 3 (UID)
-         U< * 3 FETCH (UID 13)
-         U< TAG OK fetched
-         1< * 3 FETCH (UID 13)
-         1< b OK fetched",
+         U= FETCH 3 (UID) | * 3 FETCH (UID 13)
+         1< * 3 FETCH (UID 13) | b OK FETCH done",
     )
     .await;
 }
@@ -262,17 +162,7 @@ async fn a_mailbox_is_renamed() {
 /// is told the only way there is, by the end of the session.
 #[tokio::test]
 async fn uidvalidity_changes() {
-    two("U!
-         2> b NOOP
-         V> SELECT \"INBOX\"
-         V< * 3 EXISTS
-         V< * OK [UIDVALIDITY 8] valid
-         V< TAG OK [READ-WRITE] selected
-         1< * BYE…
-         2< b NO [UNAVAILABLE]…
-         2< * BYE…
-         1. \n2. ")
-    .await;
+    both_end("V= SELECT \"INBOX\" | 3 messages, UIDVALIDITY 8").await;
 }
 
 /// RFC 9051 sections 7.5.1 and 6.3.13: what happened while there was no connection is told when it may be: here, in
@@ -281,25 +171,12 @@ async fn uidvalidity_changes() {
 async fn what_was_missed_is_told() {
     two("U!
          2> b NOOP
-         V> SELECT \"INBOX\"
-         V< * 3 EXISTS
-         V< * OK [UIDVALIDITY 7] valid
-         V< * OK [UIDNEXT 15] next
-         V< TAG OK [READ-WRITE] selected
-         V> UID SEARCH 1:3
-         V< * SEARCH 11 13 14
-         V< TAG OK searched
-         V> NOOP
-         V< TAG OK noop
-         2< * 2 EXPUNGE
-         2< * 3 EXISTS
-         2< b OK noop
-         1> b IDLE
-         1< + idling
-         1< * 2 EXPUNGE
-         1< * 3 EXISTS
-         1> DONE
-         1< b OK…")
+         V= SELECT \"INBOX\" | 3 messages, UIDVALIDITY 7, UIDNEXT 15
+         V= UID SEARCH 1:3 | * SEARCH 11 13 14
+         V= NOOP
+         2< * 2 EXPUNGE | * 3 EXISTS | b OK NOOP done
+         1= b IDLE | + idling | * 2 EXPUNGE | * 3 EXISTS
+         1= DONE | b OK…")
     .await;
 }
 
@@ -307,12 +184,8 @@ async fn what_was_missed_is_told() {
 #[tokio::test]
 async fn vanishing_disturbs_nobody() {
     two("1. 
-         2> b NOOP
-         U> NOOP
-         U< TAG OK noop
-         2< b OK noop
-         2> c UNSELECT
-         2< c OK…")
+         2U b NOOP
+         2= c UNSELECT | c OK…")
     .await;
 }
 
@@ -320,21 +193,13 @@ async fn vanishing_disturbs_nobody() {
 /// 6.4.1).
 #[tokio::test]
 async fn select_leaves_the_mailbox_before() {
-    play(
+    two_on(
         2,
-        "",
-        "ONE
-         TWO
-         2> b SELECT Nowhere
-         V> SELECT Nowhere
-         V< TAG NO [NONEXISTENT] no such mailbox
+        "2> b SELECT Nowhere
+         V= SELECT Nowhere | TAG NO [NONEXISTENT] no such mailbox
          2< b NO [NONEXISTENT] no such mailbox
-         2> c FETCH 1 (UID)
-         2< c BAD…
-         1> b NOOP
-         U> NOOP
-         U< TAG OK noop
-         1< b OK noop",
+         2= c FETCH 1 (UID) | c BAD…
+         1U b NOOP",
     )
     .await;
 }
@@ -342,44 +207,27 @@ async fn select_leaves_the_mailbox_before() {
 /// RFC 9051 section 6.4.1: nobody else is to be told what CLOSE expunges when the last one closes.
 #[tokio::test]
 async fn the_last_one_closes_the_mailbox() {
-    two("1> b UNSELECT
-         1< b OK…
-         2> b CLOSE
-         U> CLOSE
-         U< TAG OK closed
-         2< b OK closed
-         2> c CHECK
-         2< c BAD…")
+    two("1= b UNSELECT | b OK…
+         2U b CLOSE
+         2= c CHECK | c BAD…")
     .await;
 }
 
 /// RFC 2180 section 3.2: a server may let those go on who have a deleted mailbox selected; for others it is not there.
 #[tokio::test]
 async fn a_deleted_mailbox_is_there_for_its_sessions_only() {
-    play(
+    one_on(
         2,
-        "",
-        "ONE
-         2> a SELECT INBOX
-         U> UID SEARCH 1:3
-         U< * SEARCH 11 12 13
-         U< TAG OK searched
-         U> STATUS \"INBOX\" (UIDNEXT UIDVALIDITY)
-         U< TAG NO [NONEXISTENT] no such mailbox
-         V> SELECT INBOX
-         V< TAG NO [NONEXISTENT] no such mailbox
+        "2> a SELECT INBOX
+         U= UID SEARCH 1:3 | * SEARCH 11 12 13
+         U= STATUS \"INBOX\" (UIDNEXT UIDVALIDITY) | TAG NO [NONEXISTENT] no such mailbox
+         V= SELECT INBOX | TAG NO [NONEXISTENT] no such mailbox
          2< a NO [NONEXISTENT] no such mailbox
-         U> UID SEARCH UNSEEN
-         U< * SEARCH 11
-         U< TAG OK searched
-         U> NOOP
-         U< TAG OK noop
+         U= UID SEARCH UNSEEN | * SEARCH 11
+         U= NOOP
          1> c FETCH 3 (UID)
-         U> FETCH 3 (UID)
-         U< * 3 FETCH (UID 13)
-         U< TAG OK fetched
-         1< * 3 FETCH (UID 13)
-         1< c OK fetched",
+         U= FETCH 3 (UID) | * 3 FETCH (UID 13)
+         1< * 3 FETCH (UID 13) | c OK FETCH done",
     )
     .await;
 }
@@ -398,36 +246,25 @@ async fn nobody_joins_by_a_name_that_was_given_away() {
         ("RENAME Box Kept", "Box/Sub"),
         ("RENAME INBOX Kept", "inbox"),
     ] {
-        let mut stage = Stage::set(2, "").await;
-        stage
-            .play(&format!(
+        play(
+            2,
+            "",
+            &format!(
                 "1> a SELECT {select}
-                 U> SELECT {select}
-                 U< * 1 EXISTS
-                 U< * OK [UIDVALIDITY 7] valid
-                 U< * OK [UIDNEXT 2] next
-                 U< TAG OK [READ-WRITE] selected
+                 U= SELECT {select} | 1 messages, UIDVALIDITY 7, UIDNEXT 2
                  1~ a OK [READ-WRITE] selected
                  2> a {command}
-                 V> {command}
-                 V< TAG OK done
+                 V= {command} | TAG OK done
                  2< a OK done
                  2> b SELECT {select}
-                 V> SELECT {select}
-                 V< * 0 EXISTS
-                 V< * OK [UIDVALIDITY 8] valid
-                 V< * OK [UIDNEXT 1] next
-                 V< TAG OK [READ-WRITE] selected
-                 2~ * OK [UIDVALIDITY 8] valid
+                 V= SELECT {select} | 0 messages, UIDVALIDITY 8, UIDNEXT 1
+                 2~ * OK [UIDVALIDITY 8] told
                  2~ b OK [READ-WRITE] selected
                  1> b FETCH 1 (UID)
-                 U> FETCH 1 (UID)
-                 U< * 1 FETCH (UID 1)
-                 U< TAG OK fetched
-                 1< * 1 FETCH (UID 1)
-                 1< b OK fetched"
-            ))
-            .await;
-        stage.end().await;
+                 U= FETCH 1 (UID) | * 1 FETCH (UID 1)
+                 1< * 1 FETCH (UID 1) | b OK FETCH done"
+            ),
+        )
+        .await;
     }
 }

@@ -165,7 +165,7 @@ fn endure(
     let workers: Vec<_> = (1..=SESSIONS_AT_ONCE)
         .map(|worker| hosts.front.spawn(sessions(imapool.plain.clone(), worker, Arc::clone(&done))))
         .collect();
-    std::thread::sleep(Duration::from_secs(1));
+    imapool.await_sum("imapool_client_sessions_total", "logout", u64::from(2 * SESSIONS_AT_ONCE)..);
 
     let failed = Instant::now();
     fail(&hosts, &mut switch);

@@ -1,8 +1,9 @@
 //! A real `imapool run` on the middle host.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeBounds;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -97,15 +98,15 @@ impl<'a> Imapool<'a> {
         }
     }
 
-    /// Scrapes until this sum is `wanted`: what is taken from the system is up to half a second old.
-    pub(crate) fn await_sum(&self, family: &str, label: &str, wanted: u64) {
+    /// Scrapes until this sum is one of `wanted`: what is taken from the system is up to half a second old.
+    pub(crate) fn await_sum(&self, family: &str, label: &str, wanted: impl RangeBounds<u64> + fmt::Debug) {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             let sum = self.metrics().sum(family, label);
-            if sum == wanted {
+            if wanted.contains(&sum) {
                 return;
             }
-            assert!(Instant::now() < deadline, "{family} is {sum}, not {wanted}");
+            assert!(Instant::now() < deadline, "{family} is {sum}, not {wanted:?}");
             thread::sleep(Duration::from_millis(100));
         }
     }

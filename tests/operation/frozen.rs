@@ -33,6 +33,16 @@ impl Server {
     }
 }
 
+/// What a server says of a mailbox of three messages (UIDs 11 to 13) before its OK to this command.
+pub(crate) fn of_three_messages(command: &str) -> &'static str {
+    match command.split(' ').next().unwrap_or_default() {
+        "SELECT" => "S: * 3 EXISTS\nS: * OK [UIDVALIDITY 7] valid\nS: * OK [UIDNEXT 14] next",
+        "UID" => "S: * SEARCH 11 12 13",
+        "STATUS" => "S: * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)",
+        _ => "",
+    }
+}
+
 async fn serve(mut conn: Conn, mut frozen: watch::Receiver<Option<&'static str>>) {
     let mut answers = async |command: &str| {
         let over = |frozen: &Option<&'static str>| !frozen.is_some_and(|frozen| command.starts_with(frozen));
@@ -51,19 +61,15 @@ async fn serve(mut conn: Conn, mut frozen: watch::Receiver<Option<&'static str>>
     while let Some(command) = conn.command().await {
         answers(&command).await;
         let said = match command.split(' ').next().unwrap() {
-            "SELECT" => "S: * 3 EXISTS\nS: * OK [UIDVALIDITY 7] valid\nS: * OK [UIDNEXT 14] next",
-            "UID" => "S: * SEARCH 11 12 13",
-            "STATUS" => "S: * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)",
             "LOGOUT" => return conn.play("S: * BYE bye\nS: TAG OK bye").await,
             "IDLE" => {
-                conn.play("S: + idling").await;
-                if conn.line().await.is_none() {
+                if !conn.idle().await {
                     return;
                 }
                 answers("DONE").await;
                 ""
             }
-            _ => "",
+            _ => of_three_messages(&command),
         };
         conn.play(said).await;
         conn.play("S: TAG OK done").await;
@@ -269,6 +275,7 @@ async fn a_server_that_goes_away_is_noticed_where_nothing_is_open() {
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
+        // The clock stands still; what is refused comes from the kernel, in real time.
         std::thread::sleep(Duration::from_millis(2));
     }
     tokio::time::resume();

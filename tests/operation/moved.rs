@@ -230,9 +230,7 @@ async fn a_dial_or_login_that_is_under_way_joins_nothing() {
                     held.passed().await;
                 }
                 conn.send(format!("{} OK in\r\n", conn.tag)).await;
-                if conn.prove().await {
-                    conn.obey().await;
-                }
+                conn.serve().await;
             }
         })
         .await;

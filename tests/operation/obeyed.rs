@@ -10,6 +10,7 @@ use imapool::config::{Backend, ListenAddr, Listener, PoolMode, TlsMode};
 use imapool::demo::server::{Options, Server};
 
 use crate::api::World;
+use crate::frozen::of_three_messages;
 use crate::http::post;
 use crate::load::connect;
 use crate::moved::reload;
@@ -76,13 +77,9 @@ impl Stand {
 async fn serve(conn: &mut Conn, held: &Gate) {
     while let Some(command) = conn.command().await {
         let said = match command.split(' ').next().unwrap() {
-            "SELECT" => "S: * 3 EXISTS\nS: * OK [UIDVALIDITY 7] valid\nS: * OK [UIDNEXT 14] next",
-            "UID" => "S: * SEARCH 11 12 13",
-            "STATUS" => "S: * STATUS INBOX (UIDNEXT 14 UIDVALIDITY 7)",
             "LOGOUT" => return conn.play("S: * BYE bye\nS: TAG OK bye").await,
             "IDLE" => {
-                conn.play("S: + idling").await;
-                if conn.line().await.is_none() {
+                if !conn.idle().await {
                     return;
                 }
                 ""
@@ -97,7 +94,7 @@ async fn serve(conn: &mut Conn, held: &Gate) {
                 conn.play("S: TAG BAD what").await;
                 continue;
             }
-            _ => "",
+            _ => of_three_messages(&command),
         };
         conn.play(said).await;
         conn.play("S: TAG OK done").await;

@@ -77,8 +77,40 @@ fn mail_owner() -> User {
     owner.expect("the user database can be read").expect("the user mail exists")
 }
 
-/// Everything Dovecot is told. `anvil-auth-penalty` is off unless a test wants it: it slows every login from an address
-/// that has brought wrong passwords, and here all come from one. Tests of slowness set `auth_failure_delay`.
+/// What is said the same way in the languages of 2.3 and 2.4. `anvil-auth-penalty` is off unless a test wants it: it
+/// slows every login from an address that has brought wrong passwords, and here all come from one. Tests of slowness
+/// set `auth_failure_delay`.
+fn common(folder: &Path, address: SocketAddr, tls_address: Option<SocketAddr>, options: &Options) -> String {
+    let tls_listener = tls_address.map_or(String::from("port = 0"), |a| format!("port = {}\n ssl = yes", a.port()));
+    format!(
+        "base_dir = {folder}/run\n\
+         state_dir = {folder}/state\n\
+         log_path = {folder}/log\n\
+         listen = 127.0.0.1\n\
+         protocols = imap\n\
+         auth_mechanisms = plain login\n\
+         auth_failure_delay = {delay} s\n\
+         auth_cache_size = 0\n\
+         first_valid_uid = 1\n\
+         mail_max_userip_connections = {per_user}\n\
+         mail_fsync = never\n\
+         namespace inbox {{\n inbox = yes\n separator = /\n\
+         mailbox Drafts {{\n special_use = \\Drafts\n auto = create\n }}\n\
+         mailbox Sent {{\n special_use = \\Sent\n auto = create\n }}\n}}\n\
+         service imap-login {{\n process_limit = 4\n\
+         inet_listener imap {{\n port = {port}\n }}\n\
+         inet_listener imaps {{\n {tls_listener}\n }}\n}}\n\
+         service anvil {{\n unix_listener anvil-auth-penalty {{\n mode = {penalty}\n }}\n}}\n\
+         service stats {{\n unix_listener stats-writer {{\n mode = 0666\n }}\n}}\n",
+        folder = folder.display(),
+        delay = options.auth_failure_delay,
+        per_user = options.max_userip_connections,
+        port = address.port(),
+        penalty = if options.penalty { "0600" } else { "0" },
+    )
+}
+
+/// Everything Dovecot is told.
 fn configuration(folder: &Path, address: SocketAddr, tls_address: Option<SocketAddr>, options: &Options) -> String {
     let owner = mail_owner();
     let tls = match &options.tls {
@@ -87,44 +119,23 @@ fn configuration(folder: &Path, address: SocketAddr, tls_address: Option<SocketA
             format!("ssl = yes\nssl_cert = <{}\nssl_key = <{}", certificate.display(), key.display())
         }
     };
-    let tls_listener = tls_address.map_or(String::from("port = 0"), |a| format!("port = {}\n ssl = yes", a.port()));
     let mut text = format!(
-        "base_dir = {folder}/run\n\
-         state_dir = {folder}/state\n\
-         log_path = {folder}/log\n\
-         listen = 127.0.0.1\n\
-         protocols = imap\n\
+        "{common}\
          {tls}\n\
          disable_plaintext_auth = no\n\
-         auth_mechanisms = plain login\n\
-         auth_failure_delay = {delay} s\n\
-         auth_cache_size = 0\n\
          passdb {{\n driver = passwd-file\n args = scheme=plain username_format=%u {folder}/passwd\n}}\n\
          userdb {{\n driver = static\n args = uid={uid} gid={gid} home={folder}/mail/%u\n}}\n\
-         first_valid_uid = 1\n\
          mail_location = {location}\n\
-         mail_max_userip_connections = {per_user}\n\
-         mail_fsync = never\n\
          mail_attribute_dict = file:%h/attributes\n\
          mail_plugins = acl quota\n\
          protocol imap {{\n mail_plugins = acl quota imap_acl imap_quota\n imap_metadata = yes\n}}\n\
          plugin {{\n acl = vfile\n quota = count:User quota\n quota_rule = *:storage=1G\n quota_vsizes = yes\n}}\n\
-         namespace inbox {{\n inbox = yes\n separator = /\n\
-         mailbox Drafts {{\n special_use = \\Drafts\n auto = create\n }}\n\
-         mailbox Sent {{\n special_use = \\Sent\n auto = create\n }}\n}}\n\
-         service imap-login {{\n service_count = 0\n process_limit = 4\n\
-         inet_listener imap {{\n port = {port}\n }}\n\
-         inet_listener imaps {{\n {tls_listener}\n }}\n}}\n\
-         service anvil {{\n unix_listener anvil-auth-penalty {{\n mode = {penalty}\n }}\n}}\n\
-         service stats {{\n unix_listener stats-writer {{\n mode = 0666\n }}\n}}\n",
+         service imap-login {{\n service_count = 0\n}}\n",
+        common = common(folder, address, tls_address, options),
         folder = folder.display(),
-        delay = options.auth_failure_delay,
         location = options.mail_location,
-        penalty = if options.penalty { "0600" } else { "0" },
         uid = owner.uid,
         gid = owner.gid,
-        per_user = options.max_userip_connections,
-        port = address.port(),
     );
     if !geteuid().is_root() {
         write_unprivileged(&mut text, &owner);
@@ -157,50 +168,29 @@ fn configuration_of_2_4(
             format!("ssl = yes\nssl_server {{\n cert_file = {certificate}\n key_file = {key}\n}}")
         }
     };
-    let tls_listener = tls_address.map_or(String::from("port = 0"), |a| format!("port = {}\n ssl = yes", a.port()));
     let (driver, path) = options.mail_location.split_once(':').expect("a driver and a path");
     format!(
         "dovecot_config_version = 2.4.1\n\
          dovecot_storage_version = 2.4.1\n\
-         base_dir = {folder}/run\n\
-         state_dir = {folder}/state\n\
-         log_path = {folder}/log\n\
-         listen = 127.0.0.1\n\
-         protocols = imap\n\
+         {common}\
          {tls}\n\
          auth_allow_cleartext = yes\n\
-         auth_mechanisms = plain login\n\
-         auth_failure_delay = {delay} s\n\
-         auth_cache_size = 0\n\
          passdb passwd-file {{\n default_password_scheme = plain\n auth_username_format = %{{user}}\n \
          passwd_file_path = {folder}/passwd\n}}\n\
          userdb static {{\n fields {{\n uid = {uid}\n gid = {gid}\n home = {folder}/mail/%{{user}}\n }}\n}}\n\
-         first_valid_uid = 1\n\
          mail_driver = {driver}\n\
          mail_path = {path}\n\
-         mail_max_userip_connections = {per_user}\n\
-         mail_fsync = never\n\
          mail_utf8_extensions = yes\n\
          mail_plugins {{\n acl = yes\n quota = yes\n}}\n\
          mail_attribute {{\n dict file {{\n path = %{{home}}/attributes\n }}\n}}\n\
          protocol imap {{\n mail_plugins {{\n imap_acl = yes\n imap_quota = yes\n }}\n imap_metadata = yes\n}}\n\
          acl_driver = vfile\n\
          quota \"User quota\" {{\n storage_size = 1G\n}}\n\
-         namespace inbox {{\n inbox = yes\n separator = /\n\
-         mailbox Drafts {{\n special_use = \\Drafts\n auto = create\n }}\n\
-         mailbox Sent {{\n special_use = \\Sent\n auto = create\n }}\n}}\n\
-         service imap-login {{\n restart_request_count = unlimited\n process_limit = 4\n\
-         inet_listener imap {{\n port = {port}\n }}\n\
-         inet_listener imaps {{\n {tls_listener}\n }}\n}}\n\
-         service anvil {{\n unix_listener anvil-auth-penalty {{\n mode = {penalty}\n }}\n}}\n\
-         service stats {{\n unix_listener stats-writer {{\n mode = 0666\n }}\n}}\n",
+         service imap-login {{\n restart_request_count = unlimited\n}}\n",
+        common = common(folder, address, tls_address, options),
         folder = folder.display(),
-        delay = options.auth_failure_delay,
-        penalty = if options.penalty { "0600" } else { "0" },
         uid = owner.uid,
         gid = owner.gid,
-        per_user = options.max_userip_connections,
-        port = address.port(),
     )
 }
 

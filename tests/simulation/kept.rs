@@ -73,16 +73,7 @@ pub(crate) fn another_credential() -> Plan {
         messages: 9,
         padding: 0,
         personality: "",
-        server: Kindness {
-            faults: 0,
-            delay: 290,
-            farewell: 0,
-            condstore: true,
-            qresync: true,
-            unselect: true,
-            literal_plus: true,
-            serves_what_is_left: true,
-        },
+        server: Kindness { delay: 290, ..KIND },
         net: [0, 0, 0, 0, 12],
         visitors: vec![
             Guest { name: 1, kind: Kind::Sync, user: 0, way: Way::Login, visits: 1, commands: 8, begins: 238 },

@@ -216,6 +216,13 @@ impl Conn {
         }
     }
 
+    /// The session after a login's OK: says OK to everything.
+    pub(crate) async fn serve(&mut self) {
+        if self.prove().await {
+            self.obey().await;
+        }
+    }
+
     /// Answers CAPABILITY until a login comes, and reads that whole; false: none came.
     pub(crate) async fn read_login(&mut self, capabilities: &str) -> bool {
         loop {
@@ -264,6 +271,12 @@ impl Conn {
         assert_eq!(line, None, "after the end");
     }
 
+    /// Idles until DONE comes; false: the connection ended instead.
+    pub(crate) async fn idle(&mut self) -> bool {
+        self.send("+ idling\r\n").await;
+        self.line().await.is_some()
+    }
+
     /// Says OK to everything that is asked further, with LOGOUT as the end.
     pub(crate) async fn obey(&mut self) {
         while let Some(command) = self.command().await {
@@ -271,9 +284,10 @@ impl Conn {
             match &*command {
                 "LOGOUT" => return self.send(format!("* BYE bye\r\n{tag} OK bye\r\n")).await,
                 "IDLE" => {
-                    self.send("+ idling\r\n").await;
-                    let done = self.line().await;
-                    self.send(format!("{} {}", self.tag, if done.is_some() { "OK idled\r\n" } else { "" })).await;
+                    if !self.idle().await {
+                        return;
+                    }
+                    self.send(format!("{} OK idled\r\n", self.tag)).await;
                 }
                 other => {
                     if let Some(words) = other.strip_prefix("ENABLE ") {
