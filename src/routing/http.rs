@@ -24,7 +24,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use self::connections::Connections;
 pub use self::fault::{Fault, LookupError};
@@ -225,7 +225,7 @@ impl Lookup {
         };
         Ok(Arc::new(Self {
             shown: service.shown.as_str().into(),
-            connections: Connections::new(service.host.clone(), service.port, net.clone()),
+            connections: Connections::new(service.host.clone(), service.port, settings.timeout, net.clone()),
             fingerprinter: Fingerprinter::new()?,
             service,
             settings,
@@ -299,9 +299,7 @@ impl Lookup {
     }
 
     async fn fetch(&self, question: &Question) -> Result<Answer, LookupError> {
-        let deadline = Instant::now() + self.settings.timeout;
-        let asked = timeout_at(deadline, self.connections.ask(self.service.request(question), deadline)).await;
-        let fields = asked.unwrap_or(Err(Fault::Timeout(self.settings.timeout)));
+        let fields = self.connections.ask(self.service.request(question)).await;
         fields.and_then(|fields| reply::answer(&question.user, &fields)).map_err(|fault| self.error(fault))
     }
 

@@ -1,4 +1,4 @@
-//! The lookup over HTTP beside nginx itself, whose words it speaks: both are asked the same, and given the same answers.
+//! The lookup over HTTP beside nginx, whose words it speaks: both are asked the same, and given the same answers.
 //!
 //! Where nginx with its mail module is not installed, a test says `SKIPPED`, or fails with `IMAPOOL_REQUIRE_REAL=1`.
 

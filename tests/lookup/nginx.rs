@@ -70,7 +70,7 @@ impl Nginx {
              mail {{\n  auth_http {service}/auth?a=1;\n  auth_http_header X-Auth-Key \"s3cret value\";\n\
              ssl_certificate {at}/cert;\n  ssl_certificate_key {at}/key;\n\
              server {{ listen {plain}; listen unix:{at}/socket; protocol imap; }}\n\
-             server {{ listen {tls} ssl; protocol imap; }}\n}}\n"
+             server {{ listen {tls} ssl; ssl_protocols TLSv1.3; protocol imap; }}\n}}\n"
         );
         let file = folder.path().join("config");
         fs::write(&file, config).unwrap();

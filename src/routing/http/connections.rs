@@ -40,6 +40,7 @@ const BODY_PATIENCE: Duration = Duration::from_millis(100);
 pub(super) struct Connections {
     host: String,
     port: u16,
+    timeout: Duration,
     net: Net,
     places: Semaphore,
     idle: Mutex<Vec<Connection>>,
@@ -53,15 +54,25 @@ struct Connection {
 }
 
 impl Connections {
-    pub(super) fn new(host: String, port: u16, net: Net) -> Self {
-        Self { host, port, net, places: Semaphore::new(MOST), idle: Mutex::default() }
+    pub(super) fn new(host: String, port: u16, timeout: Duration, net: Net) -> Self {
+        Self { host, port, timeout, net, places: Semaphore::new(MOST), idle: Mutex::default() }
     }
 
     /// What the service answers: the fields of a response that is a success.
     ///
     /// nginx looks at no status, so that services say what they like: 204 is common, since there is no body.
-    pub(super) async fn ask(&self, request: Request<Empty<Bytes>>, deadline: Instant) -> Result<HeaderMap, Fault> {
+    pub(super) async fn ask(&self, request: Request<Empty<Bytes>>) -> Result<HeaderMap, Fault> {
+        let deadline = Instant::now() + self.timeout;
+        let asked = timeout_at(deadline, self.ask_by(request, deadline)).await;
+        asked.unwrap_or(Err(Fault::Timeout(self.timeout)))
+    }
+
+    async fn ask_by(&self, request: Request<Empty<Bytes>>, deadline: Instant) -> Result<HeaderMap, Fault> {
         let _place = self.places.acquire().await.map_err(|_| Fault::Abandoned)?;
+        if Instant::now() >= deadline {
+            // Else all who waited in vain would dial at the same moment.
+            return Err(Fault::Timeout(self.timeout));
+        }
         let (mut connection, response) = self.response(request, deadline).await?;
         let (head, body) = response.into_parts();
         let patience = deadline.min(Instant::now() + BODY_PATIENCE);
@@ -94,13 +105,13 @@ impl Connections {
         idle.pop()
     }
 
-    /// While others are about to need them, more are kept than otherwise: one for each at most, so that there are never
-    /// more than [`MOST`] in all.
+    /// While others need them, or whoever gets this one's place, more are kept than otherwise: one for each at most, so
+    /// that there are never more than [`MOST`] in all.
     fn keep(&self, connection: Connection) {
-        let others = MOST - self.places.available_permits() - 1;
+        let needed = MOST - self.places.available_permits();
         let mut idle = self.idle.lock();
         idle.push(connection);
-        idle.truncate(others.max(MOST_IDLE));
+        idle.truncate(needed.max(MOST_IDLE));
     }
 
     /// Each address of the service in turn, with its share of the time.

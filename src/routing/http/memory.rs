@@ -88,7 +88,7 @@ mod tests {
         let known = |memory: &Memory<i32, i32>| (0..9).filter(|key| memory.get(key, now).is_some()).collect::<Vec<_>>();
         assert_eq!(known(&memory), [2, 3, 4]);
         memory.put(Arc::new(2), 7, 0, now, now + LONG);
-        memory.put(Arc::new(5), 5, 8 * OVERHEAD, now, now + LONG);
+        memory.put(Arc::new(5), 5, 9 * OVERHEAD, now, now + LONG);
         assert_eq!((known(&memory), memory.get(&2, now)), (vec![5], None), "{memory:?}");
         memory.put(Arc::new(6), 6, 10 * OVERHEAD, now, now + LONG);
         assert!(known(&memory).is_empty(), "larger than all there is");
