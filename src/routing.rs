@@ -9,12 +9,13 @@ mod table;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
 pub use self::explain::{ExplainError, check, explain};
@@ -28,7 +29,7 @@ use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::{Metrics, RouteResult};
 use crate::residence::{Entered, Residence, Residences, Visit, Wanted};
 
-pub use imapool_proto::routing::{Asked, Member, Route, Routes, Rule, Source, Step, Target, map, name, rendezvous};
+pub use imapool_proto::routing::{Asked, By, Member, Route, Routes, Rule, Source, Step, Target, map, name, rendezvous};
 
 /// What a step leads to.
 enum Found {
@@ -52,6 +53,36 @@ pub struct Router {
     residences: Arc<Residences>,
     metrics: Arc<Metrics>,
     patience: Live<config::Pool>,
+}
+
+/// Why an account cannot be moved by hand.
+#[derive(Debug, thiserror::Error)]
+pub enum MoveError {
+    /// It could not be kept.
+    #[error("routing.moves_file is not set, so a move could not be kept: name a file there, and reload")]
+    NoFile,
+    /// It cannot stand in a file.
+    #[error("an account of this name cannot be moved: it is empty, or has a space in it")]
+    Name,
+    /// It is none.
+    #[error("there is no backend and no group {0:?}")]
+    Target(String),
+    /// The file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+/// Whether it can stand as one word in a file.
+fn is_word(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with('#')
+        && !text.contains(char::is_whitespace)
+        && !text.contains(char::is_control)
 }
 
 /// How somebody asks.
@@ -305,18 +336,71 @@ impl Router {
         }
     }
 
+    /// Has an account go to a backend or group by its name, or with none where the routes say, from now on. It is written
+    /// down before anybody has to leave. Waits until nothing of the account is where it was, for so long at most; gives
+    /// whether that is so.
+    ///
+    /// # Errors
+    /// Nothing has changed then.
+    pub async fn move_account(
+        self: &Arc<Self>,
+        user: &[u8],
+        to: Option<&str>,
+        wait: Duration,
+    ) -> Result<bool, MoveError> {
+        let tending = self.tending.lock().await;
+        let table = self.table.load_full();
+        let book = &table.book;
+        let key = book.routes.names.key(user, b"");
+        let path = book.moves.as_ref().map(|file| file.path.clone()).ok_or(MoveError::NoFile)?;
+        let name = String::from_utf8(key.clone()).ok().filter(|name| is_word(name)).ok_or(MoveError::Name)?;
+        if let Some(to) = to.filter(|to| book.routes.target(to).is_none() || !is_word(to)) {
+            return Err(MoveError::Target(to.to_owned()));
+        }
+        let line = to.map(|to| format!("{name} {to}"));
+        let (ours, names) = (path.clone(), book.routes.names.clone());
+        let key = Arc::new(key);
+        let theirs = Arc::clone(&key);
+        let written = tokio::task::spawn_blocking(move || files::amend(&ours, &names, &theirs, line.as_deref()));
+        written.await.map_err(std::io::Error::other).flatten().map_err(|source| MoveError::Write { path, source })?;
+        // A reload that has read it before that goes by what it said.
+        while self.reread(&tending).await {}
+        let Some(residence) = self.residences.find(&key).filter(|it| it.is_ending()).map(|it| Arc::downgrade(&it))
+        else {
+            return Ok(true);
+        };
+        Ok(timeout(wait, self.residences.over(residence)).await.is_ok())
+    }
+
+    /// Has an account leave its backend; its next login is let in there as any. False: nothing of it is anywhere.
+    pub fn kick(&self, user: &[u8]) -> bool {
+        let key = self.table.load().book.routes.names.key(user, b"");
+        let residence = self.residences.find(&key);
+        residence.is_some_and(|residence| {
+            self.end(&residence, "an administrator has it leave");
+            true
+        })
+    }
+
     /// Forgets who left long ago, and reads files again that have changed. Call it every few seconds; while one call is
     /// at work, another does nothing.
     pub async fn tend(self: &Arc<Self>) {
         let table = self.table.load_full();
         self.residences.sweep(table.longest_stay());
-        let Ok(_alone) = self.tending.try_lock() else { return };
-        if table.book.files.iter().all(Option::is_none) {
-            return;
+        if let Ok(alone) = self.tending.try_lock() {
+            self.reread(&alone).await;
+        }
+    }
+
+    /// Goes by files that have changed. Gives whether something else may have changed meanwhile.
+    async fn reread(&self, _alone: &tokio::sync::MutexGuard<'_, ()>) -> bool {
+        let table = self.table.load_full();
+        if table.book.all_files().next().is_none() {
+            return false;
         }
         let ours = Arc::clone(&table);
         // Reading may take seconds.
-        let Ok(reread) = tokio::task::spawn_blocking(move || ours.book.read_changed()).await else { return };
+        let Ok(reread) = tokio::task::spawn_blocking(move || ours.book.read_changed()).await else { return false };
         for (path, _, map) in &reread {
             match map {
                 Ok(map) => info!(file = %path.display(), lines = map.len(), "routes read again"),
@@ -324,9 +408,12 @@ impl Router {
             }
         }
         let _making = self.making.lock();
-        // A reload has read them itself.
-        if !reread.is_empty() && Arc::ptr_eq(&self.table.load(), &table) {
+        if !Arc::ptr_eq(&self.table.load(), &table) {
+            return true;
+        }
+        if !reread.is_empty() {
             self.exchange(table.with(table.book.with(&reread)));
         }
+        false
     }
 }
