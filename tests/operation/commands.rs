@@ -207,6 +207,7 @@ async fn top_lives_in_a_terminal() {
         let output = Command::new("tmux").arg("-S").arg(&socket).args(arguments).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
+    let config = imapool.folder.path().join("imapool.toml").display().to_string();
     tmux(&[
         "-f",
         "/dev/null",
