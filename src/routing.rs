@@ -175,13 +175,19 @@ impl Router {
     /// Where a session goes that logs in with this credential, if that can be said without waiting.
     #[must_use]
     pub fn way_at_once(&self, credential: &Arc<Credential>, caller: Caller<'_>) -> Option<Way> {
-        match self.step(&self.table.load(), credential, caller) {
-            Found::Way(way) => {
+        let table = self.table.load();
+        match self.step(&table, credential, caller) {
+            Found::Way(way) if self.is_current(&table) => {
                 self.count(&way);
                 Some(way)
             }
-            Found::Elsewhere(_) | Found::Ask(_) => None,
+            _ => None,
         }
+    }
+
+    /// Nothing has taken its place, so that what was decided by it holds: who changes that sees who is where.
+    fn is_current(&self, table: &Arc<Table>) -> bool {
+        Arc::ptr_eq(&self.table.load(), table)
     }
 
     fn count(&self, way: &Way) {
@@ -203,11 +209,12 @@ impl Router {
                 found => found,
             };
             let residence = match found {
-                Found::Way(way) => break way,
+                Found::Way(way) if self.is_current(&table) => break way,
+                Found::Way(_) => continue,
                 Found::Elsewhere(residence) => residence,
                 Found::Ask(_) => break Way::Unavailable(UNAVAILABLE),
             };
-            self.end(&residence, "its route leads elsewhere");
+            Self::end(&table, &residence, "its route leads elsewhere");
             let over = self.residences.over(Arc::downgrade(&residence));
             drop(residence);
             if timeout_at(deadline, over).await.is_err() {
@@ -297,16 +304,13 @@ impl Router {
     }
 
     /// Has an account leave: its sessions end, its connections log out, and nobody else comes.
-    fn end(&self, residence: &Arc<Residence>, why: &str) {
+    fn end(table: &Table, residence: &Arc<Residence>, why: &str) {
         if residence.end() {
-            let (account, backend) = (String::from_utf8_lossy(residence.key()), self.name(residence.backend()));
+            let backend = table.backends.iter().find(|it| it.index == residence.backend());
+            let (account, backend) =
+                (String::from_utf8_lossy(residence.key()), backend.map(|it| it.config.name.as_str()));
             info!(account = account.as_ref(), backend, why, "an account leaves its backend");
         }
-    }
-
-    fn name(&self, index: usize) -> Option<String> {
-        let table = self.table.load();
-        table.backends.iter().find(|it| it.index == index).map(|it| it.config.name.clone())
     }
 
     /// Goes by another table from now on. Accounts that it has elsewhere leave where they are; others notice nothing.
@@ -316,7 +320,8 @@ impl Router {
     }
 
     fn exchange(&self, table: Table) {
-        self.table.store(Arc::new(table));
+        let before = self.table.swap(Arc::new(table));
+        // Whoever has gone by the one before is among these, or finds that there is another.
         let table = self.table.load();
         let is_misplaced = |residence: &Arc<Residence>| {
             let (listener, server_name) = residence.by();
@@ -332,7 +337,7 @@ impl Router {
             }
         };
         for residence in self.residences.all().iter().filter(|residence| is_misplaced(residence)) {
-            self.end(residence, "the routes have changed");
+            Self::end(&before, residence, "the routes have changed");
         }
     }
 
@@ -374,10 +379,10 @@ impl Router {
 
     /// Has an account leave its backend; its next login is let in there as any. False: nothing of it is anywhere.
     pub fn kick(&self, user: &[u8]) -> bool {
-        let key = self.table.load().book.routes.names.key(user, b"");
-        let residence = self.residences.find(&key);
+        let table = self.table.load();
+        let residence = self.residences.find(&table.book.routes.names.key(user, b""));
         residence.is_some_and(|residence| {
-            self.end(&residence, "an administrator has it leave");
+            Self::end(&table, &residence, "an administrator has it leave");
             true
         })
     }
@@ -408,7 +413,7 @@ impl Router {
             }
         }
         let _making = self.making.lock();
-        if !Arc::ptr_eq(&self.table.load(), &table) {
+        if !self.is_current(&table) {
             return true;
         }
         if !reread.is_empty() {
