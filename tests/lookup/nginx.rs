@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// A running nginx; ends when dropped.
 pub(crate) struct Nginx {
-    plain: SocketAddr,
+    pub(crate) plain: SocketAddr,
     tls: SocketAddr,
     roots: RootCertStore,
     // Ended before its folder is gone.
