@@ -68,6 +68,8 @@ struct Asker {
     proven: bool,
 }
 
+/// RFC 5530 section 3.
+const FAILED: &str = "AUTHENTICATIONFAILED";
 /// A service may have an answer held back for so long at most.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
@@ -107,6 +109,8 @@ pub struct Authenticator {
     fingerprinter: Fingerprinter,
     flights: Arc<Flights>,
     throttle: Mutex<Throttle>,
+    /// How backends last refused a wrong password, without anything of whose it was.
+    words: Mutex<Option<String>>,
 }
 
 impl std::fmt::Debug for Authenticator {
@@ -123,6 +127,7 @@ impl Authenticator {
     pub fn new(settings: Settings, pools: Arc<Pools>, metrics: Arc<Metrics>) -> Result<Arc<Self>, NoRandomness> {
         Ok(Arc::new(Self {
             throttle: Mutex::new(Throttle::new(settings.auth.failure_delay)),
+            words: Mutex::default(),
             settings: ArcSwap::from_pointee(settings),
             pools,
             metrics,
@@ -223,8 +228,14 @@ impl Authenticator {
 
     /// No backend has an account of this name: answered, held back and counted like a wrong password.
     pub async fn nobody(&self, credential: &Credential, client: Option<IpAddr>) -> Answer {
-        let code = Some("AUTHENTICATIONFAILED".to_owned());
-        self.turned_away(credential, client, code, "Authentication failed.", None).await
+        // In the words in which backends refuse, so that these do not tell who has one.
+        let words = self.words.lock().clone();
+        let mut answer =
+            self.turned_away(credential, client, Some(FAILED.to_owned()), "Authentication failed.", None).await;
+        if let (Some(words), Verdict::Refused(refusal)) = (words, &mut answer.verdict) {
+            refusal.reply = words;
+        }
+        answer
     }
 
     /// A login is refused before any backend is asked, in these words. Unless the code says that it is no fault of the
@@ -428,6 +439,10 @@ impl Authenticator {
         let asker = &question.asker;
         if !asker.proven {
             self.throttle.lock().failed(&asker.user, asker.client, Instant::now().into_std());
+            let names_nobody = !refusal.reply.contains(&*String::from_utf8_lossy(&asker.user));
+            if names_nobody && refusal.challenge.is_none() && refusal.reply.starts_with("NO [AUTHENTICATIONFAILED]") {
+                *self.words.lock() = Some(refusal.reply.clone());
+            }
         }
         backend.keep(connection);
         if let Some(account) = known {

@@ -103,10 +103,10 @@ enum Command {
     },
     /// Tell which backend a user's sessions go to, and which rule says so.
     ///
-    /// Reads the configuration and the files of its routes, and asks the service that a route names, without a password;
-    /// no imapool that runs is asked. Prints "backend NAME", or
-    /// "refused" with the exit status 1, then the rule. An account that has sessions, or had some not long ago, may be at
-    /// another backend of the same group: `imapool top` shows where.
+    /// Reads the configuration and the files of its routes, and asks the service that a route names, without a
+    /// password; no imapool that runs is asked. Prints "backend NAME", or "refused" with the exit status 1, then the
+    /// rule. An account that has sessions, or had some not long ago, may be at another backend of the same group:
+    /// `imapool top` shows where.
     #[command(after_help = route::EXAMPLES)]
     Route(RouteArgs),
     /// Show what imapool does, on this host alone and without any IMAP server.

@@ -41,6 +41,8 @@ struct Home {
 pub struct Residence {
     key: Arc<[u8]>,
     backend: usize,
+    /// What its sessions log in by, where that is another name than the client's.
+    login: Option<Box<[u8]>>,
     /// How it was asked for: listener and server name.
     by: (Box<str>, Option<Box<str>>),
     all: Weak<Residences>,
@@ -80,6 +82,8 @@ pub struct Wanted<'w> {
     pub allowed: &'w [usize],
     /// For how long after its last session.
     pub stay: Duration,
+    /// What to log in by, where that is another name than the client's.
+    pub login: Option<&'w [u8]>,
     /// How it is asked for.
     pub listener: &'w str,
     /// What the client called this host in TLS.
@@ -109,7 +113,9 @@ impl Residences {
                 || (wanted.allowed.contains(&home.backend)
                     && residence.as_ref().map_or(recent(home.last), |it| it.is_visited() || recent(*it.last.lock())));
             match residence {
-                Some(residence) if may_stay && !residence.is_ending() => return Entered::At(Visit::new(residence)),
+                Some(residence) if may_stay && !residence.is_ending() && residence.login() == wanted.login => {
+                    return Entered::At(Visit::new(residence));
+                }
                 Some(residence) => return Entered::Elsewhere(residence),
                 None if may_stay => stays = Some(home.backend),
                 None => {}
@@ -120,6 +126,7 @@ impl Residences {
         let residence = Arc::new(Residence {
             key: Arc::clone(&key),
             backend,
+            login: wanted.login.map(Box::from),
             by: (wanted.listener.into(), wanted.server_name.map(Box::from)),
             all: Arc::downgrade(self),
             visits: AtomicUsize::new(0),
@@ -197,6 +204,12 @@ impl Residence {
     #[must_use]
     pub fn backend(&self) -> usize {
         self.backend
+    }
+
+    /// What its sessions log in by, where that is another name than the client's.
+    #[must_use]
+    pub fn login(&self) -> Option<&[u8]> {
+        self.login.as_deref()
     }
 
     /// By which listener it was asked for first, and as which host.

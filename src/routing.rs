@@ -1,5 +1,5 @@
-//! Which backend a session goes to when it logs in: by the routes of the configuration ([`imapool_proto::routing`]), the
-//! files they name, and where the account is already.
+//! Which backend a session goes to when it logs in: by the routes of the configuration ([`imapool_proto::routing`]),
+//! the files they name, and where the account is already.
 
 mod explain;
 mod files;
@@ -7,6 +7,7 @@ pub mod http;
 mod rulebook;
 mod table;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ use crate::imap::capability::Capabilities;
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::{Metrics, RouteResult};
 use crate::residence::{Entered, Residence, Residences, Visit, Wanted};
+use crate::tls::Stamp;
 
 pub use imapool_proto::routing::{Asked, By, Member, Route, Routes, Rule, Source, Step, Target, map, name, rendezvous};
 
@@ -48,12 +50,15 @@ pub struct Router {
     table: ArcSwap<Table>,
     /// Held while another table is made.
     making: Mutex<()>,
-    /// Held while files are read again.
-    tending: tokio::sync::Mutex<()>,
+    /// Held while files are read again: what those that have changed looked like, when they were last looked at.
+    tending: tokio::sync::Mutex<Looks>,
     residences: Arc<Residences>,
     metrics: Arc<Metrics>,
     patience: Live<config::Pool>,
 }
+
+/// What changed files looked like.
+type Looks = HashMap<PathBuf, Option<Stamp>>;
 
 /// Why an account cannot be moved by hand.
 #[derive(Debug, thiserror::Error)]
@@ -237,7 +242,7 @@ impl Router {
                     Some(login) => Arc::new(routes.names.renamed(credential, login)),
                     None => Arc::clone(credential),
                 };
-                self.enter(table, &key, route.target, credential, caller)
+                self.enter(table, &key, (route.target, route.login), credential, caller)
             }
         }
     }
@@ -247,7 +252,7 @@ impl Router {
         &self,
         table: &Table,
         key: &[u8],
-        target: Target,
+        (target, login): (Target, Option<&[u8]>),
         credential: Arc<Credential>,
         caller: Caller<'_>,
     ) -> Found {
@@ -261,6 +266,7 @@ impl Router {
             choice: table.book.routes.backend(target, key).map(index),
             allowed: &allowed,
             stay: table.stay(target),
+            login,
             listener: caller.listener,
             server_name: caller.server_name,
         };
@@ -300,7 +306,7 @@ impl Router {
         if let Some(secret) = secret.filter(|_| credential.mechanism.kind() == SecretKind::Password) {
             renamed.secret = secret;
         }
-        self.enter(table, &key, target, Arc::new(renamed), caller)
+        self.enter(table, &key, (target, user), Arc::new(renamed), caller)
     }
 
     /// Has an account leave: its sessions end, its connections log out, and nobody else comes.
@@ -327,11 +333,11 @@ impl Router {
             let (listener, server_name) = residence.by();
             let asked = Asked { key: residence.key(), listener, server_name };
             match table.book.routes.step(&asked) {
-                Step::Goes(route) => !table
-                    .book
-                    .routes
-                    .members(route.target)
-                    .any(|place| table.backends[place].index == residence.backend()),
+                Step::Goes(route) => {
+                    let mut members = table.book.routes.members(route.target);
+                    residence.login() != route.login
+                        || !members.any(|place| table.backends[place].index == residence.backend())
+                }
                 // Asked anew with the next login.
                 Step::Ask(_) => false,
             }
@@ -341,9 +347,9 @@ impl Router {
         }
     }
 
-    /// Has an account go to a backend or group by its name, or with none where the routes say, from now on. It is written
-    /// down before anybody has to leave. Waits until nothing of the account is where it was, for so long at most; gives
-    /// whether that is so.
+    /// Has an account go to a backend or group by its name, or with none where the routes say, from now on. It is
+    /// written down before anybody has to leave. Waits until nothing of the account is where it was, for so long at
+    /// most; gives whether that is so.
     ///
     /// # Errors
     /// Nothing has changed then.
@@ -367,9 +373,11 @@ impl Router {
         let key = Arc::new(key);
         let theirs = Arc::clone(&key);
         let written = tokio::task::spawn_blocking(move || files::amend(&ours, &names, &theirs, line.as_deref()));
-        written.await.map_err(std::io::Error::other).flatten().map_err(|source| MoveError::Write { path, source })?;
+        let written = written.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        written.map_err(|source| MoveError::Write { path, source })?;
         // A reload that has read it before that goes by what it said.
-        while self.reread(&tending).await {}
+        while self.reread(None).await {}
+        drop(tending);
         let Some(residence) = self.residences.find(&key).filter(|it| it.is_ending()).map(|it| Arc::downgrade(&it))
         else {
             return Ok(true);
@@ -392,20 +400,30 @@ impl Router {
     pub async fn tend(self: &Arc<Self>) {
         let table = self.table.load_full();
         self.residences.sweep(table.longest_stay());
-        if let Ok(alone) = self.tending.try_lock() {
-            self.reread(&alone).await;
+        if let Ok(mut looks) = self.tending.try_lock() {
+            self.reread(Some(&mut looks)).await;
         }
     }
 
-    /// Goes by files that have changed. Gives whether something else may have changed meanwhile.
-    async fn reread(&self, _alone: &tokio::sync::MutexGuard<'_, ()>) -> bool {
+    /// Goes by files that have changed: by those that are written in one step at once, by others (`looks`) when they
+    /// look the same twice, so that none is read while it is being written. Gives whether something else may have
+    /// changed meanwhile. One at a time.
+    async fn reread(&self, looks: Option<&mut Looks>) -> bool {
         let table = self.table.load_full();
         if table.book.all_files().next().is_none() {
             return false;
         }
         let ours = Arc::clone(&table);
         // Reading may take seconds.
-        let Ok(reread) = tokio::task::spawn_blocking(move || ours.book.read_changed()).await else { return false };
+        let mut before = looks.as_deref().cloned();
+        let reading = tokio::task::spawn_blocking(move || {
+            let reread = ours.book.read_changed(before.as_mut());
+            (reread, before)
+        });
+        let Ok((reread, after)) = reading.await else { return false };
+        if let (Some(looks), Some(after)) = (looks, after) {
+            *looks = after;
+        }
         for (path, _, map) in &reread {
             match map {
                 Ok(map) => info!(file = %path.display(), lines = map.len(), "routes read again"),

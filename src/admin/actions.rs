@@ -209,7 +209,8 @@ fn close(subject: &dyn Subject, origin: Origin, id: &str) -> Done {
     Done::Well(json!({ "session": record.id }))
 }
 
-/// To the backend or group of `?to=`; without, to where the routes say. Waits for `wait` seconds, half a minute at most.
+/// To the backend or group of `?to=`; without, to where the routes say. Waits for `wait` seconds, half a minute at
+/// most.
 async fn move_account(subject: &dyn Subject, origin: Origin, user: &[u8], query: &str) -> Done {
     let of = |wanted: &str| {
         let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));

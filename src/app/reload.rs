@@ -305,12 +305,17 @@ fn plan_listener(
 }
 
 /// Whose place the backend at this place of the configuration takes: that of the same name, or, where its name is new,
-/// of the one at the same place, if that name is gone. (Without a name of its own, a backend has that of its address.)
+/// of the one at the same place, if that name is gone, and it has the same address, or both are called by their
+/// addresses: it is another server otherwise.
 fn predecessor<'o>(old: &'o [Arc<Backend>], config: &Config, place: usize) -> Option<&'o Arc<Backend>> {
     let name = &config.backends[place].name;
     let by_name = old.iter().find(|old| old.config.name == *name);
+    let new = &config.backends[place];
     let is_gone = |old: &&Arc<Backend>| !config.backends.iter().any(|new| new.name == old.config.name);
-    by_name.or_else(|| old.get(place).filter(is_gone))
+    let is_unnamed = |backend: &config::Backend| backend.name == backend.address();
+    let is_same =
+        |old: &&Arc<Backend>| old.config.address() == new.address() || (is_unnamed(&old.config) && is_unnamed(new));
+    by_name.or_else(|| old.get(place).filter(is_gone).filter(is_same))
 }
 
 fn differences(old: &Config, new: &Config) -> Vec<Change> {

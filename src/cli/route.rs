@@ -34,7 +34,13 @@ pub(crate) fn run(args: &RouteArgs) -> Result<Outcome, Failure> {
         return Err(anyhow::anyhow!("there is no listener {listener:?} in {}", args.file.config.display()).into());
     }
     let asked = routing::explain(&config, &args.user, listener, args.server_name.as_deref());
-    let decision = block_on(asked)?.map_err(anyhow::Error::from)?;
+    let decision = match block_on(asked)? {
+        Ok(decision) => decision,
+        Err(error) => {
+            print::error(&error.to_string());
+            return Err(Failure::Told);
+        }
+    };
     print::text(&told(&decision))?;
     Ok(if decision.backend.is_some() { Outcome::Well } else { Outcome::NotReady })
 }

@@ -115,8 +115,12 @@ fn of_named(kind: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
     // Its place is taken by a new one at the same place of the configuration: `app::reload`.
     let is_replaced = |name: &str| {
         let at = old.as_array().and_then(|entries| entries.iter().position(|entry| entry["name"] == name));
-        let there = at.and_then(|at| new[at]["name"].as_str());
-        there.is_some_and(|there| !before.contains_key(there))
+        let Some(at) = at else { return false };
+        let (was, is) = (&old[at], &new[at]);
+        let address = |entry: &Value| format!("{}:{}", entry["host"].as_str().unwrap_or_default(), entry["port"]);
+        let is_unnamed = |entry: &Value| entry["name"] == host_and_port_of(entry);
+        let is_same = address(was) == address(is) || (is_unnamed(was) && is_unnamed(is));
+        is["name"].as_str().is_some_and(|there| !before.contains_key(there)) && is_same
     };
     let place = |entry: &Value| match kind {
         "listener" => entry["address"].to_string(),
@@ -161,6 +165,12 @@ fn of_routes(old: &Value, new: &Value, changes: &mut Vec<Change>) {
             (old, new) => changes.push(Change { key, old, new, effect: Effect::NewSessions }),
         }
     }
+}
+
+/// What a backend without a name of its own is called.
+fn host_and_port_of(entry: &Value) -> String {
+    let port = entry["port"].as_u64().and_then(|port| u16::try_from(port).ok());
+    super::host_and_port(entry["host"].as_str().unwrap_or_default(), port.unwrap_or_default())
 }
 
 /// Puts a listener that is gone under the new name of its address: it goes on there.

@@ -52,7 +52,8 @@ pub(super) fn read(path: &Path, names: &Names, target: impl Fn(&str) -> Option<T
     // It may grow while it is read.
     let mut reader = BufReader::with_capacity(1 << 16, file.take(LONGEST));
     let (mut map, mut line) = (Map::default(), Vec::new());
-    for number in 1.. {
+    let mut number = 1;
+    loop {
         line.clear();
         let most = LONGEST_LINE as u64 + 2;
         if (&mut reader).take(most).read_until(b'\n', &mut line).map_err(failed)? == 0 {
@@ -65,10 +66,19 @@ pub(super) fn read(path: &Path, names: &Names, target: impl Fn(&str) -> Option<T
             line: number,
             source,
         })?;
+        number += 1;
+    }
+    if number == 1 {
+        return Err(failed(io::Error::other(
+            "it is empty: if nobody is to be in it, write a line such as \"# nobody\"",
+        )));
     }
     map.shrink();
     Ok(map)
 }
+
+/// At the head of a file of moves, which is never empty.
+const HEADING: &str = "# Who was moved where by `imapool ctl move`: account, backend or group.";
 
 /// Writes another line for a key in the place of those it has, or none. Whoever reads the file, and whatever ends this
 /// process meanwhile, finds all of the old lines or all of the new ones.
@@ -86,6 +96,9 @@ pub(super) fn amend(path: &Path, names: &Names, key: &[u8], line: Option<&str>) 
         word.starts_with('#') || !Pattern::parse(word, names).is_ok_and(|pattern| pattern.matches(key))
     };
     let mut lines: Vec<_> = text.lines().filter(is_other).collect();
+    if lines.is_empty() {
+        lines.push(HEADING);
+    }
     lines.extend(line);
     let beside = path.with_extension("new");
     let mut file = File::create(&beside)?;

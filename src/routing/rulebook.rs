@@ -1,5 +1,6 @@
 //! The rules of a configuration, the files they name, and who is to be asked.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -113,13 +114,21 @@ impl Rulebook {
         self.files.iter().chain([&self.moves]).flatten()
     }
 
-    /// Reads files again that have changed, each once. Blocks.
-    pub(super) fn read_changed(&self) -> Vec<Reread> {
+    /// Reads files again that have changed, each once; with `looks`, those only that look as they did then, and were not
+    /// changed while they were read. Blocks.
+    pub(super) fn read_changed(&self, mut looks: Option<&mut HashMap<PathBuf, Option<Stamp>>>) -> Vec<Reread> {
         let mut read: Vec<Reread> = Vec::new();
         for file in self.all_files() {
             let seen = Stamp::of(&file.path);
-            if seen != file.seen && read.iter().all(|(other, ..)| *other != file.path) {
-                let map = files::read(&file.path, &self.routes.names, |name| self.routes.target(name));
+            if seen == file.seen || read.iter().any(|(other, ..)| *other == file.path) {
+                continue;
+            }
+            let before = looks.as_deref_mut().map(|looks| looks.insert(file.path.clone(), seen));
+            if before.is_some_and(|before| before != Some(seen)) {
+                continue;
+            }
+            let map = files::read(&file.path, &self.routes.names, |name| self.routes.target(name));
+            if Stamp::of(&file.path) == seen {
                 read.push((file.path.clone(), seen, map.map(Arc::new)));
             }
         }

@@ -34,7 +34,7 @@ async fn an_account_is_moved_and_kicked() {
     assert_eq!(stdout(&imapool.run(&["ctl", "move", "U8", "new"])), "U8: goes to new\n");
     client.play("S: * BYE…\nS.").await;
     assert!(stdout(&imapool.run(&["route", "u8"])).starts_with("backend new\nby imapool ctl move, "));
-    assert_eq!(fs::read_to_string(&moves).unwrap(), "u8 new\n");
+    assert!(fs::read_to_string(&moves).unwrap().ends_with("\nu8 new\n"));
     let mut client = connect(imapool.address(), None).await;
     client.play("C: a LOGIN u8 pw-u8\nS: a OK…\nC: b SELECT INBOX\nS~ b OK…").await;
     assert_eq!((old.open_of("u8"), new.open_of("u8")), (0, 1));
@@ -43,7 +43,7 @@ async fn an_account_is_moved_and_kicked() {
     assert!(refused(&imapool.run(&["ctl", "kick", "nobody"])).contains("no such account"));
     assert!(refused(&imapool.run(&["ctl", "move", "u8", "nowhere"])).contains("no backend and no group"));
     assert_eq!(stdout(&imapool.run(&["ctl", "move", "u8", "--as-routed"])), "u8: goes to where the routes say\n");
-    assert_eq!(fs::read_to_string(&moves).unwrap(), "");
+    assert!(!fs::read_to_string(&moves).unwrap().contains("u8"));
     drop(imapool);
     let imapool = Imapool::start(old.address(), &more("")).await;
     assert!(refused(&imapool.run(&["ctl", "move", "u8", "new"])).contains("routing.moves_file is not set"));

@@ -14,6 +14,12 @@ async fn moved(town: &Town, user: &str, to: Option<&str>) -> bool {
     town.harness.proxy().router().move_account(user.as_bytes(), to, LIMIT).await.unwrap()
 }
 
+/// The lines that say something.
+fn kept(town: &Town) -> Vec<String> {
+    let text = fs::read_to_string(town.path("moves")).unwrap();
+    text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+}
+
 #[tokio::test]
 async fn a_moved_account_goes_where_it_was_moved_whatever_the_routes_say() {
     let town = Town::new(ROUTES, &[]).await;
@@ -23,18 +29,18 @@ async fn a_moved_account_goes_where_it_was_moved_whatever_the_routes_say() {
     assert!(moved(&town, "Anna", Some("c")).await);
     idler.play("S: * BYE…\nS.").await;
     assert_eq!((town.goes("anna").await, town.homes("anna")), ("c", vec!["c"]));
-    assert_eq!(fs::read_to_string(town.path("moves")).unwrap(), "anna c\n");
+    assert_eq!(kept(&town), ["anna c"]);
     // Once more, and others beside it.
     for (user, to) in [("bert", "c"), ("anna", "a"), ("carla", "b")] {
         assert!(moved(&town, user, Some(to)).await);
     }
-    assert_eq!(fs::read_to_string(town.path("moves")).unwrap(), "bert c\nanna a\ncarla b\n");
+    assert_eq!(kept(&town), ["bert c", "anna a", "carla b"]);
     // A reload changes nothing of it, nor does what is wrong with it.
     town.reload(&format!("{ROUTES}\n[[route]]\nusers = [\"carla\"]\nto = \"a\"")).await;
     assert_eq!((town.goes("anna").await, town.goes("bert").await, town.goes("carla").await), ("a", "c", "b"));
     assert!(moved(&town, "anna", None).await);
     assert_eq!(town.goes("anna").await, "b", "as the routes say");
-    assert_eq!(fs::read_to_string(town.path("moves")).unwrap(), "bert c\ncarla b\n");
+    assert_eq!(kept(&town), ["bert c", "carla b"]);
     town.finish().await;
 }
 

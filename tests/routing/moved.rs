@@ -53,6 +53,46 @@ async fn a_file_with_a_wrong_line_changes_nothing_and_is_named() {
     town.finish().await;
 }
 
+/// Somebody writes it in its place: it is not read before that is done.
+#[tokio::test]
+async fn a_file_is_not_read_while_it_is_being_written() {
+    let town = Town::new(FILE, &[("users.map", "anna b\nbert b\n")]).await;
+    let mut anna = idler(&town, "anna").await;
+    let long: String = (0..2000).map(|number| format!("user{number} c\n")).collect();
+    for turn in 0..20 {
+        for text in ["", "bert b\n", &format!("{long}anna b\n# {turn}\nbert b\n")] {
+            fs::write(town.path("users.map"), text).unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    town.harness.logged(&["routes read again", "lines=2002"]).await;
+    assert!(!town.harness.log.text().contains("lines=1 "), "half of it was read");
+    fs::write(town.path("users.map"), "").unwrap();
+    town.harness.logged(&["cannot take over changed routes", "it is empty"]).await;
+    anna.play("C: DONE\nS: i OK…\nC: n NOOP\nS: n OK…").await;
+    assert_eq!(town.homes("anna"), ["b"]);
+    drop(anna);
+    town.finish().await;
+}
+
+/// Under another name there is another account: who was let in under the first is sent away.
+#[tokio::test]
+async fn another_login_is_another_account() {
+    let town = Town::new(FILE, &[("users.map", "anna b u1\n")]).await;
+    let login = async |user: &str| {
+        let mut client = town.harness.client().await;
+        client.play(&format!("C: l LOGIN anna pw-{user}\nS: l OK…\nC: s SELECT INBOX\nS~ s OK…")).await;
+        client
+    };
+    let mut first = login("u1").await;
+    fs::write(town.path("users.map"), "anna b u2\n").unwrap();
+    first.play("S: * BYE…\nS.").await;
+    let second = login("u2").await;
+    assert_eq!((town.homes("u1"), town.homes("u2")), (vec![], vec!["b"]));
+    drop(second);
+    town.finish().await;
+}
+
 #[tokio::test]
 async fn other_routes_move_those_alone_whom_they_concern() {
     let town = Town::new("[[route]]\nusers = [\"anna\", \"bert\"]\nto = \"b\"", &[]).await;
@@ -67,6 +107,24 @@ async fn other_routes_move_those_alone_whom_they_concern() {
     }
     assert_eq!((town.homes("anna"), town.homes("bert"), town.homes("carla")), (vec!["a"], vec!["b"], vec!["a"]));
     drop((bert, carla));
+    town.finish().await;
+}
+
+/// It has another name and another address: it is not the one that was in its place.
+#[tokio::test]
+async fn another_server_in_the_place_of_one_that_is_gone_is_another() {
+    let town = Town::new("[[route]]\nusers = [\"anna\"]\nto = \"b\"", &[]).await;
+    let (mut anna, mut bert) = (idler(&town, "anna").await, idler(&town, "bert").await);
+    let mut config = imapool::config::Config::clone(&town.harness.proxy().config());
+    let port = config.backends.pop().unwrap().port;
+    config.backends[1] = imapool::config::Backend { name: "new".into(), ..imapool::config::Backend::new("127.0.0.1", port) };
+    config.routes[0].to = Some("new".into());
+    // The one that was there is gone, and so is what shared its place.
+    town.harness.proxy().reload(config).await.unwrap();
+    anna.play("S: * BYE…\nS.").await;
+    assert_eq!(town.goes("anna").await, "c");
+    bert.play("C: DONE\nS: i OK…").await;
+    drop(bert);
     town.finish().await;
 }
 

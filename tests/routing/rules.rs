@@ -78,6 +78,14 @@ async fn who_has_no_backend_is_refused_like_a_wrong_password() {
     assert_eq!(town.harness.metric("imapool_routes_total", "refused"), 4);
     assert_eq!(town.harness.metric("imapool_logins_total", "refused"), 4);
     assert_eq!(town.goes("anna@example.org").await, "b", "the others are served");
+    // In the very words of the server, once they are known.
+    let refused = async |user: &str| {
+        let mut client = town.harness.client().await;
+        client.command(&format!("l LOGIN {user} wrong")).await
+    };
+    let words = refused("anna@example.org").await;
+    assert!(words[0].starts_with("l NO [AUTHENTICATIONFAILED] "), "{words:?}");
+    assert_eq!(refused("nobody@example.org").await, words);
     town.finish().await;
 }
 

@@ -1,7 +1,7 @@
 //! Which backend an account's sessions go to: rules, the first of which that fits decides.
 //!
-//! A rule leads to a backend, to a group of equal ones, of which [`rendezvous`] picks one, to nobody, or to somebody who
-//! is asked elsewhere. What is decided here depends on nothing but the configuration and what is asked.
+//! A rule leads to a backend, to a group of equal ones, of which [`rendezvous`] picks one, to nobody, or to somebody
+//! who is asked elsewhere. What is decided here depends on nothing but the configuration and what is asked.
 
 pub mod map;
 pub mod name;

@@ -64,3 +64,27 @@ fn a_backend_that_nobody_is_sent_to() {
         assert_eq!(unused(text), wanted, "{text}");
     }
 }
+
+/// Wherever a mistake is, the value of a header is not told: it may be a secret.
+#[test]
+fn no_header_is_told() {
+    for headers in [
+        "[\"X-Key: hunter2]",
+        "[\"X-Key: hunter2\" \"Y: hunter2\"]",
+        "\"X-Key: hunter2\"",
+        "[\"X-Key hunter2\"]",
+        "[\"X\\qKey: hunter2\"]",
+        "[X-Key: hunter2]",
+        "[1, \"X-Key: hunter2\"]",
+        "[\n\"X-Key: hunter2,\n]",
+    ] {
+        let text = routed(&format!("[[route]]\nhttp = \"http://h/a\"\nheaders = {headers}"));
+        let error = Config::parse(&text, "f").unwrap_err();
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    }
+    let text = routed("[[route]]\nhttp = \"http://h/a\"\nheaders = [\"X-Key: hunter2\"]");
+    let config = Config::parse(&text, "f").unwrap();
+    let told = format!("{config:?} {}", serde_json::to_string(&config).unwrap());
+    assert!(!told.contains("hunter2") && told.contains("X-Key"), "{told}");
+}

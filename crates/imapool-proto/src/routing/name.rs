@@ -1,12 +1,12 @@
 //! What an account is known by where it is routed, and patterns of that.
 
 use crate::imap::sasl::{Credential, SecretKind};
-use crate::names::folded;
+use crate::names::wholly_folded;
 
 /// How a user's name becomes the key of its account: `[routing]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names {
-    /// Spellings that servers take for one name are one ([`folded`]); else every octet counts.
+    /// Spellings that servers take for one name are one ([`wholly_folded`]); else every octet counts.
     pub fold: bool,
     /// Behind a name without a domain; empty: nothing.
     pub default_domain: String,
@@ -19,11 +19,11 @@ impl Names {
     #[must_use]
     pub fn key(&self, user: &[u8], authzid: &[u8]) -> Vec<u8> {
         let name = if authzid.is_empty() { self.without_master(user) } else { authzid };
-        let name = if self.fold { folded(name) } else { name.to_vec() };
+        let name = if self.fold { wholly_folded(name) } else { name.to_vec() };
         if self.default_domain.is_empty() || name.contains(&b'@') {
             return name;
         }
-        let domain = self.folded(&self.default_domain);
+        let domain = self.folded(self.default_domain.trim_end_matches('.'));
         [&name[..], b"@", &domain].concat()
     }
 
@@ -55,7 +55,7 @@ impl Names {
     }
 
     fn folded(&self, text: &str) -> Vec<u8> {
-        if self.fold { folded(text.as_bytes()) } else { text.as_bytes().to_vec() }
+        if self.fold { wholly_folded(text.as_bytes()) } else { text.as_bytes().to_vec() }
     }
 }
 

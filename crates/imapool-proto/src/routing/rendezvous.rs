@@ -2,15 +2,15 @@
 //! name and the account, and the highest score wins. So every imapool finds the same one without a word to another,
 //! shares are as the weights, and a backend that is added or taken away moves only its own share.
 //!
-//! (Thaler and Ravishankar, "Using name-based mappings to increase hit rates", 1998; the weights as in Schindelhauer and
-//! Schomaker, "Weighted distributed hash tables", 2005.)
+//! (Thaler and Ravishankar, "Using name-based mappings to increase hit rates", 1998; the weights as in Schindelhauer
+//! and Schomaker, "Weighted distributed hash tables", 2005.)
 
 use sha2::{Digest as _, Sha256};
 
 /// The place of the one with the highest score among `shares` (name and weight). `None`: all weights are zero.
 ///
-/// With `h` the first eight octets of SHA-256(name, 0, key) as a number in (0, 1], the score is `weight / −ln h`. A name
-/// has no NUL. Of equal scores, the lower name wins.
+/// With `h` the first eight octets of SHA-256(name, 0, key) as a number in (0, 1], the score is `weight / −ln h`. A
+/// name has no NUL. Of equal scores, the lower name wins.
 pub fn pick<'n>(key: &[u8], shares: impl Iterator<Item = (&'n str, u32)>) -> Option<usize> {
     let scored = shares.enumerate().filter(|(_, (_, weight))| *weight > 0);
     let scored = scored.map(|(place, (name, weight))| (score(name, weight, key), name, place));

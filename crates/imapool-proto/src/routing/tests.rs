@@ -59,6 +59,7 @@ fn a_name_becomes_a_key() {
         (names("", ""), "Anna@Example.ORG", "", "anna@example.org"),
         (names("", ""), " anna ", "", "anna"),
         (names("Example.org", ""), "Anna", "", "anna@example.org"),
+        (names("example.org.", ""), "anna", "", "anna@example.org"),
         (names("example.org", ""), "anna@other.org", "", "anna@other.org"),
         (names("", "*"), "anna*admin", "", "anna"),
         (names("example.org", "*"), "anna*admin@example.com", "", "anna@example.org"),
@@ -71,6 +72,11 @@ fn a_name_becomes_a_key() {
         assert_eq!(String::from_utf8(names.key(user.as_bytes(), authzid.as_bytes())).unwrap(), key, "{user}");
     }
     assert_eq!(FOLDED.key(b"M\xfcller", b""), b"m\xfcller", "no UTF-8");
+    // Whatever is cut off a name, its domain is not.
+    for user in [vec![b'X'; 1000], "Ü".repeat(400).into_bytes(), vec![0xff; 1000]] {
+        let key = FOLDED.key(&[&user[..], b"@Example.org"].concat(), b"");
+        assert!(key.ends_with(b"@example.org") && key.len() == user.len() + 12);
+    }
 }
 
 #[test]
