@@ -295,17 +295,14 @@ async fn a_service_in_front_of_a_database() {
     client.command("LOGIN bert pw-bert").await.unwrap().ok();
     client.logout().await.unwrap();
 
-    let asked = directory.requests();
-    let by_clients = |user: &str| {
-        let lines = [format!("Auth-User: {user}"), "Client-IP: 127.0.0.1".to_owned()];
-        let is_one = |request: &&String| lines.iter().all(|line| request.lines().any(|it| it == line));
-        asked.iter().filter(is_one).collect::<Vec<_>>()
-    };
-    let [once] = by_clients("bert")[..] else { panic!("an answer is kept: {:?}", by_clients("bert")) };
+    let asked: Vec<_> = directory.requests().iter().map(|request| request.to_lowercase()).collect();
+    let has = |request: &str, field: &str| request.lines().any(|line| line == field.to_lowercase());
+    let by_clients = asked.iter().filter(|it| has(it, "Auth-User: bert") && has(it, "Client-IP: 127.0.0.1"));
+    let [once] = by_clients.collect::<Vec<_>>()[..] else { panic!("an answer is kept: {asked:?}") };
     for field in ["Auth-Method: plain", "Auth-Protocol: imap", "Auth-Login-Attempt: 1", "X-Auth-Key: secret"] {
-        assert!(once.lines().any(|line| line == field), "{once}");
+        assert!(has(once, field), "{once}");
     }
-    assert!(asked.iter().all(|request| !request.contains("Auth-Pass")), "{asked:?}");
+    assert!(asked.iter().all(|request| !request.contains("auth-pass")), "{asked:?}");
     kitchen.proxy.finish();
 }
 
