@@ -45,7 +45,7 @@ fn by(account: usize) -> By {
 
 /// Where an account that is not of the group belongs in this turn. Every other one of the map stays where it is.
 fn place(account: usize, turn: usize) -> usize {
-    let stays = by(account) == By::Map && account % 2 == 0;
+    let stays = by(account) == By::Map && account.is_multiple_of(2);
     (account / 3 + if stays { 0 } else { turn }) % NAMES.len()
 }
 
