@@ -150,6 +150,13 @@ impl Residences {
         self.homes.lock().values().filter_map(|home| home.residence.upgrade()).collect()
     }
 
+    /// How many of them are at the backend of this index.
+    #[must_use]
+    pub fn at(&self, backend: usize) -> usize {
+        let there = |home: &&Home| home.backend == backend && home.residence.strong_count() > 0;
+        self.homes.lock().values().filter(there).count()
+    }
+
     /// The one of this account.
     #[must_use]
     pub fn find(&self, key: &[u8]) -> Option<Arc<Residence>> {

@@ -9,12 +9,13 @@ mod table;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
 pub use self::explain::{ExplainError, check, explain};
@@ -28,7 +29,7 @@ use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::{Metrics, RouteResult};
 use crate::residence::{Entered, Residence, Residences, Visit, Wanted};
 
-pub use imapool_proto::routing::{Asked, Member, Route, Routes, Rule, Source, Step, Target, map, name, rendezvous};
+pub use imapool_proto::routing::{Asked, By, Member, Route, Routes, Rule, Source, Step, Target, map, name, rendezvous};
 
 /// What a step leads to.
 enum Found {
@@ -52,6 +53,36 @@ pub struct Router {
     residences: Arc<Residences>,
     metrics: Arc<Metrics>,
     patience: Live<config::Pool>,
+}
+
+/// Why an account cannot be moved by hand.
+#[derive(Debug, thiserror::Error)]
+pub enum MoveError {
+    /// It could not be kept.
+    #[error("routing.moves_file is not set, so a move could not be kept: name a file there, and reload")]
+    NoFile,
+    /// It cannot stand in a file.
+    #[error("an account of this name cannot be moved: it is empty, or has a space in it")]
+    Name,
+    /// It is none.
+    #[error("there is no backend and no group {0:?}")]
+    Target(String),
+    /// The file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+/// Whether it can stand as one word in a file.
+fn is_word(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with('#')
+        && !text.contains(char::is_whitespace)
+        && !text.contains(char::is_control)
 }
 
 /// How somebody asks.
@@ -144,13 +175,19 @@ impl Router {
     /// Where a session goes that logs in with this credential, if that can be said without waiting.
     #[must_use]
     pub fn way_at_once(&self, credential: &Arc<Credential>, caller: Caller<'_>) -> Option<Way> {
-        match self.step(&self.table.load(), credential, caller) {
-            Found::Way(way) => {
+        let table = self.table.load();
+        match self.step(&table, credential, caller) {
+            Found::Way(way) if self.is_current(&table) => {
                 self.count(&way);
                 Some(way)
             }
-            Found::Elsewhere(_) | Found::Ask(_) => None,
+            _ => None,
         }
+    }
+
+    /// Nothing has taken its place, so that what was decided by it holds: who changes that sees who is where.
+    fn is_current(&self, table: &Arc<Table>) -> bool {
+        Arc::ptr_eq(&self.table.load(), table)
     }
 
     fn count(&self, way: &Way) {
@@ -172,11 +209,12 @@ impl Router {
                 found => found,
             };
             let residence = match found {
-                Found::Way(way) => break way,
+                Found::Way(way) if self.is_current(&table) => break way,
+                Found::Way(_) => continue,
                 Found::Elsewhere(residence) => residence,
                 Found::Ask(_) => break Way::Unavailable(UNAVAILABLE),
             };
-            self.end(&residence, "its route leads elsewhere");
+            Self::end(&table, &residence, "its route leads elsewhere");
             let over = self.residences.over(Arc::downgrade(&residence));
             drop(residence);
             if timeout_at(deadline, over).await.is_err() {
@@ -266,16 +304,13 @@ impl Router {
     }
 
     /// Has an account leave: its sessions end, its connections log out, and nobody else comes.
-    fn end(&self, residence: &Arc<Residence>, why: &str) {
+    fn end(table: &Table, residence: &Arc<Residence>, why: &str) {
         if residence.end() {
-            let (account, backend) = (String::from_utf8_lossy(residence.key()), self.name(residence.backend()));
+            let backend = table.backends.iter().find(|it| it.index == residence.backend());
+            let (account, backend) =
+                (String::from_utf8_lossy(residence.key()), backend.map(|it| it.config.name.as_str()));
             info!(account = account.as_ref(), backend, why, "an account leaves its backend");
         }
-    }
-
-    fn name(&self, index: usize) -> Option<String> {
-        let table = self.table.load();
-        table.backends.iter().find(|it| it.index == index).map(|it| it.config.name.clone())
     }
 
     /// Goes by another table from now on. Accounts that it has elsewhere leave where they are; others notice nothing.
@@ -285,7 +320,8 @@ impl Router {
     }
 
     fn exchange(&self, table: Table) {
-        self.table.store(Arc::new(table));
+        let before = self.table.swap(Arc::new(table));
+        // Whoever has gone by the one before is among these, or finds that there is another.
         let table = self.table.load();
         let is_misplaced = |residence: &Arc<Residence>| {
             let (listener, server_name) = residence.by();
@@ -301,8 +337,54 @@ impl Router {
             }
         };
         for residence in self.residences.all().iter().filter(|residence| is_misplaced(residence)) {
-            self.end(residence, "the routes have changed");
+            Self::end(&before, residence, "the routes have changed");
         }
+    }
+
+    /// Has an account go to a backend or group by its name, or with none where the routes say, from now on. It is written
+    /// down before anybody has to leave. Waits until nothing of the account is where it was, for so long at most; gives
+    /// whether that is so.
+    ///
+    /// # Errors
+    /// Nothing has changed then.
+    pub async fn move_account(
+        self: &Arc<Self>,
+        user: &[u8],
+        to: Option<&str>,
+        wait: Duration,
+    ) -> Result<bool, MoveError> {
+        let tending = self.tending.lock().await;
+        let table = self.table.load_full();
+        let book = &table.book;
+        let key = book.routes.names.key(user, b"");
+        let path = book.moves.as_ref().map(|file| file.path.clone()).ok_or(MoveError::NoFile)?;
+        let name = String::from_utf8(key.clone()).ok().filter(|name| is_word(name)).ok_or(MoveError::Name)?;
+        if let Some(to) = to.filter(|to| book.routes.target(to).is_none() || !is_word(to)) {
+            return Err(MoveError::Target(to.to_owned()));
+        }
+        let line = to.map(|to| format!("{name} {to}"));
+        let (ours, names) = (path.clone(), book.routes.names.clone());
+        let key = Arc::new(key);
+        let theirs = Arc::clone(&key);
+        let written = tokio::task::spawn_blocking(move || files::amend(&ours, &names, &theirs, line.as_deref()));
+        written.await.map_err(std::io::Error::other).flatten().map_err(|source| MoveError::Write { path, source })?;
+        // A reload that has read it before that goes by what it said.
+        while self.reread(&tending).await {}
+        let Some(residence) = self.residences.find(&key).filter(|it| it.is_ending()).map(|it| Arc::downgrade(&it))
+        else {
+            return Ok(true);
+        };
+        Ok(timeout(wait, self.residences.over(residence)).await.is_ok())
+    }
+
+    /// Has an account leave its backend; its next login is let in there as any. False: nothing of it is anywhere.
+    pub fn kick(&self, user: &[u8]) -> bool {
+        let table = self.table.load();
+        let residence = self.residences.find(&table.book.routes.names.key(user, b""));
+        residence.is_some_and(|residence| {
+            Self::end(&table, &residence, "an administrator has it leave");
+            true
+        })
     }
 
     /// Forgets who left long ago, and reads files again that have changed. Call it every few seconds; while one call is
@@ -310,13 +392,20 @@ impl Router {
     pub async fn tend(self: &Arc<Self>) {
         let table = self.table.load_full();
         self.residences.sweep(table.longest_stay());
-        let Ok(_alone) = self.tending.try_lock() else { return };
-        if table.book.files.iter().all(Option::is_none) {
-            return;
+        if let Ok(alone) = self.tending.try_lock() {
+            self.reread(&alone).await;
+        }
+    }
+
+    /// Goes by files that have changed. Gives whether something else may have changed meanwhile.
+    async fn reread(&self, _alone: &tokio::sync::MutexGuard<'_, ()>) -> bool {
+        let table = self.table.load_full();
+        if table.book.all_files().next().is_none() {
+            return false;
         }
         let ours = Arc::clone(&table);
         // Reading may take seconds.
-        let Ok(reread) = tokio::task::spawn_blocking(move || ours.book.read_changed()).await else { return };
+        let Ok(reread) = tokio::task::spawn_blocking(move || ours.book.read_changed()).await else { return false };
         for (path, _, map) in &reread {
             match map {
                 Ok(map) => info!(file = %path.display(), lines = map.len(), "routes read again"),
@@ -324,9 +413,12 @@ impl Router {
             }
         }
         let _making = self.making.lock();
-        // A reload has read them itself.
-        if !reread.is_empty() && Arc::ptr_eq(&self.table.load(), &table) {
+        if !self.is_current(&table) {
+            return true;
+        }
+        if !reread.is_empty() {
             self.exchange(table.with(table.book.with(&reread)));
         }
+        false
     }
 }

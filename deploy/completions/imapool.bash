@@ -55,6 +55,12 @@ _imapool() {
             imapool__subcmd__ctl,help)
                 cmd="imapool__subcmd__ctl__subcmd__help"
                 ;;
+            imapool__subcmd__ctl,kick)
+                cmd="imapool__subcmd__ctl__subcmd__kick"
+                ;;
+            imapool__subcmd__ctl,move)
+                cmd="imapool__subcmd__ctl__subcmd__move"
+                ;;
             imapool__subcmd__ctl,pause)
                 cmd="imapool__subcmd__ctl__subcmd__pause"
                 ;;
@@ -78,6 +84,12 @@ _imapool() {
                 ;;
             imapool__subcmd__ctl__subcmd__help,help)
                 cmd="imapool__subcmd__ctl__subcmd__help__subcmd__help"
+                ;;
+            imapool__subcmd__ctl__subcmd__help,kick)
+                cmd="imapool__subcmd__ctl__subcmd__help__subcmd__kick"
+                ;;
+            imapool__subcmd__ctl__subcmd__help,move)
+                cmd="imapool__subcmd__ctl__subcmd__help__subcmd__move"
                 ;;
             imapool__subcmd__ctl__subcmd__help,pause)
                 cmd="imapool__subcmd__ctl__subcmd__help__subcmd__pause"
@@ -129,6 +141,12 @@ _imapool() {
                 ;;
             imapool__subcmd__help__subcmd__ctl,drain)
                 cmd="imapool__subcmd__help__subcmd__ctl__subcmd__drain"
+                ;;
+            imapool__subcmd__help__subcmd__ctl,kick)
+                cmd="imapool__subcmd__help__subcmd__ctl__subcmd__kick"
+                ;;
+            imapool__subcmd__help__subcmd__ctl,move)
+                cmd="imapool__subcmd__help__subcmd__ctl__subcmd__move"
                 ;;
             imapool__subcmd__help__subcmd__ctl,pause)
                 cmd="imapool__subcmd__help__subcmd__ctl__subcmd__pause"
@@ -196,7 +214,7 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__ctl)
-            opts="-c -h --admin --config --help retire close pause drain resume trace reload help"
+            opts="-c -h --admin --config --help retire close pause drain resume trace move kick reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -290,7 +308,7 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__ctl__subcmd__help)
-            opts="retire close pause drain resume trace reload help"
+            opts="retire close pause drain resume trace move kick reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -332,6 +350,34 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__ctl__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__ctl__subcmd__help__subcmd__kick)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__ctl__subcmd__help__subcmd__move)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -408,6 +454,58 @@ _imapool() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__ctl__subcmd__kick)
+            opts="-c -h --admin --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --admin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__ctl__subcmd__move)
+            opts="-c -h --as-routed --admin --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --admin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -616,7 +714,7 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__help__subcmd__ctl)
-            opts="retire close pause drain resume trace reload"
+            opts="retire close pause drain resume trace move kick reload"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -644,6 +742,34 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__help__subcmd__ctl__subcmd__drain)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__help__subcmd__ctl__subcmd__kick)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__help__subcmd__ctl__subcmd__move)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

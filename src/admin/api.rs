@@ -268,8 +268,14 @@ fn backend_row(subject: &dyn Subject, backend: &Backend) -> Value {
     let connections: HashMap<_, _> =
         ConnectionState::ALL.iter().map(|state| (state.as_str(), metrics.connections_in(*state))).collect();
     let (in_use, capacity) = subject.budget().usage(backend.index);
+    let config = subject.config();
+    // What is told of routes is what they go by now.
+    let routed = config.backends.iter().find(|known| known.name == backend.config.name);
     json!({
         "name": backend.config.name,
+        "group": routed.and_then(|known| known.group.as_ref()),
+        "weight": routed.map(|known| known.weight),
+        "accounts": subject.router().residences().at(backend.index),
         "address": backend.config.address(),
         "service": backend.service().as_str(),
         "reachable": backend.is_reachable(),

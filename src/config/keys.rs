@@ -305,6 +305,8 @@ section! {
         user: RoutingName = RoutingName::Lowercase, one_of(RoutingName::ALL, RoutingName::as_str), NewSessions;
         /// What stands behind `@` where a name has none.
         default_domain: String = String::new(), text(value::domain), NewSessions;
+        /// Where `imapool ctl move` keeps who was moved; `None`: nobody can be.
+        moves_file: Option<PathBuf> = None, text(value::path), NewSessions;
         /// What stands between a user's name and a master's; empty: nothing does.
         master_separator: String = String::new(), text(value::separator), NewSessions;
     }

@@ -273,7 +273,7 @@ fn unused(config: &Config) -> impl Iterator<Item = Warning> {
     let default = config.routing.default.as_ref().unwrap_or(first);
     let named =
         move |name: &String| config.routes.iter().filter_map(|it| it.to.as_ref()).chain([default]).any(|to| to == name);
-    let open = config.routes.iter().any(|route| route.to.is_none());
+    let open = config.routing.moves_file.is_some() || config.routes.iter().any(|route| route.to.is_none());
     let unused =
         config.backends.iter().filter(move |it| !open && !named(&it.name) && !it.group.as_ref().is_some_and(&named));
     unused.map(|backend| Warning::UnusedBackend { name: backend.name.clone() })

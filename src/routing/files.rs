@@ -1,12 +1,12 @@
 //! Files that say where accounts go: read, and read again when they have changed.
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::Target;
 use super::map::{BadLine, LONGEST, LONGEST_LINE, Map};
-use super::name::Names;
+use super::name::{Names, Pattern};
 use crate::files;
 
 /// Why a file cannot be used. Displays with `FILE:LINE`.
@@ -68,4 +68,31 @@ pub(super) fn read(path: &Path, names: &Names, target: impl Fn(&str) -> Option<T
     }
     map.shrink();
     Ok(map)
+}
+
+/// Writes another line for a key in the place of those it has, or none. Whoever reads the file, and whatever ends this
+/// process meanwhile, finds all of the old lines or all of the new ones.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn amend(path: &Path, names: &Names, key: &[u8], line: Option<&str>) -> io::Result<()> {
+    let text = match files::read(path, LONGEST) {
+        Ok(octets) => String::from_utf8(octets).map_err(|_| io::Error::other("it is not UTF-8"))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error),
+    };
+    let is_other = |text: &&str| {
+        let word = text.split_ascii_whitespace().next().unwrap_or("#");
+        word.starts_with('#') || !Pattern::parse(word, names).is_ok_and(|pattern| pattern.matches(key))
+    };
+    let mut lines: Vec<_> = text.lines().filter(is_other).collect();
+    lines.extend(line);
+    let beside = path.with_extension("new");
+    let mut file = File::create(&beside)?;
+    lines.iter().try_for_each(|line| writeln!(file, "{line}"))?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    // The name, too.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
 }

@@ -112,7 +112,7 @@ pub struct Question {
     pub tls: Option<&'static str>,
     /// The name that the client asked for in TLS.
     pub server_name: Option<String>,
-    /// The how manieth attempt of this session it is, from 1 on.
+    /// Which attempt of the session it is, from 1 on.
     pub attempt: u32,
 }
 
@@ -132,7 +132,7 @@ pub enum Answer {
     },
     /// The user must not log in.
     Refused {
-        /// For the client: one line, bounded, and never beginning with `[`.
+        /// For the client: one line, bounded, not empty, and not beginning with `[`.
         text: String,
         /// An IMAP response code, in upper case and without brackets.
         code: Option<String>,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::http::{Lookup, Settings, SettingsError};
 use super::map::Map;
 use super::name::Pattern;
-use super::{Asked, MapError, Member, Routes, Rule, Source, Step, Target, files};
+use super::{Asked, By, MapError, Member, Routes, Rule, Source, Step, Target, files};
 use crate::config::{self, Config};
 use crate::net::Net;
 use crate::tls::Stamp;
@@ -29,6 +29,8 @@ pub(super) struct Rulebook {
     /// How each rule is told of.
     pub(super) words: Vec<String>,
     pub(super) files: Vec<Option<MapFile>>,
+    /// Who was moved by hand.
+    pub(super) moves: Option<MapFile>,
     /// What each is made of, and who is asked.
     pub(super) lookups: Vec<Option<(config::Route, Arc<Lookup>)>>,
 }
@@ -68,38 +70,53 @@ impl Rulebook {
         let mut routes = targets(config);
         // Of another configuration, a line may mean something else.
         let same = |it: &&Self| it.routes.names == routes.names && it.routes.has_targets_of(&routes);
-        let known = earlier.filter(same).map_or(&[][..], |it| &it.files);
+        let known: Vec<_> = earlier.filter(same).into_iter().flat_map(Self::all_files).collect();
         let asked = earlier.map_or(&[][..], |it| &it.lookups);
         let (mut files, mut lookups) = (Vec::new(), Vec::new());
         for (place, route) in config.routes.iter().enumerate() {
-            let file = route.file.as_ref().map(|path| MapFile::read(path, &routes, known)).transpose()?;
+            let file = route.file.as_ref().map(|path| MapFile::read(path, &routes, &known)).transpose()?;
             lookups.push(lookup(route, asked, net).map_err(|error| RouteError::Service(place, error))?);
             routes.rules.push(rule(route, &routes, file.as_ref()));
             files.push(file);
         }
+        let moves = match &config.routing.moves_file {
+            // Nobody was moved so far.
+            Some(path) if !path.exists() => Some(MapFile { path: path.clone(), seen: None, map: Arc::default() }),
+            Some(path) => Some(MapFile::read(path, &routes, &known)?),
+            None => None,
+        };
+        routes.moves = moves.as_ref().map(|file| Arc::clone(&file.map));
         let words = config.routes.iter().enumerate().map(|(place, route)| told(place, route)).collect();
-        Ok(Self { routes, words, files, lookups })
+        Ok(Self { routes, words, files, moves, lookups })
     }
 
     /// The same with the files that have been read again.
     pub(super) fn with(&self, reread: &[Reread]) -> Self {
         let mut book = self.clone();
-        for (rule, file) in book.routes.rules.iter_mut().zip(&mut book.files) {
-            let Some(file) = file else { continue };
-            let Some((_, seen, map)) = reread.iter().find(|(path, ..)| *path == file.path) else { continue };
-            file.seen = *seen;
-            if let Ok(map) = map {
-                file.map = Arc::clone(map);
-                rule.source = Source::Map(Arc::clone(map));
+        let files = book.files.iter_mut().chain([&mut book.moves]).flatten();
+        for file in files {
+            if let Some((_, seen, map)) = reread.iter().find(|(path, ..)| *path == file.path) {
+                file.seen = *seen;
+                file.map = map.as_ref().map_or_else(|_| Arc::clone(&file.map), Arc::clone);
             }
         }
+        for (rule, file) in book.routes.rules.iter_mut().zip(&book.files) {
+            if let Some(file) = file {
+                rule.source = Source::Map(Arc::clone(&file.map));
+            }
+        }
+        book.routes.moves = book.moves.as_ref().map(|file| Arc::clone(&file.map));
         book
+    }
+
+    pub(super) fn all_files(&self) -> impl Iterator<Item = &MapFile> {
+        self.files.iter().chain([&self.moves]).flatten()
     }
 
     /// Reads files again that have changed, each once. Blocks.
     pub(super) fn read_changed(&self) -> Vec<Reread> {
         let mut read: Vec<Reread> = Vec::new();
-        for file in self.files.iter().flatten() {
+        for file in self.all_files() {
             let seen = Stamp::of(&file.path);
             if seen != file.seen && read.iter().all(|(other, ..)| *other != file.path) {
                 let map = files::read(&file.path, &self.routes.names, |name| self.routes.target(name));
@@ -118,8 +135,12 @@ impl Rulebook {
             Step::Ask(rule) => return decided(None, self.words[rule].clone(), None, Some(rule)),
             Step::Goes(route) => route,
         };
-        let mut rule = route.rule.map_or("routing.default".to_owned(), |place| self.words[place].clone());
-        if let (Some(line), Some(file)) = (route.line, route.rule.and_then(|place| self.files[place].as_ref())) {
+        let (mut rule, file) = match route.by {
+            By::Move => ("imapool ctl move".to_owned(), self.moves.as_ref()),
+            By::Rule(place) => (self.words[place].clone(), self.files[place].as_ref()),
+            By::Default => ("routing.default".to_owned(), None),
+        };
+        if let (Some(line), Some(file)) = (route.line, file) {
             rule = format!("{rule}, {}:{line}", file.path.display());
         }
         decided(self.chosen(route.target, &key, &mut rule), rule, route.login.map(text), None)
@@ -136,10 +157,10 @@ impl Rulebook {
 
 impl MapFile {
     /// `known`: files that are read already.
-    fn read(path: &Path, routes: &Routes, known: &[Option<Self>]) -> Result<Self, MapError> {
+    fn read(path: &Path, routes: &Routes, known: &[&Self]) -> Result<Self, MapError> {
         // Before it is read: what changes meanwhile is seen as a change.
         let seen = Stamp::of(path);
-        let same = known.iter().flatten().find(|known| known.path == path && known.seen == seen && seen.is_some());
+        let same = known.iter().find(|known| known.path == path && known.seen == seen && seen.is_some());
         let map = match same {
             Some(known) => Arc::clone(&known.map),
             None => Arc::new(files::read(path, &routes.names, |name| routes.target(name))?),
@@ -158,7 +179,7 @@ fn targets(config: &Config) -> Routes {
     };
     let backends = config.backends.iter().map(member).collect();
     let names = config.routing.names();
-    let mut routes = Routes { names, rules: Vec::new(), default: Target::Backend(0), backends, groups };
+    let mut routes = Routes { names, moves: None, rules: Vec::new(), default: Target::Backend(0), backends, groups };
     if let Some(name) = &config.routing.default {
         routes.default = target(&routes, name);
     }

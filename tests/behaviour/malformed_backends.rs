@@ -376,6 +376,7 @@ async fn a_selected_session_ends_with_its_connection() {
         let harness = Harness::by_session(backend.address, |_| {}).await;
         let mut client = harness.login("u8").await;
         client.play(&format!("C: a SELECT INBOX\nS: a OK x\nC: b FETCH 1 FLAGS\n{told}")).await;
+        drop(client);
         harness.visit("u8").await;
         harness.finish().await;
     }

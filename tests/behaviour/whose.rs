@@ -471,6 +471,7 @@ async fn a_retirement_reaches_logins_that_are_under_way() {
                             conn.play("S: TAG NO [AUTHENTICATIONFAILED] no").await;
                             continue;
                         }
+                        "LOGOUT" => return,
                         // What proves the login takes its time.
                         "STATUS" if old => proof.passed().await,
                         "CAPABILITY" => conn.play("S: * CAPABILITY IMAP4rev1").await,

@@ -3,6 +3,7 @@
 //! Where nginx with its mail module is not installed, a test says `SKIPPED`, or fails with `IMAPOOL_REQUIRE_REAL=1`.
 
 #![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
 mod nginx;
 #[allow(dead_code, reason = "shared with tests/real")]

@@ -8,6 +8,7 @@
 mod support;
 
 mod asked;
+mod by_hand;
 mod moved;
 mod rules;
 mod town;

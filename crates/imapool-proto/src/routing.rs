@@ -79,12 +79,23 @@ pub enum Step<'r> {
     Ask(usize),
 }
 
-/// Where a session goes, and which rule says so.
+/// What says where a session goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The account was moved by hand.
+    Move,
+    /// A rule, by its place.
+    Rule(usize),
+    /// No rule.
+    Default,
+}
+
+/// Where a session goes, and what says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route<'r> {
-    /// The rule, by its place; none: it is the default.
-    pub rule: Option<usize>,
-    /// The line of the rule's file, counted from 1.
+    /// What says so.
+    pub by: By,
+    /// The line of its file, counted from 1.
     pub line: Option<u32>,
     /// Where it goes.
     pub target: Target,
@@ -97,6 +108,8 @@ pub struct Route<'r> {
 pub struct Routes {
     /// How a user's name becomes the key.
     pub names: Names,
+    /// Where accounts were moved by hand, whatever the rules say.
+    pub moves: Option<Arc<Map>>,
     /// The first that fits decides.
     pub rules: Vec<Rule>,
     /// Where those go for whom none fits.
@@ -111,18 +124,21 @@ impl Routes {
     /// The first rule that has an answer for a session.
     #[must_use]
     pub fn step(&self, asked: &Asked<'_>) -> Step<'_> {
+        if let Some(found) = self.moves.as_ref().and_then(|moves| moves.get(asked.key)) {
+            return Step::Goes(found.route(By::Move));
+        }
         for (place, rule) in self.rules.iter().enumerate().filter(|(_, rule)| rule.fits(asked)) {
-            let (line, target, login) = match &rule.source {
-                Source::Fixed(target) => (None, *target, None),
-                Source::Lookup => return Step::Ask(place),
+            let by = By::Rule(place);
+            return match &rule.source {
+                Source::Fixed(target) => Step::Goes(Route { by, line: None, target: *target, login: None }),
+                Source::Lookup => Step::Ask(place),
                 Source::Map(map) => match map.get(asked.key) {
-                    Some(found) => (Some(found.line), found.target, found.login),
+                    Some(found) => Step::Goes(found.route(by)),
                     None => continue,
                 },
             };
-            return Step::Goes(Route { rule: Some(place), line, target, login });
         }
-        Step::Goes(Route { rule: None, line: None, target: self.default, login: None })
+        Step::Goes(Route { by: By::Default, line: None, target: self.default, login: None })
     }
 
     /// The backend or group of this name.
@@ -192,6 +208,7 @@ impl Routes {
         if open {
             mark(self.default);
         }
+        self.moves.iter().flat_map(|moves| moves.targets()).for_each(|target| mark(*target));
         (0..all.len()).filter(|place| all[*place]).collect()
     }
 }

@@ -50,6 +50,7 @@ fn refused(text: &[u8], fields: &HeaderMap) -> Result<Answer, Fault> {
     let wait = field(fields, WAIT)?.map(wait).transpose()?;
     let told = field(fields, CODE)?.and_then(code);
     let (in_text, text) = divided(text);
+    let text = if text.is_empty() { b"Login refused" } else { text };
     Ok(Answer::Refused {
         text: shown::Plain(&shown::text(text)).to_string(),
         code: told.or(in_text),

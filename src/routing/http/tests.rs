@@ -107,6 +107,7 @@ fn answers_are_taken_by_the_letter() {
         ("Auth-Status: no\nAuth-Error-Code: 535 5.7.8", refused("no", None, None)),
         ("Auth-Status: no\nAuth-Error-Code: X] * OK", refused("no", None, None)),
         ("Auth-Status: [LIMIT] too many", refused("too many", Some("LIMIT"), None)),
+        ("Auth-Status: [LIMIT]", refused("Login refused", Some("LIMIT"), None)),
         ("Auth-Status: [LIMIT] x\nAuth-Error-Code: INUSE", refused("x", Some("INUSE"), None)),
         ("Auth-Status: [ [ALERT x] y", refused("ALERT x] y", None, None)),
         ("Auth-Status: ok", refused("ok", None, None)),
@@ -193,7 +194,7 @@ proptest! {
                 prop_assert!(user.is_none_or(|user| !user.is_empty() && !user.iter().any(u8::is_ascii_control)));
             }
             Ok(Answer::Refused { text, code, .. }) => {
-                prop_assert!(!text.contains(char::is_control) && !text.starts_with('['));
+                prop_assert!(!text.contains(char::is_control) && !text.starts_with('[') && !text.is_empty());
                 let of_code = |octet: u8| octet.is_ascii_uppercase() || octet.is_ascii_digit() || octet == b'-';
                 prop_assert!(code.is_none_or(|code| !code.is_empty() && code.bytes().all(of_code)));
             }

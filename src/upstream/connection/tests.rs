@@ -62,6 +62,15 @@ async fn says(backend: &mut UnixStream, text: &str) {
     backend.write_all(text.as_bytes()).await.expect("room for it");
 }
 
+/// The event when the backend has heard this and said that.
+async fn answered(connection: &mut Connection, backend: &mut UnixStream, heard: &str, said: &str) -> FromUpstream {
+    let (event, ()) = tokio::join!(next(connection), async {
+        hears(backend, heard).await;
+        says(backend, said).await;
+    });
+    event
+}
+
 /// Waits until nobody can use the connection any more, without touching it.
 async fn closes(shared: &Shared) {
     let seen = timeout(REPLY_TIMEOUT, async {
@@ -122,17 +131,11 @@ async fn a_backend_that_asks_for_no_literal_has_not_understood() {
 async fn the_last_part_of_a_message_goes_out_without_a_further_look_for_room() {
     let (mut connection, mut backend) = connection();
     connection.run(run(Name::Append, "APPEND x ", Some(6))).expect("a connection");
-    let (event, ()) = tokio::join!(next(&mut connection), async {
-        hears(&mut backend, "i1 APPEND x {6}\r\n").await;
-        says(&mut backend, "+ go\r\n").await;
-    });
+    let event = answered(&mut connection, &mut backend, "i1 APPEND x {6}\r\n", "+ go\r\n").await;
     assert!(matches!(event, FromUpstream::Continue(_)), "{event:?}");
     connection.send(Input::Octets(Bytes::from_static(b"abcdef")));
     connection.send(Input::Segment(Bytes::new(), None));
-    let (event, ()) = tokio::join!(next(&mut connection), async {
-        hears(&mut backend, "abcdef\r\n").await;
-        says(&mut backend, "i1 OK kept\r\n").await;
-    });
+    let event = answered(&mut connection, &mut backend, "abcdef\r\n", "i1 OK kept\r\n").await;
     assert!(matches!(event, FromUpstream::Done(..)), "{event:?}");
     assert!(connection.release(), "clean");
 }
@@ -141,10 +144,7 @@ async fn the_last_part_of_a_message_goes_out_without_a_further_look_for_room() {
 async fn the_rest_of_a_message_refused_early_goes_before_the_next_command() {
     let (mut connection, mut backend) = connection();
     connection.run(run(Name::Append, "APPEND x ", Some(6))).expect("a connection");
-    let (event, ()) = tokio::join!(next(&mut connection), async {
-        hears(&mut backend, "i1 APPEND x {6}\r\n").await;
-        says(&mut backend, "+ go\r\n").await;
-    });
+    let event = answered(&mut connection, &mut backend, "i1 APPEND x {6}\r\n", "+ go\r\n").await;
     assert!(matches!(event, FromUpstream::Continue(_)), "{event:?}");
     connection.send(Input::Octets(Bytes::from_static(b"abc")));
     says(&mut backend, "i1 NO full\r\n").await;
@@ -156,10 +156,7 @@ async fn the_rest_of_a_message_refused_early_goes_before_the_next_command() {
     connection.send(Input::Run(run(Name::Noop, "NOOP", None)));
     connection.send(Input::Octets(Bytes::from_static(b"def")));
     connection.send(Input::Segment(Bytes::new(), None));
-    let (event, ()) = tokio::join!(next(&mut connection), async {
-        hears(&mut backend, "abcdef\r\ni2 NOOP\r\n").await;
-        says(&mut backend, "i2 OK done\r\n").await;
-    });
+    let event = answered(&mut connection, &mut backend, "abcdef\r\ni2 NOOP\r\n", "i2 OK done\r\n").await;
     assert!(matches!(event, FromUpstream::Done(..)), "{event:?}");
     assert!(connection.release(), "clean");
 }
@@ -191,10 +188,7 @@ async fn what_had_ended_by_the_time_it_was_put_to_rest_is_not_used_again() {
     // Its keeper has told its name by now, so that it is looked at in that.
     tokio::time::sleep(Duration::from_secs(1)).await;
     connection.run(run(Name::Noop, "NOOP", None)).expect("a connection");
-    let (event, ()) = tokio::join!(next(&mut connection), async {
-        hears(&mut backend, "i1 NOOP\r\n").await;
-        says(&mut backend, "i1 OK done\r\n").await;
-    });
+    let event = answered(&mut connection, &mut backend, "i1 NOOP\r\n", "i1 OK done\r\n").await;
     assert!(matches!(event, FromUpstream::Done(..)), "{event:?}");
     says(&mut backend, "* BYE restarting\r\n").await;
     // The runtime hears of it.
@@ -227,10 +221,7 @@ async fn taken_to_be_used_and_to_be_ended_at_the_same_moment() {
         if attached {
             used += 1;
             connection.run(run(Name::Noop, "NOOP", None)).expect("it can be used");
-            let (event, ()) = tokio::join!(next(&mut connection), async {
-                hears(&mut backend, "i1 NOOP\r\n").await;
-                says(&mut backend, "i1 OK done\r\n").await;
-            });
+            let event = answered(&mut connection, &mut backend, "i1 NOOP\r\n", "i1 OK done\r\n").await;
             assert!(matches!(event, FromUpstream::Done(..)), "{event:?}");
         } else {
             ended += 1;

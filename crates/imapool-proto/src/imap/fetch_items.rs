@@ -3,7 +3,7 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-use super::decimal;
+use super::sequence::decimal;
 
 /// Longest list of flags kept as text, in octets.
 const MAX_FLAGS: usize = 4096;
@@ -145,14 +145,9 @@ impl FetchScanner {
         }
     }
 
-    /// More than UID, FLAGS and MODSEQ is in it, as far as it has come.
-    pub fn has_other(&self) -> bool {
-        self.items.other
-    }
-
-    /// The UID, if it has come.
-    pub fn uid(&self) -> Option<u32> {
-        self.items.uid
+    /// What is in it, as far as it has come.
+    pub fn items(&self) -> &Items {
+        &self.items
     }
 
     /// Whether flags are in it, as far as it has come.

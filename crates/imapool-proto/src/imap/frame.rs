@@ -7,7 +7,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::decimal;
+use super::sequence::decimal;
 
 /// Largest literal that can be announced, in octets (`number64`, RFC 9051 section 9).
 pub const MAX_LITERAL: u64 = i64::MAX as u64;

@@ -11,9 +11,8 @@ use bytes::{BufMut as _, BytesMut};
 
 use super::numbering::Numbering;
 use super::response::StatusReply;
-use super::sequence::elements;
+use super::sequence::{elements, with_digit};
 use super::untagged::Reply;
-use super::with_digit;
 
 /// Longest name of an item of ESEARCH that is looked at, in octets.
 const MAX_NAME: usize = 16;

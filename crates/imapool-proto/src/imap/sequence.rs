@@ -1,7 +1,8 @@
 //! Sequence sets of commands and replies (RFC 9051 section 9, `sequence-set`; RFC 3501 section 9).
 
+use std::str::FromStr;
+
 use super::ranges::Ranges;
-use super::{decimal, with_digit};
 
 /// One end of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +89,17 @@ fn number(text: &[u8]) -> Option<Number> {
 #[must_use]
 pub fn nz_number(digits: &[u8]) -> Option<u32> {
     decimal(digits).filter(|_| !digits.starts_with(b"0"))
+}
+
+/// Digits, and nothing else, as a number that fits.
+pub(crate) fn decimal<T: FromStr>(digits: &[u8]) -> Option<T> {
+    let digits = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
+    digits.parse().ok()
+}
+
+/// `number` with one more digit; what is out of range is no message's number.
+pub(crate) fn with_digit(number: Option<u64>, digit: u8) -> Option<u64> {
+    Some(number.unwrap_or(0).saturating_mul(10).saturating_add(u64::from(digit - b'0')))
 }
 
 /// A set as it was written.

@@ -33,20 +33,20 @@ fn run(first: u64, programs: u64, plan: impl Fn(u64) -> Plan) -> Option<world::T
     alone.is_none().then_some(totals)
 }
 
+const PLAN: Plan = Plan {
+    sessions: 3,
+    mailboxes: 1,
+    connections: 1,
+    losses: false,
+    retires: false,
+    refusals: false,
+    enable: Enabled::Nothing,
+};
+
 /// Few sessions, one mailbox, one connection.
 #[test]
 fn one_hub() {
-    let Some(totals) = run(0, programs(8000), |_| Plan {
-        sessions: 3,
-        mailboxes: 1,
-        connections: 1,
-        losses: false,
-        retires: false,
-        refusals: false,
-        enable: Enabled::Nothing,
-    }) else {
-        return;
-    };
+    let Some(totals) = run(0, programs(8000), |_| PLAN) else { return };
     assert_eq!(totals.byes, 0, "{totals:?}");
     assert!(totals.joined > 0 && totals.checked > 0 && totals.withheld > 0 && totals.ahead > 0, "{totals:?}");
 }
@@ -56,12 +56,9 @@ fn one_hub() {
 fn mod_sequences() {
     let Some(totals) = run(3_000_000, programs(8000) / 4, |seed| Plan {
         sessions: 2 + seed as usize % 5,
-        mailboxes: 1,
         connections: 2,
-        losses: false,
-        retires: false,
-        refusals: false,
         enable: Enabled::Condstore,
+        ..PLAN
     }) else {
         return;
     };
@@ -76,10 +73,8 @@ fn resynchronising() {
         sessions: 2 + seed as usize % 5,
         mailboxes: 1 + seed as usize % 2,
         connections: 2,
-        losses: false,
-        retires: false,
-        refusals: false,
         enable: Enabled::Qresync,
+        ..PLAN
     }) else {
         return;
     };
@@ -97,10 +92,8 @@ fn hubs_take_turns() {
             sessions: 2 + seed as usize % 19,
             mailboxes: 1 + seed as usize % 4,
             connections,
-            losses: false,
-            retires: false,
-            refusals: false,
             enable: ENABLE[seed as usize / 20 % 3],
+            ..PLAN
         }) else {
             continue;
         };
@@ -117,10 +110,9 @@ fn what_is_refused() {
             sessions: 2 + seed as usize % 7,
             mailboxes: 1 + seed as usize % 2,
             connections,
-            losses: false,
-            retires: false,
             refusals: true,
             enable: ENABLE[seed as usize / 20 % 3],
+            ..PLAN
         }) else {
             continue;
         };
@@ -138,9 +130,9 @@ fn connections_are_lost() {
             mailboxes: 1 + seed as usize % 3,
             connections,
             losses: true,
-            retires: false,
             refusals: seed % 4 == 3,
             enable: ENABLE[seed as usize / 20 % 3],
+            ..PLAN
         }) else {
             continue;
         };
@@ -158,10 +150,9 @@ fn connections_are_retired() {
             sessions: 1 + seed as usize % 20,
             mailboxes: 1 + seed as usize % 3,
             connections,
-            losses: false,
             retires: true,
-            refusals: false,
             enable: ENABLE[seed as usize / 20 % 3],
+            ..PLAN
         }) else {
             continue;
         };

@@ -9,8 +9,8 @@ use std::hash::{BuildHasher as _, Hasher as _};
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
-use super::Target;
 use super::name::{Names, Pattern, domain_of};
+use super::{By, Route, Target};
 
 /// The longest line, in octets: two names of the longest kind, and room.
 pub const LONGEST_LINE: usize = 4096;
@@ -57,6 +57,12 @@ pub struct Found<'m> {
     pub target: Target,
     /// By which name to log in, where it is another.
     pub login: Option<&'m [u8]>,
+}
+
+impl<'m> Found<'m> {
+    pub(super) fn route(self, by: By) -> Route<'m> {
+        Route { by, line: Some(self.line), target: self.target, login: self.login }
+    }
 }
 
 /// What is wrong with a line.

@@ -13,7 +13,7 @@ fn names(default_domain: &str, master_separator: &str) -> Names {
 fn routes(rules: Vec<Rule>, default: Target) -> Routes {
     let member = |name: &str, group| Member { name: name.into(), group, weight: 100 };
     let backends = vec![member("a", Some(0)), member("b", Some(0)), member("c", None)];
-    Routes { names: FOLDED, rules, default, backends, groups: vec!["pair".into()] }
+    Routes { names: FOLDED, moves: None, rules, default, backends, groups: vec!["pair".into()] }
 }
 
 fn rule(users: &[&str], listeners: &[&str], server_names: &[&str], source: Source) -> Rule {
@@ -35,8 +35,12 @@ fn goes(routes: &Routes, user: &str, listener: &str, server_name: Option<&str>) 
     let key = routes.names.key(user.as_bytes(), b"");
     match routes.step(&Asked { key: &key, listener, server_name }) {
         Step::Ask(rule) => format!("{rule} ?"),
-        Step::Goes(Route { rule, line, target, login }) => {
-            let rule = rule.map_or("default".to_owned(), |rule| rule.to_string());
+        Step::Goes(Route { by, line, target, login }) => {
+            let rule = match by {
+                By::Move => "moved".to_owned(),
+                By::Rule(rule) => rule.to_string(),
+                By::Default => "default".to_owned(),
+            };
             let line = line.map_or(String::new(), |line| format!(":{line}"));
             let target = match target {
                 Target::Backend(place) => &routes.backends[place].name,
@@ -147,6 +151,17 @@ fn the_first_rule_that_fits_decides() {
     ] {
         assert_eq!(goes(&all, user, listener, server_name), wanted, "{user} by {listener}, {server_name:?}");
     }
+}
+
+#[test]
+fn who_was_moved_by_hand_goes_there_whatever_the_rules_say() {
+    let fixed = Source::Fixed(Target::Backend(1));
+    let mut all = routes(vec![rule(&[], &[], &[], fixed)], Target::Backend(0));
+    all.moves = Some(Arc::new(map("anna c\nbert - \n").unwrap()));
+    for (user, wanted) in [("anna", "moved:1 c"), ("bert", "moved:2 -"), ("carla", "0 b")] {
+        assert_eq!(goes(&all, user, "x", None), wanted);
+    }
+    assert_eq!(all.within_reach(Some("x")), [1, 2]);
 }
 
 #[test]

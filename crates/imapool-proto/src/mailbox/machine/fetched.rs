@@ -17,7 +17,7 @@ impl Machine {
     /// Holds a FETCH back as long as it may be one of only flags.
     pub(super) fn fetch_octets(&mut self, reading: &mut Reading, octets: &Octets<'_>, literal: bool) {
         if let Some(mut held) = reading.held.take() {
-            let other = reading.items.as_ref().is_some_and(FetchScanner::has_other) && octets.ends_with(b"\n");
+            let other = reading.items.as_ref().is_some_and(|scanner| scanner.items().other) && octets.ends_with(b"\n");
             let fits = !literal && held.len() + octets.len() <= HELD;
             // Most come as a whole.
             let whole = fits && other && held.is_empty();
@@ -30,7 +30,7 @@ impl Machine {
             }
             if reading.to.is_some() {
                 reading.begun = true;
-                let read = |items: &FetchScanner| (items.uid(), items.has_flags());
+                let read = |scanner: &FetchScanner| (scanner.items().uid, scanner.has_flags());
                 let (uid, flags) = reading.items.as_ref().map_or((None, true), read);
                 self.put_fetch(reading, if whole { octets } else { &held }, uid, flags);
             }
