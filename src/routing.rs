@@ -367,7 +367,8 @@ impl Router {
         let key = Arc::new(key);
         let theirs = Arc::clone(&key);
         let written = tokio::task::spawn_blocking(move || files::amend(&ours, &names, &theirs, line.as_deref()));
-        written.await.map_err(std::io::Error::other).flatten().map_err(|source| MoveError::Write { path, source })?;
+        let written = written.await.map_err(std::io::Error::other).and_then(|written| written);
+        written.map_err(|source| MoveError::Write { path, source })?;
         // A reload that has read it before that goes by what it said.
         while self.reread(&tending).await {}
         let Some(residence) = self.residences.find(&key).filter(|it| it.is_ending()).map(|it| Arc::downgrade(&it))
