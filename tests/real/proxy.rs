@@ -58,7 +58,8 @@ impl Default for Settings {
 pub(crate) struct Proxy {
     /// Where it accepts client sessions.
     pub(crate) address: SocketAddr,
-    admin: SocketAddr,
+    /// Where it tells about itself, and takes orders.
+    pub(crate) admin: SocketAddr,
     process: Group,
     folder: tempfile::TempDir,
 }

@@ -13,10 +13,11 @@ use crate::proxy::Proxy;
 use crate::server::{Options, Server, scratch_folder};
 
 const PAGE: &str = include_str!("../../docs/routing.md");
-const BY_DOMAIN: &str = "By domain";
-const MIGRATION: &str = "From an old server to a new one, account by account";
-const SERVICE: &str = "A service in front of a database";
-const GROUP: &str = "A group of equal servers";
+const BY_DOMAIN: &str = "## By domain";
+const MIGRATION: &str = "## From an old server to a new one, account by account";
+const BY_HAND: &str = "### By hand";
+const SERVICE: &str = "## A service in front of a database";
+const GROUP: &str = "## A group of equal servers";
 
 /// What no recipe says.
 const REST: &str = "
@@ -34,18 +35,25 @@ failure_delay = \"10ms\"
 checkout_timeout = \"2s\"
 ";
 
-/// The blocks of this kind under a heading of the page.
-fn block(heading: &str, kind: &str) -> String {
-    let (_, section) = PAGE.split_once(&format!("\n## {heading}\n")).expect("a heading of the page");
-    let section = section.split("\n## ").next().unwrap();
-    section.split(&format!("```{kind}\n")).skip(1).map(|rest| rest.split_once("```").expect("its end").0).collect()
+/// The page by its headings, which are the first lines.
+fn sections() -> impl Iterator<Item = &'static str> {
+    let starts: Vec<_> = PAGE.match_indices("\n##").map(|(at, _)| at + 1).chain([PAGE.len()]).collect();
+    starts.windows(2).map(|ends| &PAGE[ends[0]..ends[1]]).collect::<Vec<_>>().into_iter()
+}
+
+/// The block of this kind under a heading of the page.
+fn block(heading: &str, kind: &str) -> &'static str {
+    let section = sections().find(|section| section.lines().next() == Some(heading)).expect("a heading of the page");
+    let (_, block) = section.split_once(&format!("```{kind}\n")).expect("its block");
+    block.split_once("```").expect("its end").0
 }
 
 #[test]
 fn every_recipe_is_followed() {
-    let headings = PAGE.split("\n## ").filter(|section| section.contains("```toml"));
-    let headings: Vec<_> = headings.map(|section| section.lines().next().unwrap()).collect();
-    assert_eq!(headings, [BY_DOMAIN, MIGRATION, SERVICE, GROUP]);
+    let blocks = |section: &&str| section.matches("```toml").count();
+    let headings = sections().flat_map(|section| std::iter::repeat_n(section.lines().next(), blocks(&section)));
+    let followed = [BY_DOMAIN, MIGRATION, BY_HAND, SERVICE, GROUP];
+    assert_eq!(headings.flatten().collect::<Vec<_>>(), followed);
 }
 
 /// A recipe that runs.
@@ -59,7 +67,8 @@ struct Kitchen {
 }
 
 impl Kitchen {
-    /// `None` (after saying so): something is missing. `files`, by their names, are in /etc/imapool.
+    /// `None` (after saying so): something is missing. `files`, by their names, are in /etc/imapool, which is a folder of
+    /// the test's as /var/lib/imapool is.
     async fn follow(recipe: &str, accounts: Accounts, files: &[(&str, &str)]) -> Option<Self> {
         for program in ["curl", "python3"] {
             if find_program(program).is_none() {
@@ -75,7 +84,8 @@ impl Kitchen {
         for (name, text) in files {
             std::fs::write(folder.path().join(name), text.replace("/etc/imapool", &at)).unwrap();
         }
-        let mut text = recipe.replace("/etc/imapool", &at) + REST;
+        std::fs::write(folder.path().join("admin.token"), "0123456789abcdef").unwrap();
+        let mut text = format!("{recipe}{REST}").replace("/etc/imapool", &at).replace("/var/lib/imapool", &at);
         for ([_, address], server) in backends.iter().zip(&servers) {
             text = text.replace(address, &server.address.to_string());
         }
@@ -158,12 +168,18 @@ async fn assert_undisturbed(client: &mut Client) {
     client.command("NOOP").await.unwrap().ok();
 }
 
+async fn assert_sent_away(client: &mut Client) {
+    let farewell = client.response().await.unwrap().unwrap();
+    assert!(farewell.starts_with(b"* BYE"), "{}", farewell.escape_ascii());
+    assert_eq!(client.response().await.unwrap(), None);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_domain() {
     let users =
         ["anna@example.org", "bert@example.net", "carla@sales.example.net", "dora@a.b.example.net", "emil@example.com"];
     let recipe = block(BY_DOMAIN, "toml");
-    let Some(kitchen) = Kitchen::follow(&recipe, places::named(users.into_iter().chain(["anna"])), &[]).await else {
+    let Some(kitchen) = Kitchen::follow(recipe, places::named(users.into_iter().chain(["anna"])), &[]).await else {
         return;
     };
     for (user, place, rule) in [
@@ -187,7 +203,7 @@ async fn from_an_old_server_to_a_new_one() {
     // The new server knows bert by another name only.
     accounts.set("bert@example.org", &password_of("bert"));
     let map = block(MIGRATION, "text");
-    let Some(kitchen) = Kitchen::follow(&block(MIGRATION, "toml"), accounts, &[("moved.map", &map)]).await else {
+    let Some(kitchen) = Kitchen::follow(block(MIGRATION, "toml"), accounts, &[("moved.map", map)]).await else {
         return;
     };
     let file = kitchen.proxy.folder().join("moved.map");
@@ -218,9 +234,7 @@ async fn from_an_old_server_to_a_new_one() {
         ["INFO", "an account leaves its backend", "account=\"dora\" backend=\"old\"", "the routes have changed"];
     kitchen.proxy.logs(&leaves, || move_file(&file, &format!("{written}dora new\n")));
     kitchen.check();
-    let farewell = dora.response().await.unwrap().unwrap();
-    assert!(farewell.starts_with(b"* BYE"), "{}", farewell.escape_ascii());
-    assert_eq!(dora.response().await.unwrap(), None);
+    assert_sent_away(&mut dora).await;
     kitchen.assert_goes("dora", "new", "moved.map:6");
     kitchen.assert_goes("emil", "old", "routing.default");
     for client in [&mut anna, &mut emil] {
@@ -235,6 +249,32 @@ fn move_file(file: &std::path::Path, text: &str) {
     let new = file.with_extension("new");
     std::fs::write(&new, text).unwrap();
     assert!(Command::new("mv").args([&new, file]).status().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_hand() {
+    let accounts = places::named(["anna@example.org", "dora", "emil"]);
+    let recipe = [block(MIGRATION, "toml"), block(BY_HAND, "toml")].concat();
+    let files = [("moved.map", block(MIGRATION, "text"))];
+    let Some(kitchen) = Kitchen::follow(&recipe, accounts, &files).await else { return };
+    let mut emil = kitchen.idler("emil").await;
+    for (order, place, rule) in [
+        (&["move", "dora", "new"][..], "new", "/moves"),
+        (&["move", "dora", "--as-routed"], "old", "routing.default"),
+        (&["kick", "dora"], "old", "routing.default"),
+        (&["move", "anna@example.org", "old"], "old", "/moves"),
+        (&["move", "anna@example.org", "--as-routed"], "new", "moved.map:2"),
+    ] {
+        let mut client = kitchen.idler(order[1]).await;
+        let admin = kitchen.proxy.admin.to_string();
+        let done = kitchen.proxy.ask(&[&["ctl", "--admin", &admin], order].concat());
+        assert!(done.status.success(), "{order:?}: {done:?}");
+        assert_sent_away(&mut client).await;
+        kitchen.assert_goes(order[1], place, rule);
+    }
+    assert_undisturbed(&mut emil).await;
+    drop(emil);
+    kitchen.proxy.finish();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -295,17 +335,14 @@ async fn a_service_in_front_of_a_database() {
     client.command("LOGIN bert pw-bert").await.unwrap().ok();
     client.logout().await.unwrap();
 
-    let asked = directory.requests();
-    let by_clients = |user: &str| {
-        let lines = [format!("Auth-User: {user}"), "Client-IP: 127.0.0.1".to_owned()];
-        let is_one = |request: &&String| lines.iter().all(|line| request.lines().any(|it| it == line));
-        asked.iter().filter(is_one).collect::<Vec<_>>()
-    };
-    let [once] = by_clients("bert")[..] else { panic!("an answer is kept: {:?}", by_clients("bert")) };
+    let asked: Vec<_> = directory.requests().iter().map(|request| request.to_lowercase()).collect();
+    let has = |request: &str, field: &str| request.lines().any(|line| line == field.to_lowercase());
+    let by_clients = asked.iter().filter(|it| has(it, "Auth-User: bert") && has(it, "Client-IP: 127.0.0.1"));
+    let [once] = by_clients.collect::<Vec<_>>()[..] else { panic!("an answer is kept: {asked:?}") };
     for field in ["Auth-Method: plain", "Auth-Protocol: imap", "Auth-Login-Attempt: 1", "X-Auth-Key: secret"] {
-        assert!(once.lines().any(|line| line == field), "{once}");
+        assert!(has(once, field), "{once}");
     }
-    assert!(asked.iter().all(|request| !request.contains("Auth-Pass")), "{asked:?}");
+    assert!(asked.iter().all(|request| !request.contains("auth-pass")), "{asked:?}");
     kitchen.proxy.finish();
 }
 
@@ -324,7 +361,7 @@ async fn a_group_of_equal_servers() {
     let late: Vec<_> = (0..16).map(|n| format!("late{n}")).collect();
     let accounts = places::named(users.iter().chain(&late).map(String::as_str));
     let recipe = block(GROUP, "toml");
-    let Some(mut kitchen) = Kitchen::follow(&recipe, accounts, &[]).await else { return };
+    let Some(mut kitchen) = Kitchen::follow(recipe, accounts, &[]).await else { return };
     let expected = rendezvous("mail1=100,mail2=200", &users);
     for (user, place) in users.iter().zip(&expected) {
         kitchen.assert_goes(user, place, "group \"mail\"");

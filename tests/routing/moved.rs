@@ -117,7 +117,8 @@ async fn another_server_in_the_place_of_one_that_is_gone_is_another() {
     let (mut anna, mut bert) = (idler(&town, "anna").await, idler(&town, "bert").await);
     let mut config = imapool::config::Config::clone(&town.harness.proxy().config());
     let port = config.backends.pop().unwrap().port;
-    config.backends[1] = imapool::config::Backend { name: "new".into(), ..imapool::config::Backend::new("127.0.0.1", port) };
+    config.backends[1] =
+        imapool::config::Backend { name: "new".into(), ..imapool::config::Backend::new("127.0.0.1", port) };
     config.routes[0].to = Some("new".into());
     // The one that was there is gone, and so is what shared its place.
     town.harness.proxy().reload(config).await.unwrap();
