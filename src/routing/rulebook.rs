@@ -114,8 +114,8 @@ impl Rulebook {
         self.files.iter().chain([&self.moves]).flatten()
     }
 
-    /// Reads files again that have changed, each once; with `looks`, those only that look as they did then, and were not
-    /// changed while they were read. Blocks.
+    /// Reads files again that have changed, each once; with `looks`, those only that look as they did then, and were
+    /// not changed while they were read. Blocks.
     pub(super) fn read_changed(&self, mut looks: Option<&mut HashMap<PathBuf, Option<Stamp>>>) -> Vec<Reread> {
         let mut read: Vec<Reread> = Vec::new();
         for file in self.all_files() {
