@@ -27,6 +27,7 @@ address = \"127.0.0.1:0\"
 
 [admin]
 address = \"127.0.0.1:0\"
+token_file = \"/etc/imapool/admin.token\"
 
 [auth]
 failure_delay = \"10ms\"
