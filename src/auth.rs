@@ -276,8 +276,9 @@ impl Authenticator {
         let key = self.pools.key(backend, &credential, fingerprint);
         let proven = self.pools.find(&key).is_some_and(|account| account.has_accepted(&fingerprint));
         let asker = Asker { user: key.user.clone(), client, proven };
-        if !proven {
-            self.delay(&asker).await;
+        // Nobody has to wait for that at another backend.
+        if !proven && visit.residence().meanwhile(self.delay(&asker)).await.is_none() {
+            return Verdict::unavailable().into();
         }
         let visit = Some(visit);
         let question = Question { key, account: None, visit, fingerprint, credential, asker: asker.clone() };
@@ -366,7 +367,13 @@ impl Authenticator {
             // Who is still waiting then is turned away: begun so late, the verification would be broken off in its
             // middle, which costs a connection.
             let in_time = begun + patience.saturating_sub(backend.config.login_timeout);
-            if let Some(answer) = self.ask_this(&backend, &question, in_time).await {
+            let asked = self.ask_this(&backend, &question, in_time);
+            let answer = match &question.visit {
+                // Broken off in its middle if the account leaves: whoever is let in elsewhere waits for that.
+                Some(visit) => visit.residence().meanwhile(asked).await.unwrap_or(Some(Verdict::unavailable().into())),
+                None => asked.await,
+            };
+            if let Some(answer) = answer {
                 return answer;
             }
         }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// So many of the last who came are compared with who comes again.
 const RECENT: usize = 4;
@@ -47,12 +48,15 @@ pub struct Residence {
     by: (Box<str>, Option<Box<str>>),
     all: Weak<Residences>,
     visits: AtomicUsize,
+    /// Of these, by who was let in.
+    let_in: AtomicUsize,
     /// When the last visit of somebody who was let in ended; none: nobody was, so far.
     last: Mutex<Option<Instant>>,
     /// Its sessions, and its pools: one for each kind of credential, and for each spelling of the name.
     tenants: Mutex<Vec<Weak<dyn Tenant>>>,
-    /// It is to be left.
+    /// It is to be left; and whoever waits is told.
     ending: AtomicBool,
+    ended: CancellationToken,
 }
 
 /// What is of an account at a backend, and can leave.
@@ -130,9 +134,11 @@ impl Residences {
             by: (wanted.listener.into(), wanted.server_name.map(Box::from)),
             all: Arc::downgrade(self),
             visits: AtomicUsize::new(0),
+            let_in: AtomicUsize::new(0),
             last: Mutex::new(homes.get(wanted.key).filter(|home| home.backend == backend).and_then(|home| home.last)),
             tenants: Mutex::default(),
             ending: AtomicBool::new(false),
+            ended: CancellationToken::new(),
         });
         let home = Home { backend, residence: Arc::downgrade(&residence), last: *residence.last.lock() };
         homes.insert(key, home);
@@ -224,10 +230,21 @@ impl Residence {
         self.visits.load(Ordering::Acquire) > 0
     }
 
+    /// Whether there are sessions.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        self.let_in.load(Ordering::Acquire) > 0
+    }
+
     /// Whether it is to be left.
     #[must_use]
     pub fn is_ending(&self) -> bool {
         self.ending.load(Ordering::Acquire)
+    }
+
+    /// What comes of `something` that is done there, unless it is to be left before that is over.
+    pub async fn meanwhile<T>(&self, something: impl Future<Output = T>) -> Option<T> {
+        self.ended.run_until_cancelled(something).await
     }
 
     /// Has all that is there leave, and nobody else comes from now on. False: that was so already.
@@ -235,6 +252,7 @@ impl Residence {
         if self.ending.swap(true, Ordering::AcqRel) {
             return false;
         }
+        self.ended.cancel();
         let tenants: Vec<_> = self.tenants.lock().iter().filter_map(Weak::upgrade).collect();
         tenants.iter().for_each(|tenant| tenant.leave());
         true
@@ -273,7 +291,9 @@ impl Visit {
 
     /// The backend has let this visitor in.
     pub fn let_in(&self) {
-        self.0.let_in.store(true, Ordering::Release);
+        if !self.0.let_in.swap(true, Ordering::AcqRel) {
+            self.0.residence.let_in.fetch_add(1, Ordering::AcqRel);
+        }
     }
 }
 
@@ -281,6 +301,7 @@ impl Drop for Visited {
     fn drop(&mut self) {
         if self.let_in.load(Ordering::Acquire) {
             *self.residence.last.lock() = Some(Instant::now());
+            self.residence.let_in.fetch_sub(1, Ordering::AcqRel);
         }
         self.residence.visits.fetch_sub(1, Ordering::AcqRel);
     }

@@ -219,6 +219,10 @@ impl Router {
                 Found::Elsewhere(residence) => residence,
                 Found::Ask(_) => break Way::Unavailable(UNAVAILABLE),
             };
+            // It has not been decided otherwise: it is asked for otherwise, perhaps by who has no password for it.
+            if residence.is_used() && residence.by() != (caller.listener, caller.server_name) {
+                break Way::Unavailable("The account is in use at another mail server, by another way.");
+            }
             Self::end(&table, &residence, "its route leads elsewhere");
             let over = self.residences.over(Arc::downgrade(&residence));
             drop(residence);

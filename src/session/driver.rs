@@ -559,9 +559,11 @@ impl Session {
                             }
                             Way::Unavailable(text) => return Verdict::Unavailable(text.into()).into(),
                         };
-                        let answer = context.auth.verify(visit.clone(), credential, client).await;
+                        let residence = Arc::downgrade(visit.residence());
+                        let answer = context.auth.verify(visit, credential, client).await;
                         // The account has begun to leave that backend meanwhile: it is asked for where it goes.
-                        if !visit.residence().is_ending() || !matches!(answer.verdict, Verdict::Unavailable(_)) {
+                        let ending = residence.upgrade().is_none_or(|residence| residence.is_ending());
+                        if !ending || !matches!(answer.verdict, Verdict::Unavailable(_)) {
                             return answer;
                         }
                     }

@@ -110,6 +110,40 @@ async fn other_routes_move_those_alone_whom_they_concern() {
     town.finish().await;
 }
 
+/// Who asks in another way, perhaps without the password, sends nobody away.
+#[tokio::test]
+async fn an_account_in_use_is_not_moved_by_who_comes_another_way() {
+    let routes = "[[route]]\nlisteners = [\"webmail\"]\nto = \"b\"";
+    let inner = |config: &mut imapool::config::Config| {
+        let address = config.listeners[0].address.clone();
+        config
+            .listeners
+            .push(imapool::config::Listener { name: "inner".into(), ..imapool::config::Listener::new(address) });
+    };
+    let town = Town::with(routes, &[], |_, options| options, inner).await;
+    let imapool::config::ListenAddr::Tcp(address) = town.harness.proxy().listener_addresses()[1].1 else {
+        panic!("TCP")
+    };
+    let inside = async |password: &str| {
+        let mut client = Client::connect(address).await;
+        client.line().await;
+        client.command(&format!("l LOGIN anna {password}")).await.pop().unwrap()
+    };
+    let mut anna = idler(&town, "anna").await;
+    for password in ["wrong", "pw-anna"] {
+        let said = inside(password).await;
+        assert!(said.starts_with("l NO [UNAVAILABLE] The account is in use at another mail server"), "{said}");
+    }
+    anna.play("C: DONE\nS: i OK…\nC: o LOGOUT\nS~ o OK…\nS.").await;
+    // What rests there is no reason to stay.
+    town.harness.sessions(0).await;
+    assert_eq!(town.homes("anna"), ["b"]);
+    assert!(inside("wrong").await.starts_with("l NO [AUTHENTICATIONFAILED]"));
+    assert!(inside("pw-anna").await.starts_with("l OK"));
+    assert_eq!(town.homes("anna"), ["a"]);
+    town.finish().await;
+}
+
 /// It has another name and another address: it is not the one that was in its place.
 #[tokio::test]
 async fn another_server_in_the_place_of_one_that_is_gone_is_another() {
