@@ -68,8 +68,8 @@ struct Kitchen {
 }
 
 impl Kitchen {
-    /// `None` (after saying so): something is missing. `files`, by their names, are in /etc/imapool, which is a folder of
-    /// the test's as /var/lib/imapool is.
+    /// `None` (after saying so): something is missing. `files`, by their names, are in /etc/imapool, which is a folder
+    /// of the test's as /var/lib/imapool is.
     async fn follow(recipe: &str, accounts: Accounts, files: &[(&str, &str)]) -> Option<Self> {
         for program in ["curl", "python3"] {
             if find_program(program).is_none() {

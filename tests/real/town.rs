@@ -1,5 +1,5 @@
-//! Three real Dovecots under load, while all that says where accounts go is changed by turns, and one of them is killed.
-//! Whom no change concerns notices nothing; and, by the servers' own logs, nobody is ever at two of them at once.
+//! Three real Dovecots under load, while all that says where accounts go is changed by turns, and one of them is
+//! killed. Whom no change concerns notices nothing; and, by the servers' own logs, nobody is ever at two of them.
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
 mod journal;
@@ -268,8 +268,8 @@ fn is_expected(changes: &[Change], account: usize, event: &Event) -> bool {
             let earlier = changes.iter().rev().find(|change| change.to < event.from).unwrap_or(&changes[0]);
             std::iter::once(earlier).chain(seen(changes, event)).any(|change| change.homes[account] == *place)
         }
-        // Who has to move is sent away, or told that no connection can be had for the command that runs; but it can log in
-        // all the time, and nobody is told that a password is wrong.
+        // Who has to move is sent away, or told that no connection can be had for the command that runs; but it can log
+        // in all the time, and nobody is told that a password is wrong.
         Err(told) => {
             let is_login = told.starts_with("LOGIN ") || told.starts_with("connecting");
             let may_fail = |change: &Change| change.what == KILLED || !is_login;
