@@ -17,9 +17,6 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// So many of the last who came are compared with who comes again.
-const RECENT: usize = 4;
-
 /// All accounts that are somewhere, or were not long ago, by their keys.
 #[derive(Debug, Default)]
 pub struct Residences {
@@ -52,8 +49,7 @@ pub struct Residence {
     let_in: AtomicUsize,
     /// When the last visit of somebody who was let in ended; none: nobody was, so far.
     last: Mutex<Option<Instant>>,
-    /// Its sessions, and its pools: one for each kind of credential, and for each spelling of the name.
-    tenants: Mutex<Vec<Weak<dyn Tenant>>>,
+    tenants: Mutex<Tenants>,
     /// It is to be left; and whoever waits is told.
     ending: AtomicBool,
     ended: CancellationToken,
@@ -63,6 +59,14 @@ pub struct Residence {
 pub trait Tenant: fmt::Debug + Send + Sync {
     /// Has it end, soon and in good order; nothing is waited for.
     fn leave(&self);
+}
+
+/// Those who are told.
+#[derive(Debug, Default)]
+struct Tenants {
+    /// One for each kind of credential, and for each spelling of the name; each once.
+    pools: Vec<Weak<dyn Tenant>>,
+    sessions: Vec<Weak<dyn Tenant>>,
 }
 
 /// What a session or a verification holds.
@@ -259,28 +263,45 @@ impl Residence {
             return false;
         }
         self.ended.cancel();
-        let tenants: Vec<_> = self.tenants.lock().iter().filter_map(Weak::upgrade).collect();
+        let tenants: Vec<_> = {
+            let tenants = self.tenants.lock();
+            tenants.sessions.iter().chain(&tenants.pools).filter_map(Weak::upgrade).collect()
+        };
         tenants.iter().for_each(|tenant| tenant.leave());
         true
     }
 
-    /// Somebody is there from now on, and is told when it is to be left.
-    pub fn take_in<T: Tenant + 'static>(&self, tenant: &Arc<T>) {
+    /// A pool of the account is there, and is told when it is to be left.
+    pub fn keeps<T: Tenant + 'static>(&self, pool: &Arc<T>) {
+        let weak: Weak<dyn Tenant> = Arc::downgrade(pool) as Weak<dyn Tenant>;
         let mut tenants = self.tenants.lock();
-        let weak: Weak<dyn Tenant> = Arc::downgrade(tenant) as Weak<dyn Tenant>;
-        if tenants.iter().rev().take(RECENT).any(|known| Weak::ptr_eq(known, &weak)) {
-            return;
+        if !tenants.pools.iter().any(|known| Weak::ptr_eq(known, &weak)) {
+            push(&mut tenants.pools, weak);
         }
-        if tenants.len() == tenants.capacity() {
-            tenants.retain(|tenant| tenant.strong_count() > 0);
-        }
-        tenants.push(weak);
         drop(tenants);
-        // Whoever ends it has seen this one, or this one sees that.
+        self.tell(&**pool);
+    }
+
+    /// A session is there, and is told when it is to be left. Call it once for each.
+    pub fn take_in<T: Tenant + 'static>(&self, session: &Arc<T>) {
+        push(&mut self.tenants.lock().sessions, Arc::downgrade(session) as Weak<dyn Tenant>);
+        self.tell(&**session);
+    }
+
+    /// Whoever ends it has seen this one, or this one sees that.
+    fn tell(&self, tenant: &dyn Tenant) {
         if self.is_ending() {
             tenant.leave();
         }
     }
+}
+
+/// Forgets those that are gone instead of growing.
+fn push(tenants: &mut Vec<Weak<dyn Tenant>>, tenant: Weak<dyn Tenant>) {
+    if tenants.len() == tenants.capacity() {
+        tenants.retain(|tenant| tenant.strong_count() > 0);
+    }
+    tenants.push(tenant);
 }
 
 impl Visit {

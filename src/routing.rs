@@ -85,7 +85,7 @@ pub enum MoveError {
 /// Whether it can stand as one word in a file.
 fn is_word(text: &str) -> bool {
     !text.is_empty()
-        && !text.starts_with('#')
+        && !text.starts_with(['#', '@'])
         && !text.contains(char::is_whitespace)
         && !text.contains(char::is_control)
 }

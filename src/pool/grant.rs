@@ -139,7 +139,7 @@ impl Grant {
         let credential = proof.share(credential);
         if let Some(visit) = &visit {
             visit.let_in();
-            visit.residence().take_in(&account);
+            visit.residence().keeps(&account);
         }
         Self(Arc::new(Granted { account, proof, credential, visit }))
     }

@@ -91,9 +91,11 @@ pub(super) fn amend(path: &Path, names: &Names, key: &[u8], line: Option<&str>) 
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(error),
     };
+    // Not those of its domain.
+    let is_own = |word: &str| matches!(Pattern::parse(word, names), Ok(Pattern::Name(name)) if *name == *key);
     let is_other = |text: &&str| {
         let word = text.split_ascii_whitespace().next().unwrap_or("#");
-        word.starts_with('#') || !Pattern::parse(word, names).is_ok_and(|pattern| pattern.matches(key))
+        word.starts_with('#') || !is_own(word)
     };
     let mut lines: Vec<_> = text.lines().filter(is_other).collect();
     if lines.is_empty() {

@@ -139,7 +139,10 @@ pub(super) fn named<'b>(
     }
     let port = port.unwrap_or(IMAP);
     let place = match host.parse() {
-        Ok(ip) => (0..routes.backends.len()).find(|place| is_at(*place, &SocketAddr::new(ip, port))),
+        // Of one that was never reached, the configuration alone says where it is.
+        Ok(ip) => backends.enumerate().position(|(place, backend)| {
+            is_at(place, &SocketAddr::new(ip, port)) || (backend.host.parse() == Ok(ip) && backend.port == port)
+        }),
         Err(_) => backends.position(|backend| backend.host.eq_ignore_ascii_case(host) && backend.port == port),
     };
     place.map(Target::Backend)

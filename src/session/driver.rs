@@ -559,6 +559,10 @@ impl Session {
                             }
                             Way::Unavailable(text) => return Verdict::Unavailable(text.into()).into(),
                         };
+                        // Where a service said where, that was not looked at before.
+                        if let Some(pass) = context.auth.known(&visit, &credential, client, Instant::now()) {
+                            return Verdict::Accepted(pass).into();
+                        }
                         let ended = visit.residence().ended();
                         let answer = context.auth.verify(visit, credential, client).await;
                         // The account has begun to leave that backend meanwhile: it is asked for where it goes.

@@ -132,6 +132,23 @@ async fn users_go_where_the_service_says() {
     town.finish().await;
 }
 
+/// Short sessions of one account share its connection, whoever says where it is.
+#[tokio::test]
+async fn what_the_backend_has_accepted_it_is_not_asked_again() {
+    for ttl in ["0s", "1m"] {
+        let service = Service::start().await;
+        let town = town(&service, &format!("ttl = \"{ttl}\"")).await;
+        service.names(&town, 1, "");
+        for _ in 0..8 {
+            assert_eq!(town.goes("anna").await, "b");
+        }
+        assert_eq!(town.servers[1].counters().logins, 1);
+        assert_eq!(town.harness.metric("imapool_logins_total", "cached"), 7);
+        assert_eq!(service.asked().len(), if ttl == "0s" { 8 } else { 1 });
+        town.finish().await;
+    }
+}
+
 #[tokio::test]
 async fn a_refusal_comes_in_the_services_words() {
     let service = Service::start().await;

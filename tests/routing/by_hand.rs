@@ -59,6 +59,17 @@ async fn another_process_finds_who_was_moved() {
     town.finish().await;
 }
 
+/// Who has a line of their own does not take that of the domain away.
+#[tokio::test]
+async fn a_domain_that_was_moved_stays_so() {
+    let town = Town::new(ROUTES, &[("moves", "@example.org c\n")]).await;
+    for (to, place) in [(Some("b"), "b"), (None, "c")] {
+        assert!(moved(&town, "anna@example.org", to).await);
+        assert_eq!((town.goes("anna@example.org").await, town.goes("bert@example.org").await), (place, "c"));
+    }
+    town.finish().await;
+}
+
 #[tokio::test]
 async fn what_cannot_be_kept_is_not_done() {
     let town = Town::new(ROUTES, &[]).await;
@@ -69,6 +80,7 @@ async fn what_cannot_be_kept_is_not_done() {
     assert!(matches!(refused("", "c").await, MoveError::Name));
     assert!(matches!(refused("an na", "c").await, MoveError::Name));
     assert!(matches!(refused("#anna", "c").await, MoveError::Name));
+    assert!(matches!(refused("@example.org", "c").await, MoveError::Name), "that would be a domain");
     fs::create_dir(town.path("moves")).unwrap();
     assert!(matches!(refused("anna", "c").await, MoveError::Write { .. }));
     assert_eq!(town.goes("anna").await, "b");
