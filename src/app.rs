@@ -395,7 +395,7 @@ impl Inner {
         let made = config.backends.iter().enumerate();
         let made = made.map(|(index, backend)| new_backend(index, backend, &pool_config, &budget, &metrics, &net));
         let backends = made.collect::<Result<Vec<_>, _>>()?;
-        let table = Table::new(config, backends.clone(), None, &net)?;
+        let table = Table::new(config, backends.clone(), &net)?;
         let pools = Arc::new(Pools::new(Arc::clone(&pool_config), backends, &budget));
         let auth = Authenticator::new(auth_settings(config), Arc::clone(&pools), Arc::clone(&metrics))?;
         let registry = Arc::<Registry>::default();

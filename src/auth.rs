@@ -252,7 +252,7 @@ impl Authenticator {
         let asker = Asker { user: credential.user.clone(), client, proven: false };
         let is_wrong = code.as_ref().is_none_or(|code| !["UNAVAILABLE", "LIMIT", "INUSE"].contains(&code.as_str()));
         let told = (client.map(tracing::field::display), shown::text(&asker.user));
-        info!(client = told.0, user = told.1, reply = text, "login refused: no route leads anywhere for this name");
+        info!(client = told.0, user = told.1, reply = text, "login refused by the routes");
         if is_wrong {
             self.delay(&asker).await;
             self.throttle.lock().failed(&asker.user, client, Instant::now().into_std());

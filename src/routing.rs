@@ -15,19 +15,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
 pub use self::explain::{ExplainError, check, explain};
 pub use self::files::MapError;
 use self::http::{Answer, Question};
+use self::rulebook::Rulebook;
 pub use self::rulebook::{Decision, RouteError};
 pub use self::table::Table;
-use crate::config::{self, Live};
+use crate::config::{self, Config, Live};
 use crate::imap::capability::Capabilities;
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::{Metrics, RouteResult};
+use crate::net::Net;
 use crate::residence::{Entered, Residence, Residences, Visit, Wanted};
 use crate::tls::Stamp;
 
@@ -48,13 +49,17 @@ const UNAVAILABLE: &str = "It cannot be found out at the moment which mail serve
 /// See the module.
 pub struct Router {
     table: ArcSwap<Table>,
-    /// Held while another table is made.
-    making: Mutex<()>,
-    /// Held while files are read again: what those that have changed looked like, when they were last looked at.
+    /// Held while another table is made: what those that have changed looked like, when they were last looked at.
     tending: tokio::sync::Mutex<Looks>,
     residences: Arc<Residences>,
     metrics: Arc<Metrics>,
     patience: Live<config::Pool>,
+}
+
+/// See [`Router::rules`].
+pub(crate) struct Rules<'r> {
+    book: Rulebook,
+    _still: tokio::sync::MutexGuard<'r, Looks>,
 }
 
 /// What changed files looked like.
@@ -155,8 +160,8 @@ impl Router {
     /// Knows where nobody is.
     #[must_use]
     pub fn new(table: Table, patience: Live<config::Pool>, metrics: Arc<Metrics>) -> Self {
-        let (making, tending, residences) = Default::default();
-        Self { table: ArcSwap::from_pointee(table), making, tending, residences, metrics, patience }
+        let (tending, residences) = Default::default();
+        Self { table: ArcSwap::from_pointee(table), tending, residences, metrics, patience }
     }
 
     /// What it goes by now.
@@ -323,9 +328,29 @@ impl Router {
         }
     }
 
+    /// The rules of another configuration. Nobody is moved by hand until they hold, or are dropped.
+    ///
+    /// # Errors
+    /// When a file or a service cannot be used.
+    pub(crate) async fn rules(&self, config: &Config, net: &Net) -> Result<Rules<'_>, RouteError> {
+        let still = self.tending.lock().await;
+        let table = self.table.load_full();
+        let reads = config.routing.moves_file.is_some() || config.routes.iter().any(|route| route.file.is_some());
+        let (config, net) = (config.clone(), net.clone());
+        let make = move || Rulebook::new(&config, Some(&table.book), &net);
+        let book = if reads {
+            // It may take seconds.
+            tokio::task::spawn_blocking(make)
+                .await
+                .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        } else {
+            make()
+        };
+        Ok(Rules { book: book?, _still: still })
+    }
+
     /// Goes by another table from now on. Accounts that it has elsewhere leave where they are; others notice nothing.
-    pub fn apply(&self, table: Table) {
-        let _making = self.making.lock();
+    pub(crate) fn apply(&self, table: Table, _rules: &Rules<'_>) {
         self.exchange(table);
     }
 
@@ -379,8 +404,7 @@ impl Router {
         let written = tokio::task::spawn_blocking(move || files::amend(&ours, &names, &theirs, line.as_deref()));
         let written = written.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
         written.map_err(|source| MoveError::Write { path, source })?;
-        // A reload that has read it before that goes by what it said.
-        while self.reread(None).await {}
+        self.reread(None).await;
         drop(tending);
         let Some(residence) = self.residences.find(&key).filter(|it| it.is_ending()).map(|it| Arc::downgrade(&it))
         else {
@@ -410,12 +434,11 @@ impl Router {
     }
 
     /// Goes by files that have changed: by those that are written in one step at once, by others (`looks`) when they
-    /// look the same twice, so that none is read while it is being written. Gives whether something else may have
-    /// changed meanwhile. One at a time.
-    async fn reread(&self, looks: Option<&mut Looks>) -> bool {
+    /// look the same twice, so that none is read while it is being written. The caller holds `tending`.
+    async fn reread(&self, looks: Option<&mut Looks>) {
         let table = self.table.load_full();
         if table.book.all_files().next().is_none() {
-            return false;
+            return;
         }
         let ours = Arc::clone(&table);
         // Reading may take seconds.
@@ -424,7 +447,7 @@ impl Router {
             let reread = ours.book.read_changed(before.as_mut());
             (reread, before)
         });
-        let Ok((reread, after)) = reading.await else { return false };
+        let Ok((reread, after)) = reading.await else { return };
         if let (Some(looks), Some(after)) = (looks, after) {
             *looks = after;
         }
@@ -434,13 +457,8 @@ impl Router {
                 Err(error) => warn!("cannot take over changed routes; the old ones serve on: {error}"),
             }
         }
-        let _making = self.making.lock();
-        if !self.is_current(&table) {
-            return true;
-        }
         if !reread.is_empty() {
             self.exchange(table.with(table.book.with(&reread)));
         }
-        false
     }
 }

@@ -13,7 +13,7 @@ use crate::admin::{AdminServer, Token};
 use crate::config::{self, Change, Config, ConfigError, Effect, ListenAddr, Places, diff};
 use crate::listener::{BindError, BoundListener, Inherited, ListenerContext};
 use crate::net::Net;
-use crate::routing::{RouteError, Table};
+use crate::routing::{RouteError, Rules, Table};
 use crate::session::driver::Context;
 use crate::session::trace::Slow;
 use crate::tls::TlsConfigError;
@@ -122,14 +122,15 @@ impl Proxy {
         if self.0.drain.is_cancelled() || self.0.handing_over.load(Ordering::Acquire) {
             return Err(StartError::Draining);
         }
-        let plan = self.plan(&running, &config)?;
+        let rules = self.0.router.rules(&config, &self.0.net).await?;
+        let plan = self.plan(&running, &config, &rules)?;
         let changes = differences(&self.0.config.load(), &config);
-        self.exchange(&mut running, config, plan);
+        self.exchange(&mut running, config, plan, &rules);
         Ok(changes)
     }
 
     /// Makes what the configuration needs, and everything that can fail.
-    fn plan(&self, running: &Running, config: &Config) -> Result<Plan, StartError> {
+    fn plan(&self, running: &Running, config: &Config, rules: &Rules<'_>) -> Result<Plan, StartError> {
         let mut taken = HashSet::new();
         let mut listeners = Vec::new();
         for listener in &config.listeners {
@@ -158,12 +159,12 @@ impl Proxy {
             new_backend(index, backend, &self.0.pool_config, &self.0.budget, &self.0.metrics, &self.0.net)
         });
         let backends: Vec<_> = backends.collect::<Result<_, _>>()?;
-        let table = Table::new(config, backends.clone(), Some(&self.0.router.table()), &self.0.net)?;
+        let table = Table::by(config, backends.clone(), rules);
         Ok(Plan { backends, table, listeners, admin })
     }
 
     /// Nothing here fails or waits.
-    fn exchange(&self, running: &mut Running, config: Config, plan: Plan) {
+    fn exchange(&self, running: &mut Running, config: Config, plan: Plan, rules: &Rules<'_>) {
         let inner = &self.0;
         let indices: Vec<_> = plan.backends.iter().map(|backend| backend.index).collect();
         inner.budget.resize(&config, &indices);
@@ -174,7 +175,7 @@ impl Proxy {
         inner.pools.set_backends(plan.backends.clone(), inner.budget.capacity());
         inner.look_at(plan.backends.iter().filter(|new| !before.iter().any(|old| Arc::ptr_eq(old, new))));
         inner.end_sessions_of_gone_backends();
-        inner.router.apply(plan.table);
+        inner.router.apply(plan.table, rules);
         let old = inner.context.load();
         inner.context.store(Arc::new(Context {
             auth: Arc::clone(&old.auth),

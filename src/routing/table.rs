@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::rulebook::{Decision, RouteError, Rulebook};
-use super::{Routes, Target};
+use super::{Routes, Rules, Target};
 use crate::config::{self, Config};
 use crate::imap::capability::Capabilities;
 use crate::net::Net;
@@ -42,20 +42,22 @@ impl fmt::Debug for Table {
 }
 
 impl Table {
-    /// For a configuration and its backends, in its order. Files that have not changed since `earlier` are not read
-    /// again. May block.
+    /// For a configuration and its backends, in its order. Reads its files.
     ///
     /// # Errors
     /// When a file or a service cannot be used.
-    pub fn new(
-        config: &Config,
-        backends: Vec<Arc<Backend>>,
-        earlier: Option<&Self>,
-        net: &Net,
-    ) -> Result<Self, RouteError> {
-        let book = Rulebook::new(config, earlier.map(|it| &it.book), net)?;
+    pub fn new(config: &Config, backends: Vec<Arc<Backend>>, net: &Net) -> Result<Self, RouteError> {
+        Ok(Self::of(config, backends, Rulebook::new(config, None, net)?))
+    }
+
+    /// By rules that are made already.
+    pub(crate) fn by(config: &Config, backends: Vec<Arc<Backend>>, rules: &Rules<'_>) -> Self {
+        Self::of(config, backends, rules.book.clone())
+    }
+
+    fn of(config: &Config, backends: Vec<Arc<Backend>>, book: Rulebook) -> Self {
         let stays = config.groups.iter().map(|group| group.stay).collect();
-        Ok(Self { book, backends, stays, offered: Mutex::default() })
+        Self { book, backends, stays, offered: Mutex::default() }
     }
 
     /// The same by other rules.
