@@ -96,12 +96,12 @@ fn is_word(text: &str) -> bool {
 }
 
 /// How somebody asks.
-#[derive(Debug, Clone, Copy)]
-pub struct Caller<'c> {
+#[derive(Debug, Clone)]
+pub struct Caller {
     /// By which listener.
-    pub listener: &'c str,
+    pub listener: String,
     /// As which host, in TLS.
-    pub server_name: Option<&'c str>,
+    pub server_name: Option<String>,
     /// From where; none over a Unix socket.
     pub client: Option<IpAddr>,
     /// Which address of this host.
@@ -110,6 +110,15 @@ pub struct Caller<'c> {
     pub tls: Option<&'static str>,
     /// How many attempts of this session this is, from 1.
     pub attempt: u32,
+}
+
+/// By which listener, and as which host.
+type Approach<'b> = (&'b str, Option<&'b str>);
+
+impl Caller {
+    fn by(&self) -> Approach<'_> {
+        (&self.listener, self.server_name.as_deref())
+    }
 }
 
 /// Where a session goes.
@@ -138,7 +147,7 @@ impl fmt::Debug for Router {
     }
 }
 
-fn question(credential: &Credential, caller: Caller<'_>) -> Question {
+fn question(credential: &Credential, caller: &Caller) -> Question {
     let user = if credential.authzid.is_empty() { &credential.user } else { &credential.authzid };
     Question {
         user: user.clone(),
@@ -151,7 +160,7 @@ fn question(credential: &Credential, caller: Caller<'_>) -> Question {
         client: caller.client,
         server: caller.local,
         tls: caller.tls,
-        server_name: caller.server_name.map(str::to_owned),
+        server_name: caller.server_name.clone(),
         attempt: caller.attempt,
     }
 }
@@ -184,9 +193,9 @@ impl Router {
 
     /// Where a session goes that logs in with this credential, if that can be said without waiting.
     #[must_use]
-    pub fn way_at_once(&self, credential: &Arc<Credential>, caller: Caller<'_>) -> Option<Way> {
+    pub fn way_at_once(&self, credential: &Arc<Credential>, listener: &str, server_name: Option<&str>) -> Option<Way> {
         let table = self.table.load();
-        match self.step(&table, credential, caller) {
+        match self.step(&table, credential, (listener, server_name)) {
             Found::Way(way) if self.is_current(&table) => {
                 self.count(&way);
                 Some(way)
@@ -210,11 +219,12 @@ impl Router {
 
     /// Where a session goes that logs in with this credential. Waits for the service that is to be asked, and, for
     /// `pool.checkout_timeout` at most, while its account leaves another backend.
-    pub async fn way(&self, credential: &Arc<Credential>, caller: Caller<'_>) -> Way {
+    pub async fn way(&self, credential: &Arc<Credential>, caller: &Caller) -> Way {
+        let by = caller.by();
         let deadline = Instant::now() + self.patience.load().checkout_timeout;
         let way = loop {
             let table = self.table.load_full();
-            let found = match self.step(&table, credential, caller) {
+            let found = match self.step(&table, credential, by) {
                 Found::Ask(rule) => self.ask(&table, rule, credential, caller).await,
                 found => found,
             };
@@ -225,7 +235,7 @@ impl Router {
                 Found::Ask(_) => break Way::Unavailable(UNAVAILABLE),
             };
             // It has not been decided otherwise: it is asked for otherwise, perhaps by who has no password for it.
-            if residence.is_used() && residence.by() != (caller.listener, caller.server_name) {
+            if residence.is_used() && residence.by() != by {
                 break Way::Unavailable("The account is in use at another mail server, by another way.");
             }
             Self::end(&table, &residence, "its route leads elsewhere");
@@ -240,10 +250,10 @@ impl Router {
     }
 
     /// As far as it can be said at once.
-    fn step(&self, table: &Table, credential: &Arc<Credential>, caller: Caller<'_>) -> Found {
+    fn step(&self, table: &Table, credential: &Arc<Credential>, by: Approach<'_>) -> Found {
         let routes = &table.book.routes;
         let key = routes.names.key(&credential.user, &credential.authzid);
-        let Caller { listener, server_name, .. } = caller;
+        let (listener, server_name) = by;
         match routes.step(&Asked { key: &key, listener, server_name }) {
             Step::Ask(rule) => Found::Ask(rule),
             Step::Goes(route) => {
@@ -251,7 +261,7 @@ impl Router {
                     Some(login) => Arc::new(routes.names.renamed(credential, login)),
                     None => Arc::clone(credential),
                 };
-                self.enter(table, &key, (route.target, route.login), credential, caller)
+                self.enter(table, &key, (route.target, route.login), credential, by)
             }
         }
     }
@@ -263,7 +273,7 @@ impl Router {
         key: &[u8],
         (target, login): (Target, Option<&[u8]>),
         credential: Arc<Credential>,
-        caller: Caller<'_>,
+        (listener, server_name): Approach<'_>,
     ) -> Found {
         if target == Target::Nobody {
             return Found::Way(Way::Nobody);
@@ -276,8 +286,8 @@ impl Router {
             allowed: &allowed,
             stay: table.stay(target),
             login,
-            listener: caller.listener,
-            server_name: caller.server_name,
+            listener,
+            server_name,
         };
         match self.residences.enter(&wanted) {
             Entered::At(visit) => Found::Way(Way::To(visit, credential)),
@@ -287,7 +297,7 @@ impl Router {
     }
 
     /// Asks the service of a rule. Where it cannot be asked, or names what is no backend, nobody else decides.
-    async fn ask(&self, table: &Table, rule: usize, credential: &Arc<Credential>, caller: Caller<'_>) -> Found {
+    async fn ask(&self, table: &Table, rule: usize, credential: &Arc<Credential>, caller: &Caller) -> Found {
         let unavailable = || Found::Way(Way::Unavailable(UNAVAILABLE));
         let Some((_, lookup)) = &table.book.lookups[rule] else { return unavailable() };
         let routes = &table.book.routes;
@@ -315,7 +325,7 @@ impl Router {
         if let Some(secret) = secret.filter(|_| credential.mechanism.kind() == SecretKind::Password) {
             renamed.secret = secret;
         }
-        self.enter(table, &key, (target, user), Arc::new(renamed), caller)
+        self.enter(table, &key, (target, user), Arc::new(renamed), caller.by())
     }
 
     /// Has an account leave: its sessions end, its connections log out, and nobody else comes.

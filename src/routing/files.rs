@@ -104,6 +104,10 @@ pub(super) fn amend(path: &Path, names: &Names, key: &[u8], line: Option<&str>) 
     lines.extend(line);
     let beside = path.with_extension("new");
     let mut file = File::create(&beside)?;
+    // Who may read it stays as it was.
+    if let Ok(metadata) = std::fs::metadata(path) {
+        file.set_permissions(metadata.permissions())?;
+    }
     lines.iter().try_for_each(|line| writeln!(file, "{line}"))?;
     file.sync_all()?;
     std::fs::rename(&beside, path)?;

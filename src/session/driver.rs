@@ -2,6 +2,7 @@
 //! connection, and does what the machine asks for.
 
 mod closing;
+mod login;
 mod running;
 mod shared;
 
@@ -21,21 +22,20 @@ use tracing::info;
 use self::closing::Ended;
 use self::running::{Lent, Running, capitalized};
 use self::shared::Sharing;
-use super::machine::{Action, Bounds, End, LoginReply, Machine};
+use super::machine::{Action, Bounds, End, Machine};
 use super::registry::{CLOSING, Record, Registry};
 use super::trace::{Slow, Trace};
-use crate::auth::{Authenticator, Verdict};
+use crate::auth::Authenticator;
 use crate::config::{Limits, PlaintextLogin};
 use crate::imap::capability::Front;
 use crate::imap::command::Name;
 use crate::imap::request::Request;
-use crate::imap::sasl::Credential;
 use crate::imap::sticky::Sticky;
 use crate::listener::{ClientAddr, ListenerContext};
 use crate::mailbox::hub::FromHub;
 use crate::metrics::{CommandResult, Metrics, SessionClose};
 use crate::pool::{Account, CheckoutError, Grant, Lease, Pass};
-use crate::routing::{Caller, Router, Way};
+use crate::routing::Router;
 use crate::stream::Stream;
 use crate::upstream::connection::{FromUpstream, Input, poll_read_with};
 
@@ -525,106 +525,6 @@ impl Session {
         }
     }
 
-    async fn login(&mut self, credential: &Arc<Credential>) -> Result<(), Ended> {
-        let context = Arc::clone(&self.context);
-        self.attempts += 1;
-        let caller = self.caller();
-        let client = self.client.ip();
-        let at_once = context.router.way_at_once(credential, caller);
-        let known = match &at_once {
-            Some(Way::To(visit, credential)) => context.auth.known(visit, credential, client, self.now),
-            _ => None,
-        };
-        let answer = match known {
-            Some(pass) => Verdict::Accepted(pass).into(),
-            None => {
-                let record = Arc::clone(&self.record);
-                let (server_name, about) =
-                    (caller.server_name.map(str::to_owned), Caller { server_name: None, listener: "", ..caller });
-                let listener = Arc::clone(&self.listener);
-                let judge = Box::pin(async {
-                    let caller =
-                        Caller { listener: &listener.config.name, server_name: server_name.as_deref(), ..about };
-                    let mut way = at_once;
-                    loop {
-                        let found = match way.take() {
-                            Some(way) => way,
-                            None => context.router.way(credential, caller).await,
-                        };
-                        let (visit, credential) = match found {
-                            Way::To(visit, credential) => (visit, credential),
-                            Way::Nobody => return context.auth.nobody(credential, client).await,
-                            Way::Refused { code, text, wait } => {
-                                return context.auth.turned_away(credential, client, code, &text, wait).await;
-                            }
-                            Way::Unavailable(text) => return Verdict::Unavailable(text.into()).into(),
-                        };
-                        // Where a service said where, that was not looked at before.
-                        if let Some(pass) = context.auth.known(&visit, &credential, client, Instant::now()) {
-                            return Verdict::Accepted(pass).into();
-                        }
-                        let ended = visit.residence().ended();
-                        let answer = context.auth.verify(visit, credential, client).await;
-                        // The account has begun to leave that backend meanwhile: it is asked for where it goes.
-                        if !ended.is_cancelled() || !matches!(answer.verdict, Verdict::Unavailable(_)) {
-                            return answer;
-                        }
-                    }
-                });
-                record.place().verifies(true);
-                let answer = self
-                    .meanwhile(async {
-                        tokio::select! {
-                            biased;
-                            () = record.place().given_up() => None,
-                            answer = judge => Some(answer),
-                        }
-                    })
-                    .await;
-                record.place().verifies(false);
-                let Some(answer) = answer else { return Err(self.gave_way()) };
-                answer
-            }
-        };
-        if matches!(answer.verdict, Verdict::Accepted(_)) && !self.record.place().logged_in() {
-            return Err(self.gave_way());
-        }
-        let reply = match answer.verdict {
-            Verdict::Accepted(pass) => {
-                let offered = pass.account().offered();
-                self.record.set_account(pass.account());
-                // A reload has taken it away just now, perhaps before this could be seen in the record.
-                if pass.account().backend().is_gone() {
-                    self.record.close();
-                }
-                if let Some(visit) = pass.grant().visit() {
-                    visit.residence().take_in(&self.record);
-                }
-                self.grant = Some(pass.grant().clone());
-                LoginReply::Accepted(offered)
-            }
-            Verdict::Refused(refusal) => LoginReply::Refused { reply: refusal.reply, challenge: refusal.challenge },
-            Verdict::Limit(text) => refused(format!("NO [LIMIT] {text}")),
-            Verdict::Throttled => refused("NO [UNAVAILABLE] Too many failed logins; try again later.".into()),
-            Verdict::Unavailable(text) => refused(format!("NO [UNAVAILABLE] {text}")),
-        };
-        self.last_input = self.now;
-        self.machine.handle_login(reply, &answer.alerts);
-        Ok(())
-    }
-
-    /// How it asks where it goes.
-    fn caller(&self) -> Caller<'_> {
-        Caller {
-            listener: &self.listener.config.name,
-            server_name: self.stream.server_name(),
-            client: self.client.ip(),
-            local: self.stream.local_address(),
-            tls: self.stream.tls_version(),
-            attempt: self.attempts,
-        }
-    }
-
     fn account(&self) -> Option<&Arc<Account>> {
         self.grant.as_ref().map(Grant::account)
     }
@@ -710,10 +610,6 @@ fn slices(output: &VecDeque<Bytes>) -> ([IoSlice<'_>; 8], usize) {
         used += 1;
     }
     (slices, used)
-}
-
-fn refused(reply: String) -> LoginReply {
-    LoginReply::Refused { reply, challenge: None }
 }
 
 /// Moved only when it fires too early, not with each octet.
