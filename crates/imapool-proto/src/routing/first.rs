@@ -34,11 +34,30 @@ impl First {
     #[must_use]
     pub fn find(&self, key: &[u8]) -> Option<usize> {
         let by_name = self.names.get(key).copied();
-        let Some(domain) = domain_of(key) else { return by_name };
-        // A domain is not below itself: one octet at least is left of the dot, behind the `@`.
-        let nearest = 2.max(domain.len().saturating_sub(self.longest));
+        let by_domain = domain_of(key).and_then(|domain| self.of_domain(domain));
+        by_name.into_iter().chain(by_domain).min()
+    }
+
+    /// The place of the first list one of whose patterns has all that this one has.
+    #[must_use]
+    pub fn covering(&self, pattern: &Pattern) -> Option<usize> {
+        match pattern {
+            Pattern::Name(name) => self.find(name),
+            Pattern::Domain(domain) => self.of_domain(domain),
+            Pattern::Below(parent) => self.above(parent, 0),
+        }
+    }
+
+    /// With its `@`.
+    fn of_domain(&self, domain: &[u8]) -> Option<usize> {
+        // It is not below itself: one octet at least is left of the dot, behind the `@`.
+        self.domains.get(domain).copied().into_iter().chain(self.above(domain, 2)).min()
+    }
+
+    /// By the dots from this place on.
+    fn above(&self, domain: &[u8], from: usize) -> Option<usize> {
+        let nearest = from.max(domain.len().saturating_sub(self.longest));
         let dots = (nearest..domain.len()).filter(|at| domain[*at] == b'.');
-        let by_those_above = dots.filter_map(|at| self.below.get(&domain[at..]).copied());
-        by_name.into_iter().chain(self.domains.get(domain).copied()).chain(by_those_above).min()
+        dots.filter_map(|at| self.below.get(&domain[at..]).copied()).min()
     }
 }

@@ -289,6 +289,10 @@ proptest! {
         lists.iter().enumerate().for_each(|(place, list)| first.add(place, list.iter().cloned()));
         let matches = |pattern: &Pattern| pattern.matches(asked.as_bytes());
         prop_assert_eq!(first.find(asked.as_bytes()), lists.iter().position(|list| list.iter().any(matches)));
+        for pattern in lists.iter().flatten() {
+            let covers = |list: &Vec<Pattern>| list.iter().any(|one| one.covers(pattern));
+            prop_assert_eq!(first.covering(pattern), lists.iter().position(covers), "{:?}", pattern);
+        }
         for (one, other) in lists.iter().flatten().flat_map(|one| lists.iter().flatten().map(move |other| (one, other))) {
             prop_assert!(!one.covers(other) || matches(one) || !matches(other), "{:?} {:?}", one, other);
         }
