@@ -52,6 +52,7 @@ impl Account {
             self.seats.resize(max);
         }
         self.turns.resize(max);
+        self.queue.resize(max);
         if max < before {
             self.raise(RetireReason::Reload, false);
         }
