@@ -264,3 +264,26 @@ async fn accounts_that_exist_go_by_what_a_reload_says() {
         town.finish().await;
     }
 }
+
+/// The gate lets an account open what it has places for, at once, also when it has them by a reload.
+#[tokio::test]
+async fn places_that_a_reload_brings_are_there_at_once() {
+    const MANY: usize = 20;
+    let town = town(PoolMode::Session, "a: max_per_account = 1").await;
+    town.goes("anna").await;
+    town.reload(&format!("[[account]]\nusers = [\"anna\"]\nmax_per_account = {MANY}")).await;
+    let mut clients = Vec::new();
+    for _ in 0..MANY {
+        clients.push(town.harness.login("anna").await);
+    }
+    for client in &mut clients {
+        client.send("s SELECT INBOX\r\n").await;
+    }
+    for client in &mut clients {
+        client.play("S~ s OK…").await;
+    }
+    assert_eq!(open(&town, "anna"), MANY);
+    assert_eq!(town.harness.metric("imapool_dials_delayed_total", ""), 0);
+    drop(clients);
+    town.finish().await;
+}

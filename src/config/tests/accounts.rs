@@ -38,3 +38,31 @@ fn what_is_left_out_or_empty_is_as_in_pool() {
     assert_eq!((account.max_per_account, account.mode), (None, None));
     assert_eq!((account.idle_timeout, account.sessions, account.allow), (Some(Duration::from_secs(60)), 0, true));
 }
+
+/// docs/tuning.md
+#[test]
+fn the_recipe_says_what_it_promises() {
+    const PAGE: &str = include_str!("../../../docs/tuning.md");
+    let recipe = PAGE.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a recipe");
+    let config = Config::parse(&format!("{MINIMAL}name = \"main\"\n{recipe}"), "f").unwrap();
+    // Who is sent to it, the page does not say.
+    assert_eq!(config.warnings().len(), 2, "{:?}", config.warnings());
+    let terms = crate::terms::AllTerms::new(&config);
+    for (user, backend, wanted) in [
+        (
+            "Info@Example.org",
+            "main",
+            "at most 8 connections, mode: multiplex, closed after 5m at rest; at most 200 sessions",
+        ),
+        (
+            "x@shared.example.org",
+            "small",
+            "at most 8 connections, mode: multiplex, closed after 5m at rest; at most 200 sessions",
+        ),
+        ("archive@example.org", "main", "at most 2 connections, mode: session, closed after 1h at rest"),
+        ("x@example.org", "small", "at most 2 connections, mode: multiplex, closed after 5m at rest"),
+    ] {
+        assert_eq!(terms.of(&terms.key(user.as_bytes(), b""), backend).to_string(), wanted, "{user}");
+    }
+    assert!(!terms.allow(b"x@closed.example.org"));
+}
