@@ -1,8 +1,6 @@
 //! What is otherwise for some accounts, and for those at some backends: at a start, and for accounts that exist when a
 //! reload brings it.
 
-use std::time::Duration;
-
 use imapool::config::{Config, PoolMode};
 use imapool_demo_server::Options;
 
@@ -11,25 +9,21 @@ use crate::town::Town;
 
 const BOTH: [PoolMode; 2] = [PoolMode::Multiplex, PoolMode::Session];
 
-/// Each server has the mailboxes M1 to M4, too, and who waits in vain for a connection is told so soon.
+/// Each server has the mailboxes M1 to M4, too.
 async fn town(mode: PoolMode, routes: &str) -> Town {
     let with_mailboxes = |_: usize, mut options: Options| {
         options.seed.mailboxes.extend((1..=4).map(|number| (format!("M{number}"), 1)));
         options
     };
-    let proxy = |config: &mut Config| {
-        config.pool.mode = mode;
-        config.pool.checkout_timeout = Duration::from_millis(300);
-    };
-    Town::with(routes, &[], with_mailboxes, proxy).await
+    Town::with(routes, &[], with_mailboxes, |config: &mut Config| config.pool.mode = mode).await
 }
 
-/// Sessions in these mailboxes, as far as there are connections for them.
+/// Sessions in these mailboxes.
 async fn sessions_in(town: &Town, user: &str, mailboxes: &[&str]) -> Vec<Client> {
     let mut clients = Vec::new();
     for mailbox in mailboxes {
         let mut client = town.harness.login(user).await;
-        client.command(&format!("s SELECT {mailbox}")).await;
+        client.play(&format!("C: s SELECT {mailbox}\nS~ s OK…")).await;
         clients.push(client);
     }
     clients
@@ -39,10 +33,29 @@ fn open(town: &Town, user: &str) -> usize {
     town.servers.iter().map(|server| server.open_of(user)).sum()
 }
 
-/// The most connections that an account has when there is work for four.
-async fn most(town: &Town, user: &str) -> usize {
-    let _clients = sessions_in(town, user, &["M1", "M2", "M3", "M4"]).await;
-    open(town, user)
+/// How many of an account's sessions wait for a connection.
+fn waiting(town: &Town, user: &str) -> usize {
+    let accounts = town.harness.proxy().pools().accounts();
+    accounts.iter().filter(|account| account.name() == user).map(|account| account.usage().waiting).sum()
+}
+
+/// That an account has so many connections, and no more, when there is work for four: what shares takes turns, others
+/// wait.
+async fn has_at_most(town: &Town, user: &str, most: usize, mode: PoolMode) {
+    let mut clients = Vec::new();
+    for (place, mailbox) in ["M1", "M2", "M3", "M4"].into_iter().enumerate() {
+        let mut client = town.harness.login(user).await;
+        client.send(format!("s SELECT {mailbox}\r\n")).await;
+        if mode == PoolMode::Multiplex || place < most {
+            client.play("S~ s OK…").await;
+        } else {
+            until(&format!("{user} waits"), || waiting(town, user) == place + 1 - most).await;
+        }
+        clients.push(client);
+    }
+    assert_eq!(open(town, user), most, "{user} {mode:?}");
+    drop(clients);
+    town.harness.sessions(0).await;
 }
 
 /// How many connections two sessions of one mailbox have.
@@ -70,7 +83,7 @@ async fn the_account_counts_then_its_backend_then_the_pool() {
             // Both its backend and its account say something.
             ("anna@big.example", 3),
         ] {
-            assert_eq!(most(&town, user).await, wanted, "{user} {mode:?}");
+            has_at_most(&town, user, wanted, mode).await;
         }
         town.finish().await;
     }
@@ -106,7 +119,7 @@ async fn connections_rest_as_long_as_their_accounts_may() {
         until("those that may rest for a moment only are closed", || open(&town, "anna") + open(&town, "x@there") == 0)
             .await;
         assert_eq!((open(&town, "bert"), open(&town, "kept@there")), (1, 1), "{mode:?}");
-        assert_eq!(town.harness.metric("imapool_upstream_retired_total", "idle"), 2);
+        assert!(town.harness.metric("imapool_upstream_retired_total", "idle") >= 2, "{mode:?}");
         town.finish().await;
     }
 }
@@ -230,22 +243,17 @@ async fn who_may_not_log_in_any_more_is_sent_away_and_may_come_again_when_that_i
 async fn accounts_that_exist_go_by_what_a_reload_says() {
     for mode in BOTH {
         let town = town(mode, "").await;
-        let kept = sessions_in(&town, "anna", &["INBOX"]).await;
         for user in ["anna", "bert"] {
-            assert_eq!(most(&town, user).await, 4, "{user} {mode:?}");
+            has_at_most(&town, user, 4, mode).await;
         }
-        town.harness.sessions(1).await;
         let logins = || town.servers[0].counters().logins;
         let before = logins();
         let changes = town.reload("a: max_per_account = 2\n[[account]]\nusers = [\"anna\"]\nmax_per_account = 3").await;
         assert!(changes.contains(&"~ backend \"a\".max_per_account: \"\" -> 2  (at once)".to_owned()), "{changes:?}");
-        until("there are fewer", || open(&town, "anna") <= 3 && open(&town, "bert") <= 2).await;
         for (user, wanted) in [("anna", 3), ("bert", 2)] {
             until("what was beyond that is gone", || open(&town, user) <= wanted).await;
-            assert_eq!(most(&town, user).await, wanted, "{user} {mode:?}");
+            has_at_most(&town, user, wanted, mode).await;
         }
-        drop(kept);
-        town.harness.sessions(0).await;
         // Nothing is retired for the sake of these keys.
         let other = if mode == PoolMode::Session { PoolMode::Multiplex } else { PoolMode::Session };
         let (before, retired) = (logins().max(before), town.harness.metric("imapool_upstream_retired_total", ""));
