@@ -33,7 +33,7 @@ complete -c imapool -n "__fish_imapool_needs_command" -f -a "top" -d 'Show accou
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "ctl" -d 'Change something in a running imapool'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "route" -d 'Tell which backend a user\'s sessions go to, and which rule says so'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "demo" -d 'Show what imapool does, on this host alone and without any IMAP server'
-complete -c imapool -n "__fish_imapool_needs_command" -f -a "import" -d 'Make a configuration of up-imapproxy\'s'
+complete -c imapool -n "__fish_imapool_needs_command" -f -a "import" -d 'Make a configuration of another proxy\'s: up-imapproxy, nginx, Perdition, Dovecot'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "reference" -d 'Write the man pages, the shells\' completions or the schema of the configuration'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c imapool -n "__fish_imapool_using_subcommand run" -s c -l config -d 'The configuration, a TOML file' -r -F
@@ -141,6 +141,11 @@ complete -c imapool -n "__fish_imapool_using_subcommand demo" -l login-cost -d '
 complete -c imapool -n "__fish_imapool_using_subcommand demo" -l server -d 'Which kind of server to run: dovecot, exchange, gmail and others, one that lacks an extension, lies, or dies at a step; "list" prints them all' -r
 complete -c imapool -n "__fish_imapool_using_subcommand demo" -l keep -d 'Leave server and proxy running afterwards, until Ctrl-C, to try them out'
 complete -c imapool -n "__fish_imapool_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c imapool -n "__fish_imapool_using_subcommand import" -l from -d 'Whose it is, where that is not clear' -r -f -a "imapproxy\t''
+nginx\t''
+perdition\t''
+dovecot\t''"
+complete -c imapool -n "__fish_imapool_using_subcommand import" -l accounts -d 'The popmap or passwd-file, where it is not where the configuration says' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand import" -s o -l output -d 'Where to write, instead of standard output; must not exist yet' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand import" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c imapool -n "__fish_imapool_using_subcommand reference" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -151,7 +156,7 @@ complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_see
 complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo import reference help" -f -a "ctl" -d 'Change something in a running imapool'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo import reference help" -f -a "route" -d 'Tell which backend a user\'s sessions go to, and which rule says so'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo import reference help" -f -a "demo" -d 'Show what imapool does, on this host alone and without any IMAP server'
-complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo import reference help" -f -a "import" -d 'Make a configuration of up-imapproxy\'s'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo import reference help" -f -a "import" -d 'Make a configuration of another proxy\'s: up-imapproxy, nginx, Perdition, Dovecot'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo import reference help" -f -a "reference" -d 'Write the man pages, the shells\' completions or the schema of the configuration'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo import reference help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "retire" -d 'Retire all connections of an account, and have its next login verified anew'

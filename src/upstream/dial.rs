@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use crate::net::Net;
 use crate::ports::keep_to_ports;
 use crate::proxy_protocol;
 use crate::stream::{Socket, Stream};
-use crate::tls::{TlsConfigError, TlsConnectorConfig, TlsError};
+use crate::tls::{CertificateStore, TlsConfigError, TlsConnectorConfig, TlsError};
 
 /// The Connection Attempt Delay of RFC 8305 section 5.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -203,6 +204,11 @@ impl Dialer {
             addresses: Mutex::default(),
             net,
         })
+    }
+
+    /// What the backend is shown that asks for a certificate, to be renewed.
+    pub fn certificate(&self) -> Option<&Arc<CertificateStore>> {
+        self.tls.as_ref()?.certificate.as_ref()
     }
 
     /// Where its connections come from.
