@@ -21,6 +21,7 @@ use thiserror::Error;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::config;
+use crate::platform::files::{Identity, identity};
 
 /// The ALPN name of IMAP (IANA registry). Offered, never required: few clients send it.
 const ALPN_IMAP: &[u8] = b"imap";
@@ -242,8 +243,7 @@ pub struct CertificateStore {
 /// What tells that a file was exchanged. Of the file a symlink leads to: Kubernetes exchanges the symlink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    #[cfg(unix)]
-    inode: (u64, u64),
+    identity: Identity,
     modified: Option<SystemTime>,
     size: u64,
 }
@@ -251,12 +251,7 @@ pub(crate) struct Stamp {
 impl Stamp {
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
-        Some(Self {
-            #[cfg(unix)]
-            inode: (std::os::unix::fs::MetadataExt::dev(&metadata), std::os::unix::fs::MetadataExt::ino(&metadata)),
-            modified: metadata.modified().ok(),
-            size: metadata.len(),
-        })
+        Some(Self { identity: identity(&metadata), modified: metadata.modified().ok(), size: metadata.len() })
     }
 }
 

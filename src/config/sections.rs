@@ -12,6 +12,9 @@ use super::{
 use crate::files;
 use imapool_proto::routing::name::{Names, Pattern};
 
+/// For systems where no path is an address.
+const NO_UNIX_SOCKETS: &str = "there are no Unix sockets on this system, write an IP address and a port";
+
 /// A listener or backend, and where its name and its address are.
 struct Placed<T> {
     it: T,
@@ -146,6 +149,13 @@ fn read_listener<'t>(reader: &mut Reader<'t>, table: Table<'t>) -> Option<Placed
             }
         }
     }
+    let has = section.system();
+    if listener.reuse_port && !has.reuse_port {
+        section.refuse("reuse_port", "two processes cannot share a port on this system, delete the line");
+    }
+    if matches!(listener.address, ListenAddr::Unix(_)) && !has.unix_sockets {
+        section.refuse("address", NO_UNIX_SOCKETS);
+    }
     if matches!(listener.address, ListenAddr::Unix(_)) && !listener.proxy_protocol_from.is_empty() {
         section.refuse("proxy_protocol_from", "the peers of a Unix socket have no address, delete the line");
     }
@@ -160,6 +170,9 @@ fn read_backend<'t>(reader: &mut Reader<'t>, table: Table<'t>) -> Option<Placed<
     let (host, port) = address.clone().unwrap_or_default();
     let backend = Backend::new(host, port).read(&mut section);
     check_source_addresses(&mut section, &backend);
+    if backend.source_port_range.is_some() && !section.system().source_port_range {
+        section.refuse("source_port_range", "only Linux can keep connections to a range of ports, delete the line");
+    }
     if let (Some(path), true) = (&backend.ca_file, backend.tls != TlsMode::None) {
         section.must_be_readable("ca_file", path, files::PEM);
     }
@@ -237,6 +250,9 @@ fn read_admin<'t>(reader: &mut Reader<'t>, table: Option<Table<'t>>) -> (Admin, 
     let admin = Admin::default().read(&mut section);
     if let Some(path) = &admin.token_file {
         section.must_be_readable("token_file", path, files::TOKEN);
+    }
+    if matches!(admin.address, Some(ListenAddr::Unix(_))) && !section.system().unix_sockets {
+        section.refuse("address", NO_UNIX_SOCKETS);
     }
     let address_at = section.offset("address");
     section.finish();

@@ -4,7 +4,7 @@ use std::sync::Barrier;
 use std::thread;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
+use tokio::net::TcpStream;
 use tokio::time::{advance, timeout};
 
 use super::*;
@@ -24,14 +24,25 @@ const TIMING: Timing = Timing {
     doubt: REPLY_TIMEOUT,
 };
 
+fn pair() -> io::Result<(TcpStream, TcpStream)> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let ours = std::net::TcpStream::connect(listener.local_addr()?)?;
+    let (backend, _) = listener.accept()?;
+    for socket in [&ours, &backend] {
+        socket.set_nonblocking(true)?;
+        socket.set_nodelay(true)?;
+    }
+    Ok((TcpStream::from_std(ours)?, TcpStream::from_std(backend)?))
+}
+
 /// A connection that a session has, and the backend's end of it.
-fn connection() -> (Connection, UnixStream) {
-    let (ours, backend) = UnixStream::pair().expect("a pair of sockets");
+fn connection() -> (Connection, TcpStream) {
+    let (ours, backend) = pair().expect("a pair of sockets");
     let (budget, metrics) = (Budget::of(1, [1]), Arc::<BackendMetrics>::default());
     let opened = Opened {
         generation: 0,
         id: 7,
-        stream: Stream::Plain(Socket::Unix(ours)),
+        stream: Stream::Plain(Socket::Tcp(ours)),
         input: BytesMut::new(),
         machine: Machine::new(Arc::new(Capabilities::minimal()), 1),
         permit: budget.try_permit(0).expect("room"),
@@ -51,19 +62,19 @@ async fn next(connection: &mut Connection) -> FromUpstream {
     timeout(REPLY_TIMEOUT * 10, connection.event()).await.expect("an event")
 }
 
-async fn hears(backend: &mut UnixStream, wanted: &str) {
+async fn hears(backend: &mut TcpStream, wanted: &str) {
     let mut heard = vec![0; wanted.len()];
     let read = timeout(REPLY_TIMEOUT * 10, backend.read_exact(&mut heard)).await;
     assert!(matches!(read, Ok(Ok(_))), "{wanted:?} was not sent: {:?}", String::from_utf8_lossy(&heard));
     assert_eq!(String::from_utf8_lossy(&heard), wanted);
 }
 
-async fn says(backend: &mut UnixStream, text: &str) {
+async fn says(backend: &mut TcpStream, text: &str) {
     backend.write_all(text.as_bytes()).await.expect("room for it");
 }
 
 /// The event when the backend has heard this and said that.
-async fn answered(connection: &mut Connection, backend: &mut UnixStream, heard: &str, said: &str) -> FromUpstream {
+async fn answered(connection: &mut Connection, backend: &mut TcpStream, heard: &str, said: &str) -> FromUpstream {
     let (event, ()) = tokio::join!(next(connection), async {
         hears(backend, heard).await;
         says(backend, said).await;
@@ -85,7 +96,8 @@ async fn closes(shared: &Shared) {
 async fn a_slow_client_is_not_held_against_the_backend() {
     let (mut connection, mut backend) = connection();
     connection.run(run(Name::List, "LIST NIL *", None)).expect("a connection");
-    connection.poll_held(&mut Context::from_waker(std::task::Waker::noop()));
+    let early = timeout(Duration::from_millis(1), connection.event()).await;
+    assert!(early.is_err(), "{early:?}");
     hears(&mut backend, "i1 LIST NIL *\r\n").await;
     says(&mut backend, "* LIST () NIL x\r\n").await;
     assert!(matches!(next(&mut connection).await, FromUpstream::Data(_)));

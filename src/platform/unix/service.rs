@@ -1,0 +1,1 @@
+//! Services of Windows, which there are none of here.
