@@ -136,6 +136,12 @@ impl Config {
         parse(text, file_name, &|_, _| Ok(()), HAS).map(|(config, _)| config)
     }
 
+    /// As [`Config::parse`], for a system that has this.
+    #[cfg(test)]
+    pub(crate) fn parse_for(has: Has, text: &str) -> Result<Config, ConfigError> {
+        parse(text, "f", &|_, _| Ok(()), has).map(|(config, _)| config)
+    }
+
     /// Every key, with its section (empty for the sections themselves).
     pub fn keys() -> Vec<(&'static str, &'static str)> {
         let keys = KEYS.iter().map(|key| (key.section, key.name));

@@ -48,6 +48,12 @@ pub(crate) struct Has {
     pub(crate) source_port_range: bool,
 }
 
+#[cfg(test)]
+impl Has {
+    pub(crate) const EVERYTHING: Self = Self { unix_sockets: true, reuse_port: true, source_port_range: true };
+    pub(crate) const NOTHING: Self = Self { unix_sockets: false, reuse_port: false, source_port_range: false };
+}
+
 /// What the operating system asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {

@@ -123,6 +123,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, ConfigError, Fault};
+    use crate::platform::Has;
 
     /// Of every type, right and wrong for one key or another.
     const SAMPLES: &[&str] = &[
@@ -217,7 +218,7 @@ mod tests {
             "route" => toml += &format!("[[route]]\nto = \"\"\n{}", line(section)),
             _ => toml += &format!("[{section}]\n{}", line(section)),
         }
-        match Config::parse(&toml, "test") {
+        match Config::parse_for(Has::EVERYTHING, &toml) {
             Ok(_) => Vec::new(),
             Err(ConfigError::Invalid(problems)) => problems.into_iter().map(|problem| problem.fault).collect(),
             Err(error) => panic!("{error}"),

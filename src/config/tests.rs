@@ -1,6 +1,7 @@
 //! Each class of error with its exact place, and what a good file says.
 
 mod keys;
+mod platform;
 mod routes;
 mod syntax;
 mod values;
@@ -18,16 +19,9 @@ const EXAMPLE: &str = include_str!("../../config/imapool.toml");
 /// Four lines: what follows begins at line 5.
 const MINIMAL: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n[[backend]]\naddress = \"127.0.0.1:143\"\n";
 
-/// Where all may be configured.
-const EVERYTHING: Has = Has { unix_sockets: true, reuse_port: true, source_port_range: true };
-
 /// As on a system that has everything.
 fn parsed(text: &str) -> Result<Config, ConfigError> {
-    parsed_on(EVERYTHING, text)
-}
-
-fn parsed_on(has: Has, text: &str) -> Result<Config, ConfigError> {
-    parse(text, "f", &|_, _| Ok(()), has).map(|(config, _)| config)
+    Config::parse_for(Has::EVERYTHING, text)
 }
 
 /// What is wrong, a line each.
