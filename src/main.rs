@@ -25,7 +25,7 @@ use self::cli::check::{self, CheckArgs};
 use self::cli::ctl::Action;
 use self::cli::lists::List;
 use self::cli::route::{self, RouteArgs};
-use self::cli::{ConfigFile, Target, print};
+use self::cli::{ConfigFile, Target, print, service};
 
 /// An IMAP proxy that keeps a few logged-in connections for each account and lets any number of short client
 /// sessions use them.
@@ -113,6 +113,15 @@ enum Command {
     /// costs. The exit status is 1 if a session through imapool failed.
     #[command(after_help = "Example:\n  imapool demo --keep")]
     Demo(DemoArgs),
+    /// Install, remove, start or stop the service of Windows.
+    ///
+    /// It starts with the host, is restarted when it fails, and runs under an account of its own that may do nothing
+    /// else (NT SERVICE\imapool). Its log is in %ProgramData%\imapool\log, a file a day.
+    #[command(hide = !service::AVAILABLE, subcommand_required = true, arg_required_else_help = true)]
+    Service {
+        #[command(subcommand)]
+        action: service::Action,
+    },
     /// Make a configuration of up-imapproxy's.
     ///
     /// Reads an imapproxy.conf and writes an imapool.toml. What has no counterpart is listed in comments at its end. No
@@ -178,6 +187,7 @@ fn main() -> ExitCode {
         Command::Top { target } => top(&target),
         Command::Ctl { target, action } => ctl(&target, &action),
         Command::Demo(args) => demo(args),
+        Command::Service { action } => service::run(action),
         Command::Import(args) => import(&args),
         Command::Reference(args) => {
             reference::write(&args, &CommandLine::command()).map(|()| Outcome::Well).map_err(Failure::from)
@@ -201,6 +211,11 @@ fn main() -> ExitCode {
 fn run(file: &Path) -> Result<Outcome, Failure> {
     let (config, places) = Config::load_with_places(file)?;
     let level = logging::start(&config.log).map_err(anyhow::Error::from)?;
+    run_with(file, config, places, level)
+}
+
+/// Serves, once there is a log.
+fn run_with(file: &Path, config: Config, places: Places, level: logging::Level) -> Result<Outcome, Failure> {
     for warning in Checked::new(&config).warnings {
         tracing::warn!("{warning}");
     }

@@ -35,7 +35,7 @@ use self::{windows as kernel, windows as system};
 pub(crate) use self::kernel::{HAS, ports, process, tcp};
 pub use self::system::local::{Stream as LocalStream, connect};
 pub(crate) use self::system::{files, local};
-pub use self::system::{manager, paths, raise_descriptor_limit, signals, told};
+pub use self::system::{manager, paths, raise_descriptor_limit, service, signals, told};
 
 /// What may be configured here.
 #[derive(Debug, Clone, Copy)]

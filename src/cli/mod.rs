@@ -6,6 +6,7 @@ pub(crate) mod ctl;
 pub(crate) mod lists;
 pub(crate) mod print;
 pub(crate) mod route;
+pub(crate) mod service;
 pub(crate) mod status;
 pub(crate) mod top;
 
@@ -16,7 +17,7 @@ use imapool::platform::paths::configuration;
 
 use self::client::{Client, ClientError};
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ConfigFile {
     /// The configuration, a TOML file.
     #[arg(short, long, value_name = "FILE", default_value_os_t = configuration())]

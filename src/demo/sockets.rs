@@ -36,14 +36,28 @@ pub fn ephemeral() -> Option<RangeInclusive<u16>> {
     ports::ephemeral_range()
 }
 
-/// The first `number` of this host's ports, for sockets to be kept to; fewer where the host has fewer.
+/// Few local ports for sockets to connect from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Few {
+    /// Which.
+    pub ports: RangeInclusive<u16>,
+    /// Whether each socket has to be kept to them; else the host has no others.
+    pub kept: bool,
+}
+
+/// The first `number` of this host's ports, for sockets to be kept to; fewer where the host has fewer. Where sockets
+/// cannot be kept to them: all of the host's, if these are hardly more.
 ///
 /// # Errors
-/// Where the system cannot keep a socket to a range of ports: `IP_LOCAL_PORT_RANGE` came with Linux 6.3.
-pub fn few(number: u16) -> io::Result<RangeInclusive<u16>> {
+/// Where the system cannot keep a socket to a range of ports (`IP_LOCAL_PORT_RANGE` came with Linux 6.3), and has many.
+pub fn few(number: u16) -> io::Result<Few> {
     // The kernel ignores, without a word, what lies outside of its own range.
     let host = ephemeral().ok_or(io::ErrorKind::Unsupported)?;
-    let few = *host.start()..=host.start().saturating_add(number - 1).min(*host.end());
-    keep_to(SockRef::from(&Socket::new(Domain::IPV4, Type::STREAM, None)?), &few)?;
-    Ok(few)
+    let ports = *host.start()..=host.start().saturating_add(number - 1).min(*host.end());
+    let kept = Socket::new(Domain::IPV4, Type::STREAM, None).and_then(|socket| keep_to(SockRef::from(&socket), &ports));
+    match kept {
+        Ok(()) => Ok(Few { ports, kept: true }),
+        Err(_) if host.len() <= 2 * usize::from(number) => Ok(Few { ports: host, kept: false }),
+        Err(error) => Err(error),
+    }
 }

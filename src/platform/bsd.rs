@@ -12,6 +12,7 @@ pub(crate) mod ports {
     use std::io;
     use std::net::SocketAddr;
     use std::ops::RangeInclusive;
+    use std::time::Duration;
 
     use socket2::SockRef;
 
@@ -23,6 +24,18 @@ pub(crate) mod ports {
     pub(crate) const WIDEN: &str = "widen net.inet.ip.portrange.first";
     /// What else to raise, where connections run short.
     pub(crate) const OR_DESCRIPTORS: &str = " or the limit of open files (ulimit -n)";
+
+    /// How a program can be kept to few ports, to show what comes of it.
+    pub(crate) const FEW: &str = "it takes a system on which a\n\
+        program can keep its own sockets to few ports, such as Linux 6.3";
+
+    /// What is different on the loopback interface, where a port is in TIME_WAIT.
+    pub(crate) const LENT_AGAIN: &str = "";
+
+    /// How long a port is held by a connection that is over: 15 s twice on macOS, 30 s twice on FreeBSD.
+    pub(crate) fn time_wait() -> Duration {
+        Duration::from_secs(30)
+    }
 
     /// No option does that.
     pub(crate) fn keep_to(_: SockRef<'_>, _: &RangeInclusive<u16>) -> io::Result<()> {

@@ -4,7 +4,7 @@ pub(crate) mod files;
 pub(crate) mod local;
 pub mod manager;
 pub mod paths;
-//S
+pub mod service;
 pub mod signals;
 pub mod told;
 

@@ -6,7 +6,7 @@ pub mod manager;
 pub mod paths;
 pub(crate) mod ports;
 pub(crate) mod process;
-mod service;
+pub mod service;
 pub mod signals;
 pub(crate) mod tcp;
 pub mod told;

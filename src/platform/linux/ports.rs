@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
@@ -18,6 +19,10 @@ pub(crate) const WIDEN: &str = "widen net.ipv4.ip_local_port_range";
 /// What else to raise, where connections run short.
 pub(crate) const OR_DESCRIPTORS: &str = " or LimitNOFILE";
 
+/// How a program can be kept to few ports, to show what comes of it.
+pub(crate) const FEW: &str = "it takes Linux 6.3 or later, where a\n\
+    program can keep its own sockets to few ports";
+
 /// `include/uapi/linux/in.h`
 const IP_LOCAL_PORT_RANGE: i32 = 51;
 
@@ -31,6 +36,15 @@ nix::setsockopt_impl!(LocalPortRange, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, u32
 pub(crate) fn keep_to(socket: SockRef<'_>, range: &RangeInclusive<u16>) -> io::Result<()> {
     let both = u32::from(*range.end()) << 16 | u32::from(*range.start());
     Ok(setsockopt(&*socket, LocalPortRange, &both)?)
+}
+
+/// What is different on the loopback interface, where a port is in TIME_WAIT.
+pub(crate) const LENT_AGAIN: &str = ". Here, on the loopback interface, Linux lends such a\n\
+    port again after a second; across a network not";
+
+/// How long a port is held by a connection that is over.
+pub(crate) fn time_wait() -> Duration {
+    Duration::from_secs(60)
 }
 
 /// Ports held towards these addresses. `None`: the system does not tell.

@@ -8,13 +8,22 @@ pub fn configuration() -> PathBuf {
     folder().join("imapool.toml")
 }
 
-/// The log of the service.
-#[must_use]
-pub fn log() -> PathBuf {
-    folder().join("imapool.log")
+/// The folder of the service's log.
+pub(super) fn logs() -> PathBuf {
+    folder().join("log")
 }
 
-fn folder() -> PathBuf {
-    let data = std::env::var_os("ProgramData").filter(|data| Path::new(data).is_absolute());
-    data.map_or_else(|| PathBuf::from(r"C:\ProgramData"), PathBuf::from).join("imapool")
+/// `%ProgramData%\imapool`
+pub(super) fn folder() -> PathBuf {
+    from_environment("ProgramData", r"C:\ProgramData").join("imapool")
+}
+
+/// A program of the system, wherever others of its name may be.
+pub(super) fn of_system(name: &str) -> PathBuf {
+    from_environment("SystemRoot", r"C:\Windows").join("System32").join(name)
+}
+
+fn from_environment(variable: &str, otherwise: &str) -> PathBuf {
+    let found = std::env::var_os(variable).filter(|path| Path::new(path).is_absolute());
+    found.map_or_else(|| PathBuf::from(otherwise), PathBuf::from)
 }
