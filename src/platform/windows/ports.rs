@@ -8,7 +8,10 @@ use std::process::{Command, Stdio};
 use std::sync::{LazyLock, mpsc};
 use std::time::Duration;
 
-use netstat2::{AddressFamilyFlags, ProtocolFlags, ProtocolSocketInfo, TcpState, iterate_sockets_info};
+use netstat2::{
+    AddressFamilyFlags, ProtocolFlags, ProtocolSocketInfo, TcpState, iterate_sockets_info,
+    iterate_sockets_info_without_pids,
+};
 use socket2::SockRef;
 use windows_registry::LOCAL_MACHINE;
 
@@ -20,8 +23,9 @@ pub(crate) const WIDEN: &str = "widen the dynamic ports (netsh int ipv4 set dyna
 /// What else to raise, where connections run short: nothing.
 pub(crate) const OR_DESCRIPTORS: &str = "";
 /// How a program can be kept to few ports, to show what comes of it.
-pub(crate) const FEW: &str = "it takes a host with few ports. An administrator can lend it few, with\n\
-    `netsh int ipv4 set dynamicport tcp start=50000 num=255`, and give them back with `start=49152 num=16384`";
+pub(crate) const FEW: &str = "it takes a host\n\
+    with few ports. An administrator can leave it few, with `netsh int ipv4 set dynamicport tcp start=50000 num=255`,\n\
+    and give the others back with `netsh int ipv4 set dynamicport tcp start=49152 num=16384`";
 
 /// What is different on the loopback interface, where a port is in TIME_WAIT: nothing.
 pub(crate) const LENT_AGAIN: &str = "";
@@ -46,20 +50,28 @@ pub(crate) fn keep_to(_: SockRef<'_>, _: &RangeInclusive<u16>) -> io::Result<()>
 /// Ports held towards these addresses. `None`: the system does not tell.
 pub(crate) fn held(towards: &HashSet<SocketAddr>) -> Option<Held> {
     let mut held = Held::default();
-    let families = AddressFamilyFlags::IPV4 | AddressFamilyFlags::IPV6;
-    for socket in iterate_sockets_info(families, ProtocolFlags::TCP).ok()? {
-        let ProtocolSocketInfo::Tcp(tcp) = socket.ok()?.protocol_socket_info else { continue };
-        let peer = SocketAddr::new(tcp.remote_addr.to_canonical(), tcp.remote_port);
-        if !towards.contains(&peer) {
-            continue;
-        }
-        match tcp.state {
-            TcpState::Listen | TcpState::Closed | TcpState::DeleteTcb => {}
-            TcpState::TimeWait => held.time_wait += 1,
-            _ => held.in_use += 1,
+    // Whose a connection is costs time, and is of no interest; without that, the crate knows the table of IPv4 alone.
+    for socket in iterate_sockets_info_without_pids(ProtocolFlags::TCP).ok()? {
+        count(&mut held, towards, socket.ok()?.protocol_socket_info);
+    }
+    if towards.iter().any(SocketAddr::is_ipv6) {
+        for socket in iterate_sockets_info(AddressFamilyFlags::IPV6, ProtocolFlags::TCP).ok()? {
+            count(&mut held, towards, socket.ok()?.protocol_socket_info);
         }
     }
     Some(held)
+}
+
+fn count(held: &mut Held, towards: &HashSet<SocketAddr>, socket: ProtocolSocketInfo) {
+    let ProtocolSocketInfo::Tcp(tcp) = socket else { return };
+    if !towards.contains(&SocketAddr::new(tcp.remote_addr.to_canonical(), tcp.remote_port)) {
+        return;
+    }
+    match tcp.state {
+        TcpState::Listen | TcpState::Closed | TcpState::DeleteTcb => {}
+        TcpState::TimeWait => held.time_wait += 1,
+        _ => held.in_use += 1,
+    }
 }
 
 /// The ports that connect chooses from, as they were at the start.
