@@ -30,7 +30,13 @@ pub(crate) enum Action {
     Stop,
     /// What the service manager calls.
     #[command(hide = true)]
-    Run(ConfigFile),
+    Run {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// The folder of its log.
+        #[arg(long, value_name = "FOLDER")]
+        logs: PathBuf,
+    },
 }
 
 /// Does it, and says so.
@@ -40,8 +46,8 @@ pub(crate) fn run(action: Action) -> Result<Outcome, Failure> {
         Action::Uninstall => told(service::uninstall())?,
         Action::Start => told(service::start())?,
         Action::Stop => told(service::stop())?,
-        Action::Run(ConfigFile { config }) => {
-            service::run(move || serve(config)).map_err(anyhow::Error::from)?;
+        Action::Run { file, logs } => {
+            service::run(move || serve(&file.config, &logs)).map_err(anyhow::Error::from)?;
             return Ok(Outcome::Well);
         }
     };
@@ -62,8 +68,8 @@ fn install(config: &Path, account: Option<&str>) -> Result<String, Failure> {
 }
 
 /// The service itself; gives its exit status. All that is wrong goes to its log: nobody sees anything else.
-fn serve(config: PathBuf) -> u32 {
-    match try_to_serve(&config) {
+fn serve(config: &Path, logs: &Path) -> u32 {
+    match try_to_serve(config, logs) {
         Ok(_) => 0,
         Err(failure) => {
             let status = if matches!(failure, Failure::Config(_)) { 2 } else { 1 };
@@ -77,10 +83,10 @@ fn serve(config: PathBuf) -> u32 {
     }
 }
 
-fn try_to_serve(file: &Path) -> Result<Outcome, Failure> {
+fn try_to_serve(file: &Path, logs: &Path) -> Result<Outcome, Failure> {
     let loaded = Config::load_with_places(file);
     let log = loaded.as_ref().map_or_else(|_| Log::default(), |(config, _)| config.log.clone());
-    let (files, _) = service::log_files().context("cannot write the log")?;
+    let files = service::log_files(logs).context("cannot write the log")?;
     let level = logging::start_to(&log, files, false).map_err(anyhow::Error::from)?;
     let (config, places) = loaded?;
     run_with(file, config, places, level)

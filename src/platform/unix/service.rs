@@ -1,7 +1,7 @@
 //! Services of Windows. Here are none: systemd and its like run `imapool run` as it is.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Whether there are such services here.
 pub const AVAILABLE: bool = false;
@@ -58,6 +58,6 @@ pub fn run(_: impl FnOnce() -> u32 + Send + 'static) -> Result<(), ServiceError>
 ///
 /// # Errors
 /// Always.
-pub fn log_files() -> io::Result<(LogFiles, PathBuf)> {
+pub fn log_files(_: &Path) -> io::Result<LogFiles> {
     Err(io::ErrorKind::Unsupported.into())
 }

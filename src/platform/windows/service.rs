@@ -44,50 +44,51 @@ pub const AVAILABLE: bool = true;
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     /// The service manager has refused.
-    #[error("cannot {what}: {source}{remedy}", remedy = remedy(source))]
+    #[error("cannot {what}: {}", in_words(error))]
     Manager {
         /// What was to be done.
         what: &'static str,
         /// What the system said.
-        source: Error,
+        error: Error,
     },
     /// The folder of its files.
-    #[error("cannot prepare {}: {source}; run this as an administrator", path.display())]
+    #[error("cannot prepare {}: {error}; run this as an administrator", path.display())]
     Folder {
         /// Which.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// It has not started or ended, though nothing was refused.
-    #[error(
-        "the service is still not {wanted} after {}: see its log in {}, and the system's event log",
-        humantime::format_duration(PATIENCE),
-        paths::logs().display()
-    )]
+    #[error("the service is not {wanted}: see its log in {}, and the system's event log", paths::logs().display())]
     Late {
         /// What it was to be.
         wanted: &'static str,
     },
 }
 
-fn remedy(error: &Error) -> &'static str {
+/// ERROR_INVALID_LEVEL
+const UNKNOWN_SETTING: i32 = 124;
+
+/// What the system said, and what to do.
+fn in_words(error: &Error) -> String {
     const ACCESS_DENIED: i32 = 5;
     const NO_DISPATCHER: i32 = 1063;
     const ABSENT: i32 = 1060;
     const EXISTS: i32 = 1073;
-    let Error::Winapi(error) = error else { return "" };
-    match error.raw_os_error() {
+    let Error::Winapi(error) = error else { return error.to_string() };
+    let remedy = match error.raw_os_error() {
         Some(ACCESS_DENIED) => "; run this as an administrator",
         Some(NO_DISPATCHER) => "; only the service manager can do that: in a console use imapool run",
         Some(ABSENT) => "; imapool service install makes it",
         Some(EXISTS) => "; imapool service uninstall removes the old one",
         _ => "",
-    }
+    };
+    format!("{error}{remedy}")
 }
 
 fn failed(what: &'static str) -> impl Fn(Error) -> ServiceError {
-    move |source| ServiceError::Manager { what, source }
+    move |error| ServiceError::Manager { what, error }
 }
 
 fn open(what: &'static str, access: ServiceAccess) -> Result<Service, ServiceError> {
@@ -115,7 +116,15 @@ pub fn install(config: &Path, account: Option<&str>) -> Result<String, ServiceEr
         start_type: ServiceStartType::AutoStart,
         error_control: ServiceErrorControl::Normal,
         executable_path: program,
-        launch_arguments: vec!["service".into(), "run".into(), "--config".into(), config.into()],
+        // A service may have other variables of its environment than whoever installs it.
+        launch_arguments: vec![
+            "service".into(),
+            "run".into(),
+            "--config".into(),
+            config.into(),
+            "--logs".into(),
+            paths::logs().into(),
+        ],
         dependencies: Vec::new(),
         account_name: Some(OsString::from(account)),
         account_password: None,
@@ -143,9 +152,17 @@ fn configure(service: &Service) -> windows_service::Result<()> {
         actions: Some(RESTARTS.map(restart).into()),
     })?;
     // An end with an exit status is a failure, too.
-    service.set_failure_actions_on_non_crash_failures(true)?;
-    service.set_config_service_sid_info(ServiceSidType::Unrestricted)?;
-    service.set_preshutdown_timeout(PATIENCE)
+    if_known(service.set_failure_actions_on_non_crash_failures(true))?;
+    if_known(service.set_config_service_sid_info(ServiceSidType::Unrestricted))?;
+    if_known(service.set_preshutdown_timeout(PATIENCE))
+}
+
+/// Wine has not all settings.
+fn if_known(set: windows_service::Result<()>) -> windows_service::Result<()> {
+    match set {
+        Err(Error::Winapi(error)) if error.raw_os_error() == Some(UNKNOWN_SETTING) => Ok(()),
+        other => other,
+    }
 }
 
 /// The folder of the configuration is for the system, administrators and the service to read, that of the log for the
@@ -154,7 +171,7 @@ fn prepare_folders(account: &str) -> Result<(), ServiceError> {
     const SYSTEM: &str = "*S-1-5-18:(OI)(CI)F";
     const ADMINISTRATORS: &str = "*S-1-5-32-544:(OI)(CI)F";
     let (folder, logs) = (paths::folder(), paths::logs());
-    std::fs::create_dir_all(&logs).map_err(|source| ServiceError::Folder { path: logs.clone(), source })?;
+    std::fs::create_dir_all(&logs).map_err(|error| ServiceError::Folder { path: logs.clone(), error })?;
     let reads = format!("{account}:(OI)(CI)RX");
     let writes = format!("{account}:(OI)(CI)M");
     let closed = ["/inheritance:r", "/grant:r", SYSTEM, "/grant:r", ADMINISTRATORS, "/grant:r", &reads];
@@ -163,7 +180,7 @@ fn prepare_folders(account: &str) -> Result<(), ServiceError> {
 }
 
 fn grant(folder: &Path, arguments: &[&str]) -> Result<(), ServiceError> {
-    let failed = |source| ServiceError::Folder { path: folder.to_owned(), source };
+    let failed = |error| ServiceError::Folder { path: folder.to_owned(), error };
     let icacls = paths::of_system("icacls.exe");
     let status = Command::new(icacls).arg(folder).args(arguments).stdout(Stdio::null()).status().map_err(failed)?;
     if status.success() { Ok(()) } else { Err(failed(io::Error::other(format!("icacls ended with {status}")))) }
@@ -330,20 +347,18 @@ pub(super) async fn stopped() {
 /// Where a service writes its log.
 pub type LogFiles = RollingFileAppender;
 
-/// The files of the log, a new one each day, and their folder.
+/// The files of the log in a folder, a new one each day.
 ///
 /// # Errors
 /// Where the folder cannot be written to.
-pub fn log_files() -> io::Result<(LogFiles, PathBuf)> {
-    let logs = paths::logs();
-    let files = RollingFileAppender::builder()
+pub fn log_files(folder: &Path) -> io::Result<LogFiles> {
+    RollingFileAppender::builder()
         .rotation(Rotation::DAILY)
         .filename_prefix("imapool")
         .filename_suffix("log")
         .max_log_files(KEPT)
-        .build(&logs)
-        .map_err(|error: InitError| io::Error::other(format!("{}: {error}", logs.display())))?;
-    Ok((files, logs))
+        .build(folder)
+        .map_err(|error: InitError| io::Error::other(format!("{}: {error}", folder.display())))
 }
 
 #[cfg(test)]
