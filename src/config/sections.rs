@@ -7,7 +7,8 @@ use toml::de::DeTable;
 use super::error::Fault;
 use super::read::{Reader, Section, Table};
 use super::{
-    Admin, Auth, Backend, Config, Group, Limits, ListenAddr, Listener, Log, Pool, Route, Routing, TlsMode, value,
+    Admin, Auth, Backend, Config, Group, Limits, ListenAddr, Listener, Log, Pool, Route, Routing, TlsMode,
+    host_and_port, value,
 };
 use crate::files;
 use imapool_proto::routing::name::{Names, Pattern};
@@ -185,6 +186,9 @@ fn read_group<'t>(reader: &mut Reader<'t>, table: Table<'t>) -> Option<Placed<Gr
     let mut section = reader.section("group", Some(table));
     let name = section.required("name", "add a line such as name = \"mail\"", value::name);
     let it = Group::new(name.clone().unwrap_or_default()).read(&mut section);
+    if let Some(path) = &it.check.password_file {
+        section.must_be_readable("check", path, files::TOKEN);
+    }
     let name_at = section.offset("name");
     section.finish();
     name.map(|_| Placed { it, name_at, address_at: name_at })
@@ -300,18 +304,20 @@ fn addresses_are_unique(reader: &mut Reader<'_>, listeners: &[Placed<Listener>],
 /// One that is would have imapool dial itself, and again, until no port is left.
 fn no_backend_is_a_listener(reader: &mut Reader<'_>, listeners: &[Placed<Listener>], backends: &[Placed<Backend>]) {
     for backend in backends {
-        let Ok(ip) = backend.it.host.parse::<IpAddr>() else { continue };
-        let is_backend = |listener: &&Placed<Listener>| match listener.it.address {
-            ListenAddr::Tcp(address) => {
-                let same_host = address.ip() == ip || (address.ip().is_unspecified() && ip.is_loopback());
-                same_host && address.port() == backend.it.port
+        for (host, port) in backend.it.everywhere() {
+            let Ok(ip) = host.parse::<IpAddr>() else { continue };
+            let is_backend = |listener: &&Placed<Listener>| match listener.it.address {
+                ListenAddr::Tcp(address) => {
+                    let same_host = address.ip() == ip || (address.ip().is_unspecified() && ip.is_loopback());
+                    same_host && address.port() == port
+                }
+                ListenAddr::Unix(_) => false,
+            };
+            if let Some(listener) = listeners.iter().find(is_backend) {
+                let remedy = "imapool would connect to itself, write the IMAP server's address";
+                let places = (listener.address_at, backend.address_at);
+                duplicate(reader, "backend.address", places, format!("\"{}\"", host_and_port(host, port)), remedy);
             }
-            ListenAddr::Unix(_) => false,
-        };
-        if let Some(listener) = listeners.iter().find(is_backend) {
-            let remedy = "imapool would connect to itself, write the IMAP server's address";
-            let places = (listener.address_at, backend.address_at);
-            duplicate(reader, "backend.address", places, format!("\"{}\"", backend.it.address()), remedy);
         }
     }
 }

@@ -3,6 +3,7 @@
 mod admission;
 mod ask;
 mod spares;
+mod standing;
 mod unauthenticated;
 
 use std::collections::HashSet;
@@ -222,6 +223,7 @@ pub struct Backend {
     suspected: AtomicBool,
     silent: AtomicBool,
     service: watch::Sender<Service>,
+    standing: standing::Standing,
     dials: Semaphore,
     turns: Turns,
     spares: Mutex<Vec<Unauthenticated>>,
@@ -276,6 +278,7 @@ impl Backend {
             suspected: AtomicBool::new(false),
             silent: AtomicBool::new(false),
             service: watch::Sender::new(Service::Running),
+            standing: standing::Standing::default(),
             dials: Semaphore::new(DIALS_AT_ONCE),
             turns: Turns::default(),
             spares: Mutex::default(),
@@ -368,6 +371,7 @@ impl Backend {
     /// taken for the same until it was asked.
     pub(crate) fn succeeds(&self, earlier: &Self) {
         self.set_service(earlier.service());
+        self.standing.succeeds(&earlier.standing);
         self.capabilities.store(earlier.capabilities());
     }
 

@@ -191,15 +191,14 @@ fn what_a_listener_can_lead_to() {
 
 #[test]
 fn a_group_has_one_for_each_account_and_none_without_weight() {
-    let mut all = routes(Vec::new(), Target::Group(0));
-    let picked = all.backend(Target::Group(0), b"anna").unwrap();
+    let all = routes(Vec::new(), Target::Group(0));
+    let picked = all.backend(Target::Group(0), b"anna", |place| all.weight(place)).unwrap();
     assert!(picked < 2);
-    all.backends[picked].weight = 0;
-    assert_eq!(all.backend(Target::Group(0), b"anna"), Some(1 - picked));
-    assert_eq!(all.backend(Target::Backend(picked), b"anna"), Some(picked), "it is named");
-    all.backends[1 - picked].weight = 0;
-    assert_eq!(all.backend(Target::Group(0), b"anna"), None);
-    assert_eq!(all.backend(Target::Nobody, b"anna"), None);
+    let other = |place: usize| u32::from(place != picked);
+    assert_eq!(all.backend(Target::Group(0), b"anna", other), Some(1 - picked));
+    assert_eq!(all.backend(Target::Backend(picked), b"anna", other), Some(picked), "it is named");
+    assert_eq!(all.backend(Target::Group(0), b"anna", |_| 0), None);
+    assert_eq!(all.backend(Target::Nobody, b"anna", |_| 1), None);
 }
 
 #[test]
