@@ -30,7 +30,8 @@ fn program() -> Option<(OsString, OsString)> {
     let Some(exe) = std::env::var_os("IMAPOOL_WINDOWS_EXE") else {
         assert!(std::env::var_os("IMAPOOL_REQUIRE_WINDOWS").is_none(), "IMAPOOL_WINDOWS_EXE names no program");
         // Past the test harness, which would swallow it.
-        writeln!(std::io::stderr(), "SKIPPED: IMAPOOL_WINDOWS_EXE names no build for Windows").unwrap();
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "SKIPPED: IMAPOOL_WINDOWS_EXE names no build for Windows").unwrap();
         return None;
     };
     Some((std::env::var_os("IMAPOOL_WINE").unwrap_or_else(|| "wine64".into()), exe))
