@@ -120,7 +120,7 @@ fn ask_netsh() -> Option<String> {
     Some(String::from_utf8_lossy(&said?).into_owned())
 }
 
-/// The two numbers at the ends of lines: the first port, and how many there are. The words are in the system's language.
+/// The two numbers at the ends of lines: the first port, and how many there are. The words are in any language.
 fn dynamic_ports(said: &str) -> Option<RangeInclusive<u16>> {
     let mut numbers = said.lines().filter_map(|line| line.split_whitespace().next_back()?.parse::<u16>().ok());
     let (start, number) = (numbers.next()?, numbers.next()?);

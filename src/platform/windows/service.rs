@@ -266,7 +266,7 @@ pub fn run(body: impl FnOnce() -> u32 + Send + 'static) -> Result<(), ServiceErr
     service_dispatcher::start(NAME, called).map_err(failed("run as a service"))
 }
 
-/// The service manager calls this on a thread of its own. What it hands over has nothing to say: no arguments are given.
+/// The service manager calls this on a thread of its own. What it hands over says nothing: no arguments are given.
 extern "system" fn called(_: u32, _: *mut *mut u16) {
     let Ok(handle) = service_control_handler::register(NAME, |control| match control {
         ServiceControl::Stop | ServiceControl::Preshutdown => {
