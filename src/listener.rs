@@ -19,7 +19,7 @@ use tracing::warn;
 use crate::config::{self, ListenAddr};
 use crate::net::{Net, Outside};
 use crate::platform::local;
-use crate::platform::tcp::{self, DESCRIPTORS};
+use crate::platform::tcp::{self, DESCRIPTORS, PERMISSION};
 use crate::stream::{self, Stream};
 use crate::tls::{TlsAcceptorConfig, TlsConfigError};
 
@@ -44,9 +44,7 @@ pub enum BindError {
         address: ListenAddr,
     },
     /// Ports below 1024, or a directory that may not be written to.
-    #[error(
-        "listener \"{listener}\": no permission to listen on {address}: a port below 1024 needs CAP_NET_BIND_SERVICE, a Unix socket a writable directory"
-    )]
+    #[error("listener \"{listener}\": no permission to listen on {address}: {PERMISSION}")]
     Permission {
         /// The listener's name.
         listener: String,

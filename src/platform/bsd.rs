@@ -91,6 +91,8 @@ pub(crate) mod tcp {
     /// What it says where connect(2) finds no port.
     #[cfg(test)]
     pub(crate) const NO_PORTS: [i32; 2] = [Errno::EADDRNOTAVAIL as i32, Errno::EADDRINUSE as i32];
+    /// What to do where listening is not allowed.
+    pub(crate) const PERMISSION: &str = "a port below 1024 needs root, a Unix socket a writable directory";
     /// What to do where descriptors run out.
     pub(crate) const DESCRIPTORS: &str = "raise the limit of open files (ulimit -n)";
 

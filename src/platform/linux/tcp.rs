@@ -21,6 +21,8 @@ pub(crate) const NO_DESCRIPTORS: [i32; 2] = [Errno::EMFILE as i32, Errno::ENFILE
 /// What it says where connect(2) finds no port.
 #[cfg(test)]
 pub(crate) const NO_PORTS: [i32; 2] = [Errno::EADDRNOTAVAIL as i32, Errno::EADDRINUSE as i32];
+/// What to do where listening is not allowed.
+pub(crate) const PERMISSION: &str = "a port below 1024 needs CAP_NET_BIND_SERVICE, a Unix socket a writable directory";
 /// What to do where descriptors run out.
 pub(crate) const DESCRIPTORS: &str = "raise LimitNOFILE (ulimit -n)";
 

@@ -17,6 +17,9 @@ pub(crate) const HANDED_DOWN: bool = false;
 pub(crate) const NO_DESCRIPTORS: [i32; 2] = [4, 10_024];
 /// What it says where connect finds no port: WSAEADDRINUSE, WSAEADDRNOTAVAIL, WSAENOBUFS.
 pub(crate) const NO_PORTS: [i32; 3] = [10_048, 10_049, 10_055];
+/// What to do where listening is not allowed.
+pub(crate) const PERMISSION: &str = "another program has the port for itself, or Windows has reserved it (netsh int ipv4 \
+    show excludedportrange tcp): choose another";
 /// What to do where sockets run out.
 pub(crate) const DESCRIPTORS: &str = "close other programs";
 
