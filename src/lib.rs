@@ -29,5 +29,6 @@ pub mod schema;
 pub mod secret;
 pub mod session;
 pub mod stream;
+pub mod terms;
 pub mod tls;
 pub mod upstream;
