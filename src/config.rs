@@ -27,6 +27,7 @@ use serde::{Serialize, Serializer};
 use toml::de::DeTable;
 
 use crate::files;
+use crate::platform::{HAS, Has};
 use crate::secret::Secret;
 
 pub use diff::{Change, Effect, diff};
@@ -100,7 +101,7 @@ impl Config {
     /// As [`Config::load`].
     pub fn load_with_places(path: &Path) -> Result<(Config, Places), ConfigError> {
         let file = path.display().to_string();
-        parse(&text_of(path, &file)?, &file, &files::probe)
+        parse(&text_of(path, &file)?, &file, &files::probe, HAS)
     }
 
     /// Its section `[admin]` alone, for those who ask an imapool that runs: what is wrong elsewhere was refused by it,
@@ -116,7 +117,7 @@ impl Config {
         if !errors.is_empty() {
             return Err(ConfigError::Invalid(read::syntax_problems(&file, &text, errors)));
         }
-        let mut reader = read::Reader::new(&text, &|_, _| Ok(()));
+        let mut reader = read::Reader::new(&text, &|_, _| Ok(()), HAS);
         let admin = sections::admin(&mut reader, root.get_ref());
         let problems = reader.finish(&file).problems;
         if problems.is_empty() { Ok(admin) } else { Err(ConfigError::Invalid(problems)) }
@@ -137,7 +138,13 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Invalid`] with everything that is wrong. Where the text is not even TOML, with that alone.
     pub fn parse(text: &str, file_name: &str) -> Result<Config, ConfigError> {
-        parse(text, file_name, &|_, _| Ok(())).map(|(config, _)| config)
+        parse(text, file_name, &|_, _| Ok(()), HAS).map(|(config, _)| config)
+    }
+
+    /// As [`Config::parse`], for a system that has this.
+    #[cfg(test)]
+    pub(crate) fn parse_for(has: Has, text: &str) -> Result<Config, ConfigError> {
+        parse(text, "f", &|_, _| Ok(()), has).map(|(config, _)| config)
     }
 
     /// Every key, with its section (empty for the sections themselves).
@@ -157,13 +164,13 @@ impl Config {
 /// A part of the configuration which a reload exchanges while it is being read.
 pub type Live<T> = Arc<ArcSwap<T>>;
 
-fn parse(text: &str, file_name: &str, probe: read::Probe<'_>) -> Result<(Config, Places), ConfigError> {
+fn parse(text: &str, file_name: &str, probe: read::Probe<'_>, has: Has) -> Result<(Config, Places), ConfigError> {
     let file = Arc::from(file_name);
     let (root, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         return Err(ConfigError::Invalid(read::syntax_problems(&file, text, errors)));
     }
-    let mut reader = read::Reader::new(text, probe);
+    let mut reader = read::Reader::new(text, probe, has);
     let config = sections::config(&mut reader, root.get_ref());
     let found = reader.finish(&file);
     match config {

@@ -19,6 +19,7 @@ pub mod log_format;
 pub mod mailbox;
 pub mod metrics;
 pub mod net;
+pub mod platform;
 pub mod pool;
 pub mod ports;
 mod process;
@@ -27,8 +28,6 @@ pub mod routing;
 pub mod schema;
 pub mod secret;
 pub mod session;
-#[cfg(target_os = "linux")]
-mod sock_diag;
 pub mod stream;
 pub mod terms;
 pub mod tls;

@@ -1,10 +1,6 @@
 //! Where client sessions come in: binding, accepting.
 
 mod handshake;
-#[cfg(target_os = "linux")]
-mod steer;
-#[cfg(unix)]
-mod unix;
 
 use std::fmt;
 use std::io;
@@ -22,6 +18,8 @@ use tracing::warn;
 
 use crate::config::{self, ListenAddr};
 use crate::net::{Net, Outside};
+use crate::platform::local;
+use crate::platform::tcp::{self, DESCRIPTORS, PERMISSION};
 use crate::stream::{self, Stream};
 use crate::tls::{TlsAcceptorConfig, TlsConfigError};
 
@@ -46,9 +44,7 @@ pub enum BindError {
         address: ListenAddr,
     },
     /// Ports below 1024, or a directory that may not be written to.
-    #[error(
-        "listener \"{listener}\": no permission to listen on {address}: a port below 1024 needs CAP_NET_BIND_SERVICE, a Unix socket a writable directory"
-    )]
+    #[error("listener \"{listener}\": no permission to listen on {address}: {PERMISSION}")]
     Permission {
         /// The listener's name.
         listener: String,
@@ -193,40 +189,22 @@ impl ListenerContext {
 #[derive(Debug, Default)]
 pub struct Inherited {
     tcp: Vec<std::net::TcpListener>,
-    #[cfg(unix)]
-    unix: Vec<std::os::unix::net::UnixListener>,
+    unix: Vec<local::Inherited>,
 }
 
 impl Inherited {
     /// Those that the environment variables LISTEN_FDS and LISTEN_PID tell of. Call it once, before anything is opened.
     #[must_use]
     pub fn from_environment() -> Self {
-        let mut fds = listenfd::ListenFd::from_env();
-        let mut inherited = Self::default();
-        for place in 0..fds.len() {
-            if let Ok(Some(socket)) = fds.take_tcp_listener(place) {
-                inherited.tcp.push(socket);
-                continue;
-            }
-            #[cfg(unix)]
-            if let Ok(Some(socket)) = fds.take_unix_listener(place) {
-                inherited.unix.push(socket);
-            }
-        }
-        inherited
+        let (tcp, unix) = local::inherited();
+        Self { tcp, unix }
     }
 
     /// The addresses of those that nobody took.
     #[must_use]
     pub fn left(&self) -> Vec<String> {
         let tcp = self.tcp.iter().filter_map(|socket| socket.local_addr().ok()).map(|address| address.to_string());
-        #[cfg(unix)]
-        let unix = self
-            .unix
-            .iter()
-            .filter_map(|socket| socket.local_addr().ok()?.as_pathname().map(|path| path.display().to_string()));
-        #[cfg(not(unix))]
-        let unix = std::iter::empty();
+        let unix = self.unix.iter().filter_map(local::path_of).map(|path| path.display().to_string());
         tcp.chain(unix).collect()
     }
 
@@ -242,16 +220,11 @@ impl Inherited {
                 socket.set_nonblocking(true)?;
                 Ok(Some(Listening::Tcp(TcpListener::from_std(socket)?)))
             }
-            #[cfg(unix)]
             ListenAddr::Unix(path) => {
-                let ours = |socket: &std::os::unix::net::UnixListener| {
-                    socket.local_addr().is_ok_and(|at| at.as_pathname() == Some(path))
-                };
+                let ours = |socket: &local::Inherited| local::path_of(socket).is_some_and(|at| at == *path);
                 let Some(place) = self.unix.iter().position(ours) else { return Ok(None) };
-                Ok(Some(Listening::Unix(unix::Listening::adopt(self.unix.remove(place))?)))
+                Ok(Some(Listening::Unix(local::Listening::adopt(self.unix.remove(place))?)))
             }
-            #[cfg(not(unix))]
-            ListenAddr::Unix(_) => Ok(None),
         }
     }
 }
@@ -265,8 +238,7 @@ pub struct BoundListener {
 
 enum Listening {
     Tcp(TcpListener),
-    #[cfg(unix)]
-    Unix(unix::Listening),
+    Unix(local::Listening),
     Given(Arc<dyn Outside>, SocketAddr),
 }
 
@@ -299,11 +271,8 @@ impl BoundListener {
         }
         let (socket, address) = match &config.address {
             ListenAddr::Tcp(address) => listen_tcp(*address, config.reuse_port),
-            #[cfg(unix)]
-            ListenAddr::Unix(path) => unix::Listening::bind(path, config.reuse_port)
+            ListenAddr::Unix(path) => local::Listening::bind(path, config.reuse_port, BACKLOG)
                 .map(|socket| (Listening::Unix(socket), config.address.clone())),
-            #[cfg(not(unix))]
-            ListenAddr::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
         }
         .map_err(|error| BindError::new(config, error))?;
         Ok(Self { context, address, socket })
@@ -359,8 +328,8 @@ impl BoundListener {
                 listener = %self.context.config.name,
                 %error,
                 pause = %humantime::format_duration(pause),
-                "cannot accept connections; new clients wait. If it is for want of descriptors: raise LimitNOFILE \
-                 (ulimit -n), or lower limits.sessions"
+                "cannot accept connections; new clients wait. If it is for want of descriptors: {DESCRIPTORS}, \
+                 or lower limits.sessions"
             );
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE.1);
@@ -371,8 +340,7 @@ impl BoundListener {
     /// (`reuse_port`). Those that have begun still come here: close after a while. False: not on this socket or system.
     pub fn hand_over(&self) -> bool {
         match &self.socket {
-            #[cfg(target_os = "linux")]
-            Listening::Tcp(listener) if self.context.config.reuse_port => steer::to_successor(listener).is_ok(),
+            Listening::Tcp(listener) if self.context.config.reuse_port => tcp::hand_over(listener),
             _ => false,
         }
     }
@@ -398,12 +366,12 @@ impl BoundListener {
         match &self.socket {
             Listening::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                // Linux hands these down from the listening socket: two system calls less for each session.
-                #[cfg(not(any(target_os = "linux", target_os = "android")))]
-                drop(tune(SockRef::from(&stream)));
+                if !tcp::HANDED_DOWN {
+                    // A failure means that the connection is gone.
+                    let _ = tune(SockRef::from(&stream));
+                }
                 Ok((stream.into(), ClientAddr::Tcp(peer)))
             }
-            #[cfg(unix)]
             Listening::Unix(listener) => Ok((listener.accept().await?.into(), ClientAddr::Unix)),
             Listening::Given(outside, address) => {
                 let (given, peer) = std::future::poll_fn(|cx| outside.poll_accept(*address, cx)).await;
@@ -427,14 +395,7 @@ fn listen_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<(Listening, L
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    // On Unix: past connections in TIME_WAIT must not keep a new process from listening. On Windows the same name means
-    // that two may listen at once.
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    #[cfg(unix)]
-    socket.set_reuse_port(reuse_port)?;
-    #[cfg(not(unix))]
-    let _ = reuse_port;
+    tcp::before_bind(&socket, address, reuse_port)?;
     tune(SockRef::from(&socket))?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::from(address))?;

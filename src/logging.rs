@@ -6,6 +6,7 @@ use imapool::admin::Remember;
 use imapool::config::{Log, LogFormat};
 use imapool::log_format::{Fields, JsonLines};
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -44,6 +45,14 @@ impl Level {
 /// # Errors
 /// When RUST_LOG is not a filter, or when this is called again.
 pub(crate) fn start(log: &Log) -> Result<Level, LogError> {
+    start_to(log, io::stderr, io::stderr().is_terminal())
+}
+
+/// As [`start`], to another place; with colours or without.
+pub(crate) fn start_to<W>(log: &Log, writer: W, colours: bool) -> Result<Level, LogError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let (filter, fixed) = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(directives) if !directives.trim().is_empty() => {
             (EnvFilter::try_new(directives).map_err(LogError::Environment)?, true)
@@ -51,10 +60,10 @@ pub(crate) fn start(log: &Log) -> Result<Level, LogError> {
         _ => (EnvFilter::new(directives(log)), false),
     };
     let (filter, handle) = reload::Layer::new(filter);
-    let output = tracing_subscriber::fmt::layer().fmt_fields(Fields).with_writer(io::stderr);
+    let output = tracing_subscriber::fmt::layer().fmt_fields(Fields).with_writer(writer);
     let log_to = tracing_subscriber::registry().with(filter).with(Remember);
     match log.format {
-        LogFormat::Text => log_to.with(output.with_ansi(io::stderr().is_terminal())).try_init(),
+        LogFormat::Text => log_to.with(output.with_ansi(colours)).try_init(),
         LogFormat::Json => log_to.with(output.event_format(JsonLines)).try_init(),
     }
     .map_err(|error| LogError::Twice(Box::new(error)))?;

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod allocator;
 mod cli;
 mod logging;
 mod reference;
@@ -18,18 +19,14 @@ use imapool::demo::{DemoArgs, Front};
 use imapool::import::{self, Format, Imported, Source};
 use imapool::lifecycle::{Request, Signals, manager};
 use imapool::listener::Inherited;
+use imapool::platform::raise_descriptor_limit;
 use tokio::runtime::Runtime;
 
 use self::cli::check::{self, CheckArgs};
 use self::cli::ctl::Action;
 use self::cli::lists::List;
 use self::cli::route::{self, RouteArgs};
-use self::cli::{ConfigFile, Target, print};
-
-/// glibc's allocator keeps what a burst of sessions once used; this one gives it back.
-#[cfg(all(feature = "jemalloc", not(target_env = "msvc")))]
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+use self::cli::{ConfigFile, Target, print, service};
 
 /// An IMAP proxy that keeps a few logged-in connections for each account and lets any number of short client
 /// sessions use them.
@@ -117,6 +114,15 @@ enum Command {
     /// costs. The exit status is 1 if a session through imapool failed.
     #[command(after_help = "Example:\n  imapool demo --keep")]
     Demo(DemoArgs),
+    /// Install, remove, start or stop the service of Windows.
+    ///
+    /// It starts with the host, is restarted when it fails, and runs under an account of its own that may do nothing
+    /// else (NT SERVICE\imapool). Its log is in %ProgramData%\imapool\log, a file a day.
+    #[command(hide = !service::AVAILABLE, subcommand_required = true, arg_required_else_help = true)]
+    Service {
+        #[command(subcommand)]
+        action: service::Action,
+    },
     /// Make a configuration of another proxy's: up-imapproxy, nginx, Perdition, Dovecot.
     ///
     /// Reads it and writes an imapool.toml. What has no counterpart is listed in comments at its end. No secret is taken
@@ -195,6 +201,7 @@ fn main() -> ExitCode {
         Command::Top { target } => top(&target),
         Command::Ctl { target, action } => ctl(&target, &action),
         Command::Demo(args) => demo(args),
+        Command::Service { action } => service::run(action),
         Command::Import(args) => import(&args),
         Command::Reference(args) => {
             reference::write(&args, &CommandLine::command()).map(|()| Outcome::Well).map_err(Failure::from)
@@ -218,6 +225,11 @@ fn main() -> ExitCode {
 fn run(file: &Path) -> Result<Outcome, Failure> {
     let (config, places) = Config::load_with_places(file)?;
     let level = logging::start(&config.log).map_err(anyhow::Error::from)?;
+    run_with(file, config, places, level)
+}
+
+/// Serves, once there is a log.
+fn run_with(file: &Path, config: Config, places: Places, level: logging::Level) -> Result<Outcome, Failure> {
     for warning in Checked::new(&config).warnings {
         tracing::warn!("{warning}");
     }
@@ -286,7 +298,6 @@ fn status(target: &Target, json: bool, list: Option<List>) -> Result<Outcome, Fa
 }
 
 fn ctl(target: &Target, action: &Action) -> Result<Outcome, Failure> {
-    #[cfg(unix)]
     if let Action::Reload { pid: Some(pid) } = action {
         let told = imapool::lifecycle::told::ask(*pid).map_err(anyhow::Error::from)?;
         print::text(&format!("{told}\n"))?;
@@ -317,24 +328,6 @@ fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
     Ok(output)
 }
 
-/// Every session and every connection takes a file descriptor, and the soft limit is often just 1,024. The hard
-/// limit is what the administrator means.
-#[cfg(unix)]
-fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| (soft, hard)));
-    match raised {
-        Ok((soft, hard)) => tracing::debug!(soft, hard, "raised the limit of file descriptors"),
-        Err(error) => tracing::warn!(%error, "cannot raise the limit of file descriptors"),
-    }
-}
-
-/// Windows has no such limit.
-#[cfg(not(unix))]
-fn raise_descriptor_limit() {}
-
 /// Serves until a signal ends it.
 async fn serve(file: PathBuf, config: Config, places: Places, level: logging::Level) -> anyhow::Result<()> {
     let inherited = Inherited::from_environment();
@@ -348,7 +341,7 @@ async fn serve(file: PathBuf, config: Config, places: Places, level: logging::Le
     manager::ready();
     tokio::spawn(manager::watchdog());
     loop {
-        match signals.next().await.context("cannot wait for signals")? {
+        match signals.next().await {
             Request::Reload => {
                 manager::reloading();
                 reload(&proxy).await;
@@ -370,15 +363,12 @@ async fn serve(file: PathBuf, config: Config, places: Places, level: logging::Le
 
 /// What comes of it is in the log, and those who have asked for it are told.
 async fn reload(proxy: &Proxy) {
-    #[cfg(unix)]
     let askers = imapool::lifecycle::told::Askers::waiting();
     let result = proxy.reload_file().await;
-    #[cfg(unix)]
     match &result {
         Ok(changes) => askers.tell(Ok(&cli::ctl::reloaded(changes))),
         Err(error) => askers.tell(Err(&error.to_string())),
     }
-    drop(result);
 }
 
 /// Hands over; who cannot wait for that says so by SIGTERM.
@@ -388,7 +378,7 @@ async fn end_after(proxy: Proxy, signals: &mut Signals) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             () = &mut handing_over => return Ok(()),
-            signal = signals.next() => if let Request::Shutdown(signal) = signal? {
+            signal = signals.next() => if let Request::Shutdown(signal) = signal {
                 tracing::info!(signal, "shutting down");
                 proxy.drain().await;
                 return Ok(());

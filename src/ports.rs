@@ -18,7 +18,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
@@ -32,6 +32,7 @@ use self::resting::{Need, Resting};
 pub(crate) use self::roster::Seen;
 pub use self::roster::{ConnectionView, Roster};
 use crate::config::{self, Config};
+use crate::platform::ports::{self, OR_DESCRIPTORS, WIDEN};
 
 /// Who waits for room looks again this often, whatever the counts say: a wake-up that was lost costs no more.
 const DOUBT: Duration = Duration::from_secs(1);
@@ -393,8 +394,8 @@ impl Budget {
                 backend,
                 in_use,
                 capacity,
-                "upstream connections run short, those at rest make room for others; add source_addresses, widen \
-                 net.ipv4.ip_local_port_range, raise pool.max_total or LimitNOFILE, or lower pool.idle_timeout"
+                "upstream connections run short, those at rest make room for others; add source_addresses, {WIDEN}, \
+                 raise pool.max_total{OR_DESCRIPTORS}, or lower pool.idle_timeout"
             );
         }
     }
@@ -432,7 +433,7 @@ fn share_of(config: &Config, backend: &config::Backend) -> usize {
 
 /// What the descriptor limit leaves for upstream connections.
 fn descriptors(config: &Config) -> usize {
-    let all = system::descriptor_limit();
+    let all = ports::descriptor_limit();
     // A host with few descriptors shares them evenly between both sides.
     let beside_sessions = all.saturating_sub(config.limits.sessions + RESERVED_DESCRIPTORS);
     beside_sessions.max(all.saturating_sub(RESERVED_DESCRIPTORS) / 2)
@@ -441,7 +442,7 @@ fn descriptors(config: &Config) -> usize {
 /// Local ports that connections to this backend can have, over all its source addresses.
 #[must_use]
 pub fn ports_towards(backend: &config::Backend) -> usize {
-    system::ephemeral_ports(backend.source_port_range.as_ref()).saturating_mul(backend.source_addresses.len().max(1))
+    ports::ephemeral_ports(backend.source_port_range.as_ref()).saturating_mul(backend.source_addresses.len().max(1))
 }
 
 /// Why `backend.source_port_range` cannot be used.
@@ -452,8 +453,8 @@ pub enum PortRangeError {
     Unsupported(#[source] io::Error),
     /// The kernel would not keep to it.
     #[error(
-        "source_port_range {}-{} is not within this host's ephemeral ports, {}-{}: take a part of them, or widen \
-         net.ipv4.ip_local_port_range", range.start(), range.end(), host.start(), host.end()
+        "source_port_range {}-{} is not within this host's ephemeral ports, {}-{}: take a part of them, or {WIDEN}",
+        range.start(), range.end(), host.start(), host.end()
     )]
     Outside {
         /// What is configured.
@@ -471,46 +472,12 @@ pub enum PortRangeError {
 pub fn check_range(backend: &config::Backend) -> Result<(), PortRangeError> {
     let Some(range) = &backend.source_port_range else { return Ok(()) };
     let probe = Socket::new(Domain::IPV4, Type::STREAM, None);
-    probe.and_then(|probe| keep_to_ports(&probe, range)).map_err(PortRangeError::Unsupported)?;
-    match system::ephemeral_range() {
+    probe.and_then(|probe| ports::keep_to(SockRef::from(&probe), range)).map_err(PortRangeError::Unsupported)?;
+    match ports::ephemeral_range() {
         Some(host) if !host.contains(range.start()) || !host.contains(range.end()) => {
             Err(PortRangeError::Outside { range: range.clone(), host })
         }
         _ => Ok(()),
-    }
-}
-
-pub(crate) use system::{held, keep_to_ports};
-
-#[cfg(unix)]
-mod system;
-
-#[cfg(not(unix))]
-mod system {
-    use std::collections::HashSet;
-    use std::io;
-    use std::net::SocketAddr;
-    use std::ops::RangeInclusive;
-
-    pub(super) fn descriptor_limit() -> usize {
-        usize::MAX / 4
-    }
-
-    pub(crate) fn held(_: &HashSet<SocketAddr>) -> Option<(usize, usize)> {
-        None
-    }
-
-    pub(super) fn ephemeral_range() -> Option<RangeInclusive<u16>> {
-        None
-    }
-
-    /// Windows: 49152-65535.
-    pub(super) fn ephemeral_ports(_: Option<&RangeInclusive<u16>>) -> usize {
-        16_384
-    }
-
-    pub(crate) fn keep_to_ports<S>(_: &S, _: &RangeInclusive<u16>) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

@@ -129,6 +129,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, ConfigError, Fault};
+    use crate::platform::Has;
 
     /// Of every type, right and wrong for one key or another.
     const SAMPLES: &[&str] = &[
@@ -226,7 +227,7 @@ mod tests {
             "account" => toml += &format!("[[account]]\nusers = [\"a\"]\n{}", line(section)),
             _ => toml += &format!("[{section}]\n{}", line(section)),
         }
-        match Config::parse(&toml, "test") {
+        match Config::parse_for(Has::EVERYTHING, &toml) {
             Ok(_) => Vec::new(),
             Err(ConfigError::Invalid(problems)) => problems.into_iter().map(|problem| problem.fault).collect(),
             Err(error) => panic!("{error}"),

@@ -13,12 +13,12 @@ use rustls_pki_types::ServerName;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-#[cfg(unix)]
-use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::{client, server};
 
 use crate::net::Connection;
+use crate::platform::tcp::{HOLD_BACK, cork, delivery};
+use crate::platform::{Delivery, LocalStream};
 use crate::tls::{TlsAcceptorConfig, TlsConnectorConfig, TlsError};
 
 /// What a peer may still send after it was told that the connection is over; beyond that it is cut off.
@@ -27,11 +27,6 @@ const DISCARD_LIMIT: usize = 1 << 20;
 const DISCARD_CHUNK: usize = 4096;
 /// How long a peer whose delivery could not be waited for may take to close.
 const DISCARD_DEADLINE: Duration = Duration::from_secs(2);
-/// A flag of send(2): more will follow, of which the FIN is enough.
-#[cfg(target_os = "linux")]
-const HOLD_BACK: i32 = libc::MSG_MORE;
-#[cfg(not(target_os = "linux"))]
-const HOLD_BACK: i32 = 0;
 /// How often it is looked whether everything was delivered: at first, which is about a round trip, and at last.
 const DELIVERY_MIN_WAIT: Duration = Duration::from_millis(1);
 const DELIVERY_MAX_WAIT: Duration = Duration::from_millis(100);
@@ -42,8 +37,7 @@ pub enum Socket {
     /// TCP, of either family.
     Tcp(TcpStream),
     /// A Unix socket.
-    #[cfg(unix)]
-    Unix(UnixStream),
+    Unix(LocalStream),
     /// Neither: see [`crate::net::Outside`].
     Given(Box<dyn Connection>),
 }
@@ -89,9 +83,8 @@ impl From<TcpStream> for Stream {
     }
 }
 
-#[cfg(unix)]
-impl From<UnixStream> for Stream {
-    fn from(unix: UnixStream) -> Self {
+impl From<LocalStream> for Stream {
+    fn from(unix: LocalStream) -> Self {
         Self::Plain(Socket::Unix(unix))
     }
 }
@@ -152,7 +145,6 @@ impl Stream {
         match self.socket() {
             Socket::Tcp(tcp) => tcp.local_addr().ok(),
             Socket::Given(given) => Some(given.local_address()),
-            #[cfg(unix)]
             Socket::Unix(_) => None,
         }
     }
@@ -162,7 +154,6 @@ impl Stream {
         match self.socket() {
             Socket::Tcp(tcp) => tcp.peer_addr().ok(),
             Socket::Given(given) => Some(given.peer_address()),
-            #[cfg(unix)]
             Socket::Unix(_) => None,
         }
     }
@@ -213,10 +204,8 @@ impl Stream {
     ///
     /// `false` sends it after all.
     pub fn cork(&self, hold_back: bool) {
-        #[cfg(target_os = "linux")]
         if let Socket::Tcp(tcp) = self.socket() {
-            // A failure means that the connection is gone.
-            let _ = SockRef::from(tcp).set_tcp_cork(hold_back);
+            cork(SockRef::from(tcp), hold_back);
         }
     }
 
@@ -346,25 +335,11 @@ enum Linger {
     Deliver,
 }
 
-#[cfg(target_os = "linux")]
-use crate::sock_diag::{Delivery, delivery};
-
-/// Nothing is known of TCP here.
-#[cfg(not(target_os = "linux"))]
-struct Delivery {
-    undelivered: usize,
-    peer_closed: bool,
-}
-
 impl Socket {
     fn delivery(&self) -> Option<Delivery> {
         match self {
-            #[cfg(target_os = "linux")]
-            Self::Tcp(tcp) => delivery(tcp.local_addr().ok()?, tcp.peer_addr().ok()?).ok(),
-            #[cfg(not(target_os = "linux"))]
-            Self::Tcp(_) => None,
+            Self::Tcp(tcp) => delivery(tcp),
             // What is written lies in the peer's queue at once; and no port is at stake in who closes first.
-            #[cfg(unix)]
             Self::Unix(_) => Some(Delivery { undelivered: 0, peer_closed: false }),
             Self::Given(given) => {
                 Some(Delivery { undelivered: given.undelivered(), peer_closed: given.peer() == Peer::Closed })
@@ -377,7 +352,6 @@ impl Socket {
         match (self, linger) {
             (Self::Tcp(tcp), Linger::Reset) => drop(tcp.set_zero_linger()),
             (Self::Tcp(tcp), Linger::Deliver) => drop(SockRef::from(tcp).set_linger(None)),
-            #[cfg(unix)]
             (Self::Unix(_), _) => {}
             (Self::Given(given), linger) => given.reset_at_end(matches!(linger, Linger::Reset)),
         }
@@ -391,14 +365,8 @@ macro_rules! delegate {
     };
 }
 
-#[cfg(unix)]
 macro_rules! on_socket {
     ($self:expr, $stream:ident => $call:expr) => { delegate!($self, Socket { Tcp, Unix, Given }, $stream => $call) };
-}
-
-#[cfg(not(unix))]
-macro_rules! on_socket {
-    ($self:expr, $stream:ident => $call:expr) => { delegate!($self, Socket { Tcp, Given }, $stream => $call) };
 }
 
 macro_rules! on_stream {

@@ -82,12 +82,12 @@ async fn with_few_ports_sessions_fail_directly_and_none_does_through_imapool() {
     let shortage = timeout(WAIT, imapool::demo::run_short(&arguments(), &server, address)).await.unwrap();
     if let Some(shortage) = possible(shortage) {
         for ways in [&shortage.logout, &shortage.hang_up] {
-            assert_direct_runs_short(ways, shortage.ports.len());
+            assert_direct_runs_short(ways, shortage.few.ports.len());
             let pooled = &ways.pooled;
-            assert!(pooled.outcome.durations.len() > shortage.ports.len(), "no load: {pooled:?}");
+            assert!(pooled.outcome.durations.len() > shortage.few.ports.len(), "no load: {pooled:?}");
             assert_eq!(pooled.outcome.failed(), 0, "{:?}", pooled.outcome.failures);
             let held = pooled.front_end.unwrap().held();
-            assert!(held < shortage.ports.len() / 4, "{held} ports are still taken");
+            assert!(held < shortage.few.ports.len() / 4, "{held} ports are still taken");
         }
     }
     proxy.drain().await;

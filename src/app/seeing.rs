@@ -14,8 +14,10 @@ use super::check::{now, worst};
 use crate::admin::Readiness;
 use crate::config::Lifetime;
 use crate::metrics::ServiceState;
+use crate::platform::Held;
+use crate::platform::ports::held;
 use crate::pool::Pools;
-use crate::ports::{held, ports_towards};
+use crate::ports::ports_towards;
 use crate::tls::CertificateStore;
 use crate::upstream::backend::Service;
 
@@ -34,12 +36,14 @@ pub(super) fn census(pools: Weak<Pools>) -> impl Fn() + Send + Sync {
         let backends = pools.upgrade().map(|pools| pools.backends()).unwrap_or_default();
         for backend in backends.iter() {
             let metrics = backend.metrics();
-            let (in_use, time_wait) = held(&backend.addresses())
-                .unwrap_or_else(|| (usize::try_from(metrics.connections_open()).unwrap_or_default(), 0));
+            let held = held(&backend.addresses()).unwrap_or_else(|| Held {
+                in_use: usize::try_from(metrics.connections_open()).unwrap_or_default(),
+                time_wait: 0,
+            });
             let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
             metrics.ports_capacity.set(gauge(ports_towards(&backend.config)));
-            metrics.ports_in_use.set(gauge(in_use));
-            metrics.ports_time_wait.set(gauge(time_wait));
+            metrics.ports_in_use.set(gauge(held.in_use));
+            metrics.ports_time_wait.set(gauge(held.time_wait));
         }
         *last = Some(std::time::Instant::now());
     }

@@ -109,13 +109,10 @@ impl Client {
                 let stream = TcpStream::connect(address).await.map_err(refused)?;
                 self.exchange_over(stream, method, call, &address.to_string()).await
             }
-            #[cfg(unix)]
             ListenAddr::Unix(path) => {
-                let stream = tokio::net::UnixStream::connect(path).await.map_err(refused)?;
+                let stream = imapool::platform::connect(path).await.map_err(refused)?;
                 self.exchange_over(stream, method, call, "localhost").await
             }
-            #[cfg(not(unix))]
-            ListenAddr::Unix(_) => Err(refused(io::ErrorKind::Unsupported.into())),
         }
     }
 

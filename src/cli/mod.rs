@@ -6,22 +6,21 @@ pub(crate) mod ctl;
 pub(crate) mod lists;
 pub(crate) mod print;
 pub(crate) mod route;
+pub(crate) mod service;
 pub(crate) mod status;
 pub(crate) mod top;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use imapool::config::{Admin, Config, ConfigError, ListenAddr};
+use imapool::platform::paths::configuration;
 
 use self::client::{Client, ClientError};
 
-/// Where the configuration is, unless the command line says otherwise.
-const CONFIGURATION: &str = "/etc/imapool/imapool.toml";
-
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ConfigFile {
     /// The configuration, a TOML file.
-    #[arg(short, long, value_name = "FILE", default_value = CONFIGURATION)]
+    #[arg(short, long, value_name = "FILE", default_value_os_t = configuration())]
     pub(crate) config: PathBuf,
 }
 
@@ -71,7 +70,7 @@ impl Target {
             (Some(file), _) => Config::read_admin(file),
             // The token of this host's imapool is not for another.
             (None, Some(_)) => Ok(Admin::default()),
-            (None, None) => match Config::read_admin(Path::new(CONFIGURATION)) {
+            (None, None) => match Config::read_admin(&configuration()) {
                 Err(ConfigError::Read { .. }) => Ok(Admin::default()),
                 read => read,
             },

@@ -243,11 +243,12 @@ fn effect(section: &str, key: &str) -> Effect {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::platform::Has;
 
     fn of(old: &str, new: &str) -> Vec<String> {
         let value = |text: &str| {
             let head = "[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:1143\"\n";
-            serde_json::to_value(Config::parse(&format!("{head}{text}"), "t").unwrap()).unwrap()
+            serde_json::to_value(Config::parse_for(Has::EVERYTHING, &format!("{head}{text}")).unwrap()).unwrap()
         };
         diff(&value(old), &value(new)).iter().map(Change::to_string).collect()
     }

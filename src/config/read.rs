@@ -12,6 +12,7 @@ use super::error::{Fault, Problem};
 use super::place::Places;
 use super::syntax;
 use super::value::{Kind, Reason, Refusal, Value};
+use crate::platform::Has;
 
 /// A table of the file and where its header begins.
 pub(super) type Table<'t> = (usize, &'t DeTable<'t>);
@@ -28,6 +29,8 @@ const MOST_ERRORS: usize = 20 * MOST;
 pub(super) struct Reader<'t> {
     text: &'t str,
     probe: Probe<'t>,
+    /// What the system has for which this is.
+    has: Has,
     faults: Vec<(usize, Fault)>,
     /// Where each key is, and its section.
     keys: Vec<(usize, &'static str, &'t str)>,
@@ -43,8 +46,8 @@ pub(super) struct Found {
 }
 
 impl<'t> Reader<'t> {
-    pub(super) fn new(text: &'t str, probe: Probe<'t>) -> Reader<'t> {
-        Reader { text, probe, faults: Vec::new(), keys: Vec::new(), places: Vec::new() }
+    pub(super) fn new(text: &'t str, probe: Probe<'t>, has: Has) -> Reader<'t> {
+        Reader { text, probe, has, faults: Vec::new(), keys: Vec::new(), places: Vec::new() }
     }
 
     /// The top level of the file.
@@ -179,6 +182,11 @@ impl<'t> Section<'_, 't> {
             }
         }
         tables
+    }
+
+    /// What the system has for which the file is.
+    pub(super) fn system(&self) -> Has {
+        self.reader.has
     }
 
     /// Is the key there, whatever its value?

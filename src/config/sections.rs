@@ -13,6 +13,9 @@ use super::{
 use crate::files;
 use imapool_proto::routing::name::{Names, Pattern};
 
+/// For systems where no path is an address.
+const NO_UNIX_SOCKETS: &str = "there are no Unix sockets on this system, write an IP address and a port";
+
 /// A listener or backend, and where its name and its address are.
 struct Placed<T> {
     it: T,
@@ -156,6 +159,13 @@ fn read_listener<'t>(reader: &mut Reader<'t>, table: Table<'t>) -> Option<Placed
             section.must_be_readable("client_ca_file", path, files::PEM);
         }
     }
+    let has = section.system();
+    if listener.reuse_port && !has.reuse_port {
+        section.refuse("reuse_port", "two processes cannot share a port on this system, delete the line");
+    }
+    if matches!(listener.address, ListenAddr::Unix(_)) && !has.unix_sockets {
+        section.refuse("address", NO_UNIX_SOCKETS);
+    }
     if matches!(listener.address, ListenAddr::Unix(_)) && !listener.proxy_protocol_from.is_empty() {
         section.refuse("proxy_protocol_from", "the peers of a Unix socket have no address, delete the line");
     }
@@ -171,6 +181,9 @@ fn read_backend<'t>(reader: &mut Reader<'t>, table: Table<'t>) -> Option<Placed<
     let backend = Backend::new(host, port).read(&mut section);
     check_source_addresses(&mut section, &backend);
     check_backend_files(&mut section, &backend);
+    if backend.source_port_range.is_some() && !section.system().source_port_range {
+        section.refuse("source_port_range", "only Linux can keep connections to a range of ports, delete the line");
+    }
     let (name_at, address_at) = (section.offset("name"), section.offset("address"));
     section.finish();
     address.map(|_| Placed { it: backend, name_at, address_at })
@@ -285,6 +298,9 @@ fn read_admin<'t>(reader: &mut Reader<'t>, table: Option<Table<'t>>) -> (Admin, 
     let admin = Admin::default().read(&mut section);
     if let Some(path) = &admin.token_file {
         section.must_be_readable("token_file", path, files::TOKEN);
+    }
+    if matches!(admin.address, Some(ListenAddr::Unix(_))) && !section.system().unix_sockets {
+        section.refuse("address", NO_UNIX_SOCKETS);
     }
     let address_at = section.offset("address");
     section.finish();

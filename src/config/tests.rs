@@ -2,6 +2,7 @@
 
 mod accounts;
 mod keys;
+mod platform;
 mod routes;
 mod syntax;
 mod values;
@@ -19,9 +20,14 @@ const EXAMPLE: &str = include_str!("../../config/imapool.toml");
 /// Four lines: what follows begins at line 5.
 const MINIMAL: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n[[backend]]\naddress = \"127.0.0.1:143\"\n";
 
+/// As on a system that has everything.
+fn parsed(text: &str) -> Result<Config, ConfigError> {
+    Config::parse_for(Has::EVERYTHING, text)
+}
+
 /// What is wrong, a line each.
 fn wrong(text: &str) -> String {
-    Config::parse(text, "f").expect_err("this is a wrong configuration").to_string()
+    parsed(text).expect_err("this is a wrong configuration").to_string()
 }
 
 /// The same, after the minimal file.
@@ -31,15 +37,15 @@ fn wrong_after_minimal(text: &str) -> String {
 
 /// One key of `[pool]`, `[limits]` and so on: the value begins at line 6.
 fn with(section: &str, line: &str) -> Result<Config, ConfigError> {
-    Config::parse(&format!("{MINIMAL}[{section}]\n{line}\n"), "f")
+    parsed(&format!("{MINIMAL}[{section}]\n{line}\n"))
 }
 
 fn listener(lines: &str) -> Result<Config, ConfigError> {
-    Config::parse(&format!("[[backend]]\naddress = \"192.0.2.1:143\"\n[[listener]]\n{lines}\n"), "f")
+    parsed(&format!("[[backend]]\naddress = \"192.0.2.1:143\"\n[[listener]]\n{lines}\n"))
 }
 
 fn backend(lines: &str) -> Result<Config, ConfigError> {
-    Config::parse(&format!("[[listener]]\naddress = \"127.0.0.1:0\"\n[[backend]]\n{lines}\n"), "f")
+    parsed(&format!("[[listener]]\naddress = \"127.0.0.1:0\"\n[[backend]]\n{lines}\n"))
 }
 
 fn with_key(section: &str, key: &str, value: &str) -> Result<Config, ConfigError> {
@@ -48,13 +54,13 @@ fn with_key(section: &str, key: &str, value: &str) -> Result<Config, ConfigError
         "listener" => listener(&format!("address = \"127.0.0.1:1\"\n{line}")),
         "backend" => backend(&format!("address = \"127.0.0.1:1\"\n{line}")),
         // One that has a member, and one that leads somewhere.
-        "group" => Config::parse(&format!("{MINIMAL}group = \"g\"\n[[group]]\nname = \"g\"\n{line}\n"), "f"),
+        "group" => parsed(&format!("{MINIMAL}group = \"g\"\n[[group]]\nname = \"g\"\n{line}\n")),
         "route" if !["to", "file", "http"].contains(&key) => {
-            Config::parse(&format!("{MINIMAL}[[route]]\nto = \"\"\n{line}\n"), "f")
+            parsed(&format!("{MINIMAL}[[route]]\nto = \"\"\n{line}\n"))
         }
-        "route" => Config::parse(&format!("{MINIMAL}[[route]]\n{line}\n"), "f"),
-        "account" if key != "users" => Config::parse(&format!("{MINIMAL}[[account]]\nusers = [\"a\"]\n{line}\n"), "f"),
-        "account" => Config::parse(&format!("{MINIMAL}[[account]]\n{line}\n"), "f"),
+        "route" => parsed(&format!("{MINIMAL}[[route]]\n{line}\n")),
+        "account" if key != "users" => parsed(&format!("{MINIMAL}[[account]]\nusers = [\"a\"]\n{line}\n")),
+        "account" => parsed(&format!("{MINIMAL}[[account]]\n{line}\n")),
         _ => with(section, &line),
     }
 }
@@ -66,7 +72,7 @@ fn refused(result: Result<Config, ConfigError>, expected: &str) {
 
 #[test]
 fn two_addresses_are_enough() {
-    let config = Config::parse(MINIMAL, "f").unwrap();
+    let config = parsed(MINIMAL).unwrap();
     let address = ListenAddr::Tcp("127.0.0.1:0".parse().unwrap());
     assert_eq!(config, Config::new(Listener::new(address), Backend::new("127.0.0.1", 143)));
     assert_eq!((config.listeners[0].name.as_str(), config.backends[0].name.as_str()), ("127.0.0.1:0", "127.0.0.1:143"));
@@ -75,7 +81,7 @@ fn two_addresses_are_enough() {
 
 #[test]
 fn the_example_says_the_defaults() {
-    let config = Config::parse(EXAMPLE, "f").unwrap();
+    let config = parsed(EXAMPLE).unwrap();
     let mut expected =
         Config::new(Listener::new(ListenAddr::Tcp("127.0.0.1:1143".parse().unwrap())), Backend::new("127.0.0.1", 143));
     expected.listeners[0].name = "webmail".to_owned();
@@ -154,7 +160,7 @@ fn everything_can_be_said() {
         level = "trace"
         sessions = false
     "#;
-    let config = Config::parse(text, "f").unwrap();
+    let config = parsed(text).unwrap();
     let [tls, unix] = &config.listeners[..] else { panic!("two listeners: {:?}", config.listeners) };
     assert_eq!(
         *tls,
@@ -219,7 +225,7 @@ fn everything_can_be_said() {
 #[test]
 fn the_admin_section() {
     let head = "[[listener]]\naddress = \"127.0.0.1:1143\"\n[[backend]]\naddress = \"127.0.0.1:143\"\n[admin]\n";
-    let of = |text: &str| Config::parse(&format!("{head}{text}"), "f").map(|config| config.admin);
+    let of = |text: &str| parsed(&format!("{head}{text}")).map(|config| config.admin);
     let admin = of("address = \"unix:/run/a.sock\"\ntoken_file = \"/t\"\nhosts = [\"imapool.example.org\"]\n").unwrap();
     assert_eq!(admin.address, Some(ListenAddr::Unix(PathBuf::from("/run/a.sock"))));
     assert_eq!((admin.token_file.as_deref(), admin.is_public()), (Some(Path::new("/t")), false));
@@ -336,14 +342,14 @@ fn a_backend_is_not_imapool_itself() {
         assert_eq!(wrong(&text), expected);
     }
     let other_host = "[[listener]]\naddress = \"0.0.0.0:143\"\n[[backend]]\naddress = \"192.0.2.1:143\"\n";
-    assert!(Config::parse(other_host, "f").is_ok());
+    assert!(parsed(other_host).is_ok());
 }
 
 #[test]
 fn all_problems_come_in_the_order_of_the_file() {
     let text =
         "[log]\nlevel = 1\nx = 1\n[pool]\nspare = 500\n[[backend]]\ntls = \"no\"\n[[listener]]\naddress = \"x\"\n";
-    let error = Config::parse(text, "f").unwrap_err();
+    let error = parsed(text).unwrap_err();
     let places: Vec<_> = error.problems().iter().map(|problem| (problem.line, problem.column)).collect();
     assert_eq!(places, [(2, 9), (3, 1), (5, 9), (6, 1), (7, 7), (9, 11)]);
 }
@@ -355,7 +361,7 @@ fn a_byte_order_mark_is_no_column() {
 
 /// Whatever the text: a configuration, or problems that lie within it.
 fn parses_or_explains(text: &str) -> Result<(), TestCaseError> {
-    if let Err(error) = Config::parse(text, "f") {
+    if let Err(error) = parsed(text) {
         prop_assert!(!error.problems().is_empty());
         let lines: Vec<&str> = text.split('\n').collect();
         for problem in error.problems() {

@@ -502,9 +502,6 @@ fn address_to_listen_on(value: &Value<'_>, text: &str, like: &Like) -> Outcome<L
 }
 
 fn unix_path(value: &Value<'_>, path: &str, like: &Like) -> Outcome<PathBuf> {
-    if cfg!(not(unix)) {
-        return refuse(value, "there are no Unix sockets on this system, write an IP address and a port");
-    }
     if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
         return refuse(value, format!("write the socket's whole path, such as \"{}\"", like.socket));
     }

@@ -9,13 +9,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
+use socket2::SockRef;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
-use crate::ports::keep_to_ports;
+use crate::platform::ports::keep_to;
+use crate::platform::tcp::no_ports;
 
 /// A session that takes longer than this has failed.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
@@ -180,13 +182,10 @@ async fn session(load: &Load, user: &str, buffer: &mut Vec<u8>) -> Result<(), Se
 }
 
 async fn connect(load: &Load) -> Result<TcpStream, SessionError> {
-    let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => SessionError::NoPort,
-        _ => SessionError::Connect,
-    };
+    let failed = |error: io::Error| if no_ports(&error) { SessionError::NoPort } else { SessionError::Connect };
     let socket = if load.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
     if let Some(ports) = &load.ports {
-        keep_to_ports(&socket, ports).map_err(failed)?;
+        keep_to(SockRef::from(&socket), ports).map_err(failed)?;
     }
     let stream = socket.connect(load.address).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(|_| SessionError::Lost)?;

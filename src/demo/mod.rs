@@ -187,7 +187,7 @@ pub async fn start_server(login_cost: Duration, kind: Option<&Personality>) -> i
 /// # Errors
 /// Where this system cannot keep a socket to few ports.
 pub async fn run_short(args: &DemoArgs, server: &Server, proxy: SocketAddr) -> io::Result<Shortage> {
-    let ports = sockets::few(FEW_PORTS)?;
+    let few = sockets::few(FEW_PORTS)?;
     let both = async |direct: usize, ending: Ending| {
         let load = Load {
             address: server.addresses()[direct],
@@ -196,7 +196,7 @@ pub async fn run_short(args: &DemoArgs, server: &Server, proxy: SocketAddr) -> i
             concurrency: args.concurrency.min(SHORTAGE_AT_ONCE),
             ending,
             rate: Some(SHORTAGE_RATE),
-            ports: Some(ports.clone()),
+            ports: few.kept.then(|| few.ports.clone()),
             time_limit: SHORTAGE_LIMIT,
         };
         let through = Load { address: proxy, ..load.clone() };
@@ -205,7 +205,7 @@ pub async fn run_short(args: &DemoArgs, server: &Server, proxy: SocketAddr) -> i
     };
     let logout = both(DIRECT_LOGOUT, Ending::Logout).await;
     let hang_up = both(DIRECT_HANG_UP, Ending::HangUp).await;
-    Ok(Shortage { rate: SHORTAGE_RATE, host: sockets::ephemeral(), ports, logout, hang_up })
+    Ok(Shortage { rate: SHORTAGE_RATE, host: sockets::ephemeral(), few, logout, hang_up })
 }
 
 /// Runs the load with all ports, against the server of [`start_server`] and against the proxy before it.

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use super::load::{Outcome, SessionError};
 use super::server::personality::Personality;
-use super::sockets::Ports;
+use super::sockets::{Few, Ports};
+use crate::platform::ports::{FEW, LENT_AGAIN, time_wait};
 
-/// How long Linux keeps a port in TIME_WAIT, in seconds.
-const TIME_WAIT_SECONDS: u32 = 60;
 /// Width of the first column.
 const LABEL: usize = 44;
 
@@ -63,7 +62,7 @@ pub struct Ways {
 #[derive(Debug)]
 pub struct Shortage {
     /// The few.
-    pub ports: RangeInclusive<u16>,
+    pub few: Few,
     /// All that this host has.
     pub host: Option<RangeInclusive<u16>>,
     /// Sessions begun in a second.
@@ -150,23 +149,24 @@ impl fmt::Display for Verdict {
 /// Says that the first part cannot be shown, and why.
 pub fn no_shortage(error: &io::Error) -> String {
     format!(
-        "1. A FRONT END THAT RUNS OUT OF PORTS cannot be shown on this system: it takes Linux 6.3 or later, where a\n\
-         program can keep its own sockets to few ports ({error}). The README has a picture of it.\n\n"
+        "1. A FRONT END THAT RUNS OUT OF PORTS cannot be shown on this system: {FEW} ({error}). The README has a \
+         picture of it.\n\n"
     )
 }
 
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let few = self.ports.len();
+        let few = self.few.ports.len();
         let wanted = self.logout.direct.wanted;
         let all =
             self.host.as_ref().map_or_else(String::new, |host| format!(" of this host's {}", thousands(host.len())));
         writeln!(
             f,
-            "1. A FRONT END THAT RUNS OUT OF PORTS. It may connect from {few}{all} ports only: {}-{}, by an\n\
-             option of its own sockets (IP_LOCAL_PORT_RANGE). It begins {} sessions a second, {} in all.\n",
-            self.ports.start(),
-            self.ports.end(),
+            "1. A FRONT END THAT RUNS OUT OF PORTS. It may connect from {few}{all} ports only: {}-{}, by {}. \
+             It begins {} sessions a second, {} in all.\n",
+            self.few.ports.start(),
+            self.few.ports.end(),
+            if self.few.kept { "an\noption of its own sockets (IP_LOCAL_PORT_RANGE)" } else { "this host's\nsettings" },
             number(self.rate.into()),
             number(wanted.into())
         )?;
@@ -188,17 +188,17 @@ impl fmt::Display for Shortage {
 
 impl Shortage {
     fn write_reason(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let few = self.ports.len();
+        let few = self.few.ports.len();
         let short = [&self.logout, &self.hang_up]
             .iter()
             .any(|ways| ways.direct.outcome.failures.contains_key(&SessionError::NoPort));
         if short {
+            let seconds = time_wait().as_secs();
             writeln!(
                 f,
-                "The side that closes first keeps the port in TIME_WAIT. Here, on the loopback interface, Linux lends such a\n\
-                 port again after a second; across a network not for {TIME_WAIT_SECONDS} s, and {few} ports are enough for {:.1} sessions a second.\n\
+                "The side that closes first keeps the port in TIME_WAIT{LENT_AGAIN} for {seconds} s, and {few} ports are enough for {:.1} sessions a second.\n\
                  imapool closes first, or resets the connection of a front end that did: its ports are free again at once.\n",
-                few as f64 / f64::from(TIME_WAIT_SECONDS)
+                few as f64 / time_wait().as_secs_f64()
             )
         } else {
             writeln!(f, "No port was wanting: this machine is too slow for so many sessions.\n")
@@ -250,12 +250,12 @@ impl Cost {
         if held.time_wait == 0 {
             return Ok(());
         }
-        let all = u32::try_from(host.len()).unwrap_or(u32::MAX);
+        let all = host.len() as u64;
         writeln!(
             f,
             "Across a network, the {} ports of this host are enough for {} sessions a second, however fast both sides are.",
-            number(all.into()),
-            number((all / TIME_WAIT_SECONDS).into())
+            number(all),
+            number(all / time_wait().as_secs())
         )
     }
 }
@@ -339,7 +339,13 @@ mod tests {
     }
 
     fn shortage(logout: Ways, hang_up: Ways) -> Shortage {
-        Shortage { ports: 32_768..=32_967, host: Some(32_768..=60_999), rate: 1000, logout, hang_up }
+        Shortage {
+            few: Few { ports: 32_768..=32_967, kept: true },
+            host: Some(32_768..=60_999),
+            rate: 1000,
+            logout,
+            hang_up,
+        }
     }
 
     fn assert_holds(text: &str, wanted: &[&str]) {

@@ -1,15 +1,13 @@
-//! What the kernel says about ports: Linux only, `None` elsewhere.
+//! What the system says about ports; `None` where it does not.
 
-#[cfg(target_os = "linux")]
 use std::collections::HashSet;
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::ports::keep_to_ports;
+use crate::platform::ports::{self, keep_to};
 
 /// Local ports that are taken by connections to one remote address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,33 +26,38 @@ impl Ports {
 }
 
 /// The ports of this host which connections to this address hold.
-#[cfg(target_os = "linux")]
 pub fn towards(address: SocketAddr) -> Option<Ports> {
-    let held = crate::sock_diag::held(&HashSet::from([address])).ok()?;
+    let held = ports::held(&HashSet::from([address]))?;
     Some(Ports { time_wait: held.time_wait, in_use: held.in_use })
 }
 
-/// Not known here.
-#[cfg(not(target_os = "linux"))]
-pub fn towards(_: SocketAddr) -> Option<Ports> {
-    None
-}
-
-/// The ports the kernel may choose from for outgoing connections.
+/// The ports the system may choose from for outgoing connections.
 pub fn ephemeral() -> Option<RangeInclusive<u16>> {
-    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
-    let mut ends = text.split_ascii_whitespace().map(|n| n.parse::<u16>().ok());
-    Some(ends.next()??..=ends.next()??)
+    ports::ephemeral_range()
 }
 
-/// The first `number` of this host's ports, for sockets to be kept to; fewer where the host has fewer.
+/// Few local ports for sockets to connect from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Few {
+    /// Which.
+    pub ports: RangeInclusive<u16>,
+    /// Whether each socket has to be kept to them; else the host has no others.
+    pub kept: bool,
+}
+
+/// The first `number` of this host's ports, for sockets to be kept to; fewer where the host has fewer. Where sockets
+/// cannot be kept to them: all of the host's, if these are hardly more.
 ///
 /// # Errors
-/// Where the system cannot keep a socket to a range of ports: `IP_LOCAL_PORT_RANGE` came with Linux 6.3.
-pub fn few(number: u16) -> io::Result<RangeInclusive<u16>> {
+/// Where the system cannot keep a socket to a range of ports (`IP_LOCAL_PORT_RANGE` came with Linux 6.3), and has many.
+pub fn few(number: u16) -> io::Result<Few> {
     // The kernel ignores, without a word, what lies outside of its own range.
     let host = ephemeral().ok_or(io::ErrorKind::Unsupported)?;
-    let few = *host.start()..=host.start().saturating_add(number - 1).min(*host.end());
-    keep_to_ports(&Socket::new(Domain::IPV4, Type::STREAM, None)?, &few)?;
-    Ok(few)
+    let ports = *host.start()..=host.start().saturating_add(number - 1).min(*host.end());
+    let kept = Socket::new(Domain::IPV4, Type::STREAM, None).and_then(|socket| keep_to(SockRef::from(&socket), &ports));
+    match kept {
+        Ok(()) => Ok(Few { ports, kept: true }),
+        Err(_) if host.len() <= 2 * usize::from(number) => Ok(Few { ports: host, kept: false }),
+        Err(error) => Err(error),
+    }
 }

@@ -113,5 +113,5 @@ pub(super) fn amend(path: &Path, names: &Names, key: &[u8], line: Option<&str>) 
     std::fs::rename(&beside, path)?;
     // The name, too.
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
+    crate::platform::files::sync_folder(folder)
 }

@@ -16,12 +16,12 @@ use super::TlsConfigError;
 use super::provider;
 use crate::certificate::{self, Validity};
 use crate::files;
+use crate::platform::files::{Identity, identity};
 
 /// What tells that a file was exchanged. Of the file a symlink leads to: Kubernetes exchanges the symlink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    #[cfg(unix)]
-    inode: (u64, u64),
+    identity: Identity,
     modified: Option<SystemTime>,
     size: u64,
 }
@@ -29,12 +29,7 @@ pub(crate) struct Stamp {
 impl Stamp {
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
-        Some(Self {
-            #[cfg(unix)]
-            inode: (std::os::unix::fs::MetadataExt::dev(&metadata), std::os::unix::fs::MetadataExt::ino(&metadata)),
-            modified: metadata.modified().ok(),
-            size: metadata.len(),
-        })
+        Some(Self { identity: identity(&metadata), modified: metadata.modified().ok(), size: metadata.len() })
     }
 }
 

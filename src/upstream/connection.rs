@@ -576,5 +576,5 @@ pub(crate) mod crash {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests;

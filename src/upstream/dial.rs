@@ -22,7 +22,8 @@ use super::gate::Pass;
 use crate::config::{self, TlsMode};
 use crate::listener::tune;
 use crate::net::Net;
-use crate::ports::keep_to_ports;
+use crate::platform::ports::{WIDEN, keep_to};
+use crate::platform::tcp::{DESCRIPTORS, give_up_after, leave_port_open, no_descriptors, no_ports};
 use crate::proxy_protocol;
 use crate::stream::{Socket, Stream};
 use crate::tls::{CertificateStore, TlsConfigError, TlsConnectorConfig, TlsError};
@@ -32,7 +33,6 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// The backend's host is gone when it acknowledges nothing for so long, or has no room for a single octet: a command in
 /// flight learns it then, and not after the quarter of an hour that TCP takes by itself.
-#[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why there is no connection to the backend.
@@ -76,9 +76,7 @@ pub enum DialError {
         limit: Duration,
     },
     /// EADDRNOTAVAIL or EADDRINUSE of connect(2).
-    #[error(
-        "no free local port for {address}: add source_addresses, widen net.ipv4.ip_local_port_range, or lower pool.max_total"
-    )]
+    #[error("no free local port for {address}: add source_addresses, {WIDEN}, or lower pool.max_total")]
     NoPorts {
         /// The address that was tried.
         address: SocketAddr,
@@ -92,7 +90,7 @@ pub enum DialError {
         source: io::Error,
     },
     /// EMFILE or ENFILE.
-    #[error("no file descriptors left: raise LimitNOFILE (ulimit -n), or lower limits.sessions or pool.max_total")]
+    #[error("no file descriptors left: {DESCRIPTORS}, or lower limits.sessions or pool.max_total")]
     NoDescriptors,
     /// TLS failed.
     #[error("{host}: {source}")]
@@ -135,13 +133,11 @@ impl DialError {
     }
 
     fn connect(address: SocketAddr, source: io::Error) -> Self {
-        use io::ErrorKind::{
-            AddrInUse, AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut,
-        };
+        use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
         match source.kind() {
             ConnectionRefused => Self::Refused { address },
             HostUnreachable | NetworkUnreachable | NetworkDown | TimedOut => Self::Unreachable { address, source },
-            AddrNotAvailable | AddrInUse => Self::NoPorts { address },
+            _ if no_ports(&source) => Self::NoPorts { address },
             _ if no_descriptors(&source) => Self::NoDescriptors,
             _ => Self::Io { address, source },
         }
@@ -156,17 +152,6 @@ impl DialError {
             _ => 0,
         }
     }
-}
-
-#[cfg(unix)]
-fn no_descriptors(error: &io::Error) -> bool {
-    use nix::errno::Errno;
-    error.raw_os_error().is_some_and(|code| [Errno::EMFILE, Errno::ENFILE].contains(&Errno::from_raw(code)))
-}
-
-#[cfg(not(unix))]
-fn no_descriptors(_: &io::Error) -> bool {
-    false
 }
 
 /// Connects to one backend.
@@ -378,12 +363,11 @@ async fn connect_from(
     let socket = socket.map_err(|error| DialError::connect(address, error))?;
     // A loser of the race that connects at the last moment, and whatever else is just dropped, leaves no TIME_WAIT.
     let tuned = socket.set_zero_linger().and_then(|()| tune(SockRef::from(&socket)));
-    #[cfg(target_os = "linux")]
-    let tuned = tuned.and_then(|()| SockRef::from(&socket).set_tcp_user_timeout(Some(USER_TIMEOUT)));
+    let tuned = tuned.and_then(|()| give_up_after(SockRef::from(&socket), USER_TIMEOUT));
     tuned.map_err(|error| DialError::connect(address, error))?;
     if let Some(ports) = ports {
         // That the kernel can do it was seen at the start.
-        keep_to_ports(&socket, ports).map_err(|error| DialError::connect(address, error))?;
+        keep_to(SockRef::from(&socket), ports).map_err(|error| DialError::connect(address, error))?;
     }
     if let Some(ip) = source {
         bind(&socket, ip).map_err(|error| match error.kind() {
@@ -397,8 +381,7 @@ async fn connect_from(
 /// Binds the address only: the port is chosen by connect(2), where one local port serves many remote addresses. A
 /// bind that chose it would take it for all of them.
 fn bind(socket: &TcpSocket, source: IpAddr) -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
+    leave_port_open(SockRef::from(socket))?;
     socket.bind(SocketAddr::new(source, 0))
 }
 

@@ -28,7 +28,6 @@ async fn a_burst_waits_in_the_backlog() {
 }
 
 /// up-imapproxy: without TCP_NODELAY each login took 44 ms. Asked of the kernel on both of the proxy's sockets.
-#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn no_reply_waits_for_an_acknowledgement() {
     use imapool::config::{self, ListenAddr};

@@ -83,7 +83,7 @@ fn how_members_of_a_group_are_checked() {
 #[test]
 fn a_backend_that_nobody_is_sent_to() {
     let unused = |text: &str| {
-        let config = Config::parse(&routed(text), "f").unwrap();
+        let config = parsed(&routed(text)).unwrap();
         let name = |warning: Warning| match warning {
             Warning::UnusedBackend { name } => Some(name),
             _ => None,
@@ -116,12 +116,12 @@ fn no_header_is_told() {
         "[\n\"X-Key: hunter2,\n]",
     ] {
         let text = routed(&format!("[[route]]\nhttp = \"http://h/a\"\nheaders = {headers}"));
-        let error = Config::parse(&text, "f").unwrap_err();
+        let error = parsed(&text).unwrap_err();
         assert!(!error.to_string().contains("hunter2"), "{error}");
         assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
     }
     let text = routed("[[route]]\nhttp = \"http://h/a\"\nheaders = [\"X-Key: hunter2\"]");
-    let config = Config::parse(&text, "f").unwrap();
+    let config = parsed(&text).unwrap();
     let told = format!("{config:?} {}", serde_json::to_string(&config).unwrap());
     assert!(!told.contains("hunter2") && told.contains("X-Key"), "{told}");
 }

@@ -5,7 +5,7 @@ use super::*;
 /// `true` and `false` are what the key was before.
 #[test]
 fn which_credentials_are_kept_apart() {
-    let of = |line: &str| Config::parse(&format!("{MINIMAL}[pool]\n{line}\n"), "f").map(|it| it.pool.per_credential);
+    let of = |line: &str| parsed(&format!("{MINIMAL}[pool]\n{line}\n")).map(|it| it.pool.per_credential);
     for (line, wanted) in [
         ("", PerCredential::Tokens),
         ("per_credential = \"tokens\"", PerCredential::Tokens),

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn warnings() {
     let warnings = |text: &str| -> Vec<String> {
-        let warnings = Config::parse(text, "f").expect("a warning is no error").warnings();
+        let warnings = parsed(text).expect("a warning is no error").warnings();
         warnings
             .iter()
             .map(|warning| warning.to_string().split([' ', ':']).next().unwrap_or_default().to_owned())
@@ -37,7 +37,7 @@ fn warnings() {
 /// As text, of these sections.
 fn told(listeners: &str, backends: &str) -> Vec<String> {
     let text = format!("{listeners}[[backend]]\nname = \"b\"\n{backends}");
-    let config = Config::parse(&text, "f").unwrap_or_else(|error| panic!("a warning is no error: {error}"));
+    let config = parsed(&text).unwrap_or_else(|error| panic!("a warning is no error: {error}"));
     config.warnings().iter().map(ToString::to_string).collect()
 }
 
@@ -156,7 +156,7 @@ fn addresses_that_overlap_are_told_before_the_start() {
             "[[listener]]\naddress = \"{one}\"\n{more}[[listener]]\naddress = \"{two}\"\n{more}\
              [[backend]]\naddress = \"192.0.2.1:143\"\n"
         );
-        Config::parse(&text, "f").map_err(|error| error.to_string())
+        parsed(&text).map_err(|error| error.to_string())
     };
     for (one, two) in [("0.0.0.0:144", "127.0.0.1:144"), ("127.0.0.1:144", "0.0.0.0:144"), ("[::]:144", "[::1]:144")] {
         let wanted = format!(

@@ -1,17 +1,19 @@
-//! One connection over a pair of sockets: the test is the backend at the other end of it.
+//! One connection over a pipe in memory, on which nothing takes time: the test is the backend at the other end of it.
 
+use std::io::IoSlice;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Barrier;
 use std::thread;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf, duplex};
 use tokio::time::{advance, timeout};
 
 use super::*;
 use crate::imap::capability::Capabilities;
 use crate::imap::command::{Command, Name, Segment};
 use crate::metrics::ConnectionState;
-use crate::stream::Socket;
+use crate::net;
+use crate::stream::{Peer, Socket};
 
 const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -24,14 +26,62 @@ const TIMING: Timing = Timing {
     doubt: REPLY_TIMEOUT,
 };
 
+/// Of the other side no more is known than of a Unix socket's.
+#[derive(Debug)]
+struct Pipe(DuplexStream);
+
+impl AsyncRead for Pipe {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+impl net::Connection for Pipe {
+    fn local_address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 1))
+    }
+
+    fn peer_address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 143))
+    }
+
+    fn write_now(&self, _: &[IoSlice<'_>]) -> usize {
+        0
+    }
+
+    fn peer(&self) -> Peer {
+        Peer::Open
+    }
+
+    fn undelivered(&self) -> usize {
+        0
+    }
+
+    fn reset_at_end(&self, _: bool) {}
+}
+
 /// A connection that a session has, and the backend's end of it.
-fn connection() -> (Connection, UnixStream) {
-    let (ours, backend) = UnixStream::pair().expect("a pair of sockets");
+fn connection() -> (Connection, DuplexStream) {
+    let (ours, backend) = duplex(1 << 16);
     let (budget, metrics) = (Budget::of(1, [1]), Arc::<BackendMetrics>::default());
     let opened = Opened {
         generation: 0,
         id: 7,
-        stream: Stream::Plain(Socket::Unix(ours)),
+        stream: Stream::Plain(Socket::Given(Box::new(Pipe(ours)))),
         input: BytesMut::new(),
         machine: Machine::new(Arc::new(Capabilities::minimal()), 1),
         permit: budget.try_permit(0).expect("room"),
@@ -51,19 +101,19 @@ async fn next(connection: &mut Connection) -> FromUpstream {
     timeout(REPLY_TIMEOUT * 10, connection.event()).await.expect("an event")
 }
 
-async fn hears(backend: &mut UnixStream, wanted: &str) {
+async fn hears(backend: &mut DuplexStream, wanted: &str) {
     let mut heard = vec![0; wanted.len()];
     let read = timeout(REPLY_TIMEOUT * 10, backend.read_exact(&mut heard)).await;
     assert!(matches!(read, Ok(Ok(_))), "{wanted:?} was not sent: {:?}", String::from_utf8_lossy(&heard));
     assert_eq!(String::from_utf8_lossy(&heard), wanted);
 }
 
-async fn says(backend: &mut UnixStream, text: &str) {
+async fn says(backend: &mut DuplexStream, text: &str) {
     backend.write_all(text.as_bytes()).await.expect("room for it");
 }
 
 /// The event when the backend has heard this and said that.
-async fn answered(connection: &mut Connection, backend: &mut UnixStream, heard: &str, said: &str) -> FromUpstream {
+async fn answered(connection: &mut Connection, backend: &mut DuplexStream, heard: &str, said: &str) -> FromUpstream {
     let (event, ()) = tokio::join!(next(connection), async {
         hears(backend, heard).await;
         says(backend, said).await;

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use tokio::time::Instant;
 
 use super::*;
+use crate::platform::tcp::{NO_DESCRIPTORS, NO_PORTS};
 
 const V4: [&str; 3] = ["192.0.2.1:143", "192.0.2.2:143", "192.0.2.3:143"];
 const V6: [&str; 2] = ["[2001:db8::1]:143", "[2001:db8::2]:143"];
@@ -136,12 +137,16 @@ fn of_kind(label: &str) -> DialError {
     DialError::connect(([127, 0, 0, 1], 143).into(), kind.into())
 }
 
-#[cfg(unix)]
 #[test]
-fn a_lack_of_descriptors_is_told() {
-    for errno in [nix::errno::Errno::EMFILE, nix::errno::Errno::ENFILE] {
-        let error = DialError::connect(([127, 0, 0, 1], 143).into(), errno.into());
-        assert!(matches!(error, DialError::NoDescriptors) && error.is_local(), "{error:?}");
+fn a_lack_of_descriptors_or_ports_is_told() {
+    let dialed = |code| DialError::connect(([127, 0, 0, 1], 143).into(), io::Error::from_raw_os_error(code));
+    for code in NO_DESCRIPTORS {
+        let error = dialed(code);
+        assert!(matches!(error, DialError::NoDescriptors) && error.is_local(), "{code}: {error:?}");
+    }
+    for code in NO_PORTS {
+        let error = dialed(code);
+        assert!(matches!(error, DialError::NoPorts { .. }) && error.is_local(), "{code}: {error:?}");
     }
 }
 

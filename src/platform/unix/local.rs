@@ -1,20 +1,22 @@
-//! Listening on a path.
+//! Unix sockets, and sockets that the process was started with.
 
 use std::fs::{self, Permissions};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use tokio::net::{UnixListener, UnixStream};
-
 use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::UnixListener;
 
-use super::{BACKLOG, io};
+pub(crate) use std::os::unix::net::UnixListener as Inherited;
+pub use tokio::net::UnixStream as Stream;
 
 /// Owner and group: those of the service and of its front ends.
 const MODE: u32 = 0o660;
 
 /// A listening Unix socket, which takes its file away with it.
-pub(super) struct Listening {
+#[derive(Debug)]
+pub(crate) struct Listening {
     listener: UnixListener,
     path: PathBuf,
     /// Device and inode, so that a successor's file is left alone; `None`: it is not ours to remove.
@@ -23,7 +25,7 @@ pub(super) struct Listening {
 
 impl Listening {
     /// `take_over`: in place of a process that listens there; connections go to either, and none is refused.
-    pub(super) fn bind(path: &Path, take_over: bool) -> io::Result<Self> {
+    pub(crate) fn bind(path: &Path, take_over: bool, backlog: i32) -> io::Result<Self> {
         let mut place = path.to_path_buf();
         if take_over {
             place.as_mut_os_string().push(format!(".{}", std::process::id()));
@@ -35,7 +37,7 @@ impl Listening {
         socket.bind(&address)?;
         // Before listening: until then nobody can connect, whatever the umask allowed.
         fs::set_permissions(&place, Permissions::from_mode(MODE))?;
-        socket.listen(BACKLOG)?;
+        socket.listen(backlog)?;
         let listener = UnixListener::from_std(socket.into())?;
         let metadata = fs::symlink_metadata(&place)?;
         if take_over {
@@ -45,14 +47,39 @@ impl Listening {
     }
 
     /// One that was bound by somebody else, who keeps it.
-    pub(super) fn adopt(socket: std::os::unix::net::UnixListener) -> io::Result<Self> {
+    pub(crate) fn adopt(socket: Inherited) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         Ok(Self { listener: UnixListener::from_std(socket)?, path: PathBuf::new(), file: None })
     }
 
-    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
+    pub(crate) async fn accept(&self) -> io::Result<Stream> {
         self.listener.accept().await.map(|(stream, _)| stream)
     }
+}
+
+/// Connects to the socket at this path.
+pub async fn connect(path: &Path) -> io::Result<Stream> {
+    Stream::connect(path).await
+}
+
+/// Listening sockets that the process was started with, by systemd or by another launcher that speaks its protocol:
+/// those that the environment variables LISTEN_FDS and LISTEN_PID tell of. Call it once, before anything is opened.
+pub(crate) fn inherited() -> (Vec<std::net::TcpListener>, Vec<Inherited>) {
+    let mut fds = listenfd::ListenFd::from_env();
+    let (mut tcp, mut unix) = (Vec::new(), Vec::new());
+    for place in 0..fds.len() {
+        if let Ok(Some(socket)) = fds.take_tcp_listener(place) {
+            tcp.push(socket);
+        } else if let Ok(Some(socket)) = fds.take_unix_listener(place) {
+            unix.push(socket);
+        }
+    }
+    (tcp, unix)
+}
+
+/// The path of one.
+pub(crate) fn path_of(socket: &Inherited) -> Option<PathBuf> {
+    socket.local_addr().ok()?.as_pathname().map(Path::to_path_buf)
 }
 
 impl Drop for Listening {

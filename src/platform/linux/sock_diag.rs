@@ -8,6 +8,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
+use crate::platform::{Delivery, Held};
+
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -30,25 +32,6 @@ const CLOSE_WAIT: u8 = 8;
 const LAST_ACK: u8 = 9;
 const LISTEN: u8 = 10;
 const CLOSING: u8 = 11;
-
-/// How far what was written to a connection has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Delivery {
-    /// Octets that the peer's kernel has not acknowledged.
-    pub(crate) undelivered: usize,
-    /// The peer's FIN has come.
-    pub(crate) peer_closed: bool,
-}
-
-/// Connections of this host (of its network namespace, by whatever process) to certain addresses. Each holds a local
-/// port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Held {
-    /// Over, and in TIME_WAIT.
-    pub(crate) time_wait: usize,
-    /// In any other state.
-    pub(crate) in_use: usize,
-}
 
 /// The state of the connection between `local` and `peer`, by one look-up in the kernel's hash table.
 ///

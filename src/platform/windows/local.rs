@@ -1,0 +1,75 @@
+//! Sockets with a path, and those that the process was started with: here are none. The types have no values, so that
+//! whoever handles them need not ask which system this is.
+
+use std::convert::Infallible;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A socket that the process was started with.
+#[derive(Debug)]
+pub(crate) struct Inherited(Infallible);
+
+/// A listening socket.
+#[derive(Debug)]
+pub(crate) struct Listening(Infallible);
+
+/// A connected one.
+#[derive(Debug)]
+pub struct Stream(Infallible);
+
+impl Listening {
+    pub(crate) fn bind(_: &Path, _: bool, _: i32) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn adopt(socket: Inherited) -> io::Result<Self> {
+        match socket.0 {}
+    }
+
+    pub(crate) async fn accept(&self) -> io::Result<Stream> {
+        match self.0 {}
+    }
+}
+
+/// Never connects.
+///
+/// # Errors
+/// Always.
+#[expect(clippy::unused_async, reason = "it is one where there are such sockets")]
+pub async fn connect(_: &Path) -> io::Result<Stream> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// None.
+pub(crate) fn inherited() -> (Vec<std::net::TcpListener>, Vec<Inherited>) {
+    (Vec::new(), Vec::new())
+}
+
+/// The path of one.
+pub(crate) fn path_of(socket: &Inherited) -> Option<PathBuf> {
+    match socket.0 {}
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.0 {}
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        match self.0 {}
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.0 {}
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.0 {}
+    }
+}

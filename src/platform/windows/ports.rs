@@ -1,0 +1,166 @@
+//! Local ports: what netsh, the registry and the table of connections say of them.
+
+use std::collections::HashSet;
+use std::io::{self, Read as _};
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::process::{Command, Stdio};
+use std::sync::{LazyLock, mpsc};
+use std::time::Duration;
+
+use netstat2::{
+    AddressFamilyFlags, ProtocolFlags, ProtocolSocketInfo, TcpState, iterate_sockets_info,
+    iterate_sockets_info_without_pids,
+};
+use socket2::SockRef;
+use windows_registry::LOCAL_MACHINE;
+
+use super::paths;
+use crate::platform::Held;
+
+/// What to do where there are too few.
+pub(crate) const WIDEN: &str = "widen the dynamic ports (netsh int ipv4 set dynamicport tcp start=10000 num=55536)";
+/// What else to raise, where connections run short: nothing.
+pub(crate) const OR_DESCRIPTORS: &str = "";
+/// How a program can be kept to few ports, to show what comes of it.
+pub(crate) const FEW: &str = "it takes a host\n\
+    with few ports. An administrator can leave it few, with `netsh int ipv4 set dynamicport tcp start=50000 num=255`,\n\
+    and give the others back with `netsh int ipv4 set dynamicport tcp start=49152 num=16384`";
+
+/// What is different on the loopback interface, where a port is in TIME_WAIT: nothing.
+pub(crate) const LENT_AGAIN: &str = "";
+
+/// Since Windows Vista.
+const DEFAULT: RangeInclusive<u16> = 49_152..=65_535;
+/// How long netsh may take to say it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// More than it says, in octets.
+const LONGEST: u64 = 1 << 16;
+
+/// Sockets: as many as there is memory for.
+pub(crate) fn descriptor_limit() -> usize {
+    usize::MAX / 4
+}
+
+/// No option does that.
+pub(crate) fn keep_to(_: SockRef<'_>, _: &RangeInclusive<u16>) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Ports held towards these addresses. `None`: the system does not tell.
+pub(crate) fn held(towards: &HashSet<SocketAddr>) -> Option<Held> {
+    let mut held = Held::default();
+    // Whose a connection is costs time, and is of no interest; without that, the crate knows the table of IPv4 alone.
+    for socket in iterate_sockets_info_without_pids(ProtocolFlags::TCP).ok()? {
+        count(&mut held, towards, socket.ok()?.protocol_socket_info);
+    }
+    if towards.iter().any(SocketAddr::is_ipv6) {
+        for socket in iterate_sockets_info(AddressFamilyFlags::IPV6, ProtocolFlags::TCP).ok()? {
+            count(&mut held, towards, socket.ok()?.protocol_socket_info);
+        }
+    }
+    Some(held)
+}
+
+fn count(held: &mut Held, towards: &HashSet<SocketAddr>, socket: ProtocolSocketInfo) {
+    let ProtocolSocketInfo::Tcp(tcp) = socket else { return };
+    if !towards.contains(&SocketAddr::new(tcp.remote_addr.to_canonical(), tcp.remote_port)) {
+        return;
+    }
+    match tcp.state {
+        TcpState::Listen | TcpState::Closed | TcpState::DeleteTcb => {}
+        TcpState::TimeWait => held.time_wait += 1,
+        _ => held.in_use += 1,
+    }
+}
+
+/// The ports that connect chooses from, as they were at the start.
+pub(crate) fn ephemeral_range() -> Option<RangeInclusive<u16>> {
+    static RANGE: LazyLock<Option<RangeInclusive<u16>>> = LazyLock::new(|| {
+        let said = ask_netsh();
+        said.as_deref().and_then(dynamic_ports)
+    });
+    Some(RANGE.clone().unwrap_or(DEFAULT))
+}
+
+/// The size of it.
+pub(crate) fn ephemeral_ports(_: Option<&RangeInclusive<u16>>) -> usize {
+    ephemeral_range().unwrap_or(DEFAULT).len()
+}
+
+/// How long a port is held by a connection that is over: 30 to 300 s, or else 120 s.
+pub(crate) fn time_wait() -> Duration {
+    const PARAMETERS: &str = r"SYSTEM\CurrentControlSet\Services\Tcpip\Parameters";
+    let set = LOCAL_MACHINE.open(PARAMETERS).and_then(|key| key.get_u32("TcpTimedWaitDelay")).ok();
+    Duration::from_secs(set.filter(|seconds| (30..=300).contains(seconds)).unwrap_or(120).into())
+}
+
+/// What netsh says of the dynamic ports: nothing else tells without the management service (WMI).
+fn ask_netsh() -> Option<String> {
+    let mut netsh = Command::new(paths::of_system("netsh.exe"))
+        .args(["int", "ipv4", "show", "dynamicport", "tcp"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    let output = netsh.stdout.take()?;
+    let (tell, told) = mpsc::channel();
+    // Ends with the process, at the latest.
+    std::thread::spawn(move || {
+        let mut said = Vec::new();
+        let read = output.take(LONGEST).read_to_end(&mut said);
+        // Who asked may have lost patience.
+        let _ = tell.send(read.is_ok().then_some(said));
+    });
+    let said = told.recv_timeout(PATIENCE).ok().flatten();
+    // It has ended, or has to.
+    let _ = netsh.kill();
+    let _ = netsh.wait();
+    Some(String::from_utf8_lossy(&said?).into_owned())
+}
+
+/// The two numbers at the ends of lines: the first port, and how many there are. The words are in any language.
+fn dynamic_ports(said: &str) -> Option<RangeInclusive<u16>> {
+    let mut numbers = said.lines().filter_map(|line| line.split_whitespace().next_back()?.parse::<u16>().ok());
+    let (start, number) = (numbers.next()?, numbers.next()?);
+    let end = start.checked_add(number.checked_sub(1)?)?;
+    (start > 0).then_some(start..=end)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn the_dynamic_ports_are_read_in_any_language() {
+        let english = "\r\nProtocol tcp Dynamic Port Range\r\n---------------------------------\r\n\
+            Start Port      : 49152\r\nNumber of Ports : 16384\r\n\r\n";
+        assert_eq!(dynamic_ports(english), Some(49_152..=65_535));
+        let german = "Protokoll tcp, Dynamischer Portbereich\n---\nStartport      : 50000\nAnzahl Ports: 255\n";
+        assert_eq!(dynamic_ports(german), Some(50_000..=50_254));
+        for wrong in ["", "Start Port : 49152", "a: 0\nb: 5", "a: 65000\nb: 1000", "a: 5\nb: 0", "a: 70000\nb: 1"] {
+            assert_eq!(dynamic_ports(wrong), None, "{wrong}");
+        }
+        assert!(!ephemeral_range().unwrap().is_empty());
+    }
+
+    #[test]
+    fn connections_are_counted_by_their_remote_address() {
+        for host in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(host).unwrap();
+            let towards = HashSet::from([listener.local_addr().unwrap()]);
+            assert_eq!(held(&towards).unwrap().in_use, 0);
+            let pairs: Vec<_> =
+                (0..20).map(|_| (TcpStream::connect(listener.local_addr().unwrap()), listener.accept())).collect();
+            assert_eq!(held(&towards).unwrap().in_use, pairs.len());
+        }
+    }
+
+    #[test]
+    fn a_port_rests_as_long_as_windows_allows() {
+        assert!((30..=300).contains(&time_wait().as_secs()));
+    }
+}
