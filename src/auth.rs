@@ -327,7 +327,8 @@ impl Authenticator {
     fn flight(self: &Arc<Self>, question: Question) -> Flight {
         let this = Arc::clone(self);
         let patience = self.settings.load().patience;
-        self.flights.join(question.fingerprint, patience, || async move { this.ask(question).await })
+        let home = question.visit.as_ref().map(|visit| Arc::as_ptr(visit.residence()) as usize);
+        self.flights.join((question.fingerprint, home), patience, || async move { this.ask(question).await })
     }
 
     fn standing(&self, asker: &Asker) -> Standing {

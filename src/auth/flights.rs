@@ -17,12 +17,16 @@ pub(super) struct Flight(watch::Receiver<Option<Answer>>);
 
 /// Those that are under way.
 #[derive(Debug, Default)]
-pub(super) struct Flights(Mutex<HashMap<Fingerprint, Flight>>);
+pub(super) struct Flights(Mutex<HashMap<Occasion, Flight>>);
+
+/// The credential, and the residence of who shows it, by its address: several names may have one login at the backend,
+/// and each is let in by its own.
+pub(super) type Occasion = (Fingerprint, Option<usize>);
 
 /// Whatever becomes of a flight, it is taken off the list, and lands with an answer.
 struct Landing {
     flights: Arc<Flights>,
-    fingerprint: Fingerprint,
+    occasion: Occasion,
     land: watch::Sender<Option<Answer>>,
     answer: Answer,
 }
@@ -36,7 +40,7 @@ impl Landing {
 impl Drop for Landing {
     fn drop(&mut self) {
         // Whoever comes after the verdict begins anew.
-        self.flights.0.lock().remove(&self.fingerprint);
+        self.flights.0.lock().remove(&self.occasion);
         self.land.send_replace(Some(self.answer.clone()));
     }
 }
@@ -44,25 +48,19 @@ impl Drop for Landing {
 impl Flights {
     /// The one that is under way for this credential, or `ask` from now on, which runs to its end within `patience`,
     /// whoever leaves.
-    pub(super) fn join<F>(
-        self: &Arc<Self>,
-        fingerprint: Fingerprint,
-        patience: Duration,
-        ask: impl FnOnce() -> F,
-    ) -> Flight
+    pub(super) fn join<F>(self: &Arc<Self>, occasion: Occasion, patience: Duration, ask: impl FnOnce() -> F) -> Flight
     where
         F: Future<Output = Answer> + Send + 'static,
     {
         let mut flights = self.0.lock();
-        if let Some(flight) = flights.get(&fingerprint) {
+        if let Some(flight) = flights.get(&occasion) {
             return flight.clone();
         }
         let (land, flight) = watch::channel(None);
         let flight = Flight(flight);
-        flights.insert(fingerprint, flight.clone());
+        flights.insert(occasion, flight.clone());
         drop(flights);
-        let mut landing =
-            Landing { flights: Arc::clone(self), fingerprint, land, answer: Verdict::unavailable().into() };
+        let mut landing = Landing { flights: Arc::clone(self), occasion, land, answer: Verdict::unavailable().into() };
         let asked = timeout(patience, ask());
         tokio::spawn(async move {
             if let Ok(answer) = asked.await {
@@ -95,22 +93,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_crashes_stands_in_nobodys_way() {
         let flights = Arc::new(Flights::default());
-        let fingerprint = Fingerprinter::new().unwrap().fingerprint(&[b"x"]);
+        let occasion = (Fingerprinter::new().unwrap().fingerprint(&[b"x"]), None);
         let crash = |_: &str| -> Answer { panic!("on purpose") };
-        let flight = flights.join(fingerprint, LONG, || async move { crash("") });
+        let flight = flights.join(occasion, LONG, || async move { crash("") });
         assert!(matches!(flight.landed().await.verdict, Verdict::Unavailable(_)));
-        let flight = flights.join(fingerprint, LONG, || async { Verdict::Limit("x".into()).into() });
+        let flight = flights.join(occasion, LONG, || async { Verdict::Limit("x".into()).into() });
         assert!(matches!(flight.landed().await.verdict, Verdict::Limit(_)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn all_of_one_credential_share_one_that_is_bounded() {
         let flights = Arc::new(Flights::default());
-        let fingerprint = Fingerprinter::new().unwrap().fingerprint(&[b"x"]);
+        let occasion = (Fingerprinter::new().unwrap().fingerprint(&[b"x"]), None);
         let asked = Arc::new(AtomicUsize::new(0));
         let join = || {
             let asked = Arc::clone(&asked);
-            flights.join(fingerprint, LONG, || async move {
+            flights.join(occasion, LONG, || async move {
                 asked.fetch_add(1, Ordering::Relaxed);
                 std::future::pending().await
             })

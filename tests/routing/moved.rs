@@ -32,6 +32,26 @@ async fn an_account_whose_line_changes_leaves_and_the_others_notice_nothing() {
     town.finish().await;
 }
 
+/// They come at the same moment, with one password, for one login at the server.
+#[tokio::test]
+async fn of_two_names_for_one_login_each_leaves_by_its_own_line() {
+    let slow = |_: usize, options| imapool_demo_server::Options { login_delay: Duration::from_millis(200), ..options };
+    let town = Town::with(FILE, &[("users.map", "anna b u7\nbert b u7\n")], slow, |_| ()).await;
+    let come = async |user: &str| {
+        let mut client = town.harness.client().await;
+        client
+            .play(&format!("C: l LOGIN {user} pw-u7\nS: l OK…\nC: s SELECT INBOX\nS~ s OK…\nC: i IDLE\nS: + …"))
+            .await;
+        client
+    };
+    let (mut anna, mut bert) = tokio::join!(come("anna"), come("bert"));
+    fs::write(town.path("users.map"), "anna b u7\nbert c u7\n").unwrap();
+    bert.play("S: * BYE…\nS.").await;
+    anna.play("C: DONE\nS: i OK…\nC: n NOOP\nS: n OK…").await;
+    drop(anna);
+    town.finish().await;
+}
+
 #[tokio::test]
 async fn a_file_with_a_wrong_line_changes_nothing_and_is_named() {
     let town = Town::new(FILE, &[("users.map", "anna b\n")]).await;
