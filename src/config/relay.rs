@@ -3,7 +3,7 @@
 use super::error::Fault;
 use super::read::Reader;
 use super::sections::{Placed, Scene};
-use super::{Backend, Group, GroupMode, Listener, Route, Routing};
+use super::{Backend, Group, GroupMode, Listener, Pool, Route, Routing};
 
 /// A route, and where it says where it leads.
 pub(super) struct PlacedRoute {
@@ -101,6 +101,14 @@ impl Group {
     #[must_use]
     pub fn relays(&self) -> bool {
         self.mode == GroupMode::Relay
+    }
+}
+
+impl Pool {
+    /// What one of `replicas` takes of a limit that they share: at least one.
+    #[must_use]
+    pub fn part_of(&self, limit: usize) -> usize {
+        limit.div_ceil(self.replicas.max(1)).max(1)
     }
 }
 

@@ -167,7 +167,7 @@ impl Pools {
     /// with them which credentials were accepted.
     pub fn apply(&self, config: config::Pool) {
         let same_keys = self.config.load().per_credential == config.per_credential;
-        let max = config.max_per_account;
+        let max = config.part_of(config.max_per_account);
         self.config.store(Arc::new(config));
         self.accounts().iter().for_each(|account| account.resize(max));
         if !same_keys {
@@ -281,7 +281,8 @@ impl Pools {
     }
 
     fn account(&self, key: &Key, backend: Arc<Backend>) -> Arc<Account> {
-        let max = self.config.load().max_per_account;
+        let config = self.config.load();
+        let max = config.part_of(config.max_per_account);
         let queue = Queue::new(max, backend.metrics());
         Arc::new_cyclic(|account| {
             let manager = Manager { account: Weak::clone(account) };

@@ -13,7 +13,7 @@ fn names(default_domain: &str, master_separator: &str) -> Names {
 fn routes(rules: Vec<Rule>, default: Target) -> Routes {
     let member = |name: &str, group| Member { name: name.into(), group, weight: 100 };
     let backends = vec![member("a", Some(0)), member("b", Some(0)), member("c", None)];
-    Routes { names: FOLDED, moves: None, rules, default, backends, groups: vec!["pair".into()] }
+    Routes { names: FOLDED, moves: None, rules, default, backends, groups: vec!["pair".into()], relays: Vec::new() }
 }
 
 fn rule(users: &[&str], listeners: &[&str], server_names: &[&str], source: Source) -> Rule {
