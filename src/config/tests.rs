@@ -1,6 +1,7 @@
 //! Each class of error with its exact place, and what a good file says.
 
 mod keys;
+mod relay;
 mod routes;
 mod syntax;
 mod values;

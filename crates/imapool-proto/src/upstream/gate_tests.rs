@@ -166,3 +166,20 @@ fn honest_load_does_not_wait() {
         line.proven();
     }
 }
+
+/// Sessions that go through cost the others nothing, however many there are.
+#[test]
+fn relayed_sessions_take_no_token() {
+    let (mut gate, now) = (Gate::default(), Instant::now());
+    let free = gate.free(now);
+    for _ in 0..2 * BACKEND_BURST {
+        gate.enter(Whom::Relay, false, now).unwrap();
+    }
+    let pass = gate.enter(Whom::Relay, false, now).unwrap();
+    gate.give_back(pass);
+    assert_eq!(gate.free(now), free);
+    gate.enter(Whom::Login, false, now).unwrap();
+    let pass = gate.enter(Whom::Relay, false, now).unwrap();
+    gate.give_back(pass);
+    assert_eq!(gate.free(now), free - 1, "what was free gives nothing back");
+}
