@@ -43,7 +43,7 @@ async fn an_account_has_one_pool() {
     assert_eq!(owners.len(), 3, "{owners:?}");
     assert!(owners.values().all(|accounts| (40..100).contains(accounts)), "{owners:?}");
     let (relayed, limits): (Vec<_>, Vec<_>) = (0..3)
-        .map(|place| (ring.load(place).1, ring.replicas[place].metric("imapool_backend_limits_total", "")))
+        .map(|place| (ring.relayed(place), ring.replicas[place].metric("imapool_backend_limits_total", "")))
         .unzip();
     assert_eq!(limits, [0, 0, 0], "the server has refused none");
     // Two of three come to another replica than their account's.

@@ -63,12 +63,9 @@ impl Ring {
         self.replicas[place].login(user).await
     }
 
-    /// Connections of accounts from a replica to the server, and sessions that have gone through from it.
-    pub(crate) fn load(&self, place: usize) -> (u64, u64) {
-        let replica = &self.replicas[place];
-        let of = |state| replica.metric("imapool_upstream_connections", &format!("backend=\"mail\",state=\"{state}\""));
-        let at_server = of("idle") + of("active");
-        (at_server, replica.metric("imapool_sessions_relayed_total", ""))
+    /// Sessions that have gone through from a replica to others.
+    pub(crate) fn relayed(&self, place: usize) -> u64 {
+        self.replicas[place].metric("imapool_sessions_relayed_total", "")
     }
 
     pub(crate) async fn finish(self) {
