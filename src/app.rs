@@ -305,6 +305,8 @@ impl Proxy {
 
     fn keep_house(&self) {
         let inner = Arc::clone(&self.0);
+        tokio::spawn(async move { inner.drain.run_until_cancelled(inner.router.check()).await });
+        let inner = Arc::clone(&self.0);
         let mut ticks = tokio::time::interval(HOUSEKEEPING);
         tokio::spawn(async move {
             while inner.drain.run_until_cancelled(ticks.tick()).await.is_some() {

@@ -16,8 +16,10 @@ mod warning;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use imapool_proto::routing::name::Names;
@@ -31,8 +33,8 @@ use crate::secret::Secret;
 pub use diff::{Change, Effect, diff};
 pub use error::{ConfigError, Fault, Problem};
 pub use keys::{
-    Admin, Auth, Backend, Group, GroupMode, Limits, Listener, Log, LogFormat, PerCredential, PlaintextLogin, Pool, PoolMode,
-    Route, Routing, RoutingName, TlsMode,
+    Admin, Auth, Backend, Group, GroupMode, Limits, Listener, Log, LogFormat, PerCredential, PlaintextLogin, Pool,
+    PoolMode, Route, Routing, RoutingName, TlsMode,
 };
 pub(crate) use keys::{KEYS, Key};
 pub use lifetime::Lifetime;
@@ -248,6 +250,12 @@ impl Backend {
         Backend::by_default(host.into(), port)
     }
 
+    /// All its addresses, each a host (a name or an IP address without brackets) and a port.
+    pub fn everywhere(&self) -> impl Iterator<Item = (&str, u16)> {
+        let further = self.fallback_addresses.iter().map(|further| (further.host.as_str(), further.port));
+        std::iter::once((self.host.as_str(), self.port)).chain(further)
+    }
+
     /// `host:port`, an IPv6 address in brackets.
     pub fn address(&self) -> String {
         host_and_port(&self.host, self.port)
@@ -259,6 +267,50 @@ fn host_and_port(host: &str, port: u16) -> String {
         Ok(ip) => SocketAddr::new(ip, port).to_string(),
         Err(_) => format!("{host}:{port}"),
     }
+}
+
+/// Where a server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPort {
+    /// A name or an IP address, without brackets.
+    pub host: String,
+    /// TCP.
+    pub port: u16,
+}
+
+impl Serialize for HostPort {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&host_and_port(&self.host, self.port))
+    }
+}
+
+/// `group.check`: how it is found out whether a member is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// From the beginning of a check to that of the next, and the longest that one may take (a second, if that is
+    /// more).
+    #[serde(serialize_with = "in_words")]
+    pub interval: Duration,
+    /// So many failures in a row: the member is down.
+    pub failures: NonZeroU32,
+    /// So many successes in a row: it is up again.
+    pub successes: NonZeroU32,
+    /// The test account that logs in; empty: none does, the greeting will do.
+    pub user: String,
+    /// The file with its password.
+    pub password_file: Option<PathBuf>,
+}
+
+impl Default for Check {
+    fn default() -> Self {
+        const ONE: NonZeroU32 = NonZeroU32::MIN;
+        let (failures, successes) = (ONE.saturating_add(2), ONE.saturating_add(1));
+        Self { interval: Duration::from_secs(10), failures, successes, user: String::new(), password_file: None }
+    }
+}
+
+fn in_words<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_duration(*duration))
 }
 
 /// What is sent with each lookup of a route. The value may be a secret: it is not told.

@@ -39,6 +39,8 @@ struct Home {
 pub struct Residence {
     key: Arc<[u8]>,
     backend: usize,
+    /// It could be at another one as well.
+    chosen: bool,
     /// What its sessions log in by, where that is another name than the client's.
     login: Option<Box<[u8]>>,
     /// How it was asked for: listener and server name.
@@ -86,6 +88,8 @@ pub struct Wanted<'w> {
     pub key: &'w [u8],
     /// The backend for it if it is nowhere; none: it may stay, but not come.
     pub choice: Option<usize>,
+    /// The choice is one of several that would do.
+    pub free: bool,
     /// Where it may stay if it is there.
     pub allowed: &'w [usize],
     /// For how long after its last session.
@@ -134,6 +138,7 @@ impl Residences {
         let residence = Arc::new(Residence {
             key: Arc::clone(&key),
             backend,
+            chosen: wanted.free,
             login: wanted.login.map(Box::from),
             by: (wanted.listener.into(), wanted.server_name.map(Box::from)),
             all: Arc::downgrade(self),
@@ -167,11 +172,19 @@ impl Residences {
         self.homes.lock().values().filter_map(|home| home.residence.upgrade()).collect()
     }
 
-    /// How many of them are at the backend of this index.
+    /// How many of them are at each backend, by its index.
     #[must_use]
-    pub fn at(&self, backend: usize) -> usize {
-        let there = |home: &&Home| home.backend == backend && home.residence.strong_count() > 0;
-        self.homes.lock().values().filter(there).count()
+    pub fn counts(&self) -> HashMap<usize, usize> {
+        let mut counts = HashMap::new();
+        for home in self.homes.lock().values().filter(|home| home.residence.strong_count() > 0) {
+            *counts.entry(home.backend).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Has nobody come back to the backend of this index because of having been there.
+    pub fn forget(&self, backend: usize) {
+        self.homes.lock().retain(|_, home| home.backend != backend || home.residence.strong_count() > 0);
     }
 
     /// The one of this account.
@@ -220,6 +233,12 @@ impl Residence {
     #[must_use]
     pub fn backend(&self) -> usize {
         self.backend
+    }
+
+    /// Whether its route leads to several backends, of which this is one.
+    #[must_use]
+    pub fn is_chosen(&self) -> bool {
+        self.chosen
     }
 
     /// What its sessions log in by, where that is another name than the client's.

@@ -1,6 +1,8 @@
 //! Which backend a session goes to when it logs in: by the routes of the configuration ([`imapool_proto::routing`]),
 //! the files they name, and where the account is already.
 
+mod by_hand;
+mod checks;
 mod explain;
 mod files;
 pub mod http;
@@ -16,9 +18,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
+pub use self::by_hand::{Evacuation, HandError};
 pub use self::explain::{ExplainError, check, explain};
 pub use self::files::MapError;
 use self::http::{Answer, Question};
@@ -54,6 +58,8 @@ pub struct Router {
     table: ArcSwap<Table>,
     /// Held while another table is made: what those that have changed looked like, when they were last looked at.
     tending: tokio::sync::Mutex<Looks>,
+    /// There is another table.
+    exchanged: Notify,
     residences: Arc<Residences>,
     metrics: Arc<Metrics>,
     patience: Live<config::Pool>,
@@ -67,36 +73,6 @@ pub(crate) struct Rules<'r> {
 
 /// What changed files looked like.
 type Looks = HashMap<PathBuf, Option<Stamp>>;
-
-/// Why an account cannot be moved by hand.
-#[derive(Debug, thiserror::Error)]
-pub enum MoveError {
-    /// It could not be kept.
-    #[error("routing.moves_file is not set, so a move could not be kept: name a file there, and reload")]
-    NoFile,
-    /// It cannot stand in a file.
-    #[error("an account of this name cannot be moved: it is empty, or has a space in it")]
-    Name,
-    /// It is none.
-    #[error("there is no backend and no group {0:?}")]
-    Target(String),
-    /// The file cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-}
-
-/// Whether it can stand as one word in a file.
-fn is_word(text: &str) -> bool {
-    !text.is_empty()
-        && !text.starts_with(['#', '@'])
-        && !text.contains(char::is_whitespace)
-        && !text.contains(char::is_control)
-}
 
 /// How somebody asks.
 #[derive(Debug, Clone)]
@@ -182,8 +158,8 @@ impl Router {
     #[must_use]
     pub fn new(table: Table, patience: Live<config::Pool>, metrics: Arc<Metrics>) -> Self {
         table.mark_local();
-        let (tending, residences) = Default::default();
-        Self { table: ArcSwap::from_pointee(table), tending, residences, metrics, patience }
+        let (tending, exchanged, residences) = Default::default();
+        Self { table: ArcSwap::from_pointee(table), tending, exchanged, residences, metrics, patience }
     }
 
     /// What it goes by now.
@@ -310,10 +286,12 @@ impl Router {
             return found;
         }
         let index = |place: usize| table.backends[place].index;
-        let allowed: Vec<_> = table.book.routes.members(target).map(index).collect();
+        let members = table.book.routes.members(target);
+        let allowed: Vec<_> = members.filter(|place| table.may_stay(*place)).map(index).collect();
         let wanted = Wanted {
             key,
-            choice: table.book.routes.backend(target, key).map(index),
+            choice: table.choice(target, key).map(index),
+            free: matches!(target, Target::Group(_)),
             allowed: &allowed,
             stay: table.stay(target),
             login,
@@ -399,6 +377,7 @@ impl Router {
     fn exchange(&self, table: Table) {
         table.mark_local();
         let before = self.table.swap(Arc::new(table));
+        self.exchanged.notify_waiters();
         // Whoever has gone by the one before is among these, or finds that there is another.
         let table = self.table.load();
         let is_misplaced = |residence: &Arc<Residence>| {
@@ -417,53 +396,6 @@ impl Router {
         for residence in self.residences.all().iter().filter(|residence| is_misplaced(residence)) {
             Self::end(&before, residence, "the routes have changed");
         }
-    }
-
-    /// Has an account go to a backend or group by its name, or with none where the routes say, from now on. It is
-    /// written down before anybody has to leave. Waits until nothing of the account is where it was, for so long at
-    /// most; gives whether that is so.
-    ///
-    /// # Errors
-    /// Nothing has changed then.
-    pub async fn move_account(
-        self: &Arc<Self>,
-        user: &[u8],
-        to: Option<&str>,
-        wait: Duration,
-    ) -> Result<bool, MoveError> {
-        let tending = self.tending.lock().await;
-        let table = self.table.load_full();
-        let book = &table.book;
-        let key = book.routes.names.key(user, b"");
-        let path = book.moves.as_ref().map(|file| file.path.clone()).ok_or(MoveError::NoFile)?;
-        let name = String::from_utf8(key.clone()).ok().filter(|name| is_word(name)).ok_or(MoveError::Name)?;
-        if let Some(to) = to.filter(|to| book.routes.target(to).is_none() || !is_word(to)) {
-            return Err(MoveError::Target(to.to_owned()));
-        }
-        let line = to.map(|to| format!("{name} {to}"));
-        let (ours, names) = (path.clone(), book.routes.names.clone());
-        let key = Arc::new(key);
-        let theirs = Arc::clone(&key);
-        let written = tokio::task::spawn_blocking(move || files::amend(&ours, &names, &theirs, line.as_deref()));
-        let written = written.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-        written.map_err(|source| MoveError::Write { path, source })?;
-        self.reread(None).await;
-        drop(tending);
-        let Some(residence) = self.residences.find(&key).filter(|it| it.is_ending()).map(|it| Arc::downgrade(&it))
-        else {
-            return Ok(true);
-        };
-        Ok(timeout(wait, self.residences.over(residence)).await.is_ok())
-    }
-
-    /// Has an account leave its backend; its next login is let in there as any. False: nothing of it is anywhere.
-    pub fn kick(&self, user: &[u8]) -> bool {
-        let table = self.table.load();
-        let residence = self.residences.find(&table.book.routes.names.key(user, b""));
-        residence.is_some_and(|residence| {
-            Self::end(&table, &residence, "an administrator has it leave");
-            true
-        })
     }
 
     /// Forgets who left long ago, and reads files again that have changed. Call it every few seconds; while one call is

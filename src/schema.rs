@@ -76,6 +76,11 @@ fn kind(shape: &Shape) -> Value {
         Shape::Size(range) => json!({ "anyOf": [integer(range), like("^[0-9.]+ *[A-Za-z]*$")] }),
         Shape::Duration(range) if range.contains(&Duration::ZERO) => like("^ *([0-9]+ *[a-zµ]+ *)+$|^0$"),
         Shape::Duration(_) => like("^ *([0-9]+ *[a-zµ]+ *)+$"),
+        Shape::DurationOrNever => like("^ *([0-9]+ *[a-zµ]+ *)+$|^0$|^never$"),
+        Shape::Table(keys) => {
+            let keys: Map<_, _> = keys.iter().map(|(name, shape)| ((*name).to_owned(), kind(shape))).collect();
+            json!({ "type": "object", "additionalProperties": false, "properties": keys })
+        }
         Shape::List => json!({ "type": "array", "items": { "type": "string" } }),
         Shape::Ports => like("^ *[0-9]+ *- *[0-9]+ *$"),
     }
@@ -148,6 +153,7 @@ mod tests {
         "\"\"",
         "\"x\"",
         "\"none\"",
+        "\"pool\"",
         "\"starttls\"",
         "\"implicit\"",
         "\"never\"",
@@ -178,6 +184,7 @@ mod tests {
             Some("integer") => value.is_i64() || value.is_u64(),
             Some("boolean") => value.is_boolean(),
             Some("array") => value.is_array(),
+            Some("object") => value.is_object(),
             _ => true,
         };
         let one_of =

@@ -216,7 +216,11 @@ impl Peer {
                 let (server, inner) = start_replica(&room.scratch.folder("replica")?, upstream)?;
                 replica = Some(server);
                 let setting = Setting { upstream: inner, ..setting };
-                if self.kind == Kind::Relay { start_relay(&setting)? } else { start_haproxy(&setting, " send-proxy-v2")? }
+                if self.kind == Kind::Relay {
+                    start_relay(&setting)?
+                } else {
+                    start_haproxy(&setting, " send-proxy-v2")?
+                }
             }
             Kind::Nginx => {
                 let helper = auth_http.insert(AuthHttp::start(room.runtime, upstream)?);

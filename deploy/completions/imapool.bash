@@ -52,6 +52,9 @@ _imapool() {
             imapool__subcmd__ctl,drain)
                 cmd="imapool__subcmd__ctl__subcmd__drain"
                 ;;
+            imapool__subcmd__ctl,evacuate)
+                cmd="imapool__subcmd__ctl__subcmd__evacuate"
+                ;;
             imapool__subcmd__ctl,help)
                 cmd="imapool__subcmd__ctl__subcmd__help"
                 ;;
@@ -76,11 +79,20 @@ _imapool() {
             imapool__subcmd__ctl,trace)
                 cmd="imapool__subcmd__ctl__subcmd__trace"
                 ;;
+            imapool__subcmd__ctl,wait-empty)
+                cmd="imapool__subcmd__ctl__subcmd__wait__subcmd__empty"
+                ;;
+            imapool__subcmd__ctl,weight)
+                cmd="imapool__subcmd__ctl__subcmd__weight"
+                ;;
             imapool__subcmd__ctl__subcmd__help,close)
                 cmd="imapool__subcmd__ctl__subcmd__help__subcmd__close"
                 ;;
             imapool__subcmd__ctl__subcmd__help,drain)
                 cmd="imapool__subcmd__ctl__subcmd__help__subcmd__drain"
+                ;;
+            imapool__subcmd__ctl__subcmd__help,evacuate)
+                cmd="imapool__subcmd__ctl__subcmd__help__subcmd__evacuate"
                 ;;
             imapool__subcmd__ctl__subcmd__help,help)
                 cmd="imapool__subcmd__ctl__subcmd__help__subcmd__help"
@@ -105,6 +117,12 @@ _imapool() {
                 ;;
             imapool__subcmd__ctl__subcmd__help,trace)
                 cmd="imapool__subcmd__ctl__subcmd__help__subcmd__trace"
+                ;;
+            imapool__subcmd__ctl__subcmd__help,wait-empty)
+                cmd="imapool__subcmd__ctl__subcmd__help__subcmd__wait__subcmd__empty"
+                ;;
+            imapool__subcmd__ctl__subcmd__help,weight)
+                cmd="imapool__subcmd__ctl__subcmd__help__subcmd__weight"
                 ;;
             imapool__subcmd__help,check)
                 cmd="imapool__subcmd__help__subcmd__check"
@@ -142,6 +160,9 @@ _imapool() {
             imapool__subcmd__help__subcmd__ctl,drain)
                 cmd="imapool__subcmd__help__subcmd__ctl__subcmd__drain"
                 ;;
+            imapool__subcmd__help__subcmd__ctl,evacuate)
+                cmd="imapool__subcmd__help__subcmd__ctl__subcmd__evacuate"
+                ;;
             imapool__subcmd__help__subcmd__ctl,kick)
                 cmd="imapool__subcmd__help__subcmd__ctl__subcmd__kick"
                 ;;
@@ -162,6 +183,12 @@ _imapool() {
                 ;;
             imapool__subcmd__help__subcmd__ctl,trace)
                 cmd="imapool__subcmd__help__subcmd__ctl__subcmd__trace"
+                ;;
+            imapool__subcmd__help__subcmd__ctl,wait-empty)
+                cmd="imapool__subcmd__help__subcmd__ctl__subcmd__wait__subcmd__empty"
+                ;;
+            imapool__subcmd__help__subcmd__ctl,weight)
+                cmd="imapool__subcmd__help__subcmd__ctl__subcmd__weight"
                 ;;
             *)
                 ;;
@@ -214,7 +241,7 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__ctl)
-            opts="-c -h --admin --config --help retire close pause drain resume trace move kick reload help"
+            opts="-c -h --admin --config --help retire close pause drain resume trace move kick weight evacuate wait-empty reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -307,8 +334,38 @@ _imapool() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        imapool__subcmd__ctl__subcmd__evacuate)
+            opts="-c -h --wait --admin --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --admin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         imapool__subcmd__ctl__subcmd__help)
-            opts="retire close pause drain resume trace move kick reload help"
+            opts="retire close pause drain resume trace move kick weight evacuate wait-empty reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -336,6 +393,20 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__ctl__subcmd__help__subcmd__drain)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__ctl__subcmd__help__subcmd__evacuate)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -448,6 +519,34 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__ctl__subcmd__help__subcmd__trace)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__ctl__subcmd__help__subcmd__wait__subcmd__empty)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__ctl__subcmd__help__subcmd__weight)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -651,6 +750,62 @@ _imapool() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        imapool__subcmd__ctl__subcmd__wait__subcmd__empty)
+            opts="-c -h --for --admin --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --for)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --admin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__ctl__subcmd__weight)
+            opts="-c -h --as-configured --admin --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --admin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         imapool__subcmd__demo)
             opts="-h --sessions --accounts --concurrency --login-cost --server --keep --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -714,7 +869,7 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__help__subcmd__ctl)
-            opts="retire close pause drain resume trace move kick reload"
+            opts="retire close pause drain resume trace move kick weight evacuate wait-empty reload"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -742,6 +897,20 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__help__subcmd__ctl__subcmd__drain)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__help__subcmd__ctl__subcmd__evacuate)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -840,6 +1009,34 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__help__subcmd__ctl__subcmd__trace)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__help__subcmd__ctl__subcmd__wait__subcmd__empty)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__help__subcmd__ctl__subcmd__weight)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

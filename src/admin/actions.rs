@@ -13,7 +13,7 @@ use super::api::octets;
 use crate::metrics::RetireReason;
 use crate::names::folded;
 use crate::pool::Account;
-use crate::routing::MoveError;
+use crate::routing::{Evacuation, HandError};
 use crate::session::registry::Record;
 use crate::shown;
 use crate::upstream::backend::Service;
@@ -25,6 +25,9 @@ const LONGEST_TRACE: u64 = 3600;
 
 /// Seconds that a move is waited for at most.
 const MOVING: u64 = 30;
+
+/// The highest weight, as in the configuration.
+const MOST_WEIGHT: u32 = 1_000_000;
 
 /// What a request to close sessions lacks.
 const WHOSE: &str = "say whose sessions: account, client or listener";
@@ -64,6 +67,8 @@ pub(super) async fn act(subject: &dyn Subject, path: &str, query: &str, origin: 
         ["sessions", "close"] => close_those(subject, origin, query),
         ["sessions", id, "close"] => close(subject, origin, id),
         ["backends", name, verb @ ("pause" | "resume" | "drain")] => serve(subject, origin, &octets(name), verb),
+        ["backends", name, "weight"] => weigh(subject, origin, &octets(name), query),
+        ["backends", name, "evacuate"] => evacuate(subject, origin, &octets(name)),
         ["reload"] => reload(subject, origin).await,
         _ => return None,
     })
@@ -209,26 +214,64 @@ fn close(subject: &dyn Subject, origin: Origin, id: &str) -> Done {
     Done::Well(json!({ "session": record.id }))
 }
 
+/// Of a key of a query.
+fn value(query: &str, wanted: &str) -> Option<String> {
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let value = pairs.find(|(key, _)| *key == wanted).map(|(_, value)| octets(&value.replace('+', " ")));
+    value.map(|value| String::from_utf8_lossy(&value).into_owned())
+}
+
 /// To the backend or group of `?to=`; without, to where the routes say. Waits for `wait` seconds, half a minute at
 /// most.
 async fn move_account(subject: &dyn Subject, origin: Origin, user: &[u8], query: &str) -> Done {
-    let of = |wanted: &str| {
-        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-        let value = pairs.find(|(key, _)| *key == wanted).map(|(_, value)| octets(&value.replace('+', " ")));
-        value.map(|value| String::from_utf8_lossy(&value).into_owned())
-    };
-    let Ok(wait) = of("wait").map_or(Ok(MOVING), |seconds| seconds.parse::<u64>()) else {
+    let Ok(wait) = value(query, "wait").map_or(Ok(MOVING), |seconds| seconds.parse::<u64>()) else {
         return Done::Not(400, "wait must be a number of seconds".to_owned());
     };
-    let to = of("to");
+    let to = value(query, "to");
     let wait = Duration::from_secs(wait.min(MOVING));
     match subject.router().move_account(user, to.as_deref(), wait).await {
         Ok(left) => {
             info!(%origin, user = shown::text(user), to, left, "moved by an administrator");
             Done::Well(json!({ "to": to, "left": left }))
         }
-        Err(error @ MoveError::NoFile) => Done::Not(409, error.to_string()),
-        Err(error) => Done::Not(422, error.to_string()),
+        Err(error) => not(&error),
+    }
+}
+
+fn not(error: &HandError) -> Done {
+    let status = match error {
+        HandError::Backend(_) => return Done::NoSuch("backend"),
+        HandError::NoFile | HandError::Alone(_) | HandError::Nowhere(_) => 409,
+        HandError::Name | HandError::Target(_) | HandError::Write { .. } => 422,
+    };
+    Done::Not(status, error.to_string())
+}
+
+/// `?to=` a number; without, as it is configured.
+fn weigh(subject: &dyn Subject, origin: Origin, name: &[u8], query: &str) -> Done {
+    let weight = match value(query, "to").map(|weight| weight.parse::<u32>()) {
+        None => None,
+        Some(Ok(weight)) if weight <= MOST_WEIGHT => Some(weight),
+        Some(_) => return Done::Not(400, format!("to must be a number from 0 to {MOST_WEIGHT}")),
+    };
+    let name = String::from_utf8_lossy(name);
+    match subject.router().weigh(&name, weight) {
+        Ok(()) => {
+            info!(%origin, backend = name.as_ref(), weight, "weight set by an administrator");
+            Done::Well(json!({ "backend": name, "weight": weight }))
+        }
+        Err(error) => not(&error),
+    }
+}
+
+fn evacuate(subject: &dyn Subject, origin: Origin, name: &[u8]) -> Done {
+    let name = String::from_utf8_lossy(name);
+    match subject.router().evacuate(&name) {
+        Ok(Evacuation { leaving, bound }) => {
+            info!(%origin, backend = name.as_ref(), leaving, bound, "evacuated by an administrator");
+            Done::Well(json!({ "backend": name, "leaving": leaving, "bound": bound }))
+        }
+        Err(error) => not(&error),
     }
 }
 

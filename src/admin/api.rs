@@ -264,7 +264,8 @@ pub(super) fn connections(subject: &dyn Subject, query: &Query) -> Value {
     })
 }
 
-fn backend_row(subject: &dyn Subject, backend: &Backend) -> Value {
+/// `accounts`: how many are there.
+fn backend_row(subject: &dyn Subject, backend: &Backend, accounts: usize) -> Value {
     let metrics = backend.metrics();
     let connections: HashMap<_, _> =
         ConnectionState::ALL.iter().map(|state| (state.as_str(), metrics.connections_in(*state))).collect();
@@ -275,8 +276,10 @@ fn backend_row(subject: &dyn Subject, backend: &Backend) -> Value {
     json!({
         "name": backend.config.name,
         "group": routed.and_then(|known| known.group.as_ref()),
-        "weight": routed.map(|known| known.weight),
-        "accounts": subject.router().residences().at(backend.index),
+        "weight": backend.weight_by_hand().map(|weight| weight as usize).or(routed.map(|known| known.weight)),
+        "weight_by_hand": backend.weight_by_hand(),
+        "health": backend.checked(),
+        "accounts": accounts,
         "address": backend.config.address(),
         "service": backend.service().as_str(),
         "reachable": backend.is_reachable(),
@@ -312,5 +315,7 @@ pub(super) fn route(subject: &dyn Subject, query: &Query) -> Value {
 }
 
 pub(super) fn backends(subject: &dyn Subject) -> Vec<Value> {
-    subject.pools().backends().iter().map(|backend| backend_row(subject, backend)).collect()
+    let accounts = subject.router().residences().counts();
+    let accounts = |backend: &Backend| accounts.get(&backend.index).copied().unwrap_or_default();
+    subject.pools().backends().iter().map(|backend| backend_row(subject, backend, accounts(backend))).collect()
 }

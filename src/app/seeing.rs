@@ -86,6 +86,13 @@ impl Inner {
                 Service::Drained => ServiceState::Drained,
             });
         }
+        let accounts = self.router.residences().counts();
+        for (backend, weight) in self.router.table().weights() {
+            let health = backend.metrics().health();
+            health.weight.set(i64::from(weight));
+            health.healthy.set(i64::from(backend.down_for().is_none()));
+            health.accounts.set(gauge(accounts.get(&backend.index).copied().unwrap_or_default()));
+        }
         self.show_certificates();
     }
 

@@ -53,8 +53,12 @@ impl Authenticator {
         let (result, path) = match judged.as_ref().map_err(|answer| &answer.verdict) {
             Ok(_) => (LoginResult::Verified, LoginPath::Verified),
             Err(Verdict::Refused(refusal)) if is_the_credentials_fault(code_of(refusal)) => {
-                info!(client = client.map(tracing::field::display), user = shown::text(&asker.user),
-                      reply = refusal.reply, "login refused by a replica");
+                info!(
+                    client = client.map(tracing::field::display),
+                    user = shown::text(&asker.user),
+                    reply = refusal.reply,
+                    "login refused by a replica"
+                );
                 // It has held its answer back itself.
                 let delay = self.throttle.lock().hold(&asker.user, asker.client, Instant::now().into_std());
                 sleep_until(begun + delay).await;

@@ -88,6 +88,35 @@ pub(crate) enum Action {
         /// The user's name; all that routes take for the same are meant.
         account: String,
     },
+    /// Give a backend of a group another weight, until imapool ends: its share of the accounts, 0 for no new ones.
+    /// Accounts that are there stay until they have had no session for the group's `stay`.
+    Weight {
+        /// The backend's name.
+        backend: String,
+        /// From 0 to 1000000.
+        #[arg(required_unless_present = "as_configured")]
+        weight: Option<u32>,
+        /// As the configuration says.
+        #[arg(long, conflicts_with = "weight")]
+        as_configured: bool,
+    },
+    /// Empty a backend of a group: its weight is 0 from now on, and its accounts go to the others. Their sessions end by
+    /// BYE, 200 accounts a second.
+    Evacuate {
+        /// The backend's name.
+        backend: String,
+        /// Wait until no account is there, for so long at most; if one still is then, fail.
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        wait: Option<Duration>,
+    },
+    /// Wait until no account has anything at a backend: no session, and no connection.
+    WaitEmpty {
+        /// The backend's name.
+        backend: String,
+        /// For so long at most; if there still is one then, fail.
+        #[arg(long = "for", value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
+        time: Duration,
+    },
     /// Read the configuration again, as SIGHUP does.
     Reload {
         /// By SIGHUP to this process, which says what came of it in the directory that RUNTIME_DIRECTORY names. Needs
@@ -119,6 +148,13 @@ impl Action {
             }
             Self::Move { account, .. } => format!("accounts/{}/move", segment(account)),
             Self::Kick { account } => format!("accounts/{}/kick", segment(account)),
+            Self::Weight { backend, weight: Some(weight), .. } => {
+                format!("backends/{}/weight?to={weight}", segment(backend))
+            }
+            Self::Weight { backend, .. } => format!("backends/{}/weight", segment(backend)),
+            Self::Evacuate { backend, .. } => format!("backends/{}/evacuate", segment(backend)),
+            // Nothing is done.
+            Self::WaitEmpty { .. } => String::new(),
             Self::Reload { .. } => "reload".to_owned(),
         }
     }
@@ -129,6 +165,9 @@ impl Action {
 /// # Errors
 /// See [`ClientError`].
 pub(crate) async fn run(client: &Client, action: &Action) -> Result<String, ClientError> {
+    if let Action::WaitEmpty { backend, time } = action {
+        return wait_until_empty(client, backend, *time).await.map(|()| format!("{backend}: no account is there"));
+    }
     let told = client.post(&action.path()).await?;
     Ok(match action {
         Action::Retire { .. } => format!("{}: {} connections retired", users(&told), told["connections"]),
@@ -163,6 +202,21 @@ pub(crate) async fn run(client: &Client, action: &Action) -> Result<String, Clie
             format!("{}: goes to {}{left}", Plain(account), Plain(to))
         }
         Action::Kick { account } => format!("{}: its sessions and connections are being closed", Plain(account)),
+        Action::Weight { backend, weight: Some(weight), .. } => format!("{backend}: weight {weight}"),
+        Action::Weight { backend, .. } => format!("{backend}: weight as configured"),
+        Action::Evacuate { backend, wait } => {
+            let bound = match told["bound"].as_u64().unwrap_or_default() {
+                0 => String::new(),
+                bound => format!("; {bound} stay, as their routes name this very backend"),
+            };
+            if let Some(time) = wait {
+                wait_until_empty(client, backend, *time).await?;
+            }
+            let now = if wait.is_some() { "have left" } else { "are leaving" };
+            format!("{backend}: {} accounts {now}{bound}", told["leaving"])
+        }
+        // Answered above.
+        Action::WaitEmpty { .. } => String::new(),
         Action::Reload { .. } => {
             reloaded(&serde_json::from_value::<Vec<Change>>(told["changes"].clone()).unwrap_or_default())
         }
@@ -170,30 +224,47 @@ pub(crate) async fn run(client: &Client, action: &Action) -> Result<String, Clie
 }
 
 async fn wait_until_drained(client: &Client, backend: &str, time: Duration) -> Result<(), ClientError> {
+    let left = |open, time| format!("{backend}: drained, but {open} connections are open after {time}");
+    wait_until_none(client, time, |told| still_open(told, backend), left).await
+}
+
+async fn wait_until_empty(client: &Client, backend: &str, time: Duration) -> Result<(), ClientError> {
+    let accounts = |told: &Value| Ok(row(told, backend)?["accounts"].as_u64().unwrap_or_default());
+    wait_until_none(client, time, accounts, |left, time| format!("{backend}: {left} accounts are there after {time}"))
+        .await
+}
+
+/// Looks at the backends until `count` is zero; `left` says what still is when the time is over.
+async fn wait_until_none(
+    client: &Client,
+    time: Duration,
+    count: impl Fn(&Value) -> Result<u64, String>,
+    left: impl Fn(u64, humantime::FormattedDuration) -> String,
+) -> Result<(), ClientError> {
     let deadline = Instant::now() + time;
     loop {
         let told = client.get("backends").await?;
-        let open = match still_open(&told, backend) {
+        let count = match count(&told) {
             Ok(0) => return Ok(()),
-            Ok(open) => open,
+            Ok(count) => count,
             Err(why) => return Err(ClientError::Refused(why)),
         };
         if Instant::now() >= deadline {
-            let time = humantime::format_duration(time);
-            return Err(ClientError::Refused(format!(
-                "{backend}: drained, but {open} connections are open after {time}"
-            )));
+            return Err(ClientError::Refused(left(count, humantime::format_duration(time))));
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
+/// What is told of a backend.
+fn row<'t>(told: &'t Value, backend: &str) -> Result<&'t Value, String> {
+    let mut rows = told["rows"].as_array().into_iter().flatten();
+    rows.find(|row| row["name"] == backend).ok_or_else(|| format!("{backend}: there is no such backend"))
+}
+
 /// Connections that are open to a backend that is being drained; or why it is no longer.
 fn still_open(told: &Value, backend: &str) -> Result<u64, String> {
-    let mut rows = told["rows"].as_array().into_iter().flatten();
-    let Some(row) = rows.find(|row| row["name"] == backend) else {
-        return Err(format!("{backend}: a reload has taken it away meanwhile"));
-    };
+    let row = row(told, backend)?;
     match row["service"].as_str().unwrap_or_default() {
         "drained" => {}
         service => return Err(format!("{backend}: {service} again: somebody else has changed that meanwhile")),

@@ -15,7 +15,7 @@ use serde_json::Value as Json;
 use super::diff::Effect;
 use super::read::Section;
 use super::value::{self, Kind, Shape, YEAR, duration, flag, integer, list, one_of, share, size, text};
-use super::{Header, Identify, ListenAddr, Share, host_and_port};
+use super::{Check, Header, HostPort, Identify, ListenAddr, Share, host_and_port};
 
 const IDENTIFY: &[Identify] = &[Identify::Auto, Identify::Always, Identify::Never];
 const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
@@ -259,6 +259,9 @@ section! {
         /// See `host`.
         port: u16;
     } {
+        /// Further addresses of the same server: `host:port`.
+        fallback_addresses: Vec<HostPort> = Vec::new(),
+            list("a list of addresses such as [\"192.0.2.11:143\"]", value::host_port), Reconnect;
         /// For logs and metric labels.
         name: String = host_and_port(&host, port), text(value::name), Reconnect;
         /// How TLS begins.
@@ -304,6 +307,12 @@ section! {
         mode: GroupMode = GroupMode::Pool, one_of(GroupMode::ALL, GroupMode::as_str), NewSessions;
         /// With `mode = "relay"`: the listener by which the replicas reach each other; `None` (written `""`) otherwise.
         inner: Option<String> = None, value::name_or_none(), NewSessions;
+        /// Whether accounts of a member that is down go to the others, and when; `None`: never.
+        failover_after: Option<Duration> = None, value::duration_or_never(ZERO..=YEAR), NewSessions;
+        /// How members are checked.
+        check: Check = Check::default(), value::check(), AtOnce;
+        /// With failover: a member that has come back gets its share of the accounts over so long.
+        slow_start: Duration = ZERO, duration(ZERO..=YEAR), AtOnce;
     }
 }
 

@@ -76,7 +76,8 @@ fn inner_leads_elsewhere(
     }
     match &routing.it.default {
         Some(default) if scene.is_relayed(default) => {
-            let remedy = format!("{circle}: write where they go, and add a route to this group for the other listeners");
+            let remedy =
+                format!("{circle}: write where they go, and add a route to this group for the other listeners");
             refuse(reader, routing.default_at, "routing.default", default, remedy);
         }
         None if scene.backends.first().is_some_and(|first| scene.is_replica(&first.it)) => {

@@ -8,7 +8,8 @@ use super::error::Fault;
 use super::read::{Reader, Section, Table};
 use super::relay::{self, PlacedRoute, PlacedRouting};
 use super::{
-    Admin, Auth, Backend, Config, Group, Limits, ListenAddr, Listener, Log, Pool, Route, Routing, TlsMode, value,
+    Admin, Auth, Backend, Config, Group, Limits, ListenAddr, Listener, Log, Pool, Route, Routing, TlsMode,
+    host_and_port, value,
 };
 use crate::files;
 use imapool_proto::routing::name::{Names, Pattern};
@@ -176,12 +177,17 @@ fn read_group<'t>(reader: &mut Reader<'t>, table: Table<'t>, listeners: &[String
     let mut section = reader.section("group", Some(table));
     let name = section.required("name", "add a line such as name = \"mail\"", value::name);
     let it = Group::new(name.clone().unwrap_or_default()).read(&mut section);
+    if let Some(path) = &it.check.password_file {
+        section.must_be_readable("check", path, files::TOKEN);
+    }
     match &it.inner {
         None if it.relays() => {
             let remedy = "mode = \"relay\" needs it: name the listener by which the replicas reach each other";
             section.missing("inner", section.offset("mode"), remedy);
         }
-        Some(_) if !it.relays() => section.refuse("inner", "only a group with mode = \"relay\" has one, delete the line"),
+        Some(_) if !it.relays() => {
+            section.refuse("inner", "only a group with mode = \"relay\" has one, delete the line")
+        }
         Some(inner) if !listeners.contains(inner) => {
             section.refuse("inner", there_is_no("listener", &listeners.iter().collect::<Vec<_>>()));
         }
@@ -302,18 +308,20 @@ fn addresses_are_unique(reader: &mut Reader<'_>, listeners: &[Placed<Listener>],
 fn no_backend_is_a_listener(reader: &mut Reader<'_>, scene: &Scene<'_>) {
     let listeners = scene.listeners;
     for backend in scene.backends.iter().filter(|backend| !scene.is_replica(&backend.it)) {
-        let Ok(ip) = backend.it.host.parse::<IpAddr>() else { continue };
-        let is_backend = |listener: &&Placed<Listener>| match listener.it.address {
-            ListenAddr::Tcp(address) => {
-                let same_host = address.ip() == ip || (address.ip().is_unspecified() && ip.is_loopback());
-                same_host && address.port() == backend.it.port
+        for (host, port) in backend.it.everywhere() {
+            let Ok(ip) = host.parse::<IpAddr>() else { continue };
+            let is_backend = |listener: &&Placed<Listener>| match listener.it.address {
+                ListenAddr::Tcp(address) => {
+                    let same_host = address.ip() == ip || (address.ip().is_unspecified() && ip.is_loopback());
+                    same_host && address.port() == port
+                }
+                ListenAddr::Unix(_) => false,
+            };
+            if let Some(listener) = listeners.iter().find(is_backend) {
+                let remedy = "imapool would connect to itself, write the IMAP server's address";
+                let places = (listener.address_at, backend.address_at);
+                duplicate(reader, "backend.address", places, format!("\"{}\"", host_and_port(host, port)), remedy);
             }
-            ListenAddr::Unix(_) => false,
-        };
-        if let Some(listener) = listeners.iter().find(is_backend) {
-            let remedy = "imapool would connect to itself, write the IMAP server's address";
-            let places = (listener.address_at, backend.address_at);
-            duplicate(reader, "backend.address", places, format!("\"{}\"", backend.it.address()), remedy);
         }
     }
 }

@@ -240,7 +240,7 @@ fn unknown_keys_get_the_nearest_valid_one() {
         ("[pool.admin]\n", "f:5:7: unknown key `pool.admin`: it belongs at the top level"),
         (
             "\"x\\ny\" = 1\n",
-            "f:5:1: unknown key `backend.x\\ny`: the nearest is `tls`; valid here: address, name, tls, \
+            "f:5:1: unknown key `backend.x\\ny`: the nearest is `tls`; valid here: address, fallback_addresses, name, tls, \
           server_name, ca_file, source_addresses, source_port_range, connect_timeout, login_timeout, reply_timeout, id, forward_client_id, send_proxy, group, weight",
         ),
         ("tsl = \"none\"\n", "f:5:1: unknown key `backend.tsl`: did you mean `tls`?"),

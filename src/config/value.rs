@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use serde_json::Value as Json;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::{Header, ListenAddr, Share};
+use super::{Check, Header, HostPort, ListenAddr, Share};
 use crate::secret::Secret;
 
 /// A value with its place in the file.
@@ -57,9 +58,12 @@ pub(crate) enum Shape {
     /// In octets.
     Size(RangeInclusive<usize>),
     Duration(RangeInclusive<Duration>),
+    DurationOrNever,
     /// Of strings.
     List,
     Ports,
+    /// A table of such keys, none of which has to be there.
+    Table(Vec<(&'static str, Shape)>),
 }
 
 fn kind<T: Serialize>(shape: Shape, read: impl Fn(&Value<'_>) -> Outcome<T> + 'static) -> Kind<T> {
@@ -318,6 +322,58 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> Kind<Duration> {
     Kind { show: |duration| humantime::format_duration(*duration).to_string().into(), ..kind(shape, read) }
 }
 
+/// `never`: `None`.
+pub(super) fn duration_or_never(range: RangeInclusive<Duration>) -> Kind<Option<Duration>> {
+    let duration = duration(range);
+    let shape = Shape::DurationOrNever;
+    let read = move |value: &Value<'_>| match value.get_ref() {
+        DeValue::String(text) if text == "never" => Ok(None),
+        _ => (duration.read)(value).map(Some),
+    };
+    let show = |duration: &Option<Duration>| {
+        duration.map_or("never".to_owned(), |duration| humantime::format_duration(duration).to_string()).into()
+    };
+    Kind { show, ..kind(shape, read) }
+}
+
+/// `{ interval = "10s", failures = 3, successes = 2 }`
+pub(super) fn check() -> Kind<Check> {
+    const KEYS: [&str; 5] = ["interval", "failures", "successes", "user", "password_file"];
+    let interval = duration(Duration::from_millis(100)..=YEAR);
+    let times = || integer(1..=1000);
+    let shapes = [interval.shape.clone(), times().shape, times().shape, Shape::Text, Shape::Text];
+    let shape = Shape::Table(KEYS.into_iter().zip(shapes).collect());
+    let read = move |value: &Value<'_>| {
+        let DeValue::Table(table) = value.get_ref() else {
+            return wrong_type(value, "a table such as { interval = \"10s\", failures = 3, successes = 2 }");
+        };
+        let mut check = Check::default();
+        for (key, value) in table.iter() {
+            match &**key.get_ref() {
+                "interval" => check.interval = (interval.read)(value)?,
+                "failures" => check.failures = at_least_one((times().read)(value)?),
+                "successes" => check.successes = at_least_one((times().read)(value)?),
+                "user" => check.user = word(value)?,
+                "password_file" => check.password_file = path(value)?,
+                _ => {
+                    let remedy = format!("there is no such key in it, only {}", KEYS.join(", "));
+                    return Err(Refusal { span: key.span(), reason: Reason::Value(remedy.into()) });
+                }
+            }
+        }
+        if check.user.is_empty() != check.password_file.is_none() {
+            return refuse(value, "a check by a test account needs both user and password_file");
+        }
+        Ok(check)
+    };
+    kind(shape, read)
+}
+
+/// Of a number whose range begins with one.
+fn at_least_one(number: usize) -> NonZeroU32 {
+    u32::try_from(number).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN)
+}
+
 fn in_words(duration: Duration) -> String {
     match duration {
         // humantime would count in months of 30.44 days.
@@ -514,6 +570,11 @@ pub(super) fn host_and_port(value: &Value<'_>) -> Outcome<(String, u16)> {
         return Ok((host.to_owned(), port));
     }
     refuse(value, "write a host name or an IP address, and a port, such as \"mail.example.org:143\" or \"[::1]:143\"")
+}
+
+/// As [`host_and_port`].
+pub(super) fn host_port(value: &Value<'_>) -> Outcome<HostPort> {
+    host_and_port(value).map(|(host, port)| HostPort { host, port })
 }
 
 /// RFC 1123 section 2.1, and underscores, which occur in the names of containers.

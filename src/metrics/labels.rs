@@ -128,6 +128,16 @@ labels! {
 }
 
 labels! {
+    /// What a check of a backend has shown.
+    CheckResult("result") {
+        /// It is there.
+        Well = "ok",
+        /// It is not.
+        Failed = "failed",
+    }
+}
+
+labels! {
     /// What became of a client's command.
     CommandResult("result") {
         /// Answered OK.
@@ -271,6 +281,8 @@ labels! {
         Reload = "reload",
         /// An administrator retired it, or drained its backend.
         Operator = "operator",
+        /// It was opened for a check by a test account, which is over.
+        Checked = "checked",
         /// Its account goes to another backend.
         Moved = "moved",
         /// An error of the operating system.

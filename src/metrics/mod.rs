@@ -29,8 +29,8 @@ pub use self::histogram::{Counts, Histogram};
 pub use self::hubs::{HubGuard, HubMetrics};
 pub use self::labels::Label;
 pub use self::labels::{
-    CheckoutResult, CommandLabel, CommandResult, ConnectionState, DelayReason, DialResult, Direction, HubState,
-    LoginPath, LoginResult, ResumeResult, RetireReason, RouteResult, ServiceState, SessionClose, WaitCause,
+    CheckResult, CheckoutResult, CommandLabel, CommandResult, ConnectionState, DelayReason, DialResult, Direction,
+    HubState, LoginPath, LoginResult, ResumeResult, RetireReason, RouteResult, ServiceState, SessionClose, WaitCause,
 };
 pub use self::octets::{ListenerMetrics, Octets};
 pub use self::operation::{HealthMetrics, OperationMetrics};

@@ -8,7 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
 use super::exposition::{Families, PerLabel, Series};
-use super::{BackendMetrics, CommandLabel, CommandResult, Gauge, ServiceState};
+use super::{BackendMetrics, CheckResult, CommandLabel, CommandResult, Gauge, ServiceState};
 
 /// The numbers of the process.
 #[derive(Debug, Default)]
@@ -39,9 +39,21 @@ pub struct HealthMetrics {
     pub certificate: Gauge,
     /// Logins that it refused for a limit of its own: `imapool_backend_limits_total`
     pub limits: Counter,
+    /// 0: its checks say that it is down. `imapool_backend_healthy`
+    pub healthy: Gauge,
+    /// Its share of its group's accounts, as it is now: `imapool_backend_weight`
+    pub weight: Gauge,
+    /// Accounts that are there: `imapool_backend_accounts`
+    pub accounts: Gauge,
+    checks: PerLabel<CheckResult, Counter>,
 }
 
 impl HealthMetrics {
+    /// A check has ended: `imapool_backend_checks_total`.
+    pub fn checked(&self, well: bool) {
+        self.checks.get(if well { CheckResult::Well } else { CheckResult::Failed }).inc();
+    }
+
     /// Whether sessions get connections to it: `imapool_backend_service`.
     pub fn serves(&self, now: ServiceState) {
         for state in ServiceState::ALL {
@@ -139,6 +151,10 @@ pub(super) fn register_health(all: &mut Families<'_, BackendMetrics>) {
     all.each("backend_limits", "Logins that the backend refused because a limit of its own was reached", |it| {
         &it.health.limits
     });
+    all.each("backend_healthy", "0 while the backend is down, as the checks of its group say", |it| &it.health.healthy);
+    all.each("backend_weight", "Share of its group's accounts that the backend gets now", |it| &it.health.weight);
+    all.each("backend_accounts", "Accounts that have something at the backend now", |it| &it.health.accounts);
+    all.by_label("backend_checks", "Checks of the backend, by their result", |it| &it.health.checks);
     all.by_label(
         "backend_service",
         "1 for whether sessions get connections to the backend, as an administrator wishes",

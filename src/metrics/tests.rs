@@ -135,7 +135,7 @@ fn every_family_of_the_contract_is_there_from_the_start() {
     let metrics = Metrics::new(&["main".to_owned(), AWKWARD.to_owned()]);
     metrics.listener("webmail");
     let families = parse(&metrics.render());
-    let contract: [(&str, &str, &[&str], usize); 39] = [
+    let contract: [(&str, &str, &[&str], usize); 43] = [
         ("imapool_client_sessions", "gauge", &[], 1),
         ("imapool_client_sessions_total", "counter", &["close"], 14),
         ("imapool_logins_total", "counter", &["result"], 8),
@@ -147,7 +147,7 @@ fn every_family_of_the_contract_is_there_from_the_start() {
         ("imapool_upstream_dials_total", "counter", &["backend", "result"], 2 * 14),
         ("imapool_dials_delayed_total", "counter", &["backend", "reason"], 2 * 3),
         ("imapool_accounts_backing_off", "gauge", &["backend"], 2),
-        ("imapool_upstream_retired_total", "counter", &["backend", "reason"], 2 * 17),
+        ("imapool_upstream_retired_total", "counter", &["backend", "reason"], 2 * 18),
         ("imapool_checkouts_total", "counter", &["backend", "result"], 2 * 8),
         ("imapool_checkout_wait_seconds", "histogram", &["backend"], 2 * 21),
         ("imapool_hubs", "gauge", &["backend", "state"], 2 * 2),
@@ -174,6 +174,10 @@ fn every_family_of_the_contract_is_there_from_the_start() {
         ("imapool_backend_service", "gauge", &["backend", "service"], 2 * 3),
         ("imapool_backend_connections_limit", "gauge", &["backend"], 2),
         ("imapool_backend_certificate_expiry_timestamp_seconds", "gauge", &["backend"], 2),
+        ("imapool_backend_healthy", "gauge", &["backend"], 2),
+        ("imapool_backend_weight", "gauge", &["backend"], 2),
+        ("imapool_backend_accounts", "gauge", &["backend"], 2),
+        ("imapool_backend_checks_total", "counter", &["backend", "result"], 2 * 2),
         ("imapool_build_info", "gauge", &["version"], 1),
     ];
     for (name, kind, labels, samples) in contract {

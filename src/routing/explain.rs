@@ -43,7 +43,7 @@ pub async fn explain(
     server_name: Option<&str>,
 ) -> Result<Decision, ExplainError> {
     let book = Rulebook::new(config, None, &Net::System)?;
-    let mut decision = book.decide(user, listener, server_name);
+    let mut decision = book.decide(user, listener, server_name, &|target, key| book.choice(target, key));
     let Some((rule, Some((_, lookup)))) = decision.asks.map(|rule| (rule, &book.lookups[rule])) else {
         return Ok(decision);
     };
@@ -73,7 +73,8 @@ pub async fn explain(
             let target = named(&book.routes, config.backends.iter(), is_at, host, *port);
             let server = || port.map_or(host.clone(), |port| format!("{host}:{port}"));
             let target = target.ok_or_else(|| ExplainError::Stranger { rule: words(), server: server() })?;
-            decision.backend = book.chosen(target, decision.key.as_bytes(), &mut decision.rule);
+            book.tell_group(target, &mut decision.rule);
+            decision.backend = book.name(book.choice(target, decision.key.as_bytes()));
             decision.login = user.as_ref().map(|user| String::from_utf8_lossy(user).into_owned());
         }
         Answer::Refused { text, .. } => decision.rule += &format!(", which says: {text}"),

@@ -26,13 +26,16 @@ pub(super) fn relays(config: &Config) -> Vec<Relay> {
     let mut relays = Vec::new();
     for (place, group) in config.groups.iter().enumerate() {
         let Some(inner) = group.inner.clone().filter(|_| group.relays()) else { continue };
-        let is_here = |backend: &crate::config::Backend| {
-            backend.name == own && backend.group.as_ref() == Some(&group.name)
-        };
+        let is_here =
+            |backend: &crate::config::Backend| backend.name == own && backend.group.as_ref() == Some(&group.name);
         let here = config.backends.iter().position(is_here);
         if here.is_none() {
-            warn!(group = group.name, replica = own, "this process is none of the group's replicas (routing.replica): \
-                   all of its sessions go to others");
+            warn!(
+                group = group.name,
+                replica = own,
+                "this process is none of the group's replicas (routing.replica): \
+                   all of its sessions go to others"
+            );
         }
         relays.push(Relay { group: place, inner, here });
     }
@@ -92,16 +95,19 @@ impl Router {
     ) -> Option<Found<'t>> {
         let relay = table.relay(target)?;
         if table.is_inner(listener) {
-            warn!(listener, "a session that came from a replica would go to one again; what leads there has to be for \
-                   other listeners");
+            warn!(
+                listener,
+                "a session that came from a replica would go to one again; what leads there has to be for \
+                   other listeners"
+            );
             return Some(Found::Way(Way::Unavailable("The replicas disagree on where this account belongs.")));
         }
         let routes = &table.book.routes;
         let index = |place: usize| table.backends[place].index;
-        let members: Vec<_> = routes.members(target).collect();
+        let members: Vec<_> = routes.members(target).filter(|place| table.may_stay(*place)).collect();
         let here = relay.here.filter(|here| members.contains(here));
         let others: Vec<_> = members.iter().filter(|place| Some(**place) != here).map(|place| index(*place)).collect();
-        let choice = routes.backend(target, key);
+        let choice = table.choice(target, key);
         // While it has sessions, it stays where it is: here, if that is no replica.
         let away = self.residences.visited(key).filter(|at| others.contains(at));
         if here.is_some() {
@@ -114,6 +120,7 @@ impl Router {
         let wanted = Wanted {
             key,
             choice: away.or(choice.map(index)),
+            free: matches!(target, Target::Group(_)),
             allowed: &others,
             stay: std::time::Duration::ZERO,
             login,

@@ -136,7 +136,14 @@ impl Rulebook {
     }
 
     /// What is decided of a name, and why.
-    pub(super) fn decide(&self, user: &str, listener: &str, server_name: Option<&str>) -> Decision {
+    /// `choice` picks a backend for an account that is nowhere, by its place.
+    pub(super) fn decide(
+        &self,
+        user: &str,
+        listener: &str,
+        server_name: Option<&str>,
+        choice: &dyn Fn(Target, &[u8]) -> Option<usize>,
+    ) -> Decision {
         let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
         let key = self.routes.names.key(user.as_bytes(), b"");
         let decided = |backend, rule, login, asks| Decision { backend, rule, key: text(&key), login, asks };
@@ -152,15 +159,24 @@ impl Rulebook {
         if let (Some(line), Some(file)) = (route.line, file) {
             rule = format!("{rule}, {}:{line}", file.path.display());
         }
-        decided(self.chosen(route.target, &key, &mut rule), rule, route.login.map(text), None)
+        self.tell_group(route.target, &mut rule);
+        decided(self.name(choice(route.target, &key)), rule, route.login.map(text), None)
     }
 
-    /// The name of the backend that an account goes to which is nowhere; a group is told of in `rule`.
-    pub(super) fn chosen(&self, target: Target, key: &[u8], rule: &mut String) -> Option<String> {
+    /// A group is told of, too.
+    pub(super) fn tell_group(&self, target: Target, rule: &mut String) {
         if let Target::Group(group) = target {
             *rule += &format!(", group {:?}", self.routes.groups[group]);
         }
-        self.routes.backend(target, key).map(|place| self.routes.backends[place].name.clone())
+    }
+
+    pub(super) fn name(&self, place: Option<usize>) -> Option<String> {
+        place.map(|place| self.routes.backends[place].name.clone())
+    }
+
+    /// By the weights of the configuration.
+    pub(super) fn choice(&self, target: Target, key: &[u8]) -> Option<usize> {
+        self.routes.backend(target, key, |place| self.routes.weight(place))
     }
 }
 

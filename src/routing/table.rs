@@ -14,18 +14,21 @@ use super::{Routes, Rules, Target};
 use crate::config::{self, Config};
 use crate::imap::capability::Capabilities;
 use crate::net::Net;
-use crate::upstream::backend::Backend;
+use crate::upstream::backend::{Backend, Service};
 
 /// The port of a server that a service names without one (RFC 9051 section 2.1).
 const IMAP: u16 = 143;
+
+/// Weights are counted in these, so that one can grow little by little. (A power of two, so that it makes no other
+/// choice.)
+const PARTS: u32 = 1024;
 
 /// See the module.
 pub struct Table {
     pub(super) book: Rulebook,
     /// By the places of the rules' backends.
     pub(super) backends: Vec<Arc<Backend>>,
-    /// Of each group.
-    stays: Vec<Duration>,
+    groups: Vec<config::Group>,
     /// Those of the groups that relay.
     pub(super) relays: Vec<Relay>,
     /// What each listener offers before login, and what of.
@@ -59,27 +62,76 @@ impl Table {
     }
 
     fn of(config: &Config, backends: Vec<Arc<Backend>>, book: Rulebook) -> Self {
-        let stays = config.groups.iter().map(|group| group.stay).collect();
-        Self { book, backends, stays, relays: relays(config), offered: Mutex::default() }
+        let groups = config.groups.clone();
+        Self { book, backends, groups, relays: relays(config), offered: Mutex::default() }
     }
 
     /// The same by other rules.
     pub(super) fn with(&self, book: Rulebook) -> Self {
-        let (backends, stays, relays) = (self.backends.clone(), self.stays.clone(), self.relays.clone());
-        Self { book, backends, stays, relays, offered: Mutex::default() }
+        let (backends, groups, relays) = (self.backends.clone(), self.groups.clone(), self.relays.clone());
+        Self { book, backends, groups, relays, offered: Mutex::default() }
     }
 
     /// How long accounts stay at one of a target's backends after their last session.
     pub(super) fn stay(&self, target: Target) -> Duration {
         match target {
-            Target::Group(group) => self.stays[group],
+            Target::Group(group) => self.groups[group].stay,
             Target::Backend(_) | Target::Nobody => Duration::ZERO,
         }
     }
 
     /// The longest of these.
     pub(super) fn longest_stay(&self) -> Duration {
-        self.stays.iter().max().copied().unwrap_or_default()
+        self.groups.iter().map(|group| group.stay).max().unwrap_or_default()
+    }
+
+    /// The group that a backend is in.
+    fn group(&self, place: usize) -> Option<&config::Group> {
+        self.book.routes.backends[place].group.map(|group| &self.groups[group])
+    }
+
+    /// Where an account that is nowhere goes to, by the place of the backend.
+    pub(super) fn choice(&self, target: Target, key: &[u8]) -> Option<usize> {
+        let routes = &self.book.routes;
+        let choice = routes.backend(target, key, |place| self.weight(place));
+        // Where all who may take accounts are down, they wait for theirs.
+        choice.or_else(|| routes.backend(target, key, |place| self.wished_weight(place)))
+    }
+
+    /// As it is configured, or as an administrator wishes.
+    #[must_use]
+    pub fn wished_weight(&self, place: usize) -> u32 {
+        self.backends[place].weight_by_hand().unwrap_or_else(|| self.book.routes.weight(place))
+    }
+
+    /// What a backend gets of its group's accounts now, in proportion to the others': so many times its weight.
+    pub(super) fn weight(&self, place: usize) -> u32 {
+        let weight = self.wished_weight(place).saturating_mul(PARTS);
+        let (backend, Some(group)) = (&self.backends[place], self.group(place)) else { return weight };
+        match group.failover_after {
+            None => weight,
+            Some(_) if !self.may_stay(place) || backend.service() != Service::Running => 0,
+            Some(_) => backend.grown(weight, group.slow_start),
+        }
+    }
+
+    /// Whether accounts that are at a backend may stay there, for all that is known of it.
+    pub(super) fn may_stay(&self, place: usize) -> bool {
+        let (backend, group) = (&self.backends[place], self.group(place));
+        let Some(after) = group.and_then(|group| group.failover_after) else { return true };
+        backend.service() != Service::Drained && backend.down_for().is_none_or(|time| time < after)
+    }
+
+    /// The members of groups, with how they are checked.
+    pub(super) fn checked(&self) -> impl Iterator<Item = (&Arc<Backend>, &config::Check)> {
+        let checked = |(place, backend)| self.group(place).map(|group| (backend, &group.check));
+        self.backends.iter().enumerate().filter_map(checked)
+    }
+
+    /// What the weight of each backend is now: what is configured or wished for, or less.
+    pub fn weights(&self) -> impl Iterator<Item = (&Arc<Backend>, u32)> {
+        let weight = |place: usize| self.weight(place).div_ceil(PARTS);
+        self.backends.iter().enumerate().map(move |(place, backend)| (backend, weight(place)))
     }
 
     /// What sessions of a listener are offered before login: what all backends share that they may come to, those that
@@ -136,7 +188,7 @@ impl Table {
     /// What is decided of a name, and why.
     #[must_use]
     pub fn decide(&self, user: &str, listener: &str, server_name: Option<&str>) -> Decision {
-        self.book.decide(user, listener, server_name)
+        self.book.decide(user, listener, server_name, &|target, key| self.choice(target, key))
     }
 }
 
@@ -155,9 +207,11 @@ pub(super) fn named<'b>(
     let place = match host.parse() {
         // Of one that was never reached, the configuration alone says where it is.
         Ok(ip) => backends.enumerate().position(|(place, backend)| {
-            is_at(place, &SocketAddr::new(ip, port)) || (backend.host.parse() == Ok(ip) && backend.port == port)
+            let is_written = |(host, at): (&str, u16)| host.parse() == Ok(ip) && at == port;
+            is_at(place, &SocketAddr::new(ip, port)) || backend.everywhere().any(is_written)
         }),
-        Err(_) => backends.position(|backend| backend.host.eq_ignore_ascii_case(host) && backend.port == port),
+        Err(_) => backends
+            .position(|backend| backend.everywhere().any(|(known, at)| known.eq_ignore_ascii_case(host) && at == port)),
     };
     place.map(Target::Backend)
 }

@@ -4,6 +4,7 @@ mod admission;
 mod ask;
 mod relayed;
 mod spares;
+mod standing;
 mod unauthenticated;
 
 use std::collections::HashSet;
@@ -226,6 +227,7 @@ pub struct Backend {
     /// It is this very process: nothing is dialed there.
     local: AtomicBool,
     service: watch::Sender<Service>,
+    standing: standing::Standing,
     dials: Semaphore,
     turns: Turns,
     spares: Mutex<Vec<Unauthenticated>>,
@@ -281,6 +283,7 @@ impl Backend {
             silent: AtomicBool::new(false),
             local: AtomicBool::new(false),
             service: watch::Sender::new(Service::Running),
+            standing: standing::Standing::default(),
             dials: Semaphore::new(DIALS_AT_ONCE),
             turns: Turns::default(),
             spares: Mutex::default(),
@@ -323,7 +326,12 @@ impl Backend {
     /// Whether it was reached when it was last tried.
     #[must_use]
     pub fn is_reachable(&self) -> bool {
-        *self.reachable.borrow() || self.local.load(Ordering::Acquire)
+        *self.reachable.borrow() || self.is_local()
+    }
+
+    /// Whether it is this very process.
+    pub(super) fn is_local(&self) -> bool {
+        self.local.load(Ordering::Acquire)
     }
 
     /// Says whether it is this very process.
@@ -378,6 +386,7 @@ impl Backend {
     /// taken for the same until it was asked.
     pub(crate) fn succeeds(&self, earlier: &Self) {
         self.set_service(earlier.service());
+        self.standing.succeeds(&earlier.standing);
         self.capabilities.store(earlier.capabilities());
     }
 
@@ -512,7 +521,7 @@ impl Backend {
         // A backend that is down, or was never seen, is asked whether it is there, and so is one that may have gone
         // meanwhile; and nobody has to make room for that.
         let known = *self.reachable.borrow();
-        if !self.local.load(Ordering::Acquire)
+        if !self.is_local()
             && (!known || self.is_to_be_looked_at())
             && self.service() == Service::Running
             && let Some(permit) = self.budget.try_permit(self.index)

@@ -280,19 +280,21 @@ impl Dialer {
         if usable.is_empty() {
             return Err(DialError::NoSource { host: self.backend.host.clone() });
         }
-        race(interleave(usable), |address| self.attempt(address)).await
+        race(usable.into(), |address| self.attempt(address)).await
     }
 
-    /// The addresses in the resolver's order (RFC 6724); at least one. A literal address is not looked up.
+    /// Where to try, in this order; at least one. Of several addresses, those that can be resolved will do.
     async fn resolve(&self) -> Result<Vec<SocketAddr>, DialError> {
-        let literal = self.backend.host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        if let Ok(ip) = literal {
-            return Ok(vec![SocketAddr::new(ip, self.backend.port)]);
+        let mut found = resolve(&self.backend.host, self.backend.port).await.map(interleave);
+        for further in &self.backend.fallback_addresses {
+            let further = resolve(&further.host, further.port).await.map(interleave);
+            match (&mut found, further) {
+                (Ok(found), Ok(further)) => found.extend(further),
+                (Err(_), Ok(further)) => found = Ok(further),
+                (_, Err(_)) => {}
+            }
         }
-        let failed = |source| DialError::Resolve { host: self.backend.host.clone(), source };
-        let addresses: Vec<_> =
-            lookup_host((self.backend.host.as_str(), self.backend.port)).await.map_err(failed)?.collect();
-        if addresses.is_empty() { Err(failed(io::ErrorKind::NotFound.into())) } else { Ok(addresses) }
+        found.map(Vec::from)
     }
 
     /// One address. Where the ports of one source address are used up, the next one is tried at once.
@@ -314,6 +316,17 @@ impl Dialer {
         }
         Err(last)
     }
+}
+
+/// The addresses in the resolver's order (RFC 6724); at least one. A literal address is not looked up.
+async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+    let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    if let Ok(ip) = literal {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    let failed = |source| DialError::Resolve { host: host.to_owned(), source };
+    let addresses: Vec<_> = lookup_host((host, port)).await.map_err(failed)?.collect();
+    if addresses.is_empty() { Err(failed(io::ErrorKind::NotFound.into())) } else { Ok(addresses) }
 }
 
 /// The source addresses by family, each taken in turn.

@@ -48,8 +48,7 @@ struct Replicas {
 impl Replicas {
     /// `None` (after saying so) if Dovecot is not installed.
     async fn start(mode: &str) -> Option<Self> {
-        let options =
-            Options { max_userip_connections: MOST, ..Options::new(Accounts::numbered("replica", ACCOUNTS)) };
+        let options = Options { max_userip_connections: MOST, ..Options::new(Accounts::numbered("replica", ACCOUNTS)) };
         let server = Server::start(Kind::Dovecot, &options).await?;
         let inner = [free_port(), free_port(), free_port()];
         let start = |own| Proxy::configured(scratch_folder(), &recipe(own, &inner, server.address, mode));
@@ -87,7 +86,7 @@ async fn visit(address: SocketAddr, number: usize) {
     client.command(&format!("APPEND INBOX {{{}+}}\r\n{message}", message.len())).await.unwrap().ok();
     let fetched = client.command("FETCH 1 BODY.PEEK[]").await.unwrap().ok();
     assert!(fetched.to_string().contains("mail mail"), "{fetched}");
-    if number % 5 > 0 {
+    if !number.is_multiple_of(5) {
         client.logout().await.unwrap();
     }
 }

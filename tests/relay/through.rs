@@ -16,7 +16,9 @@ async fn every_class_of_command() {
         let (here, there) = (ring.user_of(0), ring.user_of(1));
         for user in [&here, &there] {
             let mut client = ring.login(0, user).await;
-            client.play("C: a SELECT INBOX\nS~ a OK [READ-WRITE]…\nC: b CAPABILITY\nS: * CAPABILITY IMAP4rev1…\nS: b OK…").await;
+            client
+                .play("C: a SELECT INBOX\nS~ a OK [READ-WRITE]…\nC: b CAPABILITY\nS: * CAPABILITY IMAP4rev1…\nS: b OK…")
+                .await;
             let message = format!("Subject: x\r\n\r\n{}\r\n", "0123456789".repeat(30_000));
             client.play(&format!("C: c APPEND INBOX {{{}}}\nS: + …", message.len())).await;
             client.send(format!("{message}\r\n")).await;
@@ -56,13 +58,20 @@ async fn all_ways_to_log_in_and_what_is_sent_ahead() {
             let name = base64(&user);
             let password = base64(&format!("pw-{user}"));
             for script in [
-                format!("C- a LOGIN {user} pw-{user}\\r\\nb SELECT INBOX\\r\\nc LOGOUT\\r\\n\nS: a OK [CAPABILITY IMAP4rev1…"),
-                format!("C: a AUTHENTICATE PLAIN {plain}\nS: a OK [CAPABILITY IMAP4rev1…\nC- b SELECT INBOX\\r\\nc LOGOUT\\r\\n"),
+                format!(
+                    "C- a LOGIN {user} pw-{user}\\r\\nb SELECT INBOX\\r\\nc LOGOUT\\r\\n\nS: a OK [CAPABILITY IMAP4rev1…"
+                ),
+                format!(
+                    "C: a AUTHENTICATE PLAIN {plain}\nS: a OK [CAPABILITY IMAP4rev1…\nC- b SELECT INBOX\\r\\nc LOGOUT\\r\\n"
+                ),
                 format!("C: a AUTHENTICATE PLAIN\nS: + \nC- {plain}\\r\\nb SELECT INBOX\\r\\nc LOGOUT\\r\\n\nS: a OK…"),
                 format!(
                     "C: a AUTHENTICATE LOGIN\nS: + …\nC: {name}\nS: + …\nC- {password}\\r\\nb SELECT INBOX\\r\\nc LOGOUT\\r\\n\nS: a OK…"
                 ),
-                format!("C- a LOGIN {{{}+}}\\r\\n{user} pw-{user}\\r\\nb SELECT INBOX\\r\\nc LOGOUT\\r\\n\nS: a OK…", user.len()),
+                format!(
+                    "C- a LOGIN {{{}+}}\\r\\n{user} pw-{user}\\r\\nb SELECT INBOX\\r\\nc LOGOUT\\r\\n\nS: a OK…",
+                    user.len()
+                ),
             ] {
                 let mut client = ring.replicas[0].client().await;
                 client.play(&script).await;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use imapool::routing::MoveError;
+use imapool::routing::HandError;
 
 use crate::support::{LIMIT, until};
 use crate::town::Town;
@@ -76,16 +76,16 @@ async fn what_cannot_be_kept_is_not_done() {
     assert_eq!(town.goes("anna").await, "b");
     let router = town.harness.proxy().router();
     let refused = async |user: &str, to: &str| router.move_account(user.as_bytes(), Some(to), LIMIT).await.unwrap_err();
-    assert!(matches!(refused("anna", "nowhere").await, MoveError::Target(_)));
-    assert!(matches!(refused("", "c").await, MoveError::Name));
-    assert!(matches!(refused("an na", "c").await, MoveError::Name));
-    assert!(matches!(refused("#anna", "c").await, MoveError::Name));
-    assert!(matches!(refused("@example.org", "c").await, MoveError::Name), "that would be a domain");
+    assert!(matches!(refused("anna", "nowhere").await, HandError::Target(_)));
+    assert!(matches!(refused("", "c").await, HandError::Name));
+    assert!(matches!(refused("an na", "c").await, HandError::Name));
+    assert!(matches!(refused("#anna", "c").await, HandError::Name));
+    assert!(matches!(refused("@example.org", "c").await, HandError::Name), "that would be a domain");
     fs::create_dir(town.path("moves")).unwrap();
-    assert!(matches!(refused("anna", "c").await, MoveError::Write { .. }));
+    assert!(matches!(refused("anna", "c").await, HandError::Write { .. }));
     assert_eq!(town.goes("anna").await, "b");
     town.reload("[routing]\ndefault = \"a\"").await;
-    assert!(matches!(refused("anna", "c").await, MoveError::NoFile));
+    assert!(matches!(refused("anna", "c").await, HandError::NoFile));
     town.finish().await;
 }
 

@@ -9,6 +9,7 @@ mod support;
 
 mod asked;
 mod by_hand;
+mod groups;
 mod moved;
 mod rules;
 mod town;

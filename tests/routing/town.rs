@@ -35,8 +35,8 @@ impl Town {
         }
         let mut servers = Vec::new();
         for place in 0..NAMES.len() {
-            let seed = Seed { mailboxes: vec![("INBOX".into(), place + 1)], ..Seed::default() };
-            servers.push(Server::start(server(place, Options { seed, ..Options::default() })).await.unwrap());
+            servers
+                .push(Server::start(server(place, Options { seed: seed(place), ..Options::default() })).await.unwrap());
         }
         let text = text(&servers, &folder, routes);
         let harness = Harness::start(servers[0].address(), |config| {
@@ -81,9 +81,41 @@ impl Town {
         servers.filter(|(_, server)| server.open_of(user) > 0).map(|(name, _)| name).collect()
     }
 
+    /// Nobody listens there any more. Gives what is needed to start it again.
+    pub(crate) async fn stop(&mut self, place: usize) -> Options {
+        let nobody = Server::start(Options::default()).await.unwrap();
+        let server = std::mem::replace(&mut self.servers[place], nobody);
+        let (addresses, store) = (vec![server.address()], Some(server.store()));
+        server.stop().await;
+        Options { addresses, store, seed: seed(place), ..Options::default() }
+    }
+
+    /// It is there again, with what it had.
+    pub(crate) async fn start(&mut self, place: usize, options: Options) {
+        self.servers[place] = Server::start(options).await.unwrap();
+    }
+
+    /// Users of whom the hash sends `count` to each of these servers, the first ones of which have been asked for.
+    pub(crate) fn users_of(&self, places: &[usize], count: usize) -> Vec<Vec<String>> {
+        let table = self.harness.proxy().router().table();
+        let goes = |user: &str| table.decide(user, "webmail", None).backend.unwrap();
+        let mut found = vec![Vec::new(); places.len()];
+        for user in (0..1000).map(|number| format!("user{number}")) {
+            let place = places.iter().position(|place| goes(&user) == NAMES[*place]);
+            if let Some(users) = place.map(|place| &mut found[place]).filter(|users| users.len() < count) {
+                users.push(user);
+            }
+        }
+        found
+    }
+
     pub(crate) async fn finish(self) {
         self.harness.finish().await;
     }
+}
+
+fn seed(place: usize) -> Seed {
+    Seed { mailboxes: vec![("INBOX".into(), place + 1)], ..Seed::default() }
 }
 
 fn text(servers: &[Server], folder: &TempDir, routes: &str) -> String {

@@ -3,6 +3,7 @@
 //! A rule leads to a backend, to a group of equal ones, of which [`rendezvous`] picks one, to nobody, or to somebody
 //! who is asked elsewhere. What is decided here depends on nothing but the configuration and what is asked.
 
+pub mod health;
 pub mod map;
 pub mod name;
 pub mod rendezvous;
@@ -133,7 +134,9 @@ impl Routes {
             }
             // To a replica, or from there to a server: whichever the rules decide of here.
             return match self.ruled(asked) {
-                Step::Goes(route) if self.is_relayed(route.target) != self.is_relayed(moved.target) => Step::Goes(route),
+                Step::Goes(route) if self.is_relayed(route.target) != self.is_relayed(moved.target) => {
+                    Step::Goes(route)
+                }
                 Step::Ask(rule) if self.is_relayed(moved.target) => Step::Ask(rule),
                 _ => Step::Goes(moved),
             };
@@ -197,21 +200,23 @@ impl Routes {
         members.filter(move |(place, member)| is_meant(*place, member)).map(|(place, _)| place)
     }
 
-    /// The backend for an account. `None`: the target is nobody, or a group in which nobody takes new accounts.
-    #[must_use]
-    pub fn backend(&self, target: Target, key: &[u8]) -> Option<usize> {
+    /// The backend for an account, where the members of groups have the weights that `weight` says by their places.
+    /// `None`: the target is nobody, or a group in which nobody takes new accounts.
+    pub fn backend(&self, target: Target, key: &[u8], weight: impl Fn(usize) -> u32) -> Option<usize> {
         match target {
             Target::Backend(backend) => Some(backend),
             Target::Group(_) => {
-                let members: Vec<_> = self.members(target).collect();
-                let shares = members.iter().map(|place| {
-                    let member = &self.backends[*place];
-                    (member.name.as_str(), member.weight)
-                });
-                rendezvous::pick(key, shares).map(|index| members[index])
+                let shares = self.members(target).map(|place| (self.backends[place].name.as_str(), weight(place)));
+                self.members(target).nth(rendezvous::pick(key, shares)?)
             }
             Target::Nobody => None,
         }
+    }
+
+    /// The weight of a backend as it is configured.
+    #[must_use]
+    pub fn weight(&self, place: usize) -> u32 {
+        self.backends[place].weight
     }
 
     /// The backends that sessions of a listener (of any, without one) may come to, in the order of the configuration.

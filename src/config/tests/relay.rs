@@ -29,7 +29,8 @@ fn replicas_as_they_should_be() {
     let near = [("address = \"imapool-0.imapool:1143\"", "address = \"127.0.0.1:1143\"\n")];
     assert!(Config::parse(&replicas(&near), "f").is_ok());
     // Nothing gets past a route for everybody.
-    let closed = [("default = \"mail\"", "default = \"replicas\"\n[[route]]\nlisteners = [\"inner\"]\nto = \"mail\"\n")];
+    let closed =
+        [("default = \"mail\"", "default = \"replicas\"\n[[route]]\nlisteners = [\"inner\"]\nto = \"mail\"\n")];
     assert!(Config::parse(&replicas(&closed), "f").is_ok());
 }
 

@@ -44,6 +44,43 @@ fn what_is_not_there_cannot_be_named() {
 }
 
 #[test]
+fn how_members_of_a_group_are_checked() {
+    let check = |text: &str| routed(&format!("check = {text}\n"));
+    let parsed = |text: &str| Config::parse(&check(text), "f").unwrap().groups.remove(0).check;
+    assert_eq!(parsed("{}"), Check::default());
+    let given = parsed("{ interval = \"1s\", failures = 7, successes = 9, user = \"u\", password_file = \"/p\" }");
+    assert_eq!((given.interval.as_secs(), given.failures.get(), given.successes.get()), (1, 7, 9));
+    assert_eq!((given.user.as_str(), given.password_file), ("u", Some(PathBuf::from("/p"))));
+    let line = routed("").lines().count() + 1;
+    for (text, column, wanted) in [
+        (
+            "3",
+            9,
+            "`group.check` is an integer, but must be a table such as { interval = \"10s\", failures = 3, successes = 2 }",
+        ),
+        (
+            "{ intervall = \"1s\" }",
+            11,
+            "`group.check` cannot be intervall: there is no such key in it, only interval, failures, successes, user, password_file",
+        ),
+        ("{ interval = \"1ms\" }", 22, "`group.check` cannot be \"1ms\": too short, at least 100ms"),
+        ("{ failures = 0 }", 22, "`group.check` cannot be 0: write a number from 1 to 1000"),
+        (
+            "{ user = \"u\" }",
+            9,
+            "`group.check` cannot be { user = \"u\" }: a check by a test account needs both user and password_file",
+        ),
+    ] {
+        assert_eq!(wrong(&check(text)), format!("f:{line}:{column}: {wanted}"), "{text}");
+    }
+    let failover = |text: &str| Config::parse(&routed(text), "f").unwrap().groups.remove(0).failover_after;
+    assert_eq!(failover(""), None);
+    assert_eq!(failover("failover_after = \"never\""), None);
+    assert_eq!(failover("failover_after = \"30s\""), Some(Duration::from_secs(30)));
+    assert!(wrong(&routed("failover_after = \"soon\"")).contains("write a duration in quotes"), "or never");
+}
+
+#[test]
 fn a_backend_that_nobody_is_sent_to() {
     let unused = |text: &str| {
         let config = Config::parse(&routed(text), "f").unwrap();

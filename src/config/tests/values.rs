@@ -128,6 +128,8 @@ fn durations_that_may_be_zero() {
         zero,
         [
             ("group", "stay"),
+            ("group", "failover_after"),
+            ("group", "slow_start"),
             ("route", "ttl"),
             ("route", "negative_ttl"),
             ("route", "stale"),

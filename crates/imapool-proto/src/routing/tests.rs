@@ -191,15 +191,14 @@ fn what_a_listener_can_lead_to() {
 
 #[test]
 fn a_group_has_one_for_each_account_and_none_without_weight() {
-    let mut all = routes(Vec::new(), Target::Group(0));
-    let picked = all.backend(Target::Group(0), b"anna").unwrap();
+    let all = routes(Vec::new(), Target::Group(0));
+    let picked = all.backend(Target::Group(0), b"anna", |place| all.weight(place)).unwrap();
     assert!(picked < 2);
-    all.backends[picked].weight = 0;
-    assert_eq!(all.backend(Target::Group(0), b"anna"), Some(1 - picked));
-    assert_eq!(all.backend(Target::Backend(picked), b"anna"), Some(picked), "it is named");
-    all.backends[1 - picked].weight = 0;
-    assert_eq!(all.backend(Target::Group(0), b"anna"), None);
-    assert_eq!(all.backend(Target::Nobody, b"anna"), None);
+    let other = |place: usize| u32::from(place != picked);
+    assert_eq!(all.backend(Target::Group(0), b"anna", other), Some(1 - picked));
+    assert_eq!(all.backend(Target::Backend(picked), b"anna", other), Some(picked), "it is named");
+    assert_eq!(all.backend(Target::Group(0), b"anna", |_| 0), None);
+    assert_eq!(all.backend(Target::Nobody, b"anna", |_| 1), None);
 }
 
 #[test]
@@ -274,7 +273,9 @@ fn a_move_is_for_those_who_are_asked_for_it() {
     let mut replicas = routes(vec![by_outer], Target::Backend(2));
     replicas.relays = vec![0];
     replicas.moves = Some(Arc::new(map("anna b\nbert c\ncarl -").unwrap()));
-    for (user, outer, inner) in [("anna", "moved b", "default c"), ("bert", "0 pair", "moved c"), ("dora", "0 pair", "default c")] {
+    for (user, outer, inner) in
+        [("anna", "moved b", "default c"), ("bert", "0 pair", "moved c"), ("dora", "0 pair", "default c")]
+    {
         let said = [goes(&replicas, user, "outer", None), goes(&replicas, user, "inner", None)];
         assert_eq!(said.map(|said| said.replace(":1", "").replace(":2", "")), [outer, inner], "{user}");
     }

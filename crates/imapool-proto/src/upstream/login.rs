@@ -348,7 +348,10 @@ impl Login {
         if self.starttls {
             // Whether it is offered cannot be trusted before TLS stands; whether it works can.
             self.send("STARTTLS", Waiting::StartTls);
-        } else if let Some(told) = StatusReply::parse(&line[1..]).filter(|_| self.relays).and_then(|it| it.capabilities().map(Capabilities::parse)) {
+        } else if let Some(told) = StatusReply::parse(&line[1..])
+            .filter(|_| self.relays)
+            .and_then(|it| it.capabilities().map(Capabilities::parse))
+        {
             // A replica tells all of them.
             self.capabilities = told;
             self.waiting = Waiting::Nothing;

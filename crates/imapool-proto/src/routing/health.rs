@@ -1,0 +1,144 @@
+//! What checks say of a backend: whether it is in service, and how much of its share it gets after it has come back.
+//! Pure: time is an argument.
+
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+/// How many checks in a row change its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Thresholds {
+    /// So many failures: it is down.
+    pub failures: NonZeroU32,
+    /// So many successes: it is up again.
+    pub successes: NonZeroU32,
+}
+
+/// See the module. A backend that was never checked counts as up.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Health {
+    /// Checks in a row that speak against the state.
+    against: u32,
+    /// It is down, since then.
+    down: Option<Instant>,
+    /// It was down before, and came back then.
+    back: Option<Instant>,
+    /// Whether the last check was well.
+    last: Option<bool>,
+}
+
+impl Health {
+    /// A check has ended. Gives whether the backend is up now, if that has changed.
+    pub fn heard(&mut self, well: bool, thresholds: Thresholds, now: Instant) -> Option<bool> {
+        self.last = Some(well);
+        if well == self.is_up() {
+            self.against = 0;
+            return None;
+        }
+        self.against = self.against.saturating_add(1);
+        let enough = if well { thresholds.successes } else { thresholds.failures };
+        if self.against < enough.get() {
+            return None;
+        }
+        self.against = 0;
+        (self.down, self.back) = if well { (None, Some(now)) } else { (Some(now), None) };
+        Some(well)
+    }
+
+    /// By the checks so far.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.down.is_none()
+    }
+
+    /// What the last check said; none: there was none.
+    #[must_use]
+    pub fn last(&self) -> Option<bool> {
+        self.last
+    }
+
+    /// For how long it has been down; none: it is up.
+    #[must_use]
+    pub fn down_for(&self, now: Instant) -> Option<Duration> {
+        self.down.map(|since| now.saturating_duration_since(since))
+    }
+
+    /// Its weight now, of `weight` in the end: after it has come back it grows to that within `slow_start`. Never zero
+    /// unless `weight` is.
+    #[must_use]
+    pub fn weight(&self, weight: u32, slow_start: Duration, now: Instant) -> u32 {
+        let Some(back) = self.back else { return weight };
+        let age = now.saturating_duration_since(back);
+        if age >= slow_start || weight == 0 {
+            return weight;
+        }
+        let part = age.as_millis() * u128::from(weight) / slow_start.as_millis().max(1);
+        u32::try_from(part).unwrap_or(weight).clamp(1, weight)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn thresholds(failures: u32, successes: u32) -> Thresholds {
+        let of = |number| NonZeroU32::new(number).unwrap();
+        Thresholds { failures: of(failures), successes: of(successes) }
+    }
+
+    #[test]
+    fn so_many_in_a_row_take_it_out_and_bring_it_back() {
+        let start = Instant::now();
+        let mut health = Health::default();
+        let thresholds = thresholds(3, 2);
+        let heard = |health: &mut Health, checks: &str| {
+            checks.chars().map(|check| health.heard(check == '+', thresholds, start)).collect::<Vec<_>>()
+        };
+        assert_eq!((health.is_up(), health.last()), (true, None));
+        assert_eq!(heard(&mut health, "+--+--+"), [None; 7]);
+        assert_eq!(heard(&mut health, "---"), [None, None, Some(false)]);
+        let later = start + Duration::from_secs(9);
+        assert_eq!((health.is_up(), health.down_for(later)), (false, Some(Duration::from_secs(9))));
+        assert_eq!(heard(&mut health, "-+-+-"), [None; 5]);
+        assert_eq!(heard(&mut health, "++"), [None, Some(true)]);
+        assert_eq!((health.is_up(), health.down_for(later), health.last()), (true, None, Some(true)));
+    }
+
+    #[test]
+    fn its_weight_grows_after_it_has_come_back() {
+        let start = Instant::now();
+        let (mut health, minute) = (Health::default(), Duration::from_secs(60));
+        let at = |health: &Health, seconds| health.weight(1000, minute, start + Duration::from_secs(seconds));
+        assert_eq!(at(&health, 0), 1000, "it was there from the start");
+        let _ = (health.heard(false, thresholds(1, 1), start), health.heard(true, thresholds(1, 1), start));
+        assert_eq!([0, 15, 30, 60, 99].map(|seconds| at(&health, seconds)), [1, 250, 500, 1000, 1000]);
+        assert_eq!(health.weight(1000, Duration::ZERO, start), 1000);
+        assert_eq!(health.weight(0, minute, start), 0);
+    }
+
+    proptest! {
+        /// Whatever the checks say: it changes only after so many in a row, and the weight only grows.
+        #[test]
+        fn whatever_the_checks_say(
+            checks in prop::collection::vec(any::<bool>(), 0..60),
+            (failures, successes) in (1..5u32, 1..5u32),
+            weight in any::<u32>(),
+        ) {
+            let (start, second) = (Instant::now(), Duration::from_secs(1));
+            let mut health = Health::default();
+            for (number, check) in checks.iter().enumerate() {
+                let now = start + second * u32::try_from(number).unwrap();
+                if let Some(up) = health.heard(*check, thresholds(failures, successes), now) {
+                    let enough = if up { successes } else { failures } as usize;
+                    prop_assert!(number + 1 >= enough);
+                    prop_assert!(checks[number + 1 - enough..=number].iter().all(|check| *check == up));
+                }
+                let [sooner, later] =
+                    [number, number + 7].map(|at| start + second * u32::try_from(at).unwrap())
+                        .map(|at| health.weight(weight, second * 20, at));
+                prop_assert!(sooner <= later && later <= weight && (later > 0 || weight == 0));
+            }
+        }
+    }
+}

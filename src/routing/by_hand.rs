@@ -1,0 +1,180 @@
+//! What an operator does: moves an account, has one leave, gives a backend another weight, empties it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+use tracing::info;
+
+use super::{Router, Table, Target, files};
+use crate::residence::Residence;
+use crate::upstream::backend::Backend;
+
+/// So many accounts with sessions leave an evacuated backend in each [`PAUSE`]: their clients come back at once.
+const AT_ONCE: usize = 20;
+/// See [`AT_ONCE`].
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What an evacuation has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Evacuation {
+    /// So many accounts leave.
+    pub leaving: usize,
+    /// So many stay, as their routes name this very backend.
+    pub bound: usize,
+}
+
+/// Why it cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum HandError {
+    /// It could not be kept.
+    #[error("routing.moves_file is not set, so a move could not be kept: name a file there, and reload")]
+    NoFile,
+    /// It cannot stand in a file.
+    #[error("an account of this name cannot be moved: it is empty, or has a space in it")]
+    Name,
+    /// It is none.
+    #[error("there is no backend and no group {0:?}")]
+    Target(String),
+    /// There is no such backend.
+    #[error("there is no backend {0:?}")]
+    Backend(String),
+    /// It is in no group.
+    #[error("backend {0:?} is in no group, so there is no other for its accounts: move them one by one, by ctl move")]
+    Alone(String),
+    /// Nobody else takes accounts.
+    #[error("no other backend of group {0:?} takes accounts now: they have no weight, or are down or out of service")]
+    Nowhere(String),
+    /// The file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+/// Whether it can stand as one word in a file.
+fn is_word(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with(['#', '@'])
+        && !text.contains(char::is_whitespace)
+        && !text.contains(char::is_control)
+}
+
+impl Router {
+    /// Has an account go to a backend or group by its name, or with none where the routes say, from now on. It is
+    /// written down before anybody has to leave. Waits until nothing of the account is where it was, for so long at
+    /// most; gives whether that is so.
+    ///
+    /// # Errors
+    /// Nothing has changed then.
+    pub async fn move_account(
+        self: &Arc<Self>,
+        user: &[u8],
+        to: Option<&str>,
+        wait: Duration,
+    ) -> Result<bool, HandError> {
+        let tending = self.tending.lock().await;
+        let table = self.table.load_full();
+        let book = &table.book;
+        let key = book.routes.names.key(user, b"");
+        let path = book.moves.as_ref().map(|file| file.path.clone()).ok_or(HandError::NoFile)?;
+        let name = String::from_utf8(key.clone()).ok().filter(|name| is_word(name)).ok_or(HandError::Name)?;
+        if let Some(to) = to.filter(|to| book.routes.target(to).is_none() || !is_word(to)) {
+            return Err(HandError::Target(to.to_owned()));
+        }
+        let line = to.map(|to| format!("{name} {to}"));
+        let (ours, names) = (path.clone(), book.routes.names.clone());
+        let key = Arc::new(key);
+        let theirs = Arc::clone(&key);
+        let written = tokio::task::spawn_blocking(move || files::amend(&ours, &names, &theirs, line.as_deref()));
+        let written = written.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        written.map_err(|source| HandError::Write { path, source })?;
+        self.reread(None).await;
+        drop(tending);
+        let Some(residence) = self.residences.find(&key).filter(|it| it.is_ending()).map(|it| Arc::downgrade(&it))
+        else {
+            return Ok(true);
+        };
+        Ok(timeout(wait, self.residences.over(residence)).await.is_ok())
+    }
+
+    /// Has an account leave its backend; its next login is let in there as any. False: nothing of it is anywhere.
+    pub fn kick(&self, user: &[u8]) -> bool {
+        let table = self.table.load();
+        let residence = self.residences.find(&table.book.routes.names.key(user, b""));
+        residence.is_some_and(|residence| {
+            Self::end(&table, &residence, "an administrator has it leave");
+            true
+        })
+    }
+
+    /// Gives a backend another weight than the configured one, or that again, until imapool ends; a reload changes
+    /// nothing of it. Accounts that are there stay, as after any change of weights.
+    ///
+    /// # Errors
+    /// When it is in no group.
+    pub fn weigh(&self, name: &str, weight: Option<u32>) -> Result<(), HandError> {
+        let table = self.table.load();
+        let (place, _) = member(&table, name)?;
+        table.backends[place].set_weight(weight);
+        info!(backend = name, weight = table.wished_weight(place), "weight set");
+        Ok(())
+    }
+
+    /// Empties a backend of a group: it gets no new accounts (its weight is 0 from now on), and those that are there go
+    /// to the others. Their sessions end, a few at a time. Returns when that has begun; it ends early when the backend
+    /// is given a weight again.
+    ///
+    /// # Errors
+    /// Nothing has changed then.
+    pub fn evacuate(self: &Arc<Self>, name: &str) -> Result<Evacuation, HandError> {
+        let table = self.table.load_full();
+        let (place, group) = member(&table, name)?;
+        if !table.book.routes.members(Target::Group(group)).any(|other| other != place && table.weight(other) > 0) {
+            return Err(HandError::Nowhere(table.book.routes.groups[group].clone()));
+        }
+        let backend = Arc::clone(&table.backends[place]);
+        backend.set_weight(Some(0));
+        // Who enters from now on does not come there.
+        self.residences.forget(backend.index);
+        let mut there = self.residences.all();
+        there.retain(|residence| residence.backend() == backend.index);
+        let all = there.len();
+        there.retain(|residence| residence.is_chosen());
+        let evacuation = Evacuation { leaving: there.len(), bound: all - there.len() };
+        there.sort_by_key(|residence| residence.is_used());
+        let there = there.iter().map(Arc::downgrade).collect();
+        tokio::spawn(leave(table, backend, there));
+        Ok(evacuation)
+    }
+}
+
+/// The place of a backend, and its group's.
+fn member(table: &Table, name: &str) -> Result<(usize, usize), HandError> {
+    let backends = &table.book.routes.backends;
+    let place = backends.iter().position(|backend| backend.name == name);
+    let place = place.ok_or_else(|| HandError::Backend(name.to_owned()))?;
+    backends[place].group.map(|group| (place, group)).ok_or_else(|| HandError::Alone(name.to_owned()))
+}
+
+/// Has accounts leave, those that are in use a few at a time.
+async fn leave(table: Arc<Table>, backend: Arc<Backend>, all: Vec<Weak<Residence>>) {
+    let mut used = 0;
+    for residence in all {
+        if backend.weight_by_hand() != Some(0) || backend.is_gone() {
+            return;
+        }
+        let Some(residence) = residence.upgrade() else { continue };
+        used += usize::from(residence.is_used());
+        Router::end(&table, &residence, "its backend is being evacuated");
+        drop(residence);
+        if used == AT_ONCE {
+            used = 0;
+            sleep(PAUSE).await;
+        }
+    }
+}
