@@ -22,7 +22,7 @@ use crate::auth::Passage;
 use crate::imap::follow::{Follower, Parting};
 use crate::listener::ListenerContext;
 use crate::metrics::{Direction, SessionClose};
-use crate::stream::Stream;
+use crate::stream::{Peer, Stream};
 use crate::upstream::backend::{Backend, Relayed};
 
 /// A client that has to go, and is sending something, is let be until it has been silent for so long, or the time for
@@ -57,6 +57,8 @@ struct Relay {
     /// Somebody asked for its end; until then, whatever happens.
     leaving: Option<Leaving>,
     last_input: Instant,
+    /// How much the client had been sent when it had said all.
+    answered: Option<usize>,
     /// Since when the client has taken nothing of what it is owed.
     stuck: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -101,6 +103,7 @@ pub(super) async fn run(beginning: Beginning) {
         write_timeout: context.limits.write_timeout,
         leaving: None,
         last_input: Instant::now(),
+        answered: None,
         stuck: None,
         timer: None,
     });
@@ -109,20 +112,25 @@ pub(super) async fn run(beginning: Beginning) {
     context.metrics.session_closed(label);
     relay.record.ends(label);
     let last_words = relay.last_words(over, label);
+    let was_answered = relay.answered.is_some_and(|before| before != relay.down.written());
     let Relay { client, owner, up, .. } = *relay;
     // Its socket is closed before the account may go elsewhere.
     owner.reset();
     drop((held, visit));
-    part(client, &listener, &context, over, up.has_eof(), last_words).await;
+    // Nothing comes after LOGOUT but the client's FIN; beneath TLS, a `close_notify`.
+    if label == SessionClose::Logout && !client.is_tls() && client.peer() == Some(Peer::Silent) {
+        return client.hang_up();
+    }
+    part(client, &listener, &context, over, (up.has_eof(), was_answered), last_words).await;
 }
 
-/// Closes a client's connection, after what it has to hear.
+/// Closes a client's connection, after what it has to hear. It may have closed its side, and been sent something since.
 async fn part(
     mut client: Stream,
     listener: &ListenerContext,
     context: &Context,
     over: Over,
-    client_ended: bool,
+    (has_eof, was_answered): (bool, bool),
     last_words: Option<&str>,
 ) {
     let limit = context.limits.write_timeout;
@@ -139,7 +147,7 @@ async fn part(
             return client.reset();
         }
     }
-    close_client(client, listener, &context.limits, client_ended, client_ended).await;
+    close_client(client, listener, &context.limits, has_eof, was_answered).await;
 }
 
 impl Relay {
@@ -193,6 +201,7 @@ impl Relay {
             // What it has said before that can be read still, and its end.
             Poll::Ready(Err(Broken::Sink)) => self.up.give_up(),
             Poll::Ready(Ok(())) => {
+                self.answered.get_or_insert(self.down.written());
                 // It hears that the client has said all. What comes of that, it says.
                 if Pin::new(&mut self.owner).poll_shutdown(cx).is_ready() {
                     self.up.close();
@@ -218,6 +227,8 @@ impl Relay {
         }
         if self.down.is_blocked() {
             self.stuck.get_or_insert_with(Instant::now);
+        } else {
+            self.stuck = None;
         }
         match moved {
             // A reset is an end as any other: on the owner's side, it is how a connection that we ended is closed.

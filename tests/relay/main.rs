@@ -10,6 +10,7 @@ mod support;
 mod ends;
 mod flow;
 mod many;
+mod moved;
 mod owner;
 mod ring;
 mod through;

@@ -173,12 +173,12 @@ fn relayed_sessions_take_no_token() {
     let (mut gate, now) = (Gate::default(), Instant::now());
     let free = gate.free(now);
     for _ in 0..2 * BACKEND_BURST {
-        gate.enter(Whom::Relay, false, now).unwrap();
+        let _ = gate.enter(Whom::Relay, false, now).unwrap();
     }
     let pass = gate.enter(Whom::Relay, false, now).unwrap();
     gate.give_back(pass);
     assert_eq!(gate.free(now), free);
-    gate.enter(Whom::Login, false, now).unwrap();
+    let _ = gate.enter(Whom::Login, false, now).unwrap();
     let pass = gate.enter(Whom::Relay, false, now).unwrap();
     gate.give_back(pass);
     assert_eq!(gate.free(now), free - 1, "what was free gives nothing back");
