@@ -398,7 +398,7 @@ impl Inner {
         let made = made.map(|(index, backend)| new_backend(index, backend, &pool_config, &budget, &metrics, &net));
         let backends = made.collect::<Result<Vec<_>, _>>()?;
         let table = Table::new(config, backends.clone(), &net)?;
-        let pools = Arc::new(Pools::new(Arc::clone(&pool_config), backends, &budget));
+        let pools = Arc::new(Pools::new(Arc::clone(&pool_config), Arc::clone(table.terms()), backends, &budget));
         let auth = Authenticator::new(auth_settings(config), Arc::clone(&pools), Arc::clone(&metrics))?;
         let registry = Arc::<Registry>::default();
         let router = Router::new(table, Arc::clone(&pool_config), Arc::clone(&metrics));

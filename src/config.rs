@@ -33,8 +33,8 @@ use crate::secret::Secret;
 pub use diff::{Change, Effect, diff};
 pub use error::{ConfigError, Fault, Problem};
 pub use keys::{
-    Admin, Auth, Backend, Group, GroupMode, Limits, Listener, Log, LogFormat, PerCredential, PlaintextLogin, Pool,
-    PoolMode, Route, Routing, RoutingName, TlsMode,
+    Account, Admin, Auth, Backend, Group, GroupMode, Limits, Listener, Log, LogFormat, PerCredential, PlaintextLogin,
+    Pool, PoolMode, Route, Routing, RoutingName, TlsMode,
 };
 pub(crate) use keys::{KEYS, Key};
 pub use lifetime::Lifetime;
@@ -55,6 +55,8 @@ pub struct Config {
     pub routing: Routing,
     /// Which accounts go where; the first that fits decides.
     pub routes: Vec<Route>,
+    /// What is otherwise for some accounts; the first that has one of them counts.
+    pub accounts: Vec<Account>,
     /// `[pool]`
     pub pool: Pool,
     /// `[auth]`
@@ -76,6 +78,7 @@ impl Config {
             groups: Vec::new(),
             routing: Routing::default(),
             routes: Vec::new(),
+            accounts: Vec::new(),
             pool: Pool::default(),
             auth: Auth::default(),
             limits: Limits::default(),
@@ -230,6 +233,13 @@ impl Group {
     /// A group with everything but its name by default.
     pub fn new(name: impl Into<String>) -> Group {
         Group::by_default(name.into())
+    }
+}
+
+impl Account {
+    /// For these, with everything as for all.
+    pub fn new(users: Vec<String>) -> Account {
+        Account::by_default(users)
     }
 }
 

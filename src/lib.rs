@@ -30,5 +30,6 @@ pub mod session;
 #[cfg(target_os = "linux")]
 mod sock_diag;
 pub mod stream;
+pub mod terms;
 pub mod tls;
 pub mod upstream;

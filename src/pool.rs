@@ -39,6 +39,7 @@ use crate::metrics::RetireReason;
 use crate::ports::{Allowance, Sharers};
 use crate::residence::{Tenant, Visit};
 use crate::secret::Fingerprint;
+use crate::terms::Terms;
 use crate::upstream::backend::{Backend, Queue, Service, Unauthenticated};
 use crate::upstream::connection::{Connection, Owner, Shared};
 use crate::upstream::login::Refusal;
@@ -75,14 +76,17 @@ impl Key {
 /// One account on one backend: its connections, and the credentials that were accepted.
 pub struct Account {
     key: Key,
+    /// What routes go by, of who made it: several names may lead to one account at the backend.
+    owner: Box<[u8]>,
     /// In the order in which they were made.
     number: u64,
     /// A reload may put another in its place.
     backend: ArcSwap<Backend>,
     config: Live<config::Pool>,
+    terms: Mutex<Terms>,
     /// As many as there ever were turns: who may have one is decided by these.
     seats: managed::Pool<Manager>,
-    /// `pool.max_per_account`
+    /// [`Terms::max_per_account`]
     turns: Allowance,
     everywhere: Arc<Semaphore>,
     /// The credentials that the backend has accepted, in the order in which it last did so.
@@ -232,7 +236,13 @@ impl Account {
         &self.queue
     }
 
-    /// `[pool]`, as it is now.
+    /// What holds for it now.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        *self.terms.lock()
+    }
+
+    /// `[pool]`, as it is now; but see [`Account::terms`].
     #[must_use]
     pub fn config(&self) -> Arc<config::Pool> {
         self.config.load_full()
@@ -342,7 +352,8 @@ impl Account {
         visit: Option<Visit>,
     ) -> Pass {
         connection.resides(visit.as_ref());
-        let (connection, capabilities) = self.backend().authenticated(connection, generation);
+        let (connection, capabilities) =
+            self.backend().authenticated(connection, generation, self.terms().idle_timeout);
         self.opened(&connection);
         self.learn(capabilities);
         let pass = self.accept(fingerprint, credential, visit);

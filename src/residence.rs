@@ -49,6 +49,8 @@ pub struct Residence {
     visits: AtomicUsize,
     /// Of these, by who was let in.
     let_in: AtomicUsize,
+    /// Client sessions: see [`Presence`].
+    sessions: AtomicUsize,
     /// When the last visit of somebody who was let in ended; none: nobody was, so far.
     last: Mutex<Option<Instant>>,
     tenants: Mutex<Tenants>,
@@ -144,6 +146,7 @@ impl Residences {
             all: Arc::downgrade(self),
             visits: AtomicUsize::new(0),
             let_in: AtomicUsize::new(0),
+            sessions: AtomicUsize::new(0),
             last: Mutex::new(homes.get(wanted.key).filter(|home| home.backend == backend).and_then(|home| home.last)),
             tenants: Mutex::default(),
             ending: AtomicBool::new(false),
@@ -265,6 +268,14 @@ impl Residence {
         self.let_in.load(Ordering::Acquire) > 0
     }
 
+    /// A place for one more session, where there may be so many at once; 0: any number. `None`: there is none.
+    #[must_use]
+    pub fn admit(self: &Arc<Self>, most: usize) -> Option<Presence> {
+        let one_more = |sessions| (most == 0 || sessions < most).then_some(sessions + 1);
+        let admitted = self.sessions.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
+        admitted.is_ok().then(|| Presence(Arc::clone(self)))
+    }
+
     /// Whether it is to be left.
     #[must_use]
     pub fn is_ending(&self) -> bool {
@@ -327,6 +338,16 @@ fn push(tenants: &mut Vec<Weak<dyn Tenant>>, tenant: Weak<dyn Tenant>) {
         tenants.retain(|tenant| tenant.strong_count() > 0);
     }
     tenants.push(tenant);
+}
+
+/// The place of one client session among those of its account.
+#[derive(Debug)]
+pub struct Presence(Arc<Residence>);
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.sessions.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Visit {

@@ -34,7 +34,7 @@ use crate::imap::capability::Capabilities;
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::{Metrics, RouteResult};
 use crate::net::Net;
-use crate::residence::{Entered, Residence, Residences, Visit, Wanted};
+use crate::residence::{Entered, Presence, Residence, Residences, Visit, Wanted};
 use crate::tls::Stamp;
 
 pub use imapool_proto::routing::{Asked, By, Member, Route, Routes, Rule, Source, Step, Target, map, name, rendezvous};
@@ -180,6 +180,13 @@ impl Router {
         self.table.load().offered(listener)
     }
 
+    /// A place for one more session where this visitor is, if the account may have one more.
+    #[must_use]
+    pub fn admit(&self, visit: &Visit) -> Option<Presence> {
+        let residence = visit.residence();
+        residence.admit(self.table.load().book.terms.sessions(residence.key()))
+    }
+
     /// Where a session goes that logs in with this credential, if that can be said without waiting.
     #[must_use]
     pub fn way_at_once(&self, credential: &Arc<Credential>, listener: &str, server_name: Option<&str>) -> Option<Way> {
@@ -256,6 +263,9 @@ impl Router {
     fn look<'t>(&self, table: &'t Table, credential: &Arc<Credential>, by: Approach<'_>) -> Found<'t> {
         let routes = &table.book.routes;
         let key = routes.names.key(&credential.user, &credential.authzid);
+        if !table.book.terms.allow(&key) {
+            return Found::Way(Way::Nobody);
+        }
         let (listener, server_name) = by;
         match routes.step(&Asked { key: &key, listener, server_name }) {
             Step::Ask(rule) => Found::Ask(rule),
@@ -381,6 +391,9 @@ impl Router {
         // Whoever has gone by the one before is among these, or finds that there is another.
         let table = self.table.load();
         let is_misplaced = |residence: &Arc<Residence>| {
+            if !table.book.terms.allow(residence.key()) {
+                return true;
+            }
             let (listener, server_name) = residence.by();
             let asked = Asked { key: residence.key(), listener, server_name };
             match table.book.routes.step(&asked) {
@@ -394,7 +407,9 @@ impl Router {
             }
         };
         for residence in self.residences.all().iter().filter(|residence| is_misplaced(residence)) {
-            Self::end(&before, residence, "the routes have changed");
+            let why =
+                if table.book.terms.allow(residence.key()) { "the routes have changed" } else { "it may not log in" };
+            Self::end(&before, residence, why);
         }
     }
 

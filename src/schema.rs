@@ -15,7 +15,7 @@ const EXPLAINED: &str = include_str!("../config/imapool.toml");
 /// Sections of which there is at least one.
 const REQUIRED: [&str; 2] = ["listener", "backend"];
 /// Others that there may be several of.
-const REPEATED: [&str; 2] = ["group", "route"];
+const REPEATED: [&str; 3] = ["account", "group", "route"];
 
 /// The schema, as text.
 pub fn text() -> String {
@@ -83,6 +83,7 @@ fn kind(shape: &Shape) -> Value {
         }
         Shape::List => json!({ "type": "array", "items": { "type": "string" } }),
         Shape::Ports => like("^ *[0-9]+ *- *[0-9]+ *$"),
+        Shape::OrNone(shape) => json!({ "anyOf": [{ "enum": [""] }, kind(shape)] }),
     }
 }
 
@@ -222,6 +223,8 @@ mod tests {
             }
             "route" if ["to", "file", "http"].contains(&key) => toml += &format!("[[route]]\n{}", line(section)),
             "route" => toml += &format!("[[route]]\nto = \"\"\n{}", line(section)),
+            "account" if key == "users" => toml += &format!("[[account]]\n{}", line(section)),
+            "account" => toml += &format!("[[account]]\nusers = [\"a\"]\n{}", line(section)),
             _ => toml += &format!("[{section}]\n{}", line(section)),
         }
         match Config::parse(&toml, "test") {

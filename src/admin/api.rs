@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::Subject;
 use super::sampler::Sampler;
+use crate::config::PoolMode;
 use crate::mailbox::registry::{Registry, mailbox_name};
 use crate::metrics::ConnectionState;
 use crate::names::folded;
@@ -91,6 +92,9 @@ pub(super) struct AccountRow {
     backend: String,
     sessions: usize,
     connections: usize,
+    /// What holds for it.
+    mode: PoolMode,
+    max_per_account: usize,
     in_use: usize,
     waiting: usize,
     waits: u64,
@@ -108,7 +112,7 @@ pub(super) fn octets(segment: &str) -> Vec<u8> {
 }
 
 fn account_row(account: &Account, sessions: usize) -> AccountRow {
-    let (key, usage) = (account.key(), account.usage());
+    let (key, usage, terms) = (account.key(), account.usage(), account.terms());
     let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
     AccountRow {
         id: segment(&key.user),
@@ -117,6 +121,8 @@ fn account_row(account: &Account, sessions: usize) -> AccountRow {
         backend: account.backend().config.name.clone(),
         sessions,
         connections: usage.connections,
+        mode: terms.mode,
+        max_per_account: terms.max_per_account,
         in_use: usage.in_use,
         waiting: usage.waiting,
         waits: usage.waits,
@@ -307,11 +313,20 @@ pub(super) fn route(subject: &dyn Subject, query: &Query) -> Value {
     let config = subject.config();
     let listener = query.listener.as_ref().unwrap_or(&config.listeners[0].name);
     let router = subject.router();
-    let Decision { backend, rule, key, login, asks } =
+    let Decision { backend, rule, key, login, asks, account, terms } =
         router.table().decide(&query.user, listener, query.server_name.as_deref());
     let residence = router.residences().find(key.as_bytes());
     let there = residence.and_then(|it| subject.pools().backend(it.backend())).map(|it| it.config.name.clone());
-    json!({ "backend": backend, "rule": rule, "key": key, "login": login, "asks_service": asks.is_some(), "there_now": there })
+    json!({
+        "backend": backend,
+        "rule": rule,
+        "key": key,
+        "login": login,
+        "asks_service": asks.is_some(),
+        "there_now": there,
+        "account": account,
+        "terms": terms,
+    })
 }
 
 pub(super) fn backends(subject: &dyn Subject) -> Vec<Value> {

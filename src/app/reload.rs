@@ -174,6 +174,7 @@ impl Proxy {
         let before = inner.pools.backends();
         inner.pools.set_backends(plan.backends.clone(), inner.budget.capacity());
         inner.look_at(plan.backends.iter().filter(|new| !before.iter().any(|old| Arc::ptr_eq(old, new))));
+        inner.pools.set_terms(Arc::clone(plan.table.terms()));
         inner.end_sessions_of_gone_backends();
         inner.router.apply(plan.table, rules);
         let old = inner.context.load();

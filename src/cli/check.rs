@@ -111,11 +111,19 @@ fn describe(config: &Config) -> String {
         let _ = writeln!(text, "  listener \"{}\" on {}, TLS: {tls}", listener.name, listener.address);
     }
     for backend in &config.backends {
-        let _ =
-            writeln!(text, "  backend \"{}\" at {}, TLS: {}", backend.name, backend.address(), backend.tls.as_str());
+        let otherwise = [
+            backend.max_per_account.map(|most| format!(", at most {most} connections for each account")),
+            backend.mode.map(|mode| format!(", mode: {}", mode.as_str())),
+        ];
+        let (name, address, tls) = (&backend.name, backend.address(), backend.tls.as_str());
+        let otherwise: String = otherwise.into_iter().flatten().collect();
+        let _ = writeln!(text, "  backend \"{name}\" at {address}, TLS: {tls}{otherwise}");
     }
     let (most, mode) = (config.pool.max_per_account, config.pool.mode.as_str());
     let _ = writeln!(text, "  at most {most} connections for each account, mode: {mode}");
+    if !config.accounts.is_empty() {
+        let _ = writeln!(text, "  otherwise for some accounts, in {} [[account]]", config.accounts.len());
+    }
     let _ = match &config.admin.address {
         Some(address) => writeln!(text, "  admin address {address}"),
         None => writeln!(text, "  no admin address"),

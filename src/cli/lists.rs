@@ -72,6 +72,7 @@ pub(crate) const VIEWS: [View; 5] = [
             ("BACKEND", "backend", 16),
             ("SESSIONS", "sessions", 9),
             ("CONNECTIONS", "connections", 12),
+            ("OF", "max_per_account", 4),
             ("IN USE", "in_use", 7),
             ("WAITING", "waiting", 8),
             ("WAITS", "waits", 8),

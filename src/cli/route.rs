@@ -46,7 +46,7 @@ pub(crate) fn run(args: &RouteArgs) -> Result<Outcome, Failure> {
 }
 
 fn told(decision: &Decision) -> String {
-    let Decision { backend, rule, key, login, .. } = decision;
+    let Decision { backend, rule, key, login, account, terms, .. } = decision;
     let mut text = match backend {
         Some(backend) => format!("backend {backend}\n"),
         None => "refused\n".to_owned(),
@@ -54,6 +54,13 @@ fn told(decision: &Decision) -> String {
     text += &format!("by {rule}\nas {key}\n");
     if let Some(login) = login {
         text += &format!("logged in as {login}\n");
+    }
+    // Of who may not log in, the rule is that.
+    if let Some(account) = account.as_ref().filter(|_| terms.allow) {
+        text += &format!("{account}\n");
+    }
+    if backend.is_some() {
+        text += &format!("{terms}\n");
     }
     text
 }

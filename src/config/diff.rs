@@ -95,7 +95,8 @@ pub fn diff(old: &Value, new: &Value) -> Vec<Change> {
             "listeners" => of_named("listener", &old[section], &new[section], &mut changes),
             "backends" => of_named("backend", &old[section], &new[section], &mut changes),
             "groups" => of_named("group", &old[section], &new[section], &mut changes),
-            "routes" => of_routes(&old[section], &new[section], &mut changes),
+            "routes" => of_placed("route", &old[section], &new[section], &mut changes),
+            "accounts" => of_placed("account", &old[section], &new[section], &mut changes),
             name => of_table(name, name, &old[section], &new[section], &mut changes),
         }
     }
@@ -153,16 +154,17 @@ fn of_named(kind: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
     }
 }
 
-/// Routes are known by their places, which say which of them comes first.
-fn of_routes(old: &Value, new: &Value, changes: &mut Vec<Change>) {
+/// Routes and accounts are known by their places, which say which of them comes first.
+fn of_placed(kind: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
+    let effect = if kind == "route" { Effect::NewSessions } else { Effect::AtOnce };
     let count = |list: &Value| list.as_array().map_or(0, Vec::len);
     for place in 0..count(old).max(count(new)) {
         let (was, is) = (&old[place], &new[place]);
-        let key = format!("route {}", place + 1);
-        let written = |route: &Value| (!route.is_null()).then(|| route.to_string());
+        let key = format!("{kind} {}", place + 1);
+        let written = |entry: &Value| (!entry.is_null()).then(|| entry.to_string());
         match (written(was), written(is)) {
-            (Some(_), Some(_)) => of_table("route", &key, was, is, changes),
-            (old, new) => changes.push(Change { key, old, new, effect: Effect::NewSessions }),
+            (Some(_), Some(_)) => of_table(kind, &key, was, is, changes),
+            (old, new) => changes.push(Change { key, old, new, effect }),
         }
     }
 }
@@ -314,6 +316,29 @@ mod tests {
         assert!(changes.contains(&"+ group \"g\": \"g\"  (at once)".to_owned()), "{changes:?}");
     }
 
+    #[test]
+    fn accounts_are_known_by_their_places() {
+        let of_two = |first: &str, second: &str| {
+            format!("{MAIN}[[account]]\nusers = [\"a\"]\n{first}[[account]]\nusers = [\"b\"]\n{second}")
+        };
+        let changes = of(&of_two("", "mode = \"session\"\n"), &of_two("sessions = 3\n", "allow = false\n"));
+        let wanted = [
+            "~ account 1.sessions: 0 -> 3  (at once)",
+            "~ account 2.allow: true -> false  (at once)",
+            "~ account 2.mode: \"session\" -> \"\"  (for new sessions)",
+        ];
+        assert_eq!(changes, wanted);
+        let changes = of(&of_two("", ""), MAIN);
+        assert_eq!(changes.len(), 2, "{changes:?}");
+        assert!(changes[0].starts_with("- account 1: {") && changes[0].ends_with("(at once)"), "{changes:?}");
+        let changes = of(MAIN, &format!("{MAIN}max_per_account = 9\nidle_timeout = \"60s\"\n"));
+        let wanted = [
+            "~ backend \"main\".idle_timeout: \"\" -> \"1m\"  (for new connections)",
+            "~ backend \"main\".max_per_account: \"\" -> 9  (at once)",
+        ];
+        assert_eq!(changes, wanted);
+    }
+
     /// What is bound before the old address is given up cannot be had then.
     #[test]
     fn an_address_that_overlaps_is_refused() {
@@ -332,7 +357,9 @@ mod tests {
     /// As it is told, which has other keys for the address of a backend.
     #[test]
     fn it_is_known_of_every_key_what_a_reload_does_about_it() {
-        let routed = format!("{MAIN}group = \"g\"\n[[group]]\nname = \"g\"\n[[route]]\nto = \"g\"\n");
+        let routed = format!(
+            "{MAIN}group = \"g\"\n[[group]]\nname = \"g\"\n[[route]]\nto = \"g\"\n[[account]]\nusers = [\"a\"]\n"
+        );
         let config = Config::parse(&format!("[[listener]]\naddress = \"127.0.0.1:1143\"\n{routed}"), "t").unwrap();
         let value = serde_json::to_value(config).unwrap();
         for (told, entry) in value.as_object().unwrap() {

@@ -14,7 +14,7 @@ use serde_json::Value as Json;
 
 use super::diff::Effect;
 use super::read::Section;
-use super::value::{self, Kind, Shape, YEAR, duration, flag, integer, list, one_of, share, size, text};
+use super::value::{self, Kind, Shape, YEAR, duration, flag, integer, list, one_of, or_none, share, size, text};
 use super::{Check, Header, HostPort, Identify, ListenAddr, Share, host_and_port};
 
 const IDENTIFY: &[Identify] = &[Identify::Auto, Identify::Always, Identify::Never];
@@ -22,6 +22,8 @@ const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 
 /// More sessions or connections than any host carries.
 const MILLION: usize = 1_000_000;
+/// Of connections of one account.
+const PLACES: RangeInclusive<usize> = 1..=1000;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 /// The least duration of those where zero does not mean "at once" or "never".
@@ -47,6 +49,7 @@ pub(crate) static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     keys.extend(Group::new(String::new()).keys());
     keys.extend(Routing::default().keys());
     keys.extend(Route::default().keys());
+    keys.extend(Account::new(Vec::new()).keys());
     keys.extend(Pool::default().keys());
     keys.extend(Auth::default().keys());
     keys.extend(Limits::default().keys());
@@ -94,6 +97,8 @@ macro_rules! words {
 /// Declares a section of the file by its keys: `name: type = default, kind, effect;`. One that may be there several
 /// times has a required key, and fields that come from it, on which defaults may depend.
 macro_rules! section {
+    (@shape) => { Shape::Text };
+    (@shape $shape:expr) => { $shape };
     ($(#[$about:meta])* [$section:ident] $name:ident { $($keys:tt)* }) => {
         section! { $(#[$about])* [[$section]] $name {} { $($keys)* } }
 
@@ -106,7 +111,7 @@ macro_rules! section {
     (
         $(#[$about:meta])*
         [[$section:ident]] $name:ident {
-            $($required:ident, $required_effect:ident; $($(#[$of_field:meta])* $field:ident: $field_type:ty;)*)?
+            $($required:ident, $required_effect:ident $(, $shape:expr)?; $($(#[$of_field:meta])* $field:ident: $field_type:ty;)*)?
         } {
             $($(#[$of_key:meta])* $key:ident: $type:ty = $default:expr, $kind:expr, $effect:ident;)*
         }
@@ -142,7 +147,7 @@ macro_rules! section {
                     $(Key {
                         section: SECTION,
                         name: stringify!($required),
-                        shape: Shape::Text,
+                        shape: section!(@shape $($shape)?),
                         default: None,
                         effect: Effect::$required_effect,
                     },)?
@@ -291,6 +296,12 @@ section! {
         group: Option<String> = None, value::name_or_none(), NewSessions;
         /// Its share of the group's accounts, in proportion to the others'; 0: no new ones.
         weight: usize = 100, integer(0..=MILLION), NewSessions;
+        /// In place of `pool.mode`, for accounts there.
+        mode: Option<PoolMode> = None, or_none(one_of(PoolMode::ALL, PoolMode::as_str)), NewSessions;
+        /// In place of `pool.max_per_account`, for accounts there.
+        max_per_account: Option<usize> = None, or_none(integer(PLACES)), AtOnce;
+        /// In place of `pool.idle_timeout`, for accounts there.
+        idle_timeout: Option<Duration> = None, or_none(duration(MS..=YEAR)), NewConnections;
     }
 }
 
@@ -339,8 +350,7 @@ section! {
     /// `[[route]]`
     [route] Route {
         /// Accounts: names, `@domain`, `@*.domain`. Empty: all.
-        users: Vec<String> = Vec::new(),
-            list("a list of names such as [\"anna@example.org\", \"@example.net\"]", value::word), NewSessions;
+        users: Vec<String> = Vec::new(), value::users(), NewSessions;
         /// Names of listeners. Empty: all.
         listeners: Vec<String> = Vec::new(),
             list("a list of listeners' names such as [\"webmail\"]", value::name), NewSessions;
@@ -369,12 +379,32 @@ section! {
 }
 
 section! {
+    /// `[[account]]`
+    [[account]] Account {
+        users, AtOnce, Shape::List;
+        /// Names, `@domain`, `@*.domain`; required, and not empty.
+        users: Vec<String>;
+    } {
+        /// In place of `pool.mode`.
+        mode: Option<PoolMode> = None, or_none(one_of(PoolMode::ALL, PoolMode::as_str)), NewSessions;
+        /// In place of `pool.max_per_account`.
+        max_per_account: Option<usize> = None, or_none(integer(PLACES)), AtOnce;
+        /// In place of `pool.idle_timeout`.
+        idle_timeout: Option<Duration> = None, or_none(duration(MS..=YEAR)), NewConnections;
+        /// Client sessions of one account at once; 0: only those of all count.
+        sessions: usize = 0, integer(0..=MILLION), AtOnce;
+        /// Whether they may log in.
+        allow: bool = true, flag(), AtOnce;
+    }
+}
+
+section! {
     /// `[pool]`
     [pool] Pool {
         /// Whether sessions share connections.
         mode: PoolMode = PoolMode::Multiplex, one_of(PoolMode::ALL, PoolMode::as_str), NewSessions;
         /// Connections.
-        max_per_account: usize = 4, integer(1..=1000), AtOnce;
+        max_per_account: usize = 4, integer(PLACES), AtOnce;
         /// How many processes like this share nothing and divide the server's limits: `max_per_account`, `max_total`
         /// and the ports.
         replicas: usize = 1, integer(1..=1000), AtOnce;

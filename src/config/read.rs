@@ -278,7 +278,7 @@ fn not_a_section(key: &'static str, value: &Value<'_>, expected: &'static str) -
 fn place(section: &str) -> String {
     match section {
         "" => "at the top level".to_owned(),
-        "listener" | "backend" | "group" | "route" => format!("under [[{section}]]"),
+        "listener" | "backend" | "group" | "route" | "account" => format!("under [[{section}]]"),
         _ => format!("under [{section}]"),
     }
 }

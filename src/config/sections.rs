@@ -8,7 +8,7 @@ use super::error::Fault;
 use super::read::{Reader, Section, Table};
 use super::relay::{self, PlacedRoute, PlacedRouting};
 use super::{
-    Admin, Auth, Backend, Config, Group, Limits, ListenAddr, Listener, Log, Pool, Route, Routing, TlsMode,
+    Account, Admin, Auth, Backend, Config, Group, Limits, ListenAddr, Listener, Log, Pool, Route, Routing, TlsMode,
     host_and_port, value,
 };
 use crate::files;
@@ -77,7 +77,7 @@ pub(super) fn config<'t>(reader: &mut Reader<'t>, root: &'t DeTable<'t>) -> Opti
     let mut top = reader.root(root);
     let listeners = top.tables("listener", "add a [[listener]] with a line such as address = \"127.0.0.1:1143\"");
     let backends = top.tables("backend", "add a [[backend]] with a line such as address = \"127.0.0.1:143\"");
-    let [groups, routes] = ["group", "route"].map(|key| top.any_tables(key));
+    let [groups, routes, accounts] = ["group", "route", "account"].map(|key| top.any_tables(key));
     let [routing, pool, auth, limits, admin, log] =
         ["routing", "pool", "auth", "limits", "admin", "log"].map(|key| top.table(key));
     top.finish();
@@ -105,6 +105,7 @@ pub(super) fn config<'t>(reader: &mut Reader<'t>, root: &'t DeTable<'t>) -> Opti
     let routing = read_routing(reader, routing, &scene);
     let names = routing.it.names();
     let routes: Vec<_> = routes.into_iter().map(|table| read_route(reader, table, &scene, &names)).collect();
+    let accounts = accounts.into_iter().filter_map(|table| read_account(reader, table, &names)).collect();
     scene.check_groups(reader);
     relay::check(reader, &scene, &routes, &routing);
     addresses_are_unique(reader, &listeners, admin.address.clone().map(|address| (admin_at, address)));
@@ -115,6 +116,7 @@ pub(super) fn config<'t>(reader: &mut Reader<'t>, root: &'t DeTable<'t>) -> Opti
         groups: groups.into_iter().map(|placed| placed.it).collect(),
         routing: routing.it,
         routes: routes.into_iter().map(|placed| placed.it).collect(),
+        accounts,
         pool,
         auth,
         limits,
@@ -212,10 +214,7 @@ fn read_route<'t>(reader: &mut Reader<'t>, table: Table<'t>, scene: &Scene<'_>, 
     let mut section = reader.section("route", Some(table));
     let route = Route::default().read(&mut section);
     scene.check_target(&mut section, "to", route.to.as_ref());
-    if let Some(user) = route.users.iter().find(|user| Pattern::parse(user, names).is_err()) {
-        let remedy = format!("\"{user}\" means no account: write a name, \"@\" and a domain, or \"@*.\" and a domain");
-        section.refuse("users", remedy);
-    }
+    check_users(&mut section, &route.users, names);
     let known: Vec<_> = scene.listeners.iter().map(|placed| &placed.it.name).collect();
     if route.listeners.iter().any(|name| !known.contains(&name)) {
         section.refuse("listeners", there_is_no("listener", &known));
@@ -232,6 +231,27 @@ fn read_route<'t>(reader: &mut Reader<'t>, table: Table<'t>, scene: &Scene<'_>, 
     let to_at = section.offset("to");
     section.finish();
     PlacedRoute { it: route, to_at }
+}
+
+/// `None`: it says for nobody what is otherwise, which is noted.
+fn read_account<'t>(reader: &mut Reader<'t>, table: Table<'t>, names: &Names) -> Option<Account> {
+    let mut section = reader.section("account", Some(table));
+    let users = section.required("users", "add a line such as users = [\"@example.org\"]", value::users().read);
+    let account = Account::new(users.clone().unwrap_or_default()).read(&mut section);
+    if users.as_ref().is_some_and(Vec::is_empty) {
+        section.refuse("users", "name at least one account or domain, or delete this section");
+    }
+    check_users(&mut section, &account.users, names);
+    section.finish();
+    users.map(|_| account)
+}
+
+/// Refuses names that mean nobody.
+fn check_users(section: &mut Section<'_, '_>, users: &[String], names: &Names) {
+    if let Some(user) = users.iter().find(|user| Pattern::parse(user, names).is_err()) {
+        let remedy = format!("\"{user}\" means no account: write a name, \"@\" and a domain, or \"@*.\" and a domain");
+        section.refuse("users", remedy);
+    }
 }
 
 fn check_source_addresses(section: &mut Section<'_, '_>, backend: &Backend) {

@@ -1,5 +1,6 @@
 //! Each class of error with its exact place, and what a good file says.
 
+mod accounts;
 mod keys;
 mod relay;
 mod routes;
@@ -53,6 +54,8 @@ fn with_key(section: &str, key: &str, value: &str) -> Result<Config, ConfigError
             Config::parse(&format!("{MINIMAL}[[route]]\nto = \"\"\n{line}\n"), "f")
         }
         "route" => Config::parse(&format!("{MINIMAL}[[route]]\n{line}\n"), "f"),
+        "account" if key != "users" => Config::parse(&format!("{MINIMAL}[[account]]\nusers = [\"a\"]\n{line}\n"), "f"),
+        "account" => Config::parse(&format!("{MINIMAL}[[account]]\n{line}\n"), "f"),
         _ => with(section, &line),
     }
 }
@@ -241,7 +244,7 @@ fn unknown_keys_get_the_nearest_valid_one() {
         (
             "\"x\\ny\" = 1\n",
             "f:5:1: unknown key `backend.x\\ny`: the nearest is `tls`; valid here: address, fallback_addresses, name, tls, \
-          server_name, ca_file, source_addresses, source_port_range, connect_timeout, login_timeout, reply_timeout, id, forward_client_id, send_proxy, group, weight",
+          server_name, ca_file, source_addresses, source_port_range, connect_timeout, login_timeout, reply_timeout, id, forward_client_id, send_proxy, group, weight, mode, max_per_account, idle_timeout",
         ),
         ("tsl = \"none\"\n", "f:5:1: unknown key `backend.tsl`: did you mean `tls`?"),
         (
@@ -251,7 +254,7 @@ fn unknown_keys_get_the_nearest_valid_one() {
         (
             "[\"\"]\n",
             "f:5:2: unknown key ``: the nearest is `log`; valid here: listener, backend, group, routing, \
-             route, pool, auth, limits, admin, log",
+             route, account, pool, auth, limits, admin, log",
         ),
     ];
     for (text, expected) in cases {

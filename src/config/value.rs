@@ -37,11 +37,12 @@ pub(super) enum Reason {
 
 type Outcome<T> = Result<T, Refusal>;
 type Read<T> = Box<dyn Fn(&Value<'_>) -> Outcome<T>>;
+type Show<T> = Box<dyn Fn(&T) -> Json>;
 
 /// How a value is read and told, and what it may be.
 pub(super) struct Kind<T> {
     pub(super) read: Read<T>,
-    pub(super) show: fn(&T) -> Json,
+    pub(super) show: Show<T>,
     pub(super) shape: Shape,
 }
 
@@ -64,10 +65,12 @@ pub(crate) enum Shape {
     Ports,
     /// A table of such keys, none of which has to be there.
     Table(Vec<(&'static str, Shape)>),
+    /// This, or `""` for nothing of its own.
+    OrNone(Box<Shape>),
 }
 
-fn kind<T: Serialize>(shape: Shape, read: impl Fn(&Value<'_>) -> Outcome<T> + 'static) -> Kind<T> {
-    Kind { read: Box::new(read), show: json, shape }
+fn kind<T: Serialize + 'static>(shape: Shape, read: impl Fn(&Value<'_>) -> Outcome<T> + 'static) -> Kind<T> {
+    Kind { read: Box::new(read), show: Box::new(json), shape }
 }
 
 /// As JSON; what cannot be told, null.
@@ -76,7 +79,7 @@ pub(super) fn json<T: Serialize>(value: &T) -> Json {
 }
 
 /// A string that is more than it looks.
-pub(super) fn text<T: Serialize>(read: impl Fn(&Value<'_>) -> Outcome<T> + 'static) -> Kind<T> {
+pub(super) fn text<T: Serialize + 'static>(read: impl Fn(&Value<'_>) -> Outcome<T> + 'static) -> Kind<T> {
     kind(Shape::Text, read)
 }
 
@@ -144,7 +147,20 @@ pub(super) fn name_or_none() -> Kind<Option<String>> {
         DeValue::String(text) if text.is_empty() => Ok(None),
         _ => name(value).map(Some),
     };
-    Kind { show: |name| name.clone().unwrap_or_default().into(), ..text(read) }
+    Kind { show: Box::new(|name| name.clone().unwrap_or_default().into()), ..text(read) }
+}
+
+/// A value in place of another section's; empty: `None`, and that holds.
+pub(super) fn or_none<T: 'static>(of: Kind<T>) -> Kind<Option<T>> {
+    let Kind { read, show, shape } = of;
+    Kind {
+        read: Box::new(move |value| match value.get_ref() {
+            DeValue::String(text) if text.is_empty() => Ok(None),
+            _ => read(value).map(Some),
+        }),
+        show: Box::new(move |value| value.as_ref().map_or_else(|| "".into(), &show)),
+        shape: Shape::OrNone(Box::new(shape)),
+    }
 }
 
 /// The name of a backend or of a group, or `""`.
@@ -182,6 +198,11 @@ pub(super) fn headers() -> Kind<Vec<Header>> {
             }
         }
     })
+}
+
+/// Names and patterns of accounts.
+pub(super) fn users() -> Kind<Vec<String>> {
+    list("a list of names such as [\"anna@example.org\", \"@example.net\"]", word)
 }
 
 /// Whatever has a printable character, and no others.
@@ -229,7 +250,10 @@ pub(super) fn path(value: &Value<'_>) -> Outcome<Option<PathBuf>> {
 }
 
 /// One of a few words; `word` gives each value's.
-pub(super) fn one_of<C: Copy, T: From<C> + Serialize>(choices: &'static [C], word: fn(C) -> &'static str) -> Kind<T> {
+pub(super) fn one_of<C: Copy, T: From<C> + Serialize + 'static>(
+    choices: &'static [C],
+    word: fn(C) -> &'static str,
+) -> Kind<T> {
     kind(Shape::OneOf(choices.iter().map(|choice| word(*choice).into()).collect()), move |value| {
         let text = string(value, "one of a few words, in quotes")?;
         match choices.iter().find(|choice| word(**choice) == text) {
@@ -319,7 +343,8 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> Kind<Duration> {
         }
         Ok(duration)
     };
-    Kind { show: |duration| humantime::format_duration(*duration).to_string().into(), ..kind(shape, read) }
+    let show = |duration: &Duration| humantime::format_duration(*duration).to_string().into();
+    Kind { show: Box::new(show), ..kind(shape, read) }
 }
 
 /// `never`: `None`.
@@ -333,7 +358,7 @@ pub(super) fn duration_or_never(range: RangeInclusive<Duration>) -> Kind<Option<
     let show = |duration: &Option<Duration>| {
         duration.map_or("never".to_owned(), |duration| humantime::format_duration(duration).to_string()).into()
     };
-    Kind { show, ..kind(shape, read) }
+    Kind { show: Box::new(show), ..kind(shape, read) }
 }
 
 /// `{ interval = "10s", failures = 3, successes = 2 }`
@@ -383,7 +408,7 @@ fn in_words(duration: Duration) -> String {
 }
 
 /// Each element by `element`; an error is at the element, not at the list.
-pub(super) fn list<T: Serialize>(
+pub(super) fn list<T: Serialize + 'static>(
     expected: &'static str,
     element: impl Fn(&Value<'_>) -> Outcome<T> + 'static,
 ) -> Kind<Vec<T>> {
@@ -430,7 +455,7 @@ pub(super) fn port_range() -> Kind<Option<RangeInclusive<u16>>> {
     let show = |range: &Option<RangeInclusive<u16>>| {
         range.as_ref().map_or(Json::Null, |range| format!("{}-{}", range.start(), range.end()).into())
     };
-    Kind { show, ..kind(Shape::Ports, read) }
+    Kind { show: Box::new(show), ..kind(Shape::Ports, read) }
 }
 
 /// What an address to listen on is like.
@@ -457,7 +482,7 @@ pub(super) fn admin_address() -> Kind<Option<ListenAddr>> {
         if text.is_empty() { Ok(None) } else { address_to_listen_on(value, text, &ADMIN).map(Some) }
     };
     let show = |address: &Option<ListenAddr>| address.as_ref().map_or(String::new(), ListenAddr::to_string).into();
-    Kind { show, ..text(read) }
+    Kind { show: Box::new(show), ..text(read) }
 }
 
 fn address_to_listen_on(value: &Value<'_>, text: &str, like: &Like) -> Outcome<ListenAddr> {

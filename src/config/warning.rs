@@ -1,5 +1,8 @@
 //! What a configuration may say, but should not say unawares.
 
+mod routes;
+
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -97,10 +100,41 @@ pub enum Warning {
         /// Where it listens.
         address: ListenAddr,
     },
+    /// A section that is never looked at, because others that stand before it are for all that it is for.
+    Shadowed {
+        /// `route 3`
+        what: String,
+        /// The latest of these.
+        by: String,
+    },
+    /// A weight of a backend that is in no group.
+    WeightAlone {
+        /// The backend's name.
+        name: String,
+    },
+    /// A group in which no backend takes new accounts.
+    NoWeight {
+        /// The group's name.
+        name: String,
+    },
+    /// Keys of a lookup in a route that has none.
+    NoLookup {
+        /// `route 3`
+        route: String,
+        /// The keys.
+        keys: Vec<&'static str>,
+    },
+    /// Passwords cross the network to the service of a route in the clear.
+    PlaintextService {
+        /// `route 3`
+        route: String,
+        /// The host that is asked.
+        host: String,
+    },
     /// A value that another one keeps from ever taking effect.
     Ineffective {
         /// The key with its section.
-        key: &'static str,
+        key: Cow<'static, str>,
         /// The key that comes first.
         because_of: &'static str,
     },
@@ -159,6 +193,11 @@ impl fmt::Display for Warning {
                 "listener \"{name}\" on {address} lets nobody log in: it has no TLS, without which plaintext_login = \
                  \"never\" refuses everybody. Write tls = \"starttls\" or \"implicit\", or plaintext_login = \"loopback\""
             ),
+            Warning::Shadowed { .. }
+            | Warning::WeightAlone { .. }
+            | Warning::NoWeight { .. }
+            | Warning::NoLookup { .. }
+            | Warning::PlaintextService { .. } => self.fmt_of_routes(f),
             of_values => of_values.fmt_of_values(f),
         }
     }
@@ -196,7 +235,8 @@ pub(super) fn of(config: &Config) -> Vec<Warning> {
         Some(ListenAddr::Tcp(address)) if config.admin.is_public() => Some(Warning::PublicAdmin { address }),
         _ => None,
     };
-    listeners.chain(backends).chain(admin).chain(of_times_and_numbers(config)).collect()
+    let routes = routes::of(config);
+    listeners.chain(backends).chain(routes).chain(admin).chain(of_times_and_numbers(config)).collect()
 }
 
 fn of_listener(listener: &Listener) -> Vec<Warning> {
@@ -226,14 +266,15 @@ fn of_listener(listener: &Listener) -> Vec<Warning> {
     warnings
 }
 
+/// Nothing of what is said to it crosses a network.
+fn is_near(host: &str) -> bool {
+    host.parse::<IpAddr>().map_or(host.eq_ignore_ascii_case("localhost"), |ip| ip.is_loopback())
+}
+
 fn of_backend(backend: &Backend) -> Vec<Warning> {
     let whose = format!("backend \"{}\"", backend.name);
     let mut warnings = Vec::new();
-    let near = match backend.host.parse::<IpAddr>() {
-        Ok(ip) => ip.is_loopback(),
-        Err(_) => backend.host == "localhost",
-    };
-    if backend.tls == TlsMode::None && !near {
+    if backend.tls == TlsMode::None && !is_near(&backend.host) {
         warnings.push(Warning::PlaintextBackend { name: backend.name.clone(), address: backend.address() });
     }
     if backend.tls == TlsMode::None && backend.ca_file.is_some() {
@@ -266,7 +307,6 @@ fn overlaps(listeners: &[Listener]) -> impl Iterator<Item = Warning> {
     })
 }
 
-/// All sessions go to the first.
 /// Those that no route names, directly or by their group. What files and services say is not known here.
 fn unused(config: &Config) -> impl Iterator<Item = Warning> {
     let first = &config.backends[0].name;
@@ -285,7 +325,9 @@ fn of_times_and_numbers(config: &Config) -> Vec<Warning> {
     if limits.idle_timeout < AUTOLOGOUT {
         warnings.push(Warning::ShortIdleTimeout { value: limits.idle_timeout });
     }
-    if pool.keepalive >= AUTOLOGOUT && pool.idle_timeout >= AUTOLOGOUT {
+    let others = config.backends.iter().filter_map(|it| it.idle_timeout);
+    let others = others.chain(config.accounts.iter().filter_map(|it| it.idle_timeout));
+    if pool.keepalive >= AUTOLOGOUT && others.chain([pool.idle_timeout]).any(|time| time >= AUTOLOGOUT) {
         warnings.push(Warning::LateKeepalive { value: pool.keepalive });
     }
     let contradictions = [
@@ -297,8 +339,26 @@ fn of_times_and_numbers(config: &Config) -> Vec<Warning> {
     ];
     for (contradicts, key, because_of) in contradictions {
         if contradicts {
-            warnings.push(Warning::Ineffective { key, because_of });
+            warnings.push(Warning::Ineffective { key: key.into(), because_of });
         }
     }
+    warnings.extend(of_what_is_otherwise(config));
     warnings
+}
+
+/// The same of what takes the place of `[pool]`'s.
+fn of_what_is_otherwise(config: &Config) -> Vec<Warning> {
+    let pool = &config.pool;
+    let backends =
+        config.backends.iter().map(|it| (format!("backend \"{}\"", it.name), it.max_per_account, it.idle_timeout));
+    let accounts = (1..).zip(&config.accounts);
+    let accounts = accounts.map(|(place, it)| (format!("account {place}"), it.max_per_account, it.idle_timeout));
+    let in_vain = |(whose, most, rest): (String, Option<usize>, Option<Duration>)| {
+        let most = most.filter(|most| pool.max_total != 0 && *most > pool.max_total);
+        let rest = rest.filter(|rest| *rest > pool.max_lifetime);
+        let most = most.map(|_| (format!("{whose}.max_per_account"), "pool.max_total"));
+        [most, rest.map(|_| (format!("{whose}.idle_timeout"), "pool.max_lifetime"))]
+    };
+    let in_vain = backends.chain(accounts).flat_map(in_vain).flatten();
+    in_vain.map(|(key, because_of)| Warning::Ineffective { key: key.into(), because_of }).collect()
 }

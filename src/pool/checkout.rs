@@ -123,7 +123,8 @@ impl Account {
             }
             _ => {
                 connection.resides(want.pass.grant().visit());
-                let (mut connection, capabilities) = backend.authenticated(connection, generation);
+                let (mut connection, capabilities) =
+                    backend.authenticated(connection, generation, self.terms().idle_timeout);
                 connection.set_manners(&self.manners);
                 want.pass.account().opened(&connection);
                 self.learn(capabilities);

@@ -20,6 +20,7 @@ use crate::metrics::RetireReason;
 use crate::ports::{Allowance, Budget, Everywhere, Sharers};
 use crate::residence::Visit;
 use crate::secret::Fingerprint;
+use crate::terms::AllTerms;
 use crate::upstream::backend::{Backend, Queue, Service, Unauthenticated};
 
 /// How long a hub may take to give up its connection.
@@ -28,6 +29,7 @@ const TO_PARK: Duration = Duration::from_secs(2);
 /// All accounts.
 pub struct Pools {
     config: Live<config::Pool>,
+    terms: ArcSwap<AllTerms>,
     backends: ArcSwap<Vec<Arc<Backend>>>,
     /// Held while these are exchanged, or an administrator says whether one serves.
     serving: Mutex<()>,
@@ -64,11 +66,12 @@ impl Pools {
 
     /// No accounts yet; at most as many connections in use at once, anywhere, as the budget has.
     #[must_use]
-    pub fn new(config: Live<config::Pool>, backends: Vec<Arc<Backend>>, budget: &Budget) -> Self {
+    pub fn new(config: Live<config::Pool>, terms: Arc<AllTerms>, backends: Vec<Arc<Backend>>, budget: &Budget) -> Self {
         let (backends, everywhere) = (ArcSwap::from_pointee(backends), Allowance::new(budget.capacity()));
         let (accounts, siblings, forgotten, serving) = Default::default();
         Self {
             config,
+            terms: ArcSwap::new(terms),
             backends,
             serving,
             accounts,
@@ -167,14 +170,21 @@ impl Pools {
     /// with them which credentials were accepted.
     pub fn apply(&self, config: config::Pool) {
         let same_keys = self.config.load().per_credential == config.per_credential;
-        let max = config.part_of(config.max_per_account);
         self.config.store(Arc::new(config));
-        self.accounts().iter().for_each(|account| account.resize(max));
         if !same_keys {
             let forgotten: Vec<_> = std::mem::take(&mut *self.accounts.write()).into_values().collect();
             self.retiring();
             self.forget(&forgotten);
         }
+    }
+
+    /// Has accounts go by other terms from now on. The backends are those of the same configuration already.
+    pub fn set_terms(&self, terms: Arc<AllTerms>) {
+        self.terms.store(Arc::clone(&terms));
+        // Whoever is not among these was made by them.
+        self.accounts()
+            .iter()
+            .for_each(|account| account.go_by(terms.of(&account.owner, &account.backend().config.name)));
     }
 
     /// The key of the account that a credential is for.
@@ -220,7 +230,7 @@ impl Pools {
             }
             let new = |key: &Key| {
                 is_new = true;
-                self.account(key, Arc::clone(backend))
+                self.account(key, visit.as_ref(), Arc::clone(backend))
             };
             let account = Arc::clone(accounts.entry(key).or_insert_with_key(new));
             let generation = account.generation();
@@ -280,9 +290,11 @@ impl Pools {
         }
     }
 
-    fn account(&self, key: &Key, backend: Arc<Backend>) -> Arc<Account> {
-        let config = self.config.load();
-        let max = config.part_of(config.max_per_account);
+    fn account(&self, key: &Key, visit: Option<&Visit>, backend: Arc<Backend>) -> Arc<Account> {
+        let all = self.terms.load();
+        let owner = visit.map_or_else(|| all.key(&key.user, &key.authzid), |it| it.residence().key().to_vec());
+        let terms = all.of(&owner, &backend.config.name);
+        let max = terms.max_per_account;
         let queue = Queue::new(max, backend.metrics());
         Arc::new_cyclic(|account| {
             let manager = Manager { account: Weak::clone(account) };
@@ -294,9 +306,11 @@ impl Pools {
                 .expect("a pool without time-outs of its own");
             Account {
                 key: key.clone(),
+                owner: owner.into(),
                 number: self.made.fetch_add(1, Ordering::Relaxed),
                 backend: ArcSwap::new(backend),
                 config: Arc::clone(&self.config),
+                terms: Mutex::new(terms),
                 seats,
                 turns: Allowance::new(max),
                 everywhere: Arc::clone(self.everywhere.semaphore()),

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::Account;
 use super::seat::Seat;
 use crate::metrics::RetireReason;
+use crate::terms::Terms;
 use crate::upstream::connection::{Connection, Shared};
 
 impl Account {
@@ -40,14 +41,18 @@ impl Account {
         self.sharers.look_up();
     }
 
-    /// Goes by another `pool.max_per_account` from now on. Where there are fewer places, what rests is given up now,
-    /// what sessions share beyond them between two commands, and what a session has for itself when it comes back.
-    pub(super) fn resize(&self, max: usize) {
+    /// Goes by other terms from now on: new sessions and connections do. Where there are fewer places, what rests is
+    /// given up now, what sessions share beyond them between two commands, and what a session has for itself when it
+    /// comes back.
+    pub(super) fn go_by(&self, terms: Terms) {
+        *self.terms.lock() = terms;
+        let max = terms.max_per_account;
         let (before, most) = (self.turns.capacity(), self.seats.status().max_size);
         if max > most {
             self.seats.resize(max);
         }
         self.turns.resize(max);
+        self.queue.resize(max);
         if max < before {
             self.raise(RetireReason::Reload, false);
         }

@@ -75,6 +75,7 @@ pub async fn explain(
             let target = target.ok_or_else(|| ExplainError::Stranger { rule: words(), server: server() })?;
             book.tell_group(target, &mut decision.rule);
             decision.backend = book.name(book.choice(target, decision.key.as_bytes()));
+            decision.terms = book.terms.of(decision.key.as_bytes(), decision.backend.as_deref().unwrap_or_default());
             decision.login = user.as_ref().map(|user| String::from_utf8_lossy(user).into_owned());
         }
         Answer::Refused { text, .. } => decision.rule += &format!(", which says: {text}"),

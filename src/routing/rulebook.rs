@@ -10,6 +10,7 @@ use super::name::Pattern;
 use super::{Asked, By, MapError, Member, Routes, Rule, Source, Step, Target, files};
 use crate::config::{self, Config};
 use crate::net::Net;
+use crate::terms::{AllTerms, Terms};
 use crate::tls::Stamp;
 
 /// Why there can be no such routes.
@@ -34,6 +35,8 @@ pub(super) struct Rulebook {
     pub(super) moves: Option<MapFile>,
     /// What each is made of, and who is asked.
     pub(super) lookups: Vec<Option<(config::Route, Arc<Lookup>)>>,
+    /// What else holds for accounts.
+    pub(super) terms: Arc<AllTerms>,
 }
 
 #[derive(Debug, Clone)]
@@ -60,6 +63,10 @@ pub struct Decision {
     pub login: Option<String>,
     /// The place of the rule whose service has to be asked.
     pub asks: Option<usize>,
+    /// The `[[account]]` that has it, as it stands in the configuration.
+    pub account: Option<String>,
+    /// What holds for it, at that backend if there is one.
+    pub terms: Terms,
 }
 
 impl Rulebook {
@@ -88,7 +95,7 @@ impl Rulebook {
         };
         routes.moves = moves.as_ref().map(|file| Arc::clone(&file.map));
         let words = config.routes.iter().enumerate().map(|(place, route)| told(place, route)).collect();
-        Ok(Self { routes, words, files, moves, lookups })
+        Ok(Self { routes, words, files, moves, lookups, terms: Arc::new(AllTerms::new(config)) })
     }
 
     /// The same with the files that have been read again.
@@ -146,7 +153,19 @@ impl Rulebook {
     ) -> Decision {
         let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
         let key = self.routes.names.key(user.as_bytes(), b"");
-        let decided = |backend, rule, login, asks| Decision { backend, rule, key: text(&key), login, asks };
+        let account = self.terms.words(&key);
+        let decided = |backend: Option<String>, rule, login, asks| Decision {
+            terms: self.terms.of(&key, backend.as_deref().unwrap_or_default()),
+            account: account.map(str::to_owned),
+            key: text(&key),
+            backend,
+            rule,
+            login,
+            asks,
+        };
+        if let Some(account) = account.filter(|_| !self.terms.allow(&key)) {
+            return decided(None, format!("{account}, allow = false"), None, None);
+        }
         let route = match self.routes.step(&Asked { key: &key, listener, server_name }) {
             Step::Ask(rule) => return decided(None, self.words[rule].clone(), None, Some(rule)),
             Step::Goes(route) => route,

@@ -14,6 +14,7 @@ use super::{Routes, Rules, Target};
 use crate::config::{self, Config};
 use crate::imap::capability::Capabilities;
 use crate::net::Net;
+use crate::terms::AllTerms;
 use crate::upstream::backend::{Backend, Service};
 
 /// The port of a server that a service names without one (RFC 9051 section 2.1).
@@ -183,6 +184,12 @@ impl Table {
     #[must_use]
     pub fn in_use(&self) -> Vec<&Arc<Backend>> {
         self.book.routes.within_reach(None).into_iter().map(|place| &self.backends[place]).collect()
+    }
+
+    /// What else holds for accounts.
+    #[must_use]
+    pub fn terms(&self) -> &Arc<AllTerms> {
+        &self.book.terms
     }
 
     /// What is decided of a name, and why.

@@ -36,6 +36,7 @@ use crate::listener::{ClientAddr, ListenerContext};
 use crate::mailbox::hub::FromHub;
 use crate::metrics::{CommandResult, Metrics, SessionClose};
 use crate::pool::{Account, CheckoutError, Grant, Lease, Pass};
+use crate::residence::Presence;
 use crate::routing::Router;
 use crate::stream::Stream;
 use crate::upstream::connection::{FromUpstream, Input, poll_read_with};
@@ -77,6 +78,7 @@ pub async fn run(stream: Stream, record: Arc<Record>, context: Arc<Context>) {
         client,
         listener,
         grant: None,
+        presence: None,
         attempts: 0,
         lease: None,
         sticky: None,
@@ -128,6 +130,8 @@ struct Session {
     listener: Arc<ListenerContext>,
     /// What it was let in with.
     grant: Option<Grant>,
+    /// Its place among the sessions of its account.
+    presence: Option<Presence>,
     /// Logins so far, whatever became of them.
     attempts: u32,
     lease: Option<Lease>,

@@ -300,9 +300,11 @@ impl Backend {
     /// Whether a backend of this configuration would be the same; not if the file of its authorities has changed since.
     #[must_use]
     pub fn is_made_of(&self, config: &config::Backend) -> bool {
-        // Group and weight are the routes' affair.
-        let routed = config::Backend { group: self.config.group.clone(), weight: self.config.weight, ..config.clone() };
-        self.config == routed && self.authorities == stamp(config)
+        // Group and weight are the routes' affair; what holds for accounts there is theirs (`crate::terms`).
+        let config::Backend { weight, mode, max_per_account, idle_timeout, .. } = self.config;
+        let group = self.config.group.clone();
+        let same = config::Backend { group, weight, mode, max_per_account, idle_timeout, ..config.clone() };
+        self.config == same && self.authorities == stamp(config)
     }
 
     /// What it offers before login.
@@ -693,14 +695,20 @@ impl Backend {
     }
 
     /// Makes an upstream connection of one that has just been authenticated. `generation`: of its account, before that.
+    /// `idle_timeout`: as long as it may rest.
     #[must_use]
-    pub fn authenticated(&self, connection: Unauthenticated, generation: u64) -> (Connection, Arc<Capabilities>) {
+    pub fn authenticated(
+        &self,
+        connection: Unauthenticated,
+        generation: u64,
+        idle_timeout: Duration,
+    ) -> (Connection, Arc<Capabilities>) {
         let capabilities = Arc::new(connection.login.capabilities().clone());
         let pool = self.pool.load();
         let timing = Timing {
             linger: pool.linger,
             keepalive: pool.keepalive,
-            idle_timeout: pool.idle_timeout,
+            idle_timeout,
             lifetime: pool.max_lifetime.mul_f64(1.0 - self.dialer.net().chance() / 10.0),
             reply_timeout: self.config.reply_timeout,
             doubt: pool.checkout_timeout,

@@ -29,5 +29,6 @@ mod reload;
 mod seeing;
 mod storm;
 mod strangers;
+mod terms;
 mod told;
 mod upgrade;

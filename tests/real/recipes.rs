@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
 use std::process::Command;
+use std::time::Duration;
 
 use crate::accounts::{Accounts, password_of};
 use crate::client::Client;
 use crate::directory::Directory;
 use crate::places;
-use crate::process::{find_program, skip};
+use crate::process::{find_program, skip, wait_until};
 use crate::proxy::Proxy;
 use crate::server::{Options, Server, scratch_folder};
 
@@ -18,6 +19,11 @@ const MIGRATION: &str = "## From an old server to a new one, account by account"
 const BY_HAND: &str = "### By hand";
 const SERVICE: &str = "## A service in front of a database";
 const GROUP: &str = "## A group of equal servers";
+const CHECKS: &str = "### Checks";
+const FAILOVER: &str = "### Failover";
+
+/// What has to happen, happens within this.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// What no recipe says.
 const REST: &str = "
@@ -53,7 +59,7 @@ fn block(heading: &str, kind: &str) -> &'static str {
 fn every_recipe_is_followed() {
     let blocks = |section: &&str| section.matches("```toml").count();
     let headings = sections().flat_map(|section| std::iter::repeat_n(section.lines().next(), blocks(&section)));
-    let followed = [BY_DOMAIN, MIGRATION, BY_HAND, SERVICE, GROUP];
+    let followed = [BY_DOMAIN, MIGRATION, BY_HAND, SERVICE, GROUP, CHECKS, FAILOVER];
     assert_eq!(headings.flatten().collect::<Vec<_>>(), followed);
 }
 
@@ -393,6 +399,76 @@ async fn a_group_of_equal_servers() {
     assert!(told.starts_with("NO [UNAVAILABLE]"), "{told}");
     assert_eq!(kitchen.landed(&users[at_second], &password_of(&users[at_second])), "mail2");
     drop(idler);
+    kitchen.proxy.finish();
+}
+
+/// The recipe of a group with another section for it, and times for those who do not want to wait.
+fn group_with(section: &str, times: &[(&str, &str)]) -> String {
+    let recipe = block(GROUP, "toml").replace("[[group]]\nname = \"mail\"\n", section);
+    times.iter().fold(recipe, |recipe, (long, short)| {
+        assert!(recipe.contains(long), "{recipe}");
+        recipe.replace(long, short)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checks_by_a_test_account() {
+    let users: Vec<_> = (0..8).map(|n| format!("user{n}")).collect();
+    let accounts = places::named(users.iter().map(String::as_str).chain(["probe@example.org"]));
+    let recipe = group_with(block(CHECKS, "toml"), &[("\"10s\"", "\"200ms\"")]);
+    let files = [("probe", "pw-probe@example.org\n")];
+    let Some(kitchen) = Kitchen::follow(&recipe, accounts, &files).await else { return };
+    let table = |word: &str| {
+        let admin = kitchen.proxy.admin.to_string();
+        let told = kitchen.proxy.ask(&["status", "--list", "backends", "--admin", &admin]);
+        let text = String::from_utf8(told.stdout).unwrap();
+        (text.matches(word).count() == 2).then_some(text)
+    };
+    wait_until(LIMIT, || table(" up ")).expect("both are up");
+    let expected = rendezvous("mail1=100,mail2=200", &users);
+    kitchen.assert_goes(&users[0], &expected[0], "group \"mail\"");
+    // It greets, and lets that account in no more.
+    kitchen.proxy.logs(&["WARN", "down, as its checks say", "the test account is refused"], || {
+        std::fs::write(kitchen.proxy.folder().join("probe"), "another").unwrap();
+    });
+    wait_until(LIMIT, || table(" down ")).expect("both are down");
+    for (user, place) in users.iter().zip(&expected) {
+        kitchen.assert_goes(user, place, "group \"mail\"");
+    }
+    kitchen.proxy.finish();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failover() {
+    let users: Vec<_> = (0..8).map(|n| format!("user{n}")).collect();
+    let accounts = places::named(users.iter().map(String::as_str));
+    let check = "check = { interval = \"200ms\" }\n";
+    let recipe =
+        group_with(&format!("{}{check}", block(FAILOVER, "toml")), &[("\"30s\"", "\"1s\""), ("\"5m\"", "\"1s\"")]);
+    let Some(mut kitchen) = Kitchen::follow(&recipe, accounts, &[]).await else { return };
+    let expected = rendezvous("mail1=100,mail2=200", &users);
+    let (at_first, at_second) = (position(&expected, "mail1"), position(&expected, "mail2"));
+    let (lost, other) = (&users[at_first], &users[at_second]);
+    let mut loses = kitchen.idler(lost).await;
+    let mut untouched = kitchen.idler(other).await;
+    tokio::task::block_in_place(|| kitchen.servers[0].processes.kill());
+    // It is down after three checks, and a second later the other one takes its accounts.
+    let landed = || {
+        let client = Command::new("curl")
+            .args(["--silent", "--max-time", "5", "--user", &format!("{lost}:{}", password_of(lost))])
+            .args(["-X", "STATUS INBOX (MESSAGES)", &format!("imap://{}/", kitchen.proxy.address)])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&client.stdout).contains("MESSAGES 2").then_some(())
+    };
+    tokio::task::block_in_place(|| wait_until(LIMIT, landed)).expect("the other one takes them");
+    assert_sent_away(&mut loses).await;
+    kitchen.servers[0].start_again().await;
+    let is_back = || kitchen.proxy.log().contains("up again, as its checks say").then_some(());
+    tokio::task::block_in_place(|| wait_until(LIMIT, is_back)).expect("it is back");
+    assert_eq!(kitchen.landed(lost, &password_of(lost)), "mail2", "it was there less than `stay` ago");
+    assert_undisturbed(&mut untouched).await;
+    drop(untouched);
     kitchen.proxy.finish();
 }
 

@@ -99,6 +99,7 @@ async fn nobody_is_at_two_servers_and_only_those_concerned_notice() {
         town.change_routes().await;
         town.change_weights(round).await;
         town.kill(round % NAMES.len()).await;
+        town.evacuate(round % NAMES.len()).await;
         town.exchange_map().await;
     }
     town.finish(begun).await;
@@ -109,6 +110,7 @@ impl Town {
         let folder = scratch_folder();
         let weights = [100, 100, 200];
         std::fs::write(folder.path().join("town.map"), map(accounts, 0)).unwrap();
+        std::fs::write(folder.path().join("admin.token"), "0123456789abcdef").unwrap();
         let map = folder.path().join("town.map").display().to_string();
         let proxy = Proxy::configured(folder, &configuration(&servers, accounts, 0, weights, &map));
         let homes: Vec<_> = (0..accounts).map(|account| home(&proxy, account)).collect();
@@ -188,6 +190,26 @@ impl Town {
         noticed.expect("sessions fail while it is away");
         self.servers[server].start_again().await;
         self.settled(KILLED, from, concerned.into_iter().collect(), homes).await;
+    }
+
+    /// Those of the group that are there go to the others, and stay there when it has its weight again.
+    async fn evacuate(&mut self, server: usize) {
+        let (from, mut homes) = (Instant::now(), self.homes());
+        let is_concerned = |account: &usize| by(*account) == By::Group && homes[*account] == server;
+        let concerned: HashSet<_> = (0..self.accounts).filter(is_concerned).collect();
+        let admin = self.proxy.admin.to_string();
+        let ctl = |proxy: &Proxy, order: &[&str]| {
+            let done = block_in_place(|| proxy.ask(&[&["ctl", "--admin", &admin], order].concat()));
+            assert!(done.status.success(), "{order:?}: {done:?}");
+        };
+        ctl(&self.proxy, &["evacuate", NAMES[server]]);
+        let mut weights = self.weights;
+        weights[server] = 0;
+        for account in &concerned {
+            homes[*account] = picked(&user(*account), &weights);
+        }
+        self.settled("a server evacuated", from, concerned, homes).await;
+        ctl(&self.proxy, &["weight", NAMES[server], "--as-configured"]);
     }
 
     /// As docs/routing.md says: written beside the old one, and renamed.
@@ -285,6 +307,12 @@ fn route(proxy: &Proxy, user: &str) -> usize {
     NAMES.iter().position(|name| told.starts_with(&format!("backend {name}\n"))).unwrap_or_else(|| panic!("{told}"))
 }
 
+/// Where an account of the group goes that is nowhere.
+fn picked(user: &str, weights: &[u32]) -> usize {
+    let shares = NAMES.into_iter().zip(weights.iter().copied());
+    imapool::routing::rendezvous::pick(user.as_bytes(), shares).unwrap()
+}
+
 fn home(proxy: &Proxy, account: usize) -> usize {
     if by(account) == By::Group { route(proxy, &user(account)) } else { place(account, 0) }
 }
@@ -303,12 +331,13 @@ fn configuration(servers: &[Server], accounts: usize, turn: usize, weights: [u32
         let users: Vec<_> = (0..accounts).filter(belongs).map(user).collect();
         let _ = writeln!(text, "[[route]]\nusers = {users:?}\nto = \"{name}\"");
     }
+    let token = std::path::Path::new(map).with_file_name("admin.token").display().to_string();
     text + &format!(
         "[[route]]\nfile = \"{map}\"\n\
          [[group]]\nname = \"town\"\n\
          [routing]\ndefault = \"town\"\n\
          [[listener]]\nname = \"webmail\"\naddress = \"127.0.0.1:0\"\n\
-         [admin]\naddress = \"127.0.0.1:0\"\n"
+         [admin]\naddress = \"127.0.0.1:0\"\ntoken_file = \"{token}\"\n"
     )
 }
 

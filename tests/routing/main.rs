@@ -7,6 +7,7 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
+mod accounts;
 mod asked;
 mod by_hand;
 mod groups;

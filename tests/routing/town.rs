@@ -135,4 +135,5 @@ fn take(config: &mut Config, text: &str) {
     config.groups = parsed.groups;
     config.routing = parsed.routing;
     config.routes = parsed.routes;
+    config.accounts = parsed.accounts;
 }

@@ -10,6 +10,7 @@
 
 mod chance;
 mod client;
+mod directory;
 mod kept;
 mod net;
 mod plan;

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,6 +46,12 @@ pub(crate) struct Faults {
     pub(crate) slow: u64,
 }
 
+/// Where a service is that says where users belong.
+pub(crate) const SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));
+
+/// Serves whoever connects to [`SERVICE`].
+pub(crate) type Service = Arc<dyn Fn(End) + Send + Sync>;
+
 /// The network, with a server on the other side of it.
 #[derive(Clone)]
 pub(crate) struct Net(Arc<Inner>);
@@ -60,6 +66,9 @@ struct State {
     chance: Chance,
     faults: Faults,
     server: Option<Arc<Server>>,
+    service: Option<Service>,
+    /// Backends that cannot be reached.
+    down: BTreeSet<IpAddr>,
     links: Vec<Arc<Link>>,
     /// Mailboxes that were selected on two of a user's connections at a time.
     divided: BTreeSet<(String, (String, bool))>,
@@ -81,7 +90,7 @@ struct Said {
 pub(crate) struct Link {
     pub(crate) dialed: Instant,
     /// Which backend it is to.
-    to: IpAddr,
+    pub(crate) to: IpAddr,
     /// Since when somebody is logged in, or nearly so.
     pub(crate) since: Mutex<Instant>,
     /// imapool has it, or dials it.
@@ -105,9 +114,9 @@ impl fmt::Debug for Net {
 impl Net {
     /// `trace`: what is said is kept for [`Net::lines`].
     pub(crate) fn new(chance: Chance, faults: Faults, trace: bool) -> Self {
-        let (server, acceptor) = (None, None);
-        let (links, divided, arriving) = (Vec::new(), BTreeSet::new(), VecDeque::new());
-        let state = State { chance, faults, server, links, divided, arriving, acceptor, clients: 0 };
+        let (server, service, acceptor) = (None, None, None);
+        let (links, down, divided, arriving) = Default::default();
+        let state = State { chance, faults, server, service, down, links, divided, arriving, acceptor, clients: 0 };
         let now = Instant::now();
         let said = Said { asked: (now, 0), begun: now, hash: DefaultHasher::new(), lines: trace.then(Vec::new) };
         Self(Arc::new(Inner { calm: Arc::default(), state: Mutex::new(state), said: Mutex::new(said) }))
@@ -117,10 +126,22 @@ impl Net {
         self.0.state.lock().server = server;
     }
 
+    pub(crate) fn set_service(&self, service: Option<Service>) {
+        self.0.state.lock().service = service;
+    }
+
+    /// A backend can be reached, or not.
+    pub(crate) fn set_down(&self, backend: IpAddr, down: bool) {
+        let set = &mut self.0.state.lock().down;
+        let _ = if down { set.insert(backend) } else { set.remove(&backend) };
+    }
+
     /// Nothing goes wrong from now on, but what has begun to.
     pub(crate) fn calm(&self) {
         self.0.calm.store(true, Ordering::Relaxed);
-        self.0.state.lock().faults = Faults::default();
+        let mut state = self.0.state.lock();
+        state.faults = Faults::default();
+        state.down.clear();
     }
 
     /// The connections that imapool has dialed.
@@ -128,9 +149,10 @@ impl Net {
         self.0.state.lock().links.clone()
     }
 
-    /// How many of them are open.
+    /// How many of them are open, to backends.
     pub(crate) fn open(&self) -> usize {
-        self.0.state.lock().links.iter().filter(|link| link.open.load(Ordering::Relaxed)).count()
+        let open = |link: &&Arc<Link>| link.open.load(Ordering::Relaxed) && link.to != SERVICE;
+        self.0.state.lock().links.iter().filter(open).count()
     }
 
     /// How many of them a user has, those without which have said LOGOUT.
@@ -278,7 +300,18 @@ impl Outside for Net {
             if lost {
                 std::future::pending::<()>().await;
             }
-            let server = net.0.state.lock().server.clone().filter(|_| !refused);
+            let (server, service) = {
+                let state = net.0.state.lock();
+                let refused = refused || state.down.contains(&address.ip());
+                (state.server.clone().filter(|_| !refused), state.service.clone().filter(|_| !refused))
+            };
+            if address.ip() == SERVICE {
+                let service = service.ok_or(io::ErrorKind::ConnectionRefused)?;
+                let (mut ours, theirs) = pair(&net, &format!("h{number}"), chance, faults.slow, after);
+                ours.link = Some(pending);
+                service(theirs);
+                return Ok(Box::new(ours) as Box<dyn Connection>);
+            }
             let server = server.ok_or(io::ErrorKind::ConnectionRefused)?;
             let (mut ours, theirs) = pair(&net, &format!("s{number}"), chance, faults.slow, after);
             ours.link = Some(pending);

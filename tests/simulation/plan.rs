@@ -107,6 +107,18 @@ pub(crate) enum Action {
     Move,
     /// A user belongs to this backend of two, over one storage.
     Route(u64, usize),
+    /// From the start, the two are a group, with failover after so long.
+    Group(Option<u64>),
+    /// One of the group has another weight, by hand.
+    Weigh(usize, u32),
+    /// One of the group is emptied.
+    Evacuate(usize),
+    /// One of the group cannot be reached for so long.
+    Down(usize, u64),
+    /// From the start, a service says where users belong; and this one belongs there now.
+    Says(u64, usize),
+    /// What comes of asking that service from now on.
+    Mood(Mood),
     /// A user has another password, and all tokens for it are others.
     Password(u64),
     /// The same, and all that is known of him is void at once.
@@ -119,6 +131,27 @@ pub(crate) enum Action {
     Spoil(u64),
     /// Mail comes in, by another way.
     Deliver(u64, usize),
+}
+
+/// What comes of asking a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mood {
+    /// What it knows.
+    Good,
+    /// A server that is none.
+    Lies,
+    /// An error.
+    Fails,
+    /// Nothing.
+    Silent,
+    /// No HTTP.
+    Babbles,
+    /// It hangs up.
+    HangsUp,
+}
+
+impl Mood {
+    pub(crate) const ALL: [Self; 6] = [Self::Good, Self::Lies, Self::Fails, Self::Silent, Self::Babbles, Self::HangsUp];
 }
 
 impl Plan {
@@ -179,7 +212,46 @@ impl Plan {
                 plan.actions.push((chance.below(20_000), Action::Route(user, place)));
             }
         }
+        let mut chance = Chance::new(seed).fork(3);
+        if !plan.routes() && wild > 0 {
+            match chance.below(16) {
+                0 | 1 => plan.group(&mut chance),
+                2 => plan.ask(&mut chance),
+                _ => {}
+            }
+        }
         plan
+    }
+
+    /// Two servers over one storage are a group.
+    fn group(&mut self, chance: &mut Chance) {
+        let failover = chance.one_in(2).then(|| chance.of(&[0, 3_000]));
+        self.actions.push((0, Action::Group(failover)));
+        let wished = chance.one_in(2);
+        for _ in 0..1 + chance.below(5) {
+            let place = usize::try_from(chance.below(2)).expect("small");
+            let action = match chance.below(4) {
+                0 if wished => Action::Weigh(place, u32::try_from(chance.below(3)).expect("small") * 100),
+                1 if wished => Action::Evacuate(place),
+                _ => Action::Down(place, chance.below(12_000)),
+            };
+            self.actions.push((1 + chance.below(20_000), action));
+        }
+    }
+
+    /// A service says where users belong.
+    fn ask(&mut self, chance: &mut Chance) {
+        for user in 0..self.users {
+            self.actions.push((0, Action::Says(user, usize::try_from(chance.below(2)).expect("small"))));
+        }
+        for _ in 0..1 + chance.below(8) {
+            let (at, user) = (1 + chance.below(20_000), chance.below(self.users));
+            let action = match chance.below(3) {
+                0 => Action::Says(user, usize::try_from(chance.below(2)).expect("small")),
+                _ => Action::Mood(chance.of(&Mood::ALL)),
+            };
+            self.actions.push((at, action));
+        }
     }
 
     /// Nothing goes wrong, and hardly anything is asked: some lie in IDLE for long, and others do nothing but log in.
@@ -300,6 +372,26 @@ impl Plan {
     /// There are two backends, and users go from one to the other.
     pub(crate) fn routes(&self) -> bool {
         self.actions.iter().any(|(_, action)| matches!(action, Action::Route(..)))
+            || self.asks()
+            || self.groups().is_some()
+    }
+
+    /// A service says where users belong.
+    pub(crate) fn asks(&self) -> bool {
+        self.actions.iter().any(|(_, action)| matches!(action, Action::Says(..)))
+    }
+
+    /// There are two backends in a group, with this failover.
+    pub(crate) fn groups(&self) -> Option<Option<u64>> {
+        let of =
+            |(_, action): &(u64, Action)| if let Action::Group(failover) = action { Some(*failover) } else { None };
+        self.actions.iter().find_map(of)
+    }
+
+    /// In a group, each user is where the hash says, whatever happens.
+    pub(crate) fn stays_in_group(&self) -> bool {
+        let wished = |action: &Action| matches!(action, Action::Weigh(..) | Action::Evacuate(_));
+        self.groups() == Some(None) && !self.actions.iter().any(|(_, action)| wished(action))
     }
 
     /// A login is verified once, when its user comes first, and in [`Plan::ONCE`] not again.
@@ -313,6 +405,12 @@ impl Plan {
                     | Action::Spoil(_)
                     | Action::Move
                     | Action::Route(..)
+                    | Action::Group(_)
+                    | Action::Weigh(..)
+                    | Action::Evacuate(_)
+                    | Action::Down(..)
+                    | Action::Says(..)
+                    | Action::Mood(_)
                     | Action::Away(_)
             )
         };

@@ -12,13 +12,15 @@ use imapool::config::{self, Config, ListenAddr, PlaintextLogin};
 use imapool::demo::server::personality::{Names, Personality, Quirks};
 use imapool::demo::server::{Capabilities, Event, Fault, Kill, Options, Seed, Server, Stage};
 use imapool::listener::Inherited;
+use imapool::routing::rendezvous;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::chance::Chance;
 use crate::client::Client;
-use crate::net::{Faults, Net};
-use crate::plan::{Action, Guest, Kindness, Plan, Way};
+use crate::directory::Directory;
+use crate::net::{Faults, Net, SERVICE};
+use crate::plan::{Action, Guest, Kindness, Mood, Plan, Way};
 use crate::secrets::Secrets;
 use crate::truth::{Identity, Truth};
 use crate::view::View;
@@ -33,6 +35,9 @@ const NAMES: [&str; 2] = ["mail", "other"];
 const IDLE: Duration = Duration::from_secs(60);
 const CHECKOUT: Duration = Duration::from_secs(10);
 const REPLY: Duration = Duration::from_secs(30);
+
+/// From one check of a backend to the next.
+const CHECK: Duration = Duration::from_secs(1);
 
 /// No run takes longer.
 const LONGEST: Duration = Duration::from_secs(4 * 3600);
@@ -55,6 +60,7 @@ pub(crate) struct World {
     /// In what it differs from others.
     quirks: Quirks,
     proxy: Proxy,
+    directory: Arc<Directory>,
     seen: Arc<Seen>,
 }
 
@@ -106,13 +112,22 @@ impl World {
         let mut options = options(plan);
         options.passwords = secrets.rule();
         let quirks = options.quirks.clone();
-        options.faults = Some(Arc::new(watch(plan, &net, &seen, chance.fork(3))));
+        let directory = Directory::new(NAMES[0]);
+        if plan.asks() {
+            net.set_service(Some(directory.service()));
+            for (_, action) in plan.actions.iter().filter(|(at, _)| *at == 0) {
+                if let Action::Says(of, place) = action {
+                    directory.says(user(*of), NAMES[*place]);
+                }
+            }
+        }
+        options.faults = Some(Arc::new(watch(plan, &net, (&seen, &directory), chance.fork(3))));
         let server = Arc::new(Server::start(options).await.expect("no address, no failure"));
         net.set_server(Some(Arc::clone(&server)));
         let given = imapool::net::Net::Given(Arc::new(net.clone()));
         let proxy = Proxy::start_over(configuration(plan), Inherited::default(), given).await.expect("it starts");
         let truth = Arc::new(Mutex::new(Truth::new(&server)));
-        Self { plan: plan.clone(), net, server, truth, secrets, quirks, proxy, seen }
+        Self { plan: plan.clone(), net, server, truth, secrets, quirks, proxy, directory, seen }
     }
 
     async fn live(self) -> Report {
@@ -230,6 +245,19 @@ impl World {
                 self.proxy.reload(config).await.expect("nothing to bind");
                 return;
             }
+            Action::Group(_) => return,
+            Action::Weigh(place, weight) => format!("backends/{}/weight?to={weight}", NAMES[place]),
+            Action::Evacuate(place) => format!("backends/{}/evacuate", NAMES[place]),
+            Action::Down(place, time) => {
+                let backend = BACKENDS[place].parse().expect("an address");
+                self.net.set_down(backend, true);
+                self.server.kill(Kill::Close);
+                sleep(Duration::from_millis(time)).await;
+                self.net.set_down(backend, false);
+                return;
+            }
+            Action::Says(of, place) => return self.directory.says(user(of), NAMES[place]),
+            Action::Mood(mood) => return self.directory.set_mood(mood),
             Action::Route(of, place) => {
                 let mut config = (*self.proxy.config()).clone();
                 config.routes.retain(|route| route.users != [user(of)]);
@@ -272,7 +300,12 @@ impl World {
         sleep(Duration::from_secs(30)).await;
         self.seen.spoils.store(false, Ordering::Relaxed);
         let (dials, asked) = (so_far().0 - dials, so_far().1 - asked);
-        if self.plan.is_whole() && asked == 0 && self.plan.visitors.iter().all(|guest| guest.kind == Kind::Sleeper) {
+        let checked = self.plan.groups().is_some();
+        if self.plan.is_whole()
+            && !checked
+            && asked == 0
+            && self.plan.visitors.iter().all(|guest| guest.kind == Kind::Sleeper)
+        {
             // Of the one mailbox, after 0, 0, 0.2, 0.4, ... and 5 seconds; and the spare ones are renewed.
             let most = 12 + self.plan.spare;
             assert!(dials <= most, "{dials} connections were opened in vain");
@@ -368,6 +401,17 @@ impl World {
         self.seen.kind.store(true, Ordering::Relaxed);
         self.seen.services.fetch_add(1, Ordering::Relaxed);
         let _ = act(&self.proxy, "backends/mail/resume").await;
+        self.directory.set_mood(Mood::Good);
+        if self.plan.groups().is_some() {
+            // Nobody is checked any more, once all are up.
+            sleep(CHECK * 4).await;
+            let mut config = (*self.proxy.config()).clone();
+            config.groups[0].check.interval = LONGEST;
+            self.proxy.reload(config).await.expect("nothing to bind");
+            for name in NAMES {
+                let _ = act(&self.proxy, &format!("backends/{name}/weight")).await;
+            }
+        }
         // A command that hangs is given up, and a backend that was away is tried again.
         sleep(REPLY + CHECKOUT + Duration::from_secs(60)).await;
     }
@@ -420,6 +464,7 @@ impl World {
         timeout(Duration::from_secs(60), self.proxy.drain()).await.expect("the drain ends");
         assert_eq!(self.net.open(), 0, "connections are left");
         self.net.set_server(None);
+        self.net.set_service(None);
         drop(self.truth);
         drop(self.server);
         sleep(Duration::from_secs(10)).await;
@@ -464,6 +509,19 @@ fn configuration(plan: &Plan) -> Config {
     let mut config = Config::new(listener, backend(0));
     if plan.routes() {
         config.backends.push(backend(1));
+    }
+    if let Some(failover) = plan.groups() {
+        let mut group = config::Group::new("both");
+        group.failover_after = failover.map(Duration::from_millis);
+        group.check.interval = CHECK;
+        config.groups.push(group);
+        config.backends.iter_mut().for_each(|backend| backend.group = Some("both".to_owned()));
+        config.routing.default = Some("both".to_owned());
+    }
+    if plan.asks() {
+        let http = Some(format!("http://{SERVICE}/auth"));
+        let (ttl, timeout) = (Duration::from_millis(plan.linger / 10), Duration::from_secs(2));
+        config.routes.push(config::Route { http, ttl, timeout, ..config::Route::default() });
     }
     config.admin.address = None;
     config.pool.mode = plan.mode;
@@ -516,8 +574,14 @@ fn options(plan: &Plan) -> Options {
 }
 
 /// Sees each command at the server: counts, holds the limits against what is open, and lets faults happen.
-fn watch(plan: &Plan, net: &Net, seen: &Arc<Seen>, chance: Chance) -> impl Fn(&Event<'_>) -> Fault + use<> {
-    let (net, seen) = (net.clone(), Arc::clone(seen));
+fn watch(
+    plan: &Plan,
+    net: &Net,
+    (seen, directory): (&Arc<Seen>, &Arc<Directory>),
+    chance: Chance,
+) -> impl Fn(&Event<'_>) -> Fault + use<> {
+    let (net, seen, directory) = (net.clone(), Arc::clone(seen), Arc::clone(directory));
+    let (asks, stays) = (plan.asks(), plan.stays_in_group());
     let (server, total, chance) = (plan.server, plan.max_total, Mutex::new(chance));
     // Each token has connections of its own, and so has each that replaced it.
     let changes =
@@ -540,6 +604,17 @@ fn watch(plan: &Plan, net: &Net, seen: &Arc<Seen>, chance: Chance) -> impl Fn(&E
             }
             let homes = net.homes_of(user);
             assert!(homes.len() < 2, "{user} is at two backends: {homes:?}");
+            let place = link.to.to_string();
+            let name = BACKENDS.iter().position(|address| *address == place).map_or("none", |place| NAMES[place]);
+            assert!(
+                !asks || user.is_empty() || directory.has_said(user, name),
+                "{user} is at {name}, which nobody has said"
+            );
+            if stays && !user.is_empty() {
+                let shares = NAMES.into_iter().map(|name| (name, 100));
+                let picked = rendezvous::pick(user.as_bytes(), shares).map(|picked| BACKENDS[picked]);
+                assert_eq!(picked, Some(place.as_str()), "{user} is where another should be");
+            }
             let age = link.since.lock().elapsed();
             let leaves = matches!(event.verb, "LOGOUT" | "DONE" | "");
             assert!(leaves || oldest.is_none_or(|most| age <= most), "{} on a connection {age:?} old", event.verb);

@@ -3,6 +3,7 @@
 //! A rule leads to a backend, to a group of equal ones, of which [`rendezvous`] picks one, to nobody, or to somebody
 //! who is asked elsewhere. What is decided here depends on nothing but the configuration and what is asked.
 
+pub mod first;
 pub mod health;
 pub mod map;
 pub mod name;

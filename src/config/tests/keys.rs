@@ -49,6 +49,11 @@ fn ends(shape: &Shape) -> (Vec<String>, Vec<(String, String)>) {
             let advice = format!("write one of {}", quoted.join(", "));
             (words.iter().map(ToString::to_string).collect(), vec![("\"maybe\"".to_owned(), advice)])
         }
+        Shape::OrNone(shape) => {
+            let (mut good, bad) = ends(shape);
+            good.push("\"\"".to_owned());
+            (good, bad)
+        }
         Shape::Flag => (vec!["false".to_owned(), "true".to_owned()], Vec::new()),
         Shape::DurationOrNever => (vec!["\"never\"".to_owned(), "\"0s\"".to_owned()], Vec::new()),
         Shape::Text | Shape::List | Shape::Ports | Shape::Table(_) => Default::default(),

@@ -180,3 +180,136 @@ fn how_long_a_certificate_is_good() {
         assert!(Lifetime::Over(strange).to_string().contains("a time far away"));
     }
 }
+
+/// Of a configuration with two backends in a group and one alone, all of them near.
+fn of_routes(text: &str) -> Vec<String> {
+    let backend =
+        |name: &str, more: &str| format!("[[backend]]\nname = \"{name}\"\naddress = \"127.0.0.1:143\"\n{more}\n");
+    let (grouped, rest) = text.split_once("---\n").unwrap_or(("", text));
+    let pair = format!("group = \"g\"\n{grouped}");
+    let head =
+        listener_l("address = \"127.0.0.1:1\"") + &backend("a", &pair) + &backend("b", &pair) + &backend("c", "");
+    let open = "[routing]\nmoves_file = \"/m\"\n[[group]]\nname = \"g\"\n";
+    let config = Config::parse(&format!("{head}{open}{rest}"), "f").unwrap_or_else(|error| panic!("{error}"));
+    config.warnings().iter().map(ToString::to_string).collect()
+}
+
+#[track_caller]
+fn tells(text: &str, wanted: &[&str]) {
+    assert_eq!(of_routes(text), wanted, "{text}");
+}
+
+#[test]
+fn what_stands_behind_what_is_for_all_that_it_is_for() {
+    let never = |what: &str, by: &str| {
+        format!("{what} never counts: whoever it is for, {by} or one before that has already. Move it up, or delete it")
+    };
+    let routes = |all: &[&str]| all.iter().map(|it| format!("[[route]]\n{it}\n")).collect::<String>();
+    let accounts = |all: &[&str]| all.iter().map(|it| format!("[[account]]\nusers = [{it}]\n")).collect::<String>();
+    let to = |more: &str| format!("to = \"a\"\n{more}");
+    for (earlier, later) in [
+        (to(""), to("users = [\"x\"]")),
+        (to(""), to("")),
+        ("http = \"http://127.0.0.1/\"".to_owned(), to("listeners = [\"l\"]")),
+        // There is no other listener.
+        (to("listeners = [\"l\"]"), to("")),
+        (to("users = [\"@example.org\"]"), to("users = [\"X@Example.org\", \"@example.org\"]")),
+        (to("server_names = [\"a.example\", \"b.example\"]"), to("server_names = [\"B.example\"]\nusers = [\"x\"]")),
+    ] {
+        tells(&routes(&[&earlier, &later]), &[&never("route 2", "route 1")]);
+    }
+    for (earlier, later) in [
+        // Whoever is not in it goes on.
+        ("file = \"/f\"".to_owned(), to("")),
+        (to("users = [\"x\"]"), to("")),
+        (to("users = [\"x\"]"), to("users = [\"x\", \"y\"]")),
+        (to("server_names = [\"a.example\"]"), to("")),
+        (to("server_names = [\"a.example\"]"), to("server_names = [\"a.example\", \"b.example\"]")),
+    ] {
+        tells(&routes(&[&earlier, &later]), &[]);
+    }
+    tells(&routes(&[&to("users = [\"x\"]"), &to(""), &to("users = [\"y\"]")]), &[&never("route 3", "route 2")]);
+    for (all, shadowed) in [
+        (&["\"@example.org\"", "\"X@example.org\""][..], Some(("account 2", "account 1"))),
+        (&["\"x\"", "\"x\""], Some(("account 2", "account 1"))),
+        (&["\"@*.org\"", "\"y\"", "\"y\", \"@a.org\", \"@*.a.org\""], Some(("account 3", "account 2"))),
+        (&["\"x@example.org\"", "\"@example.org\""], None),
+        (&["\"@example.org\"", "\"x@example.org\", \"y\""], None),
+        (&["\"@*.example.org\"", "\"@example.org\""], None),
+    ] {
+        let wanted: Vec<_> = shadowed.iter().map(|(what, by)| never(what, by)).collect();
+        tells(&accounts(all), &wanted.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn what_counts_only_beside_something_else() {
+    let quiet = || listener_l("address = \"127.0.0.1:0\"");
+    warns(&[(
+        quiet(),
+        format!("{NEAR}weight = 7\n"),
+        "backend \"b\" has a weight, but is in no group, where alone it counts: write group, or delete the line",
+    )]);
+    tells("weight = 7\n---\n", &[]);
+    tells(
+        "weight = 0\n---\n",
+        &["group \"g\" takes no new accounts, because each of its backends has weight = 0: give one of them a weight"],
+    );
+    for (key, value) in [
+        ("timeout", "\"1s\""),
+        ("ttl", "\"1s\""),
+        ("negative_ttl", "\"1s\""),
+        ("stale", "\"1s\""),
+        ("headers", "[\"A: b\"]"),
+        ("send_password", "true"),
+    ] {
+        let said = format!("route 1 has no http, for which alone there is {key}: delete the line");
+        tells(&format!("[[route]]\nto = \"a\"\n{key} = {value}"), &[&said]);
+        tells(&format!("[[route]]\nhttp = \"http://127.0.0.1/\"\n{key} = {value}"), &[]);
+    }
+    let both = "route 1 has no http, for which alone there is ttl, stale: delete the line";
+    tells("[[route]]\nto = \"a\"\nttl = \"1s\"\nstale = \"1s\"\ntimeout = \"5s\"", &[both]);
+}
+
+#[test]
+fn passwords_for_a_service_on_another_host() {
+    for (host, near) in [
+        ("127.0.0.1:8080", true),
+        ("[::1]:8080", true),
+        ("localhost", true),
+        ("192.0.2.1", false),
+        ("[2001:db8::1]:8080", false),
+        ("auth.example.org:8080", false),
+    ] {
+        let name = host.trim_end_matches(":8080").trim_matches(['[', ']']);
+        let said = format!(
+            "route 1 sends passwords in the clear to {name}: run the service on this host, or write send_password = \
+             false, unless the network between is trusted"
+        );
+        let route = format!("[[route]]\nhttp = \"http://{host}/auth\"\n");
+        tells(&route, &[]);
+        let wanted = [said.as_str()];
+        tells(&format!("{route}send_password = true\n"), if near { &[] } else { &wanted });
+    }
+}
+
+/// As for `[pool]`, for what takes its place.
+#[test]
+fn what_is_otherwise_and_never_takes_effect() {
+    let never = |key: &str, other: &str| {
+        format!("{key} never takes effect, because {other} comes first: lower the one or raise the other")
+    };
+    let account = "[[account]]\nusers = [\"x\"]\n";
+    tells(&format!("{account}max_per_account = 9\nidle_timeout = \"1h\"\n"), &[]);
+    tells(
+        &format!("{account}max_per_account = 9\nidle_timeout = \"2h\"\n[pool]\nmax_total = 8\n"),
+        &[&never("account 1.max_per_account", "pool.max_total"), &never("account 1.idle_timeout", "pool.max_lifetime")],
+    );
+    let late = "pool.keepalive 30m may come too late: servers log out after 30 minutes, write \"10m\"";
+    tells(&format!("{account}idle_timeout = \"30m\"\n[pool]\nkeepalive = \"30m\"\n"), &[late]);
+    warns(&[(
+        listener_l("address = \"127.0.0.1:0\""),
+        format!("{NEAR}idle_timeout = \"2h\"\n"),
+        &never("backend \"b\".idle_timeout", "pool.max_lifetime"),
+    )]);
+}

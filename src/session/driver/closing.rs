@@ -139,6 +139,7 @@ impl Session {
     fn release(&mut self) {
         self.sharing.hub = None;
         // Nothing of it is at the backend while the client takes its time to close.
+        self.presence = None;
         self.grant = None;
         let Some(lease) = self.lease.take() else { return };
         let remnant = self.machine.remnant();

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::closing::Ended;
 use super::{Context, Session};
 use crate::auth::{Answer, Passage, Verdict};
 use crate::imap::sasl::Credential;
+use crate::metrics::LoginResult;
 use crate::pool::Pass;
 use crate::routing::{Caller, Way};
 use crate::session::machine::LoginReply;
@@ -46,11 +48,8 @@ impl Session {
                 Judged::Through(passage) => return Err(self.leave_for(passage)),
             },
         };
-        if matches!(answer.verdict, Verdict::Accepted(_)) && !self.record.place().logged_in() {
-            return Err(self.gave_way());
-        }
         let reply = match answer.verdict {
-            Verdict::Accepted(pass) => self.let_in(&pass),
+            Verdict::Accepted(pass) => self.accepted(&pass)?,
             Verdict::Refused(refusal) => LoginReply::Refused { reply: refusal.reply, challenge: refusal.challenge },
             Verdict::Limit(text) => refused(format!("NO [LIMIT] {text}")),
             Verdict::Throttled => refused("NO [UNAVAILABLE] Too many failed logins; try again later.".into()),
@@ -59,6 +58,24 @@ impl Session {
         self.last_input = self.now;
         self.machine.handle_login(reply, &answer.alerts);
         Ok(())
+    }
+
+    /// The backend accepts the credential: whoever shows it is let in, unless there is no room.
+    fn accepted(&mut self, pass: &Pass) -> Result<LoginReply, Ended> {
+        let presence = match pass.grant().visit().map(|visit| self.context.router.admit(visit)) {
+            Some(None) => {
+                let (client, user) = (self.client, pass.account().name());
+                warn!(%client, user, limit = "account.sessions", "too many sessions");
+                self.context.metrics.login(LoginResult::Limit);
+                return Ok(refused("NO [LIMIT] Too many sessions of this account; try again later.".into()));
+            }
+            admitted => admitted.flatten(),
+        };
+        if !self.record.place().logged_in() {
+            return Err(self.gave_way());
+        }
+        self.presence = presence;
+        Ok(self.let_in(pass))
     }
 
     fn let_in(&mut self, pass: &Pass) -> LoginReply {

@@ -26,7 +26,7 @@ use crate::upstream::loss::LOST;
 /// A session's part in sharing.
 #[derive(Debug, Default)]
 pub(super) struct Sharing {
-    /// `pool.mode` is "multiplex": as it was when the session first needed a connection.
+    /// The mode of its account is "multiplex": as it was when the session first needed a connection.
     multiplex: Option<bool>,
     /// The hub of the selected mailbox.
     pub(super) hub: Option<Member>,
@@ -91,7 +91,7 @@ impl Session {
     /// Runs the command of a session whose credential stands in a hub, if it belongs there; else gives it back.
     pub(super) fn share(&mut self, run: Box<Request>, pass: &Pass) -> Option<Box<Request>> {
         let account = Arc::clone(pass.account());
-        let multiplex = || account.config().mode == PoolMode::Multiplex;
+        let multiplex = || account.terms().mode == PoolMode::Multiplex;
         if !*self.sharing.multiplex.get_or_insert_with(multiplex) || self.lease.is_some() {
             return Some(run);
         }

@@ -35,6 +35,11 @@ impl Queue {
         Arc::new(Self { line: Mutex::new((Line::new(places), false)), metrics: Arc::clone(metrics) })
     }
 
+    /// The account has so many places from now on.
+    pub fn resize(&self, places: usize) {
+        self.with(|line| line.resize(places));
+    }
+
     /// One of its connections was of use.
     pub fn proven(&self) {
         self.with(Line::proven);

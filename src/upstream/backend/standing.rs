@@ -151,7 +151,7 @@ impl Backend {
         match connection.log_in(credential).await {
             Ok(Outcome::Refused(refusal)) => Err(format!("the test account is refused: {}", refusal.reply)),
             Ok(_) => {
-                let (connection, _) = self.authenticated(connection, 0);
+                let (connection, _) = self.authenticated(connection, 0, Duration::ZERO);
                 connection.retire(RetireReason::Checked);
                 Ok(())
             }

@@ -108,6 +108,17 @@ impl Pattern {
             }
         }
     }
+
+    /// Whether all accounts of another pattern are among those of this one.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (_, Self::Name(name)) => self.matches(name),
+            (Self::Below(_), Self::Domain(domain)) => self.matches(domain),
+            (Self::Below(parent), Self::Below(further)) => further.ends_with(parent),
+            _ => self == other,
+        }
+    }
 }
 
 /// The domain of a key, with its `@`.

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::first::First;
 use super::map::BadLine;
 use super::*;
 
@@ -121,6 +122,28 @@ fn patterns_mean_names_domains_and_those_below() {
     }
     for none in ["", "@", "@*.", "@*", "@*.*.org", "@a@b", "@.org", "  "] {
         assert!(Pattern::parse(none, &FOLDED).is_err(), "{none:?}");
+    }
+}
+
+/// Of the accounts of the first, the second has some or all.
+#[test]
+fn a_pattern_covers_what_it_has_all_of() {
+    for (pattern, within, beyond) in [
+        ("anna@example.org", &["Anna@Example.org"][..], &["anna", "@example.org", "@*.org"][..]),
+        ("@example.org", &["@Example.org.", "x@example.org"], &["x@a.example.org", "@*.example.org", "@a.example.org"]),
+        (
+            "@*.example.org",
+            &["@*.example.org", "@*.a.example.org", "@a.example.org", "x@b.a.example.org"],
+            &["@example.org", "x@example.org", "@*.org", "@*.notexample.org", "@notexample.org"],
+        ),
+    ] {
+        let read = |text: &str| Pattern::parse(text, &FOLDED).unwrap();
+        for other in within {
+            assert!(read(pattern).covers(&read(other)), "{pattern}: {other}");
+        }
+        for other in beyond {
+            assert!(!read(pattern).covers(&read(other)), "{pattern}: {other}");
+        }
     }
 }
 
@@ -247,6 +270,32 @@ proptest! {
         let wanted = fits.max_by_key(|key| (!key.starts_with('@'), !key.starts_with("@*"), key.len()));
         let found = map.get(asked.as_bytes()).map(|found| String::from_utf8(found.login.unwrap().to_vec()).unwrap());
         prop_assert_eq!(found.as_ref(), wanted);
+    }
+
+    /// The first list is found that has a pattern which matches, and no pattern covers one that matches more.
+    #[test]
+    fn the_first_list_is_found_and_what_is_covered_matches_no_more(
+        lists in proptest::collection::vec(
+            proptest::collection::vec("[ab]@[ab](\\.[ab]){0,2}|@[ab](\\.[ab]){0,2}|@\\*\\.[ab](\\.[ab])?|[ab]", 0..4),
+            0..6,
+        ),
+        asked in "[abc]@[abc](\\.[abc]){0,3}|[abc]|@?(\\.[ab]){1,3}",
+    ) {
+        let read = |list: &Vec<String>| -> Vec<_> {
+            list.iter().map(|text| Pattern::parse(text, &FOLDED).unwrap()).collect()
+        };
+        let lists: Vec<_> = lists.iter().map(read).collect();
+        let mut first = First::default();
+        lists.iter().enumerate().for_each(|(place, list)| first.add(place, list.iter().cloned()));
+        let matches = |pattern: &Pattern| pattern.matches(asked.as_bytes());
+        prop_assert_eq!(first.find(asked.as_bytes()), lists.iter().position(|list| list.iter().any(matches)));
+        for pattern in lists.iter().flatten() {
+            let covers = |list: &Vec<Pattern>| list.iter().any(|one| one.covers(pattern));
+            prop_assert_eq!(first.covering(pattern), lists.iter().position(covers), "{:?}", pattern);
+        }
+        for (one, other) in lists.iter().flatten().flat_map(|one| lists.iter().flatten().map(move |other| (one, other))) {
+            prop_assert!(!one.covers(other) || matches(one) || !matches(other), "{:?} {:?}", one, other);
+        }
     }
 
     #[test]

@@ -178,9 +178,18 @@ impl Line {
     /// Of an account with `places` for connections (`pool.max_per_account`).
     #[must_use]
     pub fn new(places: usize) -> Self {
-        let grace = u32::try_from(places.max(1)).unwrap_or(u32::MAX).saturating_mul(2);
+        let grace = grace_of(places);
         let bucket = Bucket::new(grace.saturating_add(FURTHER), ACCOUNT_PAUSE);
         Self { bucket, grace, unproven: 0, paused_until: None }
+    }
+
+    /// It has so many places from now on. What was let pass counts on.
+    pub fn resize(&mut self, places: usize) {
+        self.grace = grace_of(places);
+        self.bucket.size = self.grace.saturating_add(FURTHER);
+        if self.unproven < self.grace {
+            self.paused_until = None;
+        }
     }
 
     /// Lets one pass, or says when to ask again. It counts as of no use until [`Line::proven`].
@@ -227,6 +236,10 @@ impl Line {
     pub fn backs_off(&self) -> bool {
         self.paused_until.is_some()
     }
+}
+
+fn grace_of(places: usize) -> u32 {
+    u32::try_from(places.max(1)).unwrap_or(u32::MAX).saturating_mul(2)
 }
 
 #[cfg(test)]

@@ -183,3 +183,23 @@ fn relayed_sessions_take_no_token() {
     gate.give_back(pass);
     assert_eq!(gate.free(now), free - 1, "what was free gives nothing back");
 }
+
+/// As one that had as many from the start, less what has passed.
+#[test]
+fn a_line_goes_by_the_places_that_there_are_by_now() {
+    let now = Instant::now();
+    let let_pass = |line: &mut Line| (0..1000).take_while(|_| line.enter(false, now).is_ok()).count();
+    // It pauses behind twice as many as it has places.
+    let mut line = Line::new(1);
+    assert_eq!(let_pass(&mut line), 2);
+    assert!(line.backs_off());
+    line.resize(3);
+    assert!(!line.backs_off());
+    assert_eq!(let_pass(&mut line), 4);
+    line.resize(1);
+    line.proven();
+    assert_eq!(let_pass(&mut line), 0, "so many passed at once already");
+    let later = now + ACCOUNT_PAUSE.saturating_mul(2 * 3 + FURTHER);
+    let let_pass = |line: &mut Line| (0..1000).take_while(|_| line.enter(false, later).is_ok()).count();
+    assert_eq!(let_pass(&mut line), 2);
+}
