@@ -1,6 +1,7 @@
 //! Who may log in: whoever's credential the backend has accepted, now or within `auth.cache_ttl`.
 
 mod flights;
+mod relayed;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
 use self::flights::{Flight, Flights};
+pub use self::relayed::Passage;
 use crate::config;
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::{LoginPath, LoginResult, Metrics};
@@ -250,7 +252,7 @@ impl Authenticator {
     ) -> Answer {
         let start = Instant::now();
         let asker = Asker { user: credential.user.clone(), client, proven: false };
-        let is_wrong = code.as_ref().is_none_or(|code| !["UNAVAILABLE", "LIMIT", "INUSE"].contains(&code.as_str()));
+        let is_wrong = is_the_credentials_fault(code.as_deref());
         let told = (client.map(tracing::field::display), shown::text(&asker.user));
         info!(client = told.0, user = told.1, reply = text, "login refused by the routes");
         if is_wrong {
@@ -430,7 +432,7 @@ impl Authenticator {
                 }
                 Verdict::Accepted(pass)
             }
-            Err(error) => unjudged(backend, key, error),
+            Err(error) => unjudged(backend, &key.user, error),
         };
         Some(Answer { verdict, alerts })
     }
@@ -485,23 +487,28 @@ impl Authenticator {
     }
 }
 
+/// Whether a refusal with this response code says that the credential is wrong.
+fn is_the_credentials_fault(code: Option<&str>) -> bool {
+    code.is_none_or(|code| !["UNAVAILABLE", "LIMIT", "INUSE"].contains(&code))
+}
+
 /// With the backend's words, if it has used any.
 fn quoting<T: From<String>>(what: &str, words: &str) -> T {
     if words.is_empty() { format!("{what}.") } else { format!("{what}: {words}") }.into()
 }
 
 /// What is told of a credential that the backend has not judged.
-fn unjudged(backend: &Backend, key: &Key, error: OpenError) -> Verdict {
+fn unjudged(backend: &Backend, user: &[u8], error: OpenError) -> Verdict {
     let name = &backend.config.name;
     match &error {
         // Told once, when the circuit opened, and not with each login.
         OpenError::Breaker | OpenError::Gate(_) => return Verdict::unavailable(),
         OpenError::Suspect => return Verdict::Throttled,
         OpenError::Limit(text) => {
-            warn!(backend = name, user = shown::text(&key.user), text, "backend limits connections");
+            warn!(backend = name, user = shown::text(user), text, "backend limits connections");
         }
         error => {
-            warn!(backend = name, user = shown::text(&key.user), %error, "cannot verify a credential");
+            warn!(backend = name, user = shown::text(user), %error, "cannot verify a credential");
         }
     }
     match error {

@@ -6,6 +6,7 @@ mod keys;
 mod lifetime;
 mod place;
 mod read;
+mod relay;
 mod sections;
 mod syntax;
 #[cfg(test)]
@@ -33,8 +34,8 @@ use crate::secret::Secret;
 pub use diff::{Change, Effect, diff};
 pub use error::{ConfigError, Fault, Problem};
 pub use keys::{
-    Account, Admin, Auth, Backend, Group, Limits, Listener, Log, LogFormat, PerCredential, PlaintextLogin, Pool,
-    PoolMode, Route, Routing, RoutingName, TlsMode,
+    Account, Admin, Auth, Backend, Group, GroupMode, Limits, Listener, Log, LogFormat, PerCredential, PlaintextLogin,
+    Pool, PoolMode, Route, Routing, RoutingName, TlsMode,
 };
 pub(crate) use keys::{KEYS, Key};
 pub use lifetime::Lifetime;

@@ -4,7 +4,7 @@
 //! | module | is about |
 //! | --- | --- |
 //! | `files` | opening files that may be no files; which file it is; folders that are to last |
-//! //! | `local` | sockets with a path, and those that the process was started with |
+//! | `local` | sockets with a path, and those that the process was started with |
 //! | `manager` | what the service manager is told |
 //! | `paths` | where things are by default |
 //! | `ports` | local ports: how many there are, and who holds them |
@@ -34,7 +34,7 @@ use self::{windows as kernel, windows as system};
 
 pub(crate) use self::kernel::{HAS, ports, process, tcp};
 pub use self::system::local::{Stream as LocalStream, connect};
-pub(crate) use self::system::{files, local};
+pub(crate) use self::system::{files, host_name, local};
 pub use self::system::{manager, paths, raise_descriptor_limit, service, signals, told};
 
 /// What may be configured here.

@@ -421,14 +421,14 @@ impl Drop for Counted<'_> {
 fn most(config: &Config) -> usize {
     match config.pool.max_total {
         0 => descriptors(config),
-        max => max.min(descriptors(config)),
+        max => config.pool.part_of(max).min(descriptors(config)),
     }
 }
 
 /// Connections that there may be to one backend.
 fn share_of(config: &Config, backend: &config::Backend) -> usize {
     let ports = ports_towards(backend);
-    if config.pool.max_total == 0 { ports * 4 / 5 } else { ports }
+    config.pool.part_of(if config.pool.max_total == 0 { ports * 4 / 5 } else { ports })
 }
 
 /// What the descriptor limit leaves for upstream connections.

@@ -196,6 +196,12 @@ impl Residences {
         self.homes.lock().get(key)?.residence.upgrade()
     }
 
+    /// Index of the backend that this account has sessions at, or somebody who wants to log in.
+    #[must_use]
+    pub fn visited(&self, key: &[u8]) -> Option<usize> {
+        self.find(key).filter(|it| it.is_visited() && !it.is_ending()).map(|it| it.backend())
+    }
+
     /// Forgets accounts that left longer ago than any group wishes them to stay. Call it every few seconds.
     pub fn sweep(&self, stay: Duration) {
         let recent = |home: &Home| home.last.is_some_and(|last| last.elapsed() < stay);

@@ -6,6 +6,7 @@ mod checks;
 mod explain;
 mod files;
 pub mod http;
+mod relay;
 mod rulebook;
 mod table;
 
@@ -39,8 +40,10 @@ use crate::tls::Stamp;
 pub use imapool_proto::routing::{Asked, By, Member, Route, Routes, Rule, Source, Step, Target, map, name, rendezvous};
 
 /// What a step leads to.
-enum Found {
+enum Found<'t> {
     Way(Way),
+    /// It belongs to a group of replicas, and this process is the one: it goes on as if it had come by this listener.
+    Here(Arc<Credential>, &'t str),
     /// Its account has to leave where it is.
     Elsewhere(Arc<Residence>),
     /// The service of this rule has to be asked.
@@ -91,6 +94,13 @@ pub struct Caller {
 /// By which listener, and as which host.
 type Approach<'b> = (&'b str, Option<&'b str>);
 
+/// What is asked: at first by a client, and then perhaps anew, as if it had come to a replica.
+#[derive(Clone)]
+struct Request<'a> {
+    credential: Arc<Credential>,
+    by: Approach<'a>,
+}
+
 impl Caller {
     fn by(&self) -> Approach<'_> {
         (&self.listener, self.server_name.as_deref())
@@ -102,6 +112,8 @@ impl Caller {
 pub enum Way {
     /// To this backend, with this credential.
     To(Visit, Arc<Credential>),
+    /// The same of a replica, which judges it and has the session from then on.
+    Relay(Visit, Arc<Credential>),
     /// To none: it is refused like a wrong password.
     Nobody,
     /// To none, says a service, in these words: one line, bounded.
@@ -123,7 +135,7 @@ impl fmt::Debug for Router {
     }
 }
 
-fn question(credential: &Credential, caller: &Caller) -> Question {
+fn question(credential: &Credential, server_name: Option<&str>, caller: &Caller) -> Question {
     let user = if credential.authzid.is_empty() { &credential.user } else { &credential.authzid };
     Question {
         user: user.clone(),
@@ -136,7 +148,7 @@ fn question(credential: &Credential, caller: &Caller) -> Question {
         client: caller.client,
         server: caller.local,
         tls: caller.tls,
-        server_name: caller.server_name.clone(),
+        server_name: server_name.map(str::to_owned),
         attempt: caller.attempt,
     }
 }
@@ -145,6 +157,7 @@ impl Router {
     /// Knows where nobody is.
     #[must_use]
     pub fn new(table: Table, patience: Live<config::Pool>, metrics: Arc<Metrics>) -> Self {
+        table.mark_local();
         let (tending, exchanged, residences) = Default::default();
         Self { table: ArcSwap::from_pointee(table), tending, exchanged, residences, metrics, patience }
     }
@@ -178,7 +191,8 @@ impl Router {
     #[must_use]
     pub fn way_at_once(&self, credential: &Arc<Credential>, listener: &str, server_name: Option<&str>) -> Option<Way> {
         let table = self.table.load();
-        match self.step(&table, credential, (listener, server_name)) {
+        let mut request = Request { credential: Arc::clone(credential), by: (listener, server_name) };
+        match self.step(&table, &mut request) {
             Found::Way(way) if self.is_current(&table) => {
                 self.count(&way);
                 Some(way)
@@ -194,7 +208,7 @@ impl Router {
 
     fn count(&self, way: &Way) {
         self.metrics.routed(match way {
-            Way::To(..) => RouteResult::Routed,
+            Way::To(..) | Way::Relay(..) => RouteResult::Routed,
             Way::Nobody | Way::Refused { .. } => RouteResult::Refused,
             Way::Unavailable(_) => RouteResult::Unavailable,
         });
@@ -203,22 +217,23 @@ impl Router {
     /// Where a session goes that logs in with this credential. Waits for the service that is to be asked, and, for
     /// `pool.checkout_timeout` at most, while its account leaves another backend.
     pub async fn way(&self, credential: &Arc<Credential>, caller: &Caller) -> Way {
-        let by = caller.by();
         let deadline = Instant::now() + self.patience.load().checkout_timeout;
         let way = loop {
             let table = self.table.load_full();
-            let found = match self.step(&table, credential, by) {
-                Found::Ask(rule) => self.ask(&table, rule, credential, caller).await,
-                found => found,
-            };
+            let mut request = Request { credential: Arc::clone(credential), by: caller.by() };
+            let mut found = self.step(&table, &mut request);
+            if let Found::Ask(rule) = found {
+                let asked = self.ask(&table, rule, &request, caller).await;
+                found = self.go_on(&table, asked, &mut request);
+            }
             let residence = match found {
                 Found::Way(way) if self.is_current(&table) => break way,
                 Found::Way(_) => continue,
                 Found::Elsewhere(residence) => residence,
-                Found::Ask(_) => break Way::Unavailable(UNAVAILABLE),
+                Found::Ask(_) | Found::Here(..) => break Way::Unavailable(UNAVAILABLE),
             };
             // It has not been decided otherwise: it is asked for otherwise, perhaps by who has no password for it.
-            if residence.is_used() && residence.by() != by {
+            if residence.is_used() && residence.by() != request.by {
                 break Way::Unavailable("The account is in use at another mail server, by another way.");
             }
             Self::end(&table, &residence, "its route leads elsewhere");
@@ -233,7 +248,19 @@ impl Router {
     }
 
     /// As far as it can be said at once.
-    fn step(&self, table: &Table, credential: &Arc<Credential>, by: Approach<'_>) -> Found {
+    fn step<'t>(&self, table: &'t Table, request: &mut Request<'t>) -> Found<'t> {
+        let found = self.look(table, &request.credential, request.by);
+        self.go_on(table, found, request)
+    }
+
+    /// Looks once more where that leads to this very process, as a replica would that the session came to.
+    fn go_on<'t>(&self, table: &'t Table, found: Found<'t>, request: &mut Request<'t>) -> Found<'t> {
+        let Found::Here(credential, inner) = found else { return found };
+        *request = Request { credential, by: (inner, None) };
+        self.look(table, &request.credential, request.by)
+    }
+
+    fn look<'t>(&self, table: &'t Table, credential: &Arc<Credential>, by: Approach<'_>) -> Found<'t> {
         let routes = &table.book.routes;
         let key = routes.names.key(&credential.user, &credential.authzid);
         if !table.book.terms.allow(&key) {
@@ -253,16 +280,20 @@ impl Router {
     }
 
     /// Where an account goes that belongs to this target.
-    fn enter(
+    fn enter<'t>(
         &self,
-        table: &Table,
+        table: &'t Table,
         key: &[u8],
         (target, login): (Target, Option<&[u8]>),
         credential: Arc<Credential>,
         (listener, server_name): Approach<'_>,
-    ) -> Found {
+    ) -> Found<'t> {
         if target == Target::Nobody {
             return Found::Way(Way::Nobody);
+        }
+        let by = (listener, server_name);
+        if let Some(found) = self.enter_replica(table, key, (target, login), &credential, by) {
+            return found;
         }
         let index = |place: usize| table.backends[place].index;
         let members = table.book.routes.members(target);
@@ -285,13 +316,14 @@ impl Router {
     }
 
     /// Asks the service of a rule. Where it cannot be asked, or names what is no backend, nobody else decides.
-    async fn ask(&self, table: &Table, rule: usize, credential: &Arc<Credential>, caller: &Caller) -> Found {
+    async fn ask<'t>(&self, table: &'t Table, rule: usize, request: &Request<'_>, caller: &Caller) -> Found<'t> {
+        let Request { credential, by } = request;
         let unavailable = || Found::Way(Way::Unavailable(UNAVAILABLE));
         let Some((_, lookup)) = &table.book.lookups[rule] else { return unavailable() };
         let routes = &table.book.routes;
         let key = routes.names.key(&credential.user, &credential.authzid);
         let in_use = self.residences.find(&key).is_some_and(|it| it.is_visited() && !it.is_ending());
-        let answer = lookup.ask(question(credential, caller), in_use).await;
+        let answer = lookup.ask(question(credential, by.1, caller), in_use).await;
         let (host, port, user, secret) = match answer.as_deref() {
             Ok(Answer::Server { host, port, user, secret }) => (host, *port, user.as_deref(), secret.clone()),
             Ok(Answer::Refused { text, code, wait }) => {
@@ -313,7 +345,7 @@ impl Router {
         if let Some(secret) = secret.filter(|_| credential.mechanism.kind() == SecretKind::Password) {
             renamed.secret = secret;
         }
-        self.enter(table, &key, (target, user), Arc::new(renamed), caller.by())
+        self.enter(table, &key, (target, user), Arc::new(renamed), *by)
     }
 
     /// Has an account leave: its sessions end, its connections log out, and nobody else comes.
@@ -353,6 +385,7 @@ impl Router {
     }
 
     fn exchange(&self, table: Table) {
+        table.mark_local();
         let before = self.table.swap(Arc::new(table));
         self.exchanged.notify_waiters();
         // Whoever has gone by the one before is among these, or finds that there is another.

@@ -155,6 +155,7 @@ mod tests {
         "\"\"",
         "\"x\"",
         "\"none\"",
+        "\"pool\"",
         "\"starttls\"",
         "\"implicit\"",
         "\"never\"",

@@ -95,6 +95,8 @@ pub struct AllTerms {
     /// Those that say anything, by their names.
     backends: HashMap<String, Otherwise>,
     pool: Terms,
+    /// How many processes share what an account may have.
+    replicas: usize,
 }
 
 impl AllTerms {
@@ -114,7 +116,7 @@ impl AllTerms {
             allow: account.allow,
         };
         let backends = config.backends.iter().map(|backend| (backend.name.clone(), Otherwise::from(backend)));
-        let pool = &config.pool;
+        let (pool, replicas) = (&config.pool, config.pool.replicas);
         let pool = Terms {
             mode: pool.mode,
             max_per_account: pool.max_per_account,
@@ -128,6 +130,7 @@ impl AllTerms {
             entries: config.accounts.iter().enumerate().map(entry).collect(),
             backends: backends.filter(|(_, otherwise)| *otherwise != Otherwise::default()).collect(),
             pool,
+            replicas,
         }
     }
 
@@ -141,10 +144,12 @@ impl AllTerms {
     #[must_use]
     pub fn of(&self, key: &[u8], backend: &str) -> Terms {
         let there = self.backends.get(backend).map_or(self.pool, |backend| backend.instead(self.pool));
-        match self.entry(key) {
+        let mut terms = match self.entry(key) {
             Some(entry) => Terms { sessions: entry.sessions, allow: entry.allow, ..entry.otherwise.instead(there) },
             None => there,
-        }
+        };
+        terms.max_per_account = terms.max_per_account.div_ceil(self.replicas.max(1)).max(1);
+        terms
     }
 
     /// Whether the account of this key may log in.

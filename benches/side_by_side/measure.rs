@@ -222,6 +222,7 @@ impl Measurement {
     /// that do not pool, or share what they pool, carry more sessions in IDLE than an account has connections.
     pub(crate) fn concerns(self, kind: Kind) -> bool {
         match self {
+            Self::Sessions | Self::Accounts | Self::Hubs | Self::Tls if kind.relays() => false,
             Self::Memory | Self::Accounts => kind != Kind::Direct,
             Self::Idle | Self::Hubs => matches!(kind, Kind::Multiplex | Kind::MultiplexBefore),
             Self::Tls => kind == Kind::Haproxy || kind.is_imapool(),

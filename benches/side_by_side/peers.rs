@@ -40,6 +40,10 @@ pub(crate) enum Kind {
     Before,
     /// The same, with `pool.mode = "multiplex"`.
     MultiplexBefore,
+    /// This project, as the replica where sessions arrive whose accounts are at another, which is not counted.
+    Relay,
+    /// HAProxy in the place of that.
+    HaproxyRelay,
 }
 
 /// Names the program of an earlier build, to be measured beside this one.
@@ -49,7 +53,7 @@ const BEFORE: &str = "IMAPOOL_BEFORE";
 const NOW: &str = "IMAPOOL_NOW";
 
 impl Kind {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Direct,
         Self::Haproxy,
         Self::Nginx,
@@ -59,6 +63,8 @@ impl Kind {
         Self::Multiplex,
         Self::Before,
         Self::MultiplexBefore,
+        Self::Relay,
+        Self::HaproxyRelay,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -72,7 +78,14 @@ impl Kind {
             Self::Multiplex => "imapool-multiplex",
             Self::Before => "before",
             Self::MultiplexBefore => "before-multiplex",
+            Self::Relay => "imapool-relay",
+            Self::HaproxyRelay => "haproxy-relay",
         }
+    }
+
+    /// Whether another imapool is behind it.
+    pub(crate) fn relays(self) -> bool {
+        matches!(self, Self::Relay | Self::HaproxyRelay)
     }
 
     pub(crate) fn is_imapool(self) -> bool {
@@ -86,7 +99,7 @@ impl Kind {
     pub(crate) fn find(self) -> Result<(PathBuf, String)> {
         let (names, version): (&[&str], &str) = match self {
             Self::Direct => return Ok((PathBuf::new(), "no proxy".to_owned())),
-            Self::Haproxy => (&["haproxy"], "-v"),
+            Self::Haproxy | Self::HaproxyRelay => (&["haproxy"], "-v"),
             Self::Nginx => (&["nginx"], "-v"),
             Self::Dovecot => {
                 let program = dovecot::find()?;
@@ -107,17 +120,24 @@ impl Kind {
                 let version = format!("an earlier build, {}", first_line_of(&program, "--version"));
                 return Ok((program, version));
             }
-            Self::Imapool | Self::Multiplex => {
-                let mode = if self == Self::Imapool { "session" } else { "multiplex" };
-                let version = format!("imapool {} (this tree), mode {mode}", env!("CARGO_PKG_VERSION"));
-                let built = || PathBuf::from(env!("CARGO_BIN_EXE_imapool"));
-                return Ok((std::env::var_os(NOW).map_or_else(built, PathBuf::from), version));
+            Self::Imapool | Self::Multiplex | Self::Relay => {
+                let mode = match self {
+                    Self::Imapool => "mode session",
+                    Self::Relay => "before a replica",
+                    _ => "mode multiplex",
+                };
+                let version = format!("imapool {} (this tree), {mode}", env!("CARGO_PKG_VERSION"));
+                return Ok((this_tree(), version));
             }
         };
         let program = find_program(names).ok_or_else(|| anyhow!("not found on PATH"))?;
         let version = first_line_of(&program, version);
         Ok((program, version))
     }
+}
+
+fn this_tree() -> PathBuf {
+    std::env::var_os(NOW).map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_imapool")), PathBuf::from)
 }
 
 /// A peer that is there.
@@ -133,6 +153,8 @@ pub(crate) struct Running {
     pub(crate) door: Door,
     /// `None`: direct.
     pub(crate) server: Option<Server>,
+    /// The replica behind it; ended after it.
+    _replica: Option<Server>,
     /// What nginx asks; ended after nginx.
     _auth_http: Option<AuthHttp>,
 }
@@ -175,7 +197,7 @@ impl Peer {
 
     fn try_start(&self, room: &Room<'_>, upstream: SocketAddr, tls: Option<&Arc<ClientConfig>>) -> Result<Running> {
         if self.kind == Kind::Direct {
-            return Ok(Running { door: Door::plain(upstream), server: None, _auth_http: None });
+            return Ok(Running { door: Door::plain(upstream), server: None, _replica: None, _auth_http: None });
         }
         let door = Door { address: free_address()?, tls: tls.cloned() };
         let setting = Setting {
@@ -186,10 +208,20 @@ impl Peer {
             upstream,
             sessions: room.sessions,
         };
-        let mut auth_http = None;
+        let (mut auth_http, mut replica) = (None, None);
         let server = match self.kind {
             Kind::Direct => bail!("direct has no server"),
-            Kind::Haproxy => start_haproxy(&setting)?,
+            Kind::Haproxy => start_haproxy(&setting, "")?,
+            Kind::Relay | Kind::HaproxyRelay => {
+                let (server, inner) = start_replica(&room.scratch.folder("replica")?, upstream)?;
+                replica = Some(server);
+                let setting = Setting { upstream: inner, ..setting };
+                if self.kind == Kind::Relay {
+                    start_relay(&setting)?
+                } else {
+                    start_haproxy(&setting, " send-proxy-v2")?
+                }
+            }
             Kind::Nginx => {
                 let helper = auth_http.insert(AuthHttp::start(room.runtime, upstream)?);
                 start_nginx(&setting, helper.address)?
@@ -201,7 +233,7 @@ impl Peer {
             Kind::Imapool | Kind::Before => start_imapool(&setting, "session")?,
             Kind::Multiplex | Kind::MultiplexBefore => start_imapool(&setting, "multiplex")?,
         };
-        Ok(Running { door, server: Some(server), _auth_http: auth_http })
+        Ok(Running { door, server: Some(server), _replica: replica, _auth_http: auth_http })
     }
 }
 
@@ -227,12 +259,13 @@ impl Setting<'_> {
     }
 }
 
-fn start_haproxy(setting: &Setting<'_>) -> Result<Server> {
+/// `more`: about its server.
+fn start_haproxy(setting: &Setting<'_>, more: &str) -> Result<Server> {
     let tls = setting.door.tls.as_ref().map_or_else(String::new, |_| format!(" ssl crt {}", setting.pem.display()));
     let config = setting.write(&format!(
         "global\n  maxconn {}\n\
          defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 30m\n  timeout server 30m\n\
-         listen imap\n  bind {}{tls}\n  server backend {}\n",
+         listen imap\n  bind {}{tls}\n  server backend {}{more}\n",
         setting.sessions + 1000,
         setting.door.address,
         setting.upstream,
@@ -298,6 +331,38 @@ fn start_imapool(setting: &Setting<'_>, mode: &str) -> Result<Server> {
     let config = setting.write(&format!(
         "[[listener]]\naddress = \"{}\"\n{tls}\n[[backend]]\naddress = \"{}\"\n\n\
          [pool]\nmode = \"{mode}\"\n\n[admin]\naddress = \"\"\n\n[log]\nlevel = \"warn\"\n",
+        setting.door.address, setting.upstream,
+    ))?;
+    setting.start(Command::new(setting.program).arg("run").arg("--config").arg(config))
+}
+
+/// The replica that has all accounts, and where sessions come to it through others.
+fn start_replica(folder: &Path, upstream: SocketAddr) -> Result<(Server, SocketAddr)> {
+    let (door, inner) = (Door { address: free_address()?, tls: None }, free_address()?);
+    let config = folder.join("config");
+    fs::write(
+        &config,
+        format!(
+            "[[listener]]\naddress = \"{}\"\n[[listener]]\naddress = \"{inner}\"\n\
+             proxy_protocol_from = [\"127.0.0.0/8\"]\n[[backend]]\naddress = \"{upstream}\"\n\
+             [admin]\naddress = \"\"\n[log]\nlevel = \"warn\"\n",
+            door.address,
+        ),
+    )?;
+    let mut command = Command::new(this_tree());
+    let server = Server::start(command.arg("run").arg("--config").arg(config), &folder.join("stderr.log"), &door)?;
+    Ok((server, inner))
+}
+
+/// In front of it: none of the accounts is here.
+fn start_relay(setting: &Setting<'_>) -> Result<Server> {
+    let config = setting.write(&format!(
+        "[[listener]]\nname = \"outer\"\naddress = \"{}\"\n\
+         [[listener]]\nname = \"inner\"\naddress = \"127.0.0.1:0\"\nproxy_protocol_from = [\"127.0.0.0/8\"]\n\
+         [[backend]]\nname = \"replica\"\naddress = \"{}\"\ngroup = \"replicas\"\nsend_proxy = true\n\
+         [[group]]\nname = \"replicas\"\nmode = \"relay\"\ninner = \"inner\"\n\
+         [routing]\ndefault = \"\"\n[[route]]\nlisteners = [\"outer\"]\nto = \"replicas\"\n\
+         [admin]\naddress = \"\"\n[log]\nlevel = \"warn\"\n",
         setting.door.address, setting.upstream,
     ))?;
     setting.start(Command::new(setting.program).arg("run").arg("--config").arg(config))

@@ -141,7 +141,7 @@ impl<'a> Whose<'a> {
 
     fn has(&self, record: &Record) -> bool {
         match self {
-            Self::Account(user) => record.account().is_some_and(|account| folded(&account.key().user) == folded(user)),
+            Self::Account(user) => record.is_of(|of| folded(of) == folded(user)),
             Self::Client(address) => match address.parse::<IpAddr>() {
                 Ok(ip) => record.client.ip().is_some_and(|client| client.to_canonical() == ip.to_canonical()),
                 Err(_) => record.client.to_string() == *address,
@@ -198,7 +198,7 @@ fn close_all(subject: &dyn Subject, origin: Origin, whose: &Whose<'_>) -> Done {
     if records.is_empty() {
         return Done::NoSuch(whose.no_such());
     }
-    let mut users: Vec<_> = records.iter().filter_map(|record| Some(record.account()?.name())).collect();
+    let mut users: Vec<_> = records.iter().filter_map(|record| record.user()).collect();
     users.sort();
     users.dedup();
     records.iter().for_each(|record| record.close());
@@ -296,7 +296,7 @@ fn serve(subject: &dyn Subject, origin: Origin, name: &[u8], verb: &str) -> Done
         // Those that hold a connection there would keep it for as long as they last; those in a mailbox would have to
         // be told of it as it is, by another.
         for record in subject.registry().all() {
-            let there = record.account().is_some_and(|account| account.backend().index == backend.index);
+            let there = record.backend().is_some_and(|there| there.index == backend.index);
             if there && record.is_connected() {
                 record.close();
                 sessions += 1;

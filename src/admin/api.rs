@@ -170,7 +170,8 @@ fn session_row(record: &Arc<Record>) -> Value {
         "client": record.client.to_string(),
         "listener": record.listener.config.name,
         "tls": record.tls(),
-        "user": record.account().map(|account| account.name()),
+        "user": record.user(),
+        "relayed": record.replica().map(|replica| &replica.config.name),
         "seconds": record.since.elapsed().as_secs(),
         "commands": record.commands(),
         "received": record.received(),
@@ -185,11 +186,11 @@ fn session_row(record: &Arc<Record>) -> Value {
 pub(super) fn sessions(subject: &dyn Subject, query: &Query) -> Value {
     let mut records = subject.registry().all();
     if query.account.is_some() {
-        records.retain(|record| record.account().is_some_and(|account| query.is_of(&account.key().user)));
+        records.retain(|record| record.is_of(|user| query.is_of(user)));
     }
     if !query.filter.is_empty() {
         records.retain(|record| {
-            let user = record.account().map(|account| account.name()).unwrap_or_default();
+            let user = record.user().unwrap_or_default();
             query.finds(&[&user, &record.client.to_string()])
         });
     }

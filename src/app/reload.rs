@@ -258,7 +258,7 @@ impl super::Inner {
     /// There is nothing that they could ask any more.
     fn end_sessions_of_gone_backends(&self) {
         for record in self.registry.all() {
-            if record.account().is_some_and(|account| account.backend().is_gone()) {
+            if record.backend().is_some_and(|backend| backend.is_gone()) {
                 record.close();
             }
         }

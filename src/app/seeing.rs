@@ -91,7 +91,11 @@ impl Inner {
         }
         // One that serves is enough: the sessions of the others are told what is wrong.
         let table = self.router.table();
-        let in_use = table.in_use();
+        let mut in_use = table.in_use();
+        // Whether other replicas are there says nothing of this one.
+        if in_use.iter().any(|backend| !table.is_replica(backend.index)) {
+            in_use.retain(|backend| !table.is_replica(backend.index));
+        }
         let serving = in_use.iter().find(|it| it.service() == Service::Running && it.is_reachable());
         // Without any, the configuration refuses everybody: as it says.
         let Some(backend) = serving.or(in_use.first()) else { return Readiness::Ready };

@@ -86,7 +86,7 @@ pub(crate) const VIEWS: [View; 5] = [
             ("CLIENT", "client", 21),
             ("USER", "user", 15),
             ("MAILBOX", "mailbox", 10),
-            ("CONNECTION", "connection", 10),
+            ("CONNECTION", "connection|relayed", 10),
             ("COMMAND", "command", 8),
             ("TLS", "tls", 7),
             ("SECONDS", "seconds", 7),
@@ -150,11 +150,32 @@ impl View {
     }
 }
 
-/// A value of a row; a dot in the key goes a level down.
+/// A value of a row; a dot in the key goes a level down, and `|` to another key where there is none.
 pub(crate) fn shown(row: &Value, key: &str) -> String {
-    match key.split('.').fold(row, |value, key| &value[key]) {
+    let mut found = key.split('|').map(|key| key.split('.').fold(row, |value, key| &value[key]));
+    match found.find(|value| !value.is_null()).unwrap_or(&Value::Null) {
         Value::Null => "-".to_owned(),
         Value::String(text) => clean(text),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_session_that_goes_through_is_shown_with_its_replica() {
+        let rows = json!([
+            { "id": 1, "user": "anna", "connection": 7, "relayed": null },
+            { "id": 2, "user": "bert", "connection": null, "relayed": "imapool-1" },
+            { "id": 3, "user": null, "connection": null, "relayed": null },
+        ]);
+        let table = List::Sessions.table(&json!({ "total": 3, "rows": rows }));
+        let column = |line: &str| line.split_whitespace().nth(4).unwrap().to_owned();
+        let column: Vec<_> = table.lines().map(column).collect();
+        assert_eq!(column, ["CONNECTION", "7", "imapool-1", "-"]);
     }
 }

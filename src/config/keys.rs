@@ -193,6 +193,13 @@ words! {
         /// Every octet counts.
         Exact = "exact",
     }
+    /// `group.mode`
+    GroupMode {
+        /// The backends are mail servers, towards which connections are pooled.
+        Pool = "pool",
+        /// They are replicas of this imapool: a session goes through to the one that has its account.
+        Relay = "relay",
+    }
     /// `pool.mode`
     PoolMode {
         /// Sessions share connections wherever that is invisible.
@@ -316,6 +323,10 @@ section! {
     } {
         /// How long an account stays at its backend after its last session, whatever the hash says by then.
         stay: Duration = secs(15 * 60), duration(ZERO..=YEAR), NewSessions;
+        /// What is done with sessions that go to one of its backends.
+        mode: GroupMode = GroupMode::Pool, one_of(GroupMode::ALL, GroupMode::as_str), NewSessions;
+        /// With `mode = "relay"`: the listener by which the replicas reach each other; `None` (written `""`) otherwise.
+        inner: Option<String> = None, value::name_or_none(), NewSessions;
         /// Whether accounts of a member that is down go to the others, and when; `None`: never.
         failover_after: Option<Duration> = None, value::duration_or_never(ZERO..=YEAR), NewSessions;
         /// How members are checked.
@@ -336,6 +347,9 @@ section! {
         default_domain: String = String::new(), text(value::domain), NewSessions;
         /// Where `imapool ctl move` keeps who was moved; `None`: nobody can be.
         moves_file: Option<PathBuf> = None, text(value::path), NewSessions;
+        /// Which backend of the groups that relay this process is. `None` (written `""`): the one that has the host's
+        /// name up to its first dot.
+        replica: Option<String> = None, value::name_or_none(), NewSessions;
         /// What stands between a user's name and a master's; empty: nothing does.
         master_separator: String = String::new(), text(value::separator), NewSessions;
     }
@@ -400,6 +414,9 @@ section! {
         mode: PoolMode = PoolMode::Multiplex, one_of(PoolMode::ALL, PoolMode::as_str), NewSessions;
         /// Connections.
         max_per_account: usize = 4, integer(PLACES), AtOnce;
+        /// How many processes like this share nothing and divide the server's limits: `max_per_account`, `max_total`
+        /// and the ports.
+        replicas: usize = 1, integer(1..=1000), AtOnce;
         /// Connections. 0: from the port budget and the descriptor limit.
         max_total: usize = 0, integer(0..=MILLION), AtOnce;
         /// How long a mailbox stays selected on a connection at rest.

@@ -6,6 +6,7 @@ use toml::de::DeTable;
 
 use super::error::Fault;
 use super::read::{Reader, Section, Table};
+use super::relay::{self, PlacedRoute, PlacedRouting};
 use super::{
     Account, Admin, Auth, Backend, Config, Group, Limits, ListenAddr, Listener, Log, Pool, Route, Routing, TlsMode,
     host_and_port, value,
@@ -17,17 +18,17 @@ use imapool_proto::routing::name::{Names, Pattern};
 const NO_UNIX_SOCKETS: &str = "there are no Unix sockets on this system, write an IP address and a port";
 
 /// A listener or backend, and where its name and its address are.
-struct Placed<T> {
-    it: T,
-    name_at: usize,
+pub(super) struct Placed<T> {
+    pub(super) it: T,
+    pub(super) name_at: usize,
     address_at: usize,
 }
 
 /// What routes may name.
-struct Scene<'s> {
-    listeners: &'s [Placed<Listener>],
-    backends: &'s [Placed<Backend>],
-    groups: &'s [Placed<Group>],
+pub(super) struct Scene<'s> {
+    pub(super) listeners: &'s [Placed<Listener>],
+    pub(super) backends: &'s [Placed<Backend>],
+    pub(super) groups: &'s [Placed<Group>],
 }
 
 impl Scene<'_> {
@@ -86,7 +87,8 @@ pub(super) fn config<'t>(reader: &mut Reader<'t>, root: &'t DeTable<'t>) -> Opti
 
     let mut listeners: Vec<_> = listeners.into_iter().map(|table| read_listener(reader, table)).collect();
     let mut backends: Vec<_> = backends.into_iter().map(|table| read_backend(reader, table)).collect();
-    let groups: Vec<_> = groups.into_iter().map(|table| read_group(reader, table)).collect();
+    let names: Vec<_> = listeners.iter().flatten().map(|placed| placed.it.name.clone()).collect();
+    let groups: Vec<_> = groups.into_iter().map(|table| read_group(reader, table, &names)).collect();
     let pool = read_plain(reader.section("pool", pool), Pool::read);
     let auth = read_plain(reader.section("auth", auth), Auth::read);
     let limits = read_plain(reader.section("limits", limits), Limits::read);
@@ -104,18 +106,19 @@ pub(super) fn config<'t>(reader: &mut Reader<'t>, root: &'t DeTable<'t>) -> Opti
     names_are_unique(reader, "backend.name", backends.iter().map(|placed| (placed.name_at, &placed.it.name)));
     let scene = Scene { listeners: &listeners, backends: &backends, groups: &groups };
     let routing = read_routing(reader, routing, &scene);
-    let names = routing.names();
-    let routes = routes.into_iter().map(|table| read_route(reader, table, &scene, &names)).collect();
+    let names = routing.it.names();
+    let routes: Vec<_> = routes.into_iter().map(|table| read_route(reader, table, &scene, &names)).collect();
     let accounts = accounts.into_iter().filter_map(|table| read_account(reader, table, &names)).collect();
     scene.check_groups(reader);
+    relay::check(reader, &scene, &routes, &routing);
     addresses_are_unique(reader, &listeners, admin.address.clone().map(|address| (admin_at, address)));
-    no_backend_is_a_listener(reader, &listeners, &backends);
+    no_backend_is_a_listener(reader, &scene);
     (complete && !listeners.is_empty() && !backends.is_empty()).then(|| Config {
         listeners: listeners.into_iter().map(|placed| placed.it).collect(),
         backends: backends.into_iter().map(|placed| placed.it).collect(),
         groups: groups.into_iter().map(|placed| placed.it).collect(),
-        routing,
-        routes,
+        routing: routing.it,
+        routes: routes.into_iter().map(|placed| placed.it).collect(),
         accounts,
         pool,
         auth,
@@ -208,27 +211,41 @@ fn check_backend_files(section: &mut Section<'_, '_>, backend: &Backend) {
     }
 }
 
-fn read_group<'t>(reader: &mut Reader<'t>, table: Table<'t>) -> Option<Placed<Group>> {
+fn read_group<'t>(reader: &mut Reader<'t>, table: Table<'t>, listeners: &[String]) -> Option<Placed<Group>> {
     let mut section = reader.section("group", Some(table));
     let name = section.required("name", "add a line such as name = \"mail\"", value::name);
     let it = Group::new(name.clone().unwrap_or_default()).read(&mut section);
     if let Some(path) = &it.check.password_file {
         section.must_be_readable("check", path, files::TOKEN);
     }
+    match &it.inner {
+        None if it.relays() => {
+            let remedy = "mode = \"relay\" needs it: name the listener by which the replicas reach each other";
+            section.missing("inner", section.offset("mode"), remedy);
+        }
+        Some(_) if !it.relays() => {
+            section.refuse("inner", "only a group with mode = \"relay\" has one, delete the line")
+        }
+        Some(inner) if !listeners.contains(inner) => {
+            section.refuse("inner", there_is_no("listener", &listeners.iter().collect::<Vec<_>>()));
+        }
+        _ => {}
+    }
     let name_at = section.offset("name");
     section.finish();
     name.map(|_| Placed { it, name_at, address_at: name_at })
 }
 
-fn read_routing<'t>(reader: &mut Reader<'t>, table: Option<Table<'t>>, scene: &Scene<'_>) -> Routing {
+fn read_routing<'t>(reader: &mut Reader<'t>, table: Option<Table<'t>>, scene: &Scene<'_>) -> PlacedRouting {
     let mut section = reader.section("routing", table);
     let routing = Routing::default().read(&mut section);
     scene.check_target(&mut section, "default", routing.default.as_ref());
+    let (default_at, replica_at) = (section.offset("default"), section.offset("replica"));
     section.finish();
-    routing
+    PlacedRouting { it: routing, default_at, replica_at }
 }
 
-fn read_route<'t>(reader: &mut Reader<'t>, table: Table<'t>, scene: &Scene<'_>, names: &Names) -> Route {
+fn read_route<'t>(reader: &mut Reader<'t>, table: Table<'t>, scene: &Scene<'_>, names: &Names) -> PlacedRoute {
     const ONE: &str = "a route says where by one of `to`, `file` and `http`";
     let mut section = reader.section("route", Some(table));
     let route = Route::default().read(&mut section);
@@ -247,8 +264,9 @@ fn read_route<'t>(reader: &mut Reader<'t>, table: Table<'t>, scene: &Scene<'_>, 
         [_] => {}
         [_, second, ..] => section.refuse(second, ONE),
     }
+    let to_at = section.offset("to");
     section.finish();
-    route
+    PlacedRoute { it: route, to_at }
 }
 
 /// `None`: it says for nobody what is otherwise, which is noted.
@@ -345,9 +363,10 @@ fn addresses_are_unique(reader: &mut Reader<'_>, listeners: &[Placed<Listener>],
     }
 }
 
-/// One that is would have imapool dial itself, and again, until no port is left.
-fn no_backend_is_a_listener(reader: &mut Reader<'_>, listeners: &[Placed<Listener>], backends: &[Placed<Backend>]) {
-    for backend in backends {
+/// One that is would have imapool dial itself, and again, until no port is left. A replica is: it does not dial itself.
+fn no_backend_is_a_listener(reader: &mut Reader<'_>, scene: &Scene<'_>) {
+    let listeners = scene.listeners;
+    for backend in scene.backends.iter().filter(|backend| !scene.is_replica(&backend.it)) {
         for (host, port) in backend.it.everywhere() {
             let Ok(ip) = host.parse::<IpAddr>() else { continue };
             let is_backend = |listener: &&Placed<Listener>| match listener.it.address {

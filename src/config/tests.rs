@@ -3,6 +3,7 @@
 mod accounts;
 mod keys;
 mod platform;
+mod relay;
 mod routes;
 mod syntax;
 mod values;

@@ -303,6 +303,8 @@ labels! {
         Spare = "spare",
         /// Being opened.
         Connecting = "connecting",
+        /// To a replica, with one session that goes through.
+        Relayed = "relayed",
     }
 }
 

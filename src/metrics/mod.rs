@@ -254,6 +254,7 @@ impl Metrics {
             "Time a client session waited for an upstream connection, whatever the result",
             |it| &it.checkout_wait,
         );
+        all.each("sessions_relayed", "Client sessions that went through to this replica", |it| &it.relayed);
         hubs::register(&mut all);
         operation::register_health(&mut all);
         octets::register_listeners(Families {
@@ -301,6 +302,8 @@ pub struct BackendMetrics {
     pub checkouts: PerLabel<CheckoutResult, Counter>,
     checkout_wait: Histogram,
     hubs: Arc<HubMetrics>,
+    /// Sessions that have gone through to this replica: `imapool_sessions_relayed_total`.
+    pub relayed: Counter,
     /// On connections that are logged in: `imapool_backend_octets_total`.
     pub octets: Octets,
     health: HealthMetrics,

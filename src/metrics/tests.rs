@@ -135,14 +135,15 @@ fn every_family_of_the_contract_is_there_from_the_start() {
     let metrics = Metrics::new(&["main".to_owned(), AWKWARD.to_owned()]);
     metrics.listener("webmail");
     let families = parse(&metrics.render());
-    let contract: [(&str, &str, &[&str], usize); 42] = [
+    let contract: [(&str, &str, &[&str], usize); 43] = [
         ("imapool_client_sessions", "gauge", &[], 1),
         ("imapool_client_sessions_total", "counter", &["close"], 14),
         ("imapool_logins_total", "counter", &["result"], 8),
         ("imapool_routes_total", "counter", &["result"], 3),
         ("imapool_login_seconds", "histogram", &["path"], 4 * 21),
         ("imapool_command_seconds", "histogram", &["command"], CommandLabel::ALL.len() * 21),
-        ("imapool_upstream_connections", "gauge", &["backend", "state"], 2 * 4),
+        ("imapool_upstream_connections", "gauge", &["backend", "state"], 2 * 5),
+        ("imapool_sessions_relayed_total", "counter", &["backend"], 2),
         ("imapool_upstream_dials_total", "counter", &["backend", "result"], 2 * 14),
         ("imapool_dials_delayed_total", "counter", &["backend", "reason"], 2 * 3),
         ("imapool_accounts_backing_off", "gauge", &["backend"], 2),

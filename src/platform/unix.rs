@@ -21,6 +21,11 @@ pub fn raise_descriptor_limit() {
     }
 }
 
+/// What this host is called.
+pub(crate) fn host_name() -> Option<String> {
+    nix::unistd::gethostname().ok()?.into_string().ok()
+}
+
 /// How many descriptors this process may have.
 pub(crate) fn descriptor_limit() -> usize {
     nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)

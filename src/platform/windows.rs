@@ -18,3 +18,8 @@ pub(crate) const HAS: Has = Has { unix_sockets: false, reuse_port: false, source
 
 /// There is no such limit.
 pub fn raise_descriptor_limit() {}
+
+/// What this host is called.
+pub(crate) fn host_name() -> Option<String> {
+    std::env::var("COMPUTERNAME").ok().map(|name| name.to_lowercase())
+}

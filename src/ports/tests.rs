@@ -298,3 +298,18 @@ impl Fake {
         Arc::ptr_eq(&self.share, share)
     }
 }
+
+/// Imapools that share nothing divide what there is.
+#[test]
+fn one_of_several_takes_its_part() {
+    let listener = config::Listener::new(config::ListenAddr::Tcp(([127, 0, 0, 1], 0).into()));
+    let mut config = Config::new(listener, config::Backend::new("localhost", 143));
+    let whole = Budget::new(&config).usage(0).1;
+    config.pool.replicas = 3;
+    let ports = ports_towards(&config.backends[0]) * 4 / 5;
+    assert_eq!(Budget::new(&config).usage(0).1, ports.div_ceil(3).min(whole));
+    config.pool.max_total = 10;
+    assert_eq!(Budget::new(&config).capacity(), 4);
+    config.pool.replicas = 1000;
+    assert_eq!(Budget::new(&config).capacity(), 1);
+}

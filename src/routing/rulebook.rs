@@ -223,7 +223,9 @@ fn targets(config: &Config) -> Routes {
     };
     let backends = config.backends.iter().map(member).collect();
     let names = config.routing.names();
-    let mut routes = Routes { names, moves: None, rules: Vec::new(), default: Target::Backend(0), backends, groups };
+    let relays = (0..groups.len()).filter(|place| config.groups[*place].relays()).collect();
+    let (rules, default) = (Vec::new(), Target::Backend(0));
+    let mut routes = Routes { names, moves: None, rules, default, backends, groups, relays };
     if let Some(name) = &config.routing.default {
         routes.default = target(&routes, name);
     }

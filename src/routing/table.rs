@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::relay::{Relay, relays};
 use super::rulebook::{Decision, RouteError, Rulebook};
 use super::{Routes, Rules, Target};
 use crate::config::{self, Config};
@@ -29,6 +30,8 @@ pub struct Table {
     /// By the places of the rules' backends.
     pub(super) backends: Vec<Arc<Backend>>,
     groups: Vec<config::Group>,
+    /// Those of the groups that relay.
+    pub(super) relays: Vec<Relay>,
     /// What each listener offers before login, and what of.
     offered: Mutex<HashMap<String, Offered>>,
 }
@@ -60,13 +63,14 @@ impl Table {
     }
 
     fn of(config: &Config, backends: Vec<Arc<Backend>>, book: Rulebook) -> Self {
-        Self { book, backends, groups: config.groups.clone(), offered: Mutex::default() }
+        let groups = config.groups.clone();
+        Self { book, backends, groups, relays: relays(config), offered: Mutex::default() }
     }
 
     /// The same by other rules.
     pub(super) fn with(&self, book: Rulebook) -> Self {
-        let (backends, groups) = (self.backends.clone(), self.groups.clone());
-        Self { book, backends, groups, offered: Mutex::default() }
+        let (backends, groups, relays) = (self.backends.clone(), self.groups.clone(), self.relays.clone());
+        Self { book, backends, groups, relays, offered: Mutex::default() }
     }
 
     /// How long accounts stay at one of a target's backends after their last session.
@@ -134,17 +138,26 @@ impl Table {
     /// What sessions of a listener are offered before login: what all backends share that they may come to, those that
     /// are down left out unless all are.
     pub(super) fn offered(&self, listener: &str) -> Arc<Capabilities> {
+        self.offered_by(listener, true)
+    }
+
+    /// `relays`: sessions of this listener may go on by an inner one.
+    fn offered_by(&self, listener: &str, relays: bool) -> Arc<Capabilities> {
         let routes = &self.book.routes;
         if let (true, Target::Backend(place)) = (routes.rules.is_empty(), routes.default) {
             return self.backends[place].capabilities();
         }
-        let within_reach = || routes.within_reach(Some(listener)).into_iter().map(|place| &self.backends[place]);
-        let up: Vec<_> = within_reach().filter(|backend| backend.is_reachable()).collect();
+        let within_reach = || routes.within_reach(Some(listener)).into_iter();
+        let up: Vec<_> = within_reach().filter(|place| self.backends[*place].is_reachable()).collect();
         let of = if up.is_empty() { within_reach().collect() } else { up };
+        let of_backend = |place: usize| match self.inner_of(place).filter(|_| relays) {
+            Some(inner) => self.offered_by(inner, false),
+            None => self.backends[place].capabilities(),
+        };
         match &of[..] {
             [] => self.backends[0].capabilities(),
-            [only] => only.capabilities(),
-            several => self.shared(listener, several.iter().map(|backend| backend.capabilities()).collect()),
+            [only] => of_backend(*only),
+            several => self.shared(listener, several.iter().map(|place| of_backend(*place)).collect()),
         }
     }
 

@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep};
 use tracing::info;
 
 use self::closing::Ended;
+pub(super) use self::closing::close_client;
 use self::running::{Lent, Running, capitalized};
 use self::shared::Sharing;
 use super::machine::{Action, Bounds, End, Machine};
@@ -104,6 +105,7 @@ pub async fn run(stream: Stream, record: Arc<Record>, context: Arc<Context>) {
                 Some(secured) => session = secured,
                 None => return,
             },
+            Ended::Through(passage, ahead) => return Box::pin(session.go_through(*passage, ahead)).await,
             ended => break ended,
         }
     };

@@ -23,6 +23,7 @@ use crate::metrics::{Direction, ListenerMetrics, SessionClose};
 use crate::pool::Account;
 use crate::residence::Tenant;
 use crate::session::crowd::Place;
+use crate::upstream::backend::Backend;
 
 /// Locks that the sessions are spread over.
 const SHARDS: u64 = 16;
@@ -51,6 +52,7 @@ pub struct Record {
 struct State {
     tls: OnceLock<&'static str>,
     account: OnceLock<Arc<Account>>,
+    through: OnceLock<Through>,
     received: AtomicU64,
     sent: AtomicU64,
     commands: AtomicU64,
@@ -71,6 +73,13 @@ struct State {
     draining: AtomicBool,
 }
 
+/// Whose session it is that goes through to a replica, and to which.
+#[derive(Debug)]
+struct Through {
+    user: String,
+    replica: Arc<Backend>,
+}
+
 impl Tenant for Record {
     fn leave(&self) {
         self.close();
@@ -86,6 +95,30 @@ impl Record {
     /// Whose session it is; `None` before login.
     pub fn account(&self) -> Option<&Arc<Account>> {
         self.state.account.get()
+    }
+
+    /// Whose session it is, for people; `None` before login.
+    pub fn user(&self) -> Option<String> {
+        self.account().map(|account| account.name()).or_else(|| Some(self.state.through.get()?.user.clone()))
+    }
+
+    /// Whether it has logged in, as a user of whom this holds.
+    pub fn is_of(&self, holds: impl FnOnce(&[u8]) -> bool) -> bool {
+        match (self.account(), self.state.through.get()) {
+            (Some(account), _) => holds(&account.key().user),
+            (None, Some(through)) => holds(through.user.as_bytes()),
+            (None, None) => false,
+        }
+    }
+
+    /// The replica that it goes through to.
+    pub fn replica(&self) -> Option<&Arc<Backend>> {
+        self.state.through.get().map(|through| &through.replica)
+    }
+
+    /// Where it is logged in.
+    pub fn backend(&self) -> Option<Arc<Backend>> {
+        self.account().map(|account| account.backend()).or_else(|| self.replica().cloned())
     }
 
     /// Octets from the client, without TLS.
@@ -146,7 +179,9 @@ impl Record {
     /// Whether an upstream connection is open for it, or will be as soon as it asks for anything: it holds one, or is
     /// in a mailbox.
     pub fn is_connected(&self) -> bool {
-        self.state.connection.load(Ordering::Relaxed) > 0 || self.state.hub.lock().is_some()
+        self.state.connection.load(Ordering::Relaxed) > 0
+            || self.state.hub.lock().is_some()
+            || self.state.through.get().is_some()
     }
 
     /// Ends the session, politely: at rest by BYE, else as soon as its command is over.
@@ -186,6 +221,10 @@ impl Record {
 
     pub(super) fn set_account(&self, account: &Arc<Account>) {
         let _ = self.state.account.set(Arc::clone(account));
+    }
+
+    pub(super) fn goes_through(&self, user: String, replica: Arc<Backend>) {
+        let _ = self.state.through.set(Through { user, replica });
     }
 
     pub(super) fn add_received(&self, octets: usize) {
@@ -252,7 +291,8 @@ impl Record {
             client = %self.client,
             listener = self.listener.config.name,
             tls = self.tls(),
-            user = self.account().map(|account| account.name()),
+            user = self.user(),
+            relayed = self.replica().map(|replica| &*replica.config.name),
             connections = self.connections(),
             commands = self.commands(),
             received = self.received(),

@@ -2,6 +2,7 @@
 
 mod admission;
 mod ask;
+mod relayed;
 mod spares;
 mod standing;
 mod unauthenticated;
@@ -23,12 +24,13 @@ use tracing::{info, warn};
 
 pub use self::admission::{Entry, Queue};
 pub use self::ask::{AskError, Asked};
+pub use self::relayed::Relayed;
 pub use self::unauthenticated::Unauthenticated;
 use super::breaker::Breaker;
 use super::connection::{Connection, Opened, Timing};
 use super::dial::{DialError, Dialer};
 use super::gate::{Gate, Pass, Reason, Whom};
-use super::login::{Login, LoginError, Outcome};
+use super::login::{LoginError, Outcome};
 use super::machine::Machine;
 use super::turns::Turns;
 use crate::config::{self, Live};
@@ -222,6 +224,8 @@ pub struct Backend {
     greeted: Mutex<Option<Instant>>,
     suspected: AtomicBool,
     silent: AtomicBool,
+    /// It is this very process: nothing is dialed there.
+    local: AtomicBool,
     service: watch::Sender<Service>,
     standing: standing::Standing,
     dials: Semaphore,
@@ -277,6 +281,7 @@ impl Backend {
             greeted: Mutex::default(),
             suspected: AtomicBool::new(false),
             silent: AtomicBool::new(false),
+            local: AtomicBool::new(false),
             service: watch::Sender::new(Service::Running),
             standing: standing::Standing::default(),
             dials: Semaphore::new(DIALS_AT_ONCE),
@@ -329,7 +334,17 @@ impl Backend {
     /// Whether it was reached when it was last tried.
     #[must_use]
     pub fn is_reachable(&self) -> bool {
-        *self.reachable.borrow()
+        *self.reachable.borrow() || self.is_local()
+    }
+
+    /// Whether it is this very process.
+    pub(super) fn is_local(&self) -> bool {
+        self.local.load(Ordering::Acquire)
+    }
+
+    /// Says whether it is this very process.
+    pub fn set_local(&self, local: bool) {
+        self.local.store(local, Ordering::Release);
     }
 
     /// Something speaks against it: a connection was lost, or says nothing. It is looked at soon whether it is there.
@@ -386,7 +401,7 @@ impl Backend {
     /// Why it cannot be reached, if so.
     #[must_use]
     pub fn outage(&self) -> Option<String> {
-        if *self.reachable.borrow() {
+        if self.is_reachable() {
             return None;
         }
         Some(self.last_error.lock().clone().unwrap_or_else(|| "not tried yet".into()))
@@ -480,12 +495,17 @@ impl Backend {
                 return Ok(spare);
             }
         }
-        self.fresh(standing, client).await
+        self.fresh(standing, client, Whom::Login).await
     }
 
     /// A new connection to log in on. Who stops waiting for it does not stop the dialing: the outcome is noted, and the
     /// connection kept for the next.
-    async fn fresh(self: &Arc<Self>, standing: Standing, client: Option<IpAddr>) -> Result<Unauthenticated, OpenError> {
+    async fn fresh(
+        self: &Arc<Self>,
+        standing: Standing,
+        client: Option<IpAddr>,
+        whom: Whom,
+    ) -> Result<Unauthenticated, OpenError> {
         if standing == Standing::Suspect && !self.turns.may_dial(Instant::now().into_std()) {
             return Err(OpenError::Suspect);
         }
@@ -493,7 +513,7 @@ impl Backend {
         let (give, take) = oneshot::channel();
         let backend = Arc::clone(self);
         tokio::spawn(async move {
-            if let Err(Ok(unwanted)) = give.send(backend.open(Whom::Login, permit, client).await) {
+            if let Err(Ok(unwanted)) = give.send(backend.open(whom, permit, client).await) {
                 backend.keep(unwanted);
             }
         });
@@ -509,7 +529,8 @@ impl Backend {
         // A backend that is down, or was never seen, is asked whether it is there, and so is one that may have gone
         // meanwhile; and nobody has to make room for that.
         let known = *self.reachable.borrow();
-        if (!known || self.is_to_be_looked_at())
+        if !self.is_local()
+            && (!known || self.is_to_be_looked_at())
             && self.service() == Service::Running
             && let Some(permit) = self.budget.try_permit(self.index)
             && let Ok(spare) = self.open(Whom::Look, permit, None).await
@@ -553,7 +574,7 @@ impl Backend {
         let _turn = self.dials.acquire().await.expect("open semaphore");
         let pass = self.pass(whom).await?;
         let result = if self.breaker.lock().try_attempt(Instant::now().into_std()) {
-            self.connect_in_place_of_another(pass, permit, client).await
+            self.connect_in_place_of_another(pass, permit, client, whom).await
         } else {
             self.gate.lock().give_back(pass);
             Err(OpenError::Breaker)
@@ -612,11 +633,12 @@ impl Backend {
         mut pass: Pass,
         mut permit: Permit,
         client: Option<IpAddr>,
+        whom: Whom,
     ) -> Result<Unauthenticated, OpenError> {
         let deadline = Instant::now() + self.pool.load().checkout_timeout;
         let mut pause = PORT_PAUSE;
         loop {
-            match self.connect(pass, permit, client, &mut Step::Connect).await {
+            match self.connect(pass, permit, client, (whom, &mut Step::Connect)).await {
                 Err(error @ OpenError::Dial(DialError::NoPorts { .. })) if Instant::now() + pause < deadline => {
                     self.metrics.dial(error.result());
                     self.budget.shrink(self.index);
@@ -625,7 +647,7 @@ impl Backend {
                     // back.
                     sleep(pause).await;
                     pause *= 2;
-                    pass = self.pass(Whom::Login).await?;
+                    pass = self.pass(whom).await?;
                 }
                 result => return result,
             }
@@ -638,7 +660,7 @@ impl Backend {
         pass: Pass,
         permit: Permit,
         client: Option<IpAddr>,
-        step: &mut Step,
+        (whom, step): (Whom, &mut Step),
     ) -> Result<Unauthenticated, OpenError> {
         let state = self.metrics.connection(ConnectionState::Connecting);
         let begun = Instant::now();
@@ -647,7 +669,7 @@ impl Backend {
         let mut connection = Unauthenticated {
             stream,
             input: BytesMut::new(),
-            login: Login::new(self.config.tls == config::TlsMode::StartTls, self.config.id),
+            login: self.login_for(whom),
             opened: Instant::now(),
             limit: self.config.login_timeout,
             state,

@@ -542,6 +542,11 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
 }
 
+/// Works on a buffer that all connections of a thread share.
+pub(crate) fn with_scratch<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
+    SCRATCH.with_borrow_mut(|scratch| work(scratch))
+}
+
 /// Reads at most `most` octets, by way of a buffer that all connections of a thread share, so that one that waits
 /// owns none.
 pub(crate) fn poll_read_with(
@@ -550,7 +555,7 @@ pub(crate) fn poll_read_with(
     most: usize,
     take: impl FnOnce(&[u8]),
 ) -> Poll<io::Result<usize>> {
-    SCRATCH.with_borrow_mut(|scratch| {
+    with_scratch(|scratch| {
         let most = most.min(scratch.len());
         let mut target = ReadBuf::new(&mut scratch[..most]);
         ready!(Pin::new(stream).poll_read(cx, &mut target))?;

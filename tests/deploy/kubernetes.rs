@@ -53,3 +53,38 @@ fn the_configuration_is_right_and_its_ports_are_those_of_the_pod() {
     let grace: u64 = grace.unwrap().parse().unwrap();
     assert!(grace >= config.limits.drain_timeout.as_secs() + 5 + 5, "{grace} s are too few to drain");
 }
+
+/// The variant in which each account has one pool: as many replicas as the configuration names, by the names that a
+/// StatefulSet gives them.
+#[test]
+fn the_replicas_are_those_of_the_set() {
+    let folder = "deploy/kubernetes-replicas";
+    let config = Config::parse(&read(&format!("{folder}/imapool.toml")), "imapool.toml").unwrap();
+    let set = read(&format!("{folder}/statefulset.yaml"));
+    let members: Vec<_> = config.backends.iter().filter(|backend| backend.group.is_some()).collect();
+    assert!(set.contains(&format!("\n  replicas: {}\n", members.len())));
+    let ports: Vec<_> = config.listeners.iter().map(|listener| (&listener.name, &listener.address)).collect();
+    for (name, address) in ports {
+        let ListenAddr::Tcp(address) = address else { panic!("a pod listens on TCP") };
+        assert!(set.contains(&format!("{{ name: {name}, containerPort: {} }}", address.port())), "{name}");
+    }
+    let service = read(&format!("{folder}/replicas.yaml"));
+    for (place, member) in members.iter().enumerate() {
+        assert_eq!(member.name, format!("imapool-{place}"));
+        assert_eq!(member.address(), format!("imapool-{place}.imapool-replicas:2143"));
+    }
+    assert!(service.contains("name: imapool-replicas\n") && set.contains("serviceName: imapool-replicas\n"));
+    // Beyond what makes it a set, it is the Deployment.
+    let deployment = read("deploy/kubernetes/deployment.yaml");
+    let template = |text: &str| {
+        let template = text.split_once("\n  template:\n").unwrap().1.to_owned();
+        template.replace("            - { name: inner, containerPort: 2143 }\n", "")
+    };
+    assert_eq!(template(&set), template(&deployment));
+    let Some(validate) = find("kubernetes-validate") else { return };
+    for manifest in ["statefulset", "replicas"] {
+        let file = repository(&format!("{folder}/{manifest}.yaml"));
+        let text = succeed(Command::new(&validate).args(["--strict", "-k", VERSION]).arg(file));
+        assert!(text.contains("passed"), "{text}");
+    }
+}

@@ -41,6 +41,7 @@ mod process;
 mod proxy;
 mod random;
 mod recipes;
+mod replicas;
 mod restart;
 mod runner;
 mod server;

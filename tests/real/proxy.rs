@@ -144,6 +144,11 @@ impl Proxy {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.process.kill();
+    }
+
     /// SIGTERM; it must end by itself, without an error and without ever having panicked.
     pub(crate) fn finish(mut self) {
         let status = self.process.stop();

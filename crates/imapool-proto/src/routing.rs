@@ -120,6 +120,8 @@ pub struct Routes {
     pub backends: Vec<Member>,
     /// Names of the groups.
     pub groups: Vec<String>,
+    /// Groups of replicas, by their places in `groups`: what is routed there is routed again by the replica.
+    pub relays: Vec<usize>,
 }
 
 impl Routes {
@@ -127,8 +129,24 @@ impl Routes {
     #[must_use]
     pub fn step(&self, asked: &Asked<'_>) -> Step<'_> {
         if let Some(found) = self.moves.as_ref().and_then(|moves| moves.get(asked.key)) {
-            return Step::Goes(found.route(By::Move));
+            let moved = found.route(By::Move);
+            if self.relays.is_empty() || moved.target == Target::Nobody {
+                return Step::Goes(moved);
+            }
+            // To a replica, or from there to a server: whichever the rules decide of here.
+            return match self.ruled(asked) {
+                Step::Goes(route) if self.is_relayed(route.target) != self.is_relayed(moved.target) => {
+                    Step::Goes(route)
+                }
+                Step::Ask(rule) if self.is_relayed(moved.target) => Step::Ask(rule),
+                _ => Step::Goes(moved),
+            };
         }
+        self.ruled(asked)
+    }
+
+    /// What the rules say, whoever was moved by hand.
+    fn ruled(&self, asked: &Asked<'_>) -> Step<'_> {
         for (place, rule) in self.rules.iter().enumerate().filter(|(_, rule)| rule.fits(asked)) {
             let by = By::Rule(place);
             return match &rule.source {
@@ -141,6 +159,21 @@ impl Routes {
             };
         }
         Step::Goes(Route { by: By::Default, line: None, target: self.default, login: None })
+    }
+
+    /// The group of replicas that a target is, or is in.
+    #[must_use]
+    pub fn relay_of(&self, target: Target) -> Option<usize> {
+        let group = match target {
+            Target::Backend(place) => self.backends[place].group,
+            Target::Group(group) => Some(group),
+            Target::Nobody => None,
+        };
+        group.filter(|group| self.relays.contains(group))
+    }
+
+    fn is_relayed(&self, target: Target) -> bool {
+        self.relay_of(target).is_some()
     }
 
     /// The backend or group of this name.

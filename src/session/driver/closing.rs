@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tracing::info;
 
 use super::Session;
+use crate::auth::Passage;
+use crate::config::Limits;
+use crate::listener::ListenerContext;
 use crate::metrics::SessionClose;
 use crate::session::machine::{End, Remnant};
-use crate::stream::Peer;
+use crate::stream::{Peer, Stream};
 
 /// How long a client may take to answer our FIN with its own.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
@@ -25,6 +29,8 @@ const GIVEN_UP: &str =
 pub(super) enum Ended {
     /// It is not: TLS begins.
     Not,
+    /// It goes on through to a replica, which is sent first what the client has sent since.
+    Through(Box<Passage>, Bytes),
     /// In words, by one of the two sides.
     By(End),
     /// The client's connection failed.
@@ -35,6 +41,31 @@ pub(super) enum Ended {
     Cut,
     /// Somebody asked for its end, and its command has run on for too long.
     Closed,
+}
+
+/// Closes a connection on which all was written that its client was told. `owed`: something was after the client had
+/// closed its side, which it has as far as is known with `has_eof`.
+pub(in crate::session) async fn close_client(
+    stream: Stream,
+    listener: &ListenerContext,
+    limits: &Limits,
+    has_eof: bool,
+    owed: bool,
+) {
+    let is_first = stream.peer().map_or(has_eof, |peer| peer == Peer::Closed);
+    end(stream, listener.config.reset_on_client_close && is_first, owed, limits.write_timeout).await;
+}
+
+async fn end(stream: Stream, client_first: bool, owed: bool, limit: Duration) {
+    if !client_first {
+        stream.close(CLOSE_DEADLINE).await;
+    } else if owed || stream.undelivered().is_some() {
+        // If it cannot be known what was delivered, it counts whether the client could be waiting for something.
+        stream.cork(false);
+        stream.reset_when_delivered(limit, if owed { READING_GRACE } else { Duration::ZERO }).await;
+    } else {
+        stream.reset();
+    }
 }
 
 impl Session {
@@ -61,15 +92,7 @@ impl Session {
         match ended {
             // Nothing comes after LOGOUT but the client's FIN; beneath TLS, a `close_notify`.
             Ended::By(End::Logout) if peer == Some(Peer::Silent) && !self.stream.is_tls() => self.stream.hang_up(),
-            Ended::By(_) if !client_first => {
-                self.stream.close(CLOSE_DEADLINE).await;
-            }
-            // If it cannot be known what was delivered, it counts whether the client could be waiting for something.
-            Ended::By(_) if owed || self.stream.undelivered().is_some() => {
-                self.stream.cork(false);
-                let grace = if owed { READING_GRACE } else { Duration::ZERO };
-                self.stream.reset_when_delivered(self.context.limits.write_timeout, grace).await;
-            }
+            Ended::By(_) => end(self.stream, client_first, owed, self.context.limits.write_timeout).await,
             _ => self.stream.reset(),
         }
     }
@@ -142,7 +165,7 @@ impl Session {
             Ended::By(End::UpstreamLost) | Ended::Cut => SessionClose::UpstreamLost,
             Ended::ClientLost => SessionClose::ClientReset,
             Ended::WriteTimeout => SessionClose::WriteTimeout,
-            Ended::Not => SessionClose::Error,
+            Ended::Not | Ended::Through(..) => SessionClose::Error,
         }
     }
 }

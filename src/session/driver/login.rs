@@ -3,17 +3,34 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::closing::Ended;
 use super::{Context, Session};
-use crate::auth::{Answer, Verdict};
+use crate::auth::{Answer, Passage, Verdict};
 use crate::imap::sasl::Credential;
 use crate::metrics::LoginResult;
 use crate::pool::Pass;
 use crate::routing::{Caller, Way};
 use crate::session::machine::LoginReply;
+use crate::session::relay::{self, Beginning};
+
+/// What came of a credential.
+enum Judged {
+    /// An answer.
+    Here(Answer),
+    /// A replica has accepted it.
+    Through(Box<Passage>),
+}
+
+impl From<Answer> for Judged {
+    fn from(answer: Answer) -> Self {
+        Self::Here(answer)
+    }
+}
 
 impl Session {
     pub(super) async fn login(&mut self, credential: &Arc<Credential>) -> Result<(), Ended> {
@@ -26,7 +43,10 @@ impl Session {
         };
         let answer = match known {
             Some(pass) => Verdict::Accepted(pass).into(),
-            None => self.judged(credential, at_once).await?,
+            None => match self.judged(credential, at_once).await? {
+                Judged::Here(answer) => answer,
+                Judged::Through(passage) => return Err(self.leave_for(passage)),
+            },
         };
         let reply = match answer.verdict {
             Verdict::Accepted(pass) => self.accepted(&pass)?,
@@ -71,8 +91,33 @@ impl Session {
         LoginReply::Accepted(pass.account().offered())
     }
 
+    /// It has logged in at a replica, and is that one's from here on.
+    fn leave_for(&mut self, passage: Box<Passage>) -> Ended {
+        if !self.record.place().logged_in() {
+            return self.gave_way();
+        }
+        self.record.goes_through(passage.user.clone(), Arc::clone(&passage.backend));
+        // A reload has taken it away just now, perhaps before this could be seen in the record.
+        if passage.backend.is_gone() {
+            self.record.close();
+        }
+        passage.visit.residence().take_in(&self.record);
+        self.machine.handle_login(LoginReply::Accepted(Arc::clone(&passage.relayed.offered)), &passage.alerts);
+        let (written, ahead) = self.machine.hand_over();
+        written.into_iter().for_each(|octets| self.queue(octets));
+        Ended::Through(passage, ahead)
+    }
+
+    /// Passes it through to a replica, to its end.
+    pub(super) async fn go_through(self: Box<Self>, passage: Passage, ahead: Bytes) {
+        let has_eof = self.machine.has_eof();
+        let Self { stream: client, listener, record, context, output, .. } = *self;
+        let owed = output.iter().flatten().copied().collect();
+        relay::run(Beginning { client, listener, record, context, passage, owed, ahead, has_eof }).await;
+    }
+
     /// Waits for what others say, unless somebody else gets its place meanwhile.
-    async fn judged(&mut self, credential: &Arc<Credential>, at_once: Option<Way>) -> Result<Answer, Ended> {
+    async fn judged(&mut self, credential: &Arc<Credential>, at_once: Option<Way>) -> Result<Judged, Ended> {
         let (context, record) = (Arc::clone(&self.context), Arc::clone(&self.record));
         let caller = Caller {
             listener: self.listener.config.name.clone(),
@@ -99,7 +144,7 @@ impl Session {
 }
 
 /// `way`: what could be said at once.
-async fn judge(context: &Context, credential: &Arc<Credential>, caller: &Caller, mut way: Option<Way>) -> Answer {
+async fn judge(context: &Context, credential: &Arc<Credential>, caller: &Caller, mut way: Option<Way>) -> Judged {
     let Context { auth, router, .. } = context;
     let client: Option<IpAddr> = caller.client;
     loop {
@@ -109,21 +154,35 @@ async fn judge(context: &Context, credential: &Arc<Credential>, caller: &Caller,
         };
         let (visit, credential) = match found {
             Way::To(visit, credential) => (visit, credential),
-            Way::Nobody => return auth.nobody(credential, client).await,
-            Way::Refused { code, text, wait } => return auth.turned_away(credential, client, code, &text, wait).await,
-            Way::Unavailable(text) => return Verdict::Unavailable(text.into()).into(),
+            Way::Relay(visit, credential) => {
+                let ended = visit.residence().ended();
+                match auth.relay(visit, &credential, client).await {
+                    Ok(passage) => return Judged::Through(passage),
+                    Err(answer) if is_final(&answer, &ended) => return answer.into(),
+                    Err(_) => continue,
+                }
+            }
+            Way::Nobody => return auth.nobody(credential, client).await.into(),
+            Way::Refused { code, text, wait } => {
+                return auth.turned_away(credential, client, code, &text, wait).await.into();
+            }
+            Way::Unavailable(text) => return Answer::from(Verdict::Unavailable(text.into())).into(),
         };
         // Where a service said where, that was not looked at before.
         if let Some(pass) = auth.known(&visit, &credential, client, Instant::now()) {
-            return Verdict::Accepted(pass).into();
+            return Answer::from(Verdict::Accepted(pass)).into();
         }
         let ended = visit.residence().ended();
         let answer = auth.verify(visit, credential, client).await;
-        // The account has begun to leave that backend meanwhile: it is asked for where it goes.
-        if !ended.is_cancelled() || !matches!(answer.verdict, Verdict::Unavailable(_)) {
-            return answer;
+        if is_final(&answer, &ended) {
+            return answer.into();
         }
     }
+}
+
+/// Else the account has begun to leave that backend meanwhile: it is asked for where it goes.
+fn is_final(answer: &Answer, ended: &CancellationToken) -> bool {
+    !ended.is_cancelled() || !matches!(answer.verdict, Verdict::Unavailable(_))
 }
 
 fn refused(reply: String) -> LoginReply {

@@ -55,7 +55,7 @@ impl Backend {
     async fn asked(&self, step: &mut Step) -> Result<Asked, OpenError> {
         let permit = self.room().await?;
         let pass = self.pass(Whom::Login).await?;
-        let connection = self.connect(pass, permit, None, step).await?;
+        let connection = self.connect(pass, permit, None, (Whom::Login, step)).await?;
         let stream = &connection.stream;
         let (address, tls, expires) = (stream.peer_address(), stream.tls_version(), stream.certificate_expires());
         let capabilities = Arc::new(connection.login.capabilities().clone());

@@ -119,6 +119,9 @@ impl Backend {
 
     /// Whether it is there, and why not; none: that cannot be found out now.
     async fn look(self: &Arc<Self>, check: &Check) -> Option<Result<(), String>> {
+        if self.is_local() {
+            return Some(Ok(()));
+        }
         let permit = self.budget.try_permit(self.index)?;
         let connection = match self.open(Whom::Look, permit, None).await {
             Ok(connection) => connection,

@@ -6,6 +6,7 @@ pub mod command;
 pub mod decided;
 pub mod effects;
 pub mod fetch_items;
+pub mod follow;
 pub mod frame;
 pub mod framer;
 pub mod modseqs;

@@ -14,7 +14,7 @@ fn names(default_domain: &str, master_separator: &str) -> Names {
 fn routes(rules: Vec<Rule>, default: Target) -> Routes {
     let member = |name: &str, group| Member { name: name.into(), group, weight: 100 };
     let backends = vec![member("a", Some(0)), member("b", Some(0)), member("c", None)];
-    Routes { names: FOLDED, moves: None, rules, default, backends, groups: vec!["pair".into()] }
+    Routes { names: FOLDED, moves: None, rules, default, backends, groups: vec!["pair".into()], relays: Vec::new() }
 }
 
 fn rule(users: &[&str], listeners: &[&str], server_names: &[&str], source: Source) -> Rule {
@@ -312,4 +312,22 @@ proptest! {
         }
         let _ = is_server_name("*.example.org", &words);
     }
+}
+
+/// A move to a replica holds where the rules lead to replicas, one to a server where they lead to servers: whoever is
+/// moved to another server does not get past the replica that has the account.
+#[test]
+fn a_move_is_for_those_who_are_asked_for_it() {
+    let by_outer = rule(&[], &["outer"], &[], Source::Fixed(Target::Group(0)));
+    let mut replicas = routes(vec![by_outer], Target::Backend(2));
+    replicas.relays = vec![0];
+    replicas.moves = Some(Arc::new(map("anna b\nbert c\ncarl -").unwrap()));
+    for (user, outer, inner) in
+        [("anna", "moved b", "default c"), ("bert", "0 pair", "moved c"), ("dora", "0 pair", "default c")]
+    {
+        let said = [goes(&replicas, user, "outer", None), goes(&replicas, user, "inner", None)];
+        assert_eq!(said.map(|said| said.replace(":1", "").replace(":2", "")), [outer, inner], "{user}");
+    }
+    let nobody = [goes(&replicas, "carl", "outer", None), goes(&replicas, "carl", "inner", None)];
+    assert_eq!(nobody[0], nobody[1]);
 }

@@ -328,6 +328,16 @@ impl Machine {
         self.dismiss(End::GaveWay);
     }
 
+    /// The session is somebody else's from here on: what the client is to be sent still, and what it has sent since.
+    pub fn hand_over(&mut self) -> (Vec<Bytes>, Bytes) {
+        self.op = Op::Over;
+        let written = std::mem::take(&mut self.actions).into_iter().filter_map(|action| match action {
+            Action::Write(octets) => Some(octets),
+            _ => None,
+        });
+        (written.collect(), self.input.split().freeze())
+    }
+
     /// Takes leave of a client who did nothing to deserve it.
     fn dismiss(&mut self, reason: End) {
         let text = match reason {

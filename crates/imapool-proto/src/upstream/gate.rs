@@ -42,12 +42,22 @@ pub enum Whom {
     Spare,
     /// Nobody: it is to be seen whether the backend is there.
     Look,
+    /// One session, which goes through to a replica on it. As many are opened as sessions log in: there is no loop to
+    /// be held up, and the replica has a gate of its own.
+    Relay,
 }
 
 /// The right to open one connection. It is used up by that, or given back.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "it is to be used up or given back"]
-pub struct Pass(());
+pub struct Pass(Token);
+
+/// Whether a pass was taken from the bucket.
+#[derive(Debug, PartialEq, Eq)]
+enum Token {
+    Taken,
+    Free,
+}
 
 /// Not yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,15 +135,20 @@ impl Gate {
     /// [`Later`], which is no promise: it is to be asked again then.
     pub fn enter(&mut self, whom: Whom, waited: bool, now: Instant) -> Result<Pass, Later> {
         let later = |at| Later { at, reason: Reason::Backend };
+        if whom == Whom::Relay {
+            return Ok(Pass(Token::Free));
+        }
         if whom != Whom::Login && self.0.free(now) < self.0.size / 2 {
             return Err(later(now + self.0.pause.saturating_mul(self.0.size / 2)));
         }
-        self.0.enter(waited, now).map(|()| Pass(())).map_err(later)
+        self.0.enter(waited, now).map(|()| Pass(Token::Taken)).map_err(later)
     }
 
     /// Nothing was dialed with it.
-    pub fn give_back(&mut self, _: Pass) {
-        self.0.give_back();
+    pub fn give_back(&mut self, pass: Pass) {
+        if pass.0 == Token::Taken {
+            self.0.give_back();
+        }
     }
 
     /// One more waits, or one less: with a pass, or without.

@@ -167,6 +167,23 @@ fn honest_load_does_not_wait() {
     }
 }
 
+/// Sessions that go through cost the others nothing, however many there are.
+#[test]
+fn relayed_sessions_take_no_token() {
+    let (mut gate, now) = (Gate::default(), Instant::now());
+    let free = gate.free(now);
+    for _ in 0..2 * BACKEND_BURST {
+        let _ = gate.enter(Whom::Relay, false, now).unwrap();
+    }
+    let pass = gate.enter(Whom::Relay, false, now).unwrap();
+    gate.give_back(pass);
+    assert_eq!(gate.free(now), free);
+    let _ = gate.enter(Whom::Login, false, now).unwrap();
+    let pass = gate.enter(Whom::Relay, false, now).unwrap();
+    gate.give_back(pass);
+    assert_eq!(gate.free(now), free - 1, "what was free gives nothing back");
+}
+
 /// As one that had as many from the start, less what has passed.
 #[test]
 fn a_line_goes_by_the_places_that_there_are_by_now() {

@@ -110,6 +110,8 @@ enum Trial {
 #[derive(Debug, Default)]
 pub struct Login {
     starttls: bool,
+    /// The other side is a replica: it has found out itself what a login is worth, and its words are the client's.
+    relays: bool,
     identify: Identify,
     next_tag: u64,
     waiting: Waiting,
@@ -139,6 +141,13 @@ impl Login {
     #[must_use]
     pub fn new(starttls: bool, identify: Identify) -> Self {
         Self { starttls, identify, ..Self::default() }
+    }
+
+    /// A connection to a replica, on which one session goes through: what it says to a credential goes to the client as
+    /// it is, and the session begins with its OK.
+    #[must_use]
+    pub fn relayed(starttls: bool) -> Self {
+        Self { starttls, relays: true, identify: Identify::Never, ..Self::default() }
     }
 
     /// What the backend offers now.
@@ -339,6 +348,14 @@ impl Login {
         if self.starttls {
             // Whether it is offered cannot be trusted before TLS stands; whether it works can.
             self.send("STARTTLS", Waiting::StartTls);
+        } else if let Some(told) = StatusReply::parse(&line[1..])
+            .filter(|_| self.relays)
+            .and_then(|it| it.capabilities().map(Capabilities::parse))
+        {
+            // A replica tells all of them.
+            self.capabilities = told;
+            self.waiting = Waiting::Nothing;
+            return Ok(Some(Outcome::Ready));
         } else {
             // The greeting may tell them, too, but not all of them (Cyrus).
             self.send("CAPABILITY", Waiting::Capability);
@@ -389,6 +406,9 @@ impl Login {
             return None;
         }
         self.waiting = Waiting::Nothing;
+        if self.relays {
+            return Some(Outcome::Refused(Refusal::verbatim(reply, self.challenge.take())));
+        }
         let outcome = judge(reply, self.challenge.take());
         if !matches!(outcome, Outcome::Refused(_)) {
             self.alerts.note(reply);
@@ -412,6 +432,9 @@ impl Login {
         match told {
             Some(capabilities) => self.capabilities = capabilities,
             None => self.try_out("CAPABILITY", Trial::Capability),
+        }
+        if self.relays {
+            return self.trial.is_empty().then(|| self.is_over());
         }
         match self.identify {
             Identify::Auto if offered_id || self.capabilities.has("ID") => self.say_who(),
@@ -482,8 +505,12 @@ impl Login {
         if !self.trial.is_empty() {
             return None;
         }
+        Some(self.is_over())
+    }
+
+    fn is_over(&mut self) -> Outcome {
         self.waiting = Waiting::Over;
-        Some(Outcome::Accepted)
+        Outcome::Accepted
     }
 
     fn continuation(&mut self, line: &[u8]) -> Result<Option<Outcome>, LoginError> {

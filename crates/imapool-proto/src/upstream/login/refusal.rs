@@ -40,13 +40,20 @@ pub(super) fn judge(reply: &StatusReply<'_>, challenge: Option<String>) -> Outco
     if let Some(trouble) = phrases::meaning(reply).and_then(|meaning| trouble(meaning, &text)) {
         return trouble;
     }
-    let status = if reply.status == Status::Bad { "BAD" } else { "NO" };
-    let code = match reply.code {
-        Some(code) if reply.capabilities().is_none() => format!("[{}] ", printable(code)),
-        _ => String::new(),
-    };
-    let definite = phrases::refuses_by_code(reply);
-    Outcome::Refused(Refusal { reply: format!("{status} {code}{text}"), challenge, definite })
+    Outcome::Refused(Refusal::verbatim(reply, challenge))
+}
+
+impl Refusal {
+    /// In the backend's own words.
+    pub(super) fn verbatim(reply: &StatusReply<'_>, challenge: Option<String>) -> Self {
+        let status = if reply.status == Status::Bad { "BAD" } else { "NO" };
+        let code = match reply.code {
+            Some(code) if reply.capabilities().is_none() => format!("[{}] ", printable(code)),
+            _ => String::new(),
+        };
+        let definite = phrases::refuses_by_code(reply);
+        Self { reply: format!("{status} {code}{}", printable(reply.text)), challenge, definite }
+    }
 }
 
 /// What is the matter; `None`: it is the credential.

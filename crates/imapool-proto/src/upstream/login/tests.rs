@@ -513,3 +513,47 @@ proptest! {
         prop_assert!(!matches!(login.handle_end("over"), Some(Outcome::Accepted | Outcome::Ready | Outcome::StartTls)));
     }
 }
+
+/// A replica's greeting tells what it offers, its words are the client's, and its OK is the session's first.
+#[test]
+fn a_replica_is_asked_nothing_but_the_login() {
+    let mut login = Login::relayed(false);
+    play(&mut login, "S= * OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] hi => Ready");
+    assert!(!login.has_output() && login.capabilities().has("AUTH=PLAIN"));
+    login.start(&password("u", "x")).unwrap();
+    play(
+        &mut login,
+        "C: i0 LOGIN \"u\" \"x\"
+         S= i0 NO [UNAVAILABLE] later => Refused(Refusal { reply: \"NO [UNAVAILABLE] later\"",
+    );
+    login.start(&password("u", "y")).unwrap();
+    play(
+        &mut login,
+        "C: i1 LOGIN \"u\" \"y\"
+         S= i1 OK [CAPABILITY IMAP4rev1 X] in => Accepted",
+    );
+    assert!(!login.has_output() && login.capabilities().has("X"));
+}
+
+/// One that tells less is asked for the rest.
+#[test]
+fn a_replica_that_tells_less_is_asked() {
+    let mut login = Login::relayed(false);
+    play(
+        &mut login,
+        "S: * OK hi
+         C: i0 CAPABILITY
+         S: * CAPABILITY IMAP4rev1
+         S= i0 OK done => Ready",
+    );
+    login.start(&password("u", "x")).unwrap();
+    play(
+        &mut login,
+        "C: i1 LOGIN \"u\" \"x\"
+         S: i1 OK in
+         C: i2 CAPABILITY
+         S: * CAPABILITY IMAP4rev1 Y
+         S= i2 OK done => Accepted",
+    );
+    assert!(login.capabilities().has("Y"));
+}

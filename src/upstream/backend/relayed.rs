@@ -1,0 +1,77 @@
+//! Connections to a replica, on which one session each goes through.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Backend, Judgement, OpenError, Unauthenticated};
+use crate::config::TlsMode;
+use crate::imap::sasl::Credential;
+use crate::metrics::{ConnectionState, StateGuard};
+use crate::ports::Permit;
+use crate::residence::Visit;
+use crate::stream::Stream;
+use crate::throttle::Standing;
+use crate::upstream::gate::Whom;
+use crate::upstream::login::Login;
+
+/// A connection on which a session is logged in that is somebody else's from now on.
+#[derive(Debug)]
+pub struct Relayed {
+    /// The connection. Dropping it resets it.
+    pub stream: Stream,
+    /// What has come behind the OK.
+    pub input: Bytes,
+    /// The capabilities that the OK told.
+    pub offered: Arc<str>,
+    /// Given back after the connection is closed.
+    pub held: Held,
+}
+
+/// What a connection holds until its socket is closed.
+#[derive(Debug)]
+pub struct Held {
+    _state: StateGuard,
+    _permit: Permit,
+}
+
+impl Backend {
+    /// Has a replica judge a credential, on a new connection, which is for this session alone.
+    pub async fn relay(self: &Arc<Self>, credential: &Credential, client: Option<IpAddr>) -> Judgement {
+        let judged = self.gone.run_until_cancelled(self.relay_there(credential, client)).await;
+        judged.unwrap_or_else(|| Judgement { result: Err(OpenError::Gone), alerts: Vec::new() })
+    }
+
+    async fn relay_there(self: &Arc<Self>, credential: &Credential, client: Option<IpAddr>) -> Judgement {
+        let mut connection = match self.fresh(Standing::Proven, client, Whom::Relay).await {
+            Ok(connection) => connection,
+            Err(error) => return Judgement { result: Err(error), alerts: Vec::new() },
+        };
+        let result = connection.log_in(credential).await;
+        let alerts = connection.login.take_alerts();
+        self.judge(result.as_ref().err());
+        Judgement { result: result.map(|outcome| (connection, outcome)), alerts }
+    }
+
+    /// What a connection begins with.
+    pub(super) fn login_for(&self, whom: Whom) -> Login {
+        let starttls = self.config.tls == TlsMode::StartTls;
+        if whom == Whom::Relay { Login::relayed(starttls) } else { Login::new(starttls, self.config.id) }
+    }
+}
+
+impl Unauthenticated {
+    /// Somebody has logged in on it, whose session goes through from now on.
+    #[must_use]
+    pub fn into_relayed(mut self, visit: &Visit) -> Relayed {
+        self.resides(Some(visit));
+        self.state.set(ConnectionState::Relayed);
+        Relayed {
+            stream: self.stream,
+            input: self.input.freeze(),
+            offered: self.login.capabilities().after_login().into(),
+            held: Held { _state: self.state, _permit: self.permit },
+        }
+    }
+}
