@@ -4,6 +4,7 @@
 mod accept;
 mod check;
 mod reload;
+mod renewing;
 mod seeing;
 
 use std::net::SocketAddr;
@@ -107,6 +108,7 @@ struct Inner {
     budget: Arc<Budget>,
     registry: Arc<Registry>,
     lifetimes: seeing::Lifetimes,
+    looking: renewing::Looking,
     sessions: TaskTracker,
     net: Net,
     /// Another process takes over.
@@ -313,7 +315,7 @@ impl Proxy {
                 let backends = inner.pools.backends();
                 inner.auth.sweep();
                 inner.budget.warn_if_scarce(backends.iter().map(|it| (it.index, it.config.name.as_str())));
-                inner.renew_certificates().await;
+                inner.renew_certificates();
                 let router = Arc::clone(&inner.router);
                 tokio::spawn(async move { router.tend().await });
                 inner.tell_of_certificates();
@@ -427,6 +429,7 @@ impl Inner {
             budget,
             registry,
             lifetimes: seeing::Lifetimes::default(),
+            looking: renewing::Looking::default(),
             sessions: TaskTracker::new(),
             net,
             handing_over: AtomicBool::new(false),

@@ -39,7 +39,7 @@ pub use keys::{
 pub(crate) use keys::{KEYS, Key};
 pub use lifetime::Lifetime;
 pub use place::Places;
-pub(crate) use value::Shape;
+pub(crate) use value::{Shape, is_host_name};
 pub use warning::Warning;
 
 /// Everything `imapool run` needs to know. Made by [`Config::parse`]; every value has been validated.

@@ -9,8 +9,12 @@ use std::path::Path;
 pub(crate) const CONFIGURATION: u64 = 1 << 18;
 /// The longest PEM file: the authorities of a whole system are a fifth of it.
 pub(crate) const PEM: u64 = 1 << 20;
+/// The longest PEM file with a certificate of many: chain and key are a tenth of it.
+pub(crate) const CERTIFICATE: u64 = 1 << 16;
 /// The longest file that says where accounts go.
 pub(crate) const MAP: u64 = imapool_proto::routing::map::LONGEST;
+/// The longest file of another proxy's.
+pub(crate) const FOREIGN: u64 = 1 << 28;
 /// The longest file with a token.
 pub(crate) const TOKEN: u64 = 1 << 12;
 

@@ -155,14 +155,32 @@ pub struct ListenerContext {
 }
 
 impl ListenerContext {
-    /// Loads certificate and key. Blocks for the reading of two small files.
+    /// Loads certificates and keys. Blocks for the reading of these files.
     ///
     /// # Errors
     /// [`BindError::Tls`]
     pub fn new(config: &config::Listener) -> Result<Self, BindError> {
-        let tls = TlsAcceptorConfig::new(config)
+        Self::after(config, None)
+    }
+
+    /// As [`ListenerContext::new`], in place of another one ([`TlsAcceptorConfig::after`]).
+    ///
+    /// # Errors
+    /// [`BindError::Tls`]
+    pub fn after(config: &config::Listener, earlier: Option<&Self>) -> Result<Self, BindError> {
+        let tls = TlsAcceptorConfig::after(config, earlier.and_then(|earlier| earlier.tls.as_ref()))
             .map_err(|source| BindError::Tls { listener: config.name.clone(), source })?;
         Ok(Self { config: config.clone(), tls })
+    }
+
+    /// Whether both are of the same configuration, and of the same certificates.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        let same = match (&self.tls, &other.tls) {
+            (Some(ours), Some(others)) => ours.is_like(others),
+            (ours, others) => ours.is_none() && others.is_none(),
+        };
+        self.config == other.config && same
     }
 }
 
@@ -225,7 +243,7 @@ enum Listening {
 }
 
 impl BoundListener {
-    /// Binds and listens; loads certificate and key. Needs a tokio runtime. Blocks for the reading of two small files.
+    /// Binds and listens; loads certificates and keys. Needs a tokio runtime. Blocks for the reading of these files.
     ///
     /// IPv6 addresses are for IPv6 only: `[::]:143` and `0.0.0.0:143` are two listeners. A Unix socket gets mode 0660;
     /// one left over from a process that is gone is replaced.
@@ -241,9 +259,15 @@ impl BoundListener {
     /// # Errors
     /// As [`BoundListener::bind`].
     pub fn bind_or_adopt(config: &config::Listener, inherited: &mut Inherited) -> Result<Self, BindError> {
-        let context = Arc::new(ListenerContext::new(config)?);
+        Self::adopt_or_bind(ListenerContext::new(config)?, inherited)
+    }
+
+    fn adopt_or_bind(context: ListenerContext, inherited: &mut Inherited) -> Result<Self, BindError> {
+        let context = Arc::new(context);
+        let config = &context.config;
         if let Some(socket) = inherited.take(&config.address).map_err(|error| BindError::new(config, error))? {
-            return Ok(Self { context, address: config.address.clone(), socket });
+            let address = config.address.clone();
+            return Ok(Self { context, address, socket });
         }
         let (socket, address) = match &config.address {
             ListenAddr::Tcp(address) => listen_tcp(*address, config.reuse_port),
@@ -259,13 +283,21 @@ impl BoundListener {
     /// # Errors
     /// As [`BoundListener::bind`].
     pub fn bind_over(config: &config::Listener, inherited: &mut Inherited, net: &Net) -> Result<Self, BindError> {
-        match (net, &config.address) {
-            (Net::Given(outside), ListenAddr::Tcp(address)) => Ok(Self {
-                context: Arc::new(ListenerContext::new(config)?),
-                address: config.address.clone(),
-                socket: Listening::Given(Arc::clone(outside), *address),
-            }),
-            _ => Self::bind_or_adopt(config, inherited),
+        Self::with_context(ListenerContext::new(config)?, inherited, net)
+    }
+
+    /// As [`BoundListener::bind_over`], for what its sessions will need.
+    ///
+    /// # Errors
+    /// As [`BoundListener::bind`].
+    pub fn with_context(context: ListenerContext, inherited: &mut Inherited, net: &Net) -> Result<Self, BindError> {
+        let address = context.config.address.clone();
+        match (net, &address) {
+            (Net::Given(outside), ListenAddr::Tcp(tcp)) => {
+                let socket = Listening::Given(Arc::clone(outside), *tcp);
+                Ok(Self { context: Arc::new(context), address, socket })
+            }
+            _ => Self::adopt_or_bind(context, inherited),
         }
     }
 

@@ -16,6 +16,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use imapool::app::{Checked, Proxy};
 use imapool::config::{Config, ConfigError, ListenAddr, Log, Places};
 use imapool::demo::{DemoArgs, Front};
+use imapool::import::{self, Format, Imported, Source};
 use imapool::lifecycle::{Request, Signals, manager};
 use imapool::listener::Inherited;
 use imapool::platform::raise_descriptor_limit;
@@ -122,22 +123,35 @@ enum Command {
         #[command(subcommand)]
         action: service::Action,
     },
-    /// Make a configuration of up-imapproxy's.
+    /// Make a configuration of another proxy's: up-imapproxy, nginx, Perdition, Dovecot.
     ///
-    /// Reads an imapproxy.conf and writes an imapool.toml. What has no counterpart is listed in comments at its end. No
-    /// secret is taken over.
-    #[command(after_help = "Example:\n  imapool import /etc/imapproxy.conf --output /etc/imapool/imapool.toml")]
+    /// Reads it and writes an imapool.toml. What has no counterpart is listed in comments at its end. No secret is taken
+    /// over. Accounts (of a popmap or a passwd-file) are written to a file beside it, whose name ends in .map.
+    #[command(after_help = IMPORT_EXAMPLES)]
     Import(ImportArgs),
     /// Write the man pages, the shells' completions or the schema of the configuration.
     #[command(hide = true)]
     Reference(reference::Args),
 }
 
+const IMPORT_EXAMPLES: &str = "\
+Examples:
+  imapool import /etc/imapproxy.conf --output /etc/imapool/imapool.toml
+  nginx -T > nginx.txt && imapool import nginx.txt
+  imapool import /etc/perdition/perdition.conf --accounts /etc/perdition/popmap --output imapool.toml
+  doveconf -n > dovecot.txt && imapool import dovecot.txt --output imapool.toml";
+
 #[derive(Debug, clap::Args)]
 struct ImportArgs {
-    /// up-imapproxy's configuration.
+    /// The other proxy's configuration.
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// Whose it is, where that is not clear.
+    #[arg(long, value_name = "PROXY", value_parser = ["imapproxy", "nginx", "perdition", "dovecot"])]
+    from: Option<String>,
+    /// The popmap or passwd-file, where it is not where the configuration says.
+    #[arg(long, value_name = "FILE")]
+    accounts: Option<PathBuf>,
     /// Where to write, instead of standard output; must not exist yet.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -234,16 +248,39 @@ fn demo(args: DemoArgs) -> Result<Outcome, Failure> {
 
 fn import(args: &ImportArgs) -> Result<Outcome, Failure> {
     let name = args.file.display().to_string();
-    let conf = std::fs::read(&args.file).with_context(|| name.clone())?;
-    let toml = imapool::import::imapproxy(&String::from_utf8_lossy(&conf), &name).context(name)?;
-    match &args.output {
-        // A configuration that somebody has worked on is not to be lost by a slip of the hand.
-        Some(path) => File::create_new(path)
-            .and_then(|mut file| file.write_all(toml.as_bytes()))
-            .with_context(|| path.display().to_string())?,
-        None => print::text(&toml)?,
+    let conf = import::read(&args.file).with_context(|| name.clone())?;
+    let map = args.output.as_ref().map(|output| output.with_extension("map"));
+    // Whatever folder it is run from later.
+    let map = map.map(|map| std::path::absolute(&map).unwrap_or(map));
+    let format = Format::ALL.iter().find(|(word, _)| args.from.as_deref() == Some(word)).map(|(_, format)| *format);
+    let source = Source {
+        conf: &conf,
+        name: &name,
+        accounts: args.accounts.as_deref(),
+        read: &import::read,
+        map: &map.as_ref().map_or_else(String::new, |map| map.display().to_string()),
+    };
+    let Imported { toml, accounts } = import::import(format, &source).context(name.clone())?;
+    match (&args.output, map, accounts) {
+        (None, _, Some(_)) => {
+            let why = "it has accounts, which are written to a file beside the configuration: name that by --output";
+            return Err(anyhow::anyhow!(why).context(name).into());
+        }
+        (Some(path), Some(map), Some(accounts)) => {
+            create(&map, &accounts)?;
+            // Both or neither.
+            create(path, &toml).inspect_err(|_| drop(std::fs::remove_file(&map)))?;
+        }
+        (Some(path), ..) => create(path, &toml)?,
+        (None, _, None) => print::text(&toml)?,
     }
     Ok(Outcome::Well)
+}
+
+/// A configuration that somebody has worked on is not to be lost by a slip of the hand.
+fn create(path: &Path, text: &str) -> anyhow::Result<()> {
+    let written = File::create_new(path).and_then(|mut file| file.write_all(text.as_bytes()));
+    written.with_context(|| path.display().to_string())
 }
 
 fn status(target: &Target, json: bool, list: Option<List>) -> Result<Outcome, Failure> {

@@ -214,6 +214,9 @@ mod tests {
             );
         }
         match section {
+            // One is nothing without the other.
+            "backend" if key == "certificate" => toml += "private_key = \"/etc/x.pem\"\n",
+            "backend" if key == "private_key" => toml += "certificate = \"/etc/x.pem\"\n",
             "listener" | "backend" => {}
             // One that has a member, under any name, and one that leads somewhere.
             "group" => {

@@ -219,7 +219,7 @@ impl Stream {
     pub async fn server_handshake(self, tls: &TlsAcceptorConfig, limit: Duration) -> Result<Self, TlsError> {
         let Self::Plain(socket) = self else { return Err(TlsError::AlreadyTls) };
         // Boxed, so that the state of a handshake does not lie in the session's task for as long as that lives.
-        let handshake = Box::pin(tls.acceptor.accept(socket));
+        let handshake = Box::pin(tls.acceptor().accept(socket));
         Ok(Self::TlsServer(Box::new(within(limit, handshake, None).await?)))
     }
 

@@ -34,7 +34,7 @@ complete -c imapool -n "__fish_imapool_needs_command" -f -a "ctl" -d 'Change som
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "route" -d 'Tell which backend a user\'s sessions go to, and which rule says so'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "demo" -d 'Show what imapool does, on this host alone and without any IMAP server'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "service" -d 'Install, remove, start or stop the service of Windows'
-complete -c imapool -n "__fish_imapool_needs_command" -f -a "import" -d 'Make a configuration of up-imapproxy\'s'
+complete -c imapool -n "__fish_imapool_needs_command" -f -a "import" -d 'Make a configuration of another proxy\'s: up-imapproxy, nginx, Perdition, Dovecot'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "reference" -d 'Write the man pages, the shells\' completions or the schema of the configuration'
 complete -c imapool -n "__fish_imapool_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c imapool -n "__fish_imapool_using_subcommand run" -s c -l config -d 'The configuration, a TOML file' -r -F
@@ -164,6 +164,11 @@ complete -c imapool -n "__fish_imapool_using_subcommand service; and __fish_seen
 complete -c imapool -n "__fish_imapool_using_subcommand service; and __fish_seen_subcommand_from help" -f -a "stop" -d 'Stop it: commands that run may finish'
 complete -c imapool -n "__fish_imapool_using_subcommand service; and __fish_seen_subcommand_from help" -f -a "run" -d 'What the service manager calls'
 complete -c imapool -n "__fish_imapool_using_subcommand service; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c imapool -n "__fish_imapool_using_subcommand import" -l from -d 'Whose it is, where that is not clear' -r -f -a "imapproxy\t''
+nginx\t''
+perdition\t''
+dovecot\t''"
+complete -c imapool -n "__fish_imapool_using_subcommand import" -l accounts -d 'The popmap or passwd-file, where it is not where the configuration says' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand import" -s o -l output -d 'Where to write, instead of standard output; must not exist yet' -r -F
 complete -c imapool -n "__fish_imapool_using_subcommand import" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c imapool -n "__fish_imapool_using_subcommand reference" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -175,7 +180,7 @@ complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_see
 complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo service import reference help" -f -a "route" -d 'Tell which backend a user\'s sessions go to, and which rule says so'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo service import reference help" -f -a "demo" -d 'Show what imapool does, on this host alone and without any IMAP server'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo service import reference help" -f -a "service" -d 'Install, remove, start or stop the service of Windows'
-complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo service import reference help" -f -a "import" -d 'Make a configuration of up-imapproxy\'s'
+complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo service import reference help" -f -a "import" -d 'Make a configuration of another proxy\'s: up-imapproxy, nginx, Perdition, Dovecot'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo service import reference help" -f -a "reference" -d 'Write the man pages, the shells\' completions or the schema of the configuration'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and not __fish_seen_subcommand_from run check status top ctl route demo service import reference help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c imapool -n "__fish_imapool_using_subcommand help; and __fish_seen_subcommand_from ctl" -f -a "retire" -d 'Retire all connections of an account, and have its next login verified anew'

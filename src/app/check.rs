@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::net::Net;
 use crate::ports::{self, Budget};
 use crate::routing;
-use crate::tls::{self, TlsConnectorConfig};
+use crate::tls::{self, CertificateStore, TlsConnectorConfig};
 use crate::upstream::backend::{AskError, Asked};
 
 /// What became of the look.
@@ -37,11 +37,7 @@ impl Checked {
         for listener in &config.listeners {
             match ListenerContext::new(listener) {
                 Err(error) => checked.faults.push(error.into()),
-                Ok(context) => {
-                    let chain = context.tls.map(|tls| tls.certificates().chain()).unwrap_or_default();
-                    let whose = format!("listener \"{}\"", listener.name);
-                    checked.certificates(&whose, listener.certificate.as_deref(), &chain, now);
-                }
+                Ok(context) => checked.listener(&context, now),
             }
         }
         for backend in &config.backends {
@@ -52,11 +48,13 @@ impl Checked {
             if backend.tls == TlsMode::None {
                 continue;
             }
-            if let Err(source) = TlsConnectorConfig::new(backend) {
-                checked.faults.push(StartError::Tls { name: name.clone(), source });
-            } else if let Some(file) = &backend.ca_file {
-                let chain = tls::certificates(file).unwrap_or_default();
-                checked.certificates(&format!("backend \"{name}\""), Some(file), &chain, now);
+            let whose = format!("backend \"{name}\"");
+            match TlsConnectorConfig::new(backend) {
+                Err(source) => checked.faults.push(StartError::Tls { name: name.clone(), source }),
+                Ok(tls) => {
+                    checked.authorities(&whose, backend.ca_file.as_deref(), now);
+                    tls.certificate.iter().for_each(|store| checked.certificates(&whose, store, now));
+                }
             }
         }
         if let Err(error) = routing::check(config) {
@@ -71,21 +69,39 @@ impl Checked {
         checked
     }
 
-    /// Warns of the worst in one file.
-    fn certificates<C: AsRef<[u8]>>(&mut self, whose: &str, file: Option<&Path>, certificates: &[C], now: i64) {
-        if let (Some(lifetime), Some(file)) = (worst(certificates, now), file) {
-            self.warnings.push(Warning::Certificate { whose: whose.to_owned(), file: file.to_owned(), lifetime });
+    fn listener(&mut self, context: &ListenerContext, now: i64) {
+        let Some(tls) = &context.tls else { return };
+        let whose = format!("listener \"{}\"", context.config.name);
+        self.certificates(&whose, tls.certificates(), now);
+        let left_out = tls.certificates().left_out().iter().map(ToString::to_string);
+        self.warnings.extend(left_out.map(|problem| Warning::LeftOut { whose: whose.clone(), problem }));
+        self.authorities(&whose, context.config.client_ca_file.as_deref(), now);
+    }
+
+    /// Warns of each that is not good, or not for long.
+    fn certificates(&mut self, whose: &str, store: &CertificateStore, now: i64) {
+        for certificate in store.all() {
+            self.lifetime(whose, certificate.file(), worst(&certificate.validities, now));
         }
+    }
+
+    /// Warns of the worst in the file.
+    fn authorities(&mut self, whose: &str, file: Option<&Path>, now: i64) {
+        let Some(file) = file else { return };
+        let certificates = tls::certificates(file).unwrap_or_default();
+        let validities: Vec<_> = certificates.iter().filter_map(|it| Validity::of(it)).collect();
+        self.lifetime(whose, file, worst(&validities, now));
+    }
+
+    fn lifetime(&mut self, whose: &str, file: &Path, lifetime: Option<Lifetime>) {
+        let (whose, file) = (whose.to_owned(), file.to_owned());
+        self.warnings.extend(lifetime.map(|lifetime| Warning::Certificate { whose, file, lifetime }));
     }
 }
 
 /// What is to be told of a chain of certificates: of the worst of them.
-pub(super) fn worst<C: AsRef<[u8]>>(certificates: &[C], now: i64) -> Option<Lifetime> {
-    let lifetimes = certificates.iter().filter_map(|certificate| {
-        let Validity { begins, ends } = Validity::of(certificate.as_ref())?;
-        Lifetime::at(now, begins, ends)
-    });
-    lifetimes.min()
+pub(super) fn worst(chain: &[Validity], now: i64) -> Option<Lifetime> {
+    chain.iter().filter_map(|validity| Lifetime::at(now, validity.begins, validity.ends)).min()
 }
 
 /// Seconds since the Unix epoch.

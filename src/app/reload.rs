@@ -2,7 +2,7 @@
 //! fail; then parts are exchanged, which cannot. Sessions notice nothing of it.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,13 +10,12 @@ use tracing::{error, info, warn};
 
 use super::{Checked, Proxy, Running, StartError, auth_settings, hands_over, new_backend};
 use crate::admin::{AdminServer, Token};
-use crate::config::{self, Change, Config, ConfigError, Effect, ListenAddr, Places, diff};
+use crate::config::{self, Change, Config, ConfigError, Effect, ListenAddr, Places, TlsMode, diff};
 use crate::listener::{BindError, BoundListener, Inherited, ListenerContext};
-use crate::net::Net;
 use crate::routing::{RouteError, Rules, Table};
 use crate::session::driver::Context;
 use crate::session::trace::Slow;
-use crate::tls::TlsConfigError;
+use crate::tls::{TlsConfigError, TlsConnectorConfig};
 use crate::upstream::backend::Backend;
 
 /// Why the old configuration serves on. Displays with `FILE:LINE:COLUMN`.
@@ -123,19 +122,29 @@ impl Proxy {
             return Err(StartError::Draining);
         }
         let rules = self.0.router.rules(&config, &self.0.net).await?;
-        let plan = self.plan(&running, &config, &rules)?;
+        let prepared = prepare(&running, &config).await?;
+        let plan = self.plan(&running, &config, &rules, prepared)?;
         let changes = differences(&self.0.config.load(), &config);
         self.exchange(&mut running, config, plan, &rules);
         Ok(changes)
     }
 
     /// Makes what the configuration needs, and everything that can fail.
-    fn plan(&self, running: &Running, config: &Config, rules: &Rules<'_>) -> Result<Plan, StartError> {
-        let mut taken = HashSet::new();
-        let mut listeners = Vec::new();
-        for listener in &config.listeners {
-            listeners.push(plan_listener(running, listener, &mut taken, &self.0.net)?);
-        }
+    fn plan(
+        &self,
+        running: &Running,
+        config: &Config,
+        rules: &Rules<'_>,
+        prepared: Vec<Prepared>,
+    ) -> Result<Plan, StartError> {
+        let plan_listener = |Prepared { kept, context, changed }| match kept {
+            Some(index) => Ok(PlannedListener::Kept(index, changed.then(|| Arc::new(context)))),
+            None => {
+                let bound = BoundListener::with_context(context, &mut Inherited::default(), &self.0.net)?;
+                Ok::<_, StartError>(PlannedListener::Bound(bound))
+            }
+        };
+        let listeners = prepared.into_iter().map(plan_listener).collect::<Result<_, _>>()?;
         let admin = match (&config.admin.address, &running.admin) {
             (None, _) => PlannedAdmin::Off,
             (Some(address), Some(admin)) if admin.configured == *address => {
@@ -254,56 +263,52 @@ impl super::Inner {
             }
         }
     }
+}
 
-    /// Loads certificates and keys whose files have changed.
-    pub(super) async fn renew_certificates(&self) {
-        let contexts: Vec<_> = {
-            let Ok(running) = self.running.try_lock() else { return };
-            let contexts = running.listeners.iter().map(|listener| listener.context.load_full());
-            contexts.filter(|context| context.tls.is_some()).collect()
-        };
-        if contexts.is_empty() {
-            return;
-        }
-        let renewed = tokio::task::spawn_blocking(move || {
-            let renew = |context: Arc<ListenerContext>| {
-                let store = context.tls.as_ref().map(|tls| tls.certificates()).filter(|store| store.changed())?;
-                let result = store.reload();
-                Some((context, result))
-            };
-            contexts.into_iter().filter_map(renew).collect::<Vec<_>>()
+/// What a listener of the new configuration needs.
+struct Prepared {
+    /// The place of the running one of this address.
+    kept: Option<usize>,
+    context: ListenerContext,
+    /// It is another one than that which runs.
+    changed: bool,
+}
+
+/// Loads all files with certificates, beside the runtime. Loaded in any case: files that do not fit are refused as a
+/// start refuses them, also when that was told before.
+async fn prepare(running: &Running, config: &Config) -> Result<Vec<Prepared>, StartError> {
+    let mut taken = HashSet::new();
+    let kept = config.listeners.iter().map(|listener| {
+        let index = kept(running, listener).filter(|index| taken.insert(*index));
+        (listener.clone(), index, index.map(|index| running.listeners[index].context.load_full()))
+    });
+    let (kept, backends): (Vec<_>, _) = (kept.collect(), config.backends.clone());
+    let loading = tokio::task::spawn_blocking(move || {
+        let prepared = kept.into_iter().map(|(listener, kept, earlier)| {
+            let context = ListenerContext::after(&listener, earlier.as_deref())?;
+            let changed = earlier.is_none_or(|earlier| !earlier.is_like(&context));
+            Ok(Prepared { kept, context, changed })
         });
-        for (context, result) in renewed.await.unwrap_or_default() {
-            let listener = &context.config.name;
-            match result {
-                Ok(()) => info!(listener, "certificate renewed"),
-                Err(error) => warn!(listener, %error, "cannot renew the certificate; the old one serves on"),
-            }
+        let prepared = prepared.collect::<Result<Vec<_>, StartError>>()?;
+        for backend in backends.iter().filter(|it| it.tls != TlsMode::None && it.certificate.is_some()) {
+            let name = || backend.name.clone();
+            TlsConnectorConfig::new(backend).map_err(|source| StartError::Tls { name: name(), source })?;
         }
+        Ok(prepared)
+    });
+    match loading.await {
+        Ok(prepared) => prepared,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 
-/// The running listener of this address, or a new one.
-fn plan_listener(
-    running: &Running,
-    config: &config::Listener,
-    taken: &mut HashSet<usize>,
-    net: &Net,
-) -> Result<PlannedListener, StartError> {
+/// The place of the running listener of this address.
+fn kept(running: &Running, config: &config::Listener) -> Option<usize> {
     let any_port = matches!(config.address, ListenAddr::Tcp(address) if address.port() == 0);
-    let kept = running.listeners.iter().position(|listener| {
+    running.listeners.iter().position(|listener| {
         let same_name = listener.context.load().config.name == config.name;
         listener.configured == config.address && (same_name || !any_port)
-    });
-    let Some(index) = kept.filter(|index| taken.insert(*index)) else {
-        return Ok(PlannedListener::Bound(BoundListener::bind_over(config, &mut Inherited::default(), net)?));
-    };
-    let context = running.listeners[index].context.load_full();
-    let renewed = context.tls.as_ref().is_some_and(|tls| tls.certificates().changed());
-    let changed = context.config != *config || renewed;
-    // Loaded in any case: files that do not fit are refused as a start refuses them, also when that was told before.
-    let loaded = ListenerContext::new(config)?;
-    Ok(PlannedListener::Kept(index, changed.then(|| Arc::new(loaded))))
+    })
 }
 
 /// Whose place the backend at this place of the configuration takes: that of the same name, or, where its name is new,
@@ -342,13 +347,22 @@ impl StartError {
         match self {
             Self::Bind(BindError::Tls { listener, source }) => {
                 let ours = config.listeners.iter().find(|ours| ours.name == *listener);
-                let certificate = ours.and_then(|listener| listener.certificate.as_deref());
-                let of_certificate = file_at_fault(source).is_some_and(|file| Some(file) == certificate);
-                of_listener(listener, if of_certificate { "certificate" } else { "private_key" })
+                of_listener(listener, ours.map_or("certificate", |ours| key_at_fault(ours, source)))
             }
             Self::Bind(error) => of_listener(error.listener(), "address"),
             Self::Admin(error) => places.of("admin", 0, error.key()),
-            Self::Tls { name, .. } => of_backend(name, "ca_file"),
+            Self::Tls { name, source } => {
+                let ours = config.backends.iter().find(|ours| ours.name == *name);
+                let is = |file: Option<&PathBuf>| file.is_some_and(|file| source.path() == Some(file));
+                of_backend(
+                    name,
+                    match ours {
+                        Some(ours) if is(ours.private_key.as_ref()) => "private_key",
+                        Some(ours) if is(ours.certificate.as_ref()) => "certificate",
+                        _ => "ca_file",
+                    },
+                )
+            }
             Self::Ports { name, .. } => of_backend(name, "source_port_range"),
             Self::Routes(RouteError::File(error)) => {
                 let route = config.routes.iter().position(|route| route.file.as_deref() == Some(error.path()));
@@ -360,12 +374,18 @@ impl StartError {
     }
 }
 
-fn file_at_fault(error: &TlsConfigError) -> Option<&Path> {
+/// Which key names the file that is at fault.
+fn key_at_fault(listener: &config::Listener, error: &TlsConfigError) -> &'static str {
+    let is = |file: Option<&PathBuf>| file.is_some_and(|file| error.path() == Some(file));
+    let in_folder = |path: &PathBuf| error.path().is_some_and(|file| file.starts_with(path));
     match error {
-        TlsConfigError::Read { path, .. }
-        | TlsConfigError::Pem { path, .. }
-        | TlsConfigError::NoCertificate { path }
-        | TlsConfigError::BadCertificate { path, .. } => Some(path),
-        _ => None,
+        TlsConfigError::NoKey { .. } | TlsConfigError::BadKey { .. } if is(listener.private_key.as_ref()) => {
+            "private_key"
+        }
+        _ if is(listener.certificate.as_ref()) => "certificate",
+        _ if is(listener.private_key.as_ref()) => "private_key",
+        _ if is(listener.client_ca_file.as_ref()) => "client_ca_file",
+        _ if listener.certificates.iter().any(in_folder) => "certificates",
+        _ => "private_key",
     }
 }

@@ -1,6 +1,7 @@
 //! What is told of the whole: whether it is ready, and the numbers that nobody counts as they change.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::platform::Held;
 use crate::platform::ports::held;
 use crate::pool::Pools;
 use crate::ports::ports_towards;
+use crate::tls::CertificateStore;
 use crate::upstream::backend::Service;
 
 /// Scrapes closer together than this see the same numbers of ports.
@@ -47,8 +49,39 @@ pub(super) fn census(pools: Weak<Pools>) -> impl Fn() + Send + Sync {
     }
 }
 
-/// What was last told of the certificate of each listener.
-pub(super) type Lifetimes = Mutex<HashMap<String, Option<Lifetime>>>;
+/// What was last told of certificates, by whose they are.
+pub(super) type Lifetimes = Mutex<HashMap<String, OfFiles>>;
+
+/// Of those that are not good, or not for long: by their files.
+type OfFiles = HashMap<PathBuf, Lifetime>;
+
+/// Of thousands that expire at once, so many are told each time.
+const TOLD: usize = 20;
+
+/// Tells what is new, at most `left` of it; what there is no room for, the next time. Nothing of an owner that was not
+/// looked at before.
+fn changed(whose: &str, store: &CertificateStore, before: Option<&OfFiles>, now: i64, left: &mut usize) -> OfFiles {
+    let mut of_now = OfFiles::new();
+    for (place, certificate) in store.all().iter().enumerate() {
+        let Some(lifetime) = worst(&certificate.validities, now) else { continue };
+        let (file, mut known) = (certificate.file(), lifetime);
+        if let Some(before) = before.map(|before| before.get(file)).filter(|before| *before != Some(&lifetime)) {
+            match (left.checked_sub(1), before) {
+                (None, None) => continue,
+                (None, Some(before)) => known = *before,
+                (Some(fewer), _) => {
+                    *left = fewer;
+                    match place {
+                        0 => warn!("{whose}: its certificate {lifetime}"),
+                        _ => warn!("{whose}: its certificate in {} {lifetime}", file.display()),
+                    }
+                }
+            }
+        }
+        of_now.insert(file.to_owned(), known);
+    }
+    of_now
+}
 
 impl Inner {
     /// Whether new sessions can be served.
@@ -96,25 +129,25 @@ impl Inner {
         self.show_certificates();
     }
 
-    /// Warns of certificates of listeners that have expired, or soon will, once for each. What is so from the start is
-    /// told there.
+    /// Warns of certificates that have expired, or soon will, once for each. What is so from the start is told there.
     pub(super) fn tell_of_certificates(&self) {
         let Ok(running) = self.running.try_lock() else { return };
         let contexts: Vec<_> = running.listeners.iter().map(|listener| listener.context.load_full()).collect();
         drop(running);
-        let now = now();
-        let mut told = self.lifetimes.lock();
-        for context in &contexts {
-            let chain = context.tls.as_ref().map(|tls| tls.certificates().chain()).unwrap_or_default();
-            let (name, lifetime) = (&context.config.name, worst(&chain, now));
-            let before = told.insert(name.clone(), lifetime);
-            if let (Some(before), Some(lifetime)) = (before, lifetime)
-                && before != Some(lifetime)
-            {
-                warn!("listener \"{name}\": its certificate {lifetime}");
-            }
-        }
-        told.retain(|name, _| contexts.iter().any(|context| context.config.name == *name));
+        let of_listeners = contexts.iter().filter_map(|context| {
+            Some((format!("listener \"{}\"", context.config.name), context.tls.as_ref()?.certificates()))
+        });
+        let backends = self.pools.backends();
+        let of_backends = backends
+            .iter()
+            .filter_map(|backend| Some((format!("backend \"{}\"", backend.config.name), backend.certificate()?)));
+        let (now, mut left) = (now(), TOLD);
+        let mut known = self.lifetimes.lock();
+        let seen = of_listeners.chain(of_backends).map(|(whose, store)| {
+            let of_now = changed(&whose, store, known.get(&whose), now, &mut left);
+            (whose, of_now)
+        });
+        *known = seen.collect();
     }
 
     fn show_certificates(&self) {

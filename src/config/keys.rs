@@ -233,6 +233,11 @@ section! {
         certificate: Option<PathBuf> = None, text(value::path), NewSessions;
         /// See `certificate`.
         private_key: Option<PathBuf> = None, text(value::path), NewSessions;
+        /// Files and folders with further certificates, which clients get who ask for their names (SNI).
+        certificates: Vec<PathBuf> = Vec::new(),
+            list("a list of files and folders such as [\"/etc/imapool/certs\"]", value::file_or_folder), NewSessions;
+        /// PEM authorities, one of which has to have signed each client's certificate; `None`: clients need none.
+        client_ca_file: Option<PathBuf> = None, text(value::path), NewSessions;
         /// Peers in these networks must send a PROXY header, and are believed.
         proxy_protocol_from: Vec<IpNet> = Vec::new(),
             list("a list of networks such as [\"10.0.0.0/8\"]", value::network), NewSessions;
@@ -268,6 +273,10 @@ section! {
         server_name: String = host.trim_end_matches('.').to_owned(), text(value::server_name), Reconnect;
         /// PEM roots instead of the system's.
         ca_file: Option<PathBuf> = None, text(value::path), Reconnect;
+        /// PEM certificate chain and private key that are shown to a backend that asks; both or neither.
+        certificate: Option<PathBuf> = None, text(value::path), Reconnect;
+        /// See `certificate`.
+        private_key: Option<PathBuf> = None, text(value::path), Reconnect;
         /// Local addresses to dial from, in turn; empty: the kernel chooses.
         source_addresses: Vec<IpAddr> = Vec::new(),
             list("a list of IP addresses such as [\"192.0.2.7\"]", value::source_address), Reconnect;

@@ -220,6 +220,20 @@ impl<'t> Section<'_, 't> {
         }
     }
 
+    /// As [`Section::must_be_readable`], of a file or a folder.
+    pub(super) fn must_be_there(&mut self, key: &'static str, path: &Path, most: u64) {
+        match (self.reader.probe)(path, most) {
+            Ok(()) => {}
+            // Where folders can be opened as files, and where they cannot.
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory || path.is_dir() => {
+                if let Err(error) = std::fs::read_dir(path) {
+                    self.refuse(key, format!("the folder {} cannot be read: {error}", path.display()));
+                }
+            }
+            Err(error) => self.refuse(key, format!("{} cannot be read: {error}", path.display())),
+        }
+    }
+
     /// Notes its keys; those that are in no table are told.
     pub(super) fn finish(self) {
         let keys = self.table.into_iter().flat_map(DeTable::keys);

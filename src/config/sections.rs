@@ -152,6 +152,12 @@ fn read_listener<'t>(reader: &mut Reader<'t>, table: Table<'t>) -> Option<Placed
                 }
             }
         }
+        for path in &listener.certificates {
+            section.must_be_there("certificates", path, files::CERTIFICATE);
+        }
+        if let Some(path) = &listener.client_ca_file {
+            section.must_be_readable("client_ca_file", path, files::PEM);
+        }
     }
     let has = section.system();
     if listener.reuse_port && !has.reuse_port {
@@ -174,15 +180,32 @@ fn read_backend<'t>(reader: &mut Reader<'t>, table: Table<'t>) -> Option<Placed<
     let (host, port) = address.clone().unwrap_or_default();
     let backend = Backend::new(host, port).read(&mut section);
     check_source_addresses(&mut section, &backend);
+    check_backend_files(&mut section, &backend);
     if backend.source_port_range.is_some() && !section.system().source_port_range {
         section.refuse("source_port_range", "only Linux can keep connections to a range of ports, delete the line");
-    }
-    if let (Some(path), true) = (&backend.ca_file, backend.tls != TlsMode::None) {
-        section.must_be_readable("ca_file", path, files::PEM);
     }
     let (name_at, address_at) = (section.offset("name"), section.offset("address"));
     section.finish();
     address.map(|_| Placed { it: backend, name_at, address_at })
+}
+
+fn check_backend_files(section: &mut Section<'_, '_>, backend: &Backend) {
+    let pair = [("certificate", &backend.certificate), ("private_key", &backend.private_key)];
+    for ((key, file), (other, _)) in pair.iter().zip(pair.iter().rev()) {
+        if file.is_none() && section.has(other) && !section.has(key) {
+            let remedy =
+                format!("{other} is nothing without it, name a PEM file (it may be the same), or delete {other}");
+            section.missing(key, section.offset(other), remedy);
+        }
+    }
+    if backend.tls == TlsMode::None {
+        return;
+    }
+    for (key, file) in pair.into_iter().chain([("ca_file", &backend.ca_file)]) {
+        if let Some(path) = file {
+            section.must_be_readable(key, path, files::PEM);
+        }
+    }
 }
 
 fn read_group<'t>(reader: &mut Reader<'t>, table: Table<'t>) -> Option<Placed<Group>> {

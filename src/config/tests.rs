@@ -117,6 +117,8 @@ fn everything_can_be_said() {
         tls = "implicit"
         certificate = "/c.pem"
         private_key = "/k.pem"
+        certificates = ["/certs", "/more.pem"]
+        client_ca_file = "/clients.pem"
         proxy_protocol_from = ["10.0.0.0/8", "2001:db8::/32", "192.0.2.7"]
         plaintext_login = "never"
         reset_on_client_close = false
@@ -130,6 +132,8 @@ fn everything_can_be_said() {
         tls = "implicit"
         server_name = "imap.example.org"
         ca_file = "/ca.pem"
+        certificate = "/own.pem"
+        private_key = "/own.key"
         source_addresses = ["192.0.2.8", "2001:db8::1"]
         source_port_range = "40000-44999"
         connect_timeout = "1500ms"
@@ -166,6 +170,8 @@ fn everything_can_be_said() {
             tls: TlsMode::Implicit,
             certificate: Some(PathBuf::from("/c.pem")),
             private_key: Some(PathBuf::from("/k.pem")),
+            certificates: vec![PathBuf::from("/certs"), PathBuf::from("/more.pem")],
+            client_ca_file: Some(PathBuf::from("/clients.pem")),
             proxy_protocol_from: ["10.0.0.0/8", "2001:db8::/32", "192.0.2.7/32"].map(|net| net.parse().unwrap()).into(),
             plaintext_login: PlaintextLogin::Never,
             reset_on_client_close: false,
@@ -184,6 +190,8 @@ fn everything_can_be_said() {
             tls: TlsMode::Implicit,
             server_name: "imap.example.org".to_owned(),
             ca_file: Some(PathBuf::from("/ca.pem")),
+            certificate: Some(PathBuf::from("/own.pem")),
+            private_key: Some(PathBuf::from("/own.key")),
             source_addresses: vec!["192.0.2.8".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             source_port_range: Some(40_000..=44_999),
             connect_timeout: Duration::from_millis(1500),
@@ -249,7 +257,7 @@ fn unknown_keys_get_the_nearest_valid_one() {
         (
             "\"x\\ny\" = 1\n",
             "f:5:1: unknown key `backend.x\\ny`: the nearest is `tls`; valid here: address, fallback_addresses, name, tls, \
-          server_name, ca_file, source_addresses, source_port_range, connect_timeout, login_timeout, reply_timeout, id, forward_client_id, send_proxy, group, weight, mode, max_per_account, idle_timeout",
+          server_name, ca_file, certificate, private_key, source_addresses, source_port_range, connect_timeout, login_timeout, reply_timeout, id, forward_client_id, send_proxy, group, weight, mode, max_per_account, idle_timeout",
         ),
         ("tsl = \"none\"\n", "f:5:1: unknown key `backend.tsl`: did you mean `tls`?"),
         (

@@ -249,6 +249,15 @@ pub(super) fn path(value: &Value<'_>) -> Outcome<Option<PathBuf>> {
     Ok(Some(PathBuf::from(text)))
 }
 
+/// As [`path`], as an element of a list.
+pub(super) fn file_or_folder(value: &Value<'_>) -> Outcome<PathBuf> {
+    let text = string(value, "the path of a file or a folder in quotes")?;
+    if text.is_empty() || text.contains('\0') {
+        return refuse(value, "write the path of a file or a folder, or take it out of the list");
+    }
+    Ok(PathBuf::from(text))
+}
+
 /// One of a few words; `word` gives each value's.
 pub(super) fn one_of<C: Copy, T: From<C> + Serialize + 'static>(
     choices: &'static [C],
@@ -600,7 +609,7 @@ pub(super) fn host_port(value: &Value<'_>) -> Outcome<HostPort> {
 }
 
 /// RFC 1123 section 2.1, and underscores, which occur in the names of containers.
-fn is_host_name(host: &str) -> bool {
+pub(crate) fn is_host_name(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host);
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())

@@ -54,6 +54,13 @@ pub enum Warning {
         /// Since or until when.
         lifetime: Lifetime,
     },
+    /// Something in a folder of certificates that is not shown to anybody.
+    LeftOut {
+        /// `listener "webmail"`
+        whose: String,
+        /// Which file, and why.
+        problem: String,
+    },
     /// Files for TLS beside `tls = "none"`.
     UnusedFiles {
         /// `listener "webmail"`
@@ -161,6 +168,9 @@ impl fmt::Display for Warning {
             Warning::Certificate { whose, file, lifetime } => {
                 write!(f, "{whose}: a certificate in {} {lifetime}", file.display())
             }
+            Warning::LeftOut { whose, problem } => {
+                write!(f, "{whose}: one of its certificates is left out: {problem}")
+            }
             Warning::UnusedFiles { whose, keys } => write!(
                 f,
                 "{whose} has tls = \"none\", so nobody uses its {keys}: write tls = \"starttls\" or \"implicit\", or \
@@ -245,6 +255,12 @@ fn of_listener(listener: &Listener) -> Vec<Warning> {
     if listener.tls == TlsMode::None && (listener.certificate.is_some() || listener.private_key.is_some()) {
         warnings.push(Warning::UnusedFiles { whose: whose.clone(), keys: "certificate and private_key" });
     }
+    if listener.tls == TlsMode::None && !listener.certificates.is_empty() {
+        warnings.push(Warning::UnusedFiles { whose: whose.clone(), keys: "certificates" });
+    }
+    if listener.tls == TlsMode::None && listener.client_ca_file.is_some() {
+        warnings.push(Warning::UnusedFiles { whose: whose.clone(), keys: "client_ca_file" });
+    }
     let name = listener.name.clone();
     if (listener.plaintext_login, listener.tls) == (PlaintextLogin::Never, TlsMode::None) {
         warnings.push(Warning::NoLoginsAtAll { name: name.clone(), address: listener.address.clone() });
@@ -279,6 +295,9 @@ fn of_backend(backend: &Backend) -> Vec<Warning> {
     }
     if backend.tls == TlsMode::None && backend.ca_file.is_some() {
         warnings.push(Warning::UnusedFiles { whose: whose.clone(), keys: "ca_file" });
+    }
+    if backend.tls == TlsMode::None && backend.certificate.is_some() {
+        warnings.push(Warning::UnusedFiles { whose: whose.clone(), keys: "certificate and private_key" });
     }
     warnings.extend(unusual(whose, backend.port, backend.tls));
     warnings

@@ -39,7 +39,7 @@ use crate::metrics::{BackendMetrics, ConnectionState, DialResult};
 use crate::net::Net;
 use crate::ports::{Budget, Permit};
 use crate::throttle::Standing;
-use crate::tls::{CertificateProblem, Stamp, TlsConfigError, TlsError};
+use crate::tls::{CertificateProblem, CertificateStore, Stamp, TlsConfigError, TlsError};
 
 /// Connections that may be dialed to one backend at once: after an outage, or at the start, the others queue.
 const DIALS_AT_ONCE: usize = 16;
@@ -306,6 +306,12 @@ impl Backend {
     #[must_use]
     pub fn capabilities(&self) -> Arc<Capabilities> {
         self.capabilities.load_full()
+    }
+
+    /// What it is shown when it asks for a certificate, to be renewed.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&Arc<CertificateStore>> {
+        self.dialer.certificate()
     }
 
     /// Its numbers.

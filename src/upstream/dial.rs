@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use crate::platform::ports::{WIDEN, keep_to};
 use crate::platform::tcp::{DESCRIPTORS, give_up_after, leave_port_open, no_descriptors, no_ports};
 use crate::proxy_protocol;
 use crate::stream::{Socket, Stream};
-use crate::tls::{TlsConfigError, TlsConnectorConfig, TlsError};
+use crate::tls::{CertificateStore, TlsConfigError, TlsConnectorConfig, TlsError};
 
 /// The Connection Attempt Delay of RFC 8305 section 5.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -188,6 +189,11 @@ impl Dialer {
             addresses: Mutex::default(),
             net,
         })
+    }
+
+    /// What the backend is shown that asks for a certificate, to be renewed.
+    pub fn certificate(&self) -> Option<&Arc<CertificateStore>> {
+        self.tls.as_ref()?.certificate.as_ref()
     }
 
     /// Where its connections come from.

@@ -68,6 +68,76 @@ fn tls_files_that_run_refuses() {
     }
 }
 
+/// Those that are named are refused as the listener's own one is; in a folder, each is named, and the others serve.
+#[test]
+fn further_certificates() {
+    let place = Place::new();
+    let with = |certificates: &str| {
+        secure().replace("tls = \"implicit\"\n", &format!("tls = \"implicit\"\ncertificates = [\"{certificates}\"]\n"))
+    };
+    let (certificate, key) = (place.read("cert.pem"), place.read("key.pem"));
+    fs::create_dir(place.path("certs")).unwrap();
+    place.write("certs/good.pem", format!("{certificate}{key}"));
+    let done = place.check(with("certs"), &[]);
+    assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""), "{done:?}");
+    let done = refused(&place, &with("none"), "imapool.toml:5:16: `listener.certificates` cannot be ");
+    assert!(done.stderr.contains("none cannot be read: No such file"), "{done:?}");
+
+    place.write("broken.pem", &certificate);
+    refused(&place, &with("broken.pem"), "imapool.toml:5:16: listener \"web\": broken.pem holds no private key");
+    place.write("certs/one.pem", &certificate);
+    place.write("certs/two.pem", "");
+    place.issue(-90, 3);
+    place.write("certs/soon.pem", format!("{}{}", place.read("cert.pem"), place.read("key.pem")));
+    place.issue(-90, 60);
+    let done = place.check(with("certs"), &[]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    for wanted in [
+        "listener \"web\": one of its certificates is left out: certs/one.pem holds no private key",
+        "listener \"web\": one of its certificates is left out: certs/two.pem holds no certificate",
+        "listener \"web\": a certificate in certs/soon.pem expires at ",
+    ] {
+        assert!(done.stderr.contains(wanted), "{wanted}: {done:?}");
+    }
+    assert_eq!(done.stderr.lines().count(), 3, "{done:?}");
+}
+
+/// The authorities of clients, and what is shown to a backend.
+#[test]
+fn certificates_both_ways() {
+    let place = Place::new();
+    let with = |ca: &str, certificate: &str, key: &str| {
+        let text =
+            secure().replace("tls = \"implicit\"\n", &format!("tls = \"implicit\"\nclient_ca_file = \"{ca}\"\n"));
+        let ours = format!("certificate = \"{certificate}\"\nprivate_key = \"{key}\"\n");
+        text.replace(
+            BACKEND,
+            &format!("[[backend]]\nname = \"main\"\naddress = \"127.0.0.1:9\"\ntls = \"implicit\"\n{ours}"),
+        )
+    };
+    let stranger = KeyPair::generate().unwrap().serialize_pem();
+    place.write("other.pem", stranger);
+    let done = place.check(with("ca.pem", "cert.pem", "key.pem"), &[]);
+    assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""), "{done:?}");
+    refused(
+        &place,
+        &with("other.pem", "cert.pem", "key.pem"),
+        "imapool.toml:5:18: listener \"web\": other.pem holds no",
+    );
+    refused(&place, &with("ca.pem", "key.pem", "key.pem"), "backend \"main\": key.pem holds no certificate");
+    refused(
+        &place,
+        &with("ca.pem", "cert.pem", "other.pem"),
+        "imapool.toml:13:15: backend \"main\": the private key in ",
+    );
+    refused(&place, &with("ca.pem", "cert.pem", "none.pem"), "imapool.toml:13:15: `backend.private_key` cannot be ");
+    refused(
+        &place,
+        &with("none.pem", "cert.pem", "key.pem"),
+        "imapool.toml:5:18: `listener.client_ca_file` cannot be ",
+    );
+}
+
 #[test]
 fn what_is_no_file_is_told_at_once() {
     let place = Place::new();

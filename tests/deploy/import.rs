@@ -107,6 +107,66 @@ async fn what_it_makes_passes_check_and_serves() {
     }
 }
 
+/// A folder with what the files of other proxies name: a certificate with its key, and an authority.
+fn tls_files(folder: &Path) -> String {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(["mail.example.org".to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap().pem();
+    std::fs::write(folder.join("cert.pem"), certificate).unwrap();
+    std::fs::write(folder.join("key.pem"), key.serialize_pem()).unwrap();
+    folder.display().to_string()
+}
+
+/// Configurations of others, as they are found; `FOLDER` is where their files are. What must be listed as lost.
+const OTHERS: &[(&str, &str, &[&str])] = &[
+    ("nginx", include_str!("others/nginx.conf"), &["auth_http_header", "server (pop3)", "auth_http"]),
+    ("perdition", include_str!("others/perdition.conf"), &["strip_domain"]),
+    ("dovecot 2.3", include_str!("others/dovecot-2.3.conf"), &["passdb static starttls"]),
+    ("dovecot 2.4", include_str!("others/dovecot-2.4.conf"), &["passdb sql"]),
+];
+
+#[test]
+fn what_it_makes_of_others_passes_check() {
+    let folder = folder();
+    let files = tls_files(folder.path());
+    std::fs::write(folder.path().join("popmap"), "anna:bob@192.0.2.1:1143\n@example.net:192.0.2.2\n").unwrap();
+    let users = "anna:{PLAIN}s3cr3t::::::proxy=y host=192.0.2.1 port=1143\n@example.net:::::::proxy=y host=192.0.2.2\n";
+    std::fs::write(folder.path().join("users"), users).unwrap();
+    for (name, conf, lost) in OTHERS {
+        let [old, new, map] = ["old.conf", "new.toml", "new.map"].map(|file| folder.path().join(file));
+        std::fs::write(&old, conf.replace("FOLDER", &files)).unwrap();
+        let _ = std::fs::remove_file(&new);
+        let _ = std::fs::remove_file(&map);
+        let from = name.split(' ').next().unwrap();
+        succeed(imapool().arg("import").arg(&old).args(["--from", from]).arg("--output").arg(&new));
+        succeed(imapool().args(["check", "--config"]).arg(&new));
+        let toml = std::fs::read_to_string(&new).unwrap();
+        let (_, not_taken) = toml.split_once("NOT TAKEN OVER").unwrap_or_default();
+        let not_taken = not_taken.split("# Not needed").next().unwrap();
+        for key in *lost {
+            assert!(not_taken.contains(&format!(", {key}: ")), "{name}: {key}: {toml}");
+        }
+        let listed = not_taken.lines().filter(|line| line.starts_with("#   ")).count();
+        assert_eq!(listed, lost.len(), "{name}: {toml}");
+        assert!(!toml.contains("s3cr3t"), "{name}: {toml}");
+        if *name == "nginx" {
+            assert!(!map.exists());
+            continue;
+        }
+        assert!(!std::fs::read_to_string(&map).unwrap().contains("s3cr3t"));
+        for (user, backend) in [("anna", "192.0.2.1:1143"), ("bert@example.net", "192.0.2.2:143")] {
+            let route = succeed(imapool().args(["route", user, "--config"]).arg(&new));
+            assert!(route.contains(backend), "{name}: {route}");
+        }
+        // Not beside it, where there is one already.
+        std::fs::remove_file(&new).unwrap();
+        let output = finish(imapool().arg("import").arg(&old).arg("--output").arg(&new));
+        assert!(output.status.code() == Some(1) && !new.exists(), "{name}");
+        let output = finish(imapool().arg("import").arg(&old));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("name that by --output"), "{name}: {output:?}");
+    }
+}
+
 /// The file itself, so that the copy of its settings above stays what it says it is.
 #[test]
 fn debians_own_file_has_those_settings() {

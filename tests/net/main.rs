@@ -7,5 +7,6 @@ mod closing;
 mod dialing;
 mod listening;
 mod proxy_header;
+mod sni;
 mod support;
 mod tls;

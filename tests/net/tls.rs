@@ -353,22 +353,21 @@ async fn certificates_are_exchanged_while_running() {
     backend.ca_file = Some(folder.file("ca.pem", &ca.pem));
     let dialer = Dialer::new(&backend).unwrap();
 
-    assert!(!store.changed());
+    assert!(store.renew().is_empty());
     assert!(connect(&listener, &dialer).await.0.is_err(), "it is for another name");
     point_to(&second);
-    assert!(store.changed());
-    store.reload().unwrap();
-    assert!(!store.changed());
+    assert_eq!(store.renew().taken, [config.certificate.unwrap()]);
+    assert!(store.renew().is_empty());
     connect(&listener, &dialer).await.0.unwrap();
 
     point_to(&broken);
-    assert!(store.changed());
-    assert!(matches!(store.reload(), Err(TlsConfigError::Mismatch { .. })));
-    assert!(!store.changed(), "reported once");
+    let renewal = store.renew();
+    assert!(matches!(&renewal.problems[..], [TlsConfigError::Mismatch { .. }]), "{renewal:?}");
+    assert!(store.renew().is_empty(), "reported once");
     // Not resumed: the certificate must be shown again.
     connect(&listener, &Dialer::new(&backend).unwrap()).await.0.unwrap();
     fs::remove_file(broken.join("key.pem")).unwrap();
-    assert!(store.changed(), "the next half of the change");
+    assert_eq!(store.renew().problems.len(), 1, "the next half of the change");
 }
 
 /// The end of the bytes is the same with TLS and without, whether the other side says close_notify or not.

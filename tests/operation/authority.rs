@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SerialNumber, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SerialNumber, date_time_ymd,
+};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
@@ -30,6 +32,8 @@ impl Authority {
     pub(crate) fn new() -> Arc<Self> {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // As strict clients want it.
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
         Arc::new(Self { issuer: Issuer::new(params, key), pem })
@@ -43,6 +47,11 @@ impl Authority {
         self.issue_as(|params| params.serial_number = Some(SerialNumber::from(serial)))
     }
 
+    /// For another host.
+    pub(crate) fn issue_for(&self, name: &str) -> Issued {
+        self.issue_as(|params| *params = CertificateParams::new([name.to_owned()]).unwrap())
+    }
+
     /// Good from yesterday until so many seconds from now; fewer than 0: it is over.
     pub(crate) fn issue_until(&self, seconds: i64) -> Issued {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
@@ -54,6 +63,9 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([NAME.to_owned()]).unwrap();
         change(&mut params);
+        // Without a name of its own, it looks as if it were signed by itself.
+        params.distinguished_name.push(DnType::CommonName, "host");
+        params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
         Issued { certificate, key: key.serialize_pem() }
     }

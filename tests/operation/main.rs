@@ -11,6 +11,7 @@ mod support;
 mod api;
 mod authority;
 mod browser;
+mod certificates;
 mod closing;
 mod commands;
 mod counted;

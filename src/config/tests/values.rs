@@ -70,6 +70,26 @@ fn values_of_a_wrong_type() {
             "source_addresses = [\n  \"192.0.2.7\",\n  5]\n",
             "f:7:3: `backend.source_addresses` is an integer, but must be an IP address in quotes such as \"192.0.2.7\"",
         ),
+        (
+            "certificate = \"/c\"\n",
+            "f:5:15: `backend.private_key` is missing: certificate is nothing without it, name a PEM file (it may be the \
+             same), or delete certificate",
+        ),
+        (
+            "private_key = \"/k\"\n",
+            "f:5:15: `backend.certificate` is missing: private_key is nothing without it, name a PEM file (it may be the \
+             same), or delete private_key",
+        ),
+        (
+            "[[listener]]\naddress = \"127.0.0.1:2\"\ncertificates = [\"/a\", \"\"]\n",
+            "f:7:23: `listener.certificates` cannot be \"\": write the path of a file or a folder, or take it out of the \
+             list",
+        ),
+        (
+            "[[listener]]\naddress = \"127.0.0.1:2\"\ncertificates = \"/a\"\n",
+            "f:7:16: `listener.certificates` is a string, but must be a list of files and folders such as \
+             [\"/etc/imapool/certs\"]",
+        ),
         ("ca_file = {}\n", "f:5:11: `backend.ca_file` is a table, but must be a file's path in quotes"),
         (
             "[[pool]]\n",

@@ -69,6 +69,24 @@ fn tls_that_is_not_as_it_seems() {
              or \"implicit\", or delete the line",
         ),
         (
+            listener_l("address = \"127.0.0.1:0\"\ncertificates = [\"/certs\"]"),
+            NEAR.to_owned(),
+            "listener \"l\" has tls = \"none\", so nobody uses its certificates: write tls = \"starttls\" or \
+             \"implicit\", or delete the line",
+        ),
+        (
+            listener_l("address = \"127.0.0.1:0\"\nclient_ca_file = \"/ca\""),
+            NEAR.to_owned(),
+            "listener \"l\" has tls = \"none\", so nobody uses its client_ca_file: write tls = \"starttls\" or \
+             \"implicit\", or delete the line",
+        ),
+        (
+            quiet(),
+            format!("{NEAR}{pair}\n"),
+            "backend \"b\" has tls = \"none\", so nobody uses its certificate and private_key: write tls = \"starttls\" \
+             or \"implicit\", or delete the line",
+        ),
+        (
             quiet(),
             format!("{NEAR}ca_file = \"/ca\"\n"),
             "backend \"b\" has tls = \"none\", so nobody uses its ca_file: write tls = \"starttls\" or \"implicit\", or \
