@@ -333,11 +333,11 @@ impl Residence {
 }
 
 /// Forgets those that are gone instead of growing.
-fn push(tenants: &mut Vec<Weak<dyn Tenant>>, tenant: Weak<dyn Tenant>) {
-    if tenants.len() == tenants.capacity() {
-        tenants.retain(|tenant| tenant.strong_count() > 0);
+pub(crate) fn push<T: ?Sized>(all: &mut Vec<Weak<T>>, one: Weak<T>) {
+    if all.len() == all.capacity() {
+        all.retain(|known| known.strong_count() > 0);
     }
-    tenants.push(tenant);
+    all.push(one);
 }
 
 /// The place of one client session among those of its account.

@@ -14,18 +14,20 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
 pub use self::by_hand::{Evacuation, HandError};
 pub use self::explain::{ExplainError, check, explain};
 pub use self::files::MapError;
 use self::http::{Answer, Question};
+pub use self::relay::is_on_its_way;
 use self::rulebook::Rulebook;
 pub use self::rulebook::{Decision, RouteError};
 pub use self::table::Table;
@@ -34,7 +36,7 @@ use crate::imap::capability::Capabilities;
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::{Metrics, RouteResult};
 use crate::net::Net;
-use crate::residence::{Entered, Presence, Residence, Residences, Visit, Wanted};
+use crate::residence::{Entered, Presence, Residence, Residences, Visit, Wanted, push};
 use crate::tls::Stamp;
 
 pub use imapool_proto::routing::{Asked, By, Member, Route, Routes, Rule, Source, Step, Target, map, name, rendezvous};
@@ -44,11 +46,16 @@ enum Found<'t> {
     Way(Way),
     /// It belongs to a group of replicas, and this process is the one: it goes on as if it had come by this listener.
     Here(Arc<Credential>, &'t str),
+    /// Its account is going to another replica: it is to be asked again after the next check, or then.
+    Later(Option<Instant>),
     /// Its account has to leave where it is.
     Elsewhere(Arc<Residence>),
     /// The service of this rule has to be asked.
     Ask(usize),
 }
+
+/// What is told while an account goes from one replica to another.
+const RETURNING: &str = "The account goes back to its replica at the moment; try again.";
 
 /// What is told to whom nothing else can be told.
 const UNAVAILABLE: &str = "It cannot be found out at the moment which mail server has this account.";
@@ -60,6 +67,11 @@ pub struct Router {
     tending: tokio::sync::Mutex<Looks>,
     /// There is another table.
     exchanged: Notify,
+    /// A check has ended.
+    noticed: Notify,
+    started: Instant,
+    /// Accounts that are here, and other replicas' by all that is known here; some of them twice.
+    lent: Mutex<Vec<Weak<Residence>>>,
     residences: Arc<Residences>,
     metrics: Arc<Metrics>,
     patience: Live<config::Pool>,
@@ -158,8 +170,9 @@ impl Router {
     #[must_use]
     pub fn new(table: Table, patience: Live<config::Pool>, metrics: Arc<Metrics>) -> Self {
         table.mark_local();
-        let (tending, exchanged, residences) = Default::default();
-        Self { table: ArcSwap::from_pointee(table), tending, exchanged, residences, metrics, patience }
+        let (tending, exchanged, noticed, lent, residences) = Default::default();
+        let (table, started) = (ArcSwap::from_pointee(table), Instant::now());
+        Self { table, tending, exchanged, noticed, started, lent, residences, metrics, patience }
     }
 
     /// What it goes by now.
@@ -214,11 +227,18 @@ impl Router {
         });
     }
 
+    /// Until when somebody waits who logs in now.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.patience.load().checkout_timeout
+    }
+
     /// Where a session goes that logs in with this credential. Waits for the service that is to be asked, and, for
     /// `pool.checkout_timeout` at most, while its account leaves another backend.
     pub async fn way(&self, credential: &Arc<Credential>, caller: &Caller) -> Way {
-        let deadline = Instant::now() + self.patience.load().checkout_timeout;
+        let deadline = self.deadline();
         let way = loop {
+            let noticed = self.noticed.notified();
             let table = self.table.load_full();
             let mut request = Request { credential: Arc::clone(credential), by: caller.by() };
             let mut found = self.step(&table, &mut request);
@@ -230,6 +250,16 @@ impl Router {
                 Found::Way(way) if self.is_current(&table) => break way,
                 Found::Way(_) => continue,
                 Found::Elsewhere(residence) => residence,
+                Found::Later(at) => {
+                    if Instant::now() >= deadline {
+                        break Way::Unavailable(RETURNING);
+                    }
+                    tokio::select! {
+                        () = noticed => {}
+                        () = sleep_until(at.unwrap_or(deadline).min(deadline)) => {}
+                    }
+                    continue;
+                }
                 Found::Ask(_) | Found::Here(..) => break Way::Unavailable(UNAVAILABLE),
             };
             // It has not been decided otherwise: it is asked for otherwise, perhaps by who has no password for it.
@@ -295,6 +325,10 @@ impl Router {
         if let Some(found) = self.enter_replica(table, key, (target, login), &credential, by) {
             return found;
         }
+        let is_lent = match self.admit_at_replica(table, key, listener) {
+            Ok(is_lent) => is_lent,
+            Err(found) => return found,
+        };
         let index = |place: usize| table.backends[place].index;
         let members = table.book.routes.members(target);
         let allowed: Vec<_> = members.filter(|place| table.may_stay(*place)).map(index).collect();
@@ -309,7 +343,12 @@ impl Router {
             server_name,
         };
         match self.residences.enter(&wanted) {
-            Entered::At(visit) => Found::Way(Way::To(visit, credential)),
+            Entered::At(visit) => {
+                if is_lent {
+                    push(&mut self.lent.lock(), Arc::downgrade(visit.residence()));
+                }
+                Found::Way(Way::To(visit, credential))
+            }
             Entered::Elsewhere(residence) => Found::Elsewhere(residence),
             Entered::Nowhere => Found::Way(Way::Unavailable("The mail server takes no new accounts at the moment.")),
         }

@@ -1,9 +1,12 @@
 //! Groups of replicas: what their members and their inner listener must have, and that no session goes in a circle.
 
+use std::num::NonZeroU32;
+use std::time::Duration;
+
 use super::error::Fault;
 use super::read::Reader;
 use super::sections::{Placed, Scene};
-use super::{Backend, Group, GroupMode, Listener, Pool, Route, Routing};
+use super::{Backend, Check, Group, GroupMode, Listener, Pool, Route, Routing};
 
 /// A route, and where it says where it leads.
 pub(super) struct PlacedRoute {
@@ -102,6 +105,27 @@ impl Group {
     #[must_use]
     pub fn relays(&self) -> bool {
         self.mode == GroupMode::Relay
+    }
+
+    /// After how long the others take over from a member that is down; `None`: never. Replicas do at once.
+    #[must_use]
+    pub fn takes_over_after(&self) -> Option<Duration> {
+        self.failover_after.or(self.relays().then_some(Duration::ZERO))
+    }
+}
+
+impl Check {
+    /// Of replicas, where nothing else is said: they lose no time.
+    pub(super) fn of_replicas() -> Self {
+        let (failures, successes) = (NonZeroU32::MIN.saturating_add(1), NonZeroU32::MIN.saturating_add(2));
+        Self { interval: Duration::from_millis(500), failures, successes, ..Self::default() }
+    }
+
+    /// How long after a member has come back all others know of it: each checks it as often as this one, and none
+    /// begins to when another has ended.
+    #[must_use]
+    pub fn settles_within(&self) -> Duration {
+        self.interval.saturating_mul(self.successes.get().saturating_add(1))
     }
 }
 

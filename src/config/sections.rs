@@ -1,6 +1,7 @@
 //! The sections of the file, and the checks that need more than one key.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 
 use toml::de::DeTable;
 
@@ -8,8 +9,8 @@ use super::error::Fault;
 use super::read::{Reader, Section, Table};
 use super::relay::{self, PlacedRoute, PlacedRouting};
 use super::{
-    Account, Admin, Auth, Backend, Config, Group, Limits, ListenAddr, Listener, Log, Pool, Route, Routing, TlsMode,
-    host_and_port, value,
+    Account, Admin, Auth, Backend, Check, Config, Group, Limits, ListenAddr, Listener, Log, Pool, Route, Routing,
+    TlsMode, host_and_port, value,
 };
 use crate::files;
 use imapool_proto::routing::name::{Names, Pattern};
@@ -214,7 +215,14 @@ fn check_backend_files(section: &mut Section<'_, '_>, backend: &Backend) {
 fn read_group<'t>(reader: &mut Reader<'t>, table: Table<'t>, listeners: &[String]) -> Option<Placed<Group>> {
     let mut section = reader.section("group", Some(table));
     let name = section.required("name", "add a line such as name = \"mail\"", value::name);
-    let it = Group::new(name.clone().unwrap_or_default()).read(&mut section);
+    let mut it = Group::new(name.clone().unwrap_or_default()).read(&mut section);
+    if it.relays() && !section.has("check") {
+        it.check = Check::of_replicas();
+    }
+    if it.relays() && it.check.successes == NonZeroU32::MIN {
+        section
+            .refuse("check", "others let go of a replica's accounts at its first success: write successes = 2 or more");
+    }
     if let Some(path) = &it.check.password_file {
         section.must_be_readable("check", path, files::TOKEN);
     }

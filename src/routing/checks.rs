@@ -9,7 +9,7 @@ use super::Router;
 
 impl Router {
     /// Checks them for as long as this is polled. Those of another table are checked from when that holds.
-    pub(crate) async fn check(&self) {
+    pub(crate) async fn check(self: &Arc<Self>) {
         let mut begun = HashMap::new();
         loop {
             let mut exchanged = std::pin::pin!(self.exchanged.notified());
@@ -23,7 +23,7 @@ impl Router {
     }
 
     /// Begins those that are due, and says when the next one is. `begun`: when each member's last one was.
-    fn begin_checks(&self, begun: &mut HashMap<usize, Instant>) -> Option<Instant> {
+    fn begin_checks(self: &Arc<Self>, begun: &mut HashMap<usize, Instant>) -> Option<Instant> {
         let (table, now) = (self.table(), Instant::now());
         let mut last = std::mem::take(begun);
         for (backend, check) in table.checked() {
@@ -32,8 +32,11 @@ impl Router {
             let mut begin = last.remove(&it).unwrap_or(now);
             if begin <= now {
                 begin = now + check.interval;
-                let (backend, check) = (Arc::clone(backend), check.clone());
-                tokio::spawn(async move { backend.check(&check).await });
+                let (router, backend, check) = (Arc::clone(self), Arc::clone(backend), check.clone());
+                tokio::spawn(async move {
+                    backend.check(&check).await;
+                    router.has_checked(&backend);
+                });
             }
             begun.insert(it, begin.min(now + check.interval));
         }

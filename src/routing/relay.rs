@@ -1,14 +1,16 @@
 //! Groups of replicas: whether a session goes through to another process, or is routed anew in this one.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::{Approach, Found, Router, Table, Target, Way};
 use crate::config::Config;
 use crate::imap::sasl::Credential;
 use crate::platform;
-use crate::residence::{Entered, Wanted};
+use crate::residence::{Entered, Residence, Wanted};
+use crate::upstream::backend::Backend;
 
 /// One group of replicas.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +50,12 @@ fn host_name() -> Option<String> {
     platform::host_name()?.split('.').next().map(str::to_owned)
 }
 
+/// Whether a replica refuses a session because its account is going to another one.
+#[must_use]
+pub fn is_on_its_way(reply: &str) -> bool {
+    reply.ends_with(super::RETURNING)
+}
+
 impl Table {
     /// The group that this target is, or is in, if it relays.
     fn relay(&self, target: Target) -> Option<&Relay> {
@@ -81,6 +89,66 @@ impl Table {
 }
 
 impl Router {
+    /// Whether a session that has come to this replica may go on here; and whether its account is another one's, by all
+    /// that is known here: whoever has sent it knows better, perhaps.
+    pub(super) fn admit_at_replica<'t>(&self, table: &Table, key: &[u8], listener: &str) -> Result<bool, Found<'t>> {
+        let Some(relay) = table.relays.iter().find(|relay| relay.inner == listener && relay.here.is_some()) else {
+            return Ok(false);
+        };
+        let within = table.groups[relay.group].check.settles_within();
+        // As long as others may have accounts that were this process's before it was started again.
+        if Instant::now() < self.started + within {
+            return Err(Found::Later(Some(self.started + within)));
+        }
+        let Some(home) = table.home(Target::Group(relay.group), key).filter(|home| Some(*home) != relay.here) else {
+            return Ok(false);
+        };
+        let backend = &table.backends[home];
+        // Who has not heard of it yet may send it here still.
+        if backend.is_returning() || backend.back_for().is_some_and(|time| time < within) {
+            return Err(Found::Way(Way::Unavailable(super::RETURNING)));
+        }
+        Ok(true)
+    }
+
+    /// Whether the backend of this index is down, by all that is known of it.
+    #[must_use]
+    pub fn is_down(&self, index: usize) -> bool {
+        let table = self.table.load();
+        table.backends.iter().any(|backend| backend.index == index && backend.down_for().is_some())
+    }
+
+    /// Waits for the end of a check, which may tell more; false: it is too late.
+    pub async fn has_looked_again(&self, deadline: Instant) -> bool {
+        timeout_at(deadline, self.noticed.notified()).await.is_ok()
+    }
+
+    /// A check has ended. A replica that is there has its accounts: whoever has them meanwhile lets go of them. After it
+    /// was away, that is before others send anybody there, which needs further checks.
+    pub(super) fn has_checked(&self, backend: &Backend) {
+        self.noticed.notify_waiters();
+        let table = self.table.load();
+        if !table.is_replica(backend.index) || !backend.was_well() {
+            return;
+        }
+        let is_its = |residence: &Arc<Residence>| {
+            let by = residence.by().0;
+            let relay = table.relays.iter().find(|relay| relay.inner == by && relay.here.is_some());
+            let home = relay.and_then(|relay| table.home(Target::Group(relay.group), residence.key()));
+            home.is_some_and(|home| table.backends[home].index == backend.index)
+        };
+        let lent: Vec<_> = if backend.is_returning() {
+            self.residences.all()
+        } else {
+            let mut lent = self.lent.lock();
+            lent.retain(|residence| residence.strong_count() > 0);
+            lent.iter().filter_map(Weak::upgrade).collect()
+        };
+        for residence in lent.iter().filter(|residence| is_its(residence)) {
+            Self::end(&table, residence, "its replica has it again");
+        }
+    }
+
     /// Where an account goes that belongs to a group of replicas; `None`: it does not.
     pub(super) fn enter_replica<'t>(
         &self,
@@ -105,6 +173,11 @@ impl Router {
         let here = relay.here.filter(|here| members.contains(here));
         let others: Vec<_> = members.iter().filter(|place| Some(**place) != here).map(|place| index(*place)).collect();
         let choice = table.choice(target, key);
+        let home = table.home(target, key);
+        if home.is_some_and(|home| Some(home) != relay.here && table.backends[home].is_returning()) {
+            // The one that has it has let go of it, or is about to.
+            return Some(Found::Later(None));
+        }
         // While it has sessions, it stays where it is: here, if that is no replica.
         let away = self.residences.visited(key).filter(|at| others.contains(at));
         if here.is_some() {

@@ -29,7 +29,7 @@ pub struct Table {
     pub(super) book: Rulebook,
     /// By the places of the rules' backends.
     pub(super) backends: Vec<Arc<Backend>>,
-    groups: Vec<config::Group>,
+    pub(super) groups: Vec<config::Group>,
     /// Those of the groups that relay.
     pub(super) relays: Vec<Relay>,
     /// What each listener offers before login, and what of.
@@ -87,7 +87,7 @@ impl Table {
     }
 
     /// The group that a backend is in.
-    fn group(&self, place: usize) -> Option<&config::Group> {
+    pub(super) fn group(&self, place: usize) -> Option<&config::Group> {
         self.book.routes.backends[place].group.map(|group| &self.groups[group])
     }
 
@@ -97,6 +97,15 @@ impl Table {
         let choice = routes.backend(target, key, |place| self.weight(place));
         // Where all who may take accounts are down, they wait for theirs.
         choice.or_else(|| routes.backend(target, key, |place| self.wished_weight(place)))
+    }
+
+    /// As [`Table::choice`], where those that are about to be up again are so already.
+    pub(super) fn home(&self, target: Target, key: &[u8]) -> Option<usize> {
+        let weight = |place: usize| match self.backends[place].is_returning() {
+            true => self.wished_weight(place).saturating_mul(PARTS),
+            false => self.weight(place),
+        };
+        self.book.routes.backend(target, key, weight).or_else(|| self.choice(target, key))
     }
 
     /// As it is configured, or as an administrator wishes.
@@ -109,7 +118,7 @@ impl Table {
     pub(super) fn weight(&self, place: usize) -> u32 {
         let weight = self.wished_weight(place).saturating_mul(PARTS);
         let (backend, Some(group)) = (&self.backends[place], self.group(place)) else { return weight };
-        match group.failover_after {
+        match group.takes_over_after() {
             None => weight,
             Some(_) if !self.may_stay(place) || backend.service() != Service::Running => 0,
             Some(_) => backend.grown(weight, group.slow_start),
@@ -119,7 +128,7 @@ impl Table {
     /// Whether accounts that are at a backend may stay there, for all that is known of it.
     pub(super) fn may_stay(&self, place: usize) -> bool {
         let (backend, group) = (&self.backends[place], self.group(place));
-        let Some(after) = group.and_then(|group| group.failover_after) else { return true };
+        let Some(after) = group.and_then(config::Group::takes_over_after) else { return true };
         backend.service() != Service::Drained && backend.down_for().is_none_or(|time| time < after)
     }
 

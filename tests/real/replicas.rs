@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
@@ -14,6 +15,7 @@ use crate::server::{Kind, Options, Server, scratch_folder};
 
 const PAGE: &str = include_str!("../../docs/replicas.md");
 const ACCOUNTS: usize = 12;
+const LIMIT: Duration = Duration::from_secs(20);
 /// At the server, for each account: one more is refused.
 const MOST: usize = 2;
 
@@ -43,6 +45,7 @@ fn recipe(own: usize, inner: &[SocketAddr], mail: SocketAddr, mode: &str) -> Str
 struct Replicas {
     proxies: Vec<Proxy>,
     server: Server,
+    inner: [SocketAddr; 3],
 }
 
 impl Replicas {
@@ -52,7 +55,7 @@ impl Replicas {
         let server = Server::start(Kind::Dovecot, &options).await?;
         let inner = [free_port(), free_port(), free_port()];
         let start = |own| Proxy::configured(scratch_folder(), &recipe(own, &inner, server.address, mode));
-        Some(Self { proxies: (0..inner.len()).map(start).collect(), server })
+        Some(Self { proxies: (0..inner.len()).map(start).collect(), server, inner })
     }
 
     /// The place of the replica that has a user's account: all say the same.
@@ -70,6 +73,21 @@ impl Replicas {
     fn user_of(&self, place: usize) -> String {
         let mut users = (0..ACCOUNTS).map(|number| format!("replica{number}"));
         users.find(|user| self.owner(user) == place).unwrap_or_else(|| panic!("nobody is at {place}"))
+    }
+
+    /// As somebody logs in who does not give up while an account goes from one replica to another.
+    async fn come(&self, place: usize, user: &str) -> Client {
+        let begun = Instant::now();
+        loop {
+            let mut client = Client::connect(self.proxies[place].address).await.unwrap();
+            let told = client.command(&format!("LOGIN {user} {}", password_of(user))).await.unwrap().tagged;
+            if told.starts_with("OK") {
+                eprintln!("{user} is served at {place} after {:?}", begun.elapsed());
+                return client;
+            }
+            assert!(told.starts_with("NO [UNAVAILABLE]") && begun.elapsed() < LIMIT, "{told}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     async fn login(&self, place: usize, user: &str) -> Client {
@@ -99,8 +117,11 @@ async fn an_account_has_one_pool_wherever_its_sessions_arrive() {
         let at_once = if mode == "session" { ACCOUNTS } else { 5 * ACCOUNTS };
         let mut visits = JoinSet::new();
         for number in 0..20 * ACCOUNTS {
-            if visits.len() >= at_once {
-                visits.join_next().await.unwrap().unwrap();
+            if visits.len() >= at_once
+                && let Err(error) = visits.join_next().await.unwrap()
+            {
+                let logs: String = replicas.proxies.iter().map(Proxy::log).collect();
+                panic!("{error}\n{logs}");
             }
             visits.spawn(visit(replicas.proxies[number / ACCOUNTS % 3].address, number));
         }
@@ -117,7 +138,8 @@ async fn an_account_has_one_pool_wherever_its_sessions_arrive() {
     }
 }
 
-/// A replica that is killed takes its accounts' sessions with it, who hear it, and no others.
+/// A replica that is killed takes its accounts' sessions with it, who hear it, and no others. They come back, and are
+/// served by another; and by their own when that is there again, which hears of none beyond what one may have.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_is_killed() {
     let Some(mut replicas) = Replicas::start("multiplex").await else { return };
@@ -127,12 +149,31 @@ async fn a_replica_is_killed() {
     for client in others.iter_mut().chain(&mut lost) {
         client.command("SELECT INBOX").await.unwrap().ok();
     }
-    replicas.proxies.remove(2).kill();
+    let lost_proxy = replicas.proxies.remove(2);
+    tokio::task::block_in_place(|| lost_proxy.kill());
     for client in &mut lost {
         let said = client.response().await.unwrap().unwrap();
         assert!(said.starts_with(b"* BYE [UNAVAILABLE]"), "{}", String::from_utf8_lossy(&said));
         assert_eq!(client.response().await.unwrap(), None);
     }
+    let mut meanwhile = [replicas.come(0, &goes).await, replicas.come(1, &goes).await];
+    for client in &mut meanwhile {
+        client.command("SELECT INBOX").await.unwrap().ok();
+    }
+    let again = recipe(2, &replicas.inner, replicas.server.address, "multiplex");
+    replicas.proxies.push(tokio::task::block_in_place(|| Proxy::configured(scratch_folder(), &again)));
+    for client in &mut meanwhile {
+        let said = client.response().await.unwrap().unwrap();
+        assert!(said.starts_with(b"* BYE"), "{}", String::from_utf8_lossy(&said));
+    }
+    for place in [0, 1, 2] {
+        let mut client = replicas.come(place, &goes).await;
+        client.command("SELECT INBOX").await.unwrap().ok();
+        client.logout().await.unwrap();
+    }
+    let logged_in = replicas.proxies[2].metrics().await.logged_in();
+    assert!(logged_in > 0.0, "its account is its own again");
+    assert!(!replicas.server.log().contains("mail_max_userip_connections"), "{}", replicas.server.log());
     for client in &mut others {
         client.command("NOOP").await.unwrap().ok();
     }

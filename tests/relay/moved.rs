@@ -4,6 +4,7 @@ use imapool::config::{Config, Route};
 use imapool_demo_server::Options;
 
 use crate::ring::{MODES, Ring};
+use crate::support::{Client, soon, until};
 
 /// While it has sessions it stays; then it goes where the hash says, to another replica or to this one.
 #[tokio::test]
@@ -64,6 +65,69 @@ async fn nobody_goes_in_a_circle() {
             client.play(&format!("C: a LOGIN {user} pw-{user}\nS: a NO [UNAVAILABLE] The replicas disagree…")).await;
             client.play("C: b LOGOUT\nS: * BYE…\nS: b OK…\nS.").await;
         }
+        ring.finish().await;
+    }
+}
+
+/// Logs in as somebody who does not give up, within what it may take at most.
+async fn served(ring: &Ring, place: usize, user: &str) -> Client {
+    soon("a login", async {
+        loop {
+            let mut client = ring.replicas[place].client().await;
+            let said = client.command(&format!("l LOGIN {user} pw-{user}")).await;
+            match said.last().unwrap() {
+                told if told.starts_with("l OK") => return client,
+                told => assert!(told.starts_with("l NO [UNAVAILABLE]"), "{said:?}"),
+            }
+        }
+    })
+    .await
+}
+
+/// The others have its accounts while it is away, and let go of them before it has them again: the server would refuse
+/// a connection beyond what one replica may have.
+#[tokio::test]
+async fn a_replica_that_is_lost_gives_its_accounts_away_and_gets_them_back() {
+    for mode in MODES {
+        let options = Options { max_connections_per_account: Some(2), ..Options::default() };
+        let mut ring = Ring::with(mode, 3, options, |config| {
+            config.pool.max_per_account = 2;
+            config.pool.spare = 0;
+        })
+        .await;
+        let (lost, untouched) = (ring.user_of(2), ring.user_of(1));
+        let mut others = [served(&ring, 0, &untouched).await, served(&ring, 1, &untouched).await];
+        let mut before = served(&ring, 0, &lost).await;
+        for client in others.iter_mut().chain([&mut before]) {
+            client.play("C: s SELECT INBOX\nS~ s OK…").await;
+        }
+        let configuration = ring.end_last().await;
+        before.play("S: * BYE…\nS.").await;
+        // One of the others has it, whichever it comes by.
+        let mut meanwhile = [served(&ring, 0, &lost).await, served(&ring, 1, &lost).await];
+        for client in &mut meanwhile {
+            client.play("C: s SELECT INBOX\nS~ s OK…").await;
+        }
+        assert_eq!(ring.pools_with(&lost), 1);
+        ring.start_again(configuration).await;
+        for client in &mut meanwhile {
+            client.play("S~ * BYE…\nS.").await;
+        }
+        let back = || ring.replicas[0].metric("imapool_backend_healthy", "backend=\"r2\"") == 1;
+        until("the replica to be taken for healthy", back).await;
+        for place in [0, 1, 2] {
+            let mut client = served(&ring, place, &lost).await;
+            client.play("C: s SELECT INBOX\nS~ s OK…\nC: o LOGOUT\nS~ o OK…\nS.").await;
+        }
+        assert_eq!(ring.pools_with(&lost), 1);
+        let last = &ring.replicas[2];
+        assert!(last.proxy().pools().accounts().iter().any(|account| account.name() == lost), "its own");
+        for client in &mut others {
+            client.play("C: n NOOP\nS~ n OK…").await;
+        }
+        let limits = ring.replicas.iter().map(|it| it.metric("imapool_backend_limits_total", "")).sum::<u64>();
+        assert_eq!(limits, 0, "the server has refused none");
+        drop(others);
         ring.finish().await;
     }
 }

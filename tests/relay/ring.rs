@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use imapool::config::{Config, ListenAddr, PoolMode};
 use imapool_demo_server::{Options, Server};
 
-use crate::support::{Client, Harness};
+use crate::support::{Client, Harness, soon};
 
 pub(crate) const MODES: [PoolMode; 2] = [PoolMode::Multiplex, PoolMode::Session];
 
@@ -63,6 +63,28 @@ impl Ring {
         self.replicas[place].login(user).await
     }
 
+    /// The last one ends. Gives what is needed to start it again.
+    pub(crate) async fn end_last(&mut self) -> Config {
+        let mut last = self.replicas.pop().unwrap();
+        let mut config = Config::clone(&last.proxy().config());
+        config.listeners[1].address = ListenAddr::Tcp(inner_address(&last));
+        soon("drain", last.take().drain()).await;
+        config
+    }
+
+    pub(crate) async fn start_again(&mut self, config: Config) {
+        self.replicas.push(Harness::start(self.server.address(), |new| *new = config).await);
+    }
+
+    /// How many replicas have connections of a user to the server.
+    pub(crate) fn pools_with(&self, user: &str) -> usize {
+        let has = |replica: &&Harness| {
+            let accounts = replica.proxy().pools().accounts();
+            accounts.iter().any(|account| account.name() == user && account.usage().connections > 0)
+        };
+        self.replicas.iter().filter(has).count()
+    }
+
     /// Sessions that have gone through from a replica to others.
     pub(crate) fn relayed(&self, place: usize) -> u64 {
         self.replicas[place].metric("imapool_sessions_relayed_total", "")
@@ -101,6 +123,7 @@ pub(crate) fn parsed(server: SocketAddr, inner: &[SocketAddr], own: Option<usize
     }
     if !inner.is_empty() {
         text += "[[group]]\nname = \"replicas\"\nmode = \"relay\"\ninner = \"inner\"\n\
+                 check = { interval = \"100ms\", failures = 2, successes = 3 }\n\
                  [[route]]\nlisteners = [\"outer\"]\nto = \"replicas\"\n";
     }
     Config::parse(&text, "ring").unwrap_or_else(|error| panic!("{error}\n{text}"))

@@ -23,6 +23,8 @@ fn replicas(changes: &[(&str, &str)]) -> String {
 fn replicas_as_they_should_be() {
     let config = Config::parse(&replicas(&[]), "f").unwrap();
     assert!(config.groups[0].relays());
+    assert_eq!(config.groups[0].takes_over_after(), Some(Duration::ZERO), "at once");
+    assert_eq!(config.groups[0].check.interval, Duration::from_millis(500));
     assert_eq!(config.groups[0].inner.as_deref(), Some("inner"));
     assert_eq!(config.routing.replica.as_deref(), Some("imapool-0"));
     // The same address as a listener's: it does not dial itself.
@@ -41,6 +43,7 @@ fn what_would_not_work_is_refused_with_its_line() {
         (("inner = \"inner\"", ""), "18:8", "`group.inner` is missing: mode = \"relay\" needs it: name the listener by which the replicas reach each other".to_owned()),
         (("inner = \"inner\"", "inner = \"x\"\n"), "19:9", "`group.inner` cannot be \"x\": there is no listener of this name, only \"outer\", \"inner\"".into()),
         (("mode = \"relay\"", "mode = \"pool\"\n"), "19:9", "`group.inner` cannot be \"inner\": only a group with mode = \"relay\" has one, delete the line".into()),
+        (("inner = \"inner\"", "inner = \"inner\"\ncheck = { successes = 1 }\n"), "20:9", "`group.check` cannot be { successes = 1 }: others let go of a replica's accounts at its first success: write successes = 2 or more".into()),
         (("mode = \"relay\"", "mode = \"hash\"\n"), "18:8", "`group.mode` cannot be \"hash\"".into()),
         (("send_proxy = true", ""), "9:8", "`backend.send_proxy` is missing: it is a replica, which has to be told the addresses of clients".into()),
         (("proxy_protocol_from = [\"10.0.0.0/8\"]", ""), "5:8", "`listener.proxy_protocol_from` is missing: replicas come by this listener".into()),

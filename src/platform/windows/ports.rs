@@ -25,7 +25,7 @@ pub(crate) const OR_DESCRIPTORS: &str = "";
 /// How a program can be kept to few ports, to show what comes of it.
 pub(crate) const FEW: &str = "it takes a host\n\
     with few ports. An administrator can leave it few, with `netsh int ipv4 set dynamicport tcp start=50000 num=255`,\n\
-    and give the others back with `netsh int ipv4 set dynamicport tcp start=49152 num=16384`";
+    and give the others back with `netsh int ipv4 set dynamicport tcp start=49152 num=16384`\n";
 
 /// What is different on the loopback interface, where a port is in TIME_WAIT: nothing.
 pub(crate) const LENT_AGAIN: &str = "";

@@ -14,7 +14,7 @@ use crate::auth::{Answer, Passage, Verdict};
 use crate::imap::sasl::Credential;
 use crate::metrics::LoginResult;
 use crate::pool::Pass;
-use crate::routing::{Caller, Way};
+use crate::routing::{self, Caller, Way};
 use crate::session::machine::LoginReply;
 use crate::session::relay::{self, Beginning};
 
@@ -143,10 +143,14 @@ impl Session {
     }
 }
 
+/// A replica that cannot be reached is tried so often, after a check each time: it may be found to be down.
+const IN_VAIN: u32 = 4;
+
 /// `way`: what could be said at once.
 async fn judge(context: &Context, credential: &Arc<Credential>, caller: &Caller, mut way: Option<Way>) -> Judged {
     let Context { auth, router, .. } = context;
     let client: Option<IpAddr> = caller.client;
+    let (mut gone, mut in_vain, deadline) = (Vec::new(), 0, router.deadline());
     loop {
         let found = match way.take() {
             Some(way) => way,
@@ -155,12 +159,27 @@ async fn judge(context: &Context, credential: &Arc<Credential>, caller: &Caller,
         let (visit, credential) = match found {
             Way::To(visit, credential) => (visit, credential),
             Way::Relay(visit, credential) => {
-                let ended = visit.residence().ended();
+                let (ended, index) = (visit.residence().ended(), visit.residence().backend());
                 match auth.relay(visit, &credential, client).await {
                     Ok(passage) => return Judged::Through(passage),
-                    Err(answer) if is_final(&answer, &ended) => return answer.into(),
-                    Err(_) => continue,
+                    // One that is found to be gone: another has its accounts now, if there is one.
+                    Err(_) if !gone.contains(&index) && router.is_down(index) => gone.push(index),
+                    Err(answer) if is_final(&answer, &ended) => {
+                        let may_change = match &answer.verdict {
+                            Verdict::Unavailable(_) => {
+                                in_vain += 1;
+                                in_vain < IN_VAIN
+                            }
+                            Verdict::Refused(refusal) => routing::is_on_its_way(&refusal.reply),
+                            _ => false,
+                        };
+                        if !may_change || !router.has_looked_again(deadline).await {
+                            return answer.into();
+                        }
+                    }
+                    Err(_) => {}
                 }
+                continue;
             }
             Way::Nobody => return auth.nobody(credential, client).await.into(),
             Way::Refused { code, text, wait } => {

@@ -13,6 +13,7 @@ use crate::ports::Permit;
 use crate::residence::Visit;
 use crate::stream::Stream;
 use crate::throttle::Standing;
+use crate::upstream::dial::DialError;
 use crate::upstream::gate::Whom;
 use crate::upstream::login::Login;
 
@@ -46,7 +47,12 @@ impl Backend {
     async fn relay_there(self: &Arc<Self>, credential: &Credential, client: Option<IpAddr>) -> Judgement {
         let mut connection = match self.fresh(Standing::Proven, client, Whom::Relay).await {
             Ok(connection) => connection,
-            Err(error) => return Judgement { result: Err(error), alerts: Vec::new() },
+            Err(error) => {
+                if matches!(error, OpenError::Dial(DialError::Refused { .. })) {
+                    self.nobody_is_there();
+                }
+                return Judgement { result: Err(error), alerts: Vec::new() };
+            }
         };
         let result = connection.log_in(credential).await;
         let alerts = connection.login.take_alerts();

@@ -55,6 +55,31 @@ impl Backend {
         self.standing.health.lock().down_for(Instant::now().into_std())
     }
 
+    /// It refuses connections: nobody is there, whatever the checks say so far.
+    pub(super) fn nobody_is_there(&self) {
+        if self.standing.health.lock().refused(Instant::now().into_std()) {
+            warn!(backend = self.config.name, "down, as it refuses connections");
+        }
+    }
+
+    /// Its last check was well.
+    #[must_use]
+    pub fn was_well(&self) -> bool {
+        self.standing.health.lock().last() == Some(true)
+    }
+
+    /// It is down still, but its last check was well.
+    #[must_use]
+    pub fn is_returning(&self) -> bool {
+        self.standing.health.lock().is_returning()
+    }
+
+    /// For how long it has been up again.
+    #[must_use]
+    pub fn back_for(&self) -> Option<Duration> {
+        self.standing.health.lock().back_for(Instant::now().into_std())
+    }
+
     /// What the checks say of it: `up`, `down`, or nothing where there was none so far.
     #[must_use]
     pub fn checked(&self) -> Option<&'static str> {

@@ -44,6 +44,25 @@ impl Health {
         Some(well)
     }
 
+    /// It refuses connections: nobody is there, whatever the checks say so far. Gives whether that is news.
+    pub fn refused(&mut self, now: Instant) -> bool {
+        let news = self.is_up();
+        *self = Self { against: 0, down: self.down.or(Some(now)), back: None, last: Some(false) };
+        news
+    }
+
+    /// It is down, and the last check was well: it is about to be up again.
+    #[must_use]
+    pub fn is_returning(&self) -> bool {
+        self.down.is_some() && self.last == Some(true)
+    }
+
+    /// For how long it has been up again; none: it is down, or never was.
+    #[must_use]
+    pub fn back_for(&self, now: Instant) -> Option<Duration> {
+        self.back.map(|since| now.saturating_duration_since(since))
+    }
+
     /// By the checks so far.
     #[must_use]
     pub fn is_up(&self) -> bool {
@@ -103,6 +122,20 @@ mod tests {
         assert_eq!(heard(&mut health, "-+-+-"), [None; 5]);
         assert_eq!(heard(&mut health, "++"), [None, Some(true)]);
         assert_eq!((health.is_up(), health.down_for(later), health.last()), (true, None, Some(true)));
+    }
+
+    #[test]
+    fn one_that_refuses_connections_is_down_at_once_and_returns_before_it_is_up() {
+        let start = Instant::now();
+        let (mut health, seconds) = (Health::default(), |seconds| start + Duration::from_secs(seconds));
+        assert!(health.refused(start) && !health.refused(seconds(1)));
+        assert_eq!((health.down_for(seconds(2)), health.is_returning()), (Some(Duration::from_secs(2)), false));
+        assert_eq!(health.heard(true, thresholds(3, 2), seconds(3)), None);
+        assert_eq!((health.is_up(), health.is_returning(), health.back_for(seconds(3))), (false, true, None));
+        assert!(!health.refused(seconds(4)) && !health.is_returning());
+        let _ = health.heard(true, thresholds(3, 2), seconds(5));
+        assert_eq!(health.heard(true, thresholds(3, 2), seconds(6)), Some(true));
+        assert_eq!((health.is_returning(), health.back_for(seconds(9))), (false, Some(Duration::from_secs(3))));
     }
 
     #[test]
