@@ -125,8 +125,8 @@ enum Command {
     },
     /// Make a configuration of another proxy's: up-imapproxy, nginx, Perdition, Dovecot.
     ///
-    /// Reads it and writes an imapool.toml. What has no counterpart is listed in comments at its end. No secret is taken
-    /// over. Accounts (of a popmap or a passwd-file) are written to a file beside it, whose name ends in .map.
+    /// Reads it and writes an imapool.toml. What has no counterpart is listed in comments at its end. No secret is
+    /// taken over. Accounts (of a popmap or a passwd-file) are written to a file beside it, whose name ends in .map.
     #[command(after_help = IMPORT_EXAMPLES)]
     Import(ImportArgs),
     /// Write the man pages, the shells' completions or the schema of the configuration.

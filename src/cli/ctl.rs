@@ -100,8 +100,8 @@ pub(crate) enum Action {
         #[arg(long, conflicts_with = "weight")]
         as_configured: bool,
     },
-    /// Empty a backend of a group: its weight is 0 from now on, and its accounts go to the others. Their sessions end by
-    /// BYE, 200 accounts a second.
+    /// Empty a backend of a group: its weight is 0 from now on, and its accounts go to the others. Their sessions end
+    /// by BYE, 200 accounts a second.
     Evacuate {
         /// The backend's name.
         backend: String,

@@ -123,8 +123,8 @@ impl Router {
         timeout_at(deadline, self.noticed.notified()).await.is_ok()
     }
 
-    /// A check has ended. A replica that is there has its accounts: whoever has them meanwhile lets go of them. After it
-    /// was away, that is before others send anybody there, which needs further checks.
+    /// A check has ended. A replica that is there has its accounts: whoever has them meanwhile lets go of them. After
+    /// it was away, that is before others send anybody there, which needs further checks.
     pub(super) fn has_checked(&self, backend: &Backend) {
         self.noticed.notify_waiters();
         let table = self.table.load();
