@@ -5,5 +5,5 @@ pub use imapool_proto::session::machine;
 pub mod crowd;
 pub mod driver;
 pub mod registry;
-mod relay;
+pub(crate) mod relay;
 pub mod trace;
