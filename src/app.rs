@@ -25,7 +25,7 @@ use crate::admin::{self, AdminError, AdminServer, AdminState, Readiness, Token};
 use crate::auth::{Authenticator, Settings};
 use crate::config::{self, Config, ListenAddr, Live};
 use crate::listener::{BindError, BoundListener, Inherited, ListenerContext};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, RetireReason};
 use crate::net::Net;
 use crate::pool::Pools;
 use crate::ports::{self, Budget, PortRangeError};
@@ -293,6 +293,10 @@ impl Proxy {
         let deadline = Instant::now() + inner.config.load().limits.drain_timeout;
         inner.drain.cancel();
         inner.registry.drain();
+        if inner.router.is_replica() {
+            // The others have its accounts from now on.
+            inner.pools.accounts().iter().for_each(|account| account.retire(RetireReason::Shutdown));
+        }
         inner.sessions.close();
         if timeout_at(deadline, inner.sessions.wait()).await.is_err() {
             warn!(sessions = inner.sessions.len(), "drain_timeout is over; ending the remaining sessions");

@@ -20,7 +20,7 @@ pub enum Format {
     Nginx,
     /// Perdition: perdition.conf with its popmap.
     Perdition,
-    /// Dovecot as a proxy, 2.3 or 2.4: what `doveconf -n` prints, with passwd-files.
+    /// Dovecot as a proxy, 2.3 or 2.4: what `doveconf -nP` prints, with passwd-files.
     Dovecot,
 }
 

@@ -139,7 +139,7 @@ Examples:
   imapool import /etc/imapproxy.conf --output /etc/imapool/imapool.toml
   nginx -T > nginx.txt && imapool import nginx.txt
   imapool import /etc/perdition/perdition.conf --accounts /etc/perdition/popmap --output imapool.toml
-  doveconf -n > dovecot.txt && imapool import dovecot.txt --output imapool.toml";
+  doveconf -nP > dovecot.txt && imapool import dovecot.txt --output imapool.toml";
 
 #[derive(Debug, clap::Args)]
 struct ImportArgs {

@@ -263,7 +263,8 @@ impl Router {
                 Found::Ask(_) | Found::Here(..) => break Way::Unavailable(UNAVAILABLE),
             };
             // It has not been decided otherwise: it is asked for otherwise, perhaps by who has no password for it.
-            if residence.is_used() && residence.by() != request.by {
+            let stays = !residence.is_ending() && table.may_stay_at(residence.backend());
+            if stays && residence.is_used() && residence.by() != request.by {
                 break Way::Unavailable("The account is in use at another mail server, by another way.");
             }
             Self::end(&table, &residence, "its route leads elsewhere");
@@ -293,7 +294,7 @@ impl Router {
     fn look<'t>(&self, table: &'t Table, credential: &Arc<Credential>, by: Approach<'_>) -> Found<'t> {
         let routes = &table.book.routes;
         let key = routes.names.key(&credential.user, &credential.authzid);
-        if !table.book.terms.allow(&key) {
+        if !table.book.terms.allow_all(&credential.user, &credential.authzid) {
             return Found::Way(Way::Nobody);
         }
         let (listener, server_name) = by;
@@ -344,7 +345,7 @@ impl Router {
         };
         match self.residences.enter(&wanted) {
             Entered::At(visit) => {
-                if is_lent {
+                if is_lent && visit.is_first() {
                     push(&mut self.lent.lock(), Arc::downgrade(visit.residence()));
                 }
                 Found::Way(Way::To(visit, credential))
@@ -427,6 +428,7 @@ impl Router {
         table.mark_local();
         let before = self.table.swap(Arc::new(table));
         self.exchanged.notify_waiters();
+        self.noticed.notify_waiters();
         // Whoever has gone by the one before is among these, or finds that there is another.
         let table = self.table.load();
         let is_misplaced = |residence: &Arc<Residence>| {

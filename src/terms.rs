@@ -158,6 +158,12 @@ impl AllTerms {
         self.entry(key).is_none_or(|entry| entry.allow)
     }
 
+    /// Whether all whom a login is of may log in: whoever may not has no other's mail by his password either.
+    #[must_use]
+    pub fn allow_all(&self, user: &[u8], authzid: &[u8]) -> bool {
+        self.entries.iter().all(|entry| entry.allow) || self.names.keys(user, authzid).iter().all(|key| self.allow(key))
+    }
+
     /// How many sessions the account of this key may have at once; 0: only those of all count.
     #[must_use]
     pub fn sessions(&self, key: &[u8]) -> usize {

@@ -177,7 +177,9 @@ impl TlsConnectorConfig {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![ALPN_IMAP.to_vec()];
-        config.resumption = Resumption::in_memory_sessions(32);
+        // Who resumes is taken for whom he showed himself as at first, however the certificate was renewed since.
+        config.resumption =
+            if certificate.is_some() { Resumption::disabled() } else { Resumption::in_memory_sessions(32) };
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), server_name, certificate })
     }
 }

@@ -1,4 +1,4 @@
-//! From Dovecot as a proxy, in the language of 2.3 or of 2.4: what `doveconf -n` prints, with passwd-files. Pure.
+//! From Dovecot as a proxy, in the language of 2.3 or of 2.4: what `doveconf -nP` prints, with passwd-files. Pure.
 
 mod language;
 
@@ -37,15 +37,19 @@ impl Fields {
                 Ok(port) => self.port = Some(port),
                 Err(_) => self.lose(key, "it is no number"),
             },
-            "ssl" | "starttls" => {
-                if key == "starttls" && ["yes", "any-cert", "y"].contains(&value) && self.tls == TlsMode::None {
-                    self.tls = TlsMode::StartTls;
+            // Whatever the value is: Dovecot looks at none but `any-cert`.
+            field @ ("ssl" | "starttls") => {
+                match field {
+                    "ssl" => self.tls = TlsMode::Implicit,
+                    _ if self.tls == TlsMode::None => self.tls = TlsMode::StartTls,
+                    _ => {}
                 }
-                if key == "ssl" && ["yes", "any-cert", "y"].contains(&value) {
-                    self.tls = TlsMode::Implicit;
-                }
-                if value == "any-cert" {
-                    self.lose(key, "the server's certificate is always verified: is it valid, for this name?");
+                match value {
+                    "any-cert" => {
+                        self.lose(key, "the server's certificate is always verified: is it valid, for this name?");
+                    }
+                    "no" | "n" => self.lose(key, "means TLS to Dovecot, whatever its value: is that meant?"),
+                    _ => {}
                 }
             }
             "destuser" if value.contains('%') => {
@@ -118,7 +122,7 @@ pub(super) fn import(source: &Source<'_>) -> Result<Imported, ImportError> {
     }
     if !draft.has_backends() {
         return Err(ImportError::Nothing(
-            "no passdb that proxies to a host (proxy=y host=…): import what `doveconf -n` prints on the proxy",
+            "no passdb that proxies to a host (proxy=y host=…): import what `doveconf -nP` prints on the proxy",
         ));
     }
     draft.master_separator = root.value("auth_master_user_separator").filter(|it| !it.is_empty()).map(str::to_owned);
@@ -137,6 +141,15 @@ fn listeners(draft: &mut Draft, root: &Section) {
     let certificate =
         file_of(root, "ssl_cert", "ssl_server_cert_file").zip(file_of(root, "ssl_key", "ssl_server_key_file"));
     let ssl = root.value("ssl").unwrap_or("yes");
+    let of_tls = ["ssl_cert", "ssl_key", "ssl_server_cert_file", "ssl_server_key_file"];
+    if ssl != "no" && certificate.is_none() && (ssl == "required" || of_tls.iter().any(|key| root.value(key).is_some()))
+    {
+        draft.lose(
+            1,
+            "ssl_cert and ssl_key",
+            "not both are named here, so NO LISTENER HAS TLS: `doveconf -n` hides the key, `doveconf -nP` shows it",
+        );
+    }
     let in_clear = [("disable_plaintext_auth", "no"), ("auth_allow_cleartext", "yes"), ("ssl", "any")];
     let plaintext = ssl != "required" && in_clear.iter().any(|(key, value)| root.value(key) == Some(value));
     let addresses: Vec<_> = match root.value("listen") {
@@ -324,7 +337,7 @@ fn tell_setting(draft: &mut Draft, setting: &Setting) {
         | "auth_allow_cleartext"
         | "auth_master_user_separator" => {}
         "!include" | "!include_try" => {
-            draft.lose(line, key, "what it names was not read; import what `doveconf -n` prints")
+            draft.lose(line, key, "what it names was not read; import what `doveconf -nP` prints")
         }
         "ssl_client_ca_dir" => {
             draft.lose(line, key, "name one PEM file in backend.ca_file, or none, to trust the system's authorities")

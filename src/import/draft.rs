@@ -105,11 +105,21 @@ impl Draft {
 
     /// One of a place that is there already is that.
     pub(super) fn backend(&mut self, backend: Backend) -> usize {
-        let same = self.backends.iter().position(|known| known.address() == backend.address());
-        same.unwrap_or_else(|| {
+        let Some(same) = self.backends.iter().position(|known| known.address() == backend.address()) else {
             self.backends.push(backend);
-            self.backends.len() - 1
-        })
+            return self.backends.len() - 1;
+        };
+        let known = &mut self.backends[same];
+        if known.tls != backend.tls {
+            // Of one that begins with TLS at once, STARTTLS is not heard.
+            if known.tls == TlsMode::None || backend.tls == TlsMode::Implicit {
+                known.tls = backend.tls;
+            }
+            let (address, words) =
+                (known.address(), "named with and without TLS, or with two kinds of it: which is right?");
+            note(&mut self.lost, 1, &address, words);
+        }
+        same
     }
 
     pub(super) fn has_backends(&self) -> bool {

@@ -278,6 +278,26 @@ fn dovecot_2_3_with_a_passwd_file() {
     ]);
 }
 
+/// As `doveconf -nP` prints it: keys are hidden. Whatever `ssl` says, Dovecot takes it for TLS.
+#[test]
+fn dovecot_that_hides_its_key() {
+    let conf = "# 2.3.19.1 (9b53102964): /etc/dovecot/dovecot.conf\ndisable_plaintext_auth = no\npassdb {\n  \
+        args = proxy=y host=10.0.0.5 ssl=1\n  driver = static\n}\n\
+        ssl_cert = </etc/ssl/mail.pem\nssl_key = # hidden, use -P to show it\n";
+    let made = made(conf);
+    assert_eq!(made.backends(), [("10.0.0.5:993".to_owned(), TlsMode::Implicit)]);
+    made.loses(&["ssl_cert and ssl_key: not both are named here, so NO LISTENER HAS TLS"]);
+}
+
+#[test]
+fn dovecot_with_two_kinds_of_tls_at_one_server() {
+    let conf = "passdb {\n  driver = passwd-file\n  args = /users\n}\n";
+    let users = "anna:::::::proxy=y host=10.0.0.1\nbert:::::::proxy=y host=10.0.0.1 starttls=yes port=143\n";
+    let made = made_with(conf, &[("/users", users)]);
+    assert_eq!(made.backends(), [("10.0.0.1:143".to_owned(), TlsMode::StartTls)]);
+    made.loses(&["10.0.0.1:143: named with and without TLS"]);
+}
+
 #[test]
 fn dovecot_2_4() {
     let conf = include_str!("examples/dovecot-2.4.conf");

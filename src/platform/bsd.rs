@@ -130,6 +130,11 @@ pub(crate) mod tcp {
         error.raw_os_error().is_some_and(|code| NO_DESCRIPTORS.contains(&code))
     }
 
+    /// Whether bind(2) to an address of this host found no port.
+    pub(crate) fn no_port_to_bind(error: &io::Error) -> bool {
+        error.kind() == io::ErrorKind::AddrInUse
+    }
+
     /// Whether connect(2) found no port.
     pub(crate) fn no_ports(error: &io::Error) -> bool {
         matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)

@@ -103,12 +103,22 @@ impl Router {
         let Some(home) = table.home(Target::Group(relay.group), key).filter(|home| Some(*home) != relay.here) else {
             return Ok(false);
         };
+        if self.residences.visited(key).is_some_and(|at| !table.is_replica(at)) {
+            // Its sessions here go on, and others beside them.
+            return Ok(false);
+        }
         let backend = &table.backends[home];
-        // Who has not heard of it yet may send it here still.
-        if backend.is_returning() || backend.back_for().is_some_and(|time| time < within) {
+        // Who cannot reach it, or has not heard of it yet, may send it here still: the next check tells more.
+        if backend.was_well() || backend.back_for().is_some_and(|time| time < within) {
             return Err(Found::Way(Way::Unavailable(super::RETURNING)));
         }
         Ok(true)
+    }
+
+    /// Whether this process is one of several replicas.
+    #[must_use]
+    pub fn is_replica(&self) -> bool {
+        self.table.load().relays.iter().any(|relay| relay.here.is_some())
     }
 
     /// Whether the backend of this index is down, by all that is known of it.
@@ -128,13 +138,23 @@ impl Router {
     pub(super) fn has_checked(&self, backend: &Backend) {
         self.noticed.notify_waiters();
         let table = self.table.load();
-        if !table.is_replica(backend.index) || !backend.was_well() {
+        if !table.is_replica(backend.index) {
+            return;
+        }
+        if !backend.was_well() {
+            // Whoever goes through to one that is down hears it, however silent that is.
+            if backend.down_for().is_some() {
+                let all = self.residences.all();
+                let there = all.iter().filter(|residence| residence.backend() == backend.index);
+                there.for_each(|residence| Self::end(&table, residence, "its replica is down"));
+            }
             return;
         }
         let is_its = |residence: &Arc<Residence>| {
             let by = residence.by().0;
             let relay = table.relays.iter().find(|relay| relay.inner == by && relay.here.is_some());
             let home = relay.and_then(|relay| table.home(Target::Group(relay.group), residence.key()));
+            let home = home.filter(|home| relay.is_some_and(|relay| Some(*home) != relay.here));
             home.is_some_and(|home| table.backends[home].index == backend.index)
         };
         let lent: Vec<_> = if backend.is_returning() {
@@ -169,7 +189,8 @@ impl Router {
         }
         let routes = &table.book.routes;
         let index = |place: usize| table.backends[place].index;
-        let members: Vec<_> = routes.members(target).filter(|place| table.may_stay(*place)).collect();
+        let all: Vec<_> = routes.members(target).collect();
+        let members: Vec<_> = all.iter().copied().filter(|place| table.may_stay(*place)).collect();
         let here = relay.here.filter(|here| members.contains(here));
         let others: Vec<_> = members.iter().filter(|place| Some(**place) != here).map(|place| index(*place)).collect();
         let choice = table.choice(target, key);
@@ -182,7 +203,8 @@ impl Router {
         let away = self.residences.visited(key).filter(|at| others.contains(at));
         if here.is_some() {
             let key = routes.names.key(&credential.user, &credential.authzid);
-            let is_here = self.residences.visited(&key).is_some_and(|at| !others.contains(&at));
+            let is_replica = |at: &usize| all.iter().any(|place| index(*place) == *at);
+            let is_here = self.residences.visited(&key).is_some_and(|at| !is_replica(&at));
             if is_here || (choice == here && away.is_none()) {
                 return Some(Found::Here(Arc::clone(credential), &relay.inner));
             }

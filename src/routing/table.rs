@@ -132,10 +132,17 @@ impl Table {
         backend.service() != Service::Drained && backend.down_for().is_none_or(|time| time < after)
     }
 
-    /// The members of groups, with how they are checked.
+    /// The same of the backend of this index.
+    pub(super) fn may_stay_at(&self, index: usize) -> bool {
+        let place = self.backends.iter().position(|backend| backend.index == index);
+        place.is_some_and(|place| self.may_stay(place))
+    }
+
+    /// The members of groups, with how they are checked; not what was drained.
     pub(super) fn checked(&self) -> impl Iterator<Item = (&Arc<Backend>, &config::Check)> {
         let checked = |(place, backend)| self.group(place).map(|group| (backend, &group.check));
-        self.backends.iter().enumerate().filter_map(checked)
+        let all = self.backends.iter().enumerate().filter_map(checked);
+        all.filter(|(backend, _): &(&Arc<Backend>, _)| backend.service() != Service::Drained)
     }
 
     /// What the weight of each backend is now: what is configured or wished for, or less.

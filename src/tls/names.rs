@@ -39,19 +39,21 @@ impl ByName {
     /// the Unix epoch, if there is one.
     pub(super) fn find(&self, name: &str, schemes: &[SignatureScheme], now: i64) -> Option<Arc<CertifiedKey>> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
-        let best = |certificates: &Vec<Arc<Certificate>>| {
-            let known = || certificates.iter().filter(|it| it.key.key.choose_scheme(schemes).is_some());
-            // The first are the best.
-            let best = known().find(|it| is_good(it, now)).or_else(|| known().next());
-            best.map(|best| Arc::clone(&best.key))
+        let exact = self.exact.get(&name);
+        let wild = name.split_once('.').and_then(|(_, domain)| self.wild.get(domain));
+        // The first are the best. What has expired is better than another host's.
+        let known = || {
+            let all = [exact, wild].into_iter().flatten().flatten();
+            all.filter(|it| it.key.key.choose_scheme(schemes).is_some())
         };
-        let exact = self.exact.get(&name).and_then(best);
-        exact.or_else(|| self.wild.get(name.split_once('.')?.1).and_then(best))
+        let best = known().find(|it| is_good(it, now)).or_else(|| known().next());
+        best.map(|best| Arc::clone(&best.key))
     }
 }
 
+/// By its own certificate, which is the first: what is wrong with the others may be no matter to a client.
 fn is_good(certificate: &Certificate, now: i64) -> bool {
-    certificate.validities.iter().all(|validity| (validity.begins..=validity.ends).contains(&now))
+    certificate.validities.first().is_none_or(|validity| (validity.begins..=validity.ends).contains(&now))
 }
 
 /// Smaller and faster keys first; of the same kind those that are good for longest.
@@ -128,6 +130,10 @@ mod tests {
         // One for next year does not take the place of that for this year.
         let next = made(&["b.example"], &PKCS_ECDSA_P256_SHA256, (2029, 2050));
         gets(&[&early, &late, &next], "b.example", ALL, Some(&late));
+        // What has expired does not take the place of a star's that has not.
+        let (left, star) = (usual(&["x.d.example"], 2022), usual(&["*.d.example"], 2030));
+        gets(&[&left, &star], "x.d.example", ALL, Some(&star));
+        gets(&[&usual(&["x.d.example"], 2029), &star], "y.d.example", ALL, Some(&star));
         // Whatever there is is better than another name's.
         let over = usual(&["c.example"], 2022);
         gets(&[&early, &over], "c.example", ALL, Some(&over));

@@ -23,7 +23,7 @@ use crate::config::{self, TlsMode};
 use crate::listener::tune;
 use crate::net::Net;
 use crate::platform::ports::{WIDEN, keep_to};
-use crate::platform::tcp::{DESCRIPTORS, give_up_after, leave_port_open, no_descriptors, no_ports};
+use crate::platform::tcp::{DESCRIPTORS, give_up_after, leave_port_open, no_descriptors, no_port_to_bind, no_ports};
 use crate::proxy_protocol;
 use crate::stream::{Socket, Stream};
 use crate::tls::{CertificateStore, TlsConfigError, TlsConnectorConfig, TlsError};
@@ -370,9 +370,9 @@ async fn connect_from(
         keep_to(SockRef::from(&socket), ports).map_err(|error| DialError::connect(address, error))?;
     }
     if let Some(ip) = source {
-        bind(&socket, ip).map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse => DialError::NoPorts { address },
-            _ => DialError::Source { source_address: ip, source: error },
+        bind(&socket, ip).map_err(|error| match no_port_to_bind(&error) {
+            true => DialError::NoPorts { address },
+            false => DialError::Source { source_address: ip, source: error },
         })?;
     }
     socket.connect(address).await.map(Socket::Tcp).map_err(|error| DialError::connect(address, error))

@@ -208,13 +208,16 @@ async fn who_may_not_log_in_is_refused_like_a_wrong_password_and_no_server_is_as
         "AUTHENTICATE PLAIN AGFubmEAcHctYW5uYQ==",
         // anna\0bert\0pw-bert: for anna's mail
         "AUTHENTICATE PLAIN YW5uYQBiZXJ0AHB3LWJlcnQ=",
+        // bert\0anna\0pw-anna: for bert's mail, by anna's password
+        "AUTHENTICATE PLAIN YmVydABhbm5hAHB3LWFubmE=",
+        "LOGIN bert*anna pw-bert*anna",
     ] {
         let mut client = town.harness.client().await;
         client.play(&format!("C: l {login}\nS: l NO [AUTHENTICATIONFAILED] …\nC: n NOOP\nS: n OK…")).await;
     }
     assert_eq!(town.servers.iter().map(|server| server.counters().logins).sum::<u64>(), 0);
     assert_eq!(town.servers.iter().map(|server| server.counters().failed_logins).sum::<u64>(), 0);
-    assert_eq!(town.harness.metric("imapool_routes_total", "refused"), 6);
+    assert_eq!(town.harness.metric("imapool_routes_total", "refused"), 8);
     assert_eq!((town.goes("good@out").await, town.goes("bert").await), ("a", "a"));
     town.finish().await;
 }

@@ -57,6 +57,11 @@ pub(crate) fn no_descriptors(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| NO_DESCRIPTORS.contains(&code))
 }
 
+/// Whether bind to an address of this host found no port: WSAEADDRINUSE, WSAENOBUFS.
+pub(crate) fn no_port_to_bind(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrInUse || error.raw_os_error() == Some(10_055)
+}
+
 /// Whether connect found no port.
 pub(crate) fn no_ports(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)

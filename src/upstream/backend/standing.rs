@@ -2,7 +2,6 @@
 //! kept apart, and both are shown.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use imapool_proto::routing::health::{Health, Thresholds};
@@ -28,15 +27,16 @@ pub(super) struct Standing {
     health: Mutex<Health>,
     /// In place of the configured weight.
     weight: Mutex<Option<u32>>,
-    checking: AtomicBool,
+    /// Since when a check goes on.
+    checking: Mutex<Option<Instant>>,
 }
 
 /// A check that goes on.
-struct Checking<'b>(&'b AtomicBool);
+struct Checking<'b>(&'b Mutex<Option<Instant>>);
 
 impl Drop for Checking<'_> {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        *self.0.lock() = None;
     }
 }
 
@@ -105,13 +105,22 @@ impl Backend {
     }
 
     /// Finds out whether it is there: by a connection and its greeting, and a login where that is wished. One check
-    /// goes on at a time; one that has no answer by the next has failed.
+    /// goes on at a time, and fails once, and again with each that is due after that.
     pub async fn check(self: &Arc<Self>, check: &Check) {
-        let found = if self.standing.checking.swap(true, Ordering::AcqRel) {
+        let limit = check.interval.max(SHORTEST);
+        let since = {
+            let mut checking = self.standing.checking.lock();
+            let since = *checking;
+            *checking = since.or_else(|| Some(Instant::now()));
+            since
+        };
+        let found = if let Some(since) = since {
+            if since.elapsed() <= limit {
+                return;
+            }
             Err("there is no answer to the check before".to_owned())
         } else {
             let (backend, by) = (Arc::clone(self), check.clone());
-            let limit = check.interval.max(SHORTEST);
             // It ends by itself, by the limits of a connection, and is not broken off.
             let looking = tokio::spawn(async move {
                 let _checking = Checking(&backend.standing.checking);
@@ -150,6 +159,8 @@ impl Backend {
         let permit = self.budget.try_permit(self.index)?;
         let connection = match self.open(Whom::Look, permit, None).await {
             Ok(connection) => connection,
+            // It is there, and has no room: that is no reason to send it more.
+            Err(OpenError::Limit(_)) => return None,
             // It has failed just now, and again and again before that.
             Err(error @ OpenError::Breaker) => return Some(Err(error.to_string())),
             Err(error) if error.concerns() == Concern::Host => return None,

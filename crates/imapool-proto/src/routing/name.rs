@@ -27,6 +27,20 @@ impl Names {
         [&name[..], b"@", &domain].concat()
     }
 
+    /// The keys of all whom a login is of: whose mail it is, whose password, and a master's.
+    #[must_use]
+    pub fn keys(&self, user: &[u8], authzid: &[u8]) -> Vec<Vec<u8>> {
+        let mut keys = vec![self.key(user, authzid)];
+        if !authzid.is_empty() {
+            keys.push(self.key(user, b""));
+        }
+        let behind = &user[self.without_master(user).len()..];
+        if let Some(master) = behind.get(self.master_separator.len()..).filter(|master| !master.is_empty()) {
+            keys.push(self.key(master, b""));
+        }
+        keys
+    }
+
     /// A credential for the same account, which the backend knows as `login`. A token is left as it is: it was issued
     /// for the name in it.
     #[must_use]
