@@ -570,10 +570,12 @@ impl Backend {
 
     /// Dials, as gate and breaker allow.
     async fn open(&self, whom: Whom, permit: Permit, client: Option<IpAddr>) -> Result<Unauthenticated, OpenError> {
+        // Who looks whether it is there, looks now: one does at a time.
+        let looks = whom == Whom::Look;
         // The semaphore is never closed.
-        let _turn = self.dials.acquire().await.expect("open semaphore");
+        let _turn = if looks { None } else { Some(self.dials.acquire().await.expect("open semaphore")) };
         let pass = self.pass(whom).await?;
-        let result = if self.breaker.lock().try_attempt(Instant::now().into_std()) {
+        let result = if looks || self.breaker.lock().try_attempt(Instant::now().into_std()) {
             self.connect_in_place_of_another(pass, permit, client, whom).await
         } else {
             self.gate.lock().give_back(pass);

@@ -161,8 +161,6 @@ impl Backend {
             Ok(connection) => connection,
             // It is there, and has no room: that is no reason to send it more.
             Err(OpenError::Limit(_)) => return None,
-            // It has failed just now, and again and again before that.
-            Err(error @ OpenError::Breaker) => return Some(Err(error.to_string())),
             Err(error) if error.concerns() == Concern::Host => return None,
             Err(error) => return Some(Err(error.to_string())),
         };
