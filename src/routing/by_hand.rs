@@ -8,8 +8,8 @@ use tokio::time::{sleep, timeout};
 use tracing::info;
 
 use super::{Router, Table, Target, files};
-use crate::residence::Residence;
-use crate::upstream::backend::Backend;
+use crate::residence::{Residence, Residences};
+use crate::upstream::backend::{Backend, Service};
 
 /// So many accounts with sessions leave an evacuated backend in each [`PAUSE`]: their clients come back at once.
 const AT_ONCE: usize = 20;
@@ -134,7 +134,11 @@ impl Router {
     pub fn evacuate(self: &Arc<Self>, name: &str) -> Result<Evacuation, HandError> {
         let table = self.table.load_full();
         let (place, group) = member(&table, name)?;
-        if !table.book.routes.members(Target::Group(group)).any(|other| other != place && table.weight(other) > 0) {
+        let takes = |other: usize| {
+            let backend = &table.backends[other];
+            table.weight(other) > 0 && backend.down_for().is_none() && backend.service() == Service::Running
+        };
+        if !table.book.routes.members(Target::Group(group)).any(|other| other != place && takes(other)) {
             return Err(HandError::Nowhere(table.book.routes.groups[group].clone()));
         }
         let backend = Arc::clone(&table.backends[place]);
@@ -148,7 +152,7 @@ impl Router {
         let evacuation = Evacuation { leaving: there.len(), bound: all - there.len() };
         there.sort_by_key(|residence| residence.is_used());
         let there = there.iter().map(Arc::downgrade).collect();
-        tokio::spawn(leave(table, backend, there));
+        tokio::spawn(leave(Arc::clone(&self.residences), table, backend, there));
         Ok(evacuation)
     }
 }
@@ -161,8 +165,8 @@ fn member(table: &Table, name: &str) -> Result<(usize, usize), HandError> {
     backends[place].group.map(|group| (place, group)).ok_or_else(|| HandError::Alone(name.to_owned()))
 }
 
-/// Has accounts leave, those that are in use a few at a time.
-async fn leave(table: Arc<Table>, backend: Arc<Backend>, all: Vec<Weak<Residence>>) {
+/// Has accounts leave, those that are in use a few at a time. Who has gone home meanwhile does not come back either.
+async fn leave(residences: Arc<Residences>, table: Arc<Table>, backend: Arc<Backend>, all: Vec<Weak<Residence>>) {
     let mut used = 0;
     for residence in all {
         if backend.weight_by_hand() != Some(0) || backend.is_gone() {
@@ -177,4 +181,5 @@ async fn leave(table: Arc<Table>, backend: Arc<Backend>, all: Vec<Weak<Residence
             sleep(PAUSE).await;
         }
     }
+    residences.forget(backend.index);
 }

@@ -274,15 +274,19 @@ impl Dialer {
         race(usable.into(), |address| self.attempt(address)).await
     }
 
-    /// Where to try, in this order; at least one. Of several addresses, those that can be resolved will do.
+    /// Where to try, in this order; at least one. Of several addresses, those that can be resolved will do, and no other
+    /// is waited for where there is one: a resolver that says nothing of a further one must not keep from the first.
     async fn resolve(&self) -> Result<Vec<SocketAddr>, DialError> {
         let mut found = resolve(&self.backend.host, self.backend.port).await.map(interleave);
         for further in &self.backend.fallback_addresses {
-            let further = resolve(&further.host, further.port).await.map(interleave);
-            match (&mut found, further) {
-                (Ok(found), Ok(further)) => found.extend(further),
-                (Err(_), Ok(further)) => found = Ok(further),
-                (_, Err(_)) => {}
+            let further = resolve(&further.host, further.port);
+            match &mut found {
+                Ok(found) => {
+                    if let Ok(Ok(further)) = timeout(ATTEMPT_DELAY, further).await {
+                        found.extend(interleave(further));
+                    }
+                }
+                Err(_) => found = further.await.map(interleave).or(found),
             }
         }
         found.map(Vec::from)

@@ -218,10 +218,12 @@ async fn an_evacuated_server_is_left_by_its_accounts_alone() {
     }
     drop((fixed, untouched));
     town.harness.proxy().pools().serve(b"a", Service::Paused);
-    router.weigh("c", Some(0)).unwrap();
+    assert!(matches!(router.evacuate("c"), Err(HandError::Nowhere(_))), "a is paused, and b empty");
     town.harness.proxy().pools().serve(b"a", Service::Running);
     router.weigh("a", Some(0)).unwrap();
     assert!(matches!(router.evacuate("c"), Err(HandError::Nowhere(_))));
+    router.weigh("a", None).unwrap();
+    assert!(router.evacuate("c").is_ok());
     town.finish().await;
 }
 

@@ -205,6 +205,9 @@ async fn test_account(check: &Check) -> Option<Result<Credential, String>> {
         Err(error) => return Some(Err(error.to_string())),
     };
     let octets = Secret::new(octets);
+    if octets.expose().trim_ascii().is_empty() {
+        return Some(Err(format!("{told}: it is empty")));
+    }
     let (user, password) = (check.user.clone().into_bytes(), octets.expose().trim_ascii_end().to_vec());
     Some(Ok(Credential::new(Mechanism::LoginCommand, user, Vec::new(), password)))
 }
