@@ -116,8 +116,8 @@ enum Command {
     Demo(DemoArgs),
     /// Install, remove, start or stop the service of Windows.
     ///
-    /// It starts with the host, is restarted when it fails, and runs under an account of its own that may do nothing
-    /// else (NT SERVICE\imapool). Its log is in %ProgramData%\imapool\log, a file a day.
+    /// It starts with the host, is restarted when it fails, and runs under an account of its own
+    /// (NT SERVICE\imapool). Its log is in %ProgramData%\imapool\log, a file a day.
     #[command(hide = !service::AVAILABLE, subcommand_required = true, arg_required_else_help = true)]
     Service {
         #[command(subcommand)]
