@@ -275,7 +275,8 @@ impl Dialer {
     }
 
     /// Where to try, in this order; at least one. Of several addresses, those that can be resolved will do, and no
-    /// other is waited for where there is one: a resolver that says nothing of a further one must not keep from the first.
+    /// other is waited for where there is one: a resolver that says nothing of a further one must not keep from the
+    /// first.
     async fn resolve(&self) -> Result<Vec<SocketAddr>, DialError> {
         let mut found = resolve(&self.backend.host, self.backend.port).await.map(interleave);
         for further in &self.backend.fallback_addresses {
