@@ -35,7 +35,7 @@ pub(crate) async fn start(options: &Options) -> Option<Server> {
     let root = debian13::root_with("usr/lib/courier/courier/imaplogin", "Courier-IMAP 5.2")?;
     let mut last_log = String::new();
     for _attempt in 0..3 {
-        let folder = scratch_folder();
+        let folder = scratch_folder(options.in_memory);
         let address = free_port();
         prepare(folder.path(), &options.accounts);
         let mut command = debian13::command(&root, FIRST, "sh");

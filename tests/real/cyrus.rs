@@ -23,7 +23,7 @@ pub(crate) async fn start(kind: Kind, options: &Options) -> Option<Server> {
     let root = root(kind)?;
     let mut last_log = String::new();
     for _attempt in 0..3 {
-        let folder = scratch_folder();
+        let folder = scratch_folder(options.in_memory);
         let address = free_port();
         let owner = owner(newer);
         prepare(folder.path(), &binaries(&root, newer), address);

@@ -17,7 +17,7 @@ pub(crate) async fn start(kind: Kind, options: &Options) -> Option<Server> {
     let program = program(kind)?;
     let mut last_log = String::new();
     for _attempt in 0..3 {
-        let folder = scratch_folder();
+        let folder = scratch_folder(options.in_memory);
         let address = free_port();
         let tls_address = options.tls.is_some().then(free_port);
         let file = folder.path().join("dovecot.conf");
