@@ -52,7 +52,7 @@ impl Ways {
         }
         let server = Server::start(kind, &Options::new(accounts)).await?;
         let proxy = Proxy::start(&server, &Settings::default()).await;
-        Some(Self { server, proxy, folder: scratch_folder(true) })
+        Some(Self { server, proxy, folder: scratch_folder() })
     }
 
     fn both(&self) -> [Way; 2] {

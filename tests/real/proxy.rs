@@ -75,7 +75,7 @@ impl Proxy {
 
     /// Starts the proxy with this backend.
     pub(crate) async fn in_front_of(name: &str, backend: SocketAddr, settings: &Settings) -> Self {
-        let folder = scratch_folder(false);
+        let folder = scratch_folder();
         let config = folder.path().join("imapool.toml");
         std::fs::write(&config, configuration(name, backend, settings)).expect("write");
         let log = folder.path().join("log");

@@ -128,14 +128,23 @@ impl Server {
 }
 
 /// A folder that other users can enter, with a short name: Unix sockets go into it.
-pub(crate) fn scratch_folder(in_memory: bool) -> tempfile::TempDir {
+pub(crate) fn scratch_folder() -> tempfile::TempDir {
+    folder_in(std::env::temp_dir())
+}
+
+/// The same for all that a server writes.
+pub(crate) fn server_folder(options: &Options) -> tempfile::TempDir {
+    folder_in(memory().filter(|_| options.in_memory).unwrap_or_else(std::env::temp_dir))
+}
+
+fn folder_in(place: PathBuf) -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt;
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let prefix = format!("imapool-{}-{}-", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     tempfile::Builder::new()
         .prefix(&prefix)
         .permissions(std::fs::Permissions::from_mode(0o755))
-        .tempdir_in(memory().filter(|_| in_memory).unwrap_or_else(std::env::temp_dir))
+        .tempdir_in(place)
         .expect("a writable temporary folder")
 }
 

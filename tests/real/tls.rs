@@ -31,7 +31,7 @@ async fn sessions_over_starttls() {
 }
 
 async fn sessions_over_tls(tls: &'static str) {
-    let folder = scratch_folder(true);
+    let folder = scratch_folder();
     let mut options = Options::new(Accounts::numbered("u", 1));
     let files = certificate(folder.path());
     options.tls = Some(files.clone());
