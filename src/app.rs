@@ -28,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::net::Net;
 use crate::pool::Pools;
 use crate::ports::{self, Budget, PortRangeError};
+use crate::routing::{RouteError, Router, Table};
 use crate::secret::NoRandomness;
 use crate::session::driver::Context;
 use crate::session::registry::Registry;
@@ -70,6 +71,9 @@ pub enum StartError {
         /// What is wrong.
         source: PortRangeError,
     },
+    /// A file of routes, or a service that is to be asked.
+    #[error(transparent)]
+    Routes(#[from] RouteError),
     /// No randomness to protect secrets with.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
@@ -95,7 +99,7 @@ struct Inner {
     watcher: OnceLock<Watcher>,
     pool_config: Live<config::Pool>,
     context: Live<Context>,
-    backend: Live<Backend>,
+    router: Arc<Router>,
     auth: Arc<Authenticator>,
     gate: Arc<Gate>,
     metrics: Arc<Metrics>,
@@ -240,6 +244,12 @@ impl Proxy {
         Arc::clone(&self.0.budget)
     }
 
+    /// Which backend each session goes to.
+    #[must_use]
+    pub fn router(&self) -> Arc<Router> {
+        Arc::clone(&self.0.router)
+    }
+
     /// What it runs by.
     #[must_use]
     pub fn config(&self) -> Arc<Config> {
@@ -302,6 +312,8 @@ impl Proxy {
                 inner.auth.sweep();
                 inner.budget.warn_if_scarce(backends.iter().map(|it| (it.index, it.config.name.as_str())));
                 inner.renew_certificates().await;
+                let router = Arc::clone(&inner.router);
+                tokio::spawn(async move { router.tend().await });
                 inner.tell_of_certificates();
                 // None waits for another, nor does the next round for one that does not answer.
                 for backend in backends.iter() {
@@ -360,6 +372,10 @@ impl admin::Subject for Proxy {
         self.config()
     }
 
+    fn router(&self) -> Arc<Router> {
+        self.router()
+    }
+
     fn reload(&self) -> admin::Reloading<'_> {
         Box::pin(async {
             self.reload_file().await.map_err(|error| {
@@ -379,13 +395,15 @@ impl Inner {
         let made = config.backends.iter().enumerate();
         let made = made.map(|(index, backend)| new_backend(index, backend, &pool_config, &budget, &metrics, &net));
         let backends = made.collect::<Result<Vec<_>, _>>()?;
-        let backend: Live<_> = Arc::new(ArcSwap::new(Arc::clone(&backends[0])));
+        let table = Table::new(config, backends.clone(), None, &net)?;
         let pools = Arc::new(Pools::new(Arc::clone(&pool_config), backends, &budget));
         let auth = Authenticator::new(auth_settings(config), Arc::clone(&pools), Arc::clone(&metrics))?;
         let registry = Arc::<Registry>::default();
+        let router = Router::new(table, Arc::clone(&pool_config), Arc::clone(&metrics));
+        let router = Arc::new(router);
         let context = Context {
             auth: Arc::clone(&auth),
-            backend: Arc::clone(&backend),
+            router: Arc::clone(&router),
             limits: config.limits.clone(),
             slow: Slow::than(config.log.slow),
             metrics: Arc::clone(&metrics),
@@ -399,7 +417,7 @@ impl Inner {
             watcher: OnceLock::new(),
             pool_config,
             context: Arc::new(ArcSwap::from_pointee(context)),
-            backend,
+            router,
             auth,
             gate: Gate::new(&config.limits),
             metrics,
@@ -473,5 +491,6 @@ fn hands_over(config: &Config) -> bool {
 /// latter to its end.
 fn auth_settings(config: &Config) -> Settings {
     let wait = config.pool.checkout_timeout;
-    Settings { auth: config.auth.clone(), wait, patience: wait + config.backends[0].login_timeout }
+    let longest = config.backends.iter().map(|backend| backend.login_timeout).max().unwrap_or_default();
+    Settings { auth: config.auth.clone(), wait, patience: wait + longest }
 }

@@ -16,6 +16,7 @@ use crate::config;
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::{LoginPath, LoginResult, Metrics};
 use crate::pool::{Account, CheckoutError, Grant, Key, Pass, Pools};
+use crate::residence::Visit;
 use crate::secret::{Fingerprint, Fingerprinter, NoRandomness};
 use crate::shown;
 use crate::throttle::{Standing, Throttle};
@@ -67,6 +68,11 @@ struct Asker {
     proven: bool,
 }
 
+/// RFC 5530 section 3.
+const FAILED: &str = "AUTHENTICATIONFAILED";
+/// A service may have an answer held back for so long at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
 /// Of `auth.cache_ttl`: an older credential that is used is verified anew beside its use, so that who logs in all the
 /// time never waits for that.
 const REFRESH: f64 = 0.75;
@@ -77,6 +83,8 @@ struct Question {
     key: Key,
     /// Whose sessions ask: it may have a successor by now.
     account: Option<Arc<Account>>,
+    /// What keeps the account at this backend meanwhile.
+    visit: Option<Visit>,
     fingerprint: Fingerprint,
     credential: Arc<Credential>,
     asker: Asker,
@@ -101,6 +109,8 @@ pub struct Authenticator {
     fingerprinter: Fingerprinter,
     flights: Arc<Flights>,
     throttle: Mutex<Throttle>,
+    /// How backends last refused a wrong password, without anything of whose it was.
+    words: Mutex<Option<String>>,
 }
 
 impl std::fmt::Debug for Authenticator {
@@ -117,6 +127,7 @@ impl Authenticator {
     pub fn new(settings: Settings, pools: Arc<Pools>, metrics: Arc<Metrics>) -> Result<Arc<Self>, NoRandomness> {
         Ok(Arc::new(Self {
             throttle: Mutex::new(Throttle::new(settings.auth.failure_delay)),
+            words: Mutex::default(),
             settings: ArcSwap::from_pointee(settings),
             pools,
             metrics,
@@ -131,11 +142,11 @@ impl Authenticator {
         self.settings.store(Arc::new(settings));
     }
 
-    /// Whoever shows this credential is let in, if the backend of this index has accepted it within `auth.cache_ttl`.
+    /// Whoever shows this credential is let in, if the backend that is visited has accepted it within `auth.cache_ttl`.
     #[must_use]
     pub fn known(
         self: &Arc<Self>,
-        backend: usize,
+        visit: &Visit,
         credential: &Arc<Credential>,
         client: Option<IpAddr>,
         now: Instant,
@@ -144,9 +155,10 @@ impl Authenticator {
         if self.settings.load().auth.cache_ttl.is_zero() {
             return None;
         }
+        let backend = visit.residence().backend();
         let fingerprint = self.fingerprint(backend, credential);
         let key = self.pools.key(backend, credential, fingerprint);
-        let grant = self.pools.find(&key)?.grant(&fingerprint, credential)?;
+        let grant = self.pools.find(&key)?.grant(&fingerprint, credential, Some(visit.clone()))?;
         let pass = self.pass(&grant, client, now)?;
         self.metrics.login(LoginResult::Cached);
         self.metrics.login_seconds(LoginPath::Cached, start.elapsed());
@@ -199,6 +211,7 @@ impl Authenticator {
             credential: Arc::clone(grant.credential()),
             asker: Asker { user: key.user.clone(), client, proven: true },
             account: Some(Arc::clone(account)),
+            visit: grant.visit().cloned(),
             key,
         })
     }
@@ -213,26 +226,62 @@ impl Authenticator {
         self.fingerprinter.fingerprint(&[&backend.to_be_bytes(), kind, &credential.user, &credential.authzid, secret])
     }
 
-    /// Has the backend of this index judge a credential, unless too many wrong ones came before it.
-    pub async fn verify(
-        self: &Arc<Self>,
-        backend: usize,
-        credential: Arc<Credential>,
+    /// No backend has an account of this name: answered, held back and counted like a wrong password.
+    pub async fn nobody(&self, credential: &Credential, client: Option<IpAddr>) -> Answer {
+        // In the words in which backends refuse, so that these do not tell who has one.
+        let words = self.words.lock().clone();
+        let mut answer =
+            self.turned_away(credential, client, Some(FAILED.to_owned()), "Authentication failed.", None).await;
+        if let (Some(words), Verdict::Refused(refusal)) = (words, &mut answer.verdict) {
+            refusal.reply = words;
+        }
+        answer
+    }
+
+    /// A login is refused before any backend is asked, in these words. Unless the code says that it is no fault of the
+    /// credential's, that is held back and counted like a wrong password; `wait` is the least that it is held back.
+    pub async fn turned_away(
+        &self,
+        credential: &Credential,
         client: Option<IpAddr>,
+        code: Option<String>,
+        text: &str,
+        wait: Option<Duration>,
     ) -> Answer {
         let start = Instant::now();
+        let asker = Asker { user: credential.user.clone(), client, proven: false };
+        let is_wrong = code.as_ref().is_none_or(|code| !["UNAVAILABLE", "LIMIT", "INUSE"].contains(&code.as_str()));
+        let told = (client.map(tracing::field::display), shown::text(&asker.user));
+        info!(client = told.0, user = told.1, reply = text, "login refused: no route leads anywhere for this name");
+        if is_wrong {
+            self.delay(&asker).await;
+            self.throttle.lock().failed(&asker.user, client, Instant::now().into_std());
+            self.hold(&asker).await;
+        }
+        if let Some(wait) = wait.map(|wait| wait.min(LONGEST_WAIT)) {
+            tokio::time::sleep_until(start + wait).await;
+        }
+        let result = if is_wrong { LoginResult::Refused } else { LoginResult::Unavailable };
+        self.metrics.login(result);
+        self.metrics.login_seconds(LoginPath::Refused, start.elapsed());
+        let reply = code.map_or_else(|| format!("NO {text}"), |code| format!("NO [{code}] {text}"));
+        Verdict::Refused(Refusal { reply, challenge: None, definite: true }).into()
+    }
+
+    /// Has the backend that is visited judge a credential, unless too many wrong ones came before it.
+    pub async fn verify(self: &Arc<Self>, visit: Visit, credential: Arc<Credential>, client: Option<IpAddr>) -> Answer {
+        let start = Instant::now();
+        let backend = visit.residence().backend();
         let fingerprint = self.fingerprint(backend, &credential);
         let key = self.pools.key(backend, &credential, fingerprint);
         let proven = self.pools.find(&key).is_some_and(|account| account.has_accepted(&fingerprint));
         let asker = Asker { user: key.user.clone(), client, proven };
-        if !proven {
-            let delay = self.throttle.lock().delay(&asker.user, client, Instant::now().into_std());
-            if !delay.is_zero() {
-                self.metrics.login(LoginResult::Throttled);
-                tokio::time::sleep(delay).await;
-            }
+        // Nobody has to wait for that at another backend.
+        if !proven && visit.residence().meanwhile(self.delay(&asker)).await.is_none() {
+            return Verdict::unavailable().into();
         }
-        let question = Question { key, account: None, fingerprint, credential, asker: asker.clone() };
+        let visit = Some(visit);
+        let question = Question { key, account: None, visit, fingerprint, credential, asker: asker.clone() };
         let (wait, flight) = (self.settings.load().wait, self.flight(question));
         let answer = timeout(wait, flight.landed()).await.unwrap_or_else(|_| Verdict::unavailable().into());
         let (client, user) = (client.map(tracing::field::display), shown::text(&asker.user));
@@ -257,6 +306,15 @@ impl Authenticator {
         self.metrics.login(result);
         self.metrics.login_seconds(path, start.elapsed());
         answer
+    }
+
+    /// Has who was wrong before wait.
+    async fn delay(&self, asker: &Asker) {
+        let delay = self.throttle.lock().delay(&asker.user, asker.client, Instant::now().into_std());
+        if !delay.is_zero() {
+            self.metrics.login(LoginResult::Throttled);
+            tokio::time::sleep(delay).await;
+        }
     }
 
     /// Holds an answer back that is not yes.
@@ -309,7 +367,13 @@ impl Authenticator {
             // Who is still waiting then is turned away: begun so late, the verification would be broken off in its
             // middle, which costs a connection.
             let in_time = begun + patience.saturating_sub(backend.config.login_timeout);
-            if let Some(answer) = self.ask_this(&backend, &question, in_time).await {
+            let asked = self.ask_this(&backend, &question, in_time);
+            let answer = match &question.visit {
+                // Broken off in its middle if the account leaves: whoever is let in elsewhere waits for that.
+                Some(visit) => visit.residence().meanwhile(asked).await.unwrap_or(Some(Verdict::unavailable().into())),
+                None => asked.await,
+            };
+            if let Some(answer) = answer {
                 return answer;
             }
         }
@@ -327,6 +391,10 @@ impl Authenticator {
         };
         let known = account.clone().or_else(|| self.pools.find(key));
         let before = known.as_ref().map(|known| known.generation());
+        // Of a later generation than that by which the account leaves, the connection would stay.
+        if question.visit.as_ref().is_some_and(|visit| visit.residence().is_ending()) {
+            return Some(Verdict::unavailable().into());
+        }
         let retirements = self.pools.retirements();
         if !self.pools.is_current(backend) {
             return None;
@@ -378,6 +446,10 @@ impl Authenticator {
         let asker = &question.asker;
         if !asker.proven {
             self.throttle.lock().failed(&asker.user, asker.client, Instant::now().into_std());
+            let names_nobody = !refusal.reply.contains(&*String::from_utf8_lossy(&asker.user));
+            if names_nobody && refusal.challenge.is_none() && refusal.reply.starts_with("NO [AUTHENTICATIONFAILED]") {
+                *self.words.lock() = Some(refusal.reply.clone());
+            }
         }
         backend.keep(connection);
         if let Some(account) = known {
@@ -393,14 +465,15 @@ impl Authenticator {
         connection: Unauthenticated,
         known: Option<(Arc<Account>, u64)>,
     ) -> Option<Pass> {
-        let Question { key, account, fingerprint, credential, asker } = question;
+        let Question { key, account, visit, fingerprint, credential, asker } = question;
+        let visit = visit.clone();
         self.throttle.lock().succeeded(&asker.user, asker.client, Instant::now().into_std());
         let is_current = |known: &Arc<Account>| {
             account.is_some() || self.pools.find(key).is_some_and(|now| Arc::ptr_eq(&now, known))
         };
         match known.filter(|(known, _)| is_current(known)) {
-            Some((account, before)) => Some(account.accepted(*fingerprint, credential, connection, before)),
-            None => self.pools.accepted(key.clone(), backend, *fingerprint, credential, connection),
+            Some((account, before)) => Some(account.accepted(*fingerprint, credential, connection, before, visit)),
+            None => self.pools.accepted(key.clone(), backend, *fingerprint, credential, connection, visit),
         }
     }
 

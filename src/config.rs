@@ -19,16 +19,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use imapool_proto::routing::name::Names;
 pub use imapool_proto::upstream::login::Identify;
 use serde::{Serialize, Serializer};
 use toml::de::DeTable;
 
 use crate::files;
+use crate::secret::Secret;
 
 pub use diff::{Change, Effect, diff};
 pub use error::{ConfigError, Fault, Problem};
 pub use keys::{
-    Admin, Auth, Backend, Limits, Listener, Log, LogFormat, PerCredential, PlaintextLogin, Pool, PoolMode, TlsMode,
+    Admin, Auth, Backend, Group, Limits, Listener, Log, LogFormat, PerCredential, PlaintextLogin, Pool, PoolMode,
+    Route, Routing, RoutingName, TlsMode,
 };
 pub(crate) use keys::{KEYS, Key};
 pub use lifetime::Lifetime;
@@ -43,6 +46,12 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// The IMAP servers; at least one, the first is the default.
     pub backends: Vec<Backend>,
+    /// Groups of equal backends.
+    pub groups: Vec<Group>,
+    /// `[routing]`
+    pub routing: Routing,
+    /// Which accounts go where; the first that fits decides.
+    pub routes: Vec<Route>,
     /// `[pool]`
     pub pool: Pool,
     /// `[auth]`
@@ -61,6 +70,9 @@ impl Config {
         Config {
             listeners: vec![listener],
             backends: vec![backend],
+            groups: Vec::new(),
+            routing: Routing::default(),
+            routes: Vec::new(),
             pool: Pool::default(),
             auth: Auth::default(),
             limits: Limits::default(),
@@ -211,6 +223,24 @@ impl Listener {
     }
 }
 
+impl Group {
+    /// A group with everything but its name by default.
+    pub fn new(name: impl Into<String>) -> Group {
+        Group::by_default(name.into())
+    }
+}
+
+impl Routing {
+    /// How a user's name becomes the key of its account.
+    pub fn names(&self) -> Names {
+        Names {
+            fold: self.user == RoutingName::Lowercase,
+            default_domain: self.default_domain.clone(),
+            master_separator: self.master_separator.clone(),
+        }
+    }
+}
+
 impl Backend {
     /// A backend with everything but its address by default; its name is the address.
     pub fn new(host: impl Into<String>, port: u16) -> Backend {
@@ -227,6 +257,21 @@ fn host_and_port(host: &str, port: u16) -> String {
     match host.parse::<IpAddr>() {
         Ok(ip) => SocketAddr::new(ip, port).to_string(),
         Err(_) => format!("{host}:{port}"),
+    }
+}
+
+/// What is sent with each lookup of a route. The value may be a secret: it is not told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Header {
+    /// `X-Auth-Key`
+    pub name: String,
+    /// What stands behind the colon.
+    pub value: Secret,
+}
+
+impl Serialize for Header {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}: …", self.name))
     }
 }
 

@@ -9,6 +9,8 @@ use std::path::Path;
 pub(crate) const CONFIGURATION: u64 = 1 << 18;
 /// The longest PEM file: the authorities of a whole system are a fifth of it.
 pub(crate) const PEM: u64 = 1 << 20;
+/// The longest file that says where accounts go.
+pub(crate) const MAP: u64 = imapool_proto::routing::map::LONGEST;
 /// The longest file with a token.
 pub(crate) const TOKEN: u64 = 1 << 12;
 
@@ -31,7 +33,11 @@ pub(crate) fn probe(path: &Path, most: u64) -> io::Result<()> {
     open(path, most).map(drop)
 }
 
-fn open(path: &Path, most: u64) -> io::Result<File> {
+/// The file, if it is one, and not longer than this.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn open(path: &Path, most: u64) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
     // The opening of a FIFO would wait for a writer.

@@ -22,6 +22,8 @@ pub mod net;
 pub mod pool;
 pub mod ports;
 mod process;
+pub mod residence;
+pub mod routing;
 pub mod schema;
 pub mod secret;
 pub mod session;

@@ -22,6 +22,7 @@ use tokio::runtime::Runtime;
 use self::cli::check::{self, CheckArgs};
 use self::cli::ctl::Action;
 use self::cli::lists::List;
+use self::cli::route::{self, RouteArgs};
 use self::cli::{ConfigFile, Target, print};
 
 /// glibc's allocator keeps what a burst of sessions once used; this one gives it back.
@@ -100,6 +101,14 @@ enum Command {
         #[command(subcommand)]
         action: Action,
     },
+    /// Tell which backend a user's sessions go to, and which rule says so.
+    ///
+    /// Reads the configuration and the files of its routes, and asks the service that a route names, without a
+    /// password; no imapool that runs is asked. Prints "backend NAME", or "refused" with the exit status 1, then the
+    /// rule. An account that has sessions, or had some not long ago, may be at another backend of the same group:
+    /// `imapool top` shows where.
+    #[command(after_help = route::EXAMPLES)]
+    Route(RouteArgs),
     /// Show what imapool does, on this host alone and without any IMAP server.
     ///
     /// Starts an IMAP server in memory with imapool in front of it. Short sessions run first directly, then through
@@ -167,6 +176,7 @@ fn main() -> ExitCode {
     let result = match CommandLine::parse().command {
         Command::Run(ConfigFile { config }) => run(&config),
         Command::Check(args) => check::run(&args),
+        Command::Route(args) => route::run(&args),
         Command::Status { target, json, list } => status(&target, json, list),
         Command::Top { target } => top(&target),
         Command::Ctl { target, action } => ctl(&target, &action),

@@ -61,7 +61,6 @@ pub enum Net {
 
 impl Net {
     /// Between 0 and 1, different each time: enough to keep things from happening all at once.
-    #[must_use]
     pub fn chance(&self) -> f64 {
         use std::hash::{BuildHasher as _, RandomState};
         match self {

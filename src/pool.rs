@@ -37,6 +37,7 @@ use crate::imap::capability::Capabilities;
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::RetireReason;
 use crate::ports::{Allowance, Sharers};
+use crate::residence::{Tenant, Visit};
 use crate::secret::Fingerprint;
 use crate::upstream::backend::{Backend, Queue, Service, Unauthenticated};
 use crate::upstream::connection::{Connection, Owner, Shared};
@@ -142,6 +143,12 @@ impl Owner for Account {
 
     fn backend(&self) -> Arc<Backend> {
         self.backend()
+    }
+}
+
+impl Tenant for Account {
+    fn leave(&self) {
+        self.retire_all(RetireReason::Moved);
     }
 }
 
@@ -274,11 +281,16 @@ impl Account {
 
     /// What is known of a credential that was shown just now, if the backend ever accepted it.
     #[must_use]
-    pub fn grant(self: &Arc<Self>, fingerprint: &Fingerprint, credential: &Arc<Credential>) -> Option<Grant> {
+    pub fn grant(
+        self: &Arc<Self>,
+        fingerprint: &Fingerprint,
+        credential: &Arc<Credential>,
+        visit: Option<Visit>,
+    ) -> Option<Grant> {
         *self.last_used.lock() = Instant::now();
         self.superseded.store(false, Ordering::Relaxed);
         let proof = self.proof(fingerprint)?;
-        Some(Grant::new(Arc::clone(self), proof, credential))
+        Some(Grant::new(Arc::clone(self), proof, credential, visit))
     }
 
     /// Whether the backend has accepted this credential, however long ago, and not refused it since.
@@ -297,7 +309,7 @@ impl Account {
     }
 
     /// The backend has just accepted this credential.
-    fn accept(self: &Arc<Self>, fingerprint: Fingerprint, credential: &Arc<Credential>) -> Pass {
+    fn accept(self: &Arc<Self>, fingerprint: Fingerprint, credential: &Arc<Credential>, visit: Option<Visit>) -> Pass {
         self.superseded.store(false, Ordering::Relaxed);
         let mut proofs = self.proofs.lock();
         let known = proofs.iter().position(|known| known.fingerprint == fingerprint);
@@ -317,7 +329,7 @@ impl Account {
         }
         proofs.push(Arc::clone(&proof));
         drop(proofs);
-        Pass::new(Grant::new(Arc::clone(self), proof, credential))
+        Pass::new(Grant::new(Arc::clone(self), proof, credential, visit))
     }
 
     /// The backend has just accepted `credential` on `connection`, which is kept. `generation`: before it was asked.
@@ -325,13 +337,15 @@ impl Account {
         self: &Arc<Self>,
         fingerprint: Fingerprint,
         credential: &Arc<Credential>,
-        connection: Unauthenticated,
+        mut connection: Unauthenticated,
         generation: u64,
+        visit: Option<Visit>,
     ) -> Pass {
+        connection.resides(visit.as_ref());
         let (connection, capabilities) = self.backend().authenticated(connection, generation);
         self.opened(&connection);
         self.learn(capabilities);
-        let pass = self.accept(fingerprint, credential);
+        let pass = self.accept(fingerprint, credential, visit);
         self.adopt(connection);
         // Drained while it logged in: whoever did that may not have known of this account, or of this connection.
         if self.backend().service() == Service::Drained {

@@ -9,6 +9,7 @@ mod demand;
 mod resting;
 mod roster;
 
+use std::any::Any;
 use std::io;
 use std::ops::RangeInclusive;
 use std::pin::pin;
@@ -77,6 +78,8 @@ pub struct Permit {
     shares: (Arc<Share>, Arc<Budget>),
     /// Its connection is about to be closed, for somebody who waits.
     leaving: bool,
+    /// What else is given back with it.
+    kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Drop for Permit {
@@ -100,9 +103,13 @@ impl Drop for Permit {
 
 impl Permit {
     /// The index of the backend that it is for.
-    #[must_use]
     pub fn backend(&self) -> usize {
         self.backend
+    }
+
+    /// Keeps something until its connection is closed.
+    pub(crate) fn keep(&mut self, it: &Arc<impl Any + Send + Sync>) {
+        self.kept = Some(Arc::clone(it) as Arc<dyn Any + Send + Sync>);
     }
 
     /// Its connection is about to be closed, for somebody who waits: nobody else has to go for that.
@@ -169,19 +176,16 @@ impl Budget {
     }
 
     /// Those of all accounts who share connections.
-    #[must_use]
     pub fn sharers(&self) -> &Arc<Everywhere> {
         &self.sharers
     }
 
     /// Connections that may exist at once.
-    #[must_use]
     pub fn capacity(&self) -> usize {
         self.total.allowance.capacity()
     }
 
     /// Connections that exist now, or are being dialed.
-    #[must_use]
     pub fn in_use(&self) -> usize {
         self.total.allowance.in_use()
     }
@@ -201,7 +205,8 @@ impl Budget {
     /// been at rest longest; if none rests, hubs are asked for theirs. The caller sets the deadline.
     pub async fn permit(self: &Arc<Self>, backend: usize) -> Permit {
         let share = self.share(backend);
-        let mut permit = Permit { backend, port: None, place: None, shares: (share, Arc::clone(self)), leaving: false };
+        let mut permit =
+            Permit { backend, port: None, place: None, shares: (share, Arc::clone(self)), leaving: false, kept: None };
         // What is given up in between goes to the next, as any permit does.
         permit.port = Some(self.acquire(&permit.shares.0, Some(&permit.shares.0), backend).await);
         permit.place = Some(self.acquire(&self.total, None, backend).await);
@@ -219,6 +224,7 @@ impl Budget {
             place: Some(place),
             shares: (share, Arc::clone(self)),
             leaving: false,
+            kept: None,
         })
     }
 
@@ -309,7 +315,6 @@ impl Budget {
 
     /// Whether less than a tenth is left, of the ports towards this backend or of the connections in all; or would be,
     /// with so many `more` in use.
-    #[must_use]
     pub fn is_short(&self, backend: usize, more: usize) -> bool {
         let short = |share: &Share| (share.allowance.in_use() + more) * 10 > share.allowance.capacity() * 9;
         short(&self.share(backend)) || short(&self.total)

@@ -12,6 +12,11 @@ use crate::config::{KEYS, Key, Shape};
 /// The file that explains every key.
 const EXPLAINED: &str = include_str!("../config/imapool.toml");
 
+/// Sections of which there is at least one.
+const REQUIRED: [&str; 2] = ["listener", "backend"];
+/// Others that there may be several of.
+const REPEATED: [&str; 2] = ["group", "route"];
+
 /// The schema, as text.
 pub fn text() -> String {
     format!("{:#}\n", schema())
@@ -19,14 +24,13 @@ pub fn text() -> String {
 
 fn schema() -> Value {
     let sections: BTreeSet<_> = KEYS.iter().map(|key| key.section).collect();
-    let required: Vec<_> = required().map(|key| key.section).collect();
     let sections: Map<String, Value> = sections.into_iter().map(|name| (name.to_owned(), table(name))).collect();
     json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "imapool's configuration",
         "type": "object",
         "additionalProperties": false,
-        "required": required,
+        "required": REQUIRED,
         "properties": sections,
     })
 }
@@ -35,17 +39,16 @@ fn table(section: &str) -> Value {
     let keys = KEYS.iter().filter(|key| key.section == section);
     let properties: Map<String, Value> = keys.map(|key| (key.name.to_owned(), property(key))).collect();
     let mut table = json!({ "type": "object", "additionalProperties": false, "properties": properties });
-    let required: Vec<_> = required().filter(|key| key.section == section).map(|key| key.name).collect();
-    if required.is_empty() {
-        return table;
+    let required = KEYS.iter().filter(|key| key.section == section && key.default.is_none());
+    let required: Vec<_> = required.map(|key| key.name).collect();
+    if !required.is_empty() {
+        table["required"] = json!(required);
     }
-    // Of a listener and of a backend there may be several.
-    table["required"] = json!(required);
-    json!({ "type": "array", "minItems": 1, "items": table })
-}
-
-fn required() -> impl Iterator<Item = &'static Key> {
-    KEYS.iter().filter(|key| key.default.is_none())
+    match section {
+        _ if REQUIRED.contains(&section) => json!({ "type": "array", "minItems": 1, "items": table }),
+        _ if REPEATED.contains(&section) => json!({ "type": "array", "items": table }),
+        _ => table,
+    }
 }
 
 fn property(key: &Key) -> Value {
@@ -82,7 +85,7 @@ fn kind(shape: &Shape) -> Value {
 fn explained(section: &str, key: &str) -> (String, Option<Value>) {
     let (mut here, mut words, mut fresh) = ("", Vec::new(), true);
     for line in EXPLAINED.lines() {
-        if let Some(header) = line.strip_prefix('[') {
+        if let Some(header) = line.strip_prefix('#').unwrap_or(line).strip_prefix('[') {
             here = header.trim_matches(['[', ']']);
             words.clear();
         } else if let Some((name, value)) = setting(line) {
@@ -137,6 +140,11 @@ mod tests {
         "[\"10.0.0.0/8\"]",
         "[\"192.0.2.7\"]",
         "[\"mail.example.org\"]",
+        "[\"127.0.0.1:1\"]",
+        "\"name\"",
+        "\"exact\"",
+        "\"http://127.0.0.1/a\"",
+        "[\"Name: value\"]",
         "\"\"",
         "\"x\"",
         "\"none\"",
@@ -197,8 +205,17 @@ mod tests {
                 line(of)
             );
         }
-        if !["listener", "backend"].contains(&section) {
-            toml += &format!("[{section}]\n{}", line(section));
+        match section {
+            "listener" | "backend" => {}
+            // One that has a member, under any name, and one that leads somewhere.
+            "group" => {
+                let name = if key == "name" { value } else { "\"g\"" };
+                let named = if key == "name" { "" } else { "name = \"g\"\n" };
+                toml += &format!("group = {name}\n[[group]]\n{named}{}", line(section));
+            }
+            "route" if ["to", "file", "http"].contains(&key) => toml += &format!("[[route]]\n{}", line(section)),
+            "route" => toml += &format!("[[route]]\nto = \"\"\n{}", line(section)),
+            _ => toml += &format!("[{section}]\n{}", line(section)),
         }
         match Config::parse(&toml, "test") {
             Ok(_) => Vec::new(),

@@ -8,6 +8,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustls::CommonState;
+use rustls_pki_types::ServerName;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -105,6 +107,14 @@ impl Stream {
     }
 
     /// The socket beneath, for good; the state of TLS is dropped.
+    fn tls(&self) -> Option<&CommonState> {
+        match self {
+            Self::Plain(_) => None,
+            Self::TlsServer(tls) => Some(tls.get_ref().1),
+            Self::TlsClient(tls) => Some(tls.get_ref().1),
+        }
+    }
+
     fn into_socket(self) -> Socket {
         match self {
             Self::Plain(socket) => socket,
@@ -120,12 +130,15 @@ impl Stream {
 
     /// `"TLSv1.3"` or `"TLSv1.2"`; `None` without TLS.
     pub fn tls_version(&self) -> Option<&'static str> {
-        let version = match self {
-            Self::Plain(_) => None,
-            Self::TlsServer(tls) => tls.get_ref().1.protocol_version(),
-            Self::TlsClient(tls) => tls.get_ref().1.protocol_version(),
-        };
-        version.and_then(|version| version.as_str())
+        self.tls()?.protocol_version()?.as_str()
+    }
+
+    /// What the client calls this host in TLS (SNI, RFC 6066 section 3).
+    pub fn server_name(&self) -> Option<&str> {
+        match self {
+            Self::TlsServer(tls) => tls.get_ref().1.server_name(),
+            Self::Plain(_) | Self::TlsClient(_) => None,
+        }
     }
 
     /// When the first of the certificates that the server showed expires, in seconds since the Unix epoch.
@@ -158,11 +171,7 @@ impl Stream {
     /// [`Stream::reset`] loses nothing. `None` where that cannot be known: the connection is gone, or the system does
     /// not tell (only Linux does, by sock_diag). Costs a few microseconds; meant for the end of a session.
     pub fn undelivered(&self) -> Option<usize> {
-        let in_tls = match self {
-            Self::Plain(_) => false,
-            Self::TlsServer(tls) => tls.get_ref().1.wants_write(),
-            Self::TlsClient(tls) => tls.get_ref().1.wants_write(),
-        };
+        let in_tls = self.tls().is_some_and(|tls| tls.wants_write());
         Some(self.socket().delivery()?.undelivered + usize::from(in_tls))
     }
 
@@ -222,11 +231,7 @@ impl Stream {
         let Self::Plain(socket) = self else { return Err(TlsError::AlreadyTls) };
         // Boxed, so that the state of a handshake does not lie in the session's task for as long as that lives.
         let handshake = Box::pin(tls.acceptor.accept(socket));
-        match timeout(limit, handshake).await {
-            Ok(Ok(stream)) => Ok(Self::TlsServer(Box::new(stream))),
-            Ok(Err(error)) => Err(TlsError::classify(error, None)),
-            Err(_) => Err(TlsError::Timeout(limit)),
-        }
+        Ok(Self::TlsServer(Box::new(within(limit, handshake, None).await?)))
     }
 
     /// TLS as the client, within `limit`. The certificate must be for `tls`'s server name. What
@@ -237,11 +242,7 @@ impl Stream {
     pub async fn client_handshake(self, tls: &TlsConnectorConfig, limit: Duration) -> Result<Self, TlsError> {
         let Self::Plain(socket) = self else { return Err(TlsError::AlreadyTls) };
         let handshake = Box::pin(tls.connector.connect(tls.server_name.clone(), socket));
-        match timeout(limit, handshake).await {
-            Ok(Ok(stream)) => Ok(Self::TlsClient(Box::new(stream))),
-            Ok(Err(error)) => Err(TlsError::classify(error, Some(&tls.server_name))),
-            Err(_) => Err(TlsError::Timeout(limit)),
-        }
+        Ok(Self::TlsClient(Box::new(within(limit, handshake, Some(&tls.server_name)).await?)))
     }
 
     /// Ends the connection by a reset: no TIME_WAIT on either side. Whatever the peer has not received yet is lost, so
@@ -311,6 +312,16 @@ impl Stream {
         socket.linger(Linger::Reset);
         Ended::Forced
     }
+}
+
+/// What comes of a handshake, in time.
+async fn within<T>(
+    limit: Duration,
+    handshake: impl Future<Output = io::Result<T>>,
+    server_name: Option<&ServerName<'_>>,
+) -> Result<T, TlsError> {
+    let shaken = timeout(limit, handshake).await.map_err(|_| TlsError::Timeout(limit))?;
+    shaken.map_err(|error| TlsError::classify(error, server_name))
 }
 
 /// Reads to the end. On the heap, since it would lie in the task's own memory otherwise.
@@ -402,31 +413,39 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        on_socket!(self, stream => Pin::new(stream).poll_write(cx, buf))
-    }
+/// Whatever is inside writes.
+macro_rules! write_through {
+    ($type:ty, $inside:ident) => {
+        impl AsyncWrite for $type {
+            fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+                $inside!(self, stream => Pin::new(stream).poll_write(cx, buf))
+            }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        on_socket!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
-    }
+            fn poll_write_vectored(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bufs: &[IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                $inside!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+            }
 
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
+            fn is_write_vectored(&self) -> bool {
+                true
+            }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_socket!(self, stream => Pin::new(stream).poll_flush(cx))
-    }
+            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                $inside!(self, stream => Pin::new(stream).poll_flush(cx))
+            }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_socket!(self, stream => Pin::new(stream).poll_shutdown(cx))
-    }
+            fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                $inside!(self, stream => Pin::new(stream).poll_shutdown(cx))
+            }
+        }
+    };
 }
+
+write_through!(Socket, on_socket);
+write_through!(Stream, on_stream);
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -441,31 +460,5 @@ impl AsyncRead for Stream {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
             other => other,
         })
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        on_stream!(self, stream => Pin::new(stream).poll_write(cx, buf))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        on_stream!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_stream!(self, stream => Pin::new(stream).poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_stream!(self, stream => Pin::new(stream).poll_shutdown(cx))
     }
 }

@@ -1,14 +1,18 @@
 //! A small IMAP client: one write for each command, then reads until its tagged reply. What it costs is counted
 //! against no peer, but it must be little, or it would be what is measured.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use memchr::{memchr, memmem, memrchr};
 use nix::sys::socket::{MsgFlags, recv};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
+
+use crate::tls;
 
 /// Every account's password.
 pub(crate) const PASSWORD: &str = "secret";
@@ -38,23 +42,92 @@ impl Buffers {
     }
 }
 
+/// Where a client connects to.
+#[derive(Clone)]
+pub(crate) struct Door {
+    pub(crate) address: SocketAddr,
+    /// TLS from the first octet.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
+}
+
+impl Door {
+    pub(crate) fn plain(address: SocketAddr) -> Self {
+        Self { address, tls: None }
+    }
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Stream {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => &stream.sock,
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(octets),
+            Self::Tls(stream) => match stream.read(octets)? {
+                // TLS has ended, TCP may have not.
+                0 => stream.sock.read(octets),
+                n => Ok(n),
+            },
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(octets),
+            Self::Tls(stream) => stream.write(octets),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.flush(),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
 /// One connection.
 pub(crate) struct Client {
-    stream: TcpStream,
+    stream: Stream,
     tag: u32,
 }
 
 impl Client {
     /// Connects and reads the greeting.
-    pub(crate) fn connect(address: SocketAddr, buffers: &mut Buffers) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, REPLY_TIMEOUT).context("connect")?;
+    pub(crate) fn connect(door: &Door, buffers: &mut Buffers) -> Result<Self> {
+        let stream = TcpStream::connect_timeout(&door.address, REPLY_TIMEOUT).context("connect")?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
         stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
+        let stream = match &door.tls {
+            None => Stream::Plain(stream),
+            Some(config) => {
+                let tls = ClientConnection::new(Arc::clone(config), tls::NAME.try_into()?)?;
+                Stream::Tls(Box::new(StreamOwned::new(tls, stream)))
+            }
+        };
         let mut client = Self { stream, tag: 0 };
         let length = client.read_until(buffers, 0, |input| input.ends_with(b"\r\n")).context("greeting")?;
         ensure!(buffers.input[..length].starts_with(b"* OK"), "greeting: {}", shown(&buffers.input[..length]));
         Ok(client)
+    }
+
+    /// Whether its TLS goes on from an earlier session's ticket.
+    fn resumed(&self) -> bool {
+        matches!(&self.stream, Stream::Tls(stream) if stream.conn.handshake_kind() == Some(HandshakeKind::Resumed))
     }
 
     /// Sends a command without literals and returns all of its reply, whose last line is the tagged OK.
@@ -80,7 +153,7 @@ impl Client {
     /// LOGOUT, and waits for the server to close first, so that TIME_WAIT is left at its port and not at ours.
     pub(crate) fn logout(mut self, buffers: &mut Buffers) -> Result<()> {
         self.command(buffers, "LOGOUT")?;
-        self.stream.set_read_timeout(Some(CLOSE_TIMEOUT))?;
+        self.stream.tcp().set_read_timeout(Some(CLOSE_TIMEOUT))?;
         match self.stream.read(&mut buffers.input) {
             Ok(0) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
@@ -92,7 +165,7 @@ impl Client {
 
     /// Closes by a reset, so that thousands of sessions that end at once leave no port in TIME_WAIT.
     pub(crate) fn reset(self) -> Result<()> {
-        Ok(socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))?)
+        Ok(socket2::SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO))?)
     }
 
     /// Fetches the first message, which is one literal of `size` octets, and lets the kernel throw it away unread.
@@ -121,7 +194,7 @@ impl Client {
         buffers.discard.resize(1024 * 1024, 0);
         while rest > 0 {
             let most = rest.min(buffers.discard.len());
-            let n = recv(self.stream.as_raw_fd(), &mut buffers.discard[..most], MsgFlags::MSG_TRUNC)?;
+            let n = recv(self.stream.tcp().as_raw_fd(), &mut buffers.discard[..most], MsgFlags::MSG_TRUNC)?;
             ensure!(n > 0, "closed in a literal");
             rest -= n;
         }
@@ -160,9 +233,18 @@ impl Client {
     }
 }
 
-/// A whole short session: LOGIN, SELECT, the headers of ten messages, LOGOUT. Returns the time the LOGIN took.
-pub(crate) fn short_session(address: SocketAddr, account: &str, buffers: &mut Buffers) -> Result<Duration> {
-    let mut client = Client::connect(address, buffers)?;
+/// What is noted of a short session.
+pub(crate) struct Session {
+    /// The time from sending LOGIN to its OK.
+    pub(crate) login: Duration,
+    /// Whether its TLS went on from an earlier session's ticket.
+    pub(crate) resumed: bool,
+}
+
+/// A whole short session: LOGIN, SELECT, the headers of ten messages, LOGOUT.
+pub(crate) fn short_session(door: &Door, account: &str, buffers: &mut Buffers) -> Result<Session> {
+    let mut client = Client::connect(door, buffers)?;
+    let resumed = client.resumed();
     let login = client.login(buffers, account)?;
     client.command(buffers, "SELECT INBOX")?;
     let headers = client.command(buffers, "FETCH 1:10 BODY.PEEK[HEADER.FIELDS (FROM SUBJECT DATE)]")?;
@@ -170,7 +252,7 @@ pub(crate) fn short_session(address: SocketAddr, account: &str, buffers: &mut Bu
     let count = memmem::find_iter(headers, b" FETCH (").count();
     ensure!(count == MESSAGES, "{count} messages instead of {MESSAGES}");
     client.logout(buffers)?;
-    Ok(login)
+    Ok(Session { login, resumed })
 }
 
 /// The last line, with its CRLF; empty while the input ends within a line.

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::client::{MESSAGES, PASSWORD, account};
+use crate::client::{Door, MESSAGES, PASSWORD, account};
 use crate::process::{Server, find_program, first_line_of, free_address, output_of};
 
 /// The scheme of the password hashes: what Dovecot itself takes by default (bcrypt, cost 5).
@@ -82,7 +82,8 @@ pub(crate) fn start_proxy(
 fn start(program: &Path, folder: &Path, config: &str, address: SocketAddr) -> Result<Server> {
     let file = folder.join("dovecot.conf");
     fs::write(&file, config)?;
-    Server::start(Command::new(program).arg("-F").arg("-c").arg(&file), &folder.join("stderr.log"), address)
+    let log = folder.join("stderr.log");
+    Server::start(Command::new(program).arg("-F").arg("-c").arg(&file), &log, &Door::plain(address))
 }
 
 fn common_config(folder: &Path, address: SocketAddr, user: &User) -> String {

@@ -1,13 +1,12 @@
 //! Many sessions at once: plain threads with blocking sockets, which cost less than any reactor at these numbers.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result, ensure};
 
-use crate::client::{Buffers, Client, account, short_session};
+use crate::client::{Buffers, Client, Door, account, short_session};
 use crate::process::interrupted;
 
 /// After so many failures a run ends early.
@@ -30,6 +29,8 @@ pub(crate) struct Work {
 pub(crate) struct Outcome {
     pub(crate) sessions: usize,
     pub(crate) failed: usize,
+    /// Sessions whose TLS went on from an earlier one's ticket.
+    pub(crate) resumed: usize,
     pub(crate) elapsed: Duration,
     /// Of each LOGIN, sorted.
     pub(crate) logins: Vec<Duration>,
@@ -46,28 +47,30 @@ impl Outcome {
 ///
 /// # Errors
 /// The first session's error, when half of them or more failed.
-pub(crate) fn run(address: SocketAddr, work: Work) -> Result<Outcome> {
+pub(crate) fn run(door: &Door, work: Work) -> Result<Outcome> {
     let begun = Instant::now();
-    let (logins, errors) =
-        in_parallel(work, |number, buffers| short_session(address, &account(number % work.accounts), buffers));
+    let (sessions, errors) =
+        in_parallel(work, |number, buffers| short_session(door, &account(number % work.accounts), buffers));
     let elapsed = begun.elapsed();
-    let (failed, mut logins) = (errors.len(), logins);
-    if failed >= logins.len()
+    let failed = errors.len();
+    if failed >= sessions.len()
         && let Some(error) = errors.into_iter().next()
     {
-        return Err(error.context(format!("{failed} of {} sessions failed", failed + logins.len())));
+        return Err(error.context(format!("{failed} of {} sessions failed", failed + sessions.len())));
     }
+    let resumed = sessions.iter().filter(|session| session.resumed).count();
+    let mut logins: Vec<_> = sessions.iter().map(|session| session.login).collect();
     logins.sort_unstable();
-    Ok(Outcome { sessions: logins.len(), failed, elapsed, logins })
+    Ok(Outcome { sessions: sessions.len(), failed, resumed, elapsed, logins })
 }
 
 /// Logs sessions in and leaves them idle, or in IDLE on INBOX.
 ///
 /// # Errors
 /// The first error, when none could log in.
-pub(crate) fn hold(address: SocketAddr, work: Work, idle: bool) -> Result<Vec<Client>> {
+pub(crate) fn hold(door: &Door, work: Work, idle: bool) -> Result<Vec<Client>> {
     let (clients, errors) = in_parallel(work, |number, buffers| {
-        let mut client = Client::connect(address, buffers)?;
+        let mut client = Client::connect(door, buffers)?;
         client.login(buffers, &account(number % work.accounts))?;
         if idle {
             client.command(buffers, "SELECT INBOX")?;
@@ -82,9 +85,9 @@ pub(crate) fn hold(address: SocketAddr, work: Work, idle: bool) -> Result<Vec<Cl
 }
 
 /// The time of each of `count` NOOPs on one session with a mailbox selected, sorted.
-pub(crate) fn noops(address: SocketAddr, count: usize, time: Duration) -> Result<Vec<Duration>> {
+pub(crate) fn noops(door: &Door, count: usize, time: Duration) -> Result<Vec<Duration>> {
     let mut buffers = Buffers::new();
-    let mut client = selected(address, &mut buffers)?;
+    let mut client = selected(door, &mut buffers)?;
     for _ in 0..count / 20 {
         client.command(&mut buffers, "NOOP")?;
     }
@@ -102,9 +105,9 @@ pub(crate) fn noops(address: SocketAddr, count: usize, time: Duration) -> Result
 }
 
 /// Fetches the bulk message `count` times; returns octets a second and in all.
-pub(crate) fn bulk(address: SocketAddr, size: usize, count: usize, time: Duration) -> Result<(f64, u64)> {
+pub(crate) fn bulk(door: &Door, size: usize, count: usize, time: Duration) -> Result<(f64, u64)> {
     let mut buffers = Buffers::new();
-    let mut client = selected(address, &mut buffers)?;
+    let mut client = selected(door, &mut buffers)?;
     let begun = Instant::now();
     let mut octets = 0;
     for _ in 0..count {
@@ -119,8 +122,8 @@ pub(crate) fn bulk(address: SocketAddr, size: usize, count: usize, time: Duratio
     Ok((rate, octets))
 }
 
-fn selected(address: SocketAddr, buffers: &mut Buffers) -> Result<Client> {
-    let mut client = Client::connect(address, buffers)?;
+fn selected(door: &Door, buffers: &mut Buffers) -> Result<Client> {
+    let mut client = Client::connect(door, buffers)?;
     client.login(buffers, &account(0))?;
     client.command(buffers, "SELECT INBOX")?;
     Ok(client)

@@ -10,6 +10,7 @@ mod measure;
 mod peers;
 mod process;
 mod report;
+mod tls;
 
 use std::fs;
 use std::thread;
@@ -28,6 +29,7 @@ use crate::measure::{Measurement, Scale, Stage};
 use crate::peers::{Kind, Peer, Room};
 use crate::process::{Scratch, interrupt, interrupted};
 use crate::report::Report;
+use crate::tls::Tls;
 
 /// Compares imapool with a direct connection, HAProxy, nginx, Dovecot as proxy and up-imapproxy.
 #[derive(Debug, Parser)]
@@ -66,8 +68,9 @@ fn main() -> Result<()> {
     let scratch = Scratch::new()?;
     let canned = Canned::start(&runtime.handle, scale.bulk_octets)?;
     let dovecot = start_dovecot(&measurements, &scratch, &scale);
-    let room =
-        Room { runtime: &runtime.handle, scratch: &scratch, sessions: scale.idle_sessions.max(scale.many_accounts) };
+    let tls = Tls::make(&scratch.folder("tls")?)?;
+    let sessions = scale.idle_sessions.max(scale.many_accounts);
+    let room = Room { runtime: &runtime.handle, scratch: &scratch, tls: &tls, sessions };
     let stage = Stage { scale, room, canned: &canned, dovecot: dovecot.as_ref() };
     print_facts(rounds);
     let peers = find_peers(&kinds, &stage);
@@ -123,10 +126,10 @@ fn fit_descriptors(scale: &mut Scale) -> Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     // Each session takes two here (the load's end and the canned backend's) and two in a proxy.
     let fits = usize::try_from(hard.saturating_sub(3000) / 2).unwrap_or(usize::MAX);
-    if scale.idle_sessions > fits || scale.many_accounts > fits {
+    let all = [&mut scale.idle_sessions, &mut scale.many_accounts, &mut scale.hubs];
+    if all.iter().any(|count| **count > fits) {
         println!("{hard} open files are allowed: no more than {fits} sessions at once");
-        scale.idle_sessions = scale.idle_sessions.min(fits);
-        scale.many_accounts = scale.many_accounts.min(fits);
+        all.into_iter().for_each(|count| *count = fits.min(*count));
     }
     Ok(())
 }

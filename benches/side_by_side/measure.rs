@@ -2,6 +2,7 @@
 //! shadow of another one's caches, and resident memory is counted from a known state.
 
 use std::net::SocketAddr;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -9,6 +10,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
 use crate::canned::Canned;
+use crate::client::Client;
 use crate::dovecot::Backend;
 use crate::load::{self, Outcome, Work};
 use crate::peers::{Kind, Peer, Room, Running};
@@ -23,6 +25,8 @@ pub(crate) struct Scale {
     pub(crate) idle_sessions: usize,
     /// Of the sessions in IDLE.
     pub(crate) idle_accounts: usize,
+    /// Accounts with one session in IDLE each.
+    pub(crate) hubs: usize,
     pub(crate) noops: usize,
     pub(crate) bulk_octets: usize,
     pub(crate) bulk_count: usize,
@@ -33,6 +37,8 @@ pub(crate) struct Scale {
     pub(crate) time: Duration,
     /// Of a step that prepares one: logging in to all the accounts.
     pub(crate) warm_time: Duration,
+    /// For which those in IDLE are watched doing nothing.
+    pub(crate) rest: Duration,
 }
 
 impl Scale {
@@ -43,22 +49,26 @@ impl Scale {
         many_accounts: 5000,
         idle_sessions: 5000,
         idle_accounts: 250,
+        hubs: 10_000,
         noops: 20_000,
         bulk_octets: 64 << 20,
         bulk_count: 8,
         sessions: 20_000,
         time: Duration::from_secs(3),
         warm_time: Duration::from_secs(10),
+        rest: Duration::from_secs(30),
     };
     pub(crate) const QUICK: Self = Self {
         many_accounts: 500,
         idle_sessions: 500,
         idle_accounts: 25,
+        hubs: 1000,
         noops: 1000,
         bulk_octets: 8 << 20,
         bulk_count: 2,
         time: Duration::from_millis(300),
         warm_time: Duration::from_secs(2),
+        rest: Duration::from_secs(1),
         ..Self::FULL
     };
 }
@@ -68,10 +78,12 @@ impl Scale {
 pub(crate) enum Measurement {
     Sessions,
     Cpu,
+    Tls,
     Noop,
     Bulk,
     Memory,
     Idle,
+    Hubs,
     Accounts,
 }
 
@@ -88,18 +100,29 @@ const fn column(title: &'static str, decimals: usize, ratio: bool) -> Column {
 }
 
 impl Measurement {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Sessions, Self::Cpu, Self::Noop, Self::Bulk, Self::Memory, Self::Idle, Self::Accounts];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Sessions,
+        Self::Cpu,
+        Self::Tls,
+        Self::Noop,
+        Self::Bulk,
+        Self::Memory,
+        Self::Idle,
+        Self::Hubs,
+        Self::Accounts,
+    ];
 
     /// As given to `--only`.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Sessions => "sessions",
             Self::Cpu => "cpu",
+            Self::Tls => "tls",
             Self::Noop => "noop",
             Self::Bulk => "bulk",
             Self::Memory => "memory",
             Self::Idle => "idle",
+            Self::Hubs => "hubs",
             Self::Accounts => "accounts",
         }
     }
@@ -114,6 +137,7 @@ impl Measurement {
             Self::Cpu => {
                 format!("the same in front of the canned backend; {workers} at once, {few_accounts} accounts")
             }
+            Self::Tls => "as cpu, over TLS 1.3: with tickets of earlier sessions, and with full handshakes".to_owned(),
             Self::Noop => "NOOP round trips, canned backend, mailbox selected, one session".to_owned(),
             Self::Bulk => {
                 format!("FETCH of one message of {} MiB, canned backend, one session", scale.bulk_octets >> 20)
@@ -122,6 +146,7 @@ impl Measurement {
                 format!("{idle_sessions} idle logged-in sessions of {few_accounts} accounts, canned backend")
             }
             Self::Idle => format!("{idle_sessions} sessions in IDLE of {idle_accounts} accounts, canned backend"),
+            Self::Hubs => format!("{} sessions in IDLE, each of an account of its own, canned backend", scale.hubs),
             Self::Accounts => format!("sessions as in cpu, of {few_accounts} and of {many_accounts} accounts"),
         }
     }
@@ -155,13 +180,30 @@ impl Measurement {
                     ]
                 }
             }
+            Self::Tls => {
+                const {
+                    &[
+                        column("proxy CPU µs", 1, true),
+                        column("resumed %", 1, false),
+                        column("full: CPU µs", 1, true),
+                        FAILED,
+                    ]
+                }
+            }
             Self::Noop => {
                 const { &[column("p50 µs", 1, true), column("p99 µs", 1, false), column("proxy CPU µs", 1, false)] }
             }
             Self::Bulk => const { &[column("MiB/s", 0, true), column("CPU ms/GiB", 0, true)] },
             Self::Memory => const { &[column("KiB/session", 2, true), column("sessions", 0, false)] },
-            Self::Idle => {
-                const { &[column("KiB/session", 2, false), column("sessions", 0, false), column("upstream", 0, false)] }
+            Self::Idle | Self::Hubs => {
+                const {
+                    &[
+                        column("KiB/session", 2, false),
+                        column("sessions", 0, false),
+                        column("upstream", 0, false),
+                        column("at rest: CPU %", 2, false),
+                    ]
+                }
             }
             Self::Accounts => {
                 const {
@@ -181,7 +223,8 @@ impl Measurement {
     pub(crate) fn concerns(self, kind: Kind) -> bool {
         match self {
             Self::Memory | Self::Accounts => kind != Kind::Direct,
-            Self::Idle => matches!(kind, Kind::Multiplex | Kind::MultiplexBefore),
+            Self::Idle | Self::Hubs => matches!(kind, Kind::Multiplex | Kind::MultiplexBefore),
+            Self::Tls => kind == Kind::Haproxy || kind.is_imapool(),
             _ => true,
         }
     }
@@ -191,10 +234,12 @@ impl Measurement {
         match self {
             Self::Sessions => stage.sessions(peer),
             Self::Cpu => stage.cpu(peer),
+            Self::Tls => stage.tls(peer),
             Self::Noop => stage.noop(peer),
             Self::Bulk => stage.bulk(peer),
             Self::Memory => stage.memory(peer),
             Self::Idle => stage.idle(peer),
+            Self::Hubs => stage.hubs(peer),
             Self::Accounts => stage.accounts(peer),
         }
     }
@@ -211,9 +256,9 @@ pub(crate) struct Stage<'a> {
 impl Stage<'_> {
     /// One session through the peer, to see that it works at all.
     pub(crate) fn probe(&self, peer: &Peer) -> Result<()> {
-        let running = peer.start(&self.room, self.canned.address)?;
+        let running = peer.start(&self.room, self.canned.address, None)?;
         let work = Work { workers: 1, accounts: 1, sessions: 2, time: self.scale.warm_time };
-        load::run(running.address, work)?;
+        load::run(&running.door, work)?;
         Ok(())
     }
 
@@ -224,10 +269,13 @@ impl Stage<'_> {
     /// A peer that has seen each account; twice, where a session of the same account may have been there at the same
     /// time.
     fn warm(&self, peer: &Peer, upstream: SocketAddr, accounts: usize) -> Result<Running> {
-        let running = peer.start(&self.room, upstream)?;
+        self.warmed(peer.start(&self.room, upstream, None)?, accounts)
+    }
+
+    fn warmed(&self, running: Running, accounts: usize) -> Result<Running> {
         let passes = if accounts <= 100 { 4 } else { 1 };
         let work = Work { sessions: accounts * passes, time: self.scale.warm_time, ..self.work(accounts) };
-        load::run(running.address, work).context("warming up")?;
+        load::run(&running.door, work).context("warming up")?;
         Ok(running)
     }
 
@@ -251,10 +299,22 @@ impl Stage<'_> {
         Ok(vec![cpu, outcome.rate(), bench_cpu, outcome.failed as f64])
     }
 
+    fn tls(&self, peer: &Peer) -> Result<Vec<f64>> {
+        let accounts = self.scale.few_accounts;
+        let run = |resumes| {
+            let client = self.room.tls.client(resumes)?;
+            let running = self.warmed(peer.start(&self.room, self.canned.address, Some(&client))?, accounts)?;
+            timed_sessions(&running, self.work(accounts))
+        };
+        let ((resumed, cpu), (full, full_cpu)) = (run(true)?, run(false)?);
+        let share = resumed.resumed as f64 / resumed.sessions as f64;
+        Ok(vec![cpu, share * 100.0, full_cpu, (resumed.failed + full.failed) as f64])
+    }
+
     fn noop(&self, peer: &Peer) -> Result<Vec<f64>> {
         let running = self.warm(peer, self.canned.address, 1)?;
         let before = cpu_of(&running);
-        let times = load::noops(running.address, self.scale.noops, self.scale.time)?;
+        let times = load::noops(&running.door, self.scale.noops, self.scale.time)?;
         let cpu = (cpu_of(&running) - before) / times.len() as f64;
         Ok(vec![microseconds(percentile(&times, 50)), microseconds(percentile(&times, 99)), cpu * 1e6])
     }
@@ -262,36 +322,52 @@ impl Stage<'_> {
     fn bulk(&self, peer: &Peer) -> Result<Vec<f64>> {
         let running = self.warm(peer, self.canned.address, 1)?;
         let before = cpu_of(&running);
-        let (rate, octets) =
-            load::bulk(running.address, self.scale.bulk_octets, self.scale.bulk_count, self.scale.time)?;
+        let (rate, octets) = load::bulk(&running.door, self.scale.bulk_octets, self.scale.bulk_count, self.scale.time)?;
         let cpu = cpu_of(&running) - before;
         Ok(vec![rate / f64::from(1 << 20), cpu * 1e3 / (octets as f64 / f64::from(1 << 30))])
     }
 
     fn memory(&self, peer: &Peer) -> Result<Vec<f64>> {
-        let (kibibytes, sessions, _) = self.hold(peer, self.scale.few_accounts, false)?;
+        let Scale { few_accounts, idle_sessions, .. } = self.scale;
+        let running = self.warm(peer, self.canned.address, few_accounts)?;
+        let (clients, kibibytes) = self.hold(&running, idle_sessions, few_accounts, false)?;
+        let sessions = clients.len() as f64;
+        end(clients)?;
         Ok(vec![kibibytes, sessions])
     }
 
     fn idle(&self, peer: &Peer) -> Result<Vec<f64>> {
-        let (kibibytes, sessions, upstream) = self.hold(peer, self.scale.idle_accounts, true)?;
-        Ok(vec![kibibytes, sessions, upstream])
+        let Scale { idle_accounts, idle_sessions, .. } = self.scale;
+        let running = self.warm(peer, self.canned.address, idle_accounts)?;
+        self.rest(&running, idle_sessions, idle_accounts)
     }
 
-    /// Many sessions at once, in IDLE or just logged in: how much memory the proxy takes for each, how many there
-    /// are, and how many connections it has for them.
-    fn hold(&self, peer: &Peer, accounts: usize, idle: bool) -> Result<(f64, f64, f64)> {
-        let running = self.warm(peer, self.canned.address, accounts)?;
+    /// Not warm: the connections to the backend count, too.
+    fn hubs(&self, peer: &Peer) -> Result<Vec<f64>> {
+        let running = peer.start(&self.room, self.canned.address, None)?;
+        self.rest(&running, self.scale.hubs, self.scale.hubs)
+    }
+
+    /// Sessions in IDLE for which nothing happens.
+    fn rest(&self, running: &Running, sessions: usize, accounts: usize) -> Result<Vec<f64>> {
+        let (clients, kibibytes) = self.hold(running, sessions, accounts, true)?;
+        let (sessions, upstream) = (clients.len() as f64, self.canned.connections() as f64);
+        let before = cpu_of(running);
+        thread::sleep(self.scale.rest);
+        let cpu = (cpu_of(running) - before) / self.scale.rest.as_secs_f64();
+        end(clients)?;
+        Ok(vec![kibibytes, sessions, upstream, cpu * 100.0])
+    }
+
+    /// Many sessions at once, in IDLE or just logged in, and how much memory the proxy takes for each, in KiB.
+    fn hold(&self, running: &Running, sessions: usize, accounts: usize, idle: bool) -> Result<(Vec<Client>, f64)> {
         let server = running.server.as_ref().context("no process to look at")?;
         let before = server.settled_resident();
-        let work = Work { sessions: self.scale.idle_sessions, time: self.scale.warm_time, ..self.work(accounts) };
-        let clients = load::hold(running.address, work, idle)?;
+        let work = Work { sessions, time: self.scale.warm_time, ..self.work(accounts) };
+        let clients = load::hold(&running.door, work, idle)?;
         let grown = server.settled_resident().saturating_sub(before);
-        let (sessions, upstream) = (clients.len() as f64, self.canned.connections() as f64);
-        for client in clients {
-            client.reset()?;
-        }
-        Ok((grown as f64 / 1024.0 / sessions, sessions, upstream))
+        let kibibytes = grown as f64 / 1024.0 / clients.len() as f64;
+        Ok((clients, kibibytes))
     }
 
     fn accounts(&self, peer: &Peer) -> Result<Vec<f64>> {
@@ -307,10 +383,14 @@ impl Stage<'_> {
     }
 }
 
+fn end(clients: Vec<Client>) -> Result<()> {
+    clients.into_iter().try_for_each(Client::reset)
+}
+
 /// Runs short sessions; with them the proxy's processor time per session in microseconds.
 fn timed_sessions(running: &Running, work: Work) -> Result<(Outcome, f64)> {
     let before = cpu_of(running);
-    let outcome = load::run(running.address, work)?;
+    let outcome = load::run(&running.door, work)?;
     let cpu = (cpu_of(running) - before) * 1e6 / outcome.sessions as f64;
     Ok((outcome, cpu))
 }

@@ -4,13 +4,17 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Result, anyhow, bail};
+use rustls::ClientConfig;
 use tokio::runtime::Handle;
 
 use crate::auth_http::AuthHttp;
+use crate::client::Door;
 use crate::dovecot::{self, User};
 use crate::process::{Scratch, Server, find_program, first_line_of, free_address, interrupted};
+use crate::tls::Tls;
 
 /// A free port can be taken by somebody else before the server binds it: then once more.
 const START_ATTEMPTS: usize = 3;
@@ -71,6 +75,10 @@ impl Kind {
         }
     }
 
+    pub(crate) fn is_imapool(self) -> bool {
+        matches!(self, Self::Imapool | Self::Multiplex | Self::Before | Self::MultiplexBefore)
+    }
+
     /// The program and what it calls its version.
     ///
     /// # Errors
@@ -122,7 +130,7 @@ pub(crate) struct Peer {
 /// A peer in front of a backend; ended when dropped.
 pub(crate) struct Running {
     /// Where the load connects to.
-    pub(crate) address: SocketAddr,
+    pub(crate) door: Door,
     /// `None`: direct.
     pub(crate) server: Option<Server>,
     /// What nginx asks; ended after nginx.
@@ -133,6 +141,7 @@ pub(crate) struct Running {
 pub(crate) struct Room<'a> {
     pub(crate) runtime: &'a Handle,
     pub(crate) scratch: &'a Scratch,
+    pub(crate) tls: &'a Tls,
     /// Sessions at once that the peer must be able to carry.
     pub(crate) sessions: usize,
 }
@@ -145,11 +154,16 @@ impl Peer {
         Ok(Self { kind, program, version })
     }
 
-    /// Starts the peer in front of `upstream` and waits until it greets.
-    pub(crate) fn start(&self, room: &Room<'_>, upstream: SocketAddr) -> Result<Running> {
+    /// Starts the peer in front of `upstream` and waits until it greets; with TLS towards clients if `tls` is one.
+    pub(crate) fn start(
+        &self,
+        room: &Room<'_>,
+        upstream: SocketAddr,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> Result<Running> {
         let mut attempt = 1;
         loop {
-            match self.try_start(room, upstream) {
+            match self.try_start(room, upstream, tls) {
                 Err(error) if attempt < START_ATTEMPTS && !interrupted() => {
                     eprintln!("{}: {error:#}; once more", self.kind.name())
                 }
@@ -159,14 +173,16 @@ impl Peer {
         }
     }
 
-    fn try_start(&self, room: &Room<'_>, upstream: SocketAddr) -> Result<Running> {
+    fn try_start(&self, room: &Room<'_>, upstream: SocketAddr, tls: Option<&Arc<ClientConfig>>) -> Result<Running> {
         if self.kind == Kind::Direct {
-            return Ok(Running { address: upstream, server: None, _auth_http: None });
+            return Ok(Running { door: Door::plain(upstream), server: None, _auth_http: None });
         }
+        let door = Door { address: free_address()?, tls: tls.cloned() };
         let setting = Setting {
             program: &self.program,
             folder: &room.scratch.folder(self.kind.name())?,
-            address: free_address()?,
+            door: &door,
+            pem: &room.tls.pem,
             upstream,
             sessions: room.sessions,
         };
@@ -179,20 +195,22 @@ impl Peer {
                 start_nginx(&setting, helper.address)?
             }
             Kind::Dovecot => {
-                dovecot::start_proxy(&self.program, setting.folder, setting.address, upstream, room.sessions)?
+                dovecot::start_proxy(&self.program, setting.folder, door.address, upstream, room.sessions)?
             }
             Kind::Imapproxy => start_imapproxy(&setting)?,
             Kind::Imapool | Kind::Before => start_imapool(&setting, "session")?,
             Kind::Multiplex | Kind::MultiplexBefore => start_imapool(&setting, "multiplex")?,
         };
-        Ok(Running { address: setting.address, server: Some(server), _auth_http: auth_http })
+        Ok(Running { door, server: Some(server), _auth_http: auth_http })
     }
 }
 
 struct Setting<'a> {
     program: &'a Path,
     folder: &'a Path,
-    address: SocketAddr,
+    door: &'a Door,
+    /// For TLS.
+    pem: &'a Path,
     upstream: SocketAddr,
     sessions: usize,
 }
@@ -205,17 +223,18 @@ impl Setting<'_> {
     }
 
     fn start(&self, command: &mut Command) -> Result<Server> {
-        Server::start(command, &self.folder.join("stderr.log"), self.address)
+        Server::start(command, &self.folder.join("stderr.log"), self.door)
     }
 }
 
 fn start_haproxy(setting: &Setting<'_>) -> Result<Server> {
+    let tls = setting.door.tls.as_ref().map_or_else(String::new, |_| format!(" ssl crt {}", setting.pem.display()));
     let config = setting.write(&format!(
         "global\n  maxconn {}\n\
          defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 30m\n  timeout server 30m\n\
-         listen imap\n  bind {}\n  server backend {}\n",
+         listen imap\n  bind {}{tls}\n  server backend {}\n",
         setting.sessions + 1000,
-        setting.address,
+        setting.door.address,
         setting.upstream,
     ))?;
     setting.start(Command::new(setting.program).arg("-db").arg("-f").arg(config))
@@ -238,7 +257,7 @@ fn start_nginx(setting: &Setting<'_>, auth_http: SocketAddr) -> Result<Server> {
          server {{ listen {}; protocol imap; proxy on; }}\n}}\n",
         2 * setting.sessions + 2000,
         2 * setting.sessions + 2000,
-        setting.address,
+        setting.door.address,
     ))?;
     setting.start(
         Command::new(setting.program).arg("-p").arg(setting.folder).arg("-e").arg("stderr").arg("-c").arg(config),
@@ -256,8 +275,8 @@ fn start_imapproxy(setting: &Setting<'_>) -> Result<Server> {
          stat_filename {at}/stat\nprotocol_log_filename {at}/protocol.log\n",
         setting.upstream.ip(),
         setting.upstream.port(),
-        setting.address.ip(),
-        setting.address.port(),
+        setting.door.address.ip(),
+        setting.door.address.port(),
         setting.sessions + 1000,
     ))?;
     let pid = setting.folder.join("pid");
@@ -271,10 +290,15 @@ fn group_of_nobody() -> &'static str {
 }
 
 fn start_imapool(setting: &Setting<'_>, mode: &str) -> Result<Server> {
+    let pem = setting.pem;
+    let tls =
+        setting.door.tls.as_ref().map_or_else(String::new, |_| {
+            format!("tls = \"implicit\"\ncertificate = {pem:?}\nprivate_key = {pem:?}\n")
+        });
     let config = setting.write(&format!(
-        "[[listener]]\naddress = \"{}\"\n\n[[backend]]\naddress = \"{}\"\n\n\
+        "[[listener]]\naddress = \"{}\"\n{tls}\n[[backend]]\naddress = \"{}\"\n\n\
          [pool]\nmode = \"{mode}\"\n\n[admin]\naddress = \"\"\n\n[log]\nlevel = \"warn\"\n",
-        setting.address, setting.upstream,
+        setting.door.address, setting.upstream,
     ))?;
     setting.start(Command::new(setting.program).arg("run").arg("--config").arg(config))
 }

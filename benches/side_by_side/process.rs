@@ -2,8 +2,7 @@
 //! /proc.
 
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use crate::client::{Buffers, Client, Door};
 
 /// How long a server may take until it greets.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
@@ -108,19 +109,19 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts `command` with both its streams in `log`, and waits until `address` greets as an IMAP server.
-    pub(crate) fn start(command: &mut Command, log: &Path, address: SocketAddr) -> Result<Self> {
+    /// Starts `command` with both its streams in `log`, and waits until an IMAP server greets at `door`.
+    pub(crate) fn start(command: &mut Command, log: &Path, door: &Door) -> Result<Self> {
         let file = File::create(log)?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let child = command.spawn().with_context(|| format!("start {:?}", command.get_program()))?;
         let mut server = Self { child, log: log.to_owned() };
-        server.wait_for_greeting(address)?;
+        server.wait_for_greeting(door)?;
         Ok(server)
     }
 
-    fn wait_for_greeting(&mut self, address: SocketAddr) -> Result<()> {
+    fn wait_for_greeting(&mut self, door: &Door) -> Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
-        while !greets(address) {
+        while !greets(door) {
             if let Some(status) = self.child.try_wait()? {
                 bail!("ended before it listened ({status}){}", self.log_tail());
             }
@@ -193,15 +194,10 @@ fn signal(id: u32, signal: Signal) {
     let _ = i32::try_from(id).map(|id| kill(Pid::from_raw(id), signal));
 }
 
-fn greets(address: SocketAddr) -> bool {
-    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else { return false };
-    if stream.set_read_timeout(Some(Duration::from_secs(2))).is_err() {
-        return false;
-    }
-    let mut line = [0; 4];
-    let greeted = stream.read_exact(&mut line).is_ok() && &line == b"* OK";
+fn greets(door: &Door) -> bool {
+    let mut buffers = Buffers::new();
     // The polite way out, so that it is the server that closes.
-    greeted && stream.write_all(b"q LOGOUT\r\n").is_ok() && stream.read_to_end(&mut Vec::new()).is_ok()
+    Client::connect(door, &mut buffers).and_then(|client| client.logout(&mut buffers)).is_ok()
 }
 
 struct Process {

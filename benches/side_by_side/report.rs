@@ -35,15 +35,17 @@ struct Target {
     unit: &'static str,
 }
 
-const TARGETS: [Target; 10] = [
+const TARGETS: [Target; 12] = [
     target("sessions/s in front of Dovecot", Measurement::Sessions, 0, Figure::Ratio, Ok(7.0), "× direct"),
     target("login p50 in front of Dovecot", Measurement::Sessions, 1, Figure::Ratio, Err(0.02), "× direct"),
     target("CPU per warm session", Measurement::Cpu, 0, Figure::Ratio, Err(0.6), "× HAProxy"),
+    target("CPU per warm session, TLS", Measurement::Tls, 0, Figure::Ratio, Err(0.4), "× HAProxy"),
     target("NOOP round trip p50", Measurement::Noop, 0, Figure::Ratio, Err(1.0), "× HAProxy"),
     target("bulk FETCH octets/s", Measurement::Bulk, 0, Figure::Ratio, Ok(1.2), "× HAProxy"),
     target("memory per idle session", Measurement::Memory, 0, Figure::Value, Err(4.0), "KiB"),
     target("CPU per session, many accounts", Measurement::Accounts, 2, Figure::Value, Err(1.2), "× few accounts"),
     shared("CPU per warm session, multiplex", Measurement::Cpu, 0, SESSION_MODE, Err(1.15), "× session mode"),
+    shared("CPU per session, TLS, multiplex", Measurement::Tls, 0, Figure::Ratio, Err(0.4), "× HAProxy"),
     shared("memory per session in IDLE", Measurement::Idle, 0, Figure::Value, Err(5.0), "KiB"),
     shared("upstream connections for them", Measurement::Idle, 2, Figure::Value, Err(250.0), ""),
 ];

@@ -34,6 +34,9 @@ _imapool() {
             imapool,reference)
                 cmd="imapool__subcmd__reference"
                 ;;
+            imapool,route)
+                cmd="imapool__subcmd__route"
+                ;;
             imapool,run)
                 cmd="imapool__subcmd__run"
                 ;;
@@ -51,6 +54,12 @@ _imapool() {
                 ;;
             imapool__subcmd__ctl,help)
                 cmd="imapool__subcmd__ctl__subcmd__help"
+                ;;
+            imapool__subcmd__ctl,kick)
+                cmd="imapool__subcmd__ctl__subcmd__kick"
+                ;;
+            imapool__subcmd__ctl,move)
+                cmd="imapool__subcmd__ctl__subcmd__move"
                 ;;
             imapool__subcmd__ctl,pause)
                 cmd="imapool__subcmd__ctl__subcmd__pause"
@@ -75,6 +84,12 @@ _imapool() {
                 ;;
             imapool__subcmd__ctl__subcmd__help,help)
                 cmd="imapool__subcmd__ctl__subcmd__help__subcmd__help"
+                ;;
+            imapool__subcmd__ctl__subcmd__help,kick)
+                cmd="imapool__subcmd__ctl__subcmd__help__subcmd__kick"
+                ;;
+            imapool__subcmd__ctl__subcmd__help,move)
+                cmd="imapool__subcmd__ctl__subcmd__help__subcmd__move"
                 ;;
             imapool__subcmd__ctl__subcmd__help,pause)
                 cmd="imapool__subcmd__ctl__subcmd__help__subcmd__pause"
@@ -109,6 +124,9 @@ _imapool() {
             imapool__subcmd__help,reference)
                 cmd="imapool__subcmd__help__subcmd__reference"
                 ;;
+            imapool__subcmd__help,route)
+                cmd="imapool__subcmd__help__subcmd__route"
+                ;;
             imapool__subcmd__help,run)
                 cmd="imapool__subcmd__help__subcmd__run"
                 ;;
@@ -123,6 +141,12 @@ _imapool() {
                 ;;
             imapool__subcmd__help__subcmd__ctl,drain)
                 cmd="imapool__subcmd__help__subcmd__ctl__subcmd__drain"
+                ;;
+            imapool__subcmd__help__subcmd__ctl,kick)
+                cmd="imapool__subcmd__help__subcmd__ctl__subcmd__kick"
+                ;;
+            imapool__subcmd__help__subcmd__ctl,move)
+                cmd="imapool__subcmd__help__subcmd__ctl__subcmd__move"
                 ;;
             imapool__subcmd__help__subcmd__ctl,pause)
                 cmd="imapool__subcmd__help__subcmd__ctl__subcmd__pause"
@@ -146,7 +170,7 @@ _imapool() {
 
     case "${cmd}" in
         imapool)
-            opts="-h -V --help --version run check status top ctl demo import reference help"
+            opts="-h -V --help --version run check status top ctl route demo import reference help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -190,7 +214,7 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__ctl)
-            opts="-c -h --admin --config --help retire close pause drain resume trace reload help"
+            opts="-c -h --admin --config --help retire close pause drain resume trace move kick reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -284,7 +308,7 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__ctl__subcmd__help)
-            opts="retire close pause drain resume trace reload help"
+            opts="retire close pause drain resume trace move kick reload help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -326,6 +350,34 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__ctl__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__ctl__subcmd__help__subcmd__kick)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__ctl__subcmd__help__subcmd__move)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -402,6 +454,58 @@ _imapool() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__ctl__subcmd__kick)
+            opts="-c -h --admin --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --admin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__ctl__subcmd__move)
+            opts="-c -h --as-routed --admin --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --admin)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -582,7 +686,7 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__help)
-            opts="run check status top ctl demo import reference help"
+            opts="run check status top ctl route demo import reference help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -610,7 +714,7 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__help__subcmd__ctl)
-            opts="retire close pause drain resume trace reload"
+            opts="retire close pause drain resume trace move kick reload"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -638,6 +742,34 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__help__subcmd__ctl__subcmd__drain)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__help__subcmd__ctl__subcmd__kick)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__help__subcmd__ctl__subcmd__move)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -777,6 +909,20 @@ _imapool() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        imapool__subcmd__help__subcmd__route)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         imapool__subcmd__help__subcmd__run)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -848,6 +994,36 @@ _imapool() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        imapool__subcmd__route)
+            opts="-c -h --listener --server-name --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --listener)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --server-name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

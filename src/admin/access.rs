@@ -81,7 +81,6 @@ impl Token {
     }
 
     /// As an `Authorization` header has it, for whoever calls the admin address.
-    #[must_use]
     pub fn bearer(&self) -> String {
         format!("Bearer {}", String::from_utf8_lossy(self.0.expose()))
     }

@@ -13,6 +13,7 @@ use super::api::octets;
 use crate::metrics::RetireReason;
 use crate::names::folded;
 use crate::pool::Account;
+use crate::routing::MoveError;
 use crate::session::registry::Record;
 use crate::shown;
 use crate::upstream::backend::Service;
@@ -21,6 +22,9 @@ use crate::upstream::backend::Service;
 const TRACE: u64 = 60;
 /// See [`TRACE`].
 const LONGEST_TRACE: u64 = 3600;
+
+/// Seconds that a move is waited for at most.
+const MOVING: u64 = 30;
 
 /// What a request to close sessions lacks.
 const WHOSE: &str = "say whose sessions: account, client or listener";
@@ -55,6 +59,8 @@ pub(super) async fn act(subject: &dyn Subject, path: &str, query: &str, origin: 
         ["accounts", account, "retire"] => retire(subject, origin, &octets(account)),
         ["accounts", account, "trace"] => trace(subject, origin, &octets(account), query),
         ["accounts", account, "close"] => close_all(subject, origin, &Whose::Account(&octets(account))),
+        ["accounts", account, "move"] => move_account(subject, origin, &octets(account), query).await,
+        ["accounts", account, "kick"] => kick(subject, origin, &octets(account)),
         ["sessions", "close"] => close_those(subject, origin, query),
         ["sessions", id, "close"] => close(subject, origin, id),
         ["backends", name, verb @ ("pause" | "resume" | "drain")] => serve(subject, origin, &octets(name), verb),
@@ -201,6 +207,37 @@ fn close(subject: &dyn Subject, origin: Origin, id: &str) -> Done {
     record.close();
     info!(%origin, session = record.id, client = %record.client, "session closed by an administrator");
     Done::Well(json!({ "session": record.id }))
+}
+
+/// To the backend or group of `?to=`; without, to where the routes say. Waits for `wait` seconds, half a minute at
+/// most.
+async fn move_account(subject: &dyn Subject, origin: Origin, user: &[u8], query: &str) -> Done {
+    let of = |wanted: &str| {
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let value = pairs.find(|(key, _)| *key == wanted).map(|(_, value)| octets(&value.replace('+', " ")));
+        value.map(|value| String::from_utf8_lossy(&value).into_owned())
+    };
+    let Ok(wait) = of("wait").map_or(Ok(MOVING), |seconds| seconds.parse::<u64>()) else {
+        return Done::Not(400, "wait must be a number of seconds".to_owned());
+    };
+    let to = of("to");
+    let wait = Duration::from_secs(wait.min(MOVING));
+    match subject.router().move_account(user, to.as_deref(), wait).await {
+        Ok(left) => {
+            info!(%origin, user = shown::text(user), to, left, "moved by an administrator");
+            Done::Well(json!({ "to": to, "left": left }))
+        }
+        Err(error @ MoveError::NoFile) => Done::Not(409, error.to_string()),
+        Err(error) => Done::Not(422, error.to_string()),
+    }
+}
+
+fn kick(subject: &dyn Subject, origin: Origin, user: &[u8]) -> Done {
+    if !subject.router().kick(user) {
+        return Done::NoSuch("account");
+    }
+    info!(%origin, user = shown::text(user), "kicked by an administrator");
+    Done::Well(json!({}))
 }
 
 fn serve(subject: &dyn Subject, origin: Origin, name: &[u8], verb: &str) -> Done {

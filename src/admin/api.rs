@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 use super::Subject;
 use super::sampler::Sampler;
 use crate::mailbox::registry::{Registry, mailbox_name};
-use crate::metrics::{CheckoutResult, ConnectionState, DelayReason, DialResult, RetireReason};
+use crate::metrics::ConnectionState;
 use crate::names::folded;
 use crate::pool::Account;
+use crate::routing::Decision;
 use crate::session::registry::Record;
 use crate::upstream::backend::Backend;
 
@@ -23,13 +24,18 @@ const PAGE: usize = 100;
 const LONGEST_PAGE: usize = 1000;
 
 /// A part of a list: `?offset=0&limit=100&sort=...&filter=...`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Query {
     offset: usize,
     limit: usize,
     sort: String,
     filter: String,
+    /// Of one user only; folded.
     account: Option<Vec<u8>>,
+    /// Of whom it is asked where they go, by which listener, and as which host.
+    user: String,
+    listener: Option<String>,
+    server_name: Option<String>,
     /// How old what is told may be: so that many viewers cost one look.
     max_age: Duration,
 }
@@ -37,8 +43,7 @@ pub(super) struct Query {
 impl Query {
     /// Of the part of a URL behind the question mark. What is not known or no number is as if it were not there.
     pub(super) fn parse(query: &str) -> Self {
-        let (sort, filter) = Default::default();
-        let mut this = Self { offset: 0, limit: PAGE, sort, filter, account: None, max_age: Duration::ZERO };
+        let mut this = Self { limit: PAGE, ..Self::default() };
         for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
             let octets: Vec<u8> = percent_decode_str(&value.replace('+', " ")).collect();
             let text = String::from_utf8_lossy(&octets).into_owned();
@@ -47,12 +52,31 @@ impl Query {
                 "limit" => this.limit = text.parse().unwrap_or(PAGE).clamp(1, LONGEST_PAGE),
                 "sort" => this.sort = text,
                 "filter" => this.filter = text.to_lowercase(),
-                "account" => this.account = Some(octets),
+                "account" => this.account = Some(folded(&octets)),
+                "user" => this.user = text,
+                "listener" => this.listener = Some(text),
+                "server_name" => this.server_name = Some(text),
                 "max_age" => this.max_age = Duration::from_secs(text.parse().unwrap_or_default()),
                 _ => {}
             }
         }
         this
+    }
+
+    /// Whether what is of this user is asked for.
+    fn is_of(&self, user: &[u8]) -> bool {
+        self.account.as_ref().is_none_or(|name| folded(user) == *name)
+    }
+
+    /// Whether the filter is part of one of the names.
+    fn finds(&self, names: &[&str]) -> bool {
+        self.filter.is_empty() || names.iter().any(|name| name.to_lowercase().contains(&self.filter))
+    }
+
+    /// The part of the list.
+    fn page<T>(&self, rows: &[T], row: impl Fn(&T) -> Value) -> Value {
+        let page: Vec<_> = rows.iter().skip(self.offset).take(self.limit).map(row).collect();
+        json!({ "total": rows.len(), "offset": self.offset, "limit": self.limit, "rows": page })
     }
 }
 
@@ -128,57 +152,39 @@ pub(super) fn sort_accounts(rows: &mut [&AccountRow], sort: &str) {
 
 pub(super) fn accounts(sampler: &Sampler, query: &Query) -> Value {
     let all = sampler.accounts(query.max_age);
-    let mut rows: Vec<_> = all.iter().filter(|row| row.user.to_lowercase().contains(&query.filter)).collect();
+    let mut rows: Vec<_> = all.iter().filter(|row| query.finds(&[&row.user])).collect();
     sort_accounts(&mut rows, &query.sort);
-    let page: Vec<_> = rows.iter().skip(query.offset).take(query.limit).collect();
-    json!({ "total": rows.len(), "offset": query.offset, "limit": query.limit, "rows": page })
+    query.page(&rows, |row| json!(row))
 }
 
 /// One session, for those who look.
-#[derive(Debug, Serialize)]
-struct SessionRow {
-    id: u64,
-    client: String,
-    listener: String,
-    tls: Option<&'static str>,
-    user: Option<String>,
-    seconds: u64,
-    commands: u64,
-    received: u64,
-    sent: u64,
-    command: Option<&'static str>,
-    connection: Option<u64>,
-    mailbox: Option<String>,
-}
-
-fn session_row(record: &Arc<Record>) -> SessionRow {
-    SessionRow {
-        id: record.id,
-        client: record.client.to_string(),
-        listener: record.listener.config.name.clone(),
-        tls: record.tls(),
-        user: record.account().map(|account| account.name()),
-        seconds: record.since.elapsed().as_secs(),
-        commands: record.commands(),
-        received: record.received(),
-        sent: record.sent(),
-        command: record.command(),
-        connection: record.connection(),
-        mailbox: record.mailbox(),
-    }
+fn session_row(record: &Arc<Record>) -> Value {
+    json!({
+        "id": record.id,
+        "client": record.client.to_string(),
+        "listener": record.listener.config.name,
+        "tls": record.tls(),
+        "user": record.account().map(|account| account.name()),
+        "seconds": record.since.elapsed().as_secs(),
+        "commands": record.commands(),
+        "received": record.received(),
+        "sent": record.sent(),
+        "command": record.command(),
+        "connection": record.connection(),
+        "mailbox": record.mailbox(),
+    })
 }
 
 /// Sorted by `id` (the default: the oldest first), `commands`, `received`, `sent`. `account`: those of one user.
 pub(super) fn sessions(subject: &dyn Subject, query: &Query) -> Value {
     let mut records = subject.registry().all();
-    if let Some(user) = &query.account {
-        let name = folded(user);
-        records.retain(|record| record.account().is_some_and(|account| folded(&account.key().user) == name));
+    if query.account.is_some() {
+        records.retain(|record| record.account().is_some_and(|account| query.is_of(&account.key().user)));
     }
     if !query.filter.is_empty() {
         records.retain(|record| {
-            let user = record.account().map(|account| account.name().to_lowercase()).unwrap_or_default();
-            user.contains(&query.filter) || record.client.to_string().contains(&query.filter)
+            let user = record.account().map(|account| account.name()).unwrap_or_default();
+            query.finds(&[&user, &record.client.to_string()])
         });
     }
     records.sort_by_key(|record| {
@@ -190,45 +196,29 @@ pub(super) fn sessions(subject: &dyn Subject, query: &Query) -> Value {
         };
         (std::cmp::Reverse(most), record.id)
     });
-    let page: Vec<_> = records.iter().skip(query.offset).take(query.limit).map(session_row).collect();
-    json!({ "total": records.len(), "offset": query.offset, "limit": query.limit, "rows": page })
-}
-
-/// Of rows with a name of an account or mailbox that the filter is part of, those of the page.
-fn page<T>(mut rows: Vec<T>, query: &Query, names: impl Fn(&T) -> [&str; 2], row: impl Fn(&T) -> Value) -> Value {
-    if !query.filter.is_empty() {
-        rows.retain(|row| names(row).iter().any(|name| name.to_lowercase().contains(&query.filter)));
-    }
-    let page: Vec<_> = rows.iter().skip(query.offset).take(query.limit).map(row).collect();
-    json!({ "total": rows.len(), "offset": query.offset, "limit": query.limit, "rows": page })
+    query.page(&records, session_row)
 }
 
 /// Sorted by `age` (the default: the oldest first), or `sessions`, the most first.
 pub(super) fn hubs(subject: &dyn Subject, query: &Query) -> Value {
     let mut hubs: Vec<_> =
         Registry::views(&subject.pools().accounts()).into_iter().map(|hub| (hub.account.name(), hub)).collect();
-    let name = query.account.as_deref().map(folded);
-    hubs.retain(|(_, hub)| name.as_ref().is_none_or(|name| folded(&hub.account.key().user) == *name));
+    hubs.retain(|(user, hub)| query.is_of(&hub.account.key().user) && query.finds(&[user, &hub.mailbox]));
     let by_sessions = query.sort == "sessions";
     hubs.sort_by_key(|(_, hub)| (by_sessions.then_some(std::cmp::Reverse(hub.sessions)), hub.id));
-    page(
-        hubs,
-        query,
-        |(user, hub)| [user, &hub.mailbox],
-        |(user, hub)| {
-            json!({
-                "id": hub.id,
-                "user": user,
-                "backend": hub.account.backend().config.name,
-                "mailbox": hub.mailbox,
-                "read_only": hub.read_only,
-                "sessions": hub.sessions,
-                "connection": hub.connection,
-                "state": if hub.connection.is_some() { "connected" } else { "parked" },
-                "seconds": hub.age.as_secs(),
-            })
-        },
-    )
+    query.page(&hubs, |(user, hub)| {
+        json!({
+            "id": hub.id,
+            "user": user,
+            "backend": hub.account.backend().config.name,
+            "mailbox": hub.mailbox,
+            "read_only": hub.read_only,
+            "sessions": hub.sessions,
+            "connection": hub.connection,
+            "state": if hub.connection.is_some() { "connected" } else { "parked" },
+            "seconds": hub.age.as_secs(),
+        })
+    })
 }
 
 /// Sessions of a connection that its row names.
@@ -249,51 +239,43 @@ fn users_of_connections(subject: &dyn Subject) -> HashMap<u64, Vec<u64>> {
 /// The oldest first. What is being retired is among them until its socket is closed.
 pub(super) fn connections(subject: &dyn Subject, query: &Query) -> Value {
     let mut connections = subject.budget().roster().views();
-    let name = query.account.as_deref().map(folded);
-    connections.retain(|it| name.as_ref().is_none_or(|name| folded(it.user.as_bytes()) == *name));
+    connections.retain(|it| query.is_of(it.user.as_bytes()) && query.finds(&[&it.user, &it.backend]));
     let users = users_of_connections(subject);
-    page(
-        connections,
-        query,
-        |it| [&it.user, &it.backend],
-        |it| {
-            let sessions = users.get(&it.id).map(Vec::as_slice).unwrap_or_default();
-            let state = match it.at_rest {
-                _ if it.retiring => "retiring",
-                Some(_) => "at rest",
-                None => "in use",
-            };
-            json!({
-                "id": it.id,
-                "user": it.user,
-                "backend": it.backend,
-                "local_port": it.local_port,
-                "state": state,
-                "seconds": it.age.as_secs(),
-                "at_rest_seconds": it.at_rest.map(|rest| rest.as_secs()),
-                "mailbox": it.selected.as_deref().map(mailbox_name),
-                "sessions": sessions.len(),
-                "session_ids": &sessions[..sessions.len().min(NAMED)],
-            })
-        },
-    )
+    query.page(&connections, |it| {
+        let sessions = users.get(&it.id).map(Vec::as_slice).unwrap_or_default();
+        let state = match it.at_rest {
+            _ if it.retiring => "retiring",
+            Some(_) => "at rest",
+            None => "in use",
+        };
+        json!({
+            "id": it.id,
+            "user": it.user,
+            "backend": it.backend,
+            "local_port": it.local_port,
+            "state": state,
+            "seconds": it.age.as_secs(),
+            "at_rest_seconds": it.at_rest.map(|rest| rest.as_secs()),
+            "mailbox": it.selected.as_deref().map(mailbox_name),
+            "sessions": sessions.len(),
+            "session_ids": &sessions[..sessions.len().min(NAMED)],
+        })
+    })
 }
 
 fn backend_row(subject: &dyn Subject, backend: &Backend) -> Value {
     let metrics = backend.metrics();
     let connections: HashMap<_, _> =
         ConnectionState::ALL.iter().map(|state| (state.as_str(), metrics.connections_in(*state))).collect();
-    let checkouts: HashMap<_, _> =
-        CheckoutResult::ALL.iter().map(|result| (result.as_str(), metrics.checkouts_so_far(*result))).collect();
-    let retired: HashMap<_, _> =
-        RetireReason::ALL.iter().map(|reason| (reason.as_str(), metrics.retired_so_far(*reason))).collect();
-    let dials: HashMap<_, _> =
-        DialResult::ALL.iter().map(|result| (result.as_str(), metrics.dials_so_far(*result))).collect();
-    let delayed: HashMap<_, _> =
-        DelayReason::ALL.iter().map(|reason| (reason.as_str(), metrics.dials_delayed_so_far(*reason))).collect();
     let (in_use, capacity) = subject.budget().usage(backend.index);
+    let config = subject.config();
+    // What is told of routes is what they go by now.
+    let routed = config.backends.iter().find(|known| known.name == backend.config.name);
     json!({
         "name": backend.config.name,
+        "group": routed.and_then(|known| known.group.as_ref()),
+        "weight": routed.map(|known| known.weight),
+        "accounts": subject.router().residences().at(backend.index),
         "address": backend.config.address(),
         "service": backend.service().as_str(),
         "reachable": backend.is_reachable(),
@@ -305,11 +287,27 @@ fn backend_row(subject: &dyn Subject, backend: &Backend) -> Value {
             "time_wait": metrics.ports_time_wait.get(),
             "capacity": metrics.ports_capacity.get(),
         },
-        "checkouts": checkouts,
-        "retired": retired,
-        "dials": dials,
-        "gate": { "free": backend.gate_free(), "delayed": delayed, "backing_off": metrics.backing_off.get() },
+        "checkouts": metrics.checkouts.so_far(),
+        "retired": metrics.retired.so_far(),
+        "dials": metrics.dials.so_far(),
+        "gate": {
+            "free": backend.gate_free(),
+            "delayed": metrics.delayed.so_far(),
+            "backing_off": metrics.backing_off.get(),
+        },
     })
+}
+
+/// Where a user would go, and why.
+pub(super) fn route(subject: &dyn Subject, query: &Query) -> Value {
+    let config = subject.config();
+    let listener = query.listener.as_ref().unwrap_or(&config.listeners[0].name);
+    let router = subject.router();
+    let Decision { backend, rule, key, login, asks } =
+        router.table().decide(&query.user, listener, query.server_name.as_deref());
+    let residence = router.residences().find(key.as_bytes());
+    let there = residence.and_then(|it| subject.pools().backend(it.backend())).map(|it| it.config.name.clone());
+    json!({ "backend": backend, "rule": rule, "key": key, "login": login, "asks_service": asks.is_some(), "there_now": there })
 }
 
 pub(super) fn backends(subject: &dyn Subject) -> Vec<Value> {

@@ -33,6 +33,7 @@ use crate::listener::{BindError, BoundListener, Inherited};
 use crate::metrics::Metrics;
 use crate::pool::Pools;
 use crate::ports::Budget;
+use crate::routing::Router;
 use crate::session::crowd::{Crowd, Place};
 use crate::session::registry::Registry;
 use crate::stream::Stream;
@@ -77,7 +78,6 @@ pub enum AdminError {
 
 impl AdminError {
     /// The key of `[admin]` that is at fault.
-    #[must_use]
     pub fn key(&self) -> &'static str {
         match self {
             Self::Bind(_) | Self::NoToken { .. } => "address",
@@ -124,6 +124,8 @@ pub trait Subject: Send + Sync {
     fn budget(&self) -> Arc<Budget>;
     /// What it runs by.
     fn config(&self) -> Arc<Config>;
+    /// Which backend each session goes to.
+    fn router(&self) -> Arc<Router>;
     /// Reads its configuration anew: what has changed, or the HTTP status and the words of why nothing has.
     fn reload(&self) -> Reloading<'_>;
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::{Body, Frame, SizeHint};
+use http_body_util::{Either, Full};
+use hyper::body::{Body, Frame};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::header::{REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, Response, StatusCode};
@@ -25,7 +25,7 @@ use crate::metrics;
 
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
-const EVENTS: &str = "text/event-stream";
+const EVENT_STREAM: &str = "text/event-stream";
 
 /// Nothing from elsewhere, and in no frame: the page needs no more.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
@@ -36,34 +36,16 @@ const VIEWERS: usize = 32;
 pub(super) type Answer = Response<AnswerBody>;
 
 /// A body that is known as a whole, or events as they come.
-pub(super) enum AnswerBody {
-    Whole(Full<Bytes>),
-    Events(mpsc::Receiver<Bytes>),
-}
+type AnswerBody = Either<Full<Bytes>, Events>;
 
-impl Body for AnswerBody {
+pub(super) struct Events(mpsc::Receiver<Bytes>);
+
+impl Body for Events {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match self.get_mut() {
-            Self::Whole(body) => Pin::new(body).poll_frame(cx),
-            Self::Events(events) => events.poll_recv(cx).map(|event| event.map(|event| Ok(Frame::data(event)))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(body) => body.is_end_stream(),
-            Self::Events(_) => false,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(body) => body.size_hint(),
-            Self::Events(_) => SizeHint::default(),
-        }
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|event| event.map(|event| Ok(Frame::data(event))))
     }
 }
 
@@ -138,6 +120,7 @@ impl Routes {
             "hubs" => api::hubs(&*subject, &query),
             "connections" => api::connections(&*subject, &query),
             "backends" => json!({ "rows": api::backends(&*subject) }),
+            "route" => api::route(&*subject, &query),
             "config" => serde_json::to_value(&*subject.config()).unwrap_or_default(),
             _ => sampler.map(|sampler| sampler.summary(true)).unwrap_or_default(),
         });
@@ -158,7 +141,7 @@ impl Routes {
             sampler.show(send).await;
             drop(viewer);
         });
-        headed(StatusCode::OK, EVENTS, AnswerBody::Events(events))
+        headed(StatusCode::OK, EVENT_STREAM, Either::Right(Events(events)))
     }
 
     async fn metrics(&self) -> Answer {
@@ -182,7 +165,10 @@ impl Routes {
 }
 
 fn is_list(call: &str) -> bool {
-    matches!(call, "summary" | "accounts" | "sessions" | "hubs" | "connections" | "backends" | "config" | "events")
+    matches!(
+        call,
+        "summary" | "accounts" | "sessions" | "hubs" | "connections" | "backends" | "config" | "events" | "route"
+    )
 }
 
 fn told(done: Done) -> Answer {
@@ -232,7 +218,7 @@ fn text(status: StatusCode, body: &'static str) -> Answer {
 }
 
 pub(super) fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    headed(status, content_type, AnswerBody::Whole(Full::new(body.into())))
+    headed(status, content_type, Either::Left(Full::new(body.into())))
 }
 
 fn headed(status: StatusCode, content_type: &'static str, body: AnswerBody) -> Answer {

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::api::{self, AccountRow, Query};
 use super::recent::recent;
 use super::{Readiness, Subject};
-use crate::metrics::{CheckoutResult, CommandResult, ConnectionState, Counts, LoginResult, RetireReason, SessionClose};
+use crate::metrics::{BackendMetrics, CheckoutResult, CommandResult, ConnectionState};
+use crate::metrics::{Counts, LoginResult, RetireReason};
 
 /// Between two samples.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -202,12 +203,9 @@ impl Sampler {
         api::sort_accounts(&mut busiest, "sessions");
         busiest.truncate(BUSIEST);
         let backends = api::backends(subject);
-        let closed: HashMap<_, _> =
-            SessionClose::ALL.iter().map(|close| (close.as_str(), metrics.sessions_closed_so_far(*close))).collect();
-        let logins: HashMap<_, _> =
-            LoginResult::ALL.iter().map(|result| (result.as_str(), metrics.logins_so_far(*result))).collect();
         let per_second = |count: fn(&Raw) -> u64| rate(count(&now).saturating_sub(count(&before)), now.at - before.at);
         let seconds = |counts: Counts| json!({ "p50": counts.quantile(0.5), "p99": counts.quantile(0.99) });
+        let closed = metrics.sessions_closed.so_far();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.started.elapsed().as_secs(),
@@ -223,7 +221,7 @@ impl Sampler {
             "reuse_ratio": share(now.reused.saturating_sub(before.reused), now.opened.saturating_sub(before.opened)),
             "login_seconds": seconds(now.login.since(&before.login)),
             "checkout_seconds": seconds(now.checkout.since(&before.checkout)),
-            "logins": logins,
+            "logins": metrics.logins.so_far(),
             "backends": backends,
             "hubs": api::hubs(subject, &Query::parse(&format!("sort=sessions&limit={BUSIEST}"))),
             "commands": { "lost": metrics.operation().commands_so_far(CommandResult::Lost) },
@@ -250,14 +248,14 @@ fn certificates(subject: &dyn Subject) -> Value {
 /// Connections and ports, over all backends.
 fn upstream(subject: &dyn Subject) -> Value {
     let backends = subject.pools().backends();
-    let sum = |count: &dyn Fn(&crate::metrics::BackendMetrics) -> i64| -> i64 {
+    let sum = |count: &dyn Fn(&BackendMetrics) -> i64| -> i64 {
         backends.iter().map(|backend| count(backend.metrics())).sum()
     };
     let connections: HashMap<_, _> =
         ConnectionState::ALL.iter().map(|state| (state.as_str(), sum(&|m| m.connections_in(*state)))).collect();
     let retired: HashMap<_, _> = RetireReason::ALL
         .iter()
-        .map(|reason| (reason.as_str(), sum(&|m| m.retired_so_far(*reason).try_into().unwrap_or(i64::MAX))))
+        .map(|reason| (reason.as_str(), sum(&|m| m.retired.get(*reason).get().try_into().unwrap_or(i64::MAX))))
         .collect();
     let budget = subject.budget();
     json!({
@@ -277,16 +275,14 @@ impl Raw {
         let metrics = subject.metrics();
         let backends = subject.pools().backends();
         let checkouts = |results: &[CheckoutResult]| -> u64 {
-            let of = |result: &CheckoutResult| -> u64 {
-                backends.iter().map(|backend| backend.metrics().checkouts_so_far(*result)).sum()
-            };
-            results.iter().map(of).sum()
+            let of = |metrics: &BackendMetrics| results.iter().map(|it| metrics.checkouts.get(*it).get()).sum::<u64>();
+            backends.iter().map(|backend| of(backend.metrics())).sum()
         };
         let counts = backends.iter().map(|backend| backend.metrics().checkout_counts());
         Self {
             at: Instant::now(),
-            sessions: SessionClose::ALL.iter().map(|close| metrics.sessions_closed_so_far(*close)).sum(),
-            logins: [LoginResult::Cached, LoginResult::Verified].map(|r| metrics.logins_so_far(r)).iter().sum(),
+            sessions: metrics.sessions_closed.sum(),
+            logins: [LoginResult::Cached, LoginResult::Verified].map(|r| metrics.logins.get(r).get()).iter().sum(),
             commands: metrics.commands_so_far(),
             reused: checkouts(&[CheckoutResult::Reused, CheckoutResult::Joined]),
             opened: checkouts(&[CheckoutResult::Dialed]),
@@ -301,7 +297,7 @@ impl Point {
         let before = before.unwrap_or(now);
         let backends = subject.pools().backends();
         let sum = |state| backends.iter().map(|backend| backend.metrics().connections_in(state)).sum();
-        let ports = |gauge: fn(&crate::metrics::BackendMetrics) -> i64| -> i64 {
+        let ports = |gauge: fn(&BackendMetrics) -> i64| -> i64 {
             backends.iter().map(|backend| gauge(backend.metrics())).sum()
         };
         let (login, checkout) = (now.login.since(&before.login), now.checkout.since(&before.checkout));

@@ -15,6 +15,7 @@ use crate::listener::ListenerContext;
 use crate::metrics::Metrics;
 use crate::net::Net;
 use crate::ports::{self, Budget};
+use crate::routing;
 use crate::tls::{self, TlsConnectorConfig};
 use crate::upstream::backend::{AskError, Asked};
 
@@ -57,6 +58,9 @@ impl Checked {
                 let chain = tls::certificates(file).unwrap_or_default();
                 checked.certificates(&format!("backend \"{name}\""), Some(file), &chain, now);
             }
+        }
+        if let Err(error) = routing::check(config) {
+            checked.faults.push(error.into());
         }
         // Without the address, nobody asks for it.
         if config.admin.address.is_some()

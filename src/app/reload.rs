@@ -13,6 +13,7 @@ use crate::admin::{AdminServer, Token};
 use crate::config::{self, Change, Config, ConfigError, Effect, ListenAddr, Places, diff};
 use crate::listener::{BindError, BoundListener, Inherited, ListenerContext};
 use crate::net::Net;
+use crate::routing::{RouteError, Table};
 use crate::session::driver::Context;
 use crate::session::trace::Slow;
 use crate::tls::TlsConfigError;
@@ -42,6 +43,7 @@ struct Plan {
     listeners: Vec<PlannedListener>,
     /// In the order of the configuration.
     backends: Vec<Arc<Backend>>,
+    table: Table,
     admin: PlannedAdmin,
 }
 
@@ -155,7 +157,9 @@ impl Proxy {
             };
             new_backend(index, backend, &self.0.pool_config, &self.0.budget, &self.0.metrics, &self.0.net)
         });
-        Ok(Plan { backends: backends.collect::<Result<_, _>>()?, listeners, admin })
+        let backends: Vec<_> = backends.collect::<Result<_, _>>()?;
+        let table = Table::new(config, backends.clone(), Some(&self.0.router.table()), &self.0.net)?;
+        Ok(Plan { backends, table, listeners, admin })
     }
 
     /// Nothing here fails or waits.
@@ -167,14 +171,14 @@ impl Proxy {
         inner.auth.apply(auth_settings(&config));
         inner.gate.apply(&config.limits);
         let before = inner.pools.backends();
-        inner.backend.store(Arc::clone(&plan.backends[0]));
         inner.pools.set_backends(plan.backends.clone(), inner.budget.capacity());
         inner.look_at(plan.backends.iter().filter(|new| !before.iter().any(|old| Arc::ptr_eq(old, new))));
         inner.end_sessions_of_gone_backends();
+        inner.router.apply(plan.table);
         let old = inner.context.load();
         inner.context.store(Arc::new(Context {
             auth: Arc::clone(&old.auth),
-            backend: Arc::clone(&old.backend),
+            router: Arc::clone(&old.router),
             limits: config.limits.clone(),
             slow: Slow::than(config.log.slow),
             metrics: Arc::clone(&old.metrics),
@@ -301,12 +305,17 @@ fn plan_listener(
 }
 
 /// Whose place the backend at this place of the configuration takes: that of the same name, or, where its name is new,
-/// of the one at the same place, if that name is gone. (Without a name of its own, a backend has that of its address.)
+/// of the one at the same place, if that name is gone, and it has the same address, or both are called by their
+/// addresses: it is another server otherwise.
 fn predecessor<'o>(old: &'o [Arc<Backend>], config: &Config, place: usize) -> Option<&'o Arc<Backend>> {
     let name = &config.backends[place].name;
     let by_name = old.iter().find(|old| old.config.name == *name);
+    let new = &config.backends[place];
     let is_gone = |old: &&Arc<Backend>| !config.backends.iter().any(|new| new.name == old.config.name);
-    by_name.or_else(|| old.get(place).filter(is_gone))
+    let is_unnamed = |backend: &config::Backend| backend.name == backend.address();
+    let is_same =
+        |old: &&Arc<Backend>| old.config.address() == new.address() || (is_unnamed(&old.config) && is_unnamed(new));
+    by_name.or_else(|| old.get(place).filter(is_gone).filter(is_same))
 }
 
 fn differences(old: &Config, new: &Config) -> Vec<Change> {
@@ -339,6 +348,11 @@ impl StartError {
             Self::Admin(error) => places.of("admin", 0, error.key()),
             Self::Tls { name, .. } => of_backend(name, "ca_file"),
             Self::Ports { name, .. } => of_backend(name, "source_port_range"),
+            Self::Routes(RouteError::File(error)) => {
+                let route = config.routes.iter().position(|route| route.file.as_deref() == Some(error.path()));
+                places.of("route", route.unwrap_or_default(), "file")
+            }
+            Self::Routes(RouteError::Service(route, _)) => places.of("route", *route, "http"),
             Self::Randomness(_) | Self::Draining => places.of("", 0, ""),
         }
     }

@@ -52,8 +52,12 @@ impl Inner {
         if self.drain.is_cancelled() || self.handing_over.load(Ordering::Acquire) {
             return Readiness::Draining;
         }
-        // All sessions go to the first one.
-        let backend = self.backend.load();
+        // One that serves is enough: the sessions of the others are told what is wrong.
+        let table = self.router.table();
+        let in_use = table.in_use();
+        let serving = in_use.iter().find(|it| it.service() == Service::Running && it.is_reachable());
+        // Without any, the configuration refuses everybody: as it says.
+        let Some(backend) = serving.or(in_use.first()) else { return Readiness::Ready };
         match (backend.service(), backend.outage()) {
             (Service::Running, None) => Readiness::Ready,
             (Service::Running, Some(outage)) => Readiness::NoBackend(outage),

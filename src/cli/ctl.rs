@@ -68,6 +68,26 @@ pub(crate) enum Action {
         #[arg(long = "for", value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
         time: Duration,
     },
+    /// Move an account to another backend, whatever the routes say: its sessions end, its connections log out, then the
+    /// other one serves it.
+    ///
+    /// Kept in routing.moves_file, so that it outlasts a restart. Returns when nothing of the account is left where it
+    /// was, after half a minute at most; new logins wait for that.
+    Move {
+        /// The user's name; all that routes take for the same are meant.
+        account: String,
+        /// The name of a backend or group.
+        #[arg(required_unless_present = "as_routed")]
+        target: Option<String>,
+        /// Back to where the routes say.
+        #[arg(long, conflicts_with = "target")]
+        as_routed: bool,
+    },
+    /// Close all sessions and connections of an account. Its next login is served as any.
+    Kick {
+        /// The user's name; all that routes take for the same are meant.
+        account: String,
+    },
     /// Read the configuration again, as SIGHUP does.
     Reload {
         /// By SIGHUP to this process, which says what came of it in the directory that RUNTIME_DIRECTORY names. Needs
@@ -94,6 +114,11 @@ impl Action {
                 let seconds = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
                 format!("accounts/{}/trace?seconds={seconds}", segment(account))
             }
+            Self::Move { account, target: Some(target), .. } => {
+                format!("accounts/{}/move?to={}", segment(account), segment(target))
+            }
+            Self::Move { account, .. } => format!("accounts/{}/move", segment(account)),
+            Self::Kick { account } => format!("accounts/{}/kick", segment(account)),
             Self::Reload { .. } => "reload".to_owned(),
         }
     }
@@ -131,6 +156,13 @@ pub(crate) async fn run(client: &Client, action: &Action) -> Result<String, Clie
                 format!("{}: traced into the log for {time}", users(&told))
             }
         },
+        Action::Move { account, target, .. } => {
+            let to = target.as_deref().unwrap_or("where the routes say");
+            let left =
+                if told["left"] == true { "" } else { "; something of it is still where it was, and logins wait" };
+            format!("{}: goes to {}{left}", Plain(account), Plain(to))
+        }
+        Action::Kick { account } => format!("{}: its sessions and connections are being closed", Plain(account)),
         Action::Reload { .. } => {
             reloaded(&serde_json::from_value::<Vec<Change>>(told["changes"].clone()).unwrap_or_default())
         }

@@ -5,6 +5,7 @@ pub(crate) mod client;
 pub(crate) mod ctl;
 pub(crate) mod lists;
 pub(crate) mod print;
+pub(crate) mod route;
 pub(crate) mod status;
 pub(crate) mod top;
 

@@ -94,6 +94,8 @@ pub fn diff(old: &Value, new: &Value) -> Vec<Change> {
         match section.as_str() {
             "listeners" => of_named("listener", &old[section], &new[section], &mut changes),
             "backends" => of_named("backend", &old[section], &new[section], &mut changes),
+            "groups" => of_named("group", &old[section], &new[section], &mut changes),
+            "routes" => of_routes(&old[section], &new[section], &mut changes),
             name => of_table(name, name, &old[section], &new[section], &mut changes),
         }
     }
@@ -113,11 +115,16 @@ fn of_named(kind: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
     // Its place is taken by a new one at the same place of the configuration: `app::reload`.
     let is_replaced = |name: &str| {
         let at = old.as_array().and_then(|entries| entries.iter().position(|entry| entry["name"] == name));
-        let there = at.and_then(|at| new[at]["name"].as_str());
-        there.is_some_and(|there| !before.contains_key(there))
+        let Some(at) = at else { return false };
+        let (was, is) = (&old[at], &new[at]);
+        let address = |entry: &Value| format!("{}:{}", entry["host"].as_str().unwrap_or_default(), entry["port"]);
+        let is_unnamed = |entry: &Value| entry["name"] == host_and_port_of(entry);
+        let is_same = address(was) == address(is) || (is_unnamed(was) && is_unnamed(is));
+        is["name"].as_str().is_some_and(|there| !before.contains_key(there)) && is_same
     };
     let place = |entry: &Value| match kind {
         "listener" => entry["address"].to_string(),
+        "group" => entry["name"].to_string(),
         _ => format!("\"{}:{}\"", entry["host"].as_str().unwrap_or_default(), entry["port"]),
     };
     for (name, entry) in &before {
@@ -127,6 +134,7 @@ fn of_named(kind: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
             None => {
                 let effect = match kind {
                     "listener" => Effect::Closed,
+                    "group" => Effect::NewSessions,
                     _ if is_replaced(name) => Effect::Reconnect,
                     _ => Effect::Ended,
                 };
@@ -140,8 +148,29 @@ fn of_named(kind: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
     }
     match kind {
         "listener" => refused(old, new, changes),
+        "group" => {}
         _ => default_backend(old, new, &before, changes),
     }
+}
+
+/// Routes are known by their places, which say which of them comes first.
+fn of_routes(old: &Value, new: &Value, changes: &mut Vec<Change>) {
+    let count = |list: &Value| list.as_array().map_or(0, Vec::len);
+    for place in 0..count(old).max(count(new)) {
+        let (was, is) = (&old[place], &new[place]);
+        let key = format!("route {}", place + 1);
+        let written = |route: &Value| (!route.is_null()).then(|| route.to_string());
+        match (written(was), written(is)) {
+            (Some(_), Some(_)) => of_table("route", &key, was, is, changes),
+            (old, new) => changes.push(Change { key, old, new, effect: Effect::NewSessions }),
+        }
+    }
+}
+
+/// What a backend without a name of its own is called.
+fn host_and_port_of(entry: &Value) -> String {
+    let port = entry["port"].as_u64().and_then(|port| u16::try_from(port).ok());
+    super::host_and_port(entry["host"].as_str().unwrap_or_default(), port.unwrap_or_default())
 }
 
 /// Puts a listener that is gone under the new name of its address: it goes on there.
@@ -267,6 +296,24 @@ mod tests {
         assert_eq!(of(MAIN, &format!("{MAIN}{spare}")), ["+ backend \"spare\": \"127.0.0.1:144\"  (at once)"]);
     }
 
+    #[test]
+    fn routes_and_groups_are_for_new_sessions() {
+        let grouped = MAIN.replace("address", "group = \"g\"\naddress");
+        let routed = |stay: &str, to: &str| {
+            format!(
+                "{grouped}weight = 7\n[[group]]\nname = \"g\"\nstay = \"{stay}\"\n[[route]]\nusers = [\"a\"]\nto = \"{to}\"\n"
+            )
+        };
+        let changes = of(&routed("1m", "g"), &format!("{}[[route]]\nto = \"\"\n", routed("2m", "main")));
+        assert_eq!(changes.len(), 3, "{changes:?}");
+        assert_eq!(changes[0], "~ group \"g\".stay: \"1m\" -> \"2m\"  (for new sessions)");
+        assert_eq!(changes[1], "~ route 1.to: \"g\" -> \"main\"  (for new sessions)");
+        assert!(changes[2].starts_with("+ route 2: ") && changes[2].ends_with("(for new sessions)"), "{changes:?}");
+        let changes = of(MAIN, &routed("1m", "g"));
+        assert!(changes.contains(&"~ backend \"main\".weight: 100 -> 7  (for new sessions)".to_owned()), "{changes:?}");
+        assert!(changes.contains(&"+ group \"g\": \"g\"  (at once)".to_owned()), "{changes:?}");
+    }
+
     /// What is bound before the old address is given up cannot be had then.
     #[test]
     fn an_address_that_overlaps_is_refused() {
@@ -285,12 +332,13 @@ mod tests {
     /// As it is told, which has other keys for the address of a backend.
     #[test]
     fn it_is_known_of_every_key_what_a_reload_does_about_it() {
-        let config = Config::parse(&format!("[[listener]]\naddress = \"127.0.0.1:1143\"\n{MAIN}"), "t").unwrap();
+        let routed = format!("{MAIN}group = \"g\"\n[[group]]\nname = \"g\"\n[[route]]\nto = \"g\"\n");
+        let config = Config::parse(&format!("[[listener]]\naddress = \"127.0.0.1:1143\"\n{routed}"), "t").unwrap();
         let value = serde_json::to_value(config).unwrap();
         for (told, entry) in value.as_object().unwrap() {
             let entry = if entry.is_array() { &entry[0] } else { entry };
             let section = if told == "limits" { told } else { told.trim_end_matches('s') };
-            for (key, value) in entry.as_object().unwrap() {
+            for (key, value) in entry.as_object().unwrap_or_else(|| panic!("no {section}")) {
                 assert_ne!(effect(section, key), Effect::Unknown, "{section}.{key}");
                 // Durations are told as they are written.
                 assert!(!value.is_object(), "{section}.{key}: {value}");

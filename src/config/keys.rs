@@ -15,7 +15,7 @@ use serde_json::Value as Json;
 use super::diff::Effect;
 use super::read::Section;
 use super::value::{self, Kind, Shape, YEAR, duration, flag, integer, list, one_of, share, size, text};
-use super::{Identify, ListenAddr, Share, host_and_port};
+use super::{Header, Identify, ListenAddr, Share, host_and_port};
 
 const IDENTIFY: &[Identify] = &[Identify::Auto, Identify::Always, Identify::Never];
 const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
@@ -44,6 +44,9 @@ pub(crate) static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     let listener = Listener::new(ListenAddr::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))));
     let mut keys = listener.keys();
     keys.extend(Backend::new("localhost", 143).keys());
+    keys.extend(Group::new(String::new()).keys());
+    keys.extend(Routing::default().keys());
+    keys.extend(Route::default().keys());
     keys.extend(Pool::default().keys());
     keys.extend(Auth::default().keys());
     keys.extend(Limits::default().keys());
@@ -178,6 +181,13 @@ words! {
         /// From anywhere.
         Always = "always",
     }
+    /// `routing.user`
+    RoutingName {
+        /// Spellings that servers take for one name are one.
+        Lowercase = "lowercase",
+        /// Every octet counts.
+        Exact = "exact",
+    }
     /// `pool.mode`
     PoolMode {
         /// Sessions share connections wherever that is invisible.
@@ -267,6 +277,71 @@ section! {
         forward_client_id: bool = false, flag(), Reconnect;
         /// Begin each connection with a PROXY header, version 2.
         send_proxy: bool = false, flag(), Reconnect;
+        /// The group of equal backends that it is in; `None` (written `""`): in none.
+        group: Option<String> = None, value::name_or_none(), NewSessions;
+        /// Its share of the group's accounts, in proportion to the others'; 0: no new ones.
+        weight: usize = 100, integer(0..=MILLION), NewSessions;
+    }
+}
+
+section! {
+    /// `[[group]]`
+    [[group]] Group {
+        name, NewSessions;
+        /// For routes and backends; required.
+        name: String;
+    } {
+        /// How long an account stays at its backend after its last session, whatever the hash says by then.
+        stay: Duration = secs(15 * 60), duration(ZERO..=YEAR), NewSessions;
+    }
+}
+
+section! {
+    /// `[routing]`
+    [routing] Routing {
+        /// The backend or group for whom no route fits; `""`: they are refused. `None`: the first backend.
+        default: Option<String> = None, value::target(), NewSessions;
+        /// How a user's name becomes what routes go by.
+        user: RoutingName = RoutingName::Lowercase, one_of(RoutingName::ALL, RoutingName::as_str), NewSessions;
+        /// What stands behind `@` where a name has none.
+        default_domain: String = String::new(), text(value::domain), NewSessions;
+        /// Where `imapool ctl move` keeps who was moved; `None`: nobody can be.
+        moves_file: Option<PathBuf> = None, text(value::path), NewSessions;
+        /// What stands between a user's name and a master's; empty: nothing does.
+        master_separator: String = String::new(), text(value::separator), NewSessions;
+    }
+}
+
+section! {
+    /// `[[route]]`
+    [route] Route {
+        /// Accounts: names, `@domain`, `@*.domain`. Empty: all.
+        users: Vec<String> = Vec::new(),
+            list("a list of names such as [\"anna@example.org\", \"@example.net\"]", value::word), NewSessions;
+        /// Names of listeners. Empty: all.
+        listeners: Vec<String> = Vec::new(),
+            list("a list of listeners' names such as [\"webmail\"]", value::name), NewSessions;
+        /// Names by which clients call this host in TLS. Empty: all.
+        server_names: Vec<String> = Vec::new(),
+            list("a list of host names such as [\"imap.example.org\"]", value::server_name_or_below), NewSessions;
+        /// The backend or group; `""`: nobody, they are refused. `None` where a file says it.
+        to: Option<String> = None, value::target(), NewSessions;
+        /// A file that says it, a line for each account.
+        file: Option<PathBuf> = None, text(value::path), NewSessions;
+        /// The URL of a service that says it.
+        http: Option<String> = None, text(value::url), NewSessions;
+        /// For all of a lookup.
+        timeout: Duration = secs(5), duration(MS..=YEAR), NewSessions;
+        /// How long an answer is good.
+        ttl: Duration = secs(60), duration(ZERO..=YEAR), NewSessions;
+        /// How long a refusal is good.
+        negative_ttl: Duration = secs(10), duration(ZERO..=YEAR), NewSessions;
+        /// How much longer than `ttl` an answer serves an account that has sessions, while the service cannot be asked.
+        stale: Duration = secs(10 * 60), duration(ZERO..=YEAR), NewSessions;
+        /// Sent with each lookup: `Name: value`. Only the names are told.
+        headers: Vec<Header> = Vec::new(), value::headers(), NewSessions;
+        /// Whether the service is told what the client logs in with.
+        send_password: bool = false, flag(), NewSessions;
     }
 }
 

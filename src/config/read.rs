@@ -155,18 +155,22 @@ impl<'t> Section<'_, 't> {
 
     /// Tables of which there is at least one; `remedy` says how to write it.
     pub(super) fn tables(&mut self, key: &'static str, remedy: &'static str) -> Vec<Table<'t>> {
+        let tables = self.any_tables(key);
+        let value = self.table.and_then(|table| table.get(key));
+        if value.is_none_or(|value| value.get_ref().as_array().is_some_and(|array| array.is_empty())) {
+            self.missing(key, self.offset(key), remedy);
+        }
+        tables
+    }
+
+    /// Tables of which there may be any number.
+    pub(super) fn any_tables(&mut self, key: &'static str) -> Vec<Table<'t>> {
         let expected = "a section with its name in double brackets, since there may be several";
-        let Some(value) = self.get(key) else {
-            self.missing(key, self.header, remedy);
-            return Vec::new();
-        };
+        let Some(value) = self.get(key) else { return Vec::new() };
         let DeValue::Array(array) = value.get_ref() else {
             self.reader.fault(value.span().start, not_a_section(key, value, expected));
             return Vec::new();
         };
-        if array.is_empty() {
-            self.missing(key, value.span().start, remedy);
-        }
         let mut tables = Vec::new();
         for element in array.iter() {
             match element.get_ref() {
@@ -219,6 +223,7 @@ impl<'t> Section<'_, 't> {
 pub(super) fn syntax_problems(file: &Arc<str>, text: &str, mut errors: Vec<toml::de::Error>) -> Vec<Problem> {
     errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
     let mut problems: Vec<Problem> = Vec::new();
+    let has_headers = text.lines().any(|line| line.trim_start().starts_with("headers"));
     let mut last = None;
     for error in errors.into_iter().take(MOST_ERRORS) {
         let start = error.span().map_or(0, |span| span.start);
@@ -230,6 +235,8 @@ pub(super) fn syntax_problems(file: &Arc<str>, text: &str, mut errors: Vec<toml:
         let setting = text.get(line_start..start).and_then(|before| before.split_once('='));
         let key = setting.map(|(key, _)| key.trim()).filter(|key| !key.is_empty());
         let remedy = match key {
+            // What is quoted may be of a list of headers, whose values are secrets.
+            _ if has_headers => None,
             _ if error.message() == "duplicate key" => Some("keep one of the two".to_owned()),
             Some(key) => syntax::of_value(key, line.split_once('=').map_or("", |(_, value)| value)),
             None => syntax::of_line(line),
@@ -271,7 +278,7 @@ fn not_a_section(key: &'static str, value: &Value<'_>, expected: &'static str) -
 fn place(section: &str) -> String {
     match section {
         "" => "at the top level".to_owned(),
-        "listener" | "backend" => format!("under [[{section}]]"),
+        "listener" | "backend" | "group" | "route" => format!("under [[{section}]]"),
         _ => format!("under [{section}]"),
     }
 }

@@ -6,8 +6,11 @@ use toml::de::DeTable;
 
 use super::error::Fault;
 use super::read::{Reader, Section, Table};
-use super::{Admin, Auth, Backend, Config, Limits, ListenAddr, Listener, Log, Pool, TlsMode, value};
+use super::{
+    Admin, Auth, Backend, Config, Group, Limits, ListenAddr, Listener, Log, Pool, Route, Routing, TlsMode, value,
+};
 use crate::files;
+use imapool_proto::routing::name::{Names, Pattern};
 
 /// A listener or backend, and where its name and its address are.
 struct Placed<T> {
@@ -16,16 +19,70 @@ struct Placed<T> {
     address_at: usize,
 }
 
+/// What routes may name.
+struct Scene<'s> {
+    listeners: &'s [Placed<Listener>],
+    backends: &'s [Placed<Backend>],
+    groups: &'s [Placed<Group>],
+}
+
+impl Scene<'_> {
+    /// Refuses a key that names neither a backend nor a group.
+    fn check_target(&self, section: &mut Section<'_, '_>, key: &'static str, target: Option<&String>) {
+        let Some(target) = target.filter(|target| !target.is_empty()) else { return };
+        let backends = self.backends.iter().map(|placed| &placed.it.name);
+        let known: Vec<_> = backends.chain(self.groups.iter().map(|placed| &placed.it.name)).collect();
+        if !known.contains(&target) {
+            section.refuse(key, there_is_no("backend and no group", &known));
+        }
+    }
+
+    fn check_groups(&self, reader: &mut Reader<'_>) {
+        for (place, group) in self.groups.iter().enumerate() {
+            let backends = self.backends.iter().map(|it| (it.name_at, &it.it.name));
+            let mut earlier = backends.chain(self.groups[..place].iter().map(|it| (it.name_at, &it.it.name)));
+            if let Some((first, _)) = earlier.find(|(_, name)| **name == group.it.name) {
+                let remedy = "routes name backends and groups alike, write another";
+                duplicate(reader, "group.name", (first, group.name_at), format!("\"{}\"", group.it.name), remedy);
+            }
+        }
+        for placed in self.backends {
+            if let Some(group) = &placed.it.group
+                && !self.groups.iter().any(|known| known.it.name == *group)
+            {
+                let remedy = format!("add a [[group]] with the line name = \"{group}\"");
+                reader
+                    .fault(placed.name_at, Fault::Missing { key: format!("group \"{group}\""), remedy: remedy.into() });
+            }
+        }
+        for group in self.groups {
+            if !self.backends.iter().any(|backend| backend.it.group.as_ref() == Some(&group.it.name)) {
+                let remedy = "no backend is in it: write group in a [[backend]], or delete this section".into();
+                let value = format!("\"{}\"", group.it.name);
+                reader.fault(group.name_at, Fault::BadValue { key: "group.name".into(), value, remedy });
+            }
+        }
+    }
+}
+
+fn there_is_no(what: &str, known: &[&String]) -> String {
+    let known: Vec<_> = known.iter().map(|name| format!("\"{name}\"")).collect();
+    format!("there is no {what} of this name, only {}", known.join(", "))
+}
+
 /// The whole file; `None`, with the reason noted, when something required is absent or wrong.
 pub(super) fn config<'t>(reader: &mut Reader<'t>, root: &'t DeTable<'t>) -> Option<Config> {
     let mut top = reader.root(root);
     let listeners = top.tables("listener", "add a [[listener]] with a line such as address = \"127.0.0.1:1143\"");
     let backends = top.tables("backend", "add a [[backend]] with a line such as address = \"127.0.0.1:143\"");
-    let [pool, auth, limits, admin, log] = ["pool", "auth", "limits", "admin", "log"].map(|key| top.table(key));
+    let [groups, routes] = ["group", "route"].map(|key| top.any_tables(key));
+    let [routing, pool, auth, limits, admin, log] =
+        ["routing", "pool", "auth", "limits", "admin", "log"].map(|key| top.table(key));
     top.finish();
 
     let mut listeners: Vec<_> = listeners.into_iter().map(|table| read_listener(reader, table)).collect();
     let mut backends: Vec<_> = backends.into_iter().map(|table| read_backend(reader, table)).collect();
+    let groups: Vec<_> = groups.into_iter().map(|table| read_group(reader, table)).collect();
     let pool = read_plain(reader.section("pool", pool), Pool::read);
     let auth = read_plain(reader.section("auth", auth), Auth::read);
     let limits = read_plain(reader.section("limits", limits), Limits::read);
@@ -33,16 +90,26 @@ pub(super) fn config<'t>(reader: &mut Reader<'t>, root: &'t DeTable<'t>) -> Opti
     let log = read_plain(reader.section("log", log), Log::read);
 
     // What is missing here has left a fault behind, by which the whole file is refused.
-    let complete = listeners.iter().all(Option::is_some) && backends.iter().all(Option::is_some);
+    let complete = listeners.iter().all(Option::is_some)
+        && backends.iter().all(Option::is_some)
+        && groups.iter().all(Option::is_some);
+    let groups: Vec<_> = groups.into_iter().flatten().collect();
     let listeners: Vec<_> = listeners.drain(..).flatten().collect();
     let backends: Vec<_> = backends.drain(..).flatten().collect();
     names_are_unique(reader, "listener.name", listeners.iter().map(|placed| (placed.name_at, &placed.it.name)));
     names_are_unique(reader, "backend.name", backends.iter().map(|placed| (placed.name_at, &placed.it.name)));
+    let scene = Scene { listeners: &listeners, backends: &backends, groups: &groups };
+    let routing = read_routing(reader, routing, &scene);
+    let routes = routes.into_iter().map(|table| read_route(reader, table, &scene, &routing.names())).collect();
+    scene.check_groups(reader);
     addresses_are_unique(reader, &listeners, admin.address.clone().map(|address| (admin_at, address)));
     no_backend_is_a_listener(reader, &listeners, &backends);
     (complete && !listeners.is_empty() && !backends.is_empty()).then(|| Config {
         listeners: listeners.into_iter().map(|placed| placed.it).collect(),
         backends: backends.into_iter().map(|placed| placed.it).collect(),
+        groups: groups.into_iter().map(|placed| placed.it).collect(),
+        routing,
+        routes,
         pool,
         auth,
         limits,
@@ -99,6 +166,49 @@ fn read_backend<'t>(reader: &mut Reader<'t>, table: Table<'t>) -> Option<Placed<
     let (name_at, address_at) = (section.offset("name"), section.offset("address"));
     section.finish();
     address.map(|_| Placed { it: backend, name_at, address_at })
+}
+
+fn read_group<'t>(reader: &mut Reader<'t>, table: Table<'t>) -> Option<Placed<Group>> {
+    let mut section = reader.section("group", Some(table));
+    let name = section.required("name", "add a line such as name = \"mail\"", value::name);
+    let it = Group::new(name.clone().unwrap_or_default()).read(&mut section);
+    let name_at = section.offset("name");
+    section.finish();
+    name.map(|_| Placed { it, name_at, address_at: name_at })
+}
+
+fn read_routing<'t>(reader: &mut Reader<'t>, table: Option<Table<'t>>, scene: &Scene<'_>) -> Routing {
+    let mut section = reader.section("routing", table);
+    let routing = Routing::default().read(&mut section);
+    scene.check_target(&mut section, "default", routing.default.as_ref());
+    section.finish();
+    routing
+}
+
+fn read_route<'t>(reader: &mut Reader<'t>, table: Table<'t>, scene: &Scene<'_>, names: &Names) -> Route {
+    const ONE: &str = "a route says where by one of `to`, `file` and `http`";
+    let mut section = reader.section("route", Some(table));
+    let route = Route::default().read(&mut section);
+    scene.check_target(&mut section, "to", route.to.as_ref());
+    if let Some(user) = route.users.iter().find(|user| Pattern::parse(user, names).is_err()) {
+        let remedy = format!("\"{user}\" means no account: write a name, \"@\" and a domain, or \"@*.\" and a domain");
+        section.refuse("users", remedy);
+    }
+    let known: Vec<_> = scene.listeners.iter().map(|placed| &placed.it.name).collect();
+    if route.listeners.iter().any(|name| !known.contains(&name)) {
+        section.refuse("listeners", there_is_no("listener", &known));
+    }
+    if let Some(path) = &route.file {
+        section.must_be_readable("file", path, files::MAP);
+    }
+    let given: Vec<_> = ["to", "file", "http"].into_iter().filter(|key| section.has(key)).collect();
+    match given[..] {
+        [] => section.missing("to", section.offset(""), ONE),
+        [_] => {}
+        [_, second, ..] => section.refuse(second, ONE),
+    }
+    section.finish();
+    route
 }
 
 fn check_source_addresses(section: &mut Section<'_, '_>, backend: &Backend) {

@@ -1,6 +1,7 @@
 //! Each class of error with its exact place, and what a good file says.
 
 mod keys;
+mod routes;
 mod syntax;
 mod values;
 mod warnings;
@@ -45,6 +46,12 @@ fn with_key(section: &str, key: &str, value: &str) -> Result<Config, ConfigError
     match section {
         "listener" => listener(&format!("address = \"127.0.0.1:1\"\n{line}")),
         "backend" => backend(&format!("address = \"127.0.0.1:1\"\n{line}")),
+        // One that has a member, and one that leads somewhere.
+        "group" => Config::parse(&format!("{MINIMAL}group = \"g\"\n[[group]]\nname = \"g\"\n{line}\n"), "f"),
+        "route" if !["to", "file", "http"].contains(&key) => {
+            Config::parse(&format!("{MINIMAL}[[route]]\nto = \"\"\n{line}\n"), "f")
+        }
+        "route" => Config::parse(&format!("{MINIMAL}[[route]]\n{line}\n"), "f"),
         _ => with(section, &line),
     }
 }
@@ -79,7 +86,7 @@ fn the_example_has_every_key() {
     let mut section = String::new();
     let mut mentioned = BTreeSet::new();
     for line in EXAMPLE.lines() {
-        if let Some(name) = line.strip_prefix('[') {
+        if let Some(name) = line.strip_prefix('#').unwrap_or(line).strip_prefix('[') {
             section = name.trim_matches(['[', ']']).to_owned();
             mentioned.insert((String::new(), section.clone()));
         } else if let Some((key, _)) = line.trim_start_matches('#').split_once(" = ")
@@ -233,7 +240,7 @@ fn unknown_keys_get_the_nearest_valid_one() {
         (
             "\"x\\ny\" = 1\n",
             "f:5:1: unknown key `backend.x\\ny`: the nearest is `tls`; valid here: address, name, tls, \
-          server_name, ca_file, source_addresses, source_port_range, connect_timeout, login_timeout, reply_timeout, id, forward_client_id, send_proxy",
+          server_name, ca_file, source_addresses, source_port_range, connect_timeout, login_timeout, reply_timeout, id, forward_client_id, send_proxy, group, weight",
         ),
         ("tsl = \"none\"\n", "f:5:1: unknown key `backend.tsl`: did you mean `tls`?"),
         (
@@ -242,7 +249,8 @@ fn unknown_keys_get_the_nearest_valid_one() {
         ),
         (
             "[\"\"]\n",
-            "f:5:2: unknown key ``: the nearest is `log`; valid here: listener, backend, pool, auth, limits, admin, log",
+            "f:5:2: unknown key ``: the nearest is `log`; valid here: listener, backend, group, routing, \
+             route, pool, auth, limits, admin, log",
         ),
     ];
     for (text, expected) in cases {

@@ -13,7 +13,8 @@ use serde_json::Value as Json;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::{ListenAddr, Share};
+use super::{Header, ListenAddr, Share};
+use crate::secret::Secret;
 
 /// A value with its place in the file.
 pub(super) type Value<'t> = Spanned<DeValue<'t>>;
@@ -133,10 +134,92 @@ pub(super) fn name(value: &Value<'_>) -> Outcome<String> {
     Ok(text.to_owned())
 }
 
+/// As [`name`]; empty: `None`.
+pub(super) fn name_or_none() -> Kind<Option<String>> {
+    let read = |value: &Value<'_>| match value.get_ref() {
+        DeValue::String(text) if text.is_empty() => Ok(None),
+        _ => name(value).map(Some),
+    };
+    Kind { show: |name| name.clone().unwrap_or_default().into(), ..text(read) }
+}
+
+/// The name of a backend or of a group, or `""`.
+pub(super) fn target() -> Kind<Option<String>> {
+    text(|value| match value.get_ref() {
+        DeValue::String(text) if text.is_empty() => Ok(Some(String::new())),
+        _ => name(value).map(Some),
+    })
+}
+
+/// `http://host[:port][/path]`: what else is wrong with one, the lookup says.
+pub(super) fn url(value: &Value<'_>) -> Outcome<Option<String>> {
+    let text = string(value, "a URL in quotes such as \"http://127.0.0.1:8080/auth\"")?;
+    if !text.starts_with("http://") || text.chars().any(|char| char.is_control() || char.is_whitespace()) {
+        return refuse(
+            value,
+            "write a URL such as \"http://127.0.0.1:8080/auth\"; there is no TLS towards the service",
+        );
+    }
+    Ok(Some(text.to_owned()))
+}
+
+/// `["Name: value"]`
+pub(super) fn headers() -> Kind<Vec<Header>> {
+    list("a list of headers such as [\"X-Auth-Key: secret\"]", |value| {
+        let text = string(value, "a header in quotes such as \"X-Auth-Key: secret\"")?;
+        match text.split_once(':').map(|(name, value)| (name.trim(), value.trim())) {
+            Some((name, value)) if !name.is_empty() => {
+                Ok(Header { name: name.to_owned(), value: Secret::copy_of(value.as_bytes()) })
+            }
+            // Without what was written, which may be a secret.
+            _ => {
+                let start = value.span().start;
+                Err(Refusal { span: start..start, reason: Reason::Value("write \"Name: value\"".into()) })
+            }
+        }
+    })
+}
+
+/// Whatever has a printable character, and no others.
+pub(super) fn word(value: &Value<'_>) -> Outcome<String> {
+    let text = string(value, "a name in quotes such as \"anna@example.org\"")?;
+    if text.trim().is_empty() || text.chars().any(char::is_control) {
+        return refuse(value, "write a name, \"@\" and a domain, or \"@*.\" and a domain");
+    }
+    Ok(text.to_owned())
+}
+
+/// Empty, or a domain.
+pub(super) fn domain(value: &Value<'_>) -> Outcome<String> {
+    let text = string(value, "a domain in quotes such as \"example.org\"")?;
+    if !text.is_empty() && (text.contains(['@', '*']) || text.chars().any(|char| char.is_control() || char == ' ')) {
+        return refuse(value, "write a domain such as \"example.org\", without \"@\", or \"\" for none");
+    }
+    Ok(text.to_owned())
+}
+
+/// Empty, or what no name has in it.
+pub(super) fn separator(value: &Value<'_>) -> Outcome<String> {
+    let text = string(value, "a character in quotes such as \"*\"")?;
+    if text.chars().count() > 8 || text.chars().any(|char| char.is_control() || char.is_alphanumeric() || char == '@') {
+        return refuse(value, "write what no user's name has in it, such as \"*\", or \"\" for nothing");
+    }
+    Ok(text.to_owned())
+}
+
+/// A host name, or `*.` and one for all below.
+pub(super) fn server_name_or_below(value: &Value<'_>) -> Outcome<String> {
+    let text = string(value, "a host name in quotes such as \"imap.example.org\"")?;
+    if !is_host_name(text.strip_prefix("*.").unwrap_or(text)) {
+        return refuse(value, "write a host name such as \"imap.example.org\", or \"*.example.org\" for all below");
+    }
+    Ok(text.to_owned())
+}
+
 pub(super) fn path(value: &Value<'_>) -> Outcome<Option<PathBuf>> {
     let text = string(value, "a file's path in quotes")?;
     if text.is_empty() || text.contains('\0') {
-        return refuse(value, "write the path of a PEM file, or delete the line");
+        return refuse(value, "write the path of a file, or delete the line");
     }
     Ok(Some(PathBuf::from(text)))
 }

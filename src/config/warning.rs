@@ -71,8 +71,6 @@ pub enum Warning {
     UnusedBackend {
         /// Its name.
         name: String,
-        /// The one that everybody is sent to.
-        first: String,
     },
     /// The other side begins TLS in another way at this port.
     UnusualTls {
@@ -139,9 +137,9 @@ impl fmt::Display for Warning {
                 "listener \"{all}\" gets nothing that comes to {address}, because listener \"{one}\" is there: \
                  if both are meant, give them different ports"
             ),
-            Warning::UnusedBackend { name, first } => write!(
+            Warning::UnusedBackend { name } => write!(
                 f,
-                "backend \"{name}\" gets no sessions, because all go to the first backend, \"{first}\": put it first, or \
+                "backend \"{name}\" gets no sessions, because no [[route]] leads there, nor routing.default: add one, or \
                  delete it"
             ),
             Warning::UnusualTls { whose, port, tls, usual } => write!(
@@ -193,7 +191,7 @@ impl Warning {
 
 pub(super) fn of(config: &Config) -> Vec<Warning> {
     let listeners = config.listeners.iter().flat_map(of_listener).chain(overlaps(&config.listeners));
-    let backends = config.backends.iter().flat_map(of_backend).chain(unused(&config.backends));
+    let backends = config.backends.iter().flat_map(of_backend).chain(unused(config));
     let admin = match config.admin.address {
         Some(ListenAddr::Tcp(address)) if config.admin.is_public() => Some(Warning::PublicAdmin { address }),
         _ => None,
@@ -269,11 +267,16 @@ fn overlaps(listeners: &[Listener]) -> impl Iterator<Item = Warning> {
 }
 
 /// All sessions go to the first.
-fn unused(backends: &[Backend]) -> impl Iterator<Item = Warning> {
-    backends
-        .iter()
-        .skip(1)
-        .map(|backend| Warning::UnusedBackend { name: backend.name.clone(), first: backends[0].name.clone() })
+/// Those that no route names, directly or by their group. What files and services say is not known here.
+fn unused(config: &Config) -> impl Iterator<Item = Warning> {
+    let first = &config.backends[0].name;
+    let default = config.routing.default.as_ref().unwrap_or(first);
+    let named =
+        move |name: &String| config.routes.iter().filter_map(|it| it.to.as_ref()).chain([default]).any(|to| to == name);
+    let open = config.routing.moves_file.is_some() || config.routes.iter().any(|route| route.to.is_none());
+    let unused =
+        config.backends.iter().filter(move |it| !open && !named(&it.name) && !it.group.as_ref().is_some_and(&named));
+    unused.map(|backend| Warning::UnusedBackend { name: backend.name.clone() })
 }
 
 fn of_times_and_numbers(config: &Config) -> Vec<Warning> {

@@ -80,7 +80,6 @@ impl Member {
     }
 
     /// Whether the first argument of the command is the hub's mailbox.
-    #[must_use]
     pub fn is_named_by(&self, command: &Command) -> bool {
         let name = &self.key[1..];
         let inbox = name == b"INBOX";
@@ -281,17 +280,22 @@ impl Hub {
     fn count(&mut self) {
         for stat in self.machine.take_stats() {
             let metrics = self.counted.metrics();
+            let resumed = |result| {
+                metrics.resumes.get(result).inc();
+            };
             match stat {
-                Stat::Waited { waited, connected: true } => metrics.waited(WaitCause::Command, waited),
-                Stat::Waited { waited, connected: false } => metrics.waited(WaitCause::Connection, waited),
-                Stat::Resumed { changed: true } => metrics.resumed(ResumeResult::Changed),
-                Stat::Resumed { changed: false } => metrics.resumed(ResumeResult::Same),
+                Stat::Waited { waited, connected: true } => metrics.wait.get(WaitCause::Command).observe(waited),
+                Stat::Waited { waited, connected: false } => metrics.wait.get(WaitCause::Connection).observe(waited),
+                Stat::Resumed { changed: true } => resumed(ResumeResult::Changed),
+                Stat::Resumed { changed: false } => resumed(ResumeResult::Same),
                 Stat::Ended { why, known, exists, counts } => {
                     let (user, why) = (self.account.name(), why.escape_ascii());
                     info!(user, %why, known, exists, counts, "the sessions of a mailbox are ended");
-                    metrics.resumed(ResumeResult::Lost);
+                    resumed(ResumeResult::Lost);
                 }
-                Stat::Parked => metrics.parked(),
+                Stat::Parked => {
+                    metrics.parks.inc();
+                }
             }
         }
         let state = if self.lease.is_some() { HubState::Connected } else { HubState::Parked };
@@ -422,7 +426,7 @@ impl Hub {
             machine.set_apart();
         }
         debug!(members = ids.len(), "hub divided");
-        self.counted.metrics().divided();
+        self.counted.metrics().divisions.inc();
         let entrance = if shared {
             Registry::of(&self.account).add(&self.account, &self.key, self.kind)
         } else {

@@ -234,7 +234,6 @@ impl Registry {
     }
 
     /// Hubs, and members of all of them.
-    #[must_use]
     pub fn count(&self) -> (usize, usize) {
         let entries = self.entries.lock();
         let live = entries.iter().filter(|entry| !entry.joins.is_closed());

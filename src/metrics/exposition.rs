@@ -4,37 +4,66 @@
 //! the counter `imapool_client_sessions_total` and the gauge `imapool_client_sessions` would claim the same family. In
 //! the older text format, which every scraper reads, a family is named as its samples are and the two are distinct.
 
-use std::fmt;
+use std::collections::HashMap;
+use std::fmt::{self, Debug};
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::{MetricType, TypedMetric};
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 use super::labels::Label;
 
 /// The media type of [`Metrics::render`](super::Metrics::render)'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// One metric for each value of a label, found by an array index.
+/// One metric for each value of a label, found by an array index. A clone has further handles to the same ones.
 #[derive(Debug, Clone)]
-pub(super) struct PerLabel<L, M> {
+pub struct PerLabel<L, M> {
     metrics: Box<[M]>,
     label: PhantomData<L>,
 }
 
 impl<L: Label, M: Default + Clone> PerLabel<L, M> {
-    pub(super) fn get(&self, label: L) -> &M {
+    /// That of this value.
+    pub fn get(&self, label: L) -> &M {
         &self.metrics[label.index()]
     }
 
+    /// All of them, each with the value of its label.
+    fn all(&self) -> impl Iterator<Item = (&'static str, &M)> {
+        L::ALL.iter().map(|label| (label.value(), self.get(*label)))
+    }
+
     /// The time series of these metrics, each with the labels given and its own.
-    pub(super) fn series(&self, labels: &[(&'static str, String)]) -> impl Iterator<Item = (Labels, M)> {
-        L::ALL.iter().map(|label| {
-            let own = (L::NAME, label.value().to_owned());
-            (labels.iter().cloned().chain([own]).collect(), self.get(*label).clone())
-        })
+    pub(super) fn series(&self, labels: &[(&'static str, String)]) -> Vec<(Labels, M)> {
+        let with = |own: &str| labels.iter().cloned().chain([(L::NAME, own.to_owned())]).collect();
+        self.all().map(|(own, metric)| (with(own), metric.clone())).collect()
+    }
+}
+
+impl<L: Label> PerLabel<L, Counter> {
+    /// The counts so far, by the values of the label.
+    pub fn so_far(&self) -> HashMap<&'static str, u64> {
+        self.all().map(|(own, counter)| (own, counter.get())).collect()
+    }
+
+    /// All together.
+    pub fn sum(&self) -> u64 {
+        self.all().map(|(_, counter)| counter.get()).sum()
+    }
+}
+
+impl<L: Label + Debug, M: EncodeMetric + TypedMetric + Default + Clone> EncodeMetric for PerLabel<L, M> {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        self.all().try_for_each(|(own, metric)| metric.encode(encoder.encode_family(&[(L::NAME, own)])?))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        M::TYPE
     }
 }
 
@@ -65,6 +94,36 @@ impl<M: EncodeMetric + TypedMetric> EncodeMetric for Series<M> {
 
     fn metric_type(&self) -> MetricType {
         M::TYPE
+    }
+}
+
+/// Registers families of which each backend, or each listener, has time series of its own.
+pub(super) struct Families<'a, T> {
+    /// Whose name this label has.
+    pub(super) label: &'static str,
+    pub(super) of: &'a [(String, Arc<T>)],
+    pub(super) registry: &'a mut Registry,
+}
+
+impl<T> Families<'_, T> {
+    /// One time series for each.
+    pub(super) fn each<M>(&mut self, name: &str, help: &str, metric: fn(&T) -> &M)
+    where
+        M: Metric + TypedMetric + Clone,
+    {
+        let labels = |name: &String| vec![(self.label, name.clone())];
+        let series = self.of.iter().map(|(name, it)| (labels(name), metric(it).clone()));
+        self.registry.register(name, help, series.collect::<Series<_>>());
+    }
+
+    /// One for each, and for each value of a label.
+    pub(super) fn by_label<L, M>(&mut self, name: &str, help: &str, metrics: fn(&T) -> &PerLabel<L, M>)
+    where
+        L: Label,
+        M: Metric + TypedMetric + Default + Clone,
+    {
+        let series = self.of.iter().flat_map(|(name, it)| metrics(it).series(&[(self.label, name.clone())]));
+        self.registry.register(name, help, series.collect::<Series<_>>());
     }
 }
 

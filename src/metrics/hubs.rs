@@ -1,12 +1,10 @@
 //! The numbers of shared mailboxes (`pool.mode = "multiplex"`).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::registry::Registry;
 
-use super::exposition::{PerLabel, Series};
+use super::exposition::{Families, PerLabel};
 use super::{BackendMetrics, Gauge, Histogram, HubState, ResumeResult, WaitCause};
 
 /// The numbers of the hubs on one backend.
@@ -15,32 +13,14 @@ pub struct HubMetrics {
     hubs: PerLabel<HubState, Gauge>,
     sessions: Gauge,
     lag: Gauge,
-    parks: Counter,
-    divisions: Counter,
-    resumes: PerLabel<ResumeResult, Counter>,
-    wait: PerLabel<WaitCause, Histogram>,
-}
-
-impl HubMetrics {
-    /// Counts a hub that gave its connection to another: `imapool_hub_parks_total`.
-    pub fn parked(&self) {
-        self.parks.inc();
-    }
-
-    /// Counts a hub of which some sessions go on with another connection: `imapool_hub_divisions_total`.
-    pub fn divided(&self) {
-        self.divisions.inc();
-    }
-
-    /// Counts a mailbox that was selected anew under its sessions: `imapool_hub_resumes_total`.
-    pub fn resumed(&self, result: ResumeResult) {
-        self.resumes.get(result).inc();
-    }
-
-    /// Records how long a session's command waited for its turn: `imapool_hub_wait_seconds`.
-    pub fn waited(&self, cause: WaitCause, waited: Duration) {
-        self.wait.get(cause).observe(waited);
-    }
+    /// Hubs that gave their connection to another: `imapool_hub_parks_total`.
+    pub parks: Counter,
+    /// Hubs of which some sessions go on with another connection: `imapool_hub_divisions_total`.
+    pub divisions: Counter,
+    /// Mailboxes that were selected anew under their sessions: `imapool_hub_resumes_total`.
+    pub resumes: PerLabel<ResumeResult, Counter>,
+    /// How long a session's command waited for its turn: `imapool_hub_wait_seconds`.
+    pub wait: PerLabel<WaitCause, Histogram>,
 }
 
 /// One hub's part in the gauges; dropping it takes it out.
@@ -61,7 +41,6 @@ impl HubGuard {
     }
 
     /// The numbers that are not this hub's own.
-    #[must_use]
     pub fn metrics(&self) -> &HubMetrics {
         &self.metrics
     }
@@ -88,39 +67,23 @@ impl Drop for HubGuard {
     }
 }
 
-/// A backend's label, and its numbers.
-pub(super) type Labelled<'a> = ([(&'static str, String); 1], &'a Arc<BackendMetrics>);
-
 /// Those of all backends.
-pub(super) fn register(backends: &[Labelled<'_>], registry: &mut Registry) {
-    let hubs = || backends.iter().map(|(label, backend)| (label, backend.hubs()));
-    registry.register(
-        "hubs",
-        "Mailboxes that sessions share a connection for, by whether there is one now",
-        hubs().flat_map(|(label, hubs)| hubs.hubs.series(label)).collect::<Series<_>>(),
-    );
-    let mut gauge = |name: &str, help: &str, gauge: fn(&HubMetrics) -> &Gauge| {
-        let series = hubs().map(|(label, hubs)| (label.to_vec(), gauge(hubs).clone()));
-        registry.register(name, help, series.collect::<Series<_>>());
-    };
-    gauge("hub_sessions", "Client sessions that share a connection with others of their mailbox", |hubs| {
-        &hubs.sessions
+pub(super) fn register(all: &mut Families<'_, BackendMetrics>) {
+    all.by_label("hubs", "Mailboxes that sessions share a connection for, by whether there is one now", |it| {
+        &it.hubs.hubs
     });
-    gauge("hub_lag_events", "News of mailboxes kept for sessions that may not hear of them yet", |hubs| &hubs.lag);
-    let mut counter = |name: &str, help: &str, counter: fn(&HubMetrics) -> &Counter| {
-        let series = hubs().map(|(label, hubs)| (label.to_vec(), counter(hubs).clone()));
-        registry.register(name, help, series.collect::<Series<_>>());
-    };
-    counter("hub_parks", "Connections that a shared mailbox gave up to others", |hubs| &hubs.parks);
-    counter("hub_divisions", "Times that sessions got a further connection for their mailbox", |hubs| &hubs.divisions);
-    registry.register(
-        "hub_resumes",
-        "Mailboxes that were selected anew under their sessions, by what was found",
-        hubs().flat_map(|(label, hubs)| hubs.resumes.series(label)).collect::<Series<_>>(),
-    );
-    registry.register(
-        "hub_wait_seconds",
-        "Time a command of a shared mailbox waited for its turn, by what for",
-        hubs().flat_map(|(label, hubs)| hubs.wait.series(label)).collect::<Series<_>>(),
-    );
+    all.each("hub_sessions", "Client sessions that share a connection with others of their mailbox", |it| {
+        &it.hubs.sessions
+    });
+    all.each("hub_lag_events", "News of mailboxes kept for sessions that may not hear of them yet", |it| &it.hubs.lag);
+    all.each("hub_parks", "Connections that a shared mailbox gave up to others", |it| &it.hubs.parks);
+    all.each("hub_divisions", "Times that sessions got a further connection for their mailbox", |it| {
+        &it.hubs.divisions
+    });
+    all.by_label("hub_resumes", "Mailboxes that were selected anew under their sessions, by what was found", |it| {
+        &it.hubs.resumes
+    });
+    all.by_label("hub_wait_seconds", "Time a command of a shared mailbox waited for its turn, by what for", |it| {
+        &it.hubs.wait
+    });
 }

@@ -2,7 +2,7 @@
 //! is known when the process starts and no account, address or mailbox can ever become one.
 
 /// A closed set of label values, each with a place in an array of metrics.
-pub(super) trait Label: Copy + 'static {
+pub trait Label: Copy + 'static {
     /// The label's name in the exposition.
     const NAME: &'static str;
     /// Every value, in the order of [`Label::index`].
@@ -112,6 +112,18 @@ labels! {
         Malformed = "malformed",
         /// Not allowed on this connection (LOGINDISABLED, RFC 9051 section 6.2.3) or with this mechanism.
         Disabled = "disabled",
+    }
+}
+
+labels! {
+    /// Whether a backend was found for a session that logs in.
+    RouteResult("result") {
+        /// It was.
+        Routed = "routed",
+        /// No route leads anywhere for its name.
+        Refused = "refused",
+        /// It cannot be said now.
+        Unavailable = "unavailable",
     }
 }
 
@@ -259,6 +271,8 @@ labels! {
         Reload = "reload",
         /// An administrator retired it, or drained its backend.
         Operator = "operator",
+        /// Its account goes to another backend.
+        Moved = "moved",
         /// An error of the operating system.
         Error = "error",
         /// The backend was silent for `reply_timeout`.
@@ -419,6 +433,7 @@ mod tests {
         assert_indexed::<SessionClose>();
         assert_indexed::<LoginResult>();
         assert_indexed::<LoginPath>();
+        assert_indexed::<RouteResult>();
         assert_indexed::<DialResult>();
         assert_indexed::<RetireReason>();
         assert_indexed::<ConnectionState>();

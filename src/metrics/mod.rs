@@ -23,13 +23,14 @@ pub use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 pub use self::exposition::CONTENT_TYPE;
-use self::exposition::{PerLabel, Series};
+pub use self::exposition::PerLabel;
+use self::exposition::{Families, Series};
 pub use self::histogram::{Counts, Histogram};
 pub use self::hubs::{HubGuard, HubMetrics};
-use self::labels::Label as _;
+pub use self::labels::Label;
 pub use self::labels::{
     CheckoutResult, CommandLabel, CommandResult, ConnectionState, DelayReason, DialResult, Direction, HubState,
-    LoginPath, LoginResult, ResumeResult, RetireReason, ServiceState, SessionClose, WaitCause,
+    LoginPath, LoginResult, ResumeResult, RetireReason, RouteResult, ServiceState, SessionClose, WaitCause,
 };
 pub use self::octets::{ListenerMetrics, Octets};
 pub use self::operation::{HealthMetrics, OperationMetrics};
@@ -41,9 +42,12 @@ pub struct Metrics {
     /// Client sessions now open: `imapool_client_sessions`. Whoever opens one increments it, and decrements it with
     /// [`Metrics::session_closed`].
     pub client_sessions: Gauge,
-    sessions_closed: PerLabel<SessionClose, Counter>,
-    logins: PerLabel<LoginResult, Counter>,
+    /// `imapool_client_sessions_total`
+    pub sessions_closed: PerLabel<SessionClose, Counter>,
+    /// `imapool_logins_total`
+    pub logins: PerLabel<LoginResult, Counter>,
     login_seconds: PerLabel<LoginPath, Histogram>,
+    routes: PerLabel<RouteResult, Counter>,
     command_seconds: PerLabel<CommandLabel, Histogram>,
     operation: OperationMetrics,
     /// By name, in the order in which they became known. One that a reload took away keeps its numbers.
@@ -73,6 +77,7 @@ impl Metrics {
             sessions_closed: PerLabel::default(),
             logins: PerLabel::default(),
             login_seconds: PerLabel::default(),
+            routes: PerLabel::default(),
             command_seconds: PerLabel::default(),
             operation: OperationMetrics::default(),
             backends: RwLock::default(),
@@ -89,32 +94,28 @@ impl Metrics {
 
     /// The numbers of the backend of this name; all at zero where there was none.
     pub fn backend(&self, name: &str) -> Arc<BackendMetrics> {
-        let mut backends = self.backends.write();
-        if let Some((_, numbers)) = backends.iter().find(|(known, _)| known == name) {
-            return Arc::clone(numbers);
-        }
-        let numbers = Arc::<BackendMetrics>::default();
-        backends.push((name.to_owned(), Arc::clone(&numbers)));
-        drop(backends);
-        *self.registry.lock() = self.registry();
-        numbers
+        self.known(&self.backends, name)
     }
 
     /// The numbers of the listener of this name; all at zero where there was none.
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
-        let known = |listeners: &[(String, Arc<ListenerMetrics>)]| {
-            listeners.iter().find(|(known, _)| known == name).map(|(_, numbers)| Arc::clone(numbers))
+        self.known(&self.listeners, name)
+    }
+
+    fn known<T: Default>(&self, all: &RwLock<Vec<(String, Arc<T>)>>, name: &str) -> Arc<T> {
+        let find = |all: &[(String, Arc<T>)]| {
+            all.iter().find(|(known, _)| known == name).map(|(_, numbers)| Arc::clone(numbers))
         };
-        if let Some(numbers) = known(&self.listeners.read()) {
+        if let Some(numbers) = find(&all.read()) {
             return numbers;
         }
-        let mut listeners = self.listeners.write();
-        if let Some(numbers) = known(&listeners) {
+        let mut all = all.write();
+        if let Some(numbers) = find(&all) {
             return numbers;
         }
-        let numbers = Arc::<ListenerMetrics>::default();
-        listeners.push((name.to_owned(), Arc::clone(&numbers)));
-        drop(listeners);
+        let numbers = Arc::<T>::default();
+        all.push((name.to_owned(), Arc::clone(&numbers)));
+        drop(all);
         *self.registry.lock() = self.registry();
         numbers
     }
@@ -139,6 +140,11 @@ impl Metrics {
     /// Counts a login: `imapool_logins_total`.
     pub fn login(&self, result: LoginResult) {
         self.logins.get(result).inc();
+    }
+
+    /// Counts a wish for a backend: `imapool_routes_total`.
+    pub fn routed(&self, result: RouteResult) {
+        self.routes.get(result).inc();
     }
 
     /// Records the time from a complete login command to its tagged reply: `imapool_login_seconds`.
@@ -169,16 +175,6 @@ impl Metrics {
         if let Some(Refresh(refresh)) = self.refresh.get() {
             refresh();
         }
-    }
-
-    /// Sessions that ended so, so far.
-    pub fn sessions_closed_so_far(&self, close: SessionClose) -> u64 {
-        self.sessions_closed.get(close).get()
-    }
-
-    /// Logins with this result so far.
-    pub fn logins_so_far(&self, result: LoginResult) -> u64 {
-        self.logins.get(result).get()
     }
 
     /// The times of logins that were accepted, so far.
@@ -213,73 +209,62 @@ impl Metrics {
         registry.register(
             "client_sessions",
             "Client sessions that have ended, by how they ended",
-            self.sessions_closed.series(&[]).collect::<Series<_>>(),
+            self.sessions_closed.clone(),
         );
+        registry.register("logins", "Login attempts of client sessions, by their result", self.logins.clone());
         registry.register(
-            "logins",
-            "Login attempts of client sessions, by their result",
-            self.logins.series(&[]).collect::<Series<_>>(),
+            "routes",
+            "Wishes of sessions that log in for a backend, by their result",
+            self.routes.clone(),
         );
         registry.register(
             "login_seconds",
             "Time from a login command to its tagged reply, by the way it was answered",
-            self.login_seconds.series(&[]).collect::<Series<_>>(),
+            self.login_seconds.clone(),
         );
         registry.register(
             "command_seconds",
             "Time from a client's complete command to its tagged reply",
-            self.command_seconds.series(&[]).collect::<Series<_>>(),
+            self.command_seconds.clone(),
         );
     }
 
     fn register_upstream(&self, registry: &mut Registry) {
-        let backends = self.backends.read();
-        let backends: Vec<_> = backends.iter().map(|(name, metrics)| ([("backend", name.clone())], metrics)).collect();
-        registry.register(
+        let mut all = Families { label: "backend", of: &self.backends.read(), registry };
+        all.by_label(
             "upstream_connections",
             "Upstream connections now open or being opened, by what they are doing",
-            backends.iter().flat_map(|(label, backend)| backend.connections.shown.series(label)).collect::<Series<_>>(),
+            |it| &it.connections.shown,
         );
-        registry.register(
-            "upstream_dials",
-            "Attempts to open an upstream connection, by their result",
-            backends.iter().flat_map(|(label, backend)| backend.dials.series(label)).collect::<Series<_>>(),
-        );
-        registry.register(
-            "dials_delayed",
-            "Upstream connections that were not opened at once, by the reason",
-            backends.iter().flat_map(|(label, backend)| backend.delayed.series(label)).collect::<Series<_>>(),
-        );
-        registry.register(
+        all.by_label("upstream_dials", "Attempts to open an upstream connection, by their result", |it| &it.dials);
+        all.by_label("dials_delayed", "Upstream connections that were not opened at once, by the reason", |it| {
+            &it.delayed
+        });
+        all.each(
             "accounts_backing_off",
             "Accounts that pause before each upstream connection, as too many in a row were of no use",
-            backends.iter().map(|(label, b)| (label.to_vec(), b.backing_off.clone())).collect::<Series<_>>(),
+            |it| &it.backing_off,
         );
-        registry.register(
-            "upstream_retired",
-            "Upstream connections retired or destroyed, by the reason",
-            backends.iter().flat_map(|(label, backend)| backend.retired.series(label)).collect::<Series<_>>(),
-        );
-        registry.register(
-            "checkouts",
-            "Wishes of client sessions for an upstream connection, by their result",
-            backends.iter().flat_map(|(label, backend)| backend.checkouts.series(label)).collect::<Series<_>>(),
-        );
-        registry.register(
+        all.by_label("upstream_retired", "Upstream connections retired or destroyed, by the reason", |it| &it.retired);
+        all.by_label("checkouts", "Wishes of client sessions for an upstream connection, by their result", |it| {
+            &it.checkouts
+        });
+        all.each(
             "checkout_wait_seconds",
             "Time a client session waited for an upstream connection, whatever the result",
-            backends.iter().map(|(label, b)| (label.to_vec(), b.checkout_wait.clone())).collect::<Series<_>>(),
+            |it| &it.checkout_wait,
         );
-        hubs::register(&backends, registry);
-        operation::register_health(&backends, registry);
-        octets::register(&self.listeners.read(), &backends, registry);
-        let mut ports = |name: &str, help: &str, gauge: fn(&BackendMetrics) -> &Gauge| {
-            let series = backends.iter().map(|(label, backend)| (label.to_vec(), gauge(backend).clone()));
-            registry.register(name, help, series.collect::<Series<_>>());
-        };
-        ports("ports_capacity", "Local ports that connections to this backend may use", |b| &b.ports_capacity);
-        ports("ports_in_use", "Local ports in use by connections to this backend", |b| &b.ports_in_use);
-        ports("ports_time_wait", "Local ports held by TIME_WAIT towards this backend", |b| &b.ports_time_wait);
+        hubs::register(&mut all);
+        operation::register_health(&mut all);
+        octets::register_listeners(Families {
+            label: "listener",
+            of: &self.listeners.read(),
+            registry: &mut *all.registry,
+        });
+        octets::register(&mut all);
+        all.each("ports_capacity", "Local ports that connections to this backend may use", |it| &it.ports_capacity);
+        all.each("ports_in_use", "Local ports in use by connections to this backend", |it| &it.ports_in_use);
+        all.each("ports_time_wait", "Local ports held by TIME_WAIT towards this backend", |it| &it.ports_time_wait);
     }
 
     fn register_process(registry: &mut Registry) {
@@ -304,12 +289,16 @@ pub struct BackendMetrics {
     /// Local ports held by TIME_WAIT towards this backend.
     pub ports_time_wait: Gauge,
     connections: Arc<Connections>,
-    dials: PerLabel<DialResult, Counter>,
-    delayed: PerLabel<DelayReason, Counter>,
+    /// `imapool_upstream_dials_total`
+    pub dials: PerLabel<DialResult, Counter>,
+    /// Connections that are not opened at once: `imapool_dials_delayed_total`.
+    pub delayed: PerLabel<DelayReason, Counter>,
     /// Accounts that pause before each connection: `imapool_accounts_backing_off`.
     pub backing_off: Gauge,
-    retired: PerLabel<RetireReason, Counter>,
-    checkouts: PerLabel<CheckoutResult, Counter>,
+    /// `imapool_upstream_retired_total`
+    pub retired: PerLabel<RetireReason, Counter>,
+    /// `imapool_checkouts_total`
+    pub checkouts: PerLabel<CheckoutResult, Counter>,
     checkout_wait: Histogram,
     hubs: Arc<HubMetrics>,
     /// On connections that are logged in: `imapool_backend_octets_total`.
@@ -321,16 +310,6 @@ impl BackendMetrics {
     /// Counts an attempt to open a connection: `imapool_upstream_dials_total`.
     pub fn dial(&self, result: DialResult) {
         self.dials.get(result).inc();
-    }
-
-    /// Counts a connection that is not opened at once: `imapool_dials_delayed_total`.
-    pub fn dial_delayed(&self, reason: DelayReason) {
-        self.delayed.get(reason).inc();
-    }
-
-    /// Connections that were not opened at once for this reason so far.
-    pub fn dials_delayed_so_far(&self, reason: DelayReason) -> u64 {
-        self.delayed.get(reason).get()
     }
 
     /// Counts a connection that is given up: `imapool_upstream_retired_total`.
@@ -358,21 +337,6 @@ impl BackendMetrics {
     /// Connections in this state now.
     pub fn connections_in(&self, state: ConnectionState) -> i64 {
         self.connections.now.lock()[state.index()]
-    }
-
-    /// Connections retired for this reason so far.
-    pub fn retired_so_far(&self, reason: RetireReason) -> u64 {
-        self.retired.get(reason).get()
-    }
-
-    /// Attempts to open a connection with this result so far.
-    pub fn dials_so_far(&self, result: DialResult) -> u64 {
-        self.dials.get(result).get()
-    }
-
-    /// Checkouts with this result so far.
-    pub fn checkouts_so_far(&self, result: CheckoutResult) -> u64 {
-        self.checkouts.get(result).get()
     }
 
     /// How long checkouts waited, so far.
@@ -424,11 +388,6 @@ impl StateGuard {
         now[state.index()] += 1;
         drop(now);
         self.state = state;
-    }
-
-    /// The state the connection is counted under.
-    pub fn state(&self) -> ConnectionState {
-        self.state
     }
 }
 

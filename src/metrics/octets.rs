@@ -1,14 +1,10 @@
 //! How much goes through: by listener on the clients' side, by backend on the other.
 
-use std::sync::Arc;
-
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::registry::Registry;
 
-use super::Gauge;
-use super::exposition::{PerLabel, Series};
-use super::hubs::Labelled;
+use super::exposition::{Families, PerLabel};
 use super::labels::Direction;
+use super::{BackendMetrics, Gauge};
 
 /// Octets, without TLS.
 #[derive(Debug, Default)]
@@ -35,29 +31,21 @@ pub struct ListenerMetrics {
     pub octets: Octets,
 }
 
-pub(super) fn register(
-    listeners: &[(String, Arc<ListenerMetrics>)],
-    backends: &[Labelled<'_>],
-    registry: &mut Registry,
-) {
-    if !listeners.is_empty() {
-        let label = |name: &String| [("listener", name.clone())];
-        let sessions = listeners.iter().map(|(name, it)| (label(name).to_vec(), it.sessions.clone()));
-        registry.register(
-            "listener_sessions",
-            "Client sessions now open, by listener",
-            sessions.collect::<Series<_>>(),
-        );
-        let octets = listeners.iter().flat_map(|(name, it)| it.octets.0.series(&label(name)).collect::<Vec<_>>());
-        registry.register(
+pub(super) fn register_listeners(mut all: Families<'_, ListenerMetrics>) {
+    if !all.of.is_empty() {
+        all.each("listener_sessions", "Client sessions now open, by listener", |it| &it.sessions);
+        all.by_label(
             "listener_octets",
             "Octets received from clients and sent to them, without TLS, by listener",
-            octets.collect::<Series<_>>(),
+            |it| &it.octets.0,
         );
     }
-    registry.register(
+}
+
+pub(super) fn register(all: &mut Families<'_, BackendMetrics>) {
+    all.by_label(
         "backend_octets",
         "Octets received from the backend and sent to it once logged in, without TLS",
-        backends.iter().flat_map(|(label, backend)| backend.octets.0.series(label)).collect::<Series<_>>(),
+        |it| &it.octets.0,
     );
 }

@@ -7,9 +7,8 @@ use parking_lot::RwLock;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
-use super::exposition::{PerLabel, Series};
-use super::hubs::Labelled;
-use super::{CommandLabel, CommandResult, Gauge, ServiceState};
+use super::exposition::{Families, PerLabel, Series};
+use super::{BackendMetrics, CommandLabel, CommandResult, Gauge, ServiceState};
 
 /// The numbers of the process.
 #[derive(Debug, Default)]
@@ -111,7 +110,7 @@ impl OperationMetrics {
         );
         let commands = CommandLabel::ALL.iter().flat_map(|command| {
             let label = [("command", command.as_str().to_owned())];
-            self.commands.get(*command).series(&label).collect::<Vec<_>>()
+            self.commands.get(*command).series(&label)
         });
         registry.register("commands", "Commands of client sessions, by their result", commands.collect::<Series<_>>());
         let certificates = self.certificates.read();
@@ -127,28 +126,22 @@ impl OperationMetrics {
 }
 
 /// Those of all backends.
-pub(super) fn register_health(backends: &[Labelled<'_>], registry: &mut Registry) {
-    let mut gauge = |name: &str, help: &str, gauge: fn(&HealthMetrics) -> &Gauge| {
-        let series = backends.iter().map(|(label, backend)| (label.to_vec(), gauge(backend.health()).clone()));
-        registry.register(name, help, series.collect::<Series<_>>());
-    };
-    gauge("backend_up", "1 if the backend was there when it was last tried", |health| &health.up);
-    gauge("backend_connections_limit", "Upstream connections that there may be to this backend", |health| {
-        &health.connections_limit
+pub(super) fn register_health(all: &mut Families<'_, BackendMetrics>) {
+    all.each("backend_up", "1 if the backend was there when it was last tried", |it| &it.health.up);
+    all.each("backend_connections_limit", "Upstream connections that there may be to this backend", |it| {
+        &it.health.connections_limit
     });
-    gauge(
+    all.each(
         "backend_certificate_expiry_timestamp_seconds",
         "When the certificate that the backend last showed expires, in seconds since the Unix epoch, 0 without one",
-        |health| &health.certificate,
+        |it| &it.health.certificate,
     );
-    registry.register(
-        "backend_limits",
-        "Logins that the backend refused because a limit of its own was reached",
-        backends.iter().map(|(label, b)| (label.to_vec(), b.health().limits.clone())).collect::<Series<_>>(),
-    );
-    registry.register(
+    all.each("backend_limits", "Logins that the backend refused because a limit of its own was reached", |it| {
+        &it.health.limits
+    });
+    all.by_label(
         "backend_service",
         "1 for whether sessions get connections to the backend, as an administrator wishes",
-        backends.iter().flat_map(|(label, b)| b.health().services.series(label)).collect::<Series<_>>(),
+        |it| &it.health.services,
     );
 }

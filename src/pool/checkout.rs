@@ -110,7 +110,11 @@ impl Account {
         let client = *self.last_client.lock();
         let credential = want.pass.grant().credential();
         let generation = self.generation();
-        let (connection, outcome) =
+        // Of a later generation than that by which it leaves, it would stay.
+        if want.pass.grant().visit().is_some_and(|visit| visit.residence().is_ending()) {
+            return Err(FillError::Open(OpenError::Gone));
+        }
+        let (mut connection, outcome) =
             backend.log_in(entry, credential, Standing::Proven, client).await.result.map_err(FillError::Open)?;
         match outcome {
             Outcome::Refused(refusal) => {
@@ -118,6 +122,7 @@ impl Account {
                 Err(FillError::Refused(refusal))
             }
             _ => {
+                connection.resides(want.pass.grant().visit());
                 let (mut connection, capabilities) = backend.authenticated(connection, generation);
                 connection.set_manners(&self.manners);
                 want.pass.account().opened(&connection);

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Account;
 use crate::imap::sasl::Credential;
+use crate::residence::Visit;
 use crate::secret::Fingerprint;
 use crate::upstream::login::Refusal;
 
@@ -118,6 +119,8 @@ struct Granted {
     account: Arc<Account>,
     proof: Arc<Proof>,
     credential: Arc<Credential>,
+    /// Its account is at this backend for as long as this is held.
+    visit: Option<Visit>,
 }
 
 impl fmt::Debug for Grant {
@@ -127,31 +130,42 @@ impl fmt::Debug for Grant {
 }
 
 impl Grant {
-    pub(super) fn new(account: Arc<Account>, proof: Arc<Proof>, credential: &Arc<Credential>) -> Self {
+    pub(super) fn new(
+        account: Arc<Account>,
+        proof: Arc<Proof>,
+        credential: &Arc<Credential>,
+        visit: Option<Visit>,
+    ) -> Self {
         let credential = proof.share(credential);
-        Self(Arc::new(Granted { account, proof, credential }))
+        if let Some(visit) = &visit {
+            visit.let_in();
+            visit.residence().take_in(&account);
+        }
+        Self(Arc::new(Granted { account, proof, credential, visit }))
+    }
+
+    /// What keeps its account at this backend.
+    #[must_use]
+    pub fn visit(&self) -> Option<&Visit> {
+        self.0.visit.as_ref()
     }
 
     /// The account.
-    #[must_use]
     pub fn account(&self) -> &Arc<Account> {
         &self.0.account
     }
 
     /// What was shown.
-    #[must_use]
     pub fn credential(&self) -> &Arc<Credential> {
         &self.0.credential
     }
 
     /// What it is known by.
-    #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         self.0.proof.fingerprint
     }
 
     /// Whether the backend has refused it since.
-    #[must_use]
     pub fn is_refused(&self) -> bool {
         self.0.proof.is_refused()
     }
@@ -162,7 +176,6 @@ impl Grant {
     }
 
     /// Whether the backend has accepted it, however long ago, and nothing has spoken against it since.
-    #[must_use]
     pub fn stands(&self) -> bool {
         self.0.proof.accepted().is_some()
     }
@@ -176,7 +189,6 @@ impl Grant {
     }
 
     /// Whether the backend may be asked ahead of time: if that fails, not again at once.
-    #[must_use]
     pub fn may_ask(&self) -> bool {
         let (now, pause) = (self.0.proof.at(Instant::now()), u64::try_from(PAUSE.as_millis()).unwrap_or(u64::MAX));
         let due = |asked: u64| (asked == VOID || now.saturating_sub(asked) >= pause).then_some(now);
@@ -211,19 +223,16 @@ impl Pass {
     }
 
     /// Whose.
-    #[must_use]
     pub fn grant(&self) -> &Grant {
         &self.grant
     }
 
     /// The account.
-    #[must_use]
     pub fn account(&self) -> &Arc<Account> {
         &self.grant.0.account
     }
 
     /// How long ago the backend had accepted the credential when this was made.
-    #[must_use]
     pub fn age(&self) -> Duration {
         self.age
     }

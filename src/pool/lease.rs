@@ -70,7 +70,6 @@ impl Lease {
     }
 
     /// Nobody who comes gets this connection any more, and those who share it are to leave it between two commands.
-    #[must_use]
     pub fn is_outdated(&self) -> bool {
         let Some(connection) = &self.connection else { return false };
         let is_to_leave = connection.shared().generation < self.account.to_leave.load(Ordering::Acquire);

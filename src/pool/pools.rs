@@ -18,6 +18,7 @@ use crate::config::{self, Live, PerCredential};
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::RetireReason;
 use crate::ports::{Allowance, Budget, Everywhere, Sharers};
+use crate::residence::Visit;
 use crate::secret::Fingerprint;
 use crate::upstream::backend::{Backend, Queue, Service, Unauthenticated};
 
@@ -209,6 +210,7 @@ impl Pools {
         fingerprint: Fingerprint,
         credential: &Arc<Credential>,
         connection: Unauthenticated,
+        visit: Option<Visit>,
     ) -> Option<Pass> {
         let mut is_new = false;
         let (account, generation) = {
@@ -227,7 +229,7 @@ impl Pools {
         if is_new && account.key.credential.is_some() {
             self.succeeds(&account);
         }
-        Some(account.accepted(fingerprint, credential, connection, generation))
+        Some(account.accepted(fingerprint, credential, connection, generation, visit))
     }
 
     /// This account takes the place of those of the same person's earlier tokens, which expire: what rests there is

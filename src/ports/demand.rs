@@ -17,9 +17,12 @@ struct Demand {
 }
 
 impl Demand {
-    fn wait(self: &Arc<Self>) -> Waiting {
+    /// One more waits; of these sharers, the one that has rested longest is asked for its connection.
+    fn wait(self: &Arc<Self>, sharers: impl FnOnce() -> Vec<Arc<Sharer>>) -> Waiting {
         self.waiting.fetch_add(1, Ordering::AcqRel);
-        Waiting(Arc::clone(self))
+        let waiting = Waiting(Arc::clone(self));
+        Sharer::ask(&sharers());
+        waiting
     }
 
     /// More wait than are about to give up theirs: the caller should.
@@ -115,18 +118,13 @@ pub struct Everywhere {
 impl Everywhere {
     /// There may be no more connections in use, of any account.
     pub fn wait(&self) -> Waiting {
-        let waiting = self.demand.wait();
-        Sharer::ask(&self.sharers.all());
-        waiting
+        self.demand.wait(|| self.sharers.all())
     }
 
     /// There may be no more connections to the backend of this index: what others give up is of no use.
     pub fn wait_for_port(&self, backend: usize) -> Waiting {
-        let waiting = self.of_backend(backend).wait();
-        let mut sharers = self.sharers.all();
-        sharers.retain(|sharer| sharer.backend == backend);
-        Sharer::ask(&sharers);
-        waiting
+        let of_backend = |sharer: &Arc<Sharer>| sharer.backend == backend;
+        self.of_backend(backend).wait(|| self.sharers.all().into_iter().filter(of_backend).collect())
     }
 
     fn of_backend(&self, backend: usize) -> Arc<Demand> {
@@ -170,9 +168,7 @@ impl Sharers {
 
     /// No connection of the account is free: the one that has rested longest is asked for its own.
     pub fn wait(&self) -> Waiting {
-        let waiting = self.demand.wait();
-        Sharer::ask(&self.sharers.all());
-        waiting
+        self.demand.wait(|| self.sharers.all())
     }
 
     /// There may be no more connections in use, of any account.

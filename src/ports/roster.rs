@@ -47,7 +47,6 @@ impl Roster {
     }
 
     /// All, the oldest first.
-    #[must_use]
     pub fn views(&self) -> Vec<ConnectionView> {
         let all: Vec<_> = self.0.lock().values().filter_map(Weak::upgrade).collect();
         all.iter().map(|connection| connection.view()).collect()

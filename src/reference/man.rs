@@ -140,14 +140,16 @@ fn configuration(version: &str) -> String {
     let (mut words, mut keys) = (Vec::new(), Vec::new());
     // The end is as a blank line.
     for line in EXPLAINED.lines().chain([""]) {
-        let section = line.starts_with('[');
+        // A section that may be left out is commented out.
+        let header = line.strip_prefix('#').unwrap_or(line);
+        let section = header.starts_with('[');
         if keys.is_empty() && section {
-            roff.control("SH", [line]);
+            roff.control("SH", [header]);
         }
         if let Some(key) = setting(line) {
             keys.push(key);
         } else if let Some(comment) =
-            line.strip_prefix('#').filter(|rest| !rest.starts_with([':', '-']) && !rest.starts_with(" --"))
+            line.strip_prefix('#').filter(|rest| !rest.starts_with([':', '-', '[']) && !rest.starts_with(" --"))
         {
             words.push(comment.strip_prefix(' ').unwrap_or(comment));
         } else {

@@ -13,7 +13,7 @@ use tokio::sync::futures::Notified;
 use crate::config::Limits;
 
 /// How many there may be.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Most {
     /// `limits.sessions`
     sessions: usize,
@@ -25,7 +25,7 @@ struct Most {
 #[derive(Debug)]
 pub struct Crowd(Mutex<Inside>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inside {
     most: Most,
     /// All, but for those that have given way and are just leaving.
@@ -67,13 +67,7 @@ impl Crowd {
     }
 
     fn with(most: Most) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Inside {
-            most,
-            sessions: 0,
-            last: 0,
-            silent: BTreeMap::new(),
-            verified: BTreeMap::new(),
-        })))
+        Arc::new(Self(Mutex::new(Inside { most, ..Inside::default() })))
     }
 
     /// Goes by other limits from now on. Whoever has logged in stays.
@@ -102,7 +96,6 @@ impl Crowd {
     }
 
     /// Those who have not logged in.
-    #[must_use]
     pub fn strangers(&self) -> usize {
         self.0.lock().strangers()
     }
@@ -135,7 +128,6 @@ impl Inside {
 
 impl Place {
     /// Whether it has to be given up, at once.
-    #[must_use]
     pub fn is_given_up(&self) -> bool {
         self.notice.given.load(Ordering::Acquire)
     }
@@ -186,9 +178,7 @@ impl Place {
             change(&mut crowd.0.lock(), self.id);
         }
     }
-}
 
-impl Place {
     /// Leaves it to others, whoever knows of it still.
     pub fn leave(&self) {
         if self.left.swap(true, Ordering::AcqRel) {

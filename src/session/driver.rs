@@ -25,7 +25,7 @@ use super::machine::{Action, Bounds, End, LoginReply, Machine};
 use super::registry::{CLOSING, Record, Registry};
 use super::trace::{Slow, Trace};
 use crate::auth::{Authenticator, Verdict};
-use crate::config::{Limits, Live, PlaintextLogin};
+use crate::config::{Limits, PlaintextLogin};
 use crate::imap::capability::Front;
 use crate::imap::command::Name;
 use crate::imap::request::Request;
@@ -35,8 +35,8 @@ use crate::listener::{ClientAddr, ListenerContext};
 use crate::mailbox::hub::FromHub;
 use crate::metrics::{CommandResult, Metrics, SessionClose};
 use crate::pool::{Account, CheckoutError, Grant, Lease, Pass};
+use crate::routing::{Caller, Router, Way};
 use crate::stream::Stream;
-use crate::upstream::backend::Backend;
 use crate::upstream::connection::{FromUpstream, Input, poll_read_with};
 
 /// How long a message of a client that has closed its side may be on offer to the backend.
@@ -49,8 +49,8 @@ const MAX_QUEUED: usize = 16 * 1024;
 pub struct Context {
     /// Judges logins.
     pub auth: Arc<Authenticator>,
-    /// The backend that sessions log in to.
-    pub backend: Live<Backend>,
+    /// Which backend each session goes to.
+    pub router: Arc<Router>,
     /// `[limits]`
     pub limits: Limits,
     /// What is logged of commands that take long.
@@ -67,7 +67,7 @@ pub async fn run(stream: Stream, record: Arc<Record>, context: Arc<Context>) {
     record.set_tls(stream.tls_version());
     let front = front(&stream, client, &listener);
     let bounds = Bounds { line: context.limits.command_line, literals: context.limits.literals };
-    let offered = context.backend.load().capabilities().before_login(front);
+    let offered = context.router.offered(&listener.config.name).before_login(front);
     let now = Instant::now();
     // On the heap, once: the steps below would each keep a place for it in the task's memory otherwise.
     let mut session = Box::new(Session {
@@ -76,6 +76,7 @@ pub async fn run(stream: Stream, record: Arc<Record>, context: Arc<Context>) {
         client,
         listener,
         grant: None,
+        attempts: 0,
         lease: None,
         sticky: None,
         lent: None,
@@ -125,6 +126,8 @@ struct Session {
     listener: Arc<ListenerContext>,
     /// What it was let in with.
     grant: Option<Grant>,
+    /// Logins so far, whatever became of them.
+    attempts: u32,
     lease: Option<Lease>,
     /// What was enabled on a connection that was lost.
     sticky: Option<Arc<Sticky>>,
@@ -509,7 +512,7 @@ impl Session {
                 session.record.set_tls(stream.tls_version());
                 let mut session = Box::new(Self { stream, ..session });
                 let front = front(&session.stream, session.client, &session.listener);
-                let offered = session.context.backend.load().capabilities().before_login(front);
+                let offered = session.context.router.offered(&listener.config.name).before_login(front);
                 session.machine.handle_tls(front, offered);
                 Some(session)
             }
@@ -524,19 +527,54 @@ impl Session {
 
     async fn login(&mut self, credential: &Arc<Credential>) -> Result<(), Ended> {
         let context = Arc::clone(&self.context);
-        let backend = context.backend.load().index;
-        let answer = match context.auth.known(backend, credential, self.client.ip(), self.now) {
+        self.attempts += 1;
+        let caller = self.caller();
+        let client = self.client.ip();
+        let at_once = context.router.way_at_once(credential, caller);
+        let known = match &at_once {
+            Some(Way::To(visit, credential)) => context.auth.known(visit, credential, client, self.now),
+            _ => None,
+        };
+        let answer = match known {
             Some(pass) => Verdict::Accepted(pass).into(),
             None => {
                 let record = Arc::clone(&self.record);
-                let verify = Box::pin(context.auth.verify(backend, Arc::clone(credential), self.client.ip()));
+                let (server_name, about) =
+                    (caller.server_name.map(str::to_owned), Caller { server_name: None, listener: "", ..caller });
+                let listener = Arc::clone(&self.listener);
+                let judge = Box::pin(async {
+                    let caller =
+                        Caller { listener: &listener.config.name, server_name: server_name.as_deref(), ..about };
+                    let mut way = at_once;
+                    loop {
+                        let found = match way.take() {
+                            Some(way) => way,
+                            None => context.router.way(credential, caller).await,
+                        };
+                        let (visit, credential) = match found {
+                            Way::To(visit, credential) => (visit, credential),
+                            Way::Nobody => return context.auth.nobody(credential, client).await,
+                            Way::Refused { code, text, wait } => {
+                                return context.auth.turned_away(credential, client, code, &text, wait).await;
+                            }
+                            Way::Unavailable(text) => return Verdict::Unavailable(text.into()).into(),
+                        };
+                        let residence = Arc::downgrade(visit.residence());
+                        let answer = context.auth.verify(visit, credential, client).await;
+                        // The account has begun to leave that backend meanwhile: it is asked for where it goes.
+                        let ending = residence.upgrade().is_none_or(|residence| residence.is_ending());
+                        if !ending || !matches!(answer.verdict, Verdict::Unavailable(_)) {
+                            return answer;
+                        }
+                    }
+                });
                 record.place().verifies(true);
                 let answer = self
                     .meanwhile(async {
                         tokio::select! {
                             biased;
                             () = record.place().given_up() => None,
-                            answer = verify => Some(answer),
+                            answer = judge => Some(answer),
                         }
                     })
                     .await;
@@ -556,6 +594,9 @@ impl Session {
                 if pass.account().backend().is_gone() {
                     self.record.close();
                 }
+                if let Some(visit) = pass.grant().visit() {
+                    visit.residence().take_in(&self.record);
+                }
                 self.grant = Some(pass.grant().clone());
                 LoginReply::Accepted(offered)
             }
@@ -567,6 +608,18 @@ impl Session {
         self.last_input = self.now;
         self.machine.handle_login(reply, &answer.alerts);
         Ok(())
+    }
+
+    /// How it asks where it goes.
+    fn caller(&self) -> Caller<'_> {
+        Caller {
+            listener: &self.listener.config.name,
+            server_name: self.stream.server_name(),
+            client: self.client.ip(),
+            local: self.stream.local_address(),
+            tls: self.stream.tls_version(),
+            attempt: self.attempts,
+        }
     }
 
     fn account(&self) -> Option<&Arc<Account>> {

@@ -21,6 +21,7 @@ use crate::mailbox::line::Watch;
 use crate::mailbox::registry::Status;
 use crate::metrics::{Direction, ListenerMetrics, SessionClose};
 use crate::pool::Account;
+use crate::residence::Tenant;
 use crate::session::crowd::Place;
 
 /// Locks that the sessions are spread over.
@@ -39,10 +40,17 @@ pub struct Record {
     pub listener: Arc<ListenerContext>,
     /// When it was accepted.
     pub since: Instant,
-    tls: OnceLock<&'static str>,
-    account: OnceLock<Arc<Account>>,
     /// Those of its listener.
     numbers: Arc<ListenerMetrics>,
+    place: Place,
+    state: State,
+}
+
+/// What changes while it lasts.
+#[derive(Debug, Default)]
+struct State {
+    tls: OnceLock<&'static str>,
+    account: OnceLock<Arc<Account>>,
     received: AtomicU64,
     sent: AtomicU64,
     commands: AtomicU64,
@@ -61,70 +69,75 @@ pub struct Record {
     closing: AtomicBool,
     /// All sessions are asked to end.
     draining: AtomicBool,
-    place: Place,
+}
+
+impl Tenant for Record {
+    fn leave(&self) {
+        self.close();
+    }
 }
 
 impl Record {
     /// `"TLSv1.3"`; `None` without TLS.
     pub fn tls(&self) -> Option<&'static str> {
-        self.tls.get().copied()
+        self.state.tls.get().copied()
     }
 
     /// Whose session it is; `None` before login.
     pub fn account(&self) -> Option<&Arc<Account>> {
-        self.account.get()
+        self.state.account.get()
     }
 
     /// Octets from the client, without TLS.
     pub fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
+        self.state.received.load(Ordering::Relaxed)
     }
 
     /// Octets to the client, without TLS.
     pub fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+        self.state.sent.load(Ordering::Relaxed)
     }
 
     /// Commands that have gone to the backend.
     pub fn commands(&self) -> u64 {
-        self.commands.load(Ordering::Relaxed)
+        self.state.commands.load(Ordering::Relaxed)
     }
 
     /// The command that runs on the backend.
     pub fn command(&self) -> Option<&'static str> {
-        let place = usize::from(self.command.load(Ordering::Relaxed)).checked_sub(1)?;
+        let place = usize::from(self.state.command.load(Ordering::Relaxed)).checked_sub(1)?;
         Name::ALL.get(place).map(|name| name.as_str())
     }
 
     /// The number of the upstream connection that it holds, or shares with others of its mailbox.
     pub fn connection(&self) -> Option<u64> {
-        let own = Some(self.connection.load(Ordering::Relaxed)).filter(|id| *id > 0);
+        let own = Some(self.state.connection.load(Ordering::Relaxed)).filter(|id| *id > 0);
         own.or_else(|| self.hub()?.connection())
     }
 
     /// The mailbox that it has selected, as it was named.
     pub fn mailbox(&self) -> Option<String> {
-        self.hub().map(|hub| hub.mailbox()).or_else(|| self.mailbox.lock().clone())
+        self.hub().map(|hub| hub.mailbox()).or_else(|| self.state.mailbox.lock().clone())
     }
 
     /// The hub that it is in.
     pub(crate) fn hub(&self) -> Option<Arc<Status>> {
-        self.hub.lock().as_ref()?.hub()
+        self.state.hub.lock().as_ref()?.hub()
     }
 
     /// It is in a hub, or on its way there.
     pub(crate) fn joins(&self, hub: Watch) {
-        *self.hub.lock() = Some(hub);
+        *self.state.hub.lock() = Some(hub);
     }
 
     /// It is in no hub any more.
     pub(crate) fn leaves(&self) {
-        *self.hub.lock() = None;
+        *self.state.hub.lock() = None;
     }
 
     /// A mailbox was selected on a connection of its own, or none is any more.
     pub(super) fn selects(&self, mailbox: Option<String>) {
-        let mut known = self.mailbox.lock();
+        let mut known = self.state.mailbox.lock();
         if *known != mailbox {
             *known = mailbox;
         }
@@ -133,18 +146,18 @@ impl Record {
     /// Whether an upstream connection is open for it, or will be as soon as it asks for anything: it holds one, or is
     /// in a mailbox.
     pub fn is_connected(&self) -> bool {
-        self.connection.load(Ordering::Relaxed) > 0 || self.hub.lock().is_some()
+        self.state.connection.load(Ordering::Relaxed) > 0 || self.state.hub.lock().is_some()
     }
 
     /// Ends the session, politely: at rest by BYE, else as soon as its command is over.
     pub fn close(&self) {
-        self.closing.store(true, Ordering::Release);
+        self.state.closing.store(true, Ordering::Release);
         self.place.wake();
     }
 
     /// Whether somebody asked for its end.
     pub fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Acquire)
+        self.state.closing.load(Ordering::Acquire)
     }
 
     /// Its place inside; until it has logged in, it may have to give it up.
@@ -155,55 +168,55 @@ impl Record {
     /// Waits until somebody asks for its end, or for that of all, or it has to give way. For the session alone.
     pub(super) async fn closed(&self) {
         let woken = self.place.woken();
-        if !self.is_closing() && !self.draining.load(Ordering::Acquire) && !self.place.is_given_up() {
+        if !self.is_closing() && !self.state.draining.load(Ordering::Acquire) && !self.place.is_given_up() {
             woken.await;
         }
     }
 
     fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.state.draining.store(true, Ordering::Release);
         self.place.wake();
     }
 
     pub(super) fn set_tls(&self, version: Option<&'static str>) {
         if let Some(version) = version {
-            let _ = self.tls.set(version);
+            let _ = self.state.tls.set(version);
         }
     }
 
     pub(super) fn set_account(&self, account: &Arc<Account>) {
-        let _ = self.account.set(Arc::clone(account));
+        let _ = self.state.account.set(Arc::clone(account));
     }
 
     pub(super) fn add_received(&self, octets: usize) {
-        add(&self.received, octets as u64);
+        add(&self.state.received, octets as u64);
         self.numbers.octets.add(Direction::Received, octets);
     }
 
     pub(super) fn add_sent(&self, octets: usize) {
-        add(&self.sent, octets as u64);
+        add(&self.state.sent, octets as u64);
         self.numbers.octets.add(Direction::Sent, octets);
     }
 
     pub(super) fn command_begins(&self, name: Name) {
-        add(&self.commands, 1);
-        self.command.store(name as u8 + 1, Ordering::Relaxed);
-        self.ran.store(false, Ordering::Relaxed);
+        add(&self.state.commands, 1);
+        self.state.command.store(name as u8 + 1, Ordering::Relaxed);
+        self.state.ran.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn command_ends(&self) {
-        self.command.store(0, Ordering::Relaxed);
+        self.state.command.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn takes(&self, connection: u64) {
-        self.connection.store(connection, Ordering::Relaxed);
+        self.state.connection.store(connection, Ordering::Relaxed);
         self.ran_on(connection);
     }
 
     /// A command of it runs there, on a connection of its own or of others.
     pub(crate) fn ran_on(&self, connection: u64) {
-        self.ran.store(true, Ordering::Relaxed);
-        let mut connections = self.connections.lock();
+        self.state.ran.store(true, Ordering::Relaxed);
+        let mut connections = self.state.connections.lock();
         if connections.last() == Some(&connection) {
             return;
         }
@@ -214,21 +227,21 @@ impl Record {
     }
 
     pub(super) fn gives_back(&self) {
-        self.connection.store(0, Ordering::Relaxed);
+        self.state.connection.store(0, Ordering::Relaxed);
         self.selects(None);
     }
 
     pub(super) fn ends(&self, close: SessionClose) {
-        let _ = self.ended.set(close);
+        let _ = self.state.ended.set(close);
     }
 
     /// The one that its last command ran on, if it came to that.
     pub(super) fn last_connection(&self) -> Option<u64> {
-        self.connections.lock().last().copied().filter(|_| self.ran.load(Ordering::Relaxed))
+        self.state.connections.lock().last().copied().filter(|_| self.state.ran.load(Ordering::Relaxed))
     }
 
     fn connections(&self) -> String {
-        self.connections.lock().iter().map(u64::to_string).collect::<Vec<_>>().join(",")
+        self.state.connections.lock().iter().map(u64::to_string).collect::<Vec<_>>().join(",")
     }
 
     /// The line about the whole session.
@@ -245,7 +258,7 @@ impl Record {
             received = self.received(),
             sent = self.sent(),
             seconds = (self.since.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
-            close = self.ended.get().map_or("error", |close| close.as_str()),
+            close = self.state.ended.get().map_or("error", |close| close.as_str()),
             "session ended"
         );
     }
@@ -283,22 +296,9 @@ impl Registry {
             client,
             listener: Arc::clone(listener),
             since: Instant::now(),
-            tls: OnceLock::new(),
-            account: OnceLock::new(),
             numbers,
-            received: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
-            commands: AtomicU64::new(0),
-            command: AtomicU8::new(0),
-            connection: AtomicU64::new(0),
-            connections: Mutex::default(),
-            ran: AtomicBool::new(false),
-            hub: Mutex::default(),
-            mailbox: Mutex::default(),
-            ended: OnceLock::new(),
-            closing: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
             place,
+            state: State::default(),
         });
         self.shard(record.id).lock().insert(record.id, Arc::clone(&record));
         if self.draining.load(Ordering::Acquire) {

@@ -61,8 +61,8 @@ pub enum OpenError {
     /// Not even tried: wrong logins have opened enough connections lately.
     #[error("wrong logins have opened as many connections as they may for now")]
     Suspect,
-    /// It is not in the configuration any more, or not like this, or the process ends.
-    #[error("a reload has taken the backend away, or changed it, or imapool ends")]
+    /// It is not in the configuration any more, or not like this, or the account leaves it, or the process ends.
+    #[error("a reload has taken the backend away, or changed it, or the account leaves it, or imapool ends")]
     Gone,
     /// No connection.
     #[error(transparent)]
@@ -292,7 +292,9 @@ impl Backend {
     /// Whether a backend of this configuration would be the same; not if the file of its authorities has changed since.
     #[must_use]
     pub fn is_made_of(&self, config: &config::Backend) -> bool {
-        self.config == *config && self.authorities == stamp(config)
+        // Group and weight are the routes' affair.
+        let routed = config::Backend { group: self.config.group.clone(), weight: self.config.weight, ..config.clone() };
+        self.config == routed && self.authorities == stamp(config)
     }
 
     /// What it offers before login.

@@ -77,20 +77,17 @@ impl fmt::Debug for Shared {
 
 impl Shared {
     /// What is selected and enabled on it.
-    #[must_use]
     pub fn facts(&self) -> Facts {
         self.facts.lock().clone()
     }
 
     /// Since when it rests in a pool; `None`: it does not.
-    #[must_use]
     pub fn resting_since(&self) -> Option<Instant> {
         (self.state.load(Ordering::Acquire) == RESTING)
             .then(|| self.epoch + Duration::from_micros(self.resting_since.load(Ordering::Relaxed)))
     }
 
     /// It will serve nobody any more.
-    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.state.load(Ordering::Acquire) == CLOSED
     }
@@ -327,7 +324,6 @@ impl Connection {
     }
 
     /// See [`Shared`].
-    #[must_use]
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
@@ -335,7 +331,7 @@ impl Connection {
     /// Tells it what is known of the backend's manners, and where to say what it learns of them.
     pub fn set_manners(&mut self, manners: &Arc<Manners>) {
         if let Some(wire) = &mut self.wire {
-            wire.set_manners(Arc::clone(manners));
+            wire.machine.manners = Arc::clone(manners);
         }
     }
 
@@ -345,7 +341,7 @@ impl Connection {
         let Some(mut wire) = self.shared.take_to_use() else { return false };
         #[cfg(test)]
         crash::now();
-        self.rested_for = wire.rested().elapsed();
+        self.rested_for = wire.rested.elapsed();
         match wire.attach(&self.shared) {
             Ok(()) => self.wire = Some(wire),
             Err(exit) => drop(self.shared.end(wire, exit)),
@@ -354,31 +350,26 @@ impl Connection {
     }
 
     /// It was not taken out of rest, and will not be: it has ended meanwhile. Its socket may be open still.
-    #[must_use]
     pub fn is_over(&self) -> bool {
         self.wire.is_none()
     }
 
     /// Nobody has used it yet.
-    #[must_use]
     pub fn is_fresh(&self) -> bool {
         self.fresh
     }
 
     /// How long it had rested when it was taken out.
-    #[must_use]
     pub fn rested_for(&self) -> Duration {
         self.rested_for
     }
 
     /// When it is as old as it may become: then it is not given to anybody else.
-    #[must_use]
     pub fn expires_at(&self) -> Option<Instant> {
         self.wire.as_ref().map(|wire| wire.expires_at())
     }
 
     /// Whether it could be put to rest now, for another session.
-    #[must_use]
     pub fn may_rest(&self) -> bool {
         self.wire.as_ref().is_some_and(|wire| wire.may_rest())
     }
@@ -398,7 +389,7 @@ impl Connection {
     /// Whether replies are told with their parts ([`Replies::parts`]), until it is put to rest.
     pub fn divide_replies(&mut self, divides: bool) {
         if let Some(wire) = &mut self.wire {
-            wire.divide_replies(divides);
+            wire.machine.divide_replies(divides);
         }
     }
 
@@ -442,9 +433,8 @@ impl Connection {
     }
 
     /// What was passed on so far ends with a line.
-    #[must_use]
     pub fn at_line_start(&self) -> bool {
-        self.wire.as_ref().is_none_or(|wire| wire.at_line_start())
+        self.wire.as_ref().is_none_or(|wire| wire.machine.at_line_start())
     }
 
     async fn send_done(&mut self) {

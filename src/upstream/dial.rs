@@ -171,15 +171,9 @@ fn no_descriptors(_: &io::Error) -> bool {
 /// Connects to one backend.
 #[derive(Debug)]
 pub struct Dialer {
-    host: String,
-    port: u16,
+    backend: config::Backend,
     sources: Sources,
-    ports: Option<RangeInclusive<u16>>,
     tls: Option<TlsConnectorConfig>,
-    implicit: bool,
-    send_proxy: bool,
-    connect_timeout: Duration,
-    login_timeout: Duration,
     addresses: Mutex<HashSet<SocketAddr>>,
     net: Net,
 }
@@ -203,15 +197,9 @@ impl Dialer {
             TlsMode::StartTls | TlsMode::Implicit => Some(TlsConnectorConfig::new(backend)?),
         };
         Ok(Self {
-            host: backend.host.clone(),
-            port: backend.port,
+            backend: backend.clone(),
             sources: Sources::new(&backend.source_addresses),
-            ports: backend.source_port_range.clone(),
             tls,
-            implicit: backend.tls == TlsMode::Implicit,
-            send_proxy: backend.send_proxy,
-            connect_timeout: backend.connect_timeout,
-            login_timeout: backend.login_timeout,
             addresses: Mutex::default(),
             net,
         })
@@ -247,18 +235,23 @@ impl Dialer {
     pub async fn connect_for(&self, _: Pass, client: Option<IpAddr>) -> Result<Stream, DialError> {
         let connect = async {
             let mut stream = Stream::Plain(self.connect_tcp().await?);
-            if self.send_proxy {
-                let address = stream.peer_address().unwrap_or(SocketAddr::from(([0, 0, 0, 0], self.port)));
+            if self.backend.send_proxy {
+                let address = stream.peer_address().unwrap_or(SocketAddr::from(([0, 0, 0, 0], self.backend.port)));
                 let header = proxy_protocol::header(client, address);
                 stream.write_all(&header).await.map_err(|error| DialError::connect(address, error))?;
             }
             Ok(stream)
         };
-        let stream = match timeout(self.connect_timeout, connect).await {
+        let stream = match timeout(self.backend.connect_timeout, connect).await {
             Ok(result) => result?,
-            Err(_) => return Err(DialError::Timeout { host: self.host.clone(), limit: self.connect_timeout }),
+            Err(_) => {
+                return Err(DialError::Timeout {
+                    host: self.backend.host.clone(),
+                    limit: self.backend.connect_timeout,
+                });
+            }
         };
-        if self.implicit { self.start_tls(stream).await } else { Ok(stream) }
+        if self.backend.tls == TlsMode::Implicit { self.start_tls(stream).await } else { Ok(stream) }
     }
 
     /// TLS on a connection, once the backend has answered STARTTLS with OK. The caller must throw away whatever it has
@@ -269,10 +262,10 @@ impl Dialer {
     pub async fn start_tls(&self, stream: Stream) -> Result<Stream, DialError> {
         // Where the configuration says no TLS, none is needed; who asks for it all the same gets none.
         let Some(tls) = &self.tls else {
-            return Err(DialError::Tls { host: self.host.clone(), source: TlsError::NotConfigured });
+            return Err(DialError::Tls { host: self.backend.host.clone(), source: TlsError::NotConfigured });
         };
-        let result = stream.client_handshake(tls, self.login_timeout).await;
-        result.map_err(|source| DialError::Tls { host: self.host.clone(), source })
+        let result = stream.client_handshake(tls, self.backend.login_timeout).await;
+        result.map_err(|source| DialError::Tls { host: self.backend.host.clone(), source })
     }
 
     async fn connect_tcp(&self) -> Result<Socket, DialError> {
@@ -285,19 +278,20 @@ impl Dialer {
         }
         let usable: Vec<_> = addresses.into_iter().filter(|address| self.sources.serve(address)).collect();
         if usable.is_empty() {
-            return Err(DialError::NoSource { host: self.host.clone() });
+            return Err(DialError::NoSource { host: self.backend.host.clone() });
         }
         race(interleave(usable), |address| self.attempt(address)).await
     }
 
     /// The addresses in the resolver's order (RFC 6724); at least one. A literal address is not looked up.
     async fn resolve(&self) -> Result<Vec<SocketAddr>, DialError> {
-        let literal = self.host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let literal = self.backend.host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
         if let Ok(ip) = literal {
-            return Ok(vec![SocketAddr::new(ip, self.port)]);
+            return Ok(vec![SocketAddr::new(ip, self.backend.port)]);
         }
-        let failed = |source| DialError::Resolve { host: self.host.clone(), source };
-        let addresses: Vec<_> = lookup_host((self.host.as_str(), self.port)).await.map_err(failed)?.collect();
+        let failed = |source| DialError::Resolve { host: self.backend.host.clone(), source };
+        let addresses: Vec<_> =
+            lookup_host((self.backend.host.as_str(), self.backend.port)).await.map_err(failed)?.collect();
         if addresses.is_empty() { Err(failed(io::ErrorKind::NotFound.into())) } else { Ok(addresses) }
     }
 
@@ -309,11 +303,11 @@ impl Dialer {
         }
         let sources = self.sources.in_turn(&address);
         if sources.is_empty() {
-            return connect_from(None, self.ports.as_ref(), address).await;
+            return connect_from(None, self.backend.source_port_range.as_ref(), address).await;
         }
         let mut last = DialError::NoPorts { address };
         for source in sources {
-            match connect_from(Some(source), self.ports.as_ref(), address).await {
+            match connect_from(Some(source), self.backend.source_port_range.as_ref(), address).await {
                 Err(error @ (DialError::NoPorts { .. } | DialError::Source { .. })) => last = error,
                 other => return other,
             }

@@ -64,13 +64,11 @@ impl Turns {
     }
 
     /// Verifications that run now.
-    #[must_use]
     pub fn running(&self) -> usize {
         PLACES[0] - self.gates[0].available_permits()
     }
 
     /// Connections that verifications may use at once.
-    #[must_use]
     pub fn places(&self) -> usize {
         PLACES[0]
     }

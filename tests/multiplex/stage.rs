@@ -18,15 +18,12 @@
 //! 1= b IDLE | + idling                            it says this, and hears that
 //! 2U b NOOP | * 1 EXPUNGE                         client 2 says this, the connection gets it as it is and answers OK:
 //!                                                 client 2 hears these lines, and that
-//! U= EXPUNGE | * 1 EXPUNGE | TAG OK expunged      the connection gets this command, and the backend answers these lines
-//! U= EXPUNGE | * 1 EXPUNGE                        the same, with `TAG OK EXPUNGE done`
-//! U= SELECT INBOX | 3 messages, UIDVALIDITY 7     EXISTS, these codes, and `TAG OK [READ-WRITE] selected`
-//! U- DONE | TAG OK idled                          the same of the rest of a command
-//! U? UIDNEXT 14, UIDVALIDITY 7                    what is asked about INBOX when somebody joins: STATUS with these,
-//!                                                 UID SEARCH UNSEEN, which finds nothing, and NOOP
-//! ONE                                             client 1 selects a mailbox of three messages
-//! TWO                                             client 2 joins it
-//! ```
+//! U= EXPUNGE | * 1 EXPUNGE | TAG OK expunged      the connection gets this command, and the backend answers these
+//! lines U= EXPUNGE | * 1 EXPUNGE                        the same, with `TAG OK EXPUNGE done` U= SELECT INBOX | 3
+//! messages, UIDVALIDITY 7     EXISTS, these codes, and `TAG OK [READ-WRITE] selected` U- DONE | TAG OK idled
+//! the same of the rest of a command U? UIDNEXT 14, UIDVALIDITY 7                    what is asked about INBOX when
+//! somebody joins: STATUS with these, UID SEARCH UNSEEN, which finds nothing, and NOOP ONE
+//! client 1 selects a mailbox of three messages TWO                                             client 2 joins it ```
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -21,6 +21,35 @@ fn refused(output: &Output) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_account_is_moved_and_kicked() {
+    let (old, new) =
+        (Server::start(Options::default()).await.unwrap(), Server::start(Options::default()).await.unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let moves = folder.path().join("moves");
+    let more =
+        |file: &str| format!("[[backend]]\nname = \"new\"\naddress = \"{}\"\n[routing]\n{file}\n", new.address());
+    let imapool = Imapool::start(old.address(), &more(&format!("moves_file = \"{}\"", moves.display()))).await;
+    let mut client = connect(imapool.address(), None).await;
+    client.play("C: a LOGIN u8 pw-u8\nS: a OK…\nC: b SELECT INBOX\nS~ b OK…").await;
+    assert_eq!(stdout(&imapool.run(&["ctl", "move", "U8", "new"])), "U8: goes to new\n");
+    client.play("S: * BYE…\nS.").await;
+    assert!(stdout(&imapool.run(&["route", "u8"])).starts_with("backend new\nby imapool ctl move, "));
+    assert!(fs::read_to_string(&moves).unwrap().ends_with("\nu8 new\n"));
+    let mut client = connect(imapool.address(), None).await;
+    client.play("C: a LOGIN u8 pw-u8\nS: a OK…\nC: b SELECT INBOX\nS~ b OK…").await;
+    assert_eq!((old.open_of("u8"), new.open_of("u8")), (0, 1));
+    assert_eq!(stdout(&imapool.run(&["ctl", "kick", "u8"])), "u8: its sessions and connections are being closed\n");
+    client.play("S: * BYE…\nS.").await;
+    assert!(refused(&imapool.run(&["ctl", "kick", "nobody"])).contains("no such account"));
+    assert!(refused(&imapool.run(&["ctl", "move", "u8", "nowhere"])).contains("no backend and no group"));
+    assert_eq!(stdout(&imapool.run(&["ctl", "move", "u8", "--as-routed"])), "u8: goes to where the routes say\n");
+    assert!(!fs::read_to_string(&moves).unwrap().contains("u8"));
+    drop(imapool);
+    let imapool = Imapool::start(old.address(), &more("")).await;
+    assert!(refused(&imapool.run(&["ctl", "move", "u8", "new"])).contains("routing.moves_file is not set"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn status_tells_how_it_is() {
     let server = Server::start(Options::default()).await.unwrap();
     let imapool = Imapool::start(server.address(), "").await;

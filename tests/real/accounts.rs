@@ -28,6 +28,11 @@ impl Accounts {
         self.0.read().expect("no holder panics").get(user).is_some_and(|known| known == password)
     }
 
+    /// The password of an account that there is.
+    pub(crate) fn password(&self, user: &str) -> String {
+        self.0.read().expect("no holder panics")[user].clone()
+    }
+
     /// Of all accounts.
     pub(crate) fn names(&self) -> Vec<String> {
         self.0.read().expect("no holder panics").keys().cloned().collect()

@@ -122,6 +122,7 @@ fn configuration(folder: &Path, address: SocketAddr, tls_address: Option<SocketA
     let mut text = format!(
         "{common}\
          {tls}\n\
+         log_timestamp = \"%s.%{{usecs}} \"\n\
          disable_plaintext_auth = no\n\
          passdb {{\n driver = passwd-file\n args = scheme=plain username_format=%u {folder}/passwd\n}}\n\
          userdb {{\n driver = static\n args = uid={uid} gid={gid} home={folder}/mail/%u\n}}\n\

@@ -13,12 +13,14 @@
 //! | `IMAPOOL_SHARED_DIRECT` | if set, these connect to the server instead of imapool, which tests what they check |
 //! | `IMAPOOL_RANDOM`, `IMAPOOL_RANDOM_SEED` | how many conversations at random (20 by default), and from which
 //! number on |
+//! | `IMAPOOL_TOWN_ACCOUNTS` | how many accounts `town` has; 60 by default |
 //! | `IMAPOOL_CYRUS_ROOT` | where Debian's Cyrus packages were unpacked; else `/opt/imapool-test/cyrus`, else `/` |
 //! | `IMAPOOL_DEBIAN13_ROOT` | a Debian 13 with Dovecot 2.4, Cyrus 3.10 and Courier; else
 //! `/opt/imapool-test/debian13` |
 
 mod accounts;
 mod auth;
+mod beside_nginx;
 mod client;
 mod clients;
 mod compare;
@@ -27,17 +29,21 @@ mod conversations;
 mod courier;
 mod cyrus;
 mod debian13;
+mod directory;
 mod dovecot;
 mod flood;
 mod idlers;
 mod leftovers;
 mod load;
 mod multiplex;
+mod places;
 mod process;
 mod proxy;
 mod random;
+mod recipes;
 mod restart;
 mod runner;
 mod server;
 mod tls;
+mod town;
 mod viewer;

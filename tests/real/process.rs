@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 /// How long a process may take to end after SIGTERM before it is killed: longer than imapool waits for its sessions
@@ -36,6 +36,11 @@ impl Group {
         self.child.try_wait().ok().flatten()
     }
 
+    /// To the leader, which must be running.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("it is running");
+    }
+
     /// SIGTERM to the leader, then the rest of the group is ended. `None`: it had to be killed.
     pub(crate) fn stop(&mut self) -> Option<ExitStatus> {
         if self.ended {
@@ -43,7 +48,7 @@ impl Group {
         }
         self.ended = true;
         let group = Pid::from_raw(self.child.id() as i32);
-        let _ = nix::sys::signal::kill(group, Signal::SIGTERM);
+        let _ = kill(group, Signal::SIGTERM);
         let status = wait_until(TERM_GRACE, || self.exited());
         let _ = killpg(group, Signal::SIGKILL);
         if status.is_none() {

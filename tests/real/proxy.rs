@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -57,7 +58,8 @@ impl Default for Settings {
 pub(crate) struct Proxy {
     /// Where it accepts client sessions.
     pub(crate) address: SocketAddr,
-    admin: SocketAddr,
+    /// Where it tells about itself, and takes orders.
+    pub(crate) admin: SocketAddr,
     process: Group,
     folder: tempfile::TempDir,
 }
@@ -75,13 +77,16 @@ impl Proxy {
 
     /// Starts the proxy with this backend.
     pub(crate) async fn in_front_of(name: &str, backend: SocketAddr, settings: &Settings) -> Self {
-        let folder = scratch_folder();
-        let config = folder.path().join("imapool.toml");
-        std::fs::write(&config, configuration(name, backend, settings)).expect("write");
+        Self::configured(scratch_folder(), &configuration(name, backend, settings))
+    }
+
+    /// Starts the proxy with a whole configuration, in which its listener is called webmail and there is an admin
+    /// address. Its folder may have files in it already.
+    pub(crate) fn configured(folder: tempfile::TempDir, configuration: &str) -> Self {
+        std::fs::write(config_in(folder.path()), configuration).expect("write");
         let log = folder.path().join("log");
-        let program = std::env::var_os("IMAPOOL_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_imapool").into());
-        let mut command = Command::new(PathBuf::from(program));
-        command.arg("run").arg("--config").arg(&config).env_remove("RUST_LOG");
+        let mut command = program();
+        command.arg("run").arg("--config").arg(config_in(folder.path())).env_remove("RUST_LOG");
         let mut process = Group::spawn(&mut command, &log).expect("the proxy can be run");
         let told = wait_until(START_LIMIT, || {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
@@ -107,6 +112,31 @@ impl Proxy {
             .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
             .collect();
         Metrics(samples)
+    }
+
+    /// Runs `imapool` as who operates it would, with its configuration.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Output {
+        program().args(arguments).arg("--config").arg(config_in(self.folder.path())).output().expect("it can be run")
+    }
+
+    /// Another configuration takes the place of its own, and is in force.
+    pub(crate) fn reload(&self, configuration: &str) {
+        std::fs::write(config_in(self.folder.path()), configuration).expect("write");
+        self.logs(&["configuration changed"], || self.process.signal(Signal::SIGHUP));
+    }
+
+    /// Waits until it logs a line with all these words, which it does because of `cause`.
+    pub(crate) fn logs(&self, words: &[&str], cause: impl FnOnce()) {
+        let before = self.log().len();
+        cause();
+        let is_meant = |line: &str| words.iter().all(|word| line.contains(word));
+        let said = || self.log().get(before..)?.lines().any(is_meant).then_some(());
+        wait_until(START_LIMIT, said).unwrap_or_else(|| panic!("no {words:?} in\n{}", self.log()));
+    }
+
+    /// Its files.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// What it has logged.
@@ -152,6 +182,14 @@ impl Metrics {
     pub(crate) fn dials(&self) -> u64 {
         self.sum("imapool_upstream_dials_total") as u64
     }
+}
+
+fn program() -> Command {
+    Command::new(std::env::var_os("IMAPOOL_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_imapool").into()))
+}
+
+fn config_in(folder: &Path) -> PathBuf {
+    folder.join("imapool.toml")
 }
 
 fn configuration(name: &str, address: SocketAddr, settings: &Settings) -> String {

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -80,6 +80,8 @@ struct Said {
 /// One dialed connection, as it is looked at from outside.
 pub(crate) struct Link {
     pub(crate) dialed: Instant,
+    /// Which backend it is to.
+    to: IpAddr,
     /// Since when somebody is logged in, or nearly so.
     pub(crate) since: Mutex<Instant>,
     /// imapool has it, or dials it.
@@ -138,6 +140,22 @@ impl Net {
             open && link.user.lock().as_deref() == Some(user)
         };
         self.0.state.lock().links.iter().filter(ours).count()
+    }
+
+    /// How many of these are to this backend.
+    pub(crate) fn open_to(&self, user: &str, backend: IpAddr) -> usize {
+        let ours = |link: &&Arc<Link>| {
+            let open = link.open.load(Ordering::Relaxed) && !link.leaves.load(Ordering::Relaxed);
+            open && link.to == backend && link.user.lock().as_deref() == Some(user)
+        };
+        self.0.state.lock().links.iter().filter(ours).count()
+    }
+
+    /// The backends that imapool has a connection to on which a user is logged in.
+    pub(crate) fn homes_of(&self, user: &str) -> BTreeSet<IpAddr> {
+        let links = &self.0.state.lock().links;
+        let held = links.iter().filter(|link| link.open.load(Ordering::Relaxed));
+        held.filter(|link| link.user.lock().as_deref() == Some(user)).map(|link| link.to).collect()
     }
 
     /// The same, with those that have.
@@ -244,6 +262,7 @@ impl Outside for Net {
         let delay = Duration::from_micros(chance.below(4000));
         let link = Arc::new(Link {
             dialed: Instant::now(),
+            to: address.ip(),
             since: Mutex::new(Instant::now()),
             open: AtomicBool::new(true),
             leaves: AtomicBool::new(false),

@@ -105,6 +105,8 @@ pub(crate) enum Action {
     Reload(usize, u64),
     /// The backend has another address, or its first one again.
     Move,
+    /// A user belongs to this backend of two, over one storage.
+    Route(u64, usize),
     /// A user has another password, and all tokens for it are others.
     Password(u64),
     /// The same, and all that is known of him is void at once.
@@ -168,6 +170,14 @@ impl Plan {
             6 => plan.spoil(&mut chance),
             7 => plan.number(&mut chance),
             _ => {}
+        }
+        // By a chance of its own: what seeds meant before there were two, they mean still.
+        let mut chance = Chance::new(seed).fork(2);
+        if chance.one_in(8) && wild > 0 {
+            for _ in 0..1 + chance.below(6) {
+                let (user, place) = (chance.below(plan.users), usize::try_from(chance.below(2)).expect("small"));
+                plan.actions.push((chance.below(20_000), Action::Route(user, place)));
+            }
         }
         plan
     }
@@ -287,6 +297,11 @@ impl Plan {
         self.server.faults == 0 && self.net[..4] == [0; 4]
     }
 
+    /// There are two backends, and users go from one to the other.
+    pub(crate) fn routes(&self) -> bool {
+        self.actions.iter().any(|(_, action)| matches!(action, Action::Route(..)))
+    }
+
     /// A login is verified once, when its user comes first, and in [`Plan::ONCE`] not again.
     pub(crate) fn verifies_once(&self) -> bool {
         let harmless = |(_, action): &(u64, Action)| {
@@ -297,6 +312,7 @@ impl Plan {
                     | Action::Revoke(_)
                     | Action::Spoil(_)
                     | Action::Move
+                    | Action::Route(..)
                     | Action::Away(_)
             )
         };

@@ -27,7 +27,8 @@ use crate::visit::{Kind, Rules, Visitor, visits};
 /// Mailboxes that all clients of a user work in.
 const MAILBOXES: [&str; 2] = ["INBOX", "One"];
 /// Where the server is.
-const BACKEND: &str = "10.0.0.1";
+const BACKENDS: [&str; 2] = ["10.0.0.1", "10.0.0.2"];
+const NAMES: [&str; 2] = ["mail", "other"];
 /// A connection at rest is closed after so long.
 const IDLE: Duration = Duration::from_secs(60);
 const CHECKOUT: Duration = Duration::from_secs(10);
@@ -229,6 +230,14 @@ impl World {
                 self.proxy.reload(config).await.expect("nothing to bind");
                 return;
             }
+            Action::Route(of, place) => {
+                let mut config = (*self.proxy.config()).clone();
+                config.routes.retain(|route| route.users != [user(of)]);
+                let to = Some(NAMES[place].to_owned());
+                config.routes.push(config::Route { users: vec![user(of)], to, ..config::Route::default() });
+                self.proxy.reload(config).await.expect("nothing to bind");
+                return;
+            }
             Action::Password(of) => return self.secrets.change(&user(of)),
             Action::Kill(of, how) => {
                 let how = [Kill::Bye, Kill::Close, Kill::Reset][usize::from(how)];
@@ -293,8 +302,9 @@ impl World {
         tokio::spawn(async move {
             sleep(soon).await;
             if seen.services.load(Ordering::Relaxed) == service {
+                let drained = BACKENDS[0].parse().expect("an address");
                 for user in (0..users).map(user) {
-                    let open = net.open_of(&user);
+                    let open = net.open_to(&user, drained);
                     assert_eq!(open, 0, "connections of {user} are open to what is drained");
                 }
             }
@@ -395,15 +405,17 @@ impl World {
         let quiet = self.net.links().len();
         sleep(IDLE * 2).await;
         let dials = self.net.links().len() - quiet;
+        let spare = self.plan.spare * if self.plan.routes() { 2 } else { 1 };
         // Spares are renewed, and each minute it is looked whether the server is there.
-        assert!(dials <= 2 * self.plan.spare + 3, "{dials} connections were opened while nobody was there");
+        let looks = if self.plan.routes() { 6 } else { 3 };
+        assert!(dials <= 2 * spare + looks, "{dials} connections were opened while nobody was there");
         assert_eq!(self.proxy.registry().all().len(), 0, "sessions are left");
-        if self.net.open() > self.plan.spare {
+        if self.net.open() > spare {
             // It may be that look, which takes a few round trips and comes once a minute.
             sleep(Duration::from_secs(10)).await;
         }
         let left = self.net.open();
-        assert!(left <= self.plan.spare, "{left} connections are left at rest");
+        assert!(left <= spare, "{left} connections are left at rest");
         assert_eq!(self.proxy.upstream_connections(), left, "connections that are counted, and those that are");
         timeout(Duration::from_secs(60), self.proxy.drain()).await.expect("the drain ends");
         assert_eq!(self.net.open(), 0, "connections are left");
@@ -444,10 +456,15 @@ fn patience(plan: &Plan) -> Duration {
 fn configuration(plan: &Plan) -> Config {
     let mut listener = config::Listener::new(ListenAddr::Tcp("10.0.0.1:143".parse().expect("an address")));
     listener.plaintext_login = PlaintextLogin::Always;
-    let mut backend = config::Backend::new(BACKEND, 143);
-    backend.name = "mail".to_owned();
-    backend.reply_timeout = REPLY;
-    let mut config = Config::new(listener, backend);
+    let backend = |place: usize| config::Backend {
+        name: NAMES[place].to_owned(),
+        reply_timeout: REPLY,
+        ..config::Backend::new(BACKENDS[place], 143)
+    };
+    let mut config = Config::new(listener, backend(0));
+    if plan.routes() {
+        config.backends.push(backend(1));
+    }
     config.admin.address = None;
     config.pool.mode = plan.mode;
     config.pool.max_per_account = plan.max_per_account;
@@ -521,6 +538,8 @@ fn watch(plan: &Plan, net: &Net, seen: &Arc<Seen>, chance: Chance) -> impl Fn(&E
             if is_first {
                 *link.since.lock() = Instant::now();
             }
+            let homes = net.homes_of(user);
+            assert!(homes.len() < 2, "{user} is at two backends: {homes:?}");
             let age = link.since.lock().elapsed();
             let leaves = matches!(event.verb, "LOGOUT" | "DONE" | "");
             assert!(leaves || oldest.is_none_or(|most| age <= most), "{} on a connection {age:?} old", event.verb);

@@ -7,6 +7,7 @@ pub mod imap;
 pub mod mailbox;
 pub mod names;
 pub mod proxy_protocol;
+pub mod routing;
 pub mod secret;
 pub mod session;
 pub mod shown;

@@ -17,19 +17,25 @@ const MOST: usize = 256;
 #[must_use]
 pub fn folded(user: &[u8]) -> Vec<u8> {
     // Some characters get longer by folding, and some go: a bound before, and one after.
-    let user = &user[..user.len().min(4 * MOST)];
-    let Some(text) = valid(user) else {
-        let mut folded = user.trim_ascii().to_ascii_lowercase();
-        folded.truncate(MOST);
-        return folded;
-    };
+    let mut folded = wholly_folded(&user[..user.len().min(4 * MOST)]);
+    if folded.len() > MOST {
+        let valid = std::str::from_utf8(&folded[..MOST]).map_or_else(|error| error.valid_up_to(), str::len);
+        let is_text = std::str::from_utf8(&folded).is_ok();
+        folded.truncate(if is_text { valid } else { MOST });
+    }
+    folded
+}
+
+/// The same, however long it is: where it decides what somebody may do, all of it counts.
+#[must_use]
+pub fn wholly_folded(user: &[u8]) -> Vec<u8> {
+    let Some(text) = valid(user) else { return user.trim_ascii().to_ascii_lowercase() };
     let seen = text.chars().filter(|char| !is_ignored(*char)).map(of_one_width);
     // By way of capitals: there are letters which only these have in common (ς and σ, ſ and s).
     let folded: String = seen.flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect();
     let folded = folded.trim();
     let folded = if folded.contains('@') { folded.trim_end_matches('.') } else { folded };
-    let end = (0..=MOST.min(folded.len())).rev().find(|end| folded.is_char_boundary(*end)).unwrap_or(0);
-    folded.as_bytes()[..end].to_vec()
+    folded.as_bytes().to_vec()
 }
 
 /// [`folded`], and what some servers leave out of the part before `@`: dots and, from a plus sign on, a detail. For

@@ -23,16 +23,8 @@ pub struct Quoted<'a>(pub &'a str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_char('"')?;
-        for char in self.0.chars().take(MOST) {
-            match char {
-                '"' | '\\' => write!(f, "\\{char}")?,
-                // Whoever looks for ` client=` in a line finds only the line's own.
-                '=' => f.write_str("\\u{3d}")?,
-                _ => escaped(f, char)?,
-            }
-        }
-        if is_longer(self.0) { f.write_str("…\"") } else { f.write_char('"') }
+        // Whoever looks for ` client=` in a line finds only the line's own.
+        in_quotes(f, self.0, |f, char| if char == '=' { f.write_str("\\u{3d}") } else { escaped(f, char) })
     }
 }
 
@@ -53,15 +45,10 @@ pub struct Json<'a>(pub &'a str);
 
 impl fmt::Display for Json<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_char('"')?;
-        for char in self.0.chars().take(MOST) {
-            match char {
-                '"' | '\\' => write!(f, "\\{char}")?,
-                _ if shows_itself(char) => f.write_char(char)?,
-                _ => char.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(f, "\\u{unit:04x}"))?,
-            }
-        }
-        if is_longer(self.0) { f.write_str("…\"") } else { f.write_char('"') }
+        in_quotes(f, self.0, |f, char| match shows_itself(char) {
+            true => f.write_char(char),
+            false => char.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(f, "\\u{unit:04x}")),
+        })
     }
 }
 
@@ -72,8 +59,17 @@ pub fn is_bare(text: &str) -> bool {
     !text.is_empty() && text.len() <= MOST && text.bytes().all(bare)
 }
 
-fn is_longer(text: &str) -> bool {
-    text.chars().nth(MOST).is_some()
+/// Each character but quotes and backslashes as `write` has it.
+fn in_quotes(
+    f: &mut fmt::Formatter<'_>,
+    text: &str,
+    write: impl Fn(&mut fmt::Formatter<'_>, char) -> fmt::Result,
+) -> fmt::Result {
+    f.write_char('"')?;
+    for char in text.chars().take(MOST) {
+        if matches!(char, '"' | '\\') { write!(f, "\\{char}")? } else { write(f, char)? }
+    }
+    f.write_str(if text.chars().nth(MOST).is_some() { "…\"" } else { "\"" })
 }
 
 fn escaped(f: &mut fmt::Formatter<'_>, char: char) -> fmt::Result {

@@ -163,14 +163,8 @@ impl Throttle {
         failures.number = if now < failures.last + MEMORY { failures.number.saturating_add(1) } else { 1 };
         failures.last = now;
         failures.spelling = failures.spelling.filter(|known| *known == spelling(user));
-        make_room(&mut self.addresses, |record| record.aged(now).is_familiar());
-        let address = self.addresses.entry(client).or_insert(Record::new(now));
-        *address = address.aged(now);
-        address.bad += 1.0;
-        make_room(&mut self.accounts, |record| record.aged(now).bad >= BAD_ACCOUNT);
-        let account = self.accounts.entry(name).or_insert(Record::new(now));
-        *account = account.aged(now);
-        account.bad += 1.0;
+        counted(&mut self.addresses, client, now, |record| record.is_familiar()).bad += 1.0;
+        counted(&mut self.accounts, name, now, |record| record.bad >= BAD_ACCOUNT).bad += 1.0;
     }
 
     /// The backend has accepted. What came from memory does not count: who owns one account could have himself
@@ -182,9 +176,7 @@ impl Throttle {
         if self.pairs.get(&pair).is_some_and(|failures| failures.spelling == Some(spelling(user))) {
             self.pairs.remove(&pair);
         }
-        make_room(&mut self.addresses, |record| record.aged(now).is_familiar());
-        let address = self.addresses.entry(client).or_insert(Record::new(now));
-        *address = address.aged(now);
+        let address = counted(&mut self.addresses, client, now, |record| record.is_familiar());
         address.good = (address.good + 1.0).min(MAX_GOOD);
     }
 
@@ -203,6 +195,15 @@ impl Throttle {
     fn delay_after(&self, failures: u32) -> Duration {
         self.first_delay * (1 << failures.saturating_sub(1).min(16)).min(MAX_FACTOR)
     }
+}
+
+/// What is remembered under this key, as it counts now. If others have to be forgotten for it, then such as are not
+/// `worth` it.
+fn counted<K: Ord>(all: &mut BTreeMap<K, Record>, key: K, now: Instant, worth: impl Fn(Record) -> bool) -> &mut Record {
+    make_room(all, |record| worth(record.aged(now)));
+    let record = all.entry(key).or_insert(Record::new(now));
+    *record = record.aged(now);
+    record
 }
 
 /// Who has one address of a /64 has all of them.

@@ -6,10 +6,17 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 /// All that it is built of, directly or not. What is added here must be as pure.
-const PARTS: [&str; 24] = [
+const PARTS: [&str; 34] = [
     "base64",
+    "block-buffer",
     "bytes",
+    "cfg-if",
+    "cpufeatures",
+    "crypto-common",
+    "digest",
     "foldhash",
+    "generic-array",
+    "hashbrown",
     "imapool-proto",
     "itoa",
     "libc",
@@ -24,12 +31,15 @@ const PARTS: [&str; 24] = [
     "serde",
     "serde_core",
     "serde_derive",
+    "sha2",
     "smallvec",
     "subtle",
     "syn",
     "thiserror",
     "thiserror-impl",
+    "typenum",
     "unicode-ident",
+    "version_check",
     "zeroize",
 ];
 /// Part of `parking_lot` on other platforms.

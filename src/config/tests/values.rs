@@ -127,6 +127,10 @@ fn durations_that_may_be_zero() {
     assert_eq!(
         zero,
         [
+            ("group", "stay"),
+            ("route", "ttl"),
+            ("route", "negative_ttl"),
+            ("route", "stale"),
             ("pool", "linger"),
             ("pool", "share_patience"),
             ("pool", "check_after"),

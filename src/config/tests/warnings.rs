@@ -105,7 +105,7 @@ fn what_nobody_can_use() {
         (
             quiet(),
             format!("{NEAR}[[backend]]\naddress = \"127.0.0.1:144\"\nname = \"spare\"\n"),
-            "backend \"spare\" gets no sessions, because all go to the first backend, \"b\": put it first, or delete it",
+            "backend \"spare\" gets no sessions, because no [[route]] leads there, nor routing.default: add one, or delete it",
         ),
         (
             listener_l("address = \"0.0.0.0:144\""),

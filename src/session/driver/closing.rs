@@ -115,6 +115,8 @@ impl Session {
     /// The hub is left before the client hears that it is over, and may come again.
     fn release(&mut self) {
         self.sharing.hub = None;
+        // Nothing of it is at the backend while the client takes its time to close.
+        self.grant = None;
         let Some(lease) = self.lease.take() else { return };
         let remnant = self.machine.remnant();
         // What has not gone on to the backend by now never will.

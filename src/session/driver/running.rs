@@ -215,21 +215,20 @@ impl Session {
                 self.machine.handle_done(&reply.tagged, false);
             }
             None => {
-                let granted = |word: &Vec<u8>| match &word[..] {
-                    b"CONDSTORE" => facts.granted.condstore,
-                    word => facts.granted.enabled.contains(word),
-                };
-                let mut line = b"* ENABLED".to_vec();
-                for word in Sticky::asked_by(enable).into_iter().filter(granted) {
-                    line.extend([b" ", &word[..]].concat());
-                }
-                line.extend(b"\r\n");
-                self.queue(line.into());
-                self.machine.handle_done(b" OK Enabled.\r\n", false);
+                self.say_enabled(Sticky::asked_by(enable).into_iter().filter(|word| facts.granted.has(word)));
             }
         }
         self.lent = None;
         self.let_go();
+    }
+
+    /// Answers ENABLE in words of imapool's own.
+    pub(super) fn say_enabled(&mut self, words: impl Iterator<Item = Vec<u8>>) {
+        let mut line = b"* ENABLED".to_vec();
+        words.for_each(|word| line.extend([b" ", &word[..]].concat()));
+        line.extend(b"\r\n");
+        self.queue(line.into());
+        self.machine.handle_done(b" OK Enabled.\r\n", false);
     }
 
     pub(super) fn drop_lease(&mut self) {

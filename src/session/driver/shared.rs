@@ -170,15 +170,8 @@ impl Session {
             return false;
         }
         let before = self.sticky.clone().unwrap_or_default();
-        let mut line = b"* ENABLED".to_vec();
-        for word in &asked {
-            let on = before.enabled.contains(word) || before.condstore && word == b"CONDSTORE";
-            line.extend(if on { Vec::new() } else { [b" ", &word[..]].concat() });
-        }
-        line.extend(b"\r\n");
-        self.queue(line.into());
+        self.say_enabled(asked.into_iter().filter(|word| !before.has(word)));
         self.sticky = before.after(enable).map(Arc::new).or(self.sticky.take());
-        self.machine.handle_done(b" OK Enabled.\r\n", false);
         true
     }
 

@@ -47,7 +47,6 @@ impl Queue {
     }
 
     /// See [`Line::backs_off`].
-    #[must_use]
     pub fn backs_off(&self) -> bool {
         self.line.lock().1
     }
@@ -147,7 +146,7 @@ impl Backend {
                 Err(later) => later,
             };
             if waiting.is_none() {
-                self.metrics.dial_delayed(reason.into());
+                self.metrics.delayed.get(reason.into()).inc();
             }
             let at = Instant::from_std(at);
             if at > deadline {

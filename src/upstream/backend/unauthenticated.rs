@@ -11,6 +11,7 @@ use super::OpenError;
 use crate::imap::sasl::Credential;
 use crate::metrics::StateGuard;
 use crate::ports::Permit;
+use crate::residence::Visit;
 use crate::stream::Stream;
 use crate::upstream::login::{Login, LoginError, Outcome};
 
@@ -39,6 +40,13 @@ pub struct Unauthenticated {
 }
 
 impl Unauthenticated {
+    /// It is an account's from now on, which is at this backend until its socket is closed.
+    pub fn resides(&mut self, visit: Option<&Visit>) {
+        if let Some(visit) = visit {
+            self.permit.keep(visit.residence());
+        }
+    }
+
     /// Makes sure of the connection before a credential is shown to it: one that has waited may have been closed
     /// meanwhile. It tells the backend of `client`, where that is wished.
     ///

@@ -87,7 +87,7 @@ impl Shared {
     }
 
     pub(super) fn rest(self: &Arc<Self>, mut wire: Box<Wire>) {
-        self.resting_since.store(self.micros(wire.rested()), Ordering::Relaxed);
+        self.resting_since.store(self.micros(wire.rested), Ordering::Relaxed);
         self.state.store(RESTING, Ordering::Release);
         let mut berth = self.berth.0.lock();
         // Watched in its keeper's name from here on, who need not be woken for that. One that has not told its name is

@@ -26,7 +26,6 @@ use crate::ports::Permit;
 use crate::shown;
 use crate::stream::Stream;
 use crate::upstream::machine::{Event, Facts, Ignored, Machine, Own, ProtocolError};
-use crate::upstream::manners::Manners;
 
 /// What a backend may say unasked while a connection rests, in octets.
 const UNASKED: usize = 1024 * 1024;
@@ -51,7 +50,7 @@ enum Phase {
 
 pub(super) struct Wire {
     stream: Stream,
-    machine: Machine,
+    pub(super) machine: Machine,
     input: BytesMut,
     output: Bytes,
     timing: Timing,
@@ -64,7 +63,7 @@ pub(super) struct Wire {
     held: bool,
     opened: Instant,
     /// When it was last put to rest.
-    rested: Instant,
+    pub(super) rested: Instant,
     last_octet: Instant,
     /// When its backend was last doubted for its silence.
     doubted: Instant,
@@ -150,16 +149,6 @@ impl Wire {
         wire
     }
 
-    /// See [`Machine::set_manners`].
-    pub(super) fn set_manners(&mut self, manners: Arc<Manners>) {
-        self.machine.set_manners(manners);
-    }
-
-    /// When it was last put to rest.
-    pub(super) fn rested(&self) -> Instant {
-        self.rested
-    }
-
     /// Takes it out of rest. What was said before is read first: it is not for whoever comes.
     pub(super) fn attach(&mut self, shared: &Shared) -> Result<(), Exit> {
         let rest = pin!(unconstrained(poll_fn(|cx| self.poll_rest(shared, cx))));
@@ -207,7 +196,7 @@ impl Wire {
     }
 
     fn rest(&mut self) {
-        let leaves = self.machine.manners().known().leaving.allows(Instant::now().into_std());
+        let leaves = self.machine.manners.known().leaving.allows(Instant::now().into_std());
         let unselect = (self.machine.facts().selected.is_some() && leaves).then(|| self.rested + self.timing.linger);
         self.phase = Phase::Resting { unselect, noop: Instant::now() + self.timing.keepalive };
     }
@@ -232,11 +221,6 @@ impl Wire {
             self.handle_input();
         }
         Ok(())
-    }
-
-    /// See [`super::Connection::divide_replies`].
-    pub(super) fn divide_replies(&mut self, divides: bool) {
-        self.machine.divide_replies(divides);
     }
 
     /// See [`super::Connection::run_ahead`].
@@ -278,11 +262,6 @@ impl Wire {
                 }
             }
         }
-    }
-
-    /// See [`super::Connection::at_line_start`].
-    pub(super) fn at_line_start(&self) -> bool {
-        self.machine.at_line_start()
     }
 
     /// Asks for a sign of life.
@@ -496,7 +475,7 @@ impl Wire {
     fn own_done(&mut self, shared: &Shared, own: Own, well: bool) -> Result<Option<FromUpstream>, Exit> {
         if own == Own::Unselect {
             let now = Instant::now().into_std();
-            self.machine.manners().learn(|known| if well { known.leaving.works() } else { known.leaving.failed(now) });
+            self.machine.manners.learn(|known| if well { known.leaving.works() } else { known.leaving.failed(now) });
         }
         if !well {
             return Err(Exit::Retire(RetireReason::FailedCheck));

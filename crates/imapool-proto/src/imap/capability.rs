@@ -60,30 +60,36 @@ impl Capabilities {
         Self::of(vec!["IMAP4rev1".into(), "AUTH=PLAIN".into()])
     }
 
+    /// What all of these lists have, in the order of the first.
+    #[must_use]
+    pub fn shared<'l>(mut lists: impl Iterator<Item = &'l Self>) -> Self {
+        let mut words = lists.next().map(|first| first.words.clone()).unwrap_or_default();
+        for other in lists {
+            words.retain(|word| other.has(word));
+        }
+        Self::of(words)
+    }
+
     fn of(words: Vec<String>) -> Self {
         Self { words, ..Self::default() }
     }
 
     /// Whether `name` is in the list; case does not matter.
-    #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.words.iter().any(|word| word.eq_ignore_ascii_case(name))
     }
 
     /// Nothing was ever said.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()
     }
 
     /// Whether a password can be verified: by LOGIN, or by AUTHENTICATE with PLAIN or LOGIN.
-    #[must_use]
     pub fn takes_password(&self) -> bool {
         !self.has("LOGINDISABLED") || self.has("AUTH=PLAIN") || self.has("AUTH=LOGIN")
     }
 
     /// Whether the SASL mechanism is one that imapool speaks and can have verified by this backend.
-    #[must_use]
     pub fn takes_mechanism(&self, mechanism: &str) -> bool {
         match mechanism {
             "PLAIN" | "LOGIN" => self.takes_password(),
@@ -117,7 +123,6 @@ impl Capabilities {
     }
 
     /// The list for a client that has logged in.
-    #[must_use]
     pub fn after_login(&self) -> String {
         self.kept().join(" ")
     }
@@ -170,6 +175,22 @@ mod tests {
         let backend = Capabilities::parse(b"IMAP4rev1 LOGINDISABLED AUTH=OAUTHBEARER");
         let offered = backend.before_login(Front { starttls: false, login: true });
         assert_eq!(&*offered, "IMAP4rev1 SASL-IR LITERAL+ ID AUTH=OAUTHBEARER LOGINDISABLED");
+    }
+
+    #[test]
+    fn what_several_backends_share() {
+        let lists = [
+            "IMAP4rev1 IDLE AUTH=PLAIN AUTH=XOAUTH2 X",
+            "imap4rev1 AUTH=PLAIN idle",
+            "IMAP4rev1 LOGINDISABLED IDLE AUTH=PLAIN",
+        ];
+        let lists = lists.map(|list| Capabilities::parse(list.as_bytes()));
+        let shared = Capabilities::shared(lists.iter());
+        assert_eq!(
+            &*shared.before_login(Front { starttls: false, login: true }),
+            "IMAP4rev1 IDLE SASL-IR LITERAL+ ID AUTH=PLAIN AUTH=LOGIN"
+        );
+        assert!(Capabilities::shared([].into_iter()).is_empty());
     }
 
     #[test]

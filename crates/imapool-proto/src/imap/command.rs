@@ -198,7 +198,6 @@ impl Command {
     }
 
     /// A cursor behind the command's name (and, of `UID x`, behind `x`).
-    #[must_use]
     pub fn arguments(&self) -> Arguments<'_> {
         let text = &self.segments[0].text;
         let (verb, rest) = split_word(text);
@@ -208,20 +207,17 @@ impl Command {
     }
 
     /// Whether a literal is part of it.
-    #[must_use]
     pub fn has_literal(&self) -> bool {
         self.segments.iter().any(|segment| segment.literal.is_some())
     }
 
     /// Whether it resumes a mailbox by QRESYNC (RFC 7162 section 3.2.5).
-    #[must_use]
     pub fn resynchronises(&self) -> bool {
         self.segments.iter().any(|segment| segment.text.windows(7).any(|word| word.eq_ignore_ascii_case(b"QRESYNC")))
     }
 
     /// The mailbox of a SELECT or EXAMINE, as the key of a selected mailbox: its name with INBOX in capitals, after
     /// `r` or `w` for the mode. `None` when the arguments make no sense (the server will say so).
-    #[must_use]
     pub fn selected_mailbox(&self) -> Option<Bytes> {
         let mode = match self.name {
             Name::Select => b'w',
@@ -233,7 +229,6 @@ impl Command {
     }
 
     /// The names that mean another mailbox, or none, once a CREATE, DELETE or RENAME is done: with INBOX in capitals.
-    #[must_use]
     pub fn renames(&self) -> Vec<Bytes> {
         let names = match self.name {
             Name::Create | Name::Delete => 1,
@@ -261,27 +256,31 @@ pub struct Arguments<'a> {
 impl<'a> Arguments<'a> {
     /// A space and an `astring`: atom, quoted string or literal (RFC 9051 section 4.3), without its quoting.
     pub fn astring(&mut self) -> Option<Cow<'a, [u8]>> {
-        let segment = self.segments.first()?;
-        let text = segment.text.get(self.at..)?.strip_prefix(b" ")?;
+        let text = self.segments.first()?.text.get(self.at..)?.strip_prefix(b" ")?;
         self.at += 1;
-        if let Some(quoted) = text.strip_prefix(b"\"") {
-            let (value, used) = unquote(quoted)?;
-            self.at += 1 + used;
-            return Some(Cow::Owned(value));
-        }
-        if text.is_empty() {
-            let (literal, _) = segment.literal.as_ref()?;
-            self.segments = &self.segments[1..];
-            self.at = 0;
-            return Some(Cow::Borrowed(literal));
+        if matches!(text, [] | [b'"', ..]) {
+            return self.string(is_quoted_special);
         }
         let len = text.iter().position(|b| !is_astring_char(*b) && *b < 0x80).unwrap_or(text.len());
         self.at += len;
         (len > 0).then(|| Cow::Borrowed(&text[..len]))
     }
 
+    /// A quoted string, in which `\` quotes what `quotable` says, or a literal.
+    fn string(&mut self, quotable: impl Fn(u8) -> bool) -> Option<Cow<'a, [u8]>> {
+        let segment = self.segments.first()?;
+        if let Some(quoted) = segment.text[self.at..].strip_prefix(b"\"") {
+            let (value, used) = unquoted(quoted, quotable)?;
+            self.at += 1 + used;
+            return Some(Cow::Owned(value));
+        }
+        let (literal, _) = segment.literal.as_ref()?;
+        self.segments = &self.segments[1..];
+        self.at = 0;
+        Some(Cow::Borrowed(literal))
+    }
+
     /// How the next string is written.
-    #[must_use]
     pub fn form(&self) -> Form {
         match self.segments.first().and_then(|segment| segment.text.get(self.at..)?.strip_prefix(b" ")) {
             Some([]) | None => Form::Literal,
@@ -302,18 +301,9 @@ impl<'a> Arguments<'a> {
     /// octets). Whatever comes of it goes on to a backend quoted anew.
     pub fn login_string(&mut self) -> Option<Cow<'a, [u8]>> {
         self.skip_spaces();
-        let segment = self.segments.first()?;
-        let text = segment.text.get(self.at..)?;
-        if let Some(quoted) = text.strip_prefix(b"\"") {
-            let (value, used) = unquote_any(quoted)?;
-            self.at += 1 + used;
-            return Some(Cow::Owned(value));
-        }
-        if text.is_empty() {
-            let (literal, _) = segment.literal.as_ref()?;
-            self.segments = &self.segments[1..];
-            self.at = 0;
-            return Some(Cow::Borrowed(literal));
+        let text = self.segments.first()?.text.get(self.at..)?;
+        if matches!(text, [] | [b'"', ..]) {
+            return self.string(|_| true);
         }
         let ends = |octet: u8| octet.is_ascii_control() || matches!(octet, b' ' | b'(' | b')' | b'"');
         let len = text.iter().position(|b| ends(*b)).unwrap_or(text.len());
@@ -340,14 +330,14 @@ impl<'a> Arguments<'a> {
     }
 
     /// Nothing is left.
-    #[must_use]
     pub fn at_end(&self) -> bool {
         matches!(self.segments, [last] if last.text.len() == self.at && last.literal.is_none())
     }
 }
 
-/// Reads up to the closing quote; gives the value and the octets read, the quote included.
-pub(crate) fn unquote(text: &[u8]) -> Option<(Vec<u8>, usize)> {
+/// Reads up to the closing quote; gives the value and the octets read, the quote included. `\` quotes what `quotable`
+/// says.
+fn unquoted(text: &[u8], quotable: impl Fn(u8) -> bool) -> Option<(Vec<u8>, usize)> {
     let mut value = Vec::new();
     let mut at = 0;
     loop {
@@ -355,7 +345,7 @@ pub(crate) fn unquote(text: &[u8]) -> Option<(Vec<u8>, usize)> {
             b'"' => return Some((value, at + 1)),
             b'\\' => {
                 at += 1;
-                value.push(*text.get(at).filter(|b| matches!(b, b'"' | b'\\'))?);
+                value.push(*text.get(at).filter(|octet| quotable(**octet))?);
             }
             octet => value.push(*octet),
         }
@@ -363,21 +353,14 @@ pub(crate) fn unquote(text: &[u8]) -> Option<(Vec<u8>, usize)> {
     }
 }
 
-/// The same, with any octet quoted by `\`.
-fn unquote_any(text: &[u8]) -> Option<(Vec<u8>, usize)> {
-    let mut value = Vec::new();
-    let mut at = 0;
-    loop {
-        match text.get(at)? {
-            b'"' => return Some((value, at + 1)),
-            b'\\' => {
-                at += 1;
-                value.push(*text.get(at)?);
-            }
-            octet => value.push(*octet),
-        }
-        at += 1;
-    }
+/// The value of a quoted string whose opening quote was read, and how many octets of `text` it is.
+pub(crate) fn unquote(text: &[u8]) -> Option<(Vec<u8>, usize)> {
+    unquoted(text, is_quoted_special)
+}
+
+/// What a quoted string has behind `\` (RFC 9051 section 9).
+fn is_quoted_special(octet: u8) -> bool {
+    matches!(octet, b'"' | b'\\')
 }
 
 /// Writes `value` as a quoted string, when it can be one: no NUL, CR, LF or 8-bit octets, and not long.

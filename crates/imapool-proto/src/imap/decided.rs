@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use super::command::{Command, Name, Segment};
-use super::program::{Arguments, arguments};
+use super::program::{Arguments, arguments, quoted_len};
 use super::ranges::Ranges;
 use super::rewrite::is_uid;
 use super::sequence::{Number, SequenceSet, nz_number};
@@ -80,19 +80,16 @@ impl Search {
     }
 
     /// Whether what it finds is told by UIDs.
-    #[must_use]
     pub fn is_by_uid(&self) -> bool {
         self.uid
     }
 
     /// Whether numbers, UIDs and ALL are all that it asks for.
-    #[must_use]
     pub fn is_decided(&self) -> bool {
         self.key.all(&|key| !matches!(key, Key::Flag(_) | Key::Other))
     }
 
     /// Whether UIDs have to be known for it.
-    #[must_use]
     pub fn asks_uids(&self) -> bool {
         !self.key.all(&|key| !matches!(key, Key::Uids(_)))
     }
@@ -116,7 +113,7 @@ impl Search {
         let mut command = command.clone();
         let text = &command.segments.first()?.text;
         let start = text.iter().position(|b| *b == b'(')?;
-        let end = Words::closing(&text[start..])? + start;
+        let end = memchr::memchr(b')', &text[start..])? + start;
         command.segments[0].text = [&text[..start], b"(ALL)", &text[end + 1..]].concat().into();
         Some(command)
     }
@@ -312,7 +309,7 @@ impl<'a> Words<'a> {
             while let Some(first) = rest.first() {
                 let len = match first {
                     b' ' | b'(' | b')' => 1,
-                    b'"' => Self::quoted(rest),
+                    b'"' => quoted_len(rest).unwrap_or(rest.len()),
                     _ => rest.iter().position(|b| matches!(b, b' ' | b'(' | b')' | b'"')).unwrap_or(rest.len()),
                 };
                 match first {
@@ -327,21 +324,6 @@ impl<'a> Words<'a> {
             }
         }
         Self { all, at: 0 }
-    }
-
-    fn quoted(text: &[u8]) -> usize {
-        let mut escaped = false;
-        let ends = |b: &u8| {
-            let ends = *b == b'"' && !escaped;
-            escaped = *b == b'\\' && !escaped;
-            ends
-        };
-        text.iter().skip(1).position(ends).map_or(text.len(), |end| end + 2)
-    }
-
-    /// Where the parenthesis at the start is closed, without any within it.
-    fn closing(text: &[u8]) -> Option<usize> {
-        memchr::memchr(b')', text)
     }
 
     fn peek(&self) -> Option<Word<'a>> {

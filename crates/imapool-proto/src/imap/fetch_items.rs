@@ -3,6 +3,8 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
+use super::sequence::decimal;
+
 /// Longest list of flags kept as text, in octets.
 const MAX_FLAGS: usize = 4096;
 
@@ -12,11 +14,8 @@ const MAX_WORD: usize = 24;
 /// A message's flags.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flags {
-    /// The same for the same flags, in whatever order and case; `\Recent`, which is each session's own (RFC 3501
-    /// section
-    /// 2.3.2), does not count.
-    pub hash: u64,
-    /// With parentheses and without `\Recent`; `None` when they are longer than 4 KiB.
+    /// With parentheses and without `\Recent`, which is each session's own (RFC 3501 section 2.3.2); `None` when they
+    /// are longer than 4 KiB.
     pub text: Option<Bytes>,
 }
 
@@ -35,7 +34,6 @@ pub struct Items {
 
 impl Items {
     /// What is news of it for others: `(FLAGS (\Seen) UID 5 MODSEQ (7))`. `None`: the flags are not in it, or too long.
-    #[must_use]
     pub fn news(&self) -> Option<Bytes> {
         Some(self.with_flags(self.flags.as_ref()?.text.as_ref()?))
     }
@@ -79,8 +77,6 @@ pub struct FetchScanner {
     quoted: bool,
     escaped: bool,
     word: Word,
-    /// Of the word, all of it, if it is a flag.
-    hash: u64,
     in_word: bool,
     flags: FlagList,
 }
@@ -110,7 +106,6 @@ impl Word {
 
 #[derive(Debug, Default)]
 struct FlagList {
-    hash: u64,
     text: Vec<u8>,
     too_long: bool,
     /// Where in `text` the flag at hand starts.
@@ -150,20 +145,12 @@ impl FetchScanner {
         }
     }
 
-    /// More than UID, FLAGS and MODSEQ is in it, as far as it has come.
-    #[must_use]
-    pub fn has_other(&self) -> bool {
-        self.items.other
-    }
-
-    /// The UID, if it has come.
-    #[must_use]
-    pub fn uid(&self) -> Option<u32> {
-        self.items.uid
+    /// What is in it, as far as it has come.
+    pub fn items(&self) -> &Items {
+        &self.items
     }
 
     /// Whether flags are in it, as far as it has come.
-    #[must_use]
     pub fn has_flags(&self) -> bool {
         self.items.flags.is_some() || self.item == Item::Flags
     }
@@ -214,13 +201,12 @@ impl FetchScanner {
     /// Of one word.
     fn put(&mut self, octets: &[u8]) {
         if !self.in_word {
-            (self.in_word, self.hash) = (true, FNV_OFFSET);
+            self.in_word = true;
             self.word.len = 0;
             self.flags.start = self.flags.text.len();
         }
         self.word.push(octets);
         if self.item == Item::Flags && self.depth == 2 {
-            self.hash = octets.iter().fold(self.hash, |hash, octet| fnv(hash, *octet));
             self.flags.put(octets);
         }
     }
@@ -236,7 +222,7 @@ impl FetchScanner {
                 self.item = Item::None;
             }
             (1, _) => self.item = Item::None,
-            (2, Item::Flags) => self.flags.end_flag(self.hash),
+            (2, Item::Flags) => self.flags.end_flag(),
             (2, Item::ModSeq) => self.items.modseq = mod_sequence(self.word.octets()),
             _ => {}
         }
@@ -257,10 +243,10 @@ impl FetchScanner {
     /// The parentheses of a value are closed.
     fn end_list(&mut self) {
         if std::mem::take(&mut self.item) == Item::Flags {
-            let FlagList { hash, mut text, too_long, .. } = std::mem::take(&mut self.flags);
+            let FlagList { mut text, too_long, .. } = std::mem::take(&mut self.flags);
             text.insert(0, b'(');
             text.push(b')');
-            self.items.flags = Some(Flags { hash, text: (!too_long).then(|| text.into()) });
+            self.items.flags = Some(Flags { text: (!too_long).then(|| text.into()) });
         }
     }
 }
@@ -277,46 +263,17 @@ impl FlagList {
         self.text.extend_from_slice(octets);
     }
 
-    fn end_flag(&mut self, hash: u64) {
-        if hash == RECENT {
+    fn end_flag(&mut self) {
+        if self.text[self.start..].trim_ascii_start().eq_ignore_ascii_case(b"\\Recent") {
             self.text.truncate(self.start);
-        } else {
-            // A sum, so that the order does not matter; mixed first, so that the sums of different flags differ.
-            self.hash = self.hash.wrapping_add(mix(hash));
         }
     }
-}
-
-const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-
-/// The hash of `\recent`, which is not one flag more.
-const RECENT: u64 = {
-    let flag = b"\\recent";
-    let (mut hash, mut at) = (FNV_OFFSET, 0);
-    while at < flag.len() {
-        hash = fnv(hash, flag[at]);
-        at += 1;
-    }
-    hash
-};
-
-/// One step of FNV-1a, without case.
-const fn fnv(hash: u64, octet: u8) -> u64 {
-    (hash ^ octet.to_ascii_lowercase() as u64).wrapping_mul(0x0100_0000_01b3)
-}
-
-/// The finaliser of SplitMix64.
-fn mix(mut hash: u64) -> u64 {
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^ (hash >> 31)
 }
 
 /// `mod-sequence-value` (RFC 7162 section 7): from 1 to 2^63 - 1.
 #[must_use]
 pub fn mod_sequence(digits: &[u8]) -> Option<u64> {
-    let digits = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
-    digits.parse().ok().filter(|value| (1..=i64::MAX as u64).contains(value))
+    decimal(digits).filter(|value| (1..=i64::MAX as u64).contains(value))
 }
 
 #[cfg(test)]
@@ -366,12 +323,13 @@ mod tests {
     }
 
     #[test]
-    fn flags_are_a_set() {
-        let hash = |text: &str| scan(&format!(" (FLAGS ({text}))\r\n"), 3).flags.unwrap().hash;
-        assert_eq!(hash("\\Seen $Junk \\Recent"), hash("$junk \\SEEN"));
-        assert_ne!(hash("\\Seen"), hash("\\Seen $Junk"));
-        assert_ne!(hash("ab c"), hash("a bc"));
-        assert_ne!(hash("a"), hash(""));
+    fn flags_are_told_apart() {
+        let flags = |text: &str| scan(&format!(" (FLAGS ({text}))\r\n"), 3).flags.unwrap().text.unwrap();
+        assert_eq!(flags("\\Seen $Junk \\Recent"), flags("\\Seen \\recent $Junk"));
+        assert_ne!(flags("\\Recen t"), flags("t"));
+        assert_ne!(flags("\\Seen"), flags("\\Seen $Junk"));
+        assert_ne!(flags("ab c"), flags("a bc"));
+        assert_ne!(flags("a"), flags(""));
         let long = scan(&format!(" (FLAGS ({}))", "x".repeat(5000)), 100);
         assert!(long.flags.is_some_and(|flags| flags.text.is_none()));
     }

@@ -7,6 +7,8 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::sequence::decimal;
+
 /// Largest literal that can be announced, in octets (`number64`, RFC 9051 section 9).
 pub const MAX_LITERAL: u64 = i64::MAX as u64;
 
@@ -52,14 +54,8 @@ fn trailing_literal(line: &[u8]) -> Result<Option<(usize, Literal)>, FrameError>
     if digits_start == digits_end || digits_start == 0 || rest[digits_start - 1] != b'{' {
         return Ok(None);
     }
-    let mut len: u64 = 0;
-    for digit in &rest[digits_start..digits_end] {
-        len = len
-            .checked_mul(10)
-            .and_then(|len| len.checked_add(u64::from(digit - b'0')))
-            .filter(|len| *len <= MAX_LITERAL)
-            .ok_or(FrameError::LiteralSize)?;
-    }
+    let len = decimal(&rest[digits_start..digits_end]).filter(|len| *len <= MAX_LITERAL);
+    let len = len.ok_or(FrameError::LiteralSize)?;
     let brace = digits_start - 1;
     let binary = brace > 0 && rest[brace - 1] == b'~';
     Ok(Some((if binary { brace - 1 } else { brace }, Literal { len, sync, binary })))
@@ -154,13 +150,11 @@ impl Decoder {
     }
 
     /// Octets of the current literal still to come.
-    #[must_use]
     pub fn literal_left(&self) -> u64 {
         self.literal.unwrap_or(0)
     }
 
     /// Between two commands (not within a line continued by a literal).
-    #[must_use]
     pub fn at_command_start(&self) -> bool {
         self.literal.is_none() && !self.continues
     }

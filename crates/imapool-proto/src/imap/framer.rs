@@ -62,13 +62,11 @@ pub struct Framer {
 
 impl Framer {
     /// Between two lines.
-    #[must_use]
     pub fn at_line_start(self) -> bool {
         self.place == Position::LineStart
     }
 
     /// What comes next is a literal's.
-    #[must_use]
     pub fn in_literal(self) -> bool {
         matches!(self.place, Position::Literal(_) | Position::Lost)
     }
@@ -84,7 +82,6 @@ impl Framer {
     }
 
     /// A literal's size is out of range: all that follows counts as octets of it.
-    #[must_use]
     pub fn is_lost(self) -> bool {
         self.place == Position::Lost
     }

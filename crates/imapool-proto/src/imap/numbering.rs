@@ -26,31 +26,26 @@ impl Numbering {
     }
 
     /// Every number is the same on both sides.
-    #[must_use]
     pub fn is_identity(&self) -> bool {
         self.gone.is_empty() && self.known == self.exists
     }
 
     /// How many messages the session counts: its last number.
-    #[must_use]
     pub fn known(&self) -> u32 {
         self.known
     }
 
     /// How many messages the server counts.
-    #[must_use]
     pub fn exists(&self) -> u32 {
         self.exists
     }
 
     /// The session's numbers for messages that are gone.
-    #[must_use]
     pub fn gone(&self) -> &Ranges {
         &self.gone
     }
 
     /// The server's number of the last message that both know; 0: there is none.
-    #[must_use]
     pub fn common(&self) -> u32 {
         self.known - self.gone.len()
     }

@@ -301,7 +301,7 @@ impl<'a> Iterator for Program<'a> {
 }
 
 /// The length of the quoted string at the start of `text`, quotes included.
-fn quoted_len(text: &[u8]) -> Option<usize> {
+pub(super) fn quoted_len(text: &[u8]) -> Option<usize> {
     let mut escaped = false;
     let end = text.iter().skip(1).position(|b| {
         let ends = *b == b'"' && !escaped;

@@ -86,25 +86,21 @@ impl Ranges {
     }
 
     /// How many members.
-    #[must_use]
     pub fn len(&self) -> u32 {
         self.before(self.chunks.len())
     }
 
     /// No member.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }
 
     /// How many runs of members.
-    #[must_use]
     pub fn runs(&self) -> usize {
         self.chunks.iter().map(|chunk| chunk.spans.len()).sum()
     }
 
     /// What it takes beyond the first run.
-    #[must_use]
     pub fn octets(&self) -> usize {
         // Of several chunks, each counts as full.
         let runs = if self.chunks.len() > 1 { self.chunks.len() * MAX_RUNS } else { self.runs() };
@@ -112,13 +108,11 @@ impl Ranges {
     }
 
     /// The smallest member.
-    #[must_use]
     pub fn first(&self) -> Option<u32> {
         self.get((0, 0)).map(|span| span.first)
     }
 
     /// The largest member.
-    #[must_use]
     pub fn last(&self) -> Option<u32> {
         self.chunks.last()?.spans.last().map(|span| span.last)
     }
@@ -469,20 +463,6 @@ impl Ranges {
     pub fn spans(&self) -> impl DoubleEndedIterator<Item = RangeInclusive<u32>> + '_ {
         self.chunks.iter().flat_map(|chunk| &chunk.spans).map(|span| span.first..=span.last)
     }
-
-    /// As several sequence sets of at most `octets` each (but for one range, which may be longer), ascending: for
-    /// commands, whose lines servers limit.
-    pub fn sequence_sets(&self, octets: usize) -> impl Iterator<Item = String> + '_ {
-        let mut spans = self.spans().map(|span| Element(span).to_string()).peekable();
-        std::iter::from_fn(move || {
-            let mut set = spans.next()?;
-            while let Some(next) = spans.next_if(|next| set.len() + 1 + next.len() <= octets) {
-                set.push(',');
-                set.push_str(&next);
-            }
-            Some(set)
-        })
-    }
 }
 
 impl Extend<u32> for Ranges {
@@ -637,9 +617,6 @@ mod tests {
                 Ok(read) => prop_assert_eq!(read.resolve(1), set.clone()),
                 Err(_) => prop_assert!(set.is_empty()),
             }
-            let sets: Vec<String> = set.sequence_sets(25).collect();
-            prop_assert!(sets.iter().all(|set| set.len() <= 25));
-            prop_assert_eq!(sets.join(","), set.to_string());
         }
     }
 

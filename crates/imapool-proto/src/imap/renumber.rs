@@ -11,7 +11,7 @@ use bytes::{BufMut as _, BytesMut};
 
 use super::numbering::Numbering;
 use super::response::StatusReply;
-use super::sequence::elements;
+use super::sequence::{elements, with_digit};
 use super::untagged::Reply;
 
 /// Longest name of an item of ESEARCH that is looked at, in octets.
@@ -239,11 +239,6 @@ impl Renumber {
 fn plain(out: &mut BytesMut, head: &str) -> bool {
     out.put_slice(head.as_bytes());
     true
-}
-
-/// `number` with one more digit; what is out of range is no message's number.
-fn with_digit(number: Option<u64>, digit: u8) -> Option<u64> {
-    Some(number.unwrap_or(0).saturating_mul(10).saturating_add(u64::from(digit - b'0')))
 }
 
 fn message(number: u64) -> u32 {

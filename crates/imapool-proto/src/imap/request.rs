@@ -44,13 +44,11 @@ impl Request {
     }
 
     /// The mailbox that it selects ([`Command::selected_mailbox`]).
-    #[must_use]
     pub fn selects(&self) -> Option<&Bytes> {
         self.facts.selects.as_ref()
     }
 
     /// What it says of mod-sequences.
-    #[must_use]
     pub fn modseqs(&self) -> Modseqs {
         self.facts.modseqs
     }

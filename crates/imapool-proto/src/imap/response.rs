@@ -49,21 +49,11 @@ pub enum Kind {
 
 impl Kind {
     /// Whether a literal may end the line: never in the free text of status replies (`a OK see ticket {5}`).
-    #[must_use]
     pub fn may_end_in_literal(self) -> bool {
-        !matches!(
-            self,
-            Self::Continuation
-                | Self::Status(_)
-                | Self::Tagged
-                | Self::Capability
-                | Self::Enabled
-                | Self::Stray { status: true }
-        )
+        !self.wants_whole_line() && self != Self::Stray { status: true }
     }
 
     /// Whether the line is best seen whole before anything is done with it.
-    #[must_use]
     pub fn wants_whole_line(self) -> bool {
         matches!(self, Self::Continuation | Self::Status(_) | Self::Tagged | Self::Capability | Self::Enabled)
     }
@@ -134,13 +124,11 @@ impl<'a> StatusReply<'a> {
     }
 
     /// Whether the response code's name is `name`.
-    #[must_use]
     pub fn has_code(&self, name: &str) -> bool {
         self.code.is_some_and(|code| word(code).eq_ignore_ascii_case(name.as_bytes()))
     }
 
     /// What follows `CAPABILITY` in that response code.
-    #[must_use]
     pub fn capabilities(&self) -> Option<&'a [u8]> {
         self.code.filter(|_| self.has_code("CAPABILITY")).map(|code| &code["CAPABILITY".len()..])
     }

@@ -5,7 +5,7 @@
 //! that looks like a set, and a `SUBJECT` certainly can. The arguments of UID commands are UIDs, which are
 //! everybody's; but a `UID SEARCH` may have keys that are message numbers.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use bytes::Bytes;
 
@@ -37,18 +37,7 @@ pub enum Outcome {
     /// No set where one has to be, or a search program without sense: `BAD`, as from the server.
     Malformed,
     /// Numbers may be in it that cannot be found. A session whose numbering is not the server's may not run it.
-    Unmappable(Why),
-}
-
-/// Why the message numbers of a command cannot be found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// `$` (RFC 5182).
-    SavedResult,
-    /// A search key that is not known, nor what follows it.
-    UnknownKey,
-    /// A command that is not known.
-    UnknownCommand,
+    Unmappable,
 }
 
 /// What of a command depends on the connection and the session that it is run for.
@@ -56,16 +45,12 @@ pub enum Why {
 pub struct Uses {
     /// Message numbers.
     pub numbers: bool,
-    /// `*`, in a set of message numbers or of UIDs: the last message that the session knows is meant.
-    pub star: bool,
     /// `$`: the result of an earlier search (RFC 5182).
     pub saved_result: bool,
     /// `RETURN (SAVE)` (RFC 5182).
     pub saves_result: bool,
     /// `RETURN (UPDATE)` or `(CONTEXT)` (RFC 5267).
     pub context: bool,
-    /// A search key, or a command, of which it is not known what it uses.
-    pub unknown: bool,
 }
 
 /// What the command uses. A command that makes no sense uses nothing.
@@ -89,13 +74,10 @@ pub fn uses(command: &Command) -> Uses {
                             option.eq_ignore_ascii_case(b"UPDATE") || option.eq_ignore_ascii_case(b"CONTEXT");
                     }
                     Ok(Token::Saved) => uses.saved_result = true,
-                    Ok(Token::Keys(_) | Token::Recent(_)) => {}
-                    Err(Unknown::Key) => uses.unknown = true,
-                    Err(Unknown::Malformed) => {}
+                    Ok(Token::Keys(_) | Token::Recent(_)) | Err(_) => {}
                 }
             }
         }
-        Name::Other => uses.unknown = true,
         _ => {}
     }
     uses
@@ -104,10 +86,7 @@ pub fn uses(command: &Command) -> Uses {
 fn note_set(uses: &mut Uses, set: &[u8], uids: bool) {
     for element in elements(set) {
         match element {
-            Ok(element) => {
-                uses.star |= element.has_star();
-                uses.numbers |= !uids;
-            }
+            Ok(_) => uses.numbers |= !uids,
             Err(SetError::SavedResult) => uses.saved_result = true,
             Err(SetError::Malformed) => {}
         }
@@ -130,7 +109,7 @@ pub fn rewrite(command: &Command, numbering: &Numbering) -> Outcome {
             rewrite_argument(command, numbering)
         }
         Name::Search | Name::Sort | Name::Thread => rewrite_program(command, numbering),
-        Name::Other => Outcome::Unmappable(Why::UnknownCommand),
+        Name::Other => Outcome::Unmappable,
         _ => Outcome::Unchanged,
     }
 }
@@ -166,7 +145,7 @@ fn rewrite_argument(command: &Command, numbering: &Numbering) -> Outcome {
     let mapped = match Mapped::new(set, numbering) {
         Ok(mapped) => mapped,
         Err(SetError::Malformed) => return Outcome::Malformed,
-        Err(SetError::SavedResult) => return Outcome::Unmappable(Why::SavedResult),
+        Err(SetError::SavedResult) => return Outcome::Unmappable,
     };
     if mapped.text.is_empty() {
         return Outcome::AllGone;
@@ -186,11 +165,11 @@ fn rewrite_program(command: &Command, numbering: &Numbering) -> Outcome {
             Ok(Token::Set(place)) => match Mapped::new(place.text(command), numbering) {
                 Ok(mapped) => edits.push(place.edit(mapped.as_key())),
                 Err(SetError::Malformed) => return Outcome::Malformed,
-                Err(SetError::SavedResult) => return Outcome::Unmappable(Why::SavedResult),
+                Err(SetError::SavedResult) => return Outcome::Unmappable,
             },
-            Ok(Token::Saved) => return Outcome::Unmappable(Why::SavedResult),
+            Ok(Token::Saved) => return Outcome::Unmappable,
             Ok(Token::Uids(_) | Token::Return(_) | Token::Recent(_)) => {}
-            Err(Unknown::Key) => return Outcome::Unmappable(Why::UnknownKey),
+            Err(Unknown::Key) => return Outcome::Unmappable,
             Err(Unknown::Malformed) => return Outcome::Malformed,
         }
     }
@@ -248,9 +227,9 @@ impl Mapped {
         // With no message at all, `*` is a number that none has.
         let star = known == 0 && element.has_star();
         self.missing |= numbering.gone_in(first.max(1)..=last) > 0;
-        match numbering.forward_range(first..=last).map(RangeEnds::from) {
-            Some(RangeEnds(first, last)) if first == last => self.push(&first.to_string()),
-            Some(RangeEnds(first, last)) => self.push(&format!("{first}:{last}")),
+        match numbering.forward_range(first..=last).map(RangeInclusive::into_inner) {
+            Some((first, last)) if first == last => self.push(&first.to_string()),
+            Some((first, last)) => self.push(&format!("{first}:{last}")),
             None => {}
         }
         match beyond {
@@ -270,14 +249,6 @@ impl Mapped {
     /// As one search key; with none left it matches nothing, also under NOT and OR.
     fn as_key(&self) -> Vec<u8> {
         if self.text.is_empty() { b"NOT ALL".to_vec() } else { self.text.clone() }
-    }
-}
-
-struct RangeEnds(u32, u32);
-
-impl From<std::ops::RangeInclusive<u32>> for RangeEnds {
-    fn from(range: std::ops::RangeInclusive<u32>) -> Self {
-        Self(*range.start(), *range.end())
     }
 }
 

@@ -56,9 +56,10 @@ impl Mechanism {
 }
 
 /// What a credential's secret is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum SecretKind {
     /// A password, given by LOGIN, PLAIN or the LOGIN mechanism.
+    #[default]
     Password,
     /// An XOAUTH2 token.
     XOAuth2,
@@ -135,7 +136,6 @@ impl Exchange {
     }
 
     /// What to ask before anything came.
-    #[must_use]
     pub fn first_challenge(&self) -> &'static str {
         if self.mechanism == Mechanism::Login { "VXNlcm5hbWU6" } else { "" }
     }
@@ -198,7 +198,6 @@ impl Credential {
 
     /// Somebody's, and sayable to a backend: a user name of at most 1,024 octets, no NUL in name or password (no IMAP
     /// string has one, and in PLAIN it is the separator), no control characters in the name.
-    #[must_use]
     pub fn is_sound(&self) -> bool {
         let name_sound = |name: &[u8]| name.len() <= MAX_NAME && !name.iter().any(u8::is_ascii_control);
         !self.user.is_empty()
@@ -208,13 +207,11 @@ impl Credential {
     }
 
     /// The two messages of AUTHENTICATE LOGIN for it, in base64: name and password.
-    #[must_use]
     pub fn login_messages(&self) -> [Secret; 2] {
         [&self.user[..], self.secret.expose()].map(|part| Secret::new(STANDARD.encode(part).into_bytes()))
     }
 
     /// The message of AUTHENTICATE for it, in base64.
-    #[must_use]
     pub fn sasl_message(&self) -> Secret {
         let message = match self.mechanism.kind() {
             SecretKind::Password => {

@@ -1,5 +1,7 @@
 //! Sequence sets of commands and replies (RFC 9051 section 9, `sequence-set`; RFC 3501 section 9).
 
+use std::str::FromStr;
+
 use super::ranges::Ranges;
 
 /// One end of a range.
@@ -33,7 +35,6 @@ pub struct Element {
 
 impl Element {
     /// Whether `*` is part of it.
-    #[must_use]
     pub fn has_star(self) -> bool {
         self.from == Number::Star || self.to == Number::Star
     }
@@ -87,13 +88,18 @@ fn number(text: &[u8]) -> Option<Number> {
 /// `nz-number` (RFC 9051 section 9): digits, the first of them not zero, up to [`u32::MAX`].
 #[must_use]
 pub fn nz_number(digits: &[u8]) -> Option<u32> {
-    if matches!(digits, [] | [b'0', ..]) {
-        return None;
-    }
-    digits.iter().try_fold(0u32, |n, digit| {
-        digit.is_ascii_digit().then_some(())?;
-        n.checked_mul(10)?.checked_add(u32::from(digit - b'0'))
-    })
+    decimal(digits).filter(|_| !digits.starts_with(b"0"))
+}
+
+/// Digits, and nothing else, as a number that fits.
+pub(crate) fn decimal<T: FromStr>(digits: &[u8]) -> Option<T> {
+    let digits = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
+    digits.parse().ok()
+}
+
+/// `number` with one more digit; what is out of range is no message's number.
+pub(crate) fn with_digit(number: Option<u64>, digit: u8) -> Option<u64> {
+    Some(number.unwrap_or(0).saturating_mul(10).saturating_add(u64::from(digit - b'0')))
 }
 
 /// A set as it was written.
@@ -112,13 +118,11 @@ impl SequenceSet {
     }
 
     /// In the order they are written.
-    #[must_use]
     pub fn elements(&self) -> &[Element] {
         &self.elements
     }
 
     /// Whether `*` occurs.
-    #[must_use]
     pub fn has_star(&self) -> bool {
         self.elements.iter().any(|element| element.has_star())
     }
@@ -202,10 +206,7 @@ impl Found {
             b')' => self.depth = self.depth.saturating_sub(1),
             // The correlator, (MODSEQ n), PARTIAL.
             _ if self.depth > 0 => {}
-            b'0'..=b'9' => {
-                let digit = u64::from(octet - b'0');
-                self.number = Some(self.number.unwrap_or(0).saturating_mul(10).saturating_add(digit));
-            }
+            b'0'..=b'9' => self.number = with_digit(self.number, octet),
             b':' => self.from = self.number.take(),
             b',' => self.element(),
             b' ' | b'\r' | b'\n' => {

@@ -20,7 +20,7 @@ impl Sticky {
     pub fn after(&self, request: &Request) -> Option<Self> {
         let mut after = self.clone();
         if request.command.name == Name::Enable {
-            after = after.with(&Self::of_words(enable_words(&request.command)));
+            after = after.with(&Self::of_words(Self::asked_by(&request.command)));
         } else {
             after.condstore |= request.modseqs().mentioned;
         }
@@ -30,7 +30,12 @@ impl Sticky {
     /// The words of an ENABLE, in capitals.
     #[must_use]
     pub fn asked_by(enable: &Command) -> BTreeSet<Vec<u8>> {
-        enable_words(enable)
+        words(&enable.segments[0].text, 1)
+    }
+
+    /// Whether what this word of ENABLE names is on.
+    pub fn has(&self, word: &[u8]) -> bool {
+        if word == b"CONDSTORE" { self.condstore } else { self.enabled.contains(word) }
     }
 
     /// What of it is on in the `other`, too.
@@ -53,7 +58,6 @@ impl Sticky {
     }
 
     /// Whether all of it is on in the `other`, too.
-    #[must_use]
     pub fn is_within(&self, other: &Self) -> bool {
         self.condstore <= other.condstore && self.enabled.is_subset(&other.enabled)
     }
@@ -79,11 +83,6 @@ impl Sticky {
         };
         (!words.is_empty()).then(|| Request::own(name, text))
     }
-}
-
-/// The arguments of an ENABLE, in capitals.
-pub(crate) fn enable_words(command: &Command) -> BTreeSet<Vec<u8>> {
-    words(&command.segments[0].text, 1)
 }
 
 /// The words of a text but the first so many, in capitals.

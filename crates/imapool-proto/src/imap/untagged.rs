@@ -12,7 +12,7 @@ use super::response::{CLASSIFY, Kind, Status, is_tag, skip_spaces, status, word}
 const MARKS: usize = 64;
 
 /// What an untagged reply is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Reply {
     /// `* n FETCH`
     Fetch(u32),
@@ -43,6 +43,7 @@ pub enum Reply {
     /// `* OK` and the like.
     Status(Status),
     /// Any other reply.
+    #[default]
     Other,
     /// No reply, or the rest of one that has a line's end where it may have none.
     Stray,
@@ -75,7 +76,6 @@ pub struct Octets<'a> {
 
 impl Octets<'_> {
     /// To be kept, without a copy: then all that was read at once is.
-    #[must_use]
     pub fn to_bytes(&self) -> Bytes {
         self.all.slice(self.from..self.to)
     }
@@ -155,7 +155,6 @@ pub struct Divider {
 
 impl Divider {
     /// See [`Framer`].
-    #[must_use]
     pub fn framer(&self) -> Framer {
         self.framer
     }

@@ -31,7 +31,6 @@ impl Enabled {
     }
 
     /// Mod-sequences are told.
-    #[must_use]
     pub fn has_modseqs(self) -> bool {
         self >= Self::Condstore
     }

@@ -113,7 +113,7 @@ enum Event {
 }
 
 /// Where a session stands. Its numbers are those it uses itself.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Knowledge {
     /// Events before it are known to the session, or are in what follows.
     position: u64,
@@ -181,13 +181,11 @@ impl Log {
     }
 
     /// How many messages the server counts.
-    #[must_use]
     pub fn exists(&self) -> u32 {
         self.exists
     }
 
     /// How many messages the server calls recent: of those that there are.
-    #[must_use]
     pub fn recent(&self) -> u32 {
         self.recent.min(self.exists)
     }
@@ -196,16 +194,8 @@ impl Log {
     pub fn join(&mut self) -> Cursor {
         let cursor = Cursor(self.next_cursor);
         self.next_cursor += 1;
-        let place = Knowledge {
-            position: self.head(),
-            told: self.exists,
-            recent: self.recent(),
-            withheld: Ranges::new(),
-            vanished: Ranges::new(),
-            stale: Ranges::new(),
-            texts: Vec::new(),
-        };
-        self.places.insert(cursor, place);
+        let (position, told, recent) = (self.head(), self.exists, self.recent());
+        self.places.insert(cursor, Knowledge { position, told, recent, ..Knowledge::default() });
         cursor
     }
 
@@ -231,14 +221,6 @@ impl Log {
     /// `* n RECENT`
     pub fn handle_recent(&mut self, number: u32) {
         self.recent = number;
-    }
-
-    /// `* n EXPUNGE`
-    ///
-    /// # Errors
-    /// [`LogError::NoSuchMessage`]
-    pub fn handle_expunge(&mut self, number: u32) -> Result<(), LogError> {
-        self.handle_gone(Ranges::from_iter([number]), Ranges::new())
     }
 
     /// These messages are gone, all at once. `uids`: as many, in the same order, where they are known; else
@@ -351,7 +333,6 @@ impl Log {
     }
 
     /// Events kept for sessions that were not told of them.
-    #[must_use]
     pub fn kept(&self) -> usize {
         self.events.len()
     }
@@ -363,7 +344,6 @@ impl Log {
     }
 
     /// Whether [`Log::replay`] of all, or [`Log::take_stale`], would tell the session anything.
-    #[must_use]
     pub fn has_news(&self, cursor: Cursor) -> bool {
         self.places.get(&cursor).is_some_and(|place| {
             self.head() > place.position
@@ -380,7 +360,6 @@ impl Log {
     }
 
     /// Whether [`Log::take_stale`] would give anything.
-    #[must_use]
     pub fn is_stale(&self, cursor: Cursor) -> bool {
         self.places.get(&cursor).is_some_and(|place| !place.stale.is_empty())
     }
@@ -468,27 +447,17 @@ impl Log {
     }
 
     fn lag_of(&self, place: &Knowledge) -> Lag<'_> {
-        let lag = Lag {
-            gone: place.withheld.clone(),
-            vanished: place.vanished.clone(),
-            fetched: BTreeMap::new(),
-            texts: place.texts.clone(),
-        };
-        self.sum_up(lag, place)
+        self.take_lag(&mut place.clone())
     }
 
     /// The same, with what `place` itself held of it.
     fn take_lag(&self, place: &mut Knowledge) -> Lag<'_> {
-        let lag = Lag {
+        let mut lag = Lag {
             gone: std::mem::take(&mut place.withheld),
             vanished: std::mem::take(&mut place.vanished),
             fetched: BTreeMap::new(),
             texts: std::mem::take(&mut place.texts),
         };
-        self.sum_up(lag, place)
-    }
-
-    fn sum_up<'a>(&'a self, mut lag: Lag<'a>, place: &Knowledge) -> Lag<'a> {
         // `position` is between `first` and `head`: events are forgotten only behind all cursors.
         for event in self.events.range((place.position - self.first) as usize..) {
             match event {

@@ -83,7 +83,7 @@ impl World {
                 if self.uids {
                     self.log.handle_gone(Ranges::from_iter([number]), Ranges::from_iter([gone.id])).unwrap();
                 } else {
-                    self.log.handle_expunge(number).unwrap();
+                    self.log.handle_gone(Ranges::from_iter([number]), Ranges::new()).unwrap();
                 }
             }
             Op::Purge(chance) => {
@@ -259,7 +259,7 @@ proptest! {
 fn what_is_told_and_when() {
     let mut log = Log::new(4, 0);
     let cursor = log.join();
-    log.handle_expunge(2).unwrap();
+    log.handle_gone(Ranges::from_iter([2]), Ranges::new()).unwrap();
     log.handle_exists(4).unwrap();
     log.handle_fetch(2, "(FLAGS (\\Seen))".into(), None).unwrap();
     log.handle_fetch(2, "(FLAGS ())".into(), None).unwrap();
@@ -269,7 +269,7 @@ fn what_is_told_and_when() {
         String::from_utf8(out.to_vec()).unwrap()
     };
     assert_eq!(told(log.replay(cursor, Replay::KeepNumbers)), "* 5 EXISTS\r\n* 3 FETCH (FLAGS ())\r\n");
-    log.handle_expunge(4).unwrap();
+    log.handle_gone(Ranges::from_iter([4]), Ranges::new()).unwrap();
     log.handle_recent(1);
     assert_eq!(told(log.replay(cursor, Replay::All)), "* 5 EXPUNGE\r\n* 2 EXPUNGE\r\n* 1 RECENT\r\n");
     assert_eq!(told(log.replay(cursor, Replay::All)), "");
@@ -279,8 +279,8 @@ fn what_is_told_and_when() {
 fn what_cannot_be_is_refused() {
     let mut log = Log::new(2, 0);
     assert_eq!(log.handle_exists(1), Err(LogError::Shrunk(2, 1)));
-    assert_eq!(log.handle_expunge(3), Err(LogError::NoSuchMessage(3, 2)));
-    assert_eq!(log.handle_expunge(0), Err(LogError::NoSuchMessage(0, 2)));
+    assert_eq!(log.handle_gone(Ranges::from_iter([3]), Ranges::new()), Err(LogError::NoSuchMessage(3, 2)));
+    assert_eq!(log.handle_gone(Ranges::from_iter([0]), Ranges::new()), Err(LogError::NoSuchMessage(0, 2)));
     assert_eq!(log.handle_gone(Ranges::from_iter([1, 3]), Ranges::new()), Err(LogError::NoSuchMessage(3, 2)));
     assert_eq!(log.handle_gone(Ranges::new(), Ranges::new()), Err(LogError::NoSuchMessage(0, 2)));
     assert_eq!(log.handle_fetch(3, Bytes::new(), None), Err(LogError::NoSuchMessage(3, 2)));
@@ -298,7 +298,7 @@ fn a_session_at_rest_costs_no_more_than_the_bound() {
         }
     }
     for _ in 0..9000 {
-        log.handle_expunge(1).unwrap();
+        log.handle_gone(Ranges::from_iter([1]), Ranges::new()).unwrap();
         log.replay(awake, Replay::All);
     }
     assert_eq!(log.replay(asleep, Replay::All), [News::Expunge((1..=9000).collect())]);

@@ -371,7 +371,6 @@ impl Machine {
     }
 
     /// Nobody is left.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
@@ -382,26 +381,22 @@ impl Machine {
     }
 
     /// Whether its SELECT is not answered yet: it knows nothing of the mailbox.
-    #[must_use]
     pub fn is_joining(&self, id: MemberId) -> bool {
         self.members.get(&id).is_some_and(|member| member.cursor.is_none())
     }
 
     /// Whether it is still one.
-    #[must_use]
     pub fn has_member(&self, id: MemberId) -> bool {
         self.members.contains_key(&id)
     }
 
     /// Since when no member's command ran or waited; `None`: one does, or there is no connection.
-    #[must_use]
     pub fn resting_since(&self) -> Option<Instant> {
         let busy = !self.queue.is_empty() || !matches!(self.job, None | Some(Job::Idle(_)));
         (matches!(self.link, Link::Up { .. }) && !busy).then_some(self.quiet_since)
     }
 
     /// What is left behind upstream when the connection is given up now.
-    #[must_use]
     pub fn remnant(&self) -> Option<Remnant> {
         match self.job.as_ref()? {
             Job::Idle(idle) if idle.ended.is_none() => Some(Remnant::Idle { accepted: idle.accepted }),
@@ -482,7 +477,6 @@ impl Machine {
     }
 
     /// Since when one waits whose command does not run: the first in the queue, who joins, or whose command is over.
-    #[must_use]
     pub fn waiting_since(&self) -> Option<Instant> {
         let joining = self.job.as_ref().and_then(Job::joins).and_then(|joining| joining.ids.first());
         let waiting = self.queue.front().into_iter().chain(joining);
@@ -528,7 +522,6 @@ impl Machine {
     }
 
     /// When to call [`Machine::poll_action`] again at the latest.
-    #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         match (self.link, &self.job) {
             (Link::Connecting | Link::Broken, _) => None,
@@ -559,19 +552,16 @@ impl Machine {
     }
 
     /// Events kept for members that may not hear of them yet.
-    #[must_use]
     pub fn lag(&self) -> usize {
         self.view.log.kept()
     }
 
     /// Whether more of the backend's octets can be taken: not while the member whose reply they are is slow.
-    #[must_use]
     pub fn wants_data(&self) -> bool {
         self.owner().and_then(|owner| self.members.get(&owner)).is_none_or(|owner| owner.out.is_empty())
     }
 
     /// How long ago that member was told something of its reply.
-    #[must_use]
     pub fn since_taken(&self) -> Duration {
         self.now.saturating_duration_since(self.taken_at)
     }

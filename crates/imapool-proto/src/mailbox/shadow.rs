@@ -108,7 +108,6 @@ impl Shadow {
     }
 
     /// How much memory it takes, but for the sets of flags.
-    #[must_use]
     pub fn octets(&self) -> usize {
         let blocks = self.blocks.len() * Block::OCTETS + self.with_modseqs * Block::MODSEQS;
         blocks + self.gone.octets() + self.owed.octets()
@@ -136,7 +135,6 @@ impl Shadow {
     }
 
     /// The mod-sequence of [`Shadow::settle`], if there was one.
-    #[must_use]
     pub fn settled(&self) -> Option<u64> {
         Some(self.settled.1).filter(|modseq| *modseq > 0)
     }
@@ -263,7 +261,6 @@ impl Shadow {
     }
 
     /// All was forgotten once: members may have been told the flags of any message.
-    #[must_use]
     pub fn has_forgotten(&self) -> bool {
         self.forgot
     }

@@ -193,19 +193,16 @@ impl Machine {
     }
 
     /// Whether the client has logged in.
-    #[must_use]
     pub fn is_authenticated(&self) -> bool {
         self.state != State::NotAuthenticated
     }
 
     /// Whether a mailbox is selected.
-    #[must_use]
     pub fn is_selected(&self) -> bool {
         self.state == State::Selected
     }
 
     /// Whether more input is of use now. False while enough pipelined commands wait, so that TCP slows the client.
-    #[must_use]
     pub fn wants_input(&self) -> bool {
         !self.eof
             && match self.op {
@@ -217,20 +214,12 @@ impl Machine {
             }
     }
 
-    /// At rest: no command begun, none running but IDLE.
-    #[must_use]
-    pub fn is_at_rest(&self) -> bool {
-        self.actions.is_empty() && (matches!(self.op, Op::Ready) || self.is_idling())
-    }
-
     /// IDLE runs.
-    #[must_use]
     pub fn is_idling(&self) -> bool {
         matches!(self.op, Op::Running { part: Awaited::Done, .. })
     }
 
     /// What the running command leaves on the connection when the session ends here, or has ended.
-    #[must_use]
     pub fn remnant(&self) -> Remnant {
         match &self.op {
             Op::Over => self.remnant,
@@ -244,25 +233,21 @@ impl Machine {
     }
 
     /// A command runs that the client has to say more of.
-    #[must_use]
     pub fn is_awaiting_client(&self) -> bool {
         matches!(self.op, Op::Running { part: Awaited::Literal { .. } | Awaited::Line, .. })
     }
 
     /// The backend has yet to ask for a message that is announced to it. Servers do, or refuse it, at once.
-    #[must_use]
     pub fn is_offering_message(&self) -> bool {
         matches!(self.op, Op::Running { part: Awaited::LiteralHeld { .. }, .. })
     }
 
     /// The client has closed its side.
-    #[must_use]
     pub fn has_eof(&self) -> bool {
         self.eof
     }
 
     /// How many octets [`Machine::handle_input`] takes now. Before login, no more than complete one line.
-    #[must_use]
     pub fn room(&self) -> usize {
         match self.op {
             _ if !self.wants_input() => 0,

@@ -23,7 +23,6 @@ pub struct Breaker {
 
 impl Breaker {
     /// Whether an attempt would be refused now.
-    #[must_use]
     pub fn refuses(&self, now: Instant) -> bool {
         let probing = self.probing_since.is_some_and(|since| now < since + PROBE_LOST);
         self.open_until.is_some_and(|until| now < until || probing)
@@ -68,13 +67,11 @@ impl Breaker {
     }
 
     /// The circuit is open: the backend is taken for dead.
-    #[must_use]
     pub fn is_open(&self) -> bool {
         self.open_until.is_some()
     }
 
     /// When the next attempt may be made, while the circuit is open.
-    #[must_use]
     pub fn open_until(&self) -> Option<Instant> {
         self.open_until
     }

@@ -209,7 +209,6 @@ impl Line {
     }
 
     /// Whether it has to pause after each connection, until one is used.
-    #[must_use]
     pub fn backs_off(&self) -> bool {
         self.paused_until.is_some()
     }

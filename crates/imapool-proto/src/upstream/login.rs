@@ -28,10 +28,11 @@ use crate::imap::sasl::{Credential, SecretKind};
 use crate::imap::untagged::classify;
 
 /// Whether imapool tells a backend by ID what it is (RFC 2971).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Identify {
     /// Where the backend offers ID.
+    #[default]
     Auto,
     /// Everywhere.
     Always,
@@ -73,8 +74,9 @@ pub enum LoginError {
     Unexpected(String),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Waiting {
+    #[default]
     Greeting,
     StartTls,
     Tls,
@@ -105,7 +107,7 @@ enum Trial {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Login {
     starttls: bool,
     identify: Identify,
@@ -136,41 +138,20 @@ impl Login {
     /// A connection just made (and secured, if TLS is implicit); `starttls`: STARTTLS must come before anything.
     #[must_use]
     pub fn new(starttls: bool, identify: Identify) -> Self {
-        Self {
-            starttls,
-            identify,
-            next_tag: 0,
-            waiting: Waiting::Greeting,
-            capabilities: Capabilities::default(),
-            news: None,
-            held: Vec::new(),
-            unasked: None,
-            kind: SecretKind::Password,
-            challenge: None,
-            bye: None,
-            trial: VecDeque::new(),
-            identified: false,
-            alerts: Alerts::default(),
-            framer: Framer::default(),
-            heard: 0,
-            output: BytesMut::new(),
-        }
+        Self { starttls, identify, ..Self::default() }
     }
 
     /// What the backend offers now.
-    #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
 
     /// How many tags were used.
-    #[must_use]
     pub fn next_tag(&self) -> u64 {
         self.next_tag
     }
 
     /// Nobody is logged in, nothing is under way, and the backend has not said goodbye.
-    #[must_use]
     pub fn is_ready(&self) -> bool {
         self.waiting == Waiting::Nothing && self.bye.is_none()
     }
@@ -187,7 +168,6 @@ impl Login {
     }
 
     /// Whether something is to be sent.
-    #[must_use]
     pub fn has_output(&self) -> bool {
         !self.output.is_empty()
     }
@@ -334,16 +314,15 @@ impl Login {
             Waiting::Trial => Some(self.not_connected(why.to_owned())),
             Waiting::Login | Waiting::Sasl => {
                 self.waiting = Waiting::Over;
-                self.bye.as_ref().and_then(Parting::outcome)
+                self.bye.as_ref().and_then(|bye| bye.outcome.clone())
             }
             _ => None,
         }
     }
 
     /// The backend's last words, if it said goodbye in place of an answer.
-    #[must_use]
     pub fn last_words(&self) -> Option<&str> {
-        self.bye.as_ref().map(Parting::text)
+        self.bye.as_ref().map(|bye| &*bye.text)
     }
 
     fn not_connected(&mut self, words: String) -> Outcome {
@@ -424,7 +403,7 @@ impl Login {
         self.unasked = None;
         self.alerts.note(reply);
         if let Some(bye) = self.bye.take() {
-            return Some(self.not_connected(bye.text().to_owned()));
+            return Some(self.not_connected(bye.text));
         }
         let offered_id = self.capabilities.has("ID");
         let told = reply.capabilities().map(Capabilities::parse).or_else(|| self.news.take());

@@ -38,7 +38,6 @@ impl Loss {
 
     /// Whether the command that was in flight may be run on another connection: what may have been done is not done
     /// again, and nothing is said twice.
-    #[must_use]
     pub fn allows_another(&self, name: Name) -> bool {
         self.unsent || self.unanswered && name.repeatable() && !self.unasked
     }

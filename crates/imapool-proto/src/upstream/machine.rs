@@ -18,7 +18,7 @@ use crate::imap::capability::Capabilities;
 use crate::imap::command::{Command, Name, Segment};
 use crate::imap::frame::Literal;
 use crate::imap::request::Request;
-use crate::imap::sticky::{Sticky, enable_words};
+use crate::imap::sticky::Sticky;
 use crate::imap::untagged::{Divider, Replies};
 use crate::upstream::manners::Manners;
 
@@ -35,9 +35,8 @@ pub struct EnableReply {
 
 impl EnableReply {
     /// Whether it is the reply to this ENABLE, too.
-    #[must_use]
     pub fn answers(&self, command: &Command) -> bool {
-        command.name == Name::Enable && self.asked == enable_words(command)
+        command.name == Name::Enable && self.asked == Sticky::asked_by(command)
     }
 }
 
@@ -167,7 +166,7 @@ struct Pending {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Machine {
     capabilities: Arc<Capabilities>,
     divider: Divider,
@@ -183,7 +182,8 @@ pub struct Machine {
     /// Whether what is selected surely is: a SELECT that failed may have left the earlier mailbox or not.
     uncertain: bool,
     leaving: Option<Leaving>,
-    manners: Arc<Manners>,
+    /// What is known of the backend's manners, by other connections, too.
+    pub manners: Arc<Manners>,
     spoiled: Option<&'static str>,
     closing: bool,
     output: BytesMut,
@@ -198,46 +198,15 @@ impl Machine {
     /// A connection that was just authenticated, `next_tag` tags having been used for that.
     #[must_use]
     pub fn new(capabilities: Arc<Capabilities>, next_tag: u64) -> Self {
-        Self {
-            capabilities,
-            divider: Divider::default(),
-            line: Line::default(),
-            next_tag,
-            in_flight: None,
-            pending: Pending::default(),
-            attached: false,
-            fresh: true,
-            facts: Facts::default(),
-            uncertain: false,
-            leaving: None,
-            manners: Arc::default(),
-            spoiled: None,
-            closing: false,
-            output: BytesMut::new(),
-            events: VecDeque::new(),
-            context_tags: Vec::new(),
-        }
-    }
-
-    /// What is known of the backend's manners, by other connections, too.
-    pub fn set_manners(&mut self, manners: Arc<Manners>) {
-        self.manners = manners;
-    }
-
-    /// See [`Machine::set_manners`].
-    #[must_use]
-    pub fn manners(&self) -> &Arc<Manners> {
-        &self.manners
+        Self { capabilities, next_tag, fresh: true, ..Self::default() }
     }
 
     /// What is selected and enabled.
-    #[must_use]
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
 
     /// Nothing is in flight, no literal half sent, nothing half read.
-    #[must_use]
     pub fn is_clean(&self) -> bool {
         self.in_flight.is_none()
             && self.pending.deferred.is_none()
@@ -250,13 +219,11 @@ impl Machine {
     }
 
     /// A command of the session waits for one of ours to end.
-    #[must_use]
     pub fn defers(&self) -> bool {
         self.pending.deferred.is_some()
     }
 
     /// A reply is due from the backend: not while a client idles, or is slow to give a literal.
-    #[must_use]
     pub fn is_waiting(&self) -> bool {
         match &self.in_flight {
             None => self.pending.deferred.is_some() || self.is_paused(),
@@ -266,31 +233,26 @@ impl Machine {
 
     /// What the backend says now belongs to a command that was sent ahead ([`Machine::handle_ahead`]), and is not taken
     /// before that is run.
-    #[must_use]
     pub fn is_paused(&self) -> bool {
         self.in_flight.is_none() && !self.pending.ahead.is_empty()
     }
 
     /// A literal was announced to the backend, which has yet to ask for it (RFC 9051 section 4.3).
-    #[must_use]
     pub fn awaits_go_ahead(&self) -> bool {
         !self.pending.parts.is_empty() || self.pending.streaming == Some(true)
     }
 
     /// The backend has said goodbye, or cannot be trusted to understand a further command.
-    #[must_use]
     pub fn is_closing(&self) -> bool {
         self.closing
     }
 
     /// What was passed on ends with a line, so that a line of ours to the client breaks nothing.
-    #[must_use]
     pub fn at_line_start(&self) -> bool {
         !self.line.half_passed
     }
 
     /// Why no later session may have this connection, if so.
-    #[must_use]
     pub fn spoiled(&self) -> Option<&'static str> {
         self.spoiled
     }
@@ -333,7 +295,7 @@ impl Machine {
         let Request { command, streams, .. } = *request;
         // What is on already is not told again.
         let enable = (command.name == Name::Enable && sticky.is_some())
-            .then(|| Box::new(EnableReply { asked: enable_words(&command), ..EnableReply::default() }));
+            .then(|| Box::new(EnableReply { asked: Sticky::asked_by(&command), ..EnableReply::default() }));
         if command.name.spoils_connection() {
             self.spoiled = Some("unknown or unshareable command");
         }

@@ -465,7 +465,7 @@ fn unselect_that_is_refused_is_not_asked_for_again() {
     let leaves = "B: i2 EXAMINE \"x\"\nS: i2 OK [READ-ONLY] x\nB: i3 CLOSE\nS: i3 OK left\n!: Unselect true";
     for (first, refusal) in [(1, "B: i1 UNSELECT\nS: i1 BAD what\n"), (0, "")] {
         let mut play = Play::new("IMAP4rev1 UNSELECT");
-        play.machine.set_manners(Arc::clone(&manners));
+        play.machine.manners = Arc::clone(&manners);
         play.play(SELECTED).machine.handle_own(Own::Unselect);
         let leaves = if first == 1 { leaves.to_owned() } else { leaves.replace("i2", "i1").replace("i3", "i2") };
         play.play(&format!("{refusal}{leaves}"));

@@ -22,7 +22,6 @@ pub struct Refusal {
 
 impl Refusal {
     /// Whether it may be asked for.
-    #[must_use]
     pub fn allows(&self, now: Instant) -> bool {
         self.until.is_none_or(|until| now >= until)
     }
@@ -84,7 +83,6 @@ pub struct Manners(Mutex<Known>);
 
 impl Manners {
     /// What is known now.
-    #[must_use]
     pub fn known(&self) -> Known {
         *self.0.lock()
     }

@@ -31,7 +31,7 @@ impl Machine {
         next.is_some_and(|member| member.cursor.is_none() && member.waiting.is_some())
             && is_asked_for()
             && self.is_open()
-            && self.members.values().any(|member| member.cursor.is_some())
+            && self.has_joined()
             && self.hold.give_up.is_none()
             && self.finishing.is_none()
             && self.recovery.is_up_to_date()
@@ -123,8 +123,7 @@ impl Machine {
     /// The job that ran is not answered in time.
     pub(super) fn note_unanswered(&mut self) {
         if std::mem::take(&mut self.ahead.runs) {
-            let now = self.now;
-            self.manners.learn(|known| known.ahead.refused(now));
+            self.manners.learn(|known| known.ahead.refused(self.now));
         }
     }
 
@@ -132,8 +131,7 @@ impl Machine {
     pub(super) fn lose_ahead(&mut self) {
         let Ahead { sent, runs, .. } = std::mem::take(&mut self.ahead);
         if runs || !sent.is_empty() {
-            let now = self.now;
-            self.manners.learn(|known| known.ahead.failed(now));
+            self.manners.learn(|known| known.ahead.failed(self.now));
         }
     }
 }

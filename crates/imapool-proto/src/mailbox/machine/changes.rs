@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::fresh::Fresh;
+use super::fresh::{After, Fresh};
 use super::jobs::Job;
 use super::resume::Recovery;
 use super::{Link, Machine, Nonsense};
@@ -14,9 +14,8 @@ use crate::mailbox::log::Replay;
 
 impl Machine {
     pub(super) fn exists(&mut self, count: u32) {
-        if let Some(fresh) = self.fresh() {
-            let checked = fresh.exists(count);
-            return self.check(checked);
+        if self.is_of_fresh(|| After::Exists(count)) {
+            return;
         }
         let open = self.is_open();
         match &mut self.job {
@@ -39,11 +38,13 @@ impl Machine {
         }
     }
 
-    /// Where what is said cannot be, nothing that follows counts.
-    fn check(&mut self, checked: Result<(), Nonsense>) {
-        if let Err(why) = checked {
+    /// What is said of the mailbox while that is being found out. Where it cannot be, nothing that follows counts.
+    fn is_of_fresh(&mut self, event: impl FnOnce() -> After) -> bool {
+        let heard = self.fresh().map(|fresh| fresh.hears(event()));
+        if let Some(Err(why)) = heard {
             self.broken(why);
         }
+        heard.is_some()
     }
 
     pub(super) fn counts(&mut self, count: u32) {
@@ -76,9 +77,8 @@ impl Machine {
     }
 
     pub(super) fn expunged(&mut self, number: u32) {
-        if let Some(fresh) = self.fresh() {
-            let checked = fresh.expunged(number);
-            return self.check(checked);
+        if self.is_of_fresh(|| After::Expunge(number)) {
+            return;
         }
         let open = self.is_open();
         match &mut self.job {
@@ -130,10 +130,7 @@ impl Machine {
 
     /// VANISHED (RFC 7162 section 3.2.10.2).
     pub(super) fn vanished(&mut self, uids: &Ranges) {
-        if let Some(fresh) = self.fresh() {
-            let checked = fresh.vanished(uids);
-            self.check(checked);
-        } else if self.is_open() {
+        if !self.is_of_fresh(|| After::Vanished(uids.clone())) && self.is_open() {
             self.vanishes(uids);
         }
     }
@@ -163,7 +160,7 @@ impl Machine {
         };
         let mut fresh = Fresh::new(selection, self.view.exists());
         fresh.followed = true;
-        if let Err(why) = fresh.vanished(uids) {
+        if let Err(why) = fresh.hears(After::Vanished(uids.clone())) {
             return self.broken(why);
         }
         self.recovery = Recovery::Strays(Box::new(fresh));
@@ -175,7 +172,7 @@ impl Machine {
     fn owner_hears(&mut self) {
         let Some(Job::Member(running)) = &mut self.job else { return };
         let (id, replay) = (running.id, running.replay);
-        let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
+        let Some(cursor) = self.cursor(id) else { return };
         let news = self.view.log.replay(cursor, replay);
         // What is long goes behind what was passed on before it.
         let mut text = std::mem::take(&mut self.incoming.passed);

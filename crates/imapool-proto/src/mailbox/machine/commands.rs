@@ -28,7 +28,7 @@ impl Machine {
             self.stats.push(Stat::Waited { waited, connected: member.connected });
         } else {
             member.waiting = Some(run);
-            if self.members.values().any(|member| member.cursor.is_some()) {
+            if self.has_joined() {
                 return self.admit(id);
             }
             // The others have left meanwhile.
@@ -53,7 +53,7 @@ impl Machine {
 
     /// Runs a member's command, with its message numbers made the backend's.
     fn run(&mut self, id: MemberId, run: Box<Request>, shape: Shape) {
-        let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
+        let Some(cursor) = self.cursor(id) else { return };
         let modseqs = run.modseqs();
         if modseqs.asked {
             self.switches_on(id);
@@ -86,7 +86,7 @@ impl Machine {
                 return self.done(id, ALL_GONE);
             }
             // All or nothing (RFC 9051 section 6.4.7).
-            Outcome::Rewritten { .. } | Outcome::AllGone | Outcome::Unmappable(_) => return self.done(id, GONE),
+            Outcome::Rewritten { .. } | Outcome::AllGone | Outcome::Unmappable => return self.done(id, GONE),
             Outcome::Malformed => return self.done(id, b" BAD Malformed message numbers.\r\n"),
         };
         // Told of what is gone by now, the client's numbers are the backend's; a second attempt goes on from there.
@@ -152,7 +152,7 @@ impl Machine {
 
     /// A member needs a connection of its own.
     fn pin(&mut self, id: MemberId, run: Box<Request>) {
-        let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
+        let Some(cursor) = self.cursor(id) else { return };
         self.apart = self.members.len() == 1 && self.on > self.enabled(id);
         if self.apart && self.is_resumable() {
             // What is on for others would be told it.

@@ -107,7 +107,7 @@ impl Machine {
 
     /// What a command by number is answered of messages that are gone.
     pub(super) fn answer(&self, id: MemberId, command: &Command) -> Answer {
-        let cursor = self.members.get(&id).and_then(|member| member.cursor);
+        let cursor = self.cursor(id);
         let Some(cursor) = cursor.filter(|cursor| self.view.log.withholds(*cursor)) else { return Answer::Nothing };
         let answer = match command.name {
             Name::Fetch => self.fetches(cursor, command),
@@ -196,8 +196,7 @@ impl Machine {
         let Some(Job::Member(running)) = &mut self.job else { return };
         let id = running.id;
         let mut answer = std::mem::replace(&mut running.answer, Answer::Told);
-        if let (Answer::Search(found), Some(cursor)) =
-            (&mut answer, self.members.get(&id).and_then(|member| member.cursor))
+        if let (Answer::Search(found), Some(cursor)) = (&mut answer, self.cursor(id))
             && !found.whole
         {
             let Some(theirs) = theirs else { return self.broken(Nonsense::TooMuch) };

@@ -28,8 +28,7 @@ impl Machine {
         }
         let Some(job) = self.job.take() else { return };
         self.note_answered();
-        let now = self.now;
-        self.quiet_since = now;
+        self.quiet_since = self.now;
         let ok = rest.get(..3).is_some_and(|status| status.eq_ignore_ascii_case(b" OK"));
         if matches!(job, Job::Open { .. } | Job::Member(_)) {
             self.in_vain.losses = 0;
@@ -55,13 +54,13 @@ impl Machine {
             Job::Status { joining, text } => self.told_status(joining, &rest, ok.then_some(&text)),
             // Whether there is one is not to be learned: to select it will tell.
             Job::Exists { joining, found } if found || !ok => {
-                self.manners.learn(|known| known.status.refused(now));
+                self.manners.learn(|known| known.status.refused(self.now));
                 self.admit_without_status(joining);
             }
             Job::Exists { joining, .. } => self.actions.push_back(Action::Elsewhere(joining.ids)),
             Job::Unseen { joining, first: unseen } => {
                 if !ok {
-                    self.manners.learn(|known| known.search.refused(now));
+                    self.manners.learn(|known| known.search.refused(self.now));
                 }
                 self.begin(Job::Refresh(Joining { unseen, ..joining }), Request::own(Name::Noop, "NOOP"));
             }
@@ -79,8 +78,7 @@ impl Machine {
             Job::Member(running) if told => self.tell(running.id, Told::Done(Bytes::new(), Bytes::new(), true)),
             Job::Member(running) if self.is_selecting(running.id) => self.caught_up(running.id, rest, ok),
             Job::Member(running) if self.recovery.looks_for_strays() => {
-                let now = self.now;
-                self.members.get_mut(&running.id).into_iter().for_each(|member| member.since = now);
+                self.members.get_mut(&running.id).into_iter().for_each(|member| member.since = self.now);
                 self.finishing = Some(Finishing { running, rest, ok });
             }
             Job::Member(running) => self.answered(*running, rest, ok),
@@ -126,7 +124,7 @@ impl Machine {
                 .into_iter()
                 .for_each(|it| it.out.push_before_last(Told::Done(Bytes::new(), rest.clone(), true)));
         }
-        let cursor = self.members.get(&running.id).and_then(|member| member.cursor);
+        let cursor = self.cursor(running.id);
         running.mapped |= cursor.is_some_and(|cursor| self.view.log.withholds(cursor));
         self.answered(*running, rest, ok);
     }
@@ -150,7 +148,7 @@ impl Machine {
 
     /// `[MODIFIED 7,9]` in the tagged reply to a STORE (RFC 7162 section 3.1.3).
     fn in_own_numbers(&self, running: &Running, rest: Bytes) -> Bytes {
-        let cursor = self.members.get(&running.id).and_then(|member| member.cursor);
+        let cursor = self.cursor(running.id);
         match cursor.filter(|_| running.mapped || !self.is_open()) {
             Some(_) if tells_highest(&rest) => Bytes::from_static(b" OK Completed.\r\n"),
             Some(cursor) if running.shape.store.is_some() && !running.shape.uid => {

@@ -17,7 +17,7 @@ impl Machine {
     /// Holds a FETCH back as long as it may be one of only flags.
     pub(super) fn fetch_octets(&mut self, reading: &mut Reading, octets: &Octets<'_>, literal: bool) {
         if let Some(mut held) = reading.held.take() {
-            let other = reading.items.as_ref().is_some_and(FetchScanner::has_other) && octets.ends_with(b"\n");
+            let other = reading.items.as_ref().is_some_and(|scanner| scanner.items().other) && octets.ends_with(b"\n");
             let fits = !literal && held.len() + octets.len() <= HELD;
             // Most come as a whole.
             let whole = fits && other && held.is_empty();
@@ -30,7 +30,7 @@ impl Machine {
             }
             if reading.to.is_some() {
                 reading.begun = true;
-                let read = |items: &FetchScanner| (items.uid(), items.has_flags());
+                let read = |scanner: &FetchScanner| (scanner.items().uid, scanner.has_flags());
                 let (uid, flags) = reading.items.as_ref().map_or((None, true), read);
                 self.put_fetch(reading, if whole { octets } else { &held }, uid, flags);
             }
@@ -71,7 +71,7 @@ impl Machine {
     /// message of a FETCH. False: it does not know it, or nobody can say.
     fn find_number(&mut self, reading: &mut Reading, uid: Option<u32>) -> bool {
         let (Reply::Fetch(number), Recovery::Strays(strays)) = (reading.reply, &self.recovery) else { return false };
-        let cursor = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
+        let cursor = reading.to.and_then(|id| self.cursor(id));
         let Some(uid) = uid else {
             (reading.to, reading.begun) = (None, false);
             self.broken(Nonsense::Vanished);
@@ -149,7 +149,7 @@ impl Machine {
                 if items.modseq.is_none() {
                     self.view.shadow.outdate(number);
                 }
-                let heard = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
+                let heard = reading.to.and_then(|id| self.cursor(id));
                 if let Err(error) = self.view.log.handle_fetch(number, text, heard) {
                     return self.broken(error);
                 }

@@ -10,7 +10,7 @@ use crate::mailbox::log::LogError;
 const MAX_AFTER: usize = 16 * 1024 * 1024;
 
 /// The mailbox as it is found on a new connection, before the members' views follow it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Fresh {
     pub(super) selection: Selection,
     pub(super) exists: u32,
@@ -39,54 +39,31 @@ pub(super) enum After {
 
 impl Fresh {
     pub(super) fn new(selection: Selection, exists: u32) -> Self {
-        Self {
-            selection,
-            exists,
-            uids: None,
-            told: Ranges::new(),
-            gone: Ranges::new(),
-            followed: false,
-            asked: exists,
-            after: Vec::new(),
-            octets: 0,
-        }
+        Self { selection, exists, asked: exists, ..Self::default() }
     }
 
-    pub(super) fn exists(&mut self, count: u32) -> Result<(), Nonsense> {
-        match self.uids {
-            Some(_) => self.happens(After::Exists(count)),
-            None if count < self.exists => Err(LogError::Shrunk(self.exists, count).into()),
-            None => {
-                self.exists = count;
-                Ok(())
+    /// What the backend says of it.
+    pub(super) fn hears(&mut self, event: After) -> Result<(), Nonsense> {
+        match event {
+            event if self.uids.is_some() => return self.happens(event),
+            After::Exists(count) if count < self.exists => return Err(LogError::Shrunk(self.exists, count).into()),
+            After::Exists(count) => self.exists = count,
+            After::Expunge(number) if number.saturating_sub(self.exists) > UNANNOUNCED => {
+                return Err(LogError::NoSuchMessage(number, self.exists).into());
+            }
+            After::Expunge(number) => {
+                self.exists = self.exists.max(number) - 1;
+                // Which of those that were told is not known.
+                self.asked = u32::MAX;
+            }
+            // Each was there, and is gone once.
+            After::Vanished(uids) if !self.gone.intersection(&uids).is_empty() => return Err(Nonsense::Vanished),
+            After::Vanished(uids) => {
+                self.exists = self.exists.checked_sub(uids.len()).ok_or(Nonsense::Vanished)?;
+                self.gone.insert_all(&uids);
+                self.asked = u32::MAX;
             }
         }
-    }
-
-    pub(super) fn expunged(&mut self, number: u32) -> Result<(), Nonsense> {
-        if self.uids.is_some() {
-            return self.happens(After::Expunge(number));
-        }
-        if number.saturating_sub(self.exists) > UNANNOUNCED {
-            return Err(LogError::NoSuchMessage(number, self.exists).into());
-        }
-        self.exists = self.exists.max(number) - 1;
-        // Which of those that were told is not known.
-        self.asked = u32::MAX;
-        Ok(())
-    }
-
-    pub(super) fn vanished(&mut self, uids: &Ranges) -> Result<(), Nonsense> {
-        if self.uids.is_some() {
-            return self.happens(After::Vanished(uids.clone()));
-        }
-        // Each was there, and is gone once.
-        if !self.gone.intersection(uids).is_empty() {
-            return Err(Nonsense::Vanished);
-        }
-        self.exists = self.exists.checked_sub(uids.len()).ok_or(Nonsense::Vanished)?;
-        self.gone.insert_all(uids);
-        self.asked = u32::MAX;
         Ok(())
     }
 

@@ -78,9 +78,8 @@ impl Machine {
             || !self.has_idlers();
         if over || wanted {
             self.actions.push_back(Action::EndIdle);
-            let now = self.now;
             if let Some(Job::Idle(idle)) = &mut self.job {
-                idle.ended = Some(now);
+                idle.ended = Some(self.now);
             }
             self.ask_ahead_of_admission();
         }
@@ -92,7 +91,7 @@ impl Machine {
 
     /// The backend has answered it: by itself, or since `DONE` was sent.
     pub(super) fn idle_done(&mut self, idle: &Idle) {
-        let (lasted, now) = (self.has_lasted(idle), self.now);
+        let lasted = self.has_lasted(idle);
         if lasted {
             self.in_vain.losses = 0;
         }
@@ -101,25 +100,25 @@ impl Machine {
             Some(_) if idle.heard => known.idle.works(),
             // Nobody can say.
             Some(_) => {}
-            None if idle.heard => known.idle.failed(now),
-            None => known.idle.refused(now),
+            None if idle.heard => known.idle.failed(self.now),
+            None => known.idle.refused(self.now),
         });
     }
 
     /// The connection was lost meanwhile.
     pub(super) fn idle_lost(&mut self, idle: &Idle) {
-        let (lasted, now) = (self.has_lasted(idle), self.now);
-        let unanswered = (!idle.accepted || idle.ended.is_some()) && now >= self.idle_deadline(idle);
+        let lasted = self.has_lasted(idle);
+        let unanswered = (!idle.accepted || idle.ended.is_some()) && self.now >= self.idle_deadline(idle);
         if lasted {
             self.in_vain.losses = 0;
         }
         self.manners.learn(|known| {
             if unanswered {
-                known.idle.refused(now);
+                known.idle.refused(self.now);
             } else if lasted {
                 known.idle.works();
             } else {
-                known.idle.failed(now);
+                known.idle.failed(self.now);
             }
         });
     }

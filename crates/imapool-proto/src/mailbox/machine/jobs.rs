@@ -150,7 +150,6 @@ pub(super) struct Running {
 
 impl Machine {
     /// The member whose replies the backend's words are.
-    #[must_use]
     pub fn owner(&self) -> Option<MemberId> {
         match self.job.as_ref()? {
             Job::Open { member, .. } => Some(*member),
@@ -210,8 +209,7 @@ impl Machine {
     fn give_up_waiting(&mut self) {
         if self.job.as_ref().and_then(|job| self.gives_up_at(job)).is_some_and(|at| self.now >= at) {
             if matches!(self.job, Some(Job::Census { .. })) {
-                let now = self.now;
-                self.manners.learn(|known| known.census.failed(now));
+                self.manners.learn(|known| known.census.failed(self.now));
             }
             self.note_unanswered();
             self.broken(Nonsense::Unanswered);
@@ -300,9 +298,8 @@ impl Machine {
     /// without this connection.
     fn asks_in_vain(&mut self) {
         self.in_vain.asked = 0;
-        let (now, counts) = (self.now, self.manners.known().census.allows(self.now));
-        if counts {
-            self.manners.learn(|known| known.census.refused(now));
+        if self.manners.known().census.allows(self.now) {
+            self.manners.learn(|known| known.census.refused(self.now));
         } else {
             self.broken(Nonsense::Endless);
         }
@@ -352,7 +349,7 @@ impl Machine {
         {
             return self.ask_for_uids(Some(*fresh));
         }
-        if self.members.values().any(|member| member.cursor.is_some()) {
+        if self.has_joined() {
             let name = if self.is_read_only() { Name::Examine } else { Name::Select };
             let parameter = self.parameter(self.needed());
             let run = self.with_mailbox(name, parameter);

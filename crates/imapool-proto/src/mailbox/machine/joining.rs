@@ -141,7 +141,7 @@ impl Machine {
     pub(super) fn admit_without_status(&mut self, joining: Joining) {
         if !std::mem::take(&mut self.anew) {
             // If the others have left meanwhile, it is selected by one of those who wait.
-            let has_others = self.members.values().any(|member| member.cursor.is_some());
+            let has_others = self.has_joined();
             if !has_others || self.wants_census() {
                 return self.join_later(joining);
             }

@@ -31,13 +31,11 @@ impl Levels {
 
 impl Machine {
     /// What has to be on, on the connection.
-    #[must_use]
     pub fn needed(&self) -> Enabled {
         self.levels.most()
     }
 
     /// Nothing else may be on.
-    #[must_use]
     pub fn is_apart(&self) -> bool {
         self.apart
     }

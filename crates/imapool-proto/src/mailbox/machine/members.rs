@@ -145,12 +145,21 @@ impl Machine {
     }
 
     /// Whether there is something for this member.
-    #[must_use]
     pub fn has_news(&self, id: MemberId) -> bool {
         self.members.get(&id).is_some_and(|member| {
             let lags = || member.cursor.is_some_and(|cursor| self.view.log.has_news(cursor));
             !member.out.is_empty() || member.catching_up || member.idling && lags()
         })
+    }
+
+    /// Where it stands, once it has joined.
+    pub(super) fn cursor(&self, id: MemberId) -> Option<Cursor> {
+        self.members.get(&id)?.cursor
+    }
+
+    /// Somebody has the mailbox selected.
+    pub(super) fn has_joined(&self) -> bool {
+        self.members.values().any(|member| member.cursor.is_some())
     }
 
     fn enqueue(&mut self, id: MemberId) {
@@ -171,7 +180,7 @@ impl Machine {
 
     /// Tells a member of the news, and of some of what it missed long ago: of that, the last word is known.
     pub(super) fn replay(&mut self, id: MemberId, replay: Replay) {
-        let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return };
+        let Some(cursor) = self.cursor(id) else { return };
         let mut text = BytesMut::new();
         let news = self.view.log.replay(cursor, replay);
         self.hear(id, news, &mut text);
@@ -217,7 +226,7 @@ impl Machine {
     /// Tells a member what it missed, before its command gets its turn: false if that takes more than one piece. Its
     /// numbers stay what they were when it gave the command.
     pub(super) fn is_caught_up(&mut self, id: MemberId) -> bool {
-        let Some(cursor) = self.members.get(&id).and_then(|member| member.cursor) else { return true };
+        let Some(cursor) = self.cursor(id) else { return true };
         if self.view.log.is_stale(cursor) {
             self.replay(id, Replay::KeepNumbers);
         }

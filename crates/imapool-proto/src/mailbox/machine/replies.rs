@@ -25,7 +25,7 @@ const COPIED: usize = 2048;
 const LONGER: usize = 64;
 
 /// The untagged reply at hand.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Reading {
     pub(super) reply: Reply,
     /// It goes to the member whose command runs.
@@ -63,34 +63,14 @@ pub(super) struct Incoming {
 impl Incoming {
     /// In place of the one before.
     fn reading_of(&mut self, reply: Reply, to: Option<MemberId>) -> Box<Reading> {
-        match self.spare.take() {
-            // Field by field: most are empty, and hundreds of octets would be copied for each reply.
-            Some(mut spare) => {
-                spare.begin(reply, to);
-                spare
-            }
-            None => Box::new(Reading::of(reply, to)),
-        }
+        let mut reading = self.spare.take().unwrap_or_default();
+        reading.begin(reply, to);
+        reading
     }
 }
 
 impl Reading {
-    fn of(reply: Reply, to: Option<MemberId>) -> Self {
-        Self {
-            reply,
-            to,
-            number: 0,
-            held: None,
-            items: None,
-            less: None,
-            renumber: None,
-            found: None,
-            kept: BytesMut::new(),
-            begun: false,
-            overflows: false,
-        }
-    }
-
+    /// Field by field: most are empty, and hundreds of octets would be copied for each reply.
     pub(super) fn begin(&mut self, reply: Reply, to: Option<MemberId>) {
         (self.reply, self.to, self.number) = (reply, to, 0);
         (self.held, self.items, self.less, self.renumber, self.found) = (None, None, None, None, None);
@@ -270,15 +250,16 @@ impl Machine {
             self.view.touched = true;
             return;
         }
-        let renumber = Renumber::new(reading.reply, running.shape.uid);
-        let Some(cursor) = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor) else {
+        let (uid, mapped) = (running.shape.uid, running.mapped);
+        let renumber = Renumber::new(reading.reply, uid);
+        let Some(cursor) = reading.to.and_then(|id| self.cursor(id)) else {
             return;
         };
         renumber.head(&self.view.log.numbering(cursor), &mut self.incoming.passed);
         reading.begun = true;
-        self.view.touched |= !running.shape.uid;
+        self.view.touched |= !uid;
         // Cyrus 3.6 answers SORT RETURN (MIN) by numbers that are none: they pass as they come.
-        if !running.shape.uid && (running.mapped || reading.reply != Reply::Esearch) {
+        if !uid && (mapped || reading.reply != Reply::Esearch) {
             reading.renumber = Some(renumber);
         }
     }
@@ -339,7 +320,7 @@ impl Machine {
         if let Some(found) = &mut reading.found {
             return found.text(text);
         }
-        let Some(cursor) = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor) else {
+        let Some(cursor) = reading.to.and_then(|id| self.cursor(id)) else {
             return;
         };
         match &mut reading.renumber {
@@ -416,7 +397,7 @@ impl Machine {
                 }
                 // Keywords have come into use, say.
                 if self.view.selection.as_mut().is_some_and(|selection| selection.note(&line, false)) {
-                    let heard = reading.to.and_then(|id| self.members.get(&id)).and_then(|member| member.cursor);
+                    let heard = reading.to.and_then(|id| self.cursor(id));
                     self.view.log.handle_text(line.freeze(), heard);
                 }
             }

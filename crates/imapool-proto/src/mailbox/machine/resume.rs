@@ -79,7 +79,7 @@ impl Machine {
             && self.view.uids.len() != self.view.exists()
             && self.in_vain.counts < MAX_COUNTS
             && self.manners.known().census.allows(self.now)
-            && self.members.values().any(|member| member.cursor.is_some())
+            && self.has_joined()
     }
 
     /// The same, before a member's command: if it can be, in a way in which the backend may not tell of EXPUNGE
@@ -105,26 +105,24 @@ impl Machine {
 
     /// Whether UID SEARCH is a way to ask for UIDs.
     pub(super) fn note_search(&mut self, by: By, ok: bool) {
-        let now = self.now;
         self.manners.learn(|known| match by {
             By::Search { returns: true } if ok => known.esearch.works(),
-            By::Search { returns: true } => known.esearch.refused(now),
+            By::Search { returns: true } => known.esearch.refused(self.now),
             By::Search { returns: false } if ok => known.search.works(),
-            By::Search { returns: false } => known.search.refused(now),
+            By::Search { returns: false } => known.search.refused(self.now),
             By::Fetch | By::Noop => {}
         });
     }
 
     /// Whether there is a way at all. Once all were tried for long, there is a pause.
     pub(super) fn note_census(&mut self) {
-        let now = self.now;
         if self.view.uids.len() == self.view.exists() {
             self.in_vain.counts = 0;
             return self.manners.learn(|known| known.census.works());
         }
         self.in_vain.counts = self.in_vain.counts.saturating_add(1);
         if self.in_vain.counts >= MAX_COUNTS {
-            self.manners.learn(|known| known.census.failed(now));
+            self.manners.learn(|known| known.census.failed(self.now));
         }
     }
 
@@ -150,14 +148,13 @@ impl Machine {
     }
 
     pub(super) fn reselected(&mut self, selection: Selection, parameter: &'static str, ok: bool) {
-        let now = self.now;
         let Some(known) = &self.view.selection else { return };
         if !ok && passes(&selection.rest) {
             return self.selected_later(&selection.rest);
         }
         if !ok && !parameter.is_empty() {
             // It may be the parameter that is refused; the others have not asked for it.
-            self.manners.learn(|known| known.condstore.refused(now));
+            self.manners.learn(|known| known.condstore.refused(self.now));
             self.on = Enabled::Nothing;
             return self.open();
         }

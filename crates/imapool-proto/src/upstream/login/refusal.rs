@@ -37,11 +37,8 @@ pub struct Refusal {
 /// Whether it is the credential that is refused, or something else is the matter. BAD is no other answer than NO.
 pub(super) fn judge(reply: &StatusReply<'_>, challenge: Option<String>) -> Outcome {
     let text = printable(reply.text);
-    match phrases::meaning(reply) {
-        Some(Meaning::Limit) => return Outcome::Limit(text),
-        Some(Meaning::Later | Meaning::NeedsId) => return Outcome::Unavailable(text),
-        Some(Meaning::NotConnected) => return Outcome::NotConnected(text),
-        Some(Meaning::Refused) | None => {}
+    if let Some(trouble) = phrases::meaning(reply).and_then(|meaning| trouble(meaning, &text)) {
+        return trouble;
     }
     let status = if reply.status == Status::Bad { "BAD" } else { "NO" };
     let code = match reply.code {
@@ -52,42 +49,35 @@ pub(super) fn judge(reply: &StatusReply<'_>, challenge: Option<String>) -> Outco
     Outcome::Refused(Refusal { reply: format!("{status} {code}{text}"), challenge, definite })
 }
 
+/// What is the matter; `None`: it is the credential.
+fn trouble(meaning: Meaning, words: &str) -> Option<Outcome> {
+    match meaning {
+        Meaning::Limit => Some(Outcome::Limit(words.to_owned())),
+        Meaning::Later | Meaning::NeedsId => Some(Outcome::Unavailable(words.to_owned())),
+        Meaning::NotConnected => Some(Outcome::NotConnected(words.to_owned())),
+        Meaning::Refused => None,
+    }
+}
+
 /// A BYE after a credential.
 #[derive(Debug)]
 pub(super) struct Parting {
-    meaning: Option<Meaning>,
-    definite: bool,
-    text: String,
+    pub(super) text: String,
+    /// What it means if nothing follows it; `None`: it does not say.
+    pub(super) outcome: Option<Outcome>,
 }
 
 impl Parting {
     /// `rest` is what follows the `*`.
     pub(super) fn new(rest: &[u8], text: String) -> Self {
-        let reply = StatusReply::parse(rest);
-        Self {
-            meaning: reply.as_ref().and_then(phrases::meaning),
-            definite: reply.as_ref().is_some_and(phrases::refuses_by_code),
-            text,
-        }
-    }
-
-    pub(super) fn text(&self) -> &str {
-        &self.text
-    }
-
-    /// What it means if nothing followed it; `None`: it does not say.
-    pub(super) fn outcome(&self) -> Option<Outcome> {
-        let text = self.text.clone();
-        match self.meaning? {
-            Meaning::Limit => Some(Outcome::Limit(text)),
-            Meaning::Later | Meaning::NeedsId => Some(Outcome::Unavailable(text)),
-            Meaning::NotConnected => Some(Outcome::NotConnected(text)),
-            Meaning::Refused => Some(Outcome::Refused(Refusal {
-                reply: format!("NO [AUTHENTICATIONFAILED] {text}"),
-                challenge: None,
-                definite: self.definite,
-            })),
-        }
+        let meant = StatusReply::parse(rest).and_then(|reply| Some((phrases::meaning(&reply)?, reply)));
+        let outcome = meant.map(|(meaning, reply)| {
+            trouble(meaning, &text).unwrap_or_else(|| {
+                let (reply, definite) = (format!("NO [AUTHENTICATIONFAILED] {text}"), phrases::refuses_by_code(&reply));
+                Outcome::Refused(Refusal { reply, challenge: None, definite })
+            })
+        });
+        Self { text, outcome }
     }
 }
 

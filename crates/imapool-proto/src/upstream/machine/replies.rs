@@ -451,7 +451,7 @@ impl Machine {
             self.facts.sticky = Arc::new(asked.clone());
         }
         let granted = if enables {
-            Sticky { condstore: listed.condstore && asked.condstore, enabled: &listed.enabled & &asked.enabled }
+            listed.common(&asked)
         } else {
             let known = ["CONDSTORE", "QRESYNC"].iter().any(|name| self.capabilities.has(name));
             Sticky { condstore: asked.condstore && if selects { modseq } else { known }, ..Sticky::default() }

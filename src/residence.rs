@@ -1,0 +1,308 @@
+//! Where accounts are: each at one backend at a time, whoever asks for it, and however the routes change.
+//!
+//! A [`Residence`] is an account at a backend. Whatever is logged in there for it holds it, or is about to log in: each
+//! session and each verification through a [`Visit`], each connection until its socket is closed. As long as anybody
+//! holds it, nobody gets one of the same account at another backend. So two servers never have one account logged in,
+//! and who moves an account only has to have these leave and wait.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// So many of the last who came are compared with who comes again.
+const RECENT: usize = 4;
+
+/// All accounts that are somewhere, or were not long ago, by their keys.
+#[derive(Debug, Default)]
+pub struct Residences {
+    homes: Mutex<HashMap<Arc<[u8]>, Home>>,
+    /// Somebody has left for good.
+    left: Notify,
+}
+
+#[derive(Debug)]
+struct Home {
+    /// Index of the backend.
+    backend: usize,
+    residence: Weak<Residence>,
+    /// When the last session of an account that was let in ended.
+    last: Option<Instant>,
+}
+
+/// An account at one backend, while anything of it is there.
+#[derive(Debug)]
+pub struct Residence {
+    key: Arc<[u8]>,
+    backend: usize,
+    /// What its sessions log in by, where that is another name than the client's.
+    login: Option<Box<[u8]>>,
+    /// How it was asked for: listener and server name.
+    by: (Box<str>, Option<Box<str>>),
+    all: Weak<Residences>,
+    visits: AtomicUsize,
+    /// Of these, by who was let in.
+    let_in: AtomicUsize,
+    /// When the last visit of somebody who was let in ended; none: nobody was, so far.
+    last: Mutex<Option<Instant>>,
+    /// Its sessions, and its pools: one for each kind of credential, and for each spelling of the name.
+    tenants: Mutex<Vec<Weak<dyn Tenant>>>,
+    /// It is to be left; and whoever waits is told.
+    ending: AtomicBool,
+    ended: CancellationToken,
+}
+
+/// What is of an account at a backend, and can leave.
+pub trait Tenant: fmt::Debug + Send + Sync {
+    /// Has it end, soon and in good order; nothing is waited for.
+    fn leave(&self);
+}
+
+/// What a session or a verification holds.
+#[derive(Debug, Clone)]
+pub struct Visit(Arc<Visited>);
+
+#[derive(Debug)]
+struct Visited {
+    residence: Arc<Residence>,
+    let_in: AtomicBool,
+}
+
+/// Where an account may be.
+#[derive(Debug)]
+pub struct Wanted<'w> {
+    /// Its key.
+    pub key: &'w [u8],
+    /// The backend for it if it is nowhere; none: it may stay, but not come.
+    pub choice: Option<usize>,
+    /// Where it may stay if it is there.
+    pub allowed: &'w [usize],
+    /// For how long after its last session.
+    pub stay: Duration,
+    /// What to log in by, where that is another name than the client's.
+    pub login: Option<&'w [u8]>,
+    /// How it is asked for.
+    pub listener: &'w str,
+    /// What the client called this host in TLS.
+    pub server_name: Option<&'w str>,
+}
+
+/// What became of a wish.
+#[derive(Debug)]
+pub enum Entered {
+    /// It is here now.
+    At(Visit),
+    /// It is somewhere else, which it has to leave first.
+    Elsewhere(Arc<Residence>),
+    /// It is nowhere, and may not come.
+    Nowhere,
+}
+
+impl Residences {
+    /// Lets a session in where its account is, if it may be there, else where it should be.
+    pub fn enter(self: &Arc<Self>, wanted: &Wanted<'_>) -> Entered {
+        let mut homes = self.homes.lock();
+        let mut stays = None;
+        if let Some(home) = homes.get(wanted.key) {
+            let residence = home.residence.upgrade();
+            let recent = |last: Option<Instant>| last.is_some_and(|last| last.elapsed() < wanted.stay);
+            let may_stay = Some(home.backend) == wanted.choice
+                || (wanted.allowed.contains(&home.backend)
+                    && residence.as_ref().map_or(recent(home.last), |it| it.is_visited() || recent(*it.last.lock())));
+            match residence {
+                Some(residence) if may_stay && !residence.is_ending() && residence.login() == wanted.login => {
+                    return Entered::At(Visit::new(residence));
+                }
+                Some(residence) => return Entered::Elsewhere(residence),
+                None if may_stay => stays = Some(home.backend),
+                None => {}
+            }
+        }
+        let Some(backend) = stays.or(wanted.choice) else { return Entered::Nowhere };
+        let key: Arc<[u8]> = Arc::from(wanted.key);
+        let residence = Arc::new(Residence {
+            key: Arc::clone(&key),
+            backend,
+            login: wanted.login.map(Box::from),
+            by: (wanted.listener.into(), wanted.server_name.map(Box::from)),
+            all: Arc::downgrade(self),
+            visits: AtomicUsize::new(0),
+            let_in: AtomicUsize::new(0),
+            last: Mutex::new(homes.get(wanted.key).filter(|home| home.backend == backend).and_then(|home| home.last)),
+            tenants: Mutex::default(),
+            ending: AtomicBool::new(false),
+            ended: CancellationToken::new(),
+        });
+        let home = Home { backend, residence: Arc::downgrade(&residence), last: *residence.last.lock() };
+        homes.insert(key, home);
+        Entered::At(Visit::new(residence))
+    }
+
+    /// Waits until this residence is over. The caller sets the deadline.
+    pub async fn over(&self, residence: Weak<Residence>) {
+        loop {
+            let mut left = std::pin::pin!(self.left.notified());
+            left.as_mut().enable();
+            if residence.strong_count() == 0 {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    /// Those that anybody holds.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Residence>> {
+        self.homes.lock().values().filter_map(|home| home.residence.upgrade()).collect()
+    }
+
+    /// How many of them are at the backend of this index.
+    #[must_use]
+    pub fn at(&self, backend: usize) -> usize {
+        let there = |home: &&Home| home.backend == backend && home.residence.strong_count() > 0;
+        self.homes.lock().values().filter(there).count()
+    }
+
+    /// The one of this account.
+    #[must_use]
+    pub fn find(&self, key: &[u8]) -> Option<Arc<Residence>> {
+        self.homes.lock().get(key)?.residence.upgrade()
+    }
+
+    /// Forgets accounts that left longer ago than any group wishes them to stay. Call it every few seconds.
+    pub fn sweep(&self, stay: Duration) {
+        let recent = |home: &Home| home.last.is_some_and(|last| last.elapsed() < stay);
+        self.homes.lock().retain(|_, home| home.residence.strong_count() > 0 || recent(home));
+    }
+}
+
+impl Drop for Residence {
+    fn drop(&mut self) {
+        let Some(all) = self.all.upgrade() else { return };
+        if let Entry::Occupied(mut home) = all.homes.lock().entry(Arc::clone(&self.key))
+            && std::ptr::eq(home.get().residence.as_ptr(), self)
+        {
+            match *self.last.lock() {
+                Some(last) if !self.is_ending() => home.get_mut().last = Some(last),
+                // Nobody was let in, or it was sent away: there is nothing to come back for.
+                _ => drop(home.remove()),
+            }
+        }
+        all.left.notify_waiters();
+    }
+}
+
+impl Residence {
+    /// The account's key.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// Index of the backend.
+    #[must_use]
+    pub fn backend(&self) -> usize {
+        self.backend
+    }
+
+    /// What its sessions log in by, where that is another name than the client's.
+    #[must_use]
+    pub fn login(&self) -> Option<&[u8]> {
+        self.login.as_deref()
+    }
+
+    /// By which listener it was asked for first, and as which host.
+    #[must_use]
+    pub fn by(&self) -> (&str, Option<&str>) {
+        (&self.by.0, self.by.1.as_deref())
+    }
+
+    /// Whether there are sessions, or somebody who wants to log in.
+    #[must_use]
+    pub fn is_visited(&self) -> bool {
+        self.visits.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether there are sessions.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        self.let_in.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether it is to be left.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
+
+    /// What comes of `something` that is done there, unless it is to be left before that is over.
+    pub async fn meanwhile<T>(&self, something: impl Future<Output = T>) -> Option<T> {
+        self.ended.run_until_cancelled(something).await
+    }
+
+    /// Has all that is there leave, and nobody else comes from now on. False: that was so already.
+    pub fn end(&self) -> bool {
+        if self.ending.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        self.ended.cancel();
+        let tenants: Vec<_> = self.tenants.lock().iter().filter_map(Weak::upgrade).collect();
+        tenants.iter().for_each(|tenant| tenant.leave());
+        true
+    }
+
+    /// Somebody is there from now on, and is told when it is to be left.
+    pub fn take_in<T: Tenant + 'static>(&self, tenant: &Arc<T>) {
+        let mut tenants = self.tenants.lock();
+        let weak: Weak<dyn Tenant> = Arc::downgrade(tenant) as Weak<dyn Tenant>;
+        if tenants.iter().rev().take(RECENT).any(|known| Weak::ptr_eq(known, &weak)) {
+            return;
+        }
+        if tenants.len() == tenants.capacity() {
+            tenants.retain(|tenant| tenant.strong_count() > 0);
+        }
+        tenants.push(weak);
+        drop(tenants);
+        // Whoever ends it has seen this one, or this one sees that.
+        if self.is_ending() {
+            tenant.leave();
+        }
+    }
+}
+
+impl Visit {
+    fn new(residence: Arc<Residence>) -> Self {
+        residence.visits.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::new(Visited { residence, let_in: AtomicBool::new(false) }))
+    }
+
+    /// Where.
+    #[must_use]
+    pub fn residence(&self) -> &Arc<Residence> {
+        &self.0.residence
+    }
+
+    /// The backend has let this visitor in.
+    pub fn let_in(&self) {
+        if !self.0.let_in.swap(true, Ordering::AcqRel) {
+            self.0.residence.let_in.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Drop for Visited {
+    fn drop(&mut self) {
+        if self.let_in.load(Ordering::Acquire) {
+            *self.residence.last.lock() = Some(Instant::now());
+            self.residence.let_in.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.residence.visits.fetch_sub(1, Ordering::AcqRel);
+    }
+}

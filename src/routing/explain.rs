@@ -1,0 +1,90 @@
+//! What a configuration decides of a name, for who asks without running it.
+
+use std::net::{SocketAddr, ToSocketAddrs as _};
+
+use super::http::{Answer, LookupError, Question};
+use super::rulebook::{Decision, RouteError, Rulebook};
+use super::table::named;
+use crate::config::Config;
+use crate::net::Net;
+
+/// Why it cannot be said.
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    /// The routes cannot be used.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// The service that has to be asked does not say.
+    #[error("{rule}: {source}")]
+    Lookup {
+        /// Whose service.
+        rule: String,
+        /// What became of it.
+        source: LookupError,
+    },
+    /// The service names a server that is no backend.
+    #[error("{rule}: the service names {server}, which is no backend")]
+    Stranger {
+        /// Whose service.
+        rule: String,
+        /// Host and port.
+        server: String,
+    },
+}
+
+/// What a configuration decides of a name. Files are read, and services asked, without a password.
+///
+/// # Errors
+/// When a file cannot be used, or a service does not say where.
+pub async fn explain(
+    config: &Config,
+    user: &str,
+    listener: &str,
+    server_name: Option<&str>,
+) -> Result<Decision, ExplainError> {
+    let book = Rulebook::new(config, None, &Net::System)?;
+    let mut decision = book.decide(user, listener, server_name);
+    let Some((rule, Some((_, lookup)))) = decision.asks.map(|rule| (rule, &book.lookups[rule])) else {
+        return Ok(decision);
+    };
+    let question = Question {
+        user: user.as_bytes().to_vec(),
+        secret: None,
+        mechanism: "plain",
+        client: None,
+        server: None,
+        tls: None,
+        server_name: server_name.map(str::to_owned),
+        attempt: 1,
+    };
+    let words = || book.words[rule].clone();
+    let answer = lookup.ask(question, false).await;
+    match answer.as_deref().map_err(|error| ExplainError::Lookup { rule: words(), source: error.clone() })? {
+        Answer::Server { host, port, user, .. } => {
+            let addresses = |place: usize| {
+                let backend = &config.backends[place];
+                (backend.host.as_str(), backend.port)
+                    .to_socket_addrs()
+                    .into_iter()
+                    .flatten()
+                    .collect::<Vec<SocketAddr>>()
+            };
+            let is_at = |place: usize, address: &SocketAddr| addresses(place).contains(address);
+            let target = named(&book.routes, config.backends.iter(), is_at, host, *port);
+            let server = || port.map_or(host.clone(), |port| format!("{host}:{port}"));
+            let target = target.ok_or_else(|| ExplainError::Stranger { rule: words(), server: server() })?;
+            decision.backend = book.chosen(target, decision.key.as_bytes(), &mut decision.rule);
+            decision.login = user.as_ref().map(|user| String::from_utf8_lossy(user).into_owned());
+        }
+        Answer::Refused { text, .. } => decision.rule += &format!(", which says: {text}"),
+    }
+    Ok(decision)
+}
+
+/// Makes of the routes of a configuration what a start would. Nobody is asked.
+///
+/// # Errors
+/// When a file or a service cannot be used.
+pub fn check(config: &Config) -> Result<(), RouteError> {
+    Rulebook::new(config, None, &Net::System).map(drop)
+}
