@@ -247,6 +247,12 @@ impl Residence {
         self.ended.run_until_cancelled(something).await
     }
 
+    /// Tells when it is to be left, and keeps nobody there.
+    #[must_use]
+    pub fn ended(&self) -> CancellationToken {
+        self.ended.clone()
+    }
+
     /// Has all that is there leave, and nobody else comes from now on. False: that was so already.
     pub fn end(&self) -> bool {
         if self.ending.swap(true, Ordering::AcqRel) {

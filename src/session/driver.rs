@@ -559,11 +559,10 @@ impl Session {
                             }
                             Way::Unavailable(text) => return Verdict::Unavailable(text.into()).into(),
                         };
-                        let residence = Arc::downgrade(visit.residence());
+                        let ended = visit.residence().ended();
                         let answer = context.auth.verify(visit, credential, client).await;
                         // The account has begun to leave that backend meanwhile: it is asked for where it goes.
-                        let ending = residence.upgrade().is_none_or(|residence| residence.is_ending());
-                        if !ending || !matches!(answer.verdict, Verdict::Unavailable(_)) {
+                        if !ended.is_cancelled() || !matches!(answer.verdict, Verdict::Unavailable(_)) {
                             return answer;
                         }
                     }

@@ -78,9 +78,9 @@ fn overlaps_are_found() {
 
 #[test]
 fn the_log_of_a_dovecot_is_understood() {
-    let log = "1.5 imap-login: Info: Login: user=<a>, method=PLAIN, rip=127.0.0.1, lip=127.0.0.1, mpid=7, session=<x>\n\
+    let log = "1.5 imap-login: Info: Login: user=<a>, method=PLAIN, rip=127.0.0.1, mpid=7, session=<x>\n\
                2.5 imap(a)<7><x>: Info: Disconnected: Logged out in=10 out=500\n\
-               3.5 imap-login: Info: Login: user=<b>, method=PLAIN, rip=127.0.0.1, lip=127.0.0.1, mpid=8, session=<y>\n";
+               3.5 imap-login: Info: Login: user=<b>, method=PLAIN, rip=127.0.0.1, mpid=8, session=<y>\n";
     let seen: Vec<_> = stays(2, log, 0.0, &[4.0]).into_iter().map(|it| (it.user, it.from, it.to)).collect();
     assert_eq!(seen, [("a".to_owned(), 1.5, Some(2.5)), ("b".to_owned(), 3.5, Some(4.0))]);
     assert_eq!(stays(2, log, 3.0, &[]).len(), 1);
