@@ -10,7 +10,7 @@ use nix::unistd::User;
 use crate::accounts::{Accounts, password_of};
 use crate::debian13;
 use crate::process::{Group, free_port};
-use crate::server::{Kind, Options, Server, await_greeting, scratch_folder};
+use crate::server::{Kind, Options, Server, await_greeting, server_folder};
 
 const AUTHDAEMON: &str = "authmodulelist=\"authuserdb\"\nauthmodulelistorig=\"authuserdb\"\ndaemons=4\n\
                           authdaemonvar=/run/courier/authdaemon\nDEBUG_LOGIN=0\nDEFAULTOPTIONS=\"\"\nLOGGEROPTS=\"\"\n";
@@ -35,7 +35,7 @@ pub(crate) async fn start(options: &Options) -> Option<Server> {
     let root = debian13::root_with("usr/lib/courier/courier/imaplogin", "Courier-IMAP 5.2")?;
     let mut last_log = String::new();
     for _attempt in 0..3 {
-        let folder = scratch_folder();
+        let folder = server_folder(options);
         let address = free_port();
         prepare(folder.path(), &options.accounts);
         let mut command = debian13::command(&root, FIRST, "sh");

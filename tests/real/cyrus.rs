@@ -12,7 +12,7 @@ use nix::unistd::{User, geteuid};
 use crate::accounts::Accounts;
 use crate::debian13;
 use crate::process::{Group, free_port, skip};
-use crate::server::{Kind, Options, Server, await_greeting, scratch_folder};
+use crate::server::{Kind, Options, Server, await_greeting, server_folder};
 
 /// Where `imapd` and the others are below a root folder.
 const BINARIES: &str = "usr/lib/cyrus/bin";
@@ -23,7 +23,7 @@ pub(crate) async fn start(kind: Kind, options: &Options) -> Option<Server> {
     let root = root(kind)?;
     let mut last_log = String::new();
     for _attempt in 0..3 {
-        let folder = scratch_folder();
+        let folder = server_folder(options);
         let address = free_port();
         let owner = owner(newer);
         prepare(folder.path(), &binaries(&root, newer), address);

@@ -10,14 +10,14 @@ use nix::unistd::{User, geteuid};
 
 use crate::debian13;
 use crate::process::{Group, find_program, free_port, skip};
-use crate::server::{Kind, Options, Server, await_greeting, scratch_folder};
+use crate::server::{Kind, Options, Server, await_greeting, server_folder};
 
 /// Starts one; `None` (after saying so) if Dovecot is not installed.
 pub(crate) async fn start(kind: Kind, options: &Options) -> Option<Server> {
     let program = program(kind)?;
     let mut last_log = String::new();
     for _attempt in 0..3 {
-        let folder = scratch_folder();
+        let folder = server_folder(options);
         let address = free_port();
         let tls_address = options.tls.is_some().then(free_port);
         let file = folder.path().join("dovecot.conf");

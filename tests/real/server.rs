@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use nix::sys::statvfs::statvfs;
+
 use crate::accounts::Accounts;
 use crate::client::Client;
 use crate::process::Group;
@@ -60,6 +62,8 @@ pub(crate) struct Options {
     pub(crate) mail_location: &'static str,
     /// PEM certificate and key: switches STARTTLS and the TLS port on.
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
+    /// What it writes is kept in memory, where there is room: it syncs much.
+    pub(crate) in_memory: bool,
 }
 
 impl Options {
@@ -72,6 +76,7 @@ impl Options {
             penalty: false,
             mail_location: "maildir:~/Maildir",
             tls: None,
+            in_memory: true,
         }
     }
 }
@@ -124,14 +129,31 @@ impl Server {
 
 /// A folder that other users can enter, with a short name: Unix sockets go into it.
 pub(crate) fn scratch_folder() -> tempfile::TempDir {
+    folder_in(std::env::temp_dir())
+}
+
+/// The same for all that a server writes.
+pub(crate) fn server_folder(options: &Options) -> tempfile::TempDir {
+    folder_in(memory().filter(|_| options.in_memory).unwrap_or_else(std::env::temp_dir))
+}
+
+fn folder_in(place: PathBuf) -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt;
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let prefix = format!("imapool-{}-{}-", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     tempfile::Builder::new()
         .prefix(&prefix)
         .permissions(std::fs::Permissions::from_mode(0o755))
-        .tempdir()
+        .tempdir_in(place)
         .expect("a writable temporary folder")
+}
+
+/// A file system in memory that all root folders have, if there is one with room.
+fn memory() -> Option<PathBuf> {
+    const ROOM: u64 = 1 << 30;
+    let place = PathBuf::from("/dev/shm");
+    let seen = statvfs(&place).ok()?;
+    (seen.blocks_available() * seen.fragment_size() >= ROOM).then_some(place)
 }
 
 /// Waits until the greeting comes, or the process ends, or time is up.
