@@ -182,7 +182,9 @@ impl Rulebook {
         if !self.terms.allow_as(&key, route.login) {
             return decided(None, format!("{rule}, allow = false"), route.login.map(text), None);
         }
-        decided(self.name(choice(route.target, &key)), rule, route.login.map(text), None)
+        let account = route.login.map(|login| self.routes.names.key(login, b""));
+        let backend = choice(route.target, account.as_deref().unwrap_or(&key));
+        decided(self.name(backend), rule, route.login.map(text), None)
     }
 
     /// A group is told of, too.
