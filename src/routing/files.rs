@@ -86,6 +86,8 @@ const HEADING: &str = "# Who was moved where by `imapool ctl move`: account, bac
 /// # Errors
 /// What the system says.
 pub(super) fn amend(path: &Path, names: &Names, keys: &[Vec<u8>], line: Option<&str>) -> io::Result<()> {
+    // What is at the end of a link takes the place of that.
+    let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let text = match files::read(path, LONGEST) {
         Ok(octets) => String::from_utf8(octets).map_err(|_| io::Error::other("it is not UTF-8"))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
