@@ -5,11 +5,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Router, Table, Target, files};
-use crate::residence::{Residence, Residences};
-use crate::upstream::backend::{Backend, Service};
+use crate::residence::Residence;
+use crate::upstream::backend::Service;
 
 /// So many accounts with sessions leave an evacuated backend in each [`PAUSE`]: their clients come back at once.
 const AT_ONCE: usize = 20;
@@ -102,14 +102,13 @@ impl Router {
         Ok(timeout(wait, self.residences.over(residence)).await.is_ok())
     }
 
-    /// Has an account leave its backend; its next login is let in there as any. False: nothing of it is anywhere.
+    /// Has an account leave its backend; its next login is let in there as any. False: nothing of it is anywhere. It is
+    /// meant by the name that its users know, else by the one that its sessions log in by.
     pub fn kick(&self, user: &[u8]) -> bool {
         let table = self.table.load();
-        let residence = self.residences.find(&table.book.routes.names.key(user, b""));
-        residence.is_some_and(|residence| {
-            Self::end(&table, &residence, "an administrator has it leave");
-            true
-        })
+        let known = self.known_as(user);
+        known.iter().for_each(|residence| Self::end(&table, residence, "an administrator has it leave"));
+        !known.is_empty()
     }
 
     /// Gives a backend another weight than the configured one, or that again, until imapool ends; a reload changes
@@ -152,7 +151,7 @@ impl Router {
         let evacuation = Evacuation { leaving: there.len(), bound: all - there.len() };
         there.sort_by_key(|residence| residence.is_used());
         let there = there.iter().map(Arc::downgrade).collect();
-        tokio::spawn(leave(Arc::clone(&self.residences), table, backend, there));
+        tokio::spawn(leave(Arc::clone(self), backend.index, name.to_owned(), there));
         Ok(evacuation)
     }
 }
@@ -165,13 +164,17 @@ fn member(table: &Table, name: &str) -> Result<(usize, usize), HandError> {
     backends[place].group.map(|group| (place, group)).ok_or_else(|| HandError::Alone(name.to_owned()))
 }
 
-/// Has accounts leave, those that are in use a few at a time. Who has gone home meanwhile does not come back either.
-async fn leave(residences: Arc<Residences>, table: Arc<Table>, backend: Arc<Backend>, all: Vec<Weak<Residence>>) {
-    let mut used = 0;
+/// Has accounts leave, those that are in use a few at a time. Who has gone home meanwhile does not come back either. It
+/// goes on where another backend takes the place of that one, as after a reload.
+async fn leave(router: Arc<Router>, index: usize, name: String, all: Vec<Weak<Residence>>) {
+    let (mut used, mut left) = (0, all.len());
     for residence in all {
-        if backend.weight_by_hand() != Some(0) || backend.is_gone() {
+        let table = router.table.load_full();
+        if let Some(why) = no_longer(&table, index) {
+            warn!(backend = name, why, left, "an evacuation has ended before all accounts have left");
             return;
         }
+        left -= 1;
         let Some(residence) = residence.upgrade() else { continue };
         used += usize::from(residence.is_used());
         Router::end(&table, &residence, "its backend is being evacuated");
@@ -181,5 +184,16 @@ async fn leave(residences: Arc<Residences>, table: Arc<Table>, backend: Arc<Back
             sleep(PAUSE).await;
         }
     }
-    residences.forget(backend.index);
+    router.residences.forget(index);
+}
+
+/// Why the backend of this index is not to be evacuated any more; none: it is.
+fn no_longer(table: &Table, index: usize) -> Option<&'static str> {
+    let Some(place) = table.backends.iter().position(|backend| backend.index == index) else {
+        return Some("it is not in the configuration any more");
+    };
+    if table.book.routes.backends[place].group.is_none() {
+        return Some("it is in no group any more");
+    }
+    (table.backends[place].weight_by_hand() != Some(0)).then_some("it was given a weight")
 }

@@ -1,12 +1,17 @@
 //! What a configuration decides of a name, for who asks without running it.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::sync::Arc;
 
+use imapool_proto::names::folded;
+
+use super::Router;
 use super::http::{Answer, LookupError, Question};
 use super::rulebook::{Decision, RouteError, Rulebook};
 use super::table::named;
 use crate::config::Config;
 use crate::net::Net;
+use crate::residence::Residence;
 
 /// Why it cannot be said.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +35,22 @@ pub enum ExplainError {
         /// Host and port.
         server: String,
     },
+}
+
+impl Router {
+    /// The accounts that somebody means by this name: the one that routes take it for; where nothing of that is
+    /// anywhere, those whose sessions log in by it, as their lines or their service say.
+    #[must_use]
+    pub fn known_as(&self, user: &[u8]) -> Vec<Arc<Residence>> {
+        let key = self.table.load().book.routes.names.key(user, b"");
+        if let Some(residence) = self.residences.find(&key) {
+            return vec![residence];
+        }
+        let name = folded(user);
+        let mut all = self.residences.all();
+        all.retain(|it| it.login().is_some_and(|login| folded(login) == name));
+        all
+    }
 }
 
 /// What a configuration decides of a name. Files are read, and services asked, without a password.
