@@ -60,8 +60,9 @@ impl Found {
     /// Leaves so many, at the cost of this entry.
     fn shorten(&mut self, entry: &Path, most: usize, is_known: &dyn Fn(&Pair) -> bool) {
         let pairs = std::mem::take(&mut self.pairs);
-        let (mut ours, others): (Vec<_>, _) = pairs.into_iter().partition(|pair| pair.certificate.starts_with(entry));
-        self.pairs = others;
+        let (mut ours, others): (Vec<_>, Vec<_>) =
+            pairs.into_iter().partition(|pair| pair.certificate.starts_with(entry));
+        self.pairs = others.into_iter().collect();
         ours.sort_by_key(|pair| !is_known(pair));
         ours.truncate(most.saturating_sub(self.pairs.len()));
         self.pairs.extend(ours);
