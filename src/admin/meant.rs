@@ -1,5 +1,5 @@
-//! Whom somebody means by the name of an account: that which its users know, however it is spelled, or what imapool logs
-//! in by where a line or a service says so.
+//! Whom somebody means by the name of an account: that which its users know, however it is spelled, or what imapool
+//! logs in by where a line or a service says so.
 
 use std::sync::Arc;
 

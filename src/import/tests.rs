@@ -135,6 +135,7 @@ fn nginx_with_a_server_for_each_service() {
     assert_eq!(made.config.listeners[0].plaintext_login, PlaintextLogin::Loopback);
     assert_eq!(made.config.routes.len(), 1);
     made.loses(&[
+        "line 7, auth_http: its URL may have a secret",
         "line 8, proxy_protocol: write send_proxy = true",
         "line 10, ssl_certificate: only the last one",
         "line 11, auth_http: only a service by http://",
