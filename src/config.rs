@@ -29,7 +29,7 @@ use toml::de::DeTable;
 
 use crate::files;
 use crate::platform::{HAS, Has};
-use crate::secret::Secret;
+use crate::secret::{Secret, mark};
 
 pub use diff::{Change, Effect, diff};
 pub use error::{ConfigError, Fault, Problem};
@@ -330,7 +330,7 @@ fn in_words<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, 
     serializer.collect_str(&humantime::format_duration(*duration))
 }
 
-/// What is sent with each lookup of a route. The value may be a secret: it is not told.
+/// What is sent with each lookup of a route. The value may be a secret: it is not told, only whether it is another one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Header {
     /// `X-Auth-Key`
@@ -341,7 +341,7 @@ pub struct Header {
 
 impl Serialize for Header {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{}: …", self.name))
+        serializer.collect_str(&format_args!("{}: … ({:04x})", self.name, mark(&self.value)))
     }
 }
 

@@ -1,15 +1,18 @@
-//! From the configuration of another proxy to one of imapool's. Pure, but for [`read`].
+//! From the configuration of another proxy to one of imapool's. Pure, but for [`read`] and [`write()`].
 
 mod dovecot;
 mod draft;
 mod imapproxy;
 mod nginx;
 mod perdition;
+mod write;
 
 use std::io;
 use std::path::Path;
 
 use thiserror::Error;
+
+pub use self::write::{WriteError, write};
 
 /// Whose configuration it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +80,8 @@ pub struct Imported {
     pub toml: String,
     /// The file that it names, with a line for each account (docs/routing.md).
     pub accounts: Option<String>,
+    /// There may be a secret in the configuration (the URL of a service): nobody else is to read it.
+    pub is_private: bool,
 }
 
 /// Why a file cannot be imported.
@@ -120,7 +125,9 @@ pub enum ImportError {
 /// See [`ImportError`].
 pub fn import(format: Option<Format>, source: &Source<'_>) -> Result<Imported, ImportError> {
     match format.or_else(|| Format::of(source.conf)).ok_or(ImportError::Unknown)? {
-        Format::Imapproxy => imapproxy::import(source.conf, source.name).map(|toml| Imported { toml, accounts: None }),
+        Format::Imapproxy => {
+            imapproxy::import(source.conf, source.name).map(|toml| Imported { toml, accounts: None, is_private: false })
+        }
         Format::Nginx => nginx::import(source),
         Format::Perdition => perdition::import(source),
         Format::Dovecot => dovecot::import(source),

@@ -5,9 +5,7 @@ mod cli;
 mod logging;
 mod reference;
 
-use std::fs::File;
 use std::future::Future;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,14 +14,14 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use imapool::app::{Checked, Proxy};
 use imapool::config::{Config, ConfigError, ListenAddr, Log, Places};
 use imapool::demo::{DemoArgs, Front};
-use imapool::import::{self, Format, Imported, Source};
+use imapool::import::{self, Format, Source};
 use imapool::lifecycle::{Request, Signals, manager};
 use imapool::listener::Inherited;
 use imapool::platform::raise_descriptor_limit;
 use tokio::runtime::Runtime;
 
 use self::cli::check::{self, CheckArgs};
-use self::cli::ctl::Action;
+use self::cli::ctl::{Action, Order};
 use self::cli::lists::List;
 use self::cli::route::{self, RouteArgs};
 use self::cli::{ConfigFile, Target, print, service};
@@ -97,7 +95,7 @@ enum Command {
         #[command(flatten)]
         target: Target,
         #[command(subcommand)]
-        action: Action,
+        order: Order,
     },
     /// Tell which backend a user's sessions go to, and which rule says so.
     ///
@@ -199,7 +197,7 @@ fn main() -> ExitCode {
         Command::Route(args) => route::run(&args),
         Command::Status { target, json, list } => status(&target, json, list),
         Command::Top { target } => top(&target),
-        Command::Ctl { target, action } => ctl(&target, &action),
+        Command::Ctl { target, order } => ctl(&target, &order),
         Command::Demo(args) => demo(args),
         Command::Service { action } => service::run(action),
         Command::Import(args) => import(&args),
@@ -260,27 +258,16 @@ fn import(args: &ImportArgs) -> Result<Outcome, Failure> {
         read: &import::read,
         map: &map.as_ref().map_or_else(String::new, |map| map.display().to_string()),
     };
-    let Imported { toml, accounts } = import::import(format, &source).context(name.clone())?;
-    match (&args.output, map, accounts) {
-        (None, _, Some(_)) => {
+    let imported = import::import(format, &source).context(name.clone())?;
+    match (&args.output, map) {
+        (Some(path), Some(map)) => import::write(&imported, path, &map).context(name)?,
+        _ if imported.accounts.is_some() => {
             let why = "it has accounts, which are written to a file beside the configuration: name that by --output";
             return Err(anyhow::anyhow!(why).context(name).into());
         }
-        (Some(path), Some(map), Some(accounts)) => {
-            create(&map, &accounts)?;
-            // Both or neither.
-            create(path, &toml).inspect_err(|_| drop(std::fs::remove_file(&map)))?;
-        }
-        (Some(path), ..) => create(path, &toml)?,
-        (None, _, None) => print::text(&toml)?,
+        _ => print::text(&imported.toml)?,
     }
     Ok(Outcome::Well)
-}
-
-/// A configuration that somebody has worked on is not to be lost by a slip of the hand.
-fn create(path: &Path, text: &str) -> anyhow::Result<()> {
-    let written = File::create_new(path).and_then(|mut file| file.write_all(text.as_bytes()));
-    written.with_context(|| path.display().to_string())
 }
 
 fn status(target: &Target, json: bool, list: Option<List>) -> Result<Outcome, Failure> {
@@ -297,14 +284,14 @@ fn status(target: &Target, json: bool, list: Option<List>) -> Result<Outcome, Fa
     Ok(if summary["ready"] == true { Outcome::Well } else { Outcome::NotReady })
 }
 
-fn ctl(target: &Target, action: &Action) -> Result<Outcome, Failure> {
-    if let Action::Reload { pid: Some(pid) } = action {
+fn ctl(target: &Target, order: &Order) -> Result<Outcome, Failure> {
+    if let Order::Action(Action::Reload { pid: Some(pid) }) = order {
         let told = imapool::lifecycle::told::ask(*pid).map_err(anyhow::Error::from)?;
         print::text(&format!("{told}\n"))?;
         return Ok(Outcome::Well);
     }
     let client = target.client()?;
-    let told = block_on(async { cli::ctl::run(&client, action).await })?.map_err(anyhow::Error::from)?;
+    let told = block_on(async { cli::ctl::run(&client, order).await })?.map_err(anyhow::Error::from)?;
     print::text(&format!("{told}\n"))?;
     Ok(Outcome::Well)
 }

@@ -477,7 +477,11 @@ impl Router {
         for (path, _, map) in &reread {
             match map {
                 Ok(map) => info!(file = %path.display(), lines = map.len(), "routes read again"),
-                Err(error) => warn!("cannot take over changed routes; the old ones serve on: {error}"),
+                Err(error) => {
+                    for line in error.to_string().lines() {
+                        warn!("cannot take over changed routes; the old ones serve on: {line}");
+                    }
+                }
             }
         }
         if !reread.is_empty() {

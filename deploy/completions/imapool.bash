@@ -298,7 +298,7 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__ctl)
-            opts="-c -h --admin --config --help retire close pause drain resume trace move kick weight evacuate wait-empty reload help"
+            opts="-c -h --admin --config --help retire close pause drain resume trace move kick weight evacuate reload wait-empty help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -422,7 +422,7 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__ctl__subcmd__help)
-            opts="retire close pause drain resume trace move kick weight evacuate wait-empty reload help"
+            opts="retire close pause drain resume trace move kick weight evacuate reload wait-empty help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -926,7 +926,7 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__help__subcmd__ctl)
-            opts="retire close pause drain resume trace move kick weight evacuate wait-empty reload"
+            opts="retire close pause drain resume trace move kick weight evacuate reload wait-empty"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,9 +9,8 @@ use tracing::info;
 
 use super::Subject;
 use super::api::octets;
+use super::meant::Meant;
 use crate::metrics::RetireReason;
-use crate::names::folded;
-use crate::pool::Account;
 use crate::routing::{Evacuation, HandError};
 use crate::session::registry::Record;
 use crate::shown;
@@ -61,7 +59,7 @@ pub(super) async fn act(subject: &dyn Subject, path: &str, query: &str, origin: 
     Some(match segments[..] {
         ["accounts", account, "retire"] => retire(subject, origin, &octets(account)),
         ["accounts", account, "trace"] => trace(subject, origin, &octets(account), query),
-        ["accounts", account, "close"] => close_all(subject, origin, &Whose::Account(&octets(account))),
+        ["accounts", account, "close"] => close_all(subject, origin, &Whose::account(subject, &octets(account))),
         ["accounts", account, "move"] => move_account(subject, origin, &octets(account), query).await,
         ["accounts", account, "kick"] => kick(subject, origin, &octets(account)),
         ["sessions", "close"] => close_those(subject, origin, query),
@@ -74,22 +72,11 @@ pub(super) async fn act(subject: &dyn Subject, path: &str, query: &str, origin: 
     })
 }
 
-/// All accounts that this name may mean, however it is spelled, and their names.
-fn named(subject: &dyn Subject, user: &[u8]) -> (Vec<Arc<Account>>, Vec<String>) {
-    let name = folded(user);
-    let mut accounts = subject.pools().accounts();
-    accounts.retain(|account| folded(&account.key().user) == name);
-    let mut users: Vec<_> = accounts.iter().map(|account| account.name()).collect();
-    users.sort();
-    users.dedup();
-    (accounts, users)
-}
-
 /// Ends what imapool holds for an account, however its name is spelled: connections at rest at once, others when their
 /// sessions end; and the next login is verified anew.
 fn retire(subject: &dyn Subject, origin: Origin, user: &[u8]) -> Done {
     subject.pools().retiring();
-    let (accounts, users) = named(subject, user);
+    let (accounts, users) = Meant::by(subject, user).accounts(subject);
     if accounts.is_empty() {
         return Done::NoSuch("account");
     }
@@ -108,7 +95,7 @@ fn trace(subject: &dyn Subject, origin: Origin, user: &[u8], query: &str) -> Don
         return Done::Not(400, "seconds must be a number".to_owned());
     };
     let seconds = seconds.min(LONGEST_TRACE);
-    let (accounts, users) = named(subject, user);
+    let (accounts, users) = Meant::by(subject, user).accounts(subject);
     if accounts.is_empty() {
         return Done::NoSuch("account");
     }
@@ -121,8 +108,8 @@ fn trace(subject: &dyn Subject, origin: Origin, user: &[u8], query: &str) -> Don
 
 /// Whose sessions are meant.
 enum Whose<'a> {
-    /// Of an account, however its name is spelled.
-    Account(&'a [u8]),
+    /// Of an account, by this name.
+    Account(&'a [u8], Meant),
     /// Of this client: an IP address, or one with a port; `unix` for all who came by a Unix socket.
     Client(&'a str),
     /// Of those who came in by the listener of this name.
@@ -130,9 +117,13 @@ enum Whose<'a> {
 }
 
 impl<'a> Whose<'a> {
-    fn parse(key: &str, value: &'a str) -> Option<Self> {
+    fn account(subject: &dyn Subject, user: &'a [u8]) -> Self {
+        Self::Account(user, Meant::by(subject, user))
+    }
+
+    fn parse(subject: &dyn Subject, key: &str, value: &'a str) -> Option<Self> {
         match key {
-            "account" => Some(Self::Account(value.as_bytes())),
+            "account" => Some(Self::account(subject, value.as_bytes())),
             "client" => Some(Self::Client(value)),
             "listener" => Some(Self::Listener(value)),
             _ => None,
@@ -141,7 +132,7 @@ impl<'a> Whose<'a> {
 
     fn has(&self, record: &Record) -> bool {
         match self {
-            Self::Account(user) => record.is_of(|of| folded(of) == folded(user)),
+            Self::Account(_, meant) => meant.is_session(record),
             Self::Client(address) => match address.parse::<IpAddr>() {
                 Ok(ip) => record.client.ip().is_some_and(|client| client.to_canonical() == ip.to_canonical()),
                 Err(_) => record.client.to_string() == *address,
@@ -161,7 +152,7 @@ impl<'a> Whose<'a> {
 
     fn no_such(&self) -> &'static str {
         match self {
-            Self::Account(_) => "account with a session",
+            Self::Account(..) => "account with a session",
             Self::Client(_) => "client with a session",
             Self::Listener(_) => "listener with a session",
         }
@@ -171,7 +162,7 @@ impl<'a> Whose<'a> {
 impl fmt::Display for Whose<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Account(user) => write!(f, "account {}", shown::text(user)),
+            Self::Account(user, _) => write!(f, "account {}", shown::text(user)),
             Self::Client(address) => write!(f, "client {address}"),
             Self::Listener(name) => write!(f, "listener {name}"),
         }
@@ -183,7 +174,7 @@ fn close_those(subject: &dyn Subject, origin: Origin, query: &str) -> Done {
     let pairs: Vec<_> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
     let [(key, value)] = pairs[..] else { return Done::Not(400, WHOSE.to_owned()) };
     let value = String::from_utf8_lossy(&octets(&value.replace('+', " "))).into_owned();
-    match Whose::parse(key, &value) {
+    match Whose::parse(subject, key, &value) {
         Some(whose) if !whose.is_an_address() => {
             Done::Not(400, format!("{value:?} is no IP address: write one such as 192.0.2.7, or unix"))
         }

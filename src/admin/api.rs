@@ -9,11 +9,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Subject;
+use super::meant::Meant;
 use super::sampler::Sampler;
 use crate::config::PoolMode;
 use crate::mailbox::registry::{Registry, mailbox_name};
 use crate::metrics::ConnectionState;
-use crate::names::folded;
 use crate::pool::Account;
 use crate::routing::Decision;
 use crate::session::registry::Record;
@@ -31,7 +31,7 @@ pub(super) struct Query {
     limit: usize,
     sort: String,
     filter: String,
-    /// Of one user only; folded.
+    /// Of one user only.
     account: Option<Vec<u8>>,
     /// Of whom it is asked where they go, by which listener, and as which host.
     user: String,
@@ -53,7 +53,7 @@ impl Query {
                 "limit" => this.limit = text.parse().unwrap_or(PAGE).clamp(1, LONGEST_PAGE),
                 "sort" => this.sort = text,
                 "filter" => this.filter = text.to_lowercase(),
-                "account" => this.account = Some(folded(&octets)),
+                "account" => this.account = Some(octets),
                 "user" => this.user = text,
                 "listener" => this.listener = Some(text),
                 "server_name" => this.server_name = Some(text),
@@ -64,9 +64,9 @@ impl Query {
         this
     }
 
-    /// Whether what is of this user is asked for.
-    fn is_of(&self, user: &[u8]) -> bool {
-        self.account.as_ref().is_none_or(|name| folded(user) == *name)
+    /// Whose it is that is asked for; none: anybody's.
+    fn meant(&self, subject: &dyn Subject) -> Option<Meant> {
+        self.account.as_ref().map(|user| Meant::by(subject, user))
     }
 
     /// Whether the filter is part of one of the names.
@@ -185,8 +185,8 @@ fn session_row(record: &Arc<Record>) -> Value {
 /// Sorted by `id` (the default: the oldest first), `commands`, `received`, `sent`. `account`: those of one user.
 pub(super) fn sessions(subject: &dyn Subject, query: &Query) -> Value {
     let mut records = subject.registry().all();
-    if query.account.is_some() {
-        records.retain(|record| record.is_of(|user| query.is_of(user)));
+    if let Some(meant) = query.meant(subject) {
+        records.retain(|record| meant.is_session(record));
     }
     if !query.filter.is_empty() {
         records.retain(|record| {
@@ -210,7 +210,10 @@ pub(super) fn sessions(subject: &dyn Subject, query: &Query) -> Value {
 pub(super) fn hubs(subject: &dyn Subject, query: &Query) -> Value {
     let mut hubs: Vec<_> =
         Registry::views(&subject.pools().accounts()).into_iter().map(|hub| (hub.account.name(), hub)).collect();
-    hubs.retain(|(user, hub)| query.is_of(&hub.account.key().user) && query.finds(&[user, &hub.mailbox]));
+    if let Some(meant) = query.meant(subject) {
+        hubs.retain(|(_, hub)| meant.is_account(&hub.account));
+    }
+    hubs.retain(|(user, hub)| query.finds(&[user, &hub.mailbox]));
     let by_sessions = query.sort == "sessions";
     hubs.sort_by_key(|(_, hub)| (by_sessions.then_some(std::cmp::Reverse(hub.sessions)), hub.id));
     query.page(&hubs, |(user, hub)| {
@@ -246,7 +249,10 @@ fn users_of_connections(subject: &dyn Subject) -> HashMap<u64, Vec<u64>> {
 /// The oldest first. What is being retired is among them until its socket is closed.
 pub(super) fn connections(subject: &dyn Subject, query: &Query) -> Value {
     let mut connections = subject.budget().roster().views();
-    connections.retain(|it| query.is_of(it.user.as_bytes()) && query.finds(&[&it.user, &it.backend]));
+    if let Some(meant) = query.meant(subject) {
+        connections.retain(|it| meant.is(it.user.as_bytes(), &it.backend));
+    }
+    connections.retain(|it| query.finds(&[&it.user, &it.backend]));
     let users = users_of_connections(subject);
     query.page(&connections, |it| {
         let sessions = users.get(&it.id).map(Vec::as_slice).unwrap_or_default();

@@ -16,6 +16,21 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What to do.
 #[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Order {
+    #[command(flatten)]
+    Action(Action),
+    /// Wait until no account has anything at a backend: no session, and no connection.
+    WaitEmpty {
+        /// The backend's name.
+        backend: String,
+        /// For so long at most; if there still is one then, fail.
+        #[arg(long = "for", value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
+        time: Duration,
+    },
+}
+
+/// What the running imapool is to do.
+#[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Action {
     /// Retire all connections of an account, and have its next login verified anew.
     ///
@@ -109,14 +124,6 @@ pub(crate) enum Action {
         #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
         wait: Option<Duration>,
     },
-    /// Wait until no account has anything at a backend: no session, and no connection.
-    WaitEmpty {
-        /// The backend's name.
-        backend: String,
-        /// For so long at most; if there still is one then, fail.
-        #[arg(long = "for", value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
-        time: Duration,
-    },
     /// Read the configuration again, as SIGHUP does.
     Reload {
         /// By SIGHUP to this process, which says what came of it in the directory that RUNTIME_DIRECTORY names. Needs
@@ -153,8 +160,6 @@ impl Action {
             }
             Self::Weight { backend, .. } => format!("backends/{}/weight", segment(backend)),
             Self::Evacuate { backend, .. } => format!("backends/{}/evacuate", segment(backend)),
-            // Nothing is done.
-            Self::WaitEmpty { .. } => String::new(),
             Self::Reload { .. } => "reload".to_owned(),
         }
     }
@@ -164,10 +169,17 @@ impl Action {
 ///
 /// # Errors
 /// See [`ClientError`].
-pub(crate) async fn run(client: &Client, action: &Action) -> Result<String, ClientError> {
-    if let Action::WaitEmpty { backend, time } = action {
-        return wait_until_empty(client, backend, *time).await.map(|()| format!("{backend}: no account is there"));
+pub(crate) async fn run(client: &Client, order: &Order) -> Result<String, ClientError> {
+    match order {
+        Order::Action(action) => act(client, action).await,
+        Order::WaitEmpty { backend, time } => {
+            wait_until_empty(client, backend, *time).await?;
+            Ok(format!("{backend}: no account is there"))
+        }
     }
+}
+
+async fn act(client: &Client, action: &Action) -> Result<String, ClientError> {
     let told = client.post(&action.path()).await?;
     Ok(match action {
         Action::Retire { .. } => format!("{}: {} connections retired", users(&told), told["connections"]),
@@ -215,8 +227,6 @@ pub(crate) async fn run(client: &Client, action: &Action) -> Result<String, Clie
             let now = if wait.is_some() { "have left" } else { "are leaving" };
             format!("{backend}: {} accounts {now}{bound}", told["leaving"])
         }
-        // Answered above.
-        Action::WaitEmpty { .. } => String::new(),
         Action::Reload { .. } => {
             reloaded(&serde_json::from_value::<Vec<Change>>(told["changes"].clone()).unwrap_or_default())
         }

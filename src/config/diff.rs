@@ -317,6 +317,18 @@ mod tests {
         assert!(changes.contains(&"+ group \"g\": \"g\"  (at once)".to_owned()), "{changes:?}");
     }
 
+    /// By another value of a header alone, which is not told.
+    #[test]
+    fn another_header_is_seen() {
+        let with =
+            |value: &str| format!("{MAIN}[[route]]\nhttp = \"http://127.0.0.1:1/a\"\nheaders = [\"X-Key: {value}\"]\n");
+        let changes = of(&with("hunter2"), &with("hunter3"));
+        assert_eq!(changes.len(), 1, "{changes:?}");
+        assert!(changes[0].starts_with("~ route 1.headers: [\"X-Key: … ("), "{changes:?}");
+        assert!(!changes[0].contains("hunter"), "{changes:?}");
+        assert_eq!(of(&with("hunter2"), &with("hunter2")), [""; 0]);
+    }
+
     #[test]
     fn accounts_are_known_by_their_places() {
         let of_two = |first: &str, second: &str| {

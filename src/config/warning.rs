@@ -169,7 +169,7 @@ impl fmt::Display for Warning {
                 write!(f, "{whose}: a certificate in {} {lifetime}", file.display())
             }
             Warning::LeftOut { whose, problem } => {
-                write!(f, "{whose}: one of its certificates is left out: {problem}")
+                write!(f, "{whose}: not all of its certificates are shown: {problem}")
             }
             Warning::UnusedFiles { whose, keys } => write!(
                 f,

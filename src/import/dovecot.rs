@@ -91,13 +91,12 @@ impl Fields {
         }
     }
 
-    /// Tells what of it is lost, once for each name.
-    fn tell(&mut self, draft: &mut Draft, line: usize, what: &str) {
-        self.lost.sort_unstable();
-        self.lost.dedup();
-        for (key, words) in self.lost.drain(..) {
-            draft.lose(line, &format!("{what} {key}"), words);
-        }
+    /// What of it is lost, once for each name.
+    fn take_lost(&mut self) -> Vec<(String, &'static str)> {
+        let mut lost = std::mem::take(&mut self.lost);
+        lost.sort_unstable();
+        lost.dedup();
+        lost
     }
 
     /// Where it leads.
@@ -137,75 +136,86 @@ fn file_of(section: &Section, of_23: &str, of_24: &str) -> Option<String> {
     section.value(of_24).or(old).filter(|path| !path.is_empty()).map(str::to_owned)
 }
 
-fn listeners(draft: &mut Draft, root: &Section) {
-    let certificate =
-        file_of(root, "ssl_cert", "ssl_server_cert_file").zip(file_of(root, "ssl_key", "ssl_server_key_file"));
-    let ssl = root.value("ssl").unwrap_or("yes");
-    let of_tls = ["ssl_cert", "ssl_key", "ssl_server_cert_file", "ssl_server_key_file"];
-    if ssl != "no" && certificate.is_none() && (ssl == "required" || of_tls.iter().any(|key| root.value(key).is_some()))
-    {
-        draft.lose(
-            1,
-            "ssl_cert and ssl_key",
-            "not both are named here, so NO LISTENER HAS TLS: `doveconf -n` hides the key, `doveconf -nP` shows it",
-        );
-    }
-    let in_clear = [("disable_plaintext_auth", "no"), ("auth_allow_cleartext", "yes"), ("ssl", "any")];
-    let plaintext = ssl != "required" && in_clear.iter().any(|(key, value)| root.value(key) == Some(value));
-    let addresses: Vec<_> = match root.value("listen") {
-        None => vec!["0.0.0.0", "[::]"],
-        Some(listen) => listen
-            .split([',', ' '])
-            .filter(|it| !it.is_empty())
-            .map(|it| match it {
-                "*" => "0.0.0.0",
-                "::" => "[::]",
-                it => it,
-            })
-            .collect(),
-    };
-    let ours = root.of("service").find(|service| service.name == "imap-login");
-    let written: Vec<_> = ours.iter().flat_map(|service| service.of("inet_listener")).collect();
-    for (name, usual) in [("imap", 143), ("imaps", 993)] {
-        let section = written.iter().find(|section| section.name == name);
-        let port = section.and_then(|it| it.value("port")).map_or(Some(usual), |port| port.parse().ok());
-        let is_implicit = section.and_then(|it| it.value("ssl")).map_or(name == "imaps", |ssl| ssl == "yes");
-        if port == Some(0) || (is_implicit && (ssl == "no" || certificate.is_none())) {
-            continue;
-        }
-        let Some(port) = port else {
-            let line = section.map_or(1, |section| section.line);
-            draft.lose(line, "inet_listener", "its port is no number");
-            continue;
-        };
-        if section.and_then(|it| it.value("haproxy")).is_some_and(|it| it == "yes") {
+/// What holds for all of its listeners.
+struct Front<'s> {
+    ssl: &'s str,
+    certificate: Option<(String, String)>,
+    plaintext: bool,
+    addresses: Vec<&'s str>,
+}
+
+impl<'s> Front<'s> {
+    fn new(draft: &mut Draft, root: &'s Section) -> Self {
+        let certificate =
+            file_of(root, "ssl_cert", "ssl_server_cert_file").zip(file_of(root, "ssl_key", "ssl_server_key_file"));
+        let ssl = root.value("ssl").unwrap_or("yes");
+        let of_tls = ["ssl_cert", "ssl_key", "ssl_server_cert_file", "ssl_server_key_file"];
+        let wants_tls = ssl == "required" || of_tls.iter().any(|key| root.value(key).is_some());
+        if ssl != "no" && certificate.is_none() && wants_tls {
             draft.lose(
-                section.map_or(1, |it| it.line),
-                "inet_listener haproxy",
-                "write listener.proxy_protocol_from: the load balancers' networks",
+                1,
+                "ssl_cert and ssl_key",
+                "not both are named here, so NO LISTENER HAS TLS: `doveconf -n` hides the key, `doveconf -nP` shows it",
             );
         }
-        let starttls = if ssl == "no" || certificate.is_none() { TlsMode::None } else { TlsMode::StartTls };
-        let tls = if is_implicit { TlsMode::Implicit } else { starttls };
-        for address in &addresses {
-            let address = if address.contains(':') && !address.starts_with('[') {
-                format!("[{address}]")
-            } else {
-                (*address).to_owned()
-            };
-            let Ok(address) = format!("{address}:{port}").parse::<std::net::SocketAddr>() else {
+        let in_clear = [("disable_plaintext_auth", "no"), ("auth_allow_cleartext", "yes"), ("ssl", "any")];
+        let plaintext = ssl != "required" && in_clear.iter().any(|(key, value)| root.value(key) == Some(value));
+        let written = |it: &'s str| match it {
+            "*" => "0.0.0.0",
+            "::" => "[::]",
+            it => it,
+        };
+        let addresses = match root.value("listen") {
+            None => vec!["0.0.0.0", "[::]"],
+            Some(listen) => listen.split([',', ' ']).filter(|it| !it.is_empty()).map(written).collect(),
+        };
+        Self { ssl, certificate, plaintext, addresses }
+    }
+
+    fn has_tls(&self) -> bool {
+        self.ssl != "no" && self.certificate.is_some()
+    }
+
+    /// `imap` or `imaps`, with what is written of it.
+    fn inet_listener(&self, draft: &mut Draft, (name, usual): (&str, u16), section: Option<&Section>) {
+        let line = section.map_or(1, |section| section.line);
+        let value = |key: &str| section.and_then(|it| it.value(key));
+        let port = value("port").map_or(Some(usual), |port| port.parse().ok());
+        let is_implicit = value("ssl").map_or(name == "imaps", |ssl| ssl == "yes");
+        if port == Some(0) || (is_implicit && !self.has_tls()) {
+            return;
+        }
+        let Some(port) = port else { return draft.lose(line, "inet_listener", "its port is no number") };
+        if value("haproxy") == Some("yes") {
+            let words = "write listener.proxy_protocol_from: the load balancers' networks";
+            draft.lose(line, "inet_listener haproxy", words);
+        }
+        let tls = match (is_implicit, self.has_tls()) {
+            (true, _) => TlsMode::Implicit,
+            (false, true) => TlsMode::StartTls,
+            (false, false) => TlsMode::None,
+        };
+        for address in &self.addresses {
+            let is_bare = address.contains(':') && !address.starts_with('[');
+            let written = if is_bare { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
+            let Ok(address) = written.parse::<std::net::SocketAddr>() else {
                 draft.lose(1, "listen", "a name is no address to listen on");
                 continue;
             };
-            let certificate = certificate.clone();
-            draft.listeners.push(Listener {
-                address: address.to_string(),
-                tls,
-                certificate,
-                client_ca_file: None,
-                plaintext,
-            });
+            let (certificate, plaintext) = (self.certificate.clone(), self.plaintext);
+            let address = address.to_string();
+            draft.listeners.push(Listener { address, tls, certificate, client_ca_file: None, plaintext });
         }
+    }
+}
+
+fn listeners(draft: &mut Draft, root: &Section) {
+    let front = Front::new(draft, root);
+    let ours = root.of("service").find(|service| service.name == "imap-login");
+    let written: Vec<_> = ours.iter().flat_map(|service| service.of("inet_listener")).collect();
+    for known in [("imap", 143), ("imaps", 993)] {
+        let section = written.iter().find(|section| section.name == known.0);
+        front.inet_listener(draft, known, section.copied());
     }
     for section in written.iter().filter(|section| !["imap", "imaps"].contains(&section.name.as_str())) {
         draft.lose(section.line, "inet_listener", "add a [[listener]] for this one");
@@ -226,63 +236,85 @@ fn listeners(draft: &mut Draft, root: &Section) {
     }
 }
 
-fn read_passdb(draft: &mut Draft, source: &Source<'_>, root: &Section, passdb: &Section) {
-    let driver = passdb.value("driver").unwrap_or(&passdb.name).to_owned();
-    let what = format!("passdb {driver}");
-    let args = passdb.value("args").unwrap_or_default();
-    let ca_file = file_of(root, "ssl_client_ca_file", "ssl_client_ca_file");
+/// A passdb, as far as each driver goes by it.
+struct Passdb<'s> {
+    line: usize,
+    /// What notes call it.
+    what: String,
+    args: &'s str,
+    /// Those that come before the ones of the database, and those that come after them.
+    before: Fields,
+    after: Fields,
+    ca_file: Option<String>,
+}
+
+fn read_passdb(draft: &mut Draft, source: &Source<'_>, root: &Section, section: &Section) {
+    let driver = section.value("driver").unwrap_or(&section.name);
     // `default_fields` come first, then those of the database, then `override_fields`.
     let [mut before, mut after] = [Fields::default(), Fields::default()];
-    before.read(passdb.value("default_fields").unwrap_or_default());
-    after.read(passdb.value("override_fields").unwrap_or_default());
+    before.read(section.value("default_fields").unwrap_or_default());
+    after.read(section.value("override_fields").unwrap_or_default());
     for kind in ["default_fields", "fields", "override_fields"] {
         let fields = if kind == "override_fields" { &mut after } else { &mut before };
-        for setting in passdb.of(kind).flat_map(|section| &section.settings) {
+        for setting in section.of(kind).flat_map(|section| &section.settings) {
             fields.set(&setting.key, &setting.value);
         }
     }
-    if passdb.value("master").is_some_and(|it| it == "yes") {
-        return draft.lose(
-            passdb.line,
-            &what,
-            "the server judges masters, too; auth_master_user_separator was taken over",
-        );
-    }
-    match driver.as_str() {
-        "static" => {
-            before.read(args);
-            let fields = merged(&before, &after);
-            let mut told = fields.clone();
-            told.tell(draft, passdb.line, &what);
-            if !fields.proxies {
-                draft.lose(passdb.line, &what, "it does not proxy; the server judges passwords");
-            } else if draft.has_default() {
-                draft.lose(passdb.line, &what, "an earlier one is for everybody");
-            } else {
-                match fields.backend(draft, ca_file.as_deref()) {
-                    Ok(backend) => draft.goes_to(backend),
-                    Err(words) => draft.lose(passdb.line, &what, words),
-                }
-            }
+    let passdb = Passdb {
+        line: section.line,
+        what: format!("passdb {driver}"),
+        args: section.value("args").unwrap_or_default(),
+        before,
+        after,
+        ca_file: file_of(root, "ssl_client_ca_file", "ssl_client_ca_file"),
+    };
+    let words = match driver {
+        _ if section.value("master") == Some("yes") => {
+            "the server judges masters, too; auth_master_user_separator was taken over"
         }
-        "passwd-file" => {
-            let named =
-                passdb.value("passwd_file_path").or_else(|| args.split_whitespace().find(|it| !it.contains('=')));
-            let Some(file) = source.accounts.or_else(|| named.map(Path::new)) else {
-                return draft.lose(passdb.line, &what, "it names no file: name it by --accounts");
-            };
-            match (source.read)(file) {
-                Ok(text) => accounts(draft, &text, &before, &after, ca_file.as_deref()),
-                Err(error) => {
-                    let words = format!("{} cannot be read ({error}): name it by --accounts", file.display());
-                    draft.lose(passdb.line, &what, &words);
-                }
-            }
-        }
+        "static" => return passdb.of_everybody(draft),
+        "passwd-file" => return passdb.of_a_file(draft, source, section.value("passwd_file_path")),
         "sql" | "ldap" | "lua" | "dict" | "oauth2" => {
-            draft.lose(passdb.line, &what, "write a service in front of it for [[route]] http, or a file of accounts");
+            "write a service in front of it for [[route]] http, or a file of accounts"
         }
-        _ => draft.lose(passdb.line, &what, "the server judges passwords; where it led to, [[route]] has to say"),
+        _ => "the server judges passwords; where it led to, [[route]] has to say",
+    };
+    draft.lose(passdb.line, &passdb.what, words);
+}
+
+impl Passdb<'_> {
+    fn of_everybody(mut self, draft: &mut Draft) {
+        self.before.read(self.args);
+        let mut fields = merged(&self.before, &self.after);
+        for (key, words) in fields.take_lost() {
+            draft.lose(self.line, &format!("{} {key}", self.what), words);
+        }
+        let led = if !fields.proxies {
+            Err("it does not proxy; the server judges passwords")
+        } else if draft.has_default() {
+            Err("an earlier one is for everybody")
+        } else {
+            fields.backend(draft, self.ca_file.as_deref())
+        };
+        match led {
+            Ok(backend) => draft.goes_to(backend),
+            Err(words) => draft.lose(self.line, &self.what, words),
+        }
+    }
+
+    /// `named`: 2.4 has a setting for it, 2.3 the last word of the arguments.
+    fn of_a_file(&self, draft: &mut Draft, source: &Source<'_>, named: Option<&str>) {
+        let named = named.or_else(|| self.args.split_whitespace().find(|it| !it.contains('=')));
+        let Some(file) = source.accounts.or_else(|| named.map(Path::new)) else {
+            return draft.lose(self.line, &self.what, "it names no file: name it by --accounts");
+        };
+        match (source.read)(file) {
+            Ok(text) => accounts(draft, &text, &self.before, &self.after, self.ca_file.as_deref()),
+            Err(error) => {
+                let words = format!("{} cannot be read ({error}): name it by --accounts", file.display());
+                draft.lose(self.line, &self.what, &words);
+            }
+        }
     }
 }
 
@@ -310,15 +342,17 @@ fn accounts(draft: &mut Draft, text: &str, before: &Fields, after: &Fields, ca_f
         let mut own = Fields::default();
         own.read(rest.splitn(7, ':').nth(6).unwrap_or_default());
         let mut fields = merged(&merged(before, &own), after);
-        fields.tell(draft, number + 1, OF_THE_FILE);
+        for (key, words) in fields.take_lost() {
+            draft.lose_account(number + 1, &format!("{OF_THE_FILE} {key}"), words);
+        }
         if !fields.proxies {
-            draft.lose(number + 1, OF_THE_FILE, "it does not proxy");
+            draft.lose_account(number + 1, OF_THE_FILE, "it does not proxy");
             continue;
         }
         let login = fields.login.clone();
         let written = fields.backend(draft, ca_file).and_then(|backend| draft.account(user, backend, login.as_deref()));
         if let Err(words) = written {
-            draft.lose(number + 1, OF_THE_FILE, words);
+            draft.lose_account(number + 1, OF_THE_FILE, words);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What becomes of a foreign configuration, before it is written down.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -12,6 +12,10 @@ use crate::config::{TlsMode, is_host_name};
 
 /// Such lists are read by people.
 const MOST_NOTES: usize = 1000;
+/// So many accounts are named that were left out for the same reason; the others are counted.
+const MOST_ALIKE: usize = 10;
+/// So many reasons are told of why accounts were left out.
+const MOST_REASONS: usize = 100;
 
 /// Where IMAP is (RFC 8314 section 7.1).
 pub(super) fn usual_port(tls: TlsMode) -> u16 {
@@ -75,27 +79,86 @@ pub(super) struct Service {
     pub(super) send_password: bool,
 }
 
+impl Service {
+    /// `…?key=…`
+    pub(super) fn may_have_secret(&self) -> bool {
+        self.url.contains('?')
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     pub(super) listeners: Vec<Listener>,
     backends: Vec<Backend>,
+    /// Where in `backends` that of an address is: there may be one for each account.
+    places: HashMap<String, usize>,
     pub(super) services: Vec<Service>,
     /// Where those go who are in no line; several: they are a group. Empty: nobody.
-    default: Vec<usize>,
+    default: BTreeSet<usize>,
     /// `key target [login]`.
     accounts: Vec<String>,
     keys: BTreeSet<String>,
     /// `[routing]`
     pub(super) master_separator: Option<String>,
     lost: Vec<String>,
+    /// What becomes of accounts, apart from that: there may be any number.
+    lost_accounts: Alike,
     done: Vec<String>,
+}
+
+/// Notes of accounts, by what they say.
+#[derive(Debug, Default)]
+struct Alike {
+    /// The first lines, and how many more there are.
+    reasons: BTreeMap<(String, &'static str), (Vec<usize>, usize)>,
+    /// Lines for other reasons.
+    others: usize,
+}
+
+impl Alike {
+    fn add(&mut self, line: usize, what: &str, words: &'static str) {
+        let reason = (what.to_owned(), words);
+        if self.reasons.len() == MOST_REASONS && !self.reasons.contains_key(&reason) {
+            self.others += 1;
+            return;
+        }
+        let (lines, more) = self.reasons.entry(reason).or_default();
+        if lines.len() < MOST_ALIKE {
+            lines.push(line);
+        } else {
+            *more += 1;
+        }
+    }
+
+    /// In the order of their lines; how many more there are stands behind the last that is named.
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        for ((what, words), (lines, more)) in &self.reasons {
+            for (place, line) in lines.iter().enumerate() {
+                let more = if place + 1 == MOST_ALIKE { *more } else { 0 };
+                let more = if more > 0 { format!("; the same of {more} more lines") } else { String::new() };
+                notes.push((*line, format!("#   line {line}, {}: {words}{more}\n", what.escape_debug())));
+            }
+        }
+        notes.sort();
+        let mut notes: Vec<_> = notes.into_iter().map(|(_, note)| note).collect();
+        if self.others > 0 {
+            notes.push(format!("#   and {} more lines for accounts, for other reasons\n", self.others));
+        }
+        notes
+    }
 }
 
 impl Draft {
     /// What somebody should look at.
     pub(super) fn lose(&mut self, line: usize, what: &str, words: &str) {
         note(&mut self.lost, line, what, words);
+    }
+
+    /// The same of a line for an account.
+    pub(super) fn lose_account(&mut self, line: usize, what: &str, words: &'static str) {
+        self.lost_accounts.add(line, what, words);
     }
 
     /// What needs no counterpart.
@@ -105,10 +168,12 @@ impl Draft {
 
     /// One of a place that is there already is that.
     pub(super) fn backend(&mut self, backend: Backend) -> usize {
-        let Some(same) = self.backends.iter().position(|known| known.address() == backend.address()) else {
+        let next = self.backends.len();
+        let same = *self.places.entry(backend.address()).or_insert(next);
+        if same == next {
             self.backends.push(backend);
-            return self.backends.len() - 1;
-        };
+            return next;
+        }
         let known = &mut self.backends[same];
         if known.tls != backend.tls {
             // Of one that begins with TLS at once, STARTTLS is not heard.
@@ -128,9 +193,7 @@ impl Draft {
 
     /// Whoever is in no line goes to one of these.
     pub(super) fn goes_to(&mut self, backend: usize) {
-        if !self.default.contains(&backend) {
-            self.default.push(backend);
-        }
+        self.default.insert(backend);
     }
 
     pub(super) fn has_default(&self) -> bool {
@@ -184,8 +247,10 @@ impl Draft {
             let _ = writeln!(toml, "[[route]]\nfile = {}\n", quoted(map));
         }
         self.services.iter().for_each(|service| write_service(&mut toml, service));
+        let mut lost = self.lost;
+        lost.extend(self.lost_accounts.notes());
         for (heading, list) in
-            [("NOT TAKEN OVER, look at each of these:", self.lost), ("Not needed, or elsewhere:", self.done)]
+            [("NOT TAKEN OVER, look at each of these:", lost), ("Not needed, or elsewhere:", self.done)]
         {
             if !list.is_empty() {
                 let _ = writeln!(toml, "# {heading}\n{}", list.concat());
@@ -198,16 +263,17 @@ impl Draft {
                 self.accounts.join("\n")
             )
         });
-        Imported { toml: toml.trim_end().to_owned() + "\n", accounts }
+        let is_private = self.services.iter().any(Service::may_have_secret);
+        Imported { toml: toml.trim_end().to_owned() + "\n", accounts, is_private }
     }
 
     fn write_routing(&self, toml: &mut String, group: Option<&str>, routes: bool) {
         toml.push_str("[routing]\n");
         if routes {
-            let name = match (&self.default[..], group) {
+            let name = match (self.default.first(), group) {
                 (_, Some(group)) => group.to_owned(),
-                (&[one], None) => self.backends[one].name(),
-                _ => String::new(),
+                (Some(&one), None) => self.backends[one].name(),
+                (None, None) => String::new(),
             };
             let why = if name.is_empty() { "  # whoever no route leads anywhere is refused" } else { "" };
             let _ = writeln!(toml, "default = {}{why}", quoted(&name));

@@ -233,10 +233,24 @@ fn listener<'d>(
     if tls != TlsMode::None && certificate.is_none() {
         draft.lose(listen.line, "listen", "without ssl_certificate and ssl_certificate_key there is no TLS here");
     }
-    let wants = last("ssl_verify_client").is_some_and(Directive::is_on);
-    let client_ca_file = file("ssl_client_certificate").filter(|_| wants);
+    let client_ca_file = client_authority(draft, last);
     let plaintext = tls != TlsMode::Implicit && (certificate.is_some() || tls == TlsMode::None) && starttls != "only";
     Ok(Listener { address, tls, certificate, client_ca_file, plaintext })
+}
+
+/// Whom clients' certificates have to be signed by, where each has to show one. nginx takes those in either file.
+fn client_authority<'d>(draft: &mut Draft, last: &impl Fn(&str) -> Option<&'d Directive>) -> Option<String> {
+    let wanted = last("ssl_verify_client").filter(|it| it.is_on())?;
+    let (told, trusted) = (last("ssl_client_certificate"), last("ssl_trusted_certificate"));
+    if let (Some(_), Some(trusted)) = (told, trusted) {
+        let words = "its authorities sign clients' certificates, too: put them into the file of client_ca_file";
+        draft.lose(trusted.line, &trusted.name, words);
+    }
+    let file = told.or(trusted).map(|it| it.argument().to_owned());
+    if file.is_none() {
+        draft.lose(wanted.line, &wanted.name, "no authority is named: write it in listener.client_ca_file");
+    }
+    file
 }
 
 /// Asked by the listeners of this server.
@@ -261,17 +275,23 @@ fn service<'d>(
     let timeout = last("auth_http_timeout").map(Directive::argument);
     let timeout =
         timeout.map(|it| if it.ends_with(|last: char| last.is_ascii_digit()) { format!("{it}s") } else { it.into() });
-    draft.services.push(Service { url, listeners, timeout, send_password: true });
+    let service = Service { url, listeners, timeout, send_password: true };
+    if service.may_have_secret() {
+        let words = "its URL may have a secret: only the owner may read this file; give it to the user of imapool";
+        draft.lose(asked.line, "auth_http", words);
+    }
+    draft.services.push(service);
 }
 
 /// What is there twice, and is taken over once: a second certificate, for instance.
 fn tell_of_several(draft: &mut Draft, block: &[Directive]) {
-    const ONCE: [&str; 6] = [
+    const ONCE: [&str; 7] = [
         "auth_http",
         "auth_http_timeout",
         "ssl_certificate",
         "ssl_certificate_key",
         "ssl_client_certificate",
+        "ssl_trusted_certificate",
         "starttls",
     ];
     for (place, directive) in block.iter().enumerate() {
@@ -289,7 +309,7 @@ fn tell(draft: &mut Draft, directive: &Directive) {
     match name {
         "auth_http" | "auth_http_timeout" | "ssl_certificate" | "ssl_certificate_key" | "starttls" | "ssl" => {}
         "ssl_verify_client" if matches!(directive.argument(), "on" | "off") => {}
-        "ssl_client_certificate" => {}
+        "ssl_client_certificate" | "ssl_trusted_certificate" => {}
         "auth_http_header" => {
             draft.lose(
                 line,

@@ -233,7 +233,7 @@ fn accounts<'s>(
             continue;
         }
         if let Err(words) = account(draft, line, is_regex, outgoing) {
-            draft.lose(number + 1, "of the popmap", words);
+            draft.lose_account(number + 1, "of the popmap", words);
         }
     }
 }

@@ -66,7 +66,7 @@ fn made_with(conf: &str, files: &[(&str, &str)]) -> Made {
         Some(text) => Ok((*text).to_owned()),
         None => Err(io::ErrorKind::NotFound.into()),
     };
-    let Imported { toml, accounts } = import(None, &source(conf, &read)).unwrap();
+    let Imported { toml, accounts, .. } = import(None, &source(conf, &read)).unwrap();
     let config = Config::parse(&toml, "imapool.toml").unwrap_or_else(|error| panic!("{error}\n{toml}"));
     let accounts = accounts.unwrap_or_default();
     assert_eq!(accounts.is_empty(), !toml.contains("file = \"/etc/imapool/imapool.map\""), "{toml}");
@@ -135,12 +135,57 @@ fn nginx_with_a_server_for_each_service() {
     assert_eq!(made.config.listeners[0].plaintext_login, PlaintextLogin::Loopback);
     assert_eq!(made.config.routes.len(), 1);
     made.loses(&[
+        "line 7, auth_http: its URL may have a secret",
         "line 8, proxy_protocol: write send_proxy = true",
         "line 10, ssl_certificate: only the last one",
         "line 11, auth_http: only a service by http://",
         "line 11, made_up: imapool does not know",
         "line 2, auth_http: nginx dials",
     ]);
+}
+
+/// Either file has authorities; by default a server shows those of one to its clients, and not those of the other.
+#[test]
+fn nginx_that_asks_clients_for_certificates() {
+    let conf = |lines: &str| {
+        format!(
+            "mail {{ server {{ listen 993 ssl; auth_http localhost/a; ssl_certificate c.pem; ssl_certificate_key k.pem;\n\
+             {lines}\n}} }}"
+        )
+    };
+    let (told, trusted) = ("ssl_client_certificate /ca.pem;", "ssl_trusted_certificate /trusted.pem;");
+    let of_service = "auth_http: nginx dials whatever address";
+    for (lines, authority, notes) in [
+        (format!("ssl_verify_client on; {trusted}"), Some("/trusted.pem"), vec![of_service]),
+        (format!("ssl_verify_client on; {told}"), Some("/ca.pem"), vec![of_service]),
+        (
+            format!("ssl_verify_client on; {trusted} {told}"),
+            Some("/ca.pem"),
+            vec![of_service, "line 2, ssl_trusted_certificate: its authorities sign clients' certificates, too"],
+        ),
+        (
+            "ssl_verify_client on;".to_owned(),
+            None,
+            vec![of_service, "line 2, ssl_verify_client: no authority is named"],
+        ),
+        (format!("ssl_verify_client off; {trusted}"), None, vec![of_service]),
+    ] {
+        let made = made(&conf(&lines));
+        let listener = made.listener("0.0.0.0:993");
+        assert_eq!(listener.client_ca_file.as_deref(), authority.map(Path::new), "{lines}");
+        made.loses(&notes);
+    }
+}
+
+#[test]
+fn a_url_with_a_query_is_for_nobody_else() {
+    let read = |_: &Path| Err(io::ErrorKind::NotFound.into());
+    let conf = |url: &str| format!("mail {{ server {{ listen 143; auth_http {url}; }} }}");
+    for (url, private) in [("localhost/auth?key=1234", true), ("localhost/auth", false)] {
+        let imported = import(None, &source(&conf(url), &read)).unwrap();
+        assert_eq!(imported.is_private, private, "{url}");
+        assert_eq!(imported.toml.contains("auth_http: its URL may have a secret"), private, "{}", imported.toml);
+    }
 }
 
 #[test]
@@ -233,6 +278,38 @@ fn perdition_with_servers_in_turn_and_a_database() {
     ] {
         assert!(error(conf).contains(words), "{conf}: {}", error(conf));
     }
+}
+
+/// Those of the accounts come last, and are counted.
+#[test]
+fn lines_for_accounts_do_not_hide_what_is_said_of_the_rest() {
+    let popmap: String = (0..5000).map(|number| format!("user{number}\nb{number}:192.0.2.1\n")).collect();
+    let conf = "map_library /usr/lib/libperditiondb_gdbm.so\nstrip_domain all\nno_such_option 1\n";
+    let made = made_with(conf, &[("/etc/perdition/popmap", &popmap)]);
+    assert_eq!(made.lines().len(), 5000);
+    let lost: Vec<_> = made.lost().lines().skip(1).filter(|line| !line.trim().is_empty()).collect();
+    assert_eq!(lost.len(), 12, "{lost:?}");
+    assert!(lost[0].contains("line 2, strip_domain") && lost[1].contains("line 3, no_such_option"), "{lost:?}");
+    assert!(lost[2].ends_with("line 1, of the popmap: it has no colon"), "{lost:?}");
+    assert!(lost[11].ends_with("line 19, of the popmap: it has no colon; the same of 4990 more lines"), "{lost:?}");
+    // Whatever the file makes up.
+    let users: String =
+        (0..5000).map(|number| format!("u{number}:::::::odd{number}=1 proxy=y host=192.0.2.1\n")).collect();
+    let conf = "passdb {\n driver = passwd-file\n args = /users\n}\nssl_client_cert = x\n";
+    let made = made_with(conf, &[("/users", &users)]);
+    assert!(made.lost().contains("line 5, ssl_client_cert: "), "{}", made.lost());
+    assert!(made.lost().contains("and 4900 more lines for accounts, for other reasons"), "{}", made.lost());
+}
+
+/// Each of a hundred thousand at a host of its own: what compares each with all others does not end within minutes.
+#[test]
+fn a_host_for_each_account() {
+    let popmap: String = (0..100_000).map(|number| format!("user{number}:host{number}.example.org\n")).collect();
+    let read = |_: &Path| Ok(popmap.clone());
+    let conf = "map_library /usr/lib/libperditiondb_gdbm.so\n";
+    let imported = import(None, &source(conf, &read)).unwrap();
+    assert_eq!(imported.toml.matches("[[backend]]").count(), 100_000);
+    assert_eq!(imported.accounts.unwrap().lines().count(), 100_001);
 }
 
 #[test]

@@ -5,11 +5,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Router, Table, Target, files};
-use crate::residence::{Residence, Residences};
-use crate::upstream::backend::{Backend, Service};
+use crate::residence::Residence;
+use crate::upstream::backend::Service;
 
 /// So many accounts with sessions leave an evacuated backend in each [`PAUSE`]: their clients come back at once.
 const AT_ONCE: usize = 20;
@@ -101,7 +101,7 @@ impl Router {
     }
 
     /// The key of the account that a name means, as far as it is known here what it logs in by; and that of the name.
-    fn account_of(&self, table: &Table, user: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    pub(super) fn account_of(&self, table: &Table, user: &[u8]) -> (Vec<u8>, Vec<u8>) {
         let routes = &table.book.routes;
         let name = routes.names.key(user, b"");
         let known = self.residences.account(&name).map(|account| account.to_vec());
@@ -111,10 +111,8 @@ impl Router {
 
     /// Has an account leave its backend; its next login is let in there as any. False: nothing of it is anywhere.
     pub fn kick(&self, user: &[u8]) -> bool {
-        let table = self.table.load();
-        let residence = self.residences.find(&self.account_of(&table, user).0);
-        residence.is_some_and(|residence| {
-            Self::end(&table, &residence, "an administrator has it leave");
+        self.known_as(user).is_some_and(|residence| {
+            Self::end(&self.table.load(), &residence, "an administrator has it leave");
             true
         })
     }
@@ -159,7 +157,7 @@ impl Router {
         let evacuation = Evacuation { leaving: there.len(), bound: all - there.len() };
         there.sort_by_key(|residence| residence.is_used());
         let there = there.iter().map(Arc::downgrade).collect();
-        tokio::spawn(leave(Arc::clone(&self.residences), table, backend, there));
+        tokio::spawn(leave(Arc::clone(self), backend.index, name.to_owned(), there));
         Ok(evacuation)
     }
 }
@@ -172,13 +170,17 @@ fn member(table: &Table, name: &str) -> Result<(usize, usize), HandError> {
     backends[place].group.map(|group| (place, group)).ok_or_else(|| HandError::Alone(name.to_owned()))
 }
 
-/// Has accounts leave, those that are in use a few at a time. Who has gone home meanwhile does not come back either.
-async fn leave(residences: Arc<Residences>, table: Arc<Table>, backend: Arc<Backend>, all: Vec<Weak<Residence>>) {
-    let mut used = 0;
+/// Has accounts leave, those that are in use a few at a time. Who has gone home meanwhile does not come back either. It
+/// goes on where another backend takes the place of that one, as after a reload.
+async fn leave(router: Arc<Router>, index: usize, name: String, all: Vec<Weak<Residence>>) {
+    let (mut used, mut left) = (0, all.len());
     for residence in all {
-        if backend.weight_by_hand() != Some(0) || backend.is_gone() {
+        let table = router.table.load_full();
+        if let Some(why) = no_longer(&table, index) {
+            warn!(backend = name, why, left, "an evacuation has ended before all accounts have left");
             return;
         }
+        left -= 1;
         let Some(residence) = residence.upgrade() else { continue };
         used += usize::from(residence.is_used());
         Router::end(&table, &residence, "its backend is being evacuated");
@@ -188,5 +190,16 @@ async fn leave(residences: Arc<Residences>, table: Arc<Table>, backend: Arc<Back
             sleep(PAUSE).await;
         }
     }
-    residences.forget(backend.index);
+    router.residences.forget(index);
+}
+
+/// Why the backend of this index is not to be evacuated any more; none: it is.
+fn no_longer(table: &Table, index: usize) -> Option<&'static str> {
+    let Some(place) = table.backends.iter().position(|backend| backend.index == index) else {
+        return Some("it is not in the configuration any more");
+    };
+    if table.book.routes.backends[place].group.is_none() {
+        return Some("it is in no group any more");
+    }
+    (table.backends[place].weight_by_hand() != Some(0)).then_some("it was given a weight")
 }

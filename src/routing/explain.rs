@@ -1,12 +1,16 @@
 //! What a configuration decides of a name, for who asks without running it.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::sync::Arc;
 
+
+use super::Router;
 use super::http::{Answer, LookupError, Question};
 use super::rulebook::{Decision, RouteError, Rulebook};
 use super::table::named;
 use crate::config::Config;
 use crate::net::Net;
+use crate::residence::Residence;
 
 /// Why it cannot be said.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +34,14 @@ pub enum ExplainError {
         /// Host and port.
         server: String,
     },
+}
+
+impl Router {
+    /// The account that somebody means by this name: by what its users call it, or by what it logs in by.
+    #[must_use]
+    pub fn known_as(&self, user: &[u8]) -> Option<Arc<Residence>> {
+        self.residences.find(&self.account_of(&self.table.load(), user).0)
+    }
 }
 
 /// What a configuration decides of a name. Files are read, and services asked, without a password.

@@ -1,5 +1,6 @@
 //! Files that say where accounts go: read, and read again when they have changed.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -20,16 +21,37 @@ pub enum MapError {
         /// What the system says.
         source: io::Error,
     },
-    /// A line is wrong. The first is named.
-    #[error("{}:{line}: {source}", path.display())]
-    Line {
+    /// Lines are wrong.
+    #[error("{}", WrongLines { path, lines, more: *more })]
+    Lines {
         /// The file.
         path: PathBuf,
-        /// Counted from 1.
-        line: u32,
-        /// What is wrong with it.
-        source: BadLine,
+        /// The first of them, counted from 1, and what is wrong with each.
+        lines: Vec<(u32, BadLine)>,
+        /// How many more there are.
+        more: u32,
     },
+}
+
+/// So many wrong lines of a file are named.
+const MOST_NAMED: usize = 20;
+
+/// For people: a line each.
+struct WrongLines<'e> {
+    path: &'e Path,
+    lines: &'e [(u32, BadLine)],
+    more: u32,
+}
+
+impl fmt::Display for WrongLines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        for (place, (line, source)) in self.lines.iter().enumerate() {
+            let end = if place == 0 { "" } else { "\n" };
+            write!(f, "{end}{path}:{line}: {source}")?;
+        }
+        if self.more > 0 { write!(f, "\n{path}: {} more lines are wrong", self.more) } else { Ok(()) }
+    }
 }
 
 impl MapError {
@@ -37,7 +59,7 @@ impl MapError {
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
-            Self::Read { path, .. } | Self::Line { path, .. } => path,
+            Self::Read { path, .. } | Self::Lines { path, .. } => path,
         }
     }
 }
@@ -52,6 +74,7 @@ pub(super) fn read(path: &Path, names: &Names, target: impl Fn(&str) -> Option<T
     // It may grow while it is read.
     let mut reader = BufReader::with_capacity(1 << 16, file.take(LONGEST));
     let (mut map, mut line) = (Map::default(), Vec::new());
+    let (mut wrong, mut more) = (Vec::new(), 0);
     let mut number = 1;
     loop {
         line.clear();
@@ -61,12 +84,19 @@ pub(super) fn read(path: &Path, names: &Names, target: impl Fn(&str) -> Option<T
         }
         let text = line.strip_suffix(b"\n").unwrap_or(&line);
         let text = text.strip_suffix(b"\r").unwrap_or(text);
-        map.add(number, text, names, &target).map_err(|source| MapError::Line {
-            path: path.to_owned(),
-            line: number,
-            source,
-        })?;
+        match map.add(number, text, names, &target) {
+            Ok(()) => {}
+            Err(source) if wrong.len() < MOST_NAMED => wrong.push((number, source)),
+            Err(_) => more += 1,
+        }
+        // The rest of one that is too long is no line of its own.
+        if line.len() as u64 == most && !line.ends_with(b"\n") {
+            reader.skip_until(b'\n').map_err(failed)?;
+        }
         number += 1;
+    }
+    if !wrong.is_empty() {
+        return Err(MapError::Lines { path: path.to_owned(), lines: wrong, more });
     }
     if number == 1 {
         return Err(failed(io::Error::other(
@@ -119,4 +149,32 @@ pub(super) fn amend(path: &Path, names: &Names, keys: &[Vec<u8>], line: Option<&
     // The name, too.
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     crate::platform::files::sync_folder(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users.map");
+        std::fs::write(&path, text).unwrap();
+        let target = |name: &str| (name == "a").then_some(Target::Backend(0));
+        let error = read(&path, &Names::default(), target).unwrap_err().to_string();
+        error.replace(&path.display().to_string(), "users.map")
+    }
+
+    #[test]
+    fn each_wrong_line_is_named_and_of_many_how_many_there_are() {
+        let long = "x".repeat(10_000);
+        let told = error(&format!("anna a\nbert\n{long}\ncarla b\nanna a\n"));
+        let lines: Vec<_> = told.lines().map(|line| line.split_once(": ").unwrap()).collect();
+        let places: Vec<_> = lines.iter().map(|(place, _)| *place).collect();
+        assert_eq!(places, ["users.map:2", "users.map:3", "users.map:4", "users.map:5"], "{told}");
+        assert!(lines[1].1.starts_with("it is longer than"), "{told}");
+        assert_eq!(lines[3].1, "line 1 has the same key");
+        let told = error(&"one\n".repeat(50_000));
+        assert_eq!(told.lines().count(), MOST_NAMED + 1, "{told}");
+        assert!(told.ends_with("users.map: 49980 more lines are wrong"), "{told}");
+    }
 }

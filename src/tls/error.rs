@@ -72,7 +72,8 @@ pub enum TlsConfigError {
         path: PathBuf,
     },
     /// More in a folder than is looked at.
-    #[error("{} holds more than {most} {what}: name another folder, or delete what is not needed", path.display())]
+    #[error("{} holds more than {most} {what}, and the others are not looked at: delete what is not needed, or name \
+             another folder", path.display())]
     TooMany {
         /// The folder.
         path: PathBuf,
@@ -85,6 +86,13 @@ pub enum TlsConfigError {
     #[error("{} is empty, and was not: is something mounted there? The certificates that were in it stay until a \
              reload", path.display())]
     Emptied {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A folder without any certificate.
+    #[error("{} has no certificate with its key that could be shown: is it the right folder, and are they called as \
+             docs/security.md says?", path.display())]
+    Nothing {
         /// The folder.
         path: PathBuf,
     },
@@ -118,6 +126,7 @@ impl TlsConfigError {
             | Self::BadCertificate { path, .. }
             | Self::NoName { path }
             | Self::TooMany { path, .. }
+            | Self::Nothing { path }
             | Self::Emptied { path } => Some(path),
             Self::Mismatch { private_key, .. } => Some(private_key),
             Self::NotConfigured | Self::ServerName { .. } | Self::SystemRoots(_) | Self::Other(_) => None,

@@ -17,32 +17,64 @@ const MOST_PAIRS: usize = 20_000;
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) pairs: BTreeSet<Pair>,
-    /// Folders that cannot be looked at. What was in them is unknown, not gone.
+    /// Folders that cannot be looked at, or not to their end. What was in them is unknown, not gone.
     pub(super) problems: Vec<TlsConfigError>,
+    /// Folders with more than is taken.
+    pub(super) surplus: Vec<TlsConfigError>,
 }
 
-/// Looks at each entry of `certificates`: a file, or a folder of files and of folders.
-pub(super) fn find(entries: &[PathBuf]) -> Found {
-    let mut search = Search { found: Found::default(), left: MOST_ENTRIES };
+/// See the constants.
+#[derive(Debug, Clone, Copy)]
+struct Most {
+    entries: usize,
+    pairs: usize,
+}
+
+/// Looks at each entry of `certificates`: a file, or a folder of files and of folders. Where there are too many, those
+/// that are known go before others.
+pub(super) fn find(entries: &[PathBuf], is_known: &dyn Fn(&Pair) -> bool) -> Found {
+    find_within(Most { entries: MOST_ENTRIES, pairs: MOST_PAIRS }, entries, is_known)
+}
+
+fn find_within(most: Most, entries: &[PathBuf], is_known: &dyn Fn(&Pair) -> bool) -> Found {
+    let mut search = Search { found: Found::default(), left: most.entries, is_full: false };
     for entry in entries {
+        let too_many = |most, what| TlsConfigError::TooMany { path: entry.clone(), most, what };
         match fs::metadata(entry) {
             Ok(metadata) if metadata.is_dir() => search.folder(entry, true),
             Ok(_) => search.add(entry, &|beside| beside.exists()),
             Err(source) => search.found.problems.push(TlsConfigError::Read { path: entry.clone(), source }),
         }
-        if search.found.pairs.len() > MOST_PAIRS {
-            search.found.pairs.retain(|pair| !pair.certificate.starts_with(entry));
-            let (path, most) = (entry.clone(), MOST_PAIRS);
-            search.found.problems.push(TlsConfigError::TooMany { path, most, what: "certificates" });
+        if std::mem::take(&mut search.is_full) {
+            search.found.problems.push(too_many(most.entries, "files"));
+        }
+        if search.found.pairs.len() > most.pairs {
+            search.found.shorten(entry, most.pairs, is_known);
+            search.found.surplus.push(too_many(most.pairs, "certificates"));
         }
     }
     search.found
+}
+
+impl Found {
+    /// Leaves so many, at the cost of this entry.
+    fn shorten(&mut self, entry: &Path, most: usize, is_known: &dyn Fn(&Pair) -> bool) {
+        let pairs = std::mem::take(&mut self.pairs);
+        let (mut ours, others): (Vec<_>, Vec<_>) =
+            pairs.into_iter().partition(|pair| pair.certificate.starts_with(entry));
+        self.pairs = others.into_iter().collect();
+        ours.sort_by_key(|pair| !is_known(pair));
+        ours.truncate(most.saturating_sub(self.pairs.len()));
+        self.pairs.extend(ours);
+    }
 }
 
 struct Search {
     found: Found,
     /// How many entries of folders may still be looked at.
     left: usize,
+    /// There were more.
+    is_full: bool,
 }
 
 impl Search {
@@ -52,7 +84,8 @@ impl Search {
             Ok(listed) => listed,
             Err(problem) => return self.found.problems.push(problem),
         };
-        let is_there = |path: &Path| files.contains(path);
+        let is_partial = self.is_full;
+        let is_there = |path: &Path| files.contains(path) || (is_partial && path.exists());
         // A folder of certbot's or dehydrated's: cert.pem and chain.pem beside it are parts of it.
         let whole = folder.join("fullchain.pem");
         if is_there(&whole) && key_of(&whole, &is_there).is_some() {
@@ -63,7 +96,11 @@ impl Search {
             }
         }
         if outer {
-            folders.iter().for_each(|folder| self.folder(folder, false));
+            for folder in folders {
+                if !self.is_full {
+                    self.folder(&folder, false);
+                }
+            }
         }
     }
 
@@ -79,8 +116,8 @@ impl Search {
         for entry in fs::read_dir(folder).map_err(unreadable)? {
             let entry = entry.map_err(unreadable)?;
             let Some(left) = self.left.checked_sub(1) else {
-                let (path, most) = (folder.into(), MOST_ENTRIES);
-                return Err(TlsConfigError::TooMany { path, most, what: "files" });
+                self.is_full = true;
+                break;
             };
             self.left = left;
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
@@ -154,7 +191,7 @@ mod tests {
 
         /// What is found: `certificate` or `certificate + key`.
         fn found(&self) -> Vec<String> {
-            let found = find(&[self.0.path().to_owned()]);
+            let found = find(&[self.0.path().to_owned()], &|_| false);
             assert!(found.problems.is_empty(), "{:?}", found.problems);
             let shown =
                 |path: &Path| path.strip_prefix(self.0.path()).unwrap().display().to_string().replace('\\', "/");
@@ -242,18 +279,38 @@ mod tests {
     fn a_file_is_what_it_is_called_and_what_is_missing_is_told() {
         let folder = Folder::with(&["odd", "odd.key", "live/fullchain.pem", "live/privkey.pem"]);
         let path = |name: &str| folder.0.path().join(name);
-        let found = find(&[path("odd"), path("none"), path("live/fullchain.pem")]);
+        let found = find(&[path("odd"), path("none"), path("live/fullchain.pem")], &|_| false);
         let keys: Vec<_> = found.pairs.iter().map(|pair| pair.private_key.clone()).collect();
         assert_eq!(keys, [path("live/privkey.pem"), path("odd.key")]);
         assert!(matches!(&found.problems[..], [TlsConfigError::Read { path: none, .. }] if *none == path("none")));
     }
 
+    /// What there is room for is taken, what is known first; the rest is told of.
     #[test]
-    fn a_folder_of_too_much_is_told_and_left() {
-        let folder = Folder::with(&["a.pem", "b.pem", "c.pem"]);
-        let mut search = Search { found: Found::default(), left: 2 };
-        search.folder(folder.0.path(), true);
-        assert!(search.found.pairs.is_empty());
-        assert!(matches!(&search.found.problems[..], [TlsConfigError::TooMany { .. }]), "{:?}", search.found.problems);
+    fn of_too_much_as_much_is_taken_as_there_is_room_for() {
+        let folder = Folder::with(&["a.pem", "b.pem", "c.pem", "d/e.pem"]);
+        let path = |name: &str| folder.0.path().join(name);
+        let is_known = |pair: &Pair| [path("b.pem"), path("d/e.pem")].contains(&pair.certificate);
+        let look = |entries, pairs| find_within(Most { entries, pairs }, &[folder.0.path().to_owned()], &is_known);
+        let found = look(5, 4);
+        assert_eq!((found.pairs.len(), found.problems.len(), found.surplus.len()), (4, 0, 0), "{found:?}");
+        let found = look(5, 3);
+        let names: Vec<_> = found.pairs.iter().map(|pair| pair.certificate.clone()).collect();
+        assert_eq!(names, [path("a.pem"), path("b.pem"), path("d/e.pem")]);
+        assert!(matches!(&found.surplus[..], [TlsConfigError::TooMany { most: 3, .. }]), "{found:?}");
+        assert!(found.problems.is_empty(), "all was seen");
+        let found = look(2, 9);
+        assert!((1..=2).contains(&found.pairs.len()), "{found:?}");
+        assert!(matches!(&found.problems[..], [TlsConfigError::TooMany { most: 2, .. }]), "{found:?}");
+    }
+
+    /// Which of them come first when a folder is listed is left to chance.
+    #[test]
+    fn a_key_that_was_not_listed_is_found_all_the_same() {
+        let folder = Folder::with(&["a.crt", "a.key", "b.crt", "b.key"]);
+        for entries in 1..4 {
+            let found = find_within(Most { entries, pairs: 9 }, &[folder.0.path().to_owned()], &|_| false);
+            assert!(found.pairs.iter().all(|pair| pair.private_key != pair.certificate), "{found:?}");
+        }
     }
 }

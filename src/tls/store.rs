@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -102,18 +103,23 @@ impl CertificateStore {
         let default = Arc::new(Certificate::load(&pair, files::PEM)?);
         let mut tried = Tried { default: default.stamps, ..Tried::default() };
         let earlier = earlier.map(|earlier| earlier.current.load_full());
-        let known = earlier.as_ref().map(|shown| &shown.further);
-        let (loaded, look) = look(further, shelf::find(further), known.unwrap_or(&Further::new()), &mut tried);
+        let none = Further::new();
+        let known = earlier.as_ref().map_or(&none, |shown| &shown.further);
+        let found = shelf::find(further, &|pair| known.contains_key(pair));
+        let (loaded, look) = look(further, found, known, &mut tried);
         let is_named = |problem: &TlsConfigError| {
             let of = |entry: &PathBuf| problem.path().is_some_and(|path| path == entry);
             let of_key =
                 |pair: &Pair| further.contains(&pair.certificate) && problem.path() == Some(&*pair.private_key);
             further.iter().any(of) || tried.further.keys().any(of_key)
         };
-        let (mut named, left_out): (Vec<_>, Vec<_>) = look.problems.into_iter().partition(is_named);
+        let is_refused =
+            |problem: &TlsConfigError| !matches!(problem, TlsConfigError::TooMany { .. }) && is_named(problem);
+        let (mut named, mut left_out): (Vec<_>, Vec<_>) = look.problems.into_iter().partition(is_refused);
         if !named.is_empty() {
             return Err(named.swap_remove(0));
         }
+        left_out.extend(without_any(further, &loaded, &left_out));
         let current = ArcSwap::from_pointee(Shown::new(default, loaded));
         Ok(Self { pair, further: further.to_vec(), current, tried: Mutex::new(tried), left_out })
     }
@@ -155,7 +161,7 @@ impl CertificateStore {
     pub fn renew(&self) -> Renewal {
         let mut tried = self.tried.lock();
         let shown = self.current.load_full();
-        let mut found = shelf::find(&self.further);
+        let mut found = shelf::find(&self.further, &|pair| shown.further.contains_key(pair));
         found.problems.extend(emptied(&self.further, &found, &shown.further));
         let (further, mut renewal) = look(&self.further, found, &shown.further, &mut tried);
         let mut default = Arc::clone(&shown.default);
@@ -186,26 +192,59 @@ fn emptied(entries: &[PathBuf], found: &Found, before: &Further) -> Vec<TlsConfi
     entries.iter().filter(is_emptied).map(|entry| TlsConfigError::Emptied { path: entry.clone() }).collect()
 }
 
-/// Loads those of the files that were found which have changed.
-fn look(entries: &[PathBuf], found: Found, before: &Further, tried: &mut Tried) -> (Further, Renewal) {
-    let mut renewal = Renewal::default();
-    let mut now = Further::new();
-    // What is unknown is not gone.
+/// Folders in which nothing was found that could be shown, and nothing that is wrong either.
+fn without_any(entries: &[PathBuf], loaded: &Further, problems: &[TlsConfigError]) -> Vec<TlsConfigError> {
+    let has_any = |entry: &Path| {
+        loaded.keys().any(|pair| pair.certificate.starts_with(entry))
+            || problems.iter().any(|problem| problem.path().is_some_and(|path| path.starts_with(entry)))
+    };
+    let bare = entries.iter().filter(|entry| entry.is_dir() && !has_any(entry));
+    bare.map(|entry| TlsConfigError::Nothing { path: entry.clone() }).collect()
+}
+
+/// What was loaded of this file with a chain, whatever file the key was in.
+fn of_file<'m, V>(pairs: &'m BTreeMap<Pair, V>, certificate: &Path) -> Option<&'m V> {
+    let first = Pair::new(certificate, Path::new(""));
+    pairs.range(first..).next().filter(|(pair, _)| pair.certificate == certificate).map(|(_, value)| value)
+}
+
+/// What is still shown of what is not found any more. What is unknown is not gone; nor is a pair of which one file is
+/// there: both are exchanged one after the other.
+fn kept(found: &mut Found, before: &Further, renewal: &mut Renewal) -> Further {
+    let mut kept = Further::new();
     for (pair, certificate) in before.iter().filter(|(pair, _)| !found.pairs.contains(pair)) {
+        let same = found.pairs.range(Pair::new(&pair.certificate, Path::new(""))..).next();
+        if same.is_some_and(|same| same.certificate == pair.certificate) {
+            // With another key: see `look`.
+            continue;
+        }
         let is_there = |problem: &TlsConfigError| problem.path().is_some_and(|path| pair.certificate.starts_with(path));
         if found.problems.iter().any(is_there) {
-            now.insert(pair.clone(), Arc::clone(certificate));
+            kept.insert(pair.clone(), Arc::clone(certificate));
+        } else if pair.private_key != pair.certificate && pair.private_key.exists() {
+            let (path, source) = (pair.certificate.clone(), io::ErrorKind::NotFound.into());
+            found.surplus.push(TlsConfigError::Read { path, source });
+            kept.insert(pair.clone(), Arc::clone(certificate));
         } else {
             renewal.gone.push(pair.certificate.clone());
         }
     }
+    kept
+}
+
+/// Loads those of the files that were found which have changed.
+fn look(entries: &[PathBuf], mut found: Found, before: &Further, tried: &mut Tried) -> (Further, Renewal) {
+    let mut renewal = Renewal::default();
+    let mut now = kept(&mut found, before, &mut renewal);
+    found.problems.append(&mut found.surplus);
     let told: Vec<_> = found.problems.iter().map(ToString::to_string).collect();
     let news = found.problems.into_iter().zip(&told).filter(|(_, text)| !tried.told.contains(text));
     renewal.problems.extend(news.map(|(problem, _)| problem));
     tried.told = told;
     let mut stamps_now = HashMap::new();
     for pair in found.pairs {
-        let (stamps, known) = (pair.stamps(), before.get(&pair));
+        // What was shown with another key serves on until this one can be loaded.
+        let (stamps, known) = (pair.stamps(), before.get(&pair).or_else(|| of_file(before, &pair.certificate)));
         let is_known = known.is_some_and(|known| known.stamps == stamps);
         let mut certificate = known.cloned();
         let is_part = !entries.contains(&pair.certificate) && shelf::is_part(&pair);

@@ -93,8 +93,8 @@ fn further_certificates() {
     let done = place.check(with("certs"), &[]);
     assert_eq!(done.code, Some(0), "{done:?}");
     for wanted in [
-        "listener \"web\": one of its certificates is left out: certs/one.pem holds no private key",
-        "listener \"web\": one of its certificates is left out: certs/two.pem holds no certificate",
+        "listener \"web\": not all of its certificates are shown: certs/one.pem holds no private key",
+        "listener \"web\": not all of its certificates are shown: certs/two.pem holds no certificate",
         "listener \"web\": a certificate in certs/soon.pem expires at ",
     ] {
         assert!(done.stderr.contains(wanted), "{wanted}: {done:?}");

@@ -192,3 +192,46 @@ fn a_file_that_exists_is_not_overwritten_and_a_wrong_one_is_told() {
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(told.contains("line 2: server_port x: write a port number") && output.stdout.is_empty(), "{told}");
 }
+
+/// Where not all of it can be written, nothing is left, and it is told.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_leaves_nothing() {
+    let folder = folder();
+    let (old, new) = (folder.path().join("perdition.conf"), folder.path().join("imapool.toml"));
+    let popmap = folder.path().join("popmap");
+    std::fs::write(&old, format!("map_library libperditiondb_gdbm.so\nmap_library_opt {}\n", popmap.display()))
+        .unwrap();
+    std::fs::write(&popmap, (0..2000).map(|it| format!("user{it}:192.0.2.1\n")).collect::<String>()).unwrap();
+    let there = || std::fs::read_dir(folder.path()).unwrap().count();
+    let before = there();
+    // No file may grow beyond a few kilobytes.
+    let limited = "trap '' XFSZ; ulimit -f 8; exec \"$@\"";
+    let mut command = std::process::Command::new("sh");
+    let program = imapool().get_program().to_owned();
+    command.args(["-c", limited, "sh"]).arg(program).arg("import").arg(&old).arg("--output").arg(&new);
+    let output = finish(&mut command);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && told.contains("nothing was written: "), "{output:?}");
+    assert!(told.contains("imapool.map: File too large"), "{told}");
+    assert_eq!(there(), before, "{told}");
+    succeed(imapool().arg("import").arg(&old).arg("--output").arg(&new));
+}
+
+#[cfg(unix)]
+#[test]
+fn what_may_have_a_secret_is_for_its_owner() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = folder();
+    for (url, others) in [("localhost/auth?key=1234", 0), ("localhost/auth", 0o044)] {
+        let (old, new) = (folder.path().join("nginx.conf"), folder.path().join("imapool.toml"));
+        std::fs::write(&old, format!("mail {{ server {{ listen 143; auth_http {url}; }} }}")).unwrap();
+        // Whatever the umask of whoever runs this is.
+        let mut command = std::process::Command::new("sh");
+        let program = imapool().get_program().to_owned();
+        command.args(["-c", "umask 022; exec \"$@\"", "sh"]).arg(program).arg("import").arg(&old);
+        succeed(command.arg("--output").arg(&new));
+        assert_eq!(std::fs::metadata(&new).unwrap().permissions().mode() & 0o077, others, "{url}");
+        std::fs::remove_file(&new).unwrap();
+    }
+}

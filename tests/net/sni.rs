@@ -252,6 +252,67 @@ async fn a_folder_is_looked_at_again_and_what_breaks_in_it_breaks_nothing_else()
     shows(&listener, &[(Some("one.example"), &other)]).await;
 }
 
+/// As certbot does: each of the two names is taken away and given anew, one after the other. Whenever that is looked
+/// at, the old pair is shown, until the new one is whole.
+#[tokio::test]
+async fn a_pair_serves_on_while_its_files_are_exchanged_one_after_the_other() {
+    let place = Place::new();
+    let (old, new) = (place.ca.sign("one.example"), place.ca.sign("one.example"));
+    let live = place.certs.join("one.example");
+    fs::create_dir(&live).unwrap();
+    let [chain, key] = ["fullchain.pem", "privkey.pem"].map(|name| live.join(name));
+    fs::write(&chain, &old.certificate).unwrap();
+    fs::write(&key, &old.key).unwrap();
+    let listener = place.bind();
+    let wanted = async |pair: &Pair| shows(&listener, &[(Some("one.example"), pair)]).await;
+    wanted(&old).await;
+    for (file, text) in [(&key, &new.key), (&chain, &new.certificate)] {
+        fs::remove_file(file).unwrap();
+        for _ in 0..2 {
+            let renewal = tls(&listener).renew();
+            assert!(renewal.gone.is_empty() && renewal.taken.is_empty(), "{renewal:?}");
+            wanted(&old).await;
+        }
+        fs::write(file, text).unwrap();
+        let renewal = tls(&listener).renew();
+        assert_eq!(renewal.taken.len(), usize::from(*file == chain), "{renewal:?}");
+        wanted(if *file == chain { &new } else { &old }).await;
+    }
+    // The key under another name.
+    let moved = live.join("key.pem");
+    fs::rename(&key, &moved).unwrap();
+    assert!(tls(&listener).renew().gone.is_empty());
+    wanted(&new).await;
+    // Both are gone.
+    fs::remove_file(&moved).unwrap();
+    fs::remove_file(&chain).unwrap();
+    place.put("other.pem", &place.ca.sign("other.example"));
+    assert_eq!(tls(&listener).renew().gone, [chain]);
+}
+
+/// At the start, and by `imapool check`.
+#[tokio::test]
+async fn a_folder_without_a_certificate_is_told() {
+    let place = Place::new();
+    fs::write(place.certs.join("README"), "nothing").unwrap();
+    let listener = place.bind();
+    let left_out = tls(&listener).certificates().left_out();
+    assert!(matches!(left_out, [TlsConfigError::Nothing { path }] if *path == place.certs), "{left_out:?}");
+    let config = imapool::config::Config::parse(
+        &format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"implicit\"\ncertificate = '{}'\nprivate_key = '{}'\n\
+             certificates = ['{}']\n[[backend]]\naddress = \"127.0.0.1:9\"\n",
+            place.config.certificate.as_ref().unwrap().display(),
+            place.config.private_key.as_ref().unwrap().display(),
+            place.certs.display()
+        ),
+        "imapool.toml",
+    );
+    let warnings: Vec<_> =
+        imapool::app::Checked::new(&config.unwrap()).warnings.iter().map(ToString::to_string).collect();
+    assert!(warnings.iter().any(|told| told.contains("has no certificate with its key")), "{warnings:?}");
+}
+
 #[tokio::test]
 async fn what_is_wrong_at_the_start_is_left_out_of_a_folder_and_refused_where_it_is_named() {
     let mut place = Place::new();
@@ -300,7 +361,7 @@ async fn another_configuration_takes_over_what_is_there() {
     let aside = place.folder.0.join("aside");
     fs::rename(&file, &aside).unwrap();
     let without = TlsAcceptorConfig::after(&place.config, Some(&before)).unwrap().unwrap();
-    assert!(without.certificates().left_out().is_empty() && !without.is_like(&before));
+    assert!(matches!(without.certificates().left_out(), [TlsConfigError::Nothing { .. }]) && !without.is_like(&before));
     fs::rename(&aside, &file).unwrap();
     place.config.certificates.clear();
     assert!(!TlsAcceptorConfig::after(&place.config, Some(&after)).unwrap().unwrap().is_like(&after));

@@ -49,6 +49,34 @@ async fn an_account_is_moved_and_kicked() {
     assert!(refused(&imapool.run(&["ctl", "move", "u8", "new"])).contains("routing.moves_file is not set"));
 }
 
+/// By the name that its users know, and by the one that it is logged in by.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_is_found_by_either_of_its_names() {
+    let server = Server::start(Options::default()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let map = folder.path().join("map");
+    fs::write(&map, "bert main u9\n").unwrap();
+    let imapool = Imapool::start(server.address(), &format!("[[route]]\nfile = '{}'\n", map.display())).await;
+    // Of this one's names nobody else is meant.
+    let mut other = connect(imapool.address(), None).await;
+    other.play("C: a LOGIN u8 pw-u8\nS: a OK…\nC: b SELECT INBOX\nS~ b OK…").await;
+    for name in ["bert", "BERT", "u9"] {
+        let mut client = connect(imapool.address(), None).await;
+        client.play("C: a LOGIN bert pw-u9\nS: a OK…\nC: b SELECT INBOX\nS~ b OK…").await;
+        assert!(stdout(&imapool.run(&["ctl", "trace", name])).starts_with("u9: "), "{name}");
+        assert!(stdout(&imapool.run(&["ctl", "retire", name])).starts_with("u9: "), "{name}");
+        let told = stdout(&imapool.run(&["ctl", "close", "--account", name]));
+        assert_eq!(told, "u9: 1 sessions are being closed\n", "{name}");
+        client.play("S: * BYE…\nS.").await;
+        let mut client = connect(imapool.address(), None).await;
+        client.play("C: a LOGIN bert pw-u9\nS: a OK…\nC: b SELECT INBOX\nS~ b OK…").await;
+        let told = stdout(&imapool.run(&["ctl", "kick", name]));
+        assert!(told.ends_with(": its sessions and connections are being closed\n"), "{told}");
+        client.play("S: * BYE…\nS.").await;
+    }
+    other.play("C: c NOOP\nS~ c OK…").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn status_tells_how_it_is() {
     let server = Server::start(Options::default()).await.unwrap();

@@ -155,6 +155,41 @@ async fn a_test_account_that_is_refused_takes_a_server_out() {
     town.finish().await;
 }
 
+/// Who cannot be reached is back when it greets, also where nobody can tell whether it lets the test account in.
+#[tokio::test]
+async fn a_password_that_is_missing_keeps_nobody_down() {
+    let check =
+        "{ interval = \"100ms\", failures = 2, successes = 2, user = \"probe\", password_file = \"FOLDER/password\" }";
+    let mut town = Town::new(&format!("{GROUP}check = {check}\n"), &[("password", "pw-probe\n")]).await;
+    health(&town, 1, "up").await;
+    let stopped = town.stop(1).await;
+    health(&town, 1, "down").await;
+    fs::remove_file(town.path("password")).unwrap();
+    town.start(1, stopped).await;
+    health(&town, 1, "up").await;
+    // However often it is checked, it is told once.
+    let checks = |town: &Town| town.harness.metric("imapool_backend_checks_total", "backend=\"b\"");
+    let before = checks(&town);
+    until("more checks", || checks(&town) > before + 5).await;
+    let told = || {
+        let log = town.harness.log.text();
+        log.lines().filter(|line| line.contains("cannot be made") && line.contains("backend=\"b\"")).count()
+    };
+    assert_eq!(told(), 1, "{}", town.harness.log.text());
+    // One that lets nobody in is not taken for one that does.
+    fs::write(town.path("password"), "wrong\n").unwrap();
+    health(&town, 1, "down").await;
+    town.harness.logged(&["the test account is refused: it is tried less often", "backend=\"b\""]).await;
+    fs::remove_file(town.path("password")).unwrap();
+    until("its password to be missed", || told() == 2).await;
+    let before = checks(&town);
+    assert_eq!(checks(&town), before, "a check that cannot be made changes nothing");
+    assert_eq!(town.harness.metric("imapool_backend_healthy", "backend=\"b\""), 0);
+    fs::write(town.path("password"), "pw-probe\n").unwrap();
+    health(&town, 1, "up").await;
+    town.finish().await;
+}
+
 /// A server that takes connections and says nothing is down, and no check waits for another.
 #[tokio::test]
 async fn a_server_that_hangs_is_down() {
@@ -250,6 +285,34 @@ async fn an_evacuated_server_is_left_by_its_accounts_alone() {
     router.weigh("a", None).unwrap();
     assert!(router.evacuate("c").is_ok());
     town.finish().await;
+}
+
+/// Another backend of the same name is that server still; one that is in no group any more has nobody to give to.
+#[tokio::test]
+async fn an_evacuation_outlasts_a_reload() {
+    for changed in ["b: group = \"mail\"\nb: connect_timeout = \"7s\"", ""] {
+        let town = Town::new(&group(""), &[]).await;
+        let users = town.users_of(&[1], 150).remove(0);
+        let mut clients = Vec::new();
+        for user in &users {
+            clients.push(town.harness.login(user).await);
+        }
+        let router = town.harness.proxy().router();
+        assert_eq!(router.evacuate("b").unwrap(), Evacuation { leaving: 150, bound: 0 });
+        town.reload(&group("").replace("b: group = \"mail\"", changed)).await;
+        for client in &mut clients {
+            client.play("S: * BYE…\nS.").await;
+        }
+        if changed.is_empty() {
+            town.harness.logged(&["an evacuation has ended before all", "it is in no group any more"]).await;
+        } else {
+            for user in &users {
+                assert_ne!(town.goes(user).await, "b");
+            }
+            assert!(!town.harness.log.text().contains("an evacuation has ended"));
+        }
+        town.finish().await;
+    }
 }
 
 /// Who drains a server of a group with failover has others take its accounts.

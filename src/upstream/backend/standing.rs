@@ -1,7 +1,11 @@
 //! What is thought of a backend that is one of several: what checks say, and what an administrator wishes. Both are
 //! kept apart, and both are shown.
 
+mod trial;
+
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use imapool_proto::routing::health::{Health, Thresholds};
@@ -9,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
+use self::trial::Trial;
 use super::{Backend, Concern, OpenError, Unauthenticated};
 use crate::config::Check;
 use crate::files;
@@ -29,6 +34,22 @@ pub(super) struct Standing {
     weight: Mutex<Option<u32>>,
     /// Held while a check goes on.
     checking: tokio::sync::Mutex<()>,
+    trial: Mutex<Trial>,
+    /// Tells one credential of a test account from another.
+    hasher: RandomState,
+}
+
+/// What a check has found.
+#[derive(Debug)]
+enum Found {
+    /// It lets the test account in, or greets where there is none.
+    Well,
+    /// It greets. Whether it lets anybody in is not known.
+    Greets,
+    /// It cannot be reached, or not used.
+    Lost(String),
+    /// It greets, and does not let the test account in.
+    LetsNobodyIn(String),
 }
 
 impl Standing {
@@ -36,6 +57,8 @@ impl Standing {
         let (health, weight) = (earlier.health.lock().clone(), *earlier.weight.lock());
         *self.health.lock() = health;
         *self.weight.lock() = weight;
+        let trial = earlier.trial.lock().clone();
+        *self.trial.lock() = trial;
     }
 }
 
@@ -100,34 +123,51 @@ impl Backend {
     pub async fn check(self: &Arc<Self>, check: &Check) {
         let Ok(_checking) = self.standing.checking.try_lock() else { return };
         let limit = check.interval.max(SHORTEST);
-        let found = match timeout(limit, self.look(check)).await {
+        let greeted = AtomicBool::new(false);
+        let found = match timeout(limit, self.look(check, &greeted)).await {
             Ok(Some(found)) => found,
             // It could not be looked, for a reason that is this host's.
             Ok(None) => return,
-            Err(_) => Err(format!("there is no answer within {}", humantime::format_duration(limit))),
+            Err(_) => {
+                let why = format!("there is no answer within {}", humantime::format_duration(limit));
+                if greeted.into_inner() { Found::LetsNobodyIn(why) } else { Found::Lost(why) }
+            }
         };
         if !self.is_gone() {
             self.heard(&found, check);
         }
     }
 
-    fn heard(&self, found: &Result<(), String>, check: &Check) {
+    fn heard(&self, found: &Found, check: &Check) {
+        let well = match found {
+            // It is there again, if that was the matter. Whether it lets somebody in again is not known.
+            Found::Greets if self.standing.trial.lock().lets_nobody_in() => return,
+            Found::Well | Found::Greets => true,
+            Found::Lost(_) | Found::LetsNobodyIn(_) => false,
+        };
+        match found {
+            Found::Well => self.standing.trial.lock().is_over(),
+            Found::LetsNobodyIn(_) => self.standing.trial.lock().failed(),
+            Found::Greets | Found::Lost(_) => {}
+        }
         let thresholds = Thresholds { failures: check.failures, successes: check.successes };
         let now = Instant::now().into_std();
-        let changed = self.standing.health.lock().heard(found.is_ok(), thresholds, now);
-        self.metrics.health().checked(found.is_ok());
+        let changed = self.standing.health.lock().heard(well, thresholds, now);
+        self.metrics.health().checked(well);
         let backend = &self.config.name;
         match (changed, found) {
             (Some(true), _) => info!(backend, "up again, as its checks say"),
-            (Some(false), Err(why)) => warn!(backend, why, "down, as its checks say"),
+            (Some(false), Found::Lost(why) | Found::LetsNobodyIn(why)) => {
+                warn!(backend, why, "down, as its checks say");
+            }
             _ => {}
         }
     }
 
-    /// Whether it is there, and why not; none: that cannot be found out now.
-    async fn look(self: &Arc<Self>, check: &Check) -> Option<Result<(), String>> {
+    /// What can be seen of it; none: that cannot be found out now. `greeted`: it has, so far.
+    async fn look(self: &Arc<Self>, check: &Check, greeted: &AtomicBool) -> Option<Found> {
         if self.is_local() {
-            return Some(Ok(()));
+            return Some(Found::Well);
         }
         let permit = self.budget.try_permit(self.index)?;
         let connection = match self.open(Whom::Look, permit, None).await {
@@ -135,34 +175,56 @@ impl Backend {
             // It is there, and has no room: that is no reason to send it more.
             Err(OpenError::Limit(_)) => return None,
             Err(error) if error.concerns() == Concern::Host => return None,
-            Err(error) => return Some(Err(error.to_string())),
+            Err(error) => return Some(Found::Lost(error.to_string())),
         };
-        match test_account(check).await {
-            None => {
-                if !self.config.send_proxy {
-                    self.keep(connection);
+        greeted.store(true, Ordering::Release);
+        let found = match test_account(check).await {
+            None => Found::Well,
+            Some(Ok(credential)) => {
+                let mark = self.standing.hasher.hash_one((&credential.user, credential.secret.expose()));
+                if self.standing.trial.lock().is_due(mark, Instant::now()) {
+                    return Some(self.lets_in(connection, &credential, (check, mark)).await);
                 }
-                Some(Ok(()))
+                Found::Greets
             }
-            Some(Ok(credential)) => Some(self.lets_in(connection, &credential).await),
             Some(Err(why)) => {
-                warn!(backend = self.config.name, why, "a check by a test account cannot be made");
-                None
+                if self.standing.trial.lock().is_news(&why) {
+                    warn!(backend = self.config.name, why, "a check by a test account cannot be made; it greets");
+                }
+                Found::Greets
             }
+        };
+        if !self.config.send_proxy {
+            self.keep(connection);
         }
+        Some(found)
     }
 
     /// Whether the test account is let in. It says goodbye at once.
-    async fn lets_in(&self, mut connection: Unauthenticated, credential: &Credential) -> Result<(), String> {
-        connection.prepare(None).await.map_err(|error| error.to_string())?;
+    async fn lets_in(
+        &self,
+        mut connection: Unauthenticated,
+        credential: &Credential,
+        (check, mark): (&Check, u64),
+    ) -> Found {
+        if let Err(error) = connection.prepare(None).await {
+            return Found::LetsNobodyIn(error.to_string());
+        }
         match connection.log_in(credential).await {
-            Ok(Outcome::Refused(refusal)) => Err(format!("the test account is refused: {}", refusal.reply)),
+            Ok(Outcome::Refused(refusal)) => {
+                if self.standing.trial.lock().refused(mark, check, Instant::now()) {
+                    let told = "the test account is refused: it is tried less often from now on, and at once when the \
+                                password in its file is another one";
+                    warn!(backend = self.config.name, user = check.user, reply = refusal.reply, "{told}");
+                }
+                Found::LetsNobodyIn(format!("the test account is refused: {}", refusal.reply))
+            }
             Ok(_) => {
                 let (connection, _) = self.authenticated(connection, 0, Duration::ZERO);
                 connection.retire(RetireReason::Checked);
-                Ok(())
+                Found::Well
             }
-            Err(error) => Err(error.to_string()),
+            Err(error) => Found::LetsNobodyIn(error.to_string()),
         }
     }
 }
