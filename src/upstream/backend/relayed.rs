@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Backend, Judgement, OpenError, Unauthenticated};
+use super::{Backend, Judgement, OpenError, Purpose, Unauthenticated};
 use crate::config::TlsMode;
 use crate::imap::sasl::Credential;
 use crate::metrics::{ConnectionState, StateGuard};
 use crate::ports::Permit;
 use crate::residence::Visit;
 use crate::stream::Stream;
-use crate::throttle::Standing;
 use crate::upstream::dial::DialError;
 use crate::upstream::gate::Whom;
 use crate::upstream::login::Login;
@@ -45,7 +44,12 @@ impl Backend {
     }
 
     async fn relay_there(self: &Arc<Self>, credential: &Credential, client: Option<IpAddr>) -> Judgement {
-        let mut connection = match self.fresh(Standing::Proven, client, Whom::Relay).await {
+        let opened = match self.room().await {
+            // In no task of its own: whoever gives up has nothing be said there any more.
+            Ok(permit) => self.open(Purpose { whom: Whom::Relay, client, ahead: Some(credential) }, permit).await,
+            Err(error) => Err(error),
+        };
+        let mut connection = match opened {
             Ok(connection) => connection,
             Err(error) => {
                 if matches!(error, OpenError::Dial(DialError::Refused { .. })) {
@@ -60,10 +64,20 @@ impl Backend {
         Judgement { result: result.map(|outcome| (connection, outcome)), alerts }
     }
 
-    /// What a connection begins with.
-    pub(super) fn login_for(&self, whom: Whom) -> Login {
+    /// What a connection begins with, and what of it is said before anything is heard: the login, to a replica of which
+    /// it is known what it offers.
+    pub(super) fn first_words(&self, purpose: Purpose<'_>) -> (Login, Bytes) {
         let starttls = self.config.tls == TlsMode::StartTls;
-        if whom == Whom::Relay { Login::relayed(starttls) } else { Login::new(starttls, self.config.id) }
+        if purpose.whom != Whom::Relay {
+            return (Login::new(starttls, self.config.id), Bytes::new());
+        }
+        let mut login = Login::relayed(starttls);
+        let credential = purpose.ahead.filter(|_| self.greeted.lock().is_some());
+        let said = credential.is_some_and(|credential| login.start_ahead(&self.capabilities.load(), credential));
+        // Beneath TLS, once that stands.
+        let at_once = said && self.config.tls == TlsMode::None;
+        let words = if at_once { login.poll_transmit() } else { Bytes::new() };
+        (login, words)
     }
 }
 

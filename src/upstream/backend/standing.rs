@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use super::{Backend, Concern, OpenError, Unauthenticated};
+use super::{Backend, Concern, OpenError, Purpose, Unauthenticated};
 use crate::config::Check;
 use crate::files;
 use crate::imap::sasl::{Credential, Mechanism};
@@ -157,7 +157,7 @@ impl Backend {
             return Some(Ok(()));
         }
         let permit = self.budget.try_permit(self.index)?;
-        let connection = match self.open(Whom::Look, permit, None).await {
+        let connection = match self.open(Purpose::of(Whom::Look), permit).await {
             Ok(connection) => connection,
             // It is there, and has no room: that is no reason to send it more.
             Err(OpenError::Limit(_)) => return None,
