@@ -39,7 +39,9 @@ pub struct Held {
 impl Backend {
     /// Has a replica judge a credential, on a new connection, which is for this session alone.
     pub async fn relay(self: &Arc<Self>, credential: &Credential, client: Option<IpAddr>) -> Judgement {
-        let judged = self.gone.run_until_cancelled(self.relay_there(credential, client)).await;
+        // On the heap, once, as it is large: who waits for it moves it about otherwise.
+        let relayed = Box::pin(self.relay_there(credential, client));
+        let judged = self.gone.run_until_cancelled(relayed).await;
         judged.unwrap_or_else(|| Judgement { result: Err(OpenError::Gone), alerts: Vec::new() })
     }
 
@@ -66,12 +68,12 @@ impl Backend {
 
     /// What a connection begins with, and what of it is said before anything is heard: the login, to a replica of which
     /// it is known what it offers.
-    pub(super) fn first_words(&self, purpose: Purpose<'_>) -> (Login, Bytes) {
+    pub(super) fn first_words(&self, purpose: Purpose<'_>) -> (Box<Login>, Bytes) {
         let starttls = self.config.tls == TlsMode::StartTls;
         if purpose.whom != Whom::Relay {
-            return (Login::new(starttls, self.config.id), Bytes::new());
+            return (Box::new(Login::new(starttls, self.config.id)), Bytes::new());
         }
-        let mut login = Login::relayed(starttls);
+        let mut login = Box::new(Login::relayed(starttls));
         let credential = purpose.ahead.filter(|_| self.greeted.lock().is_some());
         let said = credential.is_some_and(|credential| login.start_ahead(&self.capabilities.load(), credential));
         // Beneath TLS, once that stands.

@@ -26,7 +26,7 @@ const AFTER_BYE: Duration = Duration::from_secs(2);
 pub struct Unauthenticated {
     pub(super) stream: Stream,
     pub(super) input: BytesMut,
-    pub(super) login: Login,
+    pub(super) login: Box<Login>,
     pub(super) opened: Instant,
     pub(super) limit: Duration,
     pub(super) state: StateGuard,

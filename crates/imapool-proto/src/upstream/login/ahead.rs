@@ -1,5 +1,5 @@
-//! A login that is said before the greeting has come: a replica, of which it is known what it offers, need not be waited
-//! for. That spares a round trip, and a write.
+//! A login that is said before the greeting has come: a replica, of which it is known what it offers, need not be
+//! waited for. That spares a round trip, and a write.
 
 use std::sync::Arc;
 
