@@ -167,7 +167,7 @@ fn a_refused_token_says_why() {
     assert_eq!(login.poll_transmit(), "\r\n");
     play(&mut login, "S= i1 NO failed => challenge: Some(\"eyJzdGF0dXMiOiI0MDEifQ==\")");
     assert_eq!(login.start(&password("u", "p")), Ok(()));
-    login.capabilities = Capabilities::parse(b"LOGINDISABLED");
+    login.capabilities = Capabilities::parse(b"LOGINDISABLED").into();
     assert_eq!(login.start(&password("u", "p")), Err(LoginError::NoMechanism));
 }
 
