@@ -319,7 +319,9 @@ impl Router {
         credential: Arc<Credential>,
         (listener, server_name): Approach<'_>,
     ) -> Found<'t> {
-        if target == Target::Nobody {
+        // Nor may who has another's mail by the name that a route gives him.
+        let may = login.is_none_or(|_| table.book.terms.allow_all(&credential.user, &credential.authzid));
+        if target == Target::Nobody || !may {
             return Found::Way(Way::Nobody);
         }
         let by = (listener, server_name);
@@ -431,8 +433,9 @@ impl Router {
         self.noticed.notify_waiters();
         // Whoever has gone by the one before is among these, or finds that there is another.
         let table = self.table.load();
+        let may = |residence: &Residence| table.book.terms.allow_as(residence.key(), residence.login());
         let is_misplaced = |residence: &Arc<Residence>| {
-            if !table.book.terms.allow(residence.key()) {
+            if !may(residence) {
                 return true;
             }
             let (listener, server_name) = residence.by();
@@ -448,8 +451,7 @@ impl Router {
             }
         };
         for residence in self.residences.all().iter().filter(|residence| is_misplaced(residence)) {
-            let why =
-                if table.book.terms.allow(residence.key()) { "the routes have changed" } else { "it may not log in" };
+            let why = if may(residence) { "the routes have changed" } else { "it may not log in" };
             Self::end(&before, residence, why);
         }
     }
