@@ -3,7 +3,6 @@
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 
-
 use super::Router;
 use super::http::{Answer, LookupError, Question};
 use super::rulebook::{Decision, RouteError, Rulebook};

@@ -98,7 +98,7 @@ pub async fn run(stream: Stream, record: Arc<Record>, context: Arc<Context>) {
         trace: None,
         context,
     });
-    session.greet();
+    session.greet().await;
     let ended = loop {
         match session.serve().await {
             Ended::Not => match Box::pin(session.secure()).await {
@@ -170,12 +170,31 @@ enum Wake {
 }
 
 impl Session {
-    /// The machine's first words.
-    fn greet(&mut self) {
+    /// The machine's first words. A replica that passes a session on here has sent its login ahead of them: there, they
+    /// go together with the answer.
+    async fn greet(&mut self) {
         if let Some(Action::Write(greeting)) = self.machine.poll() {
             self.queue(greeting);
-            self.write_now(false);
+            if !self.has_heard_already().await {
+                self.write_now(false);
+            }
         }
+    }
+
+    /// Takes what has come behind a PROXY header. False: nothing has.
+    async fn has_heard_already(&mut self) -> bool {
+        if self.listener.config.proxy_protocol_from.is_empty() {
+            return false;
+        }
+        let (machine, stream) = (&mut self.machine, &mut self.stream);
+        let room = machine.room();
+        let read = poll_fn(|cx| {
+            let read = poll_read_with(stream, cx, room, |octets| machine.handle_input(octets));
+            Poll::Ready(if let Poll::Ready(Ok(read)) = read { read } else { 0 })
+        });
+        let octets = read.await;
+        self.record.add_received(octets);
+        octets > 0
     }
 
     async fn serve(&mut self) -> Ended {

@@ -114,8 +114,8 @@ pub(super) async fn run(beginning: Beginning) {
     let last_words = relay.last_words(over, label);
     let was_answered = relay.answered.is_some_and(|before| before != relay.down.written());
     let Relay { client, owner, up, .. } = *relay;
-    // Its socket is closed before the account may go elsewhere.
-    owner.reset();
+    // Its socket is closed before the account may go elsewhere; by a reset, as any that was dialed.
+    drop(owner);
     drop((held, visit));
     // Nothing comes after LOGOUT but the client's FIN; beneath TLS, a `close_notify`.
     if label == SessionClose::Logout && !client.is_tls() && client.peer() == Some(Peer::Silent) {

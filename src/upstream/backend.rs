@@ -123,6 +123,26 @@ enum Step {
     Login,
 }
 
+/// For what a connection is opened.
+#[derive(Clone, Copy)]
+struct Purpose<'c> {
+    whom: Whom,
+    /// Whom `backend.send_proxy` tells of.
+    client: Option<IpAddr>,
+    /// To log in with, without waiting for the greeting where that can be.
+    ahead: Option<&'c Credential>,
+}
+
+impl Purpose<'_> {
+    fn of(whom: Whom) -> Self {
+        Self { whom, client: None, ahead: None }
+    }
+
+    fn login(client: Option<IpAddr>) -> Self {
+        Self { client, ..Self::of(Whom::Login) }
+    }
+}
+
 /// What came of a credential.
 #[derive(Debug)]
 pub struct Judgement {
@@ -495,17 +515,12 @@ impl Backend {
                 return Ok(spare);
             }
         }
-        self.fresh(standing, client, Whom::Login).await
+        self.fresh(standing, client).await
     }
 
     /// A new connection to log in on. Who stops waiting for it does not stop the dialing: the outcome is noted, and the
     /// connection kept for the next.
-    async fn fresh(
-        self: &Arc<Self>,
-        standing: Standing,
-        client: Option<IpAddr>,
-        whom: Whom,
-    ) -> Result<Unauthenticated, OpenError> {
+    async fn fresh(self: &Arc<Self>, standing: Standing, client: Option<IpAddr>) -> Result<Unauthenticated, OpenError> {
         if standing == Standing::Suspect && !self.turns.may_dial(Instant::now().into_std()) {
             return Err(OpenError::Suspect);
         }
@@ -513,7 +528,7 @@ impl Backend {
         let (give, take) = oneshot::channel();
         let backend = Arc::clone(self);
         tokio::spawn(async move {
-            if let Err(Ok(unwanted)) = give.send(backend.open(whom, permit, client).await) {
+            if let Err(Ok(unwanted)) = give.send(backend.open(Purpose::login(client), permit).await) {
                 backend.keep(unwanted);
             }
         });
@@ -533,7 +548,7 @@ impl Backend {
             && (!known || self.is_to_be_looked_at())
             && self.service() == Service::Running
             && let Some(permit) = self.budget.try_permit(self.index)
-            && let Ok(spare) = self.open(Whom::Look, permit, None).await
+            && let Ok(spare) = self.open(Purpose::of(Whom::Look), permit).await
             && !self.config.send_proxy
         {
             match known {
@@ -569,14 +584,17 @@ impl Backend {
     }
 
     /// Dials, as gate and breaker allow.
-    async fn open(&self, whom: Whom, permit: Permit, client: Option<IpAddr>) -> Result<Unauthenticated, OpenError> {
+    async fn open(&self, purpose: Purpose<'_>, permit: Permit) -> Result<Unauthenticated, OpenError> {
         // Who looks whether it is there, looks now: one does at a time.
-        let looks = whom == Whom::Look;
+        let looks = purpose.whom == Whom::Look;
         // The semaphore is never closed.
         let _turn = if looks { None } else { Some(self.dials.acquire().await.expect("open semaphore")) };
-        let pass = self.pass(whom).await?;
+        let pass = self.pass(purpose.whom).await?;
         let result = if looks || self.breaker.lock().try_attempt(Instant::now().into_std()) {
-            self.connect_in_place_of_another(pass, permit, client, whom).await
+            let undecided = Undecided(Some(&self.breaker).filter(|_| !looks));
+            let connected = self.connect_in_place_of_another(pass, permit, purpose).await;
+            undecided.decided();
+            connected
         } else {
             self.gate.lock().give_back(pass);
             Err(OpenError::Breaker)
@@ -634,13 +652,12 @@ impl Backend {
         &self,
         mut pass: Pass,
         mut permit: Permit,
-        client: Option<IpAddr>,
-        whom: Whom,
+        purpose: Purpose<'_>,
     ) -> Result<Unauthenticated, OpenError> {
         let deadline = Instant::now() + self.pool.load().checkout_timeout;
         let mut pause = PORT_PAUSE;
         loop {
-            match self.connect(pass, permit, client, (whom, &mut Step::Connect)).await {
+            match self.connect(pass, permit, purpose, &mut Step::Connect).await {
                 Err(error @ OpenError::Dial(DialError::NoPorts { .. })) if Instant::now() + pause < deadline => {
                     self.metrics.dial(error.result());
                     self.budget.shrink(self.index);
@@ -649,7 +666,7 @@ impl Backend {
                     // back.
                     sleep(pause).await;
                     pause *= 2;
-                    pass = self.pass(whom).await?;
+                    pass = self.pass(purpose.whom).await?;
                 }
                 result => return result,
             }
@@ -661,17 +678,18 @@ impl Backend {
         &self,
         pass: Pass,
         permit: Permit,
-        client: Option<IpAddr>,
-        (whom, step): (Whom, &mut Step),
+        purpose: Purpose<'_>,
+        step: &mut Step,
     ) -> Result<Unauthenticated, OpenError> {
         let state = self.metrics.connection(ConnectionState::Connecting);
         let begun = Instant::now();
-        let stream = Box::pin(self.dialer.connect_for(pass, client)).await?;
+        let (login, words) = self.first_words(purpose);
+        let stream = Box::pin(self.dialer.connect_for(pass, purpose.client, &words)).await?;
         *step = Step::Greeting;
         let mut connection = Unauthenticated {
             stream,
             input: BytesMut::new(),
-            login: self.login_for(whom),
+            login,
             opened: Instant::now(),
             limit: self.config.login_timeout,
             state,
@@ -684,8 +702,7 @@ impl Backend {
         let patience = self.pool.load().checkout_timeout;
         let limit = patience.saturating_sub(begun.elapsed()).max(patience.min(TO_GREET));
         // Told is what is configured, whatever of it the dial has taken.
-        let greeting = timeout(limit, connection.outcome()).await.map_err(|_| OpenError::Timeout(patience))?;
-        if greeting? == Outcome::StartTls {
+        if connection.greeting(limit, patience).await? == Outcome::StartTls {
             *step = Step::StartTls;
             connection.input.clear();
             connection.stream = self.dialer.start_tls(connection.stream).await?;
@@ -696,8 +713,8 @@ impl Backend {
         if let Some(expires) = connection.stream.certificate_expires() {
             self.metrics.health().certificate.set(expires);
         }
-        if **self.capabilities.load() != *connection.login.capabilities() {
-            self.capabilities.store(Arc::new(connection.login.capabilities().clone()));
+        if **self.capabilities.load() != **connection.login.capabilities() {
+            self.capabilities.store(Arc::clone(connection.login.capabilities()));
         }
         Ok(connection)
     }
@@ -711,7 +728,7 @@ impl Backend {
         generation: u64,
         idle_timeout: Duration,
     ) -> (Connection, Arc<Capabilities>) {
-        let capabilities = Arc::new(connection.login.capabilities().clone());
+        let capabilities = Arc::clone(connection.login.capabilities());
         let pool = self.pool.load();
         let timing = Timing {
             linger: pool.linger,
@@ -733,6 +750,24 @@ impl Backend {
             state,
         };
         (Connection::spawn(opened, timing, &self.budget, &self.metrics), capabilities)
+    }
+}
+
+/// An attempt that the breaker has let through: dropped before it is decided, it tells nothing.
+struct Undecided<'b>(Option<&'b Mutex<Breaker>>);
+
+impl Undecided<'_> {
+    /// What came of it is told otherwise.
+    fn decided(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Undecided<'_> {
+    fn drop(&mut self) {
+        if let Some(breaker) = self.0 {
+            breaker.lock().undecided();
+        }
     }
 }
 

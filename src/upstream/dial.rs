@@ -215,21 +215,23 @@ impl Dialer {
     /// # Errors
     /// Each says what to do about it.
     pub async fn connect(&self, pass: Pass) -> Result<Stream, DialError> {
-        self.connect_for(pass, None).await
+        self.connect_for(pass, None, &[]).await
     }
 
     /// As [`Dialer::connect`], for the session of a client, if it is for one: `backend.send_proxy` tells the backend.
-    /// The pass is used up: each attempt needs one of its own.
+    /// The pass is used up: each attempt needs one of its own. `words` are said at once, ahead of TLS where there is
+    /// any, and together with the header.
     ///
     /// # Errors
     /// Each says what to do about it.
-    pub async fn connect_for(&self, _: Pass, client: Option<IpAddr>) -> Result<Stream, DialError> {
+    pub async fn connect_for(&self, _: Pass, client: Option<IpAddr>, words: &[u8]) -> Result<Stream, DialError> {
         let connect = async {
-            let mut stream = Stream::Plain(self.connect_tcp().await?);
-            if self.backend.send_proxy {
-                let address = stream.peer_address().unwrap_or(SocketAddr::from(([0, 0, 0, 0], self.backend.port)));
-                let header = proxy_protocol::header(client, address);
-                stream.write_all(&header).await.map_err(|error| DialError::connect(address, error))?;
+            let (address, socket) = self.connect_tcp().await?;
+            let mut stream = Stream::Plain(socket);
+            let header = if self.backend.send_proxy { proxy_protocol::header(client, address) } else { Vec::new() };
+            let said = [&header, words].concat();
+            if !said.is_empty() {
+                stream.write_all(&said).await.map_err(|error| DialError::connect(address, error))?;
             }
             Ok(stream)
         };
@@ -259,7 +261,8 @@ impl Dialer {
         result.map_err(|source| DialError::Tls { host: self.backend.host.clone(), source })
     }
 
-    async fn connect_tcp(&self) -> Result<Socket, DialError> {
+    /// The address that it came to be connected to, and the socket.
+    async fn connect_tcp(&self) -> Result<(SocketAddr, Socket), DialError> {
         let addresses = self.resolve().await?;
         {
             let mut known = self.addresses.lock();
@@ -268,10 +271,13 @@ impl Dialer {
             }
         }
         let usable: Vec<_> = addresses.into_iter().filter(|address| self.sources.serve(address)).collect();
-        if usable.is_empty() {
-            return Err(DialError::NoSource { host: self.backend.host.clone() });
+        let attempt = |address| async move { Ok((address, self.attempt(address).await?)) };
+        match usable[..] {
+            [] => Err(DialError::NoSource { host: self.backend.host.clone() }),
+            // With nobody to race against, nobody keeps the time.
+            [address] => attempt(address).await,
+            _ => race(usable.into(), attempt).await,
         }
-        race(usable.into(), |address| self.attempt(address)).await
     }
 
     /// Where to try, in this order; at least one. Of several addresses, those that can be resolved will do, and no

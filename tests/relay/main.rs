@@ -7,6 +7,7 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
+mod ahead;
 mod ends;
 mod flow;
 mod many;

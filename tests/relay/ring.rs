@@ -100,7 +100,7 @@ impl Ring {
     }
 }
 
-fn inner_address(replica: &Harness) -> SocketAddr {
+pub(crate) fn inner_address(replica: &Harness) -> SocketAddr {
     match replica.proxy().listener_addresses().remove(1).1 {
         ListenAddr::Tcp(address) => address,
         ListenAddr::Unix(path) => panic!("{} is no TCP address", path.display()),

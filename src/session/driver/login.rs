@@ -154,7 +154,8 @@ async fn judge(context: &Context, credential: &Arc<Credential>, caller: &Caller,
     loop {
         let found = match way.take() {
             Some(way) => way,
-            None => router.way(credential, caller).await,
+            // What few need is on the heap: it would make all of this larger.
+            None => Box::pin(router.way(credential, caller)).await,
         };
         let (visit, credential) = match found {
             Way::To(visit, credential) => (visit, credential),
@@ -192,7 +193,7 @@ async fn judge(context: &Context, credential: &Arc<Credential>, caller: &Caller,
             return Answer::from(Verdict::Accepted(pass)).into();
         }
         let ended = visit.residence().ended();
-        let answer = auth.verify(visit, credential, client).await;
+        let answer = Box::pin(auth.verify(visit, credential, client)).await;
         if is_final(&answer, &ended) {
             return answer.into();
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{Backend, OpenError, Step};
+use super::{Backend, OpenError, Purpose, Step};
 use crate::config::TlsMode;
 use crate::imap::capability::Capabilities;
 use crate::tls::TlsError;
@@ -55,10 +55,10 @@ impl Backend {
     async fn asked(&self, step: &mut Step) -> Result<Asked, OpenError> {
         let permit = self.room().await?;
         let pass = self.pass(Whom::Login).await?;
-        let connection = self.connect(pass, permit, None, (Whom::Login, step)).await?;
+        let connection = self.connect(pass, permit, Purpose::login(None), step).await?;
         let stream = &connection.stream;
         let (address, tls, expires) = (stream.peer_address(), stream.tls_version(), stream.certificate_expires());
-        let capabilities = Arc::new(connection.login.capabilities().clone());
+        let capabilities = Arc::clone(connection.login.capabilities());
         let takes = |mechanism| capabilities.takes_mechanism(mechanism);
         if !["PLAIN", "XOAUTH2", "OAUTHBEARER"].into_iter().any(takes) {
             *step = Step::Login;

@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Backend, Judgement, OpenError, Unauthenticated};
+use super::{Backend, Judgement, OpenError, Purpose, Unauthenticated};
 use crate::config::TlsMode;
 use crate::imap::sasl::Credential;
 use crate::metrics::{ConnectionState, StateGuard};
 use crate::ports::Permit;
 use crate::residence::Visit;
 use crate::stream::Stream;
-use crate::throttle::Standing;
 use crate::upstream::dial::DialError;
 use crate::upstream::gate::Whom;
 use crate::upstream::login::Login;
@@ -40,12 +39,19 @@ pub struct Held {
 impl Backend {
     /// Has a replica judge a credential, on a new connection, which is for this session alone.
     pub async fn relay(self: &Arc<Self>, credential: &Credential, client: Option<IpAddr>) -> Judgement {
-        let judged = self.gone.run_until_cancelled(self.relay_there(credential, client)).await;
+        // On the heap, once, as it is large: who waits for it moves it about otherwise.
+        let relayed = Box::pin(self.relay_there(credential, client));
+        let judged = self.gone.run_until_cancelled(relayed).await;
         judged.unwrap_or_else(|| Judgement { result: Err(OpenError::Gone), alerts: Vec::new() })
     }
 
     async fn relay_there(self: &Arc<Self>, credential: &Credential, client: Option<IpAddr>) -> Judgement {
-        let mut connection = match self.fresh(Standing::Proven, client, Whom::Relay).await {
+        let opened = match self.room().await {
+            // In no task of its own: whoever gives up has nothing be said there any more.
+            Ok(permit) => self.open(Purpose { whom: Whom::Relay, client, ahead: Some(credential) }, permit).await,
+            Err(error) => Err(error),
+        };
+        let mut connection = match opened {
             Ok(connection) => connection,
             Err(error) => {
                 if matches!(error, OpenError::Dial(DialError::Refused { .. })) {
@@ -60,10 +66,20 @@ impl Backend {
         Judgement { result: result.map(|outcome| (connection, outcome)), alerts }
     }
 
-    /// What a connection begins with.
-    pub(super) fn login_for(&self, whom: Whom) -> Login {
+    /// What a connection begins with, and what of it is said before anything is heard: the login, to a replica of which
+    /// it is known what it offers.
+    pub(super) fn first_words(&self, purpose: Purpose<'_>) -> (Box<Login>, Bytes) {
         let starttls = self.config.tls == TlsMode::StartTls;
-        if whom == Whom::Relay { Login::relayed(starttls) } else { Login::new(starttls, self.config.id) }
+        if purpose.whom != Whom::Relay {
+            return (Box::new(Login::new(starttls, self.config.id)), Bytes::new());
+        }
+        let mut login = Box::new(Login::relayed(starttls));
+        let credential = purpose.ahead.filter(|_| self.greeted.lock().is_some());
+        let said = credential.is_some_and(|credential| login.start_ahead(&self.capabilities.load(), credential));
+        // Beneath TLS, once that stands.
+        let at_once = said && self.config.tls == TlsMode::None;
+        let words = if at_once { login.poll_transmit() } else { Bytes::new() };
+        (login, words)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Backend, Service, Unauthenticated};
+use super::{Backend, Purpose, Service, Unauthenticated};
 use crate::metrics::ConnectionState;
 use crate::throttle::Standing;
 use crate::upstream::gate::Whom;
@@ -91,7 +91,7 @@ impl Backend {
         tokio::spawn(async move {
             while backend.lacks_spares() {
                 let Some(permit) = backend.budget.try_permit(backend.index) else { break };
-                let Ok(spare) = backend.open(Whom::Spare, permit, None).await else { break };
+                let Ok(spare) = backend.open(Purpose::of(Whom::Spare), permit).await else { break };
                 backend.keep(spare);
             }
             backend.refilling.store(false, Ordering::Release);

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use self::trial::Trial;
-use super::{Backend, Concern, OpenError, Unauthenticated};
+use super::{Backend, Concern, OpenError, Purpose, Unauthenticated};
 use crate::config::Check;
 use crate::files;
 use crate::imap::sasl::{Credential, Mechanism};
@@ -170,7 +170,7 @@ impl Backend {
             return Some(Found::Well);
         }
         let permit = self.budget.try_permit(self.index)?;
-        let connection = match self.open(Whom::Look, permit, None).await {
+        let connection = match self.open(Purpose::of(Whom::Look), permit).await {
             Ok(connection) => connection,
             // It is there, and has no room: that is no reason to send it more.
             Err(OpenError::Limit(_)) => return None,

@@ -26,7 +26,7 @@ const AFTER_BYE: Duration = Duration::from_secs(2);
 pub struct Unauthenticated {
     pub(super) stream: Stream,
     pub(super) input: BytesMut,
-    pub(super) login: Login,
+    pub(super) login: Box<Login>,
     pub(super) opened: Instant,
     pub(super) limit: Duration,
     pub(super) state: StateGuard,
@@ -63,12 +63,15 @@ impl Unauthenticated {
         if self.kept && !self.is_alive() { Err(OpenError::Closed) } else { Ok(()) }
     }
 
-    /// Tries a credential. After a refusal the connection can be used again, if it is still there.
+    /// Tries a credential, unless that was begun ahead of the greeting. After a refusal the connection can be used
+    /// again, if it is still there.
     ///
     /// # Errors
     /// The connection is of no further use, but for [`OpenError::Login`] with `NoMechanism`.
     pub(super) async fn log_in(&mut self, credential: &Credential) -> Result<Outcome, OpenError> {
-        self.login.start(credential)?;
+        if !self.login.has_started() {
+            self.login.start(credential)?;
+        }
         let outcome = match self.outcome().await {
             Ok(outcome) => outcome,
             Err(error) => match self.login.handle_end(&error.to_string()) {
@@ -97,6 +100,14 @@ impl Unauthenticated {
     pub(super) async fn outcome(&mut self) -> Result<Outcome, OpenError> {
         let limit = self.limit;
         timeout(limit, self.run()).await.unwrap_or(Err(OpenError::Timeout(limit)))
+    }
+
+    /// As [`Self::outcome`], but within `limit` where that is less; it is told that it took `told`.
+    pub(super) async fn greeting(&mut self, limit: Duration, told: Duration) -> Result<Outcome, OpenError> {
+        if self.limit < limit {
+            return self.outcome().await;
+        }
+        timeout(limit, self.run()).await.unwrap_or(Err(OpenError::Timeout(told)))
     }
 
     async fn run(&mut self) -> Result<Outcome, OpenError> {

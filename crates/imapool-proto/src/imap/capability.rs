@@ -70,6 +70,13 @@ impl Capabilities {
         Self::of(words)
     }
 
+    /// Whether it is what [`Capabilities::parse`] makes of these words.
+    #[must_use]
+    pub fn is_told_by(&self, words: &[u8]) -> bool {
+        let words = words.split(|b| b.is_ascii_whitespace()).filter(|word| !word.is_empty());
+        words.eq(self.words.iter().map(String::as_bytes))
+    }
+
     fn of(words: Vec<String>) -> Self {
         Self { words, ..Self::default() }
     }
@@ -153,6 +160,16 @@ fn keeps(word: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_told_again_is_known() {
+        let told = b" IMAP4rev1  IDLE AUTH=PLAIN";
+        let known = Capabilities::parse(told);
+        assert!(known.is_told_by(told) && known.is_told_by(b"IMAP4rev1 IDLE AUTH=PLAIN "));
+        for other in [&b"IMAP4rev1 IDLE"[..], b"IMAP4rev1 IDLE AUTH=PLAIN X", b"IDLE IMAP4rev1 AUTH=PLAIN", b""] {
+            assert!(!known.is_told_by(other));
+        }
+    }
 
     #[test]
     fn what_cannot_be_kept_is_not_offered() {

@@ -4,6 +4,7 @@
 //!
 //! A refused credential leaves the connection as it was, for the next one to be tried on.
 
+mod ahead;
 mod alerts;
 mod refusal;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod ways;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use serde::Serialize;
@@ -115,7 +117,7 @@ pub struct Login {
     identify: Identify,
     next_tag: u64,
     waiting: Waiting,
-    capabilities: Capabilities,
+    capabilities: Arc<Capabilities>,
     /// Capabilities told since the login began.
     news: Option<Capabilities>,
     /// What goes out when the backend asks for it, last first: octets of literals with what follows, or SASL messages.
@@ -123,6 +125,8 @@ pub struct Login {
     /// The same LOGIN without literals, for servers that know none there.
     unasked: Option<Bytes>,
     kind: SecretKind,
+    /// What was begun before the greeting has come.
+    ahead: Option<Waiting>,
     challenge: Option<String>,
     /// A BYE that came in place of the answer to the credential, or before it.
     bye: Option<Parting>,
@@ -151,7 +155,7 @@ impl Login {
     }
 
     /// What the backend offers now.
-    pub fn capabilities(&self) -> &Capabilities {
+    pub fn capabilities(&self) -> &Arc<Capabilities> {
         &self.capabilities
     }
 
@@ -209,7 +213,7 @@ impl Login {
     pub fn start(&mut self, credential: &Credential) -> Result<(), LoginError> {
         let way = ways::way(&self.capabilities, credential).ok_or(LoginError::NoMechanism)?;
         let said = way.say(&self.capabilities, credential);
-        self.kind = credential.mechanism.kind();
+        self.waiting = self.begin(way, credential);
         self.news = None;
         self.challenge = None;
         self.identified = false;
@@ -217,9 +221,14 @@ impl Login {
         self.heard = 0;
         self.held = said.held;
         self.unasked = said.unasked;
-        self.waiting = if way == ways::Way::Login { Waiting::Login } else { Waiting::Sasl };
         self.put(&said.first);
         Ok(())
+    }
+
+    /// What is waited for once a credential is said.
+    fn begin(&mut self, way: ways::Way, credential: &Credential) -> Waiting {
+        self.kind = credential.mechanism.kind();
+        if way == ways::Way::Login { Waiting::Login } else { Waiting::Sasl }
     }
 
     /// Takes whole lines off the front of `input` until a step is over. `None`: more must come.
@@ -348,12 +357,14 @@ impl Login {
         if self.starttls {
             // Whether it is offered cannot be trusted before TLS stands; whether it works can.
             self.send("STARTTLS", Waiting::StartTls);
+        } else if let Some(waiting) = self.ahead.take() {
+            return Ok(Some(self.greeted_behind(waiting, line)));
         } else if let Some(told) = StatusReply::parse(&line[1..])
             .filter(|_| self.relays)
             .and_then(|it| it.capabilities().map(Capabilities::parse))
         {
             // A replica tells all of them.
-            self.capabilities = told;
+            self.capabilities = told.into();
             self.waiting = Waiting::Nothing;
             return Ok(Some(Outcome::Ready));
         } else {
@@ -384,7 +395,7 @@ impl Login {
             }
             Waiting::StartTls => Err(LoginError::NoStartTls(text_of(rest))),
             Waiting::Capability if ok => {
-                self.capabilities = self.news.take().ok_or_else(|| unexpected(line))?;
+                self.capabilities = self.news.take().ok_or_else(|| unexpected(line))?.into();
                 self.waiting = Waiting::Nothing;
                 Ok(Some(Outcome::Ready))
             }
@@ -430,7 +441,7 @@ impl Login {
         self.news = None;
         self.waiting = Waiting::Trial;
         match told {
-            Some(capabilities) => self.capabilities = capabilities,
+            Some(capabilities) => self.capabilities = capabilities.into(),
             None => self.try_out("CAPABILITY", Trial::Capability),
         }
         if self.relays {
@@ -474,7 +485,7 @@ impl Login {
             Trial::Inbox | Trial::Left | Trial::Proof if ok => {}
             Trial::Examined if ok => self.try_out("CLOSE", Trial::Left),
             Trial::Capability if ok => match self.news.take() {
-                Some(capabilities) => self.capabilities = capabilities,
+                Some(capabilities) => self.capabilities = capabilities.into(),
                 None => return Some(self.not_connected("CAPABILITY tells nothing".into())),
             },
             Trial::Inbox | Trial::Proof

@@ -167,7 +167,7 @@ fn a_refused_token_says_why() {
     assert_eq!(login.poll_transmit(), "\r\n");
     play(&mut login, "S= i1 NO failed => challenge: Some(\"eyJzdGF0dXMiOiI0MDEifQ==\")");
     assert_eq!(login.start(&password("u", "p")), Ok(()));
-    login.capabilities = Capabilities::parse(b"LOGINDISABLED");
+    login.capabilities = Capabilities::parse(b"LOGINDISABLED").into();
     assert_eq!(login.start(&password("u", "p")), Err(LoginError::NoMechanism));
 }
 
@@ -556,4 +556,85 @@ fn a_replica_that_tells_less_is_asked() {
          S= i2 OK done => Accepted",
     );
     assert!(login.capabilities().has("Y"));
+}
+
+fn known(words: &str) -> Arc<Capabilities> {
+    Arc::new(Capabilities::parse(words.as_bytes()))
+}
+
+/// To a replica of which it is known what it offers, the login is said before it has greeted.
+#[test]
+fn a_login_ahead_of_the_greeting() {
+    let mut login = Login::relayed(false);
+    assert!(login.start_ahead(&known("IMAP4rev1 AUTH=PLAIN"), &password("u", "x")) && login.has_started());
+    play(
+        &mut login,
+        "C: i0 LOGIN \"u\" \"x\"
+         S= * OK [CAPABILITY IMAP4rev1 AUTH=PLAIN NEW] hi => Ready",
+    );
+    assert!(login.has_started() && !login.is_ready() && login.capabilities().has("NEW"));
+    play(
+        &mut login,
+        "S: * OK [ALERT] look
+         S= i0 OK [CAPABILITY IMAP4rev1 X] in => Accepted",
+    );
+    assert!(login.capabilities().has("X") && !login.has_started());
+    assert_eq!(login.take_alerts(), ["OK [ALERT] look"]);
+}
+
+/// The greeting says less, and so does the answer: the rest is asked for once it is in.
+#[test]
+fn a_login_ahead_of_a_greeting_that_tells_nothing() {
+    let mut login = Login::relayed(false);
+    assert!(login.start_ahead(&known("IMAP4rev1 OLD"), &password("u", "x")));
+    play(
+        &mut login,
+        "C: i0 LOGIN \"u\" \"x\"
+         S= * OK hi => Ready
+         S: i0 OK in
+         C: i1 CAPABILITY
+         S: * CAPABILITY IMAP4rev1 Y
+         S= i1 OK done => Accepted",
+    );
+    assert!(login.capabilities().has("Y") && !login.capabilities().has("OLD"));
+}
+
+/// A refusal leaves the connection as any refusal does; what comes in place of the greeting answers nothing.
+#[test]
+fn what_comes_of_a_login_that_was_ahead() {
+    for (script, has_started) in [
+        ("S= * OK hi => Ready\nS= i0 NO [AUTHENTICATIONFAILED] no => Refused(Refusal { reply: \"NO [AUTH", false),
+        ("S= * BYE [UNAVAILABLE] full => Bye", true),
+        ("S= * PREAUTH in => PreAuth", true),
+        ("S= i0 OK in => Unexpected", true),
+        ("S= * 1 EXISTS => Unexpected", true),
+    ] {
+        let mut login = Login::relayed(false);
+        assert!(login.start_ahead(&known("IMAP4rev1"), &password("u", "x")));
+        let _said = login.poll_transmit();
+        play(&mut login, script);
+        assert_eq!((login.has_started(), login.handle_end("gone")), (has_started, None), "{script}");
+    }
+}
+
+/// Where the greeting has to be waited for, nothing is said.
+#[test]
+fn no_login_ahead() {
+    let token = Credential::new(Mechanism::XOAuth2, "u".into(), Vec::new(), "t".into());
+    for (starttls, offered, credential) in [
+        (true, "IMAP4rev1 AUTH=PLAIN", password("u", "x")),
+        (false, "IMAP4rev1 LOGINDISABLED", password("u", "x")),
+        (false, "IMAP4rev1 AUTH=PLAIN", token),
+        // In a literal, which has to be asked for.
+        (false, "IMAP4rev1", password("u", "x\u{e4}")),
+    ] {
+        let mut login = Login::relayed(starttls);
+        assert!(!login.start_ahead(&known(offered), &credential), "{offered}");
+        assert!(!login.has_output() && !login.has_started(), "{offered}");
+    }
+    let mut login = Login::relayed(false);
+    assert!(login.start_ahead(&known("IMAP4rev1 LITERAL+"), &password("u", "x\u{e4}")), "in one go");
+    assert!(!login.start_ahead(&known("IMAP4rev1 LITERAL+"), &password("u", "x")), "once");
+    let mut other = Login::new(false, Identify::Auto);
+    assert!(!other.start_ahead(&known("IMAP4rev1"), &password("u", "x")), "to nobody but a replica");
 }
