@@ -17,10 +17,15 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// Of an account.
+type Key = Arc<[u8]>;
+
 /// All accounts that are somewhere, or were not long ago, by their keys.
 #[derive(Debug, Default)]
 pub struct Residences {
-    homes: Mutex<HashMap<Arc<[u8]>, Home>>,
+    homes: Mutex<HashMap<Key, Home>>,
+    /// Keys of accounts that were asked for by the key of another name, which a route leads to them.
+    aliases: Mutex<HashMap<Box<[u8]>, Key>>,
     /// Somebody has left for good.
     left: Notify,
 }
@@ -38,6 +43,10 @@ struct Home {
 #[derive(Debug)]
 pub struct Residence {
     key: Arc<[u8]>,
+    /// The key of the name that it was asked for by first.
+    name: Box<[u8]>,
+    /// Of further ones.
+    others: Mutex<Vec<Box<[u8]>>>,
     backend: usize,
     /// It could be at another one as well.
     chosen: bool,
@@ -86,8 +95,10 @@ struct Visited {
 /// Where an account may be.
 #[derive(Debug)]
 pub struct Wanted<'w> {
-    /// Its key.
+    /// Its key, by the name that it logs in by.
     pub key: &'w [u8],
+    /// The key of the name that it is asked for by.
+    pub name: &'w [u8],
     /// The backend for it if it is nowhere; none: it may stay, but not come.
     pub choice: Option<usize>,
     /// The choice is one of several that would do.
@@ -119,6 +130,9 @@ impl Residences {
     /// Lets a session in where its account is, if it may be there, else where it should be.
     pub fn enter(self: &Arc<Self>, wanted: &Wanted<'_>) -> Entered {
         let mut homes = self.homes.lock();
+        if wanted.name != wanted.key {
+            self.aliases.lock().insert(wanted.name.into(), wanted.key.into());
+        }
         let mut stays = None;
         if let Some(home) = homes.get(wanted.key) {
             let residence = home.residence.upgrade();
@@ -127,7 +141,8 @@ impl Residences {
                 || (wanted.allowed.contains(&home.backend)
                     && residence.as_ref().map_or(recent(home.last), |it| it.is_visited() || recent(*it.last.lock())));
             match residence {
-                Some(residence) if may_stay && !residence.is_ending() && residence.login() == wanted.login => {
+                Some(residence) if may_stay && !residence.is_ending() => {
+                    residence.is_asked_for_by(wanted.name);
                     return Entered::At(Visit::new(residence));
                 }
                 Some(residence) => return Entered::Elsewhere(residence),
@@ -139,6 +154,8 @@ impl Residences {
         let key: Arc<[u8]> = Arc::from(wanted.key);
         let residence = Arc::new(Residence {
             key: Arc::clone(&key),
+            name: wanted.name.into(),
+            others: Mutex::default(),
             backend,
             chosen: wanted.free,
             login: wanted.login.map(Box::from),
@@ -190,10 +207,18 @@ impl Residences {
         self.homes.lock().retain(|_, home| home.backend != backend || home.residence.strong_count() > 0);
     }
 
-    /// The one of this account.
+    /// The one of this account, by its key or by that of another name which a route leads to it.
     #[must_use]
     pub fn find(&self, key: &[u8]) -> Option<Arc<Residence>> {
-        self.homes.lock().get(key)?.residence.upgrade()
+        let homes = self.homes.lock();
+        let home = homes.get(key).or_else(|| homes.get(self.aliases.lock().get(key)?));
+        home?.residence.upgrade()
+    }
+
+    /// The key of the account that was asked for by this key of late.
+    #[must_use]
+    pub fn account(&self, key: &[u8]) -> Option<Arc<[u8]>> {
+        self.aliases.lock().get(key).cloned()
     }
 
     /// Index of the backend that this account has sessions at, or somebody who wants to log in.
@@ -205,7 +230,9 @@ impl Residences {
     /// Forgets accounts that left longer ago than any group wishes them to stay. Call it every few seconds.
     pub fn sweep(&self, stay: Duration) {
         let recent = |home: &Home| home.last.is_some_and(|last| last.elapsed() < stay);
-        self.homes.lock().retain(|_, home| home.residence.strong_count() > 0 || recent(home));
+        let mut homes = self.homes.lock();
+        homes.retain(|_, home| home.residence.strong_count() > 0 || recent(home));
+        self.aliases.lock().retain(|_, account| homes.contains_key(account));
     }
 }
 
@@ -226,10 +253,32 @@ impl Drop for Residence {
 }
 
 impl Residence {
-    /// The account's key.
+    /// The account's key, by the name that it logs in by: one server has it, whatever it is asked for by.
     #[must_use]
     pub fn key(&self) -> &[u8] {
         &self.key
+    }
+
+    /// The key of the name that it was asked for by first, which routes and settings go by.
+    #[must_use]
+    pub fn name(&self) -> &[u8] {
+        &self.name
+    }
+
+    /// The keys of all names that it was asked for by.
+    #[must_use]
+    pub fn names(&self) -> Vec<Box<[u8]>> {
+        let others = self.others.lock();
+        std::iter::once(&self.name).chain(others.iter()).cloned().collect()
+    }
+
+    fn is_asked_for_by(&self, name: &[u8]) {
+        if *name != *self.name {
+            let mut others = self.others.lock();
+            if !others.iter().any(|other| **other == *name) {
+                others.push(name.into());
+            }
+        }
     }
 
     /// Index of the backend.

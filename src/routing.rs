@@ -197,7 +197,7 @@ impl Router {
     #[must_use]
     pub fn admit(&self, visit: &Visit) -> Option<Presence> {
         let residence = visit.residence();
-        residence.admit(self.table.load().book.terms.sessions(residence.key()))
+        residence.admit(self.table.load().book.terms.sessions(residence.name()))
     }
 
     /// Where a session goes that logs in with this credential, if that can be said without waiting.
@@ -264,7 +264,8 @@ impl Router {
             };
             // It has not been decided otherwise: it is asked for otherwise, perhaps by who has no password for it.
             let stays = !residence.is_ending() && table.may_stay_at(residence.backend());
-            if stays && residence.is_used() && residence.by() != request.by {
+            let name = table.book.routes.names.key(&request.credential.user, &request.credential.authzid);
+            if stays && residence.is_used() && (residence.by() != request.by || residence.name() != name) {
                 break Way::Unavailable("The account is in use at another mail server, by another way.");
             }
             Self::end(&table, &residence, "its route leads elsewhere");
@@ -319,14 +320,18 @@ impl Router {
         credential: Arc<Credential>,
         (listener, server_name): Approach<'_>,
     ) -> Found<'t> {
-        if target == Target::Nobody {
+        // Nor may who has another's mail by the name that a route gives him.
+        let may = login.is_none_or(|_| table.book.terms.allow_all(&credential.user, &credential.authzid));
+        if target == Target::Nobody || !may {
             return Found::Way(Way::Nobody);
         }
+        // Whose mail it is: one account, whichever of several names leads to it.
+        let (name, key) = (key, &table.book.routes.names.key(&credential.user, &credential.authzid)[..]);
         let by = (listener, server_name);
-        if let Some(found) = self.enter_replica(table, key, (target, login), &credential, by) {
+        if let Some(found) = self.enter_replica(table, (name, key), (target, login), &credential, by) {
             return found;
         }
-        let is_lent = match self.admit_at_replica(table, key, listener) {
+        let is_lent = match self.admit_at_replica(table, (name, key), listener) {
             Ok(is_lent) => is_lent,
             Err(found) => return found,
         };
@@ -335,6 +340,7 @@ impl Router {
         let allowed: Vec<_> = members.filter(|place| table.may_stay(*place)).map(index).collect();
         let wanted = Wanted {
             key,
+            name,
             choice: table.choice(target, key).map(index),
             free: matches!(target, Target::Group(_)),
             allowed: &allowed,
@@ -385,7 +391,9 @@ impl Router {
         if let Some(secret) = secret.filter(|_| credential.mechanism.kind() == SecretKind::Password) {
             renamed.secret = secret;
         }
-        self.enter(table, &key, (target, user), Arc::new(renamed), *by)
+        let route = Route { by: By::Rule(rule), line: None, target, login: user };
+        let route = routes.moved(&key, route);
+        self.enter(table, &key, (route.target, route.login), Arc::new(renamed), *by)
     }
 
     /// Has an account leave: its sessions end, its connections log out, and nobody else comes.
@@ -431,26 +439,10 @@ impl Router {
         self.noticed.notify_waiters();
         // Whoever has gone by the one before is among these, or finds that there is another.
         let table = self.table.load();
-        let is_misplaced = |residence: &Arc<Residence>| {
-            if !table.book.terms.allow(residence.key()) {
-                return true;
+        for residence in self.residences.all() {
+            if let Some(why) = table.misplaces(&residence) {
+                Self::end(&before, &residence, why);
             }
-            let (listener, server_name) = residence.by();
-            let asked = Asked { key: residence.key(), listener, server_name };
-            match table.book.routes.step(&asked) {
-                Step::Goes(route) => {
-                    let mut members = table.book.routes.members(route.target);
-                    residence.login() != route.login
-                        || !members.any(|place| table.backends[place].index == residence.backend())
-                }
-                // Asked anew with the next login.
-                Step::Ask(_) => false,
-            }
-        };
-        for residence in self.residences.all().iter().filter(|residence| is_misplaced(residence)) {
-            let why =
-                if table.book.terms.allow(residence.key()) { "the routes have changed" } else { "it may not log in" };
-            Self::end(&before, residence, why);
         }
     }
 

@@ -292,7 +292,7 @@ impl Pools {
 
     fn account(&self, key: &Key, visit: Option<&Visit>, backend: Arc<Backend>) -> Arc<Account> {
         let all = self.terms.load();
-        let owner = visit.map_or_else(|| all.key(&key.user, &key.authzid), |it| it.residence().key().to_vec());
+        let owner = visit.map_or_else(|| all.key(&key.user, &key.authzid), |it| it.residence().name().to_vec());
         let terms = all.of(&owner, &backend.config.name);
         let max = terms.max_per_account;
         let queue = Queue::new(max, backend.metrics());

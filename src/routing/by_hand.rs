@@ -80,17 +80,15 @@ impl Router {
         let tending = self.tending.lock().await;
         let table = self.table.load_full();
         let book = &table.book;
-        let key = book.routes.names.key(user, b"");
+        let (key, name) = self.account_of(&table, user);
         let path = book.moves.as_ref().map(|file| file.path.clone()).ok_or(HandError::NoFile)?;
-        let name = String::from_utf8(key.clone()).ok().filter(|name| is_word(name)).ok_or(HandError::Name)?;
+        let account = String::from_utf8(key.clone()).ok().filter(|account| is_word(account)).ok_or(HandError::Name)?;
         if let Some(to) = to.filter(|to| book.routes.target(to).is_none() || !is_word(to)) {
             return Err(HandError::Target(to.to_owned()));
         }
-        let line = to.map(|to| format!("{name} {to}"));
-        let (ours, names) = (path.clone(), book.routes.names.clone());
-        let key = Arc::new(key);
-        let theirs = Arc::clone(&key);
-        let written = tokio::task::spawn_blocking(move || files::amend(&ours, &names, &theirs, line.as_deref()));
+        let line = to.map(|to| format!("{account} {to}"));
+        let (ours, names, keys) = (path.clone(), book.routes.names.clone(), [key.clone(), name]);
+        let written = tokio::task::spawn_blocking(move || files::amend(&ours, &names, &keys, line.as_deref()));
         let written = written.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
         written.map_err(|source| HandError::Write { path, source })?;
         self.reread(None).await;
@@ -102,10 +100,19 @@ impl Router {
         Ok(timeout(wait, self.residences.over(residence)).await.is_ok())
     }
 
+    /// The key of the account that a name means, as far as it is known here what it logs in by; and that of the name.
+    fn account_of(&self, table: &Table, user: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let routes = &table.book.routes;
+        let name = routes.names.key(user, b"");
+        let known = self.residences.account(&name).map(|account| account.to_vec());
+        let account = known.or_else(|| Some(routes.names.key(routes.login_of(&name)?, b"")));
+        (account.unwrap_or_else(|| name.clone()), name)
+    }
+
     /// Has an account leave its backend; its next login is let in there as any. False: nothing of it is anywhere.
     pub fn kick(&self, user: &[u8]) -> bool {
         let table = self.table.load();
-        let residence = self.residences.find(&table.book.routes.names.key(user, b""));
+        let residence = self.residences.find(&self.account_of(&table, user).0);
         residence.is_some_and(|residence| {
             Self::end(&table, &residence, "an administrator has it leave");
             true

@@ -80,19 +80,22 @@ pub(super) fn read(path: &Path, names: &Names, target: impl Fn(&str) -> Option<T
 /// At the head of a file of moves, which is never empty.
 const HEADING: &str = "# Who was moved where by `imapool ctl move`: account, backend or group.";
 
-/// Writes another line for a key in the place of those it has, or none. Whoever reads the file, and whatever ends this
-/// process meanwhile, finds all of the old lines or all of the new ones.
+/// Writes another line in the place of those that these keys have, or none. Whoever reads the file, and whatever ends
+/// this process meanwhile, finds all of the old lines or all of the new ones.
 ///
 /// # Errors
 /// What the system says.
-pub(super) fn amend(path: &Path, names: &Names, key: &[u8], line: Option<&str>) -> io::Result<()> {
+pub(super) fn amend(path: &Path, names: &Names, keys: &[Vec<u8>], line: Option<&str>) -> io::Result<()> {
     let text = match files::read(path, LONGEST) {
         Ok(octets) => String::from_utf8(octets).map_err(|_| io::Error::other("it is not UTF-8"))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(error),
     };
-    // Not those of its domain.
-    let is_own = |word: &str| matches!(Pattern::parse(word, names), Ok(Pattern::Name(name)) if *name == *key);
+    // Not those of their domain.
+    let is_own = |word: &str| match Pattern::parse(word, names) {
+        Ok(Pattern::Name(name)) => keys.iter().any(|key| **key == *name),
+        _ => false,
+    };
     let is_other = |text: &&str| {
         let word = text.split_ascii_whitespace().next().unwrap_or("#");
         word.starts_with('#') || !is_own(word)

@@ -91,7 +91,13 @@ impl Table {
 impl Router {
     /// Whether a session that has come to this replica may go on here; and whether its account is another one's, by all
     /// that is known here: whoever has sent it knows better, perhaps.
-    pub(super) fn admit_at_replica<'t>(&self, table: &Table, key: &[u8], listener: &str) -> Result<bool, Found<'t>> {
+    /// `name`: what whoever sent it went by.
+    pub(super) fn admit_at_replica<'t>(
+        &self,
+        table: &Table,
+        (name, key): (&[u8], &[u8]),
+        listener: &str,
+    ) -> Result<bool, Found<'t>> {
         let Some(relay) = table.relays.iter().find(|relay| relay.inner == listener && relay.here.is_some()) else {
             return Ok(false);
         };
@@ -100,7 +106,7 @@ impl Router {
         if Instant::now() < self.started + within {
             return Err(Found::Later(Some(self.started + within)));
         }
-        let Some(home) = table.home(Target::Group(relay.group), key).filter(|home| Some(*home) != relay.here) else {
+        let Some(home) = table.home(Target::Group(relay.group), name).filter(|home| Some(*home) != relay.here) else {
             return Ok(false);
         };
         if self.residences.visited(key).is_some_and(|at| !table.is_replica(at)) {
@@ -153,7 +159,7 @@ impl Router {
         let is_its = |residence: &Arc<Residence>| {
             let by = residence.by().0;
             let relay = table.relays.iter().find(|relay| relay.inner == by && relay.here.is_some());
-            let home = relay.and_then(|relay| table.home(Target::Group(relay.group), residence.key()));
+            let home = relay.and_then(|relay| table.home(Target::Group(relay.group), residence.name()));
             let home = home.filter(|home| relay.is_some_and(|relay| Some(*home) != relay.here));
             home.is_some_and(|home| table.backends[home].index == backend.index)
         };
@@ -173,7 +179,7 @@ impl Router {
     pub(super) fn enter_replica<'t>(
         &self,
         table: &'t Table,
-        key: &[u8],
+        (name, key): (&[u8], &[u8]),
         (target, login): (Target, Option<&[u8]>),
         credential: &Arc<Credential>,
         (listener, server_name): Approach<'_>,
@@ -202,15 +208,15 @@ impl Router {
         // While it has sessions, it stays where it is: here, if that is no replica.
         let away = self.residences.visited(key).filter(|at| others.contains(at));
         if here.is_some() {
-            let key = routes.names.key(&credential.user, &credential.authzid);
             let is_replica = |at: &usize| all.iter().any(|place| index(*place) == *at);
-            let is_here = self.residences.visited(&key).is_some_and(|at| !is_replica(&at));
+            let is_here = self.residences.visited(key).is_some_and(|at| !is_replica(&at));
             if is_here || (choice == here && away.is_none()) {
                 return Some(Found::Here(Arc::clone(credential), &relay.inner));
             }
         }
         let wanted = Wanted {
             key,
+            name,
             choice: away.or(choice.map(index)),
             free: matches!(target, Target::Group(_)),
             allowed: &others,

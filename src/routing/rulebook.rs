@@ -179,7 +179,12 @@ impl Rulebook {
             rule = format!("{rule}, {}:{line}", file.path.display());
         }
         self.tell_group(route.target, &mut rule);
-        decided(self.name(choice(route.target, &key)), rule, route.login.map(text), None)
+        if !self.terms.allow_as(&key, route.login) {
+            return decided(None, format!("{rule}, allow = false"), route.login.map(text), None);
+        }
+        let account = route.login.map(|login| self.routes.names.key(login, b""));
+        let backend = choice(route.target, account.as_deref().unwrap_or(&key));
+        decided(self.name(backend), rule, route.login.map(text), None)
     }
 
     /// A group is told of, too.

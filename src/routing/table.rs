@@ -10,10 +10,11 @@ use parking_lot::Mutex;
 
 use super::relay::{Relay, relays};
 use super::rulebook::{Decision, RouteError, Rulebook};
-use super::{Routes, Rules, Target};
+use super::{Asked, By, Route, Routes, Rules, Step, Target};
 use crate::config::{self, Config};
 use crate::imap::capability::Capabilities;
 use crate::net::Net;
+use crate::residence::Residence;
 use crate::terms::AllTerms;
 use crate::upstream::backend::{Backend, Service};
 
@@ -200,6 +201,38 @@ impl Table {
     #[must_use]
     pub fn in_use(&self) -> Vec<&Arc<Backend>> {
         self.book.routes.within_reach(None).into_iter().map(|place| &self.backends[place]).collect()
+    }
+
+    /// Why an account may not be where it is, if so.
+    pub(super) fn misplaces(&self, residence: &Residence) -> Option<&'static str> {
+        let names = residence.names();
+        if names.iter().any(|name| !self.book.terms.allow_as(name, residence.login())) {
+            return Some("it may not log in");
+        }
+        names.iter().any(|name| !self.leads_to(name, residence)).then_some("the routes have changed")
+    }
+
+    /// Whether routes lead who goes by this name to where this account is.
+    fn leads_to(&self, name: &[u8], residence: &Residence) -> bool {
+        let routes = &self.book.routes;
+        let is_there = |place: &usize| self.backends[*place].index == residence.backend();
+        let (listener, server_name) = residence.by();
+        let route = match routes.step(&Asked { key: name, listener, server_name }) {
+            Step::Goes(route) => route,
+            // Asked anew with the next login; where it was moved to is known.
+            Step::Ask(rule) => {
+                let Some(place) = (0..self.backends.len()).find(is_there) else { return true };
+                let (target, login) = (Target::Backend(place), residence.login());
+                routes.moved(name, Route { by: By::Rule(rule), line: None, target, login })
+            }
+        };
+        // A token goes by its own name, whatever the routes make of that.
+        let is_same = match route.login {
+            login if name == residence.name() => login == residence.login(),
+            Some(login) => routes.names.key(login, b"") == residence.key(),
+            None => name == residence.key(),
+        };
+        is_same && routes.members(route.target).any(|place| is_there(&place))
     }
 
     /// What else holds for accounts.

@@ -217,6 +217,30 @@ async fn an_account_in_use_goes_on_while_the_service_is_gone() {
     town.finish().await;
 }
 
+/// Who is moved by hand still logs in by the name and the password that the service gives.
+#[tokio::test]
+async fn an_account_that_was_moved_logs_in_as_the_service_says() {
+    let service = Service::start().await;
+    let http = format!("http = \"http://{}/auth\"\nttl = \"0s\"", service.address);
+    let town = Town::new(&format!("[[route]]\n{http}\n[routing]\nmoves_file = \"FOLDER/moves\""), &[]).await;
+    service.names(&town, 1, "\nAuth-User: u7\nAuth-Pass: pw-u7");
+    let mut stays = town.harness.login("anna").await;
+    assert_eq!(town.homes("u7"), ["b"]);
+    let router = town.harness.proxy().router();
+    for (to, place) in [(Some("c"), "c"), (Some("a"), "a"), (None, "b")] {
+        assert!(router.move_account(b"anna", to, crate::support::LIMIT).await.unwrap());
+        if place == "c" {
+            stays.play("S: * BYE…\nS.").await;
+        }
+        assert_eq!((town.goes("anna").await, town.homes("u7"), town.homes("anna")), (place, vec![place], vec![]));
+    }
+    // A name that it gives for the first time is moved as what it was called.
+    assert!(router.move_account(b"bert", Some("c"), crate::support::LIMIT).await.unwrap());
+    service.names(&town, 1, "\nAuth-User: u8\nAuth-Pass: pw-u8");
+    assert_eq!((town.goes("bert").await, town.homes("u8")), ("c", vec!["c"]));
+    town.finish().await;
+}
+
 /// It says otherwise each time: the account is where it said last, and never at two.
 #[tokio::test]
 async fn a_service_that_changes_its_mind_moves_the_account() {

@@ -12,5 +12,6 @@ mod asked;
 mod by_hand;
 mod groups;
 mod moved;
+mod names;
 mod rules;
 mod town;

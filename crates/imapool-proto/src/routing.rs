@@ -125,24 +125,40 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// The first rule that has an answer for a session.
+    /// The first rule that has an answer for a session; and where the account was moved to, whatever that says.
     #[must_use]
     pub fn step(&self, asked: &Asked<'_>) -> Step<'_> {
-        if let Some(found) = self.moves.as_ref().and_then(|moves| moves.get(asked.key)) {
-            let moved = found.route(By::Move);
-            if self.relays.is_empty() || moved.target == Target::Nobody {
-                return Step::Goes(moved);
-            }
-            // To a replica, or from there to a server: whichever the rules decide of here.
-            return match self.ruled(asked) {
-                Step::Goes(route) if self.is_relayed(route.target) != self.is_relayed(moved.target) => {
-                    Step::Goes(route)
-                }
-                Step::Ask(rule) if self.is_relayed(moved.target) => Step::Ask(rule),
-                _ => Step::Goes(moved),
-            };
+        match self.ruled(asked) {
+            Step::Goes(route) => Step::Goes(self.moved(asked.key, route)),
+            ask @ Step::Ask(_) => ask,
         }
-        self.ruled(asked)
+    }
+
+    /// Where somebody goes whom the rules lead there: the same, if the account was not moved by hand. It keeps the name
+    /// that it logs in by.
+    #[must_use]
+    pub fn moved<'r>(&'r self, key: &[u8], route: Route<'r>) -> Route<'r> {
+        let found = self.moves.as_ref().and_then(|moves| {
+            let account = route.login.and_then(|login| moves.get(&self.names.key(login, b"")));
+            account.or_else(|| moves.get(key))
+        });
+        let Some(found) = found else { return route };
+        let moved = found.route(By::Move);
+        // To a replica, or from there to a server: whichever the rules decide of here.
+        if moved.target != Target::Nobody && self.is_relayed(route.target) != self.is_relayed(moved.target) {
+            return route;
+        }
+        Route { login: moved.login.or(route.login), ..moved }
+    }
+
+    /// The name that one of the files gives whoever asks by this key, to log in by.
+    #[must_use]
+    pub fn login_of(&self, key: &[u8]) -> Option<&[u8]> {
+        let maps = self.rules.iter().filter_map(|rule| match &rule.source {
+            Source::Map(map) => Some(map),
+            Source::Fixed(_) | Source::Lookup => None,
+        });
+        maps.filter_map(|map| map.get(key)).next()?.route(By::Default).login
     }
 
     /// What the rules say, whoever was moved by hand.
