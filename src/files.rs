@@ -1,8 +1,9 @@
-//! Files that the command line and the configuration name. Whatever is there in their place (a FIFO, a device, far too
-//! much) neither holds this process up nor fills its memory.
+//! Text files that the command line and the configuration name. Whatever is there in their place (a FIFO, a device, far
+//! too much) neither holds this process up nor fills its memory. A byte order mark, as editors of Windows write it
+//! before UTF-8, is no part of the text.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 /// The longest configuration, in octets.
@@ -37,7 +38,7 @@ pub(crate) fn probe(path: &Path, most: u64) -> io::Result<()> {
     open(path, most).map(drop)
 }
 
-/// The file, if it is one, and not longer than this.
+/// The file, if it is one, and not longer than this; behind a byte order mark.
 ///
 /// # Errors
 /// As [`read`].
@@ -46,7 +47,7 @@ pub(crate) fn open(path: &Path, most: u64) -> io::Result<File> {
     options.read(true);
     // The opening of a FIFO would wait for a writer.
     crate::platform::files::open_without_waiting(&mut options);
-    let file = options.open(path)?;
+    let mut file = options.open(path)?;
     let metadata = file.metadata()?;
     if metadata.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
@@ -54,7 +55,28 @@ pub(crate) fn open(path: &Path, most: u64) -> io::Result<File> {
     if !metadata.is_file() {
         return Err(io::Error::other("not a regular file, but a pipe, a socket or a device: write it to a file first"));
     }
-    if metadata.len() > most { Err(too_large(most)) } else { Ok(file) }
+    if metadata.len() > most {
+        return Err(too_large(most));
+    }
+    skip_mark(&mut file)?;
+    Ok(file)
+}
+
+/// Skips the byte order mark of UTF-8. That of UTF-16 begins no text that anybody here could read.
+fn skip_mark(file: &mut File) -> io::Result<()> {
+    const UTF_8: &[u8] = b"\xef\xbb\xbf";
+    let mut start = Vec::with_capacity(UTF_8.len());
+    file.by_ref().take(UTF_8.len() as u64).read_to_end(&mut start)?;
+    if start.starts_with(b"\xff\xfe") || start.starts_with(b"\xfe\xff") {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it is UTF-16: save it as UTF-8 (PowerShell: -Encoding utf8)",
+        ));
+    }
+    if start != UTF_8 {
+        file.seek(SeekFrom::Start(0))?;
+    }
+    Ok(())
 }
 
 fn too_large(most: u64) -> io::Error {
@@ -65,6 +87,27 @@ fn too_large(most: u64) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text");
+        for (octets, text) in [
+            (&b"\xef\xbb\xbfuser main\r\n"[..], Some(&b"user main\r\n"[..])),
+            (b"\xef\xbb\xbf", Some(b"")),
+            (b"\xef\xbb", Some(b"\xef\xbb")),
+            (b"", Some(b"")),
+            (b"ab", Some(b"ab")),
+            (b"user main\n", Some(b"user main\n")),
+            (b"\xef\xbb\xbf\xef\xbb\xbfx", Some(b"\xef\xbb\xbfx")),
+            (b"\xff\xfeu\0s\0", None),
+            (b"\xfe\xff\0u\0s", None),
+        ] {
+            std::fs::write(&path, octets).unwrap();
+            assert_eq!(read(&path, 20).ok().as_deref(), text, "{octets:?}");
+            assert_eq!(probe(&path, 20).is_ok(), text.is_some(), "{octets:?}");
+        }
+    }
 
     #[test]
     fn what_is_too_long_or_no_file_is_not_read() {

@@ -1,10 +1,11 @@
 //! Sets up the log: to standard error, as text or JSON.
 
-use std::io::{self, IsTerminal};
+use std::io;
 
 use imapool::admin::Remember;
 use imapool::config::{Log, LogFormat};
 use imapool::log_format::{Fields, JsonLines};
+use imapool::platform::shows_colours;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -45,7 +46,7 @@ impl Level {
 /// # Errors
 /// When RUST_LOG is not a filter, or when this is called again.
 pub(crate) fn start(log: &Log) -> Result<Level, LogError> {
-    start_to(log, io::stderr, io::stderr().is_terminal())
+    start_to(log, io::stderr, shows_colours())
 }
 
 /// As [`start`], to another place; with colours or without.

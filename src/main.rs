@@ -115,7 +115,7 @@ enum Command {
     /// Install, remove, start or stop the service of Windows.
     ///
     /// It starts with the host, is restarted when it fails, and runs under an account of its own
-    /// (NT SERVICE\imapool). Its log is in %ProgramData%\imapool\log, a file a day.
+    /// (NT SERVICE\imapool). Its log is in %ProgramData%\imapool\log, files of bounded size.
     #[command(hide = !service::AVAILABLE, subcommand_required = true, arg_required_else_help = true)]
     Service {
         #[command(subcommand)]
@@ -337,7 +337,7 @@ async fn serve(file: PathBuf, config: Config, places: Places, level: logging::Le
             Request::Shutdown(signal) => {
                 tracing::info!(signal, "shutting down");
                 manager::stopping();
-                proxy.drain().await;
+                manager::until(proxy.drain()).await;
                 return Ok(());
             }
             Request::HandOver => {
@@ -367,7 +367,7 @@ async fn end_after(proxy: Proxy, signals: &mut Signals) -> anyhow::Result<()> {
             () = &mut handing_over => return Ok(()),
             signal = signals.next() => if let Request::Shutdown(signal) = signal {
                 tracing::info!(signal, "shutting down");
-                proxy.drain().await;
+                manager::until(proxy.drain()).await;
                 return Ok(());
             },
         }

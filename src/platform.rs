@@ -1,5 +1,5 @@
-//! What differs between operating systems. Only this module and `allocator.rs` ask which one it is (`.ci/cfgs`); each
-//! system has the same modules, so that nobody else needs to.
+//! What differs between operating systems. Only this module, `allocator.rs` and `crates/imapool-exclusive` ask which
+//! one it is (`.ci/cfgs`); each system has the same modules, so that nobody else needs to.
 //!
 //! | module | is about |
 //! | --- | --- |
@@ -35,7 +35,7 @@ use self::{windows as kernel, windows as system};
 pub(crate) use self::kernel::{HAS, ports, process, tcp};
 pub use self::system::local::{Stream as LocalStream, connect};
 pub(crate) use self::system::{files, host_name, local};
-pub use self::system::{manager, paths, raise_descriptor_limit, service, signals, told};
+pub use self::system::{manager, paths, raise_descriptor_limit, service, shows_colours, signals, told};
 
 /// What may be configured here.
 #[derive(Debug, Clone, Copy)]

@@ -67,7 +67,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
 }
 
 /// Whether `imapool run` would take it.
-fn loads(config: &Config, places: &Places, file: &Path) -> Result<(), Failure> {
+pub(super) fn loads(config: &Config, places: &Places, file: &Path) -> Result<(), Failure> {
     let checked = Checked::new(config);
     for fault in &checked.faults {
         print::error(&format!("{}: {fault}", fault.place(config, places)));

@@ -8,7 +8,7 @@ use imapool::config::{Config, Log};
 pub(crate) use imapool::platform::service::AVAILABLE;
 use imapool::platform::service::{self, ServiceError};
 
-use super::{ConfigFile, print};
+use super::{ConfigFile, check, print};
 use crate::{Failure, Outcome, logging, run_with};
 
 /// What to do.
@@ -42,7 +42,10 @@ pub(crate) enum Action {
 /// Does it, and says so.
 pub(crate) fn run(action: Action) -> Result<Outcome, Failure> {
     let done = match action {
-        Action::Install { file, account } => install(&file.config, account.as_deref())?,
+        Action::Install { file, account } => {
+            let config = std::path::absolute(&file.config).context("cannot tell where the configuration is")?;
+            install(&config, account.as_deref())?
+        }
         Action::Uninstall => told(service::uninstall())?,
         Action::Start => told(service::start())?,
         Action::Stop => told(service::stop())?,
@@ -59,12 +62,20 @@ fn told(result: Result<String, ServiceError>) -> Result<String, Failure> {
     result.map_err(|error| Failure::Runtime(error.into()))
 }
 
-/// Only with a configuration that it could start with.
+/// Only with a configuration that it could start with: as `imapool check` tells it.
 fn install(config: &Path, account: Option<&str>) -> Result<String, Failure> {
     if AVAILABLE {
-        Config::load(config)?;
+        go_to_folder_of(config)?;
+        let (loaded, places) = Config::load_with_places(config)?;
+        check::loads(&loaded, &places, config)?;
     }
     told(service::install(config, account))
+}
+
+/// Files that a configuration names without a folder lie beside it. Services begin in the system's folder.
+fn go_to_folder_of(config: &Path) -> anyhow::Result<()> {
+    let folder = config.parent().unwrap_or(config);
+    std::env::set_current_dir(folder).with_context(|| folder.display().to_string())
 }
 
 /// The service itself; gives its exit status. All that is wrong goes to its log: nobody sees anything else.
@@ -84,10 +95,12 @@ fn serve(config: &Path, logs: &Path) -> u32 {
 }
 
 fn try_to_serve(file: &Path, logs: &Path) -> Result<Outcome, Failure> {
+    let folder = go_to_folder_of(file);
     let loaded = Config::load_with_places(file);
     let log = loaded.as_ref().map_or_else(|_| Log::default(), |(config, _)| config.log.clone());
     let files = service::log_files(logs).context("cannot write the log")?;
     let level = logging::start_to(&log, files, false).map_err(anyhow::Error::from)?;
+    folder?;
     let (config, places) = loaded?;
     run_with(file, config, places, level)
 }

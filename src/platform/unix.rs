@@ -21,6 +21,12 @@ pub fn raise_descriptor_limit() {
     }
 }
 
+/// Whether standard error is shown in colours.
+#[must_use]
+pub fn shows_colours() -> bool {
+    std::io::IsTerminal::is_terminal(&std::io::stderr())
+}
+
 /// What this host is called.
 pub(crate) fn host_name() -> Option<String> {
     nix::unistd::gethostname().ok()?.into_string().ok()

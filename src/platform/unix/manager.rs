@@ -20,6 +20,11 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
+/// Waits for the end; how long that may take is the unit's to say (`TimeoutStopSec`).
+pub async fn until(end: impl Future<Output = ()>) {
+    end.await;
+}
+
 /// Gives a sign of life as often as the unit's `WatchdogSec` wants it, for as long as tasks are run.
 pub async fn watchdog() {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };

@@ -12,7 +12,12 @@ pub fn reloading() {}
 
 /// The end has begun.
 pub fn stopping() {
-    service::tell(service::State::Stopping);
+    service::tell(service::State::Stopping(0));
+}
+
+/// Waits for the end, for as long as the service manager does.
+pub async fn until(end: impl Future<Output = ()>) {
+    service::until(end).await;
 }
 
 /// The service manager wants no sign of life.

@@ -77,15 +77,26 @@ fn count(held: &mut Held, towards: &HashSet<SocketAddr>, socket: ProtocolSocketI
 /// The ports that connect chooses from, as they were at the start.
 pub(crate) fn ephemeral_range() -> Option<RangeInclusive<u16>> {
     static RANGE: LazyLock<Option<RangeInclusive<u16>>> = LazyLock::new(|| {
-        let said = ask_netsh();
+        let said = ask_netsh(&["show", "dynamicport", "tcp"]);
         said.as_deref().and_then(dynamic_ports)
     });
     Some(RANGE.clone().unwrap_or(DEFAULT))
 }
 
-/// The size of it.
+/// How many of them a program gets: without those that are reserved (by Hyper-V, WinNAT, an administrator), as they
+/// were at the start.
 pub(crate) fn ephemeral_ports(_: Option<&RangeInclusive<u16>>) -> usize {
-    ephemeral_range().unwrap_or(DEFAULT).len()
+    static PORTS: LazyLock<usize> = LazyLock::new(|| {
+        let said = ask_netsh(&["show", "excludedportrange", "protocol=tcp"]);
+        let reserved = said.as_deref().map(excluded_ports).unwrap_or_default();
+        without(&ephemeral_range().unwrap_or(DEFAULT), &reserved)
+    });
+    *PORTS
+}
+
+/// How many ports of a range are in none of the others.
+fn without(range: &RangeInclusive<u16>, others: &[RangeInclusive<u16>]) -> usize {
+    range.clone().filter(|port| !others.iter().any(|other| other.contains(port))).count()
 }
 
 /// How long a port is held by a connection that is over: 30 to 300 s, or else 120 s.
@@ -95,10 +106,11 @@ pub(crate) fn time_wait() -> Duration {
     Duration::from_secs(set.filter(|seconds| (30..=300).contains(seconds)).unwrap_or(120).into())
 }
 
-/// What netsh says of the dynamic ports: nothing else tells without the management service (WMI).
-fn ask_netsh() -> Option<String> {
+/// What netsh says of ports: nothing else tells without the management service (WMI).
+fn ask_netsh(what: &[&str]) -> Option<String> {
     let mut netsh = Command::new(paths::of_system("netsh.exe"))
-        .args(["int", "ipv4", "show", "dynamicport", "tcp"])
+        .args(["int", "ipv4"])
+        .args(what)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -128,6 +140,15 @@ fn dynamic_ports(said: &str) -> Option<RangeInclusive<u16>> {
     (start > 0).then_some(start..=end)
 }
 
+/// The lines that begin with two numbers: the first port of a range, and the last. The words are in any language.
+fn excluded_ports(said: &str) -> Vec<RangeInclusive<u16>> {
+    let range = |line: &str| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u16>);
+        Some(numbers.next()?.ok()?..=numbers.next()?.ok()?)
+    };
+    said.lines().filter_map(range).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
@@ -145,6 +166,21 @@ mod tests {
             assert_eq!(dynamic_ports(wrong), None, "{wrong}");
         }
         assert!(!ephemeral_range().unwrap().is_empty());
+    }
+
+    #[test]
+    fn reserved_ports_are_nobodys_to_choose() {
+        let said = "\r\nProtocol tcp Port Exclusion Ranges\r\n\r\nStart Port    End Port\r\n----------    --------\r\n\
+            \x20     5357        5357\r\n     49152       49251\r\n     50000       50059     *\r\n     50050       50069\r\n\r\n\
+            * - Administered port exclusions.\r\n";
+        let reserved = excluded_ports(said);
+        assert_eq!(reserved, [5357..=5357, 49_152..=49_251, 50_000..=50_059, 50_050..=50_069]);
+        assert_eq!(without(&DEFAULT, &reserved), 16_384 - 100 - 70);
+        for wrong in ["", "a b", "5", "5 b", "70000 70001", "The following command was not found"] {
+            assert!(excluded_ports(wrong).is_empty(), "{wrong}");
+        }
+        assert_eq!(without(&DEFAULT, &[RangeInclusive::new(9, 1)]), 16_384);
+        assert!((1..=65_536).contains(&ephemeral_ports(None)));
     }
 
     #[test]

@@ -3,14 +3,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tracing_appender::rolling::{InitError, RollingFileAppender, Rotation};
 use windows_service::service::{
     Service, ServiceAccess, ServiceAction, ServiceActionType, ServiceControl, ServiceControlAccept,
     ServiceErrorControl, ServiceExitCode, ServiceFailureActions, ServiceFailureResetPeriod, ServiceInfo,
@@ -20,20 +19,24 @@ use windows_service::service_control_handler::{self, ServiceControlHandlerResult
 use windows_service::service_manager::{ServiceManager, ServiceManagerAccess};
 use windows_service::{Error, service_dispatcher};
 
+use super::access::{self, AccessError};
+pub use super::log_files::{LogFiles, log_files};
 use super::paths;
 
 /// What the service is called.
 const NAME: &str = "imapool";
 /// Its own account, which exists as long as the service does, and has no password.
 const ACCOUNT: &str = r"NT SERVICE\imapool";
-/// How long the end may take, before the host goes on with its shutdown: as `limits.drain_timeout` by default.
+/// How long the start may take, and the end, before the host goes on with its shutdown.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// After so long commands that run are waited for no longer, whatever `limits.drain_timeout` says.
+const LONGEST_DRAIN: Duration = Duration::from_secs(50);
+/// How often the service manager hears that the end goes on, and how long it waits for that.
+const SIGN_OF_LIFE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(15));
 /// After so many seconds it is started anew, the first times and from then on.
 const RESTARTS: [u64; 3] = [1, 5, 30];
 /// Without a failure for so long, it counts from the first again.
 const FORGIVEN: Duration = Duration::from_secs(24 * 60 * 60);
-/// Files of the log that are kept, one a day.
-const KEPT: usize = 30;
 /// How often it is looked whether the service has started or ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -51,11 +54,12 @@ pub enum ServiceError {
         /// What the system said.
         error: Error,
     },
-    /// The folder of its files.
-    #[error("cannot prepare {}: {error}; run this as an administrator", path.display())]
-    Folder {
-        /// Which.
-        path: PathBuf,
+    /// Its files.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// What it may do.
+    #[error("cannot limit what the service may do: {error}")]
+    Privileges {
         /// What the system said.
         error: io::Error,
     },
@@ -98,17 +102,19 @@ fn open(what: &'static str, access: ServiceAccess) -> Result<Service, ServiceErr
 
 /// Installs the service: started with the host and after failures, with this configuration; under an account of its own
 /// unless another is named. The folder of its log is made for it, and that of the configuration is closed to others.
+/// Not where every user could replace the program or the configuration.
 ///
 /// # Errors
 /// See [`ServiceError`].
 pub fn install(config: &Path, account: Option<&str>) -> Result<String, ServiceError> {
     let what = "install the service";
     let failed = failed(what);
-    let account = account.unwrap_or(ACCOUNT);
+    let account = access::account(account.unwrap_or(ACCOUNT));
     let program = std::env::current_exe().map_err(|error| failed(Error::Winapi(error)))?;
-    let config = std::path::absolute(config).map_err(|error| failed(Error::Winapi(error)))?;
-    let access = ServiceManagerAccess::CONNECT | ServiceManagerAccess::CREATE_SERVICE;
-    let manager = ServiceManager::local_computer(None::<&str>, access).map_err(&failed)?;
+    let rights = ServiceManagerAccess::CONNECT | ServiceManagerAccess::CREATE_SERVICE;
+    let manager = ServiceManager::local_computer(None::<&str>, rights).map_err(&failed)?;
+    access::close_folders(NAME)?;
+    let unknown = access::nobody_else_writes(&[&program, config])?;
     let info = ServiceInfo {
         name: OsString::from(NAME),
         display_name: OsString::from("imapool, an IMAP proxy"),
@@ -121,24 +127,29 @@ pub fn install(config: &Path, account: Option<&str>) -> Result<String, ServiceEr
             "service".into(),
             "run".into(),
             "--config".into(),
-            config.into(),
+            config.as_os_str().into(),
             "--logs".into(),
             paths::logs().into(),
         ],
         dependencies: Vec::new(),
-        account_name: Some(OsString::from(account)),
+        account_name: Some(account.clone()),
         account_password: None,
     };
     let service = manager
         .create_service(&info, ServiceAccess::CHANGE_CONFIG | ServiceAccess::START | ServiceAccess::DELETE)
         .map_err(&failed)?;
-    let done = configure(&service).map_err(&failed).and_then(|()| prepare_folders(account));
+    let done = configure(&service).map_err(&failed).and_then(|()| drop_privileges());
     if let Err(error) = done {
         // Half a service is none.
         let _gone = service.delete();
         return Err(error);
     }
-    Ok(format!("installed as {account}; it starts with the host, and now by: imapool service start"))
+    let mut told = format!("installed as {}; it starts with the host", account.display());
+    told.push_str(", and now by: imapool service start");
+    for path in unknown {
+        told.push_str(&format!("\nsee that administrators alone may write to {}", path.display()));
+    }
+    Ok(told)
 }
 
 /// All that is beyond its being there.
@@ -165,25 +176,19 @@ fn if_known(set: windows_service::Result<()>) -> windows_service::Result<()> {
     }
 }
 
-/// The folder of the configuration is for the system, administrators and the service to read, that of the log for the
-/// service to write. By themselves, folders in `%ProgramData%` can be read by everybody.
-fn prepare_folders(account: &str) -> Result<(), ServiceError> {
-    const SYSTEM: &str = "*S-1-5-18:(OI)(CI)F";
-    const ADMINISTRATORS: &str = "*S-1-5-32-544:(OI)(CI)F";
-    let (folder, logs) = (paths::folder(), paths::logs());
-    std::fs::create_dir_all(&logs).map_err(|error| ServiceError::Folder { path: logs.clone(), error })?;
-    let reads = format!("{account}:(OI)(CI)RX");
-    let writes = format!("{account}:(OI)(CI)M");
-    let closed = ["/inheritance:r", "/grant:r", SYSTEM, "/grant:r", ADMINISTRATORS, "/grant:r", &reads];
-    grant(&folder, &closed)?;
-    grant(&logs, &["/grant", &writes])
-}
-
-fn grant(folder: &Path, arguments: &[&str]) -> Result<(), ServiceError> {
-    let failed = |error| ServiceError::Folder { path: folder.to_owned(), error };
-    let icacls = paths::of_system("icacls.exe");
-    let status = Command::new(icacls).arg(folder).args(arguments).stdout(Stdio::null()).status().map_err(failed)?;
-    if status.success() { Ok(()) } else { Err(failed(io::Error::other(format!("icacls ended with {status}")))) }
+/// Takes from the service what an account of its kind may do and imapool has no use for, such as acting for whoever
+/// connects to it.
+fn drop_privileges() -> Result<(), ServiceError> {
+    const KEPT: &str = "SeChangeNotifyPrivilege";
+    /// Wine's has no such command. Windows says more than that.
+    const UNKNOWN_COMMAND: i32 = 1;
+    let failed = |error| ServiceError::Privileges { error };
+    let mut sc = Command::new(paths::of_system("sc.exe"));
+    let status = sc.args(["privs", NAME, KEPT]).stdin(Stdio::null()).stdout(Stdio::null()).status().map_err(failed)?;
+    match status.code() {
+        Some(0 | UNKNOWN_COMMAND) => Ok(()),
+        _ => Err(failed(io::Error::other(format!("sc privs ended with {status}")))),
+    }
 }
 
 /// Stops the service, if it runs, and removes it. Files stay.
@@ -293,8 +298,8 @@ pub(super) enum State {
     Starting,
     /// Sessions are served.
     Running,
-    /// The end has begun.
-    Stopping,
+    /// The end has begun; how often that was told before.
+    Stopping(u32),
     /// With this exit status.
     Ended(u32),
 }
@@ -304,7 +309,7 @@ impl State {
         let (current_state, wait_hint) = match self {
             Self::Starting => (ServiceState::StartPending, PATIENCE),
             Self::Running => (ServiceState::Running, Duration::ZERO),
-            Self::Stopping => (ServiceState::StopPending, PATIENCE),
+            Self::Stopping(_) => (ServiceState::StopPending, SIGN_OF_LIFE.1),
             Self::Ended(_) => (ServiceState::Stopped, Duration::ZERO),
         };
         let exit_code = match self {
@@ -315,7 +320,8 @@ impl State {
             Self::Running => ServiceControlAccept::STOP | ServiceControlAccept::PRESHUTDOWN,
             _ => ServiceControlAccept::empty(),
         };
-        let (service_type, checkpoint) = (ServiceType::OWN_PROCESS, 0);
+        let checkpoint = if let Self::Stopping(told) = self { told } else { 0 };
+        let service_type = ServiceType::OWN_PROCESS;
         ServiceStatus {
             service_type,
             current_state,
@@ -337,28 +343,39 @@ pub(super) fn tell(state: State) {
     }
 }
 
+/// Waits for the end, for as long as the service manager and the host's shutdown do, and no longer; and has the service
+/// manager know meanwhile that it goes on.
+pub(super) async fn until(end: impl Future<Output = ()>) {
+    if STATUS.get().is_none() {
+        return end.await;
+    }
+    if !ends_in_time(end, |told| tell(State::Stopping(told))).await {
+        tracing::warn!("the service manager waits no longer: sessions that are left are cut off");
+    }
+}
+
+/// Whether this ended within [`LONGEST_DRAIN`]; how often it was told before goes to `tell`, at times.
+async fn ends_in_time(end: impl Future<Output = ()>, mut tell: impl FnMut(u32)) -> bool {
+    let mut told = 1;
+    let mut signs = tokio::time::interval(SIGN_OF_LIFE.0);
+    let end = tokio::time::timeout(LONGEST_DRAIN, end);
+    tokio::pin!(end);
+    loop {
+        tokio::select! {
+            ended = &mut end => return ended.is_ok(),
+            _ = signs.tick() => {
+                tell(told);
+                told += 1;
+            }
+        }
+    }
+}
+
 /// Waits until the service manager wants this process to end. Cancel safe.
 pub(super) async fn stopped() {
     // The sender is never dropped.
     let mut stop = STOP.subscribe();
     let _wanted = stop.wait_for(|stop| *stop).await;
-}
-
-/// Where a service writes its log.
-pub type LogFiles = RollingFileAppender;
-
-/// The files of the log in a folder, a new one each day.
-///
-/// # Errors
-/// Where the folder cannot be written to.
-pub fn log_files(folder: &Path) -> io::Result<LogFiles> {
-    RollingFileAppender::builder()
-        .rotation(Rotation::DAILY)
-        .filename_prefix("imapool")
-        .filename_suffix("log")
-        .max_log_files(KEPT)
-        .build(folder)
-        .map_err(|error: InitError| io::Error::other(format!("{}: {error}", folder.display())))
 }
 
 #[cfg(test)]
@@ -371,8 +388,21 @@ mod tests {
         assert_eq!(State::Ended(2).status().exit_code, ServiceExitCode::ServiceSpecific(2));
         assert_eq!(State::Ended(2).status().current_state, ServiceState::Stopped);
         // Who is about to end hears no second call.
-        assert!(State::Stopping.status().controls_accepted.is_empty());
+        assert!(State::Stopping(0).status().controls_accepted.is_empty());
         assert!(State::Running.status().controls_accepted.contains(ServiceControlAccept::STOP));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_is_waited_for_as_long_as_the_service_manager_waits() {
+        let mut told = Vec::new();
+        let drain = Duration::from_secs(365 * 24 * 60 * 60);
+        assert!(!ends_in_time(tokio::time::sleep(drain), |number| told.push(number)).await);
+        // It has to hear another number each time, and before it has lost patience.
+        let number = u32::try_from(told.len()).unwrap();
+        assert_eq!(told, (1..=number).collect::<Vec<_>>());
+        assert!(SIGN_OF_LIFE.0 * (number + 1) >= LONGEST_DRAIN, "{number}");
+        assert!(SIGN_OF_LIFE.0 < SIGN_OF_LIFE.1 && LONGEST_DRAIN < PATIENCE);
+        assert!(ends_in_time(std::future::ready(()), |_| ()).await);
     }
 
     #[tokio::test]

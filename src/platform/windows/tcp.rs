@@ -41,10 +41,10 @@ pub(crate) fn leave_port_open(_: SockRef<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Prepares a socket for listening: connections in TIME_WAIT keep nobody from it here. `SO_REUSEADDR` would let others
-/// listen on the same port.
-pub(crate) fn before_bind(_: &Socket, _: SocketAddr, _: bool) -> io::Result<()> {
-    Ok(())
+/// Prepares a socket for listening: nobody else may listen on its port, on whatever address. Connections in TIME_WAIT
+/// keep nobody from it here.
+pub(crate) fn before_bind(socket: &Socket, _: SocketAddr, _: bool) -> io::Result<()> {
+    imapool_exclusive::set(socket)
 }
 
 /// No two processes share a port.
