@@ -45,6 +45,11 @@ pub trait Outside: fmt::Debug + Send + Sync {
     /// The next connection to a listener of this address.
     fn poll_accept(&self, address: SocketAddr, cx: &mut Context<'_>) -> Poll<(Box<dyn Connection>, SocketAddr)>;
 
+    /// A listener of this address is closed, or was never served.
+    fn stop_listening(&self, address: SocketAddr) {
+        let _ = address;
+    }
+
     /// Between 0 and 1, different each time.
     fn chance(&self) -> f64;
 }

@@ -362,12 +362,6 @@ impl Visit {
         &self.0.residence
     }
 
-    /// Nobody else is there.
-    #[must_use]
-    pub fn is_first(&self) -> bool {
-        self.0.residence.visits.load(Ordering::Acquire) == 1
-    }
-
     /// The backend has let this visitor in.
     pub fn let_in(&self) {
         if !self.0.let_in.swap(true, Ordering::AcqRel) {

@@ -12,14 +12,12 @@ use tracing::{info, warn};
 use super::{Backend, Concern, OpenError, Unauthenticated};
 use crate::config::Check;
 use crate::files;
+use crate::imap::capability::Capabilities;
 use crate::imap::sasl::{Credential, Mechanism};
 use crate::metrics::RetireReason;
 use crate::secret::Secret;
 use crate::upstream::gate::Whom;
 use crate::upstream::login::Outcome;
-
-/// A check may take as long as its interval, and at least this.
-const SHORTEST: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -29,6 +27,8 @@ pub(super) struct Standing {
     weight: Mutex<Option<u32>>,
     /// Since when a check goes on.
     checking: Mutex<Option<Instant>>,
+    /// What it offered to the last check that was well, and when that began.
+    told: Mutex<Option<(Instant, Arc<Capabilities>)>>,
 }
 
 /// A check that goes on.
@@ -68,10 +68,21 @@ impl Backend {
         self.standing.health.lock().last() == Some(true)
     }
 
-    /// It is down still, but its last check was well.
+    /// Others have its accounts, who take over after so long.
     #[must_use]
-    pub fn is_returning(&self) -> bool {
-        self.standing.health.lock().is_returning()
+    pub fn is_away(&self, after: Duration) -> bool {
+        self.standing.health.lock().is_away(after, Instant::now().into_std())
+    }
+
+    /// It has its accounts again.
+    pub fn settle(&self) {
+        self.standing.health.lock().settle();
+    }
+
+    /// Whether it has offered this word to a check that began then or later.
+    #[must_use]
+    pub fn has_told(&self, word: &str, since: Instant) -> bool {
+        self.standing.told.lock().as_ref().is_some_and(|(begun, offered)| *begun >= since && offered.has(word))
     }
 
     /// For how long it has been up again.
@@ -107,7 +118,7 @@ impl Backend {
     /// Finds out whether it is there: by a connection and its greeting, and a login where that is wished. One check
     /// goes on at a time, and fails once, and again with each that is due after that.
     pub async fn check(self: &Arc<Self>, check: &Check) {
-        let limit = check.interval.max(SHORTEST);
+        let limit = check.limit();
         let since = {
             let mut checking = self.standing.checking.lock();
             let since = *checking;
@@ -156,6 +167,7 @@ impl Backend {
         if self.is_local() {
             return Some(Ok(()));
         }
+        let begun = Instant::now();
         let permit = self.budget.try_permit(self.index)?;
         let connection = match self.open(Whom::Look, permit, None).await {
             Ok(connection) => connection,
@@ -164,6 +176,8 @@ impl Backend {
             Err(error) if error.concerns() == Concern::Host => return None,
             Err(error) => return Some(Err(error.to_string())),
         };
+        let offered = connection.login.capabilities();
+        *self.standing.told.lock() = Some((begun, Arc::new(offered.clone())));
         match test_account(check).await {
             None => {
                 if !self.config.send_proxy {
