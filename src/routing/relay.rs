@@ -316,8 +316,8 @@ impl Router {
         timeout_at(deadline, self.noticed.notified()).await.is_ok()
     }
 
-    /// A check has ended. A replica that is there has its accounts: whoever has them meanwhile lets go of them. One that
-    /// was away has to be up for a while before that: it may be about to go again.
+    /// A check has ended. A replica that is there has its accounts: whoever has them meanwhile lets go of them. One
+    /// that was away has to be up for a while before that: it may be about to go again.
     pub(super) fn has_checked(&self, backend: &Backend) {
         self.noticed.notify_waiters();
         let table = self.table.load();

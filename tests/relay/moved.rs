@@ -5,6 +5,8 @@ use std::time::Duration;
 use imapool::admin::act;
 use imapool::config::{Config, Route};
 use imapool_demo_server::Options;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 use crate::ring::{MODES, Ring};
 use crate::support::{Client, soon, until};
@@ -233,4 +235,53 @@ async fn no_operator_takes_accounts_from_a_replica() {
     act(proxy, "backends/mail/resume").await.unwrap();
     act(proxy, "backends/r1/resume").await.unwrap();
     ring.finish().await;
+}
+
+/// Says of everybody the same.
+async fn service(server: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/auth", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut read = Vec::new();
+                while stream.read_buf(&mut read).await.is_ok_and(|octets| octets > 0) {
+                    if read.ends_with(b"\r\n\r\n") {
+                        read.clear();
+                        let head = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nAuth-Status: OK";
+                        let answer = format!("{head}\r\nAuth-Server: {server}\r\n\r\n");
+                        let _ = stream.write_all(answer.as_bytes()).await;
+                    }
+                }
+            });
+        }
+    });
+    url
+}
+
+/// A service says that replicas have the account, and another one, which the replica asks, where the mail is: also where
+/// that replica is this very process.
+#[tokio::test]
+async fn two_services_are_asked_one_after_the_other() {
+    let (outer, inner) = (service("replicas").await, service("mail").await);
+    for mode in MODES {
+        let ring = Ring::with(mode, 2, Options::default(), |config| {
+            if !config.groups.is_empty() {
+                let asks = |listener: &str, url: &str| Route {
+                    listeners: vec![listener.into()],
+                    http: Some(url.into()),
+                    ..Route::default()
+                };
+                config.routes = vec![asks("outer", &outer), asks("inner", &inner)];
+            }
+        })
+        .await;
+        for number in 0..6 {
+            let mut client = ring.login(0, &format!("u{number}")).await;
+            client.play("C: s SELECT INBOX\nS~ s OK…\nC: o LOGOUT\nS~ o OK…\nS.").await;
+        }
+        let relayed = ring.relayed(0);
+        assert!((1..6).contains(&relayed), "of six, some are here and some are not: {relayed}");
+        ring.finish().await;
+    }
 }

@@ -674,6 +674,20 @@ impl Connection for End {
         self.send(&octets.iter().flat_map(|octets| octets.iter().copied()).collect::<Vec<_>>()).unwrap_or(0)
     }
 
+    fn poll_peek(&mut self, cx: &mut Context<'_>, octets: &mut [u8]) -> Poll<io::Result<usize>> {
+        {
+            let pipe = self.into.lock();
+            if let Some((_, chunk)) = pipe.chunks.front().filter(|_| pipe.waits() && !pipe.is_reset()) {
+                let seen = chunk.len().min(octets.len());
+                octets[..seen].copy_from_slice(&chunk[..seen]);
+                return Poll::Ready(Ok(seen));
+            }
+        }
+        // Nothing is there to be taken.
+        let mut nothing = ReadBuf::new(octets);
+        Pin::new(self).poll_read(cx, &mut nothing).map_ok(|()| 0)
+    }
+
     fn peer(&self) -> Peer {
         let into = self.into.lock();
         if into.is_reset() || into.fin.is_some_and(|at| at <= Instant::now()) {
