@@ -259,8 +259,8 @@ async fn service(server: &'static str) -> String {
     url
 }
 
-/// A service says that replicas have the account, and another one, which the replica asks, where the mail is: also where
-/// that replica is this very process.
+/// A service says that replicas have the account, and another one, which the replica asks, where the mail is: also
+/// where that replica is this very process.
 #[tokio::test]
 async fn two_services_are_asked_one_after_the_other() {
     let (outer, inner) = (service("replicas").await, service("mail").await);

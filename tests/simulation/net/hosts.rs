@@ -1,4 +1,5 @@
-//! Several imapools on one network: each has an address, listens there, may die and come back, and may not reach another.
+//! Several imapools on one network: each has an address, listens there, may die and come back, and may not reach
+//! another.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
