@@ -65,9 +65,10 @@ impl Relay {
             let backend = table.backends.iter().find(|backend| backend.config.name == name);
             backend.is_some_and(|backend| backend.down_for().is_none())
         };
+        let settled = table.settles(earlier).is_none();
         let blind = before.iter().any(|(name, _)| is_left(name) && is_there(name));
-        let had = table.settles(earlier).is_none() && earlier.own() == self.own();
-        Settling::begin(blind, had.then(|| before.clone()))
+        let had = settled && earlier.own() == self.own();
+        Settling::begin(blind || (earlier.settling.blind && !settled), had.then(|| before.clone()))
     }
 
     /// An account was this process's before others were among the replicas.
@@ -184,6 +185,16 @@ impl Table {
         None
     }
 
+    /// As [`Table::choice`]; while others have this process's accounts, the one that has this one.
+    fn choice_unsettled(&self, relay: &Relay, target: Target, key: &[u8]) -> Option<usize> {
+        let choice = self.choice(target, key);
+        if choice.is_none() || choice != relay.here || self.settles(relay).is_none() || relay.had(key) {
+            return choice;
+        }
+        let weight = |place: usize| if Some(place) == relay.here { 0 } else { self.weight(place) };
+        self.book.routes.backend(target, key, weight).or(choice)
+    }
+
     /// What was begun by the table before goes on, where the same replicas have the same shares.
     pub(super) fn settles_as(&mut self, before: &Self) {
         for relay in &mut self.relays {
@@ -260,8 +271,7 @@ impl Router {
             return Ok(false);
         }
         let home = table.choice(Target::Group(relay.group), key);
-        let stays = home == relay.here && relay.had(key);
-        if let Some(at) = table.settles(relay).filter(|_| !stays) {
+        if let Some(at) = table.settles(relay).filter(|_| home != relay.here || !relay.had(key)) {
             return Err(Found::Later(at));
         }
         let Some(home) = home.filter(|home| Some(*home) != relay.here) else { return Ok(false) };
@@ -372,7 +382,7 @@ impl Router {
         let members: Vec<_> = all.iter().copied().filter(|place| table.may_stay(*place)).collect();
         let here = relay.here.filter(|here| members.contains(here));
         let others: Vec<_> = members.iter().filter(|place| Some(**place) != here).map(|place| index(*place)).collect();
-        let choice = table.choice(target, key);
+        let choice = table.choice_unsettled(relay, target, key);
         // While it has sessions, it stays where it is: here, if that is no replica.
         let away = self.residences.visited(key).filter(|at| others.contains(at));
         if here.is_some() {

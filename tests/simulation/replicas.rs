@@ -199,7 +199,8 @@ pub(crate) async fn run(plan: &Trio, trace: bool, kept: &RefCell<Option<Net>>) -
         secrets: Arc::clone(&secrets),
         mailboxes: MAILBOXES.map(str::to_owned).to_vec(),
         calm: false,
-        patience: patience(base) + CHECKOUT,
+        // Two of them may wait, one after the other.
+        patience: patience(base) + CHECKOUT * 2 + REPLY * 2,
         leaves_refused: None,
         shares: false,
         serves_what_is_left: base.server.serves_what_is_left,
@@ -389,6 +390,8 @@ impl Ring {
     }
 
     async fn end(&self) {
+        // Who has said LOGOUT is gone by then.
+        sleep(Duration::from_secs(10)).await;
         for running in &self.running {
             let running = running.lock().await.take();
             let (proxy, _host) = running.expect("all run at the end");
