@@ -47,6 +47,9 @@ const FIRST_LOOK: Duration = Duration::from_secs(2);
 /// How long upstream connections may take to say goodbye, at the end.
 const GOODBYES: Duration = Duration::from_secs(5);
 
+/// How long sessions may take to hear BYE that have come by a listener for replicas in the meantime.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Why the proxy does not start, or does not take another configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -110,11 +113,14 @@ struct Inner {
     lifetimes: seeing::Lifetimes,
     looking: renewing::Looking,
     sessions: TaskTracker,
+    late: TaskTracker,
     net: Net,
     /// Another process takes over.
     handing_over: AtomicBool,
     /// Begins the end: no new sessions, those at rest are told.
     drain: CancellationToken,
+    /// Nothing of an account is left: the listeners for replicas close.
+    close: CancellationToken,
     /// The end: the admin address closes, too.
     stop: CancellationToken,
 }
@@ -196,6 +202,7 @@ impl Proxy {
         proxy.0.first_look().await;
         proxy.keep_house();
         let mut running = proxy.0.running.lock().await;
+        proxy.0.router.begin();
         if let Some((server, token)) = admin {
             running.admin = Some(proxy.serve_admin(&config.admin, server, token));
         }
@@ -291,10 +298,11 @@ impl Proxy {
     pub async fn drain(self) {
         let inner = &self.0;
         let deadline = Instant::now() + inner.config.load().limits.drain_timeout;
+        inner.router.end_as_replica();
         inner.drain.cancel();
         inner.registry.drain();
         if inner.router.is_replica() {
-            // The others have its accounts from now on.
+            // The others wait for them.
             inner.pools.accounts().iter().for_each(|account| account.retire(RetireReason::Shutdown));
         }
         inner.sessions.close();
@@ -306,6 +314,7 @@ impl Proxy {
         if timeout_at(goodbyes, inner.budget.all_closed()).await.is_err() {
             warn!(connections = inner.budget.in_use(), "upstream connections that did not say goodbye in time");
         }
+        inner.end_late().await;
         inner.stop.cancel();
     }
 
@@ -435,9 +444,11 @@ impl Inner {
             lifetimes: seeing::Lifetimes::default(),
             looking: renewing::Looking::default(),
             sessions: TaskTracker::new(),
+            late: TaskTracker::new(),
             net,
             handing_over: AtomicBool::new(false),
             drain: CancellationToken::new(),
+            close: CancellationToken::new(),
             stop: CancellationToken::new(),
         })
     }
@@ -454,6 +465,14 @@ impl Inner {
         }
     }
 
+    /// Closes what was open for replicas: nobody has anything of an account here, and they may have them.
+    async fn end_late(&self) {
+        self.close.cancel();
+        self.registry.end();
+        self.late.close();
+        let _ = timeout_at(Instant::now() + LAST_WORDS, self.late.wait()).await;
+    }
+
     fn serve(&self, listener: BoundListener) -> RunningListener {
         let config = &listener.context().config;
         // Known from now on, at zero.
@@ -462,7 +481,7 @@ impl Inner {
             configured: config.address.clone(),
             bound: listener.local_address().clone(),
             context: Arc::new(ArcSwap::new(Arc::clone(listener.context()))),
-            stop: self.drain.child_token(),
+            stop: self.close.child_token(),
         };
         info!(listener = config.name, address = %running.bound, "listening");
         let acceptor = Acceptor {
@@ -470,9 +489,11 @@ impl Inner {
             gate: Arc::clone(&self.gate),
             sessions: self.sessions.clone(),
             listener: Arc::clone(&running.context),
+            late: self.late.clone(),
+            drain: self.drain.clone(),
             stop: running.stop.clone(),
         };
-        self.sessions.spawn(acceptor.serve(listener));
+        tokio::spawn(acceptor.serve(listener, self.sessions.token()));
         running
     }
 }

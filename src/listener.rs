@@ -381,6 +381,14 @@ impl BoundListener {
     }
 }
 
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if let Self::Given(outside, address) = self {
+            outside.stop_listening(*address);
+        }
+    }
+}
+
 impl fmt::Debug for BoundListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BoundListener")

@@ -24,6 +24,12 @@ pub trait Connection: AsyncRead + AsyncWrite + fmt::Debug + Send + Sync + Unpin 
     /// Writes what there is room for, without waiting for any, and gives how many octets that were.
     fn write_now(&self, octets: &[IoSlice<'_>]) -> usize;
 
+    /// Looks at what has come, and leaves it there; 0: the other side has closed.
+    fn poll_peek(&mut self, cx: &mut Context<'_>, octets: &mut [u8]) -> Poll<io::Result<usize>> {
+        let _ = (cx, octets);
+        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+
     /// What is known of the other side.
     fn peer(&self) -> Peer;
 
@@ -44,6 +50,11 @@ pub trait Outside: fmt::Debug + Send + Sync {
 
     /// The next connection to a listener of this address.
     fn poll_accept(&self, address: SocketAddr, cx: &mut Context<'_>) -> Poll<(Box<dyn Connection>, SocketAddr)>;
+
+    /// A listener of this address is closed, or was never served.
+    fn stop_listening(&self, address: SocketAddr) {
+        let _ = address;
+    }
 
     /// Between 0 and 1, different each time.
     fn chance(&self) -> f64;

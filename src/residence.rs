@@ -186,10 +186,12 @@ impl Residences {
         }
     }
 
-    /// Those that anybody holds.
+    /// Those that anybody holds, by their keys.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Residence>> {
-        self.homes.lock().values().filter_map(|home| home.residence.upgrade()).collect()
+        let mut all: Vec<_> = self.homes.lock().values().filter_map(|home| home.residence.upgrade()).collect();
+        all.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+        all
     }
 
     /// How many of them are at each backend, by its index.
@@ -409,12 +411,6 @@ impl Visit {
     #[must_use]
     pub fn residence(&self) -> &Arc<Residence> {
         &self.0.residence
-    }
-
-    /// Nobody else is there.
-    #[must_use]
-    pub fn is_first(&self) -> bool {
-        self.0.residence.visits.load(Ordering::Acquire) == 1
     }
 
     /// The backend has let this visitor in.

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -32,11 +33,10 @@ use self::rulebook::Rulebook;
 pub use self::rulebook::{Decision, RouteError};
 pub use self::table::Table;
 use crate::config::{self, Config, Live};
-use crate::imap::capability::Capabilities;
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::{Metrics, RouteResult};
 use crate::net::Net;
-use crate::residence::{Entered, Presence, Residence, Residences, Visit, Wanted, push};
+use crate::residence::{Entered, Presence, Residence, Residences, Visit, Wanted};
 use crate::tls::Stamp;
 
 pub use imapool_proto::routing::{Asked, By, Member, Route, Routes, Rule, Source, Step, Target, map, name, rendezvous};
@@ -46,8 +46,8 @@ enum Found<'t> {
     Way(Way),
     /// It belongs to a group of replicas, and this process is the one: it goes on as if it had come by this listener.
     Here(Arc<Credential>, &'t str),
-    /// Its account is going to another replica: it is to be asked again after the next check, or then.
-    Later(Option<Instant>),
+    /// Its account is coming from another replica: it is to be asked again after the next check, and then.
+    Later(Instant),
     /// Its account has to leave where it is.
     Elsewhere(Arc<Residence>),
     /// The service of this rule has to be asked.
@@ -69,7 +69,8 @@ pub struct Router {
     exchanged: Notify,
     /// A check has ended.
     noticed: Notify,
-    started: Instant,
+    /// The process ends.
+    ends: AtomicBool,
     /// Accounts that are here, and other replicas' by all that is known here; some of them twice.
     lent: Mutex<Vec<Weak<Residence>>>,
     residences: Arc<Residences>,
@@ -170,9 +171,9 @@ impl Router {
     #[must_use]
     pub fn new(table: Table, patience: Live<config::Pool>, metrics: Arc<Metrics>) -> Self {
         table.mark_local();
-        let (tending, exchanged, noticed, lent, residences) = Default::default();
-        let (table, started) = (ArcSwap::from_pointee(table), Instant::now());
-        Self { table, tending, exchanged, noticed, started, lent, residences, metrics, patience }
+        let (tending, exchanged, noticed, ends, lent, residences) = Default::default();
+        let table = ArcSwap::from_pointee(table);
+        Self { table, tending, exchanged, noticed, ends, lent, residences, metrics, patience }
     }
 
     /// What it goes by now.
@@ -185,12 +186,6 @@ impl Router {
     #[must_use]
     pub fn residences(&self) -> &Arc<Residences> {
         &self.residences
-    }
-
-    /// What sessions of a listener are offered before login.
-    #[must_use]
-    pub fn offered(&self, listener: &str) -> Arc<Capabilities> {
-        self.table.load().offered(listener)
     }
 
     /// A place for one more session where this visitor is, if the account may have one more.
@@ -233,22 +228,24 @@ impl Router {
         Instant::now() + self.patience.load().checkout_timeout
     }
 
-    /// Where a session goes that logs in with this credential. Waits for the service that is to be asked, and, for
-    /// `pool.checkout_timeout` at most, while its account leaves another backend.
-    pub async fn way(&self, credential: &Arc<Credential>, caller: &Caller) -> Way {
-        let deadline = self.deadline();
+    /// Where a session goes that logs in with this credential. Waits for the services that are to be asked, and, until
+    /// the deadline at most, while its account leaves another backend.
+    pub async fn way(&self, credential: &Arc<Credential>, caller: &Caller, deadline: Instant) -> Way {
         let way = loop {
             let noticed = self.noticed.notified();
             let table = self.table.load_full();
             let mut request = Request { credential: Arc::clone(credential), by: caller.by() };
             let mut found = self.step(&table, &mut request);
-            if let Found::Ask(rule) = found {
-                let asked = self.ask(&table, rule, &request, caller).await;
-                found = self.go_on(&table, asked, &mut request);
+            // One says which replica it is, and perhaps another one for that replica to which backend.
+            for _ in 0..2 {
+                if let Found::Ask(rule) = found {
+                    let asked = self.ask(&table, rule, &request, caller).await;
+                    found = self.go_on(&table, asked, &mut request);
+                }
             }
             let residence = match found {
-                Found::Way(way) if self.is_current(&table) => break way,
-                Found::Way(_) => continue,
+                Found::Way(_) | Found::Elsewhere(_) if !self.is_current(&table) => continue,
+                Found::Way(way) => break way,
                 Found::Elsewhere(residence) => residence,
                 Found::Later(at) => {
                     if Instant::now() >= deadline {
@@ -256,7 +253,7 @@ impl Router {
                     }
                     tokio::select! {
                         () = noticed => {}
-                        () = sleep_until(at.unwrap_or(deadline).min(deadline)) => {}
+                        () = sleep_until(at.min(deadline)) => {}
                     }
                     continue;
                 }
@@ -351,8 +348,9 @@ impl Router {
         };
         match self.residences.enter(&wanted) {
             Entered::At(visit) => {
-                if is_lent && visit.is_first() {
-                    push(&mut self.lent.lock(), Arc::downgrade(visit.residence()));
+                let residence = visit.residence();
+                if !residence.is_used() && !self.is_still_here(table, residence, is_lent) {
+                    return Found::Way(Way::Unavailable(RETURNING));
                 }
                 Found::Way(Way::To(visit, credential))
             }
@@ -432,7 +430,8 @@ impl Router {
         self.exchange(table);
     }
 
-    fn exchange(&self, table: Table) {
+    fn exchange(&self, mut table: Table) {
+        table.settles_as(&self.table.load());
         table.mark_local();
         let before = self.table.swap(Arc::new(table));
         self.exchanged.notify_waiters();
@@ -440,10 +439,13 @@ impl Router {
         // Whoever has gone by the one before is among these, or finds that there is another.
         let table = self.table.load();
         for residence in self.residences.all() {
-            if let Some(why) = table.misplaces(&residence) {
+            let by = residence.by().0;
+            let is_left = table.is_left(by) && !before.is_left(by);
+            if let Some(why) = table.misplaces(&residence).or(is_left.then_some("the routes have changed")) {
                 Self::end(&before, &residence, why);
             }
         }
+        self.residences.all().iter().for_each(|residence| self.lend(&table, residence));
     }
 
     /// Forgets who left long ago, and reads files again that have changed. Call it every few seconds; while one call is

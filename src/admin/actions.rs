@@ -232,7 +232,7 @@ async fn move_account(subject: &dyn Subject, origin: Origin, user: &[u8], query:
 fn not(error: &HandError) -> Done {
     let status = match error {
         HandError::Backend(_) => return Done::NoSuch("backend"),
-        HandError::NoFile | HandError::Alone(_) | HandError::Nowhere(_) => 409,
+        HandError::NoFile | HandError::Alone(_) | HandError::Nowhere(_) | HandError::Replica(_) => 409,
         HandError::Name | HandError::Target(_) | HandError::Write { .. } => 422,
     };
     Done::Not(status, error.to_string())
@@ -280,6 +280,11 @@ fn serve(subject: &dyn Subject, origin: Origin, name: &[u8], verb: &str) -> Done
         "drain" => Service::Drained,
         _ => Service::Running,
     };
+    if service != Service::Running
+        && let Err(error) = subject.router().may_be_set_apart(&String::from_utf8_lossy(name))
+    {
+        return not(&error);
+    }
     let Some(backend) = subject.pools().serve(name, service) else { return Done::NoSuch("backend") };
     let mut sessions = 0;
     if service == Service::Drained {

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
 use crate::config::{Limits, Live, TlsMode};
@@ -117,16 +118,30 @@ pub(super) struct Acceptor {
     pub(super) context: Live<Context>,
     pub(super) gate: Arc<Gate>,
     pub(super) sessions: TaskTracker,
+    /// Those that come by a listener for replicas while the process ends.
+    pub(super) late: TaskTracker,
     /// For connections that come.
     pub(super) listener: Live<ListenerContext>,
-    /// The listener is not wanted any more, or the process ends.
+    /// The process ends.
+    pub(super) drain: CancellationToken,
+    /// The listener is not wanted any more.
     pub(super) stop: CancellationToken,
 }
 
 impl Acceptor {
-    pub(super) async fn serve(self, listener: BoundListener) {
-        while let Some((stream, peer)) = self.stop.run_until_cancelled(listener.accept()).await {
+    /// `sessions`: held for as long as sessions begin here.
+    pub(super) async fn serve(self, listener: BoundListener, sessions: TaskTrackerToken) {
+        let mut held = sessions;
+        while let Some((stream, peer)) = self.draining(listener.accept()).await {
             self.accepted(stream, peer);
+        }
+        if self.is_late() && !self.stop.is_cancelled() {
+            // Others would take the accounts over if nobody were there, and commands still run. Each is told that it
+            // is not the time for that.
+            held = self.late.token();
+            while let Some((stream, peer)) = self.stop.run_until_cancelled(listener.accept()).await {
+                self.accepted(stream, peer);
+            }
         }
         if listener.hand_over() {
             // Handshakes that have begun end here.
@@ -144,6 +159,26 @@ impl Acceptor {
         for (stream, peer) in listener.close().await {
             self.accepted(stream, peer);
         }
+        drop(held);
+    }
+
+    /// What is awaited, unless the listener closes before, or the process ends.
+    async fn draining<T>(&self, awaited: impl Future<Output = T>) -> Option<T> {
+        let awaited = self.drain.run_until_cancelled(awaited);
+        self.stop.run_until_cancelled(awaited).await.flatten()
+    }
+
+    fn is_for_replicas(&self) -> bool {
+        self.context.load().router.is_for_replicas(&self.listener.load().config.name)
+    }
+
+    /// Whether sessions that come are told only that the process ends.
+    fn is_late(&self) -> bool {
+        self.drain.is_cancelled() && self.is_for_replicas()
+    }
+
+    fn tasks(&self) -> &TaskTracker {
+        if self.is_late() { &self.late } else { &self.sessions }
     }
 
     fn accepted(&self, stream: Stream, peer: ClientAddr) {
@@ -155,14 +190,14 @@ impl Acceptor {
                     self.begin(stream, peer, guest, context, &listener);
                 } else {
                     let welcome = self.clone().welcome(stream, peer, guest, context, listener);
-                    self.sessions.spawn(welcome);
+                    self.tasks().spawn(welcome);
                 }
             }
             None => {
                 turned_away(&context, &listener, peer, "limits.sessions");
                 match Arc::clone(&self.gate.refusals).try_acquire_owned() {
                     Ok(turn) if listener.config.tls != TlsMode::Implicit => {
-                        self.sessions.spawn(async move {
+                        self.tasks().spawn(async move {
                             refuse(stream).await;
                             drop(turn);
                         });
@@ -216,7 +251,7 @@ impl Acceptor {
     ) {
         let Some(admission) = self.gate.admit(client) else {
             turned_away(&context, listener, client, "limits.sessions_per_address");
-            self.sessions.spawn(async move {
+            self.tasks().spawn(async move {
                 refuse(stream).await;
                 drop(guest);
             });
@@ -224,8 +259,8 @@ impl Acceptor {
         };
         let Guest { place, counted } = guest;
         let numbers = context.metrics.listener(&listener.config.name);
-        let enrolled = context.registry.enroll(client, listener, numbers, place);
-        self.sessions.spawn(async move {
+        let enrolled = context.registry.enroll(client, listener, numbers, (place, self.is_late()));
+        self.tasks().spawn(async move {
             let record = Arc::clone(enrolled.record());
             let _held = (enrolled, counted, admission);
             driver::run(stream, record, context).await;

@@ -184,8 +184,8 @@ impl Proxy {
         inner.pools.set_backends(plan.backends.clone(), inner.budget.capacity());
         inner.look_at(plan.backends.iter().filter(|new| !before.iter().any(|old| Arc::ptr_eq(old, new))));
         inner.pools.set_terms(Arc::clone(plan.table.terms()));
-        inner.end_sessions_of_gone_backends();
         inner.router.apply(plan.table, rules);
+        inner.end_sessions_of_gone_backends();
         let old = inner.context.load();
         inner.context.store(Arc::new(Context {
             auth: Arc::clone(&old.auth),
@@ -255,10 +255,11 @@ impl super::Inner {
         }
     }
 
-    /// There is nothing that they could ask any more.
+    /// There is nothing that they could ask any more. Those that go through to a replica go on, if it is where it was.
     fn end_sessions_of_gone_backends(&self) {
         for record in self.registry.all() {
-            if record.backend().is_some_and(|backend| backend.is_gone()) {
+            let is_there = record.replica().is_some_and(|replica| self.router.leads_to(replica));
+            if record.backend().is_some_and(|backend| backend.is_gone()) && !is_there {
                 record.close();
             }
         }

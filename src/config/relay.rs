@@ -8,6 +8,13 @@ use super::read::Reader;
 use super::sections::{Placed, Scene};
 use super::{Backend, Check, Group, GroupMode, Listener, Pool, Route, Routing};
 
+/// From one check of a replica to the next.
+pub(super) const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
+/// A replica that has come back is up for so many intervals of its checks before the others let go of its accounts.
+const STEADY: u32 = 10;
+/// How long that may take them: a command that runs, what is still to come of it, and the connections' goodbyes.
+const LETTING_GO: Duration = Duration::from_secs(15);
+
 /// A route, and where it says where it leads.
 pub(super) struct PlacedRoute {
     pub(super) it: Route,
@@ -121,11 +128,31 @@ impl Check {
         Self { interval: Duration::from_millis(500), failures, successes, ..Self::default() }
     }
 
-    /// How long after a member has come back all others know of it: each checks it as often as this one, and none
-    /// begins to when another has ended.
+    /// The longest that one may take.
+    #[must_use]
+    pub fn limit(&self) -> Duration {
+        self.interval.max(Duration::from_secs(1))
+    }
+
+    /// How long after a replica has begun to serve nobody is left who has found out just now that it was not there:
+    /// what was begun before that has ended.
+    #[must_use]
+    pub fn notices_within(&self) -> Duration {
+        self.limit().saturating_add(self.interval)
+    }
+
+    /// For how long a replica that has come back has to be up before it gets its accounts back.
+    #[must_use]
+    pub fn steady_after(&self) -> Duration {
+        self.interval.saturating_mul(STEADY)
+    }
+
+    /// How long after a replica has begun to serve all others have let go of its accounts, whom it can reach and who
+    /// can reach it.
     #[must_use]
     pub fn settles_within(&self) -> Duration {
-        self.interval.saturating_mul(self.successes.get().saturating_add(1))
+        let checks = self.interval.saturating_mul(self.successes.get().saturating_add(STEADY + 1));
+        self.notices_within().saturating_add(self.limit()).saturating_add(checks).saturating_add(LETTING_GO)
     }
 }
 

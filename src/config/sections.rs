@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use toml::de::DeTable;
 
@@ -220,8 +221,15 @@ fn read_group<'t>(reader: &mut Reader<'t>, table: Table<'t>, listeners: &[String
         it.check = Check::of_replicas();
     }
     if it.relays() && it.check.successes == NonZeroU32::MIN {
-        section
-            .refuse("check", "others let go of a replica's accounts at its first success: write successes = 2 or more");
+        section.refuse("check", "a replica is not up at its first success: write successes = 2 or more");
+    }
+    if it.relays() && it.check.interval > relay::LONGEST_INTERVAL {
+        let most = humantime::format_duration(relay::LONGEST_INTERVAL);
+        let remedy = format!("accounts of a lost replica wait for the checks: write an interval of {most} or less");
+        section.refuse("check", remedy);
+    }
+    if it.relays() && it.slow_start > Duration::ZERO {
+        section.refuse("slow_start", "replicas would not agree whose an account is: delete the line");
     }
     if let Some(path) = &it.check.password_file {
         section.must_be_readable("check", path, files::TOKEN);

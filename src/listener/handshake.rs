@@ -1,18 +1,18 @@
 //! What must be settled before the first octet of IMAP.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::{ClientAddr, ListenerContext};
 use crate::config::TlsMode;
 use crate::proxy_protocol::{self, InvalidHeader, Progress};
-use crate::stream::{self, Stream};
+use crate::stream::{Socket, Stream};
 use crate::tls::TlsError;
 
 /// A connection that is ready for IMAP.
@@ -72,10 +72,10 @@ pub async fn prepare(
 ) -> Result<Accepted, HandshakeError> {
     let deadline = Instant::now() + limit;
     let mut client = peer;
-    if let Stream::Plain(stream::Socket::Tcp(tcp)) = &mut stream
+    if let Stream::Plain(socket) = &mut stream
         && context.expects_proxy_header(peer)
     {
-        let header = timeout_at(deadline, read_proxy_header(tcp)).await;
+        let header = timeout_at(deadline, read_proxy_header(socket)).await;
         if let Some(source) = header.map_err(|_| HandshakeError::Timeout(limit))?? {
             client = ClientAddr::Tcp(source);
         }
@@ -106,7 +106,7 @@ impl ListenerContext {
 
 /// Takes the header from the socket and not one byte more: it looks (MSG_PEEK), and takes what it has seen to belong to
 /// the header. In most cases that is two system calls.
-async fn read_proxy_header(tcp: &mut TcpStream) -> Result<Option<SocketAddr>, HandshakeError> {
+async fn read_proxy_header(socket: &mut Socket) -> Result<Option<SocketAddr>, HandshakeError> {
     let mut buffer = Vec::new();
     loop {
         let taken = buffer.len();
@@ -115,7 +115,7 @@ async fn read_proxy_header(tcp: &mut TcpStream) -> Result<Option<SocketAddr>, Ha
             Progress::Header { source, .. } => return Ok(source),
         };
         buffer.resize(taken + max, 0);
-        let seen = tcp.peek(&mut buffer[taken..]).await.map_err(HandshakeError::Io)?;
+        let seen = peek(socket, &mut buffer[taken..]).await.map_err(HandshakeError::Io)?;
         if seen == 0 {
             return Err(HandshakeError::Closed);
         }
@@ -123,6 +123,15 @@ async fn read_proxy_header(tcp: &mut TcpStream) -> Result<Option<SocketAddr>, Ha
         if let Progress::Header { len, .. } = proxy_protocol::parse(&buffer)? {
             buffer.truncate(len);
         }
-        tcp.read_exact(&mut buffer[taken..]).await.map_err(HandshakeError::Io)?;
+        socket.read_exact(&mut buffer[taken..]).await.map_err(HandshakeError::Io)?;
+    }
+}
+
+async fn peek(socket: &mut Socket, octets: &mut [u8]) -> io::Result<usize> {
+    match socket {
+        Socket::Tcp(tcp) => tcp.peek(octets).await,
+        Socket::Given(given) => poll_fn(|cx| given.poll_peek(cx, octets)).await,
+        // Nobody at a Unix socket has an address that a header is believed from.
+        Socket::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
     }
 }

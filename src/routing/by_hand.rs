@@ -43,6 +43,11 @@ pub enum HandError {
     /// It is in no group.
     #[error("backend {0:?} is in no group, so there is no other for its accounts: move them one by one, by ctl move")]
     Alone(String),
+    /// The others would not know of it.
+    #[error(
+        "backend {0:?} is a replica, and the others would go by what is configured: change that at all of them, or end it"
+    )]
+    Replica(String),
     /// Nobody else takes accounts.
     #[error("no other backend of group {0:?} takes accounts now: they have no weight, or are down or out of service")]
     Nowhere(String),
@@ -121,13 +126,28 @@ impl Router {
     /// nothing of it. Accounts that are there stay, as after any change of weights.
     ///
     /// # Errors
-    /// When it is in no group.
+    /// When it is in no group, or is a replica.
     pub fn weigh(&self, name: &str, weight: Option<u32>) -> Result<(), HandError> {
         let table = self.table.load();
         let (place, _) = member(&table, name)?;
+        self.may_be_set_apart(name)?;
         table.backends[place].set_weight(weight);
         info!(backend = name, weight = table.wished_weight(place), "weight set");
         Ok(())
+    }
+
+    /// Whether a backend can be given another part of the accounts here alone, or none: not a replica, since all have
+    /// to agree whose an account is.
+    ///
+    /// # Errors
+    /// If it is one.
+    pub fn may_be_set_apart(&self, name: &str) -> Result<(), HandError> {
+        let table = self.table.load();
+        let index = table.backends.iter().find(|backend| backend.config.name == name).map(|backend| backend.index);
+        match index.filter(|index| table.is_replica(*index)) {
+            Some(_) => Err(HandError::Replica(name.to_owned())),
+            None => Ok(()),
+        }
     }
 
     /// Empties a backend of a group: it gets no new accounts (its weight is 0 from now on), and those that are there go
@@ -139,6 +159,7 @@ impl Router {
     pub fn evacuate(self: &Arc<Self>, name: &str) -> Result<Evacuation, HandError> {
         let table = self.table.load_full();
         let (place, group) = member(&table, name)?;
+        self.may_be_set_apart(name)?;
         let takes = |other: usize| {
             let backend = &table.backends[other];
             table.weight(other) > 0 && backend.down_for().is_none() && backend.service() == Service::Running

@@ -1,19 +1,23 @@
 //! Groups of replicas: whether a session goes through to another process, or is routed anew in this one.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
-use super::{Approach, Found, Router, Table, Target, Way};
+use super::{Approach, Found, Router, Table, Target, Way, rendezvous};
 use crate::config::Config;
+use crate::imap::capability::{FREE, Front};
 use crate::imap::sasl::Credential;
 use crate::platform;
-use crate::residence::{Entered, Residence, Wanted};
+use crate::residence::{Entered, Residence, Wanted, push};
 use crate::upstream::backend::Backend;
 
 /// One group of replicas.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Relay {
     /// Its place among the groups.
     group: usize,
@@ -21,6 +25,58 @@ pub(super) struct Relay {
     inner: String,
     /// The place of the backend that is this process.
     here: Option<usize>,
+    /// What decides which of them has an account: the name and weight of each, and which is this one.
+    shares: (Shares, Option<String>),
+    settling: Arc<Settling>,
+}
+
+/// Others may have accounts that are this process's since then: it lets none in that it has not, until they say that
+/// they have none.
+#[derive(Debug)]
+pub(super) struct Settling {
+    since: Mutex<Instant>,
+    over: AtomicBool,
+    /// One is not among them any more, and may hold accounts: nobody asks it.
+    blind: bool,
+    /// What decided before, if this process had all of its accounts then.
+    before: Option<Shares>,
+}
+
+/// The name and weight of each.
+type Shares = Vec<(String, usize)>;
+
+impl Settling {
+    fn begin(blind: bool, before: Option<Shares>) -> Arc<Self> {
+        Arc::new(Self { since: Mutex::new(Instant::now()), over: AtomicBool::new(false), blind, before })
+    }
+}
+
+impl Relay {
+    /// Which of them it is.
+    fn own(&self) -> Option<&str> {
+        self.shares.1.as_deref()
+    }
+
+    /// What another list of replicas begins.
+    fn after(&self, earlier: &Self, table: &Table) -> Arc<Settling> {
+        let (now, before) = (&self.shares.0, &earlier.shares.0);
+        let is_left = |name: &str| !now.iter().any(|(known, _)| known == name) && Some(name) != self.own();
+        let is_there = |name: &str| {
+            let backend = table.backends.iter().find(|backend| backend.config.name == name);
+            backend.is_some_and(|backend| backend.down_for().is_none())
+        };
+        let settled = table.settles(earlier).is_none();
+        let blind = before.iter().any(|(name, _)| is_left(name) && is_there(name));
+        let had = settled && earlier.own() == self.own();
+        Settling::begin(blind || (earlier.settling.blind && !settled), had.then(|| before.clone()))
+    }
+
+    /// An account was this process's before others were among the replicas.
+    fn had(&self, key: &[u8]) -> bool {
+        let Some(before) = &self.settling.before else { return false };
+        let shares = before.iter().map(|(name, weight)| (&**name, u32::try_from(*weight).unwrap_or(u32::MAX)));
+        rendezvous::pick(key, shares).is_some_and(|place| Some(&*before[place].0) == self.own())
+    }
 }
 
 /// Those of a configuration; at the start and with each reload it is told if this process is none of a group.
@@ -40,7 +96,11 @@ pub(super) fn relays(config: &Config) -> Vec<Relay> {
                    all of its sessions go to others"
             );
         }
-        relays.push(Relay { group: place, inner, here });
+        let members = config.backends.iter().filter(|backend| backend.group.as_ref() == Some(&group.name));
+        let mut shares: Vec<_> = members.map(|backend| (backend.name.clone(), backend.weight)).collect();
+        shares.sort();
+        let shares = (shares, here.map(|here| config.backends[here].name.clone()));
+        relays.push(Relay { group: place, inner, here, shares, settling: Settling::begin(false, None) });
     }
     relays
 }
@@ -48,6 +108,11 @@ pub(super) fn relays(config: &Config) -> Vec<Relay> {
 /// Up to its first dot.
 fn host_name() -> Option<String> {
     platform::host_name()?.split('.').next().map(str::to_owned)
+}
+
+/// What is offered at an inner listener by who holds nothing of the replica of this name.
+fn free(replica: &str) -> String {
+    format!("{FREE}{}", utf8_percent_encode(replica, NON_ALPHANUMERIC))
 }
 
 /// Whether a replica refuses a session because its account is going to another one.
@@ -80,6 +145,67 @@ impl Table {
         place.is_some_and(|place| self.book.routes.relay_of(Target::Backend(place)).is_some())
     }
 
+    /// The place of the replica that has an account which is asked for by this listener, where that is an inner one of
+    /// this process.
+    fn home_by(&self, listener: &str, key: &[u8]) -> Option<(&Relay, usize)> {
+        let relay = self.relays.iter().find(|relay| relay.inner == listener && relay.here.is_some())?;
+        self.choice(Target::Group(relay.group), key).map(|home| (relay, home))
+    }
+
+    /// Whether replicas came by this listener, and this process is none any more.
+    pub(super) fn is_left(&self, listener: &str) -> bool {
+        self.relays.iter().any(|relay| relay.inner == listener && relay.here.is_none())
+    }
+
+    /// The place of the other replica that has this account, which was asked for by an inner listener.
+    fn other_home(&self, residence: &Residence) -> Option<usize> {
+        let (relay, home) = self.home_by(residence.by().0, residence.name())?;
+        (Some(home) != relay.here).then_some(home)
+    }
+
+    /// Others may have accounts that are this process's: until then at most, and not longer than until they have said
+    /// that they have none, or are down.
+    fn settles(&self, relay: &Relay) -> Option<Instant> {
+        let here = relay.here.filter(|_| !relay.settling.over.load(Ordering::Acquire))?;
+        let (check, since) = (&self.groups[relay.group].check, *relay.settling.since.lock());
+        let (least, most, now) = (since + check.notices_within(), since + check.settles_within(), Instant::now());
+        if now < least {
+            return Some(least);
+        }
+        let free = free(&self.backends[here].config.name);
+        let may_hold = |place: usize| {
+            let backend = &self.backends[place];
+            place != here && backend.down_for().is_none() && !backend.has_told(&free, least)
+        };
+        let mut others = self.book.routes.members(Target::Group(relay.group));
+        if now < most && (relay.settling.blind || others.any(may_hold)) {
+            return Some(most);
+        }
+        relay.settling.over.store(true, Ordering::Release);
+        None
+    }
+
+    /// As [`Table::choice`]; while others have this process's accounts, the one that has this one.
+    fn choice_unsettled(&self, relay: &Relay, target: Target, key: &[u8]) -> Option<usize> {
+        let choice = self.choice(target, key);
+        if choice.is_none() || choice != relay.here || self.settles(relay).is_none() || relay.had(key) {
+            return choice;
+        }
+        let weight = |place: usize| if Some(place) == relay.here { 0 } else { self.weight(place) };
+        self.book.routes.backend(target, key, weight).or(choice)
+    }
+
+    /// What was begun by the table before goes on, where the same replicas have the same shares.
+    pub(super) fn settles_as(&mut self, before: &Self) {
+        for relay in &mut self.relays {
+            let Some(earlier) = before.relays.iter().find(|it| it.inner == relay.inner) else { continue };
+            relay.settling = match earlier.shares == relay.shares {
+                true => Arc::clone(&earlier.settling),
+                false => relay.after(earlier, before),
+            };
+        }
+    }
+
     /// Tells the backends which of them is this process.
     pub(super) fn mark_local(&self) {
         for (place, backend) in self.backends.iter().enumerate() {
@@ -89,6 +215,49 @@ impl Table {
 }
 
 impl Router {
+    /// Listeners are served from now on.
+    pub fn begin(&self) {
+        for relay in &self.table.load().relays {
+            *relay.settling.since.lock() = Instant::now();
+        }
+    }
+
+    /// The process ends: nobody is let in any more of whom other replicas ask.
+    pub fn end_as_replica(&self) {
+        self.ends.store(true, Ordering::Release);
+    }
+
+    /// Whether replicas come to this process by this listener.
+    #[must_use]
+    pub fn is_for_replicas(&self, listener: &str) -> bool {
+        self.table.load().relays.iter().any(|relay| relay.inner == listener && relay.here.is_some())
+    }
+
+    /// What sessions of a listener are offered before login; replicas, of which of them nothing is held here.
+    #[must_use]
+    pub fn greets(&self, listener: &str, front: Front) -> Arc<str> {
+        let table = self.table.load();
+        let offered = table.offered(listener).before_login(front);
+        let ours = table.relays.iter().find(|relay| relay.inner == listener && relay.here.is_some());
+        let Some(relay) = ours else { return offered };
+        let others = table.book.routes.members(Target::Group(relay.group)).filter(|place| Some(*place) != relay.here);
+        // Whoever takes something out of it, or puts it in, holds it.
+        let lent = self.lent();
+        let held: Vec<_> = lent.iter().filter_map(Weak::upgrade).filter_map(|it| table.other_home(&it)).collect();
+        let is_free = |place: &usize| {
+            table.may_stay(*place) && table.backends[*place].down_for().is_none() && !held.contains(place)
+        };
+        let words = others.filter(is_free).map(|place| format!(" {}", free(&table.backends[place].config.name)));
+        format!("{offered}{}", words.collect::<String>()).into()
+    }
+
+    /// Those that are there still.
+    fn lent(&self) -> parking_lot::MutexGuard<'_, Vec<Weak<Residence>>> {
+        let mut lent = self.lent.lock();
+        lent.retain(|residence| residence.strong_count() > 0);
+        lent
+    }
+
     /// Whether a session that has come to this replica may go on here; and whether its account is another one's, by all
     /// that is known here: whoever has sent it knows better, perhaps.
     /// `name`: what whoever sent it went by.
@@ -98,33 +267,57 @@ impl Router {
         (name, key): (&[u8], &[u8]),
         listener: &str,
     ) -> Result<bool, Found<'t>> {
-        let Some(relay) = table.relays.iter().find(|relay| relay.inner == listener && relay.here.is_some()) else {
-            return Ok(false);
-        };
-        let within = table.groups[relay.group].check.settles_within();
-        // As long as others may have accounts that were this process's before it was started again.
-        if Instant::now() < self.started + within {
-            return Err(Found::Later(Some(self.started + within)));
+        let Some(relay) = table.relays.iter().find(|relay| relay.inner == listener) else { return Ok(false) };
+        if relay.here.is_none() || self.ends.load(Ordering::Acquire) {
+            return Err(Found::Way(Way::Unavailable(super::RETURNING)));
         }
-        let Some(home) = table.home(Target::Group(relay.group), name).filter(|home| Some(*home) != relay.here) else {
-            return Ok(false);
-        };
-        if self.residences.visited(key).is_some_and(|at| !table.is_replica(at)) {
-            // Its sessions here go on, and others beside them.
+        let is_here = |it: &Arc<Residence>| it.is_used() && !it.is_ending() && !table.is_replica(it.backend());
+        if self.residences.find(key).is_some_and(|residence| is_here(&residence)) {
+            // Its sessions go on, and others beside them.
             return Ok(false);
         }
-        let backend = &table.backends[home];
-        // Who cannot reach it, or has not heard of it yet, may send it here still: the next check tells more.
-        if backend.was_well() || backend.back_for().is_some_and(|time| time < within) {
+        let home = table.choice(Target::Group(relay.group), name);
+        if let Some(at) = table.settles(relay).filter(|_| home != relay.here || !relay.had(name)) {
+            return Err(Found::Later(at));
+        }
+        let Some(home) = home.filter(|home| Some(*home) != relay.here) else { return Ok(false) };
+        // Who cannot reach it may send it here still: the next check tells more.
+        if table.backends[home].was_well() {
             return Err(Found::Way(Way::Unavailable(super::RETURNING)));
         }
         Ok(true)
+    }
+
+    /// False: it is another replica's account, and whoever was just let in did not know that yet.
+    pub(super) fn is_still_here(&self, table: &Table, residence: &Arc<Residence>, is_lent: bool) -> bool {
+        if table.other_home(residence).is_none() {
+            return true;
+        }
+        if is_lent {
+            push(&mut self.lent.lock(), Arc::downgrade(residence));
+        }
+        is_lent
+    }
+
+    /// Accounts that are here, and another replica's by a new table: that one gets them when it is there.
+    pub(super) fn lend(&self, table: &Table, residence: &Arc<Residence>) {
+        if table.other_home(residence).is_some() {
+            push(&mut self.lent.lock(), Arc::downgrade(residence));
+        }
     }
 
     /// Whether this process is one of several replicas.
     #[must_use]
     pub fn is_replica(&self) -> bool {
         self.table.load().relays.iter().any(|relay| relay.here.is_some())
+    }
+
+    /// Whether a backend is where it was, whatever else a reload has changed of it.
+    #[must_use]
+    pub fn leads_to(&self, backend: &Backend) -> bool {
+        let table = self.table.load();
+        let mut same = table.backends.iter().filter(|it| it.index == backend.index);
+        same.any(|it| it.config.everywhere().eq(backend.config.everywhere()))
     }
 
     /// Whether the backend of this index is down, by all that is known of it.
@@ -139,14 +332,13 @@ impl Router {
         timeout_at(deadline, self.noticed.notified()).await.is_ok()
     }
 
-    /// A check has ended. A replica that is there has its accounts: whoever has them meanwhile lets go of them. After
-    /// it was away, that is before others send anybody there, which needs further checks.
+    /// A check has ended. A replica that is there has its accounts: whoever has them meanwhile lets go of them. One
+    /// that was away has to be up for a while before that: it may be about to go again.
     pub(super) fn has_checked(&self, backend: &Backend) {
         self.noticed.notify_waiters();
         let table = self.table.load();
-        if !table.is_replica(backend.index) {
-            return;
-        }
+        let Some(place) = table.backends.iter().position(|it| it.index == backend.index) else { return };
+        let Some(group) = table.group(place).filter(|group| group.relays()) else { return };
         if !backend.was_well() {
             // Whoever goes through to one that is down hears it, however silent that is.
             if backend.down_for().is_some() {
@@ -156,21 +348,18 @@ impl Router {
             }
             return;
         }
-        let is_its = |residence: &Arc<Residence>| {
-            let by = residence.by().0;
-            let relay = table.relays.iter().find(|relay| relay.inner == by && relay.here.is_some());
-            let home = relay.and_then(|relay| table.home(Target::Group(relay.group), residence.name()));
-            let home = home.filter(|home| relay.is_some_and(|relay| Some(*home) != relay.here));
-            home.is_some_and(|home| table.backends[home].index == backend.index)
+        let all = {
+            let mut lent = self.lent();
+            let steady = backend.back_for().is_some_and(|time| time >= group.check.steady_after());
+            if steady {
+                // Whoever is let in from now on sees that it is back; who was before is among these.
+                backend.settle();
+                let all = self.residences.all();
+                lent.extend(all.iter().filter(|it| table.other_home(it) == Some(place)).map(Arc::downgrade));
+            }
+            lent.iter().filter_map(Weak::upgrade).collect::<Vec<_>>()
         };
-        let lent: Vec<_> = if backend.is_returning() {
-            self.residences.all()
-        } else {
-            let mut lent = self.lent.lock();
-            lent.retain(|residence| residence.strong_count() > 0);
-            lent.iter().filter_map(Weak::upgrade).collect()
-        };
-        for residence in lent.iter().filter(|residence| is_its(residence)) {
+        for residence in all.iter().filter(|residence| table.other_home(residence) == Some(place)) {
             Self::end(&table, residence, "its replica has it again");
         }
     }
@@ -199,12 +388,7 @@ impl Router {
         let members: Vec<_> = all.iter().copied().filter(|place| table.may_stay(*place)).collect();
         let here = relay.here.filter(|here| members.contains(here));
         let others: Vec<_> = members.iter().filter(|place| Some(**place) != here).map(|place| index(*place)).collect();
-        let choice = table.choice(target, key);
-        let home = table.home(target, key);
-        if home.is_some_and(|home| Some(home) != relay.here && table.backends[home].is_returning()) {
-            // The one that has it has let go of it, or is about to.
-            return Some(Found::Later(None));
-        }
+        let choice = table.choice_unsettled(relay, target, key);
         // While it has sessions, it stays where it is: here, if that is no replica.
         let away = self.residences.visited(key).filter(|at| others.contains(at));
         if here.is_some() {

@@ -100,15 +100,6 @@ impl Table {
         choice.or_else(|| routes.backend(target, key, |place| self.wished_weight(place)))
     }
 
-    /// As [`Table::choice`], where those that are about to be up again are so already.
-    pub(super) fn home(&self, target: Target, key: &[u8]) -> Option<usize> {
-        let weight = |place: usize| match self.backends[place].is_returning() {
-            true => self.wished_weight(place).saturating_mul(PARTS),
-            false => self.weight(place),
-        };
-        self.book.routes.backend(target, key, weight).or_else(|| self.choice(target, key))
-    }
-
     /// As it is configured, or as an administrator wishes.
     #[must_use]
     pub fn wished_weight(&self, place: usize) -> u32 {
@@ -130,6 +121,9 @@ impl Table {
     pub(super) fn may_stay(&self, place: usize) -> bool {
         let (backend, group) = (&self.backends[place], self.group(place));
         let Some(after) = group.and_then(config::Group::takes_over_after) else { return true };
+        if group.is_some_and(config::Group::relays) {
+            return !backend.is_away(after);
+        }
         backend.service() != Service::Drained && backend.down_for().is_none_or(|time| time < after)
     }
 

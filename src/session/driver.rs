@@ -69,7 +69,7 @@ pub async fn run(stream: Stream, record: Arc<Record>, context: Arc<Context>) {
     record.set_tls(stream.tls_version());
     let front = front(&stream, client, &listener);
     let bounds = Bounds { line: context.limits.command_line, literals: context.limits.literals };
-    let offered = context.router.offered(&listener.config.name).before_login(front);
+    let offered = context.router.greets(&listener.config.name, front);
     let now = Instant::now();
     // On the heap, once: the steps below would each keep a place for it in the task's memory otherwise.
     let mut session = Box::new(Session {
@@ -537,7 +537,7 @@ impl Session {
                 session.record.set_tls(stream.tls_version());
                 let mut session = Box::new(Self { stream, ..session });
                 let front = front(&session.stream, session.client, &session.listener);
-                let offered = session.context.router.offered(&listener.config.name).before_login(front);
+                let offered = session.context.router.greets(&listener.config.name, front);
                 session.machine.handle_tls(front, offered);
                 Some(session)
             }

@@ -315,6 +315,8 @@ pub struct Registry {
     shards: [Mutex<HashMap<u64, Arc<Record>>>; SHARDS as usize],
     last: AtomicU64,
     draining: AtomicBool,
+    /// Those, too, that come by listeners which outlast that.
+    ending: AtomicBool,
 }
 
 impl Registry {
@@ -322,13 +324,14 @@ impl Registry {
         &self.shards[(id % SHARDS) as usize]
     }
 
-    /// A session begins; it is known for as long as the guard lives.
+    /// A session begins; it is known for as long as the guard lives. `late`: it comes by a listener that outlasts the
+    /// others.
     pub fn enroll(
         self: &Arc<Self>,
         client: ClientAddr,
         listener: &Arc<ListenerContext>,
         numbers: Arc<ListenerMetrics>,
-        place: Place,
+        (place, late): (Place, bool),
     ) -> Enrolled {
         numbers.sessions.inc();
         let record = Arc::new(Record {
@@ -341,7 +344,8 @@ impl Registry {
             state: State::default(),
         });
         self.shard(record.id).lock().insert(record.id, Arc::clone(&record));
-        if self.draining.load(Ordering::Acquire) {
+        let ends = if late { &self.ending } else { &self.draining };
+        if ends.load(Ordering::Acquire) {
             record.drain();
         }
         Enrolled { registry: Arc::clone(self), record }
@@ -352,6 +356,12 @@ impl Registry {
         // Whoever is not among them yet enrolls after this, and sees it.
         self.draining.store(true, Ordering::Release);
         self.all().iter().for_each(|record| record.drain());
+    }
+
+    /// The same of all, by whatever listener they come.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::Release);
+        self.drain();
     }
 
     /// The session of this number.

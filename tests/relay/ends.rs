@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use imapool_demo_server::Options;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::owner::{outer, outer_with, owner, proxied};
@@ -204,6 +205,41 @@ async fn a_client_that_reads_nothing() {
     until("the replica to see the end", || replica.open() == 0).await;
     drop(client);
     harness.finish().await;
+}
+
+/// A command still runs at one that ends: until that is over, nobody else logs the account in.
+#[tokio::test]
+async fn a_replica_that_ends_has_its_accounts_to_the_end() {
+    for mode in MODES {
+        let impatient = |config: &mut imapool::config::Config| {
+            config.pool.spare = 0;
+            config.pool.checkout_timeout = Duration::from_secs(2);
+            config.limits.drain_timeout = Duration::from_secs(60);
+        };
+        let mut ring = Ring::with(mode, 3, Options::default(), impatient).await;
+        let user = ring.user_of(2);
+        let mut busy = [ring.login(2, &user).await, ring.login(0, &user).await];
+        for client in &mut busy {
+            client.play("C: a APPEND INBOX {10}\nS: + …").await;
+        }
+        let mut last = ring.replicas.pop().unwrap();
+        let drain = tokio::spawn(last.take().drain());
+        for place in [0, 1] {
+            let mut client = ring.replicas[place].client().await;
+            client.play(&format!("C: l LOGIN {user} pw-{user}\nS: l NO [UNAVAILABLE] The account goes back…")).await;
+            client.play("C: o LOGOUT\nS~ o OK…\nS.").await;
+            assert_eq!(ring.pools_with(&user), 0, "the one that ends has it");
+        }
+        for client in &mut busy {
+            client.play("C: 0123456789\nS~ a OK…\nS~ * BYE…\nS.").await;
+        }
+        soon("drain", drain).await.unwrap();
+        let mut client = ring.login(0, &user).await;
+        client.play("C: s SELECT INBOX\nS~ s OK…\nC: o LOGOUT\nS~ o OK…\nS.").await;
+        assert_eq!(ring.pools_with(&user), 1);
+        drop(last);
+        ring.finish().await;
+    }
 }
 
 /// A whole replica goes: its sessions hear BYE, those of others notice nothing.

@@ -85,6 +85,12 @@ impl Ring {
         self.replicas.iter().filter(has).count()
     }
 
+    /// Of whom a replica has connections to the server.
+    pub(crate) fn pools_of(&self, place: usize) -> Vec<String> {
+        let accounts = self.replicas[place].proxy().pools().accounts();
+        accounts.iter().filter(|account| account.usage().connections > 0).map(|account| account.name()).collect()
+    }
+
     /// Sessions that have gone through from a replica to others.
     pub(crate) fn relayed(&self, place: usize) -> u64 {
         self.replicas[place].metric("imapool_sessions_relayed_total", "")

@@ -241,7 +241,7 @@ const KIND: Kindness = Kindness {
 };
 
 /// Nobody comes, and nothing happens.
-fn quiet() -> Plan {
+pub(crate) fn quiet() -> Plan {
     Plan {
         seed: 0,
         mode: PoolMode::Multiplex,

@@ -6,7 +6,8 @@
 //! for the same thing is chance otherwise.
 //!
 //! `IMAPOOL_SIM_SEED` runs one seed (with `IMAPOOL_SIM_TRACE=1`, and tells all that was said), `IMAPOOL_SIM_FROM` and
-//! `IMAPOOL_SIM_SEEDS` many. A seed that fails is made smaller and printed as a plan that can be kept as a test.
+//! `IMAPOOL_SIM_SEEDS` many, `IMAPOOL_SIM_REPLICAS` of three imapools that know each other. A seed that fails is made
+//! smaller and printed as a plan that can be kept as a test.
 
 mod chance;
 mod client;
@@ -14,6 +15,7 @@ mod directory;
 mod kept;
 mod net;
 mod plan;
+mod replicas;
 mod reply;
 mod secrets;
 mod truth;
@@ -27,7 +29,62 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use plan::Plan;
+use replicas::Trio;
 use world::Report;
+
+/// What can be run, made smaller and printed.
+trait Run: Clone + Send + 'static {
+    fn of(seed: u64) -> Self;
+    #[cfg_attr(not(tokio_unstable), expect(dead_code, reason = "only then a runtime has one"))]
+    fn seed(&self) -> u64;
+    fn go(&self, trace: bool, net: &RefCell<Option<net::Net>>) -> impl Future<Output = Report>;
+    fn less(&self) -> Vec<Self>;
+    fn source(&self) -> String;
+}
+
+impl Run for Plan {
+    fn of(seed: u64) -> Self {
+        Self::of(seed)
+    }
+
+    fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    fn go(&self, trace: bool, net: &RefCell<Option<net::Net>>) -> impl Future<Output = Report> {
+        world::run(self, trace, net)
+    }
+
+    fn less(&self) -> Vec<Self> {
+        self.less()
+    }
+
+    fn source(&self) -> String {
+        self.source()
+    }
+}
+
+impl Run for Trio {
+    fn of(seed: u64) -> Self {
+        Self::of(seed)
+    }
+
+    fn seed(&self) -> u64 {
+        self.base.seed
+    }
+
+    fn go(&self, trace: bool, net: &RefCell<Option<net::Net>>) -> impl Future<Output = Report> {
+        replicas::run(self, trace, net)
+    }
+
+    fn less(&self) -> Vec<Self> {
+        self.less()
+    }
+
+    fn source(&self) -> String {
+        format!("{self:#?}").replace(": [", ": vec![").replace("net: vec![", "net: [")
+    }
+}
 
 thread_local! {
     /// The first panic of the run on this thread, in a task of the proxy too.
@@ -55,7 +112,7 @@ fn catch_panics() {
 }
 
 /// Runs a plan on a thread of its own; gives what failed, and what was said.
-fn run(plan: &Plan, trace: bool) -> Result<(Report, Vec<String>), (String, Vec<String>)> {
+fn run<P: Run>(plan: &P, trace: bool) -> Result<(Report, Vec<String>), (String, Vec<String>)> {
     catch_panics();
     let plan = plan.clone();
     let thread = std::thread::Builder::new().name("simulation".into());
@@ -63,7 +120,7 @@ fn run(plan: &Plan, trace: bool) -> Result<(Report, Vec<String>), (String, Vec<S
         let mut builder = tokio::runtime::Builder::new_current_thread();
         // Whom tokio wakes first is chance as well, which can be had from a seed only so.
         #[cfg(tokio_unstable)]
-        builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&plan.seed.to_le_bytes()));
+        builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&plan.seed().to_le_bytes()));
         let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
         let kept = RefCell::new(None);
         FIRST.take();
@@ -71,7 +128,7 @@ fn run(plan: &Plan, trace: bool) -> Result<(Report, Vec<String>), (String, Vec<S
         let log = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false).without_time();
         let _log = (trace && std::env::var_os("IMAPOOL_SIM_LOG").is_some())
             .then(|| tracing::subscriber::set_default(log.with_writer(std::io::stdout).finish()));
-        let result = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(world::run(&plan, trace, &kept))));
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(plan.go(trace, &kept))));
         drop(runtime);
         let said = kept.take().map(|net: net::Net| net.lines()).unwrap_or_default();
         match (FIRST.with(RefCell::take), result) {
@@ -83,7 +140,7 @@ fn run(plan: &Plan, trace: bool) -> Result<(Report, Vec<String>), (String, Vec<S
 }
 
 /// Makes a plan that fails smaller, for as long as it fails.
-fn shrink(mut plan: Plan, mut why: String) -> (Plan, String) {
+fn shrink<P: Run>(mut plan: P, mut why: String) -> (P, String) {
     let mut left = 400;
     'smaller: loop {
         for less in plan.less() {
@@ -106,15 +163,26 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn nothing_goes_wrong_whatever_goes_wrong() {
+    look_for_what_goes_wrong::<Plan>("IMAPOOL_SIM_SEEDS", 200);
+}
+
+/// As the other one, for three imapools that know each other.
+#[test]
+fn replicas_agree_whatever_goes_wrong() {
+    look_for_what_goes_wrong::<Trio>("IMAPOOL_SIM_REPLICAS", 60);
+}
+
+/// `seeds`: so many, unless the environment says otherwise by this `name`.
+fn look_for_what_goes_wrong<P: Run>(name: &str, seeds: u64) {
     if let Some(seed) = number("IMAPOOL_SIM_SEED") {
-        let outcome = run(&Plan::of(seed), number("IMAPOOL_SIM_TRACE").is_some());
+        let outcome = run(&P::of(seed), number("IMAPOOL_SIM_TRACE").is_some());
         let (Ok((_, said)) | Err((_, said))) = &outcome;
         println!("{}", said.join("\n"));
         let (report, _) = outcome.unwrap_or_else(|(why, _)| panic!("seed {seed}: {why}"));
         println!("{report:?}");
         return;
     }
-    let (from, seeds) = (number("IMAPOOL_SIM_FROM").unwrap_or(0), number("IMAPOOL_SIM_SEEDS").unwrap_or(200));
+    let (from, seeds) = (number("IMAPOOL_SIM_FROM").unwrap_or(0), number(name).unwrap_or(seeds));
     let (next, failed) = (AtomicU64::new(from), AtomicBool::new(false));
     let (dials, commands) = (AtomicU64::new(0), AtomicU64::new(0));
     let work = || {
@@ -123,7 +191,7 @@ fn nothing_goes_wrong_whatever_goes_wrong() {
             if seed >= from + seeds {
                 return;
             }
-            let plan = Plan::of(seed);
+            let plan = P::of(seed);
             match run(&plan, false) {
                 Ok((report, _)) => {
                     dials.fetch_add(report.dials as u64, Ordering::Relaxed);
@@ -162,8 +230,14 @@ fn what_has_failed_once() {
 #[cfg(tokio_unstable)]
 #[test]
 fn a_seed_goes_the_same_way_each_time() {
-    for seed in 0..20 {
-        let plan = Plan::of(seed);
+    goes_the_same_way::<Plan>(20);
+    goes_the_same_way::<Trio>(5);
+}
+
+#[cfg(tokio_unstable)]
+fn goes_the_same_way<P: Run>(seeds: u64) {
+    for seed in 0..seeds {
+        let plan = P::of(seed);
         let ways = [(); 2].map(|()| run(&plan, true).unwrap_or_else(|(why, _)| panic!("seed {seed}: {why}")));
         let [(first, said), (second, again)] = ways;
         let differs = said.iter().zip(&again).find(|(said, again)| said != again);

@@ -1,6 +1,8 @@
 //! A network in memory: octets take their time, come in pieces, and are lost with their connection; connections are
 //! refused, answered late or never, cut and frozen. All of it follows from the seed.
 
+pub(crate) mod hosts;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::hash::{DefaultHasher, Hasher};
@@ -21,6 +23,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
+use self::hosts::{Hosts, Life};
 use crate::chance::Chance;
 
 /// What may lie in one direction of a connection.
@@ -75,6 +78,8 @@ struct State {
     arriving: VecDeque<End>,
     acceptor: Option<Waker>,
     clients: u64,
+    /// Several imapools, where there are.
+    hosts: Hosts,
 }
 
 /// What was said on all connections, and when.
@@ -89,6 +94,8 @@ struct Said {
 /// One dialed connection, as it is looked at from outside.
 pub(crate) struct Link {
     pub(crate) dialed: Instant,
+    /// Which of several imapools has it.
+    from: Option<Life>,
     /// Which backend it is to.
     pub(crate) to: IpAddr,
     /// Since when somebody is logged in, or nearly so.
@@ -116,7 +123,8 @@ impl Net {
     pub(crate) fn new(chance: Chance, faults: Faults, trace: bool) -> Self {
         let (server, service, acceptor) = (None, None, None);
         let (links, down, divided, arriving) = Default::default();
-        let state = State { chance, faults, server, service, down, links, divided, arriving, acceptor, clients: 0 };
+        let (clients, hosts) = Default::default();
+        let state = State { chance, faults, server, service, down, links, divided, arriving, acceptor, clients, hosts };
         let now = Instant::now();
         let said = Said { asked: (now, 0), begun: now, hash: DefaultHasher::new(), lines: trace.then(Vec::new) };
         Self(Arc::new(Inner { calm: Arc::default(), state: Mutex::new(state), said: Mutex::new(said) }))
@@ -238,6 +246,9 @@ impl Net {
 
     /// A client's connection to imapool.
     pub(crate) fn dial(&self) -> End {
+        if self.0.state.lock().hosts.is_any() {
+            return self.dial_host();
+        }
         let mut state = self.0.state.lock();
         state.clients += 1;
         let number = state.clients;
@@ -271,8 +282,9 @@ impl Said {
     }
 }
 
-impl Outside for Net {
-    fn connect(&self, address: SocketAddr) -> Connecting {
+impl Net {
+    /// `from`: one of several imapools.
+    fn connect_from(&self, address: SocketAddr, from: Option<Life>) -> Connecting {
         let mut state = self.0.state.lock();
         let number = u16::try_from(state.links.len() + 1).expect("few");
         let mut chance = state.chance.fork(u64::from(number));
@@ -284,6 +296,7 @@ impl Outside for Net {
         let delay = Duration::from_micros(chance.below(4000));
         let link = Arc::new(Link {
             dialed: Instant::now(),
+            from,
             to: address.ip(),
             since: Mutex::new(Instant::now()),
             open: AtomicBool::new(true),
@@ -313,12 +326,24 @@ impl Outside for Net {
                 return Ok(Box::new(ours) as Box<dyn Connection>);
             }
             let server = server.ok_or(io::ErrorKind::ConnectionRefused)?;
+            if from.is_some_and(|from| net.0.state.lock().hosts.is_dead(from)) {
+                return Err(io::ErrorKind::HostUnreachable.into());
+            }
             let (mut ours, theirs) = pair(&net, &format!("s{number}"), chance, faults.slow, after);
             ours.link = Some(pending);
             ours.addresses.1 = address;
+            if let Some(from) = from {
+                net.0.state.lock().hosts.wire(from, None, &ours);
+            }
             server.accept(theirs, SocketAddr::from(([10, 0, 0, 1], number)));
             Ok(Box::new(ours) as Box<dyn Connection>)
         })
+    }
+}
+
+impl Outside for Net {
+    fn connect(&self, address: SocketAddr) -> Connecting {
+        self.connect_from(address, None)
     }
 
     fn poll_accept(&self, _: SocketAddr, cx: &mut Context<'_>) -> Poll<(Box<dyn Connection>, SocketAddr)> {
@@ -647,6 +672,20 @@ impl Connection for End {
 
     fn write_now(&self, octets: &[IoSlice<'_>]) -> usize {
         self.send(&octets.iter().flat_map(|octets| octets.iter().copied()).collect::<Vec<_>>()).unwrap_or(0)
+    }
+
+    fn poll_peek(&mut self, cx: &mut Context<'_>, octets: &mut [u8]) -> Poll<io::Result<usize>> {
+        {
+            let pipe = self.into.lock();
+            if let Some((_, chunk)) = pipe.chunks.front().filter(|_| pipe.waits() && !pipe.is_reset()) {
+                let seen = chunk.len().min(octets.len());
+                octets[..seen].copy_from_slice(&chunk[..seen]);
+                return Poll::Ready(Ok(seen));
+            }
+        }
+        // Nothing is there to be taken.
+        let mut nothing = ReadBuf::new(octets);
+        Pin::new(self).poll_read(cx, &mut nothing).map_ok(|()| 0)
     }
 
     fn peer(&self) -> Peer {

@@ -27,20 +27,20 @@ use crate::view::View;
 use crate::visit::{Kind, Rules, Visitor, visits};
 
 /// Mailboxes that all clients of a user work in.
-const MAILBOXES: [&str; 2] = ["INBOX", "One"];
+pub(crate) const MAILBOXES: [&str; 2] = ["INBOX", "One"];
 /// Where the server is.
-const BACKENDS: [&str; 2] = ["10.0.0.1", "10.0.0.2"];
+pub(crate) const BACKENDS: [&str; 2] = ["10.0.0.1", "10.0.0.2"];
 const NAMES: [&str; 2] = ["mail", "other"];
 /// A connection at rest is closed after so long.
-const IDLE: Duration = Duration::from_secs(60);
-const CHECKOUT: Duration = Duration::from_secs(10);
-const REPLY: Duration = Duration::from_secs(30);
+pub(crate) const IDLE: Duration = Duration::from_secs(60);
+pub(crate) const CHECKOUT: Duration = Duration::from_secs(10);
+pub(crate) const REPLY: Duration = Duration::from_secs(30);
 
 /// From one check of a backend to the next.
 const CHECK: Duration = Duration::from_secs(1);
 
 /// No run takes longer.
-const LONGEST: Duration = Duration::from_secs(4 * 3600);
+pub(crate) const LONGEST: Duration = Duration::from_secs(4 * 3600);
 
 /// What a run came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +81,7 @@ struct Seen {
     services: AtomicU64,
 }
 
-fn user(number: u64) -> String {
+pub(crate) fn user(number: u64) -> String {
     format!("u{number}")
 }
 
@@ -158,7 +158,7 @@ impl World {
         }
         self.settle().await;
         for user in (0..self.plan.users).map(user) {
-            self.look_again(&user).await;
+            look_again(&self.net, &self.truth, &self.secrets, &user).await;
         }
         self.check(seeds);
         self.end().await
@@ -416,29 +416,6 @@ impl World {
         sleep(REPLY + CHECKOUT + Duration::from_secs(60)).await;
     }
 
-    /// Each user finds in each mailbox what the server holds.
-    async fn look_again(&self, user: &str) {
-        let look = async {
-            let mut client = Client::connect(&self.net, 99, &self.truth, CHECKOUT).await.ok()?;
-            user.clone_into(&mut client.user);
-            let password = Secrets::password(user, self.secrets.version(user));
-            let status = client.run(&format!("LOGIN {user} {password}")).await.ok()?;
-            assert!(status.is_ok(), "at the end, {user} cannot log in: {status:?}");
-            for mailbox in MAILBOXES {
-                client.view = Some(View::new(user, mailbox, false));
-                let status = client.run(&format!("SELECT {mailbox}")).await.ok()?;
-                assert!(status.is_ok(), "at the end, {user} cannot select {mailbox}: {status:?}");
-                client.view.as_mut()?.opening = false;
-                let status = client.run("UID FETCH 1:* (FLAGS)").await.ok()?;
-                assert!(status.is_ok(), "at the end, {user} cannot fetch: {status:?}");
-                let held = self.truth.lock().uids(user, mailbox);
-                assert_eq!(client.view.as_ref()?.uids(), held, "at the end, in {user} {mailbox}");
-            }
-            client.run("LOGOUT").await.ok()
-        };
-        assert!(look.await.is_some(), "at the end, {user} is sent away");
-    }
-
     /// All goes, and nothing is left.
     async fn end(self) -> Report {
         let report = Report {
@@ -474,7 +451,30 @@ impl World {
     }
 }
 
-fn visitor(guest: &Guest, seed: u64) -> Visitor {
+/// Each user finds in each mailbox what the server holds.
+pub(crate) async fn look_again(net: &Net, truth: &Arc<Mutex<Truth>>, secrets: &Secrets, user: &str) {
+    let look = async {
+        let mut client = Client::connect(net, 99, truth, CHECKOUT).await.ok()?;
+        user.clone_into(&mut client.user);
+        let password = Secrets::password(user, secrets.version(user));
+        let status = client.run(&format!("LOGIN {user} {password}")).await.ok()?;
+        assert!(status.is_ok(), "at the end, {user} cannot log in: {status:?}");
+        for mailbox in MAILBOXES {
+            client.view = Some(View::new(user, mailbox, false));
+            let status = client.run(&format!("SELECT {mailbox}")).await.ok()?;
+            assert!(status.is_ok(), "at the end, {user} cannot select {mailbox}: {status:?}");
+            client.view.as_mut()?.opening = false;
+            let status = client.run("UID FETCH 1:* (FLAGS)").await.ok()?;
+            assert!(status.is_ok(), "at the end, {user} cannot fetch: {status:?}");
+            let held = truth.lock().uids(user, mailbox);
+            assert_eq!(client.view.as_ref()?.uids(), held, "at the end, in {user} {mailbox}");
+        }
+        client.run("LOGOUT").await.ok()
+    };
+    assert!(look.await.is_some(), "at the end, {user} is sent away");
+}
+
+pub(crate) fn visitor(guest: &Guest, seed: u64) -> Visitor {
     Visitor {
         name: guest.name,
         kind: guest.kind,
@@ -493,7 +493,7 @@ fn soon(plan: &Plan) -> Duration {
 }
 
 /// No command takes longer.
-fn patience(plan: &Plan) -> Duration {
+pub(crate) fn patience(plan: &Plan) -> Duration {
     let server = Duration::from_millis(plan.server.delay * 40);
     if plan.is_calm() { CHECKOUT + server } else { CHECKOUT + REPLY + REPLY + server }
 }
@@ -537,7 +537,7 @@ fn configuration(plan: &Plan) -> Config {
     config
 }
 
-fn options(plan: &Plan) -> Options {
+pub(crate) fn options(plan: &Plan) -> Options {
     let Kindness { condstore, qresync, unselect, literal_plus, .. } = plan.server;
     let mut capabilities = Capabilities::default();
     if condstore {
@@ -648,7 +648,7 @@ fn watch(
     }
 }
 
-fn fault(event: &Event<'_>, chance: &mut Chance) -> Fault {
+pub(crate) fn fault(event: &Event<'_>, chance: &mut Chance) -> Fault {
     match chance.below(8) {
         0 => Fault::CloseBefore,
         1 => Fault::ResetBefore,

@@ -98,7 +98,7 @@ impl Session {
         }
         self.record.goes_through(passage.user.clone(), Arc::clone(&passage.backend));
         // A reload has taken it away just now, perhaps before this could be seen in the record.
-        if passage.backend.is_gone() {
+        if !self.context.router.leads_to(&passage.backend) {
             self.record.close();
         }
         passage.visit.residence().take_in(&self.record);
@@ -155,7 +155,7 @@ async fn judge(context: &Context, credential: &Arc<Credential>, caller: &Caller,
         let found = match way.take() {
             Some(way) => way,
             // What few need is on the heap: it would make all of this larger.
-            None => Box::pin(router.way(credential, caller)).await,
+            None => Box::pin(router.way(credential, caller, deadline)).await,
         };
         let (visit, credential) = match found {
             Way::To(visit, credential) => (visit, credential),

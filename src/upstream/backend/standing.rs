@@ -17,14 +17,12 @@ use self::trial::Trial;
 use super::{Backend, Concern, OpenError, Purpose, Unauthenticated};
 use crate::config::Check;
 use crate::files;
+use crate::imap::capability::Capabilities;
 use crate::imap::sasl::{Credential, Mechanism};
 use crate::metrics::RetireReason;
 use crate::secret::Secret;
 use crate::upstream::gate::Whom;
 use crate::upstream::login::Outcome;
-
-/// A check may take as long as its interval, and at least this.
-const SHORTEST: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -37,6 +35,8 @@ pub(super) struct Standing {
     trial: Mutex<Trial>,
     /// Tells one credential of a test account from another.
     hasher: RandomState,
+    /// What it offered to the last check that was well, and when that began.
+    told: Mutex<Option<(Instant, Arc<Capabilities>)>>,
 }
 
 /// What a check has found.
@@ -82,10 +82,21 @@ impl Backend {
         self.standing.health.lock().last() == Some(true)
     }
 
-    /// It is down still, but its last check was well.
+    /// Others have its accounts, who take over after so long.
     #[must_use]
-    pub fn is_returning(&self) -> bool {
-        self.standing.health.lock().is_returning()
+    pub fn is_away(&self, after: Duration) -> bool {
+        self.standing.health.lock().is_away(after, Instant::now().into_std())
+    }
+
+    /// It has its accounts again.
+    pub fn settle(&self) {
+        self.standing.health.lock().settle();
+    }
+
+    /// Whether it has offered this word to a check that began then or later.
+    #[must_use]
+    pub fn has_told(&self, word: &str, since: Instant) -> bool {
+        self.standing.told.lock().as_ref().is_some_and(|(begun, offered)| *begun >= since && offered.has(word))
     }
 
     /// For how long it has been up again.
@@ -122,7 +133,7 @@ impl Backend {
     /// goes on at a time; one that gets no answer in time fails, and is broken off.
     pub async fn check(self: &Arc<Self>, check: &Check) {
         let Ok(_checking) = self.standing.checking.try_lock() else { return };
-        let limit = check.interval.max(SHORTEST);
+        let limit = check.limit();
         let greeted = AtomicBool::new(false);
         let found = match timeout(limit, self.look(check, &greeted)).await {
             Ok(Some(found)) => found,
@@ -169,6 +180,7 @@ impl Backend {
         if self.is_local() {
             return Some(Found::Well);
         }
+        let begun = Instant::now();
         let permit = self.budget.try_permit(self.index)?;
         let connection = match self.open(Purpose::of(Whom::Look), permit).await {
             Ok(connection) => connection,
@@ -177,6 +189,7 @@ impl Backend {
             Err(error) if error.concerns() == Concern::Host => return None,
             Err(error) => return Some(Found::Lost(error.to_string())),
         };
+        *self.standing.told.lock() = Some((begun, Arc::clone(connection.login.capabilities())));
         greeted.store(true, Ordering::Release);
         let found = match test_account(check).await {
             None => Found::Well,

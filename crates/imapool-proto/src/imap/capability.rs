@@ -33,6 +33,9 @@ pub struct Front {
 /// SASL-IR (RFC 4959) and ID (RFC 2971).
 const OWN: [&str; 3] = ["SASL-IR", "LITERAL+", "ID"];
 
+/// Of this replica (its name follows), nothing is held by the one that says so.
+pub const FREE: &str = "XIMAPOOL-FREE=";
+
 /// Login mechanisms that need a token, which only the backend can judge.
 const TOKEN_MECHANISMS: [&str; 2] = ["XOAUTH2", "OAUTHBEARER"];
 
@@ -152,6 +155,8 @@ fn keeps(word: &str) -> bool {
     !matches!(word.as_str(), "STARTTLS" | "LOGINDISABLED" | "LITERAL-" | "UNAUTHENTICATE")
         && !word.starts_with("AUTH=")
         && !word.starts_with("COMPRESS=")
+        // Said to replicas alone.
+        && !word.starts_with(FREE)
         // Would point a client past the proxy (RFC 9698, RFC 2221, RFC 2193).
         && !word.starts_with("JMAPACCESS")
         && !matches!(word.as_str(), "LOGIN-REFERRALS" | "MAILBOX-REFERRALS")

@@ -22,6 +22,8 @@ pub struct Health {
     down: Option<Instant>,
     /// It was down before, and came back then.
     back: Option<Instant>,
+    /// How long it was down before that, if it has not settled since.
+    lasted: Duration,
     /// Whether the last check was well.
     last: Option<bool>,
 }
@@ -40,21 +42,46 @@ impl Health {
             return None;
         }
         self.against = 0;
-        (self.down, self.back) = if well { (None, Some(now)) } else { (Some(now), None) };
+        if well {
+            self.lasted = self.lasted.max(self.down_for(now).unwrap_or_default());
+            (self.down, self.back) = (None, Some(now));
+        } else {
+            self.goes_down(now);
+        }
         Some(well)
     }
 
     /// It refuses connections: nobody is there, whatever the checks say so far. Gives whether that is news.
     pub fn refused(&mut self, now: Instant) -> bool {
         let news = self.is_up();
-        *self = Self { against: 0, down: self.down.or(Some(now)), back: None, last: Some(false) };
+        (self.against, self.last) = (0, Some(false));
+        if news {
+            self.goes_down(now);
+        }
         news
     }
 
-    /// It is down, and the last check was well: it is about to be up again.
+    fn goes_down(&mut self, now: Instant) {
+        if self.back.is_none() {
+            self.lasted = Duration::ZERO;
+        }
+        (self.down, self.back) = (Some(now), None);
+    }
+
+    /// Others have what is its: it has been down for so long, or was, and has not settled since.
     #[must_use]
-    pub fn is_returning(&self) -> bool {
-        self.down.is_some() && self.last == Some(true)
+    pub fn is_away(&self, after: Duration, now: Instant) -> bool {
+        match self.down_for(now) {
+            Some(time) => time.max(self.lasted) >= after,
+            None => self.back.is_some() && self.lasted >= after,
+        }
+    }
+
+    /// From now on it is as if it had never been down, if it is up.
+    pub fn settle(&mut self) {
+        if self.is_up() {
+            (self.back, self.lasted) = (None, Duration::ZERO);
+        }
     }
 
     /// For how long it has been up again; none: it is down, or never was.
@@ -129,13 +156,41 @@ mod tests {
         let start = Instant::now();
         let (mut health, seconds) = (Health::default(), |seconds| start + Duration::from_secs(seconds));
         assert!(health.refused(start) && !health.refused(seconds(1)));
-        assert_eq!((health.down_for(seconds(2)), health.is_returning()), (Some(Duration::from_secs(2)), false));
+        assert_eq!(health.down_for(seconds(2)), Some(Duration::from_secs(2)));
         assert_eq!(health.heard(true, thresholds(3, 2), seconds(3)), None);
-        assert_eq!((health.is_up(), health.is_returning(), health.back_for(seconds(3))), (false, true, None));
-        assert!(!health.refused(seconds(4)) && !health.is_returning());
+        assert_eq!((health.is_up(), health.back_for(seconds(3))), (false, None));
+        assert!(!health.refused(seconds(4)));
         let _ = health.heard(true, thresholds(3, 2), seconds(5));
         assert_eq!(health.heard(true, thresholds(3, 2), seconds(6)), Some(true));
-        assert_eq!((health.is_returning(), health.back_for(seconds(9))), (false, Some(Duration::from_secs(3))));
+        assert_eq!(health.back_for(seconds(9)), Some(Duration::from_secs(3)));
+    }
+
+    /// Others have taken over after two seconds, and keep what they have until it has settled.
+    #[test]
+    fn it_is_away_until_it_has_settled() {
+        let start = Instant::now();
+        let (mut health, seconds) = (Health::default(), |seconds| start + Duration::from_secs(seconds));
+        let (two, enough) = (Duration::from_secs(2), thresholds(1, 1));
+        let away = |health: &Health, at| health.is_away(two, seconds(at));
+        assert!(!away(&health, 0));
+        // So short that nobody has noticed.
+        let _ = (health.refused(seconds(1)), health.heard(true, enough, seconds(2)));
+        assert!(!away(&health, 9));
+        health.settle();
+        let _ = health.heard(false, enough, seconds(10));
+        assert!(!away(&health, 11) && away(&health, 12));
+        let _ = health.heard(true, enough, seconds(13));
+        assert!(away(&health, 60), "it is back, and they have it still");
+        // Down again before it has settled: they go on having it.
+        let _ = health.refused(seconds(61));
+        health.settle();
+        assert!(away(&health, 61), "it does not settle while it is down");
+        let _ = health.heard(true, enough, seconds(62));
+        assert!(away(&health, 62));
+        health.settle();
+        assert!(!away(&health, 62));
+        let _ = health.heard(false, enough, seconds(70));
+        assert!(!away(&health, 71) && away(&health, 72));
     }
 
     #[test]
