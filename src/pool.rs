@@ -8,6 +8,7 @@
 mod checkout;
 mod grant;
 mod lease;
+mod moving;
 mod pools;
 mod retire;
 mod seat;
@@ -75,9 +76,12 @@ impl Key {
 
 /// One account on one backend: its connections, and the credentials that were accepted.
 pub struct Account {
-    key: Key,
+    /// Its backend is another one once it has moved there.
+    key: ArcSwap<Key>,
     /// What routes go by, of who made it: several names may lead to one account at the backend.
     owner: Box<[u8]>,
+    /// Several names have led to it.
+    common: AtomicBool,
     /// In the order in which they were made.
     number: u64,
     /// A reload may put another in its place.
@@ -154,6 +158,23 @@ impl Tenant for Account {
     fn leave(&self) {
         self.retire_all(RetireReason::Moved);
     }
+
+    fn let_go(&self) {
+        self.retire(RetireReason::Moved);
+    }
+
+    /// Its connections are those of its sessions and hubs.
+    fn holds_on(&self) -> bool {
+        false
+    }
+
+    fn goes_on(&self) -> bool {
+        false
+    }
+
+    fn is_its_own(&self) -> bool {
+        !self.is_common()
+    }
 }
 
 impl fmt::Debug for Account {
@@ -166,7 +187,7 @@ impl Account {
     /// The user's name, for logs.
     #[must_use]
     pub fn name(&self) -> String {
-        String::from_utf8_lossy(&self.key.user).into_owned()
+        String::from_utf8_lossy(&self.key().user).into_owned()
     }
 
     /// What another part keeps with the account as long as it lives: nothing but this type.
@@ -177,8 +198,8 @@ impl Account {
 
     /// What it is known by.
     #[must_use]
-    pub fn key(&self) -> &Key {
-        &self.key
+    pub fn key(&self) -> Arc<Key> {
+        self.key.load_full()
     }
 
     /// What it has and uses now.
@@ -223,11 +244,30 @@ impl Account {
 
     /// Has another backend in the place of the one it was on: no connection that is open is used again, those who
     /// share one go on with another, and each credential is verified anew.
-    fn move_to(&self, backend: &Arc<Backend>) {
+    fn move_to(&self, backend: &Arc<Backend>, why: RetireReason) {
         self.backend.store(Arc::clone(backend));
         *self.withheld.lock() = None;
         self.manners.learn(|known| *known = Known::default());
-        self.retire_all(RetireReason::Reload);
+        self.retire_all(why);
+    }
+
+    /// It is at this backend from now on; then [`Account::move_to`].
+    fn is_known_by(&self, key: &Key, backend: &Arc<Backend>) {
+        self.key.store(Arc::new(key.clone()));
+        self.sharers.move_to(key.backend);
+        self.backend.store(Arc::clone(backend));
+    }
+
+    /// Whether several names have led to it.
+    fn is_common(&self) -> bool {
+        self.common.load(Ordering::Acquire)
+    }
+
+    /// A session has come to it by this name.
+    fn is_visited_as(&self, name: &[u8]) {
+        if *self.owner != *name {
+            self.common.store(true, Ordering::Release);
+        }
     }
 
     /// Where it waits for the right to log in once more.
@@ -347,11 +387,10 @@ impl Account {
         self: &Arc<Self>,
         fingerprint: Fingerprint,
         credential: &Arc<Credential>,
-        mut connection: Unauthenticated,
+        connection: Unauthenticated,
         generation: u64,
         visit: Option<Visit>,
     ) -> Pass {
-        connection.resides(visit.as_ref());
         let (connection, capabilities) =
             self.backend().authenticated(connection, generation, self.terms().idle_timeout);
         self.opened(&connection);

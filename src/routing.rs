@@ -6,6 +6,7 @@ mod checks;
 mod explain;
 mod files;
 pub mod http;
+mod moving;
 mod relay;
 mod rulebook;
 mod table;
@@ -27,6 +28,7 @@ pub use self::by_hand::{Evacuation, HandError};
 pub use self::explain::{ExplainError, check, explain};
 pub use self::files::MapError;
 use self::http::{Answer, Question};
+pub use self::moving::Moved;
 pub use self::relay::is_on_its_way;
 use self::rulebook::Rulebook;
 pub use self::rulebook::{Decision, RouteError};
@@ -56,6 +58,9 @@ enum Found<'t> {
 
 /// What is told while an account goes from one replica to another.
 const RETURNING: &str = "The account goes back to its replica at the moment; try again.";
+
+/// What is told while an account goes from one backend to another.
+const MOVES: &str = "The account is being moved to another mail server; try again later.";
 
 /// What is told to whom nothing else can be told.
 const UNAVAILABLE: &str = "It cannot be found out at the moment which mail server has this account.";
@@ -262,6 +267,12 @@ impl Router {
                 }
                 Found::Ask(_) | Found::Here(..) => break Way::Unavailable(UNAVAILABLE),
             };
+            if residence.is_moving() {
+                if timeout_at(deadline, residence.settled()).await.is_err() {
+                    break Way::Unavailable(MOVES);
+                }
+                continue;
+            }
             // It has not been decided otherwise: it is asked for otherwise, perhaps by who has no password for it.
             let stays = !residence.is_ending() && table.may_stay_at(residence.backend());
             if stays && residence.is_used() && residence.by() != request.by {
@@ -271,7 +282,7 @@ impl Router {
             let over = self.residences.over(Arc::downgrade(&residence));
             drop(residence);
             if timeout_at(deadline, over).await.is_err() {
-                break Way::Unavailable("The account is being moved to another mail server; try again later.");
+                break Way::Unavailable(MOVES);
             }
         };
         self.count(&way);
@@ -431,26 +442,15 @@ impl Router {
         self.noticed.notify_waiters();
         // Whoever has gone by the one before is among these, or finds that there is another.
         let table = self.table.load();
-        let is_misplaced = |residence: &Arc<Residence>| {
-            if !table.book.terms.allow(residence.key()) {
-                return true;
-            }
-            let (listener, server_name) = residence.by();
-            let asked = Asked { key: residence.key(), listener, server_name };
-            match table.book.routes.step(&asked) {
-                Step::Goes(route) => {
-                    let mut members = table.book.routes.members(route.target);
-                    residence.login() != route.login
-                        || !members.any(|place| table.backends[place].index == residence.backend())
-                }
-                // Asked anew with the next login.
-                Step::Ask(_) => false,
-            }
-        };
-        for residence in self.residences.all().iter().filter(|residence| is_misplaced(residence)) {
-            let why =
-                if table.book.terms.allow(residence.key()) { "the routes have changed" } else { "it may not log in" };
+        let all = self.residences.all();
+        for (residence, why) in all.iter().filter_map(|residence| Some((residence, table.misplaces(residence)?))) {
             Self::end(&before, residence, why);
+        }
+    }
+
+    fn leave_if_misplaced(&self, before: &Table, residence: &Arc<Residence>) {
+        if let Some(why) = self.table.load().misplaces(residence) {
+            Self::end(before, residence, why);
         }
     }
 

@@ -10,10 +10,11 @@ use parking_lot::Mutex;
 
 use super::relay::{Relay, relays};
 use super::rulebook::{Decision, RouteError, Rulebook};
-use super::{Routes, Rules, Target};
+use super::{Asked, Routes, Rules, Step, Target};
 use crate::config::{self, Config};
 use crate::imap::capability::Capabilities;
 use crate::net::Net;
+use crate::residence::Residence;
 use crate::terms::AllTerms;
 use crate::upstream::backend::{Backend, Service};
 
@@ -200,6 +201,22 @@ impl Table {
     #[must_use]
     pub fn in_use(&self) -> Vec<&Arc<Backend>> {
         self.book.routes.within_reach(None).into_iter().map(|place| &self.backends[place]).collect()
+    }
+
+    /// Why an account may not be where it is, or goes, if so.
+    pub(super) fn misplaces(&self, residence: &Residence) -> Option<&'static str> {
+        if !self.book.terms.allow(residence.key()) {
+            return Some("it may not log in");
+        }
+        let (listener, server_name) = residence.by();
+        let Step::Goes(route) = self.book.routes.step(&Asked { key: residence.key(), listener, server_name }) else {
+            // Asked anew with the next login.
+            return None;
+        };
+        let there = residence.destination();
+        let mut members = self.book.routes.members(route.target);
+        let fits = residence.login() == route.login && members.any(|place| self.backends[place].index == there);
+        (!fits).then_some("the routes have changed")
     }
 
     /// What else holds for accounts.

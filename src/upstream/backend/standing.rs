@@ -151,6 +151,19 @@ impl Backend {
         }
     }
 
+    /// Whether it is there now, by its greeting.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) async fn greets(self: &Arc<Self>) -> Result<(), OpenError> {
+        let permit = self.room().await?;
+        let connection = self.open(Whom::Look, permit, None).await?;
+        if !self.config.send_proxy {
+            self.keep(connection);
+        }
+        Ok(())
+    }
+
     /// Whether it is there, and why not; none: that cannot be found out now.
     async fn look(self: &Arc<Self>, check: &Check) -> Option<Result<(), String>> {
         if self.is_local() {
