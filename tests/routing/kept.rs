@@ -112,7 +112,7 @@ async fn nobody_notices_where_the_copy_is_good() {
     for client in &mut idlers {
         client.play("S: * 4 EXISTS\nC: DONE\nS~ i OK…\nC: x FETCH 4 (UID)\nS~ x OK…").await;
     }
-    outside.play("C: b STATUS INBOX (MESSAGES)\nS: * STATUS INBOX (MESSAGES 4)\nS: b OK…").await;
+    outside.play("C: b STATUS INBOX (MESSAGES)\nS: * STATUS \"INBOX\" (MESSAGES 4)\nS: b OK…").await;
     stop.send_replace(true);
     for worker in workers {
         worker.await.unwrap().play("C: o LOGOUT\nS~ o OK…\nS.").await;
@@ -155,7 +155,7 @@ async fn without_a_copy_they_hear_it() {
     outside.play("C: a NOOP\nS: a OK…").await;
     assert!(keeps(&town, "anna", "c", LIMIT).await.unwrap().left);
     for client in &mut there {
-        client.play("S: * BYE…\nS.").await;
+        client.play("S~ * BYE…\nS.").await;
     }
     outside.play("C: b LIST \"\" One\nS: b OK…\nC: o LOGOUT\nS~ o OK…\nS.").await;
     assert_eq!(town.homes("anna"), ["c"]);
@@ -174,13 +174,13 @@ async fn who_has_a_connection_alone_goes_on_without_a_mailbox() {
     let mut writes = town.harness.login("anna").await;
     writes.play("C: a APPEND INBOX {6}\nS: + …").await;
     let (moved, ()) = tokio::join!(keeps(&town, "anna", "c", LIMIT), async {
-        rests.play("S: * BYE…\nS.").await;
-        idles.play("S: * BYE…\nS.").await;
+        rests.play("S~ * BYE…\nS.").await;
+        idles.play("S~ * BYE…\nS.").await;
         writes.play("C: abcdef\nS: a OK…").await;
     });
     assert_eq!(moved.unwrap(), Moved { left: true, kept: 2 });
-    outside.play("C: c STATUS INBOX (MESSAGES)\nS: * STATUS INBOX (MESSAGES 3)\nS: c OK…").await;
-    writes.play("C: b SELECT INBOX\nS: * 3 EXISTS\nS~ b OK…").await;
+    outside.play("C: c STATUS INBOX (MESSAGES)\nS: * STATUS \"INBOX\" (MESSAGES 3)\nS: c OK…").await;
+    writes.play("C: b SELECT INBOX\nS~ * 3 EXISTS\nS~ b OK…").await;
     assert_eq!(town.homes("anna"), ["c"]);
     heard.assert_never_at_both([1, 2]);
     drop((outside, writes));
@@ -195,13 +195,15 @@ async fn a_message_on_its_way_arrives_before_that() {
         let mut client = town.harness.login("anna").await;
         client.play("C: a APPEND INBOX {6}\nS: + …\nC: abc").await;
         assert_eq!(keeps(&town, "anna", "c", Duration::ZERO).await.unwrap(), Moved { left: false, kept: 1 });
+        // Whatever happens to this process now, another one finds it.
+        assert!(fs::read_to_string(town.path("moves")).unwrap().ends_with("\nanna c\n"));
         // Who comes meanwhile waits for it.
         let mut late = town.harness.client().await;
         late.send("l LOGIN anna pw-anna\r\n").await;
         assert!(matches!(keeps(&town, "anna", "a", LIMIT).await, Err(HandError::Kept(_))), "it moves already");
         assert_eq!(town.homes("anna"), ["b"]);
         client.play("C: d\nS: a OK…").await;
-        late.play("S: l OK…\nC: s SELECT INBOX\nS: * 3 EXISTS\nS~ s OK…").await;
+        late.play("S: l OK…\nC: s SELECT INBOX\nS~ * 3 EXISTS\nS~ s OK…").await;
         assert_eq!((town.homes("anna"), town.servers[1].messages("anna", "INBOX").unwrap().len()), (vec!["c"], 4));
         client.play("C: o LOGOUT\nS~ o OK…\nS.").await;
         drop(late);
@@ -240,7 +242,7 @@ async fn who_does_not_let_go_is_ended() {
         assert_eq!(moved, Moved { left: true, kept: 1 }, "{mode:?}\n{}", town.harness.log.text());
         let rest = hangs.rest().await;
         assert!(rest.contains("h NO [UNAVAILABLE]") && rest.contains("* BYE"), "{rest}");
-        outside.play("C: b SELECT INBOX\nS: * 3 EXISTS\nS~ b OK…").await;
+        outside.play("C: b SELECT INBOX\nS~ * 3 EXISTS\nS~ b OK…").await;
         assert_eq!(town.homes("anna"), ["c"]);
         drop(outside);
         town.finish().await;
@@ -259,7 +261,7 @@ async fn the_other_server_judges_passwords_anew() {
     let (mut rests, mut idles) = (selected(&town).await, selected(&town).await);
     idles.play("C: i IDLE\nS: + …").await;
     assert!(keeps(&town, "anna", "c", LIMIT).await.unwrap().left);
-    idles.play("S: * BYE…\nS.").await;
+    idles.play("S~ * BYE…\nS.").await;
     rests.play("S~ * BYE…\nS.").await;
     let mut client = town.harness.client().await;
     client.play("C: a LOGIN anna pw-anna\nS: a NO…\nC: b LOGIN anna other\nS: b OK…").await;
@@ -282,7 +284,7 @@ async fn what_the_other_server_lacks_ends_those_who_need_it() {
     plain.play("C: s SELECT Other\nS~ s OK…").await;
     assert!(keeps(&town, "anna", "c", LIMIT).await.unwrap().left);
     plain.play("C: f UID FETCH 1:2 (FLAGS)\nS~ f OK…").await;
-    needs.play("S: * BYE…\nS.").await;
+    needs.play("S~ * BYE…\nS.").await;
     drop(plain);
     town.finish().await;
 }
@@ -350,11 +352,11 @@ async fn what_is_done_meanwhile_counts() {
         };
         client.play("C: d\nS~ a OK…").await;
         if done != "gone" {
-            client.play("S: * BYE…\nS.").await;
+            client.play("S~ * BYE…\nS.").await;
         }
         let mut next = town.harness.client().await;
         next.play(LOGIN).await;
-        next.play("C: s STATUS INBOX (MESSAGES)\nS: * STATUS INBOX (MESSAGES 3)\nS: s OK…").await;
+        next.play("C: s STATUS INBOX (MESSAGES)\nS: * STATUS \"INBOX\" (MESSAGES 3)\nS: s OK…").await;
         assert_eq!(town.homes("anna"), [goes], "{done}");
         drop((client, next));
         town.finish().await;
