@@ -249,8 +249,8 @@ async fn who_does_not_let_go_is_ended() {
     }
 }
 
-/// A password that the other server does not know: it is asked once nothing is left at the old one. Who was let in by it
-/// hears BYE, and who knows the right one is let in.
+/// A password that the other server does not know: it is asked once nothing is left at the old one. Who was let in by
+/// it hears BYE, and who knows the right one is let in.
 #[tokio::test]
 async fn the_other_server_judges_passwords_anew() {
     let other = |place: usize, options: Options| match place {
