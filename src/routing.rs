@@ -330,7 +330,9 @@ impl Router {
         credential: Arc<Credential>,
         (listener, server_name): Approach<'_>,
     ) -> Found<'t> {
-        if target == Target::Nobody {
+        // Nor may who has another's mail by the name that a route gives him.
+        let may = login.is_none_or(|_| table.book.terms.allow_all(&credential.user, &credential.authzid));
+        if target == Target::Nobody || !may {
             return Found::Way(Way::Nobody);
         }
         let by = (listener, server_name);

@@ -158,6 +158,12 @@ impl AllTerms {
         self.entry(key).is_none_or(|entry| entry.allow)
     }
 
+    /// Whether the account of this key may log in, and the one by whose name it does so at its server, if by another.
+    #[must_use]
+    pub fn allow_as(&self, key: &[u8], login: Option<&[u8]>) -> bool {
+        self.allow(key) && login.is_none_or(|login| self.allow(&self.names.key(login, b"")))
+    }
+
     /// Whether all whom a login is of may log in: whoever may not has no other's mail by his password either.
     #[must_use]
     pub fn allow_all(&self, user: &[u8], authzid: &[u8]) -> bool {

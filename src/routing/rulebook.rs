@@ -179,6 +179,9 @@ impl Rulebook {
             rule = format!("{rule}, {}:{line}", file.path.display());
         }
         self.tell_group(route.target, &mut rule);
+        if !self.terms.allow_as(&key, route.login) {
+            return decided(None, format!("{rule}, allow = false"), route.login.map(text), None);
+        }
         decided(self.name(choice(route.target, &key)), rule, route.login.map(text), None)
     }
 

@@ -205,7 +205,7 @@ impl Table {
 
     /// Why an account may not be where it is, or goes, if so.
     pub(super) fn misplaces(&self, residence: &Residence) -> Option<&'static str> {
-        if !self.book.terms.allow(residence.key()) {
+        if !self.book.terms.allow_as(residence.key(), residence.login()) {
             return Some("it may not log in");
         }
         let (listener, server_name) = residence.by();

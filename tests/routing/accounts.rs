@@ -247,6 +247,23 @@ async fn who_may_not_log_in_any_more_is_sent_away_and_may_come_again_when_that_i
     }
 }
 
+/// Whoever gets another's mail by a name that a route gives him has none where that account may not log in.
+#[tokio::test]
+async fn who_may_not_log_in_has_no_mail_by_another_name_either() {
+    const FILE: &str = "[[route]]\nfile = \"FOLDER/users.map\"";
+    const LOCKED: &str = "[[account]]\nusers = [\"anna\"]\nallow = false";
+    let town = Town::new(FILE, &[("users.map", "alias b anna\nother b bert\n")]).await;
+    let mut before = town.harness.client().await;
+    before.play("C: l LOGIN alias pw-anna\nS: l OK…").await;
+    town.reload(&format!("{FILE}\n{LOCKED}")).await;
+    before.play("S: * BYE…\nS.").await;
+    let mut client = town.harness.client().await;
+    client.play("C: l LOGIN alias pw-anna\nS: l NO [AUTHENTICATIONFAILED] …").await;
+    client.play("C: m LOGIN other pw-bert\nS: m OK…").await;
+    drop(client);
+    town.finish().await;
+}
+
 /// A reload: no connection is opened anew for it, and each account goes by it from its next session or connection on.
 #[tokio::test]
 async fn accounts_that_exist_go_by_what_a_reload_says() {

@@ -171,6 +171,31 @@ async fn a_server_that_hangs_is_down() {
     town.finish().await;
 }
 
+/// What one check waits for in vain is no reason to think ill of the server for longer than that check may take.
+#[tokio::test]
+async fn a_check_that_hangs_fails_once() {
+    let mut town = Town::new(&group(""), &[]).await;
+    let options = town.stop(1).await;
+    health(&town, 1, "down").await;
+    let front = tokio::net::TcpListener::bind(options.addresses[0]).await.unwrap();
+    let server = Server::start(Options::default()).await.unwrap();
+    let address = server.address();
+    let serves = tokio::spawn(async move {
+        let (_hung, _) = front.accept().await.unwrap();
+        loop {
+            let (mut client, _) = front.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut server = tokio::net::TcpStream::connect(address).await.unwrap();
+                // However it ends.
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    health(&town, 1, "up").await;
+    serves.abort();
+    town.finish().await;
+}
+
 #[tokio::test]
 async fn weights_by_hand_hold_for_new_accounts_and_over_a_reload() {
     let town = Town::new(&group(""), &[]).await;

@@ -31,8 +31,14 @@ const BAD_ADDRESS: f64 = 3.0;
 /// So many wrong ones of late for an account, from anywhere, make suspect who comes from an address nothing is known
 /// of.
 const BAD_ACCOUNT: f64 = 10.0;
-/// So many failures of one account from one familiar address make the pair suspect.
+/// More wrong ones than this count no more against an address: a flood is forgotten minutes after its end.
+const MAX_BAD: f64 = 2.0 * MAX_GOOD;
+/// So many failures of one account from one address make the pair suspect.
 const BAD_PAIR: u32 = 4;
+/// So many of them count against the address, too: fewer than [`BAD_ADDRESS`], so that one account whose logins fail
+/// again and again (it may not log in any more, its client has an old password) is not held against others behind the
+/// same front end.
+const OF_PAIR: u32 = 2;
 /// A score below this is as good as none.
 const NOTHING: f64 = 0.1;
 
@@ -117,10 +123,9 @@ impl Throttle {
         let of_account = self.accounts.get(&user).map_or(0.0, |record| record.aged(now).bad);
         let of_pair = self.failures(&(user, client), now);
         match of_address {
-            record if record.is_familiar() && of_pair < BAD_PAIR => Standing::Familiar,
-            record if record.is_familiar() || record.bad >= BAD_ADDRESS || of_account >= BAD_ACCOUNT => {
-                Standing::Suspect
-            }
+            _ if of_pair >= BAD_PAIR => Standing::Suspect,
+            record if record.is_familiar() => Standing::Familiar,
+            record if record.bad >= BAD_ADDRESS || of_account >= BAD_ACCOUNT => Standing::Suspect,
             _ => Standing::Unknown,
         }
     }
@@ -153,7 +158,7 @@ impl Throttle {
         self.delay_after(self.failures(&(attacked(user), client), now).max(of_address).max(1))
     }
 
-    /// The backend has refused.
+    /// An attempt was refused, by the backend or by the routes.
     pub fn failed(&mut self, user: &[u8], client: Option<IpAddr>, now: Instant) {
         let client = network(client);
         let name = attacked(user);
@@ -163,7 +168,10 @@ impl Throttle {
         failures.number = if now < failures.last + MEMORY { failures.number.saturating_add(1) } else { 1 };
         failures.last = now;
         failures.spelling = failures.spelling.filter(|known| *known == spelling(user));
-        counted(&mut self.addresses, client, now, |record| record.is_familiar()).bad += 1.0;
+        if failures.number <= OF_PAIR {
+            let address = counted(&mut self.addresses, client, now, |record| record.is_familiar());
+            address.bad = (address.bad + 1.0).min(MAX_BAD);
+        }
         counted(&mut self.accounts, name, now, |record| record.bad >= BAD_ACCOUNT).bad += 1.0;
     }
 
@@ -265,7 +273,7 @@ mod tests {
         let front_end = address(1);
         throttle.succeeded(b"somebody", front_end, now);
         for n in 0..200_u32 {
-            let (user, from) = ([b'u', (n % 10) as u8], address(10 + (n % 20) as u8));
+            let (user, from) = ([b'u', (n % 7) as u8], address(10 + (n % 20) as u8));
             throttle.failed(&user, from, now);
         }
         for user in [&b"u\x01"[..], b"never seen"] {
@@ -301,12 +309,43 @@ mod tests {
     }
 
     #[test]
+    fn one_account_that_fails_for_ever_is_held_against_nobody_else() {
+        let now = Instant::now();
+        let mut throttle = Throttle::new(SECOND);
+        for _ in 0..3 {
+            throttle.succeeded(b"somebody", address(1), now);
+        }
+        for n in 0..200 {
+            for from in [address(1), address(2)] {
+                throttle.failed(b"locked", from, now + n * SECOND);
+            }
+        }
+        let later = now + 200 * SECOND;
+        assert_eq!(throttle.standing(b"another", address(1), later), Standing::Familiar);
+        assert_eq!(throttle.standing(b"another", address(2), later), Standing::Unknown);
+        for from in [address(1), address(2)] {
+            assert_eq!(throttle.standing(b"locked", from, later), Standing::Suspect);
+        }
+    }
+
+    #[test]
+    fn a_flood_is_forgotten_minutes_after_its_end() {
+        let now = Instant::now();
+        let mut throttle = Throttle::new(SECOND);
+        for n in 0..90_000_u32 {
+            throttle.failed(&n.to_be_bytes(), address(1), now);
+        }
+        assert_eq!(throttle.standing(b"u", address(1), now + 5 * MEMORY), Standing::Suspect);
+        assert_eq!(throttle.standing(b"u", address(1), now + 7 * MEMORY), Standing::Unknown);
+    }
+
+    #[test]
     fn ipv6_is_counted_by_network() {
         let now = Instant::now();
         let mut throttle = Throttle::new(SECOND);
         let from = |text: &str| Some(text.parse().unwrap());
-        for n in 0..10 {
-            throttle.failed(b"u", from(&format!("2001:db8:1:2::{n}")), now);
+        for n in 0..10_u8 {
+            throttle.failed(&[b'u', n], from(&format!("2001:db8:1:2::{n}")), now);
         }
         assert_eq!(throttle.standing(b"v", from("2001:db8:1:2:ffff::1"), now), Standing::Suspect);
         assert_eq!(throttle.standing(b"v", from("2001:db8:1:3::1"), now), Standing::Unknown);

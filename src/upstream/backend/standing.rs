@@ -27,17 +27,8 @@ pub(super) struct Standing {
     health: Mutex<Health>,
     /// In place of the configured weight.
     weight: Mutex<Option<u32>>,
-    /// Since when a check goes on.
-    checking: Mutex<Option<Instant>>,
-}
-
-/// A check that goes on.
-struct Checking<'b>(&'b Mutex<Option<Instant>>);
-
-impl Drop for Checking<'_> {
-    fn drop(&mut self) {
-        *self.0.lock() = None;
-    }
+    /// Held while a check goes on.
+    checking: tokio::sync::Mutex<()>,
 }
 
 impl Standing {
@@ -105,33 +96,15 @@ impl Backend {
     }
 
     /// Finds out whether it is there: by a connection and its greeting, and a login where that is wished. One check
-    /// goes on at a time, and fails once, and again with each that is due after that.
+    /// goes on at a time; one that gets no answer in time fails, and is broken off.
     pub async fn check(self: &Arc<Self>, check: &Check) {
+        let Ok(_checking) = self.standing.checking.try_lock() else { return };
         let limit = check.interval.max(SHORTEST);
-        let since = {
-            let mut checking = self.standing.checking.lock();
-            let since = *checking;
-            *checking = since.or_else(|| Some(Instant::now()));
-            since
-        };
-        let found = if let Some(since) = since {
-            if since.elapsed() <= limit {
-                return;
-            }
-            Err("there is no answer to the check before".to_owned())
-        } else {
-            let (backend, by) = (Arc::clone(self), check.clone());
-            // It ends by itself, by the limits of a connection, and is not broken off.
-            let looking = tokio::spawn(async move {
-                let _checking = Checking(&backend.standing.checking);
-                backend.look(&by).await
-            });
-            match timeout(limit, looking).await {
-                Ok(Ok(Some(found))) => found,
-                // It could not be looked, for a reason that is this host's, or the process ends.
-                Ok(Ok(None) | Err(_)) => return,
-                Err(_) => Err(format!("there is no answer within {}", humantime::format_duration(limit))),
-            }
+        let found = match timeout(limit, self.look(check)).await {
+            Ok(Some(found)) => found,
+            // It could not be looked, for a reason that is this host's.
+            Ok(None) => return,
+            Err(_) => Err(format!("there is no answer within {}", humantime::format_duration(limit))),
         };
         if !self.is_gone() {
             self.heard(&found, check);
