@@ -162,6 +162,36 @@ async fn without_a_copy_they_hear_it() {
     town.finish().await;
 }
 
+/// Of three messages and a fourth, one is gone.
+async fn shape(town: &Town, place: usize, gone: u32) {
+    let mut client = Client::connect(town.servers[place].address()).await;
+    client.line().await;
+    client.play("C: l LOGIN anna pw-anna\nS~ l OK…\nC: s SELECT INBOX\nS~ s OK…").await;
+    town.servers[place].deliver("anna", "INBOX", "Subject: fourth\r\n\r\nx\r\n").unwrap();
+    let delete = format!("C: d STORE {gone} +FLAGS (\\Deleted)\nS~ d OK…\nC: e EXPUNGE\nS~ e OK…");
+    client.play(&format!("{delete}\nC: o LOGOUT\nS~ o OK…\nS.")).await;
+}
+
+/// As many messages, the same UIDVALIDITY and UIDNEXT, and other UIDs: what would do after a loss does not there.
+#[tokio::test]
+async fn what_only_looks_like_a_copy_is_none() {
+    for (other, goes_on) in [(2, true), (3, false)] {
+        let town = town(|_, options| options, |_| ()).await;
+        shape(&town, 1, 2).await;
+        shape(&town, 2, other).await;
+        let mut client = selected(&town).await;
+        client.play("C: u UID FETCH 1:* (UID)\nS~ u OK…\nC: i IDLE\nS: + …").await;
+        assert!(keeps(&town, "anna", "c", LIMIT).await.unwrap().left);
+        if goes_on {
+            client.play("C: DONE\nS: i OK…\nC: v UID FETCH 3 (FLAGS)\nS: * 2 FETCH…\nS: v OK…").await;
+        } else {
+            client.play("S~ * BYE…\nS.").await;
+        }
+        drop(client);
+        town.finish().await;
+    }
+}
+
 /// With a connection for each session, one goes on that has no mailbox selected; what runs is answered before that.
 #[tokio::test]
 async fn who_has_a_connection_alone_goes_on_without_a_mailbox() {
