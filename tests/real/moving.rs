@@ -138,7 +138,8 @@ async fn sessions_go_on_over_a_copy_and_hear_it_without() {
         let (client, view) = worker.await.unwrap();
         views.push((client, view));
     }
-    assert!(views.iter().all(|(_, view)| *view == views[0].1) && views[0].1.contains("Subject: 19"), "{}", views[0].1);
+    // \Recent is one session's.
+    assert!(views.iter().all(|(_, view)| view.contains("Subject: 19")), "{}", views[0].1);
     // What comes now is at the new server, and all hear it.
     let mut direct = login(servers[1].address, COPIED).await;
     direct.append("INBOX", "", "Subject: news\r\n\r\nmail\r\n").await.unwrap().ok();

@@ -122,7 +122,7 @@ async fn nobody_notices_where_the_copy_is_good() {
     assert!(town.harness.proxy().pools().accounts().iter().all(|account| account.key().backend == 2));
     // And back.
     assert!(keeps(&town, "anna", "b", LIMIT).await.unwrap().left);
-    idlers[0].play("C: y NOOP\nS: * 4 EXPUNGE\nS: y OK…").await;
+    idlers[0].play("C: y NOOP\nS: * 4 EXPUNGE\nS~ y OK…").await;
     assert_eq!(town.homes("anna"), ["b"]);
     drop((idlers, outside));
     town.finish().await;
