@@ -18,7 +18,7 @@ use crate::config;
 use crate::imap::sasl::{Credential, SecretKind};
 use crate::metrics::{LoginPath, LoginResult, Metrics};
 use crate::pool::{Account, CheckoutError, Grant, Key, Pass, Pools};
-use crate::residence::Visit;
+use crate::residence::{Stay, Visit};
 use crate::secret::{Fingerprint, Fingerprinter, NoRandomness};
 use crate::shown;
 use crate::throttle::{Standing, Throttle};
@@ -157,9 +157,8 @@ impl Authenticator {
         if self.settings.load().auth.cache_ttl.is_zero() {
             return None;
         }
-        let backend = visit.residence().backend();
-        let fingerprint = self.fingerprint(backend, credential);
-        let key = self.pools.key(backend, credential, fingerprint);
+        let fingerprint = self.fingerprint(credential);
+        let key = self.pools.key(visit.residence().backend(), credential, fingerprint);
         let grant = self.pools.find(&key)?.grant(&fingerprint, credential, Some(visit.clone()))?;
         let pass = self.pass(&grant, client, now)?;
         self.metrics.login(LoginResult::Cached);
@@ -207,7 +206,7 @@ impl Authenticator {
 
     fn ask_again(self: &Arc<Self>, grant: &Grant, client: Option<IpAddr>) -> Flight {
         let account = grant.account();
-        let key = account.key().clone();
+        let key = Key::clone(&account.key());
         self.flight(Question {
             fingerprint: grant.fingerprint(),
             credential: Arc::clone(grant.credential()),
@@ -218,14 +217,15 @@ impl Authenticator {
         })
     }
 
-    fn fingerprint(&self, backend: usize, credential: &Credential) -> Fingerprint {
+    /// What a credential is known by, wherever its account is: that is part of the account's key.
+    fn fingerprint(&self, credential: &Credential) -> Fingerprint {
         let kind: &[u8] = match credential.mechanism.kind() {
             SecretKind::Password => b"password",
             SecretKind::XOAuth2 => b"xoauth2",
             SecretKind::OAuthBearer => b"oauthbearer",
         };
         let secret = credential.secret.expose();
-        self.fingerprinter.fingerprint(&[&backend.to_be_bytes(), kind, &credential.user, &credential.authzid, secret])
+        self.fingerprinter.fingerprint(&[kind, &credential.user, &credential.authzid, secret])
     }
 
     /// No backend has an account of this name: answered, held back and counted like a wrong password.
@@ -273,9 +273,8 @@ impl Authenticator {
     /// Has the backend that is visited judge a credential, unless too many wrong ones came before it.
     pub async fn verify(self: &Arc<Self>, visit: Visit, credential: Arc<Credential>, client: Option<IpAddr>) -> Answer {
         let start = Instant::now();
-        let backend = visit.residence().backend();
-        let fingerprint = self.fingerprint(backend, &credential);
-        let key = self.pools.key(backend, &credential, fingerprint);
+        let fingerprint = self.fingerprint(&credential);
+        let key = self.pools.key(visit.residence().backend(), &credential, fingerprint);
         let proven = self.pools.find(&key).is_some_and(|account| account.has_accepted(&fingerprint));
         let asker = Asker { user: key.user.clone(), client, proven };
         // Nobody has to wait for that at another backend.
@@ -360,20 +359,35 @@ impl Authenticator {
         }
     }
 
-    /// Asks the backend, and the one that has taken its place meanwhile.
-    async fn ask(&self, question: Question) -> Answer {
+    /// Asks the backend, and the one that has taken its place meanwhile, or that the account has moved to.
+    async fn ask(&self, mut question: Question) -> Answer {
         let patience = self.settings.load().patience;
         let begun = Instant::now();
         loop {
+            let stay = match &question.visit {
+                Some(visit) => {
+                    visit.residence().settled().await;
+                    match visit.residence().stay() {
+                        Some(stay) => Some(Arc::new(stay)),
+                        None if visit.residence().is_ending() => return Verdict::unavailable().into(),
+                        // It moves on already.
+                        None => continue,
+                    }
+                }
+                None => None,
+            };
+            if let Some(stay) = &stay {
+                question.key.backend = stay.backend();
+            }
             // A reload may have taken it away since the session began.
             let Some(backend) = self.pools.backend(question.key.backend) else { return Verdict::unavailable().into() };
             // Who is still waiting then is turned away: begun so late, the verification would be broken off in its
             // middle, which costs a connection.
             let in_time = begun + patience.saturating_sub(backend.config.login_timeout);
-            let asked = self.ask_this(&backend, &question, in_time);
-            let answer = match &question.visit {
-                // Broken off in its middle if the account leaves: whoever is let in elsewhere waits for that.
-                Some(visit) => visit.residence().meanwhile(asked).await.unwrap_or(Some(Verdict::unavailable().into())),
+            let asked = self.ask_this(&backend, &question, stay.as_ref(), in_time);
+            let answer = match question.visit.as_ref().zip(stay.as_ref()) {
+                // Broken off in its middle if the account leaves or moves: whoever is let in elsewhere waits for that.
+                Some((visit, stay)) => visit.residence().meanwhile(stay.meanwhile(asked)).await.flatten().flatten(),
                 None => asked.await,
             };
             if let Some(answer) = answer {
@@ -383,7 +397,13 @@ impl Authenticator {
     }
 
     /// `None`: it is not the backend any more, and its word does not count.
-    async fn ask_this(&self, backend: &Arc<Backend>, question: &Question, in_time: Instant) -> Option<Answer> {
+    async fn ask_this(
+        &self,
+        backend: &Arc<Backend>,
+        question: &Question,
+        stay: Option<&Arc<Stay>>,
+        in_time: Instant,
+    ) -> Option<Answer> {
         let Question { key, account, asker, credential, .. } = question;
         if timeout_at(in_time, backend.in_service()).await.is_err() {
             return Some(Verdict::unavailable().into());
@@ -419,7 +439,8 @@ impl Authenticator {
                 self.refused(backend, question, connection, &refusal, known.as_ref());
                 Verdict::Refused(refusal)
             }
-            Ok((connection, _)) => {
+            Ok((mut connection, _)) => {
+                stay.into_iter().for_each(|stay| connection.stays(stay));
                 let pass = self.accepted(backend, question, connection, known.zip(before))?;
                 if question.asker.proven {
                     pass.grant().account().queue().answered();

@@ -8,6 +8,7 @@
 mod checkout;
 mod grant;
 mod lease;
+mod moving;
 mod pools;
 mod retire;
 mod seat;
@@ -75,7 +76,8 @@ impl Key {
 
 /// One account on one backend: its connections, and the credentials that were accepted.
 pub struct Account {
-    key: Key,
+    /// Its backend is another one once it has moved there.
+    key: ArcSwap<Key>,
     /// What routes go by, of who made it: several names may lead to one account at the backend.
     owner: Box<[u8]>,
     /// In the order in which they were made.
@@ -154,6 +156,19 @@ impl Tenant for Account {
     fn leave(&self) {
         self.retire_all(RetireReason::Moved);
     }
+
+    fn let_go(&self) {
+        self.retire(RetireReason::Moved);
+    }
+
+    /// Its connections are those of its sessions and hubs.
+    fn holds_on(&self) -> bool {
+        false
+    }
+
+    fn goes_on(&self) -> bool {
+        false
+    }
 }
 
 impl fmt::Debug for Account {
@@ -166,7 +181,7 @@ impl Account {
     /// The user's name, for logs.
     #[must_use]
     pub fn name(&self) -> String {
-        String::from_utf8_lossy(&self.key.user).into_owned()
+        String::from_utf8_lossy(&self.key().user).into_owned()
     }
 
     /// What another part keeps with the account as long as it lives: nothing but this type.
@@ -177,8 +192,8 @@ impl Account {
 
     /// What it is known by.
     #[must_use]
-    pub fn key(&self) -> &Key {
-        &self.key
+    pub fn key(&self) -> Arc<Key> {
+        self.key.load_full()
     }
 
     /// What it has and uses now.
@@ -223,11 +238,18 @@ impl Account {
 
     /// Has another backend in the place of the one it was on: no connection that is open is used again, those who
     /// share one go on with another, and each credential is verified anew.
-    fn move_to(&self, backend: &Arc<Backend>) {
+    fn move_to(&self, backend: &Arc<Backend>, why: RetireReason) {
         self.backend.store(Arc::clone(backend));
         *self.withheld.lock() = None;
         self.manners.learn(|known| *known = Known::default());
-        self.retire_all(RetireReason::Reload);
+        self.retire_all(why);
+    }
+
+    /// It is at this backend from now on; then [`Account::move_to`].
+    fn is_known_by(&self, key: &Key, backend: &Arc<Backend>) {
+        self.key.store(Arc::new(key.clone()));
+        self.sharers.move_to(key.backend);
+        self.backend.store(Arc::clone(backend));
     }
 
     /// Where it waits for the right to log in once more.
@@ -347,11 +369,10 @@ impl Account {
         self: &Arc<Self>,
         fingerprint: Fingerprint,
         credential: &Arc<Credential>,
-        mut connection: Unauthenticated,
+        connection: Unauthenticated,
         generation: u64,
         visit: Option<Visit>,
     ) -> Pass {
-        connection.resides(visit.as_ref());
         let (connection, capabilities) =
             self.backend().authenticated(connection, generation, self.terms().idle_timeout);
         self.opened(&connection);

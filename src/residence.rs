@@ -4,6 +4,11 @@
 //! session and each verification through a [`Visit`], each connection until its socket is closed. As long as anybody
 //! holds it, nobody gets one of the same account at another backend. So two servers never have one account logged in,
 //! and who moves an account only has to have these leave and wait.
+//!
+//! Sessions can also be kept: then the same residence is at another backend once nothing of it is logged in at the one
+//! before ([`Stay`], [`Moving`]).
+
+mod place;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,6 +21,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use self::place::Where;
+pub use self::place::{Moving, Stay};
 
 /// Of an account.
 type Key = Arc<[u8]>;
@@ -47,9 +55,7 @@ pub struct Residence {
     name: Box<[u8]>,
     /// Of further ones.
     others: Mutex<Vec<Box<[u8]>>>,
-    backend: usize,
-    /// It could be at another one as well.
-    chosen: bool,
+    place: Where,
     /// What its sessions log in by, where that is another name than the client's.
     login: Option<Box<[u8]>>,
     /// How it was asked for: listener and server name.
@@ -72,6 +78,15 @@ pub struct Residence {
 pub trait Tenant: fmt::Debug + Send + Sync {
     /// Has it end, soon and in good order; nothing is waited for.
     fn leave(&self);
+
+    /// Has it give up what it has at the backend as soon as nothing runs there. It goes on at another one.
+    fn let_go(&self);
+
+    /// Whether it has something at the backend that others wait for to be given up.
+    fn holds_on(&self) -> bool;
+
+    /// Whether it is a session that nobody has asked to end.
+    fn goes_on(&self) -> bool;
 }
 
 /// Those who are told.
@@ -141,7 +156,7 @@ impl Residences {
                 || (wanted.allowed.contains(&home.backend)
                     && residence.as_ref().map_or(recent(home.last), |it| it.is_visited() || recent(*it.last.lock())));
             match residence {
-                Some(residence) if may_stay && !residence.is_ending() => {
+                Some(residence) if may_stay && !residence.is_ending() && !residence.is_moving() => {
                     residence.is_asked_for_by(wanted.name);
                     return Entered::At(Visit::new(residence));
                 }
@@ -156,8 +171,7 @@ impl Residences {
             key: Arc::clone(&key),
             name: wanted.name.into(),
             others: Mutex::default(),
-            backend,
-            chosen: wanted.free,
+            place: Where::new(backend, wanted.free),
             login: wanted.login.map(Box::from),
             by: (wanted.listener.into(), wanted.server_name.map(Box::from)),
             all: Arc::downgrade(self),
@@ -286,13 +300,13 @@ impl Residence {
     /// Index of the backend.
     #[must_use]
     pub fn backend(&self) -> usize {
-        self.backend
+        self.place.backend()
     }
 
     /// Whether its route leads to several backends, of which this is one.
     #[must_use]
     pub fn is_chosen(&self) -> bool {
-        self.chosen
+        self.place.is_chosen()
     }
 
     /// What its sessions log in by, where that is another name than the client's.
@@ -327,6 +341,13 @@ impl Residence {
         admitted.is_ok().then(|| Presence(Arc::clone(self)))
     }
 
+    /// Client sessions that were let in and are not about to end.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        let tenants = self.tenants.lock();
+        tenants.sessions.iter().filter_map(Weak::upgrade).filter(|session| session.goes_on()).count()
+    }
+
     /// Whether it is to be left.
     #[must_use]
     pub fn is_ending(&self) -> bool {
@@ -350,12 +371,15 @@ impl Residence {
             return false;
         }
         self.ended.cancel();
-        let tenants: Vec<_> = {
-            let tenants = self.tenants.lock();
-            tenants.sessions.iter().chain(&tenants.pools).filter_map(Weak::upgrade).collect()
-        };
-        tenants.iter().for_each(|tenant| tenant.leave());
+        self.place.end();
+        self.tenants().iter().for_each(|tenant| tenant.leave());
         true
+    }
+
+    /// Sessions first.
+    fn tenants(&self) -> Vec<Arc<dyn Tenant>> {
+        let tenants = self.tenants.lock();
+        tenants.sessions.iter().chain(&tenants.pools).filter_map(Weak::upgrade).collect()
     }
 
     /// A pool of the account is there, and is told when it is to be left.
@@ -379,6 +403,8 @@ impl Residence {
     fn tell(&self, tenant: &dyn Tenant) {
         if self.is_ending() {
             tenant.leave();
+        } else if self.is_moving() {
+            tenant.let_go();
         }
     }
 }

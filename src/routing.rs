@@ -6,6 +6,7 @@ mod checks;
 mod explain;
 mod files;
 pub mod http;
+mod moving;
 mod relay;
 mod rulebook;
 mod table;
@@ -28,6 +29,7 @@ pub use self::by_hand::{Evacuation, HandError};
 pub use self::explain::{ExplainError, check, explain};
 pub use self::files::MapError;
 use self::http::{Answer, Question};
+pub use self::moving::Moved;
 pub use self::relay::is_on_its_way;
 use self::rulebook::Rulebook;
 pub use self::rulebook::{Decision, RouteError};
@@ -56,6 +58,9 @@ enum Found<'t> {
 
 /// What is told while an account goes from one replica to another.
 const RETURNING: &str = "The account goes back to its replica at the moment; try again.";
+
+/// What is told while an account goes from one backend to another.
+const MOVES: &str = "The account is being moved to another mail server; try again later.";
 
 /// What is told to whom nothing else can be told.
 const UNAVAILABLE: &str = "It cannot be found out at the moment which mail server has this account.";
@@ -259,6 +264,12 @@ impl Router {
                 }
                 Found::Ask(_) | Found::Here(..) => break Way::Unavailable(UNAVAILABLE),
             };
+            if residence.is_moving() {
+                if timeout_at(deadline, residence.settled()).await.is_err() {
+                    break Way::Unavailable(MOVES);
+                }
+                continue;
+            }
             // It has not been decided otherwise: it is asked for otherwise, perhaps by who has no password for it.
             let stays = !residence.is_ending() && table.may_stay_at(residence.backend());
             let name = table.book.routes.names.key(&request.credential.user, &request.credential.authzid);
@@ -269,7 +280,7 @@ impl Router {
             let over = self.residences.over(Arc::downgrade(&residence));
             drop(residence);
             if timeout_at(deadline, over).await.is_err() {
-                break Way::Unavailable("The account is being moved to another mail server; try again later.");
+                break Way::Unavailable(MOVES);
             }
         };
         self.count(&way);
@@ -446,6 +457,12 @@ impl Router {
             }
         }
         self.residences.all().iter().for_each(|residence| self.lend(&table, residence));
+    }
+
+    fn leave_if_misplaced(&self, before: &Table, residence: &Arc<Residence>) {
+        if let Some(why) = self.table.load().misplaces(residence) {
+            Self::end(before, residence, why);
+        }
     }
 
     /// Forgets who left long ago, and reads files again that have changed. Call it every few seconds; while one call is

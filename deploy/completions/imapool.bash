@@ -644,7 +644,7 @@ _imapool() {
             return 0
             ;;
         imapool__subcmd__ctl__subcmd__move)
-            opts="-c -h --as-routed --admin --config --help"
+            opts="-c -h --as-routed --keep-sessions --admin --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

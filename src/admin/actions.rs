@@ -11,7 +11,7 @@ use super::Subject;
 use super::api::octets;
 use super::meant::Meant;
 use crate::metrics::RetireReason;
-use crate::routing::{Evacuation, HandError};
+use crate::routing::{Evacuation, HandError, Moved};
 use crate::session::registry::Record;
 use crate::shown;
 use crate::upstream::backend::Service;
@@ -212,14 +212,19 @@ fn value(query: &str, wanted: &str) -> Option<String> {
     value.map(|value| String::from_utf8_lossy(&value).into_owned())
 }
 
-/// To the backend or group of `?to=`; without, to where the routes say. Waits for `wait` seconds, half a minute at
-/// most.
+/// To the backend or group of `?to=`; without, to where the routes say. With `keep_sessions=true`, its sessions go on
+/// there. Waits for `wait` seconds, half a minute at most.
 async fn move_account(subject: &dyn Subject, origin: Origin, user: &[u8], query: &str) -> Done {
     let Ok(wait) = value(query, "wait").map_or(Ok(MOVING), |seconds| seconds.parse::<u64>()) else {
         return Done::Not(400, "wait must be a number of seconds".to_owned());
     };
     let to = value(query, "to");
     let wait = Duration::from_secs(wait.min(MOVING));
+    match value(query, "keep_sessions").as_deref() {
+        None | Some("false") => {}
+        Some("true") => return move_with_sessions(subject, origin, user, to.as_deref(), wait).await,
+        Some(_) => return Done::Not(400, "keep_sessions must be true or false".to_owned()),
+    }
     match subject.router().move_account(user, to.as_deref(), wait).await {
         Ok(left) => {
             info!(%origin, user = shown::text(user), to, left, "moved by an administrator");
@@ -229,10 +234,33 @@ async fn move_account(subject: &dyn Subject, origin: Origin, user: &[u8], query:
     }
 }
 
+async fn move_with_sessions(
+    subject: &dyn Subject,
+    origin: Origin,
+    user: &[u8],
+    to: Option<&str>,
+    wait: Duration,
+) -> Done {
+    let Some(to) = to else { return Done::Not(400, "keep_sessions needs a target: say where to".to_owned()) };
+    match subject.router().move_with_sessions(&subject.pools(), user, to, wait).await {
+        Ok(Moved { left, kept }) => {
+            info!(%origin, user = shown::text(user), to, left, kept, "moved with its sessions by an administrator");
+            Done::Well(json!({ "to": to, "left": left, "sessions": kept }))
+        }
+        Err(error) => not(&error),
+    }
+}
+
 fn not(error: &HandError) -> Done {
     let status = match error {
         HandError::Backend(_) => return Done::NoSuch("backend"),
-        HandError::NoFile | HandError::Alone(_) | HandError::Nowhere(_) | HandError::Replica(_) => 409,
+        HandError::NoFile
+        | HandError::Alone(_)
+        | HandError::Nowhere(_)
+        | HandError::Replica(_)
+        | HandError::Kept(_)
+        | HandError::Silent { .. }
+        | HandError::Unread => 409,
         HandError::Name | HandError::Target(_) | HandError::Write { .. } => 422,
     };
     Done::Not(status, error.to_string())

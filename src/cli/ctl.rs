@@ -97,6 +97,10 @@ pub(crate) enum Action {
         /// Back to where the routes say.
         #[arg(long, conflicts_with = "target")]
         as_routed: bool,
+        /// Its sessions go on at the other one, which has a copy of the mail with the same UIDs: they notice nothing.
+        /// Where a mailbox is not the same there, they hear BYE.
+        #[arg(long, requires = "target", conflicts_with = "as_routed")]
+        keep_sessions: bool,
     },
     /// Close all sessions and connections of an account. Its next login is served as any.
     Kick {
@@ -150,8 +154,9 @@ impl Action {
                 let seconds = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
                 format!("accounts/{}/trace?seconds={seconds}", segment(account))
             }
-            Self::Move { account, target: Some(target), .. } => {
-                format!("accounts/{}/move?to={}", segment(account), segment(target))
+            Self::Move { account, target: Some(target), keep_sessions, .. } => {
+                let keep = if *keep_sessions { "&keep_sessions=true" } else { "" };
+                format!("accounts/{}/move?to={}{keep}", segment(account), segment(target))
             }
             Self::Move { account, .. } => format!("accounts/{}/move", segment(account)),
             Self::Kick { account } => format!("accounts/{}/kick", segment(account)),
@@ -211,7 +216,11 @@ async fn act(client: &Client, action: &Action) -> Result<String, ClientError> {
             let to = target.as_deref().unwrap_or("where the routes say");
             let left =
                 if told["left"] == true { "" } else { "; something of it is still where it was, and logins wait" };
-            format!("{}: goes to {}{left}", Plain(account), Plain(to))
+            let kept = match told["sessions"].as_u64() {
+                Some(kept) if told["left"] == true => format!("; {kept} sessions go on there"),
+                _ => String::new(),
+            };
+            format!("{}: goes to {}{kept}{left}", Plain(account), Plain(to))
         }
         Action::Kick { account } => format!("{}: its sessions and connections are being closed", Plain(account)),
         Action::Weight { backend, weight: Some(weight), .. } => format!("{backend}: weight {weight}"),

@@ -115,6 +115,8 @@ struct Hub {
     account: Arc<Account>,
     /// The account's generation when it was last looked at.
     generation: u64,
+    /// Index of the backend that it was connected to, or was to be.
+    backend: usize,
     key: Bytes,
     kind: EnableSet,
     machine: Machine,
@@ -158,6 +160,7 @@ impl Hub {
             auth: Arc::clone(auth),
             account: Arc::clone(account),
             generation: account.generation(),
+            backend: account.key().backend,
             key,
             kind,
             machine,
@@ -307,12 +310,17 @@ impl Hub {
         let resting = self.machine.resting_since().filter(|_| self.yielding.is_none());
         self.status.sharer.rests(resting.map(Instant::from_std));
         self.status.set_connection(self.lease.as_ref().map(|lease| lease.shared().id));
+        self.status.set_owner(self.owner().map(|place| place.record.id));
+    }
+
+    /// The member whose command runs.
+    fn owner(&self) -> Option<&Membership> {
+        self.machine.owner().and_then(|owner| self.members.get(&owner))
     }
 
     /// A command is about to run: that was on this connection, its session will say.
     fn note_owner(&self) {
-        let owner = self.machine.owner().and_then(|owner| self.members.get(&owner));
-        if let Some((place, lease)) = owner.zip(self.lease.as_ref()) {
+        if let Some((place, lease)) = self.owner().zip(self.lease.as_ref()) {
             place.record.ran_on(lease.shared().id);
         }
     }
@@ -434,6 +442,7 @@ impl Hub {
         };
         let mut other = Self::new(&self.auth, &self.account, self.key.clone(), self.kind, machine, entrance);
         other.generation = self.generation;
+        other.backend = self.backend;
         other.members = ids.iter().filter_map(|id| Some((*id, self.members.remove(id)?))).collect();
         other.members.values().for_each(|place| place.line.moves_to(&other.status));
         other.start();
@@ -562,6 +571,7 @@ impl Hub {
             Ok(mut lease) => {
                 lease.divide_replies(true);
                 self.expires = lease.expires_at();
+                self.follow_account();
                 let on = Enabled::of(&lease.shared().facts().sticky);
                 self.lease = Some(lease);
                 self.unconnected = CheckoutError::Unavailable;
@@ -576,6 +586,9 @@ impl Hub {
                 if error == CheckoutError::Unfit && self.machine.handle_unfit() {
                     return;
                 }
+                if error == CheckoutError::Unfit && self.account.key().backend != self.backend {
+                    self.machine.handle_less();
+                }
                 if refused.is_empty() && !is_refused {
                     self.machine.handle_unconnected(RETRY);
                 } else {
@@ -584,6 +597,15 @@ impl Hub {
                     self.machine.handle_revoked(&refused);
                 }
             }
+        }
+    }
+
+    /// The account may have moved: what the connection leads to is another server then, which may do other things.
+    fn follow_account(&mut self) {
+        let backend = self.account.key().backend;
+        if std::mem::replace(&mut self.backend, backend) != backend {
+            self.machine.handle_moved(settings(&self.account, self.kind));
+            self.counted = HubGuard::new(Arc::clone(self.account.backend().metrics().hubs()));
         }
     }
 

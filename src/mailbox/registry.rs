@@ -31,6 +31,8 @@ pub(crate) struct Status {
     since: Instant,
     /// The number of its connection; 0: it is parked.
     connection: AtomicU64,
+    /// The number of the session whose command runs there; 0: none does.
+    owner: AtomicU64,
     /// Others may join: it is among those that are asked for their connection.
     pub(super) sharer: Arc<Sharer>,
     pub(super) members: AtomicUsize,
@@ -121,6 +123,7 @@ impl Status {
             key: key.clone(),
             since: Instant::now(),
             connection: AtomicU64::new(0),
+            owner: AtomicU64::new(0),
             sharer: account.sharers().add(is_shared),
             members: AtomicUsize::new(0),
         });
@@ -142,6 +145,16 @@ impl Status {
     /// The number of its connection; `None`: it is parked.
     pub(crate) fn connection(&self) -> Option<u64> {
         Some(self.connection.load(Ordering::Relaxed)).filter(|id| *id > 0)
+    }
+
+    /// The command of the session of this number runs on its connection; `None`: nobody's does.
+    pub(super) fn set_owner(&self, session: Option<u64>) {
+        self.owner.store(session.unwrap_or_default(), Ordering::Relaxed);
+    }
+
+    /// Whether the command of this session runs on its connection.
+    pub(crate) fn works_for(&self, session: u64) -> bool {
+        self.connection().is_some() && self.owner.load(Ordering::Relaxed) == session
     }
 
     /// The mailbox's name, as it was selected.

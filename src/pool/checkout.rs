@@ -97,6 +97,18 @@ impl Want {
     pub async fn checkout(&self) -> Result<Lease, CheckoutError> {
         self.pass.account().checkout(self).await
     }
+
+    /// Waits while the account moves to another backend.
+    async fn settled(&self) {
+        if let Some(visit) = self.pass.grant().visit() {
+            visit.residence().settled().await;
+        }
+    }
+
+    /// Whether the account moves to another backend.
+    fn moves(&self) -> bool {
+        self.pass.grant().visit().is_some_and(|visit| visit.residence().is_moving())
+    }
 }
 
 impl Account {
@@ -109,20 +121,28 @@ impl Account {
     async fn dial_with(&self, entry: Entry, backend: &Arc<Backend>, want: &Want) -> Result<Connection, FillError> {
         let client = *self.last_client.lock();
         let credential = want.pass.grant().credential();
-        let generation = self.generation();
-        // Of a later generation than that by which it leaves, it would stay.
-        if want.pass.grant().visit().is_some_and(|visit| visit.residence().is_ending()) {
+        // Not where it is not any more, nor from now on if it leaves: of a later generation than that by which it
+        // does, the connection would stay.
+        let visit = want.pass.grant().visit();
+        let stay = visit.and_then(|visit| visit.residence().stay()).filter(|stay| stay.backend() == backend.index);
+        if visit.is_some() && stay.is_none() {
             return Err(FillError::Open(OpenError::Gone));
         }
-        let (mut connection, outcome) =
-            backend.log_in(entry, credential, Standing::Proven, client).await.result.map_err(FillError::Open)?;
+        let stay = stay.map(Arc::new);
+        let generation = self.generation();
+        let logged_in = backend.log_in(entry, credential, Standing::Proven, client);
+        let judgement = match &stay {
+            Some(stay) => stay.meanwhile(logged_in).await.ok_or(FillError::Open(OpenError::Gone))?,
+            None => logged_in.await,
+        };
+        let (mut connection, outcome) = judgement.result.map_err(FillError::Open)?;
         match outcome {
             Outcome::Refused(refusal) => {
                 backend.keep(connection);
                 Err(FillError::Refused(refusal))
             }
             _ => {
-                connection.resides(want.pass.grant().visit());
+                stay.iter().for_each(|stay| connection.stays(stay));
                 let (mut connection, capabilities) =
                     backend.authenticated(connection, generation, self.terms().idle_timeout);
                 connection.set_manners(&self.manners);
@@ -162,6 +182,7 @@ impl Account {
     async fn checkout_in_turn(self: &Arc<Self>, want: &Want) -> Result<Lease, CheckoutError> {
         self.restore_turns();
         loop {
+            want.settled().await;
             let backend = self.backend();
             backend.in_service().await;
             let places = self.turn().await;
@@ -172,7 +193,7 @@ impl Account {
                 // It was closed or retired just then, or did not answer: the next.
                 Ok(_) => {}
                 // Another server is in its place by now: what the old one says is nothing to it.
-                Err(_) if !Arc::ptr_eq(&backend, &self.backend()) => {}
+                Err(_) if !Arc::ptr_eq(&backend, &self.backend()) || want.moves() => {}
                 Err(FillError::Refused(refusal)) => {
                     let certain = self.refused(&want.pass.grant().fingerprint(), &refusal);
                     return Err(if certain { CheckoutError::Refused } else { CheckoutError::Unavailable });

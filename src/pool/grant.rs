@@ -121,6 +121,8 @@ struct Granted {
     credential: Arc<Credential>,
     /// Its account is at this backend for as long as this is held.
     visit: Option<Visit>,
+    /// Index of the backend that it was given at.
+    backend: usize,
 }
 
 impl fmt::Debug for Grant {
@@ -141,7 +143,8 @@ impl Grant {
             visit.let_in();
             visit.residence().keeps(&account);
         }
-        Self(Arc::new(Granted { account, proof, credential, visit }))
+        let backend = account.key().backend;
+        Self(Arc::new(Granted { account, proof, credential, visit, backend }))
     }
 
     /// What keeps its account at this backend.
@@ -153,6 +156,12 @@ impl Grant {
     /// The account.
     pub fn account(&self) -> &Arc<Account> {
         &self.0.account
+    }
+
+    /// The account is at another backend by now.
+    #[must_use]
+    pub fn has_moved(&self) -> bool {
+        self.0.account.key().backend != self.0.backend
     }
 
     /// What was shown.

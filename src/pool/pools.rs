@@ -29,13 +29,13 @@ const TO_PARK: Duration = Duration::from_secs(2);
 /// All accounts.
 pub struct Pools {
     config: Live<config::Pool>,
-    terms: ArcSwap<AllTerms>,
+    pub(super) terms: ArcSwap<AllTerms>,
     backends: ArcSwap<Vec<Arc<Backend>>>,
     /// Held while these are exchanged, or an administrator says whether one serves.
     serving: Mutex<()>,
-    accounts: RwLock<HashMap<Key, Arc<Account>>>,
+    pub(super) accounts: RwLock<HashMap<Key, Arc<Account>>>,
     /// By what tokens of one person have in common: the accounts of each.
-    siblings: Mutex<HashMap<Key, Vec<Weak<Account>>>>,
+    pub(super) siblings: Mutex<HashMap<Key, Vec<Weak<Account>>>>,
     /// Accounts that nobody logs in to any more, as long as somebody has a session or a connection there.
     forgotten: Mutex<Vec<Weak<Account>>>,
     everywhere: Allowance,
@@ -101,9 +101,17 @@ impl Pools {
     #[must_use]
     pub fn accounts(&self) -> Vec<Arc<Account>> {
         let mut accounts: Vec<_> = self.accounts.read().values().cloned().collect();
-        accounts.extend(self.forgotten.lock().iter().filter_map(Weak::upgrade));
-        accounts.sort_by(|a, b| (a.key.backend, &a.key.user, a.number).cmp(&(b.key.backend, &b.key.user, b.number)));
+        accounts.extend(self.forgotten());
+        accounts.sort_by_cached_key(|account| {
+            let key = account.key();
+            (key.backend, key.user.clone(), account.number)
+        });
         accounts
+    }
+
+    /// Those that nobody logs in to any more, while somebody is there.
+    pub(super) fn forgotten(&self) -> Vec<Arc<Account>> {
+        self.forgotten.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Whether it is one of them.
@@ -147,9 +155,10 @@ impl Pools {
         }
         self.forget(&orphans);
         for account in self.accounts() {
-            let new = backends.iter().find(|backend| backend.index == account.key.backend);
+            let index = account.key().backend;
+            let new = backends.iter().find(|backend| backend.index == index);
             if let Some(new) = new.filter(|new| !Arc::ptr_eq(new, &account.backend())) {
-                account.move_to(new);
+                account.move_to(new, RetireReason::Reload);
             }
         }
         for backend in before.iter().filter(|backend| !self.is_current(backend)) {
@@ -158,7 +167,7 @@ impl Pools {
     }
 
     /// Nobody logs in to these any more.
-    fn forget(&self, accounts: &[Arc<Account>]) {
+    pub(super) fn forget(&self, accounts: &[Arc<Account>]) {
         let mut forgotten = self.forgotten.lock();
         forgotten.retain(|account| account.strong_count() > 0);
         forgotten.extend(accounts.iter().map(Arc::downgrade));
@@ -236,7 +245,7 @@ impl Pools {
             let generation = account.generation();
             (account, generation)
         };
-        if is_new && account.key.credential.is_some() {
+        if is_new && account.key().credential.is_some() {
             self.succeeds(&account);
         }
         Some(account.accepted(fingerprint, credential, connection, generation, visit))
@@ -247,14 +256,14 @@ impl Pools {
     fn succeeds(&self, new: &Arc<Account>) {
         let earlier = {
             let mut siblings = self.siblings.lock();
-            let siblings = siblings.entry(new.key.without_credential()).or_default();
+            let siblings = siblings.entry(new.key().without_credential()).or_default();
             let earlier: Vec<_> = siblings.iter().filter_map(Weak::upgrade).collect();
             siblings.retain(|sibling| sibling.strong_count() > 0);
             siblings.push(Arc::downgrade(new));
             earlier
         };
         // Passwords do not expire: several devices may have one each.
-        let earlier = earlier.into_iter().filter(|_| new.key.kind != SecretKind::Password);
+        let earlier = earlier.into_iter().filter(|_| new.key().kind != SecretKind::Password);
         for account in earlier {
             account.superseded.store(true, Ordering::Relaxed);
             clear_away_superseded(&account);
@@ -276,7 +285,7 @@ impl Pools {
             let siblings = self.siblings.lock();
             siblings.get(&key.without_credential()).into_iter().flatten().filter_map(Weak::upgrade).collect()
         };
-        accounts.retain(|account| account.key != *key);
+        accounts.retain(|account| *account.key() != *key);
         accounts.extend(own.clone());
         let resting = accounts.iter().filter_map(|account| Some((account.longest_at_rest()?.0, account)));
         let longest = resting.min_by_key(|(since, _)| *since).map(|(_, account)| account);
@@ -305,7 +314,7 @@ impl Pools {
                 .build()
                 .expect("a pool without time-outs of its own");
             Account {
-                key: key.clone(),
+                key: ArcSwap::from_pointee(key.clone()),
                 owner: owner.into(),
                 number: self.made.fetch_add(1, Ordering::Relaxed),
                 backend: ArcSwap::new(backend),
@@ -366,7 +375,7 @@ impl Pools {
 
     /// Retires what is open to this backend: what rests now, what is in use when it comes back.
     pub fn drain_backend(&self, backend: &Backend) {
-        for account in self.accounts().iter().filter(|account| account.key.backend == backend.index) {
+        for account in self.accounts().iter().filter(|account| account.key().backend == backend.index) {
             account.retire(RetireReason::Operator);
         }
         backend.end_spares();

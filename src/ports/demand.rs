@@ -57,8 +57,8 @@ impl Drop for Yielding {
 /// A place where many share one connection, which can do without it for a time.
 #[derive(Debug)]
 pub(crate) struct Sharer {
-    /// The index of the backend.
-    backend: usize,
+    /// The index of the backend, which its account may change.
+    backend: Arc<AtomicUsize>,
     /// It is asked for its connection when others wait.
     can_yield: bool,
     /// Since when nobody has asked for anything; `None`: it works, or has no connection.
@@ -123,7 +123,7 @@ impl Everywhere {
 
     /// There may be no more connections to the backend of this index: what others give up is of no use.
     pub fn wait_for_port(&self, backend: usize) -> Waiting {
-        let of_backend = |sharer: &Arc<Sharer>| sharer.backend == backend;
+        let of_backend = |sharer: &Arc<Sharer>| sharer.backend.load(Ordering::Acquire) == backend;
         self.of_backend(backend).wait(|| self.sharers.all().into_iter().filter(of_backend).collect())
     }
 
@@ -136,10 +136,10 @@ impl Everywhere {
 #[derive(Debug)]
 pub struct Sharers {
     /// The index of its backend.
-    backend: usize,
+    backend: Arc<AtomicUsize>,
     sharers: List,
     demand: Arc<Demand>,
-    of_backend: Arc<Demand>,
+    of_backend: Mutex<Arc<Demand>>,
     everywhere: Arc<Everywhere>,
 }
 
@@ -149,18 +149,24 @@ impl Sharers {
     pub fn new(everywhere: &Arc<Everywhere>, backend: usize) -> Self {
         let (sharers, demand) = Default::default();
         Self {
-            backend,
+            backend: Arc::new(AtomicUsize::new(backend)),
             sharers,
             demand,
-            of_backend: everywhere.of_backend(backend),
+            of_backend: Mutex::new(everywhere.of_backend(backend)),
             everywhere: Arc::clone(everywhere),
         }
+    }
+
+    /// The account is on the backend of this index from now on.
+    pub(crate) fn move_to(&self, backend: usize) {
+        self.backend.store(backend, Ordering::Release);
+        *self.of_backend.lock() = self.everywhere.of_backend(backend);
     }
 
     /// One more. `can_yield`: it is asked for its connection when others wait.
     pub(crate) fn add(&self, can_yield: bool) -> Arc<Sharer> {
         let (resting_since, wanted) = Default::default();
-        let sharer = Arc::new(Sharer { backend: self.backend, can_yield, resting_since, wanted });
+        let sharer = Arc::new(Sharer { backend: Arc::clone(&self.backend), can_yield, resting_since, wanted });
         self.sharers.add(&sharer);
         self.everywhere.sharers.add(&sharer);
         sharer
@@ -190,7 +196,10 @@ impl Sharers {
 
     /// More wait than are about to give up their connections, of this account or anywhere: the caller should.
     pub(crate) fn claim(&self) -> Option<Yielding> {
-        self.demand.claim().or_else(|| self.of_backend.claim()).or_else(|| self.everywhere.demand.claim())
+        self.demand
+            .claim()
+            .or_else(|| self.of_backend.lock().clone().claim())
+            .or_else(|| self.everywhere.demand.claim())
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use super::name::Names;
 use super::{Router, Table, Target, files};
 use crate::residence::Residence;
 use crate::upstream::backend::Service;
@@ -51,6 +52,20 @@ pub enum HandError {
     /// Nobody else takes accounts.
     #[error("no other backend of group {0:?} takes accounts now: they have no weight, or are down or out of service")]
     Nowhere(String),
+    /// Its sessions cannot be kept.
+    #[error("its sessions cannot be kept: {0}; without --keep-sessions it can be moved")]
+    Kept(&'static str),
+    /// The target does not serve now.
+    #[error("backend {backend:?} does not serve now, and nothing was changed: {why}")]
+    Silent {
+        /// Its name.
+        backend: String,
+        /// What it lacks.
+        why: String,
+    },
+    /// The file cannot be used as it is.
+    #[error("it is written down, but routes cannot be read again, and nobody goes by it yet: the log says why")]
+    Unread,
     /// The file cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {
@@ -69,6 +84,44 @@ fn is_word(text: &str) -> bool {
         && !text.contains(char::is_control)
 }
 
+/// A line that says where an account goes, to be written down.
+pub(super) struct Order {
+    /// The account's.
+    pub(super) key: Arc<Vec<u8>>,
+    /// That of the name that it is called.
+    name: Vec<u8>,
+    path: PathBuf,
+    names: Names,
+    line: Option<String>,
+}
+
+impl Order {
+    pub(super) fn new(router: &Router, user: &[u8], to: Option<&str>) -> Result<Self, HandError> {
+        let table = router.table.load();
+        let book = &table.book;
+        let (key, name) = router.account_of(&table, user);
+        let path = book.moves.as_ref().map(|file| file.path.clone()).ok_or(HandError::NoFile)?;
+        let account = String::from_utf8(key.clone()).ok().filter(|account| is_word(account)).ok_or(HandError::Name)?;
+        if let Some(to) = to.filter(|to| book.routes.target(to).is_none() || !is_word(to)) {
+            return Err(HandError::Target(to.to_owned()));
+        }
+        let line = to.map(|to| format!("{account} {to}"));
+        Ok(Self { key: Arc::new(key), name, path, names: book.routes.names.clone(), line })
+    }
+
+    /// It is safely on the disk when this returns.
+    pub(super) async fn write(self) -> Result<(), HandError> {
+        let path = self.path.clone();
+        let write = move || {
+            let keys = [self.key.to_vec(), self.name];
+            files::amend(&self.path, &self.names, &keys, self.line.as_deref())
+        };
+        let written = tokio::task::spawn_blocking(write).await;
+        let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        written.map_err(|source| HandError::Write { path, source })
+    }
+}
+
 impl Router {
     /// Has an account go to a backend or group by its name, or with none where the routes say, from now on. It is
     /// written down before anybody has to leave. Waits until nothing of the account is where it was, for so long at
@@ -83,26 +136,19 @@ impl Router {
         wait: Duration,
     ) -> Result<bool, HandError> {
         let tending = self.tending.lock().await;
-        let table = self.table.load_full();
-        let book = &table.book;
-        let (key, name) = self.account_of(&table, user);
-        let path = book.moves.as_ref().map(|file| file.path.clone()).ok_or(HandError::NoFile)?;
-        let account = String::from_utf8(key.clone()).ok().filter(|account| is_word(account)).ok_or(HandError::Name)?;
-        if let Some(to) = to.filter(|to| book.routes.target(to).is_none() || !is_word(to)) {
-            return Err(HandError::Target(to.to_owned()));
-        }
-        let line = to.map(|to| format!("{account} {to}"));
-        let (ours, names, keys) = (path.clone(), book.routes.names.clone(), [key.clone(), name]);
-        let written = tokio::task::spawn_blocking(move || files::amend(&ours, &names, &keys, line.as_deref()));
-        let written = written.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-        written.map_err(|source| HandError::Write { path, source })?;
+        let order = Order::new(self, user, to)?;
+        let key = Arc::clone(&order.key);
+        order.write().await?;
         self.reread(None).await;
         drop(tending);
-        let Some(residence) = self.residences.find(&key).filter(|it| it.is_ending()).map(|it| Arc::downgrade(&it))
-        else {
-            return Ok(true);
-        };
-        Ok(timeout(wait, self.residences.over(residence)).await.is_ok())
+        Ok(self.has_left(&key, wait).await)
+    }
+
+    /// Waits until nothing of an account is where it has to leave, for so long at most; gives whether that is so.
+    pub(super) async fn has_left(&self, key: &[u8], wait: Duration) -> bool {
+        let residence = self.residences.find(key).filter(|it| it.is_ending()).map(|it| Arc::downgrade(&it));
+        let Some(residence) = residence else { return true };
+        timeout(wait, self.residences.over(residence)).await.is_ok()
     }
 
     /// The key of the account that a name means, as far as it is known here what it logs in by; and that of the name.
@@ -172,7 +218,7 @@ impl Router {
         // Who enters from now on does not come there.
         self.residences.forget(backend.index);
         let mut there = self.residences.all();
-        there.retain(|residence| residence.backend() == backend.index);
+        there.retain(|residence| residence.destination() == backend.index);
         let all = there.len();
         there.retain(|residence| residence.is_chosen());
         let evacuation = Evacuation { leaving: there.len(), bound: all - there.len() };

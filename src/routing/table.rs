@@ -197,7 +197,7 @@ impl Table {
         self.book.routes.within_reach(None).into_iter().map(|place| &self.backends[place]).collect()
     }
 
-    /// Why an account may not be where it is, if so.
+    /// Why an account may not be where it is, or goes, if so.
     pub(super) fn misplaces(&self, residence: &Residence) -> Option<&'static str> {
         let names = residence.names();
         if names.iter().any(|name| !self.book.terms.allow_as(name, residence.login())) {
@@ -209,7 +209,7 @@ impl Table {
     /// Whether routes lead who goes by this name to where this account is.
     fn leads_to(&self, name: &[u8], residence: &Residence) -> bool {
         let routes = &self.book.routes;
-        let is_there = |place: &usize| self.backends[*place].index == residence.backend();
+        let is_there = |place: &usize| self.backends[*place].index == residence.destination();
         let (listener, server_name) = residence.by();
         let route = match routes.step(&Asked { key: name, listener, server_name }) {
             Step::Goes(route) => route,

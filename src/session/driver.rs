@@ -3,6 +3,7 @@
 
 mod closing;
 mod login;
+mod moving;
 mod running;
 mod shared;
 
@@ -209,6 +210,9 @@ impl Session {
             {
                 self.machine.handle_drain(reason);
             }
+            if self.record.is_to_let_go() {
+                self.let_go_of_what_moves();
+            }
             // Nor is anything more answered than the client takes.
             while self.queued < MAX_QUEUED
                 && let Some(action) = self.machine.poll()
@@ -241,6 +245,10 @@ impl Session {
                 Wake::Drain if self.gives_way() => {
                     draining = true;
                     Err(self.gave_way())
+                }
+                Wake::Drain if !self.record.is_to_end() => {
+                    closed.set(record.closed());
+                    Ok(())
                 }
                 Wake::Drain => {
                     draining = true;
@@ -606,6 +614,10 @@ impl Session {
     /// There is no connection for a command.
     fn unconnected(&mut self, error: CheckoutError) {
         match error {
+            // It never will, where its account is by now.
+            CheckoutError::Unfit if self.grant.as_ref().is_some_and(Grant::has_moved) => {
+                self.machine.handle_lost(&format!("NO [UNAVAILABLE] {}.", capitalized(&error)));
+            }
             CheckoutError::Timeout | CheckoutError::Unavailable | CheckoutError::Delayed | CheckoutError::Unfit => {
                 self.fail(&format!("NO [UNAVAILABLE] {}.", capitalized(&error)));
             }

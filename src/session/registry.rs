@@ -27,6 +27,10 @@ use crate::upstream::backend::Backend;
 
 /// Locks that the sessions are spread over.
 const SHARDS: u64 = 16;
+/// See [`State::letting_go`]: it has not seen that yet.
+const ASKED: u8 = 1;
+/// It has, and something runs still.
+const NOTICED: u8 = 2;
 /// Upstream connections of one session that are remembered, the latest: a line of the log has an end.
 const CONNECTIONS: usize = 16;
 
@@ -69,6 +73,8 @@ struct State {
     mailbox: Mutex<Option<String>>,
     ended: OnceLock<SessionClose>,
     closing: AtomicBool,
+    /// Whether its account moves, so that what it has for itself is to be given up: [`ASKED`], [`NOTICED`] or 0.
+    letting_go: AtomicU8,
     /// All sessions are asked to end.
     draining: AtomicBool,
 }
@@ -83,6 +89,19 @@ struct Through {
 impl Tenant for Record {
     fn leave(&self) {
         self.close();
+    }
+
+    fn let_go(&self) {
+        self.state.letting_go.store(ASKED, Ordering::Release);
+        self.place.wake();
+    }
+
+    fn holds_on(&self) -> bool {
+        self.state.connection.load(Ordering::Relaxed) > 0 || self.hub().is_some_and(|hub| hub.works_for(self.id))
+    }
+
+    fn goes_on(&self) -> bool {
+        !self.is_closing() && self.state.ended.get().is_none()
     }
 }
 
@@ -200,12 +219,33 @@ impl Record {
         &self.place
     }
 
-    /// Waits until somebody asks for its end, or for that of all, or it has to give way. For the session alone.
+    /// Waits until somebody asks for its end, or for that of all, or it has to give way; or its account moves. For the
+    /// session alone.
     pub(super) async fn closed(&self) {
         let woken = self.place.woken();
-        if !self.is_closing() && !self.state.draining.load(Ordering::Acquire) && !self.place.is_given_up() {
+        if !self.is_to_end() && !self.place.is_given_up() && self.state.letting_go.load(Ordering::Acquire) != ASKED {
             woken.await;
         }
+    }
+
+    /// Whether somebody asked for its end, or for that of all.
+    pub(super) fn is_to_end(&self) -> bool {
+        self.is_closing() || self.state.draining.load(Ordering::Acquire)
+    }
+
+    /// Whether its account moves, and it has not given up what it had for itself. It is not woken for that again.
+    pub(super) fn is_to_let_go(&self) -> bool {
+        let notice = |asked| (asked == ASKED).then_some(NOTICED);
+        let letting_go = &self.state.letting_go;
+        letting_go.load(Ordering::Acquire) > 0 && {
+            let _ = letting_go.fetch_update(Ordering::AcqRel, Ordering::Acquire, notice);
+            true
+        }
+    }
+
+    /// It has nothing for itself of where its account was. If it was asked anew meanwhile, it looks again.
+    pub(super) fn has_let_go(&self) {
+        let _ = self.state.letting_go.compare_exchange(NOTICED, 0, Ordering::AcqRel, Ordering::Acquire);
     }
 
     fn drain(&self) {

@@ -38,6 +38,12 @@ async fn an_account_is_moved_and_kicked() {
     let mut client = connect(imapool.address(), None).await;
     client.play("C: a LOGIN u8 pw-u8\nS: a OK…\nC: b SELECT INBOX\nS~ b OK…").await;
     assert_eq!((old.open_of("u8"), new.open_of("u8")), (0, 1));
+    let kept = ["main", "new"].map(|target| ["ctl", "move", "u8", target, "--keep-sessions"]);
+    assert_eq!(stdout(&imapool.run(&kept[0])), "u8: goes to main; 1 sessions go on there\n");
+    client.play("C: c FETCH 1 (UID)\nS~ c OK…").await;
+    assert_eq!((old.open_of("u8"), new.open_of("u8")), (1, 0));
+    assert_eq!(stdout(&imapool.run(&kept[1])), "u8: goes to new; 1 sessions go on there\n");
+    assert!(refused(&imapool.run(&["ctl", "move", "u8", "--as-routed", "--keep-sessions"])).contains("cannot be used"));
     assert_eq!(stdout(&imapool.run(&["ctl", "kick", "u8"])), "u8: its sessions and connections are being closed\n");
     client.play("S: * BYE…\nS.").await;
     assert!(refused(&imapool.run(&["ctl", "kick", "nobody"])).contains("no such account"));

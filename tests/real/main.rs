@@ -35,6 +35,7 @@ mod flood;
 mod idlers;
 mod leftovers;
 mod load;
+mod moving;
 mod multiplex;
 mod places;
 mod process;

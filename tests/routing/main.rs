@@ -11,6 +11,7 @@ mod accounts;
 mod asked;
 mod by_hand;
 mod groups;
+mod kept;
 mod moved;
 mod names;
 mod rules;

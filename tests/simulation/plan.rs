@@ -107,6 +107,8 @@ pub(crate) enum Action {
     Move,
     /// A user belongs to this backend of two, over one storage.
     Route(u64, usize),
+    /// The same, by hand and with the user's sessions.
+    Keep(u64, usize),
     /// From the start, the two are a group, with failover after so long.
     Group(Option<u64>),
     /// One of the group has another weight, by hand.
@@ -218,6 +220,13 @@ impl Plan {
                 0 | 1 => plan.group(&mut chance),
                 2 => plan.ask(&mut chance),
                 _ => {}
+            }
+        }
+        let mut chance = Chance::new(seed).fork(4);
+        if !plan.asks() && plan.groups().is_none() && wild > 0 && chance.one_in(6) {
+            for _ in 0..1 + chance.below(6) {
+                let (user, place) = (chance.below(plan.users), usize::try_from(chance.below(2)).expect("small"));
+                plan.actions.push((chance.below(20_000), Action::Keep(user, place)));
             }
         }
         plan
@@ -374,6 +383,12 @@ impl Plan {
         self.actions.iter().any(|(_, action)| matches!(action, Action::Route(..)))
             || self.asks()
             || self.groups().is_some()
+            || self.keeps()
+    }
+
+    /// Users go from one of two backends to the other with their sessions.
+    pub(crate) fn keeps(&self) -> bool {
+        self.actions.iter().any(|(_, action)| matches!(action, Action::Keep(..)))
     }
 
     /// A service says where users belong.
@@ -405,6 +420,7 @@ impl Plan {
                     | Action::Spoil(_)
                     | Action::Move
                     | Action::Route(..)
+                    | Action::Keep(..)
                     | Action::Group(_)
                     | Action::Weigh(..)
                     | Action::Evacuate(_)

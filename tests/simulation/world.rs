@@ -14,6 +14,7 @@ use imapool::demo::server::{Capabilities, Event, Fault, Kill, Options, Seed, Ser
 use imapool::listener::Inherited;
 use imapool::routing::rendezvous;
 use parking_lot::Mutex;
+use tempfile::TempDir;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::chance::Chance;
@@ -62,6 +63,8 @@ pub(crate) struct World {
     proxy: Proxy,
     directory: Arc<Directory>,
     seen: Arc<Seen>,
+    /// Of the file of moves.
+    _folder: Option<TempDir>,
 }
 
 /// What is counted at the server, and what holds there.
@@ -125,9 +128,12 @@ impl World {
         let server = Arc::new(Server::start(options).await.expect("no address, no failure"));
         net.set_server(Some(Arc::clone(&server)));
         let given = imapool::net::Net::Given(Arc::new(net.clone()));
-        let proxy = Proxy::start_over(configuration(plan), Inherited::default(), given).await.expect("it starts");
+        let folder = plan.keeps().then(|| tempfile::tempdir().expect("a folder"));
+        let mut config = configuration(plan);
+        config.routing.moves_file = folder.as_ref().map(|folder| folder.path().join("moves"));
+        let proxy = Proxy::start_over(config, Inherited::default(), given).await.expect("it starts");
         let truth = Arc::new(Mutex::new(Truth::new(&server)));
-        Self { plan: plan.clone(), net, server, truth, secrets, quirks, proxy, directory, seen }
+        Self { plan: plan.clone(), net, server, truth, secrets, quirks, proxy, directory, seen, _folder: folder }
     }
 
     async fn live(self) -> Report {
@@ -244,6 +250,9 @@ impl World {
                 config.backends[0].port ^= 1;
                 self.proxy.reload(config).await.expect("nothing to bind");
                 return;
+            }
+            Action::Keep(of, place) => {
+                format!("accounts/{}/move?to={}&keep_sessions=true", user(of), NAMES[place])
             }
             Action::Group(_) => return,
             Action::Weigh(place, weight) => format!("backends/{}/weight?to={weight}", NAMES[place]),

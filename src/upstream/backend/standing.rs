@@ -175,6 +175,19 @@ impl Backend {
         }
     }
 
+    /// Whether it is there now, by its greeting.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) async fn greets(self: &Arc<Self>) -> Result<(), OpenError> {
+        let permit = self.room().await?;
+        let connection = self.open(Purpose::of(Whom::Look), permit).await?;
+        if !self.config.send_proxy {
+            self.keep(connection);
+        }
+        Ok(())
+    }
+
     /// What can be seen of it; none: that cannot be found out now. `greeted`: it has, so far.
     async fn look(self: &Arc<Self>, check: &Check, greeted: &AtomicBool) -> Option<Found> {
         if self.is_local() {

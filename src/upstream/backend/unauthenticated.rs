@@ -1,6 +1,7 @@
 //! A connection to a backend on which nobody is logged in.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -11,7 +12,7 @@ use super::OpenError;
 use crate::imap::sasl::Credential;
 use crate::metrics::StateGuard;
 use crate::ports::Permit;
-use crate::residence::Visit;
+use crate::residence::{Stay, Visit};
 use crate::stream::Stream;
 use crate::upstream::login::{Login, LoginError, Outcome};
 
@@ -45,6 +46,11 @@ impl Unauthenticated {
         if let Some(visit) = visit {
             self.permit.keep(visit.residence());
         }
+    }
+
+    /// The same of one that may move, to where it is not before that.
+    pub fn stays(&mut self, stay: &Arc<Stay>) {
+        self.permit.keep(stay);
     }
 
     /// Makes sure of the connection before a credential is shown to it: one that has waited may have been closed

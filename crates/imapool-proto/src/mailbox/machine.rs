@@ -333,6 +333,8 @@ pub struct Machine {
     in_vain: InVain,
     /// The mailbox was selected anew for those who wait to join.
     anew: bool,
+    /// The next connection is to another server, and was not compared yet.
+    elsewhere: bool,
 }
 
 impl Machine {
@@ -367,6 +369,7 @@ impl Machine {
             finishing: None,
             in_vain: InVain::default(),
             anew: false,
+            elsewhere: false,
         }
     }
 
@@ -447,6 +450,23 @@ impl Machine {
             self.handle_refused();
         }
         told
+    }
+
+    /// The account is at another server from now on, which can do this: call it before [`Machine::handle_connected`].
+    /// That the mailbox is the same there is not taken from its numbers, but found out message by message.
+    pub fn handle_moved(&mut self, settings: Settings) {
+        self.settings = settings;
+        self.elsewhere = true;
+        match self.needed().has_modseqs() {
+            true if !settings.condstore => self.handle_less(),
+            true => {}
+            false => self.view.shadow.settle(0, 0),
+        }
+    }
+
+    /// The server that the account is at by now does not switch on what members have switched on.
+    pub fn handle_less(&mut self) {
+        self.bye_all(b"[UNAVAILABLE] The mail server does not know what this session has switched on");
     }
 
     /// Whoever has waited for so long, for a connection or while something else runs on it, is told that there is none.
@@ -590,6 +610,7 @@ impl Machine {
         }
         let mut other = Self::new(self.key.clone(), self.settings, Arc::clone(&self.manners), self.now);
         other.in_line = self.in_line;
+        other.elsewhere = self.elsewhere;
         other.view = self.view.clone();
         other.view.delayed |= std::mem::take(&mut other.view.delays);
         for id in ids {

@@ -177,7 +177,8 @@ impl Machine {
             }
             self.view.shadow.settle(0, 0);
         }
-        let same = !known.changed
+        let same = !self.elsewhere
+            && !known.changed
             && known.exists == selection.exists
             && known.uid_next.is_some()
             && known.uid_next == selection.uid_next;
@@ -265,6 +266,7 @@ impl Machine {
 
     fn resumed(&mut self) {
         self.link = Link::Up { open: true };
+        self.elsewhere = false;
         self.view.delayed = false;
         self.view.gone = Ranges::new();
         self.recovery = Recovery::Flags(1);
