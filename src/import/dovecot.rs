@@ -61,6 +61,15 @@ impl Fields {
                 }
             }
             "destuser" => self.login = Some(value.to_owned()),
+            // Which name it is from there on, unless that says otherwise.
+            "user" if value.contains('%') => {
+                if !["%u", "%{user}"].contains(&value) {
+                    self.lose(key, "see routing.user, and the third word in a file of accounts");
+                }
+            }
+            "user" => {
+                self.login.get_or_insert_with(|| value.to_owned());
+            }
             "pass" if ["%w", "%{password}"].contains(&value) => {}
             "pass" | "master" | "proxy_mech" => {
                 self.lose(key, "imapool logs in as the client does, and with nobody else's password");
@@ -71,7 +80,7 @@ impl Fields {
                 self.lose(key, "an account that moves leaves its old server before it logs in at the new one")
             }
             // The server judges the password, and these are about one's own.
-            "nopassword" | "nodelay" | "nologin" | "noauthenticate" | "proxy_nopipelining" | "password" | "user" => {}
+            "nopassword" | "nodelay" | "nologin" | "noauthenticate" | "proxy_nopipelining" | "password" => {}
             key if key.starts_with("userdb_") || key.starts_with("forward_") || key == "allow_nets" => {
                 self.lose(key, "it has no counterpart");
             }
@@ -116,7 +125,9 @@ pub(super) fn import(source: &Source<'_>) -> Result<Imported, ImportError> {
     let root = read(source.conf)?;
     let mut draft = Draft::default();
     listeners(&mut draft, &root);
-    for passdb in root.of("passdb") {
+    // Whom one denies, none lets in.
+    let (denies, allows): (Vec<_>, Vec<_>) = root.of("passdb").partition(|passdb| denies(passdb));
+    for passdb in denies.into_iter().chain(allows) {
         read_passdb(&mut draft, source, &root, passdb);
     }
     if !draft.has_backends() {
@@ -248,6 +259,31 @@ struct Passdb<'s> {
     ca_file: Option<String>,
 }
 
+fn denies(passdb: &Section) -> bool {
+    passdb.value("deny") == Some("yes")
+}
+
+/// What decides which names it is for, and how, has no counterpart.
+fn tell_rest(draft: &mut Draft, section: &Section, what: &str) {
+    let known = [
+        "driver",
+        "args",
+        "default_fields",
+        "override_fields",
+        "deny",
+        "master",
+        "passwd_file_path",
+        "default_password_scheme",
+    ];
+    for setting in section.settings.iter().filter(|setting| !known.contains(&setting.key.as_str())) {
+        draft.lose(
+            setting.line,
+            &format!("{what} {}", setting.key),
+            "it was not taken over: does anybody depend on it?",
+        );
+    }
+}
+
 fn read_passdb(draft: &mut Draft, source: &Source<'_>, root: &Section, section: &Section) {
     let driver = section.value("driver").unwrap_or(&section.name);
     // `default_fields` come first, then those of the database, then `override_fields`.
@@ -268,7 +304,14 @@ fn read_passdb(draft: &mut Draft, source: &Source<'_>, root: &Section, section: 
         after,
         ca_file: file_of(root, "ssl_client_ca_file", "ssl_client_ca_file"),
     };
+    if ["static", "passwd-file"].contains(&driver) {
+        tell_rest(draft, section, &passdb.what);
+    }
     let words = match driver {
+        "passwd-file" if denies(section) => {
+            return passdb.of_the_denied(draft, source, section.value("passwd_file_path"));
+        }
+        _ if denies(section) => "WHOM IT DENIES IS LET IN: give each an [[account]] with allow = false",
         _ if section.value("master") == Some("yes") => {
             "the server judges masters, too; auth_master_user_separator was taken over"
         }
@@ -304,6 +347,20 @@ impl Passdb<'_> {
 
     /// `named`: 2.4 has a setting for it, 2.3 the last word of the arguments.
     fn of_a_file(&self, draft: &mut Draft, source: &Source<'_>, named: Option<&str>) {
+        if draft.has_default() {
+            return draft.lose(
+                self.line,
+                &self.what,
+                "an earlier one is for everybody, so that nobody comes to this one",
+            );
+        }
+        for word in self.args.split_whitespace().filter(|word| word.starts_with("username_format=")) {
+            if !["%u", "%Lu", "%{user}", "%{user|lower}"].contains(&&word["username_format=".len()..]) {
+                let words =
+                    "names in the file are parts of the accounts': see routing.default_domain, or write them whole";
+                draft.lose(self.line, &format!("{} username_format", self.what), words);
+            }
+        }
         let named = named.or_else(|| self.args.split_whitespace().find(|it| !it.contains('=')));
         let Some(file) = source.accounts.or_else(|| named.map(Path::new)) else {
             return draft.lose(self.line, &self.what, "it names no file: name it by --accounts");
@@ -313,6 +370,26 @@ impl Passdb<'_> {
             Err(error) => {
                 let words = format!("{} cannot be read ({error}): name it by --accounts", file.display());
                 draft.lose(self.line, &self.what, &words);
+            }
+        }
+    }
+
+    /// Each in it is refused. What `--accounts` names is no list of them.
+    fn of_the_denied(&self, draft: &mut Draft, source: &Source<'_>, named: Option<&str>) {
+        let named = named.or_else(|| self.args.split_whitespace().find(|it| !it.contains('=')));
+        let Some(Ok(text)) = named.map(|file| (source.read)(Path::new(file))) else {
+            let words =
+                "its file cannot be read, and WHOM IT DENIES IS LET IN: give each an [[account]] with allow = false";
+            return draft.lose(self.line, &self.what, words);
+        };
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim();
+            let user = line.split_once(':').map_or(line, |(user, _)| user);
+            if user.is_empty() || user.starts_with('#') {
+                continue;
+            }
+            if let Err(words) = draft.refuse(user) {
+                draft.lose_account(number + 1, "of those who are denied", words);
             }
         }
     }

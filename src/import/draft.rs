@@ -202,13 +202,18 @@ impl Draft {
 
     /// A line for an account, or for a domain (`@example.org`); tells why it cannot be written, without the name.
     pub(super) fn account(&mut self, key: &str, backend: usize, login: Option<&str>) -> Result<(), &'static str> {
+        let target = self.backends[backend].name();
+        self.line(key, &target, login)
+    }
+
+    fn line(&mut self, key: &str, target: &str, login: Option<&str>) -> Result<(), &'static str> {
         let is_word = |text: &str| !text.is_empty() && !text.contains(|it: char| it.is_whitespace() || it.is_control());
         let names = Names { fold: true, ..Names::default() };
         let pattern = Pattern::parse(key, &names).map_err(|_| "its key means no account")?;
         if !is_word(key) || key.starts_with('#') || !login.is_none_or(is_word) {
             return Err("a space or another character in it cannot be written");
         }
-        let mut line = format!("{key} {}", self.backends[backend].name());
+        let mut line = format!("{key} {target}");
         line.extend(login.filter(|login| *login != key).map(|login| format!(" {login}")));
         if line.len() > LONGEST_LINE {
             return Err("it is too long");
@@ -218,6 +223,11 @@ impl Draft {
         }
         self.accounts.push(line);
         Ok(())
+    }
+
+    /// A line that refuses an account; tells why it cannot be written, without the name.
+    pub(super) fn refuse(&mut self, key: &str) -> Result<(), &'static str> {
+        self.line(key, "-", None)
     }
 
     /// Whether there is one for exactly this.

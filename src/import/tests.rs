@@ -375,6 +375,44 @@ fn dovecot_with_two_kinds_of_tls_at_one_server() {
     made.loses(&["10.0.0.1:143: named with and without TLS"]);
 }
 
+/// Whom the old proxy let in, the new one lets in, and nobody else; or it is said.
+#[test]
+fn dovecot_that_denies_some() {
+    let conf = "passdb {\n  driver = static\n  args = proxy=y host=10.0.0.1 nopassword=y\n}\n\
+                passdb {\n  driver = passwd-file\n  deny = yes\n  args = /denied\n}\n\
+                passdb {\n  driver = sql\n  deny = yes\n  args = /sql\n}\n\
+                passdb {\n  driver = passwd-file\n  args = /users\n}\n";
+    let made = made_with(conf, &[("/denied", "# gone\nmallory\neve@example.org:x\n"), ("/users", "mallory::::::: \n")]);
+    assert_eq!(made.lines(), ["mallory -", "eve@example.org -"]);
+    made.loses(&[
+        "passdb sql: WHOM IT DENIES IS LET IN",
+        "passdb passwd-file: an earlier one is for everybody, so that nobody comes to this one",
+    ]);
+    let unread = made_with(&conf.replace("/denied", "/elsewhere"), &[]);
+    unread.loses(&[
+        "passdb passwd-file: its file cannot be read, and WHOM IT DENIES IS LET IN",
+        "passdb sql: WHOM IT DENIES IS LET IN",
+        "passdb passwd-file: an earlier one is for everybody",
+    ]);
+}
+
+#[test]
+fn dovecot_with_names_of_its_own() {
+    let conf = "passdb {\n  driver = passwd-file\n  args = username_format=%n /users\n  username_filter = *@example.org\n\
+                result_failure = continue\n}\n";
+    let users = "anna:::::::proxy=y host=10.0.0.1 user=anna2\n\
+                 bert:::::::proxy=y host=10.0.0.1 user=bert2 destuser=bert3\n\
+                 carla:::::::proxy=y host=10.0.0.1 user=%n\n";
+    let made = made_with(conf, &[("/users", users)]);
+    assert_eq!(made.lines(), ["anna 10.0.0.1:143 anna2", "bert 10.0.0.1:143 bert3", "carla 10.0.0.1:143"]);
+    made.loses(&[
+        "passdb passwd-file username_filter",
+        "passdb passwd-file result_failure",
+        "passdb passwd-file username_format: names in the file are parts",
+        "line 3, of the passwd-file user",
+    ]);
+}
+
 #[test]
 fn dovecot_2_4() {
     let conf = include_str!("examples/dovecot-2.4.conf");
@@ -417,10 +455,10 @@ fn dovecot_that_cannot_be_read() {
 /// No line of a comment ends before it ends.
 #[test]
 fn a_name_with_a_line_in_it_says_nothing() {
-    let conf = "passdb {\n  driver = static\n  args = proxy=y host=a\n}\n\
-        passdb {\n  driver = passwd-file\n  args = \"/x\u{1b}[pool]\"\n}\n";
+    let conf = "passdb {\n  driver = passwd-file\n  args = \"/x\u{1b}[pool]\"\n}\n\
+        passdb {\n  driver = static\n  args = proxy=y host=a\n}\n";
     let made = made(conf);
-    made.loses(&["line 5, passdb passwd-file: /x?[pool] cannot be read"]);
+    made.loses(&["line 1, passdb passwd-file: /x?[pool] cannot be read"]);
 }
 
 #[test]
