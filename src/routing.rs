@@ -56,6 +56,9 @@ enum Found<'t> {
     Ask(usize),
 }
 
+/// So often one login has an account leave other places.
+const TURNS: u32 = 100;
+
 /// What is told while an account goes from one replica to another.
 const RETURNING: &str = "The account goes back to its replica at the moment; try again.";
 
@@ -236,6 +239,7 @@ impl Router {
     /// Where a session goes that logs in with this credential. Waits for the services that are to be asked, and, until
     /// the deadline at most, while its account leaves another backend.
     pub async fn way(&self, credential: &Arc<Credential>, caller: &Caller, deadline: Instant) -> Way {
+        let mut left = 0..TURNS;
         let way = loop {
             let noticed = self.noticed.notified();
             let table = self.table.load_full();
@@ -279,7 +283,8 @@ impl Router {
             Self::end(&table, &residence, "its route leads elsewhere");
             let over = self.residences.over(Arc::downgrade(&residence));
             drop(residence);
-            if timeout_at(deadline, over).await.is_err() {
+            // Others may come to where it was again and again.
+            if left.next().is_none() || timeout_at(deadline, over).await.is_err() {
                 break Way::Unavailable(MOVES);
             }
         };

@@ -145,12 +145,16 @@ impl Session {
 
 /// A replica that cannot be reached is tried so often, after a check each time: it may be found to be down.
 const IN_VAIN: u32 = 4;
+/// So often a login is made anew whose account has begun to leave meanwhile. Two logins that routes lead to two places
+/// could send each other away for ever.
+const AGAIN: u32 = 8;
 
 /// `way`: what could be said at once.
 async fn judge(context: &Context, credential: &Arc<Credential>, caller: &Caller, mut way: Option<Way>) -> Judged {
     let Context { auth, router, .. } = context;
     let client: Option<IpAddr> = caller.client;
     let (mut gone, mut in_vain, deadline) = (Vec::new(), 0, router.deadline());
+    let mut left = 0..AGAIN;
     loop {
         let found = match way.take() {
             Some(way) => way,
@@ -165,7 +169,7 @@ async fn judge(context: &Context, credential: &Arc<Credential>, caller: &Caller,
                     Ok(passage) => return Judged::Through(passage),
                     // One that is found to be gone: another has its accounts now, if there is one.
                     Err(_) if !gone.contains(&index) && router.is_down(index) => gone.push(index),
-                    Err(answer) if is_final(&answer, &ended) => {
+                    Err(answer) if is_final(&answer, &ended) || left.next().is_none() => {
                         let may_change = match &answer.verdict {
                             Verdict::Unavailable(_) => {
                                 in_vain += 1;
@@ -194,7 +198,7 @@ async fn judge(context: &Context, credential: &Arc<Credential>, caller: &Caller,
         }
         let ended = visit.residence().ended();
         let answer = Box::pin(auth.verify(visit, credential, client)).await;
-        if is_final(&answer, &ended) {
+        if is_final(&answer, &ended) || left.next().is_none() {
             return answer.into();
         }
     }
