@@ -255,6 +255,14 @@ fn a_configuration_that_is_no_file_or_no_text() {
     let done = place.check(utf16, &[]);
     assert_eq!(
         (done.code, done.stderr.as_str()),
+        (
+            Some(2),
+            "imapool.toml: cannot read the configuration: it is UTF-16: save it as UTF-8 (PowerShell: -Encoding utf8)\n"
+        )
+    );
+    let done = place.check(b"\xe4 = 1", &[]);
+    assert_eq!(
+        (done.code, done.stderr.as_str()),
         (Some(2), "imapool.toml:1:1: not UTF-8: save the file in that encoding\n")
     );
     let done = place.check("\u{0}".repeat(100_000), &[]);
