@@ -14,10 +14,14 @@ use crate::proxy::Proxy;
 use crate::server::{Kind, Options, Server, scratch_folder};
 
 const PAGE: &str = include_str!("../../docs/replicas.md");
-const ACCOUNTS: usize = 12;
 const LIMIT: Duration = Duration::from_secs(20);
 /// At the server, for each account: one more is refused.
 const MOST: usize = 2;
+
+/// So many, or as many as `IMAPOOL_REPLICA_ACCOUNTS` says.
+fn accounts() -> usize {
+    std::env::var("IMAPOOL_REPLICA_ACCOUNTS").map_or(12, |count| count.parse().expect("a number"))
+}
 
 /// The configuration of the page, for one of the replicas.
 fn recipe(own: usize, inner: &[SocketAddr], mail: SocketAddr, mode: &str) -> String {
@@ -51,7 +55,8 @@ struct Replicas {
 impl Replicas {
     /// `None` (after saying so) if Dovecot is not installed.
     async fn start(mode: &str) -> Option<Self> {
-        let options = Options { max_userip_connections: MOST, ..Options::new(Accounts::numbered("replica", ACCOUNTS)) };
+        let options =
+            Options { max_userip_connections: MOST, ..Options::new(Accounts::numbered("replica", accounts())) };
         let server = Server::start(Kind::Dovecot, &options).await?;
         let inner = [free_port(), free_port(), free_port()];
         let start = |own| Proxy::configured(scratch_folder(), &recipe(own, &inner, server.address, mode));
@@ -71,7 +76,7 @@ impl Replicas {
     }
 
     fn user_of(&self, place: usize) -> String {
-        let mut users = (0..ACCOUNTS).map(|number| format!("replica{number}"));
+        let mut users = (0..accounts()).map(|number| format!("replica{number}"));
         users.find(|user| self.owner(user) == place).unwrap_or_else(|| panic!("nobody is at {place}"))
     }
 
@@ -97,7 +102,7 @@ impl Replicas {
 
 /// A visit of a webmail; some leave without LOGOUT.
 async fn visit(address: SocketAddr, number: usize) {
-    let user = format!("replica{}", number % ACCOUNTS);
+    let user = format!("replica{}", number % accounts());
     let mut client = Client::login(address, &user, &password_of(&user)).await.unwrap();
     client.command("SELECT INBOX").await.unwrap().ok();
     let message = format!("Subject: {number}\r\n\r\n{}\r\n", "mail ".repeat(2000));
@@ -114,16 +119,16 @@ async fn an_account_has_one_pool_wherever_its_sessions_arrive() {
     for mode in ["multiplex", "session"] {
         let Some(replicas) = Replicas::start(mode).await else { return };
         // With a connection for each session, no more than have one at once.
-        let at_once = if mode == "session" { ACCOUNTS } else { 5 * ACCOUNTS };
+        let at_once = if mode == "session" { accounts() } else { 5 * accounts() };
         let mut visits = JoinSet::new();
-        for number in 0..20 * ACCOUNTS {
+        for number in 0..20 * accounts() {
             if visits.len() >= at_once
                 && let Err(error) = visits.join_next().await.unwrap()
             {
                 let logs: String = replicas.proxies.iter().map(Proxy::log).collect();
                 panic!("{error}\n{logs}");
             }
-            visits.spawn(visit(replicas.proxies[number / ACCOUNTS % 3].address, number));
+            visits.spawn(visit(replicas.proxies[number / accounts() % 3].address, number));
         }
         visits.join_all().await;
         for proxy in &replicas.proxies {
