@@ -15,6 +15,8 @@ use tokio::time::timeout;
 
 /// How long an answer may take; a reload reads files and may bind ports.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A move is waited for, for half a minute at most.
+const PATIENCE_WITH_ACTIONS: Duration = Duration::from_secs(40);
 /// More than the longest page of a list.
 const LONGEST_ANSWER: usize = 16 * 1024 * 1024;
 
@@ -70,7 +72,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub(crate) async fn get(&self, call: &str) -> Result<Value, ClientError> {
-        self.call(Method::GET, call).await
+        self.call(Method::GET, call, PATIENCE).await
     }
 
     /// `POST /api/{call}`, with the token.
@@ -81,13 +83,13 @@ impl Client {
         if let Err(reason) = &self.token {
             return Err(ClientError::Refused(reason.clone()));
         }
-        self.call(Method::POST, call).await
+        self.call(Method::POST, call, PATIENCE_WITH_ACTIONS).await
     }
 
-    async fn call(&self, method: Method, call: &str) -> Result<Value, ClientError> {
-        let answer = timeout(PATIENCE, self.exchange(method, call)).await;
+    async fn call(&self, method: Method, call: &str, patience: Duration) -> Result<Value, ClientError> {
+        let answer = timeout(patience, self.exchange(method, call)).await;
         let (status, body) = answer.unwrap_or_else(|_| {
-            Err(self.protocol(format!("no answer within {}", humantime::format_duration(PATIENCE))))
+            Err(self.protocol(format!("no answer within {}", humantime::format_duration(patience))))
         })?;
         let value: Value = serde_json::from_slice(&body).unwrap_or_default();
         if status.is_success() && !value.is_null() {

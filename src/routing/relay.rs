@@ -163,6 +163,15 @@ impl Table {
         (Some(home) != relay.here).then_some(home)
     }
 
+    /// The place of the replica that has this account, which was asked for by an inner listener, if those that cannot
+    /// be reached just now turn out to be down.
+    fn heir_by(&self, listener: &str, key: &[u8]) -> Option<usize> {
+        let relay = self.relays.iter().find(|relay| relay.inner == listener && relay.here.is_some())?;
+        let is_well = |place: usize| Some(place) == relay.here || self.backends[place].was_well();
+        let weight = |place: usize| if is_well(place) { self.weight(place) } else { 0 };
+        self.book.routes.backend(Target::Group(relay.group), key, weight)
+    }
+
     /// Others may have accounts that are this process's: until then at most, and not longer than until they have said
     /// that they have none, or are down.
     fn settles(&self, relay: &Relay) -> Option<Instant> {
@@ -243,7 +252,9 @@ impl Router {
         let others = table.book.routes.members(Target::Group(relay.group)).filter(|place| Some(*place) != relay.here);
         // Whoever takes something out of it, or puts it in, holds it.
         let lent = self.lent();
-        let held: Vec<_> = lent.iter().filter_map(Weak::upgrade).filter_map(|it| table.other_home(&it)).collect();
+        // It is its replica's, or that one's who has it if its replica is down: others may know that already.
+        let whose = |it: Arc<Residence>| [table.other_home(&it), table.heir_by(listener, it.name())];
+        let held: Vec<_> = lent.iter().filter_map(Weak::upgrade).flat_map(whose).flatten().collect();
         let is_free = |place: &usize| {
             table.may_stay(*place) && table.backends[*place].down_for().is_none() && !held.contains(place)
         };
@@ -281,8 +292,8 @@ impl Router {
             return Err(Found::Later(at));
         }
         let Some(home) = home.filter(|home| Some(*home) != relay.here) else { return Ok(false) };
-        // Who cannot reach it may send it here still: the next check tells more.
-        if table.backends[home].was_well() {
+        // Who cannot reach it may send it here still, if it is this process's then: the next check tells more.
+        if table.backends[home].was_well() || table.heir_by(listener, name) != relay.here {
             return Err(Found::Way(Way::Unavailable(super::RETURNING)));
         }
         Ok(true)

@@ -120,9 +120,10 @@ async fn nobody_notices_where_the_copy_is_good() {
     heard.assert_never_at_both([1, 2]);
     // The list has them where they are.
     assert!(town.harness.proxy().pools().accounts().iter().all(|account| account.key().backend == 2));
-    // And back.
+    // And back, where the new message was copied to.
+    town.servers[1].deliver("anna", "INBOX", "Subject: new\r\n\r\nnew\r\n").unwrap();
     assert!(keeps(&town, "anna", "b", LIMIT).await.unwrap().left);
-    idlers[0].play("C: y NOOP\nS: * 4 EXPUNGE\nS~ y OK…").await;
+    idlers[0].play("C: y FETCH 4 (UID)\nS~ y OK…").await;
     assert_eq!(town.homes("anna"), ["b"]);
     drop((idlers, outside));
     town.finish().await;
@@ -187,6 +188,25 @@ async fn what_only_looks_like_a_copy_is_none() {
         } else {
             client.play("S~ * BYE…\nS.").await;
         }
+        drop(client);
+        town.finish().await;
+    }
+}
+
+/// A copy that was made before the last message came: the next one there would get its UID.
+#[tokio::test]
+async fn a_copy_that_is_behind_is_none() {
+    for expunged in [false, true] {
+        let town = town(|_, options| options, |_| ()).await;
+        let mut client = selected(&town).await;
+        town.servers[1].deliver("anna", "INBOX", "Subject: fourth\r\n\r\nx\r\n").unwrap();
+        client.play("C: n NOOP\nS~ n OK…\nC: u UID FETCH 1:* (UID)\nS~ u OK…").await;
+        if expunged {
+            client.play("C: d STORE 4 +FLAGS (\\Deleted)\nS~ d OK…\nC: e EXPUNGE\nS~ e OK…").await;
+        }
+        client.play("C: i IDLE\nS: + …").await;
+        assert!(keeps(&town, "anna", "c", LIMIT).await.unwrap().left);
+        client.play("S~ * BYE…\nS.").await;
         drop(client);
         town.finish().await;
     }

@@ -110,6 +110,7 @@ impl Machine {
             return self.broken(error);
         }
         self.view.uids.remove_all(&uids);
+        self.view.last_gone = self.view.last_gone.max(uids.last().unwrap_or(0));
         self.view.shadow.expunge(numbers);
         self.view.recent.expunge(numbers);
         if let Recovery::Flags(from) = &mut self.recovery {

@@ -64,6 +64,7 @@ impl Machine {
         }
         self.view.log = Log::new(selection.exists, selection.recent.unwrap_or(0));
         self.view.uids = Ranges::new();
+        self.view.last_gone = 0;
         self.view.touched = false;
         self.view.shadow = super::Shadow::default();
         self.view.recent.forget_numbers();

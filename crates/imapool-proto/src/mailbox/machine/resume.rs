@@ -170,6 +170,13 @@ impl Machine {
         if known.validity != selection.validity || access(known) != access(&selection) {
             return self.bye_all(b"The mailbox is no longer what it was");
         }
+        // The next message may get the UID of another one that members know (RFC 9051 section 2.3.1.1). Of a server
+        // that only lost a connection this is not asked: some count otherwise.
+        let last = self.view.uids.last().unwrap_or(0).max(self.view.last_gone);
+        let (before, now) = (known.uid_next.unwrap_or(0).max(last.saturating_add(1)), selection.uid_next);
+        if self.elsewhere && now.is_some_and(|now| now < before) {
+            return self.bye_all(b"The mailbox is no longer what it was");
+        }
         if selection.highest_modseq.zip(self.view.shadow.settled()).is_some_and(|(now, before)| now < before) {
             // By mod-sequences, which only ever grow (RFC 7162 section 3.1), nothing can be compared.
             if self.needed().has_modseqs() {

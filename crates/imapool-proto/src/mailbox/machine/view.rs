@@ -19,6 +19,8 @@ pub(super) struct View {
     pub(super) log: Log,
     /// Of the first messages; of all when nothing was news since.
     pub(super) uids: Ranges,
+    /// The last UID of those that were known, and are gone.
+    pub(super) last_gone: u32,
     /// Messages that were said to be gone before the connection was lost, if it was not known which those are.
     pub(super) gone: Ranges,
     /// Members may know something of messages whose UIDs are not known here.
