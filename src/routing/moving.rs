@@ -68,7 +68,9 @@ impl Router {
             let left = self.has_left(&key, wait).await;
             return Ok(Moved { left, kept: self.residences.find(&key).map_or(0, |residence| residence.sessions()) });
         };
-        if self.table.load().misplaces(moving.residence()).is_some() {
+        let is_misplaced = self.table.load().misplaces(moving.residence()).is_some();
+        // Unless somebody has had it leave meanwhile.
+        if is_misplaced && !moving.residence().is_ending() {
             return Err(HandError::Unread);
         }
         let residence = Arc::downgrade(moving.residence());

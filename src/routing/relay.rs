@@ -38,15 +38,18 @@ pub(super) struct Settling {
     over: AtomicBool,
     /// One is not among them any more, and may hold accounts: nobody asks it.
     blind: bool,
-    /// What decided before, if this process had all of its accounts then.
-    before: Option<Shares>,
+    /// What has decided since this process had all of its accounts; empty: it had not, or that is long ago.
+    before: Vec<Shares>,
 }
+
+/// So many lists are known that came one after the other before this process had all of its accounts.
+const MOST_LISTS: usize = 16;
 
 /// The name and weight of each.
 type Shares = Vec<(String, usize)>;
 
 impl Settling {
-    fn begin(blind: bool, before: Option<Shares>) -> Arc<Self> {
+    fn begin(blind: bool, before: Vec<Shares>) -> Arc<Self> {
         Arc::new(Self { since: Mutex::new(Instant::now()), over: AtomicBool::new(false), blind, before })
     }
 }
@@ -67,15 +70,23 @@ impl Relay {
         };
         let settled = table.settles(earlier).is_none();
         let blind = before.iter().any(|(name, _)| is_left(name) && is_there(name));
-        let had = settled && earlier.own() == self.own();
-        Settling::begin(blind || (earlier.settling.blind && !settled), had.then(|| before.clone()))
+        let mut had = if settled { Vec::new() } else { earlier.settling.before.clone() };
+        // Whoever was not settled and had nothing has nothing, whatever comes after.
+        if earlier.own() == self.own() && (settled || !had.is_empty()) && had.len() < MOST_LISTS {
+            had.push(before.clone());
+        } else {
+            had.clear();
+        }
+        Settling::begin(blind || (earlier.settling.blind && !settled), had)
     }
 
-    /// An account was this process's before others were among the replicas.
+    /// An account was this process's before, and has been since, whatever list held.
     fn had(&self, key: &[u8]) -> bool {
-        let Some(before) = &self.settling.before else { return false };
-        let shares = before.iter().map(|(name, weight)| (&**name, u32::try_from(*weight).unwrap_or(u32::MAX)));
-        rendezvous::pick(key, shares).is_some_and(|place| Some(&*before[place].0) == self.own())
+        let is_own = |before: &Shares| {
+            let shares = before.iter().map(|(name, weight)| (&**name, u32::try_from(*weight).unwrap_or(u32::MAX)));
+            rendezvous::pick(key, shares).is_some_and(|place| Some(&*before[place].0) == self.own())
+        };
+        !self.settling.before.is_empty() && self.settling.before.iter().all(is_own)
     }
 }
 
@@ -100,7 +111,7 @@ pub(super) fn relays(config: &Config) -> Vec<Relay> {
         let mut shares: Vec<_> = members.map(|backend| (backend.name.clone(), backend.weight)).collect();
         shares.sort();
         let shares = (shares, here.map(|here| config.backends[here].name.clone()));
-        relays.push(Relay { group: place, inner, here, shares, settling: Settling::begin(false, None) });
+        relays.push(Relay { group: place, inner, here, shares, settling: Settling::begin(false, Vec::new()) });
     }
     relays
 }

@@ -173,6 +173,9 @@ async fn another_replica_is_put_into_the_list() {
         }
         assert!(ring.pools_of(2).is_empty(), "it is not among them");
         listed(true).await;
+        // Whose replica has been the same all the time waits for nothing.
+        let mut at_once = ring.login(0, &stays).await;
+        at_once.play("C: s SELECT INBOX\nS~ s OK…\nC: o LOGOUT\nS~ o OK…\nS.").await;
         for client in &mut before {
             client.play("S~ * BYE…\nS.").await;
         }
