@@ -119,7 +119,7 @@ async fn an_account_has_one_pool_wherever_its_sessions_arrive() {
     for mode in ["multiplex", "session"] {
         let Some(replicas) = Replicas::start(mode).await else { return };
         // With a connection for each session, no more than have one at once.
-        let at_once = if mode == "session" { accounts() } else { 5 * accounts() };
+        let at_once = if mode == "session" { accounts().min(60) } else { 60 };
         let mut visits = JoinSet::new();
         for number in 0..20 * accounts() {
             if visits.len() >= at_once
