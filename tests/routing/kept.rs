@@ -60,6 +60,8 @@ async fn town(change: impl Fn(usize, Options) -> Options, proxy: impl FnOnce(&mu
         |place, options| change(place, alike(options)),
         |config| {
             config.pool.spare = 0;
+            // Whatever the others run in.
+            config.pool.mode = PoolMode::Multiplex;
             proxy(config);
         },
     )
@@ -344,7 +346,15 @@ async fn what_the_other_server_lacks_ends_those_who_need_it() {
 async fn what_cannot_be_done_is_not_begun() {
     let routes = format!("{ROUTES}\n[[route]]\nfile = \"FOLDER/users.map\"");
     let lines = "carla b u7\ndora b u7\n";
-    let mut town = Town::with(&routes, &[("users.map", lines)], |_, options| alike(options), |_| ()).await;
+    let mut town = Town::with(
+        &routes,
+        &[("users.map", lines)],
+        |_, options| alike(options),
+        |config| {
+            config.pool.mode = PoolMode::Multiplex;
+        },
+    )
+    .await;
     town.stop(2).await;
     let mut anna = selected(&town).await;
     let mut carla = town.harness.client().await;
