@@ -25,6 +25,9 @@ use tokio_util::sync::CancellationToken;
 use self::place::Where;
 pub use self::place::{Moving, Stay};
 
+/// Names besides the first that are known of one account at once.
+const MOST_NAMES: usize = 64;
+
 /// Of an account.
 type Key = Arc<[u8]>;
 
@@ -32,7 +35,8 @@ type Key = Arc<[u8]>;
 #[derive(Debug, Default)]
 pub struct Residences {
     homes: Mutex<HashMap<Key, Home>>,
-    /// Keys of accounts that were asked for by the key of another name, which a route leads to them.
+    /// Keys of accounts that are asked for by the key of another name, which a route leads to them: those of
+    /// [`Residence::names`].
     aliases: Mutex<HashMap<Box<[u8]>, Key>>,
     /// Somebody has left for good.
     left: Notify,
@@ -145,9 +149,6 @@ impl Residences {
     /// Lets a session in where its account is, if it may be there, else where it should be.
     pub fn enter(self: &Arc<Self>, wanted: &Wanted<'_>) -> Entered {
         let mut homes = self.homes.lock();
-        if wanted.name != wanted.key {
-            self.aliases.lock().insert(wanted.name.into(), wanted.key.into());
-        }
         let mut stays = None;
         if let Some(home) = homes.get(wanted.key) {
             let residence = home.residence.upgrade();
@@ -157,7 +158,9 @@ impl Residences {
                     && residence.as_ref().map_or(recent(home.last), |it| it.is_visited() || recent(*it.last.lock())));
             match residence {
                 Some(residence) if may_stay && !residence.is_ending() && !residence.is_moving() => {
-                    residence.is_asked_for_by(wanted.name);
+                    if residence.is_asked_for_by(wanted.name) {
+                        self.aliases.lock().insert(wanted.name.into(), Arc::clone(&residence.key));
+                    }
                     return Entered::At(Visit::new(residence));
                 }
                 Some(residence) => return Entered::Elsewhere(residence),
@@ -184,6 +187,9 @@ impl Residences {
             ended: CancellationToken::new(),
         });
         let home = Home { backend, residence: Arc::downgrade(&residence), last: *residence.last.lock() };
+        if wanted.name != wanted.key {
+            self.aliases.lock().insert(wanted.name.into(), Arc::clone(&key));
+        }
         homes.insert(key, home);
         Entered::At(Visit::new(residence))
     }
@@ -231,7 +237,7 @@ impl Residences {
         home?.residence.upgrade()
     }
 
-    /// The key of the account that was asked for by this key of late.
+    /// The key of the account that is asked for by this key.
     #[must_use]
     pub fn account(&self, key: &[u8]) -> Option<Arc<[u8]>> {
         self.aliases.lock().get(key).cloned()
@@ -258,6 +264,9 @@ impl Drop for Residence {
         if let Entry::Occupied(mut home) = all.homes.lock().entry(Arc::clone(&self.key))
             && std::ptr::eq(home.get().residence.as_ptr(), self)
         {
+            let mut aliases = all.aliases.lock();
+            self.names().iter().for_each(|name| drop(aliases.remove(name)));
+            drop(aliases);
             match *self.last.lock() {
                 Some(last) if !self.is_ending() => home.get_mut().last = Some(last),
                 // Nobody was let in, or it was sent away: there is nothing to come back for.
@@ -288,13 +297,18 @@ impl Residence {
         std::iter::once(&self.name).chain(others.iter()).cloned().collect()
     }
 
-    fn is_asked_for_by(&self, name: &[u8]) {
-        if *name != *self.name {
-            let mut others = self.others.lock();
-            if !others.iter().any(|other| **other == *name) {
-                others.push(name.into());
-            }
+    /// Gives whether that is news. A service may lead any number of names to it, and nobody has to be let in for that:
+    /// of more than [`MOST_NAMES`] the rest is not known.
+    fn is_asked_for_by(&self, name: &[u8]) -> bool {
+        if *name == *self.name {
+            return false;
         }
+        let mut others = self.others.lock();
+        let is_news = others.len() < MOST_NAMES && !others.iter().any(|other| **other == *name);
+        if is_news {
+            others.push(name.into());
+        }
+        is_news
     }
 
     /// Index of the backend.

@@ -279,6 +279,26 @@ mod tests {
         }
     }
 
+    /// A service leads whatever anybody types to one account.
+    #[test]
+    fn any_number_of_names_takes_little_room() {
+        let all = Arc::<Residences>::default();
+        for kept in [false, true] {
+            let visit = kept.then(|| enter(&all, 1).unwrap());
+            for number in 0..1000_u32 {
+                let name = number.to_be_bytes();
+                let Entered::At(visit) = all.enter(&Wanted { name: &name, ..wanted(1) }) else {
+                    panic!("it may enter")
+                };
+                assert_eq!(all.account(&name).is_some(), number < 64 || !kept);
+                assert_eq!(visit.residence().names().len(), if kept { 65.min(2 + number as usize) } else { 1 });
+                drop(visit);
+            }
+            drop(visit);
+            assert!(all.aliases.lock().is_empty());
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn nothing_stays_at_one_backend_before_all_has_left_the_other() {
         let all = Arc::<Residences>::default();
