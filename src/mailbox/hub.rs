@@ -396,7 +396,7 @@ impl Hub {
             return;
         }
         let patience = self.patience();
-        let reads_nothing = self.members.get(&owner).is_some_and(|place| place.line.is_full());
+        let reads_nothing = self.members.get(&owner).is_some_and(|place| place.line.is_sated());
         if !reads_nothing || self.machine.since_taken() < patience * STANDSTILL {
             self.unconnected = CheckoutError::Timeout;
             return self.machine.handle_busy(patience);
@@ -550,7 +550,7 @@ impl Hub {
         let Some(lease) = &mut self.lease else { return false };
         // Each part that waits somewhere on the way is memory for as long as a client is slow.
         let owner = self.machine.owner().and_then(|owner| self.members.get(&owner));
-        if !self.machine.wants_data() || owner.is_some_and(|place| place.line.poll_room(cx).is_pending()) {
+        if !self.machine.wants_data() || owner.is_some_and(|place| place.line.poll_hungry(cx).is_pending()) {
             lease.poll_held(cx);
             return false;
         }

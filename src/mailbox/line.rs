@@ -59,8 +59,16 @@ struct State {
     hub: Option<Waker>,
     member: Option<Waker>,
     hub_wants_room: bool,
+    hub_wants_hunger: bool,
     hub_gone: bool,
     member_gone: bool,
+}
+
+impl State {
+    /// Who waits for an event is to be woken for it.
+    fn is_hungry(&self) -> bool {
+        self.event.is_none() && self.member.is_some()
+    }
 }
 
 /// The session's end. Dropping it leaves the hub.
@@ -150,6 +158,11 @@ impl MemberEnd {
             return Poll::Ready(None);
         }
         register(&mut state.member, cx);
+        let waker = if std::mem::take(&mut state.hub_wants_hunger) { state.hub.take() } else { None };
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
         Poll::Pending
     }
 }
@@ -191,14 +204,25 @@ impl HubEnd {
         Poll::Pending
     }
 
+    /// Ready when the member waits for an event, with all it took on its way to the client, or has left.
+    pub(super) fn poll_hungry(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.0.lock();
+        if state.is_hungry() || state.member_gone {
+            return Poll::Ready(());
+        }
+        state.hub_wants_hunger = true;
+        register(&mut state.hub, cx);
+        Poll::Pending
+    }
+
     /// The member is in the hub of this status now.
     pub(super) fn moves_to(&self, status: &Arc<Status>) {
         self.0.lock().status = Some(Arc::clone(status));
     }
 
-    /// The member has not taken what it was told last.
-    pub(super) fn is_full(&self) -> bool {
-        self.0.lock().event.is_some()
+    /// The member waits for nothing: what it was told last is not all on its way to the client.
+    pub(super) fn is_sated(&self) -> bool {
+        !self.0.lock().is_hungry()
     }
 
     /// Call it when there is room, or to put it in the place of what the member has not taken.
@@ -257,6 +281,28 @@ mod tests {
         drop(hub);
         assert!(matches!(member.poll_event(&cx), Poll::Ready(Some(FromHub::Cut))));
         assert!(matches!(member.poll_event(&cx), Poll::Ready(None)));
+    }
+
+    #[test]
+    fn who_has_not_asked_again_is_not_hungry() {
+        let count = Arc::new(Count::default());
+        let woken = || count.0.swap(0, Ordering::Relaxed);
+        let waker = Arc::clone(&count).into();
+        let cx = Context::from_waker(&waker);
+        let (member, hub) = pair();
+        assert!(hub.poll_hungry(&cx).is_pending() && hub.is_sated());
+        assert!(member.poll_event(&cx).is_pending());
+        assert_eq!(woken(), 1, "the hub waits for that");
+        assert!(hub.poll_hungry(&cx).is_ready() && !hub.is_sated());
+        hub.tell(FromHub::Continue(Bytes::new()));
+        assert!(hub.poll_hungry(&cx).is_pending() && hub.is_sated());
+        woken();
+        assert!(member.poll_event(&cx).is_ready());
+        assert!(hub.poll_hungry(&cx).is_pending() && hub.poll_room(&cx).is_ready(), "it has taken, and not asked");
+        assert_eq!(woken(), 0);
+        drop(member);
+        assert_eq!(woken(), 1);
+        assert!(hub.poll_hungry(&cx).is_ready());
     }
 
     #[test]
