@@ -19,7 +19,7 @@ use crate::config::{Limits, Live, TlsMode};
 use crate::listener::{BoundListener, ClientAddr, ListenerContext, prepare};
 use crate::metrics::{Metrics, SessionClose};
 use crate::session::crowd::{Crowd, Place};
-use crate::session::driver::{self, Context};
+use crate::session::driver::{Context, Session};
 use crate::stream::Stream;
 
 /// Clients that are told at once that there are too many; others are just cut off.
@@ -260,10 +260,11 @@ impl Acceptor {
         let Guest { place, counted } = guest;
         let numbers = context.metrics.listener(&listener.config.name);
         let enrolled = context.registry.enroll(client, listener, numbers, (place, self.is_late()));
+        let session = Session::new(stream, Arc::clone(enrolled.record()), context);
+        let held = (enrolled, counted, admission);
         self.tasks().spawn(async move {
-            let record = Arc::clone(enrolled.record());
-            let _held = (enrolled, counted, admission);
-            driver::run(stream, record, context).await;
+            session.run().await;
+            drop(held);
         });
     }
 }

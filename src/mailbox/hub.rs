@@ -134,7 +134,7 @@ struct Hub {
     /// The connection is given up for somebody who waits.
     yielding: Option<Yielding>,
     /// Of the member that is told that it is its own.
-    handed_over: Option<Lease>,
+    handed_over: Option<Box<Lease>>,
     unconnected: CheckoutError,
     counted: HubGuard,
 }
@@ -354,7 +354,7 @@ impl Hub {
             Action::Elsewhere(ids) => self.send_elsewhere(&ids),
             Action::Split(id) => drop(self.fork(&[id], false)),
             Action::HandOver(_) => {
-                self.handed_over = self.lease.take();
+                self.handed_over = self.lease.take().map(Box::new);
                 self.handed_over.iter_mut().for_each(|lease| lease.divide_replies(false));
                 self.yielding = None;
             }
@@ -515,7 +515,7 @@ impl Hub {
                     Told::Unconnected => FromHub::Unconnected(self.unconnected),
                     Told::Revoked => FromHub::Unconnected(CheckoutError::Refused),
                     Told::Yours(run) => match self.handed_over.take() {
-                        Some(lease) => FromHub::Yours(Box::new(lease), run),
+                        Some(lease) => FromHub::Yours(lease, run),
                         None => FromHub::Lost,
                     },
                 };

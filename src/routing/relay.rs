@@ -156,11 +156,9 @@ impl Table {
         place.is_some_and(|place| self.book.routes.relay_of(Target::Backend(place)).is_some())
     }
 
-    /// The place of the replica that has an account which is asked for by this listener, where that is an inner one of
-    /// this process.
-    fn home_by(&self, listener: &str, key: &[u8]) -> Option<(&Relay, usize)> {
-        let relay = self.relays.iter().find(|relay| relay.inner == listener && relay.here.is_some())?;
-        self.choice(Target::Group(relay.group), key).map(|home| (relay, home))
+    /// The group whose other replicas come to this process by this listener.
+    fn inner(&self, listener: &str) -> Option<&Relay> {
+        self.relays.iter().find(|relay| relay.inner == listener && relay.here.is_some())
     }
 
     /// Whether replicas came by this listener, and this process is none any more.
@@ -170,14 +168,14 @@ impl Table {
 
     /// The place of the other replica that has this account, which was asked for by an inner listener.
     fn other_home(&self, residence: &Residence) -> Option<usize> {
-        let (relay, home) = self.home_by(residence.by().0, residence.name())?;
-        (Some(home) != relay.here).then_some(home)
+        let relay = self.inner(residence.by().0)?;
+        self.choice(Target::Group(relay.group), residence.name()).filter(|home| Some(*home) != relay.here)
     }
 
     /// The place of the replica that has this account, which was asked for by an inner listener, if those that cannot
     /// be reached just now turn out to be down.
     fn heir_by(&self, listener: &str, key: &[u8]) -> Option<usize> {
-        let relay = self.relays.iter().find(|relay| relay.inner == listener && relay.here.is_some())?;
+        let relay = self.inner(listener)?;
         let is_well = |place: usize| Some(place) == relay.here || self.backends[place].was_well();
         let weight = |place: usize| if is_well(place) { self.weight(place) } else { 0 };
         self.book.routes.backend(Target::Group(relay.group), key, weight)
@@ -250,16 +248,16 @@ impl Router {
     /// Whether replicas come to this process by this listener.
     #[must_use]
     pub fn is_for_replicas(&self, listener: &str) -> bool {
-        self.table.load().relays.iter().any(|relay| relay.inner == listener && relay.here.is_some())
+        self.table.load().inner(listener).is_some()
     }
 
-    /// What sessions of a listener are offered before login; replicas, of which of them nothing is held here.
+    /// What sessions of a listener are offered before login; the checks of other replicas, which come for nobody, also
+    /// of which of them nothing is held here.
     #[must_use]
-    pub fn greets(&self, listener: &str, front: Front) -> Arc<str> {
+    pub fn offered(&self, listener: &str, front: Front, for_nobody: impl FnOnce() -> bool) -> Arc<str> {
         let table = self.table.load();
         let offered = table.offered(listener).before_login(front);
-        let ours = table.relays.iter().find(|relay| relay.inner == listener && relay.here.is_some());
-        let Some(relay) = ours else { return offered };
+        let Some(relay) = table.inner(listener).filter(|_| for_nobody()) else { return offered };
         let others = table.book.routes.members(Target::Group(relay.group)).filter(|place| Some(*place) != relay.here);
         // Whoever takes something out of it, or puts it in, holds it.
         let lent = self.lent();

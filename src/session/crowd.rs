@@ -41,6 +41,7 @@ struct Inside {
 #[derive(Debug, Default)]
 struct Notice {
     given: AtomicBool,
+    left: AtomicBool,
     wake: Notify,
 }
 
@@ -50,7 +51,6 @@ pub struct Place {
     crowd: Weak<Crowd>,
     id: u64,
     notice: Arc<Notice>,
-    left: AtomicBool,
 }
 
 impl Crowd {
@@ -92,7 +92,7 @@ impl Crowd {
         inside.last += 1;
         let (id, notice) = (inside.last, Arc::<Notice>::default());
         inside.silent.insert(id, Arc::clone(&notice));
-        (Some(Place { crowd: Arc::downgrade(self), id, notice, left: AtomicBool::new(false) }), gone)
+        (Some(Place { crowd: Arc::downgrade(self), id, notice }), gone)
     }
 
     /// Those who have not logged in.
@@ -181,7 +181,7 @@ impl Place {
 
     /// Leaves it to others, whoever knows of it still.
     pub fn leave(&self) {
-        if self.left.swap(true, Ordering::AcqRel) {
+        if self.notice.left.swap(true, Ordering::AcqRel) {
             return;
         }
         self.with(|inside, id| {

@@ -33,7 +33,7 @@ use crate::imap::capability::Front;
 use crate::imap::command::Name;
 use crate::imap::request::Request;
 use crate::imap::sticky::Sticky;
-use crate::listener::{ClientAddr, ListenerContext};
+use crate::listener::ClientAddr;
 use crate::mailbox::hub::FromHub;
 use crate::metrics::{CommandResult, Metrics, SessionClose};
 use crate::pool::{Account, CheckoutError, Grant, Lease, Pass};
@@ -64,71 +64,25 @@ pub struct Context {
     pub registry: Arc<Registry>,
 }
 
-/// Runs a session on a connection that is ready for IMAP, to its end.
-pub async fn run(stream: Stream, record: Arc<Record>, context: Arc<Context>) {
-    let (client, listener) = (record.client, Arc::clone(&record.listener));
-    record.set_tls(stream.tls_version());
-    let front = front(&stream, client, &listener);
-    let bounds = Bounds { line: context.limits.command_line, literals: context.limits.literals };
-    let offered = context.router.greets(&listener.config.name, front);
-    let now = Instant::now();
-    // On the heap, once: the steps below would each keep a place for it in the task's memory otherwise.
-    let mut session = Box::new(Session {
-        stream,
-        machine: Machine::new(bounds, front, offered),
-        client,
-        listener,
-        grant: None,
-        presence: None,
-        attempts: 0,
-        lease: None,
-        sticky: None,
-        lent: None,
-        running: None,
-        output: VecDeque::new(),
-        queued: 0,
-        parts: VecDeque::new(),
-        sharing: Sharing::default(),
-        started: now,
-        now,
-        last_input: now,
-        last_output: now,
-        answered_eof: false,
-        close_by: None,
-        record,
-        trace: None,
-        context,
-    });
-    session.greet().await;
-    let ended = loop {
-        match session.serve().await {
-            Ended::Not => match Box::pin(session.secure()).await {
-                Some(secured) => session = secured,
-                None => return,
-            },
-            Ended::Through(passage, ahead) => return Box::pin(session.go_through(*passage, ahead)).await,
-            ended => break ended,
-        }
-    };
-    Box::pin(session.finish(ended)).await;
-}
-
-/// What can be offered before login as the connection stands.
-fn front(stream: &Stream, client: ClientAddr, listener: &ListenerContext) -> Front {
+/// What is offered before login as the connection stands.
+fn offered(stream: &Stream, record: &Record, context: &Context) -> (Front, Arc<str>) {
+    let (client, listener) = (record.client, &record.listener);
     let secure = stream.is_tls()
         || match listener.config.plaintext_login {
             PlaintextLogin::Never => false,
             PlaintextLogin::Loopback => client.is_loopback(),
             PlaintextLogin::Always => true,
         };
-    Front { starttls: listener.tls.is_some() && !stream.is_tls(), login: secure }
+    let front = Front { starttls: listener.tls.is_some() && !stream.is_tls(), login: secure };
+    // Whoever looks after a server comes for nobody.
+    let for_nobody = || stream.peer_address().map(ClientAddr::Tcp) == Some(client);
+    (front, context.router.offered(&listener.config.name, front, for_nobody))
 }
 
-struct Session {
+/// A client's session.
+pub(crate) struct Session {
     stream: Stream,
     machine: Machine,
-    client: ClientAddr,
-    listener: Arc<ListenerContext>,
     /// What it was let in with.
     grant: Option<Grant>,
     /// Its place among the sessions of its account.
@@ -139,14 +93,13 @@ struct Session {
     /// What was enabled on a connection that was lost.
     sticky: Option<Arc<Sticky>>,
     /// What it has switched on, while its connection carries more: then it has no mailbox selected.
-    lent: Option<Lent>,
+    lent: Option<Box<Lent>>,
     running: Option<Running>,
     output: VecDeque<Bytes>,
     queued: usize,
     /// Of the running command, on their way to the backend.
     parts: VecDeque<Input>,
     sharing: Sharing,
-    started: Instant,
     /// When it last had something to do.
     now: Instant,
     last_input: Instant,
@@ -171,6 +124,54 @@ enum Wake {
 }
 
 impl Session {
+    /// On a connection that is ready for IMAP. On the heap, once: each step of its life would keep a place for it
+    /// otherwise.
+    pub(crate) fn new(stream: Stream, record: Arc<Record>, context: Arc<Context>) -> Box<Self> {
+        record.set_tls(stream.tls_version());
+        let bounds = Bounds { line: context.limits.command_line, literals: context.limits.literals };
+        let (front, offered) = offered(&stream, &record, &context);
+        let now = Instant::now();
+        Box::new(Self {
+            stream,
+            machine: Machine::new(bounds, front, offered),
+            grant: None,
+            presence: None,
+            attempts: 0,
+            lease: None,
+            sticky: None,
+            lent: None,
+            running: None,
+            output: VecDeque::new(),
+            queued: 0,
+            parts: VecDeque::new(),
+            sharing: Sharing::default(),
+            now,
+            last_input: now,
+            last_output: now,
+            answered_eof: false,
+            close_by: None,
+            record,
+            trace: None,
+            context,
+        })
+    }
+
+    /// Runs it to its end.
+    pub(crate) async fn run(mut self: Box<Self>) {
+        self.greet().await;
+        let ended = loop {
+            match self.serve().await {
+                Ended::Not => match Box::pin(self.secure()).await {
+                    Some(secured) => self = secured,
+                    None => return,
+                },
+                Ended::Through(passage, ahead) => return Box::pin(self.go_through(*passage, ahead)).await,
+                ended => break ended,
+            }
+        };
+        Box::pin(self.finish(ended)).await;
+    }
+
     /// The machine's first words. A replica that passes a session on here has sent its login ahead of them: there, they
     /// go together with the answer.
     async fn greet(&mut self) {
@@ -184,7 +185,7 @@ impl Session {
 
     /// Takes what has come behind a PROXY header. False: nothing has.
     async fn has_heard_already(&mut self) -> bool {
-        if self.listener.config.proxy_protocol_from.is_empty() {
+        if self.record.listener.config.proxy_protocol_from.is_empty() {
             return false;
         }
         let (machine, stream) = (&mut self.machine, &mut self.stream);
@@ -450,7 +451,7 @@ impl Session {
             close_by
         } else if !self.machine.is_authenticated() {
             // Whether it reads or not.
-            self.started + limits.login_timeout
+            self.record.since + limits.login_timeout
         } else if !self.output.is_empty() {
             self.last_output + limits.write_timeout
         } else if self.machine.has_eof() && self.machine.is_offering_message() {
@@ -493,10 +494,11 @@ impl Session {
         match action {
             Action::Write(octets) => self.queue(octets),
             Action::StartTls => {
-                self.flush().await?;
+                Box::pin(self.flush()).await?;
                 return Err(Ended::Not);
             }
-            Action::Login(credential) => return self.login(&credential).await,
+            // On the heap: for most of its life, a session waits for something else.
+            Action::Login(credential) => return Box::pin(self.login(&credential)).await,
             Action::Run(run) => {
                 self.show(&run);
                 self.renames(&run);
@@ -525,7 +527,7 @@ impl Session {
 
     /// Negotiates TLS after STARTTLS was answered; `None`: the session has ended by that.
     async fn secure(self: Box<Self>) -> Option<Box<Self>> {
-        let listener = Arc::clone(&self.listener);
+        let listener = Arc::clone(&self.record.listener);
         let tls = listener.tls.as_ref()?;
         let session = *self;
         let limit = session.context.limits.tls_handshake_timeout;
@@ -544,13 +546,12 @@ impl Session {
             Ok(stream) => {
                 session.record.set_tls(stream.tls_version());
                 let mut session = Box::new(Self { stream, ..session });
-                let front = front(&session.stream, session.client, &session.listener);
-                let offered = session.context.router.greets(&listener.config.name, front);
+                let (front, offered) = offered(&session.stream, &session.record, &session.context);
                 session.machine.handle_tls(front, offered);
                 Some(session)
             }
             Err(error) => {
-                info!(client = %session.client, listener = listener.config.name, %error, "TLS handshake failed");
+                info!(client = %session.record.client, listener = listener.config.name, %error, "TLS handshake failed");
                 session.context.metrics.session_closed(SessionClose::HandshakeFailed);
                 session.record.ends(SessionClose::HandshakeFailed);
                 None
@@ -565,7 +566,7 @@ impl Session {
     /// The right to a connection, or to a part in one: the session's own credential must be accepted still.
     async fn pass_for(&mut self, run: &Request) -> Result<Pass, CheckoutError> {
         let Some(grant) = &self.grant else { return Err(CheckoutError::Unavailable) };
-        if let Some(pass) = self.context.auth.pass(grant, self.client.ip(), self.now) {
+        if let Some(pass) = self.context.auth.pass(grant, self.record.client.ip(), self.now) {
             return Ok(pass);
         }
         // In a mailbox, whoever asked in vain a moment ago need not ask with each command.
@@ -577,10 +578,10 @@ impl Session {
 
     async fn renewed(&mut self) -> Result<Pass, CheckoutError> {
         let (grant, auth) = (self.grant.clone().ok_or(CheckoutError::Unavailable)?, Arc::clone(&self.context.auth));
-        let renewed = self.meanwhile(auth.renew(&grant, self.client.ip())).await;
+        let renewed = self.meanwhile(auth.renew(&grant, self.record.client.ip())).await;
         if let Err(error) = &renewed {
             let user = grant.account().name();
-            info!(client = %self.client, user, %error, "a session's credential was asked about again");
+            info!(client = %self.record.client, user, %error, "a session's credential was asked about again");
             self.last_input = self.now;
         }
         renewed

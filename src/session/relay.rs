@@ -32,7 +32,6 @@ const QUIET: Duration = Duration::from_millis(500);
 /// A session from its login on, before it is passed through.
 pub(super) struct Beginning {
     pub(super) client: Stream,
-    pub(super) listener: Arc<ListenerContext>,
     pub(super) record: Arc<Record>,
     pub(super) context: Arc<Context>,
     pub(super) passage: Passage,
@@ -85,13 +84,14 @@ enum Over {
 
 /// Passes a session through, to its end.
 pub(super) async fn run(beginning: Beginning) {
-    let Beginning { client, listener, record, context, passage, owed, ahead, has_eof } = beginning;
+    let Beginning { client, record, context, passage, owed, ahead, has_eof } = beginning;
     let Passage { backend, visit, relayed, .. } = passage;
     let Relayed { stream: owner, input, held, .. } = relayed;
     backend.metrics().relayed.inc();
     let mut follower = Follower::default();
     follower.handle(&input);
     backend.metrics().octets.add(Direction::Received, input.len());
+    let listener = Arc::clone(&record.listener);
     let mut relay = Box::new(Relay {
         client,
         owner,

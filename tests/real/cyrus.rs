@@ -94,7 +94,7 @@ fn owner(newer: bool) -> User {
 }
 
 fn prepare(folder: &Path, binaries: &Path, address: SocketAddr) {
-    for name in ["conf", "conf/socket", "spool", "run", "sieve"] {
+    for name in ["conf", "conf/socket", "spool", "run", "sieve", "tmp"] {
         std::fs::create_dir(folder.join(name)).expect("a fresh folder");
     }
     let (folder_text, binaries) = (folder.display(), binaries.display());
@@ -102,6 +102,7 @@ fn prepare(folder: &Path, binaries: &Path, address: SocketAddr) {
         "configdirectory: {folder_text}/conf\n\
          proc_path: {folder_text}/run/proc\n\
          mboxname_lockpath: {folder_text}/run/lock\n\
+         temp_path: {folder_text}/tmp\n\
          defaultpartition: default\n\
          partition-default: {folder_text}/spool\n\
          sievedir: {folder_text}/sieve\n\

@@ -7,7 +7,7 @@ use imapool::session::registry::Record;
 use imapool_demo_server::{Options, Passwords};
 use tokio::net::TcpStream;
 
-use crate::ring::{MODES, Ring};
+use crate::ring::{MODES, Ring, inner_address};
 use crate::support::tls::Certificates;
 use crate::support::{Client, soon, until};
 
@@ -183,5 +183,27 @@ async fn who_looks_sees_where_a_session_is() {
     ring.replicas[0].sessions(0).await;
     ring.replicas[2].logged(&["session ended", "relayed=\"r1\"", "close=\"logout\""]).await;
     until("nothing to count", || in_use() == 0).await;
+    ring.finish().await;
+}
+
+/// What a replica holds of others is worked out for their checks alone: those come for nobody.
+#[tokio::test]
+async fn of_whom_nothing_is_held_is_told_to_checks_only() {
+    let ring = Ring::new(MODES[0]).await;
+    let inner = inner_address(&ring.replicas[0]);
+    let loopback = inner.ip();
+    for (header, told) in [
+        ("PROXY TCP4 192.0.2.7 127.0.0.1 1143 143\r\n", false),
+        ("PROXY UNKNOWN\r\n", true),
+        // Whoever is on the same host as the replica that it comes by.
+        (&*format!("PROXY TCP4 {loopback} {loopback} 0 143\r\n"), false),
+    ] {
+        let mut client = Client::over(TcpStream::connect(inner).await.unwrap());
+        client.send(header).await;
+        let greeting = client.line().await;
+        for other in ["r1", "r2"] {
+            assert_eq!(greeting.contains(&format!(" XIMAPOOL-FREE={other}")), told, "{header}{greeting}");
+        }
+    }
     ring.finish().await;
 }

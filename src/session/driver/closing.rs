@@ -87,7 +87,7 @@ impl Session {
         self.record.ends(close);
         // Asked at the last moment: some clients say LOGOUT, and close their side at once.
         let peer = self.stream.peer();
-        let client_first = self.listener.config.reset_on_client_close
+        let client_first = self.record.listener.config.reset_on_client_close
             && peer.map_or_else(|| self.machine.has_eof(), |peer| peer == Peer::Closed);
         match ended {
             // Nothing comes after LOGOUT but the client's FIN; beneath TLS, a `close_notify`.
@@ -154,7 +154,7 @@ impl Session {
             Ended::By(End::Logout) => SessionClose::Logout,
             Ended::By(End::ClientClosed) => SessionClose::ClientClosed,
             Ended::By(End::ProtocolError) => {
-                info!(client = %self.client, listener = self.listener.config.name, "session ended: malformed input");
+                info!(client = %self.record.client, listener = self.record.listener.config.name, "session ended: malformed input");
                 SessionClose::ProtocolError
             }
             Ended::By(End::Drain) => SessionClose::Drain,

@@ -35,10 +35,12 @@ impl From<Answer> for Judged {
 impl Session {
     pub(super) async fn login(&mut self, credential: &Arc<Credential>) -> Result<(), Ended> {
         self.attempts += 1;
-        let listener = &self.listener.config.name;
+        let listener = &self.record.listener.config.name;
         let at_once = self.context.router.way_at_once(credential, listener, self.stream.server_name());
         let known = match &at_once {
-            Some(Way::To(visit, credential)) => self.context.auth.known(visit, credential, self.client.ip(), self.now),
+            Some(Way::To(visit, credential)) => {
+                self.context.auth.known(visit, credential, self.record.client.ip(), self.now)
+            }
             _ => None,
         };
         let answer = match known {
@@ -64,7 +66,7 @@ impl Session {
     fn accepted(&mut self, pass: &Pass) -> Result<LoginReply, Ended> {
         let presence = match pass.grant().visit().map(|visit| self.context.router.admit(visit)) {
             Some(None) => {
-                let (client, user) = (self.client, pass.account().name());
+                let (client, user) = (self.record.client, pass.account().name());
                 warn!(%client, user, limit = "account.sessions", "too many sessions");
                 self.context.metrics.login(LoginResult::Limit);
                 return Ok(refused("NO [LIMIT] Too many sessions of this account; try again later.".into()));
@@ -111,18 +113,18 @@ impl Session {
     /// Passes it through to a replica, to its end.
     pub(super) async fn go_through(self: Box<Self>, passage: Passage, ahead: Bytes) {
         let has_eof = self.machine.has_eof();
-        let Self { stream: client, listener, record, context, output, .. } = *self;
+        let Self { stream: client, record, context, output, .. } = *self;
         let owed = output.iter().flatten().copied().collect();
-        relay::run(Beginning { client, listener, record, context, passage, owed, ahead, has_eof }).await;
+        relay::run(Beginning { client, record, context, passage, owed, ahead, has_eof }).await;
     }
 
     /// Waits for what others say, unless somebody else gets its place meanwhile.
     async fn judged(&mut self, credential: &Arc<Credential>, at_once: Option<Way>) -> Result<Judged, Ended> {
         let (context, record) = (Arc::clone(&self.context), Arc::clone(&self.record));
         let caller = Caller {
-            listener: self.listener.config.name.clone(),
+            listener: self.record.listener.config.name.clone(),
             server_name: self.stream.server_name().map(str::to_owned),
-            client: self.client.ip(),
+            client: self.record.client.ip(),
             local: self.stream.local_address(),
             tls: self.stream.tls_version(),
             attempt: self.attempts,

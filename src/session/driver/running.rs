@@ -172,7 +172,7 @@ impl Session {
             lends: !for_mailbox && !selects && !name.spoils_connection(),
             shares: false,
             stays,
-            client: self.client.ip(),
+            client: self.record.client.ip(),
         };
         let taken = match self.lease.take() {
             Some(lease) => self.meanwhile(lease.exchanged(&want)).await,
@@ -187,8 +187,8 @@ impl Session {
                     self.record.close();
                 }
                 self.lease = Some(lease);
-                let lent = Lent { sticky: Arc::clone(&want.sticky), after: None };
-                self.lent = (facts.sticky != want.sticky).then_some(lent);
+                let lent = || Box::new(Lent { sticky: Arc::clone(&want.sticky), after: None });
+                self.lent = (facts.sticky != want.sticky).then(lent);
                 if name == Name::Enable && want.or_sticky.is_some_and(|sticky| sticky == *facts.sticky) {
                     self.has_enabled(&run.command, &facts);
                     return false;
@@ -197,7 +197,7 @@ impl Session {
             }
             Err(error) => {
                 let user = want.pass.account().name();
-                info!(client = %self.client, user, %error, "no upstream connection for a command");
+                info!(client = %self.record.client, user, %error, "no upstream connection for a command");
                 self.context.metrics.operation().command_ended(label(name), CommandResult::No);
                 self.unconnected(error);
                 false
@@ -312,7 +312,7 @@ impl Session {
         let running = self.running.take();
         if let Some(Running { name, .. }) = &running {
             let user = self.account().map(|account| account.name());
-            info!(client = %self.client, user, command = name.as_str(), "upstream connection lost during a command");
+            info!(client = %self.record.client, user, command = name.as_str(), "upstream connection lost during a command");
         }
         if loss.cut {
             running.iter().for_each(|running| self.lost_for_good(running));

@@ -239,7 +239,7 @@ impl Session {
                 self.machine.handle_revoked();
             }
             FromHub::Unconnected(error) => {
-                info!(client = %self.client, %error, "no upstream connection for a command");
+                info!(client = %self.record.client, %error, "no upstream connection for a command");
                 let code = if error == CheckoutError::Limit { "LIMIT" } else { "UNAVAILABLE" };
                 let selected = !self.sharing.joining;
                 self.ended(format!(" NO [{code}] {}.\r\n", capitalized(&error)).as_bytes(), selected);

@@ -153,7 +153,7 @@ pub struct Log {
     /// Behind the last event that changed numbers.
     moved: u64,
     next_cursor: u64,
-    places: HashMap<Cursor, Knowledge>,
+    places: HashMap<Cursor, Box<Knowledge>>,
     max_events: usize,
 }
 
@@ -195,7 +195,8 @@ impl Log {
         let cursor = Cursor(self.next_cursor);
         self.next_cursor += 1;
         let (position, told, recent) = (self.head(), self.exists, self.recent());
-        self.places.insert(cursor, Knowledge { position, told, recent, ..Knowledge::default() });
+        let place = Knowledge { position, told, recent, ..Knowledge::default() };
+        self.places.insert(cursor, Box::new(place));
         cursor
     }
 
@@ -304,7 +305,7 @@ impl Log {
     }
 
     fn place_with_uids(&self, cursor: Cursor) -> Option<&Knowledge> {
-        self.places.get(&cursor).filter(|place| place.vanished.len() == place.withheld.len())
+        self.places.get(&cursor).map(|place| &**place).filter(|place| place.vanished.len() == place.withheld.len())
     }
 
     /// The session's own numbers of those of them that have these UIDs.

@@ -300,7 +300,8 @@ pub struct Machine {
     /// A member has written the name within its line, and not as a literal: so does the hub.
     in_line: bool,
     view: View,
-    members: BTreeMap<MemberId, Member>,
+    /// In boxes: most hubs have one, and a node of the tree has room for eleven.
+    members: BTreeMap<MemberId, Box<Member>>,
     /// How many of them have switched on what.
     levels: Levels,
     /// What may be on, on the connection.
@@ -437,7 +438,7 @@ impl Machine {
         let (members, levels) = (&mut self.members, &mut self.levels);
         let mut told = false;
         self.queue.retain(|id| {
-            let asks = |member: &&mut Member| member.enabled == most && member.cursor.is_none();
+            let asks = |member: &&mut Box<Member>| member.enabled == most && member.cursor.is_none();
             let Some(member) = members.get_mut(id).filter(asks) else { return true };
             member.waiting = None;
             member.out.push_back(Told::Unconnected);

@@ -74,8 +74,8 @@ impl Machine {
 
     /// A member that knows the mailbox is told VANISHED.
     pub(super) fn tells_vanished(&self) -> bool {
-        let hears = |member: &Member| member.cursor.is_some() && member.enabled == Enabled::Qresync;
-        self.needed() == Enabled::Qresync && self.members.values().any(hears)
+        let mut hear = self.members.values().filter(|member| member.cursor.is_some());
+        self.needed() == Enabled::Qresync && hear.any(|member| member.enabled == Enabled::Qresync)
     }
 
     /// The member whose command runs is not told mod-sequences, and the backend may tell them.

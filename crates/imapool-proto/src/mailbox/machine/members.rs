@@ -64,7 +64,7 @@ impl Machine {
             complete: None,
             out: Outgoing::default(),
         };
-        self.members.insert(id, member);
+        self.members.insert(id, Box::new(member));
         self.enqueue(id);
     }
 
