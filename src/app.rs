@@ -91,8 +91,10 @@ pub enum StartError {
 pub struct Proxy(Arc<Inner>);
 
 struct Inner {
-    /// What runs by it, and by which configuration; held while that is exchanged.
-    running: Mutex<Running>,
+    /// What runs by it, and by which configuration.
+    running: parking_lot::Mutex<Running>,
+    /// Held while that is exchanged.
+    exchanging: Mutex<()>,
     /// The configuration, for those who look at it.
     config: ArcSwap<Config>,
     /// Where it came from.
@@ -201,7 +203,7 @@ impl Proxy {
         proxy.0.metrics.operation().reloaded(true);
         proxy.0.first_look().await;
         proxy.keep_house();
-        let mut running = proxy.0.running.lock().await;
+        let mut running = proxy.0.running.lock();
         proxy.0.router.begin();
         if let Some((server, token)) = admin {
             running.admin = Some(proxy.serve_admin(&config.admin, server, token));
@@ -211,10 +213,10 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// Name and bound address of each listener, with its real port; none while the configuration is being exchanged.
+    /// Name and bound address of each listener, with its real port.
     #[must_use]
     pub fn listener_addresses(&self) -> Vec<(String, ListenAddr)> {
-        let Ok(running) = self.0.running.try_lock() else { return Vec::new() };
+        let running = self.0.running.lock();
         let listeners = running.listeners.iter();
         listeners.map(|l| (l.context.load().config.name.clone(), l.bound.clone())).collect()
     }
@@ -222,7 +224,7 @@ impl Proxy {
     /// The bound admin address, if it is a TCP address.
     #[must_use]
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        let running = self.0.running.try_lock().ok()?;
+        let running = self.0.running.lock();
         match &running.admin.as_ref()?.bound {
             ListenAddr::Tcp(address) => Some(*address),
             ListenAddr::Unix(_) => None,
@@ -278,7 +280,8 @@ impl Proxy {
         let deadline = Instant::now() + inner.config.load().limits.drain_timeout;
         inner.handing_over.store(true, Ordering::Release);
         {
-            let running = inner.running.lock().await;
+            let _turn = inner.exchanging.lock().await;
+            let running = inner.running.lock();
             for listener in &running.listeners {
                 listener.stop.cancel();
             }
@@ -427,7 +430,8 @@ impl Inner {
             registry: Arc::clone(&registry),
         };
         Ok(Self {
-            running: Mutex::default(),
+            running: parking_lot::Mutex::default(),
+            exchanging: Mutex::default(),
             config: ArcSwap::from_pointee(config.clone()),
             source: OnceLock::new(),
             reading: Mutex::default(),

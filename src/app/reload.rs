@@ -117,16 +117,28 @@ impl Proxy {
     /// # Errors
     /// See [`StartError`]; nothing has changed then.
     pub async fn reload(&self, config: Config) -> Result<Vec<Change>, StartError> {
-        let mut running = self.0.running.lock().await;
+        let _turn = self.0.exchanging.lock().await;
         if self.0.drain.is_cancelled() || self.0.handing_over.load(Ordering::Acquire) {
             return Err(StartError::Draining);
         }
         let rules = self.0.router.rules(&config, &self.0.net).await?;
-        let prepared = prepare(&running, &config).await?;
+        let kept = self.kept(&config);
+        let prepared = prepare(kept, config.backends.clone()).await?;
+        let mut running = self.0.running.lock();
         let plan = self.plan(&running, &config, &rules, prepared)?;
         let changes = differences(&self.0.config.load(), &config);
         self.exchange(&mut running, config, plan, &rules);
         Ok(changes)
+    }
+
+    /// The listeners of a configuration, each with the one that runs in its place.
+    fn kept(&self, config: &Config) -> Vec<Kept> {
+        let (running, mut taken) = (self.0.running.lock(), HashSet::new());
+        let kept = config.listeners.iter().map(|listener| {
+            let index = kept(&running, listener).filter(|index| taken.insert(*index));
+            (listener.clone(), index, index.map(|index| running.listeners[index].context.load_full()))
+        });
+        kept.collect()
     }
 
     /// Makes what the configuration needs, and everything that can fail.
@@ -275,17 +287,14 @@ struct Prepared {
     changed: bool,
 }
 
+/// A listener, with the place of the one that it takes the place of, and what that goes by.
+type Kept = (config::Listener, Option<usize>, Option<Arc<ListenerContext>>);
+
 /// Loads all files with certificates, beside the runtime. Loaded in any case: files that do not fit are refused as a
 /// start refuses them, also when that was told before.
-async fn prepare(running: &Running, config: &Config) -> Result<Vec<Prepared>, StartError> {
-    let mut taken = HashSet::new();
-    let kept = config.listeners.iter().map(|listener| {
-        let index = kept(running, listener).filter(|index| taken.insert(*index));
-        (listener.clone(), index, index.map(|index| running.listeners[index].context.load_full()))
-    });
-    let (kept, backends): (Vec<_>, _) = (kept.collect(), config.backends.clone());
+async fn prepare(listeners: Vec<Kept>, backends: Vec<config::Backend>) -> Result<Vec<Prepared>, StartError> {
     let loading = tokio::task::spawn_blocking(move || {
-        let prepared = kept.into_iter().map(|(listener, kept, earlier)| {
+        let prepared = listeners.into_iter().map(|(listener, kept, earlier)| {
             let context = ListenerContext::after(&listener, earlier.as_deref())?;
             let changed = earlier.is_none_or(|earlier| !earlier.is_like(&context));
             Ok(Prepared { kept, context, changed })

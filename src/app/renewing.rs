@@ -65,7 +65,7 @@ impl Inner {
             return;
         }
         let mut owners: Vec<_> = {
-            let Ok(running) = self.running.try_lock() else { return };
+            let running = self.running.lock();
             let contexts = running.listeners.iter().map(|listener| listener.context.load_full());
             contexts.filter(|context| context.tls.is_some()).map(Owner::Listener).collect()
         };

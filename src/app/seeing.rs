@@ -135,7 +135,7 @@ impl Inner {
 
     /// Warns of certificates that have expired, or soon will, once for each. What is so from the start is told there.
     pub(super) fn tell_of_certificates(&self) {
-        let Ok(running) = self.running.try_lock() else { return };
+        let running = self.running.lock();
         let contexts: Vec<_> = running.listeners.iter().map(|listener| listener.context.load_full()).collect();
         drop(running);
         let of_listeners = contexts.iter().filter_map(|context| {
@@ -155,7 +155,7 @@ impl Inner {
     }
 
     fn show_certificates(&self) {
-        let Ok(running) = self.running.try_lock() else { return };
+        let running = self.running.lock();
         let listeners = running.listeners.iter().map(|listener| listener.context.load_full());
         let expiries = listeners.map(|listener| {
             let expires = listener.tls.as_ref().and_then(|tls| tls.certificates().expires());

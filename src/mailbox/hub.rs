@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tracing::{debug, info, warn};
 
+use self::remains::Remains;
 use super::enabled::{EnableSet, Enabled};
 pub use super::line::FromHub;
 use super::line::{self, Join, MemberEnd, Membership, ToHub};
@@ -28,6 +29,8 @@ use crate::session::machine::Remnant;
 use crate::session::registry::Record;
 use crate::upstream::connection::{FromUpstream, Input};
 use crate::upstream::loss::Loss;
+
+mod remains;
 
 /// A reply of which nothing is read for so many times `pool.checkout_timeout` is given up if others wait. The kernel
 /// takes megabytes ahead for a client on a fast network, and of one that is slow but steady no progress is seen
@@ -133,6 +136,8 @@ struct Hub {
     ahead: Vec<Command>,
     /// The connection is given up for somebody who waits.
     yielding: Option<Yielding>,
+    /// Of a member that has left.
+    remains: Option<Remains>,
     /// Of the member that is told that it is its own.
     handed_over: Option<Box<Lease>>,
     unconnected: CheckoutError,
@@ -173,6 +178,7 @@ impl Hub {
             ending_idle: false,
             ahead: Vec::new(),
             yielding: None,
+            remains: None,
             handed_over: None,
             unconnected: CheckoutError::Unavailable,
             counted: HubGuard::new(Arc::clone(account.backend().metrics().hubs())),
@@ -217,6 +223,9 @@ impl Hub {
                 let now = Instant::now();
                 self.machine.handle_time(now.into_std());
                 self.hear_who_waits(now);
+                if self.gives_up_remains(now) {
+                    return Poll::Ready(());
+                }
                 // That somebody waits for a connection is looked at above.
                 if wanted.as_mut().poll(cx).is_ready() {
                     wanted.set(status.sharer.wanted());
@@ -474,7 +483,7 @@ impl Hub {
     fn poll_timer(&self, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = self.machine.poll_timeout().map(Instant::from_std);
         let impatience = self.machine.waiting_since().map(|since| Instant::from_std(since) + self.patience());
-        let deadline = deadline.into_iter().chain(impatience).chain(self.expires).min();
+        let deadline = deadline.into_iter().chain(impatience).chain(self.expires).chain(self.remains_until()).min();
         let Some(deadline) = deadline else { return Poll::Pending };
         // To be woken too early costs less than to set it anew with each command.
         let set = timer.deadline();
@@ -556,7 +565,10 @@ impl Hub {
         }
         let Poll::Ready(event) = lease.poll_event(cx) else { return false };
         match event {
-            FromUpstream::Data(data) => self.machine.handle_data(&data),
+            FromUpstream::Data(data) => {
+                self.machine.handle_data(&data);
+                self.count_remains(data.len());
+            }
             FromUpstream::Continue(_) => self.machine.handle_continue(),
             FromUpstream::Tagged(octets) => self.machine.handle_tagged(octets),
             FromUpstream::Done(data, rest, selected) => self.machine.handle_done(&data, rest, selected),

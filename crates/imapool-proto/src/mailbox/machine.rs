@@ -61,6 +61,8 @@ pub type MemberId = u64;
 const BEFORE_IDLE: Duration = Duration::from_millis(50);
 /// Quiet before the messages' UIDs are asked for, which a later resume needs.
 const BEFORE_CENSUS: Duration = Duration::from_millis(500);
+/// Who idles hears nothing while another's command runs: not for longer than this, where there is a connection more.
+const NEWS: Duration = Duration::from_secs(10);
 /// IDLE is begun anew after this; servers end it after 30 minutes (RFC 2177 section 3).
 const IDLE_RENEWAL: Duration = Duration::from_secs(25 * 60);
 /// A hub whose members have commands keeps its connection for as long, even when others wait for one.
@@ -548,9 +550,7 @@ impl Machine {
             (Link::Connecting | Link::Broken, _) => None,
             (Link::Down { retry_at }, _) => self.wants_connection().then_some(retry_at),
             (Link::Up { .. }, Some(Job::Idle(idle))) => Some(self.idle_deadline(idle)),
-            (Link::Up { .. }, Some(Job::Member(_) | Job::Close { .. })) => {
-                (!self.queue.is_empty()).then_some(self.overload_at)
-            }
+            (Link::Up { .. }, Some(Job::Member(_) | Job::Close { .. })) => Some(self.overloads_at()),
             (Link::Up { .. }, Some(job)) => self.gives_up_at(job),
             (Link::Up { .. }, None) if self.wants_census() => Some(self.quiet_since + BEFORE_CENSUS),
             (Link::Up { .. }, None) if self.wants_idle() => Some(self.quiet_since + BEFORE_IDLE),
@@ -582,12 +582,19 @@ impl Machine {
         self.owner().and_then(|owner| self.members.get(&owner)).is_none_or(|owner| owner.out.is_empty())
     }
 
+    /// Whether a member has left whose command runs, and the mailbox can be gone on with on another connection.
+    pub fn reads_for_nobody(&self) -> bool {
+        let Some(Job::Member(running)) = &self.job else { return false };
+        !self.members.contains_key(&running.id) && self.is_resumable()
+    }
+
     /// How long ago that member was told something of its reply.
     pub fn since_taken(&self) -> Duration {
         self.now.saturating_duration_since(self.taken_at)
     }
 
-    pub(super) fn wants_connection(&self) -> bool {
+    /// Whether anybody waits for the connection, or idles.
+    pub fn wants_connection(&self) -> bool {
         !self.queue.is_empty() || self.has_idlers() || self.finishing.is_some()
     }
 

@@ -11,7 +11,8 @@ use super::joining::Joining;
 use super::resume::Recovery;
 use super::selection::Selection;
 use super::{
-    Action, BEFORE_CENSUS, BEFORE_IDLE, GiveUp, Link, MAX_OWN, Machine, MemberId, Nonsense, QUANTUM, SOON, Stat, Told,
+    Action, BEFORE_CENSUS, BEFORE_IDLE, GiveUp, Link, MAX_OWN, Machine, MemberId, NEWS, Nonsense, QUANTUM, SOON, Stat,
+    Told,
 };
 use crate::imap::command::{Command, Name, Segment, quoted, quoted_8bit};
 use crate::imap::ranges::Ranges;
@@ -190,10 +191,17 @@ impl Machine {
             Some(Job::Close { member, .. }) => *member,
             _ => return,
         };
-        if !self.queue.is_empty() && self.now >= self.overload_at {
+        if self.now >= self.overloads_at() {
             self.overload_at = self.now + self.settings.patience;
-            self.actions.push_back(Action::Overloaded(id));
+            if !self.queue.is_empty() || self.has_idlers() {
+                self.actions.push_back(Action::Overloaded(id));
+            }
         }
+    }
+
+    /// When others have waited long enough for a member's command: for their turn, or, in IDLE, for news.
+    pub(super) fn overloads_at(&self) -> Instant {
+        if self.queue.is_empty() { self.overload_at.max(self.job_since + NEWS) } else { self.overload_at }
     }
 
     /// By when a server that does not answer is left: what any server answers at once, or what keeps members waiting.
@@ -399,6 +407,100 @@ impl Machine {
     pub(super) fn tell(&mut self, id: MemberId, told: Told) {
         if let Some(member) = self.members.get_mut(&id) {
             member.out.push_back(told);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::imap::command::parse_head;
+    use crate::imap::untagged::{Divider, Replies};
+    use crate::mailbox::machine::Settings;
+
+    fn command(line: &'static str) -> Box<Request> {
+        let name = parse_head(format!("t {line}").as_bytes()).unwrap().name;
+        let segments = vec![Segment { text: Bytes::from_static(line.as_bytes()), literal: None }];
+        Request::new(Command { tag: Bytes::from_static(b"t"), name, segments }, None)
+    }
+
+    /// Everything is answered but a FETCH. Gives what the hub wishes besides.
+    fn proceed(machine: &mut Machine, now: Instant) -> Vec<Action> {
+        let mut wishes = Vec::new();
+        machine.handle_time(now);
+        while let Some(action) = machine.poll_action() {
+            let Action::Run(run) = action else {
+                match action {
+                    Action::Connect => machine.handle_connected(Enabled::Nothing),
+                    Action::EndIdle => machine.handle_done(&Replies::default(), " OK idled\r\n".into(), true),
+                    Action::Ahead(_) => {}
+                    action => wishes.push(action),
+                }
+                continue;
+            };
+            let untagged = match run.command.name {
+                Name::Fetch => continue,
+                Name::Idle => {
+                    machine.handle_continue();
+                    continue;
+                }
+                Name::Select => "* 1 EXISTS\r\n* OK [UIDVALIDITY 7] v\r\n* OK [UIDNEXT 9] n\r\n",
+                Name::Status => "* STATUS INBOX (UIDNEXT 9 UIDVALIDITY 7)\r\n",
+                Name::Uid | Name::Search => "* SEARCH 8\r\n",
+                _ => "",
+            };
+            machine.handle_data(&Divider::default().divide(&mut BytesMut::from(untagged)));
+            machine.handle_done(&Replies::default(), " OK done\r\n".into(), true);
+        }
+        for id in [1, 2] {
+            while machine.has_news(id) && machine.poll_member(id).is_some() {}
+        }
+        wishes
+    }
+
+    /// One reads a message slowly, for as long as it likes; nobody waits for a turn, and another one idles or not.
+    #[test]
+    fn who_idles_is_not_kept_from_news_for_long() {
+        for idles in [true, false] {
+            let second = Duration::from_secs(1);
+            let settings = Settings {
+                idle: true,
+                esearch: false,
+                unseen: true,
+                condstore: false,
+                keepalive: 600 * second,
+                patience: second / 5,
+                silence: 10 * second,
+                parked: 5 * second,
+            };
+            let mut now = Instant::now();
+            let mut machine = Machine::new(Bytes::from_static(b"wINBOX"), settings, std::sync::Arc::default(), now);
+            for id in [1, 2] {
+                machine.handle_join(id, command("SELECT INBOX"), Enabled::Nothing);
+                let wishes = proceed(&mut machine, now);
+                assert!(wishes.is_empty(), "{wishes:?}");
+            }
+            if idles {
+                machine.handle_command(2, command("IDLE"));
+                proceed(&mut machine, now);
+            }
+            now += second;
+            proceed(&mut machine, now);
+            machine.handle_command(1, command("FETCH 1 BODY[]"));
+            assert!(proceed(&mut machine, now).is_empty());
+            assert_eq!(machine.owner(), Some(1));
+            now += NEWS - second;
+            assert!(proceed(&mut machine, now).is_empty());
+            assert_eq!(machine.poll_timeout(), Some(now + second));
+            now += second;
+            let wishes = proceed(&mut machine, now);
+            assert_eq!(matches!(wishes[..], [Action::Overloaded(1)]), idles, "{wishes:?}");
+            assert!(idles || wishes.is_empty(), "{wishes:?}");
+            assert_eq!(machine.poll_timeout(), Some(now + settings.patience));
         }
     }
 }
