@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tracing::{debug, info, warn};
 
+use self::dividing::Further;
 use self::remains::Remains;
 use super::enabled::{EnableSet, Enabled};
 pub use super::line::FromHub;
@@ -30,6 +31,7 @@ use crate::session::registry::Record;
 use crate::upstream::connection::{FromUpstream, Input};
 use crate::upstream::loss::Loss;
 
+mod dividing;
 mod remains;
 
 /// A reply of which nothing is read for so many times `pool.checkout_timeout` is given up if others wait. The kernel
@@ -138,6 +140,10 @@ struct Hub {
     yielding: Option<Yielding>,
     /// Of a member that has left.
     remains: Option<Remains>,
+    /// For the others, while a member's command keeps them waiting.
+    further: Further,
+    /// What a new hub begins with.
+    given: Option<Box<Lease>>,
     /// Of the member that is told that it is its own.
     handed_over: Option<Box<Lease>>,
     unconnected: CheckoutError,
@@ -179,6 +185,8 @@ impl Hub {
             ahead: Vec::new(),
             yielding: None,
             remains: None,
+            further: Further::default(),
+            given: None,
             handed_over: None,
             unconnected: CheckoutError::Unavailable,
             counted: HubGuard::new(Arc::clone(account.backend().metrics().hubs())),
@@ -273,7 +281,18 @@ impl Hub {
     }
 
     fn connect(&mut self) {
-        let Some(grant) = self.whose().cloned() else { return self.machine.handle_unconnected(RETRY) };
+        self.checkout = match self.given.take() {
+            Some(lease) => Some(Box::pin(std::future::ready(Ok(*lease)))),
+            None => self.checkout(),
+        };
+        if self.checkout.is_none() {
+            self.machine.handle_unconnected(RETRY);
+        }
+    }
+
+    /// A connection that does for all members; `None`: nobody is there to open it for.
+    fn checkout(&self) -> Option<Checkout> {
+        let grant = self.whose()?.clone();
         let (auth, mailbox) = (Arc::clone(&self.auth), Some(self.key.clone()));
         let (needed, shares) = (self.machine.needed(), !self.machine.is_apart());
         // CONDSTORE comes by SELECT, where it is not on yet.
@@ -281,12 +300,12 @@ impl Hub {
             Enabled::Condstore => (self.kind.sticky(), Some(self.kind.with(needed).sticky())),
             _ => (self.kind.with(needed).sticky(), None),
         };
-        self.checkout = Some(Box::pin(async move {
+        Some(Box::pin(async move {
             let pass = auth.renew(&grant, None).await?;
             let stays = pass.account().stays();
             let sticky = Arc::new(sticky);
             Want { pass, mailbox, sticky, or_sticky, lends: false, shares, stays, client: None }.checkout().await
-        }));
+        }))
     }
 
     fn count(&mut self) {
@@ -360,8 +379,8 @@ impl Hub {
                 self.lost(&Loss { cut: true, ..Loss::default() });
             }
             Action::Overloaded(owner) => self.overloaded(owner),
-            Action::Elsewhere(ids) => self.send_elsewhere(&ids),
-            Action::Split(id) => drop(self.fork(&[id], false)),
+            Action::Elsewhere(ids) => self.send_elsewhere(&ids, None),
+            Action::Split(id) => drop(self.fork(&[id], None)),
             Action::HandOver(_) => {
                 self.handed_over = self.lease.take().map(Box::new);
                 self.handed_over.iter_mut().for_each(|lease| lease.divide_replies(false));
@@ -392,72 +411,6 @@ impl Hub {
         }
     }
 
-    /// The others go on with a connection of their own, if they can have one now. If not, they wait as long as for a
-    /// connection. A reply that is not read at all is given up in the end: what is left of it is read by nobody.
-    fn overloaded(&mut self, owner: MemberId) {
-        if self.account.has_room() || self.account.sharers().has_resting(&self.status.sharer) {
-            let mut others: Vec<MemberId> = self.machine.members().filter(|id| *id != owner).collect();
-            if !self.fork(&others, true) {
-                // Who knows nothing yet can begin anywhere.
-                others.retain(|id| self.machine.is_joining(*id));
-                self.send_elsewhere(&others);
-            }
-            return;
-        }
-        let patience = self.patience();
-        let reads_nothing = self.members.get(&owner).is_some_and(|place| place.line.is_sated());
-        if !reads_nothing || self.machine.since_taken() < patience * STANDSTILL {
-            self.unconnected = CheckoutError::Timeout;
-            return self.machine.handle_busy(patience);
-        }
-        debug!(waiting = self.members.len() - 1, "a client that takes nothing has to leave its hub");
-        self.machine.handle_leave(owner);
-        if let Some(place) = self.members.remove(&owner) {
-            place.line.tell(FromHub::Stalled);
-        }
-    }
-
-    /// To another hub of a mailbox with this name.
-    fn send_elsewhere(&mut self, ids: &[MemberId]) {
-        if ids.is_empty() {
-            return;
-        }
-        let machine = machine(&self.account, self.key.clone(), self.kind);
-        let entrance = Registry::of(&self.account).add(&self.account, &self.key, self.kind);
-        let mut other = Self::new(&self.auth, &self.account, self.key.clone(), self.kind, machine, entrance);
-        for id in ids {
-            let enabled = self.machine.enabled(*id);
-            if let (Some(run), Some(place)) = (self.machine.eject(*id), self.members.remove(id)) {
-                other.machine.handle_join(*id, run, enabled);
-                place.line.moves_to(&other.status);
-                other.members.insert(*id, place);
-            }
-        }
-        other.start();
-    }
-
-    /// A hub of their own for these members; false: it cannot be.
-    fn fork(&mut self, ids: &[MemberId], shared: bool) -> bool {
-        let Some(mut machine) = self.machine.fork(ids) else { return false };
-        if !shared {
-            machine.set_apart();
-        }
-        debug!(members = ids.len(), "hub divided");
-        self.counted.metrics().divisions.inc();
-        let entrance = if shared {
-            Registry::of(&self.account).add(&self.account, &self.key, self.kind)
-        } else {
-            Entrance::apart(&self.account, &self.key)
-        };
-        let mut other = Self::new(&self.auth, &self.account, self.key.clone(), self.kind, machine, entrance);
-        other.generation = self.generation;
-        other.backend = self.backend;
-        other.members = ids.iter().filter_map(|id| Some((*id, self.members.remove(id)?))).collect();
-        other.members.values().for_each(|place| place.line.moves_to(&other.status));
-        other.start();
-        true
-    }
-
     fn lost(&mut self, loss: &Loss) {
         self.lease = None;
         self.yielding = None;
@@ -474,6 +427,7 @@ impl Hub {
             progress = true;
         }
         progress |= self.poll_upstream(cx);
+        progress |= self.poll_further(cx);
         if progress {
             return Poll::Ready(());
         }

@@ -1,7 +1,7 @@
 //! How many connections there are, and what happens when one is taken away, lost, or too slow.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use imapool::config::PoolMode;
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::{Conn, Harness, SELECTED, Scripted, multiplexing, pair};
 use crate::support::backend::CAPABILITIES;
-use crate::support::{Client, soon, until};
+use crate::support::{Client, Gate, soon, until};
 
 /// Plays a mailbox of no messages for whatever is asked.
 async fn empty(conn: &mut Conn) {
@@ -123,6 +123,48 @@ async fn a_long_command_delays_nobody_for_long() {
         drop(two);
         harness.finish().await;
     }
+}
+
+/// A further connection may never come: whoever waits has its turn where it is as soon as the long command is over, and
+/// so does who comes meanwhile.
+#[tokio::test]
+async fn nobody_leaves_for_a_connection_that_does_not_come() {
+    let (gate, found) = Gate::pair();
+    let silent = Arc::new(AtomicBool::new(false));
+    let is_silent = Arc::clone(&silent);
+    let backend = Scripted::raw(move |mut conn: Conn| {
+        let (found, silent) = (found.clone(), is_silent.load(Ordering::Relaxed));
+        async move {
+            if silent {
+                return conn.gone().await;
+            }
+            conn.send(format!("* OK [CAPABILITY {CAPABILITIES}] ready\r\n")).await;
+            if !conn.log_in(CAPABILITIES).await {
+                return;
+            }
+            conn.play(SELECTED).await;
+            conn.play(super::JOINED).await;
+            conn.play("C: SEARCH BODY x").await;
+            found.passed().await;
+            conn.play("S: TAG OK found").await;
+            conn.obey().await;
+        }
+    })
+    .await;
+    let harness = multiplexing(&backend, 4).await;
+    let (mut one, mut two) = pair(&harness).await;
+    silent.store(true, Ordering::Relaxed);
+    let open = backend.open();
+    one.play("C: b SEARCH BODY x").await;
+    until("the search at the backend", || backend.received().contains("BODY x")).await;
+    two.play("C: b NOOP").await;
+    until("a further connection", || backend.open() > open).await;
+    gate.open();
+    one.play("S: b OK found").await;
+    two.play("S: b OK done\nC: c NOOP\nS: c OK done").await;
+    assert_eq!(backend.logins(), 1);
+    drop((one, two));
+    harness.finish().await;
 }
 
 /// `pool.drain_bytes` and `pool.drain_timeout` are for shared mailboxes, too: neither who waits nor who idles waits for

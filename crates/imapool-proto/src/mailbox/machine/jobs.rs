@@ -186,17 +186,20 @@ impl Machine {
     }
 
     fn say_who_keeps_others_waiting(&mut self) {
+        if self.now >= self.overloads_at() {
+            self.overload_at = self.now + self.settings.patience;
+            self.actions.extend(self.kept_waiting_by().map(Action::Overloaded));
+        }
+    }
+
+    /// The member for whose command others wait, or wait for news in IDLE.
+    pub fn kept_waiting_by(&self) -> Option<MemberId> {
         let id = match &self.job {
             Some(Job::Member(running)) => running.id,
             Some(Job::Close { member, .. }) => *member,
-            _ => return,
+            _ => return None,
         };
-        if self.now >= self.overloads_at() {
-            self.overload_at = self.now + self.settings.patience;
-            if !self.queue.is_empty() || self.has_idlers() {
-                self.actions.push_back(Action::Overloaded(id));
-            }
-        }
+        (!self.queue.is_empty() || self.has_idlers()).then_some(id)
     }
 
     /// When others have waited long enough for a member's command: for their turn, or, in IDLE, for news.
