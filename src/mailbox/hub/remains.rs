@@ -15,9 +15,9 @@ pub(super) struct Remains {
 }
 
 impl Hub {
-    /// Nobody waits for what nobody reads: within the budget for that it is read to its end, as after a session that had
-    /// its connection for itself ([`crate::pool::Lease::drain`]); then the connection is given up, if somebody waits or
-    /// idles, and the mailbox can be gone on with. True: it was.
+    /// Nobody waits for what nobody reads: within the budget for that it is read to its end, as after a session that
+    /// had its connection for itself ([`crate::pool::Lease::drain`]); then the connection is given up, if somebody
+    /// waits or idles, and the mailbox can be gone on with. True: it was.
     pub(super) fn gives_up_remains(&mut self, now: Instant) -> bool {
         if !self.machine.reads_for_nobody() {
             self.remains = None;
