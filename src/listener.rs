@@ -420,7 +420,7 @@ fn listen_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<(Listening, L
 /// or it would hold megabytes for each slow client, and nobody would see that one is steady.
 pub(crate) fn tune(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    tcp::take_ahead(&socket, AHEAD)?;
+    tcp::take_ahead(&socket, AHEAD);
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL))
 }
 

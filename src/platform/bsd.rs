@@ -115,9 +115,7 @@ pub(crate) mod tcp {
     }
 
     /// The kernel takes what it takes.
-    pub(crate) fn take_ahead(_: &SockRef<'_>, _: u32) -> io::Result<()> {
-        Ok(())
-    }
+    pub(crate) fn take_ahead(_: &SockRef<'_>, _: u32) {}
 
     /// Prepares a socket for listening: past connections in TIME_WAIT must not keep a new process from it.
     pub(crate) fn before_bind(socket: &Socket, _: SocketAddr, reuse_port: bool) -> io::Result<()> {

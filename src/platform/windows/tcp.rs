@@ -42,9 +42,7 @@ pub(crate) fn leave_port_open(_: SockRef<'_>) -> io::Result<()> {
 }
 
 /// The system takes what it takes.
-pub(crate) fn take_ahead(_: &SockRef<'_>, _: u32) -> io::Result<()> {
-    Ok(())
-}
+pub(crate) fn take_ahead(_: &SockRef<'_>, _: u32) {}
 
 /// Prepares a socket for listening: nobody else may listen on its port, on whatever address. Connections in TIME_WAIT
 /// keep nobody from it here.
