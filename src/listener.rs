@@ -25,9 +25,6 @@ use crate::tls::{TlsAcceptorConfig, TlsConfigError};
 
 /// What may wait to be accepted; the kernel cuts it down to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-/// What the kernel takes of what is to be sent, in octets, beyond what is on its way. With less, a long reply over a
-/// fast network takes more of the processor.
-const AHEAD: u32 = 512 * 1024;
 /// Without a word from the other side for so long, the kernel asks.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
 /// Between such questions.
@@ -416,11 +413,9 @@ fn listen_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<(Listening, L
     Ok((Listening::Tcp(listener), address))
 }
 
-/// TCP_NODELAY, since replies are small and awaited, and keepalive, since hosts vanish. The kernel takes little ahead,
-/// or it would hold megabytes for each slow client, and nobody would see that one is steady.
+/// TCP_NODELAY, since replies are small and awaited, and keepalive, since hosts vanish.
 pub(crate) fn tune(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    tcp::take_ahead(&socket, AHEAD);
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL))
 }
 

@@ -114,9 +114,6 @@ pub(crate) mod tcp {
         Ok(())
     }
 
-    /// The kernel takes what it takes.
-    pub(crate) fn take_ahead(_: &SockRef<'_>, _: u32) {}
-
     /// Prepares a socket for listening: past connections in TIME_WAIT must not keep a new process from it.
     pub(crate) fn before_bind(socket: &Socket, _: SocketAddr, reuse_port: bool) -> io::Result<()> {
         socket.set_reuse_address(true)?;

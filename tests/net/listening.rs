@@ -32,8 +32,6 @@ async fn ipv4_with_nodelay_and_keepalive() {
     let Socket::Tcp(tcp) = server.socket() else { panic!("{server:?} is not TCP") };
     let socket = SockRef::from(tcp);
     assert!(socket.tcp_nodelay().unwrap());
-    #[cfg(target_os = "linux")]
-    assert_eq!(socket.tcp_notsent_lowat().unwrap(), 512 * 1024, "the kernel would take megabytes for a slow client");
     assert!(socket.keepalive().unwrap());
     assert_eq!(socket.tcp_keepalive_time().unwrap().as_secs(), 120);
 }

@@ -48,12 +48,6 @@ pub(crate) fn leave_port_open(socket: SockRef<'_>) -> io::Result<()> {
     Ok(setsockopt(&*socket, sockopt::IpBindAddressNoPort, &true)?)
 }
 
-/// Has the kernel take no more, once so many octets wait to be sent. One that does not know of that (gVisor) takes what
-/// it takes.
-pub(crate) fn take_ahead(socket: &SockRef<'_>, octets: u32) {
-    let _ = socket.set_tcp_notsent_lowat(octets);
-}
-
 /// Prepares a socket for listening: past connections in TIME_WAIT must not keep a new process from it.
 pub(crate) fn before_bind(socket: &Socket, _: SocketAddr, reuse_port: bool) -> io::Result<()> {
     socket.set_reuse_address(true)?;

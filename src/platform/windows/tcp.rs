@@ -41,9 +41,6 @@ pub(crate) fn leave_port_open(_: SockRef<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The system takes what it takes.
-pub(crate) fn take_ahead(_: &SockRef<'_>, _: u32) {}
-
 /// Prepares a socket for listening: nobody else may listen on its port, on whatever address. Connections in TIME_WAIT
 /// keep nobody from it here.
 pub(crate) fn before_bind(socket: &Socket, _: SocketAddr, _: bool) -> io::Result<()> {
