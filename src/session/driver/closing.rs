@@ -154,7 +154,8 @@ impl Session {
             Ended::By(End::Logout) => SessionClose::Logout,
             Ended::By(End::ClientClosed) => SessionClose::ClientClosed,
             Ended::By(End::ProtocolError) => {
-                info!(client = %self.record.client, listener = self.record.listener.config.name, "session ended: malformed input");
+                let (client, listener) = (self.record.client, &self.record.listener.config.name);
+                info!(%client, listener, "session ended: malformed input");
                 SessionClose::ProtocolError
             }
             Ended::By(End::Drain) => SessionClose::Drain,
