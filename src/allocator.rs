@@ -2,6 +2,6 @@
 
 /// glibc's allocator keeps what a burst of sessions once used; this one gives it back. Windows keeps its own, which
 /// does so, too.
-#[cfg(all(feature = "jemalloc", unix))]
+#[cfg(all(feature = "mimalloc", unix))]
 #[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
