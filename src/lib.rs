@@ -13,7 +13,6 @@ pub mod config;
 pub mod demo;
 mod files;
 pub mod import;
-pub mod lifecycle;
 pub mod listener;
 pub mod log_format;
 pub mod mailbox;

@@ -403,7 +403,7 @@ fn listen_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<(Listening, L
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    tcp::before_bind(&socket, address, reuse_port)?;
+    tcp::before_bind(&socket, reuse_port)?;
     tune(SockRef::from(&socket))?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::from(address))?;

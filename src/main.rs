@@ -15,9 +15,9 @@ use imapool::app::{Checked, Proxy};
 use imapool::config::{Config, ConfigError, ListenAddr, Log, Places};
 use imapool::demo::{DemoArgs, Front};
 use imapool::import::{self, Format, Source};
-use imapool::lifecycle::{Request, Signals, manager};
 use imapool::listener::Inherited;
-use imapool::platform::raise_descriptor_limit;
+use imapool::platform::signals::Signals;
+use imapool::platform::{Request, manager, raise_descriptor_limit, told};
 use tokio::runtime::Runtime;
 
 use self::cli::check::{self, CheckArgs};
@@ -286,7 +286,7 @@ fn status(target: &Target, json: bool, list: Option<List>) -> Result<Outcome, Fa
 
 fn ctl(target: &Target, order: &Order) -> Result<Outcome, Failure> {
     if let Order::Action(Action::Reload { pid: Some(pid) }) = order {
-        let told = imapool::lifecycle::told::ask(*pid).map_err(anyhow::Error::from)?;
+        let told = told::ask(*pid).map_err(anyhow::Error::from)?;
         print::text(&format!("{told}\n"))?;
         return Ok(Outcome::Well);
     }
@@ -350,7 +350,7 @@ async fn serve(file: PathBuf, config: Config, places: Places, level: logging::Le
 
 /// What comes of it is in the log, and those who have asked for it are told.
 async fn reload(proxy: &Proxy) {
-    let askers = imapool::lifecycle::told::Askers::waiting();
+    let askers = told::Askers::waiting();
     let result = proxy.reload_file().await;
     match &result {
         Ok(changes) => askers.tell(Ok(&cli::ctl::reloaded(changes))),

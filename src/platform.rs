@@ -8,14 +8,17 @@
 //! | `manager` | what the service manager is told |
 //! | `paths` | where things are by default |
 //! | `ports` | local ports: how many there are, and who holds them |
-//! | `process` | numbers of this process |
 //! | `service` | imapool as a service of Windows |
 //! | `signals` | what the system asks for |
 //! | `tcp` | what of TCP is not the same everywhere |
 //! | `told` | what came of a reload by a signal |
 
+use std::io;
+
 #[cfg(all(unix, not(target_os = "linux")))]
 mod bsd;
+#[cfg(not(target_os = "linux"))]
+mod elsewhere;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(unix)]
@@ -32,9 +35,9 @@ use self::unix as system;
 #[cfg(windows)]
 use self::{windows as kernel, windows as system};
 
-pub(crate) use self::kernel::{HAS, ports, process, tcp};
+pub(crate) use self::kernel::{HAS, facts, ports, tcp};
 pub use self::system::local::{Stream as LocalStream, connect};
-pub(crate) use self::system::{files, host_name, local};
+pub(crate) use self::system::{descriptor_limit, files, host_name, local};
 pub use self::system::{manager, paths, raise_descriptor_limit, service, shows_colours, signals, told};
 
 /// What may be configured here.
@@ -82,6 +85,22 @@ pub(crate) struct Held {
     pub(crate) time_wait: usize,
     /// In any other state.
     pub(crate) in_use: usize,
+}
+
+/// Whether a process or the host has no descriptors left.
+pub(crate) fn no_descriptors(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| tcp::NO_DESCRIPTORS.contains(&code))
+}
+
+/// Whether connect(2) found no port.
+pub(crate) fn no_ports(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
+        || error.raw_os_error().is_some_and(|code| tcp::NO_PORTS.contains(&code))
+}
+
+/// Whether bind(2) to an address found no port; where it finds no such address, this host has none.
+pub(crate) fn no_port_to_bind(error: &io::Error) -> bool {
+    error.kind() != io::ErrorKind::AddrNotAvailable && no_ports(error)
 }
 
 /// What of this process is known; `None` where the system does not say.

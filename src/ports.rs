@@ -32,6 +32,7 @@ use self::resting::{Need, Resting};
 pub(crate) use self::roster::Seen;
 pub use self::roster::{ConnectionView, Roster};
 use crate::config::{self, Config};
+use crate::platform::descriptor_limit;
 use crate::platform::ports::{self, OR_DESCRIPTORS, WIDEN};
 
 /// Who waits for room looks again this often, whatever the counts say: a wake-up that was lost costs no more.
@@ -433,7 +434,7 @@ fn share_of(config: &Config, backend: &config::Backend) -> usize {
 
 /// What the descriptor limit leaves for upstream connections.
 fn descriptors(config: &Config) -> usize {
-    let all = ports::descriptor_limit();
+    let all = descriptor_limit();
     // A host with few descriptors shares them evenly between both sides.
     let beside_sessions = all.saturating_sub(config.limits.sessions + RESERVED_DESCRIPTORS);
     beside_sessions.max(all.saturating_sub(RESERVED_DESCRIPTORS) / 2)

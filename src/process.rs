@@ -17,7 +17,7 @@ pub(crate) struct ProcessCollector;
 
 impl Collector for ProcessCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let facts = platform::process::facts();
+        let facts = platform::facts();
         if let Some(seconds) = facts.cpu_seconds {
             // The encoder adds `_total`.
             let metric = ConstCounter::new(seconds);

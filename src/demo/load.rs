@@ -16,8 +16,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
+use crate::platform::no_ports;
 use crate::platform::ports::keep_to;
-use crate::platform::tcp::no_ports;
 
 /// A session that takes longer than this has failed.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(3);

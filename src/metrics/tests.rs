@@ -191,7 +191,7 @@ fn every_family_of_the_contract_is_there_from_the_start() {
     }
     let others: Vec<_> = families.keys().filter(|name| !contract.iter().any(|(known, ..)| name == known)).collect();
     assert!(others.iter().all(|name| name.starts_with("process_")), "{others:?}");
-    assert_eq!(others.len(), crate::platform::process::facts().known(), "{others:?}");
+    assert_eq!(others.len(), crate::platform::facts().known(), "{others:?}");
 }
 
 #[test]

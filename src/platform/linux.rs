@@ -1,11 +1,11 @@
 //! What only Linux has.
 
 pub(crate) mod ports;
-pub(crate) mod process;
+mod process;
 mod sock_diag;
-mod steer;
 pub(crate) mod tcp;
 
+pub(crate) use self::process::facts;
 use super::Has;
 
 /// What may be configured here.

@@ -6,6 +6,7 @@ pub mod manager;
 pub mod paths;
 pub mod service;
 pub mod signals;
+pub(crate) mod tcp;
 pub mod told;
 
 /// Every session and every connection takes a file descriptor, and the soft limit is often just 1,024. The hard

@@ -7,19 +7,24 @@ mod log_files;
 pub mod manager;
 pub mod paths;
 pub(crate) mod ports;
-pub(crate) mod process;
 pub mod service;
 pub mod signals;
 pub(crate) mod tcp;
 pub mod told;
 
 use super::Has;
+pub(crate) use super::elsewhere::facts;
 
 /// What may be configured here.
 pub(crate) const HAS: Has = Has { unix_sockets: false, reuse_port: false, source_port_range: false };
 
 /// There is no such limit.
 pub fn raise_descriptor_limit() {}
+
+/// Sockets: as many as there is memory for.
+pub(crate) fn descriptor_limit() -> usize {
+    usize::MAX / 4
+}
 
 /// Whether standard error is shown in colours: a console has to be told, and those before Windows 10 cannot be.
 #[must_use]

@@ -12,8 +12,6 @@ use socket2::SockRef;
 use super::sock_diag;
 use crate::platform::Held;
 
-pub(crate) use crate::platform::system::descriptor_limit;
-
 /// What to do where there are too few.
 pub(crate) const WIDEN: &str = "widen net.ipv4.ip_local_port_range";
 /// What else to raise, where connections run short.

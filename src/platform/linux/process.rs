@@ -18,7 +18,7 @@ pub(crate) fn facts() -> Facts {
     Facts {
         cpu_seconds: cpu_seconds(),
         open_fds: open_fds(),
-        max_fds: max_fds(),
+        max_fds: getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft),
         resident_bytes: status.and_then(|status| status_bytes(status, "VmRSS:")),
         virtual_bytes: status.and_then(|status| status_bytes(status, "VmSize:")),
         start_seconds: start_seconds(),
@@ -28,10 +28,6 @@ pub(crate) fn facts() -> Facts {
 fn cpu_seconds() -> Option<f64> {
     let usage = getrusage(UsageWho::RUSAGE_SELF).ok()?;
     Some((usage.user_time() + usage.system_time()).num_microseconds() as f64 / 1e6)
-}
-
-fn max_fds() -> Option<u64> {
-    Some(getrlimit(Resource::RLIMIT_NOFILE).ok()?.0)
 }
 
 /// Since Linux 6.2 the directory's size is the number; before, it is 0 and the entries have to be counted.

@@ -39,17 +39,16 @@ const CLOSING: u8 = 11;
 /// When the connection is gone, or the kernel does not offer sock_diag here.
 pub(crate) fn delivery(local: SocketAddr, peer: SocketAddr) -> io::Result<Delivery> {
     let diag = open()?;
-    let family = if local.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    send(diag.as_raw_fd(), &request(family, 0, Some((local, peer)), peer.port()), MsgFlags::empty())?;
+    send(diag.as_raw_fd(), &request(0, local, peer), MsgFlags::empty())?;
     let mut reply = [0; 1024];
     // The answer is there when send returns: nothing here waits.
     let len = recv(diag.as_raw_fd(), &mut reply, MsgFlags::MSG_DONTWAIT)?;
     let message = &reply[..len];
-    if u16_at(message, 4) != Some(SOCK_DIAG_BY_FAMILY) {
+    if at(message, 4) != Some(SOCK_DIAG_BY_FAMILY.to_ne_bytes()) {
         return Err(io::ErrorKind::NotFound.into());
     }
     let state = message.get(STATE).copied().unwrap_or_default();
-    let undelivered = u32_at(message, WRITE_QUEUE).and_then(|octets| usize::try_from(octets).ok());
+    let undelivered = at(message, WRITE_QUEUE).and_then(|octets| usize::try_from(u32::from_ne_bytes(octets)).ok());
     Ok(Delivery {
         undelivered: undelivered.ok_or(io::ErrorKind::InvalidData)?,
         peer_closed: [TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING].contains(&state),
@@ -66,8 +65,8 @@ pub(crate) fn held(towards: &HashSet<SocketAddr>) -> io::Result<Held> {
     let ports: HashSet<_> = towards.iter().map(SocketAddr::port).collect();
     for port in ports {
         // IPv4 addresses are in both tables: an IPv6 socket can be connected to one.
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            dump(family, port, |message| {
+        for any in [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()] {
+            dump(SocketAddr::new(any, port), |message| {
                 let Some((peer, state)) = remote(message).zip(message.get(STATE)) else { return };
                 if *state == LISTEN || !towards.contains(&peer) {
                     return;
@@ -81,17 +80,18 @@ pub(crate) fn held(towards: &HashSet<SocketAddr>) -> io::Result<Held> {
 }
 
 /// Shows every connection of this family to this port.
-fn dump(family: AddressFamily, port: u16, mut see: impl FnMut(&[u8])) -> io::Result<()> {
+fn dump(towards: SocketAddr, mut see: impl FnMut(&[u8])) -> io::Result<()> {
     let diag = open()?;
-    send(diag.as_raw_fd(), &request(family, NLM_F_DUMP, None, port), MsgFlags::empty())?;
+    let from = SocketAddr::new(towards.ip(), 0);
+    send(diag.as_raw_fd(), &request(NLM_F_DUMP, from, towards), MsgFlags::empty())?;
     let mut buffer = vec![0; 32 * 1024];
     loop {
         // The kernel writes the next part while this one is taken: nothing here waits.
         let len = recv(diag.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?;
         let mut rest = &buffer[..len];
-        while let (Some(length), Some(kind)) = (u32_at(rest, 0), u16_at(rest, 4)) {
-            let length = usize::try_from(length).unwrap_or(usize::MAX).clamp(HEADER, rest.len());
-            match kind {
+        while let (Some(length), Some(kind)) = (at(rest, 0), at(rest, 4)) {
+            let length = usize::try_from(u32::from_ne_bytes(length)).unwrap_or(usize::MAX).clamp(HEADER, rest.len());
+            match u16::from_ne_bytes(kind) {
                 NLMSG_DONE => return Ok(()),
                 NLMSG_ERROR => return Err(io::ErrorKind::Unsupported.into()),
                 _ => see(&rest[..length]),
@@ -108,8 +108,11 @@ fn open() -> nix::Result<OwnedFd> {
     socket(AddressFamily::Netlink, SockType::Datagram, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)
 }
 
-/// Asks for one connection, or, in a dump, for all to `remote_port`.
-fn request(family: AddressFamily, flags: u16, one: Option<(SocketAddr, SocketAddr)>, remote_port: u16) -> Vec<u8> {
+/// Asks for one connection, or, in a dump, for all of its family with this remote port.
+fn request(flags: u16, local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
+    let family = if local.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    // The interface of a link-local address.
+    let scope = if let SocketAddr::V6(peer) = peer { peer.scope_id() } else { 0 };
     let mut message = Vec::with_capacity(HEADER + REQUEST);
     message.extend(u32::try_from(HEADER + REQUEST).unwrap_or(u32::MAX).to_ne_bytes());
     message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
@@ -117,52 +120,36 @@ fn request(family: AddressFamily, flags: u16, one: Option<(SocketAddr, SocketAdd
     message.extend([0; 8]); // sequence and port id: one question, one socket
     message.extend([family as u8, IPPROTO_TCP, 0, 0]);
     message.extend(u32::MAX.to_ne_bytes()); // states: any
-    message.extend(one.map_or(0, |(local, _)| local.port()).to_be_bytes());
-    message.extend(remote_port.to_be_bytes());
-    message.extend(one.map_or([0; 16], |(local, _)| octets(local.ip())));
-    message.extend(one.map_or([0; 16], |(_, peer)| octets(peer.ip())));
-    message.extend(one.map_or(0, |(_, peer)| scope(peer)).to_ne_bytes());
+    message.extend(local.port().to_be_bytes());
+    message.extend(peer.port().to_be_bytes());
+    message.extend(octets(local.ip()));
+    message.extend(octets(peer.ip()));
+    message.extend(scope.to_ne_bytes());
     message.extend([0xff; 8]); // INET_DIAG_NOCOOKIE
     message
 }
 
+/// One of IPv4 is in the first four.
 fn octets(ip: IpAddr) -> [u8; 16] {
     match ip {
         IpAddr::V6(ip) => ip.octets(),
-        IpAddr::V4(ip) => {
-            let mut octets = [0; 16];
-            octets[..4].copy_from_slice(&ip.octets());
-            octets
-        }
-    }
-}
-
-/// The interface of a link-local address.
-fn scope(address: SocketAddr) -> u32 {
-    match address {
-        SocketAddr::V4(_) => 0,
-        SocketAddr::V6(address) => address.scope_id(),
+        IpAddr::V4(ip) => (u128::from(ip.to_bits()) << 96).to_be_bytes(),
     }
 }
 
 /// The other end of a connection; an IPv4 address is one in either table.
 fn remote(message: &[u8]) -> Option<SocketAddr> {
-    let port = u16::from_be_bytes(message.get(REMOTE_PORT..)?.first_chunk().copied()?);
-    let address = message.get(REMOTE_ADDRESS..)?;
     let ip = if *message.get(FAMILY)? == AddressFamily::Inet as u8 {
-        IpAddr::from(Ipv4Addr::from(*address.first_chunk::<4>()?))
+        IpAddr::from(at::<4>(message, REMOTE_ADDRESS)?)
     } else {
-        Ipv6Addr::from(*address.first_chunk::<16>()?).to_canonical()
+        Ipv6Addr::from(at::<16>(message, REMOTE_ADDRESS)?).to_canonical()
     };
-    Some(SocketAddr::new(ip, port))
+    Some(SocketAddr::new(ip, u16::from_be_bytes(at(message, REMOTE_PORT)?)))
 }
 
-fn u16_at(message: &[u8], at: usize) -> Option<u16> {
-    message.get(at..)?.first_chunk().copied().map(u16::from_ne_bytes)
-}
-
-fn u32_at(message: &[u8], at: usize) -> Option<u32> {
-    message.get(at..)?.first_chunk().copied().map(u32::from_ne_bytes)
+/// What is at this place, if the message is long enough.
+fn at<const N: usize>(message: &[u8], place: usize) -> Option<[u8; N]> {
+    message.get(place..)?.first_chunk().copied()
 }
 
 #[cfg(test)]

@@ -1,26 +1,20 @@
 //! TCP, and what the kernel tells of it.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{SockRef, Socket};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{sock_diag, steer};
+use super::sock_diag;
 use crate::platform::Delivery;
+pub(crate) use crate::platform::unix::tcp::{NO_DESCRIPTORS, NO_PORTS, before_bind};
 
 /// A flag of send(2): more will follow, of which the FIN is enough.
 pub(crate) const HOLD_BACK: i32 = libc::MSG_MORE;
 /// Whether an accepted socket has the options of the listening one: two system calls less for each session.
 pub(crate) const HANDED_DOWN: bool = true;
-/// What the system says where descriptors run out.
-pub(crate) const NO_DESCRIPTORS: [i32; 2] = [Errno::EMFILE as i32, Errno::ENFILE as i32];
-/// What it says where connect(2) finds no port.
-#[cfg(test)]
-pub(crate) const NO_PORTS: [i32; 2] = [Errno::EADDRNOTAVAIL as i32, Errno::EADDRINUSE as i32];
 /// What to do where listening is not allowed.
 pub(crate) const PERMISSION: &str = "a port below 1024 needs CAP_NET_BIND_SERVICE, a Unix socket a writable directory";
 /// What to do where descriptors run out.
@@ -48,28 +42,23 @@ pub(crate) fn leave_port_open(socket: SockRef<'_>) -> io::Result<()> {
     Ok(setsockopt(&*socket, sockopt::IpBindAddressNoPort, &true)?)
 }
 
-/// Prepares a socket for listening: past connections in TIME_WAIT must not keep a new process from it.
-pub(crate) fn before_bind(socket: &Socket, _: SocketAddr, reuse_port: bool) -> io::Result<()> {
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(reuse_port)
-}
+/// Which of the sockets of one address gets a connection (socket(7)).
+#[derive(Debug, Clone, Copy)]
+struct Steer;
 
-/// Has connections that begin from now on go to the successor's socket.
+nix::setsockopt_impl!(
+    Steer,
+    libc::SOL_SOCKET,
+    libc::SO_ATTACH_REUSEPORT_CBPF,
+    libc::sock_fprog,
+    sockopt::SetStruct<libc::sock_fprog>
+);
+
+/// Has connections that begin from now on go to the second socket that was bound: the first is the predecessor. Where
+/// there is none, the kernel chooses as without.
 pub(crate) fn hand_over(listener: &TcpListener) -> bool {
-    steer::to_successor(listener).is_ok()
-}
-
-/// Whether a process or the host has no descriptors left.
-pub(crate) fn no_descriptors(error: &io::Error) -> bool {
-    error.raw_os_error().is_some_and(|code| NO_DESCRIPTORS.contains(&code))
-}
-
-/// Whether bind(2) to an address of this host found no port.
-pub(crate) fn no_port_to_bind(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::AddrInUse
-}
-
-/// Whether connect(2) found no port.
-pub(crate) fn no_ports(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
+    // BPF_RET | BPF_K: the place of the socket.
+    let mut program = [libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 1 }];
+    let program = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
+    setsockopt(listener, Steer, &program).is_ok()
 }
