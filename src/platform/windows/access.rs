@@ -5,7 +5,6 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
@@ -80,15 +79,8 @@ fn make(path: &Path) -> Result<(), AccessError> {
 }
 
 fn icacls<S: AsRef<OsStr>>(path: &Path, arguments: &[S]) -> Result<(), AccessError> {
-    let icacls = paths::of_system("icacls.exe");
-    let status = Command::new(icacls)
-        .arg(path)
-        .args(arguments)
-        .arg("/Q")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .status()
-        .map_err(failed(path))?;
+    let mut icacls = paths::of_system("icacls.exe");
+    let status = icacls.arg(path).args(arguments).arg("/Q").status().map_err(failed(path))?;
     let error = || failed(path)(io::Error::other(format!("icacls ended with {status}")));
     if status.success() { Ok(()) } else { Err(error()) }
 }
@@ -101,13 +93,10 @@ pub(super) fn nobody_else_writes(files: &[&Path]) -> Result<Vec<PathBuf>, Access
     let mut unknown = Vec::new();
     for file in files {
         for path in [Some(*file), file.parent()].into_iter().flatten() {
-            match list(path) {
-                Some(list) => {
-                    if let Some(group) = group_that_may_write(&list) {
-                        return Err(AccessError::Open { path: path.to_owned(), group });
-                    }
-                }
+            match list(path).as_deref().map(group_that_may_write) {
                 None => unknown.push(path.to_owned()),
+                Some(None) => {}
+                Some(Some(group)) => return Err(AccessError::Open { path: path.to_owned(), group }),
             }
         }
     }
@@ -141,10 +130,10 @@ const STRANGERS: [(&str, &str); 7] = [
     ("BG", "S-1-5-32-546"),
 ];
 /// To write, to remove what is in a folder, to remove the thing itself, to change who may, to become the owner;
-/// anything of it in general.
-const WRITES: u32 = 0x2 | 0x40 | 0x1_0000 | 0x4_0000 | 0x8_0000 | GENERIC_ALL | GENERIC_WRITE;
-const GENERIC_ALL: u32 = 0x1000_0000;
-const GENERIC_WRITE: u32 = 0x4000_0000;
+/// anything of it in general (to do all, and to write).
+const WRITES: u32 = 0x2 | 0x40 | 0x1_0000 | 0x4_0000 | 0x8_0000 | 0x1000_0000 | 0x4000_0000;
+/// In the notation's letters: those that have nothing of [`WRITES`].
+const READS: [&str; 12] = ["CC", "LC", "SW", "RP", "WP", "LO", "CR", "RC", "GR", "GX", "FR", "FX"];
 
 /// Which group of strangers may write, by a list in the system's notation: `D:PAI(A;OICI;FA;;;SY)(A;;0x1200a9;;;BU)`.
 fn group_that_may_write(list: &str) -> Option<&'static str> {
@@ -155,7 +144,7 @@ fn group_that_may_write(list: &str) -> Option<&'static str> {
         // Those that only what is made later will have are not for this one.
         let counts = matches!(kind, "A" | "XA") && !pairs(flags).any(|flag| flag == "IO");
         let (_, group) = STRANGERS.iter().find(|(letters, sid)| group == *letters || group == *sid)?;
-        (counts && rights_of(rights) & WRITES != 0).then_some(*group)
+        (counts && may_write(rights)).then_some(*group)
     })
 }
 
@@ -163,41 +152,13 @@ fn pairs(letters: &str) -> impl Iterator<Item = &str> {
     (0..letters.len() / 2).filter_map(move |number| letters.get(2 * number..2 * number + 2))
 }
 
-/// As a number; what is not understood is everything.
-fn rights_of(letters: &str) -> u32 {
-    if let Some(number) = letters.strip_prefix("0x") {
-        return u32::from_str_radix(number, 16).unwrap_or(u32::MAX);
+/// By these rights, in letters or as a number; what is not understood is everything.
+fn may_write(rights: &str) -> bool {
+    if !rights.starts_with(|first: char| first.is_ascii_digit()) {
+        return pairs(rights).any(|pair| !READS.contains(&pair));
     }
-    if letters.starts_with(|first: char| first.is_ascii_digit()) {
-        return letters.parse().unwrap_or(u32::MAX);
-    }
-    pairs(letters).fold(0, |rights, pair| {
-        rights
-            | match pair {
-                "CC" => 0x1,
-                "DC" => 0x2,
-                "LC" => 0x4,
-                "SW" => 0x8,
-                "RP" => 0x10,
-                "WP" => 0x20,
-                "DT" => 0x40,
-                "LO" => 0x80,
-                "CR" => 0x100,
-                "SD" => 0x1_0000,
-                "RC" => 0x2_0000,
-                "WD" => 0x4_0000,
-                "WO" => 0x8_0000,
-                "GR" => 0x8000_0000,
-                "GW" => GENERIC_WRITE,
-                "GX" => 0x2000_0000,
-                "GA" => GENERIC_ALL,
-                "FA" => 0x1f_01ff,
-                "FR" => 0x12_0089,
-                "FW" => 0x12_0116,
-                "FX" => 0x12_00a0,
-                _ => u32::MAX,
-            }
-    })
+    let number = rights.strip_prefix("0x").map_or_else(|| rights.parse(), |digits| u32::from_str_radix(digits, 16));
+    number.map_or(true, |rights| rights & WRITES != 0)
 }
 
 /// The identifier that the system makes of a service's name. The service has it under whatever account it runs.

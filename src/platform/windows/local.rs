@@ -1,13 +1,12 @@
-//! Sockets with a path, and those that the process was started with: here are none. The types have no values, so that
-//! whoever handles them need not ask which system this is.
+//! Sockets with a path, and those that the process was started with: here are none. No value of these types is ever
+//! made, so that whoever handles them need not ask which system this is.
 
 use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+/// A connected one.
+pub use tokio::io::Empty as Stream;
 
 /// A socket that the process was started with.
 #[derive(Debug)]
@@ -16,10 +15,6 @@ pub(crate) struct Inherited(Infallible);
 /// A listening socket.
 #[derive(Debug)]
 pub(crate) struct Listening(Infallible);
-
-/// A connected one.
-#[derive(Debug)]
-pub struct Stream(Infallible);
 
 impl Listening {
     pub(crate) fn bind(_: &Path, _: bool, _: i32) -> io::Result<Self> {
@@ -52,24 +47,4 @@ pub(crate) fn inherited() -> (Vec<std::net::TcpListener>, Vec<Inherited>) {
 /// The path of one.
 pub(crate) fn path_of(socket: &Inherited) -> Option<PathBuf> {
     match socket.0 {}
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.0 {}
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
-        match self.0 {}
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.0 {}
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.0 {}
-    }
 }

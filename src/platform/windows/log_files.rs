@@ -4,21 +4,19 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-
-use parking_lot::{Mutex, MutexGuard};
-use tracing_subscriber::fmt::MakeWriter;
+use std::sync::Mutex;
 
 /// When a file has so many octets, the next is begun.
 const SIZE: u64 = 32 << 20;
 /// So many files are kept.
 const KEPT: usize = 32;
 
-/// What is written to, a line at a time.
-#[derive(Debug)]
-pub struct LogFiles(Mutex<Current>);
+/// What is written to, by one thread at a time.
+pub type LogFiles = Mutex<Current>;
 
+/// The file that is written to, a line at a time.
 #[derive(Debug)]
-struct Current {
+pub struct Current {
     folder: PathBuf,
     size: u64,
     number: u32,
@@ -32,7 +30,7 @@ struct Current {
 /// # Errors
 /// Where the folder cannot be written to.
 pub fn log_files(folder: &Path) -> io::Result<LogFiles> {
-    Current::begin(folder, SIZE).map(Mutex::new).map(LogFiles)
+    Current::begin(folder, SIZE).map(Mutex::new)
 }
 
 impl Current {
@@ -52,17 +50,6 @@ impl Current {
         Ok(())
     }
 
-    fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
-        let length = line.len() as u64;
-        if self.file.is_none() || (self.written > 0 && self.written.saturating_add(length) > self.size) {
-            self.next()?;
-        }
-        let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
-        file.write_all(line)?;
-        self.written = self.written.saturating_add(length);
-        Ok(())
-    }
-
     /// Without a next file lines are lost: writing on in the old one would fill the disk.
     fn next(&mut self) -> io::Result<()> {
         if self.file.take().is_some() {
@@ -75,6 +62,23 @@ impl Current {
             // Whoever has it open without sharing may keep it until the next time.
             let _ = fs::remove_file(self.folder.join(name(number)));
         }
+        Ok(())
+    }
+}
+
+impl Write for Current {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let length = line.len() as u64;
+        if self.file.is_none() || (self.written > 0 && self.written.saturating_add(length) > self.size) {
+            self.next()?;
+        }
+        let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
+        file.write_all(line)?;
+        self.written = self.written.saturating_add(length);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -97,28 +101,6 @@ fn numbers(folder: &Path) -> io::Result<Vec<u32>> {
     Ok(numbers)
 }
 
-/// The log, for one line.
-#[derive(Debug)]
-pub struct Line<'a>(MutexGuard<'a, Current>);
-
-impl<'a> MakeWriter<'a> for LogFiles {
-    type Writer = Line<'a>;
-
-    fn make_writer(&'a self) -> Self::Writer {
-        Line(self.0.lock())
-    }
-}
-
-impl Write for Line<'_> {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.write_line(line).map(|()| line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,11 +115,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut log = Current::begin(folder.path(), 10).unwrap();
         for line in ["1234\n", "5678\n", "one line that is longer than a file\n", "9\n"] {
-            log.write_line(line.as_bytes()).unwrap();
+            log.write_all(line.as_bytes()).unwrap();
         }
         assert_eq!(read(folder.path()), ["1234\n5678\n", "one line that is longer than a file\n", "9\n"]);
         for _ in 0..3 * KEPT {
-            log.write_line(b"a whole file").unwrap();
+            log.write_all(b"a whole file").unwrap();
         }
         assert_eq!(read(folder.path()), vec!["a whole file"; KEPT]);
     }
@@ -149,7 +131,7 @@ mod tests {
             fs::write(folder.path().join(other), "").unwrap();
         }
         for _ in 0..3 {
-            Current::begin(folder.path(), 10).unwrap().write_line(b"1234\n").unwrap();
+            Current::begin(folder.path(), 10).unwrap().write_all(b"1234\n").unwrap();
         }
         assert_eq!(read(folder.path()), ["1234\n1234\n", "1234\n"]);
     }
@@ -160,17 +142,17 @@ mod tests {
 
         let folder = tempfile::tempdir().unwrap();
         let mut log = Current::begin(folder.path(), 4).unwrap();
-        log.write_line(b"kept").unwrap();
+        log.write_all(b"kept").unwrap();
         let first = folder.path().join(name(1));
         // Others may read and write it, and not remove it.
         let holder = File::options().read(true).share_mode(0x3).open(&first).unwrap();
         for _ in 0..2 * KEPT {
-            log.write_line(b"line").unwrap();
+            log.write_all(b"line").unwrap();
         }
         assert!(first.exists());
         assert!(numbers(folder.path()).unwrap().len() <= KEPT + 1);
         drop(holder);
-        log.write_line(b"line").unwrap();
+        log.write_all(b"line").unwrap();
         assert!(!first.exists());
         assert_eq!(numbers(folder.path()).unwrap().len(), KEPT);
     }
@@ -179,13 +161,13 @@ mod tests {
     fn where_no_file_can_be_made_lines_are_lost_until_one_can() {
         let folder = tempfile::tempdir().unwrap();
         let mut log = Current::begin(folder.path(), 4).unwrap();
-        log.write_line(b"1234").unwrap();
+        log.write_all(b"1234").unwrap();
         // A folder of this name.
         fs::create_dir(folder.path().join(name(2))).unwrap();
-        log.write_line(b"lost").unwrap_err();
-        log.write_line(b"lost").unwrap_err();
+        log.write_all(b"lost").unwrap_err();
+        log.write_all(b"lost").unwrap_err();
         fs::remove_dir(folder.path().join(name(2))).unwrap();
-        log.write_line(b"5678").unwrap();
+        log.write_all(b"5678").unwrap();
         assert_eq!(read(folder.path()), ["1234", "5678"]);
     }
 }

@@ -1,10 +1,10 @@
 //! Local ports: what netsh, the registry and the table of connections say of them.
 
 use std::collections::HashSet;
-use std::io::{self, Read as _};
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::{LazyLock, mpsc};
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use netstat2::{
     AddressFamilyFlags, ProtocolFlags, ProtocolSocketInfo, TcpState, iterate_sockets_info,
     iterate_sockets_info_without_pids,
 };
-use socket2::SockRef;
 use windows_registry::LOCAL_MACHINE;
 
 use super::paths;
 use crate::platform::Held;
+pub(crate) use crate::platform::elsewhere::{LENT_AGAIN, keep_to};
 
 /// What to do where there are too few.
 pub(crate) const WIDEN: &str = "widen the dynamic ports (netsh int ipv4 set dynamicport tcp start=10000 num=55536)";
@@ -27,9 +27,6 @@ pub(crate) const FEW: &str = "it takes a host\n\
     with few ports. An administrator can leave it few, with `netsh int ipv4 set dynamicport tcp start=50000 num=255`,\n\
     and give the others back with `netsh int ipv4 set dynamicport tcp start=49152 num=16384`\n";
 
-/// What is different on the loopback interface, where a port is in TIME_WAIT: nothing.
-pub(crate) const LENT_AGAIN: &str = "";
-
 /// Since Windows Vista.
 const DEFAULT: RangeInclusive<u16> = 49_152..=65_535;
 /// How long netsh may take to say it.
@@ -37,50 +34,34 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// More than it says, in octets.
 const LONGEST: u64 = 1 << 16;
 
-/// Sockets: as many as there is memory for.
-pub(crate) fn descriptor_limit() -> usize {
-    usize::MAX / 4
-}
-
-/// No option does that.
-pub(crate) fn keep_to(_: SockRef<'_>, _: &RangeInclusive<u16>) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
 /// Ports held towards these addresses. `None`: the system does not tell.
 pub(crate) fn held(towards: &HashSet<SocketAddr>) -> Option<Held> {
     let mut held = Held::default();
     // Whose a connection is costs time, and is of no interest; without that, the crate knows the table of IPv4 alone.
-    for socket in iterate_sockets_info_without_pids(ProtocolFlags::TCP).ok()? {
-        count(&mut held, towards, socket.ok()?.protocol_socket_info);
-    }
-    if towards.iter().any(SocketAddr::is_ipv6) {
-        for socket in iterate_sockets_info(AddressFamilyFlags::IPV6, ProtocolFlags::TCP).ok()? {
-            count(&mut held, towards, socket.ok()?.protocol_socket_info);
+    let four = iterate_sockets_info_without_pids(ProtocolFlags::TCP).ok()?;
+    let six = || iterate_sockets_info(AddressFamilyFlags::IPV6, ProtocolFlags::TCP);
+    let six = towards.iter().any(SocketAddr::is_ipv6).then(six).transpose().ok()?;
+    for socket in four.chain(six.into_iter().flatten()) {
+        let ProtocolSocketInfo::Tcp(tcp) = socket.ok()?.protocol_socket_info else { continue };
+        if !towards.contains(&SocketAddr::new(tcp.remote_addr.to_canonical(), tcp.remote_port)) {
+            continue;
+        }
+        match tcp.state {
+            TcpState::Listen | TcpState::Closed | TcpState::DeleteTcb => {}
+            TcpState::TimeWait => held.time_wait += 1,
+            _ => held.in_use += 1,
         }
     }
     Some(held)
 }
 
-fn count(held: &mut Held, towards: &HashSet<SocketAddr>, socket: ProtocolSocketInfo) {
-    let ProtocolSocketInfo::Tcp(tcp) = socket else { return };
-    if !towards.contains(&SocketAddr::new(tcp.remote_addr.to_canonical(), tcp.remote_port)) {
-        return;
-    }
-    match tcp.state {
-        TcpState::Listen | TcpState::Closed | TcpState::DeleteTcb => {}
-        TcpState::TimeWait => held.time_wait += 1,
-        _ => held.in_use += 1,
-    }
-}
-
 /// The ports that connect chooses from, as they were at the start.
 pub(crate) fn ephemeral_range() -> Option<RangeInclusive<u16>> {
-    static RANGE: LazyLock<Option<RangeInclusive<u16>>> = LazyLock::new(|| {
+    static RANGE: LazyLock<RangeInclusive<u16>> = LazyLock::new(|| {
         let said = ask_netsh(&["show", "dynamicport", "tcp"]);
-        said.as_deref().and_then(dynamic_ports)
+        said.as_deref().and_then(dynamic_ports).unwrap_or(DEFAULT)
     });
-    Some(RANGE.clone().unwrap_or(DEFAULT))
+    Some(RANGE.clone())
 }
 
 /// How many of them a program gets: without those that are reserved (by Hyper-V, WinNAT, an administrator), as they
@@ -108,10 +89,9 @@ pub(crate) fn time_wait() -> Duration {
 
 /// What netsh says of ports: nothing else tells without the management service (WMI).
 fn ask_netsh(what: &[&str]) -> Option<String> {
-    let mut netsh = Command::new(paths::of_system("netsh.exe"))
+    let mut netsh = paths::of_system("netsh.exe")
         .args(["int", "ipv4"])
         .args(what)
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()

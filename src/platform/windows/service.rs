@@ -4,35 +4,27 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use windows_service::service::{
-    Service, ServiceAccess, ServiceAction, ServiceActionType, ServiceControl, ServiceControlAccept,
-    ServiceErrorControl, ServiceExitCode, ServiceFailureActions, ServiceFailureResetPeriod, ServiceInfo,
-    ServiceSidType, ServiceStartType, ServiceState, ServiceStatus, ServiceType,
+    Service, ServiceAccess, ServiceAction, ServiceActionType, ServiceControl, ServiceErrorControl,
+    ServiceFailureActions, ServiceFailureResetPeriod, ServiceInfo, ServiceSidType, ServiceStartType, ServiceState,
+    ServiceType,
 };
-use windows_service::service_control_handler::{self, ServiceControlHandlerResult, ServiceStatusHandle};
+use windows_service::service_control_handler::{self, ServiceControlHandlerResult};
 use windows_service::service_manager::{ServiceManager, ServiceManagerAccess};
 use windows_service::{Error, service_dispatcher};
 
 use super::access::{self, AccessError};
 pub use super::log_files::{LogFiles, log_files};
+use super::manager::{self, PATIENCE, STATUS, STOP};
 use super::paths;
 
 /// What the service is called.
 const NAME: &str = "imapool";
 /// Its own account, which exists as long as the service does, and has no password.
 const ACCOUNT: &str = r"NT SERVICE\imapool";
-/// How long the start may take, and the end, before the host goes on with its shutdown.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// After so long commands that run are waited for no longer, whatever `limits.drain_timeout` says.
-const LONGEST_DRAIN: Duration = Duration::from_secs(50);
-/// How often the service manager hears that the end goes on, and how long it waits for that.
-const SIGN_OF_LIFE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(15));
 /// After so many seconds it is started anew, the first times and from then on.
 const RESTARTS: [u64; 3] = [1, 5, 30];
 /// Without a failure for so long, it counts from the first again.
@@ -144,8 +136,8 @@ pub fn install(config: &Path, account: Option<&str>) -> Result<String, ServiceEr
         let _gone = service.delete();
         return Err(error);
     }
-    let mut told = format!("installed as {}; it starts with the host", account.display());
-    told.push_str(", and now by: imapool service start");
+    let account = account.display();
+    let mut told = format!("installed as {account}; it starts with the host, and now by: imapool service start");
     for path in unknown {
         told.push_str(&format!("\nsee that administrators alone may write to {}", path.display()));
     }
@@ -183,8 +175,7 @@ fn drop_privileges() -> Result<(), ServiceError> {
     /// Wine's has no such command. Windows says more than that.
     const UNKNOWN_COMMAND: i32 = 1;
     let failed = |error| ServiceError::Privileges { error };
-    let mut sc = Command::new(paths::of_system("sc.exe"));
-    let status = sc.args(["privs", NAME, KEPT]).stdin(Stdio::null()).stdout(Stdio::null()).status().map_err(failed)?;
+    let status = paths::of_system("sc.exe").args(["privs", NAME, KEPT]).status().map_err(failed)?;
     match status.code() {
         Some(0 | UNKNOWN_COMMAND) => Ok(()),
         _ => Err(failed(io::Error::other(format!("sc privs ended with {status}")))),
@@ -200,7 +191,7 @@ pub fn uninstall() -> Result<String, ServiceError> {
     let service = open(what, ServiceAccess::QUERY_STATUS | ServiceAccess::STOP | ServiceAccess::DELETE)?;
     if state_of(&service, what)? != ServiceState::Stopped {
         service.stop().map_err(failed(what))?;
-        wait_for(&service, what, ServiceState::Stopped, "stopped")?;
+        wait_for(&service, what, ServiceState::Stopped)?;
     }
     service.delete().map_err(failed(what))?;
     Ok(format!("removed; what is in {} is still there", paths::folder().display()))
@@ -214,8 +205,7 @@ pub fn start() -> Result<String, ServiceError> {
     let what = "start the service";
     let service = open(what, ServiceAccess::QUERY_STATUS | ServiceAccess::START)?;
     service.start::<&OsStr>(&[]).map_err(failed(what))?;
-    wait_for(&service, what, ServiceState::Running, "running")?;
-    Ok("running".to_owned())
+    wait_for(&service, what, ServiceState::Running)
 }
 
 /// Stops it as Ctrl-C would, and waits for the end.
@@ -226,41 +216,32 @@ pub fn stop() -> Result<String, ServiceError> {
     let what = "stop the service";
     let service = open(what, ServiceAccess::QUERY_STATUS | ServiceAccess::STOP)?;
     service.stop().map_err(failed(what))?;
-    wait_for(&service, what, ServiceState::Stopped, "stopped")?;
-    Ok("stopped".to_owned())
+    wait_for(&service, what, ServiceState::Stopped)
 }
 
 fn state_of(service: &Service, what: &'static str) -> Result<ServiceState, ServiceError> {
     Ok(service.query_status().map_err(failed(what))?.current_state)
 }
 
-/// No event tells of it that could be waited for without unsafe code.
-fn wait_for(
-    service: &Service,
-    what: &'static str,
-    state: ServiceState,
-    word: &'static str,
-) -> Result<(), ServiceError> {
+/// Gives what it is then. No event tells of it that could be waited for without unsafe code.
+fn wait_for(service: &Service, what: &'static str, state: ServiceState) -> Result<String, ServiceError> {
+    let wanted = if state == ServiceState::Running { "running" } else { "stopped" };
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
         let found = state_of(service, what)?;
         if found == state {
-            return Ok(());
+            return Ok(wanted.to_owned());
         }
         if found == ServiceState::Stopped {
             break;
         }
         std::thread::sleep(LOOK_AGAIN);
     }
-    Err(ServiceError::Late { wanted: word })
+    Err(ServiceError::Late { wanted })
 }
 
 /// What the service does, from when it is run until the service manager has called for it.
 static BODY: Mutex<Option<Box<dyn FnOnce() -> u32 + Send>>> = Mutex::new(None);
-/// By which the service manager is told, once it has called.
-static STATUS: OnceLock<ServiceStatusHandle> = OnceLock::new();
-/// Whether it wants an end.
-static STOP: LazyLock<watch::Sender<bool>> = LazyLock::new(watch::Sender::default);
 
 /// Runs as the service manager's child: calls `body` when it says so, and tells it of the exit status.
 ///
@@ -275,7 +256,7 @@ pub fn run(body: impl FnOnce() -> u32 + Send + 'static) -> Result<(), ServiceErr
 extern "system" fn called(_: u32, _: *mut *mut u16) {
     let Ok(handle) = service_control_handler::register(NAME, |control| match control {
         ServiceControl::Stop | ServiceControl::Preshutdown => {
-            STOP.send_replace(true);
+            STOP.cancel();
             ServiceControlHandlerResult::NoError
         }
         ServiceControl::Interrogate => ServiceControlHandlerResult::NoError,
@@ -284,133 +265,16 @@ extern "system" fn called(_: u32, _: *mut *mut u16) {
         return;
     };
     let _first = STATUS.set(handle);
-    tell(State::Starting);
+    manager::tell(manager::starting());
     let body = BODY.lock().take();
     // A panic is a failure as any.
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body.map_or(1, |body| body())));
-    tell(State::Ended(ended.unwrap_or(1)));
-}
-
-/// How the service is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
-    /// It reads its configuration.
-    Starting,
-    /// Sessions are served.
-    Running,
-    /// The end has begun; how often that was told before.
-    Stopping(u32),
-    /// With this exit status.
-    Ended(u32),
-}
-
-impl State {
-    fn status(self) -> ServiceStatus {
-        let (current_state, wait_hint) = match self {
-            Self::Starting => (ServiceState::StartPending, PATIENCE),
-            Self::Running => (ServiceState::Running, Duration::ZERO),
-            Self::Stopping(_) => (ServiceState::StopPending, SIGN_OF_LIFE.1),
-            Self::Ended(_) => (ServiceState::Stopped, Duration::ZERO),
-        };
-        let exit_code = match self {
-            Self::Ended(status) if status != 0 => ServiceExitCode::ServiceSpecific(status),
-            _ => ServiceExitCode::NO_ERROR,
-        };
-        let controls_accepted = match self {
-            Self::Running => ServiceControlAccept::STOP | ServiceControlAccept::PRESHUTDOWN,
-            _ => ServiceControlAccept::empty(),
-        };
-        let checkpoint = if let Self::Stopping(told) = self { told } else { 0 };
-        let service_type = ServiceType::OWN_PROCESS;
-        ServiceStatus {
-            service_type,
-            current_state,
-            controls_accepted,
-            exit_code,
-            checkpoint,
-            wait_hint,
-            process_id: None,
-        }
-    }
-}
-
-/// Tells the service manager, if it has started this process.
-pub(super) fn tell(state: State) {
-    if let Some(handle) = STATUS.get()
-        && let Err(error) = handle.set_service_status(state.status())
-    {
-        tracing::debug!(%error, "cannot tell the service manager");
-    }
-}
-
-/// Waits for the end, for as long as the service manager and the host's shutdown do, and no longer; and has the service
-/// manager know meanwhile that it goes on.
-pub(super) async fn until(end: impl Future<Output = ()>) {
-    if STATUS.get().is_none() {
-        return end.await;
-    }
-    if !ends_in_time(end, |told| tell(State::Stopping(told))).await {
-        tracing::warn!("the service manager waits no longer: sessions that are left are cut off");
-    }
-}
-
-/// Whether this ended within [`LONGEST_DRAIN`]; how often it was told before goes to `tell`, at times.
-async fn ends_in_time(end: impl Future<Output = ()>, mut tell: impl FnMut(u32)) -> bool {
-    let mut told = 1;
-    let mut signs = tokio::time::interval(SIGN_OF_LIFE.0);
-    let end = tokio::time::timeout(LONGEST_DRAIN, end);
-    tokio::pin!(end);
-    loop {
-        tokio::select! {
-            ended = &mut end => return ended.is_ok(),
-            _ = signs.tick() => {
-                tell(told);
-                told += 1;
-            }
-        }
-    }
-}
-
-/// Waits until the service manager wants this process to end. Cancel safe.
-pub(super) async fn stopped() {
-    // The sender is never dropped.
-    let mut stop = STOP.subscribe();
-    let _wanted = stop.wait_for(|stop| *stop).await;
+    manager::tell(manager::over(ended.unwrap_or(1)));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_service_manager_is_told_what_it_restarts_a_service_for() {
-        assert_eq!(State::Ended(0).status().exit_code, ServiceExitCode::NO_ERROR);
-        assert_eq!(State::Ended(2).status().exit_code, ServiceExitCode::ServiceSpecific(2));
-        assert_eq!(State::Ended(2).status().current_state, ServiceState::Stopped);
-        // Who is about to end hears no second call.
-        assert!(State::Stopping(0).status().controls_accepted.is_empty());
-        assert!(State::Running.status().controls_accepted.contains(ServiceControlAccept::STOP));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_end_is_waited_for_as_long_as_the_service_manager_waits() {
-        let mut told = Vec::new();
-        let drain = Duration::from_secs(365 * 24 * 60 * 60);
-        assert!(!ends_in_time(tokio::time::sleep(drain), |number| told.push(number)).await);
-        // It has to hear another number each time, and before it has lost patience.
-        let number = u32::try_from(told.len()).unwrap();
-        assert_eq!(told, (1..=number).collect::<Vec<_>>());
-        assert!(SIGN_OF_LIFE.0 * (number + 1) >= LONGEST_DRAIN, "{number}");
-        assert!(SIGN_OF_LIFE.0 < SIGN_OF_LIFE.1 && LONGEST_DRAIN < PATIENCE);
-        assert!(ends_in_time(std::future::ready(()), |_| ()).await);
-    }
-
-    #[tokio::test]
-    async fn an_end_that_was_wanted_stays_wanted() {
-        STOP.send_replace(true);
-        stopped().await;
-        stopped().await;
-    }
 
     #[test]
     fn what_to_do_is_said() {

@@ -5,7 +5,7 @@ use std::io;
 use tokio::signal::windows::{CtrlBreak, CtrlC, CtrlClose, CtrlShutdown};
 use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown};
 
-use super::service;
+use super::manager::STOP;
 use crate::platform::Request;
 
 /// The events that are listened to.
@@ -33,7 +33,7 @@ impl Signals {
             _ = self.r#break.recv() => "Ctrl-Break",
             _ = self.close.recv() => "the console's end",
             _ = self.shutdown.recv() => "the host's shutdown",
-            () = service::stopped() => "the service manager",
+            () = STOP.cancelled() => "the service manager",
         })
     }
 }
