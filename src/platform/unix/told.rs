@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tempfile::{NamedTempFile, TempPath};
 
 /// The variable by which systemd names the directory (RuntimeDirectory= of the unit).
 const DIRECTORY: &str = "RUNTIME_DIRECTORY";
@@ -78,41 +79,21 @@ fn directory() -> Option<PathBuf> {
     (metadata.is_dir() && metadata.mode() & SHARED == 0).then_some(path)
 }
 
-/// A socket that is gone with this.
-struct Mailbox {
-    socket: UnixDatagram,
-    path: PathBuf,
-}
-
-impl Mailbox {
-    fn new(directory: &Path) -> Result<Self, AskError> {
-        let path = directory.join(format!("{PREFIX}{}", std::process::id()));
-        let failed = |error| AskError::Socket { path: path.clone(), error };
-        // Of an earlier process with this number.
-        let _gone = fs::remove_file(&path);
-        let socket = UnixDatagram::bind(&path).map_err(failed)?;
-        let this = Self { socket, path: path.clone() };
-        this.prepare(directory).map_err(failed)?;
-        Ok(this)
+/// A socket whose file goes with it. It is ready before the signal is sent: nobody else is to answer it; and where root
+/// asks, the service's user is to.
+fn mailbox(path: &Path) -> io::Result<NamedTempFile<UnixDatagram>> {
+    // Of an earlier process with this number.
+    let _gone = fs::remove_file(path);
+    let socket = UnixDatagram::bind(path)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let mailbox = NamedTempFile::from_parts(socket, TempPath::try_from_path(path)?);
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    let owner = fs::metadata(path.parent().unwrap_or(path))?.uid();
+    // The unit does not allow this call, nor is it needed there.
+    if fs::metadata(path)?.uid() != owner {
+        std::os::unix::fs::chown(path, Some(owner), None)?;
     }
-
-    /// Before the signal is sent: nobody else is to answer it; and where root asks, the service's user is to.
-    fn prepare(&self, directory: &Path) -> io::Result<()> {
-        fs::set_permissions(&self.path, Permissions::from_mode(0o600))?;
-        let [ours, owner] = [self.path.as_path(), directory].map(|path| fs::metadata(path).map(|it| it.uid()));
-        let owner = owner?;
-        // The unit does not allow this call, nor is it needed there.
-        if ours? != owner {
-            std::os::unix::fs::chown(&self.path, Some(owner), None)?;
-        }
-        self.socket.set_read_timeout(Some(PATIENCE))
-    }
-}
-
-impl Drop for Mailbox {
-    fn drop(&mut self) {
-        let _gone = fs::remove_file(&self.path);
-    }
+    Ok(mailbox)
 }
 
 /// Sends SIGHUP to imapool, and waits for what comes of it: what has changed, in words.
@@ -120,12 +101,13 @@ impl Drop for Mailbox {
 /// # Errors
 /// See [`AskError`].
 pub fn ask(pid: i32) -> Result<String, AskError> {
-    let mailbox = Mailbox::new(&directory().ok_or(AskError::NoDirectory)?)?;
+    let path = directory().ok_or(AskError::NoDirectory)?.join(format!("{PREFIX}{}", std::process::id()));
+    let mailbox = mailbox(&path).map_err(|error| AskError::Socket { path, error })?;
     // Zero and below are groups of processes.
     let sent = if pid > 0 { kill(Pid::from_raw(pid), Signal::SIGHUP) } else { Err(nix::errno::Errno::EINVAL) };
     sent.map_err(|error| AskError::Signal { pid, error: error.into() })?;
     let mut octets = vec![0; LONGEST];
-    let length = mailbox.socket.recv(&mut octets).map_err(|_| AskError::Silence { pid })?;
+    let length = mailbox.as_file().recv(&mut octets).map_err(|_| AskError::Silence { pid })?;
     let text = String::from_utf8_lossy(&octets[..length]).into_owned();
     match text.strip_prefix('+') {
         Some(changes) => Ok(changes.to_owned()),
