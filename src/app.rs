@@ -179,7 +179,7 @@ impl Proxy {
     /// # Errors
     /// As [`Proxy::start`].
     pub async fn start_over(config: Config, mut inherited: Inherited, net: Net) -> Result<Self, StartError> {
-        let bind = |listener| BoundListener::bind_over(listener, &mut inherited, &net);
+        let bind = |listener| BoundListener::with_context(ListenerContext::new(listener)?, &mut inherited, &net);
         let bound = config.listeners.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
         let admin = match &config.admin.address {
             Some(address) => {

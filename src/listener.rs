@@ -32,83 +32,50 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// After accepting failed for want of descriptors or memory: the first pause, doubled up to the last.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
+/// A listener that cannot be set up.
+#[derive(Debug, Error)]
+#[error("listener \"{listener}\": {reason}")]
+pub struct BindError {
+    /// Its name.
+    pub listener: String,
+    /// Why.
+    pub reason: BindProblem,
+}
+
 /// Why a listener cannot be set up.
 #[derive(Debug, Error)]
-pub enum BindError {
+pub enum BindProblem {
     /// Somebody listens there already.
-    #[error("listener \"{listener}\": {address} is in use: stop the other server, or choose another address")]
-    InUse {
-        /// The listener's name.
-        listener: String,
-        /// Its address.
-        address: ListenAddr,
-    },
+    #[error("{0} is in use: stop the other server, or choose another address")]
+    InUse(ListenAddr),
     /// Ports below 1024, or a directory that may not be written to.
-    #[error("listener \"{listener}\": no permission to listen on {address}: {PERMISSION}")]
-    Permission {
-        /// The listener's name.
-        listener: String,
-        /// Its address.
-        address: ListenAddr,
-    },
+    #[error("no permission to listen on {0}: {PERMISSION}")]
+    Permission(ListenAddr),
     /// The address is none of this host's.
-    #[error("listener \"{listener}\": this host has no address {address}")]
-    NoSuchAddress {
-        /// The listener's name.
-        listener: String,
-        /// Its address.
-        address: ListenAddr,
-    },
+    #[error("this host has no address {0}")]
+    NoSuchAddress(ListenAddr),
     /// The path of a Unix socket is taken by something else, which is not touched.
-    #[error("listener \"{listener}\": {address} exists and is not a socket: remove it, or choose another path")]
-    NotASocket {
-        /// The listener's name.
-        listener: String,
-        /// Its address.
-        address: ListenAddr,
-    },
+    #[error("{0} exists and is not a socket: remove it, or choose another path")]
+    NotASocket(ListenAddr),
     /// Certificate or key.
-    #[error("listener \"{listener}\": {source}")]
-    Tls {
-        /// The listener's name.
-        listener: String,
-        /// What is wrong with them.
-        source: TlsConfigError,
-    },
-    /// Anything else.
-    #[error("listener \"{listener}\": cannot listen on {address}: {source}")]
-    Io {
-        /// The listener's name.
-        listener: String,
-        /// Its address.
-        address: ListenAddr,
-        /// What the system says.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Tls(TlsConfigError),
+    /// Anything else that the system says.
+    #[error("cannot listen on {0}: {1}")]
+    Io(ListenAddr, io::Error),
 }
 
 impl BindError {
-    /// Which listener cannot be set up.
-    pub fn listener(&self) -> &str {
-        match self {
-            Self::InUse { listener, .. }
-            | Self::Permission { listener, .. }
-            | Self::NoSuchAddress { listener, .. }
-            | Self::NotASocket { listener, .. }
-            | Self::Tls { listener, .. }
-            | Self::Io { listener, .. } => listener,
-        }
-    }
-
     fn new(listener: &config::Listener, source: io::Error) -> Self {
-        let (name, address) = (listener.name.clone(), listener.address.clone());
-        match source.kind() {
-            io::ErrorKind::AddrInUse => Self::InUse { listener: name, address },
-            io::ErrorKind::PermissionDenied => Self::Permission { listener: name, address },
-            io::ErrorKind::AddrNotAvailable => Self::NoSuchAddress { listener: name, address },
-            io::ErrorKind::AlreadyExists => Self::NotASocket { listener: name, address },
-            _ => Self::Io { listener: name, address, source },
-        }
+        let address = listener.address.clone();
+        let reason = match source.kind() {
+            io::ErrorKind::AddrInUse => BindProblem::InUse(address),
+            io::ErrorKind::PermissionDenied => BindProblem::Permission(address),
+            io::ErrorKind::AddrNotAvailable => BindProblem::NoSuchAddress(address),
+            io::ErrorKind::AlreadyExists => BindProblem::NotASocket(address),
+            _ => BindProblem::Io(address, source),
+        };
+        Self { listener: listener.name.clone(), reason }
     }
 }
 
@@ -158,7 +125,7 @@ impl ListenerContext {
     /// Loads certificates and keys. Blocks for the reading of these files.
     ///
     /// # Errors
-    /// [`BindError::Tls`]
+    /// [`BindProblem::Tls`]
     pub fn new(config: &config::Listener) -> Result<Self, BindError> {
         Self::after(config, None)
     }
@@ -166,10 +133,10 @@ impl ListenerContext {
     /// As [`ListenerContext::new`], in place of another one ([`TlsAcceptorConfig::after`]).
     ///
     /// # Errors
-    /// [`BindError::Tls`]
+    /// [`BindProblem::Tls`]
     pub fn after(config: &config::Listener, earlier: Option<&Self>) -> Result<Self, BindError> {
         let tls = TlsAcceptorConfig::after(config, earlier.and_then(|earlier| earlier.tls.as_ref()))
-            .map_err(|source| BindError::Tls { listener: config.name.clone(), source })?;
+            .map_err(|error| BindError { listener: config.name.clone(), reason: BindProblem::Tls(error) })?;
         Ok(Self { config: config.clone(), tls })
     }
 
@@ -208,34 +175,35 @@ impl Inherited {
         tcp.chain(unix).collect()
     }
 
-    fn take(&mut self, address: &ListenAddr) -> io::Result<Option<Listening>> {
-        match address {
-            ListenAddr::Tcp(address) => {
-                let Some(place) = self.tcp.iter().position(|socket| socket.local_addr().is_ok_and(|at| at == *address))
-                else {
-                    return Ok(None);
-                };
-                let socket = self.tcp.remove(place);
-                tune(SockRef::from(&socket))?;
-                socket.set_nonblocking(true)?;
-                Ok(Some(Listening::Tcp(TcpListener::from_std(socket)?)))
+    fn take(&mut self, wanted: &ListenAddr) -> io::Result<Option<Listening>> {
+        match wanted {
+            ListenAddr::Tcp(wanted) => {
+                let is_wanted = |socket: &mut std::net::TcpListener| socket.local_addr().is_ok_and(|at| at == *wanted);
+                self.tcp.extract_if(.., is_wanted).next().map(|socket| {
+                    tune(SockRef::from(&socket))?;
+                    socket.set_nonblocking(true)?;
+                    TcpListener::from_std(socket).map(Listening::Tcp)
+                })
             }
-            ListenAddr::Unix(path) => {
-                let ours = |socket: &local::Inherited| local::path_of(socket).is_some_and(|at| at == *path);
-                let Some(place) = self.unix.iter().position(ours) else { return Ok(None) };
-                Ok(Some(Listening::Unix(local::Listening::adopt(self.unix.remove(place))?)))
+            ListenAddr::Unix(wanted) => {
+                let is_wanted = |socket: &mut local::Inherited| local::path_of(socket).is_some_and(|at| at == *wanted);
+                let found = self.unix.extract_if(.., is_wanted).next();
+                found.map(|socket| local::Listening::adopt(socket).map(Listening::Unix))
             }
         }
+        .transpose()
     }
 }
 
 /// A listener that accepts connections.
+#[derive(Debug)]
 pub struct BoundListener {
     context: Arc<ListenerContext>,
     address: ListenAddr,
     socket: Listening,
 }
 
+#[derive(Debug)]
 enum Listening {
     Tcp(TcpListener),
     Unix(local::Listening),
@@ -251,54 +219,35 @@ impl BoundListener {
     /// # Errors
     /// Names listener and address and what to do.
     pub fn bind(config: &config::Listener) -> Result<Self, BindError> {
-        Self::bind_or_adopt(config, &mut Inherited::default())
+        Self::with_context(ListenerContext::new(config)?, &mut Inherited::default(), &Net::System)
     }
 
-    /// As [`BoundListener::bind`], but takes a socket of this address from those that were inherited, if there is one.
-    ///
-    /// # Errors
-    /// As [`BoundListener::bind`].
-    pub fn bind_or_adopt(config: &config::Listener, inherited: &mut Inherited) -> Result<Self, BindError> {
-        Self::adopt_or_bind(ListenerContext::new(config)?, inherited)
-    }
-
-    fn adopt_or_bind(context: ListenerContext, inherited: &mut Inherited) -> Result<Self, BindError> {
-        let context = Arc::new(context);
-        let config = &context.config;
-        if let Some(socket) = inherited.take(&config.address).map_err(|error| BindError::new(config, error))? {
-            let address = config.address.clone();
-            return Ok(Self { context, address, socket });
-        }
-        let (socket, address) = match &config.address {
-            ListenAddr::Tcp(address) => listen_tcp(*address, config.reuse_port),
-            ListenAddr::Unix(path) => local::Listening::bind(path, config.reuse_port, BACKLOG)
-                .map(|socket| (Listening::Unix(socket), config.address.clone())),
-        }
-        .map_err(|error| BindError::new(config, error))?;
-        Ok(Self { context, address, socket })
-    }
-
-    /// As [`BoundListener::bind_or_adopt`], over this net.
-    ///
-    /// # Errors
-    /// As [`BoundListener::bind`].
-    pub fn bind_over(config: &config::Listener, inherited: &mut Inherited, net: &Net) -> Result<Self, BindError> {
-        Self::with_context(ListenerContext::new(config)?, inherited, net)
-    }
-
-    /// As [`BoundListener::bind_over`], for what its sessions will need.
+    /// As [`BoundListener::bind`], for what its sessions will need, and over this net; takes a socket of this address
+    /// from those that were inherited, if there is one.
     ///
     /// # Errors
     /// As [`BoundListener::bind`].
     pub fn with_context(context: ListenerContext, inherited: &mut Inherited, net: &Net) -> Result<Self, BindError> {
-        let address = context.config.address.clone();
-        match (net, &address) {
-            (Net::Given(outside), ListenAddr::Tcp(tcp)) => {
-                let socket = Listening::Given(Arc::clone(outside), *tcp);
-                Ok(Self { context: Arc::new(context), address, socket })
-            }
-            _ => Self::adopt_or_bind(context, inherited),
-        }
+        let config = &context.config;
+        let mut bind = || {
+            let socket = match (net, &config.address) {
+                (Net::Given(outside), ListenAddr::Tcp(address)) => Listening::Given(Arc::clone(outside), *address),
+                (_, address) => match (inherited.take(address)?, address) {
+                    (Some(socket), _) => socket,
+                    (None, ListenAddr::Tcp(address)) => Listening::Tcp(listen_tcp(*address, config.reuse_port)?),
+                    (None, ListenAddr::Unix(path)) => {
+                        Listening::Unix(local::Listening::bind(path, config.reuse_port, BACKLOG)?)
+                    }
+                },
+            };
+            let address = match &socket {
+                Listening::Tcp(tcp) => ListenAddr::Tcp(tcp.local_addr()?),
+                Listening::Unix(_) | Listening::Given(..) => config.address.clone(),
+            };
+            Ok((socket, address))
+        };
+        let (socket, address) = bind().map_err(|error| BindError::new(config, error))?;
+        Ok(Self { context: Arc::new(context), address, socket })
     }
 
     /// Where it listens; with the real port where the configuration says 0.
@@ -348,36 +297,37 @@ impl BoundListener {
     /// Stops listening; gives the connections that wait to be accepted.
     pub async fn close(self) -> Vec<(Stream, ClientAddr)> {
         let mut waiting = Vec::new();
-        while let Some(Ok(accepted)) = std::future::poll_fn(|cx| {
-            let accepting = std::pin::pin!(self.accept_once());
-            std::task::Poll::Ready(match std::future::Future::poll(accepting, cx) {
-                std::task::Poll::Ready(accepted) => Some(accepted),
-                std::task::Poll::Pending => None,
-            })
-        })
-        .await
-        {
-            waiting.push(accepted);
+        // So that the runtime knows of all that have come.
+        tokio::task::yield_now().await;
+        loop {
+            tokio::select! {
+                biased;
+                accepted = self.accept_once() => match accepted {
+                    Ok(accepted) => waiting.push(accepted),
+                    Err(_) => return waiting,
+                },
+                () = std::future::ready(()) => return waiting,
+            }
         }
-        waiting
     }
 
     async fn accept_once(&self) -> io::Result<(Stream, ClientAddr)> {
-        match &self.socket {
+        let (socket, peer) = match &self.socket {
             Listening::Tcp(listener) => {
-                let (stream, peer) = listener.accept().await?;
+                let (tcp, peer) = listener.accept().await?;
                 if !tcp::HANDED_DOWN {
                     // A failure means that the connection is gone.
-                    let _ = tune(SockRef::from(&stream));
+                    let _ = tune(SockRef::from(&tcp));
                 }
-                Ok((stream.into(), ClientAddr::Tcp(peer)))
+                (stream::Socket::Tcp(tcp), ClientAddr::Tcp(peer))
             }
-            Listening::Unix(listener) => Ok((listener.accept().await?.into(), ClientAddr::Unix)),
+            Listening::Unix(listener) => (stream::Socket::Unix(listener.accept().await?), ClientAddr::Unix),
             Listening::Given(outside, address) => {
                 let (given, peer) = std::future::poll_fn(|cx| outside.poll_accept(*address, cx)).await;
-                Ok((Stream::Plain(stream::Socket::Given(given)), ClientAddr::Tcp(peer)))
+                (stream::Socket::Given(given), ClientAddr::Tcp(peer))
             }
-        }
+        };
+        Ok((Stream::Plain(socket), peer))
     }
 }
 
@@ -389,16 +339,7 @@ impl Drop for Listening {
     }
 }
 
-impl fmt::Debug for BoundListener {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BoundListener")
-            .field("name", &self.context.config.name)
-            .field("address", &self.address)
-            .finish_non_exhaustive()
-    }
-}
-
-fn listen_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<(Listening, ListenAddr)> {
+fn listen_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -408,9 +349,7 @@ fn listen_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<(Listening, L
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::from(address))?;
     socket.listen(BACKLOG)?;
-    let listener = TcpListener::from_std(socket.into())?;
-    let address = ListenAddr::Tcp(listener.local_addr()?);
-    Ok((Listening::Tcp(listener), address))
+    TcpListener::from_std(socket.into())
 }
 
 /// TCP_NODELAY, since replies are small and awaited, and keepalive, since hosts vanish.

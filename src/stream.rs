@@ -5,16 +5,15 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::CommonState;
 use rustls_pki_types::ServerName;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::{client, server};
+use tokio_rustls::TlsStream;
 
 use crate::net::Connection;
 use crate::platform::tcp::{HOLD_BACK, cork, delivery};
@@ -51,10 +50,8 @@ pub enum Socket {
 pub enum Stream {
     /// No TLS (yet).
     Plain(Socket),
-    /// We are the TLS server.
-    TlsServer(Box<server::TlsStream<Socket>>),
-    /// We are the TLS client.
-    TlsClient(Box<client::TlsStream<Socket>>),
+    /// On either side of it.
+    Tls(Box<TlsStream<Socket>>),
 }
 
 /// How the orderly end of a connection went.
@@ -77,42 +74,27 @@ pub enum Peer {
     Closed,
 }
 
-impl From<TcpStream> for Stream {
-    fn from(tcp: TcpStream) -> Self {
-        Self::Plain(Socket::Tcp(tcp))
-    }
-}
-
-impl From<LocalStream> for Stream {
-    fn from(unix: LocalStream) -> Self {
-        Self::Plain(Socket::Unix(unix))
-    }
-}
-
 impl Stream {
     /// The socket beneath.
     pub fn socket(&self) -> &Socket {
         match self {
             Self::Plain(socket) => socket,
-            Self::TlsServer(tls) => tls.get_ref().0,
-            Self::TlsClient(tls) => tls.get_ref().0,
+            Self::Tls(tls) => tls.get_ref().0,
         }
+    }
+
+    fn tls(&self) -> Option<&TlsStream<Socket>> {
+        if let Self::Tls(tls) = self { Some(tls) } else { None }
     }
 
     /// The socket beneath, for good; the state of TLS is dropped.
-    fn tls(&self) -> Option<&CommonState> {
-        match self {
-            Self::Plain(_) => None,
-            Self::TlsServer(tls) => Some(tls.get_ref().1),
-            Self::TlsClient(tls) => Some(tls.get_ref().1),
-        }
-    }
-
     fn into_socket(self) -> Socket {
         match self {
             Self::Plain(socket) => socket,
-            Self::TlsServer(tls) => tls.into_inner().0,
-            Self::TlsClient(tls) => tls.into_inner().0,
+            Self::Tls(tls) => match *tls {
+                TlsStream::Server(tls) => tls.into_inner().0,
+                TlsStream::Client(tls) => tls.into_inner().0,
+            },
         }
     }
 
@@ -123,20 +105,18 @@ impl Stream {
 
     /// `"TLSv1.3"` or `"TLSv1.2"`; `None` without TLS.
     pub fn tls_version(&self) -> Option<&'static str> {
-        self.tls()?.protocol_version()?.as_str()
+        self.tls()?.get_ref().1.protocol_version()?.as_str()
     }
 
     /// What the client calls this host in TLS (SNI, RFC 6066 section 3).
     pub fn server_name(&self) -> Option<&str> {
-        match self {
-            Self::TlsServer(tls) => tls.get_ref().1.server_name(),
-            Self::Plain(_) | Self::TlsClient(_) => None,
-        }
+        let TlsStream::Server(tls) = self.tls()? else { return None };
+        tls.get_ref().1.server_name()
     }
 
     /// When the first of the certificates that the server showed expires, in seconds since the Unix epoch.
     pub fn certificate_expires(&self) -> Option<i64> {
-        let Self::TlsClient(tls) = self else { return None };
+        let TlsStream::Client(tls) = self.tls()? else { return None };
         crate::certificate::expires(tls.get_ref().1.peer_certificates()?.iter().map(|certificate| &**certificate))
     }
 
@@ -162,7 +142,7 @@ impl Stream {
     /// [`Stream::reset`] loses nothing. `None` where that cannot be known: the connection is gone, or the system does
     /// not tell (only Linux does, by sock_diag). Costs a few microseconds; meant for the end of a session.
     pub fn undelivered(&self) -> Option<usize> {
-        let in_tls = self.tls().is_some_and(|tls| tls.wants_write());
+        let in_tls = self.tls().is_some_and(|tls| tls.get_ref().1.wants_write());
         Some(self.socket().delivery()?.undelivered + usize::from(in_tls))
     }
 
@@ -220,7 +200,7 @@ impl Stream {
         let Self::Plain(socket) = self else { return Err(TlsError::AlreadyTls) };
         // Boxed, so that the state of a handshake does not lie in the session's task for as long as that lives.
         let handshake = Box::pin(tls.acceptor().accept(socket));
-        Ok(Self::TlsServer(Box::new(within(limit, handshake, None).await?)))
+        Ok(Self::Tls(Box::new(within(limit, handshake, None).await?.into())))
     }
 
     /// TLS as the client, within `limit`. The certificate must be for `tls`'s server name. What
@@ -231,13 +211,13 @@ impl Stream {
     pub async fn client_handshake(self, tls: &TlsConnectorConfig, limit: Duration) -> Result<Self, TlsError> {
         let Self::Plain(socket) = self else { return Err(TlsError::AlreadyTls) };
         let handshake = Box::pin(tls.connector.connect(tls.server_name.clone(), socket));
-        Ok(Self::TlsClient(Box::new(within(limit, handshake, Some(&tls.server_name)).await?)))
+        Ok(Self::Tls(Box::new(within(limit, handshake, Some(&tls.server_name)).await?.into())))
     }
 
     /// Ends the connection by a reset: no TIME_WAIT on either side. Whatever the peer has not received yet is lost, so
     /// only when nothing is owed. A Unix socket is closed.
     pub fn reset(self) {
-        self.socket().linger(Linger::Reset);
+        self.socket().reset_at_end(true);
     }
 
     /// Ends a connection that the peer has closed from its side: [`Stream::reset`], as soon as everything written was
@@ -277,10 +257,7 @@ impl Stream {
             // Beneath TLS: whatever still comes need not be deciphered to be thrown away.
             discard(&mut self.into_socket()).await
         };
-        match timeout(deadline, orderly).await {
-            Ok(Ok(ended)) => ended,
-            Ok(Err(_)) | Err(_) => Ended::Forced,
-        }
+        in_time(deadline, orderly).await
     }
 
     /// [`Stream::close`], without waiting for the peer: the kernel sends what was written, and FIN, and takes the
@@ -294,12 +271,9 @@ impl Stream {
     /// then: TIME_WAIT stays with the peer. If the peer has not closed within `deadline` and 1 MiB: reset.
     pub async fn wait_peer_close(self, deadline: Duration) -> Ended {
         let mut socket = self.into_socket();
-        if let Ok(Ok(Ended::Closed)) = timeout(deadline, discard(&mut socket)).await {
-            socket.linger(Linger::Deliver);
-            return Ended::Closed;
-        }
-        socket.linger(Linger::Reset);
-        Ended::Forced
+        let ended = in_time(deadline, discard(&mut socket)).await;
+        socket.reset_at_end(ended == Ended::Forced);
+        ended
     }
 }
 
@@ -326,13 +300,9 @@ async fn discard(socket: &mut Socket) -> io::Result<Ended> {
     Ok(Ended::Forced)
 }
 
-/// What closing the socket does to TCP.
-#[derive(Clone, Copy)]
-enum Linger {
-    /// RST at once.
-    Reset,
-    /// FIN, after everything written is delivered: the default.
-    Deliver,
+/// How it went by then.
+async fn in_time(deadline: Duration, end: impl Future<Output = io::Result<Ended>>) -> Ended {
+    timeout(deadline, end).await.map_or(Ended::Forced, |ended| ended.unwrap_or(Ended::Forced))
 }
 
 impl Socket {
@@ -347,46 +317,34 @@ impl Socket {
         }
     }
 
-    /// A failure means that the connection is gone, and that there is nothing left to decide.
-    fn linger(&self, linger: Linger) {
-        match (self, linger) {
-            (Self::Tcp(tcp), Linger::Reset) => drop(tcp.set_zero_linger()),
-            (Self::Tcp(tcp), Linger::Deliver) => drop(SockRef::from(tcp).set_linger(None)),
-            (Self::Unix(_), _) => {}
-            (Self::Given(given), linger) => given.reset_at_end(matches!(linger, Linger::Reset)),
+    /// What closing it does to TCP: RST at once, or FIN, after everything written is delivered, which is the default. A
+    /// failure means that the connection is gone, and that there is nothing left to decide.
+    fn reset_at_end(&self, reset: bool) {
+        match self {
+            Self::Tcp(tcp) => drop(SockRef::from(tcp).set_linger(reset.then_some(Duration::ZERO))),
+            Self::Unix(_) => {}
+            Self::Given(given) => given.reset_at_end(reset),
         }
     }
 }
 
-/// Runs `$call` on whichever stream it is.
-macro_rules! delegate {
-    ($self:expr, $enum:ident { $($variant:ident),+ }, $stream:ident => $call:expr) => {
-        match $self.get_mut() { $($enum::$variant($stream) => $call,)+ }
-    };
-}
+/// Reads and writes go to whatever is inside.
+macro_rules! pass_on {
+    ($type:ident { $($variant:ident),+ }) => {
+        impl AsyncRead for $type {
+            fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+                let read = match self.get_mut() { $(Self::$variant(inside) => Pin::new(inside).poll_read(cx, buf),)+ };
+                // The end all the same: see `Stream`.
+                match read {
+                    Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+                    other => other,
+                }
+            }
+        }
 
-macro_rules! on_socket {
-    ($self:expr, $stream:ident => $call:expr) => { delegate!($self, Socket { Tcp, Unix, Given }, $stream => $call) };
-}
-
-macro_rules! on_stream {
-    ($self:expr, $stream:ident => $call:expr) => {
-        delegate!($self, Stream { Plain, TlsServer, TlsClient }, $stream => $call)
-    };
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        on_socket!(self, stream => Pin::new(stream).poll_read(cx, buf))
-    }
-}
-
-/// Whatever is inside writes.
-macro_rules! write_through {
-    ($type:ty, $inside:ident) => {
         impl AsyncWrite for $type {
             fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-                $inside!(self, stream => Pin::new(stream).poll_write(cx, buf))
+                match self.get_mut() { $(Self::$variant(inside) => Pin::new(inside).poll_write(cx, buf),)+ }
             }
 
             fn poll_write_vectored(
@@ -394,7 +352,7 @@ macro_rules! write_through {
                 cx: &mut Context<'_>,
                 bufs: &[IoSlice<'_>],
             ) -> Poll<io::Result<usize>> {
-                $inside!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+                match self.get_mut() { $(Self::$variant(inside) => Pin::new(inside).poll_write_vectored(cx, bufs),)+ }
             }
 
             fn is_write_vectored(&self) -> bool {
@@ -402,31 +360,15 @@ macro_rules! write_through {
             }
 
             fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                $inside!(self, stream => Pin::new(stream).poll_flush(cx))
+                match self.get_mut() { $(Self::$variant(inside) => Pin::new(inside).poll_flush(cx),)+ }
             }
 
             fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                $inside!(self, stream => Pin::new(stream).poll_shutdown(cx))
+                match self.get_mut() { $(Self::$variant(inside) => Pin::new(inside).poll_shutdown(cx),)+ }
             }
         }
     };
 }
 
-write_through!(Socket, on_socket);
-write_through!(Stream, on_stream);
-
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let result = match this {
-            Self::Plain(socket) => return Pin::new(socket).poll_read(cx, buf),
-            Self::TlsServer(tls) => ready!(Pin::new(tls).poll_read(cx, buf)),
-            Self::TlsClient(tls) => ready!(Pin::new(tls).poll_read(cx, buf)),
-        };
-        // See the type's comment.
-        Poll::Ready(match result {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
-            other => other,
-        })
-    }
-}
+pass_on!(Socket { Tcp, Unix, Given });
+pass_on!(Stream { Plain, Tls });

@@ -30,8 +30,9 @@ use self::actions::{Done, Origin};
 pub use self::recent::{Recent, Remember, recent};
 use self::routes::Routes;
 use crate::config::{Change, Config, ListenAddr, Listener, Live};
-use crate::listener::{BindError, BoundListener, Inherited};
+use crate::listener::{BindError, BoundListener, Inherited, ListenerContext};
 use crate::metrics::Metrics;
+use crate::net::Net;
 use crate::pool::Pools;
 use crate::ports::Budget;
 use crate::routing::Router;
@@ -201,7 +202,7 @@ impl AdminServer {
         inherited: &mut Inherited,
     ) -> Result<Self, AdminError> {
         let listener = Listener { name: "admin".into(), reuse_port, ..Listener::new(address.clone()) };
-        let listener = BoundListener::bind_or_adopt(&listener, inherited)?;
+        let listener = BoundListener::with_context(ListenerContext::new(&listener)?, inherited, &Net::System)?;
         Ok(Self { listener, limits: AdminLimits::default() })
     }
 

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 use super::{Checked, Proxy, Running, StartError, auth_settings, hands_over, new_backend};
 use crate::admin::{AdminServer, Token};
 use crate::config::{self, Change, Config, ConfigError, Effect, ListenAddr, Places, TlsMode, diff};
-use crate::listener::{BindError, BoundListener, Inherited, ListenerContext};
+use crate::listener::{BindError, BindProblem, BoundListener, Inherited, ListenerContext};
 use crate::routing::{RouteError, Rules, Table};
 use crate::session::driver::Context;
 use crate::session::trace::Slow;
@@ -355,11 +355,11 @@ impl StartError {
             places.of("backend", index.unwrap_or_default(), key)
         };
         match self {
-            Self::Bind(BindError::Tls { listener, source }) => {
+            Self::Bind(BindError { listener, reason: BindProblem::Tls(source) }) => {
                 let ours = config.listeners.iter().find(|ours| ours.name == *listener);
                 of_listener(listener, ours.map_or("certificate", |ours| key_at_fault(ours, source)))
             }
-            Self::Bind(error) => of_listener(error.listener(), "address"),
+            Self::Bind(error) => of_listener(&error.listener, "address"),
             Self::Admin(error) => places.of("admin", 0, error.key()),
             Self::Tls { name, source } => {
                 let ours = config.backends.iter().find(|ours| ours.name == *name);

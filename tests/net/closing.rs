@@ -166,7 +166,7 @@ async fn tls_says_close_notify_before_the_fin() {
     server.write_all(b"* BYE\r\n").await.unwrap();
     let closing = tokio::spawn(server.close(LIMIT));
     // tokio-rustls itself, which makes an error of a FIN that comes without close_notify.
-    let Ok(Stream::TlsClient(mut tls)) = client else { panic!("no TLS client") };
+    let Ok(Stream::Tls(mut tls)) = client else { panic!("no TLS") };
     assert_eq!(read_to_end(&mut tls).await.unwrap(), b"* BYE\r\n");
     tls.shutdown().await.unwrap();
     assert_eq!(soon(closing).await.unwrap(), Ended::Closed);

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener as StdUnixListener;
 
 use imapool::config::ListenAddr;
-use imapool::listener::{BindError, BoundListener, ClientAddr};
+use imapool::listener::{BindProblem, BoundListener, ClientAddr};
 use imapool::stream::{Socket, Stream};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -54,7 +54,7 @@ async fn ipv6_is_for_ipv6_only() {
 async fn an_address_in_use_is_told_with_the_listeners_name() {
     let first = BoundListener::bind(&tcp_listener()).unwrap();
     let error = BoundListener::bind(&listener(first.local_address().clone())).unwrap_err();
-    assert!(matches!(error, BindError::InUse { .. }), "{error:?}");
+    assert!(matches!(error.reason, BindProblem::InUse(_)), "{error:?}");
     let text = error.to_string();
     assert!(text.contains("\"webmail\"") && text.contains(&port_of(&first).to_string()), "{text}");
 }
@@ -62,7 +62,7 @@ async fn an_address_in_use_is_told_with_the_listeners_name() {
 #[tokio::test]
 async fn an_address_of_another_host_is_told() {
     let error = BoundListener::bind(&listener(ListenAddr::Tcp("192.0.2.1:0".parse().unwrap()))).unwrap_err();
-    assert!(matches!(error, BindError::NoSuchAddress { .. }), "{error:?}");
+    assert!(matches!(error.reason, BindProblem::NoSuchAddress(_)), "{error:?}");
 }
 
 /// Past connections in TIME_WAIT, which closing first leaves on the port, do not keep a new process from listening.
@@ -77,6 +77,16 @@ async fn a_listener_can_be_replaced_at_once() {
     let address = first.local_address().clone();
     drop(first);
     BoundListener::bind(&listener(address)).unwrap();
+}
+
+/// More of them than a task may accept in one turn of the runtime.
+#[tokio::test]
+async fn whoever_waits_when_a_listener_closes_is_accepted() {
+    const CLIENTS: usize = 300;
+    let listener = BoundListener::bind(&tcp_listener()).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], port_of(&listener)));
+    let clients: Vec<_> = (0..CLIENTS).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    assert_eq!(soon(listener.close()).await.len(), clients.len());
 }
 
 fn unix(folder: &Folder) -> (std::path::PathBuf, imapool::config::Listener) {
@@ -117,7 +127,7 @@ async fn a_unix_socket_on_which_somebody_answers_is_left_alone() {
     let (path, config) = unix(&folder);
     let _other = StdUnixListener::bind(&path).unwrap();
     let error = BoundListener::bind(&config).unwrap_err();
-    assert!(matches!(error, BindError::InUse { .. }), "{error:?}");
+    assert!(matches!(error.reason, BindProblem::InUse(_)), "{error:?}");
     soon(UnixStream::connect(&path)).await.unwrap();
 }
 
@@ -127,7 +137,7 @@ async fn a_file_that_is_no_socket_is_left_alone() {
     let (path, config) = unix(&folder);
     fs::write(&path, "precious").unwrap();
     let error = BoundListener::bind(&config).unwrap_err();
-    assert!(matches!(error, BindError::NotASocket { .. }), "{error:?}");
+    assert!(matches!(error.reason, BindProblem::NotASocket(_)), "{error:?}");
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
 }
 

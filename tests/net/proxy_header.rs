@@ -5,7 +5,7 @@ use std::time::Duration;
 use imapool::config::TlsMode;
 use imapool::listener::{Accepted, BoundListener, ClientAddr, HandshakeError, prepare};
 use imapool::proxy_protocol::InvalidHeader;
-use imapool::stream::Stream;
+use imapool::stream::{Socket, Stream};
 use imapool::tls::TlsConnectorConfig;
 use proxy_header::{ProxiedAddress, ProxyHeader};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -95,7 +95,7 @@ async fn a_header_and_tls_right_behind_it() {
         // Both are there before the other side looks: the ClientHello is the header's neighbour.
         client.write_all(&header).await.unwrap();
         let handshake = async {
-            let mut client = Stream::from(client).client_handshake(&tls, LIMIT).await.unwrap();
+            let mut client = Stream::Plain(Socket::Tcp(client)).client_handshake(&tls, LIMIT).await.unwrap();
             client.write_all(b"a1 NOOP\r\n").await.unwrap();
             client.shutdown().await.unwrap();
             client

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use imapool::config::{self, TlsMode};
-use imapool::listener::{BindError, BoundListener, HandshakeError, prepare};
+use imapool::listener::{BindProblem, BoundListener, HandshakeError, prepare};
 use imapool::stream::Stream;
 use imapool::tls::{ClientProblem, TlsAcceptorConfig, TlsConfigError, TlsError};
 use imapool::upstream::dial::Dialer;
@@ -340,7 +340,7 @@ async fn what_is_wrong_at_the_start_is_left_out_of_a_folder_and_refused_where_it
     for file in ["bare.pem", "nobody.pem", "strange.crt", "none.pem", "chain.pem"] {
         place.config.certificates = vec![place.certs.join(file)];
         let error = BoundListener::bind(&place.config).unwrap_err();
-        assert!(matches!(error, BindError::Tls { .. }), "{file}: {error:?}");
+        assert!(matches!(error.reason, BindProblem::Tls(_)), "{file}: {error:?}");
     }
 }
 
@@ -386,7 +386,7 @@ async fn meet(listener: &BoundListener, dialer: &Dialer) -> (Result<(), String>,
             async {
                 let (stream, peer) = listener.accept().await;
                 let mut accepted = prepare(stream, peer, listener.context(), LIMIT).await?;
-                if let Stream::TlsServer(tls) = &accepted.stream {
+                if let Stream::Tls(tls) = &accepted.stream {
                     assert_eq!(tls.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full), "resumed");
                 }
                 accepted.stream.write_all(b"!").await.unwrap();

@@ -5,14 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use imapool::config::{self, ListenAddr, TlsMode};
-use imapool::listener::{self, BindError, BoundListener, HandshakeError, prepare};
-use imapool::stream::Stream;
+use imapool::listener::{self, BindProblem, BoundListener, HandshakeError, prepare};
+use imapool::stream::{Socket, Stream};
 use imapool::tls::{CertificateProblem, CertificateStore, TlsConfigError, TlsConnectorConfig, TlsError};
 use imapool::upstream::dial::{DialError, Dialer};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
 use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{TcpListener, UnixStream};
 
 use crate::support::{
     Authority, Folder, LIMIT, Pair, accept_from, backend, listener, pass, port_of, soon, tcp_listener,
@@ -82,7 +82,7 @@ async fn the_right_certificate_is_accepted_and_a_second_connection_resumes() {
         assert_eq!(client.tls_version(), Some("TLSv1_3"));
         assert!(server.stream.is_tls() && server.stream.tls_version() == client.tls_version());
         assert_eq!(server.client.ip(), client.local_address().map(|address| address.ip()));
-        let Stream::TlsClient(tls) = &client else { panic!("{client:?} is no TLS client") };
+        let Stream::Tls(tls) = &client else { panic!("{client:?} is no TLS") };
         assert_eq!(tls.get_ref().1.alpn_protocol(), Some(&b"imap"[..]));
         kinds.push(tls.get_ref().1.handshake_kind().unwrap());
         talk(client, server.stream).await;
@@ -260,7 +260,7 @@ async fn tls_over_a_unix_socket() {
     let tls = TlsConnectorConfig::new(&backend).unwrap();
     let client = async {
         let unix = UnixStream::connect(&path).await.unwrap();
-        Stream::from(unix).client_handshake(&tls, LIMIT).await.unwrap()
+        Stream::Plain(Socket::Unix(unix)).client_handshake(&tls, LIMIT).await.unwrap()
     };
     let server = async {
         let (stream, peer) = listener.accept().await;
@@ -307,7 +307,7 @@ async fn what_is_wrong_with_a_configuration_is_said_before_serving() {
     let mut config = tcp_listener();
     config.tls = TlsMode::Implicit;
     let error = BoundListener::bind(&config).unwrap_err();
-    assert!(matches!(error, BindError::Tls { source: TlsConfigError::NotConfigured, .. }), "{error:?}");
+    assert!(matches!(error.reason, BindProblem::Tls(TlsConfigError::NotConfigured)), "{error:?}");
     ca.sign(NAME).install(&folder.0, &mut config);
     config.private_key = Some(folder.file("other.pem", &ca.sign(NAME).key));
     let error = BoundListener::bind(&config).unwrap_err();
@@ -376,13 +376,9 @@ async fn an_end_without_close_notify_is_an_end() {
     let (folder, ca) = (Folder::new(), Authority::new());
     let (listener, backend) = set_up(&folder, &ca.sign(NAME), &ca.pem);
     let (client, server) = connect(&listener, &Dialer::new(&backend).unwrap()).await;
-    let Stream::TlsClient(tls) = client.unwrap() else { panic!("no TLS client") };
-    let (imapool::stream::Socket::Tcp(tcp), _) = tls.into_inner() else { panic!("no TCP") };
-    tcp_fin(tcp).await;
+    let Stream::Tls(mut tls) = client.unwrap() else { panic!("no TLS") };
+    let (Socket::Tcp(tcp), _) = tls.get_mut() else { panic!("no TCP") };
+    tcp.shutdown().await.unwrap();
     let mut buffer = [0; 10];
     assert_eq!(soon(server.unwrap().stream.read(&mut buffer)).await.unwrap(), 0);
-}
-
-async fn tcp_fin(mut tcp: TcpStream) {
-    tcp.shutdown().await.unwrap();
 }
