@@ -15,16 +15,15 @@ use parking_lot::Mutex;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::ServerName;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-pub use self::error::{CertificateProblem, ClientProblem, TlsConfigError, TlsError};
+pub use self::error::{CertificateProblem, TlsConfigError, TlsError};
 pub(crate) use self::pem::{Stamp, certificates};
 pub use self::store::{CertificateStore, Renewal};
-use crate::config;
+use crate::{config, files};
 
 /// The ALPN name of IMAP (IANA registry). Offered, never required: few clients send it.
 const ALPN_IMAP: &[u8] = b"imap";
@@ -34,12 +33,11 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// The server side of TLS for one listener. Cheap to clone.
-#[derive(Clone)]
+/// The server side of TLS for one listener.
 pub struct TlsAcceptorConfig {
-    server: Arc<ArcSwap<ServerConfig>>,
+    server: ArcSwap<ServerConfig>,
     store: Arc<CertificateStore>,
-    clients: Option<Arc<Clients>>,
+    clients: Option<Clients>,
 }
 
 /// Who has to have signed the certificates of clients.
@@ -51,19 +49,11 @@ struct Clients {
 
 impl TlsAcceptorConfig {
     /// From a listener's `certificate`, `private_key`, `certificates` and `client_ca_file`; `None` when its `tls` is
-    /// none. Of files in folders, those that are wrong are left out (`CertificateStore::left_out`).
+    /// none. Of files in folders, those that are wrong are left out (`CertificateStore::left_out`). What is the same as
+    /// in an earlier one, in whose place it comes, is taken over, and what has become wrong in a folder since.
     ///
     /// # Errors
     /// When a file that is named is missing, unreadable or wrong.
-    pub fn new(listener: &config::Listener) -> Result<Option<Self>, TlsConfigError> {
-        Self::after(listener, None)
-    }
-
-    /// As [`TlsAcceptorConfig::new`], in place of another one, from which is taken over what is the same, and what has
-    /// become wrong in a folder since.
-    ///
-    /// # Errors
-    /// As [`TlsAcceptorConfig::new`].
     pub fn after(listener: &config::Listener, earlier: Option<&Self>) -> Result<Option<Self>, TlsConfigError> {
         if listener.tls == config::TlsMode::None {
             return Ok(None);
@@ -73,12 +63,10 @@ impl TlsAcceptorConfig {
         };
         let earlier = earlier.map(|earlier| &*earlier.store);
         let store = Arc::new(CertificateStore::after(certificate, private_key, &listener.certificates, earlier)?);
-        let clients = listener
-            .client_ca_file
-            .as_ref()
-            .map(|ca_file| Arc::new(Clients { ca_file: ca_file.clone(), tried: Mutex::new(Stamp::of(ca_file)) }));
-        let server = server(&store, clients.as_deref())?;
-        Ok(Some(Self { server: Arc::new(ArcSwap::from_pointee(server)), store, clients }))
+        let clients = |ca_file: &PathBuf| Clients { ca_file: ca_file.clone(), tried: Mutex::new(Stamp::of(ca_file)) };
+        let clients = listener.client_ca_file.as_ref().map(clients);
+        let server = ArcSwap::from_pointee(server(&store, clients.as_ref())?);
+        Ok(Some(Self { server, store, clients }))
     }
 
     /// For one handshake.
@@ -124,7 +112,10 @@ impl TlsAcceptorConfig {
 fn server(store: &Arc<CertificateStore>, clients: Option<&Clients>) -> Result<ServerConfig, TlsConfigError> {
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let builder = match clients {
-        Some(clients) => builder.with_client_cert_verifier(client_verifier(&clients.ca_file)?),
+        Some(clients) => {
+            let roots = Arc::new(roots(&clients.ca_file)?);
+            builder.with_client_cert_verifier(WebPkiClientVerifier::builder_with_provider(roots, provider()).build()?)
+        }
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(Arc::clone(store) as Arc<dyn ResolvesServerCert>);
@@ -147,8 +138,7 @@ impl fmt::Debug for TlsAcceptorConfig {
     }
 }
 
-/// The client side of TLS for one backend: one for all its connections, since resumption lives in it. Cheap to clone.
-#[derive(Clone)]
+/// The client side of TLS for one backend: one for all its connections, since resumption lives in it.
 pub struct TlsConnectorConfig {
     pub(crate) connector: TlsConnector,
     pub(crate) server_name: ServerName<'static>,
@@ -168,10 +158,9 @@ impl TlsConnectorConfig {
             .with_safe_default_protocol_versions()?
             .dangerous()
             .with_custom_certificate_verifier(verifier(backend.ca_file.as_deref())?);
-        let certificate = match (&backend.certificate, &backend.private_key) {
-            (Some(certificate), Some(private_key)) => Some(Arc::new(CertificateStore::load(certificate, private_key)?)),
-            _ => None,
-        };
+        let pair = backend.certificate.as_ref().zip(backend.private_key.as_ref());
+        let store = pair.map(|(certificate, private_key)| CertificateStore::load(certificate, private_key));
+        let certificate = store.transpose()?.map(Arc::new);
         let mut config = match &certificate {
             Some(store) => builder.with_client_cert_resolver(Arc::clone(store) as Arc<dyn ResolvesClientCert>),
             None => builder.with_no_client_auth(),
@@ -192,24 +181,15 @@ impl fmt::Debug for TlsConnectorConfig {
 
 fn verifier(ca_file: Option<&Path>) -> Result<Arc<dyn ServerCertVerifier>, TlsConfigError> {
     let Some(path) = ca_file else {
-        return match rustls_platform_verifier::Verifier::new(provider()) {
-            Ok(verifier) => Ok(Arc::new(verifier)),
-            Err(error) => Err(TlsConfigError::SystemRoots(error)),
-        };
+        let verifier = rustls_platform_verifier::Verifier::new(provider()).map_err(TlsConfigError::SystemRoots)?;
+        return Ok(Arc::new(verifier));
     };
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(path)?), provider()).build();
-    Ok(verifier.map_err(|error| TlsConfigError::Other(rustls::Error::General(error.to_string())))?)
-}
-
-fn client_verifier(ca_file: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsConfigError> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca_file)?), provider()).build();
-    let verifier = verifier.map_err(|error| TlsConfigError::Other(rustls::Error::General(error.to_string())))?;
-    Ok(verifier)
+    Ok(WebPkiServerVerifier::builder_with_provider(Arc::new(roots(path)?), provider()).build()?)
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, TlsConfigError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
+    for certificate in certificates(path, files::PEM)? {
         roots.add(certificate).map_err(|source| TlsConfigError::BadCertificate { path: path.into(), source })?;
     }
     Ok(roots)

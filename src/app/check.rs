@@ -11,6 +11,7 @@ use super::{StartError, new_backend};
 use crate::admin::Token;
 use crate::certificate::Validity;
 use crate::config::{Config, Lifetime, TlsMode, Warning};
+use crate::files;
 use crate::listener::ListenerContext;
 use crate::metrics::Metrics;
 use crate::net::Net;
@@ -88,7 +89,7 @@ impl Checked {
     /// Warns of the worst in the file.
     fn authorities(&mut self, whose: &str, file: Option<&Path>, now: i64) {
         let Some(file) = file else { return };
-        let certificates = tls::certificates(file).unwrap_or_default();
+        let certificates = tls::certificates(file, files::PEM).unwrap_or_default();
         let validities: Vec<_> = certificates.iter().filter_map(|it| Validity::of(it)).collect();
         self.lifetime(whose, file, worst(&validities, now));
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustls::CertificateError;
+use rustls::server::VerifierBuilderError;
 use rustls_pki_types::ServerName;
 use rustls_pki_types::pem;
 use thiserror::Error;
@@ -113,6 +114,12 @@ pub enum TlsConfigError {
     Other(#[from] rustls::Error),
 }
 
+impl From<VerifierBuilderError> for TlsConfigError {
+    fn from(error: VerifierBuilderError) -> Self {
+        Self::Other(rustls::Error::General(error.to_string()))
+    }
+}
+
 impl TlsConfigError {
     /// The file or folder at fault.
     #[must_use]
@@ -143,9 +150,9 @@ pub enum TlsError {
     /// The server's certificate was refused by us.
     #[error(transparent)]
     Certificate(#[from] CertificateProblem),
-    /// The client's certificate was refused by us.
+    /// The client's certificate was refused by us, or it has shown none (`listener.client_ca_file`); why.
     #[error("the client was refused: {0}")]
-    Client(#[from] ClientProblem),
+    Client(String),
     /// The first bytes are no TLS.
     #[error("the other side does not speak TLS here: it may want STARTTLS, or no TLS (see `tls` in the configuration)")]
     NotTls,
@@ -193,43 +200,20 @@ pub enum CertificateProblem {
     Other(CertificateError),
 }
 
-/// Why a client's certificate is not accepted (`listener.client_ca_file`).
-#[derive(Debug, Clone, PartialEq, Error)]
-pub enum ClientProblem {
-    /// It has shown none.
-    #[error("it has shown no certificate, which client_ca_file requires")]
-    None,
-    /// Its time is over.
-    #[error("its certificate has expired")]
-    Expired,
-    /// Its time has not begun.
-    #[error("its certificate is not valid yet: check this host's clock")]
-    NotValidYet,
-    /// Signed by another authority.
-    #[error("its certificate is signed by none of the authorities in client_ca_file")]
-    UnknownIssuer,
-    /// Anything else rustls objects to.
-    #[error("its certificate cannot be accepted: {0}{remedy}", remedy = client_remedy(.0))]
-    Other(CertificateError),
-}
-
-fn client_remedy(error: &CertificateError) -> &'static str {
+/// Why a client's certificate is not accepted.
+fn client_refused(error: &CertificateError) -> String {
     match error {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "its certificate has expired".into(),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "its certificate is not valid yet: check this host's clock".into()
+        }
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "its certificate is signed by none of the authorities in client_ca_file".into()
+        }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-            " (its extended key usage must have clientAuth)"
+            format!("its certificate cannot be accepted: {error} (its extended key usage must have clientAuth)")
         }
-        other => remedy(other),
-    }
-}
-
-impl ClientProblem {
-    fn classify(error: &CertificateError) -> Self {
-        match error {
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotValidYet,
-            CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UnknownIssuer,
-            other => Self::Other(other.clone()),
-        }
+        other => format!("its certificate cannot be accepted: {other}{}", remedy(other)),
     }
 }
 
@@ -266,13 +250,13 @@ impl TlsError {
             };
         };
         match tls {
-            rustls::Error::NoCertificatesPresented => Self::Client(ClientProblem::None),
-            rustls::Error::InvalidCertificate(reason) if server_name.is_none() => {
-                Self::Client(ClientProblem::classify(reason))
+            rustls::Error::NoCertificatesPresented => {
+                Self::Client("it has shown no certificate, which client_ca_file requires".into())
             }
-            rustls::Error::InvalidCertificate(reason) => {
-                Self::Certificate(CertificateProblem::classify(reason, server_name))
-            }
+            rustls::Error::InvalidCertificate(reason) => match server_name {
+                Some(name) => Self::Certificate(CertificateProblem::classify(reason, name)),
+                None => Self::Client(client_refused(reason)),
+            },
             rustls::Error::InvalidMessage(_) => Self::NotTls,
             other => Self::Protocol(other.clone()),
         }
@@ -280,8 +264,8 @@ impl TlsError {
 }
 
 impl CertificateProblem {
-    fn classify(error: &CertificateError, server_name: Option<&ServerName<'_>>) -> Self {
-        let wanted = || server_name.map_or_else(String::new, |name| name.to_str().into_owned());
+    fn classify(error: &CertificateError, server_name: &ServerName<'_>) -> Self {
+        let wanted = || server_name.to_str().into_owned();
         match error {
             CertificateError::NotValidForNameContext { presented, .. } => {
                 // A hostile server chooses these names: a few of them are enough, control characters are none.

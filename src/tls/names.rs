@@ -11,27 +11,19 @@ use super::pem::Certificate;
 /// Of one name and one kind of key, no more are looked at: those that are good for longest.
 const OF_A_KIND: usize = 4;
 
-/// Certificates by their names.
+/// Certificates by their names. A star stands for one label (RFC 9525 section 6.3).
 #[derive(Debug, Default)]
-pub(super) struct ByName {
-    exact: HashMap<String, Vec<Arc<Certificate>>>,
-    /// By what follows `*.`; the star stands for one label (RFC 9525 section 6.3).
-    wild: HashMap<String, Vec<Arc<Certificate>>>,
-}
+pub(super) struct ByName(HashMap<String, Vec<Arc<Certificate>>>);
 
 impl ByName {
     pub(super) fn of<'c>(certificates: impl Iterator<Item = &'c Arc<Certificate>>) -> Self {
         let mut this = Self::default();
         for certificate in certificates {
             for name in &certificate.names {
-                let (names, key) = match name.strip_prefix("*.") {
-                    Some(domain) => (&mut this.wild, domain),
-                    None => (&mut this.exact, name.as_str()),
-                };
-                names.entry(key.to_owned()).or_default().push(Arc::clone(certificate));
+                this.0.entry(name.clone()).or_default().push(Arc::clone(certificate));
             }
         }
-        this.exact.values_mut().chain(this.wild.values_mut()).for_each(keep_the_best);
+        this.0.values_mut().for_each(keep_the_best);
         this
     }
 
@@ -39,8 +31,8 @@ impl ByName {
     /// the Unix epoch, if there is one.
     pub(super) fn find(&self, name: &str, schemes: &[SignatureScheme], now: i64) -> Option<Arc<CertifiedKey>> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
-        let exact = self.exact.get(&name);
-        let wild = name.split_once('.').and_then(|(_, domain)| self.wild.get(domain));
+        let exact = self.0.get(&name);
+        let wild = name.split_once('.').and_then(|(_, domain)| self.0.get(&format!("*.{domain}")));
         // The first are the best. What has expired is better than another host's.
         let known = || {
             let all = [exact, wild].into_iter().flatten().flatten();
@@ -161,6 +153,6 @@ mod tests {
         let rsa_like = made(&["a.example"], &PKCS_ED25519, (2020, 2025));
         let all: Vec<_> = (0..5000).map(|_| Arc::clone(&certificate)).chain([rsa_like]).collect();
         let by_name = ByName::of(all.iter());
-        assert_eq!(by_name.exact["a.example"].len(), OF_A_KIND + 1);
+        assert_eq!(by_name.0["a.example"].len(), OF_A_KIND + 1);
     }
 }

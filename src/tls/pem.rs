@@ -99,7 +99,7 @@ impl fmt::Debug for Certificate {
 
 fn certified_key(pair: &Pair, most: u64) -> Result<CertifiedKey, TlsConfigError> {
     let Pair { certificate, private_key } = pair;
-    let chain = chain(certificate, most)?;
+    let chain = certificates(certificate, most)?;
     let key = PrivateKeyDer::from_pem_slice(&read(private_key, most)?).map_err(|source| match source {
         pem::Error::NoItemsFound => TlsConfigError::NoKey { path: private_key.clone() },
         source => TlsConfigError::Pem { path: private_key.clone(), source },
@@ -113,12 +113,8 @@ fn certified_key(pair: &Pair, most: u64) -> Result<CertifiedKey, TlsConfigError>
     })
 }
 
-/// The certificates in a PEM file; at least one.
-pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
-    chain(path, files::PEM)
-}
-
-fn chain(path: &Path, most: u64) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
+/// The certificates in a PEM file of at most `most` octets; at least one.
+pub(crate) fn certificates(path: &Path, most: u64) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
     let chain = CertificateDer::pem_slice_iter(&read(path, most)?)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|source| TlsConfigError::Pem { path: path.into(), source })?;

@@ -8,11 +8,6 @@ use std::path::{Path, PathBuf};
 use super::TlsConfigError;
 use super::pem::Pair;
 
-/// Whatever is in the folders of a listener: no more is looked at.
-const MOST_ENTRIES: usize = 100_000;
-/// The certificates of a listener.
-const MOST_PAIRS: usize = 20_000;
-
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Found {
@@ -23,20 +18,21 @@ pub(super) struct Found {
     pub(super) surplus: Vec<TlsConfigError>,
 }
 
-/// See the constants.
+/// How much is looked at of one listener.
 #[derive(Debug, Clone, Copy)]
-struct Most {
+pub(super) struct Most {
+    /// Of whatever is in its folders.
     entries: usize,
+    /// Of its certificates.
     pairs: usize,
 }
 
+/// As a rule.
+pub(super) const MOST: Most = Most { entries: 100_000, pairs: 20_000 };
+
 /// Looks at each entry of `certificates`: a file, or a folder of files and of folders. Where there are too many, those
 /// that are known go before others.
-pub(super) fn find(entries: &[PathBuf], is_known: &dyn Fn(&Pair) -> bool) -> Found {
-    find_within(Most { entries: MOST_ENTRIES, pairs: MOST_PAIRS }, entries, is_known)
-}
-
-fn find_within(most: Most, entries: &[PathBuf], is_known: &dyn Fn(&Pair) -> bool) -> Found {
+pub(super) fn find(most: Most, entries: &[PathBuf], is_known: &dyn Fn(&Pair) -> bool) -> Found {
     let mut search = Search { found: Found::default(), left: most.entries, is_full: false };
     for entry in entries {
         let too_many = |most, what| TlsConfigError::TooMany { path: entry.clone(), most, what };
@@ -57,6 +53,12 @@ fn find_within(most: Most, entries: &[PathBuf], is_known: &dyn Fn(&Pair) -> bool
 }
 
 impl Found {
+    /// Whether this file with a chain is there, whatever file its key is in.
+    pub(super) fn has(&self, certificate: &Path) -> bool {
+        let first = Pair::new(certificate, Path::new(""));
+        self.pairs.range(first..).next().is_some_and(|pair| pair.certificate == certificate)
+    }
+
     /// Leaves so many, at the cost of this entry.
     fn shorten(&mut self, entry: &Path, most: usize, is_known: &dyn Fn(&Pair) -> bool) {
         let pairs = std::mem::take(&mut self.pairs);
@@ -191,7 +193,7 @@ mod tests {
 
         /// What is found: `certificate` or `certificate + key`.
         fn found(&self) -> Vec<String> {
-            let found = find(&[self.0.path().to_owned()], &|_| false);
+            let found = find(MOST, &[self.0.path().to_owned()], &|_| false);
             assert!(found.problems.is_empty(), "{:?}", found.problems);
             let shown =
                 |path: &Path| path.strip_prefix(self.0.path()).unwrap().display().to_string().replace('\\', "/");
@@ -279,7 +281,7 @@ mod tests {
     fn a_file_is_what_it_is_called_and_what_is_missing_is_told() {
         let folder = Folder::with(&["odd", "odd.key", "live/fullchain.pem", "live/privkey.pem"]);
         let path = |name: &str| folder.0.path().join(name);
-        let found = find(&[path("odd"), path("none"), path("live/fullchain.pem")], &|_| false);
+        let found = find(MOST, &[path("odd"), path("none"), path("live/fullchain.pem")], &|_| false);
         let keys: Vec<_> = found.pairs.iter().map(|pair| pair.private_key.clone()).collect();
         assert_eq!(keys, [path("live/privkey.pem"), path("odd.key")]);
         assert!(matches!(&found.problems[..], [TlsConfigError::Read { path: none, .. }] if *none == path("none")));
@@ -291,7 +293,7 @@ mod tests {
         let folder = Folder::with(&["a.pem", "b.pem", "c.pem", "d/e.pem"]);
         let path = |name: &str| folder.0.path().join(name);
         let is_known = |pair: &Pair| [path("b.pem"), path("d/e.pem")].contains(&pair.certificate);
-        let look = |entries, pairs| find_within(Most { entries, pairs }, &[folder.0.path().to_owned()], &is_known);
+        let look = |entries, pairs| find(Most { entries, pairs }, &[folder.0.path().to_owned()], &is_known);
         let found = look(5, 4);
         assert_eq!((found.pairs.len(), found.problems.len(), found.surplus.len()), (4, 0, 0), "{found:?}");
         let found = look(5, 3);
@@ -309,7 +311,7 @@ mod tests {
     fn a_key_that_was_not_listed_is_found_all_the_same() {
         let folder = Folder::with(&["a.crt", "a.key", "b.crt", "b.key"]);
         for entries in 1..4 {
-            let found = find_within(Most { entries, pairs: 9 }, &[folder.0.path().to_owned()], &|_| false);
+            let found = find(Most { entries, pairs: 9 }, &[folder.0.path().to_owned()], &|_| false);
             assert!(found.pairs.iter().all(|pair| pair.private_key != pair.certificate), "{found:?}");
         }
     }

@@ -1,6 +1,6 @@
 //! The certificates that are shown at one place, which can be exchanged while connections are being accepted.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,8 @@ struct Shown {
     by_name: ByName,
 }
 
-type Further = BTreeMap<Pair, Arc<Certificate>>;
+/// By the file with the chain.
+type Further = BTreeMap<PathBuf, Arc<Certificate>>;
 
 /// The files as they were when they were last tried, good or bad.
 #[derive(Debug, Default)]
@@ -70,11 +71,7 @@ impl Renewal {
 
 impl Shown {
     fn new(default: Arc<Certificate>, further: Further) -> Self {
-        let by_name = if further.is_empty() {
-            ByName::default()
-        } else {
-            ByName::of(further.values().chain(std::iter::once(&default)))
-        };
+        let by_name = ByName::of(further.values().chain(std::iter::once(&default)));
         Self { default, further, by_name }
     }
 }
@@ -105,19 +102,18 @@ impl CertificateStore {
         let earlier = earlier.map(|earlier| earlier.current.load_full());
         let none = Further::new();
         let known = earlier.as_ref().map_or(&none, |shown| &shown.further);
-        let found = shelf::find(further, &|pair| known.contains_key(pair));
+        let found = shelf::find(shelf::MOST, further, &|pair| known.contains_key(&pair.certificate));
         let (loaded, look) = look(further, found, known, &mut tried);
-        let is_named = |problem: &TlsConfigError| {
-            let of = |entry: &PathBuf| problem.path().is_some_and(|path| path == entry);
-            let of_key =
-                |pair: &Pair| further.contains(&pair.certificate) && problem.path() == Some(&*pair.private_key);
-            further.iter().any(of) || tried.further.keys().any(of_key)
+        let pairs_named = tried.further.keys().filter(|pair| further.contains(&pair.certificate));
+        let named: HashSet<&Path> =
+            further.iter().chain(pairs_named.map(|pair| &pair.private_key)).map(PathBuf::as_path).collect();
+        let is_refused = |problem: &TlsConfigError| {
+            let is_named = problem.path().is_some_and(|path| named.contains(path));
+            is_named && !matches!(problem, TlsConfigError::TooMany { .. })
         };
-        let is_refused =
-            |problem: &TlsConfigError| !matches!(problem, TlsConfigError::TooMany { .. }) && is_named(problem);
-        let (mut named, mut left_out): (Vec<_>, Vec<_>) = look.problems.into_iter().partition(is_refused);
-        if !named.is_empty() {
-            return Err(named.swap_remove(0));
+        let (refused, mut left_out): (Vec<_>, Vec<_>) = look.problems.into_iter().partition(is_refused);
+        if let Some(problem) = refused.into_iter().next() {
+            return Err(problem);
         }
         left_out.extend(without_any(further, &loaded, &left_out));
         let current = ArcSwap::from_pointee(Shown::new(default, loaded));
@@ -161,7 +157,8 @@ impl CertificateStore {
     pub fn renew(&self) -> Renewal {
         let mut tried = self.tried.lock();
         let shown = self.current.load_full();
-        let mut found = shelf::find(&self.further, &|pair| shown.further.contains_key(pair));
+        let is_known = |pair: &Pair| shown.further.contains_key(&pair.certificate);
+        let mut found = shelf::find(shelf::MOST, &self.further, &is_known);
         found.problems.extend(emptied(&self.further, &found, &shown.further));
         let (further, mut renewal) = look(&self.further, found, &shown.further, &mut tried);
         let mut default = Arc::clone(&shown.default);
@@ -186,8 +183,9 @@ impl CertificateStore {
 /// Folders that had something in them, and have nothing any more: something may not be mounted.
 fn emptied(entries: &[PathBuf], found: &Found, before: &Further) -> Vec<TlsConfigError> {
     let is_emptied = |entry: &&PathBuf| {
-        let is_in = |pair: &Pair| pair.certificate.starts_with(entry);
-        before.keys().any(is_in) && !found.pairs.iter().any(is_in) && entry.is_dir()
+        before.keys().any(|file| file.starts_with(entry))
+            && !found.pairs.iter().any(|pair| pair.certificate.starts_with(entry))
+            && entry.is_dir()
     };
     entries.iter().filter(is_emptied).map(|entry| TlsConfigError::Emptied { path: entry.clone() }).collect()
 }
@@ -195,38 +193,31 @@ fn emptied(entries: &[PathBuf], found: &Found, before: &Further) -> Vec<TlsConfi
 /// Folders in which nothing was found that could be shown, and nothing that is wrong either.
 fn without_any(entries: &[PathBuf], loaded: &Further, problems: &[TlsConfigError]) -> Vec<TlsConfigError> {
     let has_any = |entry: &Path| {
-        loaded.keys().any(|pair| pair.certificate.starts_with(entry))
+        loaded.keys().any(|file| file.starts_with(entry))
             || problems.iter().any(|problem| problem.path().is_some_and(|path| path.starts_with(entry)))
     };
     let bare = entries.iter().filter(|entry| entry.is_dir() && !has_any(entry));
     bare.map(|entry| TlsConfigError::Nothing { path: entry.clone() }).collect()
 }
 
-/// What was loaded of this file with a chain, whatever file the key was in.
-fn of_file<'m, V>(pairs: &'m BTreeMap<Pair, V>, certificate: &Path) -> Option<&'m V> {
-    let first = Pair::new(certificate, Path::new(""));
-    pairs.range(first..).next().filter(|(pair, _)| pair.certificate == certificate).map(|(_, value)| value)
-}
-
 /// What is still shown of what is not found any more. What is unknown is not gone; nor is a pair of which one file is
 /// there: both are exchanged one after the other.
 fn kept(found: &mut Found, before: &Further, renewal: &mut Renewal) -> Further {
     let mut kept = Further::new();
-    for (pair, certificate) in before.iter().filter(|(pair, _)| !found.pairs.contains(pair)) {
-        let same = found.pairs.range(Pair::new(&pair.certificate, Path::new(""))..).next();
-        if same.is_some_and(|same| same.certificate == pair.certificate) {
-            // With another key: see `look`.
+    for (file, certificate) in before {
+        if found.has(file) {
+            // With the same key or another: see `look`.
             continue;
         }
-        let is_there = |problem: &TlsConfigError| problem.path().is_some_and(|path| pair.certificate.starts_with(path));
+        let private_key = &certificate.pair.private_key;
+        let is_there = |problem: &TlsConfigError| problem.path().is_some_and(|path| file.starts_with(path));
         if found.problems.iter().any(is_there) {
-            kept.insert(pair.clone(), Arc::clone(certificate));
-        } else if pair.private_key != pair.certificate && pair.private_key.exists() {
-            let (path, source) = (pair.certificate.clone(), io::ErrorKind::NotFound.into());
-            found.surplus.push(TlsConfigError::Read { path, source });
-            kept.insert(pair.clone(), Arc::clone(certificate));
+            kept.insert(file.clone(), Arc::clone(certificate));
+        } else if private_key != file && private_key.exists() {
+            found.surplus.push(TlsConfigError::Read { path: file.clone(), source: io::ErrorKind::NotFound.into() });
+            kept.insert(file.clone(), Arc::clone(certificate));
         } else {
-            renewal.gone.push(pair.certificate.clone());
+            renewal.gone.push(file.clone());
         }
     }
     kept
@@ -244,9 +235,8 @@ fn look(entries: &[PathBuf], mut found: Found, before: &Further, tried: &mut Tri
     let mut stamps_now = HashMap::new();
     for pair in found.pairs {
         // What was shown with another key serves on until this one can be loaded.
-        let (stamps, known) = (pair.stamps(), before.get(&pair).or_else(|| of_file(before, &pair.certificate)));
-        let is_known = known.is_some_and(|known| known.stamps == stamps);
-        let mut certificate = known.cloned();
+        let (stamps, mut certificate) = (pair.stamps(), before.get(&pair.certificate).cloned());
+        let is_known = certificate.as_ref().is_some_and(|known| known.stamps == stamps);
         let is_part = !entries.contains(&pair.certificate) && shelf::is_part(&pair);
         if !is_known && tried.further.get(&pair) != Some(&stamps) {
             match named(&pair) {
@@ -258,8 +248,8 @@ fn look(entries: &[PathBuf], mut found: Found, before: &Further, tried: &mut Tri
                 Err(problem) => renewal.problems.push(problem),
             }
         }
-        stamps_now.insert(pair.clone(), stamps);
-        now.extend(certificate.map(|certificate| (pair, certificate)));
+        now.extend(certificate.map(|certificate| (pair.certificate.clone(), certificate)));
+        stamps_now.insert(pair, stamps);
     }
     tried.further = stamps_now;
     (now, renewal)
@@ -277,8 +267,8 @@ fn named(pair: &Pair) -> Result<Certificate, TlsConfigError> {
 impl ResolvesServerCert for CertificateStore {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let shown = self.current.load();
-        let name = hello.server_name().filter(|_| !shown.further.is_empty());
-        let of_name = name.and_then(|name| shown.by_name.find(name, hello.signature_schemes(), now()));
+        let schemes = hello.signature_schemes();
+        let of_name = hello.server_name().and_then(|name| shown.by_name.find(name, schemes, now()));
         Some(of_name.unwrap_or_else(|| Arc::clone(&shown.default.key)))
     }
 }
