@@ -19,12 +19,18 @@ const MAX_WAITING: usize = 64;
 #[derive(Debug)]
 enum Pending {
     Told(Told),
+    Long(Form, Ranges),
+}
+
+/// What is long.
+#[derive(Debug, Clone, Copy)]
+enum Form {
     /// `* n EXPUNGE` for each of these, the last first.
-    Expunged(Ranges),
+    Expunged,
     /// `* VANISHED` for these, in as many lines as it takes.
-    Vanished(Ranges),
+    Vanished,
     /// These numbers, each behind a space.
-    Numbers(Ranges),
+    Numbers,
 }
 
 /// See the module.
@@ -52,8 +58,8 @@ impl Outgoing {
     /// News, behind `text`, to which those that are short are appended.
     pub(super) fn push_news(&mut self, news: News, text: &mut BytesMut) {
         let pending = match news {
-            News::Expunge(gone) if gone.len() > PIECE => Pending::Expunged(gone),
-            News::Vanished { uids, .. } if uids.runs() > PIECE as usize => Pending::Vanished(uids),
+            News::Expunge(gone) if gone.len() > PIECE => Pending::Long(Form::Expunged, gone),
+            News::Vanished { uids, .. } if uids.runs() > PIECE as usize => Pending::Long(Form::Vanished, uids),
             news => return news.write(text),
         };
         self.push_text(text);
@@ -64,7 +70,7 @@ impl Outgoing {
     pub(super) fn push_search(&mut self, found: Ranges) {
         self.push_back(Told::Data(Bytes::from_static(b"* SEARCH")));
         if !found.is_empty() {
-            self.queue.push_back(Pending::Numbers(found));
+            self.queue.push_back(Pending::Long(Form::Numbers, found));
         }
         self.push_back(Told::Data(Bytes::from_static(b"\r\n")));
     }
@@ -105,36 +111,28 @@ impl Outgoing {
         Some(told)
     }
 
-    pub(super) fn next(&mut self) -> Option<Told> {
-        let (piece, over) = match self.queue.front_mut()? {
-            Pending::Told(_) => {
-                return match self.queue.pop_front()? {
-                    Pending::Told(told) => Some(told),
-                    _ => None,
-                };
-            }
-            Pending::Expunged(gone) => {
-                let mut text = BytesMut::new();
-                write_expunged(&gone.take_last(PIECE), &mut text);
-                (text, gone.is_empty())
-            }
-            Pending::Numbers(numbers) => {
-                let few = numbers.first_few(PIECE);
-                numbers.remove_all(&few);
-                let text: String = few.iter().map(|number| format!(" {number}")).collect();
-                (text.as_bytes().into(), numbers.is_empty())
-            }
-            Pending::Vanished(uids) => {
-                let few = Ranges::from_runs(uids.spans().take(PIECE as usize).map(|span| span.into_inner()).collect());
-                uids.remove_all(&few);
-                let mut text = BytesMut::new();
-                text.put_slice(format!("* VANISHED {few}\r\n").as_bytes());
-                (text, uids.is_empty())
+    fn next(&mut self) -> Option<Told> {
+        let (form, mut left) = match self.queue.pop_front()? {
+            Pending::Told(told) => return Some(told),
+            Pending::Long(form, left) => (form, left),
+        };
+        let few = match form {
+            Form::Expunged => left.take_last(PIECE),
+            Form::Numbers => left.first_few(PIECE),
+            Form::Vanished => {
+                Ranges::from_runs(left.spans().take(PIECE as usize).map(|span| span.into_inner()).collect())
             }
         };
-        if over {
-            self.queue.pop_front();
+        let mut text = BytesMut::new();
+        match form {
+            Form::Expunged => write_expunged(&few, &mut text),
+            Form::Numbers => few.iter().for_each(|number| text.put_slice(format!(" {number}").as_bytes())),
+            Form::Vanished => text.put_slice(format!("* VANISHED {few}\r\n").as_bytes()),
         }
-        Some(Told::Data(Bytes::from(piece)))
+        left.remove_all(&few);
+        if !left.is_empty() {
+            self.queue.push_front(Pending::Long(form, left));
+        }
+        Some(Told::Data(text.freeze()))
     }
 }
