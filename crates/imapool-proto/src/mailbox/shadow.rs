@@ -39,8 +39,9 @@ pub struct Shadow {
     places: BTreeMap<Bytes, u16>,
     /// Members are to be told the flags of these with their mod-sequence.
     owed: Ranges,
-    /// All was forgotten once: what is not known may have been told all the same.
-    forgot: bool,
+    /// All was forgotten once, or flags were told that are not noted here: what is not known may have been told all the
+    /// same, of any message.
+    pub(super) forgot: bool,
     /// Of the first so many messages, those whose mod-sequence is not known have none above this.
     settled: (u32, u64),
 }
@@ -50,14 +51,6 @@ impl Block {
     /// With its place among the others.
     const OCTETS: usize = size_of::<Self>() + 24;
     const MODSEQS: usize = size_of::<[u64; BLOCK as usize]>();
-
-    /// Nothing is known of these any more.
-    fn clear(&mut self, from: usize, to: usize) {
-        self.flags[from..=to].fill(0);
-        if let Some(modseqs) = &mut self.modseqs {
-            modseqs[from..=to].fill(0);
-        }
-    }
 }
 
 /// The block of a kept number, and where in it.
@@ -153,7 +146,13 @@ impl Shadow {
 
     /// The mod-sequence of message `number` is another now, and not known.
     pub fn outdate(&mut self, number: u32) {
-        let Some((block, at)) = self.kept(number).map(place).filter(|_| self.with_modseqs > 0) else { return };
+        if let Some(kept) = self.kept(number).filter(|_| self.with_modseqs > 0) {
+            self.forget_modseq(kept);
+        }
+    }
+
+    fn forget_modseq(&mut self, kept: u32) {
+        let (block, at) = place(kept);
         if let Some(modseqs) = self.blocks.get_mut(&block).and_then(|block| block.modseqs.as_mut()) {
             modseqs[at] = 0;
         }
@@ -173,12 +172,7 @@ impl Shadow {
 
     /// What is owed still cannot be had.
     pub fn forgive(&mut self) {
-        for kept in std::mem::take(&mut self.owed).iter() {
-            let (block, at) = place(kept);
-            if let Some(modseqs) = self.blocks.get_mut(&block).and_then(|block| block.modseqs.as_mut()) {
-                modseqs[at] = 0;
-            }
-        }
+        std::mem::take(&mut self.owed).iter().for_each(|kept| self.forget_modseq(kept));
     }
 
     fn set(&mut self, flags: &Bytes) -> u16 {
@@ -215,26 +209,18 @@ impl Shadow {
         }
     }
 
+    /// Nothing is known of these any more, by the numbers under which they are kept.
     fn clear(&mut self, first: u32, last: u32) {
         let ((head, from), (tail, to)) = (place(first), place(last));
-        if head == tail {
-            if let Some(block) = self.blocks.get_mut(&head) {
-                block.clear(from, to);
-            }
-            return;
-        }
-        let whole = (BLOCK - 1) as usize;
-        if let Some(block) = self.blocks.get_mut(&head) {
-            block.clear(from, whole);
-        }
-        if let Some(block) = self.blocks.get_mut(&tail) {
-            block.clear(0, to);
-        }
-        // Each is taken out once.
-        while let Some((block, _)) = self.blocks.range(head + 1..tail).next() {
-            let block = *block;
-            let taken = self.blocks.remove(&block);
+        // Of those in between, each is taken out once.
+        while let Some((&between, _)) = self.blocks.range(head..=tail).find(|(at, _)| **at != head && **at != tail) {
+            let taken = self.blocks.remove(&between);
             self.with_modseqs -= usize::from(taken.is_some_and(|block| block.modseqs.is_some()));
+        }
+        for (at, Block { flags, modseqs }) in self.blocks.range_mut(head..=tail) {
+            let (from, to) = (if *at == head { from } else { 0 }, if *at == tail { to + 1 } else { BLOCK as usize });
+            flags[from..to].fill(0);
+            modseqs.iter_mut().for_each(|modseqs| modseqs[from..to].fill(0));
         }
     }
 
@@ -253,16 +239,6 @@ impl Shadow {
             }
             kept - gone
         })
-    }
-
-    /// Flags were told that are not noted here.
-    pub fn overlook(&mut self) {
-        self.forgot = true;
-    }
-
-    /// All was forgotten once: members may have been told the flags of any message.
-    pub fn has_forgotten(&self) -> bool {
-        self.forgot
     }
 }
 

@@ -95,7 +95,7 @@ impl Machine {
             let wanted = reading.to.is_some() && reading.number == 0 && !(reading.less.is_some() && modseq_only);
             if let Some(held) = reading.held.take().filter(|_| wanted) {
                 if items.flags.is_some() {
-                    self.view.shadow.overlook();
+                    self.view.shadow.forgot = true;
                 }
                 self.put_fetch(reading, &held, items.uid, items.flags.is_some());
             }

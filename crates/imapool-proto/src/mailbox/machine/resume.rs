@@ -292,7 +292,7 @@ impl Machine {
         }
         let (set, next) = match self.recovery {
             // Members may know the flags of any message.
-            Recovery::Flags(_) if self.view.shadow.has_forgotten() && self.view.exists() > 0 => {
+            Recovery::Flags(_) if self.view.shadow.forgot && self.view.exists() > 0 => {
                 ("1:*".to_owned(), None)
             }
             Recovery::Flags(from) => some_runs(self.view.shadow.known(from)),
