@@ -35,12 +35,6 @@ impl Enabled {
         self >= Self::Condstore
     }
 
-    /// What a SELECT says, so that the connection comes into this state by that, if it can (RFC 7162 section 3.1.8).
-    #[must_use]
-    pub fn parameter(self) -> &'static str {
-        if self == Self::Condstore { " (CONDSTORE)" } else { "" }
-    }
-
     /// The capability that has to be there.
     #[must_use]
     pub fn capability(self) -> Option<&'static str> {
@@ -72,19 +66,8 @@ impl EnableSet {
     /// nothing.
     #[must_use]
     pub fn of(sticky: &Sticky) -> Option<Self> {
-        let mut set = Self::default();
-        if sticky.condstore {
-            set.enabled = Enabled::Condstore;
-        }
-        for word in &sticky.enabled {
-            match &word[..] {
-                QRESYNC => set.enabled = Enabled::Qresync,
-                UTF8 => set.utf8 = true,
-                REV2 => set.rev2 = true,
-                _ => return None,
-            }
-        }
-        Some(set)
+        let set = Self { enabled: Enabled::of(sticky), utf8: sticky.has(UTF8), rev2: sticky.has(REV2) };
+        sticky.enabled.iter().all(|word| [QRESYNC, UTF8, REV2].contains(&&word[..])).then_some(set)
     }
 
     /// What those who share a connection have in common.

@@ -386,7 +386,7 @@ impl Machine {
             return "";
         }
         self.on = Enabled::Condstore;
-        enabled.parameter()
+        " (CONDSTORE)"
     }
 
     /// A command of our own about the mailbox.
