@@ -294,7 +294,7 @@ impl Hub {
     fn checkout(&self) -> Option<Checkout> {
         let grant = self.whose()?.clone();
         let (auth, mailbox) = (Arc::clone(&self.auth), Some(self.key.clone()));
-        let (needed, shares) = (self.machine.needed(), !self.machine.is_apart());
+        let (needed, shares) = (self.machine.needed(), !self.machine.apart);
         // CONDSTORE comes by SELECT, where it is not on yet.
         let (sticky, or_sticky) = match needed {
             Enabled::Condstore => (self.kind.sticky(), Some(self.kind.with(needed).sticky())),

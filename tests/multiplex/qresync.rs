@@ -526,6 +526,23 @@ async fn flags_known_from_another_time() {
     .await;
 }
 
+/// What comes and vanishes at once while the messages are listed after a loss: which numbers these have is found out, as
+/// at any other time.
+#[tokio::test]
+async fn what_vanishes_while_messages_are_listed_is_found_out() {
+    two("U!
+         1> d NOOP
+         V= ENABLE CONDSTORE QRESYNC | * ENABLED CONDSTORE QRESYNC
+         V= SELECT \"INBOX\" | 4 messages, UIDVALIDITY 7, UIDNEXT 15, HIGHESTMODSEQ 101
+         V= UID SEARCH 1:4 | * SEARCH 11 12 13 14 | * 6 EXISTS | * VANISHED 15
+         V= UID SEARCH 1:5 | * SEARCH 11 12 13 14 16
+         V= FETCH 1:* (FLAGS) (CHANGEDSINCE 100)
+         V= NOOP
+         1< * 5 EXISTS | d OK NOOP done
+         2V d NOOP | * 5 EXISTS")
+    .await;
+}
+
 /// RFC 9051 section 7.4.1: where what a backend tells of a mailbox never fits the number of messages that it told
 /// first, SELECT counts anew.
 #[tokio::test]

@@ -101,7 +101,7 @@ impl Hub {
         let entrance = if given.is_some() {
             Registry::of(&self.account).add(&self.account, &self.key, self.kind)
         } else {
-            machine.set_apart();
+            machine.apart = true;
             Entrance::apart(&self.account, &self.key)
         };
         let mut other = Self::new(&self.auth, &self.account, self.key.clone(), self.kind, machine, entrance);

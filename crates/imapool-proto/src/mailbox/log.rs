@@ -2,7 +2,7 @@
 //!
 //! The server speaks to one connection; the sessions that share it hear of an EXPUNGE only where the RFC lets them
 //! (RFC 3501 section 7.4.1, RFC 9051 section 7.5.1), and of the rest when they run a command or idle. So news are
-//! appended to a log, and each session has a cursor. What lies before it, the session has been told, but for EXPUNGEs
+//! appended to a log, and each session has a place in it. What lies before it, the session has been told, but for EXPUNGEs
 //! that were withheld: while a session only runs FETCH, STORE and SEARCH by number, it hears of new messages and
 //! flags, and keeps its numbers.
 //!
@@ -27,9 +27,8 @@ const MAX_OCTETS: usize = 256 * 1024;
 /// Lines of news about the mailbox as a whole kept for a session that lags further.
 const MAX_TEXTS: usize = 8;
 
-/// One session's place in the log. Of no use with another log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Cursor(u64);
+/// Names a session, of those that share the mailbox, for as long as they do.
+pub type MemberId = u64;
 
 /// How much of its lag a session may be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,18 +129,7 @@ struct Knowledge {
     texts: Vec<Bytes>,
 }
 
-/// The sum of a session's lag. Numbers are the session's own; messages that it does not know are numbered behind
-/// those that it does.
-struct Lag<'a> {
-    /// All messages gone.
-    gone: Ranges,
-    vanished: Ranges,
-    /// The last FETCH of each.
-    fetched: BTreeMap<u32, &'a Bytes>,
-    texts: Vec<Bytes>,
-}
-
-/// See the module. A clone goes on from the same past, with the same cursors.
+/// See the module. A clone goes on from the same past, with the same sessions.
 #[derive(Debug, Clone)]
 pub struct Log {
     exists: u32,
@@ -152,8 +140,7 @@ pub struct Log {
     octets: usize,
     /// Behind the last event that changed numbers.
     moved: u64,
-    next_cursor: u64,
-    places: HashMap<Cursor, Box<Knowledge>>,
+    places: HashMap<MemberId, Box<Knowledge>>,
     max_events: usize,
 }
 
@@ -174,7 +161,6 @@ impl Log {
             events: VecDeque::new(),
             octets: 0,
             moved: 0,
-            next_cursor: 0,
             places: HashMap::default(),
             max_events: MAX_EVENTS,
         }
@@ -191,20 +177,27 @@ impl Log {
     }
 
     /// A session that is told the mailbox's size, as it is now, by the reply to its SELECT.
-    pub fn join(&mut self) -> Cursor {
-        let cursor = Cursor(self.next_cursor);
-        self.next_cursor += 1;
+    pub fn join(&mut self, id: MemberId) {
         let (position, told, recent) = (self.head(), self.exists, self.recent());
         let place = Knowledge { position, told, recent, ..Knowledge::default() };
-        self.places.insert(cursor, Box::new(place));
-        cursor
+        self.places.insert(id, Box::new(place));
     }
 
-    /// The session is no longer interested.
-    pub fn leave(&mut self, cursor: Cursor) {
-        if let Some(place) = self.places.remove(&cursor) {
+    /// The session is no longer interested, if it was.
+    pub fn leave(&mut self, id: MemberId) {
+        if let Some(place) = self.places.remove(&id) {
             self.forget(place.position);
         }
+    }
+
+    /// Whether the session has joined, and not left.
+    pub fn has(&self, id: MemberId) -> bool {
+        self.places.contains_key(&id)
+    }
+
+    /// No session has.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
     }
 
     /// `* n EXISTS`
@@ -235,7 +228,7 @@ impl Log {
         let Some(last) = numbers.last() else { return Err(LogError::NoSuchMessage(0, self.exists)) };
         self.check(last)?;
         self.exists -= numbers.len();
-        self.push(Event::Gone { numbers, uids });
+        self.push(Event::Gone { numbers, uids }, None);
         self.moved = self.head();
         Ok(())
     }
@@ -245,30 +238,16 @@ impl Log {
     ///
     /// # Errors
     /// [`LogError::NoSuchMessage`]
-    pub fn handle_fetch(&mut self, number: u32, items: Bytes, heard: Option<Cursor>) -> Result<(), LogError> {
+    pub fn handle_fetch(&mut self, number: u32, items: Bytes, heard: Option<MemberId>) -> Result<(), LogError> {
         self.check(number)?;
-        let head = self.head();
-        self.push(Event::Fetch(number, items));
-        self.pass_over(head, heard);
+        self.push(Event::Fetch(number, items), heard);
         Ok(())
     }
 
     /// A line that concerns the mailbox as a whole, with line end: `* FLAGS (…)`, `* OK [PERMANENTFLAGS …] …`. It comes
     /// before all other news, and of those that lag far, only the last few. `heard`: as in [`Log::handle_fetch`].
-    pub fn handle_text(&mut self, line: Bytes, heard: Option<Cursor>) {
-        let head = self.head();
-        self.push(Event::Text(line));
-        self.pass_over(head, heard);
-    }
-
-    /// The session knows what was just logged. One that lags hears it again, in its turn.
-    fn pass_over(&mut self, head: u64, heard: Option<Cursor>) {
-        if let Some(place) =
-            heard.and_then(|cursor| self.places.get_mut(&cursor)).filter(|place| place.position == head)
-        {
-            place.position += 1;
-            self.forget(head);
-        }
+    pub fn handle_text(&mut self, line: Bytes, heard: Option<MemberId>) {
+        self.push(Event::Text(line), heard);
     }
 
     fn check(&self, number: u32) -> Result<(), LogError> {
@@ -277,8 +256,8 @@ impl Log {
 
     /// How the session numbers messages now.
     #[must_use]
-    pub fn numbering(&self, cursor: Cursor) -> Numbering {
-        match self.places.get(&cursor) {
+    pub fn numbering(&self, id: MemberId) -> Numbering {
+        match self.places.get(&id) {
             Some(place) => Numbering::new(self.gone(place).into_owned(), place.told, self.exists),
             None => Numbering::new(Ranges::new(), self.exists, self.exists),
         }
@@ -287,32 +266,37 @@ impl Log {
     /// The session's number for the server's, as [`Numbering::back`]: O(log runs) for one that was told all but
     /// EXPUNGE.
     #[must_use]
-    pub fn back(&self, cursor: Cursor, number: u32) -> Option<u32> {
-        let place = self.places.get(&cursor)?;
+    pub fn back(&self, id: MemberId, number: u32) -> Option<u32> {
+        let place = self.places.get(&id)?;
         (1..=self.exists).contains(&number).then_some(())?;
         self.gone(place).nth_absent(number).filter(|own| *own <= place.told)
     }
 
     fn gone<'a>(&'a self, place: &'a Knowledge) -> Cow<'a, Ranges> {
-        if place.position >= self.moved { Cow::Borrowed(&place.withheld) } else { Cow::Owned(self.lag_of(place).gone) }
+        if place.position >= self.moved {
+            return Cow::Borrowed(&place.withheld);
+        }
+        let mut place = place.clone();
+        self.advance(&mut place, self.head());
+        Cow::Owned(place.withheld)
     }
 
     /// The UIDs of the messages that are gone and not told, as far as all else was told ([`Log::replay`]). `None`: not
     /// all are known.
     #[must_use]
-    pub fn vanished(&self, cursor: Cursor) -> Option<&Ranges> {
-        self.place_with_uids(cursor).map(|place| &place.vanished)
+    pub fn vanished(&self, id: MemberId) -> Option<&Ranges> {
+        self.place_with_uids(id).map(|place| &place.vanished)
     }
 
-    fn place_with_uids(&self, cursor: Cursor) -> Option<&Knowledge> {
-        self.places.get(&cursor).map(|place| &**place).filter(|place| place.vanished.len() == place.withheld.len())
+    fn place_with_uids(&self, id: MemberId) -> Option<&Knowledge> {
+        self.places.get(&id).map(|place| &**place).filter(|place| place.vanished.len() == place.withheld.len())
     }
 
     /// The session's own numbers of those of them that have these UIDs.
     #[must_use]
-    pub fn numbers_of_vanished(&self, cursor: Cursor, uids: &Ranges) -> Ranges {
+    pub fn numbers_of_vanished(&self, id: MemberId, uids: &Ranges) -> Ranges {
         let mut numbers = Ranges::new();
-        let Some(Knowledge { vanished, withheld, .. }) = self.place_with_uids(cursor) else { return numbers };
+        let Some(Knowledge { vanished, withheld, .. }) = self.place_with_uids(id) else { return numbers };
         for span in vanished.intersection(uids).spans() {
             let ends = withheld.nth(vanished.rank(*span.start()) + 1).zip(withheld.nth(vanished.upto(*span.end())));
             let Some((first, last)) = ends else { continue };
@@ -323,14 +307,11 @@ impl Log {
 
     /// Of those messages, by the session's own numbers, which are gone and not told: number and UID. None where not
     /// all their UIDs are known, nor before all else was told.
-    pub fn departed(&self, cursor: Cursor, numbers: &Ranges) -> impl Iterator<Item = (u32, u32)> {
-        let place = self.place_with_uids(cursor);
-        let gone = place.map_or_else(Ranges::new, |place| place.withheld.intersection(numbers));
-        let own: Vec<u32> = gone.iter().take(MAX_EVENTS).collect();
-        own.into_iter().filter_map(move |own| {
-            let place = place?;
-            Some((own, place.vanished.nth(place.withheld.rank(own) + 1)?))
-        })
+    #[must_use]
+    pub fn departed(&self, id: MemberId, numbers: &Ranges) -> BTreeMap<u32, u32> {
+        let Some(place) = self.place_with_uids(id) else { return BTreeMap::new() };
+        let uid = |own| Some((own, place.vanished.nth(place.withheld.rank(own) + 1)?));
+        place.withheld.intersection(numbers).iter().take(MAX_EVENTS).filter_map(uid).collect()
     }
 
     /// Events kept for sessions that were not told of them.
@@ -338,15 +319,9 @@ impl Log {
         self.events.len()
     }
 
-    /// Events that the session has not been told of, those withheld not counted.
-    #[must_use]
-    pub fn lag(&self, cursor: Cursor) -> u64 {
-        self.places.get(&cursor).map_or(0, |place| self.head() - place.position)
-    }
-
     /// Whether [`Log::replay`] of all, or [`Log::take_stale`], would tell the session anything.
-    pub fn has_news(&self, cursor: Cursor) -> bool {
-        self.places.get(&cursor).is_some_and(|place| {
+    pub fn has_news(&self, id: MemberId) -> bool {
+        self.places.get(&id).is_some_and(|place| {
             self.head() > place.position
                 || !place.withheld.is_empty()
                 || !place.stale.is_empty()
@@ -361,41 +336,40 @@ impl Log {
     }
 
     /// Whether [`Log::take_stale`] would give anything.
-    pub fn is_stale(&self, cursor: Cursor) -> bool {
-        self.places.get(&cursor).is_some_and(|place| !place.stale.is_empty())
+    pub fn is_stale(&self, id: MemberId) -> bool {
+        self.places.get(&id).is_some_and(|place| !place.stale.is_empty())
     }
 
-    /// EXPUNGEs before the cursor are owed to the session.
+    /// EXPUNGEs before its place are owed to the session.
     #[must_use]
-    pub fn withholds(&self, cursor: Cursor) -> bool {
-        self.places.get(&cursor).is_some_and(|place| !place.withheld.is_empty())
+    pub fn withholds(&self, id: MemberId) -> bool {
+        self.places.get(&id).is_some_and(|place| !place.withheld.is_empty())
     }
 
     /// What to tell the session now, in this order; it counts as told. Its numbers are those it uses when it hears
     /// each.
-    pub fn replay(&mut self, cursor: Cursor, replay: Replay) -> Vec<News> {
-        let Some(mut place) = self.places.remove(&cursor) else { return Vec::new() };
-        let Lag { mut gone, vanished, fetched, texts } = self.take_lag(&mut place);
-        let mut news: Vec<News> = texts.into_iter().map(News::Text).collect();
+    pub fn replay(&mut self, id: MemberId, replay: Replay) -> Vec<News> {
+        let Some(mut place) = self.places.remove(&id) else { return Vec::new() };
+        let before = place.position;
+        let fetched = self.advance(&mut place, self.head());
+        let mut news: Vec<News> = std::mem::take(&mut place.texts).into_iter().map(News::Text).collect();
         // Of those that it never knew, it is told nothing.
-        let unknown = gone.split_above(place.told);
+        let unknown = place.withheld.split_above(place.told);
         for number in fetched.keys() {
             place.stale.remove(*number);
         }
-        place.stale.remove_all(&gone);
+        place.stale.remove_all(&place.withheld);
         let left: Vec<(u32, &Bytes)> = fetched
             .into_iter()
-            .filter(|(number, _)| !gone.contains(*number) && !unknown.contains(*number))
+            .filter(|(number, _)| !place.withheld.contains(*number) && !unknown.contains(*number))
             .map(|(number, items)| {
                 // Each counts what is told to be gone before it as gone, and what the session never knew.
-                let told_gone = if replay == Replay::All { gone.rank(number) } else { 0 };
+                let told_gone = if replay == Replay::All { place.withheld.rank(number) } else { 0 };
                 (number - told_gone - unknown.rank(number), items)
             })
             .collect();
-        place.withheld = gone;
-        place.vanished = vanished;
         if replay == Replay::All {
-            tell_expunged(&mut place, &mut news);
+            place.tell_expunged(&mut news);
         }
         let size = self.size(&place);
         if size != place.told {
@@ -410,8 +384,7 @@ impl Log {
         news.extend(
             left.into_iter().filter(|(number, _)| *number <= size).map(|(n, items)| News::Fetch(n, items.clone())),
         );
-        let before = std::mem::replace(&mut place.position, self.head());
-        self.places.insert(cursor, place);
+        self.places.insert(id, place);
         self.forget(before);
         news
     }
@@ -419,9 +392,9 @@ impl Log {
     /// Messages whose flags changed while the session lagged too far for it to be known how: at most so many, each by
     /// the session's number and by the server's. Tell it their flags as they are now. Nothing is given before all
     /// else was told ([`Log::replay`]).
-    pub fn take_stale(&mut self, cursor: Cursor, at_most: u32) -> Vec<(u32, u32)> {
+    pub fn take_stale(&mut self, id: MemberId, at_most: u32) -> Vec<(u32, u32)> {
         let head = self.head();
-        let Some(place) = self.places.get_mut(&cursor).filter(|place| place.position == head) else {
+        let Some(place) = self.places.get_mut(&id).filter(|place| place.position == head) else {
             return Vec::new();
         };
         let few = place.stale.first_few(at_most);
@@ -436,44 +409,44 @@ impl Log {
         self.first + self.events.len() as u64
     }
 
-    fn push(&mut self, event: Event) {
+    /// `heard`: the session that knows it. One that lags hears it again, in its turn.
+    fn push(&mut self, event: Event, heard: Option<MemberId>) {
         if self.places.is_empty() {
             return;
         }
+        let head = self.head();
         self.octets += event.octets();
         self.events.push_back(event);
         if self.events.len() > self.max_events || self.octets > MAX_OCTETS {
             self.make_room();
         }
+        if let Some(place) = heard.and_then(|id| self.places.get_mut(&id)).filter(|place| place.position == head) {
+            place.position += 1;
+            self.forget(head);
+        }
     }
 
-    fn lag_of(&self, place: &Knowledge) -> Lag<'_> {
-        self.take_lag(&mut place.clone())
-    }
-
-    /// The same, with what `place` itself held of it.
-    fn take_lag(&self, place: &mut Knowledge) -> Lag<'_> {
-        let mut lag = Lag {
-            gone: std::mem::take(&mut place.withheld),
-            vanished: std::mem::take(&mut place.vanished),
-            fetched: BTreeMap::new(),
-            texts: std::mem::take(&mut place.texts),
-        };
-        // `position` is between `first` and `head`: events are forgotten only behind all cursors.
-        for event in self.events.range((place.position - self.first) as usize..) {
+    /// Moves a place on to before event `to`, and takes up what happened on the way. Messages that the session does not
+    /// know are numbered behind those that it does: so there may be some above `told` in `withheld` then. Gives the last
+    /// FETCH of each.
+    fn advance(&self, place: &mut Knowledge, to: u64) -> BTreeMap<u32, &Bytes> {
+        let mut fetched = BTreeMap::new();
+        // `position` is between `first` and `head`: events are forgotten only behind all places.
+        for event in self.events.range((place.position - self.first) as usize..(to - self.first) as usize) {
             match event {
-                Event::Gone { numbers, uids } => lag.lose(numbers, uids, place.told),
+                Event::Gone { numbers, uids } => place.lose(numbers, uids),
                 Event::Fetch(number, items) => {
                     // `None`: its number is larger than numbers go.
-                    lag.fetched.extend(lag.gone.nth_absent(*number).map(|own| (own, items)));
+                    fetched.extend(place.withheld.nth_absent(*number).map(|own| (own, items)));
                 }
-                Event::Text(line) => lag.texts.push(line.clone()),
+                Event::Text(line) => place.texts.push(line.clone()),
             }
         }
-        lag
+        place.position = to;
+        fetched
     }
 
-    /// Forgets what every cursor has passed, when one that stood at `position` has moved on.
+    /// Forgets what every session has passed, when one that stood at `position` has moved on.
     fn forget(&mut self, position: u64) {
         if position > self.first || self.events.is_empty() {
             return;
@@ -485,47 +458,52 @@ impl Log {
         self.first = slowest;
     }
 
-    /// Moves the slowest cursors on to the middle of the log, and keeps for each which messages are gone, and of
+    /// Moves the slowest places on to the middle of the log, and keeps for each which messages are gone, and of
     /// which the flags are no longer known: sets, whose size depends on the mailbox alone.
     fn make_room(&mut self) {
         let middle = self.first + (self.events.len() as u64).div_ceil(2);
-        let behind: Vec<Cursor> =
-            self.places.iter().filter(|(_, place)| place.position < middle).map(|(cursor, _)| *cursor).collect();
-        let later = self.events.split_off((middle - self.first) as usize);
-        for cursor in behind {
-            let Some(mut place) = self.places.remove(&cursor) else { continue };
-            let mut lag = self.take_lag(&mut place);
-            place.stale.extend(lag.fetched.keys().copied().take_while(|number| *number <= place.told));
-            drop(lag.gone.split_above(place.told));
-            place.stale.remove_all(&lag.gone);
-            place.withheld = lag.gone;
-            place.vanished = lag.vanished;
-            place.texts = lag.texts;
+        let mut places = std::mem::take(&mut self.places);
+        for place in places.values_mut().filter(|place| place.position < middle) {
+            let fetched = self.advance(place, middle);
+            place.stale.extend(fetched.into_keys().take_while(|number| *number <= place.told));
+            drop(place.withheld.split_above(place.told));
+            place.stale.remove_all(&place.withheld);
             place.texts.drain(..place.texts.len().saturating_sub(MAX_TEXTS));
-            place.position = middle;
-            self.places.insert(cursor, place);
         }
-        self.events = later;
-        self.octets = self.events.iter().map(Event::octets).sum();
-        self.first = middle;
+        self.places = places;
+        self.forget(self.first);
     }
 }
 
-impl Lag<'_> {
-    /// These messages are gone, by the server's numbers; the session knows `told`.
-    fn lose(&mut self, numbers: &Ranges, uids: &Ranges, told: u32) {
+impl Knowledge {
+    /// These messages are gone, by the server's numbers.
+    fn lose(&mut self, numbers: &Ranges, uids: &Ranges) {
         if !uids.is_empty() {
-            let known = told - self.gone.upto(told);
+            let known = self.told - self.withheld.upto(self.told);
             self.vanished.insert_all(&uids.first_few(numbers.upto(known)));
         }
         // The last first, which does not change the numbers of those before. Between two of the server's numbers that
         // follow each other there are only messages that are gone already. One whose number is larger than numbers
         // go, no session knows.
         for span in numbers.spans().rev() {
-            if let Some(first) = self.gone.nth_absent(*span.start()) {
-                self.gone.insert_range(first..=self.gone.nth_absent(*span.end()).unwrap_or(u32::MAX));
+            if let Some(first) = self.withheld.nth_absent(*span.start()) {
+                self.withheld.insert_range(first..=self.withheld.nth_absent(*span.end()).unwrap_or(u32::MAX));
             }
         }
+    }
+
+    /// Tells all that was withheld.
+    fn tell_expunged(&mut self, news: &mut Vec<News>) {
+        let (gone, vanished) = (std::mem::take(&mut self.withheld), std::mem::take(&mut self.vanished));
+        if gone.is_empty() {
+            return;
+        }
+        self.stale = Numbering::new(gone.clone(), self.told, self.told).forward_set(&self.stale);
+        self.told -= gone.len();
+        news.push(match vanished.len() == gone.len() {
+            true => News::Vanished { uids: vanished, numbers: gone },
+            false => News::Expunge(gone),
+        });
     }
 }
 
@@ -535,22 +513,6 @@ impl Event {
             Self::Gone { numbers, uids } => numbers.octets() + uids.octets(),
             Self::Fetch(_, text) | Self::Text(text) => text.len(),
         }
-    }
-}
-
-/// Tells all that was withheld.
-fn tell_expunged(place: &mut Knowledge, news: &mut Vec<News>) {
-    let gone = std::mem::take(&mut place.withheld);
-    let vanished = std::mem::take(&mut place.vanished);
-    if gone.is_empty() {
-        return;
-    }
-    place.stale = Numbering::new(gone.clone(), place.told, place.told).forward_set(&place.stale);
-    place.told -= gone.len();
-    if vanished.len() == gone.len() {
-        news.push(News::Vanished { uids: vanished, numbers: gone });
-    } else {
-        news.push(News::Expunge(gone));
     }
 }
 

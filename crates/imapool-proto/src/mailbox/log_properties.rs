@@ -15,7 +15,7 @@ struct Message {
 /// A session as a client sees it: all its messages, in its own order.
 #[derive(Debug)]
 struct Client {
-    cursor: Cursor,
+    id: MemberId,
     view: Vec<Message>,
     recent: u32,
     /// The last message it ever knew.
@@ -49,6 +49,11 @@ enum Op {
     Join,
     Leave(usize),
     Replay(usize, Replay),
+}
+
+/// Events that the session has not been told of, those withheld not counted.
+fn lag(log: &Log, id: MemberId) -> u64 {
+    log.places.get(&id).map_or(0, |place| log.head() - place.position)
 }
 
 fn items(message: Message) -> Bytes {
@@ -101,13 +106,14 @@ impl World {
             }
             Op::Store(who, at) if !self.clients.is_empty() && !self.server.is_empty() => self.store(who, at),
             Op::Join => {
-                let cursor = self.log.join();
+                let id = self.clients.iter().map(|client| client.id + 1).max().unwrap_or(0);
+                self.log.join(id);
                 let (view, recent, seen) = (self.server.clone(), self.log.recent(), self.next_id - 1);
-                self.clients.push(Client { cursor, view, recent, seen, text: self.text.clone() });
+                self.clients.push(Client { id, view, recent, seen, text: self.text.clone() });
             }
             Op::Leave(who) if !self.clients.is_empty() => {
                 let client = self.clients.swap_remove(who % self.clients.len());
-                self.log.leave(client.cursor);
+                self.log.leave(client.id);
             }
             Op::Replay(who, replay) if !self.clients.is_empty() => {
                 let who = who % self.clients.len();
@@ -125,15 +131,15 @@ impl World {
         let at = at % self.server.len();
         let client = &mut self.clients[who];
         self.server[at].flags += 1;
-        let own = self.log.numbering(client.cursor).back(at as u32 + 1).expect("it has been told");
+        let own = self.log.numbering(client.id).back(at as u32 + 1).expect("it has been told");
         client.view[own as usize - 1].flags += 1;
-        self.log.handle_fetch(at as u32 + 1, items(self.server[at]), Some(client.cursor)).unwrap();
-        assert_eq!(self.log.lag(client.cursor), 0, "it has heard it");
+        self.log.handle_fetch(at as u32 + 1, items(self.server[at]), Some(client.id)).unwrap();
+        assert_eq!(lag(&self.log, client.id), 0, "it has heard it");
     }
 
     fn replay(&mut self, who: usize, replay: Replay) {
         let client = &mut self.clients[who];
-        for news in self.log.replay(client.cursor, replay) {
+        for news in self.log.replay(client.id, replay) {
             match news {
                 News::Expunge(gone) => {
                     assert!(replay == Replay::All && !self.uids);
@@ -166,8 +172,8 @@ impl World {
                 }
             }
         }
-        while self.log.is_stale(client.cursor) {
-            for (own, n) in self.log.take_stale(client.cursor, 2) {
+        while self.log.is_stale(client.id) {
+            for (own, n) in self.log.take_stale(client.id, 2) {
                 let told = self.server[n as usize - 1];
                 assert_eq!(client.view[own as usize - 1].id, told.id);
                 client.view[own as usize - 1].flags = told.flags;
@@ -179,14 +185,14 @@ impl World {
     fn check_told(&self, who: usize, replay: Replay) {
         let client = &self.clients[who];
         assert_eq!((client.recent, &client.text), (self.log.recent(), &self.text));
-        assert_eq!(self.log.lag(client.cursor), 0);
+        assert_eq!(lag(&self.log, client.id), 0);
         if replay == Replay::All {
             assert_eq!(client.view, self.server);
-            assert!(self.log.numbering(client.cursor).is_identity() && !self.log.withholds(client.cursor));
+            assert!(self.log.numbering(client.id).is_identity() && !self.log.withholds(client.id));
         }
         let left: Vec<_> = client.view.iter().filter(|message| self.has(message.id)).copied().collect();
         assert_eq!(left, self.server, "all that is left, with its flags");
-        assert_eq!(left.len() < client.view.len(), self.log.withholds(client.cursor));
+        assert_eq!(left.len() < client.view.len(), self.log.withholds(client.id));
     }
 
     fn has(&self, id: u32) -> bool {
@@ -196,11 +202,11 @@ impl World {
     /// Of each session at any moment.
     fn check(&self) {
         assert!(self.log.events.len() <= self.log.max_events);
-        let lagging = self.clients.iter().map(|client| self.log.lag(client.cursor)).max().unwrap_or(0);
+        let lagging = self.clients.iter().map(|client| lag(&self.log, client.id)).max().unwrap_or(0);
         assert_eq!(self.log.events.len() as u64, lagging, "no more than the slowest needs");
         assert_eq!(self.log.octets, self.log.events.iter().map(Event::octets).sum::<usize>());
         for client in &self.clients {
-            let numbering = self.log.numbering(client.cursor);
+            let numbering = self.log.numbering(client.id);
             assert_eq!(
                 (numbering.known() as usize, numbering.exists() as usize),
                 (client.view.len(), self.server.len())
@@ -212,7 +218,7 @@ impl World {
             for (m, message) in (1..).zip(&self.server) {
                 let own = client.view.iter().position(|other| other.id == message.id).map(|at| at as u32 + 1);
                 assert_eq!(numbering.back(m), own);
-                assert_eq!(self.log.back(client.cursor, m), own);
+                assert_eq!(self.log.back(client.id, m), own);
             }
         }
     }
@@ -258,7 +264,7 @@ proptest! {
 #[test]
 fn what_is_told_and_when() {
     let mut log = Log::new(4, 0);
-    let cursor = log.join();
+    log.join(1);
     log.handle_gone(Ranges::from_iter([2]), Ranges::new()).unwrap();
     log.handle_exists(4).unwrap();
     log.handle_fetch(2, "(FLAGS (\\Seen))".into(), None).unwrap();
@@ -268,11 +274,11 @@ fn what_is_told_and_when() {
         news.iter().for_each(|news| news.write(&mut out));
         String::from_utf8(out.to_vec()).unwrap()
     };
-    assert_eq!(told(log.replay(cursor, Replay::KeepNumbers)), "* 5 EXISTS\r\n* 3 FETCH (FLAGS ())\r\n");
+    assert_eq!(told(log.replay(1, Replay::KeepNumbers)), "* 5 EXISTS\r\n* 3 FETCH (FLAGS ())\r\n");
     log.handle_gone(Ranges::from_iter([4]), Ranges::new()).unwrap();
     log.handle_recent(1);
-    assert_eq!(told(log.replay(cursor, Replay::All)), "* 5 EXPUNGE\r\n* 2 EXPUNGE\r\n* 1 RECENT\r\n");
-    assert_eq!(told(log.replay(cursor, Replay::All)), "");
+    assert_eq!(told(log.replay(1, Replay::All)), "* 5 EXPUNGE\r\n* 2 EXPUNGE\r\n* 1 RECENT\r\n");
+    assert_eq!(told(log.replay(1, Replay::All)), "");
 }
 
 #[test]
@@ -290,7 +296,9 @@ fn what_cannot_be_is_refused() {
 #[test]
 fn a_session_at_rest_costs_no_more_than_the_bound() {
     let mut log = Log::new(10_000, 0);
-    let (asleep, awake) = (log.join(), log.join());
+    let (asleep, awake) = (1, 2);
+    log.join(asleep);
+    log.join(awake);
     for round in 0..3u32 {
         for n in 1..=5000 {
             log.handle_fetch(n, format!("(FLAGS ({round}) {})", "x".repeat(100)).into(), Some(awake)).unwrap();
@@ -310,7 +318,9 @@ fn a_session_at_rest_costs_no_more_than_the_bound() {
 fn all_the_numbers_there_are() {
     let all = || Ranges::from_runs(vec![(1, u32::MAX)]);
     let mut log = Log::new(3, u32::MAX);
-    let (asleep, awake) = (log.join(), log.join());
+    let (asleep, awake) = (1, 2);
+    log.join(asleep);
+    log.join(awake);
     for _ in 0..3 {
         log.handle_exists(u32::MAX).unwrap();
         log.handle_fetch(u32::MAX, "(FLAGS ())".into(), None).unwrap();

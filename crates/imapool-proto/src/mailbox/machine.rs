@@ -38,24 +38,22 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use self::ahead::Ahead;
+use self::fresh::Fresh;
 use self::jobs::{Finishing, Job};
-use self::levels::Levels;
+use self::joining::Joining;
 use self::outgoing::Outgoing;
 use self::replies::Incoming;
 use self::resume::Recovery;
 use self::view::View;
 use super::enabled::Enabled;
-use super::log::{Cursor, LogError};
+use super::log::LogError;
+pub use super::log::MemberId;
 use super::plan::Plan;
-use super::shadow::Shadow;
 use crate::imap::command::Command;
 use crate::imap::ranges::Ranges;
 use crate::imap::request::Request;
 use crate::session::machine::Remnant;
 use crate::upstream::manners::Manners;
-
-/// Names a member for as long as its hub lives.
-pub type MemberId = u64;
 
 /// Quiet before IDLE begins upstream, so that a burst of commands does not end and begin it each time.
 const BEFORE_IDLE: Duration = Duration::from_millis(50);
@@ -204,14 +202,13 @@ pub enum Told {
     Yours(Box<Request>),
 }
 
-#[derive(Debug)]
+/// Its place in the log says what it has been told of the mailbox; it has none before its SELECT is answered.
+#[derive(Debug, Default)]
 struct Member {
     /// What it has switched on, and is told.
     enabled: Enabled,
     /// By the command that runs.
     switching: bool,
-    /// What it has been told of the mailbox; `None`: its SELECT was not answered yet.
-    cursor: Option<Cursor>,
     /// In IDLE: hears of everything at once.
     idling: bool,
     /// Its command, while that waits.
@@ -219,7 +216,7 @@ struct Member {
     /// What becomes of that, if it was asked already.
     plan: Option<Plan>,
     /// Since when it waits, and whether for other commands only.
-    since: Instant,
+    since: Option<Instant>,
     connected: bool,
     attempts: u8,
     /// It is told what it missed, piece by piece, before its command gets its turn.
@@ -304,16 +301,15 @@ pub struct Machine {
     view: View,
     /// In boxes: most hubs have one, and a node of the tree has room for eleven.
     members: BTreeMap<MemberId, Box<Member>>,
-    /// How many of them have switched on what.
-    levels: Levels,
     /// What may be on, on the connection.
     on: Enabled,
-    /// The one member needs a connection that carries no more than it has switched on.
-    apart: bool,
+    /// The one member needs a connection of its own, with nothing on but what it has switched on.
+    pub apart: bool,
     /// Those with a command that waits.
     queue: VecDeque<MemberId>,
     link: Link,
     job: Option<Job>,
+    joining: Joining,
     incoming: Incoming,
     actions: VecDeque<Action>,
     stats: Vec<Stat>,
@@ -330,6 +326,9 @@ pub struct Machine {
     /// Of the connection that is there.
     hold: Hold,
     recovery: Recovery,
+    /// The mailbox as it is to be found, before the members' views follow it again: on a new connection, or because
+    /// messages are gone of which only the UIDs are known, and not the numbers.
+    fresh: Option<Box<Fresh>>,
     ahead: Ahead,
     /// Waits for that.
     finishing: Option<Finishing>,
@@ -351,12 +350,12 @@ impl Machine {
             in_line: false,
             view: View::default(),
             members: BTreeMap::new(),
-            levels: Levels::default(),
             on: Enabled::Nothing,
             apart: false,
             queue: VecDeque::new(),
             link: Link::Down { retry_at: now },
             job: None,
+            joining: Joining::default(),
             incoming: Incoming::default(),
             actions: VecDeque::new(),
             stats: Vec::new(),
@@ -368,6 +367,7 @@ impl Machine {
             taken_at: now,
             hold: Hold::since(now),
             recovery: Recovery::UpToDate,
+            fresh: None,
             ahead: Ahead::default(),
             finishing: None,
             in_vain: InVain::default(),
@@ -388,7 +388,7 @@ impl Machine {
 
     /// Whether its SELECT is not answered yet: it knows nothing of the mailbox.
     pub fn is_joining(&self, id: MemberId) -> bool {
-        self.members.get(&id).is_some_and(|member| member.cursor.is_none())
+        self.has_member(id) && !self.view.log.has(id)
     }
 
     /// Whether it is still one.
@@ -415,7 +415,7 @@ impl Machine {
         self.on = on;
         self.link = Link::Up { open: false };
         self.incoming = Incoming { astray: self.incoming.astray, ..Incoming::default() };
-        self.recovery = Recovery::UpToDate;
+        (self.recovery, self.fresh) = (Recovery::UpToDate, None);
         self.ahead = Ahead::default();
         self.hold = Hold::since(self.now);
         self.quiet_since = self.now;
@@ -426,29 +426,23 @@ impl Machine {
         self.link = Link::Down { retry_at: self.now + after };
         self.finish();
         while let Some(id) = self.queue.pop_front() {
-            if let Some(member) = self.members.get_mut(&id) {
-                member.waiting = None;
-                member.out.push_back(Told::Unconnected);
-            }
+            self.members.get_mut(&id).into_iter().for_each(|member| member.give_up());
         }
     }
 
     /// The backend does not switch on what some who are about to join have switched on: they are told so. False: nobody
     /// is, but all may go on with less.
     pub fn handle_unfit(&mut self) -> bool {
-        let most = self.needed();
-        let (members, levels) = (&mut self.members, &mut self.levels);
-        let mut told = false;
+        let (most, waiting) = (self.needed(), self.queue.len());
+        let (members, log) = (&mut self.members, &self.view.log);
         self.queue.retain(|id| {
-            let asks = |member: &&mut Box<Member>| member.enabled == most && member.cursor.is_none();
+            let asks = |member: &&mut Box<Member>| member.enabled == most && !log.has(*id);
             let Some(member) = members.get_mut(id).filter(asks) else { return true };
-            member.waiting = None;
-            member.out.push_back(Told::Unconnected);
-            levels.remove(std::mem::take(&mut member.enabled));
-            levels.add(Enabled::Nothing);
-            told = true;
+            member.give_up();
+            member.enabled = Enabled::Nothing;
             false
         });
+        let told = self.queue.len() < waiting;
         if told {
             self.handle_refused();
         }
@@ -477,17 +471,14 @@ impl Machine {
         let (now, members) = (self.now, &mut self.members);
         let mut goes_on = |id: &MemberId| {
             let Some(member) = members.get_mut(id) else { return false };
-            let goes_on = now.saturating_duration_since(member.since) < most;
+            let goes_on = member.since.is_none_or(|since| now.saturating_duration_since(since) < most);
             if !goes_on {
-                member.waiting = None;
-                member.out.push_back(Told::Unconnected);
+                member.give_up();
             }
             goes_on
         };
         self.queue.retain(&mut goes_on);
-        if let Some(joining) = self.job.as_mut().and_then(Job::joining) {
-            joining.ids.retain(&mut goes_on);
-        }
+        self.joining.ids.retain(&mut goes_on);
         let finishing = self.finishing_since().filter(|_| !self.is_asking());
         if finishing.is_some_and(|since| now.saturating_duration_since(since) >= most) {
             self.finish();
@@ -496,14 +487,13 @@ impl Machine {
 
     /// Since when somebody whose command is over waits for what it has brought about to be known.
     pub(super) fn finishing_since(&self) -> Option<Instant> {
-        self.finishing.as_ref().and_then(|finishing| self.members.get(&finishing.running.id)).map(|member| member.since)
+        self.members.get(&self.finishing.as_ref()?.running.id)?.since
     }
 
     /// Since when one waits whose command does not run: the first in the queue, who joins, or whose command is over.
     pub fn waiting_since(&self) -> Option<Instant> {
-        let joining = self.job.as_ref().and_then(Job::joins).and_then(|joining| joining.ids.first());
-        let waiting = self.queue.front().into_iter().chain(joining);
-        let waiting = waiting.filter_map(|id| self.members.get(id)).map(|member| member.since);
+        let waiting = self.queue.front().into_iter().chain(self.joining.ids.first());
+        let waiting = waiting.filter_map(|id| self.members.get(id)?.since);
         waiting.chain(self.finishing_since().filter(|_| !self.is_asking())).min()
     }
 
@@ -623,17 +613,11 @@ impl Machine {
         other.view.delayed |= std::mem::take(&mut other.view.delays);
         for id in ids {
             if let Some(member) = self.members.remove(id) {
-                if let Some(cursor) = member.cursor {
-                    self.view.log.leave(cursor);
-                }
-                self.levels.remove(member.enabled);
-                other.levels.add(member.enabled);
+                self.view.log.leave(*id);
                 other.members.insert(*id, member);
             }
         }
-        for cursor in self.members.values().filter_map(|member| member.cursor) {
-            other.view.log.leave(cursor);
-        }
+        self.members.keys().for_each(|id| other.view.log.leave(*id));
         let (theirs, ours) = self.queue.drain(..).partition(|id| other.members.contains_key(id));
         (other.queue, self.queue) = (theirs, ours);
         Some(other)

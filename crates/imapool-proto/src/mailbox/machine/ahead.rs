@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 
 use super::jobs::Job;
+use super::resume::Recovery;
 use super::{Action, Machine, MemberId};
 use crate::imap::command::Name;
 use crate::imap::request::Request;
@@ -16,25 +17,22 @@ use crate::imap::request::Request;
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
     /// Sent, and not asked yet.
-    sent: VecDeque<Box<Request>>,
+    pub(super) sent: VecDeque<Box<Request>>,
     /// For whom. Who comes later is told how the mailbox is then.
     ids: Vec<MemberId>,
     /// The job that runs was sent ahead.
-    runs: bool,
+    pub(super) runs: bool,
 }
 
 impl Machine {
     /// Whether the next to be served is somebody who joins, so that STATUS is asked next.
     fn is_about_to_admit(&self) -> bool {
-        let next = self.queue.front().and_then(|id| self.members.get(id));
-        let is_asked_for = || self.queue.front().is_some_and(|id| self.is_asked_for(*id));
-        next.is_some_and(|member| member.cursor.is_none() && member.waiting.is_some())
-            && is_asked_for()
+        self.queue.front().is_some_and(|id| self.is_joining(*id) && self.is_asked_for(*id))
             && self.is_open()
             && self.has_joined()
             && self.hold.give_up.is_none()
             && self.finishing.is_none()
-            && self.recovery.is_up_to_date()
+            && self.recovery == Recovery::UpToDate
             && !self.wants_census()
             && !self.lacks(true)
             && self.manners.known().status.allows(self.now)
@@ -86,44 +84,9 @@ impl Machine {
     }
 
     /// Waits for the next answer and forgets it; `then` does this.
-    fn skip(&mut self, then: Option<Box<(Job, Box<Request>)>>) {
+    pub(super) fn skip(&mut self, then: Option<Box<(Job, Box<Request>)>>) {
         if let Some(run) = self.ahead.sent.front().cloned() {
             self.begin(Job::Skip { then }, run);
-        }
-    }
-
-    /// Whether this may be run now: because it was sent ahead, or because nothing was. If not, it is done later.
-    pub(super) fn is_next(&mut self, job: Job, run: &Request) -> Option<Job> {
-        self.ahead.runs = false;
-        match self.ahead.sent.front() {
-            Some(sent) if sent.command != run.command => {
-                self.skip(Some(Box::new((job, Box::new(run.clone())))));
-                None
-            }
-            sent => {
-                self.ahead.runs = sent.is_some();
-                self.ahead.sent.pop_front();
-                Some(job)
-            }
-        }
-    }
-
-    /// The job that ran is answered.
-    pub(super) fn note_answered(&mut self) {
-        if std::mem::take(&mut self.ahead.runs) {
-            self.manners.learn(|known| known.ahead.works());
-        }
-    }
-
-    /// There may be servers that forget what comes before they have answered.
-    pub(super) fn was_sent_ahead(&self) -> bool {
-        self.ahead.runs
-    }
-
-    /// The job that ran is not answered in time.
-    pub(super) fn note_unanswered(&mut self) {
-        if std::mem::take(&mut self.ahead.runs) {
-            self.manners.learn(|known| known.ahead.refused(self.now));
         }
     }
 

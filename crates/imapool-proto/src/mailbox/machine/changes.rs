@@ -17,30 +17,18 @@ impl Machine {
         if self.is_of_fresh(|| After::Exists(count)) {
             return;
         }
-        let open = self.is_open();
-        match &mut self.job {
-            Some(Job::Open { selection, .. }) => {
-                selection.exists = count;
-                let _ = write!(self.incoming.passed, "* {count} EXISTS\r\n");
-            }
-            Some(Job::Reselect { selection, .. }) => (selection.exists, selection.is_counted) = (count, true),
-            _ if open => self.counts(count),
-            _ => {}
+        if let Some(selection) = self.job.as_mut().and_then(Job::selection) {
+            (selection.exists, selection.is_counted) = (count, true);
+            let _ = write!(self.incoming.passed, "* {count} EXISTS\r\n");
+        } else if self.is_open() {
+            self.counts(count);
         }
     }
 
-    /// The mailbox as it is to be found, while that is being found out.
-    pub(super) fn fresh(&mut self) -> Option<&mut Fresh> {
-        match (&mut self.job, &mut self.recovery) {
-            (Some(Job::Census { fresh: Some(fresh), .. }), _) => Some(fresh),
-            (_, Recovery::Strays(fresh)) => Some(fresh),
-            _ => None,
-        }
-    }
-
-    /// What is said of the mailbox while that is being found out. Where it cannot be, nothing that follows counts.
+    /// What is said of the mailbox while it is being found out how that is. Where it cannot be so, nothing that follows
+    /// counts.
     fn is_of_fresh(&mut self, event: impl FnOnce() -> After) -> bool {
-        let heard = self.fresh().map(|fresh| fresh.hears(event()));
+        let heard = self.fresh.as_mut().map(|fresh| fresh.hears(event()));
         if let Some(Err(why)) = heard {
             self.broken(why);
         }
@@ -61,18 +49,12 @@ impl Machine {
     }
 
     pub(super) fn recent(&mut self, count: u32) {
-        let open = self.is_open();
-        match &mut self.job {
-            Some(Job::Open { selection, .. }) => {
-                selection.recent = Some(count);
-                let _ = write!(self.incoming.passed, "* {count} RECENT\r\n");
-            }
-            Some(Job::Reselect { selection, .. }) => selection.recent = Some(count),
-            _ if open => {
-                self.view.log.handle_recent(count);
-                self.owner_hears();
-            }
-            _ => {}
+        if let Some(selection) = self.job.as_mut().and_then(Job::selection) {
+            selection.recent = Some(count);
+            let _ = write!(self.incoming.passed, "* {count} RECENT\r\n");
+        } else if self.is_open() {
+            self.view.log.handle_recent(count);
+            self.owner_hears();
         }
     }
 
@@ -80,21 +62,14 @@ impl Machine {
         if self.is_of_fresh(|| After::Expunge(number)) {
             return;
         }
-        let open = self.is_open();
-        match &mut self.job {
-            Some(Job::Open { selection, .. }) => {
-                let there = selection.expunged(number);
-                if there {
-                    let _ = write!(self.incoming.passed, "* {number} EXPUNGE\r\n");
-                }
+        if let Some(selection) = self.job.as_mut().and_then(Job::selection) {
+            if selection.expunged(number) {
+                let _ = write!(self.incoming.passed, "* {number} EXPUNGE\r\n");
             }
-            Some(Job::Reselect { selection, .. }) => drop(selection.expunged(number)),
-            _ if open => {
-                self.announced(number);
-                self.loses(&Ranges::from_iter([number]));
-                self.owner_hears();
-            }
-            _ => {}
+        } else if self.is_open() {
+            self.announced(number);
+            self.loses(&Ranges::from_iter([number]));
+            self.owner_hears();
         }
     }
 
@@ -121,12 +96,7 @@ impl Machine {
 
     /// The messages with these UIDs are gone, all at once; others than those that are known do not matter.
     pub(super) fn loses_uids(&mut self, uids: &Ranges) {
-        let mut numbers = Ranges::new();
-        for span in self.view.uids.intersection(uids).spans() {
-            // They are members.
-            numbers.insert_range(self.view.uids.rank(*span.start()) + 1..=self.view.uids.upto(*span.end()));
-        }
-        self.loses(&numbers);
+        self.loses(&self.view.numbers_of(uids));
     }
 
     /// VANISHED (RFC 7162 section 3.2.10.2).
@@ -164,7 +134,7 @@ impl Machine {
         if let Err(why) = fresh.hears(After::Vanished(uids.clone())) {
             return self.broken(why);
         }
-        self.recovery = Recovery::Strays(Box::new(fresh));
+        (self.recovery, self.fresh) = (Recovery::UpToDate, Some(fresh));
         self.link = Link::Up { open: false };
         self.in_vain.counts = 0;
     }
@@ -173,13 +143,12 @@ impl Machine {
     fn owner_hears(&mut self) {
         let Some(Job::Member(running)) = &mut self.job else { return };
         let (id, replay) = (running.id, running.replay);
-        let Some(cursor) = self.cursor(id) else { return };
-        let news = self.view.log.replay(cursor, replay);
+        let news = self.view.log.replay(id, replay);
         // What is long goes behind what was passed on before it.
         let mut text = std::mem::take(&mut self.incoming.passed);
         self.hear(id, news, &mut text);
         self.incoming.passed = text;
-        let withholds = self.view.log.withholds(cursor);
+        let withholds = self.view.log.withholds(id);
         if let Some(Job::Member(running)) = &mut self.job {
             running.mapped = replay == Replay::KeepNumbers && withholds;
             running.answered |= self.members.get(&id).is_some_and(|member| !member.out.is_empty());
@@ -189,11 +158,11 @@ impl Machine {
     /// A list of UIDs is complete: it counts if it fits the number of messages at this very place.
     pub(super) fn counted(&mut self, found: Option<Found>) {
         let Some(uids) = found.and_then(Found::finish) else { return };
-        match &mut self.job {
-            Some(Job::Unseen { first, .. }) => *first = first.iter().copied().chain(uids.first()).min(),
-            Some(Job::Census { fresh: Some(fresh), .. }) => fresh.counted(uids),
+        match (&self.job, &mut self.fresh) {
+            (Some(Job::Unseen), _) => self.joining.unseen = self.joining.unseen.into_iter().chain(uids.first()).min(),
+            (Some(Job::Census { fresh: true, .. }), Some(fresh)) => fresh.counted(uids),
             // Where there are strays, it will be asked for anew.
-            Some(Job::Census { fresh: None, .. }) if !self.recovery.looks_for_strays() => {
+            (Some(Job::Census { .. }), None) => {
                 let new = uids.above(self.view.uids.last().unwrap_or(0));
                 if self.view.uids.len().checked_add(new.len()) == Some(self.view.exists()) {
                     self.view.uids.insert_all(&new);

@@ -1,6 +1,7 @@
 //! A member's command: what has to be known before it, what becomes of its message numbers, and where it runs.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use super::jobs::{Job, Running};
 use super::{Action, BEFORE_CENSUS, Link, Machine, MemberId, Stat, Told};
@@ -17,27 +18,25 @@ use crate::mailbox::plan::{Plan, Shape, keeps_numbers, may_name_messages, plan};
 impl Machine {
     /// A member's turn has come.
     pub(super) fn serve(&mut self, id: MemberId) {
-        if !self.is_caught_up(id) {
-            return;
-        }
-        let Some(member) = self.members.get_mut(&id) else { return };
-        let Some(run) = member.waiting.take() else { return };
-        let plan = member.plan.take().unwrap_or_else(|| plan(&run, self.settings.condstore));
-        if member.cursor.is_some() {
-            let waited = self.now.saturating_duration_since(member.since);
-            self.stats.push(Stat::Waited { waited, connected: member.connected });
-        } else {
-            member.waiting = Some(run);
+        if self.is_joining(id) {
             if self.has_joined() {
                 return self.admit(id);
             }
             // The others have left meanwhile.
             self.queue.push_front(id);
             self.link = Link::Up { open: false };
-            return self.open();
+            return;
         }
+        if !self.is_caught_up(id) {
+            return;
+        }
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(run) = member.waiting.take() else { return };
+        let plan = member.plan.take().unwrap_or_else(|| plan(&run, self.settings.condstore));
+        let waited = member.since.map_or(Duration::ZERO, |since| self.now.saturating_duration_since(since));
+        self.stats.push(Stat::Waited { waited, connected: member.connected });
         if self.on == Enabled::Qresync && self.enabled(id) < Enabled::Qresync && run.modseqs().vanished {
-            return self.done(id, b" BAD QRESYNC is not enabled.\r\n");
+            return self.done(id, " BAD QRESYNC is not enabled.\r\n", true);
         }
         match plan {
             Plan::Close if self.members.len() == 1 => self.begin(Job::Close { member: id, alone: true }, run),
@@ -53,7 +52,6 @@ impl Machine {
 
     /// Runs a member's command, with its message numbers made the backend's.
     fn run(&mut self, id: MemberId, run: Box<Request>, shape: Shape) {
-        let Some(cursor) = self.cursor(id) else { return };
         let modseqs = run.modseqs();
         if modseqs.asked {
             self.switches_on(id);
@@ -63,7 +61,7 @@ impl Machine {
         if shape.keeps_numbers {
             self.replay(id, replay);
         }
-        let numbering = self.view.log.numbering(cursor);
+        let numbering = self.view.log.numbering(id);
         let outcome = if shape.by_number && !numbering.is_identity() {
             rewrite(&run.command, &numbering)
         } else {
@@ -83,11 +81,11 @@ impl Machine {
             Outcome::Rewritten { command, missing } if !missing || serves_rest => command,
             Outcome::AllGone if serves_rest => {
                 self.tell_answer(id, answer);
-                return self.done(id, ALL_GONE);
+                return self.done(id, " OK Completed.\r\n", true);
             }
             // All or nothing (RFC 9051 section 6.4.7).
-            Outcome::Rewritten { .. } | Outcome::AllGone | Outcome::Unmappable => return self.done(id, GONE),
-            Outcome::Malformed => return self.done(id, b" BAD Malformed message numbers.\r\n"),
+            Outcome::Rewritten { .. } | Outcome::AllGone | Outcome::Unmappable => return self.done(id, GONE, true),
+            Outcome::Malformed => return self.done(id, " BAD Malformed message numbers.\r\n", true),
         };
         // Told of what is gone by now, the client's numbers are the backend's; a second attempt goes on from there.
         let again = if shape.keeps_numbers { run } else { run.in_words(command.clone()) };
@@ -96,7 +94,7 @@ impl Machine {
         let command = silent.and_then(|_| loud(&command)).or_else(|| answer.asks(&command)).unwrap_or(command);
         let command = self.without_recent(id, command);
         let silent = silent.filter(|store| !store.conditional).map(|_| self.named(&command, shape.uid));
-        let mapped = shape.keeps_numbers && self.view.log.withholds(cursor);
+        let mapped = shape.keeps_numbers && self.view.log.withholds(id);
         if modseqs.mentioned {
             self.on = self.on.max(Enabled::Condstore);
         }
@@ -109,17 +107,12 @@ impl Machine {
     /// knows more of a message than that it is there. As long as nothing is news since SELECT, UIDNEXT will do, if
     /// all is soon over.
     pub(super) fn needs_census(&self, id: MemberId) -> bool {
-        if !self.wants_census() {
-            return false;
-        }
+        let run = self.members.get(&id).and_then(|member| member.waiting.as_ref());
+        let Some(run) = run.filter(|run| self.wants_census() && !self.tells_uids(run)) else { return false };
         let changed = self.view.selection.as_ref().is_some_and(|selection| selection.changed);
         let soon_over = !changed && self.now < self.hold.since + BEFORE_CENSUS;
-        let run = self.members.get(&id).and_then(|member| member.waiting.as_ref());
-        if self.needed() == Enabled::Qresync {
-            // VANISHED speaks of UIDs. For those who hear EXPUNGE, numbers are found when something has vanished.
-            return run.is_some_and(|run| !self.tells_uids(run));
-        }
-        !soon_over && run.is_some_and(|run| !self.tells_uids(run) && (self.view.touched || self.touches(&run.command)))
+        // VANISHED speaks of UIDs. For those who hear EXPUNGE, numbers are found when something has vanished.
+        self.needed() == Enabled::Qresync || !soon_over && (self.view.touched || self.touches(&run.command))
     }
 
     /// Whether the reply tells all UIDs that are not known here, one by one.
@@ -146,53 +139,44 @@ impl Machine {
     /// The messages, by the backend's numbers or UIDs, that a command names; the last UID is `u32::MAX` while it is not
     /// known.
     fn named(&self, command: &Command, uid: bool) -> Ranges {
-        let last = self.view.uids.last().filter(|_| self.view.uids.len() == self.view.exists());
+        let last = self.view.uids.last().filter(|_| self.view.knows_all());
         named(command, if uid { last.unwrap_or(u32::MAX) } else { self.view.exists() })
     }
 
     /// A member needs a connection of its own.
     fn pin(&mut self, id: MemberId, run: Box<Request>) {
-        let Some(cursor) = self.cursor(id) else { return };
         self.apart = self.members.len() == 1 && self.on > self.enabled(id);
         if self.apart && self.is_resumable() {
             // What is on for others would be told it.
-            if let Some(member) = self.members.get_mut(&id) {
-                member.waiting = Some(run);
-                self.queue.push_front(id);
-            }
+            self.goes_first(id, run);
             return self.disconnect(self.now);
         }
         if self.members.len() == 1 && !self.apart {
             // Nobody is told of an EXPUNGE within the reply to these (RFC 9051 section 7.5.1): commands behind them may
             // name messages by the numbers of before.
             let quiet = keeps_numbers(&run.command);
-            let moved = (quiet || may_name_messages(&run.command)) && !self.view.log.numbering(cursor).is_identity();
+            let moved = (quiet || may_name_messages(&run.command)) && !self.view.log.numbering(id).is_identity();
             self.replay(id, if quiet { Replay::KeepNumbers } else { Replay::All });
             if self.has_to_leave(id) {
                 return;
             }
             if moved {
                 // Which of its numbers mean messages is not known.
-                return self.done(id, GONE);
+                return self.done(id, GONE, true);
             }
-            if let Some(member) = self.members.get_mut(&id) {
-                member.out.push_back(Told::Yours(run));
-            }
+            self.tell(id, Told::Yours(run));
             self.hold.give_up = None;
             self.link = Link::Down { retry_at: self.now };
             return self.actions.push_back(Action::HandOver(id));
         }
-        if let Some(member) = self.members.get_mut(&id) {
-            member.waiting = Some(run);
-            self.queue.push_front(id);
+        let splits = self.is_resumable() && self.members.len() > 1;
+        if !splits && !self.wants_census() {
+            return self.done(id, " NO [UNAVAILABLE] No connection can be had for this command.\r\n", true);
         }
-        if self.is_resumable() && self.members.len() > 1 {
-            self.actions.push_back(Action::Split(id));
-        } else if self.wants_census() {
-            self.ask_for_uids(None);
-        } else {
-            self.queue.pop_front();
-            self.done(id, b" NO [UNAVAILABLE] No connection can be had for this command.\r\n");
+        self.goes_first(id, run);
+        match splits {
+            true => self.actions.push_back(Action::Split(id)),
+            false => self.ask_for_uids(),
         }
     }
 }
@@ -202,5 +186,4 @@ pub(super) fn named(command: &Command, star: u32) -> Ranges {
     set.map_or_else(Ranges::new, |set| set.resolve(star))
 }
 
-pub(super) const GONE: &[u8] = b" NO [EXPUNGEISSUED] Some of the requested messages no longer exist.\r\n";
-const ALL_GONE: &[u8] = b" OK Completed.\r\n";
+const GONE: &str = " NO [EXPUNGEISSUED] Some of the requested messages no longer exist.\r\n";

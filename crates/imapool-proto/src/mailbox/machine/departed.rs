@@ -1,7 +1,6 @@
 //! Messages that are gone, of which a member has not been told yet. It may ask for them as if they were there (RFC
 //! 2180 section 4, RFC 9051 section 7.5.1): what is known of them, it is told.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use bytes::{Bytes, BytesMut};
@@ -14,25 +13,9 @@ use crate::imap::effects::only_uid_and_flags;
 use crate::imap::ranges::Ranges;
 use crate::imap::sequence;
 use crate::imap::untagged::Reply;
-use crate::mailbox::log::Cursor;
 
 /// Messages whose last flags are kept, and that are told of in reply to one command.
 const MAX: usize = 512;
-
-/// The last flags of messages that are gone, by UID.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Departed {
-    flags: BTreeMap<u32, Bytes>,
-}
-
-impl Departed {
-    pub(super) fn keep(&mut self, uid: u32, flags: Bytes) {
-        self.flags.insert(uid, flags);
-        if self.flags.len() > MAX {
-            self.flags.pop_first();
-        }
-    }
-}
 
 /// What a member is answered here.
 #[derive(Debug, Default)]
@@ -90,9 +73,8 @@ impl Answer {
 impl Machine {
     /// These messages, with these UIDs in the same order, are about to be forgotten.
     pub(super) fn depart(&mut self, numbers: &Ranges, uids: &Ranges) {
-        let lags = |cursor| self.view.log.has_news(cursor);
-        if !self.view.departed.flags.is_empty() && !self.members.values().filter_map(|member| member.cursor).any(lags) {
-            self.view.departed = Departed::default();
+        if !self.view.departed.is_empty() && !self.members().any(|id| self.view.log.has_news(id)) {
+            self.view.departed.clear();
         }
         if uids.len() != numbers.len() {
             return;
@@ -100,32 +82,33 @@ impl Machine {
         // Of more, none is kept longer than until the next.
         for (number, uid) in numbers.iter().zip(uids.iter()).take(MAX) {
             if let Some(flags) = self.view.shadow.flags(number).cloned() {
-                self.view.departed.keep(uid, flags);
+                self.view.departed.insert(uid, flags);
+            }
+            if self.view.departed.len() > MAX {
+                self.view.departed.pop_first();
             }
         }
     }
 
     /// What a command by number is answered of messages that are gone.
     pub(super) fn answer(&self, id: MemberId, command: &Command) -> Answer {
-        let cursor = self.cursor(id);
-        let Some(cursor) = cursor.filter(|cursor| self.view.log.withholds(*cursor)) else { return Answer::Nothing };
         let answer = match command.name {
-            Name::Fetch => self.fetches(cursor, command),
-            Name::Search => self.finds(cursor, command),
+            Name::Fetch if self.view.log.withholds(id) => self.fetches(id, command),
+            Name::Search if self.view.log.withholds(id) => self.finds(id, command),
             _ => None,
         };
         answer.unwrap_or_default()
     }
 
     /// Nothing is said of one of which not all is known that was asked.
-    fn fetches(&self, cursor: Cursor, command: &Command) -> Option<Answer> {
+    fn fetches(&self, id: MemberId, command: &Command) -> Option<Answer> {
         let (uid_asked, flags_asked) = only_uid_and_flags(command)?;
-        let named = super::commands::named(command, self.view.log.numbering(cursor).known());
+        let named = super::commands::named(command, self.view.log.numbering(id).known());
         let mut out = BytesMut::new();
-        for (own, uid) in self.view.log.departed(cursor, &named).take(MAX) {
+        for (own, uid) in self.view.log.departed(id, &named).into_iter().take(MAX) {
             let mut items = Vec::new();
             if flags_asked {
-                let Some(flags) = self.view.departed.flags.get(&uid) else { continue };
+                let Some(flags) = self.view.departed.get(&uid) else { continue };
                 items.push(format!("FLAGS ({})", String::from_utf8_lossy(flags)));
             }
             if uid_asked {
@@ -137,31 +120,30 @@ impl Machine {
     }
 
     /// Of what the member counts, all is found that can be known without looking at messages.
-    fn finds(&self, cursor: Cursor, command: &Command) -> Option<Answer> {
+    fn finds(&self, id: MemberId, command: &Command) -> Option<Answer> {
         let search = Search::parse(command)?;
-        let numbering = self.view.log.numbering(cursor);
+        let numbering = self.view.log.numbering(id);
         let (common, known) = (numbering.common(), numbering.known());
-        let vanished = self.view.log.vanished(cursor);
+        let vanished = self.view.log.vanished(id);
         let all_uids = vanished.filter(|_| self.view.uids.len() >= common);
         let whole = search.is_decided() && !search.is_by_uid() && !(search.asks_uids() && all_uids.is_none());
         let last_uid = all_uids.and_then(|gone| gone.last().max(self.view.uids.nth(common))).unwrap_or(0);
         let by_uid = |uids: &Ranges| {
             vanished?;
-            let mut numbers = self.view.log.numbers_of_vanished(cursor, uids);
-            for span in self.view.uids.intersection(uids).spans() {
-                let there = self.view.uids.rank(*span.start()) + 1..=self.view.uids.upto(*span.end());
+            let mut numbers = self.view.log.numbers_of_vanished(id, uids);
+            for there in self.view.numbers_of(uids).spans() {
                 numbering.back_range(there).for_each(|own| numbers.insert_range(own));
             }
             Some(numbers)
         };
-        let gone: BTreeMap<u32, u32> = self.view.log.departed(cursor, numbering.gone()).collect();
-        let recent = self.members.values().find(|member| member.cursor == Some(cursor)).map(|member| &member.recent);
+        let gone = self.view.log.departed(id, numbering.gone());
+        let recent = self.members.get(&id).map(|member| &member.recent);
         let has_flag = |number: u32, flag: &[u8]| {
             let uid = *gone.get(&number)?;
             if flag == b"\\RECENT" {
                 return recent.map(|recent| recent.contains(uid));
             }
-            let flags = self.view.departed.flags.get(&uid)?;
+            let flags = self.view.departed.get(&uid)?;
             Some(flags.split(|b| *b == b' ').any(|it| it.eq_ignore_ascii_case(flag)))
         };
         let among = if whole { Ranges::from_runs(vec![(1, known)]) } else { numbering.gone().clone() };
@@ -196,11 +178,11 @@ impl Machine {
         let Some(Job::Member(running)) = &mut self.job else { return };
         let id = running.id;
         let mut answer = std::mem::replace(&mut running.answer, Answer::Told);
-        if let (Answer::Search(found), Some(cursor)) = (&mut answer, self.cursor(id))
+        if let Answer::Search(found) = &mut answer
             && !found.whole
         {
             let Some(theirs) = theirs else { return self.broken(Nonsense::TooMuch) };
-            let numbering = self.view.log.numbering(cursor);
+            let numbering = self.view.log.numbering(id);
             match found.search.is_by_uid() {
                 true => found.found.insert_all(&theirs),
                 false => theirs.spans().for_each(|span| {

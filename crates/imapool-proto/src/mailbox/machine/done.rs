@@ -3,13 +3,11 @@
 use bytes::Bytes;
 
 use super::jobs::{Finishing, Job, Running};
-use super::joining::Joining;
 use super::replies::{highest_modseq, tells_highest};
+use super::resume::Recovery;
 use super::selection::Selection;
-use super::{Action, Link, Machine, MemberId, Told};
-use crate::imap::command::Name;
+use super::{Link, Machine, MemberId, Told};
 use crate::imap::renumber::modified;
-use crate::imap::request::Request;
 use crate::imap::untagged::Replies;
 
 impl Machine {
@@ -27,7 +25,9 @@ impl Machine {
             self.alerts(&[b"*", &rest[..]].concat(), None);
         }
         let Some(job) = self.job.take() else { return };
-        self.note_answered();
+        if std::mem::take(&mut self.ahead.runs) {
+            self.manners.learn(|known| known.ahead.works());
+        }
         self.quiet_since = self.now;
         let ok = rest.get(..3).is_some_and(|status| status.eq_ignore_ascii_case(b" OK"));
         if matches!(job, Job::Open { .. } | Job::Member(_)) {
@@ -42,43 +42,43 @@ impl Machine {
             Job::Reselect { selection, parameter } => {
                 self.reselected(Selection { rest, ..selection }, parameter, ok && selected);
             }
-            Job::Census { by, fresh: Some(fresh) } => {
+            Job::Census { by, fresh: true } => {
                 self.note_search(by, ok);
-                self.recounted(fresh, ok);
+                self.recounted(ok);
             }
-            Job::Census { .. } if self.recovery.looks_for_strays() => {}
+            Job::Census { .. } if self.fresh.is_some() => {}
             Job::Census { by, .. } => {
                 self.note_search(by, ok);
                 self.note_census();
             }
-            Job::Status { joining, text } => self.told_status(joining, &rest, ok.then_some(&text)),
+            Job::Status { text } => self.told_status(&rest, ok.then_some(&text)),
             // Whether there is one is not to be learned: to select it will tell.
-            Job::Exists { joining, found } if found || !ok => {
+            Job::Exists { found } if found || !ok => {
                 self.manners.learn(|known| known.status.refused(self.now));
-                self.admit_without_status(joining);
+                self.admit_without_status();
             }
-            Job::Exists { joining, .. } => self.actions.push_back(Action::Elsewhere(joining.ids)),
-            Job::Unseen { joining, first: unseen } => {
+            Job::Exists { .. } => self.join_elsewhere(),
+            Job::Unseen => {
                 if !ok {
                     self.manners.learn(|known| known.search.refused(self.now));
                 }
-                self.begin(Job::Refresh(Joining { unseen, ..joining }), Request::own(Name::Noop, "NOOP"));
+                self.ask_for_news();
             }
-            Job::Refresh(joining) => self.refreshed(joining),
+            Job::Refresh => self.refreshed(),
             // Whatever came of EXPUNGE: CLOSE of a mailbox that may not be changed only leaves it (RFC 9051 section
             // 6.4.1).
-            Job::Close { member, alone: false } => self.leave_with(member, b" OK Close completed.\r\n"),
+            Job::Close { member, alone: false } => self.done(member, " OK Close completed.\r\n", false),
             Job::Close { member, alone: true } => {
                 let rest = self.without_modseq(member, rest);
                 match selected {
                     true => self.tell(member, Told::Done(Bytes::new(), rest, true)),
-                    false => self.done_with(member, rest, false),
+                    false => self.done(member, rest, false),
                 }
             }
             Job::Member(running) if told => self.tell(running.id, Told::Done(Bytes::new(), Bytes::new(), true)),
             Job::Member(running) if self.is_selecting(running.id) => self.caught_up(running.id, rest, ok),
-            Job::Member(running) if self.recovery.looks_for_strays() => {
-                self.members.get_mut(&running.id).into_iter().for_each(|member| member.since = self.now);
+            Job::Member(running) if self.fresh.is_some() => {
+                self.members.get_mut(&running.id).into_iter().for_each(|member| member.since = Some(self.now));
                 self.finishing = Some(Finishing { running, rest, ok });
             }
             Job::Member(running) => self.answered(*running, rest, ok),
@@ -87,7 +87,7 @@ impl Machine {
             Job::Recheck => {
                 if !self.recovery.lacks_flags() {
                     // What is refused is not asked for again and again.
-                    self.recovery.has_modseqs();
+                    self.recovery = Recovery::UpToDate;
                     self.view.shadow.forgive();
                     if ok {
                         self.view.settle();
@@ -95,7 +95,7 @@ impl Machine {
                 }
             }
             Job::KeepAlive => self.polled(ok),
-            Job::Idle(idle) => self.idle_done(&idle),
+            Job::Idle(idle) => self.idle_over(&idle, false),
         }
         self.view.delayed |= delays && !tells_all;
         if !selected && self.is_open() {
@@ -110,7 +110,7 @@ impl Machine {
         if ok {
             self.tell_answer(running.id, running.answer);
         }
-        self.done_with(running.id, rest, true);
+        self.done(running.id, rest, true);
     }
 
     /// What has vanished is known now, or will be later: whose command was over before hears that.
@@ -118,14 +118,13 @@ impl Machine {
         let Some(Finishing { mut running, rest, ok }) = self.finishing.take() else { return };
         self.replay(running.id, running.replay);
         if self.has_to_leave(running.id) {
-            let rest = self.without_modseq(running.id, rest);
-            let member = self.members.get_mut(&running.id);
-            return member
-                .into_iter()
-                .for_each(|it| it.out.push_before_last(Told::Done(Bytes::new(), rest.clone(), true)));
+            let told = Told::Done(Bytes::new(), self.without_modseq(running.id, rest), true);
+            if let Some(member) = self.members.get_mut(&running.id) {
+                member.out.push_before_last(told);
+            }
+            return;
         }
-        let cursor = self.cursor(running.id);
-        running.mapped |= cursor.is_some_and(|cursor| self.view.log.withholds(cursor));
+        running.mapped |= self.view.log.withholds(running.id);
         self.answered(*running, rest, ok);
     }
 
@@ -141,18 +140,20 @@ impl Machine {
     fn caught_up(&mut self, id: MemberId, rest: Bytes, ok: bool) {
         let selected = self.members.get_mut(&id).and_then(|member| member.selecting.take());
         match selected.filter(|_| ok) {
-            Some(selected) => self.done_with(id, selected, true),
-            None => self.done_with(id, rest, false),
+            Some(selected) => self.done(id, selected, true),
+            None => self.done(id, rest, false),
         }
     }
 
     /// `[MODIFIED 7,9]` in the tagged reply to a STORE (RFC 7162 section 3.1.3).
     fn in_own_numbers(&self, running: &Running, rest: Bytes) -> Bytes {
-        let cursor = self.cursor(running.id);
-        match cursor.filter(|_| running.mapped || !self.is_open()) {
-            Some(_) if tells_highest(&rest) => Bytes::from_static(b" OK Completed.\r\n"),
-            Some(cursor) if running.shape.store.is_some() && !running.shape.uid => {
-                Bytes::copy_from_slice(&modified(&rest, &self.view.log.numbering(cursor)))
+        if !running.mapped && self.is_open() {
+            return rest;
+        }
+        match running.shape.store {
+            _ if tells_highest(&rest) => Bytes::from_static(b" OK Completed.\r\n"),
+            Some(_) if !running.shape.uid => {
+                Bytes::copy_from_slice(&modified(&rest, &self.view.log.numbering(running.id)))
             }
             _ => rest,
         }

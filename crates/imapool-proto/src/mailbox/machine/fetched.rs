@@ -16,6 +16,10 @@ const HELD: usize = 512;
 impl Machine {
     /// Holds a FETCH back as long as it may be one of only flags.
     pub(super) fn fetch_octets(&mut self, reading: &mut Reading, octets: &Octets<'_>, literal: bool) {
+        match &mut reading.items {
+            Some(items) if literal => items.literal(),
+            items => items.iter_mut().for_each(|items| items.text(octets)),
+        }
         if let Some(mut held) = reading.held.take() {
             let other = reading.items.as_ref().is_some_and(|scanner| scanner.items().other) && octets.ends_with(b"\n");
             let fits = !literal && held.len() + octets.len() <= HELD;
@@ -70,24 +74,23 @@ impl Machine {
     /// Messages have vanished, and which numbers these had is not known yet: the number by which the member knows the
     /// message of a FETCH. False: it does not know it, or nobody can say.
     fn find_number(&mut self, reading: &mut Reading, uid: Option<u32>) -> bool {
-        let (Reply::Fetch(number), Recovery::Strays(strays)) = (reading.reply, &self.recovery) else { return false };
-        let cursor = reading.to.and_then(|id| self.cursor(id));
+        let (Reply::Fetch(number), Some(fresh)) = (reading.reply, &self.fresh) else { return false };
         let Some(uid) = uid else {
             (reading.to, reading.begun) = (None, false);
             self.broken(Nonsense::Vanished);
             return false;
         };
-        match cursor.and_then(|cursor| self.view.log.back(cursor, strays.number_before(number, uid))) {
-            Some(own) => reading.number = own,
-            None => reading.to = None,
-        }
-        reading.to.is_some()
+        let own = reading.to.and_then(|id| self.view.log.back(id, fresh.number_before(number, uid)));
+        reading.to = reading.to.filter(|_| own.is_some());
+        reading.number = own.unwrap_or(0);
+        own.is_some()
     }
 
     pub(super) fn end_fetch(&mut self, number: u32, reading: &mut Reading) {
         let Some(mut items) = reading.items.take().map(|mut items| items.finish()) else { return };
         let modseq_only = items.flags.is_none() && items.uid.is_none() && !items.other;
-        if let (Some(Job::Census { fresh: Some(fresh), .. }), Some(uid)) = (&mut self.job, items.uid) {
+        if let (Some(Job::Census { fresh: true, .. }), Some(fresh), Some(uid)) = (&self.job, &mut self.fresh, items.uid)
+        {
             fresh.told(number, uid);
         }
         // What is said of a mailbox that the members' views do not follow yet is asked for again when they do.
@@ -123,11 +126,10 @@ impl Machine {
             // Whoever is told mod-sequences is told it always (RFC 7162 section 3.2.4).
             items.uid = items.uid.or(self.view.uids.nth(number));
         }
-        if let Some(Job::Refresh(joining)) = &mut self.job
-            && joining.asks_for_news()
-        {
+        if matches!(self.job, Some(Job::Refresh)) && self.joining.asks_for_news() {
             // Those who join will find it so.
-            joining.modseq = joining.modseq.max(items.modseq.filter(|_| joining.modseq.is_some()));
+            let known = self.joining.modseq;
+            self.joining.modseq = known.max(items.modseq.filter(|_| known.is_some()));
         }
         self.view.touched |= number > self.view.uids.len();
         let mut wanted = true;
@@ -144,13 +146,14 @@ impl Machine {
             if news && items.modseq.is_none() && self.wants_modseqs() {
                 // The others have to be told it as well (RFC 7162 section 3.1.4.2).
                 self.view.shadow.owe(number);
-                self.recovery.owes_modseqs();
+                if self.recovery == Recovery::UpToDate {
+                    self.recovery = Recovery::Modseqs;
+                }
             } else if let Some(text) = items.news().filter(|_| news) {
                 if items.modseq.is_none() {
                     self.view.shadow.outdate(number);
                 }
-                let heard = reading.to.and_then(|id| self.cursor(id));
-                if let Err(error) = self.view.log.handle_fetch(number, text, heard) {
+                if let Err(error) = self.view.log.handle_fetch(number, text, reading.to) {
                     return self.broken(error);
                 }
             }

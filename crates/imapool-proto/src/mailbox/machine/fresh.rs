@@ -38,8 +38,8 @@ pub(super) enum After {
 }
 
 impl Fresh {
-    pub(super) fn new(selection: Selection, exists: u32) -> Self {
-        Self { selection, exists, asked: exists, ..Self::default() }
+    pub(super) fn new(selection: Selection, exists: u32) -> Box<Self> {
+        Box::new(Self { selection, exists, asked: exists, ..Self::default() })
     }
 
     /// What the backend says of it.

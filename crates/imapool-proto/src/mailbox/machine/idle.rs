@@ -4,8 +4,6 @@ use std::time::{Duration, Instant};
 
 use super::jobs::Job;
 use super::{Action, IDLE_RENEWAL, Machine, Nonsense};
-use crate::imap::command::Name;
-use crate::imap::request::Request;
 
 /// Servers answer IDLE, and DONE, at once.
 const ANSWER: Duration = Duration::from_secs(15);
@@ -35,10 +33,6 @@ impl Machine {
         self.settings.idle && self.has_idlers() && self.manners.known().idle.allows(self.now)
     }
 
-    pub(super) fn begin_idle(&mut self) {
-        self.begin(Job::Idle(Idle::default()), Request::own(Name::Idle, "IDLE"));
-    }
-
     /// How long nothing may happen upstream before news are asked for.
     pub(super) fn before_poll(&self) -> Duration {
         let keepalive = self.settings.keepalive;
@@ -63,63 +57,40 @@ impl Machine {
     }
 
     /// Ends the IDLE that runs if there is something else to do; or the connection, if the backend says nothing to it.
-    pub(super) fn interrupt_idle(&mut self) {
-        let Some(Job::Idle(idle)) = &self.job else { return };
-        let over = self.now >= self.idle_deadline(idle);
+    /// `over`: its deadline has passed.
+    pub(super) fn interrupt_idle(&mut self, over: bool) {
+        let has_idlers = self.has_idlers();
+        let Some(Job::Idle(idle)) = &mut self.job else { return };
         if !idle.accepted || idle.ended.is_some() {
             if over {
                 self.broken(Nonsense::Unanswered);
             }
             return;
         }
-        let wanted = self.hold.give_up.is_some()
-            || self.recovery.looks_for_strays()
-            || !self.queue.is_empty()
-            || !self.has_idlers();
+        let wanted = self.hold.give_up.is_some() || self.fresh.is_some() || !self.queue.is_empty() || !has_idlers;
         if over || wanted {
+            idle.ended = Some(self.now);
             self.actions.push_back(Action::EndIdle);
-            if let Some(Job::Idle(idle)) = &mut self.job {
-                idle.ended = Some(self.now);
-            }
             self.ask_ahead_of_admission();
         }
     }
 
-    fn has_lasted(&self, idle: &Idle) -> bool {
-        idle.accepted && self.now.saturating_duration_since(self.job_since) >= PROOF
-    }
-
-    /// The backend has answered it: by itself, or since `DONE` was sent.
-    pub(super) fn idle_done(&mut self, idle: &Idle) {
-        let lasted = self.has_lasted(idle);
+    /// The backend has answered it, by itself or since `DONE` was sent; or the connection was lost meanwhile.
+    pub(super) fn idle_over(&mut self, idle: &Idle, lost: bool) {
+        let lasted = idle.accepted && self.now.saturating_duration_since(self.job_since) >= PROOF;
         if lasted {
             self.in_vain.losses = 0;
         }
+        let unanswered = (!idle.accepted || idle.ended.is_some()) && self.now >= self.idle_deadline(idle);
         self.manners.learn(|known| match idle.ended {
+            _ if lost && unanswered => known.idle.refused(self.now),
             _ if lasted => known.idle.works(),
+            _ if lost => known.idle.failed(self.now),
             Some(_) if idle.heard => known.idle.works(),
             // Nobody can say.
             Some(_) => {}
             None if idle.heard => known.idle.failed(self.now),
             None => known.idle.refused(self.now),
-        });
-    }
-
-    /// The connection was lost meanwhile.
-    pub(super) fn idle_lost(&mut self, idle: &Idle) {
-        let lasted = self.has_lasted(idle);
-        let unanswered = (!idle.accepted || idle.ended.is_some()) && self.now >= self.idle_deadline(idle);
-        if lasted {
-            self.in_vain.losses = 0;
-        }
-        self.manners.learn(|known| {
-            if unanswered {
-                known.idle.refused(self.now);
-            } else if lasted {
-                known.idle.works();
-            } else {
-                known.idle.failed(self.now);
-            }
         });
     }
 }

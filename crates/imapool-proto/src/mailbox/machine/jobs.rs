@@ -5,9 +5,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 
 use super::departed::Answer;
-use super::fresh::Fresh;
 use super::idle::Idle;
-use super::joining::Joining;
 use super::resume::Recovery;
 use super::selection::Selection;
 use super::{
@@ -30,16 +28,16 @@ pub(super) enum Job {
     Open { member: MemberId, run: Box<Request>, selection: Selection },
     /// The SELECT of a hub that has members already.
     Reselect { selection: Selection, parameter: &'static str },
-    /// Asks for the UIDs of the messages; `fresh`: to find out what happened while there was no connection.
-    Census { by: By, fresh: Option<Fresh> },
+    /// Asks for the UIDs of the messages; `fresh`: to find out how the mailbox is that is to be gone on with.
+    Census { by: By, fresh: bool },
     /// Asks what no news tell, for those who join.
-    Status { joining: Joining, text: BytesMut },
+    Status { text: BytesMut },
     /// Asks whether there is a mailbox of this name, of which STATUS says nothing.
-    Exists { joining: Joining, found: bool },
+    Exists { found: bool },
     /// Looks for the first message without \Seen.
-    Unseen { joining: Joining, first: Option<u32> },
+    Unseen,
     /// Asks for all news, so that those who join see the mailbox as it is.
-    Refresh(Joining),
+    Refresh,
     /// Asks for flags that may have changed while there was no connection.
     Recheck,
     /// NOOP, to be kept.
@@ -57,31 +55,15 @@ impl Job {
     pub(super) fn tells_all(&self) -> bool {
         match self {
             Self::Member(running) => !running.shape.keeps_numbers,
-            Self::Open { .. } | Self::Refresh(_) | Self::KeepAlive | Self::Idle(_) => true,
+            Self::Open { .. } | Self::Refresh | Self::KeepAlive | Self::Idle(_) => true,
             _ => false,
         }
     }
 
-    /// Those who join by it.
-    pub(super) fn joining(&mut self) -> Option<&mut Joining> {
+    /// What the SELECT that runs has said so far.
+    pub(super) fn selection(&mut self) -> Option<&mut Selection> {
         match self {
-            Self::Status { joining, .. }
-            | Self::Exists { joining, .. }
-            | Self::Unseen { joining, .. }
-            | Self::Refresh(joining) => Some(joining),
-            Self::Skip { then: Some(then) } => then.0.joining(),
-            _ => None,
-        }
-    }
-
-    /// See [`Job::joining`].
-    pub(super) fn joins(&self) -> Option<&Joining> {
-        match self {
-            Self::Status { joining, .. }
-            | Self::Exists { joining, .. }
-            | Self::Unseen { joining, .. }
-            | Self::Refresh(joining) => Some(joining),
-            Self::Skip { then: Some(then) } => then.0.joins(),
+            Self::Open { selection, .. } | Self::Reselect { selection, .. } => Some(selection),
             _ => None,
         }
     }
@@ -96,10 +78,7 @@ impl Job {
 
     /// The backend has nothing to look for.
     pub(super) fn is_soon_answered(&self) -> bool {
-        matches!(
-            self,
-            Self::Status { .. } | Self::Exists { .. } | Self::Refresh(_) | Self::Skip { .. } | Self::KeepAlive
-        )
+        matches!(self, Self::Status { .. } | Self::Exists { .. } | Self::Refresh | Self::Skip { .. } | Self::KeepAlive)
     }
 }
 
@@ -167,7 +146,7 @@ impl Machine {
                 self.actions.push_back(Action::Connect);
             }
             (Link::Up { .. }, Some(_)) => self.interrupt(),
-            (Link::Up { open }, None) => self.next(open),
+            (Link::Up { .. }, None) => self.next(),
             _ => {}
         }
     }
@@ -177,18 +156,15 @@ impl Machine {
     }
 
     fn interrupt(&mut self) {
-        match &mut self.job {
-            Some(Job::Idle(_)) => self.interrupt_idle(),
-            Some(Job::Member(_) | Job::Close { .. }) => self.say_who_keeps_others_waiting(),
-            None => {}
-            Some(_) => self.give_up_waiting(),
-        }
-    }
-
-    fn say_who_keeps_others_waiting(&mut self) {
-        if self.now >= self.overloads_at() {
-            self.overload_at = self.now + self.settings.patience;
-            self.actions.extend(self.kept_waiting_by().map(Action::Overloaded));
+        let over = self.poll_timeout().is_some_and(|at| self.now >= at);
+        match &self.job {
+            Some(Job::Idle(_)) => self.interrupt_idle(over),
+            Some(Job::Member(_) | Job::Close { .. }) if over => {
+                self.overload_at = self.now + self.settings.patience;
+                self.actions.extend(self.kept_waiting_by().map(Action::Overloaded));
+            }
+            Some(_) if over => self.give_up_waiting(),
+            _ => {}
         }
     }
 
@@ -213,22 +189,23 @@ impl Machine {
         let waiting = || self.waiting_since().into_iter().chain(self.finishing_since()).min();
         let asked = if job.is_question() { waiting() } else { None };
         let asked = asked.map(|since| since.max(self.heard_at) + self.settings.silence);
-        let ahead = self.was_sent_ahead().then(|| self.job_since + self.settings.silence);
+        // There may be servers that forget what comes before they have answered.
+        let ahead = self.ahead.runs.then(|| self.job_since + self.settings.silence);
         soon.into_iter().chain(asked).chain(ahead).min()
     }
 
     fn give_up_waiting(&mut self) {
-        if self.job.as_ref().and_then(|job| self.gives_up_at(job)).is_some_and(|at| self.now >= at) {
-            if matches!(self.job, Some(Job::Census { .. })) {
-                self.manners.learn(|known| known.census.failed(self.now));
-            }
-            self.note_unanswered();
-            self.broken(Nonsense::Unanswered);
+        if matches!(self.job, Some(Job::Census { .. })) {
+            self.manners.learn(|known| known.census.failed(self.now));
         }
+        if std::mem::take(&mut self.ahead.runs) {
+            self.manners.learn(|known| known.ahead.refused(self.now));
+        }
+        self.broken(Nonsense::Unanswered);
     }
 
-    pub(super) fn next(&mut self, open: bool) {
-        while self.job.is_none() && self.link == (Link::Up { open }) && self.actions.is_empty() {
+    fn next(&mut self) {
+        while let (Link::Up { open }, None, true) = (self.link, &self.job, self.actions.is_empty()) {
             if self.skip_what_is_void() {
                 return;
             }
@@ -267,12 +244,12 @@ impl Machine {
 
     /// The connection is to be given up, and may be now.
     fn is_given_up(&self, open: bool) -> bool {
-        let looks_for_strays = self.recovery.looks_for_strays();
+        let knows_all = self.fresh.is_none();
         match self.hold.give_up {
             None => false,
-            Some(GiveUp::Retired) => !looks_for_strays,
-            Some(GiveUp::Aged) => !looks_for_strays && (self.hold.served || self.queue.is_empty()),
-            Some(GiveUp::Wanted) if !self.wants_connection() => !looks_for_strays,
+            Some(GiveUp::Retired) => knows_all,
+            Some(GiveUp::Aged) => knows_all && (self.hold.served || self.queue.is_empty()),
+            Some(GiveUp::Wanted) if !self.wants_connection() => knows_all,
             // The members have been told what there is, and, if they ask for something, one was served at least,
             // however long it took to select the mailbox anew.
             Some(GiveUp::Wanted) => {
@@ -286,7 +263,7 @@ impl Machine {
     /// Gives the connection up, if it can be told afterwards what has changed meanwhile.
     fn give_up(&mut self, open: bool) {
         if open && self.wants_census() {
-            return self.ask_for_uids(None);
+            return self.ask_for_uids();
         }
         let mut retry_at = self.now;
         if self.hold.give_up == Some(GiveUp::Wanted) {
@@ -324,11 +301,11 @@ impl Machine {
         }
         if self.wants_census() {
             if self.now >= self.quiet_since + BEFORE_CENSUS {
-                self.ask_for_uids(None);
+                self.ask_for_uids();
             }
         } else if self.wants_idle() {
             if self.now >= self.quiet_since + BEFORE_IDLE {
-                self.begin_idle();
+                self.begin(Job::Idle(Idle::default()), Request::own(Name::Idle, "IDLE"));
             }
         } else if self.now >= self.quiet_since + self.before_poll() {
             self.begin(Job::KeepAlive, Request::own(Name::Noop, "NOOP"));
@@ -336,8 +313,13 @@ impl Machine {
     }
 
     pub(super) fn begin(&mut self, job: Job, run: Box<Request>) {
-        let Some(job) = self.is_next(job, &run) else { return };
-        self.hold.served |= matches!(job, Job::Open { .. } | Job::Refresh(_) | Job::Close { .. } | Job::Member(_));
+        // Only once what was sent ahead is answered, unless this was.
+        match self.ahead.sent.front() {
+            Some(sent) if sent.command != run.command => return self.skip(Some(Box::new((job, run)))),
+            sent => self.ahead.runs = sent.is_some(),
+        }
+        self.ahead.sent.pop_front();
+        self.hold.served |= matches!(job, Job::Open { .. } | Job::Refresh | Job::Close { .. } | Job::Member(_));
         match job {
             Job::Open { .. } | Job::Close { .. } | Job::Member(_) => self.in_vain.asked = 0,
             // Goes on with the messages that follow.
@@ -355,10 +337,8 @@ impl Machine {
 
     /// Selects the mailbox on a connection.
     pub(super) fn open(&mut self) {
-        if self.recovery.looks_for_strays()
-            && let Recovery::Strays(fresh) = std::mem::take(&mut self.recovery)
-        {
-            return self.ask_for_uids(Some(*fresh));
+        if self.fresh.is_some() {
+            return self.ask_for_uids();
         }
         if self.has_joined() {
             let name = if self.is_read_only() { Name::Examine } else { Name::Select };

@@ -3,12 +3,13 @@
 use bytes::{Bytes, BytesMut};
 
 use super::jobs::Job;
+use super::recent::Recent;
 use super::resume::{COUNTS, FEW, Recovery};
 use super::selection::Selection;
+use super::view::View;
 use super::{Action, Link, Machine, MemberId, Told};
 use crate::imap::command::{Name, unquote};
 use crate::imap::fetch_items::mod_sequence;
-use crate::imap::ranges::Ranges;
 use crate::imap::request::Request;
 use crate::imap::response::StatusReply;
 use crate::mailbox::enabled::Parameters;
@@ -42,38 +43,35 @@ impl Machine {
     pub(super) fn admit(&mut self, first: MemberId) {
         if self.wants_census() {
             self.queue.push_front(first);
-            return self.ask_for_uids(None);
+            return self.ask_for_uids();
         }
         let joins = |id: &MemberId| self.is_joining(*id) && self.is_asked_for(*id);
         let (mut ids, others): (Vec<_>, Vec<_>) = self.queue.iter().copied().partition(joins);
         self.queue = others.into();
         ids.insert(0, first);
-        let joining =
-            Joining { ids, unknown: self.view.exists().saturating_sub(self.view.uids.len()), ..Joining::default() };
+        self.joining = Joining { ids, unknown: self.view.unknown(), ..Joining::default() };
         if !self.manners.known().status.allows(self.now) {
-            return self.admit_without_status(joining);
+            return self.admit_without_status();
         }
         let run = self.ask_status();
-        self.begin(Job::Status { joining, text: BytesMut::new() }, run);
+        self.begin(Job::Status { text: BytesMut::new() }, run);
         self.ask_ahead_of_status();
     }
 
     pub(super) fn opened(&mut self, member: MemberId, run: &Request, selection: Selection, rest: Bytes, ok: bool) {
         if !ok {
-            return self.done_with(member, rest, false);
+            return self.done(member, rest, false);
         }
-        self.view.log = Log::new(selection.exists, selection.recent.unwrap_or(0));
-        self.view.uids = Ranges::new();
-        self.view.last_gone = 0;
-        self.view.touched = false;
-        self.view.shadow = super::Shadow::default();
-        self.view.recent.forget_numbers();
-        self.view.gone = Ranges::new();
+        let uid_next = selection.uid_next;
+        self.view = View {
+            log: Log::new(selection.exists, selection.recent.unwrap_or(0)),
+            selection: Some(Selection { rest: rest.clone(), ..selection }),
+            recent: Recent { claimed: std::mem::take(&mut self.view.recent.claimed), ..Recent::default() },
+            ..View::default()
+        };
         self.recovery = Recovery::UpToDate;
-        self.view.selection = Some(Selection { rest: rest.clone(), ..selection });
         self.link = Link::Up { open: true };
         self.view.settle();
-        let uid_next = self.view.selection.as_ref().and_then(|selection| selection.uid_next);
         self.welcome(member, run, uid_next, Bytes::new(), rest);
     }
 
@@ -83,17 +81,14 @@ impl Machine {
         let catch_up = self.catch_up(run, uid_next);
         let complete = self.view.selection.as_ref().and_then(|selection| selection.highest_modseq);
         let Some(member) = self.members.get_mut(&id) else { return };
-        member.cursor = Some(self.view.log.join());
+        self.view.log.join(id);
         member.complete = complete;
-        if catch_up.is_none() {
-            return member.out.push_back(Told::Done(reply, rest, true));
-        }
+        let Some(catch_up) = catch_up else { return member.out.push_back(Told::Done(reply, rest, true)) };
         if !reply.is_empty() {
             member.out.push_back(Told::Data(reply));
         }
         member.selecting = Some(rest);
-        member.waiting = catch_up;
-        self.queue.push_front(id);
+        self.goes_first(id, catch_up);
     }
 
     /// The command that tells just what a SELECT with the parameter QRESYNC does (RFC 7162 section 3.2.6).
@@ -113,9 +108,9 @@ impl Machine {
     }
 
     /// What STATUS said of the mailbox of this name, for those who join; `None`: that there is none.
-    pub(super) fn told_status(&mut self, joining: Joining, rest: &[u8], text: Option<&BytesMut>) {
-        if self.recovery.looks_for_strays() {
-            return self.join_later(joining);
+    pub(super) fn told_status(&mut self, rest: &[u8], text: Option<&BytesMut>) {
+        if self.fresh.is_some() {
+            return self.join_later();
         }
         let number = |word: &[u8]| text.and_then(|text| number_after(text, word));
         let small = |word: &[u8]| number(word).and_then(|number| u32::try_from(number).ok());
@@ -124,81 +119,82 @@ impl Machine {
         let is_gone = || StatusReply::parse(rest).is_some_and(|reply| reply.has_code("NONEXISTENT"));
         if text.is_none() && is_gone() || known.is_some() && validity.is_some() && validity != known {
             // It was renamed or deleted under the members (RFC 2180 section 3): who selects it now means another one.
-            return self.actions.push_back(Action::Elsewhere(joining.ids));
+            return self.join_elsewhere();
         }
-        let uid_next = small(b"UIDNEXT ");
-        if uid_next.is_none() {
+        self.joining.uid_next = small(b"UIDNEXT ");
+        if self.joining.uid_next.is_none() {
             // It is gone, or may not be asked for while it is selected (RFC 3501 section 6.3.10).
             let run = self.with_mailbox(Name::List, "");
-            return self.begin(Job::Exists { joining, found: false }, run);
+            return self.begin(Job::Exists { found: false }, run);
         }
         self.manners.learn(|known| known.status.works());
-        let modseq = number(b"HIGHESTMODSEQ ").filter(|_| self.has_modseqs());
-        self.look_for_unseen(Joining { uid_next, modseq, ..joining });
+        self.joining.modseq = number(b"HIGHESTMODSEQ ").filter(|_| self.has_modseqs());
+        self.look_for_unseen();
     }
 
     /// Without STATUS, what those who join are to be told is learned by selecting the mailbox anew; what that shows
     /// is news for the others.
-    pub(super) fn admit_without_status(&mut self, joining: Joining) {
+    pub(super) fn admit_without_status(&mut self) {
         if !std::mem::take(&mut self.anew) {
             // If the others have left meanwhile, it is selected by one of those who wait.
-            let has_others = self.has_joined();
-            if !has_others || self.wants_census() {
-                return self.join_later(joining);
+            if !self.has_joined() || self.wants_census() {
+                return self.join_later();
             }
             if !self.is_resumable() {
-                return self.actions.push_back(Action::Elsewhere(joining.ids));
+                return self.join_elsewhere();
             }
             self.anew = true;
-            self.join_later(joining);
             self.link = Link::Up { open: false };
-            self.in_vain.counts = 0;
-            return self.open();
+            return self.join_later();
         }
         let Some(selection) = &self.view.selection else { return };
         let modseq = selection.highest_modseq.filter(|_| self.has_modseqs());
-        self.look_for_unseen(Joining { uid_next: selection.uid_next, modseq, ..joining });
+        (self.joining.uid_next, self.joining.modseq) = (selection.uid_next, modseq);
+        self.look_for_unseen();
     }
 
-    fn look_for_unseen(&mut self, joining: Joining) {
+    fn look_for_unseen(&mut self) {
         match self.ask_for_unseen() {
-            Some(run) => self.begin(Job::Unseen { joining, first: None }, run),
-            None => self.begin(Job::Refresh(joining), Request::own(Name::Noop, "NOOP")),
+            Some(run) => self.begin(Job::Unseen, run),
+            None => self.ask_for_news(),
         }
+    }
+
+    pub(super) fn ask_for_news(&mut self) {
+        self.begin(Job::Refresh, Request::own(Name::Noop, "NOOP"));
     }
 
     /// Asks for the first message without \\Seen, if its number would be known then.
     pub(super) fn ask_for_unseen(&self) -> Option<Box<Request>> {
         let allowed = self.settings.unseen && self.manners.known().search.allows(self.now);
-        let exists = self.view.exists();
-        (allowed && exists > 0 && self.view.uids.len() == exists).then(|| {
+        (allowed && self.view.exists() > 0 && self.view.knows_all()).then(|| {
             let returns = if self.returns() { "RETURN (MIN) " } else { "" };
             Request::own(Name::Search, format!("UID SEARCH {returns}UNSEEN"))
         })
     }
 
     /// All who wait join now: what they are told is how the mailbox is at this moment.
-    pub(super) fn refreshed(&mut self, mut joining: Joining) {
-        if self.recovery.looks_for_strays() {
-            return self.join_later(joining);
+    pub(super) fn refreshed(&mut self) {
+        if self.fresh.is_some() {
+            return self.join_later();
         }
-        let unknown = self.view.exists().saturating_sub(self.view.uids.len());
-        if unknown > joining.unknown {
+        let unknown = self.view.unknown();
+        if unknown > self.joining.unknown {
             // More have come since UIDNEXT was said, which is above the UIDs of all (RFC 9051 section 2.3.1.1).
-            if unknown <= FEW && joining.counts < COUNTS {
-                joining.counts += 1;
+            if unknown <= FEW && self.joining.counts < COUNTS {
+                self.joining.counts += 1;
                 let run = self.view.fetch_new_uids();
-                return self.begin(Job::Refresh(joining), run);
+                return self.begin(Job::Refresh, run);
             }
-            joining.uid_next = None;
+            self.joining.uid_next = None;
         }
+        let mut joining = std::mem::take(&mut self.joining);
         let after_last = self.view.uids.last().map(|last| last.saturating_add(1));
         joining.uid_next = joining.uid_next.map(|next| after_last.map_or(next, |after| after.max(next)));
         self.note_highest(joining.modseq);
         self.view.settle();
         let Some(selection) = &self.view.selection else { return };
-        let there =
-            joining.unseen.filter(|uid| self.view.uids.len() == self.view.exists() && self.view.uids.contains(*uid));
+        let there = joining.unseen.filter(|uid| self.view.knows_all() && self.view.uids.contains(*uid));
         let unseen = there.map(|uid| self.view.uids.rank(uid) + 1);
         let rest = selection.rest.clone();
         let reply = |modseq| selection.reply(self.view.exists(), &joining, modseq, unseen).freeze();
@@ -213,9 +209,15 @@ impl Machine {
         }
     }
 
+    /// Those who were about to join are to find the mailbox of this name in another hub.
+    pub(super) fn join_elsewhere(&mut self) {
+        let ids = std::mem::take(&mut self.joining.ids);
+        self.actions.push_back(Action::Elsewhere(ids));
+    }
+
     /// Those who were about to join wait again.
-    pub(super) fn join_later(&mut self, joining: Joining) {
-        for id in joining.ids.into_iter().rev() {
+    pub(super) fn join_later(&mut self) {
+        for id in std::mem::take(&mut self.joining.ids).into_iter().rev() {
             if self.members.get(&id).is_some_and(|member| member.waiting.is_some()) {
                 self.queue.push_front(id);
             }

@@ -9,40 +9,10 @@ use crate::imap::response::StatusReply;
 use crate::mailbox::enabled::Enabled;
 use crate::mailbox::log::Replay;
 
-/// How many members have switched on what.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Levels([usize; 3]);
-
-impl Levels {
-    pub(super) fn add(&mut self, enabled: Enabled) {
-        self.0[enabled as usize] += 1;
-    }
-
-    pub(super) fn remove(&mut self, enabled: Enabled) {
-        self.0[enabled as usize] -= 1;
-    }
-
-    /// The most.
-    fn most(self) -> Enabled {
-        let most = [Enabled::Qresync, Enabled::Condstore].into_iter().find(|enabled| self.0[*enabled as usize] > 0);
-        most.unwrap_or_default()
-    }
-}
-
 impl Machine {
     /// What has to be on, on the connection.
     pub fn needed(&self) -> Enabled {
-        self.levels.most()
-    }
-
-    /// Nothing else may be on.
-    pub fn is_apart(&self) -> bool {
-        self.apart
-    }
-
-    /// Its member needs a connection of its own, with nothing on but what it has switched on.
-    pub fn set_apart(&mut self) {
-        self.apart = true;
+        self.members.values().map(|member| member.enabled).max().unwrap_or_default()
     }
 
     /// What the member has switched on.
@@ -63,19 +33,17 @@ impl Machine {
 
     /// This member is.
     pub(super) fn hears_modseqs(&self, id: MemberId) -> bool {
-        self.needed().has_modseqs() && self.view.tells_modseqs(self.enabled(id))
+        self.view.tells_modseqs(self.enabled(id))
     }
 
     /// This member is told VANISHED, and not EXPUNGE (RFC 7162 section 3.2.10.2).
     pub(super) fn hears_vanished(&self, id: MemberId) -> bool {
-        let needed = self.needed() == Enabled::Qresync;
-        needed && self.enabled(id) == Enabled::Qresync && self.view.tells_modseqs(Enabled::Qresync)
+        self.enabled(id) == Enabled::Qresync && self.hears_modseqs(id)
     }
 
     /// A member that knows the mailbox is told VANISHED.
     pub(super) fn tells_vanished(&self) -> bool {
-        let mut hear = self.members.values().filter(|member| member.cursor.is_some());
-        self.needed() == Enabled::Qresync && hear.any(|member| member.enabled == Enabled::Qresync)
+        self.members.iter().any(|(id, member)| member.enabled == Enabled::Qresync && self.view.log.has(*id))
     }
 
     /// The member whose command runs is not told mod-sequences, and the backend may tell them.
@@ -102,10 +70,7 @@ impl Machine {
         // It hears without them what is older than that.
         self.replay(id, Replay::KeepNumbers);
         let Some(member) = self.members.get_mut(&id) else { return };
-        self.levels.remove(member.enabled);
-        member.enabled = Enabled::Condstore;
-        member.switching = true;
-        self.levels.add(member.enabled);
+        (member.enabled, member.switching) = (Enabled::Condstore, true);
         // The backend says so only when it is switched on; whether it was, nobody knows before it has said so.
         let was_on = self.manners.known().grants_condstore;
         if let Some(modseq) = self.highest_modseq().filter(|_| was_on) {
@@ -118,9 +83,7 @@ impl Machine {
     pub(super) fn has_switched_on(&mut self, id: MemberId, bad: bool) {
         let Some(member) = self.members.get_mut(&id) else { return };
         if std::mem::take(&mut member.switching) && bad {
-            self.levels.remove(member.enabled);
             member.enabled = Enabled::Nothing;
-            self.levels.add(member.enabled);
         }
     }
 
@@ -132,7 +95,7 @@ impl Machine {
     /// any.
     pub(super) fn lacks(&self, open: bool) -> bool {
         let needed = self.needed();
-        if self.on >= needed || self.recovery.looks_for_strays() {
+        if self.on >= needed || self.fresh.is_some() {
             return false;
         }
         match (needed, open) {
@@ -145,9 +108,9 @@ impl Machine {
     }
 
     fn who_lacks(&self) -> impl Iterator<Item = MemberId> {
-        let joins = |member: &Member| member.cursor.is_none() && member.waiting.is_some();
-        let joins = self.members.iter().filter(move |(_, member)| joins(member) && member.enabled > self.on);
-        joins.map(|(id, _)| *id)
+        let lacks =
+            |id: &MemberId, it: &Member| it.enabled > self.on && it.waiting.is_some() && !self.view.log.has(*id);
+        self.members.iter().filter(move |(id, member)| lacks(id, member)).map(|(id, _)| *id)
     }
 
     pub(super) fn may_ask_for_condstore(&self) -> bool {
@@ -158,7 +121,7 @@ impl Machine {
     /// connection is asked for, or this one anew (RFC 5161 section 3.1: no mailbox is selected then).
     pub(super) fn raise(&mut self, open: bool) {
         if open && self.wants_census() {
-            return self.ask_for_uids(None);
+            return self.ask_for_uids();
         }
         if !self.is_resumable() {
             let ids = self.who_lacks().collect();
@@ -168,7 +131,5 @@ impl Machine {
             return self.disconnect(self.now);
         }
         self.link = Link::Up { open: false };
-        self.in_vain.counts = 0;
-        self.open();
     }
 }

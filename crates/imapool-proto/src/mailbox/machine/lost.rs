@@ -19,8 +19,8 @@ impl Machine {
         self.pass_on();
         self.link = Link::Down { retry_at: self.now };
         self.hold.give_up = None;
-        if let Some(gone) = self.fresh().map(|fresh| std::mem::take(&mut fresh.gone)) {
-            self.view.gone.insert_all(&gone);
+        if let Some(fresh) = self.fresh.take() {
+            self.view.gone.insert_all(&fresh.gone);
         }
         self.recovery = Recovery::UpToDate;
         self.lose_ahead();
@@ -30,39 +30,24 @@ impl Machine {
             // The next connection tells what it has removed.
             Some(finishing) if finishing.removes() => {
                 let member = self.members.get_mut(&finishing.running.id);
-                member.into_iter().for_each(|member| member.since = self.now);
+                member.into_iter().for_each(|member| member.since = Some(self.now));
             }
             _ => self.finish(),
         }
+        let cut = loss.cut && passing;
         match self.job.take() {
-            Some(Job::Open { member, run, .. }) => {
-                let reply = loss.reply(run.command.name);
-                if loss.cut && passing {
-                    self.tell(member, Told::Cut);
-                } else if let Err(_run) = self.run_again(loss, member, run) {
-                    self.done_with(member, tagged(reply), false);
-                }
-            }
-            Some(Job::Idle(idle)) => self.idle_lost(&idle),
+            Some(Job::Open { member, run, .. }) => self.lost_command(member, run, loss, cut),
+            Some(Job::Idle(idle)) => self.idle_over(&idle, true),
             Some(Job::Member(command)) if !self.has_to_leave(command.id) => {
-                let (id, reply) = (command.id, loss.reply(command.run.command.name));
                 // What was not told is not known to the client.
                 let loss = Loss { unanswered: !command.answered, ..loss.clone() };
-                if loss.cut && passing {
-                    self.tell(id, Told::Cut);
-                } else if let Err(_run) = self.run_again(&loss, id, command.run) {
-                    self.done_with(id, tagged(reply), true);
-                }
+                self.lost_command(command.id, command.run, &loss, cut);
             }
             // After NO, it has the mailbox selected still.
             Some(Job::Close { member, .. }) if !self.has_to_leave(member) => {
-                self.done_with(member, tagged(loss.reply(Name::Close)), true);
+                self.done(member, tagged(loss.reply(Name::Close)), true);
             }
-            Some(mut job) => {
-                let joining = job.joining().map(std::mem::take);
-                joining.into_iter().for_each(|joining| self.join_later(joining));
-            }
-            None => {}
+            _ => self.join_later(),
         }
         for member in self.members.values_mut() {
             member.connected = false;
@@ -75,18 +60,20 @@ impl Machine {
         }
     }
 
-    /// A member's command is the next to run on another connection; if it may not be, it is given back.
-    fn run_again(&mut self, loss: &Loss, id: MemberId, run: Box<Request>) -> Result<(), Box<Request>> {
-        let Some(member) = self.members.get_mut(&id) else { return Err(run) };
-        if !loss.allows_another(run.command.name) || member.attempts + 1 >= MAX_ATTEMPTS {
-            return Err(run);
+    /// A member's command was running: it is the next to run on another connection, if it may be.
+    fn lost_command(&mut self, id: MemberId, run: Box<Request>, loss: &Loss, cut: bool) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if cut {
+            member.out.push_back(Told::Cut);
+        } else if loss.allows_another(run.command.name) && member.attempts + 1 < MAX_ATTEMPTS {
+            member.attempts += 1;
+            // It has waited for nothing yet.
+            member.since = Some(self.now);
+            self.goes_first(id, run);
+        } else {
+            // After NO, whoever has the mailbox selected has it still.
+            self.done(id, tagged(loss.reply(run.command.name)), self.view.log.has(id));
         }
-        member.attempts += 1;
-        // It has waited for nothing yet: its command ran.
-        member.since = self.now;
-        member.waiting = Some(run);
-        self.queue.push_front(id);
-        Ok(())
     }
 }
 

@@ -2,14 +2,13 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::outgoing::Outgoing;
 use super::{Link, Machine, Member, MemberId, Stat, Told};
 use crate::imap::fetch_items::Items;
 use crate::imap::numbering::Numbering;
 use crate::imap::ranges::Ranges;
 use crate::imap::request::Request;
 use crate::mailbox::enabled::Enabled;
-use crate::mailbox::log::{Cursor, News, Replay};
+use crate::mailbox::log::{News, Replay};
 use crate::mailbox::plan::{Plan, plan};
 
 /// Messages whose flags a member missed that it is told at a time.
@@ -32,13 +31,10 @@ impl Member {
         }
     }
 
-    /// What becomes of the mailbox is no longer its affair. Its place in the log, which is to be left.
-    pub(super) fn dismiss(&mut self, last: Told) -> Option<Cursor> {
+    /// There is no connection for its command.
+    pub(super) fn give_up(&mut self) {
         self.waiting = None;
-        self.idling = false;
-        self.catching_up = false;
-        self.out.push_back(last);
-        self.cursor.take()
+        self.out.push_back(Told::Unconnected);
     }
 }
 
@@ -46,32 +42,14 @@ impl Machine {
     /// A session wants to join that has switched on so much; `run` is its SELECT or EXAMINE of this mailbox.
     pub fn handle_join(&mut self, id: MemberId, run: Box<Request>, enabled: Enabled) {
         self.in_line |= !run.command.has_literal();
-        self.levels.add(enabled);
-        let member = Member {
-            enabled,
-            switching: false,
-            cursor: None,
-            idling: false,
-            waiting: Some(run),
-            plan: None,
-            since: self.now,
-            connected: true,
-            attempts: 0,
-            catching_up: false,
-            told: None,
-            recent: Ranges::new(),
-            selecting: None,
-            complete: None,
-            out: Outgoing::default(),
-        };
-        self.members.insert(id, Box::new(member));
+        self.members.insert(id, Box::new(Member { enabled, waiting: Some(run), ..Member::default() }));
         self.enqueue(id);
     }
 
     /// A command of a member, which has none running.
     pub fn handle_command(&mut self, id: MemberId, run: Box<Request>) {
         let read_only = self.is_read_only();
-        let Some(member) = self.members.get_mut(&id).filter(|member| member.cursor.is_some()) else { return };
+        let Some(member) = self.members.get_mut(&id).filter(|_| self.view.log.has(id)) else { return };
         let plan = plan(&run, self.settings.condstore);
         let silent = matches!(&plan, Plan::Run(shape) if shape.store.as_ref().is_some_and(|store| store.silent));
         member.told = silent.then(Ranges::new);
@@ -82,10 +60,10 @@ impl Machine {
                 member.out.push_back(Told::Continue(Bytes::from_static(b"+ idling\r\n")));
                 self.wake();
             }
-            Plan::Idle => self.done(id, b" BAD IDLE is not available.\r\n"),
-            Plan::Malformed => self.done(id, b" BAD It takes no arguments.\r\n"),
-            Plan::Unselect => self.leave_with(id, b" OK Unselect completed.\r\n"),
-            Plan::Close if read_only => self.leave_with(id, b" OK Close completed.\r\n"),
+            Plan::Idle => self.done(id, " BAD IDLE is not available.\r\n", true),
+            Plan::Malformed => self.done(id, " BAD It takes no arguments.\r\n", true),
+            Plan::Unselect => self.done(id, " OK Unselect completed.\r\n", false),
+            Plan::Close if read_only => self.done(id, " OK Close completed.\r\n", false),
             _ => {
                 member.waiting = Some(run);
                 member.plan = Some(plan);
@@ -97,22 +75,17 @@ impl Machine {
 
     /// What a member says in IDLE: its driver lets only `DONE` through.
     pub fn handle_octets(&mut self, id: MemberId) {
-        if self.members.get(&id).is_some_and(|member| member.idling) {
+        if let Some(member) = self.members.get_mut(&id).filter(|member| member.idling) {
+            member.idling = false;
             self.replay(id, Replay::All);
-            if let Some(member) = self.members.get_mut(&id) {
-                member.idling = false;
-            }
-            self.done(id, b" OK Idle completed.\r\n");
+            self.done(id, " OK Idle completed.\r\n", true);
         }
     }
 
     /// A member has gone.
     pub fn handle_leave(&mut self, id: MemberId) {
-        let Some(member) = self.members.remove(&id) else { return };
-        self.levels.remove(member.enabled);
-        if let Some(cursor) = member.cursor {
-            self.view.log.leave(cursor);
-        }
+        self.members.remove(&id);
+        self.view.log.leave(id);
         self.queue.retain(|waiting| *waiting != id);
         self.finishing.take_if(|finishing| finishing.running.id == id);
     }
@@ -135,7 +108,7 @@ impl Machine {
         let told = member.out.pop_front()?;
         let gone = match told {
             Told::Bye(_) | Told::Cut | Told::Yours(_) | Told::Revoked | Told::Done(_, _, false) => true,
-            Told::Unconnected => member.cursor.is_none(),
+            Told::Unconnected => !self.view.log.has(id),
             _ => false,
         };
         if gone {
@@ -147,26 +120,20 @@ impl Machine {
     /// Whether there is something for this member.
     pub fn has_news(&self, id: MemberId) -> bool {
         self.members.get(&id).is_some_and(|member| {
-            let lags = || member.cursor.is_some_and(|cursor| self.view.log.has_news(cursor));
-            !member.out.is_empty() || member.catching_up || member.idling && lags()
+            !member.out.is_empty() || member.catching_up || member.idling && self.view.log.has_news(id)
         })
-    }
-
-    /// Where it stands, once it has joined.
-    pub(super) fn cursor(&self, id: MemberId) -> Option<Cursor> {
-        self.members.get(&id)?.cursor
     }
 
     /// Somebody has the mailbox selected.
     pub(super) fn has_joined(&self) -> bool {
-        self.members.values().any(|member| member.cursor.is_some())
+        !self.view.log.is_empty()
     }
 
     fn enqueue(&mut self, id: MemberId) {
         self.queue.push_back(id);
         let (now, connected) = (self.now, self.is_open());
         if let Some(member) = self.members.get_mut(&id) {
-            (member.since, member.connected) = (now, connected);
+            (member.since, member.connected) = (Some(now), connected);
         }
         self.wake();
     }
@@ -180,13 +147,12 @@ impl Machine {
 
     /// Tells a member of the news, and of some of what it missed long ago: of that, the last word is known.
     pub(super) fn replay(&mut self, id: MemberId, replay: Replay) {
-        let Some(cursor) = self.cursor(id) else { return };
         let mut text = BytesMut::new();
-        let news = self.view.log.replay(cursor, replay);
+        let news = self.view.log.replay(id, replay);
         self.hear(id, news, &mut text);
-        let stale = self.view.log.take_stale(cursor, STALE);
+        let stale = self.view.log.take_stale(id, STALE);
         let hears_modseqs = !stale.is_empty() && self.hears_modseqs(id);
-        let Some(member) = self.members.get_mut(&id).filter(|member| member.cursor.is_some()) else { return };
+        let Some(member) = self.members.get_mut(&id).filter(|_| self.view.log.has(id)) else { return };
         for (own, number) in stale {
             let Some(flags) = self.view.shadow.flags(number) else { continue };
             if let Some(told) = &mut member.told {
@@ -226,11 +192,10 @@ impl Machine {
     /// Tells a member what it missed, before its command gets its turn: false if that takes more than one piece. Its
     /// numbers stay what they were when it gave the command.
     pub(super) fn is_caught_up(&mut self, id: MemberId) -> bool {
-        let Some(cursor) = self.cursor(id) else { return true };
-        if self.view.log.is_stale(cursor) {
+        if self.view.log.is_stale(id) {
             self.replay(id, Replay::KeepNumbers);
         }
-        let stale = self.view.log.is_stale(cursor);
+        let stale = self.view.log.is_stale(id);
         if let Some(member) = self.members.get_mut(&id) {
             member.catching_up = stale;
         }
@@ -243,20 +208,24 @@ impl Machine {
         }
     }
 
-    pub(super) fn done(&mut self, id: MemberId, rest: &'static [u8]) {
-        self.done_with(id, Bytes::from_static(rest), true);
+    /// The member's command is answered; `selected`: and it has the mailbox selected still.
+    pub(super) fn done(&mut self, id: MemberId, rest: impl Into<Bytes>, selected: bool) {
+        let caution = self.caution(id);
+        let Some(member) = self.members.get_mut(&id) else { return };
+        // A SELECT that cannot be answered to its end has failed.
+        let selected = selected && member.selecting.take().is_none();
+        member.out.push_back(Told::Done(caution, rest.into(), selected));
+        if !selected {
+            // It has left, though it has not heard so yet.
+            self.view.log.leave(id);
+        }
     }
 
-    pub(super) fn done_with(&mut self, id: MemberId, rest: Bytes, selected: bool) {
-        let caution = self.caution(id);
+    /// The member's command is the next to get its turn.
+    pub(super) fn goes_first(&mut self, id: MemberId, run: Box<Request>) {
         if let Some(member) = self.members.get_mut(&id) {
-            // A SELECT that cannot be answered to its end has failed.
-            let selected = selected && member.selecting.take().is_none();
-            member.out.push_back(Told::Done(caution, rest, selected));
-            // It has left, though it has not heard so yet.
-            if let Some(cursor) = member.cursor.take_if(|_| !selected) {
-                self.view.log.leave(cursor);
-            }
+            member.waiting = Some(run);
+            self.queue.push_front(id);
         }
     }
 
@@ -265,33 +234,28 @@ impl Machine {
     /// 7162 sections 3.2 and 6).
     pub(super) fn caution(&mut self, id: MemberId) -> Bytes {
         let highest = self.view.selection.as_ref().and_then(|selection| selection.highest_modseq);
-        let tells_vanished = self.hears_vanished(id);
-        let Some(member) = self.members.get_mut(&id) else { return Bytes::new() };
-        let Some(cursor) = member.cursor.filter(|_| tells_vanished) else { return Bytes::new() };
-        if !self.view.log.has_news(cursor) {
+        let hears = self.hears_vanished(id) && self.view.log.has(id);
+        let Some(member) = self.members.get_mut(&id).filter(|_| hears) else { return Bytes::new() };
+        if !self.view.log.has_news(id) {
             member.complete = highest;
         }
-        match member.complete.filter(|_| self.view.delayed || self.view.log.withholds(cursor)) {
+        match member.complete.filter(|_| self.view.delayed || self.view.log.withholds(id)) {
             Some(modseq) => format!("* OK [HIGHESTMODSEQ {modseq}] Messages have vanished since\r\n").into(),
             None => Bytes::new(),
         }
     }
 
-    pub(super) fn leave_with(&mut self, id: MemberId, rest: &'static [u8]) {
-        self.done_with(id, Bytes::from_static(rest), false);
-    }
-
     /// It knew the mailbox, and was told that it cannot go on with it.
     pub(super) fn has_to_leave(&self, id: MemberId) -> bool {
-        self.members.get(&id).is_some_and(|member| member.cursor.is_none() && member.waiting.is_none())
+        self.members.get(&id).is_some_and(|member| member.waiting.is_none() && !self.view.log.has(id))
     }
 
-    /// This member cannot go on with the mailbox.
+    /// What becomes of the mailbox is no longer this member's affair.
     pub(super) fn dismiss(&mut self, id: MemberId, last: Told) {
         let Some(member) = self.members.get_mut(&id) else { return };
-        if let Some(cursor) = member.dismiss(last) {
-            self.view.log.leave(cursor);
-        }
+        (member.waiting, member.idling, member.catching_up) = (None, false, false);
+        member.out.push_back(last);
+        self.view.log.leave(id);
         self.queue.retain(|waiting| *waiting != id);
     }
 
@@ -300,13 +264,8 @@ impl Machine {
         let (known, exists, counts) = (self.view.uids.len(), self.view.exists(), self.in_vain.counts);
         self.stats.push(Stat::Ended { why: text, known, exists, counts });
         self.finish();
-        let members = &self.members;
-        self.queue.retain(|id| members.get(id).is_some_and(|member| member.cursor.is_none()));
-        for member in self.members.values_mut().filter(|member| member.cursor.is_some()) {
-            if let Some(cursor) = member.dismiss(Told::Bye(Bytes::from_static(text))) {
-                self.view.log.leave(cursor);
-            }
-        }
+        let ids: Vec<MemberId> = self.members().filter(|id| self.view.log.has(*id)).collect();
+        ids.into_iter().for_each(|id| self.dismiss(id, Told::Bye(Bytes::from_static(text))));
     }
 }
 

@@ -18,9 +18,9 @@ const MAX_UNNAMED: usize = 1000;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Recent {
     /// By UID.
-    claimed: Ranges,
+    pub(super) claimed: Ranges,
     /// By message number, as long as the UID is not known.
-    unnamed: BTreeMap<u32, MemberId>,
+    pub(super) unnamed: BTreeMap<u32, MemberId>,
 }
 
 impl Recent {
@@ -29,11 +29,6 @@ impl Recent {
         let unnamed = std::mem::take(&mut self.unnamed).into_iter();
         let left = unnamed.filter(|(number, _)| !numbers.contains(*number));
         self.unnamed = left.map(|(number, id)| (number - numbers.rank(number), id)).collect();
-    }
-
-    /// By number nothing is known any more.
-    pub(super) fn forget_numbers(&mut self) {
-        self.unnamed.clear();
     }
 }
 
@@ -50,8 +45,6 @@ impl Machine {
                 }
                 member.recent.contains(uid)
             }
-            // While strays are looked for, numbers are not what they were.
-            None if self.recovery.looks_for_strays() => true,
             None if self.view.recent.unnamed.len() < MAX_UNNAMED => {
                 *self.view.recent.unnamed.entry(number).or_insert(id) == id
             }

@@ -60,15 +60,6 @@ pub(super) struct Incoming {
     pub(super) passed: BytesMut,
 }
 
-impl Incoming {
-    /// In place of the one before.
-    fn reading_of(&mut self, reply: Reply, to: Option<MemberId>) -> Box<Reading> {
-        let mut reading = self.spare.take().unwrap_or_default();
-        reading.begin(reply, to);
-        reading
-    }
-}
-
 impl Reading {
     /// Field by field: most are empty, and hundreds of octets would be copied for each reply.
     pub(super) fn begin(&mut self, reply: Reply, to: Option<MemberId>) {
@@ -98,12 +89,12 @@ impl Machine {
             match part {
                 Part::Begin(reply) => self.begin_reply(reply),
                 Part::Text { octets, ends } => {
-                    self.reply_text(&octets);
+                    self.reply_octets(&octets, false);
                     if ends {
                         self.end_reply();
                     }
                 }
-                Part::Literal(octets) => self.reply_literal(&octets),
+                Part::Literal(octets) => self.reply_octets(&octets, true),
             }
             if self.link == Link::Broken {
                 break;
@@ -162,7 +153,8 @@ impl Machine {
 
     fn begin_reply(&mut self, reply: Reply) {
         let to = self.present_owner();
-        let mut reading = self.incoming.reading_of(reply, to);
+        let mut reading = self.incoming.spare.take().unwrap_or_default();
+        reading.begin(reply, to);
         if let Some(Job::Idle(idle)) = &mut self.job {
             idle.heard |=
                 matches!(reply, Reply::Exists(_) | Reply::Expunge(_) | Reply::Fetch(_) | Reply::Vanished { .. });
@@ -223,23 +215,23 @@ impl Machine {
     /// The number by which the owner of the job knows the message.
     pub(super) fn number_for_owner(&self, number: u32) -> Option<u32> {
         let running = match &self.job {
-            Some(Job::Member(_)) if self.recovery.looks_for_strays() => return Some(0),
+            Some(Job::Member(_)) if self.fresh.is_some() => return Some(0),
             Some(Job::Member(running)) if running.mapped => running,
             Some(Job::Open { selection, .. }) if number > selection.exists => return None,
             _ => return Some(number),
         };
-        let cursor = self.members.get(&running.id)?.cursor?;
-        self.view.log.back(cursor, number)
+        self.view.log.back(running.id, number)
     }
 
     fn begin_result(&mut self, reading: &mut Reading) {
         let Some(Job::Member(running)) = &mut self.job else {
             reading.found = match (&self.job, reading.reply) {
-                (Some(Job::Census { .. } | Job::Unseen { .. }), Reply::Search) => Some(Found::list()),
+                (Some(Job::Census { .. } | Job::Unseen), Reply::Search) => Some(Found::list()),
                 (Some(Job::Census { .. }), Reply::Esearch) => Some(Found::item(b"ALL")),
-                (Some(Job::Unseen { .. }), Reply::Esearch) => Some(Found::item(b"MIN")),
+                (Some(Job::Unseen), Reply::Esearch) => Some(Found::item(b"MIN")),
                 _ => None,
             };
+            reading.to = None;
             return;
         };
         if matches!(reading.reply, Reply::Search | Reply::Esearch)
@@ -252,10 +244,8 @@ impl Machine {
         }
         let (uid, mapped) = (running.shape.uid, running.mapped);
         let renumber = Renumber::new(reading.reply, uid);
-        let Some(cursor) = reading.to.and_then(|id| self.cursor(id)) else {
-            return;
-        };
-        renumber.head(&self.view.log.numbering(cursor), &mut self.incoming.passed);
+        let Some(owner) = reading.to else { return };
+        renumber.head(&self.view.log.numbering(owner), &mut self.incoming.passed);
         reading.begun = true;
         self.view.touched |= !uid;
         // Cyrus 3.6 answers SORT RETURN (MIN) by numbers that are none: they pass as they come.
@@ -264,24 +254,16 @@ impl Machine {
         }
     }
 
-    fn reply_text(&mut self, text: &Octets<'_>) {
+    /// Part of a line or, where `literal` says so, of a literal in it.
+    fn reply_octets(&mut self, octets: &Octets<'_>, literal: bool) {
         let Some(mut reading) = self.incoming.reading.take() else { return };
         match reading.reply {
             Reply::Exists(_) | Reply::Expunge(_) | Reply::Recent(_) | Reply::OutOfRange => {}
-            Reply::Vanished { earlier: true } => {
-                if reading.to.is_some() {
-                    self.emit(text);
-                }
+            Reply::Fetch(_) => self.fetch_octets(&mut reading, octets, literal),
+            Reply::Search | Reply::Sort | Reply::Thread | Reply::Esearch | Reply::Vanished { .. } => {
+                self.result_octets(&mut reading, octets, literal);
             }
-            Reply::Vanished { earlier: false } => reading.found.iter_mut().for_each(|found| found.text(text)),
-            Reply::Fetch(_) => {
-                if let Some(items) = &mut reading.items {
-                    items.text(text);
-                }
-                self.fetch_octets(&mut reading, text, false);
-            }
-            Reply::Search | Reply::Sort | Reply::Thread | Reply::Esearch => self.result_text(&mut reading, text),
-            Reply::Flags | Reply::Status(_) | Reply::Other | Reply::Stray => self.line_octets(&mut reading, text),
+            Reply::Flags | Reply::Status(_) | Reply::Other | Reply::Stray => self.line_octets(&mut reading, octets),
         }
         self.incoming.reading = Some(reading);
     }
@@ -310,42 +292,22 @@ impl Machine {
     fn is_doubtful(&self, reply: Reply) -> bool {
         let job = match &self.job {
             Some(Job::Open { .. }) => true,
-            Some(Job::Member(running)) => running.mapped || self.recovery.looks_for_strays() || self.spares_owner(),
+            Some(Job::Member(running)) => running.mapped || self.fresh.is_some() || self.spares_owner(),
             _ => false,
         };
         job && matches!(reply, Reply::Status(_))
     }
 
-    fn result_text(&mut self, reading: &mut Reading, text: &Octets<'_>) {
-        if let Some(found) = &mut reading.found {
-            return found.text(text);
-        }
-        let Some(cursor) = reading.to.and_then(|id| self.cursor(id)) else {
-            return;
-        };
-        match &mut reading.renumber {
-            Some(renumber) => renumber.text(text, &self.view.log.numbering(cursor), &mut self.incoming.passed),
-            None => self.emit(text),
-        }
-    }
-
-    fn reply_literal(&mut self, octets: &Octets<'_>) {
-        let Some(mut reading) = self.incoming.reading.take() else { return };
-        match reading.reply {
-            Reply::Exists(_) | Reply::Expunge(_) | Reply::Recent(_) | Reply::OutOfRange => {}
-            Reply::Fetch(_) => {
-                reading.items.iter_mut().for_each(FetchScanner::literal);
-                self.fetch_octets(&mut reading, octets, true);
+    /// No number is said in a literal: the name of a mailbox, say (RFC 7377 section 2.1).
+    fn result_octets(&mut self, reading: &mut Reading, octets: &Octets<'_>, literal: bool) {
+        match (&mut reading.found, reading.to, &mut reading.renumber) {
+            (Some(found), ..) if !literal => found.text(octets),
+            (Some(_), ..) | (None, None, _) => {}
+            (None, Some(owner), Some(renumber)) if !literal => {
+                renumber.text(octets, &self.view.log.numbering(owner), &mut self.incoming.passed);
             }
-            Reply::Flags | Reply::Status(_) | Reply::Other | Reply::Stray => self.line_octets(&mut reading, octets),
-            // No number is said in one: the name of a mailbox, say (RFC 7377 section 2.1).
-            Reply::Search | Reply::Sort | Reply::Thread | Reply::Esearch | Reply::Vanished { .. } => {
-                if reading.to.is_some() && reading.found.is_none() {
-                    self.emit(octets);
-                }
-            }
+            (None, Some(_), _) => self.emit(octets),
         }
-        self.incoming.reading = Some(reading);
     }
 
     fn end_reply(&mut self) {
@@ -376,17 +338,16 @@ impl Machine {
             self.alerts(&line, reading.to);
         }
         match &mut self.job {
-            Some(Job::Open { selection, .. }) => {
+            Some(Job::Open { selection, .. } | Job::Reselect { selection, .. }) => {
                 selection.note(&line, true);
                 // What is closed by a SELECT here was somebody else's.
                 if status && !line.starts_with(b"* OK [CLOSED]") {
                     self.incoming.passed.put_slice(&line);
                 }
             }
-            Some(Job::Reselect { selection, .. }) => drop(selection.note(&line, true)),
-            Some(Job::Status { text, .. }) if is_status_of(&line, &self.key[1..]) => text.put_slice(&line),
+            Some(Job::Status { text }) if is_status_of(&line, &self.key[1..]) => text.put_slice(&line),
             Some(Job::Status { .. }) => {}
-            Some(Job::Exists { found, .. }) => *found |= is_listed(&line),
+            Some(Job::Exists { found }) => *found |= is_listed(&line),
             _ => {
                 let highest = line.strip_prefix(b"* ").and_then(highest_modseq);
                 self.note_highest(highest);
@@ -397,8 +358,7 @@ impl Machine {
                 }
                 // Keywords have come into use, say.
                 if self.view.selection.as_mut().is_some_and(|selection| selection.note(&line, false)) {
-                    let heard = reading.to.and_then(|id| self.cursor(id));
-                    self.view.log.handle_text(line.freeze(), heard);
+                    self.view.log.handle_text(line.freeze(), reading.to);
                 }
             }
         }

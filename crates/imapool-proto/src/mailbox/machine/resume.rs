@@ -24,7 +24,7 @@ const MAX_SET: usize = 4000;
 pub(super) const FEW: u32 = 200;
 
 /// What is to be found out before members are served as if nothing had happened.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Recovery {
     #[default]
     UpToDate,
@@ -32,36 +32,11 @@ pub(super) enum Recovery {
     Modseqs,
     /// From this number on, flags may have changed while there was no connection.
     Flags(u32),
-    /// Messages are gone of which only the UIDs are known, and not the numbers: the mailbox as it is to be found,
-    /// before the members' views follow it again.
-    Strays(Box<Fresh>),
 }
 
 impl Recovery {
-    pub(super) fn is_up_to_date(&self) -> bool {
-        matches!(self, Self::UpToDate)
-    }
-
-    pub(super) fn looks_for_strays(&self) -> bool {
-        matches!(self, Self::Strays(_))
-    }
-
-    pub(super) fn lacks_flags(&self) -> bool {
+    pub(super) fn lacks_flags(self) -> bool {
         matches!(self, Self::Flags(_))
-    }
-
-    /// What else is to be found out comes with them.
-    pub(super) fn owes_modseqs(&mut self) {
-        if matches!(self, Self::UpToDate) {
-            *self = Self::Modseqs;
-        }
-    }
-
-    /// They have been asked for.
-    pub(super) fn has_modseqs(&mut self) {
-        if matches!(self, Self::Modseqs) {
-            *self = Self::UpToDate;
-        }
     }
 }
 
@@ -70,13 +45,13 @@ impl Machine {
     /// which messages they know.
     pub(super) fn is_resumable(&self) -> bool {
         // With QRESYNC, they will be told the UIDs of what is gone.
-        self.view.uids.len() == self.view.exists() || !self.view.touched && !self.tells_vanished()
+        self.view.knows_all() || !self.view.touched && !self.tells_vanished()
     }
 
     /// The UIDs of all messages would be good to know.
     pub(super) fn wants_census(&self) -> bool {
         self.is_open()
-            && self.view.uids.len() != self.view.exists()
+            && !self.view.knows_all()
             && self.in_vain.counts < MAX_COUNTS
             && self.manners.known().census.allows(self.now)
             && self.has_joined()
@@ -85,16 +60,16 @@ impl Machine {
     /// The same, before a member's command: if it can be, in a way in which the backend may not tell of EXPUNGE
     /// (RFC 9051 section 7.5.1), so that the numbers in that command stay what they are.
     pub(super) fn ask_for_new_uids(&mut self) {
-        if self.in_vain.counts == 0 && self.view.exists().saturating_sub(self.view.uids.len()) <= FEW {
-            self.ask_one_by_one(None);
+        if self.in_vain.counts == 0 && self.view.unknown() <= FEW {
+            self.ask_one_by_one();
         } else {
-            self.ask_for_uids(None);
+            self.ask_for_uids();
         }
     }
 
-    fn ask_one_by_one(&mut self, fresh: Option<Fresh>) {
-        let run =
-            if fresh.is_some() { Request::own(Name::Fetch, "FETCH 1:* (UID)") } else { self.view.fetch_new_uids() };
+    fn ask_one_by_one(&mut self) {
+        let fresh = self.fresh.is_some();
+        let run = if fresh { Request::own(Name::Fetch, "FETCH 1:* (UID)") } else { self.view.fetch_new_uids() };
         self.begin(Job::Census { by: By::Fetch, fresh }, run);
     }
 
@@ -116,7 +91,7 @@ impl Machine {
 
     /// Whether there is a way at all. Once all were tried for long, there is a pause.
     pub(super) fn note_census(&mut self) {
-        if self.view.uids.len() == self.view.exists() {
+        if self.view.knows_all() {
             self.in_vain.counts = 0;
             return self.manners.learn(|known| known.census.works());
         }
@@ -126,18 +101,20 @@ impl Machine {
         }
     }
 
-    pub(super) fn ask_for_uids(&mut self, fresh: Option<Fresh>) {
+    /// Asks for the UIDs that are not known; of the mailbox as it is to be found, for all.
+    pub(super) fn ask_for_uids(&mut self) {
+        let fresh = self.fresh.is_some();
         if self.in_vain.counts % 2 == 1 {
             // Cyrus leaves out of UID SEARCH what is gone, and says so only when asked for news.
             return self.begin(Job::Census { by: By::Noop, fresh }, Request::own(Name::Noop, "NOOP"));
         }
-        let exists = fresh.as_ref().map_or(self.view.exists(), |fresh| fresh.exists);
+        let exists = self.fresh.as_ref().map_or(self.view.exists(), |fresh| fresh.exists);
         let searches = self.manners.known().search.allows(self.now);
         if exists > 0 && (self.in_vain.counts >= COUNTS || !searches) {
             // One by one cannot miscount, however many come and go meanwhile.
-            return self.ask_one_by_one(fresh);
+            return self.ask_one_by_one();
         }
-        let known = if fresh.is_some() { 0 } else { self.view.uids.len() };
+        let known = if fresh { 0 } else { self.view.uids.len() };
         let returns = self.returns();
         let by = By::Search { returns };
         let returns = if returns { "RETURN (ALL) " } else { "" };
@@ -167,21 +144,22 @@ impl Machine {
             // That all have gone is believed only of a server that says so (RFC 9051 section 6.3.2).
             return self.broken(Nonsense::Uncounted);
         }
-        if known.validity != selection.validity || access(known) != access(&selection) {
-            return self.bye_all(b"The mailbox is no longer what it was");
-        }
         // The next message may get the UID of another one that members know (RFC 9051 section 2.3.1.1). Of a server
         // that only lost a connection this is not asked: some count otherwise.
         let last = self.view.uids.last().unwrap_or(0).max(self.view.last_gone);
         let (before, now) = (known.uid_next.unwrap_or(0).max(last.saturating_add(1)), selection.uid_next);
-        if self.elsewhere && now.is_some_and(|now| now < before) {
-            return self.bye_all(b"The mailbox is no longer what it was");
+        let reuses_uids = self.elsewhere && now.is_some_and(|now| now < before);
+        // By mod-sequences, which only ever grow (RFC 7162 section 3.1), nothing can be compared then.
+        let (now, before) = (selection.highest_modseq, self.view.shadow.settled());
+        let went_back = now.zip(before).is_some_and(|(now, before)| now < before);
+        if known.validity != selection.validity
+            || access(known) != access(&selection)
+            || reuses_uids
+            || went_back && self.needed().has_modseqs()
+        {
+            return self.bye_all(OTHER);
         }
-        if selection.highest_modseq.zip(self.view.shadow.settled()).is_some_and(|(now, before)| now < before) {
-            // By mod-sequences, which only ever grow (RFC 7162 section 3.1), nothing can be compared.
-            if self.needed().has_modseqs() {
-                return self.bye_all(b"The mailbox is no longer what it was");
-            }
+        if went_back {
             self.view.shadow.settle(0, 0);
         }
         let same = !self.elsewhere
@@ -195,8 +173,8 @@ impl Machine {
             return self.resumed();
         }
         let exists = selection.exists;
-        let fresh = Fresh::new(selection, exists);
-        self.ask_for_uids(Some(fresh));
+        self.fresh = Some(Fresh::new(selection, exists));
+        self.ask_for_uids();
     }
 
     /// The backend cannot select the mailbox just now: whoever waits hears that in its words, and it is tried again.
@@ -205,14 +183,14 @@ impl Machine {
         for id in std::mem::take(&mut self.queue) {
             let Some(member) = self.members.get_mut(&id) else { continue };
             member.waiting = None;
-            let selected = member.cursor.is_some();
-            self.done_with(id, refusal.clone(), selected);
+            self.done(id, refusal.clone(), self.view.log.has(id));
         }
         self.disconnect(self.now + self.settings.parked);
     }
 
     /// What differs from what the members know is news for them.
-    pub(super) fn recounted(&mut self, mut fresh: Fresh, ok: bool) {
+    pub(super) fn recounted(&mut self, ok: bool) {
+        let Some(mut fresh) = self.fresh.take() else { return };
         let Some(uids) = fresh.found().filter(|_| ok) else {
             // One by one, it is refused when a message is gone of which the backend has not told yet: it will.
             self.in_vain.counts = self.in_vain.counts.saturating_add(1);
@@ -223,8 +201,9 @@ impl Machine {
                 return self.open();
             }
             let (gone, followed) = (std::mem::take(&mut fresh.gone), fresh.followed);
-            let again = Fresh { gone, followed, ..Fresh::new(fresh.selection, fresh.exists) };
-            return self.ask_for_uids(Some(again));
+            let again = Fresh { gone, followed, ..*Fresh::new(fresh.selection, fresh.exists) };
+            self.fresh = Some(Box::new(again));
+            return self.ask_for_uids();
         };
         self.in_vain.counts = 0;
         if fresh.followed {
@@ -241,7 +220,7 @@ impl Machine {
         let came = uids.difference(&self.view.uids);
         if came.first().is_some_and(|first| self.view.uids.last().is_some_and(|last| first < last)) {
             // UIDs only ever grow (RFC 9051 section 2.3.1.1).
-            return self.bye_all(b"The mailbox is no longer what it was");
+            return self.bye_all(OTHER);
         }
         self.view.go_on_with(fresh.selection);
         self.link = Link::Up { open: true };
@@ -259,13 +238,14 @@ impl Machine {
         }
         for event in fresh.after {
             match event {
-                After::Exists(count) => self.counts(count),
-                After::Expunge(number) => self.loses(&Ranges::from_iter([number])),
-                After::Vanished(uids) => self.vanishes(&uids),
+                After::Exists(count) => self.exists(count),
+                After::Expunge(number) => self.expunged(number),
+                After::Vanished(uids) => self.vanished(&uids),
             }
-            if self.link == Link::Broken {
-                return;
-            }
+        }
+        if !self.is_open() {
+            // There was a contradiction, or some are gone whose numbers are to be found out.
+            return;
         }
         self.stats.push(Stat::Resumed { changed: true });
         self.resumed();
@@ -292,9 +272,7 @@ impl Machine {
         }
         let (set, next) = match self.recovery {
             // Members may know the flags of any message.
-            Recovery::Flags(_) if self.view.shadow.forgot && self.view.exists() > 0 => {
-                ("1:*".to_owned(), None)
-            }
+            Recovery::Flags(_) if self.view.shadow.forgot && self.view.exists() > 0 => ("1:*".to_owned(), None),
             Recovery::Flags(from) => some_runs(self.view.shadow.known(from)),
             _ => some_runs(self.view.shadow.owed(1)),
         };
@@ -307,6 +285,8 @@ impl Machine {
         true
     }
 }
+
+const OTHER: &[u8] = b"The mailbox is no longer what it was";
 
 /// Whether a refusal says that it may be otherwise later (RFC 5530 section 3).
 fn passes(refusal: &[u8]) -> bool {

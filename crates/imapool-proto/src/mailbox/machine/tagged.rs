@@ -46,7 +46,7 @@ impl Machine {
                 Some(Job::Member(running)) => {
                     !running.answer.is_nothing()
                         || running.mapped
-                        || self.recovery.looks_for_strays()
+                        || self.fresh.is_some()
                         || self.is_selecting(running.id)
                 }
                 _ => true,

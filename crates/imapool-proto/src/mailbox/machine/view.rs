@@ -1,6 +1,9 @@
 //! What is known of the mailbox, and what its members have still to hear of it.
 
-use super::departed::Departed;
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
 use super::recent::Recent;
 use super::selection::Selection;
 use crate::imap::command::Name;
@@ -27,8 +30,8 @@ pub(super) struct View {
     pub(super) touched: bool,
     /// The flags that members know.
     pub(super) shadow: Shadow,
-    /// What messages that are gone were like, for those who count them still.
-    pub(super) departed: Departed,
+    /// The last flags of messages that are gone, by UID, for those who count them still.
+    pub(super) departed: BTreeMap<u32, Bytes>,
     /// Who was told that a message is recent.
     pub(super) recent: Recent,
     /// The backend withholds that messages have vanished, and has said so during the command that runs, or before.
@@ -39,6 +42,16 @@ pub(super) struct View {
 impl View {
     pub(super) fn exists(&self) -> u32 {
         self.log.exists()
+    }
+
+    /// Of so many messages the UIDs are not known.
+    pub(super) fn unknown(&self) -> u32 {
+        self.exists().saturating_sub(self.uids.len())
+    }
+
+    /// The UIDs of all messages are known.
+    pub(super) fn knows_all(&self) -> bool {
+        self.uids.len() == self.exists()
     }
 
     /// The first so many of those that are larger than all UIDs that are known.
@@ -61,6 +74,13 @@ impl View {
             self.uids.within(first..=last).for_each(|run| uids.insert_range(run));
         }
         uids
+    }
+
+    /// The messages that have these UIDs, as far as they are known.
+    pub(super) fn numbers_of(&self, uids: &Ranges) -> Ranges {
+        let known = self.uids.intersection(uids);
+        let runs = known.spans().map(|span| (self.uids.upto(*span.start()), self.uids.upto(*span.end())));
+        Ranges::from_runs(runs.collect())
     }
 
     /// The mailbox has mod-sequences for whoever has switched on so much: not where the backend says that there are
@@ -96,7 +116,7 @@ impl View {
         }
         let mut all = there.clone();
         all.insert_all(gone);
-        let strays = self.beyond(&all, self.exists().saturating_sub(self.uids.len()));
+        let strays = self.beyond(&all, self.unknown());
         self.uids.insert_all(&strays);
     }
 

@@ -756,7 +756,7 @@ impl Sim {
     fn fork(&mut self, at: usize, ids: &[MemberId], shared: bool) {
         let Some(mut machine) = self.hubs[at].machine.fork(ids) else { return };
         if !shared {
-            machine.set_apart();
+            machine.apart = true;
         }
         self.totals.divided += 1;
         let key = self.hubs[at].key.clone();
@@ -789,7 +789,7 @@ impl Sim {
             self.hubs[other].machine.handle_give_up(GiveUp::Wanted);
             return self.act(other);
         }
-        let (needed, apart) = (self.hubs[at].machine.needed(), self.hubs[at].machine.is_apart());
+        let (needed, apart) = (self.hubs[at].machine.needed(), self.hubs[at].machine.apart);
         let fits = |link: &Link| {
             let by_select = needed == Enabled::Condstore && link.server.enabled < needed;
             by_select || link.server.enabled == needed || !apart && link.server.enabled > needed
