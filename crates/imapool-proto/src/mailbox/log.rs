@@ -295,14 +295,8 @@ impl Log {
     /// The session's own numbers of those of them that have these UIDs.
     #[must_use]
     pub fn numbers_of_vanished(&self, id: MemberId, uids: &Ranges) -> Ranges {
-        let mut numbers = Ranges::new();
-        let Some(Knowledge { vanished, withheld, .. }) = self.place_with_uids(id) else { return numbers };
-        for span in vanished.intersection(uids).spans() {
-            let ends = withheld.nth(vanished.rank(*span.start()) + 1).zip(withheld.nth(vanished.upto(*span.end())));
-            let Some((first, last)) = ends else { continue };
-            withheld.within(first..=last).for_each(|run| numbers.insert_range(run));
-        }
-        numbers
+        let place = self.place_with_uids(id);
+        place.map_or_else(Ranges::new, |it| members_at(&it.withheld, &places_of(&it.vanished, uids)))
     }
 
     /// Of those messages, by the session's own numbers, which are gone and not told: number and UID. None where not
@@ -473,6 +467,23 @@ impl Log {
         self.places = places;
         self.forget(self.first);
     }
+}
+
+/// The members of a set at these places in it, counted from 1, as far as there are as many.
+pub(super) fn members_at(set: &Ranges, places: &Ranges) -> Ranges {
+    let mut members = Ranges::new();
+    for span in places.spans() {
+        let last = (*span.end()).min(set.len());
+        let (Some(first), Some(last)) = (set.nth(*span.start()), set.nth(last)) else { break };
+        set.within(first..=last).for_each(|run| members.insert_range(run));
+    }
+    members
+}
+
+/// The places of these in a set, as far as they are members.
+pub(super) fn places_of(set: &Ranges, members: &Ranges) -> Ranges {
+    let there = set.intersection(members);
+    Ranges::from_runs(there.spans().map(|span| (set.upto(*span.start()), set.upto(*span.end()))).collect())
 }
 
 impl Knowledge {

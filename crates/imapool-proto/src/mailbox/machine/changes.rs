@@ -10,7 +10,7 @@ use super::{Link, Machine, Nonsense};
 use crate::imap::command::Name;
 use crate::imap::ranges::Ranges;
 use crate::imap::sequence::Found;
-use crate::mailbox::log::Replay;
+use crate::mailbox::log::{Replay, members_at, places_of};
 
 impl Machine {
     pub(super) fn exists(&mut self, count: u32) {
@@ -78,7 +78,7 @@ impl Machine {
         if numbers.is_empty() {
             return;
         }
-        let uids = self.view.uids_of(numbers);
+        let uids = members_at(&self.view.uids, numbers);
         let told = if uids.len() == numbers.len() { uids.clone() } else { Ranges::new() };
         self.depart(numbers, &uids);
         if let Err(error) = self.view.log.handle_gone(numbers.clone(), told) {
@@ -96,7 +96,7 @@ impl Machine {
 
     /// The messages with these UIDs are gone, all at once; others than those that are known do not matter.
     pub(super) fn loses_uids(&mut self, uids: &Ranges) {
-        self.loses(&self.view.numbers_of(uids));
+        self.loses(&places_of(&self.view.uids, uids));
     }
 
     /// VANISHED (RFC 7162 section 3.2.10.2).

@@ -13,6 +13,7 @@ use crate::imap::effects::only_uid_and_flags;
 use crate::imap::ranges::Ranges;
 use crate::imap::sequence;
 use crate::imap::untagged::Reply;
+use crate::mailbox::log::places_of;
 
 /// Messages whose last flags are kept, and that are told of in reply to one command.
 const MAX: usize = 512;
@@ -131,7 +132,7 @@ impl Machine {
         let by_uid = |uids: &Ranges| {
             vanished?;
             let mut numbers = self.view.log.numbers_of_vanished(id, uids);
-            for there in self.view.numbers_of(uids).spans() {
+            for there in places_of(&self.view.uids, uids).spans() {
                 numbering.back_range(there).for_each(|own| numbers.insert_range(own));
             }
             Some(numbers)

@@ -4,7 +4,6 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use memchr::memmem;
 
 use super::joining::Joining;
-use super::replies::highest_modseq;
 use crate::imap::fetch_items::mod_sequence;
 use crate::imap::response::{Status, StatusReply, trim_line_end};
 
@@ -37,44 +36,33 @@ impl Selection {
     /// mailbox is selected (`selecting` is false then): keywords come into use. True: it says what was not known.
     pub(super) fn note(&mut self, line: &[u8], selecting: bool) -> bool {
         let Some(rest) = line.strip_prefix(b"* ") else { return false };
-        let kind = match StatusReply::parse(rest) {
-            Some(StatusReply { status: Status::Ok, code: Some(code), .. }) => first_word(code).to_ascii_uppercase(),
-            None if first_word(rest).eq_ignore_ascii_case(b"FLAGS") => b"FLAGS".to_vec(),
-            // The mailbox's attributes (RFC 9051 section 6.3.2), unless its name is a literal.
-            None if selecting
-                && first_word(rest).eq_ignore_ascii_case(b"LIST")
-                && memmem::find(rest, b"}\r\n").is_none() =>
-            {
-                b"LIST".to_vec()
-            }
-            _ => return false,
+        let status = StatusReply::parse(rest);
+        let text = match status {
+            Some(StatusReply { status: Status::Ok, code: Some(code), .. }) => code,
+            Some(_) => return false,
+            None => rest,
         };
-        let number = || {
-            let code = StatusReply::parse(rest)?.code?;
-            mod_sequence(code.get(kind.len()..)?.trim_ascii()).and_then(|number| u32::try_from(number).ok())
-        };
-        match &kind[..] {
-            b"UIDNEXT" => {
-                self.uid_next = number();
-                false
+        let (kind, value) = text.split_at(first_word(text).len());
+        let number = mod_sequence(value.trim_ascii());
+        match (&kind.to_ascii_uppercase()[..], status.is_some()) {
+            (b"UIDNEXT", true) => self.uid_next = number.and_then(|number| u32::try_from(number).ok()),
+            (b"UIDVALIDITY", true) => {
+                self.validity = number.and_then(|number| u32::try_from(number).ok());
+                return self.keep(kind, line);
             }
-            b"UIDVALIDITY" => {
-                self.validity = number();
-                self.keep(&kind, line)
-            }
-            b"FLAGS" | b"PERMANENTFLAGS" => self.keep(&kind, line),
-            b"NOMODSEQ" => {
+            (b"FLAGS", _) | (b"PERMANENTFLAGS", true) => return self.keep(kind, line),
+            (b"NOMODSEQ", true) => {
                 self.without_modseqs = true;
-                self.keep(&kind, line)
+                return self.keep(kind, line);
             }
-            b"HIGHESTMODSEQ" if selecting => {
-                self.highest_modseq = highest_modseq(rest);
-                false
-            }
+            (b"HIGHESTMODSEQ", true) if selecting => self.highest_modseq = number,
             // Not true any more by the time that it would be said again, or not about the mailbox.
-            b"UNSEEN" | b"HIGHESTMODSEQ" | b"CLOSED" | b"ALERT" | b"INPROGRESS" | b"CAPABILITY" => false,
-            _ => selecting && self.keep(&kind, line),
+            (b"UNSEEN" | b"HIGHESTMODSEQ" | b"CLOSED" | b"ALERT" | b"INPROGRESS" | b"CAPABILITY", true) => {}
+            // The mailbox's attributes (RFC 9051 section 6.3.2), unless its name is a literal.
+            (b"LIST", false) if memmem::find(rest, b"}\r\n").is_none() => return selecting && self.keep(kind, line),
+            (_, is_status) => return is_status && selecting && self.keep(kind, line),
         }
+        false
     }
 
     /// What of it is news to those who know the mailbox as `known`: keywords that have come into use.
@@ -94,7 +82,7 @@ impl Selection {
         there
     }
 
-    pub(super) fn keep(&mut self, kind: &[u8], line: &[u8]) -> bool {
+    fn keep(&mut self, kind: &[u8], line: &[u8]) -> bool {
         let same = |known: &&mut Bytes| {
             let rest = known.strip_prefix(b"* OK [").or(known.strip_prefix(b"* ")).unwrap_or(known);
             rest.get(..kind.len()).is_some_and(|head| head.eq_ignore_ascii_case(kind))

@@ -65,24 +65,6 @@ impl View {
         }
     }
 
-    /// The UIDs of these messages, as far as they are known.
-    pub(super) fn uids_of(&self, numbers: &Ranges) -> Ranges {
-        let mut uids = Ranges::new();
-        for span in numbers.spans() {
-            let last = (*span.end()).min(self.uids.len());
-            let (Some(first), Some(last)) = (self.uids.nth(*span.start()), self.uids.nth(last)) else { break };
-            self.uids.within(first..=last).for_each(|run| uids.insert_range(run));
-        }
-        uids
-    }
-
-    /// The messages that have these UIDs, as far as they are known.
-    pub(super) fn numbers_of(&self, uids: &Ranges) -> Ranges {
-        let known = self.uids.intersection(uids);
-        let runs = known.spans().map(|span| (self.uids.upto(*span.start()), self.uids.upto(*span.end())));
-        Ranges::from_runs(runs.collect())
-    }
-
     /// The mailbox has mod-sequences for whoever has switched on so much: not where the backend says that there are
     /// none (NOMODSEQ, RFC 7162 section 3.1.2.2), or, asked for CONDSTORE, does not say so much as the highest.
     pub(super) fn tells_modseqs(&self, enabled: Enabled) -> bool {
