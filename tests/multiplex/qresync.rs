@@ -526,8 +526,8 @@ async fn flags_known_from_another_time() {
     .await;
 }
 
-/// What comes and vanishes at once while the messages are listed after a loss: which numbers these have is found out, as
-/// at any other time.
+/// What comes and vanishes at once while the messages are listed after a loss: which numbers these have is found out,
+/// as at any other time.
 #[tokio::test]
 async fn what_vanishes_while_messages_are_listed_is_found_out() {
     two("U!

@@ -2,9 +2,9 @@
 //!
 //! The server speaks to one connection; the sessions that share it hear of an EXPUNGE only where the RFC lets them
 //! (RFC 3501 section 7.4.1, RFC 9051 section 7.5.1), and of the rest when they run a command or idle. So news are
-//! appended to a log, and each session has a place in it. What lies before it, the session has been told, but for EXPUNGEs
-//! that were withheld: while a session only runs FETCH, STORE and SEARCH by number, it hears of new messages and
-//! flags, and keeps its numbers.
+//! appended to a log, and each session has a place in it. What lies before it, the session has been told, but for
+//! EXPUNGEs that were withheld: while a session only runs FETCH, STORE and SEARCH by number, it hears of new messages
+//! and flags, and keeps its numbers.
 //!
 //! What a session is told is the sum of its lag, not a recording: a message's flags once, as they are now; of
 //! messages that came and went meanwhile nothing. The view that a client builds from it is the server's.
@@ -420,9 +420,9 @@ impl Log {
         }
     }
 
-    /// Moves a place on to before event `to`, and takes up what happened on the way. Messages that the session does not
-    /// know are numbered behind those that it does: so there may be some above `told` in `withheld` then. Gives the last
-    /// FETCH of each.
+    /// Moves a place on to before event `to`, and takes up what happened on the way. Messages that the session does
+    /// not know are numbered behind those that it does: so there may be some above `told` in `withheld` then. Gives the
+    /// last FETCH of each.
     fn advance(&self, place: &mut Knowledge, to: u64) -> BTreeMap<u32, &Bytes> {
         let mut fetched = BTreeMap::new();
         // `position` is between `first` and `head`: events are forgotten only behind all places.
