@@ -272,7 +272,7 @@ impl Session {
 
     /// Queues the last words of one whose place somebody else has.
     fn gave_way(&mut self) -> Ended {
-        self.machine.handle_gave_way();
+        self.machine.dismiss(End::GaveWay);
         while let Some(action) = self.machine.poll() {
             if let Action::Write(octets) = action {
                 self.queue(octets);

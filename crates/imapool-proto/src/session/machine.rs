@@ -207,10 +207,8 @@ impl Machine {
         !self.eof
             && match self.op {
                 Op::Over | Op::StartingTls => false,
-                Op::LoggingIn { .. } => self.input.len() < MAX_PIPELINED,
-                Op::Running { part, .. } if !part.takes_input() => self.input.len() < MAX_PIPELINED,
                 // What is read is taken off the buffer, or is the start of one line, which has a bound of its own.
-                _ => true,
+                _ => self.takes_input() || self.input.len() < MAX_PIPELINED,
             }
     }
 
@@ -323,11 +321,6 @@ impl Machine {
         self.remnant = remnant;
     }
 
-    /// The client has not logged in, and gives way to others, whatever it was about to do.
-    pub fn handle_gave_way(&mut self) {
-        self.dismiss(End::GaveWay);
-    }
-
     /// The session is somebody else's from here on: what the client is to be sent still, and what it has sent since.
     pub fn hand_over(&mut self) -> (Vec<Bytes>, Bytes) {
         self.op = Op::Over;
@@ -338,8 +331,8 @@ impl Machine {
         (written.collect(), self.input.split().freeze())
     }
 
-    /// Takes leave of a client who did nothing to deserve it.
-    fn dismiss(&mut self, reason: End) {
+    /// Takes leave of a client who did nothing to deserve it, whatever it was about to do.
+    pub fn dismiss(&mut self, reason: End) {
         let text = match reason {
             End::Operator => "[UNAVAILABLE] Session closed by the administrator",
             End::GaveWay => "[UNAVAILABLE] Too many connections that have not logged in; try again later",
@@ -380,7 +373,7 @@ impl Machine {
                 break;
             }
         }
-        if self.eof && self.needs_client() {
+        if self.eof && self.takes_input() {
             self.close(End::ClientClosed);
             return self.actions.pop_front();
         }
@@ -390,8 +383,8 @@ impl Machine {
         None
     }
 
-    /// Nothing can go on without more from the client.
-    fn needs_client(&self) -> bool {
+    /// What goes on now is what the client says: without more from it, nothing does.
+    fn takes_input(&self) -> bool {
         match self.op {
             Op::Ready | Op::Collecting { .. } | Op::Sasl { .. } | Op::Discarding | Op::Refusing { .. } => true,
             Op::Running { part, .. } => part.takes_input(),
@@ -405,10 +398,8 @@ impl Machine {
             self.dismiss(reason);
             return true;
         }
-        match &self.op {
-            Op::Over | Op::StartingTls | Op::LoggingIn { .. } => return false,
-            Op::Running { part, .. } if !part.takes_input() => return false,
-            _ => {}
+        if !self.takes_input() {
+            return false;
         }
         let max_line = self.max_line();
         match self.decoder.decode(&mut self.input, max_line) {
@@ -460,7 +451,10 @@ impl Machine {
         };
         match line.literal {
             None => self.command(command),
-            Some(literal) if head.name.carries_message() && self.is_authenticated() => self.stream(command, literal),
+            Some(literal) if head.name.carries_message() && self.is_authenticated() => {
+                // It goes on to the backend as it comes.
+                self.run(command, Some(literal), Awaited::LiteralHeld { sync: literal.sync });
+            }
             Some(literal) => {
                 let total = if self.is_authenticated() { 0 } else { line.text.len() as u64 };
                 self.collect(command, literal, total);
@@ -512,15 +506,13 @@ impl Machine {
     }
 
     fn next_line(&mut self, mut command: Command, literal: Bytes, binary: bool, total: u64, line: Line) {
+        let total = total.saturating_add(line.text.len() as u64).saturating_add(SEGMENT_COST);
         if let Some(last) = command.segments.last_mut() {
             last.literal = Some((literal, binary));
         }
         command.segments.push(Segment { text: self.own(line.text), literal: None });
         match line.literal {
-            Some(literal) => {
-                let text = command.segments.last().map_or(0, |last| last.text.len() as u64);
-                self.collect(command, literal, total.saturating_add(text).saturating_add(SEGMENT_COST));
-            }
+            Some(literal) => self.collect(command, literal, total),
             None => self.command(command),
         }
     }

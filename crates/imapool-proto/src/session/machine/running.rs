@@ -34,11 +34,6 @@ impl Awaited {
 }
 
 impl Machine {
-    /// A command whose literal is a message: it goes on to the backend as it comes.
-    pub(super) fn stream(&mut self, command: Command, literal: Literal) {
-        self.run(command, Some(literal), Awaited::LiteralHeld { sync: literal.sync });
-    }
-
     pub(super) fn run(&mut self, command: Command, streams: Option<Literal>, part: Awaited) {
         self.op = Op::Running { tag: command.tag.clone(), name: command.name, part };
         self.actions.push_back(Action::Run(Request::new(command, streams)));
