@@ -50,13 +50,9 @@ pub enum Whom {
 /// The right to open one connection. It is used up by that, or given back.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "it is to be used up or given back"]
-pub struct Pass(Token);
-
-/// Whether a pass was taken from the bucket.
-#[derive(Debug, PartialEq, Eq)]
-enum Token {
-    Taken,
-    Free,
+pub struct Pass {
+    /// It was taken from the bucket.
+    counts: bool,
 }
 
 /// Not yet.
@@ -106,6 +102,11 @@ impl Bucket {
         self.full_at = self.full_at.and_then(|at| at.checked_sub(self.pause));
     }
 
+    /// One more waits for a token, or one less.
+    fn waits(&mut self, one_more: bool) {
+        self.waiting = if one_more { self.waiting.saturating_add(1) } else { self.waiting.saturating_sub(1) };
+    }
+
     /// Takes a token for one who has not waited yet, or who has (`waited`).
     fn enter(&mut self, waited: bool, now: Instant) -> Result<(), Instant> {
         let before = if waited { 0 } else { self.waiting };
@@ -136,24 +137,24 @@ impl Gate {
     pub fn enter(&mut self, whom: Whom, waited: bool, now: Instant) -> Result<Pass, Later> {
         let later = |at| Later { at, reason: Reason::Backend };
         if whom == Whom::Relay {
-            return Ok(Pass(Token::Free));
+            return Ok(Pass { counts: false });
         }
         if whom != Whom::Login && self.0.free(now) < self.0.size / 2 {
             return Err(later(now + self.0.pause.saturating_mul(self.0.size / 2)));
         }
-        self.0.enter(waited, now).map(|()| Pass(Token::Taken)).map_err(later)
+        self.0.enter(waited, now).map(|()| Pass { counts: true }).map_err(later)
     }
 
     /// Nothing was dialed with it.
     pub fn give_back(&mut self, pass: Pass) {
-        if pass.0 == Token::Taken {
+        if pass.counts {
             self.0.give_back();
         }
     }
 
     /// One more waits, or one less: with a pass, or without.
     pub fn waits(&mut self, one_more: bool) {
-        self.0.waiting = if one_more { self.0.waiting.saturating_add(1) } else { self.0.waiting.saturating_sub(1) };
+        self.0.waits(one_more);
     }
 
     /// Connections that may be opened at once now.
@@ -211,8 +212,7 @@ impl Line {
 
     /// One more waits, or one less.
     pub fn waits(&mut self, one_more: bool) {
-        let waiting = &mut self.bucket.waiting;
-        *waiting = if one_more { waiting.saturating_add(1) } else { waiting.saturating_sub(1) };
+        self.bucket.waits(one_more);
     }
 
     /// Who was let pass has opened nothing, or nothing that is to be used. `tried`: but it was tried.

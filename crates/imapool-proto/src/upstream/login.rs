@@ -11,16 +11,15 @@ mod refusal;
 mod tests;
 mod ways;
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use serde::Serialize;
 
-use self::alerts::Alerts;
 pub use self::refusal::{Outcome, Refusal};
-use self::refusal::{Parting, judge, printable, text_of};
+use self::refusal::{Parting, printable, text_of, trouble};
+use self::ways::Said;
 use crate::imap::MAX_WHOLE_LINE;
 use crate::imap::capability::Capabilities;
 use crate::imap::framer::Framer;
@@ -81,12 +80,10 @@ enum Waiting {
     #[default]
     Greeting,
     StartTls,
-    Tls,
     Capability,
     Nothing,
     Probe,
-    Login,
-    Sasl,
+    Verdict,
     Trial,
     Over,
 }
@@ -124,17 +121,16 @@ pub struct Login {
     held: Vec<Bytes>,
     /// The same LOGIN without literals, for servers that know none there.
     unasked: Option<Bytes>,
-    kind: SecretKind,
-    /// What was begun before the greeting has come.
-    ahead: Option<Waiting>,
+    /// By what kind of secret AUTHENTICATE goes; `None`: it is LOGIN.
+    sasl: Option<SecretKind>,
+    /// A login was begun before the greeting has come.
+    ahead: bool,
     challenge: Option<String>,
     /// A BYE that came in place of the answer to the credential, or before it.
     bye: Option<Parting>,
     /// Commands that follow the login, by the number of their tag.
-    trial: VecDeque<(u64, Trial)>,
-    /// ID was sent since the login's OK.
-    identified: bool,
-    alerts: Alerts,
+    trial: Vec<(u64, Trial)>,
+    alerts: Vec<String>,
     framer: Framer,
     heard: usize,
     output: BytesMut,
@@ -172,7 +168,7 @@ impl Login {
     /// What the backend wants the user to see (RFC 9051 section 7.1, ALERT) since the login began: `OK [ALERT] …`,
     /// safe to be sent on. They are told once.
     pub fn take_alerts(&mut self) -> Vec<String> {
-        self.alerts.take()
+        std::mem::take(&mut self.alerts)
     }
 
     /// What is to be sent. It may hold secrets.
@@ -211,24 +207,21 @@ impl Login {
     /// # Errors
     /// [`LoginError::NoMechanism`]; the connection is as good as before.
     pub fn start(&mut self, credential: &Credential) -> Result<(), LoginError> {
-        let way = ways::way(&self.capabilities, credential).ok_or(LoginError::NoMechanism)?;
-        let said = way.say(&self.capabilities, credential);
-        self.waiting = self.begin(way, credential);
+        let said = ways::say(&self.capabilities, credential).ok_or(LoginError::NoMechanism)?;
+        self.waiting = Waiting::Verdict;
         self.news = None;
         self.challenge = None;
-        self.identified = false;
-        self.alerts = Alerts::default();
+        self.alerts.clear();
         self.heard = 0;
-        self.held = said.held;
-        self.unasked = said.unasked;
-        self.put(&said.first);
+        self.begin(said, credential);
         Ok(())
     }
 
-    /// What is waited for once a credential is said.
-    fn begin(&mut self, way: ways::Way, credential: &Credential) -> Waiting {
-        self.kind = credential.mechanism.kind();
-        if way == ways::Way::Login { Waiting::Login } else { Waiting::Sasl }
+    fn begin(&mut self, said: Said, credential: &Credential) {
+        self.sasl = said.sasl.then(|| credential.mechanism.kind());
+        self.held = said.held;
+        self.unasked = said.unasked;
+        self.put(&said.first);
     }
 
     /// Takes whole lines off the front of `input` until a step is over. `None`: more must come.
@@ -288,8 +281,10 @@ impl Login {
             Kind::Status(status) if self.waiting == Waiting::Greeting => self.greeting(status, line),
             _ if self.waiting == Waiting::Greeting => Err(unexpected(line)),
             Kind::Status(_) => {
-                if let Some(reply) = StatusReply::parse(&line[1..]).filter(|_| self.is_logging_in()) {
-                    self.alerts.note(&reply);
+                if let Some(reply) = StatusReply::parse(&line[1..])
+                    && matches!(self.waiting, Waiting::Verdict | Waiting::Trial)
+                {
+                    alerts::note(&mut self.alerts, &reply);
                 }
                 Ok(None)
             }
@@ -308,16 +303,12 @@ impl Login {
         is_tag(tag, self.next_tag.wrapping_sub(1)) || self.trial.iter().any(|(number, _)| is_tag(tag, *number))
     }
 
-    fn is_logging_in(&self) -> bool {
-        matches!(self.waiting, Waiting::Login | Waiting::Sasl | Waiting::Trial)
-    }
-
     /// The answer to a credential may still follow a BYE.
     fn goodbye(&mut self, line: &[u8]) -> Result<Option<Outcome>, LoginError> {
         let text = text_of(&line[1..]);
         match self.waiting {
             Waiting::Trial => Ok(Some(self.not_connected(text))),
-            Waiting::Login | Waiting::Sasl => {
+            Waiting::Verdict => {
                 self.bye = Some(Parting::new(&line[1..], text));
                 Ok(None)
             }
@@ -330,7 +321,7 @@ impl Login {
     pub fn handle_end(&mut self, why: &str) -> Option<Outcome> {
         match self.waiting {
             Waiting::Trial => Some(self.not_connected(why.to_owned())),
-            Waiting::Login | Waiting::Sasl => {
+            Waiting::Verdict => {
                 self.waiting = Waiting::Over;
                 self.bye.as_ref().and_then(|bye| bye.outcome.clone())
             }
@@ -357,21 +348,21 @@ impl Login {
         if self.starttls {
             // Whether it is offered cannot be trusted before TLS stands; whether it works can.
             self.send("STARTTLS", Waiting::StartTls);
-        } else if let Some(waiting) = self.ahead.take() {
-            return Ok(Some(self.greeted_behind(waiting, line)));
-        } else if let Some(told) = StatusReply::parse(&line[1..])
-            .filter(|_| self.relays)
-            .and_then(|it| it.capabilities().map(Capabilities::parse))
-        {
-            // A replica tells all of them.
-            self.capabilities = told.into();
-            self.waiting = Waiting::Nothing;
-            return Ok(Some(Outcome::Ready));
-        } else {
-            // The greeting may tell them, too, but not all of them (Cyrus).
-            self.send("CAPABILITY", Waiting::Capability);
+            return Ok(None);
         }
-        Ok(None)
+        // The greeting of a replica tells all of them; that of others may tell some, too (Cyrus).
+        match StatusReply::parse(&line[1..]).and_then(|reply| reply.capabilities()).filter(|_| self.relays) {
+            Some(told) if self.capabilities.is_told_by(told) => {}
+            Some(told) => self.capabilities = Capabilities::parse(told).into(),
+            None if self.ahead => {}
+            None => {
+                self.send("CAPABILITY", Waiting::Capability);
+                return Ok(None);
+            }
+        }
+        self.waiting = if std::mem::take(&mut self.ahead) { Waiting::Verdict } else { Waiting::Nothing };
+        self.heard = 0;
+        Ok(Some(Outcome::Ready))
     }
 
     fn tagged(&mut self, line: &[u8]) -> Result<Option<Outcome>, LoginError> {
@@ -381,7 +372,7 @@ impl Login {
             .ok_or_else(|| unexpected(line))?;
         if self.waiting == Waiting::Trial {
             let at = self.trial.iter().position(|(number, _)| is_tag(tag, *number)).ok_or_else(|| unexpected(line))?;
-            let trial = self.trial.remove(at).map_or(Trial::Id, |(_, trial)| trial);
+            let (_, trial) = self.trial.remove(at);
             return Ok(self.tried(trial, &reply));
         }
         if !is_tag(tag, self.next_tag.wrapping_sub(1)) {
@@ -390,7 +381,7 @@ impl Login {
         let ok = reply.status == Status::Ok;
         match self.waiting {
             Waiting::StartTls if ok => {
-                self.waiting = Waiting::Tls;
+                self.waiting = Waiting::Over;
                 Ok(Some(Outcome::StartTls))
             }
             Waiting::StartTls => Err(LoginError::NoStartTls(text_of(rest))),
@@ -404,8 +395,8 @@ impl Login {
                 self.waiting = Waiting::Nothing;
                 Ok(Some(Outcome::Ready))
             }
-            Waiting::Login | Waiting::Sasl if ok => Ok(self.accepted(&reply)),
-            Waiting::Login | Waiting::Sasl => Ok(self.refused(&reply)),
+            Waiting::Verdict if ok => Ok(self.accepted(&reply)),
+            Waiting::Verdict => Ok(self.refused(&reply)),
             _ => Err(unexpected(line)),
         }
     }
@@ -417,14 +408,12 @@ impl Login {
             return None;
         }
         self.waiting = Waiting::Nothing;
-        if self.relays {
-            return Some(Outcome::Refused(Refusal::verbatim(reply, self.challenge.take())));
+        let meaning = phrases::meaning(reply).filter(|_| !self.relays);
+        if let Some(trouble) = meaning.and_then(|meaning| trouble(meaning, &printable(reply.text))) {
+            alerts::note(&mut self.alerts, reply);
+            return Some(trouble);
         }
-        let outcome = judge(reply, self.challenge.take());
-        if !matches!(outcome, Outcome::Refused(_)) {
-            self.alerts.note(reply);
-        }
-        Some(outcome)
+        Some(Outcome::Refused(Refusal::verbatim(reply, self.challenge.take())))
     }
 
     /// The backend says OK to the credential. Some say so to whatever they are shown, and refuse what follows: only
@@ -432,7 +421,7 @@ impl Login {
     fn accepted(&mut self, reply: &StatusReply<'_>) -> Option<Outcome> {
         self.held.clear();
         self.unasked = None;
-        self.alerts.note(reply);
+        alerts::note(&mut self.alerts, reply);
         if let Some(bye) = self.bye.take() {
             return Some(self.not_connected(bye.text));
         }
@@ -468,13 +457,14 @@ impl Login {
     }
 
     fn say_who(&mut self) {
-        self.identified = true;
+        // Once is enough.
+        self.identify = Identify::Never;
         let version = env!("CARGO_PKG_VERSION");
         self.try_out(&format!("ID (\"name\" \"imapool\" \"version\" \"{version}\")"), Trial::Id);
     }
 
     fn try_out(&mut self, command: &str, trial: Trial) {
-        self.trial.push_back((self.next_tag, trial));
+        self.trial.push((self.next_tag, trial));
         self.put(format!("{command}\r\n").as_bytes());
     }
 
@@ -489,9 +479,7 @@ impl Login {
                 None => return Some(self.not_connected("CAPABILITY tells nothing".into())),
             },
             Trial::Inbox | Trial::Proof
-                if !self.identified
-                    && self.identify == Identify::Auto
-                    && phrases::meaning(reply) == Some(Meaning::NeedsId) =>
+                if self.identify == Identify::Auto && phrases::meaning(reply) == Some(Meaning::NeedsId) =>
             {
                 self.say_who();
                 self.prove();
@@ -509,7 +497,7 @@ impl Login {
                 return Some(self.not_connected(printable(reply.text)));
             }
         }
-        if self.trial.is_empty() && !self.identified && self.identify == Identify::Auto && self.capabilities.has("ID") {
+        if self.trial.is_empty() && self.identify == Identify::Auto && self.capabilities.has("ID") {
             // That it is offered was told only now.
             self.say_who();
         }
@@ -525,20 +513,17 @@ impl Login {
     }
 
     fn continuation(&mut self, line: &[u8]) -> Result<Option<Outcome>, LoginError> {
-        match (self.waiting, self.held.pop()) {
-            (Waiting::Login | Waiting::Sasl, Some(part)) => self.output.put_slice(&part),
-            (Waiting::Sasl, None) => {
-                let answer: &[u8] = match self.kind {
-                    // Nothing more to say: abort.
-                    SecretKind::Password => b"*\r\n",
-                    SecretKind::XOAuth2 => b"\r\n",
-                    SecretKind::OAuthBearer => b"AQ==\r\n",
-                };
+        let (held, awaited) = (self.held.pop(), self.waiting == Waiting::Verdict);
+        match (held, self.sasl.filter(|_| awaited)) {
+            (Some(part), _) if awaited => self.output.put_slice(&part),
+            // Nothing more to say: abort.
+            (None, Some(SecretKind::Password)) => self.output.put_slice(b"*\r\n"),
+            (None, Some(kind)) => {
                 let text = trim_line_end(line).strip_prefix(b"+ ").unwrap_or_default();
-                if self.kind != SecretKind::Password && text.iter().all(|b| b.is_ascii_graphic()) {
+                if text.iter().all(|b| b.is_ascii_graphic()) {
                     self.challenge = std::str::from_utf8(text).ok().map(str::to_owned);
                 }
-                self.output.put_slice(answer);
+                self.output.put_slice(if kind == SecretKind::XOAuth2 { b"\r\n" } else { b"AQ==\r\n" });
             }
             _ => return Err(unexpected(line)),
         }

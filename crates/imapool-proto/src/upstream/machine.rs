@@ -115,6 +115,7 @@ pub enum Ignored {
 #[derive(Debug)]
 enum InFlight {
     Own(Own),
+    Leaving(Leaving),
     Session {
         tag: Bytes,
         name: Name,
@@ -181,7 +182,6 @@ pub struct Machine {
     facts: Facts,
     /// Whether what is selected surely is: a SELECT that failed may have left the earlier mailbox or not.
     uncertain: bool,
-    leaving: Option<Leaving>,
     /// What is known of the backend's manners, by other connections, too.
     pub manners: Arc<Manners>,
     spoiled: Option<&'static str>,
@@ -419,19 +419,19 @@ impl Machine {
     /// Sends a command of our own. Call only when none is in flight.
     pub fn handle_own(&mut self, own: Own) {
         match own {
-            Own::Noop => self.put_own(own, b"NOOP\r\n"),
+            Own::Noop => self.put_own(InFlight::Own(own), b"NOOP\r\n"),
             Own::Unselect => self.leave(),
             Own::Logout => {
                 self.closing = true;
-                self.put_own(own, b"LOGOUT\r\n");
+                self.put_own(InFlight::Own(own), b"LOGOUT\r\n");
             }
         }
     }
 
-    fn put_own(&mut self, own: Own, text: &[u8]) {
+    fn put_own(&mut self, own: InFlight, text: &[u8]) {
         self.put_tag();
         self.output.put_slice(text);
-        self.in_flight = Some(InFlight::Own(own));
+        self.in_flight = Some(own);
     }
 
     /// What is to be sent; empty: nothing. Take all of it.

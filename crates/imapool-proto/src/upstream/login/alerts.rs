@@ -8,31 +8,20 @@ const MAX_ALERTS: usize = 4;
 /// Characters of one; web addresses are long.
 const MAX_LENGTH: usize = 1000;
 
-/// See the module.
-#[derive(Debug, Default)]
-pub(super) struct Alerts(Vec<String>);
-
-impl Alerts {
-    /// Keeps the reply if it is an alert: ALERT (RFC 9051 section 7.1), or WEBALERT with an address to visit, as
-    /// Gmail says.
-    pub(super) fn note(&mut self, reply: &StatusReply<'_>) {
-        let Some(code) = reply.code.filter(|_| reply.has_code("ALERT") || reply.has_code("WEBALERT")) else { return };
-        if self.0.len() >= MAX_ALERTS || code.len() > MAX_LENGTH {
-            return;
-        }
-        let status = match reply.status {
-            Status::No => "NO",
-            Status::Bad => "BAD",
-            _ => "OK",
-        };
-        let code: String = code.iter().filter(|b| matches!(b, b' '..=b'~')).map(|b| char::from(*b)).collect();
-        let alert = format!("{status} [{code}] {}", printable_up_to(reply.text, MAX_LENGTH));
-        if !self.0.contains(&alert) {
-            self.0.push(alert);
-        }
+/// Keeps the reply if it is an alert: ALERT (RFC 9051 section 7.1), or WEBALERT with an address to visit, as Gmail says.
+pub(super) fn note(alerts: &mut Vec<String>, reply: &StatusReply<'_>) {
+    let Some(code) = reply.code.filter(|_| reply.has_code("ALERT") || reply.has_code("WEBALERT")) else { return };
+    if alerts.len() >= MAX_ALERTS || code.len() > MAX_LENGTH {
+        return;
     }
-
-    pub(super) fn take(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.0)
+    let status = match reply.status {
+        Status::No => "NO",
+        Status::Bad => "BAD",
+        _ => "OK",
+    };
+    let code: String = code.iter().filter(|b| matches!(b, b' '..=b'~')).map(|b| char::from(*b)).collect();
+    let alert = format!("{status} [{code}] {}", printable_up_to(reply.text, MAX_LENGTH));
+    if !alerts.contains(&alert) {
+        alerts.push(alert);
     }
 }

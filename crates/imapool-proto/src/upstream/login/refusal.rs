@@ -34,15 +34,6 @@ pub struct Refusal {
     pub definite: bool,
 }
 
-/// Whether it is the credential that is refused, or something else is the matter. BAD is no other answer than NO.
-pub(super) fn judge(reply: &StatusReply<'_>, challenge: Option<String>) -> Outcome {
-    let text = printable(reply.text);
-    if let Some(trouble) = phrases::meaning(reply).and_then(|meaning| trouble(meaning, &text)) {
-        return trouble;
-    }
-    Outcome::Refused(Refusal::verbatim(reply, challenge))
-}
-
 impl Refusal {
     /// In the backend's own words.
     pub(super) fn verbatim(reply: &StatusReply<'_>, challenge: Option<String>) -> Self {
@@ -56,8 +47,8 @@ impl Refusal {
     }
 }
 
-/// What is the matter; `None`: it is the credential.
-fn trouble(meaning: Meaning, words: &str) -> Option<Outcome> {
+/// What is the matter; `None`: it is the credential. BAD is no other answer than NO.
+pub(super) fn trouble(meaning: Meaning, words: &str) -> Option<Outcome> {
     match meaning {
         Meaning::Limit => Some(Outcome::Limit(words.to_owned())),
         Meaning::Later | Meaning::NeedsId => Some(Outcome::Unavailable(words.to_owned())),

@@ -23,7 +23,7 @@ impl Machine {
     /// Begins to leave the mailbox that is selected, or may be.
     pub(super) fn leave(&mut self) {
         if self.has_unselect() && !self.uncertain && !self.manners.known().no_unselect {
-            self.leave_by(Leaving::Unselect, b"UNSELECT\r\n");
+            self.put_own(InFlight::Leaving(Leaving::Unselect), b"UNSELECT\r\n");
         } else {
             self.examine();
         }
@@ -31,11 +31,6 @@ impl Machine {
 
     fn has_unselect(&self) -> bool {
         self.capabilities.has("UNSELECT") || self.capabilities.has("IMAP4rev2")
-    }
-
-    fn leave_by(&mut self, leaving: Leaving, text: &[u8]) {
-        self.leaving = Some(leaving);
-        self.put_own(Own::Unselect, text);
     }
 
     /// Selects the same mailbox anew, so that it cannot be changed.
@@ -50,16 +45,15 @@ impl Machine {
                 Segment { text: Bytes::new(), literal: None },
             ],
         };
-        self.leaving = Some(Leaving::Examine);
         self.begin(&Command { tag: Bytes::new(), name: Name::Examine, segments }, None);
-        self.in_flight = Some(InFlight::Own(Own::Unselect));
+        self.in_flight = Some(InFlight::Leaving(Leaving::Examine));
     }
 
     /// The reply to one of these commands.
-    pub(super) fn left(&mut self, reply: &StatusReply<'_>) {
+    pub(super) fn left(&mut self, leaving: Leaving, reply: &StatusReply<'_>) {
         let ok = reply.status == Status::Ok;
-        match self.leaving.take() {
-            Some(leaving @ (Leaving::Unselect | Leaving::Close)) if ok => {
+        match leaving {
+            Leaving::Unselect | Leaving::Close if ok => {
                 if leaving == Leaving::Close && self.has_unselect() && !self.uncertain {
                     self.manners.learn(|known| known.no_unselect = true);
                 }
@@ -67,9 +61,9 @@ impl Machine {
                 self.uncertain = false;
                 self.events.push_back(Event::OwnDone(Own::Unselect, true));
             }
-            Some(Leaving::Unselect) => self.examine(),
-            Some(Leaving::Examine) if ok && reply.has_code("READ-ONLY") => {
-                self.leave_by(Leaving::Close, b"CLOSE\r\n");
+            Leaving::Unselect => self.examine(),
+            Leaving::Examine if ok && reply.has_code("READ-ONLY") => {
+                self.put_own(InFlight::Leaving(Leaving::Close), b"CLOSE\r\n");
             }
             _ => self.cannot_leave(),
         }

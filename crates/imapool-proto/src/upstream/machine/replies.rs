@@ -36,13 +36,10 @@ impl Machine {
     fn handle_lines(&mut self, input: &mut BytesMut, passed: &mut usize) -> Result<(), ProtocolError> {
         loop {
             if self.divider.framer().at_line_start() {
-                if self.is_paused() {
+                if self.is_paused() || !self.line_start(input, passed)? {
                     return Ok(());
                 }
-                match self.line_start(input, passed)? {
-                    true => continue,
-                    false => return Ok(()),
-                }
+                continue;
             }
             let literal = self.divider.framer().in_literal();
             let len = self.divider.take(&input[*passed..]);
@@ -197,8 +194,8 @@ impl Machine {
                 let rest = self.after_tag(input)?;
                 let (tag, kept) = (input.len() - rest.len(), Bytes::copy_from_slice(&rest[..KEPT]));
                 let reply = StatusReply::parse_start(&kept).ok_or(ProtocolError::BadStatus)?;
-                let own = matches!(self.in_flight, Some(InFlight::Own(_)));
-                self.line.dropping = own || reply.has_code("CAPABILITY");
+                let session = matches!(self.in_flight, Some(InFlight::Session { .. }));
+                self.line.dropping = !session || reply.has_code("CAPABILITY");
                 input.advance(tag);
                 self.line.ending = Some(kept);
             }
@@ -229,7 +226,7 @@ impl Machine {
             return true;
         }
         match &self.in_flight {
-            Some(InFlight::Own(_)) => self.fresh,
+            Some(InFlight::Own(_) | InFlight::Leaving(_)) => self.fresh,
             // None of these is part of the reply to a SELECT.
             Some(InFlight::Session { lingering, .. }) => {
                 *lingering && matches!(kind, Kind::MessageNews | Kind::Esearch)
@@ -378,7 +375,7 @@ impl Machine {
             self.pending.streaming = None;
         }
         match in_flight {
-            InFlight::Own(Own::Unselect) => self.left(reply),
+            InFlight::Leaving(leaving) => self.left(leaving, reply),
             InFlight::Own(own) => self.events.push_back(Event::OwnDone(own, reply.status == Status::Ok)),
             InFlight::Session { .. } => {
                 self.session_done(in_flight, reply);
@@ -430,9 +427,9 @@ impl Machine {
                 self.facts.selected = None;
             }
             Name::Enable if ok => {
-                let tagged = Bytes::copy_from_slice(&reply_bytes(reply));
-                if let Some(reply) = enable {
-                    self.facts.enable_reply = Some(Arc::new(EnableReply { tagged, ..*reply }));
+                if let Some(enable) = enable {
+                    let told = EnableReply { tagged: reply_bytes(reply), ..*enable };
+                    self.facts.enable_reply = Some(Arc::new(told));
                 }
             }
             _ => {}
@@ -482,27 +479,20 @@ fn names_a_tag(reply: &StatusReply<'_>) -> bool {
 }
 
 /// ` OK [CODE] text` with line end, from its parts.
-fn reply_bytes(reply: &StatusReply<'_>) -> Vec<u8> {
-    let status = match reply.status {
-        Status::Ok => " OK",
-        Status::No => " NO",
-        _ => " BAD",
+fn reply_bytes(reply: &StatusReply<'_>) -> Bytes {
+    let status: &[u8] = match reply.status {
+        Status::Ok => b" OK ",
+        Status::No => b" NO ",
+        _ => b" BAD ",
     };
-    let mut out = status.as_bytes().to_vec();
-    if let Some(code) = reply.code {
-        out.extend_from_slice(b" [");
-        out.extend_from_slice(code);
-        out.push(b']');
-    }
-    out.push(b' ');
-    out.extend_from_slice(if reply.text.is_empty() { b"Done." } else { reply.text });
-    out.extend_from_slice(b"\r\n");
-    out
+    let code = reply.code.map_or(Vec::new(), |code| [b"[", code, b"] "].concat());
+    let text = if reply.text.is_empty() { b"Done." } else { reply.text };
+    [status, &code, text, b"\r\n"].concat().into()
 }
 
 /// The reply without its response code.
 fn without_code(reply: &StatusReply<'_>) -> Bytes {
-    reply_bytes(&StatusReply { code: None, ..*reply }).into()
+    reply_bytes(&StatusReply { code: None, ..*reply })
 }
 
 fn own_tag_number(tag: &[u8]) -> Option<u64> {
