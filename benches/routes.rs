@@ -11,7 +11,7 @@ use imapool::config::Config;
 use imapool::imap::sasl::{Credential, Form, Mechanism};
 use imapool::routing::map::Map;
 use imapool::routing::name::Names;
-use imapool::routing::{Target, check, rendezvous};
+use imapool::routing::{By, Target, check, rendezvous};
 
 const LINES: usize = 1_000_000;
 const LOOKUPS: usize = 2_000_000;
@@ -47,7 +47,7 @@ fn main() -> Result<()> {
 
     let keys: Vec<Vec<u8>> = (0..LOOKUPS).map(|turn| user(turn * 7919 % (LINES * 2)).into_bytes()).collect();
     let begun = Instant::now();
-    let found = keys.iter().filter(|key| black_box(map.get(key)).is_some()).count();
+    let found = keys.iter().filter(|key| black_box(map.get(key, By::Default)).is_some()).count();
     let each = begun.elapsed().as_nanos() as f64 / LOOKUPS as f64;
     println!("a lookup, half of them in vain: {each:.0} ns ({found} of {LOOKUPS} found)");
 

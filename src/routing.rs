@@ -500,7 +500,7 @@ impl Router {
         }
         for (path, _, map) in &reread {
             match map {
-                Ok(map) => info!(file = %path.display(), lines = map.len(), "routes read again"),
+                Ok(map) => info!(file = %path.display(), lines = map.keys(), "routes read again"),
                 Err(error) => {
                     for line in error.to_string().lines() {
                         warn!("cannot take over changed routes; the old ones serve on: {line}");

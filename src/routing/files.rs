@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::Target;
 use super::map::{BadLine, LONGEST, LONGEST_LINE, Map};
-use super::name::{Names, Pattern};
+use super::name::{Kind, Names, Pattern};
 use crate::files;
 
 /// Why a file cannot be used. Displays with `FILE:LINE`.
@@ -124,10 +124,8 @@ pub(super) fn amend(path: &Path, names: &Names, keys: &[Vec<u8>], line: Option<&
         Err(error) => return Err(error),
     };
     // Not those of their domain.
-    let is_own = |word: &str| match Pattern::parse(word, names) {
-        Ok(Pattern::Name(name)) => keys.iter().any(|key| **key == *name),
-        _ => false,
-    };
+    let names_it = |pattern: Pattern| pattern.kind == Kind::Name && keys.iter().any(|key| **key == *pattern.key);
+    let is_own = |word: &str| Pattern::parse(word, names).is_ok_and(names_it);
     let is_other = |text: &&str| {
         let word = text.split_ascii_whitespace().next().unwrap_or("#");
         word.starts_with('#') || !is_own(word)

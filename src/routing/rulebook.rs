@@ -200,7 +200,7 @@ impl Rulebook {
 
     /// By the weights of the configuration.
     pub(super) fn choice(&self, target: Target, key: &[u8]) -> Option<usize> {
-        self.routes.backend(target, key, |place| self.routes.weight(place))
+        self.routes.backend(target, key, |place| self.routes.backends[place].weight)
     }
 }
 

@@ -103,7 +103,7 @@ impl Table {
     /// As it is configured, or as an administrator wishes.
     #[must_use]
     pub fn wished_weight(&self, place: usize) -> u32 {
-        self.backends[place].weight_by_hand().unwrap_or_else(|| self.book.routes.weight(place))
+        self.backends[place].weight_by_hand().unwrap_or_else(|| self.book.routes.backends[place].weight)
     }
 
     /// What a backend gets of its group's accounts now, in proportion to the others': so many times its weight.

@@ -138,14 +138,14 @@ impl Routes {
     /// that it logs in by.
     #[must_use]
     pub fn moved<'r>(&'r self, key: &[u8], route: Route<'r>) -> Route<'r> {
-        let found = self.moves.as_ref().and_then(|moves| {
-            let account = route.login.and_then(|login| moves.get(&self.names.key(login, b"")));
-            account.or_else(|| moves.get(key))
+        let moved = self.moves.as_ref().and_then(|moves| {
+            let account = route.login.and_then(|login| moves.get(&self.names.key(login, b""), By::Move));
+            account.or_else(|| moves.get(key, By::Move))
         });
-        let Some(found) = found else { return route };
-        let moved = found.route(By::Move);
+        let Some(moved) = moved else { return route };
+        let is_relayed = |target| self.relay_of(target).is_some();
         // To a replica, or from there to a server: whichever the rules decide of here.
-        if moved.target != Target::Nobody && self.is_relayed(route.target) != self.is_relayed(moved.target) {
+        if moved.target != Target::Nobody && is_relayed(route.target) != is_relayed(moved.target) {
             return route;
         }
         Route { login: moved.login.or(route.login), ..moved }
@@ -154,11 +154,11 @@ impl Routes {
     /// The name that one of the files gives whoever asks by this key, to log in by.
     #[must_use]
     pub fn login_of(&self, key: &[u8]) -> Option<&[u8]> {
-        let maps = self.rules.iter().filter_map(|rule| match &rule.source {
-            Source::Map(map) => Some(map),
+        let mut found = self.rules.iter().filter_map(|rule| match &rule.source {
+            Source::Map(map) => map.get(key, By::Default),
             Source::Fixed(_) | Source::Lookup => None,
         });
-        maps.filter_map(|map| map.get(key)).next()?.route(By::Default).login
+        found.next()?.login
     }
 
     /// What the rules say, whoever was moved by hand.
@@ -168,8 +168,8 @@ impl Routes {
             return match &rule.source {
                 Source::Fixed(target) => Step::Goes(Route { by, line: None, target: *target, login: None }),
                 Source::Lookup => Step::Ask(place),
-                Source::Map(map) => match map.get(asked.key) {
-                    Some(found) => Step::Goes(found.route(by)),
+                Source::Map(map) => match map.get(asked.key, by) {
+                    Some(route) => Step::Goes(route),
                     None => continue,
                 },
             };
@@ -188,10 +188,6 @@ impl Routes {
         group.filter(|group| self.relays.contains(group))
     }
 
-    fn is_relayed(&self, target: Target) -> bool {
-        self.relay_of(target).is_some()
-    }
-
     /// The backend or group of this name.
     #[must_use]
     pub fn target(&self, name: &str) -> Option<Target> {
@@ -208,13 +204,11 @@ impl Routes {
 
     /// The backends that a target may mean.
     pub fn members(&self, target: Target) -> impl Iterator<Item = usize> + '_ {
-        let is_meant = move |place: usize, member: &Member| match target {
-            Target::Backend(backend) => backend == place,
-            Target::Group(group) => member.group == Some(group),
+        (0..self.backends.len()).filter(move |place| match target {
+            Target::Backend(backend) => backend == *place,
+            Target::Group(group) => self.backends[*place].group == Some(group),
             Target::Nobody => false,
-        };
-        let members = self.backends.iter().enumerate();
-        members.filter(move |(place, member)| is_meant(*place, member)).map(|(place, _)| place)
+        })
     }
 
     /// The backend for an account, where the members of groups have the weights that `weight` says by their places.
@@ -228,12 +222,6 @@ impl Routes {
             }
             Target::Nobody => None,
         }
-    }
-
-    /// The weight of a backend as it is configured.
-    #[must_use]
-    pub fn weight(&self, place: usize) -> u32 {
-        self.backends[place].weight
     }
 
     /// The backends that sessions of a listener (of any, without one) may come to, in the order of the configuration.

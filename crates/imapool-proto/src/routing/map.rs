@@ -9,7 +9,7 @@ use std::hash::{BuildHasher as _, Hasher as _};
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
-use super::name::{Names, Pattern, domain_of};
+use super::name::{Kind, Names, Pattern, domain_of};
 use super::{By, Route, Target};
 
 /// The longest line, in octets: two names of the longest kind, and room.
@@ -38,31 +38,6 @@ struct Entry {
     login: u16,
     target: u16,
     kind: Kind,
-}
-
-/// What a key means: the same octets may be a name and a domain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Name,
-    Domain,
-    Below,
-}
-
-/// What a map says of a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Found<'m> {
-    /// The line that says it, counted from 1.
-    pub line: u32,
-    /// Where it goes.
-    pub target: Target,
-    /// By which name to log in, where it is another.
-    pub login: Option<&'m [u8]>,
-}
-
-impl<'m> Found<'m> {
-    pub(super) fn route(self, by: By) -> Route<'m> {
-        Route { by, line: Some(self.line), target: self.target, login: self.login }
-    }
 }
 
 /// What is wrong with a line.
@@ -120,11 +95,7 @@ impl Map {
             "-" => Target::Nobody,
             name => target(name).ok_or_else(|| BadLine::Target(name.to_owned()))?,
         };
-        let (kind, key) = match Pattern::parse(key, names).map_err(|_| BadLine::Key)? {
-            Pattern::Name(key) => (Kind::Name, key),
-            Pattern::Domain(key) => (Kind::Domain, key),
-            Pattern::Below(key) => (Kind::Below, key),
-        };
+        let Pattern { kind, key } = Pattern::parse(key, names).map_err(|_| BadLine::Key)?;
         if let Some(earlier) = self.find(kind, &key) {
             return Err(BadLine::Twice(earlier.line));
         }
@@ -157,8 +128,9 @@ impl Map {
     }
 
     /// What it says of the account of this key: by its name, else by its domain, else by the nearest of those above.
+    /// `by`: what has led here.
     #[must_use]
-    pub fn get(&self, key: &[u8]) -> Option<Found<'_>> {
+    pub fn get(&self, key: &[u8], by: By) -> Option<Route<'_>> {
         let of_name = self.find(Kind::Name, key);
         let entry = of_name.or_else(|| {
             let domain = domain_of(key)?;
@@ -167,11 +139,8 @@ impl Map {
             self.find(Kind::Domain, domain).or_else(|| above.find_map(|found| found))
         })?;
         let login = entry.login(&self.text);
-        Some(Found {
-            line: entry.line,
-            target: self.targets[usize::from(entry.target)],
-            login: (!login.is_empty()).then_some(login),
-        })
+        let (target, login) = (self.targets[usize::from(entry.target)], (!login.is_empty()).then_some(login));
+        Some(Route { by, line: Some(entry.line), target, login })
     }
 
     fn find(&self, kind: Kind, key: &[u8]) -> Option<Entry> {
@@ -186,14 +155,8 @@ impl Map {
 
     /// How many keys it has.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn keys(&self) -> usize {
         self.entries.len()
-    }
-
-    /// Whether it says nothing.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 
     /// Where its lines lead.

@@ -73,15 +73,24 @@ impl Names {
     }
 }
 
+/// What the octets of a pattern mean: the same may be a name and a domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `anna@example.org`: this one.
+    Name,
+    /// `@example.org`: all of this domain; kept with its `@`.
+    Domain,
+    /// `@*.example.org`: all of the domains below this one; kept as `.example.org`.
+    Below,
+}
+
 /// Some of all keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Pattern {
-    /// `anna@example.org`: this one.
-    Name(Box<[u8]>),
-    /// `@example.org`: all of this domain; kept with its `@`.
-    Domain(Box<[u8]>),
-    /// `@*.example.org`: all of the domains below this one; kept as `.example.org`.
-    Below(Box<[u8]>),
+pub struct Pattern {
+    /// Which.
+    pub kind: Kind,
+    /// What is kept of it.
+    pub key: Box<[u8]>,
 }
 
 /// No account is meant by it.
@@ -96,40 +105,38 @@ impl Pattern {
     /// When it is empty, or `@` has no domain behind it.
     pub fn parse(text: &str, names: &Names) -> Result<Self, NotAPattern> {
         let is_domain = |domain: &str| !domain.is_empty() && !domain.contains(['@', '*']) && !domain.starts_with('.');
-        let some = |kind: fn(Box<[u8]>) -> Self, start: &[u8], domain: &str| {
+        let some = |kind, start: &[u8], domain: &str| {
             let folded = names.folded(domain.trim_end_matches('.'));
-            if is_domain(domain) { Ok(kind([start, &folded].concat().into())) } else { Err(NotAPattern) }
+            if is_domain(domain) { Ok(Self { kind, key: [start, &folded].concat().into() }) } else { Err(NotAPattern) }
         };
         if let Some(domain) = text.strip_prefix("@*.") {
-            some(Self::Below, b".", domain)
+            some(Kind::Below, b".", domain)
         } else if let Some(domain) = text.strip_prefix('@') {
-            some(Self::Domain, b"@", domain)
+            some(Kind::Domain, b"@", domain)
         } else {
             let name = names.key(text.as_bytes(), text.as_bytes());
-            if name.is_empty() { Err(NotAPattern) } else { Ok(Self::Name(name.into())) }
+            if name.is_empty() { Err(NotAPattern) } else { Ok(Self { kind: Kind::Name, key: name.into() }) }
         }
     }
 
     /// Whether the account of this key is one of them.
     #[must_use]
     pub fn matches(&self, key: &[u8]) -> bool {
-        match self {
-            Self::Name(name) => **name == *key,
-            Self::Domain(domain) => domain_of(key).is_some_and(|own| *own == **domain),
+        let domain = || domain_of(key).unwrap_or_default();
+        match self.kind {
+            Kind::Name => *self.key == *key,
+            Kind::Domain => *self.key == *domain(),
             // A domain is not below itself.
-            Self::Below(parent) => {
-                domain_of(key).is_some_and(|own| own.len() > parent.len() + 1 && own.ends_with(parent))
-            }
+            Kind::Below => domain().len() > self.key.len() + 1 && domain().ends_with(&self.key),
         }
     }
 
     /// Whether all accounts of another pattern are among those of this one.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
-        match (self, other) {
-            (_, Self::Name(name)) => self.matches(name),
-            (Self::Below(_), Self::Domain(domain)) => self.matches(domain),
-            (Self::Below(parent), Self::Below(further)) => further.ends_with(parent),
+        match (self.kind, other.kind) {
+            (_, Kind::Name) | (Kind::Below, Kind::Domain) => self.matches(&other.key),
+            (Kind::Below, Kind::Below) => other.key.ends_with(&self.key),
             _ => self == other,
         }
     }
