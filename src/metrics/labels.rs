@@ -243,13 +243,6 @@ labels! {
     }
 }
 
-impl DialResult {
-    /// The result written so in the exposition; `None` for a text that is none of them.
-    pub fn from_label(label: &str) -> Option<DialResult> {
-        Self::ALL.iter().copied().find(|result| result.as_str() == label)
-    }
-}
-
 labels! {
     /// Why an upstream connection was retired or destroyed.
     RetireReason("reason") {
@@ -465,13 +458,5 @@ mod tests {
         assert_eq!(CommandLabel::from_verb(b"FETCHX"), CommandLabel::Other);
         assert_eq!(CommandLabel::from_verb(b""), CommandLabel::Other);
         assert_eq!(CommandLabel::from_verb(b"\xff"), CommandLabel::Other);
-    }
-
-    #[test]
-    fn dial_results_are_found_by_their_label() {
-        for result in DialResult::ALL {
-            assert_eq!(DialResult::from_label(result.as_str()), Some(*result));
-        }
-        assert_eq!(DialResult::from_label("elsewhere"), None);
     }
 }

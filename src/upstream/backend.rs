@@ -158,10 +158,7 @@ impl OpenError {
             Self::Breaker | Self::Suspect => DialResult::Breaker,
             Self::Gate(_) => DialResult::Gate,
             Self::NoRoom(_) => DialResult::NoPorts,
-            Self::Dial(error) => DialResult::from_label(error.label()).unwrap_or(match error {
-                DialError::Tls { .. } => DialResult::Tls,
-                _ => DialResult::Io,
-            }),
+            Self::Dial(error) => error.result(),
             Self::Login(LoginError::Bye(_) | LoginError::PreAuth) => DialResult::Greeting,
             Self::Login(_) | Self::Limit(_) | Self::Unavailable(_) | Self::NotConnected(_) => DialResult::Protocol,
             Self::Unjudged { error, .. } => error.result(),
@@ -291,7 +288,7 @@ impl Backend {
         Ok(Arc::new(Self {
             index,
             authorities: stamp(&config),
-            dialer: Dialer::of(&config, net)?,
+            dialer: Dialer::new(&config, net)?,
             config,
             pool,
             breaker: Mutex::default(),
@@ -638,7 +635,7 @@ impl Backend {
             Some(Concern::Backend) => {
                 self.silent.store(error.is_some_and(OpenError::is_silence), Ordering::Release);
                 self.suspect();
-                breaker.failed(Instant::now().into_std(), self.dialer.net().chance());
+                breaker.failed(Instant::now().into_std(), self.dialer.net.chance());
                 if breaker.is_open() && self.reachable.send_replace(false) {
                     // Whoever logged in on one of these would wait for `login_timeout`.
                     self.end_spares();
@@ -658,7 +655,7 @@ impl Backend {
         let mut pause = PORT_PAUSE;
         loop {
             match self.connect(pass, permit, purpose, &mut Step::Connect).await {
-                Err(error @ OpenError::Dial(DialError::NoPorts { .. })) if Instant::now() + pause < deadline => {
+                Err(error @ OpenError::Dial(DialError::NoPorts(_))) if Instant::now() + pause < deadline => {
                     self.metrics.dial(error.result());
                     self.budget.shrink(self.index);
                     permit = timeout_at(deadline, self.budget.permit(self.index)).await.map_err(|_| error)?;
@@ -684,7 +681,7 @@ impl Backend {
         let state = self.metrics.connection(ConnectionState::Connecting);
         let begun = Instant::now();
         let (login, words) = self.first_words(purpose);
-        let stream = Box::pin(self.dialer.connect_for(pass, purpose.client, &words)).await?;
+        let stream = Box::pin(self.dialer.connect(pass, purpose.client, &words)).await?;
         *step = Step::Greeting;
         let mut connection = Unauthenticated {
             stream,
@@ -734,7 +731,7 @@ impl Backend {
             linger: pool.linger,
             keepalive: pool.keepalive,
             idle_timeout,
-            lifetime: pool.max_lifetime.mul_f64(1.0 - self.dialer.net().chance() / 10.0),
+            lifetime: pool.max_lifetime.mul_f64(1.0 - self.dialer.net.chance() / 10.0),
             reply_timeout: self.config.reply_timeout,
             doubt: pool.checkout_timeout,
         };

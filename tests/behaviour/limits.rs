@@ -32,6 +32,7 @@ async fn a_burst_waits_in_the_backlog() {
 async fn no_reply_waits_for_an_acknowledgement() {
     use imapool::config::{self, ListenAddr};
     use imapool::listener::BoundListener;
+    use imapool::net::Net;
     use imapool::stream::{Socket, Stream};
     use imapool::upstream::dial::Dialer;
     use imapool::upstream::gate::{Gate, Whom};
@@ -44,9 +45,10 @@ async fn no_reply_waits_for_an_acknowledgement() {
     let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let listener = BoundListener::bind(&config::Listener::new(ListenAddr::Tcp(address))).unwrap();
     let ListenAddr::Tcp(bound) = *listener.local_address() else { panic!("a TCP listener") };
-    let dialer = Dialer::new(&config::Backend::new(bound.ip().to_string(), bound.port())).unwrap();
+    let dialer = Dialer::new(&config::Backend::new(bound.ip().to_string(), bound.port()), Net::System).unwrap();
     let pass = Gate::default().enter(Whom::Login, false, std::time::Instant::now()).unwrap();
-    let (dialed, accepted) = soon("connected", async { tokio::join!(dialer.connect(pass), listener.accept()) }).await;
+    let (dialed, accepted) =
+        soon("connected", async { tokio::join!(dialer.connect(pass, None, &[]), listener.accept()) }).await;
     assert!(nodelay(&dialed.unwrap()), "towards the backend");
     assert!(nodelay(&accepted.0), "towards the client");
 }

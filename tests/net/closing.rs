@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use imapool::config::{ListenAddr, TlsMode};
 use imapool::listener::{BoundListener, prepare};
+use imapool::net::Net;
 use imapool::stream::{Ended, Stream};
 use imapool::upstream::dial::Dialer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -88,8 +89,9 @@ async fn what_the_client_has_not_taken_is_known() {
     // Both families, and both ends of a connection.
     for host in ["127.0.0.1", "[::1]"] {
         let listener = BoundListener::bind(&listener(ListenAddr::Tcp(format!("{host}:0").parse().unwrap()))).unwrap();
-        let dialer = Dialer::new(&backend(host, port_of(&listener))).unwrap();
-        let (client, (mut server, _)) = soon(async { tokio::join!(dialer.connect(pass()), listener.accept()) }).await;
+        let dialer = Dialer::new(&backend(host, port_of(&listener)), Net::System).unwrap();
+        let (client, (mut server, _)) =
+            soon(async { tokio::join!(dialer.connect(pass(), None, &[]), listener.accept()) }).await;
         let mut client = client.unwrap();
         assert_eq!((server.undelivered(), client.undelivered()), (Some(0), Some(0)));
 
@@ -157,12 +159,12 @@ async fn tls_says_close_notify_before_the_fin() {
     let mut backend = backend("127.0.0.1", port_of(&listener));
     backend.tls = TlsMode::Implicit;
     backend.ca_file = Some(folder.file("ca.pem", &ca.pem));
-    let dialer = Dialer::new(&backend).unwrap();
+    let dialer = Dialer::new(&backend, Net::System).unwrap();
     let accepted = async {
         let (stream, peer) = listener.accept().await;
         prepare(stream, peer, listener.context(), LIMIT).await.unwrap().stream
     };
-    let (client, mut server) = soon(async { tokio::join!(dialer.connect(pass()), accepted) }).await;
+    let (client, mut server) = soon(async { tokio::join!(dialer.connect(pass(), None, &[]), accepted) }).await;
     server.write_all(b"* BYE\r\n").await.unwrap();
     let closing = tokio::spawn(server.close(LIMIT));
     // tokio-rustls itself, which makes an error of a FIN that comes without close_notify.
@@ -175,8 +177,8 @@ async fn tls_says_close_notify_before_the_fin() {
 /// A backend's end of a dialed connection, and ours.
 async fn dialed() -> (TcpStream, Stream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let dialer = Dialer::new(&backend("127.0.0.1", listener.local_addr().unwrap().port())).unwrap();
-    let (stream, accepted) = soon(async { tokio::join!(dialer.connect(pass()), listener.accept()) }).await;
+    let dialer = Dialer::new(&backend("127.0.0.1", listener.local_addr().unwrap().port()), Net::System).unwrap();
+    let (stream, accepted) = soon(async { tokio::join!(dialer.connect(pass(), None, &[]), listener.accept()) }).await;
     (accepted.unwrap().0, stream.unwrap())
 }
 

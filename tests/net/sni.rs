@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use imapool::config::{self, TlsMode};
 use imapool::listener::{BindProblem, BoundListener, HandshakeError, prepare};
+use imapool::net::Net;
 use imapool::stream::Stream;
 use imapool::tls::{TlsAcceptorConfig, TlsConfigError, TlsError};
 use imapool::upstream::dial::Dialer;
@@ -376,7 +377,7 @@ async fn meet(listener: &BoundListener, dialer: &Dialer) -> (Result<(), String>,
     soon(async {
         tokio::join!(
             async {
-                let mut stream = dialer.connect(pass()).await.map_err(|error| error.to_string())?;
+                let mut stream = dialer.connect(pass(), None, &[]).await.map_err(|error| error.to_string())?;
                 // With TLS 1.3 the refusal comes after the handshake.
                 match stream.read_u8().await {
                     Ok(b'!') => Ok(()),
@@ -422,7 +423,7 @@ impl Mutual {
         let mut backend = self.backend.clone();
         let file = self.place.folder.file("own.pem", &both(pair));
         (backend.certificate, backend.private_key) = (Some(file.clone()), Some(file));
-        Dialer::new(&backend).unwrap()
+        Dialer::new(&backend, Net::System).unwrap()
     }
 
     async fn refused(&self, dialer: &Dialer) -> String {
@@ -444,7 +445,7 @@ async fn a_client_has_to_show_a_certificate_that_the_authority_has_signed() {
     for _ in 0..3 {
         assert!(matches!(meet(&mutual.listener, &good).await, (Ok(()), Ok(()))));
     }
-    assert_eq!(mutual.refused(&Dialer::new(&mutual.backend).unwrap()).await, NO_CERTIFICATE);
+    assert_eq!(mutual.refused(&Dialer::new(&mutual.backend, Net::System).unwrap()).await, NO_CERTIFICATE);
     let stranger = mutual.dialer(&mutual.place.ca.sign("front-end"));
     assert_eq!(mutual.refused(&stranger).await, UNKNOWN_ISSUER);
     let namesake = mutual.dialer(&Authority::named("For clients").sign("front-end"));

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use imapool::config::{self, ListenAddr, TlsMode};
 use imapool::listener::{self, BindProblem, BoundListener, HandshakeError, prepare};
+use imapool::metrics::DialResult;
+use imapool::net::Net;
 use imapool::stream::{Socket, Stream};
 use imapool::tls::{CertificateProblem, CertificateStore, TlsConfigError, TlsConnectorConfig, TlsError};
 use imapool::upstream::dial::{DialError, Dialer};
@@ -38,7 +40,7 @@ async fn connect(
     dialer: &Dialer,
 ) -> (Result<Stream, DialError>, Result<listener::Accepted, HandshakeError>) {
     soon(async {
-        tokio::join!(dialer.connect(pass()), async {
+        tokio::join!(dialer.connect(pass(), None, &[]), async {
             let (stream, peer) = listener.accept().await;
             prepare(stream, peer, listener.context(), LIMIT).await
         })
@@ -74,7 +76,7 @@ async fn talk(mut one: Stream, mut other: Stream) {
 async fn the_right_certificate_is_accepted_and_a_second_connection_resumes() {
     let (folder, ca) = (Folder::new(), Authority::new());
     let (listener, backend) = set_up(&folder, &ca.sign(NAME), &ca.pem);
-    let dialer = Dialer::new(&backend).unwrap();
+    let dialer = Dialer::new(&backend, Net::System).unwrap();
     let mut kinds = Vec::new();
     for _ in 0..2 {
         let (client, server) = connect(&listener, &dialer).await;
@@ -93,11 +95,11 @@ async fn the_right_certificate_is_accepted_and_a_second_connection_resumes() {
 async fn refusal(pair: &Pair, ca: &str) -> CertificateProblem {
     let folder = Folder::new();
     let (listener, backend) = set_up(&folder, pair, ca);
-    let (client, server) = connect(&listener, &Dialer::new(&backend).unwrap()).await;
+    let (client, server) = connect(&listener, &Dialer::new(&backend, Net::System).unwrap()).await;
     assert!(matches!(server, Err(HandshakeError::Tls(TlsError::Protocol(_)))), "{server:?}");
     match client {
         Err(error @ DialError::Tls { .. }) => {
-            assert_eq!(error.label(), "tls_certificate");
+            assert_eq!(error.result(), DialResult::Tls);
             let DialError::Tls { source: TlsError::Certificate(problem), .. } = error else { panic!("{error:?}") };
             problem
         }
@@ -160,7 +162,7 @@ async fn the_systems_roots_do_not_know_a_private_authority() {
     let (listener, mut backend) = set_up(&folder, &ca.sign(NAME), &ca.pem);
     backend.ca_file = None;
     // A host without any roots says so when the dialer is made.
-    let dialer = match Dialer::new(&backend) {
+    let dialer = match Dialer::new(&backend, Net::System) {
         Ok(dialer) => dialer,
         Err(error) => return assert!(matches!(error, TlsConfigError::SystemRoots(_)), "{error}"),
     };
@@ -176,13 +178,13 @@ async fn a_backend_without_tls_is_told_apart() {
     let mut backend = backend("127.0.0.1", listener.local_addr().unwrap().port());
     backend.tls = TlsMode::Implicit;
     backend.ca_file = Some(folder.file("ca.pem", &ca.pem));
-    let dialer = Dialer::new(&backend).unwrap();
+    let dialer = Dialer::new(&backend, Net::System).unwrap();
     let greet = async {
         let (mut server, _) = listener.accept().await.unwrap();
         server.write_all(b"* OK IMAP4rev1 ready\r\n").await.unwrap();
         server
     };
-    let (result, _server) = soon(async { tokio::join!(dialer.connect(pass()), greet) }).await;
+    let (result, _server) = soon(async { tokio::join!(dialer.connect(pass(), None, &[]), greet) }).await;
     let Err(error @ DialError::Tls { source: TlsError::NotTls, .. }) = result else { panic!("{result:?}") };
     assert!(error.to_string().contains("STARTTLS"), "{error}");
 }
@@ -220,7 +222,7 @@ async fn starttls_on_both_sides() {
     let mut backend = backend("127.0.0.1", port_of(&listener));
     backend.tls = TlsMode::StartTls;
     backend.ca_file = Some(folder.file("ca.pem", &ca.pem));
-    let dialer = Dialer::new(&backend).unwrap();
+    let dialer = Dialer::new(&backend, Net::System).unwrap();
 
     let (client, server) = connect(&listener, &dialer).await;
     let (mut client, mut server) = (client.unwrap(), server.unwrap().stream);
@@ -238,7 +240,7 @@ async fn starttls_on_both_sides() {
 async fn tls_does_not_begin_twice() {
     let (folder, ca) = (Folder::new(), Authority::new());
     let (listener, backend) = set_up(&folder, &ca.sign(NAME), &ca.pem);
-    let dialer = Dialer::new(&backend).unwrap();
+    let dialer = Dialer::new(&backend, Net::System).unwrap();
     let (client, server) = connect(&listener, &dialer).await;
     let error = dialer.start_tls(client.unwrap()).await.unwrap_err();
     assert!(matches!(error, DialError::Tls { source: TlsError::AlreadyTls, .. }), "{error:?}");
@@ -316,10 +318,10 @@ async fn what_is_wrong_with_a_configuration_is_said_before_serving() {
     let mut backend = backend("127.0.0.1", 1);
     backend.tls = TlsMode::StartTls;
     backend.ca_file = Some(folder.file("empty.pem", ""));
-    let error = Dialer::new(&backend).unwrap_err();
+    let error = Dialer::new(&backend, Net::System).unwrap_err();
     assert!(matches!(error, TlsConfigError::NoCertificate { .. }), "{error:?}");
     backend.server_name = "not a name".into();
-    let error = Dialer::new(&backend).unwrap_err();
+    let error = Dialer::new(&backend, Net::System).unwrap_err();
     assert!(matches!(error, TlsConfigError::ServerName { .. }), "{error:?}");
 }
 
@@ -351,7 +353,7 @@ async fn certificates_are_exchanged_while_running() {
     let mut backend = backend("127.0.0.1", port_of(&listener));
     backend.tls = TlsMode::Implicit;
     backend.ca_file = Some(folder.file("ca.pem", &ca.pem));
-    let dialer = Dialer::new(&backend).unwrap();
+    let dialer = Dialer::new(&backend, Net::System).unwrap();
 
     assert!(store.renew().is_empty());
     assert!(connect(&listener, &dialer).await.0.is_err(), "it is for another name");
@@ -365,7 +367,7 @@ async fn certificates_are_exchanged_while_running() {
     assert!(matches!(&renewal.problems[..], [TlsConfigError::Mismatch { .. }]), "{renewal:?}");
     assert!(store.renew().is_empty(), "reported once");
     // Not resumed: the certificate must be shown again.
-    connect(&listener, &Dialer::new(&backend).unwrap()).await.0.unwrap();
+    connect(&listener, &Dialer::new(&backend, Net::System).unwrap()).await.0.unwrap();
     fs::remove_file(broken.join("key.pem")).unwrap();
     assert_eq!(store.renew().problems.len(), 1, "the next half of the change");
 }
@@ -375,7 +377,7 @@ async fn certificates_are_exchanged_while_running() {
 async fn an_end_without_close_notify_is_an_end() {
     let (folder, ca) = (Folder::new(), Authority::new());
     let (listener, backend) = set_up(&folder, &ca.sign(NAME), &ca.pem);
-    let (client, server) = connect(&listener, &Dialer::new(&backend).unwrap()).await;
+    let (client, server) = connect(&listener, &Dialer::new(&backend, Net::System).unwrap()).await;
     let Stream::Tls(mut tls) = client.unwrap() else { panic!("no TLS") };
     let (Socket::Tcp(tcp), _) = tls.get_mut() else { panic!("no TCP") };
     tcp.shutdown().await.unwrap();

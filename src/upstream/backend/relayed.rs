@@ -54,7 +54,7 @@ impl Backend {
         let mut connection = match opened {
             Ok(connection) => connection,
             Err(error) => {
-                if matches!(error, OpenError::Dial(DialError::Refused { .. })) {
+                if matches!(error, OpenError::Dial(DialError::Refused(_))) {
                     self.nobody_is_there();
                 }
                 return Judgement { result: Err(error), alerts: Vec::new() };

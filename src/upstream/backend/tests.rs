@@ -9,7 +9,7 @@ fn backend() -> Arc<Backend> {
 fn of_host() -> [OpenError; 4] {
     let address = SocketAddr::from(([127, 0, 0, 1], 143));
     [
-        OpenError::Dial(DialError::NoPorts { address }),
+        OpenError::Dial(DialError::NoPorts(address)),
         OpenError::NoRoom(Duration::from_secs(1)),
         OpenError::Gate(Reason::Backend),
         OpenError::Suspect,
@@ -43,7 +43,7 @@ async fn only_one_that_is_silent_is_frozen() {
     let backend = backend();
     let address = SocketAddr::from(([127, 0, 0, 1], 143));
     for _ in 0..3 {
-        backend.note(Some(&OpenError::Dial(DialError::Refused { address })));
+        backend.note(Some(&OpenError::Dial(DialError::Refused(address))));
     }
     assert!(!backend.is_reachable() && !backend.is_frozen());
 }

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::platform::tcp::{NO_DESCRIPTORS, NO_PORTS};
@@ -58,7 +58,7 @@ async fn run(answers: &[Answer]) -> Outcome {
                 }
                 Answer::Refuse(after) => {
                     sleep(Duration::from_millis(after)).await;
-                    Err(DialError::Refused { address })
+                    Err(DialError::Refused(address))
                 }
                 Answer::Silence => std::future::pending().await,
             };
@@ -66,7 +66,7 @@ async fn run(answers: &[Answer]) -> Outcome {
             result
         }
     };
-    let result = race(addresses.iter().copied().collect(), attempt).await;
+    let result = race(addresses.clone(), attempt).await;
     Outcome { result, took: begun.elapsed().as_millis(), starts: starts.take(), dropped: dropped.take() }
 }
 
@@ -104,7 +104,7 @@ async fn a_late_answer_of_the_first_address_still_wins() {
 #[tokio::test(start_paused = true)]
 async fn when_all_refuse_that_is_the_error() {
     let outcome = run(&[Refuse(300), Refuse(100)]).await;
-    assert!(matches!(outcome.result, Err(DialError::Refused { .. })));
+    assert!(matches!(outcome.result, Err(DialError::Refused(_))));
     assert_eq!((outcome.starts, outcome.took), (vec![0, 250], 350));
 }
 
@@ -118,13 +118,13 @@ async fn silence_everywhere_does_not_end_and_does_not_spin() {
 #[tokio::test]
 async fn the_most_telling_error_is_reported() {
     let errors = [of_kind("unreachable"), of_kind("refused"), of_kind("no_ports"), of_kind("io")];
-    let labels: Vec<_> = errors.iter().map(DialError::label).collect();
-    assert_eq!(labels, ["unreachable", "refused", "no_ports", "io"]);
-    let addresses: VecDeque<_> = (1..=4).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect();
+    let results: Vec<_> = errors.iter().map(|error| error.result().as_str()).collect();
+    assert_eq!(results, ["unreachable", "refused", "no_ports", "io"]);
+    let addresses: Vec<_> = (1..=4).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect();
     let errors = RefCell::new(errors.into_iter());
     let attempt = |_| std::future::ready(Err::<(), _>(errors.borrow_mut().next().unwrap()));
     let error = race(addresses, attempt).await.unwrap_err();
-    assert!(matches!(error, DialError::NoPorts { .. }) && error.is_local(), "{error:?}");
+    assert!(matches!(error, DialError::NoPorts(_)) && error.is_local(), "{error:?}");
 }
 
 fn of_kind(label: &str) -> DialError {
@@ -146,7 +146,7 @@ fn a_lack_of_descriptors_or_ports_is_told() {
     }
     for code in NO_PORTS {
         let error = dialed(code);
-        assert!(matches!(error, DialError::NoPorts { .. }) && error.is_local(), "{code}: {error:?}");
+        assert!(matches!(error, DialError::NoPorts(_)) && error.is_local(), "{code}: {error:?}");
     }
 }
 
@@ -163,12 +163,16 @@ fn families_are_interleaved_beginning_with_the_first() {
 fn source_addresses_serve_their_family_in_turn() {
     let [v4, v6] = [parse(&V4)[0], parse(&V6)[0]];
     let ips = |addresses: &[&str]| parse(addresses).into_iter().map(|address| address.ip()).collect::<Vec<_>>();
-    let any = Sources::new(&[]);
-    assert!(any.serve(&v4) && any.serve(&v6) && any.in_turn(&v4).is_empty());
-    let only_four = Sources::new(&ips(&V4));
-    assert!(only_four.serve(&v4) && !only_four.serve(&v6));
-    assert_eq!(only_four.in_turn(&v4), ips(&V4));
-    assert_eq!(only_four.in_turn(&v4), ips(&[V4[1], V4[2], V4[0]]));
-    let both = Sources::new(&ips(&[V4[0], V6[0]]));
-    assert_eq!((both.in_turn(&v6), both.in_turn(&v4)), (ips(&V6[..1]), ips(&V4[..1])));
+    let dialer = |addresses: &[&str]| {
+        let backend = config::Backend { source_addresses: ips(addresses), ..config::Backend::new("192.0.2.9", 143) };
+        Dialer::new(&backend, Net::System).unwrap()
+    };
+    let any = dialer(&[]);
+    assert!(any.has_source_for(&v4) && any.has_source_for(&v6) && any.sources_for(&v4).is_empty());
+    let only_four = dialer(&V4);
+    assert!(only_four.has_source_for(&v4) && !only_four.has_source_for(&v6));
+    assert_eq!(only_four.sources_for(&v4), ips(&V4));
+    assert_eq!(only_four.sources_for(&v4), ips(&[V4[1], V4[2], V4[0]]));
+    let both = dialer(&[V4[0], V6[0]]);
+    assert_eq!((both.sources_for(&v6), both.sources_for(&v4)), (ips(&V6[..1]), ips(&V4[..1])));
 }
