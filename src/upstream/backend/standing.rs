@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use imapool_proto::routing::health::{Health, Thresholds};
+use imapool_proto::routing::health::Health;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
@@ -30,9 +30,9 @@ pub(super) struct Standing {
     health: Mutex<Health>,
     /// In place of the configured weight.
     weight: Mutex<Option<u32>>,
+    trial: Mutex<Trial>,
     /// Held while a check goes on.
     checking: tokio::sync::Mutex<()>,
-    trial: Mutex<Trial>,
     /// Tells one credential of a test account from another.
     hasher: RandomState,
     /// What it offered to the last check that was well, and when that began.
@@ -54,11 +54,9 @@ enum Found {
 
 impl Standing {
     pub(super) fn succeeds(&self, earlier: &Self) {
-        let (health, weight) = (earlier.health.lock().clone(), *earlier.weight.lock());
-        *self.health.lock() = health;
-        *self.weight.lock() = weight;
-        let trial = earlier.trial.lock().clone();
-        *self.trial.lock() = trial;
+        self.health.lock().clone_from(&earlier.health.lock());
+        self.weight.lock().clone_from(&earlier.weight.lock());
+        self.trial.lock().clone_from(&earlier.trial.lock());
     }
 }
 
@@ -150,28 +148,26 @@ impl Backend {
     }
 
     fn heard(&self, found: &Found, check: &Check) {
-        let well = match found {
-            // It is there again, if that was the matter. Whether it lets somebody in again is not known.
-            Found::Greets if self.standing.trial.lock().lets_nobody_in() => return,
-            Found::Well | Found::Greets => true,
-            Found::Lost(_) | Found::LetsNobodyIn(_) => false,
-        };
+        let mut trial = self.standing.trial.lock();
         match found {
-            Found::Well => self.standing.trial.lock().is_over(),
-            Found::LetsNobodyIn(_) => self.standing.trial.lock().failed(),
+            // It is there again, if that was the matter. Whether it lets somebody in again is not known.
+            Found::Greets if trial.lets_nobody_in => return,
+            Found::Well => trial.is_over(),
+            Found::LetsNobodyIn(_) => trial.lets_nobody_in = true,
             Found::Greets | Found::Lost(_) => {}
         }
-        let thresholds = Thresholds { failures: check.failures, successes: check.successes };
-        let now = Instant::now().into_std();
-        let changed = self.standing.health.lock().heard(well, thresholds, now);
+        drop(trial);
+        let (well, enough, why) = match found {
+            Found::Well | Found::Greets => (true, check.successes, ""),
+            Found::Lost(why) | Found::LetsNobodyIn(why) => (false, check.failures, &**why),
+        };
+        let changed = self.standing.health.lock().heard(well, enough, Instant::now().into_std());
         self.metrics.health().checked(well);
         let backend = &self.config.name;
-        match (changed, found) {
-            (Some(true), _) => info!(backend, "up again, as its checks say"),
-            (Some(false), Found::Lost(why) | Found::LetsNobodyIn(why)) => {
-                warn!(backend, why, "down, as its checks say");
-            }
-            _ => {}
+        match changed {
+            Some(true) => info!(backend, "up again, as its checks say"),
+            Some(false) => warn!(backend, why, "down, as its checks say"),
+            None => {}
         }
     }
 
@@ -181,10 +177,7 @@ impl Backend {
     /// Why not.
     pub(crate) async fn greets(self: &Arc<Self>) -> Result<(), OpenError> {
         let permit = self.room().await?;
-        let connection = self.open(Purpose::of(Whom::Look), permit).await?;
-        if !self.config.send_proxy {
-            self.keep(connection);
-        }
+        self.keep(self.open(Purpose::of(Whom::Look), permit).await?);
         Ok(())
     }
 
@@ -220,9 +213,7 @@ impl Backend {
                 Found::Greets
             }
         };
-        if !self.config.send_proxy {
-            self.keep(connection);
-        }
+        self.keep(connection);
         Some(found)
     }
 

@@ -4,15 +4,6 @@
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-/// How many checks in a row change its state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Thresholds {
-    /// So many failures: it is down.
-    pub failures: NonZeroU32,
-    /// So many successes: it is up again.
-    pub successes: NonZeroU32,
-}
-
 /// See the module. A backend that was never checked counts as up.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Health {
@@ -29,15 +20,15 @@ pub struct Health {
 }
 
 impl Health {
-    /// A check has ended. Gives whether the backend is up now, if that has changed.
-    pub fn heard(&mut self, well: bool, thresholds: Thresholds, now: Instant) -> Option<bool> {
+    /// A check has ended, of which so many with the same outcome, in a row, change the state. Gives whether the backend
+    /// is up now, if that has changed.
+    pub fn heard(&mut self, well: bool, enough: NonZeroU32, now: Instant) -> Option<bool> {
         self.last = Some(well);
         if well == self.is_up() {
             self.against = 0;
             return None;
         }
         self.against = self.against.saturating_add(1);
-        let enough = if well { thresholds.successes } else { thresholds.failures };
         if self.against < enough.get() {
             return None;
         }
@@ -128,18 +119,17 @@ mod tests {
 
     use super::*;
 
-    fn thresholds(failures: u32, successes: u32) -> Thresholds {
-        let of = |number| NonZeroU32::new(number).unwrap();
-        Thresholds { failures: of(failures), successes: of(successes) }
+    /// A check has ended where so many failures take it out, and so many successes bring it back.
+    fn heard(health: &mut Health, well: bool, (failures, successes): (u32, u32), now: Instant) -> Option<bool> {
+        health.heard(well, NonZeroU32::new(if well { successes } else { failures }).unwrap(), now)
     }
 
     #[test]
     fn so_many_in_a_row_take_it_out_and_bring_it_back() {
         let start = Instant::now();
         let mut health = Health::default();
-        let thresholds = thresholds(3, 2);
         let heard = |health: &mut Health, checks: &str| {
-            checks.chars().map(|check| health.heard(check == '+', thresholds, start)).collect::<Vec<_>>()
+            checks.chars().map(|check| heard(health, check == '+', (3, 2), start)).collect::<Vec<_>>()
         };
         assert_eq!((health.is_up(), health.last()), (true, None));
         assert_eq!(heard(&mut health, "+--+--+"), [None; 7]);
@@ -157,11 +147,11 @@ mod tests {
         let (mut health, seconds) = (Health::default(), |seconds| start + Duration::from_secs(seconds));
         assert!(health.refused(start) && !health.refused(seconds(1)));
         assert_eq!(health.down_for(seconds(2)), Some(Duration::from_secs(2)));
-        assert_eq!(health.heard(true, thresholds(3, 2), seconds(3)), None);
+        assert_eq!(heard(&mut health, true, (3, 2), seconds(3)), None);
         assert_eq!((health.is_up(), health.back_for(seconds(3))), (false, None));
         assert!(!health.refused(seconds(4)));
-        let _ = health.heard(true, thresholds(3, 2), seconds(5));
-        assert_eq!(health.heard(true, thresholds(3, 2), seconds(6)), Some(true));
+        let _ = heard(&mut health, true, (3, 2), seconds(5));
+        assert_eq!(heard(&mut health, true, (3, 2), seconds(6)), Some(true));
         assert_eq!(health.back_for(seconds(9)), Some(Duration::from_secs(3)));
     }
 
@@ -170,26 +160,26 @@ mod tests {
     fn it_is_away_until_it_has_settled() {
         let start = Instant::now();
         let (mut health, seconds) = (Health::default(), |seconds| start + Duration::from_secs(seconds));
-        let (two, enough) = (Duration::from_secs(2), thresholds(1, 1));
+        let (two, enough) = (Duration::from_secs(2), (1, 1));
         let away = |health: &Health, at| health.is_away(two, seconds(at));
         assert!(!away(&health, 0));
         // So short that nobody has noticed.
-        let _ = (health.refused(seconds(1)), health.heard(true, enough, seconds(2)));
+        let _ = (health.refused(seconds(1)), heard(&mut health, true, enough, seconds(2)));
         assert!(!away(&health, 9));
         health.settle();
-        let _ = health.heard(false, enough, seconds(10));
+        let _ = heard(&mut health, false, enough, seconds(10));
         assert!(!away(&health, 11) && away(&health, 12));
-        let _ = health.heard(true, enough, seconds(13));
+        let _ = heard(&mut health, true, enough, seconds(13));
         assert!(away(&health, 60), "it is back, and they have it still");
         // Down again before it has settled: they go on having it.
         let _ = health.refused(seconds(61));
         health.settle();
         assert!(away(&health, 61), "it does not settle while it is down");
-        let _ = health.heard(true, enough, seconds(62));
+        let _ = heard(&mut health, true, enough, seconds(62));
         assert!(away(&health, 62));
         health.settle();
         assert!(!away(&health, 62));
-        let _ = health.heard(false, enough, seconds(70));
+        let _ = heard(&mut health, false, enough, seconds(70));
         assert!(!away(&health, 71) && away(&health, 72));
     }
 
@@ -199,7 +189,7 @@ mod tests {
         let (mut health, minute) = (Health::default(), Duration::from_secs(60));
         let at = |health: &Health, seconds| health.weight(1000, minute, start + Duration::from_secs(seconds));
         assert_eq!(at(&health, 0), 1000, "it was there from the start");
-        let _ = (health.heard(false, thresholds(1, 1), start), health.heard(true, thresholds(1, 1), start));
+        let _ = (heard(&mut health, false, (1, 1), start), heard(&mut health, true, (1, 1), start));
         assert_eq!([0, 15, 30, 60, 99].map(|seconds| at(&health, seconds)), [1, 250, 500, 1000, 1000]);
         assert_eq!(health.weight(1000, Duration::ZERO, start), 1000);
         assert_eq!(health.weight(0, minute, start), 0);
@@ -217,7 +207,7 @@ mod tests {
             let mut health = Health::default();
             for (number, check) in checks.iter().enumerate() {
                 let now = start + second * u32::try_from(number).unwrap();
-                if let Some(up) = health.heard(*check, thresholds(failures, successes), now) {
+                if let Some(up) = heard(&mut health, *check, (failures, successes), now) {
                     let enough = if up { successes } else { failures } as usize;
                     prop_assert!(number + 1 >= enough);
                     prop_assert!(checks[number + 1 - enough..=number].iter().all(|check| *check == up));

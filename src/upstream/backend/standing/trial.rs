@@ -13,7 +13,7 @@ const LONGEST: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone, Default)]
 pub(super) struct Trial {
     /// It was not let in when it was last tried.
-    lets_nobody_in: bool,
+    pub(super) lets_nobody_in: bool,
     /// What it was refused with, and how often in a row.
     refused: (u64, u32),
     /// Not with that again before.
@@ -45,22 +45,9 @@ impl Trial {
         *self = Self { told: self.told.take(), ..Self::default() };
     }
 
-    /// It was not let in.
-    pub(super) fn failed(&mut self) {
-        self.lets_nobody_in = true;
-    }
-
-    pub(super) fn lets_nobody_in(&self) -> bool {
-        self.lets_nobody_in
-    }
-
     /// There is no password: whether that was not told before.
     pub(super) fn is_news(&mut self, why: &str) -> bool {
-        if self.told.as_deref() == Some(why) {
-            return false;
-        }
-        self.told = Some(why.to_owned());
-        true
+        self.told.replace(why.to_owned()).as_deref() != Some(why)
     }
 }
 
