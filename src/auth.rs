@@ -23,7 +23,7 @@ use crate::secret::{Fingerprint, Fingerprinter, NoRandomness};
 use crate::shown;
 use crate::throttle::{Standing, Throttle};
 use crate::upstream::backend::{Backend, Entry, OpenError, Unauthenticated};
-use crate::upstream::login::{Outcome, Refusal};
+use crate::upstream::login::{LoginError, Outcome, Refusal};
 use crate::upstream::turns::Turn;
 
 /// What became of a login.
@@ -343,7 +343,7 @@ impl Authenticator {
     async fn turn<'b>(&self, backend: &'b Backend, asker: &Asker) -> Option<(Turn<'b>, Standing)> {
         let mut standing = self.standing(asker);
         loop {
-            let turn = backend.turns().take(standing).await?;
+            let turn = backend.turns.take(standing).await?;
             match self.standing(asker) {
                 worse if worse > standing => standing = worse,
                 _ => return Some((turn, standing)),
@@ -440,7 +440,7 @@ impl Authenticator {
                 Verdict::Refused(refusal)
             }
             Ok((mut connection, _)) => {
-                stay.into_iter().for_each(|stay| connection.stays(stay));
+                stay.into_iter().for_each(|stay| connection.permit.keep(stay));
                 let pass = self.accepted(backend, question, connection, known.zip(before))?;
                 if question.asker.proven {
                     pass.grant().account().queue().answered();
@@ -542,12 +542,15 @@ fn unjudged(backend: &Backend, user: &[u8], error: OpenError) -> Verdict {
         OpenError::NotConnected(text) => {
             Verdict::Unavailable(quoting("The mail server took the login, but opened no session for it", &text))
         }
-        OpenError::Unjudged { words: Some(text), .. } => {
-            Verdict::Unavailable(quoting("The mail server hung up on this login", &text))
-        }
-        OpenError::Unjudged { error, .. } if matches!(*error, OpenError::Closed | OpenError::Io(_)) => {
-            Verdict::Unavailable("The mail server hung up on this login without a word.".into())
-        }
+        OpenError::Unjudged(error) => match *error {
+            OpenError::Login(LoginError::Bye(text)) => {
+                Verdict::Unavailable(quoting("The mail server hung up on this login", &text))
+            }
+            OpenError::Closed | OpenError::Io(_) => {
+                Verdict::Unavailable("The mail server hung up on this login without a word.".into())
+            }
+            _ => Verdict::unavailable(),
+        },
         _ => Verdict::unavailable(),
     }
 }

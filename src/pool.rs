@@ -374,7 +374,7 @@ impl Account {
         visit: Option<Visit>,
     ) -> Pass {
         let (connection, capabilities) =
-            self.backend().authenticated(connection, generation, self.terms().idle_timeout);
+            self.backend().authenticated(connection, generation, self.terms().idle_timeout, &self.manners);
         self.opened(&connection);
         self.learn(capabilities);
         let pass = self.accept(fingerprint, credential, visit);
@@ -440,7 +440,6 @@ impl Account {
         if !self.is_current(&connection) {
             return connection.retire(*self.outdated.lock());
         }
-        connection.set_manners(&self.manners);
         if !connection.release() {
             return;
         }

@@ -29,7 +29,7 @@ impl Owner {
     fn renew(&self) -> Renewal {
         match self {
             Self::Listener(context) => context.tls.as_ref().map(TlsAcceptorConfig::renew),
-            Self::Backend(backend) => backend.certificate().map(|store| store.renew()),
+            Self::Backend(backend) => backend.dialer.certificate().map(|store| store.renew()),
         }
         .unwrap_or_default()
     }
@@ -70,7 +70,7 @@ impl Inner {
             contexts.filter(|context| context.tls.is_some()).map(Owner::Listener).collect()
         };
         let backends = self.pools.backends();
-        let with_certificate = backends.iter().filter(|backend| backend.certificate().is_some());
+        let with_certificate = backends.iter().filter(|backend| backend.dialer.certificate().is_some());
         owners.extend(with_certificate.map(|backend| Owner::Backend(Arc::clone(backend))));
         if owners.is_empty() {
             return;

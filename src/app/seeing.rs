@@ -36,7 +36,7 @@ pub(super) fn census(pools: Weak<Pools>) -> impl Fn() + Send + Sync {
         let backends = pools.upgrade().map(|pools| pools.backends()).unwrap_or_default();
         for backend in backends.iter() {
             let metrics = backend.metrics();
-            let held = held(&backend.addresses()).unwrap_or_else(|| Held {
+            let held = held(&backend.dialer.addresses()).unwrap_or_else(|| Held {
                 in_use: usize::try_from(metrics.connections_open()).unwrap_or_default(),
                 time_wait: 0,
             });
@@ -142,9 +142,9 @@ impl Inner {
             Some((format!("listener \"{}\"", context.config.name), context.tls.as_ref()?.certificates()))
         });
         let backends = self.pools.backends();
-        let of_backends = backends
-            .iter()
-            .filter_map(|backend| Some((format!("backend \"{}\"", backend.config.name), backend.certificate()?)));
+        let of_backends = backends.iter().filter_map(|backend| {
+            Some((format!("backend \"{}\"", backend.config.name), backend.dialer.certificate()?))
+        });
         let (now, mut left) = (now(), TOLD);
         let mut known = self.lifetimes.lock();
         let seen = of_listeners.chain(of_backends).map(|(whose, store)| {

@@ -142,10 +142,9 @@ impl Account {
                 Err(FillError::Refused(refusal))
             }
             _ => {
-                stay.iter().for_each(|stay| connection.stays(stay));
-                let (mut connection, capabilities) =
-                    backend.authenticated(connection, generation, self.terms().idle_timeout);
-                connection.set_manners(&self.manners);
+                stay.iter().for_each(|stay| connection.permit.keep(stay));
+                let (connection, capabilities) =
+                    backend.authenticated(connection, generation, self.terms().idle_timeout, &self.manners);
                 want.pass.account().opened(&connection);
                 self.learn(capabilities);
                 Ok(connection)
@@ -289,8 +288,8 @@ impl Account {
     /// Whether a connection has to show that it is alive before it is used again. In an outage those at rest are not
     /// to be trusted, however fresh: whoever is given one that hangs, hangs.
     pub(super) fn doubts(&self, connection: &Connection) -> bool {
-        let doubtful = connection.rested_for() > self.config.load().check_after || !self.backend().is_reachable();
-        doubtful && !connection.is_fresh()
+        let is_doubtful = |rested| rested > self.config.load().check_after || !self.backend().is_reachable();
+        connection.rested_for().is_some_and(is_doubtful)
     }
 
     /// Whether what has to be switched on may be asked for: not what the backend has refused of late.

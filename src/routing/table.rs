@@ -187,7 +187,7 @@ impl Table {
 
     /// What a service names.
     pub(super) fn named(&self, host: &str, port: Option<u16>) -> Option<Target> {
-        let is_at = |place: usize, address: &SocketAddr| self.backends[place].addresses().contains(address);
+        let is_at = |place: usize, address: &SocketAddr| self.backends[place].dialer.addresses().contains(address);
         named(&self.book.routes, self.backends.iter().map(|backend| &backend.config), is_at, host, port)
     }
 

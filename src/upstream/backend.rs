@@ -7,16 +7,16 @@ mod spares;
 mod standing;
 mod unauthenticated;
 
-use std::collections::HashSet;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use parking_lot::Mutex;
+use scopeguard::{ScopeGuard, guard};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -27,11 +27,11 @@ pub use self::ask::{AskError, Asked};
 pub use self::relayed::Relayed;
 pub use self::unauthenticated::Unauthenticated;
 use super::breaker::Breaker;
-use super::connection::{Connection, Opened, Timing};
+use super::connection::{Connection, Timing, Wire};
 use super::dial::{DialError, Dialer};
 use super::gate::{Gate, Pass, Reason, Whom};
 use super::login::{LoginError, Outcome};
-use super::machine::Machine;
+use super::manners::Manners;
 use super::turns::Turns;
 use crate::config::{self, Live};
 use crate::imap::capability::Capabilities;
@@ -41,7 +41,7 @@ use crate::metrics::{BackendMetrics, ConnectionState, DialResult};
 use crate::net::Net;
 use crate::ports::{Budget, Permit};
 use crate::throttle::Standing;
-use crate::tls::{CertificateProblem, CertificateStore, Stamp, TlsConfigError, TlsError};
+use crate::tls::{CertificateProblem, Stamp, TlsConfigError, TlsError};
 
 /// Connections that may be dialed to one backend at once: after an outage, or at the start, the others queue.
 const DIALS_AT_ONCE: usize = 16;
@@ -96,13 +96,9 @@ pub enum OpenError {
     #[error("the backend has accepted the login, but not opened a session: {0}")]
     NotConnected(String),
     /// The connection ended, or nothing was said, after a credential was sent.
-    #[error("the backend did not judge the credential: {error}")]
-    Unjudged {
-        /// The backend's last words, if it had any.
-        words: Option<String>,
-        /// What happened.
-        error: Box<OpenError>,
-    },
+    /// Its last words, if it had any, are [`LoginError::Bye`].
+    #[error("the backend did not judge the credential: {0}")]
+    Unjudged(Box<OpenError>),
 }
 
 /// Whom a failure concerns. What was said to an account's credential is no other account's business.
@@ -111,16 +107,6 @@ enum Concern {
     Account,
     Host,
     Backend,
-}
-
-/// How far a connection has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Connect,
-    Greeting,
-    StartTls,
-    Capabilities,
-    Login,
 }
 
 /// For what a connection is opened.
@@ -136,10 +122,6 @@ struct Purpose<'c> {
 impl Purpose<'_> {
     fn of(whom: Whom) -> Self {
         Self { whom, client: None, ahead: None }
-    }
-
-    fn login(client: Option<IpAddr>) -> Self {
-        Self { client, ..Self::of(Whom::Login) }
     }
 }
 
@@ -161,16 +143,11 @@ impl OpenError {
             Self::Dial(error) => error.result(),
             Self::Login(LoginError::Bye(_) | LoginError::PreAuth) => DialResult::Greeting,
             Self::Login(_) | Self::Limit(_) | Self::Unavailable(_) | Self::NotConnected(_) => DialResult::Protocol,
-            Self::Unjudged { error, .. } => error.result(),
+            Self::Unjudged(error) => error.result(),
             Self::Closed | Self::Gone => DialResult::Closed,
             Self::Io(_) => DialResult::Io,
             Self::Timeout(_) => DialResult::Timeout,
         }
-    }
-
-    /// Whether nothing has left this host.
-    fn is_untried(&self) -> bool {
-        self.concerns() == Concern::Host
     }
 
     fn concerns(&self) -> Concern {
@@ -178,17 +155,12 @@ impl OpenError {
             Self::Limit(_)
             | Self::Unavailable(_)
             | Self::NotConnected(_)
-            | Self::Unjudged { .. }
+            | Self::Unjudged(_)
             | Self::Login(LoginError::NoMechanism) => Concern::Account,
             Self::Breaker | Self::Gate(_) | Self::Suspect | Self::NoRoom(_) | Self::Gone => Concern::Host,
             Self::Dial(error) if error.is_local() => Concern::Host,
             Self::Dial(_) | Self::Login(_) | Self::Closed | Self::Io(_) | Self::Timeout(_) => Concern::Backend,
         }
-    }
-
-    /// Nobody said anything, not even no.
-    fn is_silence(&self) -> bool {
-        matches!(self, Self::Timeout(_) | Self::Dial(DialError::Timeout { .. }))
     }
 
     /// A `BYE Too many connections` is a limit, too.
@@ -232,7 +204,8 @@ pub struct Backend {
     pool: Live<config::Pool>,
     /// The file of its authorities as it was when it was read.
     authorities: Option<Stamp>,
-    dialer: Dialer,
+    /// Connects to it, and knows its addresses and what it is shown when it asks for a certificate.
+    pub(crate) dialer: Dialer,
     breaker: Mutex<Breaker>,
     gate: Mutex<Gate>,
     last_error: Mutex<Option<String>>,
@@ -246,7 +219,8 @@ pub struct Backend {
     service: watch::Sender<Service>,
     standing: standing::Standing,
     dials: Semaphore,
-    turns: Turns,
+    /// Who may have a credential verified now: hold the turn while it is.
+    pub(crate) turns: Turns,
     spares: Mutex<Vec<Unauthenticated>>,
     /// Held while it is looked after.
     tending: tokio::sync::Mutex<()>,
@@ -268,9 +242,6 @@ impl fmt::Debug for Backend {
 
 /// How long to wait for a port at first, after there was none.
 const PORT_PAUSE: Duration = Duration::from_millis(5);
-
-/// Gives numbers to connections.
-static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Backend {
     /// Connects nothing yet.
@@ -330,22 +301,10 @@ impl Backend {
         self.capabilities.load_full()
     }
 
-    /// What it is shown when it asks for a certificate, to be renewed.
-    #[must_use]
-    pub fn certificate(&self) -> Option<&Arc<CertificateStore>> {
-        self.dialer.certificate()
-    }
-
     /// Its numbers.
     #[must_use]
     pub fn metrics(&self) -> &Arc<BackendMetrics> {
         &self.metrics
-    }
-
-    /// Its addresses, as far as they are known yet.
-    #[must_use]
-    pub fn addresses(&self) -> HashSet<SocketAddr> {
-        self.dialer.addresses()
     }
 
     /// Whether it was reached when it was last tried.
@@ -418,10 +377,8 @@ impl Backend {
     /// Why it cannot be reached, if so.
     #[must_use]
     pub fn outage(&self) -> Option<String> {
-        if self.is_reachable() {
-            return None;
-        }
-        Some(self.last_error.lock().clone().unwrap_or_else(|| "not tried yet".into()))
+        let last_error = || self.last_error.lock().clone().unwrap_or_else(|| "not tried yet".into());
+        (!self.is_reachable()).then(last_error)
     }
 
     /// Connections that the gate would let be opened at once now.
@@ -430,55 +387,50 @@ impl Backend {
         self.gate.lock().free(Instant::now().into_std())
     }
 
-    /// Who may have a credential verified now: hold the turn while it is.
-    pub fn turns(&self) -> &Turns {
-        &self.turns
-    }
-
     /// Has the backend judge a credential, on a connection kept for that or a new one. The connection comes with the
     /// outcome. A credential is shown on one connection only, and the entry is used up by that. Nobody waits for a
     /// backend that is gone.
     pub async fn log_in(
-        self: &Arc<Self>,
-        entry: Entry,
-        credential: &Credential,
-        standing: Standing,
-        client: Option<IpAddr>,
-    ) -> Judgement {
-        let judged = self.gone.run_until_cancelled(self.log_in_there(entry, credential, standing, client)).await;
-        judged.unwrap_or_else(|| Judgement { result: Err(OpenError::Gone), alerts: Vec::new() })
-    }
-
-    async fn log_in_there(
         self: &Arc<Self>,
         mut entry: Entry,
         credential: &Credential,
         standing: Standing,
         client: Option<IpAddr>,
     ) -> Judgement {
-        *self.last_login.lock() = Instant::now();
-        let mut connection = match self.ready_for(standing, client).await {
-            Ok(connection) => connection,
-            Err(error) => {
-                if !error.is_untried() {
+        self.while_there(async {
+            *self.last_login.lock() = Instant::now();
+            let connection = self.ready_for(standing, client).await.inspect_err(|error| {
+                if error.concerns() != Concern::Host {
                     entry.tried();
                 }
-                return Judgement { result: Err(error), alerts: Vec::new() };
+            })?;
+            entry.used();
+            let judgement = self.show(connection, credential).await;
+            if matches!(judgement.result, Err(OpenError::Limit(_))) {
+                self.metrics.health().limits.inc();
             }
-        };
-        entry.used();
-        // From here on, what happens is the account's: the backend has seen its credential, and nobody else's.
+            Ok(judgement)
+        })
+        .await
+    }
+
+    /// Nobody waits for a backend that is gone.
+    async fn while_there(&self, judged: impl Future<Output = Result<Judgement, OpenError>>) -> Judgement {
+        let judged = self.gone.run_until_cancelled(judged).await.unwrap_or(Err(OpenError::Gone));
+        judged.unwrap_or_else(|error| Judgement { result: Err(error), alerts: Vec::new() })
+    }
+
+    /// Shows it a credential. From here on, what happens is the account's: the backend has seen its credential, and
+    /// nobody else's.
+    async fn show(&self, mut connection: Unauthenticated, credential: &Credential) -> Judgement {
         connection.used = true;
         let result = connection.log_in(credential).await;
         let alerts = connection.login.take_alerts();
         self.judge(result.as_ref().err());
-        if matches!(result, Err(OpenError::Limit(_))) {
-            self.metrics.health().limits.inc();
-        }
         Judgement { result: result.map(|outcome| (connection, outcome)), alerts }
     }
 
-    /// A connection to log in on that was there a moment ago.
+    /// A connection to log in on that was there a moment ago: one that is kept for that, or a new one.
     async fn ready_for(
         self: &Arc<Self>,
         standing: Standing,
@@ -486,33 +438,24 @@ impl Backend {
     ) -> Result<Unauthenticated, OpenError> {
         let told = client.filter(|_| self.config.forward_client_id);
         loop {
-            let mut connection = self.unauthenticated(standing, client).await?;
+            let mut connection = match self.take_spare(standing) {
+                Some(mut spare) => {
+                    spare.state.set(ConnectionState::Connecting);
+                    self.refill_soon();
+                    spare
+                }
+                None => self.fresh(standing, client).await?,
+            };
             match connection.prepare(told).await {
                 Ok(()) => return Ok(connection),
                 // One that had waited for long has been closed meanwhile: the next, and a new one at last.
-                Err(_) if connection.kept => {}
+                Err(_) if connection.kept.is_some() => {}
                 Err(error) => {
                     self.judge(Some(&error));
                     return Err(error);
                 }
             }
         }
-    }
-
-    /// A connection to log in on: one that is kept for that, or a new one.
-    async fn unauthenticated(
-        self: &Arc<Self>,
-        standing: Standing,
-        client: Option<IpAddr>,
-    ) -> Result<Unauthenticated, OpenError> {
-        while let Some(mut spare) = self.take_spare(standing) {
-            if spare.is_alive() {
-                spare.state.set(ConnectionState::Connecting);
-                self.refill_soon();
-                return Ok(spare);
-            }
-        }
-        self.fresh(standing, client).await
     }
 
     /// A new connection to log in on. Who stops waiting for it does not stop the dialing: the outcome is noted, and the
@@ -525,7 +468,9 @@ impl Backend {
         let (give, take) = oneshot::channel();
         let backend = Arc::clone(self);
         tokio::spawn(async move {
-            if let Err(Ok(unwanted)) = give.send(backend.open(Purpose::login(client), permit).await) {
+            if let Err(Ok(unwanted)) =
+                give.send(backend.open(Purpose { client, ..Purpose::of(Whom::Login) }, permit).await)
+            {
                 backend.keep(unwanted);
             }
         });
@@ -588,9 +533,10 @@ impl Backend {
         let _turn = if looks { None } else { Some(self.dials.acquire().await.expect("open semaphore")) };
         let pass = self.pass(purpose.whom).await?;
         let result = if looks || self.breaker.lock().try_attempt(Instant::now().into_std()) {
-            let undecided = Undecided(Some(&self.breaker).filter(|_| !looks));
+            // Dropped before it is decided, an attempt that the breaker has let through tells nothing.
+            let undecided = (!looks).then(|| guard((), |()| self.breaker.lock().undecided()));
             let connected = self.connect_in_place_of_another(pass, permit, purpose).await;
-            undecided.decided();
+            undecided.map(ScopeGuard::into_inner);
             connected
         } else {
             self.gate.lock().give_back(pass);
@@ -633,7 +579,10 @@ impl Backend {
             None => breaker.succeeded(),
             Some(Concern::Account | Concern::Host) => breaker.undecided(),
             Some(Concern::Backend) => {
-                self.silent.store(error.is_some_and(OpenError::is_silence), Ordering::Release);
+                // Nobody said anything, not even no.
+                let is_silent =
+                    matches!(error, Some(OpenError::Timeout(_) | OpenError::Dial(DialError::Timeout { .. })));
+                self.silent.store(is_silent, Ordering::Release);
                 self.suspect();
                 breaker.failed(Instant::now().into_std(), self.dialer.net.chance());
                 if breaker.is_open() && self.reachable.send_replace(false) {
@@ -654,7 +603,7 @@ impl Backend {
         let deadline = Instant::now() + self.pool.load().checkout_timeout;
         let mut pause = PORT_PAUSE;
         loop {
-            match self.connect(pass, permit, purpose, &mut Step::Connect).await {
+            match self.connect(pass, permit, purpose, &mut "").await {
                 Err(error @ OpenError::Dial(DialError::NoPorts(_))) if Instant::now() + pause < deadline => {
                     self.metrics.dial(error.result());
                     self.budget.shrink(self.index);
@@ -676,13 +625,13 @@ impl Backend {
         pass: Pass,
         permit: Permit,
         purpose: Purpose<'_>,
-        step: &mut Step,
+        step: &mut &'static str,
     ) -> Result<Unauthenticated, OpenError> {
         let state = self.metrics.connection(ConnectionState::Connecting);
         let begun = Instant::now();
         let (login, words) = self.first_words(purpose);
         let stream = Box::pin(self.dialer.connect(pass, purpose.client, &words)).await?;
-        *step = Step::Greeting;
+        *step = ask::GREETING;
         let mut connection = Unauthenticated {
             stream,
             input: BytesMut::new(),
@@ -691,19 +640,18 @@ impl Backend {
             limit: self.config.login_timeout,
             state,
             permit,
-            kept: false,
+            kept: None,
             used: false,
-            since: Instant::now(),
         };
         // Nobody waits longer for a connection; a turn to dial must not be held longer by a backend that is silent.
         let patience = self.pool.load().checkout_timeout;
         let limit = patience.saturating_sub(begun.elapsed()).max(patience.min(TO_GREET));
         // Told is what is configured, whatever of it the dial has taken.
         if connection.greeting(limit, patience).await? == Outcome::StartTls {
-            *step = Step::StartTls;
+            *step = "TLS";
             connection.input.clear();
             connection.stream = self.dialer.start_tls(connection.stream).await?;
-            *step = Step::Capabilities;
+            *step = "capabilities";
             connection.login.handle_tls();
             connection.outcome().await?;
         }
@@ -717,13 +665,14 @@ impl Backend {
     }
 
     /// Makes an upstream connection of one that has just been authenticated. `generation`: of its account, before that.
-    /// `idle_timeout`: as long as it may rest.
+    /// `idle_timeout`: as long as it may rest. `manners`: what the account knows of the backend's.
     #[must_use]
     pub fn authenticated(
         &self,
         connection: Unauthenticated,
         generation: u64,
         idle_timeout: Duration,
+        manners: &Arc<Manners>,
     ) -> (Connection, Arc<Capabilities>) {
         let capabilities = Arc::clone(connection.login.capabilities());
         let pool = self.pool.load();
@@ -735,36 +684,8 @@ impl Backend {
             reply_timeout: self.config.reply_timeout,
             doubt: pool.checkout_timeout,
         };
-        let mut state = connection.state;
-        state.set(ConnectionState::Active);
-        let opened = Opened {
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            generation,
-            machine: Machine::new(Arc::clone(&capabilities), connection.login.next_tag()),
-            stream: connection.stream,
-            input: connection.input,
-            permit: connection.permit,
-            state,
-        };
-        (Connection::spawn(opened, timing, &self.budget, &self.metrics), capabilities)
-    }
-}
-
-/// An attempt that the breaker has let through: dropped before it is decided, it tells nothing.
-struct Undecided<'b>(Option<&'b Mutex<Breaker>>);
-
-impl Undecided<'_> {
-    /// What came of it is told otherwise.
-    fn decided(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Undecided<'_> {
-    fn drop(&mut self) {
-        if let Some(breaker) = self.0 {
-            breaker.lock().undecided();
-        }
+        let wire = Wire::new(connection, timing, manners, &self.metrics);
+        (Connection::spawn(wire, generation, &self.budget), capabilities)
     }
 }
 

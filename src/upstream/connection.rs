@@ -19,29 +19,32 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use self::keeper::Berth;
-use self::wire::{Exit, Wire};
+use self::wire::Exit;
+pub(super) use self::wire::Wire;
 use super::backend::{Backend, Queue};
 use super::loss::Loss;
-use super::machine::{Facts, Machine};
-use super::manners::Manners;
+use super::machine::Facts;
 use crate::imap::command::{Command, Name};
 use crate::imap::frame::Literal;
 use crate::imap::request::Request;
 use crate::imap::untagged::Replies;
-use crate::metrics::{BackendMetrics, RetireReason, StateGuard};
-use crate::ports::{Budget, ConnectionView, Permit, Seen, Share};
+use crate::metrics::RetireReason;
+use crate::ports::{Budget, ConnectionView, Seen, Share};
 use crate::session::machine::Remnant;
 use crate::stream::Stream;
 
 /// Read at a time, in octets; also what may wait here for a slow client.
 const CHUNK: usize = 32 * 1024;
+
+/// Gives numbers to connections.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 const RESTING: u8 = 0;
 const LEASED: u8 = 1;
@@ -54,7 +57,8 @@ pub struct Shared {
     /// What its account's generation was before the login: [`crate::pool::Account::retire`].
     pub generation: u64,
     state: AtomicU8,
-    resting_since: AtomicU64,
+    /// When it was last put to rest.
+    rested: Mutex<Instant>,
     epoch: Instant,
     local_port: Option<u16>,
     /// Its account, and the names of that and of the backend.
@@ -83,8 +87,7 @@ impl Shared {
 
     /// Since when it rests in a pool; `None`: it does not.
     pub fn resting_since(&self) -> Option<Instant> {
-        (self.state.load(Ordering::Acquire) == RESTING)
-            .then(|| self.epoch + Duration::from_micros(self.resting_since.load(Ordering::Relaxed)))
+        (self.state.load(Ordering::Acquire) == RESTING).then(|| *self.rested.lock())
     }
 
     /// It will serve nobody any more.
@@ -134,10 +137,6 @@ impl Shared {
         self.keep_to_the_end(Arc::clone(&open).try_acquire_owned());
         // Never closed itself.
         async move { drop(open.acquire().await) }
-    }
-
-    fn micros(&self, at: Instant) -> u64 {
-        u64::try_from((at - self.epoch).as_micros()).unwrap_or(u64::MAX)
     }
 
     fn closed(&self) {
@@ -223,32 +222,12 @@ pub struct Timing {
     pub doubt: Duration,
 }
 
-/// A connection that was just authenticated.
-#[derive(Debug)]
-pub struct Opened {
-    /// Unique in the process.
-    pub id: u64,
-    /// Of its account.
-    pub generation: u64,
-    /// The socket.
-    pub stream: Stream,
-    /// What was read off it beyond the login's replies.
-    pub input: BytesMut,
-    /// Knows what was said so far.
-    pub machine: Machine,
-    /// Its share of the budget.
-    pub permit: Permit,
-    /// Its place among the numbers.
-    pub state: StateGuard,
-}
-
 /// The handle of a connection; dropping it ends the connection.
 pub struct Connection {
     shared: Arc<Shared>,
     /// `None`: it rests, or is gone.
     wire: Option<Box<Wire>>,
-    fresh: bool,
-    rested_for: Duration,
+    rested_for: Option<Duration>,
     /// Until it was of use.
     proof: Option<Proof>,
 }
@@ -298,29 +277,28 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// A connection that was just authenticated. It counts as leased.
+    /// A connection that was just authenticated. It counts as leased. `generation`: of its account, before that.
     #[must_use]
-    pub fn spawn(opened: Opened, timing: Timing, budget: &Arc<Budget>, metrics: &Arc<BackendMetrics>) -> Self {
+    pub(super) fn spawn(wire: Box<Wire>, generation: u64, budget: &Arc<Budget>) -> Self {
         let shared = Arc::new(Shared {
-            id: opened.id,
-            generation: opened.generation,
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            generation,
             state: AtomicU8::new(LEASED),
-            resting_since: AtomicU64::new(0),
+            rested: Mutex::new(Instant::now()),
             epoch: Instant::now(),
-            local_port: opened.stream.local_address().map(|address| address.port()),
+            local_port: wire.stream.local_address().map(|address| address.port()),
             owner: OnceLock::new(),
-            facts: Mutex::new(opened.machine.facts().clone()),
+            facts: Mutex::default(),
             berth: Berth::default(),
             kept: Mutex::new(Some(Vec::new())),
             budget: Arc::clone(budget),
-            share: budget.opened(opened.permit.backend()),
+            share: budget.opened(wire.permit.backend()),
             proves: OnceLock::new(),
         });
         let seen: Weak<Shared> = Arc::downgrade(&shared);
         budget.roster().add(shared.id, seen);
         tokio::spawn(keeper::keep(Arc::clone(&shared)));
-        let wire = Some(Box::new(Wire::new(opened, timing, metrics)));
-        Self { shared, wire, fresh: true, rested_for: Duration::ZERO, proof: Some(Proof::default()) }
+        Self { shared, wire: Some(wire), rested_for: None, proof: Some(Proof::default()) }
     }
 
     /// See [`Shared`].
@@ -328,20 +306,13 @@ impl Connection {
         &self.shared
     }
 
-    /// Tells it what is known of the backend's manners, and where to say what it learns of them.
-    pub fn set_manners(&mut self, manners: &Arc<Manners>) {
-        if let Some(wire) = &mut self.wire {
-            wire.machine.manners = Arc::clone(manners);
-        }
-    }
-
     /// Takes it out of rest for a new user; false: it is closed.
     pub fn attach(&mut self) -> bool {
-        self.fresh = false;
-        let Some(mut wire) = self.shared.take_to_use() else { return false };
+        self.rested_for = Some(Duration::ZERO);
+        let Some(mut wire) = self.shared.take(LEASED) else { return false };
         #[cfg(test)]
         crash::now();
-        self.rested_for = wire.rested.elapsed();
+        self.rested_for = Some(wire.rested.elapsed());
         match wire.attach(&self.shared) {
             Ok(()) => self.wire = Some(wire),
             Err(exit) => drop(self.shared.end(wire, exit)),
@@ -356,11 +327,11 @@ impl Connection {
 
     /// Nobody has used it yet.
     pub fn is_fresh(&self) -> bool {
-        self.fresh
+        self.rested_for.is_none()
     }
 
-    /// How long it had rested when it was taken out.
-    pub fn rested_for(&self) -> Duration {
+    /// How long it had rested when it was taken out; `None`: nobody has used it yet.
+    pub fn rested_for(&self) -> Option<Duration> {
         self.rested_for
     }
 
@@ -526,7 +497,7 @@ impl Connection {
     }
 
     fn end(&mut self, exit: Exit) {
-        if let Some(wire) = self.wire.take().or_else(|| self.shared.take_to_end()) {
+        if let Some(wire) = self.wire.take().or_else(|| self.shared.take(CLOSED)) {
             self.shared.end(wire, exit);
         }
     }

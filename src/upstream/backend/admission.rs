@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use scopeguard::guard;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Backend, OpenError};
@@ -109,15 +110,6 @@ impl Drop for Entry {
     }
 }
 
-/// Counts as waiting as long as it lives.
-struct Waiting<F: Fn(bool)>(F);
-
-impl<F: Fn(bool)> Drop for Waiting<F> {
-    fn drop(&mut self) {
-        (self.0)(false);
-    }
-}
-
 impl Backend {
     /// Lets an account log in once more.
     ///
@@ -160,7 +152,7 @@ impl Backend {
             }
             waiting.get_or_insert_with(|| {
                 waits(true);
-                Waiting(&waits)
+                guard((), |()| waits(false))
             });
             // A timer may be a moment early.
             sleep_until(at + Duration::from_micros(1)).await;

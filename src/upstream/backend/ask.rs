@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{Backend, OpenError, Purpose, Step};
+use super::{Backend, OpenError, Purpose};
 use crate::config::TlsMode;
 use crate::imap::capability::Capabilities;
 use crate::tls::TlsError;
@@ -16,6 +16,11 @@ use crate::upstream::login::LoginError;
 
 /// Whatever the backend does, and whatever the configuration allows it: not longer.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Steps on the way to a login, as they are told.
+pub(super) const CONNECTING: &str = "connecting";
+/// The first line.
+pub(super) const GREETING: &str = "greeting";
 
 /// What a backend has shown of itself.
 #[derive(Debug)]
@@ -47,28 +52,28 @@ impl Backend {
     /// # Errors
     /// See [`AskError`].
     pub async fn ask(&self) -> Result<Asked, AskError> {
-        let mut step = Step::Connect;
+        let mut step = CONNECTING;
         let asked = timeout(PATIENCE, self.asked(&mut step)).await.unwrap_or(Err(OpenError::Timeout(PATIENCE)));
         asked.map_err(|error| AskError { step: named(&error, step), remedy: self.remedy(&error, step), error })
     }
 
-    async fn asked(&self, step: &mut Step) -> Result<Asked, OpenError> {
+    async fn asked(&self, step: &mut &'static str) -> Result<Asked, OpenError> {
         let permit = self.room().await?;
         let pass = self.pass(Whom::Login).await?;
-        let connection = self.connect(pass, permit, Purpose::login(None), step).await?;
+        let connection = self.connect(pass, permit, Purpose::of(Whom::Login), step).await?;
         let stream = &connection.stream;
         let (address, tls, expires) = (stream.peer_address(), stream.tls_version(), stream.certificate_expires());
         let capabilities = Arc::clone(connection.login.capabilities());
         let takes = |mechanism| capabilities.takes_mechanism(mechanism);
         if !["PLAIN", "XOAUTH2", "OAUTHBEARER"].into_iter().any(takes) {
-            *step = Step::Login;
+            *step = "login";
             return Err(LoginError::NoMechanism.into());
         }
         Ok(Asked { address, tls, expires, capabilities })
     }
 
     /// What the error itself does not know: how TLS was to begin.
-    fn remedy(&self, error: &OpenError, step: Step) -> &'static str {
+    fn remedy(&self, error: &OpenError, step: &str) -> &'static str {
         let expects_tls = "; if it expects TLS from the first octet there, as on port 993, write tls = \"implicit\"";
         let strange = "; is it an IMAP server, and does it let this host in? Its log may say more";
         let plain = self.config.tls != TlsMode::Implicit;
@@ -84,12 +89,12 @@ impl Backend {
             | OpenError::Closed
             | OpenError::Io(_)
             | OpenError::Timeout(_)
-                if step == Step::Greeting && plain =>
+                if step == GREETING && plain =>
             {
                 expects_tls
             }
             OpenError::Closed | OpenError::Io(_) | OpenError::Timeout(_) | OpenError::Login(_)
-                if step != Step::Connect =>
+                if step != CONNECTING =>
             {
                 strange
             }
@@ -99,17 +104,11 @@ impl Backend {
     }
 }
 
-fn named(error: &OpenError, step: Step) -> &'static str {
+fn named(error: &OpenError, step: &'static str) -> &'static str {
     match error {
         OpenError::Dial(DialError::Resolve { .. }) => "resolving",
         OpenError::Dial(DialError::Tls { .. }) => "TLS",
         OpenError::Login(LoginError::NoStartTls(_)) => "STARTTLS",
-        _ => match step {
-            Step::Connect => "connecting",
-            Step::Greeting => "greeting",
-            Step::StartTls => "TLS",
-            Step::Capabilities => "capabilities",
-            Step::Login => "login",
-        },
+        _ => step,
     }
 }

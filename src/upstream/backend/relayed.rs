@@ -26,44 +26,23 @@ pub struct Relayed {
     /// The capabilities that the OK told.
     pub offered: Arc<str>,
     /// Given back after the connection is closed.
-    pub held: Held,
-}
-
-/// What a connection holds until its socket is closed.
-#[derive(Debug)]
-pub struct Held {
-    _state: StateGuard,
-    _permit: Permit,
+    pub held: (StateGuard, Permit),
 }
 
 impl Backend {
     /// Has a replica judge a credential, on a new connection, which is for this session alone.
     pub async fn relay(self: &Arc<Self>, credential: &Credential, client: Option<IpAddr>) -> Judgement {
-        // On the heap, once, as it is large: who waits for it moves it about otherwise.
-        let relayed = Box::pin(self.relay_there(credential, client));
-        let judged = self.gone.run_until_cancelled(relayed).await;
-        judged.unwrap_or_else(|| Judgement { result: Err(OpenError::Gone), alerts: Vec::new() })
-    }
-
-    async fn relay_there(self: &Arc<Self>, credential: &Credential, client: Option<IpAddr>) -> Judgement {
-        let opened = match self.room().await {
+        let relayed = async {
+            let permit = self.room().await?;
             // In no task of its own: whoever gives up has nothing be said there any more.
-            Ok(permit) => self.open(Purpose { whom: Whom::Relay, client, ahead: Some(credential) }, permit).await,
-            Err(error) => Err(error),
-        };
-        let mut connection = match opened {
-            Ok(connection) => connection,
-            Err(error) => {
-                if matches!(error, OpenError::Dial(DialError::Refused(_))) {
-                    self.nobody_is_there();
-                }
-                return Judgement { result: Err(error), alerts: Vec::new() };
+            let opened = self.open(Purpose { whom: Whom::Relay, client, ahead: Some(credential) }, permit).await;
+            if matches!(opened, Err(OpenError::Dial(DialError::Refused(_)))) {
+                self.nobody_is_there();
             }
+            Ok(self.show(opened?, credential).await)
         };
-        let result = connection.log_in(credential).await;
-        let alerts = connection.login.take_alerts();
-        self.judge(result.as_ref().err());
-        Judgement { result: result.map(|outcome| (connection, outcome)), alerts }
+        // On the heap, once, as it is large: who waits for it moves it about otherwise.
+        self.while_there(Box::pin(relayed)).await
     }
 
     /// What a connection begins with, and what of it is said before anything is heard: the login, to a replica of which
@@ -87,13 +66,13 @@ impl Unauthenticated {
     /// Somebody has logged in on it, whose session goes through from now on.
     #[must_use]
     pub fn into_relayed(mut self, visit: &Visit) -> Relayed {
-        self.resides(Some(visit));
+        self.permit.keep(visit.residence());
         self.state.set(ConnectionState::Relayed);
         Relayed {
             stream: self.stream,
             input: self.input.freeze(),
             offered: self.login.capabilities().after_login().into(),
-            held: Held { _state: self.state, _permit: self.permit },
+            held: (self.state, self.permit),
         }
     }
 }

@@ -56,8 +56,7 @@ impl Backend {
         let wanted = !self.is_gone() && self.service() != Service::Drained;
         if wanted && spare.is_ready() && spare.opened.elapsed() < SPARE_AGE {
             spare.state.set(ConnectionState::Spare);
-            spare.kept = true;
-            spare.since = Instant::now();
+            spare.kept = Some(Instant::now());
             spares.push(spare);
         }
     }
@@ -71,7 +70,8 @@ impl Backend {
         }
         let mut surplus = spares.len().saturating_sub(self.spare());
         spares.retain_mut(|spare| {
-            let drop = surplus > 0 && spare.used && spare.since.elapsed() > USED_SPARE_AGE;
+            let is_over = spare.kept.is_some_and(|since| since.elapsed() > USED_SPARE_AGE);
+            let drop = surplus > 0 && spare.used && is_over;
             surplus -= usize::from(drop);
             let (is_young, is_alive) = (spare.opened.elapsed() < SPARE_AGE, spare.is_alive());
             if is_young && !is_alive {

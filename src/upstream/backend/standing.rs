@@ -237,7 +237,7 @@ impl Backend {
                 Found::LetsNobodyIn(format!("the test account is refused: {}", refusal.reply))
             }
             Ok(_) => {
-                let (connection, _) = self.authenticated(connection, 0, Duration::ZERO);
+                let (connection, _) = self.authenticated(connection, 0, Duration::ZERO, &Arc::default());
                 connection.retire(RetireReason::Checked);
                 Found::Well
             }

@@ -1,10 +1,10 @@
 //! A connection to a backend on which nobody is logged in.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
@@ -12,7 +12,6 @@ use super::OpenError;
 use crate::imap::sasl::Credential;
 use crate::metrics::StateGuard;
 use crate::ports::Permit;
-use crate::residence::{Stay, Visit};
 use crate::stream::Stream;
 use crate::upstream::login::{Login, LoginError, Outcome};
 
@@ -25,34 +24,21 @@ const AFTER_BYE: Duration = Duration::from_secs(2);
 /// A connection on which nobody is logged in. Dropping it resets it.
 #[derive(Debug)]
 pub struct Unauthenticated {
-    pub(super) stream: Stream,
-    pub(super) input: BytesMut,
-    pub(super) login: Box<Login>,
-    pub(super) opened: Instant,
-    pub(super) limit: Duration,
-    pub(super) state: StateGuard,
-    pub(super) permit: Permit,
-    /// It has waited for its use: the backend may have closed it.
-    pub(super) kept: bool,
+    pub(in crate::upstream) stream: Stream,
+    pub(in crate::upstream) input: BytesMut,
+    pub(in crate::upstream) login: Box<Login>,
+    pub(in crate::upstream) opened: Instant,
+    pub(in crate::upstream) limit: Duration,
+    pub(in crate::upstream) state: StateGuard,
+    /// Keeps what says that an account is at this backend, until its socket is closed.
+    pub(crate) permit: Permit,
+    /// It has waited for its use, since then: the backend may have closed it.
+    pub(in crate::upstream) kept: Option<Instant>,
     /// A credential was tried on it.
-    pub(super) used: bool,
-    /// When it was last kept.
-    pub(super) since: Instant,
+    pub(in crate::upstream) used: bool,
 }
 
 impl Unauthenticated {
-    /// It is an account's from now on, which is at this backend until its socket is closed.
-    pub fn resides(&mut self, visit: Option<&Visit>) {
-        if let Some(visit) = visit {
-            self.permit.keep(visit.residence());
-        }
-    }
-
-    /// The same of one that may move, to where it is not before that.
-    pub fn stays(&mut self, stay: &Arc<Stay>) {
-        self.permit.keep(stay);
-    }
-
     /// Makes sure of the connection before a credential is shown to it: one that has waited may have been closed
     /// meanwhile. It tells the backend of `client`, where that is wished.
     ///
@@ -60,13 +46,13 @@ impl Unauthenticated {
     /// The connection is of no further use. No credential was written to it.
     pub(super) async fn prepare(&mut self, client: Option<IpAddr>) -> Result<(), OpenError> {
         let told = client.is_some_and(|client| self.login.introduce(client));
-        if !told && self.kept && self.since.elapsed() > SURE_FOR {
+        if !told && self.kept.is_some_and(|since| since.elapsed() > SURE_FOR) {
             self.login.probe();
         }
         if self.login.has_output() {
             self.outcome().await?;
         }
-        if self.kept && !self.is_alive() { Err(OpenError::Closed) } else { Ok(()) }
+        if self.kept.is_some() && !self.is_alive() { Err(OpenError::Closed) } else { Ok(()) }
     }
 
     /// Tries a credential, unless that was begun ahead of the greeting. After a refusal the connection can be used
@@ -80,14 +66,10 @@ impl Unauthenticated {
         }
         let outcome = match self.outcome().await {
             Ok(outcome) => outcome,
-            Err(error) => match self.login.handle_end(&error.to_string()) {
-                Some(outcome) => outcome,
-                None => {
-                    let words = self.login.last_words().map(str::to_owned);
-                    let error = words.clone().map_or(error, |words| OpenError::Login(LoginError::Bye(words)));
-                    return Err(OpenError::Unjudged { words, error: Box::new(error) });
-                }
-            },
+            Err(error) => self.login.handle_end(&error.to_string()).ok_or_else(|| {
+                let words = self.login.last_words().map(|words| LoginError::Bye(words.to_owned()).into());
+                OpenError::Unjudged(Box::new(words.unwrap_or(error)))
+            })?,
         };
         match outcome {
             Outcome::Limit(text) => Err(OpenError::Limit(text)),
@@ -144,10 +126,6 @@ impl Unauthenticated {
 
     /// Whether the backend has neither closed it nor said anything: it has nothing to say before a login.
     pub(super) fn is_alive(&mut self) -> bool {
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        let mut scratch = [0; 64];
-        let mut buffer = tokio::io::ReadBuf::new(&mut scratch);
-        let read = tokio::io::AsyncRead::poll_read(std::pin::Pin::new(&mut self.stream), &mut context, &mut buffer);
-        read.is_pending() && self.input.is_empty()
+        self.input.is_empty() && self.stream.read_u8().now_or_never().is_none()
     }
 }

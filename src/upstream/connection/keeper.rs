@@ -4,12 +4,11 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::wire::{Exit, Wire};
-use super::{CLOSED, LEASED, RESTING, Shared};
+use super::{CLOSED, RESTING, Shared};
 use crate::metrics::RetireReason;
 use crate::ports::{Evict, Since};
 use crate::upstream::loss::Loss;
@@ -22,10 +21,8 @@ enum State {
     /// In use; whoever has the handle has it.
     #[default]
     Away,
-    /// To be said goodbye to.
-    Leaving(Box<Wire>),
-    /// Closed.
-    Gone,
+    /// Not to be used again; with what is to be said goodbye to.
+    Over(Option<Box<Wire>>),
 }
 
 /// The place that a wire comes back to.
@@ -42,22 +39,6 @@ impl Berth {
             keeper.wake();
         }
     }
-
-    /// Takes out what rests here, and says in `state` what becomes of it.
-    fn take(&self, shared: &Shared, state: u8) -> Option<Box<Wire>> {
-        let mut berth = self.0.lock();
-        match std::mem::take(&mut berth.0) {
-            State::Resting(wire) => {
-                shared.budget.taken(&shared.share, shared.since());
-                shared.state.store(state, Ordering::Release);
-                Some(wire)
-            }
-            other => {
-                berth.0 = other;
-                None
-            }
-        }
-    }
 }
 
 impl Evict for Shared {
@@ -69,25 +50,33 @@ impl Evict for Shared {
 impl Shared {
     /// Since when it rests, or rested last.
     pub(super) fn since(&self) -> Since {
-        (self.epoch + Duration::from_micros(self.resting_since.load(Ordering::Relaxed)), self.id)
+        (*self.rested.lock(), self.id)
     }
 
-    pub(super) fn take_to_use(&self) -> Option<Box<Wire>> {
-        self.berth.take(self, LEASED)
-    }
-
-    pub(super) fn take_to_end(&self) -> Option<Box<Wire>> {
-        self.berth.take(self, CLOSED)
+    /// Takes out what rests in its berth, and says in `state` what becomes of it.
+    pub(super) fn take(&self, state: u8) -> Option<Box<Wire>> {
+        let mut berth = self.berth.0.lock();
+        match std::mem::take(&mut berth.0) {
+            State::Resting(wire) => {
+                self.budget.taken(&self.share, self.since());
+                self.state.store(state, Ordering::Release);
+                Some(wire)
+            }
+            other => {
+                berth.0 = other;
+                None
+            }
+        }
     }
 
     /// Ends it if it rests; false: somebody uses it, or it is gone already.
     pub fn retire(&self, reason: RetireReason) -> bool {
-        let wire = self.take_to_end();
+        let wire = self.take(CLOSED);
         wire.map(|wire| self.end(wire, Exit::Retire(reason))).is_some()
     }
 
     pub(super) fn rest(self: &Arc<Self>, mut wire: Box<Wire>) {
-        self.resting_since.store(self.micros(wire.rested), Ordering::Relaxed);
+        *self.rested.lock() = wire.rested;
         self.state.store(RESTING, Ordering::Release);
         let mut berth = self.berth.0.lock();
         // Watched in its keeper's name from here on, who need not be woken for that. One that has not told its name is
@@ -114,7 +103,7 @@ impl Shared {
     /// Ends the connection. What takes time (LOGOUT) is its keeper's.
     pub(super) fn end(&self, wire: Box<Wire>, exit: Exit) -> Loss {
         let (loss, leaving) = wire.end(self, exit);
-        self.berth.put(leaving.map_or(State::Gone, State::Leaving));
+        self.berth.put(State::Over(leaving));
         loss
     }
 
@@ -137,16 +126,13 @@ fn poll(shared: &Shared, cx: &mut Context<'_>) -> Poll<Option<Box<Wire>>> {
     let exit = match &mut berth.0 {
         State::Resting(wire) => wire.poll_rest(shared, cx),
         State::Away => Poll::Pending,
-        State::Leaving(_) | State::Gone => {
-            let State::Leaving(wire) = std::mem::take(&mut berth.0) else { return Poll::Ready(None) };
-            return Poll::Ready(Some(wire));
-        }
+        State::Over(leaving) => return Poll::Ready(leaving.take()),
     };
     let Poll::Ready(exit) = exit else {
         berth.1 = Some(cx.waker().clone());
         return Poll::Pending;
     };
-    let State::Resting(wire) = std::mem::replace(&mut berth.0, State::Gone) else { return Poll::Ready(None) };
+    let State::Resting(wire) = std::mem::replace(&mut berth.0, State::Over(None)) else { return Poll::Ready(None) };
     drop(berth);
     Poll::Ready(wire.end(shared, exit).1)
 }

@@ -5,15 +5,17 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Barrier;
 use std::thread;
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf, duplex};
 use tokio::time::{advance, timeout};
 
 use super::*;
-use crate::imap::capability::Capabilities;
 use crate::imap::command::{Command, Name, Segment};
-use crate::metrics::ConnectionState;
+use crate::metrics::{BackendMetrics, ConnectionState};
 use crate::net;
 use crate::stream::{Peer, Socket};
+use crate::upstream::backend::Unauthenticated;
+use crate::upstream::login::Login;
 
 const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -78,16 +80,22 @@ impl net::Connection for Pipe {
 fn connection() -> (Connection, DuplexStream) {
     let (ours, backend) = duplex(1 << 16);
     let (budget, metrics) = (Budget::of(1, [1]), Arc::<BackendMetrics>::default());
-    let opened = Opened {
-        generation: 0,
-        id: 7,
+    let mut login = Login::default();
+    // The first tag is used up.
+    login.probe();
+    let opened = Unauthenticated {
         stream: Stream::Plain(Socket::Given(Box::new(Pipe(ours)))),
         input: BytesMut::new(),
-        machine: Machine::new(Arc::new(Capabilities::minimal()), 1),
+        login: Box::new(login),
+        opened: Instant::now(),
+        limit: REPLY_TIMEOUT,
+        state: metrics.connection(ConnectionState::Connecting),
         permit: budget.try_permit(0).expect("room"),
-        state: metrics.connection(ConnectionState::Active),
+        kept: None,
+        used: false,
     };
-    (Connection::spawn(opened, TIMING, &budget, &metrics), backend)
+    let wire = Wire::new(opened, TIMING, &Arc::default(), &metrics);
+    (Connection::spawn(wire, 0, &budget), backend)
 }
 
 fn run(name: Name, text: &'static str, streams: Option<u64>) -> Box<Request> {

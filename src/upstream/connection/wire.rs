@@ -2,7 +2,6 @@
 
 mod goodbye;
 
-use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -17,7 +16,7 @@ use tokio::time::{Instant, Sleep};
 use tracing::{debug, info, warn};
 
 use super::reading::{Reading, poll_read};
-use super::{FromUpstream, Input, Opened, Shared, Timing};
+use super::{FromUpstream, Input, Shared, Timing};
 use crate::imap::command::Command;
 use crate::imap::request::Request;
 use crate::imap::untagged::Replies;
@@ -25,7 +24,9 @@ use crate::metrics::{BackendMetrics, ConnectionState, Direction, RetireReason, S
 use crate::ports::Permit;
 use crate::shown;
 use crate::stream::Stream;
+use crate::upstream::backend::Unauthenticated;
 use crate::upstream::machine::{Event, Facts, Ignored, Machine, Own, ProtocolError};
+use crate::upstream::manners::Manners;
 
 /// What a backend may say unasked while a connection rests, in octets.
 const UNASKED: usize = 1024 * 1024;
@@ -37,26 +38,20 @@ const GO_AHEAD: Duration = Duration::from_secs(30);
 /// How long a command of our own may take on an authenticated connection.
 const OWN_COMMAND: Duration = Duration::from_secs(30);
 
-/// What is waited for besides the backend.
-#[derive(Debug, Clone, Copy)]
-enum Phase {
-    /// Nothing, with the times of what to do next.
-    Resting { unselect: Option<Instant>, noop: Instant },
-    /// A command of our own is in flight, in a pool or not.
-    Own(Instant),
-    /// A session has it.
-    Leased,
-}
-
-pub(super) struct Wire {
-    stream: Stream,
+/// See the module.
+pub(in crate::upstream) struct Wire {
+    pub(super) stream: Stream,
     pub(super) machine: Machine,
     input: BytesMut,
     output: Bytes,
     timing: Timing,
-    phase: Phase,
     /// Somebody has it.
     leased: bool,
+    /// A command of our own is in flight, in a pool or not, and has to be answered by then.
+    own: Option<Instant>,
+    /// What is to be done next where it rests, and when.
+    unselect: Option<Instant>,
+    noop: Instant,
     /// Who has it waits for [`FromUpstream::Checked`].
     checking: bool,
     /// Who has it does not want any events for now.
@@ -80,54 +75,56 @@ pub(super) struct Wire {
     timer: Pin<Box<Sleep>>,
     state: StateGuard,
     metrics: Arc<BackendMetrics>,
-    permit: Permit,
+    pub(super) permit: Permit,
 }
 
 /// Why a connection ends.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum Exit {
     /// In an orderly way: LOGOUT.
+    #[error("imapool gives it up")]
     Retire(RetireReason),
-    /// The backend closed.
+    #[error("the server closed it")]
     ServerClosed,
-    /// The backend said BYE, with this text.
+    #[error("the server said goodbye: {}", shown::text(.0))]
     Bye(Bytes),
-    /// Its handle was dropped.
+    #[error("whoever had it is gone")]
     Abandoned,
+    #[error(transparent)]
     Protocol(ProtocolError),
+    #[error(transparent)]
     Io(io::Error),
+    #[error("the server did not answer in time")]
     Timeout,
-    /// The backend does not ask for a literal, as if it had not understood the command.
+    /// As if it had not understood the command.
+    #[error("the server did not ask for a literal")]
     NoGoAhead,
 }
 
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Retire(_) => f.write_str("imapool gives it up"),
-            Self::ServerClosed => f.write_str("the server closed it"),
-            Self::Bye(text) => write!(f, "the server said goodbye: {}", shown::text(text)),
-            Self::Abandoned => f.write_str("whoever had it is gone"),
-            Self::Protocol(error) => error.fmt(f),
-            Self::Io(error) => error.fmt(f),
-            Self::Timeout => f.write_str("the server did not answer in time"),
-            Self::NoGoAhead => f.write_str("the server did not ask for a literal"),
-        }
-    }
-}
-
 impl Wire {
-    /// A connection that somebody has from the start.
-    pub(super) fn new(opened: Opened, timing: Timing, metrics: &Arc<BackendMetrics>) -> Self {
+    /// One that was just authenticated. Somebody has it from the start.
+    pub(in crate::upstream) fn new(
+        opened: Unauthenticated,
+        timing: Timing,
+        manners: &Arc<Manners>,
+        metrics: &Arc<BackendMetrics>,
+    ) -> Box<Self> {
         let now = Instant::now();
-        let mut wire = Self {
-            stream: opened.stream,
-            machine: opened.machine,
-            input: opened.input,
+        let Unauthenticated { stream, input, login, mut state, permit, .. } = opened;
+        let mut machine = Machine::new(Arc::clone(login.capabilities()), login.next_tag());
+        machine.manners = Arc::clone(manners);
+        machine.handle_attach();
+        state.set(ConnectionState::Active);
+        Box::new(Self {
+            stream,
+            machine,
+            input,
             output: Bytes::new(),
             timing,
-            phase: Phase::Leased,
             leased: true,
+            own: None,
+            unselect: None,
+            noop: now,
             checking: false,
             held: false,
             opened: now,
@@ -141,12 +138,10 @@ impl Wire {
             failed: None,
             reading: Reading::Pieces,
             timer: Box::pin(tokio::time::sleep_until(now)),
-            state: opened.state,
+            state,
             metrics: Arc::clone(metrics),
-            permit: opened.permit,
-        };
-        wire.machine.handle_attach();
-        wire
+            permit,
+        })
     }
 
     /// Takes it out of rest. What was said before is read first: it is not for whoever comes.
@@ -160,17 +155,13 @@ impl Wire {
         self.last_octet = Instant::now();
         self.machine.handle_attach();
         self.state.set(ConnectionState::Active);
-        if !matches!(self.phase, Phase::Own(_)) {
-            self.phase = Phase::Leased;
-        }
         Ok(())
     }
 
     /// Puts it to rest; false: something is left on it.
     pub(super) fn release(&mut self, shared: &Shared) -> bool {
-        let own = matches!(self.phase, Phase::Own(_));
         // A command that waits for ours to end is the session's, and its session is gone.
-        let clean = if own { !self.machine.defers() } else { self.is_clean() };
+        let clean = if self.own.is_some() { !self.machine.defers() } else { self.is_clean() };
         if !clean || self.failed.is_some() || self.machine.is_closing() || self.machine.spoiled().is_some() {
             return false;
         }
@@ -185,7 +176,7 @@ impl Wire {
         }
         self.state.set(ConnectionState::Idle);
         self.rested = Instant::now();
-        if !own {
+        if self.own.is_none() {
             self.rest();
         }
         true
@@ -197,8 +188,9 @@ impl Wire {
 
     fn rest(&mut self) {
         let leaves = self.machine.manners.known().leaving.allows(Instant::now().into_std());
-        let unselect = (self.machine.facts().selected.is_some() && leaves).then(|| self.rested + self.timing.linger);
-        self.phase = Phase::Resting { unselect, noop: Instant::now() + self.timing.keepalive };
+        let unselects = self.machine.facts().selected.is_some() && leaves;
+        self.unselect = unselects.then(|| self.rested + self.timing.linger);
+        self.noop = Instant::now() + self.timing.keepalive;
     }
 
     /// It could be put to rest now, for another session.
@@ -269,7 +261,7 @@ impl Wire {
         self.checking = true;
         // What comes with the reply is nobody's.
         self.machine.handle_release();
-        if !matches!(self.phase, Phase::Own(_)) {
+        if self.own.is_none() {
             self.start_own(Own::Noop);
         }
     }
@@ -352,7 +344,7 @@ impl Wire {
         }
         self.metrics.octets.add(Direction::Received, read);
         self.unasked = self.unasked.saturating_add(read);
-        if self.unasked > UNASKED && !matches!(self.phase, Phase::Leased) {
+        if self.unasked > UNASKED && !self.is_in_use() {
             // No session can be served before all of it is read; whoever waits takes another connection.
             return Err(Exit::Retire(RetireReason::Unclean));
         }
@@ -371,17 +363,21 @@ impl Wire {
         self.timer.as_mut().poll(cx)
     }
 
+    /// What goes on is what somebody wants who has it.
+    fn is_in_use(&self) -> bool {
+        self.leased && self.own.is_none()
+    }
+
     fn deadline(&self) -> Option<Instant> {
-        match self.phase {
-            Phase::Resting { unselect, noop } => Some(unselect.unwrap_or(noop).min(noop).min(self.retires_at())),
-            Phase::Own(deadline) => Some(deadline),
-            // Clients idle as long as they like: TCP's keepalive watches over the backend then.
-            Phase::Leased if self.machine.is_waiting() || !self.output.is_empty() => {
-                let doubt = self.last_octet.max(self.doubted) + self.timing.doubt;
-                Some(doubt.min(self.last_octet + self.patience()))
-            }
-            Phase::Leased => None,
+        if !self.is_in_use() {
+            let at_rest = || self.unselect.unwrap_or(self.noop).min(self.noop).min(self.retires_at());
+            return Some(self.own.unwrap_or_else(at_rest));
         }
+        // Clients idle as long as they like: TCP's keepalive watches over the backend then.
+        (self.machine.is_waiting() || !self.output.is_empty()).then(|| {
+            let doubt = self.last_octet.max(self.doubted) + self.timing.doubt;
+            doubt.min(self.last_octet + self.patience())
+        })
     }
 
     /// How long the backend may say nothing while something is due.
@@ -404,28 +400,30 @@ impl Wire {
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return Ok(());
         }
-        if matches!(self.phase, Phase::Leased) && now >= self.last_octet + self.patience() {
-            return Err(if self.machine.awaits_go_ahead() { Exit::NoGoAhead } else { Exit::Timeout });
+        if self.own.is_some() {
+            return Err(Exit::Timeout);
         }
-        if matches!(self.phase, Phase::Leased) {
+        if self.leased {
+            if now >= self.last_octet + self.patience() {
+                return Err(if self.machine.awaits_go_ahead() { Exit::NoGoAhead } else { Exit::Timeout });
+            }
             // A command may take its time; but not on a server that greets nobody any more.
             self.doubted = now;
             return if shared.doubts_backend() { Err(Exit::Timeout) } else { Ok(()) };
         }
-        let Phase::Resting { unselect, .. } = self.phase else { return Err(Exit::Timeout) };
         if now >= self.expires_at() {
             return Err(Exit::Retire(RetireReason::Lifetime));
         }
         if now >= self.retires_at() {
             return Err(Exit::Retire(RetireReason::Idle));
         }
-        self.start_own(if unselect.is_some_and(|at| now >= at) { Own::Unselect } else { Own::Noop });
+        self.start_own(if self.unselect.is_some_and(|at| now >= at) { Own::Unselect } else { Own::Noop });
         Ok(())
     }
 
     fn start_own(&mut self, own: Own) {
         self.machine.handle_own(own);
-        self.phase = Phase::Own(Instant::now() + OWN_COMMAND);
+        self.own = Some(Instant::now() + OWN_COMMAND);
     }
 
     fn next_event(&mut self, shared: &Shared) -> Result<Option<FromUpstream>, Exit> {
@@ -487,15 +485,12 @@ impl Wire {
                 return Ok(None);
             }
             self.checking = false;
+            self.own = None;
             self.machine.handle_attach();
-            self.phase = Phase::Leased;
             return Ok(Some(FromUpstream::Checked));
         }
-        if matches!(self.phase, Phase::Own(_)) {
-            self.phase = Phase::Leased;
-            if !self.leased {
-                self.rest();
-            }
+        if self.own.take().is_some() && !self.leased {
+            self.rest();
         }
         Ok(None)
     }

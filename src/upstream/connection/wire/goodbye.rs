@@ -1,10 +1,10 @@
 //! How a connection ends.
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::io;
 use std::time::Duration;
 
-use tokio::io::AsyncWrite;
+use tokio::io::AsyncWriteExt as _;
 use tracing::info;
 
 use super::{Exit, Wire};
@@ -78,7 +78,7 @@ impl Wire {
 
     /// LOGOUT, and whatever it takes.
     pub(in crate::upstream::connection) async fn say_goodbye(mut self: Box<Self>) {
-        if tokio::time::timeout(GOODBYE, self.logout()).await == Ok(true) {
+        if matches!(tokio::time::timeout(GOODBYE, self.logout()).await, Ok(Ok(()))) {
             let Self { stream, state, permit, .. } = *self;
             let _: Ended = stream.wait_peer_close(GOODBYE).await;
             drop(state);
@@ -88,34 +88,22 @@ impl Wire {
         }
     }
 
-    /// LOGOUT, and the reply to it. False: it could not be had.
-    async fn logout(&mut self) -> bool {
+    /// LOGOUT, and the reply to it.
+    async fn logout(&mut self) -> io::Result<()> {
         self.machine.handle_own(Own::Logout);
-        let mut output = self.machine.poll_transmit();
-        while !output.is_empty() {
-            let written = poll_fn(|cx| Pin::new(&mut self.stream).poll_write(cx, &output)).await;
-            match written {
-                Ok(written) if written > 0 => drop(output.split_to(written)),
-                _ => return false,
-            }
-        }
-        if poll_fn(|cx| Pin::new(&mut self.stream).poll_flush(cx)).await.is_err() {
-            return false;
-        }
+        self.stream.write_all(&self.machine.poll_transmit()).await?;
+        self.stream.flush().await?;
         loop {
             while let Some(event) = self.machine.poll_event() {
                 if matches!(event, Event::OwnDone(Own::Logout, _)) {
-                    return true;
+                    return Ok(());
                 }
             }
             let (stream, input, reading) = (&mut self.stream, &mut self.input, &mut self.reading);
-            match poll_fn(|cx| poll_read(stream, cx, input, reading)).await {
-                Ok(read) if read > 0 => {}
-                _ => return false,
+            if poll_fn(|cx| poll_read(stream, cx, input, reading)).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            if self.machine.handle_input(&mut self.input).is_err() {
-                return false;
-            }
+            self.machine.handle_input(&mut self.input).map_err(io::Error::other)?;
         }
     }
 }
