@@ -675,14 +675,12 @@ impl Backend {
         manners: &Arc<Manners>,
     ) -> (Connection, Arc<Capabilities>) {
         let capabilities = Arc::clone(connection.login.capabilities());
-        let pool = self.pool.load();
+        let pool = self.pool.load_full();
         let timing = Timing {
-            linger: pool.linger,
-            keepalive: pool.keepalive,
             idle_timeout,
             lifetime: pool.max_lifetime.mul_f64(1.0 - self.dialer.net.chance() / 10.0),
             reply_timeout: self.config.reply_timeout,
-            doubt: pool.checkout_timeout,
+            pool,
         };
         let wire = Wire::new(connection, timing, manners, &self.metrics);
         (Connection::spawn(wire, generation, &self.budget), capabilities)

@@ -31,6 +31,7 @@ pub(super) use self::wire::Wire;
 use super::backend::{Backend, Queue};
 use super::loss::Loss;
 use super::machine::Facts;
+use crate::config;
 use crate::imap::command::{Command, Name};
 use crate::imap::frame::Literal;
 use crate::imap::request::Request;
@@ -206,20 +207,17 @@ pub enum Input {
 }
 
 /// How a connection is treated.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Timing {
-    /// See [`crate::config::Pool`].
-    pub linger: Duration,
-    /// See [`crate::config::Pool`].
-    pub keepalive: Duration,
+    /// Of it: `linger`, `keepalive`, and `checkout_timeout`: a command to which nothing is said for so long speaks
+    /// against the backend.
+    pub pool: Arc<config::Pool>,
     /// See [`crate::config::Pool`].
     pub idle_timeout: Duration,
     /// [`crate::config::Pool::max_lifetime`], less this connection's own jitter.
     pub lifetime: Duration,
     /// See [`crate::config::Backend`].
     pub reply_timeout: Duration,
-    /// A command to which nothing is said for so long speaks against the backend.
-    pub doubt: Duration,
 }
 
 /// The handle of a connection; dropping it ends the connection.

@@ -54,7 +54,7 @@ impl Backend {
 
     pub(super) fn hold(&self, spares: &mut Vec<Unauthenticated>, mut spare: Unauthenticated) {
         let wanted = !self.is_gone() && self.service() != Service::Drained;
-        if wanted && spare.is_ready() && spare.opened.elapsed() < SPARE_AGE {
+        if wanted && spare.login.is_ready() && spare.opened.elapsed() < SPARE_AGE {
             spare.state.set(ConnectionState::Spare);
             spare.kept = Some(Instant::now());
             spares.push(spare);

@@ -79,11 +79,6 @@ impl Unauthenticated {
         }
     }
 
-    /// Whether a further credential can be tried on it.
-    pub(super) fn is_ready(&self) -> bool {
-        self.login.is_ready()
-    }
-
     /// Sends what has to be sent and reads lines, until a step is over.
     pub(super) async fn outcome(&mut self) -> Result<Outcome, OpenError> {
         let limit = self.limit;

@@ -19,14 +19,18 @@ use crate::upstream::login::Login;
 
 const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
-const TIMING: Timing = Timing {
-    linger: Duration::from_secs(600),
-    keepalive: Duration::from_secs(600),
-    idle_timeout: Duration::from_secs(1200),
-    lifetime: Duration::from_secs(3600),
-    reply_timeout: REPLY_TIMEOUT,
-    doubt: REPLY_TIMEOUT,
-};
+/// None of which comes into play, but for the last.
+fn timing() -> Timing {
+    let seconds = Duration::from_secs;
+    let pool = config::Pool {
+        linger: seconds(600),
+        keepalive: seconds(600),
+        checkout_timeout: REPLY_TIMEOUT,
+        ..config::Pool::default()
+    };
+    let (idle_timeout, lifetime) = (seconds(1200), seconds(3600));
+    Timing { pool: Arc::new(pool), idle_timeout, lifetime, reply_timeout: REPLY_TIMEOUT }
+}
 
 /// Of the other side no more is known than of a Unix socket's.
 #[derive(Debug)]
@@ -94,7 +98,7 @@ fn connection() -> (Connection, DuplexStream) {
         kept: None,
         used: false,
     };
-    let wire = Wire::new(opened, TIMING, &Arc::default(), &metrics);
+    let wire = Wire::new(opened, timing(), &Arc::default(), &metrics);
     (Connection::spawn(wire, 0, &budget), backend)
 }
 

@@ -4,12 +4,13 @@ mod goodbye;
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use tokio::io::AsyncWrite;
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep};
@@ -146,8 +147,7 @@ impl Wire {
 
     /// Takes it out of rest. What was said before is read first: it is not for whoever comes.
     pub(super) fn attach(&mut self, shared: &Shared) -> Result<(), Exit> {
-        let rest = pin!(unconstrained(poll_fn(|cx| self.poll_rest(shared, cx))));
-        if let Poll::Ready(exit) = rest.poll(&mut Context::from_waker(Waker::noop())) {
+        if let Some(exit) = unconstrained(poll_fn(|cx| self.poll_rest(shared, cx))).now_or_never() {
             return Err(exit);
         }
         self.leased = true;
@@ -189,8 +189,8 @@ impl Wire {
     fn rest(&mut self) {
         let leaves = self.machine.manners.known().leaving.allows(Instant::now().into_std());
         let unselects = self.machine.facts().selected.is_some() && leaves;
-        self.unselect = unselects.then(|| self.rested + self.timing.linger);
-        self.noop = Instant::now() + self.timing.keepalive;
+        self.unselect = unselects.then(|| self.rested + self.timing.pool.linger);
+        self.noop = Instant::now() + self.timing.pool.keepalive;
     }
 
     /// It could be put to rest now, for another session.
@@ -375,7 +375,7 @@ impl Wire {
         }
         // Clients idle as long as they like: TCP's keepalive watches over the backend then.
         (self.machine.is_waiting() || !self.output.is_empty()).then(|| {
-            let doubt = self.last_octet.max(self.doubted) + self.timing.doubt;
+            let doubt = self.last_octet.max(self.doubted) + self.timing.pool.checkout_timeout;
             doubt.min(self.last_octet + self.patience())
         })
     }

@@ -17,6 +17,7 @@ const PROBE_LOST: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Breaker {
     failures: u32,
+    /// When the next attempt may be made, while the circuit is open.
     open_until: Option<Instant>,
     probing_since: Option<Instant>,
 }
@@ -70,11 +71,6 @@ impl Breaker {
     pub fn is_open(&self) -> bool {
         self.open_until.is_some()
     }
-
-    /// When the next attempt may be made, while the circuit is open.
-    pub fn open_until(&self) -> Option<Instant> {
-        self.open_until
-    }
 }
 
 #[cfg(test)]
@@ -110,7 +106,7 @@ mod tests {
         breaker.greeted();
         assert!(breaker.try_attempt(start) && !breaker.is_open());
         breaker.failed(start, 1.0);
-        assert_eq!(breaker.open_until(), Some(start + 2 * MIN_WAIT));
+        assert_eq!(breaker.open_until, Some(start + 2 * MIN_WAIT));
         breaker.succeeded();
         breaker.failed(start, 1.0);
         assert!(!breaker.is_open());
@@ -132,7 +128,7 @@ mod tests {
         breaker.undecided();
         assert!(breaker.is_open() && breaker.try_attempt(start + MIN_WAIT), "the next may try");
         breaker.failed(start + MIN_WAIT, 1.0);
-        assert_eq!(breaker.open_until(), Some(start + 3 * MIN_WAIT), "as if there had been none between");
+        assert_eq!(breaker.open_until, Some(start + 3 * MIN_WAIT), "as if there had been none between");
     }
 
     #[test]
@@ -142,7 +138,7 @@ mod tests {
         for _ in 0..100 {
             breaker.failed(start, 1.0);
         }
-        assert_eq!(breaker.open_until(), Some(start + MAX_WAIT));
+        assert_eq!(breaker.open_until, Some(start + MAX_WAIT));
         assert!(breaker.try_attempt(start + MAX_WAIT));
         assert!(breaker.try_attempt(start + MAX_WAIT + PROBE_LOST));
     }

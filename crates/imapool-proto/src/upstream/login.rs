@@ -501,10 +501,7 @@ impl Login {
             // That it is offered was told only now.
             self.say_who();
         }
-        if !self.trial.is_empty() {
-            return None;
-        }
-        Some(self.is_over())
+        self.trial.is_empty().then(|| self.is_over())
     }
 
     fn is_over(&mut self) -> Outcome {
