@@ -25,8 +25,7 @@ pub trait Connection: AsyncRead + AsyncWrite + fmt::Debug + Send + Sync + Unpin 
     fn write_now(&self, octets: &[IoSlice<'_>]) -> usize;
 
     /// Looks at what has come, and leaves it there; 0: the other side has closed.
-    fn poll_peek(&mut self, cx: &mut Context<'_>, octets: &mut [u8]) -> Poll<io::Result<usize>> {
-        let _ = (cx, octets);
+    fn poll_peek(&mut self, _cx: &mut Context<'_>, _octets: &mut [u8]) -> Poll<io::Result<usize>> {
         Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
     }
 
@@ -52,9 +51,7 @@ pub trait Outside: fmt::Debug + Send + Sync {
     fn poll_accept(&self, address: SocketAddr, cx: &mut Context<'_>) -> Poll<(Box<dyn Connection>, SocketAddr)>;
 
     /// A listener of this address is closed, or was never served.
-    fn stop_listening(&self, address: SocketAddr) {
-        let _ = address;
-    }
+    fn stop_listening(&self, _address: SocketAddr) {}
 
     /// Between 0 and 1, different each time.
     fn chance(&self) -> f64;

@@ -42,23 +42,11 @@ pub(crate) fn leave_port_open(socket: SockRef<'_>) -> io::Result<()> {
     Ok(setsockopt(&*socket, sockopt::IpBindAddressNoPort, &true)?)
 }
 
-/// Which of the sockets of one address gets a connection (socket(7)).
-#[derive(Debug, Clone, Copy)]
-struct Steer;
-
-nix::setsockopt_impl!(
-    Steer,
-    libc::SOL_SOCKET,
-    libc::SO_ATTACH_REUSEPORT_CBPF,
-    libc::sock_fprog,
-    sockopt::SetStruct<libc::sock_fprog>
-);
-
 /// Has connections that begin from now on go to the second socket that was bound: the first is the predecessor. Where
 /// there is none, the kernel chooses as without.
 pub(crate) fn hand_over(listener: &TcpListener) -> bool {
     // BPF_RET | BPF_K: the place of the socket.
     let mut program = [libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 1 }];
     let program = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
-    setsockopt(listener, Steer, &program).is_ok()
+    setsockopt(listener, sockopt::AttachReusePortCbpf, &program).is_ok()
 }

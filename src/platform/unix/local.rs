@@ -2,12 +2,13 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
 
+use super::files::{Identity, identity};
 pub(crate) use std::os::unix::net::UnixListener as Inherited;
 pub use tokio::net::UnixStream as Stream;
 
@@ -18,9 +19,8 @@ const MODE: u32 = 0o660;
 #[derive(Debug)]
 pub(crate) struct Listening {
     listener: UnixListener,
-    path: PathBuf,
-    /// Device and inode, so that a successor's file is left alone; `None`: it is not ours to remove.
-    file: Option<(u64, u64)>,
+    /// Which one, so that a successor's file is left alone; `None`: it is not ours to remove.
+    file: Option<(PathBuf, Identity)>,
 }
 
 impl Listening {
@@ -39,17 +39,17 @@ impl Listening {
         fs::set_permissions(&place, Permissions::from_mode(MODE))?;
         socket.listen(backlog)?;
         let listener = UnixListener::from_std(socket.into())?;
-        let metadata = fs::symlink_metadata(&place)?;
+        let identity = identity(&fs::symlink_metadata(&place)?);
         if take_over {
             fs::rename(&place, path)?;
         }
-        Ok(Self { listener, path: path.into(), file: Some((metadata.dev(), metadata.ino())) })
+        Ok(Self { listener, file: Some((path.into(), identity)) })
     }
 
     /// One that was bound by somebody else, who keeps it.
     pub(crate) fn adopt(socket: Inherited) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Self { listener: UnixListener::from_std(socket)?, path: PathBuf::new(), file: None })
+        Ok(Self { listener: UnixListener::from_std(socket)?, file: None })
     }
 
     pub(crate) async fn accept(&self) -> io::Result<Stream> {
@@ -84,9 +84,10 @@ pub(crate) fn path_of(socket: &Inherited) -> Option<PathBuf> {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        let found = fs::symlink_metadata(&self.path).map(|file| (file.dev(), file.ino()));
-        if self.file.is_some_and(|ours| found.is_ok_and(|found| found == ours)) {
-            drop(fs::remove_file(&self.path));
+        if let Some((path, ours)) = &self.file
+            && fs::symlink_metadata(path).is_ok_and(|found| identity(&found) == *ours)
+        {
+            drop(fs::remove_file(path));
         }
     }
 }

@@ -1,20 +1,17 @@
 //! Sockets with a path, and those that the process was started with: here are none. No value of these types is ever
 //! made, so that whoever handles them need not ask which system this is.
 
-use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// A socket that the process was started with.
+pub(crate) use std::convert::Infallible as Inherited;
 /// A connected one.
 pub use tokio::io::Empty as Stream;
 
-/// A socket that the process was started with.
-#[derive(Debug)]
-pub(crate) struct Inherited(Infallible);
-
 /// A listening socket.
 #[derive(Debug)]
-pub(crate) struct Listening(Infallible);
+pub(crate) struct Listening(Inherited);
 
 impl Listening {
     pub(crate) fn bind(_: &Path, _: bool, _: i32) -> io::Result<Self> {
@@ -22,7 +19,7 @@ impl Listening {
     }
 
     pub(crate) fn adopt(socket: Inherited) -> io::Result<Self> {
-        match socket.0 {}
+        match socket {}
     }
 
     pub(crate) async fn accept(&self) -> io::Result<Stream> {
@@ -46,5 +43,5 @@ pub(crate) fn inherited() -> (Vec<std::net::TcpListener>, Vec<Inherited>) {
 
 /// The path of one.
 pub(crate) fn path_of(socket: &Inherited) -> Option<PathBuf> {
-    match socket.0 {}
+    match *socket {}
 }

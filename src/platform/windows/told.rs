@@ -2,18 +2,15 @@
 
 /// Why it is not known what came of it.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    /// No SIGHUP.
-    #[error("Windows has no SIGHUP that process {0} could be sent: use imapool ctl reload without --pid")]
-    NoSignals(i32),
-}
+#[error("Windows has no SIGHUP that process {0} could be sent: use imapool ctl reload without --pid")]
+pub struct AskError(i32);
 
 /// Sends nothing.
 ///
 /// # Errors
 /// Always.
 pub fn ask(pid: i32) -> Result<String, AskError> {
-    Err(AskError::NoSignals(pid))
+    Err(AskError(pid))
 }
 
 /// Those who have asked: nobody.
