@@ -41,7 +41,6 @@ pub(crate) use keys::{KEYS, Key};
 pub use lifetime::Lifetime;
 pub use place::Places;
 pub(crate) use value::{Shape, is_host_name};
-pub use warning::Warning;
 
 /// Everything `imapool run` needs to know. Made by [`Config::parse`]; every value has been validated.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -156,8 +155,8 @@ impl Config {
         sections.into_iter().chain(keys).collect()
     }
 
-    /// What is allowed and yet likely to be a mistake.
-    pub fn warnings(&self) -> Vec<Warning> {
+    /// What is allowed and yet likely to be a mistake, each in one line with the key and a remedy.
+    pub fn warnings(&self) -> Vec<String> {
         warning::of(self)
     }
 }
@@ -210,6 +209,12 @@ impl ListenAddr {
             }
             _ => self == other,
         }
+    }
+
+    /// Whether other hosts may reach it.
+    #[must_use]
+    pub fn is_public(&self) -> bool {
+        matches!(self, ListenAddr::Tcp(address) if !address.ip().is_loopback())
     }
 }
 
@@ -380,6 +385,6 @@ impl Serialize for Share {
 impl Admin {
     /// Whether other hosts may reach it.
     pub fn is_public(&self) -> bool {
-        matches!(self.address, Some(ListenAddr::Tcp(address)) if !address.ip().is_loopback())
+        self.address.as_ref().is_some_and(ListenAddr::is_public)
     }
 }

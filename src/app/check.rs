@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use super::{StartError, new_backend};
 use crate::admin::Token;
 use crate::certificate::Validity;
-use crate::config::{Config, Lifetime, TlsMode, Warning};
+use crate::config::{Config, Lifetime, TlsMode};
 use crate::files;
 use crate::listener::ListenerContext;
 use crate::metrics::Metrics;
@@ -25,8 +25,9 @@ use crate::upstream::backend::{AskError, Asked};
 pub struct Checked {
     /// Why [`super::Proxy::start`] would refuse it; all of it, but for addresses that are in use.
     pub faults: Vec<StartError>,
-    /// What is allowed and yet likely to be a mistake, in the configuration and in the files that it names.
-    pub warnings: Vec<Warning>,
+    /// What is allowed and yet likely to be a mistake, in the configuration and in the files that it names; each in one
+    /// line with a remedy.
+    pub warnings: Vec<String>,
 }
 
 impl Checked {
@@ -74,8 +75,9 @@ impl Checked {
         let Some(tls) = &context.tls else { return };
         let whose = format!("listener \"{}\"", context.config.name);
         self.certificates(&whose, tls.certificates(), now);
-        let left_out = tls.certificates().left_out().iter().map(ToString::to_string);
-        self.warnings.extend(left_out.map(|problem| Warning::LeftOut { whose: whose.clone(), problem }));
+        let left_out = tls.certificates().left_out().iter();
+        self.warnings
+            .extend(left_out.map(|problem| format!("{whose}: not all of its certificates are shown: {problem}")));
         self.authorities(&whose, context.config.client_ca_file.as_deref(), now);
     }
 
@@ -95,8 +97,7 @@ impl Checked {
     }
 
     fn lifetime(&mut self, whose: &str, file: &Path, lifetime: Option<Lifetime>) {
-        let (whose, file) = (whose.to_owned(), file.to_owned());
-        self.warnings.extend(lifetime.map(|lifetime| Warning::Certificate { whose, file, lifetime }));
+        self.warnings.extend(lifetime.map(|it| format!("{whose}: a certificate in {} {it}", file.display())));
     }
 }
 

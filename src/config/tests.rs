@@ -77,7 +77,7 @@ fn two_addresses_are_enough() {
     let address = ListenAddr::Tcp("127.0.0.1:0".parse().unwrap());
     assert_eq!(config, Config::new(Listener::new(address), Backend::new("127.0.0.1", 143)));
     assert_eq!((config.listeners[0].name.as_str(), config.backends[0].name.as_str()), ("127.0.0.1:0", "127.0.0.1:143"));
-    assert_eq!(config.warnings(), []);
+    assert_eq!(config.warnings(), [""; 0]);
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn the_example_says_the_defaults() {
     expected.listeners[0].name = "webmail".to_owned();
     expected.backends[0].name = "main".to_owned();
     assert_eq!(config, expected);
-    assert_eq!(config.warnings(), []);
+    assert_eq!(config.warnings(), [""; 0]);
 }
 
 #[test]

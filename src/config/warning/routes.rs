@@ -1,50 +1,27 @@
 //! What routes, groups and accounts say in vain.
 
-use std::fmt;
-
 use imapool_proto::routing::first::First;
 use imapool_proto::routing::name::{Names, Pattern};
 
-use super::super::{Backend, Config, Group, Header, Route};
-use super::{Warning, is_near};
+use super::super::{Backend, Config, Group, Route};
+use super::is_near;
 
-impl Warning {
-    /// Those of this module.
-    pub(super) fn fmt_of_routes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Warning::Shadowed { what, by } => write!(
-                f,
-                "{what} never counts: whoever it is for, {by} or one before that has already. Move it up, or delete it"
-            ),
-            Warning::WeightAlone { name } => write!(
-                f,
-                "backend \"{name}\" has a weight, but is in no group, where alone it counts: write group, or delete the line"
-            ),
-            Warning::NoWeight { name } => write!(
-                f,
-                "group \"{name}\" takes no new accounts, because each of its backends has weight = 0: give one of them a \
-                 weight"
-            ),
-            Warning::NoLookup { route, keys } => {
-                write!(f, "{route} has no http, for which alone there is {}: delete the line", keys.join(", "))
-            }
-            Warning::PlaintextService { route, host } => write!(
-                f,
-                "{route} sends passwords in the clear to {host}: run the service on this host, or write send_password = \
-                 false, unless the network between is trusted"
-            ),
-            _ => Ok(()),
-        }
-    }
-}
-
-pub(super) fn of(config: &Config) -> Vec<Warning> {
+pub(super) fn of(config: &Config) -> Vec<String> {
     let names = config.routing.names();
     let routes = config.routes.iter().enumerate();
-    let alone = config.backends.iter().filter(|backend| is_weighed_alone(backend));
-    let alone = alone.map(|backend| Warning::WeightAlone { name: backend.name.clone() });
-    let empty = config.groups.iter().filter(|group| takes_nobody(group, &config.backends));
-    let empty = empty.map(|group| Warning::NoWeight { name: group.name.clone() });
+    let alone = config.backends.iter().filter(|backend| is_weighed_alone(backend)).map(|backend| {
+        let name = &backend.name;
+        format!(
+            "backend \"{name}\" has a weight, but is in no group, where alone it counts: write group, or delete the line"
+        )
+    });
+    let empty = config.groups.iter().filter(|group| takes_nobody(group, &config.backends)).map(|group| {
+        let name = &group.name;
+        format!(
+            "group \"{name}\" takes no new accounts, because each of its backends has weight = 0: give one of them a \
+             weight"
+        )
+    });
     let lookups = routes.flat_map(|(place, route)| of_lookup(place, route));
     let shadowed = shadowed_routes(config, &names).into_iter().chain(shadowed_accounts(config, &names));
     alone.chain(empty).chain(lookups).chain(shadowed).collect()
@@ -59,16 +36,22 @@ fn takes_nobody(group: &Group, backends: &[Backend]) -> bool {
     backends.iter().filter(|backend| backend.group.as_ref() == Some(&group.name)).all(|backend| backend.weight == 0)
 }
 
-fn of_lookup(place: usize, route: &Route) -> Option<Warning> {
+fn of_lookup(place: usize, route: &Route) -> Option<String> {
     let name = of_place("route", place);
     let Some(url) = &route.http else {
-        let keys = in_vain(route);
-        return (!keys.is_empty()).then_some(Warning::NoLookup { route: name, keys });
+        let keys = in_vain(route).join(", ");
+        return (!keys.is_empty())
+            .then(|| format!("{name} has no http, for which alone there is {keys}: delete the line"));
     };
     let url: hyper::Uri = url.parse().ok()?;
     let host = url.host()?.trim_matches(['[', ']']);
     let is_told = route.send_password && !is_near(host);
-    is_told.then(|| Warning::PlaintextService { route: name, host: host.to_owned() })
+    is_told.then(|| {
+        format!(
+            "{name} sends passwords in the clear to {host}: run the service on this host, or write send_password = \
+             false, unless the network between is trusted"
+        )
+    })
 }
 
 /// Keys of a lookup that are otherwise than by default.
@@ -79,7 +62,7 @@ fn in_vain(route: &Route) -> Vec<&'static str> {
         ("ttl", route.ttl != usual.ttl),
         ("negative_ttl", route.negative_ttl != usual.negative_ttl),
         ("stale", route.stale != usual.stale),
-        ("headers", route.headers != Vec::<Header>::new()),
+        ("headers", !route.headers.is_empty()),
         ("send_password", route.send_password),
     ];
     keys.into_iter().filter_map(|(key, is_said)| is_said.then_some(key)).collect()
@@ -95,7 +78,7 @@ fn patterns(users: &[String], names: &Names) -> Vec<Pattern> {
 }
 
 /// Those before which another stands that fits whenever they do, and passes nobody on.
-fn shadowed_routes(config: &Config, names: &Names) -> Vec<Warning> {
+fn shadowed_routes(config: &Config, names: &Names) -> Vec<String> {
     let everywhere: Vec<_> = config.listeners.iter().map(|listener| listener.name.as_str()).collect();
     let users: Vec<_> = config.routes.iter().map(|route| patterns(&route.users, names)).collect();
     let has_all = |earlier: usize, later: usize| {
@@ -118,7 +101,7 @@ fn shadowed_routes(config: &Config, names: &Names) -> Vec<Warning> {
 }
 
 /// Those all of whose users are another's that stands before them.
-fn shadowed_accounts(config: &Config, names: &Names) -> Vec<Warning> {
+fn shadowed_accounts(config: &Config, names: &Names) -> Vec<String> {
     let (mut earlier, mut shadowed) = (First::default(), Vec::new());
     for (place, account) in config.accounts.iter().enumerate() {
         let users = patterns(&account.users, names);
@@ -131,6 +114,7 @@ fn shadowed_accounts(config: &Config, names: &Names) -> Vec<Warning> {
     shadowed
 }
 
-fn shadow_of(kind: &str, place: usize, by: usize) -> Warning {
-    Warning::Shadowed { what: of_place(kind, place), by: of_place(kind, by) }
+fn shadow_of(kind: &str, place: usize, by: usize) -> String {
+    let [what, by] = [place, by].map(|place| of_place(kind, place));
+    format!("{what} never counts: whoever it is for, {by} or one before that has already. Move it up, or delete it")
 }
