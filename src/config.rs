@@ -25,14 +25,13 @@ use arc_swap::ArcSwap;
 use imapool_proto::routing::name::Names;
 pub use imapool_proto::upstream::login::Identify;
 use serde::{Serialize, Serializer};
-use toml::de::DeTable;
 
 use crate::files;
-use crate::platform::{HAS, Has};
+use crate::platform::HAS;
 use crate::secret::{Secret, mark};
 
 pub use diff::{Change, Effect, diff};
-pub use error::{ConfigError, Fault, Problem};
+pub use error::{ConfigError, Problem};
 pub use keys::{
     Account, Admin, Auth, Backend, Group, GroupMode, Limits, Listener, Log, LogFormat, PerCredential, PlaintextLogin,
     Pool, PoolMode, Route, Routing, RoutingName, TlsMode,
@@ -101,7 +100,7 @@ impl Config {
     /// As [`Config::load`].
     pub fn load_with_places(path: &Path) -> Result<(Config, Places), ConfigError> {
         let file = path.display().to_string();
-        parse(&text_of(path, &file)?, &file, &files::probe, HAS)
+        read::read(&text_of(path, &file)?, &file, &files::probe, HAS, sections::config)
     }
 
     /// Its section `[admin]` alone, for those who ask an imapool that runs: what is wrong elsewhere was refused by it,
@@ -111,16 +110,7 @@ impl Config {
     /// Where the file cannot be read, is not TOML, or that section is wrong.
     pub fn read_admin(path: &Path) -> Result<Admin, ConfigError> {
         let file = path.display().to_string();
-        let text = text_of(path, &file)?;
-        let (root, errors) = DeTable::parse_recoverable(&text);
-        let file = Arc::from(file);
-        if !errors.is_empty() {
-            return Err(ConfigError::Invalid(read::syntax_problems(&file, &text, errors)));
-        }
-        let mut reader = read::Reader::new(&text, &|_, _| Ok(()), HAS);
-        let admin = sections::admin(&mut reader, root.get_ref());
-        let problems = reader.finish(&file).problems;
-        if problems.is_empty() { Ok(admin) } else { Err(ConfigError::Invalid(problems)) }
+        read::read(&text_of(path, &file)?, &file, NO_FILES, HAS, sections::admin).map(|(admin, _)| admin)
     }
 
     /// As [`Config::load`], but the files that it names are not looked at: for those who only compare it, and may not
@@ -138,13 +128,13 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Invalid`] with everything that is wrong. Where the text is not even TOML, with that alone.
     pub fn parse(text: &str, file_name: &str) -> Result<Config, ConfigError> {
-        parse(text, file_name, &|_, _| Ok(()), HAS).map(|(config, _)| config)
+        read::read(text, file_name, NO_FILES, HAS, sections::config).map(|(config, _)| config)
     }
 
     /// As [`Config::parse`], for a system that has this.
     #[cfg(test)]
-    pub(crate) fn parse_for(has: Has, text: &str) -> Result<Config, ConfigError> {
-        parse(text, "f", &|_, _| Ok(()), has).map(|(config, _)| config)
+    pub(crate) fn parse_for(has: crate::platform::Has, text: &str) -> Result<Config, ConfigError> {
+        read::read(text, "f", NO_FILES, has, sections::config).map(|(config, _)| config)
     }
 
     /// Every key, with its section (empty for the sections themselves).
@@ -164,27 +154,16 @@ impl Config {
 /// A part of the configuration which a reload exchanges while it is being read.
 pub type Live<T> = Arc<ArcSwap<T>>;
 
-fn parse(text: &str, file_name: &str, probe: read::Probe<'_>, has: Has) -> Result<(Config, Places), ConfigError> {
-    let file = Arc::from(file_name);
-    let (root, errors) = DeTable::parse_recoverable(text);
-    if !errors.is_empty() {
-        return Err(ConfigError::Invalid(read::syntax_problems(&file, text, errors)));
-    }
-    let mut reader = read::Reader::new(text, probe, has);
-    let config = sections::config(&mut reader, root.get_ref());
-    let found = reader.finish(&file);
-    match config {
-        Some(config) if found.problems.is_empty() => Ok((config, found.places)),
-        _ => Err(ConfigError::Invalid(found.problems)),
-    }
-}
+/// For those who look at none of the files that are named.
+const NO_FILES: read::Probe<'_> = &|_, _| Ok(());
 
 fn text_of(path: &Path, file: &str) -> Result<String, ConfigError> {
     let read = files::read(path, files::CONFIGURATION);
     let octets = read.map_err(|source| ConfigError::Read { file: file.to_owned(), source })?;
     String::from_utf8(octets).map_err(|error| {
         let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]).into_owned();
-        ConfigError::Invalid(vec![Problem::new(&Arc::from(file), &valid, valid.len(), Fault::NotUtf8)])
+        let what = "not UTF-8: save the file in that encoding".to_owned();
+        ConfigError::Invalid(vec![Problem::new(&Arc::from(file), &valid, valid.len(), what)])
     })
 }
 
@@ -331,7 +310,8 @@ impl Default for Check {
     }
 }
 
-fn in_words<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+/// As it may be written in the file.
+pub(crate) fn in_words<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&humantime::format_duration(*duration))
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::config::{KEYS, Key, Shape};
 
 /// The file that explains every key.
-const EXPLAINED: &str = include_str!("../config/imapool.toml");
+pub const EXPLAINED: &str = include_str!("../config/imapool.toml");
 
 /// Sections of which there is at least one.
 const REQUIRED: [&str; 2] = ["listener", "backend"];
@@ -111,8 +111,9 @@ fn explained(section: &str, key: &str) -> (String, Option<Value>) {
     (String::new(), None)
 }
 
-/// `key = value` or `#key = value`
-fn setting(line: &str) -> Option<(&str, &str)> {
+/// `key = value`, or the same commented out.
+#[must_use]
+pub fn setting(line: &str) -> Option<(&str, &str)> {
     let (name, value) = line.strip_prefix('#').unwrap_or(line).split_once(" = ")?;
     let is_key = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
     is_key.then_some((name, value))
@@ -128,7 +129,7 @@ mod tests {
     use regex::Regex;
 
     use super::*;
-    use crate::config::{Config, ConfigError, Fault};
+    use crate::config::{Config, ConfigError};
     use crate::platform::Has;
 
     /// Of every type, right and wrong for one key or another.
@@ -203,7 +204,7 @@ mod tests {
     }
 
     /// The parser's faults in a configuration where a key has a value.
-    fn faults(section: &str, key: &str, value: &str) -> Vec<Fault> {
+    fn faults(section: &str, key: &str, value: &str) -> Vec<String> {
         let address = |of: &str| if (section, key) == (of, "address") { "" } else { "address = \"127.0.0.1:1\"\n" };
         let line = |of: &str| if section == of { format!("{key} = {value}\n") } else { String::new() };
         let mut toml = String::new();
@@ -233,7 +234,7 @@ mod tests {
         }
         match Config::parse_for(Has::EVERYTHING, &toml) {
             Ok(_) => Vec::new(),
-            Err(ConfigError::Invalid(problems)) => problems.into_iter().map(|problem| problem.fault).collect(),
+            Err(ConfigError::Invalid(problems)) => problems.into_iter().map(|problem| problem.what).collect(),
             Err(error) => panic!("{error}"),
         }
     }
@@ -250,7 +251,7 @@ mod tests {
                     taken += 1;
                     assert!(accepted, "{section}.{key} = {sample} is right, and not so by {schema}");
                 }
-                let wrong_type = |fault: &Fault| matches!(fault, Fault::WrongType { .. });
+                let wrong_type = |fault: &String| fault.contains(", but must be ");
                 if faults.iter().any(wrong_type) {
                     assert!(!accepted, "{section}.{key} = {sample} is of a wrong type, and not so by {schema}");
                 }

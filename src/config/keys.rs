@@ -70,9 +70,9 @@ const fn secs(seconds: u64) -> Duration {
 macro_rules! words {
     ($($(#[$about:meta])* $name:ident { $($(#[$of_word:meta])* $variant:ident = $word:literal,)* })*) => {$(
         $(#[$about])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
         pub enum $name {
-            $($(#[$of_word])* $variant,)*
+            $($(#[$of_word])* #[serde(rename = $word)] $variant,)*
         }
 
         impl $name {
@@ -83,12 +83,6 @@ macro_rules! words {
                 match self {
                     $(Self::$variant => $word,)*
                 }
-            }
-        }
-
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(self.as_str())
             }
         }
     )*};
@@ -133,7 +127,7 @@ macro_rules! section {
             }
 
             /// With what the file says in place of these values.
-            pub(super) fn read(self, section: &mut Section<'_, '_>) -> Self {
+            pub(super) fn read(self, section: &Section<'_>) -> Self {
                 Self {
                     $($key: section.or(stringify!($key), self.$key, $kind),)*
                     $($($field: self.$field),*)?
@@ -302,7 +296,7 @@ section! {
         /// Begin each connection with a PROXY header, version 2.
         send_proxy: bool = false, flag(), Reconnect;
         /// The group of equal backends that it is in; `None` (written `""`): in none.
-        group: Option<String> = None, value::name_or_none(), NewSessions;
+        group: Option<String> = None, or_none(text(value::name)), NewSessions;
         /// Its share of the group's accounts, in proportion to the others'; 0: no new ones.
         weight: usize = 100, integer(0..=MILLION), NewSessions;
         /// In place of `pool.mode`, for accounts there.
@@ -326,7 +320,7 @@ section! {
         /// What is done with sessions that go to one of its backends.
         mode: GroupMode = GroupMode::Pool, one_of(GroupMode::ALL, GroupMode::as_str), NewSessions;
         /// With `mode = "relay"`: the listener by which the replicas reach each other; `None` (written `""`) otherwise.
-        inner: Option<String> = None, value::name_or_none(), NewSessions;
+        inner: Option<String> = None, or_none(text(value::name)), NewSessions;
         /// Whether accounts of a member that is down go to the others, and when; `None`: never.
         failover_after: Option<Duration> = None, value::duration_or_never(ZERO..=YEAR), NewSessions;
         /// How members are checked.
@@ -349,7 +343,7 @@ section! {
         moves_file: Option<PathBuf> = None, text(value::path), NewSessions;
         /// Which backend of the groups that relay this process is. `None` (written `""`): the one that has the host's
         /// name up to its first dot.
-        replica: Option<String> = None, value::name_or_none(), NewSessions;
+        replica: Option<String> = None, or_none(text(value::name)), NewSessions;
         /// What stands between a user's name and a master's; empty: nothing does.
         master_separator: String = String::new(), text(value::separator), NewSessions;
     }
@@ -492,7 +486,7 @@ section! {
     [admin] Admin {
         /// `None` (written `""`): no admin address.
         address: Option<ListenAddr> = Some(ListenAddr::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 9143)))),
-            value::admin_address(), AtOnce;
+            or_none(text(value::admin_address)), AtOnce;
         /// A file with the token that actions need. Without it the environment variable IMAPOOL_ADMIN_TOKEN counts, and
         /// without either there are no actions.
         token_file: Option<PathBuf> = None, text(value::path), AtOnce;

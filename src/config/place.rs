@@ -7,44 +7,39 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct Places {
     file: Arc<str>,
-    values: Vec<Written>,
+    /// Each with its line and column.
+    values: Vec<(Written, usize, usize)>,
 }
 
+/// Where a value begins, in bytes from the start of the file.
 #[derive(Debug, Clone)]
-struct Written {
-    section: &'static str,
+pub(super) struct Written {
+    pub(super) section: &'static str,
     /// Which of the sections of this name, in the order of the file.
-    index: usize,
-    key: &'static str,
-    line: usize,
-    column: usize,
+    pub(super) index: usize,
+    pub(super) key: &'static str,
+    pub(super) offset: usize,
 }
 
 impl Places {
-    /// `values`: section, where its header begins, key, where its value begins; in bytes from the start of `text`.
-    pub(super) fn new(file: &Arc<str>, text: &str, values: &[(&'static str, usize, &'static str, usize)]) -> Places {
-        let mut headers: Vec<_> = values.iter().map(|value| (value.0, value.1)).collect();
-        headers.sort_unstable();
-        headers.dedup();
-        let before = |header: (&str, usize)| headers.partition_point(|other| *other < header);
+    pub(super) fn new(file: &Arc<str>, text: &str, values: Vec<Written>) -> Places {
         let newlines: Vec<_> = memchr::memchr_iter(b'\n', text.as_bytes()).collect();
-        let place = |&(section, header, key, offset): &(&'static str, usize, &'static str, usize)| {
-            let line = newlines.partition_point(|newline| *newline < offset);
+        let place = |written: Written| {
+            let line = newlines.partition_point(|newline| *newline < written.offset);
             let start = line.checked_sub(1).map_or(0, |above| newlines[above] + 1);
-            let column = text.get(start..offset).map_or(0, |text| text.trim_start_matches('\u{feff}').chars().count());
-            let index = before((section, header)) - before((section, 0));
-            Written { section, index, key, line: line + 1, column: column + 1 }
+            let before = text.get(start..written.offset).unwrap_or_default();
+            (written, line + 1, before.trim_start_matches('\u{feff}').chars().count() + 1)
         };
-        Places { file: Arc::clone(file), values: values.iter().map(place).collect() }
+        Places { file: Arc::clone(file), values: values.into_iter().map(place).collect() }
     }
 
     /// `FILE:LINE:COLUMN` of a key of the section at this index (0 where there is only one); where it has a default, of
     /// the section's first key; without that, `FILE`.
     pub fn of(&self, section: &str, index: usize, key: &str) -> String {
-        let mut ours = self.values.iter().filter(|place| place.section == section && place.index == index);
+        let mut ours = self.values.iter().filter(|(it, ..)| it.section == section && it.index == index);
         let first = ours.clone().next();
-        match ours.find(|place| place.key == key).or(first) {
-            Some(place) => format!("{}:{}:{}", self.file, place.line, place.column),
+        match ours.find(|(it, ..)| it.key == key).or(first) {
+            Some((_, line, column)) => format!("{}:{line}:{column}", self.file),
             None => self.file.to_string(),
         }
     }

@@ -1,21 +1,18 @@
 //! Takes values out of the TOML tree by section and key, and notes what is wrong on the way, so that one run tells all.
 
-use std::borrow::Cow;
+use std::cell::RefCell;
+use std::fmt::Display;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
 
-use super::Config;
-use super::error::{Fault, Problem};
-use super::place::Places;
-use super::syntax;
-use super::value::{Kind, Reason, Refusal, Value};
+use super::error::{ConfigError, Problem};
+use super::place::{Places, Written};
+use super::value::{Kind, Outcome, Reason, Refusal, Value};
+use super::{Config, syntax};
 use crate::platform::Has;
-
-/// A table of the file and where its header begins.
-pub(super) type Table<'t> = (usize, &'t DeTable<'t>);
 
 /// Tells whether a file that the configuration names can be read, of at most so many octets.
 pub(super) type Probe<'t> = &'t dyn Fn(&Path, u64) -> io::Result<()>;
@@ -25,163 +22,179 @@ const MOST: usize = 50;
 /// So many of the parser's errors are looked at.
 const MOST_ERRORS: usize = 20 * MOST;
 
-/// Collects what is wrong.
+/// Reads a text, of which `values` makes something; tells where all of its values are.
+pub(super) fn read<T>(
+    text: &str,
+    file: &str,
+    probe: Probe<'_>,
+    has: Has,
+    values: impl FnOnce(Section<'_>) -> T,
+) -> Result<(T, Places), ConfigError> {
+    let file = &Arc::from(file);
+    let (root, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        return Err(ConfigError::Invalid(syntax_problems(file, text, errors)));
+    }
+    let reader = Reader {
+        text,
+        probe,
+        has,
+        known: Config::keys(),
+        faults: RefCell::default(),
+        unknown: RefCell::default(),
+        places: RefCell::default(),
+    };
+    let it = values(Section { reader: &reader, name: "", index: 0, header: 0, table: Some(root.get_ref()) });
+    Ok((it, reader.finish(file)?))
+}
+
+/// Collects what is wrong. Places in the file are in bytes from its start.
 pub(super) struct Reader<'t> {
     text: &'t str,
     probe: Probe<'t>,
     /// What the system has for which this is.
     has: Has,
-    faults: Vec<(usize, Fault)>,
-    /// Where each key is, and its section.
-    keys: Vec<(usize, &'static str, &'t str)>,
-    /// Section, where its header begins, key, where its value begins.
-    places: Vec<(&'static str, usize, &'static str, usize)>,
+    /// All keys, with their sections.
+    known: Vec<(&'static str, &'static str)>,
+    faults: RefCell<Vec<(usize, String)>>,
+    /// Where each key is that is none of those, and its section.
+    unknown: RefCell<Vec<(usize, &'static str, String)>>,
+    places: RefCell<Vec<Written>>,
 }
 
-/// What a reader has to say in the end.
-pub(super) struct Found {
-    /// What is wrong, in the order of the file; at most [`MOST`].
-    pub(super) problems: Vec<Problem>,
-    pub(super) places: Places,
-}
-
-impl<'t> Reader<'t> {
-    pub(super) fn new(text: &'t str, probe: Probe<'t>, has: Has) -> Reader<'t> {
-        Reader { text, probe, has, faults: Vec::new(), keys: Vec::new(), places: Vec::new() }
+impl Reader<'_> {
+    fn fault(&self, offset: usize, what: String) {
+        self.faults.borrow_mut().push((offset, what));
     }
 
-    /// The top level of the file.
-    pub(super) fn root<'r>(&'r mut self, table: &'t DeTable<'t>) -> Section<'r, 't> {
-        self.section("", Some((0, table)))
-    }
-
-    /// A table, absent or not.
-    pub(super) fn section<'r>(&'r mut self, name: &'static str, table: Option<Table<'t>>) -> Section<'r, 't> {
-        let (header, table) = table.unzip();
-        Section { reader: self, name, header: header.unwrap_or_default(), table }
-    }
-
-    /// Notes what is wrong at a place: bytes from the start of the text.
-    pub(super) fn fault(&mut self, offset: usize, fault: Fault) {
-        self.faults.push((offset, fault));
-    }
-
-    /// The line of a place, counted from 1.
-    pub(super) fn line(&self, offset: usize) -> usize {
-        self.text[..offset].matches('\n').count() + 1
-    }
-
-    pub(super) fn finish(mut self, file: &Arc<str>) -> Found {
-        let known = Config::keys();
-        let mut unknown = std::mem::take(&mut self.keys);
-        unknown.retain(|(_, section, key)| !known.contains(&(*section, *key)));
+    /// Where all values are; or what is wrong, in the order of the file, and at most [`MOST`] of it.
+    fn finish(self, file: &Arc<str>) -> Result<Places, ConfigError> {
+        let (mut faults, mut unknown) = (self.faults.into_inner(), self.unknown.into_inner());
         unknown.sort_unstable_by_key(|(offset, ..)| *offset);
-        for (offset, section, key) in unknown.into_iter().take(MOST) {
-            let remedy = nearest(section, key, &known);
+        faults.extend(unknown.into_iter().take(MOST).map(|(offset, section, key)| {
+            let remedy = nearest(section, &key, &self.known);
             // A quoted key may have line ends in it, and the message is one line.
             let key = qualified(section, &key.escape_debug().to_string());
-            self.fault(offset, Fault::UnknownKey { key, remedy });
+            (offset, format!("unknown key `{key}`: {remedy}"))
+        }));
+        faults.sort_by_key(|(offset, _)| *offset);
+        if faults.is_empty() {
+            return Ok(Places::new(file, self.text, self.places.into_inner()));
         }
-        self.faults.sort_by_key(|(offset, _)| *offset);
-        let faults = self.faults.into_iter().take(MOST);
-        let problems = faults.map(|(offset, fault)| Problem::new(file, self.text, offset, fault)).collect();
-        let places = Places::new(file, self.text, &self.places);
-        Found { problems, places }
+        let problem = |(offset, what)| Problem::new(file, self.text, offset, what);
+        Err(ConfigError::Invalid(faults.into_iter().take(MOST).map(problem).collect()))
     }
 }
 
-/// One table of the file.
-pub(super) struct Section<'r, 't> {
-    reader: &'r mut Reader<'t>,
+/// One table of the file, or none where it could be.
+#[derive(Clone, Copy)]
+pub(super) struct Section<'t> {
+    reader: &'t Reader<'t>,
     name: &'static str,
+    /// Which of the sections of this name, in the order of the file.
+    index: usize,
+    /// Where its header begins.
     header: usize,
     table: Option<&'t DeTable<'t>>,
 }
 
-impl<'t> Section<'_, 't> {
-    fn get(&mut self, key: &'static str) -> Option<&'t Value<'t>> {
-        let value = self.table?.get(key)?;
-        self.reader.places.push((self.name, self.header, key, value.span().start));
+impl<'t> Section<'t> {
+    fn get(&self, key: &str) -> Option<&'t Value<'t>> {
+        self.table?.get(key)
+    }
+
+    /// The same, and notes where it is.
+    fn take(&self, key: &'static str) -> Option<&'t Value<'t>> {
+        let value = self.get(key)?;
+        let written = Written { section: self.name, index: self.index, key, offset: value.span().start };
+        self.reader.places.borrow_mut().push(written);
         Some(value)
     }
 
     /// The value of a key; `None` when it is absent, or was refused and noted.
-    fn optional<T>(
-        &mut self,
-        key: &'static str,
-        convert: impl FnOnce(&'t Value<'t>) -> Result<T, Refusal>,
-    ) -> Option<T> {
-        let Refusal { span, reason } = match convert(self.get(key)?) {
+    fn optional<T>(&self, key: &'static str, convert: impl FnOnce(&'t Value<'t>) -> Outcome<T>) -> Option<T> {
+        let Refusal { span, reason } = match convert(self.take(key)?) {
             Ok(value) => return Some(value),
             Err(refusal) => refusal,
         };
         let start = span.start;
-        let key = qualified(self.name, key);
-        let fault = match reason {
-            Reason::Type { found, expected } => Fault::WrongType { key, found, expected },
-            Reason::Value(remedy) => Fault::BadValue { key, value: excerpt(&self.reader.text[span]), remedy },
+        let what = match reason {
+            Reason::Type { found, expected } => self.of_another_type(key, found, expected),
+            Reason::Value(remedy) => self.cannot_be(key, &excerpt(&self.reader.text[span]), &remedy),
         };
-        self.reader.fault(start, fault);
+        self.reader.fault(start, what);
         None
     }
 
     /// The value of a key, or its default.
-    pub(super) fn or<T>(&mut self, key: &'static str, default: T, kind: Kind<T>) -> T {
+    pub(super) fn or<T>(&self, key: &'static str, default: T, kind: Kind<T>) -> T {
         self.optional(key, kind.read).unwrap_or(default)
     }
 
     /// The value of a key that must be there.
     pub(super) fn required<T>(
-        &mut self,
+        &self,
         key: &'static str,
-        remedy: &'static str,
-        convert: impl FnOnce(&'t Value<'t>) -> Result<T, Refusal>,
+        remedy: &str,
+        convert: impl FnOnce(&'t Value<'t>) -> Outcome<T>,
     ) -> Option<T> {
         if !self.has(key) {
-            self.missing(key, self.header, remedy);
+            self.missing(key, key, remedy);
         }
         self.optional(key, convert)
     }
 
-    /// A table that is written once.
-    pub(super) fn table(&mut self, key: &'static str) -> Option<Table<'t>> {
-        let value = self.get(key)?;
-        match value.get_ref() {
-            DeValue::Table(table) => Some((value.span().start, table)),
-            _ => {
-                let expected = "a section that is written once, with its name in single brackets";
-                self.reader.fault(value.span().start, not_a_section(key, value, expected));
-                None
-            }
-        }
+    /// A table that is written once, or not at all.
+    pub(super) fn table(&self, key: &'static str) -> Section<'t> {
+        let expected = "a section that is written once, with its name in single brackets";
+        let written = self.take(key).and_then(|value| self.subsection(key, 0, value, expected));
+        written.unwrap_or(Section { name: key, header: 0, table: None, ..*self })
     }
 
     /// Tables of which there is at least one; `remedy` says how to write it.
-    pub(super) fn tables(&mut self, key: &'static str, remedy: &'static str) -> Vec<Table<'t>> {
-        let tables = self.any_tables(key);
-        let value = self.table.and_then(|table| table.get(key));
-        if value.is_none_or(|value| value.get_ref().as_array().is_some_and(|array| array.is_empty())) {
-            self.missing(key, self.offset(key), remedy);
+    pub(super) fn some_tables(&self, key: &'static str, remedy: &str) -> Vec<Section<'t>> {
+        let is_none = |value: &Value<'_>| value.get_ref().as_array().is_some_and(|array| array.is_empty());
+        if self.get(key).is_none_or(is_none) {
+            self.missing(key, key, remedy);
         }
-        tables
+        self.tables(key)
     }
 
     /// Tables of which there may be any number.
-    pub(super) fn any_tables(&mut self, key: &'static str) -> Vec<Table<'t>> {
+    pub(super) fn tables(&self, key: &'static str) -> Vec<Section<'t>> {
         let expected = "a section with its name in double brackets, since there may be several";
-        let Some(value) = self.get(key) else { return Vec::new() };
+        let Some(value) = self.take(key) else { return Vec::new() };
         let DeValue::Array(array) = value.get_ref() else {
-            self.reader.fault(value.span().start, not_a_section(key, value, expected));
+            self.is_not_a_section(key, value, expected);
             return Vec::new();
         };
-        let mut tables = Vec::new();
-        for element in array.iter() {
-            match element.get_ref() {
-                DeValue::Table(table) => tables.push((element.span().start, table)),
-                _ => self.reader.fault(element.span().start, not_a_section(key, element, expected)),
-            }
-        }
-        tables
+        let table = |(index, element)| self.subsection(key, index, element, expected);
+        array.iter().enumerate().filter_map(table).collect()
+    }
+
+    /// A table in it, if it is one.
+    fn subsection(
+        &self,
+        name: &'static str,
+        index: usize,
+        value: &'t Value<'t>,
+        expected: &str,
+    ) -> Option<Section<'t>> {
+        let DeValue::Table(table) = value.get_ref() else {
+            self.is_not_a_section(name, value, expected);
+            return None;
+        };
+        let section = Section { name, index, header: value.span().start, table: Some(table), ..*self };
+        section.note_unknown();
+        Some(section)
+    }
+
+    /// Notes its keys that are in no table.
+    pub(super) fn note_unknown(&self) {
+        let known = |key: &str| self.reader.known.contains(&(self.name, key));
+        let unknown = self.table.into_iter().flat_map(DeTable::keys).filter(|key| !known(key.get_ref()));
+        let unknown = unknown.map(|key| (key.span().start, self.name, key.get_ref().to_string()));
+        self.reader.unknown.borrow_mut().extend(unknown);
     }
 
     /// What the system has for which the file is.
@@ -191,58 +204,84 @@ impl<'t> Section<'_, 't> {
 
     /// Is the key there, whatever its value?
     pub(super) fn has(&self, key: &str) -> bool {
-        self.table.is_some_and(|table| table.contains_key(key))
+        self.get(key).is_some()
     }
 
     /// Where the value of a key is, or the section's header.
-    pub(super) fn offset(&self, key: &str) -> usize {
-        self.table.and_then(|table| table.get(key)).map_or(self.header, |value| value.span().start)
+    fn offset(&self, key: &str) -> usize {
+        self.get(key).map_or(self.header, |value| value.span().start)
     }
 
-    /// Notes that a key is missing.
-    pub(super) fn missing(&mut self, key: &'static str, offset: usize, remedy: impl Into<Cow<'static, str>>) {
-        let fault = Fault::Missing { key: qualified(self.name, key), remedy: remedy.into() };
-        self.reader.fault(offset, fault);
+    /// Notes what is wrong at the value of a key, or where that is not there, at the section's header.
+    pub(super) fn fault(&self, at: &str, what: String) {
+        self.reader.fault(self.offset(at), what);
+    }
+
+    /// Notes that a key is missing, which is told at another's value.
+    pub(super) fn missing(&self, key: &str, at: &str, remedy: &str) {
+        self.fault(at, format!("`{}` is missing: {remedy}", qualified(self.name, key)));
     }
 
     /// Notes that the value of a key, though well formed, will not do.
-    pub(super) fn refuse(&mut self, key: &'static str, remedy: impl Into<Cow<'static, str>>) {
-        let Some(value) = self.table.and_then(|table| table.get(key)) else { return };
-        let value = excerpt(&self.reader.text[value.span()]);
-        let fault = Fault::BadValue { key: qualified(self.name, key), value, remedy: remedy.into() };
-        self.reader.fault(self.offset(key), fault);
+    pub(super) fn refuse(&self, key: &str, remedy: &str) {
+        if let Some(value) = self.get(key) {
+            self.fault(key, self.cannot_be(key, &excerpt(&self.reader.text[value.span()]), remedy));
+        }
+    }
+
+    /// The same of a name, however it is quoted there.
+    pub(super) fn refuse_name(&self, key: &str, name: &str, remedy: &str) {
+        self.fault(key, self.cannot_be(key, &format!("\"{name}\""), remedy));
+    }
+
+    /// Notes that what a key says is said by it in an earlier section, where each must be unique.
+    pub(super) fn is_taken(&self, key: &str, by: &Section<'_>, value: &dyn Display, remedy: &str) {
+        let line = self.reader.text[..by.offset(key)].matches('\n').count() + 1;
+        let key_shown = qualified(self.name, key);
+        self.fault(key, format!("`{key_shown}` \"{value}\" is taken already, by line {line}: {remedy}"));
+    }
+
+    fn cannot_be(&self, key: &str, value: &str, remedy: &str) -> String {
+        format!("`{}` cannot be {value}: {remedy}", qualified(self.name, key))
+    }
+
+    fn of_another_type(&self, key: &str, found: &str, expected: &str) -> String {
+        format!("`{}` is {found}, but must be {expected}", qualified(self.name, key))
+    }
+
+    fn is_not_a_section(&self, key: &str, value: &Value<'_>, expected: &str) {
+        let found = match value.get_ref() {
+            DeValue::Table(_) => "a section with its name in single brackets",
+            DeValue::Array(_) => "a list",
+            _ => "a single value",
+        };
+        self.reader.fault(value.span().start, self.of_another_type(key, found, expected));
     }
 
     /// Notes it if the file that a key names cannot be read.
-    pub(super) fn must_be_readable(&mut self, key: &'static str, path: &Path, most: u64) {
+    pub(super) fn must_be_readable(&self, key: &str, path: &Path, most: u64) {
         if let Err(error) = (self.reader.probe)(path, most) {
-            self.refuse(key, format!("the file cannot be read: {error}"));
+            self.refuse(key, &format!("the file cannot be read: {error}"));
         }
     }
 
     /// As [`Section::must_be_readable`], of a file or a folder.
-    pub(super) fn must_be_there(&mut self, key: &'static str, path: &Path, most: u64) {
+    pub(super) fn must_be_there(&self, key: &str, path: &Path, most: u64) {
         match (self.reader.probe)(path, most) {
             Ok(()) => {}
             // Where folders can be opened as files, and where they cannot.
             Err(error) if error.kind() == io::ErrorKind::IsADirectory || path.is_dir() => {
                 if let Err(error) = std::fs::read_dir(path) {
-                    self.refuse(key, format!("the folder {} cannot be read: {error}", path.display()));
+                    self.refuse(key, &format!("the folder {} cannot be read: {error}", path.display()));
                 }
             }
-            Err(error) => self.refuse(key, format!("{} cannot be read: {error}", path.display())),
+            Err(error) => self.refuse(key, &format!("{} cannot be read: {error}", path.display())),
         }
-    }
-
-    /// Notes its keys; those that are in no table are told.
-    pub(super) fn finish(self) {
-        let keys = self.table.into_iter().flat_map(DeTable::keys);
-        self.reader.keys.extend(keys.map(|key| (key.span().start, self.name, &**key.get_ref())));
     }
 }
 
 /// Turns what the TOML parser says into problems: the first of each line, since the others follow from it.
-pub(super) fn syntax_problems(file: &Arc<str>, text: &str, mut errors: Vec<toml::de::Error>) -> Vec<Problem> {
+fn syntax_problems(file: &Arc<str>, text: &str, mut errors: Vec<toml::de::Error>) -> Vec<Problem> {
     errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
     let mut problems: Vec<Problem> = Vec::new();
     let has_headers = text.lines().any(|line| line.trim_start().starts_with("headers"));
@@ -264,9 +303,9 @@ pub(super) fn syntax_problems(file: &Arc<str>, text: &str, mut errors: Vec<toml:
             None => syntax::of_line(line),
         };
         let remedy = remedy.map_or(String::new(), |remedy| format!("; {remedy}"));
-        let key = key.map(|key| key.escape_debug().to_string());
-        let message = format!("{}{remedy}", error.message());
-        problems.push(Problem::new(file, text, start, Fault::Syntax { key, message }));
+        let key = key.map_or(String::new(), |key| format!("`{}`: ", key.escape_debug()));
+        let what = format!("{key}not valid TOML: {}{remedy}", error.message());
+        problems.push(Problem::new(file, text, start, what));
     }
     problems
 }
@@ -286,15 +325,6 @@ pub(super) fn excerpt(source: &str) -> String {
         shortened.push('…');
     }
     shortened
-}
-
-fn not_a_section(key: &'static str, value: &Value<'_>, expected: &'static str) -> Fault {
-    let found = match value.get_ref() {
-        DeValue::Table(_) => "a section with its name in single brackets",
-        DeValue::Array(_) => "a list",
-        _ => "a single value",
-    };
-    Fault::WrongType { key: key.to_owned(), found, expected }
 }
 
 fn place(section: &str) -> String {

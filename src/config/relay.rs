@@ -3,8 +3,6 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::error::Fault;
-use super::read::Reader;
 use super::sections::{Placed, Scene};
 use super::{Backend, Check, Group, GroupMode, Listener, Pool, Route, Routing};
 
@@ -15,69 +13,54 @@ const STEADY: u32 = 10;
 /// How long that may take them: a command that runs, what is still to come of it, and the connections' goodbyes.
 const LETTING_GO: Duration = Duration::from_secs(15);
 
-/// A route, and where it says where it leads.
-pub(super) struct PlacedRoute {
-    pub(super) it: Route,
-    pub(super) to_at: usize,
-}
-
-/// `[routing]`, and where these of its keys are.
-pub(super) struct PlacedRouting {
-    pub(super) it: Routing,
-    pub(super) default_at: usize,
-    pub(super) replica_at: usize,
-}
-
 /// Notes what keeps groups that relay from working.
-pub(super) fn check(reader: &mut Reader<'_>, scene: &Scene<'_>, routes: &[PlacedRoute], routing: &PlacedRouting) {
+pub(super) fn check(scene: &Scene<'_>, routes: &[Placed<'_, Route>], routing: &Placed<'_, Routing>) {
     for group in scene.groups.iter().filter(|group| group.it.relays()) {
-        members_tell_the_client(reader, scene, &group.it);
-        let Some(inner) = scene.listeners.iter().find(|listener| group.it.inner.as_ref() == Some(&listener.it.name))
-        else {
-            continue;
-        };
-        inner_believes_members(reader, inner);
-        inner_leads_elsewhere(reader, scene, inner, routes, routing);
+        members_tell_the_client(scene, &group.it);
+        let is_inner = |listener: &&Placed<'_, Listener>| group.it.inner.as_ref() == Some(&listener.it.name);
+        if let Some(inner) = scene.listeners.iter().find(is_inner) {
+            inner_believes_members(inner);
+            inner_leads_elsewhere(scene, inner, routes, routing);
+        }
     }
     if let Some(replica) = &routing.it.replica
         && !scene.backends.iter().any(|backend| backend.it.name == *replica && scene.is_replica(&backend.it))
     {
         let remedy = "no backend of this name is in a group with mode = \"relay\": write the name of one that is";
-        refuse(reader, routing.replica_at, "routing.replica", replica, remedy.to_owned());
+        routing.section.refuse_name("replica", replica, remedy);
     }
 }
 
 /// Else all clients would have the address of a replica, and one who guesses passwords would slow down all.
-fn members_tell_the_client(reader: &mut Reader<'_>, scene: &Scene<'_>, group: &Group) {
+fn members_tell_the_client(scene: &Scene<'_>, group: &Group) {
     let members = scene.backends.iter().filter(|backend| backend.it.group.as_ref() == Some(&group.name));
     for member in members.filter(|member| !member.it.send_proxy) {
         let remedy = "it is a replica, which has to be told the addresses of clients: add the line send_proxy = true";
-        missing(reader, member.name_at, "backend.send_proxy", remedy.to_owned());
+        member.section.missing("send_proxy", "name", remedy);
     }
 }
 
-fn inner_believes_members(reader: &mut Reader<'_>, inner: &Placed<Listener>) {
+fn inner_believes_members(inner: &Placed<'_, Listener>) {
     if inner.it.proxy_protocol_from.is_empty() {
         let remedy = "replicas come by this listener, and tell the addresses of clients: name the networks that they \
                       are in, such as [\"10.0.0.0/8\"]";
-        missing(reader, inner.name_at, "listener.proxy_protocol_from", remedy.to_owned());
+        inner.section.missing("proxy_protocol_from", "name", remedy);
     }
 }
 
 /// As far as the file says; what other files and services say is seen when it is asked.
 fn inner_leads_elsewhere(
-    reader: &mut Reader<'_>,
     scene: &Scene<'_>,
-    inner: &Placed<Listener>,
-    routes: &[PlacedRoute],
-    routing: &PlacedRouting,
+    inner: &Placed<'_, Listener>,
+    routes: &[Placed<'_, Route>],
+    routing: &Placed<'_, Routing>,
 ) {
     let name = &inner.it.name;
     let circle = format!("sessions of the listener \"{name}\" would go from replica to replica");
     for route in routes.iter().filter(|route| route.it.listeners.is_empty() || route.it.listeners.contains(name)) {
         if let Some(to) = route.it.to.as_ref().filter(|to| scene.is_relayed(to)) {
             let remedy = format!("{circle}: have this route be for the other listeners only, by listeners = […]");
-            refuse(reader, route.to_at, "route.to", to, remedy);
+            route.section.refuse_name("to", to, &remedy);
         }
         // Nobody gets past it.
         if route.it.users.is_empty() && route.it.server_names.is_empty() && route.it.file.is_none() {
@@ -88,23 +71,14 @@ fn inner_leads_elsewhere(
         Some(default) if scene.is_relayed(default) => {
             let remedy =
                 format!("{circle}: write where they go, and add a route to this group for the other listeners");
-            refuse(reader, routing.default_at, "routing.default", default, remedy);
+            routing.section.refuse_name("default", default, &remedy);
         }
         None if scene.backends.first().is_some_and(|first| scene.is_replica(&first.it)) => {
-            let remedy = format!("the first backend is a replica, and {circle}: say where they go instead");
-            missing(reader, inner.name_at, "routing.default", remedy);
+            let why = format!("the first backend is a replica, and {circle}");
+            inner.section.fault("name", format!("`routing.default` is missing: {why}: say where they go instead"));
         }
         _ => {}
     }
-}
-
-fn refuse(reader: &mut Reader<'_>, offset: usize, key: &str, value: &str, remedy: String) {
-    let fault = Fault::BadValue { key: key.to_owned(), value: format!("\"{value}\""), remedy: remedy.into() };
-    reader.fault(offset, fault);
-}
-
-fn missing(reader: &mut Reader<'_>, offset: usize, key: &str, remedy: String) {
-    reader.fault(offset, Fault::Missing { key: key.to_owned(), remedy: remedy.into() });
 }
 
 impl Group {
@@ -167,7 +141,7 @@ impl Pool {
 impl Scene<'_> {
     /// Whether a backend is in a group that relays.
     pub(super) fn is_replica(&self, backend: &Backend) -> bool {
-        let is_its = |group: &&Placed<Group>| backend.group.as_ref() == Some(&group.it.name);
+        let is_its = |group: &&Placed<'_, Group>| backend.group.as_ref() == Some(&group.it.name);
         self.groups.iter().find(is_its).is_some_and(|group| group.it.relays())
     }
 

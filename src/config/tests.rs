@@ -16,6 +16,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::platform::Has;
 
 const EXAMPLE: &str = include_str!("../../config/imapool.toml");
 /// Four lines: what follows begins at line 5.

@@ -35,7 +35,7 @@ pub(super) enum Reason {
     Value(Cow<'static, str>),
 }
 
-type Outcome<T> = Result<T, Refusal>;
+pub(super) type Outcome<T> = Result<T, Refusal>;
 type Read<T> = Box<dyn Fn(&Value<'_>) -> Outcome<T>>;
 type Show<T> = Box<dyn Fn(&T) -> Json>;
 
@@ -132,35 +132,44 @@ pub(super) fn boolean_or<T: Copy + Serialize + 'static>([no, yes]: [T; 2], words
     })
 }
 
+/// A string that fits; `remedy`: what to do about another one.
+fn fitting(
+    value: &Value<'_>,
+    expected: &'static str,
+    fits: impl FnOnce(&str) -> bool,
+    remedy: &'static str,
+) -> Outcome<String> {
+    let text = string(value, expected)?;
+    if fits(text) { Ok(text.to_owned()) } else { refuse(value, remedy) }
+}
+
 /// A name for logs and metric labels.
 pub(super) fn name(value: &Value<'_>) -> Outcome<String> {
-    let text = string(value, "a string such as \"main\"")?;
-    if text.trim().is_empty() || text.chars().count() > 100 || text.chars().any(char::is_control) {
-        return refuse(value, "a name has 1 to 100 printable characters; without the key, it is the address");
-    }
-    Ok(text.to_owned())
+    let is_name =
+        |text: &str| !text.trim().is_empty() && text.chars().count() <= 100 && !text.chars().any(char::is_control);
+    let remedy = "a name has 1 to 100 printable characters; without the key, it is the address";
+    fitting(value, "a string such as \"main\"", is_name, remedy)
 }
 
-/// As [`name`]; empty: `None`.
-pub(super) fn name_or_none() -> Kind<Option<String>> {
-    let read = |value: &Value<'_>| match value.get_ref() {
-        DeValue::String(text) if text.is_empty() => Ok(None),
-        _ => name(value).map(Some),
-    };
-    Kind { show: Box::new(|name| name.clone().unwrap_or_default().into()), ..text(read) }
-}
-
-/// A value in place of another section's; empty: `None`, and that holds.
-pub(super) fn or_none<T: 'static>(of: Kind<T>) -> Kind<Option<T>> {
-    let Kind { read, show, shape } = of;
+/// A word for `None`, or another value.
+fn or_word<T: 'static>(none: &'static str, Kind { read, show, shape }: Kind<T>) -> Kind<Option<T>> {
     Kind {
         read: Box::new(move |value| match value.get_ref() {
-            DeValue::String(text) if text.is_empty() => Ok(None),
+            DeValue::String(text) if text == none => Ok(None),
             _ => read(value).map(Some),
         }),
-        show: Box::new(move |value| value.as_ref().map_or_else(|| "".into(), &show)),
-        shape: Shape::OrNone(Box::new(shape)),
+        show: Box::new(move |value| value.as_ref().map_or_else(|| none.into(), &show)),
+        shape,
     }
+}
+
+/// As [`or_word`], where an empty string is that, and a text may be one anyway.
+pub(super) fn or_none<T: 'static>(of: Kind<T>) -> Kind<Option<T>> {
+    let shape = match of.shape.clone() {
+        Shape::Text => Shape::Text,
+        shape => Shape::OrNone(Box::new(shape)),
+    };
+    Kind { shape, ..or_word("", of) }
 }
 
 /// The name of a backend or of a group, or `""`.
@@ -173,14 +182,12 @@ pub(super) fn target() -> Kind<Option<String>> {
 
 /// `http://host[:port][/path]`: what else is wrong with one, the lookup says.
 pub(super) fn url(value: &Value<'_>) -> Outcome<Option<String>> {
-    let text = string(value, "a URL in quotes such as \"http://127.0.0.1:8080/auth\"")?;
-    if !text.starts_with("http://") || text.chars().any(|char| char.is_control() || char.is_whitespace()) {
-        return refuse(
-            value,
-            "write a URL such as \"http://127.0.0.1:8080/auth\"; there is no TLS towards the service",
-        );
-    }
-    Ok(Some(text.to_owned()))
+    let is_url = |text: &str| {
+        text.starts_with("http://") && !text.contains(|char: char| char.is_control() || char.is_whitespace())
+    };
+    let expected = "a URL in quotes such as \"http://127.0.0.1:8080/auth\"";
+    let remedy = "write a URL such as \"http://127.0.0.1:8080/auth\"; there is no TLS towards the service";
+    fitting(value, expected, is_url, remedy).map(Some)
 }
 
 /// `["Name: value"]`
@@ -207,55 +214,46 @@ pub(super) fn users() -> Kind<Vec<String>> {
 
 /// Whatever has a printable character, and no others.
 pub(super) fn word(value: &Value<'_>) -> Outcome<String> {
-    let text = string(value, "a name in quotes such as \"anna@example.org\"")?;
-    if text.trim().is_empty() || text.chars().any(char::is_control) {
-        return refuse(value, "write a name, \"@\" and a domain, or \"@*.\" and a domain");
-    }
-    Ok(text.to_owned())
+    let is_word = |text: &str| !text.trim().is_empty() && !text.contains(char::is_control);
+    let remedy = "write a name, \"@\" and a domain, or \"@*.\" and a domain";
+    fitting(value, "a name in quotes such as \"anna@example.org\"", is_word, remedy)
 }
 
 /// Empty, or a domain.
 pub(super) fn domain(value: &Value<'_>) -> Outcome<String> {
-    let text = string(value, "a domain in quotes such as \"example.org\"")?;
-    if !text.is_empty() && (text.contains(['@', '*']) || text.chars().any(|char| char.is_control() || char == ' ')) {
-        return refuse(value, "write a domain such as \"example.org\", without \"@\", or \"\" for none");
-    }
-    Ok(text.to_owned())
+    let is_domain = |text: &str| !text.contains(|char: char| char.is_control() || "@* ".contains(char));
+    let remedy = "write a domain such as \"example.org\", without \"@\", or \"\" for none";
+    fitting(value, "a domain in quotes such as \"example.org\"", is_domain, remedy)
 }
 
 /// Empty, or what no name has in it.
 pub(super) fn separator(value: &Value<'_>) -> Outcome<String> {
-    let text = string(value, "a character in quotes such as \"*\"")?;
-    if text.chars().count() > 8 || text.chars().any(|char| char.is_control() || char.is_alphanumeric() || char == '@') {
-        return refuse(value, "write what no user's name has in it, such as \"*\", or \"\" for nothing");
-    }
-    Ok(text.to_owned())
+    let is_of_names = |char: char| char.is_control() || char.is_alphanumeric() || char == '@';
+    let is_separator = |text: &str| text.chars().count() <= 8 && !text.contains(is_of_names);
+    let remedy = "write what no user's name has in it, such as \"*\", or \"\" for nothing";
+    fitting(value, "a character in quotes such as \"*\"", is_separator, remedy)
 }
 
 /// A host name, or `*.` and one for all below.
 pub(super) fn server_name_or_below(value: &Value<'_>) -> Outcome<String> {
-    let text = string(value, "a host name in quotes such as \"imap.example.org\"")?;
-    if !is_host_name(text.strip_prefix("*.").unwrap_or(text)) {
-        return refuse(value, "write a host name such as \"imap.example.org\", or \"*.example.org\" for all below");
-    }
-    Ok(text.to_owned())
+    let is_either = |text: &str| is_host_name(text.strip_prefix("*.").unwrap_or(text));
+    let remedy = "write a host name such as \"imap.example.org\", or \"*.example.org\" for all below";
+    fitting(value, "a host name in quotes such as \"imap.example.org\"", is_either, remedy)
+}
+
+fn is_path(text: &str) -> bool {
+    !text.is_empty() && !text.contains('\0')
 }
 
 pub(super) fn path(value: &Value<'_>) -> Outcome<Option<PathBuf>> {
-    let text = string(value, "a file's path in quotes")?;
-    if text.is_empty() || text.contains('\0') {
-        return refuse(value, "write the path of a file, or delete the line");
-    }
-    Ok(Some(PathBuf::from(text)))
+    let remedy = "write the path of a file, or delete the line";
+    fitting(value, "a file's path in quotes", is_path, remedy).map(|path| Some(path.into()))
 }
 
 /// As [`path`], as an element of a list.
 pub(super) fn file_or_folder(value: &Value<'_>) -> Outcome<PathBuf> {
-    let text = string(value, "the path of a file or a folder in quotes")?;
-    if text.is_empty() || text.contains('\0') {
-        return refuse(value, "write the path of a file or a folder, or take it out of the list");
-    }
-    Ok(PathBuf::from(text))
+    let remedy = "write the path of a file or a folder, or take it out of the list";
+    fitting(value, "the path of a file or a folder in quotes", is_path, remedy).map(PathBuf::from)
 }
 
 /// One of a few words; `word` gives each value's.
@@ -358,16 +356,7 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> Kind<Duration> {
 
 /// `never`: `None`.
 pub(super) fn duration_or_never(range: RangeInclusive<Duration>) -> Kind<Option<Duration>> {
-    let duration = duration(range);
-    let shape = Shape::DurationOrNever;
-    let read = move |value: &Value<'_>| match value.get_ref() {
-        DeValue::String(text) if text == "never" => Ok(None),
-        _ => (duration.read)(value).map(Some),
-    };
-    let show = |duration: &Option<Duration>| {
-        duration.map_or("never".to_owned(), |duration| humantime::format_duration(duration).to_string()).into()
-    };
-    Kind { show: Box::new(show), ..kind(shape, read) }
+    Kind { shape: Shape::DurationOrNever, ..or_word("never", duration(range)) }
 }
 
 /// `{ interval = "10s", failures = 3, successes = 2 }`
@@ -469,46 +458,45 @@ pub(super) fn port_range() -> Kind<Option<RangeInclusive<u16>>> {
 
 /// What an address to listen on is like.
 struct Like {
+    expected: &'static str,
     port: u16,
     socket: &'static str,
     /// What else may be written.
     otherwise: &'static str,
 }
 
-const LISTENER: Like = Like { port: 1143, socket: "unix:/run/imapool/imap.sock", otherwise: "" };
-const ADMIN: Like =
-    Like { port: 9143, socket: "unix:/run/imapool/admin.sock", otherwise: ", or \"\" for no admin address" };
-
 pub(super) fn listen_address(value: &Value<'_>) -> Outcome<ListenAddr> {
-    let text = string(value, "an address in quotes such as \"127.0.0.1:1143\"")?;
-    address_to_listen_on(value, text, &LISTENER)
-}
-
-/// Empty: `None`.
-pub(super) fn admin_address() -> Kind<Option<ListenAddr>> {
-    let read = |value: &Value<'_>| {
-        let text = string(value, "an address in quotes such as \"127.0.0.1:9143\"")?;
-        if text.is_empty() { Ok(None) } else { address_to_listen_on(value, text, &ADMIN).map(Some) }
+    const LISTENER: Like = Like {
+        expected: "an address in quotes such as \"127.0.0.1:1143\"",
+        port: 1143,
+        socket: "unix:/run/imapool/imap.sock",
+        otherwise: "",
     };
-    let show = |address: &Option<ListenAddr>| address.as_ref().map_or(String::new(), ListenAddr::to_string).into();
-    Kind { show: Box::new(show), ..text(read) }
+    address_to_listen_on(value, &LISTENER)
 }
 
-fn address_to_listen_on(value: &Value<'_>, text: &str, like: &Like) -> Outcome<ListenAddr> {
+pub(super) fn admin_address(value: &Value<'_>) -> Outcome<ListenAddr> {
+    const ADMIN: Like = Like {
+        expected: "an address in quotes such as \"127.0.0.1:9143\"",
+        port: 9143,
+        socket: "unix:/run/imapool/admin.sock",
+        otherwise: ", or \"\" for no admin address",
+    };
+    address_to_listen_on(value, &ADMIN)
+}
+
+fn address_to_listen_on(value: &Value<'_>, like: &Like) -> Outcome<ListenAddr> {
+    let text = string(value, like.expected)?;
     match text.strip_prefix("unix:") {
-        Some(path) => unix_path(value, path, like).map(ListenAddr::Unix),
         None => socket_address(value, text, like).map(ListenAddr::Tcp),
+        Some(path) if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') => {
+            refuse(value, format!("write the socket's whole path, such as \"{}\"", like.socket))
+        }
+        Some(path) if path.len() > UNIX_PATH_MAX => {
+            refuse(value, format!("a Unix socket's path has at most {UNIX_PATH_MAX} bytes, take a shorter one"))
+        }
+        Some(path) => Ok(ListenAddr::Unix(path.into())),
     }
-}
-
-fn unix_path(value: &Value<'_>, path: &str, like: &Like) -> Outcome<PathBuf> {
-    if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
-        return refuse(value, format!("write the socket's whole path, such as \"{}\"", like.socket));
-    }
-    if path.len() > UNIX_PATH_MAX {
-        return refuse(value, format!("a Unix socket's path has at most {UNIX_PATH_MAX} bytes, take a shorter one"));
-    }
-    Ok(PathBuf::from(path))
 }
 
 fn socket_address(value: &Value<'_>, text: &str, like: &Like) -> Outcome<SocketAddr> {
@@ -558,11 +546,8 @@ fn socket_address(value: &Value<'_>, text: &str, like: &Like) -> Outcome<SocketA
 
 /// A name by which a host may be called.
 pub(super) fn host_name(value: &Value<'_>) -> Outcome<String> {
-    let text = string(value, "a host name in quotes such as \"imapool.example.org\"")?;
-    if is_host_name(text) {
-        return Ok(text.to_owned());
-    }
-    refuse(value, "write a host name without a port, such as \"imapool.example.org\"")
+    let remedy = "write a host name without a port, such as \"imapool.example.org\"";
+    fitting(value, "a host name in quotes such as \"imapool.example.org\"", is_host_name, remedy)
 }
 
 /// A host (an IP address without brackets, or a name) and a port.
@@ -625,9 +610,7 @@ pub(crate) fn is_host_name(host: &str) -> bool {
 
 /// A name (or an IP address) that a certificate can carry.
 pub(super) fn server_name(value: &Value<'_>) -> Outcome<String> {
-    let text = string(value, "a host name in quotes such as \"mail.example.org\"")?;
-    match rustls_pki_types::ServerName::try_from(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => refuse(value, "write the name that the backend's certificate has, such as \"mail.example.org\""),
-    }
+    let is_name = |text: &str| rustls_pki_types::ServerName::try_from(text).is_ok();
+    let remedy = "write the name that the backend's certificate has, such as \"mail.example.org\"";
+    fitting(value, "a host name in quotes such as \"mail.example.org\"", is_name, remedy)
 }

@@ -10,7 +10,7 @@ use super::*;
 fn said(key: &Key, value: &str) -> Option<String> {
     let name = format!("`{}.{}` ", key.section, key.name);
     let error = with_key(key.section, key.name, value).err()?;
-    error.problems().iter().map(|problem| problem.fault.to_string()).find(|fault| fault.starts_with(&name))
+    error.problems().iter().map(|problem| problem.what.clone()).find(|fault| fault.starts_with(&name))
 }
 
 /// Values at the ends of what a key may be; values just beyond, each with what is to be said of it.
