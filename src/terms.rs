@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use imapool_proto::routing::first::First;
 use imapool_proto::routing::name::{Names, Pattern};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use crate::config::{Account, Backend, Config, PoolMode};
+use crate::config::{Account, Config, Pool, PoolMode};
 
 /// What holds for one account. Displays as a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -19,16 +19,12 @@ pub struct Terms {
     /// Its connections at most.
     pub max_per_account: usize,
     /// A connection at rest for so long is retired.
-    #[serde(serialize_with = "in_words")]
+    #[serde(serialize_with = "crate::config::in_words")]
     pub idle_timeout: Duration,
     /// Its client sessions at once; 0: only those of all count.
     pub sessions: usize,
     /// Whether it may log in.
     pub allow: bool,
-}
-
-fn in_words<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&humantime::format_duration(*time))
 }
 
 impl fmt::Display for Terms {
@@ -43,47 +39,16 @@ impl fmt::Display for Terms {
     }
 }
 
-/// What takes the place of what `[pool]` says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Otherwise {
-    mode: Option<PoolMode>,
-    max_per_account: Option<usize>,
-    idle_timeout: Option<Duration>,
-}
-
-impl From<&Backend> for Otherwise {
-    fn from(backend: &Backend) -> Self {
-        let Backend { mode, max_per_account, idle_timeout, .. } = *backend;
-        Self { mode, max_per_account, idle_timeout }
-    }
-}
-
-impl From<&Account> for Otherwise {
-    fn from(account: &Account) -> Self {
-        let Account { mode, max_per_account, idle_timeout, .. } = *account;
-        Self { mode, max_per_account, idle_timeout }
-    }
-}
-
-impl Otherwise {
-    fn instead(self, of: Terms) -> Terms {
-        Terms {
-            mode: self.mode.unwrap_or(of.mode),
-            max_per_account: self.max_per_account.unwrap_or(of.max_per_account),
-            idle_timeout: self.idle_timeout.unwrap_or(of.idle_timeout),
-            ..of
+impl Terms {
+    /// With what takes the place of what `[pool]` says.
+    fn otherwise(self, mode: Option<PoolMode>, max_per_account: Option<usize>, idle_timeout: Option<Duration>) -> Self {
+        Self {
+            mode: mode.unwrap_or(self.mode),
+            max_per_account: max_per_account.unwrap_or(self.max_per_account),
+            idle_timeout: idle_timeout.unwrap_or(self.idle_timeout),
+            ..self
         }
     }
-}
-
-/// One `[[account]]`.
-#[derive(Debug, Clone)]
-struct Entry {
-    /// How it is told of.
-    words: String,
-    otherwise: Otherwise,
-    sessions: usize,
-    allow: bool,
 }
 
 /// What one configuration says of all accounts. They are looked up by the key that routes go by.
@@ -91,12 +56,13 @@ struct Entry {
 pub struct AllTerms {
     names: Names,
     first: First,
-    entries: Vec<Entry>,
-    /// Those that say anything, by their names.
-    backends: HashMap<String, Otherwise>,
-    pool: Terms,
-    /// How many processes share what an account may have.
-    replicas: usize,
+    accounts: Vec<Account>,
+    /// At each backend, by its name, for whom no account says anything.
+    backends: HashMap<String, Terms>,
+    /// At others.
+    elsewhere: Terms,
+    /// How many processes share what an account may have, is said there.
+    pool: Pool,
 }
 
 impl AllTerms {
@@ -109,28 +75,25 @@ impl AllTerms {
             // Refused in the configuration when they are none.
             first.add(place, account.users.iter().filter_map(|user| Pattern::parse(user, &names).ok()));
         }
-        let entry = |(place, account): (usize, &Account)| Entry {
-            words: told(place, &account.users),
-            otherwise: account.into(),
-            sessions: account.sessions,
-            allow: account.allow,
-        };
-        let backends = config.backends.iter().map(|backend| (backend.name.clone(), Otherwise::from(backend)));
-        let (pool, replicas) = (&config.pool, config.pool.replicas);
-        let pool = Terms {
+        let pool = &config.pool;
+        let elsewhere = Terms {
             mode: pool.mode,
             max_per_account: pool.max_per_account,
             idle_timeout: pool.idle_timeout,
             sessions: 0,
             allow: true,
         };
+        let backends = config
+            .backends
+            .iter()
+            .map(|it| (it.name.clone(), elsewhere.otherwise(it.mode, it.max_per_account, it.idle_timeout)));
         Self {
             names,
             first,
-            entries: config.accounts.iter().enumerate().map(entry).collect(),
-            backends: backends.filter(|(_, otherwise)| *otherwise != Otherwise::default()).collect(),
-            pool,
-            replicas,
+            accounts: config.accounts.clone(),
+            backends: backends.collect(),
+            elsewhere,
+            pool: pool.clone(),
         }
     }
 
@@ -143,19 +106,18 @@ impl AllTerms {
     /// What holds for the account of this key, at a backend of this name.
     #[must_use]
     pub fn of(&self, key: &[u8], backend: &str) -> Terms {
-        let there = self.backends.get(backend).map_or(self.pool, |backend| backend.instead(self.pool));
-        let mut terms = match self.entry(key) {
-            Some(entry) => Terms { sessions: entry.sessions, allow: entry.allow, ..entry.otherwise.instead(there) },
-            None => there,
-        };
-        terms.max_per_account = terms.max_per_account.div_ceil(self.replicas.max(1)).max(1);
-        terms
+        let mut terms = *self.backends.get(backend).unwrap_or(&self.elsewhere);
+        if let Some(account) = self.account(key) {
+            terms = terms.otherwise(account.mode, account.max_per_account, account.idle_timeout);
+            (terms.sessions, terms.allow) = (account.sessions, account.allow);
+        }
+        Terms { max_per_account: self.pool.part_of(terms.max_per_account), ..terms }
     }
 
     /// Whether the account of this key may log in.
     #[must_use]
     pub fn allow(&self, key: &[u8]) -> bool {
-        self.entry(key).is_none_or(|entry| entry.allow)
+        self.account(key).is_none_or(|account| account.allow)
     }
 
     /// Whether the account of this key may log in, and the one by whose name it does so at its server, if by another.
@@ -167,32 +129,30 @@ impl AllTerms {
     /// Whether all whom a login is of may log in: whoever may not has no other's mail by his password either.
     #[must_use]
     pub fn allow_all(&self, user: &[u8], authzid: &[u8]) -> bool {
-        self.entries.iter().all(|entry| entry.allow) || self.names.keys(user, authzid).iter().all(|key| self.allow(key))
+        self.accounts.iter().all(|account| account.allow)
+            || self.names.keys(user, authzid).iter().all(|key| self.allow(key))
     }
 
     /// How many sessions the account of this key may have at once; 0: only those of all count.
     #[must_use]
     pub fn sessions(&self, key: &[u8]) -> usize {
-        self.entry(key).map_or(0, |entry| entry.sessions)
+        self.account(key).map_or(0, |account| account.sessions)
     }
 
-    /// The `[[account]]` of this key, as it stands in the configuration.
+    /// The `[[account]]` of this key, as it stands in the configuration: `account 2 (users "@example.org")`.
     #[must_use]
-    pub fn words(&self, key: &[u8]) -> Option<&str> {
-        self.entry(key).map(|entry| entry.words.as_str())
+    pub fn words(&self, key: &[u8]) -> Option<String> {
+        const SHOWN: usize = 3;
+        let place = self.first.find(key)?;
+        let users = &self.accounts[place].users;
+        let shown: Vec<_> = users.iter().take(SHOWN).map(|user| format!("{user:?}")).collect();
+        let more = if users.len() > SHOWN { ", …" } else { "" };
+        Some(format!("account {} (users {}{more})", place + 1, shown.join(", ")))
     }
 
-    fn entry(&self, key: &[u8]) -> Option<&Entry> {
-        self.first.find(key).map(|place| &self.entries[place])
+    fn account(&self, key: &[u8]) -> Option<&Account> {
+        self.first.find(key).map(|place| &self.accounts[place])
     }
-}
-
-/// `account 2 (users "@example.org")`
-fn told(place: usize, users: &[String]) -> String {
-    const SHOWN: usize = 3;
-    let shown: Vec<_> = users.iter().take(SHOWN).map(|user| format!("{user:?}")).collect();
-    let more = if users.len() > SHOWN { ", …" } else { "" };
-    format!("account {} (users {}{more})", place + 1, shown.join(", "))
 }
 
 #[cfg(test)]
@@ -254,7 +214,7 @@ mod tests {
         }
         let key = all.key(b"x", b"y@EXAMPLE.net");
         assert!(!all.allow(&key) && !all.of(&key, "plain").allow);
-        assert_eq!(all.words(&key), Some("account 3 (users \"@example.net\", \"anna\")"));
+        assert_eq!(all.words(&key).as_deref(), Some("account 3 (users \"@example.net\", \"anna\")"));
         assert_eq!(all.words(b"x@other"), None);
     }
 }

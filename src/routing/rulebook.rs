@@ -156,14 +156,14 @@ impl Rulebook {
         let account = self.terms.words(&key);
         let decided = |backend: Option<String>, rule, login, asks| Decision {
             terms: self.terms.of(&key, backend.as_deref().unwrap_or_default()),
-            account: account.map(str::to_owned),
+            account: account.clone(),
             key: text(&key),
             backend,
             rule,
             login,
             asks,
         };
-        if let Some(account) = account.filter(|_| !self.terms.allow(&key)) {
+        if let Some(account) = account.as_ref().filter(|_| !self.terms.allow(&key)) {
             return decided(None, format!("{account}, allow = false"), None, None);
         }
         let route = match self.routes.step(&Asked { key: &key, listener, server_name }) {
