@@ -1,6 +1,6 @@
 //! What is different between two configurations, and what comes of it when the second takes the place of the first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -88,9 +88,7 @@ impl fmt::Display for Change {
 /// What differs between two configurations, each as [`Config`](super::Config) is serialised.
 pub fn diff(old: &Value, new: &Value) -> Vec<Change> {
     let mut changes = Vec::new();
-    let sections = old.as_object().into_iter().chain(new.as_object()).flat_map(|object| object.keys());
-    let sections: std::collections::BTreeSet<_> = sections.collect();
-    for section in sections {
+    for section in keys(old, new) {
         match section.as_str() {
             "listeners" => of_named("listener", &old[section], &new[section], &mut changes),
             "backends" => of_named("backend", &old[section], &new[section], &mut changes),
@@ -101,6 +99,16 @@ pub fn diff(old: &Value, new: &Value) -> Vec<Change> {
         }
     }
     changes
+}
+
+/// Those of either, in order.
+fn keys<'v>(old: &'v Value, new: &'v Value) -> BTreeSet<&'v String> {
+    old.as_object().into_iter().chain(new.as_object()).flat_map(|object| object.keys()).collect()
+}
+
+/// As it is told, if it is there.
+fn told(value: &Value) -> Option<String> {
+    (!value.is_null()).then(|| value.to_string())
 }
 
 /// Listeners or backends: what tells them apart is the name; but a listener that has only another name stays.
@@ -118,15 +126,9 @@ fn of_named(kind: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
         let at = old.as_array().and_then(|entries| entries.iter().position(|entry| entry["name"] == name));
         let Some(at) = at else { return false };
         let (was, is) = (&old[at], &new[at]);
-        let address = |entry: &Value| format!("{}:{}", entry["host"].as_str().unwrap_or_default(), entry["port"]);
         let is_unnamed = |entry: &Value| entry["name"] == host_and_port_of(entry);
-        let is_same = address(was) == address(is) || (is_unnamed(was) && is_unnamed(is));
+        let is_same = place(was) == place(is) || (is_unnamed(was) && is_unnamed(is));
         is["name"].as_str().is_some_and(|there| !before.contains_key(there)) && is_same
-    };
-    let place = |entry: &Value| match kind {
-        "listener" => entry["address"].to_string(),
-        "group" => entry["name"].to_string(),
-        _ => format!("\"{}:{}\"", entry["host"].as_str().unwrap_or_default(), entry["port"]),
     };
     for (name, entry) in &before {
         let key = format!("{kind} \"{}\"", entry["name"].as_str().unwrap_or_default());
@@ -154,6 +156,15 @@ fn of_named(kind: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
     }
 }
 
+/// Where it is; of a group, its name.
+fn place(entry: &Value) -> String {
+    match (&entry["host"], &entry["address"]) {
+        (Value::String(host), _) => format!("\"{host}:{}\"", entry["port"]),
+        (_, Value::Null) => entry["name"].to_string(),
+        (_, address) => address.to_string(),
+    }
+}
+
 /// Routes and accounts are known by their places, which say which of them comes first.
 fn of_placed(kind: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
     let effect = if kind == "route" { Effect::NewSessions } else { Effect::AtOnce };
@@ -161,8 +172,7 @@ fn of_placed(kind: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
     for place in 0..count(old).max(count(new)) {
         let (was, is) = (&old[place], &new[place]);
         let key = format!("{kind} {}", place + 1);
-        let written = |entry: &Value| (!entry.is_null()).then(|| entry.to_string());
-        match (written(was), written(is)) {
+        match (told(was), told(is)) {
             (Some(_), Some(_)) => of_table(kind, &key, was, is, changes),
             (old, new) => changes.push(Change { key, old, new, effect }),
         }
@@ -217,16 +227,11 @@ fn default_backend(old: &Value, new: &Value, before: &BTreeMap<String, Value>, c
 }
 
 fn of_table(section: &str, shown: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
-    let keys = old.as_object().into_iter().chain(new.as_object()).flat_map(|object| object.keys());
-    let keys: std::collections::BTreeSet<_> = keys.collect();
-    for key in keys {
+    for key in keys(old, new) {
         let (was, is) = (&old[key], &new[key]);
         if was != is {
-            let present = |value: &Value| (!value.is_null()).then(|| value.to_string());
-            let (old, new) = (present(was), present(is));
-            let key_shown = format!("{shown}.{key}");
-            let change = Change { key: key_shown, old, new, effect: effect(section, key) };
-            changes.push(change);
+            let (old, new) = (told(was), told(is));
+            changes.push(Change { key: format!("{shown}.{key}"), old, new, effect: effect(section, key) });
         }
     }
 }

@@ -37,25 +37,21 @@ impl Lifetime {
 impl fmt::Display for Lifetime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Over(at) => write!(f, "expired at {}: renew it, it is refused", Time(*at)),
-            Self::NotBegun(at) => write!(f, "is good only from {} on: check this host's clock", Time(*at)),
-            Self::EndsSoon(at) => write!(f, "expires at {}: renew it", Time(*at)),
+            Self::Over(at) => write!(f, "expired at {}: renew it, it is refused", time(*at)),
+            Self::NotBegun(at) => write!(f, "is good only from {} on: check this host's clock", time(*at)),
+            Self::EndsSoon(at) => write!(f, "expires at {}: renew it", time(*at)),
         }
     }
 }
 
 /// A second of the Unix epoch; certificates may name years that nobody else can.
-struct Time(i64);
-
-impl fmt::Display for Time {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// The last second of the year 9999.
-        const LAST: u64 = 253_402_300_799;
-        match u64::try_from(self.0) {
-            Ok(seconds @ 0..=LAST) => {
-                humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).fmt(f)
-            }
-            _ => f.write_str("a time far away"),
+fn time(second: i64) -> String {
+    /// The last second of the year 9999.
+    const LAST: u64 = 253_402_300_799;
+    match u64::try_from(second) {
+        Ok(seconds @ 0..=LAST) => {
+            humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
         }
+        _ => "a time far away".to_owned(),
     }
 }

@@ -7,9 +7,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use clap::Command;
 use clap_mangen::roff::{Roff, bold, roman};
-
-/// The file that explains every key.
-const EXPLAINED: &str = include_str!("../../config/imapool.toml");
+use imapool::schema::{EXPLAINED, setting};
 
 /// Entries of one section: what it is about, and what is said of it.
 type Section = (&'static str, &'static [(&'static str, &'static str)]);
@@ -146,8 +144,8 @@ fn configuration(version: &str) -> String {
         if keys.is_empty() && section {
             roff.control("SH", [header]);
         }
-        if let Some(key) = setting(line) {
-            keys.push(key);
+        if setting(line).is_some() {
+            keys.push(line);
         } else if let Some(comment) =
             line.strip_prefix('#').filter(|rest| !rest.starts_with([':', '-', '[']) && !rest.starts_with(" --"))
         {
@@ -189,10 +187,4 @@ fn text(roff: &mut Roff, paragraph: &mut String) {
         roff.text([roman(paragraph.trim_end())]);
         paragraph.clear();
     }
-}
-
-/// `key = value`, or the same commented out.
-fn setting(line: &str) -> Option<&str> {
-    let (name, _) = line.strip_prefix('#').unwrap_or(line).split_once(" = ")?;
-    name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_').then_some(line)
 }
