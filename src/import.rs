@@ -125,12 +125,38 @@ pub enum ImportError {
 /// See [`ImportError`].
 pub fn import(format: Option<Format>, source: &Source<'_>) -> Result<Imported, ImportError> {
     match format.or_else(|| Format::of(source.conf)).ok_or(ImportError::Unknown)? {
-        Format::Imapproxy => {
-            imapproxy::import(source.conf, source.name).map(|toml| Imported { toml, accounts: None, is_private: false })
-        }
+        Format::Imapproxy => imapproxy::import(source),
         Format::Nginx => nginx::import(source),
         Format::Perdition => perdition::import(source),
         Format::Dovecot => dovecot::import(source),
+    }
+}
+
+/// `key value`, in a file of such lines.
+#[derive(Debug)]
+struct Setting {
+    line: usize,
+    key: String,
+    value: String,
+}
+
+impl Setting {
+    fn error(&self, expected: &'static str) -> ImportError {
+        ImportError::Value { line: self.line, key: self.key.clone(), value: self.value.clone(), expected }
+    }
+}
+
+/// The last one counts, in each of these languages.
+fn last<'s>(settings: &'s [Setting], key: &str) -> Option<&'s Setting> {
+    settings.iter().rev().find(|setting| setting.key == key)
+}
+
+/// The names which a services file has for the two ports of IMAP are taken too.
+fn port_of(text: &str) -> Option<u16> {
+    match text {
+        "imap" | "imap2" | "imap4" => Some(143),
+        "imaps" => Some(993),
+        number => number.parse().ok(),
     }
 }
 

@@ -2,29 +2,24 @@
 
 mod language;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use self::language::{Section, Setting, read};
-use super::draft::{Backend, Draft, Listener, usual_port};
-use super::{ImportError, Imported, Source};
+use self::language::{Section, read};
+use super::draft::{Backend, Draft, Fate, Listener, usual_port};
+use super::{ImportError, Imported, Setting, Source};
 use crate::config::TlsMode;
 
 /// What a passdb answers, as far as a proxy goes by it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Fields {
     proxies: bool,
     host: Option<String>,
     port: Option<u16>,
-    tls: TlsMode,
+    tls: Option<TlsMode>,
     login: Option<String>,
     /// Those that are lost, without their values.
-    lost: Vec<(String, &'static str)>,
-}
-
-impl Default for Fields {
-    fn default() -> Self {
-        Self { proxies: false, host: None, port: None, tls: TlsMode::None, login: None, lost: Vec::new() }
-    }
+    lost: BTreeSet<(String, &'static str)>,
 }
 
 impl Fields {
@@ -39,11 +34,7 @@ impl Fields {
             },
             // Whatever the value is: Dovecot looks at none but `any-cert`.
             field @ ("ssl" | "starttls") => {
-                match field {
-                    "ssl" => self.tls = TlsMode::Implicit,
-                    _ if self.tls == TlsMode::None => self.tls = TlsMode::StartTls,
-                    _ => {}
-                }
+                self.tls = if field == "ssl" { Some(TlsMode::Implicit) } else { self.tls.or(Some(TlsMode::StartTls)) };
                 match value {
                     "any-cert" => {
                         self.lose(key, "the server's certificate is always verified: is it valid, for this name?");
@@ -52,24 +43,16 @@ impl Fields {
                     _ => {}
                 }
             }
+            "destuser" | "user" if ["%u", "%{user}"].contains(&value) => {}
             "destuser" if value.contains('%') => {
-                if !["%u", "%{user}"].contains(&value) {
-                    self.lose(
-                        key,
-                        "the server gets the name as it was written; see the third word in a file of accounts",
-                    );
-                }
+                self.lose(key, "the server gets the name as it was written; see the third word in a file of accounts");
             }
             "destuser" => self.login = Some(value.to_owned()),
             // Which name it is from there on, unless that says otherwise.
             "user" if value.contains('%') => {
-                if !["%u", "%{user}"].contains(&value) {
-                    self.lose(key, "see routing.user, and the third word in a file of accounts");
-                }
+                self.lose(key, "see routing.user, and the third word in a file of accounts");
             }
-            "user" => {
-                self.login.get_or_insert_with(|| value.to_owned());
-            }
+            "user" => drop(self.login.get_or_insert_with(|| value.to_owned())),
             "pass" if ["%w", "%{password}"].contains(&value) => {}
             "pass" | "master" | "proxy_mech" => {
                 self.lose(key, "imapool logs in as the client does, and with nobody else's password");
@@ -89,7 +72,7 @@ impl Fields {
     }
 
     fn lose(&mut self, key: &str, words: &'static str) {
-        self.lost.push((key.to_owned(), words));
+        self.lost.insert((key.to_owned(), words));
     }
 
     /// `proxy=y host=192.0.2.1 …`
@@ -100,22 +83,15 @@ impl Fields {
         }
     }
 
-    /// What of it is lost, once for each name.
-    fn take_lost(&mut self) -> Vec<(String, &'static str)> {
-        let mut lost = std::mem::take(&mut self.lost);
-        lost.sort_unstable();
-        lost.dedup();
-        lost
-    }
-
     /// Where it leads.
     fn backend(&self, draft: &mut Draft, ca_file: Option<&str>) -> Result<usize, &'static str> {
         let host = self.host.as_deref().ok_or("it names no host")?;
         if host.contains('%') {
             return Err("where it leads depends on the name; write a service for [[route]] http");
         }
-        let port = self.port.unwrap_or(usual_port(self.tls));
-        let backend = Backend::new(host, port, self.tls).ok_or("its host is neither a name nor an IP address")?;
+        let tls = self.tls.unwrap_or(TlsMode::None);
+        let port = self.port.unwrap_or(usual_port(tls));
+        let backend = Backend::new(host, port, tls).ok_or("its host is neither a name nor an IP address")?;
         Ok(draft.backend(Backend { ca_file: ca_file.map(str::to_owned), ..backend }))
     }
 }
@@ -130,13 +106,15 @@ pub(super) fn import(source: &Source<'_>) -> Result<Imported, ImportError> {
     for passdb in denies.into_iter().chain(allows) {
         read_passdb(&mut draft, source, &root, passdb);
     }
-    if !draft.has_backends() {
+    if draft.backends.is_empty() {
         return Err(ImportError::Nothing(
             "no passdb that proxies to a host (proxy=y host=…): import what `doveconf -nP` prints on the proxy",
         ));
     }
     draft.master_separator = root.value("auth_master_user_separator").filter(|it| !it.is_empty()).map(str::to_owned);
-    root.settings.iter().for_each(|setting| tell_setting(&mut draft, setting));
+    for setting in &root.settings {
+        draft.tell(setting.line, &setting.key, &fate(setting));
+    }
     root.sections.iter().for_each(|section| tell_section(&mut draft, section));
     Ok(draft.finish(source.name, source.map))
 }
@@ -213,10 +191,13 @@ impl<'s> Front<'s> {
                 draft.lose(1, "listen", "a name is no address to listen on");
                 continue;
             };
-            let (certificate, plaintext) = (self.certificate.clone(), self.plaintext);
-            let address = address.to_string();
-            draft.listeners.push(Listener { address, tls, certificate, client_ca_file: None, plaintext });
+            draft.listeners.push(self.listener(address.to_string(), tls));
         }
+    }
+
+    fn listener(&self, address: String, tls: TlsMode) -> Listener {
+        let (certificate, plaintext) = (self.certificate.clone(), self.plaintext);
+        Listener { address, tls, certificate, client_ca_file: None, plaintext }
     }
 }
 
@@ -232,18 +213,9 @@ fn listeners(draft: &mut Draft, root: &Section) {
         draft.lose(section.line, "inet_listener", "add a [[listener]] for this one");
     }
     if draft.listeners.is_empty() {
-        draft.listeners.push(Listener {
-            address: "127.0.0.1:143".into(),
-            tls: TlsMode::None,
-            certificate: None,
-            client_ca_file: None,
-            plaintext: false,
-        });
-        draft.lose(
-            1,
-            "service imap-login",
-            "no listener that could be taken over: write its address in place of 127.0.0.1:143",
-        );
+        draft.listeners.push(front.listener("127.0.0.1:143".to_owned(), TlsMode::None));
+        let words = "no listener that could be taken over: write its address in place of 127.0.0.1:143";
+        draft.lose(1, "service imap-login", words);
     }
 }
 
@@ -253,6 +225,7 @@ struct Passdb<'s> {
     /// What notes call it.
     what: String,
     args: &'s str,
+    file: Option<&'s str>,
     /// Those that come before the ones of the database, and those that come after them.
     before: Fields,
     after: Fields,
@@ -296,10 +269,13 @@ fn read_passdb(draft: &mut Draft, source: &Source<'_>, root: &Section, section: 
             fields.set(&setting.key, &setting.value);
         }
     }
+    let args = section.value("args").unwrap_or_default();
     let passdb = Passdb {
         line: section.line,
         what: format!("passdb {driver}"),
-        args: section.value("args").unwrap_or_default(),
+        args,
+        // 2.4 has a setting for it, 2.3 the last word of the arguments.
+        file: section.value("passwd_file_path").or_else(|| args.split_whitespace().find(|it| !it.contains('='))),
         before,
         after,
         ca_file: file_of(root, "ssl_client_ca_file", "ssl_client_ca_file"),
@@ -308,51 +284,48 @@ fn read_passdb(draft: &mut Draft, source: &Source<'_>, root: &Section, section: 
         tell_rest(draft, section, &passdb.what);
     }
     let words = match driver {
-        "passwd-file" if denies(section) => {
-            return passdb.of_the_denied(draft, source, section.value("passwd_file_path"));
-        }
+        "passwd-file" if denies(section) => return passdb.of_the_denied(draft, source),
         _ if denies(section) => "WHOM IT DENIES IS LET IN: give each an [[account]] with allow = false",
         _ if section.value("master") == Some("yes") => {
             "the server judges masters, too; auth_master_user_separator was taken over"
         }
         "static" => return passdb.of_everybody(draft),
-        "passwd-file" => return passdb.of_a_file(draft, source, section.value("passwd_file_path")),
+        "passwd-file" => return passdb.of_a_file(draft, source),
         "sql" | "ldap" | "lua" | "dict" | "oauth2" => {
             "write a service in front of it for [[route]] http, or a file of accounts"
         }
         _ => "the server judges passwords; where it led to, [[route]] has to say",
     };
-    draft.lose(passdb.line, &passdb.what, words);
+    passdb.lose(draft, words);
 }
 
 impl Passdb<'_> {
+    fn lose(&self, draft: &mut Draft, words: &str) {
+        draft.lose(self.line, &self.what, words);
+    }
+
     fn of_everybody(mut self, draft: &mut Draft) {
         self.before.read(self.args);
-        let mut fields = merged(&self.before, &self.after);
-        for (key, words) in fields.take_lost() {
+        let fields = merged(&self.before, &self.after);
+        for (key, words) in &fields.lost {
             draft.lose(self.line, &format!("{} {key}", self.what), words);
         }
         let led = if !fields.proxies {
             Err("it does not proxy; the server judges passwords")
-        } else if draft.has_default() {
+        } else if !draft.default.is_empty() {
             Err("an earlier one is for everybody")
         } else {
             fields.backend(draft, self.ca_file.as_deref())
         };
         match led {
-            Ok(backend) => draft.goes_to(backend),
-            Err(words) => draft.lose(self.line, &self.what, words),
+            Ok(backend) => drop(draft.default.insert(backend)),
+            Err(words) => self.lose(draft, words),
         }
     }
 
-    /// `named`: 2.4 has a setting for it, 2.3 the last word of the arguments.
-    fn of_a_file(&self, draft: &mut Draft, source: &Source<'_>, named: Option<&str>) {
-        if draft.has_default() {
-            return draft.lose(
-                self.line,
-                &self.what,
-                "an earlier one is for everybody, so that nobody comes to this one",
-            );
+    fn of_a_file(&self, draft: &mut Draft, source: &Source<'_>) {
+        if !draft.default.is_empty() {
+            return self.lose(draft, "an earlier one is for everybody, so that nobody comes to this one");
         }
         for word in self.args.split_whitespace().filter(|word| word.starts_with("username_format=")) {
             if !["%u", "%Lu", "%{user}", "%{user|lower}"].contains(&&word["username_format=".len()..]) {
@@ -361,26 +334,23 @@ impl Passdb<'_> {
                 draft.lose(self.line, &format!("{} username_format", self.what), words);
             }
         }
-        let named = named.or_else(|| self.args.split_whitespace().find(|it| !it.contains('=')));
-        let Some(file) = source.accounts.or_else(|| named.map(Path::new)) else {
-            return draft.lose(self.line, &self.what, "it names no file: name it by --accounts");
+        let Some(file) = source.accounts.or_else(|| self.file.map(Path::new)) else {
+            return self.lose(draft, "it names no file: name it by --accounts");
         };
         match (source.read)(file) {
             Ok(text) => accounts(draft, &text, &self.before, &self.after, self.ca_file.as_deref()),
             Err(error) => {
-                let words = format!("{} cannot be read ({error}): name it by --accounts", file.display());
-                draft.lose(self.line, &self.what, &words);
+                self.lose(draft, &format!("{} cannot be read ({error}): name it by --accounts", file.display()));
             }
         }
     }
 
     /// Each in it is refused. What `--accounts` names is no list of them.
-    fn of_the_denied(&self, draft: &mut Draft, source: &Source<'_>, named: Option<&str>) {
-        let named = named.or_else(|| self.args.split_whitespace().find(|it| !it.contains('=')));
-        let Some(Ok(text)) = named.map(|file| (source.read)(Path::new(file))) else {
+    fn of_the_denied(&self, draft: &mut Draft, source: &Source<'_>) {
+        let Some(Ok(text)) = self.file.map(|file| (source.read)(Path::new(file))) else {
             let words =
                 "its file cannot be read, and WHOM IT DENIES IS LET IN: give each an [[account]] with allow = false";
-            return draft.lose(self.line, &self.what, words);
+            return self.lose(draft, words);
         };
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
@@ -388,7 +358,7 @@ impl Passdb<'_> {
             if user.is_empty() || user.starts_with('#') {
                 continue;
             }
-            if let Err(words) = draft.refuse(user) {
+            if let Err(words) = draft.account(user, None, None) {
                 draft.lose_account(number + 1, "of those who are denied", words);
             }
         }
@@ -401,9 +371,9 @@ fn merged(first: &Fields, second: &Fields) -> Fields {
         proxies: first.proxies || second.proxies,
         host: second.host.clone().or_else(|| first.host.clone()),
         port: second.port.or(first.port),
-        tls: if second.tls == TlsMode::None { first.tls } else { second.tls },
+        tls: second.tls.or(first.tls),
         login: second.login.clone().or_else(|| first.login.clone()),
-        lost: [&first.lost[..], &second.lost].concat(),
+        lost: &first.lost | &second.lost,
     }
 }
 
@@ -418,25 +388,25 @@ fn accounts(draft: &mut Draft, text: &str, before: &Fields, after: &Fields, ca_f
         let (user, rest) = line.split_once(':').unwrap_or((line, ""));
         let mut own = Fields::default();
         own.read(rest.splitn(7, ':').nth(6).unwrap_or_default());
-        let mut fields = merged(&merged(before, &own), after);
-        for (key, words) in fields.take_lost() {
+        let fields = merged(&merged(before, &own), after);
+        for (key, words) in &fields.lost {
             draft.lose_account(number + 1, &format!("{OF_THE_FILE} {key}"), words);
         }
         if !fields.proxies {
             draft.lose_account(number + 1, OF_THE_FILE, "it does not proxy");
             continue;
         }
-        let login = fields.login.clone();
-        let written = fields.backend(draft, ca_file).and_then(|backend| draft.account(user, backend, login.as_deref()));
-        if let Err(words) = written {
+        let login = fields.login.as_deref();
+        let backend = fields.backend(draft, ca_file);
+        if let Err(words) = backend.and_then(|backend| draft.account(user, Some(backend), login)) {
             draft.lose_account(number + 1, OF_THE_FILE, words);
         }
     }
 }
 
-fn tell_setting(draft: &mut Draft, setting: &Setting) {
-    let (line, key) = (setting.line, setting.key.as_str());
-    match key {
+fn fate(setting: &Setting) -> Fate {
+    use Fate::{Done, Lost, Taken};
+    match setting.key.as_str() {
         "listen"
         | "ssl"
         | "ssl_cert"
@@ -446,22 +416,18 @@ fn tell_setting(draft: &mut Draft, setting: &Setting) {
         | "ssl_client_ca_file"
         | "disable_plaintext_auth"
         | "auth_allow_cleartext"
-        | "auth_master_user_separator" => {}
-        "!include" | "!include_try" => {
-            draft.lose(line, key, "what it names was not read; import what `doveconf -nP` prints")
-        }
-        "ssl_client_ca_dir" => {
-            draft.lose(line, key, "name one PEM file in backend.ca_file, or none, to trust the system's authorities")
-        }
-        "ssl_client_require_valid_cert" => draft.drop(line, key, "the server's certificate is always verified"),
+        | "auth_master_user_separator" => Taken,
+        "!include" | "!include_try" => Lost("what it names was not read; import what `doveconf -nP` prints"),
+        "ssl_client_ca_dir" => Lost("name one PEM file in backend.ca_file, or none, to trust the system's authorities"),
+        "ssl_client_require_valid_cert" => Done("the server's certificate is always verified"),
         "ssl_client_cert" | "ssl_client_key" | "ssl_client_cert_file" | "ssl_client_key_file" => {
-            draft.lose(line, key, "backend.certificate and backend.private_key");
+            Lost("backend.certificate and backend.private_key")
         }
         "ssl_ca"
         | "ssl_server_ca_file"
         | "ssl_verify_client_cert"
         | "ssl_server_request_client_cert"
-        | "auth_ssl_require_client_cert" => draft.lose(line, key, "listener.client_ca_file"),
+        | "auth_ssl_require_client_cert" => Lost("listener.client_ca_file"),
         "ssl_min_protocol"
         | "ssl_cipher_list"
         | "ssl_cipher_suites"
@@ -470,23 +436,19 @@ fn tell_setting(draft: &mut Draft, setting: &Setting) {
         | "ssl_server_dh_file"
         | "ssl_prefer_server_ciphers"
         | "ssl_server_prefer_ciphers"
-        | "ssl_options" => {
-            draft.drop(line, key, "TLS 1.2 and 1.3, with the cipher suites that are held to be secure");
+        | "ssl_options" => Done("TLS 1.2 and 1.3, with the cipher suites that are held to be secure"),
+        "ssl_key_password" | "ssl_server_key_password" => Lost("the key must not be encrypted"),
+        "haproxy_trusted_networks" => Lost("listener.proxy_protocol_from"),
+        "login_trusted_networks" => {
+            Lost("what clients say by ID of who is behind them is not believed; see listener.proxy_protocol_from")
         }
-        "ssl_key_password" | "ssl_server_key_password" => draft.lose(line, key, "the key must not be encrypted"),
-        "haproxy_trusted_networks" => draft.lose(line, key, "listener.proxy_protocol_from"),
-        "login_trusted_networks" => draft.lose(
-            line,
-            key,
-            "what clients say by ID of who is behind them is not believed; see listener.proxy_protocol_from",
-        ),
-        "auth_default_realm" | "auth_default_domain" => draft.lose(line, key, "routing.default_domain"),
-        "auth_username_format" => draft.lose(line, key, "see routing.user; the server gets the name as it was written"),
-        "login_greeting" => draft.drop(line, key, "the greeting is imapool's"),
+        "auth_default_realm" | "auth_default_domain" => Lost("routing.default_domain"),
+        "auth_username_format" => Lost("see routing.user; the server gets the name as it was written"),
+        "login_greeting" => Done("the greeting is imapool's"),
         "mail_max_userip_connections" => {
-            draft.lose(line, key, "limits.sessions_per_address, and pool.max_per_account towards the server")
+            Lost("limits.sessions_per_address, and pool.max_per_account towards the server")
         }
-        "imap_capability" | "auth_mechanisms" => draft.drop(line, key, "the server's own are offered"),
+        "imap_capability" | "auth_mechanisms" => Done("the server's own are offered"),
         "dovecot_config_version"
         | "dovecot_storage_version"
         | "protocols"
@@ -494,58 +456,37 @@ fn tell_setting(draft: &mut Draft, setting: &Setting) {
         | "state_dir"
         | "instance_name"
         | "verbose_proctitle"
-        | "shutdown_clients" => draft.drop(line, key, "no part of the proxy"),
-        _ if [
-            "mail_",
-            "mailbox_",
-            "log_",
-            "auth_",
-            "login_",
-            "default_",
-            "first_valid",
-            "last_valid",
-            "lda_",
-            "lmtp_",
-            "mdbox_",
-            "doveadm_",
-            "submission_",
-            "pop3_",
-            "sieve_",
-            "quota_",
-            "postmaster_",
-            "debug_",
-            "info_",
-            "syslog_",
-            "stats_",
-        ]
-        .iter()
-        .any(|start| key.starts_with(start)) =>
-        {
-            draft.drop(line, key, "no part of the proxy for IMAP");
-        }
-        _ => draft.lose(line, key, "imapool does not know this setting"),
+        | "shutdown_clients" => Done("no part of the proxy"),
+        key if key.starts_with("first_valid") || key.starts_with("last_valid") => Done("no part of the proxy for IMAP"),
+        key => match key.split_once('_').map_or("", |(area, _)| area) {
+            "mail" | "mailbox" | "log" | "auth" | "login" | "default" | "lda" | "lmtp" | "mdbox" | "doveadm"
+            | "submission" | "pop3" | "sieve" | "quota" | "postmaster" | "debug" | "info" | "syslog" | "stats" => {
+                Done("no part of the proxy for IMAP")
+            }
+            _ => Lost("imapool does not know this setting"),
+        },
     }
 }
 
 fn tell_section(draft: &mut Draft, section: &Section) {
+    use Fate::{Done, Lost, Taken};
     let what = format!("{} {}", section.kind, section.name);
-    let (line, what) = (section.line, what.trim());
-    match section.kind.as_str() {
-        "passdb" => {}
+    let what = what.trim();
+    let fate = match section.kind.as_str() {
+        "passdb" => Taken,
         "service" if section.name == "imap-login" => {
             for setting in &section.settings {
-                draft.drop(setting.line, &format!("{what} {}", setting.key), "one process serves all; see [limits]");
+                let what = format!("{what} {}", setting.key);
+                draft.tell(setting.line, &what, &Done("one process serves all; see [limits]"));
             }
+            Taken
         }
-        "local_name" => {
-            draft.lose(line, what, "put its certificate with its key into a folder, for listener.certificates")
-        }
-        "local" | "remote" => draft.lose(line, what, "what holds for some addresses only was not taken over"),
-        "protocol" if section.name == "imap" => draft.lose(line, what, "what is in it was not taken over"),
+        "local_name" => Lost("put its certificate with its key into a folder, for listener.certificates"),
+        "local" | "remote" => Lost("what holds for some addresses only was not taken over"),
+        "protocol" if section.name == "imap" => Lost("what is in it was not taken over"),
         "protocol" | "protocols" | "service" | "userdb" | "namespace" | "plugin" | "dict" | "mail_plugins"
-        | "event_exporter" | "metric" | "fs_list" | "mailbox" => {
-            draft.drop(line, what, "no part of the proxy for IMAP")
-        }
-        _ => draft.lose(line, what, "imapool does not know this section"),
-    }
+        | "event_exporter" | "metric" | "fs_list" | "mailbox" => Done("no part of the proxy for IMAP"),
+        _ => Lost("imapool does not know this section"),
+    };
+    draft.tell(section.line, what, &fate);
 }

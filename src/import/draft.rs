@@ -40,7 +40,6 @@ pub(super) struct Backend {
     pub(super) port: u16,
     pub(super) tls: TlsMode,
     pub(super) ca_file: Option<String>,
-    pub(super) certificate: Option<(String, String)>,
 }
 
 impl Backend {
@@ -51,7 +50,7 @@ impl Backend {
             Ok(ip) => !ip.is_unspecified() && !ip.is_multicast(),
             Err(_) => is_host_name(host),
         };
-        (is_host && port > 0).then(|| Self { host: host.to_owned(), port, tls, ca_file: None, certificate: None })
+        (is_host && port > 0).then(|| Self { host: host.to_owned(), port, tls, ca_file: None })
     }
 
     /// Its address, by which it is called, too.
@@ -61,11 +60,6 @@ impl Backend {
         } else {
             format!("{}:{}", self.host, self.port)
         }
-    }
-
-    /// What tells it apart from others at the same address.
-    pub(super) fn name(&self) -> String {
-        self.address()
     }
 }
 
@@ -86,21 +80,33 @@ impl Service {
     }
 }
 
+/// What becomes of a setting that is no part of these.
+pub(super) enum Fate {
+    /// It was taken over already.
+    Taken,
+    /// It needs no counterpart: imapool does it, or does not need it.
+    Done(&'static str),
+    /// It is lost, and somebody should look at it.
+    Lost(&'static str),
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     pub(super) listeners: Vec<Listener>,
-    backends: Vec<Backend>,
+    pub(super) backends: Vec<Backend>,
     /// Where in `backends` that of an address is: there may be one for each account.
     places: HashMap<String, usize>,
     pub(super) services: Vec<Service>,
     /// Where those go who are in no line; several: they are a group. Empty: nobody.
-    default: BTreeSet<usize>,
+    pub(super) default: BTreeSet<usize>,
     /// `key target [login]`.
     accounts: Vec<String>,
     keys: BTreeSet<String>,
     /// `[routing]`
     pub(super) master_separator: Option<String>,
+    /// What is written as it is, behind all these.
+    pub(super) rest: String,
     lost: Vec<String>,
     /// What becomes of accounts, apart from that: there may be any number.
     lost_accounts: Alike,
@@ -161,9 +167,12 @@ impl Draft {
         self.lost_accounts.add(line, what, words);
     }
 
-    /// What needs no counterpart.
-    pub(super) fn drop(&mut self, line: usize, what: &str, words: &str) {
-        note(&mut self.done, line, what, words);
+    pub(super) fn tell(&mut self, line: usize, what: &str, fate: &Fate) {
+        match fate {
+            Fate::Taken => {}
+            Fate::Done(words) => note(&mut self.done, line, what, words),
+            Fate::Lost(words) => note(&mut self.lost, line, what, words),
+        }
     }
 
     /// One of a place that is there already is that.
@@ -187,53 +196,35 @@ impl Draft {
         same
     }
 
-    pub(super) fn has_backends(&self) -> bool {
-        !self.backends.is_empty()
-    }
-
-    /// Whoever is in no line goes to one of these.
-    pub(super) fn goes_to(&mut self, backend: usize) {
-        self.default.insert(backend);
-    }
-
-    pub(super) fn has_default(&self) -> bool {
-        !self.default.is_empty()
-    }
-
-    /// A line for an account, or for a domain (`@example.org`); tells why it cannot be written, without the name.
-    pub(super) fn account(&mut self, key: &str, backend: usize, login: Option<&str>) -> Result<(), &'static str> {
-        let target = self.backends[backend].name();
-        self.line(key, &target, login)
-    }
-
-    fn line(&mut self, key: &str, target: &str, login: Option<&str>) -> Result<(), &'static str> {
+    /// A line for an account, or for a domain (`@example.org`), that leads to a backend or is refused; tells why it cannot
+    /// be written, without the name.
+    pub(super) fn account(
+        &mut self,
+        key: &str,
+        backend: Option<usize>,
+        login: Option<&str>,
+    ) -> Result<(), &'static str> {
         let is_word = |text: &str| !text.is_empty() && !text.contains(|it: char| it.is_whitespace() || it.is_control());
-        let names = Names { fold: true, ..Names::default() };
-        let pattern = Pattern::parse(key, &names).map_err(|_| "its key means no account")?;
+        let pattern = pattern(key).ok_or("its key means no account")?;
         if !is_word(key) || key.starts_with('#') || !login.is_none_or(is_word) {
             return Err("a space or another character in it cannot be written");
         }
+        let target = backend.map_or("-".to_owned(), |backend| self.backends[backend].address());
         let mut line = format!("{key} {target}");
         line.extend(login.filter(|login| *login != key).map(|login| format!(" {login}")));
         if line.len() > LONGEST_LINE {
             return Err("it is too long");
         }
-        if !self.keys.insert(format!("{pattern:?}")) {
+        if !self.keys.insert(pattern) {
             return Err("an earlier line is for the same account");
         }
         self.accounts.push(line);
         Ok(())
     }
 
-    /// A line that refuses an account; tells why it cannot be written, without the name.
-    pub(super) fn refuse(&mut self, key: &str) -> Result<(), &'static str> {
-        self.line(key, "-", None)
-    }
-
     /// Whether there is one for exactly this.
     pub(super) fn has_line_for(&self, key: &str) -> bool {
-        let names = Names { fold: true, ..Names::default() };
-        Pattern::parse(key, &names).is_ok_and(|pattern| self.keys.contains(&format!("{pattern:?}")))
+        pattern(key).is_some_and(|pattern| self.keys.contains(&pattern))
     }
 
     /// Writes it down.
@@ -245,18 +236,22 @@ impl Draft {
             write_backend(&mut toml, backend, group.filter(|_| self.default.contains(&place)));
         }
         if let Some(group) = group {
-            toml +=
-                "# Each account stays at one of them, which follows from its name. Is it right for these servers?\n";
-            let _ = writeln!(toml, "[[group]]\nname = {}\n", quoted(group));
+            toml += "# Each account stays at one of them, which follows from its name. Is it right for these servers?\n\
+                 [[group]]\n";
+            set(&mut toml, "name", group);
+            toml.push('\n');
         }
         let routes = !self.accounts.is_empty() || !self.services.is_empty() || self.backends.len() > 1;
         if routes || self.master_separator.is_some() {
             self.write_routing(&mut toml, group, routes);
         }
         if !self.accounts.is_empty() {
-            let _ = writeln!(toml, "[[route]]\nfile = {}\n", quoted(map));
+            toml += "[[route]]\n";
+            set(&mut toml, "file", map);
+            toml.push('\n');
         }
         self.services.iter().for_each(|service| write_service(&mut toml, service));
+        toml += &self.rest;
         let mut lost = self.lost;
         lost.extend(self.lost_accounts.notes());
         for (heading, list) in
@@ -282,14 +277,14 @@ impl Draft {
         if routes {
             let name = match (self.default.first(), group) {
                 (_, Some(group)) => group.to_owned(),
-                (Some(&one), None) => self.backends[one].name(),
+                (Some(&one), None) => self.backends[one].address(),
                 (None, None) => String::new(),
             };
             let why = if name.is_empty() { "  # whoever no route leads anywhere is refused" } else { "" };
             let _ = writeln!(toml, "default = {}{why}", quoted(&name));
         }
         if let Some(separator) = &self.master_separator {
-            let _ = writeln!(toml, "master_separator = {}", quoted(separator));
+            set(toml, "master_separator", separator.as_str());
         }
         toml.push('\n');
     }
@@ -306,64 +301,61 @@ fn note(list: &mut Vec<String>, line: usize, what: &str, words: &str) {
     }
 }
 
+/// What means one account, or a domain's.
+fn pattern(key: &str) -> Option<String> {
+    let names = Names { fold: true, ..Names::default() };
+    Pattern::parse(key, &names).ok().map(|pattern| format!("{pattern:?}"))
+}
+
 fn write_listener(toml: &mut String, listener: &Listener) {
-    let _ = writeln!(toml, "[[listener]]\naddress = {}", quoted(&listener.address));
+    *toml += "[[listener]]\n";
+    set(toml, "address", listener.address.as_str());
     if let (Some((certificate, key)), true) = (&listener.certificate, listener.tls != TlsMode::None) {
-        let _ = writeln!(
-            toml,
-            "tls = {}\ncertificate = {}\nprivate_key = {}",
-            quoted(listener.tls.as_str()),
-            quoted(certificate),
-            quoted(key)
-        );
-        if let Some(authority) = &listener.client_ca_file {
-            let _ = writeln!(toml, "client_ca_file = {}", quoted(authority));
-        }
+        set(toml, "tls", listener.tls.as_str());
+        set(toml, "certificate", certificate.as_str());
+        set(toml, "private_key", key.as_str());
+        set(toml, "client_ca_file", listener.client_ca_file.as_deref());
     }
     let is_near = ["127.", "[::1]", "unix:"].iter().any(|start| listener.address.starts_with(start));
     if listener.plaintext && !is_near {
-        toml.push_str(
-            "# As before: passwords in the clear from anywhere. Better: TLS, and without this line.\n\
-             plaintext_login = \"always\"\n",
-        );
+        *toml += "# As before: passwords in the clear from anywhere. Better: TLS, and without this line.\n\
+                  plaintext_login = \"always\"\n";
     }
     toml.push('\n');
 }
 
 fn write_backend(toml: &mut String, backend: &Backend, group: Option<&str>) {
-    let _ = writeln!(toml, "[[backend]]\naddress = {}", quoted(&backend.address()));
+    *toml += "[[backend]]\n";
+    set(toml, "address", backend.address().as_str());
     if backend.tls != TlsMode::None {
-        let _ = writeln!(toml, "tls = {}", quoted(backend.tls.as_str()));
-        if let Some(authority) = &backend.ca_file {
-            let _ = writeln!(toml, "ca_file = {}", quoted(authority));
-        }
-        if let Some((certificate, key)) = &backend.certificate {
-            let _ = writeln!(toml, "certificate = {}\nprivate_key = {}", quoted(certificate), quoted(key));
-        }
+        set(toml, "tls", backend.tls.as_str());
+        set(toml, "ca_file", backend.ca_file.as_deref());
     }
-    if let Some(group) = group {
-        let _ = writeln!(toml, "group = {}", quoted(group));
-    }
+    set(toml, "group", group);
     toml.push('\n');
 }
 
 fn write_service(toml: &mut String, service: &Service) {
-    let _ = writeln!(toml, "[[route]]\nhttp = {}", quoted(&service.url));
+    *toml += "[[route]]\n";
+    set(toml, "http", service.url.as_str());
     if !service.listeners.is_empty() {
         let listeners: Vec<_> = service.listeners.iter().map(|listener| quoted(listener)).collect();
         let _ = writeln!(toml, "listeners = [{}]", listeners.join(", "));
     }
-    if let Some(timeout) = &service.timeout {
-        let _ = writeln!(toml, "timeout = {}", quoted(timeout));
-    }
+    set(toml, "timeout", service.timeout.as_deref());
     if service.send_password {
-        toml.push_str("# As nginx. Without it, the backend alone judges the password.\nsend_password = true\n");
+        *toml += "# As nginx. Without it, the backend alone judges the password.\nsend_password = true\n";
     }
     toml.push('\n');
 }
 
+/// Writes `key = "value"`, where there is one.
+pub(super) fn set<'v>(toml: &mut String, key: &str, value: impl Into<Option<&'v str>>) {
+    toml.extend(value.into().map(|value| format!("{key} = {}\n", quoted(value))));
+}
+
 /// The first lines.
-pub(super) fn heading(name: &str) -> String {
+fn heading(name: &str) -> String {
     format!(
         "# Made from {} by imapool import. What could not be taken over is at the end.\n# imapool check --config FILE \
          tells whether it is right; config/imapool.toml explains every key.\n\n",
@@ -372,6 +364,6 @@ pub(super) fn heading(name: &str) -> String {
 }
 
 /// As a TOML string.
-pub(super) fn quoted(text: &str) -> String {
+fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }

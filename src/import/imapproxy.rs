@@ -3,32 +3,12 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::ImportError;
-use super::draft::{heading, quoted};
+use super::draft::{Draft, Fate, set};
+use super::{ImportError, Imported, Setting, Source, last, port_of};
 
-/// A line of the file.
-struct Setting<'t> {
-    line: usize,
-    key: String,
-    value: &'t str,
-}
-
-impl Setting<'_> {
+impl Setting {
     fn is_yes(&self) -> bool {
         self.value.eq_ignore_ascii_case("yes")
-    }
-
-    fn error(&self, expected: &'static str) -> ImportError {
-        ImportError::Value { line: self.line, key: self.key.clone(), value: self.value.to_owned(), expected }
-    }
-
-    /// The names which a services file has for the two ports of IMAP are taken too.
-    fn port(&self) -> Result<u16, ImportError> {
-        match self.value {
-            "imap" | "imap2" | "imap4" => Ok(143),
-            "imaps" => Ok(993),
-            number => number.parse().map_err(|_| self.error("a port number")),
-        }
     }
 
     fn number(&self) -> Result<u32, ImportError> {
@@ -36,18 +16,18 @@ impl Setting<'_> {
     }
 }
 
-/// What has no counterpart, or another one than a key.
-enum Fate {
-    /// It needs none: imapool does it, or does not need it.
-    Done(&'static str),
-    /// It is lost, and somebody should look at it.
-    Lost(&'static str),
+/// That of a key, or the usual one.
+fn port(settings: &[Setting], key: &str) -> Result<u16, ImportError> {
+    last(settings, key).map_or(Ok(143), |setting| port_of(&setting.value).ok_or_else(|| setting.error("a port number")))
 }
 
-/// The keys that become no key of imapool's.
-fn fate(setting: &Setting<'_>) -> Fate {
-    use Fate::{Done, Lost};
+/// What becomes of each key.
+fn fate(setting: &Setting, has_pair: bool) -> Fate {
+    use Fate::{Done, Lost, Taken};
     match setting.key.as_str() {
+        "server_hostname" | "server_port" | "listen_address" | "listen_port" | "cache_size" | "force_tls" => Taken,
+        "cache_expiration_time" | "tls_ca_file" | "syslog_prioritymask" => Taken,
+        "tls_cert_file" | "tls_key_file" if has_pair => Taken,
         "connect_retries" | "connect_delay" => {
             Done("a session waits for a connection for pool.checkout_timeout; a dead server is tried again by itself")
         }
@@ -82,103 +62,88 @@ fn fate(setting: &Setting<'_>) -> Fate {
     }
 }
 
-/// Makes an imapool.toml of an imapproxy.conf; `name` is what its first line calls the file.
-pub(super) fn import(conf: &str, name: &str) -> Result<String, ImportError> {
-    let settings = read(conf);
-    // The last one counts, as in up-imapproxy.
-    let last = |key: &str| settings.iter().rev().find(|setting| setting.key == key);
-    let mut toml = heading(name);
-    let listener = listener(last("listen_address"), last("listen_port"))?;
-    let _ = write!(toml, "[[listener]]\naddress = {}\n", quoted(&listener.to_string()));
-    if !listener.ip().is_loopback() {
-        toml += "# As up-imapproxy: passwords in the clear from anywhere. Better: tls = \"starttls\", and a certificate.\n\
-                 plaintext_login = \"always\"\n";
+/// Makes a draft of an imapproxy.conf.
+pub(super) fn import(source: &Source<'_>) -> Result<Imported, ImportError> {
+    let settings = read(source.conf);
+    let mut draft = Draft::default();
+    let toml = &mut draft.rest;
+    *toml += "[[listener]]\n";
+    let ip = match last(&settings, "listen_address") {
+        Some(address) => address.value.parse().map_err(|_| address.error("an IP address"))?,
+        None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+    set(toml, "address", SocketAddr::new(ip, port(&settings, "listen_port")?).to_string().as_str());
+    if !ip.is_loopback() {
+        *toml += "# As up-imapproxy: passwords in the clear from anywhere. Better: tls = \"starttls\", and a certificate.\n\
+                  plaintext_login = \"always\"\n";
     }
-    toml += "\n[[backend]]\n";
-    write_backend(&mut toml, &last)?;
-    write_pool(&mut toml, &last)?;
-    if let Some(level) = last("syslog_prioritymask").map(level) {
-        let _ = write!(toml, "\n[log]\nlevel = {}\n", quoted(level));
+    let pair = last(&settings, "tls_cert_file").zip(last(&settings, "tls_key_file"));
+    write_backend(toml, &settings, pair)?;
+    write_pool(toml, &settings)?;
+    if let Some(mask) = last(&settings, "syslog_prioritymask") {
+        *toml += "\n[log]\n";
+        set(toml, "level", level(mask));
     }
-    write_rest(&mut toml, &settings);
-    Ok(toml)
+    *toml += "\n";
+    for setting in &settings {
+        draft.tell(setting.line, &setting.key, &fate(setting, pair.is_some()));
+    }
+    Ok(draft.finish(source.name, source.map))
 }
 
-/// Keywords that are taken over.
-const TAKEN: &[&str] = &[
-    "server_hostname",
-    "server_port",
-    "listen_address",
-    "listen_port",
-    "cache_size",
-    "cache_expiration_time",
-    "force_tls",
-    "tls_ca_file",
-    "syslog_prioritymask",
-];
-
 /// `keyword value`, one a line; `#` begins a comment at the start of a line only.
-fn read(conf: &str) -> Vec<Setting<'_>> {
-    let lines = conf.lines().enumerate().map(|(number, text)| (number + 1, text.trim()));
+fn read(conf: &str) -> Vec<Setting> {
+    let lines = (1..).zip(conf.lines().map(str::trim));
     let settings = lines.filter(|(_, text)| !text.is_empty() && !text.starts_with('#')).map(|(line, text)| {
         let (key, value) = text.split_once([' ', '\t']).unwrap_or((text, ""));
-        Setting { line, key: key.to_ascii_lowercase(), value: value.trim() }
+        Setting { line, key: key.to_ascii_lowercase(), value: value.trim().to_owned() }
     });
     settings.collect()
 }
 
-fn listener(address: Option<&Setting<'_>>, port: Option<&Setting<'_>>) -> Result<SocketAddr, ImportError> {
-    let ip = match address {
-        Some(address) => address.value.parse().map_err(|_| address.error("an IP address"))?,
-        None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-    };
-    Ok(SocketAddr::new(ip, port.map_or(Ok(143), Setting::port)?))
-}
-
-fn write_backend<'t>(toml: &mut String, last: &impl Fn(&str) -> Option<&'t Setting<'t>>) -> Result<(), ImportError> {
-    let server = last("server_hostname").ok_or(ImportError::NoServer)?;
-    let port = last("server_port").map_or(Ok(143), Setting::port)?;
-    let host = match server.value.parse::<IpAddr>() {
+fn write_backend(
+    toml: &mut String,
+    settings: &[Setting],
+    pair: Option<(&Setting, &Setting)>,
+) -> Result<(), ImportError> {
+    let server = last(settings, "server_hostname").ok_or(ImportError::NoServer)?;
+    let port = port(settings, "server_port")?;
+    let address = match server.value.parse::<IpAddr>() {
         Ok(ip) => SocketAddr::new(ip, port).to_string(),
         Err(_) if server.value.is_empty() || server.value.contains(char::is_whitespace) => {
             return Err(server.error("a host name or an IP address"));
         }
         Err(_) => format!("{}:{port}", server.value),
     };
-    let _ = writeln!(toml, "address = {}", quoted(&host));
-    let (forced, authority) = (last("force_tls").filter(|force| force.is_yes()), last("tls_ca_file"));
-    if forced.is_some() || authority.is_some() || last("tls_ca_path").is_some() {
-        if forced.is_none() {
-            toml.push_str(
-                "# up-imapproxy took TLS only where the server asked for it; delete the line if it has none.\n",
-            );
+    *toml += "\n[[backend]]\n";
+    set(toml, "address", address.as_str());
+    let is_forced = last(settings, "force_tls").is_some_and(Setting::is_yes);
+    let authority = last(settings, "tls_ca_file");
+    if is_forced || authority.is_some() || last(settings, "tls_ca_path").is_some() {
+        if !is_forced {
+            *toml += "# up-imapproxy took TLS only where the server asked for it; delete the line if it has none.\n";
         }
-        toml.push_str("tls = \"starttls\"\n");
+        *toml += "tls = \"starttls\"\n";
     }
-    if let Some(authority) = authority {
-        let _ = writeln!(toml, "ca_file = {}", quoted(authority.value));
-    }
-    if let (Some(certificate), Some(key)) = (last("tls_cert_file"), last("tls_key_file")) {
-        let _ = writeln!(toml, "certificate = {}\nprivate_key = {}", quoted(certificate.value), quoted(key.value));
-    }
+    set(toml, "ca_file", authority.map(|it| it.value.as_str()));
+    set(toml, "certificate", pair.map(|(certificate, _)| certificate.value.as_str()));
+    set(toml, "private_key", pair.map(|(_, key)| key.value.as_str()));
     Ok(())
 }
 
-fn write_pool<'t>(toml: &mut String, last: &impl Fn(&str) -> Option<&'t Setting<'t>>) -> Result<(), ImportError> {
-    toml.push_str(
-        "\n[pool]\n# up-imapproxy had no limit for one account. Keep it below the server's (Dovecot: \
-         mail_max_userip_connections).\nmax_per_account = 4\n",
-    );
-    if let Some(size) = last("cache_size") {
+fn write_pool(toml: &mut String, settings: &[Setting]) -> Result<(), ImportError> {
+    *toml += "\n[pool]\n# up-imapproxy had no limit for one account. Keep it below the server's (Dovecot: \
+              mail_max_userip_connections).\nmax_per_account = 4\n";
+    if let Some(size) = last(settings, "cache_size") {
         let _ = writeln!(toml, "max_total = {}  # cache_size", size.number()?);
     }
-    if let Some(time) = last("cache_expiration_time") {
+    if let Some(time) = last(settings, "cache_expiration_time") {
         let _ = writeln!(toml, "idle_timeout = \"{}s\"  # cache_expiration_time", time.number()?.max(1));
     }
     Ok(())
 }
 
-fn level(mask: &Setting<'_>) -> &'static str {
+fn level(mask: &Setting) -> &'static str {
     match mask.value.to_ascii_uppercase().as_str() {
         "LOG_DEBUG" => "debug",
         "LOG_WARNING" => "warn",
@@ -187,36 +152,20 @@ fn level(mask: &Setting<'_>) -> &'static str {
     }
 }
 
-/// Lists what became no key, first what somebody should look at.
-fn write_rest(toml: &mut String, settings: &[Setting<'_>]) {
-    let (mut lost, mut done) = (String::new(), String::new());
-    let has = |key: &str| settings.iter().any(|setting| setting.key == key);
-    let pair = ["tls_cert_file", "tls_key_file"];
-    let is_taken = |key: &str| TAKEN.contains(&key) || (pair.contains(&key) && pair.iter().all(|key| has(key)));
-    for setting in settings.iter().filter(|setting| !is_taken(&setting.key)) {
-        let (list, words) = match fate(setting) {
-            Fate::Lost(words) => (&mut lost, words),
-            Fate::Done(words) => (&mut done, words),
-        };
-        // The value may be a secret, and is in the old file anyway.
-        let _ = writeln!(list, "#   line {}, {}: {words}", setting.line, setting.key.escape_debug());
-    }
-    for (heading, list) in [("NOT TAKEN OVER, look at each of these:", lost), ("Not needed, or elsewhere:", done)] {
-        if !list.is_empty() {
-            let _ = write!(toml, "\n# {heading}\n{list}");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::time::Duration;
 
     use super::*;
     use crate::config::{Config, ListenAddr, PlaintextLogin, TlsMode};
 
+    fn source(conf: &str) -> Source<'_> {
+        Source { conf, name: "imapproxy.conf", accounts: None, read: &|_| Err(io::ErrorKind::NotFound.into()), map: "" }
+    }
+
     fn import(conf: &str) -> (String, Config) {
-        let toml = super::import(conf, "imapproxy.conf").unwrap();
+        let Imported { toml, .. } = super::import(&source(conf)).unwrap();
         let config = Config::parse(&toml, "imapool.toml").unwrap_or_else(|error| panic!("{error}\n{toml}"));
         (toml, config)
     }
@@ -273,7 +222,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_refused_with_its_line() {
-        assert_eq!(super::import("listen_port 143\n", "x"), Err(ImportError::NoServer));
+        assert_eq!(super::import(&source("listen_port 143\n")), Err(ImportError::NoServer));
         for (conf, key) in [
             ("server_hostname a\n\nserver_port many\n", "server_port"),
             ("server_hostname a\n\nlisten_port 65536\n", "listen_port"),
@@ -281,7 +230,7 @@ mod tests {
             ("server_hostname a\n\ncache_size -1\n", "cache_size"),
             ("server_port 1\n\nserver_hostname a b\n", "server_hostname"),
         ] {
-            let error = super::import(conf, "x").unwrap_err();
+            let error = super::import(&source(conf)).unwrap_err();
             assert!(matches!(&error, ImportError::Value { line: 3, key: k, .. } if k == key), "{error}");
         }
     }

@@ -1,6 +1,6 @@
 //! From nginx with its mail module: nginx.conf, or what `nginx -T` prints. Pure.
 
-use super::draft::{Backend, Draft, Listener, Service};
+use super::draft::{Backend, Draft, Fate, Listener, Service};
 use super::{ImportError, Imported, Source};
 use crate::config::TlsMode;
 
@@ -119,10 +119,8 @@ pub(super) fn import(source: &Source<'_>) -> Result<Imported, ImportError> {
                 found = true;
                 mail(&mut draft, &directive.block)?;
             }
-            "include" => {
-                draft.lose(directive.line, "include", "what it names was not read; import what `nginx -T` prints")
-            }
-            name => draft.drop(directive.line, name, "no part of the mail proxy"),
+            "include" => draft.tell(directive.line, "include", &fate(directive)),
+            name => draft.tell(directive.line, name, &Fate::Done("no part of the mail proxy")),
         }
     }
     if !found || draft.listeners.is_empty() {
@@ -130,7 +128,7 @@ pub(super) fn import(source: &Source<'_>) -> Result<Imported, ImportError> {
     }
     let line = directives.iter().find(|it| it.name == "mail").map_or(1, |it| it.line);
     let unnamed = Backend::new("192.0.2.1", 143, TlsMode::None);
-    if let Some(backend) = unnamed.filter(|_| !draft.has_backends()) {
+    if let Some(backend) = unnamed.filter(|_| draft.backends.is_empty()) {
         draft.backend(backend);
         draft.lose(
             line,
@@ -144,7 +142,7 @@ pub(super) fn import(source: &Source<'_>) -> Result<Imported, ImportError> {
 
 fn mail(draft: &mut Draft, block: &[Directive]) -> Result<(), ImportError> {
     for directive in block.iter().filter(|it| it.name != "server") {
-        tell(draft, directive);
+        draft.tell(directive.line, &directive.name, &fate(directive));
     }
     tell_of_several(draft, block);
     for server in block.iter().filter(|it| it.name == "server") {
@@ -161,7 +159,7 @@ fn mail(draft: &mut Draft, block: &[Directive]) -> Result<(), ImportError> {
             continue;
         }
         for directive in server.block.iter().filter(|it| !["listen", "protocol"].contains(&it.name.as_str())) {
-            tell(draft, directive);
+            draft.tell(directive.line, &directive.name, &fate(directive));
         }
         tell_of_several(draft, &server.block);
         // The innermost counts.
@@ -206,15 +204,12 @@ fn listener<'d>(
         match option.as_str() {
             "ssl" | "bind" | "ipv6only=on" => {}
             "proxy_protocol" => {
-                draft.lose(
-                    listen.line,
-                    "listen … proxy_protocol",
-                    "write listener.proxy_protocol_from: the load balancers' networks",
-                );
+                let words = "write listener.proxy_protocol_from: the load balancers' networks";
+                draft.lose(listen.line, "listen … proxy_protocol", words);
             }
             "ipv6only=off" => draft.lose(listen.line, "listen … ipv6only=off", "add a listener for 0.0.0.0"),
             option if option.starts_with("so_keepalive") => {
-                draft.drop(listen.line, "listen … so_keepalive", "always on")
+                draft.tell(listen.line, "listen … so_keepalive", &Fate::Done("always on"));
             }
             _ => draft.lose(listen.line, "listen", "an option of it has no counterpart"),
         }
@@ -266,11 +261,8 @@ fn service<'d>(
     let given = asked.argument();
     let url = if given.contains("://") { given.to_owned() } else { format!("http://{given}") };
     if !url.starts_with("http://") || url.contains('$') {
-        return draft.lose(
-            asked.line,
-            "auth_http",
-            "only a service by http:// can be asked; write a [[route]] with its address",
-        );
+        let words = "only a service by http:// can be asked; write a [[route]] with its address";
+        return draft.lose(asked.line, "auth_http", words);
     }
     let timeout = last("auth_http_timeout").map(Directive::argument);
     let timeout =
@@ -303,59 +295,43 @@ fn tell_of_several(draft: &mut Draft, block: &[Directive]) {
     }
 }
 
-/// What is no part of a listener or of a service.
-fn tell(draft: &mut Draft, directive: &Directive) {
-    let (line, name) = (directive.line, directive.name.as_str());
-    match name {
-        "auth_http" | "auth_http_timeout" | "ssl_certificate" | "ssl_certificate_key" | "starttls" | "ssl" => {}
-        "ssl_verify_client" if matches!(directive.argument(), "on" | "off") => {}
-        "ssl_client_certificate" | "ssl_trusted_certificate" => {}
+fn fate(directive: &Directive) -> Fate {
+    use Fate::{Done, Lost, Taken};
+    match directive.name.as_str() {
+        "auth_http" | "auth_http_timeout" | "ssl_certificate" | "ssl_certificate_key" | "starttls" | "ssl" => Taken,
+        "ssl_verify_client" if matches!(directive.argument(), "on" | "off") => Taken,
+        "ssl_client_certificate" | "ssl_trusted_certificate" => Taken,
         "auth_http_header" => {
-            draft.lose(
-                line,
-                name,
-                "it may be a secret: write it in route.headers, in a file that only imapool may read",
-            );
+            Lost("it may be a secret: write it in route.headers, in a file that only imapool may read")
         }
-        "auth_http_pass_client_cert" => draft.lose(line, name, "the service is not told of certificates"),
-        "ssl_verify_client" => {
-            draft.lose(line, name, "with listener.client_ca_file, each client must show a certificate")
-        }
-        "imap_auth" => draft.drop(line, name, "what the server can check is offered"),
-        "imap_capabilities" => draft.drop(line, name, "the server's own are offered"),
-        "imap_client_buffer" => draft.drop(line, name, "limits.command_line and limits.literals"),
+        "auth_http_pass_client_cert" => Lost("the service is not told of certificates"),
+        "ssl_verify_client" => Lost("with listener.client_ca_file, each client must show a certificate"),
+        "imap_auth" => Done("what the server can check is offered"),
+        "imap_capabilities" => Done("the server's own are offered"),
+        "imap_client_buffer" => Done("limits.command_line and limits.literals"),
         "proxy_pass_error_message" if directive.is_on() => {
-            draft.lose(
-                line,
-                name,
-                "a refusal is told in words of imapool's own or of the server's, see docs/routing.md",
-            );
+            Lost("a refusal is told in words of imapool's own or of the server's, see docs/routing.md")
         }
-        "proxy_pass_error_message" => draft.drop(line, name, "a refusal does not tell which servers there are"),
-        "proxy_protocol" if directive.is_on() => draft.lose(line, name, "write send_proxy = true in each [[backend]]"),
-        "proxy_timeout" => draft.drop(line, name, "limits.idle_timeout and backend.reply_timeout"),
-        "timeout" => draft.drop(line, name, "limits.login_timeout"),
-        "max_errors" => draft.drop(line, name, "auth.failure_delay"),
-        "resolver" | "resolver_timeout" => draft.drop(line, name, "names are resolved by the system"),
-        "server_name" => draft.drop(line, name, "the greeting has no name"),
+        "proxy_pass_error_message" => Done("a refusal does not tell which servers there are"),
+        "proxy_protocol" if directive.is_on() => Lost("write send_proxy = true in each [[backend]]"),
+        "proxy_timeout" => Done("limits.idle_timeout and backend.reply_timeout"),
+        "timeout" => Done("limits.login_timeout"),
+        "max_errors" => Done("auth.failure_delay"),
+        "resolver" | "resolver_timeout" => Done("names are resolved by the system"),
+        "server_name" => Done("the greeting has no name"),
         "ssl_protocols"
         | "ssl_ciphers"
         | "ssl_prefer_server_ciphers"
         | "ssl_dhparam"
         | "ssl_ecdh_curve"
-        | "ssl_conf_command" => {
-            draft.drop(line, name, "TLS 1.2 and 1.3, with the cipher suites that are held to be secure");
-        }
+        | "ssl_conf_command" => Done("TLS 1.2 and 1.3, with the cipher suites that are held to be secure"),
         "ssl_session_cache" | "ssl_session_timeout" | "ssl_session_tickets" | "ssl_session_ticket_key" => {
-            draft.drop(line, name, "sessions of TLS are resumed by tickets");
+            Done("sessions of TLS are resumed by tickets")
         }
-        "include" => draft.lose(line, name, "what it names was not read; import what `nginx -T` prints"),
-        "error_log" => draft.drop(line, name, "the log goes to standard error"),
-        _ if ["pop3_", "smtp_"].iter().any(|start| name.starts_with(start))
-            || matches!(name, "xclient" | "proxy_smtp_auth") =>
-        {
-            draft.drop(line, name, "not for IMAP");
-        }
-        _ => draft.lose(line, name, "imapool does not know this directive"),
+        "include" => Lost("what it names was not read; import what `nginx -T` prints"),
+        "error_log" => Done("the log goes to standard error"),
+        "xclient" | "proxy_smtp_auth" => Done("not for IMAP"),
+        name if name.starts_with("pop3_") || name.starts_with("smtp_") => Done("not for IMAP"),
+        _ => Lost("imapool does not know this directive"),
     }
 }

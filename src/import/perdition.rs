@@ -3,16 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use super::draft::{Backend, Draft, Listener, usual_port};
-use super::{ImportError, Imported, Source};
+use super::draft::{Backend, Draft, Fate, Listener, usual_port};
+use super::{ImportError, Imported, Setting, Source, last, port_of};
 use crate::config::TlsMode;
-
-/// `key value`, where the key may be a single letter.
-struct Setting {
-    line: usize,
-    key: String,
-    value: String,
-}
 
 /// Keys that have a letter.
 const LETTERS: &[(&str, &str)] = &[
@@ -89,81 +82,65 @@ impl Outgoing {
     /// `host[:port]`
     fn backend(&self, text: &str) -> Option<Backend> {
         let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, number_of(port)?),
+            Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, port_of(port)?),
             _ => (text, self.port),
         };
         Some(Backend { ca_file: self.ca_file.clone(), ..Backend::new(host, port, self.tls)? })
     }
 }
 
-fn number_of(port: &str) -> Option<u16> {
-    match port {
-        "imap" | "imap2" | "imap4" => Some(143),
-        "imaps" => Some(993),
-        number => number.parse().ok(),
-    }
-}
-
 /// Makes a draft of one process of it: of perdition.imap4 or perdition.imap4s.
 pub(super) fn import(source: &Source<'_>) -> Result<Imported, ImportError> {
     let settings = read(source.conf);
-    // The last one counts.
-    let last = |key: &str| settings.iter().rev().find(|setting| setting.key == key);
-    let text = |key: &str| last(key).map(|setting| setting.value.clone()).filter(|value| !value.is_empty());
+    let text = |key: &str| last(&settings, key).map(|setting| setting.value.clone()).filter(|value| !value.is_empty());
     let mut draft = Draft::default();
     let modes = text("ssl_mode").unwrap_or_default();
     let has = |mode: &str| modes.split(',').any(|it| it.trim() == mode);
     let protocol = text("protocol").unwrap_or_default().to_ascii_uppercase();
-    if let Some(setting) = last("protocol").filter(|_| !["IMAP4", "IMAP4S", "IMAPS"].contains(&protocol.as_str())) {
-        return Err(error(setting, "IMAP4 or IMAP4S: imapool speaks nothing else"));
+    let spoken = ["IMAP4", "IMAP4S", "IMAPS"];
+    if let Some(setting) = last(&settings, "protocol").filter(|_| !spoken.contains(&protocol.as_str())) {
+        return Err(setting.error("IMAP4 or IMAP4S: imapool speaks nothing else"));
     }
-    let outgoing = Outgoing {
-        tls: match () {
-            () if has("ssl_outgoing") || has("ssl_all") => TlsMode::Implicit,
-            () if modes.contains("tls_outgoing") || modes.contains("tls_all") => TlsMode::StartTls,
-            () => TlsMode::None,
-        },
-        port: 0,
-        ca_file: text("ssl_ca_file"),
-        renames: last("username_from_database").is_some(),
+    let tls = match () {
+        () if has("ssl_outgoing") || has("ssl_all") => TlsMode::Implicit,
+        () if modes.contains("tls_outgoing") || modes.contains("tls_all") => TlsMode::StartTls,
+        () => TlsMode::None,
     };
-    let port = last("outgoing_port").map_or(Ok(usual_port(outgoing.tls)), port_in)?;
-    let outgoing = Outgoing { port, ..outgoing };
+    let outgoing = Outgoing {
+        tls,
+        port: port_in(&settings, "outgoing_port", tls)?,
+        ca_file: text("ssl_ca_file"),
+        renames: last(&settings, "username_from_database").is_some(),
+    };
     let implicit = has("ssl_listen") || has("ssl_all") || protocol.ends_with('S');
-    let listener = listener(&mut draft, &last, &modes, implicit)?;
+    let listener = listener(&mut draft, &settings, &modes, implicit)?;
     draft.listeners.push(listener);
-    accounts(&mut draft, source, &last, &outgoing);
-    if let Some(servers) = last("outgoing_server") {
+    accounts(&mut draft, source, &settings, &outgoing);
+    if let Some(servers) = last(&settings, "outgoing_server") {
         for server in servers.value.split(',').map(str::trim).filter(|server| !server.is_empty()) {
-            let backend = outgoing.backend(server).ok_or_else(|| error(servers, "host names or IP addresses"))?;
+            let backend = outgoing.backend(server).ok_or_else(|| servers.error("host names or IP addresses"))?;
             let place = draft.backend(backend);
-            draft.goes_to(place);
+            draft.default.insert(place);
         }
     }
-    if !draft.has_backends() {
+    if draft.backends.is_empty() {
         return Err(ImportError::Nothing(
             "no server: neither outgoing_server nor a popmap that can be read (--accounts) names one",
         ));
     }
-    settings.iter().for_each(|setting| tell(&mut draft, setting));
+    for setting in &settings {
+        draft.tell(setting.line, &setting.key, &fate(setting));
+    }
     Ok(draft.finish(source.name, source.map))
 }
 
-fn error(setting: &Setting, expected: &'static str) -> ImportError {
-    let (key, value) = (setting.key.clone(), setting.value.clone());
-    ImportError::Value { line: setting.line, key, value, expected }
+/// That of a key, or the usual one.
+fn port_in(settings: &[Setting], key: &str, tls: TlsMode) -> Result<u16, ImportError> {
+    let Some(setting) = last(settings, key) else { return Ok(usual_port(tls)) };
+    port_of(&setting.value).filter(|port| *port > 0).ok_or_else(|| setting.error("a port number"))
 }
 
-fn port_in(setting: &Setting) -> Result<u16, ImportError> {
-    number_of(&setting.value).filter(|port| *port > 0).ok_or_else(|| error(setting, "a port number"))
-}
-
-fn listener<'s>(
-    draft: &mut Draft,
-    last: &impl Fn(&str) -> Option<&'s Setting>,
-    modes: &str,
-    implicit: bool,
-) -> Result<Listener, ImportError> {
+fn listener(draft: &mut Draft, settings: &[Setting], modes: &str, implicit: bool) -> Result<Listener, ImportError> {
     let starttls = modes.contains("tls_listen") || modes.contains("tls_all");
     let tls = if implicit {
         TlsMode::Implicit
@@ -172,15 +149,15 @@ fn listener<'s>(
     } else {
         TlsMode::None
     };
-    let port = last("listen_port").map_or(Ok(usual_port(tls)), port_in)?;
-    let ip = match last("bind_address") {
+    let port = port_in(settings, "listen_port", tls)?;
+    let ip = match last(settings, "bind_address").filter(|address| !address.value.is_empty()) {
         None => IpAddr::from([0, 0, 0, 0]),
-        Some(address) if address.value.is_empty() => IpAddr::from([0, 0, 0, 0]),
-        Some(address) => address.value.parse().map_err(|_| error(address, "an IP address"))?,
+        Some(address) => address.value.parse().map_err(|_| address.error("an IP address"))?,
     };
-    let file = |key: &str| last(key).map(|setting| setting.value.clone());
+    let file = |key: &str| last(settings, key).map(|setting| setting.value.clone());
     let certificate = file("ssl_cert_file").zip(file("ssl_key_file"));
-    if let (Some(mode), None, true) = (last("ssl_mode").or(last("protocol")), &certificate, tls != TlsMode::None) {
+    let mode = last(settings, "ssl_mode").or(last(settings, "protocol"));
+    if let (Some(mode), None, true) = (mode, &certificate, tls != TlsMode::None) {
         draft.lose(mode.line, &mode.key, "without ssl_cert_file and ssl_key_file there is no TLS at the listener");
     }
     // `tls_listen_force` takes no password without TLS.
@@ -191,23 +168,15 @@ fn listener<'s>(
 }
 
 /// Reads the popmap, if it is one of text.
-fn accounts<'s>(
-    draft: &mut Draft,
-    source: &Source<'_>,
-    last: &impl Fn(&str) -> Option<&'s Setting>,
-    outgoing: &Outgoing,
-) {
-    let (library, opt) = (last("map_library"), last("map_library_opt"));
+fn accounts(draft: &mut Draft, source: &Source<'_>, settings: &[Setting], outgoing: &Outgoing) {
+    let (library, opt) = (last(settings, "map_library"), last(settings, "map_library_opt"));
     let is_regex = library.is_some_and(|library| library.value.contains("regex"));
     let is_table = library.is_none_or(|it| ["gdbm", "bdb", "cdb"].iter().any(|kind| it.value.contains(kind)));
     let line = opt.or(library).map_or(1, |setting| setting.line);
     if !is_regex && !is_table && source.accounts.is_none() {
         if library.is_some_and(|library| !library.value.is_empty()) {
-            draft.lose(
-                line,
-                "map_library",
-                "export it to lines `user:server` for --accounts, or write a service for [[route]] http",
-            );
+            let words = "export it to lines `user:server` for --accounts, or write a service for [[route]] http";
+            draft.lose(line, "map_library", words);
         }
         return;
     }
@@ -247,39 +216,30 @@ fn account(draft: &mut Draft, line: &str, is_regex: bool, outgoing: &Outgoing) -
         return Err("where it leads depends on the name; write a service for [[route]] http");
     }
     let backend = outgoing.backend(host).ok_or("it names no server")?;
-    let key =
-        if is_regex { plain(key).ok_or("this expression has no counterpart")? } else { Plain::Key(key.to_owned()) };
+    let key = if is_regex { plain(key).ok_or("this expression has no counterpart")? } else { key.to_owned() };
     let place = draft.backend(backend);
-    match key {
-        Plain::All if draft.has_default() => Err("an earlier line is for everybody"),
-        Plain::All => {
-            draft.goes_to(place);
-            Ok(())
+    // An earlier expression that fits decides.
+    if is_regex {
+        if !draft.default.is_empty() {
+            return Err("an earlier line is for everybody");
         }
-        // An earlier expression for all decides.
-        Plain::Key(_) if is_regex && draft.has_default() => Err("an earlier line is for everybody"),
-        Plain::Key(key) => {
-            if is_regex
-                && key
-                    .rsplit_once('@')
-                    .is_some_and(|(name, domain)| !name.is_empty() && draft.has_line_for(&format!("@{domain}")))
-            {
-                return Err("an earlier line is for its whole domain");
-            }
-            draft.account(&key, place, user.filter(|_| outgoing.renames))
+        if key == EVERYBODY {
+            draft.default.insert(place);
+            return Ok(());
+        }
+        let domain = key.rsplit_once('@').filter(|(name, _)| !name.is_empty());
+        if domain.is_some_and(|(_, domain)| draft.has_line_for(&format!("@{domain}"))) {
+            return Err("an earlier line is for its whole domain");
         }
     }
+    draft.account(&key, Some(place), user.filter(|_| outgoing.renames))
 }
 
-/// What a regular expression means.
-enum Plain {
-    All,
-    /// A name, or a domain with its `@`.
-    Key(String),
-}
+/// What an expression for all names means.
+const EVERYBODY: &str = "*";
 
-/// Those that mean a name, a domain or everybody; `None`: another one.
-fn plain(expression: &str) -> Option<Plain> {
+/// What it means: a name, a domain with its `@`, or [`EVERYBODY`]; `None`: something else.
+fn plain(expression: &str) -> Option<String> {
     let text = expression.strip_prefix('^').unwrap_or(expression);
     let text = text.strip_suffix('$').unwrap_or(text);
     let rest = ["(.*)", ".*", "(.+)", ".+", "([^@]*)", "([^@]+)", "[^@]*", "[^@]+"]
@@ -288,48 +248,32 @@ fn plain(expression: &str) -> Option<Plain> {
     let name = rest.unwrap_or(text).replace("\\.", ".").replace("\\@", "@");
     let is_literal = !name.contains(|it: char| "\\^$*+?()[]{}|".contains(it));
     match rest {
-        Some("") => Some(Plain::All),
-        Some(_) => (is_literal && name.starts_with('@') && name.len() > 1).then_some(Plain::Key(name)),
+        Some("") => Some(EVERYBODY.to_owned()),
+        Some(_) => (is_literal && name.starts_with('@') && name.len() > 1).then_some(name),
         // Without both ends, it is any name that has it within.
-        None => (is_literal && expression.starts_with('^') && expression.ends_with('$')).then_some(Plain::Key(name)),
+        None => (is_literal && expression.starts_with('^') && expression.ends_with('$')).then_some(name),
     }
 }
 
-/// What is no part of what was made already.
-fn tell(draft: &mut Draft, setting: &Setting) {
-    let (line, key) = (setting.line, setting.key.as_str());
-    match key {
-        "bind_address"
-        | "listen_port"
-        | "outgoing_port"
-        | "outgoing_server"
-        | "protocol"
-        | "ssl_mode"
-        | "ssl_cert_file"
-        | "ssl_key_file"
-        | "ssl_ca_file"
-        | "map_library"
-        | "map_library_opt"
-        | "username_from_database" => {}
-        "no_lookup" => draft.drop(line, key, "names are resolved by the system"),
-        "lookup_domain" => draft.drop(line, key, "keys such as @example.org are for a domain"),
-        "lower_case" => {
-            draft.drop(line, key, "names are compared so (routing.user); the server gets them as they were written")
+fn fate(setting: &Setting) -> Fate {
+    use Fate::{Done, Lost, Taken};
+    match setting.key.as_str() {
+        "bind_address" | "listen_port" | "outgoing_port" | "outgoing_server" | "protocol" | "ssl_mode" => Taken,
+        "ssl_cert_file" | "ssl_key_file" | "ssl_ca_file" | "map_library" | "map_library_opt" => Taken,
+        "username_from_database" => Taken,
+        "no_lookup" => Done("names are resolved by the system"),
+        "lookup_domain" => Done("keys such as @example.org are for a domain"),
+        "lower_case" => Done("names are compared so (routing.user); the server gets them as they were written"),
+        "domain_delimiter" if setting.value == "@" => Done("it is @"),
+        "domain_delimiter" => Lost("only @ stands before a domain"),
+        "add_domain" => {
+            Lost("routing.default_domain adds one for the lookup; the server gets the name as it was written")
         }
-        "domain_delimiter" if setting.value == "@" => draft.drop(line, key, "it is @"),
-        "domain_delimiter" => draft.lose(line, key, "only @ stands before a domain"),
-        "add_domain" => draft.lose(
-            line,
-            key,
-            "routing.default_domain adds one for the lookup; the server gets the name as it was written",
-        ),
-        "strip_domain" => draft.lose(
-            line,
-            key,
-            "the server gets the name as it was written; a third word in a file of accounts is another one",
-        ),
-        "client_server_specification" => draft.lose(line, key, "a client does not choose its server"),
-        "authenticate_in" | "authenticate_timeout" => draft.lose(line, key, "the server alone judges passwords"),
+        "strip_domain" => {
+            Lost("the server gets the name as it was written; a third word in a file of accounts is another one")
+        }
+        "client_server_specification" => Lost("a client does not choose its server"),
+        "authenticate_in" | "authenticate_timeout" => Lost("the server alone judges passwords"),
         "ssl_no_cert_verify"
         | "ssl_no_cn_verify"
         | "ssl_ca_accept_self_signed"
@@ -337,35 +281,29 @@ fn tell(draft: &mut Draft, setting: &Setting) {
         | "ssl_cert_accept_expired"
         | "ssl_cert_accept_not_yet_valid"
         | "ssl_no_client_cert_verify" => {
-            draft.lose(line, key, "the server's certificate is always verified: is it valid, for this name?");
+            Lost("the server's certificate is always verified: is it valid, for this name?")
         }
-        "ssl_ca_path" => {
-            draft.lose(line, key, "name one PEM file in backend.ca_file, or none, to trust the system's authorities")
-        }
-        "ssl_ca_chain_file" => draft.lose(line, key, "put the chain behind the certificate, into the same file"),
+        "ssl_ca_path" => Lost("name one PEM file in backend.ca_file, or none, to trust the system's authorities"),
+        "ssl_ca_chain_file" => Lost("put the chain behind the certificate, into the same file"),
         "ssl_cert_verify_depth"
         | "ssl_listen_ciphers"
         | "ssl_outgoing_ciphers"
         | "ssl_dh_params_file"
         | "ssl_passphrase_fd"
         | "ssl_passphrase_file" => {
-            draft.lose(line, key, "TLS 1.2 and 1.3 as they are held to be secure, and a key that is not encrypted");
+            Lost("TLS 1.2 and 1.3 as they are held to be secure, and a key that is not encrypted")
         }
-        "imap_capability" | "pop_capability" | "managesieve_capability" => {
-            draft.drop(line, key, "the server's own are offered")
-        }
-        "connection_limit" | "connect_limit" => draft.lose(line, key, "limits.sessions"),
-        "timeout" => draft.drop(line, key, "limits.idle_timeout"),
-        "connect_relog" => draft.drop(line, key, "each session is told in the log"),
-        "connection_logging" | "debug" | "quiet" => draft.drop(line, key, "log.level, and imapool ctl trace"),
-        "log_facility" | "log_passwd" => {
-            draft.drop(line, key, "the log goes to standard error, and never has a password")
-        }
-        "username" | "group" => draft.drop(line, key, "User= and Group= of the systemd service"),
-        "inetd_mode" | "no_daemon" | "pid_file" | "tcp_keepalive" => draft.drop(line, key, "it needs none"),
+        "imap_capability" | "pop_capability" | "managesieve_capability" => Done("the server's own are offered"),
+        "connection_limit" | "connect_limit" => Lost("limits.sessions"),
+        "timeout" => Done("limits.idle_timeout"),
+        "connect_relog" => Done("each session is told in the log"),
+        "connection_logging" | "debug" | "quiet" => Done("log.level, and imapool ctl trace"),
+        "log_facility" | "log_passwd" => Done("the log goes to standard error, and never has a password"),
+        "username" | "group" => Done("User= and Group= of the systemd service"),
+        "inetd_mode" | "no_daemon" | "pid_file" | "tcp_keepalive" => Done("it needs none"),
         "no_bind_banner" | "ok_line" | "server_resp_line" | "server_ok_line" => {
-            draft.drop(line, key, "the greeting is imapool's, and the answer to a login the server's");
+            Done("the greeting is imapool's, and the answer to a login the server's")
         }
-        _ => draft.lose(line, key, "imapool does not know this option"),
+        _ => Lost("imapool does not know this option"),
     }
 }

@@ -1,6 +1,6 @@
 //! The language of 2.3 and of 2.4, as far as the two are one. Pure.
 
-use crate::import::ImportError;
+use crate::import::{ImportError, Setting, last};
 
 /// Sections in sections: more of them is no configuration.
 const DEEPEST: usize = 32;
@@ -14,17 +14,9 @@ pub(super) struct Section {
     pub(super) sections: Vec<Section>,
 }
 
-#[derive(Debug)]
-pub(super) struct Setting {
-    pub(super) line: usize,
-    pub(super) key: String,
-    pub(super) value: String,
-}
-
 impl Section {
-    /// The last one counts.
     pub(super) fn value(&self, key: &str) -> Option<&str> {
-        self.settings.iter().rev().find(|setting| setting.key == key).map(|setting| setting.value.as_str())
+        last(&self.settings, key).map(|setting| setting.value.as_str())
     }
 
     pub(super) fn of<'s>(&'s self, kind: &'s str) -> impl Iterator<Item = &'s Section> {
