@@ -45,17 +45,13 @@ impl Format {
             lines().any(|line| words.contains(&first(line).as_str()))
         };
         // Of each, what the others have not.
-        if has(&["server_hostname"]) {
-            Some(Self::Imapproxy)
-        } else if has(&["passdb"]) {
-            Some(Self::Dovecot)
-        } else if has(&["mail", "auth_http"]) {
-            Some(Self::Nginx)
-        } else if has(&["map_library", "map_library_opt", "outgoing_server", "outgoing_port", "ssl_mode"]) {
-            Some(Self::Perdition)
-        } else {
-            None
-        }
+        let words: [(_, &[_]); 4] = [
+            (Self::Imapproxy, &["server_hostname"]),
+            (Self::Dovecot, &["passdb"]),
+            (Self::Nginx, &["mail", "auth_http"]),
+            (Self::Perdition, &["map_library", "map_library_opt", "outgoing_server", "outgoing_port", "ssl_mode"]),
+        ];
+        words.into_iter().find(|(_, words)| has(words)).map(|(format, _)| format)
     }
 }
 

@@ -24,12 +24,8 @@ pub(super) fn of_value(key: &str, value: &str) -> Option<String> {
             return Some(format!("a quote is missing: {}", quoted(value.trim_matches(quote))));
         }
         let spoiled = quote == '"' && value.contains('\\');
-        return spoiled.then(|| {
-            format!(
-                "between double quotes a backslash is not itself, take single ones: {}",
-                quoted(value.trim_matches('"'))
-            )
-        });
+        let line = quoted(value.trim_matches('"'));
+        return spoiled.then(|| format!("between double quotes a backslash is not itself, take single ones: {line}"));
     }
     match value.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" => return Some(format!("write {}", write("true"))),

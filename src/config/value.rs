@@ -517,31 +517,26 @@ fn socket_address(value: &Value<'_>, text: &str, like: &Like) -> Outcome<SocketA
     let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
     let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     let host_is_ip = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-    match port.parse::<u16>() {
-        Err(_) if is_number => refuse(value, "ports go from 1 to 65535, and 0 takes a free one: write another"),
-        Ok(port) if ["", "*"].contains(&host) => refuse(
-            value,
-            format!(
-                "for all addresses write \"[::]:{port}\", or \"0.0.0.0:{port}\" for IPv4 alone; for this host alone \"127.0.0.1:{port}\""
-            ),
+    let remedy = match port.parse::<u16>() {
+        Err(_) if is_number => "ports go from 1 to 65535, and 0 takes a free one: write another".to_owned(),
+        Ok(port) if ["", "*"].contains(&host) => format!(
+            "for all addresses write \"[::]:{port}\", or \"0.0.0.0:{port}\" for IPv4 alone; for this host alone \
+             \"127.0.0.1:{port}\""
         ),
-        Ok(port) if is_host_name(host) => refuse(
-            value,
-            format!(
-                "names are not looked up here, write an address of this host, such as \"127.0.0.1:{port}\" or \"[::1]:{port}\""
-            ),
+        Ok(port) if is_host_name(host) => format!(
+            "names are not looked up here, write an address of this host, such as \"127.0.0.1:{port}\" or \
+             \"[::1]:{port}\""
         ),
-        Ok(port) if host_is_ip => refuse(value, format!("an IPv6 address needs brackets, write \"[{host}]:{port}\"")),
-        _ => refuse(
-            value,
+        Ok(port) if host_is_ip => format!("an IPv6 address needs brackets, write \"[{host}]:{port}\""),
+        _ => {
+            let Like { port, socket, otherwise, .. } = like;
             format!(
-                "write an IP address and a port, such as \"127.0.0.1:{port}\" or \"[::1]:{port}\", or \"{}\"{}",
-                like.socket,
-                like.otherwise,
-                port = like.port
-            ),
-        ),
-    }
+                "write an IP address and a port, such as \"127.0.0.1:{port}\" or \"[::1]:{port}\", or \
+                 \"{socket}\"{otherwise}"
+            )
+        }
+    };
+    refuse(value, remedy)
 }
 
 /// A name by which a host may be called.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use self::language::{Section, read};
-use super::draft::{Backend, Draft, Fate, Listener, usual_port};
+use super::draft::{Backend, Draft, Fate, Listener, tls_mode, usual_port};
 use super::{ImportError, Imported, Setting, Source};
 use crate::config::TlsMode;
 
@@ -179,11 +179,7 @@ impl<'s> Front<'s> {
             let words = "write listener.proxy_protocol_from: the load balancers' networks";
             draft.lose(line, "inet_listener haproxy", words);
         }
-        let tls = match (is_implicit, self.has_tls()) {
-            (true, _) => TlsMode::Implicit,
-            (false, true) => TlsMode::StartTls,
-            (false, false) => TlsMode::None,
-        };
+        let tls = tls_mode(is_implicit, self.has_tls());
         for address in &self.addresses {
             let is_bare = address.contains(':') && !address.starts_with('[');
             let written = if is_bare { format!("[{address}]:{port}") } else { format!("{address}:{port}") };

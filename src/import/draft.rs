@@ -22,6 +22,15 @@ pub(super) fn usual_port(tls: TlsMode) -> u16 {
     if tls == TlsMode::Implicit { 993 } else { 143 }
 }
 
+/// Whether TLS begins at once, or by STARTTLS.
+pub(super) fn tls_mode(implicit: bool, starttls: bool) -> TlsMode {
+    match (implicit, starttls) {
+        (true, _) => TlsMode::Implicit,
+        (false, true) => TlsMode::StartTls,
+        (false, false) => TlsMode::None,
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Listener {
     /// As `listener.address` has it.
@@ -275,17 +284,12 @@ impl Draft {
     fn write_routing(&self, toml: &mut String, group: Option<&str>, routes: bool) {
         toml.push_str("[routing]\n");
         if routes {
-            let name = match (self.default.first(), group) {
-                (_, Some(group)) => group.to_owned(),
-                (Some(&one), None) => self.backends[one].address(),
-                (None, None) => String::new(),
-            };
+            let one = self.default.first().map_or(String::new(), |one| self.backends[*one].address());
+            let name = group.map_or(one, str::to_owned);
             let why = if name.is_empty() { "  # whoever no route leads anywhere is refused" } else { "" };
             let _ = writeln!(toml, "default = {}{why}", quoted(&name));
         }
-        if let Some(separator) = &self.master_separator {
-            set(toml, "master_separator", separator.as_str());
-        }
+        set(toml, "master_separator", self.master_separator.as_deref());
         toml.push('\n');
     }
 }

@@ -1,6 +1,6 @@
 //! From nginx with its mail module: nginx.conf, or what `nginx -T` prints. Pure.
 
-use super::draft::{Backend, Draft, Fate, Listener, Service};
+use super::draft::{Backend, Draft, Fate, Listener, Service, tls_mode};
 use super::{ImportError, Imported, Source};
 use crate::config::TlsMode;
 
@@ -216,13 +216,7 @@ fn listener<'d>(
     }
     let implicit = listen.arguments.iter().any(|it| it == "ssl") || last("ssl").is_some_and(Directive::is_on);
     let starttls = last("starttls").map_or("off", Directive::argument);
-    let tls = if implicit {
-        TlsMode::Implicit
-    } else if starttls == "off" {
-        TlsMode::None
-    } else {
-        TlsMode::StartTls
-    };
+    let tls = tls_mode(implicit, starttls != "off");
     let file = |name: &str| last(name).map(|it| it.argument().to_owned());
     let certificate = file("ssl_certificate").zip(file("ssl_certificate_key"));
     if tls != TlsMode::None && certificate.is_none() {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use super::draft::{Backend, Draft, Fate, Listener, usual_port};
+use super::draft::{Backend, Draft, Fate, Listener, tls_mode, usual_port};
 use super::{ImportError, Imported, Setting, Source, last, port_of};
 use crate::config::TlsMode;
 
@@ -101,11 +101,8 @@ pub(super) fn import(source: &Source<'_>) -> Result<Imported, ImportError> {
     if let Some(setting) = last(&settings, "protocol").filter(|_| !spoken.contains(&protocol.as_str())) {
         return Err(setting.error("IMAP4 or IMAP4S: imapool speaks nothing else"));
     }
-    let tls = match () {
-        () if has("ssl_outgoing") || has("ssl_all") => TlsMode::Implicit,
-        () if modes.contains("tls_outgoing") || modes.contains("tls_all") => TlsMode::StartTls,
-        () => TlsMode::None,
-    };
+    let starttls = modes.contains("tls_outgoing") || modes.contains("tls_all");
+    let tls = tls_mode(has("ssl_outgoing") || has("ssl_all"), starttls);
     let outgoing = Outgoing {
         tls,
         port: port_in(&settings, "outgoing_port", tls)?,
@@ -142,13 +139,7 @@ fn port_in(settings: &[Setting], key: &str, tls: TlsMode) -> Result<u16, ImportE
 
 fn listener(draft: &mut Draft, settings: &[Setting], modes: &str, implicit: bool) -> Result<Listener, ImportError> {
     let starttls = modes.contains("tls_listen") || modes.contains("tls_all");
-    let tls = if implicit {
-        TlsMode::Implicit
-    } else if starttls {
-        TlsMode::StartTls
-    } else {
-        TlsMode::None
-    };
+    let tls = tls_mode(implicit, starttls);
     let port = port_in(settings, "listen_port", tls)?;
     let ip = match last(settings, "bind_address").filter(|address| !address.value.is_empty()) {
         None => IpAddr::from([0, 0, 0, 0]),
