@@ -142,6 +142,12 @@ impl Setting {
     }
 }
 
+/// Lines that say anything, with their numbers.
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = (1..).zip(text.lines().map(str::trim));
+    lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+}
+
 /// The last one counts, in each of these languages.
 fn last<'s>(settings: &'s [Setting], key: &str) -> Option<&'s Setting> {
     settings.iter().rev().find(|setting| setting.key == key)

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use self::language::{Section, read};
 use super::draft::{Backend, Draft, Fate, Listener, tls_mode, usual_port};
-use super::{ImportError, Imported, Setting, Source};
+use super::{ImportError, Imported, Setting, Source, lines};
 use crate::config::TlsMode;
 
 /// What a passdb answers, as far as a proxy goes by it.
@@ -127,7 +127,7 @@ fn file_of(section: &Section, of_23: &str, of_24: &str) -> Option<String> {
 
 /// What holds for all of its listeners.
 struct Front<'s> {
-    ssl: &'s str,
+    /// None without TLS.
     certificate: Option<(String, String)>,
     plaintext: bool,
     addresses: Vec<&'s str>,
@@ -158,11 +158,7 @@ impl<'s> Front<'s> {
             None => vec!["0.0.0.0", "[::]"],
             Some(listen) => listen.split([',', ' ']).filter(|it| !it.is_empty()).map(written).collect(),
         };
-        Self { ssl, certificate, plaintext, addresses }
-    }
-
-    fn has_tls(&self) -> bool {
-        self.ssl != "no" && self.certificate.is_some()
+        Self { certificate: certificate.filter(|_| ssl != "no"), plaintext, addresses }
     }
 
     /// `imap` or `imaps`, with what is written of it.
@@ -171,7 +167,8 @@ impl<'s> Front<'s> {
         let value = |key: &str| section.and_then(|it| it.value(key));
         let port = value("port").map_or(Some(usual), |port| port.parse().ok());
         let is_implicit = value("ssl").map_or(name == "imaps", |ssl| ssl == "yes");
-        if port == Some(0) || (is_implicit && !self.has_tls()) {
+        let has_tls = self.certificate.is_some();
+        if port == Some(0) || (is_implicit && !has_tls) {
             return;
         }
         let Some(port) = port else { return draft.lose(line, "inet_listener", "its port is no number") };
@@ -179,7 +176,7 @@ impl<'s> Front<'s> {
             let words = "write listener.proxy_protocol_from: the load balancers' networks";
             draft.lose(line, "inet_listener haproxy", words);
         }
-        let tls = tls_mode(is_implicit, self.has_tls());
+        let tls = tls_mode(is_implicit, has_tls);
         for address in &self.addresses {
             let is_bare = address.contains(':') && !address.starts_with('[');
             let written = if is_bare { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
@@ -348,14 +345,10 @@ impl Passdb<'_> {
                 "its file cannot be read, and WHOM IT DENIES IS LET IN: give each an [[account]] with allow = false";
             return self.lose(draft, words);
         };
-        for (number, line) in text.lines().enumerate() {
-            let line = line.trim();
-            let user = line.split_once(':').map_or(line, |(user, _)| user);
-            if user.is_empty() || user.starts_with('#') {
-                continue;
-            }
+        for (number, line) in lines(&text) {
+            let Some(user) = line.split(':').next().filter(|user| !user.is_empty()) else { continue };
             if let Err(words) = draft.account(user, None, None) {
-                draft.lose_account(number + 1, "of those who are denied", words);
+                draft.lose_account(number, "of those who are denied", words);
             }
         }
     }
@@ -376,26 +369,22 @@ fn merged(first: &Fields, second: &Fields) -> Fields {
 /// `user:password:uid:gid:gecos:home:shell:fields`; no password is looked at.
 fn accounts(draft: &mut Draft, text: &str, before: &Fields, after: &Fields, ca_file: Option<&str>) {
     const OF_THE_FILE: &str = "of the passwd-file";
-    for (number, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
+    for (number, line) in lines(text) {
         let (user, rest) = line.split_once(':').unwrap_or((line, ""));
         let mut own = Fields::default();
         own.read(rest.splitn(7, ':').nth(6).unwrap_or_default());
         let fields = merged(&merged(before, &own), after);
         for (key, words) in &fields.lost {
-            draft.lose_account(number + 1, &format!("{OF_THE_FILE} {key}"), words);
+            draft.lose_account(number, &format!("{OF_THE_FILE} {key}"), words);
         }
         if !fields.proxies {
-            draft.lose_account(number + 1, OF_THE_FILE, "it does not proxy");
+            draft.lose_account(number, OF_THE_FILE, "it does not proxy");
             continue;
         }
         let login = fields.login.as_deref();
         let backend = fields.backend(draft, ca_file);
         if let Err(words) = backend.and_then(|backend| draft.account(user, Some(backend), login)) {
-            draft.lose_account(number + 1, OF_THE_FILE, words);
+            draft.lose_account(number, OF_THE_FILE, words);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::draft::{Draft, Fate, set};
-use super::{ImportError, Imported, Setting, Source, last, port_of};
+use super::{ImportError, Imported, Setting, Source, last, lines, port_of};
 
 impl Setting {
     fn is_yes(&self) -> bool {
@@ -93,12 +93,11 @@ pub(super) fn import(source: &Source<'_>) -> Result<Imported, ImportError> {
 
 /// `keyword value`, one a line; `#` begins a comment at the start of a line only.
 fn read(conf: &str) -> Vec<Setting> {
-    let lines = (1..).zip(conf.lines().map(str::trim));
-    let settings = lines.filter(|(_, text)| !text.is_empty() && !text.starts_with('#')).map(|(line, text)| {
+    let setting = |(line, text): (usize, &str)| {
         let (key, value) = text.split_once([' ', '\t']).unwrap_or((text, ""));
         Setting { line, key: key.to_ascii_lowercase(), value: value.trim().to_owned() }
-    });
-    settings.collect()
+    };
+    lines(conf).map(setting).collect()
 }
 
 fn write_backend(

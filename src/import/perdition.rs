@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use super::draft::{Backend, Draft, Fate, Listener, tls_mode, usual_port};
-use super::{ImportError, Imported, Setting, Source, last, port_of};
+use super::{ImportError, Imported, Setting, Source, last, lines, port_of};
 use crate::config::TlsMode;
 
 /// Keys that have a letter.
@@ -187,13 +187,9 @@ fn accounts(draft: &mut Draft, source: &Source<'_>, settings: &[Setting], outgoi
             return draft.lose(line, "map_library_opt", &words);
         }
     };
-    for (number, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
+    for (number, line) in lines(&text) {
         if let Err(words) = account(draft, line, is_regex, outgoing) {
-            draft.lose_account(number + 1, "of the popmap", words);
+            draft.lose_account(number, "of the popmap", words);
         }
     }
 }
