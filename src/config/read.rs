@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
@@ -258,14 +258,14 @@ impl<'t> Section<'t> {
         self.reader.fault(value.span().start, self.of_another_type(key, found, expected));
     }
 
-    /// Notes it if the file that a key names cannot be read.
-    pub(super) fn must_be_readable(&self, key: &str, path: &Path, most: u64) {
-        if let Err(error) = (self.reader.probe)(path, most) {
+    /// Notes it if the file that a key names, if it names one, cannot be read.
+    pub(super) fn must_be_readable(&self, key: &str, path: Option<&PathBuf>, most: u64) {
+        if let Some(Err(error)) = path.map(|path| (self.reader.probe)(path, most)) {
             self.refuse(key, &format!("the file cannot be read: {error}"));
         }
     }
 
-    /// As [`Section::must_be_readable`], of a file or a folder.
+    /// The same of a file or a folder.
     pub(super) fn must_be_there(&self, key: &str, path: &Path, most: u64) {
         match (self.reader.probe)(path, most) {
             Ok(()) => {}

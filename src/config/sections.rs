@@ -118,22 +118,17 @@ fn read_listener(section: Section<'_>) -> Option<Placed<'_, Listener>> {
     if listener.tls != TlsMode::None {
         let files = [("certificate", &listener.certificate), ("private_key", &listener.private_key)];
         for (key, file) in files {
-            match file {
-                Some(path) => section.must_be_readable(key, path, files::PEM),
-                None if section.has(key) => {}
-                None => {
-                    let tls = listener.tls.as_str();
-                    let remedy = format!("tls = \"{tls}\" needs it, name a PEM file or write tls = \"none\"");
-                    section.missing(key, "tls", &remedy);
-                }
+            section.must_be_readable(key, file.as_ref(), files::PEM);
+            if !section.has(key) {
+                let tls = listener.tls.as_str();
+                let remedy = format!("tls = \"{tls}\" needs it, name a PEM file or write tls = \"none\"");
+                section.missing(key, "tls", &remedy);
             }
         }
         for path in &listener.certificates {
             section.must_be_there("certificates", path, files::CERTIFICATE);
         }
-        if let Some(path) = &listener.client_ca_file {
-            section.must_be_readable("client_ca_file", path, files::PEM);
-        }
+        section.must_be_readable("client_ca_file", listener.client_ca_file.as_ref(), files::PEM);
     }
     let has = section.system();
     if listener.reuse_port && !has.reuse_port {
@@ -161,21 +156,17 @@ fn read_backend(section: Section<'_>) -> Option<Placed<'_, Backend>> {
 }
 
 fn check_backend_files(section: &Section<'_>, backend: &Backend) {
-    let pair = [("certificate", &backend.certificate), ("private_key", &backend.private_key)];
-    for ((key, file), (other, _)) in pair.iter().zip(pair.iter().rev()) {
-        if file.is_none() && section.has(other) && !section.has(key) {
+    for (key, other) in [("certificate", "private_key"), ("private_key", "certificate")] {
+        if section.has(other) && !section.has(key) {
             let remedy =
                 format!("{other} is nothing without it, name a PEM file (it may be the same), or delete {other}");
             section.missing(key, other, &remedy);
         }
     }
-    if backend.tls == TlsMode::None {
-        return;
-    }
-    for (key, file) in pair.into_iter().chain([("ca_file", &backend.ca_file)]) {
-        if let Some(path) = file {
-            section.must_be_readable(key, path, files::PEM);
-        }
+    if backend.tls != TlsMode::None {
+        section.must_be_readable("certificate", backend.certificate.as_ref(), files::PEM);
+        section.must_be_readable("private_key", backend.private_key.as_ref(), files::PEM);
+        section.must_be_readable("ca_file", backend.ca_file.as_ref(), files::PEM);
     }
 }
 
@@ -196,9 +187,7 @@ fn read_group<'t>(section: Section<'t>, listeners: &[Placed<'_, Listener>]) -> O
     if it.relays() && it.slow_start > Duration::ZERO {
         section.refuse("slow_start", "replicas would not agree whose an account is: delete the line");
     }
-    if let Some(path) = &it.check.password_file {
-        section.must_be_readable("check", path, files::TOKEN);
-    }
+    section.must_be_readable("check", it.check.password_file.as_ref(), files::TOKEN);
     match &it.inner {
         None if it.relays() => {
             let remedy = "mode = \"relay\" needs it: name the listener by which the replicas reach each other";
@@ -233,9 +222,7 @@ fn read_route<'t>(section: Section<'t>, scene: &Scene<'_>, names: &Names) -> Pla
     scene.check_target(&section, "to", it.to.as_ref());
     check_users(&section, &it.users, names);
     check_listeners(&section, "listeners", &it.listeners, &scene.listeners);
-    if let Some(path) = &it.file {
-        section.must_be_readable("file", path, files::MAP);
-    }
+    section.must_be_readable("file", it.file.as_ref(), files::MAP);
     let given: Vec<_> = ["to", "file", "http"].into_iter().filter(|key| section.has(key)).collect();
     match given[..] {
         [] => section.missing("to", "to", ONE),
@@ -279,9 +266,7 @@ fn check_source_addresses(section: &Section<'_>, backend: &Backend) {
 
 fn read_admin(section: Section<'_>) -> Placed<'_, Admin> {
     let admin = Admin::default().read(&section);
-    if let Some(path) = &admin.token_file {
-        section.must_be_readable("token_file", path, files::TOKEN);
-    }
+    section.must_be_readable("token_file", admin.token_file.as_ref(), files::TOKEN);
     if matches!(admin.address, Some(ListenAddr::Unix(_))) && !section.system().unix_sockets {
         section.refuse("address", NO_UNIX_SOCKETS);
     }

@@ -141,11 +141,9 @@ impl<'s> Front<'s> {
         let of_tls = ["ssl_cert", "ssl_key", "ssl_server_cert_file", "ssl_server_key_file"];
         let wants_tls = ssl == "required" || of_tls.iter().any(|key| root.value(key).is_some());
         if ssl != "no" && certificate.is_none() && wants_tls {
-            draft.lose(
-                1,
-                "ssl_cert and ssl_key",
-                "not both are named here, so NO LISTENER HAS TLS: `doveconf -n` hides the key, `doveconf -nP` shows it",
-            );
+            let words =
+                "not both are named here, so NO LISTENER HAS TLS: `doveconf -n` hides the key, `doveconf -nP` shows it";
+            draft.lose(1, "ssl_cert and ssl_key", words);
         }
         let in_clear = [("disable_plaintext_auth", "no"), ("auth_allow_cleartext", "yes"), ("ssl", "any")];
         let plaintext = ssl != "required" && in_clear.iter().any(|(key, value)| root.value(key) == Some(value));
@@ -231,22 +229,14 @@ fn denies(passdb: &Section) -> bool {
 
 /// What decides which names it is for, and how, has no counterpart.
 fn tell_rest(draft: &mut Draft, section: &Section, what: &str) {
-    let known = [
-        "driver",
-        "args",
-        "default_fields",
-        "override_fields",
-        "deny",
-        "master",
-        "passwd_file_path",
-        "default_password_scheme",
-    ];
-    for setting in section.settings.iter().filter(|setting| !known.contains(&setting.key.as_str())) {
-        draft.lose(
-            setting.line,
-            &format!("{what} {}", setting.key),
-            "it was not taken over: does anybody depend on it?",
-        );
+    for setting in &section.settings {
+        let fate = match setting.key.as_str() {
+            "driver" | "args" | "default_fields" | "override_fields" | "deny" | "master" => Fate::Taken,
+            // The server judges passwords.
+            "passwd_file_path" | "default_password_scheme" => Fate::Taken,
+            _ => Fate::Lost("it was not taken over: does anybody depend on it?"),
+        };
+        draft.tell(setting.line, &format!("{what} {}", setting.key), &fate);
     }
 }
 
