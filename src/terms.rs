@@ -61,7 +61,7 @@ pub struct AllTerms {
     backends: HashMap<String, Terms>,
     /// At others.
     elsewhere: Terms,
-    /// How many processes share what an account may have, is said there.
+    /// Says how many processes share what an account may have (`replicas`).
     pool: Pool,
 }
 

@@ -189,7 +189,7 @@ impl<'t> Section<'t> {
         Some(section)
     }
 
-    /// Notes its keys that are in no table.
+    /// Notes its keys that nobody knows.
     pub(super) fn note_unknown(&self) {
         let known = |key: &str| self.reader.known.contains(&(self.name, key));
         let unknown = self.table.into_iter().flat_map(DeTable::keys).filter(|key| !known(key.get_ref()));

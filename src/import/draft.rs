@@ -176,6 +176,7 @@ impl Draft {
         self.lost_accounts.add(line, what, words);
     }
 
+    /// What becomes of a setting.
     pub(super) fn tell(&mut self, line: usize, what: &str, fate: &Fate) {
         match fate {
             Fate::Taken => {}
@@ -305,7 +306,7 @@ fn note(list: &mut Vec<String>, line: usize, what: &str, words: &str) {
     }
 }
 
-/// What means one account, or a domain's.
+/// What stands for the same account, or domain, as others that are written otherwise; `None`: for none.
 fn pattern(key: &str) -> Option<String> {
     let names = Names { fold: true, ..Names::default() };
     Pattern::parse(key, &names).ok().map(|pattern| format!("{pattern:?}"))
