@@ -6,10 +6,7 @@ use super::*;
 fn warnings() {
     let warnings = |text: &str| -> Vec<String> {
         let warnings = parsed(text).expect("a warning is no error").warnings();
-        warnings
-            .iter()
-            .map(|warning| warning.to_string().split([' ', ':']).next().unwrap_or_default().to_owned())
-            .collect()
+        warnings.iter().map(|warning| warning.split([' ', ':']).next().unwrap_or_default().to_owned()).collect()
     };
     let open =
         "[[listener]]\naddress = \"0.0.0.0:143\"\nplaintext_login = \"always\"\n[[backend]]\naddress = \"h:143\"\n";
@@ -38,7 +35,7 @@ fn warnings() {
 fn told(listeners: &str, backends: &str) -> Vec<String> {
     let text = format!("{listeners}[[backend]]\nname = \"b\"\n{backends}");
     let config = parsed(&text).unwrap_or_else(|error| panic!("a warning is no error: {error}"));
-    config.warnings().iter().map(ToString::to_string).collect()
+    config.warnings()
 }
 
 fn listener_l(more: &str) -> String {
@@ -209,7 +206,7 @@ fn of_routes(text: &str) -> Vec<String> {
         listener_l("address = \"127.0.0.1:1\"") + &backend("a", &pair) + &backend("b", &pair) + &backend("c", "");
     let open = "[routing]\nmoves_file = \"/m\"\n[[group]]\nname = \"g\"\n";
     let config = Config::parse(&format!("{head}{open}{rest}"), "f").unwrap_or_else(|error| panic!("{error}"));
-    config.warnings().iter().map(ToString::to_string).collect()
+    config.warnings()
 }
 
 #[track_caller]
