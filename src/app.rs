@@ -15,13 +15,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use self::accept::{Acceptor, Gate};
-use crate::admin::{self, AdminError, AdminServer, AdminState, Readiness, Token};
+use crate::admin::{self, AdminError, AdminServer, AdminState, Token};
 use crate::auth::{Authenticator, Settings};
 use crate::config::{self, Config, ListenAddr, Live};
 use crate::listener::{BindError, BoundListener, Inherited, ListenerContext};
@@ -115,6 +116,7 @@ struct Inner {
     lifetimes: seeing::Lifetimes,
     looking: renewing::Looking,
     sessions: TaskTracker,
+    /// Sessions that come by a listener for replicas while the process ends.
     late: TaskTracker,
     net: Net,
     /// Another process takes over.
@@ -135,6 +137,7 @@ struct Running {
     admin: Option<RunningAdmin>,
 }
 
+#[derive(Clone)]
 struct RunningListener {
     /// As it is configured, and as it is bound.
     configured: ListenAddr,
@@ -163,18 +166,11 @@ impl Proxy {
     /// # Errors
     /// See [`StartError`]; nothing is left behind.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        Self::start_with(config, Inherited::default()).await
+        Self::start_over(config, Inherited::default(), Net::System).await
     }
 
-    /// As [`Proxy::start`], with listening sockets that the process was started with in place of those it would bind.
-    ///
-    /// # Errors
-    /// As [`Proxy::start`].
-    pub async fn start_with(config: Config, inherited: Inherited) -> Result<Self, StartError> {
-        Self::start_over(config, inherited, Net::System).await
-    }
-
-    /// As [`Proxy::start_with`], over another net than this host's; the admin address is this host's all the same.
+    /// As [`Proxy::start`], with listening sockets that the process was started with in place of those it would bind,
+    /// and perhaps over another net than this host's; the admin address is this host's all the same.
     ///
     /// # Errors
     /// As [`Proxy::start`].
@@ -267,12 +263,6 @@ impl Proxy {
         self.0.config.load_full()
     }
 
-    /// The upstream connections that exist, those being dialed included.
-    #[must_use]
-    pub fn upstream_connections(&self) -> usize {
-        self.0.budget.in_use()
-    }
-
     /// Hands over to another process as on SIGUSR1: no new sessions, those that are open go on, at rest too, until
     /// they end or `limits.drain_timeout` is over; then as [`Proxy::drain`].
     pub async fn hand_over(self) {
@@ -335,11 +325,7 @@ impl Proxy {
                 let router = Arc::clone(&inner.router);
                 tokio::spawn(async move { router.tend().await });
                 inner.tell_of_certificates();
-                // None waits for another, nor does the next round for one that does not answer.
-                for backend in backends.iter() {
-                    let backend = Arc::clone(backend);
-                    tokio::spawn(async move { backend.tend().await });
-                }
+                tend(backends.iter());
             }
         });
     }
@@ -353,20 +339,16 @@ impl Proxy {
             stop: self.0.stop.child_token(),
         };
         info!(listener = "admin", address = %server.address(), "listening");
+        let inner = Arc::clone(&self.0);
         let state = AdminState {
             metrics: self.metrics(),
-            readiness: self.readiness(),
+            readiness: Arc::new(move || inner.readiness()),
             token: Arc::clone(&running.token),
             hosts: Arc::clone(&running.hosts),
             subject: Some(Arc::new(self.clone())),
         };
         tokio::spawn(server.serve(state, running.stop.clone()));
         running
-    }
-
-    fn readiness(&self) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
-        let inner = Arc::clone(&self.0);
-        Arc::new(move || inner.readiness())
     }
 }
 
@@ -408,19 +390,12 @@ impl admin::Subject for Proxy {
 
 impl Inner {
     fn new(config: &Config, net: Net) -> Result<Self, StartError> {
-        let names: Vec<_> = config.backends.iter().map(|backend| backend.name.clone()).collect();
-        let metrics = Metrics::new(&names);
-        let budget = Budget::new(config);
-        let pool_config: Live<_> = Arc::new(ArcSwap::from_pointee(config.pool.clone()));
-        let made = config.backends.iter().enumerate();
-        let made = made.map(|(index, backend)| new_backend(index, backend, &pool_config, &budget, &metrics, &net));
-        let backends = made.collect::<Result<Vec<_>, _>>()?;
+        let Made { metrics, budget, pool_config, backends } = Made::of(config, &net)?;
         let table = Table::new(config, backends.clone(), &net)?;
         let pools = Arc::new(Pools::new(Arc::clone(&pool_config), Arc::clone(table.terms()), backends, &budget));
         let auth = Authenticator::new(auth_settings(config), Arc::clone(&pools), Arc::clone(&metrics))?;
         let registry = Arc::<Registry>::default();
-        let router = Router::new(table, Arc::clone(&pool_config), Arc::clone(&metrics));
-        let router = Arc::new(router);
+        let router = Arc::new(Router::new(table, Arc::clone(&pool_config), Arc::clone(&metrics)));
         let context = Context {
             auth: Arc::clone(&auth),
             router: Arc::clone(&router),
@@ -461,10 +436,7 @@ impl Inner {
     /// the proxy from starting.
     async fn first_look(&self) {
         let deadline = Instant::now() + FIRST_LOOK;
-        let backends = self.pools.backends();
-        let looks: Vec<_> =
-            backends.iter().cloned().map(|backend| tokio::spawn(async move { backend.tend().await })).collect();
-        for look in looks {
+        for look in tend(self.pools.backends().iter()) {
             let _ = timeout_at(deadline, look).await;
         }
     }
@@ -477,7 +449,7 @@ impl Inner {
         let _ = timeout_at(Instant::now() + LAST_WORDS, self.late.wait()).await;
     }
 
-    fn serve(&self, listener: BoundListener) -> RunningListener {
+    fn serve(self: &Arc<Self>, listener: BoundListener) -> RunningListener {
         let config = &listener.context().config;
         // Known from now on, at zero.
         self.metrics.listener(&config.name);
@@ -488,18 +460,37 @@ impl Inner {
             stop: self.close.child_token(),
         };
         info!(listener = config.name, address = %running.bound, "listening");
-        let acceptor = Acceptor {
-            context: Arc::clone(&self.context),
-            gate: Arc::clone(&self.gate),
-            sessions: self.sessions.clone(),
-            listener: Arc::clone(&running.context),
-            late: self.late.clone(),
-            drain: self.drain.clone(),
-            stop: running.stop.clone(),
-        };
+        let acceptor =
+            Acceptor { inner: Arc::clone(self), listener: Arc::clone(&running.context), stop: running.stop.clone() };
         tokio::spawn(acceptor.serve(listener, self.sessions.token()));
         running
     }
+}
+
+/// What is made of a configuration first.
+struct Made {
+    metrics: Arc<Metrics>,
+    budget: Arc<Budget>,
+    pool_config: Live<config::Pool>,
+    backends: Vec<Arc<Backend>>,
+}
+
+impl Made {
+    fn of(config: &Config, net: &Net) -> Result<Self, StartError> {
+        let names: Vec<_> = config.backends.iter().map(|backend| backend.name.clone()).collect();
+        let (metrics, budget) = (Metrics::new(&names), Budget::new(config));
+        let pool_config: Live<_> = Arc::new(ArcSwap::from_pointee(config.pool.clone()));
+        let backends = config.backends.iter().enumerate();
+        let backends = backends.map(|(index, it)| new_backend(index, it, &pool_config, &budget, &metrics, net));
+        let backends = backends.collect::<Result<_, _>>()?;
+        Ok(Self { metrics, budget, pool_config, backends })
+    }
+}
+
+/// Has backends asked what they offer, and whether they are there: none waits for another, nor anybody for one that
+/// does not answer.
+fn tend<'b>(backends: impl Iterator<Item = &'b Arc<Backend>>) -> Vec<JoinHandle<()>> {
+    backends.cloned().map(|backend| tokio::spawn(async move { backend.tend().await })).collect()
 }
 
 fn new_backend(

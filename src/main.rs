@@ -16,6 +16,7 @@ use imapool::config::{Config, ConfigError, ListenAddr, Log, Places};
 use imapool::demo::{DemoArgs, Front};
 use imapool::import::{self, Format, Source};
 use imapool::listener::Inherited;
+use imapool::net::Net;
 use imapool::platform::signals::Signals;
 use imapool::platform::{Request, manager, raise_descriptor_limit, told};
 use tokio::runtime::Runtime;
@@ -319,7 +320,7 @@ fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
 async fn serve(file: PathBuf, config: Config, places: Places, level: logging::Level) -> anyhow::Result<()> {
     let inherited = Inherited::from_environment();
     let mut signals = Signals::new().context("cannot wait for signals")?;
-    let proxy = match Proxy::start_with(config.clone(), inherited).await {
+    let proxy = match Proxy::start_over(config.clone(), inherited, Net::System).await {
         Ok(proxy) => proxy,
         Err(error) => anyhow::bail!("{}: {error}", error.place(&config, &places)),
     };

@@ -9,12 +9,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
+use super::Inner;
 use crate::config::{Limits, Live, TlsMode};
 use crate::listener::{BoundListener, ClientAddr, ListenerContext, prepare};
 use crate::metrics::{Metrics, SessionClose};
@@ -114,16 +115,9 @@ impl Drop for Admission {
 /// Accepts on one listener.
 #[derive(Clone)]
 pub(super) struct Acceptor {
-    /// For sessions that begin.
-    pub(super) context: Live<Context>,
-    pub(super) gate: Arc<Gate>,
-    pub(super) sessions: TaskTracker,
-    /// Those that come by a listener for replicas while the process ends.
-    pub(super) late: TaskTracker,
+    pub(super) inner: Arc<Inner>,
     /// For connections that come.
     pub(super) listener: Live<ListenerContext>,
-    /// The process ends.
-    pub(super) drain: CancellationToken,
     /// The listener is not wanted any more.
     pub(super) stop: CancellationToken,
 }
@@ -138,22 +132,20 @@ impl Acceptor {
         if self.is_late() && !self.stop.is_cancelled() {
             // Others would take the accounts over if nobody were there, and commands still run. Each is told that it
             // is not the time for that.
-            held = self.late.token();
+            held = self.inner.late.token();
             while let Some((stream, peer)) = self.stop.run_until_cancelled(listener.accept()).await {
                 self.accepted(stream, peer);
             }
         }
         if listener.hand_over() {
             // Handshakes that have begun end here.
-            let over = tokio::time::sleep(HANDSHAKES);
-            tokio::pin!(over);
-            loop {
-                tokio::select! {
-                    biased;
-                    (stream, peer) = listener.accept() => self.accepted(stream, peer),
-                    () = &mut over => break,
+            let ends = async {
+                loop {
+                    let (stream, peer) = listener.accept().await;
+                    self.accepted(stream, peer);
                 }
-            }
+            };
+            let _: Result<(), _> = timeout(HANDSHAKES, ends).await;
         }
         // Whoever has connected by now is served, or told; to be reset would look like a refusal.
         for (stream, peer) in listener.close().await {
@@ -164,38 +156,35 @@ impl Acceptor {
 
     /// What is awaited, unless the listener closes before, or the process ends.
     async fn draining<T>(&self, awaited: impl Future<Output = T>) -> Option<T> {
-        let awaited = self.drain.run_until_cancelled(awaited);
+        let awaited = self.inner.drain.run_until_cancelled(awaited);
         self.stop.run_until_cancelled(awaited).await.flatten()
-    }
-
-    fn is_for_replicas(&self) -> bool {
-        self.context.load().router.is_for_replicas(&self.listener.load().config.name)
     }
 
     /// Whether sessions that come are told only that the process ends.
     fn is_late(&self) -> bool {
-        self.drain.is_cancelled() && self.is_for_replicas()
+        let Inner { drain, router, .. } = &*self.inner;
+        drain.is_cancelled() && router.is_for_replicas(&self.listener.load().config.name)
     }
 
     fn tasks(&self) -> &TaskTracker {
-        if self.is_late() { &self.late } else { &self.sessions }
+        if self.is_late() { &self.inner.late } else { &self.inner.sessions }
     }
 
     fn accepted(&self, stream: Stream, peer: ClientAddr) {
-        let (context, listener) = (self.context.load_full(), self.listener.load_full());
-        match self.gate.place() {
+        let (context, listener) = (self.inner.context.load_full(), self.listener.load_full());
+        match self.inner.gate.place() {
             Some(place) => {
-                let guest = Guest { place, counted: Counted::new(&context.metrics) };
-                if listener.is_ready(peer) {
-                    self.begin(stream, peer, guest, context, &listener);
+                let counted = Counted::new(&context.metrics);
+                let guest = Guest { stream, client: peer, context, listener, place, counted };
+                if guest.listener.is_ready(peer) {
+                    self.begin(guest);
                 } else {
-                    let welcome = self.clone().welcome(stream, peer, guest, context, listener);
-                    self.tasks().spawn(welcome);
+                    self.tasks().spawn(self.clone().welcome(guest));
                 }
             }
             None => {
                 turned_away(&context, &listener, peer, "limits.sessions");
-                match Arc::clone(&self.gate.refusals).try_acquire_owned() {
+                match Arc::clone(&self.inner.gate.refusals).try_acquire_owned() {
                     Ok(turn) if listener.config.tls != TlsMode::Implicit => {
                         self.tasks().spawn(async move {
                             refuse(stream).await;
@@ -209,22 +198,16 @@ impl Acceptor {
     }
 
     /// What comes before the first greeting.
-    async fn welcome(
-        self,
-        stream: Stream,
-        peer: ClientAddr,
-        guest: Guest,
-        context: Arc<Context>,
-        listener: Arc<ListenerContext>,
-    ) {
+    async fn welcome(self, guest: Guest) {
+        let Guest { stream, client, context, listener, place, counted } = guest;
         let limit = context.limits.tls_handshake_timeout;
         let prepared = {
-            let prepared = Box::pin(prepare(stream, peer, &listener, limit));
+            let prepared = Box::pin(prepare(stream, client, &listener, limit));
             tokio::select! {
                 biased;
                 // Nothing can be said in the middle of a handshake.
-                () = guest.place.given_up() => {
-                    info!(client = %peer, listener = listener.config.name, "gave way before it was ready");
+                () = place.given_up() => {
+                    info!(%client, listener = listener.config.name, "gave way before it was ready");
                     return context.metrics.session_closed(SessionClose::GaveWay);
                 }
                 prepared = prepared => prepared,
@@ -233,33 +216,27 @@ impl Acceptor {
         let accepted = match prepared {
             Ok(accepted) => accepted,
             Err(error) => {
-                info!(client = %peer, listener = listener.config.name, %error, "handshake failed");
+                info!(%client, listener = listener.config.name, %error, "handshake failed");
                 return context.metrics.session_closed(SessionClose::HandshakeFailed);
             }
         };
-        self.begin(accepted.stream, accepted.client, guest, context, &listener);
+        let (stream, client) = (accepted.stream, accepted.client);
+        self.begin(Guest { stream, client, context, listener, place, counted });
     }
 
     /// Gives the session a task of its own size.
-    fn begin(
-        &self,
-        stream: Stream,
-        client: ClientAddr,
-        guest: Guest,
-        context: Arc<Context>,
-        listener: &Arc<ListenerContext>,
-    ) {
-        let Some(admission) = self.gate.admit(client) else {
-            turned_away(&context, listener, client, "limits.sessions_per_address");
+    fn begin(&self, guest: Guest) {
+        let Guest { stream, client, context, listener, place, counted } = guest;
+        let Some(admission) = self.inner.gate.admit(client) else {
+            turned_away(&context, &listener, client, "limits.sessions_per_address");
             self.tasks().spawn(async move {
                 refuse(stream).await;
-                drop(guest);
+                drop((place, counted));
             });
             return;
         };
-        let Guest { place, counted } = guest;
         let numbers = context.metrics.listener(&listener.config.name);
-        let enrolled = context.registry.enroll(client, listener, numbers, (place, self.is_late()));
+        let enrolled = context.registry.enroll(client, &listener, numbers, (place, self.is_late()));
         let session = Session::new(stream, Arc::clone(enrolled.record()), context);
         let held = (enrolled, counted, admission);
         self.tasks().spawn(async move {
@@ -276,6 +253,10 @@ fn turned_away(context: &Context, listener: &ListenerContext, client: ClientAddr
 
 /// Who has come, and is not a session yet.
 struct Guest {
+    stream: Stream,
+    client: ClientAddr,
+    context: Arc<Context>,
+    listener: Arc<ListenerContext>,
     place: Place,
     counted: Counted,
 }
@@ -299,7 +280,7 @@ impl Drop for Counted {
 /// Says why there is no session. A limit never looks like a wrong password.
 async fn refuse(mut stream: Stream) {
     let say = stream.write_all(b"* BYE [LIMIT] Too many sessions; try again later.\r\n");
-    if let Ok(Ok(())) = tokio::time::timeout(Duration::from_secs(1), say).await {
+    if let Ok(Ok(())) = timeout(Duration::from_secs(1), say).await {
         stream.close(Duration::from_secs(1)).await;
     }
 }

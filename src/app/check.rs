@@ -2,20 +2,16 @@
 //! where that is wished, of the backends.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwap;
-
-use super::{StartError, new_backend};
+use super::{Made, StartError};
 use crate::admin::Token;
 use crate::certificate::Validity;
 use crate::config::{Config, Lifetime, TlsMode};
 use crate::files;
 use crate::listener::ListenerContext;
-use crate::metrics::Metrics;
 use crate::net::Net;
-use crate::ports::{self, Budget};
+use crate::ports;
 use crate::routing;
 use crate::tls::{self, CertificateStore, TlsConnectorConfig};
 use crate::upstream::backend::{AskError, Asked};
@@ -118,19 +114,13 @@ pub(super) fn now() -> i64 {
 /// # Errors
 /// Where a backend cannot even be asked: [`Checked`] tells that before.
 pub async fn ask(config: &Config) -> Result<Vec<Result<Asked, AskError>>, StartError> {
-    let names: Vec<_> = config.backends.iter().map(|backend| backend.name.clone()).collect();
-    let (metrics, budget) = (Metrics::new(&names), Budget::new(config));
-    let pool = Arc::new(ArcSwap::from_pointee(config.pool.clone()));
-    let made = config.backends.iter().enumerate();
-    let made = made.map(|(index, backend)| new_backend(index, backend, &pool, &budget, &metrics, &Net::System));
-    let backends = made.collect::<Result<Vec<_>, _>>()?;
-    let asked = backends.into_iter().map(|backend| tokio::spawn(async move { backend.ask().await }));
+    let asked = Made::of(config, &Net::System)?
+        .backends
+        .into_iter()
+        .map(|backend| tokio::spawn(async move { backend.ask().await }));
     let mut answers = Vec::new();
     for answer in asked.collect::<Vec<_>>() {
-        match answer.await {
-            Ok(answer) => answers.push(answer),
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
+        answers.push(answer.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())));
     }
     Ok(answers)
 }

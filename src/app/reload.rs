@@ -8,11 +8,12 @@ use std::sync::atomic::Ordering;
 
 use tracing::{error, info, warn};
 
-use super::{Checked, Proxy, Running, StartError, auth_settings, hands_over, new_backend};
+use super::{Checked, Proxy, Running, RunningListener, StartError, auth_settings, hands_over, new_backend, tend};
 use crate::admin::{AdminServer, Token};
 use crate::config::{self, Change, Config, ConfigError, Effect, ListenAddr, Places, TlsMode, diff};
 use crate::listener::{BindError, BindProblem, BoundListener, Inherited, ListenerContext};
-use crate::routing::{RouteError, Rules, Table};
+use crate::net::Net;
+use crate::routing::{RouteError, Table};
 use crate::session::driver::Context;
 use crate::session::trace::Slow;
 use crate::tls::{TlsConfigError, TlsConnectorConfig};
@@ -37,18 +38,9 @@ pub enum ReloadError {
     NoFile,
 }
 
-/// All that a new configuration needs beyond what is there.
-struct Plan {
-    listeners: Vec<PlannedListener>,
-    /// In the order of the configuration.
-    backends: Vec<Arc<Backend>>,
-    table: Table,
-    admin: PlannedAdmin,
-}
-
 enum PlannedListener {
-    /// The running one at this place, with another context where that has changed.
-    Kept(usize, Option<Arc<ListenerContext>>),
+    /// A running one, with another context where that has changed.
+    Kept(RunningListener, Option<Arc<ListenerContext>>),
     Bound(BoundListener),
 }
 
@@ -122,52 +114,53 @@ impl Proxy {
             return Err(StartError::Draining);
         }
         let rules = self.0.router.rules(&config, &self.0.net).await?;
-        let kept = self.kept(&config);
-        let prepared = prepare(kept, config.backends.clone()).await?;
+        let listeners = prepare(self.kept(&config), config.backends.clone(), self.0.net.clone()).await?;
         let mut running = self.0.running.lock();
-        let plan = self.plan(&running, &config, &rules, prepared)?;
-        let changes = differences(&self.0.config.load(), &config);
-        self.exchange(&mut running, config, plan, &rules);
+        let admin = plan_admin(&running, &config)?;
+        let backends = self.plan_backends(&config)?;
+        // Nothing from here on fails or waits.
+        let inner = &self.0;
+        let changes = differences(&inner.config.load(), &config);
+        let table = Table::by(&config, backends.clone(), &rules);
+        let indices: Vec<_> = backends.iter().map(|backend| backend.index).collect();
+        inner.budget.resize(&config, &indices);
+        inner.pools.apply(config.pool.clone());
+        inner.auth.apply(auth_settings(&config));
+        inner.gate.apply(&config.limits);
+        let before = inner.pools.backends();
+        inner.pools.set_backends(backends.clone(), inner.budget.capacity());
+        tend(backends.iter().filter(|new| !before.iter().any(|old| Arc::ptr_eq(old, new))));
+        inner.pools.set_terms(Arc::clone(table.terms()));
+        inner.router.apply(table, &rules);
+        inner.end_sessions_of_gone_backends();
+        let (limits, slow) = (config.limits.clone(), Slow::than(config.log.slow));
+        inner.context.store(Arc::new(Context { limits, slow, ..Context::clone(&inner.context.load()) }));
+        self.exchange_listeners(&mut running, listeners);
+        self.exchange_admin(&mut running, &config.admin, admin);
+        if let Some(watcher) = inner.watcher.get() {
+            watcher(&config);
+        }
+        inner.config.store(Arc::new(config));
         Ok(changes)
     }
 
     /// The listeners of a configuration, each with the one that runs in its place.
-    fn kept(&self, config: &Config) -> Vec<Kept> {
+    fn kept(&self, config: &Config) -> Vec<(config::Listener, Option<RunningListener>)> {
         let (running, mut taken) = (self.0.running.lock(), HashSet::new());
         let kept = config.listeners.iter().map(|listener| {
-            let index = kept(&running, listener).filter(|index| taken.insert(*index));
-            (listener.clone(), index, index.map(|index| running.listeners[index].context.load_full()))
+            let any_port = matches!(listener.address, ListenAddr::Tcp(address) if address.port() == 0);
+            let index = running.listeners.iter().position(|it| {
+                let same_name = it.context.load().config.name == listener.name;
+                it.configured == listener.address && (same_name || !any_port)
+            });
+            let index = index.filter(|index| taken.insert(*index));
+            (listener.clone(), index.map(|index| running.listeners[index].clone()))
         });
         kept.collect()
     }
 
-    /// Makes what the configuration needs, and everything that can fail.
-    fn plan(
-        &self,
-        running: &Running,
-        config: &Config,
-        rules: &Rules<'_>,
-        prepared: Vec<Prepared>,
-    ) -> Result<Plan, StartError> {
-        let plan_listener = |Prepared { kept, context, changed }| match kept {
-            Some(index) => Ok(PlannedListener::Kept(index, changed.then(|| Arc::new(context)))),
-            None => {
-                let bound = BoundListener::with_context(context, &mut Inherited::default(), &self.0.net)?;
-                Ok::<_, StartError>(PlannedListener::Bound(bound))
-            }
-        };
-        let listeners = prepared.into_iter().map(plan_listener).collect::<Result<_, _>>()?;
-        let admin = match (&config.admin.address, &running.admin) {
-            (None, _) => PlannedAdmin::Off,
-            (Some(address), Some(admin)) if admin.configured == *address => {
-                PlannedAdmin::Kept(Token::load(&config.admin)?)
-            }
-            (Some(address), _) => {
-                let token = Token::load(&config.admin)?;
-                let mut none = Inherited::default();
-                PlannedAdmin::Bound(AdminServer::bind_or_adopt(address, hands_over(config), &mut none)?, token)
-            }
-        };
+    /// The backends of a configuration, in its order: those that there are, where they are the same.
+    fn plan_backends(&self, config: &Config) -> Result<Vec<Arc<Backend>>, StartError> {
         let old = self.0.pools.backends();
         let backends = config.backends.iter().enumerate().map(|(place, backend)| {
             if let Some(same) = old.iter().find(|old| old.is_made_of(backend)) {
@@ -179,57 +172,20 @@ impl Proxy {
             };
             new_backend(index, backend, &self.0.pool_config, &self.0.budget, &self.0.metrics, &self.0.net)
         });
-        let backends: Vec<_> = backends.collect::<Result<_, _>>()?;
-        let table = Table::by(config, backends.clone(), rules);
-        Ok(Plan { backends, table, listeners, admin })
-    }
-
-    /// Nothing here fails or waits.
-    fn exchange(&self, running: &mut Running, config: Config, plan: Plan, rules: &Rules<'_>) {
-        let inner = &self.0;
-        let indices: Vec<_> = plan.backends.iter().map(|backend| backend.index).collect();
-        inner.budget.resize(&config, &indices);
-        inner.pools.apply(config.pool.clone());
-        inner.auth.apply(auth_settings(&config));
-        inner.gate.apply(&config.limits);
-        let before = inner.pools.backends();
-        inner.pools.set_backends(plan.backends.clone(), inner.budget.capacity());
-        inner.look_at(plan.backends.iter().filter(|new| !before.iter().any(|old| Arc::ptr_eq(old, new))));
-        inner.pools.set_terms(Arc::clone(plan.table.terms()));
-        inner.router.apply(plan.table, rules);
-        inner.end_sessions_of_gone_backends();
-        let old = inner.context.load();
-        inner.context.store(Arc::new(Context {
-            auth: Arc::clone(&old.auth),
-            router: Arc::clone(&old.router),
-            limits: config.limits.clone(),
-            slow: Slow::than(config.log.slow),
-            metrics: Arc::clone(&old.metrics),
-            registry: Arc::clone(&old.registry),
-        }));
-        self.exchange_listeners(running, plan.listeners);
-        self.exchange_admin(running, &config.admin, plan.admin);
-        if let Some(watcher) = inner.watcher.get() {
-            watcher(&config);
-        }
-        inner.config.store(Arc::new(config));
+        backends.collect()
     }
 
     fn exchange_listeners(&self, running: &mut Running, planned: Vec<PlannedListener>) {
-        let mut old: Vec<_> = std::mem::take(&mut running.listeners).into_iter().map(Some).collect();
-        for listener in planned {
-            running.listeners.push(match listener {
-                PlannedListener::Bound(listener) => self.0.serve(listener),
-                PlannedListener::Kept(index, context) => {
-                    let Some(kept) = old[index].take() else { continue };
-                    if let Some(context) = context {
-                        kept.context.store(context);
-                    }
-                    kept
-                }
-            });
-        }
-        for gone in old.into_iter().flatten() {
+        let serve = |listener| match listener {
+            PlannedListener::Bound(listener) => self.0.serve(listener),
+            PlannedListener::Kept(kept, context) => {
+                context.into_iter().for_each(|context| kept.context.store(context));
+                kept
+            }
+        };
+        let old = std::mem::replace(&mut running.listeners, planned.into_iter().map(serve).collect());
+        let is_kept = |old: &RunningListener| running.listeners.iter().any(|it| Arc::ptr_eq(&it.context, &old.context));
+        for gone in old.iter().filter(|old| !is_kept(old)) {
             info!(listener = gone.context.load().config.name, address = %gone.bound, "no longer listening");
             gone.stop.cancel();
         }
@@ -259,14 +215,6 @@ impl Proxy {
 }
 
 impl super::Inner {
-    /// Has new backends asked what they offer, and whether they are there.
-    fn look_at<'b>(&self, backends: impl Iterator<Item = &'b Arc<Backend>>) {
-        for backend in backends {
-            let backend = Arc::clone(backend);
-            tokio::spawn(async move { backend.tend().await });
-        }
-    }
-
     /// There is nothing that they could ask any more. Those that go through to a replica go on, if it is where it was.
     fn end_sessions_of_gone_backends(&self) {
         for record in self.registry.all() {
@@ -278,47 +226,42 @@ impl super::Inner {
     }
 }
 
-/// What a listener of the new configuration needs.
-struct Prepared {
-    /// The place of the running one of this address.
-    kept: Option<usize>,
-    context: ListenerContext,
-    /// It is another one than that which runs.
-    changed: bool,
+fn plan_admin(running: &Running, config: &Config) -> Result<PlannedAdmin, StartError> {
+    let Some(address) = &config.admin.address else { return Ok(PlannedAdmin::Off) };
+    let token = Token::load(&config.admin)?;
+    if running.admin.as_ref().is_some_and(|admin| admin.configured == *address) {
+        return Ok(PlannedAdmin::Kept(token));
+    }
+    let server = AdminServer::bind_or_adopt(address, hands_over(config), &mut Inherited::default())?;
+    Ok(PlannedAdmin::Bound(server, token))
 }
 
-/// A listener, with the place of the one that it takes the place of, and what that goes by.
-type Kept = (config::Listener, Option<usize>, Option<Arc<ListenerContext>>);
-
-/// Loads all files with certificates, beside the runtime. Loaded in any case: files that do not fit are refused as a
-/// start refuses them, also when that was told before.
-async fn prepare(listeners: Vec<Kept>, backends: Vec<config::Backend>) -> Result<Vec<Prepared>, StartError> {
+/// Loads all files with certificates, beside the runtime, and opens what listens nowhere yet. Loaded in any case: files
+/// that do not fit are refused as a start refuses them, also when that was told before.
+async fn prepare(
+    listeners: Vec<(config::Listener, Option<RunningListener>)>,
+    backends: Vec<config::Backend>,
+    net: Net,
+) -> Result<Vec<PlannedListener>, StartError> {
     let loading = tokio::task::spawn_blocking(move || {
-        let prepared = listeners.into_iter().map(|(listener, kept, earlier)| {
+        let load = |(listener, running): (_, Option<RunningListener>)| {
+            let earlier = running.as_ref().map(|running| running.context.load_full());
             let context = ListenerContext::after(&listener, earlier.as_deref())?;
             let changed = earlier.is_none_or(|earlier| !earlier.is_like(&context));
-            Ok(Prepared { kept, context, changed })
-        });
-        let prepared = prepared.collect::<Result<Vec<_>, StartError>>()?;
+            Ok((context, running, changed))
+        };
+        let loaded = listeners.into_iter().map(load).collect::<Result<Vec<_>, StartError>>()?;
         for backend in backends.iter().filter(|it| it.tls != TlsMode::None && it.certificate.is_some()) {
             let name = || backend.name.clone();
             TlsConnectorConfig::new(backend).map_err(|source| StartError::Tls { name: name(), source })?;
         }
-        Ok(prepared)
+        let plan = |(context, running, changed): (_, _, bool)| match running {
+            Some(running) => Ok(PlannedListener::Kept(running, changed.then(|| Arc::new(context)))),
+            None => Ok(PlannedListener::Bound(BoundListener::with_context(context, &mut Inherited::default(), &net)?)),
+        };
+        loaded.into_iter().map(plan).collect()
     });
-    match loading.await {
-        Ok(prepared) => prepared,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
-/// The place of the running listener of this address.
-fn kept(running: &Running, config: &config::Listener) -> Option<usize> {
-    let any_port = matches!(config.address, ListenAddr::Tcp(address) if address.port() == 0);
-    running.listeners.iter().position(|listener| {
-        let same_name = listener.context.load().config.name == config.name;
-        listener.configured == config.address && (same_name || !any_port)
-    })
+    loading.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// Whose place the backend at this place of the configuration takes: that of the same name, or, where its name is new,
@@ -346,41 +289,35 @@ impl StartError {
     /// Where the configuration says what cannot be had: `FILE:LINE:COLUMN`.
     #[must_use]
     pub fn place(&self, config: &Config, places: &Places) -> String {
-        let of_listener = |name: &str, key| {
-            let index = config.listeners.iter().position(|listener| listener.name == name);
-            places.of("listener", index.unwrap_or_default(), key)
-        };
-        let of_backend = |name: &str, key| {
-            let index = config.backends.iter().position(|backend| backend.name == name);
-            places.of("backend", index.unwrap_or_default(), key)
-        };
-        match self {
-            Self::Bind(BindError { listener, reason: BindProblem::Tls(source) }) => {
-                let ours = config.listeners.iter().find(|ours| ours.name == *listener);
-                of_listener(listener, ours.map_or("certificate", |ours| key_at_fault(ours, source)))
+        let listener = |name: &str| config.listeners.iter().position(|listener| listener.name == name);
+        let backend = |name: &str| config.backends.iter().position(|backend| backend.name == name);
+        let (section, place, key) = match self {
+            Self::Bind(BindError { listener: name, reason: BindProblem::Tls(source) }) => {
+                let place = listener(name);
+                let key = place.map_or("certificate", |place| key_at_fault(&config.listeners[place], source));
+                ("listener", place, key)
             }
-            Self::Bind(error) => of_listener(&error.listener, "address"),
-            Self::Admin(error) => places.of("admin", 0, error.key()),
+            Self::Bind(error) => ("listener", listener(&error.listener), "address"),
+            Self::Admin(error) => ("admin", None, error.key()),
             Self::Tls { name, source } => {
-                let ours = config.backends.iter().find(|ours| ours.name == *name);
+                let place = backend(name);
                 let is = |file: Option<&PathBuf>| file.is_some_and(|file| source.path() == Some(file));
-                of_backend(
-                    name,
-                    match ours {
-                        Some(ours) if is(ours.private_key.as_ref()) => "private_key",
-                        Some(ours) if is(ours.certificate.as_ref()) => "certificate",
-                        _ => "ca_file",
-                    },
-                )
+                let key = match place.map(|place| &config.backends[place]) {
+                    Some(ours) if is(ours.private_key.as_ref()) => "private_key",
+                    Some(ours) if is(ours.certificate.as_ref()) => "certificate",
+                    _ => "ca_file",
+                };
+                ("backend", place, key)
             }
-            Self::Ports { name, .. } => of_backend(name, "source_port_range"),
+            Self::Ports { name, .. } => ("backend", backend(name), "source_port_range"),
             Self::Routes(RouteError::File(error)) => {
-                let route = config.routes.iter().position(|route| route.file.as_deref() == Some(error.path()));
-                places.of("route", route.unwrap_or_default(), "file")
+                let is_its = |route: &config::Route| route.file.as_deref() == Some(error.path());
+                ("route", config.routes.iter().position(is_its), "file")
             }
-            Self::Routes(RouteError::Service(route, _)) => places.of("route", *route, "http"),
-            Self::Randomness(_) | Self::Draining => places.of("", 0, ""),
-        }
+            Self::Routes(RouteError::Service(route, _)) => ("route", Some(*route), "http"),
+            Self::Randomness(_) | Self::Draining => ("", None, ""),
+        };
+        places.of(section, place.unwrap_or_default(), key)
     }
 }
 

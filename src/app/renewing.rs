@@ -64,11 +64,8 @@ impl Inner {
         if next.is_some_and(|next| Instant::now() < next) {
             return;
         }
-        let mut owners: Vec<_> = {
-            let running = self.running.lock();
-            let contexts = running.listeners.iter().map(|listener| listener.context.load_full());
-            contexts.filter(|context| context.tls.is_some()).map(Owner::Listener).collect()
-        };
+        let contexts = self.contexts().into_iter().filter(|context| context.tls.is_some());
+        let mut owners: Vec<_> = contexts.map(Owner::Listener).collect();
         let backends = self.pools.backends();
         let with_certificate = backends.iter().filter(|backend| backend.dialer.certificate().is_some());
         owners.extend(with_certificate.map(|backend| Owner::Backend(Arc::clone(backend))));

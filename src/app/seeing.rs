@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Weak;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -13,6 +13,7 @@ use super::Inner;
 use super::check::{now, worst};
 use crate::admin::Readiness;
 use crate::config::Lifetime;
+use crate::listener::ListenerContext;
 use crate::metrics::ServiceState;
 use crate::platform::Held;
 use crate::platform::ports::held;
@@ -135,9 +136,7 @@ impl Inner {
 
     /// Warns of certificates that have expired, or soon will, once for each. What is so from the start is told there.
     pub(super) fn tell_of_certificates(&self) {
-        let running = self.running.lock();
-        let contexts: Vec<_> = running.listeners.iter().map(|listener| listener.context.load_full()).collect();
-        drop(running);
+        let contexts = self.contexts();
         let of_listeners = contexts.iter().filter_map(|context| {
             Some((format!("listener \"{}\"", context.config.name), context.tls.as_ref()?.certificates()))
         });
@@ -154,15 +153,17 @@ impl Inner {
         *known = seen.collect();
     }
 
+    /// What listeners go by.
+    pub(super) fn contexts(&self) -> Vec<Arc<ListenerContext>> {
+        self.running.lock().listeners.iter().map(|listener| listener.context.load_full()).collect()
+    }
+
     fn show_certificates(&self) {
-        let running = self.running.lock();
-        let listeners = running.listeners.iter().map(|listener| listener.context.load_full());
-        let expiries = listeners.map(|listener| {
+        let contexts = self.contexts();
+        let expiries = contexts.iter().map(|listener| {
             let expires = listener.tls.as_ref().and_then(|tls| tls.certificates().expires());
             (listener.config.name.clone(), expires.unwrap_or_default())
         });
-        let expiries: Vec<_> = expiries.collect();
-        drop(running);
-        self.metrics.set_listener_certificates(&expiries);
+        self.metrics.set_listener_certificates(&expiries.collect::<Vec<_>>());
     }
 }

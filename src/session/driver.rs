@@ -48,7 +48,7 @@ const OFFER: Duration = Duration::from_secs(2);
 const MAX_QUEUED: usize = 16 * 1024;
 
 /// What all sessions share.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Context {
     /// Judges logins.
     pub auth: Arc<Authenticator>,

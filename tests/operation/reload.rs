@@ -322,7 +322,7 @@ async fn limits_hold_at_once_in_both_directions() {
         clients.push(client);
     }
     file.reload(&harness, "[pool]\nspare = 0\nmax_total = 2\ncheckout_timeout = \"100ms\"\n").await.unwrap();
-    assert_eq!((harness.proxy().upstream_connections(), harness.proxy().budget().capacity()), (3, 2));
+    assert_eq!((harness.proxy().budget().in_use(), harness.proxy().budget().capacity()), (3, 2));
     for mut client in clients.drain(..2) {
         client.play("C: z LOGOUT\nS: * BYE…\nS: z OK…\nS.").await;
     }
@@ -332,7 +332,7 @@ async fn limits_hold_at_once_in_both_directions() {
         client.play("C: a SELECT INBOX\nS~ a OK…").await;
         clients.push(client);
     }
-    assert!(harness.proxy().upstream_connections() <= 4);
+    assert!(harness.proxy().budget().in_use() <= 4);
     drop(clients);
     harness.finish().await;
 }

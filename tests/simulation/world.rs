@@ -446,7 +446,7 @@ impl World {
         }
         let left = self.net.open();
         assert!(left <= spare, "{left} connections are left at rest");
-        assert_eq!(self.proxy.upstream_connections(), left, "connections that are counted, and those that are");
+        assert_eq!(self.proxy.budget().in_use(), left, "connections that are counted, and those that are");
         timeout(Duration::from_secs(60), self.proxy.drain()).await.expect("the drain ends");
         assert_eq!(self.net.open(), 0, "connections are left");
         self.net.set_server(None);
