@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use self::flights::{Flight, Flights};
 pub use self::relayed::Passage;
 use crate::config;
-use crate::imap::sasl::{Credential, SecretKind};
+use crate::imap::sasl::Credential;
 use crate::metrics::{LoginPath, LoginResult, Metrics};
 use crate::pool::{Account, CheckoutError, Grant, Key, Pass, Pools};
 use crate::residence::{Stay, Visit};
@@ -86,7 +86,7 @@ struct Question {
     /// Whose sessions ask: it may have a successor by now.
     account: Option<Arc<Account>>,
     /// What keeps the account at this backend meanwhile.
-    visit: Option<Visit>,
+    visit: Visit,
     fingerprint: Fingerprint,
     credential: Arc<Credential>,
     asker: Asker,
@@ -159,7 +159,7 @@ impl Authenticator {
         }
         let fingerprint = self.fingerprint(credential);
         let key = self.pools.key(visit.residence().backend(), credential, fingerprint);
-        let grant = self.pools.find(&key)?.grant(&fingerprint, credential, Some(visit.clone()))?;
+        let grant = self.pools.find(&key)?.grant(&fingerprint, credential, visit.clone())?;
         let pass = self.pass(&grant, client, now)?;
         self.metrics.login(LoginResult::Cached);
         self.metrics.login_seconds(LoginPath::Cached, start.elapsed());
@@ -212,20 +212,15 @@ impl Authenticator {
             credential: Arc::clone(grant.credential()),
             asker: Asker { user: key.user.clone(), client, proven: true },
             account: Some(Arc::clone(account)),
-            visit: grant.visit().cloned(),
+            visit: grant.visit().clone(),
             key,
         })
     }
 
     /// What a credential is known by, wherever its account is: that is part of the account's key.
     fn fingerprint(&self, credential: &Credential) -> Fingerprint {
-        let kind: &[u8] = match credential.mechanism.kind() {
-            SecretKind::Password => b"password",
-            SecretKind::XOAuth2 => b"xoauth2",
-            SecretKind::OAuthBearer => b"oauthbearer",
-        };
-        let secret = credential.secret.expose();
-        self.fingerprinter.fingerprint(&[kind, &credential.user, &credential.authzid, secret])
+        let (kind, secret) = ([credential.mechanism.kind() as u8], credential.secret.expose());
+        self.fingerprinter.fingerprint(&[&kind, &credential.user, &credential.authzid, secret])
     }
 
     /// No backend has an account of this name: answered, held back and counted like a wrong password.
@@ -281,7 +276,6 @@ impl Authenticator {
         if !proven && visit.residence().meanwhile(self.delay(&asker)).await.is_none() {
             return Verdict::unavailable().into();
         }
-        let visit = Some(visit);
         let question = Question { key, account: None, visit, fingerprint, credential, asker: asker.clone() };
         let (wait, flight) = (self.settings.load().wait, self.flight(question));
         let answer = timeout(wait, flight.landed()).await.unwrap_or_else(|_| Verdict::unavailable().into());
@@ -328,7 +322,7 @@ impl Authenticator {
     fn flight(self: &Arc<Self>, question: Question) -> Flight {
         let this = Arc::clone(self);
         let patience = self.settings.load().patience;
-        let home = question.visit.as_ref().map(|visit| Arc::as_ptr(visit.residence()) as usize);
+        let home = Some(Arc::as_ptr(question.visit.residence()) as usize);
         self.flights.join((question.fingerprint, home), patience, || async move { this.ask(question).await })
     }
 
@@ -363,34 +357,24 @@ impl Authenticator {
     async fn ask(&self, mut question: Question) -> Answer {
         let patience = self.settings.load().patience;
         let begun = Instant::now();
+        let residence = Arc::clone(question.visit.residence());
         loop {
-            let stay = match &question.visit {
-                Some(visit) => {
-                    visit.residence().settled().await;
-                    match visit.residence().stay() {
-                        Some(stay) => Some(Arc::new(stay)),
-                        None if visit.residence().is_ending() => return Verdict::unavailable().into(),
-                        // It moves on already.
-                        None => continue,
-                    }
-                }
-                None => None,
+            residence.settled().await;
+            let stay = match residence.stay() {
+                Some(stay) => Arc::new(stay),
+                None if residence.is_ending() => return Verdict::unavailable().into(),
+                // It moves on already.
+                None => continue,
             };
-            if let Some(stay) = &stay {
-                question.key.backend = stay.backend();
-            }
+            question.key.backend = stay.backend();
             // A reload may have taken it away since the session began.
             let Some(backend) = self.pools.backend(question.key.backend) else { return Verdict::unavailable().into() };
             // Who is still waiting then is turned away: begun so late, the verification would be broken off in its
             // middle, which costs a connection.
             let in_time = begun + patience.saturating_sub(backend.config.login_timeout);
-            let asked = self.ask_this(&backend, &question, stay.as_ref(), in_time);
-            let answer = match question.visit.as_ref().zip(stay.as_ref()) {
-                // Broken off in its middle if the account leaves or moves: whoever is let in elsewhere waits for that.
-                Some((visit, stay)) => visit.residence().meanwhile(stay.meanwhile(asked)).await.flatten().flatten(),
-                None => asked.await,
-            };
-            if let Some(answer) = answer {
+            let asked = self.ask_this(&backend, &question, &stay, in_time);
+            // Broken off in its middle if the account leaves or moves: whoever is let in elsewhere waits for that.
+            if let Some(answer) = residence.meanwhile(stay.meanwhile(asked)).await.flatten().flatten() {
                 return answer;
             }
         }
@@ -401,7 +385,7 @@ impl Authenticator {
         &self,
         backend: &Arc<Backend>,
         question: &Question,
-        stay: Option<&Arc<Stay>>,
+        stay: &Arc<Stay>,
         in_time: Instant,
     ) -> Option<Answer> {
         let Question { key, account, asker, credential, .. } = question;
@@ -415,7 +399,7 @@ impl Authenticator {
         let known = account.clone().or_else(|| self.pools.find(key));
         let before = known.as_ref().map(|known| known.generation());
         // Of a later generation than that by which the account leaves, the connection would stay.
-        if question.visit.as_ref().is_some_and(|visit| visit.residence().is_ending()) {
+        if question.visit.residence().is_ending() {
             return Some(Verdict::unavailable().into());
         }
         let retirements = self.pools.retirements();
@@ -440,7 +424,7 @@ impl Authenticator {
                 Verdict::Refused(refusal)
             }
             Ok((mut connection, _)) => {
-                stay.into_iter().for_each(|stay| connection.permit.keep(stay));
+                connection.permit.keep(stay);
                 let pass = self.accepted(backend, question, connection, known.zip(before))?;
                 if question.asker.proven {
                     pass.grant().account().queue().answered();

@@ -317,7 +317,7 @@ impl Account {
         self: &Arc<Self>,
         fingerprint: &Fingerprint,
         credential: &Arc<Credential>,
-        visit: Option<Visit>,
+        visit: Visit,
     ) -> Option<Grant> {
         *self.last_used.lock() = Instant::now();
         self.superseded.store(false, Ordering::Relaxed);
@@ -341,7 +341,7 @@ impl Account {
     }
 
     /// The backend has just accepted this credential.
-    fn accept(self: &Arc<Self>, fingerprint: Fingerprint, credential: &Arc<Credential>, visit: Option<Visit>) -> Pass {
+    fn accept(self: &Arc<Self>, fingerprint: Fingerprint, credential: &Arc<Credential>, visit: Visit) -> Pass {
         self.superseded.store(false, Ordering::Relaxed);
         let mut proofs = self.proofs.lock();
         let known = proofs.iter().position(|known| known.fingerprint == fingerprint);
@@ -371,7 +371,7 @@ impl Account {
         credential: &Arc<Credential>,
         connection: Unauthenticated,
         generation: u64,
-        visit: Option<Visit>,
+        visit: Visit,
     ) -> Pass {
         let (connection, capabilities) =
             self.backend().authenticated(connection, generation, self.terms().idle_timeout, &self.manners);

@@ -19,10 +19,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::place::Where;
+use self::place::Now;
 pub use self::place::{Moving, Stay};
 
 /// Names besides the first that are known of one account at once.
@@ -38,8 +39,6 @@ pub struct Residences {
     /// Keys of accounts that are asked for by the key of another name, which a route leads to them: those of
     /// [`Residence::names`].
     aliases: Mutex<HashMap<Box<[u8]>, Key>>,
-    /// Somebody has left for good.
-    left: Notify,
 }
 
 #[derive(Debug)]
@@ -54,14 +53,15 @@ struct Home {
 /// An account at one backend, while anything of it is there.
 #[derive(Debug)]
 pub struct Residence {
-    key: Arc<[u8]>,
-    /// The key of the name that it was asked for by first.
-    name: Box<[u8]>,
+    /// The account's key, by the name that it logs in by: one server has it, whatever it is asked for by.
+    pub key: Arc<[u8]>,
+    /// The key of the name that it was asked for by first, which routes and settings go by.
+    pub name: Box<[u8]>,
     /// Of further ones.
     others: Mutex<Vec<Box<[u8]>>>,
-    place: Where,
+    place: Mutex<Now>,
     /// What its sessions log in by, where that is another name than the client's.
-    login: Option<Box<[u8]>>,
+    pub login: Option<Box<[u8]>>,
     /// How it was asked for: listener and server name.
     by: (Box<str>, Option<Box<str>>),
     all: Weak<Residences>,
@@ -73,9 +73,10 @@ pub struct Residence {
     /// When the last visit of somebody who was let in ended; none: nobody was, so far.
     last: Mutex<Option<Instant>>,
     tenants: Mutex<Tenants>,
-    /// It is to be left; and whoever waits is told.
-    ending: AtomicBool,
-    ended: CancellationToken,
+    /// Tells when it is to be left, and keeps nobody there.
+    pub ended: CancellationToken,
+    /// Tells when nobody holds it any more.
+    gone: Arc<Notify>,
 }
 
 /// What is of an account at a backend, and can leave.
@@ -123,15 +124,13 @@ pub struct Wanted<'w> {
     /// The choice is one of several that would do.
     pub free: bool,
     /// Where it may stay if it is there.
-    pub allowed: &'w [usize],
+    pub allowed: Vec<usize>,
     /// For how long after its last session.
     pub stay: Duration,
     /// What to log in by, where that is another name than the client's.
     pub login: Option<&'w [u8]>,
-    /// How it is asked for.
-    pub listener: &'w str,
-    /// What the client called this host in TLS.
-    pub server_name: Option<&'w str>,
+    /// How it is asked for: by which listener, and what the client called this host in TLS.
+    pub by: (&'w str, Option<&'w str>),
 }
 
 /// What became of a wish.
@@ -174,17 +173,17 @@ impl Residences {
             key: Arc::clone(&key),
             name: wanted.name.into(),
             others: Mutex::default(),
-            place: Where::new(backend, wanted.free),
+            place: Mutex::new(Now::new(backend, wanted.free)),
             login: wanted.login.map(Box::from),
-            by: (wanted.listener.into(), wanted.server_name.map(Box::from)),
+            by: (wanted.by.0.into(), wanted.by.1.map(Box::from)),
             all: Arc::downgrade(self),
             visits: AtomicUsize::new(0),
             let_in: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
             last: Mutex::new(homes.get(wanted.key).filter(|home| home.backend == backend).and_then(|home| home.last)),
             tenants: Mutex::default(),
-            ending: AtomicBool::new(false),
             ended: CancellationToken::new(),
+            gone: Arc::default(),
         });
         let home = Home { backend, residence: Arc::downgrade(&residence), last: *residence.last.lock() };
         if wanted.name != wanted.key {
@@ -192,18 +191,6 @@ impl Residences {
         }
         homes.insert(key, home);
         Entered::At(Visit::new(residence))
-    }
-
-    /// Waits until this residence is over. The caller sets the deadline.
-    pub async fn over(&self, residence: Weak<Residence>) {
-        loop {
-            let mut left = std::pin::pin!(self.left.notified());
-            left.as_mut().enable();
-            if residence.strong_count() == 0 {
-                return;
-            }
-            left.await;
-        }
     }
 
     /// Those that anybody holds, by their keys.
@@ -260,8 +247,8 @@ impl Residences {
 
 impl Drop for Residence {
     fn drop(&mut self) {
-        let Some(all) = self.all.upgrade() else { return };
-        if let Entry::Occupied(mut home) = all.homes.lock().entry(Arc::clone(&self.key))
+        if let Some(all) = self.all.upgrade()
+            && let Entry::Occupied(mut home) = all.homes.lock().entry(Arc::clone(&self.key))
             && std::ptr::eq(home.get().residence.as_ptr(), self)
         {
             let mut aliases = all.aliases.lock();
@@ -273,23 +260,11 @@ impl Drop for Residence {
                 _ => drop(home.remove()),
             }
         }
-        all.left.notify_waiters();
+        self.gone.notify_waiters();
     }
 }
 
 impl Residence {
-    /// The account's key, by the name that it logs in by: one server has it, whatever it is asked for by.
-    #[must_use]
-    pub fn key(&self) -> &[u8] {
-        &self.key
-    }
-
-    /// The key of the name that it was asked for by first, which routes and settings go by.
-    #[must_use]
-    pub fn name(&self) -> &[u8] {
-        &self.name
-    }
-
     /// The keys of all names that it was asked for by.
     #[must_use]
     pub fn names(&self) -> Vec<Box<[u8]>> {
@@ -309,24 +284,6 @@ impl Residence {
             others.push(name.into());
         }
         is_news
-    }
-
-    /// Index of the backend.
-    #[must_use]
-    pub fn backend(&self) -> usize {
-        self.place.backend()
-    }
-
-    /// Whether its route leads to several backends, of which this is one.
-    #[must_use]
-    pub fn is_chosen(&self) -> bool {
-        self.place.is_chosen()
-    }
-
-    /// What its sessions log in by, where that is another name than the client's.
-    #[must_use]
-    pub fn login(&self) -> Option<&[u8]> {
-        self.login.as_deref()
     }
 
     /// By which listener it was asked for first, and as which host.
@@ -365,7 +322,7 @@ impl Residence {
     /// Whether it is to be left.
     #[must_use]
     pub fn is_ending(&self) -> bool {
-        self.ending.load(Ordering::Acquire)
+        self.ended.is_cancelled()
     }
 
     /// What comes of `something` that is done there, unless it is to be left before that is over.
@@ -373,19 +330,20 @@ impl Residence {
         self.ended.run_until_cancelled(something).await
     }
 
-    /// Tells when it is to be left, and keeps nobody there.
-    #[must_use]
-    pub fn ended(&self) -> CancellationToken {
-        self.ended.clone()
+    /// Lets go of it, and tells when nobody holds it any more.
+    pub fn over(self: Arc<Self>) -> OwnedNotified {
+        Arc::clone(&self.gone).notified_owned()
     }
 
     /// Has all that is there leave, and nobody else comes from now on. False: that was so already.
     pub fn end(&self) -> bool {
-        if self.ending.swap(true, Ordering::AcqRel) {
+        let mut now = self.place.lock();
+        if self.is_ending() {
             return false;
         }
         self.ended.cancel();
-        self.place.end();
+        now.to = None;
+        drop(now);
         self.tenants().iter().for_each(|tenant| tenant.leave());
         true
     }

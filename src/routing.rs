@@ -122,12 +122,6 @@ struct Request<'a> {
     by: Approach<'a>,
 }
 
-impl Caller {
-    fn by(&self) -> Approach<'_> {
-        (&self.listener, self.server_name.as_deref())
-    }
-}
-
 /// Where a session goes.
 #[derive(Debug)]
 pub enum Way {
@@ -200,7 +194,7 @@ impl Router {
     #[must_use]
     pub fn admit(&self, visit: &Visit) -> Option<Presence> {
         let residence = visit.residence();
-        residence.admit(self.table.load().book.terms.sessions(residence.name()))
+        residence.admit(self.table.load().book.terms.sessions(&residence.name))
     }
 
     /// Where a session goes that logs in with this credential, if that can be said without waiting.
@@ -240,10 +234,11 @@ impl Router {
     /// the deadline at most, while its account leaves another backend.
     pub async fn way(&self, credential: &Arc<Credential>, caller: &Caller, deadline: Instant) -> Way {
         let mut left = 0..TURNS;
+        let by = (&*caller.listener, caller.server_name.as_deref());
         let way = loop {
             let noticed = self.noticed.notified();
             let table = self.table.load_full();
-            let mut request = Request { credential: Arc::clone(credential), by: caller.by() };
+            let mut request = Request { credential: Arc::clone(credential), by };
             let mut found = self.step(&table, &mut request);
             // One says which replica it is, and perhaps another one for that replica to which backend.
             for _ in 0..2 {
@@ -275,16 +270,15 @@ impl Router {
                 continue;
             }
             // It has not been decided otherwise: it is asked for otherwise, perhaps by who has no password for it.
-            let stays = !residence.is_ending() && table.may_stay_at(residence.backend());
+            let may_stay = |place| table.may_stay(place);
+            let stays = !residence.is_ending() && table.place_of(residence.backend()).is_some_and(may_stay);
             let name = table.book.routes.names.key(&request.credential.user, &request.credential.authzid);
-            if stays && residence.is_used() && (residence.by() != request.by || residence.name() != name) {
+            if stays && residence.is_used() && (residence.by() != request.by || *residence.name != *name) {
                 break Way::Unavailable("The account is in use at another mail server, by another way.");
             }
             Self::end(&table, &residence, "its route leads elsewhere");
-            let over = self.residences.over(Arc::downgrade(&residence));
-            drop(residence);
             // Others may come to where it was again and again.
-            if left.next().is_none() || timeout_at(deadline, over).await.is_err() {
+            if left.next().is_none() || timeout_at(deadline, residence.over()).await.is_err() {
                 break Way::Unavailable(MOVES);
             }
         };
@@ -331,38 +325,42 @@ impl Router {
         key: &[u8],
         (target, login): (Target, Option<&[u8]>),
         credential: Arc<Credential>,
-        (listener, server_name): Approach<'_>,
+        by: Approach<'_>,
     ) -> Found<'t> {
         // Nor may who has another's mail by the name that a route gives him.
         let may = login.is_none_or(|_| table.book.terms.allow_all(&credential.user, &credential.authzid));
         if target == Target::Nobody || !may {
             return Found::Way(Way::Nobody);
         }
+        let routes = &table.book.routes;
         // Whose mail it is: one account, whichever of several names leads to it.
-        let (name, key) = (key, &table.book.routes.names.key(&credential.user, &credential.authzid)[..]);
-        let by = (listener, server_name);
-        if let Some(found) = self.enter_replica(table, (name, key), (target, login), &credential, by) {
-            return found;
-        }
-        let is_lent = match self.admit_at_replica(table, (name, key), listener) {
+        let (name, key) = (key, &routes.names.key(&credential.user, &credential.authzid)[..]);
+        let relay = table.relay(target);
+        let choice = match relay {
+            Some(relay) => table.choice_unsettled(relay, target, key),
+            None => table.choice(target, key),
+        };
+        let index = |place: usize| table.backends[place].index;
+        let mut wanted = Wanted {
+            key,
+            name,
+            choice: choice.map(index),
+            free: matches!(target, Target::Group(_)),
+            allowed: routes.members(target).filter(|place| table.may_stay(*place)).map(index).collect(),
+            stay: table.stay(target),
+            login,
+            by,
+        };
+        let is_lent = match relay {
+            Some(relay) => self.leave_for_replica(table, relay, target, &credential, &mut wanted),
+            None => self.admit_at_replica(table, &wanted),
+        };
+        let is_lent = match is_lent {
             Ok(is_lent) => is_lent,
             Err(found) => return found,
         };
-        let index = |place: usize| table.backends[place].index;
-        let members = table.book.routes.members(target);
-        let allowed: Vec<_> = members.filter(|place| table.may_stay(*place)).map(index).collect();
-        let wanted = Wanted {
-            key,
-            name,
-            choice: table.choice(target, key).map(index),
-            free: matches!(target, Target::Group(_)),
-            allowed: &allowed,
-            stay: table.stay(target),
-            login,
-            listener,
-            server_name,
-        };
         match self.residences.enter(&wanted) {
+            Entered::At(visit) if relay.is_some() => Found::Way(Way::Relay(visit, credential)),
             Entered::At(visit) => {
                 let residence = visit.residence();
                 if !residence.is_used() && !self.is_still_here(table, residence, is_lent) {
@@ -371,6 +369,9 @@ impl Router {
                 Found::Way(Way::To(visit, credential))
             }
             Entered::Elsewhere(residence) => Found::Elsewhere(residence),
+            Entered::Nowhere if relay.is_some() => {
+                Found::Way(Way::Unavailable("No replica takes new accounts at the moment."))
+            }
             Entered::Nowhere => Found::Way(Way::Unavailable("The mail server takes no new accounts at the moment.")),
         }
     }
@@ -382,7 +383,7 @@ impl Router {
         let Some((_, lookup)) = &table.book.lookups[rule] else { return unavailable() };
         let routes = &table.book.routes;
         let key = routes.names.key(&credential.user, &credential.authzid);
-        let in_use = self.residences.find(&key).is_some_and(|it| it.is_visited() && !it.is_ending());
+        let in_use = self.residences.visited(&key).is_some();
         let answer = lookup.ask(question(credential, by.1, caller), in_use).await;
         let (host, port, user, secret) = match answer.as_deref() {
             Ok(Answer::Server { host, port, user, secret }) => (host, *port, user.as_deref(), secret.clone()),
@@ -413,9 +414,8 @@ impl Router {
     /// Has an account leave: its sessions end, its connections log out, and nobody else comes.
     fn end(table: &Table, residence: &Arc<Residence>, why: &str) {
         if residence.end() {
-            let backend = table.backends.iter().find(|it| it.index == residence.backend());
-            let (account, backend) =
-                (String::from_utf8_lossy(residence.key()), backend.map(|it| it.config.name.as_str()));
+            let account = String::from_utf8_lossy(&residence.key);
+            let backend = table.place_of(residence.backend()).map(|place| table.backends[place].config.name.as_str());
             info!(account = account.as_ref(), backend, why, "an account leaves its backend");
         }
     }
@@ -464,17 +464,12 @@ impl Router {
         self.residences.all().iter().for_each(|residence| self.lend(&table, residence));
     }
 
-    fn leave_if_misplaced(&self, before: &Table, residence: &Arc<Residence>) {
-        if let Some(why) = self.table.load().misplaces(residence) {
-            Self::end(before, residence, why);
-        }
-    }
-
     /// Forgets who left long ago, and reads files again that have changed. Call it every few seconds; while one call is
     /// at work, another does nothing.
     pub async fn tend(self: &Arc<Self>) {
         let table = self.table.load_full();
-        self.residences.sweep(table.longest_stay());
+        let longest = table.groups.iter().map(|group| group.stay).max();
+        self.residences.sweep(longest.unwrap_or_default());
         if let Ok(mut looks) = self.tending.try_lock() {
             self.reread(Some(&mut looks)).await;
         }

@@ -22,7 +22,7 @@ impl Meant {
     pub(super) fn by(subject: &dyn Subject, user: &[u8]) -> Self {
         let known = subject.router().known_as(user).and_then(|residence| {
             let backend = subject.pools().backend(residence.backend())?;
-            Some((residence.key().to_vec(), backend.config.name.clone()))
+            Some((residence.key.to_vec(), backend.config.name.clone()))
         });
         Self { name: folded(user), known, terms: Arc::clone(subject.router().table().terms()) }
     }

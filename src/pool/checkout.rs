@@ -100,14 +100,12 @@ impl Want {
 
     /// Waits while the account moves to another backend.
     async fn settled(&self) {
-        if let Some(visit) = self.pass.grant().visit() {
-            visit.residence().settled().await;
-        }
+        self.pass.grant().visit().residence().settled().await;
     }
 
     /// Whether the account moves to another backend.
     fn moves(&self) -> bool {
-        self.pass.grant().visit().is_some_and(|visit| visit.residence().is_moving())
+        self.pass.grant().visit().residence().is_moving()
     }
 }
 
@@ -123,18 +121,12 @@ impl Account {
         let credential = want.pass.grant().credential();
         // Not where it is not any more, nor from now on if it leaves: of a later generation than that by which it
         // does, the connection would stay.
-        let visit = want.pass.grant().visit();
-        let stay = visit.and_then(|visit| visit.residence().stay()).filter(|stay| stay.backend() == backend.index);
-        if visit.is_some() && stay.is_none() {
-            return Err(FillError::Open(OpenError::Gone));
-        }
-        let stay = stay.map(Arc::new);
+        let gone = || FillError::Open(OpenError::Gone);
+        let stay = want.pass.grant().visit().residence().stay();
+        let stay = Arc::new(stay.filter(|stay| stay.backend() == backend.index).ok_or_else(gone)?);
         let generation = self.generation();
         let logged_in = backend.log_in(entry, credential, Standing::Proven, client);
-        let judgement = match &stay {
-            Some(stay) => stay.meanwhile(logged_in).await.ok_or(FillError::Open(OpenError::Gone))?,
-            None => logged_in.await,
-        };
+        let judgement = stay.meanwhile(logged_in).await.ok_or_else(gone)?;
         let (mut connection, outcome) = judgement.result.map_err(FillError::Open)?;
         match outcome {
             Outcome::Refused(refusal) => {
@@ -142,7 +134,7 @@ impl Account {
                 Err(FillError::Refused(refusal))
             }
             _ => {
-                stay.iter().for_each(|stay| connection.permit.keep(stay));
+                connection.permit.keep(&stay);
                 let (connection, capabilities) =
                     backend.authenticated(connection, generation, self.terms().idle_timeout, &self.manners);
                 want.pass.account().opened(&connection);

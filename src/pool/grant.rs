@@ -120,7 +120,7 @@ struct Granted {
     proof: Arc<Proof>,
     credential: Arc<Credential>,
     /// Its account is at this backend for as long as this is held.
-    visit: Option<Visit>,
+    visit: Visit,
     /// Index of the backend that it was given at.
     backend: usize,
 }
@@ -132,25 +132,18 @@ impl fmt::Debug for Grant {
 }
 
 impl Grant {
-    pub(super) fn new(
-        account: Arc<Account>,
-        proof: Arc<Proof>,
-        credential: &Arc<Credential>,
-        visit: Option<Visit>,
-    ) -> Self {
+    pub(super) fn new(account: Arc<Account>, proof: Arc<Proof>, credential: &Arc<Credential>, visit: Visit) -> Self {
         let credential = proof.share(credential);
-        if let Some(visit) = &visit {
-            visit.let_in();
-            visit.residence().keeps(&account);
-        }
+        visit.let_in();
+        visit.residence().keeps(&account);
         let backend = account.key().backend;
         Self(Arc::new(Granted { account, proof, credential, visit, backend }))
     }
 
     /// What keeps its account at this backend.
     #[must_use]
-    pub fn visit(&self) -> Option<&Visit> {
-        self.0.visit.as_ref()
+    pub fn visit(&self) -> &Visit {
+        &self.0.visit
     }
 
     /// The account.

@@ -229,7 +229,7 @@ impl Pools {
         fingerprint: Fingerprint,
         credential: &Arc<Credential>,
         connection: Unauthenticated,
-        visit: Option<Visit>,
+        visit: Visit,
     ) -> Option<Pass> {
         let mut is_new = false;
         let (account, generation) = {
@@ -239,7 +239,7 @@ impl Pools {
             }
             let new = |key: &Key| {
                 is_new = true;
-                self.account(key, visit.as_ref(), Arc::clone(backend))
+                self.account(key, &visit, Arc::clone(backend))
             };
             let account = Arc::clone(accounts.entry(key).or_insert_with_key(new));
             let generation = account.generation();
@@ -299,10 +299,9 @@ impl Pools {
         }
     }
 
-    fn account(&self, key: &Key, visit: Option<&Visit>, backend: Arc<Backend>) -> Arc<Account> {
-        let all = self.terms.load();
-        let owner = visit.map_or_else(|| all.key(&key.user, &key.authzid), |it| it.residence().name().to_vec());
-        let terms = all.of(&owner, &backend.config.name);
+    fn account(&self, key: &Key, visit: &Visit, backend: Arc<Backend>) -> Arc<Account> {
+        let owner = visit.residence().name.clone();
+        let terms = self.terms.load().of(&owner, &backend.config.name);
         let max = terms.max_per_account;
         let queue = Queue::new(max, backend.metrics());
         Arc::new_cyclic(|account| {
@@ -315,7 +314,7 @@ impl Pools {
                 .expect("a pool without time-outs of its own");
             Account {
                 key: ArcSwap::from_pointee(key.clone()),
-                owner: owner.into(),
+                owner,
                 number: self.made.fetch_add(1, Ordering::Relaxed),
                 backend: ArcSwap::new(backend),
                 config: Arc::clone(&self.config),

@@ -5,106 +5,61 @@
 //! over: then it is at the other backend, and whoever waited gets one of that.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Residence;
 
 /// One backend, for as long as an account is there without a break.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Place {
     /// Index of the backend.
     backend: usize,
     /// Of this one, and of those before it at the same backend.
-    stays: Arc<AtomicUsize>,
+    stays: TaskTracker,
     /// It is to be left, as the account moves.
     left: CancellationToken,
 }
 
 /// Where it is, and where it goes.
 #[derive(Debug)]
-pub(super) struct Where {
-    now: Mutex<Now>,
-    /// The last stay is over, or it is known where it is from now on.
-    changed: Notify,
-}
-
-#[derive(Debug)]
-struct Now {
-    place: Arc<Place>,
+pub(super) struct Now {
+    place: Place,
     /// It could be at another one as well.
     chosen: bool,
-    /// Index of the backend that it goes to.
-    to: Option<usize>,
+    /// Index of the backend that it goes to; and whoever waits is told when that is over.
+    pub(super) to: Option<(usize, CancellationToken)>,
 }
 
 /// Something of an account is logged in at its backend, or about to be: the account is nowhere else meanwhile.
 #[derive(Debug)]
 pub struct Stay {
-    residence: Arc<Residence>,
-    place: Arc<Place>,
+    _counted: TaskTrackerToken,
+    place: Place,
+    _residence: Arc<Residence>,
 }
 
 /// An account moves, and nothing of it begins to stay anywhere. Dropped before it has arrived, it is where it was.
 #[derive(Debug)]
 pub struct Moving {
-    residence: Arc<Residence>,
-    from: Arc<Place>,
-    to: usize,
+    /// Whose.
+    pub residence: Arc<Residence>,
+    from: Place,
+    /// Index of the backend that it goes to.
+    pub to: usize,
+    chosen: bool,
+    settled: CancellationToken,
 }
 
-impl Place {
-    fn new(backend: usize) -> Arc<Self> {
-        Arc::new(Self { backend, stays: Arc::default(), left: CancellationToken::new() })
-    }
-
-    /// It is not to be left after all: what comes may stay, and what is there still counts.
-    fn again(&self) -> Arc<Self> {
-        Arc::new(Self { backend: self.backend, stays: Arc::clone(&self.stays), left: CancellationToken::new() })
-    }
-
-    fn stays(&self) -> usize {
-        self.stays.load(Ordering::Acquire)
-    }
-}
-
-impl Where {
+impl Now {
+    /// `chosen`: it could be at another one as well.
     pub(super) fn new(backend: usize, chosen: bool) -> Self {
-        let place = Place::new(backend);
-        Self { now: Mutex::new(Now { place, chosen, to: None }), changed: Notify::new() }
-    }
-
-    pub(super) fn backend(&self) -> usize {
-        self.now.lock().place.backend
-    }
-
-    pub(super) fn is_chosen(&self) -> bool {
-        self.now.lock().chosen
-    }
-
-    pub(super) fn destination(&self) -> Option<usize> {
-        self.now.lock().to
-    }
-
-    /// It is to be left, whether it moves or not.
-    pub(super) fn end(&self) {
-        self.now.lock().to = None;
-        self.changed.notify_waiters();
-    }
-
-    /// Waits until this holds; it is looked at whenever something has changed.
-    async fn until(&self, holds: impl Fn() -> bool) {
-        loop {
-            let mut changed = std::pin::pin!(self.changed.notified());
-            changed.as_mut().enable();
-            if holds() {
-                return;
-            }
-            changed.await;
-        }
+        let stays = TaskTracker::new();
+        // So that it can be waited for whenever there is none.
+        stays.close();
+        Self { place: Place { backend, stays, left: CancellationToken::new() }, chosen, to: None }
     }
 }
 
@@ -112,46 +67,60 @@ impl Residence {
     /// The right to be logged in where it is, until the last of it is dropped. `None`: it is to be left, or moves.
     #[must_use]
     pub fn stay(self: &Arc<Self>) -> Option<Stay> {
-        let now = self.place.now.lock();
-        if self.is_ending() || now.to.is_some() {
-            return None;
-        }
-        let place = Arc::clone(&now.place);
-        place.stays.fetch_add(1, Ordering::AcqRel);
-        drop(now);
-        Some(Stay { residence: Arc::clone(self), place })
+        let now = self.place.lock();
+        let stays = !self.is_ending() && now.to.is_none();
+        stays.then(|| Stay {
+            _counted: now.place.stays.token(),
+            place: now.place.clone(),
+            _residence: Arc::clone(self),
+        })
+    }
+
+    /// Index of the backend.
+    #[must_use]
+    pub fn backend(&self) -> usize {
+        self.place.lock().place.backend
+    }
+
+    /// Whether its route leads to several backends, of which this is one.
+    #[must_use]
+    pub fn is_chosen(&self) -> bool {
+        self.place.lock().chosen
     }
 
     /// Whether it moves, with its sessions.
     #[must_use]
     pub fn is_moving(&self) -> bool {
-        self.place.destination().is_some()
+        self.place.lock().to.is_some()
     }
 
     /// Index of the backend that it is at, or goes to.
     #[must_use]
     pub fn destination(&self) -> usize {
-        let now = self.place.now.lock();
-        now.to.unwrap_or(now.place.backend)
+        let now = self.place.lock();
+        now.to.as_ref().map_or(now.place.backend, |(to, _)| *to)
     }
 
     /// Waits while it moves. The caller sets the deadline.
     pub async fn settled(&self) {
-        self.place.until(|| !self.is_moving()).await;
+        let moves = self.place.lock().to.clone();
+        if let Some((_, settled)) = moves {
+            self.meanwhile(settled.cancelled()).await;
+        }
     }
 
     /// Nothing of it begins to stay where it is, from now on; what is there is told nothing yet. `None`: it is to be
-    /// left, or moves already.
+    /// left, or moves already. `chosen`: it could be at another backend than this one as well.
     #[must_use]
-    pub fn begin_move(self: &Arc<Self>, to: usize) -> Option<Moving> {
-        let mut now = self.place.now.lock();
+    pub fn begin_move(self: &Arc<Self>, to: usize, chosen: bool) -> Option<Moving> {
+        let mut now = self.place.lock();
         if self.is_ending() || now.to.is_some() {
             return None;
         }
-        now.to = Some(to);
-        let from = Arc::clone(&now.place);
-        drop(now);
-        Some(Moving { residence: Arc::clone(self), from, to })
+        let settled = CancellationToken::new();
+        now.to = Some((to, settled.clone()));
+        let from = now.place.clone();
+        Some(Moving { residence: Arc::clone(self), from, to, chosen, settled })
     }
 }
 
@@ -168,31 +137,11 @@ impl Stay {
     }
 }
 
-impl Drop for Stay {
-    fn drop(&mut self) {
-        if self.place.stays.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.residence.place.changed.notify_waiters();
-        }
-    }
-}
-
 impl Moving {
-    /// Whose.
-    #[must_use]
-    pub fn residence(&self) -> &Arc<Residence> {
-        &self.residence
-    }
-
     /// Index of the backend that is left.
     #[must_use]
     pub fn from(&self) -> usize {
         self.from.backend
-    }
-
-    /// Index of the backend that it goes to.
-    #[must_use]
-    pub fn to(&self) -> usize {
-        self.to
     }
 
     /// Has all that is there let go of it as soon as nothing runs; what is being verified is broken off.
@@ -213,38 +162,37 @@ impl Moving {
     /// Waits until nothing of it is there any more, or it is to be left with its sessions. The caller sets the
     /// deadline.
     pub async fn is_over(&self) {
-        let is_over = || self.from.stays() == 0 || self.residence.is_ending();
-        self.residence.place.until(is_over).await;
+        self.residence.meanwhile(self.from.stays.wait()).await;
     }
 
     /// It is at the other backend from now on, and who waited goes on there. False: it is to be left, or something of
-    /// it is where it was. `chosen`: it could be at another one as well.
+    /// it is where it was.
     #[must_use]
-    pub fn arrive(self, chosen: bool) -> bool {
+    pub fn arrive(self) -> bool {
         let residence = &self.residence;
         let all = residence.all.upgrade();
         let mut homes = all.as_ref().map(|all| all.homes.lock());
-        let mut now = residence.place.now.lock();
-        let arrives = now.to == Some(self.to) && self.from.stays() == 0;
+        let mut now = residence.place.lock();
+        let arrives = now.to.is_some() && self.from.stays.is_empty();
         if arrives {
-            *now = Now { place: Place::new(self.to), chosen, to: None };
+            *now = Now::new(self.to, self.chosen);
             let home = homes.as_mut().and_then(|homes| homes.get_mut(&residence.key));
             home.into_iter().for_each(|home| home.backend = self.to);
         }
-        drop((now, homes));
-        residence.place.changed.notify_waiters();
         arrives
     }
 }
 
 impl Drop for Moving {
     fn drop(&mut self) {
-        let mut now = self.residence.place.now.lock();
-        if now.to.is_some() && Arc::ptr_eq(&now.place, &self.from) {
-            *now = Now { place: self.from.again(), chosen: now.chosen, to: None };
+        let mut now = self.residence.place.lock();
+        if now.to.is_some() && TaskTracker::ptr_eq(&now.place.stays, &self.from.stays) {
+            // It is not to be left after all: what comes may stay, and what is there still counts.
+            now.place.left = CancellationToken::new();
+            now.to = None;
         }
         drop(now);
-        self.residence.place.changed.notify_waiters();
+        self.settled.cancel();
     }
 }
 
@@ -258,17 +206,16 @@ mod tests {
     use super::*;
 
     fn wanted(choice: usize) -> Wanted<'static> {
-        let (stay, login, server_name) = (Duration::ZERO, None, None);
+        let (stay, login) = (Duration::ZERO, None);
         Wanted {
             key: b"u",
             name: b"u",
             choice: Some(choice),
             free: false,
-            allowed: &[],
+            allowed: Vec::new(),
             stay,
             login,
-            listener: "l",
-            server_name,
+            by: ("l", None),
         }
     }
 
@@ -305,8 +252,8 @@ mod tests {
         let visit = enter(&all, 1).unwrap();
         let residence = visit.residence();
         let stay = residence.stay().unwrap();
-        let moving = residence.begin_move(2).unwrap();
-        assert!(residence.stay().is_none() && residence.begin_move(3).is_none());
+        let moving = residence.begin_move(2, true).unwrap();
+        assert!(residence.stay().is_none() && residence.begin_move(3, true).is_none());
         assert!(enter(&all, 1).is_none() && enter(&all, 2).is_none(), "neither here nor there");
         assert_eq!((residence.backend(), residence.destination()), (1, 2));
         let verifying = stay.meanwhile(std::future::pending::<()>());
@@ -321,7 +268,7 @@ mod tests {
         let (came, arrived) = tokio::join!(waits, async {
             drop(stay);
             moving.is_over().await;
-            moving.arrive(true)
+            moving.arrive()
         });
         assert!((came, arrived) == (2, true) && residence.is_chosen());
         assert!(enter(&all, 1).is_none() && enter(&all, 2).is_some());
@@ -334,19 +281,19 @@ mod tests {
         let visit = enter(&all, 1).unwrap();
         let residence = visit.residence();
         let before = residence.stay().unwrap();
-        let moving = residence.begin_move(2).unwrap();
+        let moving = residence.begin_move(2, true).unwrap();
         moving.let_go();
         drop(moving);
         assert!(!residence.is_moving() && enter(&all, 1).is_some());
         let stay = residence.stay().unwrap();
         assert_eq!(stay.meanwhile(async { 7 }).await, Some(7));
         drop(stay);
-        let moving = residence.begin_move(2).unwrap();
+        let moving = residence.begin_move(2, true).unwrap();
         assert!(timeout(Duration::from_secs(60), moving.is_over()).await.is_err());
-        assert!(!moving.arrive(false), "something is there still");
+        assert!(!moving.arrive(), "something is there still");
         assert_eq!((residence.backend(), residence.is_moving()), (1, false));
         drop(before);
-        assert!(residence.begin_move(2).unwrap().arrive(false));
+        assert!(residence.begin_move(2, false).unwrap().arrive());
     }
 
     #[tokio::test(start_paused = true)]
@@ -355,11 +302,11 @@ mod tests {
         let visit = enter(&all, 1).unwrap();
         let residence = visit.residence();
         let _stay = residence.stay().unwrap();
-        let moving = residence.begin_move(2).unwrap();
+        let moving = residence.begin_move(2, true).unwrap();
         let ((), ended) = tokio::join!(moving.is_over(), async { residence.end() });
         assert!(ended && residence.stay().is_none() && !residence.is_moving());
         residence.settled().await;
-        assert!(!moving.arrive(false) && residence.begin_move(3).is_none());
+        assert!(!moving.arrive() && residence.begin_move(3, true).is_none());
         assert_eq!(residence.backend(), 1);
     }
 }

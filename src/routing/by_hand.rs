@@ -87,7 +87,7 @@ fn is_word(text: &str) -> bool {
 /// A line that says where an account goes, to be written down.
 pub(super) struct Order {
     /// The account's.
-    pub(super) key: Arc<Vec<u8>>,
+    pub(super) key: Vec<u8>,
     /// That of the name that it is called.
     name: Vec<u8>,
     path: PathBuf,
@@ -106,15 +106,17 @@ impl Order {
             return Err(HandError::Target(to.to_owned()));
         }
         let line = to.map(|to| format!("{account} {to}"));
-        Ok(Self { key: Arc::new(key), name, path, names: book.routes.names.clone(), line })
+        Ok(Self { key, name, path, names: book.routes.names.clone(), line })
     }
 
-    /// It is safely on the disk when this returns.
-    pub(super) async fn write(self) -> Result<(), HandError> {
+    /// It is safely on the disk when this returns, with the account's key.
+    pub(super) async fn write(self) -> Result<Vec<u8>, HandError> {
         let path = self.path.clone();
         let write = move || {
-            let keys = [self.key.to_vec(), self.name];
-            files::amend(&self.path, &self.names, &keys, self.line.as_deref())
+            let keys = [self.key, self.name];
+            files::amend(&self.path, &self.names, &keys, self.line.as_deref())?;
+            let [key, _] = keys;
+            Ok(key)
         };
         let written = tokio::task::spawn_blocking(write).await;
         let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
@@ -136,9 +138,7 @@ impl Router {
         wait: Duration,
     ) -> Result<bool, HandError> {
         let tending = self.tending.lock().await;
-        let order = Order::new(self, user, to)?;
-        let key = Arc::clone(&order.key);
-        order.write().await?;
+        let key = Order::new(self, user, to)?.write().await?;
         self.reread(None).await;
         drop(tending);
         Ok(self.has_left(&key, wait).await)
@@ -146,9 +146,8 @@ impl Router {
 
     /// Waits until nothing of an account is where it has to leave, for so long at most; gives whether that is so.
     pub(super) async fn has_left(&self, key: &[u8], wait: Duration) -> bool {
-        let residence = self.residences.find(key).filter(|it| it.is_ending()).map(|it| Arc::downgrade(&it));
-        let Some(residence) = residence else { return true };
-        timeout(wait, self.residences.over(residence)).await.is_ok()
+        let Some(residence) = self.residences.find(key).filter(|it| it.is_ending()) else { return true };
+        timeout(wait, residence.over()).await.is_ok()
     }
 
     /// The key of the account that a name means, as far as it is known here what it logs in by; and that of the name.
@@ -189,11 +188,8 @@ impl Router {
     /// If it is one.
     pub fn may_be_set_apart(&self, name: &str) -> Result<(), HandError> {
         let table = self.table.load();
-        let index = table.backends.iter().find(|backend| backend.config.name == name).map(|backend| backend.index);
-        match index.filter(|index| table.is_replica(*index)) {
-            Some(_) => Err(HandError::Replica(name.to_owned())),
-            None => Ok(()),
-        }
+        let is_one = table.backends.iter().any(|it| it.config.name == name && table.is_replica(it.index));
+        if is_one { Err(HandError::Replica(name.to_owned())) } else { Ok(()) }
     }
 
     /// Empties a backend of a group: it gets no new accounts (its weight is 0 from now on), and those that are there go
@@ -262,9 +258,7 @@ async fn leave(router: Arc<Router>, index: usize, name: String, all: Vec<Weak<Re
 
 /// Why the backend of this index is not to be evacuated any more; none: it is.
 fn no_longer(table: &Table, index: usize) -> Option<&'static str> {
-    let Some(place) = table.backends.iter().position(|backend| backend.index == index) else {
-        return Some("it is not in the configuration any more");
-    };
+    let Some(place) = table.place_of(index) else { return Some("it is not in the configuration any more") };
     if table.book.routes.backends[place].group.is_none() {
         return Some("it is in no group any more");
     }

@@ -1,6 +1,5 @@
 //! Files that say where accounts go: read, and read again when they have changed.
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -22,7 +21,7 @@ pub enum MapError {
         source: io::Error,
     },
     /// Lines are wrong.
-    #[error("{}", WrongLines { path, lines, more: *more })]
+    #[error("{}", told(path, lines, *more))]
     Lines {
         /// The file.
         path: PathBuf,
@@ -37,21 +36,13 @@ pub enum MapError {
 const MOST_NAMED: usize = 20;
 
 /// For people: a line each.
-struct WrongLines<'e> {
-    path: &'e Path,
-    lines: &'e [(u32, BadLine)],
-    more: u32,
-}
-
-impl fmt::Display for WrongLines<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.path.display();
-        for (place, (line, source)) in self.lines.iter().enumerate() {
-            let end = if place == 0 { "" } else { "\n" };
-            write!(f, "{end}{path}:{line}: {source}")?;
-        }
-        if self.more > 0 { write!(f, "\n{path}: {} more lines are wrong", self.more) } else { Ok(()) }
+fn told(path: &Path, lines: &[(u32, BadLine)], more: u32) -> String {
+    let path = path.display();
+    let mut told: Vec<_> = lines.iter().map(|(line, source)| format!("{path}:{line}: {source}")).collect();
+    if more > 0 {
+        told.push(format!("{path}: {more} more lines are wrong"));
     }
+    told.join("\n")
 }
 
 impl MapError {

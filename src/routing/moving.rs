@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::by_hand::Order;
-use super::{HandError, Router, Table, Target};
+use super::{HandError, Router, Target};
 use crate::pool::Pools;
 use crate::residence::{Moving, Residence};
 use crate::upstream::backend::{Backend, Service};
@@ -25,13 +25,8 @@ pub struct Moved {
     pub kept: usize,
 }
 
-/// Where an account goes.
-struct Plan {
-    residence: Arc<Residence>,
-    to: Arc<Backend>,
-    /// It could be at another one as well.
-    chosen: bool,
-}
+/// An account, where it goes, and whether it could be at another one as well.
+type Plan = (Arc<Residence>, Arc<Backend>, bool);
 
 impl Router {
     /// Has an account go to a backend or group by its name, and its sessions with it, from now on. It is written down
@@ -48,35 +43,31 @@ impl Router {
         wait: Duration,
     ) -> Result<Moved, HandError> {
         let looked = Order::new(self, user, Some(to))?;
-        if let Some(plan) = self.plan(&looked.key, to)? {
-            serves(&plan.to).await?;
+        if let Some((_, to, _)) = self.plan(&looked.key, to)? {
+            serves(&to).await?;
         }
         let tending = self.tending.lock().await;
         let order = Order::new(self, user, Some(to))?;
-        let key = Arc::clone(&order.key);
-        let moving = match self.plan(&key, to)? {
-            Some(Plan { residence, to, chosen }) => {
-                let moving = residence.begin_move(to.index).ok_or(HandError::Kept("it leaves where it is already"))?;
-                Some((moving, chosen))
-            }
-            None => None,
+        let begin = |(residence, to, chosen): Plan| {
+            residence.begin_move(to.index, chosen).ok_or(HandError::Kept("it leaves where it is already"))
         };
-        order.write().await?;
+        let moving = self.plan(&order.key, to)?.map(begin).transpose()?;
+        let key = order.write().await?;
         self.reread(None).await;
         drop(tending);
-        let Some((moving, chosen)) = moving else {
+        let Some(moving) = moving else {
             let left = self.has_left(&key, wait).await;
             return Ok(Moved { left, kept: self.residences.find(&key).map_or(0, |residence| residence.sessions()) });
         };
-        let is_misplaced = self.table.load().misplaces(moving.residence()).is_some();
+        let is_misplaced = self.table.load().misplaces(&moving.residence).is_some();
         // Unless somebody has had it leave meanwhile.
-        if is_misplaced && !moving.residence().is_ending() {
+        if is_misplaced && !moving.residence.is_ending() {
             return Err(HandError::Unread);
         }
-        let residence = Arc::downgrade(moving.residence());
+        let residence = Arc::downgrade(&moving.residence);
         let (router, pools) = (Arc::clone(self), Arc::clone(pools));
         // Whoever waits for it may go.
-        let moved = tokio::spawn(async move { router.carry_over(&pools, moving, chosen).await });
+        let moved = tokio::spawn(async move { router.carry_over(&pools, moving).await });
         let left = match timeout(wait, moved).await {
             Ok(Ok(true)) => true,
             Ok(_) => self.has_left(&key, wait).await,
@@ -104,17 +95,17 @@ impl Router {
         if routes.members(target).any(is_there) {
             return Ok(None);
         }
-        let to = table.choice(target, key).map(|place| Arc::clone(&table.backends[place]));
-        let to = to.ok_or_else(|| HandError::Nowhere(to_owned(&table, target)))?;
-        Ok(Some(Plan { residence, to, chosen: matches!(target, Target::Group(_)) }))
+        let backend = table.choice(target, key).map(|place| Arc::clone(&table.backends[place]));
+        let backend = backend.ok_or_else(|| HandError::Nowhere(to.to_owned()))?;
+        Ok(Some((residence, backend, matches!(target, Target::Group(_)))))
     }
 
     /// Has everything leave where it is, and go on where it goes. False: its sessions had to end.
-    async fn carry_over(&self, pools: &Pools, moving: Moving, chosen: bool) -> bool {
-        let residence = Arc::clone(moving.residence());
-        let account = String::from_utf8_lossy(residence.key()).into_owned();
+    async fn carry_over(&self, pools: &Pools, moving: Moving) -> bool {
+        let residence = Arc::clone(&moving.residence);
+        let account = String::from_utf8_lossy(&residence.key).into_owned();
         info!(account, sessions = residence.sessions(), "an account moves with its sessions");
-        let arrived = self.is_left(&moving).await && !residence.is_ending() && arrives(pools, moving, chosen);
+        let arrived = self.is_left(&moving).await && !residence.is_ending() && arrives(pools, moving);
         let table = self.table.load();
         if !arrived {
             Self::end(&table, &residence, "it could not be moved with its sessions");
@@ -122,7 +113,9 @@ impl Router {
         }
         info!(account, sessions = residence.sessions(), "an account has moved with its sessions");
         // Other routes may have come to hold when it was under way.
-        self.leave_if_misplaced(&table, &residence);
+        if let Some(why) = self.table.load().misplaces(&residence) {
+            Self::end(&table, &residence, why);
+        }
         true
     }
 
@@ -135,19 +128,18 @@ impl Router {
             return true;
         }
         let sessions = moving.dismiss_those_who_hold_on();
-        let account = String::from_utf8_lossy(moving.residence().key()).into_owned();
+        let account = String::from_utf8_lossy(&moving.residence.key).into_owned();
         warn!(account, sessions, "sessions are ended that keep their account from moving");
         timeout(grace.max(TO_END), moving.is_over()).await.is_ok()
     }
 }
 
 /// The account's pools and the account itself are at the other backend from here on.
-fn arrives(pools: &Pools, moving: Moving, chosen: bool) -> bool {
-    let (key, from, to) = (moving.residence().key().to_vec(), moving.from(), moving.to());
+fn arrives(pools: &Pools, moving: Moving) -> bool {
     // A reload may exchange it just now.
-    while let Some(backend) = pools.backend(to) {
-        if pools.move_accounts(&key, from, &backend) {
-            return moving.arrive(chosen);
+    while let Some(backend) = pools.backend(moving.to) {
+        if pools.move_accounts(&moving.residence.key, moving.from(), &backend) {
+            return moving.arrive();
         }
     }
     false
@@ -162,13 +154,5 @@ async fn serves(backend: &Arc<Backend>) -> Result<(), HandError> {
             Err(error) => silent(error.to_string()),
         },
         service => silent(format!("it is {}", service.as_str())),
-    }
-}
-
-fn to_owned(table: &Table, target: Target) -> String {
-    match target {
-        Target::Group(group) => table.book.routes.groups[group].clone(),
-        Target::Backend(place) => table.backends[place].config.name.clone(),
-        Target::Nobody => String::new(),
     }
 }

@@ -2,18 +2,19 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
-use super::{Approach, Found, Router, Table, Target, Way, rendezvous};
-use crate::config::Config;
+use super::{Found, Router, Table, Target, Way, rendezvous};
+use crate::config::{self, Config};
 use crate::imap::capability::{FREE, Front};
 use crate::imap::sasl::Credential;
 use crate::platform;
-use crate::residence::{Entered, Residence, Wanted, push};
+use crate::residence::{Residence, Wanted, push};
 use crate::upstream::backend::Backend;
 
 /// One group of replicas.
@@ -96,9 +97,8 @@ pub(super) fn relays(config: &Config) -> Vec<Relay> {
     let mut relays = Vec::new();
     for (place, group) in config.groups.iter().enumerate() {
         let Some(inner) = group.inner.clone().filter(|_| group.relays()) else { continue };
-        let is_here =
-            |backend: &crate::config::Backend| backend.name == own && backend.group.as_ref() == Some(&group.name);
-        let here = config.backends.iter().position(is_here);
+        let is_member = |backend: &&config::Backend| backend.group.as_ref() == Some(&group.name);
+        let here = config.backends.iter().position(|backend| backend.name == own && is_member(&backend));
         if here.is_none() {
             warn!(
                 group = group.name,
@@ -107,7 +107,7 @@ pub(super) fn relays(config: &Config) -> Vec<Relay> {
                    all of its sessions go to others"
             );
         }
-        let members = config.backends.iter().filter(|backend| backend.group.as_ref() == Some(&group.name));
+        let members = config.backends.iter().filter(is_member);
         let mut shares: Vec<_> = members.map(|backend| (backend.name.clone(), backend.weight)).collect();
         shares.sort();
         let shares = (shares, here.map(|here| config.backends[here].name.clone()));
@@ -134,7 +134,7 @@ pub fn is_on_its_way(reply: &str) -> bool {
 
 impl Table {
     /// The group that this target is, or is in, if it relays.
-    fn relay(&self, target: Target) -> Option<&Relay> {
+    pub(super) fn relay(&self, target: Target) -> Option<&Relay> {
         let group = self.book.routes.relay_of(target)?;
         self.relays.iter().find(|relay| relay.group == group)
     }
@@ -152,8 +152,7 @@ impl Table {
     /// Whether the backend of this index is a replica of this imapool.
     #[must_use]
     pub fn is_replica(&self, index: usize) -> bool {
-        let place = self.backends.iter().position(|backend| backend.index == index);
-        place.is_some_and(|place| self.book.routes.relay_of(Target::Backend(place)).is_some())
+        self.place_of(index).is_some_and(|place| self.book.routes.relay_of(Target::Backend(place)).is_some())
     }
 
     /// The group whose other replicas come to this process by this listener.
@@ -169,7 +168,7 @@ impl Table {
     /// The place of the other replica that has this account, which was asked for by an inner listener.
     fn other_home(&self, residence: &Residence) -> Option<usize> {
         let relay = self.inner(residence.by().0)?;
-        self.choice(Target::Group(relay.group), residence.name()).filter(|home| Some(*home) != relay.here)
+        self.choice(Target::Group(relay.group), &residence.name).filter(|home| Some(*home) != relay.here)
     }
 
     /// The place of the replica that has this account, which was asked for by an inner listener, if those that cannot
@@ -204,7 +203,7 @@ impl Table {
     }
 
     /// As [`Table::choice`]; while others have this process's accounts, the one that has this one.
-    fn choice_unsettled(&self, relay: &Relay, target: Target, key: &[u8]) -> Option<usize> {
+    pub(super) fn choice_unsettled(&self, relay: &Relay, target: Target, key: &[u8]) -> Option<usize> {
         let choice = self.choice(target, key);
         if choice.is_none() || choice != relay.here || self.settles(relay).is_none() || relay.had(key) {
             return choice;
@@ -262,7 +261,7 @@ impl Router {
         // Whoever takes something out of it, or puts it in, holds it.
         let lent = self.lent();
         // It is its replica's, or that one's who has it if its replica is down: others may know that already.
-        let whose = |it: Arc<Residence>| [table.other_home(&it), table.heir_by(listener, it.name())];
+        let whose = |it: Arc<Residence>| [table.other_home(&it), table.heir_by(listener, &it.name)];
         let held: Vec<_> = lent.iter().filter_map(Weak::upgrade).flat_map(whose).flatten().collect();
         let is_free = |place: &usize| {
             table.may_stay(*place) && table.backends[*place].down_for().is_none() && !held.contains(place)
@@ -279,20 +278,15 @@ impl Router {
     }
 
     /// Whether a session that has come to this replica may go on here; and whether its account is another one's, by all
-    /// that is known here: whoever has sent it knows better, perhaps.
-    /// `name`: what whoever sent it went by.
-    pub(super) fn admit_at_replica<'t>(
-        &self,
-        table: &Table,
-        (name, key): (&[u8], &[u8]),
-        listener: &str,
-    ) -> Result<bool, Found<'t>> {
+    /// that is known here: whoever has sent it, by its name, knows better, perhaps.
+    pub(super) fn admit_at_replica<'t>(&self, table: &Table, wanted: &Wanted<'_>) -> Result<bool, Found<'t>> {
+        let Wanted { key, name, by: (listener, _), .. } = *wanted;
         let Some(relay) = table.relays.iter().find(|relay| relay.inner == listener) else { return Ok(false) };
         if relay.here.is_none() || self.ends.load(Ordering::Acquire) {
             return Err(Found::Way(Way::Unavailable(super::RETURNING)));
         }
-        let is_here = |it: &Arc<Residence>| it.is_used() && !it.is_ending() && !table.is_replica(it.backend());
-        if self.residences.find(key).is_some_and(|residence| is_here(&residence)) {
+        let found = self.residences.find(key);
+        if found.is_some_and(|it| it.is_used() && !it.is_ending() && !table.is_replica(it.backend())) {
             // Its sessions go on, and others beside them.
             return Ok(false);
         }
@@ -310,13 +304,10 @@ impl Router {
 
     /// False: it is another replica's account, and whoever was just let in did not know that yet.
     pub(super) fn is_still_here(&self, table: &Table, residence: &Arc<Residence>, is_lent: bool) -> bool {
-        if table.other_home(residence).is_none() {
-            return true;
-        }
         if is_lent {
-            push(&mut self.lent.lock(), Arc::downgrade(residence));
+            self.lend(table, residence);
         }
-        is_lent
+        is_lent || table.other_home(residence).is_none()
     }
 
     /// Accounts that are here, and another replica's by a new table: that one gets them when it is there.
@@ -336,15 +327,15 @@ impl Router {
     #[must_use]
     pub fn leads_to(&self, backend: &Backend) -> bool {
         let table = self.table.load();
-        let mut same = table.backends.iter().filter(|it| it.index == backend.index);
-        same.any(|it| it.config.everywhere().eq(backend.config.everywhere()))
+        let everywhere = |place: usize| table.backends[place].config.everywhere();
+        table.place_of(backend.index).is_some_and(|place| everywhere(place).eq(backend.config.everywhere()))
     }
 
     /// Whether the backend of this index is down, by all that is known of it.
     #[must_use]
     pub fn is_down(&self, index: usize) -> bool {
         let table = self.table.load();
-        table.backends.iter().any(|backend| backend.index == index && backend.down_for().is_some())
+        table.place_of(index).is_some_and(|place| table.backends[place].down_for().is_some())
     }
 
     /// Waits for the end of a check, which may tell more; false: it is too late.
@@ -357,7 +348,7 @@ impl Router {
     pub(super) fn has_checked(&self, backend: &Backend) {
         self.noticed.notify_waiters();
         let table = self.table.load();
-        let Some(place) = table.backends.iter().position(|it| it.index == backend.index) else { return };
+        let Some(place) = table.place_of(backend.index) else { return };
         let Some(group) = table.group(place).filter(|group| group.relays()) else { return };
         if !backend.was_well() {
             // Whoever goes through to one that is down hears it, however silent that is.
@@ -384,55 +375,39 @@ impl Router {
         }
     }
 
-    /// Where an account goes that belongs to a group of replicas; `None`: it does not.
-    pub(super) fn enter_replica<'t>(
+    /// Where an account may go that belongs to a group of replicas, if that is to another one; it is lent to nobody.
+    pub(super) fn leave_for_replica<'t>(
         &self,
-        table: &'t Table,
-        (name, key): (&[u8], &[u8]),
-        (target, login): (Target, Option<&[u8]>),
+        table: &Table,
+        relay: &'t Relay,
+        target: Target,
         credential: &Arc<Credential>,
-        (listener, server_name): Approach<'_>,
-    ) -> Option<Found<'t>> {
-        let relay = table.relay(target)?;
+        wanted: &mut Wanted<'_>,
+    ) -> Result<bool, Found<'t>> {
+        let listener = wanted.by.0;
         if table.is_inner(listener) {
             warn!(
                 listener,
                 "a session that came from a replica would go to one again; what leads there has to be for \
                    other listeners"
             );
-            return Some(Found::Way(Way::Unavailable("The replicas disagree on where this account belongs.")));
+            return Err(Found::Way(Way::Unavailable("The replicas disagree on where this account belongs.")));
         }
-        let routes = &table.book.routes;
         let index = |place: usize| table.backends[place].index;
-        let all: Vec<_> = routes.members(target).collect();
-        let members: Vec<_> = all.iter().copied().filter(|place| table.may_stay(*place)).collect();
-        let here = relay.here.filter(|here| members.contains(here));
-        let others: Vec<_> = members.iter().filter(|place| Some(**place) != here).map(|place| index(*place)).collect();
-        let choice = table.choice_unsettled(relay, target, key);
+        let here = relay.here.map(index).filter(|here| wanted.allowed.contains(here));
+        wanted.allowed.retain(|at| Some(*at) != here);
         // While it has sessions, it stays where it is: here, if that is no replica.
-        let away = self.residences.visited(key).filter(|at| others.contains(at));
+        let visited = self.residences.visited(wanted.key);
+        let away = visited.filter(|at| wanted.allowed.contains(at));
         if here.is_some() {
-            let is_replica = |at: &usize| all.iter().any(|place| index(*place) == *at);
-            let is_here = self.residences.visited(key).is_some_and(|at| !is_replica(&at));
-            if is_here || (choice == here && away.is_none()) {
-                return Some(Found::Here(Arc::clone(credential), &relay.inner));
+            let is_replica = |at| table.book.routes.members(target).any(|place| index(place) == at);
+            let is_here = visited.is_some_and(|at| !is_replica(at));
+            if is_here || (wanted.choice == here && away.is_none()) {
+                return Err(Found::Here(Arc::clone(credential), &relay.inner));
             }
         }
-        let wanted = Wanted {
-            key,
-            name,
-            choice: away.or(choice.map(index)),
-            free: matches!(target, Target::Group(_)),
-            allowed: &others,
-            stay: std::time::Duration::ZERO,
-            login,
-            listener,
-            server_name,
-        };
-        Some(match self.residences.enter(&wanted) {
-            Entered::At(visit) => Found::Way(Way::Relay(visit, Arc::clone(credential))),
-            Entered::Elsewhere(residence) => Found::Elsewhere(residence),
-            Entered::Nowhere => Found::Way(Way::Unavailable("No replica takes new accounts at the moment.")),
-        })
+        wanted.choice = away.or(wanted.choice);
+        wanted.stay = Duration::ZERO;
+        Ok(false)
     }
 }

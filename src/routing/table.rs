@@ -1,7 +1,6 @@
 //! What sessions are routed by at one time: the rules, and the backends they lead to.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,12 +42,6 @@ struct Offered {
     list: Arc<Capabilities>,
 }
 
-impl fmt::Debug for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Table").field("rules", &self.book.words).finish_non_exhaustive()
-    }
-}
-
 impl Table {
     /// For a configuration and its backends, in its order. Reads its files.
     ///
@@ -80,11 +73,6 @@ impl Table {
             Target::Group(group) => self.groups[group].stay,
             Target::Backend(_) | Target::Nobody => Duration::ZERO,
         }
-    }
-
-    /// The longest of these.
-    pub(super) fn longest_stay(&self) -> Duration {
-        self.groups.iter().map(|group| group.stay).max().unwrap_or_default()
     }
 
     /// The group that a backend is in.
@@ -127,10 +115,9 @@ impl Table {
         backend.service() != Service::Drained && backend.down_for().is_none_or(|time| time < after)
     }
 
-    /// The same of the backend of this index.
-    pub(super) fn may_stay_at(&self, index: usize) -> bool {
-        let place = self.backends.iter().position(|backend| backend.index == index);
-        place.is_some_and(|place| self.may_stay(place))
+    /// The place of the backend of this index.
+    pub(super) fn place_of(&self, index: usize) -> Option<usize> {
+        self.backends.iter().position(|backend| backend.index == index)
     }
 
     /// The members of groups, with how they are checked; not what was drained.
@@ -174,9 +161,7 @@ impl Table {
 
     fn shared(&self, listener: &str, of: Vec<Arc<Capabilities>>) -> Arc<Capabilities> {
         let mut offered = self.offered.lock();
-        let is_same = |known: &&Offered| {
-            known.of.len() == of.len() && known.of.iter().zip(&of).all(|(one, other)| Arc::ptr_eq(one, other))
-        };
+        let is_same = |known: &&Offered| known.of.iter().map(Arc::as_ptr).eq(of.iter().map(Arc::as_ptr));
         if let Some(known) = offered.get(listener).filter(is_same) {
             return Arc::clone(&known.list);
         }
@@ -200,7 +185,7 @@ impl Table {
     /// Why an account may not be where it is, or goes, if so.
     pub(super) fn misplaces(&self, residence: &Residence) -> Option<&'static str> {
         let names = residence.names();
-        if names.iter().any(|name| !self.book.terms.allow_as(name, residence.login())) {
+        if names.iter().any(|name| !self.book.terms.allow_as(name, residence.login.as_deref())) {
             return Some("it may not log in");
         }
         names.iter().any(|name| !self.leads_to(name, residence)).then_some("the routes have changed")
@@ -209,24 +194,24 @@ impl Table {
     /// Whether routes lead who goes by this name to where this account is.
     fn leads_to(&self, name: &[u8], residence: &Residence) -> bool {
         let routes = &self.book.routes;
-        let is_there = |place: &usize| self.backends[*place].index == residence.destination();
-        let (listener, server_name) = residence.by();
+        let there = self.place_of(residence.destination());
+        let ((listener, server_name), at_login) = (residence.by(), residence.login.as_deref());
         let route = match routes.step(&Asked { key: name, listener, server_name }) {
             Step::Goes(route) => route,
             // Asked anew with the next login; where it was moved to is known.
             Step::Ask(rule) => {
-                let Some(place) = (0..self.backends.len()).find(is_there) else { return true };
-                let (target, login) = (Target::Backend(place), residence.login());
-                routes.moved(name, Route { by: By::Rule(rule), line: None, target, login })
+                let Some(place) = there else { return true };
+                let target = Target::Backend(place);
+                routes.moved(name, Route { by: By::Rule(rule), line: None, target, login: at_login })
             }
         };
         // A token goes by its own name, whatever the routes make of that.
         let is_same = match route.login {
-            login if name == residence.name() => login == residence.login(),
-            Some(login) => routes.names.key(login, b"") == residence.key(),
-            None => name == residence.key(),
+            login if *name == *residence.name => login == at_login,
+            Some(login) => *routes.names.key(login, b"") == *residence.key,
+            None => *name == *residence.key,
         };
-        is_same && routes.members(route.target).any(|place| is_there(&place))
+        is_same && routes.members(route.target).any(|place| Some(place) == there)
     }
 
     /// What else holds for accounts.

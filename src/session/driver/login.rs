@@ -64,19 +64,16 @@ impl Session {
 
     /// The backend accepts the credential: whoever shows it is let in, unless there is no room.
     fn accepted(&mut self, pass: &Pass) -> Result<LoginReply, Ended> {
-        let presence = match pass.grant().visit().map(|visit| self.context.router.admit(visit)) {
-            Some(None) => {
-                let (client, user) = (self.record.client, pass.account().name());
-                warn!(%client, user, limit = "account.sessions", "too many sessions");
-                self.context.metrics.login(LoginResult::Limit);
-                return Ok(refused("NO [LIMIT] Too many sessions of this account; try again later.".into()));
-            }
-            admitted => admitted.flatten(),
+        let Some(presence) = self.context.router.admit(pass.grant().visit()) else {
+            let (client, user) = (self.record.client, pass.account().name());
+            warn!(%client, user, limit = "account.sessions", "too many sessions");
+            self.context.metrics.login(LoginResult::Limit);
+            return Ok(refused("NO [LIMIT] Too many sessions of this account; try again later.".into()));
         };
         if !self.record.place().logged_in() {
             return Err(self.gave_way());
         }
-        self.presence = presence;
+        self.presence = Some(presence);
         Ok(self.let_in(pass))
     }
 
@@ -86,9 +83,7 @@ impl Session {
         if pass.account().backend().is_gone() {
             self.record.close();
         }
-        if let Some(visit) = pass.grant().visit() {
-            visit.residence().take_in(&self.record);
-        }
+        pass.grant().visit().residence().take_in(&self.record);
         self.grant = Some(pass.grant().clone());
         LoginReply::Accepted(pass.account().offered())
     }
@@ -166,7 +161,7 @@ async fn judge(context: &Context, credential: &Arc<Credential>, caller: &Caller,
         let (visit, credential) = match found {
             Way::To(visit, credential) => (visit, credential),
             Way::Relay(visit, credential) => {
-                let (ended, index) = (visit.residence().ended(), visit.residence().backend());
+                let (ended, index) = (visit.residence().ended.clone(), visit.residence().backend());
                 match auth.relay(visit, &credential, client).await {
                     Ok(passage) => return Judged::Through(passage),
                     // One that is found to be gone: another has its accounts now, if there is one.
@@ -198,7 +193,7 @@ async fn judge(context: &Context, credential: &Arc<Credential>, caller: &Caller,
         if let Some(pass) = auth.known(&visit, &credential, client, Instant::now()) {
             return Answer::from(Verdict::Accepted(pass)).into();
         }
-        let ended = visit.residence().ended();
+        let ended = visit.residence().ended.clone();
         let answer = Box::pin(auth.verify(visit, credential, client)).await;
         if is_final(&answer, &ended) || left.next().is_none() {
             return answer.into();
