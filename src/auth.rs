@@ -1,6 +1,5 @@
 //! Who may log in: whoever's credential the backend has accepted, now or within `auth.cache_ttl`.
 
-mod flights;
 mod relayed;
 
 use std::net::IpAddr;
@@ -12,9 +11,9 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
-use self::flights::{Flight, Flights};
 pub use self::relayed::Passage;
 use crate::config;
+use crate::flights::{Flight, Flights};
 use crate::imap::sasl::Credential;
 use crate::metrics::{LoginPath, LoginResult, Metrics};
 use crate::pool::{Account, CheckoutError, Grant, Key, Pass, Pools};
@@ -92,6 +91,10 @@ struct Question {
     asker: Asker,
 }
 
+/// The credential, and the residence of who shows it, by its address: several names may have one login at the backend,
+/// and each is let in by its own.
+type Occasion = (Fingerprint, usize);
+
 /// What a reload may change.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -109,7 +112,7 @@ pub struct Authenticator {
     pools: Arc<Pools>,
     metrics: Arc<Metrics>,
     fingerprinter: Fingerprinter,
-    flights: Arc<Flights>,
+    flights: Arc<Flights<Occasion, Answer>>,
     throttle: Mutex<Throttle>,
     /// How backends last refused a wrong password, without anything of whose it was.
     words: Mutex<Option<String>>,
@@ -195,8 +198,7 @@ impl Authenticator {
             return Err(CheckoutError::Refused);
         }
         let patience = grant.account().config().checkout_timeout;
-        let landed = timeout(patience, self.ask_again(grant, client).landed()).await;
-        match landed.map_err(|_| CheckoutError::Unavailable)?.verdict {
+        match landed(patience, self.ask_again(grant, client)).await.verdict {
             Verdict::Accepted(pass) => grant.renewed(&pass).ok_or(CheckoutError::Unavailable),
             Verdict::Refused(_) if grant.is_refused() => Err(CheckoutError::Refused),
             Verdict::Limit(_) => Err(CheckoutError::Limit),
@@ -204,7 +206,7 @@ impl Authenticator {
         }
     }
 
-    fn ask_again(self: &Arc<Self>, grant: &Grant, client: Option<IpAddr>) -> Flight {
+    fn ask_again(self: &Arc<Self>, grant: &Grant, client: Option<IpAddr>) -> Flight<Answer> {
         let account = grant.account();
         let key = Key::clone(&account.key());
         self.flight(Question {
@@ -278,7 +280,7 @@ impl Authenticator {
         }
         let question = Question { key, account: None, visit, fingerprint, credential, asker: asker.clone() };
         let (wait, flight) = (self.settings.load().wait, self.flight(question));
-        let answer = timeout(wait, flight.landed()).await.unwrap_or_else(|_| Verdict::unavailable().into());
+        let answer = landed(wait, flight).await;
         let (client, user) = (client.map(tracing::field::display), shown::text(&asker.user));
         let (result, path) = match &answer.verdict {
             Verdict::Accepted(_) => (LoginResult::Verified, LoginPath::Verified),
@@ -319,11 +321,14 @@ impl Authenticator {
     }
 
     /// One verification for all who ask with the same credential at the same time. It runs to its end, whoever leaves.
-    fn flight(self: &Arc<Self>, question: Question) -> Flight {
-        let this = Arc::clone(self);
-        let patience = self.settings.load().patience;
-        let home = Some(Arc::as_ptr(question.visit.residence()) as usize);
-        self.flights.join((question.fingerprint, home), patience, || async move { this.ask(question).await })
+    fn flight(self: &Arc<Self>, question: Question) -> Flight<Answer> {
+        let (this, patience) = (Arc::clone(self), self.settings.load().patience);
+        let occasion = (question.fingerprint, Arc::as_ptr(question.visit.residence()) as usize);
+        let asked = || async move {
+            let asked = timeout(patience, this.ask(question)).await;
+            asked.unwrap_or_else(|_| Verdict::unavailable().into())
+        };
+        self.flights.join(occasion, Verdict::unavailable().into(), asked, |_| {})
     }
 
     fn standing(&self, asker: &Asker) -> Standing {
@@ -495,6 +500,12 @@ impl Authenticator {
 /// Whether a refusal with this response code says that the credential is wrong.
 fn is_the_credentials_fault(code: Option<&str>) -> bool {
     code.is_none_or(|code| !["UNAVAILABLE", "LIMIT", "INUSE"].contains(&code))
+}
+
+/// What becomes of a flight within this time.
+async fn landed(patience: Duration, flight: Flight<Answer>) -> Answer {
+    let landed = timeout(patience, flight.landed()).await.ok().flatten();
+    landed.unwrap_or_else(|| Verdict::unavailable().into())
 }
 
 /// With the backend's words, if it has used any.

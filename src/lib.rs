@@ -12,6 +12,7 @@ mod certificate;
 pub mod config;
 pub mod demo;
 mod files;
+mod flights;
 pub mod import;
 pub mod listener;
 pub mod log_format;

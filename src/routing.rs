@@ -17,7 +17,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -26,9 +25,9 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
 pub use self::by_hand::{Evacuation, HandError};
-pub use self::explain::{ExplainError, check, explain};
+pub use self::explain::{check, explain};
 pub use self::files::MapError;
-use self::http::{Answer, Question};
+use self::http::{Answer, Denial, Question};
 pub use self::moving::Moved;
 pub use self::relay::is_on_its_way;
 use self::rulebook::Rulebook;
@@ -131,15 +130,8 @@ pub enum Way {
     Relay(Visit, Arc<Credential>),
     /// To none: it is refused like a wrong password.
     Nobody,
-    /// To none, says a service, in these words: one line, bounded.
-    Refused {
-        /// A response code, in capitals and without brackets.
-        code: Option<String>,
-        /// For the client.
-        text: String,
-        /// How long the answer is to be held back.
-        wait: Option<Duration>,
-    },
+    /// To none, says a service, in these words.
+    Refused(Denial),
     /// It cannot be said now.
     Unavailable(&'static str),
 }
@@ -219,7 +211,7 @@ impl Router {
     fn count(&self, way: &Way) {
         self.metrics.routed(match way {
             Way::To(..) | Way::Relay(..) => RouteResult::Routed,
-            Way::Nobody | Way::Refused { .. } => RouteResult::Refused,
+            Way::Nobody | Way::Refused(_) => RouteResult::Refused,
             Way::Unavailable(_) => RouteResult::Unavailable,
         });
     }
@@ -380,16 +372,14 @@ impl Router {
     async fn ask<'t>(&self, table: &'t Table, rule: usize, request: &Request<'_>, caller: &Caller) -> Found<'t> {
         let Request { credential, by } = request;
         let unavailable = || Found::Way(Way::Unavailable(UNAVAILABLE));
-        let Some((_, lookup)) = &table.book.lookups[rule] else { return unavailable() };
+        let Some(lookup) = &table.book.lookups[rule] else { return unavailable() };
         let routes = &table.book.routes;
         let key = routes.names.key(&credential.user, &credential.authzid);
         let in_use = self.residences.visited(&key).is_some();
         let answer = lookup.ask(question(credential, by.1, caller), in_use).await;
         let (host, port, user, secret) = match answer.as_deref() {
             Ok(Answer::Server { host, port, user, secret }) => (host, *port, user.as_deref(), secret.clone()),
-            Ok(Answer::Refused { text, code, wait }) => {
-                return Found::Way(Way::Refused { code: code.clone(), text: text.clone(), wait: *wait });
-            }
+            Ok(Answer::Refused(denial)) => return Found::Way(Way::Refused(denial.clone())),
             Err(error) => {
                 warn!(rule = table.book.words[rule], %error, "cannot find out where an account belongs");
                 return unavailable();

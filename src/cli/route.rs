@@ -37,7 +37,7 @@ pub(crate) fn run(args: &RouteArgs) -> Result<Outcome, Failure> {
     let decision = match block_on(asked)? {
         Ok(decision) => decision,
         Err(error) => {
-            print::error(&error.to_string());
+            print::error(&error);
             return Err(Failure::Told);
         }
     };

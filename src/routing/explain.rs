@@ -4,36 +4,12 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 
 use super::Router;
-use super::http::{Answer, LookupError, Question};
+use super::http::{Answer, Question};
 use super::rulebook::{Decision, RouteError, Rulebook};
 use super::table::named;
 use crate::config::Config;
 use crate::net::Net;
 use crate::residence::Residence;
-
-/// Why it cannot be said.
-#[derive(Debug, thiserror::Error)]
-pub enum ExplainError {
-    /// The routes cannot be used.
-    #[error(transparent)]
-    Route(#[from] RouteError),
-    /// The service that has to be asked does not say.
-    #[error("{rule}: {source}")]
-    Lookup {
-        /// Whose service.
-        rule: String,
-        /// What became of it.
-        source: LookupError,
-    },
-    /// The service names a server that is no backend.
-    #[error("{rule}: the service names {server}, which is no backend")]
-    Stranger {
-        /// Whose service.
-        rule: String,
-        /// Host and port.
-        server: String,
-    },
-}
 
 impl Router {
     /// The account that somebody means by this name: by what its users call it, or by what it logs in by.
@@ -52,44 +28,38 @@ pub async fn explain(
     user: &str,
     listener: &str,
     server_name: Option<&str>,
-) -> Result<Decision, ExplainError> {
-    let book = Rulebook::new(config, None, &Net::System)?;
+) -> Result<Decision, String> {
+    let book = Rulebook::new(config, None, &Net::System).map_err(|error| error.to_string())?;
     let mut decision = book.decide(user, listener, server_name, &|target, key| book.choice(target, key));
-    let Some((rule, Some((_, lookup)))) = decision.asks.map(|rule| (rule, &book.lookups[rule])) else {
+    let Some((rule, Some(lookup))) = decision.asks.map(|rule| (rule, &book.lookups[rule])) else {
         return Ok(decision);
     };
     let question = Question {
         user: user.as_bytes().to_vec(),
-        secret: None,
         mechanism: "plain",
-        client: None,
-        server: None,
-        tls: None,
         server_name: server_name.map(str::to_owned),
         attempt: 1,
+        ..Question::default()
     };
-    let words = || book.words[rule].clone();
-    let answer = lookup.ask(question, false).await;
-    match answer.as_deref().map_err(|error| ExplainError::Lookup { rule: words(), source: error.clone() })? {
+    let words = &book.words[rule];
+    let answer = lookup.ask(question, false).await.map_err(|error| format!("{words}: {error}"))?;
+    match &*answer {
         Answer::Server { host, port, user, .. } => {
-            let addresses = |place: usize| {
-                let backend = &config.backends[place];
-                (backend.host.as_str(), backend.port)
-                    .to_socket_addrs()
-                    .into_iter()
-                    .flatten()
-                    .collect::<Vec<SocketAddr>>()
+            let is_at = |place: usize, address: &SocketAddr| {
+                let found = (config.backends[place].host.as_str(), config.backends[place].port).to_socket_addrs();
+                found.is_ok_and(|mut found| found.any(|it| it == *address))
             };
-            let is_at = |place: usize, address: &SocketAddr| addresses(place).contains(address);
             let target = named(&book.routes, config.backends.iter(), is_at, host, *port);
-            let server = || port.map_or(host.clone(), |port| format!("{host}:{port}"));
-            let target = target.ok_or_else(|| ExplainError::Stranger { rule: words(), server: server() })?;
+            let target = target.ok_or_else(|| {
+                let server = port.map_or(host.clone(), |port| format!("{host}:{port}"));
+                format!("{words}: the service names {server}, which is no backend")
+            })?;
             book.tell_group(target, &mut decision.rule);
             decision.backend = book.name(book.choice(target, decision.key.as_bytes()));
             decision.terms = book.terms.of(decision.key.as_bytes(), decision.backend.as_deref().unwrap_or_default());
             decision.login = user.as_ref().map(|user| String::from_utf8_lossy(user).into_owned());
         }
-        Answer::Refused { text, .. } => decision.rule += &format!(", which says: {text}"),
+        Answer::Refused(denial) => decision.rule += &format!(", which says: {}", denial.text),
     }
     Ok(decision)
 }

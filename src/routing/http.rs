@@ -15,23 +15,21 @@ mod memory;
 mod reply;
 mod request;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use thiserror::Error;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::connections::Connections;
 pub use self::fault::{Fault, LookupError};
 use self::memory::Memory;
 use self::request::Service;
+use crate::flights::{Flight, Flights};
 use crate::net::Net;
-use crate::secret::{Fingerprint, Fingerprinter, NoRandomness, Secret};
+use crate::secret::{Fingerprint, Fingerprinter, Secret};
 use crate::upstream::breaker::Breaker;
 
 /// Answers that are kept.
@@ -46,7 +44,7 @@ const MOST_FAILURES: usize = 1000;
 const MOST_FLIGHTS: usize = 4096;
 
 /// Where the service is, and what becomes of its answers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// `http://host[:port][/path]`; 80 is the port if there is none.
     pub url: String,
@@ -64,39 +62,8 @@ pub struct Settings {
     pub send_password: bool,
 }
 
-/// Why there can be no lookup.
-#[derive(Debug, Error)]
-pub enum SettingsError {
-    /// The URL cannot be used.
-    #[error("\"{url}\" {reason}")]
-    Url {
-        /// The URL, less its query.
-        url: String,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-    /// There is a user or a password in the URL.
-    #[error("the URL has a user name in it: send it as a header (Authorization)")]
-    Credentials,
-    /// What cannot be sent as a header.
-    #[error("\"{name}\" cannot be sent as a header: its name or its value has a character that must not be there")]
-    Header {
-        /// The header's name.
-        name: String,
-    },
-    /// A header that is sent anyway.
-    #[error("\"{name}\" is a header that the lookup itself sends")]
-    Reserved {
-        /// The header's name.
-        name: String,
-    },
-    /// No key for fingerprints.
-    #[error(transparent)]
-    Randomness(#[from] NoRandomness),
-}
-
 /// Who logs in, and how.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Question {
     /// The user, as the client gave it.
     pub user: Vec<u8>,
@@ -131,24 +98,26 @@ pub enum Answer {
         secret: Option<Secret>,
     },
     /// The user must not log in.
-    Refused {
-        /// For the client: one line, bounded, not empty, and not beginning with `[`.
-        text: String,
-        /// An IMAP response code, in upper case and without brackets.
-        code: Option<String>,
-        /// How long the client is to wait; with none, nginx closes the connection.
-        wait: Option<Duration>,
-    },
+    Refused(Denial),
+}
+
+/// How a service refuses a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// For the client: one line, bounded, not empty, and not beginning with `[`.
+    pub text: String,
+    /// An IMAP response code, in upper case and without brackets.
+    pub code: Option<String>,
+    /// How long the client is to wait; with none, nginx closes the connection.
+    pub wait: Option<Duration>,
 }
 
 /// Asks one service.
 pub struct Lookup {
-    settings: Settings,
-    service: Service,
-    shown: Arc<str>,
+    pub(super) settings: Settings,
     connections: Connections,
     fingerprinter: Fingerprinter,
-    net: Net,
+    flights: Arc<Flights<Arc<Key>, Outcome>>,
     state: Mutex<State>,
 }
 
@@ -166,13 +135,9 @@ struct Key {
 
 type Outcome = Result<Arc<Answer>, LookupError>;
 
-/// A question that is under way, and where its answer will be.
-type Flight = watch::Receiver<Option<Outcome>>;
-
 struct State {
     answers: Memory<Key, Kept>,
     failures: Memory<Key, LookupError>,
-    flights: HashMap<Arc<Key>, Flight>,
     breaker: Breaker,
     /// Why the breaker opened.
     outage: Option<LookupError>,
@@ -183,53 +148,23 @@ struct Kept {
     fresh_until: Instant,
 }
 
-enum Begun {
-    Known(Outcome),
-    UnderWay(Flight),
-}
-
-/// Whatever becomes of a question, it is taken off the list, and lands with an outcome.
-struct Landing {
-    lookup: Arc<Lookup>,
-    key: Arc<Key>,
-    land: watch::Sender<Option<Outcome>>,
-    outcome: Outcome,
-}
-
-impl Landing {
-    fn bring(&mut self, outcome: Outcome) {
-        self.outcome = outcome;
-    }
-}
-
-impl Drop for Landing {
-    fn drop(&mut self) {
-        self.lookup.settle(&self.key, &self.outcome);
-        self.land.send_replace(Some(self.outcome.clone()));
-    }
-}
-
 impl Lookup {
     /// Connects nowhere yet.
     ///
     /// # Errors
     /// What cannot be used of the settings.
-    pub fn new(settings: Settings, net: Net) -> Result<Arc<Self>, SettingsError> {
-        let service = Service::new(&settings)?;
+    pub fn new(settings: Settings, net: Net) -> Result<Arc<Self>, String> {
         let state = State {
             answers: Memory::new(MOST_ANSWERS, MOST_OCTETS),
             failures: Memory::new(MOST_FAILURES, MOST_OCTETS),
-            flights: HashMap::new(),
             breaker: Breaker::default(),
             outage: None,
         };
         Ok(Arc::new(Self {
-            shown: service.shown.as_str().into(),
-            connections: Connections::new(service.host.clone(), service.port, settings.timeout, net.clone()),
-            fingerprinter: Fingerprinter::new()?,
-            service,
+            connections: Connections::new(Service::new(&settings)?, settings.timeout, net),
+            fingerprinter: Fingerprinter::new().map_err(|error| error.to_string())?,
+            flights: Arc::default(),
             settings,
-            net,
             state: Mutex::new(state),
         }))
     }
@@ -243,11 +178,8 @@ impl Lookup {
     pub async fn ask(self: &Arc<Self>, question: Question, in_use: bool) -> Result<Arc<Answer>, LookupError> {
         let key = Arc::new(self.key(&question));
         let outcome = match self.begin(&key, question) {
-            Begun::Known(outcome) => outcome,
-            Begun::UnderWay(mut flight) => {
-                let landed = flight.wait_for(Option::is_some).await.map(|outcome| outcome.clone());
-                landed.ok().flatten().unwrap_or_else(|| Err(self.error(Fault::Abandoned)))
-            }
+            Ok(flight) => flight.landed().await.unwrap_or_else(|| Err(self.error(Fault::Abandoned))),
+            Err(known) => known,
         };
         outcome.or_else(|error| if in_use { self.kept(&key).ok_or(error) } else { Err(error) })
     }
@@ -264,60 +196,52 @@ impl Lookup {
         }
     }
 
-    fn begin(self: &Arc<Self>, key: &Arc<Key>, question: Question) -> Begun {
+    /// What there is to wait for, or what is known already.
+    fn begin(self: &Arc<Self>, key: &Arc<Key>, question: Question) -> Result<Flight<Outcome>, Outcome> {
         let now = Instant::now();
         let mut state = self.state.lock();
         if let Some(kept) = state.answers.get(key, now).filter(|kept| now < kept.fresh_until) {
-            return Begun::Known(Ok(Arc::clone(&kept.answer)));
+            return Err(Ok(Arc::clone(&kept.answer)));
         }
-        if let Some(flight) = state.flights.get(key) {
-            return Begun::UnderWay(flight.clone());
+        if let Some(flight) = self.flights.under_way(key) {
+            return Ok(flight);
         }
         if let Some(error) = state.failures.get(key, now) {
-            return Begun::Known(Err(error.clone()));
+            return Err(Err(error.clone()));
         }
-        if state.flights.len() >= MOST_FLIGHTS {
-            return Begun::Known(Err(self.error(Fault::Busy)));
+        if self.flights.len() >= MOST_FLIGHTS {
+            return Err(Err(self.error(Fault::Busy)));
         }
         if !state.breaker.try_attempt(now.into_std()) {
-            return Begun::Known(Err(state.outage.clone().unwrap_or_else(|| self.error(Fault::Abandoned))));
+            return Err(Err(state.outage.clone().unwrap_or_else(|| self.error(Fault::Abandoned))));
         }
-        let (land, flight) = watch::channel(None);
-        state.flights.insert(Arc::clone(key), flight.clone());
-        drop(state);
-        let mut landing = Landing {
-            lookup: Arc::clone(self),
-            key: Arc::clone(key),
-            land,
-            outcome: Err(self.error(Fault::Abandoned)),
-        };
-        tokio::spawn(async move {
-            let outcome = landing.lookup.fetch(&question).await.map(Arc::new);
-            landing.bring(outcome);
-        });
-        Begun::UnderWay(flight)
+        let (fetching, settling, settled) = (Arc::clone(self), Arc::clone(self), Arc::clone(key));
+        let fetch = || async move { fetching.fetch(&question).await };
+        let settle = move |outcome: &Outcome| settling.settle(&settled, outcome);
+        Ok(self.flights.join(Arc::clone(key), Err(self.error(Fault::Abandoned)), fetch, settle))
     }
 
-    async fn fetch(&self, question: &Question) -> Result<Answer, LookupError> {
-        let fields = self.connections.ask(self.service.request(question)).await;
-        fields.and_then(|fields| reply::answer(&question.user, &fields)).map_err(|fault| self.error(fault))
+    async fn fetch(&self, question: &Question) -> Outcome {
+        let fields = self.connections.ask(question).await;
+        let answer = fields.and_then(|fields| reply::answer(&question.user, &fields));
+        answer.map(Arc::new).map_err(|fault| self.error(fault))
     }
 
     /// What the next ones are to know of this.
     fn settle(&self, key: &Arc<Key>, outcome: &Outcome) {
         let now = Instant::now();
         let mut state = self.state.lock();
-        state.flights.remove(key);
         match outcome {
             Err(error) if error.fault.is_outage() => {
-                state.breaker.failed(now.into_std(), self.net.chance());
+                state.breaker.failed(now.into_std(), self.connections.net.chance());
                 state.outage = Some(error.clone());
             }
-            Err(error) if error.fault.is_of_the_question() => {
+            Err(LookupError { fault: Fault::Abandoned, .. }) => state.breaker.undecided(),
+            // It has answered this question, though not with an answer.
+            Err(error) => {
                 state.breaker.succeeded();
                 state.failures.put(Arc::clone(key), error.clone(), key.octets(), now, now + FAILURE);
             }
-            Err(_) => state.breaker.undecided(),
             Ok(answer) => {
                 state.breaker.succeeded();
                 let (fresh, stale) = self.good_for(answer);
@@ -332,7 +256,7 @@ impl Lookup {
         let Settings { ttl, negative_ttl, stale, .. } = self.settings;
         match answer {
             Answer::Server { .. } => (ttl, stale),
-            Answer::Refused { wait, .. } => (wait.map_or(negative_ttl, |wait| wait.min(negative_ttl)), Duration::ZERO),
+            Answer::Refused(denial) => (denial.wait.unwrap_or(negative_ttl).min(negative_ttl), Duration::ZERO),
         }
     }
 
@@ -341,13 +265,13 @@ impl Lookup {
     }
 
     fn error(&self, fault: Fault) -> LookupError {
-        LookupError { service: Arc::clone(&self.shown), fault }
+        LookupError { service: Arc::clone(&self.connections.service.shown), fault }
     }
 }
 
 impl fmt::Debug for Lookup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lookup").field("service", &self.shown).finish_non_exhaustive()
+        f.debug_struct("Lookup").field("service", &self.connections.service.shown).finish_non_exhaustive()
     }
 }
 
@@ -365,7 +289,7 @@ impl Answer {
                     + user.as_ref().map_or(0, Vec::len)
                     + secret.as_ref().map_or(0, |secret| secret.expose().len())
             }
-            Self::Refused { text, code, .. } => text.len() + code.as_ref().map_or(0, String::len),
+            Self::Refused(Denial { text, code, .. }) => text.len() + code.as_ref().map_or(0, String::len),
         }
     }
 }

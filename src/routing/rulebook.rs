@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::http::{Lookup, Settings, SettingsError};
+use super::http::{Lookup, Settings};
 use super::map::Map;
 use super::name::Pattern;
 use super::{Asked, By, MapError, Member, Routes, Rule, Source, Step, Target, files};
@@ -19,9 +19,9 @@ pub enum RouteError {
     /// A file cannot be used.
     #[error(transparent)]
     File(#[from] MapError),
-    /// The service of a rule, by its place, cannot be asked.
+    /// The service of a rule, by its place, cannot be asked, and why.
     #[error("{1}")]
-    Service(usize, SettingsError),
+    Service(usize, String),
 }
 
 /// See the module. The vectors are by the places of the rules.
@@ -33,8 +33,8 @@ pub(super) struct Rulebook {
     pub(super) files: Vec<Option<MapFile>>,
     /// Who was moved by hand.
     pub(super) moves: Option<MapFile>,
-    /// What each is made of, and who is asked.
-    pub(super) lookups: Vec<Option<(config::Route, Arc<Lookup>)>>,
+    /// Who is asked.
+    pub(super) lookups: Vec<Option<Arc<Lookup>>>,
     /// What else holds for accounts.
     pub(super) terms: Arc<AllTerms>,
 }
@@ -254,23 +254,15 @@ fn target(routes: &Routes, name: &str) -> Target {
 }
 
 /// Who is asked for a route; `known`: those that are asked already, and remember what they said.
-fn lookup(
-    route: &config::Route,
-    known: &[Option<(config::Route, Arc<Lookup>)>],
-    net: &Net,
-) -> Result<Option<(config::Route, Arc<Lookup>)>, SettingsError> {
+fn lookup(route: &config::Route, known: &[Option<Arc<Lookup>>], net: &Net) -> Result<Option<Arc<Lookup>>, String> {
     let Some(url) = &route.http else { return Ok(None) };
-    let of_lookup = |it: &config::Route| {
-        let times = [it.timeout, it.ttl, it.negative_ttl, it.stale];
-        (it.http.clone(), times, it.headers.clone(), it.send_password)
-    };
-    if let Some(known) = known.iter().flatten().find(|(made_of, _)| of_lookup(made_of) == of_lookup(route)) {
-        return Ok(Some(known.clone()));
-    }
     let headers = route.headers.iter().map(|header| (header.name.clone(), header.value.clone())).collect();
     let config::Route { timeout, ttl, negative_ttl, stale, send_password, .. } = *route;
     let settings = Settings { url: url.clone(), timeout, ttl, negative_ttl, stale, headers, send_password };
-    Ok(Some((route.clone(), Lookup::new(settings, net.clone())?)))
+    match known.iter().flatten().find(|known| known.settings == settings) {
+        Some(known) => Ok(Some(Arc::clone(known))),
+        None => Lookup::new(settings, net.clone()).map(Some),
+    }
 }
 
 /// As it stands in the configuration: `route 2 (users "@example.org")`.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use imapool::net::Net;
-use imapool::routing::http::{Answer, Lookup, Question, Settings};
+use imapool::routing::http::{Answer, Denial, Lookup, Question, Settings};
 use imapool::secret::Secret;
 
 use self::nginx::{Client, Nginx};
@@ -94,7 +94,7 @@ impl Stage {
                     secret.as_ref().map_or(password, Secret::expose).to_vec(),
                 )
             }
-            Ok(Answer::Refused { text, code, .. }) => {
+            Ok(Answer::Refused(Denial { text, code, .. })) => {
                 Seen::Refused(code.as_ref().map_or(text.clone(), |code| format!("[{code}] {text}")))
             }
             Err(_) => Seen::Failed,

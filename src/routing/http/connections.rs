@@ -1,12 +1,12 @@
 //! Connections to the service: a few, kept alive and used again, so that lookups use up no ports.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
@@ -19,7 +19,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::Question;
 use super::fault::Fault;
+use super::request::Service;
 use crate::listener::tune;
 use crate::net::Net;
 use crate::stream::Socket;
@@ -31,17 +33,16 @@ const MOST_IDLE: usize = 8;
 /// Octets of a response's head.
 const LONGEST_HEAD: usize = 64 * 1024;
 /// Octets of a body that are read to use the connection again.
-const LONGEST_BODY: u64 = 64 * 1024;
+const LONGEST_BODY: usize = 64 * 1024;
 /// How long a body may take to come. The answer is known by then, and waits for it.
 const BODY_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The connections to one service.
 #[derive(Debug)]
 pub(super) struct Connections {
-    host: String,
-    port: u16,
+    pub(super) service: Service,
     timeout: Duration,
-    net: Net,
+    pub(super) net: Net,
     places: Semaphore,
     idle: Mutex<Vec<Connection>>,
 }
@@ -54,16 +55,16 @@ struct Connection {
 }
 
 impl Connections {
-    pub(super) fn new(host: String, port: u16, timeout: Duration, net: Net) -> Self {
-        Self { host, port, timeout, net, places: Semaphore::new(MOST), idle: Mutex::default() }
+    pub(super) fn new(service: Service, timeout: Duration, net: Net) -> Self {
+        Self { service, timeout, net, places: Semaphore::new(MOST), idle: Mutex::default() }
     }
 
     /// What the service answers: the fields of a response that is a success.
     ///
     /// nginx looks at no status, so that services say what they like: 204 is common, since there is no body.
-    pub(super) async fn ask(&self, request: Request<Empty<Bytes>>) -> Result<HeaderMap, Fault> {
+    pub(super) async fn ask(&self, question: &Question) -> Result<HeaderMap, Fault> {
         let deadline = Instant::now() + self.timeout;
-        let asked = timeout_at(deadline, self.ask_by(request, deadline)).await;
+        let asked = timeout_at(deadline, self.ask_by(self.service.request(question), deadline)).await;
         asked.unwrap_or(Err(Fault::Timeout(self.timeout)))
     }
 
@@ -132,11 +133,9 @@ impl Connections {
 
     /// At least one. A literal address is not looked up.
     async fn addresses(&self) -> Result<Vec<SocketAddr>, Fault> {
-        if let Ok(ip) = self.host.parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(ip, self.port)]);
-        }
-        let failed = |reason| Fault::Resolve { host: self.host.clone(), reason: Arc::new(reason) };
-        let addresses: Vec<_> = lookup_host((self.host.as_str(), self.port)).await.map_err(failed)?.collect();
+        let Service { host, port, .. } = &self.service;
+        let failed = |reason| Fault::Resolve { host: host.clone(), reason: Arc::new(reason) };
+        let addresses: Vec<_> = lookup_host((host.as_str(), *port)).await.map_err(failed)?.collect();
         if addresses.is_empty() { Err(failed(io::ErrorKind::NotFound.into())) } else { Ok(addresses) }
     }
 
@@ -175,18 +174,10 @@ fn fault(error: &hyper::Error) -> Fault {
 /// Whether the body has an end other than that of the connection, and is not known to be long.
 fn is_short(fields: &HeaderMap, body: &Incoming) -> bool {
     let has_end = body.is_end_stream() || fields.contains_key(CONTENT_LENGTH) || fields.contains_key(TRANSFER_ENCODING);
-    has_end && body.size_hint().lower() <= LONGEST_BODY
+    has_end && body.size_hint().lower() <= LONGEST_BODY as u64
 }
 
 /// Reads a body to its end, unless it is too long. Whether the connection can be used again.
-async fn rest(connection: &mut Connection, mut body: Incoming) -> bool {
-    let mut left = LONGEST_BODY;
-    while let Some(frame) = body.frame().await {
-        let length = frame.map(|frame| frame.data_ref().map_or(0, Bytes::len) as u64);
-        match length.ok().and_then(|length| left.checked_sub(length)) {
-            Some(rest) => left = rest,
-            None => return false,
-        }
-    }
-    connection.requests.ready().await.is_ok()
+async fn rest(connection: &mut Connection, body: Incoming) -> bool {
+    Limited::new(body, LONGEST_BODY).collect().await.is_ok() && connection.requests.ready().await.is_ok()
 }

@@ -74,9 +74,4 @@ impl Fault {
             Self::NoHttp | Self::Garbage { .. } | Self::Busy | Self::Abandoned => false,
         }
     }
-
-    /// Whether the service has answered this question, though not with an answer.
-    pub(super) fn is_of_the_question(&self) -> bool {
-        !self.is_outage() && !matches!(self, Self::Busy | Self::Abandoned)
-    }
 }

@@ -1,9 +1,9 @@
 //! A memory of bounded size: the oldest entry gives way.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::Hash;
+use std::hash::{Hash, RandomState};
 use std::sync::Arc;
 
+use lru::LruCache;
 use tokio::time::Instant;
 
 /// What an entry takes beside its own octets, about.
@@ -11,11 +11,9 @@ const OVERHEAD: usize = 256;
 
 /// Values that are good for a time.
 #[derive(Debug)]
-pub(super) struct Memory<K, V> {
-    entries: HashMap<Arc<K>, Entry<V>>,
-    /// The keys by age.
-    order: BTreeMap<u64, Arc<K>>,
-    next: u64,
+pub(super) struct Memory<K: Eq + Hash, V> {
+    /// By age: nothing counts as a use.
+    entries: LruCache<Arc<K>, Entry<V>, RandomState>,
     octets: usize,
     most: usize,
     most_octets: usize,
@@ -25,19 +23,18 @@ pub(super) struct Memory<K, V> {
 struct Entry<V> {
     value: V,
     until: Instant,
-    age: u64,
     octets: usize,
 }
 
 impl<K: Eq + Hash, V> Memory<K, V> {
     /// For at most so many entries, and so many octets in all.
     pub(super) fn new(most: usize, most_octets: usize) -> Self {
-        Self { entries: HashMap::new(), order: BTreeMap::new(), next: 0, octets: 0, most, most_octets }
+        Self { entries: LruCache::unbounded_with_hasher(RandomState::new()), octets: 0, most, most_octets }
     }
 
     /// What is remembered, if it is good still.
     pub(super) fn get(&self, key: &K, now: Instant) -> Option<&V> {
-        self.entries.get(key).filter(|entry| now < entry.until).map(|entry| &entry.value)
+        self.entries.peek(key).filter(|entry| now < entry.until).map(|entry| &entry.value)
     }
 
     /// Remembers `value`, of about so many octets, in place of what was there.
@@ -46,27 +43,21 @@ impl<K: Eq + Hash, V> Memory<K, V> {
         if now >= until {
             return;
         }
-        let (age, octets) = (self.next, octets + OVERHEAD);
-        self.next += 1;
+        let octets = octets + OVERHEAD;
         self.octets += octets;
-        self.order.insert(age, Arc::clone(&key));
-        self.entries.insert(key, Entry { value, until, age, octets });
-        while self.entries.len() > self.most || self.octets > self.most_octets || self.oldest_is_past(now) {
-            let Some((_, oldest)) = self.order.first_key_value() else { return };
-            self.remove(&Arc::clone(oldest));
+        self.entries.put(key, Entry { value, until, octets });
+        while let Some((_, oldest)) = self.entries.peek_lru()
+            && (self.entries.len() > self.most || self.octets > self.most_octets || oldest.until <= now)
+        {
+            self.octets -= oldest.octets;
+            self.entries.pop_lru();
         }
     }
 
     pub(super) fn remove(&mut self, key: &K) {
-        if let Some(entry) = self.entries.remove(key) {
-            self.order.remove(&entry.age);
+        if let Some(entry) = self.entries.pop(key) {
             self.octets -= entry.octets;
         }
-    }
-
-    fn oldest_is_past(&self, now: Instant) -> bool {
-        let oldest = self.order.first_key_value().and_then(|(_, key)| self.entries.get(key));
-        oldest.is_some_and(|entry| entry.until <= now)
     }
 }
 
@@ -92,7 +83,7 @@ mod tests {
         assert_eq!((known(&memory), memory.get(&2, now)), (vec![5], None), "{memory:?}");
         memory.put(Arc::new(6), 6, 10 * OVERHEAD, now, now + LONG);
         assert!(known(&memory).is_empty(), "larger than all there is");
-        assert_eq!((memory.octets, memory.order.len()), (0, 0));
+        assert_eq!((memory.octets, memory.entries.len()), (0, 0));
     }
 
     #[test]
@@ -102,7 +93,7 @@ mod tests {
         for _ in 0..1000 {
             memory.put(Arc::new("a"), 1, 5, now, now + LONG);
         }
-        assert_eq!((memory.order.len(), memory.octets), (1, OVERHEAD + 5));
+        assert_eq!((memory.entries.len(), memory.octets), (1, OVERHEAD + 5));
         memory.put(Arc::new("b"), 2, 0, now, now + LONG);
         memory.put(Arc::new("a"), 3, 0, now, now + LONG);
         memory.put(Arc::new("c"), 4, 0, now, now + LONG);

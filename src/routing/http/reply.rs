@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use hyper::header::HeaderMap;
 
-use super::Answer;
 use super::fault::Fault;
+use super::{Answer, Denial};
 use crate::secret::Secret;
 use crate::shown;
 
@@ -51,12 +51,12 @@ fn refused(text: &[u8], fields: &HeaderMap) -> Result<Answer, Fault> {
     let told = field(fields, CODE)?.and_then(code);
     let (in_text, text) = divided(text);
     let text = if text.is_empty() { b"Login refused" } else { text };
-    Ok(Answer::Refused {
+    Ok(Answer::Refused(Denial {
         text: shown::Plain(&shown::text(text)).to_string(),
         code: told.or(in_text),
         // None at all, to nginx.
         wait: wait.filter(|wait| !wait.is_zero()),
-    })
+    }))
 }
 
 /// The one value of this name. What is empty says nothing, and is no guess at what was meant.

@@ -1,6 +1,7 @@
 //! What the service is asked: a request as nginx makes it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::Empty;
@@ -8,8 +9,9 @@ use hyper::header::{
     CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::{Request, Uri};
+use percent_encoding::percent_encode_byte;
 
-use super::{Question, Settings, SettingsError};
+use super::{Question, Settings};
 
 /// Field names are in lower case here; on the wire each word begins in upper case.
 const METHOD: HeaderName = HeaderName::from_static("auth-method");
@@ -52,15 +54,16 @@ pub(super) struct Service {
     pub(super) host: String,
     pub(super) port: u16,
     /// The URL less its query, which may hold a key.
-    pub(super) shown: String,
+    pub(super) shown: Arc<str>,
     target: Uri,
     fields: HeaderMap,
     send_password: bool,
 }
 
 impl Service {
-    pub(super) fn new(settings: &Settings) -> Result<Self, SettingsError> {
-        let fault = |reason| SettingsError::Url { url: less_query(&settings.url).to_owned(), reason };
+    /// What cannot be used of the settings is told in words, without a secret.
+    pub(super) fn new(settings: &Settings) -> Result<Self, String> {
+        let fault = |reason| format!("\"{}\" {reason}", less_query(&settings.url));
         let url: Uri = settings.url.parse().map_err(|_| fault("is no URL"))?;
         match url.scheme_str() {
             Some("http") => {}
@@ -71,7 +74,7 @@ impl Service {
         let authority = authority.ok_or_else(|| fault("names no host"))?;
         if authority.as_str().contains('@') {
             // It would be shown wherever the URL is.
-            return Err(SettingsError::Credentials);
+            return Err("the URL has a user name in it: send it as a header (Authorization)".to_owned());
         }
         let port = match &authority.as_str()[authority.host().len()..] {
             "" => 80,
@@ -84,7 +87,7 @@ impl Service {
         Ok(Self {
             host: authority.host().trim_start_matches('[').trim_end_matches(']').to_owned(),
             port,
-            shown: less_query(&settings.url).to_owned(),
+            shown: less_query(&settings.url).into(),
             target: url
                 .path_and_query()
                 .map(|path| path.as_str())
@@ -132,14 +135,15 @@ fn less_query(url: &str) -> &str {
 }
 
 /// What the settings send with each request.
-fn fixed(settings: &Settings) -> Result<HeaderMap, SettingsError> {
+fn fixed(settings: &Settings) -> Result<HeaderMap, String> {
     let mut fields = HeaderMap::new();
     for (name, value) in &settings.headers {
-        let fault = || SettingsError::Header { name: name.clone() };
+        let why = "its name or its value has a character that must not be there";
+        let fault = || format!("\"{name}\" cannot be sent as a header: {why}");
         let field = HeaderName::try_from(name.as_str()).map_err(|_| fault())?;
         let mut value = HeaderValue::from_bytes(value.expose()).map_err(|_| fault())?;
         if OURS.contains(&field) || (field == HOST && fields.contains_key(HOST)) {
-            return Err(SettingsError::Reserved { name: name.clone() });
+            return Err(format!("\"{name}\" is a header that the lookup itself sends"));
         }
         value.set_sensitive(true);
         fields.append(field, value);
@@ -150,13 +154,10 @@ fn fixed(settings: &Settings) -> Result<HeaderMap, SettingsError> {
 /// As nginx does it (NGX_ESCAPE_MAIL_AUTH): control characters, the space and `%`, and nothing above US-ASCII. DEL is
 /// the one octet more, which must not be in a field's value.
 pub(super) fn encoded(octets: &[u8]) -> HeaderValue {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut value = Vec::with_capacity(octets.len());
     for &octet in octets {
         match octet {
-            ..=b' ' | b'%' | 0x7f => {
-                value.extend([b'%', HEX[usize::from(octet >> 4)], HEX[usize::from(octet & 0xf)]]);
-            }
+            ..=b' ' | b'%' | 0x7f => value.extend(percent_encode_byte(octet).bytes()),
             _ => value.push(octet),
         }
     }

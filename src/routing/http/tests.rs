@@ -17,7 +17,7 @@ fn server(host: &str) -> Answer {
 
 fn refused(text: &str, code: Option<&str>, wait: Option<u64>) -> Answer {
     let (code, wait) = (code.map(str::to_owned), wait.map(Duration::from_secs));
-    Answer::Refused { text: text.to_owned(), code, wait }
+    Answer::Refused(Denial { text: text.to_owned(), code, wait })
 }
 
 fn seconds(seconds: u64) -> Duration {
@@ -193,7 +193,7 @@ proptest! {
                 prop_assert!(port != Some(0));
                 prop_assert!(user.is_none_or(|user| !user.is_empty() && !user.iter().any(u8::is_ascii_control)));
             }
-            Ok(Answer::Refused { text, code, .. }) => {
+            Ok(Answer::Refused(Denial { text, code, .. })) => {
                 prop_assert!(!text.contains(char::is_control) && !text.starts_with('[') && !text.is_empty());
                 let of_code = |octet: u8| octet.is_ascii_uppercase() || octet.is_ascii_digit() || octet == b'-';
                 prop_assert!(code.is_none_or(|code| !code.is_empty() && code.bytes().all(of_code)));
@@ -208,7 +208,7 @@ fn settings_that_cannot_be_used_are_refused() {
     let refused = |change: &dyn Fn(&mut Settings)| {
         let mut settings = settings();
         change(&mut settings);
-        Lookup::new(settings, Net::System).map(|_| ()).unwrap_err().to_string()
+        Lookup::new(settings, Net::System).map(|_| ()).unwrap_err()
     };
     let url = |url: &str| refused(&|settings: &mut Settings| url.clone_into(&mut settings.url));
     assert_eq!(url("https://a/?key=1"), "\"https://a/\" asks for https, which is not supported yet: use http");
@@ -247,7 +247,8 @@ async fn no_secret_is_shown() {
     );
     let question = Question { secret: Some(Secret::copy_of(b"hunter2")), ..question("a") };
     let key = lookup.key(&question);
-    let (service, settings) = (format!("{:?}", lookup.service.request(&question).headers()), &lookup.settings);
+    let (service, settings) =
+        (format!("{:?}", lookup.connections.service.request(&question).headers()), &lookup.settings);
     let headers = &settings.headers;
     let shown = format!("{question:?} {key:?} {lookup:?} {service} {headers:?}");
     let error = lookup.ask(question, false).await.unwrap_err();
@@ -402,7 +403,7 @@ async fn who_waits_for_a_place_waits_within_the_deadline() {
     assert_eq!((with("no answer within 5s"), with("too many questions wait")), (4096, 5000 - 4096));
     assert!(outcomes.iter().all(|(_, at)| *at <= start + seconds(5)));
     assert_eq!((stage.dials(), stage.open().1), (64, 64));
-    assert!(lookup.state.lock().flights.is_empty());
+    assert!(lookup.flights.len() == 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -502,7 +503,7 @@ async fn equal_questions_share_one_request_whoever_leaves() {
         assert_eq!(*other.await.unwrap(), server("192.0.2.9"));
     }
     assert_eq!((stage.asked(), start.elapsed()), (1, Duration::from_millis(500)));
-    assert!(lookup.state.lock().flights.is_empty());
+    assert!(lookup.flights.len() == 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ use crate::auth::{Answer, Passage, Verdict};
 use crate::imap::sasl::Credential;
 use crate::metrics::LoginResult;
 use crate::pool::Pass;
+use crate::routing::http::Denial;
 use crate::routing::{self, Caller, Way};
 use crate::session::machine::LoginReply;
 use crate::session::relay::{self, Beginning};
@@ -184,7 +185,7 @@ async fn judge(context: &Context, credential: &Arc<Credential>, caller: &Caller,
                 continue;
             }
             Way::Nobody => return auth.nobody(credential, client).await.into(),
-            Way::Refused { code, text, wait } => {
+            Way::Refused(Denial { code, text, wait }) => {
                 return auth.turned_away(credential, client, code, &text, wait).await.into();
             }
             Way::Unavailable(text) => return Answer::from(Verdict::Unavailable(text.into())).into(),
