@@ -85,11 +85,7 @@ impl Numbering {
     /// The server's numbers for those of a set that are left.
     #[must_use]
     pub fn forward_set(&self, set: &Ranges) -> Ranges {
-        let mut mapped = Ranges::new();
-        for range in set.spans().filter_map(|span| self.forward_range(span)) {
-            mapped.insert_range(range);
-        }
-        mapped
+        set.spans().filter_map(|span| self.forward_range(span)).collect()
     }
 
     /// The session's numbers for a range of the server's, in pieces: messages that are gone stand between them. Those

@@ -2,6 +2,7 @@
 //! takes some hundred octets.
 
 use std::fmt;
+use std::iter::once;
 use std::ops::RangeInclusive;
 
 /// Runs in a chunk before it is divided. (Few in tests, so that they have many chunks.)
@@ -21,36 +22,24 @@ impl Span {
         Self { first, last, before: 0 }
     }
 
-    fn len(self) -> u32 {
-        self.last - self.first + 1
-    }
-
     /// Members in this run and those before it.
     fn upto(self) -> u32 {
-        self.before + self.len()
+        self.before + (self.last - self.first + 1)
     }
 }
 
-/// Runs that follow each other, never none.
-#[derive(Clone, Default)]
-struct Chunk {
-    spans: Vec<Span>,
+/// Makes `before` of a chunk's runs right from run `at` on.
+fn recount(chunk: &mut [Span], at: usize) {
+    let mut before = members(&chunk[..at]);
+    for span in &mut chunk[at..] {
+        span.before = before;
+        before = span.upto();
+    }
 }
 
-impl Chunk {
-    /// Its members.
-    fn len(&self) -> u32 {
-        self.spans.last().map_or(0, |span| span.upto())
-    }
-
-    /// Makes `before` of its runs right from run `at` on.
-    fn recount(&mut self, at: usize) {
-        let mut before = at.checked_sub(1).map_or(0, |last| self.spans[last].upto());
-        for span in &mut self.spans[at..] {
-            span.before = before;
-            before = span.upto();
-        }
-    }
+/// The members of a chunk.
+fn members(chunk: &[Span]) -> u32 {
+    chunk.last().map_or(0, |span| span.upto())
 }
 
 /// Where a run is: its chunk, and its place there.
@@ -62,7 +51,8 @@ type At = (usize, usize);
 /// what is there already; a change moves the runs of one chunk.
 #[derive(Clone, Default)]
 pub struct Ranges {
-    chunks: Vec<Chunk>,
+    /// Of runs that follow each other, never none.
+    chunks: Vec<Vec<Span>>,
     /// Sums of the chunks' members, as a Fenwick tree.
     sums: Vec<u32>,
 }
@@ -74,15 +64,11 @@ impl Ranges {
         Self::default()
     }
 
-    /// Of runs in any order, which may overlap. Where they ascend, O(runs); else they are sorted.
+    /// Of runs in any order, which may overlap. Where they are a few ascending lists, O(runs); else they are sorted.
     #[must_use]
     pub fn from_runs(mut runs: Vec<(u32, u32)>) -> Self {
-        if !runs.is_sorted() {
-            runs.sort_unstable();
-        }
-        let mut set = Self::new();
-        runs.into_iter().for_each(|(first, last)| set.insert_range(first..=last));
-        set
+        runs.sort();
+        runs.into_iter().map(|(first, last)| first..=last).collect()
     }
 
     /// How many members.
@@ -97,7 +83,7 @@ impl Ranges {
 
     /// How many runs of members.
     pub fn runs(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.spans.len()).sum()
+        self.chunks.iter().map(Vec::len).sum()
     }
 
     /// What it takes beyond the first run.
@@ -114,7 +100,7 @@ impl Ranges {
 
     /// The largest member.
     pub fn last(&self) -> Option<u32> {
-        self.chunks.last()?.spans.last().map(|span| span.last)
+        self.chunks.last()?.last().map(|span| span.last)
     }
 
     /// Whether `n` is a member.
@@ -145,7 +131,7 @@ impl Ranges {
     /// There are other chunks than there were.
     fn add_up(&mut self) {
         self.sums.clear();
-        self.sums.extend(self.chunks.iter().map(Chunk::len));
+        self.sums.extend(self.chunks.iter().map(|chunk| members(chunk)));
         for at in 1..=self.sums.len() {
             let sum = self.sums[at - 1];
             if let Some(above) = self.sums.get_mut(at + (at & at.wrapping_neg()) - 1) {
@@ -155,28 +141,27 @@ impl Ranges {
     }
 
     /// The first run for which `precedes` does not hold; it holds for those before it only, whatever was counted
-    /// before them.
-    fn find(&self, precedes: impl Fn(Span) -> bool) -> At {
-        let last = |chunk: &Chunk| chunk.spans.last().is_some_and(|span| precedes(*span));
-        let chunk = self.chunks.partition_point(last);
-        (chunk, self.chunks.get(chunk).map_or(0, |chunk| chunk.spans.partition_point(|span| precedes(*span))))
+    /// before them. Where it holds for all, the end of the last chunk.
+    fn find(&self, precedes: impl Fn(&Span) -> bool) -> At {
+        let chunk = self.chunks.partition_point(|chunk| chunk.last().is_some_and(&precedes));
+        let chunk = chunk.min(self.chunks.len().saturating_sub(1));
+        (chunk, self.chunks.get(chunk).map_or(0, |chunk| chunk.partition_point(precedes)))
     }
 
     /// The same, where what was counted before them matters.
     fn find_counted(&self, precedes: impl Fn(Span) -> bool) -> At {
-        let (mut low, mut high) = (0, self.chunks.len());
+        let (mut low, mut high) = (0, self.chunks.len().saturating_sub(1));
         while low < high {
             let middle = low.midpoint(high);
-            let last = self.get((middle, self.chunks[middle].spans.len() - 1));
-            if last.is_some_and(&precedes) { low = middle + 1 } else { high = middle }
+            if self.previous((middle + 1, 0)).is_some_and(&precedes) { low = middle + 1 } else { high = middle }
         }
         let before = self.before(low);
         let precedes = |span: &Span| precedes(Span { before: before + span.before, ..*span });
-        (low, self.chunks.get(low).map_or(0, |chunk| chunk.spans.partition_point(precedes)))
+        (low, self.chunks.get(low).map_or(0, |chunk| chunk.partition_point(precedes)))
     }
 
     fn get(&self, (chunk, at): At) -> Option<Span> {
-        let span = self.chunks.get(chunk)?.spans.get(at)?;
+        let span = self.chunks.get(chunk)?.get(at)?;
         Some(Span { before: self.before(chunk) + span.before, ..*span })
     }
 
@@ -186,18 +171,16 @@ impl Ranges {
             Some(at) => self.get((chunk, at)),
             None => {
                 let chunk = chunk.checked_sub(1)?;
-                self.get((chunk, self.chunks[chunk].spans.len().checked_sub(1)?))
+                self.get((chunk, self.chunks[chunk].len() - 1))
             }
         }
     }
 
     /// Adds `n`; whether it is new.
     pub fn insert(&mut self, n: u32) -> bool {
-        let new = n > 0 && !self.contains(n);
-        if new {
-            self.insert_range(n..=n);
-        }
-        new
+        let was = self.contains(n);
+        self.insert_range(n..=n);
+        n > 0 && !was
     }
 
     /// Adds all of `range`; an empty one adds nothing, and neither does zero.
@@ -208,7 +191,7 @@ impl Ranges {
         }
         // Those that touch the range become one with it.
         let from = self.find(|span| span.last < first - 1);
-        let Some(head) = self.get(from) else { return self.exchange(from, from, &[Span::new(first, last)]) };
+        let Some(head) = self.get(from) else { return self.exchange(from, from, once(Span::new(first, last))) };
         if head.first <= first && last <= head.last {
             return;
         }
@@ -217,33 +200,22 @@ impl Ranges {
             Some(tail) => Span::new(first.min(head.first), last.max(tail.last)),
             None => Span::new(first, last),
         };
-        self.exchange(from, to, &[whole]);
+        self.exchange(from, to, once(whole));
     }
 
     /// Adds all of `other`.
     pub fn insert_all(&mut self, other: &Self) {
         if other.runs() <= MAX_RUNS {
-            return other.spans().for_each(|span| self.insert_range(span));
+            other.spans().for_each(|span| self.insert_range(span));
+        } else {
+            *self = Self::from_runs(self.spans().chain(other.spans()).map(RangeInclusive::into_inner).collect());
         }
-        let (mut ours, mut theirs) = (self.spans().peekable(), other.spans().peekable());
-        let mut all = Self::new();
-        while let Some(next) = match (ours.peek(), theirs.peek()) {
-            (Some(our), Some(their)) if their.start() < our.start() => theirs.next(),
-            (None, _) => theirs.next(),
-            _ => ours.next(),
-        } {
-            all.insert_range(next);
-        }
-        drop(ours);
-        *self = all;
     }
 
     /// Takes `n` out; whether it was a member.
     pub fn remove(&mut self, n: u32) -> bool {
         let was = self.contains(n);
-        if was {
-            self.remove_range(n..=n);
-        }
+        self.remove_range(n..=n);
         was
     }
 
@@ -258,11 +230,7 @@ impl Ranges {
         }
         let left = (head.first < first).then(|| Span::new(head.first, first - 1));
         let right = (tail.last > last).then(|| Span::new(last + 1, tail.last));
-        match (left, right) {
-            (Some(left), Some(right)) => self.exchange(from, to, &[left, right]),
-            (Some(rest), None) | (None, Some(rest)) => self.exchange(from, to, &[rest]),
-            (None, None) => self.exchange(from, to, &[]),
-        }
+        self.exchange(from, to, left.into_iter().chain(right));
     }
 
     /// Takes all of `other` out.
@@ -278,41 +246,29 @@ impl Ranges {
     #[must_use]
     pub fn split_above(&mut self, n: u32) -> Self {
         let above = self.above(n);
-        if let (Some(first), Some(last)) = (above.first(), above.last()) {
-            self.remove_range(first..=last);
+        if let Some(first) = above.first() {
+            self.remove_range(first..=u32::MAX);
         }
         above
     }
 
-    /// Puts `new` in the place of the runs from `from` to before `to`. All keep their distance.
-    fn exchange(&mut self, from: At, to: At, new: &[Span]) {
-        let (mut chunk, mut at) = from;
-        if chunk == self.chunks.len() {
-            // Behind all others: at the end of the last chunk.
-            chunk = chunk.saturating_sub(1);
-            match self.chunks.last() {
-                Some(last) => at = last.spans.len(),
-                None => self.chunks.push(Chunk::default()),
-            }
+    /// Puts `new`, at most two, in the place of the runs from `from` to before `to`. All keep their distance.
+    fn exchange(&mut self, (chunk, at): At, to: At, new: impl Iterator<Item = Span>) {
+        if self.chunks.is_empty() {
+            self.chunks.push(Vec::new());
         }
-        let (chunks, members) = (self.sums.len(), self.chunks[chunk].len());
-        // Else the one behind changes as well.
-        let only = to.0 <= chunk || to == (chunk + 1, 0);
-        if to.0 > chunk {
-            self.chunks[chunk].spans.truncate(at);
-            if let Some(last) = self.chunks.get_mut(to.0) {
-                last.spans.drain(..to.1);
-                last.recount(0);
-            }
-            self.chunks.drain(chunk + 1..to.0);
-        } else {
-            self.chunks[chunk].spans.drain(at..to.1);
-        }
-        self.chunks[chunk].spans.splice(at..at, new.iter().copied());
-        self.chunks[chunk].recount(at);
+        let before = members(&self.chunks[chunk]);
+        // The start of a chunk is the end of the one before. Chunks that lose some of their runs become one.
+        let (last, end) = if to.1 == 0 && to.0 > chunk { (to.0 - 1, self.chunks[to.0 - 1].len()) } else { to };
+        let rest = self.chunks[last].split_off(end);
+        self.chunks.drain(chunk + 1..=last);
+        let spans = &mut self.chunks[chunk];
+        spans.truncate(at);
+        spans.extend(new.chain(rest));
+        recount(spans, at);
         self.divide(chunk);
-        if only && self.chunks.len() == chunks {
-            self.adjust(chunk, self.chunks[chunk].len().wrapping_sub(members));
+        if last == chunk && self.chunks.len() == self.sums.len() {
+            self.adjust(chunk, members(&self.chunks[chunk]).wrapping_sub(before));
         } else {
             self.add_up();
         }
@@ -320,14 +276,14 @@ impl Ranges {
 
     /// Two chunks in place of one that has become too long; none in place of one that has become empty.
     fn divide(&mut self, chunk: usize) {
-        // What is appended to fills its chunks.
-        let kept = if chunk + 1 == self.chunks.len() { MAX_RUNS } else { MAX_RUNS / 2 };
-        let spans = &mut self.chunks[chunk].spans;
+        let is_last = chunk + 1 == self.chunks.len();
+        let spans = &mut self.chunks[chunk];
         if spans.is_empty() {
             self.chunks.remove(chunk);
         } else if spans.len() > MAX_RUNS {
-            let mut further = Chunk { spans: spans.split_off(kept) };
-            further.recount(0);
+            // What is appended to fills its chunks.
+            let mut further = spans.split_off(if is_last { MAX_RUNS } else { spans.len() / 2 });
+            recount(&mut further, 0);
             self.chunks.insert(chunk + 1, further);
         }
     }
@@ -342,15 +298,14 @@ impl Ranges {
     /// How many members are smaller than `n`.
     #[must_use]
     pub fn rank(&self, n: u32) -> u32 {
-        let span = self.previous(self.find(|span| span.first < n));
-        span.map_or(0, |span| span.before + (span.last.min(n - 1) - span.first + 1))
+        self.upto(n.saturating_sub(1))
     }
 
     /// How many members are not larger than `n`.
     #[must_use]
     pub fn upto(&self, n: u32) -> u32 {
         let span = self.previous(self.find(|span| span.first <= n));
-        span.map_or(0, |span| span.before + (span.last.min(n) - span.first + 1))
+        span.map_or(0, |span| Span { last: span.last.min(n), ..span }.upto())
     }
 
     /// The `k`-th number, counted from 1, that is not a member; `None` when it would be above [`u32::MAX`].
@@ -370,76 +325,48 @@ impl Ranges {
     /// The members above `n`.
     #[must_use]
     pub fn above(&self, n: u32) -> Self {
-        let mut above = Self::new();
-        if let Some(first) = n.checked_add(1) {
-            self.from(first).for_each(|span| above.insert_range(span));
-        }
-        above
+        n.checked_add(1).map_or_else(Self::new, |first| self.from(first).collect())
     }
 
     /// The runs of members from `n` on, ascending.
     pub fn from(&self, n: u32) -> impl Iterator<Item = RangeInclusive<u32>> + '_ {
         let (chunk, at) = self.find(|span| span.last < n);
-        let spans = self.chunks.get(chunk..).unwrap_or_default().iter().flat_map(|chunk| &chunk.spans);
+        let spans = self.chunks.get(chunk..).unwrap_or_default().iter().flatten();
         spans.skip(at).map(move |span| span.first.max(n)..=span.last)
     }
 
     /// The runs of members in a range, ascending.
     pub fn within(&self, range: RangeInclusive<u32>) -> impl Iterator<Item = RangeInclusive<u32>> + '_ {
         let (first, last) = range.into_inner();
-        let runs =
-            self.from(first).map_while(move |run| (*run.start() <= last).then(|| *run.start()..=last.min(*run.end())));
-        runs.filter(|run| !run.is_empty())
+        self.from(first).map(move |run| *run.start()..=last.min(*run.end())).take_while(|run| !run.is_empty())
     }
 
     /// The first so many members; all, if there are no more.
     #[must_use]
     pub fn first_few(&self, count: u32) -> Self {
-        let mut few = Self::new();
-        for span in self.spans() {
-            let left = count - few.len();
-            if left == 0 {
-                break;
-            }
-            few.insert_range(*span.start()..=(*span.end()).min(span.start().saturating_add(left - 1)));
-        }
-        few
+        let next = count.checked_add(1).and_then(|next| self.nth(next));
+        self.within(1..=next.map_or(u32::MAX, |next| next - 1)).collect()
     }
 
     /// Takes out the last so many members, and gives them; all, if there are no more.
     #[must_use]
     pub fn take_last(&mut self, count: u32) -> Self {
-        match self.len().checked_sub(count) {
-            None | Some(0) => std::mem::take(self),
-            Some(left) => {
-                let last = self.nth(left).unwrap_or(0);
-                self.split_above(last)
-            }
-        }
+        let left = self.len().saturating_sub(count);
+        self.split_above(self.nth(left).unwrap_or(0))
     }
 
     /// Members that are not in `other`.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
         let mut left = Self::new();
-        let mut holes = other.spans().map(RangeInclusive::into_inner).peekable();
+        let mut holes = other.spans().peekable();
         for (mut first, last) in self.spans().map(RangeInclusive::into_inner) {
-            let mut over = false;
-            while let Some((from, to)) = holes.peek().copied().filter(|(from, _)| *from <= last) {
-                if from > first {
-                    left.insert_range(first..=from - 1);
-                }
-                if to >= last {
-                    // It may reach into the next run.
-                    over = true;
-                    break;
-                }
-                first = first.max(to + 1);
-                holes.next();
+            while let Some(hole) = holes.next_if(|hole| *hole.end() < last) {
+                left.insert_range(first..=hole.start() - 1);
+                first = first.max(hole.end() + 1);
             }
-            if !over {
-                left.insert_range(first..=last);
-            }
+            // The next one ends with the run, or behind it; it may reach into others.
+            left.insert_range(first..=holes.peek().map_or(last, |hole| last.min(hole.start() - 1)));
         }
         left
     }
@@ -449,9 +376,7 @@ impl Ranges {
     pub fn intersection(&self, other: &Self) -> Self {
         // O(log runs) for each run of the one that has fewer, and for what is found.
         let (few, many) = if self.runs() < other.runs() { (self, other) } else { (other, self) };
-        let mut both = Self::new();
-        few.spans().flat_map(|span| many.within(span)).for_each(|span| both.insert_range(span));
-        both
+        few.spans().flat_map(|span| many.within(span)).collect()
     }
 
     /// The members, ascending.
@@ -461,22 +386,27 @@ impl Ranges {
 
     /// The runs of members, ascending, none touching the next.
     pub fn spans(&self) -> impl DoubleEndedIterator<Item = RangeInclusive<u32>> + '_ {
-        self.chunks.iter().flat_map(|chunk| &chunk.spans).map(|span| span.first..=span.last)
+        self.chunks.iter().flatten().map(|span| span.first..=span.last)
     }
 }
 
 impl Extend<u32> for Ranges {
     fn extend<T: IntoIterator<Item = u32>>(&mut self, numbers: T) {
-        for n in numbers {
-            self.insert_range(n..=n);
-        }
+        numbers.into_iter().for_each(|n| self.insert_range(n..=n));
     }
 }
 
 impl FromIterator<u32> for Ranges {
     fn from_iter<T: IntoIterator<Item = u32>>(numbers: T) -> Self {
+        numbers.into_iter().map(|n| n..=n).collect()
+    }
+}
+
+/// Of runs in any order, which may overlap.
+impl FromIterator<RangeInclusive<u32>> for Ranges {
+    fn from_iter<T: IntoIterator<Item = RangeInclusive<u32>>>(runs: T) -> Self {
         let mut set = Self::new();
-        set.extend(numbers);
+        runs.into_iter().for_each(|run| set.insert_range(run));
         set
     }
 }
@@ -490,14 +420,11 @@ impl PartialEq for Ranges {
 impl Eq for Ranges {}
 
 /// `7`, or `1:3`.
-struct Element(RangeInclusive<u32>);
+pub(super) struct Run(pub(super) u32, pub(super) u32);
 
-impl fmt::Display for Element {
+impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.0.start(), self.0.end()) {
-            (first, last) if first == last => write!(f, "{first}"),
-            (first, last) => write!(f, "{first}:{last}"),
-        }
+        if self.0 == self.1 { write!(f, "{}", self.0) } else { write!(f, "{}:{}", self.0, self.1) }
     }
 }
 
@@ -505,8 +432,7 @@ impl fmt::Display for Element {
 impl fmt::Display for Ranges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, span) in self.spans().enumerate() {
-            f.write_str(if at > 0 { "," } else { "" })?;
-            Element(span).fmt(f)?;
+            write!(f, "{}{}", if at > 0 { "," } else { "" }, Run(*span.start(), *span.end()))?;
         }
         Ok(())
     }
@@ -605,7 +531,7 @@ mod tests {
             let runs: Vec<_> = runs.into_iter().map(|(first, more)| (first, first.saturating_add(more))).collect();
             let members = runs.iter().flat_map(|(first, last)| *first..=*last).collect::<Ranges>();
             prop_assert_eq!(members.runs(), members.spans().count());
-            prop_assert!(members.chunks.iter().all(|chunk| (1..=MAX_RUNS).contains(&chunk.spans.len())));
+            prop_assert!(members.chunks.iter().all(|chunk| (1..=MAX_RUNS).contains(&chunk.len())));
             prop_assert_eq!(Ranges::from_runs(runs), members);
         }
 
