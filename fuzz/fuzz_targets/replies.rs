@@ -31,11 +31,7 @@ fn read(octets: &[u8], cut: usize, numbering: &Numbering) -> (BytesMut, Vec<Item
                         items.push(scanner.finish());
                     }
                 }
-                Part::Literal(octets) => {
-                    // Said again for each piece of it, which changes nothing.
-                    scanner.literal();
-                    out.extend_from_slice(&octets);
-                }
+                Part::Literal(octets) => out.extend_from_slice(&octets),
             }
         }
     }

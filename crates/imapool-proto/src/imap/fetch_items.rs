@@ -3,13 +3,11 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
+use super::nesting::Nesting;
 use super::sequence::decimal;
 
 /// Longest list of flags kept as text, in octets.
 const MAX_FLAGS: usize = 4096;
-
-/// Longest item name or number that matters, in octets.
-const MAX_WORD: usize = 24;
 
 /// A message's flags.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,82 +64,45 @@ enum Item {
     Other,
 }
 
-/// See the module. Takes what follows the word FETCH; memory is bounded.
+/// See the module. Takes what follows the word FETCH, but for the octets of literals; memory is bounded.
 #[derive(Debug, Default)]
 pub struct FetchScanner {
     items: Items,
     item: Item,
-    depth: u32,
-    /// In the brackets of `BODY[…]`.
-    section: bool,
-    quoted: bool,
-    escaped: bool,
-    word: Word,
-    in_word: bool,
-    flags: FlagList,
-}
-
-/// A name or number, up to the length that matters.
-#[derive(Debug, Default)]
-struct Word {
-    octets: [u8; MAX_WORD],
-    len: usize,
-}
-
-impl Word {
-    fn push(&mut self, octets: &[u8]) {
-        if let Some(free) = self.octets.get_mut(self.len..self.len + octets.len()) {
-            free.copy_from_slice(octets);
-            self.len += octets.len();
-        } else {
-            // No name or number that matters is as long.
-            (self.octets[0], self.len) = (0, MAX_WORD);
-        }
-    }
-
-    fn octets(&self) -> &[u8] {
-        &self.octets[..self.len]
-    }
-}
-
-#[derive(Debug, Default)]
-struct FlagList {
+    nesting: Nesting,
+    /// Of a name, or of a value: a word, or `(` and the words of a list. One octet more than matters tells that it is
+    /// too long.
     text: Vec<u8>,
-    too_long: bool,
-    /// Where in `text` the flag at hand starts.
-    start: usize,
 }
 
 impl FetchScanner {
     /// Octets of its lines.
     pub fn text(&mut self, octets: &[u8]) {
         let mut rest = octets;
-        while let Some((octet, more)) = rest.split_first() {
-            let plain = match () {
-                () if self.quoted => 0,
-                () if self.section => memchr::memchr2(b']', b'"', rest).unwrap_or(rest.len()),
-                () => rest.iter().position(|octet| self.ends_word(*octet)).unwrap_or(rest.len()),
-            };
-            if plain == 0 {
-                self.octet(*octet);
-                rest = more;
-            } else {
-                if !self.section {
-                    self.put(&rest[..plain]);
+        while let Some((octet, behind)) = rest.split_first() {
+            match self.nesting.inert(rest) {
+                0 => {
+                    self.octet(*octet);
+                    rest = behind;
                 }
-                rest = &rest[plain..];
+                inert => {
+                    self.put(&rest[..inert]);
+                    rest = &rest[inert..];
+                }
             }
         }
     }
 
-    fn ends_word(&self, octet: u8) -> bool {
-        matches!(octet, b' ' | b'(' | b')' | b'"' | b'\r' | b'\n') || octet == b'[' && self.depth == 1
-    }
-
-    /// A literal stands here, whatever its octets.
-    pub fn literal(&mut self) {
-        if self.depth == 1 && !self.section {
-            self.item = Item::None;
+    /// Octets that may be part of a word.
+    fn put(&mut self, octets: &[u8]) {
+        let counts = match self.nesting.depth {
+            1 => true,
+            2 => matches!(self.item, Item::Flags | Item::ModSeq),
+            _ => false,
+        };
+        if counts && self.nesting.is_plain() {
+            let room = MAX_FLAGS + 1 - self.text.len();
+            self.text.extend_from_slice(&octets[..octets.len().min(room)]);
         }
     }
 
@@ -160,112 +121,59 @@ impl FetchScanner {
         std::mem::take(self).items
     }
 
-    /// One that is in quotes, or ends what is plain.
     fn octet(&mut self, octet: u8) {
-        if self.quoted {
-            return self.in_quotes(octet);
-        }
-        match octet {
-            b'"' => self.quoted = true,
-            b']' if self.section => self.section = false,
-            b'[' => self.section = true,
-            b'(' => {
-                self.end_word();
-                self.depth = self.depth.saturating_add(1);
-            }
-            b')' => {
-                self.end_word();
-                self.depth = self.depth.saturating_sub(1);
-                if self.depth == 1 {
-                    self.end_list();
+        let was_plain = self.nesting.is_plain();
+        self.nesting.pass(octet);
+        match (octet, self.nesting.depth) {
+            // A string is over.
+            (b'"', 1) if !was_plain && self.nesting.is_plain() => self.end(),
+            _ if !was_plain || !self.nesting.is_plain() => {}
+            (b')', 0 | 1) => self.end(),
+            (b' ' | b'\r' | b'\n', 1) if self.text.is_empty() => {}
+            (b' ' | b'\r' | b'\n', 1) => self.end(),
+            (b'(', 2) => {
+                if !self.text.is_empty() {
+                    self.end();
                 }
+                self.put(b"(");
             }
-            _ => self.end_word(),
+            (b'(' | b')', _) => {}
+            _ => self.put(&[octet]),
         }
     }
 
-    fn in_quotes(&mut self, octet: u8) {
-        match octet {
-            _ if self.escaped => self.escaped = false,
-            b'\\' => self.escaped = true,
-            b'"' => {
-                self.quoted = false;
-                if self.depth == 1 && !self.section {
-                    self.item = Item::None;
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Of one word.
-    fn put(&mut self, octets: &[u8]) {
-        if !self.in_word {
-            self.in_word = true;
-            self.word.len = 0;
-            self.flags.start = self.flags.text.len();
-        }
-        self.word.push(octets);
-        if self.item == Item::Flags && self.depth == 2 {
-            self.flags.put(octets);
-        }
-    }
-
-    fn end_word(&mut self) {
-        if !std::mem::take(&mut self.in_word) {
-            return;
-        }
-        match (self.depth, self.item) {
-            (1, Item::None) => self.item = self.name(),
-            (1, Item::Uid) => {
-                self.items.uid = mod_sequence(self.word.octets()).and_then(|n| u32::try_from(n).ok());
-                self.item = Item::None;
-            }
-            (1, _) => self.item = Item::None,
-            (2, Item::Flags) => self.flags.end_flag(),
-            (2, Item::ModSeq) => self.items.modseq = mod_sequence(self.word.octets()),
-            _ => {}
-        }
-    }
-
-    fn name(&mut self) -> Item {
-        match self.word.octets() {
-            word if word.eq_ignore_ascii_case(b"UID") => Item::Uid,
-            word if word.eq_ignore_ascii_case(b"FLAGS") => Item::Flags,
-            word if word.eq_ignore_ascii_case(b"MODSEQ") => Item::ModSeq,
-            _ => {
+    /// A name or a value is over.
+    fn end(&mut self) {
+        let text = &self.text[..];
+        self.item = match std::mem::take(&mut self.item) {
+            Item::None if text.eq_ignore_ascii_case(b"UID") => Item::Uid,
+            Item::None if text.eq_ignore_ascii_case(b"FLAGS") => Item::Flags,
+            Item::None if text.eq_ignore_ascii_case(b"MODSEQ") => Item::ModSeq,
+            Item::None if !text.is_empty() => {
                 self.items.other = true;
                 Item::Other
             }
-        }
-    }
-
-    /// The parentheses of a value are closed.
-    fn end_list(&mut self) {
-        if std::mem::take(&mut self.item) == Item::Flags {
-            let FlagList { mut text, too_long, .. } = std::mem::take(&mut self.flags);
-            text.insert(0, b'(');
-            text.push(b')');
-            self.items.flags = Some(Flags { text: (!too_long).then(|| text.into()) });
-        }
+            item => {
+                self.items.note(item, text);
+                Item::None
+            }
+        };
+        self.text.clear();
     }
 }
 
-impl FlagList {
-    fn put(&mut self, octets: &[u8]) {
-        if self.text.len() + octets.len() > MAX_FLAGS {
-            self.too_long = true;
-            return;
-        }
-        if self.start == self.text.len() && self.start > 0 {
-            self.text.push(b' ');
-        }
-        self.text.extend_from_slice(octets);
-    }
-
-    fn end_flag(&mut self) {
-        if self.text[self.start..].trim_ascii_start().eq_ignore_ascii_case(b"\\Recent") {
-            self.text.truncate(self.start);
+impl Items {
+    fn note(&mut self, item: Item, value: &[u8]) {
+        match (item, value.strip_prefix(b"(")) {
+            (Item::Uid, None) => self.uid = mod_sequence(value).and_then(|n| u32::try_from(n).ok()),
+            (Item::ModSeq, Some(value)) => self.modseq = mod_sequence(value),
+            (Item::Flags, Some(flags)) => {
+                let flags = flags.split(u8::is_ascii_whitespace).filter(|flag| !flag.is_empty());
+                let flags: Vec<_> = flags.filter(|flag| !flag.eq_ignore_ascii_case(b"\\Recent")).collect();
+                let text = (value.len() <= MAX_FLAGS).then(|| [b"(", &flags.join(&b' ')[..], b")"].concat().into());
+                self.flags = Some(Flags { text });
+            }
+            _ => {}
         }
     }
 }
@@ -286,7 +194,6 @@ mod tests {
         for (at, part) in text.split(['{', '}']).enumerate() {
             if at % 2 == 1 {
                 scanner.text(format!("{{{}}}\r\n", part.len()).as_bytes());
-                scanner.literal();
             } else {
                 part.as_bytes().chunks(cut).for_each(|piece| scanner.text(piece));
             }

@@ -7,6 +7,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::nesting::open_quote;
 use super::sequence::decimal;
 
 /// Largest literal that can be announced, in octets (`number64`, RFC 9051 section 9).
@@ -45,20 +46,14 @@ pub enum FrameError {
 /// # Errors
 /// [`FrameError::LiteralSize`] when the number is out of range.
 fn trailing_literal(line: &[u8]) -> Result<Option<(usize, Literal)>, FrameError> {
-    let Some((b'}', rest)) = line.split_last() else { return Ok(None) };
-    let (digits_end, sync) = match rest.split_last() {
-        Some((b'+', _)) => (rest.len() - 1, false),
-        _ => (rest.len(), true),
-    };
-    let digits_start = rest[..digits_end].iter().rposition(|b| !b.is_ascii_digit()).map_or(0, |at| at + 1);
-    if digits_start == digits_end || digits_start == 0 || rest[digits_start - 1] != b'{' {
-        return Ok(None);
-    }
-    let len = decimal(&rest[digits_start..digits_end]).filter(|len| *len <= MAX_LITERAL);
-    let len = len.ok_or(FrameError::LiteralSize)?;
-    let brace = digits_start - 1;
-    let binary = brace > 0 && rest[brace - 1] == b'~';
-    Ok(Some((if binary { brace - 1 } else { brace }, Literal { len, sync, binary })))
+    let Some(line) = line.strip_suffix(b"}") else { return Ok(None) };
+    let (line, sync) = line.strip_suffix(b"+").map_or((line, true), |line| (line, false));
+    let digits = line.iter().rev().take_while(|b| b.is_ascii_digit()).count();
+    let (line, digits) = line.split_at(line.len() - digits);
+    let Some(line) = line.strip_suffix(b"{").filter(|_| !digits.is_empty()) else { return Ok(None) };
+    let (line, binary) = line.strip_suffix(b"~").map_or((line, false), |line| (line, true));
+    let len = decimal(digits).filter(|len| *len <= MAX_LITERAL).ok_or(FrameError::LiteralSize)?;
+    Ok(Some((line.len(), Literal { len, sync, binary })))
 }
 
 /// One line of a client, without its line end and without the literal's announcement.
@@ -158,22 +153,6 @@ impl Decoder {
     pub fn at_command_start(&self) -> bool {
         self.literal.is_none() && !self.continues
     }
-}
-
-/// Whether a quoted string begins in `text` and does not end there (`\` quotes the next octet).
-fn open_quote(text: &[u8]) -> bool {
-    let mut open = false;
-    let mut octets = text.iter();
-    while let Some(octet) = octets.next() {
-        match octet {
-            b'"' => open = !open,
-            b'\\' if open => {
-                octets.next();
-            }
-            _ => {}
-        }
-    }
-    open
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod follow;
 pub mod frame;
 pub mod framer;
 pub mod modseqs;
+mod nesting;
 pub mod numbering;
 pub mod phrases;
 mod program;

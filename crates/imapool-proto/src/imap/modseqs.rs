@@ -1,6 +1,7 @@
 //! What a command says of mod-sequences (RFC 7162).
 
 use super::command::{Command, Name};
+use super::nesting::Nesting;
 
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -59,22 +60,14 @@ fn mentions(text: &[u8]) -> bool {
 /// brackets is left out.
 fn atoms(command: &Command) -> Vec<Vec<u8>> {
     let mut atoms: Vec<Vec<u8>> = vec![Vec::new()];
-    let (mut quoted, mut escaped, mut section) = (false, false, false);
+    let mut nesting = Nesting::default();
     for segment in &command.segments {
         for octet in &segment.text {
+            let is_plain = nesting.is_plain();
+            nesting.pass(*octet);
             match octet {
-                _ if escaped => escaped = false,
-                b'\\' if quoted => escaped = true,
-                b'"' => {
-                    quoted = !quoted;
-                    if quoted {
-                        atoms.push(b"\"".to_vec());
-                    }
-                }
-                _ if quoted => {}
-                b'[' => section = true,
-                b']' => section = false,
-                _ if section => {}
+                _ if !is_plain => {}
+                b'"' => atoms.push(b"\"".to_vec()),
                 b' ' | b'(' | b')' => atoms.push(Vec::new()),
                 octet => atoms.last_mut().into_iter().for_each(|atom| atom.push(octet.to_ascii_uppercase())),
             }

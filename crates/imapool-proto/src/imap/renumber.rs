@@ -9,7 +9,9 @@ use std::borrow::Cow;
 
 use bytes::{BufMut as _, BytesMut};
 
+use super::nesting::Nesting;
 use super::numbering::Numbering;
+use super::ranges::Run;
 use super::response::StatusReply;
 use super::sequence::{elements, with_digit};
 use super::untagged::Reply;
@@ -27,6 +29,8 @@ pub struct Renumber {
     form: Form,
     list: List,
     name: Vec<u8>,
+    /// Within a value.
+    nesting: Nesting,
     set: Set,
 }
 
@@ -39,14 +43,12 @@ enum Form {
     List,
     /// ESEARCH: a space, the correlator, or the name of an item comes next.
     Between,
-    /// `(TAG "x")`
-    Correlator { quoted: bool },
     /// The name of an item.
     Name,
     /// The rest of a name that is longer than any that matters.
     LongName,
-    /// A value without message numbers.
-    Value { depth: u32, quoted: bool },
+    /// A value without message numbers, or the correlator, `(TAG "x")`.
+    Value,
     /// MIN, MAX, ALL.
     Set,
     /// `PARTIAL (` and the range (RFC 9394 section 3.1).
@@ -87,7 +89,8 @@ impl Renumber {
             Reply::Esearch => Form::Between,
             _ => Form::Copy,
         };
-        Self { reply, form, list: List::default(), name: Vec::new(), set: Set::default() }
+        let (list, name, nesting, set) = Default::default();
+        Self { reply, form, list, name, nesting, set }
     }
 
     /// Writes the reply's head, as far as the reader has taken it off: `* 4 FETCH`. `false`: the session does not know
@@ -129,32 +132,22 @@ impl Renumber {
                 }
             }
             Form::Between => self.between(octet, out),
-            Form::Correlator { quoted } => {
-                out.put_u8(octet);
-                let quoted = quoted != (octet == b'"');
-                self.form = if octet == b')' && !quoted { Form::Between } else { Form::Correlator { quoted } };
-            }
             Form::Name => self.name(octet, out),
             Form::LongName => {
                 out.put_u8(octet);
                 self.form = match octet {
-                    b' ' => Form::Value { depth: 0, quoted: false },
+                    b' ' => Form::Value,
                     b'\r' | b'\n' => Form::Between,
                     _ => Form::LongName,
                 };
             }
-            Form::Value { depth, quoted } => {
-                if depth == 0 && !quoted && matches!(octet, b' ' | b'\r' | b'\n') {
+            Form::Value => {
+                let over = self.nesting.depth == 0 && self.nesting.is_plain();
+                if over && matches!(octet, b' ' | b'\r' | b'\n') {
                     return self.between(octet, out);
                 }
                 out.put_u8(octet);
-                let (quoted, depth) = match octet {
-                    b'"' => (!quoted, depth),
-                    b'(' if !quoted => (false, depth.saturating_add(1)),
-                    b')' if !quoted => (false, depth.saturating_sub(1)),
-                    _ => (quoted, depth),
-                };
-                self.form = Form::Value { depth, quoted };
+                self.nesting.pass(octet);
             }
             Form::Set => {
                 if !self.set.octet(octet, numbering, out) {
@@ -172,7 +165,8 @@ impl Renumber {
                     self.form = Form::Partial;
                 } else if octet == b')' || self.set.prefix.len() > 64 {
                     out.put_slice(&self.set.prefix);
-                    self.form = Form::Value { depth: u32::from(octet != b')'), quoted: false };
+                    self.nesting.depth = u32::from(octet != b')');
+                    self.form = Form::Value;
                 }
             }
             Form::Partial => {
@@ -200,7 +194,8 @@ impl Renumber {
             }
             b'(' => {
                 out.put_slice(b" (");
-                Form::Correlator { quoted: false }
+                self.nesting.pass(octet);
+                Form::Value
             }
             _ => {
                 self.name.clear();
@@ -215,23 +210,21 @@ impl Renumber {
             return self.name.push(octet);
         }
         let is = |name: &[u8]| self.name.eq_ignore_ascii_case(name);
-        let prefix = [b" ", &self.name[..]].concat();
-        if octet == b' ' && (is(b"MIN") || is(b"MAX") || is(b"ALL")) {
-            self.set = Set { prefix: [&prefix[..], b" "].concat(), extra: self.set.extra, ..Set::default() };
-            self.form = Form::Set;
-        } else if octet == b' ' && is(b"PARTIAL") {
-            self.set = Set { prefix: [&prefix[..], b" "].concat(), extra: self.set.extra, ..Set::default() };
-            self.form = Form::PartialRange;
-        } else {
-            out.put_slice(&prefix);
-            out.put_u8(octet);
-            self.form = match octet {
-                b'\r' | b'\n' => Form::Between,
-                _ if octet != b' ' => Form::LongName,
-                // What follows are UIDs (RFC 4731 section 3.1).
-                _ if is(b"UID") => Form::Copy,
-                _ => Form::Value { depth: 0, quoted: false },
-            };
+        let head = [b" ", &self.name[..], &[octet]].concat();
+        self.form = match octet {
+            b'\r' | b'\n' => Form::Between,
+            b' ' if is(b"MIN") || is(b"MAX") || is(b"ALL") => Form::Set,
+            b' ' if is(b"PARTIAL") => Form::PartialRange,
+            // What follows are UIDs (RFC 4731 section 3.1).
+            b' ' if is(b"UID") => Form::Copy,
+            b' ' => Form::Value,
+            _ => Form::LongName,
+        };
+        match self.form {
+            Form::Set | Form::PartialRange => {
+                self.set = Set { prefix: head, extra: self.set.extra, ..Set::default() };
+            }
+            _ => out.put_slice(&head),
         }
     }
 }
@@ -332,7 +325,7 @@ impl Set {
         for (a, b) in pieces {
             out.put_slice(if self.written { b"," } else { &self.prefix });
             self.written = true;
-            out.put_slice(if a == b { a.to_string() } else { format!("{a}:{b}") }.as_bytes());
+            out.put_slice(Run(a, b).to_string().as_bytes());
         }
     }
 }

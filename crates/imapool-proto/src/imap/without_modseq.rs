@@ -3,17 +3,15 @@
 
 use bytes::{BufMut as _, BytesMut};
 
+use super::nesting::Nesting;
+
 /// The item, with what has to follow.
 const ITEM: &[u8] = b"MODSEQ ";
 
 /// See the module. Takes what follows the word FETCH, but for the octets of literals.
 #[derive(Debug, Default)]
 pub struct WithoutModseq {
-    depth: u32,
-    /// In the brackets of `BODY[…]`.
-    section: bool,
-    quoted: bool,
-    escaped: bool,
+    nesting: Nesting,
     /// The list of items has just begun.
     first: bool,
     /// What may be the item, with the space before it; nothing of it is written yet.
@@ -31,30 +29,15 @@ impl WithoutModseq {
     }
 
     fn octet(&mut self, octet: u8, out: &mut BytesMut) {
-        if self.depth == 1 && !self.section && !self.quoted && self.holds(octet, out) {
+        let among_items = self.nesting.depth == 1 && self.nesting.is_plain();
+        if among_items && self.holds(octet, out) {
             return;
         }
-        self.first = false;
-        match octet {
-            _ if self.escaped => self.escaped = false,
-            b'\\' if self.quoted => self.escaped = true,
-            b'"' => self.quoted = !self.quoted,
-            _ if self.quoted => {}
-            b']' => self.section = false,
-            _ if self.section => {}
-            b'[' => self.section = self.depth == 1,
-            b'(' => {
-                self.first = self.depth == 0;
-                self.depth = self.depth.saturating_add(1);
-            }
-            b')' => {
-                self.depth = self.depth.saturating_sub(1);
-                if self.skipping && self.depth == 1 {
-                    self.skipping = false;
-                    return;
-                }
-            }
-            _ => {}
+        self.nesting.pass(octet);
+        self.first = octet == b'(' && self.nesting.depth == 1 && self.nesting.is_plain();
+        if self.skipping && octet == b')' && self.nesting.depth == 1 {
+            self.skipping = false;
+            return;
         }
         if !self.skipping {
             out.put_u8(octet);

@@ -16,9 +16,8 @@ const HELD: usize = 512;
 impl Machine {
     /// Holds a FETCH back as long as it may be one of only flags.
     pub(super) fn fetch_octets(&mut self, reading: &mut Reading, octets: &Octets<'_>, literal: bool) {
-        match &mut reading.items {
-            Some(items) if literal => items.literal(),
-            items => items.iter_mut().for_each(|items| items.text(octets)),
+        if !literal {
+            reading.items.iter_mut().for_each(|items| items.text(octets));
         }
         if let Some(mut held) = reading.held.take() {
             let other = reading.items.as_ref().is_some_and(|scanner| scanner.items().other) && octets.ends_with(b"\n");
