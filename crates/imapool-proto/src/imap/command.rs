@@ -30,7 +30,8 @@ pub struct Command {
 }
 
 macro_rules! names {
-    ($($variant:ident $text:literal),* $(,)?) => {
+    (repeatable) => { true };
+    ($($variant:ident $text:literal $($repeatable:ident)?),* $(,)?) => {
         /// The commands imapool knows by name.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Name {
@@ -58,22 +59,32 @@ macro_rules! names {
                     Self::Other => "OTHER",
                 }
             }
+
+            /// May be sent a second time when its connection was lost before any reply: changes nothing on the server.
+            #[must_use]
+            pub fn repeatable(self) -> bool {
+                match self {
+                    $($(Self::$variant => names!($repeatable),)?)*
+                    _ => false,
+                }
+            }
         }
     };
 }
 
 names! {
-    Select "SELECT", Fetch "FETCH", Noop "NOOP", Login "LOGIN", Logout "LOGOUT", Capability "CAPABILITY",
-    List "LIST", Status "STATUS", Search "SEARCH", Store "STORE", Idle "IDLE", Append "APPEND",
-    Authenticate "AUTHENTICATE", Id "ID", StartTls "STARTTLS", Enable "ENABLE", Examine "EXAMINE", Create "CREATE",
-    Delete "DELETE", Rename "RENAME", Subscribe "SUBSCRIBE", Unsubscribe "UNSUBSCRIBE", Lsub "LSUB",
-    Namespace "NAMESPACE", Check "CHECK", Close "CLOSE", Unselect "UNSELECT", Expunge "EXPUNGE", Copy "COPY",
-    Move "MOVE", Sort "SORT", Thread "THREAD", Replace "REPLACE", GetQuota "GETQUOTA",
-    GetQuotaRoot "GETQUOTAROOT", SetQuota "SETQUOTA", GetAcl "GETACL", SetAcl "SETACL", DeleteAcl "DELETEACL",
-    ListRights "LISTRIGHTS", MyRights "MYRIGHTS", GetMetadata "GETMETADATA", SetMetadata "SETMETADATA",
-    GenUrlAuth "GENURLAUTH", UrlFetch "URLFETCH", ResetKey "RESETKEY", Notify "NOTIFY", Language "LANGUAGE",
-    Comparator "COMPARATOR", Compress "COMPRESS", Unauthenticate "UNAUTHENTICATE",
-    CancelUpdate "CANCELUPDATE", Uid "UID",
+    Select "SELECT" repeatable, Fetch "FETCH" repeatable, Noop "NOOP" repeatable, Login "LOGIN", Logout "LOGOUT",
+    Capability "CAPABILITY", List "LIST" repeatable, Status "STATUS" repeatable, Search "SEARCH" repeatable,
+    Store "STORE", Idle "IDLE" repeatable, Append "APPEND", Authenticate "AUTHENTICATE", Id "ID", StartTls "STARTTLS",
+    Enable "ENABLE" repeatable, Examine "EXAMINE" repeatable, Create "CREATE", Delete "DELETE", Rename "RENAME",
+    Subscribe "SUBSCRIBE", Unsubscribe "UNSUBSCRIBE", Lsub "LSUB" repeatable, Namespace "NAMESPACE" repeatable,
+    Check "CHECK", Close "CLOSE", Unselect "UNSELECT", Expunge "EXPUNGE", Copy "COPY", Move "MOVE",
+    Sort "SORT" repeatable, Thread "THREAD" repeatable, Replace "REPLACE", GetQuota "GETQUOTA" repeatable,
+    GetQuotaRoot "GETQUOTAROOT" repeatable, SetQuota "SETQUOTA", GetAcl "GETACL" repeatable, SetAcl "SETACL",
+    DeleteAcl "DELETEACL", ListRights "LISTRIGHTS" repeatable, MyRights "MYRIGHTS" repeatable,
+    GetMetadata "GETMETADATA" repeatable, SetMetadata "SETMETADATA", GenUrlAuth "GENURLAUTH", UrlFetch "URLFETCH",
+    ResetKey "RESETKEY", Notify "NOTIFY", Language "LANGUAGE", Comparator "COMPARATOR", Compress "COMPRESS",
+    Unauthenticate "UNAUTHENTICATE", CancelUpdate "CANCELUPDATE", Uid "UID",
 }
 
 impl Name {
@@ -81,37 +92,6 @@ impl Name {
     #[must_use]
     pub fn carries_message(self) -> bool {
         matches!(self, Self::Append | Self::Replace)
-    }
-
-    /// May be sent a second time when its connection was lost before any reply: changes nothing on the server.
-    #[must_use]
-    pub fn repeatable(self) -> bool {
-        use Name::{
-            Fetch, GetAcl, GetMetadata, GetQuota, GetQuotaRoot, Idle, List, ListRights, Lsub, MyRights, Namespace,
-            Noop, Search, Sort, Status, Thread,
-        };
-        matches!(
-            self,
-            Fetch
-                | GetAcl
-                | GetMetadata
-                | GetQuota
-                | GetQuotaRoot
-                | Idle
-                | List
-                | ListRights
-                | Lsub
-                | MyRights
-                | Namespace
-                | Noop
-                | Search
-                | Sort
-                | Status
-                | Thread
-                | Self::Select
-                | Self::Examine
-                | Self::Enable
-        )
     }
 
     /// Leaves something on the connection that cannot be undone nor named: no later session may have it.
@@ -146,8 +126,9 @@ pub struct Head {
 /// # Errors
 /// See [`HeadError`].
 pub fn parse_head(line: &[u8]) -> Result<Head, HeadError> {
+    use Name::{Copy, Expunge, Fetch, Move, Other, Replace, Search, Sort, Store, Thread, Uid};
     let tag_end = memchr::memchr(b' ', line).unwrap_or(line.len());
-    if tag_end == 0 || tag_end > MAX_TAG || !line[..tag_end].iter().all(|b| is_astring_char(*b) && *b != b'+') {
+    if tag_end > MAX_TAG || !is_tag(&line[..tag_end]) {
         return Err(HeadError::Tag);
     }
     let rest = line.get(tag_end + 1..).unwrap_or_default();
@@ -156,17 +137,9 @@ pub fn parse_head(line: &[u8]) -> Result<Head, HeadError> {
         return Err(HeadError::Command);
     }
     let name = match Name::parse(verb) {
-        Name::Uid => match Name::parse(split_word(rest).0) {
-            name @ (Name::Fetch
-            | Name::Store
-            | Name::Search
-            | Name::Copy
-            | Name::Move
-            | Name::Expunge
-            | Name::Sort
-            | Name::Thread
-            | Name::Replace) => name,
-            _ => Name::Other,
+        Uid => match Name::parse(split_word(rest).0) {
+            name @ (Copy | Expunge | Fetch | Move | Replace | Search | Sort | Store | Thread) => name,
+            _ => Other,
         },
         name => name,
     };
@@ -186,6 +159,11 @@ fn is_atom_char(octet: u8) -> bool {
 /// `ASTRING-CHAR` (RFC 9051 section 9).
 pub(super) fn is_astring_char(octet: u8) -> bool {
     is_atom_char(octet) || octet == b']'
+}
+
+/// Whether a word can be a tag (RFC 9051 section 9).
+pub(super) fn is_tag(word: &[u8]) -> bool {
+    !word.is_empty() && word.iter().all(|b| is_astring_char(*b) && *b != b'+')
 }
 
 impl Command {
@@ -250,13 +228,18 @@ fn canonical(mailbox: &[u8]) -> &[u8] {
 #[derive(Debug, Clone)]
 pub struct Arguments<'a> {
     segments: &'a [Segment],
-    at: usize,
+    pub(super) at: usize,
 }
 
 impl<'a> Arguments<'a> {
+    /// What is left of the text at hand; `None`: no text is left.
+    fn rest(&self) -> Option<&'a [u8]> {
+        self.segments.first()?.text.get(self.at..)
+    }
+
     /// A space and an `astring`: atom, quoted string or literal (RFC 9051 section 4.3), without its quoting.
     pub fn astring(&mut self) -> Option<Cow<'a, [u8]>> {
-        let text = self.segments.first()?.text.get(self.at..)?.strip_prefix(b" ")?;
+        let text = self.rest()?.strip_prefix(b" ")?;
         self.at += 1;
         if matches!(text, [] | [b'"', ..]) {
             return self.string(is_quoted_special);
@@ -282,7 +265,7 @@ impl<'a> Arguments<'a> {
 
     /// How the next string is written.
     pub fn form(&self) -> Form {
-        match self.segments.first().and_then(|segment| segment.text.get(self.at..)?.strip_prefix(b" ")) {
+        match self.rest().and_then(|rest| rest.strip_prefix(b" ")) {
             Some([]) | None => Form::Literal,
             Some(_) => Form::Quoted,
         }
@@ -290,7 +273,7 @@ impl<'a> Arguments<'a> {
 
     /// A space and a word up to the next space.
     pub fn word(&mut self) -> Option<&'a [u8]> {
-        let text = self.segments.first()?.text.get(self.at..)?.strip_prefix(b" ")?;
+        let text = self.rest()?.strip_prefix(b" ")?;
         let (word, _) = split_word(text);
         self.at += 1 + word.len();
         (!word.is_empty()).then_some(word)
@@ -301,7 +284,7 @@ impl<'a> Arguments<'a> {
     /// octets). Whatever comes of it goes on to a backend quoted anew.
     pub fn login_string(&mut self) -> Option<Cow<'a, [u8]>> {
         self.skip_spaces();
-        let text = self.segments.first()?.text.get(self.at..)?;
+        let text = self.rest()?;
         if matches!(text, [] | [b'"', ..]) {
             return self.string(|_| true);
         }
@@ -317,7 +300,7 @@ impl<'a> Arguments<'a> {
 
     /// Spaces, one or more, and a word up to the next.
     pub fn spaced_word(&mut self) -> Option<&'a [u8]> {
-        let text = self.segments.first()?.text.get(self.at..)?;
+        let text = self.rest()?;
         // All but the one that [`Arguments::word`] takes.
         self.at += text.iter().take_while(|b| **b == b' ').count().saturating_sub(1);
         self.word()
@@ -325,8 +308,7 @@ impl<'a> Arguments<'a> {
 
     /// Goes past spaces, where any number of them will do.
     pub fn skip_spaces(&mut self) {
-        let rest = self.segments.first().and_then(|segment| segment.text.get(self.at..)).unwrap_or_default();
-        self.at += rest.iter().take_while(|b| **b == b' ').count();
+        self.at += self.rest().unwrap_or_default().iter().take_while(|b| **b == b' ').count();
     }
 
     /// Nothing is left.
@@ -339,18 +321,15 @@ impl<'a> Arguments<'a> {
 /// says.
 fn unquoted(text: &[u8], quotable: impl Fn(u8) -> bool) -> Option<(Vec<u8>, usize)> {
     let mut value = Vec::new();
-    let mut at = 0;
-    loop {
-        match text.get(at)? {
+    let mut octets = text.iter().enumerate();
+    while let Some((at, octet)) = octets.next() {
+        match octet {
             b'"' => return Some((value, at + 1)),
-            b'\\' => {
-                at += 1;
-                value.push(*text.get(at).filter(|octet| quotable(**octet))?);
-            }
+            b'\\' => value.push(*octets.next().map(|(_, octet)| octet).filter(|octet| quotable(**octet))?),
             octet => value.push(*octet),
         }
-        at += 1;
     }
+    None
 }
 
 /// The value of a quoted string whose opening quote was read, and how many octets of `text` it is.

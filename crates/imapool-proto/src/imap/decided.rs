@@ -1,13 +1,15 @@
 //! Searches of who counts messages that are gone. What asks for nothing but numbers, UIDs and ALL can be told without
 //! the server; of what asks for more, what is known of those that are gone decides whether they are found.
 
+use std::iter::Peekable;
+
 use bytes::Bytes;
 
-use super::command::{Command, Name, Segment};
-use super::program::{Arguments, arguments, quoted_len};
+use super::command::{Command, Name};
+use super::program::{Program, Token, Where};
 use super::ranges::Ranges;
 use super::rewrite::is_uid;
-use super::sequence::{Number, SequenceSet, nz_number};
+use super::sequence::{SequenceSet, nz_number};
 
 /// Parentheses, NOT and OR within each other that are followed.
 const DEEP: u32 = 32;
@@ -33,7 +35,8 @@ enum Returned {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Key {
-    All,
+    /// All of them have to hold.
+    All(Vec<Key>),
     Numbers(SequenceSet),
     Uids(SequenceSet),
     /// A flag, in capital letters.
@@ -41,8 +44,6 @@ enum Key {
     /// What only the server knows.
     Other,
     Not(Box<Key>),
-    Both(Box<Key>, Box<Key>),
-    Either(Box<Key>, Box<Key>),
 }
 
 /// Those messages of which it is known whether a key holds.
@@ -68,15 +69,11 @@ impl Search {
     /// `None`: its reply would be of another kind, or it is written in a way that is seldom.
     #[must_use]
     pub fn parse(command: &Command) -> Option<Self> {
-        let mut words = Words::of(command);
-        let uid = is_uid(command);
-        (0..=usize::from(uid)).try_for_each(|_| words.atom().map(drop)).filter(|()| command.name == Name::Search)?;
-        let returns = if words.take(b"RETURN") { Some(options(&mut words)?) } else { None };
-        if words.take(b"CHARSET") {
-            words.next()?;
-        }
-        let key = all_of(&mut words, DEEP)?;
-        (words.at == words.all.len()).then_some(Self { tag: command.tag.clone(), uid, returns, key })
+        let mut tokens = Program::new(command).peekable();
+        let returns = if tokens.next_if_eq(&Ok(Token::Returns)).is_some() { Some(options(&mut tokens)?) } else { None };
+        let begins = command.name == Name::Search && matches!(tokens.next(), Some(Ok(Token::Keys(_))));
+        let key = all_of(&mut tokens, command, DEEP).filter(|_| begins && tokens.next().is_none())?;
+        Some(Self { tag: command.tag.clone(), uid: is_uid(command), returns, key })
     }
 
     /// Whether what it finds is told by UIDs.
@@ -98,9 +95,8 @@ impl Search {
     /// the server may say what it likes.
     #[must_use]
     pub fn find(&self, among: &Ranges, facts: &Facts<'_>) -> Option<Ranges> {
-        let there = |end| !matches!(end, Number::Value(n) if n > facts.known);
         let named = |key: &Key| match key {
-            Key::Numbers(set) => set.elements().iter().all(|it| there(it.from) && there(it.to)),
+            Key::Numbers(set) => set.0.iter().all(|element| element.is_within(facts.known)),
             _ => true,
         };
         self.key.all(&named).then(|| self.key.judge(among, facts).yes)
@@ -161,18 +157,22 @@ fn part(found: &Ranges, back: bool, first: u32, last: u32) -> Ranges {
     }
     let (first, last) = if back { (found.len() + 1 - last, found.len() + 1 - first) } else { (first, last) };
     let ends = found.nth(first).zip(found.nth(last));
-    let runs = ends.map(|(first, last)| found.within(first..=last).map(|run| run.into_inner()).collect());
-    Ranges::from_runs(runs.unwrap_or_default())
+    ends.map_or_else(Ranges::new, |(first, last)| found.within(first..=last).collect())
 }
 
-fn options(words: &mut Words<'_>) -> Option<Vec<Returned>> {
+type Tokens<'a> = Peekable<Program<'a>>;
+
+fn options(tokens: &mut Tokens<'_>) -> Option<Vec<Returned>> {
     let mut options = Vec::new();
-    words.take(b"(").then_some(())?;
-    while !words.take(b")") {
-        let word = words.atom()?.to_ascii_uppercase();
+    let mut words = std::iter::from_fn(|| match tokens.next_if(|token| matches!(token, Ok(Token::Return(_)))) {
+        Some(Ok(Token::Return(word))) => Some(word),
+        _ => None,
+    });
+    while let Some(word) = words.next() {
+        let word = word.to_ascii_uppercase();
         options.push(match OPTIONS.iter().find(|option| **option == word) {
             Some(option) => Returned::Item(option),
-            None if word == b"PARTIAL" => partial(words.atom()?)?,
+            None if word == b"PARTIAL" => partial(words.next()?)?,
             None => return None,
         });
     }
@@ -193,49 +193,45 @@ fn partial(text: &[u8]) -> Option<Returned> {
     Some(Returned::Partial(Bytes::copy_from_slice(text), back, nz_number(first)?, nz_number(last)?))
 }
 
-/// Keys up to a parenthesis, or the end: all of them have to hold.
-fn all_of(words: &mut Words<'_>, deep: u32) -> Option<Key> {
-    let mut all = key(words, deep)?;
-    while !matches!(words.peek(), None | Some(Word::Atom(b")"))) {
-        all = Key::Both(Box::new(all), Box::new(key(words, deep)?));
+/// Keys up to a parenthesis, or the end.
+fn all_of(tokens: &mut Tokens<'_>, command: &Command, deep: u32) -> Option<Key> {
+    let mut all = vec![key(tokens, command, deep)?];
+    while !matches!(tokens.peek(), None | Some(Ok(Token::Close))) {
+        all.push(key(tokens, command, deep)?);
     }
-    Some(all)
+    Some(Key::All(all))
 }
 
-fn key(words: &mut Words<'_>, deep: u32) -> Option<Key> {
+fn key(tokens: &mut Tokens<'_>, command: &Command, deep: u32) -> Option<Key> {
     let deep = deep.checked_sub(1)?;
-    let word = words.atom()?;
-    if word.first().is_some_and(|b| b.is_ascii_digit() || *b == b'*') {
-        return SequenceSet::parse(word).ok().map(Key::Numbers);
-    }
-    let word = word.to_ascii_uppercase();
+    let set = |place: Where| SequenceSet::parse(place.text(command)).ok();
+    let (place, argument) = match tokens.next()?.ok()? {
+        Token::Open => return all_of(tokens, command, deep).filter(|_| tokens.next() == Some(Ok(Token::Close))),
+        Token::Set(place) => return set(place).map(Key::Numbers),
+        Token::Uids(place) => return set(place).map(Key::Uids),
+        Token::Key(place, argument) => (place, argument),
+        _ => return None,
+    };
+    let word = place.text(command).to_ascii_uppercase();
     let flag = |name: &[u8]| Key::Flag([b"\\", name].concat());
+    let keyword = || Some(Key::Flag(argument?.to_ascii_uppercase()));
     let not = |key| Key::Not(Box::new(key));
     Some(match &word[..] {
-        b"(" => {
-            let all = all_of(words, deep)?;
-            words.take(b")").then_some(all)?
+        b"NOT" => not(key(tokens, command, deep)?),
+        b"OR" => {
+            let neither = [key(tokens, command, deep)?, key(tokens, command, deep)?].map(not);
+            not(Key::All(neither.into()))
         }
-        b"NOT" => not(key(words, deep)?),
-        b"OR" => Key::Either(Box::new(key(words, deep)?), Box::new(key(words, deep)?)),
-        b"ALL" => Key::All,
-        b"UID" => Key::Uids(SequenceSet::parse(words.atom()?).ok()?),
+        b"ALL" => Key::All(Vec::new()),
         b"ANSWERED" | b"DELETED" | b"DRAFT" | b"FLAGGED" | b"SEEN" | b"RECENT" => flag(&word),
         b"UNANSWERED" | b"UNDELETED" | b"UNDRAFT" | b"UNFLAGGED" | b"UNSEEN" => not(flag(&word[2..])),
         b"OLD" => not(flag(b"RECENT")),
-        b"NEW" => Key::Both(Box::new(flag(b"RECENT")), Box::new(not(flag(b"SEEN")))),
-        b"KEYWORD" => Key::Flag(words.atom()?.to_ascii_uppercase()),
-        b"UNKEYWORD" => not(Key::Flag(words.atom()?.to_ascii_uppercase())),
-        // Each is followed by another key.
-        b"FUZZY" | b"INTHREAD" => return None,
-        _ => match arguments(&word)? {
-            Arguments::Words(count) => {
-                (0..count).try_for_each(|_| words.next().map(drop))?;
-                Key::Other
-            }
-            // The reply tells a mod-sequence.
-            Arguments::Uids | Arguments::ModSeq => return None,
-        },
+        b"NEW" => Key::All(vec![flag(b"RECENT"), not(flag(b"SEEN"))]),
+        b"KEYWORD" => keyword()?,
+        b"UNKEYWORD" => not(keyword()?),
+        // Each is followed by another key; of the last, the reply tells a mod-sequence.
+        b"FUZZY" | b"INTHREAD" | b"MODSEQ" => return None,
+        _ => Key::Other,
     })
 }
 
@@ -243,7 +239,7 @@ impl Key {
     fn all(&self, holds: &dyn Fn(&Self) -> bool) -> bool {
         match self {
             Self::Not(key) => key.all(holds),
-            Self::Both(one, other) | Self::Either(one, other) => one.all(holds) && other.all(holds),
+            Self::All(keys) => keys.iter().all(|key| key.all(holds)),
             key => holds(key),
         }
     }
@@ -251,7 +247,6 @@ impl Key {
     fn judge(&self, among: &Ranges, facts: &Facts<'_>) -> Known {
         let known = |hits: &Ranges| Known { yes: among.intersection(hits), no: among.difference(hits) };
         match self {
-            Self::All => known(among),
             Self::Numbers(set) => known(&set.resolve(facts.known)),
             Self::Uids(set) => match (facts.last_uid, set.has_star()) {
                 (0, true) => Known::default(),
@@ -273,80 +268,15 @@ impl Key {
                 let Known { yes, no } = key.judge(among, facts);
                 Known { yes: no, no: yes }
             }
-            Self::Both(one, other) | Self::Either(one, other) => {
-                let (one, other) = (one.judge(among, facts), other.judge(among, facts));
-                let join = |mut one: Ranges, other: &Ranges| {
-                    one.insert_all(other);
-                    one
-                };
-                match self {
-                    Self::Both(..) => Known { yes: one.yes.intersection(&other.yes), no: join(one.no, &other.no) },
-                    _ => Known { yes: join(one.yes, &other.yes), no: one.no.intersection(&other.no) },
+            Self::All(keys) => {
+                let mut all = Known { yes: among.clone(), no: Ranges::new() };
+                for Known { yes, no } in keys.iter().map(|key| key.judge(among, facts)) {
+                    all.yes = all.yes.intersection(&yes);
+                    all.no.insert_all(&no);
                 }
+                all
             }
         }
-    }
-}
-
-/// The words of a command, parentheses among them.
-struct Words<'a> {
-    all: Vec<Word<'a>>,
-    at: usize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Word<'a> {
-    Atom(&'a [u8]),
-    /// Quoted, or a literal.
-    String,
-}
-
-impl<'a> Words<'a> {
-    fn of(command: &'a Command) -> Self {
-        let mut all = Vec::new();
-        for Segment { text, literal } in &command.segments {
-            let mut rest = &text[..];
-            while let Some(first) = rest.first() {
-                let len = match first {
-                    b' ' | b'(' | b')' => 1,
-                    b'"' => quoted_len(rest).unwrap_or(rest.len()),
-                    _ => rest.iter().position(|b| matches!(b, b' ' | b'(' | b')' | b'"')).unwrap_or(rest.len()),
-                };
-                match first {
-                    b' ' => {}
-                    b'"' => all.push(Word::String),
-                    _ => all.push(Word::Atom(&rest[..len])),
-                }
-                rest = &rest[len..];
-            }
-            if literal.is_some() {
-                all.push(Word::String);
-            }
-        }
-        Self { all, at: 0 }
-    }
-
-    fn peek(&self) -> Option<Word<'a>> {
-        self.all.get(self.at).copied()
-    }
-
-    fn next(&mut self) -> Option<Word<'a>> {
-        let word = self.peek()?;
-        self.at += 1;
-        Some(word)
-    }
-
-    fn atom(&mut self) -> Option<&'a [u8]> {
-        match self.next()? {
-            Word::Atom(text) => Some(text),
-            Word::String => None,
-        }
-    }
-
-    fn take(&mut self, name: &[u8]) -> bool {
-        let found = matches!(self.peek(), Some(Word::Atom(text)) if text.eq_ignore_ascii_case(name));
-        self.at += usize::from(found);
-        found
     }
 }
 

@@ -1,4 +1,5 @@
-//! The program of SEARCH, SORT and THREAD (RFC 9051 section 6.4.4, RFC 5256): which of its words are what.
+//! The program of SEARCH, SORT and THREAD (RFC 9051 section 6.4.4, RFC 5256): which of its words are what; and of
+//! commands whose first argument is a set, that set.
 //!
 //! Only words are told apart, not how they are nested: `NOT`, `OR` and parentheses change what is found, never where
 //! the arguments of a key end. Memory and stack do not depend on the program.
@@ -6,13 +7,14 @@
 use std::ops::Range;
 
 use super::command::{Command, Name};
-use super::rewrite::Edit;
+use super::nesting::quoted_len;
+use super::rewrite::is_uid;
 
 /// Where in a command something stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Where {
-    segment: usize,
-    range: Range<usize>,
+    pub(super) segment: usize,
+    pub(super) range: Range<usize>,
 }
 
 impl Where {
@@ -20,28 +22,29 @@ impl Where {
     pub(super) fn text<'a>(&self, command: &'a Command) -> &'a [u8] {
         &command.segments[self.segment].text[self.range.clone()]
     }
-
-    /// `text` instead.
-    pub(super) fn edit(self, text: Vec<u8>) -> Edit {
-        Edit { segment: self.segment, range: self.range, text }
-    }
 }
 
 /// What matters of a program.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Token<'a> {
-    /// A word of RETURN (RFC 4731).
+    /// RETURN (RFC 4731) begins.
+    Returns,
+    /// A word of it.
     Return(&'a [u8]),
     /// The keys begin here; of no length.
     Keys(Where),
-    /// A set of message numbers, as a key.
+    /// A set of message numbers, as a key, or as first argument.
     Set(Where),
-    /// A set of UIDs, argument of UID.
+    /// A set of UIDs, argument of UID, or first argument of a UID command.
     Uids(Where),
-    /// RECENT, NEW or OLD.
-    Recent(Where),
+    /// Any other key, and its first argument, if that is an atom.
+    Key(Where, Option<&'a [u8]>),
     /// `$`, or `UID $` (RFC 5182).
     Saved,
+    /// A parenthesis between keys.
+    Open,
+    /// Its end.
+    Close,
 }
 
 /// Why a program cannot be read to its end.
@@ -53,17 +56,8 @@ pub(super) enum Unknown {
     Malformed,
 }
 
-/// What follows a key.
-pub(super) enum Arguments {
-    /// As many strings, numbers, dates or atoms.
-    Words(u8),
-    /// A set of UIDs.
-    Uids,
-    /// `[entry-name entry-type] mod-sequence` (RFC 7162 section 3.1.5).
-    ModSeq,
-}
-
-pub(super) fn arguments(key: &[u8]) -> Option<Arguments> {
+/// How many strings, numbers, dates or atoms follow a key; of MODSEQ, at least.
+fn arguments(key: &[u8]) -> Option<u8> {
     let mut name = [0; 20];
     let name = name.get_mut(..key.len())?;
     name.copy_from_slice(key);
@@ -72,19 +66,15 @@ pub(super) fn arguments(key: &[u8]) -> Option<Arguments> {
         // RFC 9051 section 6.4.4, RFC 3501; RFC 8514; RFC 6203, whose FUZZY is followed by a key as NOT and OR are.
         b"ALL" | b"ANSWERED" | b"DELETED" | b"DRAFT" | b"FLAGGED" | b"NEW" | b"OLD" | b"RECENT" | b"SEEN"
         | b"UNANSWERED" | b"UNDELETED" | b"UNDRAFT" | b"UNFLAGGED" | b"UNSEEN" | b"NOT" | b"OR"
-        | b"SAVEDATESUPPORTED" | b"FUZZY" => Arguments::Words(0),
+        | b"SAVEDATESUPPORTED" | b"FUZZY" => 0,
         b"BCC" | b"BODY" | b"CC" | b"FROM" | b"SUBJECT" | b"TEXT" | b"TO" | b"KEYWORD" | b"UNKEYWORD" | b"BEFORE"
-        | b"ON" | b"SINCE" | b"SENTBEFORE" | b"SENTON" | b"SENTSINCE" | b"LARGER" | b"SMALLER" => Arguments::Words(1),
-        // RFC 5032; RFC 8514; RFC 8474; RFC 5466; RFC 9738; Gmail's.
+        | b"ON" | b"SINCE" | b"SENTBEFORE" | b"SENTON" | b"SENTSINCE" | b"LARGER" | b"SMALLER" => 1,
+        // RFC 5032; RFC 8514; RFC 8474; RFC 5466; RFC 9738; RFC 7162; Gmail's.
         b"OLDER" | b"YOUNGER" | b"SAVEDBEFORE" | b"SAVEDON" | b"SAVEDSINCE" | b"EMAILID" | b"THREADID" | b"FILTER"
-        | b"UIDAFTER" | b"UIDBEFORE" | b"X-GM-RAW" | b"X-GM-MSGID" | b"X-GM-THRID" | b"X-GM-LABELS" => {
-            Arguments::Words(1)
-        }
+        | b"UIDAFTER" | b"UIDBEFORE" | b"MODSEQ" | b"X-GM-RAW" | b"X-GM-MSGID" | b"X-GM-THRID" | b"X-GM-LABELS" => 1,
         // An algorithm, and then a key (draft-ietf-morg-inthread).
-        b"INTHREAD" => Arguments::Words(1),
-        b"HEADER" => Arguments::Words(2),
-        b"UID" => Arguments::Uids,
-        b"MODSEQ" => Arguments::ModSeq,
+        b"INTHREAD" => 1,
+        b"HEADER" => 2,
         _ => return None,
     })
 }
@@ -107,6 +97,8 @@ pub(super) struct Program<'a> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
+    /// The first argument is a set.
+    Set,
     /// What comes before the keys.
     Head,
     /// In the parentheses of RETURN.
@@ -117,14 +109,14 @@ enum Stage {
 }
 
 impl<'a> Program<'a> {
-    /// Of SEARCH, SORT or THREAD, by UID or not.
+    /// Of a command, by UID or not; of one without numbers, nothing.
     pub(super) fn new(command: &'a Command) -> Self {
-        let text = &command.segments[0].text;
-        let mut words = text.split(|b| *b == b' ');
-        let verb = words.next().map_or(0, <[u8]>::len);
-        let uid = text[..verb].eq_ignore_ascii_case(b"UID");
-        let at = if uid { verb + 1 + words.next().map_or(0, <[u8]>::len) } else { verb };
-        Self { command, segment: 0, at: at.min(text.len()), stage: Stage::Head }
+        let stage = match command.name {
+            Name::Search | Name::Sort | Name::Thread => Stage::Head,
+            Name::Fetch | Name::Store | Name::Copy | Name::Move | Name::Replace | Name::Expunge => Stage::Set,
+            _ => Stage::Over,
+        };
+        Self { command, segment: 0, at: command.arguments().at, stage }
     }
 
     fn text(&self) -> &'a [u8] {
@@ -135,10 +127,8 @@ impl<'a> Program<'a> {
         Where { segment: self.segment, range: self.at..self.at }
     }
 
-    /// Skips spaces and, with `parentheses`, what else does not matter between keys.
-    fn skip(&mut self, parentheses: bool) {
-        let between = |b: &&u8| **b == b' ' || (parentheses && matches!(**b, b'(' | b')'));
-        self.at += self.text().iter().take_while(between).count();
+    fn skip_spaces(&mut self) {
+        self.at += self.text().iter().take_while(|b| **b == b' ').count();
     }
 
     fn at_end(&self) -> bool {
@@ -177,7 +167,7 @@ impl<'a> Program<'a> {
         if !self.text().starts_with(b" ") {
             return Err(Unknown::Malformed);
         }
-        self.skip(false);
+        self.skip_spaces();
         self.word()
     }
 
@@ -189,12 +179,21 @@ impl<'a> Program<'a> {
         found
     }
 
+    fn set(&mut self) -> Result<Option<Token<'a>>, Unknown> {
+        self.stage = Stage::Over;
+        let start = self.at + 1;
+        let word = self.text().strip_prefix(b" ").and_then(|rest| rest.split(|b| *b == b' ').next());
+        let len = word.map(<[u8]>::len).filter(|len| *len > 0).ok_or(Unknown::Malformed)?;
+        let place = Where { segment: 0, range: start..start + len };
+        Ok(Some(if is_uid(self.command) { Token::Uids(place) } else { Token::Set(place) }))
+    }
+
     /// Up to the keys, or into RETURN.
     fn head(&mut self) -> Result<Option<Token<'a>>, Unknown> {
-        self.skip(false);
+        self.skip_spaces();
         if self.take(b"RETURN (") {
             self.stage = Stage::Return;
-            return Ok(None);
+            return Ok(Some(Token::Returns));
         }
         self.charset()
     }
@@ -202,7 +201,7 @@ impl<'a> Program<'a> {
     /// Between RETURN and the keys: CHARSET; of SORT its criteria and charset, of THREAD algorithm and charset.
     fn charset(&mut self) -> Result<Option<Token<'a>>, Unknown> {
         self.stage = Stage::Keys;
-        self.skip(false);
+        self.skip_spaces();
         match self.command.name {
             Name::Search => {
                 if !self.take(b"CHARSET ") {
@@ -223,12 +222,12 @@ impl<'a> Program<'a> {
         if !self.text().starts_with(b" ") {
             return Err(Unknown::Malformed);
         }
-        self.skip(false);
+        self.skip_spaces();
         Ok(Some(Token::Keys(self.here())))
     }
 
     fn option(&mut self) -> Result<Option<Token<'a>>, Unknown> {
-        self.skip(false);
+        self.skip_spaces();
         if self.take(b")") {
             self.stage = Stage::Charset;
             return Ok(None);
@@ -240,7 +239,11 @@ impl<'a> Program<'a> {
     }
 
     fn key(&mut self) -> Result<Option<Token<'a>>, Unknown> {
-        self.skip(true);
+        self.skip_spaces();
+        if let Some(parenthesis @ (b'(' | b')')) = self.text().first() {
+            self.at += 1;
+            return Ok(Some(if *parenthesis == b'(' { Token::Open } else { Token::Close }));
+        }
         if self.at_end() {
             self.stage = Stage::Over;
             return Ok(None);
@@ -254,27 +257,24 @@ impl<'a> Program<'a> {
         if key.first().is_some_and(|b| b.is_ascii_digit() || *b == b'*') {
             return Ok(Some(Token::Set(place)));
         }
-        if [&b"RECENT"[..], b"NEW", b"OLD"].iter().any(|name| key.eq_ignore_ascii_case(name)) {
-            return Ok(Some(Token::Recent(place)));
+        if key.eq_ignore_ascii_case(b"UID") {
+            let Word::Atom(set) = self.argument()? else { return Err(Unknown::Key) };
+            return Ok(Some(if set.text(self.command) == b"$" { Token::Saved } else { Token::Uids(set) }));
         }
-        match arguments(key).ok_or(Unknown::Key)? {
-            Arguments::Words(count) => {
-                for _ in 0..count {
-                    self.argument()?;
-                }
-            }
-            Arguments::ModSeq => {
-                if let Word::Quoted = self.argument()? {
-                    self.argument()?;
-                    self.argument()?;
-                }
-            }
-            Arguments::Uids => {
-                let Word::Atom(place) = self.argument()? else { return Err(Unknown::Key) };
-                return Ok(Some(if place.text(self.command) == b"$" { Token::Saved } else { Token::Uids(place) }));
+        let mut words = arguments(key).ok_or(Unknown::Key)?;
+        let mut first = None;
+        if words > 0 {
+            match self.argument()? {
+                Word::Atom(place) => first = Some(place.text(self.command)),
+                // `[entry-name entry-type] mod-sequence` (RFC 7162 section 3.1.5).
+                Word::Quoted if key.eq_ignore_ascii_case(b"MODSEQ") => words = 3,
+                _ => {}
             }
         }
-        Ok(None)
+        for _ in 1..words {
+            self.argument()?;
+        }
+        Ok(Some(Token::Key(place, first)))
     }
 }
 
@@ -284,6 +284,7 @@ impl<'a> Iterator for Program<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let token = match self.stage {
+                Stage::Set => self.set(),
                 Stage::Head => self.head(),
                 Stage::Return => self.option(),
                 Stage::Charset => self.charset(),
@@ -298,15 +299,4 @@ impl<'a> Iterator for Program<'a> {
             }
         }
     }
-}
-
-/// The length of the quoted string at the start of `text`, quotes included.
-pub(super) fn quoted_len(text: &[u8]) -> Option<usize> {
-    let mut escaped = false;
-    let end = text.iter().skip(1).position(|b| {
-        let ends = *b == b'"' && !escaped;
-        escaped = *b == b'\\' && !escaped;
-        ends
-    })?;
-    Some(end + 2)
 }

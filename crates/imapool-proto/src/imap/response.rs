@@ -141,11 +141,6 @@ pub fn trim_line_end(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
-/// Whether a word can be a tag (RFC 9051 section 9).
-pub(super) fn is_tag(word: &[u8]) -> bool {
-    !word.is_empty() && word.iter().all(|b| is_astring_char(*b) && *b != b'+')
-}
-
 /// Splits a tagged line into its tag and the rest, the space before it included.
 #[must_use]
 pub fn split_tag(line: &[u8]) -> (&[u8], &[u8]) {
@@ -170,28 +165,19 @@ pub fn esearch_tag(reply: &[u8]) -> Result<Option<EsearchTag>, usize> {
     let reply = &reply[..reply.len().min(CLASSIFY)];
     let Some(at) = tag_at(reply) else { return Ok(None) };
     let rest = &reply[at..];
-    let (tag, written) = match rest.first() {
-        Some(b'"') => {
-            let end = memchr::memchr2(b'"', b'\n', &rest[1..]).map(|end| end + 1);
-            let Some(end) = end.filter(|end| rest[*end] == b'"') else { return Ok(None) };
-            (1..end, 1..end)
-        }
-        Some(b'{') => {
-            let Some((line, len)) = announced(rest) else { return Ok(None) };
-            let end = line + len;
-            match at + end {
-                needed if needed > CLASSIFY => return Ok(None),
-                needed if needed > reply.len() => return Err(needed),
-                _ => (line..end, 0..end),
-            }
-        }
-        _ => {
-            let end = rest.iter().take_while(|octet| is_astring_char(**octet)).count();
-            (0..end, 0..end)
-        }
+    let (written, tag, len) = match rest.first() {
+        Some(b'"') => match memchr::memchr2(b'"', b'\n', &rest[1..]) {
+            Some(len) if rest[1 + len] == b'"' => (at + 1, at + 1, len),
+            _ => return Ok(None),
+        },
+        Some(b'{') => match announced(rest) {
+            Some((line, len)) if at + line + len <= CLASSIFY => (at, at + line, len),
+            _ => return Ok(None),
+        },
+        _ => (at, at, rest.iter().take_while(|octet| is_astring_char(**octet)).count()),
     };
-    let moved = |range: Range<usize>| at + range.start..at + range.end;
-    Ok(Some(EsearchTag { tag: moved(tag), written: moved(written) }))
+    let end = tag + len;
+    if end > reply.len() { Err(end) } else { Ok(Some(EsearchTag { tag: tag..end, written: written..end })) }
 }
 
 /// Where in the first line of an ESEARCH reply the tag begins.

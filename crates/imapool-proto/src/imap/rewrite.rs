@@ -5,15 +5,13 @@
 //! that looks like a set, and a `SUBJECT` certainly can. The arguments of UID commands are UIDs, which are
 //! everybody's; but a `UID SEARCH` may have keys that are message numbers.
 
-use std::ops::{Range, RangeInclusive};
-
 use bytes::Bytes;
 
 use super::command::{Command, Name, Segment};
 use super::numbering::Numbering;
 use super::program::{Program, Token, Unknown, Where};
-use super::ranges::Ranges;
-use super::sequence::{Element, Number, SetError, elements};
+use super::ranges::{Ranges, Run};
+use super::sequence::{Element, SetError, elements};
 
 /// Octets of a set of UIDs that are said not to be recent; in how many keys of a search.
 const MAX_NOT_RECENT: usize = 4096;
@@ -57,28 +55,17 @@ pub struct Uses {
 #[must_use]
 pub fn uses(command: &Command) -> Uses {
     let mut uses = Uses::default();
-    match command.name {
-        Name::Fetch | Name::Store | Name::Copy | Name::Move | Name::Replace | Name::Expunge => {
-            if let Some(set) = first_word(command) {
-                note_set(&mut uses, set, is_uid(command));
+    for token in Program::new(command).flatten() {
+        match token {
+            Token::Set(place) => note_set(&mut uses, place.text(command), false),
+            Token::Uids(place) => note_set(&mut uses, place.text(command), true),
+            Token::Return(option) => {
+                uses.saves_result |= option.eq_ignore_ascii_case(b"SAVE");
+                uses.context |= option.eq_ignore_ascii_case(b"UPDATE") || option.eq_ignore_ascii_case(b"CONTEXT");
             }
+            Token::Saved => uses.saved_result = true,
+            _ => {}
         }
-        Name::Search | Name::Sort | Name::Thread => {
-            for token in Program::new(command) {
-                match token {
-                    Ok(Token::Set(place)) => note_set(&mut uses, place.text(command), false),
-                    Ok(Token::Uids(place)) => note_set(&mut uses, place.text(command), true),
-                    Ok(Token::Return(option)) => {
-                        uses.saves_result |= option.eq_ignore_ascii_case(b"SAVE");
-                        uses.context |=
-                            option.eq_ignore_ascii_case(b"UPDATE") || option.eq_ignore_ascii_case(b"CONTEXT");
-                    }
-                    Ok(Token::Saved) => uses.saved_result = true,
-                    Ok(Token::Keys(_) | Token::Recent(_)) | Err(_) => {}
-                }
-            }
-        }
-        _ => {}
     }
     uses
 }
@@ -104,14 +91,34 @@ pub fn rewrite(command: &Command, numbering: &Numbering) -> Outcome {
     if numbering.is_identity() {
         return Outcome::Unchanged;
     }
-    match command.name {
-        Name::Fetch | Name::Store | Name::Copy | Name::Move | Name::Replace if !is_uid(command) => {
-            rewrite_argument(command, numbering)
+    let searches = match command.name {
+        Name::Search | Name::Sort | Name::Thread => true,
+        Name::Fetch | Name::Store | Name::Copy | Name::Move | Name::Replace if !is_uid(command) => false,
+        Name::Other => return Outcome::Unmappable,
+        _ => return Outcome::Unchanged,
+    };
+    let (mut edits, mut missing) = (Vec::new(), false);
+    for token in Program::new(command) {
+        match token {
+            Ok(Token::Keys(place)) => edits.extend(restrict(command, place, numbering)),
+            Ok(Token::Set(place)) => match Mapped::new(place.text(command), numbering) {
+                Ok(mapped) if mapped.text.is_empty() && !searches => return Outcome::AllGone,
+                Ok(mapped) => {
+                    missing |= mapped.missing && !searches;
+                    edits.push((place, mapped.as_key()));
+                }
+                Err(SetError::Malformed) => return Outcome::Malformed,
+                Err(SetError::SavedResult) => return Outcome::Unmappable,
+            },
+            Ok(Token::Saved) | Err(Unknown::Key) => return Outcome::Unmappable,
+            Err(Unknown::Malformed) => return Outcome::Malformed,
+            Ok(_) => {}
         }
-        Name::Search | Name::Sort | Name::Thread => rewrite_program(command, numbering),
-        Name::Other => Outcome::Unmappable,
-        _ => Outcome::Unchanged,
     }
+    if edits.is_empty() {
+        return Outcome::Unchanged;
+    }
+    Outcome::Rewritten { command: apply(command, edits), missing }
 }
 
 /// A search for a session to which the messages with these UIDs are not recent (RFC 3501 section 2.3.2), although the
@@ -123,73 +130,30 @@ pub fn not_recent(command: &Command, uids: &Ranges) -> Option<Command> {
     {
         return None;
     }
-    let edits = Program::new(command).filter_map(|token| match token {
-        Ok(Token::Recent(place)) => {
-            let key = String::from_utf8_lossy(place.text(command)).into_owned();
-            let text = if key.eq_ignore_ascii_case("OLD") {
-                format!("(OR {key} UID {set})")
-            } else {
-                format!("({key} NOT UID {set})")
-            };
-            Some(place.edit(text.into_bytes()))
-        }
-        _ => None,
+    let edits = Program::new(command).flatten().filter_map(|token| {
+        let Token::Key(place, _) = token else { return None };
+        let key = String::from_utf8_lossy(place.text(command)).into_owned();
+        let text = match &key.to_ascii_uppercase()[..] {
+            "OLD" => format!("(OR {key} UID {set})"),
+            "RECENT" | "NEW" => format!("({key} NOT UID {set})"),
+            _ => return None,
+        };
+        Some((place, text.into_bytes()))
     });
-    let edits: Vec<Edit> = edits.take(MAX_RECENT_KEYS).collect();
+    let edits: Vec<_> = edits.take(MAX_RECENT_KEYS).collect();
     (!edits.is_empty()).then(|| apply(command, edits))
-}
-
-/// The set of a command whose first argument it is.
-fn rewrite_argument(command: &Command, numbering: &Numbering) -> Outcome {
-    let Some(set) = first_word(command) else { return Outcome::Malformed };
-    let mapped = match Mapped::new(set, numbering) {
-        Ok(mapped) => mapped,
-        Err(SetError::Malformed) => return Outcome::Malformed,
-        Err(SetError::SavedResult) => return Outcome::Unmappable,
-    };
-    if mapped.text.is_empty() {
-        return Outcome::AllGone;
-    }
-    // Behind the command's name and a space: see `first_word`.
-    let start = command.segments[0].text.iter().take_while(|b| **b != b' ').count() + 1;
-    let edit = Edit { segment: 0, range: start..start + set.len(), text: mapped.text };
-    Outcome::Rewritten { command: apply(command, vec![edit]), missing: mapped.missing }
-}
-
-/// The keys of a search.
-fn rewrite_program(command: &Command, numbering: &Numbering) -> Outcome {
-    let mut edits = Vec::new();
-    for token in Program::new(command) {
-        match token {
-            Ok(Token::Keys(place)) => edits.extend(restrict(command, place, numbering)),
-            Ok(Token::Set(place)) => match Mapped::new(place.text(command), numbering) {
-                Ok(mapped) => edits.push(place.edit(mapped.as_key())),
-                Err(SetError::Malformed) => return Outcome::Malformed,
-                Err(SetError::SavedResult) => return Outcome::Unmappable,
-            },
-            Ok(Token::Saved) => return Outcome::Unmappable,
-            Ok(Token::Uids(_) | Token::Return(_) | Token::Recent(_)) => {}
-            Err(Unknown::Key) => return Outcome::Unmappable,
-            Err(Unknown::Malformed) => return Outcome::Malformed,
-        }
-    }
-    if edits.is_empty() {
-        return Outcome::Unchanged;
-    }
-    Outcome::Rewritten { command: apply(command, edits), missing: false }
 }
 
 /// A key before all others, for a session that does not know the newest messages: they shall not be counted among the
 /// matches (RFC 4731 section 3.1: COUNT, MAX). In UID commands the session may be told of them first.
-fn restrict(command: &Command, place: Where, numbering: &Numbering) -> Option<Edit> {
+fn restrict(command: &Command, place: Where, numbering: &Numbering) -> Option<(Where, Vec<u8>)> {
     let common = numbering.common();
     let key = match common {
         _ if common == numbering.exists() || is_uid(command) => return None,
         0 => "NOT ALL ".to_owned(),
-        1 => "1 ".to_owned(),
-        _ => format!("1:{common} "),
+        _ => format!("{} ", Run(1, common)),
     };
-    Some(place.edit(key.into_bytes()))
+    Some((place, key.into_bytes()))
 }
 
 /// A set in the server's numbers.
@@ -211,31 +175,23 @@ impl Mapped {
 
     fn add(&mut self, element: Element, numbering: &Numbering) {
         let known = numbering.known();
-        let ends = [element.from, element.to];
         let (first, last) = element.resolve(known);
-        let beyond = ends.iter().filter_map(|end| match end {
-            Number::Value(n) if *n > known => Some(beyond(*n, numbering)),
-            _ => None,
-        });
-        let beyond = beyond.max();
+        let beyond_all = [element.from, element.to].into_iter().flatten().filter(|number| *number > known).max();
+        let beyond_all = beyond_all.map(|number| beyond(number, numbering));
         if let (Some(number), true) =
-            (beyond, element.has_star() && numbering.forward(known) == Some(numbering.exists()))
+            (beyond_all, element.has_star() && numbering.forward(known) == Some(numbering.exists()))
         {
             // `9:*` in a mailbox of seven: whatever the server makes of it. Its last message is the session's.
             return self.push(&format!("{number}:*"));
         }
         // With no message at all, `*` is a number that none has.
-        let star = known == 0 && element.has_star();
+        let star = (known == 0 && element.has_star()).then(|| beyond(1, numbering));
         self.missing |= numbering.gone_in(first.max(1)..=last) > 0;
-        match numbering.forward_range(first..=last).map(RangeInclusive::into_inner) {
-            Some((first, last)) if first == last => self.push(&first.to_string()),
-            Some((first, last)) => self.push(&format!("{first}:{last}")),
-            None => {}
+        if let Some(range) = numbering.forward_range(first..=last) {
+            self.push(&Run(*range.start(), *range.end()).to_string());
         }
-        match beyond {
-            Some(number) => self.push(&number.to_string()),
-            None if star => self.push(&self::beyond(1, numbering).to_string()),
-            None => {}
+        if let Some(number) = beyond_all.or(star) {
+            self.push(&number.to_string());
         }
     }
 
@@ -258,28 +214,20 @@ fn beyond(n: u32, numbering: &Numbering) -> u32 {
     numbering.exists().saturating_add(n.saturating_sub(numbering.known()).max(1)).min(u32::MAX - 1)
 }
 
-/// Text to exchange.
-#[derive(Debug)]
-pub(super) struct Edit {
-    pub(super) segment: usize,
-    pub(super) range: Range<usize>,
-    pub(super) text: Vec<u8>,
-}
-
 /// The command with all edits made, which are in its order.
-fn apply(command: &Command, edits: Vec<Edit>) -> Command {
+fn apply(command: &Command, edits: Vec<(Where, Vec<u8>)>) -> Command {
     let mut segments: Vec<Segment> = command.segments.clone();
     let mut edits = edits.into_iter().peekable();
     for (at, segment) in segments.iter_mut().enumerate() {
-        if edits.peek().is_none_or(|edit| edit.segment != at) {
+        if edits.peek().is_none_or(|(place, _)| place.segment != at) {
             continue;
         }
         let mut text = Vec::with_capacity(segment.text.len() + 16);
         let mut copied = 0;
-        while let Some(edit) = edits.next_if(|edit| edit.segment == at) {
-            text.extend_from_slice(&segment.text[copied..edit.range.start]);
-            text.extend_from_slice(&edit.text);
-            copied = edit.range.end;
+        while let Some((place, new)) = edits.next_if(|(place, _)| place.segment == at) {
+            text.extend_from_slice(&segment.text[copied..place.range.start]);
+            text.extend_from_slice(&new);
+            copied = place.range.end;
         }
         text.extend_from_slice(&segment.text[copied..]);
         segment.text = Bytes::from(text);
@@ -292,11 +240,6 @@ fn apply(command: &Command, edits: Vec<Edit>) -> Command {
 pub fn is_uid(command: &Command) -> bool {
     let text = &command.segments[0].text;
     text.len() > 4 && text[..4].eq_ignore_ascii_case(b"UID ")
-}
-
-/// The first argument, up to a space or the end of the text before a literal.
-fn first_word(command: &Command) -> Option<&[u8]> {
-    command.arguments().word()
 }
 
 #[cfg(test)]

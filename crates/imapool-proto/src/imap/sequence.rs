@@ -2,48 +2,34 @@
 
 use std::str::FromStr;
 
+use super::nesting::Nesting;
 use super::ranges::Ranges;
 
-/// One end of a range.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Number {
-    /// A message number or UID; never zero.
-    Value(u32),
-    /// `*`: the largest in use.
-    Star,
-}
-
-impl Number {
-    /// What it stands for where the largest number in use is `star`.
-    #[must_use]
-    pub fn resolve(self, star: u32) -> u32 {
-        match self {
-            Self::Value(n) => n,
-            Self::Star => star,
-        }
-    }
-}
-
-/// A number (both ends are the same), or a range, either way round.
+/// A number (both ends are the same), or a range, either way round. `None` is `*`: the largest in use. None is zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Element {
     /// What stands before the colon.
-    pub from: Number,
+    pub from: Option<u32>,
     /// What stands after it.
-    pub to: Number,
+    pub to: Option<u32>,
 }
 
 impl Element {
     /// Whether `*` is part of it.
     pub fn has_star(self) -> bool {
-        self.from == Number::Star || self.to == Number::Star
+        self.from.is_none() || self.to.is_none()
     }
 
-    /// Smaller and larger end: `4:2` is the same as `2:4`, `*:4` as `4:*`.
+    /// Smaller and larger end where the largest number in use is `star`: `4:2` is the same as `2:4`, `*:4` as `4:*`.
     #[must_use]
     pub fn resolve(self, star: u32) -> (u32, u32) {
-        let (a, b) = (self.from.resolve(star), self.to.resolve(star));
+        let (a, b) = (self.from.unwrap_or(star), self.to.unwrap_or(star));
         (a.min(b), a.max(b))
+    }
+
+    /// Whether no number in it is larger than the largest in use.
+    pub(super) fn is_within(self, star: u32) -> bool {
+        self.from.max(self.to).is_none_or(|number| number <= star)
     }
 }
 
@@ -61,28 +47,21 @@ pub enum SetError {
 
 /// Reads the elements of a set one by one, in the order they are written. Takes no memory. Nothing follows an error.
 pub fn elements(set: &[u8]) -> impl Iterator<Item = Result<Element, SetError>> + '_ {
-    let mut failed = false;
     // The dollar stands alone (RFC 9051 section 9: `sequence-set =/ seq-last-command`).
+    let error = if set == b"$" { SetError::SavedResult } else { SetError::Malformed };
+    let mut failed = false;
     set.split(|b| *b == b',').map_while(move |text| {
-        let element = (!failed).then(|| if set == b"$" { Err(SetError::SavedResult) } else { element(text) });
+        let element = (!failed).then(|| element(text).ok_or(error));
         failed |= matches!(element, Some(Err(_)));
         element
     })
 }
 
-fn element(text: &[u8]) -> Result<Element, SetError> {
-    let (from, to) = match memchr::memchr(b':', text) {
-        Some(colon) => (number(&text[..colon]), number(&text[colon + 1..])),
-        None => (number(text), number(text)),
-    };
-    match (from, to) {
-        (Some(from), Some(to)) => Ok(Element { from, to }),
-        _ => Err(SetError::Malformed),
-    }
-}
-
-fn number(text: &[u8]) -> Option<Number> {
-    if text == b"*" { Some(Number::Star) } else { nz_number(text).map(Number::Value) }
+fn element(text: &[u8]) -> Option<Element> {
+    let mut ends =
+        text.splitn(2, |b| *b == b':').map(|end| if end == b"*" { Some(None) } else { nz_number(end).map(Some) });
+    let from = ends.next()??;
+    Some(Element { from, to: ends.next().unwrap_or(Some(from))? })
 }
 
 /// `nz-number` (RFC 9051 section 9): digits, the first of them not zero, up to [`u32::MAX`].
@@ -102,11 +81,9 @@ pub(crate) fn with_digit(number: Option<u64>, digit: u8) -> Option<u64> {
     Some(number.unwrap_or(0).saturating_mul(10).saturating_add(u64::from(digit - b'0')))
 }
 
-/// A set as it was written.
+/// A set as it was written: its elements, in that order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SequenceSet {
-    elements: Vec<Element>,
-}
+pub struct SequenceSet(pub(super) Vec<Element>);
 
 impl SequenceSet {
     /// Reads a whole text. Memory is at most eight times its length.
@@ -114,30 +91,19 @@ impl SequenceSet {
     /// # Errors
     /// See [`SetError`].
     pub fn parse(text: &[u8]) -> Result<Self, SetError> {
-        Ok(Self { elements: elements(text).collect::<Result<_, _>>()? })
-    }
-
-    /// In the order they are written.
-    pub fn elements(&self) -> &[Element] {
-        &self.elements
+        elements(text).collect::<Result<_, _>>().map(Self)
     }
 
     /// Whether `*` occurs.
     pub fn has_star(&self) -> bool {
-        self.elements.iter().any(|element| element.has_star())
+        self.0.iter().any(|element| element.has_star())
     }
 
     /// The numbers it means where the largest in use is `star`; with 0 (nothing is in use) `*` means nothing.
     #[must_use]
     pub fn resolve(&self, star: u32) -> Ranges {
-        let mut set = Ranges::new();
-        for element in &self.elements {
-            let (first, last) = element.resolve(star);
-            if first > 0 {
-                set.insert_range(first..=last);
-            }
-        }
-        set
+        let runs = self.0.iter().map(|element| element.resolve(star));
+        runs.filter(|(first, _)| *first > 0).map(|(first, last)| first..=last).collect()
     }
 }
 
@@ -152,8 +118,7 @@ pub struct Found {
     item: Option<&'static [u8]>,
     /// What comes next is its value.
     wanted: bool,
-    depth: u32,
-    quoted: bool,
+    nesting: Nesting,
     /// The first letters of a word.
     word: Vec<u8>,
     from: Option<u64>,
@@ -199,13 +164,11 @@ impl Found {
 
     fn octet(&mut self, octet: u8) {
         self.unusable |= self.only_numbers && !matches!(octet, b'0'..=b'9' | b':' | b',' | b' ' | b'\r' | b'\n');
+        self.nesting.pass(octet);
         match octet {
-            b'"' => self.quoted = !self.quoted,
-            _ if self.quoted => {}
-            b'(' => self.depth = self.depth.saturating_add(1),
-            b')' => self.depth = self.depth.saturating_sub(1),
+            b'"' | b'(' | b')' => {}
             // The correlator, (MODSEQ n), PARTIAL.
-            _ if self.depth > 0 => {}
+            _ if self.nesting.depth > 0 || !self.nesting.is_plain() => {}
             b'0'..=b'9' => self.number = with_digit(self.number, octet),
             b':' => self.from = self.number.take(),
             b',' => self.element(),

@@ -5,8 +5,10 @@ use std::ops::Deref;
 
 use bytes::{Bytes, BytesMut};
 
+use super::command::is_tag;
 use super::framer::Framer;
-use super::response::{CLASSIFY, Kind, Status, is_tag, skip_spaces, status, word};
+use super::response::{CLASSIFY, Kind, Status, skip_spaces, status, word};
+use super::sequence::with_digit;
 
 /// Room for the parts of a short reply.
 const MARKS: usize = 64;
@@ -290,15 +292,12 @@ pub fn classify(rest: &[u8]) -> LineStart {
 
 /// `12 EXISTS`, at the end of so many octets of a line.
 fn numbered(rest: &[u8], len: usize) -> LineStart {
-    let (mut number, mut digits) = (0u64, 0);
-    while let Some(digit @ b'0'..=b'9') = rest.get(digits) {
-        number = number.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
-        digits += 1;
-    }
-    if rest.get(digits) != Some(&b' ') {
+    let (digits, name) = rest.split_at(rest.iter().take_while(|b| b.is_ascii_digit()).count());
+    if !name.starts_with(b" ") {
         return LineStart::plain(Kind::Data, Reply::Other);
     }
-    let name = skip_spaces(&rest[digits..]);
+    let number = digits.iter().fold(None, |number, digit| with_digit(number, *digit));
+    let name = skip_spaces(name);
     let head = len - name.len();
     let name = word(name);
     let is = |word: &[u8]| name.eq_ignore_ascii_case(word);
@@ -309,8 +308,8 @@ fn numbered(rest: &[u8], len: usize) -> LineStart {
         6 if is(b"RECENT") => (Kind::MailboxSize, Reply::Recent),
         _ => return LineStart::plain(Kind::Data, Reply::Other),
     };
-    match u32::try_from(number) {
-        Ok(number) if number > 0 || kind == Kind::MailboxSize => {
+    match number.and_then(|number| u32::try_from(number).ok()) {
+        Some(number) if number > 0 || kind == Kind::MailboxSize => {
             LineStart { kind, reply: reply(number), head: head + name.len() }
         }
         _ => LineStart::plain(kind, Reply::OutOfRange),
