@@ -19,9 +19,8 @@ pub fn folded(user: &[u8]) -> Vec<u8> {
     // Some characters get longer by folding, and some go: a bound before, and one after.
     let mut folded = wholly_folded(&user[..user.len().min(4 * MOST)]);
     if folded.len() > MOST {
-        let valid = std::str::from_utf8(&folded[..MOST]).map_or_else(|error| error.valid_up_to(), str::len);
-        let is_text = std::str::from_utf8(&folded).is_ok();
-        folded.truncate(if is_text { valid } else { MOST });
+        let len = valid(&folded[..MOST]).map_or(MOST, str::len);
+        folded.truncate(len);
     }
     folded
 }

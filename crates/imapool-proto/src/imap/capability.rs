@@ -46,15 +46,10 @@ impl Capabilities {
     /// Reads the words after `CAPABILITY`. What is not printable ASCII is left out.
     #[must_use]
     pub fn parse(words: &[u8]) -> Self {
-        let words = words.split(|b| b.is_ascii_whitespace()).filter(|word| !word.is_empty());
-        Self::of(
-            words
-                .filter(|word| word.iter().all(|b| b.is_ascii_graphic() && !matches!(b, b'[' | b']' | b'"' | b'\\')))
-                .filter_map(|word| std::str::from_utf8(word).ok())
-                .take(MAX_WORDS)
-                .map(str::to_owned)
-                .collect(),
-        )
+        let clean =
+            |word: &&str| word.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'[' | b']' | b'"' | b'\\'));
+        let words = split(words).filter_map(|word| std::str::from_utf8(word).ok()).filter(clean);
+        Self::of(words.take(MAX_WORDS).map(str::to_owned).collect())
     }
 
     /// Used before a backend was ever reached: what any IMAP server can do.
@@ -76,8 +71,7 @@ impl Capabilities {
     /// Whether it is what [`Capabilities::parse`] makes of these words.
     #[must_use]
     pub fn is_told_by(&self, words: &[u8]) -> bool {
-        let words = words.split(|b| b.is_ascii_whitespace()).filter(|word| !word.is_empty());
-        words.eq(self.words.iter().map(String::as_bytes))
+        split(words).eq(self.words.iter().map(String::as_bytes))
     }
 
     fn of(words: Vec<String>) -> Self {
@@ -120,11 +114,8 @@ impl Capabilities {
             words.push("STARTTLS".into());
         }
         if front.login {
-            for mechanism in ["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"] {
-                if self.takes_mechanism(mechanism) {
-                    words.push(format!("AUTH={mechanism}"));
-                }
-            }
+            let taken = ["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"].into_iter().filter(|it| self.takes_mechanism(it));
+            words.extend(taken.map(|mechanism| format!("AUTH={mechanism}")));
         }
         if !front.login || !self.takes_password() {
             words.push("LOGINDISABLED".into());
@@ -148,18 +139,18 @@ impl Capabilities {
     }
 }
 
+fn split(words: &[u8]) -> impl Iterator<Item = &[u8]> {
+    words.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty())
+}
+
 /// Whether a backend's capability holds through a pool.
 fn keeps(word: &str) -> bool {
     let word = word.to_ascii_uppercase();
-    // Each side's own affair: TLS, logins, literals (imapool takes `{n+}` of any size), compression.
-    !matches!(word.as_str(), "STARTTLS" | "LOGINDISABLED" | "LITERAL-" | "UNAUTHENTICATE")
-        && !word.starts_with("AUTH=")
-        && !word.starts_with("COMPRESS=")
-        // Said to replicas alone.
-        && !word.starts_with(FREE)
-        // Would point a client past the proxy (RFC 9698, RFC 2221, RFC 2193).
-        && !word.starts_with("JMAPACCESS")
-        && !matches!(word.as_str(), "LOGIN-REFERRALS" | "MAILBOX-REFERRALS")
+    // Each side's own affair: TLS, logins, literals (imapool takes `{n+}` of any size), compression. Then what would
+    // point a client past the proxy (RFC 9698, RFC 2221, RFC 2193). FREE is said to replicas alone.
+    !["STARTTLS", "LOGINDISABLED", "LITERAL-", "UNAUTHENTICATE", "LOGIN-REFERRALS", "MAILBOX-REFERRALS"]
+        .contains(&&*word)
+        && !["AUTH=", "COMPRESS=", "JMAPACCESS", FREE].iter().any(|start| word.starts_with(start))
 }
 
 #[cfg(test)]

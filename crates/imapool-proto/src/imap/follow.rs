@@ -8,7 +8,7 @@ use super::untagged::classify;
 #[derive(Debug, Default)]
 pub struct Follower {
     framer: Framer,
-    /// The start of a line that is too short to tell of what kind it is.
+    /// The start of a line, until it tells of what kind that is.
     head: Vec<u8>,
     /// What was said last, as far as it tells of the end.
     parting: Parting,
@@ -53,28 +53,20 @@ impl Follower {
     fn begin<'o>(&mut self, octets: &'o [u8]) -> &'o [u8] {
         let near = &octets[..octets.len().min(CLASSIFY - self.head.len())];
         let end = memchr::memchr(b'\n', near).map(|at| at + 1);
-        let is_whole = end.is_some() || self.head.len() + near.len() == CLASSIFY;
-        if self.head.is_empty() && is_whole {
-            self.begins(classify(octets).kind);
-            return octets;
-        }
         let (near, rest) = octets.split_at(end.unwrap_or(near.len()));
         self.head.extend_from_slice(near);
-        if is_whole {
-            let head = std::mem::take(&mut self.head);
-            self.begins(classify(&head).kind);
-            self.framer.take(&head);
+        if end.is_some() || self.head.len() == CLASSIFY {
+            let kind = classify(&self.head).kind;
+            self.parting = match (kind, self.parting) {
+                (Kind::Status(Status::Bye), _) => Parting::Bye,
+                (Kind::Tagged, Parting::Bye) => Parting::Logout,
+                (_, parting) => parting,
+            };
+            self.framer.begin(kind);
+            self.framer.take(&self.head);
+            self.head.clear();
         }
         rest
-    }
-
-    fn begins(&mut self, kind: Kind) {
-        self.parting = match (kind, self.parting) {
-            (Kind::Status(Status::Bye), _) => Parting::Bye,
-            (Kind::Tagged, Parting::Bye) => Parting::Logout,
-            (_, parting) => parting,
-        };
-        self.framer.begin(kind);
     }
 }
 

@@ -48,10 +48,8 @@ enum Position {
     Line(Tail),
     /// A line that ends in no literal, whatever it looks like.
     PlainLine,
-    /// Octets still to come.
+    /// Octets still to come; [`u64::MAX`] for ever, of a size out of range: nothing behind it can be found.
     Literal(u64),
-    /// A literal of a size out of range: nothing behind it can be found.
-    Lost,
 }
 
 /// See the module. It starts between two lines; [`Framer::begin`], then [`Framer::take`] until the line is over.
@@ -68,7 +66,7 @@ impl Framer {
 
     /// What comes next is a literal's.
     pub fn in_literal(self) -> bool {
-        matches!(self.place, Position::Literal(_) | Position::Lost)
+        matches!(self.place, Position::Literal(_))
     }
 
     /// Octets of a literal that are still to come; `u64::MAX`: its size is out of range.
@@ -76,14 +74,13 @@ impl Framer {
     pub fn left(self) -> u64 {
         match self.place {
             Position::Literal(left) => left,
-            Position::Lost => u64::MAX,
             _ => 0,
         }
     }
 
     /// A literal's size is out of range: all that follows counts as octets of it.
     pub fn is_lost(self) -> bool {
-        self.place == Position::Lost
+        self.left() > MAX_LITERAL
     }
 
     /// A line of this kind begins.
@@ -96,7 +93,6 @@ impl Framer {
     pub fn take(&mut self, octets: &[u8]) -> usize {
         match self.place {
             Position::LineStart => 0,
-            Position::Lost => octets.len(),
             Position::Literal(left) => {
                 let len = octets.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                 self.place = after_literal(left - len as u64);
@@ -106,30 +102,22 @@ impl Framer {
                 self.place = Position::LineStart;
                 at + 1
             }),
-            Position::Line(tail) => match memchr::memchr(b'\n', octets) {
-                // Most lines announce nothing, as their last octet shows.
-                Some(end) if matches!(before_cr(&octets[..end]), [.., last] if *last != b'}') => {
-                    self.place = Position::LineStart;
-                    end + 1
-                }
-                Some(end) => {
-                    self.place = match announced(before_cr(&octets[..end])) {
-                        Some(size) => after_literal(size),
-                        None => after_line(tail_of(&octets[..end], tail)),
-                    };
-                    end + 1
-                }
-                None => {
-                    self.place = Position::Line(tail_of(octets, tail));
-                    octets.len()
-                }
-            },
+            Position::Line(tail) => {
+                let end = memchr::memchr(b'\n', octets);
+                let line = &octets[..end.unwrap_or(octets.len())];
+                self.place = match (end, line.strip_suffix(b"\r").unwrap_or(line)) {
+                    (None, _) => Position::Line(tail_of(line, tail)),
+                    // Most lines announce nothing, as their last octet shows.
+                    (_, [.., last]) if *last != b'}' => Position::LineStart,
+                    (_, text) => match announced(text).map_or_else(|| tail_of(line, tail), Tail::Closed) {
+                        Tail::Closed(size) | Tail::Cr(size) => after_literal(size),
+                        _ => Position::LineStart,
+                    },
+                };
+                end.map_or(octets.len(), |end| end + 1)
+            }
         }
     }
-}
-
-fn before_cr(line: &[u8]) -> &[u8] {
-    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 /// The size that the end of this line announces, if it does it as servers do, and all of it is here: `{5}`.
@@ -144,15 +132,8 @@ fn announced(line: &[u8]) -> Option<u64> {
 fn after_literal(left: u64) -> Position {
     match left {
         0 => Position::Line(Tail::None),
-        _ if left > MAX_LITERAL => Position::Lost,
+        _ if left > MAX_LITERAL => Position::Literal(u64::MAX),
         _ => Position::Literal(left),
-    }
-}
-
-fn after_line(tail: Tail) -> Position {
-    match tail {
-        Tail::Closed(size) | Tail::Cr(size) => after_literal(size),
-        _ => Position::LineStart,
     }
 }
 
@@ -186,8 +167,9 @@ mod tests {
         match slow.place {
             Position::LineStart => "line".into(),
             Position::Line(_) => "0".into(),
+            Position::Literal(u64::MAX) => "lost".into(),
             Position::Literal(size) => size.to_string(),
-            place => format!("{place:?}"),
+            place @ Position::PlainLine => format!("{place:?}"),
         }
     }
 
@@ -202,11 +184,11 @@ mod tests {
             ("{{5}\r", "5"),
             ("{0}\r", "0"),
             ("{9223372036854775807}", "9223372036854775807"),
-            ("{9223372036854775808}\r", "Lost"),
-            ("{99999999999999999999}\r", "Lost"),
-            ("{18446744073709551621}\r", "Lost"),
-            ("{000000000000000000001}\r", "Lost"),
-            ("{99999999999999999999999999999999999999}\r", "Lost"),
+            ("{9223372036854775808}\r", "lost"),
+            ("{99999999999999999999}\r", "lost"),
+            ("{18446744073709551621}\r", "lost"),
+            ("{000000000000000000001}\r", "lost"),
+            ("{99999999999999999999999999999999999999}\r", "lost"),
             ("{99999999999999999999\r", "line"),
             ("{}\r", "line"),
             ("{+}\r", "line"),

@@ -86,7 +86,6 @@ const PHRASES: &[(Meaning, &str)] = &[
     (Limit, "mailbox is in use"),
     (Limit, "mailbox in use"),
     // Dovecot, Cyrus, Yandex, Courier, Zimbra, GMX and others, when what they ask is down.
-    (Later, "temporary authentication failure"),
     (Later, "temporary…fail"),
     (Later, "temporary…error"),
     (Later, "temporary problem"),
@@ -165,34 +164,36 @@ const NO_MAILBOX: &[&str] =
 /// Whether a refusal says that the mailbox is not there (RFC 5530 section 3, NONEXISTENT).
 #[must_use]
 pub fn says_no_mailbox(reply: &StatusReply<'_>) -> bool {
-    let text = || reply.text[..reply.text.len().min(LOOKED_AT)].to_ascii_lowercase();
     let says = |text: Vec<u8>| NO_MAILBOX.iter().any(|phrase| says(&text, phrase));
-    reply.status == Status::No && (reply.has_code("NONEXISTENT") || reply.code.is_none() && says(text()))
+    reply.status == Status::No && (reply.has_code("NONEXISTENT") || reply.code.is_none() && says(small(reply.text)))
 }
 
 /// Whether a reply to any command says that there is no session behind the login (any more).
 #[must_use]
 pub fn says_not_connected(reply: &StatusReply<'_>) -> bool {
-    let says = |text: &[u8]| PHRASES.iter().any(|(meaning, phrase)| *meaning == NotConnected && says(text, phrase));
-    reply.status != Status::Ok && says(&reply.text[..reply.text.len().min(LOOKED_AT)].to_ascii_lowercase())
+    let says = |text: Vec<u8>| PHRASES.iter().any(|(meaning, phrase)| *meaning == NotConnected && says(&text, phrase));
+    reply.status != Status::Ok && says(small(reply.text))
 }
 
 /// What a text means, if its words say so.
 #[must_use]
 pub fn of_words(text: &[u8]) -> Option<Meaning> {
-    let text = text[..text.len().min(LOOKED_AT)].to_ascii_lowercase();
+    let text = small(text);
     PHRASES.iter().find(|(_, phrase)| says(&text, phrase)).map(|(meaning, _)| *meaning)
+}
+
+/// As much of a text as is looked at, in small letters.
+fn small(text: &[u8]) -> Vec<u8> {
+    text[..text.len().min(LOOKED_AT)].to_ascii_lowercase()
 }
 
 /// Whether the parts of `phrase` stand in `text`, one after the other.
 fn says(text: &[u8], phrase: &str) -> bool {
     let mut rest = text;
-    phrase.split('…').all(|part| match memchr::memmem::find(rest, part.as_bytes()) {
-        Some(at) => {
-            rest = &rest[at + part.len()..];
-            true
-        }
-        None => false,
+    phrase.split('…').all(|part| {
+        let found = memchr::memmem::find(rest, part.as_bytes());
+        rest = found.map_or(rest, |at| &rest[at + part.len()..]);
+        found.is_some()
     })
 }
 

@@ -13,11 +13,6 @@ pub struct Request {
     pub command: Command,
     /// A literal of this size follows the last segment and will be streamed.
     pub streams: Option<Literal>,
-    facts: Facts,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Facts {
     selects: Option<Bytes>,
     modseqs: Modseqs,
 }
@@ -26,8 +21,7 @@ impl Request {
     /// With `streams`, a literal follows the last segment later.
     #[must_use]
     pub fn new(command: Command, streams: Option<Literal>) -> Box<Self> {
-        let facts = Facts { selects: command.selected_mailbox(), modseqs: modseqs(&command) };
-        Box::new(Self { command, streams, facts })
+        Box::new(Self { streams, selects: command.selected_mailbox(), modseqs: modseqs(&command), command })
     }
 
     /// A command of imapool's own, which has no tag.
@@ -40,16 +34,16 @@ impl Request {
     /// In other words that mean the same: message numbers, say, of another numbering.
     #[must_use]
     pub fn in_words(&self, command: Command) -> Box<Self> {
-        Box::new(Self { command, streams: self.streams, facts: self.facts.clone() })
+        Box::new(Self { command, streams: self.streams, selects: self.selects.clone(), modseqs: self.modseqs })
     }
 
     /// The mailbox that it selects ([`Command::selected_mailbox`]).
     pub fn selects(&self) -> Option<&Bytes> {
-        self.facts.selects.as_ref()
+        self.selects.as_ref()
     }
 
     /// What it says of mod-sequences.
     pub fn modseqs(&self) -> Modseqs {
-        self.facts.modseqs
+        self.modseqs
     }
 }

@@ -158,7 +158,7 @@ impl Exchange {
         }
         let message = STANDARD.decode(line).map_err(|_| SaslError::Malformed)?;
         let credential = match self.mechanism {
-            Mechanism::Plain | Mechanism::LoginCommand => plain(&message)?,
+            Mechanism::Plain | Mechanism::LoginCommand => plain(&message).ok_or(SaslError::Malformed)?,
             Mechanism::Login => match self.user.take() {
                 None if message.len() > MAX_NAME => return Err(SaslError::Malformed),
                 None => {
@@ -225,43 +225,36 @@ impl Credential {
 }
 
 /// `[authzid] NUL authcid NUL passwd` (RFC 4616 section 2).
-fn plain(message: &[u8]) -> Result<Credential, SaslError> {
+fn plain(message: &[u8]) -> Option<Credential> {
     let mut parts = message.split(|b| *b == 0).map(<[u8]>::to_vec);
-    match (parts.next(), parts.next(), parts.next(), parts.next()) {
-        (Some(authzid), Some(user), Some(password), None) => {
-            Ok(Credential::new(Mechanism::Plain, user, authzid, password))
-        }
-        _ => Err(SaslError::Malformed),
-    }
+    let (authzid, user, password) = (parts.next()?, parts.next()?, parts.next()?);
+    parts.next().is_none().then(|| Credential::new(Mechanism::Plain, user, authzid, password))
+}
+
+/// What stands before the token in a message of XOAUTH2 or OAUTHBEARER: `…^A[…^A]auth=Bearer …^A^A`.
+fn header(message: &[u8]) -> Option<&[u8]> {
+    let mut fields = message.strip_suffix(b"\x01\x01")?.split(|b| *b == 1);
+    let header = fields.next()?;
+    fields.any(|field| field.starts_with(b"auth=Bearer ")).then_some(header)
 }
 
 /// `user=…^Aauth=Bearer …^A^A`
 fn xoauth2_user(message: &[u8]) -> Option<&[u8]> {
-    let mut fields = message.strip_suffix(b"\x01\x01")?.split(|b| *b == 1);
-    let user = fields.next()?.strip_prefix(b"user=")?;
-    fields.any(|field| field.starts_with(b"auth=Bearer ")).then_some(user)
+    header(message)?.strip_prefix(b"user=")
 }
 
 /// `n,a=user,^A[host=…^A]auth=Bearer …^A^A` (RFC 7628 section 3.1), the name with `=2C` and `=3D` undone (RFC 5801).
 fn oauthbearer_user(message: &[u8]) -> Option<Vec<u8>> {
-    let mut fields = message.strip_suffix(b"\x01\x01")?.split(|b| *b == 1);
-    let header = fields.next()?;
-    fields.any(|field| field.starts_with(b"auth=Bearer ")).then_some(())?;
-    let name = header.split(|b| *b == b',').find_map(|part| part.strip_prefix(b"a="))?;
-    let mut user = Vec::with_capacity(name.len());
-    let mut rest = name;
-    while let Some((octet, tail)) = rest.split_first() {
-        rest = tail;
-        if *octet != b'=' {
-            user.push(*octet);
-            continue;
-        }
-        user.push(match rest.get(..2)? {
+    let name = header(message)?.split(|b| *b == b',').find_map(|part| part.strip_prefix(b"a="))?;
+    let mut parts = name.split(|b| *b == b'=');
+    let mut user = parts.next()?.to_vec();
+    for part in parts {
+        user.push(match part.get(..2)? {
             b"2C" => b',',
             b"3D" => b'=',
             _ => return None,
         });
-        rest = &rest[2..];
+        user.extend_from_slice(&part[2..]);
     }
     Some(user)
 }
