@@ -118,6 +118,7 @@ mod tests {
             "UID SEARCH OR (MODSEQ \"/flags/\\\\draft\" all 5) SEEN",
             "STATUS INBOX (MESSAGES HIGHESTMODSEQ)",
             "STATUS \"modseq\" (HIGHESTMODSEQ)",
+            "STATUS [Gmail] (HIGHESTMODSEQ)",
             "LIST \"\" * RETURN (STATUS (HIGHESTMODSEQ))",
         ] {
             assert!(modseqs(&command(line)).asked, "{line}");
