@@ -144,8 +144,10 @@ impl Ranges {
     /// before them. Where it holds for all, the end of the last chunk.
     fn find(&self, precedes: impl Fn(&Span) -> bool) -> At {
         let chunk = self.chunks.partition_point(|chunk| chunk.last().is_some_and(&precedes));
-        let chunk = chunk.min(self.chunks.len().saturating_sub(1));
-        (chunk, self.chunks.get(chunk).map_or(0, |chunk| chunk.partition_point(precedes)))
+        match self.chunks.get(chunk) {
+            Some(runs) => (chunk, runs.partition_point(precedes)),
+            None => (chunk.saturating_sub(1), self.chunks.last().map_or(0, Vec::len)),
+        }
     }
 
     /// The same, where what was counted before them matters.
@@ -258,13 +260,17 @@ impl Ranges {
             self.chunks.push(Vec::new());
         }
         let before = members(&self.chunks[chunk]);
-        // The start of a chunk is the end of the one before. Chunks that lose some of their runs become one.
-        let (last, end) = if to.1 == 0 && to.0 > chunk { (to.0 - 1, self.chunks[to.0 - 1].len()) } else { to };
-        let rest = self.chunks[last].split_off(end);
-        self.chunks.drain(chunk + 1..=last);
+        // The start of a chunk is the end of the one before.
+        let (last, mut end) = if to.1 == 0 && to.0 > chunk { (to.0 - 1, self.chunks[to.0 - 1].len()) } else { to };
+        if last > chunk {
+            // Those that lose some of their runs become one.
+            let rest = self.chunks[last].split_off(end);
+            self.chunks.drain(chunk + 1..=last);
+            self.chunks[chunk].splice(at.., rest);
+            end = at;
+        }
         let spans = &mut self.chunks[chunk];
-        spans.truncate(at);
-        spans.extend(new.chain(rest));
+        spans.splice(at..end, new);
         recount(spans, at);
         self.divide(chunk);
         if last == chunk && self.chunks.len() == self.sums.len() {
