@@ -430,7 +430,7 @@ impl Authenticator {
             }
             Ok((mut connection, _)) => {
                 connection.permit.keep(stay);
-                let pass = self.accepted(backend, question, connection, known.zip(before))?;
+                let pass = self.accepted(backend, question, connection, known.zip(before)).await?;
                 if question.asker.proven {
                     pass.grant().account().queue().answered();
                 }
@@ -471,7 +471,7 @@ impl Authenticator {
     }
 
     /// `known`: the account as it was before the backend was asked, and its generation.
-    fn accepted(
+    async fn accepted(
         &self,
         backend: &Arc<Backend>,
         question: &Question,
@@ -485,8 +485,10 @@ impl Authenticator {
             account.is_some() || self.pools.find(key).is_some_and(|now| Arc::ptr_eq(&now, known))
         };
         match known.filter(|(known, _)| is_current(known)) {
-            Some((account, before)) => Some(account.accepted(*fingerprint, credential, connection, before, visit)),
-            None => self.pools.accepted(key.clone(), backend, *fingerprint, credential, connection, visit),
+            Some((account, before)) => {
+                Some(account.accepted(*fingerprint, credential, connection, before, visit).await)
+            }
+            None => self.pools.accepted(key.clone(), backend, *fingerprint, credential, connection, visit).await,
         }
     }
 

@@ -15,7 +15,6 @@ mod seat;
 
 use std::any::Any;
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -103,8 +102,6 @@ pub struct Account {
     to_leave: AtomicU64,
     /// Why the generation was raised.
     outdated: Mutex<RetireReason>,
-    /// A connection that was made to verify a credential, until a seat takes it.
-    verified: Mutex<Option<Connection>>,
     /// Connections that end, and whose sockets may be open for a while.
     leaving: Mutex<Vec<Weak<Shared>>>,
     /// Turns that are withheld because the backend said that there are too many connections.
@@ -117,8 +114,6 @@ pub struct Account {
     queue: Arc<Queue>,
     sharers: Sharers,
     attachment: OnceLock<Arc<dyn Any + Send + Sync>>,
-    /// Who last asked for a connection: for whom one is opened.
-    last_client: Mutex<Option<IpAddr>>,
     /// Sessions that wait for a connection now, and how often one had to so far.
     waiting: AtomicUsize,
     waits: AtomicU64,
@@ -200,9 +195,8 @@ impl Account {
     #[must_use]
     pub fn usage(&self) -> Usage {
         let seats = self.seats.status();
-        let verified = usize::from(self.verified.lock().is_some());
         Usage {
-            connections: seats.size + verified,
+            connections: seats.size,
             in_use: seats.size.saturating_sub(seats.available),
             waiting: self.waiting.load(Ordering::Relaxed),
             waits: self.waits.load(Ordering::Relaxed),
@@ -365,7 +359,7 @@ impl Account {
     }
 
     /// The backend has just accepted `credential` on `connection`, which is kept. `generation`: before it was asked.
-    pub fn accepted(
+    pub async fn accepted(
         self: &Arc<Self>,
         fingerprint: Fingerprint,
         credential: &Arc<Credential>,
@@ -378,7 +372,7 @@ impl Account {
         self.opened(&connection);
         self.learn(capabilities);
         let pass = self.accept(fingerprint, credential, visit);
-        self.adopt(connection);
+        self.adopt(connection).await;
         // Drained while it logged in: whoever did that may not have known of this account, or of this connection.
         if self.backend().service() == Service::Drained {
             self.retire(RetireReason::Operator);
@@ -417,10 +411,6 @@ impl Account {
         self.proofs.lock().retain(|proof| !proof.is_refused() || Arc::strong_count(proof) > 1);
     }
 
-    fn take_verified(&self) -> Option<Connection> {
-        self.verified.lock().take()
-    }
-
     fn is_current(&self, connection: &Connection) -> bool {
         connection.shared().generation == self.generation()
     }
@@ -434,9 +424,9 @@ impl Account {
         }
     }
 
-    /// Takes in a connection on which a credential was just accepted: in place of the one at rest longest, or to be the
-    /// next that is needed.
-    fn adopt(&self, mut connection: Connection) {
+    /// Takes in a connection on which a credential was just accepted: in place of the one at rest longest, or in a seat
+    /// more.
+    async fn adopt(&self, mut connection: Connection) {
         if !self.is_current(&connection) {
             return connection.retire(*self.outdated.lock());
         }
@@ -453,11 +443,13 @@ impl Account {
                 }
                 true
             });
-        } else if self.seats.status().size < self.turns.capacity() {
-            connection = std::mem::replace(&mut *self.verified.lock(), connection);
+        } else if self.seats.status().size < self.turns.capacity()
+            && let Some(seat) = self.seat_at_once().await
+        {
+            connection = std::mem::replace(&mut *seat.0.lock(), connection);
         }
         if let Some(replaced) = connection {
-            replaced.shared().retire(RetireReason::Replaced);
+            replaced.retire(RetireReason::Replaced);
         }
         self.look_after(generation);
     }

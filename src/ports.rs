@@ -402,22 +402,6 @@ impl Budget {
     }
 }
 
-/// One more of something, for as long as it lives.
-pub(crate) struct Counted<'a>(&'a AtomicUsize);
-
-impl<'a> Counted<'a> {
-    pub(crate) fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::AcqRel);
-        Self(count)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 /// Connections that there may be over all backends, as far as ports are not concerned.
 fn most(config: &Config) -> usize {
     match config.pool.max_total {

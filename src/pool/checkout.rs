@@ -6,19 +6,19 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use deadpool::managed::{self, Object, PoolError};
+use deadpool::managed::Object;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::lease::Lease;
-use super::seat::{FillError, Manager, TakenSeat, put_back};
+use super::seat::FillError;
 use super::{Account, LIMIT_MEMORY, Pass};
 use crate::imap::command::Name;
 use crate::imap::request::Request;
 use crate::imap::sticky::Sticky;
 use crate::metrics::{CheckoutResult, RetireReason};
-use crate::ports::{Counted, Waiting};
+use crate::ports;
 use crate::throttle::Standing;
 use crate::upstream::backend::{Backend, Entry, OpenError, Service};
 use crate::upstream::connection::{Connection, FromUpstream};
@@ -47,21 +47,23 @@ pub struct Want {
     pub client: Option<IpAddr>,
 }
 
-/// A checkout that waits. Given up when its time was all but over, it counts as one that timed out: whoever wanted the
-/// connection had begun to wait a moment earlier.
-struct Vain<'a> {
+/// A checkout that waits, and is counted at its end. Given up when its time was all but over, it counts as one that
+/// timed out: whoever wanted the connection had begun to wait a moment earlier.
+struct Waiting<'a> {
     account: &'a Account,
     start: Instant,
     patience: Duration,
-    /// It has ended otherwise, and is counted as that.
-    is_over: bool,
+    /// What has come of it; `None`: it was given up.
+    result: Option<CheckoutResult>,
 }
 
-impl Drop for Vain<'_> {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
+        self.account.waiting.fetch_sub(1, Ordering::Relaxed);
         let waited = self.start.elapsed();
-        if !self.is_over && waited >= self.patience.mul_f64(0.9) {
-            self.account.backend().metrics().checkout(CheckoutResult::Timeout, waited);
+        let vain = (waited >= self.patience.mul_f64(0.9)).then_some(CheckoutResult::Timeout);
+        if let Some(result) = self.result.or(vain) {
+            self.account.backend().metrics().checkout(result, waited);
         }
     }
 }
@@ -117,7 +119,6 @@ impl Account {
     }
 
     async fn dial_with(&self, entry: Entry, backend: &Arc<Backend>, want: &Want) -> Result<Connection, FillError> {
-        let client = *self.last_client.lock();
         let credential = want.pass.grant().credential();
         // Not where it is not any more, nor from now on if it leaves: of a later generation than that by which it
         // does, the connection would stay.
@@ -125,7 +126,7 @@ impl Account {
         let stay = want.pass.grant().visit().residence().stay();
         let stay = Arc::new(stay.filter(|stay| stay.backend() == backend.index).ok_or_else(gone)?);
         let generation = self.generation();
-        let logged_in = backend.log_in(entry, credential, Standing::Proven, client);
+        let logged_in = backend.log_in(entry, credential, Standing::Proven, want.client);
         let judgement = stay.meanwhile(logged_in).await.ok_or_else(gone)?;
         let (mut connection, outcome) = judgement.result.map_err(FillError::Open)?;
         match outcome {
@@ -148,16 +149,13 @@ impl Account {
         let start = Instant::now();
         let deadline = start + self.config.load().checkout_timeout;
         *self.last_used.lock() = start;
-        *self.last_client.lock() = want.client;
         if self.turns.semaphore().available_permits() == 0 {
             self.waits.fetch_add(1, Ordering::Relaxed);
         }
-        let waiting = Counted::new(&self.waiting);
-        let mut vain = Vain { account: self, start, patience: deadline - start, is_over: false };
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let mut waiting = Waiting { account: self, start, patience: deadline - start, result: None };
         let result = timeout_at(deadline, self.checkout_in_turn(want)).await.unwrap_or(Err(CheckoutError::Timeout));
-        drop(waiting);
-        vain.is_over = true;
-        let label = match &result {
+        waiting.result = Some(match &result {
             Ok(lease) if lease.is_fresh() => CheckoutResult::Dialed,
             Ok(_) => CheckoutResult::Reused,
             Err(CheckoutError::Timeout) => CheckoutResult::Timeout,
@@ -165,8 +163,7 @@ impl Account {
             Err(CheckoutError::Refused) => CheckoutResult::Refused,
             Err(CheckoutError::Delayed) => CheckoutResult::Delayed,
             Err(CheckoutError::Unavailable | CheckoutError::Unfit) => CheckoutResult::Unavailable,
-        };
-        self.backend().metrics().checkout(label, start.elapsed());
+        });
         result
     }
 
@@ -196,7 +193,7 @@ impl Account {
                 }
                 Err(FillError::Unfit) => return Err(CheckoutError::Unfit),
                 Err(FillError::Open(OpenError::Gate(_))) => return Err(CheckoutError::Delayed),
-                Err(FillError::Open(_) | FillError::AccountGone) => return Err(CheckoutError::Unavailable),
+                Err(FillError::Open(_)) => return Err(CheckoutError::Unavailable),
             }
         }
     }
@@ -223,11 +220,7 @@ impl Account {
         places: [OwnedSemaphorePermit; 2],
     ) -> Result<Option<Lease>, FillError> {
         let (object, resting) = loop {
-            let object = match self.seats.get().await {
-                Ok(object) => object,
-                Err(PoolError::Backend(error)) => return Err(error),
-                Err(_) => return Err(FillError::AccountGone),
-            };
+            let object = self.seats.get().await.expect("nothing closes it, and empty seats cannot fail");
             let resting = object.0.lock().take();
             let Some(over) = resting.as_ref().filter(|resting| resting.is_over()) else { break (object, resting) };
             // Its socket may be open still. Without a turn for it, this is the last seat.
@@ -236,7 +229,7 @@ impl Account {
             drop(Object::take(object));
         };
         let is_vacant = resting.as_ref().is_none_or(Connection::is_over);
-        let mut lease = Lease::new(self, object, resting, places);
+        let mut lease = Lease::new(self, object, resting, places.map(Some));
         if is_vacant {
             lease.end_and_wait(RetireReason::Replaced).await;
             lease.fill(self.dial(backend, want).await?);
@@ -256,14 +249,19 @@ impl Account {
 
     /// Has the lease, whose connection does not fit, go on with one that does: a further one, or this one if what is
     /// missing can be switched on, or one in its place. False: it was closed just then.
-    async fn make_fit(&self, lease: &mut Lease, backend: &Arc<Backend>, want: &Want) -> Result<bool, FillError> {
+    async fn make_fit(
+        self: &Arc<Self>,
+        lease: &mut Lease,
+        backend: &Arc<Backend>,
+        want: &Want,
+    ) -> Result<bool, FillError> {
         self.may_enable(want)?;
         let facts = lease.shared().facts();
         let raises = want.shares && can_raise(&facts, want) && !is_stuck(&facts, want);
         if raises {
             // What is switched on serves all hubs.
-        } else if let Some((object, connection, turn)) = self.further_seat(backend, want).await {
-            lease.change_seats(object, connection, turn);
+        } else if let Some(further) = self.further(backend, want).await {
+            lease.change_seats(further);
         } else if !facts.sticky.is_within(&want.sticky) || is_stuck(&facts, want) {
             // Its place is this one: the account never has more. It stays if there may be no other for now.
             let entry = backend.enter(&self.queue).await.map_err(FillError::Open)?;
@@ -301,32 +299,21 @@ impl Account {
         if granted { Ok(true) } else { Err(FillError::Unfit) }
     }
 
-    /// A seat with a new connection, where there is room for one without waiting for anybody, and a turn: as long as
-    /// the other is not at rest, both are in use. That there is a seat is not enough: one whose connection is not
-    /// closed yet is free already.
-    async fn further_seat(
-        &self,
-        backend: &Arc<Backend>,
-        want: &Want,
-    ) -> Option<(Object<Manager>, Connection, OwnedSemaphorePermit)> {
+    /// A new connection, where there is room for one without waiting for anybody, with a turn: as long as the other is
+    /// not at rest, both are in use. That there is a seat is not enough: one whose connection is not closed yet is free
+    /// already.
+    async fn further(self: &Arc<Self>, backend: &Arc<Backend>, want: &Want) -> Option<Lease> {
         let turn = self.turns.try_take()?;
-        let at_once = managed::Timeouts { wait: Some(Duration::ZERO), ..managed::Timeouts::default() };
-        let seat = TakenSeat::new(self.seats.timeout_get(&at_once).await.ok()?);
-        let connection = match seat.connection() {
-            Some(over) if over.is_over() => {
-                over.shared().keep_to_the_end(turn);
-                return None;
-            }
-            Some(resting) => resting,
-            None => self.dial(backend, want).await.ok()?,
-        };
-        let object = seat.into_inner()?;
-        if connection.is_fresh() || fitness(&connection.shared().facts(), want) > 0 {
-            return Some((object, connection, turn));
+        let seat = self.seat_at_once().await?;
+        let resting = seat.0.lock().take();
+        let is_vacant = resting.is_none();
+        let mut lease = Lease::new(self, seat, resting, [Some(turn), None]);
+        if is_vacant {
+            lease.fill(self.dial(backend, want).await.ok()?);
         }
-        // It came to rest meanwhile.
-        drop(put_back(self, object, connection));
-        None
+        // Else one came to rest meanwhile, or has ended there.
+        let fits = lease.is_fresh() || !lease.is_over() && fitness(&lease.shared().facts(), want) > 0;
+        fits.then_some(lease)
     }
 
     /// Exchanges `mine` for the connection at rest that fits best, if one fits better. False: the one at hand was
@@ -446,7 +433,7 @@ fn is_stuck(facts: &Facts, want: &Want) -> bool {
 }
 
 /// A permit. Where there is none at once, `ask` sees to it that somebody gives one up.
-async fn take(permits: &Arc<Semaphore>, ask: impl FnOnce() -> Waiting) -> OwnedSemaphorePermit {
+async fn take(permits: &Arc<Semaphore>, ask: impl FnOnce() -> ports::Waiting) -> OwnedSemaphorePermit {
     if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
         return permit;
     }

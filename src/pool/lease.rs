@@ -40,19 +40,16 @@ impl Lease {
         account: &Arc<Account>,
         object: Object<Manager>,
         connection: Option<Connection>,
-        places: [OwnedSemaphorePermit; 2],
+        places: [Option<OwnedSemaphorePermit>; 2],
     ) -> Self {
-        Self { account: Arc::clone(account), connection, object: Some(object), places: places.map(Some), leaving: None }
+        Self { account: Arc::clone(account), connection, object: Some(object), places, leaving: None }
     }
 
-    /// Puts its connection to rest and goes on with the one of another seat, which has had a `turn` of its own so far.
-    pub(super) fn change_seats(&mut self, object: Object<Manager>, connection: Connection, turn: OwnedSemaphorePermit) {
-        let (object, connection) = (self.object.replace(object), self.connection.replace(connection));
-        if let Some(unfit) =
-            object.zip(connection).and_then(|(object, connection)| put_back(&self.account, object, connection))
-        {
-            unfit.shared().keep_to_the_end(turn);
-        }
+    /// Goes on with the connection of the other, in its seat. The one at hand comes to rest in its own, or keeps the
+    /// other's places until it is closed.
+    pub(super) fn change_seats(&mut self, mut other: Self) {
+        std::mem::swap(&mut self.object, &mut other.object);
+        std::mem::swap(&mut self.connection, &mut other.connection);
     }
 
     /// Ends its connection, and waits until the socket is closed; then [`Lease::fill`] it.

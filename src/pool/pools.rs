@@ -222,7 +222,7 @@ impl Pools {
 
     /// The backend has just accepted `credential` on `connection`: makes the account known, and keeps the connection.
     /// `None`: another has taken its place meanwhile, or none.
-    pub fn accepted(
+    pub async fn accepted(
         &self,
         key: Key,
         backend: &Arc<Backend>,
@@ -248,7 +248,7 @@ impl Pools {
         if is_new && account.key().credential.is_some() {
             self.succeeds(&account);
         }
-        Some(account.accepted(fingerprint, credential, connection, generation, visit))
+        Some(account.accepted(fingerprint, credential, connection, generation, visit).await)
     }
 
     /// This account takes the place of those of the same person's earlier tokens, which expire: what rests there is
@@ -304,46 +304,41 @@ impl Pools {
         let terms = self.terms.load().of(&owner, &backend.config.name);
         let max = terms.max_per_account;
         let queue = Queue::new(max, backend.metrics());
-        Arc::new_cyclic(|account| {
-            let manager = Manager { account: Weak::clone(account) };
-            // Fails only when time-outs are set without a runtime; none are.
-            let seats = managed::Pool::builder(manager)
-                .max_size(max)
-                .queue_mode(QueueMode::Lifo)
-                .build()
-                .expect("a pool without time-outs of its own");
-            Account {
-                key: ArcSwap::from_pointee(key.clone()),
-                owner,
-                number: self.made.fetch_add(1, Ordering::Relaxed),
-                backend: ArcSwap::new(backend),
-                config: Arc::clone(&self.config),
-                terms: Mutex::new(terms),
-                seats,
-                turns: Allowance::new(max),
-                everywhere: Arc::clone(self.everywhere.semaphore()),
-                proofs: Mutex::default(),
-                superseded: AtomicBool::new(false),
-                generation: AtomicU64::new(0),
-                to_leave: AtomicU64::new(0),
-                outdated: Mutex::new(RetireReason::Credential),
-                capabilities: ArcSwap::default(),
-                offered: Mutex::new(Arc::from("")),
-                verified: Mutex::default(),
-                leaving: Mutex::default(),
-                withheld: Mutex::default(),
-                last_used: Mutex::new(Instant::now()),
-                rested: Notify::new(),
-                manners: Arc::default(),
-                queue,
-                sharers: Sharers::new(&self.sharers, key.backend),
-                attachment: OnceLock::new(),
-                last_client: Mutex::default(),
-                waiting: AtomicUsize::new(0),
-                waits: AtomicU64::new(0),
-                traced: Mutex::default(),
-                is_traced: AtomicBool::new(false),
-            }
+        // Fails only when time-outs are set without a runtime; none are.
+        let seats = managed::Pool::builder(Manager)
+            .max_size(max)
+            .queue_mode(QueueMode::Lifo)
+            .build()
+            .expect("a pool without time-outs of its own");
+        Arc::new(Account {
+            key: ArcSwap::from_pointee(key.clone()),
+            owner,
+            number: self.made.fetch_add(1, Ordering::Relaxed),
+            backend: ArcSwap::new(backend),
+            config: Arc::clone(&self.config),
+            terms: Mutex::new(terms),
+            seats,
+            turns: Allowance::new(max),
+            everywhere: Arc::clone(self.everywhere.semaphore()),
+            proofs: Mutex::default(),
+            superseded: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
+            to_leave: AtomicU64::new(0),
+            outdated: Mutex::new(RetireReason::Credential),
+            capabilities: ArcSwap::default(),
+            offered: Mutex::new(Arc::from("")),
+            leaving: Mutex::default(),
+            withheld: Mutex::default(),
+            last_used: Mutex::new(Instant::now()),
+            rested: Notify::new(),
+            manners: Arc::default(),
+            queue,
+            sharers: Sharers::new(&self.sharers, key.backend),
+            attachment: OnceLock::new(),
+            waiting: AtomicUsize::new(0),
+            waits: AtomicU64::new(0),
+            traced: Mutex::default(),
+            is_traced: AtomicBool::new(false),
         })
     }
 
@@ -362,7 +357,6 @@ impl Pools {
         let unused = |account: &Arc<Account>| {
             Arc::strong_count(account) == 1
                 && account.seats.status().size == 0
-                && account.verified.lock().is_none()
                 && account.last_used.lock().elapsed() > cache_ttl.max(LIMIT_MEMORY)
         };
         self.accounts.write().retain(|_, account| !unused(account));

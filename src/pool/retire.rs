@@ -71,7 +71,7 @@ impl Account {
     /// Retires what rests.
     pub fn retire_resting(&self, reason: RetireReason) {
         let removed = self.seats.retain(|_, _| false).removed;
-        for connection in removed.into_iter().filter_map(|seat| seat.0.into_inner()).chain(self.take_verified()) {
+        for connection in removed.into_iter().filter_map(|seat| seat.0.into_inner()) {
             self.keep_place_of(&connection);
             connection.shared().retire(reason);
         }
@@ -139,8 +139,7 @@ impl Account {
     pub(super) fn clear_away_closed(&self) {
         let rests = |seat: &Seat| seat.0.lock().as_ref().is_some_and(|resting| !resting.shared().is_closed());
         let removed = self.seats.retain(|seat, _| rests(seat)).removed;
-        let verified = self.verified.lock().take_if(|verified| verified.shared().is_closed());
-        for closed in removed.into_iter().filter_map(|seat| seat.0.into_inner()).chain(verified) {
+        for closed in removed.into_iter().filter_map(|seat| seat.0.into_inner()) {
             self.keep_place_of(&closed);
         }
     }

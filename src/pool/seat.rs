@@ -1,7 +1,7 @@
 //! The places in an account's deadpool, and the connections in them while they rest.
 
-use std::fmt;
-use std::sync::Weak;
+use std::convert::Infallible;
+use std::time::Duration;
 
 use deadpool::managed::{self, Metrics as ObjectMetrics, Object, RecycleResult};
 use parking_lot::Mutex;
@@ -15,16 +15,9 @@ use crate::upstream::login::Refusal;
 #[derive(Debug, Default)]
 pub(super) struct Seat(pub(super) Mutex<Option<Connection>>);
 
-/// Fills seats.
-pub(super) struct Manager {
-    pub(super) account: Weak<Account>,
-}
-
-impl fmt::Debug for Manager {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Manager")
-    }
-}
+/// Makes empty seats: whoever takes one opens a connection, with a credential of its own.
+#[derive(Debug)]
+pub(super) struct Manager;
 
 /// What went wrong with filling a seat.
 #[derive(Debug)]
@@ -33,51 +26,28 @@ pub(super) enum FillError {
     Refused(Refusal),
     /// What a session has switched on cannot be switched on.
     Unfit,
-    AccountGone,
 }
 
 impl managed::Manager for Manager {
     type Type = Seat;
-    type Error = FillError;
+    type Error = Infallible;
 
-    async fn create(&self) -> Result<Seat, FillError> {
-        let account = self.account.upgrade().ok_or(FillError::AccountGone)?;
-        let mut verified = account.take_verified();
-        let _ = verified.as_mut().map(Connection::attach);
-        // Empty: whoever takes the seat opens a connection, with a credential of its own.
-        Ok(Seat(Mutex::new(verified)))
+    async fn create(&self) -> Result<Seat, Infallible> {
+        Ok(Seat::default())
     }
 
     /// A connection that ended while it rested stays in its seat: whoever takes that knows what its place is for.
-    async fn recycle(&self, seat: &mut Seat, _: &ObjectMetrics) -> RecycleResult<FillError> {
+    async fn recycle(&self, seat: &mut Seat, _: &ObjectMetrics) -> RecycleResult<Infallible> {
         let _ = seat.0.get_mut().as_mut().map(Connection::attach);
         Ok(())
     }
 }
 
-/// A seat that was taken out of the pool and whose connection is elsewhere. Dropped, it is gone.
-pub(super) struct TakenSeat(Option<Object<Manager>>);
-
-impl TakenSeat {
-    pub(super) fn new(object: Object<Manager>) -> Self {
-        Self(Some(object))
-    }
-
-    /// The connection that rested there.
-    pub(super) fn connection(&self) -> Option<Connection> {
-        self.0.as_ref().and_then(|object| object.0.lock().take())
-    }
-
-    pub(super) fn into_inner(mut self) -> Option<Object<Manager>> {
-        self.0.take()
-    }
-}
-
-impl Drop for TakenSeat {
-    fn drop(&mut self) {
-        if let Some(object) = self.0.take() {
-            drop(Object::take(object));
-        }
+impl Account {
+    /// A seat, without waiting for one.
+    pub(super) async fn seat_at_once(&self) -> Option<Object<Manager>> {
+        let at_once = managed::Timeouts { wait: Some(Duration::ZERO), ..managed::Timeouts::default() };
+        self.seats.timeout_get(&at_once).await.ok()
     }
 }
 
