@@ -16,8 +16,8 @@ use tracing::{debug, info, warn};
 use self::dividing::Further;
 use self::remains::Remains;
 use super::enabled::{EnableSet, Enabled};
-pub use super::line::FromHub;
-use super::line::{self, Join, MemberEnd, Membership, ToHub};
+use super::line::{self, Join, Membership, ToHub};
+pub use super::line::{FromHub, Member};
 use super::machine::{Action, GiveUp, Machine, MemberId, Settings, Stat, Told};
 use super::registry::{Entrance, Registry, Status};
 use crate::auth::Authenticator;
@@ -51,15 +51,6 @@ const FIRST_LOOK: Duration = Duration::from_millis(500);
 
 static NEXT_MEMBER: AtomicU64 = AtomicU64::new(0);
 
-/// A session's place in a hub. Dropping it leaves the hub.
-#[derive(Debug)]
-pub struct Member {
-    record: Arc<Record>,
-    /// The mailbox ([`crate::imap::command::Command::selected_mailbox`]).
-    key: Bytes,
-    line: MemberEnd,
-}
-
 impl Member {
     /// Joins the hub of the mailbox that `run` selects, or opens one: of those of its kind, as by `enabled`. The reply
     /// to that command is the first thing heard. `auth` is asked when no member's credential is known to be good any
@@ -73,43 +64,15 @@ impl Member {
         run: Box<Request>,
         record: &Arc<Record>,
     ) -> Self {
-        let (line, far_end) = line::pair();
-        record.joins(line.watch());
-        let place = Membership { line: far_end, grant: pass.grant().clone(), record: Arc::clone(record) };
+        let (member, line) = line::pair(key.clone());
+        record.joins(member.watch());
+        let place = Membership { line, grant: pass.grant().clone(), record: Arc::clone(record) };
         let join = Join { run, enabled: enabled.enabled, place, since: Instant::now() };
         let kind = enabled.kind();
         if let Some((join, entrance)) = Registry::of(pass.account()).join(pass.account(), &key, kind, join) {
-            Hub::open(auth, key.clone(), kind, join, entrance);
+            Hub::open(auth, key, kind, join, entrance);
         }
-        Self { key, line, record: Arc::clone(record) }
-    }
-
-    /// Whether the first argument of the command is the hub's mailbox.
-    pub fn is_named_by(&self, command: &Command) -> bool {
-        let name = &self.key[1..];
-        let inbox = name == b"INBOX";
-        command.arguments().astring().is_some_and(|it| *it == *name || inbox && it.eq_ignore_ascii_case(name))
-    }
-
-    /// Runs a command of a session whose credential stands. What comes of it is told by the next events.
-    pub fn run(&self, run: Box<Request>) {
-        self.line.tell(ToHub::Run(run));
-    }
-
-    /// Ends IDLE.
-    pub fn end_idle(&self) {
-        self.line.tell(ToHub::EndIdle);
-    }
-
-    /// The next event.
-    pub fn poll_event(&self, cx: &Context<'_>) -> Poll<FromHub> {
-        self.line.poll_event(cx).map(|event| event.unwrap_or(FromHub::Lost))
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        self.record.leaves();
+        member
     }
 }
 
@@ -155,8 +118,8 @@ impl Hub {
         let account = Arc::clone(join.place.grant.account());
         let machine = machine(&account, key.clone(), kind);
         let mut hub = Self::new(auth, &account, key, kind, machine, entrance);
-        hub.admit(join, false);
-        hub.start();
+        hub.admit(join);
+        tokio::spawn(hub.run());
     }
 
     fn new(
@@ -165,7 +128,7 @@ impl Hub {
         key: Bytes,
         kind: EnableSet,
         machine: Machine,
-        Entrance { joins, status }: Entrance,
+        (joins, status): Entrance,
     ) -> Box<Self> {
         Box::new(Self {
             auth: Arc::clone(auth),
@@ -193,18 +156,16 @@ impl Hub {
         })
     }
 
-    fn start(self: Box<Self>) {
-        tokio::spawn(self.run());
+    fn admit(&mut self, join: Join) {
+        let id = NEXT_MEMBER.fetch_add(1, Ordering::Relaxed);
+        self.take_in(id, join.place);
+        self.machine.handle_join(id, join.run, join.enabled);
     }
 
-    fn admit(&mut self, join: Join, joined: bool) {
-        let id = NEXT_MEMBER.fetch_add(1, Ordering::Relaxed);
-        if joined {
-            self.account.backend().metrics().checkout(CheckoutResult::Joined, join.since.elapsed());
-        }
-        join.place.line.moves_to(&self.status);
-        self.members.insert(id, join.place);
-        self.machine.handle_join(id, join.run, join.enabled);
+    /// One that its machine knows of, or is about to.
+    fn take_in(&mut self, id: MemberId, place: Membership) {
+        place.line.moves_to(&self.status);
+        self.members.insert(id, place);
     }
 
     async fn run(mut self: Box<Self>) {
@@ -423,7 +384,8 @@ impl Hub {
     fn poll(&mut self, timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
         let mut progress = self.poll_members(cx);
         while let Poll::Ready(Some(join)) = self.joins.poll_recv(cx) {
-            self.admit(join, true);
+            self.account.backend().metrics().checkout(CheckoutResult::Joined, join.since.elapsed());
+            self.admit(join);
             progress = true;
         }
         progress |= self.poll_upstream(cx);

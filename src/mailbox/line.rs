@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::enabled::Enabled;
 use super::registry::Status;
+use crate::imap::command::Command;
 use crate::imap::request::Request;
 use crate::pool::{CheckoutError, Grant, Lease};
 use crate::session::registry::Record;
@@ -39,7 +40,7 @@ pub enum FromHub {
     Lost,
 }
 
-/// What a member tells its hub.
+/// What a member asks of its hub.
 #[derive(Debug)]
 pub(super) enum ToHub {
     Run(Box<Request>),
@@ -71,18 +72,28 @@ impl State {
     }
 }
 
-/// The session's end. Dropping it leaves the hub.
+/// A session's place in a hub, and its end of the line. Dropping it leaves the hub.
 #[derive(Debug)]
-pub(super) struct MemberEnd(Arc<Mutex<State>>);
+pub struct Member {
+    /// The mailbox ([`Command::selected_mailbox`]).
+    key: Bytes,
+    state: Arc<Mutex<State>>,
+}
 
 /// For who looks at a session from outside: which hub it is in.
 #[derive(Debug)]
 pub(crate) struct Watch(Arc<Mutex<State>>);
 
 impl Watch {
-    /// What may be known of its hub; `None`: it has not been let in yet, or the hub is gone.
+    /// Whether it is in a hub, or on its way there.
+    pub(crate) fn is_member(&self) -> bool {
+        !self.0.lock().member_gone
+    }
+
+    /// What may be known of its hub; `None`: it has not been let in yet, or has left, or the hub is gone.
     pub(crate) fn hub(&self) -> Option<Arc<Status>> {
-        self.0.lock().status.clone()
+        let state = self.0.lock();
+        state.status.clone().filter(|_| !state.member_gone)
     }
 }
 
@@ -107,17 +118,18 @@ pub(super) struct Membership {
     pub(super) record: Arc<Record>,
 }
 
-pub(super) fn pair() -> (MemberEnd, HubEnd) {
+pub(super) fn pair(key: Bytes) -> (Member, HubEnd) {
     let state = Arc::new(Mutex::new(State::default()));
-    (MemberEnd(Arc::clone(&state)), HubEnd(state))
+    (Member { key, state: Arc::clone(&state) }, HubEnd(state))
 }
 
 /// Changes the state, and wakes whom that concerns once the lock is released.
-fn change(state: &Mutex<State>, change: impl FnOnce(&mut State) -> Option<Waker>) {
-    let waker = change(&mut state.lock());
+fn change<T>(state: &Mutex<State>, change: impl FnOnce(&mut State) -> (Option<Waker>, T)) -> T {
+    let (waker, result) = change(&mut state.lock());
     if let Some(waker) = waker {
         waker.wake();
     }
+    result
 }
 
 fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
@@ -126,53 +138,58 @@ fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
     }
 }
 
-impl MemberEnd {
-    /// There is one command at a time; `DONE` may follow before the hub has seen it.
-    pub(super) fn tell(&self, request: ToHub) {
-        change(&self.0, |state| {
-            match request {
-                ToHub::Run(run) => state.run = Some(run),
-                ToHub::EndIdle => state.end_idle = true,
-            }
-            state.hub.take()
+impl Member {
+    /// Whether the first argument of the command is the hub's mailbox.
+    pub fn is_named_by(&self, command: &Command) -> bool {
+        let name = &self.key[1..];
+        let inbox = name == b"INBOX";
+        command.arguments().astring().is_some_and(|it| *it == *name || inbox && it.eq_ignore_ascii_case(name))
+    }
+
+    /// Runs a command of a session whose credential stands, one at a time. What comes of it is told by the next events.
+    pub fn run(&self, run: Box<Request>) {
+        change(&self.state, |state| {
+            state.run = Some(run);
+            (state.hub.take(), ())
+        });
+    }
+
+    /// Ends IDLE, perhaps before the hub has seen it.
+    pub fn end_idle(&self) {
+        change(&self.state, |state| {
+            state.end_idle = true;
+            (state.hub.take(), ())
         });
     }
 
     /// For who looks at the session.
     pub(super) fn watch(&self) -> Watch {
-        Watch(Arc::clone(&self.0))
+        Watch(Arc::clone(&self.state))
     }
 
-    /// `None`: the hub is gone, and all it said was heard.
-    pub(super) fn poll_event(&self, cx: &Context<'_>) -> Poll<Option<FromHub>> {
-        let mut state = self.0.lock();
-        if let Some(event) = state.event.take() {
-            let waker = if std::mem::take(&mut state.hub_wants_room) { state.hub.take() } else { None };
-            drop(state);
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-            return Poll::Ready(Some(*event));
-        }
-        if state.hub_gone {
-            return Poll::Ready(None);
-        }
-        register(&mut state.member, cx);
-        let waker = if std::mem::take(&mut state.hub_wants_hunger) { state.hub.take() } else { None };
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        Poll::Pending
+    /// The next event. [`FromHub::Lost`] when the hub is gone, and all it said was heard.
+    pub fn poll_event(&self, cx: &Context<'_>) -> Poll<FromHub> {
+        change(&self.state, |state| {
+            let (event, concerns_hub) = match state.event.take() {
+                Some(event) => (Poll::Ready(*event), std::mem::take(&mut state.hub_wants_room)),
+                None if state.hub_gone => (Poll::Ready(FromHub::Lost), false),
+                None => {
+                    register(&mut state.member, cx);
+                    (Poll::Pending, std::mem::take(&mut state.hub_wants_hunger))
+                }
+            };
+            (if concerns_hub { state.hub.take() } else { None }, event)
+        })
     }
 }
 
-impl Drop for MemberEnd {
+impl Drop for Member {
     fn drop(&mut self) {
-        change(&self.0, |state| {
+        // What it has not heard may be a connection.
+        drop(change(&self.state, |state| {
             state.member_gone = true;
-            state.hub.take()
-        });
+            (state.hub.take(), state.event.take())
+        }));
     }
 }
 
@@ -231,7 +248,7 @@ impl HubEnd {
             if !state.member_gone {
                 state.event = Some(Box::new(event));
             }
-            state.member.take()
+            (state.member.take(), ())
         });
     }
 }
@@ -241,7 +258,7 @@ impl Drop for HubEnd {
         change(&self.0, |state| {
             state.hub_gone = true;
             state.status = None;
-            state.member.take()
+            (state.member.take(), ())
         });
     }
 }
@@ -270,17 +287,17 @@ mod tests {
         let woken = || count.0.swap(0, Ordering::Relaxed);
         let waker = Arc::clone(&count).into();
         let cx = Context::from_waker(&waker);
-        let (member, hub) = pair();
+        let (member, hub) = pair(Bytes::new());
         assert!(member.poll_event(&cx).is_pending() && hub.poll_room(&cx).is_ready());
         hub.tell(FromHub::Continue(Bytes::new()));
         assert_eq!(woken(), 1);
         assert!(hub.poll_room(&cx).is_pending());
-        assert!(matches!(member.poll_event(&cx), Poll::Ready(Some(FromHub::Continue(_)))));
+        assert!(matches!(member.poll_event(&cx), Poll::Ready(FromHub::Continue(_))));
         assert_eq!(woken(), 1, "the hub waits for room");
         hub.tell(FromHub::Cut);
         drop(hub);
-        assert!(matches!(member.poll_event(&cx), Poll::Ready(Some(FromHub::Cut))));
-        assert!(matches!(member.poll_event(&cx), Poll::Ready(None)));
+        assert!(matches!(member.poll_event(&cx), Poll::Ready(FromHub::Cut)));
+        assert!(matches!(member.poll_event(&cx), Poll::Ready(FromHub::Lost)));
     }
 
     #[test]
@@ -289,7 +306,7 @@ mod tests {
         let woken = || count.0.swap(0, Ordering::Relaxed);
         let waker = Arc::clone(&count).into();
         let cx = Context::from_waker(&waker);
-        let (member, hub) = pair();
+        let (member, hub) = pair(Bytes::new());
         assert!(hub.poll_hungry(&cx).is_pending() && hub.is_sated());
         assert!(member.poll_event(&cx).is_pending());
         assert_eq!(woken(), 1, "the hub waits for that");
@@ -310,9 +327,9 @@ mod tests {
         let count = Arc::new(Count::default());
         let waker = Arc::clone(&count).into();
         let cx = Context::from_waker(&waker);
-        let (member, hub) = pair();
+        let (member, hub) = pair(Bytes::new());
         assert!(hub.poll_request(&cx).is_pending());
-        member.tell(ToHub::EndIdle);
+        member.end_idle();
         drop(member);
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         assert!(matches!(hub.poll_request(&cx), Poll::Ready(Some(ToHub::EndIdle))));

@@ -1,8 +1,7 @@
 //! An account's hubs: which there are, and who can be joined.
 
-use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,7 +24,6 @@ const MAX_JOINING: usize = 64;
 pub(crate) struct Status {
     /// Unique in the process.
     pub(crate) id: u64,
-    account: Weak<Account>,
     /// The mailbox ([`crate::imap::command::Command::selected_mailbox`]).
     key: Bytes,
     since: Instant,
@@ -38,24 +36,8 @@ pub(crate) struct Status {
     pub(super) members: AtomicUsize,
 }
 
-/// Where a hub is found by others.
-#[derive(Debug)]
-pub(super) struct Entrance {
-    pub(super) joins: mpsc::Receiver<Join>,
-    pub(super) status: Arc<Status>,
-}
-
-impl Entrance {
-    fn new(account: &Arc<Account>, key: &Bytes, is_shared: bool) -> (Self, mpsc::Sender<Join>) {
-        let (sender, joins) = mpsc::channel(MAX_JOINING);
-        (Self { joins, status: Status::new(account, key, is_shared) }, sender)
-    }
-
-    /// Of a hub that nobody joins.
-    pub(super) fn apart(account: &Arc<Account>, key: &Bytes) -> Self {
-        Self::new(account, key, false).0
-    }
-}
+/// Those who join a hub, and what others may know of it.
+pub(super) type Entrance = (mpsc::Receiver<Join>, Arc<Status>);
 
 /// A hub as it is at one moment.
 #[derive(Debug)]
@@ -76,19 +58,21 @@ pub(crate) struct HubView {
     pub(crate) age: Duration,
 }
 
+/// A hub of an account.
+#[derive(Debug)]
 struct Entry {
-    key: Bytes,
     kind: EnableSet,
+    /// Closed with its task.
     joins: mpsc::Sender<Join>,
     status: Arc<Status>,
-    /// Its name may mean another mailbox by now.
-    renamed: bool,
+    /// Whoever selects its mailbox may join it: it is not for its members alone, and its name means no other by now.
+    is_open: bool,
 }
 
 impl Entry {
     /// Whether it is of the mailbox of this name, or of one below it.
     fn is_within(&self, name: &[u8]) -> bool {
-        let rest = self.key.get(1..).and_then(|own| own.strip_prefix(name));
+        let rest = self.status.key.get(1..).and_then(|own| own.strip_prefix(name));
         // Which octet divides a name is the server's affair; the name may be spelled in UTF-8 here and not there.
         let spelled = |name: &[u8]| name.contains(&b'&') || !name.is_ascii();
         spelled(name) || rest.is_some_and(|rest| rest.first().is_none_or(|octet| !octet.is_ascii_alphanumeric()))
@@ -96,47 +80,15 @@ impl Entry {
 }
 
 /// See the module.
-#[derive(Default)]
-pub struct Registry {
-    /// Those that can be joined.
-    entries: Mutex<Vec<Entry>>,
-    /// All.
-    hubs: Mutex<Vec<Weak<Status>>>,
-}
+#[derive(Debug, Default)]
+pub struct Registry(Mutex<Vec<Entry>>);
 
 /// What is behind the letter that says how the mailbox is selected.
 pub(crate) fn mailbox_name(key: &[u8]) -> String {
     String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned()
 }
 
-impl fmt::Debug for Registry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registry").field("hubs", &self.entries.lock().len()).finish_non_exhaustive()
-    }
-}
-
 impl Status {
-    pub(super) fn new(account: &Arc<Account>, key: &Bytes, is_shared: bool) -> Arc<Self> {
-        let status = Arc::new(Self {
-            id: NEXT_HUB.fetch_add(1, Ordering::Relaxed),
-            account: Arc::downgrade(account),
-            key: key.clone(),
-            since: Instant::now(),
-            connection: AtomicU64::new(0),
-            owner: AtomicU64::new(0),
-            sharer: account.sharers().add(is_shared),
-            members: AtomicUsize::new(0),
-        });
-        let registry = Registry::of(account);
-        let mut hubs = registry.hubs.lock();
-        if hubs.len() == hubs.capacity() {
-            hubs.retain(|hub| hub.strong_count() > 0);
-        }
-        hubs.push(Arc::downgrade(&status));
-        drop(hubs);
-        status
-    }
-
     /// This is its connection from now on; `None`: it has none.
     pub(super) fn set_connection(&self, connection: Option<u64>) {
         self.connection.store(connection.unwrap_or_default(), Ordering::Relaxed);
@@ -162,16 +114,16 @@ impl Status {
         mailbox_name(&self.key)
     }
 
-    fn view(&self) -> Option<HubView> {
-        Some(HubView {
+    fn view(&self, account: &Arc<Account>) -> HubView {
+        HubView {
             id: self.id,
-            account: self.account.upgrade()?,
+            account: Arc::clone(account),
             mailbox: self.mailbox(),
             read_only: self.key.first() == Some(&b'r'),
             connection: self.connection(),
             sessions: self.members.load(Ordering::Relaxed),
             age: self.since.elapsed(),
-        })
+        }
     }
 }
 
@@ -183,11 +135,14 @@ impl Registry {
 
     /// All hubs of these accounts, in the order in which they were opened.
     pub(crate) fn views(accounts: &[Arc<Account>]) -> Vec<HubView> {
-        let registries = accounts.iter().map(|account| Self::of(account));
-        let all: Vec<_> =
-            registries.flat_map(|own| own.hubs.lock().iter().filter_map(Weak::upgrade).collect::<Vec<_>>()).collect();
-        // One that has ended is known until the next opens.
-        let mut views: Vec<_> = all.iter().filter_map(|hub| hub.view()).filter(|hub| hub.sessions > 0).collect();
+        let views = |account: &Arc<Account>| {
+            let registry = Self::of(account);
+            let entries = registry.0.lock();
+            // One that has ended is known until somebody joins another.
+            let live = entries.iter().filter(|entry| !entry.joins.is_closed());
+            live.map(|entry| entry.status.view(account)).filter(|hub| hub.sessions > 0).collect::<Vec<_>>()
+        };
+        let mut views: Vec<_> = accounts.iter().flat_map(views).collect();
         views.sort_by_key(|hub| hub.id);
         views
     }
@@ -196,60 +151,59 @@ impl Registry {
     /// back, and the entrance of the hub that is to be opened for it: whoever comes from now on joins that.
     pub(super) fn join(
         &self,
-        account: &Arc<Account>,
+        account: &Account,
         key: &Bytes,
         kind: EnableSet,
         mut join: Join,
     ) -> Option<(Join, Entrance)> {
-        let mut entries = self.entries.lock();
-        entries.retain(|entry| !entry.joins.is_closed());
+        let mut entries = self.0.lock();
         // Where the mailbox has more than one, the others work on something long: the newest has the most patience.
-        let suits = |entry: &&Entry| entry.key == *key && entry.kind == kind && !entry.renamed;
+        let suits = |entry: &&Entry| entry.status.key == *key && entry.kind == kind && entry.is_open;
         for entry in entries.iter().rev().filter(suits) {
             match entry.joins.try_send(join) {
                 Ok(()) => return None,
                 Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => join = back,
             }
         }
-        Some((join, Self::entrance(&mut entries, account, key, kind)))
+        Some((join, enter(&mut entries, account, key, kind, true)))
     }
 
-    /// Of a further hub of a mailbox.
-    pub(super) fn add(&self, account: &Arc<Account>, key: &Bytes, kind: EnableSet) -> Entrance {
-        Self::entrance(&mut self.entries.lock(), account, key, kind)
-    }
-
-    fn entrance(entries: &mut Vec<Entry>, account: &Arc<Account>, key: &Bytes, kind: EnableSet) -> Entrance {
-        let (entrance, joins) = Entrance::new(account, key, true);
-        let status = Arc::clone(&entrance.status);
-        entries.push(Entry { key: key.clone(), kind, joins, status, renamed: false });
-        entrance
+    /// Adds a further hub of a mailbox. `is_open`: others may join it.
+    pub(super) fn add(&self, account: &Account, key: &Bytes, kind: EnableSet, is_open: bool) -> Entrance {
+        enter(&mut self.0.lock(), account, key, kind, is_open)
     }
 
     /// These names mean other mailboxes now, or may. Who is in a hub stays there, and who selects such a name gets what
     /// has it: STATUS does not tell, on a connection that has the old one selected (Dovecot).
     pub(crate) fn renamed(&self, names: &[Bytes]) {
-        if !names.is_empty() {
-            let mut entries = self.entries.lock();
-            entries.iter_mut().for_each(|entry| entry.renamed |= names.iter().any(|name| entry.is_within(name)));
-        }
+        let mut entries = self.0.lock();
+        entries.iter_mut().for_each(|entry| entry.is_open &= !names.iter().any(|name| entry.is_within(name)));
     }
 
     /// Nobody joins this hub any more. False: somebody has, just now.
     pub(super) fn remove(&self, joins: &mut mpsc::Receiver<Join>) -> bool {
         // Those who join hold the lock.
-        let _entries = self.entries.lock();
+        let _entries = self.0.lock();
         let last = joins.is_empty();
         if last {
             joins.close();
         }
         last
     }
+}
 
-    /// Hubs, and members of all of them.
-    pub fn count(&self) -> (usize, usize) {
-        let entries = self.entries.lock();
-        let live = entries.iter().filter(|entry| !entry.joins.is_closed());
-        live.fold((0, 0), |(hubs, members), entry| (hubs + 1, members + entry.status.members.load(Ordering::Relaxed)))
-    }
+fn enter(entries: &mut Vec<Entry>, account: &Account, key: &Bytes, kind: EnableSet, is_open: bool) -> Entrance {
+    entries.retain(|entry| !entry.joins.is_closed());
+    let (joins, entrance) = mpsc::channel(MAX_JOINING);
+    let status = Arc::new(Status {
+        id: NEXT_HUB.fetch_add(1, Ordering::Relaxed),
+        key: key.clone(),
+        since: Instant::now(),
+        connection: AtomicU64::new(0),
+        owner: AtomicU64::new(0),
+        sharer: account.sharers().add(is_open),
+        members: AtomicUsize::new(0),
+    });
+    entries.push(Entry { kind, joins, status: Arc::clone(&status), is_open });
+    (entrance, status)
 }

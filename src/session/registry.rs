@@ -182,11 +182,6 @@ impl Record {
         *self.state.hub.lock() = Some(hub);
     }
 
-    /// It is in no hub any more.
-    pub(crate) fn leaves(&self) {
-        *self.state.hub.lock() = None;
-    }
-
     /// A mailbox was selected on a connection of its own, or none is any more.
     pub(super) fn selects(&self, mailbox: Option<String>) {
         let mut known = self.state.mailbox.lock();
@@ -199,7 +194,7 @@ impl Record {
     /// in a mailbox.
     pub fn is_connected(&self) -> bool {
         self.state.connection.load(Ordering::Relaxed) > 0
-            || self.state.hub.lock().is_some()
+            || self.state.hub.lock().as_ref().is_some_and(Watch::is_member)
             || self.state.through.get().is_some()
     }
 

@@ -6,8 +6,8 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::{Checkout, FromHub, Hub, RETRY, STANDSTILL, machine};
-use crate::mailbox::machine::MemberId;
-use crate::mailbox::registry::{Entrance, Registry};
+use crate::mailbox::machine::{Machine, MemberId};
+use crate::mailbox::registry::Registry;
 use crate::pool::{CheckoutError, Lease};
 
 /// The others stay where they are until it is there: their turn may come first, and it may never come.
@@ -75,18 +75,23 @@ impl Hub {
             return;
         }
         let machine = machine(&self.account, self.key.clone(), self.kind);
-        let entrance = Registry::of(&self.account).add(&self.account, &self.key, self.kind);
-        let mut other = Self::new(&self.auth, &self.account, self.key.clone(), self.kind, machine, entrance);
-        other.given = given;
+        let mut other = self.further_hub(machine, true, given);
         for id in ids {
             let enabled = self.machine.enabled(*id);
             if let (Some(run), Some(place)) = (self.machine.eject(*id), self.members.remove(id)) {
                 other.machine.handle_join(*id, run, enabled);
-                place.line.moves_to(&other.status);
-                other.members.insert(*id, place);
+                other.take_in(*id, place);
             }
         }
-        other.start();
+        tokio::spawn(other.run());
+    }
+
+    /// `is_open`: others may join it.
+    fn further_hub(&self, machine: Machine, is_open: bool, given: Option<Box<Lease>>) -> Box<Self> {
+        let entrance = Registry::of(&self.account).add(&self.account, &self.key, self.kind, is_open);
+        let mut hub = Self::new(&self.auth, &self.account, self.key.clone(), self.kind, machine, entrance);
+        hub.given = given;
+        hub
     }
 
     /// A hub of their own for these members, which shares this connection with whoever comes; without one, the hub is
@@ -98,19 +103,17 @@ impl Hub {
         let Some(mut machine) = self.machine.fork(ids) else { return Err(given) };
         debug!(members = ids.len(), "hub divided");
         self.counted.metrics().divisions.inc();
-        let entrance = if given.is_some() {
-            Registry::of(&self.account).add(&self.account, &self.key, self.kind)
-        } else {
-            machine.apart = true;
-            Entrance::apart(&self.account, &self.key)
-        };
-        let mut other = Self::new(&self.auth, &self.account, self.key.clone(), self.kind, machine, entrance);
+        let is_open = given.is_some();
+        machine.apart = !is_open;
+        let mut other = self.further_hub(machine, is_open, given);
         other.generation = self.generation;
         other.backend = self.backend;
-        other.given = given;
-        other.members = ids.iter().filter_map(|id| Some((*id, self.members.remove(id)?))).collect();
-        other.members.values().for_each(|place| place.line.moves_to(&other.status));
-        other.start();
+        for id in ids {
+            if let Some(place) = self.members.remove(id) {
+                other.take_in(*id, place);
+            }
+        }
+        tokio::spawn(other.run());
         Ok(())
     }
 }
