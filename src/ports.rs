@@ -10,6 +10,7 @@ mod resting;
 mod roster;
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::RangeInclusive;
 use std::pin::pin;
@@ -27,8 +28,8 @@ use tracing::warn;
 pub(crate) use self::allowance::Allowance;
 pub use self::demand::{Everywhere, Sharers, Waiting};
 pub(crate) use self::demand::{Sharer, Yielding};
+use self::resting::Need;
 pub(crate) use self::resting::{Evict, Since};
-use self::resting::{Need, Resting};
 pub(crate) use self::roster::Seen;
 pub use self::roster::{ConnectionView, Roster};
 use crate::config::{self, Config};
@@ -49,7 +50,7 @@ const WARNING_PAUSE: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Budget {
     /// Over all backends: `pool.max_total`, and what the file descriptors allow.
-    total: Share,
+    total: Arc<Share>,
     /// Towards each backend, by its index: ports. A reload adds to them and takes none away, as connections may be
     /// left.
     backends: RwLock<Vec<Arc<Share>>>,
@@ -64,9 +65,10 @@ pub(crate) struct Share {
     allowance: Allowance,
     /// Who waits for one, and what is about to be closed for them.
     need: Need,
-    /// Authenticated ones that are open, and those of them that rest.
+    /// Authenticated ones that are open; below, those of them that rest.
     open: AtomicUsize,
-    resting: Resting,
+    /// The one that has rested longest first.
+    resting: Mutex<BTreeMap<Since, Weak<dyn Evict>>>,
     warned: Mutex<Option<Instant>>,
 }
 
@@ -74,10 +76,9 @@ pub(crate) struct Share {
 #[derive(Debug)]
 pub struct Permit {
     backend: usize,
-    port: Option<OwnedSemaphorePermit>,
-    place: Option<OwnedSemaphorePermit>,
-    /// Whose these two are.
-    shares: (Arc<Share>, Arc<Budget>),
+    budget: Arc<Budget>,
+    /// What it takes: one of the backend's ports, and one of all connections.
+    taken: [(Arc<Share>, Option<OwnedSemaphorePermit>); 2],
     /// Its connection is about to be closed, for somebody who waits.
     leaving: bool,
     /// What else is given back with it.
@@ -86,10 +87,8 @@ pub struct Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let (share, budget) = &self.shares;
-        for (permit, share, of) in
-            [(self.port.take(), &**share, Some(&**share)), (self.place.take(), &budget.total, None)]
-        {
+        for (share, permit) in &mut self.taken {
+            let permit = permit.take();
             let withheld = permit.is_some() && share.allowance.withholds();
             share.need.left(self.leaving, permit.is_some() && !withheld);
             if let Some(permit) = permit
@@ -97,7 +96,7 @@ impl Drop for Permit {
             {
                 permit.forget();
                 // Who waits for it waits for another.
-                budget.make_room(share, of);
+                self.budget.make_room(share);
             }
         }
     }
@@ -117,8 +116,7 @@ impl Permit {
     /// Its connection is about to be closed, for somebody who waits: nobody else has to go for that.
     pub(crate) fn leave(&mut self) {
         if !std::mem::replace(&mut self.leaving, true) {
-            self.shares.0.need.leaves();
-            self.shares.1.total.need.leaves();
+            self.taken.iter().for_each(|(share, _)| share.need.leaves());
         }
     }
 }
@@ -148,7 +146,7 @@ impl Budget {
     pub fn of(total: usize, backends: impl IntoIterator<Item = usize>) -> Arc<Self> {
         let backends: Vec<_> = backends.into_iter().map(|ports| Arc::new(Share::new(ports.min(total)))).collect();
         let sum = backends.iter().map(|share| share.allowance.capacity()).sum();
-        let total = Share::new(total.min(sum));
+        let total = Arc::new(Share::new(total.min(sum)));
         Arc::new(Self { total, backends: RwLock::new(backends), sharers: Arc::default(), roster: Roster::default() })
     }
 
@@ -206,42 +204,40 @@ impl Budget {
     /// Waits for room for a connection to this backend, in the order of asking, and makes some by retiring what has
     /// been at rest longest; if none rests, hubs are asked for theirs. The caller sets the deadline.
     pub async fn permit(self: &Arc<Self>, backend: usize) -> Permit {
-        let share = self.share(backend);
-        let mut permit =
-            Permit { backend, port: None, place: None, shares: (share, Arc::clone(self)), leaving: false, kept: None };
+        let mut permit = self.untaken(backend);
         // What is given up in between goes to the next, as any permit does.
-        permit.port = Some(self.acquire(&permit.shares.0, Some(&permit.shares.0), backend).await);
-        permit.place = Some(self.acquire(&self.total, None, backend).await);
+        for (share, taken) in &mut permit.taken {
+            *taken = Some(self.acquire(share, backend).await);
+        }
         permit
     }
 
     /// Room at once, or none.
     pub fn try_permit(self: &Arc<Self>, backend: usize) -> Option<Permit> {
-        let share = self.share(backend);
-        let port = self.try_acquire(&share, Some(&share))?;
-        let place = self.try_acquire(&self.total, None)?;
-        Some(Permit {
-            backend,
-            port: Some(port),
-            place: Some(place),
-            shares: (share, Arc::clone(self)),
-            leaving: false,
-            kept: None,
-        })
-    }
-
-    /// What came back may have been on its way to one who is about to queue: then something else is closed for that.
-    fn try_acquire(&self, share: &Share, of: Option<&Share>) -> Option<OwnedSemaphorePermit> {
-        let permit = Arc::clone(share.allowance.semaphore()).try_acquire_owned().ok()?;
-        if share.need.overtaken() {
-            self.make_room(share, of);
+        let mut permit = self.untaken(backend);
+        for (share, taken) in &mut permit.taken {
+            *taken = Some(self.try_acquire(share)?);
         }
         Some(permit)
     }
 
-    async fn acquire(&self, share: &Share, of: Option<&Share>, backend: usize) -> OwnedSemaphorePermit {
+    fn untaken(self: &Arc<Self>, backend: usize) -> Permit {
+        let taken = [self.share(backend), Arc::clone(&self.total)].map(|share| (share, None));
+        Permit { backend, budget: Arc::clone(self), taken, leaving: false, kept: None }
+    }
+
+    /// What came back may have been on its way to one who is about to queue: then something else is closed for that.
+    fn try_acquire(&self, share: &Arc<Share>) -> Option<OwnedSemaphorePermit> {
+        let permit = Arc::clone(share.allowance.semaphore()).try_acquire_owned().ok()?;
+        if share.need.overtaken() {
+            self.make_room(share);
+        }
+        Some(permit)
+    }
+
+    async fn acquire(&self, share: &Arc<Share>, backend: usize) -> OwnedSemaphorePermit {
         let permits = share.allowance.semaphore();
-        if let Some(permit) = self.try_acquire(share, of) {
+        if let Some(permit) = self.try_acquire(share) {
             return permit;
         }
         let mut permit = pin!(Arc::clone(permits).acquire_owned());
@@ -256,9 +252,9 @@ impl Budget {
             () = std::future::ready(()) => {}
         }
         // As long as nothing is about to be closed for this one, hubs are asked, too.
-        let _asked = (!self.make_room(share, of)).then(|| match of {
-            Some(_) => self.sharers.wait_for_port(backend),
-            None => self.sharers.wait(),
+        let _asked = (!self.make_room(share)).then(|| match Arc::ptr_eq(share, &self.total) {
+            true => self.sharers.wait(),
+            false => self.sharers.wait_for_port(backend),
         });
         loop {
             tokio::select! {
@@ -270,30 +266,33 @@ impl Budget {
                 // Nothing that was counted on has come, nor is anything on its way.
                 () = sleep(DOUBT) => {
                     share.need.doubt();
-                    self.make_room(share, of);
+                    self.make_room(share);
                 }
             }
         }
     }
 
     /// Retires what rests longest, one for each who waits. False: there were not enough at rest.
-    fn make_room(&self, share: &Share, of: Option<&Share>) -> bool {
+    fn make_room(&self, share: &Arc<Share>) -> bool {
         while let Some(claim) = share.need.claim() {
-            let evicted = self.evict_longest_idle(of);
+            // Somebody may take one meanwhile: the next.
+            let evicted = std::iter::from_fn(|| self.longest_at_rest(share)?.resting.lock().pop_first())
+                .any(|(_, connection)| connection.upgrade().is_some_and(|connection| connection.evict()));
             drop(claim);
             // What has come to rest while this one was claimed was not looked at by whoever let it rest.
-            if !evicted && !self.any_resting(of) {
+            if !evicted && self.longest_at_rest(share).is_none() {
                 return false;
             }
         }
         true
     }
 
-    fn any_resting(&self, of: Option<&Share>) -> bool {
-        match of {
-            Some(share) => share.resting.first().is_some(),
-            None => self.backends.read().iter().any(|share| share.resting.first().is_some()),
-        }
+    /// The backend's share that the connection takes from which has rested longest, of those that take from this one.
+    fn longest_at_rest(&self, share: &Arc<Share>) -> Option<Arc<Share>> {
+        let backends = self.backends.read();
+        let all = backends.iter().filter(|it| Arc::ptr_eq(share, &self.total) || Arc::ptr_eq(share, it));
+        let resting = all.filter_map(|it| Some((*it.resting.lock().first_key_value()?.0, it)));
+        resting.min_by_key(|(since, _)| *since).map(|(_, it)| Arc::clone(it))
     }
 
     /// The kernel has no port although there was a permit: others hold ports towards this backend, too. For a while
@@ -339,42 +338,23 @@ impl Budget {
     /// It is closed.
     pub(crate) fn closed(&self, share: &Share, since: Since) {
         share.open.fetch_sub(1, Ordering::AcqRel);
-        share.resting.remove(since);
+        self.taken(share, since);
     }
 
     /// It has come to rest, and can be evicted from now on. Call [`Budget::rested`] once it can be taken.
     pub(crate) fn rests(&self, share: &Share, since: Since, connection: Weak<dyn Evict>) {
-        share.resting.insert(since, connection);
+        share.resting.lock().insert(since, connection);
     }
 
     /// It rests no more.
     pub(crate) fn taken(&self, share: &Share, since: Since) {
-        share.resting.remove(since);
+        share.resting.lock().remove(&since);
     }
 
     /// A connection has come to rest: whoever waits for room can have its place.
-    pub(crate) fn rested(&self, share: &Share) {
-        self.make_room(share, Some(share));
-        self.make_room(&self.total, None);
-    }
-
-    /// Retires the connection at rest longest, to this backend or to any; false: none is at rest.
-    fn evict_longest_idle(&self, of: Option<&Share>) -> bool {
-        loop {
-            let connection = match of {
-                Some(share) => share.resting.take_first(),
-                None => {
-                    let backends = self.backends.read();
-                    let longest = backends.iter().filter_map(|share| Some((share.resting.first()?, share)));
-                    longest.min_by_key(|(since, _)| *since).and_then(|(_, share)| share.resting.take_first())
-                }
-            };
-            let Some(connection) = connection else { return false };
-            // Somebody may have taken it meanwhile: the next.
-            if connection.upgrade().is_some_and(|connection| connection.evict()) {
-                return true;
-            }
-        }
+    pub(crate) fn rested(&self, share: &Arc<Share>) {
+        self.make_room(share);
+        self.make_room(&self.total);
     }
 
     /// Says in the log when more than four fifths are used, and what to do about it. Call it every few seconds, with
@@ -382,7 +362,7 @@ impl Budget {
     pub fn warn_if_scarce<'a>(&self, backends: impl Iterator<Item = (usize, &'a str)>) {
         let shares: Vec<_> = backends.map(|(index, name)| (self.share(index), name)).collect();
         let of_ports: usize = shares.iter().map(|(share, _)| share.allowance.capacity()).sum();
-        let total = (self.capacity() < of_ports).then_some((&self.total, "(all)"));
+        let total = (self.capacity() < of_ports).then_some((&*self.total, "(all)"));
         let shares = shares.iter().map(|(share, name)| (&**share, *name));
         for (share, backend) in shares.chain(total) {
             let (in_use, capacity) = (share.allowance.in_use(), share.allowance.capacity());

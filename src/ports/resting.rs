@@ -1,8 +1,6 @@
 //! Who waits for room, and what can be closed for them.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Weak;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -15,28 +13,6 @@ pub(crate) trait Evict: fmt::Debug + Send + Sync {
     /// Ends it, if it still rests; its permit has been told that it leaves by then ([`super::Permit::leave`]). False:
     /// it does not.
     fn evict(&self) -> bool;
-}
-
-/// The connections at rest, the one that has rested longest first.
-#[derive(Debug, Default)]
-pub(super) struct Resting(Mutex<BTreeMap<Since, Weak<dyn Evict>>>);
-
-impl Resting {
-    pub(super) fn insert(&self, since: Since, connection: Weak<dyn Evict>) {
-        self.0.lock().insert(since, connection);
-    }
-
-    pub(super) fn remove(&self, since: Since) {
-        self.0.lock().remove(&since);
-    }
-
-    pub(super) fn first(&self) -> Option<Since> {
-        self.0.lock().first_key_value().map(|(since, _)| *since)
-    }
-
-    pub(super) fn take_first(&self) -> Option<Weak<dyn Evict>> {
-        self.0.lock().pop_first().map(|(_, connection)| connection)
-    }
 }
 
 /// Those who wait for permits, as far as nothing is on its way to them.
