@@ -22,7 +22,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use deadpool::managed;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -104,8 +104,8 @@ pub struct Account {
     outdated: Mutex<RetireReason>,
     /// Connections that end, and whose sockets may be open for a while.
     leaving: Mutex<Vec<Weak<Shared>>>,
-    /// Turns that are withheld because the backend said that there are too many connections.
-    withheld: Mutex<Option<(OwnedSemaphorePermit, Instant)>>,
+    /// Since when there are fewer turns, because the backend said that there are too many connections.
+    limited_since: Mutex<Option<Instant>>,
     last_used: Mutex<Instant>,
     /// A connection was put to rest.
     rested: Notify,
@@ -234,7 +234,7 @@ impl Account {
     /// share one go on with another, and each credential is verified anew.
     fn move_to(&self, backend: &Arc<Backend>, why: RetireReason) {
         self.backend.store(Arc::clone(backend));
-        *self.withheld.lock() = None;
+        self.lift_limit(Duration::ZERO);
         self.manners.learn(|known| *known = Known::default());
         self.retire_all(why);
     }

@@ -168,7 +168,7 @@ impl Account {
     }
 
     async fn checkout_in_turn(self: &Arc<Self>, want: &Want) -> Result<Lease, CheckoutError> {
-        self.restore_turns();
+        self.lift_limit(LIMIT_MEMORY);
         loop {
             want.settled().await;
             let backend = self.backend();
@@ -364,15 +364,8 @@ impl Account {
             );
             return false;
         }
-        let mut withheld = self.withheld.lock();
-        let already = withheld.as_ref().map_or(0, |(permit, _)| permit.num_permits());
-        for _ in already..self.turns.capacity().saturating_sub(have) {
-            let Some(turn) = self.turns.try_take() else { break };
-            match withheld.as_mut() {
-                Some((permit, _)) => permit.merge(turn),
-                None => *withheld = Some((turn, Instant::now())),
-            }
-        }
+        self.limited_since.lock().get_or_insert_with(Instant::now);
+        self.turns.resize(have.min(self.turns.capacity()));
         warn!(
             user = self.name(),
             backend = self.backend().config.name,
@@ -383,10 +376,10 @@ impl Account {
         true
     }
 
-    fn restore_turns(&self) {
-        let mut withheld = self.withheld.lock();
-        if withheld.as_ref().is_some_and(|(_, since)| since.elapsed() >= LIMIT_MEMORY) {
-            *withheld = None;
+    /// Forgets that the backend said so, if that was so long ago.
+    pub(super) fn lift_limit(&self, after: Duration) {
+        if self.limited_since.lock().take_if(|since| since.elapsed() >= after).is_some() {
+            self.turns.resize(self.terms().max_per_account);
         }
     }
 }

@@ -1,6 +1,5 @@
 //! An upstream connection while a session, or the sessions that share it, have it.
 
-use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,6 +17,7 @@ use crate::upstream::connection::{Connection, Shared};
 
 /// An upstream connection in use by one session. Dropping it puts the connection to rest in its account's pool, if
 /// nothing is left on it, and ends it otherwise.
+#[derive(Debug)]
 pub struct Lease {
     account: Arc<Account>,
     connection: Option<Connection>,
@@ -26,12 +26,6 @@ pub struct Lease {
     places: [Option<OwnedSemaphorePermit>; 2],
     /// A connection that ends and is to be replaced.
     leaving: Option<Arc<Shared>>,
-}
-
-impl fmt::Debug for Lease {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("connection", &self.connection).finish_non_exhaustive()
-    }
 }
 
 impl Lease {
