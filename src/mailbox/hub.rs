@@ -105,8 +105,6 @@ struct Hub {
     remains: Option<Remains>,
     /// For the others, while a member's command keeps them waiting.
     further: Further,
-    /// What a new hub begins with.
-    given: Option<Box<Lease>>,
     /// Of the member that is told that it is its own.
     handed_over: Option<Box<Lease>>,
     unconnected: CheckoutError,
@@ -149,7 +147,6 @@ impl Hub {
             yielding: None,
             remains: None,
             further: Further::default(),
-            given: None,
             handed_over: None,
             unconnected: CheckoutError::Unavailable,
             counted: HubGuard::new(Arc::clone(account.backend().metrics().hubs())),
@@ -242,10 +239,8 @@ impl Hub {
     }
 
     fn connect(&mut self) {
-        self.checkout = match self.given.take() {
-            Some(lease) => Some(Box::pin(std::future::ready(Ok(*lease)))),
-            None => self.checkout(),
-        };
+        // A new hub may have been given one.
+        self.checkout = self.checkout.take().or_else(|| self.checkout());
         if self.checkout.is_none() {
             self.machine.handle_unconnected(RETRY);
         }
@@ -272,22 +267,21 @@ impl Hub {
     fn count(&mut self) {
         for stat in self.machine.take_stats() {
             let metrics = self.counted.metrics();
-            let resumed = |result| {
-                metrics.resumes.get(result).inc();
-            };
             match stat {
-                Stat::Waited { waited, connected: true } => metrics.wait.get(WaitCause::Command).observe(waited),
-                Stat::Waited { waited, connected: false } => metrics.wait.get(WaitCause::Connection).observe(waited),
-                Stat::Resumed { changed: true } => resumed(ResumeResult::Changed),
-                Stat::Resumed { changed: false } => resumed(ResumeResult::Same),
+                Stat::Waited { waited, connected } => {
+                    let cause = if connected { WaitCause::Command } else { WaitCause::Connection };
+                    metrics.wait.get(cause).observe(waited);
+                }
+                Stat::Resumed { changed } => {
+                    let result = if changed { ResumeResult::Changed } else { ResumeResult::Same };
+                    metrics.resumes.get(result).inc();
+                }
                 Stat::Ended { why, known, exists, counts } => {
                     let (user, why) = (self.account.name(), why.escape_ascii());
                     info!(user, %why, known, exists, counts, "the sessions of a mailbox are ended");
-                    resumed(ResumeResult::Lost);
+                    metrics.resumes.get(ResumeResult::Lost).inc();
                 }
-                Stat::Parked => {
-                    metrics.parks.inc();
-                }
+                Stat::Parked => drop(metrics.parks.inc()),
             }
         }
         let state = if self.lease.is_some() { HubState::Connected } else { HubState::Parked };
@@ -298,8 +292,9 @@ impl Hub {
         self.status.members.store(self.members.len(), Ordering::Relaxed);
         let resting = self.machine.resting_since().filter(|_| self.yielding.is_none());
         self.status.sharer.rests(resting.map(Instant::from_std));
-        self.status.set_connection(self.lease.as_ref().map(|lease| lease.shared().id));
-        self.status.set_owner(self.owner().map(|place| place.record.id));
+        let connection = self.lease.as_ref().map_or(0, |lease| lease.shared().id);
+        self.status.connection.store(connection, Ordering::Relaxed);
+        self.status.owner.store(self.owner().map_or(0, |place| place.record.id), Ordering::Relaxed);
     }
 
     /// The member whose command runs.
@@ -334,10 +329,7 @@ impl Hub {
             }
             Action::Abandon(error) => {
                 warn!(user = self.account.name(), %error, "a backend makes no sense: its connection is closed");
-                if let Some(lease) = self.lease.take() {
-                    lease.retire(RetireReason::ProtocolError);
-                }
-                self.lost(&Loss { cut: true, ..Loss::default() });
+                self.break_off(RetireReason::ProtocolError);
             }
             Action::Overloaded(owner) => self.overloaded(owner),
             Action::Elsewhere(ids) => self.send_elsewhere(&ids, None),
@@ -370,6 +362,14 @@ impl Hub {
             self.unconnected = CheckoutError::Timeout;
             self.machine.handle_busy(patience);
         }
+    }
+
+    /// Ends the connection in the middle of something.
+    fn break_off(&mut self, why: RetireReason) {
+        if let Some(lease) = self.lease.take() {
+            lease.retire(why);
+        }
+        self.lost(&Loss { cut: true, ..Loss::default() });
     }
 
     fn lost(&mut self, loss: &Loss) {

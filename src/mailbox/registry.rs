@@ -28,9 +28,9 @@ pub(crate) struct Status {
     key: Bytes,
     since: Instant,
     /// The number of its connection; 0: it is parked.
-    connection: AtomicU64,
+    pub(super) connection: AtomicU64,
     /// The number of the session whose command runs there; 0: none does.
-    owner: AtomicU64,
+    pub(super) owner: AtomicU64,
     /// Others may join: it is among those that are asked for their connection.
     pub(super) sharer: Arc<Sharer>,
     pub(super) members: AtomicUsize,
@@ -89,19 +89,9 @@ pub(crate) fn mailbox_name(key: &[u8]) -> String {
 }
 
 impl Status {
-    /// This is its connection from now on; `None`: it has none.
-    pub(super) fn set_connection(&self, connection: Option<u64>) {
-        self.connection.store(connection.unwrap_or_default(), Ordering::Relaxed);
-    }
-
     /// The number of its connection; `None`: it is parked.
     pub(crate) fn connection(&self) -> Option<u64> {
         Some(self.connection.load(Ordering::Relaxed)).filter(|id| *id > 0)
-    }
-
-    /// The command of the session of this number runs on its connection; `None`: nobody's does.
-    pub(super) fn set_owner(&self, session: Option<u64>) {
-        self.owner.store(session.unwrap_or_default(), Ordering::Relaxed);
     }
 
     /// Whether the command of this session runs on its connection.

@@ -90,7 +90,7 @@ impl Hub {
     fn further_hub(&self, machine: Machine, is_open: bool, given: Option<Box<Lease>>) -> Box<Self> {
         let entrance = Registry::of(&self.account).add(&self.account, &self.key, self.kind, is_open);
         let mut hub = Self::new(&self.auth, &self.account, self.key.clone(), self.kind, machine, entrance);
-        hub.given = given;
+        hub.checkout = given.map(|lease| Box::pin(std::future::ready(Ok(*lease))) as Checkout);
         hub
     }
 

@@ -5,7 +5,6 @@ use tracing::debug;
 
 use super::Hub;
 use crate::metrics::RetireReason;
-use crate::upstream::loss::Loss;
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Remains {
@@ -30,10 +29,7 @@ impl Hub {
             return false;
         }
         debug!(user = self.account.name(), octets = remains.read, "a reply that nobody reads is given up");
-        if let Some(lease) = self.lease.take() {
-            lease.retire(RetireReason::DrainBudget);
-        }
-        self.lost(&Loss { cut: true, ..Loss::default() });
+        self.break_off(RetireReason::DrainBudget);
         true
     }
 
