@@ -31,10 +31,9 @@ struct Inside {
     /// All, but for those that have given way and are just leaving.
     sessions: usize,
     last: u64,
-    /// Those who have not shown a credential, or a wrong one, by their age.
-    silent: BTreeMap<u64, Arc<Notice>>,
-    /// Those whose credential is being verified, by their age.
-    verified: BTreeMap<u64, Arc<Notice>>,
+    /// Those who have not logged in: first those who have not shown a credential, or a wrong one, by their age, then
+    /// those whose credential is being verified.
+    strangers: BTreeMap<(bool, u64), Arc<Notice>>,
 }
 
 /// Wakes one, also to tell that it has to go.
@@ -74,30 +73,30 @@ impl Crowd {
     pub fn apply(&self, limits: &Limits) {
         let mut inside = self.0.lock();
         inside.most = Most::of(limits);
-        while inside.strangers() > inside.most.strangers && inside.dismiss(true) {}
+        while inside.strangers.len() > inside.most.strangers && inside.dismiss(true) {}
     }
 
     /// One more has come, which has not logged in: its place, and how many had to give way to it. `None`: there are
     /// too many who have logged in, or are about to.
     pub fn enter(self: &Arc<Self>) -> (Option<Place>, usize) {
         let mut inside = self.0.lock();
-        let before = inside.strangers();
-        while inside.strangers() >= inside.most.strangers && inside.dismiss(true) {}
+        let before = inside.strangers.len();
+        while inside.strangers.len() >= inside.most.strangers && inside.dismiss(true) {}
         while inside.sessions >= inside.most.sessions && inside.dismiss(false) {}
-        let gone = before - inside.strangers();
+        let gone = before - inside.strangers.len();
         if inside.sessions >= inside.most.sessions {
             return (None, gone);
         }
         inside.sessions += 1;
         inside.last += 1;
         let (id, notice) = (inside.last, Arc::<Notice>::default());
-        inside.silent.insert(id, Arc::clone(&notice));
+        inside.strangers.insert((false, id), Arc::clone(&notice));
         (Some(Place { crowd: Arc::downgrade(self), id, notice }), gone)
     }
 
     /// Those who have not logged in.
     pub fn strangers(&self) -> usize {
-        self.0.lock().strangers()
+        self.0.lock().strangers.len()
     }
 }
 
@@ -108,21 +107,23 @@ impl Most {
 }
 
 impl Inside {
-    fn strangers(&self) -> usize {
-        self.silent.len() + self.verified.len()
-    }
-
     /// The oldest of the silent ones gives way; if there is none, and `any`, the oldest of the others. False: nobody
     /// does.
     fn dismiss(&mut self, any: bool) -> bool {
-        let silent = self.silent.pop_first();
-        let Some((_, notice)) = silent.or_else(|| any.then(|| self.verified.pop_first()).flatten()) else {
+        let Some(((verified, _), _)) = self.strangers.first_key_value() else { return false };
+        if *verified && !any {
             return false;
-        };
+        }
+        let Some((_, notice)) = self.strangers.pop_first() else { return false };
         self.sessions -= 1;
         notice.given.store(true, Ordering::Release);
         notice.wake.notify_waiters();
         true
+    }
+
+    /// It is no stranger any more.
+    fn forget(&mut self, id: u64) {
+        self.strangers.remove(&(false, id)).or_else(|| self.strangers.remove(&(true, id)));
     }
 }
 
@@ -156,20 +157,15 @@ impl Place {
     /// Whether a credential is being verified now: whose is does not give way before the silent ones.
     pub fn verifies(&self, now: bool) {
         self.with(|inside, id| {
-            let Inside { silent, verified, .. } = inside;
-            let (from, to) = if now { (silent, verified) } else { (verified, silent) };
-            if let Some(notice) = from.remove(&id) {
-                to.insert(id, notice);
+            if let Some(notice) = inside.strangers.remove(&(!now, id)) {
+                inside.strangers.insert((now, id), notice);
             }
         });
     }
 
     /// It has logged in, and stays. False: too late, it has to go.
     pub fn logged_in(&self) -> bool {
-        self.with(|inside, id| {
-            inside.silent.remove(&id);
-            inside.verified.remove(&id);
-        });
+        self.with(Inside::forget);
         !self.is_given_up()
     }
 
@@ -185,8 +181,7 @@ impl Place {
             return;
         }
         self.with(|inside, id| {
-            inside.silent.remove(&id);
-            inside.verified.remove(&id);
+            inside.forget(id);
             // Else somebody else has it.
             if !self.is_given_up() {
                 inside.sessions -= 1;
@@ -283,7 +278,7 @@ mod tests {
                     _ => places.extend(crowd.enter().0),
                 }
                 let inside = crowd.0.lock();
-                prop_assert!(inside.strangers() <= 4 && inside.sessions <= 7);
+                prop_assert!(inside.strangers.len() <= 4 && inside.sessions <= 7);
                 prop_assert_eq!(inside.sessions, places.iter().filter(|place| !place.is_given_up()).count());
             }
             drop(places);

@@ -3,11 +3,11 @@
 
 mod closing;
 mod login;
-mod moving;
 mod running;
 mod shared;
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::AsyncWrite;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, timeout};
 use tracing::info;
 
 use self::closing::Ended;
 pub(super) use self::closing::close_client;
-use self::running::{Lent, Running, capitalized};
+use self::running::{Running, no_connection};
 use self::shared::Sharing;
 use super::machine::{Action, Bounds, End, Machine};
 use super::registry::{CLOSING, Record, Registry};
@@ -34,13 +34,13 @@ use crate::imap::command::Name;
 use crate::imap::request::Request;
 use crate::imap::sticky::Sticky;
 use crate::listener::ClientAddr;
-use crate::mailbox::hub::FromHub;
 use crate::metrics::{CommandResult, Metrics, SessionClose};
 use crate::pool::{Account, CheckoutError, Grant, Lease, Pass};
 use crate::residence::Presence;
 use crate::routing::Router;
 use crate::stream::Stream;
-use crate::upstream::connection::{FromUpstream, Input, poll_read_with};
+use crate::upstream::connection::{Input, poll_read_with};
+use crate::upstream::loss::Loss;
 
 /// How long a message of a client that has closed its side may be on offer to the backend.
 const OFFER: Duration = Duration::from_secs(2);
@@ -62,6 +62,14 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Which sessions there are.
     pub registry: Arc<Registry>,
+}
+
+impl Context {
+    /// A session is over, for this reason.
+    pub(super) fn closes(&self, record: &Record, close: SessionClose) {
+        self.metrics.session_closed(close);
+        record.ends(close);
+    }
 }
 
 /// What is offered before login as the connection stands.
@@ -93,7 +101,7 @@ pub(crate) struct Session {
     /// What was enabled on a connection that was lost.
     sticky: Option<Arc<Sticky>>,
     /// What it has switched on, while its connection carries more: then it has no mailbox selected.
-    lent: Option<Box<Lent>>,
+    lent: Option<Arc<Sticky>>,
     running: Option<Running>,
     output: VecDeque<Bytes>,
     queued: usize,
@@ -115,10 +123,9 @@ pub(crate) struct Session {
 }
 
 enum Wake {
-    Input(io::Result<usize>),
-    Output(io::Result<usize>),
-    Upstream(FromUpstream),
-    Hub(FromHub),
+    /// Something was read, written or heard, and done.
+    Done(Result<(), Ended>),
+    Lost(Loss),
     Timer,
     Drain,
 }
@@ -160,7 +167,8 @@ impl Session {
     pub(crate) async fn run(mut self: Box<Self>) {
         self.greet().await;
         let ended = loop {
-            match self.serve().await {
+            let Err(ended) = self.serve().await;
+            match ended {
                 Ended::Not => match Box::pin(self.secure()).await {
                     Some(secured) => self = secured,
                     None => return,
@@ -188,18 +196,19 @@ impl Session {
         if self.record.listener.config.proxy_protocol_from.is_empty() {
             return false;
         }
-        let (machine, stream) = (&mut self.machine, &mut self.stream);
-        let room = machine.room();
-        let read = poll_fn(|cx| {
-            let read = poll_read_with(stream, cx, room, |octets| machine.handle_input(octets));
-            Poll::Ready(if let Poll::Ready(Ok(read)) = read { read } else { 0 })
-        });
-        let octets = read.await;
+        let read = poll_fn(|cx| Poll::Ready(self.poll_read(cx))).await;
+        let Poll::Ready(Ok(octets)) = read else { return false };
         self.record.add_received(octets);
         octets > 0
     }
 
-    async fn serve(&mut self) -> Ended {
+    /// Reads as much as the machine takes.
+    fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<usize>> {
+        let (room, machine) = (self.machine.room(), &mut self.machine);
+        poll_read_with(&mut self.stream, cx, room, |octets| machine.handle_input(octets))
+    }
+
+    async fn serve(&mut self) -> Result<Infallible, Ended> {
         let record = Arc::clone(&self.record);
         let mut closed = pin!(record.closed());
         let mut timer = pin!(tokio::time::sleep_until(self.deadline()));
@@ -218,11 +227,10 @@ impl Session {
             while self.queued < MAX_QUEUED
                 && let Some(action) = self.machine.poll()
             {
-                if let Err(ended) = self.act(action).await {
-                    return ended;
-                }
+                self.act(action).await?;
             }
             let wake = poll_fn(|cx| {
+                self.now = Instant::now();
                 if let Poll::Ready(wake) = self.poll_io(cx) {
                     return Poll::Ready(wake);
                 }
@@ -232,42 +240,23 @@ impl Session {
                 poll_timer(timer.as_mut(), self.deadline(), cx).map(|()| Wake::Timer)
             })
             .await;
-            self.now = Instant::now();
-            let result = match wake {
-                Wake::Input(read) => self.input(read),
-                Wake::Output(written) => self.written(written),
-                Wake::Upstream(FromUpstream::Lost(loss)) => Box::pin(self.lost(loss)).await,
-                Wake::Upstream(event) => {
-                    self.upstream(event);
-                    Ok(())
+            match wake {
+                Wake::Done(result) => result?,
+                Wake::Lost(loss) => Box::pin(self.lost(loss)).await?,
+                Wake::Timer => self.timed_out()?,
+                // Somebody else has its place.
+                Wake::Drain if !self.machine.is_authenticated() && self.record.place.is_given_up() => {
+                    return Err(self.gave_way());
                 }
-                Wake::Hub(event) => self.heard(event),
-                Wake::Timer => self.timed_out(),
-                Wake::Drain if self.gives_way() => {
-                    draining = true;
-                    Err(self.gave_way())
-                }
-                Wake::Drain if !self.record.is_to_end() => {
-                    closed.set(record.closed());
-                    Ok(())
-                }
+                Wake::Drain if !self.record.is_to_end() => closed.set(record.closed()),
                 Wake::Drain => {
                     draining = true;
                     let closing = self.record.is_closing();
                     self.close_by = closing.then(|| self.now + CLOSING);
                     leave = Some(if closing { End::Operator } else { End::Drain });
-                    Ok(())
                 }
-            };
-            if let Err(ended) = result {
-                return ended;
             }
         }
-    }
-
-    /// Whether somebody else has its place.
-    fn gives_way(&self) -> bool {
-        !self.machine.is_authenticated() && self.record.place().is_given_up()
     }
 
     /// Queues the last words of one whose place somebody else has.
@@ -282,30 +271,26 @@ impl Session {
     }
 
     fn poll_io(&mut self, cx: &mut TaskContext<'_>) -> Poll<Wake> {
+        // What the client has not taken yet is enough.
+        let is_full = self.queued >= MAX_QUEUED;
         if let Some(lease) = &mut self.lease {
-            if self.queued >= MAX_QUEUED {
+            if is_full {
                 lease.poll_held(cx);
             } else if let Poll::Ready(event) = lease.poll_event(cx) {
-                return Poll::Ready(Wake::Upstream(event));
+                return Poll::Ready(self.upstream(event));
             }
-        }
-        if self.queued < MAX_QUEUED
-            && self.lease.is_none()
-            && let Some(hub) = &mut self.sharing.hub
+        } else if let Some(hub) = self.sharing.hub.as_ref().filter(|_| !is_full)
             && let Poll::Ready(event) = hub.poll_event(cx)
         {
-            return Poll::Ready(Wake::Hub(event));
+            return Poll::Ready(Wake::Done(self.heard(event)));
         }
         if let Poll::Ready(written) = self.poll_write(cx) {
-            return Poll::Ready(Wake::Output(written));
+            return Poll::Ready(Wake::Done(self.written(written)));
         }
         self.poll_parts(cx);
         // No more of a message is read than goes on to the backend.
-        let room = self.machine.room();
-        if self.parts.is_empty() && self.queued < MAX_QUEUED && room > 0 {
-            let machine = &mut self.machine;
-            let read = poll_read_with(&mut self.stream, cx, room, |octets| machine.handle_input(octets));
-            return read.map(Wake::Input);
+        if self.parts.is_empty() && !is_full && self.machine.room() > 0 {
+            return self.poll_read(cx).map(|read| Wake::Done(self.input(read)));
         }
         Poll::Pending
     }
@@ -382,10 +367,9 @@ impl Session {
 
     fn written(&mut self, written: io::Result<usize>) -> Result<(), Ended> {
         match written {
-            Ok(written) if written > 0 => self.wrote(written),
-            _ => return Err(Ended::ClientLost),
+            Ok(written) if written > 0 => Ok(self.wrote(written)),
+            _ => Err(Ended::Broken(SessionClose::ClientReset)),
         }
-        Ok(())
     }
 
     fn wrote(&mut self, mut written: usize) {
@@ -431,16 +415,11 @@ impl Session {
     }
 
     fn input(&mut self, read: io::Result<usize>) -> Result<(), Ended> {
-        match read {
-            Ok(0) => {
-                self.machine.handle_eof();
-                self.last_input = self.now;
-            }
-            Ok(octets) => {
-                self.last_input = self.now;
-                self.record.add_received(octets);
-            }
-            Err(_) => return Err(Ended::ClientLost),
+        let octets = read.map_err(|_| Ended::Broken(SessionClose::ClientReset))?;
+        self.last_input = self.now;
+        self.record.add_received(octets);
+        if octets == 0 {
+            self.machine.handle_eof();
         }
         Ok(())
     }
@@ -470,7 +449,7 @@ impl Session {
             return self.give_up();
         }
         if !self.output.is_empty() {
-            return Err(Ended::WriteTimeout);
+            return Err(Ended::Broken(SessionClose::WriteTimeout));
         }
         let offering = self.machine.has_eof() && self.machine.is_offering_message();
         if self.running.is_some() && !self.machine.is_idling() && !self.machine.is_awaiting_client() && !offering {
@@ -479,7 +458,7 @@ impl Session {
             return Ok(());
         }
         if !self.is_between_lines() {
-            return Err(Ended::Cut);
+            return Err(Ended::Broken(SessionClose::UpstreamLost));
         }
         self.machine.handle_timeout();
         Ok(())
@@ -501,21 +480,29 @@ impl Session {
             Action::Login(credential) => return Box::pin(self.login(&credential)).await,
             Action::Run(run) => {
                 self.show(&run);
-                self.renames(&run);
+                // Nobody joins a mailbox from here on by a name that it gives away.
+                self.tell_renames(&run.command.renames());
                 let Some(run) = self.answer_alone(run) else { return Ok(()) };
-                // A connection that it has is its own.
-                if self.lease.is_none() {
-                    match self.pass_for(&run).await {
-                        Ok(pass) => {
-                            let Some(run) = self.share(run, &pass) else { return Ok(()) };
-                            Box::pin(self.start(run, 1, Some(pass))).await;
-                        }
-                        Err(error) => self.without_pass(run, error),
+                // A connection that it has is its own. With one at hand there is nothing to wait for; otherwise what
+                // waiting needs is on the heap.
+                if self.lease.is_some() {
+                    if let Err(run) = self.start_at_once(run) {
+                        Box::pin(self.start(run, 1, None)).await;
                     }
-                } else if let Err(run) = self.start_at_once(run) {
-                    // With a connection at hand there is nothing to wait for; otherwise what waiting needs is on the
-                    // heap.
-                    Box::pin(self.start(run, 1, None)).await;
+                    return Ok(());
+                }
+                match self.pass_for(&run).await {
+                    Ok(pass) => {
+                        let Some(run) = self.share(run, &pass) else { return Ok(()) };
+                        Box::pin(self.start(run, 1, Some(pass))).await;
+                    }
+                    // If its credential is but old, a session goes on in its mailbox: the hub looks after the
+                    // connection, which is there already. What was retired has to be accepted anew: the hub's next
+                    // connection is another session's.
+                    Err(error) if error != CheckoutError::Refused && self.stands() && self.stays_in_hub(&run) => {
+                        self.run_in_hub(run);
+                    }
+                    Err(error) => self.turned_away(&run, error),
                 }
             }
             Action::Send(octets) => self.pass_on(Input::Octets(octets)),
@@ -535,28 +522,18 @@ impl Session {
         let secured = tokio::select! {
             biased;
             // Nothing can be said in the middle of a handshake.
-            () = record.place().given_up() => {
-                session.context.metrics.session_closed(SessionClose::GaveWay);
-                session.record.ends(SessionClose::GaveWay);
-                return None;
-            }
-            secured = session.stream.server_handshake(tls, limit) => secured,
+            () = record.place.given_up() => Err(SessionClose::GaveWay),
+            secured = session.stream.server_handshake(tls, limit) => secured.map_err(|error| {
+                info!(client = %record.client, listener = listener.config.name, %error, "TLS handshake failed");
+                SessionClose::HandshakeFailed
+            }),
         };
-        match secured {
-            Ok(stream) => {
-                session.record.set_tls(stream.tls_version());
-                let mut session = Box::new(Self { stream, ..session });
-                let (front, offered) = offered(&session.stream, &session.record, &session.context);
-                session.machine.handle_tls(front, offered);
-                Some(session)
-            }
-            Err(error) => {
-                info!(client = %session.record.client, listener = listener.config.name, %error, "TLS handshake failed");
-                session.context.metrics.session_closed(SessionClose::HandshakeFailed);
-                session.record.ends(SessionClose::HandshakeFailed);
-                None
-            }
-        }
+        let stream = secured.map_err(|close| session.context.closes(&record, close)).ok()?;
+        record.set_tls(stream.tls_version());
+        let mut session = Box::new(Self { stream, ..session });
+        let (front, offered) = offered(&session.stream, &session.record, &session.context);
+        session.machine.handle_tls(front, offered);
+        Some(session)
     }
 
     fn account(&self) -> Option<&Arc<Account>> {
@@ -573,12 +550,8 @@ impl Session {
         if self.stays_in_hub(run) && grant.stands() && !grant.may_ask() {
             return Err(CheckoutError::Unavailable);
         }
-        Box::pin(self.renewed()).await
-    }
-
-    async fn renewed(&mut self) -> Result<Pass, CheckoutError> {
-        let (grant, auth) = (self.grant.clone().ok_or(CheckoutError::Unavailable)?, Arc::clone(&self.context.auth));
-        let renewed = self.meanwhile(auth.renew(&grant, self.record.client.ip())).await;
+        let (grant, auth) = (grant.clone(), Arc::clone(&self.context.auth));
+        let renewed = Box::pin(self.meanwhile(auth.renew(&grant, self.record.client.ip()))).await;
         if let Err(error) = &renewed {
             let user = grant.account().name();
             info!(client = %self.record.client, user, %error, "a session's credential was asked about again");
@@ -587,16 +560,9 @@ impl Session {
         renewed
     }
 
-    /// The credential is no longer accepted, or that cannot be found out now. In the latter case a session goes on in
-    /// the mailbox that it has selected, if its credential is but old: its hub looks after the connection, which is
-    /// there already. What was retired has to be accepted anew: the hub's next connection is another session's.
-    fn without_pass(&mut self, run: Box<Request>, error: CheckoutError) {
-        let stands = self.grant.as_ref().is_some_and(Grant::stands);
-        if error != CheckoutError::Refused && stands && self.stays_in_hub(&run) {
-            self.run_in_hub(run);
-        } else {
-            self.turned_away(&run, error);
-        }
+    /// Whether its credential was accepted, however long ago, and nothing speaks against it.
+    fn stands(&self) -> bool {
+        self.grant.as_ref().is_some_and(Grant::stands)
     }
 
     /// Answers a command for which there can be no connection.
@@ -608,34 +574,30 @@ impl Session {
         }
         // The mailbox is left, whatever comes of the command (RFC 9051 section 6.3.2).
         self.sharing.hub = None;
-        let code = if error == CheckoutError::Limit { "LIMIT" } else { "UNAVAILABLE" };
-        self.machine.handle_done(format!(" NO [{code}] {}.\r\n", capitalized(&error)).as_bytes(), false);
+        self.machine.handle_done(format!(" {}\r\n", no_connection(error)).as_bytes(), false);
     }
 
     /// There is no connection for a command.
     fn unconnected(&mut self, error: CheckoutError) {
         match error {
+            CheckoutError::Refused => self.machine.handle_revoked(),
             // It never will, where its account is by now.
             CheckoutError::Unfit if self.grant.as_ref().is_some_and(Grant::has_moved) => {
-                self.machine.handle_lost(&format!("NO [UNAVAILABLE] {}.", capitalized(&error)));
+                self.machine.handle_lost(&no_connection(error));
             }
-            CheckoutError::Timeout | CheckoutError::Unavailable | CheckoutError::Delayed | CheckoutError::Unfit => {
-                self.fail(&format!("NO [UNAVAILABLE] {}.", capitalized(&error)));
-            }
-            CheckoutError::Limit => self.fail(&format!("NO [LIMIT] {}.", capitalized(&error))),
-            CheckoutError::Refused => self.machine.handle_revoked(),
+            _ => self.fail(&no_connection(error)),
         }
     }
 
     /// Writes all that is queued.
     async fn flush(&mut self) -> Result<(), Ended> {
-        let limit = self.context.limits.write_timeout;
+        let (limit, late) = (self.context.limits.write_timeout, |_| Ended::Broken(SessionClose::WriteTimeout));
         while !self.output.is_empty() {
-            let written = tokio::time::timeout(limit, poll_fn(|cx| self.poll_write(cx))).await;
-            self.written(written.map_err(|_| Ended::WriteTimeout)?)?;
+            let written = timeout(limit, poll_fn(|cx| self.poll_write(cx))).await;
+            self.written(written.map_err(late)?)?;
         }
-        let flushed = tokio::time::timeout(limit, poll_fn(|cx| Pin::new(&mut self.stream).poll_flush(cx)));
-        flushed.await.map_err(|_| Ended::WriteTimeout)?.map_err(|_| Ended::ClientLost)
+        let flushed = timeout(limit, poll_fn(|cx| Pin::new(&mut self.stream).poll_flush(cx)));
+        flushed.await.map_err(late)?.map_err(|_| Ended::Broken(SessionClose::ClientReset))
     }
 }
 

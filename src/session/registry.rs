@@ -47,7 +47,8 @@ pub struct Record {
     pub since: Instant,
     /// Those of its listener.
     numbers: Arc<ListenerMetrics>,
-    place: Place,
+    /// Its place inside; until it has logged in, it may have to give it up.
+    pub(super) place: Place,
     state: State,
 }
 
@@ -207,11 +208,6 @@ impl Record {
     /// Whether somebody asked for its end.
     pub fn is_closing(&self) -> bool {
         self.state.closing.load(Ordering::Acquire)
-    }
-
-    /// Its place inside; until it has logged in, it may have to give it up.
-    pub(super) fn place(&self) -> &Place {
-        &self.place
     }
 
     /// Waits until somebody asks for its end, or for that of all, or it has to give way; or its account moves. For the

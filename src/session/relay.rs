@@ -20,9 +20,8 @@ use super::driver::{Context, close_client};
 use super::registry::{CLOSING, Record};
 use crate::auth::Passage;
 use crate::imap::follow::{Follower, Parting};
-use crate::listener::ListenerContext;
 use crate::metrics::{Direction, SessionClose};
-use crate::stream::{Peer, Stream};
+use crate::stream::Stream;
 use crate::upstream::backend::{Backend, Relayed};
 
 /// A client that has to go, and is sending something, is let be until it has been silent for so long, or the time for
@@ -91,7 +90,6 @@ pub(super) async fn run(beginning: Beginning) {
     let mut follower = Follower::default();
     follower.handle(&input);
     backend.metrics().octets.add(Direction::Received, input.len());
-    let listener = Arc::clone(&record.listener);
     let mut relay = Box::new(Relay {
         client,
         owner,
@@ -109,37 +107,19 @@ pub(super) async fn run(beginning: Beginning) {
     });
     let over = relay.pass().await;
     let label = relay.label(over);
-    context.metrics.session_closed(label);
-    relay.record.ends(label);
+    context.closes(&relay.record, label);
     let last_words = relay.last_words(over, label);
-    let was_answered = relay.answered.is_some_and(|before| before != relay.down.written());
-    let Relay { client, owner, up, .. } = *relay;
+    let was_answered = relay.answered.is_some_and(|before| before != relay.down.written);
+    let Relay { mut client, owner, up, record, .. } = *relay;
     // Its socket is closed before the account may go elsewhere; by a reset, as any that was dialed.
     drop(owner);
     drop((held, visit));
-    // Nothing comes after LOGOUT but the client's FIN; beneath TLS, a `close_notify`.
-    if label == SessionClose::Logout && !client.is_tls() && client.peer() == Some(Peer::Silent) {
-        return client.hang_up();
-    }
-    part(client, &listener, &context, over, (up.has_eof(), was_answered), last_words).await;
-}
-
-/// Closes a client's connection, after what it has to hear. It may have closed its side, and been sent something since.
-async fn part(
-    mut client: Stream,
-    listener: &ListenerContext,
-    context: &Context,
-    over: Over,
-    (has_eof, was_answered): (bool, bool),
-    last_words: Option<&str>,
-) {
-    let limit = context.limits.write_timeout;
     if matches!(over, Over::ClientLost | Over::WriteTimeout) {
         return client.reset();
     }
     if let Some(words) = last_words {
         client.cork(true);
-        let said = timeout(limit, async {
+        let said = timeout(context.limits.write_timeout, async {
             client.write_all(words.as_bytes()).await?;
             client.flush().await
         });
@@ -147,7 +127,8 @@ async fn part(
             return client.reset();
         }
     }
-    close_client(client, listener, &context.limits, has_eof, was_answered).await;
+    // It may have closed its side, and been sent something since.
+    close_client(client, &record.listener, &context.limits, label, up.eof, was_answered).await;
 }
 
 impl Relay {
@@ -173,7 +154,7 @@ impl Relay {
             if let Poll::Ready(over) = self.poll_down(cx) {
                 return Poll::Ready(over);
             }
-            let Some(deadline) = self.deadline() else {
+            let Some((deadline, over)) = self.due() else {
                 self.timer = None;
                 return Poll::Pending;
             };
@@ -182,8 +163,10 @@ impl Relay {
                 timer.as_mut().reset(deadline);
             }
             std::task::ready!(timer.as_mut().poll(cx));
-            if let Some(over) = self.timed_out() {
-                return Poll::Ready(over);
+            match over {
+                Some(over) => return Poll::Ready(over),
+                // As if the client had said all: the replica ends the command that runs, and then the session.
+                None => self.up.end(),
             }
         }
     }
@@ -201,7 +184,7 @@ impl Relay {
             // What it has said before that can be read still, and its end.
             Poll::Ready(Err(Broken::Sink)) => self.up.give_up(),
             Poll::Ready(Ok(())) => {
-                self.answered.get_or_insert(self.down.written());
+                self.answered.get_or_insert(self.down.written);
                 // It hears that the client has said all. What comes of that, it says.
                 if Pin::new(&mut self.owner).poll_shutdown(cx).is_ready() {
                     self.up.close();
@@ -215,12 +198,12 @@ impl Relay {
     /// From the replica to the client.
     fn poll_down(&mut self, cx: &mut TaskContext<'_>) -> Poll<Over> {
         let (metrics, follower) = (self.backend.metrics(), &mut self.follower);
-        let before = self.down.written();
+        let before = self.down.written;
         let moved = self.down.poll(&mut self.owner, &mut self.client, cx, |octets| {
             follower.handle(octets);
             metrics.octets.add(Direction::Received, octets.len());
         });
-        let written = self.down.written() - before;
+        let written = self.down.written - before;
         if written > 0 {
             self.record.add_sent(written);
             self.stuck = None;
@@ -238,28 +221,12 @@ impl Relay {
         }
     }
 
-    /// When there is something to be done, if nothing happens.
-    fn deadline(&self) -> Option<Instant> {
-        let stuck = self.stuck.map(|since| since + self.write_timeout);
-        let by = self.leaving.and_then(|leaving| leaving.by);
-        let quiet = self.leaving.filter(|_| !self.up.saw_end()).map(|_| self.last_input + QUIET);
-        [stuck, by, quiet].into_iter().flatten().min()
-    }
-
-    fn timed_out(&mut self) -> Option<Over> {
-        let (now, is_over) = (Instant::now(), |at: Option<Instant>, now| at.is_some_and(|at| at <= now));
-        if is_over(self.stuck.map(|since| since + self.write_timeout), now) {
-            return Some(Over::WriteTimeout);
-        }
-        let leaving = self.leaving?;
-        if is_over(leaving.by, now) {
-            return Some(Over::Closed);
-        }
-        if is_over(Some(self.last_input + QUIET), now) {
-            // As if the client had: the replica ends the command that runs, and then the session.
-            self.up.end();
-        }
-        None
+    /// When there is something to be done, if nothing happens: it is over then, or no more of the client is heard.
+    fn due(&self) -> Option<(Instant, Option<Over>)> {
+        let stuck = self.stuck.map(|since| (since + self.write_timeout, Some(Over::WriteTimeout)));
+        let by = self.leaving.and_then(|leaving| leaving.by).map(|by| (by, Some(Over::Closed)));
+        let quiet = self.leaving.filter(|_| !self.up.saw_end()).map(|_| (self.last_input + QUIET, None));
+        [stuck, by, quiet].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     fn label(&self, over: Over) -> SessionClose {
@@ -268,14 +235,14 @@ impl Relay {
             (Over::WriteTimeout, ..) => SessionClose::WriteTimeout,
             (_, _, Parting::Logout) => SessionClose::Logout,
             (_, Some(leaving), _) => leaving.label,
-            _ if self.up.has_eof() => SessionClose::ClientClosed,
+            _ if self.up.eof => SessionClose::ClientClosed,
             _ => SessionClose::UpstreamLost,
         }
     }
 
     /// What the client is told in the end, if anything can be told.
     fn last_words(&self, over: Over, label: SessionClose) -> Option<&'static str> {
-        let hears = matches!(over, Over::Owner | Over::Closed) && !self.up.has_eof() && !self.down.is_blocked();
+        let hears = matches!(over, Over::Owner | Over::Closed) && !self.up.eof && !self.down.is_blocked();
         let may_follow = self.follower.at_line_start() && self.follower.parting() == Parting::Not;
         (hears && may_follow).then_some(match label {
             SessionClose::Operator => "* BYE [UNAVAILABLE] Session closed by the administrator\r\n",

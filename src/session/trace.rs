@@ -11,7 +11,9 @@ use tracing::info;
 
 use super::registry::Record;
 use crate::imap::command::{Command, Name};
+use crate::imap::framer::Framer;
 use crate::imap::rewrite::is_uid;
+use crate::imap::untagged::classify;
 use crate::metrics::CommandResult;
 use crate::shown;
 
@@ -58,7 +60,7 @@ pub(super) struct Trace {
     /// What has come of a line.
     line: Vec<u8>,
     /// Octets of a literal that are still to come.
-    literal: usize,
+    literal: u64,
     /// The command that runs is none whose arguments are shown.
     is_hidden: bool,
 }
@@ -97,8 +99,8 @@ impl Trace {
 
     fn lines(&mut self, mut octets: &[u8], mut shown: impl FnMut(&str)) {
         loop {
-            let skipped = self.literal.min(octets.len());
-            self.literal -= skipped;
+            let skipped = octets.len().min(usize::try_from(self.literal).unwrap_or(usize::MAX));
+            self.literal -= skipped as u64;
             octets = &octets[skipped..];
             let Some((first, rest)) = octets.split_first() else { return };
             octets = rest;
@@ -133,17 +135,13 @@ fn log(record: &Record, side: &str, line: &str) {
     info!(target: "imapool::trace", session = record.id, user, "{side}: {line}");
 }
 
-/// The length of the literal that a line announces. Not in texts for people (ARCHITECTURE, invariant 15).
-fn literal_after(line: &[u8]) -> Option<usize> {
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let untagged = line.strip_prefix(b"* ")?;
-    let first = untagged.split(|octet| *octet == b' ').next().unwrap_or_default();
-    let status: [&[u8]; 5] = [b"OK", b"NO", b"BAD", b"BYE", b"PREAUTH"];
-    if status.iter().any(|word| first.eq_ignore_ascii_case(word)) {
-        return None;
-    }
-    let open = line.strip_suffix(b"}")?.iter().rposition(|octet| *octet == b'{')?;
-    std::str::from_utf8(&line[open + 1..line.len() - 1]).ok()?.trim_end_matches('+').parse().ok()
+/// The length of the literal that a line announces.
+fn literal_after(line: &[u8]) -> Option<u64> {
+    let mut framer = Framer::default();
+    framer.begin(classify(line).kind);
+    framer.take(line);
+    framer.take(b"\n");
+    (!framer.at_line_start()).then(|| framer.left())
 }
 
 /// With the contents of quoted strings replaced by their length.

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::timeout;
 use tracing::info;
 
 use super::Session;
 use crate::auth::Passage;
 use crate::config::Limits;
 use crate::listener::ListenerContext;
-use crate::metrics::SessionClose;
+use crate::metrics::{CommandResult, SessionClose};
 use crate::session::machine::{End, Remnant};
 use crate::stream::{Peer, Stream};
 
@@ -33,14 +34,8 @@ pub(super) enum Ended {
     Through(Box<Passage>, Bytes),
     /// In words, by one of the two sides.
     By(End),
-    /// The client's connection failed.
-    ClientLost,
-    /// The client took nothing for too long.
-    WriteTimeout,
-    /// The backend's connection broke in the middle of a reply.
-    Cut,
-    /// Somebody asked for its end, and its command has run on for too long.
-    Closed,
+    /// For this reason, in the middle of something: nothing more is said.
+    Broken(SessionClose),
 }
 
 /// Closes a connection on which all was written that its client was told. `owed`: something was after the client had
@@ -49,20 +44,23 @@ pub(in crate::session) async fn close_client(
     stream: Stream,
     listener: &ListenerContext,
     limits: &Limits,
+    close: SessionClose,
     has_eof: bool,
     owed: bool,
 ) {
-    let is_first = stream.peer().map_or(has_eof, |peer| peer == Peer::Closed);
-    end(stream, listener.config.reset_on_client_close && is_first, owed, limits.write_timeout).await;
-}
-
-async fn end(stream: Stream, client_first: bool, owed: bool, limit: Duration) {
-    if !client_first {
+    // Asked at the last moment: some clients say LOGOUT, and close their side at once.
+    let peer = stream.peer();
+    // Nothing comes after LOGOUT but the client's FIN; beneath TLS, a `close_notify`.
+    if close == SessionClose::Logout && peer == Some(Peer::Silent) && !stream.is_tls() {
+        return stream.hang_up();
+    }
+    let client_first = peer.map_or(has_eof, |peer| peer == Peer::Closed);
+    if !client_first || !listener.config.reset_on_client_close {
         stream.close(CLOSE_DEADLINE).await;
     } else if owed || stream.undelivered().is_some() {
         // If it cannot be known what was delivered, it counts whether the client could be waiting for something.
         stream.cork(false);
-        stream.reset_when_delivered(limit, if owed { READING_GRACE } else { Duration::ZERO }).await;
+        stream.reset_when_delivered(limits.write_timeout, if owed { READING_GRACE } else { Duration::ZERO }).await;
     } else {
         stream.reset();
     }
@@ -73,38 +71,28 @@ impl Session {
     /// once: TIME_WAIT comes to lie on our listening port, or, where the client was the first to close, nowhere.
     pub(super) async fn finish(mut self: Box<Self>, mut ended: Ended) {
         self.release();
-        if matches!(ended, Ended::By(End::GaveWay)) {
-            return self.give_way().await;
-        }
         let owed = self.answered_eof || !self.output.is_empty();
-        if matches!(ended, Ended::By(_))
+        let gave_way = matches!(ended, Ended::By(End::GaveWay));
+        if gave_way {
+            // As far as the client takes it at once. Beneath TLS, whoever does not read does not hear.
+            self.write_now(false);
+            let _ = timeout(Duration::ZERO, self.flush()).await;
+        } else if matches!(ended, Ended::By(_))
             && let Err(failed) = self.say_last().await
         {
             ended = failed;
         }
         let close = self.close_label(&ended);
-        self.context.metrics.session_closed(close);
-        self.record.ends(close);
-        // Asked at the last moment: some clients say LOGOUT, and close their side at once.
-        let peer = self.stream.peer();
-        let client_first = self.record.listener.config.reset_on_client_close
-            && peer.map_or_else(|| self.machine.has_eof(), |peer| peer == Peer::Closed);
+        self.context.closes(&self.record, close);
         match ended {
-            // Nothing comes after LOGOUT but the client's FIN; beneath TLS, a `close_notify`.
-            Ended::By(End::Logout) if peer == Some(Peer::Silent) && !self.stream.is_tls() => self.stream.hang_up(),
-            Ended::By(_) => end(self.stream, client_first, owed, self.context.limits.write_timeout).await,
+            // Somebody else has its place.
+            _ if gave_way => self.stream.hang_up(),
+            Ended::By(_) => {
+                let (listener, limits) = (&self.record.listener, &self.context.limits);
+                close_client(self.stream, listener, limits, close, self.machine.has_eof(), owed).await;
+            }
             _ => self.stream.reset(),
         }
-    }
-
-    /// Somebody else has its place: says so as far as the client takes it at once, and is gone.
-    async fn give_way(mut self: Box<Self>) {
-        self.context.metrics.session_closed(SessionClose::GaveWay);
-        self.record.ends(SessionClose::GaveWay);
-        self.write_now(false);
-        // Beneath TLS. Whoever does not read does not hear.
-        let _ = tokio::time::timeout(Duration::ZERO, self.flush()).await;
-        self.stream.hang_up();
     }
 
     /// Writes all that is queued, to be sent together with FIN as far as it fits into one segment.
@@ -120,15 +108,12 @@ impl Session {
     /// Somebody asked for its end, and its command has run on for too long: the client is told so, unless that would
     /// come in the middle of a reply.
     pub(super) fn give_up(&mut self) -> Result<(), Ended> {
-        let Some(running) = self.running.take() else { return Err(Ended::Closed) };
-        self.lost_for_good(&running);
-        let answered = match &self.lease {
-            Some(lease) => running.result.is_some() || !lease.at_line_start(),
-            None => running.result.is_some() || self.sharing.hears,
-        };
-        self.running = Some(running);
-        if answered || !self.output.is_empty() {
-            return Err(Ended::Closed);
+        let closed = Err(Ended::Broken(SessionClose::Operator));
+        let Some(running) = &self.running else { return closed };
+        self.ends(running, CommandResult::Lost);
+        let is_cut = self.lease.as_ref().map_or(running.heard, |lease| !lease.at_line_start());
+        if running.result.is_some() || is_cut || !self.output.is_empty() {
+            return closed;
         }
         self.machine.handle_closed(GIVEN_UP);
         Ok(())
@@ -159,13 +144,12 @@ impl Session {
                 SessionClose::ProtocolError
             }
             Ended::By(End::Drain) => SessionClose::Drain,
-            Ended::By(End::Operator) | Ended::Closed => SessionClose::Operator,
+            Ended::By(End::Operator) => SessionClose::Operator,
             Ended::By(End::IdleTimeout) => SessionClose::IdleTimeout,
             Ended::By(End::GaveWay) => SessionClose::GaveWay,
             Ended::By(End::LoginTimeout) => SessionClose::LoginTimeout,
-            Ended::By(End::UpstreamLost) | Ended::Cut => SessionClose::UpstreamLost,
-            Ended::ClientLost => SessionClose::ClientReset,
-            Ended::WriteTimeout => SessionClose::WriteTimeout,
+            Ended::By(End::UpstreamLost) => SessionClose::UpstreamLost,
+            Ended::Broken(close) => *close,
             Ended::Not | Ended::Through(..) => SessionClose::Error,
         }
     }

@@ -71,14 +71,10 @@ impl Session {
             self.context.metrics.login(LoginResult::Limit);
             return Ok(refused("NO [LIMIT] Too many sessions of this account; try again later.".into()));
         };
-        if !self.record.place().logged_in() {
+        if !self.record.place.logged_in() {
             return Err(self.gave_way());
         }
         self.presence = Some(presence);
-        Ok(self.let_in(pass))
-    }
-
-    fn let_in(&mut self, pass: &Pass) -> LoginReply {
         self.record.set_account(pass.account());
         // A reload has taken it away just now, perhaps before this could be seen in the record.
         if pass.account().backend().is_gone() {
@@ -86,12 +82,12 @@ impl Session {
         }
         pass.grant().visit().residence().take_in(&self.record);
         self.grant = Some(pass.grant().clone());
-        LoginReply::Accepted(pass.account().offered())
+        Ok(LoginReply::Accepted(pass.account().offered()))
     }
 
     /// It has logged in at a replica, and is that one's from here on.
     fn leave_for(&mut self, passage: Box<Passage>) -> Ended {
-        if !self.record.place().logged_in() {
+        if !self.record.place.logged_in() {
             return self.gave_way();
         }
         self.record.goes_through(passage.user.clone(), Arc::clone(&passage.backend));
@@ -126,17 +122,17 @@ impl Session {
             attempt: self.attempts,
         };
         let judge = Box::pin(judge(&context, credential, &caller, at_once));
-        record.place().verifies(true);
+        record.place.verifies(true);
         let answer = self
             .meanwhile(async {
                 tokio::select! {
                     biased;
-                    () = record.place().given_up() => None,
+                    () = record.place.given_up() => None,
                     answer = judge => Some(answer),
                 }
             })
             .await;
-        record.place().verifies(false);
+        record.place.verifies(false);
         answer.ok_or_else(|| self.gave_way())
     }
 }

@@ -7,14 +7,14 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::Session;
 use super::closing::Ended;
 use super::shared::needs_mailbox;
+use super::{Session, Wake};
 use crate::imap::command::{Command, Name};
 use crate::imap::request::Request;
 use crate::imap::sticky::Sticky;
-use crate::mailbox::registry::mailbox_name;
-use crate::metrics::{CommandLabel, CommandResult};
+use crate::mailbox::registry::{Registry, mailbox_name};
+use crate::metrics::{CommandLabel, CommandResult, SessionClose};
 use crate::pool::{CheckoutError, Pass, Want};
 use crate::upstream::backend::Service;
 use crate::upstream::connection::{FromUpstream, Input};
@@ -30,25 +30,71 @@ pub(super) struct Running {
     pub(super) attempts: u8,
     /// What its tagged reply says, once that has begun.
     pub(super) result: Option<CommandResult>,
+    /// What the session will have switched on by it, unless it has a connection that carries just that.
+    pub(super) switches_on: Option<Sticky>,
+    /// Names of mailboxes that mean others once it is done.
+    pub(super) renames: Vec<Bytes>,
+    /// It selects the mailbox of the hub that it runs in.
+    pub(super) joins: bool,
+    /// Something has come of it from a hub: a reply may be in its middle.
+    pub(super) heard: bool,
+    /// It is an APPEND to the mailbox that is selected in a hub.
+    pub(super) appends_here: bool,
 }
 
-/// What a session has switched on, where its connection carries more than that.
-#[derive(Debug)]
-pub(super) struct Lent {
-    sticky: Arc<Sticky>,
-    /// What it will have switched on if the command that runs is answered OK.
-    after: Option<Sticky>,
+impl Running {
+    pub(super) fn new(run: &Request, since: Instant) -> Self {
+        Self {
+            name: run.command.name,
+            since,
+            again: None,
+            attempts: 1,
+            result: None,
+            switches_on: None,
+            renames: run.command.renames(),
+            joins: false,
+            heard: false,
+            appends_here: false,
+        }
+    }
 }
 
 impl Session {
-    /// Runs a command on the connection that the session has. Otherwise gives it back.
+    /// Runs a command on the connection that the session has, if there can be no better. Otherwise gives it back.
     pub(super) fn start_at_once(&mut self, run: Box<Request>) -> Result<(), Box<Request>> {
-        if self.may_exchange(&run) {
-            return Err(run);
+        if self.may_exchange(&run) { Err(run) } else { self.run_here(run, self.now, 1) }
+    }
+
+    /// Runs a command on the session's connection, taking one if it has none.
+    pub(super) async fn start(&mut self, mut run: Box<Request>, mut attempts: u8, mut pass: Option<Pass>) {
+        let (since, name) = (self.now, run.command.name);
+        while self.lease.is_some() && !self.may_exchange(&run) || self.take_lease(&run, pass.take()).await {
+            run = match self.run_here(run, since, attempts) {
+                Ok(()) => return,
+                Err(unsent) => unsent,
+            };
+            self.drop_lease();
+            if !self.is_elsewhere_as_good() || attempts == MAX_ATTEMPTS {
+                self.context.metrics.operation().command_ended(label(name), CommandResult::Lost);
+                self.fail(LOST);
+                break;
+            }
+            attempts += 1;
         }
-        let name = run.command.name;
-        let again = self.is_elsewhere_as_good().then(|| run.clone());
-        self.lent_for(&run);
+        // It does not run, or not again.
+        self.running = None;
+        self.record.command_ends();
+    }
+
+    fn run_here(&mut self, run: Box<Request>, since: Instant, attempts: u8) -> Result<(), Box<Request>> {
+        let hub = self.sharing.hub.as_ref().filter(|_| run.command.name == Name::Append);
+        let running = Running {
+            again: self.is_elsewhere_as_good().then(|| run.clone()),
+            attempts,
+            switches_on: self.lent.as_ref().and_then(|lent| lent.after(&run)),
+            appends_here: hub.is_some_and(|hub| hub.is_named_by(&run.command)),
+            ..Running::new(&run, since)
+        };
         let Some(lease) = &mut self.lease else { return Err(run) };
         if self.parts.is_empty() {
             lease.run(run)?;
@@ -56,49 +102,13 @@ impl Session {
             // The rest of a message that was refused early is still to go: the backend counts its octets.
             self.parts.push_back(Input::Run(run));
         }
-        let id = lease.shared().id;
-        // A hub that hands its connection over has begun it.
+        // What is run again, or comes from a hub with its connection, has begun before.
         if self.running.is_none() {
-            self.record.command_begins(name);
+            self.record.command_begins(running.name);
         }
-        self.record.ran_on(id);
-        self.running = Some(Running { name, since: self.now, again, attempts: 1, result: None });
+        self.record.ran_on(lease.shared().id);
+        self.running = Some(running);
         Ok(())
-    }
-
-    /// Runs a command on the session's connection, taking one if it has none.
-    pub(super) async fn start(&mut self, run: Box<Request>, mut attempts: u8, mut pass: Option<Pass>) {
-        let (since, is_first) = (self.now, attempts == 1);
-        let name = run.command.name;
-        let mut run = Some(run);
-        while let Some(command) = run.take() {
-            if (self.lease.is_none() || self.may_exchange(&command)) && !self.take_lease(&command, pass.take()).await {
-                return;
-            }
-            let again = self.is_elsewhere_as_good().then(|| command.clone());
-            self.lent_for(&command);
-            let Some(lease) = &mut self.lease else { return };
-            match lease.run(command) {
-                Ok(()) => {
-                    let id = lease.shared().id;
-                    if is_first {
-                        self.record.command_begins(name);
-                    }
-                    self.record.ran_on(id);
-                    self.running = Some(Running { name, since, again, attempts, result: None });
-                }
-                Err(unsent) if self.is_elsewhere_as_good() && attempts < MAX_ATTEMPTS => {
-                    attempts += 1;
-                    self.drop_lease();
-                    run = Some(unsent);
-                }
-                Err(_) => {
-                    self.drop_lease();
-                    self.context.metrics.operation().command_ended(label(name), CommandResult::Lost);
-                    self.fail(LOST);
-                }
-            }
-        }
     }
 
     /// Whether another connection at rest may be better for a command than the one that the session has: one that
@@ -117,28 +127,21 @@ impl Session {
     /// What the session has switched on.
     fn own_sticky(&self) -> Arc<Sticky> {
         match (&self.lent, &self.lease) {
-            (Some(lent), _) => Arc::clone(&lent.sticky),
+            (Some(lent), _) => Arc::clone(lent),
             (None, Some(lease)) => lease.shared().facts().sticky,
             (None, None) => self.sticky.clone().unwrap_or_default(),
         }
     }
 
-    /// The command begins on a connection that may carry more than the session has switched on.
-    fn lent_for(&mut self, run: &Request) {
-        if let Some(lent) = &mut self.lent {
-            lent.after = lent.sticky.after(run);
-        }
-    }
-
-    /// The command has ended there.
-    fn lent_after(&mut self, rest: &[u8]) {
-        let Some(lent) = &mut self.lent else { return };
-        if let Some(after) = lent.after.take().filter(|_| rest.starts_with(b" OK")) {
+    /// A command that would switch this on has ended on a connection that carries more than the session has switched on.
+    fn lent_after(&mut self, after: Option<Sticky>, rest: &[u8]) {
+        let Some((lent, lease)) = self.lent.as_mut().zip(self.lease.as_ref()) else { return };
+        let facts = lease.shared().facts();
+        if let Some(after) = after.filter(|_| rest.starts_with(b" OK")) {
             // What the backend has not said to be on, the session has not.
-            let granted = self.lease.as_ref().map(|lease| after.common(&lease.shared().facts().granted));
-            lent.sticky = Arc::new(lent.sticky.with(&granted.unwrap_or_default()));
+            *lent = Arc::new(lent.with(&after.common(&facts.granted)));
         }
-        if self.lease.as_ref().is_none_or(|lease| lease.shared().facts().sticky == lent.sticky) {
+        if facts.sticky == *lent {
             self.lent = None;
         }
     }
@@ -187,8 +190,7 @@ impl Session {
                     self.record.close();
                 }
                 self.lease = Some(lease);
-                let lent = || Box::new(Lent { sticky: Arc::clone(&want.sticky), after: None });
-                self.lent = (facts.sticky != want.sticky).then(lent);
+                self.lent = (facts.sticky != want.sticky).then(|| Arc::clone(&want.sticky));
                 if name == Name::Enable && want.or_sticky.is_some_and(|sticky| sticky == *facts.sticky) {
                     self.has_enabled(&run.command, &facts);
                     return false;
@@ -236,12 +238,11 @@ impl Session {
         self.parts.clear();
         if let Some(lease) = self.lease.take() {
             self.record.gives_back();
-            let lent = self.lent.take().map(|lent| lent.sticky);
-            self.sticky = Some(lent.unwrap_or_else(|| lease.shared().facts().granted));
+            self.sticky = self.lent.take().or_else(|| Some(lease.shared().facts().granted));
         }
     }
 
-    pub(super) fn upstream(&mut self, event: FromUpstream) {
+    pub(super) fn upstream(&mut self, event: FromUpstream) -> Wake {
         match event {
             FromUpstream::Data(replies) => self.queue(replies.into_octets()),
             FromUpstream::Tagged(octets) => self.tagged(octets),
@@ -253,17 +254,19 @@ impl Session {
                 self.machine.handle_continue(line);
             }
             FromUpstream::Done(data, rest, selected) => {
-                self.has_renamed();
                 self.queue(data.into_octets());
-                self.lent_after(&rest);
-                let name = self.finished(&rest);
-                self.note_mailbox(name, selected);
-                if let Some(rest) = self.unshare(name, rest, selected) {
-                    self.machine.handle_done(&rest, selected || self.sharing.hub.is_some());
+                if let Some(running) = self.finished(&rest) {
+                    self.lent_after(running.switches_on, &rest);
+                    self.note_mailbox(running.name, selected);
+                    if let Some(rest) = self.unshare(running.appends_here, rest, selected) {
+                        self.machine.handle_done(&rest, selected || self.sharing.hub.is_some());
+                    }
                 }
             }
-            FromUpstream::Checked | FromUpstream::Lost(_) => {}
+            FromUpstream::Checked => {}
+            FromUpstream::Lost(loss) => return Wake::Lost(loss),
         }
+        Wake::Done(Ok(()))
     }
 
     /// The tagged reply begins.
@@ -274,31 +277,35 @@ impl Session {
         self.machine.handle_tagged(octets);
     }
 
-    /// The running command was answered; `rest`: the last of its tagged reply. Gives its name.
-    pub(super) fn finished(&mut self, rest: &[u8]) -> Option<Name> {
+    /// The running command was answered; `rest`: the last of its tagged reply.
+    pub(super) fn finished(&mut self, rest: &[u8]) -> Option<Running> {
         let running = self.running.take()?;
-        let taken = self.now - running.since;
-        let result = running.result.unwrap_or_else(|| result_of(rest));
-        self.context.metrics.command(label(running.name), taken);
-        self.context.metrics.operation().command_ended(label(running.name), result);
-        self.record.command_ends();
-        self.context.slow.note(&self.record, running.name, result, taken);
-        Some(running.name)
+        self.context.metrics.command(label(running.name), self.now - running.since);
+        self.ends(&running, running.result.unwrap_or_else(|| result_of(rest)));
+        Some(running)
     }
 
-    /// There will be no answer to the running command but imapool's own.
-    pub(super) fn lost_for_good(&mut self, running: &Running) {
-        let taken = self.now - running.since;
-        self.context.metrics.operation().command_ended(label(running.name), CommandResult::Lost);
+    /// The command is over. If it has no answer, there will be none but imapool's own.
+    pub(super) fn ends(&self, running: &Running, result: CommandResult) {
+        // Who has joined meanwhile may have found either.
+        self.tell_renames(&running.renames);
+        self.context.metrics.operation().command_ended(label(running.name), result);
         self.record.command_ends();
-        self.context.slow.note(&self.record, running.name, CommandResult::Lost, taken);
+        self.context.slow.note(&self.record, running.name, result, self.now - running.since);
+    }
+
+    /// These names of mailboxes mean others from now on, or will: nobody joins any more by them.
+    pub(super) fn tell_renames(&self, names: &[Bytes]) {
+        if let Some(account) = self.account().filter(|_| !names.is_empty()) {
+            Registry::of(account).renamed(names);
+        }
     }
 
     /// Which mailbox is selected on the session's own connection, for those who look.
-    pub(super) fn note_mailbox(&self, name: Option<Name>, selected: bool) {
+    pub(super) fn note_mailbox(&self, name: Name, selected: bool) {
         if !selected {
             self.record.selects(None);
-        } else if matches!(name, Some(Name::Select | Name::Examine)) {
+        } else if matches!(name, Name::Select | Name::Examine) {
             let key = self.lease.as_ref().and_then(|lease| lease.shared().facts().selected);
             self.record.selects(key.map(|key| mailbox_name(&key)));
         }
@@ -308,41 +315,54 @@ impl Session {
     pub(super) async fn lost(&mut self, mut loss: Loss) -> Result<(), Ended> {
         loss.unsent |= self.parts.iter().any(|part| matches!(part, Input::Run(_)));
         self.drop_lease();
-        self.has_renamed();
-        let running = self.running.take();
-        if let Some(Running { name, .. }) = &running {
+        if let Some(Running { name, .. }) = &self.running {
             let user = self.account().map(|account| account.name());
             info!(client = %self.record.client, user, command = name.as_str(), "upstream connection lost during a command");
         }
-        if loss.cut {
-            running.iter().for_each(|running| self.lost_for_good(running));
-            return Err(Ended::Cut);
+        let ends = !self.is_elsewhere_as_good();
+        let bye = loss.bye.as_ref().filter(|_| ends);
+        if !loss.cut
+            && bye.is_none()
+            && let Some(Running { name, attempts, again, .. }) = &mut self.running
+            && loss.allows_another(*name)
+            && *attempts < MAX_ATTEMPTS
+            && let Some(run) = again.take()
+        {
+            debug!(command = name.as_str(), "connection lost; running the command on another");
+            let attempts = *attempts + 1;
+            self.start(run, attempts, None).await;
+            return Ok(());
         }
-        let ends = self.machine.is_selected() && self.sharing.hub.is_none();
+        let running = self.running.take();
+        running.iter().for_each(|running| self.ends(running, CommandResult::Lost));
         let reply = running.as_ref().map_or(LOST, |running| loss.reply(running.name));
-        if let Some(text) = loss.bye.as_ref().filter(|_| ends) {
-            running.iter().for_each(|running| self.lost_for_good(running));
-            self.machine.handle_bye(reply, text);
-            return Ok(());
-        }
-        let Some(running) = running else {
-            if ends {
-                self.machine.handle_lost("");
-            }
-            return Ok(());
-        };
-        let repeatable = loss.allows_another(running.name);
-        if !repeatable || running.again.is_none() || running.attempts >= MAX_ATTEMPTS {
-            self.lost_for_good(&running);
-        }
-        match running.again {
-            Some(run) if repeatable && running.attempts < MAX_ATTEMPTS => {
-                debug!(command = running.name.as_str(), "connection lost; running the command on another");
-                self.start(run, running.attempts + 1, None).await;
-            }
-            _ => self.fail(reply),
+        match bye {
+            _ if loss.cut => return Err(Ended::Broken(SessionClose::UpstreamLost)),
+            Some(text) => self.machine.handle_bye(reply, text),
+            None if ends || running.is_some() => self.fail(reply),
+            None => {}
         }
         Ok(())
+    }
+
+    /// The account moves to another backend. Gives up a connection of its own to where it was, between two commands.
+    /// What is selected only there cannot be gone on with, as after a loss: then the session ends.
+    pub(super) fn let_go_of_what_moves(&mut self) {
+        // Taken since, it is to where the account is now.
+        if self.lease.as_ref().is_none_or(|lease| !lease.is_outdated()) {
+            return self.record.has_let_go();
+        }
+        let idles = self.machine.is_idling();
+        let is_busy = self.running.is_some() && !idles;
+        if is_busy || !self.parts.is_empty() || !self.is_between_lines() {
+            return;
+        }
+        if self.is_elsewhere_as_good() && !idles {
+            self.drop_lease();
+        } else {
+            self.record.close();
+        }
+        self.record.has_let_go();
     }
 }
 
@@ -358,10 +378,12 @@ fn result_of(reply: &[u8]) -> CommandResult {
     }
 }
 
-pub(super) fn capitalized(error: &CheckoutError) -> String {
+/// The tagged reply to a command for which there is no connection, without its tag.
+pub(super) fn no_connection(error: CheckoutError) -> String {
+    let code = if error == CheckoutError::Limit { "LIMIT" } else { "UNAVAILABLE" };
     let text = error.to_string();
-    let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+    let (first, rest) = text.split_at(1);
+    format!("NO [{code}] {}{rest}.", first.to_ascii_uppercase())
 }
 
 /// The metrics' label of a command, without a search.

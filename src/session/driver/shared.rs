@@ -7,19 +7,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 use tracing::info;
 
 use super::Session;
 use super::closing::Ended;
-use super::running::{Running, capitalized};
+use super::running::{Running, no_connection};
 use crate::config::PoolMode;
 use crate::imap::command::{Command, Name};
 use crate::imap::request::Request;
 use crate::imap::sticky::Sticky;
 use crate::mailbox::enabled::{EnableSet, Enabled, Parameters};
 use crate::mailbox::hub::{FromHub, Member};
-use crate::mailbox::registry::Registry;
+use crate::metrics::{CommandResult, SessionClose};
 use crate::pool::{Account, CheckoutError, Pass};
 use crate::upstream::loss::LOST;
 
@@ -30,14 +29,6 @@ pub(super) struct Sharing {
     multiplex: Option<bool>,
     /// The hub of the selected mailbox.
     pub(super) hub: Option<Member>,
-    /// Its SELECT is not answered yet.
-    joining: bool,
-    /// What it has switched on, once that is answered.
-    joins_as: EnableSet,
-    /// The command that runs in the hub asks for mod-sequences, and so switches CONDSTORE on (RFC 7162 section 3.1).
-    switches_on: bool,
-    /// Names of mailboxes that mean others once the command that runs is done.
-    renames: Vec<Bytes>,
     /// In IDLE without a mailbox, which is nobody's affair but imapool's.
     idles_alone: bool,
     /// It has said what changes how the backend speaks to it (NOTIFY, say): IDLE without a mailbox may tell it
@@ -45,10 +36,6 @@ pub(super) struct Sharing {
     has_spoiled: bool,
     /// The session's connection is its own until it ends.
     pub(super) pinned: bool,
-    /// Something has come from the hub since the running command began: a reply may be in its middle.
-    pub(super) hears: bool,
-    /// The APPEND that runs is to the selected mailbox.
-    appends_here: bool,
     /// The tagged reply to an APPEND to the selected mailbox, while the hub looks for the new message.
     appended: Option<Bytes>,
 }
@@ -92,7 +79,7 @@ impl Session {
     pub(super) fn share(&mut self, run: Box<Request>, pass: &Pass) -> Option<Box<Request>> {
         let account = Arc::clone(pass.account());
         let multiplex = || account.terms().mode == PoolMode::Multiplex;
-        if !*self.sharing.multiplex.get_or_insert_with(multiplex) || self.lease.is_some() {
+        if !*self.sharing.multiplex.get_or_insert_with(multiplex) {
             return Some(run);
         }
         // What was pinned is gone with its connection.
@@ -102,9 +89,8 @@ impl Session {
         }
         let selects = matches!(run.command.name, Name::Select | Name::Examine);
         let enabled = if selects { self.shares_as(&account, &run.command) } else { None };
-        if let Some(hub) = &self.sharing.hub {
+        if self.sharing.hub.is_some() {
             if run.command.name == Name::Append {
-                self.sharing.appends_here = hub.is_named_by(&run.command);
                 return Some(run);
             }
             if selects && run.selects().is_none() {
@@ -123,22 +109,15 @@ impl Session {
                 self.queue(Bytes::from_static(b"* OK [CLOSED] Previous mailbox closed.\r\n"));
             }
         }
-        match run.selects().cloned().zip(enabled) {
-            Some((key, enabled)) => {
-                self.sharing.joins_as = enabled;
-                self.record.command_begins(run.command.name);
-                self.running = Some(running(&run.command, self.now));
-                self.sharing.joining = true;
-                self.sharing.hears = false;
-                let member = Member::join(&self.context.auth, pass, key, enabled, run, &self.record);
-                self.sharing.hub = Some(member);
-                None
-            }
-            None => {
-                self.sharing.pinned |= selects || run.command.name.spoils_connection();
-                Some(run)
-            }
-        }
+        let Some((key, enabled)) = run.selects().cloned().zip(enabled) else {
+            self.sharing.pinned |= selects || run.command.name.spoils_connection();
+            return Some(run);
+        };
+        let switches_on = Some(enabled.sticky());
+        self.record.command_begins(run.command.name);
+        self.running = Some(Running { joins: true, switches_on, ..Running::new(&run, self.now) });
+        self.sharing.hub = Some(Member::join(&self.context.auth, pass, key, enabled, run, &self.record));
+        None
     }
 
     /// Whether the command runs in the hub that the session is in, on the connection that this has.
@@ -149,10 +128,11 @@ impl Session {
 
     pub(super) fn run_in_hub(&mut self, run: Box<Request>) {
         let Some(hub) = &self.sharing.hub else { return };
+        // What asks for mod-sequences switches CONDSTORE on (RFC 7162 section 3.1).
+        let on = || Sticky { condstore: true, ..self.sticky.as_deref().cloned().unwrap_or_default() };
+        let switches_on = run.modseqs().asked.then(on);
         self.record.command_begins(run.command.name);
-        self.running = Some(running(&run.command, self.now));
-        self.sharing.switches_on = run.modseqs().asked;
-        self.sharing.hears = false;
+        self.running = Some(Running { switches_on, ..Running::new(&run, self.now) });
         hub.run(run);
     }
 
@@ -189,13 +169,10 @@ impl Session {
 
     /// A command has ended on the session's own connection: gives that back, unless it is pinned, which it is no more
     /// without a mailbox if nothing else stands against it. Gives the tagged reply that is due now, if any.
-    pub(super) fn unshare(&mut self, name: Option<Name>, rest: Bytes, selected: bool) -> Option<Bytes> {
+    pub(super) fn unshare(&mut self, appends_here: bool, rest: Bytes, selected: bool) -> Option<Bytes> {
         self.sharing.pinned &= selected || self.sharing.has_spoiled;
-        let own_mailbox = name == Some(Name::Append) && self.sharing.appends_here;
-        if !self.let_go() {
-            return Some(rest);
-        }
-        if own_mailbox
+        if self.let_go()
+            && appends_here
             && rest.starts_with(b" OK")
             && let Some(hub) = &self.sharing.hub
         {
@@ -218,14 +195,13 @@ impl Session {
 
     /// Something came from the hub.
     pub(super) fn heard(&mut self, event: FromHub) -> Result<(), Ended> {
-        if matches!(event, FromHub::Bye(_) | FromHub::Cut | FromHub::Stalled | FromHub::Lost)
-            && let Some(running) = self.running.take()
-        {
-            self.lost_for_good(&running);
+        let is_last = matches!(event, FromHub::Bye(_) | FromHub::Cut | FromHub::Stalled | FromHub::Lost);
+        if let Some(running) = self.running.take_if(|_| is_last) {
+            self.ends(&running, CommandResult::Lost);
         }
         match event {
             FromHub::Data(octets) => {
-                self.sharing.hears = true;
+                self.running.iter_mut().for_each(|running| running.heard = true);
                 self.queue(octets);
             }
             FromHub::Continue(line) => self.machine.handle_continue(line),
@@ -240,23 +216,16 @@ impl Session {
             }
             FromHub::Unconnected(error) => {
                 info!(client = %self.record.client, %error, "no upstream connection for a command");
-                let code = if error == CheckoutError::Limit { "LIMIT" } else { "UNAVAILABLE" };
-                let selected = !self.sharing.joining;
-                self.ended(format!(" NO [{code}] {}.\r\n", capitalized(&error)).as_bytes(), selected);
+                let selected = self.running.as_ref().is_none_or(|running| !running.joins);
+                self.ended(format!(" {}\r\n", no_connection(error)).as_bytes(), selected);
             }
             FromHub::Bye(text) => {
                 self.leave_hub();
                 // What waited to be run, or to be run again, was not.
                 self.machine.handle_bye(LOST, &text);
             }
-            FromHub::Cut => {
-                self.sharing.hub = None;
-                return Err(Ended::Cut);
-            }
-            FromHub::Stalled => {
-                self.sharing.hub = None;
-                return Err(Ended::WriteTimeout);
-            }
+            FromHub::Cut => return Err(Ended::Broken(SessionClose::UpstreamLost)),
+            FromHub::Stalled => return Err(Ended::Broken(SessionClose::WriteTimeout)),
             FromHub::Lost => {
                 self.leave_hub();
                 self.machine.handle_lost(LOST);
@@ -266,7 +235,7 @@ impl Session {
                 self.sharing.pinned = true;
                 self.record.takes(lease.shared().id);
                 self.lease = Some(*lease);
-                self.note_mailbox(Some(Name::Select), true);
+                self.note_mailbox(Name::Select, true);
                 if self.start_at_once(run).is_err() {
                     self.drop_lease();
                     self.machine.handle_lost(LOST);
@@ -286,41 +255,19 @@ impl Session {
 
     /// The hub has answered the running command.
     fn ended(&mut self, rest: &[u8], selected: bool) {
-        self.has_renamed();
-        self.finished(rest);
-        // As the hub has it: whatever else comes of it, it is on, if it was understood.
-        let understood = !rest.starts_with(b" BAD");
-        if std::mem::take(&mut self.sharing.switches_on) && understood {
-            let enabled = self.sharing.joins_as.enabled.max(Enabled::Condstore);
-            self.sharing.joins_as = self.sharing.joins_as.with(enabled);
-            self.sticky = Some(Arc::new(self.sharing.joins_as.sticky()));
-        }
-        if std::mem::take(&mut self.sharing.joining) && selected {
-            self.sticky = Some(Arc::new(self.sharing.joins_as.sticky()));
+        let running = self.finished(rest);
+        // As the hub has it: whatever else comes of the command, it is on, if it was understood.
+        if let Some(on) = running.and_then(|running| running.switches_on)
+            && selected
+            && !rest.starts_with(b" BAD")
+        {
+            self.sticky = Some(Arc::new(on));
         }
         if !selected {
             self.sharing.hub = None;
         }
         let appended = self.sharing.appended.take();
         self.machine.handle_done(appended.as_deref().unwrap_or(rest), selected);
-    }
-
-    /// A command is about to run. Nobody joins a mailbox from here on by a name that it gives away.
-    pub(super) fn renames(&mut self, run: &Request) {
-        self.sharing.renames = run.command.renames();
-        self.tell_renames();
-    }
-
-    /// The command is over, however it went. Who has joined meanwhile may have found either.
-    pub(super) fn has_renamed(&mut self) {
-        self.tell_renames();
-        self.sharing.renames = Vec::new();
-    }
-
-    fn tell_renames(&self) {
-        if let Some(account) = self.account().filter(|_| !self.sharing.renames.is_empty()) {
-            Registry::of(account).renamed(&self.sharing.renames);
-        }
     }
 
     /// Whether a command for a connection of the session's own could be run on any: the mailbox, if there is one, is
@@ -361,8 +308,4 @@ pub(super) fn needs_mailbox(name: Name) -> bool {
             | Thread
             | Unselect
     )
-}
-
-fn running(command: &Command, now: Instant) -> Running {
-    Running { name: command.name, since: now, again: None, attempts: 1, result: None }
 }

@@ -15,13 +15,13 @@ use crate::upstream::connection::with_scratch;
 pub(super) struct Pipe {
     /// Read, and not taken yet: no more than is read at once, or what there was at first.
     kept: Bytes,
-    /// Octets that were taken.
-    written: usize,
+    /// Octets that the sink has taken.
+    pub(super) written: usize,
     /// Something may lie in the buffers of TLS.
     unflushed: bool,
     source: Source,
     /// The source has said itself that it says no more.
-    eof: bool,
+    pub(super) eof: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,19 +47,9 @@ impl Pipe {
         Self { kept, written: 0, unflushed: false, source, eof: ended }
     }
 
-    /// Octets that the sink has taken.
-    pub(super) fn written(&self) -> usize {
-        self.written
-    }
-
     /// The sink does not take what there is.
     pub(super) fn is_blocked(&self) -> bool {
         !self.kept.is_empty() || self.unflushed
-    }
-
-    /// The source has said itself that it says no more.
-    pub(super) fn has_eof(&self) -> bool {
-        self.eof
     }
 
     /// Nothing more is read.
