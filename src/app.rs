@@ -34,7 +34,6 @@ use crate::routing::{RouteError, Router, Table};
 use crate::secret::NoRandomness;
 use crate::session::driver::Context;
 use crate::session::registry::Registry;
-use crate::session::trace::Slow;
 use crate::tls::TlsConfigError;
 use crate::upstream::backend::Backend;
 
@@ -400,7 +399,7 @@ impl Inner {
             auth: Arc::clone(&auth),
             router: Arc::clone(&router),
             limits: config.limits.clone(),
-            slow: Slow::than(config.log.slow),
+            slow: config.log.slow,
             metrics: Arc::clone(&metrics),
             registry: Arc::clone(&registry),
         };

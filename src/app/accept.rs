@@ -237,7 +237,7 @@ impl Acceptor {
         };
         let numbers = context.metrics.listener(&listener.config.name);
         let enrolled = context.registry.enroll(client, &listener, numbers, (place, self.is_late()));
-        let session = Session::new(stream, Arc::clone(enrolled.record()), context);
+        let session = Session::new(stream, Arc::clone(&enrolled.record), context);
         let held = (enrolled, counted, admission);
         self.tasks().spawn(async move {
             session.run().await;

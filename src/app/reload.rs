@@ -15,7 +15,6 @@ use crate::listener::{BindError, BindProblem, BoundListener, Inherited, Listener
 use crate::net::Net;
 use crate::routing::{RouteError, Table};
 use crate::session::driver::Context;
-use crate::session::trace::Slow;
 use crate::tls::{TlsConfigError, TlsConnectorConfig};
 use crate::upstream::backend::Backend;
 
@@ -133,7 +132,7 @@ impl Proxy {
         inner.pools.set_terms(Arc::clone(table.terms()));
         inner.router.apply(table, &rules);
         inner.end_sessions_of_gone_backends();
-        let (limits, slow) = (config.limits.clone(), Slow::than(config.log.slow));
+        let (limits, slow) = (config.limits.clone(), config.log.slow);
         inner.context.store(Arc::new(Context { limits, slow, ..Context::clone(&inner.context.load()) }));
         self.exchange_listeners(&mut running, listeners);
         self.exchange_admin(&mut running, &config.admin, admin);

@@ -26,7 +26,7 @@ use self::running::{Running, no_connection};
 use self::shared::Sharing;
 use super::machine::{Action, Bounds, End, Machine};
 use super::registry::{CLOSING, Record, Registry};
-use super::trace::{Slow, Trace};
+use super::trace::Trace;
 use crate::auth::Authenticator;
 use crate::config::{Limits, PlaintextLogin};
 use crate::imap::capability::Front;
@@ -56,8 +56,8 @@ pub struct Context {
     pub router: Arc<Router>,
     /// `[limits]`
     pub limits: Limits,
-    /// What is logged of commands that take long.
-    pub slow: Slow,
+    /// `log.slow`
+    pub slow: Duration,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Which sessions there are.
@@ -297,7 +297,7 @@ impl Session {
 
     /// Queues a part for the connection that has the rest of the command; for any other it would be commands.
     fn pass_on(&mut self, part: Input) {
-        if self.sharing.end_idle_alone() {
+        if std::mem::take(&mut self.sharing.idles_alone) {
             self.machine.handle_done(b" OK Idle completed.\r\n", false);
         } else if self.lease.is_some() {
             self.parts.push_back(part);

@@ -185,10 +185,7 @@ impl Record {
 
     /// A mailbox was selected on a connection of its own, or none is any more.
     pub(super) fn selects(&self, mailbox: Option<String>) {
-        let mut known = self.state.mailbox.lock();
-        if *known != mailbox {
-            *known = mailbox;
-        }
+        *self.state.mailbox.lock() = mailbox;
     }
 
     /// Whether an upstream connection is open for it, or will be as soon as it asks for anything: it holds one, or is
@@ -226,12 +223,9 @@ impl Record {
 
     /// Whether its account moves, and it has not given up what it had for itself. It is not woken for that again.
     pub(super) fn is_to_let_go(&self) -> bool {
-        let notice = |asked| (asked == ASKED).then_some(NOTICED);
         let letting_go = &self.state.letting_go;
-        letting_go.load(Ordering::Acquire) > 0 && {
-            let _ = letting_go.fetch_update(Ordering::AcqRel, Ordering::Acquire, notice);
-            true
-        }
+        letting_go.load(Ordering::Acquire) > 0
+            && letting_go.compare_exchange(ASKED, NOTICED, Ordering::AcqRel, Ordering::Acquire) != Err(0)
     }
 
     /// It has nothing for itself of where its account was. If it was asked anew meanwhile, it looks again.
@@ -310,12 +304,9 @@ impl Record {
         self.state.connections.lock().last().copied().filter(|_| self.state.ran.load(Ordering::Relaxed))
     }
 
-    fn connections(&self) -> String {
-        self.state.connections.lock().iter().map(u64::to_string).collect::<Vec<_>>().join(",")
-    }
-
     /// The line about the whole session.
     fn log(&self) {
+        let connections: Vec<_> = self.state.connections.lock().iter().map(u64::to_string).collect();
         info!(
             target: "imapool::sessions",
             session = self.id,
@@ -324,7 +315,7 @@ impl Record {
             tls = self.tls(),
             user = self.user(),
             relayed = self.replica().map(|replica| &*replica.config.name),
-            connections = self.connections(),
+            connections = connections.join(","),
             commands = self.commands(),
             received = self.received(),
             sent = self.sent(),
@@ -413,14 +404,8 @@ impl Registry {
 #[derive(Debug)]
 pub struct Enrolled {
     registry: Arc<Registry>,
-    record: Arc<Record>,
-}
-
-impl Enrolled {
     /// What is known of the session.
-    pub fn record(&self) -> &Arc<Record> {
-        &self.record
-    }
+    pub(crate) record: Arc<Record>,
 }
 
 impl Drop for Enrolled {

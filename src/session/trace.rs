@@ -22,36 +22,25 @@ const SHOWN: usize = 300;
 /// Octets of the name of a command that is not known.
 const SHOWN_NAME: usize = 32;
 
-/// `log.slow`: which commands are logged for how long they took.
-#[derive(Debug, Clone, Copy)]
-pub struct Slow(Duration);
-
-impl Slow {
-    /// Those that take longer; zero: none.
-    #[must_use]
-    pub fn than(limit: Duration) -> Self {
-        Self(limit)
+/// A command has ended: it is logged if it took longer than `log.slow`; zero: none is. The time of IDLE is the client's
+/// choice.
+pub(super) fn note_if_slow(slow: Duration, record: &Record, name: Name, result: CommandResult, taken: Duration) {
+    if slow.is_zero() || taken <= slow || name == Name::Idle {
+        return;
     }
-
-    /// A command has ended. The time of IDLE is the client's choice.
-    pub(super) fn note(self, record: &Record, name: Name, result: CommandResult, taken: Duration) {
-        if self.0.is_zero() || taken <= self.0 || name == Name::Idle {
-            return;
-        }
-        let account = record.account();
-        info!(
-            target: "imapool::slow",
-            session = record.id,
-            client = %record.client,
-            user = account.map(|account| account.name()),
-            backend = account.map(|account| account.backend().config.name.clone()),
-            connection = record.last_connection(),
-            command = name.as_str(),
-            result = result.as_str(),
-            seconds = (taken.as_secs_f64() * 1000.0).round() / 1000.0,
-            "slow command"
-        );
-    }
+    let account = record.account();
+    info!(
+        target: "imapool::slow",
+        session = record.id,
+        client = %record.client,
+        user = account.map(|account| account.name()),
+        backend = account.map(|account| account.backend().config.name.clone()),
+        connection = record.last_connection(),
+        command = name.as_str(),
+        result = result.as_str(),
+        seconds = (taken.as_secs_f64() * 1000.0).round() / 1000.0,
+        "slow command"
+    );
 }
 
 /// Makes lines fit to be shown out of what goes to a client.

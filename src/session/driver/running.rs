@@ -16,6 +16,7 @@ use crate::imap::sticky::Sticky;
 use crate::mailbox::registry::{Registry, mailbox_name};
 use crate::metrics::{CommandLabel, CommandResult, SessionClose};
 use crate::pool::{CheckoutError, Pass, Want};
+use crate::session::trace::note_if_slow;
 use crate::upstream::backend::Service;
 use crate::upstream::connection::{FromUpstream, Input};
 use crate::upstream::loss::{LOST, Loss, MAX_ATTEMPTS};
@@ -291,7 +292,7 @@ impl Session {
         self.tell_renames(&running.renames);
         self.context.metrics.operation().command_ended(label(running.name), result);
         self.record.command_ends();
-        self.context.slow.note(&self.record, running.name, result, self.now - running.since);
+        note_if_slow(self.context.slow, &self.record, running.name, result, self.now - running.since);
     }
 
     /// These names of mailboxes mean others from now on, or will: nobody joins any more by them.

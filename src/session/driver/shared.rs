@@ -30,7 +30,7 @@ pub(super) struct Sharing {
     /// The hub of the selected mailbox.
     pub(super) hub: Option<Member>,
     /// In IDLE without a mailbox, which is nobody's affair but imapool's.
-    idles_alone: bool,
+    pub(super) idles_alone: bool,
     /// It has said what changes how the backend speaks to it (NOTIFY, say): IDLE without a mailbox may tell it
     /// something.
     has_spoiled: bool,
@@ -45,11 +45,6 @@ impl Sharing {
     pub(super) fn enables_for_hubs(&self, enable: &Command) -> bool {
         let asked = Sticky::asked_by(enable);
         self.multiplex == Some(true) && asked.iter().all(|word| matches!(&word[..], b"CONDSTORE" | b"QRESYNC"))
-    }
-
-    /// Whether the session was in IDLE without a mailbox, which is over.
-    pub(super) fn end_idle_alone(&mut self) -> bool {
-        std::mem::take(&mut self.idles_alone)
     }
 }
 
@@ -139,7 +134,7 @@ impl Session {
     /// Answers an ENABLE, before a mailbox is selected, of what hubs see to (RFC 5161), where the backend is known to
     /// switch it on. So it costs no connection that carries just that.
     fn enables(&mut self, account: &Account, enable: &Request) -> bool {
-        let (asked, known) = (Sticky::asked_by(&enable.command), account.manners().known());
+        let (asked, known) = (Sticky::asked_by(&enable.command), account.manners.known());
         let granted = |word: &Vec<u8>| match &word[..] {
             b"CONDSTORE" => known.grants_condstore,
             b"QRESYNC" => known.grants_qresync,
@@ -161,7 +156,7 @@ impl Session {
         let parameters = Parameters::of(select)?;
         let enabled = if parameters.condstore { on.enabled.max(Enabled::Condstore) } else { on.enabled };
         let offered = enabled.capability().is_none_or(|name| account.offers(name));
-        let may = !parameters.condstore || account.manners().known().condstore.allows(self.now.into_std());
+        let may = !parameters.condstore || account.manners.known().condstore.allows(self.now.into_std());
         // Without QRESYNC, the server will say that its parameter is not known to it (RFC 7162 section 3.2.5).
         let known = parameters.resync.is_none() || on.enabled == Enabled::Qresync;
         (offered && known && may).then_some(EnableSet { enabled, ..on })
