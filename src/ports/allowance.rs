@@ -73,34 +73,25 @@ impl Allowance {
     /// One of them, for what is there already: where none is free, there is one too many until this is given back.
     pub(crate) fn claim(&self) -> Claim {
         let mut size = self.size.lock();
-        match Arc::clone(&self.permits).try_acquire_owned() {
-            Ok(permit) => Claim::Permit(permit),
-            Err(_) => {
-                size.1 += 1;
-                Claim::Owed(Arc::clone(&self.permits), Arc::clone(&self.size))
-            }
+        match self.permits.try_acquire() {
+            Ok(permit) => permit.forget(),
+            Err(_) => size.1 += 1,
         }
+        Claim(Arc::clone(&self.permits), Arc::clone(&self.size))
     }
 }
 
 /// See [`Allowance::claim`]; given back when it is dropped.
 #[derive(Debug)]
-pub(crate) enum Claim {
-    /// One that was free.
-    Permit(#[expect(dead_code, reason = "dropped with it")] OwnedSemaphorePermit),
-    /// One that there is not.
-    Owed(Arc<Semaphore>, Arc<Mutex<(usize, usize)>>),
-}
+pub(crate) struct Claim(Arc<Semaphore>, Arc<Mutex<(usize, usize)>>);
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if let Self::Owed(permits, size) = self {
-            let mut size = size.lock();
-            match size.1.checked_sub(1) {
-                Some(fewer) => size.1 = fewer,
-                // One that came back was withheld for it.
-                None => permits.add_permits(1),
-            }
+        let Self(permits, size) = self;
+        let mut size = size.lock();
+        match size.1.checked_sub(1) {
+            Some(fewer) => size.1 = fewer,
+            None => permits.add_permits(1),
         }
     }
 }
@@ -110,6 +101,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    enum Out {
+        Permit(#[expect(dead_code, reason = "dropped with it")] OwnedSemaphorePermit),
+        Claim(#[expect(dead_code, reason = "dropped with it")] Claim),
+    }
 
     #[derive(Debug, Clone)]
     enum Step {
@@ -133,16 +129,16 @@ mod tests {
         #[test]
         fn no_more_are_given_than_there_may_be(steps in proptest::collection::vec(step(), 1..60)) {
             let allowance = Allowance::new(3);
-            let mut out: Vec<Claim> = Vec::new();
+            let mut out: Vec<Out> = Vec::new();
             for step in steps {
                 match step {
                     Step::Take => {
                         let may = out.len() < allowance.capacity();
                         let taken = allowance.try_take();
                         prop_assert_eq!(taken.is_some(), may);
-                        out.extend(taken.map(Claim::Permit));
+                        out.extend(taken.map(Out::Permit));
                     }
-                    Step::Claim => out.push(allowance.claim()),
+                    Step::Claim => out.push(Out::Claim(allowance.claim())),
                     Step::GiveBack(at) if at < out.len() => drop(out.swap_remove(at)),
                     Step::GiveBack(_) => {}
                     Step::Resize(capacity) => drop(allowance.resize(capacity)),
