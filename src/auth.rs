@@ -177,7 +177,7 @@ impl Authenticator {
         let cache_ttl = self.settings.load().auth.cache_ttl;
         let pass = grant.pass(cache_ttl, now)?;
         let early = !cache_ttl.is_zero() && pass.age() > cache_ttl.mul_f64(REFRESH);
-        if early && !grant.account().queue().backs_off() && grant.may_ask() {
+        if early && !grant.account().queue.backs_off() && grant.may_ask() {
             drop(self.ask_again(grant, client));
         }
         Some(pass)
@@ -353,7 +353,7 @@ impl Authenticator {
     /// The right to log in once. Only who is proven takes it from the account's.
     async fn entry(&self, backend: &Backend, key: &Key, asker: &Asker) -> Result<Entry, OpenError> {
         match self.pools.find(key).filter(|_| asker.proven) {
-            Some(account) => backend.enter(account.queue()).await,
+            Some(account) => backend.enter(&account.queue).await,
             None => Ok(Entry::verification()),
         }
     }
@@ -432,7 +432,7 @@ impl Authenticator {
                 connection.permit.keep(stay);
                 let pass = self.accepted(backend, question, connection, known.zip(before)).await?;
                 if question.asker.proven {
-                    pass.grant().account().queue().answered();
+                    pass.grant().account().queue.answered();
                 }
                 // The answer is from before that: it lets in whoever asked, who will be asked about anew, as all
                 // others.

@@ -109,17 +109,18 @@ pub struct Account {
     last_used: Mutex<Instant>,
     /// A connection was put to rest.
     rested: Notify,
-    manners: Arc<Manners>,
-    /// Its place in front of the backend's gate.
-    queue: Arc<Queue>,
-    sharers: Sharers,
+    /// What the backend was found to refuse.
+    pub(crate) manners: Arc<Manners>,
+    /// Its place in front of the backend's gate, where it waits for the right to log in once more.
+    pub(crate) queue: Arc<Queue>,
+    /// Those who share its connections, and who waits for them.
+    pub(crate) sharers: Sharers,
     attachment: OnceLock<Arc<dyn Any + Send + Sync>>,
     /// Sessions that wait for a connection now, and how often one had to so far.
     waiting: AtomicUsize,
     waits: AtomicU64,
     /// Until when its protocol is shown in the log.
     traced: Mutex<Option<Instant>>,
-    is_traced: AtomicBool,
 }
 
 /// What an account has and uses at one moment.
@@ -207,20 +208,12 @@ impl Account {
     /// Has its protocol shown in the log for so long from now; zero ends that.
     pub fn trace_for(&self, time: Duration) {
         *self.traced.lock() = Some(Instant::now() + time);
-        self.is_traced.store(!time.is_zero(), Ordering::Relaxed);
     }
 
     /// Whether its protocol is to be shown in the log.
     #[must_use]
     pub fn is_traced(&self) -> bool {
-        if !self.is_traced.load(Ordering::Relaxed) {
-            return false;
-        }
-        let over = self.traced.lock().is_none_or(|until| until <= Instant::now());
-        if over {
-            self.is_traced.store(false, Ordering::Relaxed);
-        }
-        !over
+        self.traced.lock().is_some_and(|until| until > Instant::now())
     }
 
     /// Where its mail is. What is opened there has to carry a generation of the account that was read before this: then
@@ -239,19 +232,6 @@ impl Account {
         self.retire_all(why);
     }
 
-    /// It is at this backend from now on; then [`Account::move_to`].
-    fn is_known_by(&self, key: &Key, backend: &Arc<Backend>) {
-        self.key.store(Arc::new(key.clone()));
-        self.sharers.move_to(key.backend);
-        self.backend.store(Arc::clone(backend));
-    }
-
-    /// Where it waits for the right to log in once more.
-    #[must_use]
-    pub fn queue(&self) -> &Arc<Queue> {
-        &self.queue
-    }
-
     /// What holds for it now.
     #[must_use]
     pub fn terms(&self) -> Terms {
@@ -262,17 +242,6 @@ impl Account {
     #[must_use]
     pub fn config(&self) -> Arc<config::Pool> {
         self.config.load_full()
-    }
-
-    /// Those who share its connections, and who waits for them.
-    pub fn sharers(&self) -> &Sharers {
-        &self.sharers
-    }
-
-    /// What the backend was found to refuse.
-    #[must_use]
-    pub fn manners(&self) -> &Arc<Manners> {
-        &self.manners
     }
 
     /// Whether a mailbox that is selected on a connection cannot be left there.
@@ -384,22 +353,16 @@ impl Account {
     /// certain: by its response code, or because it comes again. Gives whether it is certain.
     pub fn refused(&self, fingerprint: &Fingerprint, refusal: &Refusal) -> bool {
         let certain = refusal.definite || self.proof(fingerprint).is_none_or(|proof| proof.is_refused_again(refusal));
-        if certain {
-            self.forget(fingerprint);
-        } else {
+        if !certain {
             info!(
                 user = self.name(),
                 reply = refusal.reply,
                 "a known credential was refused; it counts if that is repeated"
             );
+            return false;
         }
-        certain
-    }
-
-    /// The backend has refused a credential that it had accepted before: who was let in with it is let go, and
-    /// nothing that is open is used again.
-    fn forget(&self, fingerprint: &Fingerprint) {
-        // Expired ones count: it is by those that a refusal is noticed.
+        // Who was let in with it is let go, and nothing that is open is used again. Expired ones count: it is by those
+        // that a refusal is noticed.
         if self.proof(fingerprint).is_some_and(|proof| proof.refuse()) {
             info!(
                 user = self.name(),
@@ -409,6 +372,7 @@ impl Account {
             self.retire(RetireReason::Credential);
         }
         self.proofs.lock().retain(|proof| !proof.is_refused() || Arc::strong_count(proof) > 1);
+        true
     }
 
     fn is_current(&self, connection: &Connection) -> bool {
@@ -434,21 +398,17 @@ impl Account {
             return;
         }
         let generation = connection.shared().generation;
-        let mut connection = Some(connection);
-        if let Some((_, oldest)) = self.longest_at_rest() {
-            self.seats.retain(|seat, _| {
-                let mut seat = seat.0.lock();
-                if seat.as_ref().is_some_and(|resting| resting.shared().id == oldest) {
-                    std::mem::swap(&mut *seat, &mut connection);
-                }
-                true
-            });
+        let replaced = if let Some((_, oldest)) = self.longest_at_rest() {
+            self.change_places(&mut connection, oldest);
+            Some(connection)
         } else if self.seats.status().size < self.turns.capacity()
             && let Some(seat) = self.seat_at_once().await
         {
-            connection = std::mem::replace(&mut *seat.0.lock(), connection);
-        }
-        if let Some(replaced) = connection {
+            seat.0.lock().replace(connection)
+        } else {
+            Some(connection)
+        };
+        if let Some(replaced) = replaced {
             replaced.retire(RetireReason::Replaced);
         }
         self.look_after(generation);

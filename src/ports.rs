@@ -55,8 +55,9 @@ pub struct Budget {
     /// left.
     backends: RwLock<Vec<Arc<Share>>>,
     /// Who is asked to let a connection rest when none does.
-    sharers: Arc<Everywhere>,
-    roster: Roster,
+    pub(crate) sharers: Arc<Everywhere>,
+    /// All authenticated connections.
+    pub roster: Roster,
 }
 
 /// So many connections.
@@ -168,16 +169,6 @@ impl Budget {
             sum += ports.max(1);
         }
         self.total.resize(most(config).min(sum));
-    }
-
-    /// All authenticated connections.
-    pub fn roster(&self) -> &Roster {
-        &self.roster
-    }
-
-    /// Those of all accounts who share connections.
-    pub fn sharers(&self) -> &Arc<Everywhere> {
-        &self.sharers
     }
 
     /// Connections that may exist at once.

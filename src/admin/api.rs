@@ -248,7 +248,7 @@ fn users_of_connections(subject: &dyn Subject) -> HashMap<u64, Vec<u64>> {
 
 /// The oldest first. What is being retired is among them until its socket is closed.
 pub(super) fn connections(subject: &dyn Subject, query: &Query) -> Value {
-    let mut connections = subject.budget().roster().views();
+    let mut connections = subject.budget().roster.views();
     if let Some(meant) = query.meant(subject) {
         connections.retain(|it| meant.is(it.user.as_bytes(), &it.backend));
     }

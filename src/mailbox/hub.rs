@@ -70,7 +70,10 @@ impl Member {
         let join = Join { run, enabled: enabled.enabled, place, since: Instant::now() };
         let kind = enabled.kind();
         if let Some((join, entrance)) = Registry::of(pass.account()).join(pass.account(), &key, kind, join) {
-            Hub::open(auth, key, kind, join, entrance);
+            let machine = machine(pass.account(), key.clone(), kind);
+            let mut hub = Hub::new(auth, pass.account(), key, kind, machine, entrance);
+            hub.admit(join);
+            tokio::spawn(hub.run());
         }
         member
     }
@@ -112,14 +115,6 @@ struct Hub {
 }
 
 impl Hub {
-    fn open(auth: &Arc<Authenticator>, key: Bytes, kind: EnableSet, join: Join, entrance: Entrance) {
-        let account = Arc::clone(join.place.grant.account());
-        let machine = machine(&account, key.clone(), kind);
-        let mut hub = Self::new(auth, &account, key, kind, machine, entrance);
-        hub.admit(join);
-        tokio::spawn(hub.run());
-    }
-
     fn new(
         auth: &Arc<Authenticator>,
         account: &Arc<Account>,
@@ -172,7 +167,7 @@ impl Hub {
         loop {
             self.look_at_account();
             if self.lease.is_some() && self.yielding.is_none() {
-                self.yielding = self.account.sharers().claim();
+                self.yielding = self.account.sharers.claim();
                 if self.yielding.is_some() {
                     self.machine.handle_give_up(GiveUp::Wanted);
                 }
@@ -356,12 +351,14 @@ impl Hub {
     /// Whoever has waited for longer than that hears so: behind another's command, or behind what the hub asks of its
     /// own accord, to which a server may not answer at all.
     fn hear_who_waits(&mut self, now: Instant) {
-        let Some(since) = self.machine.waiting_since() else { return };
-        let patience = self.patience();
-        if Instant::from_std(since) + patience <= now {
+        if self.loses_patience_at().is_some_and(|at| at <= now) {
             self.unconnected = CheckoutError::Timeout;
-            self.machine.handle_busy(patience);
+            self.machine.handle_busy(self.patience());
         }
+    }
+
+    fn loses_patience_at(&self) -> Option<Instant> {
+        self.machine.waiting_since().map(|since| Instant::from_std(since) + self.patience())
     }
 
     /// Ends the connection in the middle of something.
@@ -398,8 +395,8 @@ impl Hub {
 
     fn poll_timer(&self, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = self.machine.poll_timeout().map(Instant::from_std);
-        let impatience = self.machine.waiting_since().map(|since| Instant::from_std(since) + self.patience());
-        let deadline = deadline.into_iter().chain(impatience).chain(self.expires).chain(self.remains_until()).min();
+        let deadline =
+            deadline.into_iter().chain(self.loses_patience_at()).chain(self.expires).chain(self.remains_until()).min();
         let Some(deadline) = deadline else { return Poll::Pending };
         // To be woken too early costs less than to set it anew with each command.
         let set = timer.deadline();
@@ -550,7 +547,7 @@ impl Hub {
 }
 
 fn machine(account: &Account, key: Bytes, kind: EnableSet) -> Machine {
-    Machine::new(key, settings(account, kind), Arc::clone(account.manners()), Instant::now().into_std())
+    Machine::new(key, settings(account, kind), Arc::clone(&account.manners), Instant::now().into_std())
 }
 
 fn settings(account: &Account, all: EnableSet) -> Settings {

@@ -191,7 +191,7 @@ fn enter(entries: &mut Vec<Entry>, account: &Account, key: &Bytes, kind: EnableS
         since: Instant::now(),
         connection: AtomicU64::new(0),
         owner: AtomicU64::new(0),
-        sharer: account.sharers().add(is_open),
+        sharer: account.sharers.add(is_open),
         members: AtomicUsize::new(0),
     });
     entries.push(Entry { kind, joins, status: Arc::clone(&status), is_open });

@@ -97,7 +97,26 @@ impl Want {
     /// # Errors
     /// See [`CheckoutError`].
     pub async fn checkout(&self) -> Result<Lease, CheckoutError> {
-        self.pass.account().checkout(self).await
+        let account = self.pass.account();
+        let start = Instant::now();
+        let deadline = start + account.config.load().checkout_timeout;
+        *account.last_used.lock() = start;
+        if account.turns.semaphore().available_permits() == 0 {
+            account.waits.fetch_add(1, Ordering::Relaxed);
+        }
+        account.waiting.fetch_add(1, Ordering::Relaxed);
+        let mut waiting = Waiting { account, start, patience: deadline - start, result: None };
+        let result = timeout_at(deadline, account.checkout_in_turn(self)).await.unwrap_or(Err(CheckoutError::Timeout));
+        waiting.result = Some(match &result {
+            Ok(lease) if lease.is_fresh() => CheckoutResult::Dialed,
+            Ok(_) => CheckoutResult::Reused,
+            Err(CheckoutError::Timeout) => CheckoutResult::Timeout,
+            Err(CheckoutError::Limit) => CheckoutResult::Limit,
+            Err(CheckoutError::Refused) => CheckoutResult::Refused,
+            Err(CheckoutError::Delayed) => CheckoutResult::Delayed,
+            Err(CheckoutError::Unavailable | CheckoutError::Unfit) => CheckoutResult::Unavailable,
+        });
+        result
     }
 
     /// Waits while the account moves to another backend.
@@ -143,28 +162,6 @@ impl Account {
                 Ok(connection)
             }
         }
-    }
-
-    async fn checkout(self: &Arc<Self>, want: &Want) -> Result<Lease, CheckoutError> {
-        let start = Instant::now();
-        let deadline = start + self.config.load().checkout_timeout;
-        *self.last_used.lock() = start;
-        if self.turns.semaphore().available_permits() == 0 {
-            self.waits.fetch_add(1, Ordering::Relaxed);
-        }
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let mut waiting = Waiting { account: self, start, patience: deadline - start, result: None };
-        let result = timeout_at(deadline, self.checkout_in_turn(want)).await.unwrap_or(Err(CheckoutError::Timeout));
-        waiting.result = Some(match &result {
-            Ok(lease) if lease.is_fresh() => CheckoutResult::Dialed,
-            Ok(_) => CheckoutResult::Reused,
-            Err(CheckoutError::Timeout) => CheckoutResult::Timeout,
-            Err(CheckoutError::Limit) => CheckoutResult::Limit,
-            Err(CheckoutError::Refused) => CheckoutResult::Refused,
-            Err(CheckoutError::Delayed) => CheckoutResult::Delayed,
-            Err(CheckoutError::Unavailable | CheckoutError::Unfit) => CheckoutResult::Unavailable,
-        });
-        result
     }
 
     async fn checkout_in_turn(self: &Arc<Self>, want: &Want) -> Result<Lease, CheckoutError> {
@@ -317,36 +314,21 @@ impl Account {
     }
 
     /// Exchanges `mine` for the connection at rest that fits best, if one fits better. False: the one at hand was
-    /// closed just then. Under the lock of the seats nothing is read, written or thought about: whatever went
-    /// wrong with that would go wrong for all of the account.
+    /// closed just then.
     pub(super) fn exchange(&self, mine: &mut Connection, want: &Want) -> bool {
         let fit = fitness(&mine.shared().facts(), want);
         if fit == BEST_FIT || self.seats.status().available == 0 || !self.is_current(mine) {
             return true;
         }
-        let mut best = (fit, None);
-        self.seats.retain(|seat, _| {
-            if let Some(other) = seat.0.lock().as_ref().map(Connection::shared)
-                && other.resting_since().is_some()
-            {
-                let other_fit = fitness(&other.facts(), want);
-                if other_fit > best.0 {
-                    best = (other_fit, Some(other.id));
-                }
-            }
-            true
-        });
-        let Some(best) = best.1 else { return true };
+        // Of several that fit as well, it is the first.
+        let others = self.at_rest().into_iter().rev().map(|other| (fitness(&other.facts(), want), other.id));
+        let Some((_, best)) = others.filter(|(other, _)| *other > fit).max_by_key(|(other, _)| *other) else {
+            return true;
+        };
         let generation = mine.shared().generation;
         // If mine cannot be put to rest, its seat finds out when it is next wanted.
         let _ = mine.release();
-        self.seats.retain(|seat, _| {
-            let mut seat = seat.0.lock();
-            if let Some(other) = seat.as_mut().filter(|other| other.shared().id == best) {
-                std::mem::swap(mine, other);
-            }
-            true
-        });
+        self.change_places(mine, best);
         self.look_after(generation);
         // Somebody else may have taken the other: then it is mine still, and was at rest for a moment.
         mine.attach()

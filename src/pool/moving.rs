@@ -28,7 +28,9 @@ impl Pools {
                     continue;
                 }
                 let key = Key { backend: to.index, ..Key::clone(&before) };
-                account.is_known_by(&key, to);
+                account.key.store(Arc::new(key.clone()));
+                account.sharers.move_to(to.index);
+                account.backend.store(Arc::clone(to));
                 if accounts.get(&before).is_some_and(|known| Arc::ptr_eq(known, &account)) {
                     accounts.remove(&before);
                     displaced.extend(accounts.insert(key, Arc::clone(&account)));

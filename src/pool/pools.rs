@@ -78,7 +78,7 @@ impl Pools {
             siblings,
             forgotten,
             everywhere,
-            sharers: Arc::clone(budget.sharers()),
+            sharers: Arc::clone(&budget.sharers),
             retirements: AtomicU64::new(0),
             made: AtomicU64::new(0),
         }
@@ -338,7 +338,6 @@ impl Pools {
             waiting: AtomicUsize::new(0),
             waits: AtomicU64::new(0),
             traced: Mutex::default(),
-            is_traced: AtomicBool::new(false),
         })
     }
 

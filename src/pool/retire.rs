@@ -85,17 +85,7 @@ impl Account {
 
     /// The connection at rest longest in a seat: since when, and its number.
     pub(super) fn longest_at_rest(&self) -> Option<(Instant, u64)> {
-        let mut oldest: Option<(Instant, u64)> = None;
-        self.seats.retain(|seat, _| {
-            if let Some(resting) = seat.0.lock().as_ref().map(Connection::shared)
-                && let Some(since) = resting.resting_since()
-                && oldest.is_none_or(|(longest, _)| since < longest)
-            {
-                oldest = Some((since, resting.id));
-            }
-            true
-        });
-        oldest
+        self.at_rest().iter().filter_map(|resting| Some((resting.resting_since()?, resting.id))).min()
     }
 
     /// Waits until a connection rests, and asks a hub for its own. The caller sets the deadline.

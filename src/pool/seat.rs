@@ -1,6 +1,7 @@
 //! The places in an account's deadpool, and the connections in them while they rest.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics as ObjectMetrics, Object, RecycleResult};
@@ -8,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::Account;
 use crate::upstream::backend::OpenError;
-use crate::upstream::connection::Connection;
+use crate::upstream::connection::{Connection, Shared};
 use crate::upstream::login::Refusal;
 
 /// A seat in an account's deadpool, and the connection in it while it rests.
@@ -48,6 +49,28 @@ impl Account {
     pub(super) async fn seat_at_once(&self) -> Option<Object<Manager>> {
         let at_once = managed::Timeouts { wait: Some(Duration::ZERO), ..managed::Timeouts::default() };
         self.seats.timeout_get(&at_once).await.ok()
+    }
+
+    /// The connections that rest in seats. Under the lock of these nothing is read, written or thought about: whatever went wrong
+    /// with that would go wrong for all of the account.
+    pub(super) fn at_rest(&self) -> Vec<Arc<Shared>> {
+        let mut all = Vec::new();
+        self.seats.retain(|seat, _| {
+            all.extend(seat.0.lock().as_ref().map(|resting| Arc::clone(resting.shared())));
+            true
+        });
+        all.retain(|it: &Arc<Shared>| it.resting_since().is_some());
+        all
+    }
+
+    /// Has a connection and the one of this number, if that is in a seat, change places.
+    pub(super) fn change_places(&self, mine: &mut Connection, other: u64) {
+        self.seats.retain(|seat, _| {
+            if let Some(resting) = seat.0.lock().as_mut().filter(|resting| resting.shared().id == other) {
+                std::mem::swap(mine, resting);
+            }
+            true
+        });
     }
 }
 

@@ -174,7 +174,7 @@ impl Seen for Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.budget.roster().remove(self.id);
+        self.budget.roster.remove(self.id);
     }
 }
 
@@ -294,7 +294,7 @@ impl Connection {
             proves: OnceLock::new(),
         });
         let seen: Weak<Shared> = Arc::downgrade(&shared);
-        budget.roster().add(shared.id, seen);
+        budget.roster.add(shared.id, seen);
         tokio::spawn(keeper::keep(Arc::clone(&shared)));
         Self { shared, wire: Some(wire), rested_for: None, proof: Some(Proof::default()) }
     }

@@ -86,7 +86,7 @@ async fn what_is_being_retired_is_seen_until_it_is_closed() {
     assert_eq!((&row["state"], number(row, "sessions")), (&"retiring".into(), 1), "{row}");
     client.play("C: z LOGOUT\nS: * BYE…\nS: z OK…\nS.").await;
     drop(client);
-    until("it is closed", || world.harness.proxy().budget().roster().views().is_empty()).await;
+    until("it is closed", || world.harness.proxy().budget().roster.views().is_empty()).await;
     world.harness.finish().await;
 }
 

@@ -25,7 +25,7 @@ impl Hub {
         if self.further.checkout.is_some() {
             return;
         }
-        let may_be_had = self.account.has_room() || self.account.sharers().has_resting(&self.status.sharer);
+        let may_be_had = self.account.has_room() || self.account.sharers.has_resting(&self.status.sharer);
         if may_be_had && self.further.not_before.is_none_or(|at| at <= Instant::now()) {
             self.further.checkout = self.checkout();
             return;
