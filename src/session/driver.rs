@@ -367,9 +367,10 @@ impl Session {
 
     fn written(&mut self, written: io::Result<usize>) -> Result<(), Ended> {
         match written {
-            Ok(written) if written > 0 => Ok(self.wrote(written)),
-            _ => Err(Ended::Broken(SessionClose::ClientReset)),
+            Ok(written) if written > 0 => self.wrote(written),
+            _ => return Err(Ended::Broken(SessionClose::ClientReset)),
         }
+        Ok(())
     }
 
     fn wrote(&mut self, mut written: usize) {
