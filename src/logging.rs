@@ -2,27 +2,18 @@
 
 use std::io;
 
+use anyhow::Context as _;
 use imapool::admin::Remember;
 use imapool::config::{Log, LogFormat};
 use imapool::log_format::{Fields, JsonLines};
 use imapool::platform::shows_colours;
-use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry};
 
-/// Why there is no log.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LogError {
-    /// The environment variable RUST_LOG is no filter.
-    #[error("RUST_LOG is not valid: write a level such as \"debug\", or \"imapool=debug,rustls=info\"")]
-    Environment(#[source] ParseError),
-    /// There is a log already.
-    #[error("cannot set up the log")]
-    Twice(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
+const NO_FILTER: &str = "RUST_LOG is not valid: write a level such as \"debug\", or \"imapool=debug,rustls=info\"";
 
 /// Changes the level while the process runs.
 #[derive(Clone)]
@@ -45,18 +36,19 @@ impl Level {
 ///
 /// # Errors
 /// When RUST_LOG is not a filter, or when this is called again.
-pub(crate) fn start(log: &Log) -> Result<Level, LogError> {
+pub(crate) fn start(log: &Log) -> anyhow::Result<Level> {
     start_to(log, io::stderr, shows_colours())
 }
 
 /// As [`start`], to another place; with colours or without.
-pub(crate) fn start_to<W>(log: &Log, writer: W, colours: bool) -> Result<Level, LogError>
+pub(crate) fn start_to<W>(log: &Log, writer: W, colours: bool) -> anyhow::Result<Level>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let (filter, fixed) = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(directives) if !directives.trim().is_empty() => {
-            (EnvFilter::try_new(directives).map_err(LogError::Environment)?, true)
+            let filter = EnvFilter::try_new(directives).context(NO_FILTER)?;
+            (filter, true)
         }
         _ => (EnvFilter::new(directives(log)), false),
     };
@@ -67,7 +59,7 @@ where
         LogFormat::Text => log_to.with(output.with_ansi(colours)).try_init(),
         LogFormat::Json => log_to.with(output.event_format(JsonLines)).try_init(),
     }
-    .map_err(|error| LogError::Twice(Box::new(error)))?;
+    .context("cannot set up the log")?;
     Ok(Level { filter: (!fixed).then_some(handle) })
 }
 

@@ -22,7 +22,7 @@ use imapool::platform::{Request, manager, raise_descriptor_limit, told};
 use tokio::runtime::Runtime;
 
 use self::cli::check::{self, CheckArgs};
-use self::cli::ctl::{Action, Order};
+use self::cli::ctl::Order;
 use self::cli::lists::List;
 use self::cli::route::{self, RouteArgs};
 use self::cli::{ConfigFile, Target, print, service};
@@ -162,33 +162,14 @@ Examples:
   imapool ctl retire u8@example.org
   imapool ctl drain main && imapool top";
 
-/// How a command ends that did not fail.
+/// How a command ends: its exit status.
+#[derive(Debug, Clone, Copy)]
 enum Outcome {
-    Well,
-    /// imapool runs, and cannot serve; or a server does not answer.
-    NotReady,
-}
-
-/// How a command fails.
-enum Failure {
-    /// By the configuration.
-    Config(ConfigError),
-    /// By the configuration, which has been told already.
-    Told,
-    /// Anything else.
-    Runtime(anyhow::Error),
-}
-
-impl From<ConfigError> for Failure {
-    fn from(error: ConfigError) -> Failure {
-        Failure::Config(error)
-    }
-}
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Failure {
-        Failure::Runtime(error)
-    }
+    Well = 0,
+    /// It failed, imapool runs and cannot serve, or a server does not answer.
+    Failed = 1,
+    /// The configuration is wrong.
+    Misconfigured = 2,
 }
 
 fn main() -> ExitCode {
@@ -202,50 +183,46 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo(args),
         Command::Service { action } => service::run(action),
         Command::Import(args) => import(&args),
-        Command::Reference(args) => {
-            reference::write(&args, &CommandLine::command()).map(|()| Outcome::Well).map_err(Failure::from)
-        }
+        Command::Reference(args) => reference::write(&args, &CommandLine::command()).map(|()| Outcome::Well),
     };
-    match result {
-        Ok(Outcome::Well) => ExitCode::SUCCESS,
-        Ok(Outcome::NotReady) => ExitCode::FAILURE,
-        Err(Failure::Config(error)) => {
-            print::error(&error.to_string());
-            ExitCode::from(2)
+    let outcome = result.unwrap_or_else(|error| match error.downcast_ref::<ConfigError>() {
+        Some(fault) => {
+            print::error(&fault.to_string());
+            Outcome::Misconfigured
         }
-        Err(Failure::Told) => ExitCode::from(2),
-        Err(Failure::Runtime(error)) => {
+        None => {
             print::error(&format!("imapool: {error:#}"));
-            ExitCode::FAILURE
+            Outcome::Failed
         }
-    }
+    });
+    ExitCode::from(outcome as u8)
 }
 
-fn run(file: &Path) -> Result<Outcome, Failure> {
+fn run(file: &Path) -> anyhow::Result<Outcome> {
     let (config, places) = Config::load_with_places(file)?;
-    let level = logging::start(&config.log).map_err(anyhow::Error::from)?;
+    let level = logging::start(&config.log)?;
     run_with(file, config, places, level)
 }
 
 /// Serves, once there is a log.
-fn run_with(file: &Path, config: Config, places: Places, level: logging::Level) -> Result<Outcome, Failure> {
+fn run_with(file: &Path, config: Config, places: Places, level: logging::Level) -> anyhow::Result<Outcome> {
     for warning in Checked::new(&config).warnings {
         tracing::warn!("{warning}");
     }
     raise_descriptor_limit();
-    block_on(serve(file.to_owned(), config, places, level))??;
+    block_on(serve(file.to_owned(), config, places, level))?;
     Ok(Outcome::Well)
 }
 
-fn demo(args: DemoArgs) -> Result<Outcome, Failure> {
+fn demo(args: DemoArgs) -> anyhow::Result<Outcome> {
     let log = Log { level: "warn".to_owned(), ..Log::default() };
-    logging::start(&log).map_err(anyhow::Error::from)?;
+    logging::start(&log)?;
     raise_descriptor_limit();
-    block_on(show(args))??;
+    block_on(show(args))?;
     Ok(Outcome::Well)
 }
 
-fn import(args: &ImportArgs) -> Result<Outcome, Failure> {
+fn import(args: &ImportArgs) -> anyhow::Result<Outcome> {
     let name = args.file.display().to_string();
     let conf = import::read(&args.file).with_context(|| name.clone())?;
     let map = args.output.as_ref().map(|output| output.with_extension("map"));
@@ -264,40 +241,35 @@ fn import(args: &ImportArgs) -> Result<Outcome, Failure> {
         (Some(path), Some(map)) => import::write(&imported, path, &map).context(name)?,
         _ if imported.accounts.is_some() => {
             let why = "it has accounts, which are written to a file beside the configuration: name that by --output";
-            return Err(anyhow::anyhow!(why).context(name).into());
+            return Err(anyhow::anyhow!(why).context(name));
         }
         _ => print::text(&imported.toml)?,
     }
     Ok(Outcome::Well)
 }
 
-fn status(target: &Target, json: bool, list: Option<List>) -> Result<Outcome, Failure> {
+fn status(target: &Target, json: bool, list: Option<List>) -> anyhow::Result<Outcome> {
     let client = target.client()?;
-    let get = |call: String| block_on(async { client.get(&call).await });
-    let summary = get("summary".to_owned())?.map_err(anyhow::Error::from)?;
-    let rows = list.map(|list| get(list.call())).transpose()?.transpose().map_err(anyhow::Error::from)?;
-    print::text(&match (list, rows) {
-        (Some(_), Some(rows)) if json => format!("{rows:#}\n"),
-        (Some(list), Some(rows)) => list.table(&rows),
-        _ if json => format!("{summary:#}\n"),
-        _ => cli::status::text(&summary),
+    let summary = block_on(client.get("summary"))?;
+    let rows = list.map(|list| block_on(client.get(&list.call()))).transpose()?;
+    print::text(&match list {
+        _ if json => format!("{:#}\n", rows.as_ref().unwrap_or(&summary)),
+        Some(list) => list.table(&rows.unwrap_or_default()),
+        None => cli::status::text(&summary),
     })?;
-    Ok(if summary["ready"] == true { Outcome::Well } else { Outcome::NotReady })
+    Ok(if summary["ready"] == true { Outcome::Well } else { Outcome::Failed })
 }
 
-fn ctl(target: &Target, order: &Order) -> Result<Outcome, Failure> {
-    if let Order::Action(Action::Reload { pid: Some(pid) }) = order {
-        let told = told::ask(*pid).map_err(anyhow::Error::from)?;
-        print::text(&format!("{told}\n"))?;
-        return Ok(Outcome::Well);
-    }
-    let client = target.client()?;
-    let told = block_on(async { cli::ctl::run(&client, order).await })?.map_err(anyhow::Error::from)?;
+fn ctl(target: &Target, order: &Order) -> anyhow::Result<Outcome> {
+    let told = match order {
+        Order::Reload { pid: Some(pid) } => told::ask(*pid)?,
+        _ => block_on(cli::ctl::run(&target.client()?, order))?,
+    };
     print::text(&format!("{told}\n"))?;
     Ok(Outcome::Well)
 }
 
-fn top(target: &Target) -> Result<Outcome, Failure> {
+fn top(target: &Target) -> anyhow::Result<Outcome> {
     cli::top::run(&runtime()?, &target.client()?)?;
     Ok(Outcome::Well)
 }
@@ -309,11 +281,11 @@ fn runtime() -> anyhow::Result<Runtime> {
 }
 
 /// Runs a future to its end. What it left behind is not waited for: a resolver may take its time.
-fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = runtime()?;
     let output = runtime.block_on(future);
     runtime.shutdown_background();
-    Ok(output)
+    output
 }
 
 /// Serves until a signal ends it.

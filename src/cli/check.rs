@@ -9,7 +9,7 @@ use imapool::config::{Config, Places};
 use imapool::upstream::backend::Asked;
 
 use super::{ConfigFile, Target, print};
-use crate::{Failure, Outcome, block_on};
+use crate::{Outcome, block_on};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -55,10 +55,12 @@ pub(crate) struct CheckArgs {
 }
 
 /// Tells what is wrong, then what is doubtful, then what it says.
-pub(crate) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
+pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<Outcome> {
     let file = &args.file.config;
     let (config, places) = Config::load_with_places(file)?;
-    loads(&config, &places, file)?;
+    if !loads(&config, &places, file) {
+        return Ok(Outcome::Misconfigured);
+    }
     print::text(&format!("{}: ok\n{}", file.display(), describe(&config)))?;
     if let Some(other) = &args.diff {
         print::text(&differences(args, other.as_deref(), &config)?)?;
@@ -66,31 +68,30 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
     if args.connect { connect(&config) } else { Ok(Outcome::Well) }
 }
 
-/// Whether `imapool run` would take it.
-pub(super) fn loads(config: &Config, places: &Places, file: &Path) -> Result<(), Failure> {
+/// Whether `imapool run` would take it; says what is wrong, or doubtful.
+pub(super) fn loads(config: &Config, places: &Places, file: &Path) -> bool {
     let checked = Checked::new(config);
     for fault in &checked.faults {
         print::error(&format!("{}: {fault}", fault.place(config, places)));
     }
     if !checked.faults.is_empty() {
-        return Err(Failure::Told);
+        return false;
     }
     for warning in checked.warnings {
         print::error(&format!("{}: warning: {warning}", file.display()));
     }
-    Ok(())
+    true
 }
 
 /// What is different from another file, or from what runs.
-fn differences(args: &CheckArgs, other: Option<&Path>, config: &Config) -> Result<String, Failure> {
+fn differences(args: &CheckArgs, other: Option<&Path>, config: &Config) -> anyhow::Result<String> {
     let value = |config: &Config| serde_json::to_value(config).context("cannot compare");
     let (old, whose) = match other {
         Some(other) => (value(&Config::read(other)?)?, other.display().to_string()),
         None => {
-            let target = Target::of(args.admin.clone(), args.file.config.clone());
+            let target = Target { admin: args.admin.clone(), config: Some(args.file.config.clone()) };
             let client = target.client()?;
-            let running = block_on(async { client.get("config").await })?.map_err(anyhow::Error::from)?;
-            (running, format!("imapool at {}", client.address()))
+            (block_on(client.get("config"))?, format!("imapool at {}", client.address))
         }
     };
     let changes = imapool::config::diff(&old, &value(config)?);
@@ -132,8 +133,8 @@ fn describe(config: &Config) -> String {
 }
 
 /// Asks the backends.
-fn connect(config: &Config) -> Result<Outcome, Failure> {
-    let answers = block_on(app::ask(config))?.map_err(anyhow::Error::from)?;
+fn connect(config: &Config) -> anyhow::Result<Outcome> {
+    let answers = block_on(async { Ok(app::ask(config).await?) })?;
     let mut outcome = Outcome::Well;
     print::text("\nThe servers:\n")?;
     for (backend, answer) in config.backends.iter().zip(answers) {
@@ -146,7 +147,7 @@ fn connect(config: &Config) -> Result<Outcome, Failure> {
                 }
             }
             Err(error) => {
-                outcome = Outcome::NotReady;
+                outcome = Outcome::Failed;
                 print::error(&format!("{name}: {error}"));
             }
         }

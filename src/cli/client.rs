@@ -1,15 +1,21 @@
 //! Asks a running imapool.
 
+use std::error::Error;
+use std::fmt::Display;
 use std::io;
 use std::time::Duration;
 
+use anyhow::anyhow;
+use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1::handshake;
 use hyper::header::{AUTHORIZATION, HOST};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use imapool::admin::Token;
 use imapool::config::ListenAddr;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -20,93 +26,56 @@ const PATIENCE_WITH_ACTIONS: Duration = Duration::from_secs(40);
 /// More than the longest page of a list.
 const LONGEST_ANSWER: usize = 16 * 1024 * 1024;
 
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ClientError {
-    /// Not an address.
-    #[error("{address:?} is no admin address: write an IP address and a port such as 127.0.0.1:9143, or unix:/path")]
-    Address {
-        /// What was given.
-        address: String,
-    },
-    /// Nobody there.
-    #[error("imapool cannot be reached at {address}: {error}; is it running, and is that its admin.address?")]
-    Connect {
-        /// What was tried.
-        address: ListenAddr,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// Something answered, but not so.
-    #[error("{address} does not answer as imapool does: {reason}")]
-    Protocol {
-        /// Who.
-        address: ListenAddr,
-        /// What was wrong.
-        reason: String,
-    },
-    /// It said no.
-    #[error("{0}")]
-    Refused(String),
-}
-
 /// Knows where imapool is, and perhaps the token.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
-    address: ListenAddr,
-    token: Result<Option<Token>, String>,
+    pub(super) address: ListenAddr,
+    pub(super) token: Result<Option<Token>, String>,
 }
 
 impl Client {
-    pub(crate) fn new(address: ListenAddr, token: Result<Option<Token>, String>) -> Self {
-        Self { address, token }
-    }
-
-    /// Where it is.
-    pub(crate) fn address(&self) -> &ListenAddr {
-        &self.address
-    }
-
     /// `GET /api/{call}`.
     ///
     /// # Errors
-    /// See [`ClientError`].
-    pub(crate) async fn get(&self, call: &str) -> Result<Value, ClientError> {
+    /// When imapool cannot be reached, what answers is not imapool, or it says no.
+    pub(crate) async fn get(&self, call: &str) -> anyhow::Result<Value> {
         self.call(Method::GET, call, PATIENCE).await
     }
 
     /// `POST /api/{call}`, with the token.
     ///
     /// # Errors
-    /// See [`ClientError`].
-    pub(crate) async fn post(&self, call: &str) -> Result<Value, ClientError> {
+    /// As [`Client::get`]; and when the token cannot be had.
+    pub(crate) async fn post(&self, call: &str) -> anyhow::Result<Value> {
         if let Err(reason) = &self.token {
-            return Err(ClientError::Refused(reason.clone()));
+            return Err(anyhow!("{reason}"));
         }
         self.call(Method::POST, call, PATIENCE_WITH_ACTIONS).await
     }
 
-    async fn call(&self, method: Method, call: &str, patience: Duration) -> Result<Value, ClientError> {
+    async fn call(&self, method: Method, call: &str, patience: Duration) -> anyhow::Result<Value> {
         let answer = timeout(patience, self.exchange(method, call)).await;
-        let (status, body) = answer.unwrap_or_else(|_| {
-            Err(self.protocol(format!("no answer within {}", humantime::format_duration(patience))))
-        })?;
+        let late = |_| self.strange(&format!("no answer within {}", humantime::format_duration(patience)));
+        let (status, body) = answer.map_err(late)??;
         let value: Value = serde_json::from_slice(&body).unwrap_or_default();
         if status.is_success() && !value.is_null() {
             return Ok(value);
         }
         let text = String::from_utf8_lossy(&body);
         let reason = value["error"].as_str().unwrap_or_else(|| text.lines().next().unwrap_or_default());
-        match status {
-            StatusCode::OK => Err(self.protocol("not JSON".to_owned())),
-            _ if reason.is_empty() => Err(self.protocol(format!("status {status}"))),
-            _ => Err(ClientError::Refused(reason.to_owned())),
-        }
+        Err(match status {
+            StatusCode::OK => self.strange(&"not JSON"),
+            _ if reason.is_empty() => self.strange(&format!("status {status}")),
+            _ => anyhow!("{reason}"),
+        })
     }
 
-    async fn exchange(&self, method: Method, call: &str) -> Result<(StatusCode, Vec<u8>), ClientError> {
-        let refused = |error| ClientError::Connect { address: self.address.clone(), error };
-        match &self.address {
+    async fn exchange(&self, method: Method, call: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+        let refused = |error: io::Error| {
+            let address = &self.address;
+            anyhow!("imapool cannot be reached at {address}: {error}; is it running, and is that its admin.address?")
+        };
+        let answer = match &self.address {
             ListenAddr::Tcp(address) => {
                 let stream = TcpStream::connect(address).await.map_err(refused)?;
                 self.exchange_over(stream, method, call, &address.to_string()).await
@@ -115,7 +84,8 @@ impl Client {
                 let stream = imapool::platform::connect(path).await.map_err(refused)?;
                 self.exchange_over(stream, method, call, "localhost").await
             }
-        }
+        };
+        answer.map_err(|error| self.strange(&error))
     }
 
     async fn exchange_over<S>(
@@ -124,27 +94,24 @@ impl Client {
         method: Method,
         call: &str,
         host: &str,
-    ) -> Result<(StatusCode, Vec<u8>), ClientError>
+    ) -> Result<(StatusCode, Bytes), Box<dyn Error + Send + Sync>>
     where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let protocol = |error: &dyn std::fmt::Display| self.protocol(error.to_string());
-        let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = shaken.map_err(|error| protocol(&error))?;
-        let driving = tokio::spawn(connection);
+        // The connection ends with `sender`.
+        let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
         let mut request = Request::builder().method(method.clone()).uri(format!("/api/{call}")).header(HOST, host);
         if let (Method::POST, Ok(Some(token))) = (method, &self.token) {
             request = request.header(AUTHORIZATION, token.bearer());
         }
-        let request = request.body(Empty::<bytes::Bytes>::new()).map_err(|error| protocol(&error))?;
-        let response = sender.send_request(request).await.map_err(|error| protocol(&error))?;
+        let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
-        driving.abort();
-        Ok((status, body.map_err(|error| protocol(&error))?.to_bytes().to_vec()))
+        Ok((status, Limited::new(response.into_body(), LONGEST_ANSWER).collect().await?.to_bytes()))
     }
 
-    fn protocol(&self, reason: String) -> ClientError {
-        ClientError::Protocol { address: self.address.clone(), reason }
+    /// Something answered, but not so.
+    fn strange(&self, reason: &dyn Display) -> anyhow::Error {
+        anyhow!("{} does not answer as imapool does: {reason}", self.address)
     }
 }

@@ -2,36 +2,22 @@
 
 use std::time::Duration;
 
+use anyhow::{Context as _, ensure};
 use clap::{ArgGroup, Subcommand};
 use imapool::config::Change;
 use imapool::shown::Plain;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::client::{Client, ClientError};
+use super::client::Client;
 
 /// How often a drain that is waited for is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// What to do.
-#[derive(Debug, Clone, Subcommand)]
-pub(crate) enum Order {
-    #[command(flatten)]
-    Action(Action),
-    /// Wait until no account has anything at a backend: no session, and no connection.
-    WaitEmpty {
-        /// The backend's name.
-        backend: String,
-        /// For so long at most; if there still is one then, fail.
-        #[arg(long = "for", value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
-        time: Duration,
-    },
-}
-
 /// What the running imapool is to do.
 #[derive(Debug, Clone, Subcommand)]
-pub(crate) enum Action {
+pub(crate) enum Order {
     /// Retire all connections of an account, and have its next login verified anew.
     ///
     /// Connections at rest end at once, those in use when their sessions end. For a password that has changed, or a
@@ -135,97 +121,88 @@ pub(crate) enum Action {
         #[arg(long, value_name = "PID")]
         pid: Option<i32>,
     },
-}
-
-impl Action {
-    fn path(&self) -> String {
-        let segment = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-        match self {
-            Self::Retire { account } => format!("accounts/{}/retire", segment(account)),
-            Self::Close { account: Some(account), .. } => format!("accounts/{}/close", segment(account)),
-            Self::Close { client: Some(address), .. } => format!("sessions/close?client={}", segment(address)),
-            Self::Close { listener: Some(name), .. } => format!("sessions/close?listener={}", segment(name)),
-            Self::Close { session, .. } => format!("sessions/{}/close", session.unwrap_or_default()),
-            Self::Pause { backend } => format!("backends/{}/pause", segment(backend)),
-            Self::Drain { backend, .. } => format!("backends/{}/drain", segment(backend)),
-            Self::Resume { backend } => format!("backends/{}/resume", segment(backend)),
-            Self::Trace { account, time } => {
-                // Whoever asks for half a second does not mean to end it.
-                let seconds = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
-                format!("accounts/{}/trace?seconds={seconds}", segment(account))
-            }
-            Self::Move { account, target: Some(target), keep_sessions, .. } => {
-                let keep = if *keep_sessions { "&keep_sessions=true" } else { "" };
-                format!("accounts/{}/move?to={}{keep}", segment(account), segment(target))
-            }
-            Self::Move { account, .. } => format!("accounts/{}/move", segment(account)),
-            Self::Kick { account } => format!("accounts/{}/kick", segment(account)),
-            Self::Weight { backend, weight: Some(weight), .. } => {
-                format!("backends/{}/weight?to={weight}", segment(backend))
-            }
-            Self::Weight { backend, .. } => format!("backends/{}/weight", segment(backend)),
-            Self::Evacuate { backend, .. } => format!("backends/{}/evacuate", segment(backend)),
-            Self::Reload { .. } => "reload".to_owned(),
-        }
-    }
+    /// Wait until no account has anything at a backend: no session, and no connection.
+    WaitEmpty {
+        /// The backend's name.
+        backend: String,
+        /// For so long at most; if there still is one then, fail.
+        #[arg(long = "for", value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
+        time: Duration,
+    },
 }
 
 /// Does it, and says what came of it.
 ///
 /// # Errors
-/// See [`ClientError`].
-pub(crate) async fn run(client: &Client, order: &Order) -> Result<String, ClientError> {
-    match order {
-        Order::Action(action) => act(client, action).await,
-        Order::WaitEmpty { backend, time } => {
-            wait_until_empty(client, backend, *time).await?;
-            Ok(format!("{backend}: no account is there"))
+/// See [`Client::post`]; and when what is waited for does not come.
+pub(crate) async fn run(client: &Client, order: &Order) -> anyhow::Result<String> {
+    let post = async |path: String| client.post(&path).await;
+    Ok(match order {
+        Order::Retire { account } => {
+            let told = post(format!("accounts/{}/retire", segment(account))).await?;
+            format!("{}: {} connections retired", users(&told), told["connections"])
         }
-    }
-}
-
-async fn act(client: &Client, action: &Action) -> Result<String, ClientError> {
-    let told = client.post(&action.path()).await?;
-    Ok(match action {
-        Action::Retire { .. } => format!("{}: {} connections retired", users(&told), told["connections"]),
-        Action::Close { account: Some(_), .. } => {
+        Order::Close { account: Some(account), .. } => {
+            let told = post(format!("accounts/{}/close", segment(account))).await?;
             format!("{}: {} sessions are being closed", users(&told), told["sessions"])
         }
-        Action::Close { client: Some(whose), .. } | Action::Close { listener: Some(whose), .. } => {
-            format!("{}: {} sessions are being closed", Plain(whose), told["sessions"])
+        Order::Close { client: Some(address), .. } => close_those(client, "client", address).await?,
+        Order::Close { listener: Some(name), .. } => close_those(client, "listener", name).await?,
+        Order::Close { session, .. } => {
+            let session = session.unwrap_or_default();
+            post(format!("sessions/{session}/close")).await?;
+            format!("session {session} is being closed")
         }
-        Action::Close { session, .. } => format!("session {} is being closed", session.unwrap_or_default()),
-        Action::Pause { backend } | Action::Resume { backend } => {
-            format!("{backend}: {}, {} connections", text(&told["service"]), told["connections"])
-        }
-        Action::Drain { backend, wait: None } => {
-            format!("{backend}: drained; {} sessions are being closed", told["sessions"])
-        }
-        Action::Drain { backend, wait: Some(time) } => {
-            wait_until_drained(client, backend, *time).await?;
-            format!("{backend}: drained; {} sessions were closed, no connection is open", told["sessions"])
-        }
-        Action::Trace { .. } => match told["seconds"].as_u64().unwrap_or_default() {
-            0 => format!("{}: no longer traced", users(&told)),
-            seconds => {
-                let time = humantime::format_duration(Duration::from_secs(seconds));
-                format!("{}: traced into the log for {time}", users(&told))
+        Order::Pause { backend } => serve(client, backend, "pause").await?,
+        Order::Resume { backend } => serve(client, backend, "resume").await?,
+        Order::Drain { backend, wait } => {
+            let told = post(format!("backends/{}/drain", segment(backend))).await?;
+            let sessions = &told["sessions"];
+            if let Some(time) = wait {
+                wait_until_drained(client, backend, *time).await?;
+                format!("{backend}: drained; {sessions} sessions were closed, no connection is open")
+            } else {
+                format!("{backend}: drained; {sessions} sessions are being closed")
             }
-        },
-        Action::Move { account, target, .. } => {
+        }
+        Order::Trace { account, time } => {
+            // Whoever asks for half a second does not mean to end it.
+            let seconds = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
+            let told = post(format!("accounts/{}/trace?seconds={seconds}", segment(account))).await?;
+            match told["seconds"].as_u64().unwrap_or_default() {
+                0 => format!("{}: no longer traced", users(&told)),
+                seconds => {
+                    let time = humantime::format_duration(Duration::from_secs(seconds));
+                    format!("{}: traced into the log for {time}", users(&told))
+                }
+            }
+        }
+        Order::Move { account, target, keep_sessions, .. } => {
+            let to = target.as_ref().map(|target| format!("?to={}", segment(target))).unwrap_or_default();
+            let keep = if *keep_sessions { "&keep_sessions=true" } else { "" };
+            let told = post(format!("accounts/{}/move{to}{keep}", segment(account))).await?;
             let to = target.as_deref().unwrap_or("where the routes say");
-            let left =
-                if told["left"] == true { "" } else { "; something of it is still where it was, and logins wait" };
-            let kept = match told["sessions"].as_u64() {
-                Some(kept) if told["left"] == true => format!("; {kept} sessions go on there"),
-                _ => String::new(),
+            let (kept, left) = match (told["left"] == true, told["sessions"].as_u64()) {
+                (true, Some(kept)) => (format!("; {kept} sessions go on there"), ""),
+                (true, None) => (String::new(), ""),
+                (false, _) => (String::new(), "; something of it is still where it was, and logins wait"),
             };
             format!("{}: goes to {}{kept}{left}", Plain(account), Plain(to))
         }
-        Action::Kick { account } => format!("{}: its sessions and connections are being closed", Plain(account)),
-        Action::Weight { backend, weight: Some(weight), .. } => format!("{backend}: weight {weight}"),
-        Action::Weight { backend, .. } => format!("{backend}: weight as configured"),
-        Action::Evacuate { backend, wait } => {
+        Order::Kick { account } => {
+            post(format!("accounts/{}/kick", segment(account))).await?;
+            format!("{}: its sessions and connections are being closed", Plain(account))
+        }
+        Order::Weight { backend, weight: Some(weight), .. } => {
+            post(format!("backends/{}/weight?to={weight}", segment(backend))).await?;
+            format!("{backend}: weight {weight}")
+        }
+        Order::Weight { backend, .. } => {
+            post(format!("backends/{}/weight", segment(backend))).await?;
+            format!("{backend}: weight as configured")
+        }
+        Order::Evacuate { backend, wait } => {
+            let told = post(format!("backends/{}/evacuate", segment(backend))).await?;
             let bound = match told["bound"].as_u64().unwrap_or_default() {
                 0 => String::new(),
                 bound => format!("; {bound} stay, as their routes name this very backend"),
@@ -236,58 +213,74 @@ async fn act(client: &Client, action: &Action) -> Result<String, ClientError> {
             let now = if wait.is_some() { "have left" } else { "are leaving" };
             format!("{backend}: {} accounts {now}{bound}", told["leaving"])
         }
-        Action::Reload { .. } => {
-            reloaded(&serde_json::from_value::<Vec<Change>>(told["changes"].clone()).unwrap_or_default())
+        Order::Reload { .. } => {
+            let mut told = post("reload".to_owned()).await?;
+            reloaded(&serde_json::from_value::<Vec<Change>>(told["changes"].take()).unwrap_or_default())
+        }
+        Order::WaitEmpty { backend, time } => {
+            wait_until_empty(client, backend, *time).await?;
+            format!("{backend}: no account is there")
         }
     })
 }
 
-async fn wait_until_drained(client: &Client, backend: &str, time: Duration) -> Result<(), ClientError> {
+/// Text as a segment of a path, or a value of a query.
+fn segment(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, NON_ALPHANUMERIC)
+}
+
+async fn close_those(client: &Client, key: &str, whose: &str) -> anyhow::Result<String> {
+    let told = client.post(&format!("sessions/close?{key}={}", segment(whose))).await?;
+    Ok(format!("{}: {} sessions are being closed", Plain(whose), told["sessions"]))
+}
+
+async fn serve(client: &Client, backend: &str, verb: &str) -> anyhow::Result<String> {
+    let told = client.post(&format!("backends/{}/{verb}", segment(backend))).await?;
+    let service = told["service"].as_str().unwrap_or("?");
+    Ok(format!("{backend}: {service}, {} connections", told["connections"]))
+}
+
+async fn wait_until_drained(client: &Client, backend: &str, time: Duration) -> anyhow::Result<()> {
     let left = |open, time| format!("{backend}: drained, but {open} connections are open after {time}");
-    wait_until_none(client, time, |told| still_open(told, backend), left).await
+    wait_until_none(client, backend, time, still_open, left).await
 }
 
-async fn wait_until_empty(client: &Client, backend: &str, time: Duration) -> Result<(), ClientError> {
-    let accounts = |told: &Value| Ok(row(told, backend)?["accounts"].as_u64().unwrap_or_default());
-    wait_until_none(client, time, accounts, |left, time| format!("{backend}: {left} accounts are there after {time}"))
-        .await
+async fn wait_until_empty(client: &Client, backend: &str, time: Duration) -> anyhow::Result<()> {
+    let accounts = |row: &Value| Ok(row["accounts"].as_u64().unwrap_or_default());
+    let left = |left, time| format!("{backend}: {left} accounts are there after {time}");
+    wait_until_none(client, backend, time, accounts, left).await
 }
 
-/// Looks at the backends until `count` is zero; `left` says what still is when the time is over.
+/// Looks at a backend until `count` is zero; `left` says what still is when the time is over.
 async fn wait_until_none(
     client: &Client,
+    backend: &str,
     time: Duration,
-    count: impl Fn(&Value) -> Result<u64, String>,
+    count: impl Fn(&Value) -> anyhow::Result<u64>,
     left: impl Fn(u64, humantime::FormattedDuration) -> String,
-) -> Result<(), ClientError> {
+) -> anyhow::Result<()> {
     let deadline = Instant::now() + time;
     loop {
         let told = client.get("backends").await?;
-        let count = match count(&told) {
-            Ok(0) => return Ok(()),
-            Ok(count) => count,
-            Err(why) => return Err(ClientError::Refused(why)),
-        };
-        if Instant::now() >= deadline {
-            return Err(ClientError::Refused(left(count, humantime::format_duration(time))));
+        let count = count(row(&told, backend)?)?;
+        if count == 0 {
+            return Ok(());
         }
+        ensure!(Instant::now() < deadline, left(count, humantime::format_duration(time)));
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
 /// What is told of a backend.
-fn row<'t>(told: &'t Value, backend: &str) -> Result<&'t Value, String> {
+fn row<'t>(told: &'t Value, backend: &str) -> anyhow::Result<&'t Value> {
     let mut rows = told["rows"].as_array().into_iter().flatten();
-    rows.find(|row| row["name"] == backend).ok_or_else(|| format!("{backend}: there is no such backend"))
+    rows.find(|row| row["name"] == backend).with_context(|| format!("{backend}: there is no such backend"))
 }
 
 /// Connections that are open to a backend that is being drained; or why it is no longer.
-fn still_open(told: &Value, backend: &str) -> Result<u64, String> {
-    let row = row(told, backend)?;
-    match row["service"].as_str().unwrap_or_default() {
-        "drained" => {}
-        service => return Err(format!("{backend}: {service} again: somebody else has changed that meanwhile")),
-    }
+fn still_open(row: &Value) -> anyhow::Result<u64> {
+    let [name, service] = ["name", "service"].map(|key| row[key].as_str().unwrap_or_default());
+    ensure!(service == "drained", "{name}: {service} again: somebody else has changed that meanwhile");
     let connections = row["connections"].as_object().into_iter().flatten();
     Ok(connections.filter_map(|(_, count)| count.as_u64()).sum())
 }
@@ -296,10 +289,6 @@ fn still_open(told: &Value, backend: &str) -> Result<u64, String> {
 fn users(told: &Value) -> String {
     let users: Vec<_> = told["users"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     users.iter().map(|user| Plain(user).to_string()).collect::<Vec<_>>().join(", ")
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or("?")
 }
 
 /// What came of a reload.
@@ -326,8 +315,9 @@ mod tests {
                 { "name": "main", "service": service, "connections": { "active": 2, "idle": 1 } },
             ] })
         };
-        assert_eq!(still_open(&told("drained"), "main"), Ok(3));
-        assert!(still_open(&told("running"), "main").unwrap_err().starts_with("main: running again"));
-        assert!(still_open(&told("drained"), "gone").is_err());
+        let open = |told: &Value, backend: &str| still_open(row(told, backend)?);
+        assert_eq!(open(&told("drained"), "main").unwrap(), 3);
+        assert!(open(&told("running"), "main").unwrap_err().to_string().starts_with("main: running again"));
+        assert!(open(&told("drained"), "gone").is_err());
     }
 }

@@ -145,13 +145,13 @@ pub(crate) const VIEWS: [View; 5] = [
 ];
 
 impl View {
-    fn cells(&self, row: &Value) -> Vec<String> {
+    pub(crate) fn cells(&self, row: &Value) -> Vec<String> {
         self.columns.iter().map(|(_, key, _)| shown(row, key)).collect()
     }
 }
 
 /// A value of a row; a dot in the key goes a level down, and `|` to another key where there is none.
-pub(crate) fn shown(row: &Value, key: &str) -> String {
+fn shown(row: &Value, key: &str) -> String {
     let mut found = key.split('|').map(|key| key.split('.').fold(row, |value, key| &value[key]));
     match found.find(|value| !value.is_null()).unwrap_or(&Value::Null) {
         Value::Null => "-".to_owned(),

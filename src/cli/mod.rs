@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use imapool::config::{Admin, Config, ConfigError, ListenAddr};
 use imapool::platform::paths::configuration;
 
-use self::client::{Client, ClientError};
+use self::client::Client;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ConfigFile {
@@ -37,17 +37,13 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// That of a configuration file, unless an address is given.
-    pub(crate) fn of(admin: Option<String>, config: PathBuf) -> Self {
-        Self { admin, config: Some(config) }
-    }
-
     /// A client for it.
     ///
     /// # Errors
     /// When the configuration cannot be read, or has no admin address.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
-        let mut admin = self.configured()?;
+        // Not the configuration of a command of its own: the exit status is that of any failure.
+        let mut admin = self.configured().map_err(|error| anyhow::anyhow!("{:#}", anyhow::Error::from(error)))?;
         if let Some(address) = self.address() {
             admin.address = Some(address_of(address)?);
         }
@@ -56,7 +52,7 @@ impl Target {
         };
         // A token that cannot be read is missed only where one is needed.
         let token = imapool::admin::Token::load(&Admin { address: None, ..admin });
-        Ok(Client::new(address, token.map_err(|error| error.to_string())))
+        Ok(Client { address, token: token.map_err(|error| error.to_string()) })
     }
 
     /// That is given; a variable that is empty gives none.
@@ -78,9 +74,12 @@ impl Target {
     }
 }
 
-fn address_of(text: &str) -> Result<ListenAddr, ClientError> {
-    match text.strip_prefix("unix:") {
-        Some(path) => Ok(ListenAddr::Unix(path.into())),
-        None => text.parse().map(ListenAddr::Tcp).map_err(|_| ClientError::Address { address: text.to_owned() }),
+fn address_of(text: &str) -> anyhow::Result<ListenAddr> {
+    match (text.strip_prefix("unix:"), text.parse()) {
+        (Some(path), _) => Ok(ListenAddr::Unix(path.into())),
+        (None, Ok(address)) => Ok(ListenAddr::Tcp(address)),
+        (None, Err(_)) => anyhow::bail!(
+            "{text:?} is no admin address: write an IP address and a port such as 127.0.0.1:9143, or unix:/path"
+        ),
     }
 }

@@ -4,7 +4,7 @@ use imapool::config::Config;
 use imapool::routing::{self, Decision};
 
 use super::{ConfigFile, print};
-use crate::{Failure, Outcome, block_on};
+use crate::{Outcome, block_on};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -27,22 +27,22 @@ pub(crate) struct RouteArgs {
 }
 
 /// Prints the backend and the rule; the exit status is 1 where there is no backend.
-pub(crate) fn run(args: &RouteArgs) -> Result<Outcome, Failure> {
+pub(crate) fn run(args: &RouteArgs) -> anyhow::Result<Outcome> {
     let config = Config::load(&args.file.config)?;
     let listener = args.listener.as_ref().unwrap_or(&config.listeners[0].name);
     if !config.listeners.iter().any(|known| known.name == *listener) {
-        return Err(anyhow::anyhow!("there is no listener {listener:?} in {}", args.file.config.display()).into());
+        anyhow::bail!("there is no listener {listener:?} in {}", args.file.config.display());
     }
     let asked = routing::explain(&config, &args.user, listener, args.server_name.as_deref());
-    let decision = match block_on(asked)? {
+    let decision = match block_on(async { Ok(asked.await) })? {
         Ok(decision) => decision,
         Err(error) => {
             print::error(&error);
-            return Err(Failure::Told);
+            return Ok(Outcome::Misconfigured);
         }
     };
     print::text(&told(&decision))?;
-    Ok(if decision.backend.is_some() { Outcome::Well } else { Outcome::NotReady })
+    Ok(if decision.backend.is_some() { Outcome::Well } else { Outcome::Failed })
 }
 
 fn told(decision: &Decision) -> String {

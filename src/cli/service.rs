@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use imapool::config::{Config, Log};
+use imapool::config::{Config, ConfigError, Log};
+use imapool::platform::service;
 pub(crate) use imapool::platform::service::AVAILABLE;
-use imapool::platform::service::{self, ServiceError};
 
 use super::{ConfigFile, check, print};
-use crate::{Failure, Outcome, logging, run_with};
+use crate::{Outcome, logging, run_with};
 
 /// What to do.
 #[derive(Debug, Clone, Subcommand)]
@@ -40,17 +40,20 @@ pub(crate) enum Action {
 }
 
 /// Does it, and says so.
-pub(crate) fn run(action: Action) -> Result<Outcome, Failure> {
+pub(crate) fn run(action: Action) -> anyhow::Result<Outcome> {
     let done = match action {
         Action::Install { file, account } => {
             let config = std::path::absolute(&file.config).context("cannot tell where the configuration is")?;
-            install(&config, account.as_deref())?
+            if AVAILABLE && !could_start(&config)? {
+                return Ok(Outcome::Misconfigured);
+            }
+            service::install(&config, account.as_deref())?
         }
-        Action::Uninstall => told(service::uninstall())?,
-        Action::Start => told(service::start())?,
-        Action::Stop => told(service::stop())?,
+        Action::Uninstall => service::uninstall()?,
+        Action::Start => service::start()?,
+        Action::Stop => service::stop()?,
         Action::Run { file, logs } => {
-            service::run(move || serve(&file.config, &logs)).map_err(anyhow::Error::from)?;
+            service::run(move || serve(&file.config, &logs))?;
             return Ok(Outcome::Well);
         }
     };
@@ -58,18 +61,11 @@ pub(crate) fn run(action: Action) -> Result<Outcome, Failure> {
     Ok(Outcome::Well)
 }
 
-fn told(result: Result<String, ServiceError>) -> Result<String, Failure> {
-    result.map_err(|error| Failure::Runtime(error.into()))
-}
-
-/// Only with a configuration that it could start with: as `imapool check` tells it.
-fn install(config: &Path, account: Option<&str>) -> Result<String, Failure> {
-    if AVAILABLE {
-        go_to_folder_of(config)?;
-        let (loaded, places) = Config::load_with_places(config)?;
-        check::loads(&loaded, &places, config)?;
-    }
-    told(service::install(config, account))
+/// Whether it could start with this configuration: as `imapool check` tells it.
+fn could_start(config: &Path) -> anyhow::Result<bool> {
+    go_to_folder_of(config)?;
+    let (loaded, places) = Config::load_with_places(config)?;
+    Ok(check::loads(&loaded, &places, config))
 }
 
 /// Files that a configuration names without a folder lie beside it. Services begin in the system's folder.
@@ -80,26 +76,25 @@ fn go_to_folder_of(config: &Path) -> anyhow::Result<()> {
 
 /// The service itself; gives its exit status. All that is wrong goes to its log: nobody sees anything else.
 fn serve(config: &Path, logs: &Path) -> u32 {
-    match try_to_serve(config, logs) {
-        Ok(_) => 0,
-        Err(failure) => {
-            let status = if matches!(failure, Failure::Config(_)) { 2 } else { 1 };
-            match failure {
-                Failure::Config(error) => tracing::error!("{error}"),
-                Failure::Told => {}
-                Failure::Runtime(error) => tracing::error!("{error:#}"),
-            }
-            status
+    let outcome = try_to_serve(config, logs).unwrap_or_else(|error| match error.downcast_ref::<ConfigError>() {
+        Some(fault) => {
+            tracing::error!("{fault}");
+            Outcome::Misconfigured
         }
-    }
+        None => {
+            tracing::error!("{error:#}");
+            Outcome::Failed
+        }
+    });
+    outcome as u32
 }
 
-fn try_to_serve(file: &Path, logs: &Path) -> Result<Outcome, Failure> {
+fn try_to_serve(file: &Path, logs: &Path) -> anyhow::Result<Outcome> {
     let folder = go_to_folder_of(file);
     let loaded = Config::load_with_places(file);
     let log = loaded.as_ref().map_or_else(|_| Log::default(), |(config, _)| config.log.clone());
     let files = service::log_files(logs).context("cannot write the log")?;
-    let level = logging::start_to(&log, files, false).map_err(anyhow::Error::from)?;
+    let level = logging::start_to(&log, files, false)?;
     folder?;
     let (config, places) = loaded?;
     run_with(file, config, places, level)

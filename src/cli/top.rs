@@ -8,11 +8,11 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Modifier, Style, Stylize as _};
 use ratatui::text::Line;
-use ratatui::widgets::{Cell, Gauge, Paragraph, Row, Table};
+use ratatui::widgets::{Gauge, Paragraph, Row, Table};
 use serde_json::Value;
 
-use super::client::{Client, ClientError};
-use super::lists::{VIEWS, View, shown};
+use super::client::Client;
+use super::lists::{VIEWS, View};
 use super::status::{clean, milliseconds};
 
 /// Between two looks.
@@ -73,18 +73,19 @@ fn show(
 }
 
 impl Screen {
-    async fn look(&mut self, client: &Client) -> Result<(), ClientError> {
+    async fn look(&mut self, client: &Client) -> anyhow::Result<()> {
         let view = &VIEWS[self.view];
         let filter = utf8_percent_encode(&self.filter, NON_ALPHANUMERIC);
-        let call = format!(
-            "{}?sort={}&filter={filter}&offset={}&limit=200",
-            view.call,
-            view.sorts[self.sort % view.sorts.len()],
-            self.first
-        );
+        let call = format!("{}?sort={}&filter={filter}&offset={}&limit=200", view.call, self.sort(), self.first);
         self.summary = client.get("summary").await?;
         self.rows = client.get(&call).await?;
         Ok(())
+    }
+
+    /// The key that the list is sorted by.
+    fn sort(&self) -> &'static str {
+        let sorts = VIEWS[self.view].sorts;
+        sorts[self.sort % sorts.len()]
     }
 
     /// `None`: enough seen; else whether to look again at once.
@@ -137,11 +138,10 @@ impl Screen {
         frame.render_widget(Paragraph::new(self.head(client)), head);
         frame.render_widget(self.gauge(), gauge);
         let view = &VIEWS[self.view];
-        let sort = view.sorts[self.sort % view.sorts.len()];
         let total = self.rows["total"].as_u64().unwrap_or_default();
         let title = match view.call {
             "backends" => String::from("backends"),
-            call => format!("{total} {call}, by {sort}, from {}", self.first + 1),
+            call => format!("{total} {call}, by {}, from {}", self.sort(), self.first + 1),
         };
         frame.render_widget(Line::from(title).bold(), gap);
         frame.render_widget(self.table(view), list);
@@ -154,7 +154,7 @@ impl Screen {
         let state = clean(summary["state"].as_str().unwrap_or("?"));
         let state = if summary["ready"] == true { state.green() } else { state.red().bold() };
         let reuse = summary["reuse_ratio"].as_f64().map_or("-".to_owned(), |ratio| format!("{:.1} %", ratio * 100.0));
-        let title = format!("imapool {} at {}: ", clean(summary["version"].as_str().unwrap_or("?")), client.address(),);
+        let title = format!("imapool {} at {}: ", clean(summary["version"].as_str().unwrap_or("?")), client.address);
         let numbers = format!(
             "{} sessions, {:.1} logins/s, {:.1} commands/s, {reuse} reused, login p99 {}, checkout p99 {}",
             summary["sessions"]["open"],
@@ -175,12 +175,10 @@ impl Screen {
     }
 
     fn table(&self, view: &View) -> Table<'static> {
-        let rows = self.rows["rows"].as_array().cloned().unwrap_or_default();
-        let rows = rows.into_iter().map(|row| {
-            Row::new(view.columns.iter().map(|(_, key, _)| Cell::from(shown(&row, key))).collect::<Vec<_>>())
-        });
+        let rows = self.rows["rows"].as_array().into_iter().flatten();
+        let rows = rows.map(|row| Row::new(view.cells(row)));
         let widths = view.columns.iter().map(|(.., width)| Constraint::Length(*width));
-        let titles = Row::new(view.columns.iter().map(|(title, ..)| Cell::from(*title)));
+        let titles = Row::new(view.columns.iter().map(|(title, ..)| *title));
         Table::new(rows, widths).header(titles.style(Style::new().add_modifier(Modifier::REVERSED)))
     }
 
