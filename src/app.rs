@@ -195,7 +195,7 @@ impl Proxy {
                 inner.show();
             }
         });
-        proxy.0.metrics.operation().reloaded(true);
+        proxy.0.metrics.operation.reloaded(true);
         proxy.0.first_look().await;
         proxy.keep_house();
         let mut running = proxy.0.running.lock();

@@ -164,8 +164,8 @@ impl Authenticator {
         let key = self.pools.key(visit.residence().backend(), credential, fingerprint);
         let grant = self.pools.find(&key)?.grant(&fingerprint, credential, visit.clone())?;
         let pass = self.pass(&grant, client, now)?;
-        self.metrics.login(LoginResult::Cached);
-        self.metrics.login_seconds(LoginPath::Cached, start.elapsed());
+        self.metrics.logins.inc(LoginResult::Cached);
+        self.metrics.login_seconds.get(LoginPath::Cached).observe(start.elapsed());
         Some(pass)
     }
 
@@ -261,8 +261,8 @@ impl Authenticator {
             tokio::time::sleep_until(start + wait).await;
         }
         let result = if is_wrong { LoginResult::Refused } else { LoginResult::Unavailable };
-        self.metrics.login(result);
-        self.metrics.login_seconds(LoginPath::Refused, start.elapsed());
+        self.metrics.logins.inc(result);
+        self.metrics.login_seconds.get(LoginPath::Refused).observe(start.elapsed());
         let reply = code.map_or_else(|| format!("NO {text}"), |code| format!("NO [{code}] {text}"));
         Verdict::Refused(Refusal { reply, challenge: None, definite: true }).into()
     }
@@ -300,8 +300,8 @@ impl Authenticator {
                 (LoginResult::Unavailable, LoginPath::Failed)
             }
         };
-        self.metrics.login(result);
-        self.metrics.login_seconds(path, start.elapsed());
+        self.metrics.logins.inc(result);
+        self.metrics.login_seconds.get(path).observe(start.elapsed());
         answer
     }
 
@@ -309,7 +309,7 @@ impl Authenticator {
     async fn delay(&self, asker: &Asker) {
         let delay = self.throttle.lock().delay(&asker.user, asker.client, Instant::now().into_std());
         if !delay.is_zero() {
-            self.metrics.login(LoginResult::Throttled);
+            self.metrics.logins.inc(LoginResult::Throttled);
             tokio::time::sleep(delay).await;
         }
     }

@@ -22,7 +22,6 @@ pub mod net;
 pub mod platform;
 pub mod pool;
 pub mod ports;
-mod process;
 pub mod residence;
 pub mod routing;
 pub mod schema;

@@ -209,7 +209,7 @@ impl Router {
     }
 
     fn count(&self, way: &Way) {
-        self.metrics.routed(match way {
+        self.metrics.routes.inc(match way {
             Way::To(..) | Way::Relay(..) => RouteResult::Routed,
             Way::Nobody | Way::Refused(_) => RouteResult::Refused,
             Way::Unavailable(_) => RouteResult::Unavailable,

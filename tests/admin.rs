@@ -133,7 +133,7 @@ impl Answer {
 async fn a_scrape_has_the_numbers_in_the_text_format() {
     let server = Server::start(AdminLimits::default()).await;
     server.metrics.client_sessions.inc();
-    server.metrics.session_closed(SessionClose::Logout);
+    server.metrics.sessions_closed.inc(SessionClose::Logout);
     let answer = server.get("/metrics").await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");

@@ -13,7 +13,7 @@ use super::meant::Meant;
 use super::sampler::Sampler;
 use crate::config::PoolMode;
 use crate::mailbox::registry::{Registry, mailbox_name};
-use crate::metrics::ConnectionState;
+use crate::metrics::{ConnectionState, Label as _};
 use crate::pool::Account;
 use crate::routing::Decision;
 use crate::session::registry::Record;

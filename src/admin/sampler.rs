@@ -16,7 +16,7 @@ use super::api::{self, AccountRow, Query};
 use super::recent::recent;
 use super::{Readiness, Subject};
 use crate::metrics::{BackendMetrics, CheckoutResult, CommandResult, ConnectionState};
-use crate::metrics::{Counts, LoginResult, RetireReason};
+use crate::metrics::{Counts, Label as _, LoginResult, RetireReason};
 
 /// Between two samples.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -224,8 +224,8 @@ impl Sampler {
             "logins": metrics.logins.so_far(),
             "backends": backends,
             "hubs": api::hubs(subject, &Query::parse(&format!("sort=sessions&limit={BUSIEST}"))),
-            "commands": { "lost": metrics.operation().commands_so_far(CommandResult::Lost) },
-            "configuration": { "reload_refused": metrics.operation().reload_refused() },
+            "commands": { "lost": metrics.operation.commands_so_far(CommandResult::Lost) },
+            "configuration": { "reload_refused": metrics.operation.reload_refused() },
             "certificates": certificates(subject),
             "accounts": { "known": accounts.len(), "busiest": busiest },
             "recent": recent(),
@@ -236,11 +236,10 @@ impl Sampler {
 
 /// When they expire: those of the listeners, and those that backends have shown.
 fn certificates(subject: &dyn Subject) -> Value {
-    let listeners = subject.metrics().operation().certificates();
+    let listeners = subject.metrics().operation.certificates.lock().clone();
     let listeners = listeners.into_iter().map(|(name, at)| ("listener", name, at));
     let backends = subject.pools().backends();
-    let backends =
-        backends.iter().map(|it| ("backend", it.config.name.clone(), it.metrics().health().certificate.get()));
+    let backends = backends.iter().map(|it| ("backend", it.config.name.clone(), it.metrics().health.certificate.get()));
     let all = listeners.chain(backends).filter(|(.., at)| *at > 0);
     all.map(|(side, name, at)| json!({ "side": side, "name": name, "expires": at })).collect()
 }
@@ -278,7 +277,7 @@ impl Raw {
             let of = |metrics: &BackendMetrics| results.iter().map(|it| metrics.checkouts.get(*it).get()).sum::<u64>();
             backends.iter().map(|backend| of(backend.metrics())).sum()
         };
-        let counts = backends.iter().map(|backend| backend.metrics().checkout_counts());
+        let counts = backends.iter().map(|backend| backend.metrics().checkout_wait.counts());
         Self {
             at: Instant::now(),
             sessions: metrics.sessions_closed.sum(),

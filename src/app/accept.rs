@@ -208,7 +208,7 @@ impl Acceptor {
                 // Nothing can be said in the middle of a handshake.
                 () = place.given_up() => {
                     info!(%client, listener = listener.config.name, "gave way before it was ready");
-                    return context.metrics.session_closed(SessionClose::GaveWay);
+                    return context.metrics.sessions_closed.inc(SessionClose::GaveWay);
                 }
                 prepared = prepared => prepared,
             }
@@ -217,7 +217,7 @@ impl Acceptor {
             Ok(accepted) => accepted,
             Err(error) => {
                 info!(%client, listener = listener.config.name, %error, "handshake failed");
-                return context.metrics.session_closed(SessionClose::HandshakeFailed);
+                return context.metrics.sessions_closed.inc(SessionClose::HandshakeFailed);
             }
         };
         let (stream, client) = (accepted.stream, accepted.client);
@@ -248,7 +248,7 @@ impl Acceptor {
 
 fn turned_away(context: &Context, listener: &ListenerContext, client: ClientAddr, limit: &str) {
     warn!(%client, listener = listener.config.name, limit, "too many sessions");
-    context.metrics.session_closed(SessionClose::Limit);
+    context.metrics.sessions_closed.inc(SessionClose::Limit);
 }
 
 /// Who has come, and is not a session yet.

@@ -66,7 +66,7 @@ impl Proxy {
     /// See [`ReloadError`]; the old configuration serves on.
     pub async fn reload_file(&self) -> Result<Vec<Change>, ReloadError> {
         let result = self.try_reload_file().await;
-        self.0.metrics.operation().reloaded(result.is_ok());
+        self.0.metrics.operation.reloaded(result.is_ok());
         match &result {
             Ok(changes) if changes.is_empty() => info!("configuration reloaded; nothing has changed"),
             Ok(changes) => {

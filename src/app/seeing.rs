@@ -110,12 +110,12 @@ impl Inner {
     /// Brings numbers up to date.
     pub(super) fn show(&self) {
         let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-        let operation = self.metrics.operation();
+        let operation = &self.metrics.operation;
         operation.ready.set(i64::from(self.readiness() == Readiness::Ready));
         operation.sessions_limit.set(gauge(self.config.load().limits.sessions));
         operation.connections_limit.set(gauge(self.budget.capacity()));
         for backend in self.pools.backends().iter() {
-            let health = backend.metrics().health();
+            let health = &backend.metrics().health;
             health.up.set(i64::from(backend.is_reachable()));
             health.connections_limit.set(gauge(self.budget.usage(backend.index).1));
             health.serves(match backend.service() {
@@ -126,7 +126,7 @@ impl Inner {
         }
         let accounts = self.router.residences().counts();
         for (backend, weight) in self.router.table().weights() {
-            let health = backend.metrics().health();
+            let health = &backend.metrics().health;
             health.weight.set(i64::from(weight));
             health.healthy.set(i64::from(backend.down_for().is_none()));
             health.accounts.set(gauge(accounts.get(&backend.index).copied().unwrap_or_default()));
@@ -164,6 +164,6 @@ impl Inner {
             let expires = listener.tls.as_ref().and_then(|tls| tls.certificates().expires());
             (listener.config.name.clone(), expires.unwrap_or_default())
         });
-        self.metrics.set_listener_certificates(&expiries.collect::<Vec<_>>());
+        *self.metrics.operation.certificates.lock() = expiries.collect();
     }
 }

@@ -67,8 +67,8 @@ impl Authenticator {
             Err(Verdict::Limit(_)) => (LoginResult::Limit, LoginPath::Failed),
             _ => (LoginResult::Unavailable, LoginPath::Failed),
         };
-        self.metrics.login(result);
-        self.metrics.login_seconds(path, begun.elapsed());
+        self.metrics.logins.inc(result);
+        self.metrics.login_seconds.get(path).observe(begun.elapsed());
         judged
     }
 

@@ -144,7 +144,7 @@ impl Hub {
             further: Further::default(),
             handed_over: None,
             unconnected: CheckoutError::Unavailable,
-            counted: HubGuard::new(Arc::clone(account.backend().metrics().hubs())),
+            counted: HubGuard::new(Arc::clone(&account.backend().metrics().hubs)),
         })
     }
 
@@ -530,7 +530,7 @@ impl Hub {
         let backend = self.account.key().backend;
         if std::mem::replace(&mut self.backend, backend) != backend {
             self.machine.handle_moved(settings(&self.account, self.kind));
-            self.counted = HubGuard::new(Arc::clone(self.account.backend().metrics().hubs()));
+            self.counted = HubGuard::new(Arc::clone(&self.account.backend().metrics().hubs));
         }
     }
 

@@ -5,47 +5,51 @@
 //! the older text format, which every scraper reads, a family is named as its samples are and the two are distinct.
 
 use std::collections::HashMap;
-use std::fmt::{self, Debug};
+use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use prometheus_client::encoding::text::encode_registry;
-use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::{MetricType, TypedMetric};
-use prometheus_client::registry::{Metric, Registry};
+use prometheus_client::registry::Registry;
 
 use super::labels::Label;
 
 /// The media type of [`Metrics::render`](super::Metrics::render)'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// One metric for each value of a label, found by an array index. A clone has further handles to the same ones.
-#[derive(Debug, Clone)]
+/// One metric for each value of a label, found by an array index.
+#[derive(Debug)]
 pub struct PerLabel<L, M> {
     metrics: Box<[M]>,
     label: PhantomData<L>,
 }
 
-impl<L: Label, M: Default + Clone> PerLabel<L, M> {
+impl<L: Label, M> PerLabel<L, M> {
     /// That of this value.
     pub fn get(&self, label: L) -> &M {
         &self.metrics[label.index()]
     }
 
     /// All of them, each with the value of its label.
-    fn all(&self) -> impl Iterator<Item = (&'static str, &M)> {
-        L::ALL.iter().map(|label| (label.value(), self.get(*label)))
-    }
-
-    /// The time series of these metrics, each with the labels given and its own.
-    pub(super) fn series(&self, labels: &[(&'static str, String)]) -> Vec<(Labels, M)> {
-        let with = |own: &str| labels.iter().cloned().chain([(L::NAME, own.to_owned())]).collect();
-        self.all().map(|(own, metric)| (with(own), metric.clone())).collect()
+    pub(super) fn all(&self) -> impl Iterator<Item = (&'static str, &M)> {
+        L::ALL.iter().map(|label| (label.as_str(), self.get(*label)))
     }
 }
 
 impl<L: Label> PerLabel<L, Counter> {
+    /// One more of this value.
+    pub fn inc(&self, label: L) {
+        self.get(label).inc();
+    }
+
+    /// So many more of this value.
+    pub fn add(&self, label: L, count: usize) {
+        self.get(label).inc_by(count as u64);
+    }
+
     /// The counts so far, by the values of the label.
     pub fn so_far(&self) -> HashMap<&'static str, u64> {
         self.all().map(|(own, counter)| (own, counter.get())).collect()
@@ -57,7 +61,7 @@ impl<L: Label> PerLabel<L, Counter> {
     }
 }
 
-impl<L: Label + Debug, M: EncodeMetric + TypedMetric + Default + Clone> EncodeMetric for PerLabel<L, M> {
+impl<L: Label, M: EncodeMetric + TypedMetric> EncodeMetric for PerLabel<L, M> {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         self.all().try_for_each(|(own, metric)| metric.encode(encoder.encode_family(&[(L::NAME, own)])?))
     }
@@ -73,57 +77,61 @@ impl<L: Label, M: Default> Default for PerLabel<L, M> {
     }
 }
 
-/// The labels of one time series.
-pub(super) type Labels = Vec<(&'static str, String)>;
-
-/// A family whose time series are all known from the start, in a fixed order. (prometheus-client's own `Family` is a
-/// locked hash map that grows as it is asked.)
-#[derive(Debug)]
-pub(super) struct Series<M>(Vec<(Labels, M)>);
-
-impl<M> FromIterator<(Labels, M)> for Series<M> {
-    fn from_iter<I: IntoIterator<Item = (Labels, M)>>(series: I) -> Self {
-        Self(series.into_iter().collect())
-    }
+/// Writes what comes before the time series of a family.
+pub(super) fn begin<'e>(
+    encoder: &'e mut DescriptorEncoder<'_>,
+    name: &'e str,
+    help: &str,
+    kind: MetricType,
+) -> Result<MetricEncoder<'e>, fmt::Error> {
+    encoder.encode_descriptor(name, &format!("{help}."), None, kind)
 }
 
-impl<M: EncodeMetric + TypedMetric> EncodeMetric for Series<M> {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|(labels, metric)| metric.encode(encoder.encode_family(labels)?))
-    }
-
-    fn metric_type(&self) -> MetricType {
-        M::TYPE
-    }
+/// Writes a family that has no labels, or those of a [`PerLabel`].
+pub(super) fn write(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    metric: &impl EncodeMetric,
+) -> fmt::Result {
+    metric.encode(begin(encoder, name, help, metric.metric_type())?)
 }
 
-/// Registers families of which each backend, or each listener, has time series of its own.
-pub(super) struct Families<'a, T> {
+/// Writes families of which each of several things has time series of its own: each backend, for example.
+pub(super) struct Families<'a, 'e, T> {
     /// Whose name this label has.
     pub(super) label: &'static str,
-    pub(super) of: &'a [(String, Arc<T>)],
-    pub(super) registry: &'a mut Registry,
+    pub(super) of: Vec<(&'a str, &'a T)>,
+    pub(super) encoder: &'a mut DescriptorEncoder<'e>,
 }
 
-impl<T> Families<'_, T> {
+impl<'a, 'e, T> Families<'a, 'e, T> {
+    pub(super) fn new(label: &'static str, of: &'a [(String, Arc<T>)], encoder: &'a mut DescriptorEncoder<'e>) -> Self {
+        Self { label, of: of.iter().map(|(name, it)| (name.as_str(), &**it)).collect(), encoder }
+    }
+
     /// One time series for each.
-    pub(super) fn each<M>(&mut self, name: &str, help: &str, metric: fn(&T) -> &M)
+    pub(super) fn each<M>(&mut self, name: &str, help: &str, metric: fn(&T) -> &M) -> fmt::Result
     where
-        M: Metric + TypedMetric + Clone,
+        M: EncodeMetric + TypedMetric,
     {
-        let labels = |name: &String| vec![(self.label, name.clone())];
-        let series = self.of.iter().map(|(name, it)| (labels(name), metric(it).clone()));
-        self.registry.register(name, help, series.collect::<Series<_>>());
+        let mut family = begin(self.encoder, name, help, M::TYPE)?;
+        self.of.iter().try_for_each(|(name, it)| metric(it).encode(family.encode_family(&[(self.label, *name)])?))
     }
 
     /// One for each, and for each value of a label.
-    pub(super) fn by_label<L, M>(&mut self, name: &str, help: &str, metrics: fn(&T) -> &PerLabel<L, M>)
+    pub(super) fn by_label<L, M>(&mut self, name: &str, help: &str, metrics: fn(&T) -> &PerLabel<L, M>) -> fmt::Result
     where
         L: Label,
-        M: Metric + TypedMetric + Default + Clone,
+        M: EncodeMetric + TypedMetric,
     {
-        let series = self.of.iter().flat_map(|(name, it)| metrics(it).series(&[(self.label, name.clone())]));
-        self.registry.register(name, help, series.collect::<Series<_>>());
+        let mut family = begin(self.encoder, name, help, M::TYPE)?;
+        for (name, it) in &self.of {
+            for (own, metric) in metrics(it).all() {
+                metric.encode(family.encode_family(&[(self.label, *name), (L::NAME, own)])?)?;
+            }
+        }
+        Ok(())
     }
 }
 

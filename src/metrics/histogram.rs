@@ -4,47 +4,19 @@
 //! session wait. This one has fixed buckets, and no lock.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
-const MICROSECOND: u64 = 1_000;
-const MILLISECOND: u64 = 1_000 * MICROSECOND;
-const SECOND: u64 = 1_000 * MILLISECOND;
+/// Upper bounds of the buckets, in seconds: from a login answered from memory to a search through an archive.
+const BOUNDS: [f64; 18] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-/// Upper bounds of the buckets, in nanoseconds: from a login answered from memory to a search through an archive.
-const BOUNDS: [u64; 18] = [
-    100 * MICROSECOND,
-    250 * MICROSECOND,
-    500 * MICROSECOND,
-    MILLISECOND,
-    2_500 * MICROSECOND,
-    5 * MILLISECOND,
-    10 * MILLISECOND,
-    25 * MILLISECOND,
-    50 * MILLISECOND,
-    100 * MILLISECOND,
-    250 * MILLISECOND,
-    500 * MILLISECOND,
-    SECOND,
-    2_500 * MILLISECOND,
-    5 * SECOND,
-    10 * SECOND,
-    30 * SECOND,
-    60 * SECOND,
-];
-
-/// How long something took, in buckets from 100 µs to 60 s. A clone is a further handle to the same numbers.
-#[derive(Debug, Clone, Default)]
-pub struct Histogram {
-    cells: Arc<Cells>,
-}
-
+/// How long something took, in buckets from 100 µs to 60 s.
 #[derive(Debug, Default)]
-struct Cells {
+pub struct Histogram {
     /// One count for each of [`BOUNDS`], and the last for what is above them all. Not cumulative.
     buckets: [AtomicU64; BOUNDS.len() + 1],
     /// In nanoseconds: enough for 584 years.
@@ -55,19 +27,19 @@ impl Histogram {
     /// Records one duration.
     pub fn observe(&self, duration: Duration) {
         let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS.partition_point(|bound| *bound < nanoseconds);
-        self.cells.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        self.cells.sum.fetch_add(nanoseconds, Ordering::Relaxed);
+        let bucket = BOUNDS.partition_point(|bound| *bound < duration.as_secs_f64());
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.sum.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 
     /// What has been recorded so far.
     pub fn counts(&self) -> Counts {
-        Counts(std::array::from_fn(|bucket| self.cells.buckets[bucket].load(Ordering::Relaxed)))
+        Counts(std::array::from_fn(|bucket| self.buckets[bucket].load(Ordering::Relaxed)))
     }
 
     /// How many durations have been recorded.
     pub fn count(&self) -> u64 {
-        self.cells.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).sum()
+        self.counts().0.iter().sum()
     }
 }
 
@@ -97,18 +69,18 @@ impl Counts {
             return None;
         }
         let rank = share * all as f64;
-        let (mut below, mut lower) = (0, 0);
+        let (mut below, mut lower) = (0, 0.0);
         for (bucket, count) in self.0.iter().enumerate() {
             // What is above all bounds is at least the last of them.
             let upper = BOUNDS.get(bucket).copied().unwrap_or(lower);
             if *count > 0 && (below + count) as f64 >= rank {
                 let part = ((rank - below as f64) / *count as f64).clamp(0.0, 1.0);
-                return Some(seconds(lower) + part * (seconds(upper) - seconds(lower)));
+                return Some(lower + part * (upper - lower));
             }
             below += count;
             lower = upper;
         }
-        Some(seconds(lower))
+        Some(lower)
     }
 }
 
@@ -118,24 +90,18 @@ impl TypedMetric for Histogram {
 
 impl EncodeMetric for Histogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        let bounds = BOUNDS.iter().map(|bound| seconds(*bound)).chain([f64::INFINITY]);
-        let counts = self.cells.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed));
-        let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
+        let Counts(counts) = self.counts();
+        let buckets: Vec<_> = BOUNDS.into_iter().chain([f64::INFINITY]).zip(counts).collect();
         // From the same reading as the buckets, so that `_count` equals the `+Inf` bucket in every scrape.
-        let count = buckets.iter().map(|(_, count)| count).sum();
-        let sum = seconds(self.cells.sum.load(Ordering::Relaxed));
-        encoder.encode_histogram::<[(&str, &str); 0]>(sum, count, &buckets, None)
+        let count = counts.iter().sum();
+        // Exact to the microsecond below 285 years.
+        let sum = self.sum.load(Ordering::Relaxed) as f64 / 1e9;
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
     }
 
     fn metric_type(&self) -> MetricType {
         Self::TYPE
     }
-}
-
-/// Prometheus' base unit of time. Exact to the microsecond for sums below 285 years, and to the last bit for the
-/// bounds.
-fn seconds(nanoseconds: u64) -> f64 {
-    nanoseconds as f64 / SECOND as f64
 }
 
 #[cfg(test)]
@@ -159,7 +125,7 @@ mod tests {
     }
 
     fn buckets(histogram: &Histogram) -> Vec<u64> {
-        histogram.cells.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect()
+        histogram.counts().0.to_vec()
     }
 
     #[test]
@@ -180,13 +146,6 @@ mod tests {
         assert_eq!(buckets(&histogram)[BOUNDS.len() - 1..], [1, 1]);
         histogram.observe(Duration::MAX);
         assert_eq!(buckets(&histogram)[BOUNDS.len()..], [2]);
-    }
-
-    #[test]
-    fn clones_share_their_numbers() {
-        let histogram = Histogram::default();
-        histogram.clone().observe(Duration::from_secs(1));
-        assert_eq!(histogram.count(), 1);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The numbers of shared mailboxes (`pool.mode = "multiplex"`).
 
+use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::metrics::counter::Counter;
@@ -68,22 +69,22 @@ impl Drop for HubGuard {
 }
 
 /// Those of all backends.
-pub(super) fn register(all: &mut Families<'_, BackendMetrics>) {
+pub(super) fn write(all: &mut Families<'_, '_, BackendMetrics>) -> fmt::Result {
     all.by_label("hubs", "Mailboxes that sessions share a connection for, by whether there is one now", |it| {
         &it.hubs.hubs
-    });
+    })?;
     all.each("hub_sessions", "Client sessions that share a connection with others of their mailbox", |it| {
         &it.hubs.sessions
-    });
-    all.each("hub_lag_events", "News of mailboxes kept for sessions that may not hear of them yet", |it| &it.hubs.lag);
-    all.each("hub_parks", "Connections that a shared mailbox gave up to others", |it| &it.hubs.parks);
+    })?;
+    all.each("hub_lag_events", "News of mailboxes kept for sessions that may not hear of them yet", |it| &it.hubs.lag)?;
+    all.each("hub_parks", "Connections that a shared mailbox gave up to others", |it| &it.hubs.parks)?;
     all.each("hub_divisions", "Times that sessions got a further connection for their mailbox", |it| {
         &it.hubs.divisions
-    });
+    })?;
     all.by_label("hub_resumes", "Mailboxes that were selected anew under their sessions, by what was found", |it| {
         &it.hubs.resumes
-    });
+    })?;
     all.by_label("hub_wait_seconds", "Time a command of a shared mailbox waited for its turn, by what for", |it| {
         &it.hubs.wait
-    });
+    })
 }

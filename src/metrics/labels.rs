@@ -7,8 +7,8 @@ pub trait Label: Copy + 'static {
     const NAME: &'static str;
     /// Every value, in the order of [`Label::index`].
     const ALL: &'static [Self];
-    /// The label's value in the exposition.
-    fn value(self) -> &'static str;
+    /// The value as it is written in the exposition, and fit for a log field.
+    fn as_str(self) -> &'static str;
     /// The place of this value in [`Label::ALL`].
     fn index(self) -> usize;
 }
@@ -22,24 +22,14 @@ macro_rules! labels {
             $($(#[$variant_meta])* $variant,)+
         }
 
-        impl $name {
-            /// Every value.
-            pub const ALL: &'static [$name] = &[$($name::$variant,)+];
+        impl Label for $name {
+            const NAME: &'static str = $label;
+            const ALL: &'static [$name] = &[$($name::$variant,)+];
 
-            /// The value as it is written in the exposition, and fit for a log field.
-            pub fn as_str(self) -> &'static str {
+            fn as_str(self) -> &'static str {
                 match self {
                     $($name::$variant => $text,)+
                 }
-            }
-        }
-
-        impl Label for $name {
-            const NAME: &'static str = $label;
-            const ALL: &'static [$name] = $name::ALL;
-
-            fn value(self) -> &'static str {
-                self.as_str()
             }
 
             fn index(self) -> usize {
@@ -431,7 +421,7 @@ mod tests {
     /// An index that is not the place in `ALL` would count under another label.
     fn assert_indexed<L: Label>() {
         for (place, label) in L::ALL.iter().enumerate() {
-            assert_eq!(label.index(), place, "{}={}", L::NAME, label.value());
+            assert_eq!(label.index(), place, "{}={}", L::NAME, label.as_str());
         }
     }
 

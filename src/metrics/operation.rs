@@ -1,14 +1,16 @@
 //! What an operator asks first: is it ready, are the backends there, has the last reload done it, how long do
 //! certificates last, and what became of commands.
 
+use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use parking_lot::RwLock;
+use parking_lot::Mutex;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::registry::Registry;
 
-use super::exposition::{Families, PerLabel, Series};
-use super::{BackendMetrics, CheckResult, CommandLabel, CommandResult, Gauge, ServiceState};
+use super::exposition::{Families, PerLabel, begin, write};
+use super::{BackendMetrics, CheckResult, CommandLabel, CommandResult, Gauge, Label as _, ServiceState};
 
 /// The numbers of the process.
 #[derive(Debug, Default)]
@@ -23,7 +25,7 @@ pub struct OperationMetrics {
     reloaded_at: Gauge,
     commands: PerLabel<CommandLabel, PerLabel<CommandResult, Counter>>,
     /// By listener, when its certificate expires: seconds since the Unix epoch; 0: it has none.
-    certificates: RwLock<Vec<(String, Gauge)>>,
+    pub certificates: Mutex<Vec<(String, i64)>>,
 }
 
 /// The health of one backend.
@@ -51,7 +53,7 @@ pub struct HealthMetrics {
 impl HealthMetrics {
     /// A check has ended: `imapool_backend_checks_total`.
     pub fn checked(&self, well: bool) {
-        self.checks.get(if well { CheckResult::Well } else { CheckResult::Failed }).inc();
+        self.checks.inc(if well { CheckResult::Well } else { CheckResult::Failed });
     }
 
     /// Whether sessions get connections to it: `imapool_backend_service`.
@@ -65,12 +67,12 @@ impl HealthMetrics {
 impl OperationMetrics {
     /// Counts a command that has ended: `imapool_commands_total`.
     pub fn command_ended(&self, command: CommandLabel, result: CommandResult) {
-        self.commands.get(command).get(result).inc();
+        self.commands.get(command).inc(result);
     }
 
     /// Commands with this result so far.
     pub fn commands_so_far(&self, result: CommandResult) -> u64 {
-        CommandLabel::ALL.iter().map(|command| self.commands.get(*command).get(result).get()).sum()
+        self.commands.all().map(|(_, results)| results.get(result).get()).sum()
     }
 
     /// The configuration was taken, at the start or by a reload, or one was refused.
@@ -87,77 +89,56 @@ impl OperationMetrics {
         self.reloaded_well.get() == 0
     }
 
-    /// When the certificates of the listeners expire, by their names. True: there are others than before.
-    pub(super) fn set_certificates(&self, now: &[(String, i64)]) -> bool {
-        let mut known = self.certificates.write();
-        let same = known.iter().map(|(name, _)| name).eq(now.iter().map(|(name, _)| name));
-        if !same {
-            *known = now.iter().map(|(name, _)| (name.clone(), Gauge::default())).collect();
+    pub(super) fn write(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        write(out, "ready", "1 while new client sessions can be served, as /readyz says", &self.ready)?;
+        write(out, "client_sessions_limit", "Client sessions that there may be at once", &self.sessions_limit)?;
+        let help = "Upstream connections that there may be at once";
+        write(out, "upstream_connections_limit", help, &self.connections_limit)?;
+        let help = "1 if the last configuration that was read is the one that runs, 0 if it was refused";
+        write(out, "config_last_reload_successful", help, &self.reloaded_well)?;
+        let help = "When the configuration that runs was taken, in seconds since the Unix epoch";
+        write(out, "config_last_reload_success_timestamp_seconds", help, &self.reloaded_at)?;
+        Families { label: "command", of: self.commands.all().collect(), encoder: &mut *out }.by_label(
+            "commands",
+            "Commands of client sessions, by their result",
+            |results| results,
+        )?;
+        let certificates = self.certificates.lock().clone();
+        if certificates.is_empty() {
+            return Ok(());
         }
-        for ((_, gauge), (_, at)) in known.iter().zip(now) {
-            gauge.set(*at);
-        }
-        !same
-    }
-
-    /// When the certificates of the listeners expire, by their names.
-    pub fn certificates(&self) -> Vec<(String, i64)> {
-        self.certificates.read().iter().map(|(name, gauge)| (name.clone(), gauge.get())).collect()
-    }
-
-    pub(super) fn register(&self, registry: &mut Registry) {
-        let mut gauge = |name: &str, help: &str, gauge: &Gauge| registry.register(name, help, gauge.clone());
-        gauge("ready", "1 while new client sessions can be served, as /readyz says", &self.ready);
-        gauge("client_sessions_limit", "Client sessions that there may be at once", &self.sessions_limit);
-        gauge("upstream_connections_limit", "Upstream connections that there may be at once", &self.connections_limit);
-        gauge(
-            "config_last_reload_successful",
-            "1 if the last configuration that was read is the one that runs, 0 if it was refused",
-            &self.reloaded_well,
-        );
-        gauge(
-            "config_last_reload_success_timestamp_seconds",
-            "When the configuration that runs was taken, in seconds since the Unix epoch",
-            &self.reloaded_at,
-        );
-        let commands = CommandLabel::ALL.iter().flat_map(|command| {
-            let label = [("command", command.as_str().to_owned())];
-            self.commands.get(*command).series(&label)
-        });
-        registry.register("commands", "Commands of client sessions, by their result", commands.collect::<Series<_>>());
-        let certificates = self.certificates.read();
-        if !certificates.is_empty() {
-            let series = certificates.iter().map(|(name, gauge)| (vec![("listener", name.clone())], gauge.clone()));
-            registry.register(
-                "listener_certificate_expiry_timestamp_seconds",
-                "When the listener's certificate expires, in seconds since the Unix epoch, 0 without one",
-                series.collect::<Series<_>>(),
-            );
-        }
+        let help = "When the listener's certificate expires, in seconds since the Unix epoch, 0 without one";
+        let name = "listener_certificate_expiry_timestamp_seconds";
+        let mut family = begin(out, name, help, MetricType::Gauge)?;
+        certificates
+            .iter()
+            .try_for_each(|(name, at)| family.encode_family(&[("listener", name.as_str())])?.encode_gauge(at))
     }
 }
 
 /// Those of all backends.
-pub(super) fn register_health(all: &mut Families<'_, BackendMetrics>) {
-    all.each("backend_up", "1 if the backend was there when it was last tried", |it| &it.health.up);
+pub(super) fn write_health(all: &mut Families<'_, '_, BackendMetrics>) -> fmt::Result {
+    all.each("backend_up", "1 if the backend was there when it was last tried", |it| &it.health.up)?;
     all.each("backend_connections_limit", "Upstream connections that there may be to this backend", |it| {
         &it.health.connections_limit
-    });
+    })?;
     all.each(
         "backend_certificate_expiry_timestamp_seconds",
         "When the certificate that the backend last showed expires, in seconds since the Unix epoch, 0 without one",
         |it| &it.health.certificate,
-    );
+    )?;
     all.each("backend_limits", "Logins that the backend refused because a limit of its own was reached", |it| {
         &it.health.limits
-    });
-    all.each("backend_healthy", "0 while the backend is down, as the checks of its group say", |it| &it.health.healthy);
-    all.each("backend_weight", "Share of its group's accounts that the backend gets now", |it| &it.health.weight);
-    all.each("backend_accounts", "Accounts that have something at the backend now", |it| &it.health.accounts);
-    all.by_label("backend_checks", "Checks of the backend, by their result", |it| &it.health.checks);
+    })?;
+    all.each("backend_healthy", "0 while the backend is down, as the checks of its group say", |it| {
+        &it.health.healthy
+    })?;
+    all.each("backend_weight", "Share of its group's accounts that the backend gets now", |it| &it.health.weight)?;
+    all.each("backend_accounts", "Accounts that have something at the backend now", |it| &it.health.accounts)?;
+    all.by_label("backend_checks", "Checks of the backend, by their result", |it| &it.health.checks)?;
     all.by_label(
         "backend_service",
         "1 for whether sessions get connections to the backend, as an administrator wishes",
         |it| &it.health.services,
-    );
+    )
 }

@@ -123,7 +123,7 @@ fn assert_histogram(name: &str, family: &Parsed) {
 }
 
 /// The value of one sample.
-fn value(metrics: &Metrics, sample: &str, labels: &[(&str, &str)]) -> f64 {
+fn value(metrics: &Arc<Metrics>, sample: &str, labels: &[(&str, &str)]) -> f64 {
     let labels: LabelSet = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     let key = (sample.to_owned(), labels);
     let families = parse(&metrics.render());
@@ -199,12 +199,12 @@ fn each_handle_counts_under_its_own_labels() {
     let metrics = Metrics::new(&["main".to_owned(), AWKWARD.to_owned()]);
     let second = metrics.backend(AWKWARD);
     metrics.client_sessions.inc();
-    metrics.session_closed(SessionClose::Drain);
-    metrics.login(LoginResult::Throttled);
-    metrics.login_seconds(LoginPath::Refused, Duration::from_millis(1500));
-    metrics.command(CommandLabel::Fetch, Duration::from_micros(300));
-    second.dial(DialResult::NoPorts);
-    second.retired(RetireReason::Evicted);
+    metrics.sessions_closed.inc(SessionClose::Drain);
+    metrics.logins.inc(LoginResult::Throttled);
+    metrics.login_seconds.get(LoginPath::Refused).observe(Duration::from_millis(1500));
+    metrics.command_seconds.get(CommandLabel::Fetch).observe(Duration::from_micros(300));
+    second.dials.inc(DialResult::NoPorts);
+    second.retired.inc(RetireReason::Evicted);
     second.checkout(CheckoutResult::Reused, Duration::from_secs(100));
     second.ports_capacity.set(28_000);
     let _connection = second.connection(ConnectionState::Active);
@@ -236,8 +236,8 @@ fn each_handle_counts_under_its_own_labels() {
 #[test]
 fn backends_of_one_name_share_their_numbers() {
     let metrics = Metrics::new(&["a".to_owned(), "b".to_owned(), "a".to_owned()]);
-    metrics.backend("a").dial(DialResult::Ok);
-    metrics.backend("a").dial(DialResult::Ok);
+    metrics.backend("a").dials.inc(DialResult::Ok);
+    metrics.backend("a").dials.inc(DialResult::Ok);
     assert_eq!(value(&metrics, "imapool_upstream_dials_total", &[("backend", "a"), ("result", "ok")]), 2.0);
     assert_eq!(value(&metrics, "imapool_upstream_dials_total", &[("backend", "b"), ("result", "ok")]), 0.0);
 }

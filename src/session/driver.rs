@@ -67,7 +67,7 @@ pub struct Context {
 impl Context {
     /// A session is over, for this reason.
     pub(super) fn closes(&self, record: &Record, close: SessionClose) {
-        self.metrics.session_closed(close);
+        self.metrics.sessions_closed.inc(close);
         record.ends(close);
     }
 }
@@ -568,7 +568,7 @@ impl Session {
 
     /// Answers a command for which there can be no connection.
     fn turned_away(&mut self, run: &Request, error: CheckoutError) {
-        self.context.metrics.operation().command_ended(running::label(run.command.name), CommandResult::No);
+        self.context.metrics.operation.command_ended(running::label(run.command.name), CommandResult::No);
         let selects = matches!(run.command.name, Name::Select | Name::Examine);
         if error == CheckoutError::Refused || !selects {
             return self.unconnected(error);

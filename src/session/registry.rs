@@ -19,7 +19,7 @@ use crate::imap::command::Name;
 use crate::listener::{ClientAddr, ListenerContext};
 use crate::mailbox::line::Watch;
 use crate::mailbox::registry::Status;
-use crate::metrics::{Direction, ListenerMetrics, SessionClose};
+use crate::metrics::{Direction, Label as _, ListenerMetrics, SessionClose};
 use crate::pool::Account;
 use crate::residence::Tenant;
 use crate::session::crowd::Place;

@@ -14,7 +14,7 @@ use crate::imap::command::{Command, Name};
 use crate::imap::framer::Framer;
 use crate::imap::rewrite::is_uid;
 use crate::imap::untagged::classify;
-use crate::metrics::CommandResult;
+use crate::metrics::{CommandResult, Label as _};
 use crate::shown;
 
 /// Octets of a line that are shown.

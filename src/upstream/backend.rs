@@ -407,7 +407,7 @@ impl Backend {
             entry.used();
             let judgement = self.show(connection, credential).await;
             if matches!(judgement.result, Err(OpenError::Limit(_))) {
-                self.metrics.health().limits.inc();
+                self.metrics.health.limits.inc();
             }
             Ok(judgement)
         })
@@ -513,7 +513,7 @@ impl Backend {
     /// evicted for an attempt that would not be made.
     async fn room(&self) -> Result<Permit, OpenError> {
         if self.breaker.lock().refuses(Instant::now().into_std()) {
-            self.metrics.dial(DialResult::Breaker);
+            self.metrics.dials.inc(DialResult::Breaker);
             return Err(OpenError::Breaker);
         }
         if let Some(permit) = self.budget.try_permit(self.index) {
@@ -548,7 +548,7 @@ impl Backend {
 
     /// Remembers what an attempt tells of the backend.
     fn note(&self, error: Option<&OpenError>) {
-        self.metrics.dial(error.map_or(DialResult::Ok, OpenError::result));
+        self.metrics.dials.inc(error.map_or(DialResult::Ok, OpenError::result));
         let Some(error) = error else {
             self.breaker.lock().greeted();
             *self.greeted.lock() = Some(Instant::now());
@@ -565,7 +565,7 @@ impl Backend {
             && let TlsError::Certificate(CertificateProblem::Expired(Some(at))) = source
         {
             // What was refused was shown, too: it is told also where none was taken since the start.
-            self.metrics.health().certificate.set(*at);
+            self.metrics.health.certificate.set(*at);
         }
         warn!(backend = self.config.name, %error, "cannot open an upstream connection");
         *self.last_error.lock() = Some(error.to_string());
@@ -605,7 +605,7 @@ impl Backend {
         loop {
             match self.connect(pass, permit, purpose, &mut "").await {
                 Err(error @ OpenError::Dial(DialError::NoPorts(_))) if Instant::now() + pause < deadline => {
-                    self.metrics.dial(error.result());
+                    self.metrics.dials.inc(error.result());
                     self.budget.shrink(self.index);
                     permit = timeout_at(deadline, self.budget.permit(self.index)).await.map_err(|_| error)?;
                     // The port is free a round trip after its connection was closed, or when somebody else gives one
@@ -656,7 +656,7 @@ impl Backend {
             connection.outcome().await?;
         }
         if let Some(expires) = connection.stream.certificate_expires() {
-            self.metrics.health().certificate.set(expires);
+            self.metrics.health.certificate.set(expires);
         }
         if **self.capabilities.load() != **connection.login.capabilities() {
             self.capabilities.store(Arc::clone(connection.login.capabilities()));

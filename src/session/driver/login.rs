@@ -68,7 +68,7 @@ impl Session {
         let Some(presence) = self.context.router.admit(pass.grant().visit()) else {
             let (client, user) = (self.record.client, pass.account().name());
             warn!(%client, user, limit = "account.sessions", "too many sessions");
-            self.context.metrics.login(LoginResult::Limit);
+            self.context.metrics.logins.inc(LoginResult::Limit);
             return Ok(refused("NO [LIMIT] Too many sessions of this account; try again later.".into()));
         };
         if !self.record.place.logged_in() {

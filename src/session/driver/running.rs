@@ -76,7 +76,7 @@ impl Session {
             };
             self.drop_lease();
             if !self.is_elsewhere_as_good() || attempts == MAX_ATTEMPTS {
-                self.context.metrics.operation().command_ended(label(name), CommandResult::Lost);
+                self.context.metrics.operation.command_ended(label(name), CommandResult::Lost);
                 self.fail(LOST);
                 break;
             }
@@ -201,7 +201,7 @@ impl Session {
             Err(error) => {
                 let user = want.pass.account().name();
                 info!(client = %self.record.client, user, %error, "no upstream connection for a command");
-                self.context.metrics.operation().command_ended(label(name), CommandResult::No);
+                self.context.metrics.operation.command_ended(label(name), CommandResult::No);
                 self.unconnected(error);
                 false
             }
@@ -281,7 +281,7 @@ impl Session {
     /// The running command was answered; `rest`: the last of its tagged reply.
     pub(super) fn finished(&mut self, rest: &[u8]) -> Option<Running> {
         let running = self.running.take()?;
-        self.context.metrics.command(label(running.name), self.now - running.since);
+        self.context.metrics.command_seconds.get(label(running.name)).observe(self.now - running.since);
         self.ends(&running, running.result.unwrap_or_else(|| result_of(rest)));
         Some(running)
     }
@@ -290,7 +290,7 @@ impl Session {
     pub(super) fn ends(&self, running: &Running, result: CommandResult) {
         // Who has joined meanwhile may have found either.
         self.tell_renames(&running.renames);
-        self.context.metrics.operation().command_ended(label(running.name), result);
+        self.context.metrics.operation.command_ended(label(running.name), result);
         self.record.command_ends();
         note_if_slow(self.context.slow, &self.record, running.name, result, self.now - running.since);
     }

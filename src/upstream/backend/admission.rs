@@ -147,7 +147,7 @@ impl Backend {
             }
             let at = Instant::from_std(at);
             if at > deadline {
-                self.metrics.dial(DialResult::Gate);
+                self.metrics.dials.inc(DialResult::Gate);
                 return Err(OpenError::Gate(reason));
             }
             waiting.get_or_insert_with(|| {

@@ -162,7 +162,7 @@ impl Backend {
             Found::Lost(why) | Found::LetsNobodyIn(why) => (false, check.failures, &**why),
         };
         let changed = self.standing.health.lock().heard(well, enough, Instant::now().into_std());
-        self.metrics.health().checked(well);
+        self.metrics.health.checked(well);
         let backend = &self.config.name;
         match changed {
             Some(true) => info!(backend, "up again, as its checks say"),

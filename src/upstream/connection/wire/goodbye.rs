@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 use tracing::info;
 
 use super::{Exit, Wire};
-use crate::metrics::RetireReason;
+use crate::metrics::{Label as _, RetireReason};
 use crate::stream::Ended;
 use crate::upstream::connection::Shared;
 use crate::upstream::connection::reading::poll_read;
@@ -39,7 +39,7 @@ impl Wire {
         let unsent = !self.sent || self.machine.defers();
         let unasked = matches!(exit, Exit::NoGoAhead);
         let loss = Loss { unsent, unanswered: !self.replied, unasked, cut: !self.machine.at_line_start(), bye };
-        self.metrics.retired(reason);
+        self.metrics.retired.inc(reason);
         let seconds = self.opened.elapsed().as_secs();
         let (connection, reason) = (shared.id, reason.as_str());
         info!(target: "imapool::connections", connection, reason, seconds, cause = %exit, "upstream connection retired");
