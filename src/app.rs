@@ -381,7 +381,7 @@ impl admin::Subject for Proxy {
         Box::pin(async {
             self.reload_file().await.map_err(|error| {
                 let status = if matches!(error, ReloadError::NoFile) { 409 } else { 422 };
-                (status, error.to_string())
+                admin::Refusal(status, error.to_string())
             })
         })
     }

@@ -72,29 +72,24 @@ where
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut time = String::new();
         SystemTime.format_time(&mut Writer::new(&mut time))?;
-        let metadata = event.metadata();
-        write!(writer, "{{\"timestamp\":{},\"level\":\"{}\"", Json(&time), metadata.level())?;
-        let mut members = Members { writer: writer.by_ref(), result: Ok(()) };
+        let (metadata, mut members) = (event.metadata(), Members::default());
         event.record(&mut members);
-        members.result?;
+        write!(writer, "{{\"timestamp\":{},\"level\":\"{}\"{}", Json(&time), metadata.level(), members.0)?;
         writeln!(writer, ",\"target\":{}}}", Json(metadata.target()))
     }
 }
 
-struct Members<'w> {
-    writer: Writer<'w>,
-    result: fmt::Result,
-}
+/// Those of one event, each with a comma before it.
+#[derive(Default)]
+struct Members(String);
 
-impl Members<'_> {
+impl Members {
     fn member(&mut self, field: &Field, value: impl fmt::Display) {
-        if self.result.is_ok() {
-            self.result = write!(self.writer, ",{}:{value}", Json(field.name()));
-        }
+        let _ = write!(self.0, ",{}:{value}", Json(field.name()));
     }
 }
 
-impl Visit for Members<'_> {
+impl Visit for Members {
     fn record_f64(&mut self, field: &Field, value: f64) {
         // JSON has no other numbers.
         if value.is_finite() { self.member(field, value) } else { self.member(field, "null") }

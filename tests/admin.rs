@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use imapool::admin::{AdminError, AdminLimits, AdminServer, AdminState, Readiness};
 use imapool::config::ListenAddr;
+use imapool::listener::Inherited;
 use imapool::metrics::{Metrics, SessionClose};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,7 +32,7 @@ struct Server {
 
 impl Server {
     async fn start(limits: AdminLimits) -> Server {
-        let server = AdminServer::bind(&admin("127.0.0.1:0")).await.unwrap().with_limits(limits);
+        let server = bind(&admin("127.0.0.1:0")).unwrap().with_limits(limits);
         let ListenAddr::Tcp(address) = *server.address() else { panic!("TCP") };
         let metrics = Metrics::new(&["main".to_owned()]);
         let readiness = Arc::new(Mutex::new(Readiness::Ready));
@@ -83,6 +84,10 @@ impl Server {
 
 fn admin(address: &str) -> ListenAddr {
     ListenAddr::Tcp(address.parse().unwrap())
+}
+
+fn bind(address: &ListenAddr) -> Result<AdminServer, AdminError> {
+    AdminServer::bind_or_adopt(address, false, &mut Inherited::default())
 }
 
 fn request(method: &str, path: &str) -> String {
@@ -361,8 +366,8 @@ async fn shutdown_ends_idle_connections_and_the_server() {
 
 #[tokio::test]
 async fn an_address_in_use_is_named() {
-    let first = AdminServer::bind(&admin("127.0.0.1:0")).await.unwrap();
-    let error = AdminServer::bind(&admin(&first.address().to_string())).await.unwrap_err();
+    let first = bind(&admin("127.0.0.1:0")).unwrap();
+    let error = bind(&admin(&first.address().to_string())).unwrap_err();
     assert!(matches!(error, AdminError::Bind(_)));
     assert!(error.to_string().contains(&first.address().to_string()), "{error}");
 }

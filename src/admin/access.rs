@@ -4,13 +4,11 @@
 //! sites' scripts; so requests that such a script can send are told by their headers and refused. Actions need a
 //! token besides.
 
-use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use hyper::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
 
-use super::AdminError;
+use super::{AdminError, Refusal};
 use crate::config;
 use crate::files;
 use crate::secret::Secret;
@@ -18,33 +16,11 @@ use crate::secret::Secret;
 /// Where the token is, unless it is in a file.
 pub const TOKEN_VARIABLE: &str = "IMAPOOL_ADMIN_TOKEN";
 /// A shorter token could be guessed.
-const SHORTEST_TOKEN: usize = 16;
+pub(super) const SHORTEST_TOKEN: usize = 16;
 
 /// What actions are allowed by. Never printed.
 #[derive(Debug, Clone)]
 pub struct Token(Secret);
-
-/// Why there is no token although one is configured.
-#[derive(Debug, thiserror::Error)]
-pub enum TokenError {
-    /// The file cannot be read.
-    #[error("the admin token cannot be read from {}: {source}", path.display())]
-    Read {
-        /// `admin.token_file`
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Too short, or with spaces or control characters in it.
-    #[error(
-        "the admin token in {place} must have at least {SHORTEST_TOKEN} printable ASCII characters and no space: make one \
-         by `openssl rand -hex 32`"
-    )]
-    Unfit {
-        /// File or variable.
-        place: String,
-    },
-}
 
 impl Token {
     /// The token in `admin.token_file`, else in the environment; `None`: there is none.
@@ -55,7 +31,7 @@ impl Token {
         let token = match &admin.token_file {
             Some(path) => {
                 let octets = files::read(path, files::TOKEN)
-                    .map_err(|source| TokenError::Read { path: path.clone(), source })?;
+                    .map_err(|source| AdminError::TokenFile { path: path.clone(), source })?;
                 Some(Self::new(octets, &path.display().to_string())?)
             }
             None => match std::env::var(TOKEN_VARIABLE) {
@@ -71,11 +47,11 @@ impl Token {
         }
     }
 
-    fn new(octets: Vec<u8>, place: &str) -> Result<Self, TokenError> {
+    fn new(octets: Vec<u8>, place: &str) -> Result<Self, AdminError> {
         let octets = Secret::new(octets);
         let token = octets.expose().trim_ascii();
         if token.len() < SHORTEST_TOKEN || !token.iter().all(u8::is_ascii_graphic) {
-            return Err(TokenError::Unfit { place: place.to_owned() });
+            return Err(AdminError::UnfitToken { place: place.to_owned() });
         }
         Ok(Self(Secret::copy_of(token)))
     }
@@ -87,43 +63,29 @@ impl Token {
 }
 
 /// Why a request is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refused {
-    /// 403
-    Host,
-    /// 403
-    Origin,
-    /// 403
-    NoToken,
-    /// 401
-    Token,
-}
+const WRONG_HOST: &str = "the Host header names neither an IP address nor localhost nor one of admin.hosts: call the \
+                          address by its number, or add the name to admin.hosts";
+/// See [`WRONG_HOST`].
+const WRONG_ORIGIN: &str = "requests from other sites are refused";
+/// See [`WRONG_HOST`].
+const NO_TOKEN: &str =
+    "actions are off: put a token into admin.token_file or the environment variable IMAPOOL_ADMIN_TOKEN";
+/// See [`WRONG_HOST`].
+const WRONG_TOKEN: &str = "this needs the admin token: Authorization: Bearer TOKEN";
 
-impl Refused {
-    pub(super) fn reason(self) -> &'static str {
-        match self {
-            Self::Host => {
-                "the Host header names neither an IP address nor localhost nor one of admin.hosts: call the address by \
-                 its number, or add the name to admin.hosts"
-            }
-            Self::Origin => "requests from other sites are refused",
-            Self::NoToken => {
-                "actions are off: put a token into admin.token_file or the environment variable IMAPOOL_ADMIN_TOKEN"
-            }
-            Self::Token => "this needs the admin token: Authorization: Bearer TOKEN",
-        }
-    }
+fn forbidden(why: &str) -> Refusal {
+    Refusal(403, why.to_owned())
 }
 
 /// Whether the request may come from here: not by another site's script, nor under another site's name that was made to
 /// mean this address (DNS rebinding; no site's name is an IP address).
 ///
 /// A link on another site may lead to the page (`linked`); what that site cannot do is to read it.
-pub(super) fn admit(headers: &HeaderMap, hosts: &[String], linked: bool) -> Result<(), Refused> {
+pub(super) fn admit(headers: &HeaderMap, hosts: &[String], linked: bool) -> Result<(), Refusal> {
     let header = |name| headers.get(name).map(|value| value.to_str().unwrap_or("(not ASCII)"));
     let host = header(HOST).unwrap_or_default();
     if !host.is_empty() && !is_known(host, hosts) {
-        return Err(Refused::Host);
+        return Err(forbidden(WRONG_HOST));
     }
     if linked {
         return Ok(());
@@ -131,13 +93,13 @@ pub(super) fn admit(headers: &HeaderMap, hosts: &[String], linked: bool) -> Resu
     if let Some(origin) = header(ORIGIN) {
         let ours = origin.split_once("://").is_some_and(|(_, origin)| origin.eq_ignore_ascii_case(host));
         if !ours {
-            return Err(Refused::Origin);
+            return Err(forbidden(WRONG_ORIGIN));
         }
     }
     let site = headers.get("sec-fetch-site").map(|value| value.as_bytes());
     match site {
         None | Some(b"same-origin" | b"none") => Ok(()),
-        Some(_) => Err(Refused::Origin),
+        Some(_) => Err(forbidden(WRONG_ORIGIN)),
     }
 }
 
@@ -154,15 +116,15 @@ fn is_known(host: &str, hosts: &[String]) -> bool {
 }
 
 /// Whether the request carries the token.
-pub(super) fn authorize(headers: &HeaderMap, token: Option<&Token>) -> Result<(), Refused> {
-    let token = token.ok_or(Refused::NoToken)?;
+pub(super) fn authorize(headers: &HeaderMap, token: Option<&Token>) -> Result<(), Refusal> {
+    let token = token.ok_or_else(|| forbidden(NO_TOKEN))?;
     let given = headers.get(AUTHORIZATION).and_then(|value| {
         let (scheme, given) = value.as_bytes().split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"Bearer ").then(|| Secret::copy_of(given.trim_ascii()))
     });
     match given {
         Some(given) if given == token.0 => Ok(()),
-        _ => Err(Refused::Token),
+        _ => Err(Refusal(401, WRONG_TOKEN.to_owned())),
     }
 }
 
@@ -190,7 +152,7 @@ mod tests {
         for host in
             ["evil.example", "127.0.0.1.evil.example:9143", "localhost.evil", "[::1].evil:9143", "::1]", "a:b:c"]
         {
-            assert_eq!(admit(&headers(&[("host", host)]), &hosts, false), Err(Refused::Host), "{host}");
+            assert_eq!(admit(&headers(&[("host", host)]), &hosts, false), Err(forbidden(WRONG_HOST)), "{host}");
         }
     }
 
@@ -199,7 +161,7 @@ mod tests {
         let with = |name, value| admit(&headers(&[("host", "127.0.0.1:9143"), (name, value)]), &[], false);
         assert_eq!(with("origin", "http://127.0.0.1:9143"), Ok(()));
         for origin in ["http://127.0.0.1:9144", "http://evil.example", "null", "127.0.0.1:9143", "http://127.0.0.1"] {
-            assert_eq!(with("origin", origin), Err(Refused::Origin), "{origin}");
+            assert_eq!(with("origin", origin), Err(forbidden(WRONG_ORIGIN)), "{origin}");
         }
         for (site, wanted) in [("same-origin", true), ("none", true), ("cross-site", false), ("same-site", false)] {
             assert_eq!(with("sec-fetch-site", site).is_ok(), wanted, "{site}");
@@ -208,15 +170,16 @@ mod tests {
 
     #[test]
     fn the_token_is_compared_whole() {
+        let wrong_token = || Refusal(401, WRONG_TOKEN.to_owned());
         let token = Token::new(b"0123456789abcdef\n".to_vec(), "test").unwrap();
         let with = |value: &str| authorize(&headers(&[("authorization", value)]), Some(&token));
         assert_eq!(with(&token.bearer()), Ok(()));
         assert_eq!(with("bearer  0123456789abcdef"), Ok(()));
         for wrong in ["Bearer 0123456789abcde", "Bearer 0123456789abcdeff", "Bearer ", "Basic 0123456789abcdef", "x"] {
-            assert_eq!(with(wrong), Err(Refused::Token), "{wrong}");
+            assert_eq!(with(wrong), Err(wrong_token()), "{wrong}");
         }
-        assert_eq!(authorize(&HeaderMap::new(), Some(&token)), Err(Refused::Token));
-        assert_eq!(authorize(&headers(&[("authorization", "Bearer ")]), None), Err(Refused::NoToken));
+        assert_eq!(authorize(&HeaderMap::new(), Some(&token)), Err(wrong_token()));
+        assert_eq!(authorize(&headers(&[("authorization", "Bearer ")]), None), Err(forbidden(NO_TOKEN)));
     }
 
     #[test]

@@ -7,12 +7,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tracing::info;
 
-use super::Subject;
-use super::api::octets;
+use super::api::{octets, pairs};
 use super::meant::Meant;
+use super::{Refusal, Subject};
 use crate::metrics::RetireReason;
 use crate::routing::{Evacuation, HandError, Moved};
-use crate::session::registry::Record;
 use crate::shown;
 use crate::upstream::backend::Service;
 
@@ -44,13 +43,31 @@ impl fmt::Display for Origin {
 }
 
 /// What an action says.
-pub(super) enum Done {
-    /// 200
-    Well(Value),
-    /// 404
-    NoSuch(&'static str),
-    /// 400, 409 or 422, and why.
-    Not(u16, String),
+type Done = Result<Value, Refusal>;
+
+fn wrong(why: &str) -> Refusal {
+    Refusal(400, why.to_owned())
+}
+
+fn no_such(what: &str) -> Refusal {
+    Refusal(404, format!("there is no such {what}"))
+}
+
+impl From<HandError> for Refusal {
+    fn from(error: HandError) -> Self {
+        let status = match error {
+            HandError::Backend(_) => return no_such("backend"),
+            HandError::NoFile
+            | HandError::Alone(_)
+            | HandError::Nowhere(_)
+            | HandError::Replica(_)
+            | HandError::Kept(_)
+            | HandError::Silent { .. }
+            | HandError::Unread => 409,
+            HandError::Name | HandError::Target(_) | HandError::Write { .. } => 422,
+        };
+        Self(status, error.to_string())
+    }
 }
 
 /// Carries out `POST /api/{path}?{query}`. `None`: there is no such action.
@@ -59,7 +76,7 @@ pub(super) async fn act(subject: &dyn Subject, path: &str, query: &str, origin: 
     Some(match segments[..] {
         ["accounts", account, "retire"] => retire(subject, origin, &octets(account)),
         ["accounts", account, "trace"] => trace(subject, origin, &octets(account), query),
-        ["accounts", account, "close"] => close_all(subject, origin, &Whose::account(subject, &octets(account))),
+        ["accounts", account, "close"] => close_all(subject, origin, "account", &octets(account)),
         ["accounts", account, "move"] => move_account(subject, origin, &octets(account), query).await,
         ["accounts", account, "kick"] => kick(subject, origin, &octets(account)),
         ["sessions", "close"] => close_those(subject, origin, query),
@@ -76,194 +93,103 @@ pub(super) async fn act(subject: &dyn Subject, path: &str, query: &str, origin: 
 /// sessions end; and the next login is verified anew.
 fn retire(subject: &dyn Subject, origin: Origin, user: &[u8]) -> Done {
     subject.pools().retiring();
-    let (accounts, users) = Meant::by(subject, user).accounts(subject);
-    if accounts.is_empty() {
-        return Done::NoSuch("account");
-    }
+    let (accounts, users) = Meant::by(subject, user).accounts(subject).ok_or_else(|| no_such("account"))?;
     let connections: usize = accounts.iter().map(|account| account.usage().connections).sum();
     for account in &accounts {
         account.retire_all(RetireReason::Operator);
     }
     info!(%origin, user = shown::text(user), accounts = accounts.len(), connections, "retired by an administrator");
-    Done::Well(json!({ "accounts": accounts.len(), "connections": connections, "users": users }))
+    Ok(json!({ "accounts": accounts.len(), "connections": connections, "users": users }))
 }
 
 /// For `seconds`, an hour at most and a minute by default.
 fn trace(subject: &dyn Subject, origin: Origin, user: &[u8], query: &str) -> Done {
-    let seconds = query.split('&').find_map(|pair| pair.strip_prefix("seconds="));
-    let Ok(seconds) = seconds.map_or(Ok(TRACE), str::parse::<u64>) else {
-        return Done::Not(400, "seconds must be a number".to_owned());
-    };
-    let seconds = seconds.min(LONGEST_TRACE);
-    let (accounts, users) = Meant::by(subject, user).accounts(subject);
-    if accounts.is_empty() {
-        return Done::NoSuch("account");
-    }
+    let seconds = value(query, "seconds").map_or(Ok(TRACE), |seconds| seconds.parse::<u64>());
+    let seconds = seconds.map_err(|_| wrong("seconds must be a number"))?.min(LONGEST_TRACE);
+    let (accounts, users) = Meant::by(subject, user).accounts(subject).ok_or_else(|| no_such("account"))?;
     for account in &accounts {
         account.trace_for(Duration::from_secs(seconds));
     }
     info!(%origin, user = shown::text(user), accounts = accounts.len(), seconds, "protocol traced by an administrator");
-    Done::Well(json!({ "accounts": accounts.len(), "seconds": seconds, "users": users }))
-}
-
-/// Whose sessions are meant.
-enum Whose<'a> {
-    /// Of an account, by this name.
-    Account(&'a [u8], Meant),
-    /// Of this client: an IP address, or one with a port; `unix` for all who came by a Unix socket.
-    Client(&'a str),
-    /// Of those who came in by the listener of this name.
-    Listener(&'a str),
-}
-
-impl<'a> Whose<'a> {
-    fn account(subject: &dyn Subject, user: &'a [u8]) -> Self {
-        Self::Account(user, Meant::by(subject, user))
-    }
-
-    fn parse(subject: &dyn Subject, key: &str, value: &'a str) -> Option<Self> {
-        match key {
-            "account" => Some(Self::account(subject, value.as_bytes())),
-            "client" => Some(Self::Client(value)),
-            "listener" => Some(Self::Listener(value)),
-            _ => None,
-        }
-    }
-
-    fn has(&self, record: &Record) -> bool {
-        match self {
-            Self::Account(_, meant) => meant.is_session(record),
-            Self::Client(address) => match address.parse::<IpAddr>() {
-                Ok(ip) => record.client.ip().is_some_and(|client| client.to_canonical() == ip.to_canonical()),
-                Err(_) => record.client.to_string() == *address,
-            },
-            Self::Listener(name) => record.listener.config.name == *name,
-        }
-    }
-
-    fn is_an_address(&self) -> bool {
-        match self {
-            Self::Client(address) => {
-                *address == "unix" || address.parse::<IpAddr>().is_ok() || address.parse::<SocketAddr>().is_ok()
-            }
-            _ => true,
-        }
-    }
-
-    fn no_such(&self) -> &'static str {
-        match self {
-            Self::Account(..) => "account with a session",
-            Self::Client(_) => "client with a session",
-            Self::Listener(_) => "listener with a session",
-        }
-    }
-}
-
-impl fmt::Display for Whose<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Account(user, _) => write!(f, "account {}", shown::text(user)),
-            Self::Client(address) => write!(f, "client {address}"),
-            Self::Listener(name) => write!(f, "listener {name}"),
-        }
-    }
+    Ok(json!({ "accounts": accounts.len(), "seconds": seconds, "users": users }))
 }
 
 /// By `?account=`, `?client=` or `?listener=`, one of them.
 fn close_those(subject: &dyn Subject, origin: Origin, query: &str) -> Done {
-    let pairs: Vec<_> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
-    let [(key, value)] = pairs[..] else { return Done::Not(400, WHOSE.to_owned()) };
-    let value = String::from_utf8_lossy(&octets(&value.replace('+', " "))).into_owned();
-    match Whose::parse(subject, key, &value) {
-        Some(whose) if !whose.is_an_address() => {
-            Done::Not(400, format!("{value:?} is no IP address: write one such as 192.0.2.7, or unix"))
-        }
-        Some(whose) => close_all(subject, origin, &whose),
-        None => Done::Not(400, WHOSE.to_owned()),
+    match &pairs(query).collect::<Vec<_>>()[..] {
+        [(kind, name)] => close_all(subject, origin, kind, name),
+        _ => Err(wrong(WHOSE)),
     }
 }
 
-fn close_all(subject: &dyn Subject, origin: Origin, whose: &Whose<'_>) -> Done {
+/// Those of an account, by a name of it; of a client: an IP address, or one with a port, or `unix` for all who came by
+/// a Unix socket; or of those who came in by the listener of this name.
+fn close_all(subject: &dyn Subject, origin: Origin, kind: &str, name: &[u8]) -> Done {
+    let text = String::from_utf8_lossy(name);
     let mut records = subject.registry().all();
-    records.retain(|record| whose.has(record));
+    match (kind, text.parse::<IpAddr>()) {
+        ("account", _) => {
+            let meant = Meant::by(subject, name);
+            records.retain(|record| meant.is_session(record));
+        }
+        ("client", Ok(ip)) => {
+            let ip = ip.to_canonical();
+            records.retain(|record| record.client.ip().is_some_and(|client| client.to_canonical() == ip));
+        }
+        ("client", Err(_)) if text == "unix" || text.parse::<SocketAddr>().is_ok() => {
+            records.retain(|record| record.client.to_string() == text);
+        }
+        ("client", Err(_)) => {
+            return Err(Refusal(400, format!("{text:?} is no IP address: write one such as 192.0.2.7, or unix")));
+        }
+        ("listener", _) => records.retain(|record| record.listener.config.name == text),
+        _ => return Err(wrong(WHOSE)),
+    }
     if records.is_empty() {
-        return Done::NoSuch(whose.no_such());
+        return Err(no_such(&format!("{kind} with a session")));
     }
     let mut users: Vec<_> = records.iter().filter_map(|record| record.user()).collect();
     users.sort();
     users.dedup();
     records.iter().for_each(|record| record.close());
-    info!(%origin, of = %whose, sessions = records.len(), "sessions closed by an administrator");
-    Done::Well(json!({ "sessions": records.len(), "users": users }))
+    let of = format_args!("{kind} {}", shown::text(name));
+    info!(%origin, %of, sessions = records.len(), "sessions closed by an administrator");
+    Ok(json!({ "sessions": records.len(), "users": users }))
 }
 
 fn close(subject: &dyn Subject, origin: Origin, id: &str) -> Done {
-    let record = id.parse().ok().and_then(|id| subject.registry().find(id));
-    let Some(record) = record else { return Done::NoSuch("session") };
+    let record = id.parse().ok().and_then(|id| subject.registry().find(id)).ok_or_else(|| no_such("session"))?;
     record.close();
     info!(%origin, session = record.id, client = %record.client, "session closed by an administrator");
-    Done::Well(json!({ "session": record.id }))
+    Ok(json!({ "session": record.id }))
 }
 
 /// Of a key of a query.
 fn value(query: &str, wanted: &str) -> Option<String> {
-    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    let value = pairs.find(|(key, _)| *key == wanted).map(|(_, value)| octets(&value.replace('+', " ")));
-    value.map(|value| String::from_utf8_lossy(&value).into_owned())
+    let (_, value) = pairs(query).find(|(key, _)| *key == wanted)?;
+    Some(String::from_utf8_lossy(&value).into_owned())
 }
 
 /// To the backend or group of `?to=`; without, to where the routes say. With `keep_sessions=true`, its sessions go on
 /// there. Waits for `wait` seconds, half a minute at most.
 async fn move_account(subject: &dyn Subject, origin: Origin, user: &[u8], query: &str) -> Done {
-    let Ok(wait) = value(query, "wait").map_or(Ok(MOVING), |seconds| seconds.parse::<u64>()) else {
-        return Done::Not(400, "wait must be a number of seconds".to_owned());
-    };
-    let to = value(query, "to");
-    let wait = Duration::from_secs(wait.min(MOVING));
-    match value(query, "keep_sessions").as_deref() {
-        None | Some("false") => {}
-        Some("true") => return move_with_sessions(subject, origin, user, to.as_deref(), wait).await,
-        Some(_) => return Done::Not(400, "keep_sessions must be true or false".to_owned()),
-    }
-    match subject.router().move_account(user, to.as_deref(), wait).await {
-        Ok(left) => {
+    let wait = value(query, "wait").map_or(Ok(MOVING), |seconds| seconds.parse::<u64>());
+    let wait = wait.map_err(|_| wrong("wait must be a number of seconds"))?;
+    let (to, wait, router) = (value(query, "to"), Duration::from_secs(wait.min(MOVING)), subject.router());
+    match (value(query, "keep_sessions").as_deref(), to) {
+        (None | Some("false"), to) => {
+            let left = router.move_account(user, to.as_deref(), wait).await?;
             info!(%origin, user = shown::text(user), to, left, "moved by an administrator");
-            Done::Well(json!({ "to": to, "left": left }))
+            Ok(json!({ "to": to, "left": left }))
         }
-        Err(error) => not(&error),
-    }
-}
-
-async fn move_with_sessions(
-    subject: &dyn Subject,
-    origin: Origin,
-    user: &[u8],
-    to: Option<&str>,
-    wait: Duration,
-) -> Done {
-    let Some(to) = to else { return Done::Not(400, "keep_sessions needs a target: say where to".to_owned()) };
-    match subject.router().move_with_sessions(&subject.pools(), user, to, wait).await {
-        Ok(Moved { left, kept }) => {
+        (Some("true"), Some(to)) => {
+            let Moved { left, kept } = router.move_with_sessions(&subject.pools(), user, &to, wait).await?;
             info!(%origin, user = shown::text(user), to, left, kept, "moved with its sessions by an administrator");
-            Done::Well(json!({ "to": to, "left": left, "sessions": kept }))
+            Ok(json!({ "to": to, "left": left, "sessions": kept }))
         }
-        Err(error) => not(&error),
+        (Some("true"), None) => Err(wrong("keep_sessions needs a target: say where to")),
+        (Some(_), _) => Err(wrong("keep_sessions must be true or false")),
     }
-}
-
-fn not(error: &HandError) -> Done {
-    let status = match error {
-        HandError::Backend(_) => return Done::NoSuch("backend"),
-        HandError::NoFile
-        | HandError::Alone(_)
-        | HandError::Nowhere(_)
-        | HandError::Replica(_)
-        | HandError::Kept(_)
-        | HandError::Silent { .. }
-        | HandError::Unread => 409,
-        HandError::Name | HandError::Target(_) | HandError::Write { .. } => 422,
-    };
-    Done::Not(status, error.to_string())
 }
 
 /// `?to=` a number; without, as it is configured.
@@ -271,35 +197,27 @@ fn weigh(subject: &dyn Subject, origin: Origin, name: &[u8], query: &str) -> Don
     let weight = match value(query, "to").map(|weight| weight.parse::<u32>()) {
         None => None,
         Some(Ok(weight)) if weight <= MOST_WEIGHT => Some(weight),
-        Some(_) => return Done::Not(400, format!("to must be a number from 0 to {MOST_WEIGHT}")),
+        Some(_) => return Err(wrong(&format!("to must be a number from 0 to {MOST_WEIGHT}"))),
     };
     let name = String::from_utf8_lossy(name);
-    match subject.router().weigh(&name, weight) {
-        Ok(()) => {
-            info!(%origin, backend = name.as_ref(), weight, "weight set by an administrator");
-            Done::Well(json!({ "backend": name, "weight": weight }))
-        }
-        Err(error) => not(&error),
-    }
+    subject.router().weigh(&name, weight)?;
+    info!(%origin, backend = name.as_ref(), weight, "weight set by an administrator");
+    Ok(json!({ "backend": name, "weight": weight }))
 }
 
 fn evacuate(subject: &dyn Subject, origin: Origin, name: &[u8]) -> Done {
     let name = String::from_utf8_lossy(name);
-    match subject.router().evacuate(&name) {
-        Ok(Evacuation { leaving, bound }) => {
-            info!(%origin, backend = name.as_ref(), leaving, bound, "evacuated by an administrator");
-            Done::Well(json!({ "backend": name, "leaving": leaving, "bound": bound }))
-        }
-        Err(error) => not(&error),
-    }
+    let Evacuation { leaving, bound } = subject.router().evacuate(&name)?;
+    info!(%origin, backend = name.as_ref(), leaving, bound, "evacuated by an administrator");
+    Ok(json!({ "backend": name, "leaving": leaving, "bound": bound }))
 }
 
 fn kick(subject: &dyn Subject, origin: Origin, user: &[u8]) -> Done {
     if !subject.router().kick(user) {
-        return Done::NoSuch("account");
+        return Err(no_such("account"));
     }
     info!(%origin, user = shown::text(user), "kicked by an administrator");
-    Done::Well(json!({}))
+    Ok(json!({}))
 }
 
 fn serve(subject: &dyn Subject, origin: Origin, name: &[u8], verb: &str) -> Done {
@@ -308,12 +226,10 @@ fn serve(subject: &dyn Subject, origin: Origin, name: &[u8], verb: &str) -> Done
         "drain" => Service::Drained,
         _ => Service::Running,
     };
-    if service != Service::Running
-        && let Err(error) = subject.router().may_be_set_apart(&String::from_utf8_lossy(name))
-    {
-        return not(&error);
+    if service != Service::Running {
+        subject.router().may_be_set_apart(&String::from_utf8_lossy(name))?;
     }
-    let Some(backend) = subject.pools().serve(name, service) else { return Done::NoSuch("backend") };
+    let backend = subject.pools().serve(name, service).ok_or_else(|| no_such("backend"))?;
     let mut sessions = 0;
     if service == Service::Drained {
         subject.pools().drain_backend(&backend);
@@ -329,15 +245,12 @@ fn serve(subject: &dyn Subject, origin: Origin, name: &[u8], verb: &str) -> Done
     }
     info!(%origin, backend = backend.config.name, service = service.as_str(), sessions, "set by an administrator");
     let connections = backend.metrics().connections_open();
-    Done::Well(json!({
+    Ok(json!({
         "backend": backend.config.name, "service": service.as_str(), "connections": connections, "sessions": sessions,
     }))
 }
 
 async fn reload(subject: &dyn Subject, origin: Origin) -> Done {
     info!(%origin, "reload asked for by an administrator");
-    match subject.reload().await {
-        Ok(changes) => Done::Well(json!({ "changes": changes })),
-        Err((status, why)) => Done::Not(status, why),
-    }
+    Ok(json!({ "changes": subject.reload().await? }))
 }

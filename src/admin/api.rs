@@ -1,5 +1,6 @@
 //! What can be looked at by `/api/...`, as JSON.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,8 +46,7 @@ impl Query {
     /// Of the part of a URL behind the question mark. What is not known or no number is as if it were not there.
     pub(super) fn parse(query: &str) -> Self {
         let mut this = Self { limit: PAGE, ..Self::default() };
-        for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-            let octets: Vec<u8> = percent_decode_str(&value.replace('+', " ")).collect();
+        for (key, octets) in pairs(query) {
             let text = String::from_utf8_lossy(&octets).into_owned();
             match key {
                 "offset" => this.offset = text.parse().unwrap_or_default(),
@@ -106,6 +106,12 @@ pub(super) fn segment(user: &[u8]) -> String {
     percent_encode(user, NON_ALPHANUMERIC).to_string()
 }
 
+/// The keys and values of the part of a URL behind the question mark.
+pub(super) fn pairs(query: &str) -> impl Iterator<Item = (&str, Vec<u8>)> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(key, value)| (key, octets(&value.replace('+', " "))))
+}
+
 /// The octets of a segment.
 pub(super) fn octets(segment: &str) -> Vec<u8> {
     percent_decode_str(segment).collect()
@@ -143,16 +149,16 @@ pub(super) fn account_rows(subject: &dyn Subject) -> Vec<AccountRow> {
 }
 
 /// By `sessions` (the default), `connections`, `waiting`, `waits`, the most first; or by `name`.
-pub(super) fn sort_accounts(rows: &mut [&AccountRow], sort: &str) {
-    rows.sort_by(|a, b| {
-        let most_first = match sort {
-            "connections" => b.connections.cmp(&a.connections),
-            "waiting" => b.waiting.cmp(&a.waiting),
-            "waits" => b.waits.cmp(&a.waits),
-            "name" => std::cmp::Ordering::Equal,
-            _ => b.sessions.cmp(&a.sessions),
+pub(super) fn sort_accounts<'r>(rows: &mut [&'r AccountRow], sort: &str) {
+    rows.sort_by_key(|row: &&'r AccountRow| {
+        let most = match sort {
+            "connections" => row.connections as u64,
+            "waiting" => row.waiting as u64,
+            "waits" => row.waits,
+            "name" => 0,
+            _ => row.sessions as u64,
         };
-        most_first.then_with(|| a.user.cmp(&b.user)).then_with(|| a.backend.cmp(&b.backend))
+        (Reverse(most), &row.user, &row.backend)
     });
 }
 
@@ -201,7 +207,7 @@ pub(super) fn sessions(subject: &dyn Subject, query: &Query) -> Value {
             "sent" => record.sent(),
             _ => 0,
         };
-        (std::cmp::Reverse(most), record.id)
+        (Reverse(most), record.id)
     });
     query.page(&records, session_row)
 }
@@ -215,7 +221,7 @@ pub(super) fn hubs(subject: &dyn Subject, query: &Query) -> Value {
     }
     hubs.retain(|(user, hub)| query.finds(&[user, &hub.mailbox]));
     let by_sessions = query.sort == "sessions";
-    hubs.sort_by_key(|(_, hub)| (by_sessions.then_some(std::cmp::Reverse(hub.sessions)), hub.id));
+    hubs.sort_by_key(|(_, hub)| (by_sessions.then_some(Reverse(hub.sessions)), hub.id));
     query.page(&hubs, |(user, hub)| {
         json!({
             "id": hub.id,

@@ -48,13 +48,13 @@ impl Meant {
         }
     }
 
-    /// All accounts that are meant, and their names.
-    pub(super) fn accounts(&self, subject: &dyn Subject) -> (Vec<Arc<Account>>, Vec<String>) {
+    /// All accounts that are meant, and their names; `None`: there are none.
+    pub(super) fn accounts(&self, subject: &dyn Subject) -> Option<(Vec<Arc<Account>>, Vec<String>)> {
         let mut accounts = subject.pools().accounts();
         accounts.retain(|account| self.is_account(account));
         let mut users: Vec<_> = accounts.iter().map(|account| account.name()).collect();
         users.sort();
         users.dedup();
-        (accounts, users)
+        (!accounts.is_empty()).then_some((accounts, users))
     }
 }

@@ -14,6 +14,8 @@ mod routes;
 mod sampler;
 
 use std::fmt;
+use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +27,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::access::{TOKEN_VARIABLE, Token, TokenError};
-use self::actions::{Done, Origin};
+use self::access::SHORTEST_TOKEN;
+pub use self::access::{TOKEN_VARIABLE, Token};
+use self::actions::Origin;
 pub use self::recent::{Recent, Remember, recent};
 use self::routes::Routes;
 use crate::config::{Change, Config, ListenAddr, Listener, Live};
@@ -50,13 +53,13 @@ const REQUEST_HEAD: usize = 16 * 1024;
 /// There is no such action or nothing of that name, or why it is not done.
 pub async fn act(subject: &dyn Subject, path: &str) -> Result<serde_json::Value, String> {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
-    match actions::act(subject, path, query, Origin(None)).await {
-        Some(Done::Well(said)) => Ok(said),
-        Some(Done::NoSuch(what)) => Err(format!("no such {what}")),
-        Some(Done::Not(_, why)) => Err(why),
-        None => Err("no such action".to_owned()),
-    }
+    let done = actions::act(subject, path, query, Origin(None)).await;
+    done.ok_or("no such action")?.map_err(|Refusal(_, why)| why)
 }
+
+/// Why something is not done: a status of HTTP, and the words.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refusal(pub u16, pub String);
 
 /// Why there is no admin server.
 #[derive(Debug, thiserror::Error)]
@@ -64,9 +67,23 @@ pub enum AdminError {
     /// The address is in use, not of this host, or not allowed: change `admin.address`, or what else listens there.
     #[error("the admin address: {0}")]
     Bind(#[from] BindError),
-    /// The token cannot be had.
-    #[error(transparent)]
-    Token(#[from] TokenError),
+    /// The token cannot be read.
+    #[error("the admin token cannot be read from {}: {source}", path.display())]
+    TokenFile {
+        /// `admin.token_file`
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The token is too short, or with spaces or control characters in it.
+    #[error(
+        "the admin token in {place} must have at least {SHORTEST_TOKEN} printable ASCII characters and no space: make one \
+         by `openssl rand -hex 32`"
+    )]
+    UnfitToken {
+        /// File or variable.
+        place: String,
+    },
     /// Other hosts can reach the address, and nothing says who of them may do what.
     #[error(
         "admin.address {address} can be reached from other hosts, and there is no token: set admin.token_file or the \
@@ -83,7 +100,7 @@ impl AdminError {
     pub fn key(&self) -> &'static str {
         match self {
             Self::Bind(_) | Self::NoToken { .. } => "address",
-            Self::Token(_) => "token_file",
+            Self::TokenFile { .. } | Self::UnfitToken { .. } => "token_file",
         }
     }
 }
@@ -128,12 +145,12 @@ pub trait Subject: Send + Sync {
     fn config(&self) -> Arc<Config>;
     /// Which backend each session goes to.
     fn router(&self) -> Arc<Router>;
-    /// Reads its configuration anew: what has changed, or the HTTP status and the words of why nothing has.
+    /// Reads its configuration anew: what has changed, or why nothing has.
     fn reload(&self) -> Reloading<'_>;
 }
 
 /// See [`Subject::reload`].
-pub type Reloading<'s> = Pin<Box<dyn Future<Output = Result<Vec<Change>, (u16, String)>> + Send + 's>>;
+pub type Reloading<'s> = Pin<Box<dyn Future<Output = Result<Vec<Change>, Refusal>> + Send + 's>>;
 
 /// What the admin server shows.
 #[derive(Clone)]
@@ -183,16 +200,8 @@ pub struct AdminServer {
 }
 
 impl AdminServer {
-    /// Binds the address (port 0: any free one) without answering yet.
-    ///
-    /// # Errors
-    /// [`AdminError::Bind`], with the address.
-    pub async fn bind(address: &ListenAddr) -> Result<Self, AdminError> {
-        Self::bind_or_adopt(address, false, &mut Inherited::default())
-    }
-
-    /// As [`AdminServer::bind`]; from the sockets that were inherited, if one is for it; with `reuse_port`, beside
-    /// another imapool or in place of it.
+    /// Binds the address (port 0: any free one) without answering yet; from the sockets that were inherited, if one is
+    /// for it; with `reuse_port`, beside another imapool or in place of it.
     ///
     /// # Errors
     /// [`AdminError::Bind`], with the address.

@@ -12,20 +12,23 @@ use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
 use hyper::header::{REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::task::{JoinError, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
-use super::access::{self, Refused};
-use super::actions::{self, Done, Origin};
+use super::access;
+use super::actions::{self, Origin};
 use super::api::{self, Query};
 use super::page;
-use super::sampler::Sampler;
-use super::{AdminState, Readiness, Subject};
+use super::sampler::{FRESH, Sampler};
+use super::{AdminState, Readiness, Refusal};
 use crate::metrics;
 
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const EVENT_STREAM: &str = "text/event-stream";
+/// The call that is answered by a stream.
+const EVENTS: &str = "events";
 
 /// Nothing from elsewhere, and in no frame: the page needs no more.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
@@ -52,7 +55,7 @@ impl Body for Events {
 pub(super) struct Routes {
     state: AdminState,
     /// What looks at everything runs one at a time: requests at once must not take a blocking thread each.
-    looking: Semaphore,
+    looking: Mutex<()>,
     sampler: Option<Arc<Sampler>>,
     viewers: Arc<Semaphore>,
 }
@@ -61,7 +64,7 @@ impl Routes {
     /// Samples the numbers until `stop`, where there is a subject.
     pub(super) fn new(state: AdminState, stop: &CancellationToken) -> Self {
         let sampler = state.subject.as_ref().map(|subject| Sampler::start(subject, &state.readiness, stop));
-        Self { state, looking: Semaphore::new(1), sampler, viewers: Arc::new(Semaphore::new(VIEWERS)) }
+        Self { state, looking: Mutex::default(), sampler, viewers: Arc::new(Semaphore::new(VIEWERS)) }
     }
 
     /// The request's body, if it has one, is never read. For HEAD, hyper leaves the answer's body out.
@@ -74,65 +77,50 @@ impl Routes {
             "/metrics" => self.metrics().await,
             "/healthz" => text(StatusCode::OK, "ok\n"),
             "/readyz" => self.readyz(),
-            _ => match access::admit(request.headers(), &self.state.hosts.load(), path == "/") {
-                Err(refused) => refuse(refused),
-                Ok(()) => match path.strip_prefix("/api/") {
-                    Some(call) => self.api(request, call, read, origin).await,
-                    None => page::file(path, read).unwrap_or_else(no_such_page),
-                },
-            },
+            _ => self.guarded(request, read, origin).await.unwrap_or_else(refuse),
         })
     }
 
-    async fn api<B>(&self, request: &Request<B>, call: &str, read: bool, origin: Origin) -> Answer {
-        let Some(subject) = &self.state.subject else { return no_such_page() };
+    /// What other sites' scripts may not ask for.
+    async fn guarded<B>(&self, request: &Request<B>, read: bool, origin: Origin) -> Result<Answer, Refusal> {
+        let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+        access::admit(request.headers(), &self.state.hosts.load(), path == "/")?;
+        let Some(call) = path.strip_prefix("/api/") else {
+            return Ok(page::file(path, read).unwrap_or_else(no_such_page));
+        };
+        let Some(sampler) = &self.sampler else { return Ok(no_such_page()) };
         if request.method() == Method::POST {
-            let token = self.state.token.load();
-            if let Err(refused) = access::authorize(request.headers(), token.as_ref().as_ref()) {
-                return refuse(refused);
-            }
-            return match actions::act(&**subject, call, request.uri().query().unwrap_or_default(), origin).await {
-                Some(done) => told(done),
-                None if is_list(call) => method_not_allowed("GET, HEAD"),
-                None => no_such_page(),
+            access::authorize(request.headers(), self.state.token.load().as_ref().as_ref())?;
+            return match actions::act(&*sampler.subject, call, query, origin).await {
+                Some(done) => Ok(json_answer(StatusCode::OK, &done?)),
+                None if call == EVENTS || list(call).is_some() => Ok(method_not_allowed("GET, HEAD")),
+                None => Ok(no_such_page()),
             };
         }
-        if !read {
-            return method_not_allowed("GET, HEAD, POST");
-        }
-        if call == "events" {
-            return self.events();
-        }
-        if !is_list(call) {
-            return no_such_page();
-        }
-        let query = Query::parse(request.uri().query().unwrap_or_default());
-        self.look(subject, call.to_owned(), query).await
+        Ok(match list(call) {
+            _ if !read => method_not_allowed("GET, HEAD, POST"),
+            Some(list) => {
+                let (sampler, query) = (Arc::clone(sampler), Query::parse(query));
+                match self.look(move || list(&sampler, &query)).await {
+                    Ok(value) => json_answer(StatusCode::OK, &value),
+                    Err(error) => unavailable(format!("it cannot be read: {error}")),
+                }
+            }
+            None if call == EVENTS => self.events(sampler),
+            None => no_such_page(),
+        })
     }
 
-    /// Lists may be long: they are made where they hold up nobody, one at a time.
-    async fn look(&self, subject: &Arc<dyn Subject>, call: String, query: Query) -> Answer {
-        let Ok(_turn) = self.looking.acquire().await else { return unavailable("shutting down".to_owned()) };
-        let (subject, sampler) = (Arc::clone(subject), self.sampler.clone());
-        let looked = tokio::task::spawn_blocking(move || match call.as_str() {
-            "accounts" => sampler.map(|sampler| api::accounts(&sampler, &query)).unwrap_or_default(),
-            "sessions" => api::sessions(&*subject, &query),
-            "hubs" => api::hubs(&*subject, &query),
-            "connections" => api::connections(&*subject, &query),
-            "backends" => json!({ "rows": api::backends(&*subject) }),
-            "route" => api::route(&*subject, &query),
-            "config" => serde_json::to_value(&*subject.config()).unwrap_or_default(),
-            _ => sampler.map(|sampler| sampler.summary(true)).unwrap_or_default(),
-        });
-        match looked.await {
-            Ok(value) => json_answer(StatusCode::OK, &value),
-            Err(error) => unavailable(format!("it cannot be read: {error}")),
-        }
+    /// Lists may be long, and /proc may take milliseconds with many open descriptors: that is read where it holds up
+    /// nobody, one at a time.
+    async fn look<T: Send + 'static>(&self, look: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
+        let _turn = self.looking.lock().await;
+        spawn_blocking(look).await
     }
 
     /// A stream of server-sent events: the history, then what is new, as fast as the viewer takes it.
-    fn events(&self) -> Answer {
-        let (Some(sampler), Ok(viewer)) = (&self.sampler, Arc::clone(&self.viewers).try_acquire_owned()) else {
+    fn events(&self, sampler: &Arc<Sampler>) -> Answer {
+        let Ok(viewer) = Arc::clone(&self.viewers).try_acquire_owned() else {
             return unavailable("too many viewers".to_owned());
         };
         let (send, events) = mpsc::channel(1);
@@ -145,12 +133,8 @@ impl Routes {
     }
 
     async fn metrics(&self) -> Answer {
-        let Ok(_turn) = self.looking.acquire().await else {
-            return unavailable("the numbers cannot be read".to_owned());
-        };
         let metrics = Arc::clone(&self.state.metrics);
-        // /proc is read there, which may take milliseconds with many open descriptors.
-        match tokio::task::spawn_blocking(move || metrics.render()).await {
+        match self.look(move || metrics.render()).await {
             Ok(text) => answer(StatusCode::OK, metrics::CONTENT_TYPE, text),
             Err(error) => unavailable(format!("the numbers cannot be read: {error}")),
         }
@@ -164,33 +148,32 @@ impl Routes {
     }
 }
 
-fn is_list(call: &str) -> bool {
-    matches!(
-        call,
-        "summary" | "accounts" | "sessions" | "hubs" | "connections" | "backends" | "config" | "events" | "route"
-    )
+type List = fn(&Sampler, &Query) -> Value;
+
+/// What can be looked at.
+fn list(call: &str) -> Option<List> {
+    let list: List = match call {
+        "summary" => |sampler, _| sampler.summary(FRESH),
+        "accounts" => api::accounts,
+        "sessions" => |sampler, query| api::sessions(&*sampler.subject, query),
+        "hubs" => |sampler, query| api::hubs(&*sampler.subject, query),
+        "connections" => |sampler, query| api::connections(&*sampler.subject, query),
+        "backends" => |sampler, _| json!({ "rows": api::backends(&*sampler.subject) }),
+        "route" => |sampler, query| api::route(&*sampler.subject, query),
+        "config" => |sampler, _| serde_json::to_value(&*sampler.subject.config()).unwrap_or_default(),
+        _ => return None,
+    };
+    Some(list)
 }
 
-fn told(done: Done) -> Answer {
-    match done {
-        Done::Well(value) => json_answer(StatusCode::OK, &value),
-        Done::NoSuch(what) => error(StatusCode::NOT_FOUND, &format!("there is no such {what}")),
-        Done::Not(status, reason) => error(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), &reason),
-    }
-}
-
-fn refuse(refused: Refused) -> Answer {
-    let status = if refused == Refused::Token { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
-    let mut answer = error(status, refused.reason());
-    if refused == Refused::Token {
+fn refuse(Refusal(status, why): Refusal) -> Answer {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+    let mut answer = json_answer(status, &json!({ "error": why }));
+    if status == StatusCode::UNAUTHORIZED {
         // RFC 9110 section 11.6.1 asks for the header.
         answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     answer
-}
-
-fn error(status: StatusCode, reason: &str) -> Answer {
-    json_answer(status, &json!({ "error": reason }))
 }
 
 fn json_answer(status: StatusCode, value: &Value) -> Answer {

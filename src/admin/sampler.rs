@@ -1,12 +1,12 @@
 //! The numbers over time, and what the status page shows of them: looked at once for all viewers.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -31,27 +31,46 @@ const FORGOTTEN: Duration = Duration::from_secs(10);
 /// A viewer's connection ends after this, before the admin server ends it; browsers come back by themselves.
 const SHOWING: Duration = Duration::from_secs(50);
 /// A summary that is asked for is made anew when the last is older.
-const FRESH: Duration = Duration::from_secs(1);
+pub(super) const FRESH: Duration = Duration::from_secs(1);
 
 type Ready = Arc<dyn Fn() -> Readiness + Send + Sync>;
 
 /// See the module.
 pub(super) struct Sampler {
-    subject: Arc<dyn Subject>,
+    pub(super) subject: Arc<dyn Subject>,
     readiness: Ready,
     started: Instant,
     samples: Mutex<Samples>,
     latest: watch::Sender<Bytes>,
-    last: Mutex<Option<(Instant, Value)>>,
-    /// All accounts, when they were last looked at.
-    accounts: Mutex<Option<(Instant, Arc<Vec<AccountRow>>)>>,
+    summary: Kept<Value>,
+    accounts: Kept<Arc<Vec<AccountRow>>>,
 }
 
 #[derive(Default)]
 struct Samples {
     /// Those of the window, the oldest first.
     raw: VecDeque<Raw>,
-    points: VecDeque<Point>,
+    /// The places in the charts, as they are shown.
+    points: VecDeque<String>,
+    point: Value,
+}
+
+/// What was last looked at, and when.
+struct Kept<T>(Mutex<Option<(Instant, T)>>);
+
+impl<T: Clone> Kept<T> {
+    /// What was seen at most so long ago, else what `look` sees now.
+    fn within(&self, max_age: Duration, look: impl FnOnce() -> T) -> T {
+        let mut kept = self.0.lock();
+        if let Some((at, seen)) = &*kept
+            && at.elapsed() < max_age
+        {
+            return seen.clone();
+        }
+        let seen = look();
+        *kept = Some((Instant::now(), seen.clone()));
+        seen
+    }
 }
 
 /// Counters at one moment.
@@ -67,29 +86,6 @@ struct Raw {
     checkout: Counts,
 }
 
-/// One place in the charts.
-#[derive(Debug, Clone, Serialize)]
-struct Point {
-    /// Seconds since the Unix epoch.
-    at: f64,
-    sessions: i64,
-    idle: i64,
-    active: i64,
-    spare: i64,
-    connecting: i64,
-    ports: i64,
-    time_wait: i64,
-    capacity: i64,
-    logins: f64,
-    commands: f64,
-    /// Of the checkouts since the last point, those that needed no new connection.
-    reuse: Option<f64>,
-    login_p50: Option<f64>,
-    login_p99: Option<f64>,
-    checkout_p50: Option<f64>,
-    checkout_p99: Option<f64>,
-}
-
 impl Sampler {
     /// Samples until `stop`.
     pub(super) fn start(subject: &Arc<dyn Subject>, readiness: &Ready, stop: &CancellationToken) -> Arc<Self> {
@@ -99,8 +95,8 @@ impl Sampler {
             started: Instant::now(),
             samples: Mutex::default(),
             latest: watch::Sender::new(Bytes::new()),
-            last: Mutex::default(),
-            accounts: Mutex::default(),
+            summary: Kept(Mutex::default()),
+            accounts: Kept(Mutex::default()),
         });
         let (sampling, stop) = (Arc::clone(&sampler), stop.clone());
         tokio::spawn(async move {
@@ -117,9 +113,9 @@ impl Sampler {
 
     fn tick(&self) {
         self.sample();
-        self.accounts.lock().take_if(|(at, _)| at.elapsed() > FORGOTTEN);
+        self.accounts.0.lock().take_if(|(at, _)| at.elapsed() > FORGOTTEN);
         if self.latest.receiver_count() > 0 {
-            let summary = self.summary(false);
+            let summary = self.summary(Duration::ZERO);
             self.latest.send_replace(event("summary", &summary));
         }
     }
@@ -127,8 +123,8 @@ impl Sampler {
     /// Tells a viewer what was, and what is new, until one of the two has gone.
     pub(super) async fn show(&self, viewer: mpsc::Sender<Bytes>) {
         let mut news = self.latest.subscribe();
-        let history: Vec<_> = self.samples.lock().points.iter().cloned().collect();
-        if viewer.send(event("history", &json!(history))).await.is_err() {
+        let history = self.samples.lock().points.make_contiguous().join(",");
+        if viewer.send(event("history", format!("[{history}]"))).await.is_err() {
             return;
         }
         let over = tokio::time::sleep(SHOWING);
@@ -151,7 +147,7 @@ impl Sampler {
         metrics.refresh();
         let raw = Raw::of(&*self.subject);
         let mut samples = self.samples.lock();
-        let point = Point::of(&*self.subject, &raw, samples.raw.back());
+        let point = self.point(&raw.since(samples.raw.back().unwrap_or(&raw)));
         if samples.raw.len() > WINDOW {
             samples.raw.pop_front();
         }
@@ -159,43 +155,28 @@ impl Sampler {
         if samples.points.len() == HISTORY {
             samples.points.pop_front();
         }
-        samples.points.push_back(point);
+        samples.points.push_back(point.to_string());
+        samples.point = point;
     }
 
     /// All accounts, as they were at most so long ago.
     pub(super) fn accounts(&self, max_age: Duration) -> Arc<Vec<AccountRow>> {
-        let mut accounts = self.accounts.lock();
-        if let Some((at, rows)) = &*accounts
-            && at.elapsed() < max_age
-        {
-            return Arc::clone(rows);
-        }
-        let rows = Arc::new(api::account_rows(&*self.subject));
-        *accounts = Some((Instant::now(), Arc::clone(&rows)));
-        rows
+        self.accounts.within(max_age, || Arc::new(api::account_rows(&*self.subject)))
     }
 
     /// All that the page shows but the history. May take milliseconds where there are many accounts.
-    pub(super) fn summary(&self, last_will_do: bool) -> Value {
-        if last_will_do
-            && let Some((at, summary)) = &*self.last.lock()
-            && at.elapsed() < FRESH
-        {
-            return summary.clone();
-        }
-        let summary = self.look();
-        *self.last.lock() = Some((Instant::now(), summary.clone()));
-        summary
+    pub(super) fn summary(&self, max_age: Duration) -> Value {
+        self.summary.within(max_age, || self.look())
     }
 
     fn look(&self) -> Value {
         let (subject, metrics) = (&*self.subject, self.subject.metrics());
-        let (window, point) = {
+        let (before, point) = {
             let samples = self.samples.lock();
-            (samples.raw.front().cloned(), samples.points.back().cloned())
+            (samples.raw.front().cloned(), samples.point.clone())
         };
         let now = Raw::of(subject);
-        let before = window.unwrap_or_else(|| now.clone());
+        let since = now.since(before.as_ref().unwrap_or(&now));
         let state = (self.readiness)();
         let config = subject.config();
         let accounts = self.accounts(FRESH);
@@ -203,8 +184,6 @@ impl Sampler {
         api::sort_accounts(&mut busiest, "sessions");
         busiest.truncate(BUSIEST);
         let backends = api::backends(subject);
-        let per_second = |count: fn(&Raw) -> u64| rate(count(&now).saturating_sub(count(&before)), now.at - before.at);
-        let seconds = |counts: Counts| json!({ "p50": counts.quantile(0.5), "p99": counts.quantile(0.99) });
         let closed = metrics.sessions_closed.so_far();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -213,14 +192,10 @@ impl Sampler {
             "state": state.to_string(),
             "sessions": { "open": metrics.client_sessions.get(), "limit": config.limits.sessions, "closed": closed },
             "upstream": upstream(subject),
-            "rates": {
-                "sessions": per_second(|raw| raw.sessions),
-                "logins": per_second(|raw| raw.logins),
-                "commands": per_second(|raw| raw.commands),
-            },
-            "reuse_ratio": share(now.reused.saturating_sub(before.reused), now.opened.saturating_sub(before.opened)),
-            "login_seconds": seconds(now.login.since(&before.login)),
-            "checkout_seconds": seconds(now.checkout.since(&before.checkout)),
+            "rates": since["rates"],
+            "reuse_ratio": since["reuse_ratio"],
+            "login_seconds": since["login_seconds"],
+            "checkout_seconds": since["checkout_seconds"],
             "logins": metrics.logins.so_far(),
             "backends": backends,
             "hubs": api::hubs(subject, &Query::parse(&format!("sort=sessions&limit={BUSIEST}"))),
@@ -230,6 +205,29 @@ impl Sampler {
             "accounts": { "known": accounts.len(), "busiest": busiest },
             "recent": recent(),
             "point": point,
+        })
+    }
+
+    /// One place in the charts; `since`: what has happened since the last.
+    fn point(&self, since: &Value) -> Value {
+        let upstream = upstream(&*self.subject);
+        json!({
+            "at": SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
+            "sessions": self.subject.metrics().client_sessions.get(),
+            "idle": upstream["connections"]["idle"],
+            "active": upstream["connections"]["active"],
+            "spare": upstream["connections"]["spare"],
+            "connecting": upstream["connections"]["connecting"],
+            "ports": upstream["ports"]["in_use"],
+            "time_wait": upstream["ports"]["time_wait"],
+            "capacity": upstream["budget"]["capacity"],
+            "logins": since["rates"]["logins"],
+            "commands": since["rates"]["commands"],
+            "reuse": since["reuse_ratio"],
+            "login_p50": since["login_seconds"]["p50"],
+            "login_p99": since["login_seconds"]["p99"],
+            "checkout_p50": since["checkout_seconds"]["p50"],
+            "checkout_p99": since["checkout_seconds"]["p99"],
         })
     }
 }
@@ -289,48 +287,29 @@ impl Raw {
             checkout: counts.fold(Counts::default(), |sum, counts| sum.and(&counts)),
         }
     }
-}
 
-impl Point {
-    fn of(subject: &dyn Subject, now: &Raw, before: Option<&Raw>) -> Self {
-        let before = before.unwrap_or(now);
-        let backends = subject.pools().backends();
-        let sum = |state| backends.iter().map(|backend| backend.metrics().connections_in(state)).sum();
-        let ports = |gauge: fn(&BackendMetrics) -> i64| -> i64 {
-            backends.iter().map(|backend| gauge(backend.metrics())).sum()
-        };
-        let (login, checkout) = (now.login.since(&before.login), now.checkout.since(&before.checkout));
-        Self {
-            at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
-            sessions: subject.metrics().client_sessions.get(),
-            idle: sum(ConnectionState::Idle),
-            active: sum(ConnectionState::Active),
-            spare: sum(ConnectionState::Spare),
-            connecting: sum(ConnectionState::Connecting),
-            ports: ports(|metrics| metrics.ports_in_use.get()),
-            time_wait: ports(|metrics| metrics.ports_time_wait.get()),
-            capacity: i64::try_from(subject.budget().capacity()).unwrap_or(i64::MAX),
-            logins: rate(now.logins.saturating_sub(before.logins), now.at - before.at),
-            commands: rate(now.commands.saturating_sub(before.commands), now.at - before.at),
-            reuse: share(now.reused.saturating_sub(before.reused), now.opened.saturating_sub(before.opened)),
-            login_p50: login.quantile(0.5),
-            login_p99: login.quantile(0.99),
-            checkout_p50: checkout.quantile(0.5),
-            checkout_p99: checkout.quantile(0.99),
-        }
+    /// What has happened since an earlier moment.
+    fn since(&self, before: &Self) -> Value {
+        let seconds = (self.at - before.at).as_secs_f64();
+        let count = |of: fn(&Self) -> u64| of(self).saturating_sub(of(before));
+        let rate = |of| if seconds > 0.0 { count(of) as f64 / seconds } else { 0.0 };
+        let (reused, opened) = (count(|raw| raw.reused), count(|raw| raw.opened));
+        let quantiles = |counts: Counts| json!({ "p50": counts.quantile(0.5), "p99": counts.quantile(0.99) });
+        json!({
+            "rates": {
+                "sessions": rate(|raw| raw.sessions),
+                "logins": rate(|raw| raw.logins),
+                "commands": rate(|raw| raw.commands),
+            },
+            // Of the checkouts, those that needed no new connection.
+            "reuse_ratio": (reused + opened > 0).then(|| reused as f64 / (reused + opened) as f64),
+            "login_seconds": quantiles(self.login.since(&before.login)),
+            "checkout_seconds": quantiles(self.checkout.since(&before.checkout)),
+        })
     }
 }
 
-fn rate(count: u64, time: Duration) -> f64 {
-    if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
-}
-
-/// Of both together, the first; `None`: there is nothing.
-fn share(reused: u64, opened: u64) -> Option<f64> {
-    (reused + opened > 0).then(|| reused as f64 / (reused + opened) as f64)
-}
-
-fn event(name: &str, data: &Value) -> Bytes {
+fn event(name: &str, data: impl Display) -> Bytes {
     // JSON has its line ends escaped.
     format!("retry: 500\nevent: {name}\ndata: {data}\n\n").into()
 }

@@ -132,7 +132,7 @@ impl Running {
 }
 
 /// Waits until all numbers with one of these words are 0; gives those that did not become so.
-async fn wait_for_zero(metrics: &imapool::metrics::Metrics, words: &[&str]) -> Option<String> {
+async fn wait_for_zero(metrics: &std::sync::Arc<imapool::metrics::Metrics>, words: &[&str]) -> Option<String> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let text = metrics.render();
