@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use tokio::time::{Instant, sleep};
 
 use super::*;
+use crate::metrics::Label as _;
 use crate::platform::tcp::{NO_DESCRIPTORS, NO_PORTS};
 
 const V4: [&str; 3] = ["192.0.2.1:143", "192.0.2.2:143", "192.0.2.3:143"];
