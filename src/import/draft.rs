@@ -206,8 +206,8 @@ impl Draft {
         same
     }
 
-    /// A line for an account, or for a domain (`@example.org`), that leads to a backend or is refused; tells why it cannot
-    /// be written, without the name.
+    /// A line for an account, or for a domain (`@example.org`), that leads to a backend or is refused; tells why it
+    /// cannot be written, without the name.
     pub(super) fn account(
         &mut self,
         key: &str,

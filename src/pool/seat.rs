@@ -51,8 +51,8 @@ impl Account {
         self.seats.timeout_get(&at_once).await.ok()
     }
 
-    /// The connections that rest in seats. Under the lock of these nothing is read, written or thought about: whatever went wrong
-    /// with that would go wrong for all of the account.
+    /// The connections that rest in seats. Under the lock of these nothing is read, written or thought about: whatever
+    /// went wrong with that would go wrong for all of the account.
     pub(super) fn at_rest(&self) -> Vec<Arc<Shared>> {
         let mut all = Vec::new();
         self.seats.retain(|seat, _| {

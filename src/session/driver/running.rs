@@ -134,7 +134,8 @@ impl Session {
         }
     }
 
-    /// A command that would switch this on has ended on a connection that carries more than the session has switched on.
+    /// A command that would switch this on has ended on a connection that carries more than the session has switched
+    /// on.
     fn lent_after(&mut self, after: Option<Sticky>, rest: &[u8]) {
         let Some((lent, lease)) = self.lent.as_mut().zip(self.lease.as_ref()) else { return };
         let facts = lease.shared().facts();

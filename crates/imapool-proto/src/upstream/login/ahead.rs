@@ -7,8 +7,8 @@ use super::{Capabilities, Credential, Login, Waiting, ways};
 
 impl Login {
     /// Begins to log in before the other side has greeted, where that can be said in one go to a replica that offers
-    /// what it is `known` to have offered. The greeting ends in [`super::Outcome::Ready`] all the same. False: it has to be
-    /// waited for.
+    /// what it is `known` to have offered. The greeting ends in [`super::Outcome::Ready`] all the same. False: it has
+    /// to be waited for.
     #[must_use]
     pub fn start_ahead(&mut self, known: &Arc<Capabilities>, credential: &Credential) -> bool {
         if !self.relays || self.starttls || self.waiting != Waiting::Greeting || self.ahead {

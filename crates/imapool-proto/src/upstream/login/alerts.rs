@@ -8,7 +8,8 @@ const MAX_ALERTS: usize = 4;
 /// Characters of one; web addresses are long.
 const MAX_LENGTH: usize = 1000;
 
-/// Keeps the reply if it is an alert: ALERT (RFC 9051 section 7.1), or WEBALERT with an address to visit, as Gmail says.
+/// Keeps the reply if it is an alert: ALERT (RFC 9051 section 7.1), or WEBALERT with an address to visit, as Gmail
+/// says.
 pub(super) fn note(alerts: &mut Vec<String>, reply: &StatusReply<'_>) {
     let Some(code) = reply.code.filter(|_| reply.has_code("ALERT") || reply.has_code("WEBALERT")) else { return };
     if alerts.len() >= MAX_ALERTS || code.len() > MAX_LENGTH {
