@@ -373,7 +373,7 @@ impl Connection {
         }
     }
 
-    /// Sends a command before the one that runs is answered; it is to be run next ([`Machine::handle_ahead`]).
+    /// Sends a command before the one that runs is answered; it is to be run next.
     pub fn run_ahead(&mut self, command: Command) {
         if let Some(wire) = &mut self.wire {
             wire.run_ahead(command);
