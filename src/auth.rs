@@ -91,9 +91,9 @@ struct Question {
     asker: Asker,
 }
 
-/// The credential, and the residence of who shows it, by its address: several names may have one login at the backend,
+/// The credential, and the number of the residence of who shows it: several names may have one login at the backend,
 /// and each is let in by its own.
-type Occasion = (Fingerprint, usize);
+type Occasion = (Fingerprint, u64);
 
 /// What a reload may change.
 #[derive(Debug, Clone)]
@@ -323,7 +323,7 @@ impl Authenticator {
     /// One verification for all who ask with the same credential at the same time. It runs to its end, whoever leaves.
     fn flight(self: &Arc<Self>, question: Question) -> Flight<Answer> {
         let (this, patience) = (Arc::clone(self), self.settings.load().patience);
-        let occasion = (question.fingerprint, Arc::as_ptr(question.visit.residence()) as usize);
+        let occasion = (question.fingerprint, question.visit.residence().number);
         let asked = || async move {
             let asked = timeout(patience, this.ask(question)).await;
             asked.unwrap_or_else(|_| Verdict::unavailable().into())

@@ -87,7 +87,7 @@ pub struct Account {
     terms: Mutex<Terms>,
     /// As many as there ever were turns: who may have one is decided by these.
     seats: managed::Pool<Manager>,
-    /// [`Terms::max_per_account`]
+    /// [`Terms::max_per_account`], or what the backend's limit allows of that.
     turns: Allowance,
     everywhere: Arc<Semaphore>,
     /// The credentials that the backend has accepted, in the order in which it last did so.
@@ -104,8 +104,8 @@ pub struct Account {
     outdated: Mutex<RetireReason>,
     /// Connections that end, and whose sockets may be open for a while.
     leaving: Mutex<Vec<Weak<Shared>>>,
-    /// Since when there are fewer turns, because the backend said that there are too many connections.
-    limited_since: Mutex<Option<Instant>>,
+    /// Since when the backend takes no more connections than so many, by what it said.
+    limit: Mutex<Option<(Instant, usize)>>,
     last_used: Mutex<Instant>,
     /// A connection was put to rest.
     rested: Notify,
@@ -401,7 +401,7 @@ impl Account {
         let replaced = if let Some((_, oldest)) = self.longest_at_rest() {
             self.change_places(&mut connection, oldest);
             Some(connection)
-        } else if self.seats.status().size < self.turns.capacity()
+        } else if self.seats.status().size < self.terms().max_per_account
             && let Some(seat) = self.seat_at_once().await
         {
             seat.0.lock().replace(connection)
@@ -409,6 +409,9 @@ impl Account {
             Some(connection)
         };
         if let Some(replaced) = replaced {
+            if replaced.shared().is_closed() {
+                self.keep_place_of(&replaced);
+            }
             replaced.retire(RetireReason::Replaced);
         }
         self.look_after(generation);

@@ -13,7 +13,7 @@ mod place;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -50,9 +50,13 @@ struct Home {
     last: Option<Instant>,
 }
 
+static NEXT_RESIDENCE: AtomicU64 = AtomicU64::new(0);
+
 /// An account at one backend, while anything of it is there.
 #[derive(Debug)]
 pub struct Residence {
+    /// Unique in the process.
+    pub(crate) number: u64,
     /// The account's key, by the name that it logs in by: one server has it, whatever it is asked for by.
     pub key: Arc<[u8]>,
     /// The key of the name that it was asked for by first, which routes and settings go by.
@@ -170,6 +174,7 @@ impl Residences {
         let Some(backend) = stays.or(wanted.choice) else { return Entered::Nowhere };
         let key: Arc<[u8]> = Arc::from(wanted.key);
         let residence = Arc::new(Residence {
+            number: NEXT_RESIDENCE.fetch_add(1, Ordering::Relaxed),
             key: Arc::clone(&key),
             name: wanted.name.into(),
             others: Mutex::default(),

@@ -346,8 +346,11 @@ impl Account {
             );
             return false;
         }
-        self.limited_since.lock().get_or_insert_with(Instant::now);
-        self.turns.resize(have.min(self.turns.capacity()));
+        let mut limit = self.limit.lock();
+        let (_, most) = limit.get_or_insert_with(|| (Instant::now(), have));
+        *most = have.min(*most);
+        self.resize_turns(*limit);
+        drop(limit);
         warn!(
             user = self.name(),
             backend = self.backend().config.name,
@@ -360,9 +363,16 @@ impl Account {
 
     /// Forgets that the backend said so, if that was so long ago.
     pub(super) fn lift_limit(&self, after: Duration) {
-        if self.limited_since.lock().take_if(|since| since.elapsed() >= after).is_some() {
-            self.turns.resize(self.terms().max_per_account);
+        let mut limit = self.limit.lock();
+        if limit.take_if(|(since, _)| since.elapsed() >= after).is_some() {
+            self.resize_turns(*limit);
         }
+    }
+
+    /// Has as many turns as its terms and the backend's `limit`, which is locked, allow.
+    pub(super) fn resize_turns(&self, limit: Option<(Instant, usize)>) {
+        let max = self.terms().max_per_account;
+        self.turns.resize(limit.map_or(max, |(_, most)| most.min(max)));
     }
 }
 

@@ -328,7 +328,7 @@ impl Pools {
             capabilities: ArcSwap::default(),
             offered: Mutex::new(Arc::from("")),
             leaving: Mutex::default(),
-            limited_since: Mutex::default(),
+            limit: Mutex::default(),
             last_used: Mutex::new(Instant::now()),
             rested: Notify::new(),
             manners: Arc::default(),

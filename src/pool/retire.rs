@@ -45,13 +45,12 @@ impl Account {
     /// given up now, what sessions share beyond them between two commands, and what a session has for itself when it
     /// comes back.
     pub(super) fn go_by(&self, terms: Terms) {
-        *self.terms.lock() = terms;
+        let before = std::mem::replace(&mut *self.terms.lock(), terms).max_per_account;
         let max = terms.max_per_account;
-        let (before, most) = (self.turns.capacity(), self.seats.status().max_size);
-        if max > most {
+        if max > self.seats.status().max_size {
             self.seats.resize(max);
         }
-        self.turns.resize(max);
+        self.resize_turns(*self.limit.lock());
         self.queue.resize(max);
         if max < before {
             self.raise(RetireReason::Reload, false);
@@ -60,7 +59,7 @@ impl Account {
 
     /// There are more connections than there may be by now.
     pub(super) fn is_crowded(&self) -> bool {
-        self.seats.status().size > self.turns.capacity()
+        self.seats.status().size > self.terms().max_per_account
     }
 
     /// How often its connections were retired: what is older than that is not used again.
@@ -78,7 +77,7 @@ impl Account {
     }
 
     /// None is opened in the place of this one, which rested and has no seat any more, before its socket is closed.
-    fn keep_place_of(&self, leaving: &Connection) {
+    pub(super) fn keep_place_of(&self, leaving: &Connection) {
         leaving.shared().keep_to_the_end(self.turns.claim());
         self.note_leaving(leaving.shared());
     }

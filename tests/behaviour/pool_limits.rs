@@ -271,12 +271,17 @@ async fn the_end_of_a_connection_at_rest_is_seen_at_once() {
     }
 }
 
-/// "Too many connections": the account makes do with those it has, for the sessions to come, too.
+/// "Too many connections": the account makes do with those it has, for the sessions to come, too, and after a reload.
 #[tokio::test]
 async fn a_backends_limit_is_learned() {
     let options = Options { max_connections_per_account: Some(2), ..Options::default() };
     let server = Server::start(options).await.unwrap();
-    let harness = Harness::by_session(server.address(), |config| config.pool.max_per_account = 4).await;
+    let kept = std::cell::OnceCell::new();
+    let harness = Harness::by_session(server.address(), |config| {
+        config.pool.max_per_account = 4;
+        kept.set(config.clone()).unwrap();
+    })
+    .await;
     let mut holders = vec![busy(&harness, "u8").await, busy(&harness, "u8").await];
     let mut third = harness.login("u8").await;
     third.send("a LIST \"\" INBOX\r\n").await;
@@ -285,14 +290,51 @@ async fn a_backends_limit_is_learned() {
     let mut fourth = harness.login("u8").await;
     fourth.send("a LIST \"\" INBOX\r\n").await;
     until("both wait", || who_wait(&harness, "u8") == 2).await;
-    let refused = server.counters().failed_logins;
-    assert_eq!(refused, 1);
+    assert_eq!(server.counters().failed_logins, 1);
+    harness.proxy().reload(kept.into_inner().unwrap()).await.unwrap();
+    // Meanwhile either could have asked.
+    harness.visit("u9").await;
+    assert_eq!((server.counters().failed_logins, who_wait(&harness, "u8")), (1, 2));
     holders.remove(0).play(LOGOUT).await;
     third.play("S: * LIST…\nS: a OK…").await;
     holders.remove(0).play(LOGOUT).await;
     fourth.play("S: * LIST…\nS: a OK…").await;
-    assert_eq!(server.counters().failed_logins, refused);
+    assert_eq!(server.counters().failed_logins, 1);
     drop((third, fourth));
+    harness.finish().await;
+}
+
+/// Who has had a turn before the backend said that there are too many takes a seat more than that for a moment: no
+/// connection ends for it that can be used.
+#[tokio::test]
+async fn a_backends_limit_ends_no_connection() {
+    let logins = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&logins);
+    let fault = move |event: &Event<'_>| match event.stage {
+        Stage::Command if event.verb == "LOGIN" && count.fetch_add(1, Ordering::Relaxed) == 4 => Fault::DelayMs(700),
+        _ => Fault::None,
+    };
+    let options = Options { max_connections_per_account: Some(2), faults: Some(Arc::new(fault)), ..Options::default() };
+    let server = Server::start(options).await.unwrap();
+    let harness = Harness::by_session(server.address(), |config| {
+        config.pool.max_per_account = 4;
+        config.pool.max_total = 4;
+    })
+    .await;
+    let mut holders = vec![busy(&harness, "u8").await, busy(&harness, "u8").await];
+    let other = busy(&harness, "u9").await;
+    let mut third = harness.login("u8").await;
+    let mut fourth = harness.login("u8").await;
+    third.send("a LIST \"\" INBOX\r\n").await;
+    fourth.send("a LIST \"\" INBOX\r\n").await;
+    harness.logged(&["WARN", "u8", "no further connection", "max_per_account"]).await;
+    until("the other logs in", || logins.load(Ordering::Relaxed) == 5).await;
+    holders.remove(0).play(LOGOUT).await;
+    third.play("S: * LIST…\nS: a OK…").await;
+    third.play(LOGOUT).await;
+    fourth.play("S: * LIST…\nS: a OK…").await;
+    assert_eq!(harness.metric("imapool_upstream_retired_total", "reload"), 0);
+    drop((fourth, holders, other));
     harness.finish().await;
 }
 
