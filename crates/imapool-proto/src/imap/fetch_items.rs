@@ -169,9 +169,13 @@ impl Items {
             (Item::ModSeq, Some(value)) => self.modseq = mod_sequence(value),
             (Item::Flags, Some(flags)) => {
                 let flags = flags.split(u8::is_ascii_whitespace).filter(|flag| !flag.is_empty());
-                let flags: Vec<_> = flags.filter(|flag| !flag.eq_ignore_ascii_case(b"\\Recent")).collect();
-                let text = (value.len() <= MAX_FLAGS).then(|| [b"(", &flags.join(&b' ')[..], b")"].concat().into());
-                self.flags = Some(Flags { text });
+                let mut text = Vec::with_capacity(value.len() + 1);
+                for flag in flags.filter(|flag| !flag.eq_ignore_ascii_case(b"\\Recent")) {
+                    text.push(if text.is_empty() { b'(' } else { b' ' });
+                    text.extend_from_slice(flag);
+                }
+                text.extend_from_slice(if text.is_empty() { b"()" } else { b")" });
+                self.flags = Some(Flags { text: (value.len() <= MAX_FLAGS).then(|| text.into()) });
             }
             _ => {}
         }

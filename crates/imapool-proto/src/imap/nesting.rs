@@ -25,6 +25,7 @@ impl Nesting {
         let end = match () {
             () if self.escaped => Some(0),
             () if self.quoted => memchr::memchr2(b'"', b'\\', octets),
+            () if self.section => memchr::memchr2(b']', b'"', octets),
             () => octets.iter().position(ends),
         };
         end.unwrap_or(octets.len())
@@ -45,6 +46,12 @@ impl Nesting {
             b')' => self.depth = self.depth.saturating_sub(1),
             _ => {}
         }
+    }
+
+    /// The same where there are no sections: in ESEARCH a bracket is part of a tag.
+    pub(super) fn pass_in_esearch(&mut self, octet: u8) {
+        self.pass(octet);
+        self.section = false;
     }
 }
 

@@ -147,7 +147,7 @@ impl Renumber {
                     return self.between(octet, out);
                 }
                 out.put_u8(octet);
-                self.nesting.pass(octet);
+                self.nesting.pass_in_esearch(octet);
             }
             Form::Set => {
                 if !self.set.octet(octet, numbering, out) {
@@ -194,7 +194,7 @@ impl Renumber {
             }
             b'(' => {
                 out.put_slice(b" (");
-                self.nesting.pass(octet);
+                self.nesting.pass_in_esearch(octet);
                 Form::Value
             }
             _ => {
@@ -415,6 +415,7 @@ mod tests {
             ),
             ("* ESEARCH (TAG \"3\") UID ALL 3:4", "* ESEARCH (TAG \"3\") UID ALL 3:4"),
             ("* ESEARCH (TAG \"3\")", "* ESEARCH (TAG \"3\")"),
+            ("* ESEARCH (TAG a[1) MIN 3", "* ESEARCH (TAG a[1) MIN 4"),
             ("* ESEARCH ALL 5:3,1", "* ESEARCH ALL 6:4,1"),
             ("* ESEARCH ALL 3:2", "* ESEARCH ALL 4,2"),
             ("* ESEARCH ALL 6 COUNT 0", "* ESEARCH COUNT 0"),

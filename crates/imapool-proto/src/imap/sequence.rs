@@ -164,7 +164,7 @@ impl Found {
 
     fn octet(&mut self, octet: u8) {
         self.unusable |= self.only_numbers && !matches!(octet, b'0'..=b'9' | b':' | b',' | b' ' | b'\r' | b'\n');
-        self.nesting.pass(octet);
+        self.nesting.pass_in_esearch(octet);
         match octet {
             b'"' | b'(' | b')' => {}
             // The correlator, (MODSEQ n), PARTIAL.
@@ -247,6 +247,7 @@ mod tests {
             ("ALL", esearch, "2,4:5,8:9"),
             ("MIN", esearch, "2"),
             ("ALL", " (TAG \"x\") UID COUNT 0\r\n", ""),
+            ("ALL", " (TAG a[1) ALL 2:5\r\n", "2:5"),
         ] {
             for cut in [1, text.len()] {
                 let mut found = if item.is_empty() { Found::list() } else { Found::item(item.as_bytes()) };

@@ -129,7 +129,10 @@ impl Outgoing {
             Form::Numbers => few.iter().for_each(|number| text.put_slice(format!(" {number}").as_bytes())),
             Form::Vanished => text.put_slice(format!("* VANISHED {few}\r\n").as_bytes()),
         }
-        left.remove_all(&few);
+        // The last ones are taken already.
+        if !matches!(form, Form::Expunged) {
+            left.remove_all(&few);
+        }
         if !left.is_empty() {
             self.queue.push_front(Pending::Long(form, left));
         }
