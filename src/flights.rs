@@ -42,8 +42,10 @@ impl<Q: Clone + Eq + Hash + Send + 'static, A: Clone + Send + Sync + 'static> Fl
         let (flights, asked) = (Arc::clone(self), tokio::spawn(ask()));
         tokio::spawn(async move {
             let answer = asked.await.unwrap_or(lost);
+            // Whatever comes of that, the next begins anew.
+            let over = scopeguard::guard((), |()| drop(flights.0.lock().remove(&question)));
             settle(&answer);
-            flights.0.lock().remove(&question);
+            drop(over);
             land.send_replace(Some(answer));
         });
         flight
@@ -61,7 +63,7 @@ impl<Q: Clone + Eq + Hash + Send + 'static, A: Clone + Send + Sync + 'static> Fl
 }
 
 impl<A: Clone> Flight<A> {
-    /// What becomes of it; `None`: the process ends before that.
+    /// What becomes of it; `None`: nobody will know, as the process ends.
     pub(crate) async fn landed(mut self) -> Option<A> {
         self.0.wait_for(Option::is_some).await.ok()?.clone()
     }
@@ -95,6 +97,8 @@ mod tests {
         let flight = flights.join(1, LOST, || async { "well" }, settle());
         assert_eq!(flight.landed().await, Some("well"));
         assert_eq!((flights.len(), settled.load(Ordering::Relaxed)), (0, 2));
+        let flight = flights.join(1, LOST, || async { "well" }, |_| panic!("on purpose"));
+        assert_eq!((flight.landed().await, flights.len()), (None, 0));
     }
 
     #[tokio::test(start_paused = true)]

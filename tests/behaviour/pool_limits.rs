@@ -304,6 +304,38 @@ async fn a_backends_limit_is_learned() {
     harness.finish().await;
 }
 
+/// The same where mailboxes are shared: they take turns with the connections that there may be, after a reload, too.
+#[tokio::test]
+async fn a_backends_limit_is_learned_by_shared_mailboxes() {
+    let options = Options { max_connections_per_account: Some(2), ..Options::default() };
+    let server = Server::start(options).await.unwrap();
+    let kept = std::cell::OnceCell::new();
+    let harness = Harness::start(server.address(), |config| {
+        assert_eq!(config.pool.mode, PoolMode::Multiplex, "the default");
+        config.pool.max_per_account = 4;
+        kept.set(config.clone()).unwrap();
+    })
+    .await;
+    let mut clients = Vec::new();
+    for (number, mailbox) in ["INBOX", "Sent", "Drafts", "Archive/2024"].into_iter().enumerate() {
+        if number == 3 {
+            harness.proxy().reload(kept.get().unwrap().clone()).await.unwrap();
+        }
+        let mut client = harness.login("u8").await;
+        client.play(&format!("C: s SELECT {mailbox}\nS~ s OK…\nC: i IDLE\nS: +…")).await;
+        clients.push(client);
+        // The third has asked for one too many, and nobody since.
+        assert_eq!(server.counters().failed_logins, u64::from(number >= 2), "{mailbox}");
+    }
+    assert_eq!(server.open_of("u8"), 2);
+    harness.logged(&["WARN", "u8", "no further connection", "max_per_account"]).await;
+    for client in &mut clients {
+        client.play("C: DONE\nS~ i OK…").await;
+    }
+    drop(clients);
+    harness.finish().await;
+}
+
 /// Who has had a turn before the backend said that there are too many takes a seat more than that for a moment: no
 /// connection ends for it that can be used.
 #[tokio::test]
