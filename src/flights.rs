@@ -42,7 +42,7 @@ impl<Q: Clone + Eq + Hash + Send + 'static, A: Clone + Send + Sync + 'static> Fl
         let (flights, asked) = (Arc::clone(self), tokio::spawn(ask()));
         tokio::spawn(async move {
             let answer = asked.await.unwrap_or(lost);
-            // Whatever comes of that, the next begins anew.
+            // Should `settle` crash, the next begins anew all the same.
             let over = scopeguard::guard((), |()| drop(flights.0.lock().remove(&question)));
             settle(&answer);
             drop(over);
@@ -63,7 +63,7 @@ impl<Q: Clone + Eq + Hash + Send + 'static, A: Clone + Send + Sync + 'static> Fl
 }
 
 impl<A: Clone> Flight<A> {
-    /// What becomes of it; `None`: nobody will know, as the process ends.
+    /// What becomes of it; `None`: nobody will know, because the process ends or `settle` has crashed.
     pub(crate) async fn landed(mut self) -> Option<A> {
         self.0.wait_for(Option::is_some).await.ok()?.clone()
     }
