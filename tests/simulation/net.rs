@@ -5,7 +5,7 @@ pub(crate) mod hosts;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::{BuildHasher, Hasher};
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use foldhash::quality::{FixedState, FoldHasher};
 use imapool::demo::server::{Server, Wire};
 use imapool::net::{Connecting, Connection, Outside};
 use imapool::stream::Peer;
@@ -87,7 +88,7 @@ struct Said {
     /// How often somebody has asked for octets that are not there since time went on.
     asked: (Instant, u64),
     begun: Instant,
-    hash: DefaultHasher,
+    hash: FoldHasher<'static>,
     lines: Option<Vec<String>>,
 }
 
@@ -126,7 +127,12 @@ impl Net {
         let (clients, hosts) = Default::default();
         let state = State { chance, faults, server, service, down, links, divided, arriving, acceptor, clients, hosts };
         let now = Instant::now();
-        let said = Said { asked: (now, 0), begun: now, hash: DefaultHasher::new(), lines: trace.then(Vec::new) };
+        let said = Said {
+            asked: (now, 0),
+            begun: now,
+            hash: FixedState::default().build_hasher(),
+            lines: trace.then(Vec::new),
+        };
         Self(Arc::new(Inner { calm: Arc::default(), state: Mutex::new(state), said: Mutex::new(said) }))
     }
 

@@ -32,6 +32,11 @@ use plan::Plan;
 use replicas::Trio;
 use world::Report;
 
+/// That of the program: a fifth of the time goes into memory otherwise.
+#[cfg(unix)]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What can be run, made smaller and printed.
 trait Run: Clone + Send + 'static {
     fn of(seed: u64) -> Self;
