@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use tokio::task::JoinSet;
 
 use crate::accounts::{Accounts, password_of};
@@ -19,42 +20,22 @@ const AT_ONCE: usize = 6;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conversations_in_front_of_dovecot() {
-    through_the_proxy(Kind::Dovecot, "session").await;
+    through_the_proxy(Kind::Dovecot).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conversations_in_front_of_cyrus() {
-    through_the_proxy(Kind::Cyrus, "session").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn conversations_multiplexed_in_front_of_dovecot() {
-    through_the_proxy(Kind::Dovecot, "multiplex").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn conversations_multiplexed_in_front_of_cyrus() {
-    through_the_proxy(Kind::Cyrus, "multiplex").await;
+    through_the_proxy(Kind::Cyrus).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conversations_in_front_of_dovecot_24() {
-    through_the_proxy(Kind::Dovecot24, "session").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn conversations_multiplexed_in_front_of_dovecot_24() {
-    through_the_proxy(Kind::Dovecot24, "multiplex").await;
+    through_the_proxy(Kind::Dovecot24).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conversations_in_front_of_cyrus_310() {
-    through_the_proxy(Kind::Cyrus310, "session").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn conversations_multiplexed_in_front_of_cyrus_310() {
-    through_the_proxy(Kind::Cyrus310, "multiplex").await;
+    through_the_proxy(Kind::Cyrus310).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -107,12 +88,21 @@ async fn conversations_at_random_repeat() {
     at_random(Kind::Cyrus, "direct").await;
 }
 
-async fn through_the_proxy(kind: Kind, mode: &'static str) {
+/// In both modes at once: what the server itself says is asked for once.
+async fn through_the_proxy(kind: Kind) {
     let Some(server) = start(kind, conversation::all(kind).len()).await else { return };
-    let proxy = Proxy::start(&server, &Settings { mode, ..Settings::default() }).await;
-    let report = compare_all(kind, server.address, proxy.address).await;
-    assert!(report.is_empty(), "{report}\n{}", proxy.log());
-    proxy.finish();
+    let proxies = [start_proxy(&server, "multiplex").await, start_proxy(&server, "session").await];
+    let [shared, pooled] = proxies.each_ref().map(|proxy| proxy.address);
+    let sides =
+        [Side::direct(&server), Side { name: "shared", address: shared }, Side { name: "pooled", address: pooled }];
+    let report = compare_all(kind, sides).await;
+    let logs = proxies.each_ref().map(Proxy::log);
+    assert!(report.is_empty(), "{report}\n{}", logs.join("\n"));
+    proxies.into_iter().for_each(Proxy::finish);
+}
+
+async fn start_proxy(server: &Server, mode: &'static str) -> Proxy {
+    Proxy::start(server, &Settings { mode, ..Settings::default() }).await
 }
 
 async fn at_random(kind: Kind, mode: &'static str) {
@@ -122,10 +112,11 @@ async fn at_random(kind: Kind, mode: &'static str) {
     let talks = random::conversations(seed, count, (kind, mode) != (Kind::Cyrus, "multiplex"));
     let Some(server) = start(kind, talks.len()).await else { return };
     let report = if mode == "direct" {
-        compare_each(&Arc::new(talks), server.address, server.address).await
+        compare_each(&Arc::new(talks), Side::direct_twice(&server)).await
     } else {
-        let proxy = Proxy::start(&server, &Settings { mode, ..Settings::default() }).await;
-        let report = compare_each(&Arc::new(talks), server.address, proxy.address).await;
+        let proxy = start_proxy(&server, mode).await;
+        let sides = [Side::direct(&server), Side { name: "pooled", address: proxy.address }];
+        let report = compare_each(&Arc::new(talks), sides).await;
         assert!(report.is_empty(), "{report}");
         proxy.finish();
         report
@@ -135,15 +126,44 @@ async fn at_random(kind: Kind, mode: &'static str) {
 
 async fn direct_twice(kind: Kind) {
     let Some(server) = start(kind, conversation::all(kind).len()).await else { return };
-    let report = compare_all(kind, server.address, server.address).await;
+    let report = compare_all(kind, Side::direct_twice(&server)).await;
     assert!(report.is_empty(), "{report}");
 }
 
-/// A server on which every conversation has a pair of accounts, and all of them together one more.
+/// Where a conversation is held, with accounts of its own. The first side is the server itself.
+#[derive(Debug, Clone, Copy)]
+struct Side {
+    /// One of [`NAMES`].
+    name: &'static str,
+    address: SocketAddr,
+}
+
+/// Part of the accounts' names, which are equally long.
+const NAMES: [&str; 4] = ["direct", "second", "shared", "pooled"];
+
+impl Side {
+    fn direct(server: &Server) -> Self {
+        Self { name: "direct", address: server.address }
+    }
+
+    fn direct_twice(server: &Server) -> [Self; 2] {
+        [Self::direct(server), Self { name: "second", address: server.address }]
+    }
+
+    fn user(self, index: usize) -> String {
+        user(index, self.name)
+    }
+}
+
+fn user(index: usize, side: &str) -> String {
+    format!("talk{index:03}{side}")
+}
+
+/// A server on which every conversation has an account for each side, and all of them together one more.
 async fn start(kind: Kind, conversations: usize) -> Option<Server> {
     let accounts = Accounts::default();
     for index in 0..=conversations {
-        for user in pair(index) {
+        for user in NAMES.map(|name| user(index, name)) {
             accounts.set(&user, &password_of(&user));
         }
     }
@@ -152,21 +172,16 @@ async fn start(kind: Kind, conversations: usize) -> Option<Server> {
     Server::start(kind, &Options { in_memory, ..Options::new(accounts) }).await
 }
 
-/// Equal accounts, for the direct and the proxied side; their names are equally long.
-fn pair(index: usize) -> [String; 2] {
-    [format!("talk{index:03}direct"), format!("talk{index:03}pooled")]
-}
-
 /// All differences, as text.
-async fn compare_all(kind: Kind, server: SocketAddr, proxy: SocketAddr) -> String {
+async fn compare_all<const N: usize>(kind: Kind, sides: [Side; N]) -> String {
     let conversations = Arc::new(conversation::all(kind));
     let names: BTreeSet<&str> = conversations.iter().map(|c| c.name.as_str()).collect();
     assert_eq!(names.len(), conversations.len(), "names are unique");
     assert!(conversations.len() >= 60);
-    compare_each(&conversations, server, proxy).await + &in_sequence(&conversations, server, proxy).await
+    compare_each(&conversations, sides).await + &in_sequence(&conversations, sides).await
 }
 
-async fn compare_each(conversations: &Arc<Vec<Conversation>>, server: SocketAddr, proxy: SocketAddr) -> String {
+async fn compare_each<const N: usize>(conversations: &Arc<Vec<Conversation>>, sides: [Side; N]) -> String {
     let mut report = String::new();
     let mut running: JoinSet<String> = JoinSet::new();
     for index in 0..conversations.len() {
@@ -174,7 +189,7 @@ async fn compare_each(conversations: &Arc<Vec<Conversation>>, server: SocketAddr
             report += &running.join_next().await.expect("some run").expect("no panic");
         }
         let conversations = conversations.clone();
-        running.spawn(async move { twice(&conversations[index], index, server, proxy).await });
+        running.spawn(async move { twice(&conversations[index], index, sides).await });
     }
     while let Some(part) = running.join_next().await {
         report += &part.expect("no panic");
@@ -183,43 +198,44 @@ async fn compare_each(conversations: &Arc<Vec<Conversation>>, server: SocketAddr
 }
 
 /// Once in front of a cold pool, and again on the same accounts in front of a warm one.
-async fn twice(conversation: &Conversation, index: usize, server: SocketAddr, proxy: SocketAddr) -> String {
-    let [direct, proxied] = pair(index);
-    prepare_account(server, &direct).await.expect("a fresh account");
-    prepare_account(server, &proxied).await.expect("a fresh account");
+async fn twice<const N: usize>(conversation: &Conversation, index: usize, sides: [Side; N]) -> String {
+    prepare_accounts(index, sides).await;
     let mut report = String::new();
     for pool in ["cold", "warm"] {
-        report += &once(conversation, pool, [&direct, &proxied], server, proxy).await;
+        report += &once(conversation, pool, index, sides).await;
     }
     report
 }
 
 /// All, one after another on one account: what one leaves behind, the next would see.
-async fn in_sequence(conversations: &[Conversation], server: SocketAddr, proxy: SocketAddr) -> String {
-    let [direct, proxied] = pair(conversations.len());
-    prepare_account(server, &direct).await.expect("a fresh account");
-    prepare_account(server, &proxied).await.expect("a fresh account");
+async fn in_sequence<const N: usize>(conversations: &[Conversation], sides: [Side; N]) -> String {
+    let index = conversations.len();
+    prepare_accounts(index, sides).await;
     let mut report = String::new();
     for conversation in conversations {
-        report += &once(conversation, "in sequence", [&direct, &proxied], server, proxy).await;
+        report += &once(conversation, "in sequence", index, sides).await;
     }
     report
 }
 
-async fn once(
-    conversation: &Conversation,
-    how: &str,
-    [direct, proxied]: [&str; 2],
-    server: SocketAddr,
-    proxy: SocketAddr,
-) -> String {
+async fn prepare_accounts<const N: usize>(index: usize, sides: [Side; N]) {
+    for side in sides {
+        prepare_account(sides[0].address, &side.user(index)).await.expect("a fresh account");
+    }
+}
+
+async fn once<const N: usize>(conversation: &Conversation, how: &str, index: usize, sides: [Side; N]) -> String {
     let recent_counts = how != "in sequence" && !conversation.has_third_party();
-    let (direct, proxied): (Transcript, Transcript) = tokio::join!(
-        run(conversation, direct, server, server, recent_counts),
-        run(conversation, proxied, proxy, server, recent_counts)
-    );
-    show(&conversation.name, &direct);
-    difference(&format!("{} ({how})", conversation.name), &direct, &proxied).unwrap_or_default()
+    let said = sides.map(|side| async move {
+        run(conversation, &side.user(index), side.address, sides[0].address, recent_counts).await
+    });
+    let transcripts: Vec<Transcript> = join_all(said).await;
+    show(&conversation.name, &transcripts[0]);
+    let name = format!("{} ({how})", conversation.name);
+    let others = sides.iter().zip(&transcripts).skip(1);
+    let differences = others
+        .filter_map(|(side, said)| Some(format!("-- {}\n{}", side.name, difference(&name, &transcripts[0], said)?)));
+    differences.collect()
 }
 
 /// With `IMAPOOL_SHOW=1`, what the server itself says.

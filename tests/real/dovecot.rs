@@ -131,7 +131,9 @@ fn configuration(folder: &Path, address: SocketAddr, tls_address: Option<SocketA
          mail_plugins = acl quota\n\
          protocol imap {{\n mail_plugins = acl quota imap_acl imap_quota\n imap_metadata = yes\n}}\n\
          plugin {{\n acl = vfile\n quota = count:User quota\n quota_rule = *:storage=1G\n quota_vsizes = yes\n}}\n\
-         service imap-login {{\n service_count = 0\n}}\n",
+         service imap-login {{\n service_count = 0\n}}\n\
+         service imap {{\n service_count = {uses}\n}}\n",
+        uses = if options.reuse { 100 } else { 1 },
         common = common(folder, address, tls_address, options),
         folder = folder.display(),
         location = options.mail_location,
@@ -187,7 +189,9 @@ fn configuration_of_2_4(
          protocol imap {{\n mail_plugins {{\n imap_acl = yes\n imap_quota = yes\n }}\n imap_metadata = yes\n}}\n\
          acl_driver = vfile\n\
          quota \"User quota\" {{\n storage_size = 1G\n}}\n\
-         service imap-login {{\n restart_request_count = unlimited\n}}\n",
+         service imap-login {{\n restart_request_count = unlimited\n}}\n\
+         service imap {{\n restart_request_count = {uses}\n}}\n",
+        uses = if options.reuse { 100 } else { 1 },
         common = common(folder, address, tls_address, options),
         folder = folder.display(),
         uid = owner.uid,

@@ -30,7 +30,7 @@ const FIRST_TIME: std::ops::Range<usize> = 14..20;
 const SELDOM: std::ops::Range<usize> = 10..14;
 const WEB_FRONT_END: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 /// Between two sessions of a right user.
-const PACE: Duration = Duration::from_millis(100);
+const PACE: Duration = Duration::from_millis(200);
 /// `auth_failure_delay`, as Dovecot has it by default.
 const DELAY: u32 = 2;
 /// What verification may use at once, and what may be opened in all.

@@ -27,7 +27,7 @@ async fn ten_thousand_sessions_in_front_of_cyrus() {
 }
 
 async fn ten_thousand_sessions(kind: Kind) {
-    let options = Options::new(Accounts::numbered("u", ACCOUNTS));
+    let options = Options { reuse: false, ..Options::new(Accounts::numbered("u", ACCOUNTS)) };
     let Some(server) = Server::start(kind, &options).await else { return };
     for n in 0..ACCOUNTS {
         put_marker(server.address, &account(n)).await;

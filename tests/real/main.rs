@@ -9,7 +9,7 @@
 //! | `IMAPOOL_REQUIRE_REAL` | `1`: what is missing is a failure |
 //! | `IMAPOOL_BIN` | the proxy to test instead of the one just built |
 //! | `IMAPOOL_FLOOD` | how many wrong passwords `flood` sends; 1,000 by default |
-//! | `IMAPOOL_SHARED_SECONDS` | how long the clients of `multiplex` are at work; 8 by default |
+//! | `IMAPOOL_SHARED_SECONDS` | how long the clients of `multiplex` are at work; 4 by default |
 //! | `IMAPOOL_SHARED_DIRECT` | if set, these connect to the server instead of imapool, which tests what they check |
 //! | `IMAPOOL_RANDOM`, `IMAPOOL_RANDOM_SEED` | how many conversations at random (20 by default), and from which
 //! number on |

@@ -178,7 +178,7 @@ async fn at_work_and(kind: Kind, mailboxes: usize, connections: usize, polite: b
     // What the server itself says is right, whatever it is: so the viewers are tested.
     let is_direct = std::env::var_os("IMAPOOL_SHARED_DIRECT").is_some();
     let address = if is_direct { server.address } else { proxy.address };
-    let seconds = std::env::var("IMAPOOL_SHARED_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(8);
+    let seconds = std::env::var("IMAPOOL_SHARED_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(4);
     let end = Instant::now() + Duration::from_secs(seconds);
     let known = Known::default();
     // Cyrus has ways of its own, seen without imapool.

@@ -62,6 +62,9 @@ pub(crate) struct Options {
     pub(crate) mail_location: &'static str,
     /// PEM certificate and key: switches STARTTLS and the TLS port on.
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
+    /// Dovecot's processes serve one connection after another. By default, each connection has one of its own, whose
+    /// start takes longer than most sessions of the tests do.
+    pub(crate) reuse: bool,
     /// What it writes is kept in memory, where there is room: it syncs much.
     pub(crate) in_memory: bool,
 }
@@ -76,6 +79,7 @@ impl Options {
             penalty: false,
             mail_location: "maildir:~/Maildir",
             tls: None,
+            reuse: true,
             in_memory: true,
         }
     }

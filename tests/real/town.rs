@@ -23,7 +23,7 @@ use crate::server::{Options, Server, scratch_folder};
 
 const NAMES: [&str; 3] = ["north", "south", "east"];
 const KILLED: &str = "a server killed";
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 3;
 /// How long it may take until a change holds, and until a server that is back serves all of its accounts.
 const LIMIT: Duration = Duration::from_secs(10);
 /// So many of those who have to move are in the middle of a message, and for how long: at two servers, they would be so
