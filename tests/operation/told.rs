@@ -44,10 +44,12 @@ impl Night {
     /// Quick to give up, and otherwise as by default; with files beside its configuration.
     pub(crate) async fn begin(backend: SocketAddr, keys: &Keys, files: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        // Who gives up has waited for more than the second of ImapoolSlowCheckouts, although its wait is counted from a
+        // moment after its limit began.
         let text = format!(
             "[[listener]]\nname = \"webmail\"\naddress = \"127.0.0.1:0\"\n{}\n\
              [[backend]]\nname = \"main\"\naddress = \"{backend}\"\n{}\n\
-             [pool]\ncheckout_timeout = \"1s\"\n\
+             [pool]\ncheckout_timeout = \"1500ms\"\n\
              [admin]\naddress = \"127.0.0.1:0\"\ntoken_file = \"FOLDER/token\"\n",
             keys.listener, keys.backend
         );
