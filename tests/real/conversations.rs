@@ -169,7 +169,8 @@ async fn start(kind: Kind, conversations: usize) -> Option<Server> {
     }
     // Cyrus 3.10 tells in IDLE of what was done just before, by chance, where no sync takes its time.
     let in_memory = kind != Kind::Cyrus310;
-    Server::start(kind, &Options { in_memory, ..Options::new(accounts) }).await
+    // As it is by default, what a process has learned of a mailbox is not in what the next says.
+    Server::start(kind, &Options { reuse: false, in_memory, ..Options::new(accounts) }).await
 }
 
 /// All differences, as text.
