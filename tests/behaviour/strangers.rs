@@ -159,9 +159,9 @@ const GAVE_WAY: &str = "S: * BYE [UNAVAILABLE] Too many connections that have no
 #[tokio::test]
 async fn silent_ones_do_not_keep_others_out() {
     let server = Server::start(Options::default()).await.unwrap();
-    let harness = Harness::start(server.address(), |config| config.limits.sessions = 300).await;
+    let harness = Harness::start(server.address(), |config| config.limits.sessions = 40).await;
     let mut silent = Vec::new();
-    for n in 0..400 {
+    for n in 0..60 {
         let mut client = harness.client().await;
         if n % 2 == 0 {
             client.send("a LOGI").await;
@@ -170,14 +170,14 @@ async fn silent_ones_do_not_keep_others_out() {
     }
     let right = harness.login("u8").await;
     // The right one has a place among the others now.
-    assert_eq!(harness.metric("imapool_client_sessions_total", "close=\"gave_way\""), 400 + 1 - 75);
-    for client in &mut silent[..400 - 74] {
+    assert_eq!(harness.metric("imapool_client_sessions_total", "close=\"gave_way\""), 60 + 1 - 10);
+    for client in &mut silent[..60 - 9] {
         client.play(GAVE_WAY).await;
     }
-    harness.sessions(75).await;
+    harness.sessions(10).await;
     harness.logged(&["session ended", "close=\"gave_way\""]).await;
     harness.logged(&["WARN", "too many connections that have not logged in"]).await;
-    for client in &mut silent[400 - 74..] {
+    for client in &mut silent[60 - 9..] {
         client.send("\r\nb NOOP\r\n").await;
         client.until(|line| line == "b OK NOOP completed.").await;
     }

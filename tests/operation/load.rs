@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -12,6 +13,8 @@ use crate::support::{Client, soon, until};
 
 /// Accounts that the load takes turns in.
 const ACCOUNTS: usize = 5;
+/// Between two sessions of a front end: what happens is awaited for seconds at times.
+const PAUSE: Duration = Duration::from_millis(20);
 
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
@@ -44,6 +47,7 @@ impl Load {
                     visit(address, tls.as_deref(), number % ACCOUNTS).await;
                     done.fetch_add(1, Ordering::Relaxed);
                     number += 1;
+                    tokio::time::sleep(PAUSE).await;
                 }
             })
         });
