@@ -158,10 +158,13 @@ const GAVE_WAY: &str = "S: * BYE [UNAVAILABLE] Too many connections that have no
 /// By default a quarter of all.
 #[tokio::test]
 async fn silent_ones_do_not_keep_others_out() {
+    const PLACES: usize = 40;
+    const FOR_STRANGERS: usize = PLACES / 4;
+    const SILENT: usize = 60;
     let server = Server::start(Options::default()).await.unwrap();
-    let harness = Harness::start(server.address(), |config| config.limits.sessions = 40).await;
+    let harness = Harness::start(server.address(), |config| config.limits.sessions = PLACES).await;
     let mut silent = Vec::new();
-    for n in 0..60 {
+    for n in 0..SILENT {
         let mut client = harness.client().await;
         if n % 2 == 0 {
             client.send("a LOGI").await;
@@ -169,15 +172,16 @@ async fn silent_ones_do_not_keep_others_out() {
         silent.push(client);
     }
     let right = harness.login("u8").await;
-    // The right one has a place among the others now.
-    assert_eq!(harness.metric("imapool_client_sessions_total", "close=\"gave_way\""), 60 + 1 - 10);
-    for client in &mut silent[..60 - 9] {
+    // The oldest went, and one more for the right one, which has a place among the others now.
+    let (gone, left) = silent.split_at_mut(SILENT + 1 - FOR_STRANGERS);
+    assert_eq!(harness.metric("imapool_client_sessions_total", "close=\"gave_way\""), gone.len() as u64);
+    for client in gone {
         client.play(GAVE_WAY).await;
     }
-    harness.sessions(10).await;
+    harness.sessions(left.len() as u64 + 1).await;
     harness.logged(&["session ended", "close=\"gave_way\""]).await;
     harness.logged(&["WARN", "too many connections that have not logged in"]).await;
-    for client in &mut silent[60 - 9..] {
+    for client in left {
         client.send("\r\nb NOOP\r\n").await;
         client.until(|line| line == "b OK NOOP completed.").await;
     }

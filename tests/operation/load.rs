@@ -13,7 +13,8 @@ use crate::support::{Client, soon, until};
 
 /// Accounts that the load takes turns in.
 const ACCOUNTS: usize = 5;
-/// Between two sessions of a front end: what happens is awaited for seconds at times.
+/// Between two sessions of a front end. The load is there to have sessions under way at any moment, not to fill the
+/// machine: some tests await for seconds what happens beside it.
 const PAUSE: Duration = Duration::from_millis(20);
 
 pub(crate) struct Load {
