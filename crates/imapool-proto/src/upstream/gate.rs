@@ -172,6 +172,8 @@ pub struct Line {
     grace: u32,
     /// Those that were opened since one was last used.
     unproven: u32,
+    /// How many of these were followed by a pause.
+    pauses: u32,
     paused_until: Option<Instant>,
 }
 
@@ -181,16 +183,14 @@ impl Line {
     pub fn new(places: usize) -> Self {
         let grace = grace_of(places);
         let bucket = Bucket::new(grace.saturating_add(FURTHER), ACCOUNT_PAUSE);
-        Self { bucket, grace, unproven: 0, paused_until: None }
+        Self { bucket, grace, unproven: 0, pauses: 0, paused_until: None }
     }
 
-    /// It has so many places from now on. What was let pass counts on.
+    /// It has so many places from now on. What was let pass counts on, but no pause has been made for it.
     pub fn resize(&mut self, places: usize) {
         self.grace = grace_of(places);
         self.bucket.size = self.grace.saturating_add(FURTHER);
-        if self.unproven < self.grace {
-            self.paused_until = None;
-        }
+        self.end_pauses_within_grace();
     }
 
     /// Lets one pass, or says when to ask again. It counts as of no use until [`Line::proven`].
@@ -203,10 +203,11 @@ impl Line {
         }
         self.bucket.enter(waited, now).map_err(|at| Later { at, reason: Reason::Account })?;
         self.unproven = self.unproven.saturating_add(1);
-        self.paused_until = self.unproven.checked_sub(self.grace).map(|beyond| {
-            let pause = FIRST_PAUSE.saturating_mul(1 << beyond.min(10));
-            now + pause.min(LONGEST_PAUSE)
-        });
+        if self.unproven >= self.grace {
+            let pause = FIRST_PAUSE.saturating_mul(1 << self.pauses.min(10));
+            self.pauses = self.pauses.saturating_add(1);
+            self.paused_until = Some(now + pause.min(LONGEST_PAUSE));
+        }
         Ok(())
     }
 
@@ -221,15 +222,20 @@ impl Line {
             self.bucket.give_back();
         }
         self.unproven = self.unproven.saturating_sub(1);
-        if self.unproven < self.grace {
-            self.paused_until = None;
-        }
+        self.pauses = self.pauses.saturating_sub(1);
+        self.end_pauses_within_grace();
     }
 
     /// A connection was of use: a client's command was answered on it, or an IDLE lasted.
     pub fn proven(&mut self) {
         self.unproven = 0;
-        self.paused_until = None;
+        self.end_pauses_within_grace();
+    }
+
+    fn end_pauses_within_grace(&mut self) {
+        if self.unproven < self.grace {
+            (self.pauses, self.paused_until) = (0, None);
+        }
     }
 
     /// Whether it has to pause after each connection, until one is used.

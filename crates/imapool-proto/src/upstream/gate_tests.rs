@@ -203,3 +203,27 @@ fn a_line_goes_by_the_places_that_there_are_by_now() {
     let let_pass = |line: &mut Line| (0..1000).take_while(|_| line.enter(false, later).is_ok()).count();
     assert_eq!(let_pass(&mut line), 2);
 }
+
+#[test]
+fn with_fewer_places_the_first_pause_is_as_short_as_ever() {
+    let start = Instant::now();
+    let mut line = Line::new(5);
+    assert!((0..9).all(|_| line.enter(false, start).is_ok()));
+    assert!(!line.backs_off());
+    line.resize(1);
+    let mut now = start + Duration::from_secs(1);
+    for pause in [FIRST_PAUSE, FIRST_PAUSE * 2, FIRST_PAUSE * 4] {
+        line.enter(false, now).unwrap();
+        let later = line.enter(false, now).unwrap_err();
+        assert_eq!((later.at, later.reason), (now + pause, Reason::BackOff));
+        now = later.at;
+    }
+    // More places that are still too few change nothing, nor does what was given up.
+    line.resize(2);
+    line.enter(false, now).unwrap();
+    line.unused(false);
+    let later = line.enter(false, now).unwrap_err();
+    now = later.at;
+    line.enter(false, now).unwrap();
+    assert_eq!(line.enter(false, now).unwrap_err().at, now + FIRST_PAUSE * 8);
+}
