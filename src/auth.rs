@@ -308,10 +308,7 @@ impl Authenticator {
     /// Has who was wrong before wait.
     async fn delay(&self, asker: &Asker) {
         let delay = self.throttle.lock().delay(&asker.user, asker.client, Instant::now().into_std());
-        if !delay.is_zero() {
-            self.metrics.logins.inc(LoginResult::Throttled);
-            tokio::time::sleep(delay).await;
-        }
+        tokio::time::sleep(delay).await;
     }
 
     /// Holds an answer back that is not yes.

@@ -92,7 +92,7 @@ labels! {
         Verified = "verified",
         /// Refused by the backend.
         Refused = "refused",
-        /// Held back, or turned away, because of earlier failures.
+        /// Turned away because of earlier failures: the backend was not asked.
         Throttled = "throttled",
         /// The backend could not be asked.
         Unavailable = "unavailable",

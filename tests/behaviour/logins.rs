@@ -7,6 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use imapool::config::{Identify, PoolMode};
+use imapool::demo::server::{Options, Server};
 
 use crate::malformed_backends::Ill;
 use crate::support::{Client, Conn, Harness, Scripted, until};
@@ -597,4 +598,25 @@ async fn a_quoted_password_stays_quoted() {
     client.play("C: a LOGIN u8 {3+}\\r\\npä\nS: a OK…").await;
     drop(client);
     harness.finish().await;
+}
+
+/// Those, too, that are held back before the server is asked, as all are after a second wrong one.
+#[tokio::test]
+async fn each_login_counts_once() {
+    let server = Server::start(Options::default()).await.unwrap();
+    for mode in MODES {
+        let harness = Harness::start(server.address(), |config| {
+            config.pool.mode = mode;
+            config.auth.failure_delay = Duration::from_millis(1);
+        })
+        .await;
+        for _ in 0..5 {
+            let mut guesser = harness.client().await;
+            guesser.play("C: a LOGIN u8 wrong\nS: a NO…").await;
+        }
+        harness.visit("u8").await;
+        assert_eq!(harness.metric("imapool_logins_total", "result=\"refused\""), 5, "{mode:?}");
+        assert_eq!(harness.metric("imapool_logins_total", ""), 6, "{mode:?}");
+        harness.finish().await;
+    }
 }
