@@ -255,13 +255,14 @@ impl Authenticator {
         if is_wrong {
             self.delay(&asker).await;
             self.throttle.lock().failed(&asker.user, client, Instant::now().into_std());
+        }
+        self.metrics.logins.inc(if is_wrong { LoginResult::Refused } else { LoginResult::Unavailable });
+        if is_wrong {
             self.hold(&asker).await;
         }
         if let Some(wait) = wait.map(|wait| wait.min(LONGEST_WAIT)) {
             tokio::time::sleep_until(start + wait).await;
         }
-        let result = if is_wrong { LoginResult::Refused } else { LoginResult::Unavailable };
-        self.metrics.logins.inc(result);
         self.metrics.login_seconds.get(LoginPath::Refused).observe(start.elapsed());
         let reply = code.map_or_else(|| format!("NO {text}"), |code| format!("NO [{code}] {text}"));
         Verdict::Refused(Refusal { reply, challenge: None, definite: true }).into()
@@ -286,13 +287,9 @@ impl Authenticator {
             Verdict::Accepted(_) => (LoginResult::Verified, LoginPath::Verified),
             Verdict::Refused(refusal) => {
                 info!(client, user, reply = refusal.reply, "login refused");
-                self.hold(&asker).await;
                 (LoginResult::Refused, LoginPath::Refused)
             }
-            Verdict::Throttled => {
-                self.hold(&asker).await;
-                (LoginResult::Throttled, LoginPath::Failed)
-            }
+            Verdict::Throttled => (LoginResult::Throttled, LoginPath::Failed),
             Verdict::Limit(_) => (LoginResult::Limit, LoginPath::Failed),
             Verdict::Unavailable(_) => {
                 // Why, the line says that tells of the backend; of one that goes on thinking there is none.
@@ -301,6 +298,9 @@ impl Authenticator {
             }
         };
         self.metrics.logins.inc(result);
+        if matches!(result, LoginResult::Refused | LoginResult::Throttled) {
+            self.hold(&asker).await;
+        }
         self.metrics.login_seconds.get(path).observe(start.elapsed());
         answer
     }

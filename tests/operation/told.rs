@@ -85,6 +85,16 @@ impl Night {
         self.before = (self.metrics().await, self.imapool.log().len());
     }
 
+    /// Waits until the metrics have this line.
+    pub(crate) async fn counts(&self, line: &str) {
+        soon(line, async {
+            while !self.metrics().await.lines().any(|it| it == line) {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+
     async fn metrics(&self) -> String {
         call(self.admin, "GET", "/metrics", "").await.body
     }
