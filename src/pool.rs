@@ -409,9 +409,7 @@ impl Account {
             Some(connection)
         };
         if let Some(replaced) = replaced {
-            if replaced.shared().is_closed() {
-                self.keep_place_of(&replaced);
-            }
+            self.note_leaving(replaced.shared());
             replaced.retire(RetireReason::Replaced);
         }
         self.look_after(generation);

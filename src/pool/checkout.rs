@@ -138,6 +138,7 @@ impl Account {
     }
 
     async fn dial_with(&self, entry: Entry, backend: &Arc<Backend>, want: &Want) -> Result<Connection, FillError> {
+        self.room_for_a_socket().await;
         let credential = want.pass.grant().credential();
         // Not where it is not any more, nor from now on if it leaves: of a later generation than that by which it
         // does, the connection would stay.
@@ -223,6 +224,7 @@ impl Account {
             // Its socket may be open still. Without a turn for it, this is the last seat.
             let Some(turn) = self.turns.try_take() else { break (object, resting) };
             over.shared().keep_to_the_end(turn);
+            self.note_leaving(over.shared());
             drop(Object::take(object));
         };
         let is_vacant = resting.as_ref().is_none_or(Connection::is_over);
@@ -296,9 +298,9 @@ impl Account {
         if granted { Ok(true) } else { Err(FillError::Unfit) }
     }
 
-    /// A new connection, where there is room for one without waiting for anybody, with a turn: as long as the other is
-    /// not at rest, both are in use. That there is a seat is not enough: one whose connection is not closed yet is free
-    /// already.
+    /// A new connection, where there is room for one without waiting for who has one, with a turn: as long as the other
+    /// is not at rest, both are in use. That there is a seat is not enough: one whose connection is not closed yet is
+    /// free already.
     async fn further(self: &Arc<Self>, backend: &Arc<Backend>, want: &Want) -> Option<Lease> {
         let turn = self.turns.try_take()?;
         let seat = self.seat_at_once().await?;
@@ -371,8 +373,18 @@ impl Account {
 
     /// Has as many turns as its terms and the backend's `limit`, which is locked, allow.
     pub(super) fn resize_turns(&self, limit: Option<(Instant, usize)>) {
+        self.turns.resize(self.most_within(limit));
+    }
+
+    /// Connections that its terms and the backend's limit allow.
+    pub(super) fn most(&self) -> usize {
+        let limit = *self.limit.lock();
+        self.most_within(limit)
+    }
+
+    fn most_within(&self, limit: Option<(Instant, usize)>) -> usize {
         let max = self.terms().max_per_account;
-        self.turns.resize(limit.map_or(max, |(_, most)| most.min(max)));
+        limit.map_or(max, |(_, most)| most.min(max))
     }
 }
 

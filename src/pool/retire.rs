@@ -1,7 +1,7 @@
 //! What ends of an account's connections: what is retired, and what is given up at rest for others.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use tokio::time::Instant;
 
@@ -102,6 +102,7 @@ impl Account {
         let removed = self.seats.retain(|seat, _| !is_it(seat)).removed;
         let Some(connection) = removed.into_iter().find_map(|seat| seat.0.into_inner()) else { return false };
         let closed = connection.shared().when_closed();
+        self.note_leaving(connection.shared());
         connection.shared().retire(RetireReason::Replaced);
         drop(connection);
         closed.await;
@@ -117,11 +118,22 @@ impl Account {
 
     /// Waits until one of those that end is closed. False: none does.
     pub(super) async fn one_has_left(&self) -> bool {
-        let mut all = std::iter::from_fn(|| self.leaving.lock().pop()).filter_map(|it| it.upgrade());
-        let leaving = all.find(|leaving| leaving.has_socket());
-        let Some(closed) = leaving.map(|leaving| leaving.when_closed()) else { return false };
+        let Some(closed) = self.leaving().first().map(|leaving| leaving.when_closed()) else { return false };
         closed.await;
         true
+    }
+
+    /// Waits until a connection may be opened in a seat: the sockets of those that have left theirs count, until they
+    /// are closed.
+    pub(super) async fn room_for_a_socket(&self) {
+        let is_full = || self.seats.status().size + self.leaving().len() > self.most();
+        while is_full() && self.one_has_left().await {}
+    }
+
+    /// Those that end, and whose sockets are open still.
+    fn leaving(&self) -> Vec<Arc<Shared>> {
+        let all = self.leaving.lock();
+        all.iter().filter_map(Weak::upgrade).filter(|leaving| leaving.has_socket()).collect()
     }
 
     /// Gives up the seats of connections that ended while at rest.

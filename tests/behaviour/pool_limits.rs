@@ -496,3 +496,33 @@ async fn a_connection_that_ends_counts_until_it_is_closed() {
     third.play(LOGOUT).await;
     harness.finish().await;
 }
+
+/// Nor does one that was at rest, and gave its place to one on which another credential was verified.
+#[tokio::test]
+async fn a_connection_that_was_replaced_counts_until_it_is_closed() {
+    for mode in [PoolMode::Multiplex, PoolMode::Session] {
+        let (gate, backend) = slow_to_say_goodbye().await;
+        let harness = Harness::start(backend.address, |config| {
+            config.pool.mode = mode;
+            config.pool.max_per_account = 2;
+        })
+        .await;
+        harness.visit("u8").await;
+        harness.at_rest(1).await;
+        let mut holder = harness.client().await;
+        holder.play("C: l LOGIN u8 another\nS: l OK…\nC: a NOTIFY NONE\nS: a OK done").await;
+        let said = Instant::now();
+        until("the goodbye to be said", || backend.received().contains("LOGOUT")).await;
+        let mut third = harness.login("u8").await;
+        third.send("a LIST \"\" *\r\n").await;
+        // By the time that another account is served, it would have been.
+        harness.visit("u9").await;
+        let over = said.elapsed() > Duration::from_secs(2);
+        assert!(backend.logins() == 3 || over, "{mode:?}: u8's two, and u9's: not {}", backend.logins());
+        gate.open();
+        third.play("S: a OK done").await;
+        third.play(LOGOUT).await;
+        drop(holder);
+        harness.finish().await;
+    }
+}
