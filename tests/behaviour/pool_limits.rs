@@ -471,6 +471,21 @@ async fn a_checkout_that_is_given_up_leaves_no_room_for_two() {
     harness.finish().await;
 }
 
+/// `u8` has a connection, and one that ends and is not closed before the gate is open: it gets no third before that.
+async fn a_third_waits_for_the_goodbye(harness: &Harness, backend: &Scripted, gate: Gate) {
+    let said = Instant::now();
+    until("the goodbye to be said", || backend.received().contains("LOGOUT")).await;
+    let mut third = harness.login("u8").await;
+    third.send("a LIST \"\" *\r\n").await;
+    // By the time that another account is served, it would have been.
+    harness.visit("u9").await;
+    let over = said.elapsed() > Duration::from_secs(2);
+    assert!(backend.logins() == 3 || over, "u8's two, and u9's: not {}", backend.logins());
+    gate.open();
+    third.play("S: a OK done").await;
+    third.play(LOGOUT).await;
+}
+
 /// One that is not closed yet leaves no room for a further one beside one at rest.
 #[tokio::test]
 async fn a_connection_that_ends_counts_until_it_is_closed() {
@@ -483,17 +498,7 @@ async fn a_connection_that_ends_counts_until_it_is_closed() {
     harness.at_rest_beside(1, 1).await;
     // Nobody else may meet what the first has left on its connection.
     first.play(LOGOUT).await;
-    let said = Instant::now();
-    until("the goodbye to be said", || backend.received().contains("LOGOUT")).await;
-    let mut third = harness.login("u8").await;
-    third.send("a LIST \"\" *\r\n").await;
-    // By the time that another account is served, it would have been.
-    harness.visit("u9").await;
-    let over = said.elapsed() > Duration::from_secs(2);
-    assert!(backend.logins() == 3 || over, "u8's two, and u9's: not {}", backend.logins());
-    gate.open();
-    third.play("S: a OK done").await;
-    third.play(LOGOUT).await;
+    a_third_waits_for_the_goodbye(&harness, &backend, gate).await;
     harness.finish().await;
 }
 
@@ -511,17 +516,7 @@ async fn a_connection_that_was_replaced_counts_until_it_is_closed() {
         harness.at_rest(1).await;
         let mut holder = harness.client().await;
         holder.play("C: l LOGIN u8 another\nS: l OK…\nC: a NOTIFY NONE\nS: a OK done").await;
-        let said = Instant::now();
-        until("the goodbye to be said", || backend.received().contains("LOGOUT")).await;
-        let mut third = harness.login("u8").await;
-        third.send("a LIST \"\" *\r\n").await;
-        // By the time that another account is served, it would have been.
-        harness.visit("u9").await;
-        let over = said.elapsed() > Duration::from_secs(2);
-        assert!(backend.logins() == 3 || over, "{mode:?}: u8's two, and u9's: not {}", backend.logins());
-        gate.open();
-        third.play("S: a OK done").await;
-        third.play(LOGOUT).await;
+        a_third_waits_for_the_goodbye(&harness, &backend, gate).await;
         drop(holder);
         harness.finish().await;
     }
